@@ -1,0 +1,22 @@
+//! Roster: a process beside each host of short-lived clients, which keeps the long-lived connections they cannot.
+//!
+//! Sources push changes into the store; one writer publishes snapshots; readers take the newest without a lock, a
+//! wait or a copy. Nothing a reader does reaches ZooKeeper. `ARCHITECTURE.md` says what each room is for.
+//!
+//! A room uses only rooms on lower floors:
+//!
+//! | floor | rooms |
+//! |---|---|
+//! | 0 | [`model`], [`metrics`], [`task`] |
+//! | 1 | [`store`], [`net`] |
+//! | 3 | [`source`], [`thrift`] |
+//! | 4 | `config` |
+//! | 5 | `sidecar` |
+
+pub mod metrics;
+pub mod model;
+pub mod net;
+pub mod source;
+pub mod store;
+pub mod task;
+pub mod thrift;

@@ -1,0 +1,92 @@
+//! Everything Roster counts, in one struct that is passed, never a global.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A count that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    pub fn increment(&self) {
+        self.add(1);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A count of what there is now.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    /// Counts one more, until the guard is dropped.
+    pub fn hold(&self) -> Held<'_> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Held(self)
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+#[derive(Debug)]
+pub struct Held<'a>(&'a Gauge);
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What is counted, by the words of `status`.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    /// Requests answered, also those answered with an exception.
+    pub requests: Counter,
+    /// Requests answered with an exception.
+    pub exceptions: Counter,
+    /// Connections accepted.
+    pub connections: Counter,
+    /// Connections open now.
+    pub connections_open: Gauge,
+    /// Connections closed at once because there were too many.
+    pub connections_refused: Counter,
+    /// Idle connections closed to make room for new ones.
+    pub connections_evicted: Counter,
+    /// Connections closed because a request did not come in time.
+    pub timeouts: Counter,
+    /// Connections closed because what came was not a request.
+    pub malformed: Counter,
+    /// Requests refused because too many bytes of replies waited for their readers.
+    pub overloaded: Counter,
+    /// Watches that wait now.
+    pub watches_waiting: Gauge,
+    /// Changes published to the snapshot.
+    pub changes: Counter,
+}
+
+impl Metrics {
+    /// Each count with its name.
+    pub fn named(&self) -> [(&'static str, u64); 11] {
+        [
+            ("requests", self.requests.get()),
+            ("exceptions", self.exceptions.get()),
+            ("connections", self.connections.get()),
+            ("connectionsOpen", self.connections_open.get()),
+            ("connectionsRefused", self.connections_refused.get()),
+            ("connectionsEvicted", self.connections_evicted.get()),
+            ("timeouts", self.timeouts.get()),
+            ("malformed", self.malformed.get()),
+            ("overloaded", self.overloaded.get()),
+            ("watchesWaiting", self.watches_waiting.get()),
+            ("changes", self.changes.get()),
+        ]
+    }
+}

@@ -1,0 +1,279 @@
+//! The nouns: paths, nodes, revisions, freshness.
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// The number of a published state. It grows by one with each, and starts from the wall clock (milliseconds since
+/// 1970), so that it does not go back when the process starts again.
+pub type Revision = u64;
+
+/// The absolute path of a coordination node, as ZooKeeper writes them: `/`, or `/a/b`.
+///
+/// Ordered so that a node comes right before all that lies below it: `/` sorts before every other byte. What lies
+/// at and below a path is thus one contiguous range.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct NodePath(Arc<str>);
+
+/// Why a text is not the path of a node.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum PathError {
+    #[error("a path begins with '/'")]
+    Relative,
+    #[error("a path does not end with '/'")]
+    TrailingSlash,
+    #[error("a path has no empty part, '.' or '..'")]
+    Part,
+    #[error("a path has no control characters")]
+    Character,
+}
+
+impl NodePath {
+    pub fn parse(text: &str) -> Result<Self, PathError> {
+        let Some(rest) = text.strip_prefix('/') else {
+            return Err(PathError::Relative);
+        };
+        if rest.is_empty() {
+            return Ok(Self::root());
+        }
+        if rest.ends_with('/') {
+            return Err(PathError::TrailingSlash);
+        }
+        if rest.split('/').any(|part| matches!(part, "" | "." | "..")) {
+            return Err(PathError::Part);
+        }
+        if rest.chars().any(char::is_control) {
+            return Err(PathError::Character);
+        }
+        Ok(Self(text.into()))
+    }
+
+    pub fn root() -> Self {
+        Self("/".into())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether this is `root` itself or lies below it.
+    pub fn is_under(&self, root: &NodePath) -> bool {
+        let (path, root) = (self.as_str(), root.as_str());
+        root == "/" || path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
+    pub fn parent(&self) -> Option<NodePath> {
+        let slash = self.0.rfind('/').filter(|_| self.as_str() != "/")?;
+        Some(if slash == 0 { Self::root() } else { Self(self.0[..slash].into()) })
+    }
+
+    /// The path of a child. `name` comes from ZooKeeper, which has checked it.
+    pub fn child(&self, name: &str) -> NodePath {
+        match self.as_str() {
+            "/" => Self(format!("/{name}").into()),
+            path => Self(format!("{path}/{name}").into()),
+        }
+    }
+
+    /// How many parts it has: 0 for `/`.
+    pub fn depth(&self) -> usize {
+        if self.as_str() == "/" { 0 } else { self.0.matches('/').count() }
+    }
+
+    /// The path and those above it, from itself up to `/`.
+    pub fn upwards(&self) -> impl Iterator<Item = &str> {
+        let mut next = Some(self.as_str());
+        std::iter::from_fn(move || {
+            let path = next?;
+            next = match path.rfind('/') {
+                _ if path == "/" => None,
+                Some(slash) => Some(&path[..slash.max(1)]),
+                None => None,
+            };
+            Some(path)
+        })
+    }
+
+    /// Below this path, the part of `descendant` up to its next `/`: the name of the child on the way to it.
+    pub fn child_towards<'a>(&self, descendant: &'a NodePath) -> Option<&'a str> {
+        let base = if self.as_str() == "/" { "" } else { self.as_str() };
+        let rest = descendant.as_str().strip_prefix(base)?.strip_prefix('/')?;
+        rest.split('/').next().filter(|name| !name.is_empty())
+    }
+
+    /// A bound that sorts after all below the child `name`, and before its next sibling.
+    pub(crate) fn after_child(&self, name: &str) -> NodePath {
+        // The lowest byte after '/' in this order; no path of a node holds it.
+        self.child(&format!("{name}\u{1}"))
+    }
+}
+
+impl Ord for NodePath {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let (left, right) = (self.0.as_bytes(), other.0.as_bytes());
+        let shared = left.len().min(right.len());
+        // Paths share long beginnings: pass over what is equal eight bytes at a time.
+        let mut at = 0;
+        while at + 8 <= shared && left[at..at + 8] == right[at..at + 8] {
+            at += 8;
+        }
+        let rank = |byte: &u8| if *byte == b'/' { 0 } else { *byte };
+        left[at..].iter().map(rank).cmp(right[at..].iter().map(rank))
+    }
+}
+
+impl PartialOrd for NodePath {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl fmt::Display for NodePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for NodePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl TryFrom<String> for NodePath {
+    type Error = PathError;
+
+    fn try_from(text: String) -> Result<Self, PathError> {
+        Self::parse(&text)
+    }
+}
+
+impl From<NodePath> for String {
+    fn from(path: NodePath) -> String {
+        path.0.as_ref().to_owned()
+    }
+}
+
+/// A coordination node's own figures, as ZooKeeper keeps them; those a source does not know are 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stat {
+    pub czxid: i64,
+    pub mzxid: i64,
+    pub pzxid: i64,
+    pub ctime: i64,
+    pub mtime: i64,
+    pub ephemeral_owner: i64,
+    pub version: i32,
+    pub num_children: i32,
+}
+
+/// What a coordination node holds. Its path is its key in the snapshot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Node {
+    pub data: Box<[u8]>,
+    pub stat: Stat,
+}
+
+/// What a source says of one path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    Put(NodePath, Arc<Node>),
+    /// The node is gone, and with it all below it.
+    Delete(NodePath),
+}
+
+/// What became of one path between two revisions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangeKind {
+    Created,
+    Changed,
+    Deleted,
+}
+
+/// Where the data behind an answer comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// From the sources, since this process started.
+    Live,
+    /// From the state of an earlier process; the sources have not been reached since.
+    Restored,
+}
+
+/// How far an answer can be trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Freshness {
+    pub revision: Revision,
+    /// Zero while the sources behind the answer are in sync, else the time since they last were known to be.
+    pub age: Duration,
+    pub origin: Origin,
+    /// False when the sources behind the answer are known to hold more than the snapshot does.
+    pub complete: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(text: &str) -> NodePath {
+        NodePath::parse(text).expect(text)
+    }
+
+    #[test]
+    fn what_zookeeper_refuses_is_refused() {
+        for (text, why) in [
+            ("", PathError::Relative),
+            ("a", PathError::Relative),
+            ("/a/", PathError::TrailingSlash),
+            ("//a", PathError::Part),
+            ("/a//b", PathError::Part),
+            ("/a/../b", PathError::Part),
+            ("/./a", PathError::Part),
+            ("/a\0", PathError::Character),
+            ("/a\n", PathError::Character),
+        ] {
+            assert_eq!(NodePath::parse(text), Err(why), "{text:?}");
+        }
+        for text in ["/", "/a", "/a/b.c", "/ü/日本", "/a b/-"] {
+            assert_eq!(path(text).as_str(), text);
+        }
+    }
+
+    #[test]
+    fn a_subtree_is_contiguous_and_parents_come_first() {
+        let sorted = ["/", "/a", "/a/b", "/a/b/c", "/a/c", "/a!", "/a-b", "/a.b", "/a0", "/ab", "/long-beginning/x"];
+        for pair in sorted.windows(2) {
+            assert!(path(pair[0]) < path(pair[1]), "{pair:?}");
+        }
+    }
+
+    #[test]
+    fn the_bound_after_a_child_lies_between_its_subtree_and_its_sibling() {
+        let bound = path("/a").after_child("b");
+        assert!(path("/a/b") < bound && path("/a/b/zz/z") < bound);
+        assert!(bound < path("/a/b b") && bound < path("/a/b!") && bound < path("/a/c"));
+    }
+
+    #[test]
+    fn upwards_ends_at_the_root() {
+        assert_eq!(path("/a/b").upwards().collect::<Vec<_>>(), ["/a/b", "/a", "/"]);
+        assert_eq!(path("/").upwards().collect::<Vec<_>>(), ["/"]);
+        assert_eq!(path("/a/b").parent(), Some(path("/a")));
+        assert_eq!(path("/a").parent(), Some(path("/")));
+        assert_eq!(path("/").parent(), None);
+    }
+
+    #[test]
+    fn under_is_by_whole_parts() {
+        assert!(path("/a/b").is_under(&path("/a")) && path("/a").is_under(&path("/a")));
+        assert!(path("/a").is_under(&path("/")));
+        assert!(!path("/ab").is_under(&path("/a")) && !path("/").is_under(&path("/a")));
+        assert_eq!(path("/a").child_towards(&path("/a/b/c")), Some("b"));
+        assert_eq!(path("/").child_towards(&path("/a/b")), Some("a"));
+        assert_eq!(path("/").child_towards(&path("/")), None);
+        assert_eq!(path("/a").child_towards(&path("/ab")), None);
+    }
+}

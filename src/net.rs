@@ -1,0 +1,316 @@
+//! Listeners: TCP and Unix sockets behind one type, and the accept loop that never gives up.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+
+use crate::task::Stop;
+
+/// How many connections the kernel may hold for us until we accept them. A full queue of a Unix socket makes its
+/// clients fail at once, so it is long; the kernel cuts it to `net.core.somaxconn`. (For Unix sockets the standard
+/// library asks for as many as the kernel allows.)
+const BACKLOG: u32 = 4096;
+
+/// How long accepting pauses when the process has no descriptor left.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Where to listen, or where to connect: `unix:///path`, or `host:port`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    Unix(PathBuf),
+    Tcp(String),
+}
+
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("not an address: expected `unix:///absolute/path` or `host:port`")]
+pub struct AddressError;
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        if let Some(path) = text.strip_prefix("unix://") {
+            return if path.starts_with('/') { Ok(Self::Unix(path.into())) } else { Err(AddressError) };
+        }
+        let (host, port) = text.rsplit_once(':').ok_or(AddressError)?;
+        match port.parse::<u16>() {
+            Ok(_) if !host.is_empty() => Ok(Self::Tcp(text.to_owned())),
+            _ => Err(AddressError),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix://{}", path.display()),
+            Self::Tcp(address) => f.write_str(address),
+        }
+    }
+}
+
+/// The permissions of a socket in the file system.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Permissions {
+    pub mode: Mode,
+    pub group: Option<String>,
+}
+
+/// The mode of a file, in octal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Mode(pub u32);
+
+impl TryFrom<String> for Mode {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match u32::from_str_radix(&text, 8) {
+            Ok(mode) if mode <= 0o777 => Ok(Self(mode)),
+            _ => Err(format!("`{text}` is not a file mode: expected octal digits such as \"0660\"")),
+        }
+    }
+}
+
+impl From<Mode> for String {
+    fn from(mode: Mode) -> String {
+        format!("{:04o}", mode.0)
+    }
+}
+
+/// Why a listener could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    #[error("cannot listen on {address}: {source}")]
+    Bind { address: Address, source: io::Error },
+    #[error("cannot listen on {0}: another process answers there; stop it, or choose another address")]
+    Taken(Address),
+    #[error("cannot give {address} to the group `{group}`: {reason}")]
+    Group { address: Address, group: String, reason: String },
+}
+
+/// A bound socket, shared by all that accept from it.
+#[derive(Debug, Clone)]
+pub struct Bound {
+    socket: Arc<Socket>,
+    /// Kept for its drop.
+    _file: Option<Arc<SocketFile>>,
+    address: Address,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener),
+}
+
+/// A socket in the file system, taken away with the listener unless another process has replaced it.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    inode: u64,
+}
+
+impl Bound {
+    pub fn tcp(address: &str) -> Result<Self, BindError> {
+        let bind = || {
+            let address = address.to_socket_addrs()?.next().ok_or(io::ErrorKind::AddrNotAvailable)?;
+            let socket = match address {
+                SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
+                SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
+            };
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            socket.listen(BACKLOG)?.into_std()
+        };
+        match bind() {
+            Ok(listener) => {
+                let local = listener.local_addr().map_or_else(|_| address.to_owned(), |address| address.to_string());
+                Ok(Self { socket: Arc::new(Socket::Tcp(listener)), _file: None, address: Address::Tcp(local) })
+            }
+            Err(source) => Err(BindError::Bind { address: Address::Tcp(address.to_owned()), source }),
+        }
+    }
+
+    /// Listens under `path`, whose folder is made if need be. The socket appears there with its permissions already
+    /// set, in place of one that a dead process left. Beside it lies a link with `:1` at its end: PHP's stock
+    /// `TSocket` can open a Unix socket only with a port, which it adds to the path.
+    pub fn unix(path: &Path, permissions: &Permissions) -> Result<Self, BindError> {
+        let address = Address::Unix(path.to_owned());
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(BindError::Taken(address));
+        }
+        let failed = |source| BindError::Bind { address: address.clone(), source };
+        let (listener, mut file) = SocketFile::bind(path, permissions.mode).map_err(failed)?;
+        if let Some(group) = &permissions.group {
+            give_to(&file.path, group).map_err(|reason| BindError::Group {
+                address: address.clone(),
+                group: group.clone(),
+                reason,
+            })?;
+        }
+        file.move_to(path).map_err(failed)?;
+        Ok(Self { socket: Arc::new(Socket::Unix(listener)), _file: Some(Arc::new(file)), address })
+    }
+
+    /// Where it listens, with the port that the kernel chose.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Hands every connection to `serve`, until the stop. Several loops, on threads of their own, may accept from
+    /// one listener. No error ends the loop: the process may run out of descriptors, and will have some again.
+    pub async fn accept(&self, stop: &Stop, mut serve: impl FnMut(Stream)) -> io::Result<()> {
+        let listener = self.listener()?;
+        let mut reported = None::<io::ErrorKind>;
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = stop.requested() => return Ok(()),
+            };
+            match accepted {
+                Ok(stream) => {
+                    reported = None;
+                    serve(stream);
+                }
+                // The peer gave up before we came to it.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    if reported.replace(error.kind()) != Some(error.kind()) {
+                        tracing::error!(address = %self.address, %error, "cannot accept; trying again");
+                    }
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn listener(&self) -> io::Result<Listener> {
+        Ok(match self.socket.as_ref() {
+            Socket::Tcp(listener) => Listener::Tcp(TcpListener::from_std(listener.try_clone()?)?),
+            Socket::Unix(listener) => Listener::Unix(UnixListener::from_std(listener.try_clone()?)?),
+        })
+    }
+}
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Listener {
+    async fn accept(&self) -> io::Result<Stream> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                Ok(Stream::Tcp(stream))
+            }
+            Self::Unix(listener) => Ok(Stream::Unix(listener.accept().await?.0)),
+        }
+    }
+}
+
+/// A connection.
+#[derive(Debug)]
+pub enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Stream {
+    /// The user at the other end of a Unix socket.
+    pub fn user(&self) -> Option<u32> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Unix(stream) => stream.peer_cred().ok().map(|credentials| credentials.uid()),
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(context, into),
+            Self::Unix(stream) => Pin::new(stream).poll_read(context, into),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(context),
+            Self::Unix(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+}
+
+impl SocketFile {
+    /// Listens under a name beside `path`, where nobody looks for it yet.
+    fn bind(path: &Path, mode: Mode) -> io::Result<(std::os::unix::net::UnixListener, Self)> {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        let fresh = path.with_extension(format!("{}.new", std::process::id()));
+        let listener = std::os::unix::net::UnixListener::bind(&fresh)?;
+        let file = Self { inode: std::fs::symlink_metadata(&fresh)?.ino(), path: fresh };
+        std::fs::set_permissions(&file.path, std::fs::Permissions::from_mode(mode.0))?;
+        listener.set_nonblocking(true)?;
+        Ok((listener, file))
+    }
+
+    fn move_to(&mut self, path: &Path) -> io::Result<()> {
+        std::fs::rename(&self.path, path)?;
+        self.path = path.to_owned();
+        let link = link_beside(path);
+        let _ = std::fs::remove_file(&link);
+        symlink(path.file_name().unwrap_or_default(), &link)
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if std::fs::symlink_metadata(&self.path).is_ok_and(|file| file.ino() == self.inode) {
+            let _ = std::fs::remove_file(&self.path);
+            let _ = std::fs::remove_file(link_beside(&self.path));
+        }
+    }
+}
+
+fn link_beside(path: &Path) -> PathBuf {
+    let mut link = path.as_os_str().to_owned();
+    link.push(":1");
+    link.into()
+}
+
+fn give_to(path: &Path, group: &str) -> Result<(), String> {
+    let known = nix::unistd::Group::from_name(group).map_err(|error| error.to_string())?;
+    let group = known.ok_or("there is no such group")?;
+    std::os::unix::fs::chown(path, None, Some(group.gid.as_raw())).map_err(|error| error.to_string())
+}

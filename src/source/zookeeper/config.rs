@@ -1,0 +1,138 @@
+//! `[[zookeeper]]`: an ensemble and what of it is mirrored.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use serde::{Deserialize, Serialize};
+
+use crate::model::NodePath;
+
+/// `[[zookeeper]]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// What status, logs and metrics call it.
+    #[serde(default = "Config::default_name")]
+    pub name: String,
+    /// Hosts, and after them the chroot below which all paths lie: `zk1:2181,zk2:2181/app`.
+    pub connect: String,
+    /// The subtrees to mirror. None lies within another. One that does not exist yet is watched until it does.
+    #[serde(default = "Config::default_roots")]
+    pub roots: Vec<NodePath>,
+    /// Patterns of the paths to keep: `*` within a part, `**` across parts. Empty: all.
+    #[serde(default)]
+    pub include: Patterns,
+    /// Patterns of the paths to leave out, with all that lies below them.
+    #[serde(default)]
+    pub exclude: Patterns,
+    /// A file with a line `digest:USER:PASSWORD` (or another scheme) for each identity. Read again on SIGHUP.
+    #[serde(default)]
+    pub credentials: Option<PathBuf>,
+    #[serde(default = "Config::default_session_timeout", with = "humantime_serde")]
+    pub session_timeout: Duration,
+    /// Every this long, more or less, everything is read and compared.
+    #[serde(default = "Config::default_audit_interval", with = "humantime_serde")]
+    pub audit_interval: Duration,
+    /// What passes a limit is left out; `status` says how much.
+    #[serde(default = "Config::default_max_nodes")]
+    pub max_nodes: usize,
+    /// Of all paths and data.
+    #[serde(default = "Config::default_max_bytes")]
+    pub max_bytes: ByteSize,
+    /// Of one node's data.
+    #[serde(default = "Config::default_max_node_bytes")]
+    pub max_node_bytes: ByteSize,
+    /// Of a path, in parts.
+    #[serde(default = "Config::default_max_depth")]
+    pub max_depth: usize,
+}
+
+impl Config {
+    /// The settings for an ensemble of which only the address is known.
+    pub fn new(connect: impl Into<String>) -> Self {
+        Self {
+            name: Self::default_name(),
+            connect: connect.into(),
+            roots: Self::default_roots(),
+            include: Patterns::default(),
+            exclude: Patterns::default(),
+            credentials: None,
+            session_timeout: Self::default_session_timeout(),
+            audit_interval: Self::default_audit_interval(),
+            max_nodes: Self::default_max_nodes(),
+            max_bytes: Self::default_max_bytes(),
+            max_node_bytes: Self::default_max_node_bytes(),
+            max_depth: Self::default_max_depth(),
+        }
+    }
+
+    fn default_name() -> String {
+        "zookeeper".into()
+    }
+
+    fn default_roots() -> Vec<NodePath> {
+        vec![NodePath::root()]
+    }
+
+    fn default_session_timeout() -> Duration {
+        Duration::from_secs(15)
+    }
+
+    fn default_audit_interval() -> Duration {
+        Duration::from_secs(300)
+    }
+
+    fn default_max_nodes() -> usize {
+        1_000_000
+    }
+
+    fn default_max_bytes() -> ByteSize {
+        ByteSize::gib(1)
+    }
+
+    fn default_max_node_bytes() -> ByteSize {
+        ByteSize::mib(1)
+    }
+
+    fn default_max_depth() -> usize {
+        64
+    }
+}
+
+/// Patterns of paths.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(try_from = "Vec<String>", into = "Vec<String>")]
+pub struct Patterns {
+    globs: GlobSet,
+    texts: Vec<String>,
+}
+
+impl Patterns {
+    pub fn is_empty(&self) -> bool {
+        self.texts.is_empty()
+    }
+
+    pub fn is_match(&self, path: &NodePath) -> bool {
+        self.globs.is_match(path.as_str())
+    }
+}
+
+impl TryFrom<Vec<String>> for Patterns {
+    type Error = globset::Error;
+
+    fn try_from(texts: Vec<String>) -> Result<Self, globset::Error> {
+        let mut globs = GlobSetBuilder::new();
+        for text in &texts {
+            globs.add(GlobBuilder::new(text).literal_separator(true).build()?);
+        }
+        Ok(Self { globs: globs.build()?, texts })
+    }
+}
+
+impl From<Patterns> for Vec<String> {
+    fn from(patterns: Patterns) -> Vec<String> {
+        patterns.texts
+    }
+}

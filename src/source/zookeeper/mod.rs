@@ -1,0 +1,5 @@
+//! The ZooKeeper mirror.
+
+mod config;
+
+pub use self::config::{Config, Patterns};

@@ -1,0 +1,151 @@
+//! Feed: one source as the store sees it: what it fills, and how fresh that is.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+
+use crate::metrics::Counter;
+use crate::model::NodePath;
+
+/// How long a proof of being in sync holds. A source renews it every two seconds; a proof that is older means that
+/// the source is away, or that the task which should renew it hangs.
+const PROOF_HOLDS: Duration = Duration::from_millis(4_500);
+
+/// One source as the store sees it.
+///
+/// Its freshness is computed by the reader from the time of the last proof. So a source that died cannot hide behind
+/// a flag that only it could have lowered.
+#[derive(Debug)]
+pub struct Feed {
+    name: String,
+    kind: &'static str,
+    roots: Vec<NodePath>,
+    born: Instant,
+    /// Milliseconds since `born`, plus one; 0: never.
+    proven: AtomicU64,
+    state: AtomicU8,
+    left_out: AtomicU64,
+    words: ArcSwap<Words>,
+    /// How often the source was lost and found again.
+    pub reconnects: Counter,
+    /// Differences that only an audit found.
+    pub drift: Counter,
+}
+
+/// What a source is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FeedState {
+    Connecting,
+    Syncing,
+    Live,
+    Down,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Words {
+    detail: String,
+    session: Option<String>,
+}
+
+impl Feed {
+    pub fn new(name: impl Into<String>, kind: &'static str, roots: Vec<NodePath>) -> Self {
+        Self {
+            name: name.into(),
+            kind,
+            roots,
+            born: Instant::now(),
+            proven: AtomicU64::new(0),
+            state: AtomicU8::new(FeedState::Connecting as u8),
+            left_out: AtomicU64::new(0),
+            words: ArcSwap::default(),
+            reconnects: Counter::default(),
+            drift: Counter::default(),
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn kind(&self) -> &'static str {
+        self.kind
+    }
+
+    pub fn roots(&self) -> &[NodePath] {
+        &self.roots
+    }
+
+    /// Whether this feed has a say in what lies at or below `path`.
+    pub fn is_behind(&self, path: &NodePath) -> bool {
+        self.roots.iter().any(|root| path.is_under(root) || root.is_under(path))
+    }
+
+    pub fn state(&self) -> FeedState {
+        match self.state.load(Ordering::Acquire) {
+            state if state == FeedState::Syncing as u8 => FeedState::Syncing,
+            state if state == FeedState::Live as u8 => FeedState::Live,
+            state if state == FeedState::Down as u8 => FeedState::Down,
+            _ => FeedState::Connecting,
+        }
+    }
+
+    /// Says what the source is doing now, and what it waits for or suffers from.
+    pub fn enter(&self, state: FeedState, detail: impl Into<String>) {
+        self.state.store(state as u8, Ordering::Release);
+        let words = Words { detail: detail.into(), ..Words::clone(&self.words.load()) };
+        self.words.store(Arc::new(words));
+    }
+
+    pub fn detail(&self) -> String {
+        self.words.load().detail.clone()
+    }
+
+    pub fn set_session(&self, session: Option<String>) {
+        let words = Words { session, ..Words::clone(&self.words.load()) };
+        self.words.store(Arc::new(words));
+    }
+
+    pub fn session(&self) -> Option<String> {
+        self.words.load().session.clone()
+    }
+
+    /// Says that what the store holds is what the source held at that moment, or later.
+    pub fn prove(&self, at: Instant) {
+        let millis = at.saturating_duration_since(self.born).as_millis() as u64;
+        self.proven.fetch_max(millis + 1, Ordering::AcqRel);
+    }
+
+    /// The time since the source was last known to be in sync; zero while it is. None: it never was.
+    pub fn age(&self) -> Option<Duration> {
+        let since = self.since_proof()?;
+        Some(if self.state() == FeedState::Live && since <= PROOF_HOLDS { Duration::ZERO } else { since })
+    }
+
+    /// The time since the last proof of being in sync.
+    pub fn since_proof(&self) -> Option<Duration> {
+        let proven = self.proven.load(Ordering::Acquire).checked_sub(1)?;
+        Some(self.born.elapsed().saturating_sub(Duration::from_millis(proven)))
+    }
+
+    /// How many nodes may not be read or passed a limit.
+    pub fn left_out(&self) -> u64 {
+        self.left_out.load(Ordering::Relaxed)
+    }
+
+    pub fn set_left_out(&self, nodes: u64) {
+        self.left_out.store(nodes, Ordering::Relaxed);
+    }
+}
+
+impl std::fmt::Display for FeedState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            FeedState::Connecting => "connecting",
+            FeedState::Syncing => "syncing",
+            FeedState::Live => "live",
+            FeedState::Down => "down",
+        })
+    }
+}

@@ -1,0 +1,131 @@
+//! The store: one writer publishes snapshots, any number of readers hold them without locks.
+
+mod feed;
+mod snapshot;
+mod subscription;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use serde::{Deserialize, Serialize};
+
+pub use self::feed::{Feed, FeedState};
+pub use self::snapshot::{Filled, Room, Since, Snapshot};
+pub use self::subscription::Subscription;
+use self::subscription::Subscriptions;
+use crate::metrics::Metrics;
+use crate::model::{Change, Revision};
+
+/// `[store]`: what the store remembers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// How many of the newest changes are remembered for watchers. One that is further behind starts over.
+    pub history: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { history: 65_536 }
+    }
+}
+
+/// Everything known, at its newest revision.
+#[derive(Debug)]
+pub struct Store {
+    current: ArcSwap<Snapshot>,
+    /// Held while the next snapshot is made. Readers never take it.
+    writer: Mutex<()>,
+    subscriptions: Subscriptions,
+    metrics: Arc<Metrics>,
+}
+
+impl Store {
+    /// A store that `feeds` will fill, each its own roots; none of these lies within another.
+    pub fn new(config: &Config, feeds: Vec<Feed>, metrics: Arc<Metrics>) -> Arc<Self> {
+        let empty = Snapshot::empty(first_revision(), config.history, feeds.into_iter().map(Arc::new).collect());
+        Arc::new(Self {
+            current: ArcSwap::from_pointee(empty),
+            writer: Mutex::new(()),
+            subscriptions: Subscriptions::default(),
+            metrics,
+        })
+    }
+
+    /// The newest snapshot.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    /// Wakes the holder when something at or below one of `paths` has changed. Subscribe first, then look at the
+    /// snapshot: so nothing is missed in between.
+    pub fn subscribe(&self, paths: &[crate::model::NodePath]) -> Subscription<'_> {
+        self.subscriptions.add(paths)
+    }
+
+    /// The handle by which the feed with this number fills the store.
+    pub fn publisher(self: &Arc<Self>, feed: usize) -> Publisher {
+        Publisher { feed: self.snapshot().feeds()[feed].clone(), number: feed, store: self.clone() }
+    }
+
+    fn publish(&self, feed: usize, changes: Vec<Change>, whole: bool) -> Revision {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = Snapshot::clone(&self.current.load());
+        let told = next.apply(feed, changes, whole);
+        if !told.changed {
+            return next.revision();
+        }
+        let revision = next.revision();
+        self.current.store(Arc::new(next));
+        drop(writer);
+        self.metrics.changes.add(told.paths.len() as u64);
+        self.subscriptions.wake(&told.paths);
+        revision
+    }
+}
+
+/// By which one source fills its part of the store.
+#[derive(Clone, Debug)]
+pub struct Publisher {
+    store: Arc<Store>,
+    feed: Arc<Feed>,
+    number: usize,
+}
+
+impl Publisher {
+    /// Publishes some changes as one revision; none is made when nothing differs.
+    pub fn publish(&self, changes: Vec<Change>) -> Revision {
+        self.store.publish(self.number, changes, false)
+    }
+
+    /// As `publish`; and from now on what the source holds is whole, so that an absence is an answer.
+    pub fn publish_whole(&self, changes: Vec<Change>) -> Revision {
+        self.store.publish(self.number, changes, true)
+    }
+
+    /// What the source says of itself.
+    pub fn feed(&self) -> &Feed {
+        &self.feed
+    }
+
+    /// The newest snapshot. Nobody else writes this source's part of it.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.store.snapshot()
+    }
+
+    /// What the snapshot holds from this source.
+    pub fn filled(&self) -> Filled {
+        self.store.snapshot().filled()[self.number]
+    }
+}
+
+/// Revisions of this process are greater than those of the one before it: they start from the wall clock in
+/// milliseconds, and fewer than a thousand are published in a second.
+fn first_revision() -> Revision {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    since_1970.as_millis() as Revision
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,84 @@
+//! Subscriptions: who waits for changes below which path.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::model::NodePath;
+
+/// By path and by the number of the subscription.
+type Waiting = HashMap<Box<str>, HashMap<u64, Arc<Notify>>>;
+
+/// With more changed paths than this, everybody is woken: cheaper than to find out who is concerned.
+const WAKE_ALL: usize = 4_096;
+
+/// Those who wait, by the path below which they wait. A change looks only at its own path and those above it, so
+/// that it wakes nobody whom it does not concern.
+#[derive(Debug, Default)]
+pub(super) struct Subscriptions {
+    waiting: Mutex<Waiting>,
+    next_id: AtomicU64,
+}
+
+/// One who waits; dropped, it no longer does.
+#[derive(Debug)]
+pub struct Subscription<'a> {
+    all: &'a Subscriptions,
+    id: u64,
+    paths: Vec<NodePath>,
+    changed: Arc<Notify>,
+}
+
+impl Subscriptions {
+    pub(super) fn add(&self, paths: &[NodePath]) -> Subscription<'_> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let changed = Arc::new(Notify::new());
+        let mut waiting = self.lock();
+        for path in paths {
+            waiting.entry(path.as_str().into()).or_default().insert(id, changed.clone());
+        }
+        Subscription { all: self, id, paths: paths.to_vec(), changed }
+    }
+
+    pub(super) fn wake(&self, changed: &[NodePath]) {
+        let waiting = self.lock();
+        if waiting.is_empty() {
+            return;
+        }
+        if changed.len() > WAKE_ALL {
+            return waiting.values().flat_map(HashMap::values).for_each(|one| one.notify_one());
+        }
+        for path in changed {
+            for concerned in path.upwards().filter_map(|above| waiting.get(above)) {
+                concerned.values().for_each(|one| one.notify_one());
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Subscription<'_> {
+    /// Waits for the next change since the last call, or since the subscription began.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+}
+
+impl Drop for Subscription<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.all.lock();
+        for path in &self.paths {
+            if let Some(those) = waiting.get_mut(path.as_str()) {
+                those.remove(&self.id);
+                if those.is_empty() {
+                    waiting.remove(path.as_str());
+                }
+            }
+        }
+    }
+}

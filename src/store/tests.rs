@@ -1,0 +1,192 @@
+//! What the store promises, without any source or client.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::model::{ChangeKind, Node, NodePath, Stat};
+
+fn path(text: &str) -> NodePath {
+    NodePath::parse(text).expect(text)
+}
+
+fn put(text: &str, data: &str) -> Change {
+    let stat = Stat { mzxid: data.len() as i64, ..Stat::default() };
+    Change::Put(path(text), Arc::new(Node { data: data.as_bytes().into(), stat }))
+}
+
+fn delete(text: &str) -> Change {
+    Change::Delete(path(text))
+}
+
+fn store(history: usize) -> (Arc<Store>, Publisher) {
+    let feed = Feed::new("test", "file", vec![NodePath::root()]);
+    let store = Store::new(&Config { history }, vec![feed], Arc::default());
+    let publisher = store.publisher(0);
+    (store, publisher)
+}
+
+fn told(store: &Store, since: Revision, below: &str, changes: usize) -> Option<(Vec<(String, ChangeKind)>, Revision)> {
+    match store.snapshot().changes_since(since, &[path(below)], Room { changes, bytes: 10_000 }) {
+        Since::Unknown => None,
+        Since::Known { changes, upto } => {
+            Some((changes.into_iter().map(|(path, kind, _)| (path.to_string(), kind)).collect(), upto))
+        }
+    }
+}
+
+#[test]
+fn children_are_told_once_each_in_order() {
+    let (store, publisher) = store(100);
+    let paths = ["/", "/a", "/a/b", "/a/b/c", "/a/b/c/d", "/a/b/e", "/a/b-1", "/a/c", "/ab"];
+    publisher.publish(paths.into_iter().map(|path| put(path, "x")).collect());
+    let snapshot = store.snapshot();
+    let names = |parent: &str| snapshot.children(&path(parent)).map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(names("/"), ["a", "ab"]);
+    assert_eq!(names("/a"), ["b", "b-1", "c"]);
+    assert_eq!(names("/a/b"), ["c", "e"]);
+    assert_eq!(names("/a/c"), [""; 0]);
+    let root = path("/a/b");
+    let below: Vec<_> = snapshot.subtree(&root, path("/a/b")).map(|(path, _)| path.as_str()).collect();
+    assert_eq!(below, ["/a/b", "/a/b/c", "/a/b/c/d", "/a/b/e"]);
+}
+
+#[test]
+fn a_publication_without_difference_makes_no_revision() {
+    let (store, publisher) = store(100);
+    let first = publisher.publish_whole(vec![put("/a", "1")]);
+    assert_eq!(publisher.publish_whole(vec![put("/a", "1"), delete("/nowhere")]), first);
+    assert_eq!(store.snapshot().revision(), first);
+    assert_eq!(publisher.publish(vec![delete("/a")]), first + 1);
+}
+
+#[test]
+fn a_delete_takes_what_lies_below_with_it() {
+    let (store, publisher) = store(100);
+    publisher.publish(vec![put("/a", "1"), put("/a/b", "12"), put("/ab", "1")]);
+    publisher.publish(vec![delete("/a")]);
+    assert_eq!(publisher.filled(), Filled { whole: false, nodes: 1, bytes: 4 });
+    assert!(store.snapshot().node(&path("/a/b")).is_none());
+}
+
+#[test]
+fn a_watcher_is_told_every_change_once_as_it_is_now() {
+    let (store, publisher) = store(100);
+    let start = publisher.publish_whole(vec![put("/a", "1"), put("/b", "1")]);
+    publisher.publish(vec![put("/a", "12"), put("/a/new", "1"), put("/a/brief", "1")]);
+    publisher.publish(vec![delete("/b"), put("/a", "123")]);
+    let end = publisher.publish(vec![delete("/a/brief")]);
+    use ChangeKind::*;
+    let all = vec![("/a".to_owned(), Changed), ("/a/new".to_owned(), Created), ("/b".to_owned(), Deleted)];
+    assert_eq!(told(&store, start, "/", 100), Some((all, end)));
+    assert_eq!(told(&store, start, "/b", 100), Some((vec![("/b".to_owned(), Deleted)], end)));
+    assert_eq!(told(&store, end, "/", 100), Some((vec![], end)));
+}
+
+#[test]
+fn a_node_deleted_and_created_again_is_changed() {
+    let (store, publisher) = store(100);
+    let start = publisher.publish(vec![put("/a", "1")]);
+    publisher.publish(vec![delete("/a")]);
+    let end = publisher.publish(vec![put("/a", "1")]);
+    assert_eq!(told(&store, start, "/a", 9), Some((vec![("/a".to_owned(), ChangeKind::Changed)], end)));
+}
+
+#[test]
+fn a_limit_cuts_between_revisions_only() {
+    let (store, publisher) = store(100);
+    let start = store.snapshot().revision();
+    let first = publisher.publish(vec![put("/a", "1"), put("/b", "1")]);
+    let second = publisher.publish(vec![put("/c", "1")]);
+    let (changes, upto) = told(&store, start, "/", 1).expect("known");
+    assert_eq!((changes.len(), upto), (2, first), "a revision is told whole");
+    let (changes, upto) = told(&store, upto, "/", 1).expect("known");
+    assert_eq!((changes.len(), upto), (1, second));
+}
+
+#[test]
+fn a_revision_too_large_to_tell_is_a_reset() {
+    let (store, publisher) = store(100);
+    let start = publisher.publish(vec![put("/a", "1")]);
+    let middle = publisher.publish(vec![put("/small", "1")]);
+    publisher.publish(vec![put("/big", &"x".repeat(20_000))]);
+    assert_eq!(told(&store, start, "/", 100), Some((vec![("/small".to_owned(), ChangeKind::Created)], middle)));
+    assert_eq!(told(&store, middle, "/", 100), None);
+    assert!(told(&store, middle, "/small", 100).is_some());
+}
+
+#[test]
+fn a_watcher_too_far_behind_or_from_the_future_is_reset() {
+    let (store, publisher) = store(3);
+    let start = publisher.publish(vec![put("/a", "1")]);
+    for data in ["12", "123", "1234", "12345"] {
+        publisher.publish(vec![put("/a", data)]);
+    }
+    assert_eq!(told(&store, start, "/", 9), None);
+    assert!(told(&store, start + 1, "/", 9).is_some());
+    assert_eq!(told(&store, store.snapshot().revision() + 1, "/", 9), None);
+    assert_eq!(told(&store, 0, "/", 9), None);
+    let before = store.snapshot().revision();
+    publisher.publish((0..4).map(|i| put(&format!("/n{i}"), "1")).collect());
+    assert_eq!(told(&store, before, "/", 9), None, "a change larger than the history is a reset");
+}
+
+#[test]
+fn what_only_counts_children_is_silent() {
+    let (store, publisher) = store(100);
+    let start = publisher.publish(vec![put("/a", "1")]);
+    let stat = Stat { mzxid: 1, num_children: 1, pzxid: 7, ..Stat::default() };
+    let end = publisher.publish(vec![Change::Put(path("/a"), Arc::new(Node { data: (*b"1").into(), stat }))]);
+    assert_eq!(told(&store, start, "/", 9), Some((vec![], end)));
+    assert_eq!(store.snapshot().node(&path("/a")).expect("a node").stat.pzxid, 7);
+}
+
+#[tokio::test]
+async fn a_change_wakes_only_those_whom_it_concerns() {
+    let (store, publisher) = store(100);
+    let concerned = [store.subscribe(&[path("/a")]), store.subscribe(&[path("/a/b")]), store.subscribe(&[path("/")])];
+    let other = store.subscribe(&[path("/a/c"), path("/ab")]);
+    publisher.publish(vec![put("/a/b", "1")]);
+    for one in &concerned {
+        one.changed().await;
+    }
+    assert!(futures::FutureExt::now_or_never(other.changed()).is_none());
+}
+
+#[test]
+fn an_age_grows_without_anybody_saying_so() {
+    let feed = Feed::new("test", "file", vec![NodePath::root()]);
+    assert_eq!(feed.age(), None);
+    feed.enter(FeedState::Live, "");
+    feed.prove(Instant::now());
+    assert_eq!(feed.age(), Some(Duration::ZERO));
+    feed.enter(FeedState::Down, "gone");
+    std::thread::sleep(Duration::from_millis(3));
+    assert!(feed.age() > Some(Duration::ZERO));
+    feed.enter(FeedState::Live, "");
+    assert_eq!(feed.age(), Some(Duration::ZERO));
+}
+
+#[test]
+fn readers_see_whole_revisions_while_a_writer_writes() {
+    let (store, publisher) = store(100);
+    let pair = |n: usize| vec![put("/a", &"x".repeat(n)), put("/b", &"x".repeat(n))];
+    publisher.publish(pair(0));
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let (mut last, mut seen) = (0, 0);
+            while seen < 200 {
+                let snapshot = store.snapshot();
+                let length = |at: &str| snapshot.node(&path(at)).map(|node| node.data.len());
+                assert_eq!(length("/a"), length("/b"));
+                assert!(snapshot.revision() >= last);
+                seen = length("/a").expect("a node");
+                last = snapshot.revision();
+            }
+        });
+        for n in 1..=200 {
+            publisher.publish(pair(n));
+        }
+        reader.join().expect("the reader");
+    });
+}

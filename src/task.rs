@@ -1,0 +1,186 @@
+//! Tasks: started under a name, watched, stopped together; and how long to wait before a retry.
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use futures::FutureExt;
+use tokio::sync::mpsc;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+/// Starts tasks and threads, the only place that does.
+///
+/// A critical task lives until the stop. One that ends or panics before is reported by [`Tasks::failure`], and the
+/// process should stop: a sidecar that lost a part must not pretend to be whole.
+#[derive(Clone, Debug)]
+pub struct Tasks {
+    tracker: TaskTracker,
+    stop: CancellationToken,
+    failures: mpsc::UnboundedSender<Failure>,
+}
+
+/// A critical task that is no more, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("{task} {how}")]
+pub struct Failure {
+    pub task: String,
+    pub how: String,
+}
+
+/// Tells a task that it should end.
+#[derive(Clone, Debug)]
+pub struct Stop(CancellationToken);
+
+impl Stop {
+    pub fn requested(&self) -> WaitForCancellationFuture<'_> {
+        self.0.cancelled()
+    }
+
+    pub fn is_requested(&self) -> bool {
+        self.0.is_cancelled()
+    }
+}
+
+impl Tasks {
+    /// The tasks, and where the first critical one to fail is told.
+    pub fn new() -> (Self, mpsc::UnboundedReceiver<Failure>) {
+        let (failures, failed) = mpsc::unbounded_channel();
+        (Self { tracker: TaskTracker::new(), stop: CancellationToken::new(), failures }, failed)
+    }
+
+    pub fn stop_signal(&self) -> Stop {
+        Stop(self.stop.clone())
+    }
+
+    /// Starts a task that should live until the stop.
+    pub fn critical(&self, name: impl Into<String>, task: impl Future<Output = ()> + Send + 'static) {
+        let (name, tasks) = (name.into(), self.clone());
+        self.tracker.spawn(async move {
+            let ended = AssertUnwindSafe(task).catch_unwind().await;
+            tasks.report(name, ended.is_err());
+        });
+    }
+
+    /// Starts a task that ends by itself, such as a connection. Its panic ends it alone.
+    pub fn short(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tracker.spawn(task);
+    }
+
+    /// Starts a thread with a runtime of its own, on which `task` lives until the stop. What `task` starts by
+    /// [`Tasks::short`] lives on the same thread, and the thread waits for it.
+    pub fn thread<F>(
+        &self,
+        name: impl Into<String>,
+        task: impl FnOnce(Tasks) -> F + Send + 'static,
+    ) -> std::io::Result<()>
+    where
+        F: Future<Output = ()>,
+    {
+        let (name, whole) = (name.into(), self.clone());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let alive = self.tracker.token();
+        std::thread::Builder::new().name(name.clone()).spawn(move || {
+            let own = Tasks { tracker: TaskTracker::new(), ..whole.clone() };
+            let ended = std::panic::catch_unwind(AssertUnwindSafe(|| {
+                runtime.block_on(async {
+                    task(own.clone()).await;
+                    own.tracker.close();
+                    own.tracker.wait().await;
+                });
+            }));
+            whole.report(name, ended.is_err());
+            drop::<TaskTrackerToken>(alive);
+        })?;
+        Ok(())
+    }
+
+    fn report(&self, task: String, panicked: bool) {
+        if self.stop.is_cancelled() && !panicked {
+            return;
+        }
+        let how = if panicked { "panicked" } else { "ended" }.to_owned();
+        // The receiver is gone only when the process is about to end.
+        let _ = self.failures.send(Failure { task, how });
+    }
+
+    /// Asks every task to end and waits until all have, at most for `deadline`. False: some had to be cut.
+    pub async fn stop(&self, deadline: Duration) -> bool {
+        self.stop.cancel();
+        self.tracker.close();
+        tokio::time::timeout(deadline, self.tracker.wait()).await.is_ok()
+    }
+}
+
+/// Waits between retries: each may be up to twice as long as the one before, and is a random part of that, so that
+/// many sidecars do not retry together ("full jitter").
+#[derive(Clone, Debug)]
+pub struct Backoff {
+    least: Duration,
+    most: Duration,
+    next: Duration,
+}
+
+impl Backoff {
+    pub fn new(least: Duration, most: Duration) -> Self {
+        Self { least, most, next: least }
+    }
+
+    pub fn reset(&mut self) {
+        self.next = self.least;
+    }
+
+    /// How long to wait before the next try.
+    pub fn delay(&mut self) -> Duration {
+        let delay = random_part(self.next).max(self.least / 2);
+        self.next = (self.next * 2).min(self.most);
+        delay
+    }
+}
+
+/// A random part of a duration.
+pub fn random_part(of: Duration) -> Duration {
+    use std::hash::{BuildHasher, RandomState};
+    // Jitter needs no better randomness than that of a hash map's keys.
+    let random = RandomState::new().hash_one(0) >> 11;
+    of.mul_f64(random as f64 / (1u64 << 53) as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_critical_task_that_ends_or_panics_is_named() {
+        let (tasks, mut failed) = Tasks::new();
+        tasks.critical("the ender", async {});
+        assert_eq!(failed.recv().await.expect("a failure").to_string(), "the ender ended");
+        tasks.critical("the panicker", async { panic!("as the test wants") });
+        assert_eq!(failed.recv().await.expect("a failure").to_string(), "the panicker panicked");
+        tasks.thread("the thread", |_| async { panic!("as the test wants") }).expect("a thread");
+        assert_eq!(failed.recv().await.expect("a failure").to_string(), "the thread panicked");
+    }
+
+    #[tokio::test]
+    async fn a_stop_ends_the_willing_and_tells_of_the_unwilling() {
+        let (tasks, mut failed) = Tasks::new();
+        let stop = tasks.stop_signal();
+        tasks.critical("willing", async move { stop.requested().await });
+        assert!(tasks.stop(Duration::from_secs(5)).await);
+        assert!(failed.try_recv().is_err(), "an end that was asked for is no failure");
+        tasks.short(std::future::pending());
+        assert!(!tasks.stop(Duration::from_millis(10)).await);
+    }
+
+    #[test]
+    fn a_backoff_grows_to_its_bound_and_begins_anew() {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
+        for most in [100, 200, 400, 800, 1000, 1000] {
+            let delay = backoff.delay();
+            assert!(delay >= Duration::from_millis(50) && delay <= Duration::from_millis(most), "{delay:?} of {most}");
+        }
+        backoff.reset();
+        assert!(backoff.delay() <= Duration::from_millis(100));
+    }
+}

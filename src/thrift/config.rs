@@ -1,0 +1,100 @@
+//! `[thrift]` and `[zk_data]`: where the endpoint listens, and its bounds.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
+
+use crate::model::NodePath;
+use crate::net::{Mode, Permissions};
+
+/// `[thrift]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The path of the Unix socket; empty: none.
+    pub unix: PathBuf,
+    /// The socket's mode, in octal digits.
+    pub mode: Mode,
+    /// The group that the socket is given to; empty: the process's own.
+    pub group: String,
+    /// The loopback address and port; empty: none.
+    pub tcp: String,
+    /// How many threads answer.
+    pub threads: usize,
+    /// How many connections may be open. Where there is no place for a new one, the longest idle one is closed.
+    pub max_connections: usize,
+    /// How many of them one user may have; over TCP, all users together.
+    pub max_connections_per_user: usize,
+    pub max_request: ByteSize,
+    pub max_reply: ByteSize,
+    /// How many bytes of replies may wait for their readers, over all connections.
+    pub max_waiting_replies: ByteSize,
+    /// The longest string in a request.
+    pub max_string: ByteSize,
+    /// The most elements of a container in a request.
+    pub max_container: usize,
+    /// The deepest nesting in a request.
+    pub max_depth: usize,
+    /// The longest that one `watch` waits.
+    #[serde(with = "humantime_serde")]
+    pub max_watch: Duration,
+    /// How soon after connecting the first byte must come.
+    #[serde(with = "humantime_serde")]
+    pub first_byte_timeout: Duration,
+    /// How soon after its first byte a request must be whole.
+    #[serde(with = "humantime_serde")]
+    pub request_timeout: Duration,
+    /// How soon a reply must have been read.
+    #[serde(with = "humantime_serde")]
+    pub reply_timeout: Duration,
+    /// How long a connection may be silent between two requests.
+    #[serde(with = "humantime_serde")]
+    pub idle_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            unix: "/run/roster/roster.sock".into(),
+            mode: Mode(0o660),
+            group: String::new(),
+            tcp: "127.0.0.1:9090".into(),
+            threads: std::thread::available_parallelism().map_or(1, |cores| cores.get().min(8)),
+            max_connections: 2_048,
+            max_connections_per_user: 1_024,
+            max_request: ByteSize::kib(64),
+            max_reply: ByteSize::mib(8),
+            max_waiting_replies: ByteSize::mib(256),
+            max_string: ByteSize::mib(1),
+            max_container: 65_536,
+            max_depth: 16,
+            max_watch: Duration::from_secs(60),
+            first_byte_timeout: Duration::from_secs(1),
+            request_timeout: Duration::from_millis(250),
+            reply_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Config {
+    pub fn permissions(&self) -> Permissions {
+        Permissions { mode: self.mode, group: Some(self.group.clone()).filter(|group| !group.is_empty()) }
+    }
+}
+
+/// `[zk_data]`: the service of the article.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ZkData {
+    /// The node whose data `zkDataService.zkData()` answers.
+    pub path: NodePath,
+}
+
+impl Default for ZkData {
+    fn default() -> Self {
+        Self { path: NodePath::root().child("zk_test") }
+    }
+}
