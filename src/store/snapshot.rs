@@ -126,10 +126,14 @@ impl Snapshot {
         })
     }
 
-    /// The feeds that have a say in what lies at or below `path`, with what they have filled in.
+    /// The feeds, with what they have filled in.
+    pub fn behind_all(&self) -> impl Iterator<Item = (&Feed, Filled)> {
+        self.feeds.iter().map(Arc::as_ref).zip(self.filled.iter().copied())
+    }
+
+    /// Those that have a say in what lies at or below `path`.
     pub fn behind<'a>(&'a self, path: &'a NodePath) -> impl Iterator<Item = (&'a Feed, Filled)> + 'a {
-        let filled = self.filled.iter().copied();
-        self.feeds.iter().map(Arc::as_ref).zip(filled).filter(|(feed, _)| feed.is_behind(path))
+        self.behind_all().filter(|(feed, _)| feed.is_behind(path))
     }
 
     /// How far an answer from what `feeds` have filled in can be trusted.

@@ -1,0 +1,72 @@
+//! From the nouns of the model to those of the interface.
+
+use super::idl;
+use crate::model::{ChangeKind, Freshness, Node, NodePath, Origin, Stat};
+use crate::store::{Feed, Filled};
+
+impl From<Freshness> for idl::Freshness {
+    fn from(fresh: Freshness) -> Self {
+        Self {
+            revision: fresh.revision as i64,
+            age_ms: fresh.age.as_millis() as i64,
+            origin: match fresh.origin {
+                Origin::Live => idl::Origin::LIVE,
+                Origin::Restored => idl::Origin::RESTORED,
+            },
+            complete: fresh.complete,
+        }
+    }
+}
+
+impl From<Stat> for idl::Stat {
+    fn from(stat: Stat) -> Self {
+        Self {
+            version: stat.version,
+            czxid: stat.czxid,
+            mzxid: stat.mzxid,
+            pzxid: stat.pzxid,
+            ctime: stat.ctime,
+            mtime: stat.mtime,
+            ephemeral_owner: stat.ephemeral_owner,
+            num_children: stat.num_children,
+        }
+    }
+}
+
+impl From<ChangeKind> for idl::ChangeKind {
+    fn from(kind: ChangeKind) -> Self {
+        match kind {
+            ChangeKind::Created => Self::CREATED,
+            ChangeKind::Changed => Self::CHANGED,
+            ChangeKind::Deleted => Self::DELETED,
+        }
+    }
+}
+
+pub(super) fn node(path: &NodePath, node: &Node) -> idl::Node {
+    idl::Node { path: path.to_string(), data: node.data.to_vec(), stat: node.stat.into() }
+}
+
+/// About how many bytes a node takes in a reply.
+pub(super) fn node_size(path: &NodePath, node: &Node) -> usize {
+    path.as_str().len() + node.data.len() + 128
+}
+
+pub(super) fn source(feed: &Feed, filled: Filled, now_ms: i64) -> idl::SourceStatus {
+    let ms = |duration: std::time::Duration| duration.as_millis() as i64;
+    idl::SourceStatus {
+        name: feed.name().to_owned(),
+        kind: feed.kind().to_owned(),
+        state: feed.state().to_string(),
+        detail: feed.detail(),
+        roots: feed.roots().iter().map(NodePath::to_string).collect(),
+        session: feed.session(),
+        last_sync: feed.since_proof().map(|since| now_ms - ms(since)),
+        age_ms: feed.age().map(ms),
+        nodes: filled.nodes as i64,
+        bytes: filled.bytes as i64,
+        reconnects: feed.reconnects.get() as i64,
+        left_out: feed.left_out() as i64,
+        drift: feed.drift.get() as i64,
+    }
+}

@@ -1,0 +1,117 @@
+//! Cuts one request after the other out of what a connection has received.
+
+use std::ops::Range;
+
+use super::dialect::{self, Dialect, Foreign, MAX_FRAME, Told};
+use super::scan::{Bounds, Progress, Scanner, Wrong};
+
+/// Where the next request is in what was received.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Cut {
+    /// The message, without its frame, and where the next one begins.
+    Request {
+        dialect: Dialect,
+        message: Range<usize>,
+        end: usize,
+    },
+    Incomplete,
+    /// The peer speaks something else.
+    Foreign(Foreign),
+    /// It speaks this dialect, but not so.
+    Wrong(Dialect, Wrong),
+}
+
+/// Cuts the requests of one connection.
+#[derive(Debug)]
+pub(super) struct Cutter {
+    bounds: Bounds,
+    dialect: Option<Dialect>,
+    /// The walk through the request that has begun to come.
+    scanner: Option<Scanner>,
+}
+
+impl Cutter {
+    pub(super) fn new(bounds: Bounds) -> Self {
+        Self { bounds, dialect: None, scanner: None }
+    }
+
+    /// Looks for a request at the beginning of `received`. After a `Request`, take its bytes away before the next call.
+    pub(super) fn next(&mut self, received: &[u8]) -> Cut {
+        let dialect = match self.dialect.map_or_else(|| dialect::tell(received), Told::Dialect) {
+            Told::Dialect(dialect) => *self.dialect.insert(dialect),
+            Told::Incomplete => return Cut::Incomplete,
+            Told::Foreign(foreign) => return Cut::Foreign(foreign),
+        };
+        if received.is_empty() {
+            return Cut::Incomplete;
+        }
+        match if dialect.framed { self.framed(dialect, received) } else { self.bare(dialect, 0, received) } {
+            Progress::Complete(end) => {
+                self.scanner = None;
+                let start = if dialect.framed { 4 } else { 0 };
+                Cut::Request { dialect, message: start..end, end }
+            }
+            Progress::Incomplete => Cut::Incomplete,
+            Progress::Wrong(wrong) => Cut::Wrong(dialect, wrong),
+        }
+    }
+
+    fn framed(&mut self, dialect: Dialect, received: &[u8]) -> Progress {
+        let Some(length) = received.first_chunk::<4>() else { return Progress::Incomplete };
+        let end = 4 + u32::from_be_bytes(*length) as usize;
+        if end > self.bounds.message.min(MAX_FRAME) {
+            return Progress::Wrong(Wrong::Message);
+        }
+        match self.bare(dialect, 4, &received[..end.min(received.len())]) {
+            Progress::Complete(found) if found != end => Progress::Wrong(Wrong::Frame),
+            Progress::Incomplete if received.len() >= end => Progress::Wrong(Wrong::Frame),
+            progress => progress,
+        }
+    }
+
+    fn bare(&mut self, dialect: Dialect, start: usize, received: &[u8]) -> Progress {
+        let scanner = self.scanner.get_or_insert_with(|| Scanner::new(dialect.protocol, start, self.bounds));
+        scanner.scan(received)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::dialect::Protocol;
+    use super::*;
+
+    const BOUNDS: Bounds = Bounds { message: 1_000, string: 100, container: 100, depth: 5 };
+    const STATUS: [u8; 19] = *b"\x80\x01\x00\x01\x00\x00\x00\x06status\x00\x00\x00\x01\x00";
+
+    fn framed(message: &[u8], length: u32) -> Vec<u8> {
+        [&length.to_be_bytes()[..], message].concat()
+    }
+
+    #[test]
+    fn requests_are_cut_one_after_the_other() {
+        let dialect = Dialect { protocol: Protocol::Binary, framed: false };
+        let mut cutter = Cutter::new(BOUNDS);
+        let two = STATUS.repeat(2);
+        assert_eq!(cutter.next(&two), Cut::Request { dialect, message: 0..19, end: 19 });
+        assert_eq!(cutter.next(&two[19..]), Cut::Request { dialect, message: 0..19, end: 19 });
+        assert_eq!(cutter.next(&[]), Cut::Incomplete);
+        let dialect = Dialect { framed: true, ..dialect };
+        let mut cutter = Cutter::new(BOUNDS);
+        let two = framed(&STATUS, 19).repeat(2);
+        for cut in 0..23 {
+            assert_eq!(cutter.next(&two[..cut]), Cut::Incomplete, "cut at {cut}");
+        }
+        assert_eq!(cutter.next(&two), Cut::Request { dialect, message: 4..23, end: 23 });
+        assert_eq!(cutter.next(&two[23..]), Cut::Request { dialect, message: 4..23, end: 23 });
+    }
+
+    #[test]
+    fn a_frame_that_lies_about_its_length_is_wrong() {
+        let dialect = Dialect { protocol: Protocol::Binary, framed: true };
+        for (length, wrong) in [(18, Wrong::Frame), (20, Wrong::Frame), (5_000, Wrong::Message)] {
+            let mut bytes = framed(&STATUS, length);
+            bytes.push(0);
+            assert_eq!(Cutter::new(BOUNDS).next(&bytes), Cut::Wrong(dialect, wrong), "{length}");
+        }
+    }
+}

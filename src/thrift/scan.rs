@@ -1,0 +1,467 @@
+//! The scanner: finds where a message ends and whether it keeps the bounds, before anything is decoded.
+//!
+//! An unframed message does not say how long it is: its end is found by walking through its fields. The walk stops
+//! where bytes are missing and goes on from there when more have come, so that a message sent byte by byte costs
+//! no more than one sent at once. It allocates nothing but its stack, whose height is bounded.
+//!
+//! Formats: `thrift-binary-protocol.md` and `thrift-compact-protocol.md` of Apache Thrift's `doc/specs`.
+
+use super::dialect::Protocol;
+
+/// What a message may be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    pub(super) message: usize,
+    pub(super) string: usize,
+    pub(super) container: usize,
+    pub(super) depth: usize,
+}
+
+/// How far the walk has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// The message ends before this byte.
+    Complete(usize),
+    Incomplete,
+    Wrong(Wrong),
+}
+
+/// Why the bytes are not a message that is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Wrong {
+    #[error("the message is longer than max_request allows")]
+    Message,
+    #[error("a string is longer than max_string allows")]
+    String,
+    #[error("a container has more elements than max_container allows")]
+    Container,
+    #[error("the message is nested deeper than max_depth allows")]
+    Depth,
+    #[error("an unknown type, or bytes that are not of the protocol")]
+    Type,
+    #[error("a length below zero, or a number that does not end")]
+    Number,
+    #[error("only calls are answered, and oneway calls")]
+    Call,
+    #[error("the frame is longer or shorter than its message")]
+    Frame,
+}
+
+/// A walk through one message.
+#[derive(Debug)]
+pub(super) struct Scanner {
+    protocol: Protocol,
+    bounds: Bounds,
+    /// Where the next step begins; it may lie beyond the bytes that are there.
+    at: usize,
+    begun: bool,
+    stack: Vec<Level>,
+}
+
+/// A value that holds others.
+#[derive(Clone, Copy, Debug)]
+enum Level {
+    Struct,
+    /// So many elements are still to come, by turns of these types.
+    Elements {
+        left: usize,
+        types: [Kind; 2],
+    },
+}
+
+/// What a value is on the wire, whatever it means.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Fixed(usize),
+    Varint,
+    String,
+    Struct,
+    List,
+    Map,
+}
+
+/// A step that ends before it is done: for want of bytes, or for good.
+enum Halt {
+    Incomplete,
+    Wrong(Wrong),
+}
+
+type Step<T> = Result<T, Halt>;
+
+impl Scanner {
+    /// A walk through a message that begins at `start`.
+    pub(super) fn new(protocol: Protocol, start: usize, bounds: Bounds) -> Self {
+        Self { protocol, bounds, at: start, begun: false, stack: Vec::new() }
+    }
+
+    /// Goes as far as `bytes` reach: all that has come since the connection's last message.
+    pub(super) fn scan(&mut self, bytes: &[u8]) -> Progress {
+        loop {
+            let mut reader = Reader { bytes, at: self.at };
+            match self.step(&mut reader) {
+                Ok(()) => self.at = reader.at,
+                Err(Halt::Wrong(wrong)) => return Progress::Wrong(wrong),
+                Err(Halt::Incomplete) if bytes.len() >= self.bounds.message => return Progress::Wrong(Wrong::Message),
+                Err(Halt::Incomplete) => return Progress::Incomplete,
+            }
+            if self.at > self.bounds.message {
+                return Progress::Wrong(Wrong::Message);
+            }
+            if self.stack.is_empty() && self.at <= bytes.len() {
+                return Progress::Complete(self.at);
+            }
+        }
+    }
+
+    fn step(&mut self, reader: &mut Reader<'_>) -> Step<()> {
+        if !self.begun {
+            self.message(reader)?;
+            self.begun = true;
+            return self.enter(Level::Struct);
+        }
+        match self.stack.last().copied() {
+            None => reader.need(0),
+            Some(Level::Struct) => match self.field(reader)? {
+                Some(kind) => self.value(kind, reader),
+                None => {
+                    self.stack.pop();
+                    Ok(())
+                }
+            },
+            Some(Level::Elements { left: 0, .. }) => {
+                self.stack.pop();
+                Ok(())
+            }
+            Some(Level::Elements { left, types }) => {
+                let below = self.stack.len();
+                self.value(types[left % 2], reader)?;
+                if let Some(Level::Elements { left, .. }) = self.stack.get_mut(below - 1) {
+                    *left -= 1;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn message(&self, reader: &mut Reader<'_>) -> Step<()> {
+        let kind = match self.protocol {
+            Protocol::Binary => {
+                let [0x80, 0x01, _, kind] = reader.array()? else { return Err(Halt::Wrong(Wrong::Type)) };
+                let name = reader.length()?;
+                reader.pass(name);
+                reader.pass(4);
+                kind & 0x07
+            }
+            Protocol::Compact => {
+                let [0x82, version_and_type] = reader.array()? else { return Err(Halt::Wrong(Wrong::Type)) };
+                if version_and_type & 0x1f != 1 {
+                    return Err(Halt::Wrong(Wrong::Type));
+                }
+                reader.varint()?;
+                let name = reader.varint()?;
+                reader.pass(name as usize);
+                version_and_type >> 5
+            }
+        };
+        const CALL: u8 = 1;
+        const ONEWAY: u8 = 4;
+        if kind == CALL || kind == ONEWAY { Ok(()) } else { Err(Halt::Wrong(Wrong::Call)) }
+    }
+
+    /// The next field of a struct; none: it ended.
+    fn field(&self, reader: &mut Reader<'_>) -> Step<Option<Kind>> {
+        let [head] = reader.array()?;
+        if head == 0 {
+            return Ok(None);
+        }
+        match self.protocol {
+            Protocol::Binary => {
+                reader.array::<2>()?;
+                Ok(Some(binary_kind(head)?))
+            }
+            Protocol::Compact => {
+                if head >> 4 == 0 {
+                    reader.varint()?;
+                }
+                // A boolean field's value is its type.
+                Ok(Some(if let 1 | 2 = head & 0x0f { Kind::Fixed(0) } else { compact_kind(head & 0x0f)? }))
+            }
+        }
+    }
+
+    fn value(&mut self, kind: Kind, reader: &mut Reader<'_>) -> Step<()> {
+        match (kind, self.protocol) {
+            (Kind::Fixed(bytes), _) => reader.pass(bytes),
+            (Kind::Varint, _) => drop(reader.varint()?),
+            (Kind::String, protocol) => {
+                let length = match protocol {
+                    Protocol::Binary => reader.length()?,
+                    Protocol::Compact => reader.varint()? as usize,
+                };
+                if length > self.bounds.string {
+                    return Err(Halt::Wrong(Wrong::String));
+                }
+                reader.pass(length);
+            }
+            (Kind::Struct, _) => return self.enter(Level::Struct),
+            (Kind::List, Protocol::Binary) => {
+                let [element] = reader.array()?;
+                let kind = binary_kind(element)?;
+                let left = reader.length()?;
+                return self.elements(left, [kind, kind]);
+            }
+            (Kind::List, Protocol::Compact) => {
+                let [head] = reader.array()?;
+                let kind = compact_kind(head & 0x0f)?;
+                let left = if head >> 4 == 15 { reader.varint()? as usize } else { usize::from(head >> 4) };
+                return self.elements(left, [kind, kind]);
+            }
+            (Kind::Map, Protocol::Binary) => {
+                let [key, value] = reader.array()?;
+                let pairs = reader.length()?;
+                if pairs == 0 {
+                    return Ok(());
+                }
+                return self.pairs(pairs, binary_kind(key)?, binary_kind(value)?);
+            }
+            (Kind::Map, Protocol::Compact) => {
+                let pairs = reader.varint()? as usize;
+                if pairs == 0 {
+                    return Ok(());
+                }
+                let [types] = reader.array()?;
+                return self.pairs(pairs, compact_kind(types >> 4)?, compact_kind(types & 0x0f)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn pairs(&mut self, pairs: usize, key: Kind, value: Kind) -> Step<()> {
+        // With an even number left a key is next, with an odd one a value.
+        self.elements(pairs.saturating_mul(2), [key, value])
+    }
+
+    fn elements(&mut self, left: usize, types: [Kind; 2]) -> Step<()> {
+        if left > self.bounds.container {
+            return Err(Halt::Wrong(Wrong::Container));
+        }
+        self.enter(Level::Elements { left, types })
+    }
+
+    fn enter(&mut self, level: Level) -> Step<()> {
+        if self.stack.len() >= self.bounds.depth {
+            return Err(Halt::Wrong(Wrong::Depth));
+        }
+        self.stack.push(level);
+        Ok(())
+    }
+}
+
+fn binary_kind(byte: u8) -> Step<Kind> {
+    Ok(match byte {
+        2 | 3 => Kind::Fixed(1),
+        4 | 10 => Kind::Fixed(8),
+        6 => Kind::Fixed(2),
+        8 => Kind::Fixed(4),
+        11 => Kind::String,
+        12 => Kind::Struct,
+        13 => Kind::Map,
+        14 | 15 => Kind::List,
+        16 => Kind::Fixed(16),
+        _ => return Err(Halt::Wrong(Wrong::Type)),
+    })
+}
+
+fn compact_kind(nibble: u8) -> Step<Kind> {
+    Ok(match nibble {
+        1..=3 => Kind::Fixed(1),
+        4..=6 => Kind::Varint,
+        7 => Kind::Fixed(8),
+        8 => Kind::String,
+        9 | 10 => Kind::List,
+        11 => Kind::Map,
+        12 => Kind::Struct,
+        13 => Kind::Fixed(16),
+        _ => return Err(Halt::Wrong(Wrong::Type)),
+    })
+}
+
+/// Reads what it must look at, and passes over the rest, also over bytes that are yet to come.
+struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl Reader<'_> {
+    fn need(&self, more: usize) -> Step<()> {
+        if self.at.saturating_add(more) <= self.bytes.len() { Ok(()) } else { Err(Halt::Incomplete) }
+    }
+
+    fn pass(&mut self, bytes: usize) {
+        self.at = self.at.saturating_add(bytes);
+    }
+
+    fn array<const N: usize>(&mut self) -> Step<[u8; N]> {
+        let bytes = self.bytes.get(self.at..).and_then(|rest| rest.first_chunk::<N>()).ok_or(Halt::Incomplete)?;
+        self.at += N;
+        Ok(*bytes)
+    }
+
+    fn length(&mut self) -> Step<usize> {
+        usize::try_from(i32::from_be_bytes(self.array()?)).map_err(|_| Halt::Wrong(Wrong::Number))
+    }
+
+    fn varint(&mut self) -> Step<u64> {
+        let mut number = 0u64;
+        for shift in (0..64).step_by(7) {
+            let [byte] = self.array()?;
+            number |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Ok(number);
+            }
+        }
+        Err(Halt::Wrong(Wrong::Number))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use thrift::protocol::{
+        TBinaryOutputProtocol, TCompactOutputProtocol, TFieldIdentifier, TListIdentifier, TMapIdentifier,
+        TMessageIdentifier, TMessageType, TOutputProtocol, TSetIdentifier, TStructIdentifier, TType,
+    };
+
+    const BOUNDS: Bounds = Bounds { message: 4_096, string: 1_000, container: 100, depth: 5 };
+
+    fn written(protocol: Protocol, write: impl Fn(&mut dyn TOutputProtocol) -> thrift::Result<()>) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        match protocol {
+            Protocol::Binary => write(&mut TBinaryOutputProtocol::new(&mut bytes, true)),
+            Protocol::Compact => write(&mut TCompactOutputProtocol::new(&mut bytes)),
+        }
+        .expect("a vector takes all");
+        bytes
+    }
+
+    /// A call with a value of every type there is.
+    fn every_type(out: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+        out.write_message_begin(&TMessageIdentifier::new("everything", TMessageType::Call, 70_000))?;
+        out.write_struct_begin(&TStructIdentifier::new("args"))?;
+        let field =
+            |out: &mut dyn TOutputProtocol, kind, id| out.write_field_begin(&TFieldIdentifier::new("field", kind, id));
+        field(out, TType::Bool, 1)?;
+        out.write_bool(true)?;
+        field(out, TType::I08, 2)?;
+        out.write_i8(-1)?;
+        field(out, TType::I16, 300)?;
+        out.write_i16(-300)?;
+        field(out, TType::I32, 4)?;
+        out.write_i32(i32::MIN)?;
+        field(out, TType::I64, 5)?;
+        out.write_i64(i64::MIN)?;
+        field(out, TType::Double, 6)?;
+        out.write_double(1.5)?;
+        field(out, TType::String, 7)?;
+        out.write_string(&"x".repeat(200))?;
+        field(out, TType::List, 8)?;
+        out.write_list_begin(&TListIdentifier::new(TType::Bool, 20))?;
+        (0..20).try_for_each(|i| out.write_bool(i % 2 == 0))?;
+        field(out, TType::Set, 9)?;
+        out.write_set_begin(&TSetIdentifier::new(TType::String, 2))?;
+        out.write_string("a")?;
+        out.write_string("")?;
+        field(out, TType::Map, 10)?;
+        out.write_map_begin(&TMapIdentifier::new(TType::String, TType::List, 2))?;
+        for key in ["k1", "k2"] {
+            out.write_string(key)?;
+            out.write_list_begin(&TListIdentifier::new(TType::I64, 1))?;
+            out.write_i64(7)?;
+        }
+        field(out, TType::Map, 11)?;
+        out.write_map_begin(&TMapIdentifier::new(TType::I32, TType::I32, 0))?;
+        field(out, TType::Struct, 12)?;
+        out.write_struct_begin(&TStructIdentifier::new("inner"))?;
+        field(out, TType::I32, 1)?;
+        out.write_i32(1)?;
+        out.write_field_stop()?;
+        out.write_struct_end()?;
+        out.write_field_stop()?;
+        out.write_struct_end()?;
+        out.write_message_end()
+    }
+
+    #[test]
+    fn the_end_is_found_however_the_bytes_come() {
+        for protocol in [Protocol::Binary, Protocol::Compact] {
+            let message = written(protocol, every_type);
+            let mut followed = message.clone();
+            followed.extend(&message);
+            let end = Progress::Complete(message.len());
+            assert_eq!(Scanner::new(protocol, 0, BOUNDS).scan(&followed), end, "{protocol:?} at once");
+            let mut scanner = Scanner::new(protocol, 0, BOUNDS);
+            for cut in 0..message.len() {
+                assert_eq!(scanner.scan(&message[..cut]), Progress::Incomplete, "{protocol:?} cut at {cut}");
+                let mut fresh = Scanner::new(protocol, 0, BOUNDS);
+                assert_eq!(fresh.scan(&message[..cut]), Progress::Incomplete);
+                assert_eq!(fresh.scan(&followed), end, "{protocol:?} in two, cut at {cut}");
+            }
+            assert_eq!(scanner.scan(&message), end, "{protocol:?} byte by byte");
+        }
+    }
+
+    #[test]
+    fn what_passes_a_bound_is_wrong_before_it_has_come() {
+        let call = |protocol, fields: &[u8]| {
+            let mut bytes = match protocol {
+                Protocol::Binary => vec![0x80, 1, 0, 1, 0, 0, 0, 1, b'm', 0, 0, 0, 1],
+                Protocol::Compact => vec![0x82, 0x21, 1, 1, b'm'],
+            };
+            bytes.extend(fields);
+            Scanner::new(protocol, 0, BOUNDS).scan(&bytes)
+        };
+        use Protocol::*;
+        let huge = [0x7f, 0xff, 0xff, 0xff];
+        let varint = [0xff, 0xff, 0xff, 0xff, 0x07];
+        assert_eq!(call(Binary, &[&[11, 0, 1][..], &huge].concat()), Progress::Wrong(Wrong::String));
+        assert_eq!(call(Binary, &[&[15, 0, 1, 8][..], &huge].concat()), Progress::Wrong(Wrong::Container));
+        assert_eq!(call(Binary, &[&[13, 0, 1, 8, 8][..], &huge].concat()), Progress::Wrong(Wrong::Container));
+        assert_eq!(call(Binary, &[15, 0, 1, 8, 0xff, 0xff, 0xff, 0xff]), Progress::Wrong(Wrong::Number));
+        assert_eq!(call(Binary, &[12, 0, 1].repeat(10)), Progress::Wrong(Wrong::Depth));
+        assert_eq!(call(Binary, &[99, 0, 1]), Progress::Wrong(Wrong::Type));
+        assert_eq!(call(Compact, &[&[0x18][..], &varint].concat()), Progress::Wrong(Wrong::String));
+        assert_eq!(call(Compact, &[&[0x19, 0xf8][..], &varint].concat()), Progress::Wrong(Wrong::Container));
+        assert_eq!(call(Compact, &[&[0x1b][..], &varint, &[0x88]].concat()), Progress::Wrong(Wrong::Container));
+        assert_eq!(call(Compact, &[0x1c].repeat(10)), Progress::Wrong(Wrong::Depth));
+        assert_eq!(call(Compact, &[0x16; 12].map(|_| 0xf6)), Progress::Wrong(Wrong::Number));
+        assert_eq!(call(Compact, &[0x1f]), Progress::Wrong(Wrong::Type));
+        let reply = [0x80, 1, 0, 2, 0, 0, 0, 1, b'm', 0, 0, 0, 1];
+        assert_eq!(Scanner::new(Binary, 0, BOUNDS).scan(&reply), Progress::Wrong(Wrong::Call));
+        let long = [&[0x80, 1, 0, 1][..], &huge].concat();
+        assert_eq!(Scanner::new(Binary, 0, BOUNDS).scan(&long), Progress::Wrong(Wrong::Message));
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic_or_run_on() {
+        let mut state = 0x2545_f491_4f6c_dd1du64;
+        let mut random = move || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        };
+        for protocol in [Protocol::Binary, Protocol::Compact] {
+            let message = written(protocol, every_type);
+            for _ in 0..20_000 {
+                let mut mutant = message.clone();
+                for _ in 0..1 + random() % 4 {
+                    let at = random() as usize % mutant.len();
+                    mutant[at] = random() as u8;
+                }
+                if let Progress::Complete(end) = Scanner::new(protocol, 0, BOUNDS).scan(&mutant) {
+                    assert!(end <= mutant.len());
+                }
+            }
+        }
+    }
+}
