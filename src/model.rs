@@ -182,7 +182,6 @@ pub struct Node {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     Put(NodePath, Arc<Node>),
-    /// The node is gone, and with it all below it.
     Delete(NodePath),
 }
 

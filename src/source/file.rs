@@ -1,10 +1,24 @@
 //! A static file of coordination nodes, read again when it is edited.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 
-use crate::model::NodePath;
+use super::{Generation, Reload, difference};
+use crate::model::{Node, NodePath, PathError, Stat};
+use crate::store::{FeedState, Publisher};
+use crate::task::Stop;
+
+/// How often the file is looked at. (Its folder could be watched instead; but what an edit is differs by editor,
+/// file system and symbolic link, and one `stat` does not.)
+const LOOK: Duration = Duration::from_millis(500);
 
 /// `[[file]]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -23,5 +37,175 @@ pub struct Config {
 impl Config {
     fn default_name() -> String {
         "file".into()
+    }
+}
+
+/// Why a file is not taken. What was read from it before stands.
+#[derive(Debug, thiserror::Error)]
+enum FileError {
+    #[error("cannot read {path}: {source}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{path} is not a tree of nodes: {source}")]
+    Toml { path: PathBuf, source: Box<toml::de::Error> },
+    #[error("{file}: `{node}`: {source}")]
+    Path { file: PathBuf, node: String, source: PathError },
+    #[error("{file}: `{node}` lies outside the file's root {root}")]
+    Outside { file: PathBuf, node: NodePath, root: NodePath },
+    #[error("{file}: the base64 of `{node}`: {source}")]
+    Base64 { file: PathBuf, node: String, source: base64::DecodeError },
+}
+
+/// The file's own form.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Tree {
+    nodes: BTreeMap<String, Data>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Data {
+    Text(String),
+    Bytes { base64: String },
+}
+
+/// What tells that a file was edited: which file it is, its length, and when it was changed.
+type Mark = (u64, u64, i64, i64);
+
+/// Keeps the store in step with the file, until the stop.
+pub async fn run(config: Config, publisher: Publisher, mut reload: Reload, stop: Stop) {
+    let mut read = None;
+    loop {
+        let looked = Instant::now();
+        let mark = mark(&config.path);
+        match (&mark, &read) {
+            (Ok(mark), Some(read)) if mark == read => {
+                if publisher.feed().state() == FeedState::Live {
+                    publisher.feed().prove(looked);
+                }
+            }
+            _ => {
+                take(&config, &publisher, looked);
+                read = mark.ok();
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            () = reload.requested() => read = None,
+            () = stop.requested() => return,
+        }
+    }
+}
+
+/// Publishes what the file says now, or says why not.
+fn take(config: &Config, publisher: &Publisher, looked: Instant) {
+    let feed = publisher.feed();
+    match load(config) {
+        Ok(fresh) => {
+            let changes = difference(&publisher.snapshot(), &config.root, &fresh);
+            tracing::info!(source = feed.name(), nodes = fresh.len(), changes = changes.len(), "read the file");
+            publisher.publish_whole(changes);
+            feed.enter(FeedState::Live, "");
+            feed.prove(looked);
+        }
+        Err(error) => {
+            let detail = error.to_string();
+            if feed.detail() != detail {
+                tracing::warn!(
+                    source = feed.name(),
+                    error = detail,
+                    "cannot take the file; what it said before stands"
+                );
+            }
+            feed.enter(FeedState::Down, detail);
+        }
+    }
+}
+
+fn mark(path: &Path) -> io::Result<Mark> {
+    let file = std::fs::metadata(path)?;
+    Ok((file.ino(), file.len(), file.mtime(), file.mtime_nsec()))
+}
+
+fn load(config: &Config) -> Result<Generation, FileError> {
+    let file = || config.path.clone();
+    let text = std::fs::read_to_string(&config.path).map_err(|source| FileError::Read { path: file(), source })?;
+    let tree: Tree =
+        toml::from_str(&text).map_err(|source| FileError::Toml { path: file(), source: Box::new(source) })?;
+    let mut generation = Generation::new();
+    for (node, data) in tree.nodes {
+        let path = match NodePath::parse(&node) {
+            Ok(path) => path,
+            Err(source) => return Err(FileError::Path { file: file(), node, source }),
+        };
+        if !path.is_under(&config.root) {
+            return Err(FileError::Outside { file: file(), node: path, root: config.root.clone() });
+        }
+        let data = match data {
+            Data::Text(text) => text.into_bytes(),
+            Data::Bytes { base64 } => match BASE64_STANDARD.decode(base64) {
+                Ok(bytes) => bytes,
+                Err(source) => return Err(FileError::Base64 { file: file(), node, source }),
+            },
+        };
+        generation.insert(path, Arc::new(Node { data: data.into(), stat: Stat::default() }));
+    }
+    Ok(with_parents(generation, &config.root))
+}
+
+/// Adds the nodes that must be above those named, as in ZooKeeper, and counts the children of each.
+fn with_parents(mut generation: Generation, root: &NodePath) -> Generation {
+    let named: Vec<NodePath> = generation.keys().cloned().collect();
+    for path in named {
+        let mut above = path.parent().filter(|parent| parent.is_under(root));
+        while let Some(parent) = above {
+            above = parent.parent().filter(|parent| parent.is_under(root));
+            generation.entry(parent).or_default();
+        }
+    }
+    let mut children: BTreeMap<NodePath, i32> = BTreeMap::new();
+    for parent in generation.keys().filter_map(NodePath::parent) {
+        *children.entry(parent).or_default() += 1;
+    }
+    for (path, node) in &mut generation {
+        Arc::make_mut(node).stat.num_children = children.get(path).copied().unwrap_or(0);
+    }
+    generation
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loaded(text: &str) -> Result<Generation, String> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("tree.toml");
+        std::fs::write(&path, text).expect("written");
+        let root = NodePath::parse("/app").expect("a path");
+        load(&Config { name: "file".into(), path, root })
+            .map_err(|error| error.to_string().replace(&format!("{}/", folder.path().display()), ""))
+    }
+
+    #[test]
+    fn a_file_is_a_tree_with_the_parents_it_does_not_name() {
+        let tree = loaded("[nodes]\n'/app/a/b' = 'text'\n'/app/a/c' = { base64 = '/wA=' }").expect("a tree");
+        let nodes: Vec<_> =
+            tree.iter().map(|(path, node)| (path.as_str(), &node.data[..], node.stat.num_children)).collect();
+        assert_eq!(
+            nodes,
+            [("/app", &b""[..], 1), ("/app/a", b"", 2), ("/app/a/b", b"text", 0), ("/app/a/c", b"\xff\0", 0)]
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (text, why) in [
+            ("[nodes]\n'/app/' = ''", "tree.toml: `/app/`: a path does not end with '/'"),
+            ("[nodes]\n'/other' = ''", "tree.toml: `/other` lies outside the file's root /app"),
+            ("[nodes]\n'/app' = { base64 = '!' }", "tree.toml: the base64 of `/app`: Invalid symbol 33, offset 0."),
+        ] {
+            assert_eq!(loaded(text), Err(why.to_owned()));
+        }
+        assert!(loaded("nodes = 1").is_err_and(|why| why.contains("tree.toml is not a tree of nodes")));
     }
 }

@@ -2,3 +2,58 @@
 
 pub mod file;
 pub mod zookeeper;
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::model::{Change, Node, NodePath};
+use crate::store::Snapshot;
+
+/// All that a source holds, read as a whole.
+pub(crate) type Generation = BTreeMap<NodePath, Arc<Node>>;
+
+/// Tells sources to read again what an operator may have changed: credentials, files.
+#[derive(Clone, Debug)]
+pub struct Reload(watch::Receiver<()>);
+
+impl Reload {
+    /// The signal, and by what it is given.
+    pub fn new() -> (watch::Sender<()>, Self) {
+        let (sender, receiver) = watch::channel(());
+        (sender, Self(receiver))
+    }
+
+    async fn requested(&mut self) {
+        if self.0.changed().await.is_err() {
+            // Nobody is left to ask for it.
+            std::future::pending().await
+        }
+    }
+}
+
+/// What turns the part of `snapshot` at and below `root` into the same part of `fresh`. Both are in the order of
+/// their paths, so one walk along both finds it.
+pub(crate) fn difference(snapshot: &Snapshot, root: &NodePath, fresh: &Generation) -> Vec<Change> {
+    let mut changes = Vec::new();
+    let mut old = snapshot.subtree(root, root.clone()).peekable();
+    let mut new = fresh.range(root.clone()..).take_while(|(path, _)| path.is_under(root)).peekable();
+    loop {
+        let order = match (old.peek(), new.peek()) {
+            (None, None) => return changes,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some((old, _)), Some((new, _))) => old.cmp(new),
+        };
+        let gone = old.next_if(|_| order.is_le());
+        let come = new.next_if(|_| order.is_ge());
+        match (gone, come) {
+            (Some((path, _)), None) => changes.push(Change::Delete(path.clone())),
+            (Some((_, before)), Some((_, after))) if before == after => {}
+            (_, Some((path, node))) => changes.push(Change::Put(path.clone(), node.clone())),
+            (None, None) => return changes,
+        }
+    }
+}

@@ -214,7 +214,7 @@ impl Snapshot {
         for change in changes {
             match change {
                 Change::Put(path, node) => self.put(&mut next, path, node),
-                Change::Delete(path) => self.delete(&mut next, &path),
+                Change::Delete(path) => self.delete(&mut next, path),
             }
         }
         next.filled.whole |= whole;
@@ -245,14 +245,11 @@ impl Snapshot {
         }
     }
 
-    fn delete(&mut self, next: &mut Next, path: &NodePath) {
-        let gone: Vec<NodePath> = self.subtree(path, path.clone()).map(|(path, _)| path.clone()).collect();
-        for path in gone {
-            if let Some(old) = self.nodes.remove(&path) {
-                next.filled.nodes -= 1;
-                next.filled.bytes -= (path.as_str().len() + old.data.len()) as u64;
-                next.tell(path, ChangeKind::Deleted);
-            }
+    fn delete(&mut self, next: &mut Next, path: NodePath) {
+        if let Some(old) = self.nodes.remove(&path) {
+            next.filled.nodes -= 1;
+            next.filled.bytes -= (path.as_str().len() + old.data.len()) as u64;
+            next.tell(path, ChangeKind::Deleted);
         }
     }
 

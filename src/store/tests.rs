@@ -61,11 +61,11 @@ fn a_publication_without_difference_makes_no_revision() {
 }
 
 #[test]
-fn a_delete_takes_what_lies_below_with_it() {
+fn what_is_filled_in_is_counted() {
     let (store, publisher) = store(100);
     publisher.publish(vec![put("/a", "1"), put("/a/b", "12"), put("/ab", "1")]);
-    publisher.publish(vec![delete("/a")]);
-    assert_eq!(publisher.filled(), Filled { whole: false, nodes: 1, bytes: 4 });
+    publisher.publish(vec![delete("/a/b"), put("/a", "123"), delete("/nowhere")]);
+    assert_eq!(publisher.filled(), Filled { whole: false, nodes: 2, bytes: 9 });
     assert!(store.snapshot().node(&path("/a/b")).is_none());
 }
 
