@@ -32,6 +32,10 @@ pub struct Config {
     pub credentials: Option<PathBuf>,
     #[serde(default = "Config::default_session_timeout", with = "humantime_serde")]
     pub session_timeout: Duration,
+    /// When a resync finds more than half of the nodes gone, they are kept this long before that is believed; their
+    /// age tells. `0s`: it is believed at once.
+    #[serde(default = "Config::default_hold", with = "humantime_serde")]
+    pub hold: Duration,
     /// Every this long, more or less, everything is read and compared.
     #[serde(default = "Config::default_audit_interval", with = "humantime_serde")]
     pub audit_interval: Duration,
@@ -60,6 +64,7 @@ impl Config {
             exclude: Patterns::default(),
             credentials: None,
             session_timeout: Self::default_session_timeout(),
+            hold: Self::default_hold(),
             audit_interval: Self::default_audit_interval(),
             max_nodes: Self::default_max_nodes(),
             max_bytes: Self::default_max_bytes(),
@@ -78,6 +83,10 @@ impl Config {
 
     fn default_session_timeout() -> Duration {
         Duration::from_secs(15)
+    }
+
+    fn default_hold() -> Duration {
+        Duration::from_secs(120)
     }
 
     fn default_audit_interval() -> Duration {
@@ -114,8 +123,8 @@ impl Patterns {
         self.texts.is_empty()
     }
 
-    pub fn is_match(&self, path: &NodePath) -> bool {
-        self.globs.is_match(path.as_str())
+    pub fn is_match(&self, path: &str) -> bool {
+        self.globs.is_match(path)
     }
 }
 

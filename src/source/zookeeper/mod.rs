@@ -1,5 +1,10 @@
-//! The ZooKeeper mirror.
+//! ZooKeeper: mirrors subtrees of an ensemble.
 
 mod config;
+mod mirror;
+mod scan;
+mod session;
+mod update;
 
 pub use self::config::{Config, Patterns};
+pub use self::mirror::run;

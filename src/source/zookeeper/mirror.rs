@@ -1,0 +1,386 @@
+//! The mirror of one ensemble: it connects, reads everything, follows the changes, and begins anew after every loss.
+//!
+//! ```text
+//! CONNECT ─ok─► SYNC ─published─► LIVE
+//!    ▲            │ any trouble    │ disconnected, a failed read, a missed heartbeat
+//!    │            ▼                ▼
+//!    └──ended── DOWN ◄─────────────┘        DOWN ─connected again─► SYNC, never straight to LIVE
+//! ```
+//!
+//! The snapshot is the mirror's only memory: nobody else writes its part, so what the store holds is what the mirror
+//! knows.
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+
+use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
+
+use super::Config;
+use super::scan::{Scope, in_batches};
+use super::session::{Event, Session, Trouble};
+use super::update::Update;
+use crate::model::{Change, NodePath};
+use crate::source::{Reload, difference};
+use crate::store::{Feed, FeedState, Publisher};
+use crate::task::{Backoff, Stop, random_part};
+
+/// After an event, so long for more of them; and at least so long between two publications.
+const GATHER: Duration = Duration::from_millis(2);
+const PUBLISH: Duration = Duration::from_millis(20);
+
+/// With more changed paths than this it is cheaper, and bounded, to read everything.
+const MAX_DIRTY: usize = 20_000;
+
+const HEARTBEAT: Duration = Duration::from_secs(2);
+
+/// How often a lost connection is probed, in case its return was not told.
+const PROBE: Duration = Duration::from_secs(1);
+
+/// How long to wait where trying again cannot help soon.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// While nodes are held that the ensemble no longer has, how often it is looked whether they came back.
+const RECHECK: Duration = Duration::from_secs(10);
+
+/// After so long in sync, trouble is new trouble.
+const CALM: Duration = Duration::from_secs(60);
+
+/// Mirrors one ensemble into the store, until the stop.
+pub async fn run(config: Config, publisher: Publisher, reload: Reload, stop: Stop) {
+    let mut mirror = Mirror { config, publisher, reload, left_out: BTreeSet::new(), shrunken: None };
+    tokio::select! {
+        () = mirror.keep() => {}
+        () = stop.requested() => {}
+    }
+}
+
+struct Mirror {
+    config: Config,
+    publisher: Publisher,
+    reload: Reload,
+    /// What may not be read, or passed a limit.
+    left_out: BTreeSet<NodePath>,
+    /// Since when more than half of the nodes have been gone, and are held.
+    shrunken: Option<Instant>,
+}
+
+/// What changed and is to be read again.
+#[derive(Default)]
+struct Dirty {
+    /// In their order, parents come first.
+    paths: BTreeSet<NodePath>,
+    /// A heartbeat that will be proof of being in sync when these have been read.
+    proof: Option<Instant>,
+}
+
+impl Mirror {
+    async fn keep(&mut self) {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+        self.feed().enter(FeedState::Connecting, format!("connecting to {}", self.config.connect));
+        loop {
+            let trouble = match Session::connect(&self.config).await {
+                Ok(session) => {
+                    let since = Instant::now();
+                    let trouble = self.serve(session).await;
+                    if since.elapsed() > CALM {
+                        backoff.reset();
+                    }
+                    trouble
+                }
+                Err(trouble) => trouble,
+            };
+            self.down(&trouble);
+            self.feed().set_session(None);
+            match trouble {
+                Trouble::Refused | Trouble::Unfit(_) => self.wait(PATIENCE).await,
+                Trouble::Lost(_) | Trouble::Ended(_) => self.wait(backoff.delay()).await,
+            }
+        }
+    }
+
+    /// Waits, unless the operator asks to try at once.
+    async fn wait(&mut self, most: Duration) {
+        tokio::select! {
+            () = sleep(most) => {}
+            () = self.reload.requested() => {}
+        }
+    }
+
+    /// Keeps the store in step for as long as the session lives; why it no longer does.
+    async fn serve(&mut self, mut session: Session) -> Trouble {
+        self.feed().set_session(Some(session.id()));
+        tracing::info!(source = self.feed().name(), session = session.id(), "connected");
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        loop {
+            let since = Instant::now();
+            let Err(trouble) = self.follow(&mut session).await;
+            if since.elapsed() > CALM {
+                backoff.reset();
+            }
+            self.down(&trouble);
+            match trouble {
+                Trouble::Refused | Trouble::Ended(_) => return trouble,
+                Trouble::Unfit(_) => self.wait(PATIENCE).await,
+                Trouble::Lost(_) if !session.is_watched() => return trouble,
+                Trouble::Lost(_) => {
+                    if let Err(ended) = regained(&mut session).await {
+                        return ended;
+                    }
+                    sleep(backoff.delay()).await;
+                }
+            }
+            self.feed().reconnects.increment();
+            self.spread().await;
+        }
+    }
+
+    async fn follow(&mut self, session: &mut Session) -> Result<Infallible, Trouble> {
+        self.sync(session).await?;
+        self.live(session).await
+    }
+
+    /// After a long outage many sidecars come back at once: each waits a random while before it reads everything.
+    async fn spread(&self) {
+        let outage = self.feed().since_proof().unwrap_or_default();
+        if outage > self.config.session_timeout / 2 {
+            let most = Duration::from_micros(500 * self.publisher.filled().nodes).min(Duration::from_secs(5));
+            sleep(random_part(most)).await;
+        }
+    }
+
+    /// Reads everything and publishes what differs, at once.
+    async fn sync(&mut self, session: &mut Session) -> Result<(), Trouble> {
+        self.feed().enter(FeedState::Syncing, format!("reading all of {}", self.config.connect));
+        session.watch().await?;
+        session.catch_up().await?;
+        let began = Instant::now();
+        let (changes, _) = self.compare(session, BTreeSet::new()).await?;
+        let (changes, held) = self.hold_back(changes);
+        let changed = changes.len();
+        let revision = self.publisher.publish_whole(changes);
+        let filled = self.publisher.filled();
+        if held > 0 {
+            let detail = format!("holding {held} nodes that are gone from the ensemble, in case it lost them");
+            tracing::warn!(source = self.feed().name(), held, "more than half of the nodes are gone; holding them");
+            self.feed().enter(FeedState::Syncing, detail);
+            return Ok(());
+        }
+        self.enter_live();
+        self.feed().prove(began);
+        let ms = began.elapsed().as_millis() as u64;
+        tracing::info!(source = self.feed().name(), nodes = filled.nodes, changed, revision, ms, "in sync");
+        let snapshot = self.publisher.snapshot();
+        for root in self.config.roots.iter().filter(|root| snapshot.subtree(root, (*root).clone()).next().is_none()) {
+            tracing::warn!(source = self.feed().name(), %root, "there is nothing at this root yet; it is watched");
+        }
+        Ok(())
+    }
+
+    fn enter_live(&self) {
+        let detail = match self.left_out.len() {
+            0 => String::new(),
+            nodes => format!("left out {nodes} nodes that may not be read or passed a limit"),
+        };
+        self.feed().set_left_out(self.left_out.len() as u64);
+        self.feed().enter(FeedState::Live, detail);
+    }
+
+    /// Reads everything, and then again what changed meanwhile: what the store must change to be the same, and the
+    /// paths of which events have told, with those in `announced`.
+    async fn compare(
+        &mut self,
+        session: &mut Session,
+        mut announced: BTreeSet<NodePath>,
+    ) -> Result<(Vec<Change>, BTreeSet<NodePath>), Trouble> {
+        let known = self.publisher.snapshot();
+        let scope = Scope { config: &self.config };
+        let mut scan = scope.scan(session, &known).await?;
+        self.drain(session, &mut announced)?;
+        let paths: Vec<NodePath> = announced.iter().cloned().collect();
+        let take = |path: &NodePath, reading| {
+            scan.take(path, scope.judge(path, reading, &known));
+            Ok(0)
+        };
+        in_batches(&paths, &mut 16, |paths| session.read(paths), take).await?;
+        self.left_out = scan.left_out;
+        let roots = self.config.roots.iter();
+        Ok((roots.flat_map(|root| difference(&known, root, &scan.generation)).collect(), announced))
+    }
+
+    /// When a comparison finds more than half of the nodes gone, the ensemble may have lost them rather than its
+    /// users: for a while only additions pass. The changes that do, and how many nodes are held.
+    fn hold_back(&mut self, mut changes: Vec<Change>) -> (Vec<Change>, usize) {
+        let gone = changes.iter().filter(|change| matches!(change, Change::Delete(_))).count();
+        let shrunken = gone as u64 * 2 > self.publisher.filled().nodes;
+        let since = self.shrunken.filter(|_| shrunken).unwrap_or_else(Instant::now);
+        if !shrunken || since.elapsed() >= self.config.hold {
+            self.shrunken = None;
+            return (changes, 0);
+        }
+        self.shrunken = Some(since);
+        changes.retain(|change| matches!(change, Change::Put(..)));
+        (changes, gone)
+    }
+
+    /// Follows the changes until there is trouble.
+    async fn live(&mut self, session: &mut Session) -> Result<Infallible, Trouble> {
+        let mut dirty = Dirty::default();
+        let (mut due, mut published) = (Instant::now(), Instant::now());
+        let mut heartbeat = interval(HEARTBEAT);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut audit = Instant::now() + self.until_audit();
+        loop {
+            tokio::select! {
+                event = session.next() => {
+                    if dirty.paths.is_empty() {
+                        due = (Instant::now() + GATHER).max(published + PUBLISH);
+                    }
+                    self.note(event?, &mut dirty.paths)?;
+                    self.drain(session, &mut dirty.paths)?;
+                    if dirty.paths.len() > MAX_DIRTY {
+                        audit = Instant::now();
+                    }
+                }
+                () = sleep_until(due.into()), if !dirty.paths.is_empty() => {
+                    self.read_again(session, &mut dirty).await?;
+                    published = Instant::now();
+                }
+                _ = heartbeat.tick() => self.prove(session, &mut dirty).await?,
+                () = sleep_until(audit.into()) => {
+                    self.audit(session, &mut dirty).await?;
+                    audit = Instant::now() + self.until_audit();
+                }
+                () = self.reload.requested() => self.check_identity(session)?,
+            }
+        }
+    }
+
+    /// Proves that the server is there. What it did before its reply is known from the events that came before: when
+    /// these have been read, the store holds what the server held when it was asked.
+    async fn prove(&mut self, session: &mut Session, dirty: &mut Dirty) -> Result<(), Trouble> {
+        let asked = Instant::now();
+        session.heartbeat().await?;
+        self.drain(session, &mut dirty.paths)?;
+        dirty.proof = Some(asked);
+        self.settle(dirty);
+        Ok(())
+    }
+
+    fn settle(&self, dirty: &mut Dirty) {
+        if dirty.paths.is_empty()
+            && self.shrunken.is_none()
+            && let Some(proof) = dirty.proof.take()
+        {
+            self.feed().prove(proof);
+        }
+    }
+
+    /// Reads again what changed, and publishes it.
+    async fn read_again(&mut self, session: &mut Session, dirty: &mut Dirty) -> Result<(), Trouble> {
+        let paths: Vec<NodePath> = std::mem::take(&mut dirty.paths).into_iter().collect();
+        let known = self.publisher.snapshot();
+        let scope = Scope { config: &self.config };
+        let mut update = Update::new(&known, self.publisher.filled(), &self.config, &mut self.left_out);
+        let take = |path: &NodePath, reading| {
+            update.take(path, scope.judge(path, reading, &known));
+            Ok(0)
+        };
+        in_batches(&paths, &mut 16, |paths| session.read(paths), take).await?;
+        let changes = update.changes;
+        self.publisher.publish(changes);
+        if self.feed().left_out() != self.left_out.len() as u64 {
+            self.enter_live();
+        }
+        self.settle(dirty);
+        Ok(())
+    }
+
+    /// Compares everything. A difference of which no event told is drift: there should be none.
+    async fn audit(&mut self, session: &mut Session, dirty: &mut Dirty) -> Result<(), Trouble> {
+        let began = Instant::now();
+        let was_held = self.shrunken.is_some();
+        let (changes, announced) = self.compare(session, std::mem::take(&mut dirty.paths)).await?;
+        let (changes, held) = self.hold_back(changes);
+        let path = |change: &Change| match change {
+            Change::Put(path, _) | Change::Delete(path) => path.clone(),
+        };
+        let drift: Vec<NodePath> = changes.iter().map(path).filter(|path| !announced.contains(path)).collect();
+        if !was_held && let Some(first) = drift.first() {
+            self.feed().drift.add(drift.len() as u64);
+            tracing::warn!(source = self.feed().name(), drift = drift.len(), %first, "the audit found what no event told");
+        }
+        self.publisher.publish(changes);
+        if held == 0 {
+            self.enter_live();
+            self.feed().prove(began);
+        }
+        Ok(())
+    }
+
+    fn until_audit(&self) -> Duration {
+        match self.shrunken {
+            Some(since) => RECHECK.min(self.config.hold.saturating_sub(since.elapsed())),
+            None => self.config.audit_interval / 2 + random_part(self.config.audit_interval),
+        }
+    }
+
+    /// Takes in the events that have come. Not until none comes any more: under many writes that might never be.
+    fn drain(&self, session: &mut Session, dirty: &mut BTreeSet<NodePath>) -> Result<(), Trouble> {
+        for _ in 0..MAX_DIRTY {
+            match session.come() {
+                Some(event) => self.note(event?, dirty)?,
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn note(&self, event: Event, dirty: &mut BTreeSet<NodePath>) -> Result<(), Trouble> {
+        let scope = Scope { config: &self.config };
+        match event {
+            Event::Lost => return Err(Trouble::Lost("the connection was lost".into())),
+            Event::Regained => return Err(Trouble::Lost("the connection was lost, and found again".into())),
+            Event::Changed { path, structure } => {
+                if structure {
+                    dirty.extend(path.parent().filter(|parent| scope.enters(parent)));
+                }
+                if scope.enters(&path) {
+                    dirty.insert(path);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// An identity cannot be taken back from a session: a changed one needs another session.
+    fn check_identity(&self, session: &Session) -> Result<(), Trouble> {
+        match session.is_of(&self.config)? {
+            true => Ok(()),
+            false => Err(Trouble::Ended("the credentials changed".into())),
+        }
+    }
+
+    /// Says that what the store holds no longer follows the ensemble, and why. It stands.
+    fn down(&self, trouble: &Trouble) {
+        let (detail, was) = (trouble.to_string(), self.feed().state());
+        if was != FeedState::Down || self.feed().detail() != detail {
+            tracing::warn!(source = self.feed().name(), why = detail, "lost the ensemble; what was read stands");
+        }
+        self.feed().enter(FeedState::Down, detail);
+    }
+
+    fn feed(&self) -> &Feed {
+        self.publisher.feed()
+    }
+}
+
+/// Waits until a lost connection is back; an error, when the session is not to be had again.
+async fn regained(session: &mut Session) -> Result<(), Trouble> {
+    loop {
+        tokio::select! {
+            event = session.next() => if let Event::Regained = event? { return Ok(()) },
+            () = sleep(PROBE) => if session.heartbeat().await.is_ok() { return Ok(()) },
+        }
+    }
+}

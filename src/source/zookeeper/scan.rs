@@ -1,0 +1,192 @@
+//! The scan: reads subtrees as a whole, level by level, many nodes a request and a few requests in flight.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::sync::Arc;
+
+use futures::StreamExt;
+use futures::stream::FuturesOrdered;
+
+use super::Config;
+use super::session::{Reading, Session, Trouble};
+use crate::model::{Node, NodePath};
+use crate::source::Generation;
+use crate::store::Snapshot;
+
+/// Requests in flight. Their replies are taken in the order of the requests: a late "no such node" must not undo
+/// what was read after it.
+const IN_FLIGHT: usize = 3;
+
+/// Nodes in a request: at first, and at most.
+const BATCH: (usize, usize) = (16, 128);
+
+/// Data in a reply: with more than this, the next requests ask for fewer nodes.
+const REPLY_BYTES: usize = 1 << 20;
+
+/// What of the ensemble is mirrored, and how much may be.
+#[derive(Debug)]
+pub(super) struct Scope<'a> {
+    pub(super) config: &'a Config,
+}
+
+/// What a scan found.
+#[derive(Debug, Default)]
+pub(super) struct Scan {
+    pub(super) generation: Generation,
+    /// What may not be read, or passed a limit.
+    pub(super) left_out: BTreeSet<NodePath>,
+    bytes: u64,
+}
+
+/// What to do with what was read of a node.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    Keep(Arc<Node>),
+    /// It may not be read, or passes a limit: then this older state of it stands.
+    LeaveOut(Option<Arc<Node>>),
+    /// It is of no interest.
+    Ignore,
+    Gone,
+}
+
+impl Scope<'_> {
+    /// Whether a path is of any interest, be it for what lies below it.
+    pub(super) fn enters(&self, path: &NodePath) -> bool {
+        self.config.roots.iter().any(|root| path.is_under(root))
+            && path.depth() <= self.config.max_depth
+            && (self.config.exclude.is_empty() || !path.upwards().any(|above| self.config.exclude.is_match(above)))
+    }
+
+    /// Whether a node at this path is kept.
+    pub(super) fn keeps(&self, path: &NodePath) -> bool {
+        self.config.include.is_empty() || self.config.include.is_match(path.as_str())
+    }
+
+    /// What to do with what was read of a node. One that is too large keeps the data that `known` has of it.
+    pub(super) fn judge(&self, path: &NodePath, reading: Reading, known: &Snapshot) -> Verdict {
+        match reading {
+            Reading::Found(_) if !self.keeps(path) => Verdict::Ignore,
+            Reading::Found(node) if node.data.len() as u64 <= self.config.max_node_bytes.as_u64() => {
+                Verdict::Keep(Arc::new(node))
+            }
+            Reading::Found(_) => Verdict::LeaveOut(known.node(path).cloned()),
+            Reading::Absent => Verdict::Gone,
+            Reading::Unreadable => Verdict::LeaveOut(None),
+        }
+    }
+
+    /// Reads all there is.
+    pub(super) async fn scan(&self, session: &Session, known: &Snapshot) -> Result<Scan, Trouble> {
+        let mut scan = Scan::default();
+        let mut level: Vec<NodePath> = self.config.roots.clone();
+        let mut batch = BATCH.0;
+        while !level.is_empty() {
+            let mut parents = Vec::new();
+            in_batches(
+                &level,
+                &mut batch,
+                |paths| session.read(paths),
+                |path, reading| {
+                    let mut size = 0;
+                    if let Reading::Found(node) = &reading {
+                        size = node.data.len();
+                        if node.stat.num_children > 0 {
+                            parents.push(path.clone());
+                        }
+                    }
+                    scan.take(path, self.judge(path, reading, known));
+                    self.check(&scan)?;
+                    Ok(size)
+                },
+            )
+            .await?;
+            let mut children = Vec::new();
+            let mut listed = BATCH.0;
+            in_batches(
+                &parents,
+                &mut listed,
+                |paths| session.list(paths),
+                |parent, names| {
+                    let paths = names.iter().map(|name| parent.child(name));
+                    children.extend(paths.filter(|path| self.enters(path)));
+                    Ok(names.iter().map(String::len).sum())
+                },
+            )
+            .await?;
+            level = children;
+        }
+        Ok(scan)
+    }
+
+    fn check(&self, scan: &Scan) -> Result<(), Trouble> {
+        let (max_nodes, max_bytes) = (self.config.max_nodes, self.config.max_bytes);
+        if scan.generation.len() > max_nodes {
+            return Err(Trouble::Unfit(format!(
+                "the roots hold more than max_nodes = {max_nodes}; raise it, or narrow them"
+            )));
+        }
+        if scan.bytes > max_bytes.as_u64() {
+            return Err(Trouble::Unfit(format!(
+                "the roots hold more than max_bytes = {max_bytes}; raise it, or narrow them"
+            )));
+        }
+        Ok(())
+    }
+}
+
+impl Scan {
+    pub(super) fn take(&mut self, path: &NodePath, verdict: Verdict) {
+        let left_out = matches!(verdict, Verdict::LeaveOut(_));
+        match verdict {
+            Verdict::Ignore => return,
+            Verdict::Keep(node) | Verdict::LeaveOut(Some(node)) => {
+                self.bytes += (path.as_str().len() + node.data.len()) as u64;
+                self.generation.insert(path.clone(), node);
+            }
+            Verdict::LeaveOut(None) => drop(self.generation.remove(path)),
+            Verdict::Gone => {
+                let below = self.generation.range(path.clone()..).map(|(below, _)| below);
+                let gone: Vec<NodePath> = below.take_while(|below| below.is_under(path)).cloned().collect();
+                gone.iter().for_each(|path| drop(self.generation.remove(path)));
+            }
+        }
+        if left_out {
+            self.left_out.insert(path.clone());
+        } else {
+            self.left_out.remove(path);
+        }
+    }
+}
+
+/// Asks for all of `paths`, a batch a request, and hands every answer to `take`, in order. What `take` returns is the
+/// answer's size, by which the batches grow and shrink.
+pub(super) async fn in_batches<'a, T, F>(
+    paths: &'a [NodePath],
+    batch: &mut usize,
+    ask: impl Fn(&'a [NodePath]) -> F,
+    mut take: impl FnMut(&NodePath, T) -> Result<usize, Trouble>,
+) -> Result<(), Trouble>
+where
+    F: Future<Output = Result<Vec<T>, Trouble>>,
+{
+    let mut rest = paths;
+    let mut asked = FuturesOrdered::new();
+    loop {
+        while asked.len() < IN_FLIGHT && !rest.is_empty() {
+            let (some, more) = rest.split_at(rest.len().min(*batch));
+            let answers = ask(some);
+            asked.push_back(async move { answers.await.map(|answers| (some, answers)) });
+            rest = more;
+        }
+        let Some(answered) = asked.next().await else { return Ok(()) };
+        let (some, answers) = answered?;
+        if answers.len() != some.len() {
+            return Err(Trouble::Lost(format!("{} answers to {} questions", answers.len(), some.len())));
+        }
+        let mut bytes = 0;
+        for (path, answer) in some.iter().zip(answers) {
+            bytes += take(path, answer)?;
+        }
+        *batch = if bytes > REPLY_BYTES { (*batch * REPLY_BYTES / bytes).max(1) } else { (*batch * 2).min(BATCH.1) };
+    }
+}
