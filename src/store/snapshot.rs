@@ -178,20 +178,20 @@ impl Snapshot {
         if !cut {
             upto = self.revision;
         }
-        let changes = told.into_iter().filter_map(|(path, first)| self.outcome(path, first)).collect();
+        let changes = told.into_iter().map(|(path, first)| self.outcome(path, first)).collect();
         Since::Known { changes, upto }
     }
 
-    /// What became of a path whose first change was `first`: nothing, if it came and went.
-    fn outcome(&self, path: NodePath, first: ChangeKind) -> Option<(NodePath, ChangeKind, Option<Arc<Node>>)> {
+    /// What became of a path whose first change was `first`. One that came and went is told as deleted: whoever asks
+    /// may have seen it in between, on a later page of a subtree or as the newer data of an earlier change.
+    fn outcome(&self, path: NodePath, first: ChangeKind) -> (NodePath, ChangeKind, Option<Arc<Node>>) {
         let node = self.nodes.get(&path).cloned();
         let kind = match (first, &node) {
-            (ChangeKind::Created, None) => return None,
             (ChangeKind::Created, Some(_)) => ChangeKind::Created,
             (_, Some(_)) => ChangeKind::Changed,
             (_, None) => ChangeKind::Deleted,
         };
-        Some((path, kind, node))
+        (path, kind, node)
     }
 
     /// About how many bytes a change of `path` takes in a reply.

@@ -77,7 +77,8 @@ fn a_watcher_is_told_every_change_once_as_it_is_now() {
     publisher.publish(vec![delete("/b"), put("/a", "123")]);
     let end = publisher.publish(vec![delete("/a/brief")]);
     use ChangeKind::*;
-    let all = vec![("/a".to_owned(), Changed), ("/a/new".to_owned(), Created), ("/b".to_owned(), Deleted)];
+    let all = [("/a", Changed), ("/a/new", Created), ("/a/brief", Deleted), ("/b", Deleted)];
+    let all = all.map(|(path, kind)| (path.to_owned(), kind)).to_vec();
     assert_eq!(told(&store, start, "/", 100), Some((all, end)));
     assert_eq!(told(&store, start, "/b", 100), Some((vec![("/b".to_owned(), Deleted)], end)));
     assert_eq!(told(&store, end, "/", 100), Some((vec![], end)));
@@ -90,6 +91,19 @@ fn a_node_deleted_and_created_again_is_changed() {
     publisher.publish(vec![delete("/a")]);
     let end = publisher.publish(vec![put("/a", "1")]);
     assert_eq!(told(&store, start, "/a", 9), Some((vec![("/a".to_owned(), ChangeKind::Changed)], end)));
+}
+
+#[test]
+fn what_a_cut_reply_showed_too_early_is_taken_back() {
+    let (store, publisher) = store(100);
+    let start = publisher.publish(vec![put("/a", "1")]);
+    publisher.publish(vec![delete("/a"), put("/b", "1")]);
+    publisher.publish(vec![put("/a", "2")]);
+    let (shown, upto) = told(&store, start, "/", 2).expect("known");
+    assert_eq!(shown[0], ("/a".to_owned(), ChangeKind::Changed), "the newer /a is shown");
+    publisher.publish(vec![delete("/a")]);
+    let (changes, _) = told(&store, upto, "/", 2).expect("known");
+    assert_eq!(changes, [("/a".to_owned(), ChangeKind::Deleted)]);
 }
 
 #[test]
