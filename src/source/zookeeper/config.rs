@@ -129,14 +129,21 @@ impl Patterns {
 }
 
 impl TryFrom<Vec<String>> for Patterns {
-    type Error = globset::Error;
+    /// All patterns that are none.
+    type Error = String;
 
-    fn try_from(texts: Vec<String>) -> Result<Self, globset::Error> {
-        let mut globs = GlobSetBuilder::new();
+    fn try_from(texts: Vec<String>) -> Result<Self, String> {
+        let (mut globs, mut errors) = (GlobSetBuilder::new(), Vec::new());
         for text in &texts {
-            globs.add(GlobBuilder::new(text).literal_separator(true).build()?);
+            match GlobBuilder::new(text).literal_separator(true).build() {
+                Ok(glob) => drop(globs.add(glob)),
+                Err(error) => errors.push(error.to_string()),
+            }
         }
-        Ok(Self { globs: globs.build()?, texts })
+        if !errors.is_empty() {
+            return Err(errors.join("; "));
+        }
+        Ok(Self { globs: globs.build().map_err(|error| error.to_string())?, texts })
     }
 }
 
