@@ -10,9 +10,10 @@
 //! | 0 | [`model`], [`metrics`], [`task`] |
 //! | 1 | [`store`], [`net`] |
 //! | 3 | [`source`], [`thrift`] |
-//! | 4 | `config` |
+//! | 4 | [`config`] |
 //! | 5 | `sidecar` |
 
+pub mod config;
 pub mod metrics;
 pub mod model;
 pub mod net;

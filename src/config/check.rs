@@ -1,0 +1,202 @@
+//! What one value alone does not show: those that contradict each other, and those that no room can work with.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+
+use super::draft::Draft;
+use super::mistake::{Key, Mistake};
+use super::{Config, connect};
+use crate::model::NodePath;
+use crate::net::Address;
+use crate::{source, thrift};
+
+const ZERO: &str = "0 leaves nothing to work with; leave the key out for its default";
+
+/// Below this, a pause of either process costs the session.
+const LEAST_SESSION_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// All mistakes in what was read from the draft.
+pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
+    let mut check = Check { draft, mistakes: Vec::new() };
+    check.thrift(&config.thrift);
+    check.object_if(config.store.history == 0, &Key::from("store.history"), ZERO);
+    check.level(&config.log.level);
+    for (number, ensemble) in config.zookeeper.iter().enumerate() {
+        check.zookeeper(ensemble, &check.draft.element(&"zookeeper".into(), number), config);
+    }
+    for (number, file) in config.file.iter().enumerate() {
+        check.path(&file.path, &check.draft.element(&"file".into(), number).child("path"));
+    }
+    let sources = check.sources(config);
+    check.names(&sources);
+    check.roots(&sources);
+    check.mistakes
+}
+
+struct Check<'a> {
+    draft: &'a Draft,
+    mistakes: Vec<Mistake>,
+}
+
+/// A source, as far as it can be at odds with another.
+struct Source<'a> {
+    key: Key,
+    name: &'a str,
+    roots: Vec<(Key, &'a NodePath)>,
+}
+
+impl Check<'_> {
+    /// Says that the first of the keys is wrong, in view of the others; unless one of them was refused before.
+    fn object(&mut self, keys: &[&Key], message: impl Into<String>) {
+        if !keys.iter().any(|key| self.draft.is_refused(key)) {
+            self.mistakes.push(self.draft.mistake(keys[0].clone(), message));
+        }
+    }
+
+    fn object_if(&mut self, wrong: bool, key: &Key, message: &str) {
+        if wrong {
+            self.object(&[key], message);
+        }
+    }
+
+    fn thrift(&mut self, thrift: &thrift::Config) {
+        let key = |name: &str| Key::new(["thrift", name]);
+        let (unix, tcp) = (key("unix"), key("tcp"));
+        if thrift.unix.as_os_str().is_empty() && thrift.tcp.is_empty() {
+            self.object(&[&unix, &tcp], "there is nothing to listen on: set this or `thrift.tcp`");
+        }
+        let relative = thrift.unix.is_relative() && !thrift.unix.as_os_str().is_empty();
+        self.object_if(relative, &unix, "is relative: write an absolute path, which clients can know");
+        if let Err(message) = loopback(&thrift.tcp) {
+            self.object(&[&tcp], message);
+        }
+        for (name, is_zero) in [
+            ("threads", thrift.threads == 0),
+            ("max_connections", thrift.max_connections == 0),
+            ("max_connections_per_user", thrift.max_connections_per_user == 0),
+            ("max_request", thrift.max_request.0 == 0),
+            ("max_reply", thrift.max_reply.0 == 0),
+            ("max_waiting_replies", thrift.max_waiting_replies.0 == 0),
+            ("max_string", thrift.max_string.0 == 0),
+            ("max_container", thrift.max_container == 0),
+            ("max_depth", thrift.max_depth == 0),
+            ("max_watch", thrift.max_watch.is_zero()),
+            ("first_byte_timeout", thrift.first_byte_timeout.is_zero()),
+            ("request_timeout", thrift.request_timeout.is_zero()),
+            ("reply_timeout", thrift.reply_timeout.is_zero()),
+            ("idle_timeout", thrift.idle_timeout.is_zero()),
+        ] {
+            self.object_if(is_zero, &key(name), ZERO);
+        }
+        if thrift.max_waiting_replies < thrift.max_reply {
+            let message = format!("is less than one reply: `thrift.max_reply` is {}", thrift.max_reply);
+            self.object(&[&key("max_waiting_replies"), &key("max_reply")], message);
+        }
+    }
+
+    fn zookeeper(&mut self, ensemble: &source::zookeeper::Config, key: &Key, config: &Config) {
+        if let Err(message) = connect::check(&ensemble.connect) {
+            self.object(&[&key.child("connect")], message);
+        }
+        if let Some(path) = &ensemble.credentials {
+            self.path(path, &key.child("credentials"));
+        }
+        self.object_if(ensemble.roots.is_empty(), &key.child("roots"), "is empty: leave the key out to mirror all");
+        for (name, is_zero) in [
+            ("audit_interval", ensemble.audit_interval.is_zero()),
+            ("max_nodes", ensemble.max_nodes == 0),
+            ("max_bytes", ensemble.max_bytes.0 == 0),
+            ("max_node_bytes", ensemble.max_node_bytes.0 == 0),
+            ("max_depth", ensemble.max_depth == 0),
+        ] {
+            self.object_if(is_zero, &key.child(name), ZERO);
+        }
+        let short = ensemble.session_timeout < LEAST_SESSION_TIMEOUT;
+        self.object_if(short, &key.child("session_timeout"), "a session needs at least 1s to live through a pause");
+        let max_reply = config.thrift.max_reply;
+        if ensemble.max_node_bytes > max_reply {
+            let message = format!("such a node fits no reply: `thrift.max_reply` is {max_reply}");
+            self.object(&[&key.child("max_node_bytes"), &"thrift.max_reply".into()], message);
+        }
+    }
+
+    fn path(&mut self, path: &Path, key: &Key) {
+        self.object_if(path.as_os_str().is_empty(), key, "is empty: write the path of a file");
+        self.object_if(
+            path.to_str().is_none(),
+            key,
+            "lies in a folder that is not UTF-8: write an absolute path elsewhere",
+        );
+    }
+
+    /// A word alone is a level: as the name of a module, which it may be too, a misspelt one would silence the rest.
+    fn level(&mut self, level: &str) {
+        let stray = level
+            .split(',')
+            .find(|part| part.chars().all(char::is_alphanumeric) && part.parse::<LevelFilter>().is_err());
+        if stray.is_some() || EnvFilter::try_new(level).is_err() {
+            let message =
+                format!("{level:?} is no filter: expected a level, such as \"info\" or \"info,roster=debug\"");
+            self.object(&[&"log.level".into()], message);
+        }
+    }
+
+    fn sources<'c>(&self, config: &'c Config) -> Vec<Source<'c>> {
+        let ensembles = config.zookeeper.iter().enumerate().map(|(number, ensemble)| {
+            let key = self.draft.element(&"zookeeper".into(), number);
+            let root = |(nth, root)| (self.draft.element(&key.child("roots"), nth), root);
+            Source { roots: ensemble.roots.iter().enumerate().map(root).collect(), name: &ensemble.name, key }
+        });
+        let files = config.file.iter().enumerate().map(|(number, file)| {
+            let key = self.draft.element(&"file".into(), number);
+            Source { roots: vec![(key.child("root"), &file.root)], name: &file.name, key }
+        });
+        ensembles.chain(files).collect()
+    }
+
+    fn names(&mut self, sources: &[Source<'_>]) {
+        for (number, source) in sources.iter().enumerate() {
+            let key = source.key.child("name");
+            self.object_if(source.name.is_empty(), &key, "is empty: status, logs and metrics need a name");
+            if let Some(first) = sources[..number].iter().find(|first| first.name == source.name) {
+                let message =
+                    format!("{:?} is the name of `{}`: give each a `name` of its own", source.name, first.key);
+                self.object(&[&key, &first.key.child("name")], message);
+            }
+        }
+    }
+
+    fn roots(&mut self, sources: &[Source<'_>]) {
+        let roots: Vec<_> = sources.iter().flat_map(|source| &source.roots).collect();
+        for (number, (key, root)) in roots.iter().enumerate() {
+            let overlaps = |other: &NodePath| root.is_under(other) || other.is_under(root);
+            if let Some((first, other)) = roots[..number].iter().find(|(_, other)| overlaps(other)) {
+                let message =
+                    format!("`{root}` overlaps `{other}` of `{first}`: a path is of one root only, take one away");
+                self.object(&[key, first], message);
+            }
+        }
+    }
+}
+
+/// What is wrong with an address to listen on; none, if it is empty.
+fn loopback(tcp: &str) -> Result<(), String> {
+    if tcp.is_empty() {
+        return Ok(());
+    }
+    let Ok(Address::Tcp(_)) = tcp.parse() else {
+        return Err(format!("{tcp:?} is not an address: expected `host:port`, such as \"127.0.0.1:9090\""));
+    };
+    let is_loopback = match tcp.parse::<SocketAddr>() {
+        Ok(address) => address.ip().is_loopback(),
+        Err(_) => tcp.rsplit_once(':').is_some_and(|(host, _)| host == "localhost"),
+    };
+    if is_loopback {
+        return Ok(());
+    }
+    Err(format!("{tcp:?} is no loopback address, and the endpoint has no authentication: use \"127.0.0.1:PORT\""))
+}

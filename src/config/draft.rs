@@ -1,0 +1,252 @@
+//! The layers laid over one another: a tree of what they set, which knows where each part was written.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::mistake::{Key, Mistake, Mistakes, Place};
+use super::{Config, Layers};
+
+const PREFIX: &str = "ROSTER_";
+const LEVELS: &str = "__";
+
+#[derive(Debug)]
+pub(super) struct Draft {
+    root: Entry,
+    mistakes: Vec<Mistake>,
+}
+
+#[derive(Debug)]
+pub(super) struct Entry {
+    place: Place,
+    pub(super) value: Value,
+    /// The text of a variable or a flag: a name such as `0815` reads as a number, and is yet a name.
+    pub(super) raw: Option<String>,
+}
+
+#[derive(Debug)]
+pub(super) enum Value {
+    /// Not set yet; or refused, and left out from then on.
+    Nothing,
+    Text(String),
+    Integer(i64),
+    Float(f64),
+    Boolean(bool),
+    List(Vec<Entry>),
+    Table(BTreeMap<String, Entry>),
+}
+
+impl Draft {
+    /// A file that is no TOML has only these mistakes: what else it says cannot be known.
+    pub(super) fn new(layers: &Layers) -> Result<Self, Mistakes> {
+        let (path, text) = layers.file.as_ref().map_or((Path::new("no file"), ""), |(path, text)| (path, text));
+        let mut draft = Self { root: parse(path, text)?, mistakes: Vec::new() };
+        for (key, place, raw) in variables(&layers.environment).into_iter().chain(flags(&layers.flags)) {
+            draft.set(key, place, raw);
+        }
+        Ok(draft)
+    }
+
+    fn set(&mut self, key: Key, place: Place, raw: &str) {
+        let entry = key.parts().iter().try_fold(&mut self.root, |entry, part| entry.part_or_new(part, &place));
+        match entry {
+            Ok(entry) => *entry = Entry::from_raw(raw, &place),
+            Err(message) => self.mistakes.push(Mistake { place, key, message }),
+        }
+    }
+
+    /// What the layers say, over the defaults. What is refused is remembered as a mistake and left out.
+    pub(super) fn read(&mut self) -> Config {
+        loop {
+            let refusal = match Config::deserialize(&self.root) {
+                Ok(config) => return config,
+                Err(refusal) => refusal,
+            };
+            // This ends: each round leaves out one entry more, or stands in for a key for which no later one does;
+            // and where nothing is left, all is default.
+            let (key, told) = (&refusal.key, self.is_told(&refusal.key));
+            if !told {
+                self.mistakes.push(self.mistake(key.clone(), refusal.message));
+            }
+            match key.parts().split_last() {
+                Some((name, table)) if refusal.missing && !told => self.stand_in(table, name),
+                Some((_, table)) if refusal.missing => self.leave_out(table),
+                _ => self.leave_out(key.parts()),
+            }
+        }
+    }
+
+    fn is_told(&self, key: &Key) -> bool {
+        self.mistakes.iter().any(|mistake| mistake.key == *key)
+    }
+
+    fn leave_out(&mut self, key: &[String]) {
+        if let Some(entry) = self.find_mut(key) {
+            entry.value = Value::Nothing;
+        }
+    }
+
+    /// Fills in a required key that is missing, so that the rest of its table is read and checked as well.
+    fn stand_in(&mut self, table: &[String], name: &str) {
+        if let Some(Entry { value: Value::Table(entries), place, .. }) = self.find_mut(table) {
+            let empty = Entry::new(place, Value::Text(String::new()));
+            entries.insert(name.to_owned(), empty);
+        }
+    }
+
+    /// A mistake at the place where the key is set, or else what holds it.
+    pub(super) fn mistake(&self, key: Key, message: impl Into<String>) -> Mistake {
+        Mistake { place: self.place(&key).clone(), key, message: message.into() }
+    }
+
+    pub(super) fn place(&self, key: &Key) -> &Place {
+        let mut entry = &self.root;
+        for part in key.parts() {
+            let Some(next) = entry.part(part) else { break };
+            entry = next;
+        }
+        &entry.place
+    }
+
+    /// Whether the key, or something it holds or that holds it, was refused: what was read is then not what was meant.
+    pub(super) fn is_refused(&self, key: &Key) -> bool {
+        self.mistakes.iter().any(|mistake| mistake.key.touches(key))
+    }
+
+    /// The key of the entry that was read as the list's `nth`; of the list itself where it is a default.
+    pub(super) fn element(&self, list: &Key, nth: usize) -> Key {
+        let entry = list.parts().iter().try_fold(&self.root, |entry, part| entry.part(part));
+        let Some(Entry { value: Value::List(items), .. }) = entry else { return list.clone() };
+        let mut kept = items.iter().enumerate().filter(|(_, item)| item.is_set());
+        kept.nth(nth).map_or_else(|| list.clone(), |(number, _)| list.child(number))
+    }
+
+    pub(super) fn into_mistakes(self) -> Vec<Mistake> {
+        self.mistakes
+    }
+
+    fn find_mut(&mut self, key: &[String]) -> Option<&mut Entry> {
+        key.iter().try_fold(&mut self.root, |entry, part| entry.part_mut(part))
+    }
+}
+
+impl Entry {
+    fn new(place: &Place, value: Value) -> Self {
+        Self { place: place.clone(), value, raw: None }
+    }
+
+    /// Reads a variable or a flag: a TOML value if it is one, else a text.
+    fn from_raw(raw: &str, place: &Place) -> Self {
+        let value = DeValue::parse(raw).unwrap_or_else(|_| Spanned::new(0..0, DeValue::String(raw.into())));
+        Self { raw: Some(raw.to_owned()), ..Self::from_toml(value.into_inner(), 0, &|_| place.clone()) }
+    }
+
+    fn from_toml(value: DeValue<'_>, at: usize, place: &dyn Fn(usize) -> Place) -> Self {
+        let value = match value {
+            DeValue::String(text) => Value::Text(text.into_owned()),
+            // No key takes a date, or a number as large as that: as a text they are refused where they are read.
+            DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
+                Ok(number) => Value::Integer(number),
+                Err(_) => Value::Text(number.to_string()),
+            },
+            DeValue::Datetime(date) => Value::Text(date.to_string()),
+            DeValue::Float(number) => Value::Float(number.as_str().parse().unwrap_or(f64::NAN)),
+            DeValue::Boolean(value) => Value::Boolean(value),
+            DeValue::Array(items) => Value::List(items.into_iter().map(|item| from_item(item, place)).collect()),
+            DeValue::Table(entries) => Value::Table(from_entries(entries, place)),
+        };
+        Self::new(&place(at), value)
+    }
+
+    pub(super) fn is_set(&self) -> bool {
+        !matches!(self.value, Value::Nothing)
+    }
+
+    fn part(&self, name: &str) -> Option<&Entry> {
+        match &self.value {
+            Value::Table(entries) => entries.get(name),
+            Value::List(items) => items.get(name.parse::<usize>().ok()?),
+            _ => None,
+        }
+    }
+
+    fn part_mut(&mut self, name: &str) -> Option<&mut Entry> {
+        match &mut self.value {
+            Value::Table(entries) => entries.get_mut(name),
+            Value::List(items) => items.get_mut(name.parse::<usize>().ok()?),
+            _ => None,
+        }
+    }
+
+    /// A part to set: a table's of that name, or a list's of that number, which may be the next one.
+    fn part_or_new(&mut self, name: &str, place: &Place) -> Result<&mut Entry, String> {
+        let number = name.parse::<usize>();
+        if !self.is_set() {
+            self.value = if number.is_ok() { Value::List(Vec::new()) } else { Value::Table(BTreeMap::new()) };
+        }
+        let new = || Entry::new(place, Value::Nothing);
+        match &mut self.value {
+            Value::Table(entries) => Ok(entries.entry(name.to_owned()).or_insert_with(new)),
+            Value::List(items) => {
+                let count = items.len();
+                if number == Ok(count) {
+                    items.push(new());
+                }
+                let item = number.ok().and_then(|number| items.get_mut(number));
+                item.ok_or_else(|| format!("`{name}` is no entry of this list; the next new one is {count}"))
+            }
+            _ => Err(format!("`{name}` cannot be set in what is neither a table nor a list")),
+        }
+    }
+}
+
+fn from_item(item: Spanned<DeValue<'_>>, place: &dyn Fn(usize) -> Place) -> Entry {
+    let at = item.span().start;
+    Entry::from_toml(item.into_inner(), at, place)
+}
+
+fn from_entries(entries: DeTable<'_>, place: &dyn Fn(usize) -> Place) -> BTreeMap<String, Entry> {
+    let entry = |(name, value): (Spanned<_>, Spanned<_>)| {
+        let at = name.span().start;
+        (String::from(name.into_inner()), Entry::from_toml(value.into_inner(), at, place))
+    };
+    entries.into_iter().map(entry).collect()
+}
+
+fn parse(path: &Path, text: &str) -> Result<Entry, Mistakes> {
+    let file: Arc<str> = path.to_string_lossy().into();
+    let ends: Vec<usize> = text.match_indices('\n').map(|(at, _)| at).collect();
+    let place = |at| Place::Line { file: file.clone(), line: ends.partition_point(|end| *end < at) + 1 };
+    let (table, errors) = DeTable::parse_recoverable(text);
+    if errors.is_empty() {
+        return Ok(Entry::from_toml(DeValue::Table(table.into_inner()), 0, &place));
+    }
+    let mistake = |error: &toml::de::Error| {
+        let at = error.span().map_or(text.len(), |span| span.start);
+        Mistake { place: place(at), key: Key::default(), message: error.message().to_owned() }
+    };
+    Err(Mistakes::new(errors.iter().map(mistake).collect()))
+}
+
+/// `ROSTER_THRIFT__TCP` is `thrift.tcp`. A name without a double underscore is no configuration.
+fn variables(environment: &[(String, String)]) -> Vec<(Key, Place, &str)> {
+    let mut found: Vec<_> = environment
+        .iter()
+        .filter_map(|(name, value)| {
+            let path = name.strip_prefix(PREFIX)?.to_lowercase();
+            let key = path.contains(LEVELS).then(|| Key::new(path.split(LEVELS)))?;
+            Some((key, Place::Variable(name.clone()), value.as_str()))
+        })
+        .collect();
+    // The environment has no order: what holds comes before what it holds, and entry 2 of a list before entry 10.
+    found.sort_by_cached_key(|(key, ..)| key.parts().iter().map(|part| (part.len(), part.clone())).collect::<Vec<_>>());
+    found
+}
+
+fn flags(flags: &[(String, String)]) -> impl Iterator<Item = (Key, Place, &str)> {
+    flags.iter().map(|(key, value)| (Key::from(key.as_str()), Place::Flag(key.clone()), value.as_str()))
+}

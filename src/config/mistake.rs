@@ -1,0 +1,106 @@
+//! What is wrong with a configuration, where that stands, and what to do about it.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// The way to a value: tables by name, entries of lists by number. Written with dots: `zookeeper.0.connect`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key(Vec<String>);
+
+/// Where a value was written. In the order in which mistakes are told.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    Line { file: Arc<str>, line: usize },
+    Variable(String),
+    Flag(String),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mistake {
+    pub place: Place,
+    /// Empty for what is no TOML at all.
+    pub key: Key,
+    /// What is wrong, and the cure.
+    pub message: String,
+}
+
+/// All that is wrong with a configuration: a line each.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub struct Mistakes(pub Vec<Mistake>);
+
+impl Mistakes {
+    /// In the order of their places. TOML's parser may tell one thing many times.
+    pub(super) fn new(mut mistakes: Vec<Mistake>) -> Self {
+        mistakes.sort();
+        mistakes.dedup();
+        Self(mistakes)
+    }
+}
+
+impl Key {
+    pub(super) fn new(parts: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self(parts.into_iter().map(Into::into).collect())
+    }
+
+    pub(super) fn parts(&self) -> &[String] {
+        &self.0
+    }
+
+    pub(super) fn child(&self, part: impl ToString) -> Self {
+        Self(self.0.iter().cloned().chain([part.to_string()]).collect())
+    }
+
+    /// This key as it is called one level further out.
+    pub(super) fn within(mut self, part: impl ToString) -> Self {
+        self.0.insert(0, part.to_string());
+        self
+    }
+
+    /// Whether one of the two is the other, or holds it.
+    pub(super) fn touches(&self, other: &Key) -> bool {
+        self.0.iter().zip(&other.0).all(|(left, right)| left == right)
+    }
+}
+
+/// From a key written with dots.
+impl From<&str> for Key {
+    fn from(dotted: &str) -> Self {
+        Self::new(dotted.split('.'))
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, part) in self.0.iter().enumerate() {
+            let dot = if number == 0 { "" } else { "." };
+            let bare = !part.is_empty() && part.chars().all(|c| c.is_alphanumeric() || "-_".contains(c));
+            if bare { write!(f, "{dot}{part}")? } else { write!(f, "{dot}{part:?}")? }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Line { file, line } => write!(f, "{file}:{line}"),
+            Self::Variable(name) => f.write_str(name),
+            Self::Flag(key) => write!(f, "--set {key}"),
+        }
+    }
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key = if self.key.0.is_empty() { String::new() } else { format!("{}: ", self.key) };
+        // A message may quote what somebody wrote.
+        write!(f, "{}: {key}{}", self.place, self.message.replace('\n', " "))
+    }
+}
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines: Vec<_> = self.0.iter().map(Mistake::to_string).collect();
+        f.write_str(&lines.join("\n"))
+    }
+}

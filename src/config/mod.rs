@@ -1,0 +1,117 @@
+//! The configuration: each room's own part, read from all layers and checked as a whole.
+
+mod check;
+mod connect;
+mod draft;
+mod mistake;
+mod read;
+mod show;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use self::draft::Draft;
+pub use self::mistake::{Key, Mistake, Mistakes, Place};
+use crate::{source, store, thrift};
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    pub thrift: thrift::Config,
+    pub zk_data: thrift::ZkData,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub zookeeper: Vec<source::zookeeper::Config>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub file: Vec<source::file::Config>,
+    pub store: store::Config,
+    pub log: Log,
+    pub sidecar: Sidecar,
+}
+
+/// `[log]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// A level, and after commas others for single modules: `info,roster=debug`.
+    pub level: String,
+    pub format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    #[default]
+    Human,
+    Json,
+}
+
+/// `[sidecar]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sidecar {
+    /// How long a stop waits for what is under way.
+    #[serde(with = "humantime_serde")]
+    pub stop_timeout: Duration,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".into(), format: LogFormat::default() }
+    }
+}
+
+impl Default for Sidecar {
+    fn default() -> Self {
+        Self { stop_timeout: Duration::from_secs(10) }
+    }
+}
+
+/// What is laid over the defaults, each over the one before it.
+#[derive(Clone, Debug, Default)]
+pub struct Layers {
+    /// A file's path and its text.
+    pub file: Option<(PathBuf, String)>,
+    /// Names and values. Only those that begin with `ROSTER_` and have a `__` between levels count:
+    /// `ROSTER_ZOOKEEPER__0__CONNECT`.
+    pub environment: Vec<(String, String)>,
+    /// Keys with dots between levels, and values: `zookeeper.0.connect`.
+    pub flags: Vec<(String, String)>,
+}
+
+impl Config {
+    /// The configuration that the layers make; or all that is wrong with it.
+    pub fn load(layers: &Layers) -> Result<Self, Mistakes> {
+        let mut draft = Draft::new(layers)?;
+        let mut config = draft.read();
+        config.resolve_paths(&draft, layers);
+        let mut mistakes = check::check(&config, &draft);
+        mistakes.extend(draft.into_mistakes());
+        if mistakes.is_empty() { Ok(config) } else { Err(Mistakes::new(mistakes)) }
+    }
+
+    /// A path in the file starts from the file's folder, any other one from the working directory.
+    fn resolve_paths(&mut self, draft: &Draft, layers: &Layers) {
+        let folder = layers.file.as_ref().and_then(|(path, _)| path.parent()).unwrap_or(Path::new(""));
+        let resolve = |path: &mut PathBuf, key: Key| {
+            let folder = if matches!(draft.place(&key), Place::Line { .. }) { folder } else { Path::new("") };
+            if let Ok(absolute) = std::path::absolute(folder.join(&*path))
+                && !path.as_os_str().is_empty()
+            {
+                *path = absolute;
+            }
+        };
+        for (number, ensemble) in self.zookeeper.iter_mut().enumerate() {
+            if let Some(path) = &mut ensemble.credentials {
+                resolve(path, draft.element(&"zookeeper".into(), number).child("credentials"));
+            }
+        }
+        for (number, file) in self.file.iter_mut().enumerate() {
+            resolve(&mut file.path, draft.element(&"file".into(), number).child("path"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

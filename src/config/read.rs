@@ -1,0 +1,176 @@
+//! Reads a room's settings from the draft; what cannot be read is refused by its key.
+
+use std::collections::btree_map;
+use std::fmt;
+use std::iter::Enumerate;
+use std::slice;
+
+use serde::de::{
+    self, DeserializeSeed, Deserializer, Expected, IntoDeserializer, MapAccess, SeqAccess, Unexpected, Visitor,
+};
+use serde::forward_to_deserialize_any;
+
+use super::draft::{Entry, Value};
+use super::mistake::Key;
+
+/// From this likeness on (of 1), a known key is offered for an unknown one.
+const ALIKE: f64 = 0.85;
+
+/// One entry that cannot be what its key must be, or that must be there and is not.
+#[derive(Debug, thiserror::Error)]
+#[error("{key}: {message}")]
+pub(super) struct Refusal {
+    pub(super) key: Key,
+    pub(super) missing: bool,
+    pub(super) message: String,
+}
+
+impl Refusal {
+    fn new(message: String) -> Self {
+        Self { key: Key::default(), missing: false, message }
+    }
+
+    fn within(self, part: impl ToString) -> Self {
+        Self { key: self.key.within(part), ..self }
+    }
+}
+
+impl de::Error for Refusal {
+    fn custom<T: fmt::Display>(message: T) -> Self {
+        Self::new(message.to_string())
+    }
+
+    fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        let hint = match found {
+            Unexpected::Map if expected.to_string() == "a sequence" => "; the header of its entries is in `[[…]]`",
+            _ => "",
+        };
+        Self::new(format!("expected {}, found {}{hint}", wanted(expected), given(found)))
+    }
+
+    fn invalid_value(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        Self::invalid_type(found, expected)
+    }
+
+    fn unknown_variant(found: &str, expected: &'static [&'static str]) -> Self {
+        let expected: Vec<_> = expected.iter().map(|variant| format!("{variant:?}")).collect();
+        Self::new(format!("expected {}, found {found:?}", expected.join(" or ")))
+    }
+
+    fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
+        let likeness = |known: &&&str| (strsim::jaro_winkler(field, known) * 1000.0) as u32;
+        let nearest = expected.iter().filter(|known| strsim::jaro_winkler(field, known) >= ALIKE).max_by_key(likeness);
+        let hint = nearest.map(|known| format!("; did you mean `{known}`?")).unwrap_or_default();
+        Self::new(format!("this version of Roster has no such key{hint}")).within(field)
+    }
+
+    fn missing_field(field: &'static str) -> Self {
+        Self { missing: true, ..Self::new("is required, there is no default".to_owned()).within(field) }
+    }
+}
+
+/// What serde and the types call their needs, as the reader of a configuration does.
+fn wanted(expected: &dyn Expected) -> String {
+    match expected.to_string().as_str() {
+        "a duration" => "a duration such as \"30s\" or \"250ms\"".into(),
+        "an integer or string" | "parsable string" | "integer overflow" => "a size such as \"64KiB\"".into(),
+        "usize" => "a whole number".into(),
+        "a sequence" => "a list".into(),
+        "path string" => "a string".into(),
+        table if table.starts_with("struct ") => "a table".into(),
+        other => other.into(),
+    }
+}
+
+fn given(found: Unexpected<'_>) -> String {
+    match found {
+        Unexpected::Map => "a table".into(),
+        Unexpected::Seq => "a list".into(),
+        Unexpected::Str(text) => format!("{text:?}"),
+        Unexpected::Signed(number) => number.to_string(),
+        other => other.to_string(),
+    }
+}
+
+impl<'de> Deserializer<'de> for &'de Entry {
+    type Error = Refusal;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refusal> {
+        match &self.value {
+            // Only the root is ever read when left out: all is default then.
+            Value::Nothing => visitor.visit_map(Entries { rest: btree_map::Iter::default(), next: None }),
+            Value::Text(text) => visitor.visit_borrowed_str(text),
+            Value::Integer(number) => visitor.visit_i64(*number),
+            Value::Float(number) => visitor.visit_f64(*number),
+            Value::Boolean(value) => visitor.visit_bool(*value),
+            Value::List(items) => visitor.visit_seq(Items(items.iter().enumerate())),
+            Value::Table(entries) => visitor.visit_map(Entries { rest: entries.iter(), next: None }),
+        }
+    }
+
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refusal> {
+        match (&self.value, &self.raw) {
+            (Value::Integer(_) | Value::Float(_) | Value::Boolean(_), Some(raw)) => visitor.visit_borrowed_str(raw),
+            _ => self.deserialize_any(visitor),
+        }
+    }
+
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refusal> {
+        self.deserialize_str(visitor)
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refusal> {
+        visitor.visit_some(self)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Refusal> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Refusal> {
+        match &self.value {
+            Value::Text(text) => visitor.visit_enum(text.as_str().into_deserializer()),
+            _ => Err(Refusal::new("expected a string".to_owned())),
+        }
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char bytes byte_buf unit unit_struct seq tuple
+        tuple_struct map struct identifier ignored_any
+    }
+}
+
+struct Items<'de>(Enumerate<slice::Iter<'de, Entry>>);
+
+impl<'de> SeqAccess<'de> for Items<'de> {
+    type Error = Refusal;
+
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Refusal> {
+        let Some((number, item)) = self.0.find(|(_, item)| item.is_set()) else { return Ok(None) };
+        seed.deserialize(item).map(Some).map_err(|refusal| refusal.within(number))
+    }
+}
+
+struct Entries<'de> {
+    rest: btree_map::Iter<'de, String, Entry>,
+    next: Option<(&'de String, &'de Entry)>,
+}
+
+impl<'de> MapAccess<'de> for Entries<'de> {
+    type Error = Refusal;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Refusal> {
+        self.next = self.rest.find(|(_, entry)| entry.is_set());
+        self.next.map(|(name, _)| seed.deserialize(name.as_str().into_deserializer())).transpose()
+    }
+
+    fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, Refusal> {
+        let (name, entry) = self.next.take().expect("serde asks for a value after its key");
+        seed.deserialize(entry).map_err(|refusal| refusal.within(name))
+    }
+}

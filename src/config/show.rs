@@ -1,0 +1,39 @@
+//! The effective configuration as TOML, which loads to the same again.
+
+use bytesize::{ByteSize, GIB, KIB, MIB};
+
+use super::Config;
+
+impl Config {
+    /// The whole configuration with its defaults.
+    pub fn to_toml(&self) -> String {
+        let mut table = toml::Table::try_from(self).expect("a checked configuration is UTF-8 and fits TOML's numbers");
+        self.write_sizes(&mut table);
+        toml::to_string(&table).expect("a table is TOML")
+    }
+
+    /// `ByteSize` writes itself rounded, 1500 bytes as "1.5 KiB".
+    fn write_sizes(&self, table: &mut toml::Table) {
+        let thrift = &self.thrift;
+        for (name, size) in [
+            ("max_request", thrift.max_request),
+            ("max_reply", thrift.max_reply),
+            ("max_waiting_replies", thrift.max_waiting_replies),
+            ("max_string", thrift.max_string),
+        ] {
+            table["thrift"][name] = exact(size).into();
+        }
+        for (number, ensemble) in self.zookeeper.iter().enumerate() {
+            for (name, size) in [("max_bytes", ensemble.max_bytes), ("max_node_bytes", ensemble.max_node_bytes)] {
+                table["zookeeper"][number][name] = exact(size).into();
+            }
+        }
+    }
+}
+
+fn exact(size: ByteSize) -> String {
+    let units = [("GiB", GIB), ("MiB", MIB), ("KiB", KIB)];
+    let (name, unit) =
+        units.into_iter().find(|(_, unit)| size.0 > 0 && size.0.is_multiple_of(*unit)).unwrap_or(("B", 1));
+    format!("{}{name}", size.0 / unit)
+}

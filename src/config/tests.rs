@@ -1,0 +1,325 @@
+//! From layers to a configuration, or to mistakes.
+
+use std::collections::BTreeSet;
+
+use super::*;
+
+const EXAMPLE: &str = include_str!("../../contrib/roster.toml");
+
+/// The example with all its settings in force.
+fn whole_example() -> String {
+    let setting = |line: &'static str| line.strip_prefix('#').filter(|rest| !rest.is_empty() && !rest.starts_with(' '));
+    EXAMPLE.lines().map(|line| setting(line).unwrap_or(line)).collect::<Vec<_>>().join("\n")
+}
+
+/// By default every source claims the whole tree; here each has its part.
+const APART: [(&str, &str); 2] = [("zookeeper.0.roots", "['/services']"), ("file.0.root", "/static")];
+
+fn pairs(of: &[(&str, &str)]) -> Vec<(String, String)> {
+    of.iter().map(|(name, value)| (String::from(*name), String::from(*value))).collect()
+}
+
+fn load(file: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Config, Mistakes> {
+    let file = Some(("/etc/roster/roster.toml".into(), file.to_owned()));
+    Config::load(&Layers { file, environment: pairs(environment), flags: pairs(flags) })
+}
+
+fn mistakes(file: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> String {
+    let told = load(file, environment, flags).expect_err("mistakes").to_string();
+    told.replace("/etc/roster/roster.toml", "roster.toml")
+}
+
+/// The keys of all values, with `0` for every number of an entry.
+fn keys(value: &toml::Value, above: &str, into: &mut BTreeSet<String>) {
+    let below = |name: &str| if above.is_empty() { name.to_owned() } else { format!("{above}.{name}") };
+    match value {
+        toml::Value::Table(entries) => entries.iter().for_each(|(name, value)| keys(value, &below(name), into)),
+        toml::Value::Array(items) if items.iter().any(toml::Value::is_table) => {
+            items.iter().for_each(|item| keys(item, &below("0"), into));
+        }
+        _ => drop(into.insert(above.to_owned())),
+    }
+}
+
+#[test]
+fn every_mistake_is_told_at_once_with_its_line_and_its_cure() {
+    let file = r#"# Nothing here is right.
+colour = "blue"
+
+[thrift]
+unix = "run/roster.sock"
+mode = "0999"
+tcp = "0.0.0.0:9090"
+threads = 0
+idle_timout = "30s"
+idle_timeout = 30
+request_timeout = "soon"
+max_request = "64 kilos"
+max_reply = "1MiB"
+max_waiting_replies = "64KiB"
+max_depth = -1
+max_container = "many"
+
+[register]
+listen = "0.0.0.0:8010"
+
+[zk_data]
+path = "zk_test"
+
+[[zookeeper]]
+connect = "zk1:2181, zk2:2181"
+session_timeout = "500ms"
+max_node_bytes = "2MiB"
+exclude = ["/a[", "/b", "/c{"]
+roots = [
+    "/services",
+    "services",
+    "/config/",
+    "/services/php",
+]
+
+[[zookeeper]]
+roots = ["/config"]
+audit_interval = "0s"
+
+[[zookeeper]]
+connect = "zk3/app"
+name = "empty"
+roots = []
+credentials = ""
+
+[[file]]
+path = "nodes.toml"
+name = "zookeeper"
+root = "/config/static"
+
+[[file]]
+name = ""
+path = ""
+root = "/x"
+
+[store]
+history = 2.5
+
+[log]
+level = "verbose"
+format = "xml"
+
+[sidecar]
+stop_timeout = true
+"a b" = 1
+"#;
+    let expected = r#"
+roster.toml:2: colour: this version of Roster has no such key
+roster.toml:5: thrift.unix: is relative: write an absolute path, which clients can know
+roster.toml:6: thrift.mode: `0999` is not a file mode: expected octal digits such as "0660"
+roster.toml:7: thrift.tcp: "0.0.0.0:9090" is no loopback address, and the endpoint has no authentication: use "127.0.0.1:PORT"
+roster.toml:8: thrift.threads: 0 leaves nothing to work with; leave the key out for its default
+roster.toml:9: thrift.idle_timout: this version of Roster has no such key; did you mean `idle_timeout`?
+roster.toml:10: thrift.idle_timeout: expected a duration such as "30s" or "250ms", found 30
+roster.toml:11: thrift.request_timeout: expected a duration such as "30s" or "250ms", found "soon"
+roster.toml:12: thrift.max_request: expected a size such as "64KiB", found "64 kilos"
+roster.toml:14: thrift.max_waiting_replies: is less than one reply: `thrift.max_reply` is 1.0 MiB
+roster.toml:15: thrift.max_depth: expected a whole number, found -1
+roster.toml:16: thrift.max_container: expected a whole number, found "many"
+roster.toml:18: register: this version of Roster has no such key
+roster.toml:22: zk_data.path: a path begins with '/'
+roster.toml:25: zookeeper.0.connect: ` zk2:2181` is not a server: expected `host:port,host:port/chroot`, an IPv6 address in brackets
+roster.toml:26: zookeeper.0.session_timeout: a session needs at least 1s to live through a pause
+roster.toml:27: zookeeper.0.max_node_bytes: such a node fits no reply: `thrift.max_reply` is 1.0 MiB
+roster.toml:28: zookeeper.0.exclude: error parsing glob '/a[': unclosed character class; missing ']'; error parsing glob '/c{': unclosed alternate group; missing '}' (maybe escape '{' with '[{]'?)
+roster.toml:31: zookeeper.0.roots.1: a path begins with '/'
+roster.toml:32: zookeeper.0.roots.2: a path does not end with '/'
+roster.toml:33: zookeeper.0.roots.3: `/services/php` overlaps `/services` of `zookeeper.0.roots.0`: a path is of one root only, take one away
+roster.toml:36: zookeeper.1.connect: is required, there is no default
+roster.toml:36: zookeeper.1.name: "zookeeper" is the name of `zookeeper.0`: give each a `name` of its own
+roster.toml:38: zookeeper.1.audit_interval: 0 leaves nothing to work with; leave the key out for its default
+roster.toml:43: zookeeper.2.roots: is empty: leave the key out to mirror all
+roster.toml:44: zookeeper.2.credentials: is empty: write the path of a file
+roster.toml:48: file.0.name: "zookeeper" is the name of `zookeeper.0`: give each a `name` of its own
+roster.toml:49: file.0.root: `/config/static` overlaps `/config` of `zookeeper.1.roots.0`: a path is of one root only, take one away
+roster.toml:52: file.1.name: is empty: status, logs and metrics need a name
+roster.toml:53: file.1.path: is empty: write the path of a file
+roster.toml:57: store.history: expected a whole number, found floating point `2.5`
+roster.toml:60: log.level: "verbose" is no filter: expected a level, such as "info" or "info,roster=debug"
+roster.toml:61: log.format: expected "human" or "json", found "xml"
+roster.toml:64: sidecar.stop_timeout: expected a duration such as "30s" or "250ms", found boolean `true`
+roster.toml:65: sidecar."a b": this version of Roster has no such key
+ROSTER_STORE__HISTROY: store.histroy: this version of Roster has no such key; did you mean `history`?
+ROSTER_ZOOKEEPER__9__CONNECT: zookeeper.9.connect: `9` is no entry of this list; the next new one is 3
+--set thrift.max_string: thrift.max_string: 0 leaves nothing to work with; leave the key out for its default
+--set zk_data.path.deeper: zk_data.path.deeper: `deeper` cannot be set in what is neither a table nor a list
+"#;
+    let environment = [("ROSTER_STORE__HISTROY", "1"), ("ROSTER_ZOOKEEPER__9__CONNECT", "zk9")];
+    let flags = [("zk_data.path.deeper", "1"), ("thrift.max_string", "0")];
+    assert_eq!(mistakes(file, &environment, &flags), expected.trim());
+}
+
+#[test]
+fn what_is_no_toml_is_told_by_lines_alone() {
+    let file = "[thrift]\nunix = /run\nthreads = 1\nthreads = 2\n[log]\nlevel == 3\n";
+    assert_eq!(
+        mistakes(file, &[("ROSTER_NO__KEY", "1")], &[]),
+        "roster.toml:2: string values must be quoted, expected literal string\n\
+         roster.toml:4: duplicate key\n\
+         roster.toml:6: extra `=`, expected nothing\n\
+         roster.toml:6: unexpected key or value, expected newline, `#`"
+    );
+}
+
+#[test]
+fn wrong_shapes_are_told_and_leave_the_rest_to_be_checked() {
+    let file = "zookeeper = [5, { connect = '' }]\nfile = []\n[thrift]\nunix = ''\ntcp = ''\n";
+    assert_eq!(
+        mistakes(file, &[], &[("log", "info"), ("zookeeper.1.name", "0")]),
+        "roster.toml:1: zookeeper.0: expected a table, found 5\n\
+         roster.toml:1: zookeeper.1.connect: `` is not a server: expected `host:port,host:port/chroot`, an IPv6 address \
+         in brackets\n\
+         roster.toml:4: thrift.unix: there is nothing to listen on: set this or `thrift.tcp`\n\
+         --set log: log: expected a table, found \"info\""
+    );
+    assert_eq!(
+        mistakes("[zookeeper]\nconnect = 'zk'\n", &[], &[]),
+        "roster.toml:1: zookeeper: expected a list, found a table; the header of its entries is in `[[…]]`"
+    );
+}
+
+#[test]
+fn an_address_to_listen_on_is_a_loopback_one() {
+    for tcp in ["127.0.0.1:0", "127.8.9.10:9090", "[::1]:9090", "localhost:9090", ""] {
+        load("", &[], &[("thrift.tcp", tcp)]).unwrap_or_else(|error| panic!("{tcp}: {error}"));
+    }
+    for tcp in ["0.0.0.0:1", "10.0.0.1:1", "[::]:1", "localhost", "127.0.0.1:", ":1", "local.example:1", "unix:///x"] {
+        assert!(load("", &[], &[("thrift.tcp", tcp)]).is_err(), "{tcp}");
+    }
+}
+
+#[test]
+fn a_log_filter_is_a_level_or_names_its_modules() {
+    for level in ["info", "off", "WARN", "info,roster=debug", "roster::store=trace,warn"] {
+        load("", &[], &[("log.level", level)]).unwrap_or_else(|error| panic!("{level}: {error}"));
+    }
+    for level in ["verbose", "info,debgu", "roster=verbose", "=,="] {
+        assert!(load("", &[], &[("log.level", level)]).is_err(), "{level}");
+    }
+}
+
+#[test]
+fn flags_lie_over_the_environment_over_the_file_over_the_defaults() {
+    let file = "[thrift]\nmax_depth = 1\nmax_container = 1\nmax_connections = 1\n";
+    let environment = [
+        ("ROSTER_THRIFT__MAX_CONTAINER", "2"),
+        ("ROSTER_THRIFT__MAX_CONNECTIONS", "2"),
+        ("ROSTER_ADDRESS", "is none of the configuration"),
+        ("THRIFT__THREADS", "neither"),
+    ];
+    let flags = [("thrift.max_connections", "3"), ("thrift.max_connections", "4")];
+    let thrift = load(file, &environment, &flags).expect("a configuration").thrift;
+    assert_eq!((thrift.max_depth, thrift.max_container, thrift.max_connections), (1, 2, 4));
+    assert_eq!(thrift.max_connections_per_user, thrift::Config::default().max_connections_per_user);
+}
+
+#[test]
+fn the_environment_reaches_into_lists_and_lengthens_them() {
+    let file = "[[zookeeper]]\nconnect = 'zk1'\nname = 'one'\nroots = ['/1']\n";
+    let environment = [
+        ("ROSTER_ZOOKEEPER__1__CONNECT", "zk2:2181/app"),
+        ("ROSTER_ZOOKEEPER__1__ROOTS", "['/2', '/3']"),
+        ("ROSTER_ZOOKEEPER__0__CONNECT", "zk0"),
+        ("ROSTER_FILE__0__PATH", "/nodes.toml"),
+        ("ROSTER_FILE__0__ROOT", "/static"),
+    ];
+    let config = load(file, &environment, &[("zookeeper.0.roots.1", "/4")]).expect("a configuration");
+    let [one, two] = config.zookeeper.as_slice() else { panic!("{config:?}") };
+    assert_eq!((one.connect.as_str(), one.name.as_str(), one.roots.len()), ("zk0", "one", 2));
+    assert_eq!((two.connect.as_str(), two.name.as_str(), two.roots.len()), ("zk2:2181/app", "zookeeper", 2));
+    assert_eq!(config.file[0].root.as_str(), "/static");
+
+    let many: Vec<_> = (0..12).map(|n| (format!("ROSTER_ZOOKEEPER__{n}__NAME"), format!("{n}"))).collect();
+    let told = Config::load(&Layers { environment: many, ..Layers::default() }).expect_err("no `connect`");
+    assert!(told.0.iter().all(|mistake| !mistake.message.contains("no entry")), "{told}");
+}
+
+#[test]
+fn a_value_outside_the_file_is_toml_where_it_can_be_and_a_text_where_it_must() {
+    let environment = [
+        ("ROSTER_ZOOKEEPER__0__CONNECT", "zk"),
+        ("ROSTER_ZOOKEEPER__0__NAME", "0815"),
+        ("ROSTER_ZOOKEEPER__0__INCLUDE", r#"["/a/**"]"#),
+        ("ROSTER_THRIFT__GROUP", "42"),
+        ("ROSTER_THRIFT__MODE", "600"),
+        ("ROSTER_THRIFT__TCP", ""),
+        ("ROSTER_THRIFT__MAX_REQUEST", "1500"),
+        ("ROSTER_THRIFT__IDLE_TIMEOUT", "\"5s\""),
+        ("ROSTER_LOG__FORMAT", "json"),
+    ];
+    let config = load("", &environment, &[("sidecar.stop_timeout", "0s")]).expect("a configuration");
+    assert_eq!((config.zookeeper[0].name.as_str(), config.thrift.group.as_str()), ("0815", "42"));
+    assert_eq!((config.thrift.mode.0, config.thrift.max_request.0), (0o600, 1500));
+    assert_eq!((config.thrift.tcp.as_str(), config.thrift.idle_timeout), ("", Duration::from_secs(5)));
+    assert_eq!((config.log.format, config.sidecar.stop_timeout), (LogFormat::Json, Duration::ZERO));
+    assert!(!config.zookeeper[0].include.is_empty());
+}
+
+#[test]
+fn a_relative_path_starts_where_it_was_written() {
+    let file = "[[file]]\npath = 'nodes.toml'\nroot = '/1'\n[[file]]\npath = 'x'\nroot = '/2'\nname = 'two'\n";
+    let config = load(file, &[("ROSTER_FILE__1__PATH", "here.toml")], &[]).expect("a configuration");
+    assert_eq!(config.file[0].path, Path::new("/etc/roster/nodes.toml"));
+    assert_eq!(config.file[1].path, std::env::current_dir().expect("a working directory").join("here.toml"));
+}
+
+#[test]
+fn no_layers_are_the_defaults() {
+    let config = Config::load(&Layers::default()).expect("a configuration");
+    assert_eq!(config.to_toml(), Config::default().to_toml());
+}
+
+#[test]
+fn the_example_is_the_defaults_and_holds_every_key() {
+    let ensemble = source::zookeeper::Config::new("127.0.0.1:2181");
+    let mut expected = Config { zookeeper: vec![ensemble], ..Config::default() };
+    assert_eq!(load(EXAMPLE, &[], &[]).expect("the example").to_toml(), expected.to_toml());
+
+    let config = load(&whole_example(), &[], &APART).expect("the whole example");
+    expected.zookeeper[0].roots = config.zookeeper[0].roots.clone();
+    expected.zookeeper[0].credentials = Some("/etc/roster/zookeeper.credentials".into());
+    expected.file = config.file.clone();
+    expected.thrift.threads = config.thrift.threads;
+    assert_eq!(config.to_toml(), expected.to_toml());
+
+    let (mut shown, mut documented) = (BTreeSet::new(), BTreeSet::new());
+    keys(&toml::from_str(&config.to_toml()).expect("TOML"), "", &mut shown);
+    keys(&toml::from_str(&whole_example()).expect("TOML"), "", &mut documented);
+    assert_eq!(shown, documented);
+}
+
+#[test]
+fn what_is_shown_loads_to_the_same_to_the_byte() {
+    // Sizes that are no whole number of any unit, durations of several, and whatever needs quotes.
+    let odd = whole_example().replace("KiB\"", "001B\"").replace("MiB\"", "000001B\"").replace("15s", "15s 7ms");
+    let flags = [APART.as_slice(), &[("file.0.name", "a \"b\"\\\n"), ("zookeeper.0.exclude", "['/**/[a]']")]].concat();
+    let config = load(&odd, &[], &flags).expect("a configuration");
+    assert_eq!((config.thrift.max_request.0, config.zookeeper[0].max_node_bytes.0), (64_001, 1_000_001));
+    let shown = config.to_toml();
+    let again = load(&shown, &[], &[]).unwrap_or_else(|error| panic!("{shown}\n{error}"));
+    assert_eq!(format!("{again:?}"), format!("{config:?}"));
+    assert_eq!(again.to_toml(), shown);
+}
+
+#[test]
+fn no_part_of_a_file_makes_loading_panic_or_hang() {
+    let whole = whole_example();
+    let settings: String =
+        whole.lines().filter(|line| !line.starts_with("# ")).map(|line| format!("{line}\n")).collect();
+    for (cut, _) in settings.char_indices() {
+        for part in [&settings[..cut], &settings[cut..]] {
+            // Whatever it is, it comes to an end, and mistakes have lines that the part has.
+            let Err(told) = load(part, &[], &[]) else { continue };
+            let lines = part.matches('\n').count() + 1;
+            for mistake in &told.0 {
+                assert!(matches!(&mistake.place, Place::Line { line, .. } if *line <= lines), "{mistake}\n{part}");
+            }
+        }
+    }
+}
