@@ -11,12 +11,13 @@
 //! | 1 | [`store`], [`net`] |
 //! | 3 | [`source`], [`thrift`] |
 //! | 4 | [`config`] |
-//! | 5 | `sidecar` |
+//! | 5 | [`sidecar`] |
 
 pub mod config;
 pub mod metrics;
 pub mod model;
 pub mod net;
+pub mod sidecar;
 pub mod source;
 pub mod store;
 pub mod task;

@@ -12,8 +12,8 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// Starts tasks and threads, the only place that does.
 ///
-/// A critical task lives until the stop. One that ends or panics before is reported by [`Tasks::failure`], and the
-/// process should stop: a sidecar that lost a part must not pretend to be whole.
+/// A critical task lives until the stop. One that ends or panics before is reported as a [`Failure`], and the process
+/// should stop: a sidecar that lost a part must not pretend to be whole.
 #[derive(Clone, Debug)]
 pub struct Tasks {
     tracker: TaskTracker,
@@ -105,11 +105,12 @@ impl Tasks {
         let _ = self.failures.send(Failure { task, how });
     }
 
-    /// Asks every task to end and waits until all have, at most for `deadline`. False: some had to be cut.
-    pub async fn stop(&self, deadline: Duration) -> bool {
+    /// Asks every task to end and waits until all have, at most for `deadline`. How many had to be cut.
+    pub async fn stop(&self, deadline: Duration) -> usize {
         self.stop.cancel();
         self.tracker.close();
-        tokio::time::timeout(deadline, self.tracker.wait()).await.is_ok()
+        let _ = tokio::time::timeout(deadline, self.tracker.wait()).await;
+        self.tracker.len()
     }
 }
 
@@ -167,10 +168,10 @@ mod tests {
         let (tasks, mut failed) = Tasks::new();
         let stop = tasks.stop_signal();
         tasks.critical("willing", async move { stop.requested().await });
-        assert!(tasks.stop(Duration::from_secs(5)).await);
+        assert_eq!(tasks.stop(Duration::from_secs(5)).await, 0);
         assert!(failed.try_recv().is_err(), "an end that was asked for is no failure");
         tasks.short(std::future::pending());
-        assert!(!tasks.stop(Duration::from_millis(10)).await);
+        assert_eq!(tasks.stop(Duration::from_millis(10)).await, 1);
     }
 
     #[test]

@@ -14,10 +14,10 @@ mod handler;
 mod scan;
 
 /// The generated code, of `idl/roster.thrift` and `idl/zk_data.thrift`.
-#[allow(missing_docs, missing_debug_implementations, unused, unreachable_pub, clippy::all)]
+#[allow(missing_debug_implementations, unused, unreachable_pub, clippy::all, clippy::unwrap_used)]
 #[path = "../../gen/rs/roster.rs"]
 pub mod idl;
-#[allow(missing_docs, missing_debug_implementations, unused, unreachable_pub, clippy::all)]
+#[allow(missing_debug_implementations, unused, unreachable_pub, clippy::all, clippy::unwrap_used)]
 #[path = "../../gen/rs/zk_data.rs"]
 pub mod zk_data;
 

@@ -1,0 +1,91 @@
+//! The sidecar: builds the rooms from the configuration, connects them, stops them in order.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::net::{Address, BindError};
+use crate::source::{self, Reload};
+use crate::store::{Feed, Store};
+use crate::task::{Failure, Tasks};
+use crate::thrift::Endpoint;
+
+/// A running sidecar.
+#[derive(Debug)]
+pub struct Sidecar {
+    tasks: Tasks,
+    failures: mpsc::UnboundedReceiver<Failure>,
+    reload: watch::Sender<()>,
+    addresses: Vec<Address>,
+    stop_timeout: Duration,
+}
+
+/// Why the sidecar could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] io::Error),
+}
+
+impl Sidecar {
+    /// Starts all rooms on the runtime of the caller. It listens when this returns, whatever the sources do.
+    pub fn start(config: &Config) -> Result<Self, StartError> {
+        let metrics = Arc::new(Metrics::default());
+        let ensembles = config.zookeeper.iter().map(|it| Feed::new(&it.name, "zookeeper", it.roots.clone()));
+        let files = config.file.iter().map(|it| Feed::new(&it.name, "file", vec![it.root.clone()]));
+        let store = Store::new(&config.store, ensembles.chain(files).collect(), metrics.clone());
+
+        let endpoint = Endpoint::bind(&config.thrift, &config.zk_data, &store, &metrics)?;
+        let addresses: Vec<Address> = endpoint.addresses().cloned().collect();
+        for address in &addresses {
+            tracing::info!(%address, "listening");
+        }
+
+        let (tasks, failures) = Tasks::new();
+        let (reload, reloads) = Reload::new();
+        let mut publishers = (0..).map(|feed| store.publisher(feed));
+        for (ensemble, publisher) in config.zookeeper.iter().zip(&mut publishers) {
+            let mirror = source::zookeeper::run(ensemble.clone(), publisher, reloads.clone(), tasks.stop_signal());
+            tasks.critical(format!("the mirror of {}", ensemble.name), mirror);
+        }
+        for (file, publisher) in config.file.iter().zip(&mut publishers) {
+            let reader = source::file::run(file.clone(), publisher, reloads.clone(), tasks.stop_signal());
+            tasks.critical(format!("the reader of {}", file.name), reader);
+        }
+        endpoint.start(&tasks)?;
+        Ok(Self { tasks, failures, reload, addresses, stop_timeout: config.sidecar.stop_timeout })
+    }
+
+    /// Where it listens.
+    pub fn addresses(&self) -> &[Address] {
+        &self.addresses
+    }
+
+    /// Has the sources read again what an operator may have changed: credentials and files.
+    pub fn reload(&self) {
+        self.reload.send_replace(());
+    }
+
+    /// Waits until a part without which it must not go on has failed.
+    pub async fn failure(&mut self) -> Failure {
+        match self.failures.recv().await {
+            Some(failure) => failure,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Accepts no more, lets what is under way finish until the deadline, and says what had to be cut.
+    pub async fn stop(self) {
+        tracing::info!("stopping");
+        match self.tasks.stop(self.stop_timeout).await {
+            0 => tracing::info!("stopped"),
+            cut => tracing::warn!(cut, deadline = ?self.stop_timeout, "stopped; some tasks had to be cut"),
+        }
+    }
+}
