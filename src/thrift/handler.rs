@@ -165,7 +165,9 @@ impl Desk {
 
     fn changes(&self, watch: &Watch, since: Revision) -> thrift::Result<idl::WatchReply> {
         let snapshot = self.store.snapshot();
-        let fresh = fresh_enough(&snapshot, &watch.paths.iter().collect::<Vec<_>>(), &ReadOptions::default())?;
+        // Not the default options: in the generated code, those allow no age at all.
+        let any_age = ReadOptions::new(None);
+        let fresh = fresh_enough(&snapshot, &watch.paths.iter().collect::<Vec<_>>(), &any_age)?;
         let room = Room { changes: watch.limit, bytes: self.max_reply() / 2 };
         let (changes, reset, revision) = match snapshot.changes_since(since, &watch.paths, room) {
             Since::Unknown => (Vec::new(), true, fresh.revision),
@@ -264,4 +266,31 @@ fn parse(field: &str, path: &str) -> thrift::Result<NodePath> {
 
 fn invalid(field: &str, message: &str) -> thrift::Error {
     InvalidRequest { field: field.to_owned(), message: message.to_owned() }.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Change, Node};
+    use crate::store::FeedState;
+    use crate::task::Tasks;
+
+    #[tokio::test]
+    async fn a_watch_goes_on_while_its_source_is_away() {
+        let feed = Feed::new("test", "file", vec![NodePath::root()]);
+        let store = Store::new(&Default::default(), vec![feed], Arc::default());
+        let publisher = store.publisher(0);
+        let start = publisher.publish_whole(vec![]);
+        publisher.feed().prove(Instant::now());
+        publisher.feed().enter(FeedState::Down, "gone");
+        while publisher.feed().age().is_none_or(|age| age.as_millis() == 0) {
+            tokio::task::yield_now().await;
+        }
+        publisher.publish(vec![Change::Put(NodePath::root(), Arc::new(Node::default()))]);
+        let desk = Desk::new(&Config::default(), &ZkData::default(), store.clone(), Arc::default());
+        let watch = desk.watch(start as i64, &[], 1_000, 0).expect("a request that makes sense");
+        let reply = desk.wait(watch, &Tasks::new().0.stop_signal()).await.expect("a reply");
+        assert_eq!(reply.changes.len(), 1);
+        assert!(reply.freshness.age_ms > 0);
+    }
 }
