@@ -4,6 +4,7 @@
 //! keeps a connection from its first byte to its last. So an answer costs no hand-over between threads.
 
 mod admission;
+pub mod client;
 mod codec;
 mod config;
 mod connection;
