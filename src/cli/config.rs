@@ -1,0 +1,48 @@
+//! `roster config`: what is wrong with a configuration, and what is in force.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use roster::config::{Config, Layers};
+
+use super::settings::{self, Origin, Settings};
+
+/// Check or show a configuration
+#[derive(Debug, Args)]
+pub(crate) struct Configure {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Tell all that is wrong with a file
+    Check { file: PathBuf },
+    /// Print the configuration in force, with the defaults
+    Show(#[command(flatten)] Settings),
+}
+
+impl Configure {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        match self.command {
+            Command::Check { file } => {
+                Config::load(&Layers { file: Some(settings::read(&file)?), ..Layers::default() })?;
+                writeln!(io::stdout(), "{} is in order", file.display())?;
+            }
+            Command::Show(settings) => {
+                let loaded = settings.load([])?;
+                write!(io::stdout(), "# {}\n\n{}", origin(&loaded.origin), loaded.config.to_toml())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn origin(origin: &Origin) -> String {
+    match origin {
+        Origin::File(path) => format!("From {}, the environment and the command line.", path.display()),
+        Origin::Layers => "From the environment and the command line; there is no file.".into(),
+        Origin::Demo => "The demonstration: no configuration was found.".into(),
+    }
+}

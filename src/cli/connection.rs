@@ -1,0 +1,34 @@
+//! The options that say which sidecar is asked, and how long.
+
+use std::time::Duration;
+
+use clap::Args;
+use roster::net::Address;
+use roster::thrift::client::Client;
+
+use super::place;
+
+#[derive(Debug, Args)]
+pub(crate) struct Connection {
+    /// The sidecar: `unix:///path` or `host:port` [default: the socket in /run/roster or the user's runtime folder,
+    /// else 127.0.0.1:9090]
+    #[arg(long, env = "ROSTER_ADDRESS", hide_env_values = true)]
+    address: Option<Address>,
+    /// How long to wait for an answer
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = positive)]
+    timeout: Duration,
+}
+
+impl Connection {
+    pub(crate) fn client(self) -> Client {
+        Client::new(self.address.unwrap_or_else(place::default_address), self.timeout)
+    }
+}
+
+fn positive(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("it must be longer than nothing".into()),
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(error.to_string()),
+    }
+}

@@ -1,0 +1,118 @@
+//! Exit codes: what each end of a command means to a script.
+
+use std::io;
+use std::process::ExitCode;
+
+use roster::config::Mistakes;
+use roster::thrift::client::Error;
+
+use super::settings::Unreadable;
+
+pub(crate) const HELP: &str = "\
+Exit codes:
+    0  done
+    1  there is no such node; or the sidecar itself failed
+    2  the command line, a path or the configuration is wrong
+    3  the sidecar cannot be reached, or broke off
+    4  the data is older than --max-age
+    5  nothing is known yet: the first sync is not done
+    6  the sidecar did not answer within --timeout
+  130  interrupted";
+
+const FAILED: u8 = 1;
+const WRONG: u8 = 2;
+const UNREACHABLE: u8 = 3;
+const TOO_STALE: u8 = 4;
+const NOT_READY: u8 = 5;
+const TIMED_OUT: u8 = 6;
+const INTERRUPTED: u8 = 130;
+
+/// Asked to end by an interrupt. (Commands that do not catch it are ended by it, which a shell tells as 130 too.)
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted")]
+pub(crate) struct Interrupted;
+
+/// Tells an error on stderr, and its exit code.
+pub(crate) fn code(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            tell(&error);
+            ExitCode::from(of(&error))
+        }
+    }
+}
+
+fn tell(error: &anyhow::Error) {
+    if let Some(mistakes) = error.downcast_ref::<Mistakes>() {
+        // Each line begins with its place, as editors like it.
+        return eprintln!("{mistakes}");
+    }
+    eprintln!("roster: {}", whole(error));
+    if let Some(Error::Unreachable { .. }) = error.downcast_ref() {
+        eprintln!("Is it running? `roster serve` starts it; --address or ROSTER_ADDRESS says where it is.");
+    }
+}
+
+/// An error with its causes, as far as it does not tell them itself.
+fn whole(error: &anyhow::Error) -> String {
+    error
+        .chain()
+        .skip(1)
+        .map(ToString::to_string)
+        .fold(error.to_string(), |told, cause| if told.ends_with(&cause) { told } else { format!("{told}: {cause}") })
+}
+
+/// Whoever read our output has had enough.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn of(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref() {
+        Some(Error::NotFound(_)) => FAILED,
+        Some(Error::Invalid(_)) => WRONG,
+        Some(Error::Unreachable { .. } | Error::Refused { .. } | Error::Broken { .. }) => UNREACHABLE,
+        Some(Error::TooStale(_)) => TOO_STALE,
+        Some(Error::NotReady(_)) => NOT_READY,
+        Some(Error::TimedOut { .. }) => TIMED_OUT,
+        None if error.is::<Mistakes>() || error.is::<Unreadable>() => WRONG,
+        None if error.is::<Interrupted>() => INTERRUPTED,
+        None => FAILED,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_help_of_the_binary_and_of_each_reading_command_lists_the_exit_codes() {
+        let mut roster = crate::cli::Cli::command();
+        roster.build();
+        assert!(roster.render_help().to_string().contains(HELP));
+        for name in ["get", "ls", "watch", "status", "serve"] {
+            let command = roster.find_subcommand_mut(name).expect(name);
+            assert!(command.render_help().to_string().contains(HELP), "{name}");
+        }
+    }
+
+    #[test]
+    fn no_cause_is_told_twice() {
+        let address = roster::net::Address::Tcp("there:1".into());
+        let source = io::Error::other("refused");
+        let error = anyhow::Error::from(Error::Unreachable { address, source });
+        assert_eq!(whole(&error), "cannot reach the sidecar at there:1: refused");
+        assert_eq!(whole(&anyhow::anyhow!("b").context("a")), "a: b");
+    }
+
+    #[test]
+    fn only_a_reader_that_left_is_no_failure() {
+        let error = |kind: io::ErrorKind| anyhow::Error::from(io::Error::from(kind));
+        assert!(is_broken_pipe(&error(io::ErrorKind::BrokenPipe)));
+        assert!(!is_broken_pipe(&error(io::ErrorKind::StorageFull)));
+        assert_eq!(of(&error(io::ErrorKind::StorageFull)), FAILED);
+    }
+}

@@ -1,0 +1,129 @@
+//! JSON with the field names of the Thrift interface.
+
+use std::io::{self, IsTerminal, Write};
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use roster::thrift::idl::{ChangeKind, Freshness, Node, Origin, SourceStatus, Stat, StatusReply};
+use serde_json::{Map, Value, json};
+
+/// Prints one document: indented for a person, on one line for a program.
+pub(crate) fn print(document: &Value) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    if out.is_terminal() { writeln!(out, "{document:#}") } else { writeln!(out, "{document}") }
+}
+
+/// `path`, `data` (or `dataBase64` where the data is not UTF-8) and `stat`.
+pub(crate) fn node(node: &Node) -> Map<String, Value> {
+    let mut object = Map::new();
+    object.insert("path".into(), node.path.clone().into());
+    match std::str::from_utf8(&node.data) {
+        Ok(text) => object.insert("data".into(), text.into()),
+        Err(_) => object.insert("dataBase64".into(), BASE64_STANDARD.encode(&node.data).into()),
+    };
+    object.insert("stat".into(), stat(&node.stat));
+    object
+}
+
+fn stat(stat: &Stat) -> Value {
+    json!({
+        "version": stat.version,
+        "czxid": stat.czxid,
+        "mzxid": stat.mzxid,
+        "pzxid": stat.pzxid,
+        "ctime": stat.ctime,
+        "mtime": stat.mtime,
+        "ephemeralOwner": stat.ephemeral_owner,
+        "numChildren": stat.num_children,
+    })
+}
+
+pub(crate) fn freshness(freshness: &Freshness) -> Value {
+    json!({
+        "revision": freshness.revision,
+        "ageMs": freshness.age_ms,
+        "origin": origin(freshness.origin),
+        "complete": freshness.complete,
+    })
+}
+
+fn origin(origin: Origin) -> Value {
+    match origin {
+        Origin::LIVE => "LIVE".into(),
+        Origin::RESTORED => "RESTORED".into(),
+        Origin(newer) => newer.into(),
+    }
+}
+
+/// The name of a kind of change; one of a newer sidecar has only a number.
+pub(crate) fn change_kind(kind: ChangeKind) -> String {
+    match kind {
+        ChangeKind::CREATED => "CREATED".into(),
+        ChangeKind::CHANGED => "CHANGED".into(),
+        ChangeKind::DELETED => "DELETED".into(),
+        ChangeKind(newer) => newer.to_string(),
+    }
+}
+
+pub(crate) fn status(status: &StatusReply) -> Value {
+    json!({
+        "version": status.version,
+        "uptimeMs": status.uptime_ms,
+        "freshness": freshness(&status.freshness),
+        "sources": status.sources.iter().map(source).collect::<Vec<_>>(),
+        "counters": status.counters,
+        "limits": status.limits,
+    })
+}
+
+/// What is absent in the reply is `null`.
+fn source(source: &SourceStatus) -> Value {
+    json!({
+        "name": source.name,
+        "kind": source.kind,
+        "state": source.state,
+        "detail": source.detail,
+        "roots": source.roots,
+        "session": source.session,
+        "lastSync": source.last_sync,
+        "ageMs": source.age_ms,
+        "nodes": source.nodes,
+        "bytes": source.bytes,
+        "reconnects": source.reconnects,
+        "leftOut": source.left_out,
+        "drift": source.drift,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(data: &[u8]) -> Value {
+        node(&Node::new("/a".into(), data.to_vec(), Stat::new(1, 2, 3, 4, 5, 6, 7, 8))).into()
+    }
+
+    #[test]
+    fn a_node_has_the_names_of_the_interface() {
+        assert_eq!(
+            with("grüß".as_bytes()).to_string(),
+            r#"{"path":"/a","data":"grüß","stat":{"version":1,"czxid":2,"mzxid":3,"pzxid":4,"ctime":5,"mtime":6,"ephemeralOwner":7,"numChildren":8}}"#
+        );
+    }
+
+    #[test]
+    fn data_that_is_not_utf_8_is_base64_under_another_name() {
+        assert_eq!(with(b"\xff\x00")["dataBase64"], "/wA=");
+        assert_eq!(with(b"\xff\x00").get("data"), None);
+        assert_eq!(with(b"")["data"], "");
+    }
+
+    #[test]
+    fn freshness_has_the_names_of_the_interface() {
+        assert_eq!(
+            freshness(&Freshness::new(7, 0, Origin::LIVE, true)).to_string(),
+            r#"{"revision":7,"ageMs":0,"origin":"LIVE","complete":true}"#
+        );
+        assert_eq!(freshness(&Freshness::new(7, 0, Origin::RESTORED, false))["origin"], "RESTORED");
+    }
+}

@@ -1,0 +1,69 @@
+//! The command line: one struct a command.
+
+mod completions;
+mod config;
+mod connection;
+mod demo;
+pub(crate) mod exit;
+mod get;
+mod json;
+mod ls;
+mod place;
+mod serve;
+mod settings;
+mod status;
+mod text;
+mod tree;
+mod version;
+mod watch;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// Keeps ZooKeeper's data beside short-lived local clients, and answers them over Thrift.
+#[derive(Debug, Parser)]
+#[command(name = "roster", version, after_help = exit::HELP, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    #[command(after_help = exit::HELP)]
+    Get(get::Get),
+    #[command(after_help = exit::HELP)]
+    Ls(ls::Ls),
+    #[command(after_help = exit::HELP)]
+    Watch(watch::Watch),
+    #[command(after_help = exit::HELP)]
+    Status(status::Status),
+    #[command(after_help = exit::HELP)]
+    Serve(serve::Serve),
+    Config(config::Configure),
+    Completions(completions::Completions),
+    Version(version::Version),
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people
+    Table,
+    /// For programs, with the names of the Thrift interface
+    Json,
+}
+
+impl Cli {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        match self.command {
+            Command::Get(get) => get.run(),
+            Command::Ls(ls) => ls.run(),
+            Command::Watch(watch) => watch.run(),
+            Command::Status(status) => status.run(),
+            Command::Serve(serve) => serve.run(),
+            Command::Config(config) => config.run(),
+            Command::Completions(completions) => completions.run(),
+            Command::Version(version) => version.run(),
+        }
+    }
+}

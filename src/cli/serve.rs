@@ -1,0 +1,79 @@
+//! `roster serve`: the sidecar itself, until a signal or a failure ends it.
+
+use std::env;
+use std::io::{self, IsTerminal};
+
+use anyhow::Context;
+use clap::Args;
+use roster::config::{Config, Log, LogFormat};
+use roster::sidecar::Sidecar;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use super::settings::{Origin, Settings};
+use super::{demo, exit};
+
+/// Run the sidecar
+///
+/// Without a configuration it runs a demonstration, and says what to try. SIGTERM and an interrupt stop it in order,
+/// SIGHUP has it read credentials and files again.
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    #[command(flatten)]
+    settings: Settings,
+    /// What to log: error, warn, info, debug, trace; after commas others for single modules
+    #[arg(long, value_name = "LEVEL", env = "ROSTER_LOG", hide_env_values = true)]
+    log: Option<String>,
+}
+
+impl Serve {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let level = self.log.map(|level| ("log.level".to_owned(), level));
+        let loaded = self.settings.load(level)?;
+        let is_demo = loaded.origin == Origin::Demo;
+        if is_demo {
+            demo::lay_out()?;
+        }
+        start_log(&loaded.config.log)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+        runtime.context("cannot start the runtime")?.block_on(serve(&loaded.config, is_demo))
+    }
+}
+
+async fn serve(config: &Config, is_demo: bool) -> anyhow::Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut sidecar = Sidecar::start(config)?;
+    if is_demo {
+        eprintln!("{}", demo::invitation(config, &env::current_exe()?));
+    }
+    let ended = loop {
+        tokio::select! {
+            failure = sidecar.failure() => break Err(failure.into()),
+            _ = interrupt.recv() => break Err(exit::Interrupted.into()),
+            _ = terminate.recv() => break Ok(()),
+            _ = hangup.recv() => sidecar.reload(),
+        }
+    };
+    // Who asks again does not want to wait.
+    tokio::select! {
+        () = sidecar.stop() => {}
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    ended
+}
+
+fn start_log(log: &Log) -> anyhow::Result<()> {
+    let is_plain = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_new(&log.level)?)
+        .with_ansi(io::stderr().is_terminal() && !is_plain)
+        .with_writer(io::stderr);
+    match log.format {
+        LogFormat::Human => subscriber.init(),
+        LogFormat::Json => subscriber.json().init(),
+    }
+    Ok(())
+}

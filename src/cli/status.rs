@@ -1,0 +1,149 @@
+//! `roster status`: what the sidecar is doing, at a glance.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{self, Write};
+
+use clap::Args;
+use roster::thrift::idl::{Freshness, Origin, SourceStatus, StatusReply};
+
+use super::connection::Connection;
+use super::{Output, json, text};
+
+/// Show what the sidecar is doing, and how its sources are
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// Tell also the counters and the bounds in force
+    #[arg(short, long)]
+    all: bool,
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+impl Status {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let reply = self.connection.client().status()?;
+        match self.output {
+            Output::Json => json::print(&json::status(&reply))?,
+            Output::Table => io::stdout().write_all(table(&reply, self.all).as_bytes())?,
+        }
+        Ok(())
+    }
+}
+
+fn table(status: &StatusReply, all: bool) -> String {
+    let mut text = format!(
+        "roster {}   up {}   revision {}   {}\n\n",
+        status.version,
+        text::duration(status.uptime_ms),
+        status.freshness.revision,
+        trust(&status.freshness)
+    );
+    let rows: Vec<_> = status.sources.iter().map(row).collect();
+    let heading = ["SOURCE", "KIND", "STATE", "AGE", "NODES", "SIZE", "RECONNECTS", "LEFT OUT", "DRIFT", "DETAIL"];
+    text += &text::table(heading, &["AGE", "NODES", "SIZE", "RECONNECTS", "LEFT OUT", "DRIFT"], &rows);
+    if all {
+        text += &named("COUNTER", &status.counters);
+        text += &named("LIMIT", &status.limits);
+    }
+    text
+}
+
+/// How far answers can be trusted, in words.
+fn trust(freshness: &Freshness) -> String {
+    let mut words = match freshness.age_ms {
+        0 => "in sync".to_owned(),
+        age => format!("NOT IN SYNC for {}", text::duration(age)),
+    };
+    if !freshness.complete {
+        words += ", INCOMPLETE";
+    }
+    if freshness.origin == Origin::RESTORED {
+        words += ", restored from an earlier run";
+    }
+    words
+}
+
+/// Healthy states are in small letters, so that a bad one stands out.
+fn row(source: &SourceStatus) -> [String; 10] {
+    let state = if source.state == "down" { "DOWN".to_owned() } else { source.state.clone() };
+    [
+        text::printable(source.name.as_bytes()),
+        source.kind.clone(),
+        state,
+        source.age_ms.map_or_else(|| "never".into(), text::duration),
+        source.nodes.to_string(),
+        text::size(source.bytes),
+        source.reconnects.to_string(),
+        source.left_out.to_string(),
+        source.drift.to_string(),
+        text::printable(source.detail.as_bytes()),
+    ]
+}
+
+fn named(title: &str, values: &BTreeMap<String, i64>) -> String {
+    let mut text = format!("\n{title}\n");
+    let width = values.keys().map(|name| name.chars().count()).max().unwrap_or(0);
+    for (name, value) in values {
+        writeln!(text, "  {name:<width$}  {value}").expect("a string takes all");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(age: i64) -> StatusReply {
+        let source = |name: &str, state: &str, detail: &str, age: Option<i64>| {
+            SourceStatus::new(
+                name.into(),
+                "zookeeper".into(),
+                state.into(),
+                detail.into(),
+                vec!["/".into()],
+                None,
+                None,
+                age,
+                1200,
+                5 << 20,
+                2,
+                0,
+                0,
+            )
+        };
+        StatusReply::new(
+            "0.1.0".into(),
+            93_784_000,
+            Freshness::new(1_700_000_000_123, age, Origin::LIVE, age == 0),
+            vec![source("main", "live", "", Some(0)), source("other", "down", "connection refused", None)],
+            BTreeMap::from([("requests".into(), 12), ("connectionsOpen".into(), 3)]),
+            BTreeMap::from([("maxRequest".into(), 65_536)]),
+        )
+    }
+
+    #[test]
+    fn a_source_that_is_down_stands_out_with_its_reason() {
+        assert_eq!(
+            table(&reply(61_000), false),
+            "\
+roster 0.1.0   up 1day 2h   revision 1700000000123   NOT IN SYNC for 1m 1s, INCOMPLETE
+
+SOURCE  KIND       STATE    AGE  NODES     SIZE  RECONNECTS  LEFT OUT  DRIFT  DETAIL
+main    zookeeper  live      0s   1200  5.0 MiB           2         0      0
+other   zookeeper  DOWN   never   1200  5.0 MiB           2         0      0  connection refused
+"
+        );
+    }
+
+    #[test]
+    fn counters_and_limits_are_shown_when_asked_for() {
+        assert!(!table(&reply(0), false).contains("requests"));
+        let all = table(&reply(0), true);
+        assert!(
+            all.contains("in sync\n") && all.contains("  requests         12\n") && all.contains("maxRequest  65536")
+        );
+    }
+}
