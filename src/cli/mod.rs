@@ -12,6 +12,7 @@ mod place;
 mod serve;
 mod settings;
 mod status;
+mod systemd;
 mod text;
 mod tree;
 mod version;

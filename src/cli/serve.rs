@@ -11,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use super::settings::{Origin, Settings};
+use super::systemd::Systemd;
 use super::{demo, exit};
 
 /// Run the sidecar
@@ -48,14 +49,17 @@ async fn serve(config: &Config, is_demo: bool) -> anyhow::Result<()> {
     if is_demo {
         eprintln!("{}", demo::invitation(config, &env::current_exe()?));
     }
+    let mut systemd = Systemd::ready(sidecar.addresses());
     let ended = loop {
         tokio::select! {
             failure = sidecar.failure() => break Err(failure.into()),
             _ = interrupt.recv() => break Err(exit::Interrupted.into()),
             _ = terminate.recv() => break Ok(()),
             _ = hangup.recv() => sidecar.reload(),
+            () = systemd.watchdog() => {}
         }
     };
+    systemd.stopping();
     // Who asks again does not want to wait.
     tokio::select! {
         () = sidecar.stop() => {}
@@ -68,7 +72,8 @@ async fn serve(config: &Config, is_demo: bool) -> anyhow::Result<()> {
 fn start_log(log: &Log) -> anyhow::Result<()> {
     let is_plain = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_new(&log.level)?)
+        // The client's own lines tell each retry; the mirror tells what they come to.
+        .with_env_filter(EnvFilter::try_new(format!("zookeeper_client=error,{}", log.level))?)
         .with_ansi(io::stderr().is_terminal() && !is_plain)
         .with_writer(io::stderr);
     match log.format {
