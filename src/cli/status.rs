@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use clap::Args;
-use roster::thrift::idl::{Freshness, Origin, SourceStatus, StatusReply};
+use roster::thrift::idl::{Origin, SourceStatus, StatusReply};
 
 use super::connection::Connection;
 use super::{Output, json, text};
@@ -39,7 +39,7 @@ fn table(status: &StatusReply, all: bool) -> String {
         status.version,
         text::duration(status.uptime_ms),
         status.freshness.revision,
-        trust(&status.freshness)
+        trust(status)
     );
     let rows: Vec<_> = status.sources.iter().map(row).collect();
     let heading = ["SOURCE", "KIND", "STATE", "AGE", "NODES", "SIZE", "RECONNECTS", "LEFT OUT", "DRIFT", "DETAIL"];
@@ -52,8 +52,10 @@ fn table(status: &StatusReply, all: bool) -> String {
 }
 
 /// How far answers can be trusted, in words.
-fn trust(freshness: &Freshness) -> String {
+fn trust(status: &StatusReply) -> String {
+    let freshness = &status.freshness;
     let mut words = match freshness.age_ms {
+        _ if status.sources.iter().any(|source| source.age_ms.is_none()) => "NOT YET IN SYNC".to_owned(),
         0 => "in sync".to_owned(),
         age => format!("NOT IN SYNC for {}", text::duration(age)),
     };
@@ -95,30 +97,19 @@ fn named(title: &str, values: &BTreeMap<String, i64>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use roster::thrift::idl::Freshness;
 
-    fn reply(age: i64) -> StatusReply {
-        let source = |name: &str, state: &str, detail: &str, age: Option<i64>| {
-            SourceStatus::new(
-                name.into(),
-                "zookeeper".into(),
-                state.into(),
-                detail.into(),
-                vec!["/".into()],
-                None,
-                None,
-                age,
-                1200,
-                5 << 20,
-                2,
-                0,
-                0,
-            )
-        };
+    fn source(name: &str, state: &str, detail: &str, age: Option<i64>) -> SourceStatus {
+        let [kind, name, state, detail] = ["zookeeper", name, state, detail].map(str::to_owned);
+        SourceStatus::new(name, kind, state, detail, vec!["/".into()], None, None, age, 1200, 5 << 20, 2, 0, 0)
+    }
+
+    fn reply(age: i64, other: SourceStatus) -> StatusReply {
         StatusReply::new(
             "0.1.0".into(),
             93_784_000,
             Freshness::new(1_700_000_000_123, age, Origin::LIVE, age == 0),
-            vec![source("main", "live", "", Some(0)), source("other", "down", "connection refused", None)],
+            vec![source("main", "live", "", Some(0)), other],
             BTreeMap::from([("requests".into(), 12), ("connectionsOpen".into(), 3)]),
             BTreeMap::from([("maxRequest".into(), 65_536)]),
         )
@@ -127,21 +118,28 @@ mod tests {
     #[test]
     fn a_source_that_is_down_stands_out_with_its_reason() {
         assert_eq!(
-            table(&reply(61_000), false),
+            table(&reply(61_000, source("other", "down", "connection refused", Some(61_000))), false),
             "\
 roster 0.1.0   up 1day 2h   revision 1700000000123   NOT IN SYNC for 1m 1s, INCOMPLETE
 
 SOURCE  KIND       STATE    AGE  NODES     SIZE  RECONNECTS  LEFT OUT  DRIFT  DETAIL
 main    zookeeper  live      0s   1200  5.0 MiB           2         0      0
-other   zookeeper  DOWN   never   1200  5.0 MiB           2         0      0  connection refused
+other   zookeeper  DOWN   1m 1s   1200  5.0 MiB           2         0      0  connection refused
 "
         );
     }
 
     #[test]
+    fn a_source_that_never_was_in_sync_is_not_called_so() {
+        let text = table(&reply(0, source("other", "syncing", "", None)), false);
+        assert!(text.contains("NOT YET IN SYNC\n") && text.contains("never"), "{text}");
+    }
+
+    #[test]
     fn counters_and_limits_are_shown_when_asked_for() {
-        assert!(!table(&reply(0), false).contains("requests"));
-        let all = table(&reply(0), true);
+        let reply = reply(0, source("other", "live", "", Some(0)));
+        assert!(!table(&reply, false).contains("requests"));
+        let all = table(&reply, true);
         assert!(
             all.contains("in sync\n") && all.contains("  requests         12\n") && all.contains("maxRequest  65536")
         );

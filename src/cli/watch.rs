@@ -48,12 +48,13 @@ struct Follower<Out> {
     since: Option<i64>,
     /// Whether a sidecar has ever answered: from then on it is waited for.
     met: bool,
-    waiting_for: Option<&'static str>,
+    /// What was said since the last answer.
+    told: Option<&'static str>,
 }
 
 impl<Out: Write> Follower<Out> {
     fn new(client: Client, paths: Vec<NodePath>, output: Output, out: Out) -> Self {
-        Self { client, paths, output, out, since: None, met: false, waiting_for: None }
+        Self { client, paths, output, out, since: None, met: false, told: None }
     }
 
     fn follow(&mut self) -> anyhow::Result<Infallible> {
@@ -62,7 +63,7 @@ impl<Out: Write> Follower<Out> {
             match self.step() {
                 Ok(()) => {
                     self.met = true;
-                    if self.waiting_for.take().is_some() {
+                    if self.told.take().is_some() {
                         eprintln!("roster: following again");
                     }
                     backoff.reset();
@@ -129,15 +130,15 @@ impl<Out: Write> Follower<Out> {
         let Some(reason) = error.downcast_ref::<Error>() else {
             return Err(error);
         };
-        let awaited = match reason {
-            Error::NotReady(_) => "the first sync",
+        let consequence = match reason {
+            Error::NotReady(_) => "trying again",
             Error::Invalid(_) => return Err(error),
             _ if !self.met => return Err(error),
-            _ => "the sidecar to return",
+            _ => "waiting for the sidecar to return",
         };
         self.met = true;
-        if self.waiting_for.replace(awaited) != Some(awaited) {
-            eprintln!("roster: {reason}; waiting for {awaited}");
+        if self.told.replace(consequence) != Some(consequence) {
+            eprintln!("roster: {reason}; {consequence}");
         }
         Ok(())
     }
