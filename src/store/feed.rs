@@ -59,7 +59,7 @@ impl Feed {
             proven: AtomicU64::new(0),
             state: AtomicU8::new(FeedState::Connecting as u8),
             left_out: AtomicU64::new(0),
-            words: ArcSwap::default(),
+            words: ArcSwap::from_pointee(Words { detail: "starting".into(), session: None }),
             reconnects: Counter::default(),
             drift: Counter::default(),
         }
@@ -121,6 +121,11 @@ impl Feed {
     pub fn age(&self) -> Option<Duration> {
         let since = self.since_proof()?;
         Some(if self.state() == FeedState::Live && since <= PROOF_HOLDS { Duration::ZERO } else { since })
+    }
+
+    /// The same, where one that never was in sync counts as behind since the process started.
+    pub(super) fn age_at_least(&self) -> Duration {
+        self.age().unwrap_or_else(|| self.born.elapsed())
     }
 
     /// The time since the last proof of being in sync.

@@ -140,7 +140,7 @@ impl Snapshot {
     pub fn freshness<'a>(&self, feeds: impl Iterator<Item = (&'a Feed, Filled)>) -> Freshness {
         let fresh = Freshness { revision: self.revision, age: Duration::ZERO, origin: Origin::Live, complete: true };
         feeds.fold(fresh, |fresh, (feed, filled)| Freshness {
-            age: fresh.age.max(feed.age().unwrap_or_default()),
+            age: fresh.age.max(feed.age_at_least()),
             complete: fresh.complete && filled.whole && feed.left_out() == 0,
             ..fresh
         })
