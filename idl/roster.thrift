@@ -112,6 +112,218 @@ struct WatchReply {
   3: required Freshness freshness
 }
 
+/** A service, as one master offers it. */
+struct Service {
+  /** Without a version. */
+  1: required string name
+  /** Of `name@version` or of the metadata; 0.0.0 where none is told. */
+  2: required string version
+  /** A JSON object. */
+  3: required string metadata
+}
+
+/** A long-running process that offers services. */
+struct Master {
+  /** The same at every register through which the master is known. */
+  1: required string id
+  /** Where it connected from. */
+  2: required string address
+  /** When it did, ms since 1970. */
+  3: required i64 connectedAt
+  4: required list<Service> services
+  /** How many ways there are to it: our own register, and upstream ones. */
+  5: required i32 ways
+  /** How many calls to it are under way from here. */
+  6: required i32 outstanding
+}
+
+struct MasterReply {
+  1: required Master master
+  2: required Freshness freshness
+}
+
+struct MastersReply {
+  /** In the order of their ids. */
+  1: required list<Master> masters
+  /** Where the next page begins; absent on the last page. */
+  2: optional string cursor
+  3: required Freshness freshness
+}
+
+/** Which masters, or services; what is absent does not restrict. */
+struct Filter {
+  /** The name of a service, without a version. */
+  1: optional string serviceName
+  /** Metadata that the service must have, by key: a string as it is, any other value as its JSON text. */
+  2: optional map<string, string> metadata
+  /** At most so many (0: as many as a reply may hold). */
+  3: optional i32 limit
+  /** What the page before said. */
+  4: optional string cursor
+}
+
+/** A service and who offers it. */
+struct ServiceSummary {
+  1: required string name
+  /** By version, how many masters offer it; empty when none does any more. */
+  2: required map<string, i32> masters
+}
+
+struct ServicesReply {
+  1: required list<ServiceSummary> services
+  2: required Freshness freshness
+}
+
+/** One place where a service is offered. */
+struct Instance {
+  /** The id of the master, */
+  1: required string master
+  /** and where it connected from. */
+  2: required string address
+  3: required Service offer
+  /** How many calls to the master are under way from here. */
+  4: required i32 outstanding
+}
+
+struct InstancesReply {
+  /** The newest version first. */
+  1: required list<Instance> instances
+  2: required Freshness freshness
+}
+
+/** What became of one master. */
+struct MasterChange {
+  1: required string id
+  /** Against the revision asked for. */
+  2: required ChangeKind kind
+  /** The master as it is now; absent when it is gone. */
+  3: optional Master master
+}
+
+struct MastersWatchReply {
+  /** As in WatchReply, for masters. */
+  1: required list<MasterChange> changes
+  /** True: read anew, with `masters`. */
+  2: required bool reset
+  3: required Freshness freshness
+}
+
+/** How arguments, values and messages are written. */
+enum Encoding {
+  /** JSON text. Bytes that are not UTF-8 come as {"base64": "…"}; numbers keep 64 bits. */
+  JSON = 1,
+  /** MessagePack bytes: binary data and numbers stay as they are. */
+  MSGPACK = 2
+}
+
+/** How a master is chosen among those that offer a service. */
+enum Balance {
+  /** Of two random ones, the one with fewer calls under way. */
+  LEAST_OUTSTANDING = 1,
+  ROUND_ROBIN = 2,
+  RANDOM = 3,
+  /** The same one for the same `key`, as long as it is there. */
+  KEY = 4
+}
+
+struct CallOptions {
+  /** How long all attempts may take together. Absent: 5 s. */
+  1: optional i32 timeoutMs
+  /** How often it may be tried again, each time on another master. Only where that is safe: the call was not sent, or
+   *  it is `idempotent`. Absent: 2. */
+  2: optional i32 retries
+  /** Whether it does no harm to execute it twice. Absent: it may. */
+  3: optional bool idempotent
+  /** A requirement of semantic versions, such as `^1.2`. Absent: the newest version there is. */
+  4: optional string version
+  /** Absent: LEAST_OUTSTANDING. */
+  5: optional Balance balance
+  /** For the balance KEY. */
+  6: optional string key
+  /** Whether every value of a method that gives many is wanted. Absent: the last one alone. */
+  7: optional bool allValues
+  /** Of the arguments and the values. Absent: JSON. */
+  8: optional Encoding encoding
+}
+
+/** One call of a method. */
+struct Call {
+  1: required string serviceName
+  2: required string method
+  /** A list, or an object by parameter name; empty: no arguments. */
+  3: required binary arguments
+  4: optional CallOptions options
+}
+
+struct CallResult {
+  /** What the method gave: nothing for null, one value, or with `allValues` as many as it gave. */
+  1: required list<binary> values
+  /** The id of the master that answered. */
+  2: required string master
+  3: required i64 durationUs
+  /** How many masters were tried. */
+  4: required i32 attempts
+}
+
+enum CallErrorKind {
+  NO_MASTER = 1,
+  FAILED = 2,
+  TIMED_OUT = 3,
+  OVERLOADED = 4,
+  /** The call itself made no sense. */
+  INVALID = 5
+}
+
+/** As the exceptions below, where several calls each have an outcome. */
+struct CallError {
+  1: required CallErrorKind kind
+  2: required string message
+  3: optional string className
+  4: optional i64 code
+  /** See CallFailed. */
+  5: optional bool lost
+}
+
+/** What one of several calls came to: a result or an error. */
+struct CallOutcome {
+  /** The id of the master; absent where none was reached. */
+  1: optional string master
+  2: optional CallResult result
+  3: optional CallError error
+}
+
+/** Where a register is. */
+struct RegisterAddress {
+  1: required string host
+  2: required i32 port
+}
+
+/** What was counted of one method. */
+struct MethodStats {
+  1: required string serviceName
+  2: required string method
+  3: required i64 calls
+  /** By what they came to: */
+  4: required i64 failed
+  5: required i64 timedOut
+  6: required i64 lost
+  7: required i64 refused
+  /** Attempts beyond the first. */
+  8: required i64 retries
+  /** Under way now. */
+  9: required i64 outstanding
+  /** Of calls that were answered, in microseconds: */
+  10: required i64 minUs
+  11: required i64 meanUs
+  12: required i64 maxUs
+  /** How many took at most 1, 2, 5, 10, 20, 50, 100, 200, 500 ms, 1, 2, 5 s, and longer. */
+  13: required list<i64> histogram
+}
+
+struct StatsReply {
+  1: required list<MethodStats> methods
+}
+
 /** Something that fills the snapshot. */
 struct SourceStatus {
   1: required string name
@@ -176,6 +388,36 @@ exception TooStale {
   3: required string message
 }
 
+/** There is no master for the call: the service is unknown, or nobody alive offers it. */
+exception NoMaster {
+  1: required string serviceName
+  /** Says which. */
+  2: required string message
+}
+
+/** The master's own error; or the connection to it was lost with the call under way. */
+exception CallFailed {
+  1: required string master
+  2: required string message
+  /** The class of the master's exception. */
+  3: optional string className
+  4: required i64 code
+  /** True: the connection was lost, and it is not known whether the call was executed. */
+  5: required bool lost
+}
+
+/** No answer in time. Whether the call was executed is not known. */
+exception CallTimedOut {
+  1: optional string master
+  2: required i32 timeoutMs
+  3: required string message
+}
+
+/** Too many calls are under way; nothing was sent. */
+exception Overloaded {
+  1: required string message
+}
+
 /** The request makes no sense as it is. */
 exception InvalidRequest {
   /** Which argument, */
@@ -216,4 +458,50 @@ service Roster {
 
   /** What the sidecar is doing. */
   StatusReply status()
+
+  /** The masters that are there, in pages. */
+  MastersReply masters(1: Filter filter) throws (1: NotReady notReady, 2: InvalidRequest invalid)
+
+  /** One master. */
+  MasterReply master(1: string id) throws (1: NotFound notFound, 2: NotReady notReady)
+
+  /** The services that masters offer. */
+  ServicesReply services(1: Filter filter) throws (1: NotReady notReady, 2: InvalidRequest invalid)
+
+  /** Who offers a service, by its name without a version. */
+  InstancesReply instances(1: string serviceName) throws (1: NotFound notFound, 2: NotReady notReady)
+
+  /** As `watch`, for masters. */
+  MastersWatchReply watchMasters(1: i64 since, 2: i32 timeoutMs, 3: i32 limit)
+    throws (1: NotReady notReady, 2: InvalidRequest invalid)
+
+  /** Calls a method of a service, on one of the masters that offer it. */
+  CallResult call(1: string serviceName, 2: string method, 3: binary arguments, 4: CallOptions options)
+    throws (1: NoMaster noMaster, 2: CallFailed failed, 3: CallTimedOut timedOut, 4: Overloaded overloaded,
+            5: InvalidRequest invalid)
+
+  /** The same, on one master. */
+  CallResult callOn(1: string masterId, 2: string serviceName, 3: string method, 4: binary arguments,
+                    5: CallOptions options)
+    throws (1: NoMaster noMaster, 2: CallFailed failed, 3: CallTimedOut timedOut, 4: Overloaded overloaded,
+            5: InvalidRequest invalid)
+
+  /** The same, on every master that offers it: an outcome a master. */
+  list<CallOutcome> callAll(1: string serviceName, 2: string method, 3: binary arguments, 4: CallOptions options)
+    throws (1: NoMaster noMaster, 2: InvalidRequest invalid)
+
+  /** Several calls side by side: their outcomes, in the order of the calls. */
+  list<CallOutcome> callMany(1: list<Call> calls) throws (1: InvalidRequest invalid)
+
+  /** Sends a command, a map with the key `cmd`, to every master; to how many it was sent. */
+  i32 broadcast(1: binary message, 2: Encoding encoding) throws (1: InvalidRequest invalid)
+
+  /** Tells every master to connect to these registers as well; to how many it was told. */
+  i32 addRegisters(1: list<RegisterAddress> registers) throws (1: InvalidRequest invalid)
+
+  /** Tells every master to leave these registers; to how many it was told. */
+  i32 removeRegisters(1: list<RegisterAddress> registers) throws (1: InvalidRequest invalid)
+
+  /** What was counted of the calls, by method. */
+  StatsReply stats()
 }

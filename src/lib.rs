@@ -9,6 +9,7 @@
 //! |---|---|
 //! | 0 | [`model`], [`metrics`], [`task`] |
 //! | 1 | [`store`], [`net`] |
+//! | 2 | [`resolve`] |
 //! | 3 | [`source`], [`thrift`] |
 //! | 4 | [`config`] |
 //! | 5 | [`sidecar`] |
@@ -17,6 +18,7 @@ pub mod config;
 pub mod metrics;
 pub mod model;
 pub mod net;
+pub mod resolve;
 pub mod sidecar;
 pub mod source;
 pub mod store;

@@ -133,6 +133,181 @@ impl From<&ChangeKind> for i32 {
   }
 }
 
+/// How arguments, values and messages are written.
+#[derive(Copy, Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Encoding(pub i32);
+
+impl Encoding {
+  /// JSON text. Bytes that are not UTF-8 come as {"base64": "…"}; numbers keep 64 bits.
+  pub const JSON: Encoding = Encoding(1);
+  /// MessagePack bytes: binary data and numbers stay as they are.
+  pub const MSGPACK: Encoding = Encoding(2);
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::JSON,
+    Self::MSGPACK,
+  ];
+}
+
+impl TSerializable for Encoding {
+  #[allow(clippy::trivially_copy_pass_by_ref)]
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    o_prot.write_i32(self.0)
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<Encoding> {
+    let enum_value = i_prot.read_i32()?;
+    Ok(Encoding::from(enum_value))
+  }
+}
+
+impl From<i32> for Encoding {
+  fn from(i: i32) -> Self {
+    match i {
+      1 => Encoding::JSON,
+      2 => Encoding::MSGPACK,
+      _ => Encoding(i)
+    }
+  }
+}
+
+impl From<&i32> for Encoding {
+  fn from(i: &i32) -> Self {
+    Encoding::from(*i)
+  }
+}
+
+impl From<Encoding> for i32 {
+  fn from(e: Encoding) -> i32 {
+    e.0
+  }
+}
+
+impl From<&Encoding> for i32 {
+  fn from(e: &Encoding) -> i32 {
+    e.0
+  }
+}
+
+/// How a master is chosen among those that offer a service.
+#[derive(Copy, Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Balance(pub i32);
+
+impl Balance {
+  /// Of two random ones, the one with fewer calls under way.
+  pub const LEAST_OUTSTANDING: Balance = Balance(1);
+  pub const ROUND_ROBIN: Balance = Balance(2);
+  pub const RANDOM: Balance = Balance(3);
+  /// The same one for the same `key`, as long as it is there.
+  pub const KEY: Balance = Balance(4);
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::LEAST_OUTSTANDING,
+    Self::ROUND_ROBIN,
+    Self::RANDOM,
+    Self::KEY,
+  ];
+}
+
+impl TSerializable for Balance {
+  #[allow(clippy::trivially_copy_pass_by_ref)]
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    o_prot.write_i32(self.0)
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<Balance> {
+    let enum_value = i_prot.read_i32()?;
+    Ok(Balance::from(enum_value))
+  }
+}
+
+impl From<i32> for Balance {
+  fn from(i: i32) -> Self {
+    match i {
+      1 => Balance::LEAST_OUTSTANDING,
+      2 => Balance::ROUND_ROBIN,
+      3 => Balance::RANDOM,
+      4 => Balance::KEY,
+      _ => Balance(i)
+    }
+  }
+}
+
+impl From<&i32> for Balance {
+  fn from(i: &i32) -> Self {
+    Balance::from(*i)
+  }
+}
+
+impl From<Balance> for i32 {
+  fn from(e: Balance) -> i32 {
+    e.0
+  }
+}
+
+impl From<&Balance> for i32 {
+  fn from(e: &Balance) -> i32 {
+    e.0
+  }
+}
+
+#[derive(Copy, Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct CallErrorKind(pub i32);
+
+impl CallErrorKind {
+  pub const NO_MASTER: CallErrorKind = CallErrorKind(1);
+  pub const FAILED: CallErrorKind = CallErrorKind(2);
+  pub const TIMED_OUT: CallErrorKind = CallErrorKind(3);
+  pub const OVERLOADED: CallErrorKind = CallErrorKind(4);
+  /// The call itself made no sense.
+  pub const INVALID: CallErrorKind = CallErrorKind(5);
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::NO_MASTER,
+    Self::FAILED,
+    Self::TIMED_OUT,
+    Self::OVERLOADED,
+    Self::INVALID,
+  ];
+}
+
+impl TSerializable for CallErrorKind {
+  #[allow(clippy::trivially_copy_pass_by_ref)]
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    o_prot.write_i32(self.0)
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<CallErrorKind> {
+    let enum_value = i_prot.read_i32()?;
+    Ok(CallErrorKind::from(enum_value))
+  }
+}
+
+impl From<i32> for CallErrorKind {
+  fn from(i: i32) -> Self {
+    match i {
+      1 => CallErrorKind::NO_MASTER,
+      2 => CallErrorKind::FAILED,
+      3 => CallErrorKind::TIMED_OUT,
+      4 => CallErrorKind::OVERLOADED,
+      5 => CallErrorKind::INVALID,
+      _ => CallErrorKind(i)
+    }
+  }
+}
+
+impl From<&i32> for CallErrorKind {
+  fn from(i: &i32) -> Self {
+    CallErrorKind::from(*i)
+  }
+}
+
+impl From<CallErrorKind> for i32 {
+  fn from(e: CallErrorKind) -> i32 {
+    e.0
+  }
+}
+
+impl From<&CallErrorKind> for i32 {
+  fn from(e: &CallErrorKind) -> i32 {
+    e.0
+  }
+}
+
 //
 // Freshness
 //
@@ -1028,6 +1203,1945 @@ impl TSerializable for WatchReply {
 }
 
 //
+// Service
+//
+
+/// A service, as one master offers it.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Service {
+  /// Without a version.
+  pub name: String,
+  /// Of `name@version` or of the metadata; 0.0.0 where none is told.
+  pub version: String,
+  /// A JSON object.
+  pub metadata: String,
+}
+
+impl Service {
+  pub fn new(name: String, version: String, metadata: String) -> Service {
+    Service {
+      name,
+      version,
+      metadata,
+    }
+  }
+}
+
+impl TSerializable for Service {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<Service> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    let mut f_2: Option<String> = None;
+    let mut f_3: Option<String> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_string()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_string()?;
+          f_3 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("Service.name", &f_1)?;
+    verify_required_field_exists("Service.version", &f_2)?;
+    verify_required_field_exists("Service.metadata", &f_3)?;
+    let ret = Service {
+      name: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      version: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      metadata: f_3.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("Service");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("name", TType::String, 1))?;
+    o_prot.write_string(&self.name)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("version", TType::String, 2))?;
+    o_prot.write_string(&self.version)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("metadata", TType::String, 3))?;
+    o_prot.write_string(&self.metadata)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// Master
+//
+
+/// A long-running process that offers services.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Master {
+  /// The same at every register through which the master is known.
+  pub id: String,
+  /// Where it connected from.
+  pub address: String,
+  /// When it did, ms since 1970.
+  pub connected_at: i64,
+  pub services: Vec<Service>,
+  /// How many ways there are to it: our own register, and upstream ones.
+  pub ways: i32,
+  /// How many calls to it are under way from here.
+  pub outstanding: i32,
+}
+
+impl Master {
+  pub fn new(id: String, address: String, connected_at: i64, services: Vec<Service>, ways: i32, outstanding: i32) -> Master {
+    Master {
+      id,
+      address,
+      connected_at,
+      services,
+      ways,
+      outstanding,
+    }
+  }
+}
+
+impl TSerializable for Master {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<Master> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    let mut f_2: Option<String> = None;
+    let mut f_3: Option<i64> = None;
+    let mut f_4: Option<Vec<Service>> = None;
+    let mut f_5: Option<i32> = None;
+    let mut f_6: Option<i32> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_string()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_i64()?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<Service> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_5 = Service::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_5);
+          }
+          i_prot.read_list_end()?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = i_prot.read_i32()?;
+          f_5 = Some(val);
+        },
+        6 => {
+          let val = i_prot.read_i32()?;
+          f_6 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("Master.id", &f_1)?;
+    verify_required_field_exists("Master.address", &f_2)?;
+    verify_required_field_exists("Master.connected_at", &f_3)?;
+    verify_required_field_exists("Master.services", &f_4)?;
+    verify_required_field_exists("Master.ways", &f_5)?;
+    verify_required_field_exists("Master.outstanding", &f_6)?;
+    let ret = Master {
+      id: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      address: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      connected_at: f_3.expect("auto-generated code should have checked for presence of required fields"),
+      services: f_4.expect("auto-generated code should have checked for presence of required fields"),
+      ways: f_5.expect("auto-generated code should have checked for presence of required fields"),
+      outstanding: f_6.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("Master");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("id", TType::String, 1))?;
+    o_prot.write_string(&self.id)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("address", TType::String, 2))?;
+    o_prot.write_string(&self.address)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("connectedAt", TType::I64, 3))?;
+    o_prot.write_i64(self.connected_at)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("services", TType::List, 4))?;
+    o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.services.len() as i32))?;
+    for e in &self.services {
+      e.write_to_out_protocol(o_prot)?;
+    }
+    o_prot.write_list_end()?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("ways", TType::I32, 5))?;
+    o_prot.write_i32(self.ways)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("outstanding", TType::I32, 6))?;
+    o_prot.write_i32(self.outstanding)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// MasterReply
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct MasterReply {
+  pub master: Master,
+  pub freshness: Freshness,
+}
+
+impl MasterReply {
+  pub fn new(master: Master, freshness: Freshness) -> MasterReply {
+    MasterReply {
+      master,
+      freshness,
+    }
+  }
+}
+
+impl TSerializable for MasterReply {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<MasterReply> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<Master> = None;
+    let mut f_2: Option<Freshness> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = Master::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = Freshness::read_from_in_protocol(i_prot)?;
+          f_2 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("MasterReply.master", &f_1)?;
+    verify_required_field_exists("MasterReply.freshness", &f_2)?;
+    let ret = MasterReply {
+      master: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      freshness: f_2.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("MasterReply");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("master", TType::Struct, 1))?;
+    self.master.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("freshness", TType::Struct, 2))?;
+    self.freshness.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// MastersReply
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct MastersReply {
+  /// In the order of their ids.
+  pub masters: Vec<Master>,
+  /// Where the next page begins; absent on the last page.
+  pub cursor: Option<String>,
+  pub freshness: Freshness,
+}
+
+impl MastersReply {
+  pub fn new<F2>(masters: Vec<Master>, cursor: F2, freshness: Freshness) -> MastersReply where F2: Into<Option<String>> {
+    MastersReply {
+      masters,
+      cursor: cursor.into(),
+      freshness,
+    }
+  }
+}
+
+impl TSerializable for MastersReply {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<MastersReply> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<Vec<Master>> = None;
+    let mut f_2: Option<String> = None;
+    let mut f_3: Option<Freshness> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<Master> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_6 = Master::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_6);
+          }
+          i_prot.read_list_end()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_string()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = Freshness::read_from_in_protocol(i_prot)?;
+          f_3 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("MastersReply.masters", &f_1)?;
+    verify_required_field_exists("MastersReply.freshness", &f_3)?;
+    let ret = MastersReply {
+      masters: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      cursor: f_2,
+      freshness: f_3.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("MastersReply");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("masters", TType::List, 1))?;
+    o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.masters.len() as i32))?;
+    for e in &self.masters {
+      e.write_to_out_protocol(o_prot)?;
+    }
+    o_prot.write_list_end()?;
+    o_prot.write_field_end()?;
+    if let Some(ref fld_var) = self.cursor {
+      o_prot.write_field_begin(&TFieldIdentifier::new("cursor", TType::String, 2))?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_begin(&TFieldIdentifier::new("freshness", TType::Struct, 3))?;
+    self.freshness.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// Filter
+//
+
+/// Which masters, or services; what is absent does not restrict.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Filter {
+  /// The name of a service, without a version.
+  pub service_name: Option<String>,
+  /// Metadata that the service must have, by key: a string as it is, any other value as its JSON text.
+  pub metadata: Option<BTreeMap<String, String>>,
+  /// At most so many (0: as many as a reply may hold).
+  pub limit: Option<i32>,
+  /// What the page before said.
+  pub cursor: Option<String>,
+}
+
+impl Filter {
+  pub fn new<F1, F2, F3, F4>(service_name: F1, metadata: F2, limit: F3, cursor: F4) -> Filter where F1: Into<Option<String>>, F2: Into<Option<BTreeMap<String, String>>>, F3: Into<Option<i32>>, F4: Into<Option<String>> {
+    Filter {
+      service_name: service_name.into(),
+      metadata: metadata.into(),
+      limit: limit.into(),
+      cursor: cursor.into(),
+    }
+  }
+}
+
+impl TSerializable for Filter {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<Filter> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    let mut f_2: Option<BTreeMap<String, String>> = None;
+    let mut f_3: Option<i32> = None;
+    let mut f_4: Option<String> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let map_ident = i_prot.read_map_begin()?;
+          let mut val: BTreeMap<String, String> = BTreeMap::new();
+          for _ in 0..map_ident.size {
+            let map_key_7 = i_prot.read_string()?;
+            let map_val_8 = i_prot.read_string()?;
+            val.insert(map_key_7, map_val_8);
+          }
+          i_prot.read_map_end()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_i32()?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = i_prot.read_string()?;
+          f_4 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = Filter {
+      service_name: f_1,
+      metadata: f_2,
+      limit: f_3,
+      cursor: f_4,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("Filter");
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.service_name {
+      o_prot.write_field_begin(&TFieldIdentifier::new("serviceName", TType::String, 1))?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.metadata {
+      o_prot.write_field_begin(&TFieldIdentifier::new("metadata", TType::Map, 2))?;
+      o_prot.write_map_begin(&TMapIdentifier::new(TType::String, TType::String, fld_var.len() as i32))?;
+      for (k, v) in fld_var {
+        o_prot.write_string(k)?;
+        o_prot.write_string(v)?;
+      }
+      o_prot.write_map_end()?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.limit {
+      o_prot.write_field_begin(&TFieldIdentifier::new("limit", TType::I32, 3))?;
+      o_prot.write_i32(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.cursor {
+      o_prot.write_field_begin(&TFieldIdentifier::new("cursor", TType::String, 4))?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+impl Default for Filter {
+  fn default() -> Self {
+    Filter{
+      service_name: Some("".to_owned()),
+      metadata: Some(BTreeMap::new()),
+      limit: Some(0),
+      cursor: Some("".to_owned()),
+    }
+  }
+}
+
+//
+// ServiceSummary
+//
+
+/// A service and who offers it.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ServiceSummary {
+  pub name: String,
+  /// By version, how many masters offer it; empty when none does any more.
+  pub masters: BTreeMap<String, i32>,
+}
+
+impl ServiceSummary {
+  pub fn new(name: String, masters: BTreeMap<String, i32>) -> ServiceSummary {
+    ServiceSummary {
+      name,
+      masters,
+    }
+  }
+}
+
+impl TSerializable for ServiceSummary {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<ServiceSummary> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    let mut f_2: Option<BTreeMap<String, i32>> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let map_ident = i_prot.read_map_begin()?;
+          let mut val: BTreeMap<String, i32> = BTreeMap::new();
+          for _ in 0..map_ident.size {
+            let map_key_9 = i_prot.read_string()?;
+            let map_val_10 = i_prot.read_i32()?;
+            val.insert(map_key_9, map_val_10);
+          }
+          i_prot.read_map_end()?;
+          f_2 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("ServiceSummary.name", &f_1)?;
+    verify_required_field_exists("ServiceSummary.masters", &f_2)?;
+    let ret = ServiceSummary {
+      name: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      masters: f_2.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("ServiceSummary");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("name", TType::String, 1))?;
+    o_prot.write_string(&self.name)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("masters", TType::Map, 2))?;
+    o_prot.write_map_begin(&TMapIdentifier::new(TType::String, TType::I32, self.masters.len() as i32))?;
+    for (k, v) in &self.masters {
+      o_prot.write_string(k)?;
+      o_prot.write_i32(*v)?;
+    }
+    o_prot.write_map_end()?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// ServicesReply
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ServicesReply {
+  pub services: Vec<ServiceSummary>,
+  pub freshness: Freshness,
+}
+
+impl ServicesReply {
+  pub fn new(services: Vec<ServiceSummary>, freshness: Freshness) -> ServicesReply {
+    ServicesReply {
+      services,
+      freshness,
+    }
+  }
+}
+
+impl TSerializable for ServicesReply {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<ServicesReply> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<Vec<ServiceSummary>> = None;
+    let mut f_2: Option<Freshness> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<ServiceSummary> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_11 = ServiceSummary::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_11);
+          }
+          i_prot.read_list_end()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = Freshness::read_from_in_protocol(i_prot)?;
+          f_2 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("ServicesReply.services", &f_1)?;
+    verify_required_field_exists("ServicesReply.freshness", &f_2)?;
+    let ret = ServicesReply {
+      services: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      freshness: f_2.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("ServicesReply");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("services", TType::List, 1))?;
+    o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.services.len() as i32))?;
+    for e in &self.services {
+      e.write_to_out_protocol(o_prot)?;
+    }
+    o_prot.write_list_end()?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("freshness", TType::Struct, 2))?;
+    self.freshness.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// Instance
+//
+
+/// One place where a service is offered.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Instance {
+  /// The id of the master,
+  pub master: String,
+  /// and where it connected from.
+  pub address: String,
+  pub offer: Service,
+  /// How many calls to the master are under way from here.
+  pub outstanding: i32,
+}
+
+impl Instance {
+  pub fn new(master: String, address: String, offer: Service, outstanding: i32) -> Instance {
+    Instance {
+      master,
+      address,
+      offer,
+      outstanding,
+    }
+  }
+}
+
+impl TSerializable for Instance {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<Instance> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    let mut f_2: Option<String> = None;
+    let mut f_3: Option<Service> = None;
+    let mut f_4: Option<i32> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_string()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = Service::read_from_in_protocol(i_prot)?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = i_prot.read_i32()?;
+          f_4 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("Instance.master", &f_1)?;
+    verify_required_field_exists("Instance.address", &f_2)?;
+    verify_required_field_exists("Instance.offer", &f_3)?;
+    verify_required_field_exists("Instance.outstanding", &f_4)?;
+    let ret = Instance {
+      master: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      address: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      offer: f_3.expect("auto-generated code should have checked for presence of required fields"),
+      outstanding: f_4.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("Instance");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("master", TType::String, 1))?;
+    o_prot.write_string(&self.master)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("address", TType::String, 2))?;
+    o_prot.write_string(&self.address)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("offer", TType::Struct, 3))?;
+    self.offer.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("outstanding", TType::I32, 4))?;
+    o_prot.write_i32(self.outstanding)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// InstancesReply
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct InstancesReply {
+  /// The newest version first.
+  pub instances: Vec<Instance>,
+  pub freshness: Freshness,
+}
+
+impl InstancesReply {
+  pub fn new(instances: Vec<Instance>, freshness: Freshness) -> InstancesReply {
+    InstancesReply {
+      instances,
+      freshness,
+    }
+  }
+}
+
+impl TSerializable for InstancesReply {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<InstancesReply> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<Vec<Instance>> = None;
+    let mut f_2: Option<Freshness> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<Instance> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_12 = Instance::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_12);
+          }
+          i_prot.read_list_end()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = Freshness::read_from_in_protocol(i_prot)?;
+          f_2 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("InstancesReply.instances", &f_1)?;
+    verify_required_field_exists("InstancesReply.freshness", &f_2)?;
+    let ret = InstancesReply {
+      instances: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      freshness: f_2.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("InstancesReply");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("instances", TType::List, 1))?;
+    o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.instances.len() as i32))?;
+    for e in &self.instances {
+      e.write_to_out_protocol(o_prot)?;
+    }
+    o_prot.write_list_end()?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("freshness", TType::Struct, 2))?;
+    self.freshness.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// MasterChange
+//
+
+/// What became of one master.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct MasterChange {
+  pub id: String,
+  /// Against the revision asked for.
+  pub kind: ChangeKind,
+  /// The master as it is now; absent when it is gone.
+  pub master: Option<Master>,
+}
+
+impl MasterChange {
+  pub fn new<F3>(id: String, kind: ChangeKind, master: F3) -> MasterChange where F3: Into<Option<Master>> {
+    MasterChange {
+      id,
+      kind,
+      master: master.into(),
+    }
+  }
+}
+
+impl TSerializable for MasterChange {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<MasterChange> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    let mut f_2: Option<ChangeKind> = None;
+    let mut f_3: Option<Master> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = ChangeKind::read_from_in_protocol(i_prot)?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = Master::read_from_in_protocol(i_prot)?;
+          f_3 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("MasterChange.id", &f_1)?;
+    verify_required_field_exists("MasterChange.kind", &f_2)?;
+    let ret = MasterChange {
+      id: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      kind: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      master: f_3,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("MasterChange");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("id", TType::String, 1))?;
+    o_prot.write_string(&self.id)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("kind", TType::I32, 2))?;
+    self.kind.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    if let Some(ref fld_var) = self.master {
+      o_prot.write_field_begin(&TFieldIdentifier::new("master", TType::Struct, 3))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// MastersWatchReply
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct MastersWatchReply {
+  /// As in WatchReply, for masters.
+  pub changes: Vec<MasterChange>,
+  /// True: read anew, with `masters`.
+  pub reset: bool,
+  pub freshness: Freshness,
+}
+
+impl MastersWatchReply {
+  pub fn new(changes: Vec<MasterChange>, reset: bool, freshness: Freshness) -> MastersWatchReply {
+    MastersWatchReply {
+      changes,
+      reset,
+      freshness,
+    }
+  }
+}
+
+impl TSerializable for MastersWatchReply {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<MastersWatchReply> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<Vec<MasterChange>> = None;
+    let mut f_2: Option<bool> = None;
+    let mut f_3: Option<Freshness> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<MasterChange> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_13 = MasterChange::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_13);
+          }
+          i_prot.read_list_end()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_bool()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = Freshness::read_from_in_protocol(i_prot)?;
+          f_3 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("MastersWatchReply.changes", &f_1)?;
+    verify_required_field_exists("MastersWatchReply.reset", &f_2)?;
+    verify_required_field_exists("MastersWatchReply.freshness", &f_3)?;
+    let ret = MastersWatchReply {
+      changes: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      reset: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      freshness: f_3.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("MastersWatchReply");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("changes", TType::List, 1))?;
+    o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.changes.len() as i32))?;
+    for e in &self.changes {
+      e.write_to_out_protocol(o_prot)?;
+    }
+    o_prot.write_list_end()?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("reset", TType::Bool, 2))?;
+    o_prot.write_bool(self.reset)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("freshness", TType::Struct, 3))?;
+    self.freshness.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// CallOptions
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct CallOptions {
+  /// How long all attempts may take together. Absent: 5 s.
+  pub timeout_ms: Option<i32>,
+  /// How often it may be tried again, each time on another master. Only where that is safe: the call was not sent, or
+  /// it is `idempotent`. Absent: 2.
+  pub retries: Option<i32>,
+  /// Whether it does no harm to execute it twice. Absent: it may.
+  pub idempotent: Option<bool>,
+  /// A requirement of semantic versions, such as `^1.2`. Absent: the newest version there is.
+  pub version: Option<String>,
+  /// Absent: LEAST_OUTSTANDING.
+  pub balance: Option<Balance>,
+  /// For the balance KEY.
+  pub key: Option<String>,
+  /// Whether every value of a method that gives many is wanted. Absent: the last one alone.
+  pub all_values: Option<bool>,
+  /// Of the arguments and the values. Absent: JSON.
+  pub encoding: Option<Encoding>,
+}
+
+impl CallOptions {
+  pub fn new<F1, F2, F3, F4, F5, F6, F7, F8>(timeout_ms: F1, retries: F2, idempotent: F3, version: F4, balance: F5, key: F6, all_values: F7, encoding: F8) -> CallOptions where F1: Into<Option<i32>>, F2: Into<Option<i32>>, F3: Into<Option<bool>>, F4: Into<Option<String>>, F5: Into<Option<Balance>>, F6: Into<Option<String>>, F7: Into<Option<bool>>, F8: Into<Option<Encoding>> {
+    CallOptions {
+      timeout_ms: timeout_ms.into(),
+      retries: retries.into(),
+      idempotent: idempotent.into(),
+      version: version.into(),
+      balance: balance.into(),
+      key: key.into(),
+      all_values: all_values.into(),
+      encoding: encoding.into(),
+    }
+  }
+}
+
+impl TSerializable for CallOptions {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<CallOptions> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<i32> = None;
+    let mut f_2: Option<i32> = None;
+    let mut f_3: Option<bool> = None;
+    let mut f_4: Option<String> = None;
+    let mut f_5: Option<Balance> = None;
+    let mut f_6: Option<String> = None;
+    let mut f_7: Option<bool> = None;
+    let mut f_8: Option<Encoding> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_i32()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_i32()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_bool()?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = i_prot.read_string()?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = Balance::read_from_in_protocol(i_prot)?;
+          f_5 = Some(val);
+        },
+        6 => {
+          let val = i_prot.read_string()?;
+          f_6 = Some(val);
+        },
+        7 => {
+          let val = i_prot.read_bool()?;
+          f_7 = Some(val);
+        },
+        8 => {
+          let val = Encoding::read_from_in_protocol(i_prot)?;
+          f_8 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = CallOptions {
+      timeout_ms: f_1,
+      retries: f_2,
+      idempotent: f_3,
+      version: f_4,
+      balance: f_5,
+      key: f_6,
+      all_values: f_7,
+      encoding: f_8,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("CallOptions");
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(fld_var) = self.timeout_ms {
+      o_prot.write_field_begin(&TFieldIdentifier::new("timeoutMs", TType::I32, 1))?;
+      o_prot.write_i32(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.retries {
+      o_prot.write_field_begin(&TFieldIdentifier::new("retries", TType::I32, 2))?;
+      o_prot.write_i32(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.idempotent {
+      o_prot.write_field_begin(&TFieldIdentifier::new("idempotent", TType::Bool, 3))?;
+      o_prot.write_bool(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.version {
+      o_prot.write_field_begin(&TFieldIdentifier::new("version", TType::String, 4))?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.balance {
+      o_prot.write_field_begin(&TFieldIdentifier::new("balance", TType::I32, 5))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.key {
+      o_prot.write_field_begin(&TFieldIdentifier::new("key", TType::String, 6))?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.all_values {
+      o_prot.write_field_begin(&TFieldIdentifier::new("allValues", TType::Bool, 7))?;
+      o_prot.write_bool(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.encoding {
+      o_prot.write_field_begin(&TFieldIdentifier::new("encoding", TType::I32, 8))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+impl Default for CallOptions {
+  fn default() -> Self {
+    CallOptions{
+      timeout_ms: Some(0),
+      retries: Some(0),
+      idempotent: Some(false),
+      version: Some("".to_owned()),
+      balance: None,
+      key: Some("".to_owned()),
+      all_values: Some(false),
+      encoding: None,
+    }
+  }
+}
+
+//
+// Call
+//
+
+/// One call of a method.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Call {
+  pub service_name: String,
+  pub method: String,
+  /// A list, or an object by parameter name; empty: no arguments.
+  pub arguments: Vec<u8>,
+  pub options: Option<CallOptions>,
+}
+
+impl Call {
+  pub fn new<F4>(service_name: String, method: String, arguments: Vec<u8>, options: F4) -> Call where F4: Into<Option<CallOptions>> {
+    Call {
+      service_name,
+      method,
+      arguments,
+      options: options.into(),
+    }
+  }
+}
+
+impl TSerializable for Call {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<Call> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    let mut f_2: Option<String> = None;
+    let mut f_3: Option<Vec<u8>> = None;
+    let mut f_4: Option<CallOptions> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_string()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_bytes()?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = CallOptions::read_from_in_protocol(i_prot)?;
+          f_4 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("Call.service_name", &f_1)?;
+    verify_required_field_exists("Call.method", &f_2)?;
+    verify_required_field_exists("Call.arguments", &f_3)?;
+    let ret = Call {
+      service_name: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      method: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      arguments: f_3.expect("auto-generated code should have checked for presence of required fields"),
+      options: f_4,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("Call");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("serviceName", TType::String, 1))?;
+    o_prot.write_string(&self.service_name)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("method", TType::String, 2))?;
+    o_prot.write_string(&self.method)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("arguments", TType::String, 3))?;
+    o_prot.write_bytes(&self.arguments)?;
+    o_prot.write_field_end()?;
+    if let Some(ref fld_var) = self.options {
+      o_prot.write_field_begin(&TFieldIdentifier::new("options", TType::Struct, 4))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// CallResult
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct CallResult {
+  /// What the method gave: nothing for null, one value, or with `allValues` as many as it gave.
+  pub values: Vec<Vec<u8>>,
+  /// The id of the master that answered.
+  pub master: String,
+  pub duration_us: i64,
+  /// How many masters were tried.
+  pub attempts: i32,
+}
+
+impl CallResult {
+  pub fn new(values: Vec<Vec<u8>>, master: String, duration_us: i64, attempts: i32) -> CallResult {
+    CallResult {
+      values,
+      master,
+      duration_us,
+      attempts,
+    }
+  }
+}
+
+impl TSerializable for CallResult {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<CallResult> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<Vec<Vec<u8>>> = None;
+    let mut f_2: Option<String> = None;
+    let mut f_3: Option<i64> = None;
+    let mut f_4: Option<i32> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<Vec<u8>> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_14 = i_prot.read_bytes()?;
+            val.push(list_elem_14);
+          }
+          i_prot.read_list_end()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_string()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_i64()?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = i_prot.read_i32()?;
+          f_4 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("CallResult.values", &f_1)?;
+    verify_required_field_exists("CallResult.master", &f_2)?;
+    verify_required_field_exists("CallResult.duration_us", &f_3)?;
+    verify_required_field_exists("CallResult.attempts", &f_4)?;
+    let ret = CallResult {
+      values: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      master: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      duration_us: f_3.expect("auto-generated code should have checked for presence of required fields"),
+      attempts: f_4.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("CallResult");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("values", TType::List, 1))?;
+    o_prot.write_list_begin(&TListIdentifier::new(TType::String, self.values.len() as i32))?;
+    for e in &self.values {
+      o_prot.write_bytes(e)?;
+    }
+    o_prot.write_list_end()?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("master", TType::String, 2))?;
+    o_prot.write_string(&self.master)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("durationUs", TType::I64, 3))?;
+    o_prot.write_i64(self.duration_us)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("attempts", TType::I32, 4))?;
+    o_prot.write_i32(self.attempts)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// CallError
+//
+
+/// As the exceptions below, where several calls each have an outcome.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct CallError {
+  pub kind: CallErrorKind,
+  pub message: String,
+  pub class_name: Option<String>,
+  pub code: Option<i64>,
+  /// See CallFailed.
+  pub lost: Option<bool>,
+}
+
+impl CallError {
+  pub fn new<F3, F4, F5>(kind: CallErrorKind, message: String, class_name: F3, code: F4, lost: F5) -> CallError where F3: Into<Option<String>>, F4: Into<Option<i64>>, F5: Into<Option<bool>> {
+    CallError {
+      kind,
+      message,
+      class_name: class_name.into(),
+      code: code.into(),
+      lost: lost.into(),
+    }
+  }
+}
+
+impl TSerializable for CallError {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<CallError> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<CallErrorKind> = None;
+    let mut f_2: Option<String> = None;
+    let mut f_3: Option<String> = None;
+    let mut f_4: Option<i64> = None;
+    let mut f_5: Option<bool> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = CallErrorKind::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_string()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_string()?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = i_prot.read_i64()?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = i_prot.read_bool()?;
+          f_5 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("CallError.kind", &f_1)?;
+    verify_required_field_exists("CallError.message", &f_2)?;
+    let ret = CallError {
+      kind: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      message: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      class_name: f_3,
+      code: f_4,
+      lost: f_5,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("CallError");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("kind", TType::I32, 1))?;
+    self.kind.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("message", TType::String, 2))?;
+    o_prot.write_string(&self.message)?;
+    o_prot.write_field_end()?;
+    if let Some(ref fld_var) = self.class_name {
+      o_prot.write_field_begin(&TFieldIdentifier::new("className", TType::String, 3))?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.code {
+      o_prot.write_field_begin(&TFieldIdentifier::new("code", TType::I64, 4))?;
+      o_prot.write_i64(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.lost {
+      o_prot.write_field_begin(&TFieldIdentifier::new("lost", TType::Bool, 5))?;
+      o_prot.write_bool(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// CallOutcome
+//
+
+/// What one of several calls came to: a result or an error.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct CallOutcome {
+  /// The id of the master; absent where none was reached.
+  pub master: Option<String>,
+  pub result: Option<CallResult>,
+  pub error: Option<CallError>,
+}
+
+impl CallOutcome {
+  pub fn new<F1, F2, F3>(master: F1, result: F2, error: F3) -> CallOutcome where F1: Into<Option<String>>, F2: Into<Option<CallResult>>, F3: Into<Option<CallError>> {
+    CallOutcome {
+      master: master.into(),
+      result: result.into(),
+      error: error.into(),
+    }
+  }
+}
+
+impl TSerializable for CallOutcome {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<CallOutcome> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    let mut f_2: Option<CallResult> = None;
+    let mut f_3: Option<CallError> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = CallResult::read_from_in_protocol(i_prot)?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = CallError::read_from_in_protocol(i_prot)?;
+          f_3 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = CallOutcome {
+      master: f_1,
+      result: f_2,
+      error: f_3,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("CallOutcome");
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.master {
+      o_prot.write_field_begin(&TFieldIdentifier::new("master", TType::String, 1))?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.result {
+      o_prot.write_field_begin(&TFieldIdentifier::new("result", TType::Struct, 2))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.error {
+      o_prot.write_field_begin(&TFieldIdentifier::new("error", TType::Struct, 3))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+impl Default for CallOutcome {
+  fn default() -> Self {
+    CallOutcome{
+      master: Some("".to_owned()),
+      result: None,
+      error: None,
+    }
+  }
+}
+
+//
+// RegisterAddress
+//
+
+/// Where a register is.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct RegisterAddress {
+  pub host: String,
+  pub port: i32,
+}
+
+impl RegisterAddress {
+  pub fn new(host: String, port: i32) -> RegisterAddress {
+    RegisterAddress {
+      host,
+      port,
+    }
+  }
+}
+
+impl TSerializable for RegisterAddress {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RegisterAddress> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    let mut f_2: Option<i32> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_i32()?;
+          f_2 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("RegisterAddress.host", &f_1)?;
+    verify_required_field_exists("RegisterAddress.port", &f_2)?;
+    let ret = RegisterAddress {
+      host: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      port: f_2.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("RegisterAddress");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("host", TType::String, 1))?;
+    o_prot.write_string(&self.host)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("port", TType::I32, 2))?;
+    o_prot.write_i32(self.port)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// MethodStats
+//
+
+/// What was counted of one method.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct MethodStats {
+  pub service_name: String,
+  pub method: String,
+  pub calls: i64,
+  /// By what they came to:
+  pub failed: i64,
+  pub timed_out: i64,
+  pub lost: i64,
+  pub refused: i64,
+  /// Attempts beyond the first.
+  pub retries: i64,
+  /// Under way now.
+  pub outstanding: i64,
+  /// Of calls that were answered, in microseconds:
+  pub min_us: i64,
+  pub mean_us: i64,
+  pub max_us: i64,
+  /// How many took at most 1, 2, 5, 10, 20, 50, 100, 200, 500 ms, 1, 2, 5 s, and longer.
+  pub histogram: Vec<i64>,
+}
+
+impl MethodStats {
+  pub fn new(service_name: String, method: String, calls: i64, failed: i64, timed_out: i64, lost: i64, refused: i64, retries: i64, outstanding: i64, min_us: i64, mean_us: i64, max_us: i64, histogram: Vec<i64>) -> MethodStats {
+    MethodStats {
+      service_name,
+      method,
+      calls,
+      failed,
+      timed_out,
+      lost,
+      refused,
+      retries,
+      outstanding,
+      min_us,
+      mean_us,
+      max_us,
+      histogram,
+    }
+  }
+}
+
+impl TSerializable for MethodStats {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<MethodStats> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    let mut f_2: Option<String> = None;
+    let mut f_3: Option<i64> = None;
+    let mut f_4: Option<i64> = None;
+    let mut f_5: Option<i64> = None;
+    let mut f_6: Option<i64> = None;
+    let mut f_7: Option<i64> = None;
+    let mut f_8: Option<i64> = None;
+    let mut f_9: Option<i64> = None;
+    let mut f_10: Option<i64> = None;
+    let mut f_11: Option<i64> = None;
+    let mut f_12: Option<i64> = None;
+    let mut f_13: Option<Vec<i64>> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_string()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_i64()?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = i_prot.read_i64()?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = i_prot.read_i64()?;
+          f_5 = Some(val);
+        },
+        6 => {
+          let val = i_prot.read_i64()?;
+          f_6 = Some(val);
+        },
+        7 => {
+          let val = i_prot.read_i64()?;
+          f_7 = Some(val);
+        },
+        8 => {
+          let val = i_prot.read_i64()?;
+          f_8 = Some(val);
+        },
+        9 => {
+          let val = i_prot.read_i64()?;
+          f_9 = Some(val);
+        },
+        10 => {
+          let val = i_prot.read_i64()?;
+          f_10 = Some(val);
+        },
+        11 => {
+          let val = i_prot.read_i64()?;
+          f_11 = Some(val);
+        },
+        12 => {
+          let val = i_prot.read_i64()?;
+          f_12 = Some(val);
+        },
+        13 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<i64> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_15 = i_prot.read_i64()?;
+            val.push(list_elem_15);
+          }
+          i_prot.read_list_end()?;
+          f_13 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("MethodStats.service_name", &f_1)?;
+    verify_required_field_exists("MethodStats.method", &f_2)?;
+    verify_required_field_exists("MethodStats.calls", &f_3)?;
+    verify_required_field_exists("MethodStats.failed", &f_4)?;
+    verify_required_field_exists("MethodStats.timed_out", &f_5)?;
+    verify_required_field_exists("MethodStats.lost", &f_6)?;
+    verify_required_field_exists("MethodStats.refused", &f_7)?;
+    verify_required_field_exists("MethodStats.retries", &f_8)?;
+    verify_required_field_exists("MethodStats.outstanding", &f_9)?;
+    verify_required_field_exists("MethodStats.min_us", &f_10)?;
+    verify_required_field_exists("MethodStats.mean_us", &f_11)?;
+    verify_required_field_exists("MethodStats.max_us", &f_12)?;
+    verify_required_field_exists("MethodStats.histogram", &f_13)?;
+    let ret = MethodStats {
+      service_name: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      method: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      calls: f_3.expect("auto-generated code should have checked for presence of required fields"),
+      failed: f_4.expect("auto-generated code should have checked for presence of required fields"),
+      timed_out: f_5.expect("auto-generated code should have checked for presence of required fields"),
+      lost: f_6.expect("auto-generated code should have checked for presence of required fields"),
+      refused: f_7.expect("auto-generated code should have checked for presence of required fields"),
+      retries: f_8.expect("auto-generated code should have checked for presence of required fields"),
+      outstanding: f_9.expect("auto-generated code should have checked for presence of required fields"),
+      min_us: f_10.expect("auto-generated code should have checked for presence of required fields"),
+      mean_us: f_11.expect("auto-generated code should have checked for presence of required fields"),
+      max_us: f_12.expect("auto-generated code should have checked for presence of required fields"),
+      histogram: f_13.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("MethodStats");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("serviceName", TType::String, 1))?;
+    o_prot.write_string(&self.service_name)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("method", TType::String, 2))?;
+    o_prot.write_string(&self.method)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("calls", TType::I64, 3))?;
+    o_prot.write_i64(self.calls)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("failed", TType::I64, 4))?;
+    o_prot.write_i64(self.failed)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("timedOut", TType::I64, 5))?;
+    o_prot.write_i64(self.timed_out)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("lost", TType::I64, 6))?;
+    o_prot.write_i64(self.lost)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("refused", TType::I64, 7))?;
+    o_prot.write_i64(self.refused)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("retries", TType::I64, 8))?;
+    o_prot.write_i64(self.retries)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("outstanding", TType::I64, 9))?;
+    o_prot.write_i64(self.outstanding)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("minUs", TType::I64, 10))?;
+    o_prot.write_i64(self.min_us)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("meanUs", TType::I64, 11))?;
+    o_prot.write_i64(self.mean_us)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("maxUs", TType::I64, 12))?;
+    o_prot.write_i64(self.max_us)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("histogram", TType::List, 13))?;
+    o_prot.write_list_begin(&TListIdentifier::new(TType::I64, self.histogram.len() as i32))?;
+    for e in &self.histogram {
+      o_prot.write_i64(*e)?;
+    }
+    o_prot.write_list_end()?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// StatsReply
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct StatsReply {
+  pub methods: Vec<MethodStats>,
+}
+
+impl StatsReply {
+  pub fn new(methods: Vec<MethodStats>) -> StatsReply {
+    StatsReply {
+      methods,
+    }
+  }
+}
+
+impl TSerializable for StatsReply {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<StatsReply> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<Vec<MethodStats>> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<MethodStats> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_16 = MethodStats::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_16);
+          }
+          i_prot.read_list_end()?;
+          f_1 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("StatsReply.methods", &f_1)?;
+    let ret = StatsReply {
+      methods: f_1.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("StatsReply");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("methods", TType::List, 1))?;
+    o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.methods.len() as i32))?;
+    for e in &self.methods {
+      e.write_to_out_protocol(o_prot)?;
+    }
+    o_prot.write_list_end()?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
 // SourceStatus
 //
 
@@ -1124,8 +3238,8 @@ impl TSerializable for SourceStatus {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_5 = i_prot.read_string()?;
-            val.push(list_elem_5);
+            let list_elem_17 = i_prot.read_string()?;
+            val.push(list_elem_17);
           }
           i_prot.read_list_end()?;
           f_5 = Some(val);
@@ -1315,8 +3429,8 @@ impl TSerializable for StatusReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<SourceStatus> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_6 = SourceStatus::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_6);
+            let list_elem_18 = SourceStatus::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_18);
           }
           i_prot.read_list_end()?;
           f_4 = Some(val);
@@ -1325,9 +3439,9 @@ impl TSerializable for StatusReply {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<String, i64> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_7 = i_prot.read_string()?;
-            let map_val_8 = i_prot.read_i64()?;
-            val.insert(map_key_7, map_val_8);
+            let map_key_19 = i_prot.read_string()?;
+            let map_val_20 = i_prot.read_i64()?;
+            val.insert(map_key_19, map_val_20);
           }
           i_prot.read_map_end()?;
           f_5 = Some(val);
@@ -1336,9 +3450,9 @@ impl TSerializable for StatusReply {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<String, i64> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_9 = i_prot.read_string()?;
-            let map_val_10 = i_prot.read_i64()?;
-            val.insert(map_key_9, map_val_10);
+            let map_key_21 = i_prot.read_string()?;
+            let map_val_22 = i_prot.read_i64()?;
+            val.insert(map_key_21, map_val_22);
           }
           i_prot.read_map_end()?;
           f_6 = Some(val);
@@ -1683,6 +3797,379 @@ impl Display for TooStale {
 }
 
 //
+// NoMaster
+//
+
+/// There is no master for the call: the service is unknown, or nobody alive offers it.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct NoMaster {
+  pub service_name: String,
+  /// Says which.
+  pub message: String,
+}
+
+impl NoMaster {
+  pub fn new(service_name: String, message: String) -> NoMaster {
+    NoMaster {
+      service_name,
+      message,
+    }
+  }
+}
+
+impl TSerializable for NoMaster {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<NoMaster> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    let mut f_2: Option<String> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_string()?;
+          f_2 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("NoMaster.service_name", &f_1)?;
+    verify_required_field_exists("NoMaster.message", &f_2)?;
+    let ret = NoMaster {
+      service_name: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      message: f_2.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("NoMaster");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("serviceName", TType::String, 1))?;
+    o_prot.write_string(&self.service_name)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("message", TType::String, 2))?;
+    o_prot.write_string(&self.message)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+impl Error for NoMaster {}
+
+impl From<NoMaster> for thrift::Error {
+  fn from(e: NoMaster) -> Self {
+    thrift::Error::User(Box::new(e))
+  }
+}
+
+impl Display for NoMaster {
+  fn fmt(&self, f: &mut Formatter) -> fmt::Result {
+    write!(f, "remote service threw NoMaster")
+  }
+}
+
+//
+// CallFailed
+//
+
+/// The master's own error; or the connection to it was lost with the call under way.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct CallFailed {
+  pub master: String,
+  pub message: String,
+  /// The class of the master's exception.
+  pub class_name: Option<String>,
+  pub code: i64,
+  /// True: the connection was lost, and it is not known whether the call was executed.
+  pub lost: bool,
+}
+
+impl CallFailed {
+  pub fn new<F3>(master: String, message: String, class_name: F3, code: i64, lost: bool) -> CallFailed where F3: Into<Option<String>> {
+    CallFailed {
+      master,
+      message,
+      class_name: class_name.into(),
+      code,
+      lost,
+    }
+  }
+}
+
+impl TSerializable for CallFailed {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<CallFailed> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    let mut f_2: Option<String> = None;
+    let mut f_3: Option<String> = None;
+    let mut f_4: Option<i64> = None;
+    let mut f_5: Option<bool> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_string()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_string()?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = i_prot.read_i64()?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = i_prot.read_bool()?;
+          f_5 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("CallFailed.master", &f_1)?;
+    verify_required_field_exists("CallFailed.message", &f_2)?;
+    verify_required_field_exists("CallFailed.code", &f_4)?;
+    verify_required_field_exists("CallFailed.lost", &f_5)?;
+    let ret = CallFailed {
+      master: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      message: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      class_name: f_3,
+      code: f_4.expect("auto-generated code should have checked for presence of required fields"),
+      lost: f_5.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("CallFailed");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("master", TType::String, 1))?;
+    o_prot.write_string(&self.master)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("message", TType::String, 2))?;
+    o_prot.write_string(&self.message)?;
+    o_prot.write_field_end()?;
+    if let Some(ref fld_var) = self.class_name {
+      o_prot.write_field_begin(&TFieldIdentifier::new("className", TType::String, 3))?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_begin(&TFieldIdentifier::new("code", TType::I64, 4))?;
+    o_prot.write_i64(self.code)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("lost", TType::Bool, 5))?;
+    o_prot.write_bool(self.lost)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+impl Error for CallFailed {}
+
+impl From<CallFailed> for thrift::Error {
+  fn from(e: CallFailed) -> Self {
+    thrift::Error::User(Box::new(e))
+  }
+}
+
+impl Display for CallFailed {
+  fn fmt(&self, f: &mut Formatter) -> fmt::Result {
+    write!(f, "remote service threw CallFailed")
+  }
+}
+
+//
+// CallTimedOut
+//
+
+/// No answer in time. Whether the call was executed is not known.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct CallTimedOut {
+  pub master: Option<String>,
+  pub timeout_ms: i32,
+  pub message: String,
+}
+
+impl CallTimedOut {
+  pub fn new<F1>(master: F1, timeout_ms: i32, message: String) -> CallTimedOut where F1: Into<Option<String>> {
+    CallTimedOut {
+      master: master.into(),
+      timeout_ms,
+      message,
+    }
+  }
+}
+
+impl TSerializable for CallTimedOut {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<CallTimedOut> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    let mut f_2: Option<i32> = None;
+    let mut f_3: Option<String> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_i32()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_string()?;
+          f_3 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("CallTimedOut.timeout_ms", &f_2)?;
+    verify_required_field_exists("CallTimedOut.message", &f_3)?;
+    let ret = CallTimedOut {
+      master: f_1,
+      timeout_ms: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      message: f_3.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("CallTimedOut");
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.master {
+      o_prot.write_field_begin(&TFieldIdentifier::new("master", TType::String, 1))?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_begin(&TFieldIdentifier::new("timeoutMs", TType::I32, 2))?;
+    o_prot.write_i32(self.timeout_ms)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("message", TType::String, 3))?;
+    o_prot.write_string(&self.message)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+impl Error for CallTimedOut {}
+
+impl From<CallTimedOut> for thrift::Error {
+  fn from(e: CallTimedOut) -> Self {
+    thrift::Error::User(Box::new(e))
+  }
+}
+
+impl Display for CallTimedOut {
+  fn fmt(&self, f: &mut Formatter) -> fmt::Result {
+    write!(f, "remote service threw CallTimedOut")
+  }
+}
+
+//
+// Overloaded
+//
+
+/// Too many calls are under way; nothing was sent.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Overloaded {
+  pub message: String,
+}
+
+impl Overloaded {
+  pub fn new(message: String) -> Overloaded {
+    Overloaded {
+      message,
+    }
+  }
+}
+
+impl TSerializable for Overloaded {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<Overloaded> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("Overloaded.message", &f_1)?;
+    let ret = Overloaded {
+      message: f_1.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("Overloaded");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("message", TType::String, 1))?;
+    o_prot.write_string(&self.message)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+impl Error for Overloaded {}
+
+impl From<Overloaded> for thrift::Error {
+  fn from(e: Overloaded) -> Self {
+    thrift::Error::User(Box::new(e))
+  }
+}
+
+impl Display for Overloaded {
+  fn fmt(&self, f: &mut Formatter) -> fmt::Result {
+    write!(f, "remote service threw Overloaded")
+  }
+}
+
+//
 // InvalidRequest
 //
 
@@ -1789,6 +4276,32 @@ pub trait TRosterSyncClient {
   fn watch(&mut self, since: i64, paths: Vec<String>, timeout_ms: i32, limit: i32) -> thrift::Result<WatchReply>;
   /// What the sidecar is doing.
   fn status(&mut self) -> thrift::Result<StatusReply>;
+  /// The masters that are there, in pages.
+  fn masters(&mut self, filter: Filter) -> thrift::Result<MastersReply>;
+  /// One master.
+  fn master(&mut self, id: String) -> thrift::Result<MasterReply>;
+  /// The services that masters offer.
+  fn services(&mut self, filter: Filter) -> thrift::Result<ServicesReply>;
+  /// Who offers a service, by its name without a version.
+  fn instances(&mut self, service_name: String) -> thrift::Result<InstancesReply>;
+  /// As `watch`, for masters.
+  fn watch_masters(&mut self, since: i64, timeout_ms: i32, limit: i32) -> thrift::Result<MastersWatchReply>;
+  /// Calls a method of a service, on one of the masters that offer it.
+  fn call(&mut self, service_name: String, method: String, arguments: Vec<u8>, options: CallOptions) -> thrift::Result<CallResult>;
+  /// The same, on one master.
+  fn call_on(&mut self, master_id: String, service_name: String, method: String, arguments: Vec<u8>, options: CallOptions) -> thrift::Result<CallResult>;
+  /// The same, on every master that offers it: an outcome a master.
+  fn call_all(&mut self, service_name: String, method: String, arguments: Vec<u8>, options: CallOptions) -> thrift::Result<Vec<CallOutcome>>;
+  /// Several calls side by side: their outcomes, in the order of the calls.
+  fn call_many(&mut self, calls: Vec<Call>) -> thrift::Result<Vec<CallOutcome>>;
+  /// Sends a command, a map with the key `cmd`, to every master; to how many it was sent.
+  fn broadcast(&mut self, message: Vec<u8>, encoding: Encoding) -> thrift::Result<i32>;
+  /// Tells every master to connect to these registers as well; to how many it was told.
+  fn add_registers(&mut self, registers: Vec<RegisterAddress>) -> thrift::Result<i32>;
+  /// Tells every master to leave these registers; to how many it was told.
+  fn remove_registers(&mut self, registers: Vec<RegisterAddress>) -> thrift::Result<i32>;
+  /// What was counted of the calls, by method.
+  fn stats(&mut self) -> thrift::Result<StatsReply>;
 }
 
 pub trait TRosterSyncClientMarker {}
@@ -1977,6 +4490,357 @@ impl <C: TThriftClient + TRosterSyncClientMarker> TRosterSyncClient for C {
       result.ok_or()
     }
   }
+  fn masters(&mut self, filter: Filter) -> thrift::Result<MastersReply> {
+    (
+      {
+        self.increment_sequence_number();
+        let message_ident = TMessageIdentifier::new("masters", TMessageType::Call, self.sequence_number());
+        let call_args = RosterMastersArgs { filter };
+        self.o_prot_mut().write_message_begin(&message_ident)?;
+        call_args.write_to_out_protocol(self.o_prot_mut())?;
+        self.o_prot_mut().write_message_end()?;
+        self.o_prot_mut().flush()
+      }
+    )?;
+    {
+      let message_ident = self.i_prot_mut().read_message_begin()?;
+      verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
+      verify_expected_service_call("masters", &message_ident.name)?;
+      if message_ident.message_type == TMessageType::Exception {
+        let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
+        self.i_prot_mut().read_message_end()?;
+        return Err(thrift::Error::Application(remote_error))
+      }
+      verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
+      let result = RosterMastersResult::read_from_in_protocol(self.i_prot_mut())?;
+      self.i_prot_mut().read_message_end()?;
+      result.ok_or()
+    }
+  }
+  fn master(&mut self, id: String) -> thrift::Result<MasterReply> {
+    (
+      {
+        self.increment_sequence_number();
+        let message_ident = TMessageIdentifier::new("master", TMessageType::Call, self.sequence_number());
+        let call_args = RosterMasterArgs { id };
+        self.o_prot_mut().write_message_begin(&message_ident)?;
+        call_args.write_to_out_protocol(self.o_prot_mut())?;
+        self.o_prot_mut().write_message_end()?;
+        self.o_prot_mut().flush()
+      }
+    )?;
+    {
+      let message_ident = self.i_prot_mut().read_message_begin()?;
+      verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
+      verify_expected_service_call("master", &message_ident.name)?;
+      if message_ident.message_type == TMessageType::Exception {
+        let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
+        self.i_prot_mut().read_message_end()?;
+        return Err(thrift::Error::Application(remote_error))
+      }
+      verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
+      let result = RosterMasterResult::read_from_in_protocol(self.i_prot_mut())?;
+      self.i_prot_mut().read_message_end()?;
+      result.ok_or()
+    }
+  }
+  fn services(&mut self, filter: Filter) -> thrift::Result<ServicesReply> {
+    (
+      {
+        self.increment_sequence_number();
+        let message_ident = TMessageIdentifier::new("services", TMessageType::Call, self.sequence_number());
+        let call_args = RosterServicesArgs { filter };
+        self.o_prot_mut().write_message_begin(&message_ident)?;
+        call_args.write_to_out_protocol(self.o_prot_mut())?;
+        self.o_prot_mut().write_message_end()?;
+        self.o_prot_mut().flush()
+      }
+    )?;
+    {
+      let message_ident = self.i_prot_mut().read_message_begin()?;
+      verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
+      verify_expected_service_call("services", &message_ident.name)?;
+      if message_ident.message_type == TMessageType::Exception {
+        let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
+        self.i_prot_mut().read_message_end()?;
+        return Err(thrift::Error::Application(remote_error))
+      }
+      verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
+      let result = RosterServicesResult::read_from_in_protocol(self.i_prot_mut())?;
+      self.i_prot_mut().read_message_end()?;
+      result.ok_or()
+    }
+  }
+  fn instances(&mut self, service_name: String) -> thrift::Result<InstancesReply> {
+    (
+      {
+        self.increment_sequence_number();
+        let message_ident = TMessageIdentifier::new("instances", TMessageType::Call, self.sequence_number());
+        let call_args = RosterInstancesArgs { service_name };
+        self.o_prot_mut().write_message_begin(&message_ident)?;
+        call_args.write_to_out_protocol(self.o_prot_mut())?;
+        self.o_prot_mut().write_message_end()?;
+        self.o_prot_mut().flush()
+      }
+    )?;
+    {
+      let message_ident = self.i_prot_mut().read_message_begin()?;
+      verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
+      verify_expected_service_call("instances", &message_ident.name)?;
+      if message_ident.message_type == TMessageType::Exception {
+        let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
+        self.i_prot_mut().read_message_end()?;
+        return Err(thrift::Error::Application(remote_error))
+      }
+      verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
+      let result = RosterInstancesResult::read_from_in_protocol(self.i_prot_mut())?;
+      self.i_prot_mut().read_message_end()?;
+      result.ok_or()
+    }
+  }
+  fn watch_masters(&mut self, since: i64, timeout_ms: i32, limit: i32) -> thrift::Result<MastersWatchReply> {
+    (
+      {
+        self.increment_sequence_number();
+        let message_ident = TMessageIdentifier::new("watchMasters", TMessageType::Call, self.sequence_number());
+        let call_args = RosterWatchMastersArgs { since, timeout_ms, limit };
+        self.o_prot_mut().write_message_begin(&message_ident)?;
+        call_args.write_to_out_protocol(self.o_prot_mut())?;
+        self.o_prot_mut().write_message_end()?;
+        self.o_prot_mut().flush()
+      }
+    )?;
+    {
+      let message_ident = self.i_prot_mut().read_message_begin()?;
+      verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
+      verify_expected_service_call("watchMasters", &message_ident.name)?;
+      if message_ident.message_type == TMessageType::Exception {
+        let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
+        self.i_prot_mut().read_message_end()?;
+        return Err(thrift::Error::Application(remote_error))
+      }
+      verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
+      let result = RosterWatchMastersResult::read_from_in_protocol(self.i_prot_mut())?;
+      self.i_prot_mut().read_message_end()?;
+      result.ok_or()
+    }
+  }
+  fn call(&mut self, service_name: String, method: String, arguments: Vec<u8>, options: CallOptions) -> thrift::Result<CallResult> {
+    (
+      {
+        self.increment_sequence_number();
+        let message_ident = TMessageIdentifier::new("call", TMessageType::Call, self.sequence_number());
+        let call_args = RosterCallArgs { service_name, method, arguments, options };
+        self.o_prot_mut().write_message_begin(&message_ident)?;
+        call_args.write_to_out_protocol(self.o_prot_mut())?;
+        self.o_prot_mut().write_message_end()?;
+        self.o_prot_mut().flush()
+      }
+    )?;
+    {
+      let message_ident = self.i_prot_mut().read_message_begin()?;
+      verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
+      verify_expected_service_call("call", &message_ident.name)?;
+      if message_ident.message_type == TMessageType::Exception {
+        let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
+        self.i_prot_mut().read_message_end()?;
+        return Err(thrift::Error::Application(remote_error))
+      }
+      verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
+      let result = RosterCallResult::read_from_in_protocol(self.i_prot_mut())?;
+      self.i_prot_mut().read_message_end()?;
+      result.ok_or()
+    }
+  }
+  fn call_on(&mut self, master_id: String, service_name: String, method: String, arguments: Vec<u8>, options: CallOptions) -> thrift::Result<CallResult> {
+    (
+      {
+        self.increment_sequence_number();
+        let message_ident = TMessageIdentifier::new("callOn", TMessageType::Call, self.sequence_number());
+        let call_args = RosterCallOnArgs { master_id, service_name, method, arguments, options };
+        self.o_prot_mut().write_message_begin(&message_ident)?;
+        call_args.write_to_out_protocol(self.o_prot_mut())?;
+        self.o_prot_mut().write_message_end()?;
+        self.o_prot_mut().flush()
+      }
+    )?;
+    {
+      let message_ident = self.i_prot_mut().read_message_begin()?;
+      verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
+      verify_expected_service_call("callOn", &message_ident.name)?;
+      if message_ident.message_type == TMessageType::Exception {
+        let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
+        self.i_prot_mut().read_message_end()?;
+        return Err(thrift::Error::Application(remote_error))
+      }
+      verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
+      let result = RosterCallOnResult::read_from_in_protocol(self.i_prot_mut())?;
+      self.i_prot_mut().read_message_end()?;
+      result.ok_or()
+    }
+  }
+  fn call_all(&mut self, service_name: String, method: String, arguments: Vec<u8>, options: CallOptions) -> thrift::Result<Vec<CallOutcome>> {
+    (
+      {
+        self.increment_sequence_number();
+        let message_ident = TMessageIdentifier::new("callAll", TMessageType::Call, self.sequence_number());
+        let call_args = RosterCallAllArgs { service_name, method, arguments, options };
+        self.o_prot_mut().write_message_begin(&message_ident)?;
+        call_args.write_to_out_protocol(self.o_prot_mut())?;
+        self.o_prot_mut().write_message_end()?;
+        self.o_prot_mut().flush()
+      }
+    )?;
+    {
+      let message_ident = self.i_prot_mut().read_message_begin()?;
+      verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
+      verify_expected_service_call("callAll", &message_ident.name)?;
+      if message_ident.message_type == TMessageType::Exception {
+        let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
+        self.i_prot_mut().read_message_end()?;
+        return Err(thrift::Error::Application(remote_error))
+      }
+      verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
+      let result = RosterCallAllResult::read_from_in_protocol(self.i_prot_mut())?;
+      self.i_prot_mut().read_message_end()?;
+      result.ok_or()
+    }
+  }
+  fn call_many(&mut self, calls: Vec<Call>) -> thrift::Result<Vec<CallOutcome>> {
+    (
+      {
+        self.increment_sequence_number();
+        let message_ident = TMessageIdentifier::new("callMany", TMessageType::Call, self.sequence_number());
+        let call_args = RosterCallManyArgs { calls };
+        self.o_prot_mut().write_message_begin(&message_ident)?;
+        call_args.write_to_out_protocol(self.o_prot_mut())?;
+        self.o_prot_mut().write_message_end()?;
+        self.o_prot_mut().flush()
+      }
+    )?;
+    {
+      let message_ident = self.i_prot_mut().read_message_begin()?;
+      verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
+      verify_expected_service_call("callMany", &message_ident.name)?;
+      if message_ident.message_type == TMessageType::Exception {
+        let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
+        self.i_prot_mut().read_message_end()?;
+        return Err(thrift::Error::Application(remote_error))
+      }
+      verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
+      let result = RosterCallManyResult::read_from_in_protocol(self.i_prot_mut())?;
+      self.i_prot_mut().read_message_end()?;
+      result.ok_or()
+    }
+  }
+  fn broadcast(&mut self, message: Vec<u8>, encoding: Encoding) -> thrift::Result<i32> {
+    (
+      {
+        self.increment_sequence_number();
+        let message_ident = TMessageIdentifier::new("broadcast", TMessageType::Call, self.sequence_number());
+        let call_args = RosterBroadcastArgs { message, encoding };
+        self.o_prot_mut().write_message_begin(&message_ident)?;
+        call_args.write_to_out_protocol(self.o_prot_mut())?;
+        self.o_prot_mut().write_message_end()?;
+        self.o_prot_mut().flush()
+      }
+    )?;
+    {
+      let message_ident = self.i_prot_mut().read_message_begin()?;
+      verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
+      verify_expected_service_call("broadcast", &message_ident.name)?;
+      if message_ident.message_type == TMessageType::Exception {
+        let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
+        self.i_prot_mut().read_message_end()?;
+        return Err(thrift::Error::Application(remote_error))
+      }
+      verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
+      let result = RosterBroadcastResult::read_from_in_protocol(self.i_prot_mut())?;
+      self.i_prot_mut().read_message_end()?;
+      result.ok_or()
+    }
+  }
+  fn add_registers(&mut self, registers: Vec<RegisterAddress>) -> thrift::Result<i32> {
+    (
+      {
+        self.increment_sequence_number();
+        let message_ident = TMessageIdentifier::new("addRegisters", TMessageType::Call, self.sequence_number());
+        let call_args = RosterAddRegistersArgs { registers };
+        self.o_prot_mut().write_message_begin(&message_ident)?;
+        call_args.write_to_out_protocol(self.o_prot_mut())?;
+        self.o_prot_mut().write_message_end()?;
+        self.o_prot_mut().flush()
+      }
+    )?;
+    {
+      let message_ident = self.i_prot_mut().read_message_begin()?;
+      verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
+      verify_expected_service_call("addRegisters", &message_ident.name)?;
+      if message_ident.message_type == TMessageType::Exception {
+        let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
+        self.i_prot_mut().read_message_end()?;
+        return Err(thrift::Error::Application(remote_error))
+      }
+      verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
+      let result = RosterAddRegistersResult::read_from_in_protocol(self.i_prot_mut())?;
+      self.i_prot_mut().read_message_end()?;
+      result.ok_or()
+    }
+  }
+  fn remove_registers(&mut self, registers: Vec<RegisterAddress>) -> thrift::Result<i32> {
+    (
+      {
+        self.increment_sequence_number();
+        let message_ident = TMessageIdentifier::new("removeRegisters", TMessageType::Call, self.sequence_number());
+        let call_args = RosterRemoveRegistersArgs { registers };
+        self.o_prot_mut().write_message_begin(&message_ident)?;
+        call_args.write_to_out_protocol(self.o_prot_mut())?;
+        self.o_prot_mut().write_message_end()?;
+        self.o_prot_mut().flush()
+      }
+    )?;
+    {
+      let message_ident = self.i_prot_mut().read_message_begin()?;
+      verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
+      verify_expected_service_call("removeRegisters", &message_ident.name)?;
+      if message_ident.message_type == TMessageType::Exception {
+        let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
+        self.i_prot_mut().read_message_end()?;
+        return Err(thrift::Error::Application(remote_error))
+      }
+      verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
+      let result = RosterRemoveRegistersResult::read_from_in_protocol(self.i_prot_mut())?;
+      self.i_prot_mut().read_message_end()?;
+      result.ok_or()
+    }
+  }
+  fn stats(&mut self) -> thrift::Result<StatsReply> {
+    (
+      {
+        self.increment_sequence_number();
+        let message_ident = TMessageIdentifier::new("stats", TMessageType::Call, self.sequence_number());
+        let call_args = RosterStatsArgs {  };
+        self.o_prot_mut().write_message_begin(&message_ident)?;
+        call_args.write_to_out_protocol(self.o_prot_mut())?;
+        self.o_prot_mut().write_message_end()?;
+        self.o_prot_mut().flush()
+      }
+    )?;
+    {
+      let message_ident = self.i_prot_mut().read_message_begin()?;
+      verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
+      verify_expected_service_call("stats", &message_ident.name)?;
+      if message_ident.message_type == TMessageType::Exception {
+        let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
+        self.i_prot_mut().read_message_end()?;
+        return Err(thrift::Error::Application(remote_error))
+      }
+      verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
+      let result = RosterStatsResult::read_from_in_protocol(self.i_prot_mut())?;
+      self.i_prot_mut().read_message_end()?;
+      result.ok_or()
+    }
+  }
 }
 
 //
@@ -2001,6 +4865,32 @@ pub trait RosterSyncHandler {
   fn handle_watch(&self, since: i64, paths: Vec<String>, timeout_ms: i32, limit: i32) -> thrift::Result<WatchReply>;
   /// What the sidecar is doing.
   fn handle_status(&self) -> thrift::Result<StatusReply>;
+  /// The masters that are there, in pages.
+  fn handle_masters(&self, filter: Filter) -> thrift::Result<MastersReply>;
+  /// One master.
+  fn handle_master(&self, id: String) -> thrift::Result<MasterReply>;
+  /// The services that masters offer.
+  fn handle_services(&self, filter: Filter) -> thrift::Result<ServicesReply>;
+  /// Who offers a service, by its name without a version.
+  fn handle_instances(&self, service_name: String) -> thrift::Result<InstancesReply>;
+  /// As `watch`, for masters.
+  fn handle_watch_masters(&self, since: i64, timeout_ms: i32, limit: i32) -> thrift::Result<MastersWatchReply>;
+  /// Calls a method of a service, on one of the masters that offer it.
+  fn handle_call(&self, service_name: String, method: String, arguments: Vec<u8>, options: CallOptions) -> thrift::Result<CallResult>;
+  /// The same, on one master.
+  fn handle_call_on(&self, master_id: String, service_name: String, method: String, arguments: Vec<u8>, options: CallOptions) -> thrift::Result<CallResult>;
+  /// The same, on every master that offers it: an outcome a master.
+  fn handle_call_all(&self, service_name: String, method: String, arguments: Vec<u8>, options: CallOptions) -> thrift::Result<Vec<CallOutcome>>;
+  /// Several calls side by side: their outcomes, in the order of the calls.
+  fn handle_call_many(&self, calls: Vec<Call>) -> thrift::Result<Vec<CallOutcome>>;
+  /// Sends a command, a map with the key `cmd`, to every master; to how many it was sent.
+  fn handle_broadcast(&self, message: Vec<u8>, encoding: Encoding) -> thrift::Result<i32>;
+  /// Tells every master to connect to these registers as well; to how many it was told.
+  fn handle_add_registers(&self, registers: Vec<RegisterAddress>) -> thrift::Result<i32>;
+  /// Tells every master to leave these registers; to how many it was told.
+  fn handle_remove_registers(&self, registers: Vec<RegisterAddress>) -> thrift::Result<i32>;
+  /// What was counted of the calls, by method.
+  fn handle_stats(&self) -> thrift::Result<StatsReply>;
 }
 
 pub struct RosterSyncProcessor<H: RosterSyncHandler> {
@@ -2030,6 +4920,45 @@ impl <H: RosterSyncHandler> RosterSyncProcessor<H> {
   }
   fn process_status(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     TRosterProcessFunctions::process_status(&self.handler, incoming_sequence_number, i_prot, o_prot)
+  }
+  fn process_masters(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    TRosterProcessFunctions::process_masters(&self.handler, incoming_sequence_number, i_prot, o_prot)
+  }
+  fn process_master(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    TRosterProcessFunctions::process_master(&self.handler, incoming_sequence_number, i_prot, o_prot)
+  }
+  fn process_services(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    TRosterProcessFunctions::process_services(&self.handler, incoming_sequence_number, i_prot, o_prot)
+  }
+  fn process_instances(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    TRosterProcessFunctions::process_instances(&self.handler, incoming_sequence_number, i_prot, o_prot)
+  }
+  fn process_watch_masters(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    TRosterProcessFunctions::process_watch_masters(&self.handler, incoming_sequence_number, i_prot, o_prot)
+  }
+  fn process_call(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    TRosterProcessFunctions::process_call(&self.handler, incoming_sequence_number, i_prot, o_prot)
+  }
+  fn process_call_on(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    TRosterProcessFunctions::process_call_on(&self.handler, incoming_sequence_number, i_prot, o_prot)
+  }
+  fn process_call_all(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    TRosterProcessFunctions::process_call_all(&self.handler, incoming_sequence_number, i_prot, o_prot)
+  }
+  fn process_call_many(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    TRosterProcessFunctions::process_call_many(&self.handler, incoming_sequence_number, i_prot, o_prot)
+  }
+  fn process_broadcast(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    TRosterProcessFunctions::process_broadcast(&self.handler, incoming_sequence_number, i_prot, o_prot)
+  }
+  fn process_add_registers(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    TRosterProcessFunctions::process_add_registers(&self.handler, incoming_sequence_number, i_prot, o_prot)
+  }
+  fn process_remove_registers(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    TRosterProcessFunctions::process_remove_registers(&self.handler, incoming_sequence_number, i_prot, o_prot)
+  }
+  fn process_stats(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    TRosterProcessFunctions::process_stats(&self.handler, incoming_sequence_number, i_prot, o_prot)
   }
 }
 
@@ -2461,6 +5390,875 @@ impl TRosterProcessFunctions {
       },
     }
   }
+  pub fn process_masters<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let args = RosterMastersArgs::read_from_in_protocol(i_prot)?;
+    match handler.handle_masters(args.filter) {
+      Ok(handler_return) => {
+        let message_ident = TMessageIdentifier::new("masters", TMessageType::Reply, incoming_sequence_number);
+        o_prot.write_message_begin(&message_ident)?;
+        let ret = RosterMastersResult { result_value: Some(handler_return), not_ready: None, invalid: None };
+        ret.write_to_out_protocol(o_prot)?;
+        o_prot.write_message_end()?;
+        o_prot.flush()
+      },
+      Err(e) => {
+        match e {
+          thrift::Error::User(usr_err) => {
+            if usr_err.downcast_ref::<NotReady>().is_some() {
+              let err = usr_err.downcast::<NotReady>().expect("downcast already checked");
+              let ret_err = RosterMastersResult{ result_value: None, not_ready: Some(*err), invalid: None };
+              let message_ident = TMessageIdentifier::new("masters", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
+              let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
+              let ret_err = RosterMastersResult{ result_value: None, not_ready: None, invalid: Some(*err) };
+              let message_ident = TMessageIdentifier::new("masters", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else {
+              let ret_err = {
+                ApplicationError::new(
+                  ApplicationErrorKind::Unknown,
+                  usr_err.to_string()
+                )
+              };
+              let message_ident = TMessageIdentifier::new("masters", TMessageType::Exception, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            }
+          },
+          thrift::Error::Application(app_err) => {
+            let message_ident = TMessageIdentifier::new("masters", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+          _ => {
+            let ret_err = {
+              ApplicationError::new(
+                ApplicationErrorKind::Unknown,
+                e.to_string()
+              )
+            };
+            let message_ident = TMessageIdentifier::new("masters", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+        }
+      },
+    }
+  }
+  pub fn process_master<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let args = RosterMasterArgs::read_from_in_protocol(i_prot)?;
+    match handler.handle_master(args.id) {
+      Ok(handler_return) => {
+        let message_ident = TMessageIdentifier::new("master", TMessageType::Reply, incoming_sequence_number);
+        o_prot.write_message_begin(&message_ident)?;
+        let ret = RosterMasterResult { result_value: Some(handler_return), not_found: None, not_ready: None };
+        ret.write_to_out_protocol(o_prot)?;
+        o_prot.write_message_end()?;
+        o_prot.flush()
+      },
+      Err(e) => {
+        match e {
+          thrift::Error::User(usr_err) => {
+            if usr_err.downcast_ref::<NotFound>().is_some() {
+              let err = usr_err.downcast::<NotFound>().expect("downcast already checked");
+              let ret_err = RosterMasterResult{ result_value: None, not_found: Some(*err), not_ready: None };
+              let message_ident = TMessageIdentifier::new("master", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<NotReady>().is_some() {
+              let err = usr_err.downcast::<NotReady>().expect("downcast already checked");
+              let ret_err = RosterMasterResult{ result_value: None, not_found: None, not_ready: Some(*err) };
+              let message_ident = TMessageIdentifier::new("master", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else {
+              let ret_err = {
+                ApplicationError::new(
+                  ApplicationErrorKind::Unknown,
+                  usr_err.to_string()
+                )
+              };
+              let message_ident = TMessageIdentifier::new("master", TMessageType::Exception, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            }
+          },
+          thrift::Error::Application(app_err) => {
+            let message_ident = TMessageIdentifier::new("master", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+          _ => {
+            let ret_err = {
+              ApplicationError::new(
+                ApplicationErrorKind::Unknown,
+                e.to_string()
+              )
+            };
+            let message_ident = TMessageIdentifier::new("master", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+        }
+      },
+    }
+  }
+  pub fn process_services<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let args = RosterServicesArgs::read_from_in_protocol(i_prot)?;
+    match handler.handle_services(args.filter) {
+      Ok(handler_return) => {
+        let message_ident = TMessageIdentifier::new("services", TMessageType::Reply, incoming_sequence_number);
+        o_prot.write_message_begin(&message_ident)?;
+        let ret = RosterServicesResult { result_value: Some(handler_return), not_ready: None, invalid: None };
+        ret.write_to_out_protocol(o_prot)?;
+        o_prot.write_message_end()?;
+        o_prot.flush()
+      },
+      Err(e) => {
+        match e {
+          thrift::Error::User(usr_err) => {
+            if usr_err.downcast_ref::<NotReady>().is_some() {
+              let err = usr_err.downcast::<NotReady>().expect("downcast already checked");
+              let ret_err = RosterServicesResult{ result_value: None, not_ready: Some(*err), invalid: None };
+              let message_ident = TMessageIdentifier::new("services", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
+              let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
+              let ret_err = RosterServicesResult{ result_value: None, not_ready: None, invalid: Some(*err) };
+              let message_ident = TMessageIdentifier::new("services", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else {
+              let ret_err = {
+                ApplicationError::new(
+                  ApplicationErrorKind::Unknown,
+                  usr_err.to_string()
+                )
+              };
+              let message_ident = TMessageIdentifier::new("services", TMessageType::Exception, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            }
+          },
+          thrift::Error::Application(app_err) => {
+            let message_ident = TMessageIdentifier::new("services", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+          _ => {
+            let ret_err = {
+              ApplicationError::new(
+                ApplicationErrorKind::Unknown,
+                e.to_string()
+              )
+            };
+            let message_ident = TMessageIdentifier::new("services", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+        }
+      },
+    }
+  }
+  pub fn process_instances<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let args = RosterInstancesArgs::read_from_in_protocol(i_prot)?;
+    match handler.handle_instances(args.service_name) {
+      Ok(handler_return) => {
+        let message_ident = TMessageIdentifier::new("instances", TMessageType::Reply, incoming_sequence_number);
+        o_prot.write_message_begin(&message_ident)?;
+        let ret = RosterInstancesResult { result_value: Some(handler_return), not_found: None, not_ready: None };
+        ret.write_to_out_protocol(o_prot)?;
+        o_prot.write_message_end()?;
+        o_prot.flush()
+      },
+      Err(e) => {
+        match e {
+          thrift::Error::User(usr_err) => {
+            if usr_err.downcast_ref::<NotFound>().is_some() {
+              let err = usr_err.downcast::<NotFound>().expect("downcast already checked");
+              let ret_err = RosterInstancesResult{ result_value: None, not_found: Some(*err), not_ready: None };
+              let message_ident = TMessageIdentifier::new("instances", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<NotReady>().is_some() {
+              let err = usr_err.downcast::<NotReady>().expect("downcast already checked");
+              let ret_err = RosterInstancesResult{ result_value: None, not_found: None, not_ready: Some(*err) };
+              let message_ident = TMessageIdentifier::new("instances", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else {
+              let ret_err = {
+                ApplicationError::new(
+                  ApplicationErrorKind::Unknown,
+                  usr_err.to_string()
+                )
+              };
+              let message_ident = TMessageIdentifier::new("instances", TMessageType::Exception, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            }
+          },
+          thrift::Error::Application(app_err) => {
+            let message_ident = TMessageIdentifier::new("instances", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+          _ => {
+            let ret_err = {
+              ApplicationError::new(
+                ApplicationErrorKind::Unknown,
+                e.to_string()
+              )
+            };
+            let message_ident = TMessageIdentifier::new("instances", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+        }
+      },
+    }
+  }
+  pub fn process_watch_masters<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let args = RosterWatchMastersArgs::read_from_in_protocol(i_prot)?;
+    match handler.handle_watch_masters(args.since, args.timeout_ms, args.limit) {
+      Ok(handler_return) => {
+        let message_ident = TMessageIdentifier::new("watchMasters", TMessageType::Reply, incoming_sequence_number);
+        o_prot.write_message_begin(&message_ident)?;
+        let ret = RosterWatchMastersResult { result_value: Some(handler_return), not_ready: None, invalid: None };
+        ret.write_to_out_protocol(o_prot)?;
+        o_prot.write_message_end()?;
+        o_prot.flush()
+      },
+      Err(e) => {
+        match e {
+          thrift::Error::User(usr_err) => {
+            if usr_err.downcast_ref::<NotReady>().is_some() {
+              let err = usr_err.downcast::<NotReady>().expect("downcast already checked");
+              let ret_err = RosterWatchMastersResult{ result_value: None, not_ready: Some(*err), invalid: None };
+              let message_ident = TMessageIdentifier::new("watchMasters", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
+              let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
+              let ret_err = RosterWatchMastersResult{ result_value: None, not_ready: None, invalid: Some(*err) };
+              let message_ident = TMessageIdentifier::new("watchMasters", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else {
+              let ret_err = {
+                ApplicationError::new(
+                  ApplicationErrorKind::Unknown,
+                  usr_err.to_string()
+                )
+              };
+              let message_ident = TMessageIdentifier::new("watchMasters", TMessageType::Exception, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            }
+          },
+          thrift::Error::Application(app_err) => {
+            let message_ident = TMessageIdentifier::new("watchMasters", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+          _ => {
+            let ret_err = {
+              ApplicationError::new(
+                ApplicationErrorKind::Unknown,
+                e.to_string()
+              )
+            };
+            let message_ident = TMessageIdentifier::new("watchMasters", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+        }
+      },
+    }
+  }
+  pub fn process_call<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let args = RosterCallArgs::read_from_in_protocol(i_prot)?;
+    match handler.handle_call(args.service_name, args.method, args.arguments, args.options) {
+      Ok(handler_return) => {
+        let message_ident = TMessageIdentifier::new("call", TMessageType::Reply, incoming_sequence_number);
+        o_prot.write_message_begin(&message_ident)?;
+        let ret = RosterCallResult { result_value: Some(handler_return), no_master: None, failed: None, timed_out: None, overloaded: None, invalid: None };
+        ret.write_to_out_protocol(o_prot)?;
+        o_prot.write_message_end()?;
+        o_prot.flush()
+      },
+      Err(e) => {
+        match e {
+          thrift::Error::User(usr_err) => {
+            if usr_err.downcast_ref::<NoMaster>().is_some() {
+              let err = usr_err.downcast::<NoMaster>().expect("downcast already checked");
+              let ret_err = RosterCallResult{ result_value: None, no_master: Some(*err), failed: None, timed_out: None, overloaded: None, invalid: None };
+              let message_ident = TMessageIdentifier::new("call", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<CallFailed>().is_some() {
+              let err = usr_err.downcast::<CallFailed>().expect("downcast already checked");
+              let ret_err = RosterCallResult{ result_value: None, no_master: None, failed: Some(*err), timed_out: None, overloaded: None, invalid: None };
+              let message_ident = TMessageIdentifier::new("call", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<CallTimedOut>().is_some() {
+              let err = usr_err.downcast::<CallTimedOut>().expect("downcast already checked");
+              let ret_err = RosterCallResult{ result_value: None, no_master: None, failed: None, timed_out: Some(*err), overloaded: None, invalid: None };
+              let message_ident = TMessageIdentifier::new("call", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<Overloaded>().is_some() {
+              let err = usr_err.downcast::<Overloaded>().expect("downcast already checked");
+              let ret_err = RosterCallResult{ result_value: None, no_master: None, failed: None, timed_out: None, overloaded: Some(*err), invalid: None };
+              let message_ident = TMessageIdentifier::new("call", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
+              let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
+              let ret_err = RosterCallResult{ result_value: None, no_master: None, failed: None, timed_out: None, overloaded: None, invalid: Some(*err) };
+              let message_ident = TMessageIdentifier::new("call", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else {
+              let ret_err = {
+                ApplicationError::new(
+                  ApplicationErrorKind::Unknown,
+                  usr_err.to_string()
+                )
+              };
+              let message_ident = TMessageIdentifier::new("call", TMessageType::Exception, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            }
+          },
+          thrift::Error::Application(app_err) => {
+            let message_ident = TMessageIdentifier::new("call", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+          _ => {
+            let ret_err = {
+              ApplicationError::new(
+                ApplicationErrorKind::Unknown,
+                e.to_string()
+              )
+            };
+            let message_ident = TMessageIdentifier::new("call", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+        }
+      },
+    }
+  }
+  pub fn process_call_on<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let args = RosterCallOnArgs::read_from_in_protocol(i_prot)?;
+    match handler.handle_call_on(args.master_id, args.service_name, args.method, args.arguments, args.options) {
+      Ok(handler_return) => {
+        let message_ident = TMessageIdentifier::new("callOn", TMessageType::Reply, incoming_sequence_number);
+        o_prot.write_message_begin(&message_ident)?;
+        let ret = RosterCallOnResult { result_value: Some(handler_return), no_master: None, failed: None, timed_out: None, overloaded: None, invalid: None };
+        ret.write_to_out_protocol(o_prot)?;
+        o_prot.write_message_end()?;
+        o_prot.flush()
+      },
+      Err(e) => {
+        match e {
+          thrift::Error::User(usr_err) => {
+            if usr_err.downcast_ref::<NoMaster>().is_some() {
+              let err = usr_err.downcast::<NoMaster>().expect("downcast already checked");
+              let ret_err = RosterCallOnResult{ result_value: None, no_master: Some(*err), failed: None, timed_out: None, overloaded: None, invalid: None };
+              let message_ident = TMessageIdentifier::new("callOn", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<CallFailed>().is_some() {
+              let err = usr_err.downcast::<CallFailed>().expect("downcast already checked");
+              let ret_err = RosterCallOnResult{ result_value: None, no_master: None, failed: Some(*err), timed_out: None, overloaded: None, invalid: None };
+              let message_ident = TMessageIdentifier::new("callOn", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<CallTimedOut>().is_some() {
+              let err = usr_err.downcast::<CallTimedOut>().expect("downcast already checked");
+              let ret_err = RosterCallOnResult{ result_value: None, no_master: None, failed: None, timed_out: Some(*err), overloaded: None, invalid: None };
+              let message_ident = TMessageIdentifier::new("callOn", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<Overloaded>().is_some() {
+              let err = usr_err.downcast::<Overloaded>().expect("downcast already checked");
+              let ret_err = RosterCallOnResult{ result_value: None, no_master: None, failed: None, timed_out: None, overloaded: Some(*err), invalid: None };
+              let message_ident = TMessageIdentifier::new("callOn", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
+              let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
+              let ret_err = RosterCallOnResult{ result_value: None, no_master: None, failed: None, timed_out: None, overloaded: None, invalid: Some(*err) };
+              let message_ident = TMessageIdentifier::new("callOn", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else {
+              let ret_err = {
+                ApplicationError::new(
+                  ApplicationErrorKind::Unknown,
+                  usr_err.to_string()
+                )
+              };
+              let message_ident = TMessageIdentifier::new("callOn", TMessageType::Exception, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            }
+          },
+          thrift::Error::Application(app_err) => {
+            let message_ident = TMessageIdentifier::new("callOn", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+          _ => {
+            let ret_err = {
+              ApplicationError::new(
+                ApplicationErrorKind::Unknown,
+                e.to_string()
+              )
+            };
+            let message_ident = TMessageIdentifier::new("callOn", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+        }
+      },
+    }
+  }
+  pub fn process_call_all<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let args = RosterCallAllArgs::read_from_in_protocol(i_prot)?;
+    match handler.handle_call_all(args.service_name, args.method, args.arguments, args.options) {
+      Ok(handler_return) => {
+        let message_ident = TMessageIdentifier::new("callAll", TMessageType::Reply, incoming_sequence_number);
+        o_prot.write_message_begin(&message_ident)?;
+        let ret = RosterCallAllResult { result_value: Some(handler_return), no_master: None, invalid: None };
+        ret.write_to_out_protocol(o_prot)?;
+        o_prot.write_message_end()?;
+        o_prot.flush()
+      },
+      Err(e) => {
+        match e {
+          thrift::Error::User(usr_err) => {
+            if usr_err.downcast_ref::<NoMaster>().is_some() {
+              let err = usr_err.downcast::<NoMaster>().expect("downcast already checked");
+              let ret_err = RosterCallAllResult{ result_value: None, no_master: Some(*err), invalid: None };
+              let message_ident = TMessageIdentifier::new("callAll", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
+              let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
+              let ret_err = RosterCallAllResult{ result_value: None, no_master: None, invalid: Some(*err) };
+              let message_ident = TMessageIdentifier::new("callAll", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else {
+              let ret_err = {
+                ApplicationError::new(
+                  ApplicationErrorKind::Unknown,
+                  usr_err.to_string()
+                )
+              };
+              let message_ident = TMessageIdentifier::new("callAll", TMessageType::Exception, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            }
+          },
+          thrift::Error::Application(app_err) => {
+            let message_ident = TMessageIdentifier::new("callAll", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+          _ => {
+            let ret_err = {
+              ApplicationError::new(
+                ApplicationErrorKind::Unknown,
+                e.to_string()
+              )
+            };
+            let message_ident = TMessageIdentifier::new("callAll", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+        }
+      },
+    }
+  }
+  pub fn process_call_many<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let args = RosterCallManyArgs::read_from_in_protocol(i_prot)?;
+    match handler.handle_call_many(args.calls) {
+      Ok(handler_return) => {
+        let message_ident = TMessageIdentifier::new("callMany", TMessageType::Reply, incoming_sequence_number);
+        o_prot.write_message_begin(&message_ident)?;
+        let ret = RosterCallManyResult { result_value: Some(handler_return), invalid: None };
+        ret.write_to_out_protocol(o_prot)?;
+        o_prot.write_message_end()?;
+        o_prot.flush()
+      },
+      Err(e) => {
+        match e {
+          thrift::Error::User(usr_err) => {
+            if usr_err.downcast_ref::<InvalidRequest>().is_some() {
+              let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
+              let ret_err = RosterCallManyResult{ result_value: None, invalid: Some(*err) };
+              let message_ident = TMessageIdentifier::new("callMany", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else {
+              let ret_err = {
+                ApplicationError::new(
+                  ApplicationErrorKind::Unknown,
+                  usr_err.to_string()
+                )
+              };
+              let message_ident = TMessageIdentifier::new("callMany", TMessageType::Exception, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            }
+          },
+          thrift::Error::Application(app_err) => {
+            let message_ident = TMessageIdentifier::new("callMany", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+          _ => {
+            let ret_err = {
+              ApplicationError::new(
+                ApplicationErrorKind::Unknown,
+                e.to_string()
+              )
+            };
+            let message_ident = TMessageIdentifier::new("callMany", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+        }
+      },
+    }
+  }
+  pub fn process_broadcast<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let args = RosterBroadcastArgs::read_from_in_protocol(i_prot)?;
+    match handler.handle_broadcast(args.message, args.encoding) {
+      Ok(handler_return) => {
+        let message_ident = TMessageIdentifier::new("broadcast", TMessageType::Reply, incoming_sequence_number);
+        o_prot.write_message_begin(&message_ident)?;
+        let ret = RosterBroadcastResult { result_value: Some(handler_return), invalid: None };
+        ret.write_to_out_protocol(o_prot)?;
+        o_prot.write_message_end()?;
+        o_prot.flush()
+      },
+      Err(e) => {
+        match e {
+          thrift::Error::User(usr_err) => {
+            if usr_err.downcast_ref::<InvalidRequest>().is_some() {
+              let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
+              let ret_err = RosterBroadcastResult{ result_value: None, invalid: Some(*err) };
+              let message_ident = TMessageIdentifier::new("broadcast", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else {
+              let ret_err = {
+                ApplicationError::new(
+                  ApplicationErrorKind::Unknown,
+                  usr_err.to_string()
+                )
+              };
+              let message_ident = TMessageIdentifier::new("broadcast", TMessageType::Exception, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            }
+          },
+          thrift::Error::Application(app_err) => {
+            let message_ident = TMessageIdentifier::new("broadcast", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+          _ => {
+            let ret_err = {
+              ApplicationError::new(
+                ApplicationErrorKind::Unknown,
+                e.to_string()
+              )
+            };
+            let message_ident = TMessageIdentifier::new("broadcast", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+        }
+      },
+    }
+  }
+  pub fn process_add_registers<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let args = RosterAddRegistersArgs::read_from_in_protocol(i_prot)?;
+    match handler.handle_add_registers(args.registers) {
+      Ok(handler_return) => {
+        let message_ident = TMessageIdentifier::new("addRegisters", TMessageType::Reply, incoming_sequence_number);
+        o_prot.write_message_begin(&message_ident)?;
+        let ret = RosterAddRegistersResult { result_value: Some(handler_return), invalid: None };
+        ret.write_to_out_protocol(o_prot)?;
+        o_prot.write_message_end()?;
+        o_prot.flush()
+      },
+      Err(e) => {
+        match e {
+          thrift::Error::User(usr_err) => {
+            if usr_err.downcast_ref::<InvalidRequest>().is_some() {
+              let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
+              let ret_err = RosterAddRegistersResult{ result_value: None, invalid: Some(*err) };
+              let message_ident = TMessageIdentifier::new("addRegisters", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else {
+              let ret_err = {
+                ApplicationError::new(
+                  ApplicationErrorKind::Unknown,
+                  usr_err.to_string()
+                )
+              };
+              let message_ident = TMessageIdentifier::new("addRegisters", TMessageType::Exception, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            }
+          },
+          thrift::Error::Application(app_err) => {
+            let message_ident = TMessageIdentifier::new("addRegisters", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+          _ => {
+            let ret_err = {
+              ApplicationError::new(
+                ApplicationErrorKind::Unknown,
+                e.to_string()
+              )
+            };
+            let message_ident = TMessageIdentifier::new("addRegisters", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+        }
+      },
+    }
+  }
+  pub fn process_remove_registers<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let args = RosterRemoveRegistersArgs::read_from_in_protocol(i_prot)?;
+    match handler.handle_remove_registers(args.registers) {
+      Ok(handler_return) => {
+        let message_ident = TMessageIdentifier::new("removeRegisters", TMessageType::Reply, incoming_sequence_number);
+        o_prot.write_message_begin(&message_ident)?;
+        let ret = RosterRemoveRegistersResult { result_value: Some(handler_return), invalid: None };
+        ret.write_to_out_protocol(o_prot)?;
+        o_prot.write_message_end()?;
+        o_prot.flush()
+      },
+      Err(e) => {
+        match e {
+          thrift::Error::User(usr_err) => {
+            if usr_err.downcast_ref::<InvalidRequest>().is_some() {
+              let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
+              let ret_err = RosterRemoveRegistersResult{ result_value: None, invalid: Some(*err) };
+              let message_ident = TMessageIdentifier::new("removeRegisters", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else {
+              let ret_err = {
+                ApplicationError::new(
+                  ApplicationErrorKind::Unknown,
+                  usr_err.to_string()
+                )
+              };
+              let message_ident = TMessageIdentifier::new("removeRegisters", TMessageType::Exception, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            }
+          },
+          thrift::Error::Application(app_err) => {
+            let message_ident = TMessageIdentifier::new("removeRegisters", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+          _ => {
+            let ret_err = {
+              ApplicationError::new(
+                ApplicationErrorKind::Unknown,
+                e.to_string()
+              )
+            };
+            let message_ident = TMessageIdentifier::new("removeRegisters", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+        }
+      },
+    }
+  }
+  pub fn process_stats<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let _ = RosterStatsArgs::read_from_in_protocol(i_prot)?;
+    match handler.handle_stats() {
+      Ok(handler_return) => {
+        let message_ident = TMessageIdentifier::new("stats", TMessageType::Reply, incoming_sequence_number);
+        o_prot.write_message_begin(&message_ident)?;
+        let ret = RosterStatsResult { result_value: Some(handler_return) };
+        ret.write_to_out_protocol(o_prot)?;
+        o_prot.write_message_end()?;
+        o_prot.flush()
+      },
+      Err(e) => {
+        match e {
+          thrift::Error::Application(app_err) => {
+            let message_ident = TMessageIdentifier::new("stats", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+          _ => {
+            let ret_err = {
+              ApplicationError::new(
+                ApplicationErrorKind::Unknown,
+                e.to_string()
+              )
+            };
+            let message_ident = TMessageIdentifier::new("stats", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+        }
+      },
+    }
+  }
 }
 
 impl <H: RosterSyncHandler> TProcessor for RosterSyncProcessor<H> {
@@ -2484,6 +6282,45 @@ impl <H: RosterSyncHandler> TProcessor for RosterSyncProcessor<H> {
       },
       "status" => {
         self.process_status(message_ident.sequence_number, i_prot, o_prot)
+      },
+      "masters" => {
+        self.process_masters(message_ident.sequence_number, i_prot, o_prot)
+      },
+      "master" => {
+        self.process_master(message_ident.sequence_number, i_prot, o_prot)
+      },
+      "services" => {
+        self.process_services(message_ident.sequence_number, i_prot, o_prot)
+      },
+      "instances" => {
+        self.process_instances(message_ident.sequence_number, i_prot, o_prot)
+      },
+      "watchMasters" => {
+        self.process_watch_masters(message_ident.sequence_number, i_prot, o_prot)
+      },
+      "call" => {
+        self.process_call(message_ident.sequence_number, i_prot, o_prot)
+      },
+      "callOn" => {
+        self.process_call_on(message_ident.sequence_number, i_prot, o_prot)
+      },
+      "callAll" => {
+        self.process_call_all(message_ident.sequence_number, i_prot, o_prot)
+      },
+      "callMany" => {
+        self.process_call_many(message_ident.sequence_number, i_prot, o_prot)
+      },
+      "broadcast" => {
+        self.process_broadcast(message_ident.sequence_number, i_prot, o_prot)
+      },
+      "addRegisters" => {
+        self.process_add_registers(message_ident.sequence_number, i_prot, o_prot)
+      },
+      "removeRegisters" => {
+        self.process_remove_registers(message_ident.sequence_number, i_prot, o_prot)
+      },
+      "stats" => {
+        self.process_stats(message_ident.sequence_number, i_prot, o_prot)
       },
       method => {
         Err(
@@ -2704,8 +6541,8 @@ impl RosterGetManyArgs {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_11 = i_prot.read_string()?;
-            val.push(list_elem_11);
+            let list_elem_23 = i_prot.read_string()?;
+            val.push(list_elem_23);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -3250,8 +7087,8 @@ impl RosterWatchArgs {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_12 = i_prot.read_string()?;
-            val.push(list_elem_12);
+            let list_elem_24 = i_prot.read_string()?;
+            val.push(list_elem_24);
           }
           i_prot.read_list_end()?;
           f_2 = Some(val);
@@ -3486,6 +7323,1994 @@ impl RosterStatusResult {
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let struct_ident = TStructIdentifier::new("RosterStatusResult");
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.result_value {
+      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterMastersArgs
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterMastersArgs {
+  filter: Filter,
+}
+
+impl RosterMastersArgs {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterMastersArgs> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<Filter> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = Filter::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("RosterMastersArgs.filter", &f_1)?;
+    let ret = RosterMastersArgs {
+      filter: f_1.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("masters_args");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("filter", TType::Struct, 1))?;
+    self.filter.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterMastersResult
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterMastersResult {
+  result_value: Option<MastersReply>,
+  not_ready: Option<NotReady>,
+  invalid: Option<InvalidRequest>,
+}
+
+impl RosterMastersResult {
+  fn ok_or(self) -> thrift::Result<MastersReply> {
+    if self.not_ready.is_some() {
+      Err(thrift::Error::User(Box::new(self.not_ready.unwrap())))
+    } else if self.invalid.is_some() {
+      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.result_value.is_some() {
+      Ok(self.result_value.unwrap())
+    } else {
+      Err(
+        thrift::Error::Application(
+          ApplicationError::new(
+            ApplicationErrorKind::MissingResult,
+            "no result received for RosterMasters"
+          )
+        )
+      )
+    }
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterMastersResult> {
+    i_prot.read_struct_begin()?;
+    let mut f_0: Option<MastersReply> = None;
+    let mut f_1: Option<NotReady> = None;
+    let mut f_2: Option<InvalidRequest> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        0 => {
+          let val = MastersReply::read_from_in_protocol(i_prot)?;
+          f_0 = Some(val);
+        },
+        1 => {
+          let val = NotReady::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          f_2 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = RosterMastersResult {
+      result_value: f_0,
+      not_ready: f_1,
+      invalid: f_2,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("RosterMastersResult");
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.result_value {
+      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.not_ready {
+      o_prot.write_field_begin(&TFieldIdentifier::new("notReady", TType::Struct, 1))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.invalid {
+      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 2))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterMasterArgs
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterMasterArgs {
+  id: String,
+}
+
+impl RosterMasterArgs {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterMasterArgs> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("RosterMasterArgs.id", &f_1)?;
+    let ret = RosterMasterArgs {
+      id: f_1.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("master_args");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("id", TType::String, 1))?;
+    o_prot.write_string(&self.id)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterMasterResult
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterMasterResult {
+  result_value: Option<MasterReply>,
+  not_found: Option<NotFound>,
+  not_ready: Option<NotReady>,
+}
+
+impl RosterMasterResult {
+  fn ok_or(self) -> thrift::Result<MasterReply> {
+    if self.not_found.is_some() {
+      Err(thrift::Error::User(Box::new(self.not_found.unwrap())))
+    } else if self.not_ready.is_some() {
+      Err(thrift::Error::User(Box::new(self.not_ready.unwrap())))
+    } else if self.result_value.is_some() {
+      Ok(self.result_value.unwrap())
+    } else {
+      Err(
+        thrift::Error::Application(
+          ApplicationError::new(
+            ApplicationErrorKind::MissingResult,
+            "no result received for RosterMaster"
+          )
+        )
+      )
+    }
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterMasterResult> {
+    i_prot.read_struct_begin()?;
+    let mut f_0: Option<MasterReply> = None;
+    let mut f_1: Option<NotFound> = None;
+    let mut f_2: Option<NotReady> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        0 => {
+          let val = MasterReply::read_from_in_protocol(i_prot)?;
+          f_0 = Some(val);
+        },
+        1 => {
+          let val = NotFound::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = NotReady::read_from_in_protocol(i_prot)?;
+          f_2 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = RosterMasterResult {
+      result_value: f_0,
+      not_found: f_1,
+      not_ready: f_2,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("RosterMasterResult");
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.result_value {
+      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.not_found {
+      o_prot.write_field_begin(&TFieldIdentifier::new("notFound", TType::Struct, 1))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.not_ready {
+      o_prot.write_field_begin(&TFieldIdentifier::new("notReady", TType::Struct, 2))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterServicesArgs
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterServicesArgs {
+  filter: Filter,
+}
+
+impl RosterServicesArgs {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterServicesArgs> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<Filter> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = Filter::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("RosterServicesArgs.filter", &f_1)?;
+    let ret = RosterServicesArgs {
+      filter: f_1.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("services_args");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("filter", TType::Struct, 1))?;
+    self.filter.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterServicesResult
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterServicesResult {
+  result_value: Option<ServicesReply>,
+  not_ready: Option<NotReady>,
+  invalid: Option<InvalidRequest>,
+}
+
+impl RosterServicesResult {
+  fn ok_or(self) -> thrift::Result<ServicesReply> {
+    if self.not_ready.is_some() {
+      Err(thrift::Error::User(Box::new(self.not_ready.unwrap())))
+    } else if self.invalid.is_some() {
+      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.result_value.is_some() {
+      Ok(self.result_value.unwrap())
+    } else {
+      Err(
+        thrift::Error::Application(
+          ApplicationError::new(
+            ApplicationErrorKind::MissingResult,
+            "no result received for RosterServices"
+          )
+        )
+      )
+    }
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterServicesResult> {
+    i_prot.read_struct_begin()?;
+    let mut f_0: Option<ServicesReply> = None;
+    let mut f_1: Option<NotReady> = None;
+    let mut f_2: Option<InvalidRequest> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        0 => {
+          let val = ServicesReply::read_from_in_protocol(i_prot)?;
+          f_0 = Some(val);
+        },
+        1 => {
+          let val = NotReady::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          f_2 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = RosterServicesResult {
+      result_value: f_0,
+      not_ready: f_1,
+      invalid: f_2,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("RosterServicesResult");
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.result_value {
+      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.not_ready {
+      o_prot.write_field_begin(&TFieldIdentifier::new("notReady", TType::Struct, 1))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.invalid {
+      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 2))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterInstancesArgs
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterInstancesArgs {
+  service_name: String,
+}
+
+impl RosterInstancesArgs {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterInstancesArgs> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("RosterInstancesArgs.service_name", &f_1)?;
+    let ret = RosterInstancesArgs {
+      service_name: f_1.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("instances_args");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("serviceName", TType::String, 1))?;
+    o_prot.write_string(&self.service_name)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterInstancesResult
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterInstancesResult {
+  result_value: Option<InstancesReply>,
+  not_found: Option<NotFound>,
+  not_ready: Option<NotReady>,
+}
+
+impl RosterInstancesResult {
+  fn ok_or(self) -> thrift::Result<InstancesReply> {
+    if self.not_found.is_some() {
+      Err(thrift::Error::User(Box::new(self.not_found.unwrap())))
+    } else if self.not_ready.is_some() {
+      Err(thrift::Error::User(Box::new(self.not_ready.unwrap())))
+    } else if self.result_value.is_some() {
+      Ok(self.result_value.unwrap())
+    } else {
+      Err(
+        thrift::Error::Application(
+          ApplicationError::new(
+            ApplicationErrorKind::MissingResult,
+            "no result received for RosterInstances"
+          )
+        )
+      )
+    }
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterInstancesResult> {
+    i_prot.read_struct_begin()?;
+    let mut f_0: Option<InstancesReply> = None;
+    let mut f_1: Option<NotFound> = None;
+    let mut f_2: Option<NotReady> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        0 => {
+          let val = InstancesReply::read_from_in_protocol(i_prot)?;
+          f_0 = Some(val);
+        },
+        1 => {
+          let val = NotFound::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = NotReady::read_from_in_protocol(i_prot)?;
+          f_2 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = RosterInstancesResult {
+      result_value: f_0,
+      not_found: f_1,
+      not_ready: f_2,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("RosterInstancesResult");
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.result_value {
+      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.not_found {
+      o_prot.write_field_begin(&TFieldIdentifier::new("notFound", TType::Struct, 1))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.not_ready {
+      o_prot.write_field_begin(&TFieldIdentifier::new("notReady", TType::Struct, 2))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterWatchMastersArgs
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterWatchMastersArgs {
+  since: i64,
+  timeout_ms: i32,
+  limit: i32,
+}
+
+impl RosterWatchMastersArgs {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterWatchMastersArgs> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<i64> = None;
+    let mut f_2: Option<i32> = None;
+    let mut f_3: Option<i32> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_i64()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_i32()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_i32()?;
+          f_3 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("RosterWatchMastersArgs.since", &f_1)?;
+    verify_required_field_exists("RosterWatchMastersArgs.timeout_ms", &f_2)?;
+    verify_required_field_exists("RosterWatchMastersArgs.limit", &f_3)?;
+    let ret = RosterWatchMastersArgs {
+      since: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      timeout_ms: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      limit: f_3.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("watchMasters_args");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("since", TType::I64, 1))?;
+    o_prot.write_i64(self.since)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("timeoutMs", TType::I32, 2))?;
+    o_prot.write_i32(self.timeout_ms)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("limit", TType::I32, 3))?;
+    o_prot.write_i32(self.limit)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterWatchMastersResult
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterWatchMastersResult {
+  result_value: Option<MastersWatchReply>,
+  not_ready: Option<NotReady>,
+  invalid: Option<InvalidRequest>,
+}
+
+impl RosterWatchMastersResult {
+  fn ok_or(self) -> thrift::Result<MastersWatchReply> {
+    if self.not_ready.is_some() {
+      Err(thrift::Error::User(Box::new(self.not_ready.unwrap())))
+    } else if self.invalid.is_some() {
+      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.result_value.is_some() {
+      Ok(self.result_value.unwrap())
+    } else {
+      Err(
+        thrift::Error::Application(
+          ApplicationError::new(
+            ApplicationErrorKind::MissingResult,
+            "no result received for RosterWatchMasters"
+          )
+        )
+      )
+    }
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterWatchMastersResult> {
+    i_prot.read_struct_begin()?;
+    let mut f_0: Option<MastersWatchReply> = None;
+    let mut f_1: Option<NotReady> = None;
+    let mut f_2: Option<InvalidRequest> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        0 => {
+          let val = MastersWatchReply::read_from_in_protocol(i_prot)?;
+          f_0 = Some(val);
+        },
+        1 => {
+          let val = NotReady::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          f_2 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = RosterWatchMastersResult {
+      result_value: f_0,
+      not_ready: f_1,
+      invalid: f_2,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("RosterWatchMastersResult");
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.result_value {
+      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.not_ready {
+      o_prot.write_field_begin(&TFieldIdentifier::new("notReady", TType::Struct, 1))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.invalid {
+      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 2))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterCallArgs
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterCallArgs {
+  service_name: String,
+  method: String,
+  arguments: Vec<u8>,
+  options: CallOptions,
+}
+
+impl RosterCallArgs {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterCallArgs> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    let mut f_2: Option<String> = None;
+    let mut f_3: Option<Vec<u8>> = None;
+    let mut f_4: Option<CallOptions> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_string()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_bytes()?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = CallOptions::read_from_in_protocol(i_prot)?;
+          f_4 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("RosterCallArgs.service_name", &f_1)?;
+    verify_required_field_exists("RosterCallArgs.method", &f_2)?;
+    verify_required_field_exists("RosterCallArgs.arguments", &f_3)?;
+    verify_required_field_exists("RosterCallArgs.options", &f_4)?;
+    let ret = RosterCallArgs {
+      service_name: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      method: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      arguments: f_3.expect("auto-generated code should have checked for presence of required fields"),
+      options: f_4.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("call_args");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("serviceName", TType::String, 1))?;
+    o_prot.write_string(&self.service_name)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("method", TType::String, 2))?;
+    o_prot.write_string(&self.method)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("arguments", TType::String, 3))?;
+    o_prot.write_bytes(&self.arguments)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("options", TType::Struct, 4))?;
+    self.options.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterCallResult
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterCallResult {
+  result_value: Option<CallResult>,
+  no_master: Option<NoMaster>,
+  failed: Option<CallFailed>,
+  timed_out: Option<CallTimedOut>,
+  overloaded: Option<Overloaded>,
+  invalid: Option<InvalidRequest>,
+}
+
+impl RosterCallResult {
+  fn ok_or(self) -> thrift::Result<CallResult> {
+    if self.no_master.is_some() {
+      Err(thrift::Error::User(Box::new(self.no_master.unwrap())))
+    } else if self.failed.is_some() {
+      Err(thrift::Error::User(Box::new(self.failed.unwrap())))
+    } else if self.timed_out.is_some() {
+      Err(thrift::Error::User(Box::new(self.timed_out.unwrap())))
+    } else if self.overloaded.is_some() {
+      Err(thrift::Error::User(Box::new(self.overloaded.unwrap())))
+    } else if self.invalid.is_some() {
+      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.result_value.is_some() {
+      Ok(self.result_value.unwrap())
+    } else {
+      Err(
+        thrift::Error::Application(
+          ApplicationError::new(
+            ApplicationErrorKind::MissingResult,
+            "no result received for RosterCall"
+          )
+        )
+      )
+    }
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterCallResult> {
+    i_prot.read_struct_begin()?;
+    let mut f_0: Option<CallResult> = None;
+    let mut f_1: Option<NoMaster> = None;
+    let mut f_2: Option<CallFailed> = None;
+    let mut f_3: Option<CallTimedOut> = None;
+    let mut f_4: Option<Overloaded> = None;
+    let mut f_5: Option<InvalidRequest> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        0 => {
+          let val = CallResult::read_from_in_protocol(i_prot)?;
+          f_0 = Some(val);
+        },
+        1 => {
+          let val = NoMaster::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = CallFailed::read_from_in_protocol(i_prot)?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = CallTimedOut::read_from_in_protocol(i_prot)?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = Overloaded::read_from_in_protocol(i_prot)?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          f_5 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = RosterCallResult {
+      result_value: f_0,
+      no_master: f_1,
+      failed: f_2,
+      timed_out: f_3,
+      overloaded: f_4,
+      invalid: f_5,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("RosterCallResult");
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.result_value {
+      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.no_master {
+      o_prot.write_field_begin(&TFieldIdentifier::new("noMaster", TType::Struct, 1))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.failed {
+      o_prot.write_field_begin(&TFieldIdentifier::new("failed", TType::Struct, 2))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.timed_out {
+      o_prot.write_field_begin(&TFieldIdentifier::new("timedOut", TType::Struct, 3))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.overloaded {
+      o_prot.write_field_begin(&TFieldIdentifier::new("overloaded", TType::Struct, 4))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.invalid {
+      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 5))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterCallOnArgs
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterCallOnArgs {
+  master_id: String,
+  service_name: String,
+  method: String,
+  arguments: Vec<u8>,
+  options: CallOptions,
+}
+
+impl RosterCallOnArgs {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterCallOnArgs> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    let mut f_2: Option<String> = None;
+    let mut f_3: Option<String> = None;
+    let mut f_4: Option<Vec<u8>> = None;
+    let mut f_5: Option<CallOptions> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_string()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_string()?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = i_prot.read_bytes()?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = CallOptions::read_from_in_protocol(i_prot)?;
+          f_5 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("RosterCallOnArgs.master_id", &f_1)?;
+    verify_required_field_exists("RosterCallOnArgs.service_name", &f_2)?;
+    verify_required_field_exists("RosterCallOnArgs.method", &f_3)?;
+    verify_required_field_exists("RosterCallOnArgs.arguments", &f_4)?;
+    verify_required_field_exists("RosterCallOnArgs.options", &f_5)?;
+    let ret = RosterCallOnArgs {
+      master_id: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      service_name: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      method: f_3.expect("auto-generated code should have checked for presence of required fields"),
+      arguments: f_4.expect("auto-generated code should have checked for presence of required fields"),
+      options: f_5.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("callOn_args");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("masterId", TType::String, 1))?;
+    o_prot.write_string(&self.master_id)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("serviceName", TType::String, 2))?;
+    o_prot.write_string(&self.service_name)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("method", TType::String, 3))?;
+    o_prot.write_string(&self.method)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("arguments", TType::String, 4))?;
+    o_prot.write_bytes(&self.arguments)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("options", TType::Struct, 5))?;
+    self.options.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterCallOnResult
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterCallOnResult {
+  result_value: Option<CallResult>,
+  no_master: Option<NoMaster>,
+  failed: Option<CallFailed>,
+  timed_out: Option<CallTimedOut>,
+  overloaded: Option<Overloaded>,
+  invalid: Option<InvalidRequest>,
+}
+
+impl RosterCallOnResult {
+  fn ok_or(self) -> thrift::Result<CallResult> {
+    if self.no_master.is_some() {
+      Err(thrift::Error::User(Box::new(self.no_master.unwrap())))
+    } else if self.failed.is_some() {
+      Err(thrift::Error::User(Box::new(self.failed.unwrap())))
+    } else if self.timed_out.is_some() {
+      Err(thrift::Error::User(Box::new(self.timed_out.unwrap())))
+    } else if self.overloaded.is_some() {
+      Err(thrift::Error::User(Box::new(self.overloaded.unwrap())))
+    } else if self.invalid.is_some() {
+      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.result_value.is_some() {
+      Ok(self.result_value.unwrap())
+    } else {
+      Err(
+        thrift::Error::Application(
+          ApplicationError::new(
+            ApplicationErrorKind::MissingResult,
+            "no result received for RosterCallOn"
+          )
+        )
+      )
+    }
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterCallOnResult> {
+    i_prot.read_struct_begin()?;
+    let mut f_0: Option<CallResult> = None;
+    let mut f_1: Option<NoMaster> = None;
+    let mut f_2: Option<CallFailed> = None;
+    let mut f_3: Option<CallTimedOut> = None;
+    let mut f_4: Option<Overloaded> = None;
+    let mut f_5: Option<InvalidRequest> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        0 => {
+          let val = CallResult::read_from_in_protocol(i_prot)?;
+          f_0 = Some(val);
+        },
+        1 => {
+          let val = NoMaster::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = CallFailed::read_from_in_protocol(i_prot)?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = CallTimedOut::read_from_in_protocol(i_prot)?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = Overloaded::read_from_in_protocol(i_prot)?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          f_5 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = RosterCallOnResult {
+      result_value: f_0,
+      no_master: f_1,
+      failed: f_2,
+      timed_out: f_3,
+      overloaded: f_4,
+      invalid: f_5,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("RosterCallOnResult");
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.result_value {
+      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.no_master {
+      o_prot.write_field_begin(&TFieldIdentifier::new("noMaster", TType::Struct, 1))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.failed {
+      o_prot.write_field_begin(&TFieldIdentifier::new("failed", TType::Struct, 2))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.timed_out {
+      o_prot.write_field_begin(&TFieldIdentifier::new("timedOut", TType::Struct, 3))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.overloaded {
+      o_prot.write_field_begin(&TFieldIdentifier::new("overloaded", TType::Struct, 4))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.invalid {
+      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 5))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterCallAllArgs
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterCallAllArgs {
+  service_name: String,
+  method: String,
+  arguments: Vec<u8>,
+  options: CallOptions,
+}
+
+impl RosterCallAllArgs {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterCallAllArgs> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    let mut f_2: Option<String> = None;
+    let mut f_3: Option<Vec<u8>> = None;
+    let mut f_4: Option<CallOptions> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_string()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_bytes()?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = CallOptions::read_from_in_protocol(i_prot)?;
+          f_4 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("RosterCallAllArgs.service_name", &f_1)?;
+    verify_required_field_exists("RosterCallAllArgs.method", &f_2)?;
+    verify_required_field_exists("RosterCallAllArgs.arguments", &f_3)?;
+    verify_required_field_exists("RosterCallAllArgs.options", &f_4)?;
+    let ret = RosterCallAllArgs {
+      service_name: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      method: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      arguments: f_3.expect("auto-generated code should have checked for presence of required fields"),
+      options: f_4.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("callAll_args");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("serviceName", TType::String, 1))?;
+    o_prot.write_string(&self.service_name)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("method", TType::String, 2))?;
+    o_prot.write_string(&self.method)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("arguments", TType::String, 3))?;
+    o_prot.write_bytes(&self.arguments)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("options", TType::Struct, 4))?;
+    self.options.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterCallAllResult
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterCallAllResult {
+  result_value: Option<Vec<CallOutcome>>,
+  no_master: Option<NoMaster>,
+  invalid: Option<InvalidRequest>,
+}
+
+impl RosterCallAllResult {
+  fn ok_or(self) -> thrift::Result<Vec<CallOutcome>> {
+    if self.no_master.is_some() {
+      Err(thrift::Error::User(Box::new(self.no_master.unwrap())))
+    } else if self.invalid.is_some() {
+      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.result_value.is_some() {
+      Ok(self.result_value.unwrap())
+    } else {
+      Err(
+        thrift::Error::Application(
+          ApplicationError::new(
+            ApplicationErrorKind::MissingResult,
+            "no result received for RosterCallAll"
+          )
+        )
+      )
+    }
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterCallAllResult> {
+    i_prot.read_struct_begin()?;
+    let mut f_0: Option<Vec<CallOutcome>> = None;
+    let mut f_1: Option<NoMaster> = None;
+    let mut f_2: Option<InvalidRequest> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        0 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<CallOutcome> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_25 = CallOutcome::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_25);
+          }
+          i_prot.read_list_end()?;
+          f_0 = Some(val);
+        },
+        1 => {
+          let val = NoMaster::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          f_2 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = RosterCallAllResult {
+      result_value: f_0,
+      no_master: f_1,
+      invalid: f_2,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("RosterCallAllResult");
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.result_value {
+      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::List, 0))?;
+      o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, fld_var.len() as i32))?;
+      for e in fld_var {
+        e.write_to_out_protocol(o_prot)?;
+      }
+      o_prot.write_list_end()?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.no_master {
+      o_prot.write_field_begin(&TFieldIdentifier::new("noMaster", TType::Struct, 1))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.invalid {
+      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 2))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterCallManyArgs
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterCallManyArgs {
+  calls: Vec<Call>,
+}
+
+impl RosterCallManyArgs {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterCallManyArgs> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<Vec<Call>> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<Call> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_26 = Call::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_26);
+          }
+          i_prot.read_list_end()?;
+          f_1 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("RosterCallManyArgs.calls", &f_1)?;
+    let ret = RosterCallManyArgs {
+      calls: f_1.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("callMany_args");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("calls", TType::List, 1))?;
+    o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.calls.len() as i32))?;
+    for e in &self.calls {
+      e.write_to_out_protocol(o_prot)?;
+    }
+    o_prot.write_list_end()?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterCallManyResult
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterCallManyResult {
+  result_value: Option<Vec<CallOutcome>>,
+  invalid: Option<InvalidRequest>,
+}
+
+impl RosterCallManyResult {
+  fn ok_or(self) -> thrift::Result<Vec<CallOutcome>> {
+    if self.invalid.is_some() {
+      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.result_value.is_some() {
+      Ok(self.result_value.unwrap())
+    } else {
+      Err(
+        thrift::Error::Application(
+          ApplicationError::new(
+            ApplicationErrorKind::MissingResult,
+            "no result received for RosterCallMany"
+          )
+        )
+      )
+    }
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterCallManyResult> {
+    i_prot.read_struct_begin()?;
+    let mut f_0: Option<Vec<CallOutcome>> = None;
+    let mut f_1: Option<InvalidRequest> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        0 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<CallOutcome> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_27 = CallOutcome::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_27);
+          }
+          i_prot.read_list_end()?;
+          f_0 = Some(val);
+        },
+        1 => {
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = RosterCallManyResult {
+      result_value: f_0,
+      invalid: f_1,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("RosterCallManyResult");
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.result_value {
+      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::List, 0))?;
+      o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, fld_var.len() as i32))?;
+      for e in fld_var {
+        e.write_to_out_protocol(o_prot)?;
+      }
+      o_prot.write_list_end()?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.invalid {
+      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 1))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterBroadcastArgs
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterBroadcastArgs {
+  message: Vec<u8>,
+  encoding: Encoding,
+}
+
+impl RosterBroadcastArgs {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterBroadcastArgs> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<Vec<u8>> = None;
+    let mut f_2: Option<Encoding> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_bytes()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = Encoding::read_from_in_protocol(i_prot)?;
+          f_2 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("RosterBroadcastArgs.message", &f_1)?;
+    verify_required_field_exists("RosterBroadcastArgs.encoding", &f_2)?;
+    let ret = RosterBroadcastArgs {
+      message: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      encoding: f_2.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("broadcast_args");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("message", TType::String, 1))?;
+    o_prot.write_bytes(&self.message)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("encoding", TType::I32, 2))?;
+    self.encoding.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterBroadcastResult
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterBroadcastResult {
+  result_value: Option<i32>,
+  invalid: Option<InvalidRequest>,
+}
+
+impl RosterBroadcastResult {
+  fn ok_or(self) -> thrift::Result<i32> {
+    if self.invalid.is_some() {
+      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.result_value.is_some() {
+      Ok(self.result_value.unwrap())
+    } else {
+      Err(
+        thrift::Error::Application(
+          ApplicationError::new(
+            ApplicationErrorKind::MissingResult,
+            "no result received for RosterBroadcast"
+          )
+        )
+      )
+    }
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterBroadcastResult> {
+    i_prot.read_struct_begin()?;
+    let mut f_0: Option<i32> = None;
+    let mut f_1: Option<InvalidRequest> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        0 => {
+          let val = i_prot.read_i32()?;
+          f_0 = Some(val);
+        },
+        1 => {
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = RosterBroadcastResult {
+      result_value: f_0,
+      invalid: f_1,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("RosterBroadcastResult");
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(fld_var) = self.result_value {
+      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::I32, 0))?;
+      o_prot.write_i32(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.invalid {
+      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 1))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterAddRegistersArgs
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterAddRegistersArgs {
+  registers: Vec<RegisterAddress>,
+}
+
+impl RosterAddRegistersArgs {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterAddRegistersArgs> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<Vec<RegisterAddress>> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<RegisterAddress> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_28 = RegisterAddress::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_28);
+          }
+          i_prot.read_list_end()?;
+          f_1 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("RosterAddRegistersArgs.registers", &f_1)?;
+    let ret = RosterAddRegistersArgs {
+      registers: f_1.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("addRegisters_args");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("registers", TType::List, 1))?;
+    o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.registers.len() as i32))?;
+    for e in &self.registers {
+      e.write_to_out_protocol(o_prot)?;
+    }
+    o_prot.write_list_end()?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterAddRegistersResult
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterAddRegistersResult {
+  result_value: Option<i32>,
+  invalid: Option<InvalidRequest>,
+}
+
+impl RosterAddRegistersResult {
+  fn ok_or(self) -> thrift::Result<i32> {
+    if self.invalid.is_some() {
+      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.result_value.is_some() {
+      Ok(self.result_value.unwrap())
+    } else {
+      Err(
+        thrift::Error::Application(
+          ApplicationError::new(
+            ApplicationErrorKind::MissingResult,
+            "no result received for RosterAddRegisters"
+          )
+        )
+      )
+    }
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterAddRegistersResult> {
+    i_prot.read_struct_begin()?;
+    let mut f_0: Option<i32> = None;
+    let mut f_1: Option<InvalidRequest> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        0 => {
+          let val = i_prot.read_i32()?;
+          f_0 = Some(val);
+        },
+        1 => {
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = RosterAddRegistersResult {
+      result_value: f_0,
+      invalid: f_1,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("RosterAddRegistersResult");
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(fld_var) = self.result_value {
+      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::I32, 0))?;
+      o_prot.write_i32(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.invalid {
+      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 1))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterRemoveRegistersArgs
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterRemoveRegistersArgs {
+  registers: Vec<RegisterAddress>,
+}
+
+impl RosterRemoveRegistersArgs {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterRemoveRegistersArgs> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<Vec<RegisterAddress>> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<RegisterAddress> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_29 = RegisterAddress::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_29);
+          }
+          i_prot.read_list_end()?;
+          f_1 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("RosterRemoveRegistersArgs.registers", &f_1)?;
+    let ret = RosterRemoveRegistersArgs {
+      registers: f_1.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("removeRegisters_args");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("registers", TType::List, 1))?;
+    o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.registers.len() as i32))?;
+    for e in &self.registers {
+      e.write_to_out_protocol(o_prot)?;
+    }
+    o_prot.write_list_end()?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterRemoveRegistersResult
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterRemoveRegistersResult {
+  result_value: Option<i32>,
+  invalid: Option<InvalidRequest>,
+}
+
+impl RosterRemoveRegistersResult {
+  fn ok_or(self) -> thrift::Result<i32> {
+    if self.invalid.is_some() {
+      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.result_value.is_some() {
+      Ok(self.result_value.unwrap())
+    } else {
+      Err(
+        thrift::Error::Application(
+          ApplicationError::new(
+            ApplicationErrorKind::MissingResult,
+            "no result received for RosterRemoveRegisters"
+          )
+        )
+      )
+    }
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterRemoveRegistersResult> {
+    i_prot.read_struct_begin()?;
+    let mut f_0: Option<i32> = None;
+    let mut f_1: Option<InvalidRequest> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        0 => {
+          let val = i_prot.read_i32()?;
+          f_0 = Some(val);
+        },
+        1 => {
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = RosterRemoveRegistersResult {
+      result_value: f_0,
+      invalid: f_1,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("RosterRemoveRegistersResult");
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(fld_var) = self.result_value {
+      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::I32, 0))?;
+      o_prot.write_i32(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.invalid {
+      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 1))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterStatsArgs
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterStatsArgs {
+}
+
+impl RosterStatsArgs {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterStatsArgs> {
+    i_prot.read_struct_begin()?;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = RosterStatsArgs {};
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("stats_args");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterStatsResult
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterStatsResult {
+  result_value: Option<StatsReply>,
+}
+
+impl RosterStatsResult {
+  fn ok_or(self) -> thrift::Result<StatsReply> {
+    if self.result_value.is_some() {
+      Ok(self.result_value.unwrap())
+    } else {
+      Err(
+        thrift::Error::Application(
+          ApplicationError::new(
+            ApplicationErrorKind::MissingResult,
+            "no result received for RosterStats"
+          )
+        )
+      )
+    }
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterStatsResult> {
+    i_prot.read_struct_begin()?;
+    let mut f_0: Option<StatsReply> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        0 => {
+          let val = StatsReply::read_from_in_protocol(i_prot)?;
+          f_0 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = RosterStatsResult {
+      result_value: f_0,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("RosterStatsResult");
     o_prot.write_struct_begin(&struct_ident)?;
     if let Some(ref fld_var) = self.result_value {
       o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;

@@ -77,6 +77,11 @@ impl Feed {
         &self.roots
     }
 
+    /// Whether this feed tells of masters. One without roots does.
+    pub fn tells_of_masters(&self) -> bool {
+        self.roots.is_empty()
+    }
+
     /// Whether this feed has a say in what lies at or below `path`.
     pub fn is_behind(&self, path: &NodePath) -> bool {
         self.roots.iter().any(|root| path.is_under(root) || root.is_under(path))

@@ -1,6 +1,8 @@
 //! The store: one writer publishes snapshots, any number of readers hold them without locks.
 
+mod directory;
 mod feed;
+mod journal;
 mod snapshot;
 mod subscription;
 
@@ -10,12 +12,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 
+pub use self::directory::{Directory, Entry, Offers};
 pub use self::feed::{Feed, FeedState};
-pub use self::snapshot::{Filled, Room, Since, Snapshot};
+pub use self::journal::{Room, Since};
+pub use self::snapshot::{Filled, MasterChange, NodeChange, Snapshot};
 pub use self::subscription::Subscription;
-use self::subscription::Subscriptions;
+use self::subscription::{MASTERS, Subscriptions};
 use crate::metrics::Metrics;
-use crate::model::{Change, Revision};
+use crate::model::{Change, NodePath, Revision};
 
 /// `[store]`: what the store remembers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -60,8 +64,13 @@ impl Store {
 
     /// Wakes the holder when something at or below one of `paths` has changed. Subscribe first, then look at the
     /// snapshot: so nothing is missed in between.
-    pub fn subscribe(&self, paths: &[crate::model::NodePath]) -> Subscription<'_> {
-        self.subscriptions.add(paths)
+    pub fn subscribe(&self, paths: &[NodePath]) -> Subscription<'_> {
+        self.subscriptions.add(paths.iter().map(|path| path.as_str().into()).collect())
+    }
+
+    /// The same for masters.
+    pub fn subscribe_to_masters(&self) -> Subscription<'_> {
+        self.subscriptions.add(vec![MASTERS.into()])
     }
 
     /// The handle by which the feed with this number fills the store.
@@ -80,7 +89,7 @@ impl Store {
         self.current.store(Arc::new(next));
         drop(writer);
         self.metrics.changes.add(told.paths.len() as u64);
-        self.subscriptions.wake(&told.paths);
+        self.subscriptions.wake(&told.paths, told.masters);
         revision
     }
 }

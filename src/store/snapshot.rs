@@ -1,12 +1,13 @@
 //! The snapshot: everything known at one revision, immutable.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use imbl::{OrdMap, Vector};
+use imbl::OrdMap;
 
 use super::Feed;
+use super::directory::{Directory, Entry};
+use super::journal::{Journal, Room, Since};
 use crate::model::{Change, ChangeKind, Freshness, Node, NodePath, Origin, Revision};
 
 /// Everything known at one revision.
@@ -16,11 +17,9 @@ use crate::model::{Change, ChangeKind, Freshness, Node, NodePath, Origin, Revisi
 pub struct Snapshot {
     revision: Revision,
     nodes: OrdMap<NodePath, Arc<Node>>,
-    /// The newest changes, oldest first.
-    journal: Vector<Told>,
-    /// Every change after this revision is in the journal.
-    journal_since: Revision,
-    journal_limit: usize,
+    directory: Directory,
+    node_journal: Journal<NodePath>,
+    master_journal: Journal<Arc<str>>,
     feeds: Arc<[Arc<Feed>]>,
     filled: Arc<[Filled]>,
 }
@@ -35,45 +34,29 @@ pub struct Filled {
     pub bytes: u64,
 }
 
-/// That a path changed in a revision.
-#[derive(Clone, Debug)]
-struct Told {
-    revision: Revision,
-    path: NodePath,
-    kind: ChangeKind,
-}
-
 /// What `apply` did.
 pub(super) struct Applied {
     pub(super) changed: bool,
     /// The paths that watchers are told of.
     pub(super) paths: Vec<NodePath>,
+    /// Whether watchers are told of masters.
+    pub(super) masters: bool,
 }
 
-/// How much an answer may hold.
-#[derive(Clone, Copy, Debug)]
-pub struct Room {
-    pub changes: usize,
-    pub bytes: usize,
-}
+/// What became of a path: the node as it is now, if it is there.
+pub type NodeChange = (NodePath, ChangeKind, Option<Arc<Node>>);
 
-/// What changed since a revision.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Since {
-    /// It is no longer known, or too much to tell.
-    Unknown,
-    /// The changes up to and with the revision `upto`, each path once. The nodes are as they are now.
-    Known { changes: Vec<(NodePath, ChangeKind, Option<Arc<Node>>)>, upto: Revision },
-}
+/// What became of a master: its entry as it is now, if it is there.
+pub type MasterChange = (Arc<str>, ChangeKind, Option<Arc<Entry>>);
 
 impl Snapshot {
     pub(super) fn empty(revision: Revision, journal_limit: usize, feeds: Arc<[Arc<Feed>]>) -> Self {
         Self {
             revision,
             nodes: OrdMap::new(),
-            journal: Vector::new(),
-            journal_since: revision,
-            journal_limit,
+            directory: Directory::default(),
+            node_journal: Journal::new(revision, journal_limit),
+            master_journal: Journal::new(revision, journal_limit),
             filled: feeds.iter().map(|_| Filled::default()).collect(),
             feeds,
         }
@@ -146,52 +129,30 @@ impl Snapshot {
         })
     }
 
-    /// What changed at or below `paths` since a revision: as many whole revisions as have room.
-    pub fn changes_since(&self, since: Revision, paths: &[NodePath], room: Room) -> Since {
-        if since < self.journal_since || since > self.revision {
-            return Since::Unknown;
-        }
-        let newer = self.journal_after(since);
-        let mut told: Vec<(NodePath, ChangeKind)> = Vec::new();
-        let mut seen: HashSet<&NodePath> = HashSet::new();
-        let (mut upto, mut bytes, mut cut) = (since, 0, false);
-        let mut newer = newer.iter().peekable();
-        while let Some(revision) = newer.peek().map(|told| told.revision) {
-            let whole = told.len();
-            while let Some(change) = newer.next_if(|change| change.revision == revision) {
-                if !paths.iter().any(|root| change.path.is_under(root)) || !seen.insert(&change.path) {
-                    continue;
-                }
-                bytes += self.told_size(&change.path);
-                told.push((change.path.clone(), change.kind));
-            }
-            if bytes > room.bytes && whole == 0 {
-                return Since::Unknown;
-            }
-            if bytes > room.bytes || told.len() > room.changes && whole > 0 {
-                told.truncate(whole);
-                cut = true;
-                break;
-            }
-            upto = revision;
-        }
-        if !cut {
-            upto = self.revision;
-        }
-        let changes = told.into_iter().map(|(path, first)| self.outcome(path, first)).collect();
-        Since::Known { changes, upto }
+    pub fn directory(&self) -> &Directory {
+        &self.directory
     }
 
-    /// What became of a path whose first change was `first`. One that came and went is told as deleted: whoever asks
-    /// may have seen it in between, on a later page of a subtree or as the newer data of an earlier change.
-    fn outcome(&self, path: NodePath, first: ChangeKind) -> (NodePath, ChangeKind, Option<Arc<Node>>) {
-        let node = self.nodes.get(&path).cloned();
-        let kind = match (first, &node) {
-            (ChangeKind::Created, Some(_)) => ChangeKind::Created,
-            (_, Some(_)) => ChangeKind::Changed,
-            (_, None) => ChangeKind::Deleted,
-        };
-        (path, kind, node)
+    /// The feeds that tell of masters, with what they have filled in.
+    pub fn behind_masters(&self) -> impl Iterator<Item = (&Feed, Filled)> {
+        self.behind_all().filter(|(feed, _)| feed.tells_of_masters())
+    }
+
+    /// What changed at or below `paths` since a revision: as many whole revisions as have room.
+    pub fn changes_since(&self, since: Revision, paths: &[NodePath], room: Room) -> Since<NodeChange> {
+        let size = |path: &NodePath| paths.iter().any(|root| path.is_under(root)).then(|| self.told_size(path));
+        self.node_journal.since(since, self.revision, room, size).map(|(path, first)| {
+            let node = self.nodes.get(&path).cloned();
+            (path, outcome(first, node.is_some()), node)
+        })
+    }
+
+    /// What masters changed since a revision.
+    pub fn masters_since(&self, since: Revision, room: Room) -> Since<MasterChange> {
+        self.master_journal.since(since, self.revision, room, |_| Some(1_024)).map(|(id, first)| {
+            let entry = self.directory.master(&id).cloned();
+            (id, outcome(first, entry.is_some()), entry)
+        })
     }
 
     /// About how many bytes a change of `path` takes in a reply.
@@ -200,33 +161,36 @@ impl Snapshot {
         path.as_str().len() * 2 + data + 128
     }
 
-    fn journal_after(&self, since: Revision) -> Vector<Told> {
-        let newer = self.journal.binary_search_by(|told| {
-            if told.revision > since { std::cmp::Ordering::Greater } else { std::cmp::Ordering::Less }
-        });
-        let (Ok(at) | Err(at)) = newer;
-        self.journal.skip(at)
-    }
-
     /// Makes this the next revision, if `changes` differ from what is here or make the feed whole.
     pub(super) fn apply(&mut self, feed: usize, changes: Vec<Change>, whole: bool) -> Applied {
-        let mut next = Next { revision: self.revision + 1, filled: self.filled[feed], told: Vec::new(), silent: false };
+        let mut next = Next { filled: self.filled[feed], nodes: Vec::new(), masters: Vec::new(), silent: false };
         for change in changes {
             match change {
                 Change::Put(path, node) => self.put(&mut next, path, node),
                 Change::Delete(path) => self.delete(&mut next, path),
+                Change::Join(master, line) => {
+                    let id = master.id.as_str().into();
+                    let kind = self.directory.join(feed, master, line);
+                    next.tell_master(id, kind);
+                }
+                Change::Leave(id) => {
+                    let kind = self.directory.leave(feed, &id);
+                    next.tell_master(id.into(), kind);
+                }
             }
         }
         next.filled.whole |= whole;
-        let changed = next.silent || !next.told.is_empty() || next.filled != self.filled[feed];
-        let paths = next.told.iter().map(|told| told.path.clone()).collect();
+        let told = !next.nodes.is_empty() || !next.masters.is_empty();
+        let changed = next.silent || told || next.filled != self.filled[feed];
+        let (paths, masters) = (next.nodes.iter().map(|(path, _)| path.clone()).collect(), !next.masters.is_empty());
         if changed {
-            self.revision = next.revision;
+            self.revision += 1;
             self.filled =
                 self.filled.iter().enumerate().map(|(i, f)| if i == feed { next.filled } else { *f }).collect();
-            self.remember(next.told);
+            self.node_journal.remember(self.revision, next.nodes);
+            self.master_journal.remember(self.revision, next.masters);
         }
-        Applied { changed, paths }
+        Applied { changed, paths, masters }
     }
 
     fn put(&mut self, next: &mut Next, path: NodePath, node: Arc<Node>) {
@@ -252,34 +216,37 @@ impl Snapshot {
             next.tell(path, ChangeKind::Deleted);
         }
     }
-
-    fn remember(&mut self, told: Vec<Told>) {
-        if told.len() > self.journal_limit {
-            self.journal.clear();
-            self.journal_since = self.revision;
-            return;
-        }
-        self.journal.extend(told);
-        while self.journal.len() > self.journal_limit {
-            if let Some(oldest) = self.journal.pop_front() {
-                self.journal_since = oldest.revision;
-            }
-        }
-    }
 }
 
 /// The next revision while it is made.
 struct Next {
-    revision: Revision,
     filled: Filled,
-    told: Vec<Told>,
+    nodes: Vec<(NodePath, ChangeKind)>,
+    masters: Vec<(Arc<str>, ChangeKind)>,
     /// Whether something changed of which watchers are not told.
     silent: bool,
 }
 
 impl Next {
     fn tell(&mut self, path: NodePath, kind: ChangeKind) {
-        self.told.push(Told { revision: self.revision, path, kind });
+        self.nodes.push((path, kind));
+    }
+
+    fn tell_master(&mut self, id: Arc<str>, kind: Option<ChangeKind>) {
+        match kind {
+            Some(kind) => self.masters.push((id, kind)),
+            None => self.silent = true,
+        }
+    }
+}
+
+/// What became of a thing whose first change was `first`. One that came and went is told as deleted: whoever asks may
+/// have seen it in between, on a later page or as the newer state of an earlier change.
+fn outcome(first: ChangeKind, is_there: bool) -> ChangeKind {
+    match (first, is_there) {
+        (ChangeKind::Created, true) => ChangeKind::Created,
+        (_, true) => ChangeKind::Changed,
+        (_, false) => ChangeKind::Deleted,
     }
 }
 

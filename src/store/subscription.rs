@@ -11,6 +11,9 @@ use crate::model::NodePath;
 /// By path and by the number of the subscription.
 type Waiting = HashMap<Box<str>, HashMap<u64, Arc<Notify>>>;
 
+/// Where those wait who wait for masters. No path is like it.
+pub(super) const MASTERS: &str = "masters";
+
 /// With more changed paths than this, everybody is woken: cheaper than to find out who is concerned.
 const WAKE_ALL: usize = 4_096;
 
@@ -27,22 +30,22 @@ pub(super) struct Subscriptions {
 pub struct Subscription<'a> {
     all: &'a Subscriptions,
     id: u64,
-    paths: Vec<NodePath>,
+    keys: Vec<Box<str>>,
     changed: Arc<Notify>,
 }
 
 impl Subscriptions {
-    pub(super) fn add(&self, paths: &[NodePath]) -> Subscription<'_> {
+    pub(super) fn add(&self, keys: Vec<Box<str>>) -> Subscription<'_> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let changed = Arc::new(Notify::new());
         let mut waiting = self.lock();
-        for path in paths {
-            waiting.entry(path.as_str().into()).or_default().insert(id, changed.clone());
+        for key in &keys {
+            waiting.entry(key.clone()).or_default().insert(id, changed.clone());
         }
-        Subscription { all: self, id, paths: paths.to_vec(), changed }
+        Subscription { all: self, id, keys, changed }
     }
 
-    pub(super) fn wake(&self, changed: &[NodePath]) {
+    pub(super) fn wake(&self, changed: &[NodePath], masters: bool) {
         let waiting = self.lock();
         if waiting.is_empty() {
             return;
@@ -50,8 +53,9 @@ impl Subscriptions {
         if changed.len() > WAKE_ALL {
             return waiting.values().flat_map(HashMap::values).for_each(|one| one.notify_one());
         }
-        for path in changed {
-            for concerned in path.upwards().filter_map(|above| waiting.get(above)) {
+        let paths = changed.iter().flat_map(NodePath::upwards);
+        for key in paths.chain(masters.then_some(MASTERS)) {
+            if let Some(concerned) = waiting.get(key) {
                 concerned.values().for_each(|one| one.notify_one());
             }
         }
@@ -72,11 +76,11 @@ impl Subscription<'_> {
 impl Drop for Subscription<'_> {
     fn drop(&mut self) {
         let mut waiting = self.all.lock();
-        for path in &self.paths {
-            if let Some(those) = waiting.get_mut(path.as_str()) {
+        for key in &self.keys {
+            if let Some(those) = waiting.get_mut(key) {
                 those.remove(&self.id);
                 if those.is_empty() {
-                    waiting.remove(path.as_str());
+                    waiting.remove(key);
                 }
             }
         }

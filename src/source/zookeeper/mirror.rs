@@ -302,10 +302,7 @@ impl Mirror {
         let was_held = self.shrunken.is_some();
         let (changes, announced) = self.compare(session, std::mem::take(&mut dirty.paths)).await?;
         let (changes, held) = self.hold_back(changes);
-        let path = |change: &Change| match change {
-            Change::Put(path, _) | Change::Delete(path) => path.clone(),
-        };
-        let drift: Vec<NodePath> = changes.iter().map(path).filter(|path| !announced.contains(path)).collect();
+        let drift: Vec<_> = changes.iter().filter_map(Change::path).filter(|path| !announced.contains(path)).collect();
         if !was_held && let Some(first) = drift.first() {
             self.feed().drift.add(drift.len() as u64);
             tracing::warn!(source = self.feed().name(), drift = drift.len(), %first, "the audit found what no event told");

@@ -89,4 +89,133 @@ interface RosterIf
      * @return \Roster\Thrift\StatusReply
      */
     public function status();
+    /**
+     * The masters that are there, in pages.
+     * 
+     * @param \Roster\Thrift\Filter $filter
+     * @return \Roster\Thrift\MastersReply
+     * @throws \Roster\Thrift\NotReady
+     * @throws \Roster\Thrift\InvalidRequest
+     */
+    public function masters(\Roster\Thrift\Filter $filter);
+    /**
+     * One master.
+     * 
+     * @param string $id
+     * @return \Roster\Thrift\MasterReply
+     * @throws \Roster\Thrift\NotFound
+     * @throws \Roster\Thrift\NotReady
+     */
+    public function master($id);
+    /**
+     * The services that masters offer.
+     * 
+     * @param \Roster\Thrift\Filter $filter
+     * @return \Roster\Thrift\ServicesReply
+     * @throws \Roster\Thrift\NotReady
+     * @throws \Roster\Thrift\InvalidRequest
+     */
+    public function services(\Roster\Thrift\Filter $filter);
+    /**
+     * Who offers a service, by its name without a version.
+     * 
+     * @param string $serviceName
+     * @return \Roster\Thrift\InstancesReply
+     * @throws \Roster\Thrift\NotFound
+     * @throws \Roster\Thrift\NotReady
+     */
+    public function instances($serviceName);
+    /**
+     * As `watch`, for masters.
+     * 
+     * @param int $since
+     * @param int $timeoutMs
+     * @param int $limit
+     * @return \Roster\Thrift\MastersWatchReply
+     * @throws \Roster\Thrift\NotReady
+     * @throws \Roster\Thrift\InvalidRequest
+     */
+    public function watchMasters($since, $timeoutMs, $limit);
+    /**
+     * Calls a method of a service, on one of the masters that offer it.
+     * 
+     * @param string $serviceName
+     * @param string $method
+     * @param string $arguments
+     * @param \Roster\Thrift\CallOptions $options
+     * @return \Roster\Thrift\CallResult
+     * @throws \Roster\Thrift\NoMaster
+     * @throws \Roster\Thrift\CallFailed
+     * @throws \Roster\Thrift\CallTimedOut
+     * @throws \Roster\Thrift\Overloaded
+     * @throws \Roster\Thrift\InvalidRequest
+     */
+    public function call($serviceName, $method, $arguments, \Roster\Thrift\CallOptions $options);
+    /**
+     * The same, on one master.
+     * 
+     * @param string $masterId
+     * @param string $serviceName
+     * @param string $method
+     * @param string $arguments
+     * @param \Roster\Thrift\CallOptions $options
+     * @return \Roster\Thrift\CallResult
+     * @throws \Roster\Thrift\NoMaster
+     * @throws \Roster\Thrift\CallFailed
+     * @throws \Roster\Thrift\CallTimedOut
+     * @throws \Roster\Thrift\Overloaded
+     * @throws \Roster\Thrift\InvalidRequest
+     */
+    public function callOn($masterId, $serviceName, $method, $arguments, \Roster\Thrift\CallOptions $options);
+    /**
+     * The same, on every master that offers it: an outcome a master.
+     * 
+     * @param string $serviceName
+     * @param string $method
+     * @param string $arguments
+     * @param \Roster\Thrift\CallOptions $options
+     * @return \Roster\Thrift\CallOutcome[]
+     * @throws \Roster\Thrift\NoMaster
+     * @throws \Roster\Thrift\InvalidRequest
+     */
+    public function callAll($serviceName, $method, $arguments, \Roster\Thrift\CallOptions $options);
+    /**
+     * Several calls side by side: their outcomes, in the order of the calls.
+     * 
+     * @param \Roster\Thrift\Call[] $calls
+     * @return \Roster\Thrift\CallOutcome[]
+     * @throws \Roster\Thrift\InvalidRequest
+     */
+    public function callMany(array $calls);
+    /**
+     * Sends a command, a map with the key `cmd`, to every master; to how many it was sent.
+     * 
+     * @param string $message
+     * @param int $encoding
+     * @return int
+     * @throws \Roster\Thrift\InvalidRequest
+     */
+    public function broadcast($message, $encoding);
+    /**
+     * Tells every master to connect to these registers as well; to how many it was told.
+     * 
+     * @param \Roster\Thrift\RegisterAddress[] $registers
+     * @return int
+     * @throws \Roster\Thrift\InvalidRequest
+     */
+    public function addRegisters(array $registers);
+    /**
+     * Tells every master to leave these registers; to how many it was told.
+     * 
+     * @param \Roster\Thrift\RegisterAddress[] $registers
+     * @return int
+     * @throws \Roster\Thrift\InvalidRequest
+     */
+    public function removeRegisters(array $registers);
+    /**
+     * What was counted of the calls, by method.
+     * 
+     * @return \Roster\Thrift\StatsReply
+     */
+    public function stats();
 }

@@ -81,13 +81,13 @@ class Roster_getMany_args
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->paths = array();
-                        $_size62 = 0;
-                        $_etype65 = 0;
-                        $xfer += $input->readListBegin($_etype65, $_size62);
-                        for ($_i66 = 0; $_i66 < $_size62; ++$_i66) {
-                            $elem67 = null;
-                            $xfer += $input->readString($elem67);
-                            $this->paths []= $elem67;
+                        $_size136 = 0;
+                        $_etype139 = 0;
+                        $xfer += $input->readListBegin($_etype139, $_size136);
+                        for ($_i140 = 0; $_i140 < $_size136; ++$_i140) {
+                            $elem141 = null;
+                            $xfer += $input->readString($elem141);
+                            $this->paths []= $elem141;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -122,8 +122,8 @@ class Roster_getMany_args
             }
             $xfer += $output->writeFieldBegin('paths', TType::LST, 1);
             $output->writeListBegin(TType::STRING, count($this->paths));
-            foreach ($this->paths as $iter68) {
-                $xfer += $output->writeString($iter68);
+            foreach ($this->paths as $iter142) {
+                $xfer += $output->writeString($iter142);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -111,13 +111,13 @@ class Roster_watch_args
                 case 2:
                     if ($ftype == TType::LST) {
                         $this->paths = array();
-                        $_size69 = 0;
-                        $_etype72 = 0;
-                        $xfer += $input->readListBegin($_etype72, $_size69);
-                        for ($_i73 = 0; $_i73 < $_size69; ++$_i73) {
-                            $elem74 = null;
-                            $xfer += $input->readString($elem74);
-                            $this->paths []= $elem74;
+                        $_size143 = 0;
+                        $_etype146 = 0;
+                        $xfer += $input->readListBegin($_etype146, $_size143);
+                        for ($_i147 = 0; $_i147 < $_size143; ++$_i147) {
+                            $elem148 = null;
+                            $xfer += $input->readString($elem148);
+                            $this->paths []= $elem148;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -163,8 +163,8 @@ class Roster_watch_args
             }
             $xfer += $output->writeFieldBegin('paths', TType::LST, 2);
             $output->writeListBegin(TType::STRING, count($this->paths));
-            foreach ($this->paths as $iter75) {
-                $xfer += $output->writeString($iter75);
+            foreach ($this->paths as $iter149) {
+                $xfer += $output->writeString($iter149);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

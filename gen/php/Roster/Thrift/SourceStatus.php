@@ -267,13 +267,13 @@ class SourceStatus
                 case 5:
                     if ($ftype == TType::LST) {
                         $this->roots = array();
-                        $_size30 = 0;
-                        $_etype33 = 0;
-                        $xfer += $input->readListBegin($_etype33, $_size30);
-                        for ($_i34 = 0; $_i34 < $_size30; ++$_i34) {
-                            $elem35 = null;
-                            $xfer += $input->readString($elem35);
-                            $this->roots []= $elem35;
+                        $_size104 = 0;
+                        $_etype107 = 0;
+                        $xfer += $input->readListBegin($_etype107, $_size104);
+                        for ($_i108 = 0; $_i108 < $_size104; ++$_i108) {
+                            $elem109 = null;
+                            $xfer += $input->readString($elem109);
+                            $this->roots []= $elem109;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -376,8 +376,8 @@ class SourceStatus
             }
             $xfer += $output->writeFieldBegin('roots', TType::LST, 5);
             $output->writeListBegin(TType::STRING, count($this->roots));
-            foreach ($this->roots as $iter36) {
-                $xfer += $output->writeString($iter36);
+            foreach ($this->roots as $iter110) {
+                $xfer += $output->writeString($iter110);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

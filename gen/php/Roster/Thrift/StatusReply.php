@@ -174,14 +174,14 @@ class StatusReply
                 case 4:
                     if ($ftype == TType::LST) {
                         $this->sources = array();
-                        $_size37 = 0;
-                        $_etype40 = 0;
-                        $xfer += $input->readListBegin($_etype40, $_size37);
-                        for ($_i41 = 0; $_i41 < $_size37; ++$_i41) {
-                            $elem42 = null;
-                            $elem42 = new \Roster\Thrift\SourceStatus();
-                            $xfer += $elem42->read($input);
-                            $this->sources []= $elem42;
+                        $_size111 = 0;
+                        $_etype114 = 0;
+                        $xfer += $input->readListBegin($_etype114, $_size111);
+                        for ($_i115 = 0; $_i115 < $_size111; ++$_i115) {
+                            $elem116 = null;
+                            $elem116 = new \Roster\Thrift\SourceStatus();
+                            $xfer += $elem116->read($input);
+                            $this->sources []= $elem116;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -191,16 +191,16 @@ class StatusReply
                 case 5:
                     if ($ftype == TType::MAP) {
                         $this->counters = array();
-                        $_size43 = 0;
-                        $_ktype44 = 0;
-                        $_vtype45 = 0;
-                        $xfer += $input->readMapBegin($_ktype44, $_vtype45, $_size43);
-                        for ($_i47 = 0; $_i47 < $_size43; ++$_i47) {
-                            $key48 = '';
-                            $val49 = 0;
-                            $xfer += $input->readString($key48);
-                            $xfer += $input->readI64($val49);
-                            $this->counters[$key48] = $val49;
+                        $_size117 = 0;
+                        $_ktype118 = 0;
+                        $_vtype119 = 0;
+                        $xfer += $input->readMapBegin($_ktype118, $_vtype119, $_size117);
+                        for ($_i121 = 0; $_i121 < $_size117; ++$_i121) {
+                            $key122 = '';
+                            $val123 = 0;
+                            $xfer += $input->readString($key122);
+                            $xfer += $input->readI64($val123);
+                            $this->counters[$key122] = $val123;
                         }
                         $xfer += $input->readMapEnd();
                     } else {
@@ -210,16 +210,16 @@ class StatusReply
                 case 6:
                     if ($ftype == TType::MAP) {
                         $this->limits = array();
-                        $_size50 = 0;
-                        $_ktype51 = 0;
-                        $_vtype52 = 0;
-                        $xfer += $input->readMapBegin($_ktype51, $_vtype52, $_size50);
-                        for ($_i54 = 0; $_i54 < $_size50; ++$_i54) {
-                            $key55 = '';
-                            $val56 = 0;
-                            $xfer += $input->readString($key55);
-                            $xfer += $input->readI64($val56);
-                            $this->limits[$key55] = $val56;
+                        $_size124 = 0;
+                        $_ktype125 = 0;
+                        $_vtype126 = 0;
+                        $xfer += $input->readMapBegin($_ktype125, $_vtype126, $_size124);
+                        for ($_i128 = 0; $_i128 < $_size124; ++$_i128) {
+                            $key129 = '';
+                            $val130 = 0;
+                            $xfer += $input->readString($key129);
+                            $xfer += $input->readI64($val130);
+                            $this->limits[$key129] = $val130;
                         }
                         $xfer += $input->readMapEnd();
                     } else {
@@ -264,8 +264,8 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('sources', TType::LST, 4);
             $output->writeListBegin(TType::STRUCT, count($this->sources));
-            foreach ($this->sources as $iter57) {
-                $xfer += $iter57->write($output);
+            foreach ($this->sources as $iter131) {
+                $xfer += $iter131->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
@@ -276,9 +276,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('counters', TType::MAP, 5);
             $output->writeMapBegin(TType::STRING, TType::I64, count($this->counters));
-            foreach ($this->counters as $kiter58 => $viter59) {
-                $xfer += $output->writeString($kiter58);
-                $xfer += $output->writeI64($viter59);
+            foreach ($this->counters as $kiter132 => $viter133) {
+                $xfer += $output->writeString($kiter132);
+                $xfer += $output->writeI64($viter133);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();
@@ -289,9 +289,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('limits', TType::MAP, 6);
             $output->writeMapBegin(TType::STRING, TType::I64, count($this->limits));
-            foreach ($this->limits as $kiter60 => $viter61) {
-                $xfer += $output->writeString($kiter60);
-                $xfer += $output->writeI64($viter61);
+            foreach ($this->limits as $kiter134 => $viter135) {
+                $xfer += $output->writeString($kiter134);
+                $xfer += $output->writeI64($viter135);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();

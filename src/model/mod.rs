@@ -1,4 +1,6 @@
-//! The nouns: paths, nodes, revisions, freshness.
+//! The nouns: paths, nodes, masters, services, revisions, freshness.
+
+mod master;
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -6,6 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+pub use self::master::{Answer, Answers, Call, Line, Master, Refused, Service};
 
 /// The number of a published state. It grows by one with each, and starts from the wall clock (milliseconds since
 /// 1970), so that it does not go back when the process starts again.
@@ -178,14 +182,28 @@ pub struct Node {
     pub stat: Stat,
 }
 
-/// What a source says of one path.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What a source says of one path, or of one master.
+#[derive(Clone, Debug)]
 pub enum Change {
     Put(NodePath, Arc<Node>),
     Delete(NodePath),
+    /// The master is there by this line, with these services; in place of what this source said of it before.
+    Join(Arc<Master>, Arc<dyn Line>),
+    /// The master, by its id, is no longer there by this source.
+    Leave(String),
 }
 
-/// What became of one path between two revisions.
+impl Change {
+    /// The path of the node that it is about.
+    pub fn path(&self) -> Option<&NodePath> {
+        match self {
+            Change::Put(path, _) | Change::Delete(path) => Some(path),
+            Change::Join(..) | Change::Leave(_) => None,
+        }
+    }
+}
+
+/// What became of one path or master between two revisions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChangeKind {
     Created,

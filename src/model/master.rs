@@ -1,0 +1,129 @@
+//! Masters: who offers services, and how one calls them.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use rmpv::Value;
+use semver::Version;
+use tokio::sync::mpsc;
+
+/// A long-running process that offers services, as a register knows it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Master {
+    /// The same at every register through which the master is known.
+    pub id: String,
+    /// Where it connected from.
+    pub address: String,
+    /// When it did, ms since 1970.
+    pub connected_at: i64,
+    pub services: Vec<Service>,
+}
+
+/// A service that a master offers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    /// As the master calls it, also where that is `name@version`.
+    pub name: String,
+    /// A map; an empty one of PHP's is an empty list.
+    pub metadata: Value,
+}
+
+impl Service {
+    /// The name without a version.
+    pub fn base_name(&self) -> &str {
+        self.name.split_once('@').map_or(self.name.as_str(), |(name, _)| name)
+    }
+
+    /// The version: of `name@version`, or of the metadata; 0.0.0 where none is told, or none that can be compared.
+    pub fn version(&self) -> Version {
+        let named = self.name.split_once('@').map(|(_, version)| version);
+        let told = named.or_else(|| self.metadatum("version").and_then(Value::as_str));
+        told.and_then(lenient).unwrap_or(Version::new(0, 0, 0))
+    }
+
+    pub fn metadatum(&self, key: &str) -> Option<&Value> {
+        let entries = self.metadata.as_map()?;
+        entries.iter().find(|(name, _)| name.as_str() == Some(key)).map(|(_, value)| value)
+    }
+}
+
+/// A version with parts left out: `1` is `1.0.0`, `v2.3` is `2.3.0`.
+fn lenient(text: &str) -> Option<Version> {
+    let text = text.trim().trim_start_matches('v');
+    let parts = text.split(['-', '+']).next()?.matches('.').count();
+    let whole = match parts {
+        0 => text.parse::<u64>().is_ok().then(|| format!("{text}.0.0"))?,
+        1 => format!("{text}.0"),
+        _ => text.to_owned(),
+    };
+    Version::parse(&whole).ok()
+}
+
+/// One call of a method.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Call {
+    /// The service by the name that the master gave it.
+    pub service: String,
+    pub method: String,
+    /// A list, or a map by parameter name.
+    pub arguments: Value,
+    pub timeout: Duration,
+}
+
+/// What a master answers to a call, one after the other; the last one is no `Value`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    Value(Value),
+    End,
+    /// The master's own error.
+    Failed {
+        message: String,
+        class: Option<String>,
+        code: i64,
+    },
+    /// The connection was lost with the call under way. Whether it was executed is not known.
+    Lost(String),
+}
+
+/// The answers to one call; dropped, the call is given up.
+pub type Answers = mpsc::Receiver<Answer>;
+
+/// Why a call was not sent. It can be sent to another master.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    #[error("too many calls to this master are under way, or its queue is full")]
+    Overloaded,
+    #[error("the connection to this master has just been lost")]
+    Gone,
+}
+
+/// A way to a master. None of its methods waits.
+pub trait Line: Debug + Send + Sync {
+    /// Sends a call.
+    fn call(&self, call: Call) -> Result<Answers, Refused>;
+
+    /// Sends a command of the application's own.
+    fn send(&self, command: Value) -> Result<(), Refused>;
+
+    /// How many calls to this master are under way on this line.
+    fn outstanding(&self) -> usize;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_stands_in_the_name_or_in_the_metadata() {
+        let version = |name: &str, metadata: Option<&str>| {
+            let metadata = metadata.map_or(Value::Array(vec![]), |v| Value::Map(vec![("version".into(), v.into())]));
+            Service { name: name.into(), metadata }.version().to_string()
+        };
+        assert_eq!(version("mail", Some("1.2.3")), "1.2.3");
+        assert_eq!(version("mail", Some("1")), "1.0.0");
+        assert_eq!(version("mail@v2.1", None), "2.1.0");
+        assert_eq!(version("mail@2.0.0-rc.1", Some("9.9.9")), "2.0.0-rc.1");
+        assert_eq!(version("mail", Some("latest")), "0.0.0");
+        assert_eq!(version("mail", None), "0.0.0");
+    }
+}

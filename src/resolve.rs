@@ -1,0 +1,213 @@
+//! From a service's name to one master that is alive.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use imbl::Vector;
+use semver::VersionReq;
+
+use crate::store::{Directory, Entry, Offers};
+use crate::task::random_below;
+
+/// How a master is chosen among those that offer a service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Balance {
+    /// Of two random ones, the one with fewer calls under way.
+    #[default]
+    LeastOutstanding,
+    RoundRobin,
+    Random,
+    /// The same one for the same key, as long as it is there.
+    Key(String),
+}
+
+/// What is wanted of a master.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    pub version: Option<VersionReq>,
+    pub balance: Balance,
+    /// Masters that were tried already.
+    pub not: Vec<Arc<str>>,
+}
+
+/// Why there is no master to call.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoMaster {
+    #[error("no master has ever offered the service `{0}`")]
+    Unknown(String),
+    #[error("no master that offers the service `{0}` is alive")]
+    NoneAlive(String),
+    #[error("no master offers the service `{0}` in a version that meets {1}")]
+    NoVersion(String, String),
+    #[error("every master that offers the service `{0}` has been tried")]
+    AllTried(String),
+}
+
+/// Chooses masters.
+#[derive(Debug, Default)]
+pub struct Resolver {
+    turn: AtomicUsize,
+}
+
+impl Resolver {
+    /// A master that offers `service`, by its name without a version: of the newest version that will do.
+    pub fn choose(&self, directory: &Directory, service: &str, wanted: &Wanted) -> Result<Arc<Entry>, NoMaster> {
+        let name = || service.to_owned();
+        let offers = directory.offers(service).ok_or_else(|| NoMaster::Unknown(name()))?;
+        if offers.is_empty() {
+            return Err(NoMaster::NoneAlive(name()));
+        }
+        let mut met = false;
+        for those in fitting(offers, wanted.version.as_ref()) {
+            met = true;
+            if let Some(entry) = self.among(directory, those, wanted) {
+                return Ok(entry);
+            }
+        }
+        Err(match &wanted.version {
+            Some(version) if !met => NoMaster::NoVersion(name(), version.to_string()),
+            _ => NoMaster::AllTried(name()),
+        })
+    }
+
+    /// One of `those` that has not been tried. From where the balance points, the next such one is taken.
+    fn among(&self, directory: &Directory, those: &Vector<Arc<str>>, wanted: &Wanted) -> Option<Arc<Entry>> {
+        let from = |start: usize| {
+            let ring = (0..those.len()).filter_map(|step| those.get((start + step) % those.len()));
+            let untried = |id: &&Arc<str>| !wanted.not.contains(id);
+            ring.filter(untried).find_map(|id| directory.master(id)).cloned()
+        };
+        match &wanted.balance {
+            Balance::Random => from(random_below(those.len())),
+            Balance::RoundRobin => from(self.turn.fetch_add(1, Ordering::Relaxed) % those.len().max(1)),
+            Balance::Key(key) => rendezvous(those, key, wanted).and_then(|id| directory.master(id)).cloned(),
+            Balance::LeastOutstanding => {
+                let first = from(random_below(those.len()))?;
+                let second = from(random_below(those.len()))?;
+                Some(if second.outstanding() < first.outstanding() { second } else { first })
+            }
+        }
+    }
+}
+
+/// Those of each version that meets the requirement, the newest first.
+fn fitting<'a>(offers: &'a Offers, version: Option<&'a VersionReq>) -> impl Iterator<Item = &'a Vector<Arc<str>>> {
+    let newest_first = offers.iter().rev();
+    newest_first.filter(move |(of, _)| version.is_none_or(|version| version.matches(of))).map(|(_, those)| those)
+}
+
+/// The one whose hash together with the key is greatest: who comes or goes moves only its own keys.
+fn rendezvous<'a>(those: &'a Vector<Arc<str>>, key: &str, wanted: &Wanted) -> Option<&'a Arc<str>> {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let weight = |id: &&Arc<str>| {
+        let mut hasher = DefaultHasher::new();
+        (key, id).hash(&mut hasher);
+        hasher.finish()
+    };
+    those.iter().filter(|id| !wanted.not.contains(id)).max_by_key(weight)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Answers, Call, Change, Line, Master, Refused, Service};
+    use crate::store::{Feed, Publisher, Store};
+    use rmpv::Value;
+
+    /// A line with so many calls under way.
+    #[derive(Debug)]
+    struct Busy(usize);
+
+    impl Line for Busy {
+        fn call(&self, _: Call) -> Result<Answers, Refused> {
+            Err(Refused::Gone)
+        }
+
+        fn send(&self, _: Value) -> Result<(), Refused> {
+            Err(Refused::Gone)
+        }
+
+        fn outstanding(&self) -> usize {
+            self.0
+        }
+    }
+
+    fn store() -> (Arc<Store>, Publisher) {
+        let store = Store::new(&Default::default(), vec![Feed::new("register", "register", vec![])], Arc::default());
+        let publisher = store.publisher(0);
+        (store, publisher)
+    }
+
+    fn join(id: &str, services: &[&str], outstanding: usize) -> Change {
+        let service = |name: &&str| Service { name: (*name).to_owned(), metadata: Value::Map(vec![]) };
+        let services = services.iter().map(service).collect();
+        let master = Master { id: id.into(), address: "here".into(), connected_at: 0, services };
+        Change::Join(Arc::new(master), Arc::new(Busy(outstanding)))
+    }
+
+    fn chosen(store: &Store, service: &str, wanted: &Wanted) -> Result<String, NoMaster> {
+        let snapshot = store.snapshot();
+        Resolver::default().choose(snapshot.directory(), service, wanted).map(|entry| entry.master.id.clone())
+    }
+
+    #[test]
+    fn why_there_is_none_is_told() {
+        let (store, publisher) = store();
+        let wanted = Wanted { version: Some(">=3".parse().expect("a requirement")), ..Wanted::default() };
+        assert_eq!(chosen(&store, "mail", &wanted), Err(NoMaster::Unknown("mail".into())));
+        publisher.publish(vec![join("a", &["mail@1.0.0"], 0)]);
+        assert_eq!(chosen(&store, "mail", &wanted), Err(NoMaster::NoVersion("mail".into(), ">=3".into())));
+        let wanted = Wanted { not: vec!["a".into()], ..Wanted::default() };
+        assert_eq!(chosen(&store, "mail", &wanted), Err(NoMaster::AllTried("mail".into())));
+        publisher.publish(vec![Change::Leave("a".into())]);
+        assert_eq!(chosen(&store, "mail", &wanted), Err(NoMaster::NoneAlive("mail".into())));
+    }
+
+    #[test]
+    fn the_newest_version_that_will_do_is_chosen() {
+        let (store, publisher) = store();
+        publisher.publish(vec![join("a", &["mail@1.2.0"], 0), join("b", &["mail@2.0.0"], 0), join("c", &["mail"], 0)]);
+        let version = |text: &str| Wanted { version: Some(text.parse().expect("a requirement")), ..Wanted::default() };
+        assert_eq!(chosen(&store, "mail", &Wanted::default()), Ok("b".into()));
+        assert_eq!(chosen(&store, "mail", &version("^1")), Ok("a".into()));
+        assert_eq!(
+            chosen(&store, "mail", &Wanted { not: vec!["b".into(), "a".into()], ..Wanted::default() }),
+            Ok("c".into())
+        );
+    }
+
+    #[test]
+    fn each_balance_keeps_its_word() {
+        let (store, publisher) = store();
+        publisher.publish(vec![join("a", &["mail"], 9), join("b", &["mail"], 0), join("c", &["mail"], 9)]);
+        let snapshot = store.snapshot();
+        let resolver = Resolver::default();
+        let count = |balance: Balance, id: &str| {
+            let wanted = Wanted { balance, ..Wanted::default() };
+            let choose = || resolver.choose(snapshot.directory(), "mail", &wanted).expect("a master");
+            (0..300).filter(|_| choose().master.id == id).count()
+        };
+        assert_eq!(count(Balance::RoundRobin, "a"), 100);
+        assert!((50..150).contains(&count(Balance::Random, "b")));
+        assert!(count(Balance::LeastOutstanding, "b") > 130, "the idle one gets more than its share");
+        let keyed = ["a", "b", "c"].map(|id| count(Balance::Key("user 7".into()), id));
+        assert_eq!(keyed.iter().max(), Some(&300), "a key stays with its master");
+    }
+
+    #[test]
+    fn a_master_of_two_ways_goes_with_the_last() {
+        let feeds = ["one", "two"].map(|name| Feed::new(name, "upstream", vec![]));
+        let store = Store::new(&Default::default(), feeds.into(), Arc::default());
+        let [one, two] = [0, 1].map(|feed| store.publisher(feed));
+        one.publish(vec![join("a", &["mail"], 1)]);
+        let revision = two.publish(vec![join("a", &["mail"], 2)]);
+        let directory = |store: &Store| store.snapshot().directory().clone();
+        assert_eq!(directory(&store).master("a").expect("a master").outstanding(), 3);
+        one.publish(vec![Change::Leave("a".into())]);
+        assert_eq!(chosen(&store, "mail", &Wanted::default()), Ok("a".into()));
+        assert!(store.snapshot().revision() > revision);
+        two.publish(vec![Change::Leave("a".into())]);
+        assert!(directory(&store).master("a").is_none());
+        assert_eq!(chosen(&store, "mail", &Wanted::default()), Err(NoMaster::NoneAlive("mail".into())));
+    }
+}

@@ -1,0 +1,129 @@
+//! The directory: masters, the ways to each, and who offers which service.
+
+use std::sync::Arc;
+
+use imbl::{OrdMap, Vector};
+use semver::Version;
+
+use crate::model::{ChangeKind, Line, Master};
+
+/// Who offers what. A clone shares all it can with the original; a change costs by the services of one master, not by
+/// the number of masters.
+#[derive(Clone, Debug, Default)]
+pub struct Directory {
+    masters: OrdMap<Arc<str>, Arc<Entry>>,
+    services: OrdMap<Arc<str>, Offers>,
+}
+
+/// By version, the masters that offer a service, in the order of their ids. Where nobody does any more it is empty.
+pub type Offers = OrdMap<Version, Vector<Arc<str>>>;
+
+/// A master and the ways to it.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub master: Arc<Master>,
+    /// With the number of the feed that each is of.
+    ways: Vec<(usize, Arc<dyn Line>)>,
+}
+
+impl Entry {
+    /// The ways to the master; at least one.
+    pub fn lines(&self) -> impl Iterator<Item = &Arc<dyn Line>> {
+        self.ways.iter().map(|(_, line)| line)
+    }
+
+    /// How many calls to the master are under way from here.
+    pub fn outstanding(&self) -> usize {
+        self.lines().map(|line| line.outstanding()).sum()
+    }
+
+    fn without(&self, feed: usize) -> Vec<(usize, Arc<dyn Line>)> {
+        self.ways.iter().filter(|(of, _)| *of != feed).cloned().collect()
+    }
+}
+
+impl Directory {
+    pub fn master(&self, id: &str) -> Option<&Arc<Entry>> {
+        self.masters.get(id)
+    }
+
+    /// All masters, in the order of their ids, from one id on.
+    pub fn masters(&self, from: &str) -> impl Iterator<Item = (&Arc<str>, &Arc<Entry>)> {
+        self.masters.range::<_, str>((std::ops::Bound::Included(from), std::ops::Bound::Unbounded))
+    }
+
+    /// Who offers a service, by its name without a version. None: nobody ever has.
+    pub fn offers(&self, service: &str) -> Option<&Offers> {
+        self.services.get(service)
+    }
+
+    /// All services ever offered, in the order of their names.
+    pub fn services(&self) -> impl Iterator<Item = (&Arc<str>, &Offers)> {
+        self.services.iter()
+    }
+
+    pub fn len(&self) -> usize {
+        self.masters.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.masters.is_empty()
+    }
+
+    /// What became of the master by this; None, if nothing that anybody is told of.
+    pub(super) fn join(&mut self, feed: usize, master: Arc<Master>, line: Arc<dyn Line>) -> Option<ChangeKind> {
+        let id: Arc<str> = master.id.as_str().into();
+        let old = self.masters.get(&id).cloned();
+        let mut ways = old.as_ref().map_or_else(Vec::new, |old| old.without(feed));
+        ways.push((feed, line));
+        let kind = match &old {
+            None => Some(ChangeKind::Created),
+            Some(old) if old.master == master => None,
+            Some(_) => Some(ChangeKind::Changed),
+        };
+        if kind.is_some() {
+            if let Some(old) = &old {
+                self.withdraw(&old.master);
+            }
+            self.offer(&id, &master);
+        }
+        self.masters.insert(id, Arc::new(Entry { master, ways }));
+        kind
+    }
+
+    pub(super) fn leave(&mut self, feed: usize, id: &str) -> Option<ChangeKind> {
+        let old = self.masters.get(id)?.clone();
+        let ways = old.without(feed);
+        if !ways.is_empty() {
+            self.masters.insert(id.into(), Arc::new(Entry { master: old.master.clone(), ways }));
+            return None;
+        }
+        self.masters.remove(id);
+        self.withdraw(&old.master);
+        Some(ChangeKind::Deleted)
+    }
+
+    fn offer(&mut self, id: &Arc<str>, master: &Master) {
+        for service in &master.services {
+            let offers = self.services.entry(service.base_name().into()).or_default();
+            let those = offers.entry(service.version()).or_default();
+            if let Err(at) = those.binary_search(id) {
+                those.insert(at, id.clone());
+            }
+        }
+    }
+
+    fn withdraw(&mut self, master: &Master) {
+        for service in &master.services {
+            let Some(offers) = self.services.get_mut(service.base_name()) else { continue };
+            let version = service.version();
+            let Some(those) = offers.get_mut(&version) else { continue };
+            if let Ok(at) = those.binary_search_by(|id| id.as_ref().cmp(master.id.as_str())) {
+                those.remove(at);
+            }
+            if those.is_empty() {
+                offers.remove(&version);
+            }
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! The journal: which things changed in the newest revisions, for those who follow.
+
+use std::cmp::Ordering;
+use std::collections::HashSet;
+use std::hash::Hash;
+
+use imbl::Vector;
+
+use crate::model::{ChangeKind, Revision};
+
+/// The newest changes of one kind of thing, oldest first. A clone shares them with the original.
+#[derive(Clone, Debug)]
+pub(super) struct Journal<K> {
+    entries: Vector<(Revision, K, ChangeKind)>,
+    /// Every change after this revision is in the journal.
+    since: Revision,
+    limit: usize,
+}
+
+/// How much an answer may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    pub changes: usize,
+    pub bytes: usize,
+}
+
+/// What changed since a revision.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Since<Changed> {
+    /// It is no longer known, or too much to tell.
+    Unknown,
+    /// The changes up to and with the revision `upto`, each thing once.
+    Known { changes: Vec<Changed>, upto: Revision },
+}
+
+impl<Changed> Since<Changed> {
+    pub(super) fn map<Other>(self, to: impl FnMut(Changed) -> Other) -> Since<Other> {
+        match self {
+            Since::Unknown => Since::Unknown,
+            Since::Known { changes, upto } => Since::Known { changes: changes.into_iter().map(to).collect(), upto },
+        }
+    }
+}
+
+impl<K: Clone + Eq + Hash> Journal<K> {
+    pub(super) fn new(since: Revision, limit: usize) -> Self {
+        Self { entries: Vector::new(), since, limit }
+    }
+
+    pub(super) fn remember(&mut self, revision: Revision, told: Vec<(K, ChangeKind)>) {
+        if told.len() > self.limit {
+            self.entries.clear();
+            self.since = revision;
+            return;
+        }
+        self.entries.extend(told.into_iter().map(|(key, kind)| (revision, key, kind)));
+        while self.entries.len() > self.limit {
+            if let Some((oldest, ..)) = self.entries.pop_front() {
+                self.since = oldest;
+            }
+        }
+    }
+
+    /// What changed after `since` and until `now`, of the things that `size` has a size for: as many whole revisions
+    /// as have room. With each, what the first of its changes was.
+    pub(super) fn since(
+        &self,
+        since: Revision,
+        now: Revision,
+        room: Room,
+        size: impl Fn(&K) -> Option<usize>,
+    ) -> Since<(K, ChangeKind)> {
+        if since < self.since || since > now {
+            return Since::Unknown;
+        }
+        let newer = self.after(since);
+        let mut newer = newer.iter().peekable();
+        let (mut changes, mut seen) = (Vec::new(), HashSet::new());
+        let (mut upto, mut bytes) = (since, 0);
+        while let Some(revision) = newer.peek().map(|(revision, ..)| *revision) {
+            let whole = changes.len();
+            while let Some((_, key, kind)) = newer.next_if(|(of, ..)| *of == revision) {
+                if let Some(size) = size(key)
+                    && seen.insert(key)
+                {
+                    bytes += size;
+                    changes.push((key.clone(), *kind));
+                }
+            }
+            if bytes > room.bytes && whole == 0 {
+                return Since::Unknown;
+            }
+            if bytes > room.bytes || changes.len() > room.changes && whole > 0 {
+                changes.truncate(whole);
+                return Since::Known { changes, upto };
+            }
+            upto = revision;
+        }
+        Since::Known { changes, upto: now }
+    }
+
+    fn after(&self, since: Revision) -> Vector<(Revision, K, ChangeKind)> {
+        let newer = |(revision, ..): &(Revision, K, ChangeKind)| {
+            if *revision > since { Ordering::Greater } else { Ordering::Less }
+        };
+        let (Ok(at) | Err(at)) = self.entries.binary_search_by(newer);
+        self.entries.skip(at)
+    }
+}
