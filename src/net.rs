@@ -22,6 +22,9 @@ use crate::task::Stop;
 /// library asks for as many as the kernel allows.)
 const BACKLOG: u32 = 4096;
 
+/// A long-lived connection on which nothing came for this long is probed.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+
 /// How long accepting pauses when the process has no descriptor left.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -236,6 +239,17 @@ impl Stream {
             Self::Tcp(_) => None,
             Self::Unix(stream) => stream.peer_cred().ok().map(|credentials| credentials.uid()),
         }
+    }
+}
+
+impl Stream {
+    /// Has the kernel notice a peer that vanished without a word, and tells where the peer is; none: over a Unix
+    /// socket, or it is gone already.
+    pub fn keep_alive(&self) -> Option<SocketAddr> {
+        let Self::Tcp(stream) = self else { return None };
+        let probes = socket2::TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE / 4);
+        let _ = socket2::SockRef::from(stream).set_tcp_keepalive(&probes);
+        stream.peer_addr().ok()
     }
 }
 

@@ -9,9 +9,10 @@ use tokio::sync::{mpsc, watch};
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::net::{Address, BindError};
-use crate::source::{self, Reload};
+use crate::register::{self, Register, RegisterError};
+use crate::source;
 use crate::store::{Feed, Store};
-use crate::task::{Failure, Tasks};
+use crate::task::{Failure, Reload, Tasks};
 use crate::thrift::Endpoint;
 
 /// A running sidecar.
@@ -29,6 +30,8 @@ pub struct Sidecar {
 pub enum StartError {
     #[error(transparent)]
     Bind(#[from] BindError),
+    #[error(transparent)]
+    Register(#[from] RegisterError),
     #[error("cannot start a thread: {0}")]
     Thread(#[from] io::Error),
 }
@@ -39,7 +42,10 @@ impl Sidecar {
         let metrics = Arc::new(Metrics::default());
         let ensembles = config.zookeeper.iter().map(|it| Feed::new(&it.name, "zookeeper", it.roots.clone()));
         let files = config.file.iter().map(|it| Feed::new(&it.name, "file", vec![it.root.clone()]));
-        let store = Store::new(&config.store, ensembles.chain(files).collect(), metrics.clone());
+        let registers = is_on(&config.register).then(|| Feed::new("register", "register", Vec::new()));
+        let upstreams = config.upstream.iter().map(|it| Feed::new(&it.name, "upstream", Vec::new()));
+        let feeds = ensembles.chain(files).chain(upstreams).chain(registers).collect();
+        let store = Store::new(&config.store, feeds, metrics.clone());
 
         let endpoint = Endpoint::bind(&config.thrift, &config.zk_data, &store, &metrics)?;
         let addresses: Vec<Address> = endpoint.addresses().cloned().collect();
@@ -57,6 +63,17 @@ impl Sidecar {
         for (file, publisher) in config.file.iter().zip(&mut publishers) {
             let reader = source::file::run(file.clone(), publisher, reloads.clone(), tasks.stop_signal());
             tasks.critical(format!("the reader of {}", file.name), reader);
+        }
+        for (upstream, publisher) in config.upstream.iter().zip(&mut publishers) {
+            let follower = source::upstream::run(upstream.clone(), publisher, reloads.clone(), tasks.clone());
+            tasks.critical(format!("the follower of {}", upstream.name), follower);
+        }
+        if is_on(&config.register)
+            && let Some(publisher) = publishers.next()
+        {
+            let register = Register::bind(&config.register, publisher, &tasks)?;
+            tracing::info!(address = %register.address(), "listening for masters");
+            register.start(reloads);
         }
         endpoint.start(&tasks)?;
         Ok(Self { tasks, failures, reload, addresses, stop_timeout: config.sidecar.stop_timeout })
@@ -88,4 +105,8 @@ impl Sidecar {
             cut => tracing::warn!(cut, deadline = ?self.stop_timeout, "stopped; some tasks had to be cut"),
         }
     }
+}
+
+fn is_on(register: &register::Config) -> bool {
+    !register.listen.is_empty()
 }

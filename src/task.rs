@@ -5,7 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use futures::FutureExt;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -111,6 +111,25 @@ impl Tasks {
         self.tracker.close();
         let _ = tokio::time::timeout(deadline, self.tracker.wait()).await;
         self.tracker.len()
+    }
+}
+
+/// Tells tasks to read again what an operator may have changed: credentials, files.
+#[derive(Clone, Debug)]
+pub struct Reload(watch::Receiver<()>);
+
+impl Reload {
+    /// The signal, and by what it is given.
+    pub fn new() -> (watch::Sender<()>, Self) {
+        let (sender, receiver) = watch::channel(());
+        (sender, Self(receiver))
+    }
+
+    pub async fn requested(&mut self) {
+        if self.0.changed().await.is_err() {
+            // Nobody is left to ask for it.
+            std::future::pending().await
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use super::mistake::{Key, Mistake};
 use super::{Config, connect};
 use crate::model::NodePath;
 use crate::net::Address;
-use crate::{source, thrift};
+use crate::{register, source, thrift};
 
 const ZERO: &str = "0 leaves nothing to work with; leave the key out for its default";
 
@@ -23,6 +23,7 @@ const LEAST_SESSION_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
     let mut check = Check { draft, mistakes: Vec::new() };
     check.thrift(&config.thrift);
+    check.register(&config.register);
     check.object_if(config.store.history == 0, &Key::from("store.history"), ZERO);
     check.level(&config.log.level);
     for (number, ensemble) in config.zookeeper.iter().enumerate() {
@@ -30,6 +31,9 @@ pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
     }
     for (number, file) in config.file.iter().enumerate() {
         check.path(&file.path, &check.draft.element(&"file".into(), number).child("path"));
+    }
+    for (number, upstream) in config.upstream.iter().enumerate() {
+        check.upstream(upstream, &check.draft.element(&"upstream".into(), number));
     }
     let sources = check.sources(config);
     check.names(&sources);
@@ -98,6 +102,27 @@ impl Check<'_> {
         }
     }
 
+    fn register(&mut self, register: &register::Config) {
+        let key = |name: &str| Key::new(["register", name]);
+        if !register.listen.is_empty() && !matches!(register.listen.parse(), Ok(Address::Tcp(_))) {
+            let message = format!("{:?} is not an address: expected `host:port`, or nothing", register.listen);
+            self.object(&[&key("listen")], message);
+        }
+        for (name, is_zero) in [
+            ("max_masters", register.max_masters == 0),
+            ("max_strangers", register.max_strangers == 0),
+            ("max_strangers_per_address", register.max_strangers_per_address == 0),
+            ("auth_timeout", register.auth_timeout.is_zero()),
+            ("max_message", register.max_message.0 == 0),
+            ("max_depth", register.max_depth == 0),
+            ("max_calls_per_master", register.max_calls_per_master == 0),
+            ("ping_interval", register.ping_interval.is_zero()),
+            ("pong_timeout", register.pong_timeout.is_zero()),
+        ] {
+            self.object_if(is_zero, &key(name), ZERO);
+        }
+    }
+
     fn zookeeper(&mut self, ensemble: &source::zookeeper::Config, key: &Key, config: &Config) {
         if let Err(message) = connect::check(&ensemble.connect) {
             self.object(&[&key.child("connect")], message);
@@ -122,6 +147,15 @@ impl Check<'_> {
             let message = format!("such a node fits no reply: `thrift.max_reply` is {max_reply}");
             self.object(&[&key.child("max_node_bytes"), &"thrift.max_reply".into()], message);
         }
+    }
+
+    fn upstream(&mut self, upstream: &source::upstream::Config, key: &Key) {
+        if !matches!(upstream.connect.parse(), Ok(Address::Tcp(_))) {
+            let message = format!("{:?} is not an address: expected `host:port`", upstream.connect);
+            self.object(&[&key.child("connect")], message);
+        }
+        self.path(&upstream.token, &key.child("token"));
+        self.object_if(upstream.max_calls_per_master == 0, &key.child("max_calls_per_master"), ZERO);
     }
 
     fn path(&mut self, path: &Path, key: &Key) {
@@ -155,7 +189,11 @@ impl Check<'_> {
             let key = self.draft.element(&"file".into(), number);
             Source { roots: vec![(key.child("root"), &file.root)], name: &file.name, key }
         });
-        ensembles.chain(files).collect()
+        let upstreams = config.upstream.iter().enumerate().map(|(number, upstream)| {
+            let key = self.draft.element(&"upstream".into(), number);
+            Source { roots: Vec::new(), name: &upstream.name, key }
+        });
+        ensembles.chain(files).chain(upstreams).collect()
     }
 
     fn names(&mut self, sources: &[Source<'_>]) {

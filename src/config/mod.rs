@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use self::draft::Draft;
 pub use self::mistake::{Key, Mistake, Mistakes, Place};
-use crate::{source, store, thrift};
+use crate::{register, source, store, thrift};
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -25,6 +25,9 @@ pub struct Config {
     pub zookeeper: Vec<source::zookeeper::Config>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub file: Vec<source::file::Config>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub upstream: Vec<source::upstream::Config>,
+    pub register: register::Config,
     pub store: store::Config,
     pub log: Log,
     pub sidecar: Sidecar,
@@ -102,10 +105,18 @@ impl Config {
                 *path = absolute;
             }
         };
+        for (name, path) in [("tokens", &mut self.register.tokens), ("signing_key", &mut self.register.signing_key)] {
+            if let Some(path) = path {
+                resolve(path, Key::new(["register", name]));
+            }
+        }
         for (number, ensemble) in self.zookeeper.iter_mut().enumerate() {
             if let Some(path) = &mut ensemble.credentials {
                 resolve(path, draft.element(&"zookeeper".into(), number).child("credentials"));
             }
+        }
+        for (number, upstream) in self.upstream.iter_mut().enumerate() {
+            resolve(&mut upstream.token, draft.element(&"upstream".into(), number).child("token"));
         }
         for (number, file) in self.file.iter_mut().enumerate() {
             resolve(&mut file.path, draft.element(&"file".into(), number).child("path"));

@@ -11,10 +11,10 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 
-use super::{Generation, Reload, difference};
+use super::{Generation, difference};
 use crate::model::{Node, NodePath, PathError, Stat};
 use crate::store::{FeedState, Publisher};
-use crate::task::Stop;
+use crate::task::{Reload, Stop};
 
 /// How often the file is looked at. (Its folder could be watched instead; but what an edit is differs by editor,
 /// file system and symbolic link, and one `stat` does not.)

@@ -1,38 +1,18 @@
 //! What fills the store, and what happens while one is away.
 
 pub mod file;
+pub mod upstream;
 pub mod zookeeper;
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tokio::sync::watch;
-
 use crate::model::{Change, Node, NodePath};
 use crate::store::Snapshot;
 
 /// All that a source holds, read as a whole.
 pub(crate) type Generation = BTreeMap<NodePath, Arc<Node>>;
-
-/// Tells sources to read again what an operator may have changed: credentials, files.
-#[derive(Clone, Debug)]
-pub struct Reload(watch::Receiver<()>);
-
-impl Reload {
-    /// The signal, and by what it is given.
-    pub fn new() -> (watch::Sender<()>, Self) {
-        let (sender, receiver) = watch::channel(());
-        (sender, Self(receiver))
-    }
-
-    async fn requested(&mut self) {
-        if self.0.changed().await.is_err() {
-            // Nobody is left to ask for it.
-            std::future::pending().await
-        }
-    }
-}
 
 /// What turns the part of `snapshot` at and below `root` into the same part of `fresh`. Both are in the order of
 /// their paths, so one walk along both finds it.

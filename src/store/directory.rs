@@ -32,6 +32,11 @@ impl Entry {
         self.ways.iter().map(|(_, line)| line)
     }
 
+    /// The way that a feed knows.
+    pub fn line_of(&self, feed: usize) -> Option<&Arc<dyn Line>> {
+        self.ways.iter().find(|(of, _)| *of == feed).map(|(_, line)| line)
+    }
+
     /// How many calls to the master are under way from here.
     pub fn outstanding(&self) -> usize {
         self.lines().map(|line| line.outstanding()).sum()

@@ -113,6 +113,16 @@ impl Publisher {
         self.store.publish(self.number, changes, true)
     }
 
+    /// The feed's number, by which the ways to a master are told apart.
+    pub fn number(&self) -> usize {
+        self.number
+    }
+
+    /// See [`Store::subscribe_to_masters`].
+    pub fn subscribe_to_masters(&self) -> Subscription<'_> {
+        self.store.subscribe_to_masters()
+    }
+
     /// What the source says of itself.
     pub fn feed(&self) -> &Feed {
         &self.feed

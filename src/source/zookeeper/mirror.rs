@@ -21,9 +21,9 @@ use super::scan::{Scope, in_batches};
 use super::session::{Event, Session, Trouble};
 use super::update::Update;
 use crate::model::{Change, NodePath};
-use crate::source::{Reload, difference};
+use crate::source::difference;
 use crate::store::{Feed, FeedState, Publisher};
-use crate::task::{Backoff, Stop, random_part};
+use crate::task::{Backoff, Reload, Stop, random_part};
 
 /// After an event, so long for more of them; and at least so long between two publications.
 const GATHER: Duration = Duration::from_millis(2);

@@ -1,0 +1,51 @@
+//! The line to one connected master: calls go over its tunnel.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use rmpv::Value;
+
+use super::secrets::Secrets;
+use crate::model::{Answers, Call, Line, Refused};
+use crate::task::Tasks;
+use crate::tunnel::{CallError, Handle, Message, Stream, UnderWay, pass_on, php};
+
+#[derive(Clone, Debug)]
+pub(super) struct MasterLine {
+    pub(super) handle: Handle,
+    /// Whether the master understands calls; else it runs PHP closures.
+    pub(super) native: bool,
+    pub(super) secrets: Arc<ArcSwap<Secrets>>,
+    pub(super) tasks: Tasks,
+    pub(super) under_way: UnderWay,
+    pub(super) max_calls: usize,
+}
+
+impl Line for MasterLine {
+    fn call(&self, call: Call) -> Result<Answers, Refused> {
+        let one_more = self.under_way.one_more(self.max_calls).ok_or(Refused::Overloaded)?;
+        let native = self.native;
+        let value = move |data| if native { Ok(data) } else { php::answer(data) };
+        pass_on(self.open(call), value, one_more, &self.tasks)
+    }
+
+    fn send(&self, command: Value) -> Result<(), Refused> {
+        self.handle.send(Message::Other(command)).map_err(Refused::from)
+    }
+
+    fn outstanding(&self) -> usize {
+        self.under_way.get()
+    }
+}
+
+impl MasterLine {
+    fn open(&self, call: Call) -> Result<Stream, CallError> {
+        let Call { service, method, arguments, .. } = call;
+        if self.native {
+            return Ok(self.handle.open(|uuid| Message::Call { uuid, service, method, arguments })?);
+        }
+        let closures = &self.secrets.load().closures;
+        let serialized = closures.call(&service, &method, arguments)?;
+        Ok(self.handle.open(|uuid| Message::Callback { uuid, serialized })?)
+    }
+}

@@ -1,0 +1,172 @@
+//! The register: accepts masters, keeps their sessions, carries calls to them.
+//!
+//! Unmodified PHP masters of `reactphp-x/register-center` connect to it as to their own. Nothing that a master sends
+//! is executed or unserialized; what PHP masters are asked to run is a constant text of ours (`tunnel::php`).
+
+mod config;
+mod line;
+mod lobby;
+mod secrets;
+mod session;
+mod subscriber;
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+pub use self::config::Config;
+use self::lobby::Lobby;
+pub use self::secrets::SecretError;
+use self::secrets::Secrets;
+use crate::model::Change;
+use crate::net::{Address, BindError, Bound};
+use crate::store::{FeedState, Publisher};
+use crate::task::{Reload, Stop, Tasks};
+use crate::tunnel::UnderWay;
+
+/// After the start, masters are given so long to come back before their absence is an answer.
+const SETTLE: Duration = Duration::from_secs(3);
+
+/// How often the register proves that it is in step with its masters, which it is by being there.
+const PROVE: Duration = Duration::from_secs(2);
+
+/// A bound register, which nobody has been let into yet.
+#[derive(Debug)]
+pub struct Register {
+    bound: Bound,
+    hall: Arc<Hall>,
+    changed: watch::Sender<()>,
+    is_loopback: bool,
+}
+
+/// Why the register cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum RegisterError {
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+}
+
+/// What all sessions share.
+#[derive(Debug)]
+struct Hall {
+    config: Config,
+    /// Masters that have no id of their own are called by this, and a number.
+    name: String,
+    publisher: Publisher,
+    secrets: Arc<ArcSwap<Secrets>>,
+    secrets_changed: watch::Receiver<()>,
+    lobby: Arc<Lobby>,
+    places: UnderWay,
+    tasks: Tasks,
+    numbers: AtomicU64,
+    /// By the id of a master, the number of the session that speaks for it.
+    sessions: Mutex<HashMap<String, u64>>,
+}
+
+impl Register {
+    /// Begins to listen, and reads the secrets.
+    pub fn bind(config: &Config, publisher: Publisher, tasks: &Tasks) -> Result<Self, RegisterError> {
+        let bound = Bound::tcp(&config.listen)?;
+        let is_loopback = match bound.address() {
+            Address::Tcp(address) => address.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_loopback()),
+            Address::Unix(_) => true,
+        };
+        let secrets = Secrets::read(config, is_loopback)?;
+        let (changed, secrets_changed) = watch::channel(());
+        let hall = Hall {
+            name: Uuid::new_v4().simple().to_string()[..8].to_owned(),
+            publisher,
+            secrets: Arc::new(ArcSwap::from_pointee(secrets)),
+            secrets_changed,
+            lobby: Lobby::new(config.max_strangers, config.max_strangers_per_address),
+            places: UnderWay::default(),
+            tasks: tasks.clone(),
+            numbers: AtomicU64::new(1),
+            sessions: Mutex::default(),
+            config: config.clone(),
+        };
+        Ok(Self { bound, hall: Arc::new(hall), changed, is_loopback })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> &Address {
+        self.bound.address()
+    }
+
+    /// Lets masters in, until the stop.
+    pub fn start(self, reload: Reload) {
+        let Self { bound, hall, changed, is_loopback } = self;
+        let tasks = hall.tasks.clone();
+        tasks.critical("the register's keeper", keep(hall.clone(), changed, is_loopback, reload, tasks.stop_signal()));
+        tasks.clone().critical("the register", async move {
+            let stop = tasks.stop_signal();
+            let accepted = bound.accept(&stop, |stream| {
+                if let Some(address) = stream.keep_alive()
+                    && let Some(seat) = hall.lobby.enter(address.ip())
+                {
+                    tasks.short(session::serve(stream, address, seat, hall.clone()));
+                }
+            });
+            if let Err(error) = accepted.await {
+                tracing::error!(%error, "the register cannot accept");
+            }
+        });
+    }
+}
+
+/// Tells the store that the register is in step, and reads the secrets again when asked to.
+async fn keep(hall: Arc<Hall>, changed: watch::Sender<()>, is_loopback: bool, mut reload: Reload, stop: Stop) {
+    let feed = hall.publisher.feed();
+    feed.enter(FeedState::Syncing, "giving masters time to connect");
+    let settled = Instant::now() + SETTLE;
+    loop {
+        if Instant::now() >= settled && feed.state() != FeedState::Live {
+            hall.publisher.publish_whole(Vec::new());
+            feed.enter(FeedState::Live, "");
+        }
+        if feed.state() == FeedState::Live {
+            feed.prove(Instant::now());
+        }
+        tokio::select! {
+            () = tokio::time::sleep(PROVE) => {}
+            () = reload.requested() => match Secrets::read(&hall.config, is_loopback) {
+                Ok(secrets) => {
+                    hall.secrets.store(Arc::new(secrets));
+                    changed.send_replace(());
+                }
+                Err(error) => tracing::error!(%error, "cannot read the register's secrets again; the old ones stand"),
+            },
+            () = stop.requested() => return,
+        }
+    }
+}
+
+impl Hall {
+    fn next_number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Publishes what a session says of its master, unless another session has spoken for that master since.
+    fn publish(&self, id: &str, number: u64, change: Change) {
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let leaves = matches!(change, Change::Leave(_));
+        match sessions.entry(id.to_owned()) {
+            Entry::Occupied(speaker) if *speaker.get() > number => return,
+            Entry::Occupied(speaker) if leaves => drop(speaker.remove()),
+            Entry::Occupied(mut speaker) => drop(speaker.insert(number)),
+            Entry::Vacant(_) if leaves => return,
+            Entry::Vacant(nobody) => drop(nobody.insert(number)),
+        }
+        // Under the lock, so that the store hears of them in the same order.
+        self.publisher.publish(vec![change]);
+    }
+}

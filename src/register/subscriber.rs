@@ -1,0 +1,200 @@
+//! A subscriber: a sidecar to which this register is an upstream one. It follows our masters, and calls them through us.
+//!
+//! | message | meaning |
+//! |---|---|
+//! | `{cmd:"subscribe", uuid}` | tell me your masters: `data` for each (`{put: …}`), `{whole: true}`, then every change (`{put}`, `{drop: id}`); `{reset: true}` begins anew |
+//! | `{cmd:"call-on", uuid, master, service, method, arguments}` | call a master of yours; answered as a call to a master |
+//! | `{cmd:"send-to", master, message}` | send a master of yours a command |
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rmpv::Value;
+use tokio::select;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::Hall;
+use crate::model::{Answer, Answers, Call, Line, Master};
+use crate::store::{Room, Since};
+use crate::tunnel::message::{get, text};
+use crate::tunnel::{Ended, Handle, LOST, Message, RemoteError};
+
+/// How many changes are told before newer ones are looked for.
+const ROOM: Room = Room { changes: 1_024, bytes: usize::MAX };
+
+/// The longest that a call of a subscriber is waited for; the subscriber itself gives up earlier.
+const PATIENCE: Duration = Duration::from_secs(3_600);
+
+/// How many calls one subscriber may have under way.
+const MAX_CALLS: usize = 16_384;
+
+pub(super) struct Subscriber {
+    handle: Handle,
+    hall: Arc<Hall>,
+    over: CancellationToken,
+    _over: DropGuard,
+    calls: HashMap<String, CancellationToken>,
+}
+
+impl Subscriber {
+    pub(super) fn new(handle: Handle, hall: Arc<Hall>) -> Self {
+        let over = CancellationToken::new();
+        Self { handle, hall, _over: over.clone().drop_guard(), over, calls: HashMap::new() }
+    }
+
+    /// Sees to a message that is not about the peer's own services. A command that is not known is the application's.
+    pub(super) fn take(&mut self, message: Message) {
+        match message {
+            Message::Close { uuid } => drop(self.calls.remove(&uuid).map(|call| call.cancel())),
+            Message::Other(command) => match get(&command, "cmd").and_then(text).as_deref() {
+                Some("subscribe") => self.subscribe(&command),
+                Some("call-on") => self.call(&command),
+                Some("send-to") => self.send(&command),
+                other => tracing::trace!(command = other, "a master's command that the register has no use for"),
+            },
+            other => tracing::trace!(message = ?other, "a master's message that the register has no use for"),
+        }
+    }
+
+    fn subscribe(&self, command: &Value) {
+        let Some(uuid) = get(command, "uuid").and_then(text) else { return };
+        let (hall, handle, over) = (self.hall.clone(), self.handle.clone(), self.over.clone());
+        self.hall.tasks.short(async move {
+            select! {
+                _ = follow(&hall, &handle, &uuid) => {}
+                () = over.cancelled() => {}
+            }
+        });
+    }
+
+    fn call(&mut self, command: &Value) {
+        let Some(uuid) = get(command, "uuid").and_then(text) else { return };
+        self.calls.retain(|_, call| !call.is_cancelled());
+        let answers = match self.line(command) {
+            Some(_) if self.calls.len() >= MAX_CALLS => Err("too many calls are under way".to_owned()),
+            Some(line) => line.call(call_of(command)).map_err(|refused| refused.to_string()),
+            None => Err("the register does not know this master any more".to_owned()),
+        };
+        let answers = match answers {
+            Ok(answers) => answers,
+            Err(why) => {
+                let error = RemoteError { class: Some(LOST.into()), ..RemoteError::new(why) };
+                let _ = self.handle.send(Message::Error { uuid, error });
+                return;
+            }
+        };
+        let cancelled = self.over.child_token();
+        self.calls.insert(uuid.clone(), cancelled.clone());
+        let handle = self.handle.clone();
+        self.hall.tasks.short(async move {
+            select! {
+                _ = relay(answers, &handle, uuid) => cancelled.cancel(),
+                () = cancelled.cancelled() => {}
+            }
+        });
+    }
+
+    fn send(&self, command: &Value) {
+        if let (Some(line), Some(message)) = (self.line(command), get(command, "message")) {
+            let _ = line.send(message.clone());
+        }
+    }
+
+    /// The line to the master that a command names, if it is connected here.
+    fn line(&self, command: &Value) -> Option<Arc<dyn Line>> {
+        let id = get(command, "master").and_then(text)?;
+        let snapshot = self.hall.publisher.snapshot();
+        snapshot.directory().master(&id)?.line_of(self.hall.publisher.number()).cloned()
+    }
+}
+
+fn call_of(command: &Value) -> Call {
+    let part = |key| get(command, key).and_then(text).unwrap_or_default();
+    let arguments = get(command, "arguments").cloned().unwrap_or(Value::Nil);
+    Call { service: part("service"), method: part("method"), arguments, timeout: PATIENCE }
+}
+
+/// Passes the answers to a call on to the subscriber.
+async fn relay(mut answers: Answers, handle: &Handle, uuid: String) -> Result<(), Ended> {
+    loop {
+        let answer = answers.recv().await.unwrap_or_else(|| Answer::Lost("the call was given up".into()));
+        let last = match answer {
+            Answer::Value(data) => {
+                handle.room().await?;
+                if handle.send(Message::Data { uuid: uuid.clone(), data }).is_err() {
+                    let error = RemoteError::new("a value is too large to be passed on");
+                    let _ = handle.send(Message::Error { uuid, error });
+                    return Ok(());
+                }
+                continue;
+            }
+            Answer::End => Message::End { uuid },
+            Answer::Failed { message, class, code } => {
+                Message::Error { uuid, error: RemoteError { message, class, code } }
+            }
+            Answer::Lost(why) => {
+                Message::Error { uuid, error: RemoteError { class: Some(LOST.into()), ..RemoteError::new(why) } }
+            }
+        };
+        let _ = handle.send(last);
+        return Ok(());
+    }
+}
+
+/// Tells the masters that are connected here, and then what becomes of them.
+async fn follow(hall: &Hall, handle: &Handle, uuid: &str) -> Result<(), Ended> {
+    let own = hall.publisher.number();
+    let tell = async |data: Value| {
+        handle.room().await?;
+        // A master too large to be told is left out.
+        let _ = handle.send(Message::Data { uuid: uuid.to_owned(), data });
+        Ok::<_, Ended>(())
+    };
+    let subscription = hall.publisher.subscribe_to_masters();
+    let mut since = 0;
+    loop {
+        let snapshot = hall.publisher.snapshot();
+        match snapshot.masters_since(since, ROOM) {
+            Since::Unknown => {
+                tell(map([("reset", true.into())])).await?;
+                for (_, entry) in snapshot.directory().masters("").filter(|(_, entry)| entry.line_of(own).is_some()) {
+                    tell(map([("put", value_of(&entry.master))])).await?;
+                }
+                tell(map([("whole", true.into())])).await?;
+                since = snapshot.revision();
+            }
+            Since::Known { changes, upto } => {
+                for (id, _, entry) in changes {
+                    let entry = entry.filter(|entry| entry.line_of(own).is_some());
+                    tell(match entry {
+                        Some(entry) => map([("put", value_of(&entry.master))]),
+                        None => map([("drop", id.as_ref().into())]),
+                    })
+                    .await?;
+                }
+                since = upto;
+                if upto == snapshot.revision() {
+                    subscription.changed().await;
+                }
+            }
+        }
+    }
+}
+
+fn map<const N: usize>(entries: [(&str, Value); N]) -> Value {
+    Value::Map(entries.into_iter().map(|(key, value)| (key.into(), value)).collect())
+}
+
+fn value_of(master: &Master) -> Value {
+    let services = master
+        .services
+        .iter()
+        .map(|service| map([("name", service.name.as_str().into()), ("metadata", service.metadata.clone())]));
+    map([
+        ("id", master.id.as_str().into()),
+        ("address", master.address.as_str().into()),
+        ("connectedAt", master.connected_at.into()),
+        ("services", Value::Array(services.collect())),
+    ])
+}

@@ -1,0 +1,56 @@
+//! The line to a master that is connected to an upstream register.
+
+use rmpv::Value;
+
+use crate::model::{Answers, Call, Line, Refused};
+use crate::task::Tasks;
+use crate::tunnel::{CallError, Handle, Message, Stream, UnderWay, pass_on};
+
+#[derive(Debug)]
+pub(super) struct UpstreamLine {
+    handle: Handle,
+    master: String,
+    tasks: Tasks,
+    under_way: UnderWay,
+    max_calls: usize,
+}
+
+impl UpstreamLine {
+    pub(super) fn new(handle: Handle, master: String, tasks: Tasks, max_calls: usize) -> Self {
+        Self { handle, master, tasks, under_way: UnderWay::default(), max_calls }
+    }
+
+    fn open(&self, call: Call) -> Result<Stream, CallError> {
+        let entries = |uuid: String| {
+            [
+                ("cmd", "call-on".into()),
+                ("uuid", uuid.into()),
+                ("master", self.master.as_str().into()),
+                ("service", call.service.into()),
+                ("method", call.method.into()),
+                ("arguments", call.arguments),
+            ]
+        };
+        Ok(self.handle.open(|uuid| command(entries(uuid)))?)
+    }
+}
+
+impl Line for UpstreamLine {
+    fn call(&self, call: Call) -> Result<Answers, Refused> {
+        let one_more = self.under_way.one_more(self.max_calls).ok_or(Refused::Overloaded)?;
+        pass_on(self.open(call), Ok, one_more, &self.tasks)
+    }
+
+    fn send(&self, message: Value) -> Result<(), Refused> {
+        let entries = [("cmd", "send-to".into()), ("master", self.master.as_str().into()), ("message", message)];
+        self.handle.send(command(entries)).map_err(Refused::from)
+    }
+
+    fn outstanding(&self) -> usize {
+        self.under_way.get()
+    }
+}
+
+fn command<const N: usize>(entries: [(&str, Value); N]) -> Message {
+    Message::Other(Value::Map(entries.into_iter().map(|(key, value)| (key.into(), value)).collect()))
+}
