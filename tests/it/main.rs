@@ -1,0 +1,10 @@
+//! Drives the real binary, with a real ZooKeeper and real PHP, in temporary directories.
+
+mod chaos;
+mod cli;
+mod faults;
+mod generated;
+mod harness;
+mod mirror;
+
+use roster::thrift::idl;
