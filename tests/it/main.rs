@@ -2,6 +2,7 @@
 
 mod chaos;
 mod cli;
+mod endpoint;
 mod faults;
 mod generated;
 mod harness;

@@ -9,6 +9,7 @@ mod scene;
 mod server;
 mod truth;
 mod watcher;
+mod wire;
 mod zk;
 
 use std::fmt::Display;
@@ -25,6 +26,7 @@ pub(crate) use self::scene::{Scene, fresh_chroot, source};
 pub(crate) use self::server::Server;
 pub(crate) use self::truth::Tree;
 pub(crate) use self::watcher::Watcher;
+pub(crate) use self::wire::Argument;
 pub(crate) use self::zk::Zk;
 
 /// How long anything may take that nothing holds up.
