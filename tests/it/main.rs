@@ -7,5 +7,6 @@ mod faults;
 mod generated;
 mod harness;
 mod mirror;
+mod php;
 
 use roster::thrift::idl;
