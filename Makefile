@@ -3,7 +3,7 @@
 # What the tests need from Debian: ZooKeeper (with a Java runtime), PHP with Thrift's library, Thrift's compiler.
 PACKAGES := zookeeper php-cli php-thrift thrift-compiler
 
-.PHONY: run deps test check gen
+.PHONY: run deps test check gen bench
 
 run:
 	cargo run --release -- serve
@@ -29,3 +29,7 @@ check:
 
 gen:
 	gen/regenerate
+
+# QUICK=1 for a short form.
+bench: deps
+	cargo bench --bench mirror
