@@ -8,7 +8,7 @@
 //! | floor | rooms |
 //! |---|---|
 //! | 0 | [`model`], [`metrics`], [`task`] |
-//! | 1 | [`store`], [`net`] |
+//! | 1 | [`store`], [`tunnel`], [`net`] |
 //! | 3 | [`source`], [`thrift`] |
 //! | 4 | [`config`] |
 //! | 5 | [`sidecar`] |
@@ -22,3 +22,4 @@ pub mod source;
 pub mod store;
 pub mod task;
 pub mod thrift;
+pub mod tunnel;

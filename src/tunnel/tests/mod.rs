@@ -1,0 +1,6 @@
+//! What the tunnel must hold, by the ways in which it is shown.
+#![allow(clippy::unwrap_used, reason = "what cannot be unwrapped fails the test, and says where")]
+
+mod conversation;
+mod recorded;
+mod words;
