@@ -9,6 +9,7 @@ pub mod frame;
 mod handle;
 pub mod message;
 mod outbox;
+pub mod php;
 mod stream;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,7 @@
 //! What the tunnel must hold, by the ways in which it is shown.
 #![allow(clippy::unwrap_used, reason = "what cannot be unwrapped fails the test, and says where")]
 
+mod closures;
 mod conversation;
 mod recorded;
 mod words;
