@@ -3,5 +3,6 @@
 
 mod closures;
 mod conversation;
+mod corpora;
 mod recorded;
 mod words;
