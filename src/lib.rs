@@ -8,9 +8,9 @@
 //! | floor | rooms |
 //! |---|---|
 //! | 0 | [`model`], [`metrics`], [`task`] |
-//! | 1 | [`store`], [`net`] |
+//! | 1 | [`store`], [`tunnel`], [`net`] |
 //! | 2 | [`resolve`] |
-//! | 3 | [`source`], [`thrift`] |
+//! | 3 | [`source`], [`register`], [`thrift`] |
 //! | 4 | [`config`] |
 //! | 5 | [`sidecar`] |
 

@@ -14,8 +14,8 @@ use super::lobby::Seat;
 use super::secrets::Admitted;
 use super::subscriber::Subscriber;
 use crate::model::{Change, Master, Service};
-use crate::tunnel::message::text;
-use crate::tunnel::{Bounds, Conversation, Ended, Handle, Incoming, Message, Stream, UnderWay, Wire};
+use crate::tunnel::value::{get, text};
+use crate::tunnel::{Bounds, Conversation, Ended, Handle, Incoming, Message, Stream, UnderWay, Wire, php};
 
 /// How long a wrong token is left waiting for its refusal: who guesses is slowed down.
 const PENANCE: Duration = Duration::from_secs(1);
@@ -120,7 +120,7 @@ impl Session {
         let mut asked = self.ask();
         loop {
             tokio::select! {
-                told = told(&mut asked) => {
+                told = told(&mut asked, self.line.native) => {
                     asked = None;
                     match told {
                         Ok(services) => self.join(services),
@@ -179,11 +179,12 @@ impl Session {
 }
 
 /// The services that a master tells; waits for ever where it was not asked.
-async fn told(asked: &mut Option<Stream>) -> Result<Vec<Service>, String> {
+async fn told(asked: &mut Option<Stream>, native: bool) -> Result<Vec<Service>, String> {
     let Some(stream) = asked else { return std::future::pending().await };
     let next = timeout(TELL, stream.next()).await.map_err(|_| format!("no answer within {TELL:?}"))?;
     let told = next.map_err(|error| error.to_string())?;
-    let entries = match told {
+    let plain = |data| if native { Ok(data) } else { php::answer(data) };
+    let entries = match told.map(plain).transpose().map_err(|error| error.to_string())? {
         Some(Value::Map(entries)) => entries,
         Some(Value::Array(none)) if none.is_empty() => Vec::new(),
         None => Vec::new(),
@@ -196,6 +197,6 @@ async fn told(asked: &mut Option<Stream>) -> Result<Vec<Service>, String> {
 }
 
 fn service_of(name: String, told: Value) -> Service {
-    let metadata = crate::tunnel::message::get(&told, "metadata").cloned();
+    let metadata = get(&told, "metadata").cloned();
     Service { name, metadata: metadata.unwrap_or_else(|| Value::Map(Vec::new())) }
 }

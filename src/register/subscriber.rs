@@ -17,7 +17,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::Hall;
 use crate::model::{Answer, Answers, Call, Line, Master};
 use crate::store::{Room, Since};
-use crate::tunnel::message::{get, text};
+use crate::tunnel::value::{get, text};
 use crate::tunnel::{Ended, Handle, LOST, Message, RemoteError};
 
 /// How many changes are told before newer ones are looked for.

@@ -17,7 +17,7 @@ use self::line::UpstreamLine;
 use crate::model::{Change, Master, Service};
 use crate::store::{Feed, FeedState, Publisher};
 use crate::task::{Backoff, Reload, Stop, Tasks};
-use crate::tunnel::message::{get, text};
+use crate::tunnel::value::{get, text};
 use crate::tunnel::{Bounds, Conversation, Handle, Message, Settings, Token, Wire};
 
 /// How long the register may take to be connected to, and to answer our token.
@@ -126,7 +126,8 @@ impl Upstream {
         let connect = self.config.connect.clone();
         let unreachable = |why: String| Trouble::Unreachable { connect: connect.clone(), why };
         let greeting = async {
-            let stream = TcpStream::connect(&self.config.connect).await.map_err(|error| unreachable(error.to_string()))?;
+            let stream =
+                TcpStream::connect(&self.config.connect).await.map_err(|error| unreachable(error.to_string()))?;
             let mut wire = Wire::new(stream, Bounds::STRANGER);
             let token = Token(token.trim().to_owned());
             let auth = Message::Auth { token, native: true, id: None };
@@ -199,7 +200,8 @@ impl Upstream {
         let snapshot = self.publisher.snapshot();
         let own = self.publisher.number();
         let known = snapshot.directory().masters("").filter(|(_, entry)| entry.line_of(own).is_some());
-        let gone = known.filter(|(id, _)| !masters.contains_key(id.as_ref())).map(|(id, _)| Change::Leave(id.to_string()));
+        let gone =
+            known.filter(|(id, _)| !masters.contains_key(id.as_ref())).map(|(id, _)| Change::Leave(id.to_string()));
         let mut changes: Vec<Change> = gone.collect();
         let count = masters.len();
         changes.extend(masters.into_values().map(|master| self.join(handle, master)));
@@ -210,7 +212,8 @@ impl Upstream {
     }
 
     fn join(&self, handle: &Handle, master: Master) -> Change {
-        let line = UpstreamLine::new(handle.clone(), master.id.clone(), self.tasks.clone(), self.config.max_calls_per_master);
+        let line =
+            UpstreamLine::new(handle.clone(), master.id.clone(), self.tasks.clone(), self.config.max_calls_per_master);
         Change::Join(Arc::new(master), Arc::new(line))
     }
 

@@ -53,7 +53,6 @@ impl Scope<'_> {
     /// Whether a path is of any interest, be it for what lies below it.
     pub(super) fn enters(&self, path: &NodePath) -> bool {
         self.config.roots.iter().any(|root| path.is_under(root))
-            && path.depth() <= self.config.max_depth
             && (self.config.exclude.is_empty() || !path.upwards().any(|above| self.config.exclude.is_match(above)))
     }
 
@@ -62,10 +61,15 @@ impl Scope<'_> {
         self.config.include.is_empty() || self.config.include.is_match(path.as_str())
     }
 
+    fn is_too_deep(&self, path: &NodePath) -> bool {
+        path.depth() > self.config.max_depth
+    }
+
     /// What to do with what was read of a node. One that is too large keeps the data that `known` has of it.
     pub(super) fn judge(&self, path: &NodePath, reading: Reading, known: &Snapshot) -> Verdict {
         match reading {
             Reading::Found(_) if !self.keeps(path) => Verdict::Ignore,
+            Reading::Found(_) if self.is_too_deep(path) => Verdict::LeaveOut(None),
             Reading::Found(node) if node.data.len() as u64 <= self.config.max_node_bytes.as_u64() => {
                 Verdict::Keep(Arc::new(node))
             }
@@ -90,7 +94,7 @@ impl Scope<'_> {
                     let mut size = 0;
                     if let Reading::Found(node) = &reading {
                         size = node.data.len();
-                        if node.stat.num_children > 0 {
+                        if node.stat.num_children > 0 && !self.is_too_deep(path) {
                             parents.push(path.clone());
                         }
                     }
@@ -120,7 +124,7 @@ impl Scope<'_> {
 
     fn check(&self, scan: &Scan) -> Result<(), Trouble> {
         let (max_nodes, max_bytes) = (self.config.max_nodes, self.config.max_bytes);
-        if scan.generation.len() > max_nodes {
+        if scan.generation.len().max(scan.left_out.len()) > max_nodes {
             return Err(Trouble::Unfit(format!(
                 "the roots hold more than max_nodes = {max_nodes}; raise it, or narrow them"
             )));

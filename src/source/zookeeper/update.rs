@@ -33,7 +33,7 @@ impl<'a> Update<'a> {
             Verdict::Ignore => {}
             Verdict::Keep(node) => self.keep(path, node),
             Verdict::LeaveOut(older) => {
-                self.left_out.insert(path.clone());
+                self.leave_out(path);
                 if older.is_none() && self.known.node(path).is_some() {
                     self.changes.push(Change::Delete(path.clone()));
                 }
@@ -53,11 +53,17 @@ impl<'a> Update<'a> {
         let grown = node.data.len() as u64 - old.map_or(0, |old| (old.data.len() as u64).min(node.data.len() as u64));
         let (nodes, bytes) = (self.filled.nodes + u64::from(old.is_none()), self.filled.bytes + grown);
         if nodes > self.config.max_nodes as u64 || bytes > self.config.max_bytes.as_u64() {
-            self.left_out.insert(path.clone());
-            return;
+            return self.leave_out(path);
         }
         (self.filled.nodes, self.filled.bytes) = (nodes, bytes);
         self.changes.push(Change::Put(path.clone(), node));
+    }
+
+    /// Remembers as many as could be mirrored: those beyond change nothing about what is told.
+    fn leave_out(&mut self, path: &NodePath) {
+        if self.left_out.len() < self.config.max_nodes {
+            self.left_out.insert(path.clone());
+        }
     }
 }
 

@@ -1,0 +1,22 @@
+<?php
+// Prints the data of a coordination node: php get.php [PATH]
+require __DIR__ . '/autoload.php';
+
+use Roster\Thrift\ReadOptions;
+use Roster\Thrift\RosterClient;
+use Thrift\Protocol\TBinaryProtocol;
+use Thrift\Transport\TBufferedTransport;
+use Thrift\Transport\TSocket;
+
+$runtime = getenv('XDG_RUNTIME_DIR');
+$own = $runtime ? "$runtime/roster/roster.sock" : '/tmp/roster-' . posix_getuid() . '/roster.sock';
+$sockets = array_filter(['/run/roster/roster.sock', $own], 'file_exists');
+$address = getenv('ROSTER_ADDRESS') ?: ($sockets ? 'unix://' . current($sockets) : '127.0.0.1:9090');
+// TSocket adds a port even to a Unix socket; Roster keeps a link `roster.sock:1` for it.
+[$host, $port] = str_starts_with($address, 'unix:') ? [$address, 1] : explode(':', $address);
+
+$transport = new TBufferedTransport(new TSocket($host, (int) $port));
+$client = new RosterClient(new TBinaryProtocol($transport));
+$transport->open();
+echo $client->get($argv[1] ?? '/zk_test', new ReadOptions())->node->data, "\n";
+$transport->close();

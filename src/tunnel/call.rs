@@ -1,0 +1,110 @@
+//! A call over a tunnel: the answers to it, and how many are under way.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rmpv::Value;
+use tokio::sync::mpsc;
+
+use super::php::NotPhp;
+use super::{RemoteError, SendError, Stream, StreamError};
+use crate::model::{Answer, Answers, Refused};
+use crate::task::Tasks;
+
+/// How many answers of one call may wait to be taken.
+const ANSWERS: usize = 16;
+
+/// Of an error between registers: the connection to the master was lost, and the call may have been executed or not.
+pub const LOST: &str = "roster:lost";
+
+/// How many there are of something of which there may be so many.
+#[derive(Clone, Debug, Default)]
+pub struct UnderWay(Arc<AtomicUsize>);
+
+/// One of them, until dropped.
+#[derive(Debug)]
+pub struct OneMore(UnderWay);
+
+impl UnderWay {
+    pub fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub fn one_more(&self, max: usize) -> Option<OneMore> {
+        let one_more = |n| (n < max).then_some(n + 1);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok().map(|_| OneMore(self.clone()))
+    }
+}
+
+impl Drop for OneMore {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Why a call could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    #[error(transparent)]
+    Send(#[from] SendError),
+    #[error("the arguments cannot be sent to a PHP master: {0}")]
+    NotPhp(#[from] NotPhp),
+}
+
+impl From<SendError> for Refused {
+    fn from(error: SendError) -> Self {
+        match error {
+            SendError::Full | SendError::Unfit(_) => Self::Overloaded,
+            SendError::Ended(_) => Self::Gone,
+        }
+    }
+}
+
+/// Passes on what comes on a call's stream as its answers, until either end has enough. `value` tells what one `data`
+/// says.
+pub fn pass_on(
+    stream: Result<Stream, CallError>,
+    value: impl Fn(Value) -> Result<Value, RemoteError> + Send + 'static,
+    one_more: OneMore,
+    tasks: &Tasks,
+) -> Result<Answers, Refused> {
+    let (sender, answers) = mpsc::channel(ANSWERS);
+    match stream {
+        Ok(stream) => tasks.short(async move {
+            let _one_more = one_more;
+            pump(stream, value, sender).await;
+        }),
+        Err(CallError::Send(error @ (SendError::Full | SendError::Ended(_)))) => return Err(error.into()),
+        // No other master would take it either.
+        Err(unfit) => sender.try_send(failed(RemoteError::new(unfit.to_string()))).expect("a fresh channel has room"),
+    }
+    Ok(answers)
+}
+
+async fn pump(mut stream: Stream, value: impl Fn(Value) -> Result<Value, RemoteError>, to: mpsc::Sender<Answer>) {
+    loop {
+        let next = tokio::select! {
+            next = stream.next() => next,
+            // Nobody waits for the answer any more; dropped, the stream is closed at the other end too.
+            () = to.closed() => return,
+        };
+        let answer = match next {
+            Ok(Some(data)) => value(data).map_or_else(failed, Answer::Value),
+            Ok(None) => Answer::End,
+            Err(StreamError::Failed(error)) => failed(error),
+            Err(StreamError::Lost(why)) => Answer::Lost(format!("the connection to the master was lost: {why}")),
+            Err(other) => failed(RemoteError::new(other.to_string())),
+        };
+        let is_last = !matches!(answer, Answer::Value(_));
+        if to.send(answer).await.is_err() || is_last {
+            return;
+        }
+    }
+}
+
+fn failed(error: RemoteError) -> Answer {
+    if error.class.as_deref() == Some(LOST) {
+        return Answer::Lost(error.message);
+    }
+    Answer::Failed { message: error.message, class: error.class, code: error.code }
+}

@@ -1,0 +1,187 @@
+//! The conversation: one task reads, writes and watches over a connection; any number of handles speak through it.
+//!
+//! Streams are independent: whoever does not take what comes on one delays neither the others nor the heartbeat.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::SendTimeoutError;
+use uuid::Uuid;
+
+use super::frame::{Bounds, Wrong};
+use super::handle::{Handle, Shared};
+use super::message::Message;
+use super::wire::Wire;
+
+/// Frames are written together up to this size.
+const GATHER: usize = 64 * 1024;
+
+/// How many messages may wait for the owner, and how long the owner may let one more wait.
+const INCOMING: usize = 256;
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a conversation that we close goes on to write what it still has to.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// The bounds of a conversation.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What frames may be, those that come and those that are sent.
+    pub bounds: Bounds,
+    /// What may wait to be written.
+    pub queue_frames: usize,
+    pub queue_bytes: usize,
+    /// What may wait in one stream to be taken: values, and about how much memory they take.
+    pub stream_values: usize,
+    pub stream_bytes: usize,
+    /// After so long without a word from the other end it is asked for one,
+    pub ping_interval: Duration,
+    /// and has so long to answer,
+    pub pong_timeout: Duration,
+    /// so many times, before it is taken for dead.
+    pub missed_pongs: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            bounds: Bounds::DEFAULT,
+            queue_frames: 256,
+            queue_bytes: 1024 * 1024,
+            stream_values: 1024,
+            stream_bytes: 8 * 1024 * 1024,
+            ping_interval: Duration::from_secs(20),
+            pong_timeout: Duration::from_secs(3),
+            missed_pongs: 2,
+        }
+    }
+}
+
+/// A conversation, not yet begun: [`Conversation::run`] is to be started as a task. Dropped, it ends.
+#[derive(Debug)]
+pub struct Conversation<S> {
+    wire: Wire<S>,
+    shared: Arc<Shared>,
+    incoming: mpsc::Sender<Message>,
+}
+
+/// What the other end says that is no answer to a stream of ours. Nothing more comes when the conversation has ended;
+/// dropped, it ends the conversation.
+pub type Incoming = mpsc::Receiver<Message>;
+
+/// Why a conversation ended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Ended {
+    #[error("it was closed at this end")]
+    Closed,
+    #[error("it was closed at the other end")]
+    PeerClosed,
+    #[error("it broke: {0}")]
+    Broken(String),
+    #[error("the other end does not answer")]
+    Silent,
+    #[error("the other end does not read what it is sent")]
+    Stalled,
+    #[error("the other end asks for more than can be taken")]
+    Flooded,
+    #[error("the other end sent what cannot be read: {0}")]
+    Wrong(#[from] Wrong),
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
+    pub fn new(mut wire: Wire<S>, settings: Settings) -> (Handle, Incoming, Self) {
+        wire.inbox = wire.inbox.within(settings.bounds);
+        let shared = Arc::new(Shared::new(settings));
+        let (incoming, received) = mpsc::channel(INCOMING);
+        (Handle::new(shared.clone()), received, Self { wire, shared, incoming })
+    }
+
+    /// Goes on until one end is gone, has enough, or breaks the rules.
+    pub async fn run(mut self) -> Ended {
+        let ended = self.converse().await;
+        self.shared.end(ended)
+    }
+
+    async fn converse(&mut self) -> Ended {
+        let shared = &self.shared;
+        let Wire { stream, inbox } = &mut self.wire;
+        let (mut from, to) = tokio::io::split(stream);
+        let read = async {
+            let mut asked = 0;
+            loop {
+                while let Some((message, weight)) = inbox.next()? {
+                    if let Some(message) = shared.receive(message, weight) {
+                        deliver(&self.incoming, message).await?;
+                    }
+                }
+                let Settings { ping_interval, pong_timeout, missed_pongs, .. } = shared.settings;
+                let patience = if asked == 0 { ping_interval } else { pong_timeout };
+                match tokio::time::timeout(patience, inbox.fill(&mut from)).await {
+                    Ok(Ok(0)) => return Err(Ended::PeerClosed),
+                    // Whatever comes is a sign of life.
+                    Ok(read) => asked = read.map(|_| 0)?,
+                    Err(_) if asked >= missed_pongs => return Err(Ended::Silent),
+                    Err(_) => {
+                        asked += 1;
+                        shared.say_first(Message::Ping { uuid: Uuid::new_v4().to_string() });
+                    }
+                }
+            }
+        };
+        let lingered = async {
+            shared.closing.cancelled().await;
+            tokio::time::sleep(LINGER).await;
+        };
+        tokio::select! {
+            ended = read => ended.unwrap_or_else(|ended| ended),
+            ended = write(to, shared) => ended,
+            () = lingered => Ended::Closed,
+            () = shared.over.cancelled() => Ended::Closed,
+            () = self.incoming.closed() => Ended::Closed,
+        }
+    }
+}
+
+impl<S> Drop for Conversation<S> {
+    fn drop(&mut self) {
+        self.shared.end(Ended::Closed);
+    }
+}
+
+impl From<std::io::Error> for Ended {
+    fn from(error: std::io::Error) -> Self {
+        Self::Broken(error.to_string())
+    }
+}
+
+/// Hands a message to the owner, who has a moment to make room for it.
+async fn deliver(incoming: &mpsc::Sender<Message>, message: Message) -> Result<(), Ended> {
+    incoming.send_timeout(message, PATIENCE).await.map_err(|error| match error {
+        SendTimeoutError::Timeout(_) => Ended::Flooded,
+        SendTimeoutError::Closed(_) => Ended::Closed,
+    })
+}
+
+async fn write(mut to: impl AsyncWrite + Unpin, shared: &Shared) -> Ended {
+    let written = async {
+        loop {
+            let frames = shared.lock().outbox.take(GATHER);
+            if !frames.is_empty() {
+                to.write_all(&frames).await?;
+                shared.written.notify_waiters();
+                continue;
+            }
+            to.flush().await?;
+            if shared.closing.is_cancelled() {
+                return to.shutdown().await;
+            }
+            tokio::select! {
+                () = shared.outgoing.notified() => {}
+                () = shared.closing.cancelled() => {}
+            }
+        }
+    };
+    written.await.map_or_else(Ended::from, |()| Ended::Closed)
+}

@@ -1,0 +1,270 @@
+//! The scanner: finds where a MessagePack value ends and whether it keeps the bounds, before anything is decoded.
+//!
+//! A frame does not say how long it is: its end is found by walking through its values. The walk stops where bytes
+//! are missing and goes on from there when more have come, so that a frame sent byte by byte costs no more than one
+//! sent at once. It allocates nothing but its stack, whose height is bounded.
+//!
+//! Format: `spec.md` of `msgpack/msgpack`.
+
+/// What a frame may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Its length in bytes.
+    pub bytes: usize,
+    /// How many values it holds, the keys of maps and the containers themselves among them.
+    pub values: usize,
+    /// How many containers lie one within the other.
+    pub depth: usize,
+}
+
+impl Bounds {
+    /// What a peer may send before it is known.
+    pub const STRANGER: Self = Self { bytes: 4 * 1024, values: 256, depth: 4 };
+    /// What a peer may send by default.
+    pub const DEFAULT: Self = Self { bytes: 1024 * 1024, values: 65_536, depth: 32 };
+}
+
+/// How far the walk has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// The frame ends before this byte.
+    Complete(usize),
+    Incomplete,
+    Wrong(Wrong),
+}
+
+/// Why the bytes are not a frame that is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Wrong {
+    #[error("a frame is longer than its bound")]
+    Bytes,
+    #[error("a frame holds more values than its bound")]
+    Values,
+    #[error("a frame is nested deeper than its bound")]
+    Depth,
+    #[error("a map's key is neither text nor an integer")]
+    Key,
+    #[error("bytes that are not MessagePack")]
+    Marker,
+    #[error("a frame is not a map")]
+    NotAMap,
+    #[error("a token is not text")]
+    Token,
+}
+
+/// A walk through one frame.
+#[derive(Debug)]
+pub struct Scanner {
+    bounds: Bounds,
+    /// Where the next value begins; it may lie beyond the bytes that are there.
+    at: usize,
+    /// The value itself, and those that its containers have announced.
+    values: usize,
+    stack: Vec<Level>,
+}
+
+/// A container in which so many values are still to come. In a map a key is next when their number is even.
+#[derive(Clone, Copy, Debug)]
+struct Level {
+    left: usize,
+    map: bool,
+}
+
+/// A value's head, read.
+enum Head {
+    /// A value that ends so many bytes after its head.
+    Plain {
+        bytes: usize,
+        key: bool,
+    },
+    Container(Level),
+}
+
+impl Scanner {
+    pub fn new(bounds: Bounds) -> Self {
+        Self { bounds, at: 0, values: 1, stack: Vec::new() }
+    }
+
+    /// How many values the frame holds, as far as it is known.
+    pub fn values(&self) -> usize {
+        self.values
+    }
+
+    /// Goes as far as `bytes` reach: all that has come of the frame.
+    pub fn scan(&mut self, bytes: &[u8]) -> Progress {
+        loop {
+            if self.at > self.bounds.bytes {
+                return Progress::Wrong(Wrong::Bytes);
+            }
+            if self.at > 0 && self.stack.is_empty() {
+                return if self.at <= bytes.len() { Progress::Complete(self.at) } else { Progress::Incomplete };
+            }
+            match self.step(bytes) {
+                Ok(true) => {}
+                Ok(false) if bytes.len() >= self.bounds.bytes => return Progress::Wrong(Wrong::Bytes),
+                Ok(false) => return Progress::Incomplete,
+                Err(wrong) => return Progress::Wrong(wrong),
+            }
+        }
+    }
+
+    /// Passes one value's head, and its content if it is not a container. False: bytes are missing.
+    fn step(&mut self, bytes: &[u8]) -> Result<bool, Wrong> {
+        let mut reader = Reader { bytes, at: self.at };
+        let Some(head) = reader.head()? else { return Ok(false) };
+        self.at = reader.at;
+        let is_key = self.stack.last_mut().is_some_and(|level| {
+            level.left -= 1;
+            level.map && level.left % 2 == 1
+        });
+        match head {
+            Head::Plain { key: false, .. } | Head::Container(_) if is_key => return Err(Wrong::Key),
+            Head::Plain { bytes, .. } => self.at = self.at.saturating_add(bytes),
+            Head::Container(level) => self.enter(level)?,
+        }
+        while self.stack.last().is_some_and(|level| level.left == 0) {
+            self.stack.pop();
+        }
+        Ok(true)
+    }
+
+    fn enter(&mut self, level: Level) -> Result<(), Wrong> {
+        if self.stack.len() >= self.bounds.depth {
+            return Err(Wrong::Depth);
+        }
+        self.values = self.values.saturating_add(level.left);
+        if self.values > self.bounds.values {
+            return Err(Wrong::Values);
+        }
+        self.stack.push(level);
+        Ok(())
+    }
+}
+
+struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl Reader<'_> {
+    /// The next value's head; none: it has not come.
+    fn head(&mut self) -> Result<Option<Head>, Wrong> {
+        let Some(marker) = self.number(1) else { return Ok(None) };
+        let plain = |bytes| Some(Head::Plain { bytes, key: false });
+        let key = |bytes| Some(Head::Plain { bytes, key: true });
+        let array = |left| Some(Head::Container(Level { left, map: false }));
+        let map = |pairs: usize| Some(Head::Container(Level { left: pairs.saturating_mul(2), map: true }));
+        Ok(match marker {
+            0x00..=0x7f | 0xe0..=0xff => key(0),
+            0x80..=0x8f => map(marker & 0x0f),
+            0x90..=0x9f => array(marker & 0x0f),
+            0xa0..=0xbf => key(marker & 0x1f),
+            0xc0 | 0xc2 | 0xc3 => plain(0),
+            0xc4..=0xc6 => self.number(1 << (marker - 0xc4)).and_then(key),
+            0xc7..=0xc9 => self.number(1 << (marker - 0xc7)).and_then(|length| plain(length.saturating_add(1))),
+            0xca => plain(4),
+            0xcb => plain(8),
+            0xcc..=0xcf => key(1 << (marker - 0xcc)),
+            0xd0..=0xd3 => key(1 << (marker - 0xd0)),
+            0xd4..=0xd8 => plain(1 + (1 << (marker - 0xd4))),
+            0xd9..=0xdb => self.number(1 << (marker - 0xd9)).and_then(key),
+            0xdc | 0xdd => self.number(2 << (marker - 0xdc)).and_then(array),
+            0xde | 0xdf => self.number(2 << (marker - 0xde)).and_then(map),
+            _ => return Err(Wrong::Marker),
+        })
+    }
+
+    /// A big-endian number of so many bytes; none: they have not come.
+    fn number(&mut self, bytes: usize) -> Option<usize> {
+        let end = self.at.checked_add(bytes)?;
+        let read = self.bytes.get(self.at..end)?;
+        self.at = end;
+        Some(read.iter().fold(0, |number, byte| number << 8 | usize::from(*byte)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rmpv::Value;
+
+    const BOUNDS: Bounds = Bounds { bytes: 200_000, values: 70_100, depth: 5 };
+
+    fn written(value: &Value) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        rmpv::encode::write_value(&mut bytes, value).expect("a vector takes all");
+        bytes
+    }
+
+    /// A value of every kind, and of every length of each.
+    fn every_kind() -> Value {
+        let text = |length| Value::from("x".repeat(length));
+        let binary = |length| Value::Binary(vec![0xff; length]);
+        let integers =
+            [0, 127, 128, 255, 256, 65_536, i64::MAX, -1, -32, -33, -129, -32_769, i64::MIN].map(Value::from);
+        let extension = |length| Value::Ext(7, vec![1; length]);
+        Value::Map(vec![
+            ("text".into(), Value::Array(vec![text(0), text(31), text(32), text(300), text(66_000)])),
+            (Value::Binary(b"binary".to_vec()), Value::Array(vec![binary(0), binary(300), binary(66_000)])),
+            (7.into(), Value::Array(integers.into())),
+            (
+                Value::from(-700),
+                Value::Array(vec![Value::Nil, true.into(), false.into(), 1.5f32.into(), 1.5f64.into()]),
+            ),
+            (u64::MAX.into(), Value::Array([1, 2, 4, 8, 16, 3, 300].map(extension).into())),
+            (
+                "small".into(),
+                Value::Map(vec![("empty".into(), Value::Map(vec![])), ("none".into(), Value::Array(vec![]))]),
+            ),
+            ("long".into(), Value::Array(vec![Value::Nil; 16])),
+            ("wide".into(), Value::Map((0..16).map(|key| (key.into(), Value::Nil)).collect())),
+        ])
+    }
+
+    #[test]
+    fn the_end_is_found_however_the_bytes_come() {
+        let frame = written(&every_kind());
+        let followed = [frame.clone(), frame.clone()].concat();
+        assert_eq!(Scanner::new(BOUNDS).scan(&followed), Progress::Complete(frame.len()));
+        let mut scanner = Scanner::new(BOUNDS);
+        for cut in 0..frame.len() {
+            assert_eq!(scanner.scan(&frame[..cut]), Progress::Incomplete, "cut at {cut}");
+        }
+        assert_eq!(scanner.scan(&followed), Progress::Complete(frame.len()));
+        for cut in 0..frame.len() {
+            let mut scanner = Scanner::new(BOUNDS);
+            assert_eq!(scanner.scan(&frame[..cut]), Progress::Incomplete);
+            assert_eq!(scanner.scan(&followed), Progress::Complete(frame.len()), "in two, cut at {cut}");
+        }
+        let wide = written(&Value::Array(vec![Value::Nil; 70_000]));
+        assert_eq!(Scanner::new(BOUNDS).scan(&wide), Progress::Complete(wide.len()));
+    }
+
+    #[test]
+    fn what_passes_a_bound_is_wrong_before_it_has_come() {
+        let scan = |bytes: &[u8]| Scanner::new(BOUNDS).scan(bytes);
+        assert_eq!(scan(&[0xdb, 0xff, 0xff, 0xff, 0xff]), Progress::Wrong(Wrong::Bytes));
+        assert_eq!(scan(&[0xc6, 0, 3, 0x0d, 0x40]), Progress::Wrong(Wrong::Bytes));
+        assert_eq!(scan(&[0xc9, 0xff, 0xff, 0xff, 0xff]), Progress::Wrong(Wrong::Bytes));
+        assert_eq!(scan(&[0xdd, 0xff, 0xff, 0xff, 0xff]), Progress::Wrong(Wrong::Values));
+        assert_eq!(scan(&[0xdf, 0xff, 0xff, 0xff, 0xff]), Progress::Wrong(Wrong::Values));
+        assert_eq!(scan(&[0x91; 6]), Progress::Wrong(Wrong::Depth));
+        assert_eq!(scan(&[0xc1]), Progress::Wrong(Wrong::Marker));
+        for key in [0xc0, 0xc3, 0xca, 0xcb, 0x80, 0x90, 0xd4] {
+            assert_eq!(scan(&[0x81, key]), Progress::Wrong(Wrong::Key), "{key:#x}");
+        }
+        assert_eq!(scan(&[0xdc, 0xff, 0xff].repeat(2)), Progress::Wrong(Wrong::Values));
+    }
+
+    #[test]
+    fn a_frame_of_many_pieces_costs_no_more_than_one_at_once() {
+        // Walked from its beginning for every piece, this frame would take minutes.
+        let frame = written(&Value::Array(vec![Value::Nil; 60_000]));
+        let mut scanner = Scanner::new(BOUNDS);
+        for cut in 1..frame.len() {
+            assert_eq!(scanner.scan(&frame[..cut]), Progress::Incomplete);
+        }
+        assert_eq!(scanner.scan(&frame), Progress::Complete(frame.len()));
+        assert_eq!(scanner.values(), 60_001);
+    }
+}

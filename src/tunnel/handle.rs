@@ -1,0 +1,235 @@
+//! Handles: how any task speaks through a conversation, and the state that they share with it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::conversation::{Ended, Settings};
+use super::frame::{Progress, Scanner, Wrong};
+use super::message::Message;
+use super::outbox::{Full, Outbox};
+use super::stream::{Slot, Stream, StreamError};
+use super::value::Value;
+
+/// Speaks through a conversation. Never waits for the other end.
+#[derive(Clone, Debug)]
+pub struct Handle(Arc<Shared>);
+
+/// Why a message is not sent.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    #[error("too much waits to be sent already")]
+    Full,
+    #[error("the message would not be read at the other end: {0}")]
+    Unfit(Wrong),
+    #[error("the connection is lost: {0}")]
+    Ended(Ended),
+}
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) settings: Settings,
+    state: Mutex<State>,
+    /// Something is there to be written.
+    pub(super) outgoing: Notify,
+    /// Something was written.
+    pub(super) written: Notify,
+    pub(super) closing: CancellationToken,
+    pub(super) over: CancellationToken,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    ended: Option<Ended>,
+    pub(super) outbox: Outbox,
+    pub(super) streams: HashMap<Uuid, Slot>,
+}
+
+impl Handle {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self(shared)
+    }
+
+    /// Sends a message of its own, or one of a stream that the other end opened.
+    pub fn send(&self, message: Message) -> Result<(), SendError> {
+        let ends_a_stream = matches!(message, Message::End { .. } | Message::Close { .. } | Message::Error { .. });
+        let frame = self.0.frame(message)?;
+        let mut state = self.0.speaking()?;
+        if !ends_a_stream {
+            state.outbox.push(frame)?;
+        } else if state.outbox.push_beyond(frame).is_err() {
+            drop(state);
+            return Err(SendError::Ended(self.0.end(Ended::Stalled)));
+        }
+        self.0.outgoing.notify_one();
+        Ok(())
+    }
+
+    /// Makes a request, and opens the stream of its answers. The request carries the stream's fresh uuid.
+    pub fn open(&self, request: impl FnOnce(String) -> Message) -> Result<Stream, SendError> {
+        let uuid = Uuid::new_v4();
+        let frame = self.0.frame(request(uuid.to_string()))?;
+        let mut state = self.0.speaking()?;
+        let request = state.outbox.push(frame)?;
+        state.streams.insert(uuid, Slot::default());
+        self.0.outgoing.notify_one();
+        Ok(Stream { uuid, request, shared: self.0.clone() })
+    }
+
+    /// Waits until there is room to send: for those who have many values to tell and can wait.
+    pub async fn room(&self) -> Result<(), Ended> {
+        loop {
+            let written = self.0.written.notified();
+            tokio::pin!(written);
+            written.as_mut().enable();
+            {
+                let state = self.0.lock();
+                if let Some(ended) = &state.ended {
+                    return Err(ended.clone());
+                }
+                if state.outbox.has_room() {
+                    return Ok(());
+                }
+            }
+            written.await;
+        }
+    }
+
+    /// Ends the conversation when what waits to be written has been, but soon.
+    pub fn close(&self) {
+        // Under the lock, so that nothing is put into the outbox afterwards.
+        let _state = self.0.lock();
+        self.0.closing.cancel();
+    }
+
+    /// Why the conversation ended; none: it goes on.
+    pub fn ended(&self) -> Option<Ended> {
+        self.0.lock().ended.clone()
+    }
+}
+
+impl From<Full> for SendError {
+    fn from(Full: Full) -> Self {
+        Self::Full
+    }
+}
+
+impl Shared {
+    pub(super) fn new(settings: Settings) -> Self {
+        let outbox = Outbox::new(settings.queue_frames, settings.queue_bytes);
+        Self {
+            settings,
+            state: Mutex::new(State { ended: None, outbox, streams: HashMap::new() }),
+            outgoing: Notify::new(),
+            written: Notify::new(),
+            closing: CancellationToken::new(),
+            over: CancellationToken::new(),
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The state, of a conversation in which something can still be said.
+    fn speaking(&self) -> Result<MutexGuard<'_, State>, SendError> {
+        let state = self.lock();
+        match &state.ended {
+            Some(ended) => Err(SendError::Ended(ended.clone())),
+            None if self.closing.is_cancelled() => Err(SendError::Ended(Ended::Closed)),
+            None => Ok(state),
+        }
+    }
+
+    /// The message as a frame that the other end reads, if its bounds are ours.
+    fn frame(&self, message: Message) -> Result<Vec<u8>, SendError> {
+        if matches!(&message, Message::Other(value) if !value.is_map()) {
+            return Err(SendError::Unfit(Wrong::NotAMap));
+        }
+        let frame = message.encode();
+        match Scanner::new(self.settings.bounds).scan(&frame) {
+            Progress::Wrong(wrong) => Err(SendError::Unfit(wrong)),
+            Progress::Complete(_) | Progress::Incomplete => Ok(frame),
+        }
+    }
+
+    /// Sees to a message of the other end; or it is for the owner.
+    pub(super) fn receive(&self, message: Message, weight: usize) -> Option<Message> {
+        match message {
+            Message::Ping { uuid } => self.say_first(Message::Pong { uuid }),
+            Message::Pong { .. } => {}
+            Message::Data { uuid, data } => self.receive_value(&uuid, data, weight),
+            Message::End { uuid } => drop(self.finish(&uuid, Ok(()))),
+            Message::Error { uuid, error } => drop(self.finish(&uuid, Err(StreamError::Failed(error)))),
+            // Also what the other end asked of the owner may be closed, whose uuid is unknown here.
+            Message::Close { uuid } => {
+                return (!self.finish(&uuid, Err(StreamError::Closed))).then_some(Message::Close { uuid });
+            }
+            other => return Some(other),
+        }
+        None
+    }
+
+    fn receive_value(&self, uuid: &str, data: Value, weight: usize) {
+        let Settings { stream_values, stream_bytes, .. } = self.settings;
+        let mut state = self.lock();
+        let slot = Uuid::parse_str(uuid).ok().and_then(|uuid| state.streams.get_mut(&uuid));
+        if slot.is_some_and(|slot| !slot.push(data, weight, stream_values, stream_bytes)) {
+            self.say(state, Message::Close { uuid: uuid.to_owned() }, Outbox::push_beyond);
+        }
+    }
+
+    /// Ends a stream of ours; false: it is none.
+    fn finish(&self, uuid: &str, end: Result<(), StreamError>) -> bool {
+        let mut state = self.lock();
+        let slot = Uuid::parse_str(uuid).ok().and_then(|uuid| state.streams.get_mut(&uuid));
+        slot.map(|slot| slot.finish(end)).is_some()
+    }
+
+    /// Forgets a stream whose answers nobody wants any more.
+    pub(super) fn forget(&self, uuid: Uuid, request: u64) {
+        let mut state = self.lock();
+        let open = state.streams.remove(&uuid).is_some_and(|slot| slot.is_open());
+        if open && !state.outbox.withdraw(request) {
+            self.say(state, Message::Close { uuid: uuid.to_string() }, Outbox::push_beyond);
+        }
+    }
+
+    pub(super) fn say_first(&self, message: Message) {
+        self.say(self.lock(), message, Outbox::push_first);
+    }
+
+    /// Says what must be said; if there is no room even for that, the conversation ends.
+    fn say(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        message: Message,
+        push: impl FnOnce(&mut Outbox, Vec<u8>) -> Result<u64, Full>,
+    ) {
+        if state.ended.is_some() {
+            return;
+        }
+        let pushed = push(&mut state.outbox, message.encode());
+        drop(state);
+        match pushed {
+            Ok(_) => self.outgoing.notify_one(),
+            Err(Full) => drop(self.end(Ended::Stalled)),
+        }
+    }
+
+    /// Ends the conversation and every open stream, unless it has ended. Why it did.
+    pub(super) fn end(&self, ended: Ended) -> Ended {
+        let mut state = self.lock();
+        let ended = state.ended.get_or_insert(ended).clone();
+        for slot in state.streams.values_mut() {
+            slot.finish(Err(StreamError::Lost(ended.clone())));
+        }
+        drop(state);
+        self.over.cancel();
+        self.written.notify_waiters();
+        ended
+    }
+}

@@ -1,0 +1,224 @@
+//! Messages: what the two ends say to each other, and how it looks on the wire.
+//!
+//! A message is one MessagePack map with the key `cmd`. What is read is taken leniently, what is written is what PHP
+//! peers expect.
+
+use std::fmt;
+
+use super::frame::Wrong;
+use super::value::{Value, bytes_in, get, settle, string, take, text, text_in};
+
+/// One message.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Message {
+    /// A master names itself; `native`: it understands `list` and `call`, not PHP closures.
+    Auth {
+        token: Token,
+        native: bool,
+        /// The master's own, the same at every register.
+        id: Option<String>,
+    },
+    AuthSuccess {
+        message: String,
+    },
+    AuthFailed {
+        message: String,
+    },
+    /// Asks a PHP master to run a closure, with the stream `uuid` as its argument.
+    Callback {
+        uuid: String,
+        serialized: Vec<u8>,
+    },
+    /// One value of a stream.
+    Data {
+        uuid: String,
+        data: Value,
+    },
+    /// The stream ended well.
+    End {
+        uuid: String,
+    },
+    /// The stream was closed without an end.
+    Close {
+        uuid: String,
+    },
+    /// The stream failed.
+    Error {
+        uuid: String,
+        error: RemoteError,
+    },
+    Ping {
+        uuid: String,
+    },
+    Pong {
+        uuid: String,
+    },
+    /// From a master: its services changed. To a master: it should connect to these registers too.
+    Register(Option<Vec<Place>>),
+    /// From a master: it offers nothing any more. To a master: it should leave these registers.
+    Remove(Option<Vec<Place>>),
+    /// Asks a native master for its services.
+    List {
+        uuid: String,
+    },
+    /// Asks a native master to call a method.
+    Call {
+        uuid: String,
+        service: String,
+        method: String,
+        arguments: Value,
+    },
+    /// A command of the application's own: the whole map.
+    Other(Value),
+}
+
+/// What a master proves itself with. It never appears in logs.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(pub String);
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
+/// What went wrong at the other end, in its own words.
+#[derive(Clone, Debug, Default, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct RemoteError {
+    pub message: String,
+    pub class: Option<String>,
+    pub code: i64,
+}
+
+impl RemoteError {
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), ..Self::default() }
+    }
+
+    /// From the map that PHP makes of an exception. What it holds besides, above all the serialized exception, is
+    /// not looked at.
+    pub(super) fn from_value(value: &Value) -> Self {
+        let class = get(value, "class").and_then(text);
+        let code = get(value, "code").and_then(Value::as_i64).unwrap_or_default();
+        Self { message: text_in(value, "message"), class, code }
+    }
+
+    fn into_value(self) -> Value {
+        let mut error = vec![("message".into(), self.message.into()), ("code".into(), self.code.into())];
+        error.extend(self.class.map(|class| ("class".into(), class.into())));
+        Value::Map(error)
+    }
+}
+
+/// Where a register is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Place {
+    pub host: String,
+    pub port: u16,
+}
+
+impl Message {
+    /// Reads the message of one frame. None: it is no message, and is passed over.
+    pub fn decode(mut frame: &[u8]) -> Result<Option<Self>, Wrong> {
+        let mut map = rmpv::decode::read_value(&mut frame).map_err(|_| Wrong::Marker)?;
+        if !map.is_map() {
+            return Err(Wrong::NotAMap);
+        }
+        settle(&mut map);
+        let Some(command) = get(&map, "cmd").and_then(text) else { return Ok(None) };
+        let data = get(&map, "data").unwrap_or(&Value::Nil);
+        let uuid = text_in(&map, "uuid");
+        Ok(Some(match command.as_str() {
+            "auth" => {
+                let Some(Value::String(token)) = get(&map, "token") else { return Err(Wrong::Token) };
+                let native =
+                    get(&map, "native").is_some_and(|native| *native == Value::from(1) || *native == true.into());
+                let id = get(&map, "id").and_then(text);
+                Self::Auth { token: Token(token.as_str().unwrap_or_default().to_owned()), native, id }
+            }
+            "auth-success" => Self::AuthSuccess { message: text_in(&map, "message") },
+            "auth-failed" => {
+                let message = get(&map, "message").or_else(|| get(&map, "reason")).and_then(text);
+                Self::AuthFailed { message: message.unwrap_or_default() }
+            }
+            "callback" => Self::Callback { uuid, serialized: bytes_in(data, "serialized") },
+            "data" => Self::Data { uuid, data: take(map, "data").unwrap_or(Value::Nil) },
+            "end" => Self::End { uuid },
+            "close" => Self::Close { uuid },
+            "error" => Self::Error { uuid, error: RemoteError::from_value(data) },
+            "ping" => Self::Ping { uuid },
+            "pong" => Self::Pong { uuid },
+            "register" => Self::Register(places(&map)),
+            "remove" => Self::Remove(places(&map)),
+            "list" => Self::List { uuid },
+            "call" => Self::Call {
+                uuid,
+                service: text_in(data, "service"),
+                method: text_in(data, "method"),
+                arguments: take(map, "data").and_then(|data| take(data, "arguments")).unwrap_or(Value::Nil),
+            },
+            _ => Self::Other(map),
+        }))
+    }
+
+    /// The message as one frame.
+    pub fn encode(self) -> Vec<u8> {
+        let mut frame = Vec::new();
+        rmpv::encode::write_value(&mut frame, &self.into_value()).expect("a vector takes all that is written to it");
+        frame
+    }
+
+    fn into_value(self) -> Value {
+        match self {
+            Self::Auth { token, native, id } => {
+                let native = native.then(|| ("native", 1.into()));
+                let id = id.map(|id| ("id", id.into()));
+                command("auth", [("token", token.0.into())].into_iter().chain(native).chain(id))
+            }
+            Self::AuthSuccess { message } => command("auth-success", [("message", message.into())]),
+            // Some masters look for the one key, some for the other.
+            Self::AuthFailed { message } => {
+                command("auth-failed", [("message", message.clone().into()), ("reason", message.into())])
+            }
+            Self::Callback { uuid, serialized } => {
+                let data = Value::Map(vec![("serialized".into(), string(serialized))]);
+                command("callback", [("uuid", uuid.into()), ("data", data)])
+            }
+            Self::Data { uuid, data } => command("data", [("uuid", uuid.into()), ("data", data)]),
+            Self::End { uuid } => command("end", [("uuid", uuid.into())]),
+            Self::Close { uuid } => command("close", [("uuid", uuid.into())]),
+            Self::Error { uuid, error } => command("error", [("uuid", uuid.into()), ("data", error.into_value())]),
+            Self::Ping { uuid } => command("ping", [("uuid", uuid.into())]),
+            Self::Pong { uuid } => command("pong", [("uuid", uuid.into())]),
+            Self::Register(places) => command("register", registers(places)),
+            Self::Remove(places) => command("remove", registers(places)),
+            Self::List { uuid } => command("list", [("uuid", uuid.into())]),
+            Self::Call { uuid, service, method, arguments } => {
+                let call = [("service", service.into()), ("method", method.into()), ("arguments", arguments)];
+                let data = Value::Map(call.map(|(key, value)| (key.into(), value)).into());
+                command("call", [("uuid", uuid.into()), ("data", data)])
+            }
+            Self::Other(map) => map,
+        }
+    }
+}
+
+fn command(name: &str, rest: impl IntoIterator<Item = (&'static str, Value)>) -> Value {
+    let rest = rest.into_iter().map(|(key, value)| (key.into(), value));
+    Value::Map(std::iter::once(("cmd".into(), name.into())).chain(rest).collect())
+}
+
+fn places(map: &Value) -> Option<Vec<Place>> {
+    let list = get(map, "registers")?.as_array()?;
+    let place = |place| {
+        let port = text_in(place, "port").parse().ok()?;
+        Some(Place { host: get(place, "host").and_then(text)?, port })
+    };
+    Some(list.iter().filter_map(place).collect())
+}
+
+fn registers(places: Option<Vec<Place>>) -> Option<(&'static str, Value)> {
+    let place = |place: Place| Value::Map(vec![("host".into(), place.host.into()), ("port".into(), place.port.into())]);
+    places.map(|places| ("registers", Value::Array(places.into_iter().map(place).collect())))
+}

@@ -1,0 +1,27 @@
+//! The tunnel: one MessagePack conversation, the same at both ends.
+//!
+//! Registers, masters and upstream registers speak it over one long-lived connection. First a [`Wire`] carries single
+//! messages, while the ends make themselves known; then a [`Conversation`] carries streams side by side. What a peer
+//! sends can end its own conversation and nothing else, and nothing of it is ever executed or unserialized.
+
+mod call;
+mod conversation;
+pub mod frame;
+mod handle;
+pub mod message;
+mod outbox;
+pub mod php;
+mod stream;
+#[cfg(test)]
+mod tests;
+pub mod value;
+mod wire;
+
+pub use call::{CallError, LOST, OneMore, UnderWay, pass_on};
+pub use conversation::{Conversation, Ended, Incoming, Settings};
+pub use frame::{Bounds, Wrong};
+pub use handle::{Handle, SendError};
+pub use message::{Message, Place, RemoteError, Token};
+pub use stream::{Stream, StreamError};
+pub use value::Value;
+pub use wire::{Wire, WireError};

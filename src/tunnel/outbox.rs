@@ -1,0 +1,121 @@
+//! The outbox: frames that wait to be written, bounded, so that a peer that does not read costs little memory.
+
+use std::collections::VecDeque;
+
+#[derive(Debug)]
+pub(super) struct Outbox {
+    /// Written before all others.
+    first: VecDeque<Vec<u8>>,
+    frames: VecDeque<Vec<u8>>,
+    /// How many of the ordinary frames have left, which is the number of the next to leave.
+    left: u64,
+    bytes: usize,
+    most_frames: usize,
+    most_bytes: usize,
+}
+
+/// There is no room for one more frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Full;
+
+impl Outbox {
+    pub(super) fn new(most_frames: usize, most_bytes: usize) -> Self {
+        Self { first: VecDeque::new(), frames: VecDeque::new(), left: 0, bytes: 0, most_frames, most_bytes }
+    }
+
+    /// Adds a frame at the end; its number.
+    pub(super) fn push(&mut self, frame: Vec<u8>) -> Result<u64, Full> {
+        self.add(frame, 1, false)
+    }
+
+    /// Adds at the end what keeps streams in order: there is as much room again for it. Without that either, the peer
+    /// has stopped to read.
+    pub(super) fn push_beyond(&mut self, frame: Vec<u8>) -> Result<u64, Full> {
+        self.add(frame, 2, false)
+    }
+
+    /// Adds the same before all that is not urgent.
+    pub(super) fn push_first(&mut self, frame: Vec<u8>) -> Result<u64, Full> {
+        self.add(frame, 2, true)
+    }
+
+    fn add(&mut self, frame: Vec<u8>, times: usize, urgent: bool) -> Result<u64, Full> {
+        let frames = self.first.len() + self.frames.len();
+        let bytes = self.bytes.saturating_add(frame.len());
+        if frames >= times.saturating_mul(self.most_frames) || bytes > times.saturating_mul(self.most_bytes) {
+            return Err(Full);
+        }
+        self.bytes = bytes;
+        let number = self.left + self.frames.len() as u64;
+        if urgent { &mut self.first } else { &mut self.frames }.push_back(frame);
+        Ok(number)
+    }
+
+    /// Takes a frame back. False: it has left.
+    pub(super) fn withdraw(&mut self, number: u64) -> bool {
+        let frame = number.checked_sub(self.left).and_then(|index| self.frames.get_mut(index as usize));
+        let Some(frame) = frame else { return false };
+        self.bytes -= frame.len();
+        *frame = Vec::new();
+        true
+    }
+
+    pub(super) fn has_left(&self, number: u64) -> bool {
+        number < self.left
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.frames.len() < self.most_frames && self.bytes < self.most_bytes
+    }
+
+    /// The next frames, together no longer than `most` unless one alone is. Empty: there are none.
+    pub(super) fn take(&mut self, most: usize) -> Vec<u8> {
+        let mut taken = Vec::new();
+        while let Some(next) = self.first.front().or(self.frames.front()) {
+            if !taken.is_empty() && taken.len() + next.len() > most {
+                break;
+            }
+            self.left += u64::from(self.first.is_empty());
+            let next = self.first.pop_front().or_else(|| self.frames.pop_front()).unwrap_or_default();
+            self.bytes -= next.len();
+            if taken.is_empty() { taken = next } else { taken.extend(next) }
+        }
+        taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_urgent_goes_first_and_has_room_when_requests_have_none() {
+        let mut outbox = Outbox::new(2, 10);
+        assert_eq!(outbox.push(b"123456".to_vec()), Ok(0));
+        assert_eq!(outbox.push(b"12345".to_vec()), Err(Full), "too many bytes");
+        assert_eq!(outbox.push(b"abcd".to_vec()), Ok(1));
+        assert_eq!(outbox.push(Vec::new()), Err(Full), "too many frames");
+        assert!(!outbox.has_room());
+        assert!(outbox.push_first(b"pong".to_vec()).is_ok());
+        assert_eq!(outbox.push_beyond(b"1234567".to_vec()), Err(Full));
+        assert_eq!(outbox.push_beyond(b"end".to_vec()), Ok(2));
+        assert_eq!(outbox.push_first(Vec::new()), Err(Full));
+        assert_eq!(outbox.take(10), b"pong123456");
+        assert!(outbox.has_left(0) && !outbox.has_left(1));
+        assert_eq!(outbox.take(1), b"abcd");
+        assert_eq!(outbox.take(100), b"end");
+        assert_eq!(outbox.take(100), b"");
+        assert!(outbox.has_room());
+    }
+
+    #[test]
+    fn a_frame_is_withdrawn_until_it_has_left() {
+        let mut outbox = Outbox::new(9, 10);
+        let numbers = ["a", "bc", "d"].map(|frame| outbox.push(frame.into()).expect("there is room"));
+        assert_eq!(outbox.take(1), b"a");
+        assert!(!outbox.withdraw(numbers[0]));
+        assert!(outbox.withdraw(numbers[1]));
+        assert_eq!(outbox.take(1), b"d");
+        assert_eq!(outbox.push(vec![0; 10]), Ok(3), "what was withdrawn takes no room");
+    }
+}

@@ -1,0 +1,112 @@
+//! Streams: the answers to one request, which come side by side with those to others.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use uuid::Uuid;
+
+use super::conversation::Ended;
+use super::handle::Shared;
+use super::message::RemoteError;
+use super::value::Value;
+
+/// What answers one request. Dropped before its end, it is closed at the other end too; a request that has not left
+/// yet is then never sent.
+#[derive(Debug)]
+pub struct Stream {
+    pub(super) uuid: Uuid,
+    /// The number of the request's frame in the outbox.
+    pub(super) request: u64,
+    pub(super) shared: Arc<Shared>,
+}
+
+/// Why a stream did not end well.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StreamError {
+    /// The other end's own words.
+    #[error(transparent)]
+    Failed(#[from] RemoteError),
+    #[error("the other end closed the stream without an answer")]
+    Closed,
+    #[error("values came faster than they were taken")]
+    Overflow,
+    #[error("the connection is lost: {0}")]
+    Lost(Ended),
+}
+
+impl Stream {
+    /// The next value; none: the stream ended well.
+    pub async fn next(&mut self) -> Result<Option<Value>, StreamError> {
+        std::future::poll_fn(|context| match self.shared.lock().streams.get_mut(&self.uuid) {
+            Some(slot) => slot.poll(context),
+            None => Poll::Ready(Err(StreamError::Closed)),
+        })
+        .await
+    }
+
+    /// Whether the request may have reached the other end. If not, it can be made elsewhere.
+    pub fn was_sent(&self) -> bool {
+        self.shared.lock().outbox.has_left(self.request)
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.shared.forget(self.uuid, self.request);
+    }
+}
+
+/// What has come of a stream and was not taken yet.
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    values: VecDeque<(Value, usize)>,
+    weight: usize,
+    end: Option<Result<(), StreamError>>,
+    waker: Option<Waker>,
+}
+
+impl Slot {
+    /// Adds a value; false: there is no room for it, and the stream has ended by that.
+    pub(super) fn push(&mut self, value: Value, weight: usize, most_values: usize, most_weight: usize) -> bool {
+        if self.end.is_some() {
+            return true;
+        }
+        if self.values.len() >= most_values || self.weight.saturating_add(weight) > most_weight {
+            self.finish(Err(StreamError::Overflow));
+            return false;
+        }
+        self.weight += weight;
+        self.values.push_back((value, weight));
+        self.wake();
+        true
+    }
+
+    /// Ends the stream, unless it has ended.
+    pub(super) fn finish(&mut self, end: Result<(), StreamError>) {
+        self.end.get_or_insert(end);
+        self.wake();
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.end.is_none()
+    }
+
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Value>, StreamError>> {
+        if let Some((value, weight)) = self.values.pop_front() {
+            self.weight -= weight;
+            return Poll::Ready(Ok(Some(value)));
+        }
+        if let Some(end) = &self.end {
+            return Poll::Ready(end.clone().map(|()| None));
+        }
+        self.waker = Some(context.waker().clone());
+        Poll::Pending
+    }
+}

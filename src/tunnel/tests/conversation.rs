@@ -1,0 +1,373 @@
+//! Two ends in memory, or one end and a scripted peer; time stands still where it matters.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncWriteExt, DuplexStream};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
+
+use crate::tunnel::{
+    Bounds, Conversation, Ended, Handle, Incoming, Message, RemoteError, SendError, Settings, Stream, StreamError,
+    Value, Wire, WireError, Wrong,
+};
+
+const SOON: Duration = Duration::from_secs(60);
+
+struct End {
+    handle: Handle,
+    incoming: Incoming,
+    run: JoinHandle<Ended>,
+}
+
+impl End {
+    fn new(stream: DuplexStream, settings: Settings) -> Self {
+        let (handle, incoming, conversation) = Conversation::new(Wire::new(stream, Bounds::STRANGER), settings);
+        Self { handle, incoming, run: tokio::spawn(conversation.run()) }
+    }
+
+    async fn hear(&mut self) -> Message {
+        timeout(SOON, self.incoming.recv()).await.expect("in time").expect("a message")
+    }
+
+    async fn asked(&mut self) -> String {
+        match self.hear().await {
+            Message::List { uuid } => uuid,
+            other => panic!("not asked but told {other:?}"),
+        }
+    }
+
+    async fn ended(self) -> Ended {
+        timeout(SOON, self.run).await.expect("in time").expect("no panic")
+    }
+}
+
+fn pair(settings: Settings) -> (End, End) {
+    let (one, other) = tokio::io::duplex(4096);
+    (End::new(one, settings.clone()), End::new(other, settings))
+}
+
+/// An end, and the wire of a peer that says what the test says.
+fn against_a_script(settings: Settings) -> (End, Wire<DuplexStream>) {
+    let (one, other) = tokio::io::duplex(4096);
+    (End::new(one, settings), Wire::new(other, Bounds::DEFAULT))
+}
+
+fn listed(handle: &Handle) -> Stream {
+    handle.open(|uuid| Message::List { uuid }).expect("room to ask")
+}
+
+async fn next(stream: &mut Stream) -> Result<Option<Value>, StreamError> {
+    timeout(SOON, stream.next()).await.expect("in time")
+}
+
+async fn told(wire: &mut Wire<DuplexStream>) -> Message {
+    timeout(SOON, wire.receive()).await.expect("in time").expect("a message")
+}
+
+async fn asked(wire: &mut Wire<DuplexStream>) -> String {
+    match told(wire).await {
+        Message::List { uuid } => uuid,
+        other => panic!("not asked but told {other:?}"),
+    }
+}
+
+fn data(uuid: &str, data: impl Into<Value>) -> Message {
+    Message::Data { uuid: uuid.into(), data: data.into() }
+}
+
+fn note(text: &str) -> Message {
+    Message::Other(Value::Map(vec![("cmd".into(), "note".into()), ("text".into(), text.into())]))
+}
+
+#[tokio::test(start_paused = true)]
+async fn streams_of_both_ends_are_answered_side_by_side() {
+    let (mut here, mut there) = pair(Settings::default());
+    let (mut first, mut second) = (listed(&here.handle), listed(&here.handle));
+    let mut back = listed(&there.handle);
+    let uuids = [there.asked().await, there.asked().await, here.asked().await];
+    for message in [
+        data(&uuids[1], 21),
+        data(&uuids[0], 11),
+        Message::End { uuid: uuids[1].clone() },
+        data(&uuids[0], 12),
+        Message::Error { uuid: uuids[0].clone(), error: RemoteError::new("enough") },
+    ] {
+        there.handle.send(message).expect("room");
+    }
+    here.handle.send(Message::End { uuid: uuids[2].clone() }).expect("room");
+    assert_eq!(next(&mut first).await, Ok(Some(11.into())));
+    assert_eq!(next(&mut second).await, Ok(Some(21.into())));
+    assert_eq!(next(&mut second).await, Ok(None));
+    assert_eq!(next(&mut first).await, Ok(Some(12.into())));
+    assert_eq!(next(&mut first).await, Err(StreamError::Failed(RemoteError::new("enough"))));
+    assert_eq!(next(&mut back).await, Ok(None));
+    assert_eq!(next(&mut back).await, Ok(None), "an end stays an end");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_is_dropped_is_closed_at_the_other_end() {
+    let (here, mut peer) = against_a_script(Settings::default());
+    let stream = listed(&here.handle);
+    let uuid = asked(&mut peer).await;
+    assert!(stream.was_sent());
+    drop(stream);
+    assert_eq!(told(&mut peer).await, Message::Close { uuid });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_has_ended_is_not_closed_again() {
+    let (here, mut peer) = against_a_script(Settings::default());
+    let mut stream = listed(&here.handle);
+    let uuid = asked(&mut peer).await;
+    peer.send(Message::Close { uuid }).await.unwrap();
+    assert_eq!(next(&mut stream).await, Err(StreamError::Closed));
+    drop(stream);
+    here.handle.send(note("last")).expect("room");
+    assert_eq!(told(&mut peer).await, note("last"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_given_up_before_it_left_is_never_sent() {
+    let (here, mut peer) = against_a_script(Settings::default());
+    // Nothing of this leaves before the test waits.
+    let stream = listed(&here.handle);
+    assert!(!stream.was_sent());
+    drop(stream);
+    here.handle.send(note("only")).expect("room");
+    assert_eq!(told(&mut peer).await, note("only"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_answers_nothing_is_for_the_owner_or_ignored() {
+    let (mut here, mut peer) = against_a_script(Settings::default());
+    let stranger = || "nobody".to_owned();
+    peer.send(data("nobody", 1)).await.unwrap();
+    peer.send(Message::End { uuid: stranger() }).await.unwrap();
+    peer.send(Message::Error { uuid: stranger(), error: RemoteError::new("no") }).await.unwrap();
+    peer.send(Message::Pong { uuid: stranger() }).await.unwrap();
+    let for_the_owner = [
+        Message::Register(None),
+        Message::Remove(None),
+        Message::Callback { uuid: stranger(), serialized: b"garbage".to_vec() },
+        Message::Call { uuid: stranger(), service: "s".into(), method: "m".into(), arguments: Value::Nil },
+        Message::Close { uuid: stranger() },
+        note("hello"),
+    ];
+    for message in for_the_owner {
+        peer.send(message.clone()).await.unwrap();
+        assert_eq!(here.hear().await, message);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ping_is_answered_before_all_that_waits() {
+    let (here, mut peer) = against_a_script(Settings::default());
+    peer.send(Message::Ping { uuid: "p".into() }).await.unwrap();
+    assert_eq!(told(&mut peer).await, Message::Pong { uuid: "p".into() });
+    for _ in 0..100 {
+        here.handle.send(note(&"x".repeat(1000))).expect("room");
+    }
+    peer.send(Message::Ping { uuid: "q".into() }).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut before = 0;
+    while told(&mut peer).await == note(&"x".repeat(1000)) {
+        before += 1;
+    }
+    assert!(before < 70, "the pong waited for {before} notes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_is_asked_about_and_then_taken_for_death() {
+    let (here, mut peer) = against_a_script(Settings::default());
+    let mut stream = listed(&here.handle);
+    let begun = Instant::now();
+    asked(&mut peer).await;
+    for (at, is_answered) in [(20, true), (40, false), (43, true), (63, false), (66, false)] {
+        let Message::Ping { uuid } = told(&mut peer).await else { panic!("no ping") };
+        assert_eq!(begun.elapsed().as_secs(), at);
+        if is_answered {
+            peer.send(Message::Pong { uuid }).await.unwrap();
+        }
+    }
+    assert_eq!(next(&mut stream).await, Err(StreamError::Lost(Ended::Silent)));
+    assert_eq!(begun.elapsed().as_secs(), 69);
+    assert_eq!(here.handle.send(note("late")), Err(SendError::Ended(Ended::Silent)));
+    assert_eq!(here.ended().await, Ended::Silent);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_comes_is_a_sign_of_life() {
+    let (here, mut peer) = against_a_script(Settings::default());
+    let begun = Instant::now();
+    for _ in 0..5 {
+        tokio::time::sleep(Duration::from_secs(19)).await;
+        peer.send(Message::Pong { uuid: "unknown".into() }).await.unwrap();
+    }
+    assert!(matches!(told(&mut peer).await, Message::Ping { .. }));
+    assert_eq!(begun.elapsed().as_secs(), 5 * 19 + 20);
+    assert_eq!(here.handle.ended(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_quiet_ends_keep_each_other_alive() {
+    let (here, there) = pair(Settings::default());
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!((here.handle.ended(), there.handle.ended()), (None, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_nobody_reads_delays_no_other_and_overflows_alone() {
+    let (here, mut peer) = against_a_script(Settings { stream_values: 10, ..Settings::default() });
+    let (mut slow, mut quick) = (listed(&here.handle), listed(&here.handle));
+    let (slow_uuid, quick_uuid) = (asked(&mut peer).await, asked(&mut peer).await);
+    for number in 0..50 {
+        peer.send(data(&slow_uuid, number)).await.unwrap();
+        peer.send(data(&quick_uuid, number)).await.unwrap();
+        assert_eq!(next(&mut quick).await, Ok(Some(number.into())));
+    }
+    assert_eq!(told(&mut peer).await, Message::Close { uuid: slow_uuid });
+    for number in 0..10 {
+        assert_eq!(next(&mut slow).await, Ok(Some(number.into())), "what had room is kept");
+    }
+    assert_eq!(next(&mut slow).await, Err(StreamError::Overflow));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_is_bounded_by_the_memory_of_its_values_too() {
+    let (here, mut peer) = against_a_script(Settings { stream_bytes: 200_000, ..Settings::default() });
+    let mut stream = listed(&here.handle);
+    let uuid = asked(&mut peer).await;
+    // Two thousand bytes on the wire, more than sixty thousand in memory.
+    for _ in 0..4 {
+        peer.send(data(&uuid, Value::Array(vec![Value::Nil; 2000]))).await.unwrap();
+    }
+    assert_eq!(told(&mut peer).await, Message::Close { uuid });
+    assert!(next(&mut stream).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_does_not_read_is_not_asked_for_more() {
+    let (here, mut peer) = against_a_script(Settings::default());
+    let mut sent = 0;
+    let refused = loop {
+        match here.handle.send(note(&"x".repeat(1000))) {
+            Ok(()) => sent += 1,
+            Err(refused) => break refused,
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(refused, SendError::Full);
+    assert!(sent < 400, "{sent} frames were taken");
+    assert!(matches!(here.handle.open(|uuid| Message::List { uuid }), Err(SendError::Full)));
+    // It is still heard, and what it reads makes room.
+    assert!(timeout(Duration::from_millis(1), here.handle.room()).await.is_err());
+    for _ in 0..sent {
+        assert_eq!(told(&mut peer).await, note(&"x".repeat(1000)));
+    }
+    assert_eq!(here.handle.room().await, Ok(()));
+    assert_eq!(here.handle.send(note("again")), Ok(()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_asks_and_never_reads_is_left() {
+    let (here, mut peer) = against_a_script(Settings { queue_frames: 10, ..Settings::default() });
+    let uuid = "p".repeat(1000);
+    while peer.send(Message::Ping { uuid: uuid.clone() }).await.is_ok() {}
+    assert_eq!(here.ended().await, Ended::Stalled);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_owner_who_takes_nothing_is_given_a_moment() {
+    let (here, mut peer) = against_a_script(Settings::default());
+    let begun = Instant::now();
+    while peer.send(note("more")).await.is_ok() {}
+    assert_eq!(begun.elapsed().as_secs(), 1);
+    assert_eq!(here.ended().await, Ended::Flooded);
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_end_is_told_to_every_stream_at_once() {
+    let begun = Instant::now();
+    let open = || async {
+        let (here, mut peer) = against_a_script(Settings::default());
+        let stream = listed(&here.handle);
+        asked(&mut peer).await;
+        (here, peer, stream)
+    };
+    let (_here, peer, mut stream) = open().await;
+    drop(peer);
+    assert_eq!(next(&mut stream).await, Err(StreamError::Lost(Ended::PeerClosed)));
+
+    let (_here, mut peer, mut stream) = open().await;
+    peer.stream.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+    assert_eq!(next(&mut stream).await, Err(StreamError::Lost(Ended::Wrong(Wrong::NotAMap))));
+
+    let (_here, mut peer, mut stream) = open().await;
+    peer.stream.write_all(&[0xdf, 0xff, 0xff, 0xff, 0xff]).await.unwrap();
+    assert_eq!(next(&mut stream).await, Err(StreamError::Lost(Ended::Wrong(Wrong::Values))));
+
+    let (here, _peer, mut stream) = open().await;
+    here.run.abort();
+    assert_eq!(next(&mut stream).await, Err(StreamError::Lost(Ended::Closed)));
+
+    let (here, _peer, mut stream) = open().await;
+    drop(here.incoming);
+    assert_eq!(next(&mut stream).await, Err(StreamError::Lost(Ended::Closed)));
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_lets_what_waits_be_written_but_not_for_long() {
+    let (here, mut peer) = against_a_script(Settings::default());
+    here.handle.send(note("last")).expect("room");
+    here.handle.close();
+    assert_eq!(here.handle.send(note("later")), Err(SendError::Ended(Ended::Closed)));
+    assert_eq!(told(&mut peer).await, note("last"));
+    assert!(matches!(peer.receive().await, Err(WireError::Closed)));
+    assert_eq!(here.ended().await, Ended::Closed);
+
+    let (here, _peer) = against_a_script(Settings::default());
+    here.handle.send(note(&"x".repeat(100_000))).expect("room");
+    here.handle.close();
+    let begun = Instant::now();
+    assert_eq!(here.ended().await, Ended::Closed);
+    assert_eq!(begun.elapsed().as_secs(), 1, "a peer that does not read is not waited for");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_other_end_would_refuse_is_not_sent() {
+    let (here, mut peer) = against_a_script(Settings::default());
+    let deep = (0..40).fold(Value::Nil, |inner, _| Value::Array(vec![inner]));
+    let keyed = Value::Map(vec![(Value::Nil, Value::Nil)]);
+    for (value, wrong) in [
+        (Value::Binary(vec![0; 2 << 20]), Wrong::Bytes),
+        (Value::Array(vec![Value::Nil; 70_000]), Wrong::Values),
+        (deep, Wrong::Depth),
+        (keyed, Wrong::Key),
+    ] {
+        assert_eq!(here.handle.send(data("u", value)), Err(SendError::Unfit(wrong)));
+    }
+    assert_eq!(here.handle.send(Message::Other("text".into())), Err(SendError::Unfit(Wrong::NotAMap)));
+    here.handle.send(note("well")).expect("room");
+    assert_eq!(told(&mut peer).await, note("well"));
+}
+
+#[tokio::test]
+async fn before_it_is_known_a_peer_may_say_little() {
+    let (mut peer, stream) = tokio::io::duplex(64 * 1024);
+    let mut wire = Wire::new(stream, Bounds::STRANGER);
+    let (auth, followed) = (Message::AuthSuccess { message: "yes".into() }, note("already"));
+    peer.write_all(&[auth.clone().encode(), followed.clone().encode()].concat()).await.unwrap();
+    assert_eq!(wire.receive().await.unwrap(), auth);
+    // What came together with the first message is not lost, and what follows may be longer.
+    peer.write_all(&note(&"x".repeat(10_000)).encode()).await.unwrap();
+    let (_handle, mut incoming, conversation) = Conversation::new(wire, Settings::default());
+    tokio::spawn(conversation.run());
+    assert_eq!(incoming.recv().await, Some(followed));
+    assert_eq!(incoming.recv().await, Some(note(&"x".repeat(10_000))));
+
+    let (mut peer, stream) = tokio::io::duplex(64 * 1024);
+    peer.write_all(&note(&"x".repeat(10_000)).encode()).await.unwrap();
+    let received = Wire::new(stream, Bounds::STRANGER).receive().await;
+    assert!(matches!(received, Err(WireError::Wrong(Wrong::Bytes))));
+}

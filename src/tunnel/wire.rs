@@ -1,0 +1,117 @@
+//! The wire: messages over a stream of bytes, read one by one.
+
+use std::io;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use super::frame::{Bounds, Progress, Scanner, Wrong};
+use super::message::Message;
+use super::value::Value;
+
+/// How much is read at least at a time.
+const READ: usize = 2 * 1024;
+
+/// A buffer that grew beyond this for a long frame is given back afterwards.
+const KEEP: usize = 16 * 1024;
+
+/// What a value costs in memory besides the bytes of its frame.
+const VALUE: usize = size_of::<Value>();
+
+/// A stream of bytes over which messages go, before a conversation: while the two ends make themselves known.
+#[derive(Debug)]
+pub struct Wire<S> {
+    pub(super) stream: S,
+    pub(super) inbox: Inbox,
+}
+
+/// Why no message can be read or written any more.
+#[derive(Debug, thiserror::Error)]
+pub enum WireError {
+    #[error("the other end closed the connection")]
+    Closed,
+    #[error("the connection broke: {0}")]
+    Io(#[from] io::Error),
+    #[error("the other end sent what cannot be read: {0}")]
+    Wrong(#[from] Wrong),
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
+    pub fn new(stream: S, bounds: Bounds) -> Self {
+        Self { stream, inbox: Inbox::new(bounds) }
+    }
+
+    /// The next message. Nothing is lost when the waiting is given up.
+    pub async fn receive(&mut self) -> Result<Message, WireError> {
+        loop {
+            if let Some((message, _)) = self.inbox.next()? {
+                return Ok(message);
+            }
+            if self.inbox.fill(&mut self.stream).await? == 0 {
+                return Err(WireError::Closed);
+            }
+        }
+    }
+
+    pub async fn send(&mut self, message: Message) -> io::Result<()> {
+        self.stream.write_all(&message.encode()).await?;
+        self.stream.flush().await
+    }
+}
+
+/// What has been read and is not yet a message.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    bounds: Bounds,
+    scanner: Scanner,
+    buffer: BytesMut,
+}
+
+impl Inbox {
+    pub(super) fn new(bounds: Bounds) -> Self {
+        Self { bounds, scanner: Scanner::new(bounds), buffer: BytesMut::new() }
+    }
+
+    /// The same bytes, of which the frames to come may be other.
+    pub(super) fn within(mut self, bounds: Bounds) -> Self {
+        (self.bounds, self.scanner) = (bounds, Scanner::new(bounds));
+        self
+    }
+
+    /// The next message that is whole, and about how much memory it takes.
+    pub(super) fn next(&mut self) -> Result<Option<(Message, usize)>, Wrong> {
+        loop {
+            match self.scanner.scan(&self.buffer) {
+                Progress::Incomplete => return Ok(None),
+                Progress::Wrong(wrong) => return Err(wrong),
+                Progress::Complete(end) => {
+                    let weight = end + self.scanner.values() * VALUE;
+                    self.scanner = Scanner::new(self.bounds);
+                    let frame = self.take(end);
+                    if let Some(message) = Message::decode(&frame)? {
+                        return Ok(Some((message, weight)));
+                    }
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, end: usize) -> BytesMut {
+        let frame = self.buffer.split_to(end);
+        if end > KEEP && self.buffer.len() <= KEEP {
+            self.buffer = BytesMut::from(&self.buffer[..]);
+        }
+        frame
+    }
+
+    /// Reads more; how many bytes, and none at the end.
+    pub(super) async fn fill(&mut self, from: &mut (impl AsyncRead + Unpin)) -> io::Result<usize> {
+        self.buffer.reserve(READ);
+        from.read_buf(&mut self.buffer).await
+    }
+
+    #[cfg(test)]
+    pub(super) fn put(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+}

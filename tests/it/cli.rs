@@ -1,0 +1,202 @@
+//! The command line and the life of the process: what is printed, exit codes, signals.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::harness::{Dialect, Ended, Printing, Roster, SOON, Scene, binary, ensure, eventually, exception, free_port};
+use crate::idl::{NotFound, TRosterSyncClient};
+
+const NODES: &str = r#"
+"/a" = "one"
+"/a/b" = "two"
+"/a/c" = { base64 = "/wA=" }
+"#;
+
+#[test]
+fn get_prints_the_data_of_a_node() {
+    let roster = Roster::of_file(NODES);
+    assert_eq!(roster.cli(["get", "/a/b"]).text(), "two");
+    assert_eq!(roster.cli(["get", "/a/c", "-o", "raw"]).told, b"\xff\0");
+    let node = roster.cli(["get", "/a/b", "-o", "json"]).json();
+    assert_eq!((&node["path"], &node["data"], &node["freshness"]["ageMs"]), (&json!("/a/b"), &json!("two"), &json!(0)));
+    assert_eq!(roster.cli(["get", "/a/c", "-o", "json"]).json()["dataBase64"], "/wA=");
+}
+
+#[test]
+fn ls_lists_children_or_all_below() {
+    let roster = Roster::of_file(NODES);
+    assert_eq!(roster.cli(["ls", "/a"]).text(), "b\nc\n");
+    assert_eq!(roster.cli(["ls", "/a", "-o", "json"]).json()["names"], json!(["b", "c"]));
+    assert_eq!(roster.cli(["ls", "-R", "/"]).text(), "/\n/a\n/a/b\n/a/c\n");
+}
+
+#[test]
+fn status_tells_how_the_sources_are() {
+    let roster = Roster::of_file(NODES);
+    let status = roster.cli(["status", "-o", "json"]).json();
+    assert_eq!((&status["sources"][0]["state"], &status["sources"][0]["nodes"]), (&json!("live"), &json!(4)));
+    assert!(roster.cli(["status"]).text().contains("in sync"));
+}
+
+#[test]
+fn an_exit_code_says_what_went_wrong() {
+    let roster = Roster::of_file(NODES);
+    let unreached = Roster::start("[[zookeeper]]\nconnect = \"127.0.0.1:1\"\n");
+    let nobody = Roster::prepare("");
+    for (code, ended) in [
+        (1, roster.cli(["get", "/no"])),
+        (2, roster.cli(["get", "relative"])),
+        (2, roster.cli(["nonsense"])),
+        (3, nobody.cli(["status"])),
+        (5, unreached.cli(["get", "/a"])),
+    ] {
+        assert_eq!(ended.code, Some(code), "{ended:?}");
+        assert!(ended.told.is_empty() && !ended.wrong.is_empty(), "{ended:?}");
+    }
+    roster.process().freeze();
+    let ended = roster.cli(["status", "--timeout", "200ms"]);
+    roster.process().thaw();
+    assert_eq!(ended.code, Some(6), "{ended:?}");
+}
+
+#[test]
+fn data_may_be_refused_for_its_age_but_is_shown_and_watched_at_any() {
+    let scene = Scene::new();
+    scene.zk.create("/a", "one");
+    scene.agrees();
+    let limited = || scene.roster.cli(["get", "/a", "--max-age", "1ms"]);
+    assert_eq!(limited().text(), "one");
+    scene.link.cut();
+    eventually("it is too old", SOON, || ensure(limited().code == Some(4), "it is not"));
+    assert_eq!(scene.roster.cli(["get", "/a"]).text(), "one");
+    assert_eq!(scene.roster.cli(["ls", "/"]).text(), "a\n");
+    let watch = Printing::start(&mut scene.roster.command(["watch", "/a", "-o", "json"]));
+    assert_eq!(change(&watch), ("PRESENT".into(), "/a".into(), "one".into()));
+}
+
+/// The next line of a watch in JSON: kind, path and data.
+fn change(watch: &Printing) -> (String, String, String) {
+    let line: Value = serde_json::from_str(&watch.line()).expect("JSON");
+    let text = |field: &str| line[field].as_str().unwrap_or_default().to_owned();
+    (text("kind"), text("path"), text("data"))
+}
+
+#[test]
+fn a_watch_goes_on_over_a_restart_of_the_sidecar() {
+    let mut roster = Roster::of_file(NODES);
+    let watch = Printing::start(&mut roster.command(["watch", "/a/b", "-o", "json"]));
+    let told = |kind: &str, data: &str| (kind.to_owned(), "/a/b".to_owned(), data.to_owned());
+    assert_eq!(change(&watch), told("PRESENT", "two"));
+    roster.write("nodes.toml", "[nodes]\n\"/a/b\" = \"three\"");
+    assert_eq!(change(&watch), told("CHANGED", "three"));
+    assert!(roster.stop().success());
+    roster.write("nodes.toml", "[nodes]\n\"/a/b\" = \"four\"");
+    roster.run();
+    assert_eq!(change(&watch).0, "RESET");
+    assert_eq!(change(&watch), told("PRESENT", "four"));
+    roster.write("nodes.toml", "[nodes]\n");
+    assert_eq!(change(&watch), told("DELETED", ""));
+}
+
+#[test]
+fn a_watch_whose_reader_leaves_ends_in_silence() {
+    let roster = Roster::of_file(NODES);
+    let watch = Printing::start(&mut roster.command(["watch"]));
+    assert!(watch.line().contains("PRESENT"));
+    let mut edit = 0..;
+    let ended = watch.hang_up(|| roster.write("nodes.toml", &format!("[nodes]\n\"/a\" = \"{:?}\"", edit.next())));
+    assert_eq!((ended.code, ended.wrong.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn config_check_tells_every_mistake_with_its_line() {
+    let roster = Roster::prepare("[store]\nhistory = 0\n[[zookeeper]]\nconect = \"127.0.0.1:1\"\n");
+    let ended = Ended::of(binary().args(["config", "check"]).arg(roster.config()));
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    let file = roster.config().display().to_string();
+    for (line, what) in [(5, "store.history"), (7, "conect"), (6, "connect")] {
+        let place = format!("{file}:{line}: ");
+        let found = ended.wrong.lines().any(|told| told.starts_with(&place) && told.contains(what));
+        assert!(found, "{place}{what} in\n{}", ended.wrong);
+    }
+    let right = Roster::prepare("[[zookeeper]]\nconnect = \"127.0.0.1:1\"\n");
+    assert_eq!(Ended::of(binary().args(["config", "check"]).arg(right.config())).code, Some(0));
+    let served = Ended::of(binary().args(["serve", "--config"]).arg(roster.config()));
+    assert_eq!((served.code, served.wrong), (Some(2), ended.wrong), "serve says the same");
+}
+
+#[test]
+fn a_file_is_read_again_when_it_is_edited_and_stands_while_it_is_wrong() {
+    let roster = Roster::of_file(NODES);
+    let becomes = |path: &str, data: &str| {
+        eventually(path, SOON, || ensure(roster.get(path).is_ok_and(|it| it.node.data == data.as_bytes()), data));
+    };
+    roster.write("nodes.toml", "[nodes]\n\"/a/b\" = \"edited\"");
+    becomes("/a/b", "edited");
+    exception::<NotFound>(roster.get("/a/c")).expect("it is gone");
+    roster.write("nodes.toml", "[nodes]\n\"/a/b\" = ");
+    eventually("it is told", SOON, || ensure(roster.source().detail.contains("nodes.toml"), "it is not"));
+    becomes("/a/b", "edited");
+    roster.write("nodes.toml", "[nodes]\n\"/a/b\" = \"mended\"");
+    roster.process().signal(Signal::SIGHUP);
+    becomes("/a/b", "mended");
+    assert_eq!(roster.source().detail, "");
+}
+
+#[test]
+fn a_stop_is_quick_and_in_order_even_while_clients_wait() {
+    let mut roster = Roster::of_file(NODES);
+    let (mut idle, socket) = (roster.client(), roster.socket().to_owned());
+    let since = idle.watch(0, vec![], 0, 0).expect("an answer").freshness.revision;
+    let watch = std::thread::spawn(move || Dialect::ALL[0].unix(&socket)?.watch(since, vec![], 60_000, 0));
+    eventually("it waits", SOON, || ensure(roster.status().counters["watchesWaiting"] == 1, "it does not"));
+    let start = Instant::now();
+    assert_eq!(roster.stop().code(), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    let answer = watch.join().expect("no panic").expect("an answer, as if the time had run out");
+    assert!(answer.changes.is_empty() && !answer.reset);
+    idle.status().expect_err("nobody is there");
+    assert!(!roster.socket().exists(), "the socket is taken away");
+}
+
+#[test]
+fn a_second_sidecar_on_the_same_socket_is_refused() {
+    let roster = Roster::of_file(NODES);
+    let second = Ended::of(binary().args(["serve", "--config"]).arg(roster.config()));
+    assert_ne!(second.code, Some(0));
+    assert!(second.wrong.contains("another process answers there"), "{second:?}");
+    assert_eq!(roster.data("/a"), b"one");
+}
+
+#[test]
+fn a_killed_sidecar_leaves_nothing_in_the_way_of_the_next() {
+    let mut roster = Roster::of_file(NODES);
+    roster.kill();
+    assert!(roster.socket().exists(), "it could not take it away");
+    roster.run();
+    roster.becomes("live");
+    assert_eq!(roster.data("/a"), b"one");
+}
+
+#[test]
+fn without_a_configuration_there_is_a_demonstration() {
+    if Path::new("/etc/roster/roster.toml").exists() {
+        // Whoever runs the tests has configured it.
+        return;
+    }
+    let home = tempfile::tempdir().expect("a folder");
+    let mut serve = binary();
+    for name in ["HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"] {
+        serve.env(name, home.path());
+    }
+    serve.args(["serve", "--set", &format!("thrift.tcp=127.0.0.1:{}", free_port())]);
+    let _demonstration = Printing::start(&mut serve);
+    let address = format!("unix://{}/roster/roster.sock", home.path().display());
+    eventually("it answers", SOON, || {
+        let ended = Ended::of(binary().args(["get", "/zk_test", "--address", &address]));
+        ensure(ended.told == b"Hello from Roster", format!("{ended:?}"))
+    });
+}

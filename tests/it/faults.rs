@@ -1,0 +1,215 @@
+//! Whatever becomes of ZooKeeper, the line to it and the sidecar: answers go on, their age is true, and afterwards
+//! the mirror is right again without a hole for those who watch it.
+
+use std::time::{Duration, Instant};
+
+use crate::harness::{SOON, Scene, any_age, ensure, eventually, exception, fresh_chroot};
+use crate::idl::{Freshness, NotReady, ReadOptions, TRosterSyncClient, TooStale};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// The longest that a broken line may go unnoticed.
+const NOTICED: Duration = Duration::from_secs(6);
+
+impl Scene {
+    /// The mirror is right, and still follows; and the watchers were told each change.
+    fn recovers(&self) {
+        self.agrees();
+        self.zk.create("/written-after-the-fault", "");
+        self.agrees_within(SECOND, |_| true);
+        assert_eq!(self.resets(), 2, "each watcher read everything once, at first");
+    }
+
+    /// Answers go on while the source is lost, and say so.
+    fn is_cut_off(&self) {
+        eventually("answers grow old", NOTICED, || ensure(self.freshness().age_ms > 0, "they are fresh"));
+    }
+
+    fn freshness(&self) -> Freshness {
+        self.roster.get("/").expect("an answer").freshness
+    }
+
+    fn changes(&self) {
+        self.zk.create("/new", "one");
+        self.zk.set("/old", "two");
+        self.zk.delete("/doomed");
+        self.zk.delete_all("/tree");
+        self.zk.create("/tree/other", "again");
+    }
+}
+
+/// A scene with something to lose.
+fn furnished(scene: Scene) -> Scene {
+    for path in ["/old", "/doomed", "/tree/branch/leaf"] {
+        scene.zk.create(path, "one");
+    }
+    scene.agrees();
+    scene
+}
+
+#[test]
+fn what_is_written_while_the_line_is_cut_is_not_lost() {
+    let scene = furnished(Scene::new());
+    scene.link.cut();
+    scene.is_cut_off();
+    scene.changes();
+    scene.link.mend();
+    scene.recovers();
+}
+
+#[test]
+fn what_is_written_while_the_line_swallows_everything_is_not_lost() {
+    let scene = furnished(Scene::new());
+    scene.link.fall_silent();
+    scene.changes();
+    scene.is_cut_off();
+    scene.link.mend();
+    scene.recovers();
+}
+
+#[test]
+fn a_line_that_breaks_again_and_again_leaves_no_hole() {
+    let scene = furnished(Scene::new());
+    for breakage in 0..10 {
+        scene.link.cut();
+        scene.zk.create(&format!("/while-broken-{breakage}"), "");
+        scene.link.mend();
+        scene.zk.create(&format!("/while-whole-{breakage}"), "");
+    }
+    scene.recovers();
+}
+
+#[test]
+fn what_is_written_during_a_resync_is_not_lost() {
+    let scene = Scene::new();
+    scene.zk.create_many("/node-", 3_000);
+    scene.agrees();
+    for round in 0..3 {
+        let reconnects = scene.roster.source().reconnects;
+        scene.link.cut();
+        scene.is_cut_off();
+        scene.link.mend();
+        // Each node is written once, so that a later event cannot make good for one that was missed.
+        let mut written = 0;
+        while scene.roster.source().reconnects == reconnects || scene.freshness().age_ms > 0 {
+            scene.zk.create_many(&format!("/round-{round}-{written}-"), 3);
+            written += 1;
+        }
+        scene.agrees();
+    }
+}
+
+#[test]
+fn a_session_that_expires_while_the_sidecar_is_frozen_is_replaced() {
+    let mut scene = furnished(Scene::own(""));
+    let session = scene.roster.source().session.expect("a session");
+    scene.roster.process().freeze();
+    scene.server().forgets(&session);
+    scene.changes();
+    scene.roster.process().thaw();
+    scene.recovers();
+    assert_ne!(scene.roster.source().session, Some(session));
+}
+
+#[test]
+fn a_frozen_zookeeper_is_outlived() {
+    let mut scene = furnished(Scene::own(""));
+    scene.server().freeze();
+    scene.is_cut_off();
+    assert_eq!(scene.roster.data("/old"), b"one");
+    scene.server().thaw();
+    scene.changes();
+    scene.recovers();
+}
+
+#[test]
+fn a_killed_zookeeper_is_outlived() {
+    let mut scene = furnished(Scene::own(""));
+    scene.server().kill();
+    scene.is_cut_off();
+    assert_eq!(scene.roster.data("/old"), b"one");
+    // The sidecar shall come late, and find everything changed.
+    scene.link.cut();
+    scene.server().restart();
+    scene.changes();
+    scene.link.mend();
+    scene.recovers();
+}
+
+#[test]
+fn a_zookeeper_that_comes_back_empty_is_believed_after_a_while() {
+    let mut scene = furnished(Scene::own("hold = \"3s\""));
+    scene.zk.create_many("/member-", 20);
+    scene.agrees();
+    scene.link.cut();
+    scene.server().restart_empty();
+    scene.zk.create("/old", "a new life, from an earlier transaction");
+    scene.link.mend();
+    eventually("additions pass", SOON, || ensure(scene.roster.data("/old") != b"one", "they do not"));
+    assert_eq!(scene.roster.data("/member-7"), b"7", "what is gone is held");
+    assert!(scene.freshness().age_ms > 0, "and its age says so");
+    scene.recovers();
+}
+
+#[test]
+fn nodes_that_come_back_while_they_are_held_were_never_gone() {
+    let scene = furnished(Scene::with(&fresh_chroot(), "hold = \"60s\""));
+    scene.zk.create_many("/member-", 20);
+    scene.agrees();
+    scene.link.cut();
+    (0..20).for_each(|n| scene.zk.delete(&format!("/member-{n}")));
+    scene.link.mend();
+    eventually("they are held", SOON, || ensure(scene.roster.source().detail.contains("holding"), "they are not"));
+    assert_eq!(scene.roster.data("/member-7"), b"7");
+    scene.zk.create_many("/member-", 20);
+    scene.recovers();
+}
+
+#[test]
+fn a_resync_without_a_difference_changes_no_revision() {
+    let scene = furnished(Scene::new());
+    let (before, reconnects) = (scene.freshness(), scene.roster.source().reconnects);
+    scene.link.cut();
+    scene.is_cut_off();
+    scene.link.mend();
+    scene.agrees();
+    assert!(scene.roster.source().reconnects > reconnects);
+    assert_eq!(scene.freshness(), before);
+}
+
+#[test]
+fn an_answer_says_how_old_it_is_and_is_refused_where_that_is_too_old() {
+    let scene = furnished(Scene::new());
+    let demanding = || scene.roster.client().get("/old".into(), ReadOptions::new(100));
+    demanding().expect("it is fresh");
+    let cut = Instant::now();
+    scene.link.cut();
+    scene.is_cut_off();
+    let (first, since_first) = (scene.freshness().age_ms, Instant::now());
+    let refusal: TooStale = eventually("it is too old", SOON, || exception(demanding()));
+    assert!(refusal.age_ms > refusal.max_age_ms && refusal.max_age_ms == 100, "{refusal:?}");
+    eventually("it grows older", SOON, || ensure(scene.freshness().age_ms > first + 1_000, "it does not"));
+    assert!(since_first.elapsed() > SECOND / 2, "age is time that passes");
+    // The last proof may be a little older than the cut.
+    let most = cut.elapsed().as_millis() as i64 + 5_000;
+    assert!(scene.freshness().age_ms < most, "no older than it can be");
+    assert_ne!(scene.roster.source().state, "live");
+    assert_eq!(scene.roster.data("/old"), b"one");
+    scene.link.mend();
+    scene.agrees();
+    demanding().expect("it is fresh again");
+}
+
+#[test]
+fn nothing_is_known_before_zookeeper_is_reached_and_the_client_is_told() {
+    let mut scene = Scene::before_zookeeper("");
+    let refusal: NotReady = exception(scene.roster.get("/")).expect("nothing is known");
+    assert_eq!(refusal.source, "zookeeper");
+    assert!(!refusal.message.is_empty());
+    exception::<NotReady>(scene.roster.client().children("/".into(), any_age())).expect("not an absence");
+    let source = scene.roster.source();
+    assert_ne!(source.state, "live");
+    assert_eq!((source.last_sync, source.age_ms), (None, None), "it never was in sync");
+    scene.server().restart();
+    scene.recovers();
+}

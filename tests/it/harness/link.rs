@@ -1,0 +1,97 @@
+//! The line between a sidecar and its ZooKeeper, which can be cut and swallow everything.
+
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+use super::runtime;
+
+/// A line to a server.
+#[derive(Debug)]
+pub(crate) struct Link {
+    address: SocketAddr,
+    state: watch::Sender<State>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Whole,
+    /// Every connection is closed.
+    Cut,
+    /// Nothing comes through, and nobody is told.
+    Silent,
+    Gone,
+}
+
+impl Link {
+    pub(crate) fn to(server: String) -> Self {
+        let (state, watched) = watch::channel(State::Whole);
+        let listener = runtime().block_on(TcpListener::bind("127.0.0.1:0")).expect("a listener");
+        let address = listener.local_addr().expect("an address");
+        runtime().spawn(accept(listener, server, watched));
+        Self { address, state }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn cut(&self) {
+        self.state.send_replace(State::Cut);
+    }
+
+    pub(crate) fn fall_silent(&self) {
+        self.state.send_replace(State::Silent);
+    }
+
+    pub(crate) fn mend(&self) {
+        self.state.send_replace(State::Whole);
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.state.send_replace(State::Gone);
+    }
+}
+
+async fn accept(listener: TcpListener, server: String, state: watch::Receiver<State>) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = until(state.clone(), |state| state == State::Gone) => return,
+        };
+        if let Ok((client, _)) = accepted {
+            tokio::spawn(carry(client, server.clone(), state.clone()));
+        }
+    }
+}
+
+async fn carry(client: TcpStream, server: String, state: watch::Receiver<State>) {
+    until(state.clone(), |state| state != State::Silent).await;
+    let Ok(server) = TcpStream::connect(server).await else { return };
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    tokio::select! {
+        () = pump(from_client, to_server, state.clone()) => {}
+        () = pump(from_server, to_client, state.clone()) => {}
+        () = until(state, |state| matches!(state, State::Cut | State::Gone)) => {}
+    }
+}
+
+async fn pump(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, state: watch::Receiver<State>) {
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(length @ 1..) = from.read(&mut buffer).await {
+        until(state.clone(), |state| state != State::Silent).await;
+        if to.write_all(&buffer[..length]).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn until(mut state: watch::Receiver<State>, reached: impl Fn(State) -> bool) {
+    // An error means that the link is gone.
+    let _ = state.wait_for(|state| reached(*state)).await;
+}

@@ -1,0 +1,76 @@
+//! What the tests are told with: a ZooKeeper, a sidecar, clients, watchers, and the truth.
+
+mod cli;
+mod client;
+mod link;
+mod process;
+mod roster;
+mod scene;
+mod server;
+mod truth;
+mod watcher;
+mod wire;
+mod zk;
+
+use std::fmt::Display;
+use std::net::TcpListener;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+pub(crate) use self::cli::{Ended, Printing, binary};
+pub(crate) use self::client::{Client, Dialect, any_age, exception};
+pub(crate) use self::link::Link;
+pub(crate) use self::roster::Roster;
+pub(crate) use self::scene::{Scene, fresh_chroot, source};
+pub(crate) use self::server::Server;
+pub(crate) use self::truth::Tree;
+pub(crate) use self::watcher::Watcher;
+pub(crate) use self::wire::Argument;
+pub(crate) use self::zk::Zk;
+
+/// How long anything may take that nothing holds up.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+/// Waits until `condition` holds and answers what it found, or fails with the last reason why it did not.
+pub(crate) fn eventually<T, E: Display>(
+    what: &str,
+    within: Duration,
+    mut condition: impl FnMut() -> Result<T, E>,
+) -> T {
+    let start = Instant::now();
+    loop {
+        match condition() {
+            Ok(found) => return found,
+            Err(why) if start.elapsed() > within => panic!("{what}: not within {within:?}: {why}"),
+            Err(_) => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
+}
+
+/// `Err` with the reason, unless the condition holds.
+pub(crate) fn ensure(holds: bool, why: impl Display) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(why.to_string()) }
+}
+
+/// A port that nobody has. It lies below those that the kernel gives to clients, so that none takes it while its
+/// server restarts.
+pub(crate) fn free_port() -> u16 {
+    static NEXT: OnceLock<AtomicU16> = OnceLock::new();
+    let first = || AtomicU16::new(10_000 + (std::process::id() % 200) as u16 * 100);
+    loop {
+        let port = NEXT.get_or_init(first).fetch_add(1, Ordering::Relaxed);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// Where the asynchronous parts of the harness run. The tests themselves are plain threads.
+fn runtime() -> &'static tokio::runtime::Runtime {
+    static RUNTIME: OnceLock<tokio::runtime::Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(2).enable_all().build().expect("a runtime")
+    })
+}

@@ -1,0 +1,74 @@
+//! Processes that end with the tests, however these end.
+
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::{SOON, ensure, eventually};
+
+/// A process, killed on drop. A guardian beside it kills it, and takes its folder away, when the tests are gone
+/// without having dropped it.
+#[derive(Debug)]
+pub(crate) struct Process {
+    child: Child,
+    guardian: Child,
+}
+
+/// Reads until the tests close the pipe, be it by their own death. An interrupt is meant for the tests.
+const GUARD: &str = r#"trap "" INT; cat > /dev/null; kill -9 "$0"; rm -rf "$1""#;
+
+impl Process {
+    pub(crate) fn start(command: &mut Command, folder: &Path) -> Self {
+        let child = command.stdin(Stdio::null()).spawn();
+        let child = child.unwrap_or_else(|error| panic!("{command:?}: {error}; has `make deps` been run?"));
+        let mut guardian = Command::new("sh");
+        guardian.args(["-c", GUARD, &child.id().to_string()]).arg(folder).stdin(Stdio::piped());
+        let guardian = guardian.spawn().expect("sh starts");
+        Self { child, guardian }
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id() as i32), signal).expect("the process is there");
+    }
+
+    /// Stops it in its tracks. Each of its threads comes to a halt by itself, so that is waited for.
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+        let threads = format!("/proc/{}/task", self.child.id());
+        eventually("the process is frozen", SOON, || {
+            let threads = std::fs::read_dir(&threads).expect("it is there").flatten();
+            // `1234 (name) T …`; one that is gone meanwhile is still, too.
+            let state = |stat: String| stat.rsplit_once(')').map_or("", |(_, rest)| rest).trim().chars().next();
+            let stats = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("stat")).ok());
+            ensure(stats.map(state).all(|state| state == Some('T')), "it runs")
+        });
+    }
+
+    pub(crate) fn thaw(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    /// Waits for its end.
+    pub(crate) fn ends_within(&mut self, limit: Duration) -> ExitStatus {
+        eventually("the process ends", limit, || {
+            self.child.try_wait().expect("a child can be waited for").ok_or("it runs")
+        })
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Each may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = self.guardian.kill();
+        let _ = self.guardian.wait();
+    }
+}

@@ -1,0 +1,177 @@
+//! The sidecar under test: the real binary with a configuration of its own in a temporary directory.
+
+use std::fs::OpenOptions;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+use super::process::Process;
+use super::watcher::read_all;
+use super::{Client, Dialect, SOON, Tree, Watcher, any_age, binary, eventually, free_port};
+use crate::idl::{Freshness, NodeReply, SourceStatus, StatusReply, TRosterSyncClient};
+
+/// A sidecar. It is killed on drop, and shows its log if the test failed.
+#[derive(Debug)]
+pub(crate) struct Roster {
+    folder: TempDir,
+    socket: PathBuf,
+    port: u16,
+    process: Option<Process>,
+}
+
+impl Roster {
+    /// One that runs with these settings, in TOML. `{folder}` stands for its folder.
+    pub(crate) fn start(settings: &str) -> Self {
+        let mut roster = Self::prepare(settings);
+        roster.run();
+        roster
+    }
+
+    /// One that runs with a static file of these nodes, in TOML.
+    pub(crate) fn of_file(nodes: &str) -> Self {
+        let mut roster = Self::prepare_file("roster.sock", nodes);
+        roster.run();
+        roster.becomes("live");
+        roster
+    }
+
+    /// The same, with its socket there in its folder; it does not run yet.
+    pub(crate) fn prepare_file(socket: &str, nodes: &str) -> Self {
+        let roster = Self::prepare_at(socket, "[[file]]\npath = \"{folder}/nodes.toml\"\n");
+        roster.write("nodes.toml", &format!("[nodes]\n{nodes}"));
+        roster
+    }
+
+    /// One that does not run yet.
+    pub(crate) fn prepare(settings: &str) -> Self {
+        Self::prepare_at("roster.sock", settings)
+    }
+
+    fn prepare_at(socket: &str, settings: &str) -> Self {
+        let (folder, port) = (tempfile::tempdir().expect("a folder"), free_port());
+        let socket = folder.path().join(socket);
+        let settings = settings.replace("{folder}", &folder.path().display().to_string());
+        let settings = format!("[thrift]\nunix = {socket:?}\ntcp = \"127.0.0.1:{port}\"\n{settings}");
+        let roster = Self { folder, socket, port, process: None };
+        roster.write("roster.toml", &settings);
+        roster
+    }
+
+    /// Starts it and waits until it answers.
+    pub(crate) fn run(&mut self) {
+        let log = OpenOptions::new().create(true).append(true).open(self.folder().join("log")).expect("a log");
+        let mut command = binary();
+        command.args(["serve", "--config"]).arg(self.config());
+        command.stdout(log.try_clone().expect("a log")).stderr(log);
+        self.process = Some(Process::start(&mut command, self.folder.path()));
+        eventually("the sidecar answers", SOON, || self.try_client(Dialect::ALL[0])?.status());
+    }
+
+    /// Asks it to stop, and answers how it ended.
+    pub(crate) fn stop(&mut self) -> ExitStatus {
+        let mut process = self.process.take().expect("it runs");
+        process.signal(Signal::SIGTERM);
+        process.ends_within(SOON)
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.process = None;
+    }
+
+    pub(crate) fn process(&self) -> &Process {
+        self.process.as_ref().expect("it runs")
+    }
+
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.folder().join(name), text).expect("the file is written");
+    }
+
+    /// Changes its configuration.
+    pub(crate) fn configure(&self, from: &str, to: &str) {
+        let config = std::fs::read_to_string(self.config()).expect("a configuration");
+        assert!(config.contains(from), "{config}");
+        self.write("roster.toml", &config.replace(from, to));
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn config(&self) -> PathBuf {
+        self.folder().join("roster.toml")
+    }
+
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.folder().join("log")).unwrap_or_default()
+    }
+
+    /// How many bytes of memory it has.
+    pub(crate) fn memory(&self) -> usize {
+        let id = self.process().id();
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("a status");
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a resident set");
+        resident.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") * 1024
+    }
+
+    /// A client over the Unix socket.
+    pub(crate) fn client(&self) -> Client {
+        self.try_client(Dialect::ALL[0]).expect("the sidecar accepts")
+    }
+
+    pub(crate) fn try_client(&self, dialect: Dialect) -> thrift::Result<Client> {
+        dialect.unix(&self.socket)
+    }
+
+    pub(crate) fn watcher(&self, limit: i32) -> Watcher {
+        Watcher::start(&self.socket, limit)
+    }
+
+    pub(crate) fn get(&self, path: &str) -> thrift::Result<NodeReply> {
+        self.client().get(path.into(), any_age())
+    }
+
+    /// The data of a node that is there.
+    pub(crate) fn data(&self, path: &str) -> Vec<u8> {
+        self.get(path).unwrap_or_else(|error| panic!("{path}: {error:?}")).node.data
+    }
+
+    /// Everything it holds.
+    pub(crate) fn tree(&self) -> thrift::Result<(Tree, Freshness)> {
+        read_all(&mut self.client())
+    }
+
+    pub(crate) fn status(&self) -> StatusReply {
+        self.client().status().expect("a status")
+    }
+
+    /// The status of its first source.
+    pub(crate) fn source(&self) -> SourceStatus {
+        self.status().sources.into_iter().next().expect("a source")
+    }
+
+    /// Waits until its first source is in this state.
+    pub(crate) fn becomes(&self, state: &str) {
+        eventually(&format!("the source is {state}"), SOON, || {
+            let source = self.source();
+            if source.state == state { Ok(()) } else { Err(format!("{source:?}")) }
+        });
+    }
+}
+
+impl Drop for Roster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("The sidecar's log:\n{}", self.log());
+        }
+    }
+}

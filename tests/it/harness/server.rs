@@ -1,0 +1,149 @@
+//! A real ZooKeeper, which can be frozen, killed, restarted and wiped.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
+use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::process::Process;
+use super::{SOON, Zk, ensure, eventually, free_port};
+
+/// As Debian's package installs it.
+const CLASS_PATH: &str = "/usr/share/java/zookeeper.jar";
+
+/// Small, and quick to start.
+const JVM: [&str; 5] = [
+    "-Xmx256m",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "-Dzookeeper.forceSync=no",
+    "-Dzookeeper.preAllocSize=64",
+];
+
+/// A standalone ZooKeeper.
+#[derive(Debug)]
+pub(crate) struct Server {
+    folder: TempDir,
+    port: u16,
+    process: Option<Process>,
+    _place: Place,
+}
+
+impl Server {
+    /// One that runs already, for tests that do it no harm.
+    pub(crate) fn shared() -> &'static Server {
+        static SHARED: OnceLock<Server> = OnceLock::new();
+        SHARED.get_or_init(Server::start)
+    }
+
+    pub(crate) fn start() -> Self {
+        let mut server = Self::prepare();
+        server.restart();
+        server
+    }
+
+    /// One that does not run yet.
+    pub(crate) fn prepare() -> Self {
+        let place = Place::take();
+        let folder = tempfile::tempdir().expect("a folder");
+        let port = free_port();
+        let config = format!(
+            "tickTime=200\nminSessionTimeout=400\nmaxSessionTimeout=60000\nmaxClientCnxns=0\n\
+             clientPortAddress=127.0.0.1\nclientPort={port}\ndataDir={}/data\n\
+             admin.enableServer=false\n4lw.commands.whitelist=srvr,dump\n",
+            folder.path().display()
+        );
+        std::fs::write(folder.path().join("zoo.cfg"), config).expect("the configuration is written");
+        Self { folder, port, process: None, _place: place }
+    }
+
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) fn zk(&self) -> Zk {
+        Zk::new(self.address())
+    }
+
+    /// Kills it.
+    pub(crate) fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// Starts it, after killing it if it runs, on the data that it has.
+    pub(crate) fn restart(&mut self) {
+        self.kill();
+        let path = |name| self.folder.path().join(name);
+        let log = File::create(path("log")).expect("a log");
+        let mut java = Command::new("java");
+        java.args(JVM)
+            .args(["-cp", CLASS_PATH, "org.apache.zookeeper.server.ZooKeeperServerMain"])
+            .arg(path("zoo.cfg"));
+        java.stdout(log.try_clone().expect("a log")).stderr(log);
+        self.process = Some(Process::start(&mut java, self.folder.path()));
+        eventually("ZooKeeper serves", SOON, || {
+            let log = || std::fs::read_to_string(path("log")).unwrap_or_default();
+            if self.ask("srvr").contains("Mode: standalone") { Ok(()) } else { Err(log()) }
+        });
+    }
+
+    /// Starts it, after killing it if it runs, with nothing but its own nodes.
+    pub(crate) fn restart_empty(&mut self) {
+        self.kill();
+        std::fs::remove_dir_all(self.folder.path().join("data")).expect("its data is taken away");
+        self.restart();
+    }
+
+    /// It answers nothing any more; connections stay.
+    pub(crate) fn freeze(&self) {
+        self.process.as_ref().expect("it runs").freeze();
+    }
+
+    pub(crate) fn thaw(&self) {
+        self.process.as_ref().expect("it runs").thaw();
+    }
+
+    /// Waits until it has closed a session, whose number is in hexadecimal.
+    pub(crate) fn forgets(&self, session: &str) {
+        eventually("the session expires", SOON, || {
+            let sessions = self.ask("dump");
+            ensure(!sessions.is_empty() && !sessions.contains(session), sessions)
+        });
+    }
+
+    /// What it answers to one of its four-letter words; nothing if it cannot be reached.
+    fn ask(&self, word: &str) -> String {
+        let mut answer = String::new();
+        let _ = TcpStream::connect(("127.0.0.1", self.port)).and_then(|mut stream| {
+            stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+            stream.write_all(word.as_bytes())?;
+            stream.read_to_string(&mut answer)
+        });
+        answer
+    }
+}
+
+/// One of a few places for a server: each costs memory, and processor time while it starts.
+#[derive(Debug)]
+struct Place;
+
+static PLACES: (Mutex<usize>, Condvar) = (Mutex::new(5), Condvar::new());
+
+impl Place {
+    fn take() -> Self {
+        let free = PLACES.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *PLACES.1.wait_while(free, |free| *free == 0).unwrap_or_else(PoisonError::into_inner) -= 1;
+        Self
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        *PLACES.0.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        PLACES.1.notify_one();
+    }
+}

@@ -1,0 +1,140 @@
+//! Verbs for ZooKeeper: each is done by a client of its own, fresh and gone again.
+
+use std::time::Duration;
+
+use zookeeper_client::{Acls, Client, CreateMode, Error};
+
+use super::runtime;
+
+/// How many nodes are written in one transaction.
+const BATCH: usize = 500;
+
+/// An address of ZooKeeper, a chroot, and who one is there.
+#[derive(Clone, Debug)]
+pub(crate) struct Zk {
+    connect: String,
+    /// `USER:PASSWORD`
+    identity: Option<String>,
+}
+
+/// The session that an ephemeral node lives by.
+#[derive(Debug)]
+pub(crate) struct Owner(Client);
+
+impl Zk {
+    pub(crate) fn new(connect: String) -> Self {
+        Self { connect, identity: None }
+    }
+
+    /// The connect string.
+    pub(crate) fn connect_string(&self) -> &str {
+        &self.connect
+    }
+
+    /// The same ZooKeeper below a node, which need not be there yet.
+    pub(crate) fn below(&self, path: &str) -> Self {
+        Self { connect: format!("{}{path}", self.connect), ..self.clone() }
+    }
+
+    /// The same ZooKeeper as this user sees it.
+    pub(crate) fn identified(&self, identity: &str) -> Self {
+        Self { identity: Some(identity.to_owned()), ..self.clone() }
+    }
+
+    /// Creates a node, and those above it that are missing. Whoever is identified keeps it to himself.
+    pub(crate) fn create(&self, path: &str, data: impl AsRef<[u8]>) {
+        let parent = &path[..path.rfind('/').expect("a slash")];
+        let acls = if self.identity.is_some() { Acls::creator_all() } else { Acls::anyone_all() };
+        self.run(async |client| {
+            if !parent.is_empty() {
+                client.mkdir(parent, &CreateMode::Persistent.with_acls(Acls::anyone_all())).await?;
+            }
+            client.create(path, data.as_ref(), &CreateMode::Persistent.with_acls(acls)).await.map(drop)
+        });
+    }
+
+    /// Creates `count` nodes named `prefix` and a number.
+    pub(crate) fn create_many(&self, prefix: &str, count: usize) {
+        let options = CreateMode::Persistent.with_acls(Acls::anyone_all());
+        self.run(async |client| {
+            let numbers: Vec<usize> = (0..count).collect();
+            for some in numbers.chunks(BATCH) {
+                let mut writer = client.new_multi_writer();
+                for n in some {
+                    writer.add_create(&format!("{prefix}{n}"), n.to_string().as_bytes(), &options)?;
+                }
+                writer.commit().await.expect("nothing is in the way");
+            }
+            Ok(())
+        });
+    }
+
+    pub(crate) fn set(&self, path: &str, data: impl AsRef<[u8]>) {
+        self.run(async |client| client.set_data(path, data.as_ref(), None).await.map(drop));
+    }
+
+    pub(crate) fn delete(&self, path: &str) {
+        self.run(async |client| client.delete(path, None).await);
+    }
+
+    /// Deletes a node and all below it.
+    pub(crate) fn delete_all(&self, path: &str) {
+        let paths: Vec<String> = self.read_all(path).into_keys().rev().collect();
+        self.run(async |client| {
+            for some in paths.chunks(BATCH) {
+                let mut writer = client.new_multi_writer();
+                for path in some {
+                    writer.add_delete(path, None)?;
+                }
+                writer.commit().await.expect("nobody else is at it");
+            }
+            Ok(())
+        });
+    }
+
+    /// Lets everybody do everything with a node.
+    pub(crate) fn open(&self, path: &str) {
+        self.run(async |client| client.set_acl(path, &Acls::anyone_all(), None).await.map(drop));
+    }
+
+    /// Creates a node that lives as long as its owner.
+    pub(crate) fn ephemeral(&self, path: &str, data: &str) -> Owner {
+        runtime().block_on(async {
+            // Detached, since its session should end by silence, not by a farewell.
+            let client = self.client(Client::connector().with_session_timeout(Duration::from_secs(1)).with_detached());
+            let client = client.await.expect("a client");
+            let options = CreateMode::Ephemeral.with_acls(Acls::anyone_all());
+            client.create(path, data.as_bytes(), &options).await.expect("a node");
+            Owner(client)
+        })
+    }
+
+    /// What `operation` makes of a fresh client; it must succeed.
+    pub(crate) fn run<T>(&self, operation: impl AsyncFn(&Client) -> Result<T, Error>) -> T {
+        self.attempt(operation).unwrap_or_else(|error| panic!("{}: {error}", self.connect))
+    }
+
+    /// What `operation` makes of a fresh client.
+    pub(crate) fn attempt<T>(&self, operation: impl AsyncFn(&Client) -> Result<T, Error>) -> Result<T, Error> {
+        runtime().block_on(async {
+            let attempt = async { operation(&self.client(Client::connector()).await?).await };
+            tokio::time::timeout(Duration::from_secs(10), attempt).await.unwrap_or(Err(Error::Timeout))
+        })
+    }
+
+    async fn client(&self, connector: zookeeper_client::Connector) -> Result<Client, Error> {
+        let connector = connector.with_fail_eagerly();
+        match &self.identity {
+            Some(identity) => connector.with_auth("digest", identity.as_bytes()).connect(&self.connect).await,
+            None => connector.connect(&self.connect).await,
+        }
+    }
+}
+
+impl Owner {
+    /// Falls silent, so that its session expires.
+    pub(crate) fn dies(self) {
+        let _runtime = runtime().enter();
+        drop(self.0);
+    }
+}

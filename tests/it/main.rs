@@ -1,0 +1,12 @@
+//! Drives the real binary, with a real ZooKeeper and real PHP, in temporary directories.
+
+mod chaos;
+mod cli;
+mod endpoint;
+mod faults;
+mod generated;
+mod harness;
+mod mirror;
+mod php;
+
+use roster::thrift::idl;

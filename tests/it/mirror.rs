@@ -1,0 +1,222 @@
+//! The mirror holds what ZooKeeper does, while nothing is wrong.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::harness::{Roster, SOON, Scene, any_age, ensure, eventually, exception, fresh_chroot, source};
+use crate::idl::{NotFound, TRosterSyncClient};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn a_node_is_followed_from_its_creation_to_its_deletion() {
+    let scene = Scene::new();
+    let resets = scene.resets();
+    let deeds: [&dyn Fn(); 6] = [
+        &|| scene.zk.create("/a/b/c", "one"),
+        &|| scene.zk.set("/a/b/c", "two"),
+        &|| scene.zk.delete("/a/b/c"),
+        &|| scene.zk.create("/a/b/c", "three"),
+        &|| scene.zk.delete_all("/a"),
+        &|| scene.zk.create("/a", "four"),
+    ];
+    for deed in deeds {
+        deed();
+        scene.agrees_within(SECOND, |_| true);
+    }
+    assert_eq!(scene.roster.data("/a"), b"four");
+    assert_eq!(scene.resets(), resets, "watchers were told each change");
+}
+
+#[test]
+fn a_node_that_comes_again_has_nothing_of_its_former_life() {
+    let scene = Scene::new();
+    for life in 0..20 {
+        scene.zk.create(&format!("/a/child-{life}"), "");
+        scene.zk.create("/a/always", life.to_string());
+        scene.zk.delete_all("/a");
+    }
+    scene.zk.create("/a", "");
+    scene.agrees();
+    let answer = scene.roster.client().children("/a".into(), any_age()).expect("an answer");
+    assert!(answer.names.is_empty(), "{:?}", answer.names);
+}
+
+#[test]
+fn ten_thousand_children_are_mirrored_and_let_go() {
+    let scene = Scene::new();
+    scene.zk.create("/many", "");
+    scene.zk.create_many("/many/child-", 10_000);
+    scene.agrees();
+    let answer = scene.roster.client().children("/many".into(), any_age()).expect("an answer");
+    assert_eq!(answer.names.len(), 10_000);
+    assert_eq!(answer.names.first().map(String::as_str), Some("child-0"));
+    scene.zk.delete_all("/many");
+    scene.agrees();
+}
+
+#[test]
+fn what_is_there_before_the_sidecar_is_mirrored_at_once() {
+    let zk = fresh_chroot();
+    zk.create("/many", "");
+    zk.create_many("/many/child-", 3_000);
+    let scene = Scene::with(&zk, "");
+    scene.agrees();
+}
+
+#[test]
+fn data_is_mirrored_byte_for_byte() {
+    let scene = Scene::new();
+    let every_byte: Vec<u8> = (0..=255).collect();
+    // ZooKeeper refuses requests of 1 MiB.
+    let largest = every_byte.repeat(4_090);
+    for (path, data) in [("/empty", &[][..]), ("/zero", &[0]), ("/every", &every_byte), ("/largest", &largest)] {
+        scene.zk.create(path, data);
+    }
+    scene.agrees();
+    assert_eq!(scene.roster.data("/largest"), largest);
+}
+
+#[test]
+fn an_ephemeral_node_goes_with_its_session() {
+    let scene = Scene::new();
+    let owner = scene.zk.ephemeral("/member", "here");
+    scene.agrees();
+    assert_ne!(scene.roster.get("/member").expect("a member").node.stat.ephemeral_owner, 0);
+    owner.dies();
+    eventually("the member is gone", SOON, || exception::<NotFound>(scene.roster.get("/member")));
+    scene.agrees();
+}
+
+#[test]
+fn a_root_or_a_chroot_that_is_missing_is_watched_until_it_is_there() {
+    let zk = fresh_chroot();
+    let scene = Scene::with(&zk, "roots = [\"/late/root\"]");
+    let answer = eventually("the root is missing", SOON, || exception::<NotFound>(scene.roster.get("/late/root")));
+    assert_eq!(answer.path, "/late/root");
+    scene.zk.create("/late/root/a", "here");
+    scene.zk.create("/elsewhere", "");
+    scene.agrees_on(|path| path.starts_with("/late/root"));
+
+    let late = zk.below("/late-chroot");
+    let scene = Scene::with(&late, "");
+    scene.roster.get("/").expect_err("nothing is there");
+    zk.create("/late-chroot/a", "here");
+    scene.agrees();
+}
+
+#[test]
+fn a_root_may_go_and_come_again() {
+    let scene = Scene::with(&fresh_chroot(), "roots = [\"/root\"]");
+    let mirrored = |path: &str| path.starts_with("/root");
+    for life in 0..3 {
+        scene.zk.create(&format!("/root/{life}"), "here");
+        scene.agrees_on(mirrored);
+        scene.zk.delete_all("/root");
+        scene.agrees_on(mirrored);
+        exception::<NotFound>(scene.roster.get("/root")).expect("the root is gone");
+    }
+    scene.zk.create("/root/again", "here");
+    scene.agrees_on(mirrored);
+}
+
+#[test]
+fn nodes_that_may_not_be_read_are_counted_and_mirrored_once_they_may() {
+    let credentials = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(&credentials, "digest:app:wrong\n").expect("it is written");
+    let settings = format!("credentials = {:?}\naudit_interval = \"500ms\"", credentials.path());
+    let scene = Scene::with(&fresh_chroot(), &settings);
+    let right = scene.zk.identified("app:secret");
+    scene.zk.create("/open", "for all");
+    right.create("/closed", "for one");
+    eventually("it is counted", SOON, || ensure(scene.roster.source().left_out == 1, "it is not"));
+    scene.agrees_on(|path| path != "/closed");
+    let answer = scene.roster.get("/open").expect("a node");
+    assert!(!answer.freshness.complete, "something is missing");
+
+    std::fs::write(&credentials, "digest:app:secret\n").expect("it is written");
+    scene.roster.process().signal(Signal::SIGHUP);
+    eventually("it is read", SOON, || scene.roster.get("/closed"));
+    let scene = scene.seen_by("app:secret");
+    scene.agrees();
+    assert!(scene.roster.get("/closed").expect("a node").freshness.complete, "nothing is missing");
+    scene.zk.set("/closed", "changed");
+    scene.agrees();
+}
+
+#[test]
+fn a_change_of_rights_is_found_by_the_audit() {
+    let scene = Scene::with(&fresh_chroot(), "audit_interval = \"500ms\"");
+    scene.zk.identified("app:secret").create("/closed", "for one");
+    eventually("it is counted", SOON, || ensure(scene.roster.source().left_out == 1, "it is not"));
+    scene.zk.identified("app:secret").open("/closed");
+    scene.agrees();
+    assert_eq!(scene.roster.source().left_out, 0);
+}
+
+#[test]
+fn patterns_say_what_is_mirrored() {
+    let settings = "include = [\"/app/**\"]\nexclude = [\"/app/*/secret\"]";
+    let scene = Scene::with(&fresh_chroot(), settings);
+    for path in ["/app/one/open", "/app/one/secret/key", "/app/two/secret", "/app/two/more/secret", "/other/open"] {
+        scene.zk.create(path, path);
+    }
+    let mirrored = ["/app/one", "/app/one/open", "/app/two", "/app/two/more", "/app/two/more/secret"];
+    scene.agrees_on(|path| mirrored.contains(&path));
+    scene.zk.set("/app/one/secret", "changed");
+    scene.zk.set("/app/one/open", "changed");
+    scene.agrees_on(|path| mirrored.contains(&path));
+}
+
+#[test]
+fn what_passes_a_limit_is_left_out_and_counted() {
+    for (settings, path) in [("max_node_bytes = \"1KiB\"", "/large"), ("max_depth = 2", "/a/b/deep")] {
+        let scene = Scene::with(&fresh_chroot(), settings);
+        scene.agrees();
+        scene.zk.create("/a/b", "small");
+        scene.zk.create(path, [b'x'; 2_000]);
+        let missing = || ensure(scene.roster.source().left_out == 1, scene.roster.source().left_out);
+        eventually(&format!("{path} is counted"), SOON, missing);
+        scene.agrees_on(|other| other != path);
+        assert!(!scene.roster.get("/a/b").expect("a node").freshness.complete, "{path} is missing");
+        scene.zk.delete(path);
+        eventually("nothing is missing", SOON, || ensure(missing().is_err(), "something is"));
+        scene.agrees();
+    }
+}
+
+#[test]
+fn a_restarted_sidecar_has_newer_revisions_and_the_present_state() {
+    let mut scene = Scene::new();
+    scene.zk.create("/a", "one");
+    scene.agrees();
+    assert!(scene.roster.stop().success());
+    scene.zk.set("/a", "two");
+    scene.zk.create("/b", "");
+    scene.roster.run();
+    scene.agrees();
+    assert_eq!(scene.resets(), 4, "each watcher began anew once");
+}
+
+#[test]
+fn ensembles_and_roots_are_mirrored_side_by_side() {
+    let (left, right) = (fresh_chroot(), fresh_chroot());
+    for path in ["/a/1", "/b/1", "/c/1"] {
+        left.create(path, "left");
+        right.create(path, "right");
+    }
+    let sources = [
+        source(left.connect_string(), "name = \"left\"\nroots = [\"/a\", \"/b\"]"),
+        source(right.connect_string(), "name = \"right\"\nroots = [\"/c\"]"),
+    ];
+    let roster = Roster::start(&sources.concat());
+    for (path, data) in [("/a/1", "left"), ("/b/1", "left"), ("/c/1", "right")] {
+        eventually(path, SOON, || roster.get(path));
+        assert_eq!(roster.data(path), data.as_bytes());
+    }
+    right.set("/c/1", "changed");
+    eventually("the change", SECOND, || ensure(roster.data("/c/1") == b"changed", "it is as before"));
+    let names: Vec<String> = roster.status().sources.into_iter().map(|source| source.name).collect();
+    assert_eq!(names, ["left", "right"]);
+}
