@@ -17,6 +17,7 @@ impl Config {
         let thrift = &self.thrift;
         for (name, size) in [
             ("max_request", thrift.max_request),
+            ("max_call", thrift.max_call),
             ("max_reply", thrift.max_reply),
             ("max_waiting_replies", thrift.max_waiting_replies),
             ("max_string", thrift.max_string),

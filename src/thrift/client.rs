@@ -11,8 +11,10 @@ use thrift::protocol::{TBinaryInputProtocol, TBinaryOutputProtocol};
 use thrift::transport::TBufferedWriteTransport;
 
 use super::idl::{
-    ChildrenReply, InvalidRequest, NodeReply, NotFound, NotReady, ReadOptions, RosterSyncClient, StatusReply,
-    SubtreeReply, TRosterSyncClient, TooStale, WatchReply,
+    CallFailed, CallOptions, CallOutcome, CallResult, CallTimedOut, ChildrenReply, Encoding, Filter, InstancesReply,
+    InvalidRequest, MastersReply, MastersWatchReply, NoMaster, NodeReply, NotFound, NotReady, Overloaded, ReadOptions,
+    RegisterAddress, RosterSyncClient, ServicesReply, StatsReply, StatusReply, SubtreeReply, TRosterSyncClient,
+    TooStale, WatchReply,
 };
 use crate::net::Address;
 
@@ -46,6 +48,14 @@ pub enum Error {
     TooStale(TooStale),
     #[error("{}: {}", .0.field, .0.message)]
     Invalid(InvalidRequest),
+    #[error("{}", .0.message)]
+    NoMaster(NoMaster),
+    #[error("master {}: {}", .0.master, .0.message)]
+    CallFailed(CallFailed),
+    #[error("master {}: {}", .0.master.as_deref().unwrap_or("?"), .0.message)]
+    CallTimedOut(CallTimedOut),
+    #[error("{}", .0.message)]
+    Overloaded(Overloaded),
     /// The sidecar could not answer, or does not know the method: a TApplicationException.
     #[error("the sidecar at {address} refused: {message}")]
     Refused { address: Address, message: String },
@@ -61,29 +71,94 @@ impl Client {
     }
 
     pub fn get(&mut self, path: &str, max_age: Option<Duration>) -> Result<NodeReply, Error> {
-        self.call(self.timeout, |sidecar| sidecar.get(path.to_owned(), options(max_age)))
+        self.ask(self.timeout, |sidecar| sidecar.get(path.to_owned(), options(max_age)))
     }
 
     pub fn children(&mut self, path: &str, max_age: Option<Duration>) -> Result<ChildrenReply, Error> {
-        self.call(self.timeout, |sidecar| sidecar.children(path.to_owned(), options(max_age)))
+        self.ask(self.timeout, |sidecar| sidecar.children(path.to_owned(), options(max_age)))
     }
 
     /// One page of a subtree; `cursor` is empty for the first.
     pub fn subtree(&mut self, path: &str, cursor: String, max_age: Option<Duration>) -> Result<SubtreeReply, Error> {
-        self.call(self.timeout, |sidecar| sidecar.subtree(path.to_owned(), 0, cursor, options(max_age)))
+        self.ask(self.timeout, |sidecar| sidecar.subtree(path.to_owned(), 0, cursor, options(max_age)))
     }
 
     /// Waits for changes, at most for `wait` beside the client's own timeout.
     pub fn watch(&mut self, since: i64, paths: Vec<String>, wait: Duration) -> Result<WatchReply, Error> {
-        let millis = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
-        self.call(self.timeout + wait, |sidecar| sidecar.watch(since, paths, millis, 0))
+        self.ask(self.timeout + wait, |sidecar| sidecar.watch(since, paths, millis(wait), 0))
     }
 
     pub fn status(&mut self) -> Result<StatusReply, Error> {
-        self.call(self.timeout, |sidecar| sidecar.status())
+        self.ask(self.timeout, |sidecar| sidecar.status())
     }
 
-    fn call<Reply>(
+    /// One page of the masters that `filter` lets pass.
+    pub fn masters(&mut self, filter: Filter) -> Result<MastersReply, Error> {
+        self.ask(self.timeout, |sidecar| sidecar.masters(filter))
+    }
+
+    pub fn services(&mut self, filter: Filter) -> Result<ServicesReply, Error> {
+        self.ask(self.timeout, |sidecar| sidecar.services(filter))
+    }
+
+    pub fn instances(&mut self, service: &str) -> Result<InstancesReply, Error> {
+        self.ask(self.timeout, |sidecar| sidecar.instances(service.to_owned()))
+    }
+
+    /// Waits for changes of masters, at most for `wait` beside the client's own timeout.
+    pub fn watch_masters(&mut self, since: i64, wait: Duration) -> Result<MastersWatchReply, Error> {
+        self.ask(self.timeout + wait, |sidecar| sidecar.watch_masters(since, millis(wait), 0))
+    }
+
+    /// Calls a method, on the master with this id if there is one. The call may take `wait`, whatever the options say,
+    /// beside the client's own timeout.
+    pub fn call(
+        &mut self,
+        master: Option<String>,
+        (service, method): (String, String),
+        arguments: Vec<u8>,
+        options: CallOptions,
+        wait: Duration,
+    ) -> Result<CallResult, Error> {
+        let options = CallOptions { timeout_ms: Some(millis(wait)), ..options };
+        self.ask(self.timeout + wait, |sidecar| match master {
+            Some(master) => sidecar.call_on(master, service, method, arguments, options),
+            None => sidecar.call(service, method, arguments, options),
+        })
+    }
+
+    /// Calls a method on all masters that offer it.
+    pub fn call_all(
+        &mut self,
+        (service, method): (String, String),
+        arguments: Vec<u8>,
+        options: CallOptions,
+        wait: Duration,
+    ) -> Result<Vec<CallOutcome>, Error> {
+        let options = CallOptions { timeout_ms: Some(millis(wait)), ..options };
+        self.ask(self.timeout + wait, |sidecar| sidecar.call_all(service, method, arguments, options))
+    }
+
+    /// Sends a command, a JSON text, to all masters; to how many it was sent.
+    pub fn broadcast(&mut self, message: Vec<u8>) -> Result<i32, Error> {
+        self.ask(self.timeout, |sidecar| sidecar.broadcast(message, Encoding::JSON))
+    }
+
+    /// Tells all masters to connect to these registers as well; how many were told.
+    pub fn add_registers(&mut self, registers: Vec<RegisterAddress>) -> Result<i32, Error> {
+        self.ask(self.timeout, |sidecar| sidecar.add_registers(registers))
+    }
+
+    /// Tells all masters to leave these registers; how many were told.
+    pub fn remove_registers(&mut self, registers: Vec<RegisterAddress>) -> Result<i32, Error> {
+        self.ask(self.timeout, |sidecar| sidecar.remove_registers(registers))
+    }
+
+    pub fn stats(&mut self) -> Result<StatsReply, Error> {
+        self.ask(self.timeout, |sidecar| sidecar.stats())
+    }
+
+    fn ask<Reply>(
         &mut self,
         patience: Duration,
         ask: impl FnOnce(&mut dyn TRosterSyncClient) -> thrift::Result<Reply>,
@@ -129,6 +204,10 @@ fn options(max_age: Option<Duration>) -> ReadOptions {
     ReadOptions::new(max_age.map(|age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX)))
 }
 
+fn millis(wait: Duration) -> i32 {
+    i32::try_from(wait.as_millis()).unwrap_or(i32::MAX)
+}
+
 /// An exception that the interface declares.
 fn declared(exception: &(dyn std::error::Error + Send + Sync + 'static)) -> Option<Error> {
     let not_found = exception.downcast_ref().cloned().map(Error::NotFound);
@@ -136,6 +215,10 @@ fn declared(exception: &(dyn std::error::Error + Send + Sync + 'static)) -> Opti
         .or_else(|| exception.downcast_ref().cloned().map(Error::NotReady))
         .or_else(|| exception.downcast_ref().cloned().map(Error::TooStale))
         .or_else(|| exception.downcast_ref().cloned().map(Error::Invalid))
+        .or_else(|| exception.downcast_ref().cloned().map(Error::NoMaster))
+        .or_else(|| exception.downcast_ref().cloned().map(Error::CallFailed))
+        .or_else(|| exception.downcast_ref().cloned().map(Error::CallTimedOut))
+        .or_else(|| exception.downcast_ref().cloned().map(Error::Overloaded))
 }
 
 /// One call over a connection, in the strict binary protocol without frames.
@@ -220,122 +303,4 @@ impl Write for Bounded<'_> {
 /// The kernel tells a socket's timeout as "would block".
 fn timed_out(error: io::Error) -> io::Error {
     if error.kind() == io::ErrorKind::WouldBlock { io::ErrorKind::TimedOut.into() } else { error }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::TcpListener;
-
-    use thrift::server::TProcessor;
-
-    use super::super::idl::{Freshness, Node, NodesReply, Origin, RosterSyncHandler, RosterSyncProcessor, Stat};
-    use super::*;
-
-    const TIMEOUT: Duration = Duration::from_secs(5);
-
-    /// Answers `get` by the path.
-    struct Sidecar;
-
-    impl RosterSyncHandler for Sidecar {
-        fn handle_get(&self, path: String, options: ReadOptions) -> thrift::Result<NodeReply> {
-            let freshness = Freshness::new(7, 0, Origin::LIVE, true);
-            match path.as_str() {
-                "/nothing" => Err(NotFound::new(path, "no such node".into(), freshness).into()),
-                "/later" => Err(NotReady::new("zookeeper".into(), "connecting".into()).into()),
-                "/old" => Err(TooStale::new(9, options.max_age_ms.unwrap_or(0), "it is down".into()).into()),
-                "/wrong" => Err(InvalidRequest::new("path".into(), "it is wrong".into()).into()),
-                "/busy" => Err("too busy".into()),
-                _ => {
-                    Ok(NodeReply::new(Node::new(path, b"\xff".to_vec(), Stat::new(1, 2, 3, 4, 5, 6, 7, 8)), freshness))
-                }
-            }
-        }
-
-        fn handle_get_many(&self, _: Vec<String>, _: ReadOptions) -> thrift::Result<NodesReply> {
-            Err("not asked".into())
-        }
-
-        fn handle_children(&self, _: String, _: ReadOptions) -> thrift::Result<ChildrenReply> {
-            Err("not asked".into())
-        }
-
-        fn handle_subtree(&self, _: String, _: i32, _: String, _: ReadOptions) -> thrift::Result<SubtreeReply> {
-            Err("not asked".into())
-        }
-
-        fn handle_watch(&self, _: i64, _: Vec<String>, _: i32, _: i32) -> thrift::Result<WatchReply> {
-            Err("not asked".into())
-        }
-
-        fn handle_status(&self) -> thrift::Result<StatusReply> {
-            Err("not asked".into())
-        }
-    }
-
-    /// A sidecar that answers so many requests of each connection, then closes it.
-    fn sidecar(requests: usize) -> Address {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = Address::Tcp(listener.local_addr().expect("an address").to_string());
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let stream = stream.expect("a connection");
-                let mut input = TBinaryInputProtocol::new(stream.try_clone().expect("a handle"), true);
-                let mut output = TBinaryOutputProtocol::new(TBufferedWriteTransport::new(stream), true);
-                let processor = RosterSyncProcessor::new(Sidecar);
-                for _ in 0..requests {
-                    let _ = processor.process(&mut input, &mut output);
-                }
-            }
-        });
-        address
-    }
-
-    #[test]
-    fn every_exception_has_its_variant_and_leaves_the_connection_in_use() {
-        let mut client = Client::new(sidecar(5), TIMEOUT);
-        let mut ask = |path| client.get(path, Some(Duration::from_millis(3)));
-        assert_eq!(ask("/a").expect("a node").node.data, [0xff]);
-        assert!(matches!(ask("/nothing"), Err(Error::NotFound(exception)) if exception.freshness.revision == 7));
-        assert!(matches!(ask("/later"), Err(Error::NotReady(exception)) if exception.source == "zookeeper"));
-        assert!(matches!(ask("/old"), Err(Error::TooStale(exception)) if exception.max_age_ms == 3));
-        assert!(matches!(ask("/wrong"), Err(Error::Invalid(exception)) if exception.field == "path"));
-        assert!(matches!(ask("/a"), Err(Error::Broken { .. })), "the sidecar closed the connection");
-    }
-
-    #[test]
-    fn a_refusal_tells_its_reason() {
-        let refused = Client::new(sidecar(1), TIMEOUT).get("/busy", None);
-        assert!(matches!(&refused, Err(Error::Refused { message, .. }) if message == "too busy"), "{refused:?}");
-    }
-
-    #[test]
-    fn a_broken_connection_is_made_anew_at_the_next_call() {
-        let mut client = Client::new(sidecar(1), TIMEOUT);
-        client.get("/a", None).expect("a node");
-        assert!(matches!(client.get("/a", None), Err(Error::Broken { .. })));
-        client.get("/a", None).expect("a node");
-    }
-
-    #[test]
-    fn nobody_there_and_nobody_answering_are_told_apart() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("socket");
-        let mut client = Client::new(Address::Unix(path.clone()), Duration::from_millis(50));
-        assert!(matches!(client.status(), Err(Error::Unreachable { .. })));
-        let _silent = std::os::unix::net::UnixListener::bind(&path).expect("a socket");
-        assert!(matches!(client.status(), Err(Error::TimedOut { .. })));
-    }
-
-    #[test]
-    fn what_is_no_answer_is_told_so() {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = Address::Tcp(listener.local_addr().expect("an address").to_string());
-        let server = std::thread::spawn(move || {
-            let (mut stream, _) = listener.accept().expect("a connection");
-            stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").expect("an answer");
-            stream
-        });
-        assert!(matches!(Client::new(address, TIMEOUT).status(), Err(Error::Broken { .. })));
-        server.join().expect("the server");
-    }
 }

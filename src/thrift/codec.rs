@@ -1,22 +1,20 @@
 //! The codec: one request's bytes in, one reply's bytes out, by the generated code.
 
-use std::cell::RefCell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use thrift::protocol::{
-    TBinaryInputProtocol, TBinaryOutputProtocol, TCompactInputProtocol, TCompactOutputProtocol, TInputProtocol,
-    TMessageIdentifier, TMessageType, TOutputProtocol, TStoredInputProtocol,
+    TBinaryInputProtocol, TBinaryOutputProtocol, TCompactInputProtocol, TCompactOutputProtocol, TMessageIdentifier,
+    TMessageType, TOutputProtocol,
 };
-use thrift::server::TProcessor;
 use thrift::{ApplicationError, ApplicationErrorKind, TConfiguration};
 
 use super::Config;
 use super::dialect::{Dialect, Protocol};
-use super::handler::{Desk, Watch};
-use super::idl::{self, ReadOptions, RosterSyncHandler, RosterSyncProcessor};
+use super::handler::Desk;
+use super::owed::{Ledger, Owed};
 use super::scan::Wrong;
-use super::zk_data::{ZkDataServiceSyncHandler, ZkDataServiceSyncProcessor};
+use super::service::Pass;
+use super::wait::{Awaited, Wait};
 use crate::metrics::Metrics;
 
 /// Encodes and decodes within the bounds.
@@ -24,40 +22,22 @@ use crate::metrics::Metrics;
 pub(super) struct Codec {
     limits: TConfiguration,
     max_reply: usize,
-    /// Bytes of replies that wait for their readers, over all connections.
-    waiting: Arc<AtomicUsize>,
-    max_waiting: usize,
+    ledger: Arc<Ledger>,
     metrics: Arc<Metrics>,
 }
 
 /// What a request came to.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// Its reply was added to the output.
+    /// Its reply was added to the output, and is owed until the client has taken it.
     Answered(Owed),
     /// It waits. Wait, then ask again with the answer.
-    Waits(Watch),
+    Waits(Box<Wait>),
 }
-
-/// The reply's bytes, counted until the client has taken them.
-#[derive(Debug)]
-pub(super) struct Owed {
-    bytes: usize,
-    waiting: Arc<AtomicUsize>,
-}
-
-impl Drop for Owed {
-    fn drop(&mut self) {
-        self.waiting.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
-
-/// The answer to a method that waits.
-pub(super) type Awaited = thrift::Result<idl::WatchReply>;
 
 impl Codec {
-    pub(super) fn new(config: &Config, metrics: Arc<Metrics>) -> Self {
-        let request = config.max_request.as_u64() as usize;
+    pub(super) fn new(config: &Config, ledger: Arc<Ledger>, metrics: Arc<Metrics>) -> Self {
+        let request = config.max_request.max(config.max_call).as_u64() as usize;
         let limits = TConfiguration::builder()
             .max_message_size(Some(request))
             .max_frame_size(Some(request))
@@ -66,13 +46,7 @@ impl Codec {
             .max_string_size(Some(config.max_string.as_u64() as usize))
             .build()
             .expect("a frame is no larger than a message");
-        Self {
-            limits,
-            max_reply: config.max_reply.as_u64() as usize,
-            waiting: Arc::default(),
-            max_waiting: config.max_waiting_replies.as_u64() as usize,
-            metrics,
-        }
+        Self { limits, max_reply: config.max_reply.as_u64() as usize, ledger, metrics }
     }
 
     /// Answers `message`, which the scanner found whole and within its bounds, by adding its reply to `output`.
@@ -90,20 +64,20 @@ impl Codec {
         let start = output.len();
         let header = if dialect.framed { 4 } else { 0 };
         output.resize(start + header, 0);
-        let call = Call { desk, turn: RefCell::new(awaited.map_or(Turn::First, Turn::Second)) };
+        let pass = Pass::new(desk, awaited);
         let request = match dialect.protocol {
             Protocol::Binary => {
                 let mut input = TBinaryInputProtocol::with_config(message, true, self.limits.clone());
-                process(&call, &mut input, &mut TBinaryOutputProtocol::new(&mut *output, true))
+                pass.process(&mut input, &mut TBinaryOutputProtocol::new(&mut *output, true))
             }
             Protocol::Compact => {
                 let mut input = TCompactInputProtocol::with_config(message, self.limits.clone());
-                process(&call, &mut input, &mut TCompactOutputProtocol::new(&mut *output))
+                pass.process(&mut input, &mut TCompactOutputProtocol::new(&mut *output))
             }
         }?;
-        if let Turn::Waits(watch) = call.turn.into_inner() {
+        if let Some(wait) = pass.into_wait() {
             output.truncate(start);
-            return Ok(Outcome::Waits(watch));
+            return Ok(Outcome::Waits(wait));
         }
         self.metrics.requests.increment();
         let mut bytes = output.len() - start;
@@ -118,8 +92,7 @@ impl Codec {
             let length = (output.len() - start - header) as u32;
             output[start..start + header].copy_from_slice(&length.to_be_bytes());
         }
-        self.waiting.fetch_add(bytes, Ordering::Relaxed);
-        Ok(Outcome::Answered(Owed { bytes, waiting: self.waiting.clone() }))
+        Ok(Outcome::Answered(self.ledger.owe(bytes)))
     }
 
     /// Tells a client whose message is not answered why.
@@ -141,7 +114,7 @@ impl Codec {
         if bytes > self.max_reply {
             return refusal("the reply would be larger than max_reply allows; ask for less, or by `subtree` in pages");
         }
-        if self.waiting.load(Ordering::Relaxed) + bytes > self.max_waiting {
+        if !self.ledger.has_room(bytes) {
             self.metrics.overloaded.increment();
             return refusal("overloaded: too many bytes of replies wait for their readers; try again");
         }
@@ -163,7 +136,7 @@ impl Codec {
     }
 }
 
-fn write_exception(
+pub(super) fn write_exception(
     request: &TMessageIdentifier,
     error: &ApplicationError,
     output: &mut dyn TOutputProtocol,
@@ -172,96 +145,4 @@ fn write_exception(
     output.write_message_begin(&TMessageIdentifier::new(name, TMessageType::Exception, request.sequence_number))?;
     thrift::Error::write_application_error_to_out_protocol(error, output)?;
     output.write_message_end()
-}
-
-/// Passes one request through the generated code, to the service that its name says: `service:method`, or a method
-/// alone.
-fn process(
-    call: &Call<'_>,
-    input: &mut dyn TInputProtocol,
-    output: &mut dyn TOutputProtocol,
-) -> thrift::Result<TMessageIdentifier> {
-    let mut request = input.read_message_begin()?;
-    let service = match request.name.split_once(':') {
-        Some((service, method)) => {
-            let service = service.to_owned();
-            request.name = method.to_owned();
-            service
-        }
-        None => if request.name == "zkData" { "zkDataService" } else { "Roster" }.to_owned(),
-    };
-    let mut input = TStoredInputProtocol::new(input, request.clone());
-    match service.as_str() {
-        "zkDataService" => ZkDataServiceSyncProcessor::new(call).process(&mut input, output)?,
-        "Roster" => RosterSyncProcessor::new(call).process(&mut input, output)?,
-        other => {
-            let message = format!("unknown service {other}");
-            let error = ApplicationError::new(ApplicationErrorKind::UnknownMethod, message);
-            call.desk.count_exception();
-            write_exception(&request, &error, output)?;
-        }
-    }
-    Ok(request)
-}
-
-/// One request on its way through the generated code.
-struct Call<'a> {
-    desk: &'a Desk,
-    turn: RefCell<Turn>,
-}
-
-enum Turn {
-    First,
-    /// The first pass found these arguments, and wrote what is thrown away.
-    Waits(Watch),
-    Second(Awaited),
-}
-
-impl RosterSyncHandler for &Call<'_> {
-    fn handle_get(&self, path: String, options: ReadOptions) -> thrift::Result<idl::NodeReply> {
-        self.desk.counted(self.desk.get(&path, &options))
-    }
-
-    fn handle_get_many(&self, paths: Vec<String>, options: ReadOptions) -> thrift::Result<idl::NodesReply> {
-        self.desk.counted(self.desk.get_many(&paths, &options))
-    }
-
-    fn handle_children(&self, path: String, options: ReadOptions) -> thrift::Result<idl::ChildrenReply> {
-        self.desk.counted(self.desk.children(&path, &options))
-    }
-
-    fn handle_subtree(
-        &self,
-        path: String,
-        limit: i32,
-        cursor: String,
-        options: ReadOptions,
-    ) -> thrift::Result<idl::SubtreeReply> {
-        self.desk.counted(self.desk.subtree(&path, limit, &cursor, &options))
-    }
-
-    fn handle_watch(
-        &self,
-        since: i64,
-        paths: Vec<String>,
-        timeout_ms: i32,
-        limit: i32,
-    ) -> thrift::Result<idl::WatchReply> {
-        if let Turn::Second(reply) = self.turn.replace(Turn::First) {
-            return self.desk.counted(reply);
-        }
-        let watch = self.desk.counted(self.desk.watch(since, &paths, timeout_ms, limit))?;
-        self.turn.replace(Turn::Waits(watch));
-        Err("the reply of the first pass, which nobody sees".into())
-    }
-
-    fn handle_status(&self) -> thrift::Result<idl::StatusReply> {
-        self.desk.counted(self.desk.status())
-    }
-}
-
-impl ZkDataServiceSyncHandler for &Call<'_> {
-    fn handle_zk_data(&self) -> thrift::Result<Vec<u8>> {
-        self.desk.counted(self.desk.zk_data())
-    }
 }

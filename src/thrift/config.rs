@@ -28,6 +28,8 @@ pub struct Config {
     /// How many of them one user may have; over TCP, all users together.
     pub max_connections_per_user: usize,
     pub max_request: ByteSize,
+    /// The largest request of `call`, `callOn`, `callAll`, `callMany` and `broadcast`.
+    pub max_call: ByteSize,
     pub max_reply: ByteSize,
     /// How many bytes of replies may wait for their readers, over all connections.
     pub max_waiting_replies: ByteSize,
@@ -40,6 +42,15 @@ pub struct Config {
     /// The longest that one `watch` waits.
     #[serde(with = "humantime_serde")]
     pub max_watch: Duration,
+    /// How many calls of masters' methods may be under way.
+    pub max_calls: usize,
+    /// How many calls one `callMany` may hold.
+    pub max_call_many: usize,
+    /// How many masters one `callAll` calls side by side; the others follow.
+    pub max_call_all: usize,
+    /// The longest that one call waits, with all its attempts.
+    #[serde(with = "humantime_serde")]
+    pub max_call_time: Duration,
     /// How soon after connecting the first byte must come.
     #[serde(with = "humantime_serde")]
     pub first_byte_timeout: Duration,
@@ -65,12 +76,17 @@ impl Default for Config {
             max_connections: 2_048,
             max_connections_per_user: 1_024,
             max_request: ByteSize::kib(64),
+            max_call: ByteSize::mib(1),
             max_reply: ByteSize::mib(8),
             max_waiting_replies: ByteSize::mib(256),
             max_string: ByteSize::mib(1),
             max_container: 65_536,
             max_depth: 16,
             max_watch: Duration::from_secs(60),
+            max_calls: 4_096,
+            max_call_many: 256,
+            max_call_all: 1_024,
+            max_call_time: Duration::from_secs(60),
             first_byte_timeout: Duration::from_secs(1),
             request_timeout: Duration::from_millis(250),
             reply_timeout: Duration::from_secs(10),

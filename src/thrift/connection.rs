@@ -11,11 +11,12 @@ use tokio::time::Instant;
 
 use super::Shared;
 use super::admission::Place;
-use super::codec::{Awaited, Outcome, Owed};
+use super::codec::Outcome;
 use super::cut::{Cut, Cutter};
 use super::dialect::Dialect;
-use super::handler::Watch;
+use super::owed::Owed;
 use super::scan::Bounds;
+use super::wait::{Awaited, Wait};
 use crate::net::Stream;
 use crate::task::Stop;
 
@@ -85,6 +86,7 @@ impl Connection {
         let config = &self.shared.config;
         let mut cutter = Cutter::new(Bounds {
             message: config.max_request.as_u64() as usize,
+            call: config.max_call.as_u64() as usize,
             string: config.max_string.as_u64() as usize,
             container: config.max_container,
             depth: config.max_depth,
@@ -146,23 +148,23 @@ impl Connection {
                     self.owed.push(owed);
                     return Ok(());
                 }
-                Outcome::Waits(watch) => {
+                Outcome::Waits(wait) => {
                     self.send().await?;
-                    awaited = Some(self.wait(watch).await?);
+                    awaited = Some(self.wait(*wait, message.end).await?);
                 }
             }
         }
     }
 
-    /// Waits for what a watch waits for, as long as the peer is there.
-    async fn wait(&mut self, watch: Watch) -> Result<Awaited, End> {
+    /// Waits for what the request that ends at `end` waits for, as long as the peer is there.
+    async fn wait(&mut self, wait: Wait, end: usize) -> Result<Awaited, End> {
         let shared = self.shared.clone();
-        let most = shared.config.max_request.as_u64() as usize;
-        let waiting = shared.desk.wait(watch, &self.stop);
-        tokio::pin!(waiting);
+        let most = end + shared.config.max_request.as_u64() as usize;
+        // In a box: else every connection would be as large as a call.
+        let mut waiting = Box::pin(wait.until_answered(&shared.desk, &self.stop));
         loop {
             tokio::select! {
-                reply = &mut waiting => return Ok(reply),
+                answer = &mut waiting => return Ok(answer),
                 read = self.stream.read_buf(&mut self.received), if self.received.len() < most => match read? {
                     0 => return Err(End::Quiet),
                     _ => self.received.reserve(READ),

@@ -1,8 +1,8 @@
 //! From the nouns of the model to those of the interface.
 
-use super::idl;
-use crate::model::{ChangeKind, Freshness, Node, NodePath, Origin, Stat};
-use crate::store::{Feed, Filled};
+use super::{idl, value};
+use crate::model::{ChangeKind, Freshness, Node, NodePath, Origin, Service, Stat};
+use crate::store::{Entry, Feed, Filled};
 
 impl From<Freshness> for idl::Freshness {
     fn from(fresh: Freshness) -> Self {
@@ -50,6 +50,43 @@ pub(super) fn node(path: &NodePath, node: &Node) -> idl::Node {
 /// About how many bytes a node takes in a reply.
 pub(super) fn node_size(path: &NodePath, node: &Node) -> usize {
     path.as_str().len() + node.data.len() + 128
+}
+
+impl From<&Service> for idl::Service {
+    fn from(service: &Service) -> Self {
+        Self {
+            name: service.base_name().to_owned(),
+            version: service.version().to_string(),
+            metadata: value::object(&service.metadata),
+        }
+    }
+}
+
+pub(super) fn master(entry: &Entry) -> idl::Master {
+    let master = &entry.master;
+    idl::Master {
+        id: master.id.clone(),
+        address: master.address.clone(),
+        connected_at: master.connected_at,
+        services: master.services.iter().map(Into::into).collect(),
+        ways: entry.lines().count() as i32,
+        outstanding: entry.outstanding() as i32,
+    }
+}
+
+/// About how many bytes a master takes in a reply.
+pub(super) fn master_size(master: &idl::Master) -> usize {
+    let size = |service: &idl::Service| service.name.len() + service.version.len() + service.metadata.len() + 64;
+    master.id.len() + master.address.len() + master.services.iter().map(size).sum::<usize>() + 128
+}
+
+pub(super) fn instance(entry: &Entry, offer: &Service) -> idl::Instance {
+    idl::Instance {
+        master: entry.master.id.clone(),
+        address: entry.master.address.clone(),
+        offer: offer.into(),
+        outstanding: entry.outstanding() as i32,
+    }
 }
 
 pub(super) fn source(feed: &Feed, filled: Filled, now_ms: i64) -> idl::SourceStatus {

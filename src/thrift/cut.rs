@@ -59,10 +59,12 @@ impl Cutter {
     fn framed(&mut self, dialect: Dialect, received: &[u8]) -> Progress {
         let Some(length) = received.first_chunk::<4>() else { return Progress::Incomplete };
         let end = 4 + u32::from_be_bytes(*length) as usize;
-        if end > self.bounds.message.min(MAX_FRAME) {
+        let progress = self.bare(dialect, 4, &received[..end.min(received.len())]);
+        // Before its name has come, the bound is the highest.
+        if end > self.scanner.as_ref().map_or(0, Scanner::most).min(MAX_FRAME) {
             return Progress::Wrong(Wrong::Message);
         }
-        match self.bare(dialect, 4, &received[..end.min(received.len())]) {
+        match progress {
             Progress::Complete(found) if found != end => Progress::Wrong(Wrong::Frame),
             Progress::Incomplete if received.len() >= end => Progress::Wrong(Wrong::Frame),
             progress => progress,
@@ -80,7 +82,7 @@ mod tests {
     use super::super::dialect::Protocol;
     use super::*;
 
-    const BOUNDS: Bounds = Bounds { message: 1_000, string: 100, container: 100, depth: 5 };
+    const BOUNDS: Bounds = Bounds { message: 1_000, call: 3_000, string: 100, container: 100, depth: 5 };
     const STATUS: [u8; 19] = *b"\x80\x01\x00\x01\x00\x00\x00\x06status\x00\x00\x00\x01\x00";
 
     fn framed(message: &[u8], length: u32) -> Vec<u8> {
@@ -103,6 +105,20 @@ mod tests {
         }
         assert_eq!(cutter.next(&two), Cut::Request { dialect, message: 4..23, end: 23 });
         assert_eq!(cutter.next(&two[23..]), Cut::Request { dialect, message: 4..23, end: 23 });
+    }
+
+    #[test]
+    fn the_frame_of_a_call_may_be_longer() {
+        let dialect = Dialect { protocol: Protocol::Binary, framed: true };
+        let call = b"\x80\x01\x00\x01\x00\x00\x00\x04call\x00\x00\x00\x01";
+        for (head, length, cut) in [
+            (&call[..], 2_000, Cut::Incomplete),
+            (&call[..], 4_000, Cut::Wrong(dialect, Wrong::Message)),
+            (&STATUS[..8], 2_000, Cut::Incomplete),
+            (&STATUS[..18], 2_000, Cut::Wrong(dialect, Wrong::Message)),
+        ] {
+            assert_eq!(Cutter::new(BOUNDS).next(&framed(head, length)), cut, "{length}");
+        }
     }
 
     #[test]

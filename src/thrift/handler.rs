@@ -1,42 +1,51 @@
-//! The handler: answers each method from the newest snapshot.
+//! The desk: answers each method; here those about coordination nodes, from the newest snapshot.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use super::caller::Caller;
 use super::convert;
 use super::idl::{self, InvalidRequest, NotFound, NotReady, ReadOptions, TooStale};
+use super::owed::Ledger;
 use super::{Config, ZkData};
 use crate::metrics::Metrics;
-use crate::model::{Freshness, NodePath, Revision};
-use crate::store::{Feed, Filled, Room, Since, Snapshot, Store};
-use crate::task::Stop;
+use crate::model::{Freshness, NodePath};
+use crate::store::{Feed, Filled, Snapshot, Store};
 
 /// A page or a list of changes holds at most so many nodes, whatever the client asks for.
 const MAX_PAGE: usize = 10_000;
 
-/// Answers questions from the newest snapshot.
+/// Answers questions from the newest snapshot, and calls masters.
 #[derive(Debug)]
 pub(super) struct Desk {
-    store: Arc<Store>,
+    pub(super) store: Arc<Store>,
+    pub(super) caller: Caller,
+    /// What the values of calls take before they are a reply is owed too.
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) config: Config,
+    pub(super) metrics: Arc<Metrics>,
     zk_data: NodePath,
-    config: Config,
-    metrics: Arc<Metrics>,
     started: Instant,
 }
 
-/// The arguments of `watch`, checked.
-#[derive(Debug)]
-pub(super) struct Watch {
-    since: Revision,
-    paths: Vec<NodePath>,
-    timeout: Duration,
-    limit: usize,
-}
-
 impl Desk {
-    pub(super) fn new(config: &Config, zk_data: &ZkData, store: Arc<Store>, metrics: Arc<Metrics>) -> Self {
-        Self { store, zk_data: zk_data.path.clone(), config: config.clone(), metrics, started: Instant::now() }
+    pub(super) fn new(
+        config: &Config,
+        zk_data: &ZkData,
+        store: Arc<Store>,
+        ledger: Arc<Ledger>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            caller: Caller::new(store.clone(), config.max_calls, metrics.clone()),
+            store,
+            ledger,
+            config: config.clone(),
+            metrics,
+            zk_data: zk_data.path.clone(),
+            started: Instant::now(),
+        }
     }
 
     /// Counts an answer that is an exception, and passes it on.
@@ -60,7 +69,7 @@ impl Desk {
         if let Some(node) = snapshot.node(&self.zk_data) {
             return Ok(node.data.to_vec());
         }
-        Err(match waited_for(&snapshot, &self.zk_data) {
+        Err(match waited_for(snapshot.behind(&self.zk_data)) {
             Some(feed) => unanswered(format!("not ready: waiting for {}: {}", feed.name(), feed.detail())),
             None => unanswered(format!("not found: {}", absence(&snapshot, &self.zk_data))),
         })
@@ -126,62 +135,6 @@ impl Desk {
         Ok(idl::SubtreeReply { nodes, cursor, freshness: freshness.into() })
     }
 
-    /// Checks what `watch` was asked.
-    pub(super) fn watch(&self, since: i64, paths: &[String], timeout_ms: i32, limit: i32) -> thrift::Result<Watch> {
-        let since = Revision::try_from(since).map_err(|_| invalid("since", "a revision is not below 0"))?;
-        let timeout = u64::try_from(timeout_ms).map_err(|_| invalid("timeoutMs", "it is not below 0"))?;
-        let mut paths: Vec<NodePath> = paths.iter().map(|path| parse("paths", path)).collect::<Result<_, _>>()?;
-        if paths.is_empty() {
-            paths.push(NodePath::root());
-        }
-        let snapshot = self.store.snapshot();
-        if let Some(path) = paths.iter().find(|path| snapshot.behind(path).next().is_none()) {
-            return Err(invalid("paths", &absence(&snapshot, path)));
-        }
-        let timeout = Duration::from_millis(timeout).min(self.config.max_watch);
-        Ok(Watch { since, paths, timeout, limit: page_size(limit)? })
-    }
-
-    /// Waits for what `watch` waits for. A stop answers as the time-out does.
-    pub(super) async fn wait(&self, watch: Watch, stop: &Stop) -> thrift::Result<idl::WatchReply> {
-        let _waiting = self.metrics.watches_waiting.hold();
-        let subscription = self.store.subscribe(&watch.paths);
-        let deadline = tokio::time::sleep(watch.timeout);
-        tokio::pin!(deadline);
-        let mut since = watch.since;
-        loop {
-            let reply = self.changes(&watch, since)?;
-            if reply.reset || !reply.changes.is_empty() {
-                return Ok(reply);
-            }
-            since = reply.freshness.revision as Revision;
-            tokio::select! {
-                () = subscription.changed() => {}
-                () = &mut deadline => return self.changes(&watch, since),
-                () = stop.requested() => return Ok(reply),
-            }
-        }
-    }
-
-    fn changes(&self, watch: &Watch, since: Revision) -> thrift::Result<idl::WatchReply> {
-        let snapshot = self.store.snapshot();
-        // Not the default options: in the generated code, those allow no age at all.
-        let any_age = ReadOptions::new(None);
-        let fresh = fresh_enough(&snapshot, &watch.paths.iter().collect::<Vec<_>>(), &any_age)?;
-        let room = Room { changes: watch.limit, bytes: self.max_reply() / 2 };
-        let (changes, reset, revision) = match snapshot.changes_since(since, &watch.paths, room) {
-            Since::Unknown => (Vec::new(), true, fresh.revision),
-            Since::Known { changes, upto } => (changes, false, upto),
-        };
-        let changes = changes.into_iter().map(|(path, kind, node)| idl::Change {
-            path: path.to_string(),
-            kind: kind.into(),
-            node: node.map(|node| convert::node(&path, &node)),
-        });
-        let freshness = Freshness { revision, ..fresh }.into();
-        Ok(idl::WatchReply { changes: changes.collect(), reset, freshness })
-    }
-
     pub(super) fn status(&self) -> thrift::Result<idl::StatusReply> {
         let snapshot = self.store.snapshot();
         let feeds = || snapshot.behind_all();
@@ -191,12 +144,19 @@ impl Desk {
             uptime_ms: self.started.elapsed().as_millis() as i64,
             freshness: snapshot.freshness(feeds()).into(),
             sources: feeds().map(|(feed, filled)| convert::source(feed, filled, now)).collect(),
-            counters: self.metrics.named().into_iter().map(|(name, n)| (name.to_owned(), n as i64)).collect(),
+            counters: self.counters(&snapshot).map(|(name, n)| (name.to_owned(), n as i64)).collect(),
             limits: self.limits().into_iter().map(|(name, n)| (name.to_owned(), n as i64)).collect(),
         })
     }
 
-    fn limits(&self) -> [(&'static str, u64); 9] {
+    fn counters(&self, snapshot: &Snapshot) -> impl Iterator<Item = (&'static str, u64)> {
+        let directory = snapshot.directory();
+        let alive = directory.services().filter(|(_, offers)| !offers.is_empty()).count();
+        let held = [("masters", directory.len() as u64), ("services", alive as u64)];
+        self.metrics.named().into_iter().chain(held)
+    }
+
+    fn limits(&self) -> [(&'static str, u64); 14] {
         let config = &self.config;
         [
             ("maxConnections", config.max_connections as u64),
@@ -208,21 +168,27 @@ impl Desk {
             ("maxContainer", config.max_container as u64),
             ("maxDepth", config.max_depth as u64),
             ("maxWatchMs", config.max_watch.as_millis() as u64),
+            ("maxCallBytes", config.max_call.as_u64()),
+            ("maxCalls", config.max_calls as u64),
+            ("maxCallMany", config.max_call_many as u64),
+            ("maxCallAll", config.max_call_all as u64),
+            ("maxCallMs", config.max_call_time.as_millis() as u64),
         ]
     }
 
-    fn max_reply(&self) -> usize {
+    pub(super) fn max_reply(&self) -> usize {
         self.config.max_reply.as_u64() as usize
     }
 }
 
 /// How fresh an answer about `paths` is, if it can be given: every source behind it has been read as a whole, and
 /// none is older than the client allows.
-fn fresh_enough(snapshot: &Snapshot, paths: &[&NodePath], options: &ReadOptions) -> thrift::Result<Freshness> {
-    if let Some(feed) = paths.iter().find_map(|path| waited_for(snapshot, path)) {
-        let message = format!("waiting for {}: {}", feed.name(), feed.detail());
-        return Err(NotReady { source: feed.name().to_owned(), message }.into());
-    }
+pub(super) fn fresh_enough(
+    snapshot: &Snapshot,
+    paths: &[&NodePath],
+    options: &ReadOptions,
+) -> thrift::Result<Freshness> {
+    paths.iter().try_for_each(|path| ensure_known(snapshot.behind(path)))?;
     let behind = || snapshot.behind_all().filter(|(feed, _)| paths.iter().any(|path| feed.is_behind(path)));
     let freshness = snapshot.freshness(behind());
     let max = options.max_age_ms.unwrap_or(i64::MAX);
@@ -235,12 +201,19 @@ fn fresh_enough(snapshot: &Snapshot, paths: &[&NodePath], options: &ReadOptions)
     Ok(freshness)
 }
 
-/// A feed behind `path` of which nothing whole is known yet.
-fn waited_for<'a>(snapshot: &'a Snapshot, path: &'a NodePath) -> Option<&'a Feed> {
-    snapshot.behind(path).find(|(_, Filled { whole, .. })| !whole).map(|(feed, _)| feed)
+/// That each of the feeds has been read as a whole.
+pub(super) fn ensure_known<'a>(feeds: impl Iterator<Item = (&'a Feed, Filled)>) -> thrift::Result<()> {
+    let Some(feed) = waited_for(feeds) else { return Ok(()) };
+    let message = format!("waiting for {}: {}", feed.name(), feed.detail());
+    Err(NotReady { source: feed.name().to_owned(), message }.into())
 }
 
-fn absence(snapshot: &Snapshot, path: &NodePath) -> String {
+/// A feed of which nothing whole is known yet.
+fn waited_for<'a>(mut feeds: impl Iterator<Item = (&'a Feed, Filled)>) -> Option<&'a Feed> {
+    feeds.find(|(_, Filled { whole, .. })| !whole).map(|(feed, _)| feed)
+}
+
+pub(super) fn absence(snapshot: &Snapshot, path: &NodePath) -> String {
     match snapshot.behind(path).next() {
         Some(_) => format!("there is no node {path}"),
         None => format!("no source mirrors {path}; `status` tells the roots of each"),
@@ -252,7 +225,7 @@ fn not_found(snapshot: &Snapshot, path: &NodePath, freshness: Freshness) -> thri
     NotFound { path: path.to_string(), message, freshness: freshness.into() }.into()
 }
 
-fn page_size(limit: i32) -> thrift::Result<usize> {
+pub(super) fn page_size(limit: i32) -> thrift::Result<usize> {
     match usize::try_from(limit) {
         Ok(0) => Ok(MAX_PAGE),
         Ok(limit) => Ok(limit.min(MAX_PAGE)),
@@ -260,37 +233,10 @@ fn page_size(limit: i32) -> thrift::Result<usize> {
     }
 }
 
-fn parse(field: &str, path: &str) -> thrift::Result<NodePath> {
+pub(super) fn parse(field: &str, path: &str) -> thrift::Result<NodePath> {
     NodePath::parse(path).map_err(|why| invalid(field, &format!("`{}`: {why}", path.escape_debug())))
 }
 
-fn invalid(field: &str, message: &str) -> thrift::Error {
+pub(super) fn invalid(field: &str, message: &str) -> thrift::Error {
     InvalidRequest { field: field.to_owned(), message: message.to_owned() }.into()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::{Change, Node};
-    use crate::store::FeedState;
-    use crate::task::Tasks;
-
-    #[tokio::test]
-    async fn a_watch_goes_on_while_its_source_is_away() {
-        let feed = Feed::new("test", "file", vec![NodePath::root()]);
-        let store = Store::new(&Default::default(), vec![feed], Arc::default());
-        let publisher = store.publisher(0);
-        let start = publisher.publish_whole(vec![]);
-        publisher.feed().prove(Instant::now());
-        publisher.feed().enter(FeedState::Down, "gone");
-        while publisher.feed().age().is_none_or(|age| age.as_millis() == 0) {
-            tokio::task::yield_now().await;
-        }
-        publisher.publish(vec![Change::Put(NodePath::root(), Arc::new(Node::default()))]);
-        let desk = Desk::new(&Config::default(), &ZkData::default(), store.clone(), Arc::default());
-        let watch = desk.watch(start as i64, &[], 1_000, 0).expect("a request that makes sense");
-        let reply = desk.wait(watch, &Tasks::new().0.stop_signal()).await.expect("a reply");
-        assert_eq!(reply.changes.len(), 1);
-        assert!(reply.freshness.age_ms > 0);
-    }
 }

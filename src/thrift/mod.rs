@@ -4,6 +4,8 @@
 //! keeps a connection from its first byte to its last. So an answer costs no hand-over between threads.
 
 mod admission;
+mod call;
+mod caller;
 pub mod client;
 mod codec;
 mod config;
@@ -12,7 +14,14 @@ mod convert;
 mod cut;
 mod dialect;
 mod handler;
+mod masters;
+mod owed;
+mod request;
 mod scan;
+mod service;
+mod value;
+mod wait;
+mod watch;
 
 /// The generated code, of `idl/roster.thrift` and `idl/zk_data.thrift`.
 #[allow(missing_debug_implementations, unused, unreachable_pub, clippy::all, clippy::unwrap_used)]
@@ -31,6 +40,7 @@ use futures::future::join_all;
 use self::admission::Admission;
 pub use self::config::{Config, ZkData};
 use self::handler::Desk;
+use self::owed::Ledger;
 use crate::metrics::Metrics;
 use crate::net::{Address, BindError, Bound};
 use crate::store::Store;
@@ -67,9 +77,10 @@ impl Endpoint {
         if !config.tcp.is_empty() {
             bound.push(Bound::tcp(&config.tcp)?);
         }
+        let ledger = Ledger::new(config.max_waiting_replies.as_u64() as usize);
         let shared = Shared {
-            desk: Desk::new(config, zk_data, store.clone(), metrics.clone()),
-            codec: codec::Codec::new(config, metrics.clone()),
+            desk: Desk::new(config, zk_data, store.clone(), ledger.clone(), metrics.clone()),
+            codec: codec::Codec::new(config, ledger, metrics.clone()),
             admission: Admission::new(config, metrics.clone()),
             config: config.clone(),
             metrics: metrics.clone(),
@@ -103,3 +114,6 @@ impl Endpoint {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

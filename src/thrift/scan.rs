@@ -12,6 +12,8 @@ use super::dialect::Protocol;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     pub(super) message: usize,
+    /// As `message`, for the methods that carry arguments of their own.
+    pub(super) call: usize,
     pub(super) string: usize,
     pub(super) container: usize,
     pub(super) depth: usize,
@@ -29,7 +31,7 @@ pub(super) enum Progress {
 /// Why the bytes are not a message that is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Wrong {
-    #[error("the message is longer than max_request allows")]
+    #[error("the message is longer than max_request allows, or max_call for a call")]
     Message,
     #[error("a string is longer than max_string allows")]
     String,
@@ -47,6 +49,12 @@ pub(super) enum Wrong {
     Frame,
 }
 
+/// The methods whose messages may be as long as `Bounds::call` says.
+const CALLS: [&[u8]; 5] = [b"call", b"callOn", b"callAll", b"callMany", b"broadcast"];
+
+/// The longest name that may be one of theirs, with a service's before it.
+const LONGEST_CALL: usize = "Roster:broadcast".len();
+
 /// A walk through one message.
 #[derive(Debug)]
 pub(super) struct Scanner {
@@ -55,6 +63,8 @@ pub(super) struct Scanner {
     /// Where the next step begins; it may lie beyond the bytes that are there.
     at: usize,
     begun: bool,
+    /// The bound on the message, once its name is known.
+    most: usize,
     stack: Vec<Level>,
 }
 
@@ -91,7 +101,12 @@ type Step<T> = Result<T, Halt>;
 impl Scanner {
     /// A walk through a message that begins at `start`.
     pub(super) fn new(protocol: Protocol, start: usize, bounds: Bounds) -> Self {
-        Self { protocol, bounds, at: start, begun: false, stack: Vec::new() }
+        Self { protocol, bounds, at: start, begun: false, most: bounds.message.max(bounds.call), stack: Vec::new() }
+    }
+
+    /// The longest that the message may be, as far as is known yet.
+    pub(super) fn most(&self) -> usize {
+        self.most
     }
 
     /// Goes as far as `bytes` reach: all that has come since the connection's last message.
@@ -101,10 +116,10 @@ impl Scanner {
             match self.step(&mut reader) {
                 Ok(()) => self.at = reader.at,
                 Err(Halt::Wrong(wrong)) => return Progress::Wrong(wrong),
-                Err(Halt::Incomplete) if bytes.len() >= self.bounds.message => return Progress::Wrong(Wrong::Message),
+                Err(Halt::Incomplete) if bytes.len() >= self.most => return Progress::Wrong(Wrong::Message),
                 Err(Halt::Incomplete) => return Progress::Incomplete,
             }
-            if self.at > self.bounds.message {
+            if self.at > self.most {
                 return Progress::Wrong(Wrong::Message);
             }
             if self.stack.is_empty() && self.at <= bytes.len() {
@@ -115,7 +130,8 @@ impl Scanner {
 
     fn step(&mut self, reader: &mut Reader<'_>) -> Step<()> {
         if !self.begun {
-            self.message(reader)?;
+            let is_call = self.message(reader)?;
+            self.most = if is_call { self.bounds.call } else { self.bounds.message };
             self.begun = true;
             return self.enter(Level::Struct);
         }
@@ -143,14 +159,15 @@ impl Scanner {
         }
     }
 
-    fn message(&self, reader: &mut Reader<'_>) -> Step<()> {
-        let kind = match self.protocol {
+    /// Reads the head of the message: whether it is one that carries arguments of its own.
+    fn message(&self, reader: &mut Reader<'_>) -> Step<bool> {
+        let (kind, is_call) = match self.protocol {
             Protocol::Binary => {
                 let [0x80, 0x01, _, kind] = reader.array()? else { return Err(Halt::Wrong(Wrong::Type)) };
-                let name = reader.length()?;
-                reader.pass(name);
+                let length = reader.length()?;
+                let is_call = reader.name(length)?;
                 reader.pass(4);
-                kind & 0x07
+                (kind & 0x07, is_call)
             }
             Protocol::Compact => {
                 let [0x82, version_and_type] = reader.array()? else { return Err(Halt::Wrong(Wrong::Type)) };
@@ -158,14 +175,13 @@ impl Scanner {
                     return Err(Halt::Wrong(Wrong::Type));
                 }
                 reader.varint()?;
-                let name = reader.varint()?;
-                reader.pass(name as usize);
-                version_and_type >> 5
+                let length = reader.varint()?;
+                (version_and_type >> 5, reader.name(length as usize)?)
             }
         };
         const CALL: u8 = 1;
         const ONEWAY: u8 = 4;
-        if kind == CALL || kind == ONEWAY { Ok(()) } else { Err(Halt::Wrong(Wrong::Call)) }
+        if kind == CALL || kind == ONEWAY { Ok(is_call) } else { Err(Halt::Wrong(Wrong::Call)) }
     }
 
     /// The next field of a struct; none: it ended.
@@ -301,6 +317,17 @@ impl Reader<'_> {
         self.at = self.at.saturating_add(bytes);
     }
 
+    /// Whether the name of so many bytes is one of `CALLS`. One that is too long for them is not waited for.
+    fn name(&mut self, length: usize) -> Step<bool> {
+        if length > LONGEST_CALL {
+            self.pass(length);
+            return Ok(false);
+        }
+        let name = self.bytes.get(self.at..self.at + length).ok_or(Halt::Incomplete)?;
+        self.at += length;
+        Ok(CALLS.contains(&name.strip_prefix(b"Roster:").unwrap_or(name)))
+    }
+
     fn array<const N: usize>(&mut self) -> Step<[u8; N]> {
         let bytes = self.bytes.get(self.at..).and_then(|rest| rest.first_chunk::<N>()).ok_or(Halt::Incomplete)?;
         self.at += N;
@@ -332,7 +359,7 @@ mod tests {
         TMessageIdentifier, TMessageType, TOutputProtocol, TSetIdentifier, TStructIdentifier, TType,
     };
 
-    const BOUNDS: Bounds = Bounds { message: 4_096, string: 1_000, container: 100, depth: 5 };
+    const BOUNDS: Bounds = Bounds { message: 4_096, call: 100_000, string: 1_000, container: 100, depth: 5 };
 
     fn written(protocol: Protocol, write: impl Fn(&mut dyn TOutputProtocol) -> thrift::Result<()>) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -439,6 +466,38 @@ mod tests {
         assert_eq!(Scanner::new(Binary, 0, BOUNDS).scan(&reply), Progress::Wrong(Wrong::Call));
         let long = [&[0x80, 1, 0, 1][..], &huge].concat();
         assert_eq!(Scanner::new(Binary, 0, BOUNDS).scan(&long), Progress::Wrong(Wrong::Message));
+    }
+
+    #[test]
+    fn a_call_may_be_longer_and_is_told_by_its_name() {
+        let of_bytes = |protocol, name: &str, bytes: usize| {
+            let message = written(protocol, |out| {
+                out.write_message_begin(&TMessageIdentifier::new(name, TMessageType::Call, 1))?;
+                for id in 0..bytes / 1_000 {
+                    out.write_field_begin(&TFieldIdentifier::new("field", TType::String, id as i16 + 1))?;
+                    out.write_bytes(&[b'x'; 1_000])?;
+                }
+                out.write_field_stop()
+            });
+            let (mut scanner, mut progress) = (Scanner::new(protocol, 0, BOUNDS), Progress::Incomplete);
+            for end in (0..message.len()).step_by(7).chain([message.len()]) {
+                progress = scanner.scan(&message[..end]);
+                if progress != Progress::Incomplete {
+                    break;
+                }
+            }
+            (progress, message.len())
+        };
+        for protocol in [Protocol::Binary, Protocol::Compact] {
+            for name in ["call", "Roster:call", "callOn", "callAll", "callMany", "Roster:callMany", "broadcast"] {
+                let (progress, length) = of_bytes(protocol, name, 90_000);
+                assert_eq!(progress, Progress::Complete(length), "{protocol:?} {name}");
+                assert_eq!(of_bytes(protocol, name, 100_000).0, Progress::Wrong(Wrong::Message));
+            }
+            for name in ["get", "Roster:get", "calls", "Call", "", "other:call", "Roster:Roster:call"] {
+                assert_eq!(of_bytes(protocol, name, 5_000).0, Progress::Wrong(Wrong::Message), "{protocol:?} {name}");
+            }
+        }
     }
 
     #[test]

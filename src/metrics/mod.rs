@@ -1,6 +1,10 @@
 //! Everything Roster counts, in one struct that is passed, never a global.
 
+mod methods;
+
 use std::sync::atomic::{AtomicU64, Ordering};
+
+pub use self::methods::{Ending, Method, Methods, Tally, Times};
 
 /// A count that only grows.
 #[derive(Debug, Default)]
@@ -70,11 +74,17 @@ pub struct Metrics {
     pub watches_waiting: Gauge,
     /// Changes published to the snapshot.
     pub changes: Counter,
+    /// Calls of masters' methods.
+    pub calls: Counter,
+    /// Those under way now.
+    pub calls_outstanding: Gauge,
+    /// What they came to, by service and method.
+    pub methods: Methods,
 }
 
 impl Metrics {
     /// Each count with its name.
-    pub fn named(&self) -> [(&'static str, u64); 11] {
+    pub fn named(&self) -> [(&'static str, u64); 13] {
         [
             ("requests", self.requests.get()),
             ("exceptions", self.exceptions.get()),
@@ -87,6 +97,8 @@ impl Metrics {
             ("overloaded", self.overloaded.get()),
             ("watchesWaiting", self.watches_waiting.get()),
             ("changes", self.changes.get()),
+            ("calls", self.calls.get()),
+            ("callsOutstanding", self.calls_outstanding.get()),
         ]
     }
 }

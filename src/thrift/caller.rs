@@ -1,0 +1,274 @@
+//! Callers: carry out one call, on another master where it was not sent, or may be executed twice.
+
+use std::sync::Arc;
+
+use rmpv::Value;
+use semver::VersionReq;
+use tokio::time::{Instant, timeout_at};
+
+use super::idl::{CallFailed, CallResult, CallTimedOut, NoMaster, Overloaded};
+use super::owed::Budget;
+use super::request::Request;
+use super::value;
+use crate::metrics::{Ending, Held, Metrics, Tally};
+use crate::model::{Answer, Answers, Call, Refused, Service};
+use crate::resolve::{self, Resolver};
+use crate::store::{Entry, Snapshot, Store};
+
+/// Calls methods on masters.
+#[derive(Debug)]
+pub(super) struct Caller {
+    store: Arc<Store>,
+    resolver: Resolver,
+    max_calls: u64,
+    metrics: Arc<Metrics>,
+}
+
+/// Why a call has no result.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Failure {
+    NoMaster(NoMaster),
+    Failed(CallFailed),
+    TimedOut(CallTimedOut),
+    Overloaded(Overloaded),
+}
+
+/// Until when, and how much, a call may give.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds<'a> {
+    pub(super) until: Instant,
+    pub(super) budget: &'a Budget,
+}
+
+/// A call under way.
+struct UnderWay<'a> {
+    _counted: Held<'a>,
+    tally: Tally,
+    started: Instant,
+    attempts: i32,
+}
+
+/// What a master gave.
+struct Given {
+    values: Vec<Vec<u8>>,
+    master: String,
+}
+
+impl Caller {
+    pub(super) fn new(store: Arc<Store>, max_calls: usize, metrics: Arc<Metrics>) -> Self {
+        Self { store, resolver: Resolver::default(), max_calls: max_calls as u64, metrics }
+    }
+
+    /// Calls one of the masters that offer the service.
+    pub(super) async fn call(&self, request: &Request, bounds: Bounds<'_>) -> Result<CallResult, Failure> {
+        let mut call = self.begin(request)?;
+        let given = self.on_any(request, bounds, &mut call).await;
+        call.end(given)
+    }
+
+    /// Calls this master and no other.
+    pub(super) async fn call_on(
+        &self,
+        entry: Arc<Entry>,
+        request: &Request,
+        bounds: Bounds<'_>,
+    ) -> Result<CallResult, Failure> {
+        let mut call = self.begin(request)?;
+        let given = attempt(entry, request, bounds, &mut call).await;
+        call.end(given)
+    }
+
+    /// The master with this id, if it is there and offers what is called.
+    pub(super) fn one(&self, id: &str, request: &Request) -> Result<Arc<Entry>, Failure> {
+        let snapshot = self.store.snapshot();
+        let entry = snapshot.directory().master(id);
+        let entry = entry.ok_or_else(|| nobody(&snapshot, request, format!("there is no master `{id}`")))?;
+        Ok(entry.clone())
+    }
+
+    /// All masters that offer the service in a version that fits; where none is asked for, in the newest.
+    pub(super) fn all(&self, request: &Request) -> Result<Vec<Arc<Entry>>, Failure> {
+        let snapshot = self.store.snapshot();
+        let directory = snapshot.directory();
+        let newest = self.resolver.choose(directory, &request.service, &request.wanted);
+        newest.map_err(|none| nobody(&snapshot, request, none.to_string()))?;
+        let offers = directory.offers(&request.service).into_iter().flat_map(|offers| offers.iter().rev());
+        let mut ids: Vec<&Arc<str>> = match &request.wanted.version {
+            Some(version) => offers.filter(|(of, _)| version.matches(of)).flat_map(|(_, those)| those).collect(),
+            None => offers.take(1).flat_map(|(_, those)| those).collect(),
+        };
+        ids.sort_unstable();
+        ids.dedup();
+        Ok(ids.into_iter().filter_map(|id| directory.master(id)).cloned().collect())
+    }
+
+    fn begin(&self, request: &Request) -> Result<UnderWay<'_>, Failure> {
+        self.metrics.calls.increment();
+        let tally = self.metrics.methods.begin(&request.service, &request.method);
+        let call =
+            UnderWay { _counted: self.metrics.calls_outstanding.hold(), tally, started: Instant::now(), attempts: 0 };
+        if self.metrics.calls_outstanding.get() > self.max_calls {
+            self.metrics.overloaded.increment();
+            let message = "more calls are under way than max_calls allows; try again".to_owned();
+            call.tally.end(Ending::Refused, call.started.elapsed());
+            return Err(Failure::Overloaded(Overloaded { message }));
+        }
+        Ok(call)
+    }
+
+    async fn on_any(&self, request: &Request, bounds: Bounds<'_>, call: &mut UnderWay<'_>) -> Result<Given, Failure> {
+        let mut wanted = request.wanted.clone();
+        let mut failure = None;
+        loop {
+            let entry = match self.choose(request, &wanted) {
+                Ok(entry) => entry,
+                // Why the last one failed says more than that there is no other.
+                Err(none) => return Err(failure.unwrap_or(none)),
+            };
+            wanted.not.push(entry.master.id.as_str().into());
+            match attempt(entry, request, bounds, call).await {
+                Err(failed) if failed.may_be_tried_again(request) && call.attempts as usize <= request.retries => {
+                    failure = Some(failed);
+                }
+                ended => return ended,
+            }
+        }
+    }
+
+    /// The snapshot is let go before anybody waits.
+    fn choose(&self, request: &Request, wanted: &resolve::Wanted) -> Result<Arc<Entry>, Failure> {
+        let snapshot = self.store.snapshot();
+        let chosen = self.resolver.choose(snapshot.directory(), &request.service, wanted);
+        chosen.map_err(|none| nobody(&snapshot, request, none.to_string()))
+    }
+}
+
+impl Failure {
+    /// Whether it is safe to call another master: nothing was sent, or it may be executed twice.
+    fn may_be_tried_again(&self, request: &Request) -> bool {
+        match self {
+            Failure::NoMaster(_) | Failure::Overloaded(_) => true,
+            Failure::Failed(failed) => failed.lost && request.is_idempotent,
+            Failure::TimedOut(_) => false,
+        }
+    }
+
+    fn ending(&self) -> Ending {
+        match self {
+            Failure::NoMaster(_) | Failure::Overloaded(_) => Ending::Refused,
+            Failure::Failed(failed) if failed.lost => Ending::Lost,
+            Failure::Failed(_) => Ending::Failed,
+            Failure::TimedOut(_) => Ending::TimedOut,
+        }
+    }
+}
+
+impl UnderWay<'_> {
+    fn end(self, given: Result<Given, Failure>) -> Result<CallResult, Failure> {
+        let took = self.started.elapsed();
+        self.tally.end(given.as_ref().err().map_or(Ending::Answered, Failure::ending), took);
+        let Given { values, master } = given?;
+        Ok(CallResult { values, master, duration_us: took.as_micros() as i64, attempts: self.attempts })
+    }
+}
+
+/// Calls one master. It is let go as soon as the call is sent: who waits for an answer keeps no connection alive.
+async fn attempt(
+    entry: Arc<Entry>,
+    request: &Request,
+    bounds: Bounds<'_>,
+    call: &mut UnderWay<'_>,
+) -> Result<Given, Failure> {
+    call.attempts += 1;
+    if call.attempts > 1 {
+        call.tally.retried();
+    }
+    let master = entry.master.id.clone();
+    let answers = send(&entry, request, bounds.until)?;
+    drop(entry);
+    match timeout_at(bounds.until, gather(answers, request, bounds.budget)).await {
+        Ok(Ok(values)) => Ok(Given { values, master }),
+        Ok(Err(failed)) => Err(Failure::Failed(CallFailed { master, ..failed })),
+        Err(_) => Err(timed_out(master, request, "the master gave no answer in time; whether it will is not known")),
+    }
+}
+
+/// Sends the call by the way with the fewest calls under way that takes it.
+fn send(entry: &Entry, request: &Request, until: Instant) -> Result<Answers, Failure> {
+    let id = &entry.master.id;
+    let Some(service) = offered(entry, request) else {
+        let message = format!("the master `{id}` does not offer the service `{}`, or not so", request.service);
+        return Err(Failure::NoMaster(NoMaster { service_name: request.service.clone(), message }));
+    };
+    let timeout = until.saturating_duration_since(Instant::now());
+    if timeout.is_zero() {
+        return Err(timed_out(id.clone(), request, "the time was over before the call was sent"));
+    }
+    let (method, arguments) = (request.method.clone(), request.arguments.clone());
+    let call = Call { service: service.name.clone(), method, arguments, timeout };
+    let mut lines: Vec<_> = entry.lines().collect();
+    lines.sort_by_cached_key(|line| line.outstanding());
+    let mut refused = Refused::Gone;
+    for line in lines {
+        match line.call(call.clone()) {
+            Ok(answers) => return Ok(answers),
+            Err(why) => refused = why,
+        }
+    }
+    let message = format!("master `{id}`: {refused}");
+    Err(match refused {
+        Refused::Overloaded => Failure::Overloaded(Overloaded { message }),
+        Refused::Gone => Failure::NoMaster(NoMaster { service_name: request.service.clone(), message }),
+    })
+}
+
+/// The newest version of the service that the master offers and that fits.
+fn offered<'a>(entry: &'a Entry, request: &Request) -> Option<&'a Service> {
+    let fits = |version: &Option<VersionReq>, of: &Service| version.as_ref().is_none_or(|it| it.matches(&of.version()));
+    let offers = entry.master.services.iter().filter(|service| service.base_name() == request.service);
+    offers.filter(|service| fits(&request.wanted.version, service)).max_by_key(|service| service.version())
+}
+
+/// Waits for all that the master gives. (It does not say whose failure it is.)
+async fn gather(mut answers: Answers, request: &Request, budget: &Budget) -> Result<Vec<Vec<u8>>, CallFailed> {
+    let (mut values, mut last) = (Vec::new(), Value::Nil);
+    loop {
+        match answers.recv().await {
+            Some(Answer::Value(value)) if request.all_values => values.push(written(&value, request, budget)?),
+            Some(Answer::Value(value)) => last = value,
+            Some(Answer::End) => {
+                if !last.is_nil() {
+                    values.push(written(&last, request, budget)?);
+                }
+                return Ok(values);
+            }
+            Some(Answer::Failed { message, class, code }) => return Err(failed(message, class, code, false)),
+            Some(Answer::Lost(message)) => return Err(failed(message, None, 0, true)),
+            None => return Err(failed("the way to the master was closed".into(), None, 0, true)),
+        }
+    }
+}
+
+fn written(value: &Value, request: &Request, budget: &Budget) -> Result<Vec<u8>, CallFailed> {
+    let bytes = value::write(request.encoding, value);
+    let room = budget.take(bytes.len());
+    room.map_err(|why| failed(format!("the call was given up: {why}"), None, 0, false))?;
+    Ok(bytes)
+}
+
+fn failed(message: String, class_name: Option<String>, code: i64, lost: bool) -> CallFailed {
+    CallFailed { master: String::new(), message, class_name, code, lost }
+}
+
+fn timed_out(master: String, request: &Request, message: &str) -> Failure {
+    let timeout_ms = request.timeout.as_millis() as i32;
+    Failure::TimedOut(CallTimedOut { master: Some(master), timeout_ms, message: message.to_owned() })
+}
+
+/// That there is no master; and that there may be one, while not all who tell of masters have been heard.
+fn nobody(snapshot: &Snapshot, request: &Request, mut message: String) -> Failure {
+    if let Some((feed, _)) = snapshot.behind_masters().find(|(_, filled)| !filled.whole) {
+        message = format!("{message}; but {} is not yet known as a whole: {}", feed.name(), feed.detail());
+    }
+    Failure::NoMaster(NoMaster { service_name: request.service.clone(), message })
+}

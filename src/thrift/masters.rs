@@ -1,0 +1,143 @@
+//! Masters: who is there, and who offers which service.
+
+use std::collections::BTreeMap;
+
+use super::handler::{Desk, ensure_known, invalid, page_size};
+use super::idl::{self, Filter, NotFound};
+use super::{convert, value};
+use crate::metrics::{Counter, Method};
+use crate::model::{Freshness, Service};
+use crate::store::{Entry, Snapshot};
+
+impl Desk {
+    pub(super) fn masters(&self, filter: &Filter) -> thrift::Result<idl::MastersReply> {
+        let limit = page_size(filter.limit.unwrap_or(0))?;
+        let snapshot = self.store.snapshot();
+        let freshness = known(&snapshot)?;
+        let after = filter.cursor.as_deref().unwrap_or("");
+        let (mut masters, mut bytes, mut cursor) = (Vec::new(), 0, None);
+        let later = snapshot.directory().masters(after).filter(|(id, _)| id.as_ref() > after);
+        for (_, entry) in later.filter(|(_, entry)| may_pass(entry, filter)) {
+            let master = convert::master(entry);
+            bytes += convert::master_size(&master);
+            if masters.len() == limit || (bytes > self.max_reply() / 2 && !masters.is_empty()) {
+                cursor = masters.last().map(|last: &idl::Master| last.id.clone());
+                break;
+            }
+            masters.push(master);
+        }
+        Ok(idl::MastersReply { masters, cursor, freshness: freshness.into() })
+    }
+
+    pub(super) fn master(&self, id: &str) -> thrift::Result<idl::MasterReply> {
+        let snapshot = self.store.snapshot();
+        let freshness = known(&snapshot)?;
+        match snapshot.directory().master(id) {
+            Some(entry) => Ok(idl::MasterReply { master: convert::master(entry), freshness: freshness.into() }),
+            None => Err(not_found(id, format!("there is no master `{id}`"), freshness)),
+        }
+    }
+
+    pub(super) fn services(&self, filter: &Filter) -> thrift::Result<idl::ServicesReply> {
+        let limit = page_size(filter.limit.unwrap_or(0))?;
+        if filter.cursor.is_some() {
+            return Err(invalid("filter.cursor", "services come without pages"));
+        }
+        let snapshot = self.store.snapshot();
+        let freshness = known(&snapshot)?;
+        let mut services = Vec::new();
+        for (name, offers) in snapshot.directory().services() {
+            if filter.service_name.as_deref().is_some_and(|wanted| wanted != name.as_ref()) {
+                continue;
+            }
+            let masters: BTreeMap<_, _> = offers
+                .iter()
+                .map(|(version, ids)| {
+                    let offer = |service: &Service| service.base_name() == &**name && service.version() == *version;
+                    let entries = ids.iter().filter_map(|id| snapshot.directory().master(id));
+                    let count = entries.filter(|entry| offers_so(entry, filter, offer)).count();
+                    (version.to_string(), count as i32)
+                })
+                .filter(|(_, count)| *count > 0)
+                .collect();
+            if filter.metadata.is_none() || !masters.is_empty() {
+                services.push(idl::ServiceSummary { name: name.to_string(), masters });
+            }
+        }
+        services.truncate(limit);
+        Ok(idl::ServicesReply { services, freshness: freshness.into() })
+    }
+
+    pub(super) fn instances(&self, service: &str) -> thrift::Result<idl::InstancesReply> {
+        let snapshot = self.store.snapshot();
+        let freshness = known(&snapshot)?;
+        let Some(offers) = snapshot.directory().offers(service) else {
+            return Err(not_found(service, format!("no master has ever offered `{service}`"), freshness));
+        };
+        let mut instances = Vec::new();
+        for (version, ids) in offers.iter().rev() {
+            for entry in ids.iter().filter_map(|id| snapshot.directory().master(id)) {
+                let offers = entry.master.services.iter();
+                let offers = offers.filter(|offer| offer.base_name() == service && offer.version() == *version);
+                instances.extend(offers.map(|offer| convert::instance(entry, offer)));
+            }
+        }
+        Ok(idl::InstancesReply { instances, freshness: freshness.into() })
+    }
+
+    pub(super) fn stats(&self) -> thrift::Result<idl::StatsReply> {
+        let methods = self.metrics.methods.all().into_iter();
+        Ok(idl::StatsReply {
+            methods: methods.map(|((service, name), method)| stats(service, name, &method)).collect(),
+        })
+    }
+}
+
+/// How fresh an answer about masters is, if all that tell of masters have told all.
+pub(super) fn known(snapshot: &Snapshot) -> thrift::Result<Freshness> {
+    ensure_known(snapshot.behind_masters())?;
+    Ok(snapshot.freshness(snapshot.behind_masters()))
+}
+
+/// Whether the filter lets a master pass.
+fn may_pass(entry: &Entry, filter: &Filter) -> bool {
+    let is_named = |service: &Service| filter.service_name.as_deref().is_none_or(|name| service.base_name() == name);
+    let any = filter.service_name.is_none() && filter.metadata.is_none();
+    any || offers_so(entry, filter, is_named)
+}
+
+/// Whether a master offers one of those services with the metadata that the filter asks for.
+fn offers_so(entry: &Entry, filter: &Filter, which: impl Fn(&Service) -> bool) -> bool {
+    let has = |service: &Service, (key, wanted): (&String, &String)| {
+        service.metadatum(key).is_some_and(|value| match value::bytes(value) {
+            Some(text) => text == wanted.as_bytes(),
+            None => value::text(value) == *wanted,
+        })
+    };
+    let has_all = |service: &Service| filter.metadata.iter().flatten().all(|wanted| has(service, wanted));
+    entry.master.services.iter().any(|service| which(service) && has_all(service))
+}
+
+fn not_found(what: &str, message: String, freshness: Freshness) -> thrift::Error {
+    NotFound { path: what.to_owned(), message, freshness: freshness.into() }.into()
+}
+
+fn stats(service_name: String, name: String, method: &Method) -> idl::MethodStats {
+    let times = method.times();
+    let count = |counter: &Counter| counter.get() as i64;
+    idl::MethodStats {
+        service_name,
+        method: name,
+        calls: count(&method.calls),
+        failed: count(&method.failed),
+        timed_out: count(&method.timed_out),
+        lost: count(&method.lost),
+        refused: count(&method.refused),
+        retries: count(&method.retries),
+        outstanding: method.outstanding.get() as i64,
+        min_us: times.least.as_micros() as i64,
+        mean_us: times.mean().as_micros() as i64,
+        max_us: times.most.as_micros() as i64,
+        histogram: times.histogram.iter().map(|count| *count as i64).collect(),
+    }
+}

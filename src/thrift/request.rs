@@ -1,0 +1,225 @@
+//! Requests: calls as clients ask for them, checked before anything is sent.
+
+use std::time::Duration;
+
+use rmpv::Value;
+use semver::VersionReq;
+
+use super::idl::{self, CallOptions, Encoding, InvalidRequest, RegisterAddress};
+use super::{Config, value};
+use crate::resolve::{Balance, Wanted};
+
+/// How long a call may take that does not say.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often a call may be tried again that does not say.
+const RETRIES: usize = 2;
+
+/// The most registers that masters are told of at once, and the longest name of a host.
+const MAX_REGISTERS: usize = 64;
+const MAX_HOST: usize = 253;
+
+/// The commands of the tunnel itself. One of them from a client could pass for the register's own: a `callback` holds
+/// code that PHP masters run.
+const RESERVED: [&str; 12] = [
+    "auth",
+    "auth-success",
+    "auth-failed",
+    "callback",
+    "data",
+    "end",
+    "close",
+    "error",
+    "ping",
+    "pong",
+    "list",
+    "call",
+];
+
+/// A call that makes sense.
+#[derive(Clone, Debug)]
+pub(super) struct Request {
+    pub(super) service: String,
+    pub(super) method: String,
+    pub(super) arguments: Value,
+    pub(super) timeout: Duration,
+    pub(super) retries: usize,
+    pub(super) is_idempotent: bool,
+    pub(super) wanted: Wanted,
+    pub(super) all_values: bool,
+    pub(super) encoding: Encoding,
+}
+
+impl Request {
+    pub(super) fn check(call: idl::Call, config: &Config) -> Result<Self, InvalidRequest> {
+        let options = call.options.unwrap_or_else(no_options);
+        let encoding = encoding(options.encoding.unwrap_or(Encoding::JSON), "options.encoding")?;
+        let version = options.version.as_deref().map(requirement).transpose()?;
+        Ok(Self {
+            service: call.service_name,
+            method: call.method,
+            arguments: arguments(encoding, &call.arguments)?,
+            timeout: timeout(options.timeout_ms)?.min(config.max_call_time),
+            retries: retries(options.retries)?,
+            is_idempotent: options.idempotent.unwrap_or(false),
+            wanted: Wanted { version, balance: balance(options.balance, options.key)?, not: Vec::new() },
+            all_values: options.all_values.unwrap_or(false),
+            encoding,
+        })
+    }
+}
+
+/// Not the default ones: in the generated code, those allow no time at all.
+pub(super) fn no_options() -> CallOptions {
+    CallOptions::new(None, None, None, None, None, None, None, None)
+}
+
+/// A command of the application's own, for all masters.
+pub(super) fn command(message: &[u8], encoding: Encoding) -> Result<Value, InvalidRequest> {
+    let encoding = self::encoding(encoding, "encoding")?;
+    let message = value::read(encoding, message).map_err(|why| invalid("message", why))?;
+    let entries = message.as_map().ok_or_else(|| invalid("message", "it is not a map"))?;
+    let is_cmd = |key: &Value| value::bytes(key) == Some(b"cmd");
+    let mut names = entries.iter().filter(|(key, _)| is_cmd(key)).map(|(_, name)| value::bytes(name));
+    match (names.next(), names.next()) {
+        (Some(Some(name)), None) if RESERVED.iter().any(|reserved| reserved.as_bytes() == name) => {
+            let name = String::from_utf8_lossy(name);
+            Err(invalid("message", format!("`{name}` is a command of the tunnel itself")))
+        }
+        (Some(Some(_)), None) => Ok(message),
+        _ => Err(invalid("message", "it has not one text under the key `cmd`")),
+    }
+}
+
+/// The command that tells masters of registers: `register` or `remove`.
+pub(super) fn registers(command: &str, registers: &[RegisterAddress]) -> Result<Value, InvalidRequest> {
+    if registers.is_empty() || registers.len() > MAX_REGISTERS {
+        return Err(invalid("registers", format!("expected between 1 and {MAX_REGISTERS} of them")));
+    }
+    let registers: Vec<Value> = registers.iter().map(register).collect::<Result<_, _>>()?;
+    Ok(Value::Map(vec![("cmd".into(), command.into()), ("registers".into(), Value::Array(registers))]))
+}
+
+fn register(address: &RegisterAddress) -> Result<Value, InvalidRequest> {
+    let RegisterAddress { host, port } = address;
+    let is_host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '[' | ']');
+    if host.is_empty() || host.len() > MAX_HOST || !host.chars().all(is_host) {
+        return Err(invalid("registers", format!("`{}` is not a host", host.escape_debug())));
+    }
+    match u16::try_from(*port) {
+        Ok(port @ 1..) => Ok(Value::Map(vec![("host".into(), host.as_str().into()), ("port".into(), port.into())])),
+        _ => Err(invalid("registers", format!("{port} is not a port"))),
+    }
+}
+
+fn arguments(encoding: Encoding, bytes: &[u8]) -> Result<Value, InvalidRequest> {
+    if bytes.is_empty() {
+        return Ok(Value::Array(Vec::new()));
+    }
+    match value::read(encoding, bytes) {
+        Ok(arguments @ (Value::Array(_) | Value::Map(_))) => Ok(arguments),
+        Ok(_) => Err(invalid("arguments", "expected a list, or an object by parameter name")),
+        Err(why) => Err(invalid("arguments", why)),
+    }
+}
+
+fn timeout(millis: Option<i32>) -> Result<Duration, InvalidRequest> {
+    match millis.map(u64::try_from) {
+        None => Ok(TIMEOUT),
+        Some(Ok(millis @ 1..)) => Ok(Duration::from_millis(millis)),
+        Some(_) => Err(invalid("options.timeoutMs", "it is above 0")),
+    }
+}
+
+fn retries(retries: Option<i32>) -> Result<usize, InvalidRequest> {
+    let retries = retries.map_or(Ok(RETRIES), usize::try_from);
+    retries.map_err(|_| invalid("options.retries", "it is not below 0"))
+}
+
+fn requirement(version: &str) -> Result<VersionReq, InvalidRequest> {
+    let wrong = |why| invalid("options.version", format!("`{}`: {why}", version.escape_debug()));
+    VersionReq::parse(version).map_err(wrong)
+}
+
+fn balance(balance: Option<idl::Balance>, key: Option<String>) -> Result<Balance, InvalidRequest> {
+    match (balance, key) {
+        (None | Some(idl::Balance::LEAST_OUTSTANDING), _) => Ok(Balance::LeastOutstanding),
+        (Some(idl::Balance::ROUND_ROBIN), _) => Ok(Balance::RoundRobin),
+        (Some(idl::Balance::RANDOM), _) => Ok(Balance::Random),
+        (Some(idl::Balance::KEY), Some(key)) => Ok(Balance::Key(key)),
+        (Some(idl::Balance::KEY), None) => Err(invalid("options.key", "the balance KEY needs one")),
+        (Some(idl::Balance(unknown)), _) => Err(invalid("options.balance", format!("{unknown} is none"))),
+    }
+}
+
+fn encoding(encoding: Encoding, field: &str) -> Result<Encoding, InvalidRequest> {
+    match encoding {
+        Encoding::JSON | Encoding::MSGPACK => Ok(encoding),
+        Encoding(unknown) => Err(invalid(field, format!("{unknown} is none"))),
+    }
+}
+
+pub(super) fn invalid(field: &str, message: impl Into<String>) -> InvalidRequest {
+    InvalidRequest { field: field.to_owned(), message: message.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(arguments: &[u8], change: impl FnOnce(&mut CallOptions)) -> Result<Request, InvalidRequest> {
+        let mut options = no_options();
+        change(&mut options);
+        let call = idl::Call::new("mail".into(), "send".into(), arguments.to_vec(), options);
+        Request::check(call, &Config::default())
+    }
+
+    #[test]
+    fn what_is_not_said_has_its_default() {
+        let request = check(b"", |_| {}).expect("a request");
+        assert_eq!(request.arguments, Value::Array(vec![]));
+        assert_eq!((request.timeout, request.retries, request.is_idempotent), (TIMEOUT, RETRIES, false));
+        let patient = check(b"{}", |options| options.timeout_ms = Some(i32::MAX)).expect("a request");
+        assert_eq!((patient.timeout, patient.arguments), (Duration::from_secs(60), Value::Map(vec![])));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_told_by_its_field() {
+        let field = |result: Result<Request, InvalidRequest>| result.expect_err("a mistake").field;
+        for arguments in [&b"7"[..], b"\"text\"", b"null", b"[1", b"[1] 2", b"\xff"] {
+            assert_eq!(field(check(arguments, |_| {})), "arguments");
+        }
+        assert_eq!(field(check(b"\x07", |options| options.encoding = Some(Encoding::MSGPACK))), "arguments");
+        assert_eq!(field(check(b"", |options| options.encoding = Some(Encoding(9)))), "options.encoding");
+        assert_eq!(field(check(b"", |options| options.timeout_ms = Some(0))), "options.timeoutMs");
+        assert_eq!(field(check(b"", |options| options.retries = Some(-1))), "options.retries");
+        assert_eq!(field(check(b"", |options| options.version = Some("one".into()))), "options.version");
+        assert_eq!(field(check(b"", |options| options.balance = Some(idl::Balance::KEY))), "options.key");
+        assert_eq!(field(check(b"", |options| options.balance = Some(idl::Balance(0)))), "options.balance");
+    }
+
+    #[test]
+    fn no_command_of_the_tunnel_itself_is_sent_for_a_client() {
+        let check = |text: &str| command(text.as_bytes(), Encoding::JSON);
+        assert!(check(r#"{"cmd":"reload","what":[1]}"#).is_ok());
+        for text in [r#"{"cmd":"callback","data":{"serialized":"O:…"}}"#, r#"{"cmd":7}"#, "{}", "[]", "reload"] {
+            assert!(check(text).is_err(), "{text}");
+        }
+        // The second `cmd` of a map could win at the receiver.
+        let twice = Value::Map(vec![("cmd".into(), "reload".into()), ("cmd".into(), "callback".into())]);
+        assert!(command(&value::write(Encoding::MSGPACK, &twice), Encoding::MSGPACK).is_err());
+        let binary = Value::Map(vec![(Value::Binary(b"cmd".to_vec()), "callback".into())]);
+        assert!(command(&value::write(Encoding::MSGPACK, &binary), Encoding::MSGPACK).is_err());
+    }
+
+    #[test]
+    fn registers_are_told_as_hosts_and_ports() {
+        let one = RegisterAddress::new("hub.example".into(), 8010);
+        let command = registers("register", &[one]).expect("a command");
+        assert_eq!(value::text(&command), r#"{"cmd":"register","registers":[{"host":"hub.example","port":8010}]}"#);
+        for (host, port) in [("", 1), ("a b", 1), ("hub", 0), ("hub", 65_536), ("hub\n", 1)] {
+            assert!(registers("register", &[RegisterAddress::new(host.into(), port)]).is_err(), "{host}:{port}");
+        }
+        assert!(registers("register", &[]).is_err());
+    }
+}

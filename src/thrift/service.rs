@@ -1,0 +1,223 @@
+//! The services: one request on its way through the generated code, to the desk and back.
+
+use std::cell::RefCell;
+
+use thrift::protocol::{TInputProtocol, TMessageIdentifier, TOutputProtocol, TStoredInputProtocol};
+use thrift::server::TProcessor;
+use thrift::{ApplicationError, ApplicationErrorKind};
+
+use super::codec::write_exception;
+use super::handler::Desk;
+use super::idl::{self, CallOptions, Encoding, Filter, ReadOptions, RosterSyncHandler, RosterSyncProcessor};
+use super::wait::{Awaited, Wait};
+use super::zk_data::{ZkDataServiceSyncHandler, ZkDataServiceSyncProcessor};
+
+/// One pass of a request through the generated code.
+pub(super) struct Pass<'a> {
+    desk: &'a Desk,
+    turn: RefCell<Turn>,
+}
+
+enum Turn {
+    First,
+    /// The first pass found these arguments, and wrote what is thrown away.
+    Waits(Box<Wait>),
+    Second(Awaited),
+}
+
+impl<'a> Pass<'a> {
+    /// The first pass; or the second one, with what was awaited.
+    pub(super) fn new(desk: &'a Desk, awaited: Option<Awaited>) -> Self {
+        Self { desk, turn: RefCell::new(awaited.map_or(Turn::First, Turn::Second)) }
+    }
+
+    /// To the service that the request's name says: `service:method`, or a method alone.
+    pub(super) fn process(
+        &self,
+        input: &mut dyn TInputProtocol,
+        output: &mut dyn TOutputProtocol,
+    ) -> thrift::Result<TMessageIdentifier> {
+        let mut request = input.read_message_begin()?;
+        let service = match request.name.split_once(':') {
+            Some((service, method)) => {
+                let service = service.to_owned();
+                request.name = method.to_owned();
+                service
+            }
+            None => if request.name == "zkData" { "zkDataService" } else { "Roster" }.to_owned(),
+        };
+        let mut input = TStoredInputProtocol::new(input, request.clone());
+        match service.as_str() {
+            "zkDataService" => ZkDataServiceSyncProcessor::new(self).process(&mut input, output)?,
+            "Roster" => RosterSyncProcessor::new(self).process(&mut input, output)?,
+            other => {
+                let message = format!("unknown service {other}");
+                let error = ApplicationError::new(ApplicationErrorKind::UnknownMethod, message);
+                self.desk.count_exception();
+                write_exception(&request, &error, output)?;
+            }
+        }
+        Ok(request)
+    }
+
+    /// What the request waits for, if it does.
+    pub(super) fn into_wait(self) -> Option<Box<Wait>> {
+        match self.turn.into_inner() {
+            Turn::Waits(wait) => Some(wait),
+            Turn::First | Turn::Second(_) => None,
+        }
+    }
+
+    /// The answer that was waited for; none in the first pass.
+    fn awaited(&self) -> Option<Awaited> {
+        match self.turn.replace(Turn::First) {
+            Turn::Second(awaited) => Some(awaited),
+            Turn::First | Turn::Waits(_) => None,
+        }
+    }
+
+    /// Ends the first pass, with what the request waits for.
+    fn waits<Reply>(&self, wait: thrift::Result<Wait>) -> thrift::Result<Reply> {
+        let wait = self.desk.counted(wait)?;
+        self.turn.replace(Turn::Waits(Box::new(wait)));
+        Err("the reply of the first pass, which nobody sees".into())
+    }
+
+    fn called(&self, wait: impl FnOnce() -> thrift::Result<Wait>) -> thrift::Result<idl::CallResult> {
+        match self.awaited() {
+            Some(Awaited::Call(result)) => self.desk.counted(result),
+            _ => self.waits(wait()),
+        }
+    }
+
+    fn called_several(&self, wait: impl FnOnce() -> thrift::Result<Wait>) -> thrift::Result<Vec<idl::CallOutcome>> {
+        match self.awaited() {
+            Some(Awaited::Calls(outcomes)) => self.desk.counted(outcomes),
+            _ => self.waits(wait()),
+        }
+    }
+}
+
+impl RosterSyncHandler for &Pass<'_> {
+    fn handle_get(&self, path: String, options: ReadOptions) -> thrift::Result<idl::NodeReply> {
+        self.desk.counted(self.desk.get(&path, &options))
+    }
+
+    fn handle_get_many(&self, paths: Vec<String>, options: ReadOptions) -> thrift::Result<idl::NodesReply> {
+        self.desk.counted(self.desk.get_many(&paths, &options))
+    }
+
+    fn handle_children(&self, path: String, options: ReadOptions) -> thrift::Result<idl::ChildrenReply> {
+        self.desk.counted(self.desk.children(&path, &options))
+    }
+
+    fn handle_subtree(
+        &self,
+        path: String,
+        limit: i32,
+        cursor: String,
+        options: ReadOptions,
+    ) -> thrift::Result<idl::SubtreeReply> {
+        self.desk.counted(self.desk.subtree(&path, limit, &cursor, &options))
+    }
+
+    fn handle_watch(
+        &self,
+        since: i64,
+        paths: Vec<String>,
+        timeout_ms: i32,
+        limit: i32,
+    ) -> thrift::Result<idl::WatchReply> {
+        match self.awaited() {
+            Some(Awaited::Watch(reply)) => self.desk.counted(reply),
+            _ => self.waits(self.desk.watch(since, &paths, timeout_ms, limit).map(Wait::Watch)),
+        }
+    }
+
+    fn handle_status(&self) -> thrift::Result<idl::StatusReply> {
+        self.desk.counted(self.desk.status())
+    }
+
+    fn handle_masters(&self, filter: Filter) -> thrift::Result<idl::MastersReply> {
+        self.desk.counted(self.desk.masters(&filter))
+    }
+
+    fn handle_master(&self, id: String) -> thrift::Result<idl::MasterReply> {
+        self.desk.counted(self.desk.master(&id))
+    }
+
+    fn handle_services(&self, filter: Filter) -> thrift::Result<idl::ServicesReply> {
+        self.desk.counted(self.desk.services(&filter))
+    }
+
+    fn handle_instances(&self, service: String) -> thrift::Result<idl::InstancesReply> {
+        self.desk.counted(self.desk.instances(&service))
+    }
+
+    fn handle_watch_masters(&self, since: i64, timeout_ms: i32, limit: i32) -> thrift::Result<idl::MastersWatchReply> {
+        match self.awaited() {
+            Some(Awaited::WatchMasters(reply)) => self.desk.counted(reply),
+            _ => self.waits(self.desk.patience(since, timeout_ms, limit).map(Wait::WatchMasters)),
+        }
+    }
+
+    fn handle_call(
+        &self,
+        service: String,
+        method: String,
+        arguments: Vec<u8>,
+        options: CallOptions,
+    ) -> thrift::Result<idl::CallResult> {
+        let call = idl::Call::new(service, method, arguments, options);
+        self.called(|| self.desk.request(call).map(Wait::Call))
+    }
+
+    fn handle_call_on(
+        &self,
+        master: String,
+        service: String,
+        method: String,
+        arguments: Vec<u8>,
+        options: CallOptions,
+    ) -> thrift::Result<idl::CallResult> {
+        let call = idl::Call::new(service, method, arguments, options);
+        self.called(|| Ok(Wait::CallOn(master, self.desk.request(call)?)))
+    }
+
+    fn handle_call_all(
+        &self,
+        service: String,
+        method: String,
+        arguments: Vec<u8>,
+        options: CallOptions,
+    ) -> thrift::Result<Vec<idl::CallOutcome>> {
+        let call = idl::Call::new(service, method, arguments, options);
+        self.called_several(|| self.desk.request(call).map(Wait::CallAll))
+    }
+
+    fn handle_call_many(&self, calls: Vec<idl::Call>) -> thrift::Result<Vec<idl::CallOutcome>> {
+        self.called_several(|| self.desk.requests(calls).map(Wait::CallMany))
+    }
+
+    fn handle_broadcast(&self, message: Vec<u8>, encoding: Encoding) -> thrift::Result<i32> {
+        self.desk.counted(self.desk.broadcast(&message, encoding))
+    }
+
+    fn handle_add_registers(&self, registers: Vec<idl::RegisterAddress>) -> thrift::Result<i32> {
+        self.desk.counted(self.desk.add_registers(&registers))
+    }
+
+    fn handle_remove_registers(&self, registers: Vec<idl::RegisterAddress>) -> thrift::Result<i32> {
+        self.desk.counted(self.desk.remove_registers(&registers))
+    }
+
+    fn handle_stats(&self) -> thrift::Result<idl::StatsReply> {
+        self.desk.counted(self.desk.stats())
+    }
+}
+
+impl ZkDataServiceSyncHandler for &Pass<'_> {
+    fn handle_zk_data(&self) -> thrift::Result<Vec<u8>> {
+        self.desk.counted(self.desk.zk_data())
+    }
+}

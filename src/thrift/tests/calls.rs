@@ -1,0 +1,226 @@
+//! One call: what it gives, when it is tried again, and when it ends.
+
+use super::*;
+use crate::thrift::idl::{CallFailed, CallTimedOut, Encoding, NoMaster, Overloaded};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn failing() -> Arc<Way> {
+    let failed = Answer::Failed { message: "no such box".into(), class: Some("App\\Full".into()), code: 7 };
+    Way::new(Manner::Answers(vec![failed]))
+}
+
+fn losing() -> Arc<Way> {
+    Way::new(Manner::Answers(vec![Answer::Lost("the connection broke".into())]))
+}
+
+/// The first is called before the second: it offers a newer version.
+fn in_turn(first: &Arc<Way>, second: &Arc<Way>) -> House {
+    House::with(&[("first", "mail@2.0.0", first), ("second", "mail@1.0.0", second)])
+}
+
+#[tokio::test]
+async fn a_call_gives_the_last_value_or_all_and_none_for_null() {
+    let values = |values: &[Value]| {
+        let values = values.iter().cloned().map(Answer::Value);
+        Way::new(Manner::Answers(values.chain([Answer::End]).collect()))
+    };
+    for (given, last, all) in [
+        (&[1.into(), Value::Nil, "two".into()][..], &["\"two\""][..], &["1", "null", "\"two\""][..]),
+        (&[Value::Nil], &[], &["null"]),
+        (&[], &[], &[]),
+    ] {
+        let house = House::with(&[("m", "mail", &values(given))]);
+        for (all_values, expected) in [(false, last), (true, all)] {
+            let request = house.request("list", |options| options.all_values = Some(all_values));
+            let result = house.desk.call(&request).await.expect("a result");
+            assert_eq!(result.values, expected.iter().map(|text| text.as_bytes().to_vec()).collect::<Vec<_>>());
+            assert_eq!((result.master.as_str(), result.attempts), ("m", 1));
+        }
+    }
+}
+
+#[tokio::test]
+async fn whatever_a_client_writes_arrives_as_data() {
+    let way = Way::new(Manner::Echoes);
+    let house = House::with(&[("m", "mail@1.2.3", &way)]);
+    let method = "x'); system('rm -rf /'); //\0";
+    let arguments = r#"{"$a":"'\"\\ \u0000 😀","n":[9223372036854775807,-9223372036854775808,1.5,null,{"":[]}]}"#;
+    let request = house.desk.request(call(method, arguments, |_| {})).expect("a request");
+    let result = house.desk.call(&request).await.expect("a result");
+    let expected = format!("[{},{arguments}]", serde_json::to_string(method).expect("text"));
+    assert_eq!(String::from_utf8_lossy(&result.values[0]), expected);
+    assert_eq!((way.calls()[0].service.as_str(), way.calls()[0].method.as_str()), ("mail@1.2.3", method));
+
+    let bytes = [0x92, 0xc4, 2, 0xff, 0x00, 0xcf, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
+    let mut packed = call("m", "", |options| options.encoding = Some(Encoding::MSGPACK));
+    packed.arguments = bytes.to_vec();
+    let result = house.desk.call(&house.desk.request(packed).expect("a request")).await.expect("a result");
+    assert_eq!(result.values[0], [&[0x92, 0xa1, b'm'][..], &bytes].concat());
+}
+
+#[tokio::test]
+async fn a_call_that_was_not_sent_goes_to_another_master() {
+    for why in [Refused::Overloaded, Refused::Gone] {
+        let (refusing, echoing) = (Way::new(Manner::Refuses(why)), Way::new(Manner::Echoes));
+        let house = in_turn(&refusing, &echoing);
+        let result = house.desk.call(&house.request("send", |_| {})).await.expect("a result");
+        assert_eq!((result.master.as_str(), result.attempts), ("second", 2));
+        assert_eq!(echoing.calls()[0].service, "mail@1.0.0");
+        let once = house.request("send", |options| options.retries = Some(0));
+        let error = house.desk.call(&once).await.expect_err("no retries");
+        match why {
+            Refused::Overloaded => assert!(exception::<Overloaded>(&error).message.contains("first")),
+            Refused::Gone => assert!(exception::<NoMaster>(&error).message.contains("first")),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_lost_call_is_executed_twice_only_when_that_does_no_harm() {
+    let (lost, echoing) = (losing(), Way::new(Manner::Echoes));
+    let house = in_turn(&lost, &echoing);
+    let error = house.desk.call(&house.request("send", |_| {})).await.expect_err("it is lost");
+    let failed = exception::<CallFailed>(&error);
+    assert_eq!((failed.master.as_str(), failed.lost, echoing.calls().len()), ("first", true, 0));
+    let idempotent = house.request("send", |options| options.idempotent = Some(true));
+    let result = house.desk.call(&idempotent).await.expect("a result");
+    assert_eq!((result.master.as_str(), result.attempts), ("second", 2));
+
+    let house = in_turn(&losing(), &losing());
+    let error = house.desk.call(&idempotent).await.expect_err("both are lost");
+    assert_eq!(exception::<CallFailed>(&error).master, "second", "why it failed, not that no other is left");
+}
+
+#[tokio::test]
+async fn a_way_that_closes_without_an_end_has_lost_the_call() {
+    #[derive(Debug)]
+    struct Closing;
+    impl Line for Closing {
+        fn call(&self, _: Call) -> Result<Answers, Refused> {
+            Ok(mpsc::channel(1).1)
+        }
+        fn send(&self, _: Value) -> Result<(), Refused> {
+            Ok(())
+        }
+        fn outstanding(&self) -> usize {
+            0
+        }
+    }
+    let house = House::with(&[]);
+    let Change::Join(master, _) = join("m", &["mail"], &losing()) else { panic!("a master joins") };
+    house.feeds[0].publish(vec![Change::Join(master, Arc::new(Closing))]);
+    let error = house.desk.call(&house.request("send", |_| {})).await.expect_err("it is lost");
+    assert!(exception::<CallFailed>(&error).lost);
+}
+
+#[tokio::test]
+async fn a_masters_own_error_is_told_and_never_tried_again() {
+    let echoing = Way::new(Manner::Echoes);
+    let house = in_turn(&failing(), &echoing);
+    let request = house.request("send", |options| options.idempotent = Some(true));
+    let failed = exception::<CallFailed>(&house.desk.call(&request).await.expect_err("it fails"));
+    let expected = CallFailed::new("first".into(), "no such box".into(), "App\\Full".to_owned(), 7, false);
+    assert_eq!((failed, echoing.calls().len()), (expected, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_attempts_together_have_one_time_and_what_is_late_is_given_up() {
+    let lost = Answer::Lost("broken".into());
+    let tarrying = Way::new(Manner::Tarries(Duration::from_secs(3), lost));
+    let silent = Way::new(Manner::Silent);
+    let house = in_turn(&tarrying, &silent);
+    let start = tokio::time::Instant::now();
+    let request = house.request("send", |options| options.idempotent = Some(true));
+    let late = exception::<CallTimedOut>(&house.desk.call(&request).await.expect_err("it is late"));
+    assert_eq!((late.master.as_deref(), late.timeout_ms), (Some("second"), 5_000));
+    assert_eq!(start.elapsed().as_secs(), 5);
+    assert_eq!(silent.calls()[0].timeout.as_secs_f64().round(), 2.0, "what is left");
+    assert_eq!(silent.outstanding(), 0, "it is given up");
+
+    let both = in_turn(&Way::new(Manner::Silent), &tarrying);
+    let calls = tarrying.calls().len();
+    let start = tokio::time::Instant::now();
+    let forever = both.request("send", |options| options.timeout_ms = Some(i32::MAX));
+    exception::<CallTimedOut>(&both.desk.call(&forever).await.expect_err("it is late"));
+    assert_eq!((start.elapsed().as_secs(), tarrying.calls().len()), (MINUTE.as_secs(), calls), "no second attempt");
+}
+
+#[tokio::test]
+async fn of_two_ways_the_idle_one_is_taken_and_the_other_when_it_refuses() {
+    let (busy, idle) = (Way::new(Manner::Echoes), Way::new(Manner::Echoes));
+    let house = House::new(3, &Config::default());
+    let refusing = Way::new(Manner::Refuses(Refused::Gone));
+    for (feed, way) in house.feeds.iter().zip([&busy, &refusing, &idle]) {
+        feed.publish_whole(vec![join("m", &["mail"], way)]);
+    }
+    let (held, _receiver) = mpsc::channel(1);
+    busy.open.lock().expect("no panic").push(held);
+    let result = house.desk.call(&house.request("send", |_| {})).await.expect("a result");
+    assert_eq!((result.attempts, idle.calls().len(), busy.calls().len()), (1, 1, 0));
+}
+
+#[tokio::test]
+async fn who_gives_more_than_a_reply_may_hold_is_given_up() {
+    let flooding = Way::new(Manner::Floods);
+    let house = House::with(&[("m", "mail", &flooding)]);
+    let request = house.request("send", |options| options.all_values = Some(true));
+    let failed = exception::<CallFailed>(&house.desk.call(&request).await.expect_err("too much"));
+    assert!(failed.message.contains("max_reply") && !failed.lost, "{failed:?}");
+    assert_eq!(flooding.outstanding(), 0);
+    assert!(house.desk.ledger.has_room(Config::default().max_waiting_replies.as_u64() as usize), "all is given back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_calls_than_may_be_under_way_are_refused() {
+    let silent = Way::new(Manner::Silent);
+    let house = House::new(1, &Config { max_calls: 2, ..Config::default() });
+    house.feeds[0].publish_whole(vec![join("m", &["mail"], &silent)]);
+    let request = house.request("send", |_| {});
+    let three = futures::join!(house.desk.call(&request), house.desk.call(&request), house.desk.call(&request));
+    exception::<CallTimedOut>(&three.0.expect_err("it is late"));
+    exception::<CallTimedOut>(&three.1.expect_err("it is late"));
+    exception::<Overloaded>(&three.2.expect_err("it is one too many"));
+    assert_eq!((silent.calls().len(), house.metrics.calls_outstanding.get()), (2, 0));
+}
+
+#[tokio::test]
+async fn a_call_without_a_master_says_why() {
+    let why = async |house: &House| {
+        exception::<NoMaster>(&house.desk.call(&house.request("send", |_| {})).await.expect_err("nobody")).message
+    };
+    let nothing = House::new(0, &Config::default());
+    assert_eq!(why(&nothing).await, "no master has ever offered the service `mail`");
+    let early = House::new(1, &Config::default());
+    assert!(why(&early).await.contains("register-0 is not yet known as a whole"));
+    let house = House::with(&[("m", "mail", &failing())]);
+    house.feeds[0].publish(vec![Change::Leave("m".into())]);
+    assert_eq!(why(&house).await, "no master that offers the service `mail` is alive");
+}
+
+#[tokio::test]
+async fn a_call_on_one_master_goes_to_no_other() {
+    let (refusing, echoing) = (Way::new(Manner::Refuses(Refused::Overloaded)), Way::new(Manner::Echoes));
+    let house = House::with(&[("a", "mail@2.0.0", &refusing), ("b", "mail@1.0.0", &echoing)]);
+    let request = house.request("send", |_| {});
+    exception::<Overloaded>(&house.desk.call_on("a", &request).await.expect_err("it refuses"));
+    assert_eq!(house.desk.call_on("b", &request).await.expect("a result").master, "b");
+    exception::<NoMaster>(&house.desk.call_on("c", &request).await.expect_err("it is not there"));
+    let newer = house.request("send", |options| options.version = Some("^2".into()));
+    exception::<NoMaster>(&house.desk.call_on("b", &newer).await.expect_err("it is too old"));
+    assert_eq!(echoing.calls().len(), 1);
+}
+
+#[tokio::test]
+async fn every_call_is_counted_by_what_it_came_to() {
+    let house = in_turn(&losing(), &failing());
+    let idempotent = house.request("send", |options| options.idempotent = Some(true));
+    let _ = house.desk.call(&idempotent).await;
+    let _ = house.desk.call(&house.request("send", |_| {})).await;
+    let stats = house.desk.stats().expect("stats").methods;
+    let [method] = stats.as_slice() else { panic!("{stats:?}") };
+    assert_eq!((method.service_name.as_str(), method.method.as_str()), ("mail", "send"));
+    let counts = (method.calls, method.failed, method.lost, method.refused, method.retries, method.outstanding);
+    assert_eq!(counts, (2, 1, 1, 0, 1, 0));
+    assert_eq!((method.histogram.len(), method.histogram.iter().sum::<i64>()), (13, 1));
+}

@@ -1,0 +1,198 @@
+//! The client against a sidecar that does as the test wants.
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::time::Duration;
+
+use thrift::protocol::{TBinaryInputProtocol, TBinaryOutputProtocol};
+use thrift::server::TProcessor;
+use thrift::transport::TBufferedWriteTransport;
+
+use crate::net::Address;
+use crate::thrift::client::{Client, Error};
+use crate::thrift::idl::*;
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Answers `get` by the path.
+struct Sidecar;
+
+impl RosterSyncHandler for Sidecar {
+    fn handle_get(&self, path: String, options: ReadOptions) -> thrift::Result<NodeReply> {
+        let freshness = Freshness::new(7, 0, Origin::LIVE, true);
+        match path.as_str() {
+            "/nothing" => Err(NotFound::new(path, "no such node".into(), freshness).into()),
+            "/later" => Err(NotReady::new("zookeeper".into(), "connecting".into()).into()),
+            "/old" => Err(TooStale::new(9, options.max_age_ms.unwrap_or(0), "it is down".into()).into()),
+            "/wrong" => Err(InvalidRequest::new("path".into(), "it is wrong".into()).into()),
+            "/busy" => Err("too busy".into()),
+            _ => Ok(NodeReply::new(Node::new(path, b"\xff".to_vec(), Stat::new(1, 2, 3, 4, 5, 6, 7, 8)), freshness)),
+        }
+    }
+
+    fn handle_get_many(&self, _: Vec<String>, _: ReadOptions) -> thrift::Result<NodesReply> {
+        Err("not asked".into())
+    }
+
+    fn handle_children(&self, _: String, _: ReadOptions) -> thrift::Result<ChildrenReply> {
+        Err("not asked".into())
+    }
+
+    fn handle_subtree(&self, _: String, _: i32, _: String, _: ReadOptions) -> thrift::Result<SubtreeReply> {
+        Err("not asked".into())
+    }
+
+    fn handle_watch(&self, _: i64, _: Vec<String>, _: i32, _: i32) -> thrift::Result<WatchReply> {
+        Err("not asked".into())
+    }
+
+    fn handle_status(&self) -> thrift::Result<StatusReply> {
+        Err("not asked".into())
+    }
+
+    fn handle_masters(&self, _: Filter) -> thrift::Result<MastersReply> {
+        Err("not asked".into())
+    }
+
+    fn handle_master(&self, _: String) -> thrift::Result<MasterReply> {
+        Err("not asked".into())
+    }
+
+    fn handle_services(&self, _: Filter) -> thrift::Result<ServicesReply> {
+        Err("not asked".into())
+    }
+
+    fn handle_instances(&self, _: String) -> thrift::Result<InstancesReply> {
+        Err("not asked".into())
+    }
+
+    fn handle_watch_masters(&self, _: i64, _: i32, _: i32) -> thrift::Result<MastersWatchReply> {
+        Err("not asked".into())
+    }
+
+    fn handle_call(&self, _: String, _: String, _: Vec<u8>, _: CallOptions) -> thrift::Result<CallResult> {
+        Err("not asked".into())
+    }
+
+    fn handle_call_on(
+        &self,
+        master: String,
+        _: String,
+        method: String,
+        _: Vec<u8>,
+        options: CallOptions,
+    ) -> thrift::Result<CallResult> {
+        let message = "as the test wants".to_owned();
+        match method.as_str() {
+            "nobody" => Err(NoMaster::new("mail".into(), message).into()),
+            "fail" => Err(CallFailed::new(master, message, None, 7, false).into()),
+            "late" => Err(CallTimedOut::new(master, options.timeout_ms.unwrap_or(0), message).into()),
+            _ => Err(Overloaded::new(message).into()),
+        }
+    }
+
+    fn handle_call_all(&self, _: String, _: String, _: Vec<u8>, _: CallOptions) -> thrift::Result<Vec<CallOutcome>> {
+        Err("not asked".into())
+    }
+
+    fn handle_call_many(&self, _: Vec<Call>) -> thrift::Result<Vec<CallOutcome>> {
+        Err("not asked".into())
+    }
+
+    fn handle_broadcast(&self, _: Vec<u8>, _: Encoding) -> thrift::Result<i32> {
+        Err("not asked".into())
+    }
+
+    fn handle_add_registers(&self, _: Vec<RegisterAddress>) -> thrift::Result<i32> {
+        Err("not asked".into())
+    }
+
+    fn handle_remove_registers(&self, _: Vec<RegisterAddress>) -> thrift::Result<i32> {
+        Err("not asked".into())
+    }
+
+    fn handle_stats(&self) -> thrift::Result<StatsReply> {
+        Err("not asked".into())
+    }
+}
+
+/// A sidecar that answers so many requests of each connection, then closes it.
+fn sidecar(requests: usize) -> Address {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = Address::Tcp(listener.local_addr().expect("an address").to_string());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let stream = stream.expect("a connection");
+            let mut input = TBinaryInputProtocol::new(stream.try_clone().expect("a handle"), true);
+            let mut output = TBinaryOutputProtocol::new(TBufferedWriteTransport::new(stream), true);
+            let processor = RosterSyncProcessor::new(Sidecar);
+            for _ in 0..requests {
+                let _ = processor.process(&mut input, &mut output);
+            }
+        }
+    });
+    address
+}
+
+#[test]
+fn every_exception_has_its_variant_and_leaves_the_connection_in_use() {
+    let mut client = Client::new(sidecar(5), TIMEOUT);
+    let mut ask = |path| client.get(path, Some(Duration::from_millis(3)));
+    assert_eq!(ask("/a").expect("a node").node.data, [0xff]);
+    assert!(matches!(ask("/nothing"), Err(Error::NotFound(exception)) if exception.freshness.revision == 7));
+    assert!(matches!(ask("/later"), Err(Error::NotReady(exception)) if exception.source == "zookeeper"));
+    assert!(matches!(ask("/old"), Err(Error::TooStale(exception)) if exception.max_age_ms == 3));
+    assert!(matches!(ask("/wrong"), Err(Error::Invalid(exception)) if exception.field == "path"));
+    assert!(matches!(ask("/a"), Err(Error::Broken { .. })), "the sidecar closed the connection");
+}
+
+#[test]
+fn every_failure_of_a_call_has_its_variant() {
+    let mut client = Client::new(sidecar(4), TIMEOUT);
+    let mut ask = |method: &str| {
+        let options = CallOptions::new(None, None, None, None, None, None, None, None);
+        let method = ("mail".to_owned(), method.to_owned());
+        client.call(Some("m1".into()), method, Vec::new(), options, Duration::from_millis(9))
+    };
+    assert!(matches!(ask("nobody"), Err(Error::NoMaster(exception)) if exception.service_name == "mail"));
+    assert!(matches!(ask("fail"), Err(Error::CallFailed(exception)) if exception.code == 7));
+    assert!(matches!(ask("late"), Err(Error::CallTimedOut(exception)) if exception.timeout_ms == 9));
+    assert!(matches!(ask("more"), Err(Error::Overloaded(_))));
+}
+
+#[test]
+fn a_refusal_tells_its_reason() {
+    let refused = Client::new(sidecar(1), TIMEOUT).get("/busy", None);
+    assert!(matches!(&refused, Err(Error::Refused { message, .. }) if message == "too busy"), "{refused:?}");
+}
+
+#[test]
+fn a_broken_connection_is_made_anew_at_the_next_call() {
+    let mut client = Client::new(sidecar(1), TIMEOUT);
+    client.get("/a", None).expect("a node");
+    assert!(matches!(client.get("/a", None), Err(Error::Broken { .. })));
+    client.get("/a", None).expect("a node");
+}
+
+#[test]
+fn nobody_there_and_nobody_answering_are_told_apart() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("socket");
+    let mut client = Client::new(Address::Unix(path.clone()), Duration::from_millis(50));
+    assert!(matches!(client.status(), Err(Error::Unreachable { .. })));
+    let _silent = std::os::unix::net::UnixListener::bind(&path).expect("a socket");
+    assert!(matches!(client.status(), Err(Error::TimedOut { .. })));
+}
+
+#[test]
+fn what_is_no_answer_is_told_so() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = Address::Tcp(listener.local_addr().expect("an address").to_string());
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a connection");
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").expect("an answer");
+        stream
+    });
+    assert!(matches!(Client::new(address, TIMEOUT).status(), Err(Error::Broken { .. })));
+    server.join().expect("the server");
+}

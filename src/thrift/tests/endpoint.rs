@@ -1,0 +1,112 @@
+//! Calls over a connection.
+
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::time::Instant;
+
+use tokio::task::spawn_blocking;
+
+use super::*;
+use crate::net::Address;
+use crate::task::Tasks;
+use crate::thrift::Endpoint;
+use crate::thrift::client::{Client, Error};
+
+struct Server {
+    feed: Publisher,
+    tasks: Tasks,
+    address: Address,
+    _folder: tempfile::TempDir,
+}
+
+fn serve() -> Server {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = Config { unix: folder.path().join("socket"), tcp: String::new(), threads: 1, ..Config::default() };
+    let metrics = Arc::<Metrics>::default();
+    let feeds = vec![Feed::new("register", "register", vec![])];
+    let store = Store::new(&Default::default(), feeds, metrics.clone());
+    let endpoint = Endpoint::bind(&config, &ZkData::default(), &store, &metrics).expect("a socket");
+    let address = endpoint.addresses().next().expect("an address").clone();
+    let tasks = Tasks::new().0;
+    endpoint.start(&tasks).expect("threads");
+    Server { feed: store.publisher(0), tasks, address, _folder: folder }
+}
+
+impl Server {
+    fn master(&self, manner: Manner) -> Arc<Way> {
+        let way = Way::new(manner);
+        self.feed.publish_whole(vec![join("m", &["mail"], &way)]);
+        way
+    }
+
+    /// Calls `mail.send`, from another thread.
+    async fn call(&self, arguments: Vec<u8>, patience: Duration) -> Result<idl::CallResult, Error> {
+        let mut client = Client::new(self.address.clone(), patience);
+        let minute = Duration::from_secs(60);
+        let call = move || client.call(None, ("mail".into(), "send".into()), arguments, no_options(), minute);
+        spawn_blocking(call).await.expect("the client")
+    }
+}
+
+async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_call_may_carry_more_than_any_other_request() {
+    let server = serve();
+    server.master(Manner::Echoes);
+    let arguments = format!("[\"{}\"]", "x".repeat(900_000)).into_bytes();
+    let result = server.call(arguments.clone(), Duration::from_secs(20)).await.expect("a result");
+    assert_eq!(result.values, [[b"[\"send\",", &arguments[..], b"]"].concat()]);
+    let (address, path) = (server.address.clone(), format!("/{}", "x".repeat(70_000)));
+    let refused = spawn_blocking(move || Client::new(address, Duration::from_secs(20)).get(&path, None)).await;
+    assert!(refused.expect("the client").is_err());
+    let most = server.call(vec![b' '; 2 << 20], Duration::from_secs(20)).await.expect_err("it is too long");
+    assert!(matches!(most, Error::Refused { .. } | Error::Broken { .. }), "{most}");
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_gives_its_call_up() {
+    let server = serve();
+    let silent = server.master(Manner::Silent);
+    let path = match &server.address {
+        Address::Unix(path) => path.clone(),
+        other => panic!("{other}"),
+    };
+    for arguments in [Vec::new(), format!("[\"{}\"]", "x".repeat(900_000)).into_bytes()] {
+        let head = b"\x80\x01\x00\x01\x00\x00\x00\x04call\x00\x00\x00\x01\x0b\x00\x01\x00\x00\x00\x04mail\x0b\x00\x02\
+                     \x00\x00\x00\x04send\x0b\x00\x03";
+        let length = (arguments.len() as u32).to_be_bytes();
+        let request = [&head[..], &length, &arguments, b"\x0c\x00\x04\x00\x00"].concat();
+        let mut stream = UnixStream::connect(&path).expect("a connection");
+        let stream = spawn_blocking(move || stream.write_all(&request).map(|()| stream)).await.expect("the client");
+        until("the call is under way", || silent.outstanding() == 1).await;
+        drop(stream.expect("written"));
+        until("the call is given up", || silent.outstanding() == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn a_stop_lets_calls_finish() {
+    let server = serve();
+    let way = server.master(Manner::Silent);
+    let call = server.call(Vec::new(), Duration::from_secs(20));
+    let stop = async {
+        until("the call is under way", || way.outstanding() == 1).await;
+        let answer = async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let sender = way.open.lock().expect("no panic")[0].clone();
+            sender.send(Answer::Value(7.into())).await.expect("it waits");
+            sender.send(Answer::End).await.expect("it waits");
+        };
+        let (cut, ()) = futures::join!(server.tasks.stop(Duration::from_secs(20)), answer);
+        assert_eq!(cut, 0);
+    };
+    let (result, ()) = futures::join!(call, stop);
+    assert_eq!(result.expect("a result").values, [b"7"]);
+}

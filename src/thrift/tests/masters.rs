@@ -1,0 +1,103 @@
+//! Who is there: masters, services, instances, and what became of them.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::task::Tasks;
+use crate::thrift::idl::{ChangeKind, Filter, NotFound, NotReady};
+
+fn filter(service: Option<&str>, metadata: &[(&str, &str)]) -> Filter {
+    let metadata: BTreeMap<_, _> = metadata.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
+    Filter::new(service.map(str::to_owned), Some(metadata).filter(|it| !it.is_empty()), None, None)
+}
+
+fn house() -> House {
+    let way = Way::new(Manner::Echoes);
+    let house = House::new(1, &Config::default());
+    house.feeds[0].publish_whole(vec![
+        join("a", &["mail@1.0.0", "log"], &way),
+        join("b", &["mail@2.0.0", "mail@1.0.0"], &way),
+        join("c", &[], &way),
+    ]);
+    house
+}
+
+#[test]
+fn masters_come_in_pages_and_by_what_they_offer() {
+    let house = house();
+    let ids = |filter: Filter| {
+        let reply = house.desk.masters(&filter).expect("masters");
+        (reply.masters.into_iter().map(|master| master.id).collect::<Vec<_>>().concat(), reply.cursor)
+    };
+    assert_eq!(ids(filter(None, &[])), ("abc".into(), None));
+    assert_eq!(ids(filter(Some("mail"), &[])), ("ab".into(), None));
+    assert_eq!(ids(filter(Some("log"), &[("zone", "a"), ("size", "7")])), ("a".into(), None));
+    assert_eq!(ids(filter(Some("log"), &[("zone", "b")])), (String::new(), None));
+    assert_eq!(ids(filter(None, &[("zone", "b")])), ("b".into(), None));
+    assert_eq!(ids(Filter { limit: Some(2), ..filter(None, &[]) }), ("ab".into(), Some("b".into())));
+    assert_eq!(ids(Filter { cursor: Some("b".into()), ..filter(None, &[]) }), ("c".into(), None));
+    let master = house.desk.master("b").expect("a master").master;
+    assert_eq!((master.ways, master.connected_at, master.services.len()), (1, 7, 2));
+    assert_eq!((master.services[0].name.as_str(), master.services[0].version.as_str()), ("mail", "2.0.0"));
+    assert_eq!(master.services[0].metadata, r#"{"zone":"b","size":7}"#);
+    assert_eq!(exception::<NotFound>(&house.desk.master("x").expect_err("nobody")).path, "x");
+}
+
+#[test]
+fn a_service_is_known_also_when_nobody_offers_it_any_more() {
+    let house = house();
+    let services = |filter: &Filter| {
+        let services = house.desk.services(filter).expect("services").services.into_iter();
+        services.map(|service| (service.name, service.masters.into_iter().collect::<Vec<_>>())).collect::<Vec<_>>()
+    };
+    let mail = ("mail".to_owned(), vec![("1.0.0".to_owned(), 2), ("2.0.0".to_owned(), 1)]);
+    let log = ("log".to_owned(), vec![("0.0.0".to_owned(), 1)]);
+    assert_eq!(services(&filter(None, &[])), [log, mail.clone()]);
+    assert_eq!(services(&filter(Some("mail"), &[])), [mail]);
+    assert_eq!(services(&filter(None, &[("zone", "a")])).len(), 2);
+    house.feeds[0].publish(vec![Change::Leave("a".into())]);
+    assert_eq!(services(&filter(Some("log"), &[])), [("log".to_owned(), vec![])]);
+    assert_eq!(services(&filter(None, &[("zone", "a")])), []);
+}
+
+#[test]
+fn instances_come_newest_first() {
+    let house = house();
+    let instances = house.desk.instances("mail").expect("instances").instances;
+    let told: Vec<_> = instances.iter().map(|it| (it.master.as_str(), it.offer.version.as_str())).collect();
+    assert_eq!(told, [("b", "2.0.0"), ("a", "1.0.0"), ("b", "1.0.0")]);
+    assert_eq!(exception::<NotFound>(&house.desk.instances("nothing").expect_err("unknown")).path, "nothing");
+}
+
+#[tokio::test]
+async fn nothing_is_said_of_masters_before_all_who_tell_of_them_have() {
+    let house = House::new(2, &Config::default());
+    house.feeds[0].publish_whole(vec![join("a", &["mail"], &Way::new(Manner::Echoes))]);
+    let error = house.desk.masters(&filter(None, &[])).expect_err("not ready");
+    assert_eq!(exception::<NotReady>(&error).source, "register-1");
+    assert!(house.desk.call(&house.request("send", |_| {})).await.is_ok(), "what is known can be called");
+    house.feeds[1].publish_whole(vec![]);
+    assert_eq!(house.desk.masters(&filter(None, &[])).expect("masters").masters.len(), 1);
+    let nothing = House::new(0, &Config::default()).desk.masters(&filter(None, &[])).expect("masters");
+    assert!(nothing.masters.is_empty() && nothing.freshness.complete);
+}
+
+#[tokio::test]
+async fn a_watch_tells_what_became_of_masters() {
+    let house = house();
+    let tasks = Tasks::new().0;
+    let stop = tasks.stop_signal();
+    let watch = async |since| {
+        let patience = house.desk.patience(since, 5_000, 0).expect("a request that makes sense");
+        house.desk.master_changes(patience, &stop).await.expect("a reply")
+    };
+    let start = watch(0).await;
+    assert!(start.reset);
+    let change = async {
+        tokio::task::yield_now().await;
+        house.feeds[0].publish(vec![Change::Leave("c".into()), join("d", &["log"], &Way::new(Manner::Silent))]);
+    };
+    let (reply, ()) = futures::join!(watch(start.freshness.revision), change);
+    let told: Vec<_> = reply.changes.iter().map(|it| (it.id.as_str(), it.kind, it.master.is_some())).collect();
+    assert_eq!(told, [("c", ChangeKind::DELETED, false), ("d", ChangeKind::CREATED, true)]);
+}

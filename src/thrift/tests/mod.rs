@@ -1,0 +1,151 @@
+//! Calls from the desk to masters in memory, and over a connection.
+
+mod calls;
+mod client;
+mod endpoint;
+mod masters;
+mod several;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rmpv::Value;
+use tokio::sync::mpsc;
+
+use super::handler::Desk;
+use super::idl::{self, CallOptions};
+use super::owed::Ledger;
+use super::request::{Request, no_options};
+use super::{Config, ZkData};
+use crate::metrics::Metrics;
+use crate::model::{Answer, Answers, Call, Change, Line, Master, Refused, Service};
+use crate::store::{Feed, Publisher, Store};
+
+/// How a master in memory answers.
+#[derive(Clone, Debug)]
+enum Manner {
+    /// With these, and no more.
+    Answers(Vec<Answer>),
+    /// With the call's method and arguments.
+    Echoes,
+    Refuses(Refused),
+    /// Not before so long.
+    Tarries(Duration, Answer),
+    /// With values without end.
+    Floods,
+    Silent,
+}
+
+/// A way to a master that remembers what came by it.
+#[derive(Debug)]
+struct Way {
+    manner: Manner,
+    calls: Mutex<Vec<Call>>,
+    commands: Mutex<Vec<Value>>,
+    open: Mutex<Vec<mpsc::Sender<Answer>>>,
+}
+
+impl Way {
+    fn new(manner: Manner) -> Arc<Self> {
+        Arc::new(Self { manner, calls: Mutex::default(), commands: Mutex::default(), open: Mutex::default() })
+    }
+
+    fn calls(&self) -> Vec<Call> {
+        self.calls.lock().expect("no panic").clone()
+    }
+
+    fn answers(&self, call: &Call) -> Vec<Answer> {
+        let echo = || Value::Array(vec![call.method.as_str().into(), call.arguments.clone()]);
+        match &self.manner {
+            Manner::Answers(answers) => answers.clone(),
+            Manner::Echoes => vec![Answer::Value(echo()), Answer::End],
+            _ => vec![],
+        }
+    }
+}
+
+impl Line for Way {
+    fn call(&self, call: Call) -> Result<Answers, Refused> {
+        if let Manner::Refuses(why) = self.manner {
+            return Err(why);
+        }
+        let answers = self.answers(&call);
+        self.calls.lock().expect("no panic").push(call);
+        let (sender, receiver) = mpsc::channel(answers.len().max(1));
+        answers.into_iter().for_each(|answer| sender.try_send(answer).expect("room"));
+        let manner = self.manner.clone();
+        self.open.lock().expect("no panic").push(sender.clone());
+        match manner {
+            Manner::Tarries(delay, answer) => drop(tokio::spawn(async move {
+                tokio::time::sleep(delay).await;
+                let _ = sender.send(answer).await;
+            })),
+            Manner::Floods => drop(tokio::spawn(async move {
+                while sender.send(Answer::Value("x".repeat(1_000).into())).await.is_ok() {}
+            })),
+            _ => {}
+        }
+        Ok(receiver)
+    }
+
+    fn send(&self, command: Value) -> Result<(), Refused> {
+        if let Manner::Refuses(why) = self.manner {
+            return Err(why);
+        }
+        self.commands.lock().expect("no panic").push(command);
+        Ok(())
+    }
+
+    fn outstanding(&self) -> usize {
+        self.open.lock().expect("no panic").iter().filter(|sender| !sender.is_closed()).count()
+    }
+}
+
+/// A desk, and what fills its store with masters.
+struct House {
+    desk: Desk,
+    feeds: Vec<Publisher>,
+    metrics: Arc<Metrics>,
+}
+
+impl House {
+    /// With so many feeds that tell of masters.
+    fn new(feeds: usize, config: &Config) -> Self {
+        let metrics = Arc::<Metrics>::default();
+        let feed = |number| Feed::new(format!("register-{number}"), "register", vec![]);
+        let store = Store::new(&Default::default(), (0..feeds).map(feed).collect(), metrics.clone());
+        let feeds = (0..feeds).map(|feed| store.publisher(feed)).collect();
+        let ledger = Ledger::new(config.max_waiting_replies.as_u64() as usize);
+        let desk = Desk::new(config, &ZkData::default(), store, ledger, metrics.clone());
+        Self { desk, feeds, metrics }
+    }
+
+    /// With one feed, whole, and masters that offer one service each.
+    fn with(masters: &[(&str, &str, &Arc<Way>)]) -> Self {
+        let house = Self::new(1, &Config::default());
+        house.feeds[0].publish_whole(masters.iter().map(|(id, service, way)| join(id, &[service], way)).collect());
+        house
+    }
+
+    fn request(&self, method: &str, change: impl FnOnce(&mut CallOptions)) -> Request {
+        self.desk.request(call(method, "[]", change)).expect("a request")
+    }
+}
+
+fn join(id: &str, services: &[&str], way: &Arc<Way>) -> Change {
+    let metadata = Value::Map(vec![("zone".into(), id.into()), ("size".into(), 7.into())]);
+    let service = |name: &&str| Service { name: (*name).to_owned(), metadata: metadata.clone() };
+    let services = services.iter().map(service).collect();
+    Change::Join(Arc::new(Master { id: id.into(), address: "here:1".into(), connected_at: 7, services }), way.clone())
+}
+
+fn call(method: &str, arguments: &str, change: impl FnOnce(&mut CallOptions)) -> idl::Call {
+    let mut options = no_options();
+    change(&mut options);
+    idl::Call::new("mail".into(), method.into(), arguments.into(), options)
+}
+
+fn exception<T: std::error::Error + Clone + 'static>(error: &thrift::Error) -> T {
+    let thrift::Error::User(exception) = error else { panic!("{error:?}") };
+    exception.downcast_ref::<T>().unwrap_or_else(|| panic!("another exception: {exception:?}")).clone()
+}

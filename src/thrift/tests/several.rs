@@ -1,0 +1,103 @@
+//! Several calls side by side, and commands for all masters.
+
+use super::*;
+use crate::thrift::idl::{CallErrorKind, Encoding, InvalidRequest, NoMaster, RegisterAddress};
+
+fn echoing() -> Arc<Way> {
+    Way::new(Manner::Echoes)
+}
+
+#[tokio::test]
+async fn all_masters_of_the_newest_version_are_called_or_of_those_that_fit() {
+    let failing = Way::new(Manner::Refuses(Refused::Gone));
+    let house = House::with(&[
+        ("d", "mail@1.0.0", &echoing()),
+        ("c", "mail@2.1.0", &echoing()),
+        ("b", "mail@2.1.0", &failing),
+        ("a", "mail@2.0.0", &echoing()),
+    ]);
+    let masters = async |version: Option<&str>| {
+        let request = house.request("send", |options| options.version = version.map(str::to_owned));
+        let outcomes = house.desk.call_all(&request).await.expect("outcomes");
+        outcomes.into_iter().map(|it| (it.master.expect("an id"), it.result.is_some())).collect::<Vec<_>>()
+    };
+    let id = |id: &str, answered| (id.to_owned(), answered);
+    assert_eq!(masters(None).await, [id("b", false), id("c", true)]);
+    assert_eq!(masters(Some("^2")).await, [id("a", true), id("b", false), id("c", true)]);
+    let error = house.desk.call_all(&house.request("send", |options| options.version = Some("3".into()))).await;
+    assert!(exception::<NoMaster>(&error.expect_err("nobody")).message.contains("in a version"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_masters_have_one_time_also_when_they_take_turns() {
+    let house = House::new(1, &Config { max_call_all: 2, ..Config::default() });
+    let ways: Vec<_> =
+        (0..6).map(|_| Way::new(Manner::Tarries(Duration::from_secs(1), Answer::Value(7.into())))).collect();
+    let joins = ways.iter().enumerate().map(|(number, way)| join(&number.to_string(), &["mail"], way));
+    house.feeds[0].publish_whole(joins.collect());
+    let request = house.request("send", |options| options.timeout_ms = Some(1_500));
+    let start = tokio::time::Instant::now();
+    let outcomes = house.desk.call_all(&request).await.expect("outcomes");
+    assert_eq!(start.elapsed().as_millis(), 1_500);
+    let late = outcomes.iter().filter_map(|outcome| outcome.error.as_ref());
+    assert_eq!(late.filter(|error| error.kind == CallErrorKind::TIMED_OUT).count(), 6);
+    let sent: Vec<_> = ways.iter().map(|way| way.calls().len()).collect();
+    assert_eq!(sent, [1, 1, 0, 0, 0, 0], "nothing is sent when the time is over");
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_calls_run_side_by_side_and_keep_their_order() {
+    let (slow, fast) = (Way::new(Manner::Silent), echoing());
+    let house = House::new(1, &Config::default());
+    house.feeds[0].publish_whole(vec![join("slow", &["mail@1.0.0"], &slow), join("fast", &["mail@2.0.0"], &fast)]);
+    let one = |number: usize| {
+        call(&number.to_string(), if number == 5 { "7" } else { "[]" }, |options| {
+            options.version = (number % 2 == 1).then(|| "^1".into());
+        })
+    };
+    let several = house.desk.requests((0..6).map(one).collect()).expect("requests");
+    let start = tokio::time::Instant::now();
+    let outcomes = house.desk.call_many(&several).await;
+    assert_eq!(start.elapsed().as_secs(), 5, "side by side");
+    for (number, outcome) in outcomes.iter().enumerate() {
+        let kind = outcome.error.as_ref().map(|error| error.kind);
+        let values = outcome.result.as_ref().map(|result| String::from_utf8_lossy(&result.values[0]).into_owned());
+        match number {
+            5 => assert_eq!((kind, outcome.master.as_deref()), (Some(CallErrorKind::INVALID), None)),
+            1 | 3 => assert_eq!((kind, outcome.master.as_deref()), (Some(CallErrorKind::TIMED_OUT), Some("slow"))),
+            _ => assert_eq!(values, Some(format!("[\"{number}\",[]]"))),
+        }
+    }
+    let error = house.desk.requests((0..257).map(one).collect()).expect_err("too many");
+    assert_eq!(exception::<InvalidRequest>(&error).field, "calls");
+}
+
+#[tokio::test]
+async fn many_calls_share_the_room_of_one_reply() {
+    let big = Answer::Value("x".repeat(3_000_000).into());
+    let house = House::with(&[("m", "mail", &Way::new(Manner::Answers(vec![big, Answer::End])))]);
+    let several = house.desk.requests((0..4).map(|_| call("m", "", |_| {})).collect()).expect("requests");
+    let outcomes = house.desk.call_many(&several).await;
+    assert_eq!(outcomes.iter().filter(|outcome| outcome.result.is_some()).count(), 2);
+}
+
+#[tokio::test]
+async fn a_command_reaches_each_master_once_by_a_way_that_takes_it() {
+    let (refusing, one, two) = (Way::new(Manner::Refuses(Refused::Gone)), echoing(), echoing());
+    let house = House::new(2, &Config::default());
+    let gone = Way::new(Manner::Refuses(Refused::Overloaded));
+    house.feeds[0].publish_whole(vec![join("a", &[], &refusing), join("b", &["mail"], &two), join("c", &[], &gone)]);
+    house.feeds[1].publish_whole(vec![join("a", &[], &one)]);
+    assert_eq!(house.desk.broadcast(br#"{"cmd":"reload","n":1}"#, Encoding::JSON).expect("sent"), 2);
+    let hub = RegisterAddress::new("hub".into(), 8010);
+    assert_eq!(house.desk.add_registers(std::slice::from_ref(&hub)).expect("sent"), 2);
+    assert_eq!(house.desk.remove_registers(&[hub]).expect("sent"), 2);
+    for way in [one, two] {
+        let texts: Vec<_> = way.commands.lock().expect("no panic").iter().map(crate::thrift::value::text).collect();
+        let registers = r#""registers":[{"host":"hub","port":8010}]}"#;
+        let [add, remove] = ["register", "remove"].map(|cmd| format!("{{\"cmd\":\"{cmd}\",{registers}"));
+        assert_eq!(texts, [r#"{"cmd":"reload","n":1}"#, &add, &remove]);
+    }
+    let error = house.desk.broadcast(br#"{"cmd":"callback"}"#, Encoding::JSON).expect_err("refused");
+    assert_eq!(exception::<InvalidRequest>(&error).field, "message");
+}

@@ -1,0 +1,180 @@
+//! Values: what clients write as JSON or MessagePack, and masters read as values; and back.
+
+use std::borrow::Cow;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use rmpv::Value;
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde_json::Value as Document;
+
+use super::idl::Encoding;
+
+/// The deepest nesting of a value that a client writes: as deep as the reader of JSON goes.
+const MAX_DEPTH: usize = 128;
+
+/// Reads one value. An integer of JSON beyond 64 bits becomes a float.
+pub(super) fn read(encoding: Encoding, bytes: &[u8]) -> Result<Value, String> {
+    if encoding != Encoding::MSGPACK {
+        let document: Document = serde_json::from_slice(bytes).map_err(|error| format!("no JSON: {error}"))?;
+        return Ok(from_document(document));
+    }
+    let mut rest = bytes;
+    let value = rmpv::decode::read_value_with_max_depth(&mut rest, MAX_DEPTH);
+    let value = value.map_err(|error| format!("no MessagePack: {error}"))?;
+    if rest.is_empty() { Ok(value) } else { Err("no MessagePack: something follows the value".into()) }
+}
+
+/// Writes one value.
+pub(super) fn write(encoding: Encoding, value: &Value) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if encoding == Encoding::MSGPACK {
+        rmpv::encode::write_value(&mut bytes, value).expect("a vector takes all");
+    } else {
+        serde_json::to_writer(&mut bytes, &Json(value)).expect("every key is a text, and a vector takes all");
+    }
+    bytes
+}
+
+/// The JSON text of a value.
+pub(super) fn text(value: &Value) -> String {
+    String::from_utf8_lossy(&write(Encoding::JSON, value)).into_owned()
+}
+
+/// The JSON text of a map. PHP's maps with the keys 0, 1, 2, … and its empty ones come as lists.
+pub(super) fn object(value: &Value) -> String {
+    match value {
+        Value::Map(_) => text(value),
+        Value::Array(items) => {
+            let entry = |(index, item): (usize, &Value)| (Value::from(index), item.clone());
+            text(&Value::Map(items.iter().enumerate().map(entry).collect()))
+        }
+        _ => "{}".into(),
+    }
+}
+
+/// The bytes of a text, which PHP writes as `bin` where it is not UTF-8.
+pub(super) fn bytes(value: &Value) -> Option<&[u8]> {
+    match value {
+        Value::String(text) => Some(text.as_bytes()),
+        Value::Binary(bytes) => Some(bytes),
+        _ => None,
+    }
+}
+
+fn from_document(document: Document) -> Value {
+    match document {
+        Document::Null => Value::Nil,
+        Document::Bool(bool) => bool.into(),
+        Document::Number(number) => match (number.as_u64(), number.as_i64()) {
+            (Some(number), _) => number.into(),
+            (_, Some(number)) => number.into(),
+            _ => number.as_f64().unwrap_or(f64::NAN).into(),
+        },
+        Document::String(text) => text.into(),
+        Document::Array(items) => Value::Array(items.into_iter().map(from_document).collect()),
+        Document::Object(entries) => {
+            Value::Map(entries.into_iter().map(|(key, value)| (key.into(), from_document(value))).collect())
+        }
+    }
+}
+
+/// A value as JSON has it: bytes as an object with the key `base64`, what is no number as null, every key as a text.
+struct Json<'a>(&'a Value);
+
+impl Serialize for Json<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Value::Nil => to.serialize_unit(),
+            Value::Boolean(bool) => to.serialize_bool(*bool),
+            Value::Integer(integer) => match (integer.as_u64(), integer.as_i64()) {
+                (Some(number), _) => to.serialize_u64(number),
+                (_, number) => to.serialize_i64(number.unwrap_or_default()),
+            },
+            Value::F32(number) => to.serialize_f32(*number),
+            Value::F64(number) => to.serialize_f64(*number),
+            Value::String(text) => match text.as_str() {
+                Some(text) => to.serialize_str(text),
+                None => base64(text.as_bytes(), to),
+            },
+            Value::Binary(bytes) | Value::Ext(_, bytes) => base64(bytes, to),
+            Value::Array(items) => to.collect_seq(items.iter().map(Json)),
+            Value::Map(entries) => to.collect_map(entries.iter().map(|(name, value)| (key(name), Json(value)))),
+        }
+    }
+}
+
+fn base64<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+    let mut object = to.serialize_map(Some(1))?;
+    object.serialize_entry("base64", &BASE64_STANDARD.encode(bytes))?;
+    object.end()
+}
+
+fn key(value: &Value) -> Cow<'_, str> {
+    match value {
+        Value::String(text) => String::from_utf8_lossy(text.as_bytes()),
+        Value::Binary(bytes) => String::from_utf8_lossy(bytes),
+        other => text(other).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn json(text: &str) -> Value {
+        read(Encoding::JSON, text.as_bytes()).expect("JSON")
+    }
+
+    #[test]
+    fn json_comes_back_as_it_went() {
+        for json_text in [
+            r#"{"z":1,"a":[null,true,-9223372036854775808,9223372036854775807,18446744073709551615],"":{}}"#,
+            r#"["x'); system('rm -rf /'); //","$a\u0000\"",1.5,1e300,-0.1,"😀",[[[]]],1.0]"#,
+            "[]",
+        ] {
+            assert_eq!(text(&json(json_text)), json_text.replace("1e300", "1e+300"), "{json_text}");
+        }
+    }
+
+    #[test]
+    fn message_pack_comes_back_as_it_went() {
+        let value = Value::Map(vec![
+            (7.into(), Value::Binary(vec![0, 0xff])),
+            ("big".into(), u64::MAX.into()),
+            (Value::Nil, Value::Array(vec![i64::MIN.into(), Value::F32(0.5), Value::Ext(3, vec![1])])),
+        ]);
+        let bytes = write(Encoding::MSGPACK, &value);
+        assert_eq!(read(Encoding::MSGPACK, &bytes), Ok(value));
+        assert!(read(Encoding::MSGPACK, &[&bytes[..], &[0xc0]].concat()).is_err(), "something follows");
+        assert!(read(Encoding::MSGPACK, &bytes[..bytes.len() - 1]).is_err(), "something is missing");
+    }
+
+    #[test]
+    fn what_json_lacks_is_written_as_it_can_be() {
+        let broken = rmpv::decode::read_value(&mut &[0xa1, 0xff][..]).expect("a str that is not UTF-8");
+        let value = Value::Map(vec![
+            (1.into(), Value::Binary(b"text".to_vec())),
+            (true.into(), f64::NAN.into()),
+            (Value::Array(vec![1.into()]), f64::INFINITY.into()),
+            (Value::Binary(b"k".to_vec()), broken),
+        ]);
+        assert_eq!(text(&value), r#"{"1":{"base64":"dGV4dA=="},"true":null,"[1]":null,"k":{"base64":"/w=="}}"#);
+    }
+
+    #[test]
+    fn metadata_is_an_object_also_where_php_wrote_a_list() {
+        assert_eq!(object(&Value::Array(vec![])), "{}");
+        assert_eq!(object(&json("[1,[2]]")), r#"{"0":1,"1":[2]}"#);
+        assert_eq!(object(&json(r#"{"a":"b"}"#)), r#"{"a":"b"}"#);
+        assert_eq!(object(&Value::Nil), "{}");
+    }
+
+    #[test]
+    fn no_nesting_and_no_length_costs_more_than_its_bytes() {
+        assert!(read(Encoding::JSON, "[".repeat(100_000).as_bytes()).is_err());
+        assert!(read(Encoding::MSGPACK, &[0x91].repeat(100_000)).is_err());
+        assert!(read(Encoding::MSGPACK, &[0xdd, 0xff, 0xff, 0xff, 0xff].repeat(50)).is_err());
+        assert!(read(Encoding::MSGPACK, &[0xc6, 0xff, 0xff, 0xff, 0xff]).is_err());
+    }
+}

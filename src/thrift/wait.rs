@@ -1,0 +1,43 @@
+//! What a request may wait for, and what it then comes to.
+
+use super::call::Several;
+use super::handler::Desk;
+use super::idl::{CallOutcome, CallResult, MastersWatchReply, WatchReply};
+use super::request::Request;
+use super::watch::{Patience, Watch};
+use crate::task::Stop;
+
+/// What a request waits for.
+#[derive(Debug)]
+pub(super) enum Wait {
+    Watch(Watch),
+    WatchMasters(Patience),
+    Call(Request),
+    /// On the master with this id.
+    CallOn(String, Request),
+    CallAll(Request),
+    CallMany(Several),
+}
+
+/// The answer to one that waited.
+#[derive(Debug)]
+pub(super) enum Awaited {
+    Watch(thrift::Result<WatchReply>),
+    WatchMasters(thrift::Result<MastersWatchReply>),
+    Call(thrift::Result<CallResult>),
+    Calls(thrift::Result<Vec<CallOutcome>>),
+}
+
+impl Wait {
+    /// Waits. A stop ends watches at once, while calls may go on until they are done; dropped, they are given up.
+    pub(super) async fn until_answered(self, desk: &Desk, stop: &Stop) -> Awaited {
+        match self {
+            Wait::Watch(watch) => Awaited::Watch(desk.changes(&watch, stop).await),
+            Wait::WatchMasters(patience) => Awaited::WatchMasters(desk.master_changes(patience, stop).await),
+            Wait::Call(request) => Awaited::Call(desk.call(&request).await),
+            Wait::CallOn(master, request) => Awaited::Call(desk.call_on(&master, &request).await),
+            Wait::CallAll(request) => Awaited::Calls(desk.call_all(&request).await),
+            Wait::CallMany(several) => Awaited::Calls(Ok(desk.call_many(&several).await)),
+        }
+    }
+}

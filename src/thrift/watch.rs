@@ -1,0 +1,176 @@
+//! Watches: wait until something is newer than a revision, and tell what.
+
+use std::time::Duration;
+
+use super::convert;
+use super::handler::{Desk, absence, fresh_enough, invalid, page_size, parse};
+use super::idl::{self, ReadOptions};
+use super::masters::known;
+use crate::model::{Freshness, NodePath, Revision};
+use crate::store::{Room, Since, Subscription};
+use crate::task::Stop;
+
+/// The arguments of `watch`, checked.
+#[derive(Debug)]
+pub(super) struct Watch {
+    paths: Vec<NodePath>,
+    patience: Patience,
+}
+
+/// What `watch` and `watchMasters` have in common, which is all of the latter.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    since: Revision,
+    timeout: Duration,
+    limit: usize,
+}
+
+/// An answer, and whether it is worth to be given before the time is over.
+struct Told<Reply> {
+    reply: Reply,
+    is_news: bool,
+    revision: Revision,
+}
+
+impl Desk {
+    /// Checks what `watch` was asked.
+    pub(super) fn watch(&self, since: i64, paths: &[String], timeout_ms: i32, limit: i32) -> thrift::Result<Watch> {
+        let patience = self.patience(since, timeout_ms, limit)?;
+        let mut paths: Vec<NodePath> = paths.iter().map(|path| parse("paths", path)).collect::<Result<_, _>>()?;
+        if paths.is_empty() {
+            paths.push(NodePath::root());
+        }
+        let snapshot = self.store.snapshot();
+        if let Some(path) = paths.iter().find(|path| snapshot.behind(path).next().is_none()) {
+            return Err(invalid("paths", &absence(&snapshot, path)));
+        }
+        Ok(Watch { paths, patience })
+    }
+
+    /// Checks what `watchMasters` was asked.
+    pub(super) fn patience(&self, since: i64, timeout_ms: i32, limit: i32) -> thrift::Result<Patience> {
+        let since = Revision::try_from(since).map_err(|_| invalid("since", "a revision is not below 0"))?;
+        let timeout = u64::try_from(timeout_ms).map_err(|_| invalid("timeoutMs", "it is not below 0"))?;
+        let timeout = Duration::from_millis(timeout).min(self.config.max_watch);
+        Ok(Patience { since, timeout, limit: page_size(limit)? })
+    }
+
+    /// Waits for what `watch` waits for.
+    pub(super) async fn changes(&self, watch: &Watch, stop: &Stop) -> thrift::Result<idl::WatchReply> {
+        let subscription = self.store.subscribe(&watch.paths);
+        self.wait(watch.patience, subscription, stop, |since| self.changes_since(watch, since)).await
+    }
+
+    /// Waits for what `watchMasters` waits for.
+    pub(super) async fn master_changes(
+        &self,
+        patience: Patience,
+        stop: &Stop,
+    ) -> thrift::Result<idl::MastersWatchReply> {
+        let subscription = self.store.subscribe_to_masters();
+        self.wait(patience, subscription, stop, |since| self.masters_since(patience, since)).await
+    }
+
+    /// Asks at each change, until there are news or the time is over. A stop answers as the time-out does.
+    async fn wait<Reply>(
+        &self,
+        patience: Patience,
+        subscription: Subscription<'_>,
+        stop: &Stop,
+        ask: impl Fn(Revision) -> thrift::Result<Told<Reply>>,
+    ) -> thrift::Result<Reply> {
+        let _waiting = self.metrics.watches_waiting.hold();
+        let deadline = tokio::time::sleep(patience.timeout);
+        tokio::pin!(deadline);
+        let mut since = patience.since;
+        loop {
+            let told = ask(since)?;
+            if told.is_news {
+                return Ok(told.reply);
+            }
+            since = told.revision;
+            tokio::select! {
+                () = subscription.changed() => {}
+                () = &mut deadline => return Ok(ask(since)?.reply),
+                () = stop.requested() => return Ok(told.reply),
+            }
+        }
+    }
+
+    fn changes_since(&self, watch: &Watch, since: Revision) -> thrift::Result<Told<idl::WatchReply>> {
+        let snapshot = self.store.snapshot();
+        // Not the default options: in the generated code, those allow no age at all.
+        let any_age = ReadOptions::new(None);
+        let fresh = fresh_enough(&snapshot, &watch.paths.iter().collect::<Vec<_>>(), &any_age)?;
+        let since = snapshot.changes_since(since, &watch.paths, self.room(watch.patience));
+        let (changes, reset, revision) = told(since, fresh.revision);
+        let changes = changes.into_iter().map(|(path, kind, node)| idl::Change {
+            path: path.to_string(),
+            kind: kind.into(),
+            node: node.map(|node| convert::node(&path, &node)),
+        });
+        let changes: Vec<_> = changes.collect();
+        let is_news = reset || !changes.is_empty();
+        let freshness = Freshness { revision, ..fresh }.into();
+        Ok(Told { reply: idl::WatchReply { changes, reset, freshness }, is_news, revision })
+    }
+
+    fn masters_since(&self, patience: Patience, since: Revision) -> thrift::Result<Told<idl::MastersWatchReply>> {
+        let snapshot = self.store.snapshot();
+        let fresh = known(&snapshot)?;
+        let (changes, reset, revision) = told(snapshot.masters_since(since, self.room(patience)), fresh.revision);
+        let changes = changes.into_iter().map(|(id, kind, entry)| idl::MasterChange {
+            id: id.to_string(),
+            kind: kind.into(),
+            master: entry.map(|entry| convert::master(&entry)),
+        });
+        let changes: Vec<_> = changes.collect();
+        let is_news = reset || !changes.is_empty();
+        let freshness = Freshness { revision, ..fresh }.into();
+        Ok(Told { reply: idl::MastersWatchReply { changes, reset, freshness }, is_news, revision })
+    }
+
+    fn room(&self, patience: Patience) -> Room {
+        Room { changes: patience.limit, bytes: self.max_reply() / 2 }
+    }
+}
+
+/// The changes, whether the watcher must start over, and the revision up to which it is told.
+fn told<Changed>(since: Since<Changed>, now: Revision) -> (Vec<Changed>, bool, Revision) {
+    match since {
+        Since::Unknown => (Vec::new(), true, now),
+        Since::Known { changes, upto } => (changes, false, upto),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Instant;
+
+    use super::super::owed::Ledger;
+    use super::super::{Config, ZkData};
+    use super::*;
+    use crate::model::{Change, Node};
+    use crate::store::{Feed, FeedState, Store};
+    use crate::task::Tasks;
+
+    #[tokio::test]
+    async fn a_watch_goes_on_while_its_source_is_away() {
+        let feed = Feed::new("test", "file", vec![NodePath::root()]);
+        let store = Store::new(&Default::default(), vec![feed], Arc::default());
+        let publisher = store.publisher(0);
+        let start = publisher.publish_whole(vec![]);
+        publisher.feed().prove(Instant::now());
+        publisher.feed().enter(FeedState::Down, "gone");
+        while publisher.feed().age().is_none_or(|age| age.as_millis() == 0) {
+            tokio::task::yield_now().await;
+        }
+        publisher.publish(vec![Change::Put(NodePath::root(), Arc::new(Node::default()))]);
+        let desk = Desk::new(&Config::default(), &ZkData::default(), store.clone(), Ledger::new(0), Arc::default());
+        let watch = desk.watch(start as i64, &[], 1_000, 0).expect("a request that makes sense");
+        let reply = desk.changes(&watch, &Tasks::new().0.stop_signal()).await.expect("a reply");
+        assert_eq!(reply.changes.len(), 1);
+        assert!(reply.freshness.age_ms > 0);
+    }
+}
