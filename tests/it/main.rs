@@ -8,5 +8,6 @@ mod generated;
 mod harness;
 mod mirror;
 mod php;
+mod register;
 
 use roster::thrift::idl;

@@ -3,6 +3,7 @@
 mod cli;
 mod client;
 mod link;
+pub(crate) mod master;
 mod process;
 mod roster;
 mod scene;

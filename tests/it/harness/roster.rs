@@ -53,7 +53,7 @@ impl Roster {
         let (folder, port) = (tempfile::tempdir().expect("a folder"), free_port());
         let socket = folder.path().join(socket);
         let settings = settings.replace("{folder}", &folder.path().display().to_string());
-        let settings = format!("[thrift]\nunix = {socket:?}\ntcp = \"127.0.0.1:{port}\"\n{settings}");
+        let settings = format!("[thrift]\nunix = {socket:?}\ntcp = \"127.0.0.1:{port}\"\n[register]\nlisten = \"\"\n{settings}");
         let roster = Self { folder, socket, port, process: None };
         roster.write("roster.toml", &settings);
         roster
@@ -67,6 +67,13 @@ impl Roster {
         command.stdout(log.try_clone().expect("a log")).stderr(log);
         self.process = Some(Process::start(&mut command, self.folder.path()));
         eventually("the sidecar answers", SOON, || self.try_client(Dialect::ALL[0])?.status());
+    }
+
+    /// Starts it, which must fail; what it says.
+    pub(crate) fn fails(&mut self) -> String {
+        let output = binary().args(["serve", "--config"]).arg(self.config()).output().expect("the binary starts");
+        assert!(!output.status.success(), "it started");
+        String::from_utf8_lossy(&output.stderr).into_owned()
     }
 
     /// Asks it to stop, and answers how it ended.

@@ -1,0 +1,219 @@
+//! The register: scripted masters that speak exactly as PHP's do.
+
+
+use nix::sys::signal::Signal;
+use rmpv::Value;
+
+use crate::harness::master::{Scripted, field, map, packed, text};
+use crate::harness::{Roster, SOON, ensure, eventually, exception, free_port};
+use crate::idl::{CallFailed, CallOptions, CallResult, Filter, Master, NoMaster, TRosterSyncClient};
+
+const TOKEN: &str = "register-center-token-2024";
+
+/// A sidecar with a register on a port of its own.
+struct Scene {
+    roster: Roster,
+    port: u16,
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self::with("")
+    }
+
+    /// With more settings of the register, in TOML.
+    fn with(settings: &str) -> Self {
+        let port = free_port();
+        let mut roster = Roster::prepare("[[file]]\npath = \"{folder}/nodes.toml\"\n");
+        roster.write("nodes.toml", "[nodes]\n");
+        roster.write("tokens", "one\ntwo\n");
+        let folder = roster.folder().display().to_string();
+        let settings = settings.replace("{folder}", &folder);
+        roster.configure("listen = \"\"", &format!("listen = \"127.0.0.1:{port}\"\n{settings}"));
+        roster.run();
+        Self { roster, port }
+    }
+
+    fn join(&self, services: &[(&str, Value)]) -> Scripted {
+        Scripted::join(self.port, TOKEN, services)
+    }
+
+    fn masters(&self) -> Result<Vec<Master>, String> {
+        let all = Filter::new(None, None, None, None);
+        self.roster.client().masters(all).map(|reply| reply.masters).map_err(|error| format!("{error:?}"))
+    }
+
+    /// Waits until there are so many masters, and answers them.
+    fn has(&self, count: usize) -> Vec<Master> {
+        eventually(&format!("there are {count} masters"), SOON, || {
+            let masters = self.masters()?;
+            if masters.len() == count { Ok(masters) } else { Err(format!("{masters:?}")) }
+        })
+    }
+
+    fn call(&self, service: &str, method: &str, arguments: &str) -> thrift::Result<CallResult> {
+        let options = CallOptions::new(None, None, None, None, None, None, None, None);
+        self.roster.client().call(service.into(), method.into(), arguments.into(), options)
+    }
+}
+
+#[test]
+fn a_master_is_there_from_its_services_to_its_end() {
+    let scene = Scene::new();
+    let metadata = map([("version", "1.2.0".into()), ("zone", "a".into())]);
+    let mut master = scene.join(&[("mail", metadata), ("bare", Value::Array(Vec::new()))]);
+    let masters = scene.has(1);
+    let services: Vec<_> = masters[0].services.iter().map(|it| (&*it.name, &*it.version, &*it.metadata)).collect();
+    assert_eq!(services, [("mail", "1.2.0", r#"{"version":"1.2.0","zone":"a"}"#), ("bare", "0.0.0", "{}")]);
+
+    master.say(map([("cmd", "register".into())]));
+    master.tells(&[("other", Value::Array(Vec::new()))]);
+    let offers = |name: &str| scene.roster.client().instances(name.into()).map(|reply| reply.instances.len());
+    eventually("the new service is there", SOON, || offers("other"));
+    eventually("the old one is not", SOON, || ensure(offers("mail").unwrap_or(0) == 0, "it is"));
+
+    master.say(map([("cmd", "remove".into())]));
+    eventually("it offers nothing", SOON, || ensure(scene.masters()?[0].services.is_empty(), "it does"));
+    drop(master);
+    scene.has(0);
+}
+
+#[test]
+fn who_shows_no_token_is_refused() {
+    let scene = Scene::with("auth_timeout = \"300ms\"");
+    let refused = |first: Value| {
+        let mut stranger = Scripted::connect(scene.port);
+        stranger.say(first);
+        let answer = stranger.hears().expect("an answer");
+        assert_eq!(text(&answer, "cmd"), "auth-failed");
+        assert!(!text(&answer, "reason").is_empty(), "{answer}");
+        assert_eq!(stranger.hears(), None);
+    };
+    refused(map([("cmd", "auth".into()), ("token", "guess".into())]));
+    refused(map([("cmd", "callback".into()), ("uuid", "u".into()), ("data", map([("serialized", "O:1".into())]))]));
+    assert_eq!(Scripted::connect(scene.port).hears(), None, "who says nothing is not waited for");
+    let mut bomb = Scripted::connect(scene.port);
+    bomb.write(&[0xdf, 0xff, 0xff, 0xff, 0xff]);
+    assert_eq!(bomb.hears(), None);
+    scene.join(&[]);
+    scene.has(0);
+}
+
+#[test]
+fn messages_are_understood_however_their_bytes_come() {
+    let scene = Scene::new();
+    let mut master = Scripted::connect(scene.port);
+    for byte in packed(&map([("cmd", "auth".into()), ("token", TOKEN.into())])) {
+        master.write(&[byte]);
+    }
+    assert_eq!(text(&master.hears().expect("an answer"), "cmd"), "auth-success");
+    master.tells(&[]);
+    let question = map([("cmd", "ping".into()), ("uuid", "mine".into())]);
+    let several = [packed(&question), packed(&map([("no", "command".into())])), packed(&question)].concat();
+    master.write(&several);
+    for _ in 0..2 {
+        assert_eq!(text(&master.hears_command("pong"), "uuid"), "mine");
+    }
+    scene.has(1);
+}
+
+#[test]
+fn a_call_goes_to_the_master_as_data_and_its_answer_comes_back() {
+    let scene = Scene::new();
+    let mut master = scene.join(&[("mail", Value::Array(Vec::new()))]);
+    scene.has(1);
+    let hostile = r#"["x'); system('id', "$tok", 9223372036854775807, {"ä": [1.5, null]}]"#;
+    std::thread::scope(|scope| {
+        let call = scope.spawn(|| scene.call("mail", "x'); die('", hostile));
+        let asked = master.hears_command("callback");
+        let serialized = text(field(&asked, "data"), "serialized");
+        assert!(serialized.contains(r#"s:10:"x'); die('";"#), "{serialized}");
+        assert!(serialized.contains("i:9223372036854775807;"), "{serialized}");
+        let function = serialized.split("\"function\"").nth(1).expect("a function");
+        assert!(!function.contains("die("), "no caller's text is source: {function}");
+        master.answers(&text(&asked, "uuid"), [map([("value", "sent".into())])]);
+        let result = call.join().expect("the caller").expect("a result");
+        assert_eq!(result.values, [br#""sent""#.to_vec()]);
+        assert_eq!(result.attempts, 1);
+
+        let call = scope.spawn(|| exception::<CallFailed>(scene.call("mail", "send", "[]")));
+        let asked = master.hears_command("callback");
+        let error = map([("class", "TypeError".into()), ("message", "no".into()), ("code", 7.into())]);
+        master.answers(&text(&asked, "uuid"), [map([("error", error)])]);
+        let failed = call.join().expect("the caller").expect("an exception");
+        assert_eq!((&*failed.message, failed.class_name.as_deref(), failed.code), ("no", Some("TypeError"), 7));
+    });
+}
+
+#[test]
+fn a_master_that_vanishes_fails_its_calls_at_once_and_says_whether_there_is_another() {
+    let scene = Scene::new();
+    let unknown: NoMaster = exception(scene.call("mail", "send", "")).expect("an exception");
+    assert!(unknown.message.contains("ever"), "{unknown:?}");
+    let mut master = scene.join(&[("mail", Value::Array(Vec::new()))]);
+    scene.has(1);
+    std::thread::scope(|scope| {
+        let call = scope.spawn(|| exception::<CallFailed>(scene.call("mail", "send", "")));
+        master.hears_command("callback");
+        drop(master);
+        assert!(call.join().expect("the caller").expect("an exception").lost);
+    });
+    scene.has(0);
+    let nobody: NoMaster = exception(scene.call("mail", "send", "")).expect("an exception");
+    assert!(nobody.message.contains("alive"), "{nobody:?}");
+}
+
+#[test]
+fn a_master_that_falls_silent_is_dropped() {
+    let scene = Scene::with("ping_interval = \"200ms\"\npong_timeout = \"100ms\"");
+    let _silent = scene.join(&[]);
+    scene.has(1);
+    scene.has(0);
+}
+
+#[test]
+fn tokens_change_without_harm_to_those_whose_token_stands() {
+    let scene = Scene::with("tokens = \"{folder}/tokens\"");
+    let mut one = Scripted::join(scene.port, "one", &[]);
+    let mut two = Scripted::join(scene.port, "two", &[]);
+    scene.has(2);
+    scene.roster.write("tokens", "two\nthree\n");
+    scene.roster.process().signal(Signal::SIGHUP);
+    assert_eq!(one.hears(), None);
+    scene.has(1);
+    two.say(map([("cmd", "ping".into()), ("uuid", "alive".into())]));
+    two.hears_command("pong");
+    Scripted::join(scene.port, "three", &[]);
+}
+
+#[test]
+fn beyond_loopback_there_must_be_a_token_of_ones_own() {
+    let mut roster = Roster::prepare("[[file]]\npath = \"{folder}/nodes.toml\"\n");
+    roster.configure("listen = \"\"", "listen = \"0.0.0.0:0\"");
+    let ended = roster.fails();
+    assert!(ended.contains("register.tokens"), "{ended}");
+}
+
+#[test]
+fn masters_of_another_register_are_followed_and_called_through_it() {
+    let hub = Scene::new();
+    let mut master = hub.join(&[("mail", Value::Array(Vec::new()))]);
+    let id = hub.has(1)[0].id.clone();
+    let beside = Scene::with(&format!(
+        "[[upstream]]\nconnect = \"127.0.0.1:{}\"\ntoken = \"{{folder}}/hub-token\"\n",
+        hub.port
+    ));
+    beside.roster.write("hub-token", TOKEN);
+    beside.roster.process().signal(Signal::SIGHUP);
+    assert_eq!(beside.has(1)[0].id, id);
+    std::thread::scope(|scope| {
+        let call = scope.spawn(|| beside.call("mail", "send", r#"{"to": "you"}"#));
+        let asked = master.hears_command("callback");
+        master.answers(&text(&asked, "uuid"), [map([("value", 42.into())])]);
+        assert_eq!(call.join().expect("the caller").expect("a result").values, [b"42".to_vec()]);
+    });
+    let _second = hub.join(&[]);
+    beside.has(2);
+    drop(master);
+    beside.has(1);
+}
