@@ -121,7 +121,11 @@ fn stats_table(methods: &[MethodStats]) -> String {
 }
 
 fn stats_row(method: &MethodStats) -> [String; 11] {
-    let time = |micros: i64| format!("{:.1?}", Duration::from_micros(micros.unsigned_abs()));
+    let is_timed = method.histogram.iter().any(|count| *count > 0);
+    let time = |micros: i64| match Duration::from_micros(micros.unsigned_abs()) {
+        time if is_timed => format!("{time:.1?}"),
+        _ => "-".into(),
+    };
     [
         text::preview(format!("{}.{}", method.service_name, method.method).as_bytes()),
         method.calls.to_string(),
@@ -159,12 +163,15 @@ mail     1.0.0          2
 
     #[test]
     fn statistics_have_a_row_a_method() {
-        let counts = MethodStats::new("mail".into(), "send".into(), 9, 1, 2, 3, 4, 5, 6, 900, 1_250, 2_000_000, vec![]);
+        let answered =
+            MethodStats::new("mail".into(), "send".into(), 9, 1, 2, 3, 4, 5, 6, 900, 1_250, 2_000_000, vec![0, 9]);
+        let refused = MethodStats::new("mail".into(), "x".into(), 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, vec![0, 0]);
         assert_eq!(
-            stats_table(&[counts]),
+            stats_table(&[answered, refused]),
             "\
 METHOD     CALLS  FAILED  TIMED OUT  LOST  REFUSED  RETRIES  UNDER WAY      MIN   MEAN   MAX
 mail.send      9       1          2     3        4        5          6  900.0µs  1.2ms  2.0s
+mail.x         1       0          0     0        1        0          0        -      -     -
 "
         );
     }
