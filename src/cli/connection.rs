@@ -20,6 +20,10 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     pub(crate) fn client(self) -> Client {
         Client::new(self.address.unwrap_or_else(place::default_address), self.timeout)
     }

@@ -6,17 +6,19 @@ use std::process::ExitCode;
 use roster::config::Mistakes;
 use roster::thrift::client::Error;
 
+use super::call::SomeFailed;
 use super::settings::Unreadable;
 
 pub(crate) const HELP: &str = "\
 Exit codes:
     0  done
-    1  there is no such node; or the sidecar itself failed
+    1  there is no such node, master or service; or the sidecar itself failed
     2  the command line, a path or the configuration is wrong
     3  the sidecar cannot be reached, or broke off
     4  the data is older than --max-age
     5  nothing is known yet: the first sync is not done
-    6  the sidecar did not answer within --timeout
+    6  the sidecar, or the master that was called, did not answer within --timeout
+    7  the call failed: nobody to call, an error of the master's own, or too many calls
   130  interrupted";
 
 const FAILED: u8 = 1;
@@ -25,6 +27,7 @@ const UNREACHABLE: u8 = 3;
 const TOO_STALE: u8 = 4;
 const NOT_READY: u8 = 5;
 const TIMED_OUT: u8 = 6;
+const CALL_FAILED: u8 = 7;
 const INTERRUPTED: u8 = 130;
 
 /// Asked to end by an interrupt. (Commands that do not catch it are ended by it, which a shell tells as 130 too.)
@@ -76,8 +79,10 @@ fn of(error: &anyhow::Error) -> u8 {
         Some(Error::Unreachable { .. } | Error::Refused { .. } | Error::Broken { .. }) => UNREACHABLE,
         Some(Error::TooStale(_)) => TOO_STALE,
         Some(Error::NotReady(_)) => NOT_READY,
-        Some(Error::TimedOut { .. }) => TIMED_OUT,
+        Some(Error::TimedOut { .. } | Error::CallTimedOut(_)) => TIMED_OUT,
+        Some(Error::NoMaster(_) | Error::CallFailed(_) | Error::Overloaded(_)) => CALL_FAILED,
         None if error.is::<Mistakes>() || error.is::<Unreadable>() => WRONG,
+        None if error.is::<SomeFailed>() => CALL_FAILED,
         None if error.is::<Interrupted>() => INTERRUPTED,
         None => FAILED,
     }
@@ -93,7 +98,7 @@ mod tests {
         let mut roster = crate::cli::Cli::command();
         roster.build();
         assert!(roster.render_help().to_string().contains(HELP));
-        for name in ["get", "ls", "watch", "status", "serve"] {
+        for name in ["get", "ls", "watch", "masters", "services", "call", "broadcast", "registers", "status", "serve"] {
             let command = roster.find_subcommand_mut(name).expect(name);
             assert!(command.render_help().to_string().contains(HELP), "{name}");
         }

@@ -1,5 +1,7 @@
 //! The command line: one struct a command.
 
+mod broadcast;
+mod call;
 mod completions;
 mod config;
 mod connection;
@@ -8,8 +10,11 @@ pub(crate) mod exit;
 mod get;
 mod json;
 mod ls;
+mod masters;
 mod place;
+mod registers;
 mod serve;
+mod services;
 mod settings;
 mod status;
 mod systemd;
@@ -37,6 +42,16 @@ enum Command {
     #[command(after_help = exit::HELP)]
     Watch(watch::Watch),
     #[command(after_help = exit::HELP)]
+    Masters(masters::Masters),
+    #[command(after_help = exit::HELP)]
+    Services(services::Services),
+    #[command(after_help = exit::HELP)]
+    Call(call::Call),
+    #[command(after_help = exit::HELP)]
+    Broadcast(broadcast::Broadcast),
+    #[command(after_help = exit::HELP)]
+    Registers(registers::Registers),
+    #[command(after_help = exit::HELP)]
     Status(status::Status),
     #[command(after_help = exit::HELP)]
     Serve(serve::Serve),
@@ -60,6 +75,11 @@ impl Cli {
             Command::Get(get) => get.run(),
             Command::Ls(ls) => ls.run(),
             Command::Watch(watch) => watch.run(),
+            Command::Masters(masters) => masters.run(),
+            Command::Services(services) => services.run(),
+            Command::Call(call) => call.run(),
+            Command::Broadcast(broadcast) => broadcast.run(),
+            Command::Registers(registers) => registers.run(),
             Command::Status(status) => status.run(),
             Command::Serve(serve) => serve.run(),
             Command::Config(config) => config.run(),

@@ -44,11 +44,31 @@ fn table(status: &StatusReply, all: bool) -> String {
     let rows: Vec<_> = status.sources.iter().map(row).collect();
     let heading = ["SOURCE", "KIND", "STATE", "AGE", "NODES", "SIZE", "RECONNECTS", "LEFT OUT", "DRIFT", "DETAIL"];
     text += &text::table(heading, &["AGE", "NODES", "SIZE", "RECONNECTS", "LEFT OUT", "DRIFT"], &rows);
+    if status.sources.iter().any(tells_of_masters) {
+        text += &hub(&status.counters);
+    }
     if all {
         text += &named("COUNTER", &status.counters);
         text += &named("LIMIT", &status.limits);
     }
     text
+}
+
+/// A register, own or upstream, has no nodes but masters.
+fn tells_of_masters(source: &SourceStatus) -> bool {
+    source.roots.is_empty()
+}
+
+/// The masters and the calls, on one line.
+fn hub(counters: &BTreeMap<String, i64>) -> String {
+    let count = |name: &str| counters.get(name).copied().unwrap_or(0);
+    format!(
+        "\n{} masters offer {} services   {} calls, {} under way\n",
+        count("masters"),
+        count("services"),
+        count("calls"),
+        count("callsOutstanding")
+    )
 }
 
 /// How far answers can be trusted, in words.
@@ -70,14 +90,15 @@ fn trust(status: &StatusReply) -> String {
 
 /// Healthy states are in small letters, so that a bad one stands out.
 fn row(source: &SourceStatus) -> [String; 10] {
+    let of_nodes = |text: String| if tells_of_masters(source) { "-".to_owned() } else { text };
     let state = if source.state == "down" { "DOWN".to_owned() } else { source.state.clone() };
     [
         text::printable(source.name.as_bytes()),
         source.kind.clone(),
         state,
         source.age_ms.map_or_else(|| "never".into(), text::duration),
-        source.nodes.to_string(),
-        text::size(source.bytes),
+        of_nodes(source.nodes.to_string()),
+        of_nodes(text::size(source.bytes)),
         source.reconnects.to_string(),
         source.left_out.to_string(),
         source.drift.to_string(),
@@ -127,6 +148,18 @@ main    zookeeper  live      0s   1200  5.0 MiB           2         0      0
 other   zookeeper  DOWN   1m 1s   1200  5.0 MiB           2         0      0  connection refused
 "
         );
+    }
+
+    #[test]
+    fn masters_and_calls_have_a_line_where_there_is_a_register() {
+        let mut reply = reply(0, source("other", "live", "", Some(0)));
+        assert!(!table(&reply, false).contains("masters"));
+        let register = SourceStatus { kind: "register".into(), roots: vec![], ..source("hub", "live", "", Some(0)) };
+        reply.sources.push(register);
+        reply.counters.extend([("masters".into(), 2), ("services".into(), 5), ("calls".into(), 9)]);
+        let text = table(&reply, false);
+        assert!(text.contains("\n2 masters offer 5 services   9 calls, 0 under way\n"), "{text}");
+        assert!(text.contains("hub     register   live    0s      -        -"), "{text}");
     }
 
     #[test]

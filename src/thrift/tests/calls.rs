@@ -142,7 +142,8 @@ async fn all_attempts_together_have_one_time_and_what_is_late_is_given_up() {
     let calls = tarrying.calls().len();
     let start = tokio::time::Instant::now();
     let forever = both.request("send", |options| options.timeout_ms = Some(i32::MAX));
-    exception::<CallTimedOut>(&both.desk.call(&forever).await.expect_err("it is late"));
+    let late = exception::<CallTimedOut>(&both.desk.call(&forever).await.expect_err("it is late"));
+    assert_eq!(late.master.as_deref(), Some("first"));
     assert_eq!((start.elapsed().as_secs(), tarrying.calls().len()), (MINUTE.as_secs(), calls), "no second attempt");
 }
 

@@ -79,10 +79,11 @@ async fn a_client_that_goes_away_gives_its_call_up() {
         other => panic!("{other}"),
     };
     for arguments in [Vec::new(), format!("[\"{}\"]", "x".repeat(900_000)).into_bytes()] {
+        // The options, at the end, give the call a minute.
         let head = b"\x80\x01\x00\x01\x00\x00\x00\x04call\x00\x00\x00\x01\x0b\x00\x01\x00\x00\x00\x04mail\x0b\x00\x02\
                      \x00\x00\x00\x04send\x0b\x00\x03";
         let length = (arguments.len() as u32).to_be_bytes();
-        let request = [&head[..], &length, &arguments, b"\x0c\x00\x04\x00\x00"].concat();
+        let request = [&head[..], &length, &arguments, b"\x0c\x00\x04\x08\x00\x01\x00\x00\xea\x60\x00\x00"].concat();
         let mut stream = UnixStream::connect(&path).expect("a connection");
         let stream = spawn_blocking(move || stream.write_all(&request).map(|()| stream)).await.expect("the client");
         until("the call is under way", || silent.outstanding() == 1).await;

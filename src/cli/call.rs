@@ -1,0 +1,214 @@
+//! `roster call`: calls a method on one master, or on all.
+
+use std::io::{self, IsTerminal, Write};
+
+use clap::Args;
+use roster::thrift::idl::{CallError, CallErrorKind, CallOptions, CallOutcome, CallResult};
+use serde_json::{Map, Value, json};
+
+use super::connection::Connection;
+use super::{Output, json, text};
+
+/// Call a method of a service
+///
+/// Each value that it gives is printed on a line, as JSON. Arguments are given by name, or with --json.
+#[derive(Debug, Args)]
+pub(crate) struct Call {
+    /// What to call
+    #[arg(value_name = "SERVICE.METHOD", value_parser = service_and_method)]
+    what: (String, String),
+    /// Arguments by name; a value that is no JSON is a text
+    #[arg(value_name = "KEY=VALUE", value_parser = key_and_value, conflicts_with = "json")]
+    arguments: Vec<(String, Value)>,
+    /// All arguments: a list, or an object by parameter name
+    #[arg(long, value_name = "TEXT", value_parser = list_or_object)]
+    json: Option<Value>,
+    /// Call every master that offers it: with --version in a version that fits, else in the newest
+    #[arg(long, conflicts_with = "master")]
+    all: bool,
+    /// Call the master with this id
+    #[arg(long, value_name = "ID")]
+    master: Option<String>,
+    /// It does no harm to execute the call twice: a lost one is tried on another master
+    #[arg(long)]
+    idempotent: bool,
+    /// A requirement of semantic versions, such as `^1.2` [default: the newest]
+    #[arg(long, value_name = "REQ")]
+    version: Option<String>,
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+/// Some of the masters that were called gave an error.
+#[derive(Debug, thiserror::Error)]
+#[error("{failed} of {all} masters gave no result")]
+pub(crate) struct SomeFailed {
+    failed: usize,
+    all: usize,
+}
+
+impl Call {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let (timeout, output) = (self.connection.timeout(), self.output);
+        let arguments = self.json.unwrap_or_else(|| named(self.arguments)).to_string().into_bytes();
+        let options = CallOptions::new(None, None, self.idempotent, self.version, None, None, true, None);
+        let mut client = self.connection.client();
+        if self.all {
+            return tell_all(&client.call_all(self.what, arguments, options, timeout)?, output);
+        }
+        let result = client.call(self.master, self.what, arguments, options, timeout)?;
+        match output {
+            Output::Json => json::print(&document(&result))?,
+            Output::Table => print_values("", &result.values)?,
+        }
+        Ok(())
+    }
+}
+
+/// The values of each master behind its id; the errors on stderr.
+fn tell_all(outcomes: &[CallOutcome], output: Output) -> anyhow::Result<()> {
+    if output == Output::Json {
+        json::print(&outcomes.iter().map(outcome).collect())?;
+    }
+    let mut failed = 0;
+    for outcome in outcomes {
+        let master = text::preview(outcome.master.as_deref().unwrap_or("?").as_bytes());
+        match (&outcome.result, &outcome.error) {
+            (Some(result), _) if output == Output::Table => print_values(&format!("{master}\t"), &result.values)?,
+            (Some(_), _) => {}
+            (None, error) => {
+                failed += 1;
+                let message = error.as_ref().map_or("no result", |error| &error.message);
+                eprintln!("roster: master {master}: {}", text::printable(message.as_bytes()));
+            }
+        }
+    }
+    if failed > 0 { Err(SomeFailed { failed, all: outcomes.len() }.into()) } else { Ok(()) }
+}
+
+fn print_values(before: &str, values: &[Vec<u8>]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    for value in values {
+        out.write_all(before.as_bytes())?;
+        // JSON escapes what moves the cursor, but for some characters that are rarely control characters.
+        if out.is_terminal() {
+            out.write_all(text::printable(value).as_bytes())?
+        } else {
+            out.write_all(value)?
+        }
+        out.write_all(b"\n")?;
+    }
+    out.flush()
+}
+
+fn document(result: &CallResult) -> Value {
+    let value = |bytes: &Vec<u8>| serde_json::from_slice::<Value>(bytes).unwrap_or(Value::Null);
+    json!({
+        "values": result.values.iter().map(value).collect::<Vec<_>>(),
+        "master": result.master,
+        "durationUs": result.duration_us,
+        "attempts": result.attempts,
+    })
+}
+
+fn outcome(outcome: &CallOutcome) -> Value {
+    json!({
+        "master": outcome.master,
+        "result": outcome.result.as_ref().map(document),
+        "error": outcome.error.as_ref().map(error),
+    })
+}
+
+fn error(error: &CallError) -> Value {
+    let kind = match error.kind {
+        CallErrorKind::NO_MASTER => "NO_MASTER".into(),
+        CallErrorKind::FAILED => "FAILED".into(),
+        CallErrorKind::TIMED_OUT => "TIMED_OUT".into(),
+        CallErrorKind::OVERLOADED => "OVERLOADED".into(),
+        CallErrorKind::INVALID => "INVALID".into(),
+        CallErrorKind(newer) => Value::from(newer),
+    };
+    json!({
+        "kind": kind,
+        "message": error.message,
+        "className": error.class_name,
+        "code": error.code,
+        "lost": error.lost,
+    })
+}
+
+fn named(arguments: Vec<(String, Value)>) -> Value {
+    if arguments.is_empty() { json!([]) } else { arguments.into_iter().collect::<Map<_, _>>().into() }
+}
+
+/// A service's name may have dots itself, a method's has none.
+fn service_and_method(text: &str) -> Result<(String, String), String> {
+    match text.rsplit_once('.') {
+        Some((service, method)) if !service.is_empty() && !method.is_empty() => Ok((service.into(), method.into())),
+        _ => Err("expected SERVICE.METHOD".into()),
+    }
+}
+
+fn key_and_value(text: &str) -> Result<(String, Value), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => {
+            Ok((key.into(), serde_json::from_str(value).unwrap_or_else(|_| value.into())))
+        }
+        _ => Err("expected KEY=VALUE".into()),
+    }
+}
+
+fn list_or_object(text: &str) -> Result<Value, String> {
+    match serde_json::from_str(text) {
+        Ok(value @ (Value::Array(_) | Value::Object(_))) => Ok(value),
+        Ok(_) => Err("expected a list or an object".into()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use clap::Parser;
+
+    fn parse(line: &[&str]) -> Result<Call, clap::Error> {
+        match Cli::try_parse_from([&["roster", "call"], line].concat())?.command {
+            Command::Call(call) => Ok(call),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_value_is_json_where_it_can_be_and_a_text_where_it_must() {
+        let line = ["app.mail.send", "to=a@b.c", "n=7", "zip=007", "big=9223372036854775807", "ok=true", "q=\"1\""];
+        let call = parse(&[&line[..], &["empty=", "eq=a=b", "list=[1,{}]", "x={"]].concat()).expect("a call");
+        assert_eq!(call.what, ("app.mail".into(), "send".into()));
+        assert_eq!(
+            named(call.arguments).to_string(),
+            r#"{"to":"a@b.c","n":7,"zip":"007","big":9223372036854775807,"ok":true,"q":"1","empty":"","eq":"a=b","list":[1,{}],"x":"{"}"#
+        );
+        assert_eq!(named(vec![]).to_string(), "[]");
+    }
+
+    #[test]
+    fn what_cannot_be_called_is_refused() {
+        for line in [
+            &["mail"][..],
+            &["mail."],
+            &[".send"],
+            &["mail.send", "word"],
+            &["mail.send", "=1"],
+            &["mail.send", "--json", "7"],
+            &["mail.send", "--json", "[1"],
+            &["mail.send", "a=1", "--json", "[]"],
+            &["mail.send", "--all", "--master", "m"],
+        ] {
+            assert!(parse(line).is_err(), "{line:?}");
+        }
+        let call = parse(&["mail.send", "--json", "[1,\"2\"]", "--version", "^1", "--idempotent"]).expect("a call");
+        assert_eq!((call.json, call.version.as_deref(), call.idempotent), (Some(json!([1, "2"])), Some("^1"), true));
+    }
+}

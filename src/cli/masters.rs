@@ -1,0 +1,114 @@
+//! `roster masters`: who is there, and what they offer.
+
+use std::io::{self, Write};
+
+use clap::Args;
+use roster::thrift::idl::{Filter, Master, Service};
+use serde_json::{Value, json};
+
+use super::connection::Connection;
+use super::{Output, json, text};
+
+/// List the masters, and what they offer
+#[derive(Debug, Args)]
+pub(crate) struct Masters {
+    /// Only those that offer this service
+    #[arg(long, value_name = "NAME")]
+    service: Option<String>,
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+impl Masters {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let mut client = self.connection.client();
+        let mut filter = Filter { service_name: self.service, ..any() };
+        let mut masters = Vec::new();
+        let freshness = loop {
+            let page = client.masters(filter.clone())?;
+            masters.extend(page.masters);
+            match page.cursor {
+                Some(cursor) => filter.cursor = Some(cursor),
+                None => break page.freshness,
+            }
+        };
+        match self.output {
+            Output::Table => io::stdout().write_all(table(&masters).as_bytes())?,
+            Output::Json => {
+                let masters: Vec<_> = masters.iter().map(document).collect();
+                json::print(&json!({ "masters": masters, "freshness": json::freshness(&freshness) }))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The filter that lets everything pass. (The generated default one lets nothing pass.)
+pub(crate) fn any() -> Filter {
+    Filter::new(None, None, None, None)
+}
+
+pub(crate) fn document(master: &Master) -> Value {
+    json!({
+        "id": master.id,
+        "address": master.address,
+        "connectedAt": master.connected_at,
+        "services": master.services.iter().map(service).collect::<Vec<_>>(),
+        "ways": master.ways,
+        "outstanding": master.outstanding,
+    })
+}
+
+pub(crate) fn service(service: &Service) -> Value {
+    let metadata = serde_json::from_str(&service.metadata).unwrap_or(Value::Null);
+    json!({ "name": service.name, "version": service.version, "metadata": metadata })
+}
+
+/// What a master offers, on one line.
+pub(crate) fn offers(master: &Master) -> String {
+    let named = |service: &Service| match service.version.as_str() {
+        "0.0.0" => service.name.clone(),
+        version => format!("{}@{version}", service.name),
+    };
+    let offers: Vec<_> = master.services.iter().map(named).collect();
+    text::preview(offers.join(", ").as_bytes())
+}
+
+fn table(masters: &[Master]) -> String {
+    let heading = ["ID", "ADDRESS", "CONNECTED", "WAYS", "CALLS", "SERVICES"];
+    let rows: Vec<_> = masters.iter().map(row).collect();
+    text::table(heading, &["WAYS", "CALLS"], &rows)
+}
+
+fn row(master: &Master) -> [String; 6] {
+    [
+        text::preview(master.id.as_bytes()),
+        text::preview(master.address.as_bytes()),
+        text::time(master.connected_at),
+        master.ways.to_string(),
+        master.outstanding.to_string(),
+        offers(master),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_master_is_shown_with_what_it_offers() {
+        let service = |name: &str, version: &str| Service::new(name.into(), version.into(), r#"{"a":1}"#.into());
+        let services = vec![service("mail", "2.0.0"), service("log", "0.0.0"), service("x\u{1b}", "0.0.0")];
+        let master = Master::new("m1".into(), "10.0.0.1:7".into(), 1_700_000_000_000, services, 2, 3);
+        assert_eq!(
+            table(std::slice::from_ref(&master)),
+            "\
+ID  ADDRESS     CONNECTED             WAYS  CALLS  SERVICES
+m1  10.0.0.1:7  2023-11-14T22:13:20Z     2      3  mail@2.0.0, log, x\\u{1b}
+"
+        );
+        assert_eq!(document(&master)["services"][0]["metadata"]["a"], 1);
+    }
+}

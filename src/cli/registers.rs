@@ -1,0 +1,64 @@
+//! `roster registers`: tells all masters to connect to registers, or to leave them.
+
+use std::io::{self, Write};
+
+use clap::{Args, Subcommand};
+use roster::thrift::idl::RegisterAddress;
+
+use super::connection::Connection;
+
+/// Tell all masters to connect to registers, or to leave them
+#[derive(Debug, Args)]
+pub(crate) struct Registers {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Have all masters connect to these registers as well
+    Add(Addresses),
+    /// Have all masters leave these registers
+    Remove(Addresses),
+}
+
+#[derive(Debug, Args)]
+struct Addresses {
+    #[arg(required = true, value_name = "HOST:PORT", value_parser = address)]
+    registers: Vec<RegisterAddress>,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+impl Registers {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let told = match self.command {
+            Command::Add(Addresses { registers, connection }) => connection.client().add_registers(registers)?,
+            Command::Remove(Addresses { registers, connection }) => connection.client().remove_registers(registers)?,
+        };
+        Ok(writeln!(io::stdout(), "told {told} masters")?)
+    }
+}
+
+fn address(text: &str) -> Result<RegisterAddress, String> {
+    let (host, port) = text.rsplit_once(':').ok_or("expected HOST:PORT")?;
+    let port: u16 = port.parse().map_err(|_| format!("{port:?} is not a port"))?;
+    if host.is_empty() || port == 0 {
+        return Err("expected HOST:PORT".into());
+    }
+    Ok(RegisterAddress::new(host.to_owned(), port.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_register_is_a_host_and_a_port() {
+        assert_eq!(address("hub.example:8010"), Ok(RegisterAddress::new("hub.example".into(), 8010)));
+        assert_eq!(address("[::1]:8010"), Ok(RegisterAddress::new("[::1]".into(), 8010)));
+        for wrong in ["hub", ":8010", "hub:", "hub:0", "hub:65536", "hub:x"] {
+            assert!(address(wrong).is_err(), "{wrong}");
+        }
+    }
+}

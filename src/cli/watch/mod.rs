@@ -1,0 +1,169 @@
+//! `roster watch`: the present state, then every change, also across a restart of the sidecar.
+
+mod masters;
+mod nodes;
+mod services;
+
+use std::convert::Infallible;
+use std::io::{self, Write};
+use std::time::{Duration, SystemTime};
+
+use clap::Args;
+use roster::model::NodePath;
+use roster::task::Backoff;
+use roster::thrift::client::{Client, Error};
+use serde_json::{Map, Value, json};
+
+use self::masters::Masters;
+use self::nodes::Nodes;
+use self::services::Services;
+use super::connection::Connection;
+use super::{Output, text};
+
+/// Print the present state, then every change, until interrupted
+///
+/// Where the sidecar no longer knows what changed, a line RESET says so, and the present state follows anew. JSON is
+/// one object a line. A sidecar that goes away is waited for.
+#[derive(Debug, Args)]
+pub(crate) struct Watch {
+    /// What to watch, with all below it; nothing: everything
+    #[arg(value_parser = NodePath::parse)]
+    paths: Vec<NodePath>,
+    /// Watch the masters instead of coordination nodes
+    #[arg(long, conflicts_with_all = ["paths", "services"])]
+    masters: bool,
+    /// Watch the services, and by how many masters they are offered
+    #[arg(long, conflicts_with = "paths")]
+    services: bool,
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+/// How long one call waits for changes.
+const POLL: Duration = Duration::from_secs(25);
+
+impl Watch {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let subject: Box<dyn Subject> = match self.paths {
+            _ if self.masters => Box::new(Masters),
+            _ if self.services => Box::new(Services::default()),
+            paths => Box::new(Nodes::new(paths)),
+        };
+        let mut follower = Follower::new(self.connection.client(), subject, self.output, io::stdout().lock());
+        match follower.follow()? {}
+    }
+}
+
+/// What can be followed.
+trait Subject {
+    /// Tells the present state. The revision up to which everything is told then.
+    fn present(&mut self, client: &mut Client, tell: Tell<'_>) -> anyhow::Result<i64>;
+
+    /// Waits for changes since a revision and tells them. The same again; None: the present state must come anew.
+    fn changes(&mut self, client: &mut Client, since: i64, tell: Tell<'_>) -> anyhow::Result<Option<i64>>;
+}
+
+type Tell<'a> = &'a mut dyn FnMut(News) -> io::Result<()>;
+
+/// One thing to tell.
+struct News {
+    revision: i64,
+    kind: String,
+    /// Whose; empty: nobody's.
+    name: String,
+    preview: String,
+    /// What JSON has beside revision and kind.
+    fields: Map<String, Value>,
+}
+
+impl News {
+    fn reset(revision: i64) -> Self {
+        Self { revision, kind: "RESET".into(), name: String::new(), preview: String::new(), fields: Map::new() }
+    }
+
+    fn object(self) -> Value {
+        let mut object = json!({ "revision": self.revision, "kind": self.kind });
+        object.as_object_mut().expect("it was made one").extend(self.fields);
+        object
+    }
+
+    fn line(&self, now: SystemTime) -> String {
+        let Self { kind, preview, .. } = self;
+        let name = text::printable(self.name.as_bytes());
+        format!("{} {kind:<7} {name} {preview}", humantime::format_rfc3339_millis(now)).trim_end().to_owned()
+    }
+}
+
+struct Follower<Out> {
+    client: Client,
+    subject: Box<dyn Subject>,
+    output: Output,
+    out: Out,
+    /// The revision up to which everything is told; None: the present state comes next.
+    since: Option<i64>,
+    /// Whether a sidecar has ever answered: from then on it is waited for.
+    met: bool,
+    /// What was said since the last answer.
+    told: Option<&'static str>,
+}
+
+impl<Out: Write> Follower<Out> {
+    fn new(client: Client, subject: Box<dyn Subject>, output: Output, out: Out) -> Self {
+        Self { client, subject, output, out, since: None, met: false, told: None }
+    }
+
+    fn follow(&mut self) -> anyhow::Result<Infallible> {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+        loop {
+            match self.step() {
+                Ok(()) => {
+                    self.met = true;
+                    if self.told.take().is_some() {
+                        eprintln!("roster: following again");
+                    }
+                    backoff.reset();
+                }
+                Err(error) => {
+                    self.wait(error)?;
+                    std::thread::sleep(backoff.delay());
+                }
+            }
+        }
+    }
+
+    fn step(&mut self) -> anyhow::Result<()> {
+        let Self { client, subject, output, out, .. } = self;
+        let mut tell = |news: News| match output {
+            Output::Json => writeln!(out, "{}", news.object()),
+            Output::Table => writeln!(out, "{}", news.line(SystemTime::now())),
+        };
+        self.since = match self.since {
+            None => Some(subject.present(client, &mut tell)?),
+            Some(since) => subject.changes(client, since, &mut tell)?,
+        };
+        Ok(self.out.flush()?)
+    }
+
+    /// Says once what is waited for. An error that waiting cannot mend is handed back.
+    fn wait(&mut self, error: anyhow::Error) -> anyhow::Result<()> {
+        let Some(reason) = error.downcast_ref::<Error>() else {
+            return Err(error);
+        };
+        let consequence = match reason {
+            Error::NotReady(_) => "trying again",
+            Error::Invalid(_) => return Err(error),
+            _ if !self.met => return Err(error),
+            _ => "waiting for the sidecar to return",
+        };
+        self.met = true;
+        if self.told.replace(consequence) != Some(consequence) {
+            eprintln!("roster: {reason}; {consequence}");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

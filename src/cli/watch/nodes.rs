@@ -1,0 +1,63 @@
+//! Following coordination nodes.
+
+use roster::model::NodePath;
+use roster::thrift::client::Client;
+use roster::thrift::idl::Node;
+
+use super::{News, POLL, Subject, Tell};
+use crate::cli::{json, text};
+
+/// The nodes at and below some paths.
+pub(super) struct Nodes {
+    paths: Vec<NodePath>,
+}
+
+impl Nodes {
+    /// No paths: all there are.
+    pub(super) fn new(paths: Vec<NodePath>) -> Self {
+        Self { paths }
+    }
+}
+
+impl Subject for Nodes {
+    /// What is told twice by this, since a later page may be newer than the first, is told in its order.
+    fn present(&mut self, client: &mut Client, tell: Tell<'_>) -> anyhow::Result<i64> {
+        let mut first = None;
+        let roots = if self.paths.is_empty() { vec![NodePath::root()] } else { self.paths.clone() };
+        for root in roots {
+            let mut cursor = Some(String::new());
+            while let Some(from) = cursor {
+                let page = client.subtree(root.as_str(), from, None)?;
+                for node in &page.nodes {
+                    tell(news(page.freshness.revision, "PRESENT".into(), &node.path, Some(node)))?;
+                }
+                first.get_or_insert(page.freshness.revision);
+                cursor = page.cursor;
+            }
+        }
+        Ok(first.unwrap_or_default())
+    }
+
+    fn changes(&mut self, client: &mut Client, since: i64, tell: Tell<'_>) -> anyhow::Result<Option<i64>> {
+        let paths = self.paths.iter().map(NodePath::to_string).collect();
+        let reply = client.watch(since, paths, POLL)?;
+        let revision = reply.freshness.revision;
+        if reply.reset {
+            tell(News::reset(revision))?;
+            return Ok(None);
+        }
+        for change in &reply.changes {
+            tell(news(revision, json::change_kind(change.kind), &change.path, change.node.as_ref()))?;
+        }
+        Ok(Some(revision))
+    }
+}
+
+fn news(revision: i64, kind: String, path: &str, node: Option<&Node>) -> News {
+    let fields = match node {
+        Some(node) => json::node(node),
+        None => [("path".to_owned(), path.into())].into_iter().collect(),
+    };
+    let preview = node.map(|node| text::preview(&node.data)).unwrap_or_default();
+    News { revision, kind, name: path.to_owned(), preview, fields }
+}

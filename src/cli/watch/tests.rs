@@ -1,0 +1,177 @@
+//! A watch against a sidecar that goes away after each answer.
+
+use super::*;
+use roster::net::Address;
+use roster::thrift::idl::*;
+use std::net::TcpListener;
+use thrift::protocol::{TBinaryInputProtocol, TBinaryOutputProtocol};
+use thrift::server::TProcessor;
+
+/// Its revisions are 5, 6 and 7; what was before 9 it has forgotten at 7.
+struct Sidecar;
+
+fn node(data: &str) -> Node {
+    Node::new("/a".into(), data.into(), Stat::new(0, 0, 0, 0, 0, 0, 0, 0))
+}
+
+fn at(revision: i64) -> Freshness {
+    Freshness::new(revision, 0, Origin::LIVE, true)
+}
+
+impl RosterSyncHandler for Sidecar {
+    fn handle_subtree(&self, _: String, _: i32, _: String, _: ReadOptions) -> thrift::Result<SubtreeReply> {
+        Ok(SubtreeReply::new(vec![node("now")], None, at(5)))
+    }
+
+    fn handle_watch(&self, since: i64, paths: Vec<String>, _: i32, _: i32) -> thrift::Result<WatchReply> {
+        assert_eq!(paths, ["/a"]);
+        let change = match since {
+            5 => Change::new("/a".into(), ChangeKind::CHANGED, node("newer")),
+            6 => Change::new("/a".into(), ChangeKind::DELETED, None),
+            _ => return Ok(WatchReply::new(vec![], true, at(9))),
+        };
+        Ok(WatchReply::new(vec![change], false, at(since + 1)))
+    }
+
+    fn handle_get(&self, _: String, _: ReadOptions) -> thrift::Result<NodeReply> {
+        Err("not asked".into())
+    }
+
+    fn handle_get_many(&self, _: Vec<String>, _: ReadOptions) -> thrift::Result<NodesReply> {
+        Err("not asked".into())
+    }
+
+    fn handle_children(&self, _: String, _: ReadOptions) -> thrift::Result<ChildrenReply> {
+        Err("not asked".into())
+    }
+
+    fn handle_status(&self) -> thrift::Result<StatusReply> {
+        Err("not asked".into())
+    }
+
+    fn handle_masters(&self, _: Filter) -> thrift::Result<MastersReply> {
+        Err("not asked".into())
+    }
+
+    fn handle_master(&self, _: String) -> thrift::Result<MasterReply> {
+        Err("not asked".into())
+    }
+
+    fn handle_services(&self, _: Filter) -> thrift::Result<ServicesReply> {
+        Err("not asked".into())
+    }
+
+    fn handle_instances(&self, _: String) -> thrift::Result<InstancesReply> {
+        Err("not asked".into())
+    }
+
+    fn handle_watch_masters(&self, _: i64, _: i32, _: i32) -> thrift::Result<MastersWatchReply> {
+        Err("not asked".into())
+    }
+
+    fn handle_call(&self, _: String, _: String, _: Vec<u8>, _: CallOptions) -> thrift::Result<CallResult> {
+        Err("not asked".into())
+    }
+
+    fn handle_call_on(
+        &self,
+        _: String,
+        _: String,
+        _: String,
+        _: Vec<u8>,
+        _: CallOptions,
+    ) -> thrift::Result<CallResult> {
+        Err("not asked".into())
+    }
+
+    fn handle_call_all(&self, _: String, _: String, _: Vec<u8>, _: CallOptions) -> thrift::Result<Vec<CallOutcome>> {
+        Err("not asked".into())
+    }
+
+    fn handle_call_many(&self, _: Vec<Call>) -> thrift::Result<Vec<CallOutcome>> {
+        Err("not asked".into())
+    }
+
+    fn handle_broadcast(&self, _: Vec<u8>, _: Encoding) -> thrift::Result<i32> {
+        Err("not asked".into())
+    }
+
+    fn handle_add_registers(&self, _: Vec<RegisterAddress>) -> thrift::Result<i32> {
+        Err("not asked".into())
+    }
+
+    fn handle_remove_registers(&self, _: Vec<RegisterAddress>) -> thrift::Result<i32> {
+        Err("not asked".into())
+    }
+
+    fn handle_stats(&self) -> thrift::Result<StatsReply> {
+        Err("not asked".into())
+    }
+}
+
+/// A sidecar that goes away after each answer.
+fn fickle_sidecar() -> Address {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = Address::Tcp(listener.local_addr().expect("an address").to_string());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let stream = stream.expect("a connection");
+            let mut input = TBinaryInputProtocol::new(stream.try_clone().expect("a handle"), true);
+            let mut output = TBinaryOutputProtocol::new(stream, true);
+            let _ = RosterSyncProcessor::new(Sidecar).process(&mut input, &mut output);
+        }
+    });
+    address
+}
+
+/// A reader that leaves after so many lines.
+struct Reader(Vec<String>, usize);
+
+impl Write for Reader {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() > self.1 {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        for part in std::str::from_utf8(bytes).expect("text").split_inclusive('\n') {
+            let last = self.0.last_mut().expect("a line");
+            last.push_str(part.trim_end_matches('\n'));
+            if part.ends_with('\n') {
+                self.0.push(String::new());
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_watch_goes_on_where_it_was_after_each_break_and_starts_over_after_a_reset() {
+    let client = Client::new(fickle_sidecar(), Duration::from_secs(5));
+    let paths = vec![NodePath::parse("/a").expect("a path")];
+    let mut follower = Follower::new(client, Box::new(Nodes::new(paths)), Output::Json, Reader(vec![String::new()], 5));
+    let ended = follower.follow().expect_err("the reader left");
+    assert_eq!(ended.downcast::<io::Error>().expect("an error of output").kind(), io::ErrorKind::BrokenPipe);
+    let stat =
+        r#""stat":{"version":0,"czxid":0,"mzxid":0,"pzxid":0,"ctime":0,"mtime":0,"ephemeralOwner":0,"numChildren":0}"#;
+    assert_eq!(
+        follower.out.0[..5],
+        [
+            format!(r#"{{"revision":5,"kind":"PRESENT","path":"/a","data":"now",{stat}}}"#),
+            format!(r#"{{"revision":6,"kind":"CHANGED","path":"/a","data":"newer",{stat}}}"#),
+            r#"{"revision":7,"kind":"DELETED","path":"/a"}"#.into(),
+            r#"{"revision":9,"kind":"RESET"}"#.into(),
+            format!(r#"{{"revision":5,"kind":"PRESENT","path":"/a","data":"now",{stat}}}"#),
+        ]
+    );
+}
+
+#[test]
+fn a_sidecar_that_was_never_there_is_not_waited_for() {
+    let nowhere = Address::Unix("/nonexistent/socket".into());
+    let client = Client::new(nowhere, Duration::from_secs(5));
+    let error = Follower::new(client, Box::new(Masters), Output::Table, io::sink()).follow().expect_err("nobody there");
+    assert!(matches!(error.downcast_ref(), Some(Error::Unreachable { .. })));
+}
