@@ -151,6 +151,7 @@ impl Snapshot {
         if since < self.journal_since || since > self.revision {
             return Since::Unknown;
         }
+        let roots: HashSet<&str> = paths.iter().map(NodePath::as_str).collect();
         let newer = self.journal_after(since);
         let mut told: Vec<(NodePath, ChangeKind)> = Vec::new();
         let mut seen: HashSet<&NodePath> = HashSet::new();
@@ -159,7 +160,8 @@ impl Snapshot {
         while let Some(revision) = newer.peek().map(|told| told.revision) {
             let whole = told.len();
             while let Some(change) = newer.next_if(|change| change.revision == revision) {
-                if !paths.iter().any(|root| change.path.is_under(root)) || !seen.insert(&change.path) {
+                // By its own path and those above: many roots cost no more than one.
+                if !change.path.upwards().any(|above| roots.contains(above)) || !seen.insert(&change.path) {
                     continue;
                 }
                 bytes += self.told_size(&change.path);
