@@ -27,6 +27,8 @@ pub struct Config {
     pub max_connections: usize,
     /// How many of them one user may have; over TCP, all users together.
     pub max_connections_per_user: usize,
+    /// How many connections may wait for a watch; these count apart from the others.
+    pub max_watches: usize,
     pub max_request: ByteSize,
     pub max_reply: ByteSize,
     /// How many bytes of replies may wait for their readers, over all connections.
@@ -64,6 +66,7 @@ impl Default for Config {
             threads: std::thread::available_parallelism().map_or(1, |cores| cores.get().min(8)),
             max_connections: 2_048,
             max_connections_per_user: 1_024,
+            max_watches: 16_384,
             max_request: ByteSize::kib(64),
             max_reply: ByteSize::mib(8),
             max_waiting_replies: ByteSize::mib(256),

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use thrift::{ApplicationError, ApplicationErrorKind};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
@@ -156,6 +157,11 @@ impl Connection {
 
     /// Waits for what a watch waits for, as long as the peer is there.
     async fn wait(&mut self, watch: Watch) -> Result<Awaited, End> {
+        let Some(_waiting) = self.place.wait() else {
+            let message = "overloaded: max_watches wait already; try again later";
+            let error = ApplicationError::new(ApplicationErrorKind::InternalError, message);
+            return Ok(Err(thrift::Error::Application(error)));
+        };
         let shared = self.shared.clone();
         let most = shared.config.max_request.as_u64() as usize;
         let waiting = shared.desk.wait(watch, &self.stop);

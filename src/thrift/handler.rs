@@ -196,11 +196,12 @@ impl Desk {
         })
     }
 
-    fn limits(&self) -> [(&'static str, u64); 9] {
+    fn limits(&self) -> [(&'static str, u64); 10] {
         let config = &self.config;
         [
             ("maxConnections", config.max_connections as u64),
             ("maxConnectionsPerUser", config.max_connections_per_user as u64),
+            ("maxWatches", config.max_watches as u64),
             ("maxRequestBytes", config.max_request.as_u64()),
             ("maxReplyBytes", config.max_reply.as_u64()),
             ("maxWaitingReplyBytes", config.max_waiting_replies.as_u64()),
