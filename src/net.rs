@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::unix::UCred;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use crate::task::Stop;
@@ -235,9 +236,18 @@ pub enum Stream {
 impl Stream {
     /// The user at the other end of a Unix socket.
     pub fn user(&self) -> Option<u32> {
+        self.peer().map(|peer| peer.uid())
+    }
+
+    /// Whether this process itself is at the other end of a Unix socket.
+    pub fn is_own(&self) -> bool {
+        self.peer().and_then(|peer| peer.pid()) == i32::try_from(std::process::id()).ok()
+    }
+
+    fn peer(&self) -> Option<UCred> {
         match self {
             Self::Tcp(_) => None,
-            Self::Unix(stream) => stream.peer_cred().ok().map(|credentials| credentials.uid()),
+            Self::Unix(stream) => stream.peer_cred().ok(),
         }
     }
 }

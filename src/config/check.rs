@@ -82,6 +82,7 @@ impl Check<'_> {
             ("threads", thrift.threads == 0),
             ("max_connections", thrift.max_connections == 0),
             ("max_connections_per_user", thrift.max_connections_per_user == 0),
+            ("max_watches", thrift.max_watches == 0),
             ("max_request", thrift.max_request.0 == 0),
             ("max_call", thrift.max_call.0 == 0),
             ("max_reply", thrift.max_reply.0 == 0),

@@ -1,5 +1,6 @@
 //! The snapshot: everything known at one revision, immutable.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -140,7 +141,10 @@ impl Snapshot {
 
     /// What changed at or below `paths` since a revision: as many whole revisions as have room.
     pub fn changes_since(&self, since: Revision, paths: &[NodePath], room: Room) -> Since<NodeChange> {
-        let size = |path: &NodePath| paths.iter().any(|root| path.is_under(root)).then(|| self.told_size(path));
+        let roots: HashSet<&str> = paths.iter().map(NodePath::as_str).collect();
+        // By its own path and those above: many roots cost no more than one.
+        let is_told = |path: &NodePath| path.upwards().any(|above| roots.contains(above));
+        let size = |path: &NodePath| is_told(path).then(|| self.told_size(path));
         self.node_journal.since(since, self.revision, room, size).map(|(path, first)| {
             let node = self.nodes.get(&path).cloned();
             (path, outcome(first, node.is_some()), node)

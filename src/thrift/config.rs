@@ -27,6 +27,8 @@ pub struct Config {
     pub max_connections: usize,
     /// How many of them one user may have; over TCP, all users together.
     pub max_connections_per_user: usize,
+    /// How many connections may wait for a watch; these count apart from the others.
+    pub max_watches: usize,
     pub max_request: ByteSize,
     /// The largest request of `call`, `callOn`, `callAll`, `callMany` and `broadcast`.
     pub max_call: ByteSize,
@@ -75,6 +77,7 @@ impl Default for Config {
             threads: std::thread::available_parallelism().map_or(1, |cores| cores.get().min(8)),
             max_connections: 2_048,
             max_connections_per_user: 1_024,
+            max_watches: 16_384,
             max_request: ByteSize::kib(64),
             max_call: ByteSize::mib(1),
             max_reply: ByteSize::mib(8),

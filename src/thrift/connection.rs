@@ -158,6 +158,10 @@ impl Connection {
 
     /// Waits for what the request that ends at `end` waits for, as long as the peer is there.
     async fn wait(&mut self, wait: Wait, end: usize) -> Result<Awaited, End> {
+        let _waiting = match wait.is_watch().then(|| self.place.wait()) {
+            Some(None) => return Ok(wait.overloaded()),
+            waiting => waiting,
+        };
         let shared = self.shared.clone();
         let most = end + shared.config.max_request.as_u64() as usize;
         // In a box: else every connection would be as large as a call.

@@ -156,11 +156,12 @@ impl Desk {
         self.metrics.named().into_iter().chain(held)
     }
 
-    fn limits(&self) -> [(&'static str, u64); 14] {
+    fn limits(&self) -> [(&'static str, u64); 15] {
         let config = &self.config;
         [
             ("maxConnections", config.max_connections as u64),
             ("maxConnectionsPerUser", config.max_connections_per_user as u64),
+            ("maxWatches", config.max_watches as u64),
             ("maxRequestBytes", config.max_request.as_u64()),
             ("maxReplyBytes", config.max_reply.as_u64()),
             ("maxWaitingReplyBytes", config.max_waiting_replies.as_u64()),

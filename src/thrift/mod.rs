@@ -101,7 +101,7 @@ impl Endpoint {
                 let stop = tasks.stop_signal();
                 let accepting = bound.iter().map(|bound| {
                     bound.accept(&stop, |stream| {
-                        if let Some(place) = shared.admission.admit(stream.user()) {
+                        if let Some(place) = shared.admission.admit(stream.user(), stream.is_own()) {
                             tasks.short(connection::serve(stream, place, shared.clone(), stop.clone()));
                         }
                     })

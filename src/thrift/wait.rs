@@ -1,5 +1,7 @@
 //! What a request may wait for, and what it then comes to.
 
+use thrift::{ApplicationError, ApplicationErrorKind};
+
 use super::call::Several;
 use super::handler::Desk;
 use super::idl::{CallOutcome, CallResult, MastersWatchReply, WatchReply};
@@ -29,6 +31,20 @@ pub(super) enum Awaited {
 }
 
 impl Wait {
+    pub(super) fn is_watch(&self) -> bool {
+        matches!(self, Wait::Watch(_) | Wait::WatchMasters(_))
+    }
+
+    /// The answer where too many watches wait already.
+    pub(super) fn overloaded(&self) -> Awaited {
+        let message = "overloaded: max_watches wait already; try again later";
+        let error = || thrift::Error::Application(ApplicationError::new(ApplicationErrorKind::InternalError, message));
+        match self {
+            Wait::WatchMasters(_) => Awaited::WatchMasters(Err(error())),
+            _ => Awaited::Watch(Err(error())),
+        }
+    }
+
     /// Waits. A stop ends watches at once, while calls may go on until they are done; dropped, they are given up.
     pub(super) async fn until_answered(self, desk: &Desk, stop: &Stop) -> Awaited {
         match self {

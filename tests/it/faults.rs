@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::{SOON, Scene, any_age, ensure, eventually, exception, fresh_chroot};
+use crate::harness::{Roster, SOON, Scene, Server, any_age, ensure, eventually, exception, fresh_chroot};
 use crate::idl::{Freshness, NotReady, ReadOptions, TRosterSyncClient, TooStale};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -161,8 +161,46 @@ fn nodes_that_come_back_while_they_are_held_were_never_gone() {
     scene.link.mend();
     eventually("they are held", SOON, || ensure(scene.roster.source().detail.contains("holding"), "they are not"));
     assert_eq!(scene.roster.data("/member-7"), b"7");
+    scene.zk.create("/newcomer", "");
+    eventually("additions pass", SOON, || scene.roster.get("/newcomer"));
+    assert!(scene.roster.source().detail.contains("holding"), "they are held still");
+    let freshness = scene.roster.get("/member-7").expect("a node").freshness;
+    assert!(freshness.age_ms > 0 && !freshness.complete, "{freshness:?}");
     scene.zk.create_many("/member-", 20);
     scene.recovers();
+}
+
+#[test]
+fn many_nodes_that_are_deleted_in_plain_sight_are_not_held() {
+    let scene = furnished(Scene::with(&fresh_chroot(), "hold = \"60s\"\naudit_interval = \"100ms\""));
+    scene.zk.create_many("/member-", 1_000);
+    scene.agrees();
+    scene.zk.run(async |client| {
+        for n in 0..1_000 {
+            client.delete(&format!("/member-{n}"), None).await?;
+        }
+        Ok(())
+    });
+    scene.agrees();
+}
+
+#[test]
+fn a_reply_that_is_late_does_not_keep_the_mirror_down_while_writes_go_on() {
+    let server = Server::start();
+    server.zk().create("/busy", "");
+    let settings = "session_timeout = \"15s\"";
+    let roster = Roster::start(&format!("[[zookeeper]]\nconnect = \"{}\"\n{settings}\n", server.address()));
+    roster.becomes("live");
+    // Shorter than the silence that costs the connection, longer than a heartbeat may take.
+    server.freeze();
+    roster.becomes("down");
+    server.thaw();
+    let mut written = 0;
+    eventually("it is live again", SOON, || {
+        written += 1;
+        server.zk().set("/busy", written.to_string());
+        ensure(roster.source().state == "live", "it is not")
+    });
 }
 
 #[test]

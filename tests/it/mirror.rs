@@ -187,6 +187,25 @@ fn what_passes_a_limit_is_left_out_and_counted() {
 }
 
 #[test]
+fn who_came_first_stays_when_there_are_too_many_nodes() {
+    // The root and four others.
+    let scene = Scene::with(&fresh_chroot(), "max_nodes = 5\naudit_interval = \"100ms\"");
+    scene.zk.create_many("/early-", 4);
+    eventually("the early are there", SOON, || scene.roster.get("/early-3"));
+    scene.zk.create_many("/a-late-", 3);
+    eventually("the late are counted", SOON, || {
+        ensure(scene.roster.source().left_out == 3, scene.roster.source().left_out)
+    });
+    scene.zk.set("/early-2", "changed");
+    scene.agrees_on(|path| !path.starts_with("/a-late"));
+    assert!(!scene.roster.get("/early-2").expect("a node").freshness.complete);
+    scene.zk.delete("/early-0");
+    eventually("one of the late takes the place", SOON, || {
+        ensure(scene.roster.source().left_out == 2, scene.roster.source().left_out)
+    });
+}
+
+#[test]
 fn a_restarted_sidecar_has_newer_revisions_and_the_present_state() {
     let mut scene = Scene::new();
     scene.zk.create("/a", "one");

@@ -1,6 +1,5 @@
 //! The register: scripted masters that speak exactly as PHP's do.
 
-
 use nix::sys::signal::Signal;
 use rmpv::Value;
 
@@ -199,10 +198,8 @@ fn masters_of_another_register_are_followed_and_called_through_it() {
     let hub = Scene::new();
     let mut master = hub.join(&[("mail", Value::Array(Vec::new()))]);
     let id = hub.has(1)[0].id.clone();
-    let beside = Scene::with(&format!(
-        "[[upstream]]\nconnect = \"127.0.0.1:{}\"\ntoken = \"{{folder}}/hub-token\"\n",
-        hub.port
-    ));
+    let beside =
+        Scene::with(&format!("[[upstream]]\nconnect = \"127.0.0.1:{}\"\ntoken = \"{{folder}}/hub-token\"\n", hub.port));
     beside.roster.write("hub-token", TOKEN);
     beside.roster.process().signal(Signal::SIGHUP);
     assert_eq!(beside.has(1)[0].id, id);

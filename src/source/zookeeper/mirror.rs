@@ -14,10 +14,10 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
-use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
+use tokio::time::{MissedTickBehavior, interval, interval_at, sleep, sleep_until};
 
 use super::Config;
-use super::scan::{Scope, in_batches};
+use super::scan::{Budget, Scope, in_batches};
 use super::session::{Event, Session, Trouble};
 use super::update::Update;
 use crate::model::{Change, NodePath};
@@ -48,7 +48,7 @@ const CALM: Duration = Duration::from_secs(60);
 
 /// Mirrors one ensemble into the store, until the stop.
 pub async fn run(config: Config, publisher: Publisher, reload: Reload, stop: Stop) {
-    let mut mirror = Mirror { config, publisher, reload, left_out: BTreeSet::new(), shrunken: None };
+    let mut mirror = Mirror { config, publisher, reload, left_out: BTreeSet::new(), held: None, lost: false };
     tokio::select! {
         () = mirror.keep() => {}
         () = stop.requested() => {}
@@ -61,8 +61,16 @@ struct Mirror {
     reload: Reload,
     /// What may not be read, or passed a limit.
     left_out: BTreeSet<NodePath>,
-    /// Since when more than half of the nodes have been gone, and are held.
-    shrunken: Option<Instant>,
+    held: Option<Held>,
+    /// Whether it was in sync and no longer is.
+    lost: bool,
+}
+
+/// Nodes that are gone from the ensemble, and kept in case it lost them.
+#[derive(Clone, Copy)]
+struct Held {
+    since: Instant,
+    nodes: usize,
 }
 
 /// What changed and is to be read again.
@@ -130,7 +138,6 @@ impl Mirror {
                     sleep(backoff.delay()).await;
                 }
             }
-            self.feed().reconnects.increment();
             self.spread().await;
         }
     }
@@ -155,21 +162,16 @@ impl Mirror {
         session.watch().await?;
         session.catch_up().await?;
         let began = Instant::now();
-        let (changes, _) = self.compare(session, BTreeSet::new()).await?;
-        let (changes, held) = self.hold_back(changes);
+        let (changes, announced) = self.compare(session, BTreeSet::new()).await?;
+        let changes = self.hold_back(changes, &announced);
         let changed = changes.len();
         let revision = self.publisher.publish_whole(changes);
+        self.report();
+        let mut following = Dirty { proof: Some(began), ..Dirty::default() };
+        self.settle(&mut following);
         let filled = self.publisher.filled();
-        if held > 0 {
-            let detail = format!("holding {held} nodes that are gone from the ensemble, in case it lost them");
-            tracing::warn!(source = self.feed().name(), held, "more than half of the nodes are gone; holding them");
-            self.feed().enter(FeedState::Syncing, detail);
-            return Ok(());
-        }
-        self.enter_live();
-        self.feed().prove(began);
         let ms = began.elapsed().as_millis() as u64;
-        tracing::info!(source = self.feed().name(), nodes = filled.nodes, changed, revision, ms, "in sync");
+        tracing::info!(source = self.feed().name(), nodes = filled.nodes, changed, revision, ms, "read everything");
         let snapshot = self.publisher.snapshot();
         for root in self.config.roots.iter().filter(|root| snapshot.subtree(root, (*root).clone()).next().is_none()) {
             tracing::warn!(source = self.feed().name(), %root, "there is nothing at this root yet; it is watched");
@@ -177,13 +179,22 @@ impl Mirror {
         Ok(())
     }
 
-    fn enter_live(&self) {
+    /// Says what the store holds, when the ensemble is followed.
+    fn report(&mut self) {
+        let held = self.held.map_or(0, |held| held.nodes);
+        self.feed().set_left_out((self.left_out.len() + held) as u64);
+        if held > 0 {
+            let detail = format!("holding {held} nodes that are gone from the ensemble, in case it lost them");
+            return self.feed().enter(FeedState::Syncing, detail);
+        }
         let detail = match self.left_out.len() {
             0 => String::new(),
-            nodes => format!("left out {nodes} nodes that may not be read or passed a limit"),
+            nodes => format!("left out {nodes} nodes that may not be read or pass a limit"),
         };
-        self.feed().set_left_out(self.left_out.len() as u64);
         self.feed().enter(FeedState::Live, detail);
+        if std::mem::take(&mut self.lost) {
+            self.feed().reconnects.increment();
+        }
     }
 
     /// Reads everything, and then again what changed meanwhile: what the store must change to be the same, and the
@@ -195,11 +206,12 @@ impl Mirror {
     ) -> Result<(Vec<Change>, BTreeSet<NodePath>), Trouble> {
         let known = self.publisher.snapshot();
         let scope = Scope { config: &self.config };
-        let mut scan = scope.scan(session, &known).await?;
+        let budget = Budget::new(&self.config, self.publisher.filled());
+        let mut scan = scope.scan(session, &known, budget).await?;
         self.drain(session, &mut announced)?;
         let paths: Vec<NodePath> = announced.iter().cloned().collect();
         let take = |path: &NodePath, reading| {
-            scan.take(path, scope.judge(path, reading, &known));
+            scan.take(path, scope.judge(path, reading, &known), &known);
             Ok(0)
         };
         in_batches(&paths, &mut 16, |paths| session.read(paths), take).await?;
@@ -208,19 +220,25 @@ impl Mirror {
         Ok((roots.flat_map(|root| difference(&known, root, &scan.generation)).collect(), announced))
     }
 
-    /// When a comparison finds more than half of the nodes gone, the ensemble may have lost them rather than its
-    /// users: for a while only additions pass. The changes that do, and how many nodes are held.
-    fn hold_back(&mut self, mut changes: Vec<Change>) -> (Vec<Change>, usize) {
-        let gone = changes.iter().filter(|change| matches!(change, Change::Delete(_))).count();
+    /// When a comparison finds more than half of the nodes gone, and no event has told of it, the ensemble may have
+    /// lost them rather than its users: for a while they are kept. The changes that pass.
+    fn hold_back(&mut self, mut changes: Vec<Change>, announced: &BTreeSet<NodePath>) -> Vec<Change> {
+        let passes = |change: &Change| match change {
+            Change::Delete(path) => announced.contains(path),
+            _ => true,
+        };
+        let gone = changes.iter().filter(|change| !passes(change)).count();
         let shrunken = gone as u64 * 2 > self.publisher.filled().nodes;
-        let since = self.shrunken.filter(|_| shrunken).unwrap_or_else(Instant::now);
-        if !shrunken || since.elapsed() >= self.config.hold {
-            self.shrunken = None;
-            return (changes, 0);
+        let since = self.held.filter(|_| shrunken).map_or_else(Instant::now, |held| held.since);
+        let was_held = self.held.take().is_some();
+        if shrunken && since.elapsed() < self.config.hold {
+            self.held = Some(Held { since, nodes: gone });
+            changes.retain(passes);
+            if !was_held {
+                tracing::warn!(source = self.feed().name(), gone, "more than half of the nodes are gone; holding them");
+            }
         }
-        self.shrunken = Some(since);
-        changes.retain(|change| matches!(change, Change::Put(..)));
-        (changes, gone)
+        changes
     }
 
     /// Follows the changes until there is trouble.
@@ -261,15 +279,16 @@ impl Mirror {
     async fn prove(&mut self, session: &mut Session, dirty: &mut Dirty) -> Result<(), Trouble> {
         let asked = Instant::now();
         session.heartbeat().await?;
-        self.drain(session, &mut dirty.paths)?;
-        dirty.proof = Some(asked);
-        self.settle(dirty);
+        if self.drain(session, &mut dirty.paths)? {
+            dirty.proof = Some(asked);
+            self.settle(dirty);
+        }
         Ok(())
     }
 
     fn settle(&self, dirty: &mut Dirty) {
         if dirty.paths.is_empty()
-            && self.shrunken.is_none()
+            && self.held.is_none()
             && let Some(proof) = dirty.proof.take()
         {
             self.feed().prove(proof);
@@ -281,7 +300,8 @@ impl Mirror {
         let paths: Vec<NodePath> = std::mem::take(&mut dirty.paths).into_iter().collect();
         let known = self.publisher.snapshot();
         let scope = Scope { config: &self.config };
-        let mut update = Update::new(&known, self.publisher.filled(), &self.config, &mut self.left_out);
+        let budget = Budget::new(&self.config, self.publisher.filled());
+        let mut update = Update::new(&known, budget, self.held.is_none(), &mut self.left_out);
         let take = |path: &NodePath, reading| {
             update.take(path, scope.judge(path, reading, &known));
             Ok(0)
@@ -289,9 +309,7 @@ impl Mirror {
         in_batches(&paths, &mut 16, |paths| session.read(paths), take).await?;
         let changes = update.changes;
         self.publisher.publish(changes);
-        if self.feed().left_out() != self.left_out.len() as u64 {
-            self.enter_live();
-        }
+        self.report();
         self.settle(dirty);
         Ok(())
     }
@@ -299,38 +317,37 @@ impl Mirror {
     /// Compares everything. A difference of which no event told is drift: there should be none.
     async fn audit(&mut self, session: &mut Session, dirty: &mut Dirty) -> Result<(), Trouble> {
         let began = Instant::now();
-        let was_held = self.shrunken.is_some();
+        let was_held = self.held.is_some();
         let (changes, announced) = self.compare(session, std::mem::take(&mut dirty.paths)).await?;
-        let (changes, held) = self.hold_back(changes);
+        let changes = self.hold_back(changes, &announced);
         let drift: Vec<_> = changes.iter().filter_map(Change::path).filter(|path| !announced.contains(path)).collect();
         if !was_held && let Some(first) = drift.first() {
             self.feed().drift.add(drift.len() as u64);
             tracing::warn!(source = self.feed().name(), drift = drift.len(), %first, "the audit found what no event told");
         }
         self.publisher.publish(changes);
-        if held == 0 {
-            self.enter_live();
-            self.feed().prove(began);
-        }
+        self.report();
+        dirty.proof = Some(began);
+        self.settle(dirty);
         Ok(())
     }
 
     fn until_audit(&self) -> Duration {
-        match self.shrunken {
-            Some(since) => RECHECK.min(self.config.hold.saturating_sub(since.elapsed())),
+        match self.held {
+            Some(held) => RECHECK.min(self.config.hold.saturating_sub(held.since.elapsed())),
             None => self.config.audit_interval / 2 + random_part(self.config.audit_interval),
         }
     }
 
-    /// Takes in the events that have come. Not until none comes any more: under many writes that might never be.
-    fn drain(&self, session: &mut Session, dirty: &mut BTreeSet<NodePath>) -> Result<(), Trouble> {
+    /// Takes in the events that have come; false: there may be more. Under many writes there always are.
+    fn drain(&self, session: &mut Session, dirty: &mut BTreeSet<NodePath>) -> Result<bool, Trouble> {
         for _ in 0..MAX_DIRTY {
             match session.come() {
                 Some(event) => self.note(event?, dirty)?,
-                None => break,
+                None => return Ok(true),
             }
         }
-        Ok(())
+        Ok(false)
     }
 
     fn note(&self, event: Event, dirty: &mut BTreeSet<NodePath>) -> Result<(), Trouble> {
@@ -352,19 +369,28 @@ impl Mirror {
 
     /// An identity cannot be taken back from a session: a changed one needs another session.
     fn check_identity(&self, session: &Session) -> Result<(), Trouble> {
-        match session.is_of(&self.config)? {
-            true => Ok(()),
-            false => Err(Trouble::Ended("the credentials changed".into())),
+        match session.is_of(&self.config) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Trouble::Ended("the credentials changed".into())),
+            Err(why) => {
+                tracing::error!(source = self.feed().name(), %why, "cannot read the credentials again; the old ones stand");
+                Ok(())
+            }
         }
     }
 
-    /// Says that what the store holds no longer follows the ensemble, and why. It stands.
-    fn down(&self, trouble: &Trouble) {
-        let (detail, was) = (trouble.to_string(), self.feed().state());
-        if was != FeedState::Down || self.feed().detail() != detail {
-            tracing::warn!(source = self.feed().name(), why = detail, "lost the ensemble; what was read stands");
+    /// Says that what the store holds does not follow the ensemble, and why. It stands.
+    fn down(&mut self, trouble: &Trouble) {
+        let detail = trouble.to_string();
+        let was_in_sync = self.feed().since_proof().is_some();
+        self.lost |= was_in_sync;
+        let state = if was_in_sync { FeedState::Down } else { FeedState::Connecting };
+        if self.feed().state() != state || self.feed().detail() != detail {
+            let what =
+                if was_in_sync { "lost the ensemble; what was read stands" } else { "cannot reach the ensemble yet" };
+            tracing::warn!(source = self.feed().name(), why = detail, "{what}");
         }
-        self.feed().enter(FeedState::Down, detail);
+        self.feed().enter(state, detail);
     }
 
     fn feed(&self) -> &Feed {
@@ -374,10 +400,13 @@ impl Mirror {
 
 /// Waits until a lost connection is back; an error, when the session is not to be had again.
 async fn regained(session: &mut Session) -> Result<(), Trouble> {
+    // Not a sleep that every event would begin anew: where only a reply was late, writes go on, and nothing else tells.
+    let mut probe = interval_at(tokio::time::Instant::now() + PROBE, PROBE);
+    probe.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             event = session.next() => if let Event::Regained = event? { return Ok(()) },
-            () = sleep(PROBE) => if session.heartbeat().await.is_ok() { return Ok(()) },
+            _ = probe.tick() => if session.heartbeat().await.is_ok() { return Ok(()) },
         }
     }
 }

@@ -11,7 +11,7 @@ use super::Config;
 use super::session::{Reading, Session, Trouble};
 use crate::model::{Node, NodePath};
 use crate::source::Generation;
-use crate::store::Snapshot;
+use crate::store::{Filled, Snapshot};
 
 /// Requests in flight. Their replies are taken in the order of the requests: a late "no such node" must not undo
 /// what was read after it.
@@ -30,12 +30,54 @@ pub(super) struct Scope<'a> {
 }
 
 /// What a scan found.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Scan {
     pub(super) generation: Generation,
-    /// What may not be read, or passed a limit.
-    pub(super) left_out: BTreeSet<NodePath>,
+    pub(super) left_out: LeftOut,
+    budget: Budget,
+}
+
+/// How many nodes and bytes may still be taken in beyond what is known. What is known keeps its place: who came first
+/// stays.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Budget {
+    nodes: u64,
     bytes: u64,
+}
+
+impl Budget {
+    pub(super) fn new(config: &Config, filled: Filled) -> Self {
+        Self {
+            nodes: (config.max_nodes as u64).saturating_sub(filled.nodes),
+            bytes: config.max_bytes.as_u64().saturating_sub(filled.bytes),
+        }
+    }
+
+    /// Whether there is place for a node, in place of what was known of it; then it is taken.
+    pub(super) fn admits(&mut self, path: &NodePath, node: &Node, old: Option<&Arc<Node>>) -> bool {
+        let (nodes, bytes) = match old {
+            Some(old) => (0, node.data.len().saturating_sub(old.data.len())),
+            None => (1, path.as_str().len() + node.data.len()),
+        };
+        let admits = nodes <= self.nodes && bytes as u64 <= self.bytes;
+        if admits {
+            self.nodes -= nodes;
+            self.bytes -= bytes as u64;
+        }
+        admits
+    }
+}
+
+/// What may not be read, or passed a limit.
+pub(super) type LeftOut = BTreeSet<NodePath>;
+
+/// How many of them are remembered. That there are more changes nothing about what is told.
+const MAX_LEFT_OUT: usize = 100_000;
+
+pub(super) fn leave_out(left_out: &mut LeftOut, path: &NodePath) {
+    if left_out.len() < MAX_LEFT_OUT {
+        left_out.insert(path.clone());
+    }
 }
 
 /// What to do with what was read of a node.
@@ -80,8 +122,8 @@ impl Scope<'_> {
     }
 
     /// Reads all there is.
-    pub(super) async fn scan(&self, session: &Session, known: &Snapshot) -> Result<Scan, Trouble> {
-        let mut scan = Scan::default();
+    pub(super) async fn scan(&self, session: &Session, known: &Snapshot, budget: Budget) -> Result<Scan, Trouble> {
+        let mut scan = Scan { generation: Generation::new(), left_out: LeftOut::new(), budget };
         let mut level: Vec<NodePath> = self.config.roots.clone();
         let mut batch = BATCH.0;
         while !level.is_empty() {
@@ -91,15 +133,16 @@ impl Scope<'_> {
                 &mut batch,
                 |paths| session.read(paths),
                 |path, reading| {
-                    let mut size = 0;
+                    let (mut size, mut is_parent) = (0, false);
                     if let Reading::Found(node) = &reading {
                         size = node.data.len();
-                        if node.stat.num_children > 0 && !self.is_too_deep(path) {
-                            parents.push(path.clone());
-                        }
+                        is_parent = node.stat.num_children > 0 && !self.is_too_deep(path);
                     }
-                    scan.take(path, self.judge(path, reading, known));
-                    self.check(&scan)?;
+                    let has_place = scan.take(path, self.judge(path, reading, known), known);
+                    // What lies below a node for which there is no place has none either.
+                    if is_parent && has_place {
+                        parents.push(path.clone());
+                    }
                     Ok(size)
                 },
             )
@@ -121,43 +164,37 @@ impl Scope<'_> {
         }
         Ok(scan)
     }
-
-    fn check(&self, scan: &Scan) -> Result<(), Trouble> {
-        let (max_nodes, max_bytes) = (self.config.max_nodes, self.config.max_bytes);
-        if scan.generation.len().max(scan.left_out.len()) > max_nodes {
-            return Err(Trouble::Unfit(format!(
-                "the roots hold more than max_nodes = {max_nodes}; raise it, or narrow them"
-            )));
-        }
-        if scan.bytes > max_bytes.as_u64() {
-            return Err(Trouble::Unfit(format!(
-                "the roots hold more than max_bytes = {max_bytes}; raise it, or narrow them"
-            )));
-        }
-        Ok(())
-    }
 }
 
 impl Scan {
-    pub(super) fn take(&mut self, path: &NodePath, verdict: Verdict) {
-        let left_out = matches!(verdict, Verdict::LeaveOut(_));
+    /// Takes in what became of a node; false: it passes the budget, and is left out for that.
+    pub(super) fn take(&mut self, path: &NodePath, verdict: Verdict, known: &Snapshot) -> bool {
+        self.left_out.remove(path);
         match verdict {
-            Verdict::Ignore => return,
-            Verdict::Keep(node) | Verdict::LeaveOut(Some(node)) => {
-                self.bytes += (path.as_str().len() + node.data.len()) as u64;
+            Verdict::Ignore => {}
+            Verdict::Keep(node) => {
+                let old = self.generation.get(path).or_else(|| known.node(path));
+                if !self.budget.admits(path, &node, old) {
+                    self.leave_out(path, known.node(path).cloned());
+                    return false;
+                }
                 self.generation.insert(path.clone(), node);
             }
-            Verdict::LeaveOut(None) => drop(self.generation.remove(path)),
+            Verdict::LeaveOut(older) => self.leave_out(path, older),
             Verdict::Gone => {
                 let below = self.generation.range(path.clone()..).map(|(below, _)| below);
                 let gone: Vec<NodePath> = below.take_while(|below| below.is_under(path)).cloned().collect();
                 gone.iter().for_each(|path| drop(self.generation.remove(path)));
             }
         }
-        if left_out {
-            self.left_out.insert(path.clone());
-        } else {
-            self.left_out.remove(path);
+        true
+    }
+
+    fn leave_out(&mut self, path: &NodePath, older: Option<Arc<Node>>) {
+        leave_out(&mut self.left_out, path);
+        match older {
+            Some(node) => drop(self.generation.insert(path.clone(), node)),
+            None => drop(self.generation.remove(path)),
         }
     }
 }

@@ -21,6 +21,9 @@ use crate::model::{Node, NodePath, Stat};
 /// How long the server may take for a reply.
 const REPLY: Duration = Duration::from_secs(4);
 
+/// How long it may take for many nodes at once. A server that falls silent meanwhile is noticed sooner, as silence.
+const BULK: Duration = Duration::from_secs(30);
+
 /// How long it may take for the reply that proves that it is there.
 const HEARTBEAT: Duration = Duration::from_millis(1_500);
 
@@ -157,7 +160,7 @@ impl Session {
         let replies = reader.commit();
         async move {
             added.map_err(|error| trouble("read", error))?;
-            let replies = reply("read", REPLY, replies).await?;
+            let replies = reply("read", BULK, replies).await?;
             replies.into_iter().map(reading).collect()
         }
     }
@@ -169,7 +172,7 @@ impl Session {
         let replies = reader.commit();
         async move {
             added.map_err(|error| trouble("list", error))?;
-            let replies = reply("list", REPLY, replies).await?;
+            let replies = reply("list", BULK, replies).await?;
             replies.into_iter().map(listing).collect()
         }
     }

@@ -1,39 +1,33 @@
 //! An update: what reading some nodes again changes in the snapshot.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::Config;
-use super::scan::Verdict;
+use super::scan::{Budget, LeftOut, Verdict, leave_out};
 use crate::model::{Change, Node, NodePath, Stat};
-use crate::store::{Filled, Snapshot};
+use crate::store::Snapshot;
 
 /// Collects the changes to what is `known`.
 pub(super) struct Update<'a> {
     pub(super) changes: Vec<Change>,
     known: &'a Snapshot,
-    config: &'a Config,
-    filled: Filled,
-    left_out: &'a mut BTreeSet<NodePath>,
+    budget: Budget,
+    /// Whether what is known was read in this session, but for what was left out: then it has no newer state to lose.
+    confirmed: bool,
+    left_out: &'a mut LeftOut,
 }
 
 impl<'a> Update<'a> {
-    pub(super) fn new(
-        known: &'a Snapshot,
-        filled: Filled,
-        config: &'a Config,
-        left_out: &'a mut BTreeSet<NodePath>,
-    ) -> Self {
-        Self { changes: Vec::new(), known, config, filled, left_out }
+    pub(super) fn new(known: &'a Snapshot, budget: Budget, confirmed: bool, left_out: &'a mut LeftOut) -> Self {
+        Self { changes: Vec::new(), known, budget, confirmed, left_out }
     }
 
     pub(super) fn take(&mut self, path: &NodePath, verdict: Verdict) {
-        self.left_out.remove(path);
+        let was_left_out = self.left_out.remove(path);
         match verdict {
             Verdict::Ignore => {}
-            Verdict::Keep(node) => self.keep(path, node),
+            Verdict::Keep(node) => self.keep(path, node, self.confirmed && !was_left_out),
             Verdict::LeaveOut(older) => {
-                self.leave_out(path);
+                leave_out(self.left_out, path);
                 if older.is_none() && self.known.node(path).is_some() {
                     self.changes.push(Change::Delete(path.clone()));
                 }
@@ -45,24 +39,15 @@ impl<'a> Update<'a> {
         }
     }
 
-    fn keep(&mut self, path: &NodePath, node: Arc<Node>) {
+    fn keep(&mut self, path: &NodePath, node: Arc<Node>, confirmed: bool) {
         let old = self.known.node(path);
-        if old.is_some_and(|old| **old == *node || is_older(&node.stat, &old.stat)) {
+        if old.is_some_and(|old| **old == *node || confirmed && is_older(&node.stat, &old.stat)) {
             return;
         }
-        let grown = node.data.len() as u64 - old.map_or(0, |old| (old.data.len() as u64).min(node.data.len() as u64));
-        let (nodes, bytes) = (self.filled.nodes + u64::from(old.is_none()), self.filled.bytes + grown);
-        if nodes > self.config.max_nodes as u64 || bytes > self.config.max_bytes.as_u64() {
-            return self.leave_out(path);
-        }
-        (self.filled.nodes, self.filled.bytes) = (nodes, bytes);
-        self.changes.push(Change::Put(path.clone(), node));
-    }
-
-    /// Remembers as many as could be mirrored: those beyond change nothing about what is told.
-    fn leave_out(&mut self, path: &NodePath) {
-        if self.left_out.len() < self.config.max_nodes {
-            self.left_out.insert(path.clone());
+        if self.budget.admits(path, &node, old) {
+            self.changes.push(Change::Put(path.clone(), node));
+        } else {
+            leave_out(self.left_out, path);
         }
     }
 }

@@ -53,7 +53,8 @@ impl Roster {
         let (folder, port) = (tempfile::tempdir().expect("a folder"), free_port());
         let socket = folder.path().join(socket);
         let settings = settings.replace("{folder}", &folder.path().display().to_string());
-        let settings = format!("[thrift]\nunix = {socket:?}\ntcp = \"127.0.0.1:{port}\"\n[register]\nlisten = \"\"\n{settings}");
+        let settings =
+            format!("[thrift]\nunix = {socket:?}\ntcp = \"127.0.0.1:{port}\"\n[register]\nlisten = \"\"\n{settings}");
         let roster = Self { folder, socket, port, process: None };
         roster.write("roster.toml", &settings);
         roster
