@@ -121,7 +121,7 @@ fn a_call_goes_to_the_master_as_data_and_its_answer_comes_back() {
     let scene = Scene::new();
     let mut master = scene.join(&[("mail", Value::Array(Vec::new()))]);
     scene.has(1);
-    let hostile = r#"["x'); system('id', "$tok", 9223372036854775807, {"ä": [1.5, null]}]"#;
+    let hostile = r#"["x'); system('id", "$tok", 9223372036854775807, {"ä": [1.5, null]}]"#;
     std::thread::scope(|scope| {
         let call = scope.spawn(|| scene.call("mail", "x'); die('", hostile));
         let asked = master.hears_command("callback");
@@ -164,7 +164,8 @@ fn a_master_that_vanishes_fails_its_calls_at_once_and_says_whether_there_is_anot
 
 #[test]
 fn a_master_that_falls_silent_is_dropped() {
-    let scene = Scene::with("ping_interval = \"200ms\"\npong_timeout = \"100ms\"");
+    let scene = Scene::with("ping_interval = \"1s\"\npong_timeout = \"100ms\"");
+    scene.has(0);
     let _silent = scene.join(&[]);
     scene.has(1);
     scene.has(0);

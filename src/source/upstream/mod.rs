@@ -18,7 +18,7 @@ use crate::model::{Change, Master, Service};
 use crate::store::{Feed, FeedState, Publisher};
 use crate::task::{Backoff, Reload, Stop, Tasks};
 use crate::tunnel::value::{get, text};
-use crate::tunnel::{Bounds, Conversation, Handle, Message, Settings, Token, Wire};
+use crate::tunnel::{Bounds, Conversation, Handle, Message, RemoteError, Settings, Token, Wire};
 
 /// How long the register may take to be connected to, and to answer our token.
 const GREET: Duration = Duration::from_secs(5);
@@ -146,7 +146,7 @@ impl Upstream {
         let ended = tokio::select! {
             ended = conversation.run() => return Trouble::Lost(format!("the connection was lost: {ended}")),
             trouble = self.subscribe(&handle) => trouble,
-            // It asks for our services as of any master; we have none, and offer ourselves to nobody.
+            // It asks for our services, as it asks any master.
             () = async { while let Some(message) = incoming.recv().await { decline(&handle, message) } } => {
                 Trouble::Lost("the connection was lost".into())
             }
@@ -224,8 +224,7 @@ impl Upstream {
 
 fn decline(handle: &Handle, message: Message) {
     if let Message::List { uuid } = message {
-        let nothing = Message::Data { uuid: uuid.clone(), data: Value::Map(Vec::new()) };
-        let _ = handle.send(nothing).and_then(|()| handle.send(Message::End { uuid }));
+        let _ = handle.send(Message::Error { uuid, error: RemoteError::new("a subscriber, which offers nothing") });
     }
 }
 
