@@ -60,7 +60,7 @@ max_waiting_replies = "64KiB"
 max_depth = -1
 max_container = "many"
 
-[register]
+[admin]
 listen = "0.0.0.0:8010"
 
 [zk_data]
@@ -122,7 +122,7 @@ roster.toml:12: thrift.max_request: expected a size such as "64KiB", found "64 k
 roster.toml:14: thrift.max_waiting_replies: is less than one reply: `thrift.max_reply` is 1.0 MiB
 roster.toml:15: thrift.max_depth: expected a whole number, found -1
 roster.toml:16: thrift.max_container: expected a whole number, found "many"
-roster.toml:18: register: this version of Roster has no such key
+roster.toml:18: admin: this version of Roster has no such key
 roster.toml:22: zk_data.path: a path begins with '/'
 roster.toml:25: zookeeper.0.connect: ` zk2:2181` is not a server: expected `host:port,host:port/chroot`, an IPv6 address in brackets
 roster.toml:26: zookeeper.0.session_timeout: a session needs at least 1s to live through a pause
@@ -285,6 +285,9 @@ fn the_example_is_the_defaults_and_holds_every_key() {
     expected.zookeeper[0].roots = config.zookeeper[0].roots.clone();
     expected.zookeeper[0].credentials = Some("/etc/roster/zookeeper.credentials".into());
     expected.file = config.file.clone();
+    expected.upstream = config.upstream.clone();
+    expected.register.tokens = Some("/etc/roster/register.tokens".into());
+    expected.register.signing_key = Some("/etc/roster/register.key".into());
     expected.thrift.threads = config.thrift.threads;
     assert_eq!(config.to_toml(), expected.to_toml());
 
