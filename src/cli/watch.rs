@@ -8,7 +8,7 @@ use clap::Args;
 use roster::model::NodePath;
 use roster::task::Backoff;
 use roster::thrift::client::{Client, Error};
-use roster::thrift::idl::Node;
+use roster::thrift::idl::{Node, SubtreeReply};
 use serde_json::{Value, json};
 
 use super::connection::Connection;
@@ -16,8 +16,8 @@ use super::{Output, json, text};
 
 /// Print the present state, then every change, until interrupted
 ///
-/// Where the sidecar no longer knows what changed, a line RESET says so, and the present state follows anew. JSON is
-/// one object a line. A sidecar that goes away is waited for.
+/// Where the sidecar no longer knows what changed, or breaks off while it tells the present state, a line RESET says
+/// so, and the present state follows anew. JSON is one object a line. A sidecar that goes away is waited for.
 #[derive(Debug, Args)]
 pub(crate) struct Watch {
     /// What to watch, with all below it; nothing: everything
@@ -46,6 +46,8 @@ struct Follower<Out> {
     out: Out,
     /// The revision up to which everything is told; None: the present state comes next.
     since: Option<i64>,
+    /// Whether nodes were told since the start or the last RESET.
+    begun: bool,
     /// Whether a sidecar has ever answered: from then on it is waited for.
     met: bool,
     /// What was said since the last answer.
@@ -54,7 +56,7 @@ struct Follower<Out> {
 
 impl<Out: Write> Follower<Out> {
     fn new(client: Client, paths: Vec<NodePath>, output: Output, out: Out) -> Self {
-        Self { client, paths, output, out, since: None, met: false, told: None }
+        Self { client, paths, output, out, since: None, begun: false, met: false, told: None }
     }
 
     fn follow(&mut self) -> anyhow::Result<Infallible> {
@@ -62,7 +64,6 @@ impl<Out: Write> Follower<Out> {
         loop {
             match self.step() {
                 Ok(()) => {
-                    self.met = true;
                     if self.told.take().is_some() {
                         eprintln!("roster: following again");
                     }
@@ -84,23 +85,38 @@ impl<Out: Write> Follower<Out> {
         Ok(self.out.flush()?)
     }
 
-    /// What is told twice by this, since a later page may be newer than the first, is told in its order.
+    /// What is told twice by this, since a later page may be newer than the first, is told in its order. Nothing is
+    /// told before each of the paths can be.
     fn tell_present(&mut self) -> anyhow::Result<()> {
-        let mut first = None;
         let roots = if self.paths.is_empty() { vec![NodePath::root()] } else { self.paths.clone() };
-        for root in roots {
-            let mut cursor = Some(String::new());
-            while let Some(from) = cursor {
-                let page = self.client.subtree(root.as_str(), from, None)?;
-                for node in &page.nodes {
-                    self.tell(page.freshness.revision, "PRESENT", &node.path, Some(node))?;
-                }
-                first.get_or_insert(page.freshness.revision);
-                cursor = page.cursor;
+        let mut pages = Vec::new();
+        for root in &roots {
+            pages.push(self.client.subtree(root.as_str(), String::new(), None)?);
+            self.met = true;
+        }
+        let first = pages[0].freshness.revision;
+        if self.begun {
+            self.tell_reset(first)?;
+        }
+        for (root, mut page) in roots.iter().zip(pages) {
+            self.tell_page(&page)?;
+            while let Some(from) = page.cursor {
+                page = self.client.subtree(root.as_str(), from, None)?;
+                self.tell_page(&page)?;
             }
         }
-        self.since = first;
+        self.since = Some(first);
         Ok(())
+    }
+
+    fn tell_page(&mut self, page: &SubtreeReply) -> io::Result<()> {
+        self.begun |= !page.nodes.is_empty();
+        page.nodes.iter().try_for_each(|node| self.tell(page.freshness.revision, "PRESENT", &node.path, Some(node)))
+    }
+
+    fn tell_reset(&mut self, revision: i64) -> io::Result<()> {
+        self.begun = false;
+        self.tell(revision, "RESET", "", None)
     }
 
     fn tell_changes(&mut self, since: i64) -> anyhow::Result<()> {
@@ -109,7 +125,7 @@ impl<Out: Write> Follower<Out> {
         let revision = reply.freshness.revision;
         if reply.reset {
             self.since = None;
-            return Ok(self.tell(revision, "RESET", "", None)?);
+            return Ok(self.tell_reset(revision)?);
         }
         for change in &reply.changes {
             self.tell(revision, &json::change_kind(change.kind), &change.path, change.node.as_ref())?;
@@ -166,15 +182,24 @@ mod tests {
     use super::*;
     use roster::net::Address;
     use roster::thrift::idl::*;
+    use std::collections::VecDeque;
     use std::net::TcpListener;
+    use std::sync::{Arc, Mutex};
     use thrift::protocol::{TBinaryInputProtocol, TBinaryOutputProtocol};
     use thrift::server::TProcessor;
 
-    /// Its revisions are 5, 6 and 7; what was before 9 it has forgotten at 7.
-    struct Sidecar;
+    type Pages = VecDeque<thrift::Result<SubtreeReply>>;
+
+    /// Its revisions are 5, 6 and 7; what was before 9 it has forgotten at 7. It lists these pages, then a whole one.
+    #[derive(Clone)]
+    struct Sidecar(Arc<Mutex<Pages>>);
 
     fn node(data: &str) -> Node {
         Node::new("/a".into(), data.into(), Stat::new(0, 0, 0, 0, 0, 0, 0, 0))
+    }
+
+    fn page(data: &str, cursor: Option<&str>) -> SubtreeReply {
+        SubtreeReply::new(vec![node(data)], cursor.map(str::to_owned), at(5))
     }
 
     fn at(revision: i64) -> Freshness {
@@ -183,11 +208,11 @@ mod tests {
 
     impl RosterSyncHandler for Sidecar {
         fn handle_subtree(&self, _: String, _: i32, _: String, _: ReadOptions) -> thrift::Result<SubtreeReply> {
-            Ok(SubtreeReply::new(vec![node("now")], None, at(5)))
+            self.0.lock().expect("no panic").pop_front().unwrap_or_else(|| Ok(page("now", None)))
         }
 
         fn handle_watch(&self, since: i64, paths: Vec<String>, _: i32, _: i32) -> thrift::Result<WatchReply> {
-            assert_eq!(paths, ["/a"]);
+            assert_eq!(paths[0], "/a");
             let change = match since {
                 5 => Change::new("/a".into(), ChangeKind::CHANGED, node("newer")),
                 6 => Change::new("/a".into(), ChangeKind::DELETED, None),
@@ -213,8 +238,9 @@ mod tests {
         }
     }
 
-    /// A sidecar that goes away after each answer.
-    fn fickle_sidecar() -> Address {
+    /// A sidecar that goes away after so many answers.
+    fn fickle_sidecar(answers: usize, pages: Pages) -> Address {
+        let sidecar = Sidecar(Arc::new(Mutex::new(pages)));
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = Address::Tcp(listener.local_addr().expect("an address").to_string());
         std::thread::spawn(move || {
@@ -222,10 +248,24 @@ mod tests {
                 let stream = stream.expect("a connection");
                 let mut input = TBinaryInputProtocol::new(stream.try_clone().expect("a handle"), true);
                 let mut output = TBinaryOutputProtocol::new(stream, true);
-                let _ = RosterSyncProcessor::new(Sidecar).process(&mut input, &mut output);
+                let processor = RosterSyncProcessor::new(sidecar.clone());
+                let _ = (0..answers).try_for_each(|_| processor.process(&mut input, &mut output));
             }
         });
         address
+    }
+
+    /// The kinds and data of the first lines of a watch.
+    fn told(paths: &[&str], sidecar: Address, lines: usize) -> Vec<String> {
+        let client = Client::new(sidecar, Duration::from_secs(5));
+        let paths = paths.iter().map(|path| NodePath::parse(path).expect("a path")).collect();
+        let mut follower = Follower::new(client, paths, Output::Json, Reader(vec![String::new()], lines));
+        follower.follow().expect_err("the reader left").downcast::<io::Error>().expect("an error of output");
+        let told = |line: &String| {
+            let line: Value = serde_json::from_str(line).expect("JSON");
+            format!("{} {}", line["kind"].as_str().unwrap_or("?"), line["data"].as_str().unwrap_or("-"))
+        };
+        follower.out.0[..lines].iter().map(told).collect()
     }
 
     /// A reader that leaves after so many lines.
@@ -253,7 +293,7 @@ mod tests {
 
     #[test]
     fn a_watch_goes_on_where_it_was_after_each_break_and_starts_over_after_a_reset() {
-        let client = Client::new(fickle_sidecar(), Duration::from_secs(5));
+        let client = Client::new(fickle_sidecar(1, Pages::new()), Duration::from_secs(5));
         let paths = vec![NodePath::parse("/a").expect("a path")];
         let mut follower = Follower::new(client, paths, Output::Json, Reader(vec![String::new()], 5));
         let ended = follower.follow().expect_err("the reader left");
@@ -269,6 +309,22 @@ mod tests {
                 format!(r#"{{"revision":5,"kind":"PRESENT","path":"/a","data":"now",{stat}}}"#),
             ]
         );
+    }
+
+    #[test]
+    fn a_listing_that_broke_off_begins_again_after_a_reset_also_the_very_first() {
+        let pages = Pages::from([Ok(page("gone", Some("/a"))), Ok(page("present", None))]);
+        assert_eq!(
+            told(&["/a"], fickle_sidecar(1, pages), 4),
+            ["PRESENT gone", "RESET -", "PRESENT present", "CHANGED newer"]
+        );
+    }
+
+    #[test]
+    fn nothing_is_told_before_all_paths_can_be() {
+        let later = NotReady::new("other".into(), "connecting".into());
+        let pages = Pages::from([Ok(page("one", None)), Err(later.into())]);
+        assert_eq!(told(&["/a", "/z"], fickle_sidecar(9, pages), 3), ["PRESENT now", "PRESENT now", "CHANGED newer"]);
     }
 
     #[test]
