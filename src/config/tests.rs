@@ -220,6 +220,28 @@ fn flags_lie_over_the_environment_over_the_file_over_the_defaults() {
 }
 
 #[test]
+fn a_variable_that_lacks_an_underscore_is_told_and_one_of_somebody_else_is_not() {
+    let names = ["THRIFT_TCP", "ZK_DATA_PATH", "THRIFT_IDLE_TIMEOUT", "ZOOKEEPER_12_CONNECT", "LOG_LEVEL"];
+    let environment: Vec<_> = names.iter().map(|name| (format!("ROSTER_{name}"), "1".to_owned())).collect();
+    let told = Config::load(&Layers { environment, ..Layers::default() }).expect_err("mistakes");
+    assert_eq!(
+        told.to_string(),
+        "\
+ROSTER_LOG_LEVEL: log_level: this version of Roster has no such key; did you mean `ROSTER_LOG__LEVEL`?
+ROSTER_THRIFT_IDLE_TIMEOUT: thrift_idle_timeout: this version of Roster has no such key; did you mean `ROSTER_THRIFT__IDLE_TIMEOUT`?
+ROSTER_THRIFT_TCP: thrift_tcp: this version of Roster has no such key; did you mean `ROSTER_THRIFT__TCP`?
+ROSTER_ZK_DATA_PATH: zk_data_path: this version of Roster has no such key; did you mean `ROSTER_ZK_DATA__PATH`?
+ROSTER_ZOOKEEPER_12_CONNECT: zookeeper_12_connect: this version of Roster has no such key; did you mean `ROSTER_ZOOKEEPER__12__CONNECT`?"
+    );
+    // Kubernetes and others set such for a service.
+    for name in
+        ["ROSTER_PORT", "ROSTER_THRIFT_SERVICE_HOST", "ROSTER_ZOOKEEPER_PORT_2181_TCP", "ROSTER_LOG", "ROSTER__"]
+    {
+        load("", &[(name, "1")], &[]).unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+}
+
+#[test]
 fn the_environment_reaches_into_lists_and_lengthens_them() {
     let file = "[[zookeeper]]\nconnect = 'zk1'\nname = 'one'\nroots = ['/1']\n";
     let environment = [
