@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use roster::config::{Config, Layers};
 
-use super::settings::{self, Origin, Settings};
+use super::settings::{self, NO_SOURCE, Origin, Settings};
 
 /// Check or show a configuration
 #[derive(Debug, Args)]
@@ -27,7 +27,10 @@ impl Configure {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         match self.command {
             Command::Check { file } => {
-                Config::load(&Layers { file: Some(settings::read(&file)?), ..Layers::default() })?;
+                let config = Config::load(&Layers { file: Some(settings::read(&file)?), ..Layers::default() })?;
+                if !config.has_source() {
+                    eprintln!("{}: {NO_SOURCE}", file.display());
+                }
                 writeln!(io::stdout(), "{} is in order", file.display())?;
             }
             Command::Show(settings) => {

@@ -91,6 +91,11 @@ impl Config {
         if mistakes.is_empty() { Ok(config) } else { Err(Mistakes::new(mistakes)) }
     }
 
+    /// Whether there is anything to answer from.
+    pub fn has_source(&self) -> bool {
+        !self.zookeeper.is_empty() || !self.file.is_empty()
+    }
+
     /// A path in the file starts from the file's folder, any other one from the working directory.
     fn resolve_paths(&mut self, draft: &Draft, layers: &Layers) {
         let folder = layers.file.as_ref().and_then(|(path, _)| path.parent()).unwrap_or(Path::new(""));

@@ -129,6 +129,16 @@ fn config_check_tells_every_mistake_with_its_line() {
 }
 
 #[test]
+fn a_configuration_without_a_source_is_told() {
+    let roster = Roster::start("");
+    let told = "there is no source, so nothing can be answered: add [[zookeeper]] or [[file]]";
+    let log = std::fs::read_to_string(roster.folder().join("log")).expect("a log");
+    assert!(log.contains("WARN") && log.contains(told), "{log}");
+    let checked = Ended::of(binary().args(["config", "check"]).arg(roster.config()));
+    assert_eq!((checked.code, checked.wrong), (Some(0), format!("{}: {told}\n", roster.config().display())));
+}
+
+#[test]
 fn a_file_is_read_again_when_it_is_edited_and_stands_while_it_is_wrong() {
     let roster = Roster::of_file(NODES);
     let becomes = |path: &str, data: &str| {
