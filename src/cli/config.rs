@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use roster::config::{Config, Layers};
 
-use super::settings::{self, Origin, Settings};
+use super::settings::{self, NO_SOURCE, Origin, Settings};
 
 /// Check or show a configuration
 #[derive(Debug, Args)]
@@ -17,7 +17,7 @@ pub(crate) struct Configure {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Tell all that is wrong with a file
+    /// Tell all that is wrong with a file, also what it names that this machine does not have
     Check { file: PathBuf },
     /// Print the configuration in force, with the defaults
     Show(#[command(flatten)] Settings),
@@ -27,7 +27,10 @@ impl Configure {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         match self.command {
             Command::Check { file } => {
-                Config::load(&Layers { file: Some(settings::read(&file)?), ..Layers::default() })?;
+                let config = Config::check(&Layers { file: Some(settings::read(&file)?), ..Layers::default() })?;
+                if !config.has_source() {
+                    eprintln!("{}: {NO_SOURCE}", file.display());
+                }
                 writeln!(io::stdout(), "{} is in order", file.display())?;
             }
             Command::Show(settings) => {

@@ -29,10 +29,27 @@ impl Connection {
     }
 }
 
+/// What is longer is no patience, but a slip; and the clock has an end.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
 fn positive(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(Duration::ZERO) => Err("it must be longer than nothing".into()),
+        Ok(duration) if duration > LONGEST => Err("it is more than a day".into()),
         Ok(duration) => Ok(duration),
         Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_is_neither_nothing_nor_more_than_a_day() {
+        assert_eq!(positive("1day"), Ok(LONGEST));
+        for text in ["0s", "25h", "500000000000years", "soon"] {
+            assert!(positive(text).is_err(), "{text}");
+        }
     }
 }

@@ -10,7 +10,7 @@ use roster::sidecar::Sidecar;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use super::settings::{Origin, Settings};
+use super::settings::{NO_SOURCE, Origin, Settings};
 use super::systemd::Systemd;
 use super::{demo, exit};
 
@@ -36,6 +36,9 @@ impl Serve {
             demo::lay_out()?;
         }
         start_log(&loaded.config.log)?;
+        if !loaded.config.has_source() {
+            tracing::warn!("{NO_SOURCE}");
+        }
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         runtime.context("cannot start the runtime")?.block_on(serve(&loaded.config, is_demo))
     }

@@ -9,6 +9,9 @@ use roster::config::{Config, Layers};
 
 use super::demo;
 
+/// Told as a warning, since the environment may name one where the sidecar runs.
+pub(crate) const NO_SOURCE: &str = "there is no source, so nothing can be answered: add [[zookeeper]] or [[file]]";
+
 #[derive(Debug, Args)]
 pub(crate) struct Settings {
     /// The configuration file [default: /etc/roster/roster.toml, else roster/roster.toml in the user's configuration
@@ -53,7 +56,7 @@ impl Settings {
             return Ok(Loaded { config, origin: Origin::File(path) });
         }
         let config = Config::load(&layers)?;
-        if !config.zookeeper.is_empty() || !config.file.is_empty() {
+        if config.has_source() {
             return Ok(Loaded { config, origin: Origin::Layers });
         }
         let config = Config::load(&Layers { file: Some(demo::file()), ..layers })?;

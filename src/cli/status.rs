@@ -93,7 +93,7 @@ fn row(source: &SourceStatus) -> [String; 10] {
     let of_nodes = |text: String| if tells_of_masters(source) { "-".to_owned() } else { text };
     let state = if source.state == "down" { "DOWN".to_owned() } else { source.state.clone() };
     [
-        text::printable(source.name.as_bytes()),
+        text::line(&source.name),
         source.kind.clone(),
         state,
         source.age_ms.map_or_else(|| "never".into(), text::duration),
@@ -102,7 +102,7 @@ fn row(source: &SourceStatus) -> [String; 10] {
         source.reconnects.to_string(),
         source.left_out.to_string(),
         source.drift.to_string(),
-        text::printable(source.detail.as_bytes()),
+        text::line(&source.detail),
     ]
 }
 

@@ -10,7 +10,12 @@ pub(crate) fn printable(bytes: &[u8]) -> String {
     escape(bytes, |character| matches!(character, '\n' | '\t'))
 }
 
-/// The same on one line, cut where it becomes long.
+/// The same on one line, as a cell of a table needs it.
+pub(crate) fn line(text: &str) -> String {
+    escape(text.as_bytes(), |_| false)
+}
+
+/// The same, cut where it becomes long.
 pub(crate) fn preview(bytes: &[u8]) -> String {
     const MOST: usize = 80;
     // A character has at most four bytes: what lies behind these is not shown anyway.
@@ -95,8 +100,8 @@ mod tests {
     }
 
     #[test]
-    fn a_preview_is_one_short_line() {
-        assert_eq!(preview(b"a\nb"), "a\\nb");
+    fn a_preview_is_one_short_line_and_a_cell_one_line() {
+        assert_eq!((preview(b"a\nb"), line("a\nb")), ("a\\nb".into(), "a\\nb".into()));
         assert_eq!(preview("ü".repeat(80).as_bytes()), "ü".repeat(80));
         assert_eq!(preview("日".repeat(10_000).as_bytes()), format!("{}…", "日".repeat(80)));
     }

@@ -9,6 +9,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::mistake::{Key, Mistake, Mistakes, Place};
+use super::read::UNKNOWN;
 use super::{Config, Layers};
 
 const PREFIX: &str = "ROSTER_";
@@ -44,7 +45,7 @@ impl Draft {
     /// A file that is no TOML has only these mistakes: what else it says cannot be known.
     pub(super) fn new(layers: &Layers) -> Result<Self, Mistakes> {
         let (path, text) = layers.file.as_ref().map_or((Path::new("no file"), ""), |(path, text)| (path, text));
-        let mut draft = Self { root: parse(path, text)?, mistakes: Vec::new() };
+        let mut draft = Self { root: parse(path, text)?, mistakes: misspelt(&layers.environment) };
         for (key, place, raw) in variables(&layers.environment).into_iter().chain(flags(&layers.flags)) {
             draft.set(key, place, raw);
         }
@@ -232,7 +233,7 @@ fn parse(path: &Path, text: &str) -> Result<Entry, Mistakes> {
     Err(Mistakes::new(errors.iter().map(mistake).collect()))
 }
 
-/// `ROSTER_THRIFT__TCP` is `thrift.tcp`. A name without a double underscore is no configuration.
+/// `ROSTER_THRIFT__TCP` is `thrift.tcp`. A name without a double underscore is no configuration; see `misspelt`.
 fn variables(environment: &[(String, String)]) -> Vec<(Key, Place, &str)> {
     let mut found: Vec<_> = environment
         .iter()
@@ -245,6 +246,40 @@ fn variables(environment: &[(String, String)]) -> Vec<(Key, Place, &str)> {
     // The environment has no order: what holds comes before what it holds, and entry 2 of a list before entry 10.
     found.sort_by_cached_key(|(key, ..)| key.parts().iter().map(|part| (part.len(), part.clone())).collect::<Vec<_>>());
     found
+}
+
+/// Names that would be a known key if only their underscores between levels were double.
+fn misspelt(environment: &[(String, String)]) -> Vec<Mistake> {
+    let mistake = |(name, _): &(String, String)| {
+        let path = name.strip_prefix(PREFIX)?.to_lowercase();
+        let parts = meant(&path).filter(|_| !path.contains(LEVELS))?;
+        let message = format!("{UNKNOWN}; did you mean `{PREFIX}{}`?", parts.join(LEVELS).to_uppercase());
+        Some(Mistake { place: Place::Variable(name.clone()), key: Key::new([path]), message })
+    };
+    environment.iter().filter_map(mistake).collect()
+}
+
+fn meant(path: &str) -> Option<Vec<&str>> {
+    path.match_indices('_').find_map(|(at, _)| {
+        let (table, rest) = (&path[..at], &path[at + 1..]);
+        match rest.split_once('_') {
+            Some((number, name)) if number.parse::<usize>().is_ok() => {
+                is_known(&Key::new([table, "0", name])).then(|| vec![table, number, name])
+            }
+            _ => is_known(&Key::new([table, rest])).then(|| vec![table, rest]),
+        }
+    })
+}
+
+/// Whether a room reads this key, be its value right or wrong.
+fn is_known(key: &Key) -> bool {
+    let place = Place::Variable(String::new());
+    let mut draft = Draft { root: Entry::new(&place, Value::Nothing), mistakes: Vec::new() };
+    draft.set(key.clone(), place, "");
+    match Config::deserialize(&draft.root) {
+        Ok(_) => true,
+        Err(refusal) => refusal.missing || (refusal.key == *key && !refusal.unknown),
+    }
 }
 
 fn flags(flags: &[(String, String)]) -> impl Iterator<Item = (Key, Place, &str)> {

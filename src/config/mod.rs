@@ -1,11 +1,13 @@
 //! The configuration: each room's own part, read from all layers and checked as a whole.
 
+mod bounds;
 mod check;
 mod connect;
 mod draft;
 mod mistake;
 mod read;
 mod show;
+mod surroundings;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -86,12 +88,28 @@ pub struct Layers {
 impl Config {
     /// The configuration that the layers make; or all that is wrong with it.
     pub fn load(layers: &Layers) -> Result<Self, Mistakes> {
+        Self::load_and(layers, |_, _| Vec::new())
+    }
+
+    /// The same; but what the machine does not have and a start would wait for, or fail at, is a mistake too.
+    pub fn check(layers: &Layers) -> Result<Self, Mistakes> {
+        Self::load_and(layers, surroundings::check)
+    }
+
+    fn load_and(layers: &Layers, check: impl FnOnce(&Self, &Draft) -> Vec<Mistake>) -> Result<Self, Mistakes> {
         let mut draft = Draft::new(layers)?;
         let mut config = draft.read();
         config.resolve_paths(&draft, layers);
         let mut mistakes = check::check(&config, &draft);
+        mistakes.extend(bounds::check(&config, &draft));
+        mistakes.extend(check(&config, &draft));
         mistakes.extend(draft.into_mistakes());
         if mistakes.is_empty() { Ok(config) } else { Err(Mistakes::new(mistakes)) }
+    }
+
+    /// Whether there is anything to answer from.
+    pub fn has_source(&self) -> bool {
+        !self.zookeeper.is_empty() || !self.file.is_empty()
     }
 
     /// A path in the file starts from the file's folder, any other one from the working directory.

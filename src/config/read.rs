@@ -16,18 +16,21 @@ use super::mistake::Key;
 /// From this likeness on (of 1), a known key is offered for an unknown one.
 const ALIKE: f64 = 0.85;
 
-/// One entry that cannot be what its key must be, or that must be there and is not.
+pub(super) const UNKNOWN: &str = "this version of Roster has no such key";
+
+/// One entry that cannot be what its key must be, that must be there and is not, or that is not known.
 #[derive(Debug, thiserror::Error)]
 #[error("{key}: {message}")]
 pub(super) struct Refusal {
     pub(super) key: Key,
     pub(super) missing: bool,
+    pub(super) unknown: bool,
     pub(super) message: String,
 }
 
 impl Refusal {
     fn new(message: String) -> Self {
-        Self { key: Key::default(), missing: false, message }
+        Self { key: Key::default(), missing: false, unknown: false, message }
     }
 
     fn within(self, part: impl ToString) -> Self {
@@ -61,7 +64,7 @@ impl de::Error for Refusal {
         let likeness = |known: &&&str| (strsim::jaro_winkler(field, known) * 1000.0) as u32;
         let nearest = expected.iter().filter(|known| strsim::jaro_winkler(field, known) >= ALIKE).max_by_key(likeness);
         let hint = nearest.map(|known| format!("; did you mean `{known}`?")).unwrap_or_default();
-        Self::new(format!("this version of Roster has no such key{hint}")).within(field)
+        Self { unknown: true, ..Self::new(format!("{UNKNOWN}{hint}")).within(field) }
     }
 
     fn missing_field(field: &'static str) -> Self {

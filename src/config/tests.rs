@@ -156,6 +156,47 @@ ROSTER_ZOOKEEPER__9__CONNECT: zookeeper.9.connect: `9` is no entry of this list;
 }
 
 #[test]
+fn what_nobody_can_mean_is_refused() {
+    let file = "\
+[thrift]
+threads = 257
+max_depth = 1025
+idle_timeout = '25h'
+max_watch = '1day'
+[[zookeeper]]
+connect = 'zk'
+session_timeout = '500000000000years'
+hold = '0s'
+audit_interval = '1month'
+max_depth = 1024
+[sidecar]
+stop_timeout = '2days'
+";
+    assert_eq!(
+        mistakes(file, &[], &[]),
+        "\
+roster.toml:2: thrift.threads: is more than anybody can need: at most 256
+roster.toml:3: thrift.max_depth: is more than anybody can need: at most 1024
+roster.toml:4: thrift.idle_timeout: is more than anybody can need: at most 1day
+roster.toml:8: zookeeper.0.session_timeout: is more than anybody can need: at most 1h
+roster.toml:10: zookeeper.0.audit_interval: is more than anybody can need: at most 1day
+roster.toml:13: sidecar.stop_timeout: is more than anybody can need: at most 1day"
+    );
+}
+
+#[test]
+fn what_the_machine_does_not_have_is_a_mistake_for_a_check_alone() {
+    let text = "[thrift]\ngroup = 'no such group'\n[[zookeeper]]\nconnect = 'zk'\ncredentials = 'none'\n";
+    let layers = Layers { file: Some(("/nonexistent/roster.toml".into(), text.into())), ..Layers::default() };
+    Config::load(&layers).expect("a configuration");
+    assert_eq!(
+        Config::check(&layers).expect_err("mistakes").to_string(),
+        "/nonexistent/roster.toml:2: thrift.group: there is no group \"no such group\" on this machine\n\
+         /nonexistent/roster.toml:5: zookeeper.0.credentials: there is no file /nonexistent/none"
+    );
+}
+
+#[test]
 fn what_is_no_toml_is_told_by_lines_alone() {
     let file = "[thrift]\nunix = /run\nthreads = 1\nthreads = 2\n[log]\nlevel == 3\n";
     assert_eq!(
@@ -217,6 +258,28 @@ fn flags_lie_over_the_environment_over_the_file_over_the_defaults() {
     let thrift = load(file, &environment, &flags).expect("a configuration").thrift;
     assert_eq!((thrift.max_depth, thrift.max_container, thrift.max_connections), (1, 2, 4));
     assert_eq!(thrift.max_connections_per_user, thrift::Config::default().max_connections_per_user);
+}
+
+#[test]
+fn a_variable_that_lacks_an_underscore_is_told_and_one_of_somebody_else_is_not() {
+    let names = ["THRIFT_TCP", "ZK_DATA_PATH", "THRIFT_IDLE_TIMEOUT", "ZOOKEEPER_12_CONNECT", "LOG_LEVEL"];
+    let environment: Vec<_> = names.iter().map(|name| (format!("ROSTER_{name}"), "1".to_owned())).collect();
+    let told = Config::load(&Layers { environment, ..Layers::default() }).expect_err("mistakes");
+    assert_eq!(
+        told.to_string(),
+        "\
+ROSTER_LOG_LEVEL: log_level: this version of Roster has no such key; did you mean `ROSTER_LOG__LEVEL`?
+ROSTER_THRIFT_IDLE_TIMEOUT: thrift_idle_timeout: this version of Roster has no such key; did you mean `ROSTER_THRIFT__IDLE_TIMEOUT`?
+ROSTER_THRIFT_TCP: thrift_tcp: this version of Roster has no such key; did you mean `ROSTER_THRIFT__TCP`?
+ROSTER_ZK_DATA_PATH: zk_data_path: this version of Roster has no such key; did you mean `ROSTER_ZK_DATA__PATH`?
+ROSTER_ZOOKEEPER_12_CONNECT: zookeeper_12_connect: this version of Roster has no such key; did you mean `ROSTER_ZOOKEEPER__12__CONNECT`?"
+    );
+    // Kubernetes and others set such for a service.
+    for name in
+        ["ROSTER_PORT", "ROSTER_THRIFT_SERVICE_HOST", "ROSTER_ZOOKEEPER_PORT_2181_TCP", "ROSTER_LOG", "ROSTER__"]
+    {
+        load("", &[(name, "1")], &[]).unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
 }
 
 #[test]

@@ -117,7 +117,7 @@ fn config_check_tells_every_mistake_with_its_line() {
     let ended = Ended::of(binary().args(["config", "check"]).arg(roster.config()));
     assert_eq!(ended.code, Some(2), "{ended:?}");
     let file = roster.config().display().to_string();
-    for (line, what) in [(5, "store.history"), (7, "conect"), (6, "connect")] {
+    for (line, what) in [(7, "store.history"), (9, "conect"), (8, "connect")] {
         let place = format!("{file}:{line}: ");
         let found = ended.wrong.lines().any(|told| told.starts_with(&place) && told.contains(what));
         assert!(found, "{place}{what} in\n{}", ended.wrong);
@@ -126,6 +126,16 @@ fn config_check_tells_every_mistake_with_its_line() {
     assert_eq!(Ended::of(binary().args(["config", "check"]).arg(right.config())).code, Some(0));
     let served = Ended::of(binary().args(["serve", "--config"]).arg(roster.config()));
     assert_eq!((served.code, served.wrong), (Some(2), ended.wrong), "serve says the same");
+}
+
+#[test]
+fn a_configuration_without_a_source_is_told() {
+    let roster = Roster::start("");
+    let told = "there is no source, so nothing can be answered: add [[zookeeper]] or [[file]]";
+    let log = std::fs::read_to_string(roster.folder().join("log")).expect("a log");
+    assert!(log.contains("WARN") && log.contains(told), "{log}");
+    let checked = Ended::of(binary().args(["config", "check"]).arg(roster.config()));
+    assert_eq!((checked.code, checked.wrong), (Some(0), format!("{}: {told}\n", roster.config().display())));
 }
 
 #[test]

@@ -41,6 +41,9 @@ pub(crate) struct Watch {
     connection: Connection,
 }
 
+/// The kind of news after which all told before is to be forgotten.
+const RESET: &str = "RESET";
+
 /// How long one call waits for changes.
 const POLL: Duration = Duration::from_secs(25);
 
@@ -80,7 +83,7 @@ struct News {
 
 impl News {
     fn reset(revision: i64) -> Self {
-        Self { revision, kind: "RESET".into(), name: String::new(), preview: String::new(), fields: Map::new() }
+        Self { revision, kind: RESET.into(), name: String::new(), preview: String::new(), fields: Map::new() }
     }
 
     fn object(self) -> Value {
@@ -103,6 +106,8 @@ struct Follower<Out> {
     out: Out,
     /// The revision up to which everything is told; None: the present state comes next.
     since: Option<i64>,
+    /// Whether something was told since the start or the last RESET.
+    begun: bool,
     /// Whether a sidecar has ever answered: from then on it is waited for.
     met: bool,
     /// What was said since the last answer.
@@ -111,7 +116,7 @@ struct Follower<Out> {
 
 impl<Out: Write> Follower<Out> {
     fn new(client: Client, subject: Box<dyn Subject>, output: Output, out: Out) -> Self {
-        Self { client, subject, output, out, since: None, met: false, told: None }
+        Self { client, subject, output, out, since: None, begun: false, met: false, told: None }
     }
 
     fn follow(&mut self) -> anyhow::Result<Infallible> {
@@ -134,10 +139,20 @@ impl<Out: Write> Follower<Out> {
     }
 
     fn step(&mut self) -> anyhow::Result<()> {
-        let Self { client, subject, output, out, .. } = self;
-        let mut tell = |news: News| match output {
+        let Self { client, subject, output, out, begun, met, .. } = self;
+        let mut write = |news: News| match output {
             Output::Json => writeln!(out, "{}", news.object()),
             Output::Table => writeln!(out, "{}", news.line(SystemTime::now())),
+        };
+        // A listing that begins again after it broke off says so first.
+        let mut begins_again = self.since.is_none() && *begun;
+        let mut tell = |news: News| {
+            *met = true;
+            if std::mem::take(&mut begins_again) {
+                write(News::reset(news.revision))?;
+            }
+            *begun = news.kind != RESET;
+            write(news)
         };
         self.since = match self.since {
             None => Some(subject.present(client, &mut tell)?),

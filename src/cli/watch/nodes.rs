@@ -22,20 +22,21 @@ impl Nodes {
 impl Subject for Nodes {
     /// What is told twice by this, since a later page may be newer than the first, is told in its order.
     fn present(&mut self, client: &mut Client, tell: Tell<'_>) -> anyhow::Result<i64> {
-        let mut first = None;
         let roots = if self.paths.is_empty() { vec![NodePath::root()] } else { self.paths.clone() };
-        for root in roots {
-            let mut cursor = Some(String::new());
-            while let Some(from) = cursor {
-                let page = client.subtree(root.as_str(), from, None)?;
+        let first_page = |root: &NodePath| client.subtree(root.as_str(), String::new(), None);
+        // Nothing is told before each of the paths can be.
+        let pages = roots.iter().map(first_page).collect::<Result<Vec<_>, _>>()?;
+        let first = pages[0].freshness.revision;
+        for (root, mut page) in roots.iter().zip(pages) {
+            loop {
                 for node in &page.nodes {
                     tell(news(page.freshness.revision, "PRESENT".into(), &node.path, Some(node)))?;
                 }
-                first.get_or_insert(page.freshness.revision);
-                cursor = page.cursor;
+                let Some(from) = page.cursor else { break };
+                page = client.subtree(root.as_str(), from, None)?;
             }
         }
-        Ok(first.unwrap_or_default())
+        Ok(first)
     }
 
     fn changes(&mut self, client: &mut Client, since: i64, tell: Tell<'_>) -> anyhow::Result<Option<i64>> {

@@ -3,15 +3,24 @@
 use super::*;
 use roster::net::Address;
 use roster::thrift::idl::*;
+use std::collections::VecDeque;
 use std::net::TcpListener;
+use std::sync::{Arc, Mutex};
 use thrift::protocol::{TBinaryInputProtocol, TBinaryOutputProtocol};
 use thrift::server::TProcessor;
 
-/// Its revisions are 5, 6 and 7; what was before 9 it has forgotten at 7.
-struct Sidecar;
+type Pages = VecDeque<thrift::Result<SubtreeReply>>;
+
+/// Its revisions are 5, 6 and 7; what was before 9 it has forgotten at 7. It lists these pages, then a whole one.
+#[derive(Clone)]
+struct Sidecar(Arc<Mutex<Pages>>);
 
 fn node(data: &str) -> Node {
     Node::new("/a".into(), data.into(), Stat::new(0, 0, 0, 0, 0, 0, 0, 0))
+}
+
+fn page(data: &str, cursor: Option<&str>) -> SubtreeReply {
+    SubtreeReply::new(vec![node(data)], cursor.map(str::to_owned), at(5))
 }
 
 fn at(revision: i64) -> Freshness {
@@ -20,11 +29,11 @@ fn at(revision: i64) -> Freshness {
 
 impl RosterSyncHandler for Sidecar {
     fn handle_subtree(&self, _: String, _: i32, _: String, _: ReadOptions) -> thrift::Result<SubtreeReply> {
-        Ok(SubtreeReply::new(vec![node("now")], None, at(5)))
+        self.0.lock().expect("no panic").pop_front().unwrap_or_else(|| Ok(page("now", None)))
     }
 
     fn handle_watch(&self, since: i64, paths: Vec<String>, _: i32, _: i32) -> thrift::Result<WatchReply> {
-        assert_eq!(paths, ["/a"]);
+        assert_eq!(paths[0], "/a");
         let change = match since {
             5 => Change::new("/a".into(), ChangeKind::CHANGED, node("newer")),
             6 => Change::new("/a".into(), ChangeKind::DELETED, None),
@@ -109,8 +118,9 @@ impl RosterSyncHandler for Sidecar {
     }
 }
 
-/// A sidecar that goes away after each answer.
-fn fickle_sidecar() -> Address {
+/// A sidecar that goes away after so many answers.
+fn fickle_sidecar(answers: usize, pages: Pages) -> Address {
+    let sidecar = Sidecar(Arc::new(Mutex::new(pages)));
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = Address::Tcp(listener.local_addr().expect("an address").to_string());
     std::thread::spawn(move || {
@@ -118,10 +128,25 @@ fn fickle_sidecar() -> Address {
             let stream = stream.expect("a connection");
             let mut input = TBinaryInputProtocol::new(stream.try_clone().expect("a handle"), true);
             let mut output = TBinaryOutputProtocol::new(stream, true);
-            let _ = RosterSyncProcessor::new(Sidecar).process(&mut input, &mut output);
+            let processor = RosterSyncProcessor::new(sidecar.clone());
+            let _ = (0..answers).try_for_each(|_| processor.process(&mut input, &mut output));
         }
     });
     address
+}
+
+/// The kinds and data of the first lines of a watch.
+fn told(paths: &[&str], sidecar: Address, lines: usize) -> Vec<String> {
+    let client = Client::new(sidecar, Duration::from_secs(5));
+    let paths = paths.iter().map(|path| NodePath::parse(path).expect("a path")).collect();
+    let subject = Box::new(Nodes::new(paths));
+    let mut follower = Follower::new(client, subject, Output::Json, Reader(vec![String::new()], lines));
+    follower.follow().expect_err("the reader left").downcast::<io::Error>().expect("an error of output");
+    let told = |line: &String| {
+        let line: Value = serde_json::from_str(line).expect("JSON");
+        format!("{} {}", line["kind"].as_str().unwrap_or("?"), line["data"].as_str().unwrap_or("-"))
+    };
+    follower.out.0[..lines].iter().map(told).collect()
 }
 
 /// A reader that leaves after so many lines.
@@ -149,7 +174,7 @@ impl Write for Reader {
 
 #[test]
 fn a_watch_goes_on_where_it_was_after_each_break_and_starts_over_after_a_reset() {
-    let client = Client::new(fickle_sidecar(), Duration::from_secs(5));
+    let client = Client::new(fickle_sidecar(1, Pages::new()), Duration::from_secs(5));
     let paths = vec![NodePath::parse("/a").expect("a path")];
     let mut follower = Follower::new(client, Box::new(Nodes::new(paths)), Output::Json, Reader(vec![String::new()], 5));
     let ended = follower.follow().expect_err("the reader left");
@@ -174,4 +199,20 @@ fn a_sidecar_that_was_never_there_is_not_waited_for() {
     let client = Client::new(nowhere, Duration::from_secs(5));
     let error = Follower::new(client, Box::new(Masters), Output::Table, io::sink()).follow().expect_err("nobody there");
     assert!(matches!(error.downcast_ref(), Some(Error::Unreachable { .. })));
+}
+
+#[test]
+fn a_listing_that_broke_off_begins_again_after_a_reset_also_the_very_first() {
+    let pages = Pages::from([Ok(page("gone", Some("/a"))), Ok(page("present", None))]);
+    assert_eq!(
+        told(&["/a"], fickle_sidecar(1, pages), 4),
+        ["PRESENT gone", "RESET -", "PRESENT present", "CHANGED newer"]
+    );
+}
+
+#[test]
+fn nothing_is_told_before_all_paths_can_be() {
+    let later = NotReady::new("other".into(), "connecting".into());
+    let pages = Pages::from([Ok(page("one", None)), Err(later.into())]);
+    assert_eq!(told(&["/a", "/z"], fickle_sidecar(9, pages), 3), ["PRESENT now", "PRESENT now", "CHANGED newer"]);
 }
