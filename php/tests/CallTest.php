@@ -108,7 +108,7 @@ final class CallTest extends TestCase
         } catch (CallTimedOut $error) {
             self::assertSame(100, $error->timeoutMs);
         }
-        self::assertEqualsWithDelta(0.15, microtime(true) - $began, 0.1);
+        self::assertLessThan(1, microtime(true) - $began);
     }
 
     public function testASidecarThatKnowsNoCallsIsUnavailable(): void

@@ -75,15 +75,15 @@ final class ChannelTest extends TestCase
     public function testAnAnswerThatBeginsTooLateIsNotWaitedForAndNeverReadLater(): void
     {
         $fake = new FakeSidecar([
-            [Answer::nodes(['/a' => 'late'], pauseMs: 300), Answer::nodes(['/a' => 'late'])],
+            [Answer::nodes(['/a' => 'late'], pauseMs: 1_000), Answer::nodes(['/a' => 'late'])],
             [Answer::nodes(['/b' => 'own'])],
         ]);
         $roster = self::client($fake, new Timeouts(readMs: 100));
         $began = microtime(true);
         self::assertStringContainsString('no answer in time', self::failure($roster));
-        self::assertLessThan(0.29, microtime(true) - $began);
+        self::assertLessThan(0.9, microtime(true) - $began);
         self::assertStringContainsString('it has just timed out', self::failure($roster));
-        $fresh = self::client($fake, new Timeouts(readMs: 2_000, wholeMs: 2_000));
+        $fresh = self::client($fake, new Timeouts(readMs: 5_000, wholeMs: 5_000));
         self::assertSame('own', $fresh->get('/b')->data);
     }
 
@@ -99,11 +99,11 @@ final class ChannelTest extends TestCase
     {
         $slow = [[Answer::nodes(['/a' => 'slow'], pauseMs: 5_000)]];
         [$unix, $tcp] = [new FakeSidecar($slow), new FakeSidecar($slow, isTcp: true)];
-        $timeouts = new Timeouts(readMs: 200, wholeMs: 300);
+        $timeouts = new Timeouts(readMs: 400, wholeMs: 500);
         $roster = Client::local($unix->address, $tcp->address, '', timeouts: $timeouts);
         $began = microtime(true);
         self::failure($roster);
-        self::assertEqualsWithDelta(0.3, microtime(true) - $began, 0.09);
+        self::assertLessThan(0.75, microtime(true) - $began);
     }
 
     public function testAConnectionThatIsNotTakenIsNotWaitedFor(): void
@@ -112,7 +112,7 @@ final class ChannelTest extends TestCase
         $roster = Client::local('', $address, '', timeouts: new Timeouts(connectMs: 100));
         $began = microtime(true);
         self::assertStringContainsString('cannot connect', self::failure($roster));
-        self::assertEqualsWithDelta(0.1, microtime(true) - $began, 0.08);
+        self::assertLessThan(0.6, microtime(true) - $began);
     }
 
     public function testAFullBacklogOfAUnixSocketIsTriedAgainForSevenMilliseconds(): void

@@ -41,7 +41,7 @@ final class FpmTest extends TestCase
 
     public function testPagesThatAreCutOffAndWorkersThatAreKilledNeverMixAnswers(): void
     {
-        $this->browse(shared: '', abandonEvery: 5, killEvery: 100);
+        $this->browse(shared: '', abandonEvery: 5, killEvery: 50);
         self::assertSame(0, $this->counts['wrong']);
         self::assertGreaterThan(self::PAGES / 10, $this->counts['abandoned']);
         self::assertGreaterThan(20, $this->counts['killed']);
@@ -54,7 +54,7 @@ final class FpmTest extends TestCase
         if (!Roster::hasShared()) {
             self::markTestSkipped('this sidecar keeps no shared file');
         }
-        $this->browse(shared: $this->roster->shared, killEvery: 100);
+        $this->browse(shared: $this->roster->shared, killEvery: 50);
         self::assertSame(0, $this->counts['wrong']);
         self::assertGreaterThan(20, $this->counts['killed']);
         self::assertLessThanOrEqual($this->counts['killed'], $this->counts['none']);
@@ -71,12 +71,13 @@ final class FpmTest extends TestCase
             $page += ['shared' => $shared] + ($isTime($abandonEvery) ? ['abandon' => '1'] : []);
             return $pages-- > 0 ? $page : null;
         };
-        $this->server->browse(self::AT_ONCE, $question, function (array $asked, ?array $told) use ($isTime, $killEvery): void {
+        $answer = function (array $asked, ?array $told) use ($isTime, $killEvery): void {
             $this->take($asked['path'], $told);
             if ($told !== null && $isTime($killEvery)) {
                 $this->counts['killed'] += (int) posix_kill($told['worker'], SIGKILL);
             }
-        });
+        };
+        $this->server->browse(self::AT_ONCE, $question, $answer);
     }
 
     private function take(string $path, ?array $told): void

@@ -113,6 +113,13 @@ final class RosterTest extends TestCase
         $this->client(Way::Unix)->watch('/a', waitMs: -1)->valid();
     }
 
+    public function testARequestThatIsTooLongSaysSo(): void
+    {
+        $this->expectException(Unavailable::class);
+        $this->expectExceptionMessage('refused: the message is longer than max_request allows');
+        $this->client(Way::Unix)->getMany(['/' . str_repeat('x', 100_000)]);
+    }
+
     public function testACallWithoutAMasterSaysSo(): void
     {
         try {

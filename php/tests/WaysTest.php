@@ -92,7 +92,7 @@ final class WaysTest extends TestCase
         for ($read = 0; $read < 10; $read++) {
             self::assertSame(['of the file', Way::Shared], self::told($roster));
         }
-        self::assertEqualsWithDelta(0.2, microtime(true) - $began, 0.1);
+        self::assertLessThan(1, microtime(true) - $began);
         self::assertGreaterThanOrEqual(10_000, $roster->freshness()->ageMs);
     }
 

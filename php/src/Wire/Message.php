@@ -18,6 +18,9 @@ final class Message
     private const REPLY = "\x80\x01\x00\x02";
     private const EXCEPTION = "\x80\x01\x00\x03";
 
+    /** What a request is answered that could not be read: an exception without a name or number, then its message. */
+    private const REFUSAL = self::EXCEPTION . "\0\0\0\0\0\0\0\0\x0b\0\1";
+
     /** The request, under another sequence id. */
     public static function numbered(string $request, int $id): string
     {
@@ -27,6 +30,9 @@ final class Message
     /** @throws WayFailed unless `$reply` is an answer to `$request` */
     public static function check(string $request, string $reply): void
     {
+        if (str_starts_with($reply, self::REFUSAL)) {
+            throw new WayFailed('refused: ' . substr($reply, strlen(self::REFUSAL) + 4, -8));
+        }
         $end = self::offset($request) + 4;
         $isReply = str_starts_with($reply, self::REPLY) || str_starts_with($reply, self::EXCEPTION);
         if (!$isReply || substr($reply, 4, $end - 4) !== substr($request, 4, $end - 4)) {

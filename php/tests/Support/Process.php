@@ -35,6 +35,7 @@ final class Process
             return;
         }
         proc_terminate($this->process, $signal);
+        proc_terminate($this->process, SIGCONT);
         $deadline = microtime(true) + 5;
         while (proc_get_status($this->process)['running']) {
             if (microtime(true) > $deadline) {

@@ -56,7 +56,8 @@ final class Roster
         $flags = array_merge(...array_map(static fn (string $setting) => ['--set', $setting], $settings));
         $command = [self::binary(), 'serve', '--config', "{$this->folder->path}/roster.toml", ...$flags];
         $this->process = new Process($command, "{$this->folder->path}/log");
-        Process::until($this->answers(...), 'the sidecar answers');
+        Process::until(fn () => self::answers($this->socket, ''), 'the sidecar answers');
+        Process::until(fn () => !self::hasShared() || self::answers('', $this->shared), 'the shared file is written');
     }
 
     public function end(int $signal): void
@@ -73,10 +74,10 @@ final class Roster
         rename("{$this->folder->path}/tree.new", "{$this->folder->path}/tree.toml");
     }
 
-    private function answers(): bool
+    private static function answers(string $socket, string $shared): bool
     {
         try {
-            return Client::local($this->socket, '', '')->get('/') !== null;
+            return Client::local($socket, '', $shared)->get('/', maxAge: 1_000) !== null;
         } catch (RosterException) {
             return false;
         }

@@ -24,8 +24,10 @@ final class WebServer
         // Only root must say whom the workers run as; here they may be root too, to reach the folders of the test.
         $asRoot = posix_getuid() === 0 ? ['-R'] : [];
         $this->fpm = new Process([$fpm, '-F', ...$asRoot, '-y', "$path/fpm.conf"], "$path/fpm.log");
-        $this->nginx = new Process([$nginx, '-p', $path, '-e', "$path/error.log", '-c', "$path/nginx.conf"], "$path/log");
-        Process::until(fn () => file_exists("$path/fpm.sock") && file_exists("$path/nginx.sock"), 'the web server listens');
+        $command = [$nginx, '-p', $path, '-e', "$path/error.log", '-c', "$path/nginx.conf"];
+        $this->nginx = new Process($command, "$path/log");
+        $listens = static fn () => file_exists("$path/fpm.sock") && file_exists("$path/nginx.sock");
+        Process::until($listens, 'the web server listens');
     }
 
     private static function program(string $name): string
@@ -47,12 +49,15 @@ final class WebServer
     public function browse(int $atOnce, callable $question, callable $answer): void
     {
         [$open, $questions, $received] = [[], [], []];
-        do {
+        while (true) {
             while (count($open) < $atOnce && ($asked = $question()) !== null) {
                 $stream = stream_socket_client("unix://{$this->folder->path}/nginx.sock");
                 fwrite($stream, 'GET /?' . http_build_query($asked) . " HTTP/1.0\r\n\r\n");
                 $open[(int) $stream] = $stream;
                 [$questions[(int) $stream], $received[(int) $stream]] = [$asked, ''];
+            }
+            if ($open === []) {
+                return;
             }
             [$ready, $none] = [$open, null];
             stream_select($ready, $none, $none, 10);
@@ -66,7 +71,7 @@ final class WebServer
                     $answer($questions[$id], json_decode($body, true));
                 }
             }
-        } while ($open !== []);
+        }
     }
 
     private function fpmConfiguration(int $workers): string
@@ -81,7 +86,6 @@ final class WebServer
             listen = {$this->folder->path}/fpm.sock
             pm = static
             pm.max_children = $workers
-            php_admin_value[opcache.enable] = 1
             catch_workers_output = yes
             INI;
     }
