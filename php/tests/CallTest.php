@@ -79,7 +79,7 @@ final class CallTest extends TestCase
         $roster = Client::local($unix->address, $tcp->address, '');
         self::assertSame(1, $roster->call('users', 'add')->value);
         self::assertTrue(self::failure($roster)->lost);
-        self::assertSame(['connected', 'asked call', 'asked call', 'closed'], $unix->seen());
+        $unix->await('connected', 'asked call', 'asked call', 'closed');
         self::assertSame([], $tcp->seen());
     }
 
