@@ -1,0 +1,26 @@
+<?php
+
+/**
+ * Finds the classes of this package without Composer, and Thrift's where Debian's php-thrift puts them.
+ *
+ * With Composer it comes after Composer's own autoloader, so that an apache/thrift in vendor/ goes first.
+ */
+
+declare(strict_types=1);
+
+spl_autoload_register(static function (string $class): void {
+    static $folders = [
+        'Roster\\Thrift\\' => __DIR__ . '/gen/',
+        'Roster\\' => __DIR__ . '/src/',
+        'Thrift\\' => '/usr/lib/php/',
+    ];
+    foreach ($folders as $prefix => $folder) {
+        if (str_starts_with($class, $prefix)) {
+            $file = $folder . strtr(substr($class, strlen($prefix)), '\\', '/') . '.php';
+            if (is_file($file)) {
+                require $file;
+            }
+            return;
+        }
+    }
+});

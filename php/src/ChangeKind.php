@@ -1,0 +1,17 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Roster;
+
+/** What a watch tells of. */
+enum ChangeKind
+{
+    /** The node is there at the beginning, or after a reset. */
+    case Present;
+    case Created;
+    case Changed;
+    case Deleted;
+    /** What was told before no longer counts: what is there follows as `Present`, and what does not follow is gone. */
+    case Reset;
+}

@@ -1,0 +1,15 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Roster\Exception;
+
+/** The request makes no sense as it is. */
+final class InvalidRequest extends RosterException
+{
+    /** @param string $field which argument */
+    public function __construct(public readonly string $field, string $message)
+    {
+        parent::__construct("$field: $message");
+    }
+}

@@ -1,0 +1,14 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Roster\Exception;
+
+/** All that could be had is older than `maxAge` allows. */
+final class TooStale extends RosterException
+{
+    public function __construct(public readonly int $ageMs, public readonly int $maxAgeMs, string $why = '')
+    {
+        parent::__construct("$ageMs ms old, allowed are $maxAgeMs ms" . ($why === '' ? '' : ": $why"));
+    }
+}

@@ -1,0 +1,18 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Roster\Exception;
+
+/** One way led to no answer; the next one is tried. Users see it as a step of `Unavailable`. */
+final class WayFailed extends RosterException
+{
+    /** @param bool $isSent whether the whole request was sent, so that it may have been executed */
+    public function __construct(
+        string $message,
+        public readonly bool $isSent = false,
+        public readonly bool $timedOut = false,
+    ) {
+        parent::__construct($message);
+    }
+}

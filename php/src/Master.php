@@ -1,0 +1,27 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Roster;
+
+/** A long-running process that offers services. */
+final class Master
+{
+    /**
+     * @param string $address where it connected from
+     * @param int $connectedAt ms since 1970
+     * @param list<Service> $services
+     * @param int $ways how many ways the sidecar has to it
+     * @param int $outstanding how many calls to it are under way
+     */
+    public function __construct(
+        public readonly string $id,
+        public readonly string $address,
+        public readonly int $connectedAt,
+        public readonly array $services,
+        public readonly int $ways,
+        public readonly int $outstanding,
+        public readonly Freshness $freshness,
+    ) {
+    }
+}

@@ -1,0 +1,20 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Roster;
+
+/** A service, as one master offers it. */
+final class Service
+{
+    /**
+     * @param string $version 0.0.0 where none is told
+     * @param array<string, mixed> $metadata
+     */
+    public function __construct(
+        public readonly string $name,
+        public readonly string $version,
+        public readonly array $metadata,
+    ) {
+    }
+}

@@ -1,0 +1,30 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Roster;
+
+/** Something that fills the sidecar's snapshot, such as a ZooKeeper ensemble. */
+final class Source
+{
+    /**
+     * @param string $state `connecting`, `syncing`, `live` or `down`
+     * @param string $detail what it is waiting for or suffers from; empty when all is well
+     * @param list<string> $roots the paths that it mirrors
+     * @param ?int $ageMs null if it never was in sync
+     */
+    public function __construct(
+        public readonly string $name,
+        public readonly string $kind,
+        public readonly string $state,
+        public readonly string $detail,
+        public readonly array $roots,
+        public readonly ?int $ageMs,
+        public readonly int $nodes,
+        public readonly int $bytes,
+        public readonly int $reconnects,
+        public readonly int $leftOut,
+        public readonly int $drift,
+    ) {
+    }
+}

@@ -1,0 +1,49 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Roster;
+
+/** A coordination node's own figures, as ZooKeeper keeps them; those that are not known are 0. */
+final class Stat
+{
+    /**
+     * @param int $version how many times the data was set since the node was created
+     * @param int $czxid the transaction that created the node,
+     * @param int $mzxid that last set its data,
+     * @param int $pzxid and that last created or deleted a child
+     * @param int $ctime when the node was created, ms since 1970
+     * @param int $mtime when its data was last set, ms since 1970
+     * @param int $ephemeralOwner the session that owns an ephemeral node; 0 for any other
+     * @param int $numChildren how many children ZooKeeper counts, also those that are not mirrored
+     */
+    public function __construct(
+        public readonly int $version,
+        public readonly int $czxid,
+        public readonly int $mzxid,
+        public readonly int $pzxid,
+        public readonly int $ctime,
+        public readonly int $mtime,
+        public readonly int $ephemeralOwner,
+        public readonly int $numChildren,
+    ) {
+    }
+
+    /**
+     * @internal
+     * @param array<string, int> $told by the names above
+     */
+    public static function of(array $told): self
+    {
+        return new self(
+            $told['version'],
+            $told['czxid'],
+            $told['mzxid'],
+            $told['pzxid'],
+            $told['ctime'],
+            $told['mtime'],
+            $told['ephemeralOwner'],
+            $told['numChildren'],
+        );
+    }
+}

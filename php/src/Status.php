@@ -1,0 +1,25 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Roster;
+
+/** What the sidecar is doing. */
+final class Status
+{
+    /**
+     * @param Freshness $freshness over all sources
+     * @param list<Source> $sources
+     * @param array<string, int> $counters everything that is counted
+     * @param array<string, int> $limits the bounds in force
+     */
+    public function __construct(
+        public readonly string $version,
+        public readonly int $uptimeMs,
+        public readonly Freshness $freshness,
+        public readonly array $sources,
+        public readonly array $counters,
+        public readonly array $limits,
+    ) {
+    }
+}

@@ -1,0 +1,27 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Roster;
+
+/** One way to an answer, and what it came to. */
+final class Step
+{
+    /**
+     * @param string $target where it leads
+     * @param ?bool $answered null where it was not tried
+     * @param ?string $failure why it did not answer
+     */
+    public function __construct(
+        public readonly Way $way,
+        public readonly string $target,
+        public readonly ?bool $answered = null,
+        public readonly ?string $failure = null,
+    ) {
+    }
+
+    public function __toString(): string
+    {
+        return "$this->target: " . ($this->failure ?? ($this->answered ? 'answered' : 'not tried'));
+    }
+}

@@ -1,0 +1,24 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Roster;
+
+/** How long to wait for the sidecar. */
+final class Timeouts
+{
+    /**
+     * @param int $connectMs for a connection
+     * @param int $readMs for the next bytes of an answer
+     * @param int $wholeMs for the answer, over all ways together
+     */
+    public function __construct(
+        public readonly int $connectMs = 100,
+        public readonly int $readMs = 250,
+        public readonly int $wholeMs = 750,
+    ) {
+        if (min($connectMs, $readMs, $wholeMs) <= 0) {
+            throw new \InvalidArgumentException('a timeout must be longer than nothing');
+        }
+    }
+}

@@ -1,0 +1,185 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Roster\Wire;
+
+use Roster\Exception\WayFailed;
+use Roster\Timeouts;
+
+/**
+ * A connection that carries one question and its answer at a time, and never gives out another's answer.
+ *
+ * Any error, any time-out and any answer under a wrong number closes it. A persistent connection is what an earlier
+ * request of this PHP worker left: it is used only if it is still open and nothing waits in it.
+ *
+ * @internal
+ */
+final class Channel
+{
+    private const LONGEST_ANSWER = 64 << 20;
+
+    /** No read waits longer in one go, so that signal handlers run meanwhile. */
+    private const SLICE_US = 200_000;
+
+    /** A full backlog refuses a Unix socket at once: how long to wait before each further try. */
+    private const PAUSES_US = [1_000, 2_000, 4_000];
+    private const EAGAIN = 11;
+    private const ETIMEDOUT = 110;
+
+    /** @var ?resource */
+    private $stream = null;
+    private int $process = 0;
+    private int $number;
+
+    /** @param string $address `unix:///path` or `tcp://host:port` */
+    public function __construct(
+        public readonly string $address,
+        private readonly Timeouts $timeouts,
+        private readonly bool $isPersistent,
+    ) {
+        $this->number = random_int(0, 0x7fffffff);
+    }
+
+    /**
+     * Sends a framed request and waits for its answer.
+     *
+     * @param int $patienceMs how much longer than usual the answer may take to begin
+     * @param bool $isRepeatable whether it does no harm to send it twice
+     * @throws WayFailed
+     */
+    public function ask(string $request, Deadline $deadline, int $patienceMs, bool $isRepeatable): string
+    {
+        $this->number = ($this->number + 1) & 0x7fffffff;
+        $request = Message::numbered($request, $this->number);
+        $isUsed = $this->connect($deadline);
+        try {
+            return $this->exchange($request, $deadline, $patienceMs);
+        } catch (WayFailed $failure) {
+            // The sidecar closes an idle connection; it may just have done so.
+            if (!$isUsed || $failure->timedOut || ($failure->isSent && !$isRepeatable)) {
+                throw $failure;
+            }
+        }
+        $this->open($deadline);
+        return $this->exchange($request, $deadline, $patienceMs);
+    }
+
+    public function close(): void
+    {
+        if (is_resource($this->stream)) {
+            fclose($this->stream);
+        }
+        $this->stream = null;
+    }
+
+    private function exchange(string $request, Deadline $deadline, int $patienceMs): string
+    {
+        $isDone = false;
+        try {
+            $this->send(pack('N', strlen($request)) . $request, $deadline);
+            $length = unpack('N', $this->receive(4, $deadline, $patienceMs))[1];
+            if ($length > self::LONGEST_ANSWER) {
+                throw new WayFailed("the answer would have $length bytes", isSent: true);
+            }
+            $reply = $this->receive($length, $deadline, 0);
+            Message::check($request, $reply);
+            $isDone = true;
+            return $reply;
+        } finally {
+            if (!$isDone) {
+                $this->close();
+            }
+        }
+    }
+
+    /** Sees to an open connection; true if it has been used before. */
+    private function connect(Deadline $deadline): bool
+    {
+        // Parent and child of a fork share the connection: leave it to the parent.
+        if ($this->process !== getmypid() || !is_resource($this->stream) || !$this->isIdle()) {
+            $this->close();
+            $this->open($deadline);
+        }
+        return ftell($this->stream) > 0;
+    }
+
+    private function open(Deadline $deadline): void
+    {
+        $this->stream = $this->dial($deadline);
+        if ($this->isPersistent && !$this->isIdle()) {
+            $this->close();
+            $this->stream = $this->dial($deadline);
+        }
+        $this->process = getmypid();
+    }
+
+    /** @return resource */
+    private function dial(Deadline $deadline)
+    {
+        $flags = STREAM_CLIENT_CONNECT | ($this->isPersistent ? STREAM_CLIENT_PERSISTENT : 0);
+        $context = stream_context_create(['socket' => ['tcp_nodelay' => true]]);
+        foreach ([...self::PAUSES_US, 0] as $pause) {
+            $seconds = max(1, min($this->timeouts->connectMs * 1_000, $deadline->left())) / 1e6;
+            $stream = @stream_socket_client($this->address, $error, $reason, $seconds, $flags, $context);
+            if ($stream !== false) {
+                return $stream;
+            }
+            if ($error !== self::EAGAIN) {
+                break;
+            }
+            usleep($pause);
+        }
+        throw new WayFailed("cannot connect: [$error] $reason", timedOut: $error === self::ETIMEDOUT);
+    }
+
+    /** Whether the connection is open and nothing waits in it. */
+    private function isIdle(): bool
+    {
+        stream_set_blocking($this->stream, false);
+        $waiting = fread($this->stream, 1);
+        $isIdle = ($waiting === '' || $waiting === false) && !feof($this->stream);
+        stream_set_blocking($this->stream, true);
+        return $isIdle;
+    }
+
+    private function send(string $bytes, Deadline $deadline): void
+    {
+        for ($sent = 0; $sent < strlen($bytes); $sent += $written) {
+            $this->wait($this->timeouts->readMs * 1_000, $deadline, false);
+            $written = @fwrite($this->stream, $sent === 0 ? $bytes : substr($bytes, $sent));
+            if ($written === false || $written === 0) {
+                $timedOut = stream_get_meta_data($this->stream)['timed_out'];
+                throw new WayFailed($timedOut ? 'timed out sending' : 'closed while sending', timedOut: $timedOut);
+            }
+        }
+    }
+
+    private function receive(int $length, Deadline $deadline, int $patienceMs): string
+    {
+        $received = '';
+        $until = new Deadline($this->timeouts->readMs + $patienceMs);
+        while (strlen($received) < $length) {
+            $this->wait($until->left(), $deadline, true);
+            $piece = fread($this->stream, $length - strlen($received));
+            if ($piece !== '' && $piece !== false) {
+                $received .= $piece;
+                $until = new Deadline($this->timeouts->readMs);
+            } elseif (feof($this->stream)) {
+                $where = $received === '' ? 'before the answer' : 'within the answer';
+                throw new WayFailed("closed $where", isSent: true);
+            }
+        }
+        return $received;
+    }
+
+    /** Lets the next read or write wait so long at most. */
+    private function wait(int $us, Deadline $deadline, bool $isSent): void
+    {
+        $left = min($us, $deadline->left());
+        if ($left === 0) {
+            throw new WayFailed('no answer in time', $isSent, timedOut: true);
+        }
+        stream_set_timeout($this->stream, 0, min($left, self::SLICE_US));
+    }
+}

@@ -1,0 +1,219 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Roster\Wire;
+
+use Roster\CallResult;
+use Roster\Exception;
+use Roster\Read\Answer;
+use Roster\Read\Reader;
+use Roster\Thrift;
+use Roster\Timeouts;
+use Roster\Way;
+use Thrift\Exception\TApplicationException;
+use Thrift\Protocol\TBinaryProtocol;
+use Thrift\Protocol\TBinaryProtocolAccelerated;
+
+/**
+ * The sidecar's Thrift interface at one address.
+ *
+ * @internal
+ */
+final class Endpoint implements Reader
+{
+    /** After a time-out, reads do not wait again for so long: a sidecar that hangs costs a web page one time-out. */
+    private const REST_MS = 1_000;
+
+    private readonly Channel $channel;
+    private ?Frames $frames = null;
+    private ?Thrift\RosterClient $client = null;
+    private ?Deadline $rest = null;
+
+    public function __construct(
+        private readonly Way $way,
+        string $address,
+        private readonly Timeouts $timeouts,
+        bool $isPersistent,
+    ) {
+        $this->channel = new Channel($address, $timeouts, $isPersistent);
+    }
+
+    public function way(): Way
+    {
+        return $this->way;
+    }
+
+    public function target(): string
+    {
+        return $this->channel->address;
+    }
+
+    public function nodes(array $paths, ?int $maxAge, Deadline $deadline): Answer
+    {
+        $options = new Thrift\ReadOptions(['maxAgeMs' => $maxAge]);
+        $reply = $this->read($deadline, static fn (Thrift\RosterClient $roster) => $roster->getMany($paths, $options));
+        $freshness = Values::freshness($reply->freshness, $this->way);
+        $nodes = array_map(static fn (Thrift\Node $node) => Values::node($node, $freshness), $reply->nodes);
+        return new Answer($nodes, $freshness);
+    }
+
+    public function children(string $path, ?int $maxAge, Deadline $deadline): Answer
+    {
+        $options = new Thrift\ReadOptions(['maxAgeMs' => $maxAge]);
+        $reply = $this->read($deadline, static function (Thrift\RosterClient $roster) use ($path, $options): object {
+            try {
+                return $roster->children($path, $options);
+            } catch (Thrift\NotFound $absence) {
+                return $absence;
+            }
+        });
+        return new Answer($reply->names ?? null, Values::freshness($reply->freshness, $this->way));
+    }
+
+    public function instances(string $service, ?int $maxAge, Deadline $deadline): Answer
+    {
+        $reply = $this->read($deadline, static function (Thrift\RosterClient $roster) use ($service): object {
+            try {
+                return $roster->instances($service);
+            } catch (Thrift\NotFound $absence) {
+                return $absence;
+            }
+        });
+        $freshness = $this->fresh($reply->freshness, $maxAge);
+        $value = static fn (Thrift\Instance $instance) => Values::instance($instance, $freshness);
+        return new Answer(array_map($value, $reply->instances ?? []), $freshness);
+    }
+
+    public function masters(?string $service, ?int $maxAge, Deadline $deadline): Answer
+    {
+        [$masters, $cursor] = [[], null];
+        do {
+            $filter = new Thrift\Filter(['serviceName' => $service, 'cursor' => $cursor]);
+            $reply = $this->read($deadline, static fn (Thrift\RosterClient $roster) => $roster->masters($filter));
+            $freshness = $this->fresh($reply->freshness, $maxAge);
+            foreach ($reply->masters as $master) {
+                $masters[] = Values::master($master, $freshness);
+            }
+            $cursor = $reply->cursor;
+        } while ($cursor !== null);
+        return new Answer($masters, $freshness);
+    }
+
+    public function status(Deadline $deadline): Answer
+    {
+        $reply = $this->read($deadline, static fn (Thrift\RosterClient $roster) => $roster->status());
+        $freshness = Values::freshness($reply->freshness, $this->way);
+        return new Answer(Values::status($reply, $freshness), $freshness);
+    }
+
+    /** One page of a node and all below it: nodes, and where the next page begins. */
+    public function subtree(string $path, string $cursor, Deadline $deadline): Answer
+    {
+        $options = new Thrift\ReadOptions();
+        $reply = $this->read(
+            $deadline,
+            static fn (Thrift\RosterClient $roster) => $roster->subtree($path, 0, $cursor, $options),
+        );
+        $freshness = Values::freshness($reply->freshness, $this->way);
+        $nodes = array_map(static fn (Thrift\Node $node) => Values::node($node, $freshness), $reply->nodes);
+        return new Answer([$nodes, $reply->cursor], $freshness);
+    }
+
+    /**
+     * What changed since a revision; null where that is no longer known.
+     *
+     * @param list<string> $paths
+     */
+    public function watch(int $since, array $paths, int $waitMs): Answer
+    {
+        $reply = $this->read(
+            new Deadline($waitMs + $this->timeouts->wholeMs),
+            static fn (Thrift\RosterClient $roster) => $roster->watch($since, $paths, $waitMs, 0),
+            $waitMs,
+        );
+        $freshness = Values::freshness($reply->freshness, $this->way);
+        $changes = array_map(static fn (Thrift\Change $change) => Values::change($change, $freshness), $reply->changes);
+        return new Answer($reply->reset ? null : $changes, $freshness);
+    }
+
+    public function call(Thrift\Call $call): CallResult
+    {
+        $patienceMs = $call->options->timeoutMs;
+        $result = $this->ask(
+            new Deadline($patienceMs + $this->timeouts->wholeMs),
+            static fn (Thrift\RosterClient $roster) =>
+                $roster->call($call->serviceName, $call->method, $call->arguments, $call->options),
+            $patienceMs,
+            (bool) $call->options->idempotent,
+        );
+        $values = array_map(Values::json(...), $result->values);
+        $last = $values === [] ? null : $values[array_key_last($values)];
+        return new CallResult($last, $values, $result->master, $result->durationUs / 1_000, $result->attempts);
+    }
+
+    private function fresh(Thrift\Freshness $told, ?int $maxAge): \Roster\Freshness
+    {
+        if ($maxAge !== null && $told->ageMs > $maxAge) {
+            throw new Exception\TooStale($told->ageMs, $maxAge, $this->target());
+        }
+        return Values::freshness($told, $this->way);
+    }
+
+    private function read(Deadline $deadline, callable $question, int $patienceMs = 0): object
+    {
+        if ($this->rest?->left() > 0) {
+            throw new Exception\WayFailed('it has just timed out');
+        }
+        try {
+            return $this->ask($deadline, $question, $patienceMs, true);
+        } catch (Exception\WayFailed $failure) {
+            $this->rest = $failure->timedOut ? new Deadline(self::REST_MS) : null;
+            throw $failure;
+        }
+    }
+
+    /** Asks, and says in this package's words what went wrong. */
+    private function ask(Deadline $deadline, callable $question, int $patienceMs, bool $isRepeatable): object
+    {
+        $client = $this->client ??= $this->client();
+        $this->frames->begin($deadline, $patienceMs, $isRepeatable);
+        try {
+            return $question($client);
+        } catch (Exception\WayFailed $failure) {
+            throw $failure;
+        } catch (Thrift\NotReady $told) {
+            throw new Exception\NotReady($told->source, $told->message);
+        } catch (Thrift\TooStale $told) {
+            throw new Exception\TooStale($told->ageMs, $told->maxAgeMs, $told->message);
+        } catch (Thrift\InvalidRequest $told) {
+            throw new Exception\InvalidRequest($told->field, $told->message);
+        } catch (Thrift\NoMaster $told) {
+            throw new Exception\NoMaster($told->serviceName, $told->message);
+        } catch (Thrift\CallFailed $told) {
+            throw new Exception\CallFailed($told->message, $told->master, $told->className, $told->code, $told->lost);
+        } catch (Thrift\CallTimedOut $told) {
+            throw new Exception\CallTimedOut($told->message, $told->timeoutMs, $told->master);
+        } catch (Thrift\Overloaded $told) {
+            throw new Exception\Overloaded($told->message);
+        } catch (TApplicationException $told) {
+            $isRefused = $told->getCode() === TApplicationException::UNKNOWN_METHOD;
+            throw new Exception\WayFailed($told->getMessage(), isSent: !$isRefused);
+        } catch (\Exception $strange) {
+            $this->channel->close();
+            throw new Exception\WayFailed("a strange answer: {$strange->getMessage()}", isSent: true);
+        }
+    }
+
+    private function client(): Thrift\RosterClient
+    {
+        if (!class_exists(TBinaryProtocol::class)) {
+            $remedy = 'Debian: php-thrift; Composer: apache/thrift';
+            throw new Exception\WayFailed("Thrift's PHP library is not there ($remedy)");
+        }
+        $this->frames = new Frames($this->channel);
+        $isAccelerated = function_exists('thrift_protocol_write_binary');
+        $protocol = $isAccelerated ? new TBinaryProtocolAccelerated($this->frames) : new TBinaryProtocol($this->frames);
+        return new Thrift\RosterClient($protocol);
+    }
+}

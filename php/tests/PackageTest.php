@@ -1,0 +1,80 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Roster\Tests;
+
+use PHPUnit\Framework\TestCase;
+use Roster\Client;
+use Roster\Tests\Support\Folder;
+
+/** The package is whole, and can be installed. */
+final class PackageTest extends TestCase
+{
+    private const PACKAGE = __DIR__ . '/..';
+
+    public function testTheGeneratedClassesAreThoseOfTheInterface(): void
+    {
+        $generated = self::PACKAGE . '/../gen/php/Roster/Thrift';
+        self::assertDirectoryExists($generated);
+        exec('diff --recursive --brief ' . escapeshellarg($generated) . ' ' . self::PACKAGE . '/gen', $differences);
+        self::assertSame([], $differences, 'run `make gen`');
+    }
+
+    public function testItsComposerFileIsValid(): void
+    {
+        self::needComposer();
+        exec('composer validate --strict --no-interaction ' . self::PACKAGE . '/composer.json 2>&1', $output, $code);
+        self::assertSame(0, $code, implode("\n", $output));
+    }
+
+    public function testComposerInstallsItFromAPath(): void
+    {
+        self::needComposer();
+        $folder = new Folder();
+        $folder->file('composer.json', json_encode([
+            'repositories' => [
+                ['type' => 'path', 'url' => realpath(self::PACKAGE), 'options' => ['symlink' => false]],
+                ['packagist.org' => false],
+            ],
+            'require' => ['roster/client' => '@dev'],
+        ]));
+        exec("COMPOSER_ALLOW_SUPERUSER=1 composer install --no-interaction -d $folder->path 2>&1", $output, $code);
+        self::assertSame(0, $code, implode("\n", $output));
+        $this->assertReads("$folder->path/vendor/autoload.php");
+    }
+
+    public function testItWorksWithoutComposer(): void
+    {
+        $this->assertReads(self::PACKAGE . '/autoload.php');
+    }
+
+    /** Everything that a release holds loads: a reader of each kind is tried. */
+    private function assertReads(string $autoload): void
+    {
+        $code = 'require $argv[1];'
+            . 'foreach (Roster\Client::local("/none", "127.0.0.1:1")->explain(true) as $step) { echo "$step\n"; }';
+        exec(PHP_BINARY . ' -r ' . escapeshellarg($code) . ' ' . escapeshellarg($autoload) . ' 2>&1', $told, $status);
+        self::assertSame(0, $status, implode("\n", $told));
+        self::assertSame('unix:///none: cannot connect: [2] No such file or directory', $told[1]);
+    }
+
+    public function testEveryFileIsStrict(): void
+    {
+        $source = new \RecursiveIteratorIterator(new \RecursiveDirectoryIterator(self::PACKAGE . '/src'));
+        foreach (new \RegexIterator($source, '/\.php$/') as $path => $file) {
+            self::assertStringContainsString('declare(strict_types=1);', file_get_contents($path), $path);
+            $class = 'Roster\\' . strtr(substr($path, strlen(self::PACKAGE . '/src/'), -4), '/', '\\');
+            self::assertTrue(class_exists($class) || interface_exists($class) || enum_exists($class), $class);
+        }
+        self::assertTrue((new \ReflectionClass(Client::class))->isFinal());
+    }
+
+    private static function needComposer(): void
+    {
+        exec('command -v composer', $found, $code);
+        if ($code !== 0) {
+            self::markTestSkipped('composer is not installed');
+        }
+    }
+}

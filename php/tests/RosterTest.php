@@ -1,0 +1,144 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Roster\Tests;
+
+use PHPUnit\Framework\TestCase;
+use Roster\ChangeKind;
+use Roster\Client;
+use Roster\Exception\InvalidRequest;
+use Roster\Exception\NoMaster;
+use Roster\Exception\NotReady;
+use Roster\Exception\RosterException;
+use Roster\Exception\Unavailable;
+use Roster\Origin;
+use Roster\Tests\Support\Process;
+use Roster\Tests\Support\Roster;
+use Roster\Way;
+
+/** The package and a real sidecar understand each other. */
+final class RosterTest extends TestCase
+{
+    private Roster $roster;
+
+    protected function setUp(): void
+    {
+        $this->roster = new Roster(['/zk_test' => 'Hello', '/services/mail/mail-1' => '{"port": 2525}', '/ü' => 'ö']);
+    }
+
+    /** @dataProvider ways */
+    public function testNodesAndChildrenAreReadOverEachWay(Way $way): void
+    {
+        $client = $this->client($way);
+        $node = $client->get('/services/mail/mail-1');
+        self::assertSame(['port' => 2525], $node->json());
+        self::assertSame([0, true, Origin::Live, $way], [
+            $node->freshness->ageMs, $node->freshness->complete, $node->freshness->origin, $node->freshness->from,
+        ]);
+        self::assertSame(['services', 'zk_test', 'ü'], $client->children('/'));
+        self::assertSame([[], null], [$client->children('/zk_test'), $client->children('/none')]);
+        $both = $client->getMany(['/zk_test', '/none', '/ü'], maxAge: 0);
+        self::assertEqualsCanonicalizing(['/zk_test', '/ü'], array_keys($both));
+        self::assertSame($both['/zk_test']->freshness->revision, $client->freshness()->revision);
+        self::assertNull($client->get('/none'));
+    }
+
+    public static function ways(): array
+    {
+        return array_map(static fn (Way $way) => [$way], Way::cases());
+    }
+
+    public function testAllWaysTellTheSame(): void
+    {
+        if (!Roster::hasShared()) {
+            self::markTestSkipped('this sidecar keeps no shared file');
+        }
+        [$shared, $unix] = [$this->client(Way::Shared), $this->client(Way::Unix)];
+        foreach (['/', '/zk_test', '/services', '/services/mail/mail-1', '/none'] as $path) {
+            [$one, $other] = [$shared->get($path), $unix->get($path)];
+            self::assertSame([$one?->path, $one?->data], [$other?->path, $other?->data]);
+            self::assertEquals($one?->stat, $other?->stat);
+            self::assertSame($shared->children($path), $unix->children($path));
+        }
+    }
+
+    public function testTheFileAnswersWithItsAgeWhenTheSidecarIsKilled(): void
+    {
+        if (!Roster::hasShared()) {
+            self::markTestSkipped('this sidecar keeps no shared file');
+        }
+        $client = Client::local($this->roster->socket, $this->roster->tcp, $this->roster->shared);
+        self::assertSame(Way::Shared, $client->get('/zk_test')->freshness->from);
+        $this->roster->end(SIGKILL);
+        $aged = static fn () => $client->get('/zk_test')->freshness->ageMs > 3_000;
+        Process::until($aged, 'the age grows');
+        self::assertSame('Hello', $client->get('/zk_test')->data);
+        self::assertSame([false, false, false, true], array_column($client->explain(), 'answered'));
+        $this->roster->start();
+        Process::until(static fn () => !$aged(), 'it is fresh again');
+    }
+
+    public function testTheStatusIsTold(): void
+    {
+        $status = $this->client(Way::Unix)->status();
+        self::assertSame(['file', 'live', ['/']], [
+            $status->sources[0]->kind, $status->sources[0]->state, $status->sources[0]->roots,
+        ]);
+        self::assertArrayHasKey('requests', $status->counters);
+        self::assertArrayHasKey('maxReplyBytes', $status->limits);
+        self::assertSame(Way::Unix, $status->freshness->from);
+    }
+
+    public function testAWatchTellsEveryChangeAlsoAcrossARestart(): void
+    {
+        $watch = $this->client(Way::Unix)->watch('/zk_test', waitMs: 200);
+        self::assertSame([ChangeKind::Present, 'Hello'], [$watch->current()->kind, $watch->current()->node->data]);
+        $this->roster->set(['/zk_test' => 'edited']);
+        $watch->next();
+        self::assertSame([ChangeKind::Changed, 'edited'], [$watch->current()->kind, $watch->current()->node->data]);
+        $this->roster->end(SIGKILL);
+        $this->roster->set(['/zk_test' => 'edited while it was away']);
+        $this->roster->start();
+        do {
+            $watch->next();
+            $change = $watch->current();
+        } while ($change->node?->data !== 'edited while it was away');
+        self::assertContains($change->kind, [ChangeKind::Present, ChangeKind::Changed]);
+    }
+
+    public function testWhatTheSidecarRefusesIsRefused(): void
+    {
+        $this->expectException(InvalidRequest::class);
+        $this->client(Way::Unix)->watch('/a', waitMs: -1)->valid();
+    }
+
+    public function testARequestThatIsTooLongSaysSo(): void
+    {
+        $this->expectException(Unavailable::class);
+        $this->expectExceptionMessage('refused: the message is longer than max_request allows');
+        $this->client(Way::Unix)->getMany(['/' . str_repeat('x', 100_000)]);
+    }
+
+    public function testACallWithoutAMasterSaysSo(): void
+    {
+        try {
+            $this->client(Way::Unix)->call('users', 'find', ['id' => 7]);
+            self::fail('somebody answered');
+        } catch (NoMaster | NotReady | Unavailable $refusal) {
+            self::assertInstanceOf(RosterException::class, $refusal);
+        }
+    }
+
+    private function client(Way $way): Client
+    {
+        if ($way === Way::Shared && !Roster::hasShared()) {
+            self::markTestSkipped('this sidecar keeps no shared file');
+        }
+        return Client::local(
+            $way === Way::Unix ? $this->roster->socket : '',
+            $way === Way::Tcp ? $this->roster->tcp : '',
+            $way === Way::Shared ? $this->roster->shared : '',
+        );
+    }
+}

@@ -1,0 +1,187 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Roster\Tests;
+
+use PHPUnit\Framework\TestCase;
+use Roster\Client;
+use Roster\Exception\NotReady;
+use Roster\Exception\TooStale;
+use Roster\Exception\Unavailable;
+use Roster\Origin;
+use Roster\Tests\Support\SharedFile;
+use Roster\Way;
+
+/**
+ * The shared file is read without a call, and says how old it is.
+ *
+ * @requires extension dba
+ */
+final class SharedFileTest extends TestCase
+{
+    private SharedFile $file;
+
+    public function testANodeIsReadWithItsStatAndFreshness(): void
+    {
+        $node = $this->reading(['/a/b' => "bytes\0\xff"])->get('/a/b');
+        self::assertSame(['/a/b', "bytes\0\xff"], [$node->path, $node->data]);
+        self::assertSame([1, 8], [$node->stat->version, $node->stat->numChildren]);
+        self::assertSame([5, 0], [$node->freshness->revision, $node->freshness->ageMs]);
+        self::assertSame([Origin::Live, Way::Shared], [$node->freshness->origin, $node->freshness->from]);
+        self::assertTrue($node->freshness->complete);
+    }
+
+    public function testTheNewestStateIsReadOverAndOver(): void
+    {
+        $file = new SharedFile(['/a' => 'old']);
+        $roster = self::client($file);
+        self::assertSame('old', $roster->get('/a')->data);
+        $file->set(['/a' => 'new']);
+        self::assertSame('new', $roster->get('/a')->data);
+        self::assertSame(6, $roster->freshness()->revision);
+    }
+
+    public function testALongPathGoesByItsDigest(): void
+    {
+        [$long, $longest] = ['/' . str_repeat('x', 499), '/' . str_repeat('x', 500)];
+        $nodes = $this->reading([$long => '500', $longest => '501'])->getMany([$long, $longest]);
+        self::assertSame(['500', '501'], [$nodes[$long]->data, $nodes[$longest]->data]);
+    }
+
+    public function testWhatIsMissingIsNullOrTheDefault(): void
+    {
+        $roster = $this->reading(['/a' => '']);
+        self::assertSame('', $roster->get('/a')->data);
+        self::assertNull($roster->get('/b'));
+        self::assertSame('default', $roster->get('/b', 'default'));
+        self::assertSame(['/a'], array_keys($roster->getMany(['/a', '/b'])));
+        self::assertNull($roster->children('/a'));
+        self::assertSame(5, $roster->freshness()->revision);
+    }
+
+    public function testChildrenAreAListOfNames(): void
+    {
+        $file = new SharedFile(['/a' => '']);
+        $file->write(['children/a' => '["b","ü"]', 'children/' => '["a"]', 'children/a/b' => '[]']);
+        $roster = self::client($file);
+        self::assertSame([['b', 'ü'], ['a'], []], array_map($roster->children(...), ['/a', '/', '/a/b']));
+    }
+
+    public function testTheAgeOfASourceCounts(): void
+    {
+        $source = ['ageMs' => 7_000, 'origin' => 'RESTORED', 'leftOut' => 1];
+        $roster = $this->reading(['/a' => 'x'], $source);
+        $freshness = $roster->get('/a')->freshness;
+        self::assertSame([7_000, Origin::Restored], [$freshness->ageMs, $freshness->origin]);
+        self::assertFalse($freshness->complete);
+        $this->expectException(TooStale::class);
+        $roster->get('/a', maxAge: 6_999);
+    }
+
+    public function testASourceOfOtherPathsDoesNotCount(): void
+    {
+        $file = new SharedFile(['/a' => 'x'], ['roots' => ['/ab'], 'ageMs' => 7_000, 'whole' => false]);
+        self::assertSame(0, self::client($file)->get('/a')->freshness->ageMs);
+        $this->expectException(NotReady::class);
+        self::client($file)->get('/ab');
+    }
+
+    public function testAWriterThatIsAwayMakesItOldButNotUnreadable(): void
+    {
+        $roster = $this->reading(['/a' => 'x'], ['ageMs' => 1_000], silenceMs: 60_000);
+        self::assertEqualsWithDelta(61_000, $roster->get('/a')->freshness->ageMs, 1_000);
+        self::assertStringContainsString('its writer has been away for', (string) $roster->explain()[0]);
+        self::assertTrue($roster->explain()[1]->answered);
+    }
+
+    public function testASourceThatWasNeverReadAsAWholeKnowsNothing(): void
+    {
+        $roster = $this->reading(['/a' => 'x'], ['whole' => false, 'ageMs' => null]);
+        $this->expectException(NotReady::class);
+        $this->expectExceptionMessage('waits for zookeeper');
+        $roster->get('/a');
+    }
+
+    public function testAFileOfAnotherFormatIsNotRead(): void
+    {
+        $file = new SharedFile(['/a' => 'x']);
+        $file->write(['meta/format' => '2']);
+        $this->expectException(Unavailable::class);
+        $this->expectExceptionMessage('its format is 2, not 1');
+        self::client($file)->get('/a');
+    }
+
+    public function testADamagedFileIsNotRead(): void
+    {
+        $file = new SharedFile([]);
+        file_put_contents($file->path, random_bytes(65_536));
+        $this->expectException(Unavailable::class);
+        self::client($file)->get('/a');
+    }
+
+    public function testAFileThatWasReplacedIsOpenedAnew(): void
+    {
+        $file = new SharedFile(['/a' => 'old']);
+        $roster = self::client($file);
+        self::assertSame('old', $roster->get('/a')->data);
+        $file->set([], silenceMs: 5_000);
+        $file->replace(['/a' => 'new']);
+        self::assertSame('new', $roster->get('/a')->data);
+    }
+
+    public function testAChildOfAForkReadsOnItsOwn(): void
+    {
+        $file = new SharedFile(['/a' => 'x']);
+        $roster = self::client($file);
+        $roster->get('/a');
+        for ($round = 0; $round < 3; $round++) {
+            $child = pcntl_fork();
+            if ($child === 0) {
+                $isRight = $roster->get('/a')->data === 'x';
+                posix_kill(getmypid(), $isRight ? SIGTERM : SIGKILL);
+            }
+            pcntl_waitpid($child, $status);
+            self::assertSame(SIGTERM, pcntl_wtermsig($status));
+            self::assertSame('x', $roster->get('/a')->data);
+        }
+    }
+
+    public function testManyNodesAreOfOneRevisionWhileAnotherProcessWrites(): void
+    {
+        $file = new SharedFile(['/a' => '10', '/b' => '10']);
+        $code = <<<'PHP'
+            $file = dba_open($argv[1], 'w', 'lmdb');
+            for ($n = 11; ; $n++) {
+                $freshness = ['revision' => $n] + json_decode(dba_fetch('meta/freshness', $file), true);
+                dba_replace('node/a', (string) $n, $file);
+                dba_replace('meta/freshness', json_encode($freshness), $file);
+                dba_replace('node/b', (string) $n, $file);
+                usleep(10_000);
+            }
+            PHP;
+        // dba writes each entry on its own, so only the order of its writes can be kept: /b is never newer than /a.
+        $writer = new Support\Process([PHP_BINARY, '-r', $code, $file->path], dirname($file->path) . '/log');
+        $roster = self::client($file);
+        $between = array_map(static fn (int $n) => "/none/$n", range(1, 5_000));
+        $last = 0;
+        for ($until = microtime(true) + 1; microtime(true) < $until;) {
+            $nodes = $roster->getMany(['/a', ...$between, '/b']);
+            [$a, $b] = [(int) $nodes['/a']->data, (int) $nodes['/b']->data];
+            self::assertContains($a - $b, [0, 1]);
+            self::assertGreaterThanOrEqual($last, $roster->freshness()->revision);
+            $last = $roster->freshness()->revision;
+        }
+        self::assertGreaterThan(10, $last, $writer->output());
+    }
+
+    private function reading(mixed ...$contents): Client
+    {
+        return self::client($this->file = new SharedFile(...$contents));
+    }
+
+    private static function client(SharedFile $file): Client
+    {
+        return Client::local('', '', $file->path);
+    }
+}

@@ -1,0 +1,85 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Roster\Tests\Support;
+
+use PHPUnit\Framework\Assert;
+use Roster\Client;
+use Roster\Exception\RosterException;
+
+/** A real sidecar, of the binary that ROSTER_BIN names, over a tree of nodes in a file. */
+final class Roster
+{
+    public readonly string $socket;
+    public readonly string $tcp;
+    public readonly string $shared;
+    private readonly Folder $folder;
+    private ?Process $process = null;
+
+    /** @param array<string, string> $nodes by path */
+    public function __construct(array $nodes)
+    {
+        $this->folder = new Folder();
+        $this->socket = "{$this->folder->path}/roster.sock";
+        $this->shared = "{$this->folder->path}/shared.mdb";
+        $listener = stream_socket_server('tcp://127.0.0.1:0');
+        $this->tcp = stream_socket_get_name($listener, false);
+        fclose($listener);
+        $this->folder->file('roster.toml', "[[file]]\npath = \"tree.toml\"\n");
+        $this->set($nodes);
+        $this->start();
+    }
+
+    /** The binary; a test that needs it is skipped without it. */
+    public static function binary(): string
+    {
+        $binary = (string) getenv('ROSTER_BIN');
+        if (!is_executable($binary)) {
+            Assert::markTestSkipped('ROSTER_BIN names no sidecar');
+        }
+        return realpath($binary);
+    }
+
+    /** Whether the binary keeps a shared file. */
+    public static function hasShared(): bool
+    {
+        return str_contains((string) shell_exec(escapeshellarg(self::binary()) . ' config show 2>&1'), '[shared]');
+    }
+
+    public function start(): void
+    {
+        $settings = ["thrift.unix=$this->socket", "thrift.tcp=$this->tcp"];
+        if (self::hasShared()) {
+            array_push($settings, "shared.path=$this->shared", 'shared.state=');
+        }
+        $flags = array_merge(...array_map(static fn (string $setting) => ['--set', $setting], $settings));
+        $command = [self::binary(), 'serve', '--config', "{$this->folder->path}/roster.toml", ...$flags];
+        $this->process = new Process($command, "{$this->folder->path}/log");
+        Process::until(fn () => self::answers($this->socket, ''), 'the sidecar answers');
+        Process::until(fn () => !self::hasShared() || self::answers('', $this->shared), 'the shared file is written');
+    }
+
+    public function end(int $signal): void
+    {
+        $this->process->end($signal);
+    }
+
+    /** @param array<string, string> $nodes by path */
+    public function set(array $nodes): void
+    {
+        $line = static fn (string $path, string $data) => json_encode($path, JSON_UNESCAPED_SLASHES) . " = '$data'\n";
+        $lines = array_map($line, array_keys($nodes), $nodes);
+        $this->folder->file('tree.new', "[nodes]\n" . implode('', $lines));
+        rename("{$this->folder->path}/tree.new", "{$this->folder->path}/tree.toml");
+    }
+
+    private static function answers(string $socket, string $shared): bool
+    {
+        try {
+            return Client::local($socket, '', $shared)->get('/', maxAge: 1_000) !== null;
+        } catch (RosterException) {
+            return false;
+        }
+    }
+}

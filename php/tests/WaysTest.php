@@ -1,0 +1,203 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Roster\Tests;
+
+use PHPUnit\Framework\TestCase;
+use Roster\Client;
+use Roster\Exception\InvalidRequest;
+use Roster\Exception\NotReady;
+use Roster\Exception\TooStale;
+use Roster\Exception\Unavailable;
+use Roster\Tests\Support\Answer;
+use Roster\Tests\Support\FakeSidecar;
+use Roster\Tests\Support\SharedFile;
+use Roster\Thrift;
+use Roster\Timeouts;
+use Roster\Way;
+
+/** The ways to an answer are tried in their order, and each failure can be seen. */
+final class WaysTest extends TestCase
+{
+    public function testTheFileGoesFirstThenTheSocketThenThePort(): void
+    {
+        $file = new SharedFile(['/a' => 'of the file']);
+        $unix = new FakeSidecar([[Answer::nodes(['/a' => 'of the socket'])]]);
+        $tcp = new FakeSidecar([[Answer::nodes(['/a' => 'of the port'])]], isTcp: true);
+        $roster = Client::local($unix->address, $tcp->address, $file->path);
+        self::assertSame(['of the file', Way::Shared], self::told($roster));
+        $roster = Client::local($unix->address, $tcp->address, "$file->path.none");
+        self::assertSame(['of the socket', Way::Unix], self::told($roster));
+        $unix->end();
+        self::assertSame(['of the port', Way::Tcp], self::told($roster));
+        $tcp->end();
+        $this->expectException(Unavailable::class);
+        self::told($roster);
+    }
+
+    public function testExplainTellsWhatEachWayCameTo(): void
+    {
+        $tcp = new FakeSidecar([[Answer::nodes([])]], isTcp: true);
+        $roster = Client::local('/nonexistent/socket', $tcp->address, '/nonexistent/file');
+        self::assertSame([null, null, null, null], array_column($roster->explain(), 'answered'));
+        $roster->get('/a');
+        [$file, $unix, $port] = $roster->explain();
+        self::assertSame([false, false, true, null], array_column($roster->explain(), 'answered'));
+        self::assertSame([Way::Shared, Way::Unix, Way::Tcp, Way::Shared], array_column($roster->explain(), 'way'));
+        self::assertStringEndsWith('No such file or directory', $file->failure);
+        self::assertSame('cannot connect: [2] No such file or directory', $unix->failure);
+        self::assertSame("unix:///nonexistent/socket: $unix->failure", (string) $unix);
+        self::assertSame("tcp://$tcp->address: answered", (string) $port);
+    }
+
+    public function testExplainTriesEachWayWhenToldTo(): void
+    {
+        $tcp = new FakeSidecar([[Answer::nodes([])]], isTcp: true);
+        $roster = Client::local('/nonexistent/socket', $tcp->address, '');
+        self::assertSame([false, true], array_column($roster->explain(try: true), 'answered'));
+    }
+
+    public function testWithoutAnyWayNothingIsSaidToBeConfigured(): void
+    {
+        $this->expectException(Unavailable::class);
+        $this->expectExceptionMessage('no way to it is configured');
+        Client::local('', '', '')->get('/a');
+    }
+
+    public function testAWayThatIsTooOldGivesWayToTheNext(): void
+    {
+        $file = new SharedFile(['/a' => 'of the file'], ['ageMs' => 7_000]);
+        $unix = new FakeSidecar([[Answer::nodes(['/a' => 'of the socket']), Answer::of(self::tooStale(6_000))]]);
+        $roster = Client::local($unix->address, '', $file->path, maxAge: 5_000);
+        self::assertSame(['of the socket', Way::Unix], self::told($roster));
+        try {
+            $roster->get('/a');
+            self::fail('it answered');
+        } catch (TooStale $refusal) {
+            self::assertSame([6_000, 5_000], [$refusal->ageMs, $refusal->maxAgeMs]);
+            self::assertStringContainsString("$file->path: 7000 ms old, allowed are 5000 ms", $refusal->getMessage());
+            self::assertStringContainsString("$unix->address: 6000 ms old", $refusal->getMessage());
+        }
+        self::assertSame('of the file', $roster->get('/a', maxAge: 8_000)->data);
+    }
+
+    public function testASidecarThatHangsCostsOneTimeOutThenTheFileAnswers(): void
+    {
+        $file = new SharedFile(['/a' => 'of the file'], silenceMs: 10_000);
+        $unix = new FakeSidecar([[]]);
+        $unix->hang();
+        $roster = Client::local($unix->address, '', $file->path, timeouts: new Timeouts(readMs: 200));
+        $began = microtime(true);
+        for ($read = 0; $read < 10; $read++) {
+            self::assertSame(['of the file', Way::Shared], self::told($roster));
+        }
+        self::assertLessThan(1, microtime(true) - $began);
+        self::assertGreaterThanOrEqual(10_000, $roster->freshness()->ageMs);
+    }
+
+    public function testWhatIsMissingIsNullOrTheDefaultAndItsFreshnessIsKnown(): void
+    {
+        $absence = new Thrift\NotFound(['path' => '/a', 'message' => 'no', 'freshness' => Answer::freshness(9)]);
+        $fake = new FakeSidecar([[
+            Answer::nodes([]),
+            Answer::nodes([]),
+            Answer::of(new Thrift\Roster_children_result(['notFound' => $absence])),
+            Answer::of(new Thrift\Roster_instances_result(['notFound' => $absence])),
+        ]]);
+        $roster = Client::local($fake->address, '', '');
+        self::assertNull($roster->get('/a'));
+        self::assertSame('default', $roster->get('/a', 'default'));
+        self::assertSame(5, $roster->freshness()->revision);
+        self::assertNull($roster->children('/a'));
+        self::assertSame(9, $roster->freshness()->revision);
+        self::assertSame([], $roster->instances('mail'));
+    }
+
+    public function testWhatIsNotKnownIsNoAbsence(): void
+    {
+        $notReady = new Thrift\NotReady(['source' => 'zookeeper', 'message' => 'waiting for zookeeper: connecting']);
+        $fake = new FakeSidecar([[Answer::of(new Thrift\Roster_getMany_result(['notReady' => $notReady]))]]);
+        $this->expectException(NotReady::class);
+        $this->expectExceptionMessage('waiting for zookeeper: connecting');
+        Client::local($fake->address, '', '')->get('/a', 'default');
+    }
+
+    /** @dataProvider wrongPaths */
+    public function testAPathThatCannotBeIsRefusedWhateverTheWay(string $path): void
+    {
+        $this->expectException(InvalidRequest::class);
+        Client::local('', '', '')->get($path);
+    }
+
+    public static function wrongPaths(): array
+    {
+        return array_map(
+            static fn (string $path) => [$path],
+            ['', 'a', '/a/', '//', '/a//b', '/.', '/a/../b', '/..', "/a\n", "/a\0", "/\xff", "/a\u{85}"],
+        );
+    }
+
+    public function testAPathMayHoldDotsAndSpacesAndLetters(): void
+    {
+        $paths = ['/', '/a', '/.a', '/a/..b', '/a b', '/ü/日本', '/a.', '/...'];
+        $fake = new FakeSidecar([[Answer::nodes([])]]);
+        self::assertSame([], Client::local($fake->address, '', '')->getMany($paths));
+    }
+
+    public function testTheLoggerIsToldOnceWhenAWayBeginsToFail(): void
+    {
+        $logger = new class () {
+            public array $lines = [];
+
+            public function warning(string $message, array $context): void
+            {
+                $this->lines[] = $context['target'];
+            }
+        };
+        $tcp = new FakeSidecar([[Answer::nodes([]), Answer::nodes([])]], isTcp: true);
+        $roster = Client::local('/nonexistent/socket', $tcp->address, '', logger: $logger);
+        $roster->get('/a');
+        $roster->get('/a');
+        self::assertSame(['unix:///nonexistent/socket'], $logger->lines);
+    }
+
+    public function testInstancesAndMastersArePlainValues(): void
+    {
+        $offer = new Thrift\Service(['name' => 'mail', 'version' => '1.2.0', 'metadata' => '{"zone":"a"}']);
+        $both = ['address' => '10.0.0.1:5', 'outstanding' => 2];
+        $instance = new Thrift\Instance($both + ['master' => 'm1', 'offer' => $offer]);
+        $reply = new Thrift\InstancesReply(['instances' => [$instance], 'freshness' => Answer::freshness()]);
+        $page = static function (string $id, ?string $cursor) use ($both, $offer): array {
+            $master = new Thrift\Master($both + ['id' => $id, 'connectedAt' => 9, 'services' => [$offer], 'ways' => 1]);
+            $page = ['masters' => [$master], 'cursor' => $cursor, 'freshness' => Answer::freshness()];
+            return Answer::of(new Thrift\Roster_masters_result(['success' => new Thrift\MastersReply($page)]));
+        };
+        $fake = new FakeSidecar([[
+            Answer::of(new Thrift\Roster_instances_result(['success' => $reply])),
+            $page('m1', 'next'),
+            $page('m2', null),
+        ]]);
+        $roster = Client::local($fake->address, '', '');
+        [$found] = $roster->instances('mail');
+        self::assertSame(['m1', 'mail', ['zone' => 'a'], 2], [
+            $found->master, $found->service->name, $found->service->metadata, $found->outstanding,
+        ]);
+        $masters = $roster->masters();
+        self::assertSame(['m1', 'm2'], array_column($masters, 'id'));
+        self::assertSame('1.2.0', $masters[1]->services[0]->version);
+    }
+
+    private static function tooStale(int $ageMs): Thrift\Roster_getMany_result
+    {
+        $told = new Thrift\TooStale(['ageMs' => $ageMs, 'maxAgeMs' => 5_000, 'message' => 'zookeeper is down']);
+        return new Thrift\Roster_getMany_result(['tooStale' => $told]);
+    }
+
+    /** @return array{string, Way} */
+    private static function told(Client $roster): array
+    {
+        $node = $roster->get('/a');
+        return [$node->data, $node->freshness->from];
+    }
+}
