@@ -10,11 +10,12 @@
 //! | 0 | [`model`], [`metrics`], [`task`] |
 //! | 1 | [`store`], [`tunnel`], [`net`] |
 //! | 2 | [`resolve`] |
-//! | 3 | [`source`], [`register`], [`thrift`] |
+//! | 3 | [`source`], [`register`], [`thrift`], [`master`] |
 //! | 4 | [`config`] |
 //! | 5 | [`sidecar`] |
 
 pub mod config;
+pub mod master;
 pub mod metrics;
 pub mod model;
 pub mod net;

@@ -79,6 +79,19 @@ impl Handle {
         Ok(Stream { uuid, request, shared: self.0.clone() })
     }
 
+    /// The same, as soon as there is room for this very message. Nothing is sent when the waiting is given up.
+    pub async fn send_when_room(&self, message: Message) -> Result<(), SendError> {
+        loop {
+            let written = self.0.written.notified();
+            tokio::pin!(written);
+            written.as_mut().enable();
+            match self.send(message.clone()) {
+                Err(SendError::Full) => written.await,
+                sent => return sent,
+            }
+        }
+    }
+
     /// Waits until there is room to send: for those who have many values to tell and can wait.
     pub async fn room(&self) -> Result<(), Ended> {
         loop {

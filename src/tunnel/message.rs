@@ -118,6 +118,12 @@ pub struct Place {
     pub port: u16,
 }
 
+impl<H: Into<String>> From<(H, u16)> for Place {
+    fn from((host, port): (H, u16)) -> Self {
+        Self { host: host.into(), port }
+    }
+}
+
 impl Message {
     /// Reads the message of one frame. None: it is no message, and is passed over.
     pub fn decode(mut frame: &[u8]) -> Result<Option<Self>, Wrong> {

@@ -7,21 +7,21 @@ use crate::harness::master::{Scripted, field, map, packed, text};
 use crate::harness::{Roster, SOON, ensure, eventually, exception, free_port};
 use crate::idl::{CallFailed, CallOptions, CallResult, Filter, Master, NoMaster, TRosterSyncClient};
 
-const TOKEN: &str = "register-center-token-2024";
+pub(crate) const TOKEN: &str = "register-center-token-2024";
 
 /// A sidecar with a register on a port of its own.
-struct Scene {
-    roster: Roster,
-    port: u16,
+pub(crate) struct Scene {
+    pub(crate) roster: Roster,
+    pub(crate) port: u16,
 }
 
 impl Scene {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with("")
     }
 
     /// With more settings of the register, in TOML.
-    fn with(settings: &str) -> Self {
+    pub(crate) fn with(settings: &str) -> Self {
         let port = free_port();
         let mut roster = Roster::prepare("[[file]]\npath = \"{folder}/nodes.toml\"\n");
         roster.write("nodes.toml", "[nodes]\n");
@@ -37,20 +37,20 @@ impl Scene {
         Scripted::join(self.port, TOKEN, services)
     }
 
-    fn masters(&self) -> Result<Vec<Master>, String> {
+    pub(crate) fn masters(&self) -> Result<Vec<Master>, String> {
         let all = Filter::new(None, None, None, None);
         self.roster.client().masters(all).map(|reply| reply.masters).map_err(|error| format!("{error:?}"))
     }
 
     /// Waits until there are so many masters, and answers them.
-    fn has(&self, count: usize) -> Vec<Master> {
+    pub(crate) fn has(&self, count: usize) -> Vec<Master> {
         eventually(&format!("there are {count} masters"), SOON, || {
             let masters = self.masters()?;
             if masters.len() == count { Ok(masters) } else { Err(format!("{masters:?}")) }
         })
     }
 
-    fn call(&self, service: &str, method: &str, arguments: &str) -> thrift::Result<CallResult> {
+    pub(crate) fn call(&self, service: &str, method: &str, arguments: &str) -> thrift::Result<CallResult> {
         let options = CallOptions::new(None, None, None, None, None, None, None, None);
         self.roster.client().call(service.into(), method.into(), arguments.into(), options)
     }

@@ -10,7 +10,7 @@ use crate::tunnel::php::{Closures, NotPhp, SigningKey, answer, write_value};
 use crate::tunnel::wire::Inbox;
 use crate::tunnel::{Bounds, Message, RemoteError, Value};
 
-const MASTER: &str = include_str!("closures.php");
+const MASTER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/tunnel/tests/closures.php");
 
 const PLAIN: Closures = Closures { key: None, bounds: Bounds::DEFAULT };
 
@@ -19,15 +19,13 @@ type Outcome = (Vec<Value>, Result<(), RemoteError>);
 
 /// Lets PHP run closures one after the other in one process, which must outlive them all.
 fn run(closures: &[Vec<u8>], key: &str) -> Vec<Outcome> {
-    let master = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(master.path(), MASTER).unwrap();
     let lines: String = closures.iter().map(|closure| BASE64_STANDARD.encode(closure) + "\n").collect();
     let mut input = tempfile::tempfile().unwrap();
     input.write_all(lines.as_bytes()).unwrap();
     std::io::Seek::rewind(&mut input).unwrap();
     let php = Command::new("php")
         .args(["-d", "display_errors=stderr", "-d", "zend.exception_ignore_args=0"])
-        .arg(master.path())
+        .arg(MASTER)
         .env("CLOSURE_KEY", key)
         .stdin(Stdio::from(input))
         .output()
@@ -229,10 +227,11 @@ fn a_master_that_wants_signatures_runs_what_is_signed_with_its_key() {
     let signed = |key: &str| Closures { key: Some(SigningKey(key.into())), ..PLAIN };
     let awkward = Value::Binary(vec![b'"', 0xff, 0]);
     let call = |key| signed(key).call("demo", "echo", list([awkward.clone()])).unwrap();
-    let outcomes = run(&[call("k3y"), call("other"), signed("k3y").services()], "k3y");
+    let outcomes = run(&[call("k3y"), call("other"), signed("k3y").services(), PLAIN.services()], "k3y");
     assert_eq!(outcomes[0], (vec![list([awkward])], Ok(())));
     assert_eq!(outcomes[1].1.as_ref().unwrap_err().message, "signed with another key");
     assert_eq!(outcomes[2].1, Ok(()));
+    assert_eq!(outcomes[3].1.as_ref().unwrap_err().message, "not signed");
     assert!(!format!("{:?}", signed("k3y")).contains("k3y"));
 }
 

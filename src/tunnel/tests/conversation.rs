@@ -269,6 +269,19 @@ async fn a_peer_that_does_not_read_is_not_asked_for_more() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_waits_for_room_goes_when_there_is_enough_for_it() {
+    let (here, mut peer) = against_a_script(Settings::default());
+    let large = || note(&"x".repeat(600_000));
+    here.handle.send(large()).expect("room");
+    // There is room, but not for this.
+    assert_eq!(here.handle.room().await, Ok(()));
+    assert!(timeout(Duration::from_millis(1), here.handle.send_when_room(large())).await.is_err());
+    let (sent, heard) =
+        tokio::join!(here.handle.send_when_room(large()), async { [told(&mut peer).await, told(&mut peer).await] });
+    assert_eq!((sent, heard), (Ok(()), [large(), large()]));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_peer_that_asks_and_never_reads_is_left() {
     let (here, mut peer) = against_a_script(Settings { queue_frames: 10, ..Settings::default() });
     let uuid = "p".repeat(1000);

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 pub(crate) use self::cli::{Ended, Printing, binary};
 pub(crate) use self::client::{Client, Dialect, any_age, exception};
 pub(crate) use self::link::Link;
+pub(crate) use self::process::Process;
 pub(crate) use self::roster::Roster;
 pub(crate) use self::scene::{Scene, fresh_chroot, source};
 pub(crate) use self::server::Server;

@@ -1,0 +1,47 @@
+//! The settings of a master.
+
+use std::time::Duration;
+
+use crate::tunnel::{Settings, Token};
+
+/// How a master behaves. [`Config::new`] gives what suits most; the fields can be changed before the start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What registers know the master by: from a file or the environment, never from the source.
+    pub token: Token,
+    /// How often a register that cannot be reached, or that refuses the token, is tried again; none: for ever.
+    pub retry_attempts: Option<u32>,
+    /// The wait before a retry. It doubles from one to the next up to `longest_retry_delay`, and a random part of it
+    /// is waited, so that the masters of a register that was restarted do not come back together.
+    pub retry_delay: Duration,
+    pub longest_retry_delay: Duration,
+    /// Whether a connection that is lost is made again.
+    pub reconnect_on_close: bool,
+    /// How long a register may take to accept the connection and the token.
+    pub connect_timeout: Duration,
+    /// How many registers there may be when a register commands to join more.
+    pub most_registers: usize,
+    /// How many calls of one register may be under way; more are refused.
+    pub most_calls: usize,
+    /// How long calls under way may take when the master leaves a register; then they are dropped.
+    pub drain: Duration,
+    /// The bounds of messages and queues, of which a queue must have room for the longest message, and the heartbeat.
+    pub tunnel: Settings,
+}
+
+impl Config {
+    pub fn new(token: impl Into<String>) -> Self {
+        Self {
+            token: Token(token.into()),
+            retry_attempts: None,
+            retry_delay: Duration::from_secs(1),
+            longest_retry_delay: Duration::from_secs(10),
+            reconnect_on_close: true,
+            connect_timeout: Duration::from_secs(10),
+            most_registers: 16,
+            most_calls: 1024,
+            drain: Duration::from_secs(5),
+            tunnel: Settings::default(),
+        }
+    }
+}

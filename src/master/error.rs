@@ -1,0 +1,49 @@
+//! The error of a method, as its caller is told.
+
+use std::any::{Any, type_name};
+use std::error::Error;
+
+use crate::tunnel::RemoteError;
+
+/// How much of a message is told.
+const LONGEST: usize = 2048;
+
+/// Why a call failed. Any error becomes one by `?`; its type's name is then the class.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MethodError {
+    pub message: String,
+    /// The kind of the error, which a caller can tell from others: a type's name, as PHP gives the exception's class.
+    pub class: Option<String>,
+    pub code: i64,
+}
+
+impl MethodError {
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), ..Self::default() }
+    }
+
+    pub fn class(self, class: impl Into<String>) -> Self {
+        Self { class: Some(class.into()), ..self }
+    }
+
+    pub fn code(self, code: i64) -> Self {
+        Self { code, ..self }
+    }
+
+    /// Of what a panic left behind.
+    pub(super) fn panicked(with: &(dyn Any + Send)) -> Self {
+        let text = with.downcast_ref::<&str>().copied().or_else(|| with.downcast_ref::<String>().map(String::as_str));
+        Self::new(format!("the method panicked: {}", text.unwrap_or("it does not say why"))).class("Panic")
+    }
+
+    pub(super) fn told(self) -> RemoteError {
+        let cut = |text: String| text.chars().take(LONGEST).collect();
+        RemoteError { message: cut(self.message), class: self.class.map(cut), code: self.code }
+    }
+}
+
+impl<E: Error> From<E> for MethodError {
+    fn from(error: E) -> Self {
+        Self::new(error.to_string()).class(type_name::<E>())
+    }
+}

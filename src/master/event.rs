@@ -1,0 +1,64 @@
+//! Events: what happens between a master and its registers.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+
+use crate::tunnel::{Ended, Place, Value, WireError};
+
+/// One thing that happened.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// The connection stands; the token is yet to be accepted.
+    Connected { register: Place },
+    /// The register accepted the token, and will ask for the services.
+    Authenticated { register: Place },
+    /// The register does not accept the token.
+    Refused { register: Place, reason: String },
+    /// The connection was lost, or could not be made. Without `retry_in` the register is given up, or was left.
+    Closed { register: Place, why: Lost, retry_in: Option<Duration> },
+    /// The register passed on a command of the application's own: a map with the key `cmd`.
+    Command { register: Place, command: Value },
+    /// So many events before this one were not taken in time.
+    Missed(u64),
+}
+
+/// Why there is no connection to a register any more.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Lost {
+    #[error("the register is not reached: {0}")]
+    Unreachable(String),
+    #[error("the register refused the token: {0}")]
+    Refused(String),
+    #[error("the connection ended: {0}")]
+    Ended(#[from] Ended),
+}
+
+impl From<io::Error> for Lost {
+    fn from(error: io::Error) -> Self {
+        Self::Unreachable(error.to_string())
+    }
+}
+
+impl From<WireError> for Lost {
+    fn from(error: WireError) -> Self {
+        Self::Unreachable(error.to_string())
+    }
+}
+
+/// The events of a master from the moment on at which they were asked for.
+#[derive(Debug)]
+pub struct Events(pub(super) broadcast::Receiver<Event>);
+
+impl Events {
+    /// The next event; none: the master has ended.
+    pub async fn next(&mut self) -> Option<Event> {
+        match self.0.recv().await {
+            Ok(event) => Some(event),
+            Err(RecvError::Lagged(missed)) => Some(Event::Missed(missed)),
+            Err(RecvError::Closed) => None,
+        }
+    }
+}

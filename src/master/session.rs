@@ -1,0 +1,186 @@
+//! Sessions: one conversation with a register, and the calls under way for it.
+
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures::FutureExt;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::error::MethodError;
+use super::event::Event;
+use super::service::Values;
+use super::{Services, Shared};
+use crate::tunnel::{Handle, Incoming, Message, Place, SendError, Value};
+
+/// How a PHP register asks for the services: the one closure that can be answered without being run.
+const SERVICES: &[u8] = b"ServiceRegistry::getServiceNameAndMetadata()";
+
+/// What a register asks is answered here, each request by a task of its own, so that none delays another.
+pub(super) struct Session {
+    shared: Arc<Shared>,
+    register: Place,
+    handle: Handle,
+    /// What is being answered, each with what ends it early.
+    running: HashMap<String, CancellationToken>,
+    /// Ends them all, with the session.
+    over: CancellationToken,
+    done: mpsc::UnboundedSender<String>,
+    finished: mpsc::UnboundedReceiver<String>,
+    /// When the session must have ended, once the master leaves.
+    deadline: Option<Instant>,
+}
+
+impl Session {
+    pub(super) fn new(shared: Arc<Shared>, register: Place, handle: Handle) -> Self {
+        let (done, finished) = mpsc::unbounded_channel();
+        let (running, over) = (HashMap::new(), CancellationToken::new());
+        Self { shared, register, handle, running, over, done, finished, deadline: None }
+    }
+
+    /// Goes on until the conversation has ended, or closes it when the master leaves and its calls have ended.
+    pub(super) async fn answer(
+        mut self,
+        incoming: &mut Incoming,
+        mut services: watch::Receiver<Services>,
+        leave: &CancellationToken,
+    ) {
+        let handle = self.handle.clone();
+        // What the register is to be told of the services as soon as there is room for it.
+        let mut news = None;
+        while self.deadline.is_none() || !self.running.is_empty() {
+            let deadline = self.deadline.unwrap_or_else(Instant::now);
+            tokio::select! {
+                message = incoming.recv() => match message {
+                    Some(message) => self.hear(message),
+                    None => return,
+                },
+                Some(uuid) = self.finished.recv() => drop(self.running.remove(&uuid)),
+                Ok(()) = services.changed() => news = Some(self.news()),
+                told = tell(&handle, &news), if news.is_some() => match told {
+                    Ok(()) => news = None,
+                    Err(_) => return,
+                },
+                () = leave.cancelled(), if self.deadline.is_none() => {
+                    self.deadline = Some(Instant::now() + self.shared.config.drain);
+                    news = Some(self.news());
+                }
+                () = sleep_until(deadline), if self.deadline.is_some() => break,
+            }
+        }
+        self.handle.close();
+    }
+
+    fn news(&self) -> Message {
+        let offers = self.deadline.is_none() && !self.shared.services.borrow().is_empty();
+        if offers { Message::Register(None) } else { Message::Remove(None) }
+    }
+
+    fn hear(&mut self, message: Message) {
+        match message {
+            Message::List { uuid } => self.list(uuid),
+            Message::Callback { uuid, serialized } if is_within(SERVICES, &serialized) => self.list(uuid),
+            Message::Callback { uuid, .. } => end(&self.handle, uuid, Err(MethodError::new("callback not allowed"))),
+            Message::Call { uuid, service, method, arguments } => self.call(uuid, &service, &method, arguments),
+            Message::Close { uuid } => {
+                if let Some(call) = self.running.get(&uuid) {
+                    call.cancel();
+                }
+            }
+            Message::Register(Some(places)) => {
+                let most = self.shared.config.most_registers;
+                places.into_iter().for_each(|place| self.shared.join(place, most));
+            }
+            Message::Remove(Some(places)) => places.iter().for_each(|place| self.shared.leave(place)),
+            Message::AuthFailed { message: reason } => {
+                self.shared.tell(Event::Refused { register: self.register.clone(), reason });
+            }
+            Message::Other(command) => self.shared.tell(Event::Command { register: self.register.clone(), command }),
+            // The rest is said by masters, or by the tunnel itself.
+            _ => {}
+        }
+    }
+
+    /// There is room for this when there is none for calls.
+    fn list(&mut self, uuid: String) {
+        let services = self.shared.services.borrow().clone();
+        let offered = services.iter().filter(|_| self.deadline.is_none());
+        let list = offered.map(|(name, service)| (name.as_str().into(), service.describe())).collect();
+        let values = self.values(&uuid);
+        let most = self.shared.config.most_calls.saturating_mul(2);
+        self.start(uuid, most, async move { values.put(Value::Map(list)).await });
+    }
+
+    fn call(&mut self, uuid: String, service: &str, method: &str, arguments: Value) {
+        if self.deadline.is_some() {
+            return end(&self.handle, uuid, Err(MethodError::new("the master is leaving").class("Overloaded")));
+        }
+        let values = self.values(&uuid);
+        let found = self.shared.services.borrow().get(service).cloned();
+        let missing = MethodError::new(format!("Service '{service}' not found")).class("NotFound");
+        let method = method.to_owned();
+        // Also what the method does before it first waits may panic, and belongs into the task.
+        let run = async move { found.ok_or(missing)?.run(&method, arguments, values)?.await };
+        self.start(uuid, self.shared.config.most_calls, run);
+    }
+
+    /// Answers by a task, unless so many do already.
+    fn start(
+        &mut self,
+        uuid: String,
+        most: usize,
+        run: impl Future<Output = Result<(), MethodError>> + Send + 'static,
+    ) {
+        if self.running.len() >= most {
+            let full = MethodError::new("the master has too many calls under way").class("Overloaded");
+            return end(&self.handle, uuid, Err(full));
+        }
+        if self.running.contains_key(&uuid) {
+            tracing::debug!(uuid, "a request whose uuid is taken is passed over");
+            return;
+        }
+        let cancelled = self.over.child_token();
+        self.running.insert(uuid.clone(), cancelled.clone());
+        let (handle, done) = (self.handle.clone(), self.done.clone());
+        self.shared.tasks.short(async move {
+            let run = AssertUnwindSafe(run).catch_unwind();
+            if let Some(result) = cancelled.run_until_cancelled(run).await {
+                let result = result.unwrap_or_else(|panic| Err(MethodError::panicked(&*panic)));
+                end(&handle, uuid.clone(), result);
+            }
+            // The session may have ended before.
+            let _ = done.send(uuid);
+        });
+    }
+
+    fn values(&self, uuid: &str) -> Values {
+        Values { uuid: uuid.to_owned(), handle: self.handle.clone() }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.over.cancel();
+    }
+}
+
+async fn tell(handle: &Handle, news: &Option<Message>) -> Result<(), SendError> {
+    match news {
+        Some(news) => handle.send_when_room(news.clone()).await,
+        None => Ok(()),
+    }
+}
+
+/// Ends a stream. In a conversation that has ended nobody waits for it.
+fn end(handle: &Handle, uuid: String, result: Result<(), MethodError>) {
+    let _ = handle.send(match result {
+        Ok(()) => Message::End { uuid },
+        Err(error) => Message::Error { uuid, error: error.told() },
+    });
+}
+
+fn is_within(text: &[u8], bytes: &[u8]) -> bool {
+    bytes.windows(text.len()).any(|window| window == text)
+}

@@ -1,0 +1,264 @@
+//! Masters of PHP and of Rust, connected to the real register and called through it.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use roster::master::{Config, Master, MethodError, Service, Values};
+use serde_json::{Value as Json, json};
+
+use crate::harness::{Process, SOON, ensure, eventually, exception};
+use crate::idl::{CallFailed, CallOptions, CallTimedOut, NoMaster, TRosterSyncClient};
+use crate::register::{Scene, TOKEN};
+
+/// A master on real PHP; it ends when this is dropped.
+struct Php {
+    process: Process,
+    said: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Php {
+    fn start(port: u16, key: &str, names: &[&str]) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let said = folder.path().join("said");
+        let output = std::fs::File::create(&said).expect("a file");
+        let mut php = Command::new("php");
+        php.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/php/master.php"));
+        php.args([&port.to_string(), TOKEN]).args(names).env("CLOSURE_KEY", key);
+        php.stdout(output.try_clone().expect("a file")).stderr(output);
+        Self { process: Process::start(&mut php, folder.path()), said, _folder: folder }
+    }
+
+    fn said(&self) -> String {
+        std::fs::read_to_string(&self.said).expect("what it said")
+    }
+
+    fn says(&self, what: &str) {
+        eventually(&format!("the master says {what}"), SOON, || ensure(self.said().contains(what), self.said()));
+    }
+}
+
+impl Drop for Php {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("The master said:\n{}", self.said());
+        }
+    }
+}
+
+/// All values that a call gives, or the class and the message of its error.
+fn called(scene: &Scene, service: &str, method: &str, arguments: &Json) -> Result<Vec<Json>, (String, String)> {
+    let options = CallOptions::new(None, None, None, None, None, None, true, None);
+    let result = scene.roster.client().call(service.into(), method.into(), arguments.to_string().into(), options);
+    match result {
+        Ok(result) => Ok(result.values.iter().map(|value| serde_json::from_slice(value).expect("JSON")).collect()),
+        Err(error) => {
+            let failed = exception::<CallFailed>(Err::<(), _>(error)).expect("a failed call");
+            Err((failed.class_name.unwrap_or_default(), failed.message))
+        }
+    }
+}
+
+fn gives(scene: &Scene, service: &str, method: &str, arguments: Json) -> Vec<Json> {
+    called(scene, service, method, &arguments).unwrap_or_else(|error| panic!("{service}.{method}: {error:?}"))
+}
+
+fn fails(scene: &Scene, service: &str, method: &str, arguments: Json) -> (String, String) {
+    called(scene, service, method, &arguments).expect_err(method)
+}
+
+/// Waits until just these services are offered.
+fn offers(scene: &Scene, names: &[&str]) {
+    eventually("the services are offered", SOON, || {
+        let mut offered: Vec<_> = scene.masters()?.into_iter().flat_map(|it| it.services).map(|it| it.name).collect();
+        offered.sort();
+        ensure(offered == names, format!("{offered:?}"))
+    });
+}
+
+#[test]
+fn a_php_master_survives_whatever_its_services_give() {
+    let scene = Scene::new();
+    let _php = Php::start(scene.port, "", &[]);
+    offers(&scene, &["control", "demo"]);
+    let pid = gives(&scene, "control", "pid", json!([]));
+    let values = [
+        ("later", json!(["late"]), vec![json!("late")]),
+        ("bytes", json!([]), vec![json!({"base64": "/wD+"})]),
+        ("nested", json!([]), vec![json!({"a": [1, [2.5, null]], "7": {"x": true}, "none": []})]),
+        ("money", json!([]), vec![json!([{"amount": 5.0, "currency": "EUR"}, "hearts"])]),
+        ("standard", json!([]), vec![json!({"a": 1, "b": {"c": 2}})]),
+        ("values", json!([]), vec![json!(1), json!("two"), json!({"three": 3})]),
+        ("laterValues", json!([]), vec![json!(1), json!("two"), json!({"three": 3})]),
+    ];
+    for (method, arguments, expected) in values {
+        assert_eq!(gives(&scene, "demo", method, arguments), expected, "{method}");
+    }
+    assert_eq!(scene.call("demo", "nothing", "[]").expect("a result").values, [] as [Vec<u8>; 0]);
+    let errors = [
+        ("never", "LogicException", "too late"),
+        ("resource", "UnexpectedValueException", "a resource (stream) cannot be sent"),
+        ("closure", "UnexpectedValueException", "a Closure cannot be sent"),
+        ("holdsClosure", "Holder", "cannot be serialized"),
+        ("huge", "LengthException", "the result is larger or nested deeper than a message may be"),
+        ("error", "TypeError", "strlen(): Argument #1 ($string) must be of type string, array given"),
+        ("nope", "RuntimeException", "Method 'nope' not found in service 'demo'"),
+    ];
+    for (method, class, message) in errors {
+        assert_eq!(fails(&scene, "demo", method, json!([])), (class.into(), message.into()), "{method}");
+    }
+    assert_eq!(fails(&scene, "demo", "broken", json!([])).1, "midway");
+    assert_eq!(gives(&scene, "control", "pid", json!([])), pid, "the same process lives");
+}
+
+#[test]
+fn arguments_reach_a_php_master_intact() {
+    let scene = Scene::new();
+    let _php = Php::start(scene.port, "", &["x'); exit('"]);
+    offers(&scene, &["control", "demo", "x'); exit('"]);
+    let awkward = "it's \"$x\" ${y} {$z} <?php ?> é😀\0 \\ end";
+    let odd = json!([awkward, i64::MAX, i64::MIN, 0.1, 1e300, [[], {"k": [{"deep": awkward}]}], true, null]);
+    assert_eq!(gives(&scene, "demo", "echo", odd.clone()), std::slice::from_ref(&odd));
+    assert_eq!(gives(&scene, "x'); exit('", "echo", odd.clone()), [odd]);
+    assert_eq!(gives(&scene, "demo", "pair", json!({"second": 2, "first": awkward})), [json!([awkward, 2])]);
+    let hostile = "x'); system('kill $PPID";
+    let missing = format!("Method '{hostile}' not found in service 'demo'");
+    assert_eq!(fails(&scene, "demo", hostile, json!([])).1, missing);
+    assert_eq!(fails(&scene, "demo", "pair", json!({hostile: 1})).0, "Error");
+}
+
+#[test]
+fn a_php_master_that_wants_signatures_gets_them() {
+    let signing = Scene::with("signing_key = \"{folder}/tokens\"");
+    let _php = Php::start(signing.port, "one", &[]);
+    offers(&signing, &["control", "demo"]);
+    assert_eq!(gives(&signing, "demo", "echo", json!(["signed"])), [json!(["signed"])]);
+    let plain = Scene::new();
+    let unsigned = Php::start(plain.port, "another key", &[]);
+    unsigned.says("accepted");
+    // It does not even tell its services.
+    eventually("the refusal is told", SOON, || ensure(plain.roster.log().contains("not signed"), plain.roster.log()));
+    plain.has(0);
+}
+
+#[test]
+fn a_php_master_goes_on_while_a_call_waits_and_its_services_change() {
+    let scene = Scene::new();
+    let _php = Php::start(scene.port, "", &[]);
+    offers(&scene, &["control", "demo"]);
+    let options = CallOptions::new(300, None, None, None, None, None, None, None);
+    let late = scene.roster.client().call("control".into(), "later".into(), b"[30]".to_vec(), options);
+    exception::<CallTimedOut>(late).expect("the call is too late");
+    std::thread::scope(|scope| {
+        let slow = scope.spawn(|| gives(&scene, "control", "later", json!([1.5, "late"])));
+        gives(&scene, "control", "offer", json!(["mail", {"version": "2.0.0"}]));
+        offers(&scene, &["control", "demo", "mail"]);
+        assert!(!slow.is_finished(), "the others came first");
+        assert_eq!(slow.join().expect("the caller"), [json!("late")]);
+    });
+    gives(&scene, "control", "withdraw", json!(["mail"]));
+    offers(&scene, &["control", "demo"]);
+    gives(&scene, "control", "remove", json!([]));
+    offers(&scene, &[]);
+    scene.has(1);
+}
+
+#[test]
+fn a_php_master_that_is_killed_fails_its_call_and_is_gone() {
+    let scene = Scene::new();
+    let mut php = Php::start(scene.port, "", &[]);
+    offers(&scene, &["control", "demo"]);
+    let lost = exception::<CallFailed>(scene.call("control", "die", "[]")).expect("a failed call");
+    assert!(lost.lost, "{lost:?}");
+    scene.has(0);
+    php.process.ends_within(SOON);
+    exception::<NoMaster>(scene.call("demo", "nothing", "[]")).expect("nobody is there");
+}
+
+/// Runs a master of Rust beside `test`, and stops it.
+fn with_master(service: Service, ports: &[u16], test: impl FnOnce(&Master)) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    let _inside = runtime.enter();
+    let master = Master::start(Config { retry_delay: Duration::from_millis(50), ..Config::new(TOKEN) });
+    master.offer(service);
+    ports.iter().for_each(|port| master.connect(("127.0.0.1", *port)));
+    test(&master);
+    runtime.block_on(master.stop());
+}
+
+async fn count((to,): (u64,), values: Values) -> Result<(), MethodError> {
+    for number in 1..=to {
+        values.send(number).await?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_rust_master_is_listed_and_called() {
+    let (scene, other) = (Scene::new(), Scene::new());
+    let demo = Service::new("demo")
+        .metadata("version", "1.2.0")
+        .method("echo", |arguments: roster::master::Value| async move { Ok(arguments) })
+        .method("bytes", |()| async move { Ok(roster::master::Value::Binary(vec![0xff, 0, 0xfe])) })
+        .method("nothing", |()| async move { Ok(()) })
+        .method("fail", |()| async move { Err::<(), _>(MethodError::new("bad input").class("Bad").code(42)) })
+        .method("panic", |()| async move { if true { panic!("as the test wants") } else { Ok(()) } })
+        .stream("count", count);
+    with_master(demo, &[scene.port, other.port], |master| {
+        for scene in [&scene, &other] {
+            offers(scene, &["demo"]);
+            let masters = scene.has(1);
+            assert_eq!((&*masters[0].id, &*masters[0].services[0].version), (master.id(), "1.2.0"));
+        }
+        let odd = json!({"a": ["é😀\0", i64::MAX, 0.1, null, {}]});
+        assert_eq!(gives(&scene, "demo", "echo", odd.clone()), [odd]);
+        assert_eq!(gives(&scene, "demo", "bytes", json!([])), [json!({"base64": "/wD+"})]);
+        assert_eq!(other.call("demo", "nothing", "[]").expect("a result").values, [] as [Vec<u8>; 0]);
+        assert_eq!(gives(&scene, "demo", "count", json!([3])), [1, 2, 3]);
+        let failed = exception::<CallFailed>(scene.call("demo", "fail", "[]")).expect("a failed call");
+        assert_eq!((&*failed.message, failed.class_name.as_deref(), failed.code), ("bad input", Some("Bad"), 42));
+        assert_eq!(fails(&scene, "demo", "panic", json!([])).0, "Panic");
+        assert_eq!(fails(&scene, "demo", "nope", json!([])).1, "Method 'nope' not found in service 'demo'");
+        master.offer(Service::new("more"));
+        offers(&other, &["demo", "more"]);
+        master.withdraw("demo");
+        offers(&scene, &["more"]);
+        master.remove(("127.0.0.1", other.port));
+        other.has(0);
+        scene.has(1);
+    });
+    scene.has(0);
+}
+
+#[test]
+fn a_rust_master_hears_that_its_caller_is_gone_and_comes_back_to_a_register_that_was_away() {
+    let mut scene = Scene::new();
+    let (gone, heard) = channel();
+    struct Tells(std::sync::mpsc::Sender<()>);
+    impl Drop for Tells {
+        fn drop(&mut self) {
+            // The test may be over.
+            let _ = self.0.send(());
+        }
+    }
+    let slow = Service::new("slow").method("wait", move |()| {
+        let tells = Tells(gone.clone());
+        async move {
+            let _tells = tells;
+            std::future::pending::<Result<(), MethodError>>().await
+        }
+    });
+    with_master(slow, &[scene.port], |_| {
+        offers(&scene, &["slow"]);
+        let options = CallOptions::new(200, None, None, None, None, None, None, None);
+        let late = scene.roster.client().call("slow".into(), "wait".into(), b"[]".to_vec(), options);
+        exception::<CallTimedOut>(late).expect("the call is too late");
+        heard.recv_timeout(SOON).expect("the master hears that nobody waits");
+        scene.roster.kill();
+        scene.roster.run();
+        offers(&scene, &["slow"]);
+    });
+}
