@@ -1,7 +1,8 @@
 # `make run` starts the sidecar, `make test` proves it against a real ZooKeeper and real PHP.
 
-# What the tests need from Debian: ZooKeeper (with a Java runtime), PHP with Thrift's library, Thrift's compiler.
-PACKAGES := zookeeper php-cli php-thrift thrift-compiler
+# What the tests need from Debian: ZooKeeper (with a Java runtime), PHP with Thrift's library, Thrift's compiler; and for
+# the PHP package its test runner, a web server, and Composer.
+PACKAGES := zookeeper php-cli php-thrift thrift-compiler php8.2-dba phpunit php-fpm nginx-light composer
 
 .PHONY: run deps test check gen bench
 
@@ -21,6 +22,7 @@ deps:
 # Most tests wait for something most of the time, so more of them run at once than there are cores.
 test: deps
 	RUST_TEST_THREADS=8 cargo test
+	ROSTER_BIN=$(CURDIR)/target/debug/roster php/tests/run
 
 check:
 	cargo fmt --check

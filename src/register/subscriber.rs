@@ -18,7 +18,7 @@ use super::Hall;
 use crate::model::{Answer, Answers, Call, Line, Master};
 use crate::store::{Room, Since};
 use crate::tunnel::value::{get, text};
-use crate::tunnel::{Ended, Handle, LOST, Message, RemoteError};
+use crate::tunnel::{Ended, Handle, LOST, Message, RemoteError, SendError};
 
 /// How many changes are told before newer ones are looked for.
 const ROOM: Room = Room { changes: 1_024, bytes: usize::MAX };
@@ -116,16 +116,15 @@ fn call_of(command: &Value) -> Call {
 }
 
 /// Passes the answers to a call on to the subscriber.
-async fn relay(mut answers: Answers, handle: &Handle, uuid: String) -> Result<(), Ended> {
+async fn relay(mut answers: Answers, handle: &Handle, uuid: String) {
     loop {
         let answer = answers.recv().await.unwrap_or_else(|| Answer::Lost("the call was given up".into()));
         let last = match answer {
             Answer::Value(data) => {
-                handle.room().await?;
-                if handle.send(Message::Data { uuid: uuid.clone(), data }).is_err() {
+                if handle.send_when_room(Message::Data { uuid: uuid.clone(), data }).await.is_err() {
                     let error = RemoteError::new("a value is too large to be passed on");
                     let _ = handle.send(Message::Error { uuid, error });
-                    return Ok(());
+                    return;
                 }
                 continue;
             }
@@ -138,7 +137,7 @@ async fn relay(mut answers: Answers, handle: &Handle, uuid: String) -> Result<()
             }
         };
         let _ = handle.send(last);
-        return Ok(());
+        return;
     }
 }
 
@@ -146,10 +145,11 @@ async fn relay(mut answers: Answers, handle: &Handle, uuid: String) -> Result<()
 async fn follow(hall: &Hall, handle: &Handle, uuid: &str) -> Result<(), Ended> {
     let own = hall.publisher.number();
     let tell = async |data: Value| {
-        handle.room().await?;
-        // A master too large to be told is left out.
-        let _ = handle.send(Message::Data { uuid: uuid.to_owned(), data });
-        Ok::<_, Ended>(())
+        match handle.send_when_room(Message::Data { uuid: uuid.to_owned(), data }).await {
+            Err(SendError::Ended(ended)) => Err(ended),
+            // A master too large to be told is left out.
+            Ok(()) | Err(_) => Ok(()),
+        }
     };
     let subscription = hall.publisher.subscribe_to_masters();
     let mut since = 0;

@@ -49,7 +49,7 @@ final class Roster
 
     public function start(): void
     {
-        $settings = ["thrift.unix=$this->socket", "thrift.tcp=$this->tcp"];
+        $settings = ["thrift.unix=$this->socket", "thrift.tcp=$this->tcp", 'register.listen='];
         if (self::hasShared()) {
             array_push($settings, "shared.path=$this->shared", 'shared.state=');
         }
