@@ -44,13 +44,15 @@ impl Sidecar {
     pub fn start(config: &Config) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::default());
         let feeds = feeds(config);
-        let shared = open_shared(config, &feeds)?;
-        let store = match shared.as_ref().and_then(Shared::left) {
+        let shared = open_shared(config, &feeds);
+        let store = match shared.as_ref().ok().and_then(Option::as_ref).and_then(Shared::left) {
             Some(left) => Store::restored(&config.store, feeds, left, metrics.clone()),
             None => Store::new(&config.store, feeds, metrics.clone()),
         };
 
         let endpoint = Endpoint::bind(&config.thrift, &config.zk_data, &store, &metrics)?;
+        // Of two sidecars in one place, the second is rather told of the socket.
+        let shared = shared?;
         let addresses: Vec<Address> = endpoint.addresses().cloned().collect();
         for address in &addresses {
             tracing::info!(%address, "listening");

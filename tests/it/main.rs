@@ -9,5 +9,6 @@ mod harness;
 mod mirror;
 mod php;
 mod register;
+mod shared;
 
 use roster::thrift::idl;

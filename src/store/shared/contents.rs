@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use imbl::OrdMap;
 use serde::Deserialize;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::entry::{self, CHECKSUM, FORMAT, FRESHNESS, NODE, Report, STAT, Source, VERSION};
 use super::image::{Image, Unfit};
@@ -37,16 +38,24 @@ struct Named {
     path: NodePath,
 }
 
-/// The entries as they come.
+/// A part of the entries, as they come.
 #[derive(Default)]
 struct Reading {
-    /// In the order of the keys. The path is not known where the key holds only its digest.
-    nodes: Vec<(Option<NodePath>, Box<[u8]>)>,
-    stats: usize,
-    found: Vec<(NodePath, Arc<Node>)>,
+    /// Without their stats.
+    nodes: Vec<Half<Arc<Node>>>,
+    stats: Vec<Half<Stat>>,
     report: Option<Report>,
     checksum: Option<Vec<u8>>,
     sum: u64,
+}
+
+/// One of the two entries that make a node.
+struct Half<T> {
+    /// A hash of the path, by which its halves know each other.
+    of: u64,
+    /// Known from one of the two: a key may hold no more than a digest.
+    path: Option<NodePath>,
+    value: T,
 }
 
 impl Contents {
@@ -57,16 +66,16 @@ impl Contents {
 
     pub(super) fn read(image: &Image) -> Result<Self, Unfit> {
         check_format(image)?;
-        let mut reading = Reading::default();
-        image.walk(&mut |key, value| reading.take(key, value))?;
-        let report = reading.report.ok_or(Unfit::Damaged("it does not say how fresh it is"))?;
-        if reading.checksum != Some(entry::checksum(reading.sum)) {
+        let (mut lower, mut upper) = (Reading::default(), Reading::default());
+        image.walk(&mut |key, value| lower.take(key, value), &mut |key, value| upper.take(key, value))?;
+        let report = lower.report.or(upper.report).ok_or(Unfit::Damaged("it does not say how fresh it is"))?;
+        let sum = lower.sum.wrapping_add(upper.sum);
+        if lower.checksum.or(upper.checksum) != Some(entry::checksum(sum)) {
             return Err(Unfit::Damaged("its checksum is another"));
         }
-        if reading.stats != reading.nodes.len() {
-            return Err(Unfit::Damaged("a node has no stat"));
-        }
-        Ok(Self { report, nodes: reading.found.into_iter().collect(), sum: reading.sum })
+        lower.nodes.append(&mut upper.nodes);
+        lower.stats.append(&mut upper.stats);
+        Ok(Self { report, nodes: join(lower.nodes, lower.stats)?, sum })
     }
 
     /// Sees to it that some of this is of the feeds.
@@ -128,27 +137,31 @@ impl Reading {
         }
         self.sum = self.sum.wrapping_add(entry::part_of_checksum(key, value));
         if let Some(rest) = of_path(key, NODE) {
-            self.nodes.push((path(rest)?, value.into()));
+            let node = Arc::new(Node { data: value.into(), ..Node::default() });
+            self.nodes.push(Half { of: xxh3_64(rest), path: path(rest)?, value: node });
         } else if let Some(rest) = of_path(key, STAT) {
-            self.stat(rest, value)?;
+            let path = if rest.starts_with(b"#") { Some(json::<Named>(value)?.path) } else { None };
+            let stat = written_stat(value).map_or_else(|| json(value), Ok)?;
+            self.stats.push(Half { of: xxh3_64(rest), path, value: stat });
         }
         Ok(())
     }
+}
 
-    /// Keys of nodes come before those of stats, and each kind in the same order.
-    fn stat(&mut self, rest: &[u8], value: &[u8]) -> Result<(), Unfit> {
-        let unpaired = Unfit::Damaged("a node has no stat, or a stat no node");
-        let Some((path, data)) = self.nodes.get_mut(self.stats) else { return Err(unpaired) };
-        let path = match path.take() {
-            Some(path) if path.as_str().as_bytes() == rest => path,
-            None if rest.starts_with(b"#") => json::<Named>(value)?.path,
-            _ => return Err(unpaired),
-        };
-        let stat = written_stat(value).map_or_else(|| json(value), Ok)?;
-        self.found.push((path, Arc::new(Node { data: std::mem::take(data), stat })));
-        self.stats += 1;
-        Ok(())
+/// Both kinds are in the same order, that of the paths in their keys.
+fn join(nodes: Vec<Half<Arc<Node>>>, stats: Vec<Half<Stat>>) -> Result<OrdMap<NodePath, Arc<Node>>, Unfit> {
+    let unpaired = || Unfit::Damaged("a node has no stat, or a stat no node");
+    if nodes.len() != stats.len() {
+        return Err(unpaired());
     }
+    let pair = |(mut node, stat): (Half<Arc<Node>>, Half<Stat>)| match node.path.or(stat.path) {
+        Some(path) if node.of == stat.of => {
+            Arc::make_mut(&mut node.value).stat = stat.value;
+            Ok((path, node.value))
+        }
+        _ => Err(unpaired()),
+    };
+    nodes.into_iter().zip(stats).map(pair).collect()
 }
 
 /// The path in a key, if it is not a digest.

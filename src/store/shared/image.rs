@@ -6,8 +6,11 @@
 use std::borrow::Cow;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+
+use crate::task;
 
 const MAGIC: u32 = 0xBEEF_C0DE;
 const DATA_VERSION: u32 = 1;
@@ -24,6 +27,9 @@ const NOWHERE: u64 = u64::MAX;
 /// LMDB itself goes no deeper.
 const MAX_DEPTH: usize = 32;
 
+const CUT_OFF: Unfit = Unfit::Damaged("it is cut off");
+const OUT_OF_ORDER: Unfit = Unfit::Damaged("its keys are out of order");
+
 /// Why a file cannot be taken.
 #[derive(Debug, thiserror::Error)]
 pub enum Unfit {
@@ -38,7 +44,7 @@ pub enum Unfit {
 }
 
 /// What is done with an entry: its key, its value.
-type Each<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), Unfit> + 'a;
+type Each<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), Unfit> + Send + 'a;
 
 /// The newest committed state of an LMDB file.
 #[derive(Debug)]
@@ -50,6 +56,13 @@ pub(super) struct Image {
     last_page: u64,
     free: u64,
     main: u64,
+}
+
+/// A page of a tree.
+struct Page {
+    bytes: Vec<u8>,
+    is_branch: bool,
+    count: usize,
 }
 
 /// An entry of a page.
@@ -67,7 +80,9 @@ struct Walk<'i> {
     met: Vec<bool>,
     /// The free list's keys are numbers, in another order.
     is_ordered: bool,
+    first: Vec<u8>,
     last: Vec<u8>,
+    /// What the next key must at least be.
     least: Vec<u8>,
 }
 
@@ -106,28 +121,22 @@ impl Image {
         })
     }
 
-    /// Hands over every entry, in the order of the keys; and sees to it that LMDB can work with the whole file.
-    pub(super) fn walk(&self, each: &mut Each<'_>) -> Result<(), Unfit> {
-        let met = vec![false; self.pages as usize];
-        let mut walk = Walk { image: self, met, is_ordered: true, last: Vec::new(), least: Vec::new() };
-        walk.tree(self.main, 0, each)?;
-        walk.is_ordered = false;
-        let mut free = Vec::new();
-        walk.tree(self.free, 0, &mut |_, list| {
-            for nth in 1..=u64_at(list, 0)? {
-                free.push(u64_at(list, 8 * nth as usize)?);
-            }
-            Ok(())
-        })?;
-        // Free pages at the end of the file need not be in it.
-        for page in free {
-            match page {
-                2.. if page > self.last_page => return Err(Unfit::Damaged("it has free pages that it does not have")),
-                2.. if page >= self.pages => {}
-                _ => walk.meet(page)?,
-            }
+    /// Hands over every entry in the order of the keys, those of two halves of the tree at the same time; and sees to
+    /// it that LMDB can work with the whole file.
+    pub(super) fn walk(&self, lower: &mut Each<'_>, upper: &mut Each<'_>) -> Result<(), Unfit> {
+        let mut walk = Walk::new(self, true);
+        if self.main != NOWHERE {
+            let root = walk.page(self.main)?;
+            let middle = root.count / 2;
+            let mut other = Walk::new(self, true);
+            let (one, two) = task::both(
+                || walk.entries(&root, 0..middle, 0, lower),
+                || other.entries(&root, middle..root.count, 0, upper),
+            );
+            one.and(two)?;
+            walk.join(other)?;
         }
-        Ok(())
+        walk.free_list()
     }
 
     /// The value of a key.
@@ -137,29 +146,40 @@ impl Image {
             if at == NOWHERE {
                 return Ok(None);
             }
-            let page = self.page(at)?;
-            let (is_branch, count) = shape(&page, at)?;
-            let mut next = None;
-            for index in 0..count {
-                let entry = entry(&page, index)?;
-                match is_branch {
-                    true if index == 0 || entry.key <= key => next = Some(entry.size | u64::from(entry.flags) << 32),
-                    true => break,
-                    false if entry.key == key => return Ok(Some(self.data(&entry, &mut |_| Ok(()))?.into_owned())),
-                    false => {}
+            let (page, mut found) = (self.page(at)?, None);
+            for index in 0..page.count {
+                let entry = page.entry(index)?;
+                if entry.key > key && (index > 0 || !page.is_branch) {
+                    break;
                 }
+                found = Some(entry);
             }
-            let Some(next) = next else { return Ok(None) };
-            at = next;
+            match found {
+                Some(entry) if page.is_branch => at = entry.page(),
+                Some(entry) if entry.key == key => return Ok(Some(self.data(&entry, &mut |_| Ok(()))?.into_owned())),
+                _ => return Ok(None),
+            }
         }
         Err(Unfit::Damaged("its tree is too deep"))
     }
 
-    fn page(&self, number: u64) -> Result<Vec<u8>, Unfit> {
-        if !(2..self.pages).contains(&number) {
-            return Err(Unfit::Damaged("it is cut off"));
+    fn page(&self, number: u64) -> Result<Page, Unfit> {
+        let bytes = self.bytes(number)?;
+        let (flags, lower, upper) = (u16_at(&bytes, 10)?, u16_at(&bytes, 12)? as usize, u16_at(&bytes, 14)? as usize);
+        let is_sound = u64_at(&bytes, 0)? == number && lower >= PAGE_HEADER && lower <= upper && upper <= bytes.len();
+        match flags {
+            BRANCH | LEAF if is_sound => {
+                Ok(Page { bytes, is_branch: flags == BRANCH, count: (lower - PAGE_HEADER) / 2 })
+            }
+            _ => Err(Unfit::Damaged("a page is not what it should be")),
         }
-        read(&self.file, number * self.page_size as u64, self.page_size)
+    }
+
+    fn bytes(&self, page: u64) -> Result<Vec<u8>, Unfit> {
+        if !(2..self.pages).contains(&page) {
+            return Err(CUT_OFF);
+        }
+        read(&self.file, page * self.page_size as u64, self.page_size)
     }
 
     fn data<'p>(
@@ -172,11 +192,11 @@ impl Image {
             return Err(Unfit::Damaged("an entry is of another kind"));
         }
         if entry.flags == 0 {
-            let data = entry.rest.get(..size).ok_or(Unfit::Damaged("an entry is cut off"))?;
+            let data = entry.rest.get(..size).ok_or(CUT_OFF)?;
             return Ok(data.into());
         }
         let first = u64_at(entry.rest, 0)?;
-        let head = self.page(first)?;
+        let head = self.bytes(first)?;
         let pages = u64::from(u32_at(&head, 12)?);
         let fits = (PAGE_HEADER + size).div_ceil(self.page_size) as u64 <= pages && pages <= self.pages - first;
         if u64_at(&head, 0)? != first || u16_at(&head, 10)? != OVERFLOW || !fits {
@@ -187,7 +207,12 @@ impl Image {
     }
 }
 
-impl Walk<'_> {
+impl<'i> Walk<'i> {
+    fn new(image: &'i Image, is_ordered: bool) -> Self {
+        let met = vec![false; image.pages as usize];
+        Self { image, met, is_ordered, first: Vec::new(), last: Vec::new(), least: Vec::new() }
+    }
+
     fn meet(&mut self, page: u64) -> Result<(), Unfit> {
         match self.met.get_mut(page as usize) {
             Some(met) if !*met && page >= 2 => *met = true,
@@ -196,24 +221,24 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn tree(&mut self, at: u64, depth: usize, each: &mut Each<'_>) -> Result<(), Unfit> {
-        if at == NOWHERE && depth == 0 {
-            return Ok(());
-        }
+    fn page(&mut self, number: u64) -> Result<Page, Unfit> {
+        self.meet(number)?;
+        self.image.page(number)
+    }
+
+    fn entries(&mut self, page: &Page, of: Range<usize>, depth: usize, each: &mut Each<'_>) -> Result<(), Unfit> {
         if depth == MAX_DEPTH {
             return Err(Unfit::Damaged("its tree is too deep"));
         }
-        self.meet(at)?;
-        let page = self.image.page(at)?;
-        let (is_branch, count) = shape(&page, at)?;
-        for index in 0..count {
-            let entry = entry(&page, index)?;
+        for index in of {
+            let entry = page.entry(index)?;
             // The first key of a branch stands for all that is smaller.
-            if self.is_ordered && (!is_branch || index > 0) {
-                self.pass(entry.key, is_branch)?;
+            if self.is_ordered && (!page.is_branch || index > 0) {
+                self.pass(entry.key, page.is_branch)?;
             }
-            if is_branch {
-                self.tree(entry.size | u64::from(entry.flags) << 32, depth + 1, each)?;
+            if page.is_branch {
+                let below = self.page(entry.page())?;
+                self.entries(&below, 0..below.count, depth + 1, each)?;
             } else {
                 let data = self.image.data(&entry, &mut |page| self.meet(page))?;
                 each(entry.key, &data)?;
@@ -224,45 +249,78 @@ impl Walk<'_> {
 
     /// A branch's key lies above all keys before it, and not above those that come.
     fn pass(&mut self, key: &[u8], is_branch: bool) -> Result<(), Unfit> {
-        let is_first = self.last.is_empty();
-        if key.is_empty() || key < self.least.as_slice() || (!is_first && key <= self.last.as_slice()) {
-            return Err(Unfit::Damaged("its keys are out of order"));
+        if key < self.least.as_slice() || key <= self.last.as_slice() {
+            return Err(OUT_OF_ORDER);
         }
+        if self.first.is_empty() {
+            self.first = key.to_vec();
+        }
+        // The first key of a leaf is not below the least, and what follows is above the first.
+        self.least.clear();
         let bound = if is_branch { &mut self.least } else { &mut self.last };
         bound.clear();
         bound.extend_from_slice(key);
         Ok(())
     }
-}
 
-/// Whether it is a branch, and how many entries it has.
-fn shape(page: &[u8], number: u64) -> Result<(bool, usize), Unfit> {
-    let (flags, lower, upper) = (u16_at(page, 10)?, u16_at(page, 12)? as usize, u16_at(page, 14)? as usize);
-    let is_sound = u64_at(page, 0)? == number && lower >= PAGE_HEADER && lower <= upper && upper <= page.len();
-    match flags {
-        BRANCH | LEAF if is_sound => Ok((flags == BRANCH, (lower - PAGE_HEADER) / 2)),
-        _ => Err(Unfit::Damaged("a page is not what it should be")),
+    /// Goes on after the walk along what follows.
+    fn join(&mut self, other: Walk<'_>) -> Result<(), Unfit> {
+        if self.last >= other.first && !other.first.is_empty() {
+            return Err(OUT_OF_ORDER);
+        }
+        for (page, _) in other.met.into_iter().enumerate().filter(|(_, met)| *met) {
+            self.meet(page as u64)?;
+        }
+        Ok(())
+    }
+
+    /// No free page is in use. Those at the end need not be in the file.
+    fn free_list(mut self) -> Result<(), Unfit> {
+        if self.image.free == NOWHERE {
+            return Ok(());
+        }
+        self.is_ordered = false;
+        let (root, mut free) = (self.page(self.image.free)?, Vec::new());
+        self.entries(&root, 0..root.count, 0, &mut |_, list| {
+            for nth in 1..=u64_at(list, 0)? {
+                free.push(u64_at(list, 8 * nth as usize)?);
+            }
+            Ok(())
+        })?;
+        for page in free {
+            if page < self.image.pages {
+                self.meet(page)?;
+            } else if page > self.image.last_page {
+                return Err(Unfit::Damaged("it has free pages that it does not have"));
+            }
+        }
+        Ok(())
     }
 }
 
-fn entry(page: &[u8], index: usize) -> Result<Entry<'_>, Unfit> {
-    let upper = u16_at(page, 14)?;
-    let offset = u16_at(page, PAGE_HEADER + 2 * index)?;
-    let node = page.get(offset as usize..).filter(|_| offset >= upper).ok_or(Unfit::Damaged("an entry is cut off"))?;
-    let size = u64::from(u32_at(node, 0)?);
-    let (flags, key_size) = (u16_at(node, 4)?, u16_at(node, 6)? as usize);
-    let (key, rest) = node
-        .get(NODE_HEADER..)
-        .and_then(|node| node.split_at_checked(key_size))
-        .ok_or(Unfit::Damaged("an entry is cut off"))?;
-    Ok(Entry { flags, size, key, rest })
+impl Page {
+    fn entry(&self, index: usize) -> Result<Entry<'_>, Unfit> {
+        let upper = u16_at(&self.bytes, 14)?;
+        let offset = u16_at(&self.bytes, PAGE_HEADER + 2 * index)?;
+        let node = self.bytes.get(offset as usize..).filter(|_| offset >= upper).ok_or(CUT_OFF)?;
+        let (size, flags, key) = (u32_at(node, 0)?, u16_at(node, 4)?, u16_at(node, 6)? as usize);
+        let (key, rest) = node.get(NODE_HEADER..).and_then(|node| node.split_at_checked(key)).ok_or(CUT_OFF)?;
+        Ok(Entry { flags, size: size.into(), key, rest })
+    }
+}
+
+impl Entry<'_> {
+    /// Where a branch goes on.
+    fn page(&self) -> u64 {
+        self.size | u64::from(self.flags) << 32
+    }
 }
 
 fn read(file: &File, at: u64, length: usize) -> Result<Vec<u8>, Unfit> {
     let mut bytes = vec![0; length];
     match file.read_exact_at(&mut bytes, at) {
         Ok(()) => Ok(bytes),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(Unfit::Damaged("it is cut off")),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(CUT_OFF),
         Err(error) => Err(Unfit::Unreadable(error)),
     }
 }
@@ -281,5 +339,5 @@ fn u16_at(bytes: &[u8], at: usize) -> Result<u16, Unfit> {
 
 fn array_at<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], Unfit> {
     let part = bytes.get(at..at.saturating_add(N)).and_then(|part| part.try_into().ok());
-    part.ok_or(Unfit::Damaged("it is cut off"))
+    part.ok_or(CUT_OFF)
 }

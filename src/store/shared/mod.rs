@@ -28,6 +28,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use imbl::OrdMap;
 use nix::fcntl::{Flock, FlockArg};
@@ -141,9 +142,15 @@ fn claim(path: &Path) -> Result<Flock<File>, SharedError> {
 
 /// What an earlier process left in a file. One that cannot be used is set aside.
 fn left_at(path: &Path, feeds: &[Feed]) -> io::Result<Option<Contents>> {
+    let began = Instant::now();
     let left = Contents::load(path).and_then(|left| left.check_cluster(feeds).map(|()| left));
     let why = match left {
-        Ok(left) => return Ok(Some(left)),
+        Ok(left) => {
+            let ms = began.elapsed().as_millis() as u64;
+            let (nodes, revision) = (left.nodes.len(), left.report.revision);
+            tracing::info!(path = %path.display(), nodes, revision, ms, "read what an earlier process left");
+            return Ok(Some(left));
+        }
         Err(Unfit::Unreadable(error)) => return Err(error),
         Err(why) => why,
     };
