@@ -1,7 +1,7 @@
 # `make run` starts the sidecar, `make test` proves it against a real ZooKeeper and real PHP.
 
-# What the tests need from Debian: ZooKeeper (with a Java runtime), PHP with Thrift's library, Thrift's compiler.
-PACKAGES := zookeeper php-cli php-thrift thrift-compiler
+# What the tests need from Debian: ZooKeeper (with a Java runtime), PHP with LMDB and Thrift's library, Thrift's compiler.
+PACKAGES := zookeeper php-cli php8.2-dba php-thrift thrift-compiler
 
 .PHONY: run deps test check gen bench
 

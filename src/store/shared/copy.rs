@@ -47,9 +47,17 @@ pub(super) async fn keep(
 /// A copy under another name takes the place of the old one when it is whole and on the disk.
 pub(super) fn copy(env: &Env, path: &Path) -> io::Result<()> {
     let fresh = path.with_extension("new");
-    let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-    env.copy_to(&file).map_err(|error| io::Error::other(error.to_string()))?;
-    file.sync_all()?;
-    fs::rename(&fresh, path)?;
+    let result = write(env, &fresh).and_then(|()| fs::rename(&fresh, path));
+    if result.is_err() {
+        // It may be what fills the disk.
+        let _ = fs::remove_file(&fresh);
+    }
+    result?;
     File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
+}
+
+fn write(env: &Env, path: &Path) -> io::Result<()> {
+    let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    env.copy_to(&file).map_err(|error| io::Error::other(error.to_string()))?;
+    file.sync_all()
 }

@@ -121,6 +121,11 @@ impl Image {
         })
     }
 
+    /// Whether nothing was ever written to it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.main == NOWHERE
+    }
+
     /// Hands over every entry in the order of the keys, those of two halves of the tree at the same time; and sees to
     /// it that LMDB can work with the whole file.
     pub(super) fn walk(&self, lower: &mut Each<'_>, upper: &mut Each<'_>) -> Result<(), Unfit> {

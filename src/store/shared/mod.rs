@@ -81,9 +81,8 @@ impl Shared {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(io)?;
         }
-        let mut claim = claim(&path)?;
-        let mut here = None;
-        if claim.metadata().map_err(io)?.len() > 0 {
+        let (mut claim, mut here) = (claim(&path)?, None);
+        if !is_new(&path).map_err(io)? {
             here = left_at(&path, feeds).map_err(io)?;
             if here.is_none() {
                 claim = self::claim(&path)?;
@@ -138,6 +137,11 @@ fn claim(path: &Path) -> Result<Flock<File>, SharedError> {
         nix::errno::Errno::EAGAIN => SharedError::Taken(path.to_owned()),
         error => SharedError::Io { path: path.to_owned(), source: error.into() },
     })
+}
+
+/// Whether nobody has written to the file yet.
+fn is_new(path: &Path) -> io::Result<bool> {
+    Ok(path.metadata()?.len() == 0 || Image::open(path).is_ok_and(|image| image.is_empty()))
 }
 
 /// What an earlier process left in a file. One that cannot be used is set aside.

@@ -336,6 +336,18 @@ fn no_damage_is_served_or_ends_the_process() {
 }
 
 #[test]
+fn a_file_to_which_nothing_was_written_yet_is_no_damage() {
+    let house = House::new();
+    drop(house.open());
+    assert!(house.file().metadata().expect("a file").len() > 0);
+    let mut open = house.open();
+    assert!(open.shared.left().is_none() && !house.aside().exists());
+    open.publish(vec![put("/a", "1")]);
+    drop(open);
+    assert_eq!(data(&house.open().store.snapshot(), "/a").as_deref(), Some("1"));
+}
+
+#[test]
 fn the_newer_whole_one_of_file_and_copy_wins() {
     let house = House::with([vec![put("/a", "old")]]);
     let old = fs::read(house.file()).expect("the file");
