@@ -1,7 +1,7 @@
 # `make run` starts the sidecar, `make test` proves it against a real ZooKeeper and real PHP.
 
-# What the tests need from Debian: ZooKeeper (with a Java runtime), PHP with Thrift's library, Thrift's compiler; and for
-# the PHP package its test runner, a web server, and Composer.
+# What the tests need from Debian: ZooKeeper (with a Java runtime), PHP with LMDB and Thrift's library, Thrift's compiler;
+# and for the PHP package its test runner, a web server, and Composer.
 PACKAGES := zookeeper php-cli php-thrift thrift-compiler php8.2-dba phpunit php-fpm nginx-light composer
 
 .PHONY: run deps test check gen bench

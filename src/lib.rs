@@ -7,7 +7,7 @@
 //!
 //! | floor | rooms |
 //! |---|---|
-//! | 0 | [`model`], [`metrics`], [`task`] |
+//! | 0 | [`model`], [`metrics`], [`permissions`], [`task`] |
 //! | 1 | [`store`], [`tunnel`], [`net`] |
 //! | 2 | [`resolve`] |
 //! | 3 | [`source`], [`register`], [`thrift`], [`master`] |
@@ -19,6 +19,7 @@ pub mod master;
 pub mod metrics;
 pub mod model;
 pub mod net;
+pub mod permissions;
 pub mod register;
 pub mod resolve;
 pub mod sidecar;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::str::FromStr;
@@ -11,11 +11,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::unix::UCred;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
+use crate::permissions::{Mode, Permissions, give_to};
 use crate::task::Stop;
 
 /// How many connections the kernel may hold for us until we accept them. A full queue of a Unix socket makes its
@@ -61,35 +61,6 @@ impl fmt::Display for Address {
             Self::Unix(path) => write!(f, "unix://{}", path.display()),
             Self::Tcp(address) => f.write_str(address),
         }
-    }
-}
-
-/// The permissions of a socket in the file system.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Permissions {
-    pub mode: Mode,
-    pub group: Option<String>,
-}
-
-/// The mode of a file, in octal digits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Mode(pub u32);
-
-impl TryFrom<String> for Mode {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        match u32::from_str_radix(&text, 8) {
-            Ok(mode) if mode <= 0o777 => Ok(Self(mode)),
-            _ => Err(format!("`{text}` is not a file mode: expected octal digits such as \"0660\"")),
-        }
-    }
-}
-
-impl From<Mode> for String {
-    fn from(mode: Mode) -> String {
-        format!("{:04o}", mode.0)
     }
 }
 
@@ -304,7 +275,7 @@ impl SocketFile {
         let fresh = path.with_extension(format!("{}.new", std::process::id()));
         let listener = std::os::unix::net::UnixListener::bind(&fresh)?;
         let file = Self { inode: std::fs::symlink_metadata(&fresh)?.ino(), path: fresh };
-        std::fs::set_permissions(&file.path, std::fs::Permissions::from_mode(mode.0))?;
+        mode.set(&file.path)?;
         listener.set_nonblocking(true)?;
         Ok((listener, file))
     }
@@ -331,10 +302,4 @@ fn link_beside(path: &Path) -> PathBuf {
     let mut link = path.as_os_str().to_owned();
     link.push(":1");
     link.into()
-}
-
-fn give_to(path: &Path, group: &str) -> Result<(), String> {
-    let known = nix::unistd::Group::from_name(group).map_err(|error| error.to_string())?;
-    let group = known.ok_or("there is no such group")?;
-    std::os::unix::fs::chown(path, None, Some(group.gid.as_raw())).map_err(|error| error.to_string())
 }

@@ -11,6 +11,7 @@ use crate::metrics::Metrics;
 use crate::net::{Address, BindError};
 use crate::register::{self, Register, RegisterError};
 use crate::source;
+use crate::store::shared::{Shared, SharedError};
 use crate::store::{Feed, Store};
 use crate::task::{Failure, Reload, Tasks};
 use crate::thrift::Endpoint;
@@ -32,6 +33,8 @@ pub enum StartError {
     Bind(#[from] BindError),
     #[error(transparent)]
     Register(#[from] RegisterError),
+    #[error(transparent)]
+    Shared(SharedError),
     #[error("cannot start a thread: {0}")]
     Thread(#[from] io::Error),
 }
@@ -40,14 +43,16 @@ impl Sidecar {
     /// Starts all rooms on the runtime of the caller. It listens when this returns, whatever the sources do.
     pub fn start(config: &Config) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::default());
-        let ensembles = config.zookeeper.iter().map(|it| Feed::new(&it.name, "zookeeper", it.roots.clone()));
-        let files = config.file.iter().map(|it| Feed::new(&it.name, "file", vec![it.root.clone()]));
-        let registers = is_on(&config.register).then(|| Feed::new("register", "register", Vec::new()));
-        let upstreams = config.upstream.iter().map(|it| Feed::new(&it.name, "upstream", Vec::new()));
-        let feeds = ensembles.chain(files).chain(upstreams).chain(registers).collect();
-        let store = Store::new(&config.store, feeds, metrics.clone());
+        let feeds = feeds(config);
+        let shared = open_shared(config, &feeds);
+        let store = match shared.as_ref().ok().and_then(Option::as_ref).and_then(Shared::left) {
+            Some(left) => Store::restored(&config.store, feeds, left, metrics.clone()),
+            None => Store::new(&config.store, feeds, metrics.clone()),
+        };
 
         let endpoint = Endpoint::bind(&config.thrift, &config.zk_data, &store, &metrics)?;
+        // Of two sidecars in one place, the second is rather told of the socket.
+        let shared = shared?;
         let addresses: Vec<Address> = endpoint.addresses().cloned().collect();
         for address in &addresses {
             tracing::info!(%address, "listening");
@@ -76,6 +81,9 @@ impl Sidecar {
             register.start(reloads);
         }
         endpoint.start(&tasks)?;
+        if let Some(shared) = shared {
+            shared.start(&tasks, &store, &metrics)?;
+        }
         Ok(Self { tasks, failures, reload, addresses, stop_timeout: config.sidecar.stop_timeout })
     }
 
@@ -109,4 +117,34 @@ impl Sidecar {
 
 fn is_on(register: &register::Config) -> bool {
     !register.listen.is_empty()
+}
+
+fn feeds(config: &Config) -> Vec<Feed> {
+    let ensembles = config.zookeeper.iter().map(|it| {
+        // Other patterns are another mirror: what it holds says nothing of what this one would.
+        let patterns = if it.include.is_empty() && it.exclude.is_empty() {
+            String::new()
+        } else {
+            format!(" include {} exclude {}", it.include, it.exclude)
+        };
+        Feed::new(&it.name, "zookeeper", it.roots.clone()).of(format!("{}{patterns}", it.connect))
+    });
+    let files = config
+        .file
+        .iter()
+        .map(|it| Feed::new(&it.name, "file", vec![it.root.clone()]).of(it.path.display().to_string()));
+    let upstreams = config.upstream.iter().map(|it| Feed::new(&it.name, "upstream", Vec::new()));
+    let registers = is_on(&config.register).then(|| Feed::new("register", "register", Vec::new()));
+    ensembles.chain(files).chain(upstreams).chain(registers).collect()
+}
+
+/// Without a shared file the endpoint works as well: only what an operator must put right keeps it from starting.
+fn open_shared(config: &Config, feeds: &[Feed]) -> Result<Option<Shared>, StartError> {
+    match Shared::open(&config.shared, config.thrift.unix.parent(), feeds) {
+        Err(error @ (SharedError::Io { .. } | SharedError::Map { .. })) => {
+            tracing::error!(%error, "going on without the shared file");
+            Ok(None)
+        }
+        result => result.map_err(StartError::Shared),
+    }
 }

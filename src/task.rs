@@ -133,6 +133,15 @@ impl Reload {
     }
 }
 
+/// Does two things at the same time, and waits for both.
+pub fn both<A: Send, B>(one: impl FnOnce() -> A + Send, other: impl FnOnce() -> B) -> (A, B) {
+    std::thread::scope(|scope| {
+        let one = scope.spawn(one);
+        let other = other();
+        (one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), other)
+    })
+}
+
 /// Waits between retries: each may be up to twice as long as the one before, and is a random part of that, so that
 /// many sidecars do not retry together ("full jitter").
 #[derive(Clone, Debug)]

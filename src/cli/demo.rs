@@ -16,8 +16,11 @@ const PHP_EXAMPLE: &str = "examples/php/get.php";
 /// Its configuration, as if it were a file.
 pub(crate) fn file() -> (PathBuf, String) {
     let quoted = |path: PathBuf| toml::Value::from(path.to_string_lossy().as_ref()).to_string();
-    let text =
-        format!("[thrift]\nunix = {}\n\n[[file]]\npath = {}\n", quoted(place::user_socket()), quoted(tree_path()));
+    let text = format!(
+        "[thrift]\nunix = {}\n\n[[file]]\npath = {}\n\n[shared]\nstate = \"\"\n",
+        quoted(place::user_socket()),
+        quoted(tree_path())
+    );
     (PathBuf::from("the built-in configuration"), text)
 }
 

@@ -12,7 +12,7 @@ use super::mistake::{Key, Mistake};
 use super::{Config, connect};
 use crate::model::NodePath;
 use crate::net::Address;
-use crate::{register, source, thrift};
+use crate::{register, source, store, thrift};
 
 const ZERO: &str = "0 leaves nothing to work with; leave the key out for its default";
 
@@ -25,6 +25,7 @@ pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
     check.thrift(&config.thrift);
     check.register(&config.register);
     check.object_if(config.store.history == 0, &Key::from("store.history"), ZERO);
+    check.shared(&config.shared);
     check.level(&config.log.level);
     for (number, ensemble) in config.zookeeper.iter().enumerate() {
         check.zookeeper(ensemble, &check.draft.element(&"zookeeper".into(), number), config);
@@ -126,6 +127,16 @@ impl Check<'_> {
             ("pong_timeout", register.pong_timeout.is_zero()),
         ] {
             self.object_if(is_zero, &key(name), ZERO);
+        }
+    }
+
+    fn shared(&mut self, shared: &store::shared::Config) {
+        for (name, is_zero) in [
+            ("copy_interval", shared.copy_interval.is_zero()),
+            ("max_size", shared.max_size.0 == 0),
+            ("max_readers", shared.max_readers == 0),
+        ] {
+            self.object_if(is_zero, &Key::new(["shared", name]), ZERO);
         }
     }
 

@@ -31,6 +31,7 @@ pub struct Config {
     pub upstream: Vec<source::upstream::Config>,
     pub register: register::Config,
     pub store: store::Config,
+    pub shared: store::shared::Config,
     pub log: Log,
     pub sidecar: Sidecar,
 }
@@ -128,6 +129,7 @@ impl Config {
                 resolve(path, Key::new(["register", name]));
             }
         }
+        resolve(&mut self.shared.state, "shared.state".into());
         for (number, ensemble) in self.zookeeper.iter_mut().enumerate() {
             if let Some(path) = &mut ensemble.credentials {
                 resolve(path, draft.element(&"zookeeper".into(), number).child("credentials"));

@@ -25,6 +25,7 @@ impl Config {
             table["thrift"][name] = exact(size).into();
         }
         table["register"]["max_message"] = exact(self.register.max_message).into();
+        table["shared"]["max_size"] = exact(self.shared.max_size).into();
         for (number, ensemble) in self.zookeeper.iter().enumerate() {
             for (name, size) in [("max_bytes", ensemble.max_bytes), ("max_node_bytes", ensemble.max_node_bytes)] {
                 table["zookeeper"][number][name] = exact(size).into();

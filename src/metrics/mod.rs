@@ -80,11 +80,15 @@ pub struct Metrics {
     pub calls_outstanding: Gauge,
     /// What they came to, by service and method.
     pub methods: Methods,
+    /// Transactions written to the shared file.
+    pub shared_writes: Counter,
+    /// Times that the shared file, or its copy, could not be written.
+    pub shared_failures: Counter,
 }
 
 impl Metrics {
     /// Each count with its name.
-    pub fn named(&self) -> [(&'static str, u64); 13] {
+    pub fn named(&self) -> [(&'static str, u64); 15] {
         [
             ("requests", self.requests.get()),
             ("exceptions", self.exceptions.get()),
@@ -99,6 +103,8 @@ impl Metrics {
             ("changes", self.changes.get()),
             ("calls", self.calls.get()),
             ("callsOutstanding", self.calls_outstanding.get()),
+            ("sharedWrites", self.shared_writes.get()),
+            ("sharedFailures", self.shared_failures.get()),
         ]
     }
 }

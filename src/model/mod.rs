@@ -119,12 +119,9 @@ impl NodePath {
 impl Ord for NodePath {
     fn cmp(&self, other: &Self) -> Ordering {
         let (left, right) = (self.0.as_bytes(), other.0.as_bytes());
-        let shared = left.len().min(right.len());
         // Paths share long beginnings: pass over what is equal eight bytes at a time.
-        let mut at = 0;
-        while at + 8 <= shared && left[at..at + 8] == right[at..at + 8] {
-            at += 8;
-        }
+        let eights = left.as_chunks::<8>().0.iter().zip(right.as_chunks::<8>().0);
+        let at = 8 * eights.take_while(|(left, right)| left == right).count();
         let rank = |byte: &u8| if *byte == b'/' { 0 } else { *byte };
         left[at..].iter().map(rank).cmp(right[at..].iter().map(rank))
     }
@@ -163,7 +160,8 @@ impl From<NodePath> for String {
 }
 
 /// A coordination node's own figures, as ZooKeeper keeps them; those a source does not know are 0.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Stat {
     pub czxid: i64,
     pub mzxid: i64,
@@ -212,7 +210,8 @@ pub enum ChangeKind {
 }
 
 /// Where the data behind an answer comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
 pub enum Origin {
     /// From the sources, since this process started.
     Live,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 
 use crate::metrics::Counter;
-use crate::model::NodePath;
+use crate::model::{NodePath, Origin};
 
 /// How long a proof of being in sync holds. A source renews it every two seconds; a proof that is older means that
 /// the source is away, or that the task which should renew it hangs.
@@ -21,8 +21,11 @@ const PROOF_HOLDS: Duration = Duration::from_millis(4_500);
 pub struct Feed {
     name: String,
     kind: &'static str,
+    identity: String,
     roots: Vec<NodePath>,
     born: Instant,
+    /// How old what an earlier process left was then.
+    restored: Option<Duration>,
     /// Milliseconds since `born`, plus one; 0: never.
     proven: AtomicU64,
     state: AtomicU8,
@@ -54,8 +57,10 @@ impl Feed {
         Self {
             name: name.into(),
             kind,
+            identity: String::new(),
             roots,
             born: Instant::now(),
+            restored: None,
             proven: AtomicU64::new(0),
             state: AtomicU8::new(FeedState::Connecting as u8),
             left_out: AtomicU64::new(0),
@@ -65,12 +70,27 @@ impl Feed {
         }
     }
 
+    /// Says what is mirrored. What another process left of another identity is not of this source.
+    pub fn of(self, identity: impl Into<String>) -> Self {
+        Self { identity: identity.into(), ..self }
+    }
+
+    /// Begins with what an earlier process left, which is of that age; None: it never was in sync.
+    pub(super) fn restore(&mut self, age: Option<Duration>, left_out: u64) {
+        (self.restored, self.born) = (age, Instant::now());
+        self.set_left_out(left_out);
+    }
+
     pub fn name(&self) -> &str {
         &self.name
     }
 
     pub fn kind(&self) -> &'static str {
         self.kind
+    }
+
+    pub fn identity(&self) -> &str {
+        &self.identity
     }
 
     pub fn roots(&self) -> &[NodePath] {
@@ -135,8 +155,17 @@ impl Feed {
 
     /// The time since the last proof of being in sync.
     pub fn since_proof(&self) -> Option<Duration> {
-        let proven = self.proven.load(Ordering::Acquire).checked_sub(1)?;
-        Some(self.born.elapsed().saturating_sub(Duration::from_millis(proven)))
+        let since_born = self.born.elapsed();
+        match self.proven.load(Ordering::Acquire).checked_sub(1) {
+            Some(proven) => Some(since_born.saturating_sub(Duration::from_millis(proven))),
+            None => self.restored.map(|age| age + since_born),
+        }
+    }
+
+    /// Restored until this process has been in sync once.
+    pub fn origin(&self) -> Origin {
+        let is_restored = self.restored.is_some() && self.proven.load(Ordering::Acquire) == 0;
+        if is_restored { Origin::Restored } else { Origin::Live }
     }
 
     /// How many nodes may not be read or passed a limit.

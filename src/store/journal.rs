@@ -14,6 +14,8 @@ pub(super) struct Journal<K> {
     entries: Vector<(Revision, K, ChangeKind)>,
     /// Every change after this revision is in the journal.
     since: Revision,
+    /// A revision of an earlier process, and the one of this process which is the same state.
+    continues: Option<(Revision, Revision)>,
     limit: usize,
 }
 
@@ -44,7 +46,12 @@ impl<Changed> Since<Changed> {
 
 impl<K: Clone + Eq + Hash> Journal<K> {
     pub(super) fn new(since: Revision, limit: usize) -> Self {
-        Self { entries: Vector::new(), since, limit }
+        Self { entries: Vector::new(), since, continues: None, limit }
+    }
+
+    /// This, an empty one, from the revision `since` on, which may be the same state as one of an earlier process.
+    pub(super) fn continuing(self, earlier: Option<Revision>, since: Revision) -> Self {
+        Self { since, continues: earlier.map(|earlier| (earlier, since)), ..self }
     }
 
     pub(super) fn remember(&mut self, revision: Revision, told: Vec<(K, ChangeKind)>) {
@@ -70,6 +77,7 @@ impl<K: Clone + Eq + Hash> Journal<K> {
         room: Room,
         size: impl Fn(&K) -> Option<usize>,
     ) -> Since<(K, ChangeKind)> {
+        let since = self.continues.filter(|(earlier, _)| *earlier == since).map_or(since, |(_, same)| same);
         if since < self.since || since > now {
             return Since::Unknown;
         }

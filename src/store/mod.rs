@@ -3,6 +3,7 @@
 mod directory;
 mod feed;
 mod journal;
+pub mod shared;
 mod snapshot;
 mod subscription;
 
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 pub use self::directory::{Directory, Entry, Offers};
 pub use self::feed::{Feed, FeedState};
 pub use self::journal::{Room, Since};
+use self::shared::Contents;
 pub use self::snapshot::{Filled, MasterChange, NodeChange, Snapshot};
 pub use self::subscription::Subscription;
 use self::subscription::{MASTERS, Subscriptions};
@@ -48,9 +50,22 @@ pub struct Store {
 impl Store {
     /// A store that `feeds` will fill, each its own roots; none of these lies within another.
     pub fn new(config: &Config, feeds: Vec<Feed>, metrics: Arc<Metrics>) -> Arc<Self> {
-        let empty = Snapshot::empty(first_revision(), config.history, feeds.into_iter().map(Arc::new).collect());
+        Self::from_snapshot(Self::empty(config, feeds), metrics)
+    }
+
+    /// The same, but it begins with what an earlier process left of these feeds.
+    pub fn restored(config: &Config, mut feeds: Vec<Feed>, left: &Contents, metrics: Arc<Metrics>) -> Arc<Self> {
+        let left = left.restore(&mut feeds, SystemTime::now());
+        Self::from_snapshot(Self::empty(config, feeds).restored(left), metrics)
+    }
+
+    fn empty(config: &Config, feeds: Vec<Feed>) -> Snapshot {
+        Snapshot::empty(first_revision(), config.history, feeds.into_iter().map(Arc::new).collect())
+    }
+
+    fn from_snapshot(first: Snapshot, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
-            current: ArcSwap::from_pointee(empty),
+            current: ArcSwap::from_pointee(first),
             writer: Mutex::new(()),
             subscriptions: Subscriptions::default(),
             metrics,

@@ -9,6 +9,7 @@ use imbl::OrdMap;
 use super::Feed;
 use super::directory::{Directory, Entry};
 use super::journal::{Journal, Room, Since};
+use super::shared::Restored;
 use crate::model::{Change, ChangeKind, Freshness, Node, NodePath, Origin, Revision};
 
 /// Everything known at one revision.
@@ -63,6 +64,19 @@ impl Snapshot {
         }
     }
 
+    /// This, an empty one, with what an earlier process left. Its revision is a new one: what the earlier process gave
+    /// out last may not have been left.
+    pub(super) fn restored(self, from: Restored) -> Self {
+        let revision = self.revision.max(from.revision + 1);
+        Self {
+            revision,
+            nodes: from.nodes,
+            node_journal: self.node_journal.continuing(from.is_same.then_some(from.revision), revision),
+            filled: from.filled.into(),
+            ..self
+        }
+    }
+
     pub fn revision(&self) -> Revision {
         self.revision
     }
@@ -74,6 +88,10 @@ impl Snapshot {
     /// By the number of the feed.
     pub fn filled(&self) -> &[Filled] {
         &self.filled
+    }
+
+    pub(super) fn nodes(&self) -> &OrdMap<NodePath, Arc<Node>> {
+        &self.nodes
     }
 
     pub fn node(&self, path: &NodePath) -> Option<&Arc<Node>> {
@@ -125,6 +143,7 @@ impl Snapshot {
         let fresh = Freshness { revision: self.revision, age: Duration::ZERO, origin: Origin::Live, complete: true };
         feeds.fold(fresh, |fresh, (feed, filled)| Freshness {
             age: fresh.age.max(feed.age_at_least()),
+            origin: if feed.origin() == Origin::Restored { Origin::Restored } else { fresh.origin },
             complete: fresh.complete && filled.whole && feed.left_out() == 0,
             ..fresh
         })
@@ -198,14 +217,11 @@ impl Snapshot {
     }
 
     fn put(&mut self, next: &mut Next, path: NodePath, node: Arc<Node>) {
-        let size = |node: &Node| (path.as_str().len() + node.data.len()) as u64;
-        next.filled.nodes += 1;
-        next.filled.bytes += size(&node);
+        next.filled.add(&path, &node);
         let Some(old) = self.nodes.insert(path.clone(), node.clone()) else {
             return next.tell(path, ChangeKind::Created);
         };
-        next.filled.nodes -= 1;
-        next.filled.bytes -= size(&old);
+        next.filled.remove(&path, &old);
         if is_told(&old, &node) {
             next.tell(path, ChangeKind::Changed);
         } else if old != node {
@@ -215,10 +231,21 @@ impl Snapshot {
 
     fn delete(&mut self, next: &mut Next, path: NodePath) {
         if let Some(old) = self.nodes.remove(&path) {
-            next.filled.nodes -= 1;
-            next.filled.bytes -= (path.as_str().len() + old.data.len()) as u64;
+            next.filled.remove(&path, &old);
             next.tell(path, ChangeKind::Deleted);
         }
+    }
+}
+
+impl Filled {
+    pub(super) fn add(&mut self, path: &NodePath, node: &Node) {
+        self.nodes += 1;
+        self.bytes += (path.as_str().len() + node.data.len()) as u64;
+    }
+
+    fn remove(&mut self, path: &NodePath, node: &Node) {
+        self.nodes -= 1;
+        self.bytes -= (path.as_str().len() + node.data.len()) as u64;
     }
 }
 

@@ -7,7 +7,7 @@ use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
 use crate::model::NodePath;
-use crate::net::{Mode, Permissions};
+use crate::permissions::{Mode, Permissions};
 
 /// `[thrift]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -100,7 +100,7 @@ impl Default for Config {
 
 impl Config {
     pub fn permissions(&self) -> Permissions {
-        Permissions { mode: self.mode, group: Some(self.group.clone()).filter(|group| !group.is_empty()) }
+        Permissions::new(self.mode, &self.group)
     }
 }
 

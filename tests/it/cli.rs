@@ -95,6 +95,10 @@ fn a_watch_goes_on_over_a_restart_of_the_sidecar() {
     assert!(roster.stop().success());
     roster.write("nodes.toml", "[nodes]\n\"/a/b\" = \"four\"");
     roster.run();
+    assert_eq!(change(&watch), told("CHANGED", "four"));
+    assert!(roster.stop().success());
+    std::fs::remove_file(roster.shared_file()).expect("its memory is taken away");
+    roster.run();
     assert_eq!(change(&watch).0, "RESET");
     assert_eq!(change(&watch), told("PRESENT", "four"));
     roster.write("nodes.toml", "[nodes]\n");

@@ -10,5 +10,6 @@ mod masters;
 mod mirror;
 mod php;
 mod register;
+mod shared;
 
 use roster::thrift::idl;

@@ -128,6 +128,12 @@ impl Patterns {
     }
 }
 
+impl std::fmt::Display for Patterns {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Debug::fmt(&self.texts, f)
+    }
+}
+
 impl TryFrom<Vec<String>> for Patterns {
     /// All patterns that are none.
     type Error = String;

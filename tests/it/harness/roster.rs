@@ -64,7 +64,7 @@ impl Roster {
     pub(crate) fn run(&mut self) {
         let log = OpenOptions::new().create(true).append(true).open(self.folder().join("log")).expect("a log");
         let mut command = binary();
-        command.args(["serve", "--config"]).arg(self.config());
+        command.args(["serve", "--config"]).arg(self.config()).env("ROSTER_SHARED__STATE", self.state());
         command.stdout(log.try_clone().expect("a log")).stderr(log);
         self.process = Some(Process::start(&mut command, self.folder.path()));
         eventually("the sidecar answers", SOON, || self.try_client(Dialect::ALL[0])?.status());
@@ -109,6 +109,15 @@ impl Roster {
 
     pub(crate) fn config(&self) -> PathBuf {
         self.folder().join("roster.toml")
+    }
+
+    /// Where a copy of its shared file is kept, if a test makes this folder.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.folder().join("state")
+    }
+
+    pub(crate) fn shared_file(&self) -> PathBuf {
+        self.folder().join("shared.mdb")
     }
 
     pub(crate) fn socket(&self) -> &Path {

@@ -1,0 +1,68 @@
+//! `[shared]`: where the shared file and its copy lie, and their bounds.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
+
+use crate::permissions::{Mode, Permissions};
+
+/// `[shared]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The file; from the folder of the Unix socket if it is relative. Empty: none.
+    pub path: PathBuf,
+    /// The directory of its copy, which must exist. Empty: none.
+    pub state: PathBuf,
+    /// How often the copy is made anew, if anything changed.
+    #[serde(with = "humantime_serde")]
+    pub copy_interval: Duration,
+    /// The most that the file may grow to.
+    pub max_size: ByteSize,
+    /// How many processes may have it open.
+    pub max_readers: u32,
+    /// The file's mode, in octal digits. Who may read the file may also write the lock file beside it.
+    pub mode: Mode,
+    /// The group that both are given to; empty: the process's own.
+    pub group: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            path: "shared.mdb".into(),
+            state: "/var/lib/roster".into(),
+            copy_interval: Duration::from_secs(60),
+            max_size: ByteSize::gib(1),
+            max_readers: 1_024,
+            mode: Mode(0o640),
+            group: String::new(),
+        }
+    }
+}
+
+impl Config {
+    /// Where the file lies, if there is to be one.
+    pub(super) fn file(&self, beside: Option<&Path>) -> Option<PathBuf> {
+        if self.path.as_os_str().is_empty() {
+            return None;
+        }
+        beside.map(|folder| folder.join(&self.path)).or_else(|| self.path.is_absolute().then(|| self.path.clone()))
+    }
+
+    /// Where the copy of the file lies, if there is to be one.
+    pub(super) fn copy(&self, file: &Path) -> Option<PathBuf> {
+        if self.state.as_os_str().is_empty() { None } else { Some(self.state.join(file.file_name()?)) }
+    }
+
+    pub(super) fn permissions(&self) -> Permissions {
+        Permissions::new(self.mode, &self.group)
+    }
+
+    pub(super) fn lock_permissions(&self) -> Permissions {
+        let may_read = self.mode.0 & 0o444;
+        Permissions { mode: Mode(self.mode.0 | may_read >> 1), ..self.permissions() }
+    }
+}

@@ -1,0 +1,63 @@
+//! The copy in the state directory, from which a start after a reboot is warm too.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::Env;
+use crate::metrics::Metrics;
+use crate::model::Revision;
+
+/// Copies the file every `interval` if it holds another revision, and when its writer has ended.
+pub(super) async fn keep(
+    env: Arc<Env>,
+    path: PathBuf,
+    interval: Duration,
+    mut written: watch::Receiver<Revision>,
+    metrics: Arc<Metrics>,
+) {
+    let (mut copied, mut failing) = (None, false);
+    loop {
+        let is_last = tokio::time::timeout(interval, written.wait_for(|_| false)).await.is_ok();
+        let revision = *written.borrow();
+        if !is_last && copied == Some(revision) {
+            continue;
+        }
+        match copy(&env, &path) {
+            Ok(()) => (copied, failing) = (Some(revision), false),
+            Err(error) => {
+                metrics.shared_failures.increment();
+                if !failing {
+                    tracing::warn!(path = %path.display(), %error, "cannot copy the shared file: a reboot will start with an older one");
+                }
+                failing = true;
+            }
+        }
+        if is_last {
+            return;
+        }
+    }
+}
+
+/// A copy under another name takes the place of the old one when it is whole and on the disk.
+pub(super) fn copy(env: &Env, path: &Path) -> io::Result<()> {
+    let fresh = path.with_extension("new");
+    let result = write(env, &fresh).and_then(|()| fs::rename(&fresh, path));
+    if result.is_err() {
+        // It may be what fills the disk.
+        let _ = fs::remove_file(&fresh);
+    }
+    result?;
+    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
+}
+
+fn write(env: &Env, path: &Path) -> io::Result<()> {
+    let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    env.copy_to(&file).map_err(|error| io::Error::other(error.to_string()))?;
+    file.sync_all()
+}

@@ -1,0 +1,167 @@
+//! The entries of the shared file: their keys, and what is written in them.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+use crate::model::{Freshness, NodePath, Origin, Revision};
+use crate::store::{Feed, Snapshot};
+
+pub(super) const NODE: &str = "node";
+pub(super) const STAT: &str = "stat";
+pub(super) const CHILDREN: &str = "children";
+
+pub(super) const FORMAT: &[u8] = b"meta/format";
+pub(super) const FRESHNESS: &[u8] = b"meta/freshness";
+pub(super) const CHECKSUM: &[u8] = b"meta/checksum";
+
+/// Raised when an entry changes its meaning or its form; new kinds of entries are no other format.
+pub(super) const VERSION: &[u8] = b"1";
+
+/// LMDB's keys have at most 511 bytes. A longer path goes by its digest.
+const LONGEST_PATH: usize = 500;
+
+/// The writer rewrites its report every second. When it has not for so long, it is away.
+const SILENCE: Duration = Duration::from_secs(3);
+
+/// `meta/freshness`: how far the file could be trusted when that was written. Times are in ms, `writtenAt` and
+/// `lastSync` since 1970.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    pub revision: Revision,
+    pub age_ms: u64,
+    pub origin: Origin,
+    pub complete: bool,
+    pub written_at: u64,
+    pub sources: Vec<Source>,
+}
+
+/// What `meta/freshness` says of one source.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Source {
+    pub name: String,
+    pub kind: String,
+    /// What was mirrored: of another identity, its nodes are those of another cluster.
+    pub identity: String,
+    pub roots: Vec<NodePath>,
+    /// Whether it was read as a whole. Else an absence is no answer.
+    pub whole: bool,
+    /// None: it never was in sync.
+    pub age_ms: Option<u64>,
+    pub last_sync: Option<u64>,
+    pub origin: Origin,
+    pub left_out: u64,
+}
+
+/// The key of one kind of entry of a path: `node/a/b`; for a long path `node#`, and its SHA-256 in hexadecimal.
+pub(super) fn key(kind: &str, path: &NodePath) -> Vec<u8> {
+    let path = path.as_str();
+    if is_short(path) {
+        return [kind, path].concat().into_bytes();
+    }
+    let digest = Sha256::digest(path);
+    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    [kind, "#", &hex].concat().into_bytes()
+}
+
+pub(super) fn is_short(path: &str) -> bool {
+    path.len() <= LONGEST_PATH
+}
+
+/// An entry's part in the checksum, which is the sum over all other entries, modulo 2^64.
+pub(super) fn part_of_checksum(key: &[u8], value: &[u8]) -> u64 {
+    xxh3_64_with_seed(value, xxh3_64(key))
+}
+
+pub(super) fn checksum(sum: u64) -> Vec<u8> {
+    format!("{sum:016x}").into_bytes()
+}
+
+/// Milliseconds since 1970.
+pub(super) fn wall_clock(time: SystemTime) -> u64 {
+    millis(time.duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
+fn millis(duration: Duration) -> u64 {
+    duration.as_millis() as u64
+}
+
+impl Report {
+    pub(super) fn of(snapshot: &Snapshot, now: SystemTime) -> Self {
+        // Masters are not in the file.
+        let behind = || snapshot.behind_all().filter(|(feed, _)| !feed.tells_of_masters());
+        let Freshness { revision, age, origin, complete } = snapshot.freshness(behind());
+        let written_at = wall_clock(now);
+        let source = |feed: &Feed, whole| Source {
+            name: feed.name().to_owned(),
+            kind: feed.kind().to_owned(),
+            identity: feed.identity().to_owned(),
+            roots: feed.roots().to_vec(),
+            whole,
+            age_ms: feed.age().map(millis),
+            last_sync: feed.since_proof().map(|since| written_at.saturating_sub(millis(since))),
+            origin: feed.origin(),
+            left_out: feed.left_out(),
+        };
+        let sources = behind().map(|(feed, filled)| source(feed, filled.whole)).collect();
+        Self { revision, age_ms: millis(age), origin, complete, written_at, sources }
+    }
+
+    /// How far an answer about `path` can be trusted that is read from the file now.
+    pub fn freshness(&self, path: &NodePath, now: SystemTime) -> Freshness {
+        let silent = Duration::from_millis(wall_clock(now).saturating_sub(self.written_at));
+        let silent = if silent > SILENCE { silent } else { Duration::ZERO };
+        let fresh = Freshness { revision: self.revision, age: silent, origin: Origin::Live, complete: true };
+        self.behind(path).fold(fresh, |fresh, source| Freshness {
+            age: fresh.age.max(silent + Duration::from_millis(source.age_ms.unwrap_or(self.age_ms))),
+            origin: if source.origin == Origin::Restored { Origin::Restored } else { fresh.origin },
+            complete: fresh.complete && source.whole && source.left_out == 0,
+            ..fresh
+        })
+    }
+
+    /// The time since the source was last known to be in sync, for another process than the writer; None: it never was.
+    pub(super) fn age_of(&self, source: &Source, now: SystemTime) -> Option<Duration> {
+        // Two differences, each of one clock: a clock that was set back while nobody ran makes no part negative.
+        let before = self.written_at.saturating_sub(source.last_sync?);
+        let since = wall_clock(now).saturating_sub(self.written_at);
+        Some(Duration::from_millis(before + since))
+    }
+
+    /// The sources that have a say in what lies at or below `path`.
+    pub fn behind<'a>(&'a self, path: &'a NodePath) -> impl Iterator<Item = &'a Source> + 'a {
+        self.sources.iter().filter(|source| source.roots.iter().any(|root| path.is_under(root) || root.is_under(path)))
+    }
+}
+
+impl Source {
+    /// Whether this is what `feed` mirrors now.
+    pub(super) fn is_of(&self, feed: &Feed) -> bool {
+        (self.name.as_str(), self.kind.as_str(), self.identity.as_str()) == (feed.name(), feed.kind(), feed.identity())
+    }
+
+    pub(super) fn covers(&self, path: &NodePath) -> bool {
+        self.roots.iter().any(|root| path.is_under(root))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_fits_into_lmdb_and_two_paths_have_two_keys() {
+        let path = |text: &str| NodePath::parse(text).expect("a path");
+        assert_eq!(key(NODE, &path("/zk_test")), b"node/zk_test");
+        assert_eq!(key(CHILDREN, &NodePath::root()), b"children/");
+        assert_eq!(key(STAT, &path(&format!("/{}", "x".repeat(499)))).len(), 504);
+        let long = key(CHILDREN, &path(&format!("/{}", "x".repeat(500))));
+        let digest = "6e46118378e54bd0366020b51a5b63f3ae8a670ea271e4fd462b6318dc52647a";
+        assert_eq!(String::from_utf8_lossy(&long), format!("children#{digest}"));
+        assert_ne!(long, key(CHILDREN, &path(&format!("/{}", "x".repeat(501)))));
+    }
+}

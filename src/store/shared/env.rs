@@ -1,0 +1,63 @@
+//! The LMDB environment of the shared file, and what of LMDB its Rust binding does not offer.
+#![allow(unsafe_code)] // LMDB is a C library; here are the only calls of it that the binding does not make for us.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+
+use lmdb::{Database, Environment, EnvironmentFlags, Error, RoTransaction, RwTransaction};
+
+use super::Config;
+
+/// A mapped file, with all of it in LMDB's unnamed database: that is the one which PHP's `dba` reads.
+#[derive(Debug)]
+pub(super) struct Env {
+    inner: Environment,
+    pub(super) db: Database,
+}
+
+impl Env {
+    /// Maps a file whose folder, lock file and permissions are in order, and to which nobody else writes. One that is
+    /// not empty has been read as an [`super::image::Image`]: LMDB trusts it.
+    pub(super) fn writer(path: &Path, config: &Config) -> Result<Self, Error> {
+        const PAGE: usize = 65_536;
+        let size = (config.max_size.as_u64() as usize).next_multiple_of(PAGE);
+        // Nothing is synced: the file outlives this process in the memory of the kernel, and the machine on disk.
+        let flags = EnvironmentFlags::NO_SUB_DIR | EnvironmentFlags::NO_SYNC;
+        Self::open(Environment::new().set_flags(flags).set_map_size(size).set_max_readers(config.max_readers), path)
+    }
+
+    /// Maps a file that another process writes.
+    pub(super) fn reader(path: &Path) -> Result<Self, Error> {
+        Self::open(Environment::new().set_flags(EnvironmentFlags::NO_SUB_DIR | EnvironmentFlags::READ_ONLY), path)
+    }
+
+    fn open(options: &lmdb::EnvironmentBuilder, path: &Path) -> Result<Self, Error> {
+        let inner = options.open_with_permissions(path, 0o600)?;
+        Ok(Self { db: inner.open_db(None)?, inner })
+    }
+
+    pub(super) fn write(&self) -> Result<RwTransaction<'_>, Error> {
+        self.inner.begin_rw_txn()
+    }
+
+    /// Keeps the newest state, and those that come after it, from being written over while it lives.
+    pub(super) fn pin(&self) -> Result<RoTransaction<'_>, Error> {
+        self.inner.begin_ro_txn()
+    }
+
+    /// Frees the slots of readers that died; how many.
+    pub(super) fn clear_dead_readers(&self) -> Result<usize, Error> {
+        let mut dead = 0;
+        // SAFETY: the environment is open as long as `self` lives, and LMDB locks its table of readers itself.
+        let code = unsafe { lmdb_sys::mdb_reader_check(self.inner.env(), &mut dead) };
+        if code == 0 { Ok(dead as usize) } else { Err(Error::from_err_code(code)) }
+    }
+
+    /// Writes the newest state, without the free pages, into an empty file.
+    pub(super) fn copy_to(&self, file: &File) -> Result<(), Error> {
+        // SAFETY: the environment is open as long as `self` lives, and the file as long as the call.
+        let code = unsafe { lmdb_sys::mdb_env_copyfd2(self.inner.env(), file.as_raw_fd(), lmdb_sys::MDB_CP_COMPACT) };
+        if code == 0 { Ok(()) } else { Err(Error::from_err_code(code)) }
+    }
+}

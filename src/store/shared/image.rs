@@ -1,0 +1,348 @@
+//! An LMDB file read as bytes, of which nothing is trusted: tells a whole file from a damaged one.
+//!
+//! LMDB trusts its file: a damaged page ends the process, and again at each start. So a file is read here before LMDB
+//! maps it. The form is that of LMDB 0.9 on a 64-bit machine (`mdb.c`: `MDB_meta`, `MDB_page`, `MDB_node`).
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use crate::task;
+
+const MAGIC: u32 = 0xBEEF_C0DE;
+const DATA_VERSION: u32 = 1;
+const PAGE_HEADER: usize = 16;
+const NODE_HEADER: usize = 8;
+/// The ends of the two `MDB_meta`, behind which nothing is read of them.
+const META_END: usize = 152;
+const BRANCH: u16 = 1;
+const LEAF: u16 = 2;
+const OVERFLOW: u16 = 4;
+const BIG_DATA: u16 = 1;
+/// No page: the root of an empty tree.
+const NOWHERE: u64 = u64::MAX;
+/// LMDB itself goes no deeper.
+const MAX_DEPTH: usize = 32;
+
+const CUT_OFF: Unfit = Unfit::Damaged("it is cut off");
+const OUT_OF_ORDER: Unfit = Unfit::Damaged("its keys are out of order");
+
+/// Why a file cannot be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum Unfit {
+    #[error("cannot read it: {0}")]
+    Unreadable(#[source] io::Error),
+    #[error("it is damaged: {0}")]
+    Damaged(&'static str),
+    #[error("it is of another format: {0:?} instead of \"1\"")]
+    Format(String),
+    #[error("it is of another cluster: it holds {0}, and nothing that is mirrored now")]
+    Foreign(String),
+}
+
+/// What is done with an entry: its key, its value.
+type Each<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), Unfit> + Send + 'a;
+
+/// The newest committed state of an LMDB file.
+#[derive(Debug)]
+pub(super) struct Image {
+    file: File,
+    page_size: usize,
+    /// Whole pages in the file.
+    pages: u64,
+    last_page: u64,
+    free: u64,
+    main: u64,
+}
+
+/// A page of a tree.
+struct Page {
+    bytes: Vec<u8>,
+    is_branch: bool,
+    count: usize,
+}
+
+/// An entry of a page.
+struct Entry<'a> {
+    flags: u16,
+    /// The size of the data, or the number of a branch's page.
+    size: u64,
+    key: &'a [u8],
+    rest: &'a [u8],
+}
+
+/// A walk along a tree, which sees to it that each page is met once, and that the keys are in order.
+struct Walk<'i> {
+    image: &'i Image,
+    met: Vec<bool>,
+    /// The free list's keys are numbers, in another order.
+    is_ordered: bool,
+    first: Vec<u8>,
+    last: Vec<u8>,
+    /// What the next key must at least be.
+    least: Vec<u8>,
+}
+
+impl Image {
+    pub(super) fn open(path: &Path) -> Result<Self, Unfit> {
+        let file = File::open(path).map_err(Unfit::Unreadable)?;
+        let length = file.metadata().map_err(Unfit::Unreadable)?.len();
+        let first = read(&file, 0, META_END)?;
+        let page_size = u32_at(&first, 40)? as usize;
+        if !page_size.is_power_of_two() || !(256..=65_536).contains(&page_size) {
+            return Err(Unfit::Damaged("it does not begin as an LMDB file"));
+        }
+        let second = read(&file, page_size as u64, META_END)?;
+        for meta in [&first, &second] {
+            if u32_at(meta, 16)? != MAGIC || u32_at(meta, 20)? != DATA_VERSION || u32_at(meta, 40)? != page_size as u32
+            {
+                return Err(Unfit::Damaged("it does not begin as an LMDB file"));
+            }
+        }
+        // Each commit has the next number, and goes to the one of the two that has the older.
+        let commits = (u64_at(&first, 144)?, u64_at(&second, 144)?);
+        if commits.0.abs_diff(commits.1) > 1 {
+            return Err(Unfit::Damaged("its last two commits do not follow one another"));
+        }
+        let meta = if commits.1 > commits.0 { second } else { first };
+        if u16_at(&meta, 92)? != 0 {
+            return Err(Unfit::Damaged("its tree is of another kind"));
+        }
+        Ok(Self {
+            file,
+            page_size,
+            pages: length / page_size as u64,
+            last_page: u64_at(&meta, 136)?,
+            free: u64_at(&meta, 80)?,
+            main: u64_at(&meta, 128)?,
+        })
+    }
+
+    /// Whether nothing was ever written to it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.main == NOWHERE
+    }
+
+    /// Hands over every entry in the order of the keys, those of two halves of the tree at the same time; and sees to
+    /// it that LMDB can work with the whole file.
+    pub(super) fn walk(&self, lower: &mut Each<'_>, upper: &mut Each<'_>) -> Result<(), Unfit> {
+        let mut walk = Walk::new(self, true);
+        if self.main != NOWHERE {
+            let root = walk.page(self.main)?;
+            let middle = root.count / 2;
+            let mut other = Walk::new(self, true);
+            let (one, two) = task::both(
+                || walk.entries(&root, 0..middle, 0, lower),
+                || other.entries(&root, middle..root.count, 0, upper),
+            );
+            one.and(two)?;
+            walk.join(other)?;
+        }
+        walk.free_list()
+    }
+
+    /// The value of a key.
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Unfit> {
+        let mut at = self.main;
+        for _ in 0..MAX_DEPTH {
+            if at == NOWHERE {
+                return Ok(None);
+            }
+            let (page, mut found) = (self.page(at)?, None);
+            for index in 0..page.count {
+                let entry = page.entry(index)?;
+                if entry.key > key && (index > 0 || !page.is_branch) {
+                    break;
+                }
+                found = Some(entry);
+            }
+            match found {
+                Some(entry) if page.is_branch => at = entry.page(),
+                Some(entry) if entry.key == key => return Ok(Some(self.data(&entry, &mut |_| Ok(()))?.into_owned())),
+                _ => return Ok(None),
+            }
+        }
+        Err(Unfit::Damaged("its tree is too deep"))
+    }
+
+    fn page(&self, number: u64) -> Result<Page, Unfit> {
+        let bytes = self.bytes(number)?;
+        let (flags, lower, upper) = (u16_at(&bytes, 10)?, u16_at(&bytes, 12)? as usize, u16_at(&bytes, 14)? as usize);
+        let is_sound = u64_at(&bytes, 0)? == number && lower >= PAGE_HEADER && lower <= upper && upper <= bytes.len();
+        match flags {
+            BRANCH | LEAF if is_sound => {
+                Ok(Page { bytes, is_branch: flags == BRANCH, count: (lower - PAGE_HEADER) / 2 })
+            }
+            _ => Err(Unfit::Damaged("a page is not what it should be")),
+        }
+    }
+
+    fn bytes(&self, page: u64) -> Result<Vec<u8>, Unfit> {
+        if !(2..self.pages).contains(&page) {
+            return Err(CUT_OFF);
+        }
+        read(&self.file, page * self.page_size as u64, self.page_size)
+    }
+
+    fn data<'p>(
+        &self,
+        entry: &Entry<'p>,
+        meet: &mut dyn FnMut(u64) -> Result<(), Unfit>,
+    ) -> Result<Cow<'p, [u8]>, Unfit> {
+        let size = entry.size as usize;
+        if entry.flags > BIG_DATA {
+            return Err(Unfit::Damaged("an entry is of another kind"));
+        }
+        if entry.flags == 0 {
+            let data = entry.rest.get(..size).ok_or(CUT_OFF)?;
+            return Ok(data.into());
+        }
+        let first = u64_at(entry.rest, 0)?;
+        let head = self.bytes(first)?;
+        let pages = u64::from(u32_at(&head, 12)?);
+        let fits = (PAGE_HEADER + size).div_ceil(self.page_size) as u64 <= pages && pages <= self.pages - first;
+        if u64_at(&head, 0)? != first || u16_at(&head, 10)? != OVERFLOW || !fits {
+            return Err(Unfit::Damaged("a large entry is not where it should be"));
+        }
+        (first..first + pages).try_for_each(meet)?;
+        read(&self.file, first * self.page_size as u64 + PAGE_HEADER as u64, size).map(Cow::Owned)
+    }
+}
+
+impl<'i> Walk<'i> {
+    fn new(image: &'i Image, is_ordered: bool) -> Self {
+        let met = vec![false; image.pages as usize];
+        Self { image, met, is_ordered, first: Vec::new(), last: Vec::new(), least: Vec::new() }
+    }
+
+    fn meet(&mut self, page: u64) -> Result<(), Unfit> {
+        match self.met.get_mut(page as usize) {
+            Some(met) if !*met && page >= 2 => *met = true,
+            _ => return Err(Unfit::Damaged("a page has two places in it, or none")),
+        }
+        Ok(())
+    }
+
+    fn page(&mut self, number: u64) -> Result<Page, Unfit> {
+        self.meet(number)?;
+        self.image.page(number)
+    }
+
+    fn entries(&mut self, page: &Page, of: Range<usize>, depth: usize, each: &mut Each<'_>) -> Result<(), Unfit> {
+        if depth == MAX_DEPTH {
+            return Err(Unfit::Damaged("its tree is too deep"));
+        }
+        for index in of {
+            let entry = page.entry(index)?;
+            // The first key of a branch stands for all that is smaller.
+            if self.is_ordered && (!page.is_branch || index > 0) {
+                self.pass(entry.key, page.is_branch)?;
+            }
+            if page.is_branch {
+                let below = self.page(entry.page())?;
+                self.entries(&below, 0..below.count, depth + 1, each)?;
+            } else {
+                let data = self.image.data(&entry, &mut |page| self.meet(page))?;
+                each(entry.key, &data)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A branch's key lies above all keys before it, and not above those that come.
+    fn pass(&mut self, key: &[u8], is_branch: bool) -> Result<(), Unfit> {
+        if key < self.least.as_slice() || key <= self.last.as_slice() {
+            return Err(OUT_OF_ORDER);
+        }
+        if self.first.is_empty() {
+            self.first = key.to_vec();
+        }
+        // The first key of a leaf is not below the least, and what follows is above the first.
+        self.least.clear();
+        let bound = if is_branch { &mut self.least } else { &mut self.last };
+        bound.clear();
+        bound.extend_from_slice(key);
+        Ok(())
+    }
+
+    /// Goes on after the walk along what follows.
+    fn join(&mut self, other: Walk<'_>) -> Result<(), Unfit> {
+        if self.last >= other.first && !other.first.is_empty() {
+            return Err(OUT_OF_ORDER);
+        }
+        for (page, _) in other.met.into_iter().enumerate().filter(|(_, met)| *met) {
+            self.meet(page as u64)?;
+        }
+        Ok(())
+    }
+
+    /// No free page is in use. Those at the end need not be in the file.
+    fn free_list(mut self) -> Result<(), Unfit> {
+        if self.image.free == NOWHERE {
+            return Ok(());
+        }
+        self.is_ordered = false;
+        let (root, mut free) = (self.page(self.image.free)?, Vec::new());
+        self.entries(&root, 0..root.count, 0, &mut |_, list| {
+            for nth in 1..=u64_at(list, 0)? {
+                free.push(u64_at(list, 8 * nth as usize)?);
+            }
+            Ok(())
+        })?;
+        for page in free {
+            if page < self.image.pages {
+                self.meet(page)?;
+            } else if page > self.image.last_page {
+                return Err(Unfit::Damaged("it has free pages that it does not have"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Page {
+    fn entry(&self, index: usize) -> Result<Entry<'_>, Unfit> {
+        let upper = u16_at(&self.bytes, 14)?;
+        let offset = u16_at(&self.bytes, PAGE_HEADER + 2 * index)?;
+        let node = self.bytes.get(offset as usize..).filter(|_| offset >= upper).ok_or(CUT_OFF)?;
+        let (size, flags, key) = (u32_at(node, 0)?, u16_at(node, 4)?, u16_at(node, 6)? as usize);
+        let (key, rest) = node.get(NODE_HEADER..).and_then(|node| node.split_at_checked(key)).ok_or(CUT_OFF)?;
+        Ok(Entry { flags, size: size.into(), key, rest })
+    }
+}
+
+impl Entry<'_> {
+    /// Where a branch goes on.
+    fn page(&self) -> u64 {
+        self.size | u64::from(self.flags) << 32
+    }
+}
+
+fn read(file: &File, at: u64, length: usize) -> Result<Vec<u8>, Unfit> {
+    let mut bytes = vec![0; length];
+    match file.read_exact_at(&mut bytes, at) {
+        Ok(()) => Ok(bytes),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(CUT_OFF),
+        Err(error) => Err(Unfit::Unreadable(error)),
+    }
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Result<u64, Unfit> {
+    array_at(bytes, at).map(u64::from_ne_bytes)
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Result<u32, Unfit> {
+    array_at(bytes, at).map(u32::from_ne_bytes)
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Result<u16, Unfit> {
+    array_at(bytes, at).map(u16::from_ne_bytes)
+}
+
+fn array_at<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], Unfit> {
+    let part = bytes.get(at..at.saturating_add(N)).and_then(|part| part.try_into().ok());
+    part.ok_or(CUT_OFF)
+}

@@ -1,0 +1,76 @@
+//! A reader of the shared file in another process: the command line, when there is no sidecar to ask.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::contents::{json, report};
+use super::entry::{self, CHILDREN, NODE, Report, STAT};
+use super::image::{Image, Unfit};
+use super::{Contents, Env};
+use crate::model::{Node, NodePath};
+
+/// A shared file, or a copy of one. It is read as bytes, never by LMDB, so that a damaged one can do no harm.
+#[derive(Debug)]
+pub struct Reader {
+    path: PathBuf,
+    /// Where a writer may be at work: keeps it from writing over what is being read.
+    env: Option<Env>,
+}
+
+/// Why a file cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error("cannot use {path}: {source}")]
+    Unfit { path: PathBuf, source: Unfit },
+    #[error("cannot open {path} beside its writer: {source}")]
+    Open { path: PathBuf, source: lmdb::Error },
+}
+
+impl Reader {
+    pub fn open(path: &Path) -> Result<Self, ReadError> {
+        let mut reader = Self { path: path.to_owned(), env: None };
+        reader.at_once(|_| Ok(()))?;
+        if super::lock_file(path).exists() {
+            let open = |source| ReadError::Open { path: path.to_owned(), source };
+            reader.env = Some(Env::reader(path).map_err(open)?);
+        }
+        Ok(reader)
+    }
+
+    pub fn report(&self) -> Result<Report, ReadError> {
+        self.at_once(report)
+    }
+
+    /// A node, and what the file says of itself at the same revision.
+    pub fn node(&self, path: &NodePath) -> Result<(Option<Arc<Node>>, Report), ReadError> {
+        self.at_once(|image| {
+            let stat = image.get(&entry::key(STAT, path))?;
+            let node = match (image.get(&entry::key(NODE, path))?, stat) {
+                (Some(data), Some(stat)) => Some(Arc::new(Node { data: data.into(), stat: json(&stat)? })),
+                _ => None,
+            };
+            Ok((node, report(image)?))
+        })
+    }
+
+    /// The names of a node's children, in the order of their bytes; None: there is no such node.
+    pub fn children(&self, path: &NodePath) -> Result<(Option<Vec<String>>, Report), ReadError> {
+        self.at_once(|image| {
+            let names = image.get(&entry::key(CHILDREN, path))?;
+            let names = names.map(|names| json(&names)).transpose()?;
+            Ok((names, report(image)?))
+        })
+    }
+
+    /// All that the file holds, if it is whole.
+    pub fn contents(&self) -> Result<Contents, ReadError> {
+        self.at_once(Contents::read)
+    }
+
+    fn at_once<T>(&self, read: impl FnOnce(&Image) -> Result<T, Unfit>) -> Result<T, ReadError> {
+        let open = |source| ReadError::Open { path: self.path.clone(), source };
+        let _pin = self.env.as_ref().map(Env::pin).transpose().map_err(open)?;
+        let read = Image::open(&self.path).and_then(|image| read(&image));
+        read.map_err(|source| ReadError::Unfit { path: self.path.clone(), source })
+    }
+}

@@ -1,0 +1,492 @@
+//! What the shared file promises: to its readers, to the next start, and when it comes to harm.
+
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant, SystemTime};
+
+use bytesize::ByteSize;
+use tempfile::TempDir;
+
+use super::*;
+use crate::model::{Change, Freshness, Node, NodePath, Origin, Revision, Stat};
+use crate::store::{self, FeedState, Publisher, Room, Since, Snapshot};
+
+fn path(text: &str) -> NodePath {
+    NodePath::parse(text).expect("a path")
+}
+
+fn put(text: &str, data: &str) -> Change {
+    let stat = Stat { mzxid: data.len() as i64, version: 7, ..Stat::default() };
+    Change::Put(path(text), Arc::new(Node { data: data.as_bytes().into(), stat }))
+}
+
+fn feeds(identity: &str) -> Vec<Feed> {
+    vec![Feed::new("test", "file", vec![NodePath::root()]).of(identity)]
+}
+
+/// A store with its shared file, and both directories.
+struct House {
+    folder: TempDir,
+    config: Config,
+}
+
+struct Open {
+    shared: Shared,
+    store: Arc<Store>,
+    publisher: Publisher,
+}
+
+impl House {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let state = folder.path().join("state");
+        fs::create_dir(&state).expect("a folder");
+        Self { folder, config: Config { state, ..Config::default() } }
+    }
+
+    fn file(&self) -> PathBuf {
+        self.folder.path().join("shared.mdb")
+    }
+
+    fn copy(&self) -> PathBuf {
+        self.config.state.join("shared.mdb")
+    }
+
+    fn aside(&self) -> PathBuf {
+        with_end(&self.file(), ".set-aside")
+    }
+
+    fn try_open(&self, feeds: &[Feed]) -> Result<Shared, SharedError> {
+        Shared::open(&self.config, Some(self.folder.path()), feeds).map(|shared| shared.expect("a shared file"))
+    }
+
+    /// Opens it as a start of the sidecar does.
+    fn open_as(&self, feeds: Vec<Feed>) -> Open {
+        let shared = self.try_open(&feeds).expect("the shared file");
+        let config = store::Config::default();
+        let store = match shared.left() {
+            Some(left) => Store::restored(&config, feeds, left, Arc::default()),
+            None => Store::new(&config, feeds, Arc::default()),
+        };
+        Open { publisher: store.publisher(0), store, shared }
+    }
+
+    fn open(&self) -> Open {
+        self.open_as(feeds("cluster"))
+    }
+
+    /// A file that holds these changes, each a revision.
+    fn with(changes: impl IntoIterator<Item = Vec<Change>>) -> Self {
+        let house = Self::new();
+        let mut open = house.open();
+        open.sync();
+        for changes in changes {
+            open.publish(changes);
+        }
+        house
+    }
+
+    fn read(&self) -> Contents {
+        Reader::open(&self.file()).and_then(|reader| reader.contents()).expect("a whole file")
+    }
+
+    fn php(&self, code: &str) -> String {
+        let file = self.file();
+        let open = format!("$db = dba_popen('{}', 'r', 'lmdb'); ", file.display());
+        let output = Command::new("php").args(["-r", &(open + code)]).output().expect("php");
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+    }
+}
+
+impl Open {
+    fn sync(&mut self) {
+        self.publisher.feed().enter(FeedState::Live, "");
+        self.publisher.feed().prove(Instant::now());
+        self.publisher.publish_whole(Vec::new());
+        self.write();
+    }
+
+    fn publish(&mut self, changes: Vec<Change>) -> Revision {
+        let revision = self.publisher.publish(changes);
+        self.write();
+        revision
+    }
+
+    fn write(&mut self) {
+        self.try_write().expect("written");
+    }
+
+    fn try_write(&mut self) -> Result<(), lmdb::Error> {
+        self.shared.writer.write(&self.store.snapshot())
+    }
+
+    fn freshness(&self) -> Freshness {
+        let snapshot = self.store.snapshot();
+        snapshot.freshness(snapshot.behind_all())
+    }
+}
+
+fn data(snapshot: &Snapshot, at: &str) -> Option<String> {
+    snapshot.node(&path(at)).map(|node| String::from_utf8_lossy(&node.data).into_owned())
+}
+
+/// Sees to it that the file at `at` was set aside, and that the sidecar began without it.
+fn assert_set_aside(house: &House, open: &Open) {
+    assert!(open.shared.left().is_none());
+    assert!(house.aside().exists());
+    assert_eq!(house.file().metadata().expect("a new file").mode() & 0o777, 0o640);
+}
+
+#[test]
+fn php_reads_it_with_no_extension_of_ours() {
+    let long = format!("/{}", "x".repeat(600));
+    let house = House::new();
+    let mut open = house.open();
+    open.sync();
+    let revision = open.publish(vec![put("/zk_test", "hello"), put("/a/b", "\0\u{ff}"), put(&long, "far")]);
+    let show = "foreach (['node/zk_test', 'stat/zk_test', 'children/zk_test', 'children/a', 'node/a', 'children/', \
+                'meta/format'] as $key) echo json_encode(dba_fetch($key, $db)), \"\\n\";";
+    let expected = r#""hello"
+"{\"czxid\":0,\"mzxid\":5,\"pzxid\":0,\"ctime\":0,\"mtime\":0,\"ephemeralOwner\":0,\"version\":7,\"numChildren\":0}"
+"[]"
+"[\"b\"]"
+false
+"[\"a\",\"LONG\",\"zk_test\"]"
+"1"
+"#;
+    assert_eq!(house.php(show), expected.replace("LONG", &long[1..]));
+    assert_eq!(house.php("echo bin2hex(dba_fetch('node/a/b', $db));"), "00c3bf");
+    let far = format!(
+        "$key = hash('sha256', '{long}'); echo dba_fetch(\"node#$key\", $db), \
+                       strlen(json_decode(dba_fetch(\"stat#$key\", $db))->path);"
+    );
+    assert_eq!(house.php(&far), "far601");
+    let fresh = "$f = json_decode(dba_fetch('meta/freshness', $db)); echo \"$f->revision $f->ageMs $f->origin \", \
+                 json_encode($f->complete), ' ', abs(microtime(true) * 1000 - $f->writtenAt) < 5000 ? 'now' : 'then', \
+                 ' ', $f->sources[0]->identity;";
+    assert_eq!(house.php(fresh), format!("{revision} 0 LIVE true now cluster"));
+    drop(open);
+    assert!(house.php("echo dba_fetch('node/zk_test', $db);") == "hello", "also when the writer is gone");
+}
+
+#[test]
+fn what_is_written_is_what_the_store_holds_after_any_changes() {
+    let house = House::new();
+    let mut open = house.open();
+    open.sync();
+    let mut random = 1_u64;
+    for _ in 0..200 {
+        let mut next = |below: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) % below
+        };
+        let changes = (0..next(20)).map(|_| {
+            let at = (0..=next(4)).fold(String::new(), |at, _| format!("{at}/{}", next(4)));
+            if next(3) == 0 { Change::Delete(path(&at)) } else { put(&at, &"x".repeat(next(9_000) as usize)) }
+        });
+        open.publish(changes.collect());
+    }
+    let snapshot = open.store.snapshot();
+    drop(open.shared);
+    let reader = Reader::open(&house.file()).expect("a reader");
+    let contents = reader.contents().expect("a whole file");
+    assert_eq!(contents.nodes, *snapshot.nodes());
+    assert_eq!(contents.report.revision, snapshot.revision());
+    for (at, node) in snapshot.nodes() {
+        assert_eq!(reader.node(at).expect("read").0.as_ref(), Some(node));
+        let names = snapshot.children(at).map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(reader.children(at).expect("read").0, Some(names), "{at}");
+    }
+    assert_eq!(reader.children(&path("/4")).expect("read").0, None);
+    assert_eq!(reader.node(&path("/4")).expect("read").0, None);
+}
+
+#[test]
+fn a_change_writes_by_its_own_size() {
+    let house = House::new();
+    let mut open = house.open();
+    open.sync();
+    open.publish((0..20_000).map(|n| put(&format!("/n{}/{n}", n % 100), "some data")).collect());
+    let before = fs::read(house.file()).expect("the file");
+    open.publish(vec![put("/n7/7", "other data")]);
+    let after = fs::read(house.file()).expect("the file");
+    let differs =
+        |page: &usize| before.get(page * 4096..(page + 1) * 4096) != after.get(page * 4096..(page + 1) * 4096);
+    let written = (0..after.len() / 4096).filter(differs).count();
+    assert!(written < 40, "{written} pages of {}", after.len() / 4096);
+}
+
+#[test]
+fn the_next_start_answers_from_it_and_says_so() {
+    let house = House::new();
+    let mut open = house.open();
+    open.sync();
+    let last = open.publish(vec![put("/a", "1")]);
+    drop(open);
+    std::thread::sleep(Duration::from_millis(20));
+    let open = house.open();
+    let (snapshot, freshness) = (open.store.snapshot(), open.freshness());
+    assert_eq!(data(&snapshot, "/a").as_deref(), Some("1"));
+    assert_eq!((freshness.origin, freshness.complete), (Origin::Restored, true));
+    assert!(freshness.age >= Duration::from_millis(20) && freshness.age < Duration::from_secs(10), "{freshness:?}");
+    assert!(freshness.revision > last);
+
+    let room = Room { changes: 9, bytes: 999 };
+    let since = |revision| open.store.snapshot().changes_since(revision, &[NodePath::root()], room);
+    assert!(matches!(since(last), Since::Known { changes, .. } if changes.is_empty()), "it is the same state");
+    assert_eq!(since(last - 1), Since::Unknown);
+    assert_eq!(since(last + 1), Since::Unknown, "this may have been given out and not written");
+    open.publisher.feed().enter(FeedState::Live, "");
+    open.publisher.feed().prove(Instant::now());
+    open.publisher.publish_whole(vec![put("/b", "1")]);
+    assert_eq!((open.freshness().origin, open.freshness().age), (Origin::Live, Duration::ZERO));
+    assert!(matches!(since(last), Since::Known { changes, .. } if changes.len() == 1));
+    assert_eq!(since(last + 1), Since::Unknown);
+}
+
+#[test]
+fn an_age_counts_from_the_last_sync_whatever_the_clock_does() {
+    let contents = House::with([vec![put("/a", "1")]]).read();
+    let age = |now: SystemTime| {
+        let mut feeds = feeds("cluster");
+        contents.restore(&mut feeds, now);
+        feeds[0].age().expect("it was in sync once").as_secs()
+    };
+    let written = SystemTime::UNIX_EPOCH + Duration::from_millis(contents.report.written_at);
+    assert_eq!(age(written + Duration::from_secs(3_600)), 3_600);
+    assert_eq!(age(written - Duration::from_secs(3_600)), 0);
+    let away = |now| contents.report.freshness(&NodePath::root(), now).age.as_secs();
+    assert_eq!(away(written + Duration::from_secs(1)), 0, "the writer lives");
+    assert_eq!(away(written + Duration::from_secs(3_600)), 3_600, "the writer is away");
+}
+
+#[test]
+fn only_what_is_mirrored_now_is_restored() {
+    let house = House::with([vec![put("/a/x", "1"), put("/b", "1"), put("/c", "1")]]);
+    let roots = |of: &[&str]| of.iter().map(|root| path(root)).collect::<Vec<_>>();
+    let narrow = || {
+        vec![
+            Feed::new("test", "file", roots(&["/a"])).of("cluster"),
+            Feed::new("other", "file", roots(&["/b"])).of("cluster"),
+        ]
+    };
+    let mut open = house.open_as(narrow());
+    let snapshot = open.store.snapshot();
+    let filled: Vec<_> = snapshot.filled().iter().map(|filled| (filled.whole, filled.nodes)).collect();
+    assert_eq!(filled, [(true, 1), (false, 0)], "/b is of another source, and /c of none");
+    open.write();
+    drop(open);
+    assert_eq!(house.read().nodes.len(), 1, "what is not restored is taken out of the file");
+    let wider = House::open_as(&house, vec![Feed::new("test", "file", roots(&["/a", "/d"])).of("cluster")]);
+    assert!(!wider.store.snapshot().filled()[0].whole, "nothing is known of /d");
+}
+
+#[test]
+fn the_file_of_another_cluster_is_set_aside() {
+    let house = House::with([vec![put("/a", "1")]]);
+    let open = house.open_as(feeds("another"));
+    assert_set_aside(&house, &open);
+    assert!(open.store.snapshot().nodes().is_empty());
+}
+
+#[test]
+fn a_file_of_another_format_is_set_aside() {
+    let house = House::with([vec![put("/a", "1")]]);
+    let open = house.open();
+    let mut transaction = open.shared.writer.env.write().expect("a transaction");
+    let db = open.shared.writer.env.db;
+    transaction.put(db, &entry::FORMAT, b"2", lmdb::WriteFlags::empty()).expect("put");
+    lmdb::Transaction::commit(transaction).expect("committed");
+    drop(open);
+    assert!(matches!(Contents::load(&house.file()), Err(Unfit::Format(version)) if version == "2"));
+    assert_set_aside(&house, &house.open());
+}
+
+#[test]
+fn no_damage_is_served_or_ends_the_process() {
+    let changes = |round: usize| (0..40).map(|n| put(&format!("/n{n}"), &"x".repeat(round * n * 7))).collect();
+    let house = House::with((0..30).map(changes));
+    let whole = house.read();
+    let bytes = fs::read(house.file()).expect("the file");
+    let file = File::options().write(true).open(house.file()).expect("the file");
+    let mut refused = 0;
+    let (heads, rest) = ((0..400).step_by(3), (400..bytes.len()).step_by(bytes.len() / 400 + 1));
+    for at in heads.chain(rest) {
+        file.write_all_at(&[bytes[at] ^ 0x55], at as u64).expect("damaged");
+        match Contents::load(&house.file()) {
+            Ok(contents) => assert!(contents.nodes == whole.nodes && contents.report == whole.report, "at {at}"),
+            Err(_) => refused += 1,
+        }
+        file.write_all_at(&bytes[at..=at], at as u64).expect("repaired");
+    }
+    assert!(refused > 50, "{refused}");
+    for length in (1..bytes.len()).step_by(bytes.len() / 50) {
+        fs::write(house.file(), &bytes[..length]).expect("cut off");
+        if let Ok(contents) = Contents::load(&house.file()) {
+            assert_eq!(contents.nodes, whole.nodes, "{length} of {}", bytes.len());
+        }
+    }
+    for junk in [&b"{}"[..], &[0; 4096], &[0xff; 100_000], &bytes[..bytes.len() / 2]] {
+        fs::write(house.file(), junk).expect("junk");
+        let mut open = house.open();
+        assert_set_aside(&house, &open);
+        open.publish(vec![put("/a", "1")]);
+    }
+    assert_eq!(data(&house.open().store.snapshot(), "/a").as_deref(), Some("1"));
+}
+
+#[test]
+fn a_file_to_which_nothing_was_written_yet_is_no_damage() {
+    let house = House::new();
+    drop(house.open());
+    assert!(house.file().metadata().expect("a file").len() > 0);
+    let mut open = house.open();
+    assert!(open.shared.left().is_none() && !house.aside().exists());
+    open.publish(vec![put("/a", "1")]);
+    drop(open);
+    assert_eq!(data(&house.open().store.snapshot(), "/a").as_deref(), Some("1"));
+}
+
+#[test]
+fn the_newer_whole_one_of_file_and_copy_wins() {
+    let house = House::with([vec![put("/a", "old")]]);
+    let old = fs::read(house.file()).expect("the file");
+    let mut open = house.open();
+    open.publish(vec![put("/a", "new")]);
+    let copy = |open: &Open| copy::copy(&open.shared.writer.env, &house.copy()).expect("copied");
+    copy(&open);
+    drop(open);
+    let starts_with = || data(&house.open().store.snapshot(), "/a");
+    assert_eq!(starts_with().as_deref(), Some("new"));
+    fs::remove_file(house.file()).expect("a reboot");
+    assert_eq!(starts_with().as_deref(), Some("new"), "a tmpfs is empty after a reboot");
+    fs::write(house.file(), &old).expect("an older one");
+    assert_eq!(starts_with().as_deref(), Some("new"));
+    fs::write(house.file(), b"junk").expect("a damaged one");
+    assert_eq!(starts_with().as_deref(), Some("new"));
+    fs::write(house.file(), &old).expect("an older one");
+    fs::write(house.copy(), b"junk").expect("a damaged copy");
+    assert_eq!(starts_with().as_deref(), Some("old"));
+    fs::remove_file(house.file()).expect("a reboot");
+    assert_eq!(starts_with(), None, "nothing whole is left");
+    assert!(with_end(&house.copy(), ".set-aside").exists());
+}
+
+#[test]
+fn a_full_file_stands_as_it_was_and_is_written_again_when_there_is_room() {
+    let mut house = House::new();
+    house.config.max_size = ByteSize::mib(1);
+    let mut open = house.open();
+    open.sync();
+    let fits = open.publish(vec![put("/a", "1")]);
+    open.publisher.publish(vec![put("/a", "2"), put("/big", &"x".repeat(2_000_000))]);
+    assert_eq!(open.try_write(), Err(lmdb::Error::MapFull));
+    assert_eq!(
+        house.php("echo dba_fetch('node/a', $db), json_decode(dba_fetch('meta/freshness', $db))->revision;"),
+        format!("1{fits}")
+    );
+    open.publish(vec![Change::Delete(path("/big"))]);
+    assert_eq!(house.php("echo dba_fetch('node/a', $db);"), "2");
+}
+
+#[test]
+fn the_file_is_for_its_group_alone_and_so_is_the_lock() {
+    let house = House::with([]);
+    let mode = |path: &Path| path.metadata().expect("a file").permissions().mode() & 0o777;
+    assert_eq!((mode(&house.file()), mode(&lock_file(&house.file()))), (0o640, 0o660));
+    let mut house = House::new();
+    house.config.group = "no such group".into();
+    assert!(matches!(house.try_open(&[]), Err(SharedError::Group { .. })));
+}
+
+#[test]
+fn two_sidecars_do_not_write_one_file() {
+    let house = House::new();
+    let _first = house.open();
+    assert!(matches!(house.try_open(&feeds("cluster")), Err(SharedError::Taken(_))));
+}
+
+#[test]
+fn killed_readers_leave_no_places_taken() {
+    let mut house = House::new();
+    house.config.max_readers = 4;
+    let mut open = house.open();
+    open.publish(vec![put("/a", "1")]);
+    for _ in 0..5 {
+        let kill = "dba_fetch('node/a', $db); posix_kill(getmypid(), SIGKILL);";
+        for _ in 0..3 {
+            assert_eq!(house.php(kill), "");
+        }
+        assert!(open.shared.writer.env.clear_dead_readers().expect("cleared") > 0);
+        assert_eq!(house.php("echo dba_fetch('node/a', $db);"), "1");
+    }
+}
+
+#[tokio::test]
+async fn its_writer_follows_the_store_and_leaves_a_copy_at_the_stop() {
+    let house = House::new();
+    let Open { shared, store, publisher } = house.open();
+    let (tasks, mut failures) = Tasks::new();
+    let metrics = Arc::default();
+    shared.start(&tasks, &store, &metrics).expect("started");
+    let wait_for = async |count: u64| {
+        while metrics.shared_writes.get() < count {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let deadline = Duration::from_secs(10);
+    tokio::time::timeout(deadline, wait_for(1)).await.expect("the first write");
+    publisher.publish(vec![put("/a", "1")]);
+    let written = metrics.shared_writes.get();
+    tokio::time::timeout(deadline, wait_for(written + 1)).await.expect("the change");
+    assert_eq!(house.php("echo dba_fetch('node/a', $db);"), "1");
+    let written = metrics.shared_writes.get();
+    tokio::time::timeout(deadline, wait_for(written + 1)).await.expect("a heartbeat");
+    assert_eq!(tasks.stop(deadline).await, 0);
+    assert!(failures.try_recv().is_err());
+    let left = Contents::load(&house.copy()).expect("a whole copy");
+    assert_eq!(left.nodes, *store.snapshot().nodes());
+}
+
+/// Writes pairs that must always agree, until it is killed.
+#[test]
+#[ignore = "is run by another test, as a process of its own"]
+fn a_writer_without_end() {
+    let folder = PathBuf::from(std::env::var_os("ROSTER_TEST_FOLDER").expect("a folder"));
+    let config = Config { state: PathBuf::new(), ..Config::default() };
+    let feeds = feeds("cluster");
+    let shared = Shared::open(&config, Some(&folder), &feeds).expect("the file").expect("a file");
+    let store = Store::new(&store::Config::default(), feeds, Arc::default());
+    let (mut writer, publisher) = (shared.writer, store.publisher(0));
+    for round in 0.. {
+        let at = |pair: char| format!("/{pair}/{}", round % 50);
+        let text = format!("{round} {}", "x".repeat(round * 97 % 9_000));
+        publisher.publish(vec![put(&at('a'), &text), put(&at('b'), &text)]);
+        writer.write(&store.snapshot()).expect("written");
+    }
+}
+
+#[test]
+fn a_writer_killed_at_any_moment_leaves_a_whole_revision() {
+    let house = House::new();
+    for round in 0..40 {
+        let mut writer = Command::new(std::env::current_exe().expect("this program"))
+            .args(["--ignored", "--exact", "store::shared::tests::a_writer_without_end"])
+            .env("ROSTER_TEST_FOLDER", house.folder.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("a writer");
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(10) && !house.file().metadata().is_ok_and(|file| file.len() > 0) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(Duration::from_micros(5_000 + round * 773));
+        writer.kill().expect("killed");
+        writer.wait().expect("ended");
+        let contents = Contents::load(&house.file()).unwrap_or_else(|error| panic!("round {round}: {error}"));
+        for n in 0..50 {
+            let of = |pair: char| contents.nodes.get(&path(&format!("/{pair}/{n}"))).map(|node| &node.data);
+            assert_eq!(of('a'), of('b'), "round {round}");
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! The shared file of the real sidecar: PHP reads it with no call, and the next start answers from it.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use roster::model::NodePath;
+use roster::store::shared::Reader;
+
+use crate::harness::{Roster, SOON, Scene, ensure, eventually};
+use crate::idl::Origin;
+
+/// What PHP prints that has the shared file open as `$db`.
+fn php(roster: &Roster, code: &str) -> String {
+    let open = format!("$db = dba_popen('{}', 'r', 'lmdb'); ", roster.shared_file().display());
+    let ended = Command::new("php").args(["-r", &(open + code)]).output();
+    let ended = ended.expect("PHP starts, if `make deps` has been run");
+    String::from_utf8_lossy(&ended.stdout).into_owned() + &String::from_utf8_lossy(&ended.stderr)
+}
+
+/// Waits until PHP reads this from the file.
+fn reads(roster: &Roster, key: &str, expected: &str) {
+    eventually(&format!("PHP reads {key}"), SOON, || {
+        let data = php(roster, &format!("echo json_encode(dba_fetch('{key}', $db));"));
+        ensure(data == expected, data)
+    });
+}
+
+/// Many nodes, all of the same data.
+fn nodes(data: &str) -> String {
+    (0..50).map(|n| format!("\"/{}/{n}\" = \"{data}\"\n", n % 7)).collect()
+}
+
+/// Writes a whole tree at once, and has the sidecar read it.
+fn replace(roster: &Roster, data: &str) {
+    roster.write("nodes.new", &format!("[nodes]\n{}", nodes(data)));
+    std::fs::rename(roster.folder().join("nodes.new"), roster.folder().join("nodes.toml")).expect("replaced");
+    roster.process().signal(Signal::SIGHUP);
+}
+
+/// How many lines of the log tell this.
+fn told(roster: &Roster, this: &str) -> usize {
+    roster.log().lines().filter(|line| line.contains(this)).count()
+}
+
+/// The data that all of the many nodes have.
+fn one_value<'a>(all: impl Iterator<Item = (&'a str, Vec<u8>)>) -> Vec<u8> {
+    let many = all.filter(|(path, _)| path.matches('/').count() == 2);
+    let mut values: Vec<_> = many.map(|(_, data)| data).collect();
+    assert_eq!(values.len(), 50);
+    values.dedup();
+    assert_eq!(values.len(), 1, "all are of one revision");
+    values.remove(0)
+}
+
+#[test]
+fn php_reads_what_zookeeper_holds_without_a_call() {
+    let scene = Scene::new();
+    scene.zk.create("/zk_test", "hello");
+    scene.zk.create("/a/b", "");
+    reads(&scene.roster, "node/zk_test", "\"hello\"");
+    reads(&scene.roster, "children/", r#""[\"a\",\"zk_test\"]""#);
+    scene.zk.set("/zk_test", "changed");
+    scene.zk.delete("/a/b");
+    reads(&scene.roster, "node/zk_test", "\"changed\"");
+    reads(&scene.roster, "children/a", "\"[]\"");
+    let status = "$f = json_decode(dba_fetch('meta/freshness', $db)); $s = $f->sources[0]; \
+                  echo \"$f->origin $f->ageMs $s->name $s->kind \", json_encode([$f->complete, $s->whole]);";
+    assert_eq!(php(&scene.roster, status), "LIVE 0 zookeeper zookeeper [true,true]");
+}
+
+#[test]
+fn a_heartbeat_says_that_the_writer_lives() {
+    let roster = Roster::of_file("\"/a\" = \"one\"");
+    let written = || php(&roster, "echo json_decode(dba_fetch('meta/freshness', $db))->writtenAt;");
+    let first = written();
+    eventually("another heartbeat", SOON, || ensure(written() > first, "not yet"));
+}
+
+#[test]
+fn a_restart_answers_while_zookeeper_is_away_and_then_syncs_without_a_reset() {
+    let mut scene = Scene::own("");
+    scene.zk.create("/a", "one");
+    scene.zk.create("/doomed", "one");
+    scene.agrees();
+    let before = scene.roster.get("/a").expect("a node").freshness;
+    assert!(scene.roster.stop().success());
+    scene.link.cut();
+    scene.roster.run();
+    let restored = scene.roster.get("/a").expect("what was known");
+    assert_eq!((restored.node.data, restored.freshness.origin), (b"one".to_vec(), Origin::RESTORED));
+    assert!(restored.freshness.age_ms > 0 && restored.freshness.complete, "{:?}", restored.freshness);
+    assert!(restored.freshness.revision > before.revision);
+    scene.zk.set("/a", "two");
+    scene.zk.delete("/doomed");
+    assert_eq!(scene.roster.data("/a"), b"one");
+    scene.link.mend();
+    scene.agrees();
+    assert_eq!(scene.roster.get("/a").expect("a node").freshness.origin, Origin::LIVE);
+    assert_eq!(scene.resets(), 2, "the watchers go on from where they were");
+}
+
+#[test]
+fn a_zookeeper_that_is_empty_after_a_restart_takes_nothing_away_at_once() {
+    let mut scene = Scene::own("hold = \"60s\"");
+    scene.zk.create_many("/member-", 20);
+    scene.agrees();
+    scene.roster.kill();
+    scene.server().restart_empty();
+    scene.roster.run();
+    eventually("they are held", SOON, || ensure(scene.roster.source().detail.contains("holding"), "they are not"));
+    let held = scene.roster.get("/member-7").expect("a node").freshness;
+    assert_eq!((held.origin, held.age_ms > 0), (Origin::RESTORED, true));
+}
+
+#[test]
+fn a_sidecar_killed_at_any_moment_leaves_a_whole_revision_which_the_next_serves() {
+    let mut roster = Roster::of_file(&nodes("first"));
+    reads(&roster, "node/0/7", "\"first\"");
+    let mut last = 0;
+    for round in 0..40_u64 {
+        for edit in 0..3 {
+            replace(&roster, &format!("{round}-{edit}"));
+            std::thread::sleep(Duration::from_micros(round * 977 % 9_000));
+        }
+        roster.kill();
+        let left = Reader::open(&roster.shared_file()).and_then(|file| file.contents()).expect("a whole file");
+        let left = one_value(left.nodes.iter().map(|(path, node)| (path.as_str(), node.data.to_vec())));
+        std::fs::remove_file(roster.folder().join("nodes.toml")).expect("the source is away");
+        roster.run();
+        let (served, freshness) = roster.tree().expect("what was left");
+        assert_eq!(one_value(served.iter().map(|(path, node)| (path.as_str(), node.data.clone()))), left);
+        assert_eq!(freshness.origin, Origin::RESTORED);
+        assert!(freshness.revision > last, "revisions never go back");
+        last = freshness.revision;
+    }
+    assert_eq!(told(&roster, "set a shared file aside"), 0);
+}
+
+#[test]
+fn a_file_that_cannot_be_used_is_set_aside_with_one_line_and_made_anew() {
+    let mut roster = Roster::of_file("\"/a\" = \"one\"");
+    reads(&roster, "node/a", "\"one\"");
+    type Harm = fn(&Path);
+    let harms: [(&str, Harm); 3] = [
+        ("damaged", |file| std::fs::write(file, [0x5a; 50_000]).expect("written")),
+        ("damaged", |file| {
+            let bytes = std::fs::read(file).expect("a file");
+            std::fs::write(file, &bytes[..bytes.len() * 2 / 3]).expect("cut off");
+        }),
+        ("another cluster", |file| {
+            let folder = file.parent().expect("a folder");
+            std::fs::rename(folder.join("nodes.toml"), folder.join("others.toml")).expect("moved");
+            let config = std::fs::read_to_string(folder.join("roster.toml")).expect("a configuration");
+            std::fs::write(folder.join("roster.toml"), config.replace("nodes.toml", "others.toml")).expect("written");
+        }),
+    ];
+    for (nth, (why, harm)) in harms.into_iter().enumerate() {
+        assert!(roster.stop().success());
+        harm(&roster.shared_file());
+        roster.run();
+        roster.becomes("live");
+        reads(&roster, "node/a", "\"one\"");
+        assert_eq!(told(&roster, "set a shared file aside"), nth + 1);
+        assert!(roster.log().contains(why));
+    }
+}
+
+#[test]
+fn after_a_reboot_the_copy_is_served() {
+    let mut roster = Roster::of_file("\"/a\" = \"one\"");
+    assert!(roster.stop().success());
+    std::fs::create_dir(roster.state()).expect("a folder");
+    roster.run();
+    roster.becomes("live");
+    assert!(roster.stop().success());
+    for name in ["shared.mdb", "shared.mdb-lock", "nodes.toml"] {
+        std::fs::remove_file(roster.folder().join(name)).expect("a file");
+    }
+    roster.run();
+    assert_eq!(roster.data("/a"), b"one");
+    reads(&roster, "node/a", "\"one\"");
+}
+
+#[test]
+fn a_full_file_is_told_once_and_the_endpoint_goes_on() {
+    let mut roster = Roster::prepare_file("roster.sock", "\"/a\" = \"one\"");
+    roster.configure("[[file]]", "[shared]\nmax_size = \"256KiB\"\n[[file]]");
+    roster.run();
+    reads(&roster, "node/a", "\"one\"");
+    roster.write("nodes.toml", &format!("[nodes]\n\"/a\" = \"two\"\n\"/big\" = \"{}\"", "x".repeat(300_000)));
+    eventually("the endpoint has it", SOON, || ensure(roster.data("/a") == b"two", "not yet"));
+    eventually("it is counted", SOON, || ensure(roster.status().counters["sharedFailures"] > 1, "not yet"));
+    assert_eq!(told(&roster, "cannot write the shared file"), 1);
+    assert!(roster.log().contains("raise shared.max_size"));
+    reads(&roster, "node/a", "\"one\"");
+    roster.write("nodes.toml", "[nodes]\n\"/a\" = \"three\"");
+    reads(&roster, "node/a", "\"three\"");
+    assert_eq!(told(&roster, "the shared file is written again"), 1);
+}
+
+#[test]
+fn killed_readers_leave_no_place_taken() {
+    let mut roster = Roster::prepare_file("roster.sock", "\"/a\" = \"one\"");
+    roster.configure("[[file]]", "[shared]\nmax_readers = 8\n[[file]]");
+    roster.run();
+    reads(&roster, "node/a", "\"one\"");
+    for _ in 0..12 {
+        php(&roster, "dba_fetch('node/a', $db); posix_kill(getmypid(), SIGKILL);");
+    }
+    reads(&roster, "node/a", "\"one\"");
+}
+
+#[test]
+fn a_reader_in_a_loop_sees_whole_revisions_that_never_go_back() {
+    let roster = Roster::of_file(&nodes("first"));
+    reads(&roster, "node/0/7", "\"first\"");
+    let reader = Reader::open(&roster.shared_file()).expect("a reader");
+    let (start, mut last, mut edit) = (Instant::now(), 0, 0);
+    let path = NodePath::parse("/3/3").expect("a path");
+    while start.elapsed() < Duration::from_secs(2) {
+        if edit < start.elapsed().as_millis() / 5 {
+            edit += 1;
+            replace(&roster, &format!("{edit}"));
+        }
+        let contents = reader.contents().expect("a whole revision");
+        assert!(contents.report.revision >= last);
+        last = contents.report.revision;
+        one_value(contents.nodes.iter().map(|(path, node)| (path.as_str(), node.data.to_vec())));
+        assert!(reader.node(&path).expect("read").0.is_some());
+    }
+}
