@@ -282,6 +282,18 @@ fn only_what_is_mirrored_now_is_restored() {
 }
 
 #[test]
+fn masters_are_not_restored_since_they_are_not_in_the_file() {
+    let house = House::new();
+    let both = || feeds("cluster").into_iter().chain([Feed::new("register", "register", vec![])]).collect();
+    let mut open = house.open_as(both());
+    open.store.publisher(1).publish_whole(vec![]);
+    open.sync();
+    drop(open);
+    let snapshot = house.open_as(both()).store.snapshot();
+    assert_eq!(snapshot.filled().iter().map(|filled| filled.whole).collect::<Vec<_>>(), [true, false]);
+}
+
+#[test]
 fn the_file_of_another_cluster_is_set_aside() {
     let house = House::with([vec![put("/a", "1")]]);
     let open = house.open_as(feeds("another"));
