@@ -29,8 +29,10 @@ check:
 	cargo clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
 
+# The PHP package carries a copy of its own, so that it can be installed alone.
 gen:
 	gen/regenerate
+	rm -rf php/gen && cp -r gen/php/Roster/Thrift php/gen
 
 # QUICK=1 for a short form.
 bench: deps
