@@ -89,13 +89,15 @@ struct Walk<'i> {
 impl Image {
     pub(super) fn open(path: &Path) -> Result<Self, Unfit> {
         let file = File::open(path).map_err(Unfit::Unreadable)?;
-        let length = file.metadata().map_err(Unfit::Unreadable)?.len();
         let first = read(&file, 0, META_END)?;
         let page_size = u32_at(&first, 40)? as usize;
         if !page_size.is_power_of_two() || !(256..=65_536).contains(&page_size) {
             return Err(Unfit::Damaged("it does not begin as an LMDB file"));
         }
-        let second = read(&file, page_size as u64, META_END)?;
+        let (first, second) = at_rest(|| {
+            let metas = read(&file, 0, page_size + META_END)?;
+            Ok((metas[..META_END].to_vec(), metas[page_size..].to_vec()))
+        })?;
         for meta in [&first, &second] {
             if u32_at(meta, 16)? != MAGIC || u32_at(meta, 20)? != DATA_VERSION || u32_at(meta, 40)? != page_size as u32
             {
@@ -111,6 +113,8 @@ impl Image {
         if u16_at(&meta, 92)? != 0 {
             return Err(Unfit::Damaged("its tree is of another kind"));
         }
+        // A writer lets the file grow before it commits.
+        let length = file.metadata().map_err(Unfit::Unreadable)?.len();
         Ok(Self {
             file,
             page_size,
@@ -319,6 +323,19 @@ impl Entry<'_> {
     fn page(&self) -> u64 {
         self.size | u64::from(self.flags) << 32
     }
+}
+
+/// Reads again until two readings agree: a writer may be at work meanwhile.
+fn at_rest<T: PartialEq>(read: impl Fn() -> Result<T, Unfit>) -> Result<T, Unfit> {
+    let mut last = read()?;
+    for _ in 0..1_000 {
+        let now = read()?;
+        if now == last {
+            break;
+        }
+        last = now;
+    }
+    Ok(last)
 }
 
 fn read(file: &File, at: u64, length: usize) -> Result<Vec<u8>, Unfit> {

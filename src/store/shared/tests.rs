@@ -2,11 +2,14 @@
 
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytesize::ByteSize;
 use tempfile::TempDir;
 
+use super::image::Image;
 use super::*;
 use crate::model::{Change, Freshness, Node, NodePath, Origin, Revision, Stat};
 use crate::store::{self, FeedState, Publisher, Room, Since, Snapshot};
@@ -345,6 +348,26 @@ fn no_damage_is_served_or_ends_the_process() {
         open.publish(vec![put("/a", "1")]);
     }
     assert_eq!(data(&house.open().store.snapshot(), "/a").as_deref(), Some("1"));
+}
+
+#[test]
+fn a_file_that_is_being_written_is_no_damage() {
+    let house = House::new();
+    let mut open = house.open();
+    open.sync();
+    open.publish(vec![put("/a", "0")]);
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                Image::open(&house.file()).expect("a whole file");
+            }
+        });
+        for round in 0..20_000 {
+            open.publish(vec![put("/a", &format!("{round}"))]);
+        }
+        done.store(true, Ordering::Relaxed);
+    });
 }
 
 #[test]
