@@ -15,6 +15,8 @@
 //! | 5 | [`sidecar`] |
 
 pub mod config;
+#[cfg(test)]
+mod corpora;
 pub mod master;
 pub mod metrics;
 pub mod model;

@@ -1,8 +1,3 @@
 #![no_main]
 
-use roster::tunnel;
-
-#[path = "../checks.rs"]
-mod checks;
-
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| checks::frames(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| roster_fuzz::check(bytes, roster::tunnel::fuzz::frames));

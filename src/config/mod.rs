@@ -4,6 +4,8 @@ mod bounds;
 mod check;
 mod connect;
 mod draft;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod mistake;
 mod read;
 mod show;

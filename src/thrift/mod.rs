@@ -13,6 +13,8 @@ mod connection;
 mod convert;
 mod cut;
 mod dialect;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod handler;
 mod masters;
 mod owed;

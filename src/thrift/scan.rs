@@ -222,15 +222,13 @@ impl Scanner {
             (Kind::Struct, _) => return self.enter(Level::Struct),
             (Kind::List, Protocol::Binary) => {
                 let [element] = reader.array()?;
-                let kind = binary_kind(element)?;
                 let left = reader.length()?;
-                return self.elements(left, [kind, kind]);
+                return self.list(left, || binary_kind(element));
             }
             (Kind::List, Protocol::Compact) => {
                 let [head] = reader.array()?;
-                let kind = compact_kind(head & 0x0f)?;
                 let left = if head >> 4 == 15 { reader.varint()? as usize } else { usize::from(head >> 4) };
-                return self.elements(left, [kind, kind]);
+                return self.list(left, || compact_kind(head & 0x0f));
             }
             (Kind::Map, Protocol::Binary) => {
                 let [key, value] = reader.array()?;
@@ -250,6 +248,15 @@ impl Scanner {
             }
         }
         Ok(())
+    }
+
+    /// An empty one may be of any type, also of none.
+    fn list(&mut self, left: usize, kind: impl FnOnce() -> Step<Kind>) -> Step<()> {
+        if left == 0 {
+            return Ok(());
+        }
+        let kind = kind()?;
+        self.elements(left, [kind, kind])
     }
 
     fn pairs(&mut self, pairs: usize, key: Kind, value: Kind) -> Step<()> {

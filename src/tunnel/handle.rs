@@ -237,6 +237,8 @@ impl Shared {
     pub(super) fn end(&self, ended: Ended) -> Ended {
         let mut state = self.lock();
         let ended = state.ended.get_or_insert(ended).clone();
+        // The writer may not have noticed yet; and what was not sent may already be on its way elsewhere.
+        state.outbox.clear();
         for slot in state.streams.values_mut() {
             slot.finish(Err(StreamError::Lost(ended.clone())));
         }

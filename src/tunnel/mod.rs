@@ -7,6 +7,8 @@
 mod call;
 mod conversation;
 pub mod frame;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod handle;
 pub mod message;
 mod outbox;

@@ -51,6 +51,13 @@ impl Outbox {
         Ok(number)
     }
 
+    /// Throws away what has not left, which now never will.
+    pub(super) fn clear(&mut self) {
+        self.first.clear();
+        self.frames.clear();
+        self.bytes = 0;
+    }
+
     /// Takes a frame back. False: it has left.
     pub(super) fn withdraw(&mut self, number: u64) -> bool {
         let frame = number.checked_sub(self.left).and_then(|index| self.frames.get_mut(index as usize));

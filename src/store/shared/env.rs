@@ -5,6 +5,8 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
+#[cfg(any(test, feature = "fuzz"))]
+use lmdb::{Cursor, Transaction};
 use lmdb::{Database, Environment, EnvironmentFlags, Error, RoTransaction, RwTransaction};
 
 use super::Config;
@@ -44,6 +46,14 @@ impl Env {
     /// Keeps the newest state, and those that come after it, from being written over while it lives.
     pub(super) fn pin(&self) -> Result<RoTransaction<'_>, Error> {
         self.inner.begin_ro_txn()
+    }
+
+    /// All that it holds, in the order of the keys.
+    #[cfg(any(test, feature = "fuzz"))]
+    pub(super) fn entries(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+        let transaction = self.pin()?;
+        let mut cursor = transaction.open_ro_cursor(self.db)?;
+        cursor.iter().map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec()))).collect()
     }
 
     /// Frees the slots of readers that died; how many.

@@ -21,6 +21,7 @@ const META_END: usize = 152;
 const BRANCH: u16 = 1;
 const LEAF: u16 = 2;
 const OVERFLOW: u16 = 4;
+const META: u16 = 8;
 const BIG_DATA: u16 = 1;
 /// No page: the root of an empty tree.
 const NOWHERE: u64 = u64::MAX;
@@ -99,8 +100,8 @@ impl Image {
             Ok((metas[..META_END].to_vec(), metas[page_size..].to_vec()))
         })?;
         for meta in [&first, &second] {
-            if u32_at(meta, 16)? != MAGIC || u32_at(meta, 20)? != DATA_VERSION || u32_at(meta, 40)? != page_size as u32
-            {
+            let is_meta = u16_at(meta, 10)? & META != 0 && u32_at(meta, 16)? == MAGIC;
+            if !is_meta || u32_at(meta, 20)? != DATA_VERSION || u32_at(meta, 40)? != page_size as u32 {
                 return Err(Unfit::Damaged("it does not begin as an LMDB file"));
             }
         }

@@ -20,6 +20,8 @@ mod contents;
 mod copy;
 mod entry;
 mod env;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod image;
 mod reader;
 mod writer;

@@ -138,6 +138,22 @@ async fn a_request_that_is_given_up_before_it_left_is_never_sent() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_request_that_had_not_left_at_the_end_is_never_sent() {
+    // Chance decides whether the writer or the end comes first.
+    for _ in 0..32 {
+        let (here, mut peer) = against_a_script(Settings { queue_frames: 1, ..Settings::default() });
+        let stream = listed(&here.handle);
+        // There is no room for the second of these, which ends the conversation before its writer has begun.
+        for _ in 0..2 {
+            let _ = here.handle.send(Message::End { uuid: "any".into() });
+        }
+        assert_eq!(here.handle.ended(), Some(Ended::Stalled));
+        assert!(!stream.was_sent());
+        assert!(timeout(SOON, peer.receive()).await.expect("an end").is_err());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_answers_nothing_is_for_the_owner_or_ignored() {
     let (mut here, mut peer) = against_a_script(Settings::default());
     let stranger = || "nobody".to_owned();

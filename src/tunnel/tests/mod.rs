@@ -3,6 +3,6 @@
 
 mod closures;
 mod conversation;
-mod corpora;
+mod mutants;
 mod recorded;
 mod words;

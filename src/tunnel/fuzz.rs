@@ -1,17 +1,16 @@
-//! What must hold for any bytes: checked by the fuzz targets, and for their corpora by an ordinary test.
-#![allow(dead_code, reason = "each fuzz target uses one of the checks")]
+//! What must hold for any bytes of a peer, and for any value that PHP is given.
 
 use rmpv::Value;
 
-use super::tunnel::frame::{Bounds, Progress, Scanner};
-use super::tunnel::message::Message;
-use super::tunnel::php::write_value;
+use super::frame::{Bounds, Progress, Scanner};
+use super::message::Message;
+use super::php::write_value;
 
 const BOUNDS: Bounds = Bounds { bytes: 64 * 1024, ..Bounds::DEFAULT };
 
 /// The scanner finds the same end wherever the bytes are cut, and the end that the decoder finds; what is understood
 /// of the frame is written and understood again as the same.
-pub(super) fn frames(bytes: &[u8]) {
+pub fn frames(bytes: &[u8]) {
     let found = Scanner::new(BOUNDS).scan(bytes);
     let mut piecemeal = Scanner::new(BOUNDS);
     let first = (0..=bytes.len()).map(|end| piecemeal.scan(&bytes[..end])).find(|found| *found != Progress::Incomplete);
@@ -28,7 +27,7 @@ pub(super) fn frames(bytes: &[u8]) {
 }
 
 /// What is written of a value is one value of PHP, whose texts cannot be taken for anything else.
-pub(super) fn php_values(bytes: &[u8]) {
+pub fn php_values(bytes: &[u8]) {
     let Progress::Complete(end) = Scanner::new(BOUNDS).scan(bytes) else { return };
     let value = rmpv::decode::read_value(&mut &bytes[..end]).expect("what was scanned is MessagePack");
     let mut written = Vec::new();

@@ -1,0 +1,20 @@
+//! What must hold for any text that is taken for a configuration.
+
+use super::{Config, Layers};
+
+/// It is refused with a reason, or what is shown of it is taken for the same.
+pub fn texts(bytes: &[u8]) {
+    let Ok(text) = str::from_utf8(bytes) else { return };
+    match load(text) {
+        Ok(config) => {
+            let shown = config.to_toml();
+            let again = load(&shown).unwrap_or_else(|mistakes| panic!("{mistakes}\n{shown}"));
+            assert_eq!(again.to_toml(), shown);
+        }
+        Err(mistakes) => assert!(!mistakes.to_string().is_empty()),
+    }
+}
+
+fn load(text: &str) -> Result<Config, super::Mistakes> {
+    Config::load(&Layers { file: Some(("/etc/roster/roster.toml".into(), text.to_owned())), ..Layers::default() })
+}

@@ -1,0 +1,94 @@
+//! What must hold for any bytes that a client sends.
+
+use std::sync::{Arc, LazyLock};
+
+use thrift::protocol::{TBinaryInputProtocol, TCompactInputProtocol, TInputProtocol, TMessageType, TType};
+use thrift::{Error, TConfiguration, TransportErrorKind};
+
+use super::codec::{Codec, Outcome};
+use super::cut::{Cut, Cutter};
+use super::dialect::Protocol;
+use super::handler::Desk;
+use super::owed::Ledger;
+use super::scan::{Bounds, Progress, Scanner, Wrong};
+use super::{Config, ZkData};
+use crate::metrics::Metrics;
+use crate::model::{Change, Node, NodePath, Stat};
+use crate::store::{Feed, Store};
+
+const BOUNDS: Bounds = Bounds { message: 4_096, call: 16_384, string: 1_024, container: 256, depth: 8 };
+
+/// One request is cut out of them, the same however they come; the library's own reader agrees on its end; and it is
+/// answered.
+pub fn requests(bytes: &[u8]) {
+    for protocol in [Protocol::Binary, Protocol::Compact] {
+        the_library_agrees(protocol, bytes);
+    }
+    let at_once = Cutter::new(BOUNDS).next(bytes);
+    let mut piecemeal = Cutter::new(BOUNDS);
+    let first = (0..=bytes.len()).map(|end| piecemeal.next(&bytes[..end])).find(|cut| *cut != Cut::Incomplete);
+    match (first.unwrap_or(Cut::Incomplete), &at_once) {
+        (Cut::Wrong(..), Cut::Wrong(..)) => {}
+        (piecemeal, at_once) => assert_eq!(piecemeal, *at_once),
+    }
+    let Cut::Request { dialect, message, .. } = at_once else { return };
+    let mut output = Vec::new();
+    let (codec, desk) = &*HOUSE;
+    if let Ok(Outcome::Answered(_)) = codec.answer(dialect, &bytes[message], desk, None, &mut output) {
+        let length = output.first_chunk::<4>().map(|length| u32::from_be_bytes(*length) as usize + 4);
+        assert!(!dialect.framed || output.is_empty() || length == Some(output.len()));
+    }
+}
+
+fn the_library_agrees(protocol: Protocol, bytes: &[u8]) {
+    let found = Scanner::new(protocol, 0, BOUNDS).scan(bytes);
+    if let Progress::Complete(end) = found
+        && let Err(Error::Transport(error)) = read(protocol, &bytes[..end])
+    {
+        assert_ne!(error.kind, TransportErrorKind::EndOfFile, "the message goes on after its end");
+    }
+    if let Ok(end) = read(protocol, bytes) {
+        let bound = [Wrong::Message, Wrong::String, Wrong::Container, Wrong::Depth].map(Progress::Wrong);
+        // The library takes a compact field of no type for the end of its struct, whatever else its byte says.
+        let lax = protocol == Protocol::Compact && found == Progress::Wrong(Wrong::Type);
+        assert!(found == Progress::Complete(end) || lax || bound.contains(&found), "{found:?} instead of {end}");
+    }
+}
+
+/// Where the message ends that the library finds.
+fn read(protocol: Protocol, bytes: &[u8]) -> thrift::Result<usize> {
+    let mut rest = bytes;
+    // Its own limits keep it from taking memory by a length that it reads.
+    let limits = TConfiguration::builder()
+        .max_message_size(Some(BOUNDS.call))
+        .max_frame_size(Some(BOUNDS.call))
+        .max_string_size(Some(BOUNDS.call))
+        .max_container_size(Some(BOUNDS.call))
+        .build()?;
+    match protocol {
+        Protocol::Binary => pass(&mut TBinaryInputProtocol::with_config(&mut rest, true, limits)),
+        Protocol::Compact => pass(&mut TCompactInputProtocol::with_config(&mut rest, limits)),
+    }?;
+    Ok(bytes.len() - rest.len())
+}
+
+fn pass(input: &mut dyn TInputProtocol) -> thrift::Result<()> {
+    let message = input.read_message_begin()?;
+    if !matches!(message.message_type, TMessageType::Call | TMessageType::OneWay) {
+        return Err("not a call".into());
+    }
+    input.skip(TType::Struct)?;
+    input.read_message_end()
+}
+
+/// What answers, with one node.
+static HOUSE: LazyLock<(Codec, Desk)> = LazyLock::new(|| {
+    let (config, metrics) = (Config::default(), Arc::<Metrics>::default());
+    let feed = Feed::new("fuzz", "file", vec![NodePath::root()]);
+    let store = Store::new(&Default::default(), vec![feed], metrics.clone());
+    let node = Node { data: b"data".as_slice().into(), stat: Stat::default() };
+    store.publisher(0).publish_whole(vec![Change::Put(NodePath::root(), Arc::new(node))]);
+    let ledger = Ledger::new(config.max_waiting_replies.as_u64() as usize);
+    let desk = Desk::new(&config, &ZkData::default(), store, ledger.clone(), metrics.clone());
+    (Codec::new(&config, ledger, metrics), desk)
+});
