@@ -2,6 +2,7 @@
 
 mod chaos;
 mod cli;
+mod death;
 mod endpoint;
 mod faults;
 mod generated;
