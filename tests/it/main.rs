@@ -10,6 +10,7 @@ mod harness;
 mod masters;
 mod mirror;
 mod php;
+mod recorded;
 mod register;
 mod shared;
 
