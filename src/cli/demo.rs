@@ -9,6 +9,7 @@ use anyhow::Context;
 use roster::config::Config;
 
 use super::place;
+use super::sample::SERVICE;
 
 const TREE: &str = include_str!("../../examples/tree.toml");
 const PHP_EXAMPLE: &str = "examples/php/get.php";
@@ -48,7 +49,7 @@ fn write_new(path: &Path) -> io::Result<()> {
 }
 
 /// What to try in a second terminal.
-pub(crate) fn invitation(config: &Config, binary: &Path) -> String {
+pub(crate) fn invitation(config: &Config, binary: &Path, masters: &[u32]) -> String {
     let address = address(config);
     let roster = quoted(binary);
     let mut text = format!(
@@ -58,6 +59,16 @@ pub(crate) fn invitation(config: &Config, binary: &Path) -> String {
     );
     if Path::new(PHP_EXAMPLE).exists() {
         text += &format!("  {address}php {PHP_EXAMPLE}\n");
+    }
+    if let Some(first) = masters.first() {
+        let pids: Vec<String> = masters.iter().map(u32::to_string).collect();
+        text += &format!(
+            "\nAnd {} processes ({}) have connected as masters; call them, and see how one dies:\n\n  \
+             {address}{roster} masters\n  {address}{roster} call {SERVICE}.hello name=Ada\n  \
+             {address}{roster} call {SERVICE}.count to=20\n  {address}{roster} watch --masters\n  kill -9 {first}\n",
+            masters.len(),
+            pids.join(" and ")
+        );
     }
     text
 }
@@ -110,7 +121,7 @@ mod tests {
     fn the_address_is_told_where_a_client_would_not_find_it() {
         let mut config = Config::default();
         let first_line =
-            |config: &Config| invitation(config, Path::new("/bin/roster")).lines().nth(3).map(str::to_owned);
+            |config: &Config| invitation(config, Path::new("/bin/roster"), &[]).lines().nth(3).map(str::to_owned);
         config.thrift.unix = "/tmp/a b.sock".into();
         let told = "  ROSTER_ADDRESS='unix:///tmp/a b.sock' /bin/roster get /zk_test";
         assert_eq!(first_line(&config).as_deref(), Some(told));

@@ -13,6 +13,7 @@ mod ls;
 mod masters;
 mod place;
 mod registers;
+mod sample;
 mod serve;
 mod services;
 mod settings;
@@ -57,6 +58,8 @@ enum Command {
     Serve(serve::Serve),
     Config(config::Configure),
     Completions(completions::Completions),
+    #[command(hide = true)]
+    SampleMaster(sample::Sample),
     Version(version::Version),
 }
 
@@ -84,6 +87,7 @@ impl Cli {
             Command::Serve(serve) => serve.run(),
             Command::Config(config) => config.run(),
             Command::Completions(completions) => completions.run(),
+            Command::SampleMaster(sample) => sample.run(),
             Command::Version(version) => version.run(),
         }
     }

@@ -10,6 +10,7 @@ use roster::sidecar::Sidecar;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+use super::sample::Samples;
 use super::settings::{NO_SOURCE, Origin, Settings};
 use super::systemd::Systemd;
 use super::{demo, exit};
@@ -49,8 +50,9 @@ async fn serve(config: &Config, is_demo: bool) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let mut sidecar = Sidecar::start(config)?;
+    let mut samples = if is_demo { Samples::start(config)? } else { Samples::default() };
     if is_demo {
-        eprintln!("{}", demo::invitation(config, &env::current_exe()?));
+        eprintln!("{}", demo::invitation(config, &env::current_exe()?, &samples.pids()));
     }
     let mut systemd = Systemd::ready(sidecar.addresses());
     let ended = loop {
@@ -60,9 +62,11 @@ async fn serve(config: &Config, is_demo: bool) -> anyhow::Result<()> {
             _ = terminate.recv() => break Ok(()),
             _ = hangup.recv() => sidecar.reload(),
             () = systemd.watchdog() => {}
+            () = samples.one_ends() => {}
         }
     };
     systemd.stopping();
+    samples.stop().await;
     // Who asks again does not want to wait.
     tokio::select! {
         () = sidecar.stop() => {}

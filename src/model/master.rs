@@ -83,6 +83,8 @@ pub enum Answer {
     },
     /// The connection was lost with the call under way. Whether it was executed is not known.
     Lost(String),
+    /// The connection was lost before the call left for it. It can be sent to another master.
+    Unsent(String),
 }
 
 /// The answers to one call; dropped, the call is given up.

@@ -35,7 +35,7 @@ pub struct Config {
     /// After so long without a word from a master it is asked for one,
     #[serde(with = "humantime_serde")]
     pub ping_interval: Duration,
-    /// and has so long to answer, twice.
+    /// and has so long to answer, or it is gone. In the middle of that it is asked once more.
     #[serde(with = "humantime_serde")]
     pub pong_timeout: Duration,
 }

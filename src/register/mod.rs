@@ -23,8 +23,8 @@ use uuid::Uuid;
 
 pub use self::config::Config;
 use self::lobby::Lobby;
-pub use self::secrets::SecretError;
 use self::secrets::Secrets;
+pub use self::secrets::{EXAMPLE_TOKEN, SecretError};
 use crate::model::Change;
 use crate::net::{Address, BindError, Bound};
 use crate::store::{FeedState, Publisher};

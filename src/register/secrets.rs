@@ -10,7 +10,7 @@ use crate::tunnel::Token;
 use crate::tunnel::php::{Closures, SigningKey};
 
 /// The token of the PHP package's public examples: taken on loopback, where no other is set.
-const EXAMPLE: &str = "register-center-token-2024";
+pub const EXAMPLE_TOKEN: &str = "register-center-token-2024";
 
 /// What is secret, as it is now.
 #[derive(Debug)]
@@ -38,9 +38,9 @@ impl Secrets {
     pub(super) fn read(config: &Config, is_loopback: bool) -> Result<Self, SecretError> {
         let tokens = match &config.tokens {
             Some(path) => lines("tokens", path)?,
-            None => vec![EXAMPLE.to_owned()],
+            None => vec![EXAMPLE_TOKEN.to_owned()],
         };
-        if !is_loopback && tokens.iter().all(|token| token == EXAMPLE) {
+        if !is_loopback && tokens.iter().all(|token| token == EXAMPLE_TOKEN) {
             return Err(SecretError::NoToken(config.listen.clone()));
         }
         let key = match &config.signing_key {
@@ -96,7 +96,7 @@ mod tests {
         let secrets = Secrets::read(&config, false).expect("secrets");
         let admit = |token: &str| secrets.admit(&Token(token.into()));
         assert!(admit("one").is_some() && admit("two").is_some());
-        assert!(admit("").is_none() && admit("tw").is_none() && admit(EXAMPLE).is_none());
+        assert!(admit("").is_none() && admit("tw").is_none() && admit(EXAMPLE_TOKEN).is_none());
         std::fs::write(&path, "two").expect("written");
         let changed = Secrets::read(&config, false).expect("secrets");
         assert!(changed.still_admits(&admit("two").expect("admitted")));
@@ -107,6 +107,6 @@ mod tests {
     fn the_token_that_everybody_knows_is_for_loopback_only() {
         let config = Config { listen: "0.0.0.0:8010".into(), ..Config::default() };
         assert!(matches!(Secrets::read(&config, false), Err(SecretError::NoToken(_))));
-        assert!(Secrets::read(&config, true).expect("secrets").admit(&Token(EXAMPLE.into())).is_some());
+        assert!(Secrets::read(&config, true).expect("secrets").admit(&Token(EXAMPLE_TOKEN.into())).is_some());
     }
 }

@@ -18,7 +18,7 @@ use super::Hall;
 use crate::model::{Answer, Answers, Call, Line, Master};
 use crate::store::{Room, Since};
 use crate::tunnel::value::{get, text};
-use crate::tunnel::{Ended, Handle, LOST, Message, RemoteError, SendError};
+use crate::tunnel::{Ended, Handle, LOST, Message, RemoteError, SendError, UNSENT};
 
 /// How many changes are told before newer ones are looked for.
 const ROOM: Room = Room { changes: 1_024, bytes: usize::MAX };
@@ -79,8 +79,7 @@ impl Subscriber {
         let answers = match answers {
             Ok(answers) => answers,
             Err(why) => {
-                let error = RemoteError { class: Some(LOST.into()), ..RemoteError::new(why) };
-                let _ = self.handle.send(Message::Error { uuid, error });
+                let _ = self.handle.send(Message::Error { uuid, error: error_of(UNSENT, why) });
                 return;
             }
         };
@@ -132,13 +131,16 @@ async fn relay(mut answers: Answers, handle: &Handle, uuid: String) {
             Answer::Failed { message, class, code } => {
                 Message::Error { uuid, error: RemoteError { message, class, code } }
             }
-            Answer::Lost(why) => {
-                Message::Error { uuid, error: RemoteError { class: Some(LOST.into()), ..RemoteError::new(why) } }
-            }
+            Answer::Lost(why) => Message::Error { uuid, error: error_of(LOST, why) },
+            Answer::Unsent(why) => Message::Error { uuid, error: error_of(UNSENT, why) },
         };
         let _ = handle.send(last);
         return;
     }
+}
+
+fn error_of(class: &str, why: String) -> RemoteError {
+    RemoteError { class: Some(class.to_owned()), ..RemoteError::new(why) }
 }
 
 /// Tells the masters that are connected here, and then what becomes of them.

@@ -186,9 +186,8 @@ async fn attempt(
     let master = entry.master.id.clone();
     let answers = send(&entry, request, bounds.until)?;
     drop(entry);
-    match timeout_at(bounds.until, gather(answers, request, bounds.budget)).await {
-        Ok(Ok(values)) => Ok(Given { values, master }),
-        Ok(Err(failed)) => Err(Failure::Failed(CallFailed { master, ..failed })),
+    match timeout_at(bounds.until, gather(answers, &master, request, bounds.budget)).await {
+        Ok(gathered) => gathered.map(|values| Given { values, master }),
         Err(_) => Err(timed_out(master, request, "the master gave no answer in time; whether it will is not known")),
     }
 }
@@ -198,7 +197,7 @@ fn send(entry: &Entry, request: &Request, until: Instant) -> Result<Answers, Fai
     let id = &entry.master.id;
     let Some(service) = offered(entry, request) else {
         let message = format!("the master `{id}` does not offer the service `{}`, or not so", request.service);
-        return Err(Failure::NoMaster(NoMaster { service_name: request.service.clone(), message }));
+        return Err(unsent(request, message));
     };
     let timeout = until.saturating_duration_since(Instant::now());
     if timeout.is_zero() {
@@ -218,7 +217,7 @@ fn send(entry: &Entry, request: &Request, until: Instant) -> Result<Answers, Fai
     let message = format!("master `{id}`: {refused}");
     Err(match refused {
         Refused::Overloaded => Failure::Overloaded(Overloaded { message }),
-        Refused::Gone => Failure::NoMaster(NoMaster { service_name: request.service.clone(), message }),
+        Refused::Gone => unsent(request, message),
     })
 }
 
@@ -229,35 +228,43 @@ fn offered<'a>(entry: &'a Entry, request: &Request) -> Option<&'a Service> {
     offers.filter(|service| fits(&request.wanted.version, service)).max_by_key(|service| service.version())
 }
 
-/// Waits for all that the master gives. (It does not say whose failure it is.)
-async fn gather(mut answers: Answers, request: &Request, budget: &Budget) -> Result<Vec<Vec<u8>>, CallFailed> {
+/// Waits for all that the master gives.
+async fn gather(
+    mut answers: Answers,
+    master: &str,
+    request: &Request,
+    budget: &Budget,
+) -> Result<Vec<Vec<u8>>, Failure> {
+    let failed = |message, class_name, code, lost| {
+        Failure::Failed(CallFailed { master: master.to_owned(), message, class_name, code, lost })
+    };
+    let written = |value: &Value| {
+        let bytes = value::write(request.encoding, value);
+        let room = budget.take(bytes.len());
+        room.map_err(|why| failed(format!("the call was given up: {why}"), None, 0, false)).map(|()| bytes)
+    };
     let (mut values, mut last) = (Vec::new(), Value::Nil);
     loop {
         match answers.recv().await {
-            Some(Answer::Value(value)) if request.all_values => values.push(written(&value, request, budget)?),
+            Some(Answer::Value(value)) if request.all_values => values.push(written(&value)?),
             Some(Answer::Value(value)) => last = value,
             Some(Answer::End) => {
                 if !last.is_nil() {
-                    values.push(written(&last, request, budget)?);
+                    values.push(written(&last)?);
                 }
                 return Ok(values);
             }
             Some(Answer::Failed { message, class, code }) => return Err(failed(message, class, code, false)),
             Some(Answer::Lost(message)) => return Err(failed(message, None, 0, true)),
+            Some(Answer::Unsent(message)) => return Err(unsent(request, format!("master `{master}`: {message}"))),
             None => return Err(failed("the way to the master was closed".into(), None, 0, true)),
         }
     }
 }
 
-fn written(value: &Value, request: &Request, budget: &Budget) -> Result<Vec<u8>, CallFailed> {
-    let bytes = value::write(request.encoding, value);
-    let room = budget.take(bytes.len());
-    room.map_err(|why| failed(format!("the call was given up: {why}"), None, 0, false))?;
-    Ok(bytes)
-}
-
-fn failed(message: String, class_name: Option<String>, code: i64, lost: bool) -> CallFailed {
-    CallFailed { master: String::new(), message, class_name, code, lost }
+/// That the master is none to call, or not any more: another one can be.
+fn unsent(request: &Request, message: String) -> Failure {
+    Failure::NoMaster(NoMaster { service_name: request.service.clone(), message })
 }
 
 fn timed_out(master: String, request: &Request, message: &str) -> Failure {

@@ -17,6 +17,9 @@ const ANSWERS: usize = 16;
 /// Of an error between registers: the connection to the master was lost, and the call may have been executed or not.
 pub const LOST: &str = "roster:lost";
 
+/// The same, of a call that was not sent to the master.
+pub const UNSENT: &str = "roster:unsent";
+
 /// How many there are of something of which there may be so many.
 #[derive(Clone, Debug, Default)]
 pub struct UnderWay(Arc<AtomicUsize>);
@@ -92,7 +95,10 @@ async fn pump(mut stream: Stream, value: impl Fn(Value) -> Result<Value, RemoteE
             Ok(Some(data)) => value(data).map_or_else(failed, Answer::Value),
             Ok(None) => Answer::End,
             Err(StreamError::Failed(error)) => failed(error),
-            Err(StreamError::Lost(why)) => Answer::Lost(format!("the connection to the master was lost: {why}")),
+            Err(StreamError::Lost(why)) if stream.was_sent() => {
+                Answer::Lost(format!("the connection to the master was lost: {why}"))
+            }
+            Err(StreamError::Lost(why)) => Answer::Unsent(format!("the connection to the master was lost: {why}")),
             Err(other) => failed(RemoteError::new(other.to_string())),
         };
         let is_last = !matches!(answer, Answer::Value(_));
@@ -103,8 +109,9 @@ async fn pump(mut stream: Stream, value: impl Fn(Value) -> Result<Value, RemoteE
 }
 
 fn failed(error: RemoteError) -> Answer {
-    if error.class.as_deref() == Some(LOST) {
-        return Answer::Lost(error.message);
+    match error.class.as_deref() {
+        Some(LOST) => Answer::Lost(error.message),
+        Some(UNSENT) => Answer::Unsent(error.message),
+        _ => Answer::Failed { message: error.message, class: error.class, code: error.code },
     }
-    Answer::Failed { message: error.message, class: error.class, code: error.code }
 }

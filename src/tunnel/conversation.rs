@@ -22,6 +22,9 @@ const GATHER: usize = 64 * 1024;
 const INCOMING: usize = 256;
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How often a silent other end is asked for a word before it is taken for dead.
+const PINGS: u32 = 2;
+
 /// How long a conversation that we close goes on to write what it still has to.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -38,10 +41,8 @@ pub struct Settings {
     pub stream_bytes: usize,
     /// After so long without a word from the other end it is asked for one,
     pub ping_interval: Duration,
-    /// and has so long to answer,
+    /// and has so long to answer, before it is taken for dead. In the middle of it, it is asked once more.
     pub pong_timeout: Duration,
-    /// so many times, before it is taken for dead.
-    pub missed_pongs: u32,
 }
 
 impl Default for Settings {
@@ -54,7 +55,6 @@ impl Default for Settings {
             stream_bytes: 8 * 1024 * 1024,
             ping_interval: Duration::from_secs(20),
             pong_timeout: Duration::from_secs(3),
-            missed_pongs: 2,
         }
     }
 }
@@ -116,13 +116,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
                         deliver(&self.incoming, message).await?;
                     }
                 }
-                let Settings { ping_interval, pong_timeout, missed_pongs, .. } = shared.settings;
-                let patience = if asked == 0 { ping_interval } else { pong_timeout };
+                let Settings { ping_interval, pong_timeout, .. } = shared.settings;
+                let patience = if asked == 0 { ping_interval } else { pong_timeout / PINGS };
                 match tokio::time::timeout(patience, inbox.fill(&mut from)).await {
                     Ok(Ok(0)) => return Err(Ended::PeerClosed),
                     // Whatever comes is a sign of life.
                     Ok(read) => asked = read.map(|_| 0)?,
-                    Err(_) if asked >= missed_pongs => return Err(Ended::Silent),
+                    Err(_) if asked >= PINGS => return Err(Ended::Silent),
                     Err(_) => {
                         asked += 1;
                         shared.say_first(Message::Ping { uuid: Uuid::new_v4().to_string() });
@@ -167,7 +167,7 @@ async fn deliver(incoming: &mpsc::Sender<Message>, message: Message) -> Result<(
 async fn write(mut to: impl AsyncWrite + Unpin, shared: &Shared) -> Ended {
     let written = async {
         loop {
-            let frames = shared.lock().outbox.take(GATHER);
+            let frames = shared.to_write(GATHER);
             if !frames.is_empty() {
                 to.write_all(&frames).await?;
                 shared.written.notify_waiters();

@@ -233,6 +233,13 @@ impl Shared {
         }
     }
 
+    /// What is to be written next, about so much of it. Nothing leaves once the streams have been told of the end: what
+    /// has not left by then may be asked elsewhere.
+    pub(super) fn to_write(&self, most: usize) -> Vec<u8> {
+        let mut state = self.lock();
+        if state.ended.is_some() { Vec::new() } else { state.outbox.take(most) }
+    }
+
     /// Ends the conversation and every open stream, unless it has ended. Why it did.
     pub(super) fn end(&self, ended: Ended) -> Ended {
         let mut state = self.lock();

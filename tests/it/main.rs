@@ -2,6 +2,7 @@
 
 mod chaos;
 mod cli;
+mod death;
 mod endpoint;
 mod faults;
 mod generated;
@@ -9,6 +10,7 @@ mod harness;
 mod masters;
 mod mirror;
 mod php;
+mod recorded;
 mod register;
 mod shared;
 

@@ -13,14 +13,14 @@ use crate::idl::{CallFailed, CallOptions, CallTimedOut, NoMaster, TRosterSyncCli
 use crate::register::{Scene, TOKEN};
 
 /// A master on real PHP; it ends when this is dropped.
-struct Php {
+pub(crate) struct Php {
     process: Process,
     said: PathBuf,
     _folder: tempfile::TempDir,
 }
 
 impl Php {
-    fn start(port: u16, key: &str, names: &[&str]) -> Self {
+    pub(crate) fn start(port: u16, key: &str, names: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let said = folder.path().join("said");
         let output = std::fs::File::create(&said).expect("a file");

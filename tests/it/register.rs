@@ -163,12 +163,39 @@ fn a_master_that_vanishes_fails_its_calls_at_once_and_says_whether_there_is_anot
 }
 
 #[test]
-fn a_master_that_falls_silent_is_dropped() {
-    let scene = Scene::with("ping_interval = \"1s\"\npong_timeout = \"100ms\"");
+fn a_master_that_falls_silent_is_dropped_and_its_calls_go_elsewhere_when_that_is_safe() {
+    let scene = Scene::with("ping_interval = \"1s\"\npong_timeout = \"3s\"");
     scene.has(0);
-    let _silent = scene.join(&[]);
-    scene.has(1);
-    scene.has(0);
+    let mut silent = scene.join(&[("mail", map([("version", "2.0.0".into())]))]);
+    let mut other = scene.join(&[("mail", map([("version", "1.0.0".into())]))]);
+    scene.has(2);
+    std::thread::scope(|scope| {
+        let scene = &scene;
+        let call = |idempotent: bool| {
+            let options = CallOptions::new(60_000, None, idempotent, None, None, None, None, None);
+            scene.roster.client().call("mail".into(), "send".into(), vec![], options)
+        };
+        let risky = scope.spawn(move || exception::<CallFailed>(call(false)));
+        let safe = scope.spawn(move || call(true));
+        silent.hears_command("callback");
+        silent.hears_command("callback");
+        // Neither end closes anything. The other one is there, and answers.
+        let asked = loop {
+            let message = other.hears().expect("the register is there");
+            match text(&message, "cmd").as_str() {
+                "ping" => other.say(map([("cmd", "pong".into()), ("uuid", text(&message, "uuid").into())])),
+                "callback" => break message,
+                _ => {}
+            }
+        };
+        other.answers(&text(&asked, "uuid"), [map([("value", "sent".into())])]);
+        let result = safe.join().expect("the caller").expect("a result");
+        assert_eq!((&*result.values, result.attempts), (&[br#""sent""#.to_vec()][..], 2));
+        let failed = risky.join().expect("the caller").expect("an exception");
+        assert!(failed.lost && failed.message.contains("does not answer"), "{failed:?}");
+    });
+    let heard = std::iter::from_fn(|| silent.hears());
+    assert!(heard.filter(|message| text(message, "cmd") == "ping").count() == 2, "it was asked twice");
 }
 
 #[test]

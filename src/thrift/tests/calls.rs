@@ -77,6 +77,18 @@ async fn a_call_that_was_not_sent_goes_to_another_master() {
 }
 
 #[tokio::test]
+async fn a_call_that_had_not_left_when_the_connection_was_lost_goes_to_another_master() {
+    let unsent = Way::new(Manner::Answers(vec![Answer::Unsent("the connection was lost".into())]));
+    let echoing = Way::new(Manner::Echoes);
+    let house = in_turn(&unsent, &echoing);
+    let result = house.desk.call(&house.request("send", |_| {})).await.expect("a result");
+    assert_eq!((result.master.as_str(), result.attempts), ("second", 2));
+    let alone = House::with(&[("m", "mail", &unsent)]);
+    let error = alone.desk.call(&alone.request("send", |_| {})).await.expect_err("there is no other");
+    assert_eq!(exception::<NoMaster>(&error).message, "master `m`: the connection was lost");
+}
+
+#[tokio::test]
 async fn a_lost_call_is_executed_twice_only_when_that_does_no_harm() {
     let (lost, echoing) = (losing(), Way::new(Manner::Echoes));
     let house = in_turn(&lost, &echoing);

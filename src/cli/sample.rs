@@ -1,0 +1,124 @@
+//! Sample masters: processes of this binary that the demonstration starts, so that there is something to call and to kill.
+
+use std::env;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use futures::future::select_all;
+use roster::config::Config;
+use roster::master::{self, Event, Master, Service};
+use roster::register::EXAMPLE_TOKEN;
+use serde::Deserialize;
+use tokio::process::{Child, Command};
+
+/// The service that they offer.
+pub(crate) const SERVICE: &str = "greeter";
+
+/// How many there are.
+const COUNT: usize = 2;
+
+/// Be one of the masters of the demonstration, until the connection to its register is lost
+#[derive(Debug, Args)]
+pub(crate) struct Sample {
+    port: u16,
+}
+
+impl Sample {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.context("cannot start the runtime")?.block_on(self.serve());
+        Ok(())
+    }
+
+    /// It does not outlive the sidecar, however that ends: without a connection it gives up.
+    async fn serve(self) {
+        let config = master::Config {
+            reconnect_on_close: false,
+            retry_attempts: Some(2),
+            connect_timeout: Duration::from_secs(2),
+            ..master::Config::new(EXAMPLE_TOKEN)
+        };
+        let master = Master::start(config);
+        let mut events = master.events();
+        master.offer(greeter());
+        master.connect(("127.0.0.1", self.port));
+        while let Some(event) = events.next().await {
+            if let Event::Closed { retry_in: None, .. } = event {
+                return;
+            }
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Hello {
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct Count {
+    to: u64,
+}
+
+fn greeter() -> Service {
+    let pid = std::process::id();
+    Service::new(SERVICE)
+        .metadata("version", "1.0.0")
+        .metadata("pid", pid)
+        .method("hello", move |Hello { name }| async move { Ok(format!("Hello, {name}, from process {pid}")) })
+        .stream("count", |Count { to }, values| async move {
+            for number in 1..=to {
+                values.send(number).await?;
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            Ok(())
+        })
+}
+
+/// The sample masters that run. Dropped, they are killed.
+#[derive(Debug, Default)]
+pub(crate) struct Samples(Vec<Child>);
+
+impl Samples {
+    /// Starts them, if the register takes the token that everybody knows.
+    pub(crate) fn start(config: &Config) -> anyhow::Result<Self> {
+        let port = config.register.listen.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+        let Some(port) = port.filter(|_| config.register.tokens.is_none()) else { return Ok(Self::default()) };
+        let binary = env::current_exe()?;
+        let start = |_| {
+            let mut command = Command::new(&binary);
+            command.arg("sample-master").arg(port.to_string()).stdin(Stdio::null()).stdout(Stdio::null());
+            command.kill_on_drop(true).spawn().context("cannot start a sample master")
+        };
+        Ok(Self((0..COUNT).map(start).collect::<anyhow::Result<_>>()?))
+    }
+
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        self.0.iter().filter_map(Child::id).collect()
+    }
+
+    /// Waits for the end of one, and says so; for ever when there are none left.
+    pub(crate) async fn one_ends(&mut self) {
+        if self.0.is_empty() {
+            return std::future::pending().await;
+        }
+        let waits = self.0.iter_mut().map(|child| {
+            let pid = child.id();
+            Box::pin(async move { (pid, child.wait().await) })
+        });
+        let ((pid, ended), index, _) = select_all(waits).await;
+        let how = ended.map_or_else(|error| error.to_string(), |status: ExitStatus| status.to_string());
+        tracing::info!(pid, how, "a sample master ended");
+        self.0.remove(index);
+    }
+
+    /// Ends them all, and waits until they have.
+    pub(crate) async fn stop(mut self) {
+        for child in &mut self.0 {
+            // It may have ended already.
+            let _ = child.kill().await;
+        }
+    }
+}
