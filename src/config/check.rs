@@ -122,11 +122,16 @@ impl Check<'_> {
             ("auth_timeout", register.auth_timeout.is_zero()),
             ("max_message", register.max_message.0 == 0),
             ("max_depth", register.max_depth == 0),
+            ("max_queue", register.max_queue.0 == 0),
             ("max_calls_per_master", register.max_calls_per_master == 0),
             ("ping_interval", register.ping_interval.is_zero()),
             ("pong_timeout", register.pong_timeout.is_zero()),
         ] {
             self.object_if(is_zero, &key(name), ZERO);
+        }
+        if register.max_queue < register.max_message {
+            let message = format!("is less than one message: `register.max_message` is {}", register.max_message);
+            self.object(&[&key("max_queue"), &key("max_message")], message);
         }
     }
 

@@ -25,7 +25,8 @@ pub struct Config {
     pub most_calls: usize,
     /// How long calls under way may take when the master leaves a register; then they are dropped.
     pub drain: Duration,
-    /// The bounds of messages and queues, of which a queue must have room for the longest message, and the heartbeat.
+    /// The bounds of messages and queues, and the heartbeat. A message longer than the queue is refused, as one that
+    /// is longer than its bound.
     pub tunnel: Settings,
 }
 

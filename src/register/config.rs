@@ -30,6 +30,8 @@ pub struct Config {
     pub max_message: ByteSize,
     /// The deepest nesting of a message.
     pub max_depth: usize,
+    /// How much may wait to be sent to one master.
+    pub max_queue: ByteSize,
     /// How many calls to one master may be under way.
     pub max_calls_per_master: usize,
     /// After so long without a word from a master it is asked for one,
@@ -52,6 +54,7 @@ impl Default for Config {
             auth_timeout: Duration::from_secs(10),
             max_message: ByteSize::mib(1),
             max_depth: 32,
+            max_queue: ByteSize::mib(1),
             max_calls_per_master: 1_024,
             ping_interval: Duration::from_secs(20),
             pong_timeout: Duration::from_secs(3),
@@ -66,6 +69,7 @@ impl Config {
 
     pub(super) fn settings(&self) -> Settings {
         let (ping_interval, pong_timeout) = (self.ping_interval, self.pong_timeout);
-        Settings { bounds: self.bounds(), ping_interval, pong_timeout, ..Settings::default() }
+        let queue_bytes = self.max_queue.as_u64() as usize;
+        Settings { bounds: self.bounds(), queue_bytes, ping_interval, pong_timeout, ..Settings::default() }
     }
 }
