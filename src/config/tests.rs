@@ -357,6 +357,7 @@ fn the_example_is_the_defaults_and_holds_every_key() {
     expected.file = config.file.clone();
     expected.upstream = config.upstream.clone();
     expected.register.tokens = Some("/etc/roster/register.tokens".into());
+    expected.register.tls = config.register.tls.clone();
     expected.register.signing_key = Some("/etc/roster/register.key".into());
     expected.thrift.threads = config.thrift.threads;
     assert_eq!(config.to_toml(), expected.to_toml());

@@ -6,6 +6,8 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
+use super::secrets::warn_if_open;
+use crate::net::tls::{self, TlsError};
 use crate::tunnel::{Bounds, Settings};
 
 /// `[register]`.
@@ -40,6 +42,18 @@ pub struct Config {
     /// and has so long to answer, twice.
     #[serde(with = "humantime_serde")]
     pub pong_timeout: Duration,
+    /// Masters connect by TLS, and by nothing else.
+    pub tls: Option<Tls>,
+}
+
+/// `[register.tls]`. Both files are read again on SIGHUP.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// A file with the certificate, and after it those that lead from it to its authority, in PEM.
+    pub certificate: PathBuf,
+    /// A file with its key, in PEM.
+    pub key: PathBuf,
 }
 
 impl Default for Config {
@@ -58,7 +72,15 @@ impl Default for Config {
             max_calls_per_master: 1_024,
             ping_interval: Duration::from_secs(20),
             pong_timeout: Duration::from_secs(3),
+            tls: None,
         }
+    }
+}
+
+impl Tls {
+    pub fn read(&self) -> Result<tls::Server, TlsError> {
+        warn_if_open("register.tls.key", &self.key);
+        tls::Server::read(&self.certificate, &self.key)
     }
 }
 

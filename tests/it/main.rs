@@ -11,5 +11,6 @@ mod mirror;
 mod php;
 mod register;
 mod shared;
+mod tls;
 
 use roster::thrift::idl;
