@@ -57,6 +57,7 @@ mod tests {
     fn a_register_is_a_host_and_a_port() {
         assert_eq!(address("hub.example:8010"), Ok(RegisterAddress::new("hub.example".into(), 8010)));
         assert_eq!(address("[::1]:8010"), Ok(RegisterAddress::new("[::1]".into(), 8010)));
+        assert_eq!(address("tls://hub:8010"), Ok(RegisterAddress::new("tls://hub".into(), 8010)));
         for wrong in ["hub", ":8010", "hub:", "hub:0", "hub:65536", "hub:x"] {
             assert!(address(wrong).is_err(), "{wrong}");
         }

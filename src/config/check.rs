@@ -11,7 +11,7 @@ use super::draft::Draft;
 use super::mistake::{Key, Mistake};
 use super::{Config, connect};
 use crate::model::NodePath;
-use crate::net::Address;
+use crate::net::{Address, Remote};
 use crate::{register, source, store, thrift};
 
 const ZERO: &str = "0 leaves nothing to work with; leave the key out for its default";
@@ -122,11 +122,20 @@ impl Check<'_> {
             ("auth_timeout", register.auth_timeout.is_zero()),
             ("max_message", register.max_message.0 == 0),
             ("max_depth", register.max_depth == 0),
+            ("max_queue", register.max_queue.0 == 0),
             ("max_calls_per_master", register.max_calls_per_master == 0),
             ("ping_interval", register.ping_interval.is_zero()),
             ("pong_timeout", register.pong_timeout.is_zero()),
         ] {
             self.object_if(is_zero, &key(name), ZERO);
+        }
+        if let Some(tls) = &register.tls {
+            self.path(&tls.certificate, &"register.tls.certificate".into());
+            self.path(&tls.key, &"register.tls.key".into());
+        }
+        if register.max_queue < register.max_message {
+            let message = format!("is less than one message: `register.max_message` is {}", register.max_message);
+            self.object(&[&key("max_queue"), &key("max_message")], message);
         }
     }
 
@@ -167,12 +176,24 @@ impl Check<'_> {
     }
 
     fn upstream(&mut self, upstream: &source::upstream::Config, key: &Key) {
-        if !matches!(upstream.connect.parse(), Ok(Address::Tcp(_))) {
-            let message = format!("{:?} is not an address: expected `host:port`", upstream.connect);
+        let remote = upstream.connect.parse::<Remote>();
+        if remote.is_err() {
+            let message =
+                format!("{:?} is not an address: expected `host:port`, or `tls://host:port`", upstream.connect);
             self.object(&[&key.child("connect")], message);
         }
         self.path(&upstream.token, &key.child("token"));
+        if let Some(path) = &upstream.ca {
+            self.path(path, &key.child("ca"));
+            let in_vain = remote.is_ok_and(|remote| !remote.tls);
+            self.object_if(
+                in_vain,
+                &key.child("ca"),
+                "is of no use without TLS: `connect` begins with `tls://` for it",
+            );
+        }
         self.object_if(upstream.max_calls_per_master == 0, &key.child("max_calls_per_master"), ZERO);
+        self.object_if(upstream.max_message.0 == 0, &key.child("max_message"), ZERO);
     }
 
     fn path(&mut self, path: &Path, key: &Key) {

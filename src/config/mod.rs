@@ -131,6 +131,10 @@ impl Config {
                 resolve(path, Key::new(["register", name]));
             }
         }
+        if let Some(tls) = &mut self.register.tls {
+            resolve(&mut tls.certificate, "register.tls.certificate".into());
+            resolve(&mut tls.key, "register.tls.key".into());
+        }
         resolve(&mut self.shared.state, "shared.state".into());
         for (number, ensemble) in self.zookeeper.iter_mut().enumerate() {
             if let Some(path) = &mut ensemble.credentials {
@@ -138,7 +142,11 @@ impl Config {
             }
         }
         for (number, upstream) in self.upstream.iter_mut().enumerate() {
-            resolve(&mut upstream.token, draft.element(&"upstream".into(), number).child("token"));
+            let key = draft.element(&"upstream".into(), number);
+            resolve(&mut upstream.token, key.child("token"));
+            if let Some(path) = &mut upstream.ca {
+                resolve(path, key.child("ca"));
+            }
         }
         for (number, file) in self.file.iter_mut().enumerate() {
             resolve(&mut file.path, draft.element(&"file".into(), number).child("path"));

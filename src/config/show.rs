@@ -24,7 +24,13 @@ impl Config {
         ] {
             table["thrift"][name] = exact(size).into();
         }
-        table["register"]["max_message"] = exact(self.register.max_message).into();
+        let register = &self.register;
+        for (name, size) in [("max_message", register.max_message), ("max_queue", register.max_queue)] {
+            table["register"][name] = exact(size).into();
+        }
+        for (number, upstream) in self.upstream.iter().enumerate() {
+            table["upstream"][number]["max_message"] = exact(upstream.max_message).into();
+        }
         table["shared"]["max_size"] = exact(self.shared.max_size).into();
         for (number, ensemble) in self.zookeeper.iter().enumerate() {
             for (name, size) in [("max_bytes", ensemble.max_bytes), ("max_node_bytes", ensemble.max_node_bytes)] {

@@ -185,6 +185,13 @@ roster.toml:13: sidecar.stop_timeout: is more than anybody can need: at most 1da
 }
 
 #[test]
+fn a_queue_has_room_for_the_longest_message() {
+    let told = mistakes("[register]\nmax_message = '2MiB'\n", &[], &[]);
+    assert_eq!(told, "roster.toml:1: register.max_queue: is less than one message: `register.max_message` is 2.0 MiB");
+    load("[register]\nmax_message = '2MiB'\nmax_queue = '2MiB'\n", &[], &[]).expect("a configuration");
+}
+
+#[test]
 fn what_the_machine_does_not_have_is_a_mistake_for_a_check_alone() {
     let text = "[thrift]\ngroup = 'no such group'\n[[zookeeper]]\nconnect = 'zk'\ncredentials = 'none'\n";
     let layers = Layers { file: Some(("/nonexistent/roster.toml".into(), text.into())), ..Layers::default() };
@@ -350,6 +357,7 @@ fn the_example_is_the_defaults_and_holds_every_key() {
     expected.file = config.file.clone();
     expected.upstream = config.upstream.clone();
     expected.register.tokens = Some("/etc/roster/register.tokens".into());
+    expected.register.tls = config.register.tls.clone();
     expected.register.signing_key = Some("/etc/roster/register.key".into());
     expected.thrift.threads = config.thrift.threads;
     assert_eq!(config.to_toml(), expected.to_toml());

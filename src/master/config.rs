@@ -1,5 +1,6 @@
 //! The settings of a master.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::tunnel::{Settings, Token};
@@ -9,6 +10,9 @@ use crate::tunnel::{Settings, Token};
 pub struct Config {
     /// What registers know the master by: from a file or the environment, never from the source.
     pub token: Token,
+    /// A file with the authorities that sign the certificates of registers, in PEM, for those at `tls://…`; none: those
+    /// that this machine believes. Read anew at each connection.
+    pub ca: Option<PathBuf>,
     /// How often a register that cannot be reached, or that refuses the token, is tried again; none: for ever.
     pub retry_attempts: Option<u32>,
     /// The wait before a retry. It doubles from one to the next up to `longest_retry_delay`, and a random part of it
@@ -25,7 +29,8 @@ pub struct Config {
     pub most_calls: usize,
     /// How long calls under way may take when the master leaves a register; then they are dropped.
     pub drain: Duration,
-    /// The bounds of messages and queues, of which a queue must have room for the longest message, and the heartbeat.
+    /// The bounds of messages and queues, and the heartbeat. A message longer than the queue is refused, as one that
+    /// is longer than its bound.
     pub tunnel: Settings,
 }
 
@@ -33,6 +38,7 @@ impl Config {
     pub fn new(token: impl Into<String>) -> Self {
         Self {
             token: Token(token.into()),
+            ca: None,
             retry_attempts: None,
             retry_delay: Duration::from_secs(1),
             longest_retry_delay: Duration::from_secs(10),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
+use crate::net::{AddressError, ConnectError};
 use crate::tunnel::{Ended, Place, Value, WireError};
 
 /// One thing that happened.
@@ -38,6 +39,18 @@ pub enum Lost {
 
 impl From<io::Error> for Lost {
     fn from(error: io::Error) -> Self {
+        Self::Unreachable(error.to_string())
+    }
+}
+
+impl From<ConnectError> for Lost {
+    fn from(error: ConnectError) -> Self {
+        Self::Unreachable(error.to_string())
+    }
+}
+
+impl From<AddressError> for Lost {
+    fn from(error: AddressError) -> Self {
         Self::Unreachable(error.to_string())
     }
 }

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::event::{Event, Lost};
 use super::session::Session;
 use super::{Config, Shared};
+use crate::net::{Remote, Stream};
 use crate::task::Backoff;
 use crate::tunnel::{Bounds, Conversation, Ended, Message, Place, Wire};
 
@@ -58,10 +58,10 @@ impl Link<'_> {
     }
 
     /// Connects and makes the master known.
-    async fn enter(&self) -> Result<Wire<TcpStream>, Lost> {
+    async fn enter(&self) -> Result<Wire<Stream>, Lost> {
         let Self { shared, register, .. } = *self;
-        let stream = TcpStream::connect((register.host.as_str(), register.port)).await?;
-        stream.set_nodelay(true)?;
+        let remote: Remote = register.to_string().parse()?;
+        let stream = remote.connect(shared.config.ca.as_deref()).await?;
         shared.tell(Event::Connected { register: register.clone() });
         let mut wire = Wire::new(stream, Bounds::STRANGER);
         let token = shared.config.token.clone();

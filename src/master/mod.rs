@@ -101,7 +101,8 @@ impl Master {
         Events(self.0.events.subscribe())
     }
 
-    /// Connects to a register, and again whenever the connection is lost, unless it does already.
+    /// Connects to a register, and again whenever the connection is lost, unless it does already. To one whose host
+    /// begins with `tls://` it does so by TLS.
     pub fn connect(&self, register: impl Into<Place>) {
         self.0.join(register.into(), usize::MAX);
     }

@@ -6,6 +6,8 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
+use super::secrets::warn_if_open;
+use crate::net::tls::{self, TlsError};
 use crate::tunnel::{Bounds, Settings};
 
 /// `[register]`.
@@ -30,6 +32,8 @@ pub struct Config {
     pub max_message: ByteSize,
     /// The deepest nesting of a message.
     pub max_depth: usize,
+    /// How much may wait to be sent to one master.
+    pub max_queue: ByteSize,
     /// How many calls to one master may be under way.
     pub max_calls_per_master: usize,
     /// After so long without a word from a master it is asked for one,
@@ -38,6 +42,18 @@ pub struct Config {
     /// and has so long to answer, or it is gone. In the middle of that it is asked once more.
     #[serde(with = "humantime_serde")]
     pub pong_timeout: Duration,
+    /// Masters connect by TLS, and by nothing else.
+    pub tls: Option<Tls>,
+}
+
+/// `[register.tls]`. Both files are read again on SIGHUP.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// A file with the certificate, and after it those that lead from it to its authority, in PEM.
+    pub certificate: PathBuf,
+    /// A file with its key, in PEM.
+    pub key: PathBuf,
 }
 
 impl Default for Config {
@@ -52,10 +68,19 @@ impl Default for Config {
             auth_timeout: Duration::from_secs(10),
             max_message: ByteSize::mib(1),
             max_depth: 32,
+            max_queue: ByteSize::mib(1),
             max_calls_per_master: 1_024,
             ping_interval: Duration::from_secs(20),
             pong_timeout: Duration::from_secs(3),
+            tls: None,
         }
+    }
+}
+
+impl Tls {
+    pub fn read(&self) -> Result<tls::Server, TlsError> {
+        warn_if_open("register.tls.key", &self.key);
+        tls::Server::read(&self.certificate, &self.key)
     }
 }
 
@@ -66,6 +91,7 @@ impl Config {
 
     pub(super) fn settings(&self) -> Settings {
         let (ping_interval, pong_timeout) = (self.ping_interval, self.pong_timeout);
-        Settings { bounds: self.bounds(), ping_interval, pong_timeout, ..Settings::default() }
+        let queue_bytes = self.max_queue.as_u64() as usize;
+        Settings { bounds: self.bounds(), queue_bytes, ping_interval, pong_timeout, ..Settings::default() }
     }
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How often refused tokens are logged, however many there are.
+/// How often those who were refused are logged, however many there are.
 const LOG: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
@@ -45,12 +45,12 @@ impl Lobby {
         Some(Seat { lobby: self.clone(), address })
     }
 
-    /// Counts a refused token, and logs how many there were, once a minute.
-    pub(super) fn refused(&self, address: IpAddr) {
+    /// Counts one who was refused, and logs how many there were, once a minute.
+    pub(super) fn refused(&self, address: IpAddr, why: &str) {
         let mut state = self.state();
         state.refused += 1;
         if state.logged.is_none_or(|logged| logged.elapsed() >= LOG) {
-            tracing::warn!(refused = state.refused, last = %address, "masters showed a wrong token, or none");
+            tracing::warn!(refused = state.refused, last = %address, why, "masters were refused");
             state.refused = 0;
             state.logged = Some(Instant::now());
         }

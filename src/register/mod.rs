@@ -21,11 +21,12 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-pub use self::config::Config;
+pub use self::config::{Config, Tls};
 use self::lobby::Lobby;
 use self::secrets::Secrets;
 pub use self::secrets::{EXAMPLE_TOKEN, SecretError};
 use crate::model::Change;
+use crate::net::tls::{self, TlsError};
 use crate::net::{Address, BindError, Bound};
 use crate::store::{FeedState, Publisher};
 use crate::task::{Reload, Stop, Tasks};
@@ -53,6 +54,8 @@ pub enum RegisterError {
     Bind(#[from] BindError),
     #[error(transparent)]
     Secret(#[from] SecretError),
+    #[error("register.tls: {0}")]
+    Tls(#[from] TlsError),
 }
 
 /// What all sessions share.
@@ -64,6 +67,8 @@ struct Hall {
     publisher: Publisher,
     secrets: Arc<ArcSwap<Secrets>>,
     secrets_changed: watch::Receiver<()>,
+    /// None: masters connect without TLS.
+    tls: Option<ArcSwap<tls::Server>>,
     lobby: Arc<Lobby>,
     places: UnderWay,
     tasks: Tasks,
@@ -81,12 +86,14 @@ impl Register {
             Address::Unix(_) => true,
         };
         let secrets = Secrets::read(config, is_loopback)?;
+        let tls = config.tls.as_ref().map(Tls::read).transpose()?;
         let (changed, secrets_changed) = watch::channel(());
         let hall = Hall {
             name: Uuid::new_v4().simple().to_string()[..8].to_owned(),
             publisher,
             secrets: Arc::new(ArcSwap::from_pointee(secrets)),
             secrets_changed,
+            tls: tls.map(ArcSwap::from_pointee),
             lobby: Lobby::new(config.max_strangers, config.max_strangers_per_address),
             places: UnderWay::default(),
             tasks: tasks.clone(),
@@ -138,19 +145,30 @@ async fn keep(hall: Arc<Hall>, changed: watch::Sender<()>, is_loopback: bool, mu
         }
         tokio::select! {
             () = tokio::time::sleep(PROVE) => {}
-            () = reload.requested() => match Secrets::read(&hall.config, is_loopback) {
-                Ok(secrets) => {
-                    hall.secrets.store(Arc::new(secrets));
-                    changed.send_replace(());
-                }
-                Err(error) => tracing::error!(%error, "cannot read the register's secrets again; the old ones stand"),
-            },
+            () = reload.requested() => hall.read_again(&changed, is_loopback),
             () = stop.requested() => return,
         }
     }
 }
 
 impl Hall {
+    /// Reads what an operator may have changed; each part that cannot be had stays as it was.
+    fn read_again(&self, changed: &watch::Sender<()>, is_loopback: bool) {
+        match Secrets::read(&self.config, is_loopback) {
+            Ok(secrets) => {
+                self.secrets.store(Arc::new(secrets));
+                changed.send_replace(());
+            }
+            Err(error) => tracing::error!(%error, "cannot read the register's secrets again; the old ones stand"),
+        }
+        if let (Some(files), Some(tls)) = (&self.config.tls, &self.tls) {
+            match files.read() {
+                Ok(server) => tls.store(Arc::new(server)),
+                Err(error) => tracing::error!(%error, "cannot read register.tls again; the old certificate stands"),
+            }
+        }
+    }
+
     fn next_number(&self) -> u64 {
         self.numbers.fetch_add(1, Ordering::Relaxed)
     }

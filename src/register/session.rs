@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rmpv::Value;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Hall;
 use super::line::MasterLine;
@@ -14,6 +13,7 @@ use super::lobby::Seat;
 use super::secrets::Admitted;
 use super::subscriber::Subscriber;
 use crate::model::{Change, Master, Service};
+use crate::net;
 use crate::tunnel::value::{get, text};
 use crate::tunnel::{Bounds, Conversation, Ended, Handle, Incoming, Message, Stream, UnderWay, Wire, php};
 
@@ -27,12 +27,11 @@ const TELL: Duration = Duration::from_secs(10);
 const MAX_SERVICES: usize = 1_024;
 
 /// Serves one connection until it ends.
-pub(super) async fn serve<S>(stream: S, address: SocketAddr, seat: Seat, hall: Arc<Hall>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send,
-{
+pub(super) async fn serve(stream: net::Stream, address: SocketAddr, seat: Seat, hall: Arc<Hall>) {
+    let until = Instant::now() + hall.config.auth_timeout;
+    let Some(stream) = secure(stream, address, until, &hall).await else { return };
     let mut wire = Wire::new(stream, Bounds::STRANGER);
-    let Some(peer) = admit(&mut wire, address, &hall).await else { return };
+    let Some(peer) = admit(&mut wire, address, until, &hall).await else { return };
     drop(seat);
     let Some(_place) = hall.places.one_more(hall.config.max_masters) else {
         tracing::warn!(%address, max = hall.config.max_masters, "closed a master: there are max_masters already");
@@ -65,13 +64,22 @@ struct Peer {
     id: Option<String>,
 }
 
+/// Goes through the handshake of TLS, if there is to be one.
+async fn secure(stream: net::Stream, address: SocketAddr, until: Instant, hall: &Hall) -> Option<net::Stream> {
+    let Some(tls) = &hall.tls else { return Some(stream) };
+    let server = tls.load_full();
+    match timeout_at(until, server.secure(stream)).await.ok()? {
+        Ok(stream) => Some(stream),
+        Err(error) => {
+            hall.lobby.refused(address.ip(), &format!("no handshake of TLS: {error}"));
+            None
+        }
+    }
+}
+
 /// Hears the first message, which must show a token.
-async fn admit<S: AsyncRead + AsyncWrite + Unpin>(
-    wire: &mut Wire<S>,
-    address: SocketAddr,
-    hall: &Hall,
-) -> Option<Peer> {
-    let first = timeout(hall.config.auth_timeout, wire.receive()).await.ok()?.ok()?;
+async fn admit(wire: &mut Wire<net::Stream>, address: SocketAddr, until: Instant, hall: &Hall) -> Option<Peer> {
+    let first = timeout_at(until, wire.receive()).await.ok()?.ok()?;
     if let Message::Auth { token, native, id } = first
         && let Some(admitted) = hall.secrets.load().admit(&token)
     {
@@ -79,7 +87,7 @@ async fn admit<S: AsyncRead + AsyncWrite + Unpin>(
         wire.send(Message::AuthSuccess { message }).await.ok()?;
         return Some(Peer { admitted, native, id });
     }
-    hall.lobby.refused(address.ip());
+    hall.lobby.refused(address.ip(), "a wrong token, or none");
     tokio::time::sleep(PENANCE).await;
     let _ = wire.send(Message::AuthFailed { message: "Authentication failed".to_owned() }).await;
     None

@@ -7,6 +7,7 @@ use semver::VersionReq;
 
 use super::idl::{self, CallOptions, Encoding, InvalidRequest, RegisterAddress};
 use super::{Config, value};
+use crate::net::Remote;
 use crate::resolve::{Balance, Wanted};
 
 /// How long a call may take that does not say.
@@ -15,9 +16,8 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a call may be tried again that does not say.
 const RETRIES: usize = 2;
 
-/// The most registers that masters are told of at once, and the longest name of a host.
+/// The most registers that masters are told of at once.
 const MAX_REGISTERS: usize = 64;
-const MAX_HOST: usize = 253;
 
 /// The commands of the tunnel itself. One of them from a client could pass for the register's own: a `callback` holds
 /// code that PHP masters run.
@@ -102,14 +102,13 @@ pub(super) fn registers(command: &str, registers: &[RegisterAddress]) -> Result<
 
 fn register(address: &RegisterAddress) -> Result<Value, InvalidRequest> {
     let RegisterAddress { host, port } = address;
-    let is_host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '[' | ']');
-    if host.is_empty() || host.len() > MAX_HOST || !host.chars().all(is_host) {
+    if !(1..=u16::MAX.into()).contains(port) {
+        return Err(invalid("registers", format!("{port} is not a port")));
+    }
+    if format!("{host}:{port}").parse::<Remote>().is_err() {
         return Err(invalid("registers", format!("`{}` is not a host", host.escape_debug())));
     }
-    match u16::try_from(*port) {
-        Ok(port @ 1..) => Ok(Value::Map(vec![("host".into(), host.as_str().into()), ("port".into(), port.into())])),
-        _ => Err(invalid("registers", format!("{port} is not a port"))),
-    }
+    Ok(Value::Map(vec![("host".into(), host.as_str().into()), ("port".into(), (*port).into())]))
 }
 
 fn arguments(encoding: Encoding, bytes: &[u8]) -> Result<Value, InvalidRequest> {
@@ -217,7 +216,8 @@ mod tests {
         let one = RegisterAddress::new("hub.example".into(), 8010);
         let command = registers("register", &[one]).expect("a command");
         assert_eq!(value::text(&command), r#"{"cmd":"register","registers":[{"host":"hub.example","port":8010}]}"#);
-        for (host, port) in [("", 1), ("a b", 1), ("hub", 0), ("hub", 65_536), ("hub\n", 1)] {
+        assert!(registers("register", &[RegisterAddress::new("tls://hub".into(), 8010)]).is_ok());
+        for (host, port) in [("", 1), ("tcp://hub", 1), ("a b", 1), ("hub", 0), ("hub", 65_536), ("hub\n", 1)] {
             assert!(registers("register", &[RegisterAddress::new(host.into(), port)]).is_err(), "{host}:{port}");
         }
         assert!(registers("register", &[]).is_err());

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::conversation::{Ended, Settings};
-use super::frame::{Progress, Scanner, Wrong};
+use super::frame::{Bounds, Progress, Scanner, Wrong};
 use super::message::Message;
 use super::outbox::{Full, Outbox};
 use super::stream::{Slot, Stream, StreamError};
@@ -157,13 +157,15 @@ impl Shared {
         }
     }
 
-    /// The message as a frame that the other end reads, if its bounds are ours.
+    /// The message as a frame that the other end reads, if its bounds are ours. What the queue never has room for is
+    /// told at once, for nobody should wait for it.
     fn frame(&self, message: Message) -> Result<Vec<u8>, SendError> {
         if matches!(&message, Message::Other(value) if !value.is_map()) {
             return Err(SendError::Unfit(Wrong::NotAMap));
         }
         let frame = message.encode();
-        match Scanner::new(self.settings.bounds).scan(&frame) {
+        let Settings { bounds, queue_bytes, .. } = self.settings;
+        match Scanner::new(Bounds { bytes: bounds.bytes.min(queue_bytes), ..bounds }).scan(&frame) {
             Progress::Wrong(wrong) => Err(SendError::Unfit(wrong)),
             Progress::Complete(_) | Progress::Incomplete => Ok(frame),
         }

@@ -111,7 +111,7 @@ impl RemoteError {
     }
 }
 
-/// Where a register is.
+/// Where a register is. A host that begins with `tls://` is spoken to by TLS.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Place {
     pub host: String,
@@ -121,6 +121,12 @@ pub struct Place {
 impl<H: Into<String>> From<(H, u16)> for Place {
     fn from((host, port): (H, u16)) -> Self {
         Self { host: host.into(), port }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
     }
 }
 

@@ -13,5 +13,6 @@ mod php;
 mod recorded;
 mod register;
 mod shared;
+mod tls;
 
 use roster::thrift::idl;

@@ -8,13 +8,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytesize::ByteSize;
 use rmpv::Value;
 use serde::{Deserialize, Serialize};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use self::line::UpstreamLine;
 use crate::model::{Change, Master, Service};
+use crate::net::{AddressError, Remote, Stream};
 use crate::store::{Feed, FeedState, Publisher};
 use crate::task::{Backoff, Reload, Stop, Tasks};
 use crate::tunnel::value::{get, text};
@@ -36,13 +37,19 @@ pub struct Config {
     /// What status, logs and metrics call it.
     #[serde(default = "Config::default_name")]
     pub name: String,
-    /// The address and port of the register, which is one of Roster's.
+    /// The address and port of the register, which is one of Roster's; after `tls://` if it is spoken to by TLS.
     pub connect: String,
+    /// A file with the authorities that sign its certificate; none: those that this machine believes. Read anew at each
+    /// connection.
+    pub ca: Option<PathBuf>,
     /// A file with the token to show. Read anew at each connection.
     pub token: PathBuf,
     /// How many calls through the register may be under way to each master.
     #[serde(default = "Config::default_max_calls")]
     pub max_calls_per_master: usize,
+    /// The longest message, which should be no less than the register's.
+    #[serde(default = "Config::default_max_message")]
+    pub max_message: ByteSize,
 }
 
 impl Config {
@@ -52,6 +59,17 @@ impl Config {
 
     fn default_max_calls() -> usize {
         1_024
+    }
+
+    fn default_max_message() -> ByteSize {
+        ByteSize::mib(1)
+    }
+
+    fn settings(&self) -> Settings {
+        let bytes = self.max_message.as_u64() as usize;
+        let Settings { bounds, queue_bytes, .. } = Settings::default();
+        let bounds = Bounds { bytes, ..bounds };
+        Settings { bounds, queue_bytes: queue_bytes.max(bytes), ..Settings::default() }
     }
 }
 
@@ -120,14 +138,15 @@ impl Upstream {
     }
 
     /// Connects, and shows the token.
-    async fn greet(&self) -> Result<Wire<TcpStream>, Trouble> {
+    async fn greet(&self) -> Result<Wire<Stream>, Trouble> {
         let path = &self.config.token;
         let token = std::fs::read_to_string(path).map_err(|source| Trouble::Token { path: path.clone(), source })?;
         let connect = self.config.connect.clone();
         let unreachable = |why: String| Trouble::Unreachable { connect: connect.clone(), why };
         let greeting = async {
-            let stream =
-                TcpStream::connect(&self.config.connect).await.map_err(|error| unreachable(error.to_string()))?;
+            let remote: Remote = connect.parse().map_err(|error: AddressError| unreachable(error.to_string()))?;
+            let connected = remote.connect(self.config.ca.as_deref()).await;
+            let stream = connected.map_err(|error| unreachable(error.to_string()))?;
             let mut wire = Wire::new(stream, Bounds::STRANGER);
             let token = Token(token.trim().to_owned());
             let auth = Message::Auth { token, native: true, id: None };
@@ -141,8 +160,8 @@ impl Upstream {
         timeout(GREET, greeting).await.unwrap_or_else(|_| Err(unreachable(format!("no answer within {GREET:?}"))))
     }
 
-    async fn follow(&self, wire: Wire<TcpStream>) -> Trouble {
-        let (handle, mut incoming, conversation) = Conversation::new(wire, Settings::default());
+    async fn follow(&self, wire: Wire<Stream>) -> Trouble {
+        let (handle, mut incoming, conversation) = Conversation::new(wire, self.config.settings());
         let ended = tokio::select! {
             ended = conversation.run() => return Trouble::Lost(format!("the connection was lost: {ended}")),
             trouble = self.subscribe(&handle) => trouble,

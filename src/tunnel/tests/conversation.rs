@@ -320,6 +320,13 @@ async fn what_waits_for_room_goes_when_there_is_enough_for_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_the_queue_never_has_room_for_is_refused_at_once() {
+    let (here, _peer) = against_a_script(Settings { queue_bytes: 100, ..Settings::default() });
+    let sent = here.handle.send_when_room(note(&"x".repeat(100)));
+    assert_eq!(timeout(SOON, sent).await, Ok(Err(SendError::Unfit(Wrong::Bytes))));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_peer_that_asks_and_never_reads_is_left() {
     let (here, mut peer) = against_a_script(Settings { queue_frames: 10, ..Settings::default() });
     let uuid = "p".repeat(1000);

@@ -2,7 +2,8 @@
 // A master for the tests: php master.php PORT TOKEN [NAME]…
 // It runs the closures that a register sends, as an unmodified master does. It offers `demo`, `control`, and under each
 // NAME (or NAME@VERSION) what `demo` offers. It says on its output what happens. With CLOSURE_KEY in its environment
-// it runs only closures that are signed with it.
+// it runs only closures that are signed with it. REGISTER_HOST is another host than this one; `tls://…` believes the
+// authorities in the file REGISTER_CA.
 require __DIR__ . '/master/classes.php';
 require __DIR__ . '/master/tunnel.php';
 require __DIR__ . '/master/Demo.php';
@@ -105,5 +106,5 @@ ServiceRegistry::$metadata = ['demo' => ['version' => '1.2.0', 'zone' => 'b', 'w
 foreach (array_slice($argv, 3) as $name) {
     ServiceRegistry::$services[$name] = new Demo();
 }
-Master::join('127.0.0.1', (int) $port);
+Master::join(getenv('REGISTER_HOST') ?: '127.0.0.1', (int) $port);
 Master::run();

@@ -38,9 +38,13 @@ class Connection
     public function read(): void
     {
         $bytes = @fread($this->socket, 65536);
-        if ($bytes === false || $bytes === '') {
+        if (($bytes === false || $bytes === '') && ($this->isPlain() || feof($this->socket))) {
             $this->close();
             return;
+        }
+        // What TLS has decrypted already, nobody is told of.
+        while (!$this->isPlain() && ($more = (string) @fread($this->socket, 65536)) !== '') {
+            $bytes .= $more;
         }
         $this->received .= $bytes;
         try {
@@ -94,14 +98,22 @@ class Connection
         if ($this->left) {
             return;
         }
-        $this->socket = @stream_socket_client("tcp://$this->host:$this->port", timeout: 5) ?: null;
+        $at = ($this->isPlain() ? 'tcp://' : '') . "$this->host:$this->port";
+        $context = stream_context_create(['ssl' => ['cafile' => getenv('REGISTER_CA') ?: null]]);
+        $this->socket = @stream_socket_client($at, timeout: 5, context: $context) ?: null;
         if (!$this->socket) {
             Master::after(self::RETRY, $this->connect(...));
             return;
         }
         stream_set_read_buffer($this->socket, 0);
+        stream_set_blocking($this->socket, $this->isPlain());
         $this->received = '';
         $this->say(['cmd' => 'auth', 'token' => $this->token]);
+    }
+
+    private function isPlain(): bool
+    {
+        return !str_starts_with($this->host, 'tls://');
     }
 
     private function close(): void

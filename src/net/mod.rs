@@ -1,30 +1,30 @@
-//! Listeners: TCP and Unix sockets behind one type, and the accept loop that never gives up.
+//! The network: listeners on TCP and Unix sockets, the accept loop that never gives up, and connections, also with TLS.
+
+mod remote;
+mod socket_file;
+mod stream;
+pub mod tls;
 
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::unix::UCred;
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener};
 
-use crate::permissions::{Mode, Permissions, give_to};
+pub use self::remote::{ConnectError, Remote};
+use self::socket_file::SocketFile;
+pub use self::stream::Stream;
+use crate::permissions::{Permissions, give_to};
 use crate::task::Stop;
 
 /// How many connections the kernel may hold for us until we accept them. A full queue of a Unix socket makes its
 /// clients fail at once, so it is long; the kernel cuts it to `net.core.somaxconn`. (For Unix sockets the standard
 /// library asks for as many as the kernel allows.)
 const BACKLOG: u32 = 4096;
-
-/// A long-lived connection on which nothing came for this long is probed.
-const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
 /// How long accepting pauses when the process has no descriptor left.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -88,13 +88,6 @@ pub struct Bound {
 enum Socket {
     Tcp(std::net::TcpListener),
     Unix(std::os::unix::net::UnixListener),
-}
-
-/// A socket in the file system, taken away with the listener unless another process has replaced it.
-#[derive(Debug)]
-struct SocketFile {
-    path: PathBuf,
-    inode: u64,
 }
 
 impl Bound {
@@ -195,111 +188,4 @@ impl Listener {
             Self::Unix(listener) => Ok(Stream::Unix(listener.accept().await?.0)),
         }
     }
-}
-
-/// A connection.
-#[derive(Debug)]
-pub enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-impl Stream {
-    /// The user at the other end of a Unix socket.
-    pub fn user(&self) -> Option<u32> {
-        self.peer().map(|peer| peer.uid())
-    }
-
-    /// Whether this process itself is at the other end of a Unix socket.
-    pub fn is_own(&self) -> bool {
-        self.peer().and_then(|peer| peer.pid()) == i32::try_from(std::process::id()).ok()
-    }
-
-    fn peer(&self) -> Option<UCred> {
-        match self {
-            Self::Tcp(_) => None,
-            Self::Unix(stream) => stream.peer_cred().ok(),
-        }
-    }
-}
-
-impl Stream {
-    /// Has the kernel notice a peer that vanished without a word, and tells where the peer is; none: over a Unix
-    /// socket, or it is gone already.
-    pub fn keep_alive(&self) -> Option<SocketAddr> {
-        let Self::Tcp(stream) = self else { return None };
-        let probes = socket2::TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE / 4);
-        let _ = socket2::SockRef::from(stream).set_tcp_keepalive(&probes);
-        stream.peer_addr().ok()
-    }
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(context, into),
-            Self::Unix(stream) => Pin::new(stream).poll_read(context, into),
-        }
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
-            Self::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_flush(context),
-            Self::Unix(stream) => Pin::new(stream).poll_flush(context),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
-            Self::Unix(stream) => Pin::new(stream).poll_shutdown(context),
-        }
-    }
-}
-
-impl SocketFile {
-    /// Listens under a name beside `path`, where nobody looks for it yet.
-    fn bind(path: &Path, mode: Mode) -> io::Result<(std::os::unix::net::UnixListener, Self)> {
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)?;
-        }
-        let fresh = path.with_extension(format!("{}.new", std::process::id()));
-        let listener = std::os::unix::net::UnixListener::bind(&fresh)?;
-        let file = Self { inode: std::fs::symlink_metadata(&fresh)?.ino(), path: fresh };
-        mode.set(&file.path)?;
-        listener.set_nonblocking(true)?;
-        Ok((listener, file))
-    }
-
-    fn move_to(&mut self, path: &Path) -> io::Result<()> {
-        std::fs::rename(&self.path, path)?;
-        self.path = path.to_owned();
-        let link = link_beside(path);
-        let _ = std::fs::remove_file(&link);
-        symlink(path.file_name().unwrap_or_default(), &link)
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        if std::fs::symlink_metadata(&self.path).is_ok_and(|file| file.ino() == self.inode) {
-            let _ = std::fs::remove_file(&self.path);
-            let _ = std::fs::remove_file(link_beside(&self.path));
-        }
-    }
-}
-
-fn link_beside(path: &Path) -> PathBuf {
-    let mut link = path.as_os_str().to_owned();
-    link.push(":1");
-    link.into()
 }

@@ -1,0 +1,128 @@
+//! Remotes: registers elsewhere, and how one connects to them.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::str::FromStr;
+
+use rustls::pki_types::ServerName;
+use rustls::{CertificateError, Error as TlsFault};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::tls::{self, TlsError};
+use super::{AddressError, Stream};
+
+const TLS: &str = "tls://";
+
+/// The longest name of a host.
+const MAX_HOST: usize = 253;
+
+/// Where a register is: `host:port`, or `tls://host:port` for one that is spoken to by TLS.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Remote {
+    pub host: String,
+    pub port: u16,
+    pub tls: bool,
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error("`{0}` is no name that a certificate could have")]
+    Name(String),
+    #[error("its certificate is signed by none of the authorities {0}")]
+    Stranger(String),
+    #[error("its certificate is not to be believed: {0}")]
+    Certificate(CertificateError),
+    #[error("it does not speak TLS")]
+    Plain,
+}
+
+impl FromStr for Remote {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let (tls, rest) = text.strip_prefix(TLS).map_or((false, text), |rest| (true, rest));
+        let (host, port) = rest.rsplit_once(':').ok_or(AddressError)?;
+        let is_host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '[' | ']' | '%');
+        match port.parse() {
+            Ok(port @ 1..) if !host.is_empty() && host.len() <= MAX_HOST && host.chars().all(is_host) => {
+                Ok(Self { host: host.to_owned(), port, tls })
+            }
+            _ => Err(AddressError),
+        }
+    }
+}
+
+impl fmt::Display for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}:{}", if self.tls { TLS } else { "" }, self.host, self.port)
+    }
+}
+
+impl Remote {
+    /// Connects. Of the certificates of others, those are believed that the authorities in the file `ca` have signed,
+    /// or else those of the machine.
+    pub async fn connect(&self, ca: Option<&Path>) -> Result<Stream, ConnectError> {
+        let host = self.host.trim_start_matches('[').trim_end_matches(']');
+        let stream = TcpStream::connect((host, self.port)).await?;
+        stream.set_nodelay(true)?;
+        if !self.tls {
+            return Ok(Stream::Tcp(stream));
+        }
+        let connector = TlsConnector::from(tls::client(ca)?);
+        let name = ServerName::try_from(host.to_owned()).map_err(|_| ConnectError::Name(host.to_owned()))?;
+        match connector.connect(name, stream).await {
+            Ok(stream) => Ok(Stream::Tls(Box::new(stream.into()))),
+            Err(error) => Err(in_words(error, ca)),
+        }
+    }
+
+    /// Whether what is said to this one may be said to the other: what goes encrypted does not then go in the open.
+    pub fn may_share_with(&self, other: &Remote) -> bool {
+        other.tls || !self.tls
+    }
+}
+
+/// What went wrong in a handshake.
+fn in_words(error: io::Error, ca: Option<&Path>) -> ConnectError {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<TlsFault>()) {
+        Some(TlsFault::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)) => {
+            ConnectError::Stranger(
+                ca.map_or_else(|| "of this machine".to_owned(), |path| format!("in {}", path.display())),
+            )
+        }
+        Some(TlsFault::InvalidCertificate(wrong)) => ConnectError::Certificate(wrong.clone()),
+        Some(TlsFault::InvalidMessage(_)) => ConnectError::Plain,
+        _ => ConnectError::Io(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_register_is_a_host_and_a_port_and_may_speak_tls() {
+        for text in ["hub:8010", "tls://hub.example:8010", "[::1]:1", "tls://[::1]:65535", "10.0.0.1:8010"] {
+            assert_eq!(text.parse::<Remote>().expect("an address").to_string(), text);
+        }
+        let long = format!("{}:1", "x".repeat(254));
+        for wrong in ["", "hub", "hub:", ":1", "tls://:1", "hub:0", "hub:65536", "a b:1", "tcp://hub:1", "a/b:1", &long]
+        {
+            assert!(wrong.parse::<Remote>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_goes_encrypted_does_not_go_in_the_open() {
+        let [open, safe] = ["hub:1", "tls://hub:1"].map(|text| text.parse::<Remote>().expect("an address"));
+        assert!(open.may_share_with(&open) && open.may_share_with(&safe) && safe.may_share_with(&safe));
+        assert!(!safe.may_share_with(&open));
+    }
+}

@@ -1,0 +1,94 @@
+//! Connections: whatever carries them, one type to read from and write to.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::unix::UCred;
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsStream;
+
+/// A long-lived connection on which nothing came for this long is probed.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+
+/// A connection.
+#[derive(Debug)]
+pub enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+    /// Behind a pointer, so that the others are no larger for it.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    /// The user at the other end of a Unix socket.
+    pub fn user(&self) -> Option<u32> {
+        self.peer().map(|peer| peer.uid())
+    }
+
+    /// Whether this process itself is at the other end of a Unix socket.
+    pub fn is_own(&self) -> bool {
+        self.peer().and_then(|peer| peer.pid()) == i32::try_from(std::process::id()).ok()
+    }
+
+    fn peer(&self) -> Option<UCred> {
+        match self {
+            Self::Tcp(_) | Self::Tls(_) => None,
+            Self::Unix(stream) => stream.peer_cred().ok(),
+        }
+    }
+}
+
+impl Stream {
+    /// Has the kernel notice a peer that vanished without a word, and tells where the peer is; none: not over TCP
+    /// alone, or it is gone already.
+    pub fn keep_alive(&self) -> Option<SocketAddr> {
+        let Self::Tcp(stream) = self else { return None };
+        let probes = socket2::TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE / 4);
+        let _ = socket2::SockRef::from(stream).set_tcp_keepalive(&probes);
+        stream.peer_addr().ok()
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(context, into),
+            Self::Unix(stream) => Pin::new(stream).poll_read(context, into),
+            // A message says itself where it ends, so an end needs no goodbye.
+            Self::Tls(stream) => match Pin::new(stream).poll_read(context, into) {
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
+                other => other,
+            },
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(context),
+            Self::Unix(stream) => Pin::new(stream).poll_flush(context),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! TLS: the certificate by which a listener is known, and the authorities that one who connects believes.
+//!
+//! Certificates and keys are files in PEM. They are read again whenever they are needed anew, so that what an operator
+//! renews needs no restart.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tokio_rustls::TlsAcceptor;
+
+use super::Stream;
+
+/// What a listener shows to those who connect.
+#[derive(Clone)]
+pub struct Server(TlsAcceptor);
+
+/// Why there can be no TLS: what a file holds, or that it cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("cannot use the certificate {path}: {why}")]
+    Certificate { path: PathBuf, why: String },
+    #[error("cannot use the key {path}: {why}")]
+    Key { path: PathBuf, why: String },
+    #[error("cannot use the authorities {path}: {why}")]
+    Authorities { path: PathBuf, why: String },
+    #[error("this machine has no authorities to believe: {0}")]
+    NoAuthorities(String),
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Server(…)")
+    }
+}
+
+impl Server {
+    /// Reads a certificate, with those that lead from it to its authority after it, and its key.
+    pub fn read(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
+        let of_certificate = |why: String| TlsError::Certificate { path: certificate.to_owned(), why };
+        let of_key = |why: String| TlsError::Key { path: key.to_owned(), why };
+        let chain = certificates(certificate).map_err(of_certificate)?;
+        let private = std::fs::read(key).map_err(|error| of_key(error.to_string()))?;
+        let private =
+            PrivateKeyDer::from_pem_slice(&private).map_err(|error| of_key(in_words(&error, "private key")))?;
+        let config = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| of_certificate(error.to_string()))?
+            .with_no_client_auth()
+            .with_single_cert(chain, private)
+            .map_err(|error| match error {
+                rustls::Error::InconsistentKeys(_) => of_key(format!("it is not of {}", certificate.display())),
+                rustls::Error::InvalidCertificate(_) => of_certificate(error.to_string()),
+                error => of_key(error.to_string()),
+            })?;
+        Ok(Self(TlsAcceptor::from(Arc::new(config))))
+    }
+
+    /// Goes through the handshake with one who has connected.
+    pub async fn secure(&self, stream: Stream) -> io::Result<Stream> {
+        match stream {
+            Stream::Tcp(stream) => Ok(Stream::Tls(Box::new(self.0.accept(stream).await?.into()))),
+            other => Ok(other),
+        }
+    }
+}
+
+/// What a client believes: the authorities of a file, or else those of the machine.
+pub(super) fn client(authorities: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
+    let roots = match authorities {
+        Some(path) => authorities_of(path)?,
+        None => authorities_of_the_machine()?,
+    };
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| TlsError::NoAuthorities(error.to_string()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+/// The authorities of a file.
+pub fn authorities_of(path: &Path) -> Result<RootCertStore, TlsError> {
+    let wrong = |why: String| TlsError::Authorities { path: path.to_owned(), why };
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(path).map_err(wrong)? {
+        roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
+    }
+    Ok(roots)
+}
+
+fn authorities_of_the_machine() -> Result<RootCertStore, TlsError> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    let (known, _) = roots.add_parsable_certificates(found.certs);
+    if known > 0 {
+        return Ok(roots);
+    }
+    Err(TlsError::NoAuthorities(
+        found.errors.first().map_or_else(|| "none is installed".to_owned(), ToString::to_string),
+    ))
+}
+
+/// The certificates in a file; at least one.
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let text = std::fs::read(path).map_err(|error| error.to_string())?;
+    let read = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
+    match read.map_err(|error| in_words(&error, "certificate"))? {
+        none if none.is_empty() => Err(in_words(&pem::Error::NoItemsFound, "certificate")),
+        some => Ok(some),
+    }
+}
+
+/// What is wrong with a file. Its lines are not told: they may be of a key.
+fn in_words(error: &pem::Error, wanted: &str) -> String {
+    match error {
+        pem::Error::NoItemsFound => format!("it holds no {wanted} in PEM"),
+        _ => format!("it is no {wanted} in PEM, or a part of one"),
+    }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
