@@ -196,7 +196,7 @@ fn a_file_that_cannot_be_used_is_set_aside_with_one_line_and_made_anew() {
 fn after_a_reboot_the_copy_is_served() {
     let mut roster = Roster::of_file("\"/a\" = \"one\"");
     assert!(roster.stop().success());
-    std::fs::create_dir(roster.state()).expect("a folder");
+    std::fs::create_dir(roster.folder().join("disk")).expect("a folder");
     roster.run();
     roster.becomes("live");
     assert!(roster.stop().success());
