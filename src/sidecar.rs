@@ -133,7 +133,7 @@ fn feeds(config: &Config) -> Vec<Feed> {
         .file
         .iter()
         .map(|it| Feed::new(&it.name, "file", vec![it.root.clone()]).of(it.path.display().to_string()));
-    let upstreams = config.upstream.iter().map(|it| Feed::new(&it.name, "upstream", Vec::new()));
+    let upstreams = config.upstream.iter().map(|it| Feed::new(&it.name, "upstream", Vec::new()).of(&it.connect));
     let registers = is_on(&config.register).then(|| Feed::new("register", "register", Vec::new()));
     ensembles.chain(files).chain(upstreams).chain(registers).collect()
 }

@@ -1,5 +1,6 @@
 //! The nouns: paths, nodes, masters, services, revisions, freshness.
 
+pub(crate) mod json;
 mod master;
 
 use std::cmp::Ordering;

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use imbl::ordmap::DiffItem;
 use imbl::{OrdMap, Vector};
 use semver::Version;
 
-use crate::model::{ChangeKind, Line, Master};
+use crate::model::{ChangeKind, Line, Master, Service};
 
 /// Who offers what. A clone shares all it can with the original; a change costs by the services of one master, not by
 /// the number of masters.
@@ -18,12 +19,24 @@ pub struct Directory {
 /// By version, the masters that offer a service, in the order of their ids. Where nobody does any more it is empty.
 pub type Offers = OrdMap<Version, Vector<Arc<str>>>;
 
+/// A master, if it is there.
+pub(super) type Known<'a> = Option<&'a Arc<Entry>>;
+
 /// A master and the ways to it.
 #[derive(Clone, Debug)]
 pub struct Entry {
     pub master: Arc<Master>,
     /// With the number of the feed that each is of.
     ways: Vec<(usize, Arc<dyn Line>)>,
+}
+
+/// Whether it is the same master, by the same ways.
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        let mut pairs = self.lines().zip(other.lines());
+        let are_same = self.ways.len() == other.ways.len() && pairs.all(|(one, other)| Arc::ptr_eq(one, other));
+        are_same && self.master == other.master
+    }
 }
 
 impl Entry {
@@ -60,6 +73,27 @@ impl Directory {
     /// Who offers a service, by its name without a version. None: nobody ever has.
     pub fn offers(&self, service: &str) -> Option<&Offers> {
         self.services.get(service)
+    }
+
+    /// Each offer of a service, with its master: the newest version first. None: nobody ever has offered it.
+    pub fn instances(&self, service: &str) -> Option<impl Iterator<Item = (&Arc<Entry>, &Service)>> {
+        let by_version = self.services.get(service)?.iter().rev();
+        Some(by_version.flat_map(move |(version, ids)| {
+            let entries = ids.iter().filter_map(|id| self.masters.get(id));
+            entries.flat_map(move |entry| {
+                let is_it = move |offer: &&Service| offer.base_name() == service && offer.version() == *version;
+                entry.master.services.iter().filter(is_it).map(move |offer| (entry, offer))
+            })
+        }))
+    }
+
+    /// What became of each master that is another, or not there, in `newer`: as it was, as it is.
+    pub(super) fn difference<'a>(&'a self, newer: &'a Directory) -> impl Iterator<Item = (Known<'a>, Known<'a>)> {
+        self.masters.diff(&newer.masters).map(|change| match change {
+            DiffItem::Add(_, new) => (None, Some(new)),
+            DiffItem::Update { old: (_, old), new: (_, new) } => (Some(old), Some(new)),
+            DiffItem::Remove(_, old) => (Some(old), None),
+        })
     }
 
     /// All services ever offered, in the order of their names.

@@ -19,7 +19,7 @@ pub use self::journal::{Room, Since};
 use self::shared::Contents;
 pub use self::snapshot::{Filled, MasterChange, NodeChange, Snapshot};
 pub use self::subscription::Subscription;
-use self::subscription::{MASTERS, Subscriptions};
+use self::subscription::{MASTERS, REVISIONS, Subscriptions};
 use crate::metrics::Metrics;
 use crate::model::{Change, NodePath, Revision};
 
@@ -86,6 +86,11 @@ impl Store {
     /// The same for masters.
     pub fn subscribe_to_masters(&self) -> Subscription<'_> {
         self.subscriptions.add(vec![MASTERS.into()])
+    }
+
+    /// The same for each revision, also one of which watchers are not told.
+    fn subscribe_to_revisions(&self) -> Subscription<'_> {
+        self.subscriptions.add(vec![REVISIONS.into()])
     }
 
     /// The handle by which the feed with this number fills the store.

@@ -14,6 +14,9 @@ type Waiting = HashMap<Box<str>, HashMap<u64, Arc<Notify>>>;
 /// Where those wait who wait for masters. No path is like it.
 pub(super) const MASTERS: &str = "masters";
 
+/// Where those wait who wait for each revision.
+pub(super) const REVISIONS: &str = "revisions";
+
 /// With more changed paths than this, everybody is woken: cheaper than to find out who is concerned.
 const WAKE_ALL: usize = 4_096;
 
@@ -54,7 +57,7 @@ impl Subscriptions {
             return waiting.values().flat_map(HashMap::values).for_each(|one| one.notify_one());
         }
         let paths = changed.iter().flat_map(NodePath::upwards);
-        for key in paths.chain(masters.then_some(MASTERS)) {
+        for key in paths.chain(masters.then_some(MASTERS)).chain([REVISIONS]) {
             if let Some(concerned) = waiting.get(key) {
                 concerned.values().for_each(|one| one.notify_one());
             }

@@ -71,17 +71,10 @@ impl Desk {
     pub(super) fn instances(&self, service: &str) -> thrift::Result<idl::InstancesReply> {
         let snapshot = self.store.snapshot();
         let freshness = known(&snapshot)?;
-        let Some(offers) = snapshot.directory().offers(service) else {
+        let Some(instances) = snapshot.directory().instances(service) else {
             return Err(not_found(service, format!("no master has ever offered `{service}`"), freshness));
         };
-        let mut instances = Vec::new();
-        for (version, ids) in offers.iter().rev() {
-            for entry in ids.iter().filter_map(|id| snapshot.directory().master(id)) {
-                let offers = entry.master.services.iter();
-                let offers = offers.filter(|offer| offer.base_name() == service && offer.version() == *version);
-                instances.extend(offers.map(|offer| convert::instance(entry, offer)));
-            }
-        }
+        let instances = instances.map(|(entry, offer)| convert::instance(entry, offer)).collect();
         Ok(idl::InstancesReply { instances, freshness: freshness.into() })
     }
 

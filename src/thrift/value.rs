@@ -1,14 +1,11 @@
 //! Values: what clients write as JSON or MessagePack, and masters read as values; and back.
 
-use std::borrow::Cow;
-
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
 use rmpv::Value;
-use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value as Document;
 
 use super::idl::Encoding;
+use crate::model::json::Json;
+pub(super) use crate::model::json::{object, text};
 
 /// The deepest nesting of a value that a client writes: as deep as the reader of JSON goes.
 const MAX_DEPTH: usize = 128;
@@ -36,23 +33,6 @@ pub(super) fn write(encoding: Encoding, value: &Value) -> Vec<u8> {
     bytes
 }
 
-/// The JSON text of a value.
-pub(super) fn text(value: &Value) -> String {
-    String::from_utf8_lossy(&write(Encoding::JSON, value)).into_owned()
-}
-
-/// The JSON text of a map. PHP's maps with the keys 0, 1, 2, … and its empty ones come as lists.
-pub(super) fn object(value: &Value) -> String {
-    match value {
-        Value::Map(_) => text(value),
-        Value::Array(items) => {
-            let entry = |(index, item): (usize, &Value)| (Value::from(index), item.clone());
-            text(&Value::Map(items.iter().enumerate().map(entry).collect()))
-        }
-        _ => "{}".into(),
-    }
-}
-
 /// The bytes of a text, which PHP writes as `bin` where it is not UTF-8.
 pub(super) fn bytes(value: &Value) -> Option<&[u8]> {
     match value {
@@ -76,45 +56,6 @@ fn from_document(document: Document) -> Value {
         Document::Object(entries) => {
             Value::Map(entries.into_iter().map(|(key, value)| (key.into(), from_document(value))).collect())
         }
-    }
-}
-
-/// A value as JSON has it: bytes as an object with the key `base64`, what is no number as null, every key as a text.
-struct Json<'a>(&'a Value);
-
-impl Serialize for Json<'_> {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        match self.0 {
-            Value::Nil => to.serialize_unit(),
-            Value::Boolean(bool) => to.serialize_bool(*bool),
-            Value::Integer(integer) => match (integer.as_u64(), integer.as_i64()) {
-                (Some(number), _) => to.serialize_u64(number),
-                (_, number) => to.serialize_i64(number.unwrap_or_default()),
-            },
-            Value::F32(number) => to.serialize_f32(*number),
-            Value::F64(number) => to.serialize_f64(*number),
-            Value::String(text) => match text.as_str() {
-                Some(text) => to.serialize_str(text),
-                None => base64(text.as_bytes(), to),
-            },
-            Value::Binary(bytes) | Value::Ext(_, bytes) => base64(bytes, to),
-            Value::Array(items) => to.collect_seq(items.iter().map(Json)),
-            Value::Map(entries) => to.collect_map(entries.iter().map(|(name, value)| (key(name), Json(value)))),
-        }
-    }
-}
-
-fn base64<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
-    let mut object = to.serialize_map(Some(1))?;
-    object.serialize_entry("base64", &BASE64_STANDARD.encode(bytes))?;
-    object.end()
-}
-
-fn key(value: &Value) -> Cow<'_, str> {
-    match value {
-        Value::String(text) => String::from_utf8_lossy(text.as_bytes()),
-        Value::Binary(bytes) => String::from_utf8_lossy(bytes),
-        other => text(other).into(),
     }
 }
 

@@ -5,11 +5,14 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use rmpv::Value;
 use roster::model::NodePath;
 use roster::store::shared::Reader;
 
+use crate::harness::master::Scripted;
 use crate::harness::{Roster, SOON, Scene, ensure, eventually};
 use crate::idl::Origin;
+use crate::register;
 
 /// What PHP prints that has the shared file open as `$db`.
 fn php(roster: &Roster, code: &str) -> String {
@@ -68,6 +71,28 @@ fn php_reads_what_zookeeper_holds_without_a_call() {
     let status = "$f = json_decode(dba_fetch('meta/freshness', $db)); $s = $f->sources[0]; \
                   echo \"$f->origin $f->ageMs $s->name $s->kind \", json_encode([$f->complete, $s->whole]);";
     assert_eq!(php(&scene.roster, status), "LIVE 0 zookeeper zookeeper [true,true]");
+}
+
+#[test]
+fn masters_stand_in_the_file_across_a_restart_and_then_those_that_live() {
+    let mut scene = register::Scene::new();
+    let services = [("mail@1.2.0", Value::Array(vec![]))];
+    let master = Scripted::join(scene.port, register::TOKEN, &services);
+    scene.has(1);
+    let print = "$s = json_decode(dba_fetch('service/mail', $db) ?: '[]'); $f = json_decode(dba_fetch('meta/freshness', $db)); \
+                 $r = end($f->sources); echo count($s), ' ', $s[0]->offer->version ?? '-', \" $r->name $r->origin \", json_encode($r->whole);";
+    let reads = |roster: &Roster, expected: &str| {
+        eventually(&format!("PHP reads {expected}"), SOON, || {
+            let told = php(roster, print);
+            ensure(told == expected, told)
+        });
+    };
+    reads(&scene.roster, "1 1.2.0 register LIVE true");
+    scene.roster.kill();
+    drop(master);
+    scene.roster.run();
+    reads(&scene.roster, "1 1.2.0 register RESTORED true");
+    reads(&scene.roster, "0 - register LIVE true");
 }
 
 #[test]
@@ -171,7 +196,7 @@ fn a_file_that_cannot_be_used_is_set_aside_with_one_line_and_made_anew() {
 fn after_a_reboot_the_copy_is_served() {
     let mut roster = Roster::of_file("\"/a\" = \"one\"");
     assert!(roster.stop().success());
-    std::fs::create_dir(roster.state()).expect("a folder");
+    std::fs::create_dir(roster.folder().join("disk")).expect("a folder");
     roster.run();
     roster.becomes("live");
     assert!(roster.stop().success());

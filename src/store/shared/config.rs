@@ -14,7 +14,7 @@ use crate::permissions::{Mode, Permissions};
 pub struct Config {
     /// The file; from the folder of the Unix socket if it is relative. Empty: none.
     pub path: PathBuf,
-    /// The directory of its copy, which must exist. Empty: none.
+    /// The directory of its copy; made if only its last part is missing. Empty: none.
     pub state: PathBuf,
     /// How often the copy is made anew, if anything changed.
     #[serde(with = "humantime_serde")]

@@ -8,7 +8,7 @@ use imbl::OrdMap;
 use serde::Deserialize;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::entry::{self, CHECKSUM, FORMAT, FRESHNESS, NODE, Report, STAT, Source, VERSION};
+use super::entry::{self, CHECKSUM, FORMAT, FRESHNESS, MASTER, NODE, Report, SERVICE, STAT, Source, VERSION};
 use super::image::{Image, Unfit};
 use crate::model::{Node, NodePath, Revision, Stat};
 use crate::store::{Feed, Filled};
@@ -18,6 +18,8 @@ use crate::store::{Feed, Filled};
 pub struct Contents {
     pub report: Report,
     pub nodes: OrdMap<NodePath, Arc<Node>>,
+    /// The entries of services and masters, in the order of their keys.
+    pub masters: Vec<(Vec<u8>, Vec<u8>)>,
     /// The sum that the checksum tells.
     pub(super) sum: u64,
 }
@@ -44,6 +46,7 @@ struct Reading {
     /// Without their stats.
     nodes: Vec<Half<Arc<Node>>>,
     stats: Vec<Half<Stat>>,
+    masters: Vec<(Vec<u8>, Vec<u8>)>,
     report: Option<Report>,
     checksum: Option<Vec<u8>>,
     sum: u64,
@@ -75,12 +78,13 @@ impl Contents {
         }
         lower.nodes.append(&mut upper.nodes);
         lower.stats.append(&mut upper.stats);
-        Ok(Self { report, nodes: join(lower.nodes, lower.stats)?, sum })
+        lower.masters.append(&mut upper.masters);
+        Ok(Self { report, nodes: join(lower.nodes, lower.stats)?, masters: lower.masters, sum })
     }
 
-    /// Sees to it that some of this is of the feeds.
+    /// Sees to it that some of the nodes are of the feeds, if there are any.
     pub(super) fn check_cluster(&self, feeds: &[Feed]) -> Result<(), Unfit> {
-        let sources = &self.report.sources;
+        let sources: Vec<_> = self.report.sources.iter().filter(|source| !source.tells_of_masters()).collect();
         if sources.is_empty() || sources.iter().any(|source| feeds.iter().any(|feed| source.is_of(feed))) {
             return Ok(());
         }
@@ -88,9 +92,10 @@ impl Contents {
         Err(Unfit::Foreign(identities.join(", ")))
     }
 
-    /// Has the feeds begin with what of this is theirs.
+    /// Has the feeds begin with what of this is theirs. Those that tell of masters begin with nothing: nobody knows
+    /// who lives.
     pub(crate) fn restore(&self, feeds: &mut [Feed], now: SystemTime) -> Restored {
-        let of = |feed: &Feed| self.report.sources.iter().find(|source| source.is_of(feed));
+        let of = |feed: &Feed| self.report.sources.iter().find(|it| it.is_of(feed) && !it.tells_of_masters());
         let sources: Vec<Option<&Source>> = feeds.iter().map(of).collect();
         let (mut nodes, mut filled) = (self.nodes.clone(), vec![Filled::default(); feeds.len()]);
         for (path, node) in &self.nodes {
@@ -143,6 +148,8 @@ impl Reading {
             let path = if rest.starts_with(b"#") { Some(json::<Named>(value)?.path) } else { None };
             let stat = written_stat(value).map_or_else(|| json(value), Ok)?;
             self.stats.push(Half { of: xxh3_64(rest), path, value: stat });
+        } else if of_path(key, SERVICE).or(of_path(key, MASTER)).is_some() {
+            self.masters.push((key.to_vec(), value.to_vec()));
         }
         Ok(())
     }
@@ -193,7 +200,7 @@ fn written_stat(value: &[u8]) -> Option<Stat> {
     })
 }
 
-/// What follows the kind in the key of a path's entry.
+/// What follows the kind in the key of an entry.
 fn of_path<'k>(key: &'k [u8], kind: &str) -> Option<&'k [u8]> {
     key.strip_prefix(kind.as_bytes()).filter(|rest| matches!(rest.first(), Some(b'/' | b'#')))
 }

@@ -13,18 +13,20 @@ use super::Env;
 use crate::metrics::Metrics;
 use crate::model::Revision;
 
+/// What was written last, and where.
+pub(super) type Written = (Revision, Arc<Env>);
+
 /// Copies the file every `interval` if it holds another revision, and when its writer has ended.
 pub(super) async fn keep(
-    env: Arc<Env>,
     path: PathBuf,
     interval: Duration,
-    mut written: watch::Receiver<Revision>,
+    mut written: watch::Receiver<Written>,
     metrics: Arc<Metrics>,
 ) {
     let (mut copied, mut failing) = (None, false);
     loop {
         let is_last = tokio::time::timeout(interval, written.wait_for(|_| false)).await.is_ok();
-        let revision = *written.borrow();
+        let (revision, env) = written.borrow().clone();
         if !is_last && copied == Some(revision) {
             continue;
         }

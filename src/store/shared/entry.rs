@@ -6,12 +6,15 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
+use super::kept::Kept;
 use crate::model::{Freshness, NodePath, Origin, Revision};
 use crate::store::{Feed, Snapshot};
 
 pub(super) const NODE: &str = "node";
 pub(super) const STAT: &str = "stat";
 pub(super) const CHILDREN: &str = "children";
+pub(super) const SERVICE: &str = "service";
+pub(super) const MASTER: &str = "master";
 
 pub(super) const FORMAT: &[u8] = b"meta/format";
 pub(super) const FRESHNESS: &[u8] = b"meta/freshness";
@@ -20,8 +23,8 @@ pub(super) const CHECKSUM: &[u8] = b"meta/checksum";
 /// Raised when an entry changes its meaning or its form; new kinds of entries are no other format.
 pub(super) const VERSION: &[u8] = b"1";
 
-/// LMDB's keys have at most 511 bytes. A longer path goes by its digest.
-const LONGEST_PATH: usize = 500;
+/// LMDB's keys have at most 511 bytes. A longer path or name goes by its digest.
+const LONGEST: usize = 500;
 
 /// The writer rewrites its report every second. When it has not for so long, it is away.
 const SILENCE: Duration = Duration::from_secs(3);
@@ -47,6 +50,7 @@ pub struct Source {
     pub kind: String,
     /// What was mirrored: of another identity, its nodes are those of another cluster.
     pub identity: String,
+    /// None: it tells of masters.
     pub roots: Vec<NodePath>,
     /// Whether it was read as a whole. Else an absence is no answer.
     pub whole: bool,
@@ -60,16 +64,22 @@ pub struct Source {
 /// The key of one kind of entry of a path: `node/a/b`; for a long path `node#`, and its SHA-256 in hexadecimal.
 pub(super) fn key(kind: &str, path: &NodePath) -> Vec<u8> {
     let path = path.as_str();
-    if is_short(path) {
-        return [kind, path].concat().into_bytes();
-    }
-    let digest = Sha256::digest(path);
+    if is_short(path) { [kind, path].concat().into_bytes() } else { by_digest(kind, path) }
+}
+
+/// The key of a service by its name, or of a master by its id: `service/mail`; for a long one as for a path.
+pub(super) fn named(kind: &str, name: &str) -> Vec<u8> {
+    if is_short(name) { [kind, "/", name].concat().into_bytes() } else { by_digest(kind, name) }
+}
+
+fn by_digest(kind: &str, name: &str) -> Vec<u8> {
+    let digest = Sha256::digest(name);
     let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     [kind, "#", &hex].concat().into_bytes()
 }
 
-pub(super) fn is_short(path: &str) -> bool {
-    path.len() <= LONGEST_PATH
+pub(super) fn is_short(name: &str) -> bool {
+    name.len() <= LONGEST
 }
 
 /// An entry's part in the checksum, which is the sum over all other entries, modulo 2^64.
@@ -91,37 +101,28 @@ fn millis(duration: Duration) -> u64 {
 }
 
 impl Report {
-    pub(super) fn of(snapshot: &Snapshot, now: SystemTime) -> Self {
-        // Masters are not in the file.
-        let behind = || snapshot.behind_all().filter(|(feed, _)| !feed.tells_of_masters());
-        let Freshness { revision, age, origin, complete } = snapshot.freshness(behind());
+    /// Where masters of an earlier process are `kept`, their sources are told as they were.
+    pub(super) fn of(snapshot: &Snapshot, kept: Option<&Kept>, now: SystemTime) -> Self {
         let written_at = wall_clock(now);
-        let source = |feed: &Feed, whole| Source {
-            name: feed.name().to_owned(),
-            kind: feed.kind().to_owned(),
-            identity: feed.identity().to_owned(),
-            roots: feed.roots().to_vec(),
-            whole,
-            age_ms: feed.age().map(millis),
-            last_sync: feed.since_proof().map(|since| written_at.saturating_sub(millis(since))),
-            origin: feed.origin(),
-            left_out: feed.left_out(),
-        };
-        let sources = behind().map(|(feed, filled)| source(feed, filled.whole)).collect();
+        let live = || snapshot.behind_all().filter(|(feed, _)| kept.is_none() || !feed.tells_of_masters());
+        let mut fresh = snapshot.freshness(live());
+        let mut sources: Vec<Source> =
+            live().map(|(feed, filled)| Source::of(feed, filled.whole, written_at)).collect();
+        for (source, age) in kept.into_iter().flat_map(Kept::sources) {
+            let source = source.of_earlier(age, written_at);
+            fresh = source.add_to(fresh, Duration::ZERO, Duration::ZERO);
+            sources.push(source);
+        }
+        let Freshness { revision, age, origin, complete } = fresh;
         Self { revision, age_ms: millis(age), origin, complete, written_at, sources }
     }
 
-    /// How far an answer about `path` can be trusted that is read from the file now.
-    pub fn freshness(&self, path: &NodePath, now: SystemTime) -> Freshness {
+    /// How far an answer that is read from the file now can be trusted, if these sources are behind it.
+    pub fn freshness<'a>(&self, behind: impl Iterator<Item = &'a Source>, now: SystemTime) -> Freshness {
         let silent = Duration::from_millis(wall_clock(now).saturating_sub(self.written_at));
         let silent = if silent > SILENCE { silent } else { Duration::ZERO };
         let fresh = Freshness { revision: self.revision, age: silent, origin: Origin::Live, complete: true };
-        self.behind(path).fold(fresh, |fresh, source| Freshness {
-            age: fresh.age.max(silent + Duration::from_millis(source.age_ms.unwrap_or(self.age_ms))),
-            origin: if source.origin == Origin::Restored { Origin::Restored } else { fresh.origin },
-            complete: fresh.complete && source.whole && source.left_out == 0,
-            ..fresh
-        })
+        behind.fold(fresh, |fresh, source| source.add_to(fresh, silent, Duration::from_millis(self.age_ms)))
     }
 
     /// The time since the source was last known to be in sync, for another process than the writer; None: it never was.
@@ -136,9 +137,49 @@ impl Report {
     pub fn behind<'a>(&'a self, path: &'a NodePath) -> impl Iterator<Item = &'a Source> + 'a {
         self.sources.iter().filter(|source| source.roots.iter().any(|root| path.is_under(root) || root.is_under(path)))
     }
+
+    /// Those that tell of masters.
+    pub fn behind_masters(&self) -> impl Iterator<Item = &Source> {
+        self.sources.iter().filter(|source| source.tells_of_masters())
+    }
 }
 
 impl Source {
+    fn of(feed: &Feed, whole: bool, written_at: u64) -> Self {
+        Self {
+            name: feed.name().to_owned(),
+            kind: feed.kind().to_owned(),
+            identity: feed.identity().to_owned(),
+            roots: feed.roots().to_vec(),
+            whole,
+            age_ms: feed.age().map(millis),
+            last_sync: feed.since_proof().map(|since| written_at.saturating_sub(millis(since))),
+            origin: feed.origin(),
+            left_out: feed.left_out(),
+        }
+    }
+
+    /// The same source as an earlier process knew it, `age` ago.
+    fn of_earlier(&self, age: Option<Duration>, written_at: u64) -> Self {
+        let last_sync = age.map(|age| written_at.saturating_sub(millis(age)));
+        Self { age_ms: age.map(millis), last_sync, origin: Origin::Restored, ..self.clone() }
+    }
+
+    /// What is left of `fresh` with this source behind it too.
+    fn add_to(&self, fresh: Freshness, silent: Duration, never: Duration) -> Freshness {
+        Freshness {
+            age: fresh.age.max(silent + self.age_ms.map_or(never, Duration::from_millis)),
+            origin: if self.origin == Origin::Restored { Origin::Restored } else { fresh.origin },
+            complete: fresh.complete && self.whole && self.left_out == 0,
+            ..fresh
+        }
+    }
+
+    /// As [`Feed::tells_of_masters`].
+    pub(super) fn tells_of_masters(&self) -> bool {
+        self.roots.is_empty()
+    }
+
     /// Whether this is what `feed` mirrors now.
     pub(super) fn is_of(&self, feed: &Feed) -> bool {
         (self.name.as_str(), self.kind.as_str(), self.identity.as_str()) == (feed.name(), feed.kind(), feed.identity())
@@ -162,6 +203,9 @@ mod tests {
         let long = key(CHILDREN, &path(&format!("/{}", "x".repeat(500))));
         let digest = "6e46118378e54bd0366020b51a5b63f3ae8a670ea271e4fd462b6318dc52647a";
         assert_eq!(String::from_utf8_lossy(&long), format!("children#{digest}"));
+        assert_eq!(named(SERVICE, "mail"), b"service/mail");
+        assert_eq!(named(SERVICE, &"x".repeat(500)).len(), 508);
+        assert_eq!(named(SERVICE, &"x".repeat(501)).len(), "service#".len() + 64);
         assert_ne!(long, key(CHILDREN, &path(&format!("/{}", "x".repeat(501)))));
     }
 }

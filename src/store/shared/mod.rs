@@ -8,12 +8,18 @@
 //! | `node<path>` | a node's bytes: `node/zk_test` |
 //! | `stat<path>` | JSON: its stat, with the names of the Thrift interface |
 //! | `children<path>` | JSON: the names of its children, in the order of their bytes |
+//! | `service/<name>` | JSON: an array of its instances, the newest version first; empty or absent: nobody offers it |
+//! | `master/<id>` | JSON: a master, with the services that it offers |
 //! | `meta/format` | `1` |
 //! | `meta/freshness` | JSON: the revision, and how far it can be trusted ([`Report`]); rewritten every second |
 //! | `meta/checksum` | the sum of XXH3 over all other entries, each with the XXH3 of its key as its seed; 16 hex digits |
 //!
-//! Every node has all three entries. A path of more than 500 bytes goes by `#` and its SHA-256 in hexadecimal instead
-//! (`node#5a…`), and its stat tells the `path`. One transaction is one revision.
+//! Every node has all three entries. A path, name or id of more than 500 bytes goes by `#` and its SHA-256 in hexadecimal
+//! instead (`node#5a…`, `service#5a…`), and a stat then tells the `path`. One transaction is one revision.
+//!
+//! Masters and instances have the names of the Thrift interface, `metadata` as an object; `outstanding` is always 0, since
+//! the file is not written with each call. In the report, their sources are those without `roots`. After a restart
+//! the masters of the earlier process stand in the file, `RESTORED` and with their age, until those that live are known.
 
 mod config;
 mod contents;
@@ -23,17 +29,19 @@ mod env;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 mod image;
+mod kept;
+mod masters;
+mod place;
 mod reader;
 mod writer;
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use imbl::OrdMap;
-use nix::fcntl::{Flock, FlockArg};
 use tokio::sync::watch;
 
 pub use self::config::Config;
@@ -43,11 +51,11 @@ pub use self::entry::{Report, Source};
 use self::env::Env;
 use self::image::Image;
 pub use self::image::Unfit;
+use self::place::{Place, remove};
 pub use self::reader::{ReadError, Reader};
 use self::writer::Writer;
 use super::{Feed, Store};
 use crate::metrics::Metrics;
-use crate::permissions::{Permissions, give_to};
 use crate::task::Tasks;
 
 /// The shared file, ours to write.
@@ -55,10 +63,8 @@ use crate::task::Tasks;
 pub struct Shared {
     writer: Writer,
     copy: Option<PathBuf>,
-    config: Config,
+    copy_interval: Duration,
     left: Option<Contents>,
-    /// Kept for its drop: no other process may write the file meanwhile.
-    claim: Flock<File>,
 }
 
 /// Why the shared file cannot be ours.
@@ -79,33 +85,26 @@ impl Shared {
     /// be used. None: there is to be none.
     pub fn open(config: &Config, beside: Option<&Path>, feeds: &[Feed]) -> Result<Option<Self>, SharedError> {
         let Some(path) = config.file(beside) else { return Ok(None) };
-        let io = |source| SharedError::Io { path: path.clone(), source };
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).map_err(io)?;
+        let place = Place { path, config: config.clone() };
+        let (path, io) = (&place.path, |source| place.failed(source));
+        place.make_folder()?;
+        let (mut claim, mut here) = (place.claim()?, None);
+        if !is_new(path).map_err(io)? {
+            here = left_at(path, feeds).map_err(io)?;
         }
-        let (mut claim, mut here) = (claim(&path)?, None);
-        if !is_new(&path).map_err(io)? {
-            here = left_at(&path, feeds).map_err(io)?;
-            if here.is_none() {
-                claim = self::claim(&path)?;
+        if here.is_none() {
+            claim = place.clear(&claim)?;
+        }
+        let copy = config.copy(path).filter(|copy| is_kept(copy));
+        let newer = copy.as_deref().and_then(|copy| newer_at(copy, here.as_ref(), feeds));
+        if let (Some(newer), Some(copy)) = (&newer, &copy) {
+            match place.take_over(copy) {
+                Ok(taken) => (claim, here) = (taken?, Some(newer.clone())),
+                Err(error) => tracing::warn!(path = %path.display(), %error, "cannot begin with the copy"),
             }
         }
-        let copy = config.copy(&path).filter(|copy| is_kept(copy));
-        let newer = copy.as_deref().filter(|copy| is_newer(copy, here.as_ref()));
-        let newer = newer.and_then(|copy| {
-            let left = left_at(copy, feeds);
-            left.inspect_err(|error| tracing::warn!(path = %copy.display(), %error, "cannot use the copy")).ok()?
-        });
-
-        if here.is_none() {
-            remove(&lock_file(&path)).map_err(io)?;
-        }
-        permit(&path, &config.permissions())?;
-        permit(&lock_file(&path), &config.lock_permissions())?;
-        let env = Env::writer(&path, config).map_err(|source| SharedError::Map { path: path.clone(), source })?;
-        let (nodes, sum) = here.as_ref().map_or((OrdMap::new(), 0), |here| (here.nodes.clone(), here.sum));
-        let writer = Writer { env: Arc::new(env), nodes, sum };
-        Ok(Some(Self { writer, copy, config: config.clone(), left: newer.or(here), claim }))
+        let writer = Writer::open(place, claim, here.as_ref(), feeds)?;
+        Ok(Some(Self { writer, copy, copy_interval: config.copy_interval, left: newer.or(here) }))
     }
 
     /// What an earlier process left.
@@ -115,30 +114,19 @@ impl Shared {
 
     /// Starts to write what the store holds.
     pub fn start(self, tasks: &Tasks, store: &Arc<Store>, metrics: &Arc<Metrics>) -> io::Result<()> {
-        let Self { writer, copy, config, claim, .. } = self;
-        let (written, follow) = watch::channel(0);
+        let Self { writer, copy, copy_interval, .. } = self;
+        let (written, follow) = watch::channel((0, writer.env.clone()));
         if let Some(copy) = copy {
-            let (env, metrics) = (writer.env.clone(), metrics.clone());
+            let metrics = metrics.clone();
             tasks.thread("the copy of the shared file", move |_| async move {
-                copy::keep(env, copy, config.copy_interval, follow, metrics).await;
+                copy::keep(copy, copy_interval, follow, metrics).await;
             })?;
         }
         let (store, metrics, stop) = (store.clone(), metrics.clone(), tasks.stop_signal());
         tasks.thread("the writer of the shared file", move |_| async move {
             writer::follow(writer, store, metrics, written, stop).await;
-            drop(claim);
         })
     }
-}
-
-/// The file, to which nobody else writes from now on.
-fn claim(path: &Path) -> Result<Flock<File>, SharedError> {
-    let open = File::options().read(true).write(true).create(true).truncate(false).open(path);
-    let file = open.map_err(|source| SharedError::Io { path: path.to_owned(), source })?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
-        nix::errno::Errno::EAGAIN => SharedError::Taken(path.to_owned()),
-        error => SharedError::Io { path: path.to_owned(), source: error.into() },
-    })
 }
 
 /// Whether nobody has written to the file yet.
@@ -168,35 +156,26 @@ fn left_at(path: &Path, feeds: &[Feed]) -> io::Result<Option<Contents>> {
     Ok(None)
 }
 
-/// Whether a copy is there that is newer than `here`.
-fn is_newer(copy: &Path, here: Option<&Contents>) -> bool {
-    let Some(here) = here else { return copy.exists() };
-    let report = Image::open(copy).and_then(|image| contents::report(&image));
-    report.is_ok_and(|report| report.revision > here.report.revision)
+/// A copy that is newer than `here`.
+fn newer_at(copy: &Path, here: Option<&Contents>, feeds: &[Feed]) -> Option<Contents> {
+    let is_newer = match here {
+        None => copy.exists(),
+        Some(here) => Image::open(copy)
+            .and_then(|image| contents::report(&image))
+            .is_ok_and(|report| report.revision > here.report.revision),
+    };
+    let left = if is_newer { left_at(copy, feeds) } else { Ok(None) };
+    left.inspect_err(|error| tracing::warn!(path = %copy.display(), %error, "cannot use the copy")).ok()?
 }
 
+/// Whether there is a directory for the copy. It is made if only its last part is missing.
 fn is_kept(copy: &Path) -> bool {
-    let is_there = copy.parent().is_some_and(Path::is_dir);
-    if !is_there {
-        tracing::info!(path = %copy.display(), "no copy of the shared file is kept: there is no such directory");
+    let folder = copy.parent().unwrap_or(Path::new("/"));
+    let made = if folder.is_dir() { Ok(()) } else { fs::DirBuilder::new().mode(0o700).create(folder) };
+    if let Err(error) = &made {
+        tracing::info!(path = %folder.display(), %error, "no copy of the shared file is kept: the directory cannot be made");
     }
-    is_there
-}
-
-/// Makes a file if there is none, with its permissions.
-fn permit(path: &Path, permissions: &Permissions) -> Result<(), SharedError> {
-    let io = |source| SharedError::Io { path: path.to_owned(), source };
-    File::options().append(true).create(true).open(path).map_err(io)?;
-    permissions.mode.set(path).map_err(io)?;
-    let Some(group) = &permissions.group else { return Ok(()) };
-    give_to(path, group).map_err(|reason| SharedError::Group { path: path.to_owned(), group: group.clone(), reason })
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    made.is_ok()
 }
 
 /// Where LMDB keeps its table of readers.

@@ -3,8 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
 use super::contents::{json, report};
-use super::entry::{self, CHILDREN, NODE, Report, STAT};
+use super::entry::{self, CHILDREN, MASTER, NODE, Report, SERVICE, STAT};
 use super::image::{Image, Unfit};
 use super::{Contents, Env};
 use crate::model::{Node, NodePath};
@@ -55,16 +58,30 @@ impl Reader {
 
     /// The names of a node's children, in the order of their bytes; None: there is no such node.
     pub fn children(&self, path: &NodePath) -> Result<(Option<Vec<String>>, Report), ReadError> {
-        self.at_once(|image| {
-            let names = image.get(&entry::key(CHILDREN, path))?;
-            let names = names.map(|names| json(&names)).transpose()?;
-            Ok((names, report(image)?))
-        })
+        self.value(&entry::key(CHILDREN, path))
+    }
+
+    /// The instances of a service, with the names of the Thrift interface; None: nobody offers it.
+    pub fn instances(&self, service: &str) -> Result<(Option<Value>, Report), ReadError> {
+        self.value(&entry::named(SERVICE, service))
+    }
+
+    /// A master by its id, with the names of the Thrift interface.
+    pub fn master(&self, id: &str) -> Result<(Option<Value>, Report), ReadError> {
+        self.value(&entry::named(MASTER, id))
     }
 
     /// All that the file holds, if it is whole.
     pub fn contents(&self) -> Result<Contents, ReadError> {
         self.at_once(Contents::read)
+    }
+
+    /// What is written as JSON under a key.
+    fn value<T: DeserializeOwned>(&self, key: &[u8]) -> Result<(Option<T>, Report), ReadError> {
+        self.at_once(|image| {
+            let value = image.get(key)?.map(|value| json(&value)).transpose()?;
+            Ok((value, report(image)?))
+        })
     }
 
     fn at_once<T>(&self, read: impl FnOnce(&Image) -> Result<T, Unfit>) -> Result<T, ReadError> {

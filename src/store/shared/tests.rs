@@ -1,5 +1,8 @@
 //! What the shared file promises: to its readers, to the next start, and when it comes to harm.
 
+mod masters;
+
+use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -258,7 +261,7 @@ fn an_age_counts_from_the_last_sync_whatever_the_clock_does() {
     let written = SystemTime::UNIX_EPOCH + Duration::from_millis(contents.report.written_at);
     assert_eq!(age(written + Duration::from_secs(3_600)), 3_600);
     assert_eq!(age(written - Duration::from_secs(3_600)), 0);
-    let away = |now| contents.report.freshness(&NodePath::root(), now).age.as_secs();
+    let away = |now| contents.report.freshness(contents.report.behind(&NodePath::root()), now).age.as_secs();
     assert_eq!(away(written + Duration::from_secs(1)), 0, "the writer lives");
     assert_eq!(away(written + Duration::from_secs(3_600)), 3_600, "the writer is away");
 }
@@ -282,18 +285,6 @@ fn only_what_is_mirrored_now_is_restored() {
     assert_eq!(house.read().nodes.len(), 1, "what is not restored is taken out of the file");
     let wider = House::open_as(&house, vec![Feed::new("test", "file", roots(&["/a", "/d"])).of("cluster")]);
     assert!(!wider.store.snapshot().filled()[0].whole, "nothing is known of /d");
-}
-
-#[test]
-fn masters_are_not_restored_since_they_are_not_in_the_file() {
-    let house = House::new();
-    let both = || feeds("cluster").into_iter().chain([Feed::new("register", "register", vec![])]).collect();
-    let mut open = house.open_as(both());
-    open.store.publisher(1).publish_whole(vec![]);
-    open.sync();
-    drop(open);
-    let snapshot = house.open_as(both()).store.snapshot();
-    assert_eq!(snapshot.filled().iter().map(|filled| filled.whole).collect::<Vec<_>>(), [true, false]);
 }
 
 #[test]
@@ -457,30 +448,84 @@ fn killed_readers_leave_no_places_taken() {
     }
 }
 
+/// Waits until `is_so`, at most 20 s.
+async fn wait_until(mut is_so: impl FnMut() -> bool) {
+    let wait = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), wait).await.expect("in time");
+}
+
 #[tokio::test]
 async fn its_writer_follows_the_store_and_leaves_a_copy_at_the_stop() {
     let house = House::new();
     let Open { shared, store, publisher } = house.open();
     let (tasks, mut failures) = Tasks::new();
-    let metrics = Arc::default();
+    let metrics: Arc<Metrics> = Arc::default();
     shared.start(&tasks, &store, &metrics).expect("started");
-    let wait_for = async |count: u64| {
-        while metrics.shared_writes.get() < count {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    let deadline = Duration::from_secs(10);
-    tokio::time::timeout(deadline, wait_for(1)).await.expect("the first write");
+    wait_until(|| metrics.shared_writes.get() > 0).await;
     publisher.publish(vec![put("/a", "1")]);
     let written = metrics.shared_writes.get();
-    tokio::time::timeout(deadline, wait_for(written + 1)).await.expect("the change");
+    wait_until(|| metrics.shared_writes.get() > written).await;
     assert_eq!(house.php("echo dba_fetch('node/a', $db);"), "1");
     let written = metrics.shared_writes.get();
-    tokio::time::timeout(deadline, wait_for(written + 1)).await.expect("a heartbeat");
-    assert_eq!(tasks.stop(deadline).await, 0);
+    wait_until(|| metrics.shared_writes.get() > written).await;
+    assert_eq!(tasks.stop(Duration::from_secs(20)).await, 0);
     assert!(failures.try_recv().is_err());
     let left = Contents::load(&house.copy()).expect("a whole copy");
     assert_eq!(left.nodes, *store.snapshot().nodes());
+}
+
+#[tokio::test]
+async fn a_file_that_is_deleted_is_made_anew() {
+    let house = House::new();
+    let Open { shared, store, publisher } = house.open();
+    let (tasks, _failures) = Tasks::new();
+    shared.start(&tasks, &store, &Arc::default()).expect("started");
+    publisher.publish(vec![put("/a", "1")]);
+    let holds = |data: &str| {
+        let node = Reader::open(&house.file()).and_then(|reader| reader.node(&path("/a")));
+        node.is_ok_and(|(node, _)| node.is_some_and(|node| &*node.data == data.as_bytes()))
+    };
+    wait_until(|| holds("1")).await;
+    let lock = lock_file(&house.file());
+    for files in [vec![house.file()], vec![lock.clone()], vec![house.file(), lock.clone()]] {
+        files.iter().for_each(|file| fs::remove_file(file).expect("a file"));
+        wait_until(|| files.iter().all(|file| file.exists()) && holds("1")).await;
+    }
+    publisher.publish(vec![put("/a", "2")]);
+    wait_until(|| holds("2")).await;
+    let mode = |path: &Path| path.metadata().expect("a file").permissions().mode() & 0o777;
+    assert_eq!((mode(&house.file()), mode(&lock)), (0o640, 0o660));
+    assert_eq!(tasks.stop(Duration::from_secs(20)).await, 0);
+    let left = Contents::load(&house.copy()).expect("a whole copy");
+    assert_eq!(left.nodes, *store.snapshot().nodes(), "the copy is of the new file");
+}
+
+#[tokio::test]
+async fn that_a_source_is_whole_is_written_at_once_also_where_nothing_else_changed() {
+    let house = House::new();
+    let Open { shared, store, publisher } = house.open();
+    let (tasks, _failures) = Tasks::new();
+    let metrics: Arc<Metrics> = Arc::default();
+    shared.start(&tasks, &store, &metrics).expect("started");
+    wait_until(|| metrics.shared_writes.get() > 0).await;
+    let report = || Reader::open(&house.file()).and_then(|reader| reader.report()).expect("a report");
+    let revision = publisher.publish_whole(vec![]);
+    wait_until(|| report().revision == revision).await;
+    assert!(report().sources[0].whole);
+    assert_eq!(tasks.stop(Duration::from_secs(20)).await, 0);
+}
+
+#[test]
+fn the_directory_of_the_copy_is_made_if_its_parent_is_there() {
+    let mut house = House::new();
+    fs::remove_dir(&house.config.state).expect("an empty folder");
+    assert!(house.open().shared.copy.is_some() && house.config.state.is_dir());
+    house.config.state = house.folder.path().join("not/there");
+    assert!(house.open().shared.copy.is_none() && !house.folder.path().join("not").exists());
 }
 
 /// Writes pairs that must always agree, until it is killed.

@@ -10,11 +10,14 @@ use lmdb::{Database, Error, RwTransaction, Transaction, WriteFlags};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::Env;
-use super::entry::{self, CHECKSUM, CHILDREN, FORMAT, FRESHNESS, NODE, Report, STAT, VERSION};
+use super::copy::Written;
+use super::entry::{self, CHECKSUM, CHILDREN, FORMAT, FRESHNESS, MASTER, NODE, Report, SERVICE, STAT, VERSION};
+use super::kept::Kept;
+use super::place::{Claim, Mark, Place};
+use super::{Contents, Env, SharedError, masters};
 use crate::metrics::Metrics;
-use crate::model::{Node, NodePath, Revision, Stat};
-use crate::store::{Snapshot, Store};
+use crate::model::{Node, NodePath, Service, Stat};
+use crate::store::{Directory, Feed, Snapshot, Store};
 use crate::task::Stop;
 
 /// How often the report is rewritten, so that readers know that the writer lives.
@@ -26,11 +29,18 @@ const CLEAR: u32 = 5;
 /// What writes the file. Nobody else does.
 #[derive(Debug)]
 pub(super) struct Writer {
+    place: Place,
+    claim: Claim,
+    marks: [Option<Mark>; 2],
     pub(super) env: Arc<Env>,
     /// What the file holds,
-    pub(super) nodes: OrdMap<NodePath, Arc<Node>>,
+    nodes: OrdMap<NodePath, Arc<Node>>,
+    /// as far as it was this process that wrote it,
+    directory: Directory,
+    /// and what stands in it from before until all masters are known;
+    kept: Kept,
     /// and the sum that its checksum tells.
-    pub(super) sum: u64,
+    sum: u64,
 }
 
 /// A transaction under way.
@@ -45,31 +55,34 @@ pub(super) async fn follow(
     mut writer: Writer,
     store: Arc<Store>,
     metrics: Arc<Metrics>,
-    written: watch::Sender<Revision>,
+    written: watch::Sender<Written>,
     stop: Stop,
 ) {
-    let everything = store.subscribe(&[NodePath::root()]);
+    let revisions = store.subscribe_to_revisions();
     let mut heartbeat = interval(HEARTBEAT);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut beats, mut failure) = (0, None);
     loop {
+        let mut is_there = Ok(());
         let is_last = tokio::select! {
-            () = everything.changed() => false,
+            () = revisions.changed() => false,
             _ = heartbeat.tick() => {
                 beats += 1;
                 if beats % CLEAR == 0 {
                     clear(&writer.env);
                 }
+                is_there = writer.see_to_place();
                 false
             }
             () = stop.requested() => true,
         };
         let snapshot = store.snapshot();
-        let result = writer.write(&snapshot);
+        let written_now = |()| writer.write(&snapshot).map_err(|error| format!("{error}{}", hint(error)));
+        let result = is_there.map_err(|error| error.to_string()).and_then(written_now);
         match result {
             Ok(()) => {
                 metrics.shared_writes.increment();
-                written.send_replace(snapshot.revision());
+                written.send_replace((snapshot.revision(), writer.env.clone()));
             }
             Err(_) => metrics.shared_failures.increment(),
         }
@@ -81,41 +94,111 @@ pub(super) async fn follow(
 }
 
 impl Writer {
+    /// Maps the file, which is ours and holds what an earlier process left there.
+    pub(super) fn open(
+        place: Place,
+        claim: Claim,
+        here: Option<&Contents>,
+        feeds: &[Feed],
+    ) -> Result<Self, SharedError> {
+        let env = Arc::new(place.map()?);
+        Ok(Self {
+            marks: place.marks(),
+            nodes: here.map_or_else(OrdMap::new, |here| here.nodes.clone()),
+            directory: Directory::default(),
+            kept: here.map_or_else(Kept::nothing, |here| Kept::of(here, feeds)),
+            sum: here.map_or(0, |here| here.sum),
+            place,
+            claim,
+            env,
+        })
+    }
+
     /// Makes the file hold what the snapshot does. Where that fails, it stands as it was, its report too: for its
     /// readers it then grows old, as it must.
     pub(super) fn write(&mut self, snapshot: &Snapshot) -> Result<(), Error> {
         let mut draft = Draft { transaction: self.env.write()?, db: self.env.db, sum: self.sum };
-        let mut families = BTreeSet::new();
-        for change in self.nodes.diff(snapshot.nodes()) {
-            let (path, node, is_family) = match change {
-                DiffItem::Add(path, node) => (path, Some(node), true),
-                DiffItem::Update { new: (path, node), .. } => (path, Some(node), false),
-                DiffItem::Remove(path, _) => (path, None, true),
-            };
-            draft.node(path, node)?;
-            if is_family {
-                families.extend(family(path, snapshot));
-            }
+        draft.nodes(&self.nodes, snapshot)?;
+        // Before, what is known of masters has holes; what an earlier process left has none.
+        let are_known = snapshot.behind_masters().all(|(_, filled)| filled.whole);
+        if are_known {
+            draft.remove(&self.kept.keys)?;
+            draft.masters(&self.directory, snapshot.directory())?;
         }
-        for parent in families {
-            draft.children(&parent, snapshot)?;
-        }
+        let kept = Some(&self.kept).filter(|_| !are_known);
         draft.set(FORMAT, Some(VERSION))?;
-        draft.set(FRESHNESS, Some(&json(&Report::of(snapshot, SystemTime::now()))))?;
+        draft.set(FRESHNESS, Some(&json(&Report::of(snapshot, kept, SystemTime::now()))))?;
         self.sum = draft.commit()?;
         self.nodes = snapshot.nodes().clone();
+        if are_known {
+            (self.directory, self.kept) = (snapshot.directory().clone(), Kept::nothing());
+        }
+        Ok(())
+    }
+
+    /// Makes the file anew if it was deleted, or its lock file: another one of those would know nothing of the readers.
+    fn see_to_place(&mut self) -> Result<(), SharedError> {
+        if self.place.marks() == self.marks {
+            return Ok(());
+        }
+        self.claim = self.place.clear(&self.claim)?;
+        self.env = Arc::new(self.place.map()?);
+        self.marks = self.place.marks();
+        (self.nodes, self.directory, self.kept, self.sum) = (OrdMap::new(), Directory::default(), Kept::nothing(), 0);
+        tracing::warn!(path = %self.place.path.display(), "the shared file was deleted; made it anew");
         Ok(())
     }
 }
 
 impl Draft<'_> {
+    fn nodes(&mut self, from: &OrdMap<NodePath, Arc<Node>>, to: &Snapshot) -> Result<(), Error> {
+        let mut families = BTreeSet::new();
+        for change in from.diff(to.nodes()) {
+            let (path, node, is_family) = match change {
+                DiffItem::Add(path, node) => (path, Some(node), true),
+                DiffItem::Update { new: (path, node), .. } => (path, Some(node), false),
+                DiffItem::Remove(path, _) => (path, None, true),
+            };
+            self.node(path, node)?;
+            if is_family {
+                families.extend(family(path, to));
+            }
+        }
+        families.iter().try_for_each(|parent| self.children(parent, to))
+    }
+
+    /// The list of a service is written anew when one of its masters comes, changes or goes: the other cost that is
+    /// not of the change.
+    fn masters(&mut self, from: &Directory, to: &Directory) -> Result<(), Error> {
+        let mut services = BTreeSet::new();
+        for (old, new) in from.difference(to) {
+            if let Some(entry) = new.or(old) {
+                let told = new.map(|new| masters::master(new));
+                self.set(&entry::named(MASTER, &entry.master.id), told.as_deref())?;
+            }
+            if old.map(|old| &old.master) != new.map(|new| &new.master) {
+                let entries = old.into_iter().chain(new);
+                services.extend(entries.flat_map(|entry| &entry.master.services).map(Service::base_name));
+            }
+        }
+        for name in services {
+            let instances = to.instances(name).map(masters::instances);
+            self.set(&entry::named(SERVICE, name), instances.as_deref())?;
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, keys: &[Vec<u8>]) -> Result<(), Error> {
+        keys.iter().try_for_each(|key| self.set(key, None))
+    }
+
     fn node(&mut self, path: &NodePath, node: Option<&Arc<Node>>) -> Result<(), Error> {
         self.set(&entry::key(NODE, path), node.map(|node| &*node.data))?;
         let stat = node.map(|node| stat(path, &node.stat));
         self.set(&entry::key(STAT, path), stat.as_deref())
     }
 
-    /// A list of 10,000 names is written anew when one comes or goes; it is the one cost that is not of the change.
+    /// A list of 10,000 names is written anew when one comes or goes; a cost that is not of the change.
     fn children(&mut self, path: &NodePath, snapshot: &Snapshot) -> Result<(), Error> {
         let names: Vec<&str> = snapshot.children(path).collect();
         let is_there = !names.is_empty() || snapshot.node(path).is_some();
@@ -181,13 +264,15 @@ fn clear(env: &Env) {
     }
 }
 
+/// What an operator can do about it.
+fn hint(error: Error) -> &'static str {
+    if error == Error::MapFull { "; raise shared.max_size" } else { "" }
+}
+
 /// Logs a failure when it begins, and its end.
-fn report(known: &mut Option<Error>, failure: Option<Error>) {
-    match failure {
-        Some(error) if *known != failure => {
-            let hint = if error == Error::MapFull { "; raise shared.max_size" } else { "" };
-            tracing::error!(%error, "cannot write the shared file, which grows old{hint}");
-        }
+fn report(known: &mut Option<String>, failure: Option<String>) {
+    match &failure {
+        Some(error) if *known != failure => tracing::error!(error, "cannot write the shared file, which grows old"),
         None if known.is_some() => tracing::info!("the shared file is written again"),
         _ => {}
     }

@@ -111,9 +111,9 @@ impl Roster {
         self.folder().join("roster.toml")
     }
 
-    /// Where a copy of its shared file is kept, if a test makes this folder.
+    /// Where a copy of its shared file is kept, if a test makes the folder above.
     pub(crate) fn state(&self) -> PathBuf {
-        self.folder().join("state")
+        self.folder().join("disk/state")
     }
 
     pub(crate) fn shared_file(&self) -> PathBuf {

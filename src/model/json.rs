@@ -1,0 +1,76 @@
+//! Values of masters as JSON has them.
+
+use std::borrow::Cow;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use rmpv::Value;
+use serde::ser::{Serialize, SerializeMap, Serializer};
+
+/// A value: bytes as an object with the key `base64`, what is no number as null, every key as a text.
+#[derive(Debug)]
+pub(crate) struct Json<'a>(pub(crate) &'a Value);
+
+/// A map. PHP's maps with the keys 0, 1, 2, … and its empty ones come as lists.
+#[derive(Debug)]
+pub(crate) struct Object<'a>(pub(crate) &'a Value);
+
+/// The JSON text of a value.
+pub(crate) fn text(value: &Value) -> String {
+    written(&Json(value))
+}
+
+/// The JSON text of a map.
+pub(crate) fn object(value: &Value) -> String {
+    written(&Object(value))
+}
+
+fn written(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("every key is a text, and a vector takes all")
+}
+
+impl Serialize for Object<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Value::Map(_) => Json(self.0).serialize(to),
+            Value::Array(items) => to.collect_map(items.iter().map(Json).enumerate()),
+            _ => to.serialize_map(Some(0))?.end(),
+        }
+    }
+}
+
+impl Serialize for Json<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Value::Nil => to.serialize_unit(),
+            Value::Boolean(bool) => to.serialize_bool(*bool),
+            Value::Integer(integer) => match (integer.as_u64(), integer.as_i64()) {
+                (Some(number), _) => to.serialize_u64(number),
+                (_, number) => to.serialize_i64(number.unwrap_or_default()),
+            },
+            Value::F32(number) => to.serialize_f32(*number),
+            Value::F64(number) => to.serialize_f64(*number),
+            Value::String(text) => match text.as_str() {
+                Some(text) => to.serialize_str(text),
+                None => base64(text.as_bytes(), to),
+            },
+            Value::Binary(bytes) | Value::Ext(_, bytes) => base64(bytes, to),
+            Value::Array(items) => to.collect_seq(items.iter().map(Json)),
+            Value::Map(entries) => to.collect_map(entries.iter().map(|(name, value)| (key(name), Json(value)))),
+        }
+    }
+}
+
+fn base64<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+    let mut object = to.serialize_map(Some(1))?;
+    object.serialize_entry("base64", &BASE64_STANDARD.encode(bytes))?;
+    object.end()
+}
+
+fn key(value: &Value) -> Cow<'_, str> {
+    match value {
+        Value::String(text) => String::from_utf8_lossy(text.as_bytes()),
+        Value::Binary(bytes) => String::from_utf8_lossy(bytes),
+        other => text(other).into(),
+    }
+}

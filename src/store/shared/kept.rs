@@ -1,0 +1,39 @@
+//! What an earlier process left of masters: it stands in the file until those that live now are known.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use super::Contents;
+use super::entry::Source;
+use crate::store::Feed;
+
+#[derive(Debug)]
+pub(super) struct Kept {
+    /// The keys of its entries.
+    pub(super) keys: Vec<Vec<u8>>,
+    /// What told of the masters, with the age of that at `then`.
+    sources: Vec<(Source, Option<Duration>)>,
+    then: Instant,
+}
+
+impl Kept {
+    pub(super) fn nothing() -> Self {
+        Self { keys: Vec::new(), sources: Vec::new(), then: Instant::now() }
+    }
+
+    /// What of `left` is about masters, and told by one of the feeds.
+    pub(super) fn of(left: &Contents, feeds: &[Feed]) -> Self {
+        let now = SystemTime::now();
+        let is_of = |source: &&Source| source.tells_of_masters() && feeds.iter().any(|feed| source.is_of(feed));
+        let sources = left.report.sources.iter().filter(is_of);
+        Self {
+            keys: left.masters.iter().map(|(key, _)| key.clone()).collect(),
+            sources: sources.map(|source| (source.clone(), left.report.age_of(source, now))).collect(),
+            then: Instant::now(),
+        }
+    }
+
+    /// What is to be said of its sources in a report that is written now.
+    pub(super) fn sources(&self) -> impl Iterator<Item = (&Source, Option<Duration>)> {
+        self.sources.iter().map(|(source, age)| (source, age.map(|age| age + self.then.elapsed())))
+    }
+}

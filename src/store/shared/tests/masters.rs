@@ -1,0 +1,196 @@
+//! What the shared file tells of masters and services, and what stands in it across a restart.
+
+use rmpv::Value;
+use serde_json::json;
+
+use super::*;
+use crate::model::{Answers, Call, Line, Master, Refused, Service};
+
+#[derive(Debug)]
+struct Nowhere;
+
+impl Line for Nowhere {
+    fn call(&self, _: Call) -> Result<Answers, Refused> {
+        Err(Refused::Gone)
+    }
+
+    fn send(&self, _: Value) -> Result<(), Refused> {
+        Err(Refused::Gone)
+    }
+
+    fn outstanding(&self) -> usize {
+        7
+    }
+}
+
+fn join(id: &str, services: &[&str]) -> Change {
+    let metadata = Value::Map(vec![("zone".into(), "a".into())]);
+    let services = services.iter().map(|name| Service { name: (*name).to_owned(), metadata: metadata.clone() });
+    let master = Master { id: id.into(), address: "10.0.0.1:7".into(), connected_at: 5, services: services.collect() };
+    Change::Join(Arc::new(master), Arc::new(Nowhere))
+}
+
+fn leave(id: &str) -> Change {
+    Change::Leave(id.into())
+}
+
+/// A start of the sidecar with a register, which is feed 1.
+fn start(house: &House) -> Open {
+    house.open_as(feeds("cluster").into_iter().chain([Feed::new("register", "register", vec![])]).collect())
+}
+
+impl Open {
+    /// What the register says.
+    fn tell(&mut self, changes: Vec<Change>) {
+        self.store.publisher(1).publish(changes);
+        self.write();
+    }
+
+    /// The register has given its masters time to connect.
+    fn settle(&mut self) {
+        let register = self.store.publisher(1);
+        register.publish_whole(vec![]);
+        register.feed().enter(FeedState::Live, "");
+        register.feed().prove(Instant::now());
+        self.sync();
+    }
+}
+
+/// Who offers a service by the file, if it has an entry.
+fn masters_of(house: &House, service: &str) -> Option<Vec<String>> {
+    let (instances, _) = Reader::open(&house.file()).and_then(|reader| reader.instances(service)).expect("read");
+    let name = |instance: &serde_json::Value| instance["master"].as_str().expect("an id").to_owned();
+    Some(instances?.as_array().expect("an array").iter().map(name).collect())
+}
+
+fn freshness(house: &House) -> Freshness {
+    let report = Reader::open(&house.file()).and_then(|reader| reader.report()).expect("a report");
+    report.freshness(report.behind_masters(), SystemTime::now())
+}
+
+#[test]
+fn who_offers_what_is_told_with_the_names_of_the_interface() {
+    let house = House::new();
+    let mut open = start(&house);
+    open.settle();
+    open.tell(vec![join("m1", &["mail@1.2.0", "log"]), join("m2", &["mail@2.0.0"])]);
+    let told = |key: &str| -> serde_json::Value {
+        serde_json::from_str(&house.php(&format!("echo dba_fetch('{key}', $db);"))).expect("JSON")
+    };
+    let offer = |name: &str, version: &str| json!({"name": name, "version": version, "metadata": {"zone": "a"}});
+    let master = json!({
+        "id": "m1", "address": "10.0.0.1:7", "connectedAt": 5,
+        "services": [offer("mail", "1.2.0"), offer("log", "0.0.0")], "ways": 1, "outstanding": 0,
+    });
+    assert_eq!(told("master/m1"), master);
+    let instance = |id: &str, version: &str| json!({"master": id, "address": "10.0.0.1:7", "offer": offer("mail", version), "outstanding": 0});
+    assert_eq!(told("service/mail"), json!([instance("m2", "2.0.0"), instance("m1", "1.2.0")]));
+    assert_eq!(told("service/log")[0]["master"], "m1");
+    assert_eq!(freshness(&house), Freshness { revision: freshness(&house).revision, ..open.freshness() });
+
+    open.tell(vec![leave("m1"), join("m2", &["mail@2.0.0", "news"])]);
+    assert_eq!(house.php("echo json_encode(dba_fetch('master/m1', $db));"), "false");
+    assert_eq!(told("service/log"), json!([]), "it was offered once");
+    assert_eq!(masters_of(&house, "mail").expect("an entry"), ["m2"]);
+    assert_eq!(masters_of(&house, "news").expect("an entry"), ["m2"]);
+    assert_eq!(masters_of(&house, "other"), None);
+}
+
+#[test]
+fn any_name_has_a_key() {
+    let house = House::new();
+    let mut open = start(&house);
+    open.settle();
+    let long = "x".repeat(2_000);
+    let names = ["", "a/b", "#", "quote'\"", "\u{0}\u{1b}", "日本", "../x", &long];
+    open.tell(names.iter().map(|name| join(&format!("of {name}"), &[*name])).collect());
+    for name in names {
+        assert_eq!(masters_of(&house, name).expect("an entry"), [format!("of {name}")]);
+        let (master, _) = Reader::open(&house.file()).and_then(|r| r.master(&format!("of {name}"))).expect("read");
+        assert_eq!(master.expect("an entry")["services"][0]["name"], name);
+    }
+    let key = house.php("echo 'service#' . hash('sha256', str_repeat('x', 2000));");
+    assert!(house.read().masters.iter().any(|(found, _)| found == key.as_bytes()));
+}
+
+#[test]
+fn a_change_of_one_master_writes_that_master_and_its_services() {
+    let house = House::new();
+    let mut open = start(&house);
+    open.settle();
+    open.tell((0..5_000).map(|n| join(&format!("m{n}"), &[&format!("s{}", n % 500)])).collect());
+    let before = fs::read(house.file()).expect("the file");
+    open.tell(vec![join("m7", &["s7", "new"])]);
+    let after = fs::read(house.file()).expect("the file");
+    let differs =
+        |page: &usize| before.get(page * 4096..(page + 1) * 4096) != after.get(page * 4096..(page + 1) * 4096);
+    let written = (0..after.len() / 4096).filter(differs).count();
+    assert!(written < 40, "{written} pages of {}", after.len() / 4096);
+}
+
+#[test]
+fn masters_that_were_known_stand_until_all_that_live_are_known() {
+    let house = House::new();
+    let mut open = start(&house);
+    open.settle();
+    open.tell(vec![join("old", &["mail", "gone"]), join("both", &["mail"])]);
+    drop(open);
+    std::thread::sleep(Duration::from_millis(20));
+
+    for restart in 0..2 {
+        let mut open = start(&house);
+        assert!(!open.store.snapshot().filled()[1].whole, "the sidecar itself does not know who lives");
+        open.tell(vec![join("both", &["mail"]), join("new", &["mail"])]);
+        let told = freshness(&house);
+        assert_eq!(masters_of(&house, "mail").expect("an entry"), ["both", "old"], "restart {restart}");
+        assert_eq!((told.origin, told.complete), (Origin::Restored, true));
+        assert!(told.age >= Duration::from_millis(20), "{told:?}");
+        if restart == 0 {
+            continue;
+        }
+        open.settle();
+        let told = freshness(&house);
+        assert_eq!((told.origin, told.complete, told.age), (Origin::Live, true, Duration::ZERO));
+    }
+    assert_eq!(masters_of(&house, "mail").expect("an entry"), ["both", "new"]);
+    assert_eq!(masters_of(&house, "gone"), None);
+    let (old, _) = Reader::open(&house.file()).and_then(|reader| reader.master("old")).expect("read");
+    assert_eq!(old, None);
+}
+
+#[test]
+fn after_a_reboot_the_masters_of_the_copy_stand() {
+    let house = House::new();
+    let mut open = start(&house);
+    open.settle();
+    open.tell(vec![join("old", &["mail"])]);
+    copy::copy(&open.shared.writer.env, &house.copy()).expect("copied");
+    drop(open);
+    fs::remove_file(house.file()).expect("a reboot");
+    let mut open = start(&house);
+    open.write();
+    assert_eq!(masters_of(&house, "mail").expect("an entry"), ["old"]);
+    assert_eq!(freshness(&house).origin, Origin::Restored);
+    open.settle();
+    assert_eq!(masters_of(&house, "mail"), None);
+    house.read();
+}
+
+#[test]
+fn the_masters_of_a_register_that_is_switched_off_are_taken_out() {
+    let house = House::new();
+    let mut open = start(&house);
+    open.settle();
+    open.tell(vec![join("old", &["mail"])]);
+    drop(open);
+    house.open().sync();
+    assert_eq!(house.read().masters, []);
+}
+
+#[test]
+fn what_a_register_told_says_nothing_of_the_cluster() {
+    let house = House::new();
+    start(&house).settle();
+    let other = || feeds("another").into_iter().chain([Feed::new("register", "register", vec![])]).collect::<Vec<_>>();
+    assert_set_aside(&house, &house.open_as(other()));
+}
