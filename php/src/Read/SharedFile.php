@@ -11,8 +11,12 @@ use Roster\Instance;
 use Roster\Master;
 use Roster\Node;
 use Roster\Origin;
-use Roster\Stat;
 use Roster\Way;
+
+use function dba_fetch;
+use function getmypid;
+use function microtime;
+use function strlen;
 
 /**
  * Reads what the sidecar keeps in its shared file, in microseconds and without a call.
@@ -74,8 +78,9 @@ final class SharedFile
     {
         $keys = [];
         foreach ($paths as $path) {
-            $keys[] = self::key('node', $path);
-            $keys[] = self::key('stat', $path);
+            $name = self::name($path);
+            $keys[] = "node$name";
+            $keys[] = "stat$name";
         }
         $found = $this->entries($keys, $paths, $maxAge);
         $nodes = [];
@@ -85,8 +90,7 @@ final class SharedFile
             if ($data === false || $path[0] !== '/') {
                 Path::check($path);
             } else {
-                $stat = Stat::of(self::decoded($found[2 * $index + 1], "stat$path"));
-                $nodes[$path] = new Node($path, $data, $stat, $this->freshness);
+                $nodes[$path] = new Node($path, $data, (string) $found[2 * $index + 1], $this->freshness);
             }
         }
         return $nodes;
@@ -95,26 +99,26 @@ final class SharedFile
     /** @return ?list<string> */
     public function children(string $path, ?int $maxAge): ?array
     {
-        [$names] = $this->entries([self::key('children', $path)], [$path], $maxAge);
+        [$names] = $this->entries(['children' . self::name($path)], [$path], $maxAge);
         if ($names === false || $path[0] !== '/') {
             Path::check($path);
             return null;
         }
-        return self::decoded($names, "children$path");
+        return self::decoded($names);
     }
 
     /** @return list<Instance> */
     public function instances(string $service, ?int $maxAge): array
     {
-        [$json] = $this->entries([$key = self::key('service', $service, '/')], null, $maxAge);
+        [$json] = $this->entries(['service' . self::name($service, '/')], null, $maxAge);
         $instance = fn (array $told) => Told::instance($told, $this->freshness);
-        return $json === false ? [] : array_map($instance, self::decoded($json, $key));
+        return $json === false ? [] : array_map($instance, self::decoded($json));
     }
 
     public function master(string $id, ?int $maxAge): ?Master
     {
-        [$json] = $this->entries([$key = self::key('master', $id, '/')], null, $maxAge);
-        return $json === false ? null : Told::master(self::decoded($json, $key), $this->freshness);
+        [$json] = $this->entries(['master' . self::name($id, '/')], null, $maxAge);
+        return $json === false ? null : Told::master(self::decoded($json), $this->freshness);
     }
 
     /**
@@ -143,7 +147,7 @@ final class SharedFile
 
     private function fetch(array $keys): array
     {
-        $handle = $this->handle();
+        $handle = self::$handles[self::process()][$this->file] ?? $this->open();
         for ($try = 0; $try <= self::TRIES; $try++) {
             $found = [];
             foreach ($keys as $key) {
@@ -151,8 +155,11 @@ final class SharedFile
             }
             $json = @dba_fetch('meta/freshness', $handle);
             if ($json === $this->json) {
-                $this->listen();
-                return $found;
+                $silenceMs = (int) (microtime(true) * 1_000) - $this->told['writtenAt'];
+                $this->silenceMs = $silenceMs > self::SILENCE_MS ? $silenceMs : 0;
+                return $this->silenceMs === 0 || $this->isLast
+                    ? $found
+                    : throw new WayFailed("its writer has been away for $silenceMs ms");
             }
             $this->look($json);
         }
@@ -170,22 +177,6 @@ final class SharedFile
         $this->fresh = $isWell ? new Freshness($told['revision'], 0, Origin::Live, true, Way::Shared) : null;
     }
 
-    /** Notes for how long the writer has been away. */
-    private function listen(): void
-    {
-        $silenceMs = (int) (microtime(true) * 1_000) - $this->told['writtenAt'];
-        $this->silenceMs = $silenceMs > self::SILENCE_MS ? $silenceMs : 0;
-        if ($this->silenceMs > 0 && !$this->isLast) {
-            throw new WayFailed("its writer has been away for $silenceMs ms");
-        }
-    }
-
-    /** @return resource for `dba_fetch`; a process that was forked opens its own: LMDB's do not survive a fork */
-    private function handle()
-    {
-        return self::$handles[self::process()][$this->file] ??= $this->open();
-    }
-
     private function close(): bool
     {
         $process = self::process();
@@ -197,13 +188,16 @@ final class SharedFile
         return $handle !== null;
     }
 
-    /** Under a web server, processes are not forked while they serve, and the handle outlives the request. */
+    /**
+     * A process that was forked opens the file anew: LMDB's handles do not survive a fork. Under a web server nobody
+     * forks while a page is made, and the handle outlives the page.
+     */
     private static function process(): int
     {
         return PHP_SAPI === 'cli' ? getmypid() : 0;
     }
 
-    /** @return resource */
+    /** @return resource for `dba_fetch` */
     private function open()
     {
         if (!function_exists('dba_handlers') || !in_array('lmdb', dba_handlers(), true)) {
@@ -222,17 +216,18 @@ final class SharedFile
             dba_close($handle);
             throw $failure;
         }
-        return $handle;
+        return self::$handles[self::process()][$this->file] = $handle;
     }
 
-    private static function key(string $kind, string $name, string $slash = ''): string
+    /** What follows the kind of an entry in its key. */
+    private static function name(string $name, string $slash = ''): string
     {
-        return strlen($name) <= self::LONGEST_NAME ? $kind . $slash . $name : "$kind#" . hash('sha256', $name);
+        return strlen($name) <= self::LONGEST_NAME ? $slash . $name : '#' . hash('sha256', $name);
     }
 
-    private static function decoded(string|false $json, string $key): array
+    private static function decoded(string $json): array
     {
-        return json_decode((string) $json, true) ?? throw new WayFailed("the entry $key is damaged");
+        return json_decode($json, true) ?? throw new WayFailed('an entry is damaged');
     }
 
     /** With what PHP warned of, if it did. */
