@@ -7,7 +7,7 @@ namespace Roster;
 /** What a watch tells of. */
 enum ChangeKind
 {
-    /** The node is there at the beginning, or after a reset. */
+    /** The node, or master, is there at the beginning, or after a reset. */
     case Present;
     case Created;
     case Changed;

@@ -4,19 +4,15 @@ declare(strict_types=1);
 
 namespace Roster;
 
-use Roster\Exception\CallFailed;
-use Roster\Exception\CallTimedOut;
-use Roster\Exception\InvalidRequest;
 use Roster\Exception\NotReady;
-use Roster\Exception\RosterException;
 use Roster\Exception\TooStale;
-use Roster\Exception\Unavailable;
 use Roster\Exception\WayFailed;
-use Roster\Read\Answer;
-use Roster\Read\Reader;
+use Roster\Read\Path;
 use Roster\Read\SharedFile;
 use Roster\Wire\Deadline;
 use Roster\Wire\Endpoint;
+use Roster\Wire\MasterFollower;
+use Roster\Wire\NodeFollower;
 
 /**
  * What this host's Roster sidecar knows, and calls through it.
@@ -28,38 +24,21 @@ use Roster\Wire\Endpoint;
  */
 final class Client
 {
-    private const PATH = '~^(?:/|(?:/(?!\.\.?(?:/|\z))[^/\p{Cc}]++)++)\z~u';
-
-    /** @var list<Reader> in the order in which they are tried */
-    private readonly array $readers;
-    /** @var list<Endpoint> */
-    private readonly array $endpoints;
-
-    /** @var list<Reader> those of the last request, */
-    private array $asked = [];
-    /** @var array<int, RosterException> why some did not answer, */
-    private array $failures = [];
-    /** and which one did. */
-    private ?int $answered = null;
-
+    private readonly ?SharedFile $file;
+    /** The other ways, when they are first needed. */
+    private ?Ways $ways = null;
     private ?Freshness $freshness = null;
-    /** @var array<string, true> the targets whose failure was logged, until they answer again */
-    private array $logged = [];
 
     private function __construct(
         private readonly string $socket,
         private readonly string $tcp,
-        string $shared,
+        private readonly string $shared,
         private readonly ?int $maxAge,
-        private readonly Timeouts $timeouts,
-        bool $isPersistent,
+        private readonly ?Timeouts $timeouts,
+        private readonly bool $isPersistent,
         private readonly ?object $logger,
     ) {
-        $this->endpoints = $this->endpoints($isPersistent);
-        $this->readers = $shared === ''
-            ? $this->endpoints
-            : [new SharedFile($shared, isLast: false), ...$this->endpoints, new SharedFile($shared, isLast: true)];
-        $this->asked = $this->readers;
+        $this->file = $shared === '' ? null : new SharedFile($shared);
     }
 
     /**
@@ -77,7 +56,7 @@ final class Client
         ?string $tcp = null,
         ?string $shared = null,
         ?int $maxAge = null,
-        Timeouts $timeouts = new Timeouts(),
+        ?Timeouts $timeouts = null,
         ?bool $persistent = null,
         ?object $logger = null,
     ): self {
@@ -97,7 +76,7 @@ final class Client
      */
     public function get(string $path, mixed $default = null, ?int $maxAge = null): mixed
     {
-        return $this->getMany([$path], $maxAge)[$path] ?? $default;
+        return $this->read('nodes', [$path], $maxAge)[$path] ?? $default;
     }
 
     /**
@@ -108,9 +87,7 @@ final class Client
      */
     public function getMany(array $paths, ?int $maxAge = null): array
     {
-        self::check(...$paths);
-        $maxAge ??= $this->maxAge;
-        return $this->read(static fn (Reader $way, Deadline $deadline) => $way->nodes($paths, $maxAge, $deadline));
+        return $this->read('nodes', $paths, $maxAge);
     }
 
     /**
@@ -120,9 +97,7 @@ final class Client
      */
     public function children(string $path, ?int $maxAge = null): ?array
     {
-        self::check($path);
-        $maxAge ??= $this->maxAge;
-        return $this->read(static fn (Reader $way, Deadline $deadline) => $way->children($path, $maxAge, $deadline));
+        return $this->read('children', $path, $maxAge);
     }
 
     /**
@@ -132,15 +107,17 @@ final class Client
      */
     public function instances(string $service, ?int $maxAge = null): array
     {
-        $maxAge ??= $this->maxAge;
-        return $this->read(
-            static fn (Endpoint $way, Deadline $deadline) => $way->instances($service, $maxAge, $deadline),
-            $this->endpoints,
-        );
+        return $this->read('instances', $service, $maxAge);
+    }
+
+    /** A master by its id; null if it is not there. */
+    public function master(string $id, ?int $maxAge = null): ?Master
+    {
+        return $this->read('master', $id, $maxAge);
     }
 
     /**
-     * The masters that are there.
+     * The masters that are there, as the sidecar tells them: PHP cannot list a part of the shared file.
      *
      * @param ?string $service only those that offer it
      * @return list<Master> in the order of their ids
@@ -148,16 +125,15 @@ final class Client
     public function masters(?string $service = null, ?int $maxAge = null): array
     {
         $maxAge ??= $this->maxAge;
-        return $this->read(
+        return $this->consult(
             static fn (Endpoint $way, Deadline $deadline) => $way->masters($service, $maxAge, $deadline),
-            $this->endpoints,
         );
     }
 
     /** What the sidecar is doing. */
     public function status(): Status
     {
-        return $this->read(static fn (Endpoint $way, Deadline $deadline) => $way->status($deadline), $this->endpoints);
+        return $this->consult(static fn (Endpoint $way, Deadline $deadline) => $way->status($deadline));
     }
 
     /**
@@ -173,8 +149,8 @@ final class Client
      * @param ?string $key for `Balance::Key`
      * @param bool $allValues whether every value of a method that gives many is wanted, or the last one alone
      * @throws Exception\NoMaster if nobody offers the service
-     * @throws CallFailed with the master's own error; `lost` if it is not known whether it was executed
-     * @throws CallTimedOut if there was no answer in time
+     * @throws Exception\CallFailed with the master's own error; `lost` if it is not known whether it was executed
+     * @throws Exception\CallTimedOut if there was no answer in time
      * @throws Exception\Overloaded if too many calls are under way
      */
     public function call(
@@ -189,32 +165,60 @@ final class Client
         ?string $key = null,
         bool $allValues = false,
     ): CallResult {
-        $call = new Thrift\Call([
-            'serviceName' => $service,
-            'method' => $method,
-            'arguments' => self::arguments($args),
-            'options' => new Thrift\CallOptions([
-                'timeoutMs' => $timeoutMs,
-                'retries' => $retries,
-                'idempotent' => $idempotent,
-                'version' => $version,
-                'balance' => $balance->value,
-                'key' => $key,
-                'allValues' => $allValues,
-            ]),
-        ]);
-        return $this->ask($this->endpoints, static function (Endpoint $way) use ($call, $idempotent): CallResult {
-            try {
-                return $way->call($call);
-            } catch (WayFailed $failure) {
-                throw match (true) {
-                    !$failure->isSent => $failure,
-                    $failure->timedOut => new CallTimedOut($failure->getMessage(), $call->options->timeoutMs),
-                    $idempotent => $failure,
-                    default => new CallFailed($failure->getMessage(), lost: true),
-                };
-            }
-        });
+        $call = new Call(
+            $service,
+            $method,
+            $args,
+            $timeoutMs,
+            $retries,
+            $idempotent,
+            $version,
+            $balance,
+            $key,
+            $allValues,
+        );
+        return $this->ways()->consult(static fn (Endpoint $way) => $way->call($call));
+    }
+
+    /**
+     * Calls a method on every master that offers the service, in the newest version there is, or in all that meet
+     * `$version`. Each may fail on its own; arguments as of `call`.
+     *
+     * @param array<mixed> $args
+     * @return list<CallOutcome> one for each master
+     * @throws Exception\NoMaster if nobody offers the service
+     */
+    public function callAll(
+        string $service,
+        string $method,
+        array $args = [],
+        int $timeoutMs = 5_000,
+        bool $idempotent = false,
+        ?string $version = null,
+        bool $allValues = false,
+    ): array {
+        $call = new Call(
+            $service,
+            $method,
+            $args,
+            $timeoutMs,
+            idempotent: $idempotent,
+            version: $version,
+            allValues: $allValues,
+        );
+        return $this->ways()->consult(static fn (Endpoint $way) => $way->callAll($call));
+    }
+
+    /**
+     * Several calls side by side. Each may fail on its own.
+     *
+     * @param array<Call> $calls
+     * @return array<CallOutcome> with the keys of the calls
+     */
+    public function callMany(array $calls): array
+    {
+        $outcomes = $this->ways()->consult(static fn (Endpoint $way) => $way->callMany(array_values($calls)));
+        return array_combine(array_keys($calls), $outcomes);
     }
 
     /**
@@ -227,16 +231,24 @@ final class Client
      * @param int $waitMs how long to wait for a change before `$until` is asked again
      * @param ?callable(): bool $until true ends the watch
      * @return \Generator<int, Change>
-     * @throws Unavailable if the sidecar was never reached
+     * @throws Exception\Unavailable if the sidecar was never reached
      */
     public function watch(string|array $paths = '/', int $waitMs = 10_000, ?callable $until = null): \Generator
     {
         $paths = (array) $paths;
-        self::check(...$paths);
-        $endpoints = $this->endpoints(isPersistent: false);
-        $deadline = fn () => new Deadline($this->timeouts->wholeMs);
-        $ask = fn (callable $question) => $this->ask($endpoints, static fn ($way) => $question($way, $deadline()));
-        return (new Follower($ask, $paths, $waitMs, $until))->changes();
+        Path::check(...$paths);
+        return (new NodeFollower($this->ways()->consultant(), $paths, $waitMs, $until))->changes();
+    }
+
+    /**
+     * As `watch`, for masters.
+     *
+     * @param ?callable(): bool $until
+     * @return \Generator<int, MasterChange>
+     */
+    public function watchMasters(int $waitMs = 10_000, ?callable $until = null): \Generator
+    {
+        return (new MasterFollower($this->ways()->consultant(), $waitMs, $until))->changes();
     }
 
     /** How far the last answer can be trusted, be it an absence; null before the first. */
@@ -253,115 +265,46 @@ final class Client
      */
     public function explain(bool $try = false): array
     {
-        if (!$try) {
-            return $this->steps();
-        }
-        return array_map(function (Reader $way): Step {
+        return $try ? $this->ways()->tried() : $this->ways()->steps();
+    }
+
+    /** What the shared file answers; else what another way does. */
+    private function read(string $question, string|array $of, ?int $maxAge): mixed
+    {
+        $maxAge ??= $this->maxAge;
+        $failure = null;
+        if ($this->file !== null) {
             try {
-                $way->nodes(['/'], null, new Deadline($this->timeouts->wholeMs));
-                return new Step($way->way(), $way->target(), true);
-            } catch (RosterException $failure) {
-                return new Step($way->way(), $way->target(), false, $failure->getMessage());
+                $found = $this->file->$question($of, $maxAge);
+                $this->freshness = $this->file->freshness;
+                $this->ways?->passOver();
+                return $found;
+            } catch (WayFailed | NotReady | TooStale $failure) {
             }
-        }, $this->readers);
-    }
-
-    /** @return list<Endpoint> */
-    private function endpoints(bool $isPersistent): array
-    {
-        $to = fn (Way $way, string $address) => new Endpoint($way, $address, $this->timeouts, $isPersistent);
-        return [
-            ...($this->socket === '' ? [] : [$to(Way::Unix, "unix://$this->socket")]),
-            ...($this->tcp === '' ? [] : [$to(Way::Tcp, "tcp://$this->tcp")]),
-        ];
-    }
-
-    /** @param ?list<Reader> $readers null: all */
-    private function read(callable $question, ?array $readers = null): mixed
-    {
-        $deadline = new Deadline($this->timeouts->wholeMs);
-        $answer = $this->ask($readers ?? $this->readers, static fn (Reader $way) => $question($way, $deadline));
+        }
+        $answer = $this->ways()->read($question, $of, $maxAge, $failure);
         $this->freshness = $answer->freshness;
         return $answer->value;
     }
 
-    /**
-     * What the first one answers that does.
-     *
-     * @param list<Reader> $readers
-     */
-    private function ask(array $readers, callable $question): Answer|CallResult
+    /** What the sidecar itself answers. */
+    private function consult(callable $question): mixed
     {
-        $this->asked = $readers;
-        $this->failures = [];
-        $this->answered = null;
-        foreach ($readers as $index => $reader) {
-            try {
-                $answer = $question($reader);
-                $this->answered = $index;
-                if ($this->logged !== []) {
-                    unset($this->logged[$reader->target()]);
-                }
-                return $answer;
-            } catch (WayFailed | NotReady | TooStale $failure) {
-                $this->failures[$index] = $failure;
-                $this->log($reader, $failure);
+        $answer = $this->ways()->consult($question);
+        $this->freshness = $answer->freshness;
+        return $answer->value;
+    }
+
+    private function ways(): Ways
+    {
+        if ($this->ways === null) {
+            $timeouts = $this->timeouts ?? new Timeouts();
+            $settings = [$this->socket, $this->tcp, $this->shared, $timeouts, $this->isPersistent, $this->logger];
+            $this->ways = new Ways(...$settings);
+            if ($this->freshness !== null) {
+                $this->ways->passOver();
             }
         }
-        throw $this->refusal();
-    }
-
-    /** The worst is not to know how bad it is: what the sidecar said of its data tells more than a broken way. */
-    private function refusal(): RosterException
-    {
-        $ages = array_filter($this->failures, static fn ($failure) => $failure instanceof TooStale);
-        usort($ages, static fn (TooStale $one, TooStale $other) => $one->ageMs <=> $other->ageMs);
-        $unready = array_filter($this->failures, static fn ($failure) => $failure instanceof NotReady);
-        return match (true) {
-            $ages !== [] => new TooStale($ages[0]->ageMs, $ages[0]->maxAgeMs, implode('; ', $this->steps())),
-            $unready !== [] => end($unready),
-            default => new Unavailable($this->steps()),
-        };
-    }
-
-    /** @return list<Step> */
-    private function steps(): array
-    {
-        $step = function (int $index, Reader $way): Step {
-            $failure = $this->failures[$index] ?? null;
-            $answered = $failure !== null ? false : ($this->answered === $index ?: null);
-            return new Step($way->way(), $way->target(), $answered, $failure?->getMessage());
-        };
-        return array_map($step, array_keys($this->asked), $this->asked);
-    }
-
-    private function log(Reader $reader, RosterException $failure): void
-    {
-        $target = $reader->target();
-        if ($this->logged[$target] ?? false) {
-            return;
-        }
-        $this->logged[$target] = true;
-        $context = ['target' => $target, 'failure' => $failure->getMessage()];
-        $this->logger?->warning('roster: {target}: {failure}', $context);
-    }
-
-    /** All ways must agree on what a path is, also one that only looks up a key. */
-    private static function check(string ...$paths): void
-    {
-        foreach ($paths as $path) {
-            if (preg_match(self::PATH, $path) !== 1) {
-                throw new InvalidRequest('path', "`$path` is not absolute, ends in a slash, or has an impossible part");
-            }
-        }
-    }
-
-    private static function arguments(array $args): string
-    {
-        try {
-            return $args === [] ? '' : json_encode($args, JSON_THROW_ON_ERROR | JSON_PRESERVE_ZERO_FRACTION);
-        } catch (\JsonException $error) {
-            throw new InvalidRequest('args', "they cannot be written as JSON: {$error->getMessage()}");
-        }
+        return $this->ways;
     }
 }

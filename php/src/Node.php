@@ -7,13 +7,26 @@ namespace Roster;
 /** A coordination node. */
 final class Node
 {
-    /** @param string $data its bytes */
+    /** Decoded when somebody asks for it: few do, and the shared file is read in less time than that takes. */
+    public readonly Stat $stat;
+    private readonly string $statJson;
+
+    /**
+     * @param string $data its bytes
+     * @param Stat|string $stat or its JSON
+     */
     public function __construct(
         public readonly string $path,
         public readonly string $data,
-        public readonly Stat $stat,
+        Stat|string $stat,
         public readonly Freshness $freshness,
     ) {
+        if (is_string($stat)) {
+            $this->statJson = $stat;
+            unset($this->stat);
+        } else {
+            $this->stat = $stat;
+        }
     }
 
     /**
@@ -24,5 +37,24 @@ final class Node
     public function json(): mixed
     {
         return json_decode($this->data, true, flags: JSON_THROW_ON_ERROR | JSON_BIGINT_AS_STRING);
+    }
+
+    /** @internal what is read that is not there yet */
+    public function __get(string $name): Stat
+    {
+        if ($name !== 'stat') {
+            throw new \Error("a node has no $name");
+        }
+        return $this->stat = Stat::parse($this->statJson);
+    }
+
+    public function __isset(string $name): bool
+    {
+        return $name === 'stat';
+    }
+
+    public function __serialize(): array
+    {
+        return ['path' => $this->path, 'data' => $this->data, 'stat' => $this->stat, 'freshness' => $this->freshness];
     }
 }

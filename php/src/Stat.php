@@ -4,6 +4,8 @@ declare(strict_types=1);
 
 namespace Roster;
 
+use Roster\Exception\WayFailed;
+
 /** A coordination node's own figures, as ZooKeeper keeps them; those that are not known are 0. */
 final class Stat
 {
@@ -45,5 +47,11 @@ final class Stat
             $told['ephemeralOwner'],
             $told['numChildren'],
         );
+    }
+
+    /** @internal */
+    public static function parse(string $json): self
+    {
+        return self::of(json_decode($json, true) ?? throw new WayFailed('a stat is damaged'));
     }
 }

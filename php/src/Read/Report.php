@@ -10,42 +10,27 @@ use Roster\Origin;
 use Roster\Way;
 
 /**
- * What the shared file says of itself in `meta/freshness`, and what follows from it for a path.
+ * What follows for an answer from what the shared file says in `meta/freshness`, where not all is well.
  *
  * @internal
  */
 final class Report
 {
-    /** The writer rewrites its report every second. When it has not for so long, it is away. */
-    private const SILENCE_MS = 3_000;
-
-    /** @param array{revision: int, ageMs: int, writtenAt: int, sources: list<array<string, mixed>>} $told */
-    private function __construct(private readonly array $told)
+    /** @param array{revision: int, ageMs: int, sources: list<array<string, mixed>>} $told */
+    public function __construct(private readonly array $told)
     {
-    }
-
-    public static function parse(string $json): ?self
-    {
-        $told = json_decode($json, true);
-        return isset($told['revision'], $told['ageMs'], $told['writtenAt'], $told['sources']) ? new self($told) : null;
-    }
-
-    /** For how long the writer has been away; 0 while it is there. */
-    public function silenceMs(): int
-    {
-        $silent = (int) (microtime(true) * 1_000) - $this->told['writtenAt'];
-        return $silent > self::SILENCE_MS ? $silent : 0;
     }
 
     /**
      * How far an answer about these paths can be trusted.
      *
-     * @param list<string> $paths
+     * @param ?list<string> $paths null: about masters
+     * @param int $silenceMs for how long the writer has been away
      * @throws NotReady if one of the sources behind it was never read as a whole
      */
-    public function freshness(array $paths): Freshness
+    public function freshness(?array $paths, int $silenceMs): Freshness
     {
-        $silent = $age = $this->silenceMs();
+        $age = $silenceMs;
         $origin = Origin::Live;
         $isComplete = true;
         foreach ($this->told['sources'] as $source) {
@@ -55,7 +40,7 @@ final class Report
             if (!$source['whole']) {
                 throw new NotReady($source['name'], "the shared file waits for {$source['name']}");
             }
-            $age = max($age, $silent + ($source['ageMs'] ?? $this->told['ageMs']));
+            $age = max($age, $silenceMs + ($source['ageMs'] ?? $this->told['ageMs']));
             $origin = $source['origin'] === 'RESTORED' ? Origin::Restored : $origin;
             $isComplete = $isComplete && $source['leftOut'] === 0;
         }
@@ -63,13 +48,17 @@ final class Report
     }
 
     /**
-     * Whether a source with these roots has a say in what lies at or below one of these paths.
+     * Whether a source with these roots has a say in what lies at or below one of these paths. One without tells of
+     * masters.
      *
      * @param list<string> $roots
-     * @param list<string> $paths
+     * @param ?list<string> $paths
      */
-    private static function isBehind(array $roots, array $paths): bool
+    private static function isBehind(array $roots, ?array $paths): bool
     {
+        if ($paths === null) {
+            return $roots === [];
+        }
         foreach ($roots as $root) {
             foreach ($paths as $path) {
                 if (self::isUnder($path, $root) || self::isUnder($root, $path)) {

@@ -6,10 +6,17 @@ namespace Roster\Read;
 
 use Roster\Exception\TooStale;
 use Roster\Exception\WayFailed;
+use Roster\Freshness;
+use Roster\Instance;
+use Roster\Master;
 use Roster\Node;
-use Roster\Stat;
+use Roster\Origin;
 use Roster\Way;
-use Roster\Wire\Deadline;
+
+use function dba_fetch;
+use function getmypid;
+use function microtime;
+use function strlen;
 
 /**
  * Reads what the sidecar keeps in its shared file, in microseconds and without a call.
@@ -17,20 +24,40 @@ use Roster\Wire\Deadline;
  * Each fetch sees the newest state, so what belongs together is read between two looks at `meta/freshness`, which
  * every change rewrites: where both are the same, nothing changed in between. An earlier read's look serves as first.
  *
+ * Nothing is loaded here that a read does not need when all is well: in a fresh process, loading is most of its time.
+ *
  * @internal
  */
-final class SharedFile implements Reader
+final class SharedFile
 {
+    private const FORMAT = '1';
+
+    /** LMDB's keys have at most 511 bytes. What has a longer name goes by its digest. */
+    private const LONGEST_NAME = 500;
+
+    /** The writer rewrites `meta/freshness` every second. When it has not for so long, it is away. */
+    private const SILENCE_MS = 3_000;
+
     private const TRIES = 8;
 
-    private readonly Database $database;
+    /** @var array<int, array<string, resource>> by process and file: LMDB must not open a file twice in one process */
+    private static array $handles = [];
+
+    /** That of the last answer. */
+    public Freshness $freshness;
+
+    /** `meta/freshness` as it was at the last look, */
     private string $json = '';
-    private ?Report $report = null;
+    /** decoded, */
+    private array $told = [];
+    /** and what follows from it for whatever is read; null where that depends on what is read. */
+    private ?Freshness $fresh = null;
+    /** For how long the writer has been away; 0 while it is there. */
+    private int $silenceMs = 0;
 
     /** @param bool $isLast whether to read it also where its writer is away: for when all else has failed */
-    public function __construct(private readonly string $file, private readonly bool $isLast)
+    public function __construct(private readonly string $file, public readonly bool $isLast = false)
     {
-        $this->database = new Database($file);
     }
 
     public function way(): Way
@@ -43,78 +70,169 @@ final class SharedFile implements Reader
         return $this->file . ($this->isLast ? ' as it was left' : '');
     }
 
-    public function nodes(array $paths, ?int $maxAge, Deadline $deadline): Answer
+    /**
+     * @param list<string> $paths
+     * @return array<string, Node>
+     */
+    public function nodes(array $paths, ?int $maxAge): array
     {
-        $found = $this->read(static function ($handle) use ($paths): array {
-            $found = [];
-            foreach ($paths as $path) {
-                $data = @dba_fetch(Database::key('node', $path), $handle);
-                if ($data !== false) {
-                    $found[$path] = [$data, @dba_fetch(Database::key('stat', $path), $handle)];
-                }
-            }
-            return $found;
-        });
-        $freshness = $this->report->freshness($paths);
-        self::check($freshness->ageMs, $maxAge);
-        $nodes = [];
-        foreach ($found as $path => [$data, $stat]) {
-            $stat = json_decode((string) $stat, true) ?? throw new WayFailed("the stat of $path is damaged");
-            $nodes[$path] = new Node($path, $data, Stat::of($stat), $freshness);
+        $keys = [];
+        foreach ($paths as $path) {
+            $name = self::name($path);
+            $keys[] = "node$name";
+            $keys[] = "stat$name";
         }
-        return new Answer($nodes, $freshness);
+        $found = $this->entries($keys, $paths, $maxAge);
+        $nodes = [];
+        foreach ($paths as $index => $path) {
+            $data = $found[2 * $index];
+            // What is a node's path is well formed.
+            if ($data === false || $path[0] !== '/') {
+                Path::check($path);
+            } else {
+                $nodes[$path] = new Node($path, $data, (string) $found[2 * $index + 1], $this->freshness);
+            }
+        }
+        return $nodes;
     }
 
-    public function children(string $path, ?int $maxAge, Deadline $deadline): Answer
+    /** @return ?list<string> */
+    public function children(string $path, ?int $maxAge): ?array
     {
-        $names = $this->read(static fn ($handle) => @dba_fetch(Database::key('children', $path), $handle));
-        $freshness = $this->report->freshness([$path]);
-        self::check($freshness->ageMs, $maxAge);
-        return new Answer($names === false ? null : json_decode($names, true), $freshness);
+        [$names] = $this->entries(['children' . self::name($path)], [$path], $maxAge);
+        if ($names === false || $path[0] !== '/') {
+            Path::check($path);
+            return null;
+        }
+        return self::decoded($names);
     }
 
-    /** What `$fetch` gets, all of one revision, with `$report` of the same. */
-    private function read(callable $fetch): mixed
+    /** @return list<Instance> */
+    public function instances(string $service, ?int $maxAge): array
+    {
+        [$json] = $this->entries(['service' . self::name($service, '/')], null, $maxAge);
+        $instance = fn (array $told) => Told::instance($told, $this->freshness);
+        return $json === false ? [] : array_map($instance, self::decoded($json));
+    }
+
+    public function master(string $id, ?int $maxAge): ?Master
+    {
+        [$json] = $this->entries(['master' . self::name($id, '/')], null, $maxAge);
+        return $json === false ? null : Told::master(self::decoded($json), $this->freshness);
+    }
+
+    /**
+     * The entries with these keys (false for those that are not there), all of one revision.
+     *
+     * @param list<string> $keys
+     * @param ?list<string> $paths what they tell of; null: of masters
+     * @return list<string|false>
+     */
+    private function entries(array $keys, ?array $paths, ?int $maxAge): array
     {
         try {
-            return $this->attempt($fetch);
+            $found = $this->fetch($keys);
         } catch (WayFailed $failure) {
             // The file may have been replaced, or the place of this process in LMDB's lock file was lost.
-            return $this->database->close() ? $this->attempt($fetch) : throw $failure;
+            $found = $this->close() ? $this->fetch($keys) : throw $failure;
         }
+        $this->freshness = $this->silenceMs === 0 && $this->fresh !== null
+            ? $this->fresh
+            : (new Report($this->told))->freshness($paths, $this->silenceMs);
+        if ($maxAge !== null && $this->freshness->ageMs > $maxAge) {
+            throw new TooStale($this->freshness->ageMs, $maxAge, 'the shared file');
+        }
+        return $found;
     }
 
-    private function attempt(callable $fetch): mixed
+    private function fetch(array $keys): array
     {
-        $handle = $this->database->handle();
+        $handle = self::$handles[self::process()][$this->file] ?? $this->open();
         for ($try = 0; $try <= self::TRIES; $try++) {
-            $found = $fetch($handle);
+            $found = [];
+            foreach ($keys as $key) {
+                $found[] = @dba_fetch($key, $handle);
+            }
             $json = @dba_fetch('meta/freshness', $handle);
-            if ($json === false) {
-                throw new WayFailed(Database::reason('it does not say how fresh it is'));
-            }
             if ($json === $this->json) {
-                $this->report ??= Report::parse($json) ?? throw new WayFailed('it does not say how fresh it is');
-                $this->checkWriter();
-                return $found;
+                $silenceMs = (int) (microtime(true) * 1_000) - $this->told['writtenAt'];
+                $this->silenceMs = $silenceMs > self::SILENCE_MS ? $silenceMs : 0;
+                return $this->silenceMs === 0 || $this->isLast
+                    ? $found
+                    : throw new WayFailed("its writer has been away for $silenceMs ms");
             }
-            $this->json = $json;
-            $this->report = null;
+            $this->look($json);
         }
         throw new WayFailed('it changes faster than so much can be read from it');
     }
 
-    private function checkWriter(): void
+    private function look(string|false $json): void
     {
-        if (!$this->isLast && ($silence = $this->report->silenceMs()) > 0) {
-            throw new WayFailed("its writer has been away for $silence ms");
+        $told = $json === false ? throw self::failed('it does not say how fresh it is') : json_decode($json, true);
+        if (!isset($told['revision'], $told['ageMs'], $told['writtenAt'], $told['sources'])) {
+            throw new WayFailed('it does not say how fresh it is');
         }
+        [$this->json, $this->told] = [$json, $told];
+        $isWell = [$told['ageMs'], $told['origin'], $told['complete']] === [0, 'LIVE', true];
+        $this->fresh = $isWell ? new Freshness($told['revision'], 0, Origin::Live, true, Way::Shared) : null;
     }
 
-    private static function check(int $ageMs, ?int $maxAge): void
+    private function close(): bool
     {
-        if ($maxAge !== null && $ageMs > $maxAge) {
-            throw new TooStale($ageMs, $maxAge, 'the shared file');
+        $process = self::process();
+        $handle = self::$handles[$process][$this->file] ?? null;
+        unset(self::$handles[$process][$this->file]);
+        if ($handle !== null) {
+            dba_close($handle);
         }
+        return $handle !== null;
+    }
+
+    /**
+     * A process that was forked opens the file anew: LMDB's handles do not survive a fork. Under a web server nobody
+     * forks while a page is made, and the handle outlives the page.
+     */
+    private static function process(): int
+    {
+        return PHP_SAPI === 'cli' ? getmypid() : 0;
+    }
+
+    /** @return resource for `dba_fetch` */
+    private function open()
+    {
+        if (!function_exists('dba_handlers') || !in_array('lmdb', dba_handlers(), true)) {
+            throw new WayFailed("PHP's dba extension with lmdb is not there (Debian: php-dba)");
+        }
+        error_clear_last();
+        $handle = PHP_SAPI === 'cli' ? @dba_open($this->file, 'r', 'lmdb') : @dba_popen($this->file, 'r', 'lmdb');
+        if ($handle === false) {
+            throw self::failed('it cannot be opened');
+        }
+        $format = @dba_fetch('meta/format', $handle);
+        if ($format !== self::FORMAT) {
+            $failure = $format === false
+                ? self::failed('it does not say its format')
+                : new WayFailed("its format is $format, not 1");
+            dba_close($handle);
+            throw $failure;
+        }
+        return self::$handles[self::process()][$this->file] = $handle;
+    }
+
+    /** What follows the kind of an entry in its key. */
+    private static function name(string $name, string $slash = ''): string
+    {
+        return strlen($name) <= self::LONGEST_NAME ? $slash . $name : '#' . hash('sha256', $name);
+    }
+
+    private static function decoded(string $json): array
+    {
+        return json_decode($json, true) ?? throw new WayFailed('an entry is damaged');
+    }
+
+    /** With what PHP warned of, if it did. */
+    private static function failed(string $otherwise): WayFailed
+    {
+        return new WayFailed(preg_replace('/^dba_\w+\(\): /', '', error_get_last()['message'] ?? $otherwise));
     }
 }

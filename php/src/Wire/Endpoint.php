@@ -4,10 +4,11 @@ declare(strict_types=1);
 
 namespace Roster\Wire;
 
+use Roster\Call;
+use Roster\CallOutcome;
 use Roster\CallResult;
 use Roster\Exception;
 use Roster\Read\Answer;
-use Roster\Read\Reader;
 use Roster\Thrift;
 use Roster\Timeouts;
 use Roster\Way;
@@ -20,7 +21,7 @@ use Thrift\Protocol\TBinaryProtocolAccelerated;
  *
  * @internal
  */
-final class Endpoint implements Reader
+final class Endpoint
 {
     /** After a time-out, reads do not wait again for so long: a sidecar that hangs costs a web page one time-out. */
     private const REST_MS = 1_000;
@@ -49,6 +50,7 @@ final class Endpoint implements Reader
         return $this->channel->address;
     }
 
+    /** @param list<string> $paths */
     public function nodes(array $paths, ?int $maxAge, Deadline $deadline): Answer
     {
         $options = new Thrift\ReadOptions(['maxAgeMs' => $maxAge]);
@@ -85,19 +87,39 @@ final class Endpoint implements Reader
         return new Answer(array_map($value, $reply->instances ?? []), $freshness);
     }
 
+    public function master(string $id, ?int $maxAge, Deadline $deadline): Answer
+    {
+        $reply = $this->read($deadline, static function (Thrift\RosterClient $roster) use ($id): object {
+            try {
+                return $roster->master($id);
+            } catch (Thrift\NotFound $absence) {
+                return $absence;
+            }
+        });
+        $freshness = $this->fresh($reply->freshness, $maxAge);
+        $master = $reply->master ?? null;
+        return new Answer($master === null ? null : Values::master($master, $freshness), $freshness);
+    }
+
     public function masters(?string $service, ?int $maxAge, Deadline $deadline): Answer
     {
         [$masters, $cursor] = [[], null];
         do {
-            $filter = new Thrift\Filter(['serviceName' => $service, 'cursor' => $cursor]);
-            $reply = $this->read($deadline, static fn (Thrift\RosterClient $roster) => $roster->masters($filter));
-            $freshness = $this->fresh($reply->freshness, $maxAge);
-            foreach ($reply->masters as $master) {
-                $masters[] = Values::master($master, $freshness);
-            }
-            $cursor = $reply->cursor;
+            $page = $this->mastersPage($service, $cursor, $deadline, $maxAge);
+            [$some, $cursor] = $page->value;
+            array_push($masters, ...$some);
         } while ($cursor !== null);
-        return new Answer($masters, $freshness);
+        return new Answer($masters, $page->freshness);
+    }
+
+    /** One page of the masters, and where the next page begins. */
+    public function mastersPage(?string $service, ?string $cursor, Deadline $deadline, ?int $maxAge = null): Answer
+    {
+        $filter = new Thrift\Filter(['serviceName' => $service, 'cursor' => $cursor]);
+        $reply = $this->read($deadline, static fn (Thrift\RosterClient $roster) => $roster->masters($filter));
+        $freshness = $this->fresh($reply->freshness, $maxAge);
+        $master = static fn (Thrift\Master $master) => Values::master($master, $freshness);
+        return new Answer([array_map($master, $reply->masters), $reply->cursor], $freshness);
     }
 
     public function status(Deadline $deadline): Answer
@@ -137,19 +159,72 @@ final class Endpoint implements Reader
         return new Answer($reply->reset ? null : $changes, $freshness);
     }
 
-    public function call(Thrift\Call $call): CallResult
+    /** As `watch`, for masters. */
+    public function watchMasters(int $since, int $waitMs): Answer
     {
-        $patienceMs = $call->options->timeoutMs;
-        $result = $this->ask(
-            new Deadline($patienceMs + $this->timeouts->wholeMs),
-            static fn (Thrift\RosterClient $roster) =>
-                $roster->call($call->serviceName, $call->method, $call->arguments, $call->options),
-            $patienceMs,
-            (bool) $call->options->idempotent,
+        $reply = $this->read(
+            new Deadline($waitMs + $this->timeouts->wholeMs),
+            static fn (Thrift\RosterClient $roster) => $roster->watchMasters($since, $waitMs, 0),
+            $waitMs,
         );
-        $values = array_map(Values::json(...), $result->values);
-        $last = $values === [] ? null : $values[array_key_last($values)];
-        return new CallResult($last, $values, $result->master, $result->durationUs / 1_000, $result->attempts);
+        $freshness = Values::freshness($reply->freshness, $this->way);
+        $change = static fn (Thrift\MasterChange $change) => Values::masterChange($change, $freshness);
+        return new Answer($reply->reset ? null : array_map($change, $reply->changes), $freshness);
+    }
+
+    public function call(Call $call): CallResult
+    {
+        $told = Values::call($call);
+        return Values::result($this->send(
+            static fn (Thrift\RosterClient $roster) =>
+                $roster->call($told->serviceName, $told->method, $told->arguments, $told->options),
+            $call->timeoutMs,
+            $call->idempotent,
+        ));
+    }
+
+    /** @return list<CallOutcome> */
+    public function callAll(Call $call): array
+    {
+        $told = Values::call($call);
+        $outcomes = $this->send(
+            static fn (Thrift\RosterClient $roster) =>
+                $roster->callAll($told->serviceName, $told->method, $told->arguments, $told->options),
+            $call->timeoutMs,
+            $call->idempotent,
+        );
+        return array_map(static fn (Thrift\CallOutcome $outcome) => Values::outcome($outcome, $call), $outcomes);
+    }
+
+    /**
+     * @param list<Call> $calls
+     * @return list<CallOutcome>
+     */
+    public function callMany(array $calls): array
+    {
+        $told = array_map(Values::call(...), $calls);
+        $outcomes = $this->send(
+            static fn (Thrift\RosterClient $roster) => $roster->callMany($told),
+            max(0, ...array_column($calls, 'timeoutMs')),
+            !in_array(false, array_column($calls, 'idempotent'), true),
+        );
+        return array_map(Values::outcome(...), $outcomes, $calls);
+    }
+
+    /** Asks for calls. What was sent may have been executed: only what is idempotent goes on to the next way. */
+    private function send(callable $question, int $patienceMs, bool $isIdempotent): object|array
+    {
+        try {
+            $deadline = new Deadline($patienceMs + $this->timeouts->wholeMs);
+            return $this->ask($deadline, $question, $patienceMs, $isIdempotent);
+        } catch (Exception\WayFailed $failure) {
+            throw match (true) {
+                !$failure->isSent => $failure,
+                $failure->timedOut => new Exception\CallTimedOut($failure->getMessage(), $patienceMs),
+                $isIdempotent => $failure,
+                default => new Exception\CallFailed($failure->getMessage(), lost: true),
+            };
+        }
     }
 
     private function fresh(Thrift\Freshness $told, ?int $maxAge): \Roster\Freshness
@@ -174,7 +249,7 @@ final class Endpoint implements Reader
     }
 
     /** Asks, and says in this package's words what went wrong. */
-    private function ask(Deadline $deadline, callable $question, int $patienceMs, bool $isRepeatable): object
+    private function ask(Deadline $deadline, callable $question, int $patienceMs, bool $isRepeatable): object|array
     {
         $client = $this->client ??= $this->client();
         $this->frames->begin($deadline, $patienceMs, $isRepeatable);

@@ -4,11 +4,21 @@ declare(strict_types=1);
 
 namespace Roster\Wire;
 
+use Roster\Call;
+use Roster\CallOutcome;
+use Roster\CallResult;
 use Roster\Change;
 use Roster\ChangeKind;
+use Roster\Exception\CallFailed;
+use Roster\Exception\CallTimedOut;
+use Roster\Exception\InvalidRequest;
+use Roster\Exception\NoMaster;
+use Roster\Exception\Overloaded;
+use Roster\Exception\RosterException;
 use Roster\Freshness;
 use Roster\Instance;
 use Roster\Master;
+use Roster\MasterChange;
 use Roster\Node;
 use Roster\Origin;
 use Roster\Service;
@@ -19,7 +29,7 @@ use Roster\Thrift;
 use Roster\Way;
 
 /**
- * Makes this package's values of what Thrift's classes hold.
+ * Makes this package's values of what Thrift's classes hold, and the other way round.
  *
  * @internal
  */
@@ -37,12 +47,8 @@ final class Values
 
     public static function change(Thrift\Change $told, Freshness $freshness): Change
     {
-        $kind = match ($told->kind) {
-            Thrift\ChangeKind::CREATED => ChangeKind::Created,
-            Thrift\ChangeKind::CHANGED => ChangeKind::Changed,
-            Thrift\ChangeKind::DELETED => ChangeKind::Deleted,
-        };
-        return new Change($kind, $told->path, $told->node ? self::node($told->node, $freshness) : null, $freshness);
+        $node = $told->node ? self::node($told->node, $freshness) : null;
+        return new Change(self::kind($told->kind), $told->path, $node, $freshness);
     }
 
     public static function service(Thrift\Service $told): Service
@@ -69,6 +75,57 @@ final class Values
         );
     }
 
+    public static function masterChange(Thrift\MasterChange $told, Freshness $freshness): MasterChange
+    {
+        $master = $told->master ? self::master($told->master, $freshness) : null;
+        return new MasterChange(self::kind($told->kind), $told->id, $master, $freshness);
+    }
+
+    public static function call(Call $call): Thrift\Call
+    {
+        return new Thrift\Call([
+            'serviceName' => $call->service,
+            'method' => $call->method,
+            'arguments' => $call->arguments,
+            'options' => new Thrift\CallOptions([
+                'timeoutMs' => $call->timeoutMs,
+                'retries' => $call->retries,
+                'idempotent' => $call->idempotent,
+                'version' => $call->version,
+                'balance' => $call->balance->value,
+                'key' => $call->key,
+                'allValues' => $call->allValues,
+            ]),
+        ]);
+    }
+
+    public static function result(Thrift\CallResult $told): CallResult
+    {
+        $values = array_map(self::json(...), $told->values);
+        $last = $values === [] ? null : $values[array_key_last($values)];
+        return new CallResult($last, $values, $told->master, $told->durationUs / 1_000, $told->attempts);
+    }
+
+    public static function outcome(Thrift\CallOutcome $told, Call $call): CallOutcome
+    {
+        $result = $told->result ? self::result($told->result) : null;
+        return new CallOutcome($told->master, $result, $told->error ? self::error($told, $call) : null);
+    }
+
+    private static function error(Thrift\CallOutcome $told, Call $call): RosterException
+    {
+        $error = $told->error;
+        $code = $error->code ?? 0;
+        return match ($error->kind) {
+            Thrift\CallErrorKind::NO_MASTER => new NoMaster($call->service, $error->message),
+            Thrift\CallErrorKind::TIMED_OUT => new CallTimedOut($error->message, $call->timeoutMs, $told->master),
+            Thrift\CallErrorKind::OVERLOADED => new Overloaded($error->message),
+            Thrift\CallErrorKind::INVALID => new InvalidRequest('call', $error->message),
+            default =>
+                new CallFailed($error->message, $told->master ?? '', $error->className, $code, (bool) $error->lost),
+        };
+    }
+
     public static function status(Thrift\StatusReply $told, Freshness $freshness): Status
     {
         $sources = array_map(self::source(...), $told->sources);
@@ -92,7 +149,16 @@ final class Values
         );
     }
 
-    public static function json(string $text): mixed
+    private static function kind(int $told): ChangeKind
+    {
+        return match ($told) {
+            Thrift\ChangeKind::CREATED => ChangeKind::Created,
+            Thrift\ChangeKind::CHANGED => ChangeKind::Changed,
+            Thrift\ChangeKind::DELETED => ChangeKind::Deleted,
+        };
+    }
+
+    private static function json(string $text): mixed
     {
         return json_decode($text, true, flags: JSON_THROW_ON_ERROR | JSON_BIGINT_AS_STRING);
     }

@@ -34,8 +34,14 @@ final class SharedFile
             'ageMs' => 0, 'lastSync' => 1, 'origin' => 'LIVE', 'leftOut' => 0,
         ];
         $writtenAt = (int) (microtime(true) * 1_000) - $silenceMs;
-        $freshness = ['revision' => $this->revision++, 'ageMs' => 0, 'origin' => 'LIVE', 'complete' => true];
-        $freshness += ['writtenAt' => $writtenAt, 'sources' => [$source]];
+        $freshness = [
+            'revision' => $this->revision++,
+            'ageMs' => (int) $source['ageMs'],
+            'origin' => $source['origin'],
+            'complete' => $source['whole'] && $source['leftOut'] === 0,
+            'writtenAt' => $writtenAt,
+            'sources' => [$source],
+        ];
         $this->write(['meta/freshness' => json_encode($freshness)]);
     }
 

@@ -2,20 +2,21 @@
 
 declare(strict_types=1);
 
-namespace Roster;
+namespace Roster\Wire;
 
+use Roster\Change;
 use Roster\Exception\NotReady;
 use Roster\Exception\Unavailable;
+use Roster\Freshness;
+use Roster\MasterChange;
 use Roster\Read\Answer;
-use Roster\Wire\Deadline;
-use Roster\Wire\Endpoint;
 
 /**
- * Follows some subtrees: what is there, then every change.
+ * Follows something: what is there, then every change.
  *
  * @internal
  */
-final class Follower
+abstract class Follower
 {
     private const FIRST_PAUSE_MS = 100;
     private const LONGEST_PAUSE_MS = 2_000;
@@ -30,18 +31,16 @@ final class Follower
 
     /**
      * @param \Closure(callable): Answer $ask asks an endpoint
-     * @param list<string> $paths
      * @param ?callable(): bool $until
      */
     public function __construct(
         private readonly \Closure $ask,
-        private readonly array $paths,
-        private readonly int $waitMs,
+        protected readonly int $waitMs,
         private $until,
     ) {
     }
 
-    /** @return \Generator<int, Change> */
+    /** @return \Generator<int, Change|MasterChange> */
     public function changes(): \Generator
     {
         while ($this->until === null || !($this->until)()) {
@@ -62,44 +61,43 @@ final class Follower
         }
     }
 
+    /** @return \Generator<int, Answer> what is there, page by page, each a list of changes */
+    abstract protected function pages(): \Generator;
+
+    /** What changed since a revision, as an endpoint tells it; null where that is no longer known. */
+    abstract protected function news(Endpoint $way, int $since): Answer;
+
+    abstract protected function reset(Freshness $freshness): Change|MasterChange;
+
+    protected function answer(callable $question): Answer
+    {
+        $answer = ($this->ask)($question);
+        $this->hasMet = true;
+        return $answer;
+    }
+
     /** A later page may be newer than the first: what changed in between is told again by what follows. */
     private function present(): \Generator
     {
         $first = null;
-        foreach ($this->paths as $path) {
-            $cursor = '';
-            do {
-                $page = $this->answer(
-                    static fn (Endpoint $way, Deadline $deadline) => $way->subtree($path, $cursor, $deadline)
-                );
-                if ($first === null) {
-                    $first = $page->freshness->revision;
-                    if ($this->hasTold) {
-                        yield new Change(ChangeKind::Reset, '', null, $page->freshness);
-                    }
-                    $this->hasTold = true;
+        foreach ($this->pages() as $page) {
+            if ($first === null) {
+                $first = $page->freshness->revision;
+                if ($this->hasTold) {
+                    yield $this->reset($page->freshness);
                 }
-                [$nodes, $cursor] = $page->value;
-                foreach ($nodes as $node) {
-                    yield new Change(ChangeKind::Present, $node->path, $node, $node->freshness);
-                }
-            } while ($cursor !== null);
+                $this->hasTold = true;
+            }
+            yield from $page->value;
         }
         $this->since = $first;
     }
 
     private function changed(int $since): \Generator
     {
-        $reply = $this->answer(fn (Endpoint $way) => $way->watch($since, $this->paths, $this->waitMs));
+        $reply = $this->answer(fn (Endpoint $way) => $this->news($way, $since));
         yield from $reply->value ?? [];
         $this->since = $reply->value === null ? null : $reply->freshness->revision;
-    }
-
-    private function answer(callable $question): Answer
-    {
-        $answer = ($this->ask)($question);
-        $this->hasMet = true;
-        return $answer;
     }
 
     private function pause(): void

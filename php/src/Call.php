@@ -1,0 +1,44 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Roster;
+
+use Roster\Exception\InvalidRequest;
+
+/** One call of a method, for `Client::callMany`. */
+final class Call
+{
+    /** In JSON; empty where there are none. */
+    public readonly string $arguments;
+
+    /**
+     * @param array<mixed> $args a list, or values by parameter name
+     * @param int $timeoutMs how long all attempts may take together
+     * @param int $retries how often it may be tried on another master, where that is safe
+     * @param bool $idempotent whether it does no harm to execute it twice
+     * @param ?string $version a requirement of semantic versions, such as `^1.2`; null: the newest there is
+     * @param ?string $key for `Balance::Key`
+     * @param bool $allValues whether every value of a method that gives many is wanted, or the last one alone
+     * @throws InvalidRequest if the arguments cannot be written as JSON
+     */
+    public function __construct(
+        public readonly string $service,
+        public readonly string $method,
+        array $args = [],
+        public readonly int $timeoutMs = 5_000,
+        public readonly int $retries = 2,
+        public readonly bool $idempotent = false,
+        public readonly ?string $version = null,
+        public readonly Balance $balance = Balance::LeastOutstanding,
+        public readonly ?string $key = null,
+        public readonly bool $allValues = false,
+    ) {
+        try {
+            $flags = JSON_THROW_ON_ERROR | JSON_PRESERVE_ZERO_FRACTION;
+            $this->arguments = $args === [] ? '' : json_encode($args, $flags);
+        } catch (\JsonException $error) {
+            throw new InvalidRequest('args', "they cannot be written as JSON: {$error->getMessage()}");
+        }
+    }
+}

@@ -1,0 +1,27 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Roster\Read;
+
+use Roster\Exception\InvalidRequest;
+
+/**
+ * What a path is: all ways must agree on it, also one that only looks up a key.
+ *
+ * @internal
+ */
+final class Path
+{
+    private const FORM = '~^(?:/|(?:/(?!\.\.?(?:/|\z))[^/\p{Cc}]++)++)\z~u';
+
+    /** @throws InvalidRequest */
+    public static function check(string ...$paths): void
+    {
+        foreach ($paths as $path) {
+            if (preg_match(self::FORM, $path) !== 1) {
+                throw new InvalidRequest('path', "`$path` is not absolute, ends in a slash, or has an impossible part");
+            }
+        }
+    }
+}

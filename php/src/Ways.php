@@ -1,0 +1,177 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Roster;
+
+use Roster\Exception\NotReady;
+use Roster\Exception\RosterException;
+use Roster\Exception\TooStale;
+use Roster\Exception\Unavailable;
+use Roster\Exception\WayFailed;
+use Roster\Read\Answer;
+use Roster\Read\Path;
+use Roster\Read\SharedFile;
+use Roster\Wire\Deadline;
+use Roster\Wire\Endpoint;
+
+/**
+ * All ways to what the sidecar knows, for when its shared file alone does not do.
+ *
+ * @internal
+ */
+final class Ways
+{
+    /** @var list<SharedFile|Endpoint> in the order in which they are tried */
+    private readonly array $readers;
+    /** @var list<Endpoint> */
+    private readonly array $endpoints;
+
+    /** @var list<SharedFile|Endpoint> those of the last request, */
+    private array $asked;
+    /** @var array<int, RosterException> why some did not answer, */
+    private array $failures = [];
+    /** and which one did. */
+    private ?int $answered = null;
+    /** @var array<string, true> the targets whose failure was logged, until they answer again */
+    private array $logged = [];
+
+    /** @param ?object $logger a `Psr\Log\LoggerInterface` */
+    public function __construct(
+        private readonly string $socket,
+        private readonly string $tcp,
+        private readonly string $shared,
+        private readonly Timeouts $timeouts,
+        bool $isPersistent,
+        private readonly ?object $logger,
+    ) {
+        $this->endpoints = $this->endpoints($isPersistent);
+        $this->readers = $shared === ''
+            ? $this->endpoints
+            : [new SharedFile($shared), ...$this->endpoints, new SharedFile($shared, isLast: true)];
+        $this->asked = $this->readers;
+    }
+
+    /**
+     * The answer of the first way that has one.
+     *
+     * @param string $question a method of the shared file and of endpoints
+     * @param ?RosterException $failure why the shared file has not answered, where it was asked before
+     */
+    public function read(string $question, string|array $of, ?int $maxAge, ?RosterException $failure): Answer
+    {
+        if ($question === 'nodes' || $question === 'children') {
+            Path::check(...(array) $of);
+        }
+        $deadline = new Deadline($this->timeouts->wholeMs);
+        return $this->ask($this->readers, static fn (SharedFile|Endpoint $way) => match (true) {
+            $way instanceof Endpoint => $way->$question($of, $maxAge, $deadline),
+            !$way->isLast && $failure !== null => throw $failure,
+            default => new Answer($way->$question($of, $maxAge), $way->freshness),
+        });
+    }
+
+    /** The same of the sidecar itself. */
+    public function consult(callable $question): mixed
+    {
+        $deadline = new Deadline($this->timeouts->wholeMs);
+        return $this->ask($this->endpoints, static fn (Endpoint $way) => $question($way, $deadline));
+    }
+
+    /** How a watch asks the sidecar, over connections of its own. */
+    public function consultant(): \Closure
+    {
+        $endpoints = $this->endpoints(isPersistent: false);
+        $deadline = fn () => new Deadline($this->timeouts->wholeMs);
+        return fn (callable $question) => $this->ask($endpoints, static fn ($way) => $question($way, $deadline()));
+    }
+
+    /** Notes that the shared file has answered. */
+    public function passOver(): void
+    {
+        [$this->asked, $this->failures, $this->answered] = [$this->readers, [], 0];
+        unset($this->logged[$this->readers[0]->target()]);
+    }
+
+    /** @return list<Step> what the ways came to in the last request */
+    public function steps(): array
+    {
+        $step = function (int $index, SharedFile|Endpoint $way): Step {
+            $failure = $this->failures[$index] ?? null;
+            $answered = $failure !== null ? false : ($this->answered === $index ?: null);
+            return new Step($way->way(), $way->target(), $answered, $failure?->getMessage());
+        };
+        return array_map($step, array_keys($this->asked), $this->asked);
+    }
+
+    /** @return list<Step> what they come to now */
+    public function tried(): array
+    {
+        return array_map(function (SharedFile|Endpoint $way): Step {
+            try {
+                $way->nodes(['/'], null, new Deadline($this->timeouts->wholeMs));
+                return new Step($way->way(), $way->target(), true);
+            } catch (RosterException $failure) {
+                return new Step($way->way(), $way->target(), false, $failure->getMessage());
+            }
+        }, $this->readers);
+    }
+
+    /** @return list<Endpoint> */
+    private function endpoints(bool $isPersistent): array
+    {
+        $to = fn (Way $way, string $address) => new Endpoint($way, $address, $this->timeouts, $isPersistent);
+        return [
+            ...($this->socket === '' ? [] : [$to(Way::Unix, "unix://$this->socket")]),
+            ...($this->tcp === '' ? [] : [$to(Way::Tcp, "tcp://$this->tcp")]),
+        ];
+    }
+
+    /**
+     * What the first one answers that does.
+     *
+     * @param list<SharedFile|Endpoint> $readers
+     */
+    private function ask(array $readers, callable $question): mixed
+    {
+        $this->asked = $readers;
+        $this->failures = [];
+        $this->answered = null;
+        foreach ($readers as $index => $reader) {
+            try {
+                $answer = $question($reader);
+                $this->answered = $index;
+                unset($this->logged[$reader->target()]);
+                return $answer;
+            } catch (WayFailed | NotReady | TooStale $failure) {
+                $this->failures[$index] = $failure;
+                $this->log($reader, $failure);
+            }
+        }
+        throw $this->refusal();
+    }
+
+    /** The worst is not to know how bad it is: what the sidecar said of its data tells more than a broken way. */
+    private function refusal(): RosterException
+    {
+        $ages = array_filter($this->failures, static fn ($failure) => $failure instanceof TooStale);
+        usort($ages, static fn (TooStale $one, TooStale $other) => $one->ageMs <=> $other->ageMs);
+        $unready = array_filter($this->failures, static fn ($failure) => $failure instanceof NotReady);
+        return match (true) {
+            $ages !== [] => new TooStale($ages[0]->ageMs, $ages[0]->maxAgeMs, implode('; ', $this->steps())),
+            $unready !== [] => end($unready),
+            default => new Unavailable($this->steps()),
+        };
+    }
+
+    private function log(SharedFile|Endpoint $reader, RosterException $failure): void
+    {
+        $target = $reader->target();
+        if ($this->logged[$target] ?? false) {
+            return;
+        }
+        $this->logged[$target] = true;
+        $context = ['target' => $target, 'failure' => $failure->getMessage()];
+        $this->logger?->warning('roster: {target}: {failure}', $context);
+    }
+}

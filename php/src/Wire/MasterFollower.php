@@ -1,0 +1,42 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Roster\Wire;
+
+use Roster\ChangeKind;
+use Roster\Freshness;
+use Roster\Master;
+use Roster\MasterChange;
+use Roster\Read\Answer;
+
+/**
+ * Follows the masters.
+ *
+ * @internal
+ */
+final class MasterFollower extends Follower
+{
+    protected function pages(): \Generator
+    {
+        $present = static fn (Master $one) => new MasterChange(ChangeKind::Present, $one->id, $one, $one->freshness);
+        $cursor = null;
+        do {
+            $page = $this->answer(
+                static fn (Endpoint $way, Deadline $deadline) => $way->mastersPage(null, $cursor, $deadline)
+            );
+            [$masters, $cursor] = $page->value;
+            yield new Answer(array_map($present, $masters), $page->freshness);
+        } while ($cursor !== null);
+    }
+
+    protected function news(Endpoint $way, int $since): Answer
+    {
+        return $way->watchMasters($since, $this->waitMs);
+    }
+
+    protected function reset(Freshness $freshness): MasterChange
+    {
+        return new MasterChange(ChangeKind::Reset, '', null, $freshness);
+    }
+}

@@ -1,0 +1,50 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Roster\Wire;
+
+use Roster\Change;
+use Roster\ChangeKind;
+use Roster\Freshness;
+use Roster\Node;
+use Roster\Read\Answer;
+
+/**
+ * Follows the nodes of some subtrees.
+ *
+ * @internal
+ */
+final class NodeFollower extends Follower
+{
+    /** @param list<string> $paths */
+    public function __construct(\Closure $ask, private readonly array $paths, int $waitMs, ?callable $until)
+    {
+        parent::__construct($ask, $waitMs, $until);
+    }
+
+    protected function pages(): \Generator
+    {
+        $present = static fn (Node $node) => new Change(ChangeKind::Present, $node->path, $node, $node->freshness);
+        foreach ($this->paths as $path) {
+            $cursor = '';
+            do {
+                $page = $this->answer(
+                    static fn (Endpoint $way, Deadline $deadline) => $way->subtree($path, $cursor, $deadline)
+                );
+                [$nodes, $cursor] = $page->value;
+                yield new Answer(array_map($present, $nodes), $page->freshness);
+            } while ($cursor !== null);
+        }
+    }
+
+    protected function news(Endpoint $way, int $since): Answer
+    {
+        return $way->watch($since, $this->paths, $this->waitMs);
+    }
+
+    protected function reset(Freshness $freshness): Change
+    {
+        return new Change(ChangeKind::Reset, '', null, $freshness);
+    }
+}
