@@ -4,7 +4,11 @@
 # and for the PHP package its test runner, a web server, and Composer.
 PACKAGES := zookeeper php-cli php-thrift thrift-compiler php8.2-dba phpunit php-fpm nginx-light composer
 
-.PHONY: run deps test check gen bench fuzz
+# What `make bench` compares with, beside those.
+BENCH_PACKAGES := redis-server
+NODE := benches/node/node_modules/.package-lock.json benches/node/gen-nodejs/zkDataService.js
+
+.PHONY: run deps test check gen fuzz bench bench-deps
 
 run:
 	cargo run --release -- serve
@@ -39,6 +43,19 @@ fuzz:
 	@command -v c++ > /dev/null || { echo "make fuzz needs a C++ compiler: apt-get install g++" >&2; exit 1; }
 	fuzz/run
 
-# QUICK=1 for a short form.
-bench: deps
-	cargo bench --bench mirror
+# QUICK=1 for a short form, FULL=1 for every case; BENCH=endpoint for one part.
+bench: bench-deps
+	cargo bench --bench side-by-side
+
+bench-deps: $(NODE)
+	$(MAKE) deps PACKAGES="$(PACKAGES) $(BENCH_PACKAGES)"
+
+# Debian's npm draws in several hundred packages; who has one already keeps it.
+benches/node/node_modules/.package-lock.json: benches/node/package-lock.json
+	@command -v npm > /dev/null || $(MAKE) deps PACKAGES="nodejs npm"
+	npm ci --prefix benches/node --no-audit --no-fund
+	@touch $@
+
+benches/node/gen-nodejs/zkDataService.js: idl/zk_data.thrift
+	@command -v thrift > /dev/null || $(MAKE) deps
+	thrift --gen js:node -o benches/node idl/zk_data.thrift

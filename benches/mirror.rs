@@ -1,19 +1,16 @@
-//! `make bench`: what the mirror costs, side by side with a bare multi-read of the same client crate.
-//!
-//! Rounds are interleaved and medians told. Quote the ratios: absolute times are this machine's.
+//! Part `mirror`: what the mirror costs, beside a bare multi-read of the same client crate.
 
-#[allow(dead_code, unused_imports)]
-#[path = "../tests/it/harness/mod.rs"]
-mod harness;
-
-use std::fmt::Display;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::stream::FuturesOrdered;
-use harness::{Roster, Server, Zk, any_age, eventually};
-use roster::thrift::idl::{self, TRosterSyncClient};
 use zookeeper_client::{Acls, Client, CreateMode, Error, MultiReadResult};
+
+use crate::harness::{Roster, Server, Zk, any_age, eventually};
+use crate::idl::{self, TRosterSyncClient};
+use crate::measure::{median, micros, millis, percentile, processor_time};
+use crate::report::Report;
+use crate::{Form, form};
 
 const ROUNDS: usize = 5;
 /// Between two sets: longer than the mirror waits between two publications.
@@ -21,14 +18,13 @@ const PAUSE: Duration = Duration::from_millis(25);
 const DATA: [u8; 120] = [b'x'; 120];
 const NODES_A_FOLDER: usize = 99;
 
-fn main() {
-    let quick = std::env::var_os("QUICK").is_some();
-    let (small, large, sets) = if quick { (1_000, 10_000, 100) } else { (1_000, 100_000, 500) };
-    println!("mirror, {large} nodes of {} bytes, medians of {ROUNDS} rounds\n", DATA.len());
+pub(crate) fn run(report: &mut Report) {
+    let (small, large, sets) = if form() == Form::Quick { (1_000, 10_000, 100) } else { (1_000, 100_000, 500) };
+    report.part("Mirror", &format!("{large} nodes of {} bytes, medians of {ROUNDS} rounds.", DATA.len()));
     let few = Load::new(small);
     let many = Load::new(large);
-    first_sync(&many, large);
-    cost_of_a_set(&few, &many, sets);
+    first_sync(report, &many, large);
+    cost_of_a_set(report, &few, &many, sets);
 }
 
 /// An ensemble with a tree of so many nodes.
@@ -78,7 +74,7 @@ async fn fill(client: &Client, nodes: usize) -> Result<(), Error> {
     Ok(())
 }
 
-fn first_sync(load: &Load, nodes: usize) {
+fn first_sync(report: &mut Report, load: &Load, nodes: usize) {
     let (mut bare, mut mirrored, mut memory) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         bare.push(load.zk().run(async |client| timed(read_all(client, nodes)).await));
@@ -87,13 +83,18 @@ fn first_sync(load: &Load, nodes: usize) {
         let empty = sidecar.memory();
         eventually("the first sync", Duration::from_secs(60), || sidecar.get(&load.last()));
         mirrored.push(began.elapsed());
-        memory.push(Duration::from_nanos((sidecar.memory().saturating_sub(empty) / nodes) as u64));
+        memory.push(sidecar.memory().saturating_sub(empty) / nodes);
     }
-    let (bare, mirrored) = (median(bare), median(mirrored));
-    row("bare multi-read", millis(bare));
-    row("from the start of the process to the first answer", millis(mirrored));
-    row("  ratio", format!("{:.2}", mirrored.as_secs_f64() / bare.as_secs_f64()));
-    row("memory of a node, with its path and data", format!("{} bytes", median(memory).as_nanos()));
+    let (bare, mirrored) = (median(&bare), median(&mirrored));
+    report.figures(
+        "First sync",
+        &[
+            ("bare multi-read", format!("{:.0} ms", millis(bare))),
+            ("from the start of the process to the first answer", format!("{:.0} ms", millis(mirrored))),
+            ("ratio", format!("{:.2}", mirrored.as_secs_f64() / bare.as_secs_f64())),
+            ("memory of a node, with its path and data", format!("{} bytes", median(&memory))),
+        ],
+    );
 }
 
 /// Reads everything as fast as the crate can: as many requests in flight as there are.
@@ -133,7 +134,7 @@ async fn read_all(client: &Client, nodes: usize) -> Result<(), Error> {
 
 /// Sets one node again and again, beside few nodes and beside many: the processor time that each takes from the
 /// sidecar's host, and how soon a watcher sees it.
-fn cost_of_a_set(few: &Load, many: &Load, sets: usize) {
+fn cost_of_a_set(report: &mut Report, few: &Load, many: &Load, sets: usize) {
     let loads = [few, many].map(|load| (load, load.sidecar()));
     for (load, sidecar) in &loads {
         eventually("the first sync", Duration::from_secs(60), || sidecar.get(&load.last()));
@@ -142,19 +143,22 @@ fn cost_of_a_set(few: &Load, many: &Load, sets: usize) {
     let mut seen = Vec::new();
     for _ in 0..ROUNDS {
         for ((load, sidecar), costs) in loads.iter().zip(&mut costs) {
-            let before = processor_time(sidecar);
+            let before = processor_time(&[sidecar.process().id()]);
             seen.extend(set_and_see(load, sidecar, sets / ROUNDS));
-            costs.push((processor_time(sidecar) - before) / (sets / ROUNDS) as u32);
+            costs.push((processor_time(&[sidecar.process().id()]) - before) / (sets / ROUNDS) as u32);
         }
     }
-    let [few_cost, many_cost] = costs.map(median);
-    println!();
-    row(&format!("processor time of a set, with {} nodes", few.nodes), micros(few_cost));
-    row(&format!("processor time of a set, with {} nodes", many.nodes), micros(many_cost));
-    row("  ratio", format!("{:.2}", many_cost.as_secs_f64() / few_cost.as_secs_f64()));
-    seen.sort();
-    row("from a set's return until a watcher sees it, p50", millis(seen[seen.len() / 2]));
-    row("  p99", millis(seen[seen.len() * 99 / 100]));
+    let [few_cost, many_cost] = costs.map(|costs| median(&costs));
+    report.figures(
+        "A set of one node",
+        &[
+            (&format!("processor time, with {} nodes", few.nodes), format!("{:.0} µs", micros(few_cost))),
+            (&format!("processor time, with {} nodes", many.nodes), format!("{:.0} µs", micros(many_cost))),
+            ("ratio", format!("{:.2}", many_cost.as_secs_f64() / few_cost.as_secs_f64())),
+            ("from its return until a watcher sees it, p50", format!("{:.1} ms", millis(median(&seen)))),
+            ("the same, p99", format!("{:.1} ms", millis(percentile(&seen, 99)))),
+        ],
+    );
 }
 
 fn set_and_see(load: &Load, sidecar: &Roster, sets: usize) -> Vec<Duration> {
@@ -180,34 +184,8 @@ fn set_and_see(load: &Load, sidecar: &Roster, sets: usize) -> Vec<Duration> {
     })
 }
 
-/// User and system time of all threads.
-fn processor_time(sidecar: &Roster) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", sidecar.process().id())).expect("a process");
-    let fields: Vec<&str> = stat.rsplit(") ").next().expect("fields").split(' ').collect();
-    let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().expect("ticks")).sum();
-    // The kernel tells them in hundredths of a second.
-    Duration::from_millis(ticks * 10)
-}
-
 async fn timed(work: impl Future<Output = Result<(), Error>>) -> Result<Duration, Error> {
     let began = Instant::now();
     work.await?;
     Ok(began.elapsed())
-}
-
-fn median(mut values: Vec<Duration>) -> Duration {
-    values.sort();
-    values[values.len() / 2]
-}
-
-fn row(what: &str, value: impl Display) {
-    println!("{what:<56} {value:>12}");
-}
-
-fn millis(time: Duration) -> String {
-    format!("{:.1} ms", time.as_secs_f64() * 1e3)
-}
-
-fn micros(time: Duration) -> String {
-    format!("{:.0} µs", time.as_secs_f64() * 1e6)
 }

@@ -1,0 +1,127 @@
+//! The load generator: clients that ask a server the same again and again, and check every answer.
+
+mod ask;
+
+use std::io;
+use std::net::ToSocketAddrs;
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
+
+use roster::net::Address;
+use socket2::{Domain, SockAddr, Socket, Type};
+
+pub(crate) use self::ask::{Answer, Ask};
+use crate::measure::{percentile, processor_time};
+
+/// How long an answer may take: longer, and the server does not work.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What to ask, whom, and how.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Load<'a> {
+    pub(crate) address: &'a Address,
+    /// The processes that answer, whose processor time is measured.
+    pub(crate) servers: &'a [u32],
+    pub(crate) ask: &'a Ask,
+    pub(crate) manner: Manner,
+    /// How many ask at the same time.
+    pub(crate) clients: usize,
+    pub(crate) time: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// Each request over a connection of its own: connect, ask, close.
+    Fresh,
+    /// One connection a client.
+    Persistent,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) requests: usize,
+    pub(crate) elapsed: Duration,
+    /// What all the requests took from the servers' processors.
+    pub(crate) processor: Duration,
+    /// Of each request, with connecting.
+    latencies: Vec<Duration>,
+}
+
+impl Outcome {
+    pub(crate) fn latency(&self, percent: usize) -> Duration {
+        percentile(&self.latencies, percent)
+    }
+
+    pub(crate) fn processor_per_request(&self) -> Duration {
+        self.processor / self.requests as u32
+    }
+
+    pub(crate) fn requests_per_second(&self) -> f64 {
+        self.requests as f64 / self.elapsed.as_secs_f64()
+    }
+}
+
+impl Load<'_> {
+    pub(crate) fn run(&self) -> Outcome {
+        // All stand ready, all are done, and what they took has been read before they leave.
+        let turn = Barrier::new(self.clients + 1);
+        std::thread::scope(|scope| {
+            let clients: Vec<_> = (0..self.clients).map(|_| scope.spawn(|| self.client(&turn))).collect();
+            turn.wait();
+            let (before, began) = (processor_time(self.servers), Instant::now());
+            turn.wait();
+            let (elapsed, processor) = (began.elapsed(), processor_time(self.servers) - before);
+            turn.wait();
+            let latencies =
+                clients.into_iter().flat_map(|client| client.join().expect("a client that had its answers"));
+            let latencies: Vec<_> = latencies.collect();
+            Outcome { requests: latencies.len(), elapsed, processor, latencies }
+        })
+    }
+
+    fn client(&self, turn: &Barrier) -> Vec<Duration> {
+        let (mut latencies, mut buffer) = (Vec::new(), Vec::new());
+        let mut connection = Some(self.connect());
+        self.ask.once(connection.as_mut().expect("a connection"), &mut buffer);
+        if self.manner == Manner::Fresh {
+            connection = None;
+        }
+        turn.wait();
+        let end = Instant::now() + self.time;
+        let mut now = Instant::now();
+        while now < end {
+            match &mut connection {
+                Some(connection) => self.ask.once(connection, &mut buffer),
+                None => self.ask.once(&mut self.connect(), &mut buffer),
+            }
+            let then = std::mem::replace(&mut now, Instant::now());
+            latencies.push(now - then);
+        }
+        turn.wait();
+        turn.wait();
+        latencies
+    }
+
+    fn connect(&self) -> Socket {
+        connect(self.address).unwrap_or_else(|error| panic!("{}: {error}", self.address))
+    }
+}
+
+/// A connection on which nothing takes longer than an answer may.
+pub(crate) fn connect(address: &Address) -> io::Result<Socket> {
+    let (domain, address) = match address {
+        Address::Unix(path) => (Domain::UNIX, SockAddr::unix(path)?),
+        Address::Tcp(address) => {
+            let address = address.to_socket_addrs()?.next().expect("an address");
+            (Domain::for_address(address), address.into())
+        }
+    };
+    let socket = Socket::new(domain, Type::STREAM, None)?;
+    socket.connect(&address)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    if domain != Domain::UNIX {
+        socket.set_tcp_nodelay(true)?;
+    }
+    Ok(socket)
+}

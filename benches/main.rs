@@ -1,0 +1,59 @@
+//! `make bench`: Roster beside what one would take in its place, and beside the machine's limit.
+//!
+//! Each part compares in one run, by rounds that are interleaved, and tells medians. Quote the ratios: absolute times
+//! are this machine's. `BENCH=endpoint` runs one part, `QUICK=1` a short form of all, `FULL=1` every case.
+
+mod endpoint;
+#[allow(dead_code, unused_imports)]
+#[path = "../tests/it/harness/mod.rs"]
+mod harness;
+mod load;
+mod measure;
+mod mirror;
+mod plot;
+mod report;
+
+use std::env;
+
+use report::Report;
+pub(crate) use roster::thrift::idl;
+
+type Part = fn(&mut Report);
+
+/// What `BENCH` may name, in the order in which they run.
+const PARTS: [(&str, Part); 2] = [("endpoint", endpoint::run), ("mirror", mirror::run)];
+
+fn main() {
+    // The limit is a process of its own, since its processor time is measured too.
+    if let [_, command, arguments @ ..] = env::args().collect::<Vec<_>>().as_slice()
+        && command == endpoint::BARE
+    {
+        return endpoint::bare(arguments);
+    }
+    let chosen = env::var("BENCH").unwrap_or_default();
+    let parts: Vec<_> = PARTS.iter().filter(|(name, _)| chosen.is_empty() || chosen == *name).collect();
+    assert!(!parts.is_empty(), "BENCH={chosen}: there is {}", PARTS.map(|(name, _)| name).join(", "));
+    let mut report = Report::new(form());
+    for (_, run) in parts {
+        run(&mut report);
+    }
+    report.finish();
+}
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// Enough to see that everything works.
+    Quick,
+    Usual,
+    /// Every case.
+    Full,
+}
+
+pub(crate) fn form() -> Form {
+    match ["QUICK", "FULL"].map(|name| env::var_os(name).is_some_and(|value| !value.is_empty() && value != "0")) {
+        [true, _] => Form::Quick,
+        [_, true] => Form::Full,
+        _ => Form::Usual,
+    }
+}
