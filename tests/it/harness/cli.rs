@@ -7,9 +7,10 @@ use std::sync::mpsc::{Receiver, channel};
 
 use super::{Roster, SOON, eventually};
 
-/// The binary under test, with nothing configured by the environment of the tests.
+/// The binary under test, or another one that `ROSTER_BIN` names, with nothing configured by the environment of the tests.
 pub(crate) fn binary() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_roster"));
+    let mut command =
+        Command::new(std::env::var_os("ROSTER_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_roster").into()));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("ROSTER_") {
             command.env_remove(name);

@@ -1,12 +1,16 @@
 //! The line between a sidecar and its ZooKeeper, which can be cut and swallow everything.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use super::runtime;
+
+/// How much later the second half comes, where the line falters.
+const LATE: Duration = Duration::from_millis(30);
 
 /// A line to a server.
 #[derive(Debug)]
@@ -22,6 +26,8 @@ enum State {
     Cut,
     /// Nothing comes through, and nobody is told.
     Silent,
+    /// All comes through late, and in two halves.
+    Faltering,
     Gone,
 }
 
@@ -44,6 +50,10 @@ impl Link {
 
     pub(crate) fn fall_silent(&self) {
         self.state.send_replace(State::Silent);
+    }
+
+    pub(crate) fn falter(&self) {
+        self.state.send_replace(State::Faltering);
     }
 
     pub(crate) fn mend(&self) {
@@ -85,8 +95,16 @@ async fn pump(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin,
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
         until(state.clone(), |state| state != State::Silent).await;
-        if to.write_all(&buffer[..length]).await.is_err() {
+        let is_faltering = *state.borrow() == State::Faltering;
+        let (half, rest) = buffer[..length].split_at(if is_faltering { length / 2 } else { length });
+        if to.write_all(half).await.is_err() {
             return;
+        }
+        if is_faltering {
+            tokio::time::sleep(LATE).await;
+            if to.write_all(rest).await.is_err() {
+                return;
+            }
         }
     }
 }

@@ -1,0 +1,309 @@
+//! The faults: each strikes a part of the scene, and is healed again.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use crate::dice::Dice;
+use crate::driver::{ROOT, paths, told};
+use crate::harness::{Link, SOON, eventually};
+use crate::model::Value;
+use crate::scene::Scene;
+
+/// A kind of fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Cut,
+    Silence,
+    Falter,
+    Flicker,
+    KillServer,
+    KillLeader,
+    KillMajority,
+    KillAll,
+    FreezeServer,
+    FreezeLeader,
+    Wipe,
+    OldData,
+    DeleteRoot,
+    Storm,
+    FreezeSidecar,
+    ExpireSession,
+    KillSidecar,
+    RestartSidecar,
+    DamageFile,
+    RemoveFile,
+    Garbage,
+    SlowClients,
+    Flood,
+}
+
+/// A fault that has struck.
+#[derive(Debug)]
+pub(crate) struct Fault {
+    pub(crate) kind: Kind,
+    sidecar: usize,
+    servers: Vec<usize>,
+    clients: Vec<TcpStream>,
+}
+
+/// What a fault strikes: two that overlap never strike the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Ensemble,
+    Lines,
+    Sidecar,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Kind; 23] = [
+        Kind::Silence,
+        Kind::Cut,
+        Kind::KillLeader,
+        Kind::KillSidecar,
+        Kind::Flicker,
+        Kind::Storm,
+        Kind::DeleteRoot,
+        Kind::FreezeSidecar,
+        Kind::Falter,
+        Kind::KillServer,
+        Kind::KillMajority,
+        Kind::KillAll,
+        Kind::FreezeServer,
+        Kind::FreezeLeader,
+        Kind::Wipe,
+        Kind::OldData,
+        Kind::ExpireSession,
+        Kind::RestartSidecar,
+        Kind::DamageFile,
+        Kind::RemoveFile,
+        Kind::Garbage,
+        Kind::SlowClients,
+        Kind::Flood,
+    ];
+
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| format!("{kind:?}").eq_ignore_ascii_case(name))
+    }
+
+    /// Whether both can strike at the same time.
+    pub(crate) fn goes_with(self, other: Kind) -> bool {
+        self.part() != other.part()
+    }
+
+    fn part(self) -> Part {
+        match self {
+            Kind::Cut | Kind::Silence | Kind::Falter | Kind::Flicker => Part::Lines,
+            Kind::KillServer | Kind::KillLeader | Kind::KillMajority | Kind::KillAll => Part::Ensemble,
+            Kind::FreezeServer | Kind::FreezeLeader | Kind::Wipe | Kind::OldData => Part::Ensemble,
+            Kind::DeleteRoot | Kind::Storm => Part::Ensemble,
+            Kind::FreezeSidecar | Kind::ExpireSession | Kind::KillSidecar | Kind::RestartSidecar => Part::Sidecar,
+            Kind::DamageFile | Kind::RemoveFile | Kind::Garbage | Kind::SlowClients | Kind::Flood => Part::Sidecar,
+        }
+    }
+
+    /// How long it lasts at least.
+    pub(crate) fn lasts(self) -> Duration {
+        Duration::from_millis(match self {
+            Kind::Silence => 13_000,
+            Kind::ExpireSession => 9_000,
+            Kind::FreezeServer | Kind::FreezeLeader | Kind::KillMajority | Kind::KillAll | Kind::Storm => 4_000,
+            _ => 1_000,
+        })
+    }
+
+    pub(crate) fn strike(self, scene: &mut Scene, dice: &Dice) -> Fault {
+        let (sidecar, servers) = (dice.below(scene.sidecars.len()), self.servers(scene, dice));
+        let mut fault = Fault { kind: self, sidecar, servers, clients: Vec::new() };
+        scene.checker.note(format!("{self:?} strikes sidecar {sidecar}, or servers {:?}", fault.servers));
+        fault.begin(scene, dice);
+        fault
+    }
+
+    fn servers(self, scene: &Scene, dice: &Dice) -> Vec<usize> {
+        let count = scene.ensemble.len();
+        match self {
+            Kind::KillServer | Kind::FreezeServer => vec![dice.below(count)],
+            Kind::KillLeader | Kind::FreezeLeader => vec![scene.ensemble.leader()],
+            Kind::KillMajority => (0..count / 2 + 1).collect(),
+            Kind::KillAll => (0..count).collect(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl Fault {
+    fn begin(&mut self, scene: &mut Scene, dice: &Dice) {
+        match self.kind {
+            Kind::Cut => self.lines(scene).iter().for_each(Link::cut),
+            Kind::Silence => self.lines(scene).iter().for_each(Link::fall_silent),
+            Kind::Falter => self.lines(scene).iter().for_each(Link::falter),
+            Kind::Flicker => self.flicker(scene, dice),
+            Kind::KillServer | Kind::KillLeader | Kind::KillMajority | Kind::KillAll => {
+                self.servers.iter().for_each(|number| scene.ensemble.kill(*number));
+            }
+            Kind::FreezeServer | Kind::FreezeLeader => {
+                self.servers.iter().for_each(|number| scene.ensemble.freeze(*number));
+            }
+            Kind::Wipe => scene.come_back(|ensemble| ensemble.wipe()),
+            Kind::OldData => {
+                scene.come_back(|ensemble| ensemble.keep_data());
+                scene.driver.goes_on(200);
+                scene.come_back(|ensemble| ensemble.restore_data());
+            }
+            Kind::DeleteRoot => scene.delete_root(),
+            Kind::Storm => scene.driver.storm(true),
+            Kind::FreezeSidecar | Kind::ExpireSession => {
+                scene.checker.disturb(self.sidecar);
+                scene.sidecars[self.sidecar].roster.process().freeze();
+            }
+            Kind::KillSidecar | Kind::DamageFile => {
+                scene.checker.disturb(self.sidecar);
+                scene.sidecars[self.sidecar].roster.kill();
+                if self.kind == Kind::DamageFile {
+                    self.damage(scene, dice);
+                }
+            }
+            Kind::RestartSidecar => {
+                scene.checker.disturb(self.sidecar);
+                scene.sidecars[self.sidecar].roster.stop();
+            }
+            Kind::RemoveFile => {
+                scene.checker.disturb(self.sidecar);
+                let _ = std::fs::remove_file(scene.sidecars[self.sidecar].roster.shared_file());
+            }
+            Kind::Garbage => (0..40).for_each(|_| self.send(scene, &garbage(dice))),
+            Kind::SlowClients => (0..40).for_each(|_| self.send(scene, b"\x80\x01\x00\x01\x00\x00")),
+            Kind::Flood => {
+                scene.checker.disturb(self.sidecar);
+                (0..3_000).for_each(|_| self.send(scene, b""));
+            }
+        }
+    }
+
+    pub(crate) fn heal(self, scene: &mut Scene) {
+        let name = format!("{:?} is healed", self.kind);
+        match self.kind {
+            Kind::Cut | Kind::Silence | Kind::Falter | Kind::Flicker => self.lines(scene).iter().for_each(Link::mend),
+            Kind::KillServer | Kind::KillLeader | Kind::KillMajority | Kind::KillAll => {
+                self.servers.iter().for_each(|number| scene.ensemble.run(*number));
+                scene.ensemble.serves();
+            }
+            Kind::FreezeServer | Kind::FreezeLeader => {
+                self.servers.iter().for_each(|number| scene.ensemble.thaw(*number));
+                scene.ensemble.serves();
+            }
+            Kind::Wipe | Kind::OldData | Kind::DeleteRoot | Kind::Garbage | Kind::SlowClients => {}
+            Kind::Storm => scene.driver.storm(false),
+            Kind::FreezeSidecar | Kind::ExpireSession => {
+                scene.sidecars[self.sidecar].roster.process().thaw();
+                scene.checker.calm(self.sidecar);
+            }
+            Kind::KillSidecar | Kind::RestartSidecar | Kind::DamageFile | Kind::RemoveFile => {
+                if self.kind == Kind::RemoveFile {
+                    scene.sidecars[self.sidecar].roster.stop();
+                }
+                scene.sidecars[self.sidecar].run();
+                scene.checker.calm(self.sidecar);
+            }
+            Kind::Flood => {
+                drop(self.clients);
+                let sidecar = &scene.sidecars[self.sidecar];
+                eventually("the sidecar answers after the flood", SOON, || sidecar.answers());
+                scene.checker.calm(self.sidecar);
+            }
+        }
+        scene.checker.note(name);
+    }
+
+    fn lines<'a>(&self, scene: &'a Scene) -> &'a [Link] {
+        &scene.sidecars[self.sidecar].lines
+    }
+
+    /// Breaks again and again, so that syncs are broken off.
+    fn flicker(&self, scene: &Scene, dice: &Dice) {
+        for _ in 0..12 {
+            self.lines(scene).iter().for_each(Link::cut);
+            pause(20 + dice.below(100) as u64);
+            self.lines(scene).iter().for_each(Link::mend);
+            pause(200 + dice.below(900) as u64);
+        }
+    }
+
+    fn damage(&self, scene: &Scene, dice: &Dice) {
+        let file = scene.sidecars[self.sidecar].roster.shared_file();
+        let mut bytes = std::fs::read(&file).expect("a shared file");
+        if dice.once_in(3) {
+            bytes.truncate(dice.below(bytes.len()));
+        }
+        for _ in 0..20 {
+            let place = dice.below(bytes.len());
+            bytes[place] ^= 1 << dice.below(8);
+        }
+        std::fs::write(file, bytes).expect("it is damaged");
+    }
+
+    fn send(&mut self, scene: &Scene, bytes: &[u8]) {
+        if let Ok(mut client) = TcpStream::connect(("127.0.0.1", scene.sidecars[self.sidecar].roster.port())) {
+            let _ = client.write_all(bytes);
+            self.clients.push(client);
+        }
+    }
+}
+
+fn garbage(dice: &Dice) -> Vec<u8> {
+    let known: [&[u8]; 4] =
+        [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00", b"\x80\x01\x00\x01\x7f\xff\xff\xff", b""];
+    let mut bytes = dice.one_of(&known).to_vec();
+    bytes.extend((0..dice.below(200)).map(|_| dice.below(256) as u8));
+    bytes
+}
+
+impl Scene {
+    /// Kills the whole ensemble, and starts it again on data that somebody has changed. What that came to is then written
+    /// down; until the writers go on, nobody may say that anything is gone.
+    fn come_back(&mut self, change: impl FnOnce(&mut crate::ensemble::Ensemble)) {
+        self.driver.pause();
+        self.ensemble.kill_all();
+        change(&mut self.ensemble);
+        let since = Instant::now();
+        self.ensemble.run_all();
+        let held = self.zk().attempt(async |client| client.sync("/").await).map(|()| self.zk().read_all(ROOT));
+        let held = held.expect("the ensemble serves");
+        let lost = held.len() < paths().len() / 2;
+        if lost {
+            pause(6_000);
+        }
+        let since = if lost { Instant::now() } else { since };
+        self.checker.model(|model| {
+            for path in paths() {
+                let value = told(held.get(&path).map(|node| node.data.as_slice())).unwrap_or(Value::Anything);
+                if model.last(&path) != value && model.last(&path) != Value::Anything {
+                    model.become_now(&path, value, since);
+                }
+            }
+        });
+        self.driver.forget();
+        self.driver.resume();
+    }
+
+    /// Deletes all there is, children first, and lets the writers begin again.
+    fn delete_root(&mut self) {
+        self.driver.pause();
+        let mut paths: Vec<String> = self.zk().read_all(ROOT).into_keys().collect();
+        paths.sort_by_key(|path| std::cmp::Reverse(path.matches('/').count()));
+        for path in paths {
+            let state = self.checker.model(|model| model.begin(&path, Value::Absent));
+            if self.zk().attempt(async |client| client.delete(&path, None).await).is_err() {
+                break;
+            }
+            self.checker.model(|model| model.confirm(&path, state));
+        }
+        self.driver.forget();
+        self.driver.resume();
+    }
+}
+
+fn pause(milliseconds: u64) {
+    std::thread::sleep(Duration::from_millis(milliseconds));
+}

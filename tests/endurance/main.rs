@@ -1,0 +1,110 @@
+//! `make endurance`: breaks everything around two sidecars, and holds every answer against a model of what was true.
+//!
+//! `QUICK=1`: a minute. `SEED=…`: the same faults again. `FAULTS=Cut,Silence`: only these. `VERBOSE=1`: tells of each.
+
+mod checker;
+mod dice;
+mod driver;
+mod ensemble;
+mod faults;
+#[allow(dead_code, unused_imports)]
+#[path = "../it/harness/mod.rs"]
+mod harness;
+mod model;
+mod readers;
+mod scene;
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use dice::Dice;
+use faults::Kind;
+use roster::thrift::idl;
+use scene::Scene;
+
+/// An act: so many servers, for so long.
+struct Act {
+    servers: usize,
+    lasts: Duration,
+}
+
+fn main() -> ExitCode {
+    let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(fresh_seed);
+    println!("SEED={seed}");
+    let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
+    let acts = match std::env::var_os("QUICK") {
+        Some(_) => vec![Act { servers: 3, lasts: Duration::from_secs(45) }],
+        None => vec![Act { servers: 3, lasts: minutes(11) }, Act { servers: 5, lasts: minutes(3) }],
+    };
+    let dice = Dice::new(seed);
+    let violations: usize = acts.iter().map(|act| act.play(&dice)).sum();
+    if violations == 0 {
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("{violations} violations; SEED={seed} replays the faults");
+    ExitCode::FAILURE
+}
+
+impl Act {
+    /// Breaks everything, and answers how often something was violated.
+    fn play(&self, dice: &Dice) -> usize {
+        let mut scene = Scene::set(self.servers, dice);
+        scene.heals();
+        let before: Vec<_> = scene.sidecars.iter().map(|sidecar| sidecar.weighs()).collect();
+        let (began, mut struck, mut worst) = (Instant::now(), 0, Duration::ZERO);
+        let mut kinds = Vec::new();
+        while began.elapsed() < self.lasts && scene.checker.violations() == 0 {
+            if kinds.is_empty() {
+                kinds = chosen(dice);
+            }
+            let first = kinds.remove(0);
+            let mut together = vec![first];
+            if dice.once_in(2)
+                && let Some(other) = kinds.iter().position(|kind| kind.goes_with(first))
+            {
+                together.push(kinds.remove(other));
+            }
+            struck += together.len();
+            let mut faults = Vec::new();
+            for kind in together {
+                faults.push(kind.strike(&mut scene, dice));
+                std::thread::sleep(Duration::from_millis(dice.below(1_500) as u64));
+            }
+            let lasts = faults.iter().map(|fault| fault.kind.lasts()).max().unwrap_or_default();
+            std::thread::sleep(lasts + Duration::from_millis(dice.below(2_000) as u64));
+            dice.shuffle(&mut faults);
+            faults.into_iter().for_each(|fault| fault.heal(&mut scene));
+            worst = worst.max(scene.heals());
+        }
+        self.report(&scene, struck, worst, &before);
+        scene.checker.violations()
+    }
+
+    fn report(&self, scene: &Scene, struck: usize, worst: Duration, before: &[(usize, usize)]) {
+        let (answers, failures) = scene.checker.counts();
+        println!("{} servers, {struck} faults, {} writes", self.servers, scene.driver.written());
+        println!("  answers checked              {answers:>12}");
+        println!("  questions not answered       {failures:>12}");
+        println!("  violations                   {:>12}", scene.checker.violations());
+        println!("  longest healing              {:>9} ms", worst.as_millis());
+        for (number, (sidecar, (descriptors, memory))) in scene.sidecars.iter().zip(before).enumerate() {
+            let (descriptors_now, memory_now) = sidecar.weighs();
+            println!("  sidecar {number}: descriptors {descriptors} before, {descriptors_now} after");
+            println!("  sidecar {number}: memory {} MB before, {} MB after", memory >> 20, memory_now >> 20);
+        }
+    }
+}
+
+/// The kinds of faults, in an order that is drawn.
+fn chosen(dice: &Dice) -> Vec<Kind> {
+    let mut kinds = match std::env::var("FAULTS") {
+        Ok(names) => names.split(',').map(|name| Kind::named(name).expect("a kind of fault")).collect(),
+        Err(_) => Kind::ALL.to_vec(),
+    };
+    dice.shuffle(&mut kinds);
+    kinds
+}
+
+fn fresh_seed() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+}

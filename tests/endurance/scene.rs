@@ -1,0 +1,152 @@
+//! The scene: an ensemble, two sidecars on lines of their own, everybody who asks them, and who writes.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::checker::Checker;
+use crate::dice::Dice;
+use crate::driver::{Driver, ROOT, paths};
+use crate::ensemble::Ensemble;
+use crate::harness::{Link, Roster, Tree, Zk, as_told, difference, ensure, free_port};
+use crate::idl::TRosterSyncClient;
+use crate::model::{LIMIT, Value};
+use crate::readers::Readers;
+
+/// How long everything may take to be right again, on a busy machine, when all faults are healed.
+const HEALING: Duration = Duration::from_secs(60);
+
+pub(crate) const TOKEN: &str = "register-center-token-2024";
+
+/// Dropped from above: who asks, goes first.
+#[derive(Debug)]
+pub(crate) struct Scene {
+    readers: Vec<Readers>,
+    pub(crate) driver: Driver,
+    pub(crate) sidecars: Vec<Sidecar>,
+    pub(crate) upstream: Link,
+    pub(crate) ensemble: Ensemble,
+    pub(crate) checker: Arc<Checker>,
+}
+
+/// A sidecar, and its lines to the servers of the ensemble.
+#[derive(Debug)]
+pub(crate) struct Sidecar {
+    pub(crate) roster: Roster,
+    pub(crate) lines: Vec<Link>,
+    pub(crate) register: u16,
+    number: usize,
+    checker: Arc<Checker>,
+}
+
+impl Scene {
+    pub(crate) fn set(servers: usize, dice: &Dice) -> Self {
+        let checker = Arc::new(Checker::new());
+        let began = Instant::now();
+        checker.model(|model| paths().iter().for_each(|path| model.become_now(path, Value::Absent, began)));
+        let ensemble = Ensemble::start(servers);
+        let driver = Driver::start(ensemble.zk().connect_string(), checker.clone(), dice);
+        driver.goes_on(1_000);
+        let first = Sidecar::start(0, &ensemble, &checker, None);
+        let upstream = Link::to(format!("127.0.0.1:{}", first.register));
+        let second = Sidecar::start(1, &ensemble, &checker, Some(&upstream));
+        let sidecars = vec![first, second];
+        sidecars.iter().for_each(|sidecar| sidecar.roster.becomes("live"));
+        let readers = sidecars.iter().map(|it| Readers::start(it.number, it.roster.folder(), &checker, dice));
+        Self { readers: readers.collect(), driver, sidecars, upstream, ensemble, checker }
+    }
+
+    pub(crate) fn zk(&self) -> Zk {
+        self.ensemble.zk()
+    }
+
+    /// Waits until the sidecars and their watchers hold what ZooKeeper does; how long that took.
+    pub(crate) fn heals(&self) -> Duration {
+        self.driver.pause();
+        let began = Instant::now();
+        let mut why = self.differs();
+        while let Err(different) = why {
+            if began.elapsed() > HEALING {
+                self.checker.violation(&format!("after healing everything equals a full read: {different}"));
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+            why = self.differs();
+        }
+        let took = began.elapsed();
+        self.checker.note(format!("all agree after {took:.1?}"));
+        self.driver.resume();
+        took
+    }
+
+    fn differs(&self) -> Result<(), String> {
+        let mut truth = self.truth()?;
+        // What is too large may be there as it was, or not at all.
+        let too_large: Vec<String> =
+            truth.iter().filter(|(_, node)| node.data.len() > LIMIT).map(|(path, _)| path.clone()).collect();
+        let mirrored = |path: &String| !too_large.contains(path);
+        truth.retain(|path, _| mirrored(path));
+        let told: Tree = truth.iter().map(|(path, node)| (path.clone(), as_told(node.clone()))).collect();
+        for (sidecar, readers) in self.sidecars.iter().zip(&self.readers) {
+            let (mut tree, freshness) = sidecar.roster.tree().map_err(|error| format!("{error:?}"))?;
+            tree.retain(|path, _| mirrored(path));
+            difference(&format!("sidecar {}", sidecar.number), &tree, &truth)?;
+            ensure(freshness.age_ms == 0, format!("sidecar {} is {} ms old", sidecar.number, freshness.age_ms))?;
+            for copy in readers.copies() {
+                let copy = copy.into_iter().filter(|(path, _)| mirrored(path));
+                let copy: Tree = copy.map(|(path, node)| (path, as_told(node))).collect();
+                difference(&format!("a watcher of sidecar {}", sidecar.number), &copy, &told)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// All that ZooKeeper holds.
+    pub(crate) fn truth(&self) -> Result<Tree, String> {
+        let attempt = self.zk().attempt(async |client| client.sync("/").await);
+        attempt.map_err(|error| format!("sync: {error}"))?;
+        Ok(self.zk().read_all(ROOT))
+    }
+}
+
+impl Sidecar {
+    fn start(number: usize, ensemble: &Ensemble, checker: &Arc<Checker>, upstream: Option<&Link>) -> Self {
+        let lines: Vec<Link> = (0..ensemble.len()).map(|server| Link::to(ensemble.address(server))).collect();
+        let connect: Vec<String> = lines.iter().map(|line| line.address().to_string()).collect();
+        let mut settings = format!(
+            "[[zookeeper]]\nconnect = \"{}\"\nroots = [\"{ROOT}\"]\nsession_timeout = \"4s\"\nhold = \"20s\"\n\
+             max_node_bytes = \"{LIMIT}B\"\n",
+            connect.join(",")
+        );
+        if let Some(line) = upstream {
+            settings += &format!("[[upstream]]\nconnect = \"{}\"\ntoken = \"{{folder}}/token\"\n", line.address());
+        }
+        let (roster, register) = (Roster::prepare(&settings), free_port());
+        roster.write("token", TOKEN);
+        // A busy machine is no slow client.
+        let patient = "first_byte_timeout = \"10s\"\nrequest_timeout = \"10s\"\n";
+        let listen = format!("[register]\nlisten = \"127.0.0.1:{register}\"\nping_interval = \"2s\"\n");
+        roster.configure("[register]\nlisten = \"\"\n", &(patient.to_owned() + &listen));
+        std::fs::create_dir(roster.state()).expect("a folder");
+        let mut sidecar = Self { roster, lines, register, number, checker: checker.clone() };
+        sidecar.run();
+        sidecar
+    }
+
+    pub(crate) fn run(&mut self) {
+        self.checker.starts(self.number);
+        self.roster.run();
+    }
+
+    /// Its descriptors and its memory.
+    pub(crate) fn weighs(&self) -> (usize, usize) {
+        let id = self.roster.process().id();
+        let descriptors =
+            std::fs::read_dir(Path::new("/proc").join(id.to_string()).join("fd")).map_or(0, Iterator::count);
+        (descriptors, self.roster.memory())
+    }
+
+    pub(crate) fn answers(&self) -> Result<(), String> {
+        self.roster.client().status().map(drop).map_err(|error| format!("{error:?}"))
+    }
+}
