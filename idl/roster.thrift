@@ -234,7 +234,7 @@ struct CallOptions {
   2: optional i32 retries
   /** Whether it does no harm to execute it twice. Absent: it may. */
   3: optional bool idempotent
-  /** A requirement of semantic versions, such as `^1.2`. Absent: the newest version there is. */
+  /** A requirement of semantic versions, such as `^1.2`. Absent: the newest version there is; for `callAll`, any. */
   4: optional string version
   /** Absent: LEAST_OUTSTANDING. */
   5: optional Balance balance
@@ -256,7 +256,7 @@ struct Call {
 }
 
 struct CallResult {
-  /** What the method gave: nothing for null, one value, or with `allValues` as many as it gave. */
+  /** What the method gave: nothing for null, one value, or with `allValues` as many as it gave, nulls among them. */
   1: required list<binary> values
   /** The id of the master that answered. */
   2: required string master
@@ -327,7 +327,7 @@ struct StatsReply {
 /** Something that fills the snapshot. */
 struct SourceStatus {
   1: required string name
-  /** `zookeeper` or `file`. */
+  /** `zookeeper`, `file`, `upstream` or `register`. */
   2: required string kind
   /** `connecting`, `syncing`, `live` or `down`. */
   3: required string state
@@ -486,7 +486,7 @@ service Roster {
     throws (1: NoMaster noMaster, 2: CallFailed failed, 3: CallTimedOut timedOut, 4: Overloaded overloaded,
             5: InvalidRequest invalid)
 
-  /** The same, on every master that offers it: an outcome a master. */
+  /** The same, on every master that offers it, in whichever version: an outcome a master. */
   list<CallOutcome> callAll(1: string serviceName, 2: string method, 3: binary arguments, 4: CallOptions options)
     throws (1: NoMaster noMaster, 2: InvalidRequest invalid)
 

@@ -2227,7 +2227,7 @@ pub struct CallOptions {
   pub retries: Option<i32>,
   /// Whether it does no harm to execute it twice. Absent: it may.
   pub idempotent: Option<bool>,
-  /// A requirement of semantic versions, such as `^1.2`. Absent: the newest version there is.
+  /// A requirement of semantic versions, such as `^1.2`. Absent: the newest version there is; for `callAll`, any.
   pub version: Option<String>,
   /// Absent: LEAST_OUTSTANDING.
   pub balance: Option<Balance>,
@@ -2487,7 +2487,7 @@ impl TSerializable for Call {
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct CallResult {
-  /// What the method gave: nothing for null, one value, or with `allValues` as many as it gave.
+  /// What the method gave: nothing for null, one value, or with `allValues` as many as it gave, nulls among them.
   pub values: Vec<Vec<u8>>,
   /// The id of the master that answered.
   pub master: String,
@@ -3149,7 +3149,7 @@ impl TSerializable for StatsReply {
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct SourceStatus {
   pub name: String,
-  /// `zookeeper` or `file`.
+  /// `zookeeper`, `file`, `upstream` or `register`.
   pub kind: String,
   /// `connecting`, `syncing`, `live` or `down`.
   pub state: String,
@@ -4290,7 +4290,7 @@ pub trait TRosterSyncClient {
   fn call(&mut self, service_name: String, method: String, arguments: Vec<u8>, options: CallOptions) -> thrift::Result<CallResult>;
   /// The same, on one master.
   fn call_on(&mut self, master_id: String, service_name: String, method: String, arguments: Vec<u8>, options: CallOptions) -> thrift::Result<CallResult>;
-  /// The same, on every master that offers it: an outcome a master.
+  /// The same, on every master that offers it, in whichever version: an outcome a master.
   fn call_all(&mut self, service_name: String, method: String, arguments: Vec<u8>, options: CallOptions) -> thrift::Result<Vec<CallOutcome>>;
   /// Several calls side by side: their outcomes, in the order of the calls.
   fn call_many(&mut self, calls: Vec<Call>) -> thrift::Result<Vec<CallOutcome>>;
@@ -4879,7 +4879,7 @@ pub trait RosterSyncHandler {
   fn handle_call(&self, service_name: String, method: String, arguments: Vec<u8>, options: CallOptions) -> thrift::Result<CallResult>;
   /// The same, on one master.
   fn handle_call_on(&self, master_id: String, service_name: String, method: String, arguments: Vec<u8>, options: CallOptions) -> thrift::Result<CallResult>;
-  /// The same, on every master that offers it: an outcome a master.
+  /// The same, on every master that offers it, in whichever version: an outcome a master.
   fn handle_call_all(&self, service_name: String, method: String, arguments: Vec<u8>, options: CallOptions) -> thrift::Result<Vec<CallOutcome>>;
   /// Several calls side by side: their outcomes, in the order of the calls.
   fn handle_call_many(&self, calls: Vec<Call>) -> thrift::Result<Vec<CallOutcome>>;

@@ -71,6 +71,8 @@ struct Hall {
     tls: Option<ArcSwap<tls::Server>>,
     lobby: Arc<Lobby>,
     places: UnderWay,
+    /// Masters that do not tell their services, and are not listed.
+    untold: UnderWay,
     tasks: Tasks,
     numbers: AtomicU64,
     /// By the id of a master, the number of the session that speaks for it.
@@ -96,6 +98,7 @@ impl Register {
             tls: tls.map(ArcSwap::from_pointee),
             lobby: Lobby::new(config.max_strangers, config.max_strangers_per_address),
             places: UnderWay::default(),
+            untold: UnderWay::default(),
             tasks: tasks.clone(),
             numbers: AtomicU64::new(1),
             sessions: Mutex::default(),
@@ -141,6 +144,7 @@ async fn keep(hall: Arc<Hall>, changed: watch::Sender<()>, is_loopback: bool, mu
             feed.enter(FeedState::Live, "");
         }
         if feed.state() == FeedState::Live {
+            feed.enter(FeedState::Live, suffering(hall.untold.get()));
             feed.prove(Instant::now());
         }
         tokio::select! {
@@ -148,6 +152,14 @@ async fn keep(hall: Arc<Hall>, changed: watch::Sender<()>, is_loopback: bool, mu
             () = reload.requested() => hall.read_again(&changed, is_loopback),
             () = stop.requested() => return,
         }
+    }
+}
+
+fn suffering(untold: usize) -> String {
+    match untold {
+        0 => String::new(),
+        1 => "1 of the masters gives no list of services; the log says why".into(),
+        more => format!("{more} of the masters give no list of services; the log says why"),
     }
 }
 

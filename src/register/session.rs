@@ -126,13 +126,22 @@ impl Session {
         let mut secrets_changed = self.hall.secrets_changed.clone();
         let mut subscriber = Subscriber::new(self.line.handle.clone(), self.hall.clone());
         let mut asked = self.ask();
+        // While it holds one, this session is counted.
+        let mut untold = None;
         loop {
             tokio::select! {
                 told = told(&mut asked, self.line.native) => {
                     asked = None;
                     match told {
-                        Ok(services) => self.join(services),
-                        Err(why) => tracing::warn!(master = self.id, address = %self.address, why, "a master does not tell its services"),
+                        Ok(services) => {
+                            untold.take();
+                            self.join(services);
+                        }
+                        Err(_) if subscriber.follows() => {}
+                        Err(why) => {
+                            untold = untold.take().or_else(|| self.hall.untold.one_more(usize::MAX));
+                            tracing::warn!(master = self.id, address = %self.address, why, "a master does not tell its services");
+                        }
                     }
                 }
                 message = incoming.recv() => match message {

@@ -35,12 +35,18 @@ pub(super) struct Subscriber {
     over: CancellationToken,
     _over: DropGuard,
     calls: HashMap<String, CancellationToken>,
+    follows: bool,
 }
 
 impl Subscriber {
     pub(super) fn new(handle: Handle, hall: Arc<Hall>) -> Self {
         let over = CancellationToken::new();
-        Self { handle, hall, _over: over.clone().drop_guard(), over, calls: HashMap::new() }
+        Self { handle, hall, _over: over.clone().drop_guard(), over, calls: HashMap::new(), follows: false }
+    }
+
+    /// Whether it has subscribed: no master then, and nobody expects services of it.
+    pub(super) fn follows(&self) -> bool {
+        self.follows
     }
 
     /// Sees to a message that is not about the peer's own services. A command that is not known is the application's.
@@ -57,8 +63,9 @@ impl Subscriber {
         }
     }
 
-    fn subscribe(&self, command: &Value) {
+    fn subscribe(&mut self, command: &Value) {
         let Some(uuid) = get(command, "uuid").and_then(text) else { return };
+        self.follows = true;
         let (hall, handle, over) = (self.hall.clone(), self.handle.clone(), self.over.clone());
         self.hall.tasks.short(async move {
             select! {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rmpv::Value;
-use semver::VersionReq;
+use semver::{Version, VersionReq};
 use tokio::time::{Instant, timeout_at};
 
 use super::idl::{CallFailed, CallResult, CallTimedOut, NoMaster, Overloaded};
@@ -86,17 +86,15 @@ impl Caller {
         Ok(entry.clone())
     }
 
-    /// All masters that offer the service in a version that fits; where none is asked for, in the newest.
+    /// All masters that offer the service in a version that fits; where none is asked for, in any.
     pub(super) fn all(&self, request: &Request) -> Result<Vec<Arc<Entry>>, Failure> {
         let snapshot = self.store.snapshot();
         let directory = snapshot.directory();
-        let newest = self.resolver.choose(directory, &request.service, &request.wanted);
-        newest.map_err(|none| nobody(&snapshot, request, none.to_string()))?;
-        let offers = directory.offers(&request.service).into_iter().flat_map(|offers| offers.iter().rev());
-        let mut ids: Vec<&Arc<str>> = match &request.wanted.version {
-            Some(version) => offers.filter(|(of, _)| version.matches(of)).flat_map(|(_, those)| those).collect(),
-            None => offers.take(1).flat_map(|(_, those)| those).collect(),
-        };
+        let any = self.resolver.choose(directory, &request.service, &request.wanted);
+        any.map_err(|none| nobody(&snapshot, request, none.to_string()))?;
+        let fits = |of: &Version| request.wanted.version.as_ref().is_none_or(|version| version.matches(of));
+        let offers = directory.offers(&request.service).into_iter().flat_map(|offers| offers.iter());
+        let mut ids: Vec<&Arc<str>> = offers.filter(|(of, _)| fits(of)).flat_map(|(_, those)| those).collect();
         ids.sort_unstable();
         ids.dedup();
         Ok(ids.into_iter().filter_map(|id| directory.master(id)).cloned().collect())

@@ -43,7 +43,8 @@ return function ($stream) use ($service, $method, $arguments, $room, $levels) {
     };
     $send = function ($result) use ($stream, $plain, $fail, $room, $levels) {
         try {
-            foreach ($result instanceof \Generator ? $result : [$result] as $value) {
+            // Null is no value, but one among many is.
+            foreach ($result instanceof \Generator ? $result : ($result === null ? [] : [$result]) as $value) {
                 $left = $room;
                 $stream->write(['value' => $plain($value, $levels, $left)]);
             }

@@ -89,6 +89,7 @@ fn a_php_master_survives_whatever_its_services_give() {
         ("bytes", json!([]), vec![json!({"base64": "/wD+"})]),
         ("nested", json!([]), vec![json!({"a": [1, [2.5, null]], "7": {"x": true}, "none": []})]),
         ("money", json!([]), vec![json!([{"amount": 5.0, "currency": "EUR"}, "hearts"])]),
+        ("nothing", json!([]), vec![]),
         ("standard", json!([]), vec![json!({"a": 1, "b": {"c": 2}})]),
         ("values", json!([]), vec![json!(1), json!("two"), json!({"three": 3})]),
         ("laterValues", json!([]), vec![json!(1), json!("two"), json!({"three": 3})]),
@@ -141,6 +142,8 @@ fn a_php_master_that_wants_signatures_gets_them() {
     // It does not even tell its services.
     eventually("the refusal is told", SOON, || ensure(plain.roster.log().contains("not signed"), plain.roster.log()));
     plain.has(0);
+    let told = plain.roster.cli(["status"]).text();
+    assert!(told.contains("1 of the masters gives no list of services"), "{told}");
 }
 
 #[test]
@@ -217,6 +220,7 @@ fn a_rust_master_is_listed_and_called() {
         assert_eq!(gives(&scene, "demo", "echo", odd.clone()), [odd]);
         assert_eq!(gives(&scene, "demo", "bytes", json!([])), [json!({"base64": "/wD+"})]);
         assert_eq!(other.call("demo", "nothing", "[]").expect("a result").values, [] as [Vec<u8>; 0]);
+        assert_eq!(gives(&scene, "demo", "nothing", json!([])), [] as [Json; 0]);
         assert_eq!(gives(&scene, "demo", "count", json!([3])), [1, 2, 3]);
         let failed = exception::<CallFailed>(scene.call("demo", "fail", "[]")).expect("a failed call");
         assert_eq!((&*failed.message, failed.class_name.as_deref(), failed.code), ("bad input", Some("Bad"), 42));

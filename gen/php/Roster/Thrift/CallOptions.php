@@ -85,7 +85,7 @@ class CallOptions
      */
     public $idempotent = null;
     /**
-     * A requirement of semantic versions, such as `^1.2`. Absent: the newest version there is.
+     * A requirement of semantic versions, such as `^1.2`. Absent: the newest version there is; for `callAll`, any.
      * 
      * @var string
      */

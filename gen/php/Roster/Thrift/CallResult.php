@@ -48,7 +48,7 @@ class CallResult
     );
 
     /**
-     * What the method gave: nothing for null, one value, or with `allValues` as many as it gave.
+     * What the method gave: nothing for null, one value, or with `allValues` as many as it gave, nulls among them.
      * 
      * @var string[]
      */

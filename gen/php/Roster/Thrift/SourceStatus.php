@@ -100,7 +100,7 @@ class SourceStatus
      */
     public $name = null;
     /**
-     * `zookeeper` or `file`.
+     * `zookeeper`, `file`, `upstream` or `register`.
      * 
      * @var string
      */
