@@ -1,4 +1,4 @@
-//! `roster registers`: tells all masters to connect to registers, or to leave them.
+//! `roster registers`: tells all masters, and the sidecars that follow this one, to connect to registers or leave them.
 
 use std::io::{self, Write};
 
@@ -36,7 +36,7 @@ impl Registers {
             Command::Add(Addresses { registers, connection }) => connection.client().add_registers(registers)?,
             Command::Remove(Addresses { registers, connection }) => connection.client().remove_registers(registers)?,
         };
-        Ok(writeln!(io::stdout(), "told {told} masters")?)
+        Ok(writeln!(io::stdout(), "told {told} masters and sidecars")?)
     }
 }
 

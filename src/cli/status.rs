@@ -59,6 +59,11 @@ fn tells_of_masters(source: &SourceStatus) -> bool {
     source.roots.is_empty()
 }
 
+/// Whether answers wait for a source that never was in sync. A register that another one told of keeps nobody waiting.
+fn is_awaited(source: &SourceStatus) -> bool {
+    source.age_ms.is_none() && source.kind != "learned"
+}
+
 /// The masters and the calls, on one line.
 fn hub(counters: &BTreeMap<String, i64>) -> String {
     let count = |name: &str| counters.get(name).copied().unwrap_or(0);
@@ -75,7 +80,7 @@ fn hub(counters: &BTreeMap<String, i64>) -> String {
 fn trust(status: &StatusReply) -> String {
     let freshness = &status.freshness;
     let mut words = match freshness.age_ms {
-        _ if status.sources.iter().any(|source| source.age_ms.is_none()) => "NOT YET IN SYNC".to_owned(),
+        _ if status.sources.iter().any(is_awaited) => "NOT YET IN SYNC".to_owned(),
         0 => "in sync".to_owned(),
         age => format!("NOT IN SYNC for {}", text::duration(age)),
     };

@@ -13,6 +13,7 @@ use super::error::MethodError;
 use super::event::Event;
 use super::service::Values;
 use super::{Services, Shared};
+use crate::net::Remote;
 use crate::tunnel::{Handle, Incoming, Message, Place, SendError, Value};
 
 /// How a PHP register asks for the services: the one closure that can be answered without being run.
@@ -91,7 +92,8 @@ impl Session {
             }
             Message::Register(Some(places)) => {
                 let most = self.shared.config.most_registers;
-                places.into_iter().for_each(|place| self.shared.join(place, most));
+                let may_know = places.into_iter().filter(|place| may_share(&self.register, place));
+                may_know.for_each(|place| self.shared.join(place, most));
             }
             Message::Remove(Some(places)) => places.iter().for_each(|place| self.shared.leave(place)),
             Message::AuthFailed { message: reason } => {
@@ -179,6 +181,16 @@ fn end(handle: &Handle, uuid: String, result: Result<(), MethodError>) {
         Ok(()) => Message::End { uuid },
         Err(error) => Message::Error { uuid, error: error.told() },
     });
+}
+
+/// Whether the token that one register was shown may be shown to another: what went encrypted does not go in the open.
+fn may_share(register: &Place, with: &Place) -> bool {
+    let [register, with] = [register, with].map(|place| place.to_string().parse::<Remote>());
+    let may = register.is_ok_and(|register| with.is_ok_and(|with| register.may_share_with(&with)));
+    if !may {
+        tracing::warn!("not joined: a register without an address, or without TLS as the one that told of it");
+    }
+    may
 }
 
 fn is_within(text: &[u8], bytes: &[u8]) -> bool {

@@ -5,6 +5,8 @@
 //! | `{cmd:"subscribe", uuid}` | tell me your masters: `data` for each (`{put: …}`), `{whole: true}`, then every change (`{put}`, `{drop: id}`); `{reset: true}` begins anew |
 //! | `{cmd:"call-on", uuid, master, service, method, arguments}` | call a master of yours; answered as a call to a master |
 //! | `{cmd:"send-to", master, message}` | send a master of yours a command |
+//!
+//! Like a master, it is told `register` and `remove`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,6 +14,7 @@ use std::time::Duration;
 
 use rmpv::Value;
 use tokio::select;
+use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Hall;
@@ -161,6 +164,7 @@ async fn follow(hall: &Hall, handle: &Handle, uuid: &str) -> Result<(), Ended> {
         }
     };
     let subscription = hall.publisher.subscribe_to_masters();
+    let mut orders = hall.publisher.orders();
     let mut since = 0;
     loop {
         let snapshot = hall.publisher.snapshot();
@@ -184,10 +188,23 @@ async fn follow(hall: &Hall, handle: &Handle, uuid: &str) -> Result<(), Ended> {
                 }
                 since = upto;
                 if upto == snapshot.revision() {
-                    subscription.changed().await;
+                    select! {
+                        () = subscription.changed() => {}
+                        order = orders.recv() => pass_on(order, handle),
+                    }
                 }
             }
         }
+    }
+}
+
+/// Tells a command that masters were told, too.
+fn pass_on(order: Result<Value, RecvError>, handle: &Handle) {
+    let sent = order
+        .map_err(|error| error.to_string())
+        .and_then(|command| handle.send(Message::Other(command)).map_err(|error| error.to_string()));
+    if let Err(why) = sent {
+        tracing::warn!(why, "a sidecar that follows this one was not told of registers");
     }
 }
 

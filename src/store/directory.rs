@@ -109,7 +109,8 @@ impl Directory {
         self.masters.is_empty()
     }
 
-    /// What became of the master by this; None, if nothing that anybody is told of.
+    /// What became of the master by this; None, if nothing that anybody is told of. A way more or less is told: those
+    /// who follow a register follow the masters that are connected to it, and not those that it knows otherwise.
     pub(super) fn join(&mut self, feed: usize, master: Arc<Master>, line: Arc<dyn Line>) -> Option<ChangeKind> {
         let id: Arc<str> = master.id.as_str().into();
         let old = self.masters.get(&id).cloned();
@@ -117,7 +118,7 @@ impl Directory {
         ways.push((feed, line));
         let kind = match &old {
             None => Some(ChangeKind::Created),
-            Some(old) if old.master == master => None,
+            Some(old) if old.master == master && old.line_of(feed).is_some() => None,
             Some(_) => Some(ChangeKind::Changed),
         };
         if kind.is_some() {
@@ -135,7 +136,7 @@ impl Directory {
         let ways = old.without(feed);
         if !ways.is_empty() {
             self.masters.insert(id.into(), Arc::new(Entry { master: old.master.clone(), ways }));
-            return None;
+            return Some(ChangeKind::Changed);
         }
         self.masters.remove(id);
         self.withdraw(&old.master);

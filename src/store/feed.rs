@@ -1,7 +1,7 @@
 //! Feed: one source as the store sees it: what it fills, and how fresh that is.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -12,6 +12,9 @@ use crate::model::{NodePath, Origin};
 /// How long a proof of being in sync holds. A source renews it every two seconds; a proof that is older means that
 /// the source is away, or that the task which should renew it hangs.
 const PROOF_HOLDS: Duration = Duration::from_millis(4_500);
+
+/// The kind of a source that is not configured: another one told of it.
+const LEARNED: &str = "learned";
 
 /// One source as the store sees it.
 ///
@@ -30,6 +33,7 @@ pub struct Feed {
     proven: AtomicU64,
     state: AtomicU8,
     left_out: AtomicU64,
+    gone: AtomicBool,
     words: ArcSwap<Words>,
     /// How often the source was lost and found again.
     pub reconnects: Counter,
@@ -64,10 +68,16 @@ impl Feed {
             proven: AtomicU64::new(0),
             state: AtomicU8::new(FeedState::Connecting as u8),
             left_out: AtomicU64::new(0),
+            gone: AtomicBool::new(false),
             words: ArcSwap::from_pointee(Words { detail: "starting".into(), session: None }),
             reconnects: Counter::default(),
             drift: Counter::default(),
         }
+    }
+
+    /// A register that another one told of.
+    pub fn learned(name: impl Into<String>) -> Self {
+        Self::new(name, LEARNED, Vec::new())
     }
 
     /// Says what is mirrored. What another process left of another identity is not of this source.
@@ -100,6 +110,21 @@ impl Feed {
     /// Whether this feed tells of masters. One without roots does.
     pub fn tells_of_masters(&self) -> bool {
         self.roots.is_empty()
+    }
+
+    /// Whether this feed has a say in how far an answer can be trusted: one that is learned has none before it was in
+    /// sync, so that a wrong address makes nothing worse.
+    pub(super) fn counts(&self, is_whole: bool) -> bool {
+        is_whole || self.kind != LEARNED
+    }
+
+    /// Whether the source is no more.
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
+    }
+
+    pub(super) fn go(&self) {
+        self.gone.store(true, Ordering::Release);
     }
 
     /// Whether this feed has a say in what lies at or below `path`.

@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
+use rmpv::Value;
 use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast;
 
 pub use self::directory::{Directory, Entry, Offers};
 pub use self::feed::{Feed, FeedState};
@@ -22,6 +24,9 @@ pub use self::subscription::Subscription;
 use self::subscription::{MASTERS, REVISIONS, Subscriptions};
 use crate::metrics::Metrics;
 use crate::model::{Change, NodePath, Revision};
+
+/// How many commands wait for a sidecar that follows this one.
+const ORDERS: usize = 64;
 
 /// `[store]`: what the store remembers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -44,6 +49,8 @@ pub struct Store {
     /// Held while the next snapshot is made. Readers never take it.
     writer: Mutex<()>,
     subscriptions: Subscriptions,
+    /// Commands for the sidecars that follow this one.
+    orders: broadcast::Sender<Value>,
     metrics: Arc<Metrics>,
 }
 
@@ -68,6 +75,7 @@ impl Store {
             current: ArcSwap::from_pointee(first),
             writer: Mutex::new(()),
             subscriptions: Subscriptions::default(),
+            orders: broadcast::Sender::new(ORDERS),
             metrics,
         })
     }
@@ -96,6 +104,20 @@ impl Store {
     /// The handle by which the feed with this number fills the store.
     pub fn publisher(self: &Arc<Self>, feed: usize) -> Publisher {
         Publisher { feed: self.snapshot().feeds()[feed].clone(), number: feed, store: self.clone() }
+    }
+
+    /// Tells the sidecars that follow this one a command for masters; how many they are.
+    pub fn order(&self, command: &Value) -> usize {
+        // Nobody listens where there are none.
+        self.orders.send(command.clone()).unwrap_or(0)
+    }
+
+    fn admit(&self, feed: &Arc<Feed>) -> usize {
+        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = Snapshot::clone(&self.current.load());
+        let number = next.admit(feed.clone());
+        self.current.store(Arc::new(next));
+        number
     }
 
     fn publish(&self, feed: usize, changes: Vec<Change>, whole: bool) -> Revision {
@@ -131,6 +153,28 @@ impl Publisher {
     /// As `publish`; and from now on what the source holds is whole, so that an absence is an answer.
     pub fn publish_whole(&self, changes: Vec<Change>) -> Revision {
         self.store.publish(self.number, changes, true)
+    }
+
+    /// For one more source, which nobody has configured.
+    pub fn for_another(&self, feed: Feed) -> Self {
+        let feed = Arc::new(feed);
+        Self { number: self.store.admit(&feed), feed, store: self.store.clone() }
+    }
+
+    /// Takes away all masters that the source told of.
+    pub fn clear_masters(&self) {
+        self.publish(self.snapshot().leaves(self.number));
+    }
+
+    /// The same; and the source is no more.
+    pub fn dismiss(self) {
+        self.clear_masters();
+        self.feed.go();
+    }
+
+    /// The commands for the sidecars that follow this one, from now on.
+    pub fn orders(&self) -> broadcast::Receiver<Value> {
+        self.store.orders.subscribe()
     }
 
     /// The feed's number, by which the ways to a master are told apart.

@@ -130,7 +130,7 @@ impl Snapshot {
 
     /// The feeds, with what they have filled in.
     pub fn behind_all(&self) -> impl Iterator<Item = (&Feed, Filled)> {
-        self.feeds.iter().map(Arc::as_ref).zip(self.filled.iter().copied())
+        self.feeds.iter().map(Arc::as_ref).zip(self.filled.iter().copied()).filter(|(feed, _)| !feed.is_gone())
     }
 
     /// Those that have a say in what lies at or below `path`.
@@ -141,6 +141,7 @@ impl Snapshot {
     /// How far an answer from what `feeds` have filled in can be trusted.
     pub fn freshness<'a>(&self, feeds: impl Iterator<Item = (&'a Feed, Filled)>) -> Freshness {
         let fresh = Freshness { revision: self.revision, age: Duration::ZERO, origin: Origin::Live, complete: true };
+        let feeds = feeds.filter(|(feed, filled)| feed.counts(filled.whole));
         feeds.fold(fresh, |fresh, (feed, filled)| Freshness {
             age: fresh.age.max(feed.age_at_least()),
             origin: if feed.origin() == Origin::Restored { Origin::Restored } else { fresh.origin },
@@ -153,9 +154,9 @@ impl Snapshot {
         &self.directory
     }
 
-    /// The feeds that tell of masters, with what they have filled in.
+    /// The feeds that tell of masters and have a say, with what they have filled in.
     pub fn behind_masters(&self) -> impl Iterator<Item = (&Feed, Filled)> {
-        self.behind_all().filter(|(feed, _)| feed.tells_of_masters())
+        self.behind_all().filter(|(feed, filled)| feed.tells_of_masters() && feed.counts(filled.whole))
     }
 
     /// What changed at or below `paths` since a revision: as many whole revisions as have room.
@@ -182,6 +183,22 @@ impl Snapshot {
     fn told_size(&self, path: &NodePath) -> usize {
         let data = self.nodes.get(path).map_or(0, |node| node.data.len());
         path.as_str().len() * 2 + data + 128
+    }
+
+    /// Takes in one more feed, in the place of one that is gone if there is one; its number.
+    pub(super) fn admit(&mut self, feed: Arc<Feed>) -> usize {
+        let (mut feeds, mut filled) = (self.feeds.to_vec(), self.filled.to_vec());
+        let number = feeds.iter().position(|feed| feed.is_gone()).unwrap_or(feeds.len());
+        feeds.splice(number..feeds.len().min(number + 1), [feed]);
+        filled.splice(number..filled.len().min(number + 1), [Filled::default()]);
+        (self.feeds, self.filled) = (feeds.into(), filled.into());
+        number
+    }
+
+    /// What takes away all masters that a feed told of.
+    pub(super) fn leaves(&self, feed: usize) -> Vec<Change> {
+        let masters = self.directory.masters("").filter(|(_, entry)| entry.line_of(feed).is_some());
+        masters.map(|(id, _)| Change::Leave(id.to_string())).collect()
     }
 
     /// Makes this the next revision, if `changes` differ from what is here or make the feed whole.

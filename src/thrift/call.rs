@@ -69,11 +69,16 @@ impl Desk {
     }
 
     pub(super) fn add_registers(&self, registers: &[RegisterAddress]) -> thrift::Result<i32> {
-        Ok(self.send_to_all(&request::registers("register", registers)?))
+        self.order(&request::registers("register", registers)?)
     }
 
     pub(super) fn remove_registers(&self, registers: &[RegisterAddress]) -> thrift::Result<i32> {
-        Ok(self.send_to_all(&request::registers("remove", registers)?))
+        self.order(&request::registers("remove", registers)?)
+    }
+
+    /// Sends a command to every master, and to the sidecars that follow this one.
+    fn order(&self, command: &Value) -> thrift::Result<i32> {
+        Ok(self.send_to_all(command) + self.store.order(command) as i32)
     }
 
     /// Sends a command to every master, by one way to each. To how many it was sent.

@@ -7,6 +7,7 @@ mod endpoint;
 mod faults;
 mod generated;
 mod harness;
+mod joining;
 mod masters;
 mod mirror;
 mod php;

@@ -1,34 +1,31 @@
-//! Upstream registers: follows the masters of a register elsewhere, and calls them through it.
+//! Upstream registers: follows the masters of registers elsewhere, and calls them through these.
 
+mod follower;
 mod line;
 
 use std::collections::HashMap;
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
-use rmpv::Value;
+use futures::future::{BoxFuture, FutureExt};
+use futures::stream::{FuturesUnordered, StreamExt};
 use serde::{Deserialize, Serialize};
-use tokio::time::timeout;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
-use self::line::UpstreamLine;
-use crate::model::{Change, Master, Service};
-use crate::net::{AddressError, Remote, Stream};
+use self::follower::Follower;
+use crate::net::{AddressError, Remote};
 use crate::store::{Feed, FeedState, Publisher};
-use crate::task::{Backoff, Reload, Stop, Tasks};
-use crate::tunnel::value::{get, text};
-use crate::tunnel::{Bounds, Conversation, Handle, Message, RemoteError, Settings, Token, Wire};
-
-/// How long the register may take to be connected to, and to answer our token.
-const GREET: Duration = Duration::from_secs(5);
+use crate::task::{Reload, Tasks};
+use crate::tunnel::{Bounds, Place, Settings};
 
 /// How often a register that tells nothing is known to be in step: its tunnel has a heartbeat.
 const PROVE: Duration = Duration::from_secs(2);
 
-/// After so long in sync, trouble is new trouble.
-const CALM: Duration = Duration::from_secs(60);
+/// How many commands of registers wait to be carried out.
+const ORDERS: usize = 16;
 
 /// `[[upstream]]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -50,6 +47,9 @@ pub struct Config {
     /// The longest message, which should be no less than the register's.
     #[serde(default = "Config::default_max_message")]
     pub max_message: ByteSize,
+    /// How many registers are followed besides, when this one or one of them tells of them.
+    #[serde(default = "Config::default_max_learned")]
+    pub max_learned: usize,
 }
 
 impl Config {
@@ -65,6 +65,10 @@ impl Config {
         ByteSize::mib(1)
     }
 
+    fn default_max_learned() -> usize {
+        16
+    }
+
     fn settings(&self) -> Settings {
         let bytes = self.max_message.as_u64() as usize;
         let Settings { bounds, queue_bytes, .. } = Settings::default();
@@ -73,202 +77,144 @@ impl Config {
     }
 }
 
-/// Follows the register, until the stop.
+/// What a register commands, as it commands masters.
+enum Order {
+    Join { teller: Remote, places: Vec<Place> },
+    Leave { places: Vec<Place> },
+}
+
+/// Follows the register, and those that it tells of, until the stop.
 pub async fn run(config: Config, publisher: Publisher, reload: Reload, tasks: Tasks) {
-    let stop: Stop = tasks.stop_signal();
-    let mut upstream = Upstream { config, publisher, reload, tasks };
+    let stop = tasks.stop_signal();
+    let Ok(own) = config.connect.parse::<Remote>() else {
+        // A checked configuration has an address.
+        return publisher.feed().enter(FeedState::Down, AddressError.to_string());
+    };
+    let (orders, given) = mpsc::channel(ORDERS);
+    let registers = HashMap::new();
+    let mut family = Family { own, config: Arc::new(config), publisher, reload, tasks, orders, registers };
     tokio::select! {
-        () = upstream.keep() => {}
+        () = family.keep(given) => {}
         () = stop.requested() => {}
     }
 }
 
-struct Upstream {
-    config: Config,
+/// A register of the configuration, and those that it, or one of these, told of.
+///
+/// What a register commands concerns its own family: none can have this sidecar leave, or show a token to, what has
+/// been configured elsewhere. All of a family are shown the same token, as a PHP master shows its one token to all that
+/// it is told of. So who commands learns nothing, for he has been shown that token himself; but what was shown over TLS
+/// is not shown in the open.
+struct Family {
+    own: Remote,
+    config: Arc<Config>,
     publisher: Publisher,
     reload: Reload,
     tasks: Tasks,
+    orders: mpsc::Sender<Order>,
+    registers: HashMap<Remote, Followed>,
 }
 
-/// Why the register is not followed.
-#[derive(Debug, thiserror::Error)]
-enum Trouble {
-    #[error("cannot read the token {path}: {source}")]
-    Token { path: PathBuf, source: io::Error },
-    #[error("cannot reach {connect}: {why}")]
-    Unreachable { connect: String, why: String },
-    #[error("the register refuses the token")]
-    Refused,
-    #[error("{0}")]
-    Lost(String),
+/// A register that is followed, and what has it left.
+struct Followed {
+    publisher: Publisher,
+    leave: CancellationToken,
 }
 
-/// What the register tells of its masters.
-enum Told {
-    Reset,
-    Put(Master),
-    Drop(String),
-    Whole,
-}
+type Following = FuturesUnordered<BoxFuture<'static, ()>>;
 
-impl Upstream {
-    async fn keep(&mut self) {
-        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
-        self.feed().enter(FeedState::Connecting, format!("connecting to {}", self.config.connect));
+impl Family {
+    async fn keep(&mut self, mut given: mpsc::Receiver<Order>) {
+        let mut following = Following::new();
+        following.push(self.follow(self.own.clone(), self.publisher.clone()));
+        let mut reload = self.reload.clone();
         loop {
-            let since = Instant::now();
-            let trouble = match self.greet().await {
-                Ok(wire) => self.follow(wire).await,
-                Err(trouble) => trouble,
-            };
-            if since.elapsed() > CALM {
-                backoff.reset();
-            }
-            let detail = trouble.to_string();
-            if self.feed().state() != FeedState::Down || self.feed().detail() != detail {
-                tracing::warn!(source = self.feed().name(), why = detail, "lost the register; what it told stands");
-            }
-            self.feed().enter(FeedState::Down, detail);
+            let has_left_own = !self.registers.contains_key(&self.own);
             tokio::select! {
-                () = tokio::time::sleep(backoff.delay()) => {}
-                () = self.reload.requested() => {}
-            }
-            self.feed().reconnects.increment();
-        }
-    }
-
-    /// Connects, and shows the token.
-    async fn greet(&self) -> Result<Wire<Stream>, Trouble> {
-        let path = &self.config.token;
-        let token = std::fs::read_to_string(path).map_err(|source| Trouble::Token { path: path.clone(), source })?;
-        let connect = self.config.connect.clone();
-        let unreachable = |why: String| Trouble::Unreachable { connect: connect.clone(), why };
-        let greeting = async {
-            let remote: Remote = connect.parse().map_err(|error: AddressError| unreachable(error.to_string()))?;
-            let connected = remote.connect(self.config.ca.as_deref()).await;
-            let stream = connected.map_err(|error| unreachable(error.to_string()))?;
-            let mut wire = Wire::new(stream, Bounds::STRANGER);
-            let token = Token(token.trim().to_owned());
-            let auth = Message::Auth { token, native: true, id: None };
-            wire.send(auth).await.map_err(|error| unreachable(error.to_string()))?;
-            match wire.receive().await.map_err(|error| unreachable(error.to_string()))? {
-                Message::AuthSuccess { .. } => Ok(wire),
-                Message::AuthFailed { .. } => Err(Trouble::Refused),
-                _ => Err(unreachable("it answers a token with something else".into())),
-            }
-        };
-        timeout(GREET, greeting).await.unwrap_or_else(|_| Err(unreachable(format!("no answer within {GREET:?}"))))
-    }
-
-    async fn follow(&self, wire: Wire<Stream>) -> Trouble {
-        let (handle, mut incoming, conversation) = Conversation::new(wire, self.config.settings());
-        let ended = tokio::select! {
-            ended = conversation.run() => return Trouble::Lost(format!("the connection was lost: {ended}")),
-            trouble = self.subscribe(&handle) => trouble,
-            // It asks for our services, as it asks any master.
-            () = async { while let Some(message) = incoming.recv().await { decline(&handle, message) } } => {
-                Trouble::Lost("the connection was lost".into())
-            }
-        };
-        handle.close();
-        ended
-    }
-
-    /// Takes in the whole state, at once, and then every change.
-    async fn subscribe(&self, handle: &Handle) -> Trouble {
-        self.feed().enter(FeedState::Syncing, format!("reading the masters of {}", self.config.connect));
-        let asked = handle.open(|uuid| {
-            Message::Other(Value::Map(vec![("cmd".into(), "subscribe".into()), ("uuid".into(), uuid.into())]))
-        });
-        let mut stream = match asked {
-            Ok(stream) => stream,
-            Err(error) => return Trouble::Lost(error.to_string()),
-        };
-        let mut generation: Option<HashMap<String, Master>> = Some(HashMap::new());
-        loop {
-            let next = tokio::select! {
-                next = stream.next() => next,
-                () = tokio::time::sleep(PROVE) => {
-                    if self.feed().state() == FeedState::Live {
-                        self.feed().prove(Instant::now());
-                    }
-                    continue;
-                }
-            };
-            let told = match next {
-                Ok(Some(value)) => told(&value),
-                Ok(None) => return Trouble::Lost("the register ended the subscription".into()),
-                Err(error) => return Trouble::Lost(error.to_string()),
-            };
-            match (told, &mut generation) {
-                (None, _) => {}
-                (Some(Told::Reset), _) => generation = Some(HashMap::new()),
-                (Some(Told::Put(master)), Some(generation)) => drop(generation.insert(master.id.clone(), master)),
-                (Some(Told::Drop(id)), Some(generation)) => drop(generation.remove(&id)),
-                (Some(Told::Put(master)), None) => drop(self.publisher.publish(vec![self.join(handle, master)])),
-                (Some(Told::Drop(id)), None) => drop(self.publisher.publish(vec![Change::Leave(id)])),
-                (Some(Told::Whole), whole) => {
-                    self.publish_whole(handle, whole.take().unwrap_or_default());
-                    generation = None;
-                }
+                Some(()) = following.next() => {}
+                Some(order) = given.recv() => match order {
+                    Order::Join { teller, places } => following.extend(self.join(&teller, places)),
+                    Order::Leave { places } => places.iter().for_each(|place| self.leave(place)),
+                },
+                () = reload.requested() => if has_left_own {
+                    following.push(self.follow(self.own.clone(), self.publisher.clone()));
+                },
+                // It holds what it was told to hold: nothing.
+                () = tokio::time::sleep(PROVE), if has_left_own => self.publisher.feed().prove(Instant::now()),
             }
         }
     }
 
-    fn publish_whole(&self, handle: &Handle, masters: HashMap<String, Master>) {
-        let snapshot = self.publisher.snapshot();
-        let own = self.publisher.number();
-        let known = snapshot.directory().masters("").filter(|(_, entry)| entry.line_of(own).is_some());
-        let gone =
-            known.filter(|(id, _)| !masters.contains_key(id.as_ref())).map(|(id, _)| Change::Leave(id.to_string()));
-        let mut changes: Vec<Change> = gone.collect();
-        let count = masters.len();
-        changes.extend(masters.into_values().map(|master| self.join(handle, master)));
-        self.publisher.publish_whole(changes);
-        self.feed().enter(FeedState::Live, "");
-        self.feed().prove(Instant::now());
-        tracing::info!(source = self.feed().name(), masters = count, "in sync");
+    /// What follows a register, until it is left.
+    fn follow(&mut self, remote: Remote, publisher: Publisher) -> BoxFuture<'static, ()> {
+        let leave = CancellationToken::new();
+        self.registers.insert(remote.clone(), Followed { publisher: publisher.clone(), leave: leave.clone() });
+        let (config, reload) = (self.config.clone(), self.reload.clone());
+        let (tasks, orders) = (self.tasks.clone(), self.orders.clone());
+        let mut follower = Follower { remote, config, publisher, reload, tasks, orders };
+        async move {
+            tokio::select! {
+                // What it told was taken away when it was left: it must not tell more.
+                biased;
+                () = leave.cancelled() => {}
+                () = follower.keep() => {}
+            }
+        }
+        .boxed()
     }
 
-    fn join(&self, handle: &Handle, master: Master) -> Change {
-        let line =
-            UpstreamLine::new(handle.clone(), master.id.clone(), self.tasks.clone(), self.config.max_calls_per_master);
-        Change::Join(Arc::new(master), Arc::new(line))
+    /// Follows also those of `places` that are not followed yet, as far as that may be.
+    fn join(&mut self, teller: &Remote, places: Vec<Place>) -> Vec<BoxFuture<'static, ()>> {
+        let mut new = Vec::new();
+        let mut refused = None;
+        for place in places {
+            match self.may_join(teller, &place) {
+                Ok(remote) if self.registers.contains_key(&remote) => {}
+                Ok(remote) => {
+                    tracing::info!(source = self.config.name, register = %remote, "joins a register, as it was told to");
+                    let publisher = match remote == self.own {
+                        true => self.publisher.clone(),
+                        false => self.publisher.for_another(Feed::learned(format!("{}/{remote}", self.config.name))),
+                    };
+                    new.push(self.follow(remote, publisher));
+                }
+                Err(why) => refused = Some((place, why)),
+            }
+        }
+        if let Some((place, why)) = refused {
+            // One line a command: what else it names suffers from the same.
+            tracing::warn!(source = self.config.name, register = ?place, why, "does not join a register");
+        }
+        new
     }
 
-    fn feed(&self) -> &Feed {
-        self.publisher.feed()
+    fn may_join(&self, teller: &Remote, place: &Place) -> Result<Remote, &'static str> {
+        let remote = place.to_string().parse::<Remote>().map_err(|_| "it has no address")?;
+        let learned = self.registers.keys().filter(|remote| **remote != self.own).count();
+        let is_full = learned >= self.config.max_learned && !self.registers.contains_key(&remote);
+        if is_full && remote != self.own {
+            return Err("there are max_learned already");
+        }
+        if !teller.may_share_with(&remote) {
+            return Err("the token was shown over TLS, and would be shown in the open");
+        }
+        Ok(remote)
     }
-}
 
-fn decline(handle: &Handle, message: Message) {
-    if let Message::List { uuid } = message {
-        let _ = handle.send(Message::Error { uuid, error: RemoteError::new("a subscriber, which offers nothing") });
+    /// Leaves a register, as PHP masters do also one that they were started with. Calls under way through it are lost.
+    fn leave(&mut self, place: &Place) {
+        let remote = place.to_string().parse::<Remote>();
+        let Some((remote, followed)) = remote.ok().and_then(|remote| self.registers.remove_entry(&remote)) else {
+            return;
+        };
+        tracing::info!(source = self.config.name, register = %remote, "leaves a register, as it was told to");
+        followed.leave.cancel();
+        if remote != self.own {
+            return followed.publisher.dismiss();
+        }
+        let feed = self.publisher.feed();
+        feed.enter(FeedState::Live, "left, as it was told to; SIGHUP or a start joins it again");
+        feed.prove(Instant::now());
+        self.publisher.clear_masters();
     }
-}
-
-fn told(value: &Value) -> Option<Told> {
-    if let Some(master) = get(value, "put") {
-        return master_of(master).map(Told::Put);
-    }
-    if let Some(id) = get(value, "drop").and_then(text) {
-        return Some(Told::Drop(id));
-    }
-    if get(value, "whole").is_some() {
-        return Some(Told::Whole);
-    }
-    get(value, "reset").map(|_| Told::Reset)
-}
-
-fn master_of(value: &Value) -> Option<Master> {
-    let service = |value: &Value| {
-        let metadata = get(value, "metadata").cloned().unwrap_or(Value::Map(Vec::new()));
-        Some(Service { name: get(value, "name").and_then(text)?, metadata })
-    };
-    Some(Master {
-        id: get(value, "id").and_then(text)?,
-        address: get(value, "address").and_then(text)?,
-        connected_at: get(value, "connectedAt").and_then(Value::as_i64)?,
-        services: get(value, "services")?.as_array()?.iter().filter_map(service).collect(),
-    })
 }

@@ -1,0 +1,227 @@
+//! Followers: the connection to one upstream register, made again whenever it is lost.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rmpv::Value;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::line::UpstreamLine;
+use super::{Config, Order, PROVE};
+use crate::model::{Change, Master, Service};
+use crate::net::{Remote, Stream};
+use crate::store::{Feed, FeedState, Publisher};
+use crate::task::{Backoff, Reload, Tasks};
+use crate::tunnel::value::{get, text};
+use crate::tunnel::{Bounds, Conversation, Handle, Message, RemoteError, Token, Wire};
+
+/// How long the register may take to be connected to, and to answer our token.
+const GREET: Duration = Duration::from_secs(5);
+
+/// After so long in sync, trouble is new trouble.
+const CALM: Duration = Duration::from_secs(60);
+
+pub(super) struct Follower {
+    pub(super) remote: Remote,
+    pub(super) config: Arc<Config>,
+    pub(super) publisher: Publisher,
+    pub(super) reload: Reload,
+    pub(super) tasks: Tasks,
+    /// Where it is told what the register commands.
+    pub(super) orders: mpsc::Sender<Order>,
+}
+
+/// Why the register is not followed.
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    #[error("cannot read the token {path}: {source}")]
+    Token { path: PathBuf, source: io::Error },
+    #[error("cannot reach {remote}: {why}")]
+    Unreachable { remote: Remote, why: String },
+    #[error("the register refuses the token")]
+    Refused,
+    #[error("{0}")]
+    Lost(String),
+}
+
+/// What the register tells of its masters.
+enum Told {
+    Reset,
+    Put(Master),
+    Drop(String),
+    Whole,
+}
+
+impl Follower {
+    /// Follows the register for ever.
+    pub(super) async fn keep(&mut self) {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+        self.feed().enter(FeedState::Connecting, format!("connecting to {}", self.remote));
+        loop {
+            let since = Instant::now();
+            let trouble = match self.greet().await {
+                Ok(wire) => self.follow(wire).await,
+                Err(trouble) => trouble,
+            };
+            if since.elapsed() > CALM {
+                backoff.reset();
+            }
+            let detail = trouble.to_string();
+            if self.feed().state() != FeedState::Down || self.feed().detail() != detail {
+                tracing::warn!(source = self.feed().name(), why = detail, "lost the register; what it told stands");
+            }
+            self.feed().enter(FeedState::Down, detail);
+            tokio::select! {
+                () = tokio::time::sleep(backoff.delay()) => {}
+                () = self.reload.requested() => {}
+            }
+            self.feed().reconnects.increment();
+        }
+    }
+
+    /// Connects, and shows the token.
+    async fn greet(&self) -> Result<Wire<Stream>, Trouble> {
+        let path = &self.config.token;
+        let token = std::fs::read_to_string(path).map_err(|source| Trouble::Token { path: path.clone(), source })?;
+        let unreachable = |why: String| Trouble::Unreachable { remote: self.remote.clone(), why };
+        let greeting = async {
+            let connected = self.remote.connect(self.config.ca.as_deref()).await;
+            let stream = connected.map_err(|error| unreachable(error.to_string()))?;
+            let mut wire = Wire::new(stream, Bounds::STRANGER);
+            let token = Token(token.trim().to_owned());
+            let auth = Message::Auth { token, native: true, id: None };
+            wire.send(auth).await.map_err(|error| unreachable(error.to_string()))?;
+            match wire.receive().await.map_err(|error| unreachable(error.to_string()))? {
+                Message::AuthSuccess { .. } => Ok(wire),
+                Message::AuthFailed { .. } => Err(Trouble::Refused),
+                _ => Err(unreachable("it answers a token with something else".into())),
+            }
+        };
+        timeout(GREET, greeting).await.unwrap_or_else(|_| Err(unreachable(format!("no answer within {GREET:?}"))))
+    }
+
+    async fn follow(&self, wire: Wire<Stream>) -> Trouble {
+        let (handle, mut incoming, conversation) = Conversation::new(wire, self.config.settings());
+        let ended = tokio::select! {
+            ended = conversation.run() => return Trouble::Lost(format!("the connection was lost: {ended}")),
+            trouble = self.subscribe(&handle) => trouble,
+            () = async { while let Some(message) = incoming.recv().await { self.hear(&handle, message).await } } => {
+                Trouble::Lost("the connection was lost".into())
+            }
+        };
+        handle.close();
+        ended
+    }
+
+    async fn hear(&self, handle: &Handle, message: Message) {
+        let order = match message {
+            Message::Register(Some(places)) => Order::Join { teller: self.remote.clone(), places },
+            Message::Remove(Some(places)) => Order::Leave { places },
+            // It asks for our services, as it asks any master.
+            Message::List { uuid } => {
+                let error = RemoteError::new("a subscriber, which offers nothing");
+                let _ = handle.send(Message::Error { uuid, error });
+                return;
+            }
+            _ => return,
+        };
+        // Who takes them lives as long as this.
+        let _ = self.orders.send(order).await;
+    }
+
+    /// Takes in the whole state, at once, and then every change.
+    async fn subscribe(&self, handle: &Handle) -> Trouble {
+        self.feed().enter(FeedState::Syncing, format!("reading the masters of {}", self.remote));
+        let asked = handle.open(|uuid| {
+            Message::Other(Value::Map(vec![("cmd".into(), "subscribe".into()), ("uuid".into(), uuid.into())]))
+        });
+        let mut stream = match asked {
+            Ok(stream) => stream,
+            Err(error) => return Trouble::Lost(error.to_string()),
+        };
+        let mut generation: Option<HashMap<String, Master>> = Some(HashMap::new());
+        loop {
+            let next = tokio::select! {
+                next = stream.next() => next,
+                () = tokio::time::sleep(PROVE) => {
+                    if self.feed().state() == FeedState::Live {
+                        self.feed().prove(Instant::now());
+                    }
+                    continue;
+                }
+            };
+            let told = match next {
+                Ok(Some(value)) => told(&value),
+                Ok(None) => return Trouble::Lost("the register ended the subscription".into()),
+                Err(error) => return Trouble::Lost(error.to_string()),
+            };
+            match (told, &mut generation) {
+                (None, _) => {}
+                (Some(Told::Reset), _) => generation = Some(HashMap::new()),
+                (Some(Told::Put(master)), Some(generation)) => drop(generation.insert(master.id.clone(), master)),
+                (Some(Told::Drop(id)), Some(generation)) => drop(generation.remove(&id)),
+                (Some(Told::Put(master)), None) => drop(self.publisher.publish(vec![self.join(handle, master)])),
+                (Some(Told::Drop(id)), None) => drop(self.publisher.publish(vec![Change::Leave(id)])),
+                (Some(Told::Whole), whole) => {
+                    self.publish_whole(handle, whole.take().unwrap_or_default());
+                    generation = None;
+                }
+            }
+        }
+    }
+
+    fn publish_whole(&self, handle: &Handle, masters: HashMap<String, Master>) {
+        let snapshot = self.publisher.snapshot();
+        let own = self.publisher.number();
+        let known = snapshot.directory().masters("").filter(|(_, entry)| entry.line_of(own).is_some());
+        let gone =
+            known.filter(|(id, _)| !masters.contains_key(id.as_ref())).map(|(id, _)| Change::Leave(id.to_string()));
+        let mut changes: Vec<Change> = gone.collect();
+        let count = masters.len();
+        changes.extend(masters.into_values().map(|master| self.join(handle, master)));
+        self.publisher.publish_whole(changes);
+        self.feed().enter(FeedState::Live, "");
+        self.feed().prove(Instant::now());
+        tracing::info!(source = self.feed().name(), masters = count, "in sync");
+    }
+
+    fn join(&self, handle: &Handle, master: Master) -> Change {
+        let line =
+            UpstreamLine::new(handle.clone(), master.id.clone(), self.tasks.clone(), self.config.max_calls_per_master);
+        Change::Join(Arc::new(master), Arc::new(line))
+    }
+
+    fn feed(&self) -> &Feed {
+        self.publisher.feed()
+    }
+}
+
+fn told(value: &Value) -> Option<Told> {
+    if let Some(master) = get(value, "put") {
+        return master_of(master).map(Told::Put);
+    }
+    if let Some(id) = get(value, "drop").and_then(text) {
+        return Some(Told::Drop(id));
+    }
+    if get(value, "whole").is_some() {
+        return Some(Told::Whole);
+    }
+    get(value, "reset").map(|_| Told::Reset)
+}
+
+fn master_of(value: &Value) -> Option<Master> {
+    let service = |value: &Value| {
+        let metadata = get(value, "metadata").cloned().unwrap_or(Value::Map(Vec::new()));
+        Some(Service { name: get(value, "name").and_then(text)?, metadata })
+    };
+    Some(Master {
+        id: get(value, "id").and_then(text)?,
+        address: get(value, "address").and_then(text)?,
+        connected_at: get(value, "connectedAt").and_then(Value::as_i64)?,
+        services: get(value, "services")?.as_array()?.iter().filter_map(service).collect(),
+    })
+}

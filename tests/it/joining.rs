@@ -1,0 +1,143 @@
+//! Sidecars that follow registers, and join and leave others when these tell them to.
+
+use nix::sys::signal::Signal;
+use rmpv::Value;
+
+use crate::harness::master::{Scripted, map, text};
+use crate::harness::{SOON, ensure, eventually, free_port};
+use crate::idl::SourceStatus;
+use crate::register::{Scene, TOKEN};
+
+/// A sidecar that follows a register, with more settings of `[[upstream]]`.
+fn following(port: u16, settings: &str) -> Scene {
+    let scene = Scene::with(&upstream(port, settings));
+    scene.roster.write("hub-token", TOKEN);
+    scene.roster.process().signal(Signal::SIGHUP);
+    let live = || sources(&scene).into_iter().any(|source| source.name == "upstream" && source.state == "live");
+    eventually("it follows", SOON, || ensure(live(), format!("{:?}", sources(&scene))));
+    scene
+}
+
+fn upstream(port: u16, settings: &str) -> String {
+    format!("[[upstream]]\nconnect = \"127.0.0.1:{port}\"\ntoken = \"{{folder}}/hub-token\"\n{settings}\n")
+}
+
+fn sources(scene: &Scene) -> Vec<SourceStatus> {
+    scene.roster.status().sources
+}
+
+fn learned(scene: &Scene) -> Vec<String> {
+    sources(scene).into_iter().filter(|source| source.kind == "learned").map(|source| source.name).collect()
+}
+
+fn mail(port: u16) -> Scripted {
+    Scripted::join(port, TOKEN, &[("mail", Value::Array(Vec::new()))])
+}
+
+fn told(hub: &Scene, command: &str, ports: &[u16]) -> String {
+    let registers: Vec<_> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+    hub.roster.cli(["registers", command].into_iter().chain(registers.iter().map(String::as_str))).text()
+}
+
+#[test]
+fn a_sidecar_joins_a_register_and_leaves_it_when_its_upstream_says_so() {
+    let (hub, other) = (Scene::new(), Scene::new());
+    let beside = following(hub.port, "");
+    let mut master = mail(other.port);
+    let id = other.has(1)[0].id.clone();
+    assert_eq!(told(&hub, "add", &[other.port]), "told 1 masters and sidecars\n");
+    assert_eq!(beside.has(1)[0].id, id);
+    let name = format!("upstream/127.0.0.1:{}", other.port);
+    assert_eq!(learned(&beside), [&*name]);
+    std::thread::scope(|scope| {
+        let call = scope.spawn(|| beside.call("mail", "send", "[]"));
+        let asked = master.hears_command("callback");
+        master.answers(&text(&asked, "uuid"), [map([("value", 42.into())])]);
+        assert_eq!(call.join().expect("the caller").expect("a result").values, [b"42".to_vec()]);
+    });
+    // It is there already.
+    told(&hub, "add", &[other.port]);
+    let _second = mail(other.port);
+    beside.has(2);
+    assert_eq!(learned(&beside), [&*name]);
+    told(&hub, "remove", &[other.port]);
+    beside.has(0);
+    eventually("it is left", SOON, || ensure(learned(&beside).is_empty(), format!("{:?}", learned(&beside))));
+    other.has(2);
+    told(&hub, "add", &[other.port]);
+    beside.has(2);
+}
+
+#[test]
+fn a_sidecar_moves_from_one_register_to_another_and_back_on_a_reload() {
+    let (hub, other) = (Scene::new(), Scene::new());
+    let beside = following(hub.port, "");
+    let (_here, _there) = (mail(hub.port), mail(other.port));
+    beside.has(1);
+    told(&hub, "add", &[other.port]);
+    beside.has(2);
+    told(&hub, "remove", &[hub.port]);
+    assert_eq!(beside.has(1)[0].id, other.has(1)[0].id);
+    let left = || sources(&beside).into_iter().find(|source| source.name == "upstream").expect("a source");
+    assert!(left().detail.starts_with("left") && left().age_ms == Some(0), "{:?}", left());
+    beside.roster.process().signal(Signal::SIGHUP);
+    beside.has(2);
+    eventually("it is followed again", SOON, || ensure(left().detail.is_empty(), left().detail));
+}
+
+#[test]
+fn what_is_joined_is_bounded_and_a_wrong_address_makes_no_answer_worse() {
+    let hub = Scene::new();
+    let beside = following(hub.port, "max_learned = 2");
+    let _master = mail(hub.port);
+    beside.has(1);
+    let nobody = [free_port(), free_port(), free_port()];
+    told(&hub, "add", &nobody);
+    eventually("so many are tried", SOON, || {
+        let all = sources(&beside);
+        let down = all.iter().filter(|source| source.kind == "learned" && source.state == "down");
+        ensure(down.count() == 2, format!("{all:?}"))
+    });
+    eventually("the log says so", SOON, || ensure(beside.roster.log().contains("max_learned"), beside.roster.log()));
+    assert_eq!(beside.roster.status().freshness.age_ms, 0);
+    beside.has(1);
+    let status = beside.roster.cli(["status"]).text();
+    assert!(status.contains("   in sync\n"), "{status}");
+    told(&hub, "remove", &nobody);
+    eventually("they are left", SOON, || ensure(learned(&beside).is_empty(), format!("{:?}", learned(&beside))));
+}
+
+#[test]
+fn a_master_of_two_registers_that_follow_each_other_is_gone_from_both_when_it_is_gone() {
+    let port = free_port();
+    let one = Scene::with(&upstream(port, ""));
+    let other = Scene::with(&upstream(one.port, ""));
+    other
+        .roster
+        .configure(&format!("listen = \"127.0.0.1:{}\"", other.port), &format!("listen = \"127.0.0.1:{port}\""));
+    let mut other = Scene { port, ..other };
+    for scene in [&one, &other] {
+        scene.roster.write("hub-token", TOKEN);
+    }
+    other.roster.kill();
+    other.roster.run();
+    one.roster.process().signal(Signal::SIGHUP);
+    for scene in [&one, &other] {
+        let live = || sources(scene).into_iter().any(|source| source.name == "upstream" && source.state == "live");
+        eventually("it follows", SOON, || ensure(live(), format!("{:?}", sources(scene))));
+    }
+    let join = |port: u16| {
+        let mut master = Scripted::connect(port);
+        master.say(map([("cmd", "auth".into()), ("token", TOKEN.into()), ("id", "the-same".into())]));
+        master.tells(&[]);
+        master
+    };
+    let masters = [join(one.port), join(other.port)];
+    let ways = |scene: &Scene| scene.masters().map(|masters| masters.first().map_or(0, |master| master.ways));
+    for scene in [&one, &other] {
+        eventually("there are two ways", SOON, || ensure(ways(scene)? == 2, format!("{:?}", scene.masters())));
+    }
+    drop(masters);
+    one.has(0);
+    other.has(0);
+}
