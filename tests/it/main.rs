@@ -6,6 +6,7 @@ mod death;
 mod endpoint;
 mod faults;
 mod generated;
+#[allow(dead_code, unused_imports, reason = "`make endurance` and `make bench` use the rest")]
 mod harness;
 mod joining;
 mod masters;

@@ -177,7 +177,9 @@ async fn of_two_ways_the_idle_one_is_taken_and_the_other_when_it_refuses() {
 async fn who_gives_more_than_a_reply_may_hold_is_given_up() {
     let flooding = Way::new(Manner::Floods);
     let house = House::with(&[("m", "mail", &flooding)]);
-    let request = house.request("send", |options| options.all_values = Some(true));
+    let request = house.request("send", |options| {
+        (options.all_values, options.timeout_ms) = (Some(true), Some(60_000));
+    });
     let failed = exception::<CallFailed>(&house.desk.call(&request).await.expect_err("too much"));
     assert!(failed.message.contains("max_reply") && !failed.lost, "{failed:?}");
     assert_eq!(flooding.outstanding(), 0);
