@@ -5,6 +5,7 @@ mod cli;
 mod death;
 mod endpoint;
 mod faults;
+mod file;
 mod generated;
 mod harness;
 mod joining;
