@@ -9,7 +9,7 @@ use roster::thrift::client::Client;
 
 use super::place;
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Connection {
     /// The sidecar: `unix:///path` or `host:port` [default: the socket in /run/roster or the user's runtime folder,
     /// else 127.0.0.1:9090]

@@ -115,7 +115,9 @@ mod tests {
         let mut roster = crate::cli::Cli::command();
         roster.build();
         assert!(roster.render_help().to_string().contains(HELP));
-        for name in ["get", "ls", "watch", "masters", "services", "call", "broadcast", "registers", "status", "serve"] {
+        for name in
+            ["get", "ls", "watch", "masters", "services", "call", "broadcast", "registers", "status", "serve", "export"]
+        {
             let command = roster.find_subcommand_mut(name).expect(name);
             assert!(command.render_help().to_string().contains(HELP), "{name}");
         }

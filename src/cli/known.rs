@@ -16,7 +16,7 @@ use super::masters::any;
 use super::tree::{self, Tree};
 
 /// Where a command reads.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Source {
     /// Refuse data that has not been known to be in sync for longer than this
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
@@ -36,6 +36,11 @@ pub(crate) enum Known {
 }
 
 impl Source {
+    /// A client of the sidecar, beside the one that answers.
+    pub(crate) fn client(&self) -> Client {
+        self.connection.clone().client()
+    }
+
     pub(crate) fn open(self) -> anyhow::Result<Known> {
         Ok(match self.shared {
             Some(path) => Known::File(SharedFile::open(&path, self.max_age)?),

@@ -7,6 +7,7 @@ mod config;
 mod connection;
 mod demo;
 pub(crate) mod exit;
+mod export;
 mod file;
 mod get;
 mod json;
@@ -59,6 +60,8 @@ enum Command {
     Status(status::Status),
     #[command(after_help = exit::HELP)]
     Serve(serve::Serve),
+    #[command(after_help = exit::HELP)]
+    Export(export::Export),
     Shared(shared::Shared),
     Config(config::Configure),
     Completions(completions::Completions),
@@ -89,6 +92,7 @@ impl Cli {
             Command::Registers(registers) => registers.run(),
             Command::Status(status) => status.run(),
             Command::Serve(serve) => serve.run(),
+            Command::Export(export) => export.run(),
             Command::Shared(shared) => shared.run(),
             Command::Config(config) => config.run(),
             Command::Completions(completions) => completions.run(),

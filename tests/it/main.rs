@@ -4,6 +4,7 @@ mod chaos;
 mod cli;
 mod death;
 mod endpoint;
+mod export;
 mod faults;
 mod file;
 mod generated;
