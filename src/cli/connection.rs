@@ -1,5 +1,6 @@
 //! The options that say which sidecar is asked, and how long.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -8,7 +9,7 @@ use roster::thrift::client::Client;
 
 use super::place;
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Connection {
     /// The sidecar: `unix:///path` or `host:port` [default: the socket in /run/roster or the user's runtime folder,
     /// else 127.0.0.1:9090]
@@ -22,6 +23,19 @@ pub(crate) struct Connection {
 impl Connection {
     pub(crate) fn timeout(&self) -> Duration {
         self.timeout
+    }
+
+    /// Whether somebody said which sidecar is meant.
+    pub(crate) fn is_told(&self) -> bool {
+        self.address.is_some()
+    }
+
+    /// Where the shared file of that sidecar lies, unless its configuration says otherwise.
+    pub(crate) fn shared_file(&self) -> Option<PathBuf> {
+        match self.address.clone().unwrap_or_else(place::default_address) {
+            Address::Unix(socket) => Some(socket.with_file_name("shared.mdb")),
+            Address::Tcp(_) => None,
+        }
     }
 
     pub(crate) fn client(self) -> Client {

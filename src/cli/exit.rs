@@ -4,6 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use roster::config::Mistakes;
+use roster::store::shared::{ReadError, Unfit};
 use roster::thrift::client::Error;
 
 use super::call::SomeFailed;
@@ -14,7 +15,7 @@ Exit codes:
     0  done
     1  there is no such node, master or service; or the sidecar itself failed
     2  the command line, a path or the configuration is wrong
-    3  the sidecar cannot be reached, or broke off
+    3  the sidecar cannot be reached, or broke off; or the shared file cannot be read
     4  the data is older than --max-age
     5  nothing is known yet: the first sync is not done
     6  the sidecar, or the master that was called, did not answer within --timeout
@@ -56,6 +57,21 @@ fn tell(error: &anyhow::Error) {
     if let Some(Error::Unreachable { .. }) = error.downcast_ref() {
         eprintln!("Is it running? `roster serve` starts it; --address or ROSTER_ADDRESS says where it is.");
     }
+    if let Some(cure) = error.downcast_ref().and_then(cure) {
+        eprintln!("{cure}");
+    }
+}
+
+/// What can be done about a shared file.
+fn cure(error: &ReadError) -> Option<&'static str> {
+    let ReadError::Unfit { source, .. } = error else { return None };
+    Some(match source {
+        Unfit::Unreadable(why) if why.kind() == io::ErrorKind::PermissionDenied => {
+            "Its owner and its group may read it: `[shared] group` and `mode` of the sidecar say who that is."
+        }
+        Unfit::Unreadable(_) => "Does a sidecar run, and is this its `[shared] path`? It lies beside the Unix socket.",
+        _ => "The next start of its sidecar sets it aside, and makes it anew.",
+    })
 }
 
 /// An error with its causes, as far as it does not tell them itself.
@@ -82,6 +98,7 @@ fn of(error: &anyhow::Error) -> u8 {
         Some(Error::TimedOut { .. } | Error::CallTimedOut(_)) => TIMED_OUT,
         Some(Error::NoMaster(_) | Error::CallFailed(_) | Error::Overloaded(_)) => CALL_FAILED,
         None if error.is::<Mistakes>() || error.is::<Unreadable>() => WRONG,
+        None if error.is::<ReadError>() => UNREACHABLE,
         None if error.is::<SomeFailed>() => CALL_FAILED,
         None if error.is::<Interrupted>() => INTERRUPTED,
         None => FAILED,
@@ -98,7 +115,9 @@ mod tests {
         let mut roster = crate::cli::Cli::command();
         roster.build();
         assert!(roster.render_help().to_string().contains(HELP));
-        for name in ["get", "ls", "watch", "masters", "services", "call", "broadcast", "registers", "status", "serve"] {
+        for name in
+            ["get", "ls", "watch", "masters", "services", "call", "broadcast", "registers", "status", "serve", "export"]
+        {
             let command = roster.find_subcommand_mut(name).expect(name);
             assert!(command.render_help().to_string().contains(HELP), "{name}");
         }

@@ -1,13 +1,12 @@
 //! `roster get`: one coordination node.
 
 use std::io::{self, IsTerminal, Write};
-use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use roster::model::NodePath;
 use serde_json::Value;
 
-use super::connection::Connection;
+use super::known::Source;
 use super::{json, text};
 
 /// Print the data of a coordination node
@@ -18,11 +17,8 @@ pub(crate) struct Get {
     path: NodePath,
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
-    /// Refuse data that has not been known to be in sync for longer than this
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
-    max_age: Option<Duration>,
     #[command(flatten)]
-    connection: Connection,
+    source: Source,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -37,7 +33,7 @@ enum Output {
 
 impl Get {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let reply = self.connection.client().get(self.path.as_str(), self.max_age)?;
+        let reply = self.source.open()?.get(&self.path)?;
         let mut out = io::stdout().lock();
         match self.output {
             Output::Table if out.is_terminal() => writeln!(out, "{}", text::printable(&reply.node.data).trim_end())?,

@@ -1,16 +1,13 @@
 //! `roster ls`: the children of a node, or its whole subtree.
 
 use std::io::{self, BufWriter, Write};
-use std::time::Duration;
 
 use clap::Args;
 use roster::model::NodePath;
-use roster::thrift::client::{Client, Error};
-use roster::thrift::idl::{Freshness, Node, NotFound};
+use roster::thrift::idl::{Freshness, Node};
 use serde_json::{Value, json};
 
-use super::connection::Connection;
-use super::tree::{self, Tree};
+use super::known::Source;
 use super::{Output, json, text};
 
 /// List the children of a coordination node
@@ -27,21 +24,19 @@ pub(crate) struct Ls {
     long: bool,
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
-    /// Refuse data that has not been known to be in sync for longer than this
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
-    max_age: Option<Duration>,
     #[command(flatten)]
-    connection: Connection,
+    source: Source,
 }
 
 impl Ls {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let (mut client, max_age) = (self.connection.client(), self.max_age);
+        let mut known = self.source.open()?;
         if !self.recursive && !self.long {
-            let reply = client.children(self.path.as_str(), max_age)?;
+            let reply = known.children(&self.path)?;
             return Ok(print_names(&reply.names, &reply.freshness, self.output)?);
         }
-        let (mut tree, freshness) = subtree(&mut client, &self.path, max_age)?;
+        // Also the figures of children come this way: a long list of paths would be more than one request may hold.
+        let (mut tree, freshness) = known.subtree(&self.path)?;
         if !self.recursive {
             tree.retain(|path, _| path.parent().as_ref() == Some(&self.path));
         }
@@ -53,16 +48,6 @@ impl Ls {
         }
         Ok(())
     }
-}
-
-/// Also the figures of children come this way: a long list of paths would be more than one request may hold.
-fn subtree(client: &mut Client, root: &NodePath, max_age: Option<Duration>) -> anyhow::Result<(Tree, Freshness)> {
-    let (tree, freshness) = tree::read(client, root, max_age)?;
-    if tree.is_empty() {
-        let message = format!("there is no node at or below {root}");
-        return Err(Error::NotFound(NotFound { path: root.to_string(), message, freshness }).into());
-    }
-    Ok((tree, freshness))
 }
 
 fn print_names(names: &[String], freshness: &Freshness, output: Output) -> io::Result<()> {

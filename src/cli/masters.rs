@@ -6,7 +6,7 @@ use clap::Args;
 use roster::thrift::idl::{Filter, Master, Service};
 use serde_json::{Value, json};
 
-use super::connection::Connection;
+use super::known::Source;
 use super::{Output, json, text};
 
 /// List the masters, and what they offer
@@ -18,22 +18,12 @@ pub(crate) struct Masters {
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
     #[command(flatten)]
-    connection: Connection,
+    source: Source,
 }
 
 impl Masters {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let mut client = self.connection.client();
-        let mut filter = Filter { service_name: self.service, ..any() };
-        let mut masters = Vec::new();
-        let freshness = loop {
-            let page = client.masters(filter.clone())?;
-            masters.extend(page.masters);
-            match page.cursor {
-                Some(cursor) => filter.cursor = Some(cursor),
-                None => break page.freshness,
-            }
-        };
+        let (masters, freshness) = self.source.open()?.masters(self.service)?;
         match self.output {
             Output::Table => io::stdout().write_all(table(&masters).as_bytes())?,
             Output::Json => {

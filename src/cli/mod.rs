@@ -7,8 +7,11 @@ mod config;
 mod connection;
 mod demo;
 pub(crate) mod exit;
+mod export;
+mod file;
 mod get;
 mod json;
+mod known;
 mod ls;
 mod masters;
 mod place;
@@ -17,6 +20,7 @@ mod sample;
 mod serve;
 mod services;
 mod settings;
+mod shared;
 mod status;
 mod systemd;
 mod text;
@@ -56,6 +60,9 @@ enum Command {
     Status(status::Status),
     #[command(after_help = exit::HELP)]
     Serve(serve::Serve),
+    #[command(after_help = exit::HELP)]
+    Export(export::Export),
+    Shared(shared::Shared),
     Config(config::Configure),
     Completions(completions::Completions),
     #[command(hide = true)]
@@ -85,6 +92,8 @@ impl Cli {
             Command::Registers(registers) => registers.run(),
             Command::Status(status) => status.run(),
             Command::Serve(serve) => serve.run(),
+            Command::Export(export) => export.run(),
+            Command::Shared(shared) => shared.run(),
             Command::Config(config) => config.run(),
             Command::Completions(completions) => completions.run(),
             Command::SampleMaster(sample) => sample.run(),

@@ -7,7 +7,7 @@ use clap::Args;
 use roster::thrift::idl::{Instance, MethodStats, ServiceSummary};
 use serde_json::{Value, json};
 
-use super::connection::Connection;
+use super::known::{Known, Source};
 use super::{Output, json, masters, text};
 
 /// List the services; with a name, who offers it
@@ -16,31 +16,31 @@ pub(crate) struct Services {
     /// The name of a service, without a version
     name: Option<String>,
     /// Tell how the calls went that were made through the sidecar, by method
-    #[arg(long)]
+    #[arg(long, conflicts_with = "shared")]
     stats: bool,
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
     #[command(flatten)]
-    connection: Connection,
+    source: Source,
 }
 
 impl Services {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let mut client = self.connection.client();
-        let (table, document) = match self.name {
-            name if self.stats => {
+        let mut known = self.source.open()?;
+        let (table, document) = match (self.name, &mut known) {
+            (name, Known::Sidecar { client, .. }) if self.stats => {
                 let mut methods = client.stats()?.methods;
                 methods.retain(|method| name.as_ref().is_none_or(|name| method.service_name == *name));
                 (stats_table(&methods), json!({ "methods": methods.iter().map(stats).collect::<Vec<_>>() }))
             }
-            None => {
-                let reply = client.services(masters::any())?;
+            (None, known) => {
+                let reply = known.services()?;
                 let services: Vec<_> = reply.services.iter().map(summary).collect();
                 let document = json!({ "services": services, "freshness": json::freshness(&reply.freshness) });
                 (summary_table(&reply.services), document)
             }
-            Some(name) => {
-                let reply = client.instances(&name)?;
+            (Some(name), known) => {
+                let reply = known.instances(&name)?;
                 let instances: Vec<_> = reply.instances.iter().map(instance).collect();
                 let document = json!({ "instances": instances, "freshness": json::freshness(&reply.freshness) });
                 (instance_table(&reply.instances), document)

@@ -4,7 +4,9 @@ mod chaos;
 mod cli;
 mod death;
 mod endpoint;
+mod export;
 mod faults;
+mod file;
 mod generated;
 #[allow(dead_code, unused_imports, reason = "`make endurance` and `make bench` use the rest")]
 mod harness;

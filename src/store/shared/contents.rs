@@ -18,8 +18,8 @@ use crate::store::{Feed, Filled};
 pub struct Contents {
     pub report: Report,
     pub nodes: OrdMap<NodePath, Arc<Node>>,
-    /// The entries of services and masters, in the order of their keys.
-    pub masters: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The entries of masters and of services, in the order of their keys.
+    pub(super) of_masters: Vec<(Vec<u8>, Vec<u8>)>,
     /// The sum that the checksum tells.
     pub(super) sum: u64,
 }
@@ -46,7 +46,7 @@ struct Reading {
     /// Without their stats.
     nodes: Vec<Half<Arc<Node>>>,
     stats: Vec<Half<Stat>>,
-    masters: Vec<(Vec<u8>, Vec<u8>)>,
+    of_masters: Vec<(Vec<u8>, Vec<u8>)>,
     report: Option<Report>,
     checksum: Option<Vec<u8>>,
     sum: u64,
@@ -78,8 +78,25 @@ impl Contents {
         }
         lower.nodes.append(&mut upper.nodes);
         lower.stats.append(&mut upper.stats);
-        lower.masters.append(&mut upper.masters);
-        Ok(Self { report, nodes: join(lower.nodes, lower.stats)?, masters: lower.masters, sum })
+        lower.of_masters.append(&mut upper.of_masters);
+        Ok(Self { report, nodes: join(lower.nodes, lower.stats)?, of_masters: lower.of_masters, sum })
+    }
+
+    /// Each service: its name, if its key is not a digest, and its instances in JSON.
+    pub fn services(&self) -> impl Iterator<Item = (Option<&str>, &[u8])> {
+        self.entries(SERVICE)
+    }
+
+    /// Each master in JSON.
+    pub fn masters(&self) -> impl Iterator<Item = &[u8]> {
+        self.entries(MASTER).map(|(_, master)| master)
+    }
+
+    fn entries(&self, kind: &str) -> impl Iterator<Item = (Option<&str>, &[u8])> {
+        self.of_masters.iter().filter_map(move |(key, value)| {
+            let name = of_path(key, kind)?.strip_prefix(b"/");
+            Some((name.and_then(|name| std::str::from_utf8(name).ok()), value.as_slice()))
+        })
     }
 
     /// Sees to it that some of the nodes are of the feeds, if there are any.
@@ -149,7 +166,7 @@ impl Reading {
             let stat = written_stat(value).map_or_else(|| json(value), Ok)?;
             self.stats.push(Half { of: xxh3_64(rest), path, value: stat });
         } else if of_path(key, SERVICE).or(of_path(key, MASTER)).is_some() {
-            self.masters.push((key.to_vec(), value.to_vec()));
+            self.of_masters.push((key.to_vec(), value.to_vec()));
         }
         Ok(())
     }
@@ -201,7 +218,7 @@ fn written_stat(value: &[u8]) -> Option<Stat> {
 }
 
 /// What follows the kind in the key of an entry.
-fn of_path<'k>(key: &'k [u8], kind: &str) -> Option<&'k [u8]> {
+pub(super) fn of_path<'k>(key: &'k [u8], kind: &str) -> Option<&'k [u8]> {
     key.strip_prefix(kind.as_bytes()).filter(|rest| matches!(rest.first(), Some(b'/' | b'#')))
 }
 

@@ -134,12 +134,12 @@ impl Report {
     }
 
     /// The sources that have a say in what lies at or below `path`.
-    pub fn behind<'a>(&'a self, path: &'a NodePath) -> impl Iterator<Item = &'a Source> + 'a {
+    pub fn behind<'a>(&'a self, path: &'a NodePath) -> impl Iterator<Item = &'a Source> + Clone + 'a {
         self.sources.iter().filter(|source| source.roots.iter().any(|root| path.is_under(root) || root.is_under(path)))
     }
 
     /// Those that tell of masters.
-    pub fn behind_masters(&self) -> impl Iterator<Item = &Source> {
+    pub fn behind_masters(&self) -> impl Iterator<Item = &Source> + Clone {
         self.sources.iter().filter(|source| source.tells_of_masters())
     }
 }

@@ -56,6 +56,11 @@ impl Env {
         cursor.iter().map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec()))).collect()
     }
 
+    /// How many slots of readers were ever taken, and how many there are.
+    pub(super) fn readers(&self) -> Result<(u32, u32), Error> {
+        self.inner.info().map(|info| (info.num_readers(), info.max_readers()))
+    }
+
     /// Frees the slots of readers that died; how many.
     pub(super) fn clear_dead_readers(&self) -> Result<usize, Error> {
         let mut dead = 0;

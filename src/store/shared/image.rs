@@ -126,6 +126,11 @@ impl Image {
         })
     }
 
+    /// In bytes.
+    pub(super) fn size(&self) -> u64 {
+        self.pages * self.page_size as u64
+    }
+
     /// Whether nothing was ever written to it.
     pub(super) fn is_empty(&self) -> bool {
         self.main == NOWHERE

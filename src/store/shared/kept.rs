@@ -26,7 +26,7 @@ impl Kept {
         let is_of = |source: &&Source| source.tells_of_masters() && feeds.iter().any(|feed| source.is_of(feed));
         let sources = left.report.sources.iter().filter(is_of);
         Self {
-            keys: left.masters.iter().map(|(key, _)| key.clone()).collect(),
+            keys: left.of_masters.iter().map(|(key, _)| key.clone()).collect(),
             sources: sources.map(|source| (source.clone(), left.report.age_of(source, now))).collect(),
             then: Instant::now(),
         }

@@ -21,6 +21,7 @@
 //! the file is not written with each call. In the report, their sources are those without `roots`. After a restart
 //! the masters of the earlier process stand in the file, `RESTORED` and with their age, until those that live are known.
 
+mod check;
 mod config;
 mod contents;
 mod copy;
@@ -44,6 +45,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+pub use self::check::Checked;
 pub use self::config::Config;
 pub use self::contents::Contents;
 pub(crate) use self::contents::Restored;

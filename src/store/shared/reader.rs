@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::check::{self, Checked};
 use super::contents::{json, report};
 use super::entry::{self, CHILDREN, MASTER, NODE, Report, SERVICE, STAT};
 use super::image::{Image, Unfit};
@@ -74,6 +75,16 @@ impl Reader {
     /// All that the file holds, if it is whole.
     pub fn contents(&self) -> Result<Contents, ReadError> {
         self.at_once(Contents::read)
+    }
+
+    /// All that the file holds, if it is whole, and whether that fits together.
+    pub fn check(&self) -> Result<Checked, ReadError> {
+        let readers = self.env.as_ref().and_then(|env| env.readers().ok());
+        self.at_once(|image| {
+            let contents = Contents::read(image)?;
+            let contradictions = check::contradictions(image, &contents)?;
+            Ok(Checked { contradictions, contents, size: image.size(), readers })
+        })
     }
 
     /// What is written as JSON under a key.

@@ -110,7 +110,7 @@ fn any_name_has_a_key() {
         assert_eq!(master.expect("an entry")["services"][0]["name"], name);
     }
     let key = house.php("echo 'service#' . hash('sha256', str_repeat('x', 2000));");
-    assert!(house.read().masters.iter().any(|(found, _)| found == key.as_bytes()));
+    assert!(house.read().of_masters.iter().any(|(found, _)| found == key.as_bytes()));
 }
 
 #[test]
@@ -184,7 +184,7 @@ fn the_masters_of_a_register_that_is_switched_off_are_taken_out() {
     open.tell(vec![join("old", &["mail"])]);
     drop(open);
     house.open().sync();
-    assert_eq!(house.read().masters, []);
+    assert_eq!(house.read().of_masters, []);
 }
 
 #[test]

@@ -1,0 +1,111 @@
+//! Keeps an exported file as it should be: across changes, and across restarts of the sidecar.
+
+use std::convert::Infallible;
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::thread;
+use std::time::Duration;
+
+use roster::model::NodePath;
+use roster::task::Backoff;
+use roster::thrift::client::{Client, Error};
+
+use super::Subject;
+use crate::cli::known::Source;
+
+/// What changes in quick succession is written once.
+const GATHER: Duration = Duration::from_millis(100);
+
+/// How long one call waits for changes.
+const POLL: Duration = Duration::from_secs(25);
+
+/// What one thread waits for.
+enum Watched {
+    Nodes(Vec<String>),
+    Masters,
+}
+
+pub(super) fn follow(subject: &Subject, source: &Source) -> anyhow::Result<Infallible> {
+    let (sender, changes) = sync_channel(1);
+    let nodes = Watched::Nodes(subject.paths.iter().map(NodePath::to_string).collect());
+    let watched = [(nodes, !subject.paths.is_empty()), (Watched::Masters, subject.services)];
+    for (what, _) in watched.into_iter().filter(|(_, is_wanted)| *is_wanted) {
+        let (client, sender) = (source.client(), sender.clone());
+        thread::spawn(move || what.tell(client, &sender));
+    }
+    let mut known = source.clone().open()?;
+    let mut backoff = backoff();
+    let (mut met, mut told) = (false, false);
+    loop {
+        match subject.write(&mut known) {
+            Ok(()) => {
+                met = true;
+                if std::mem::take(&mut told) {
+                    eprintln!("roster: following again");
+                }
+                backoff.reset();
+                // Its senders live as long as this.
+                let _ = changes.recv();
+                thread::sleep(GATHER);
+                while changes.try_recv().is_ok() {}
+            }
+            Err(error) => {
+                let reason = waits_for(error, met)?;
+                if !std::mem::replace(&mut told, true) {
+                    eprintln!("roster: {reason}; the file stays as it is until then");
+                }
+                thread::sleep(backoff.delay());
+            }
+        }
+    }
+}
+
+/// What mends by itself; any other error is handed back. A sidecar that was never met may be a wrong address.
+fn waits_for(error: anyhow::Error, met: bool) -> anyhow::Result<String> {
+    match error.downcast_ref::<Error>() {
+        Some(Error::NotReady(_) | Error::TooStale(_)) => Ok(error.to_string()),
+        Some(Error::Invalid(_)) | None => Err(error),
+        Some(_) if met => Ok(error.to_string()),
+        Some(_) => Err(error),
+    }
+}
+
+fn backoff() -> Backoff {
+    Backoff::new(Duration::from_millis(100), Duration::from_secs(2))
+}
+
+impl Watched {
+    /// Tells whenever something may have become another, until nobody wants to know.
+    fn tell(&self, mut client: Client, sender: &SyncSender<()>) {
+        let (mut since, mut backoff) = (0, backoff());
+        loop {
+            let is_news = match self.wait(&mut client, since) {
+                Ok((revision, is_news)) => {
+                    since = revision;
+                    backoff.reset();
+                    is_news
+                }
+                Err(_) => {
+                    thread::sleep(backoff.delay());
+                    true
+                }
+            };
+            if is_news && matches!(sender.try_send(()), Err(TrySendError::Disconnected(()))) {
+                return;
+            }
+        }
+    }
+
+    /// Up to which revision all is told, and whether there was anything.
+    fn wait(&self, client: &mut Client, since: i64) -> Result<(i64, bool), Error> {
+        Ok(match self {
+            Watched::Nodes(paths) => {
+                let reply = client.watch(since, paths.clone(), POLL)?;
+                (reply.freshness.revision, reply.reset || !reply.changes.is_empty())
+            }
+            Watched::Masters => {
+                let reply = client.watch_masters(since, POLL)?;
+                (reply.freshness.revision, reply.reset || !reply.changes.is_empty())
+            }
+        })
+    }
+}

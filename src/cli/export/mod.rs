@@ -1,0 +1,121 @@
+//! `roster export`: services and nodes as a file that PHP includes.
+
+mod file;
+mod follow;
+mod php;
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Args;
+use roster::model::NodePath;
+use roster::thrift::client::Error;
+use roster::thrift::idl::{Master, Service};
+use semver::Version;
+use serde_json::Value;
+
+use self::php::Array;
+use super::known::{Known, Source};
+use super::tree::Tree;
+
+/// Write nodes and services as a PHP array, for hosts with OPcache
+///
+/// The file is replaced as a whole, and only when its content becomes another: `'nodes'` has data by path, `'services'`
+/// the instances by the name of the service. An export that fails leaves it as it was.
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    /// The file to write
+    #[arg(long, value_name = "FILE")]
+    php: PathBuf,
+    /// Nodes to write, with all below each
+    #[arg(value_parser = NodePath::parse, required_unless_present = "services")]
+    paths: Vec<NodePath>,
+    /// Write who offers which service
+    #[arg(long)]
+    services: bool,
+    /// Go on and keep the file so, until interrupted; a sidecar that goes away is waited for
+    #[arg(long, conflicts_with = "shared")]
+    watch: bool,
+    #[command(flatten)]
+    source: Source,
+}
+
+/// What is exported where.
+#[derive(Debug)]
+struct Subject {
+    php: PathBuf,
+    paths: Vec<NodePath>,
+    services: bool,
+    /// Whether a path at which there is nothing has no nodes, and is no mistake.
+    may_be_absent: bool,
+}
+
+/// A service's masters, with what each offers.
+type Instances<'m> = Vec<(&'m Master, &'m Service)>;
+
+impl Export {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let subject = Subject { php: self.php, paths: self.paths, services: self.services, may_be_absent: self.watch };
+        if self.watch {
+            match follow::follow(&subject, &self.source)? {}
+        }
+        subject.write(&mut self.source.open()?)
+    }
+}
+
+impl Subject {
+    fn write(&self, known: &mut Known) -> anyhow::Result<()> {
+        let mut nodes = Tree::new();
+        for path in &self.paths {
+            match known.subtree(path) {
+                Ok((mut tree, _)) => nodes.append(&mut tree),
+                Err(error) if self.may_be_absent && is_absence(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let masters = if self.services { known.masters(None)?.0 } else { Vec::new() };
+        let content = php::file(|file| {
+            if !self.paths.is_empty() {
+                file.array("nodes", |array| nodes.values().for_each(|node| array.string(&node.path, &node.data)));
+            }
+            if self.services {
+                file.array("services", |array| services(array, &masters));
+            }
+        });
+        let replaced = file::replace(&self.php, &content);
+        replaced.with_context(|| format!("cannot write {}", self.php.display()))?;
+        Ok(())
+    }
+}
+
+fn is_absence(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(Error::NotFound(_)))
+}
+
+/// As `roster services NAME -o json` has the instances: the newest version first.
+fn services(to: &mut Array<'_>, masters: &[Master]) {
+    let mut services: BTreeMap<&str, Instances<'_>> = BTreeMap::new();
+    for master in masters {
+        for service in &master.services {
+            services.entry(&service.name).or_default().push((master, service));
+        }
+    }
+    for (name, mut instances) in services {
+        instances.sort_by_key(|(master, service)| (Reverse(Version::parse(&service.version).ok()), &master.id));
+        to.array(name, |list| {
+            for (master, service) in instances {
+                list.item(|instance| {
+                    instance.string("master", master.id.as_bytes());
+                    instance.string("address", master.address.as_bytes());
+                    instance.array("offer", |offer| {
+                        offer.string("name", service.name.as_bytes());
+                        offer.string("version", service.version.as_bytes());
+                        offer.value("metadata", &serde_json::from_str(&service.metadata).unwrap_or(Value::Null));
+                    });
+                });
+            }
+        });
+    }
+}

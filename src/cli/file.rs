@@ -1,0 +1,174 @@
+//! The shared file in place of a sidecar: the same answers, and the same errors where there is none.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+use roster::model::{Node, NodePath};
+use roster::store::shared::{Reader, Report, Source};
+use roster::thrift::client::Error;
+use roster::thrift::idl::{self, Freshness, NotFound, NotReady};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::known::check_age;
+use super::tree::Tree;
+
+#[derive(Debug)]
+pub(crate) struct SharedFile {
+    reader: Reader,
+    path: PathBuf,
+    max_age: Option<Duration>,
+}
+
+/// A master, as the file has it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Master {
+    id: String,
+    address: String,
+    connected_at: i64,
+    services: Vec<Offer>,
+    ways: i32,
+}
+
+#[derive(Deserialize)]
+struct Instance {
+    master: String,
+    address: String,
+    offer: Offer,
+}
+
+#[derive(Deserialize)]
+struct Offer {
+    name: String,
+    version: String,
+    metadata: Value,
+}
+
+impl SharedFile {
+    pub(crate) fn open(path: &Path, max_age: Option<Duration>) -> anyhow::Result<Self> {
+        Ok(Self { reader: Reader::open(path)?, path: path.to_owned(), max_age })
+    }
+
+    pub(crate) fn get(&self, path: &NodePath) -> anyhow::Result<idl::NodeReply> {
+        let (node, report) = self.reader.node(path)?;
+        let freshness = self.freshness(&report, report.behind(path))?;
+        let node = node.ok_or_else(|| absent(&report, path, &freshness))?;
+        Ok(idl::NodeReply { node: told(path, &node), freshness })
+    }
+
+    pub(crate) fn children(&self, path: &NodePath) -> anyhow::Result<idl::ChildrenReply> {
+        let (names, report) = self.reader.children(path)?;
+        let freshness = self.freshness(&report, report.behind(path))?;
+        let names = names.ok_or_else(|| absent(&report, path, &freshness))?;
+        Ok(idl::ChildrenReply { names, freshness })
+    }
+
+    pub(crate) fn subtree(&self, root: &NodePath) -> anyhow::Result<(Tree, Freshness)> {
+        let contents = self.reader.contents()?;
+        let freshness = self.freshness(&contents.report, contents.report.behind(root))?;
+        let below = contents.nodes.range(root.clone()..).take_while(|(path, _)| path.is_under(root));
+        Ok((below.map(|(path, node)| (path.clone(), told(path, node))).collect(), freshness))
+    }
+
+    pub(crate) fn services(&self) -> anyhow::Result<idl::ServicesReply> {
+        let contents = self.reader.contents()?;
+        let freshness = self.freshness(&contents.report, contents.report.behind_masters())?;
+        let mut services = BTreeMap::new();
+        for (name, instances) in contents.services() {
+            let instances: Vec<Instance> = self.parse(instances)?;
+            // The key of a long name is a digest, but who offers it knows it.
+            let name = name.or_else(|| instances.first().map(|first| first.offer.name.as_str()));
+            let Some(name) = name.map(str::to_owned) else { continue };
+            let mut masters = BTreeMap::new();
+            for instance in instances {
+                *masters.entry(instance.offer.version).or_default() += 1;
+            }
+            services.insert(name, masters);
+        }
+        let services = services.into_iter().map(|(name, masters)| idl::ServiceSummary { name, masters }).collect();
+        Ok(idl::ServicesReply { services, freshness })
+    }
+
+    pub(crate) fn instances(&self, service: &str) -> anyhow::Result<idl::InstancesReply> {
+        let (instances, report) = self.reader.instances(service)?;
+        let freshness = self.freshness(&report, report.behind_masters())?;
+        let Some(instances) = instances else {
+            let message = format!("no master has ever offered `{service}`");
+            return Err(Error::NotFound(NotFound { path: service.into(), message, freshness }).into());
+        };
+        let instances: Vec<Instance> = serde_json::from_value(instances).with_context(|| self.damaged())?;
+        Ok(idl::InstancesReply { instances: instances.into_iter().map(Into::into).collect(), freshness })
+    }
+
+    pub(crate) fn masters(&self, service: Option<&str>) -> anyhow::Result<(Vec<idl::Master>, Freshness)> {
+        let contents = self.reader.contents()?;
+        let freshness = self.freshness(&contents.report, contents.report.behind_masters())?;
+        let mut masters: Vec<Master> = contents.masters().map(|json| self.parse(json)).collect::<Result<_, _>>()?;
+        masters.retain(|master| service.is_none_or(|name| master.services.iter().any(|offer| offer.name == name)));
+        masters.sort_by(|one, other| one.id.cmp(&other.id));
+        Ok((masters.into_iter().map(Into::into).collect(), freshness))
+    }
+
+    /// How far an answer can be trusted that these sources are behind, if it can be given.
+    fn freshness<'a>(
+        &self,
+        report: &Report,
+        behind: impl Iterator<Item = &'a Source> + Clone,
+    ) -> anyhow::Result<Freshness> {
+        if let Some(source) = behind.clone().find(|source| !source.whole) {
+            let message = format!("{} waits for {}", self.path.display(), source.name);
+            return Err(Error::NotReady(NotReady { source: source.name.clone(), message }).into());
+        }
+        let freshness = report.freshness(behind, SystemTime::now()).into();
+        check_age(&freshness, self.max_age)?;
+        Ok(freshness)
+    }
+
+    fn parse<'v, T: Deserialize<'v>>(&self, json: &'v [u8]) -> anyhow::Result<T> {
+        serde_json::from_slice(json).with_context(|| self.damaged())
+    }
+
+    fn damaged(&self) -> String {
+        format!("an entry of {} is not what it should be", self.path.display())
+    }
+}
+
+fn absent(report: &Report, path: &NodePath, freshness: &Freshness) -> Error {
+    let message = match report.behind(path).next() {
+        Some(_) => format!("there is no node {path}"),
+        None => format!("no source of the shared file mirrors {path}"),
+    };
+    Error::NotFound(NotFound { path: path.to_string(), message, freshness: freshness.clone() })
+}
+
+fn told(path: &NodePath, node: &Node) -> idl::Node {
+    idl::Node { path: path.to_string(), data: node.data.to_vec(), stat: node.stat.into() }
+}
+
+impl From<Master> for idl::Master {
+    fn from(master: Master) -> Self {
+        Self {
+            id: master.id,
+            address: master.address,
+            connected_at: master.connected_at,
+            services: master.services.into_iter().map(Into::into).collect(),
+            ways: master.ways,
+            outstanding: 0,
+        }
+    }
+}
+
+impl From<Instance> for idl::Instance {
+    fn from(instance: Instance) -> Self {
+        Self { master: instance.master, address: instance.address, offer: instance.offer.into(), outstanding: 0 }
+    }
+}
+
+impl From<Offer> for idl::Service {
+    fn from(offer: Offer) -> Self {
+        Self { name: offer.name, version: offer.version, metadata: offer.metadata.to_string() }
+    }
+}

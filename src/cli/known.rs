@@ -1,0 +1,130 @@
+//! What is known: asked of a sidecar, or read from its shared file.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use roster::model::NodePath;
+use roster::thrift::client::{Client, Error};
+use roster::thrift::idl::{
+    ChildrenReply, Filter, Freshness, InstancesReply, Master, NodeReply, NotFound, ServicesReply, TooStale,
+};
+
+use super::connection::Connection;
+use super::file::SharedFile;
+use super::masters::any;
+use super::tree::{self, Tree};
+
+/// Where a command reads.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Source {
+    /// Refuse data that has not been known to be in sync for longer than this
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    max_age: Option<Duration>,
+    /// Read this shared file, and ask no sidecar
+    #[arg(long, value_name = "FILE")]
+    shared: Option<PathBuf>,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+/// Who answers.
+#[derive(Debug)]
+pub(crate) enum Known {
+    Sidecar { client: Client, max_age: Option<Duration> },
+    File(SharedFile),
+}
+
+impl Source {
+    /// A client of the sidecar, beside the one that answers.
+    pub(crate) fn client(&self) -> Client {
+        self.connection.clone().client()
+    }
+
+    pub(crate) fn open(self) -> anyhow::Result<Known> {
+        Ok(match self.shared {
+            Some(path) => Known::File(SharedFile::open(&path, self.max_age)?),
+            None => Known::Sidecar { client: self.connection.client(), max_age: self.max_age },
+        })
+    }
+}
+
+impl Known {
+    pub(crate) fn get(&mut self, path: &NodePath) -> anyhow::Result<NodeReply> {
+        match self {
+            Known::Sidecar { client, max_age } => Ok(client.get(path.as_str(), *max_age)?),
+            Known::File(file) => file.get(path),
+        }
+    }
+
+    pub(crate) fn children(&mut self, path: &NodePath) -> anyhow::Result<ChildrenReply> {
+        match self {
+            Known::Sidecar { client, max_age } => Ok(client.children(path.as_str(), *max_age)?),
+            Known::File(file) => file.children(path),
+        }
+    }
+
+    /// A node and all below it. That there is nothing is an error.
+    pub(crate) fn subtree(&mut self, root: &NodePath) -> anyhow::Result<(Tree, Freshness)> {
+        let (tree, freshness) = match self {
+            Known::Sidecar { client, max_age } => tree::read(client, root, *max_age)?,
+            Known::File(file) => file.subtree(root)?,
+        };
+        if tree.is_empty() {
+            let message = format!("there is no node at or below {root}");
+            return Err(Error::NotFound(NotFound { path: root.to_string(), message, freshness }).into());
+        }
+        Ok((tree, freshness))
+    }
+
+    pub(crate) fn services(&mut self) -> anyhow::Result<ServicesReply> {
+        match self {
+            Known::Sidecar { client, max_age } => {
+                let reply = client.services(any())?;
+                check_age(&reply.freshness, *max_age)?;
+                Ok(reply)
+            }
+            Known::File(file) => file.services(),
+        }
+    }
+
+    pub(crate) fn instances(&mut self, service: &str) -> anyhow::Result<InstancesReply> {
+        match self {
+            Known::Sidecar { client, max_age } => {
+                let reply = client.instances(service)?;
+                check_age(&reply.freshness, *max_age)?;
+                Ok(reply)
+            }
+            Known::File(file) => file.instances(service),
+        }
+    }
+
+    /// Those masters that offer the service, or all.
+    pub(crate) fn masters(&mut self, service: Option<String>) -> anyhow::Result<(Vec<Master>, Freshness)> {
+        let (client, max_age) = match self {
+            Known::Sidecar { client, max_age } => (client, *max_age),
+            Known::File(file) => return file.masters(service.as_deref()),
+        };
+        let mut filter = Filter { service_name: service, ..any() };
+        let mut masters = Vec::new();
+        loop {
+            let page = client.masters(filter.clone())?;
+            check_age(&page.freshness, max_age)?;
+            masters.extend(page.masters);
+            match page.cursor {
+                Some(cursor) => filter.cursor = Some(cursor),
+                None => return Ok((masters, page.freshness)),
+            }
+        }
+    }
+}
+
+/// Refuses an answer that is too old, as the sidecar does where the interface lets it.
+pub(crate) fn check_age(freshness: &Freshness, max_age: Option<Duration>) -> Result<(), Error> {
+    let max_age_ms = max_age.map_or(i64::MAX, |max| max.as_millis() as i64);
+    if freshness.age_ms <= max_age_ms {
+        return Ok(());
+    }
+    let message = "`roster status` tells which source is behind".into();
+    Err(Error::TooStale(TooStale { age_ms: freshness.age_ms, max_age_ms, message }))
+}

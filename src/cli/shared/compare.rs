@@ -1,0 +1,144 @@
+//! A shared file beside its sidecar: what differs at one revision.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use roster::model::NodePath;
+use roster::store::shared::{Contents, Reader};
+use roster::thrift::client::{Client, Error};
+use roster::thrift::idl::{Master, Node};
+use serde_json::Value;
+
+use crate::cli::connection::Connection;
+use crate::cli::masters::{any, document};
+use crate::cli::tree::{self, Tree};
+
+/// How long to wait before it is tried again to meet both at one revision.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// What came of it.
+#[derive(Debug)]
+pub(super) enum Comparison {
+    NotAsked,
+    /// The sidecar does not answer, or knows nothing yet.
+    Unanswered(String),
+    /// The two were never seen at one revision.
+    Apart,
+    At {
+        revision: i64,
+        differences: Vec<String>,
+    },
+}
+
+impl Comparison {
+    pub(super) fn differences(&self) -> &[String] {
+        match self {
+            Comparison::At { differences, .. } => differences,
+            _ => &[],
+        }
+    }
+}
+
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Comparison::NotAsked => f.write_str("not asked; --address names the one that writes this file"),
+            Comparison::Unanswered(why) => write!(f, "not compared: {why}"),
+            Comparison::Apart => f.write_str("not compared: changes come faster than both can be read"),
+            Comparison::At { revision, differences } if differences.is_empty() => {
+                write!(f, "holds the same at revision {revision}")
+            }
+            Comparison::At { revision, differences } => {
+                write!(f, "differs in {} things at revision {revision}", differences.len())
+            }
+        }
+    }
+}
+
+/// What a sidecar holds at one revision.
+struct Live {
+    revision: i64,
+    nodes: Tree,
+    masters: Vec<Master>,
+}
+
+/// Reads both until they are of one revision, as long as the sidecar is given time to answer.
+pub(super) fn compare(reader: &Reader, connection: Connection) -> anyhow::Result<Comparison> {
+    let patience = Instant::now() + connection.timeout();
+    let is_told = connection.is_told();
+    let mut client = connection.client();
+    loop {
+        let live = match read(&mut client) {
+            Ok(live) => live,
+            Err(error) => match error.downcast_ref::<Error>() {
+                Some(Error::NotReady(_)) => return Ok(Comparison::Unanswered(error.to_string())),
+                Some(_) if !is_told => return Ok(Comparison::Unanswered(error.to_string())),
+                _ => return Err(error),
+            },
+        };
+        if let Some(live) = live {
+            let contents = reader.contents().map_err(super::unsound)?;
+            if contents.report.revision as i64 == live.revision {
+                let differences = differences(&contents, &live)?;
+                return Ok(Comparison::At { revision: live.revision, differences });
+            }
+        }
+        if Instant::now() > patience {
+            return Ok(Comparison::Apart);
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// None: it changed meanwhile.
+fn read(client: &mut Client) -> anyhow::Result<Option<Live>> {
+    let (nodes, freshness) = tree::read(client, &NodePath::root(), None)?;
+    let (mut masters, mut filter) = (Vec::new(), any());
+    loop {
+        let page = client.masters(filter.clone())?;
+        if page.freshness.revision != freshness.revision {
+            return Ok(None);
+        }
+        masters.extend(page.masters);
+        match page.cursor {
+            Some(cursor) => filter.cursor = Some(cursor),
+            None => return Ok(Some(Live { revision: freshness.revision, nodes, masters })),
+        }
+    }
+}
+
+fn differences(contents: &Contents, live: &Live) -> anyhow::Result<Vec<String>> {
+    let paths: BTreeSet<&NodePath> = contents.nodes.keys().chain(live.nodes.keys()).collect();
+    let node = |path: &NodePath| {
+        let filed = contents.nodes.get(path);
+        let filed = filed.map(|node| Node::new(path.to_string(), node.data.to_vec(), node.stat.into()));
+        differs(&format!("node {path}"), filed.as_ref(), live.nodes.get(path))
+    };
+    let mut found: Vec<String> = paths.into_iter().filter_map(node).collect();
+    let filed = contents.masters().map(serde_json::from_slice).collect::<Result<Vec<Value>, _>>()?;
+    let (filed, live) = (by_id(filed), by_id(live.masters.iter().map(uncounted)));
+    let ids: BTreeSet<&String> = filed.keys().chain(live.keys()).collect();
+    let master = |id: &String| differs(&format!("master {id:?}"), filed.get(id), live.get(id));
+    found.extend(ids.into_iter().filter_map(master));
+    Ok(found)
+}
+
+fn by_id(masters: impl IntoIterator<Item = Value>) -> BTreeMap<String, Value> {
+    let id = |master: &Value| master["id"].as_str().unwrap_or_default().to_owned();
+    masters.into_iter().map(|master| (id(&master), master)).collect()
+}
+
+/// As the file has a master, which is not written with each call.
+fn uncounted(master: &Master) -> Value {
+    document(&Master { outstanding: 0, ..master.clone() })
+}
+
+fn differs<T: PartialEq>(what: &str, filed: Option<&T>, live: Option<&T>) -> Option<String> {
+    match (filed, live) {
+        (Some(_), None) => Some(format!("{what} is in the file, and not in the sidecar")),
+        (None, Some(_)) => Some(format!("{what} is in the sidecar, and not in the file")),
+        (filed, live) if filed != live => Some(format!("{what} is another in the file than in the sidecar")),
+        _ => None,
+    }
+}

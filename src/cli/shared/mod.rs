@@ -1,0 +1,122 @@
+//! `roster shared`: whether a shared file is sound, and holds what its sidecar does.
+
+mod compare;
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use roster::model::Origin;
+use roster::store::shared::{Checked, ReadError, Reader};
+use serde_json::json;
+
+use self::compare::Comparison;
+use super::connection::Connection;
+use super::{Output, json, text};
+
+/// Look at a shared file
+#[derive(Debug, Args)]
+pub(crate) struct Shared {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    #[command(after_help = super::exit::HELP)]
+    Check(Check),
+}
+
+/// Tell whether a file is whole, and whether it holds what its sidecar does
+#[derive(Debug, Args)]
+struct Check {
+    /// The file [default: the one beside the sidecar's socket]. Another one is compared with a sidecar only if
+    /// --address names it
+    file: Option<PathBuf>,
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+impl Shared {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let Command::Check(check) = self.command;
+        check.run()
+    }
+}
+
+impl Check {
+    fn run(self) -> anyhow::Result<()> {
+        let compares = self.file.is_none() || self.connection.is_told();
+        let file = match self.file {
+            Some(file) => file,
+            None => self.connection.shared_file().context("name the file: there is none beside a TCP address")?,
+        };
+        let reader = Reader::open(&file).map_err(unsound)?;
+        let checked = reader.check().map_err(unsound)?;
+        let comparison = if compares { compare::compare(&reader, self.connection)? } else { Comparison::NotAsked };
+        let wrong: Vec<&String> = checked.contradictions.iter().chain(comparison.differences()).collect();
+        match self.output {
+            Output::Table => io::stdout().write_all(table(&file, &checked, &comparison).as_bytes())?,
+            Output::Json => {
+                let mut document = document(&file, &checked, &comparison);
+                document["wrong"] = json!(wrong);
+                json::print(&document)?;
+            }
+        }
+        wrong.iter().take(TOLD).for_each(|wrong| eprintln!("{wrong}"));
+        match wrong.len() {
+            0 => Ok(()),
+            1 => anyhow::bail!("{} is not sound: one thing is wrong with it", file.display()),
+            many => anyhow::bail!("{} is not sound: {many} things are wrong with it", file.display()),
+        }
+    }
+}
+
+/// To a check, a file that cannot be read is a finding, and not what keeps it from its work.
+fn unsound(error: ReadError) -> anyhow::Error {
+    anyhow::anyhow!("{error}")
+}
+
+/// With more than that, a person has seen enough.
+const TOLD: usize = 20;
+
+fn table(file: &Path, checked: &Checked, comparison: &Comparison) -> String {
+    let report = &checked.contents.report;
+    let fresh = report.freshness(report.sources.iter(), SystemTime::now());
+    let restored = if fresh.origin == Origin::Restored { ", restored" } else { "" };
+    let readers = match checked.readers {
+        Some((used, all)) => format!("{used} of {all} places were taken"),
+        None => "no lock file lies beside it".into(),
+    };
+    let rows = [
+        ("file", file.display().to_string()),
+        ("revision", report.revision.to_string()),
+        ("age", text::duration(fresh.age.as_millis() as i64) + restored),
+        ("nodes", checked.contents.nodes.len().to_string()),
+        ("masters", checked.contents.masters().count().to_string()),
+        ("services", checked.contents.services().count().to_string()),
+        ("size", text::size(checked.size as i64)),
+        ("readers", readers),
+        ("sidecar", comparison.to_string()),
+    ];
+    rows.iter().map(|(name, value)| format!("{name:<10}{value}\n")).collect()
+}
+
+fn document(file: &Path, checked: &Checked, comparison: &Comparison) -> serde_json::Value {
+    let report = &checked.contents.report;
+    json!({
+        "file": file,
+        "freshness": json::freshness(&report.freshness(report.sources.iter(), SystemTime::now()).into()),
+        "nodes": checked.contents.nodes.len(),
+        "masters": checked.contents.masters().count(),
+        "services": checked.contents.services().count(),
+        "bytes": checked.size,
+        "readers": checked.readers.map(|(used, _)| used),
+        "maxReaders": checked.readers.map(|(_, all)| all),
+        "sidecar": comparison.to_string(),
+    })
+}

@@ -1,0 +1,103 @@
+//! Whether all that a shared file holds fits together.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use super::Contents;
+use super::contents::{json, of_path};
+use super::entry::{self, CHILDREN};
+use super::image::{Image, Unfit};
+use crate::model::NodePath;
+
+/// A sound file as a whole; or what of it contradicts the rest.
+#[derive(Debug)]
+pub struct Checked {
+    pub contents: Contents,
+    pub contradictions: Vec<String>,
+    /// The size of the file in bytes.
+    pub size: u64,
+    /// How many places for readers were ever taken, and how many there are; None: no lock file lies beside it.
+    pub readers: Option<(u32, u32)>,
+}
+
+/// Beyond the checksum: that the names of children are those of the nodes, and the instances those of the masters.
+pub(super) fn contradictions(image: &Image, contents: &Contents) -> Result<Vec<String>, Unfit> {
+    let mut found = children(image, contents)?;
+    let (by_master, by_service) = (offers_of_masters(contents)?, offers_of_services(contents)?);
+    for (service, master) in by_master.symmetric_difference(&by_service) {
+        found.push(format!("service {service:?} and master {master:?} do not agree on whether it is offered there"));
+    }
+    Ok(found)
+}
+
+fn children(image: &Image, contents: &Contents) -> Result<Vec<String>, Unfit> {
+    let mut expected = names(contents);
+    let (mut wrong, mut other) = (Vec::new(), Vec::new());
+    let keep = |of: &mut Vec<(Vec<u8>, Vec<u8>)>, key: &[u8], value: &[u8]| {
+        if of_path(key, CHILDREN).is_some() {
+            of.push((key.to_vec(), value.to_vec()));
+        }
+        Ok(())
+    };
+    let (mut upper, mut found) = (Vec::new(), Vec::new());
+    image.walk(&mut |key, value| keep(&mut found, key, value), &mut |key, value| keep(&mut upper, key, value))?;
+    found.append(&mut upper);
+    for (key, value) in found {
+        match expected.remove(&key) {
+            Some((path, names)) if json::<Vec<String>>(&value)? != names => {
+                wrong.push(format!("the names of the children of {path} are not those of the nodes"));
+            }
+            Some(_) => {}
+            None => other.push(format!("{:?} names children of what is not there", String::from_utf8_lossy(&key))),
+        }
+    }
+    wrong.append(&mut other);
+    wrong.extend(expected.into_values().map(|(path, _)| format!("the children of {path} are not named")));
+    Ok(wrong)
+}
+
+/// By key, a path and the names of its children, as the nodes have them.
+fn names(contents: &Contents) -> BTreeMap<Vec<u8>, (NodePath, Vec<String>)> {
+    let mut families: BTreeMap<NodePath, Vec<String>> = BTreeMap::new();
+    for path in contents.nodes.keys() {
+        families.entry(path.clone()).or_default();
+        let (mut child, mut above) = (path.clone(), path.parent());
+        while let Some(parent) = above {
+            let names = families.entry(parent.clone()).or_default();
+            let name = parent.child_towards(&child).unwrap_or_default();
+            if names.last().is_none_or(|last| last != name) {
+                names.push(name.to_owned());
+            }
+            above = parent.parent().filter(|_| !contents.nodes.contains_key(&parent));
+            child = parent;
+        }
+    }
+    families.into_iter().map(|(path, names)| (entry::key(CHILDREN, &path), (path, names))).collect()
+}
+
+/// Services by the name, each with the id of a master.
+type Offers = BTreeSet<(String, String)>;
+
+fn offers_of_masters(contents: &Contents) -> Result<Offers, Unfit> {
+    let mut offers = Offers::new();
+    for master in contents.masters() {
+        let master: Value = json(master)?;
+        let names = master["services"].as_array().into_iter().flatten().map(|service| text(&service["name"]));
+        offers.extend(names.map(|name| (name, text(&master["id"]))));
+    }
+    Ok(offers)
+}
+
+fn offers_of_services(contents: &Contents) -> Result<Offers, Unfit> {
+    let mut offers = Offers::new();
+    for (_, instances) in contents.services() {
+        let instances: Vec<Value> = json(instances)?;
+        offers.extend(instances.iter().map(|it| (text(&it["offer"]["name"]), text(&it["master"]))));
+    }
+    Ok(offers)
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
