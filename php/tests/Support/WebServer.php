@@ -44,7 +44,8 @@ final class WebServer
      * Asks for as many pages at once as there are questions, again and again.
      *
      * @param callable(): ?array<string, string> $question what to ask next; null: no more
-     * @param callable(array<string, string>, ?array<string, mixed>): void $answer a question and its answer; null: none
+     * @param callable(array<string, string>, ?array<string, mixed>, string): void $answer a question, its answer (null:
+     *     none), and that as it came
      */
     public function browse(int $atOnce, callable $question, callable $answer): void
     {
@@ -68,7 +69,7 @@ final class WebServer
                     unset($open[$id]);
                     fclose($stream);
                     $body = explode("\r\n\r\n", $received[$id], 2)[1] ?? '';
-                    $answer($questions[$id], json_decode($body, true));
+                    $answer($questions[$id], json_decode($body, true), $body);
                 }
             }
         }
