@@ -8,7 +8,7 @@ PACKAGES := zookeeper php-cli php-thrift thrift-compiler php8.2-dba phpunit php-
 BENCH_PACKAGES := redis-server
 NODE := benches/node/node_modules/.package-lock.json benches/node/gen-nodejs/zkDataService.js
 
-.PHONY: run deps test check gen fuzz bench bench-deps
+.PHONY: run deps test check gen fuzz bench bench-deps endurance endurance-mutants
 
 run:
 	cargo run --release -- serve
@@ -59,3 +59,12 @@ benches/node/node_modules/.package-lock.json: benches/node/package-lock.json
 benches/node/gen-nodejs/zkDataService.js: idl/zk_data.thrift
 	@command -v thrift > /dev/null || $(MAKE) deps
 	thrift --gen js:node -o benches/node idl/zk_data.thrift
+
+# Breaks everything around two sidecars for a quarter of an hour, and checks every answer. QUICK=1 for a minute;
+# SEED=… for the same faults again; FAULTS=Cut,Wipe for these alone; VERBOSE=1 tells of each.
+endurance: deps
+	cargo test --test endurance
+
+# Whether that finds what it should: sidecars that are wrong on purpose.
+endurance-mutants: deps
+	tests/endurance/mutants/run

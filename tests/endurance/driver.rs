@@ -29,7 +29,7 @@ const CAUTION: Duration = Duration::from_secs(20);
 
 const WRITERS: usize = 4;
 const HOT: usize = 4;
-const COLD: usize = 80;
+const COLD: usize = 150;
 const TREES: usize = 6;
 const LEAVES: usize = 3;
 

@@ -205,7 +205,7 @@ impl Asker {
                 let read = opened.as_ref().map_err(ToString::to_string);
                 match read.and_then(|reader| reader.node(&parsed).map_err(|error| error.to_string())) {
                     Ok((node, report)) => {
-                        let age = report.freshness(&parsed, SystemTime::now()).age.as_millis() as i64;
+                        let age = report.freshness(report.behind(&parsed), SystemTime::now()).age.as_millis() as i64;
                         let data = node.as_ref().map(|node| node.data.as_ref());
                         self.bring(Way::File, asked, report.revision as i64, age, [(path.as_str(), data)]);
                     }

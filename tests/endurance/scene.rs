@@ -8,7 +8,9 @@ use crate::checker::Checker;
 use crate::dice::Dice;
 use crate::driver::{Driver, ROOT, paths};
 use crate::ensemble::Ensemble;
-use crate::harness::{Link, Roster, Tree, Zk, as_told, difference, ensure, free_port};
+use crate::harness::truth::difference;
+use crate::harness::watcher::as_told;
+use crate::harness::{Link, Roster, Tree, Zk, ensure, free_port};
 use crate::idl::TRosterSyncClient;
 use crate::model::{LIMIT, Value};
 use crate::readers::Readers;
@@ -66,6 +68,9 @@ impl Scene {
         let began = Instant::now();
         let mut why = self.differs();
         while let Err(different) = why {
+            if self.checker.violations() > 0 {
+                break;
+            }
             if began.elapsed() > HEALING {
                 self.checker.violation(&format!("after healing everything equals a full read: {different}"));
                 break;

@@ -68,6 +68,17 @@ fn what_is_written_while_the_line_swallows_everything_is_not_lost() {
 }
 
 #[test]
+fn what_comes_late_and_in_halves_is_understood() {
+    let scene = furnished(Scene::new());
+    scene.link.falter();
+    scene.changes();
+    scene.agrees();
+    scene.link.cut();
+    scene.link.falter();
+    scene.agrees();
+}
+
+#[test]
 fn a_line_that_breaks_again_and_again_leaves_no_hole() {
     let scene = furnished(Scene::new());
     for breakage in 0..10 {

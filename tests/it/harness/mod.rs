@@ -8,8 +8,8 @@ mod process;
 mod roster;
 mod scene;
 mod server;
-mod truth;
-mod watcher;
+pub(crate) mod truth;
+pub(crate) mod watcher;
 mod wire;
 mod zk;
 
@@ -26,8 +26,8 @@ pub(crate) use self::process::Process;
 pub(crate) use self::roster::Roster;
 pub(crate) use self::scene::{Scene, fresh_chroot, source};
 pub(crate) use self::server::Server;
-pub(crate) use self::truth::{Tree, difference};
-pub(crate) use self::watcher::{Watcher, as_told};
+pub(crate) use self::truth::Tree;
+pub(crate) use self::watcher::Watcher;
 pub(crate) use self::wire::Argument;
 pub(crate) use self::zk::Zk;
 
