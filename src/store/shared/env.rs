@@ -50,7 +50,7 @@ impl Env {
 
     /// All that it holds, in the order of the keys.
     #[cfg(any(test, feature = "fuzz"))]
-    pub(super) fn entries(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+    pub(super) fn entries(&self) -> Result<Vec<super::fuzz::Pair>, Error> {
         let transaction = self.pin()?;
         let mut cursor = transaction.open_ro_cursor(self.db)?;
         cursor.iter().map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec()))).collect()

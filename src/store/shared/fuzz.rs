@@ -4,13 +4,16 @@ use std::io::Write;
 
 use super::{Contents, Env, Image};
 
+/// A key and its value.
+pub(super) type Pair = (Vec<u8>, Vec<u8>);
+
 /// They are refused; or LMDB, which trusts its file, reads of it what we have read.
 pub fn files(bytes: &[u8]) {
     let mut file = tempfile::NamedTempFile::new().expect("a file");
     file.write_all(bytes).expect("written");
     let Ok(image) = Image::open(file.path()) else { return };
     let (mut lower, mut upper) = (Vec::new(), Vec::new());
-    let keep = |key: &[u8], value: &[u8], to: &mut Vec<(Vec<u8>, Vec<u8>)>| {
+    let keep = |key: &[u8], value: &[u8], to: &mut Vec<Pair>| {
         to.push((key.to_vec(), value.to_vec()));
         Ok(())
     };
