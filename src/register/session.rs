@@ -126,12 +126,14 @@ impl Session {
         let mut secrets_changed = self.hall.secrets_changed.clone();
         let mut subscriber = Subscriber::new(self.line.handle.clone(), self.hall.clone());
         let mut asked = self.ask();
+        // Kept until its end has come as well: dropped before, it would be closed, and the master told so.
+        let mut _answered = None;
         // While it holds one, this session is counted.
         let mut untold = None;
         loop {
             tokio::select! {
                 told = told(&mut asked, self.line.native) => {
-                    asked = None;
+                    _answered = asked.take();
                     match told {
                         Ok(services) => {
                             untold.take();
