@@ -14,6 +14,7 @@ mod joining;
 mod masters;
 mod mirror;
 mod php;
+mod readers;
 mod recorded;
 mod register;
 mod shared;

@@ -2,6 +2,7 @@
 
 mod cli;
 mod client;
+mod fpm;
 mod link;
 pub(crate) mod master;
 mod process;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use self::cli::{Ended, Printing, binary};
 pub(crate) use self::client::{Client, Dialect, any_age, exception};
+pub(crate) use self::fpm::Fpm;
 pub(crate) use self::link::Link;
 pub(crate) use self::process::Process;
 pub(crate) use self::roster::Roster;
