@@ -68,7 +68,7 @@ pub(crate) struct Checker {
 struct Inner {
     model: Model,
     /// What was seen of a key in one life of a sidecar, by the first revision at which it was.
-    seen: HashMap<(usize, usize, Option<usize>, String), BTreeMap<i64, Seen>>,
+    seen: HashMap<Track, BTreeMap<i64, Seen>>,
     /// The lives of each sidecar: none of its revisions is lower.
     lives: HashMap<usize, Vec<i64>>,
     highest: HashMap<(usize, Way), i64>,
@@ -76,6 +76,15 @@ struct Inner {
     events: Vec<(Instant, String)>,
     answers: u64,
     failures: u64,
+}
+
+/// What has one order: a key, in one life of a sidecar; and a watcher's own view of that.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Track {
+    sidecar: usize,
+    life: usize,
+    watcher: Option<usize>,
+    key: String,
 }
 
 /// A run of revisions at which a key had one value, as which state of the model that may have been at the earliest.
@@ -213,11 +222,12 @@ impl Checker {
 impl Inner {
     /// Finds a place for what was seen between what was seen at lower and at higher revisions.
     fn place(&mut self, told: Told, life: usize, answer: Answer<'_>, claim: Claim) -> Result<(), Wrong> {
-        let (track, order) = match told.way {
+        let (watcher, order) = match told.way {
             Way::Watcher(number) => (Some(number), self.answers as i64),
             _ => (None, told.revision),
         };
-        let seen = self.seen.entry((told.sidecar, life, track, answer.key.to_owned())).or_default();
+        let track = Track { sidecar: told.sidecar, life, watcher, key: answer.key.to_owned() };
+        let seen = self.seen.entry(track).or_default();
         let before = seen.range_mut(..=order).next_back();
         let mut first = 0;
         if let Some((_, before)) = before {

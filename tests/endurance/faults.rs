@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::dice::Dice;
 use crate::driver::{ROOT, paths, told};
 use crate::harness::{Link, SOON, eventually};
+use crate::masters::{NAMES, key};
 use crate::model::Value;
 use crate::scene::Scene;
 
@@ -36,6 +37,12 @@ pub(crate) enum Kind {
     Garbage,
     SlowClients,
     Flood,
+    Descriptors,
+    CutUpstream,
+    SilenceUpstream,
+    KillMaster,
+    FreezeMaster,
+    FlapMaster,
 }
 
 /// A fault that has struck.
@@ -43,6 +50,7 @@ pub(crate) enum Kind {
 pub(crate) struct Fault {
     pub(crate) kind: Kind,
     sidecar: usize,
+    master: usize,
     servers: Vec<usize>,
     clients: Vec<TcpStream>,
 }
@@ -53,10 +61,13 @@ enum Part {
     Ensemble,
     Lines,
     Sidecar,
+    /// At the register of a sidecar.
+    Masters,
+    Upstream,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Kind; 23] = [
+    pub(crate) const ALL: [Kind; 29] = [
         Kind::Silence,
         Kind::Cut,
         Kind::KillLeader,
@@ -80,6 +91,12 @@ impl Kind {
         Kind::Garbage,
         Kind::SlowClients,
         Kind::Flood,
+        Kind::Descriptors,
+        Kind::CutUpstream,
+        Kind::SilenceUpstream,
+        Kind::KillMaster,
+        Kind::FreezeMaster,
+        Kind::FlapMaster,
     ];
 
     pub(crate) fn named(name: &str) -> Option<Self> {
@@ -88,7 +105,8 @@ impl Kind {
 
     /// Whether both can strike at the same time.
     pub(crate) fn goes_with(self, other: Kind) -> bool {
-        self.part() != other.part()
+        let at_sidecars = |kind: Kind| matches!(kind.part(), Part::Sidecar | Part::Masters);
+        self.part() != other.part() && !(at_sidecars(self) && at_sidecars(other))
     }
 
     fn part(self) -> Part {
@@ -98,14 +116,18 @@ impl Kind {
             Kind::FreezeServer | Kind::FreezeLeader | Kind::Wipe | Kind::OldData => Part::Ensemble,
             Kind::DeleteRoot | Kind::Storm => Part::Ensemble,
             Kind::FreezeSidecar | Kind::ExpireSession | Kind::KillSidecar | Kind::RestartSidecar => Part::Sidecar,
-            Kind::DamageFile | Kind::RemoveFile | Kind::Garbage | Kind::SlowClients | Kind::Flood => Part::Sidecar,
+            Kind::DamageFile | Kind::RemoveFile | Kind::Garbage | Kind::SlowClients => Part::Sidecar,
+            Kind::Flood | Kind::Descriptors => Part::Sidecar,
+            Kind::CutUpstream | Kind::SilenceUpstream => Part::Upstream,
+            Kind::KillMaster | Kind::FreezeMaster | Kind::FlapMaster => Part::Masters,
         }
     }
 
     /// How long it lasts at least.
     pub(crate) fn lasts(self) -> Duration {
         Duration::from_millis(match self {
-            Kind::Silence => 13_000,
+            Kind::Silence | Kind::SilenceUpstream => 13_000,
+            Kind::FreezeMaster => 9_000,
             Kind::ExpireSession => 9_000,
             Kind::FreezeServer | Kind::FreezeLeader | Kind::KillMajority | Kind::KillAll | Kind::Storm => 4_000,
             _ => 1_000,
@@ -114,8 +136,10 @@ impl Kind {
 
     pub(crate) fn strike(self, scene: &mut Scene, dice: &Dice) -> Fault {
         let (sidecar, servers) = (dice.below(scene.sidecars.len()), self.servers(scene, dice));
-        let mut fault = Fault { kind: self, sidecar, servers, clients: Vec::new() };
-        scene.checker.note(format!("{self:?} strikes sidecar {sidecar}, or servers {:?}", fault.servers));
+        // One that is to be frozen is a process of its own.
+        let master = dice.below(if self == Kind::FreezeMaster { 2 } else { NAMES.len() });
+        let mut fault = Fault { kind: self, sidecar, master, servers, clients: Vec::new() };
+        scene.checker.note(fault.told());
         fault.begin(scene, dice);
         fault
     }
@@ -133,6 +157,18 @@ impl Kind {
 }
 
 impl Fault {
+    fn told(&self) -> String {
+        let kind = self.kind;
+        match kind {
+            Kind::KillMaster | Kind::FreezeMaster | Kind::FlapMaster => {
+                format!("{kind:?} strikes {}", NAMES[self.master])
+            }
+            _ if kind.part() == Part::Ensemble => format!("{kind:?} strikes servers {:?}", self.servers),
+            _ if kind.part() == Part::Upstream => format!("{kind:?} strikes"),
+            _ => format!("{kind:?} strikes sidecar {}", self.sidecar),
+        }
+    }
+
     fn begin(&mut self, scene: &mut Scene, dice: &Dice) {
         match self.kind {
             Kind::Cut => self.lines(scene).iter().for_each(Link::cut),
@@ -154,22 +190,22 @@ impl Fault {
             Kind::DeleteRoot => scene.delete_root(),
             Kind::Storm => scene.driver.storm(true),
             Kind::FreezeSidecar | Kind::ExpireSession => {
-                scene.checker.disturb(self.sidecar);
+                self.disturb(scene);
                 scene.sidecars[self.sidecar].roster.process().freeze();
             }
             Kind::KillSidecar | Kind::DamageFile => {
-                scene.checker.disturb(self.sidecar);
+                self.disturb(scene);
                 scene.sidecars[self.sidecar].roster.kill();
                 if self.kind == Kind::DamageFile {
                     self.damage(scene, dice);
                 }
             }
             Kind::RestartSidecar => {
-                scene.checker.disturb(self.sidecar);
+                self.disturb(scene);
                 scene.sidecars[self.sidecar].roster.stop();
             }
             Kind::RemoveFile => {
-                scene.checker.disturb(self.sidecar);
+                self.disturb(scene);
                 let _ = std::fs::remove_file(scene.sidecars[self.sidecar].roster.shared_file());
             }
             Kind::Garbage => (0..40).for_each(|_| self.send(scene, &garbage(dice))),
@@ -177,6 +213,26 @@ impl Fault {
             Kind::Flood => {
                 scene.checker.disturb(self.sidecar);
                 (0..3_000).for_each(|_| self.send(scene, b""));
+            }
+            Kind::Descriptors => {
+                scene.checker.disturb(self.sidecar);
+                scene.sidecars[self.sidecar].limit_descriptors("40");
+                (0..100).for_each(|_| self.send(scene, b""));
+            }
+            Kind::CutUpstream => scene.upstream.cut(),
+            Kind::SilenceUpstream => scene.upstream.fall_silent(),
+            Kind::KillMaster => self.kill_master(scene),
+            Kind::FreezeMaster => {
+                scene.is_unknown(&[NAMES[self.master]]);
+                scene.masters.process(self.master).freeze();
+            }
+            Kind::FlapMaster => {
+                for _ in 0..8 {
+                    self.kill_master(scene);
+                    scene.is_unknown(&[NAMES[self.master]]);
+                    scene.masters.run(self.master);
+                    pause(dice.below(600) as u64);
+                }
             }
         }
     }
@@ -197,16 +253,35 @@ impl Fault {
             Kind::Storm => scene.driver.storm(false),
             Kind::FreezeSidecar | Kind::ExpireSession => {
                 scene.sidecars[self.sidecar].roster.process().thaw();
-                scene.checker.calm(self.sidecar);
+                self.calm(scene);
             }
             Kind::KillSidecar | Kind::RestartSidecar | Kind::DamageFile | Kind::RemoveFile => {
                 if self.kind == Kind::RemoveFile {
                     scene.sidecars[self.sidecar].roster.stop();
                 }
                 scene.sidecars[self.sidecar].run();
-                scene.checker.calm(self.sidecar);
+                self.calm(scene);
             }
-            Kind::Flood => {
+            Kind::CutUpstream | Kind::SilenceUpstream => scene.upstream.mend(),
+            Kind::KillMaster => {
+                scene.is_unknown(&[NAMES[self.master]]);
+                scene.masters.run(self.master);
+                scene.is_there(NAMES[self.master]);
+            }
+            Kind::FreezeMaster => {
+                scene.masters.process(self.master).thaw();
+                // It may be about to be dropped.
+                pause(2_000);
+                scene.is_there(NAMES[self.master]);
+            }
+            Kind::FlapMaster => {
+                pause(1_000);
+                scene.is_there(NAMES[self.master]);
+            }
+            Kind::Flood | Kind::Descriptors => {
+                if self.kind == Kind::Descriptors {
+                    scene.sidecars[self.sidecar].limit_descriptors("1024");
+                }
                 drop(self.clients);
                 let sidecar = &scene.sidecars[self.sidecar];
                 eventually("the sidecar answers after the flood", SOON, || sidecar.answers());
@@ -214,6 +289,30 @@ impl Fault {
             }
         }
         scene.checker.note(name);
+    }
+
+    /// The sidecar need not answer. With the first one goes its register.
+    fn disturb(&self, scene: &Scene) {
+        scene.checker.disturb(self.sidecar);
+        if self.sidecar == 0 {
+            scene.is_unknown(&NAMES);
+        }
+    }
+
+    fn calm(&self, scene: &Scene) {
+        if self.sidecar == 0 {
+            // Those that the register takes for dead, or that take it for dead, first part.
+            pause(2_000);
+            NAMES.iter().for_each(|name| scene.is_there(name));
+        }
+        scene.checker.calm(self.sidecar);
+    }
+
+    fn kill_master(&self, scene: &mut Scene) {
+        let key = key(NAMES[self.master]);
+        let gone = scene.checker.model(|model| model.begin(&key, Value::Absent));
+        scene.masters.kill(self.master);
+        scene.checker.model(|model| model.confirm(&key, gone));
     }
 
     fn lines<'a>(&self, scene: &'a Scene) -> &'a [Link] {

@@ -10,6 +10,7 @@ mod faults;
 #[allow(dead_code, unused_imports)]
 #[path = "../it/harness/mod.rs"]
 mod harness;
+mod masters;
 mod model;
 mod readers;
 mod scene;
@@ -85,6 +86,7 @@ impl Act {
         println!("{} servers, {struck} faults, {} writes", self.servers, scene.driver.written());
         println!("  answers checked              {answers:>12}");
         println!("  questions not answered       {failures:>12}");
+        println!("  calls of masters             {:>12}", scene.callers.count());
         println!("  violations                   {:>12}", scene.checker.violations());
         println!("  longest healing              {:>9} ms", worst.as_millis());
         for (number, (sidecar, (descriptors, memory))) in scene.sidecars.iter().zip(before).enumerate() {

@@ -15,7 +15,8 @@ use crate::checker::{Answer, Asked, Checker, Told, Way};
 use crate::dice::Dice;
 use crate::driver::{ROOT, paths, told};
 use crate::harness::{Client, Dialect, Tree, any_age};
-use crate::idl::{Freshness, Node, NotFound, TRosterSyncClient};
+use crate::idl::{Filter, Freshness, Node, NotFound, NotReady, TRosterSyncClient};
+use crate::masters;
 use crate::model::Value;
 
 /// Threads that ask one sidecar, until this is dropped.
@@ -105,7 +106,8 @@ impl Asker {
             let answered = match self.dice.below(20) {
                 0 => self.subtree(client, asked),
                 1..4 => self.children(client, asked),
-                4..10 => self.get_many(client, asked),
+                4..6 => self.masters(client, asked),
+                6..10 => self.get_many(client, asked),
                 _ => self.get(client, asked),
             };
             if let Err(error) = answered {
@@ -154,6 +156,21 @@ impl Asker {
         let is_absent = |path: &&String| !reply.names.iter().any(|name| path.ends_with(&format!("/{name}")));
         let absent = self.paths.iter().filter(is_child).filter(is_absent);
         self.tell(asked, &reply.freshness, absent.map(|path| (path.as_str(), None)));
+        Ok(())
+    }
+
+    /// Which masters are there. A register that has just started waits for them.
+    fn masters(&self, client: &mut Client, asked: Asked) -> thrift::Result<()> {
+        let reply = match client.masters(Filter::new(None, None, None, None)) {
+            Err(thrift::Error::User(error)) if error.is::<NotReady>() => return Ok(()),
+            reply => reply?,
+        };
+        let offers = |name: &str| reply.masters.iter().any(|it| it.services.iter().any(|service| service.name == name));
+        let Freshness { revision, age_ms, .. } = reply.freshness;
+        let told = Told { sidecar: self.sidecar, way: Way::Endpoint, who: self.who, asked, revision, age_ms };
+        let keys = masters::NAMES.map(|name| (masters::key(name), offers(name)));
+        let value = |there| if there { Value::Data(0) } else { Value::Absent };
+        self.checker.take(told, keys.iter().map(|(key, there)| Answer { key, value: value(*there) }));
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! The scene: an ensemble, two sidecars on lines of their own, everybody who asks them, and who writes.
 
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,8 +11,9 @@ use crate::driver::{Driver, ROOT, paths};
 use crate::ensemble::Ensemble;
 use crate::harness::truth::difference;
 use crate::harness::watcher::as_told;
-use crate::harness::{Link, Roster, Tree, Zk, ensure, free_port};
-use crate::idl::TRosterSyncClient;
+use crate::harness::{Link, Roster, Tree, Zk, ensure, eventually, free_port};
+use crate::idl::{Filter, TRosterSyncClient};
+use crate::masters::{Callers, Masters, NAMES, key};
 use crate::model::{LIMIT, Value};
 use crate::readers::Readers;
 
@@ -24,6 +26,8 @@ pub(crate) const TOKEN: &str = "register-center-token-2024";
 #[derive(Debug)]
 pub(crate) struct Scene {
     readers: Vec<Readers>,
+    pub(crate) callers: Callers,
+    pub(crate) masters: Masters,
     pub(crate) driver: Driver,
     pub(crate) sidecars: Vec<Sidecar>,
     pub(crate) upstream: Link,
@@ -45,7 +49,10 @@ impl Scene {
     pub(crate) fn set(servers: usize, dice: &Dice) -> Self {
         let checker = Arc::new(Checker::new());
         let began = Instant::now();
-        checker.model(|model| paths().iter().for_each(|path| model.become_now(path, Value::Absent, began)));
+        checker.model(|model| {
+            paths().iter().for_each(|path| model.become_now(path, Value::Absent, began));
+            NAMES.iter().for_each(|name| model.become_now(&key(name), Value::Anything, began));
+        });
         let ensemble = Ensemble::start(servers);
         let driver = Driver::start(ensemble.zk().connect_string(), checker.clone(), dice);
         driver.goes_on(1_000);
@@ -55,7 +62,26 @@ impl Scene {
         let sidecars = vec![first, second];
         sidecars.iter().for_each(|sidecar| sidecar.roster.becomes("live"));
         let readers = sidecars.iter().map(|it| Readers::start(it.number, it.roster.folder(), &checker, dice));
-        Self { readers: readers.collect(), driver, sidecars, upstream, ensemble, checker }
+        let readers: Vec<Readers> = readers.collect();
+        let masters = Masters::start(sidecars[0].register);
+        let sockets: Vec<&Path> = sidecars.iter().map(|sidecar| sidecar.roster.socket()).collect();
+        let callers = Callers::start(masters.trace(), &sockets, dice);
+        let scene = Self { readers, callers, masters, driver, sidecars, upstream, ensemble, checker };
+        NAMES.iter().for_each(|name| scene.is_there(name));
+        scene
+    }
+
+    /// From now on nobody knows whether these masters are there.
+    pub(crate) fn is_unknown(&self, names: &[&str]) {
+        let now = Instant::now();
+        self.checker.model(|model| names.iter().for_each(|name| model.become_now(&key(name), Value::Anything, now)));
+    }
+
+    /// Waits until a master is there, which from then on must be told.
+    pub(crate) fn is_there(&self, name: &str) {
+        let names = || self.sidecars[0].masters();
+        eventually(&format!("{name} is there"), HEALING, || ensure(names()?.iter().any(|it| it == name), "it is not"));
+        self.checker.model(|model| model.become_now(&key(name), Value::Data(0), Instant::now()));
     }
 
     pub(crate) fn zk(&self) -> Zk {
@@ -78,6 +104,9 @@ impl Scene {
             std::thread::sleep(Duration::from_millis(20));
             why = self.differs();
         }
+        if let Err(wrong) = self.callers.check() {
+            self.checker.violation(&format!("no call is executed twice, or otherwise than it is told: {wrong}"));
+        }
         let took = began.elapsed();
         self.checker.note(format!("all agree after {took:.1?}"));
         self.driver.resume();
@@ -97,6 +126,8 @@ impl Scene {
             tree.retain(|path, _| mirrored(path));
             difference(&format!("sidecar {}", sidecar.number), &tree, &truth)?;
             ensure(freshness.age_ms == 0, format!("sidecar {} is {} ms old", sidecar.number, freshness.age_ms))?;
+            let masters = sidecar.masters()?;
+            ensure(NAMES.iter().all(|name| masters.iter().any(|it| it == name)), format!("{masters:?}"))?;
             for copy in readers.copies() {
                 let copy = copy.into_iter().filter(|(path, _)| mirrored(path));
                 let copy: Tree = copy.map(|(path, node)| (path, as_told(node))).collect();
@@ -132,7 +163,7 @@ impl Sidecar {
         let patient = "first_byte_timeout = \"10s\"\nrequest_timeout = \"10s\"\n";
         let listen = format!("[register]\nlisten = \"127.0.0.1:{register}\"\nping_interval = \"2s\"\n");
         roster.configure("[register]\nlisten = \"\"\n", &(patient.to_owned() + &listen));
-        std::fs::create_dir(roster.state()).expect("a folder");
+        std::fs::create_dir_all(roster.state()).expect("a folder");
         let mut sidecar = Self { roster, lines, register, number, checker: checker.clone() };
         sidecar.run();
         sidecar
@@ -149,6 +180,21 @@ impl Sidecar {
         let descriptors =
             std::fs::read_dir(Path::new("/proc").join(id.to_string()).join("fd")).map_or(0, Iterator::count);
         (descriptors, self.roster.memory())
+    }
+
+    /// What masters offer, with a proof that this is so now.
+    fn masters(&self) -> Result<Vec<String>, String> {
+        let reply = self.roster.client().masters(Filter::new(None, None, None, None));
+        let reply = reply.map_err(|error| format!("{error:?}"))?;
+        ensure(reply.freshness.age_ms == 0, format!("the masters are {} ms old", reply.freshness.age_ms))?;
+        Ok(reply.masters.into_iter().flat_map(|master| master.services).map(|service| service.name).collect())
+    }
+
+    /// Lets it have no more than so many.
+    pub(crate) fn limit_descriptors(&self, most: &str) {
+        let id = self.roster.process().id().to_string();
+        let limited = Command::new("prlimit").args(["--pid", &id, &format!("--nofile={most}:")]).status();
+        assert!(limited.expect("prlimit starts").success());
     }
 
     pub(crate) fn answers(&self) -> Result<(), String> {
