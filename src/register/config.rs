@@ -22,10 +22,12 @@ pub struct Config {
     /// again on SIGHUP.
     pub signing_key: Option<PathBuf>,
     pub max_masters: usize,
-    /// How many connections may be there that have not yet shown a token, and how many of one address.
+    /// How many connections may be heard at a time that have not yet shown a token, and how many of one address.
     pub max_strangers: usize,
     pub max_strangers_per_address: usize,
-    /// How long a connection may take to show one.
+    /// How many more may wait to be heard; half of them may be of one address.
+    pub max_waiting_strangers: usize,
+    /// How long a connection waits to be heard, and how long it may then take to show a token.
     #[serde(with = "humantime_serde")]
     pub auth_timeout: Duration,
     /// The longest message; from strangers, 4 KiB.
@@ -65,6 +67,7 @@ impl Default for Config {
             max_masters: 20_000,
             max_strangers: 64,
             max_strangers_per_address: 8,
+            max_waiting_strangers: 4_096,
             auth_timeout: Duration::from_secs(10),
             max_message: ByteSize::mib(1),
             max_depth: 32,

@@ -6,6 +6,7 @@
 mod config;
 mod line;
 mod lobby;
+mod question;
 mod secrets;
 mod session;
 mod subscriber;
@@ -96,7 +97,7 @@ impl Register {
             secrets: Arc::new(ArcSwap::from_pointee(secrets)),
             secrets_changed,
             tls: tls.map(ArcSwap::from_pointee),
-            lobby: Lobby::new(config.max_strangers, config.max_strangers_per_address),
+            lobby: Lobby::new(config),
             places: UnderWay::default(),
             untold: UnderWay::default(),
             tasks: tasks.clone(),
@@ -121,9 +122,9 @@ impl Register {
             let stop = tasks.stop_signal();
             let accepted = bound.accept(&stop, |stream| {
                 if let Some(address) = stream.keep_alive()
-                    && let Some(seat) = hall.lobby.enter(address.ip())
+                    && let Some(guest) = hall.lobby.enter(address.ip())
                 {
-                    tasks.short(session::serve(stream, address, seat, hall.clone()));
+                    tasks.short(session::serve(stream, address, guest, hall.clone()));
                 }
             });
             if let Err(error) = accepted.await {

@@ -4,41 +4,34 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rmpv::Value;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Hall;
 use super::line::MasterLine;
-use super::lobby::Seat;
+use super::lobby::Guest;
+use super::question::Question;
 use super::secrets::Admitted;
 use super::subscriber::Subscriber;
 use crate::model::{Change, Master, Service};
 use crate::net;
-use crate::tunnel::value::{get, text};
-use crate::tunnel::{Bounds, Conversation, Ended, Handle, Incoming, Message, Stream, UnderWay, Wire, php};
+use crate::tunnel::{Bounds, Conversation, Ended, Handle, Incoming, Message, UnderWay, Wire};
 
 /// How long a wrong token is left waiting for its refusal: who guesses is slowed down.
 const PENANCE: Duration = Duration::from_secs(1);
 
-/// How long a master may take to tell its services.
-const TELL: Duration = Duration::from_secs(10);
-
-/// The most services that one master may offer.
-const MAX_SERVICES: usize = 1_024;
-
 /// Serves one connection until it ends.
-pub(super) async fn serve(stream: net::Stream, address: SocketAddr, seat: Seat, hall: Arc<Hall>) {
-    let until = Instant::now() + hall.config.auth_timeout;
-    let Some(stream) = secure(stream, address, until, &hall).await else { return };
-    let mut wire = Wire::new(stream, Bounds::STRANGER);
-    let Some(peer) = admit(&mut wire, address, until, &hall).await else { return };
-    drop(seat);
+pub(super) async fn serve(stream: net::Stream, address: SocketAddr, guest: Guest, hall: Arc<Hall>) {
+    let stop = hall.tasks.stop_signal();
+    let greeted = tokio::select! {
+        greeted = greet(stream, address, guest, &hall) => greeted,
+        () = stop.requested() => None,
+    };
+    let Some((wire, peer)) = greeted else { return };
     let Some(_place) = hall.places.one_more(hall.config.max_masters) else {
         tracing::warn!(%address, max = hall.config.max_masters, "closed a master: there are max_masters already");
         return;
     };
     let (handle, incoming, conversation) = Conversation::new(wire, hall.config.settings());
-    let stop = hall.tasks.stop_signal();
     let session = Session::new(peer, address, handle, hall);
     let line = session.line.clone();
     let ended = tokio::select! {
@@ -62,6 +55,21 @@ struct Peer {
     admitted: Admitted,
     native: bool,
     id: Option<String>,
+}
+
+/// Gives a stranger a seat, and time to become known.
+async fn greet(
+    stream: net::Stream,
+    address: SocketAddr,
+    guest: Guest,
+    hall: &Hall,
+) -> Option<(Wire<net::Stream>, Peer)> {
+    let _seat = timeout(hall.config.auth_timeout, guest.seat()).await.ok()??;
+    let until = Instant::now() + hall.config.auth_timeout;
+    let stream = secure(stream, address, until, hall).await?;
+    let mut wire = Wire::new(stream, Bounds::STRANGER);
+    let peer = admit(&mut wire, address, until, hall).await?;
+    Some((wire, peer))
 }
 
 /// Goes through the handshake of TLS, if there is to be one.
@@ -125,55 +133,47 @@ impl Session {
     async fn listen(&self, mut incoming: Incoming) {
         let mut secrets_changed = self.hall.secrets_changed.clone();
         let mut subscriber = Subscriber::new(self.line.handle.clone(), self.hall.clone());
-        let mut asked = self.ask();
-        // Kept until its end has come as well: dropped before, it would be closed, and the master told so.
-        let mut _answered = None;
+        let mut question = Question::new(self.line.clone());
         // While it holds one, this session is counted.
         let mut untold = None;
         loop {
             tokio::select! {
-                told = told(&mut asked, self.line.native) => {
-                    _answered = asked.take();
-                    match told {
-                        Ok(services) => {
-                            untold.take();
-                            self.join(services);
-                        }
-                        Err(_) if subscriber.follows() => {}
-                        Err(why) => {
-                            untold = untold.take().or_else(|| self.hall.untold.one_more(usize::MAX));
-                            tracing::warn!(master = self.id, address = %self.address, why, "a master does not tell its services");
-                        }
-                    }
-                }
-                message = incoming.recv() => match message {
-                    None => return,
-                    Some(Message::Register(None)) => asked = self.ask(),
-                    Some(Message::Remove(None)) => {
-                        asked = None;
-                        self.join(Vec::new());
-                    }
-                    Some(message) => subscriber.take(message),
-                },
-                _ = secrets_changed.changed() => {
+                // Who subscribes has said so before it declines to tell services.
+                biased;
+                Ok(()) = secrets_changed.changed() => {
                     if !self.hall.secrets.load().still_admits(&self.admitted) {
                         tracing::info!(master = self.id, "closed a master: its token is no longer valid");
                         return;
                     }
+                    if untold.is_some() {
+                        // It may have refused what was not signed, or with another key.
+                        question.ask();
+                    }
                 }
+                message = incoming.recv() => match message {
+                    None => return,
+                    Some(Message::Register(None)) => question.ask(),
+                    Some(Message::Remove(None)) => {
+                        question.withdraw();
+                        untold = None;
+                        self.join(Vec::new());
+                    }
+                    Some(message) => subscriber.take(message),
+                },
+                told = question.answer() => match told {
+                    Ok(services) => {
+                        untold = None;
+                        self.join(services);
+                    }
+                    Err(_) if subscriber.follows() => question.withdraw(),
+                    Err(why) if untold.is_none() => {
+                        untold = self.hall.untold.one_more(usize::MAX);
+                        tracing::warn!(master = self.id, address = %self.address, why, "a master does not tell its services");
+                    }
+                    Err(_) => {}
+                },
             }
         }
-    }
-
-    fn ask(&self) -> Option<Stream> {
-        let handle = &self.line.handle;
-        let asked = if self.line.native {
-            handle.open(|uuid| Message::List { uuid })
-        } else {
-            let serialized = self.hall.secrets.load().closures.services();
-            handle.open(|uuid| Message::Callback { uuid, serialized })
-        };
-        asked.ok()
     }
 
     fn join(&self, services: Vec<Service>) {
@@ -195,27 +195,4 @@ impl Session {
     fn leave(&self) {
         self.hall.publish(&self.id, self.number, Change::Leave(self.id.clone()));
     }
-}
-
-/// The services that a master tells; waits for ever where it was not asked.
-async fn told(asked: &mut Option<Stream>, native: bool) -> Result<Vec<Service>, String> {
-    let Some(stream) = asked else { return std::future::pending().await };
-    let next = timeout(TELL, stream.next()).await.map_err(|_| format!("no answer within {TELL:?}"))?;
-    let told = next.map_err(|error| error.to_string())?;
-    let plain = |data| if native { Ok(data) } else { php::answer(data) };
-    let entries = match told.map(plain).transpose().map_err(|error| error.to_string())? {
-        Some(Value::Map(entries)) => entries,
-        Some(Value::Array(none)) if none.is_empty() => Vec::new(),
-        None => Vec::new(),
-        Some(_) => return Err("its answer is not a map of services".into()),
-    };
-    if entries.len() > MAX_SERVICES {
-        return Err(format!("it offers more than {MAX_SERVICES} services"));
-    }
-    Ok(entries.into_iter().filter_map(|(name, service)| Some(service_of(text(&name)?, service))).collect())
-}
-
-fn service_of(name: String, told: Value) -> Service {
-    let metadata = get(&told, "metadata").cloned();
-    Service { name, metadata: metadata.unwrap_or_else(|| Value::Map(Vec::new())) }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::json;
 
-use crate::harness::{SOON, ensure, eventually};
+use crate::harness::{Over, SOON, ensure, eventually};
 use crate::idl::{CallFailed, CallOptions, CallResult, NoMaster, Overloaded, TRosterSyncClient};
 use crate::masters::Php;
 use crate::register::Scene;
@@ -36,15 +36,6 @@ fn told(answer: thrift::Result<CallResult>) -> Told {
             Told::Lost
         }
         Err(other) => panic!("neither an answer nor a clear error: {other:?}"),
-    }
-}
-
-/// Tells the clients that it is over, also when the test fails.
-struct Over<'a>(&'a AtomicBool);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }
 

@@ -18,6 +18,7 @@ mod readers;
 mod recorded;
 mod register;
 mod shared;
+mod storm;
 mod tls;
 
 use roster::thrift::idl;

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use roster::master::{Config, Master, MethodError, Service, Values};
 use serde_json::{Value as Json, json};
 
@@ -144,6 +145,14 @@ fn a_php_master_that_wants_signatures_gets_them() {
     plain.has(0);
     let told = plain.roster.cli(["status"]).text();
     assert!(told.contains("1 of the masters gives no list of services"), "{told}");
+    let changing = Scene::with("signing_key = \"{folder}/tokens\"");
+    let _other = Php::start(changing.port, "another key", &[]);
+    let detail = || changing.roster.status().sources.into_iter().map(|it| it.detail).collect::<String>();
+    eventually("it is counted", SOON, || ensure(detail().contains("no list of services"), detail()));
+    changing.roster.write("tokens", "another key");
+    changing.roster.process().signal(Signal::SIGHUP);
+    offers(&changing, &["control", "demo"]);
+    eventually("it is counted no more", SOON, || ensure(detail().is_empty(), detail()));
 }
 
 #[test]

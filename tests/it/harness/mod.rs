@@ -2,6 +2,7 @@
 
 mod cli;
 mod client;
+mod crowd;
 mod fpm;
 mod link;
 pub(crate) mod master;
@@ -17,11 +18,12 @@ mod zk;
 use std::fmt::Display;
 use std::net::TcpListener;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 pub(crate) use self::cli::{Ended, Printing, binary};
 pub(crate) use self::client::{Client, Dialect, any_age, exception};
+pub(crate) use self::crowd::Crowd;
 pub(crate) use self::fpm::Fpm;
 pub(crate) use self::link::Link;
 pub(crate) use self::process::Process;
@@ -55,6 +57,15 @@ pub(crate) fn eventually<T, E: Display>(
 /// `Err` with the reason, unless the condition holds.
 pub(crate) fn ensure(holds: bool, why: impl Display) -> Result<(), String> {
     if holds { Ok(()) } else { Err(why.to_string()) }
+}
+
+/// Tells the threads of a test that it is over when dropped, also when it fails.
+pub(crate) struct Over<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// A port that nobody has. It lies below those that the kernel gives to clients, so that none takes it while its

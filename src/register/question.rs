@@ -1,0 +1,109 @@
+//! The question for a master's services: asked until it is answered.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rmpv::Value;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::line::MasterLine;
+use crate::model::Service;
+use crate::tunnel::value::{get, text};
+use crate::tunnel::{Message, SendError, Stream, StreamError, php};
+
+/// A master that has not told its services after so long is said to be silent, but still heard.
+const TELL: Duration = Duration::from_secs(10);
+
+/// When a master is asked again whose queue was full, or whose answer was none.
+const ROOM: Duration = Duration::from_secs(1);
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// The most services that one master may offer.
+const MAX_SERVICES: usize = 1_024;
+
+pub(super) struct Question {
+    line: Arc<MasterLine>,
+    state: State,
+}
+
+enum State {
+    Due(Instant),
+    Asked { stream: Stream, late: Option<Instant> },
+    Answered,
+}
+
+impl Question {
+    pub(super) fn new(line: Arc<MasterLine>) -> Self {
+        Self { line, state: State::Due(Instant::now()) }
+    }
+
+    /// Asks anew.
+    pub(super) fn ask(&mut self) {
+        self.state = State::Due(Instant::now());
+    }
+
+    pub(super) fn withdraw(&mut self) {
+        self.state = State::Answered;
+    }
+
+    /// The services, or why there are none; waits for ever once they have been told. Nothing is lost when the waiting
+    /// is given up.
+    pub(super) async fn answer(&mut self) -> Result<Vec<Service>, String> {
+        loop {
+            match &mut self.state {
+                State::Answered => std::future::pending().await,
+                State::Due(at) => {
+                    sleep_until(*at).await;
+                    self.state = match self.put() {
+                        Ok(stream) => State::Asked { stream, late: Some(Instant::now() + TELL) },
+                        Err(_) => State::Due(Instant::now() + ROOM),
+                    };
+                }
+                State::Asked { stream, late } => {
+                    let told = match *late {
+                        None => stream.next().await,
+                        Some(at) => match timeout_at(at, stream.next()).await {
+                            Ok(told) => told,
+                            Err(_) => {
+                                *late = None;
+                                return Err(format!("no answer within {TELL:?}"));
+                            }
+                        },
+                    };
+                    let services = services(told, self.line.native);
+                    self.state = if services.is_ok() { State::Answered } else { State::Due(Instant::now() + AGAIN) };
+                    return services;
+                }
+            }
+        }
+    }
+
+    fn put(&self) -> Result<Stream, SendError> {
+        let handle = &self.line.handle;
+        if self.line.native {
+            return handle.open(|uuid| Message::List { uuid });
+        }
+        let serialized = self.line.secrets.load().closures.services();
+        handle.open(|uuid| Message::Callback { uuid, serialized })
+    }
+}
+
+fn services(told: Result<Option<Value>, StreamError>, native: bool) -> Result<Vec<Service>, String> {
+    let plain = |data| if native { Ok(data) } else { php::answer(data) };
+    let told = told.map_err(|error| error.to_string())?;
+    let entries = match told.map(plain).transpose().map_err(|error| error.to_string())? {
+        Some(Value::Map(entries)) => entries,
+        Some(Value::Array(none)) if none.is_empty() => Vec::new(),
+        None => Vec::new(),
+        Some(_) => return Err("its answer is not a map of services".into()),
+    };
+    if entries.len() > MAX_SERVICES {
+        return Err(format!("it offers more than {MAX_SERVICES} services"));
+    }
+    Ok(entries.into_iter().filter_map(|(name, service)| Some(service_of(text(&name)?, service))).collect())
+}
+
+fn service_of(name: String, told: Value) -> Service {
+    let metadata = get(&told, "metadata").cloned();
+    Service { name, metadata: metadata.unwrap_or_else(|| Value::Map(Vec::new())) }
+}
