@@ -175,9 +175,9 @@ impl Shared {
     pub(super) fn receive(&self, message: Message, weight: usize) -> Option<Message> {
         match message {
             Message::Ping { uuid } => self.say_first(Message::Pong { uuid }),
-            Message::Pong { .. } => {}
             Message::Data { uuid, data } => self.receive_value(&uuid, data, weight),
-            Message::End { uuid } => drop(self.finish(&uuid, Ok(()))),
+            // A ping of the owner's is a stream without values.
+            Message::End { uuid } | Message::Pong { uuid } => drop(self.finish(&uuid, Ok(()))),
             Message::Error { uuid, error } => drop(self.finish(&uuid, Err(StreamError::Failed(error)))),
             // Also what the other end asked of the owner may be closed, whose uuid is unknown here.
             Message::Close { uuid } => {

@@ -1,6 +1,6 @@
 //! The checker: holds every answer against the model, and remembers what must never be.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -73,6 +73,8 @@ struct Inner {
     lives: HashMap<usize, Vec<i64>>,
     highest: HashMap<(usize, Way), i64>,
     disturbances: HashMap<usize, Vec<(Instant, Option<Instant>)>>,
+    /// Sidecars whose shared file somebody has damaged. Who reads it before the sidecar starts reads anything.
+    distrusted: HashSet<usize>,
     events: Vec<(Instant, String)>,
     answers: u64,
     failures: u64,
@@ -133,6 +135,15 @@ impl Checker {
         }
     }
 
+    pub(crate) fn distrust_file(&self, sidecar: usize, distrusted: bool) {
+        let mut inner = self.lock();
+        if distrusted {
+            inner.distrusted.insert(sidecar)
+        } else {
+            inner.distrusted.remove(&sidecar)
+        };
+    }
+
     pub(crate) fn asks(&self, sidecar: usize, way: Way) -> Asked {
         let floor = self.lock().highest.get(&(sidecar, way)).copied().unwrap_or(0);
         Asked { at: Instant::now(), floor }
@@ -154,6 +165,9 @@ impl Checker {
     pub(crate) fn take<'a>(&self, told: Told, answers: impl IntoIterator<Item = Answer<'a>>) {
         let mut inner = self.lock();
         let now = Instant::now();
+        if told.way == Way::File && inner.distrusted.contains(&told.sidecar) {
+            return;
+        }
         let highest = inner.highest.entry((told.sidecar, told.way)).or_default();
         *highest = told.revision.max(*highest);
         if told.revision < told.asked.floor {

@@ -96,7 +96,7 @@ pub(crate) fn told(data: Option<&[u8]>) -> Option<Value> {
 }
 
 /// What is to be expected of readers when ZooKeeper holds this: what is too large is not mirrored.
-fn modelled(value: Value) -> Value {
+pub(crate) fn modelled(value: Value) -> Value {
     match value {
         Value::Data(number) if data_of(number).len() > LIMIT => Value::Anything,
         value => value,

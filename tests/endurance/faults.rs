@@ -5,7 +5,8 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use crate::dice::Dice;
-use crate::driver::{ROOT, paths, told};
+use crate::driver::{ROOT, modelled, paths, told};
+use crate::ensemble::Ensemble;
 use crate::harness::{Link, SOON, eventually};
 use crate::masters::{NAMES, key};
 use crate::model::Value;
@@ -181,11 +182,16 @@ impl Fault {
             Kind::FreezeServer | Kind::FreezeLeader => {
                 self.servers.iter().for_each(|number| scene.ensemble.freeze(*number));
             }
-            Kind::Wipe => scene.come_back(|ensemble| ensemble.wipe()),
+            Kind::Wipe => scene.come_back(true, |ensemble| ensemble.wipe()),
             Kind::OldData => {
-                scene.come_back(|ensemble| ensemble.keep_data());
+                scene.come_back(false, |ensemble| ensemble.keep_data());
                 scene.driver.goes_on(200);
-                scene.come_back(|ensemble| ensemble.restore_data());
+                // As soon as it runs, the old values are seen again.
+                let since = Instant::now();
+                scene
+                    .checker
+                    .model(|model| paths().iter().for_each(|path| model.become_now(path, Value::Anything, since)));
+                scene.come_back(false, |ensemble| ensemble.restore_data());
             }
             Kind::DeleteRoot => scene.delete_root(),
             Kind::Storm => scene.driver.storm(true),
@@ -197,6 +203,7 @@ impl Fault {
                 self.disturb(scene);
                 scene.sidecars[self.sidecar].roster.kill();
                 if self.kind == Kind::DamageFile {
+                    scene.checker.distrust_file(self.sidecar, true);
                     self.damage(scene, dice);
                 }
             }
@@ -261,6 +268,7 @@ impl Fault {
                 }
                 scene.sidecars[self.sidecar].run();
                 self.calm(scene);
+                scene.checker.distrust_file(self.sidecar, false);
             }
             Kind::CutUpstream | Kind::SilenceUpstream => scene.upstream.mend(),
             Kind::KillMaster => {
@@ -339,7 +347,9 @@ impl Fault {
             let place = dice.below(bytes.len());
             bytes[place] ^= 1 << dice.below(8);
         }
-        std::fs::write(file, bytes).expect("it is damaged");
+        // Not in its place: who has it open would be killed by the kernel, whatever we do.
+        let damaged = file.with_extension("damaged");
+        std::fs::write(&damaged, bytes).and_then(|()| std::fs::rename(damaged, file)).expect("it is damaged");
     }
 
     fn send(&mut self, scene: &Scene, bytes: &[u8]) {
@@ -361,23 +371,26 @@ fn garbage(dice: &Dice) -> Vec<u8> {
 impl Scene {
     /// Kills the whole ensemble, and starts it again on data that somebody has changed. What that came to is then written
     /// down; until the writers go on, nobody may say that anything is gone.
-    fn come_back(&mut self, change: impl FnOnce(&mut crate::ensemble::Ensemble)) {
+    fn come_back(&mut self, loses_all: bool, change: impl FnOnce(&mut Ensemble)) {
         self.driver.pause();
         self.ensemble.kill_all();
         change(&mut self.ensemble);
         let since = Instant::now();
+        if !loses_all {
+            // As soon as it runs, old values are seen again.
+            self.checker.model(|model| paths().iter().for_each(|path| model.become_now(path, Value::Anything, since)));
+        }
         self.ensemble.run_all();
         let held = self.zk().attempt(async |client| client.sync("/").await).map(|()| self.zk().read_all(ROOT));
         let held = held.expect("the ensemble serves");
-        let lost = held.len() < paths().len() / 2;
-        if lost {
+        if loses_all {
             pause(6_000);
         }
-        let since = if lost { Instant::now() } else { since };
+        let since = if loses_all { Instant::now() } else { since };
         self.checker.model(|model| {
             for path in paths() {
-                let value = told(held.get(&path).map(|node| node.data.as_slice())).unwrap_or(Value::Anything);
-                if model.last(&path) != value && model.last(&path) != Value::Anything {
+                let value = told(held.get(&path).map(|node| node.data.as_slice())).map_or(Value::Anything, modelled);
+                if model.last(&path) != value {
                     model.become_now(&path, value, since);
                 }
             }

@@ -4,7 +4,7 @@ use nix::sys::signal::Signal;
 use rmpv::Value;
 
 use crate::harness::master::{Scripted, field, map, packed, text};
-use crate::harness::{Roster, SOON, ensure, eventually, exception, free_port};
+use crate::harness::{Link, Roster, SOON, ensure, eventually, exception, free_port};
 use crate::idl::{CallFailed, CallOptions, CallResult, Filter, Master, NoMaster, TRosterSyncClient};
 
 pub(crate) const TOKEN: &str = "register-center-token-2024";
@@ -219,6 +219,27 @@ fn beyond_loopback_there_must_be_a_token_of_ones_own() {
     roster.configure("listen = \"\"", "listen = \"0.0.0.0:0\"");
     let ended = roster.fails();
     assert!(ended.contains("register.tokens"), "{ended}");
+}
+
+#[test]
+fn masters_grow_old_when_their_register_falls_silent() {
+    let hub = Scene::new();
+    let line = Link::to(format!("127.0.0.1:{}", hub.port));
+    let _master = hub.join(&[]);
+    hub.has(1);
+    let upstream = format!("[[upstream]]\nconnect = \"{}\"\ntoken = \"{{folder}}/hub-token\"\n", line.address());
+    let beside = Scene::with(&upstream);
+    beside.roster.write("hub-token", TOKEN);
+    beside.roster.process().signal(Signal::SIGHUP);
+    beside.has(1);
+    let age = || beside.roster.client().masters(Filter::new(None, None, None, None)).map(|it| it.freshness.age_ms);
+    eventually("they are fresh", SOON, || ensure(age().unwrap_or(1) == 0, "they are old"));
+    line.fall_silent();
+    // Sooner than the tunnel takes the register for dead.
+    eventually("they grow old", SOON, || ensure(age().unwrap_or(0) > 0, "they are fresh"));
+    assert_eq!(beside.has(1).len(), 1, "and are there");
+    line.mend();
+    eventually("they are fresh again", SOON, || ensure(age().unwrap_or(1) == 0, "they are old"));
 }
 
 #[test]

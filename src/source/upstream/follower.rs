@@ -109,6 +109,7 @@ impl Follower {
         let ended = tokio::select! {
             ended = conversation.run() => return Trouble::Lost(format!("the connection was lost: {ended}")),
             trouble = self.subscribe(&handle) => trouble,
+            trouble = self.prove(&handle) => trouble,
             () = async { while let Some(message) = incoming.recv().await { self.hear(&handle, message).await } } => {
                 Trouble::Lost("the connection was lost".into())
             }
@@ -136,6 +137,7 @@ impl Follower {
     /// Takes in the whole state, at once, and then every change.
     async fn subscribe(&self, handle: &Handle) -> Trouble {
         self.feed().enter(FeedState::Syncing, format!("reading the masters of {}", self.remote));
+        let since = Instant::now();
         let asked = handle.open(|uuid| {
             Message::Other(Value::Map(vec![("cmd".into(), "subscribe".into()), ("uuid".into(), uuid.into())]))
         });
@@ -145,16 +147,7 @@ impl Follower {
         };
         let mut generation: Option<HashMap<String, Master>> = Some(HashMap::new());
         loop {
-            let next = tokio::select! {
-                next = stream.next() => next,
-                () = tokio::time::sleep(PROVE) => {
-                    if self.feed().state() == FeedState::Live {
-                        self.feed().prove(Instant::now());
-                    }
-                    continue;
-                }
-            };
-            let told = match next {
+            let told = match stream.next().await {
                 Ok(Some(value)) => told(&value),
                 Ok(None) => return Trouble::Lost("the register ended the subscription".into()),
                 Err(error) => return Trouble::Lost(error.to_string()),
@@ -168,8 +161,27 @@ impl Follower {
                 (Some(Told::Drop(id)), None) => drop(self.publisher.publish(vec![Change::Leave(id)])),
                 (Some(Told::Whole), whole) => {
                     self.publish_whole(handle, whole.take().unwrap_or_default());
+                    self.feed().prove(since);
                     generation = None;
                 }
+            }
+        }
+    }
+
+    /// Proves what the register has told by its answers to questions for a sign of life: it had told that before. One
+    /// that answers late is no worse for that, but what it told grows old.
+    async fn prove(&self, handle: &Handle) -> Trouble {
+        loop {
+            tokio::time::sleep(PROVE).await;
+            let asked = Instant::now();
+            let mut answer = match handle.open(|uuid| Message::Ping { uuid }) {
+                Ok(answer) => answer,
+                Err(error) => return Trouble::Lost(error.to_string()),
+            };
+            if let Ok(Ok(_)) = timeout(PROVE, answer.next()).await
+                && self.feed().state() == FeedState::Live
+            {
+                self.feed().prove(asked);
             }
         }
     }
@@ -185,7 +197,6 @@ impl Follower {
         changes.extend(masters.into_values().map(|master| self.join(handle, master)));
         self.publisher.publish_whole(changes);
         self.feed().enter(FeedState::Live, "");
-        self.feed().prove(Instant::now());
         tracing::info!(source = self.feed().name(), masters = count, "in sync");
     }
 
