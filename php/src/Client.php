@@ -181,10 +181,10 @@ final class Client
     }
 
     /**
-     * Calls a method on every master that offers the service, in the newest version there is, or in all that meet
-     * `$version`. Each may fail on its own; arguments as of `call`.
+     * Calls a method on every master that offers the service. Each may fail on its own; arguments as of `call`.
      *
      * @param array<mixed> $args
+     * @param ?string $version null: any
      * @return list<CallOutcome> one for each master
      * @throws Exception\NoMaster if nobody offers the service
      */

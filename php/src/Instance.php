@@ -10,7 +10,7 @@ final class Instance
     /**
      * @param string $master the id of the master,
      * @param string $address and where it connected from
-     * @param int $outstanding how many calls to it are under way
+     * @param int $outstanding how many calls to it are under way; 0 where the shared file tells
      */
     public function __construct(
         public readonly string $master,

@@ -12,7 +12,7 @@ final class Master
      * @param int $connectedAt ms since 1970
      * @param list<Service> $services
      * @param int $ways how many ways the sidecar has to it
-     * @param int $outstanding how many calls to it are under way
+     * @param int $outstanding how many calls to it are under way; 0 where the shared file tells
      */
     public function __construct(
         public readonly string $id,

@@ -205,7 +205,7 @@ final class Endpoint
         $told = array_map(Values::call(...), $calls);
         $outcomes = $this->send(
             static fn (Thrift\RosterClient $roster) => $roster->callMany($told),
-            max(0, ...array_column($calls, 'timeoutMs')),
+            max([0, ...array_column($calls, 'timeoutMs')]),
             !in_array(false, array_column($calls, 'idempotent'), true),
         );
         return array_map(Values::outcome(...), $outcomes, $calls);

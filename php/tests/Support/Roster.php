@@ -14,18 +14,18 @@ final class Roster
     public readonly string $socket;
     public readonly string $tcp;
     public readonly string $shared;
+    private readonly string $register;
     private readonly Folder $folder;
     private ?Process $process = null;
 
     /** @param array<string, string> $nodes by path */
-    public function __construct(array $nodes)
+    public function __construct(array $nodes, private readonly bool $hasRegister = false)
     {
         $this->folder = new Folder();
         $this->socket = "{$this->folder->path}/roster.sock";
         $this->shared = "{$this->folder->path}/shared.mdb";
-        $listener = stream_socket_server('tcp://127.0.0.1:0');
-        $this->tcp = stream_socket_get_name($listener, false);
-        fclose($listener);
+        $this->tcp = self::address();
+        $this->register = self::address();
         $this->folder->file('roster.toml', "[[file]]\npath = \"tree.toml\"\n");
         $this->set($nodes);
         $this->start();
@@ -49,7 +49,8 @@ final class Roster
 
     public function start(): void
     {
-        $settings = ["thrift.unix=$this->socket", "thrift.tcp=$this->tcp", 'register.listen='];
+        $settings = ["thrift.unix=$this->socket", "thrift.tcp=$this->tcp"];
+        $settings[] = 'register.listen=' . ($this->hasRegister ? $this->register : '');
         if (self::hasShared()) {
             array_push($settings, "shared.path=$this->shared", 'shared.state=');
         }
@@ -58,6 +59,15 @@ final class Roster
         $this->process = new Process($command, "{$this->folder->path}/log");
         Process::until(fn () => self::answers($this->socket, ''), 'the sidecar answers');
         Process::until(fn () => !self::hasShared() || self::answers('', $this->shared), 'the shared file is written');
+    }
+
+    /** A master that connects to it, as the tests of the sidecar have them; it offers `demo`, and more. */
+    public function master(string ...$services): Process
+    {
+        $script = __DIR__ . '/../../../tests/it/php/master.php';
+        $port = substr(strrchr($this->register, ':'), 1);
+        $command = [PHP_BINARY, $script, $port, 'register-center-token-2024', ...$services];
+        return new Process($command, "{$this->folder->path}/master");
     }
 
     public function end(int $signal): void
@@ -72,6 +82,15 @@ final class Roster
         $lines = array_map($line, array_keys($nodes), $nodes);
         $this->folder->file('tree.new', "[nodes]\n" . implode('', $lines));
         rename("{$this->folder->path}/tree.new", "{$this->folder->path}/tree.toml");
+    }
+
+    /** A free one. */
+    private static function address(): string
+    {
+        $listener = stream_socket_server('tcp://127.0.0.1:0');
+        $address = stream_socket_get_name($listener, false);
+        fclose($listener);
+        return $address;
     }
 
     private static function answers(string $socket, string $shared): bool

@@ -1,0 +1,160 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Roster\Tests;
+
+use PHPUnit\Framework\TestCase;
+use Roster\Call;
+use Roster\ChangeKind;
+use Roster\Client;
+use Roster\Exception\CallFailed;
+use Roster\Exception\InvalidRequest;
+use Roster\Exception\NoMaster;
+use Roster\Exception\RosterException;
+use Roster\Instance;
+use Roster\Master;
+use Roster\Tests\Support\Process;
+use Roster\Tests\Support\Roster;
+use Roster\Way;
+
+/** Masters are known and called through a real sidecar: those that connect are real PHP processes. */
+final class MastersTest extends TestCase
+{
+    private Roster $roster;
+    private Client $client;
+    /** @var list<Process> */
+    private array $masters;
+
+    protected function setUp(): void
+    {
+        $this->roster = new Roster(['/zk_test' => 'Hello'], hasRegister: true);
+        $this->client = $this->client(Way::Shared, Way::Unix);
+        $this->masters = [$this->roster->master(), $this->roster->master('spare@2.0.0')];
+        Process::until(fn () => count($this->instances('demo')) === 2, 'both masters offer it', 30);
+    }
+
+    public function testInstancesAndMastersAreTheSameOverEachWay(): void
+    {
+        [$shared, $unix] = [$this->client(Way::Shared), $this->client(Way::Unix)];
+        foreach (['demo', 'spare', 'control', 'nobody/has it', str_repeat('x', 501)] as $service) {
+            [$one, $other] = [$shared->instances($service), $unix->instances($service)];
+            self::assertEquals(array_map(self::told(...), $other), array_map(self::told(...), $one));
+        }
+        $metadata = ['version' => '1.2.0', 'zone' => 'b', 'weight' => 3];
+        self::assertSame($metadata, $shared->instances('demo')[0]->service->metadata);
+        self::assertSame(Way::Shared, $shared->freshness()->from);
+        foreach ($unix->masters() as $master) {
+            self::assertEquals(self::told($master), self::told($shared->master($master->id)));
+            self::assertEquals(self::told($master), self::told($unix->master($master->id)));
+        }
+        self::assertSame([null, null], [$shared->master('nobody'), $unix->master('nobody')]);
+    }
+
+    public function testTheFileStillTellsOfMastersWhenTheSidecarIsKilled(): void
+    {
+        [$instance] = $this->client->instances('spare');
+        self::assertSame(['2.0.0', Way::Shared, 0], [
+            $instance->service->version, $instance->freshness->from, $instance->freshness->ageMs,
+        ]);
+        $this->roster->end(SIGKILL);
+        $left = fn () => $this->client->instances('spare')[0];
+        Process::until(static fn () => $left()->freshness->ageMs > 3_000, 'the age grows', 30);
+        self::assertSame($instance->master, $left()->master);
+        self::assertSame($instance->master, $this->client->master($instance->master)->id);
+        $steps = $this->client->explain();
+        self::assertSame([false, false, true], array_column($steps, 'answered'));
+        self::assertStringContainsString('its writer has been away for', (string) $steps[0]);
+        self::assertStringContainsString('cannot connect', (string) $steps[1]);
+    }
+
+    public function testAllMastersAreCalled(): void
+    {
+        $ids = array_map(static fn (Master $master) => $master->id, $this->client->masters('demo'));
+        $outcomes = $this->client->callAll('demo', 'pair', ['first' => 1, 'second' => 'ü']);
+        self::assertEqualsCanonicalizing($ids, array_column($outcomes, 'master'));
+        foreach ($outcomes as $outcome) {
+            self::assertSame([[1, 'ü'], null], [$outcome->value(), $outcome->error]);
+        }
+        $this->expectException(NoMaster::class);
+        $this->client->callAll('nobody', 'pair');
+    }
+
+    public function testSeveralCallsEachHaveAnOutcome(): void
+    {
+        $outcomes = $this->client->callMany([
+            'pair' => new Call('demo', 'pair', [1, 2]),
+            'broken' => new Call('demo', 'broken'),
+            'nobody' => new Call('nobody', 'pair', idempotent: true),
+            'values' => new Call('demo', 'values', allValues: true),
+            'wrong' => new Call('demo', 'pair', [1, 2], version: 'none'),
+        ]);
+        self::assertSame([1, 2], $outcomes['pair']->value());
+        self::assertSame([1, 'two', ['three' => 3]], $outcomes['values']->result->values);
+        $error = $outcomes['broken']->error;
+        self::assertInstanceOf(CallFailed::class, $error);
+        self::assertSame(['midway', 9, 'DomainException'], [$error->getMessage(), $error->getCode(), $error->className]);
+        self::assertInstanceOf(NoMaster::class, $outcomes['nobody']->error);
+        self::assertInstanceOf(InvalidRequest::class, $outcomes['wrong']->error);
+        self::assertSame([], $this->client->callMany([]));
+        $this->expectExceptionObject($error);
+        $outcomes['broken']->value();
+    }
+
+    public function testAWatchTellsWhichMastersComeAndGo(): void
+    {
+        $deadline = microtime(true) + 30;
+        $watch = $this->client->watchMasters(waitMs: 200, until: static fn () => microtime(true) > $deadline);
+        $known = [];
+        $follow = static function (callable $until) use ($watch, &$known): void {
+            for (; ; $watch->next()) {
+                $change = $watch->current();
+                match ($change->kind) {
+                    ChangeKind::Deleted => $known = array_diff_key($known, [$change->id => 0]),
+                    ChangeKind::Reset => $known = [],
+                    default => $known[$change->id] = $change->master,
+                };
+                if ($until($known)) {
+                    return;
+                }
+            }
+        };
+        $follow(static fn (array $known) => count($known) === 2);
+        $this->masters[] = $this->roster->master('third');
+        $follow(static fn (array $known) => in_array('third', self::offers($known), true));
+        $this->masters[2]->end(SIGKILL);
+        $follow(static fn (array $known) => !in_array('third', self::offers($known), true));
+        self::assertCount(2, $known);
+    }
+
+    /** @param array<Master> $masters */
+    private static function offers(array $masters): array
+    {
+        $names = static fn (Master $master) => array_map(static fn ($service) => $service->name, $master->services);
+        return array_merge(...array_values(array_map($names, $masters)));
+    }
+
+    /** Without what may differ. */
+    private static function told(Instance|Master $told): array
+    {
+        return array_diff_key(get_object_vars($told), ['freshness' => 0]);
+    }
+
+    private function instances(string $service): array
+    {
+        try {
+            return $this->client->instances($service, maxAge: 0);
+        } catch (RosterException) {
+            return [];
+        }
+    }
+
+    private function client(Way ...$ways): Client
+    {
+        return Client::local(
+            in_array(Way::Unix, $ways, true) ? $this->roster->socket : '',
+            '',
+            in_array(Way::Shared, $ways, true) ? $this->roster->shared : '',
+        );
+    }
+}
