@@ -1,51 +1,73 @@
 //! The LMDB environment of the shared file, and what of LMDB its Rust binding does not offer.
 #![allow(unsafe_code)] // LMDB is a C library; here are the only calls of it that the binding does not make for us.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 #[cfg(any(test, feature = "fuzz"))]
 use lmdb::{Cursor, Transaction};
 use lmdb::{Database, Environment, EnvironmentFlags, Error, RoTransaction, RwTransaction};
 
 use super::Config;
+use super::place::{Mark, mark};
+
+/// What this process has mapped. LMDB must not map a file twice in one process: closing the one ends the locks of the
+/// other, and the process with them.
+static MAPPED: Mutex<BTreeMap<Mark, Weak<Env>>> = Mutex::new(BTreeMap::new());
+
+/// A reader's slot is of its transaction, not of its thread: a thread that ends while the file is unmapped would touch it.
+const FLAGS: EnvironmentFlags = EnvironmentFlags::NO_SUB_DIR.union(EnvironmentFlags::NO_TLS);
 
 /// A mapped file, with all of it in LMDB's unnamed database: that is the one which PHP's `dba` reads.
 #[derive(Debug)]
 pub(super) struct Env {
-    inner: Environment,
+    /// There until this is dropped.
+    inner: Option<Environment>,
     pub(super) db: Database,
 }
 
 impl Env {
     /// Maps a file whose folder, lock file and permissions are in order, and to which nobody else writes. One that is
     /// not empty has been read as an [`super::image::Image`]: LMDB trusts it.
-    pub(super) fn writer(path: &Path, config: &Config) -> Result<Self, Error> {
+    pub(super) fn writer(path: &Path, config: &Config) -> Result<Arc<Self>, Error> {
         const PAGE: usize = 65_536;
         let size = (config.max_size.as_u64() as usize).next_multiple_of(PAGE);
         // Nothing is synced: the file outlives this process in the memory of the kernel, and the machine on disk.
-        let flags = EnvironmentFlags::NO_SUB_DIR | EnvironmentFlags::NO_SYNC;
+        let flags = FLAGS | EnvironmentFlags::NO_SYNC;
         Self::open(Environment::new().set_flags(flags).set_map_size(size).set_max_readers(config.max_readers), path)
     }
 
     /// Maps a file that another process writes.
-    pub(super) fn reader(path: &Path) -> Result<Self, Error> {
-        Self::open(Environment::new().set_flags(EnvironmentFlags::NO_SUB_DIR | EnvironmentFlags::READ_ONLY), path)
+    pub(super) fn reader(path: &Path) -> Result<Arc<Self>, Error> {
+        Self::open(Environment::new().set_flags(FLAGS | EnvironmentFlags::READ_ONLY), path)
     }
 
-    fn open(options: &lmdb::EnvironmentBuilder, path: &Path) -> Result<Self, Error> {
+    fn open(options: &lmdb::EnvironmentBuilder, path: &Path) -> Result<Arc<Self>, Error> {
+        let (mut mapped, mark) = (mapped(), mark(path));
+        if let Some(env) = mark.and_then(|mark| mapped.get(&mark)?.upgrade()) {
+            return Ok(env);
+        }
         let inner = options.open_with_permissions(path, 0o600)?;
-        Ok(Self { db: inner.open_db(None)?, inner })
+        let env = Arc::new(Self { db: inner.open_db(None)?, inner: Some(inner) });
+        mapped.retain(|_, env| env.strong_count() > 0);
+        mapped.extend(mark.map(|mark| (mark, Arc::downgrade(&env))));
+        Ok(env)
+    }
+
+    fn inner(&self) -> &Environment {
+        self.inner.as_ref().expect("it is there until the end")
     }
 
     pub(super) fn write(&self) -> Result<RwTransaction<'_>, Error> {
-        self.inner.begin_rw_txn()
+        self.inner().begin_rw_txn()
     }
 
     /// Keeps the newest state, and those that come after it, from being written over while it lives.
     pub(super) fn pin(&self) -> Result<RoTransaction<'_>, Error> {
-        self.inner.begin_ro_txn()
+        self.inner().begin_ro_txn()
     }
 
     /// All that it holds, in the order of the keys.
@@ -58,21 +80,32 @@ impl Env {
 
     /// How many slots of readers were ever taken, and how many there are.
     pub(super) fn readers(&self) -> Result<(u32, u32), Error> {
-        self.inner.info().map(|info| (info.num_readers(), info.max_readers()))
+        self.inner().info().map(|info| (info.num_readers(), info.max_readers()))
     }
 
     /// Frees the slots of readers that died; how many.
     pub(super) fn clear_dead_readers(&self) -> Result<usize, Error> {
         let mut dead = 0;
         // SAFETY: the environment is open as long as `self` lives, and LMDB locks its table of readers itself.
-        let code = unsafe { lmdb_sys::mdb_reader_check(self.inner.env(), &mut dead) };
+        let code = unsafe { lmdb_sys::mdb_reader_check(self.inner().env(), &mut dead) };
         if code == 0 { Ok(dead as usize) } else { Err(Error::from_err_code(code)) }
     }
 
     /// Writes the newest state, without the free pages, into an empty file.
     pub(super) fn copy_to(&self, file: &File) -> Result<(), Error> {
         // SAFETY: the environment is open as long as `self` lives, and the file as long as the call.
-        let code = unsafe { lmdb_sys::mdb_env_copyfd2(self.inner.env(), file.as_raw_fd(), lmdb_sys::MDB_CP_COMPACT) };
+        let code = unsafe { lmdb_sys::mdb_env_copyfd2(self.inner().env(), file.as_raw_fd(), lmdb_sys::MDB_CP_COMPACT) };
         if code == 0 { Ok(()) } else { Err(Error::from_err_code(code)) }
     }
+}
+
+impl Drop for Env {
+    fn drop(&mut self) {
+        let _mapped = mapped();
+        self.inner = None;
+    }
+}
+
+fn mapped() -> MutexGuard<'static, BTreeMap<Mark, Weak<Env>>> {
+    MAPPED.lock().unwrap_or_else(PoisonError::into_inner)
 }

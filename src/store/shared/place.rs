@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::fcntl::{Flock, FlockArg};
 
@@ -38,7 +39,7 @@ impl Place {
     }
 
     /// Maps the file, which is ours.
-    pub(super) fn map(&self) -> Result<Env, SharedError> {
+    pub(super) fn map(&self) -> Result<Arc<Env>, SharedError> {
         permit(&self.path, &self.config.permissions())?;
         permit(&lock_file(&self.path), &self.config.lock_permissions())?;
         Env::writer(&self.path, &self.config).map_err(|source| SharedError::Map { path: self.path.clone(), source })
@@ -89,7 +90,7 @@ impl Claim {
     }
 }
 
-fn mark(path: &Path) -> Option<Mark> {
+pub(super) fn mark(path: &Path) -> Option<Mark> {
     path.metadata().ok().map(|file| (file.dev(), file.ino()))
 }
 

@@ -18,7 +18,7 @@ use crate::model::{Node, NodePath};
 pub struct Reader {
     path: PathBuf,
     /// Where a writer may be at work: keeps it from writing over what is being read.
-    env: Option<Env>,
+    env: Option<Arc<Env>>,
 }
 
 /// Why a file cannot be read.
@@ -97,7 +97,7 @@ impl Reader {
 
     fn at_once<T>(&self, read: impl FnOnce(&Image) -> Result<T, Unfit>) -> Result<T, ReadError> {
         let open = |source| ReadError::Open { path: self.path.clone(), source };
-        let _pin = self.env.as_ref().map(Env::pin).transpose().map_err(open)?;
+        let _pin = self.env.as_ref().map(|env| env.pin()).transpose().map_err(open)?;
         let read = Image::open(&self.path).and_then(|image| read(&image));
         read.map_err(|source| ReadError::Unfit { path: self.path.clone(), source })
     }

@@ -101,7 +101,7 @@ impl Writer {
         here: Option<&Contents>,
         feeds: &[Feed],
     ) -> Result<Self, SharedError> {
-        let env = Arc::new(place.map()?);
+        let env = place.map()?;
         Ok(Self {
             marks: place.marks(),
             nodes: here.map_or_else(OrdMap::new, |here| here.nodes.clone()),
@@ -142,7 +142,7 @@ impl Writer {
             return Ok(());
         }
         self.claim = self.place.clear(&self.claim)?;
-        self.env = Arc::new(self.place.map()?);
+        self.env = self.place.map()?;
         self.marks = self.place.marks();
         (self.nodes, self.directory, self.kept, self.sum) = (OrdMap::new(), Directory::default(), Kept::nothing(), 0);
         tracing::warn!(path = %self.place.path.display(), "the shared file was deleted; made it anew");
