@@ -9,6 +9,7 @@ use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -142,10 +143,11 @@ impl Bound {
     pub async fn accept(&self, stop: &Stop, mut serve: impl FnMut(Stream)) -> io::Result<()> {
         let listener = self.listener()?;
         let mut reported = None::<io::ErrorKind>;
+        let mut stopped = pin!(stop.requested());
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = stop.requested() => return Ok(()),
+                () = &mut stopped => return Ok(()),
             };
             match accepted {
                 Ok(stream) => {

@@ -24,17 +24,8 @@ pub enum Stream {
 }
 
 impl Stream {
-    /// The user at the other end of a Unix socket.
-    pub fn user(&self) -> Option<u32> {
-        self.peer().map(|peer| peer.uid())
-    }
-
-    /// Whether this process itself is at the other end of a Unix socket.
-    pub fn is_own(&self) -> bool {
-        self.peer().and_then(|peer| peer.pid()) == i32::try_from(std::process::id()).ok()
-    }
-
-    fn peer(&self) -> Option<UCred> {
+    /// The user and the process at the other end of a Unix socket.
+    pub fn peer(&self) -> Option<UCred> {
         match self {
             Self::Tcp(_) | Self::Tls(_) => None,
             Self::Unix(stream) => stream.peer_cred().ok(),

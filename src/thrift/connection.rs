@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Shared;
-use super::admission::Place;
+use super::admission::{Place, Sent};
 use super::codec::Outcome;
 use super::cut::{Cut, Cutter};
 use super::dialect::Dialect;
@@ -62,6 +62,15 @@ impl From<thrift::Error> for End {
     }
 }
 
+impl From<Sent> for End {
+    fn from(sent: Sent) -> Self {
+        match sent {
+            Sent::Away => Self::Quiet,
+            Sent::Late => Self::TimedOut,
+        }
+    }
+}
+
 /// Serves one client until it leaves.
 pub(super) async fn serve(stream: Stream, place: Place, shared: Arc<Shared>, stop: Stop) {
     let counted = shared.clone();
@@ -109,8 +118,8 @@ impl Connection {
     async fn begins_within(&mut self, patience: Duration) -> Result<(), End> {
         if self.received.is_empty() {
             self.send().await?;
-            self.place.set_idle();
-            self.receive(Instant::now() + patience).await?;
+            self.place.set_idle(patience);
+            self.receive().await?;
             self.place.set_busy();
         }
         Ok(())
@@ -123,7 +132,7 @@ impl Connection {
                 Cut::Request { dialect, message, end } => return Ok((dialect, message, end)),
                 Cut::Incomplete => {
                     self.send().await?;
-                    self.receive(deadline).await?;
+                    timeout_at(deadline, self.receive()).await.map_err(|_| End::TimedOut)??;
                 }
                 Cut::Foreign(foreign) => {
                     self.output.extend(foreign.refusal());
@@ -177,21 +186,19 @@ impl Connection {
         }
     }
 
-    async fn receive(&mut self, deadline: Instant) -> Result<(), End> {
+    async fn receive(&mut self) -> Result<(), End> {
         self.received.reserve(READ);
         tokio::select! {
             biased;
             read = self.stream.read_buf(&mut self.received) => if read? == 0 { Err(End::Quiet) } else { Ok(()) },
-            () = self.place.evicted() => Err(End::Quiet),
-            () = self.stop.requested() => Err(End::Quiet),
-            () = tokio::time::sleep_until(deadline) => Err(End::TimedOut),
+            sent = self.place.sent_away() => Err(sent.into()),
         }
     }
 
     async fn send(&mut self) -> Result<(), End> {
         if !self.output.is_empty() {
             let sent = self.stream.write_all(&self.output);
-            tokio::time::timeout(self.shared.config.reply_timeout, sent).await.map_err(|_| End::TimedOut)??;
+            timeout(self.shared.config.reply_timeout, sent).await.map_err(|_| End::TimedOut)??;
         }
         self.owed.clear();
         self.output.clear();

@@ -1,7 +1,7 @@
 //! The Thrift endpoint: tells the dialect, cuts out one message, answers it.
 //!
-//! Its threads share nothing but the store: each has a runtime of its own, accepts from the same listeners, and
-//! keeps a connection from its first byte to its last. So an answer costs no hand-over between threads.
+//! Its threads share nothing but the store: each has a runtime of its own, accepts from the same listeners when it is
+//! its turn, and keeps a connection from its first byte to its last. So an answer costs no hand-over between threads.
 
 mod admission;
 mod call;
@@ -21,6 +21,7 @@ mod owed;
 mod request;
 mod scan;
 mod service;
+mod turns;
 mod value;
 mod wait;
 mod watch;
@@ -36,17 +37,23 @@ pub mod zk_data;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures::future::join_all;
+use futures::FutureExt;
+use futures::future::try_join_all;
 
-use self::admission::Admission;
+use self::admission::{Admission, Place};
 pub use self::config::{Config, ZkData};
 use self::handler::Desk;
 use self::owed::Ledger;
+use self::turns::Turns;
 use crate::metrics::Metrics;
-use crate::net::{Address, BindError, Bound};
+use crate::net::{Address, BindError, Bound, Stream};
 use crate::store::Store;
-use crate::task::Tasks;
+use crate::task::{Stop, Tasks};
+
+/// How long a thread waits that could not listen.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// The endpoint: its listeners, and what its connections share.
 #[derive(Debug)]
@@ -62,6 +69,8 @@ struct Shared {
     admission: Arc<Admission>,
     config: Config,
     metrics: Arc<Metrics>,
+    /// This one's number, as the kernel tells it of a peer.
+    process: Option<i32>,
 }
 
 impl Endpoint {
@@ -86,6 +95,7 @@ impl Endpoint {
             admission: Admission::new(config, metrics.clone()),
             config: config.clone(),
             metrics: metrics.clone(),
+            process: i32::try_from(std::process::id()).ok(),
         };
         Ok(Self { bound, shared: Arc::new(shared) })
     }
@@ -97,23 +107,45 @@ impl Endpoint {
 
     /// Starts the threads that answer.
     pub fn start(self, tasks: &Tasks) -> io::Result<()> {
+        let (admission, stop) = (self.shared.admission.clone(), tasks.stop_signal());
+        tasks.critical("the endpoint's clock", async move { admission.keep_time(&stop).await });
+        let turns = Turns::new(self.shared.config.threads);
         for number in 0..self.shared.config.threads {
-            let (bound, shared) = (self.bound.clone(), self.shared.clone());
+            let (bound, shared, turns) = (self.bound.clone(), self.shared.clone(), turns.clone());
             tasks.thread(format!("thrift-{number}"), move |tasks| async move {
                 let stop = tasks.stop_signal();
-                let accepting = bound.iter().map(|bound| {
-                    bound.accept(&stop, |stream| {
-                        if let Some(place) = shared.admission.admit(stream.user(), stream.is_own()) {
-                            tasks.short(connection::serve(stream, place, shared.clone(), stop.clone()));
-                        }
-                    })
-                });
-                for error in join_all(accepting).await.into_iter().filter_map(Result::err) {
-                    tracing::error!(%error, "cannot accept on this thread");
+                let serve = |stream: Stream| {
+                    if let Some(place) = shared.admit(&stream) {
+                        let held = turns.hold(number);
+                        let serving = connection::serve(stream, place, shared.clone(), stop.clone());
+                        tasks.short(serving.map(move |()| drop(held)));
+                    }
+                };
+                while turns.begin(number, &stop).await {
+                    tokio::select! {
+                        () = turns.end(number) => {}
+                        () = accept(&bound, &stop, &serve) => break,
+                    }
                 }
             })?;
         }
         Ok(())
+    }
+}
+
+/// Accepts from all listeners until the stop.
+async fn accept(bound: &[Bound], stop: &Stop, serve: &impl Fn(Stream)) {
+    while let Err(error) = try_join_all(bound.iter().map(|bound| bound.accept(stop, serve))).await {
+        tracing::error!(%error, "cannot listen; trying again");
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+impl Shared {
+    fn admit(&self, stream: &Stream) -> Option<Place> {
+        let peer = stream.peer();
+        let is_own = peer.is_some_and(|peer| peer.pid() == self.process);
+        self.admission.admit(peer.map(|peer| peer.uid()), is_own)
     }
 }
 
