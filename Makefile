@@ -8,7 +8,7 @@ PACKAGES := zookeeper php-cli php-thrift thrift-compiler php8.2-dba phpunit php-
 BENCH_PACKAGES := redis-server
 NODE := benches/node/node_modules/.package-lock.json benches/node/gen-nodejs/zkDataService.js
 
-.PHONY: run deps test check gen fuzz bench bench-deps endurance endurance-mutants
+.PHONY: run deps test check gen explore fuzz bench bench-deps endurance endurance-mutants
 
 run:
 	cargo run --release -- serve
@@ -37,6 +37,10 @@ check:
 gen:
 	gen/regenerate
 	rm -rf php/gen && cp -r gen/php/Roster/Thrift php/gen
+
+# Thousands of orders in which the store is written and watched, and in which calls are made, answered and cut off.
+explore:
+	cargo test --features shuttle --lib exploration
 
 # Five targets, a minute each; SECONDS_EACH says otherwise, and QUICK=1 only replays the corpora.
 fuzz:

@@ -7,7 +7,7 @@
 //!
 //! | floor | rooms |
 //! |---|---|
-//! | 0 | [`model`], [`metrics`], [`permissions`], [`task`] |
+//! | 0 | [`model`], [`metrics`], [`permissions`], [`task`], `sync` |
 //! | 1 | [`store`], [`tunnel`], [`net`] |
 //! | 2 | [`resolve`] |
 //! | 3 | [`source`], [`register`], [`thrift`], [`master`] |
@@ -27,6 +27,7 @@ pub mod resolve;
 pub mod sidecar;
 pub mod source;
 pub mod store;
+mod sync;
 pub mod task;
 pub mod thrift;
 pub mod tunnel;

@@ -1,13 +1,15 @@
 //! The store: one writer publishes snapshots, any number of readers hold them without locks.
 
 mod directory;
+#[cfg(all(test, feature = "shuttle"))]
+mod exploration;
 mod feed;
 mod journal;
 pub mod shared;
 mod snapshot;
 mod subscription;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
@@ -24,6 +26,7 @@ pub use self::subscription::Subscription;
 use self::subscription::{MASTERS, REVISIONS, Subscriptions};
 use crate::metrics::Metrics;
 use crate::model::{Change, NodePath, Revision};
+use crate::sync::Mutex;
 
 /// How many commands wait for a sidecar that follows this one.
 const ORDERS: usize = 64;

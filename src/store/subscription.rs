@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use tokio::sync::Notify;
 
 use crate::model::NodePath;
+use crate::sync::{Mutex, MutexGuard};
 
 /// By path and by the number of the subscription.
 type Waiting = HashMap<Box<str>, HashMap<u64, Arc<Notify>>>;

@@ -84,7 +84,11 @@ pub fn pass_on(
     Ok(answers)
 }
 
-async fn pump(mut stream: Stream, value: impl Fn(Value) -> Result<Value, RemoteError>, to: mpsc::Sender<Answer>) {
+pub(super) async fn pump(
+    mut stream: Stream,
+    value: impl Fn(Value) -> Result<Value, RemoteError>,
+    to: mpsc::Sender<Answer>,
+) {
     loop {
         let next = tokio::select! {
             next = stream.next() => next,

@@ -164,7 +164,7 @@ async fn deliver(incoming: &mpsc::Sender<Message>, message: Message) -> Result<(
     })
 }
 
-async fn write(mut to: impl AsyncWrite + Unpin, shared: &Shared) -> Ended {
+pub(super) async fn write(mut to: impl AsyncWrite + Unpin, shared: &Shared) -> Ended {
     let written = async {
         loop {
             let frames = shared.to_write(GATHER);

@@ -1,7 +1,7 @@
 //! Handles: how any task speaks through a conversation, and the state that they share with it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -13,6 +13,7 @@ use super::message::Message;
 use super::outbox::{Full, Outbox};
 use super::stream::{Slot, Stream, StreamError};
 use super::value::Value;
+use crate::sync::{Mutex, MutexGuard};
 
 /// Speaks through a conversation. Never waits for the other end.
 #[derive(Clone, Debug)]

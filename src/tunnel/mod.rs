@@ -6,6 +6,8 @@
 
 mod call;
 mod conversation;
+#[cfg(all(test, feature = "shuttle"))]
+mod exploration;
 pub mod frame;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;

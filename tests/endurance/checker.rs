@@ -22,12 +22,13 @@ const RECOVERY: Duration = Duration::from_secs(3);
 /// More violations than this say nothing new.
 const MOST: usize = 20;
 
-/// Where answers come from. The first two share the sidecar's revisions. A watcher is told of a node as it is now, also
-/// with an earlier revision; what it is told has an order of its own.
+/// Where answers come from. The first two share the sidecar's revisions, but a reader of the file that still has one
+/// open which was taken away may for a moment be behind another. A watcher is told of a node as it is now, also with an
+/// earlier revision; what it is told has an order of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Way {
     Endpoint,
-    File,
+    File(usize),
     Watcher(usize),
 }
 
@@ -165,7 +166,7 @@ impl Checker {
     pub(crate) fn take<'a>(&self, told: Told, answers: impl IntoIterator<Item = Answer<'a>>) {
         let mut inner = self.lock();
         let now = Instant::now();
-        if told.way == Way::File && inner.distrusted.contains(&told.sidecar) {
+        if told.way.is_file() && inner.distrusted.contains(&told.sidecar) {
             return;
         }
         let highest = inner.highest.entry((told.sidecar, told.way)).or_default();
@@ -175,7 +176,7 @@ impl Checker {
             self.violated(&inner, &format!("{what}; {told:?}"), None);
         }
         let allowance = if told.age_ms == 0 { PROOF_HOLDS } else { Duration::ZERO } + SERVER_LAGS;
-        let allowance = if told.way == Way::File { allowance + FILE_RESTS } else { allowance };
+        let allowance = if told.way.is_file() { allowance + FILE_RESTS } else { allowance };
         let from = told.asked.at.checked_sub(allowance + Duration::from_millis(told.age_ms.max(0) as u64));
         let claim = Claim { from, until: now };
         let life = inner.lives.get(&told.sidecar).map_or(0, |lives| lives.partition_point(|it| *it <= told.revision));
@@ -244,15 +245,21 @@ impl Inner {
         let seen = self.seen.entry(track).or_default();
         let before = seen.range_mut(..=order).next_back();
         let mut first = 0;
-        if let Some((_, before)) = before {
+        if let Some((since, before)) = before {
             if before.value == answer.value {
                 before.last = before.last.max(order);
                 return self.model.find(answer.key, answer.value, claim, before.state).map(drop);
             }
-            if order <= before.last {
+            if order == before.last || order == *since {
                 return Err(Wrong::WentBack);
             }
             first = before.state;
+            if order < before.last {
+                // Both ends were seen, and what lies between was taken for the same. It may have gone and come again.
+                let again = Seen { last: before.last, ..*before };
+                before.last = order - 1;
+                seen.insert(again.last, again);
+            }
         }
         let mut state = self.model.find(answer.key, answer.value, claim, first)?;
         seen.insert(order, Seen { last: order, value: answer.value, state });
@@ -265,6 +272,12 @@ impl Inner {
             later.state = state;
         }
         Ok(())
+    }
+}
+
+impl Way {
+    fn is_file(self) -> bool {
+        matches!(self, Way::File(_))
     }
 }
 

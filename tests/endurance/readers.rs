@@ -218,13 +218,13 @@ impl Asker {
             for _ in 0..50 {
                 let path = self.dice.one_of(&self.paths);
                 let parsed = NodePath::parse(path).expect("a path");
-                let asked = self.checker.asks(self.sidecar, Way::File);
+                let asked = self.checker.asks(self.sidecar, Way::File(0));
                 let read = opened.as_ref().map_err(ToString::to_string);
                 match read.and_then(|reader| reader.node(&parsed).map_err(|error| error.to_string())) {
                     Ok((node, report)) => {
                         let age = report.freshness(report.behind(&parsed), SystemTime::now()).age.as_millis() as i64;
                         let data = node.as_ref().map(|node| node.data.as_ref());
-                        self.bring(Way::File, asked, report.revision as i64, age, [(path.as_str(), data)]);
+                        self.bring(Way::File(0), asked, report.revision as i64, age, [(path.as_str(), data)]);
                     }
                     Err(why) => {
                         self.checker.fails(self.sidecar, self.who, asked, &why);
@@ -243,7 +243,7 @@ impl Asker {
             let mut php = Php::start(&self.folder);
             // Killed in the middle of a read, now and then.
             for _ in 0..self.dice.below(400) {
-                let way = *self.dice.one_of(&[Way::Endpoint, Way::File]);
+                let way = *self.dice.one_of(&[Way::Endpoint, Way::File(1)]);
                 let asked = self.checker.asks(self.sidecar, way);
                 let path = self.dice.one_of(&self.paths);
                 match php.ask(way, path) {
@@ -357,7 +357,7 @@ impl Php {
     }
 
     fn ask(&mut self, way: Way, path: &str) -> Result<serde_json::Value, String> {
-        let way = if way == Way::File { "file" } else { "endpoint" };
+        let way = if way == Way::Endpoint { "endpoint" } else { "file" };
         self.send(&format!("{way} {path}\n"));
         let mut line = String::new();
         self.answers.read_line(&mut line).map_err(|error| error.to_string())?;

@@ -5,4 +5,16 @@ mod closures;
 mod conversation;
 mod mutants;
 mod recorded;
+mod values;
 mod words;
+
+/// Numbers that look random, the same ones each time.
+fn random() -> impl FnMut() -> usize {
+    let mut state = 0x2545_f491_4f6c_dd1du64;
+    move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as usize
+    }
+}

@@ -1,17 +1,11 @@
 //! The checks of the fuzz targets on what was recorded.
 
-use super::recorded;
+use super::{random, recorded};
 use crate::tunnel::fuzz;
 
 #[test]
 fn what_was_recorded_and_changed_by_chance_holds() {
-    let mut state = 0x2545_f491_4f6c_dd1du64;
-    let mut random = move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state as usize
-    };
+    let mut random = random();
     for (_, message) in recorded::steps().into_iter().filter(|(_, message)| (1..500).contains(&message.len())) {
         for _ in 0..500 {
             let mut mutant = message.clone();

@@ -1,0 +1,20 @@
+//! Locks: the standard ones; or, for `make explore`, those by which every order is tried in which they can be taken.
+
+#[cfg(not(all(test, feature = "shuttle")))]
+pub(crate) use std::sync::{Mutex, MutexGuard};
+
+#[cfg(all(test, feature = "shuttle"))]
+pub(crate) use shuttle::sync::{Mutex, MutexGuard};
+
+/// Tries thousands of orders: some at random, some in which a task is held back as long as the others can go on.
+#[cfg(all(test, feature = "shuttle"))]
+pub(crate) fn explore(what: impl Fn() + Copy + Send + Sync + 'static) {
+    use shuttle::scheduler::{PctScheduler, RandomScheduler};
+    use shuttle::{Config, Runner};
+    const ORDERS: usize = 5_000;
+    const HELD_BACK: usize = 3;
+    let mut config = Config::new();
+    config.stack_size = 1024 * 1024;
+    Runner::new(RandomScheduler::new(ORDERS), config.clone()).run(what);
+    Runner::new(PctScheduler::new(HELD_BACK, ORDERS), config).run(what);
+}
