@@ -95,11 +95,11 @@ fn any(random: &mut impl FnMut() -> usize, levels: usize) -> Value {
     let length = random() % 6;
     match random() % kinds {
         0 => Value::Nil,
-        1 => (random() % 2 == 0).into(),
+        1 => (random().is_multiple_of(2)).into(),
         2 => one_of(&INTEGERS, random).into(),
         3 => (random() as u64).into(),
         4 => one_of(&FLOATS, random).into(),
-        5 if random() % 2 == 0 => Value::F32(f32::from_bits(random() as u32)),
+        5 if random().is_multiple_of(2) => Value::F32(f32::from_bits(random() as u32)),
         5 => Value::F64(f64::from_bits(random() as u64)),
         6 => one_of(&TEXTS, random).into(),
         7 => Value::Binary((0..random() % 40).map(|_| random() as u8).collect()),
