@@ -11,6 +11,7 @@ use Roster\Exception\TooStale;
 use Roster\Exception\Unavailable;
 use Roster\Origin;
 use Roster\Tests\Support\SharedFile;
+use Roster\Tests\Support\WebServer;
 use Roster\Way;
 
 /**
@@ -128,6 +129,31 @@ final class SharedFileTest extends TestCase
         $file->set([], silenceMs: 5_000);
         $file->replace(['/a' => 'new']);
         self::assertSame('new', $roster->get('/a')->data);
+    }
+
+    public function testAFileThatWasReplacedIsOpenedAnewByTheSameWorker(): void
+    {
+        $file = new SharedFile(['/a' => 'old']);
+        $server = new WebServer(workers: 1);
+        $page = static function () use ($file, $server): array {
+            $questions = [['path' => '/a', 'socket' => '', 'shared' => $file->path]];
+            $question = static function () use (&$questions): ?array {
+                return array_pop($questions);
+            };
+            $answer = static function (array $asked, ?array $answer, string $body) use (&$told): void {
+                self::assertNotNull($answer, $body);
+                $told = [$answer['data'], $answer['worker']];
+            };
+            $server->browse(1, $question, $answer);
+            return $told;
+        };
+        [$data, $worker] = $page();
+        self::assertSame('old', $data);
+        foreach (['new', 'newer'] as $data) {
+            $file->set([], silenceMs: 5_000);
+            $file->replace(['/a' => $data]);
+            self::assertSame([[$data, $worker], [$data, $worker]], [$page(), $page()]);
+        }
     }
 
     public function testAChildOfAForkReadsOnItsOwn(): void
