@@ -1,8 +1,8 @@
 <?php
 
 // What a read costs by each way, side by side: reads.php PLACES ROUNDS. Prints JSON: by way, the nanoseconds of first
-// reads and of further ones, the median and the 99th of a hundred. Each first read is in a process of its own, without
-// OPcache unless it is what keeps the array; the further ones have it, as under php-fpm.
+// reads and of further ones, the median and the 99th of a hundred. Each first read is in a process of its own, which
+// compiles what it loads; the further ones have OPcache, as under php-fpm.
 
 declare(strict_types=1);
 
