@@ -10,6 +10,7 @@ use Roster\Exception\NotReady;
 use Roster\Exception\TooStale;
 use Roster\Exception\Unavailable;
 use Roster\Origin;
+use Roster\Tests\Support\Process;
 use Roster\Tests\Support\SharedFile;
 use Roster\Tests\Support\WebServer;
 use Roster\Way;
@@ -94,6 +95,15 @@ final class SharedFileTest extends TestCase
         self::assertEqualsWithDelta(61_000, $roster->get('/a')->freshness->ageMs, 1_000);
         self::assertStringContainsString('its writer has been away for', (string) $roster->explain()[0]);
         self::assertTrue($roster->explain()[1]->answered);
+    }
+
+    public function testAWriterThatGoesAwayBetweenTwoReadsIsNoticed(): void
+    {
+        $roster = $this->reading(['/a' => 'x'], silenceMs: 2_000);
+        $age = static fn () => $roster->get('/a')->freshness->ageMs;
+        $age();
+        Process::until(static fn () => $age() > 3_000, 'the age is told', 30);
+        self::assertSame('x', $roster->get('/a')->data);
     }
 
     public function testASourceThatWasNeverReadAsAWholeKnowsNothing(): void
@@ -187,7 +197,7 @@ final class SharedFileTest extends TestCase
             }
             PHP;
         // dba writes each entry on its own, so only the order of its writes can be kept: /b is never newer than /a.
-        $writer = new Support\Process([PHP_BINARY, '-r', $code, $file->path], dirname($file->path) . '/log');
+        $writer = new Process([PHP_BINARY, '-r', $code, $file->path], dirname($file->path) . '/log');
         $roster = self::client($file);
         $between = array_map(static fn (int $n) => "/none/$n", range(1, 5_000));
         $last = 0;

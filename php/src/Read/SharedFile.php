@@ -71,6 +71,25 @@ final class SharedFile
     }
 
     /**
+     * The node at a path, if it is there and nothing changed since the last look; where this is null, `nodes` says more.
+     * It takes two thirds of that one's time.
+     */
+    public function node(string $path): ?Node
+    {
+        $handle = self::$handles[self::process()][$this->file] ?? null;
+        if ($handle === null || $this->fresh === null || strlen($path) > self::LONGEST_NAME) {
+            return null;
+        }
+        $data = @dba_fetch("node$path", $handle);
+        $stat = @dba_fetch("stat$path", $handle);
+        $isUnchanged = @dba_fetch('meta/freshness', $handle) === $this->json
+            && microtime(true) * 1_000 - $this->told['writtenAt'] <= self::SILENCE_MS;
+        return $isUnchanged && $data !== false && $path[0] === '/'
+            ? new Node($path, $data, (string) $stat, $this->freshness = $this->fresh)
+            : null;
+    }
+
+    /**
      * @param list<string> $paths
      * @return array<string, Node>
      */

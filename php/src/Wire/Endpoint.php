@@ -127,6 +127,20 @@ final class Endpoint
         return new Answer([array_map($master, $reply->masters), $reply->cursor], $freshness);
     }
 
+    public function services(?int $maxAge, Deadline $deadline): Answer
+    {
+        $reply = $this->read(
+            $deadline,
+            static fn (Thrift\RosterClient $roster) => $roster->services(new Thrift\Filter()),
+        );
+        $services = [];
+        foreach ($reply->services as $service) {
+            uksort($service->masters, static fn (string $one, string $other) => version_compare($other, $one));
+            $services[$service->name] = $service->masters;
+        }
+        return new Answer($services, $this->fresh($reply->freshness, $maxAge));
+    }
+
     public function status(Deadline $deadline): Answer
     {
         $reply = $this->read($deadline, static fn (Thrift\RosterClient $roster) => $roster->status());
@@ -182,6 +196,16 @@ final class Endpoint
         return Values::result($this->send(
             static fn (Thrift\RosterClient $roster) =>
                 $roster->call($call->service, $call->method, $call->arguments, Values::options($call)),
+            $call->timeoutMs,
+            $call->idempotent,
+        ));
+    }
+
+    public function callOn(string $master, Call $call): CallResult
+    {
+        return Values::result($this->send(
+            static fn (Thrift\RosterClient $roster) =>
+                $roster->callOn($master, $call->service, $call->method, $call->arguments, Values::options($call)),
             $call->timeoutMs,
             $call->idempotent,
         ));
