@@ -10,6 +10,7 @@ mod harness;
 mod load;
 mod measure;
 mod mirror;
+mod php;
 mod plot;
 mod report;
 
@@ -21,7 +22,7 @@ pub(crate) use roster::thrift::idl;
 type Part = fn(&mut Report);
 
 /// What `BENCH` may name, in the order in which they run.
-const PARTS: [(&str, Part); 2] = [("endpoint", endpoint::run), ("mirror", mirror::run)];
+const PARTS: [(&str, Part); 3] = [("endpoint", endpoint::run), ("php", php::run), ("mirror", mirror::run)];
 
 fn main() {
     // The limit is a process of its own, since its processor time is measured too.

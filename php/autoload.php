@@ -17,7 +17,8 @@ spl_autoload_register(static function (string $class): void {
     foreach ($folders as $prefix => $folder) {
         if (str_starts_with($class, $prefix)) {
             $file = $folder . strtr(substr($class, strlen($prefix)), '\\', '/') . '.php';
-            if (is_file($file)) {
+            // Unlike is_file, this asks no file system for what OPcache has.
+            if (stream_resolve_include_path($file) !== false) {
                 require $file;
             }
             return;

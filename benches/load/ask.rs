@@ -14,7 +14,6 @@ pub(crate) enum Answer {
     /// These bytes, and no other.
     Exactly(Vec<u8>),
     /// A page over HTTP with this body. Its head must tell its length.
-    #[allow(dead_code, reason = "for the parts that ask a web server")]
     Page(Vec<u8>),
 }
 

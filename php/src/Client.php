@@ -76,7 +76,13 @@ final class Client
      */
     public function get(string $path, mixed $default = null, ?int $maxAge = null): mixed
     {
-        return $this->read('nodes', [$path], $maxAge)[$path] ?? $default;
+        $node = $this->file?->node($path);
+        if ($node === null) {
+            return $this->read('nodes', [$path], $maxAge)[$path] ?? $default;
+        }
+        $this->freshness = $node->freshness;
+        $this->ways?->passOver();
+        return $node;
     }
 
     /**
@@ -130,6 +136,17 @@ final class Client
         );
     }
 
+    /**
+     * The services that are offered, as the sidecar tells them.
+     *
+     * @return array<string, array<string, int>> by name and version, the newest first: how many masters offer it
+     */
+    public function services(?int $maxAge = null): array
+    {
+        $maxAge ??= $this->maxAge;
+        return $this->consult(static fn (Endpoint $way, Deadline $deadline) => $way->services($maxAge, $deadline));
+    }
+
     /** What the sidecar is doing. */
     public function status(): Status
     {
@@ -178,6 +195,32 @@ final class Client
             $allValues,
         );
         return $this->ways()->consult(static fn (Endpoint $way) => $way->call($call));
+    }
+
+    /**
+     * The same on one master, by its id: the one that answered before, for what it alone knows.
+     *
+     * @param array<mixed> $args
+     * @throws Exception\NoMaster if it is not there, or does not offer the service
+     */
+    public function callOn(
+        string $master,
+        string $service,
+        string $method,
+        array $args = [],
+        int $timeoutMs = 5_000,
+        bool $idempotent = false,
+        bool $allValues = false,
+    ): CallResult {
+        $call = new Call(
+            $service,
+            $method,
+            $args,
+            $timeoutMs,
+            idempotent: $idempotent,
+            allValues: $allValues,
+        );
+        return $this->ways()->consult(static fn (Endpoint $way) => $way->callOn($master, $call));
     }
 
     /**

@@ -26,7 +26,7 @@ final class CallTest extends TestCase
 
     public function testTheResultIsDecoded(): void
     {
-        $roster = $this->client(self::result(['{"id":9223372036854775807,"tags":["ü"]}'], pauseMs: 300));
+        $roster = $this->client(self::returned(['{"id":9223372036854775807,"tags":["ü"]}'], pauseMs: 300));
         $result = $roster->call('users', 'find', ['id' => 7, 'price' => 1.0]);
         self::assertSame(['id' => PHP_INT_MAX, 'tags' => ['ü']], $result->value);
         self::assertSame(['m1', 1.5, 1], [$result->master, $result->durationMs, $result->attempts]);
@@ -34,8 +34,8 @@ final class CallTest extends TestCase
 
     public function testNothingIsNullAndOfManyValuesTheLastIsTheValue(): void
     {
-        self::assertNull($this->client(self::result([]))->call('users', 'forget')->value);
-        $result = $this->client(self::result(['1', '2']))->call('users', 'list', allValues: true);
+        self::assertNull($this->client(self::returned([]))->call('users', 'forget')->value);
+        $result = $this->client(self::returned(['1', '2']))->call('users', 'list', allValues: true);
         self::assertSame([[1, 2], 2], [$result->values, $result->value]);
     }
 
@@ -73,9 +73,9 @@ final class CallTest extends TestCase
 
     public function testWhatMayHaveBeenExecutedIsNotSentAgain(): void
     {
-        $closing = self::result(['2'], cut: 0, close: true);
-        $unix = new FakeSidecar([[self::result(['1']), $closing], [self::result(['3'])]]);
-        $tcp = new FakeSidecar([[self::result(['4'])]], isTcp: true);
+        $closing = self::returned(['2'], cut: 0, close: true);
+        $unix = new FakeSidecar([[self::returned(['1']), $closing], [self::returned(['3'])]]);
+        $tcp = new FakeSidecar([[self::returned(['4'])]], isTcp: true);
         $roster = Client::local($unix->address, $tcp->address, '');
         self::assertSame(1, $roster->call('users', 'add')->value);
         self::assertTrue(self::failure($roster)->lost);
@@ -85,21 +85,21 @@ final class CallTest extends TestCase
 
     public function testWhatIsIdempotentIsSentAgain(): void
     {
-        $unix = new FakeSidecar([[self::result(['1'], cut: 0, close: true)]]);
-        $tcp = new FakeSidecar([[self::result(['2'])]], isTcp: true);
+        $unix = new FakeSidecar([[self::returned(['1'], cut: 0, close: true)]]);
+        $tcp = new FakeSidecar([[self::returned(['2'])]], isTcp: true);
         $roster = Client::local($unix->address, $tcp->address, '');
         self::assertSame(2, $roster->call('users', 'find', idempotent: true)->value);
     }
 
     public function testWhatWasNotSentGoesTheNextWay(): void
     {
-        $tcp = new FakeSidecar([[self::result(['2'])]], isTcp: true);
+        $tcp = new FakeSidecar([[self::returned(['2'])]], isTcp: true);
         self::assertSame(2, Client::local('/nonexistent/socket', $tcp->address, '')->call('users', 'add')->value);
     }
 
     public function testACallHasItsOwnTime(): void
     {
-        $fake = new FakeSidecar([[self::result(['1'], pauseMs: 5_000)]]);
+        $fake = new FakeSidecar([[self::returned(['1'], pauseMs: 5_000)]]);
         $roster = Client::local($fake->address, '', '', timeouts: new Timeouts(readMs: 50));
         $began = microtime(true);
         try {
@@ -142,7 +142,7 @@ final class CallTest extends TestCase
     }
 
     /** @param list<string> $values */
-    private static function result(array $values, mixed ...$how): array
+    private static function returned(array $values, mixed ...$how): array
     {
         $result = ['values' => $values, 'master' => 'm1', 'durationUs' => 1_500, 'attempts' => 1];
         return Answer::of(new Thrift\Roster_call_result(['success' => new Thrift\CallResult($result)]), ...$how);

@@ -68,6 +68,23 @@ final class MastersTest extends TestCase
         self::assertStringContainsString('cannot connect', (string) $steps[1]);
     }
 
+    public function testServicesAreCountedByVersion(): void
+    {
+        $services = $this->client->services();
+        self::assertSame([['1.2.0' => 2], ['2.0.0' => 1]], [$services['demo'], $services['spare']]);
+        self::assertSame(Way::Unix, $this->client->freshness()->from);
+    }
+
+    public function testACallOnAMasterIsAnsweredByItAlone(): void
+    {
+        foreach ($this->client->masters('demo') as $master) {
+            $result = $this->client->callOn($master->id, 'demo', 'values', allValues: true);
+            self::assertSame([$master->id, [1, 'two', ['three' => 3]]], [$result->master, $result->values]);
+        }
+        $this->expectException(NoMaster::class);
+        $this->client->callOn('nobody', 'demo', 'values');
+    }
+
     public function testAllMastersAreCalled(): void
     {
         $ids = array_map(static fn (Master $master) => $master->id, $this->client->masters('demo'));

@@ -49,6 +49,23 @@ final class PackageTest extends TestCase
         $this->assertReads(self::PACKAGE . '/autoload.php');
     }
 
+    public function testPreloadedClassesAreThereBeforeAPageLoadsAnything(): void
+    {
+        if (!extension_loaded('Zend OPcache')) {
+            self::markTestSkipped('OPcache is not there');
+        }
+        $user = posix_getpwuid(posix_getuid())['name'];
+        $settings = "-d opcache.enable_cli=1 -d opcache.preload_user=$user -d opcache.preload="
+            . escapeshellarg(self::PACKAGE . '/preload.php');
+        $code = escapeshellarg('echo implode(" ", array_filter(get_declared_classes(), '
+            . 'fn ($class) => str_starts_with($class, "Roster")));');
+        exec(PHP_BINARY . " $settings -r $code 2>&1", $told);
+        self::assertSame(
+            ['Roster\Client Roster\Freshness Roster\Node Roster\Origin Roster\Read\SharedFile Roster\Way'],
+            $told,
+        );
+    }
+
     /** Everything that a release holds loads: a reader of each kind is tried. */
     private function assertReads(string $autoload): void
     {

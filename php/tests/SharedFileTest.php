@@ -10,7 +10,9 @@ use Roster\Exception\NotReady;
 use Roster\Exception\TooStale;
 use Roster\Exception\Unavailable;
 use Roster\Origin;
+use Roster\Tests\Support\Process;
 use Roster\Tests\Support\SharedFile;
+use Roster\Tests\Support\WebServer;
 use Roster\Way;
 
 /**
@@ -95,6 +97,15 @@ final class SharedFileTest extends TestCase
         self::assertTrue($roster->explain()[1]->answered);
     }
 
+    public function testAWriterThatGoesAwayBetweenTwoReadsIsNoticed(): void
+    {
+        $roster = $this->reading(['/a' => 'x'], silenceMs: 2_000);
+        $age = static fn () => $roster->get('/a')->freshness->ageMs;
+        $age();
+        Process::until(static fn () => $age() > 3_000, 'the age is told', 30);
+        self::assertSame('x', $roster->get('/a')->data);
+    }
+
     public function testASourceThatWasNeverReadAsAWholeKnowsNothing(): void
     {
         $roster = $this->reading(['/a' => 'x'], ['whole' => false, 'ageMs' => null]);
@@ -130,6 +141,31 @@ final class SharedFileTest extends TestCase
         self::assertSame('new', $roster->get('/a')->data);
     }
 
+    public function testAFileThatWasReplacedIsOpenedAnewByTheSameWorker(): void
+    {
+        $file = new SharedFile(['/a' => 'old']);
+        $server = new WebServer(workers: 1);
+        $page = static function () use ($file, $server): array {
+            $questions = [['path' => '/a', 'socket' => '', 'shared' => $file->path]];
+            $question = static function () use (&$questions): ?array {
+                return array_pop($questions);
+            };
+            $answer = static function (array $asked, ?array $answer, string $body) use (&$told): void {
+                self::assertNotNull($answer, $body);
+                $told = [$answer['data'], $answer['worker']];
+            };
+            $server->browse(1, $question, $answer);
+            return $told;
+        };
+        [$data, $worker] = $page();
+        self::assertSame('old', $data);
+        foreach (['new', 'newer'] as $data) {
+            $file->set([], silenceMs: 5_000);
+            $file->replace(['/a' => $data]);
+            self::assertSame([[$data, $worker], [$data, $worker]], [$page(), $page()]);
+        }
+    }
+
     public function testAChildOfAForkReadsOnItsOwn(): void
     {
         $file = new SharedFile(['/a' => 'x']);
@@ -161,7 +197,7 @@ final class SharedFileTest extends TestCase
             }
             PHP;
         // dba writes each entry on its own, so only the order of its writes can be kept: /b is never newer than /a.
-        $writer = new Support\Process([PHP_BINARY, '-r', $code, $file->path], dirname($file->path) . '/log');
+        $writer = new Process([PHP_BINARY, '-r', $code, $file->path], dirname($file->path) . '/log');
         $roster = self::client($file);
         $between = array_map(static fn (int $n) => "/none/$n", range(1, 5_000));
         $last = 0;

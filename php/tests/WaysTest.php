@@ -58,6 +58,31 @@ final class WaysTest extends TestCase
         self::assertSame([false, true], array_column($roster->explain(try: true), 'answered'));
     }
 
+    public function testWithoutThriftsLibraryTheFileAnswersAndTheOtherWaysSayWhatIsMissing(): void
+    {
+        $file = new SharedFile(['/a' => 'of the file'], silenceMs: 10_000);
+        $code = <<<'PHP'
+            spl_autoload_register(static function (string $class): void {
+                $file = strtr($class, ['Roster\\Thrift\\' => 'gen/', 'Roster\\' => 'src/', '\\' => '/']);
+                is_file("$file.php") && require "$file.php";
+            });
+            $roster = Roster\Client::local('/nonexistent/socket', '', $argv[1]);
+            echo $roster->get('/a')->data, "\n", $roster->explain()[1], "\n";
+            foreach ([fn () => $roster->masters(), fn () => $roster->callMany([new Roster\Call('a', 'b')])] as $ask) {
+                try {
+                    $ask();
+                } catch (Roster\Exception\Unavailable $failure) {
+                    echo $failure->steps[0], "\n";
+                }
+            }
+            PHP;
+        $command = 'cd ' . escapeshellarg(dirname(__DIR__)) . ' && ' . PHP_BINARY;
+        exec("$command -r " . escapeshellarg($code) . ' ' . escapeshellarg($file->path) . ' 2>&1', $told);
+        $missing = 'unix:///nonexistent/socket: Thrift\'s PHP library is not there'
+            . ' (Debian: php-thrift; Composer: apache/thrift)';
+        self::assertSame(['of the file', $missing, $missing, $missing], $told);
+    }
+
     public function testWithoutAnyWayNothingIsSaidToBeConfigured(): void
     {
         $this->expectException(Unavailable::class);

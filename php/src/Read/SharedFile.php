@@ -71,6 +71,25 @@ final class SharedFile
     }
 
     /**
+     * The node at a path, if it is there and nothing changed since the last look; where this is null, `nodes` says more.
+     * It takes two thirds of that one's time.
+     */
+    public function node(string $path): ?Node
+    {
+        $handle = self::$handles[self::process()][$this->file] ?? null;
+        if ($handle === null || $this->fresh === null || strlen($path) > self::LONGEST_NAME) {
+            return null;
+        }
+        $data = @dba_fetch("node$path", $handle);
+        $stat = @dba_fetch("stat$path", $handle);
+        $isUnchanged = @dba_fetch('meta/freshness', $handle) === $this->json
+            && microtime(true) * 1_000 - $this->told['writtenAt'] <= self::SILENCE_MS;
+        return $isUnchanged && $data !== false && $path[0] === '/'
+            ? new Node($path, $data, (string) $stat, $this->freshness = $this->fresh)
+            : null;
+    }
+
+    /**
      * @param list<string> $paths
      * @return array<string, Node>
      */
@@ -184,6 +203,7 @@ final class SharedFile
         unset(self::$handles[$process][$this->file]);
         if ($handle !== null) {
             dba_close($handle);
+            clearstatcache(true, $this->file);
         }
         return $handle !== null;
     }
@@ -200,13 +220,16 @@ final class SharedFile
     /** @return resource for `dba_fetch` */
     private function open()
     {
-        if (!function_exists('dba_handlers') || !in_array('lmdb', dba_handlers(), true)) {
-            throw new WayFailed("PHP's dba extension with lmdb is not there (Debian: php-dba)");
-        }
         error_clear_last();
-        $handle = PHP_SAPI === 'cli' ? @dba_open($this->file, 'r', 'lmdb') : @dba_popen($this->file, 'r', 'lmdb');
+        $handle = match (true) {
+            !function_exists('dba_open') => false,
+            PHP_SAPI === 'cli' => @dba_open($this->file, 'r', 'lmdb'),
+            default => @dba_popen($this->lasting(), 'r', 'lmdb'),
+        };
         if ($handle === false) {
-            throw self::failed('it cannot be opened');
+            throw function_exists('dba_handlers') && in_array('lmdb', dba_handlers(), true)
+                ? self::failed('it cannot be opened')
+                : new WayFailed("PHP's dba extension with lmdb is not there (Debian: php-dba)");
         }
         $format = @dba_fetch('meta/format', $handle);
         if ($format !== self::FORMAT) {
@@ -217,6 +240,18 @@ final class SharedFile
             throw $failure;
         }
         return self::$handles[self::process()][$this->file] = $handle;
+    }
+
+    /**
+     * The file under a name that another file in its place does not have: the same in more letters.
+     *
+     * Since PHP 8.4, what `dba_popen` opened stays open under its name as long as the process lives. (Before, a page
+     * took it along with its end.)
+     */
+    private function lasting(): string
+    {
+        $letters = strtr(decbin((int) @fileinode($this->file)), ['0' => '/', '1' => '/.']);
+        return dirname($this->file) . "$letters/" . basename($this->file);
     }
 
     /** What follows the kind of an entry in its key. */

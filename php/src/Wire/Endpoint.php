@@ -53,8 +53,11 @@ final class Endpoint
     /** @param list<string> $paths */
     public function nodes(array $paths, ?int $maxAge, Deadline $deadline): Answer
     {
-        $options = new Thrift\ReadOptions(['maxAgeMs' => $maxAge]);
-        $reply = $this->read($deadline, static fn (Thrift\RosterClient $roster) => $roster->getMany($paths, $options));
+        $reply = $this->read(
+            $deadline,
+            static fn (Thrift\RosterClient $roster) =>
+                $roster->getMany($paths, new Thrift\ReadOptions(['maxAgeMs' => $maxAge])),
+        );
         $freshness = Values::freshness($reply->freshness, $this->way);
         $nodes = array_map(static fn (Thrift\Node $node) => Values::node($node, $freshness), $reply->nodes);
         return new Answer($nodes, $freshness);
@@ -62,10 +65,9 @@ final class Endpoint
 
     public function children(string $path, ?int $maxAge, Deadline $deadline): Answer
     {
-        $options = new Thrift\ReadOptions(['maxAgeMs' => $maxAge]);
-        $reply = $this->read($deadline, static function (Thrift\RosterClient $roster) use ($path, $options): object {
+        $reply = $this->read($deadline, static function (Thrift\RosterClient $roster) use ($path, $maxAge): object {
             try {
-                return $roster->children($path, $options);
+                return $roster->children($path, new Thrift\ReadOptions(['maxAgeMs' => $maxAge]));
             } catch (Thrift\NotFound $absence) {
                 return $absence;
             }
@@ -115,11 +117,28 @@ final class Endpoint
     /** One page of the masters, and where the next page begins. */
     public function mastersPage(?string $service, ?string $cursor, Deadline $deadline, ?int $maxAge = null): Answer
     {
-        $filter = new Thrift\Filter(['serviceName' => $service, 'cursor' => $cursor]);
-        $reply = $this->read($deadline, static fn (Thrift\RosterClient $roster) => $roster->masters($filter));
+        $reply = $this->read(
+            $deadline,
+            static fn (Thrift\RosterClient $roster) =>
+                $roster->masters(new Thrift\Filter(['serviceName' => $service, 'cursor' => $cursor])),
+        );
         $freshness = $this->fresh($reply->freshness, $maxAge);
         $master = static fn (Thrift\Master $master) => Values::master($master, $freshness);
         return new Answer([array_map($master, $reply->masters), $reply->cursor], $freshness);
+    }
+
+    public function services(?int $maxAge, Deadline $deadline): Answer
+    {
+        $reply = $this->read(
+            $deadline,
+            static fn (Thrift\RosterClient $roster) => $roster->services(new Thrift\Filter()),
+        );
+        $services = [];
+        foreach ($reply->services as $service) {
+            uksort($service->masters, static fn (string $one, string $other) => version_compare($other, $one));
+            $services[$service->name] = $service->masters;
+        }
+        return new Answer($services, $this->fresh($reply->freshness, $maxAge));
     }
 
     public function status(Deadline $deadline): Answer
@@ -132,10 +151,10 @@ final class Endpoint
     /** One page of a node and all below it: nodes, and where the next page begins. */
     public function subtree(string $path, string $cursor, Deadline $deadline): Answer
     {
-        $options = new Thrift\ReadOptions();
         $reply = $this->read(
             $deadline,
-            static fn (Thrift\RosterClient $roster) => $roster->subtree($path, 0, $cursor, $options),
+            static fn (Thrift\RosterClient $roster) =>
+                $roster->subtree($path, 0, $cursor, new Thrift\ReadOptions()),
         );
         $freshness = Values::freshness($reply->freshness, $this->way);
         $nodes = array_map(static fn (Thrift\Node $node) => Values::node($node, $freshness), $reply->nodes);
@@ -174,10 +193,19 @@ final class Endpoint
 
     public function call(Call $call): CallResult
     {
-        $told = Values::call($call);
         return Values::result($this->send(
             static fn (Thrift\RosterClient $roster) =>
-                $roster->call($told->serviceName, $told->method, $told->arguments, $told->options),
+                $roster->call($call->service, $call->method, $call->arguments, Values::options($call)),
+            $call->timeoutMs,
+            $call->idempotent,
+        ));
+    }
+
+    public function callOn(string $master, Call $call): CallResult
+    {
+        return Values::result($this->send(
+            static fn (Thrift\RosterClient $roster) =>
+                $roster->callOn($master, $call->service, $call->method, $call->arguments, Values::options($call)),
             $call->timeoutMs,
             $call->idempotent,
         ));
@@ -186,10 +214,9 @@ final class Endpoint
     /** @return list<CallOutcome> */
     public function callAll(Call $call): array
     {
-        $told = Values::call($call);
         $outcomes = $this->send(
             static fn (Thrift\RosterClient $roster) =>
-                $roster->callAll($told->serviceName, $told->method, $told->arguments, $told->options),
+                $roster->callAll($call->service, $call->method, $call->arguments, Values::options($call)),
             $call->timeoutMs,
             $call->idempotent,
         );
@@ -202,9 +229,8 @@ final class Endpoint
      */
     public function callMany(array $calls): array
     {
-        $told = array_map(Values::call(...), $calls);
         $outcomes = $this->send(
-            static fn (Thrift\RosterClient $roster) => $roster->callMany($told),
+            static fn (Thrift\RosterClient $roster) => $roster->callMany(array_map(Values::call(...), $calls)),
             max([0, ...array_column($calls, 'timeoutMs')]),
             !in_array(false, array_column($calls, 'idempotent'), true),
         );

@@ -87,15 +87,20 @@ final class Values
             'serviceName' => $call->service,
             'method' => $call->method,
             'arguments' => $call->arguments,
-            'options' => new Thrift\CallOptions([
-                'timeoutMs' => $call->timeoutMs,
-                'retries' => $call->retries,
-                'idempotent' => $call->idempotent,
-                'version' => $call->version,
-                'balance' => $call->balance->value,
-                'key' => $call->key,
-                'allValues' => $call->allValues,
-            ]),
+            'options' => self::options($call),
+        ]);
+    }
+
+    public static function options(Call $call): Thrift\CallOptions
+    {
+        return new Thrift\CallOptions([
+            'timeoutMs' => $call->timeoutMs,
+            'retries' => $call->retries,
+            'idempotent' => $call->idempotent,
+            'version' => $call->version,
+            'balance' => $call->balance->value,
+            'key' => $call->key,
+            'allValues' => $call->allValues,
         ]);
     }
 

@@ -26,8 +26,10 @@ final class WebServer
         $this->fpm = new Process([$fpm, '-F', ...$asRoot, '-y', "$path/fpm.conf"], "$path/fpm.log");
         $command = [$nginx, '-p', $path, '-e', "$path/error.log", '-c', "$path/nginx.conf"];
         $this->nginx = new Process($command, "$path/log");
-        $listens = static fn () => file_exists("$path/fpm.sock") && file_exists("$path/nginx.sock");
-        Process::until($listens, 'the web server listens');
+        foreach (['fpm', 'nginx'] as $name) {
+            $accepts = static fn () => (bool) @stream_socket_client("unix://$path/$name.sock");
+            Process::until($accepts, "$name accepts connections", 30);
+        }
     }
 
     private static function program(string $name): string
