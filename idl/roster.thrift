@@ -327,7 +327,7 @@ struct StatsReply {
 /** Something that fills the snapshot. */
 struct SourceStatus {
   1: required string name
-  /** `zookeeper`, `file`, `upstream` or `register`. */
+  /** `zookeeper`, `file`, `upstream`, `learned` (an upstream that another told it to join) or `register`. */
   2: required string kind
   /** `connecting`, `syncing`, `live` or `down`. */
   3: required string state

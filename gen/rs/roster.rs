@@ -3149,7 +3149,7 @@ impl TSerializable for StatsReply {
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct SourceStatus {
   pub name: String,
-  /// `zookeeper`, `file`, `upstream` or `register`.
+  /// `zookeeper`, `file`, `upstream`, `learned` (an upstream that another told it to join) or `register`.
   pub kind: String,
   /// `connecting`, `syncing`, `live` or `down`.
   pub state: String,

@@ -3,15 +3,17 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use super::{Process, SOON, ensure, eventually};
 
-/// It ends in order on drop: its workers would outlive a master that is killed.
+/// It is killed with its workers on drop: they would outlive it, and it may be deaf to a request after very many deaths.
 #[derive(Debug)]
 pub(crate) struct Fpm {
     folder: TempDir,
@@ -33,7 +35,8 @@ impl Fpm {
         let mut command = Command::new(program());
         // Only root must say that the workers may be root as well, as it must be to reach the folders of the tests.
         command.args(["--nodaemonize", "--allow-to-run-as-root", "--fpm-config", &path("fpm.conf")]);
-        let fpm = Self { process: Process::start(&mut command, folder.path()), folder };
+        let process = Process::start(command.process_group(0), folder.path());
+        let fpm = Self { process, folder };
         eventually("php-fpm listens", SOON, || UnixStream::connect(fpm.socket()));
         fpm
     }
@@ -63,7 +66,7 @@ impl Fpm {
 
 impl Drop for Fpm {
     fn drop(&mut self) {
-        self.process.signal(Signal::SIGTERM);
+        killpg(Pid::from_raw(self.process.id() as i32), Signal::SIGKILL).expect("the process is there");
         eventually("php-fpm ends", SOON, || ensure(UnixStream::connect(self.socket()).is_err(), "it accepts"));
     }
 }

@@ -100,7 +100,7 @@ class SourceStatus
      */
     public $name = null;
     /**
-     * `zookeeper`, `file`, `upstream` or `register`.
+     * `zookeeper`, `file`, `upstream`, `learned` (an upstream that another told it to join) or `register`.
      * 
      * @var string
      */
