@@ -355,7 +355,7 @@ impl Php {
 
     fn send(&mut self, question: &str) {
         // If it has died, its answer will say so.
-        let _ = self.child.stdin.as_mut().expect("it is piped").write_all(question.as_bytes());
+        let _ = self.child.stdin.as_mut().map(|stdin| stdin.write_all(question.as_bytes()));
     }
 
     fn ask(&mut self, way: Way, path: &str) -> Result<serde_json::Value, String> {
