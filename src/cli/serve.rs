@@ -82,6 +82,8 @@ fn start_log(log: &Log) -> anyhow::Result<()> {
         // The client's own lines tell each retry; the mirror tells what they come to.
         .with_env_filter(EnvFilter::try_new(format!("zookeeper_client=error,{}", log.level))?)
         .with_ansi(io::stderr().is_terminal() && !is_plain)
+        // A line that cannot be written, on a disk that is full, would be told by a second one, and that by a panic.
+        .log_internal_errors(false)
         .with_writer(io::stderr);
     match log.format {
         LogFormat::Human => subscriber.init(),

@@ -1,6 +1,6 @@
 //! The checker: holds every answer against the model, and remembers what must never be.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -74,8 +74,9 @@ struct Inner {
     lives: HashMap<usize, Vec<i64>>,
     highest: HashMap<(usize, Way), i64>,
     disturbances: HashMap<usize, Vec<(Instant, Option<Instant>)>>,
-    /// Sidecars whose shared file somebody has damaged. Who reads it before the sidecar starts reads anything.
-    distrusted: HashSet<usize>,
+    /// Sidecars whose shared file somebody has damaged, and since when it is sound again. Who reads it before reads
+    /// anything.
+    distrusted: HashMap<usize, Option<Instant>>,
     events: Vec<(Instant, String)>,
     answers: u64,
     failures: u64,
@@ -136,13 +137,16 @@ impl Checker {
         }
     }
 
-    pub(crate) fn distrust_file(&self, sidecar: usize, distrusted: bool) {
+    /// From now on the shared file of a sidecar may hold anything.
+    pub(crate) fn distrust_file(&self, sidecar: usize) {
+        self.lock().distrusted.insert(sidecar, None);
+    }
+
+    /// From now on it is sound again, and at first an older copy.
+    pub(crate) fn trust_file(&self, sidecar: usize) {
         let mut inner = self.lock();
-        if distrusted {
-            inner.distrusted.insert(sidecar)
-        } else {
-            inner.distrusted.remove(&sidecar)
-        };
+        inner.distrusted.insert(sidecar, Some(Instant::now()));
+        inner.highest.retain(|(of, way), _| *of != sidecar || !way.is_file());
     }
 
     pub(crate) fn asks(&self, sidecar: usize, way: Way) -> Asked {
@@ -166,7 +170,8 @@ impl Checker {
     pub(crate) fn take<'a>(&self, told: Told, answers: impl IntoIterator<Item = Answer<'a>>) {
         let mut inner = self.lock();
         let now = Instant::now();
-        if told.way.is_file() && inner.distrusted.contains(&told.sidecar) {
+        let sound = inner.distrusted.get(&told.sidecar).copied();
+        if told.way.is_file() && sound.is_some_and(|since| since.is_none_or(|since| told.asked.at < since)) {
             return;
         }
         let highest = inner.highest.entry((told.sidecar, told.way)).or_default();

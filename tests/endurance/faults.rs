@@ -35,6 +35,7 @@ pub(crate) enum Kind {
     RestartSidecar,
     DamageFile,
     RemoveFile,
+    FullDisk,
     Garbage,
     SlowClients,
     Flood,
@@ -68,7 +69,7 @@ enum Part {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Kind; 29] = [
+    pub(crate) const ALL: [Kind; 30] = [
         Kind::Silence,
         Kind::Cut,
         Kind::KillLeader,
@@ -89,6 +90,7 @@ impl Kind {
         Kind::RestartSidecar,
         Kind::DamageFile,
         Kind::RemoveFile,
+        Kind::FullDisk,
         Kind::Garbage,
         Kind::SlowClients,
         Kind::Flood,
@@ -118,7 +120,7 @@ impl Kind {
             Kind::DeleteRoot | Kind::Storm => Part::Ensemble,
             Kind::FreezeSidecar | Kind::ExpireSession | Kind::KillSidecar | Kind::RestartSidecar => Part::Sidecar,
             Kind::DamageFile | Kind::RemoveFile | Kind::Garbage | Kind::SlowClients => Part::Sidecar,
-            Kind::Flood | Kind::Descriptors => Part::Sidecar,
+            Kind::FullDisk | Kind::Flood | Kind::Descriptors => Part::Sidecar,
             Kind::CutUpstream | Kind::SilenceUpstream => Part::Upstream,
             Kind::KillMaster | Kind::FreezeMaster | Kind::FlapMaster => Part::Masters,
         }
@@ -128,6 +130,7 @@ impl Kind {
     pub(crate) fn lasts(self) -> Duration {
         Duration::from_millis(match self {
             Kind::Silence | Kind::SilenceUpstream => 13_000,
+            Kind::FullDisk => 6_000,
             Kind::FreezeMaster => 9_000,
             Kind::ExpireSession => 9_000,
             Kind::FreezeServer | Kind::FreezeLeader | Kind::KillMajority | Kind::KillAll | Kind::Storm => 4_000,
@@ -203,7 +206,7 @@ impl Fault {
                 self.disturb(scene);
                 scene.sidecars[self.sidecar].roster.kill();
                 if self.kind == Kind::DamageFile {
-                    scene.checker.distrust_file(self.sidecar, true);
+                    scene.checker.distrust_file(self.sidecar);
                     self.damage(scene, dice);
                 }
             }
@@ -215,6 +218,7 @@ impl Fault {
                 self.disturb(scene);
                 let _ = std::fs::remove_file(scene.sidecars[self.sidecar].roster.shared_file());
             }
+            Kind::FullDisk => scene.sidecars[self.sidecar].limit("fsize", "8192"),
             Kind::Garbage => (0..40).for_each(|_| self.send(scene, &garbage(dice))),
             Kind::SlowClients => (0..40).for_each(|_| self.send(scene, b"\x80\x01\x00\x01\x00\x00")),
             Kind::Flood => {
@@ -223,7 +227,7 @@ impl Fault {
             }
             Kind::Descriptors => {
                 scene.checker.disturb(self.sidecar);
-                scene.sidecars[self.sidecar].limit_descriptors("40");
+                scene.sidecars[self.sidecar].limit("nofile", "40");
                 (0..100).for_each(|_| self.send(scene, b""));
             }
             Kind::CutUpstream => scene.upstream.cut(),
@@ -258,6 +262,7 @@ impl Fault {
             }
             Kind::Wipe | Kind::OldData | Kind::DeleteRoot | Kind::Garbage | Kind::SlowClients => {}
             Kind::Storm => scene.driver.storm(false),
+            Kind::FullDisk => scene.sidecars[self.sidecar].limit("fsize", "unlimited"),
             Kind::FreezeSidecar | Kind::ExpireSession => {
                 scene.sidecars[self.sidecar].roster.process().thaw();
                 self.calm(scene);
@@ -267,8 +272,10 @@ impl Fault {
                     scene.sidecars[self.sidecar].roster.stop();
                 }
                 scene.sidecars[self.sidecar].run();
+                if self.kind == Kind::DamageFile {
+                    scene.checker.trust_file(self.sidecar);
+                }
                 self.calm(scene);
-                scene.checker.distrust_file(self.sidecar, false);
             }
             Kind::CutUpstream | Kind::SilenceUpstream => scene.upstream.mend(),
             Kind::KillMaster => {
@@ -288,7 +295,7 @@ impl Fault {
             }
             Kind::Flood | Kind::Descriptors => {
                 if self.kind == Kind::Descriptors {
-                    scene.sidecars[self.sidecar].limit_descriptors("1024");
+                    scene.sidecars[self.sidecar].limit("nofile", "1024");
                 }
                 drop(self.clients);
                 let sidecar = &scene.sidecars[self.sidecar];

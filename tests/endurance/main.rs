@@ -15,7 +15,8 @@ mod model;
 mod readers;
 mod scene;
 
-use std::process::ExitCode;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use dice::Dice;
@@ -30,6 +31,11 @@ struct Act {
 }
 
 fn main() -> ExitCode {
+    if std::env::var_os("ENDURES").is_none() {
+        // So that files that may not grow fail a write of a sidecar, as a full disk does, and do not kill it.
+        let again = Command::new("env").args(["--ignore-signal=XFSZ", "ENDURES=1"]).args(std::env::args_os()).exec();
+        panic!("env does not start: {again}");
+    }
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(fresh_seed);
     println!("SEED={seed}");
     let minutes = |minutes: u64| Duration::from_secs(minutes * 60);

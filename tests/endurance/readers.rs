@@ -248,9 +248,11 @@ impl Asker {
                 let path = self.dice.one_of(&self.paths);
                 match php.ask(way, path) {
                     Ok(answer) => self.take_php(way, asked, path, &answer),
+                    // It may have ended, where somebody has damaged the file under it.
                     Err(why) => {
                         self.checker.fails(self.sidecar, self.who, asked, &why);
                         std::thread::sleep(Duration::from_millis(200));
+                        break;
                     }
                 }
                 std::thread::sleep(Duration::from_millis(10));
@@ -353,15 +355,18 @@ impl Php {
 
     fn send(&mut self, question: &str) {
         // If it has died, its answer will say so.
-        let _ = self.child.stdin.as_mut().expect("it is piped").write_all(question.as_bytes());
+        let _ = self.child.stdin.as_mut().map(|stdin| stdin.write_all(question.as_bytes()));
     }
 
     fn ask(&mut self, way: Way, path: &str) -> Result<serde_json::Value, String> {
         let way = if way == Way::Endpoint { "endpoint" } else { "file" };
         self.send(&format!("{way} {path}\n"));
         let mut line = String::new();
-        self.answers.read_line(&mut line).map_err(|error| error.to_string())?;
-        serde_json::from_str(&line).map_err(|error| format!("PHP said {line:?}: {error}"))
+        match self.answers.read_line(&mut line) {
+            Ok(0) => Err(format!("PHP ended: {:?}", self.child.wait())),
+            Ok(_) => serde_json::from_str(&line).map_err(|error| format!("PHP said {line:?}: {error}")),
+            Err(error) => Err(error.to_string()),
+        }
     }
 
     fn ask_and_die(&mut self, path: &str) {

@@ -1,9 +1,12 @@
 //! The scene: an ensemble, two sidecars on lines of their own, everybody who asks them, and who writes.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use roster::store::shared::Reader;
 
 use crate::checker::Checker;
 use crate::dice::Dice;
@@ -126,6 +129,7 @@ impl Scene {
             tree.retain(|path, _| mirrored(path));
             difference(&format!("sidecar {}", sidecar.number), &tree, &truth)?;
             ensure(freshness.age_ms == 0, format!("sidecar {} is {} ms old", sidecar.number, freshness.age_ms))?;
+            sidecar.has_written(&truth, mirrored)?;
             let masters = sidecar.masters()?;
             ensure(NAMES.iter().all(|name| masters.iter().any(|it| it == name)), format!("{masters:?}"))?;
             for copy in readers.copies() {
@@ -182,6 +186,17 @@ impl Sidecar {
         (descriptors, self.roster.memory())
     }
 
+    /// Whether its shared file holds what ZooKeeper does.
+    fn has_written(&self, truth: &Tree, mirrored: impl Fn(&String) -> bool) -> Result<(), String> {
+        let file = Reader::open(&self.roster.shared_file()).and_then(|file| file.contents());
+        let nodes = file.map_err(|error| error.to_string())?.nodes;
+        let held = nodes.iter().map(|(path, node)| (path.to_string(), &*node.data));
+        let held: BTreeMap<String, &[u8]> = held.filter(|(path, _)| mirrored(path)).collect();
+        let expected = truth.iter().map(|(path, node)| (path.as_str(), node.data.as_slice()));
+        let is_same = held.iter().map(|(path, data)| (path.as_str(), *data)).eq(expected);
+        ensure(is_same, format!("the shared file of sidecar {} holds something else", self.number))
+    }
+
     /// What masters offer, with a proof that this is so now.
     fn masters(&self) -> Result<Vec<String>, String> {
         let reply = self.roster.client().masters(Filter::new(None, None, None, None));
@@ -190,10 +205,10 @@ impl Sidecar {
         Ok(reply.masters.into_iter().flat_map(|master| master.services).map(|service| service.name).collect())
     }
 
-    /// Lets it have no more than so many.
-    pub(crate) fn limit_descriptors(&self, most: &str) {
+    /// Lets it have no more of something.
+    pub(crate) fn limit(&self, what: &str, most: &str) {
         let id = self.roster.process().id().to_string();
-        let limited = Command::new("prlimit").args(["--pid", &id, &format!("--nofile={most}:")]).status();
+        let limited = Command::new("prlimit").args(["--pid", &id, &format!("--{what}={most}:")]).status();
         assert!(limited.expect("prlimit starts").success());
     }
 

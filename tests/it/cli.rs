@@ -1,5 +1,6 @@
 //! The command line and the life of the process: what is printed, exit codes, signals.
 
+use std::fs::File;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -177,6 +178,18 @@ fn a_stop_is_quick_and_in_order_even_while_clients_wait() {
     assert!(answer.changes.is_empty() && !answer.reset);
     idle.status().expect_err("nobody is there");
     assert!(!roster.socket().exists(), "the socket is taken away");
+}
+
+#[test]
+fn a_log_that_cannot_be_written_stops_nothing() {
+    let mut roster = Roster::prepare_file("roster.sock", NODES);
+    let full = || File::options().write(true).open("/dev/full").expect("a disk that is full");
+    let mut serve = binary();
+    serve.args(["serve", "--config"]).arg(roster.config()).stdout(full()).stderr(full());
+    roster.run_as(&mut serve);
+    roster.becomes("live");
+    assert_eq!(roster.data("/a"), b"one");
+    assert_eq!(roster.stop().code(), Some(0));
 }
 
 #[test]

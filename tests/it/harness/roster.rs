@@ -2,7 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
+use std::process::{Command, ExitStatus};
 
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
@@ -65,8 +65,12 @@ impl Roster {
         let log = OpenOptions::new().create(true).append(true).open(self.folder().join("log")).expect("a log");
         let mut command = binary();
         command.args(["serve", "--config"]).arg(self.config()).env("ROSTER_SHARED__STATE", self.state());
-        command.stdout(log.try_clone().expect("a log")).stderr(log);
-        self.process = Some(Process::start(&mut command, self.folder.path()));
+        self.run_as(command.stdout(log.try_clone().expect("a log")).stderr(log));
+    }
+
+    /// The same by another command.
+    pub(crate) fn run_as(&mut self, command: &mut Command) {
+        self.process = Some(Process::start(command, self.folder.path()));
         eventually("the sidecar answers", SOON, || self.try_client(Dialect::ALL[0])?.status());
     }
 
