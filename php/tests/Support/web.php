@@ -5,6 +5,7 @@ declare(strict_types=1);
 // The web page of FpmTest: reads one node, or sends a request and ends before its answer, as a page that is cut off.
 
 use Roster\Client;
+use Roster\Timeouts;
 
 require __DIR__ . '/../../autoload.php';
 
@@ -17,6 +18,8 @@ if (isset($_GET['abandon'])) {
     fwrite($stream, pack('N', strlen($question)) . $question);
     exit(json_encode(['path' => $path, 'worker' => getmypid(), 'abandoned' => true]));
 }
-$node = Client::local($socket, '', $shared)->get($path);
+// On a busy machine a page may wait for longer than the package's own patience.
+$patience = new Timeouts(connectMs: 10_000, readMs: 10_000, wholeMs: 20_000);
+$node = Client::local($socket, '', $shared, timeouts: $patience)->get($path);
 $from = $node?->freshness->from;
 echo json_encode(['path' => $node?->path, 'data' => $node?->data, 'worker' => getmypid(), 'from' => $from]);
