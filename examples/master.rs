@@ -41,7 +41,7 @@ fn greeter() -> Service {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let master = Master::start(Config::new(std::env::var("REGISTER_TOKEN")?));
+    let master = Master::start(Config::new(std::env::var("REGISTER_TOKEN").map_err(|_| "set REGISTER_TOKEN")?));
     let mut events = master.events();
     master.offer(greeter());
     for register in std::env::args().skip(1) {

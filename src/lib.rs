@@ -7,7 +7,7 @@
 //!
 //! | floor | rooms |
 //! |---|---|
-//! | 0 | [`model`], [`metrics`], [`permissions`], [`task`], `sync` |
+//! | 0 | [`model`], [`metrics`], [`permissions`], [`secret`], [`task`], `sync` |
 //! | 1 | [`store`], [`tunnel`], [`net`] |
 //! | 2 | [`resolve`] |
 //! | 3 | [`source`], [`register`], [`thrift`], [`master`] |
@@ -24,6 +24,7 @@ pub mod net;
 pub mod permissions;
 pub mod register;
 pub mod resolve;
+pub mod secret;
 pub mod sidecar;
 pub mod source;
 pub mod store;

@@ -48,29 +48,9 @@ impl From<Mode> for String {
     }
 }
 
-/// Whether everybody on this machine may read a file.
-pub fn is_open(path: &Path) -> bool {
-    std::fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o004 != 0)
-}
-
 /// Gives a file to a group; why that cannot be.
 pub fn give_to(path: &Path, group: &str) -> Result<(), String> {
     let known = nix::unistd::Group::from_name(group).map_err(|error| error.to_string())?;
     let group = known.ok_or("there is no such group")?;
     chown(path, None, Some(group.gid.as_raw())).map_err(|error| error.to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_is_open_when_others_than_its_owner_and_group_may_read_it() {
-        let file = tempfile::NamedTempFile::new().expect("a file");
-        for (mode, open) in [(0o600, false), (0o640, false), (0o644, true), (0o604, true)] {
-            Mode(mode).set(file.path()).expect("a mode");
-            assert_eq!(is_open(file.path()), open, "{mode:o}");
-        }
-        assert!(!is_open(&file.path().join("nothing")));
-    }
 }

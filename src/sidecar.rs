@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::net::{Address, BindError};
 use crate::register::{self, Register, RegisterError};
+use crate::secret::warn_if_open;
 use crate::source;
 use crate::store::shared::{Shared, SharedError};
 use crate::store::{Feed, Store};
@@ -62,6 +63,7 @@ impl Sidecar {
         let (reload, reloads) = Reload::new();
         let mut publishers = (0..).map(|feed| store.publisher(feed));
         for (ensemble, publisher) in config.zookeeper.iter().zip(&mut publishers) {
+            ensemble.credentials.iter().for_each(|path| warn_if_open("zookeeper.credentials", path));
             let mirror = source::zookeeper::run(ensemble.clone(), publisher, reloads.clone(), tasks.stop_signal());
             tasks.critical(format!("the mirror of {}", ensemble.name), mirror);
         }
@@ -70,6 +72,7 @@ impl Sidecar {
             tasks.critical(format!("the reader of {}", file.name), reader);
         }
         for (upstream, publisher) in config.upstream.iter().zip(&mut publishers) {
+            warn_if_open("upstream.token", &upstream.token);
             let follower = source::upstream::run(upstream.clone(), publisher, reloads.clone(), tasks.clone());
             tasks.critical(format!("the follower of {}", upstream.name), follower);
         }

@@ -23,7 +23,7 @@ pub(crate) struct Call {
     /// All arguments: a list, or an object by parameter name
     #[arg(long, value_name = "TEXT", value_parser = list_or_object)]
     json: Option<Value>,
-    /// Call every master that offers it: with --version in a version that fits, else in the newest
+    /// Call every master that offers it, or with --version those that do in a version that fits
     #[arg(long, conflicts_with = "master")]
     all: bool,
     /// Call the master with this id

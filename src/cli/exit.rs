@@ -54,11 +54,20 @@ fn tell(error: &anyhow::Error) {
         return eprintln!("{mistakes}");
     }
     eprintln!("roster: {}", whole(error));
-    if let Some(Error::Unreachable { .. }) = error.downcast_ref() {
-        eprintln!("Is it running? `roster serve` starts it; --address or ROSTER_ADDRESS says where it is.");
+    if let Some(Error::Unreachable { source, .. }) = error.downcast_ref() {
+        eprintln!("{}", way_in(source));
     }
     if let Some(cure) = error.downcast_ref().and_then(cure) {
         eprintln!("{cure}");
+    }
+}
+
+/// What can be done about a sidecar that cannot be reached.
+fn way_in(error: &io::Error) -> &'static str {
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        "Its owner and its group may use it: `[thrift] group` and `mode` of the sidecar say who that is."
+    } else {
+        "Is it running? `roster serve` starts it; --address or ROSTER_ADDRESS says where it is."
     }
 }
 

@@ -16,14 +16,17 @@ pub(crate) struct Registers {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[command(after_help = super::exit::HELP)]
     /// Have all masters connect to these registers as well
     Add(Addresses),
+    #[command(after_help = super::exit::HELP)]
     /// Have all masters leave these registers
     Remove(Addresses),
 }
 
 #[derive(Debug, Args)]
 struct Addresses {
+    /// Registers; those that speak TLS as tls://HOST:PORT
     #[arg(required = true, value_name = "HOST:PORT", value_parser = address)]
     registers: Vec<RegisterAddress>,
     #[command(flatten)]

@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::Args;
 use futures::future::select_all;
 use roster::config::Config;
-use roster::master::{self, Event, Master, Service};
+use roster::master::{self, Event, Master, Place, Service};
 use roster::register::EXAMPLE_TOKEN;
 use serde::Deserialize;
 use tokio::process::{Child, Command};
@@ -19,7 +19,7 @@ pub(crate) const SERVICE: &str = "greeter";
 /// How many there are.
 const COUNT: usize = 2;
 
-/// Be one of the masters of the demonstration, until the connection to its register is lost
+/// Be one of the masters of the demonstration, until the connection to its own register is lost
 #[derive(Debug, Args)]
 pub(crate) struct Sample {
     port: u16,
@@ -43,9 +43,12 @@ impl Sample {
         let master = Master::start(config);
         let mut events = master.events();
         master.offer(greeter());
-        master.connect(("127.0.0.1", self.port));
+        let own = Place::from(("127.0.0.1", self.port));
+        master.connect(own.clone());
         while let Some(event) = events.next().await {
-            if let Event::Closed { retry_in: None, .. } = event {
+            if let Event::Closed { retry_in: None, register, .. } = event
+                && register == own
+            {
                 return;
             }
         }
@@ -71,7 +74,7 @@ fn greeter() -> Service {
         .stream("count", |Count { to }, values| async move {
             for number in 1..=to {
                 values.send(number).await?;
-                tokio::time::sleep(Duration::from_millis(500)).await;
+                tokio::time::sleep(Duration::from_millis(200)).await;
             }
             Ok(())
         })

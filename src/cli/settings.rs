@@ -10,7 +10,7 @@ use roster::config::{Config, Layers};
 use super::demo;
 
 /// Told as a warning, since the environment may name one where the sidecar runs.
-pub(crate) const NO_SOURCE: &str = "there is no source, so nothing can be answered: add [[zookeeper]] or [[file]]";
+pub(crate) const NO_SOURCE: &str = "it mirrors no nodes: add [[zookeeper]] or [[file]] for that";
 
 #[derive(Debug, Args)]
 pub(crate) struct Settings {
@@ -56,7 +56,7 @@ impl Settings {
             return Ok(Loaded { config, origin: Origin::File(path) });
         }
         let config = Config::load(&layers)?;
-        if config.has_source() {
+        if config.has_source() || !config.upstream.is_empty() {
             return Ok(Loaded { config, origin: Origin::Layers });
         }
         let config = Config::load(&Layers { file: Some(demo::file()), ..layers })?;

@@ -115,6 +115,14 @@ impl Check<'_> {
             let message = format!("{:?} is not an address: expected `host:port`, or nothing", register.listen);
             self.object(&[&key("listen")], message);
         }
+        let is_open = register.listen.parse::<SocketAddr>().is_ok_and(|address| !address.ip().is_loopback());
+        if is_open && register.tokens.is_none() {
+            let message = format!(
+                "{:?} is not loopback: set `register.tokens` to a file with tokens of your own",
+                register.listen
+            );
+            self.object(&[&key("listen"), &key("tokens")], message);
+        }
         for (name, is_zero) in [
             ("max_masters", register.max_masters == 0),
             ("max_strangers", register.max_strangers == 0),

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use self::draft::Draft;
 pub use self::mistake::{Key, Mistake, Mistakes, Place};
-use crate::{register, source, store, thrift};
+use crate::{register, secret, source, store, thrift};
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -110,7 +110,7 @@ impl Config {
         if mistakes.is_empty() { Ok(config) } else { Err(Mistakes::new(mistakes)) }
     }
 
-    /// Whether there is anything to answer from.
+    /// Whether there is anything to answer from of nodes.
     pub fn has_source(&self) -> bool {
         !self.zookeeper.is_empty() || !self.file.is_empty()
     }
@@ -122,6 +122,7 @@ impl Config {
             let folder = if matches!(draft.place(&key), Place::Line { .. }) { folder } else { Path::new("") };
             if let Ok(absolute) = std::path::absolute(folder.join(&*path))
                 && !path.as_os_str().is_empty()
+                && secret::variable(path).is_none()
             {
                 *path = absolute;
             }

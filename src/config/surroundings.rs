@@ -1,5 +1,7 @@
 //! What a configuration needs of the machine it is checked on, beside being right in itself.
 
+use std::fs::File;
+use std::io;
 use std::path::Path;
 
 use nix::unistd::Group;
@@ -8,21 +10,19 @@ use super::Config;
 use super::draft::Draft;
 use super::mistake::{Key, Mistake};
 use crate::net::tls::{TlsError, authorities_of};
-use crate::register;
+use crate::{register, secret};
 
-/// All that the configuration names and the machine does not have. What cannot be looked at may be there.
+/// All that the configuration names, and this machine does not have or does not let this user read.
 pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
     let mut mistakes = Vec::new();
-    let group = &config.thrift.group;
-    if !group.is_empty() && matches!(Group::from_name(group), Ok(None)) {
-        mistakes.push(draft.mistake("thrift.group".into(), format!("there is no group {group:?} on this machine")));
+    for (key, group) in [("thrift.group", &config.thrift.group), ("shared.group", &config.shared.group)] {
+        if !group.is_empty() && matches!(Group::from_name(group), Ok(None)) {
+            mistakes.push(draft.mistake(key.into(), format!("there is no group {group:?} on this machine")));
+        }
     }
-    for (number, ensemble) in config.zookeeper.iter().enumerate() {
-        if let Some(path) = ensemble.credentials.as_ref().filter(|path| is_set(path))
-            && matches!(path.try_exists(), Ok(false))
-        {
-            let key = draft.element(&"zookeeper".into(), number).child("credentials");
-            mistakes.push(draft.mistake(key, format!("there is no file {}", path.display())));
+    for (key, path) in files(config, draft) {
+        if let Err(error) = look(path) {
+            mistakes.push(draft.mistake(key, format!("cannot read {}: {error}", path.display())));
         }
     }
     if let Some(Err(error)) =
@@ -37,6 +37,27 @@ pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
         }
     }
     mistakes
+}
+
+/// The files whose content is not looked into here, with the keys that name them.
+fn files<'c>(config: &'c Config, draft: &Draft) -> Vec<(Key, &'c Path)> {
+    let element = |kind: &str, number, name| draft.element(&kind.into(), number).child(name);
+    let register =
+        [("register.tokens", &config.register.tokens), ("register.signing_key", &config.register.signing_key)];
+    let of_register = register.into_iter().filter_map(|(key, path)| Some((key.into(), path.as_deref()?)));
+    let of_ensembles = config.zookeeper.iter().enumerate();
+    let of_ensembles = of_ensembles
+        .filter_map(|(number, it)| Some((element("zookeeper", number, "credentials"), it.credentials.as_deref()?)));
+    let of_upstreams = config.upstream.iter().enumerate();
+    let of_upstreams = of_upstreams.map(|(number, it)| (element("upstream", number, "token"), it.token.as_path()));
+    let of_files = config.file.iter().enumerate();
+    let of_files = of_files.map(|(number, it)| (element("file", number, "path"), it.path.as_path()));
+    let all = of_register.chain(of_ensembles).chain(of_upstreams).chain(of_files);
+    all.filter(|(_, path)| is_set(path)).collect()
+}
+
+fn look(path: &Path) -> io::Result<()> {
+    if secret::variable(path).is_some() { secret::read(path).map(drop) } else { File::open(path).map(drop) }
 }
 
 /// Whether a path is more than the mark that there should be one.

@@ -193,14 +193,31 @@ fn a_queue_has_room_for_the_longest_message() {
 
 #[test]
 fn what_the_machine_does_not_have_is_a_mistake_for_a_check_alone() {
-    let text = "[thrift]\ngroup = 'no such group'\n[[zookeeper]]\nconnect = 'zk'\ncredentials = 'none'\n";
+    let text = "[thrift]\ngroup = 'no such group'\n[[zookeeper]]\nconnect = 'zk'\nroots = ['/zk']\ncredentials = 'none'\n\
+                [register]\ntokens = 'env:NOT_SET'\nsigning_key = 'env:PATH'\n[shared]\ngroup = 'nor such'\n\
+                [[upstream]]\nconnect = 'hub:1'\ntoken = 'nor this'\n[[file]]\nroot = '/file'\npath = 'nor that'\n";
     let layers = Layers { file: Some(("/nonexistent/roster.toml".into(), text.into())), ..Layers::default() };
     Config::load(&layers).expect("a configuration");
     assert_eq!(
         Config::check(&layers).expect_err("mistakes").to_string(),
-        "/nonexistent/roster.toml:2: thrift.group: there is no group \"no such group\" on this machine\n\
-         /nonexistent/roster.toml:5: zookeeper.0.credentials: there is no file /nonexistent/none"
+        "\
+/nonexistent/roster.toml:2: thrift.group: there is no group \"no such group\" on this machine
+/nonexistent/roster.toml:6: zookeeper.0.credentials: cannot read /nonexistent/none: No such file or directory (os error 2)
+/nonexistent/roster.toml:8: register.tokens: cannot read env:NOT_SET: environment variable not found
+/nonexistent/roster.toml:11: shared.group: there is no group \"nor such\" on this machine
+/nonexistent/roster.toml:14: upstream.0.token: cannot read /nonexistent/nor this: No such file or directory (os error 2)
+/nonexistent/roster.toml:17: file.0.path: cannot read /nonexistent/nor that: No such file or directory (os error 2)"
     );
+}
+
+#[test]
+fn beyond_loopback_a_register_needs_tokens_of_its_own() {
+    let told = mistakes("[register]\nlisten = '0.0.0.0:8010'\n", &[], &[]);
+    assert!(
+        told.starts_with("roster.toml:2: register.listen: \"0.0.0.0:8010\" is not loopback: set `register.tokens`"),
+        "{told}"
+    );
+    load("[register]\nlisten = '0.0.0.0:8010'\ntokens = 'a file'\n", &[], &[]).expect("a configuration");
 }
 
 #[test]

@@ -6,8 +6,8 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
-use super::secrets::warn_if_open;
 use crate::net::tls::{self, TlsError};
+use crate::secret::warn_if_open;
 use crate::tunnel::{Bounds, Settings};
 
 /// `[register]`.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::Config;
-use crate::permissions::is_open;
+use crate::secret;
 use crate::tunnel::Token;
 use crate::tunnel::php::{Closures, SigningKey};
 
@@ -77,17 +77,10 @@ fn is_same(left: &[u8; 32], right: &[u8; 32]) -> bool {
     left.iter().zip(right).fold(0, |difference, (left, right)| difference | (left ^ right)) == 0
 }
 
-/// Says that a secret is none.
-pub(super) fn warn_if_open(key: &str, path: &Path) {
-    if is_open(path) {
-        tracing::warn!(key, path = %path.display(), "a secret that every user of this machine can read: chmod o= it");
-    }
-}
-
 fn lines(key: &'static str, path: &Path) -> Result<Vec<String>, SecretError> {
-    warn_if_open(&format!("register.{key}"), path);
+    secret::warn_if_open(&format!("register.{key}"), path);
     let read = |source| SecretError::Read { key, path: path.to_owned(), source };
-    let text = std::fs::read_to_string(path).map_err(read)?;
+    let text = secret::read(path).map_err(read)?;
     let lines: Vec<String> = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
     if lines.is_empty() { Err(SecretError::Empty { key, path: path.to_owned() }) } else { Ok(lines) }
 }

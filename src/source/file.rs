@@ -63,7 +63,7 @@ struct Tree {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "the data of a node is a text in quotes, or { base64 = \"…\" }")]
 enum Data {
     Text(String),
     Bytes { base64: String },

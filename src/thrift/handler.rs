@@ -230,7 +230,7 @@ pub(super) fn page_size(limit: i32) -> thrift::Result<usize> {
     match usize::try_from(limit) {
         Ok(0) => Ok(MAX_PAGE),
         Ok(limit) => Ok(limit.min(MAX_PAGE)),
-        Err(_) => Err(invalid("limit", "it is not below 0")),
+        Err(_) => Err(invalid("limit", "must not be below 0")),
     }
 }
 

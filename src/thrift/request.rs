@@ -132,7 +132,7 @@ fn timeout(millis: Option<i32>) -> Result<Duration, InvalidRequest> {
 
 fn retries(retries: Option<i32>) -> Result<usize, InvalidRequest> {
     let retries = retries.map_or(Ok(RETRIES), usize::try_from);
-    retries.map_err(|_| invalid("options.retries", "it is not below 0"))
+    retries.map_err(|_| invalid("options.retries", "must not be below 0"))
 }
 
 fn requirement(version: &str) -> Result<VersionReq, InvalidRequest> {

@@ -50,7 +50,7 @@ impl Desk {
     /// Checks what `watchMasters` was asked.
     pub(super) fn patience(&self, since: i64, timeout_ms: i32, limit: i32) -> thrift::Result<Patience> {
         let since = Revision::try_from(since).map_err(|_| invalid("since", "a revision is not below 0"))?;
-        let timeout = u64::try_from(timeout_ms).map_err(|_| invalid("timeoutMs", "it is not below 0"))?;
+        let timeout = u64::try_from(timeout_ms).map_err(|_| invalid("timeoutMs", "must not be below 0"))?;
         let timeout = Duration::from_millis(timeout).min(self.config.max_watch);
         Ok(Patience { since, timeout, limit: page_size(limit)? })
     }

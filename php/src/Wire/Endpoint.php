@@ -23,7 +23,7 @@ use Thrift\Protocol\TBinaryProtocolAccelerated;
  */
 final class Endpoint
 {
-    /** After a time-out, reads do not wait again for so long: a sidecar that hangs costs a web page one time-out. */
+    /** After a time-out, reads do not wait again for so long: a sidecar that hangs costs a web page one time-out a way. */
     private const REST_MS = 1_000;
 
     private readonly Channel $channel;

@@ -29,7 +29,7 @@ pub(crate) struct Export {
     /// The file to write
     #[arg(long, value_name = "FILE")]
     php: PathBuf,
-    /// Nodes to write, with all below each
+    /// Nodes to write, with all below each; none is needed with --services
     #[arg(value_parser = NodePath::parse, required_unless_present = "services")]
     paths: Vec<NodePath>,
     /// Write who offers which service

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::slice;
 use std::time::{Duration, Instant};
 
 use roster::model::NodePath;
@@ -25,6 +26,8 @@ pub(super) enum Comparison {
     Unanswered(String),
     /// The two were never seen at one revision.
     Apart,
+    /// All the time the file stayed at a revision that is not the sidecar's.
+    Stuck(String),
     At {
         revision: i64,
         differences: Vec<String>,
@@ -35,6 +38,7 @@ impl Comparison {
     pub(super) fn differences(&self) -> &[String] {
         match self {
             Comparison::At { differences, .. } => differences,
+            Comparison::Stuck(why) => slice::from_ref(why),
             _ => &[],
         }
     }
@@ -45,6 +49,7 @@ impl fmt::Display for Comparison {
         match self {
             Comparison::NotAsked => f.write_str("not asked; --address names the one that writes this file"),
             Comparison::Unanswered(why) => write!(f, "not compared: {why}"),
+            Comparison::Stuck(_) => f.write_str("is at another revision"),
             Comparison::Apart => f.write_str("not compared: changes come faster than both can be read"),
             Comparison::At { revision, differences } if differences.is_empty() => {
                 write!(f, "holds the same at revision {revision}")
@@ -68,6 +73,7 @@ pub(super) fn compare(reader: &Reader, connection: Connection) -> anyhow::Result
     let patience = Instant::now() + connection.timeout();
     let is_told = connection.is_told();
     let mut client = connection.client();
+    let first = reader.report().map_err(super::unsound)?.revision;
     loop {
         let live = match read(&mut client) {
             Ok(live) => live,
@@ -85,7 +91,12 @@ pub(super) fn compare(reader: &Reader, connection: Connection) -> anyhow::Result
             }
         }
         if Instant::now() > patience {
-            return Ok(Comparison::Apart);
+            let last = reader.report().map_err(super::unsound)?.revision;
+            if last != first {
+                return Ok(Comparison::Apart);
+            }
+            let stuck = format!("the file stays at revision {last}: the sidecar's log says why it is not written");
+            return Ok(Comparison::Stuck(stuck));
         }
         std::thread::sleep(PAUSE);
     }

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use roster::model::Origin;
-use roster::store::shared::{Checked, ReadError, Reader};
+use roster::store::shared::{Checked, ReadError, Reader, Unfit};
 use serde_json::json;
 
 use self::compare::Comparison;
@@ -53,7 +53,10 @@ impl Check {
         let compares = self.file.is_none() || self.connection.is_told();
         let file = match self.file {
             Some(file) => file,
-            None => self.connection.shared_file().context("name the file: there is none beside a TCP address")?,
+            None => self
+                .connection
+                .shared_file()
+                .context("name the file: there is no Unix socket of a sidecar beside which it would lie")?,
         };
         let reader = Reader::open(&file).map_err(unsound)?;
         let checked = reader.check().map_err(unsound)?;
@@ -76,9 +79,12 @@ impl Check {
     }
 }
 
-/// To a check, a file that cannot be read is a finding, and not what keeps it from its work.
+/// To a check, a file that cannot be used is a finding, and not what keeps it from its work.
 fn unsound(error: ReadError) -> anyhow::Error {
-    anyhow::anyhow!("{error}")
+    match error {
+        ReadError::Unfit { source: Unfit::Unreadable(_), .. } => error.into(),
+        unfit => anyhow::anyhow!("{unfit}"),
+    }
 }
 
 /// With more than that, a person has seen enough.

@@ -14,6 +14,7 @@ use super::line::UpstreamLine;
 use super::{Config, Order, PROVE};
 use crate::model::{Change, Master, Service};
 use crate::net::{Remote, Stream};
+use crate::secret;
 use crate::store::{Feed, FeedState, Publisher};
 use crate::task::{Backoff, Reload, Tasks};
 use crate::tunnel::value::{get, text};
@@ -86,7 +87,7 @@ impl Follower {
     /// Connects, and shows the token.
     async fn greet(&self) -> Result<Wire<Stream>, Trouble> {
         let path = &self.config.token;
-        let token = std::fs::read_to_string(path).map_err(|source| Trouble::Token { path: path.clone(), source })?;
+        let token = secret::read(path).map_err(|source| Trouble::Token { path: path.clone(), source })?;
         let unreachable = |why: String| Trouble::Unreachable { remote: self.remote.clone(), why };
         let greeting = async {
             let connected = self.remote.connect(self.config.ca.as_deref()).await;

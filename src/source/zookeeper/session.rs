@@ -17,6 +17,7 @@ use zookeeper_client::{
 
 use super::Config;
 use crate::model::{Node, NodePath, Stat};
+use crate::secret;
 
 /// How long the server may take for a reply.
 const REPLY: Duration = Duration::from_secs(4);
@@ -252,7 +253,7 @@ fn trouble(what: &str, error: Error) -> Trouble {
 fn credentials(config: &Config) -> Result<Vec<Identity>, Trouble> {
     let Some(path) = &config.credentials else { return Ok(Vec::new()) };
     let unfit = |why: &dyn std::fmt::Display| Trouble::Unfit(format!("credentials {}: {why}", path.display()));
-    let text: io::Result<String> = std::fs::read_to_string(path);
+    let text: io::Result<String> = secret::read(path);
     let text = text.map_err(|error| unfit(&error))?;
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines

@@ -1,12 +1,14 @@
 //! The writer: follows the store, and writes what has gathered as one transaction.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use lmdb::{Database, Error, RwTransaction, Transaction, WriteFlags};
+use nix::errno::Errno;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -86,7 +88,7 @@ pub(super) async fn follow(
             }
             Err(_) => metrics.shared_failures.increment(),
         }
-        report(&mut failure, result.err());
+        report(&mut failure, result.err(), &writer.place.path);
         if is_last {
             return;
         }
@@ -266,14 +268,24 @@ fn clear(env: &Env) {
 
 /// What an operator can do about it.
 fn hint(error: Error) -> &'static str {
-    if error == Error::MapFull { "; raise shared.max_size" } else { "" }
+    match error {
+        Error::MapFull => "; raise shared.max_size",
+        // LMDB's word for a write that was cut short.
+        Error::Other(code) if matches!(Errno::from_raw(code), Errno::EIO | Errno::ENOSPC) => {
+            "; is there room on its file system?"
+        }
+        _ => "",
+    }
 }
 
 /// Logs a failure when it begins, and its end.
-fn report(known: &mut Option<String>, failure: Option<String>) {
+fn report(known: &mut Option<String>, failure: Option<String>, path: &Path) {
+    let path = path.display();
     match &failure {
-        Some(error) if *known != failure => tracing::error!(error, "cannot write the shared file, which grows old"),
-        None if known.is_some() => tracing::info!("the shared file is written again"),
+        Some(error) if *known != failure => {
+            tracing::error!(%path, error, "cannot write the shared file, which grows old")
+        }
+        None if known.is_some() => tracing::info!(%path, "the shared file is written again"),
         _ => {}
     }
     *known = failure;

@@ -1,0 +1,60 @@
+//! Secrets: what must not stand in a configuration, but in a file that it names, or a variable of the environment.
+
+use std::env;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+/// What a place begins with that is a variable: `env:REGISTER_TOKENS`.
+const VARIABLE: &str = "env:";
+
+/// What is in the file, or in the variable.
+pub fn read(place: &Path) -> io::Result<String> {
+    match variable(place) {
+        Some(name) => env::var(name).map_err(|error| io::Error::new(io::ErrorKind::NotFound, error)),
+        None => std::fs::read_to_string(place),
+    }
+}
+
+/// The name of the variable, if it is one.
+pub fn variable(place: &Path) -> Option<&str> {
+    place.to_str()?.strip_prefix(VARIABLE)
+}
+
+/// Says that a secret is none.
+pub fn warn_if_open(key: &str, place: &Path) {
+    if is_open(place) {
+        tracing::warn!(key, path = %place.display(), "a secret that every user of this machine can read: chmod o= it");
+    }
+}
+
+/// Whether everybody on this machine may read it.
+fn is_open(place: &Path) -> bool {
+    variable(place).is_none() && std::fs::metadata(place).is_ok_and(|file| file.permissions().mode() & 0o004 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::permissions::Mode;
+
+    #[test]
+    fn a_file_is_open_when_others_than_its_owner_and_group_may_read_it() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        for (mode, open) in [(0o600, false), (0o640, false), (0o644, true), (0o604, true)] {
+            Mode(mode).set(file.path()).expect("a mode");
+            assert_eq!(is_open(file.path()), open, "{mode:o}");
+        }
+        assert!(!is_open(&file.path().join("nothing")));
+    }
+
+    #[test]
+    fn a_secret_is_in_a_file_or_in_a_variable() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), "hush").expect("written");
+        assert_eq!(read(file.path()).expect("a file"), "hush");
+        // Cargo sets it for its tests.
+        assert_eq!(read(Path::new("env:CARGO_PKG_NAME")).expect("a variable"), "roster");
+        assert_eq!(read(Path::new("env:NOT_SET")).expect_err("none").to_string(), "environment variable not found");
+    }
+}
