@@ -1,8 +1,8 @@
 # `make run` starts the sidecar, `make test` proves it against a real ZooKeeper and real PHP.
 
-# What the tests need from Debian: ZooKeeper (with a Java runtime), PHP with LMDB and Thrift's library, Thrift's compiler;
-# and for the PHP package its test runner, a web server, and Composer.
-PACKAGES := zookeeper php-cli php-thrift thrift-compiler php8.2-dba phpunit php-fpm nginx-light composer
+# What the tests need from Debian: ZooKeeper (with a Java runtime), PHP with LMDB and Thrift's library, Thrift's compiler,
+# a clock that jumps; and for the PHP package its test runner, a web server, and Composer.
+PACKAGES := zookeeper php-cli php-thrift thrift-compiler php8.2-dba phpunit php-fpm nginx-light composer faketime
 
 # What `make bench` compares with, beside those.
 BENCH_PACKAGES := redis-server

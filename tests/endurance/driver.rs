@@ -237,7 +237,8 @@ impl Writer {
         match self.nodes[&path] {
             _ if parent_is_absent => self.put(client, &parent, Known::Absent).await,
             Known::Version(version) if self.may_delete(&path) => {
-                let deleting = client.delete(&path, Some(version));
+                // Not before it is written down: the client sends what it is told to at once.
+                let deleting = async { client.delete(&path, Some(version)).await };
                 let written = self.note(&path, Value::Absent, deleting).await?;
                 written.map_or(Ok(()), |()| self.know(&path, Known::Absent))
             }

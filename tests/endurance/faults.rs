@@ -272,9 +272,6 @@ impl Fault {
                     scene.sidecars[self.sidecar].roster.stop();
                 }
                 scene.sidecars[self.sidecar].run();
-                if self.kind == Kind::DamageFile {
-                    scene.checker.trust_file(self.sidecar);
-                }
                 self.calm(scene);
             }
             Kind::CutUpstream | Kind::SilenceUpstream => scene.upstream.mend(),
@@ -319,6 +316,10 @@ impl Fault {
             // Those that the register takes for dead, or that take it for dead, first part.
             pause(2_000);
             NAMES.iter().for_each(|name| scene.is_there(name));
+        }
+        if self.kind == Kind::DamageFile {
+            // It may know nothing, as long as the ensemble is away too.
+            return scene.checker.trust_file(self.sidecar);
         }
         scene.checker.calm(self.sidecar);
     }

@@ -48,6 +48,10 @@ function file_(string $folder, string $path): array
             dba_close($db);
             $db = null;
         } elseif ($before && $after && $before['revision'] === $after['revision']) {
+            $mirrored = array_filter($before['sources'], fn ($source) => $source['roots'] !== []);
+            if ($data === false && in_array(false, array_column($mirrored, 'whole'), true)) {
+                return ['error' => 'the file is not whole yet'];
+            }
             $age = $before['ageMs'] + ($silent > 3000 ? (int) $silent : 0);
             return ['data' => $data === false ? null : $data, 'revision' => $before['revision'], 'age' => $age];
         }

@@ -221,6 +221,9 @@ impl Asker {
                 let asked = self.checker.asks(self.sidecar, Way::File(0));
                 let read = opened.as_ref().map_err(ToString::to_string);
                 match read.and_then(|reader| reader.node(&parsed).map_err(|error| error.to_string())) {
+                    Ok((None, report)) if !report.behind(&parsed).all(|source| source.whole) => {
+                        self.checker.fails(self.sidecar, self.who, asked, "the file is not whole yet");
+                    }
                     Ok((node, report)) => {
                         let age = report.freshness(report.behind(&parsed), SystemTime::now()).age.as_millis() as i64;
                         let data = node.as_ref().map(|node| node.data.as_ref());

@@ -63,7 +63,7 @@ impl Scene {
         let upstream = Link::to(format!("127.0.0.1:{}", first.register));
         let second = Sidecar::start(1, &ensemble, &checker, Some(&upstream));
         let sidecars = vec![first, second];
-        sidecars.iter().for_each(|sidecar| sidecar.roster.becomes("live"));
+        sidecars.iter().for_each(Sidecar::is_whole);
         let readers = sidecars.iter().map(|it| Readers::start(it.number, it.roster.folder(), &checker, dice));
         let readers: Vec<Readers> = readers.collect();
         let masters = Masters::start(sidecars[0].register);
@@ -110,6 +110,7 @@ impl Scene {
         if let Err(wrong) = self.callers.check() {
             self.checker.violation(&format!("no call is executed twice, or otherwise than it is told: {wrong}"));
         }
+        self.sidecars.iter().for_each(|sidecar| self.checker.calm(sidecar.number));
         let took = began.elapsed();
         self.checker.note(format!("all agree after {took:.1?}"));
         self.driver.resume();
@@ -184,6 +185,17 @@ impl Sidecar {
         let descriptors =
             std::fs::read_dir(Path::new("/proc").join(id.to_string()).join("fd")).map_or(0, Iterator::count);
         (descriptors, self.roster.memory())
+    }
+
+    /// Waits until all has been read once, and written into the shared file.
+    fn is_whole(&self) {
+        self.roster.becomes("live");
+        eventually("the shared file is whole", HEALING, || {
+            let report = Reader::open(&self.roster.shared_file()).and_then(|file| file.report());
+            report
+                .map(|report| ensure(report.sources.iter().all(|it| it.whole), "it is not"))
+                .map_err(|e| e.to_string())?
+        });
     }
 
     /// Whether its shared file holds what ZooKeeper does.
