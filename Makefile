@@ -47,7 +47,8 @@ fuzz:
 	@command -v c++ > /dev/null || { echo "make fuzz needs a C++ compiler: apt-get install g++" >&2; exit 1; }
 	fuzz/run
 
-# QUICK=1 for a short form, FULL=1 for every case; BENCH=endpoint for one part.
+# QUICK=1 for a short form, FULL=1 for every case; BENCH=endpoint for one part (endpoint, php, mirror, masters, watchers,
+# start, growth).
 bench: bench-deps
 	cargo bench --bench side-by-side
 

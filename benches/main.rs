@@ -4,17 +4,23 @@
 //! are this machine's. `BENCH=endpoint` runs one part, `QUICK=1` a short form of all, `FULL=1` every case.
 
 mod endpoint;
+mod growth;
 #[allow(dead_code, unused_imports)]
 #[path = "../tests/it/harness/mod.rs"]
 mod harness;
 mod load;
+mod masters;
 mod measure;
 mod mirror;
 mod php;
 mod plot;
 mod report;
+mod start;
+mod watchers;
 
 use std::env;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use report::Report;
 pub(crate) use roster::thrift::idl;
@@ -22,7 +28,15 @@ pub(crate) use roster::thrift::idl;
 type Part = fn(&mut Report);
 
 /// What `BENCH` may name, in the order in which they run.
-const PARTS: [(&str, Part); 3] = [("endpoint", endpoint::run), ("php", php::run), ("mirror", mirror::run)];
+const PARTS: [(&str, Part); 7] = [
+    ("endpoint", endpoint::run),
+    ("php", php::run),
+    ("mirror", mirror::run),
+    ("masters", masters::run),
+    ("watchers", watchers::run),
+    ("start", start::run),
+    ("growth", growth::run),
+];
 
 fn main() {
     // The limit is a process of its own, since its processor time is measured too.
@@ -57,4 +71,11 @@ pub(crate) fn form() -> Form {
         [_, true] => Form::Full,
         _ => Form::Usual,
     }
+}
+
+/// How many descriptors a process may have: as many as it may be allowed.
+pub(crate) fn descriptors() -> usize {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("as many descriptors as may be");
+    usize::try_from(most).unwrap_or(usize::MAX)
 }

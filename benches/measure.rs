@@ -31,3 +31,50 @@ pub(crate) fn micros(time: Duration) -> f64 {
 pub(crate) fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
+
+/// What a process has of memory, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Memory {
+    /// Its own.
+    pub(crate) own: usize,
+    /// That of files which it has mapped, such as the shared file.
+    pub(crate) mapped: usize,
+}
+
+pub(crate) fn memory(process: u32) -> Memory {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("a process");
+    let bytes = |name: &str| {
+        let value = status.lines().find_map(|line| line.strip_prefix(name)).expect("a figure of memory");
+        value.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") * 1024
+    };
+    Memory { own: bytes("RssAnon:"), mapped: bytes("RssFile:") + bytes("RssShmem:") }
+}
+
+impl Memory {
+    /// What has been added to `before` for each of so many.
+    pub(crate) fn since(self, before: Self, count: usize) -> Self {
+        let each = |now: usize, before: usize| now.saturating_sub(before) / count;
+        Self { own: each(self.own, before.own), mapped: each(self.mapped, before.mapped) }
+    }
+}
+
+/// How often the threads of a process have gone to sleep, which is how often they have been woken.
+pub(crate) fn switches(process: u32) -> u64 {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).expect("a process").flatten();
+    // One that has ended meanwhile is not counted.
+    let statuses = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("status")).ok());
+    let count = |status: String| {
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).map(str::trim);
+        line.and_then(|count| count.parse::<u64>().ok()).unwrap_or(0)
+    };
+    statuses.map(count).sum()
+}
+
+/// By which power of n a cost grows, from its values at some n: the slope through their logarithms.
+pub(crate) fn exponent(costs: &[(usize, f64)]) -> f64 {
+    let points: Vec<_> = costs.iter().map(|(n, cost)| ((*n as f64).ln(), cost.ln())).collect();
+    let mean = |of: &dyn Fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / points.len() as f64;
+    let (x, y) = (mean(&|(x, _)| *x), mean(&|(_, y)| *y));
+    let along: f64 = points.iter().map(|(n, cost)| (n - x) * (cost - y)).sum();
+    along / points.iter().map(|(n, _)| (n - x).powi(2)).sum::<f64>()
+}

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use imbl::Vector;
 use semver::VersionReq;
 
-use crate::store::{Directory, Entry, Offers};
+use crate::store::{Directory, Entry, Offering, Offers};
 use crate::task::random_below;
 
 /// How a master is chosen among those that offer a service.
@@ -71,7 +70,7 @@ impl Resolver {
     }
 
     /// One of `those` that has not been tried. From where the balance points, the next such one is taken.
-    fn among(&self, directory: &Directory, those: &Vector<Arc<str>>, wanted: &Wanted) -> Option<Arc<Entry>> {
+    fn among(&self, directory: &Directory, those: &Offering, wanted: &Wanted) -> Option<Arc<Entry>> {
         let from = |start: usize| {
             let ring = (0..those.len()).filter_map(|step| those.get((start + step) % those.len()));
             let untried = |id: &&Arc<str>| !wanted.not.contains(id);
@@ -91,13 +90,13 @@ impl Resolver {
 }
 
 /// Those of each version that meets the requirement, the newest first.
-fn fitting<'a>(offers: &'a Offers, version: Option<&'a VersionReq>) -> impl Iterator<Item = &'a Vector<Arc<str>>> {
+fn fitting<'a>(offers: &'a Offers, version: Option<&'a VersionReq>) -> impl Iterator<Item = &'a Offering> {
     let newest_first = offers.iter().rev();
     newest_first.filter(move |(of, _)| version.is_none_or(|version| version.matches(of))).map(|(_, those)| those)
 }
 
 /// The one whose hash together with the key is greatest: who comes or goes moves only its own keys.
-fn rendezvous<'a>(those: &'a Vector<Arc<str>>, key: &str, wanted: &Wanted) -> Option<&'a Arc<str>> {
+fn rendezvous<'a>(those: &'a Offering, key: &str, wanted: &Wanted) -> Option<&'a Arc<str>> {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let weight = |id: &&Arc<str>| {
         let mut hasher = DefaultHasher::new();

@@ -14,7 +14,7 @@ pub(crate) use self::ask::{Answer, Ask};
 use crate::measure::{percentile, processor_time};
 
 /// How long an answer may take: longer, and the server does not work.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What to ask, whom, and how.
 #[derive(Clone, Copy, Debug)]
@@ -64,48 +64,57 @@ impl Outcome {
 
 impl Load<'_> {
     pub(crate) fn run(&self) -> Outcome {
-        // All stand ready, all are done, and what they took has been read before they leave.
-        let turn = Barrier::new(self.clients + 1);
-        std::thread::scope(|scope| {
-            let clients: Vec<_> = (0..self.clients).map(|_| scope.spawn(|| self.client(&turn))).collect();
-            turn.wait();
-            let (before, began) = (processor_time(self.servers), Instant::now());
-            turn.wait();
-            let (elapsed, processor) = (began.elapsed(), processor_time(self.servers) - before);
-            turn.wait();
-            let latencies =
-                clients.into_iter().flat_map(|client| client.join().expect("a client that had its answers"));
-            let latencies: Vec<_> = latencies.collect();
-            Outcome { requests: latencies.len(), elapsed, processor, latencies }
-        })
-    }
-
-    fn client(&self, turn: &Barrier) -> Vec<Duration> {
-        let (mut latencies, mut buffer) = (Vec::new(), Vec::new());
-        let mut connection = Some(self.connect());
-        self.ask.once(connection.as_mut().expect("a connection"), &mut buffer);
-        if self.manner == Manner::Fresh {
-            connection = None;
-        }
-        turn.wait();
-        let end = Instant::now() + self.time;
-        let mut now = Instant::now();
-        while now < end {
-            match &mut connection {
-                Some(connection) => self.ask.once(connection, &mut buffer),
-                None => self.ask.once(&mut self.connect(), &mut buffer),
+        measure(self.servers, self.clients, self.time, || {
+            let (mut connection, mut buffer) = (None, Vec::new());
+            move || match self.manner {
+                Manner::Fresh => self.ask.once(&mut self.connect(), &mut buffer),
+                Manner::Persistent => self.ask.once(connection.get_or_insert_with(|| self.connect()), &mut buffer),
             }
-            let then = std::mem::replace(&mut now, Instant::now());
-            latencies.push(now - then);
-        }
-        turn.wait();
-        turn.wait();
-        latencies
+        })
     }
 
     fn connect(&self) -> Socket {
         connect(self.address).unwrap_or_else(|error| panic!("{}: {error}", self.address))
     }
+}
+
+/// Has so many clients, of which `client` makes each on a thread of its own, ask again and again for this time.
+pub(crate) fn measure<C: FnMut()>(
+    servers: &[u32],
+    clients: usize,
+    time: Duration,
+    client: impl Fn() -> C + Sync,
+) -> Outcome {
+    // All stand ready, all are done, and what they took has been read before they leave.
+    let turn = Barrier::new(clients + 1);
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..clients).map(|_| scope.spawn(|| ask_for(time, client(), &turn))).collect();
+        turn.wait();
+        let (before, began) = (processor_time(servers), Instant::now());
+        turn.wait();
+        let (elapsed, processor) = (began.elapsed(), processor_time(servers) - before);
+        turn.wait();
+        let latencies = clients.into_iter().flat_map(|client| client.join().expect("a client that had its answers"));
+        let latencies: Vec<_> = latencies.collect();
+        Outcome { requests: latencies.len(), elapsed, processor, latencies }
+    })
+}
+
+/// How long each took. The first one counts for nothing.
+fn ask_for(time: Duration, mut ask: impl FnMut(), turn: &Barrier) -> Vec<Duration> {
+    let mut latencies = Vec::new();
+    ask();
+    turn.wait();
+    let end = Instant::now() + time;
+    let mut now = Instant::now();
+    while now < end {
+        ask();
+        let then = std::mem::replace(&mut now, Instant::now());
+        latencies.push(now - then);
+    }
+    turn.wait();
+    turn.wait();
+    latencies
 }
 
 /// A connection on which nothing takes longer than an answer may.

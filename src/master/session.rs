@@ -54,7 +54,7 @@ impl Session {
         while self.deadline.is_none() || !self.running.is_empty() {
             let deadline = self.deadline.unwrap_or_else(Instant::now);
             tokio::select! {
-                message = incoming.recv() => match message {
+                message = incoming.recv() => match message.map(|message| *message) {
                     Some(message) => self.hear(message),
                     None => return,
                 },

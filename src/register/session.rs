@@ -65,6 +65,11 @@ async fn greet(
     hall: &Hall,
 ) -> Option<(Wire<net::Stream>, Peer)> {
     let _seat = timeout(hall.config.auth_timeout, guest.seat()).await.ok()??;
+    // Boxed, so that only those who have a seat take the room for it, which is much with TLS.
+    Box::pin(hear(stream, address, hall)).await
+}
+
+async fn hear(stream: net::Stream, address: SocketAddr, hall: &Hall) -> Option<(Wire<net::Stream>, Peer)> {
     let until = Instant::now() + hall.config.auth_timeout;
     let stream = secure(stream, address, until, hall).await?;
     let mut wire = Wire::new(stream, Bounds::STRANGER);
@@ -150,7 +155,7 @@ impl Session {
                         question.ask();
                     }
                 }
-                message = incoming.recv() => match message {
+                message = incoming.recv() => match message.map(|message| *message) {
                     None => return,
                     Some(Message::Register(None)) => question.ask(),
                     Some(Message::Remove(None)) => {

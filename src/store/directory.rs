@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
-use imbl::{OrdMap, Vector};
-use semver::Version;
 
+use super::offers::Offers;
 use crate::model::{ChangeKind, Line, Master, Service};
 
 /// Who offers what. A clone shares all it can with the original; a change costs by the services of one master, not by
@@ -15,9 +15,6 @@ pub struct Directory {
     masters: OrdMap<Arc<str>, Arc<Entry>>,
     services: OrdMap<Arc<str>, Offers>,
 }
-
-/// By version, the masters that offer a service, in the order of their ids. Where nobody does any more it is empty.
-pub type Offers = OrdMap<Version, Vector<Arc<str>>>;
 
 /// A master, if it is there.
 pub(super) type Known<'a> = Option<&'a Arc<Entry>>;
@@ -122,10 +119,11 @@ impl Directory {
             Some(_) => Some(ChangeKind::Changed),
         };
         if kind.is_some() {
-            if let Some(old) = &old {
-                self.withdraw(&old.master);
-            }
-            self.offer(&id, &master);
+            // What it still offers stands: a change costs by what changed.
+            let none = Vec::new();
+            let before = old.as_ref().map_or(&none, |old| &old.master.services);
+            self.withdraw(&id, before.iter().filter(|service| !is_among(service, &master.services)));
+            self.offer(&id, master.services.iter().filter(|service| !is_among(service, before)));
         }
         self.masters.insert(id, Arc::new(Entry { master, ways }));
         kind
@@ -139,31 +137,31 @@ impl Directory {
             return Some(ChangeKind::Changed);
         }
         self.masters.remove(id);
-        self.withdraw(&old.master);
+        self.withdraw(&old.master.id, old.master.services.iter());
         Some(ChangeKind::Deleted)
     }
 
-    fn offer(&mut self, id: &Arc<str>, master: &Master) {
-        for service in &master.services {
+    fn offer<'a>(&mut self, id: &Arc<str>, services: impl Iterator<Item = &'a Service>) {
+        for service in services {
             let offers = self.services.entry(service.base_name().into()).or_default();
-            let those = offers.entry(service.version()).or_default();
-            if let Err(at) = those.binary_search(id) {
-                those.insert(at, id.clone());
-            }
+            offers.entry(service.version()).or_default().insert(id);
         }
     }
 
-    fn withdraw(&mut self, master: &Master) {
-        for service in &master.services {
+    fn withdraw<'a>(&mut self, id: &str, services: impl Iterator<Item = &'a Service>) {
+        for service in services {
             let Some(offers) = self.services.get_mut(service.base_name()) else { continue };
             let version = service.version();
             let Some(those) = offers.get_mut(&version) else { continue };
-            if let Ok(at) = those.binary_search_by(|id| id.as_ref().cmp(master.id.as_str())) {
-                those.remove(at);
-            }
+            those.remove(id);
             if those.is_empty() {
                 offers.remove(&version);
             }
         }
     }
+}
+
+/// Whether a service is offered there, in the same version.
+fn is_among(service: &Service, services: &[Service]) -> bool {
+    services.iter().any(|other| other.base_name() == service.base_name() && other.version() == service.version())
 }

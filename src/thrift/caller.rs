@@ -94,7 +94,7 @@ impl Caller {
         any.map_err(|none| nobody(&snapshot, request, none.to_string()))?;
         let fits = |of: &Version| request.wanted.version.as_ref().is_none_or(|version| version.matches(of));
         let offers = directory.offers(&request.service).into_iter().flat_map(|offers| offers.iter());
-        let mut ids: Vec<&Arc<str>> = offers.filter(|(of, _)| fits(of)).flat_map(|(_, those)| those).collect();
+        let mut ids: Vec<&Arc<str>> = offers.filter(|(of, _)| fits(of)).flat_map(|(_, those)| those.iter()).collect();
         ids.sort_unstable();
         ids.dedup();
         Ok(ids.into_iter().filter_map(|id| directory.master(id)).cloned().collect())

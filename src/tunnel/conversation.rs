@@ -64,12 +64,12 @@ impl Default for Settings {
 pub struct Conversation<S> {
     wire: Wire<S>,
     shared: Arc<Shared>,
-    incoming: mpsc::Sender<Message>,
+    incoming: mpsc::Sender<Box<Message>>,
 }
 
 /// What the other end says that is no answer to a stream of ours. Nothing more comes when the conversation has ended;
-/// dropped, it ends the conversation.
-pub type Incoming = mpsc::Receiver<Message>;
+/// dropped, it ends the conversation. Boxed, since a channel has room for 32 from the start, and most never have one.
+pub type Incoming = mpsc::Receiver<Box<Message>>;
 
 /// Why a conversation ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -113,7 +113,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
             loop {
                 while let Some((message, weight)) = inbox.next()? {
                     if let Some(message) = shared.receive(message, weight) {
-                        deliver(&self.incoming, message).await?;
+                        deliver(&self.incoming, Box::new(message)).await?;
                     }
                 }
                 let Settings { ping_interval, pong_timeout, .. } = shared.settings;
@@ -157,7 +157,7 @@ impl From<std::io::Error> for Ended {
 }
 
 /// Hands a message to the owner, who has a moment to make room for it.
-async fn deliver(incoming: &mpsc::Sender<Message>, message: Message) -> Result<(), Ended> {
+async fn deliver(incoming: &mpsc::Sender<Box<Message>>, message: Box<Message>) -> Result<(), Ended> {
     incoming.send_timeout(message, PATIENCE).await.map_err(|error| match error {
         SendTimeoutError::Timeout(_) => Ended::Flooded,
         SendTimeoutError::Closed(_) => Ended::Closed,

@@ -10,7 +10,7 @@ use super::message::Message;
 use super::value::Value;
 
 /// How much is read at least at a time.
-const READ: usize = 2 * 1024;
+const READ: usize = 512;
 
 /// A buffer that grew beyond this for a long frame is given back afterwards.
 const KEEP: usize = 16 * 1024;

@@ -111,7 +111,7 @@ impl Follower {
             ended = conversation.run() => return Trouble::Lost(format!("the connection was lost: {ended}")),
             trouble = self.subscribe(&handle) => trouble,
             trouble = self.prove(&handle) => trouble,
-            () = async { while let Some(message) = incoming.recv().await { self.hear(&handle, message).await } } => {
+            () = async { while let Some(message) = incoming.recv().await { self.hear(&handle, *message).await } } => {
                 Trouble::Lost("the connection was lost".into())
             }
         };

@@ -10,7 +10,7 @@ use imbl::ordmap::DiffItem;
 use lmdb::{Database, Error, RwTransaction, Transaction, WriteFlags};
 use nix::errno::Errno;
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::copy::Written;
 use super::entry::{self, CHECKSUM, CHILDREN, FORMAT, FRESHNESS, MASTER, NODE, Report, SERVICE, STAT, VERSION};
@@ -19,11 +19,16 @@ use super::place::{Claim, Mark, Place};
 use super::{Contents, Env, SharedError, masters};
 use crate::metrics::Metrics;
 use crate::model::{Node, NodePath, Service, Stat};
-use crate::store::{Directory, Feed, Snapshot, Store};
+use crate::store::{Directory, Entry, Feed, Snapshot, Store};
 use crate::task::Stop;
 
 /// How often the report is rewritten, so that readers know that the writer lives.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// After a transaction that took this long or longer, the next one waits: four times as long, so that long lists that
+/// change all the time do not take a whole processor, but no longer than a reader may be let wait.
+const LONG: Duration = Duration::from_millis(2);
+const REST: Duration = Duration::from_millis(250);
 
 /// How often the slots of dead readers are freed, in heartbeats.
 const CLEAR: u32 = 5;
@@ -78,7 +83,7 @@ pub(super) async fn follow(
             }
             () = stop.requested() => true,
         };
-        let snapshot = store.snapshot();
+        let (snapshot, began) = (store.snapshot(), Instant::now());
         let written_now = |()| writer.write(&snapshot).map_err(|error| format!("{error}{}", hint(error)));
         let result = is_there.map_err(|error| error.to_string()).and_then(written_now);
         match result {
@@ -91,6 +96,13 @@ pub(super) async fn follow(
         report(&mut failure, result.err(), &writer.place.path);
         if is_last {
             return;
+        }
+        let took = began.elapsed();
+        if took >= LONG {
+            tokio::select! {
+                () = sleep((took * 4).min(REST)) => {}
+                () = stop.requested() => {}
+            }
         }
     }
 }
@@ -169,8 +181,8 @@ impl Draft<'_> {
         families.iter().try_for_each(|parent| self.children(parent, to))
     }
 
-    /// The list of a service is written anew when one of its masters comes, changes or goes: the other cost that is
-    /// not of the change.
+    /// The list of a service is written anew when one master comes to offer it, offers it otherwise, or no longer does:
+    /// the other cost that is not of the change.
     fn masters(&mut self, from: &Directory, to: &Directory) -> Result<(), Error> {
         let mut services = BTreeSet::new();
         for (old, new) in from.difference(to) {
@@ -178,10 +190,7 @@ impl Draft<'_> {
                 let told = new.map(|new| masters::master(new));
                 self.set(&entry::named(MASTER, &entry.master.id), told.as_deref())?;
             }
-            if old.map(|old| &old.master) != new.map(|new| &new.master) {
-                let entries = old.into_iter().chain(new);
-                services.extend(entries.flat_map(|entry| &entry.master.services).map(Service::base_name));
-            }
+            services.extend(not_in(old, new).chain(not_in(new, old)));
         }
         for name in services {
             let instances = to.instances(name).map(masters::instances);
@@ -241,6 +250,17 @@ fn family(path: &NodePath, snapshot: &Snapshot) -> Vec<NodePath> {
         family.push(parent);
     }
     family
+}
+
+/// The services that the one offers, and the other not so.
+fn not_in<'a>(one: Option<&'a Arc<Entry>>, other: Option<&'a Arc<Entry>>) -> impl Iterator<Item = &'a str> {
+    let [one, other] = [one, other].map(|entry| entry.map(|entry| &*entry.master));
+    let at = one.map(|one| &one.address);
+    let is_listed = move |service: &&Service| {
+        other.is_some_and(|other| Some(&other.address) == at && other.services.contains(service))
+    };
+    let services = one.into_iter().flat_map(|one| &one.services);
+    services.filter(move |service| !is_listed(service)).map(Service::base_name)
 }
 
 /// A stat as JSON. Where the key holds only a digest, it tells the path as well.

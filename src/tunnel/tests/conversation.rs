@@ -28,7 +28,7 @@ impl End {
     }
 
     async fn hear(&mut self) -> Message {
-        timeout(SOON, self.incoming.recv()).await.expect("in time").expect("a message")
+        *timeout(SOON, self.incoming.recv()).await.expect("in time").expect("a message")
     }
 
     async fn asked(&mut self) -> String {
@@ -421,8 +421,8 @@ async fn before_it_is_known_a_peer_may_say_little() {
     peer.write_all(&note(&"x".repeat(10_000)).encode()).await.unwrap();
     let (_handle, mut incoming, conversation) = Conversation::new(wire, Settings::default());
     tokio::spawn(conversation.run());
-    assert_eq!(incoming.recv().await, Some(followed));
-    assert_eq!(incoming.recv().await, Some(note(&"x".repeat(10_000))));
+    assert_eq!(incoming.recv().await, Some(Box::new(followed)));
+    assert_eq!(incoming.recv().await, Some(Box::new(note(&"x".repeat(10_000)))));
 
     let (mut peer, stream) = tokio::io::duplex(64 * 1024);
     peer.write_all(&note(&"x".repeat(10_000)).encode()).await.unwrap();

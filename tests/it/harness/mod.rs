@@ -82,7 +82,7 @@ pub(crate) fn free_port() -> u16 {
 }
 
 /// Where the asynchronous parts of the harness run. The tests themselves are plain threads.
-fn runtime() -> &'static tokio::runtime::Runtime {
+pub(crate) fn runtime() -> &'static tokio::runtime::Runtime {
     static RUNTIME: OnceLock<tokio::runtime::Runtime> = OnceLock::new();
     RUNTIME.get_or_init(|| {
         let mut builder = tokio::runtime::Builder::new_multi_thread();

@@ -16,13 +16,8 @@ use super::{SOON, Zk, ensure, eventually, free_port};
 const CLASS_PATH: &str = "/usr/share/java/zookeeper.jar";
 
 /// Small, and quick to start.
-const JVM: [&str; 5] = [
-    "-Xmx256m",
-    "-XX:+UseSerialGC",
-    "-XX:TieredStopAtLevel=1",
-    "-Dzookeeper.forceSync=no",
-    "-Dzookeeper.preAllocSize=64",
-];
+const JVM: [&str; 4] =
+    ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dzookeeper.forceSync=no", "-Dzookeeper.preAllocSize=64"];
 
 /// A standalone ZooKeeper.
 #[derive(Debug)]
@@ -30,6 +25,8 @@ pub(crate) struct Server {
     folder: TempDir,
     port: u16,
     process: Option<Process>,
+    /// The most that its nodes and all else may take.
+    heap: &'static str,
     _place: Place,
 }
 
@@ -58,7 +55,7 @@ impl Server {
             folder.path().display()
         );
         std::fs::write(folder.path().join("zoo.cfg"), config).expect("the configuration is written");
-        Self { folder, port, process: None, _place: place }
+        Self { folder, port, process: None, heap: "256m", _place: place }
     }
 
     pub(crate) fn address(&self) -> String {
@@ -67,6 +64,11 @@ impl Server {
 
     pub(crate) fn zk(&self) -> Zk {
         Zk::new(self.address())
+    }
+
+    /// For very many nodes.
+    pub(crate) fn set_heap(&mut self, heap: &'static str) {
+        self.heap = heap;
     }
 
     /// Kills it.
@@ -80,7 +82,8 @@ impl Server {
         let path = |name| self.folder.path().join(name);
         let log = File::create(path("log")).expect("a log");
         let mut java = Command::new("java");
-        java.args(JVM)
+        java.arg(format!("-Xmx{}", self.heap))
+            .args(JVM)
             .args(["-cp", CLASS_PATH, "org.apache.zookeeper.server.ZooKeeperServerMain"])
             .arg(path("zoo.cfg"));
         java.stdout(log.try_clone().expect("a log")).stderr(log);

@@ -99,7 +99,8 @@ class Connection
             return;
         }
         $at = ($this->isPlain() ? 'tcp://' : '') . "$this->host:$this->port";
-        $context = stream_context_create(['ssl' => ['cafile' => getenv('REGISTER_CA') ?: null]]);
+        // Two messages in a row would wait for one another.
+        $context = stream_context_create(['socket' => ['tcp_nodelay' => true], 'ssl' => ['cafile' => getenv('REGISTER_CA') ?: null]]);
         $this->socket = @stream_socket_client($at, timeout: 5, context: $context) ?: null;
         if (!$this->socket) {
             Master::after(self::RETRY, $this->connect(...));

@@ -1,0 +1,148 @@
+//! Calls through the sidecar, beside the same over a direct connection to the same kind of master.
+
+use std::net::TcpListener;
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use rmpv::Value;
+use roster::master::{Config, Master, Service};
+use roster::tunnel::Message;
+use roster::tunnel::php::Closures;
+
+use super::direct::Direct;
+use super::{TOKEN, sidecar};
+use crate::harness::master::map;
+use crate::harness::{Client, Process, Roster, SOON, eventually, runtime};
+use crate::idl::{CallOptions, TRosterSyncClient};
+use crate::load::{self, Outcome};
+use crate::measure::{median, micros};
+use crate::report::{Report, verdict};
+use crate::{Form, form};
+
+/// By which a call through the sidecar may be slower than a direct one.
+const ADDED: Duration = Duration::from_micros(60);
+
+/// A master, asked in both ways.
+struct Pair {
+    name: &'static str,
+    direct: Mutex<Direct>,
+    service: &'static str,
+    method: &'static str,
+    /// In JSON.
+    answer: &'static str,
+    _master: Box<dyn std::any::Any + Send + Sync>,
+}
+
+pub(super) fn run(report: &mut Report) {
+    let (roster, port) = sidecar();
+    let pairs = [native(port), php(port)];
+    let rows: Vec<_> = pairs.iter().map(|pair| pair.measure(&roster)).collect();
+    let header = [
+        "",
+        "direct p50 / p99",
+        "through the sidecar",
+        "p50 added (≤ 60 µs)",
+        "processor a call",
+        "16 clients, calls/s",
+    ];
+    report.table("Calls to one master, µs", &header, &rows);
+}
+
+/// Calls through the sidecar, and fails unless the answer is the right one.
+pub(super) fn call(client: &mut Client, service: &str, method: &str, answer: &str) {
+    let options = CallOptions::new(20_000, None, None, None, None, None, None, None);
+    let result = client.call(service.into(), method.into(), b"[\"x\"]".to_vec(), options).expect("an answer");
+    assert_eq!(result.values, [answer.as_bytes()]);
+}
+
+fn listen() -> (TcpListener, u16) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    (listener, port)
+}
+
+fn arguments() -> Value {
+    Value::Array(vec!["x".into()])
+}
+
+/// One of Rust, in this process, connected to both.
+fn native(port: u16) -> Pair {
+    let (listener, own) = listen();
+    let _runtime = runtime().enter();
+    let master = Master::start(Config::new(TOKEN));
+    master.offer(Service::new("echo").method("echo", |told: Vec<String>| async move { Ok(told) }));
+    for port in [own, port] {
+        master.connect(("127.0.0.1", port));
+    }
+    let (service, method) = ("echo", "echo");
+    let question =
+        move |uuid| Message::Call { uuid, service: service.into(), method: method.into(), arguments: arguments() };
+    let direct = Direct::accept(&listener, question, arguments()).into();
+    Pair { name: "a master in Rust", direct, service, method, answer: "[\"x\"]", _master: Box::new(master) }
+}
+
+/// Two of PHP, one connected to each.
+fn php(port: u16) -> Pair {
+    let (listener, own) = listen();
+    let masters = [own, port].map(|port| {
+        let folder = tempfile::tempdir().expect("a folder");
+        let output = std::fs::File::create(folder.path().join("said")).expect("a file");
+        let mut php = Command::new("php");
+        php.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/php/master.php")).args([&port.to_string(), TOKEN]);
+        (Process::start(php.stdout(output), folder.path()), folder)
+    });
+    let (service, method) = ("demo", "echo");
+    let closures = Closures { key: None, bounds: roster::tunnel::Bounds::DEFAULT };
+    let serialized = closures.call(service, method, arguments()).expect("PHP has texts");
+    let question = move |uuid| Message::Callback { uuid, serialized: serialized.clone() };
+    let direct = Direct::accept(&listener, question, map([("value", arguments())])).into();
+    Pair { name: "a master in PHP", direct, service, method, answer: "[\"x\"]", _master: Box::new(masters) }
+}
+
+impl Pair {
+    fn measure(&self, roster: &Roster) -> Vec<String> {
+        let (rounds, time) = match form() {
+            Form::Quick => (3, Duration::from_millis(100)),
+            _ => (7, Duration::from_millis(500)),
+        };
+        let mut client = roster.client();
+        let options = || CallOptions::new(1_000, None, None, None, None, None, None, None);
+        eventually("the master is there", SOON, || {
+            client
+                .call(self.service.into(), self.method.into(), b"[]".to_vec(), options())
+                .map_err(|error| format!("{error:?}"))
+        });
+        let (mut direct, mut through, mut many) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            direct.push(self.direct(time));
+            through.push(self.through(roster, 1, time));
+            many.push(self.through(roster, 16, time).requests_per_second());
+        }
+        let p50 =
+            |outcomes: &[Outcome], percent| median(&outcomes.iter().map(|it| it.latency(percent)).collect::<Vec<_>>());
+        let both =
+            |outcomes: &[Outcome]| format!("{:.0} / {:.0}", micros(p50(outcomes, 50)), micros(p50(outcomes, 99)));
+        let added = p50(&through, 50).saturating_sub(p50(&direct, 50));
+        let processor: Vec<_> = through.iter().map(Outcome::processor_per_request).collect();
+        vec![
+            self.name.to_owned(),
+            both(&direct),
+            both(&through),
+            format!("{:.0} {}", micros(added), verdict(added <= ADDED)),
+            format!("{:.0}", micros(median(&processor))),
+            format!("{:.0}", median(&many)),
+        ]
+    }
+
+    fn direct(&self, time: Duration) -> Outcome {
+        load::measure(&[], 1, time, || || self.direct.lock().unwrap_or_else(PoisonError::into_inner).ask())
+    }
+
+    fn through(&self, roster: &Roster, clients: usize, time: Duration) -> Outcome {
+        load::measure(&[roster.process().id()], clients, time, || {
+            let mut client = roster.client();
+            move || call(&mut client, self.service, self.method, self.answer)
+        })
+    }
+}

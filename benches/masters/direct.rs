@@ -1,0 +1,77 @@
+//! A direct connection to a master: a register that does nothing but ask one master the same again and again.
+
+use std::fmt;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+
+use rmpv::Value;
+use roster::tunnel::Message;
+use uuid::Uuid;
+
+use crate::harness::master::{field, text};
+use crate::load;
+
+/// A connection over which one master is asked.
+pub(super) struct Direct {
+    stream: TcpStream,
+    received: Vec<u8>,
+    question: Box<dyn Fn(String) -> Message + Send>,
+    answer: Value,
+}
+
+impl Direct {
+    /// Waits for the master, which must give this answer to the question in a stream of this uuid.
+    pub(super) fn accept(
+        listener: &TcpListener,
+        question: impl Fn(String) -> Message + Send + 'static,
+        answer: Value,
+    ) -> Self {
+        let (stream, _) = listener.accept().expect("a master");
+        stream.set_nodelay(true).expect("an option");
+        stream.set_read_timeout(Some(load::PATIENCE)).expect("an option");
+        let mut direct = Self { stream, received: Vec::new(), question: Box::new(question), answer };
+        assert_eq!(text(&direct.hear(), "cmd"), "auth");
+        direct.say(Message::AuthSuccess { message: "welcome".into() });
+        direct
+    }
+
+    /// Asks, and fails unless the answer is the right one.
+    pub(super) fn ask(&mut self) {
+        self.say((self.question)(Uuid::new_v4().to_string()));
+        let mut given = Value::Nil;
+        loop {
+            let message = self.hear();
+            match text(&message, "cmd").as_str() {
+                "data" => given = field(&message, "data").clone(),
+                "end" => break,
+                _ => panic!("another answer: {message}"),
+            }
+        }
+        assert_eq!(given, self.answer);
+    }
+
+    fn say(&mut self, message: Message) {
+        self.stream.write_all(&message.encode()).expect("the master reads");
+    }
+
+    fn hear(&mut self) -> Value {
+        loop {
+            let mut rest = self.received.as_slice();
+            if let Ok(message) = rmpv::decode::read_value(&mut rest) {
+                self.received = rest.to_vec();
+                return message;
+            }
+            let mut some = [0; 4096];
+            match self.stream.read(&mut some).expect("an answer in time") {
+                0 => panic!("the master has gone"),
+                count => self.received.extend(&some[..count]),
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Direct {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Direct").field("stream", &self.stream).finish_non_exhaustive()
+    }
+}
