@@ -145,6 +145,25 @@ fn a_call_goes_to_the_master_as_data_and_its_answer_comes_back() {
 }
 
 #[test]
+fn no_command_of_the_tunnel_itself_reaches_a_master_from_another_peer() {
+    let scene = Scene::new();
+    let mut master = scene.join(&[("mail", Value::Array(Vec::new()))]);
+    let id = scene.has(1)[0].id.clone();
+    let mut peer = scene.join(&[]);
+    let callback = map([
+        ("cmd", "callback".into()),
+        ("uuid", "u".into()),
+        ("data", map([("serialized", "O:8:\"stdClass\":0:{}".into())])),
+    ]);
+    let twice = Value::Map([("cmd", "note"), ("cmd", "callback")].map(|(key, name)| (key.into(), name.into())).into());
+    for message in [callback, twice, map([("cmd", "close".into()), ("uuid", "u".into())]), map([("cmd", "own".into())])]
+    {
+        peer.say(map([("cmd", "send-to".into()), ("master", id.as_str().into()), ("message", message)]));
+    }
+    assert_eq!(text(&master.hears().expect("a command"), "cmd"), "own");
+}
+
+#[test]
 fn a_master_that_vanishes_fails_its_calls_at_once_and_says_whether_there_is_another() {
     let scene = Scene::new();
     let unknown: NoMaster = exception(scene.call("mail", "send", "")).expect("an exception");
