@@ -2,7 +2,7 @@
 //!
 //! | message | meaning |
 //! |---|---|
-//! | `{cmd:"subscribe", uuid}` | tell me your masters: `data` for each (`{put: …}`), `{whole: true}`, then every change (`{put}`, `{drop: id}`); `{reset: true}` begins anew |
+//! | `{cmd:"subscribe", uuid}` | tell me your masters, in the place of an earlier subscription: `data` for each (`{put: …}`), `{whole: true}`, then every change (`{put}`, `{drop: id}`); `{reset: true}` begins anew |
 //! | `{cmd:"call-on", uuid, master, service, method, arguments}` | call a master of yours; answered as a call to a master |
 //! | `{cmd:"send-to", master, message}` | send a master of yours a command |
 //!
@@ -38,18 +38,19 @@ pub(super) struct Subscriber {
     over: CancellationToken,
     _over: DropGuard,
     calls: HashMap<String, CancellationToken>,
-    follows: bool,
+    /// Ends what it is told of our masters.
+    following: Option<DropGuard>,
 }
 
 impl Subscriber {
     pub(super) fn new(handle: Handle, hall: Arc<Hall>) -> Self {
         let over = CancellationToken::new();
-        Self { handle, hall, _over: over.clone().drop_guard(), over, calls: HashMap::new(), follows: false }
+        Self { handle, hall, _over: over.clone().drop_guard(), over, calls: HashMap::new(), following: None }
     }
 
     /// Whether it has subscribed: no master then, and nobody expects services of it.
     pub(super) fn follows(&self) -> bool {
-        self.follows
+        self.following.is_some()
     }
 
     /// Sees to a message that is not about the peer's own services. A command that is not known is the application's.
@@ -68,8 +69,10 @@ impl Subscriber {
 
     fn subscribe(&mut self, command: &Value) {
         let Some(uuid) = get(command, "uuid").and_then(text) else { return };
-        self.follows = true;
-        let (hall, handle, over) = (self.hall.clone(), self.handle.clone(), self.over.clone());
+        let over = self.over.child_token();
+        // One who subscribes again is told by the new subscription alone.
+        self.following = Some(over.clone().drop_guard());
+        let (hall, handle) = (self.hall.clone(), self.handle.clone());
         self.hall.tasks.short(async move {
             select! {
                 _ = follow(&hall, &handle, &uuid) => {}

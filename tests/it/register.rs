@@ -262,6 +262,30 @@ fn masters_grow_old_when_their_register_falls_silent() {
 }
 
 #[test]
+fn who_subscribes_again_is_told_by_the_new_subscription_alone() {
+    let hub = Scene::new();
+    let mut subscriber = Scripted::connect(hub.port);
+    subscriber.say(map([("cmd", "auth".into()), ("token", TOKEN.into())]));
+    // By which subscriptions it is told anything, until one has told the whole.
+    let mut tellers = |uuid: &str| {
+        subscriber.say(map([("cmd", "subscribe".into()), ("uuid", uuid.into())]));
+        let mut tellers = Vec::new();
+        loop {
+            let told = subscriber.hears_command("data");
+            tellers.push(text(&told, "uuid"));
+            if text(&told, "uuid") == uuid && *field(field(&told, "data"), "whole") == Value::from(true) {
+                return tellers;
+            }
+        }
+    };
+    ["one", "two", "three"].map(&mut tellers);
+    let _master = hub.join(&[]);
+    hub.has(1);
+    let tellers = tellers("four");
+    assert!(tellers.iter().all(|uuid| uuid == "three" || uuid == "four"), "{tellers:?}");
+}
+
+#[test]
 fn masters_of_another_register_are_followed_and_called_through_it() {
     let hub = Scene::new();
     let mut master = hub.join(&[("mail", Value::Array(Vec::new()))]);
