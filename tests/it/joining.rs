@@ -108,6 +108,20 @@ fn what_is_joined_is_bounded_and_a_wrong_address_makes_no_answer_worse() {
 }
 
 #[test]
+fn a_register_that_tells_of_too_many_masters_is_not_followed() {
+    let hub = Scene::new();
+    let beside = following(hub.port, "max_masters = 1");
+    let _one = mail(hub.port);
+    beside.has(1);
+    let two = mail(hub.port);
+    let told = || sources(&beside).into_iter().find(|source| source.name == "upstream").expect("a source").detail;
+    eventually("that is told", SOON, || ensure(told().contains("max_masters"), told()));
+    beside.has(1);
+    drop(two);
+    eventually("it is followed again", SOON, || ensure(told().is_empty(), told()));
+}
+
+#[test]
 fn a_master_of_two_registers_that_follow_each_other_is_gone_from_both_when_it_is_gone() {
     let port = free_port();
     let one = Scene::with(&upstream(port, ""));

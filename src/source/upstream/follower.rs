@@ -1,6 +1,6 @@
 //! Followers: the connection to one upstream register, made again whenever it is lost.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -44,6 +44,8 @@ enum Trouble {
     Unreachable { remote: Remote, why: String },
     #[error("the register refuses the token")]
     Refused,
+    #[error("the register tells of more masters than max_masters allows: {0}")]
+    TooMany(usize),
     #[error("{0}")]
     Lost(String),
 }
@@ -146,12 +148,22 @@ impl Follower {
             Err(error) => return Trouble::Lost(error.to_string()),
         };
         let mut generation: Option<HashMap<String, Master>> = Some(HashMap::new());
+        let (mut ids, most) = (HashSet::new(), self.config.max_masters);
         loop {
             let told = match stream.next().await {
                 Ok(Some(value)) => told(&value),
                 Ok(None) => return Trouble::Lost("the register ended the subscription".into()),
                 Err(error) => return Trouble::Lost(error.to_string()),
             };
+            match &told {
+                Some(Told::Reset) => ids.clear(),
+                Some(Told::Drop(id)) => drop(ids.remove(id)),
+                Some(Told::Put(master)) => drop(ids.insert(master.id.clone())),
+                Some(Told::Whole) | None => {}
+            }
+            if ids.len() > most {
+                return Trouble::TooMany(most);
+            }
             match (told, &mut generation) {
                 (None, _) => {}
                 (Some(Told::Reset), _) => generation = Some(HashMap::new()),

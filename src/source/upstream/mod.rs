@@ -47,6 +47,9 @@ pub struct Config {
     /// The longest message, which should be no less than the register's.
     #[serde(default = "Config::default_max_message")]
     pub max_message: ByteSize,
+    /// How many masters a register may tell of.
+    #[serde(default = "Config::default_max_masters")]
+    pub max_masters: usize,
     /// How many registers are followed besides, when this one or one of them tells of them.
     #[serde(default = "Config::default_max_learned")]
     pub max_learned: usize,
@@ -63,6 +66,10 @@ impl Config {
 
     fn default_max_message() -> ByteSize {
         ByteSize::mib(1)
+    }
+
+    fn default_max_masters() -> usize {
+        20_000
     }
 
     fn default_max_learned() -> usize {
