@@ -115,7 +115,7 @@ struct Session {
 impl Session {
     fn new(peer: Peer, address: SocketAddr, handle: Handle, hall: Arc<Hall>) -> Self {
         let number = hall.next_number();
-        let id = peer.id.unwrap_or_else(|| format!("{}-{number}", hall.name));
+        let id = peer.id.filter(|id| !id.is_empty()).unwrap_or_else(|| format!("{}-{number}", hall.name));
         let line = Arc::new(MasterLine {
             handle,
             native: peer.native,

@@ -99,6 +99,37 @@ fn who_shows_no_token_is_refused() {
 }
 
 #[test]
+fn a_master_of_two_sessions_is_there_until_both_have_ended() {
+    let scene = Scene::new();
+    let join = |service: &str| {
+        let mut master = Scripted::connect(scene.port);
+        master.say(map([("cmd", "auth".into()), ("token", TOKEN.into()), ("id", "the-same".into())]));
+        master.tells(&[(service, Value::Array(Vec::new()))]);
+        let offers = || scene.masters().map(|all| all.iter().flat_map(|it| &it.services).any(|it| it.name == service));
+        eventually("the newest session speaks", SOON, || ensure(offers()?, format!("{:?}", scene.masters())));
+        master
+    };
+    let older = join("older");
+    drop(join("newer"));
+    eventually("the older session speaks again", SOON, || {
+        let masters = scene.masters()?;
+        ensure(masters.len() == 1 && masters[0].services[0].name == "older", format!("{masters:?}"))
+    });
+    drop(join("newest of all"));
+    drop(older);
+    scene.has(0);
+}
+
+#[test]
+fn an_empty_id_is_none() {
+    let scene = Scene::new();
+    let mut master = Scripted::connect(scene.port);
+    master.say(map([("cmd", "auth".into()), ("token", TOKEN.into()), ("id", "".into())]));
+    master.tells(&[]);
+    assert!(!scene.has(1)[0].id.is_empty());
+}
+
+#[test]
 fn messages_are_understood_however_their_bytes_come() {
     let scene = Scene::new();
     let mut master = Scripted::connect(scene.port);

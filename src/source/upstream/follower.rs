@@ -242,7 +242,7 @@ fn master_of(value: &Value) -> Option<Master> {
         Some(Service { name: get(value, "name").and_then(text)?, metadata })
     };
     Some(Master {
-        id: get(value, "id").and_then(text)?,
+        id: get(value, "id").and_then(text).filter(|id| !id.is_empty())?,
         address: get(value, "address").and_then(text)?,
         connected_at: get(value, "connectedAt").and_then(Value::as_i64)?,
         services: get(value, "services")?.as_array()?.iter().filter_map(service).collect(),
