@@ -21,7 +21,7 @@ use super::Hall;
 use crate::model::{Answer, Answers, Call, Line, Master};
 use crate::store::{Room, Since};
 use crate::tunnel::value::{get, text};
-use crate::tunnel::{Ended, Handle, LOST, Message, RemoteError, SendError, UNSENT};
+use crate::tunnel::{Ended, Handle, LOST, Message, RemoteError, SendError, UNSENT, UnderWay};
 
 /// How many changes are told before newer ones are looked for.
 const ROOM: Room = Room { changes: 1_024, bytes: usize::MAX };
@@ -38,14 +38,15 @@ pub(super) struct Subscriber {
     over: CancellationToken,
     _over: DropGuard,
     calls: HashMap<String, CancellationToken>,
+    under_way: UnderWay,
     /// Ends what it is told of our masters.
     following: Option<DropGuard>,
 }
 
 impl Subscriber {
-    pub(super) fn new(handle: Handle, hall: Arc<Hall>) -> Self {
+    pub(super) fn new(handle: Handle, under_way: UnderWay, hall: Arc<Hall>) -> Self {
         let over = CancellationToken::new();
-        Self { handle, hall, _over: over.clone().drop_guard(), over, calls: HashMap::new(), following: None }
+        Self { handle, hall, _over: over.clone().drop_guard(), over, calls: HashMap::new(), under_way, following: None }
     }
 
     /// Whether it has subscribed: no master then, and nobody expects services of it.
@@ -85,12 +86,17 @@ impl Subscriber {
         let Some(uuid) = get(command, "uuid").and_then(text) else { return };
         self.calls.retain(|_, call| !call.is_cancelled());
         let answers = match self.line(command) {
-            Some(_) if self.calls.len() >= MAX_CALLS => Err("too many calls are under way".to_owned()),
-            Some(line) => line.call(call_of(command)).map_err(|refused| refused.to_string()),
+            Some(line) => match self.under_way.one_more(MAX_CALLS) {
+                Some(one_more) => {
+                    let answers = line.call(call_of(command));
+                    answers.map(|answers| (answers, one_more)).map_err(|refused| refused.to_string())
+                }
+                None => Err("too many calls are under way".to_owned()),
+            },
             None => Err("the register does not know this master any more".to_owned()),
         };
-        let answers = match answers {
-            Ok(answers) => answers,
+        let (answers, one_more) = match answers {
+            Ok(taken) => taken,
             Err(why) => {
                 let _ = self.handle.send(Message::Error { uuid, error: error_of(UNSENT, why) });
                 return;
@@ -100,6 +106,7 @@ impl Subscriber {
         self.calls.insert(uuid.clone(), cancelled.clone());
         let handle = self.handle.clone();
         self.hall.tasks.short(async move {
+            let _one_more = one_more;
             select! {
                 _ = relay(answers, &handle, uuid) => cancelled.cancel(),
                 () = cancelled.cancelled() => {}

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use rmpv::Value;
 use tokio::sync::mpsc;
@@ -31,6 +32,13 @@ pub struct OneMore(UnderWay);
 impl UnderWay {
     pub fn get(&self) -> usize {
         self.0.load(Ordering::Relaxed)
+    }
+
+    /// Waits until there is none.
+    pub async fn none(&self) {
+        while self.get() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     pub fn one_more(&self, max: usize) -> Option<OneMore> {
@@ -64,17 +72,17 @@ impl From<SendError> for Refused {
 }
 
 /// Passes on what comes on a call's stream as its answers, until either end has enough. `value` tells what one `data`
-/// says.
+/// says; so long, `held` is held.
 pub fn pass_on(
     stream: Result<Stream, CallError>,
     value: impl Fn(Value) -> Result<Value, RemoteError> + Send + 'static,
-    one_more: OneMore,
+    held: impl Send + 'static,
     tasks: &Tasks,
 ) -> Result<Answers, Refused> {
     let (sender, answers) = mpsc::channel(ANSWERS);
     match stream {
         Ok(stream) => tasks.short(async move {
-            let _one_more = one_more;
+            let _held = held;
             pump(stream, value, sender).await;
         }),
         Err(CallError::Send(error @ (SendError::Full | SendError::Ended(_)))) => return Err(error.into()),

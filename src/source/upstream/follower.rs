@@ -17,7 +17,7 @@ use crate::net::{Remote, Stream};
 use crate::store::{Feed, FeedState, Publisher};
 use crate::task::{Backoff, Reload, Tasks};
 use crate::tunnel::value::{get, text};
-use crate::tunnel::{Bounds, Conversation, Handle, Message, RemoteError, Token, Wire};
+use crate::tunnel::{Bounds, Conversation, Handle, Message, RemoteError, Token, UnderWay, Wire};
 
 /// How long the register may take to be connected to, and to answer our token.
 const GREET: Duration = Duration::from_secs(5);
@@ -31,6 +31,7 @@ pub(super) struct Follower {
     pub(super) publisher: Publisher,
     pub(super) reload: Reload,
     pub(super) tasks: Tasks,
+    pub(super) calls: UnderWay,
     /// Where it is told what the register commands.
     pub(super) orders: mpsc::Sender<Order>,
 }
@@ -213,8 +214,8 @@ impl Follower {
     }
 
     fn join(&self, handle: &Handle, master: Master) -> Change {
-        let line =
-            UpstreamLine::new(handle.clone(), master.id.clone(), self.tasks.clone(), self.config.max_calls_per_master);
+        let (tasks, max_calls) = (self.tasks.clone(), self.config.max_calls_per_master);
+        let line = UpstreamLine::new(handle.clone(), master.id.clone(), tasks, max_calls, self.calls.clone());
         Change::Join(Arc::new(master), Arc::new(line))
     }
 
