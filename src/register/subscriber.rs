@@ -18,10 +18,10 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Hall;
-use crate::model::{Answer, Answers, Call, Line, Master};
+use crate::model::{Answer, Answers, Call, Line, Master, Refused};
 use crate::store::{Room, Since};
 use crate::tunnel::value::{get, text};
-use crate::tunnel::{Ended, Handle, LOST, Message, RemoteError, SendError, UNSENT, UnderWay};
+use crate::tunnel::{Ended, Handle, LOST, Message, REFUSED, RemoteError, SendError, UNSENT, UnderWay};
 
 /// How many changes are told before newer ones are looked for.
 const ROOM: Room = Room { changes: 1_024, bytes: usize::MAX };
@@ -89,16 +89,19 @@ impl Subscriber {
             Some(line) => match self.under_way.one_more(MAX_CALLS) {
                 Some(one_more) => {
                     let answers = line.call(call_of(command));
-                    answers.map(|answers| (answers, one_more)).map_err(|refused| refused.to_string())
+                    answers.map(|answers| (answers, one_more)).map_err(|refused| match refused {
+                        Refused::Overloaded => error_of(REFUSED, refused.to_string()),
+                        Refused::Gone => error_of(UNSENT, refused.to_string()),
+                    })
                 }
-                None => Err("too many calls are under way".to_owned()),
+                None => Err(error_of(REFUSED, "too many calls are under way".to_owned())),
             },
-            None => Err("the register does not know this master any more".to_owned()),
+            None => Err(error_of(UNSENT, "the register does not know this master any more".to_owned())),
         };
         let (answers, one_more) = match answers {
             Ok(taken) => taken,
-            Err(why) => {
-                let _ = self.handle.send(Message::Error { uuid, error: error_of(UNSENT, why) });
+            Err(error) => {
+                let _ = self.handle.send(Message::Error { uuid, error });
                 return;
             }
         };
@@ -153,6 +156,7 @@ async fn relay(mut answers: Answers, handle: &Handle, uuid: String) {
             }
             Answer::Lost(why) => Message::Error { uuid, error: error_of(LOST, why) },
             Answer::Unsent(why) => Message::Error { uuid, error: error_of(UNSENT, why) },
+            Answer::Refused(why) => Message::Error { uuid, error: error_of(REFUSED, why) },
         };
         let _ = handle.send(last);
         return;

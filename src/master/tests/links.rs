@@ -147,8 +147,19 @@ async fn a_master_that_stops_ends_its_calls_and_takes_no_more() {
     peer.call("b", "slow", "work", Value::Nil).await;
     let error = peer.answers("b").await.1.expect("no call is taken");
     assert_eq!(said(&error, "message"), "the master is leaving");
+    assert_eq!(said(&error, "class"), "roster:refused");
     finish.send(()).unwrap();
     assert_eq!(peer.answers("a").await, (vec!["done".into()], None));
+    peer.hear_the_end_after_goodbye().await;
+    timeout(SOON, stopped).await.expect("in time").unwrap();
+}
+
+#[tokio::test]
+async fn a_master_that_leaves_says_so_first_also_when_nothing_is_under_way() {
+    let (master, _, mut peer) = meeting(config(), []).await;
+    serves(&mut peer).await;
+    let stopped = tokio::spawn(master.stop());
+    assert_eq!(said(&peer.hear().await, "cmd"), "remove");
     peer.hear_the_end_after_goodbye().await;
     timeout(SOON, stopped).await.expect("in time").unwrap();
 }

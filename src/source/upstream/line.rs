@@ -4,7 +4,7 @@ use rmpv::Value;
 
 use crate::model::{Answers, Call, Line, Refused};
 use crate::task::Tasks;
-use crate::tunnel::{CallError, Handle, Message, Stream, UnderWay, pass_on};
+use crate::tunnel::{CallError, Handle, LOST, Message, REFUSED, Stream, UNSENT, UnderWay, pass_on};
 
 #[derive(Debug)]
 pub(super) struct UpstreamLine {
@@ -41,7 +41,7 @@ impl Line for UpstreamLine {
     fn call(&self, call: Call) -> Result<Answers, Refused> {
         let one_more = self.under_way.one_more(self.max_calls).ok_or(Refused::Overloaded)?;
         let held = (one_more, self.all.one_more(usize::MAX));
-        pass_on(self.open(call), Ok, held, &self.tasks)
+        pass_on(self.open(call), &[LOST, REFUSED, UNSENT], Ok, held, &self.tasks)
     }
 
     fn send(&self, message: Value) -> Result<(), Refused> {
