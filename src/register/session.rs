@@ -28,7 +28,7 @@ pub(super) async fn serve(stream: net::Stream, address: SocketAddr, guest: Guest
     };
     let Some((wire, peer)) = greeted else { return };
     let Some(_place) = hall.places.one_more(hall.config.max_masters) else {
-        tracing::warn!(%address, max = hall.config.max_masters, "closed a master: there are max_masters already");
+        hall.lobby.refused(address.ip(), "there are max_masters already");
         return;
     };
     let (handle, incoming, conversation) = Conversation::new(wire, hall.config.settings());

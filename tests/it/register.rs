@@ -130,6 +130,20 @@ fn an_empty_id_is_none() {
 }
 
 #[test]
+fn masters_beyond_the_bound_are_logged_together() {
+    let scene = Scene::with("max_masters = 1");
+    let _first = scene.join(&[]);
+    scene.has(1);
+    for _ in 0..3 {
+        let mut beyond = Scripted::connect(scene.port);
+        beyond.say(map([("cmd", "auth".into()), ("token", TOKEN.into())]));
+        assert_eq!(text(&beyond.hears().expect("an answer"), "cmd"), "auth-success");
+        assert_eq!(beyond.hears(), None);
+    }
+    assert_eq!(scene.roster.log().matches("there are max_masters already").count(), 1);
+}
+
+#[test]
 fn messages_are_understood_however_their_bytes_come() {
     let scene = Scene::new();
     let mut master = Scripted::connect(scene.port);

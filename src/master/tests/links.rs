@@ -82,6 +82,25 @@ async fn an_accepted_connection_begins_the_count_of_retries_anew() {
 }
 
 #[tokio::test]
+async fn a_register_that_accepts_and_closes_is_tried_later_and_later() {
+    let register = Register::new().await;
+    let longest_retry_delay = Duration::from_secs(1);
+    let master = Master::start(Config { longest_retry_delay, ..config() });
+    let mut events = master.events();
+    master.connect(register.place.clone());
+    let mut waited = Duration::ZERO;
+    for _ in 0..6 {
+        drop(register.accepted().await);
+        waited = loop {
+            if let Event::Closed { retry_in, .. } = next(&mut events).await {
+                break retry_in.expect("it comes again");
+            }
+        };
+    }
+    assert!(waited > 5 * config().retry_delay, "{waited:?}");
+}
+
+#[tokio::test]
 async fn a_register_that_never_answers_is_given_up() {
     let register = Register::new().await;
     let short = Duration::from_millis(20);
