@@ -201,6 +201,7 @@ impl Check<'_> {
             );
         }
         self.object_if(upstream.max_calls_per_master == 0, &key.child("max_calls_per_master"), ZERO);
+        self.object_if(upstream.max_masters == 0, &key.child("max_masters"), ZERO);
         self.object_if(upstream.max_message.0 == 0, &key.child("max_message"), ZERO);
     }
 

@@ -3,7 +3,7 @@
 use std::any::{Any, type_name};
 use std::error::Error;
 
-use crate::tunnel::RemoteError;
+use crate::tunnel::{RemoteError, is_own};
 
 /// How much of a message is told.
 const LONGEST: usize = 2048;
@@ -38,7 +38,8 @@ impl MethodError {
 
     pub(super) fn told(self) -> RemoteError {
         let cut = |text: String| text.chars().take(LONGEST).collect();
-        RemoteError { message: cut(self.message), class: self.class.map(cut), code: self.code }
+        let class = self.class.filter(|class| !is_own(class));
+        RemoteError { message: cut(self.message), class: class.map(cut), code: self.code }
     }
 }
 

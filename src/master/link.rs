@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::event::{Event, Lost};
@@ -12,6 +12,10 @@ use super::{Config, Shared};
 use crate::net::{Remote, Stream};
 use crate::task::Backoff;
 use crate::tunnel::{Bounds, Conversation, Ended, Message, Place, Wire};
+
+/// A connection that was lost after so long is made again soon. One that a register accepts and closes, as one that has
+/// no place does, is made again later and later.
+const CALM: Duration = Duration::from_secs(60);
 
 /// Stays connected to a register until the master leaves it or gives it up.
 pub(super) async fn keep(shared: Arc<Shared>, register: Place, leave: CancellationToken) {
@@ -48,11 +52,16 @@ impl Link<'_> {
             Some(Err(_)) => Lost::Unreachable("it does not answer".to_owned()),
             Some(Ok(Err(lost))) => lost,
             Some(Ok(Ok(wire))) => {
-                retries.begin_anew();
+                retries.failures = 0;
+                let since = Instant::now();
                 let (handle, mut incoming, conversation) = Conversation::new(wire, self.shared.config.tunnel.clone());
                 let session = Session::new(self.shared.clone(), self.register.clone(), handle);
                 let answering = session.answer(&mut incoming, services, self.leave);
-                Lost::Ended(tokio::join!(conversation.run(), answering).0)
+                let ended = tokio::join!(conversation.run(), answering).0;
+                if since.elapsed() > CALM {
+                    retries.backoff.reset();
+                }
+                Lost::Ended(ended)
             }
         }
     }
@@ -104,11 +113,6 @@ impl Retries {
         let Config { retry_attempts, retry_delay, longest_retry_delay, reconnect_on_close, .. } = *config;
         let backoff = Backoff::new(retry_delay, longest_retry_delay.max(retry_delay));
         Self { most: retry_attempts, reconnect_on_close, failures: 0, backoff }
-    }
-
-    fn begin_anew(&mut self) {
-        self.failures = 0;
-        self.backoff.reset();
     }
 
     /// How long to wait after a loss; none: there is no retry.

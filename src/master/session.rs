@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use tokio::sync::{mpsc, watch};
@@ -14,10 +15,13 @@ use super::event::Event;
 use super::service::Values;
 use super::{Services, Shared};
 use crate::net::Remote;
-use crate::tunnel::{Handle, Incoming, Message, Place, SendError, Value};
+use crate::tunnel::{Handle, Incoming, Message, Place, REFUSED, RemoteError, SendError, Value};
 
 /// How a PHP register asks for the services: the one closure that can be answered without being run.
 const SERVICES: &[u8] = b"ServiceRegistry::getServiceNameAndMetadata()";
+
+/// How long a master that leaves still hears the calls that are on their way to it: refused, they can go elsewhere.
+const MOMENT: Duration = Duration::from_millis(300);
 
 /// What a register asks is answered here, each request by a task of its own, so that none delays another.
 pub(super) struct Session {
@@ -30,15 +34,15 @@ pub(super) struct Session {
     over: CancellationToken,
     done: mpsc::UnboundedSender<String>,
     finished: mpsc::UnboundedReceiver<String>,
-    /// When the session must have ended, once the master leaves.
-    deadline: Option<Instant>,
+    /// Since when the master leaves.
+    leaving: Option<Instant>,
 }
 
 impl Session {
     pub(super) fn new(shared: Arc<Shared>, register: Place, handle: Handle) -> Self {
         let (done, finished) = mpsc::unbounded_channel();
         let (running, over) = (HashMap::new(), CancellationToken::new());
-        Self { shared, register, handle, running, over, done, finished, deadline: None }
+        Self { shared, register, handle, running, over, done, finished, leaving: None }
     }
 
     /// Goes on until the conversation has ended, or closes it when the master leaves and its calls have ended.
@@ -51,8 +55,8 @@ impl Session {
         let handle = self.handle.clone();
         // What the register is to be told of the services as soon as there is room for it.
         let mut news = None;
-        while self.deadline.is_none() || !self.running.is_empty() {
-            let deadline = self.deadline.unwrap_or_else(Instant::now);
+        loop {
+            let until = self.leaving.map(|since| since + self.patience(news.is_none()));
             tokio::select! {
                 message = incoming.recv() => match message.map(|message| *message) {
                     Some(message) => self.hear(message),
@@ -64,18 +68,24 @@ impl Session {
                     Ok(()) => news = None,
                     Err(_) => return,
                 },
-                () = leave.cancelled(), if self.deadline.is_none() => {
-                    self.deadline = Some(Instant::now() + self.shared.config.drain);
+                () = leave.cancelled(), if self.leaving.is_none() => {
+                    self.leaving = Some(Instant::now());
                     news = Some(self.news());
                 }
-                () = sleep_until(deadline), if self.deadline.is_some() => break,
+                () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => break,
             }
         }
         self.handle.close();
     }
 
+    /// How long after its leave was asked for the master may go.
+    fn patience(&self, has_told: bool) -> Duration {
+        let drain = self.shared.config.drain;
+        if has_told && self.running.is_empty() { drain.min(MOMENT) } else { drain }
+    }
+
     fn news(&self) -> Message {
-        let offers = self.deadline.is_none() && !self.shared.services.borrow().is_empty();
+        let offers = self.leaving.is_none() && !self.shared.services.borrow().is_empty();
         if offers { Message::Register(None) } else { Message::Remove(None) }
     }
 
@@ -108,7 +118,7 @@ impl Session {
     /// There is room for this when there is none for calls.
     fn list(&mut self, uuid: String) {
         let services = self.shared.services.borrow().clone();
-        let offered = services.iter().filter(|_| self.deadline.is_none());
+        let offered = services.iter().filter(|_| self.leaving.is_none());
         let list = offered.map(|(name, service)| (name.as_str().into(), service.describe())).collect();
         let values = self.values(&uuid);
         let most = self.shared.config.most_calls.saturating_mul(2);
@@ -116,8 +126,8 @@ impl Session {
     }
 
     fn call(&mut self, uuid: String, service: &str, method: &str, arguments: Value) {
-        if self.deadline.is_some() {
-            return end(&self.handle, uuid, Err(MethodError::new("the master is leaving").class("Overloaded")));
+        if self.leaving.is_some() {
+            return self.refuse(uuid, "the master is leaving");
         }
         let values = self.values(&uuid);
         let found = self.shared.services.borrow().get(service).cloned();
@@ -136,8 +146,7 @@ impl Session {
         run: impl Future<Output = Result<(), MethodError>> + Send + 'static,
     ) {
         if self.running.len() >= most {
-            let full = MethodError::new("the master has too many calls under way").class("Overloaded");
-            return end(&self.handle, uuid, Err(full));
+            return self.refuse(uuid, "the master has too many calls under way");
         }
         if self.running.contains_key(&uuid) {
             tracing::debug!(uuid, "a request whose uuid is taken is passed over");
@@ -155,6 +164,12 @@ impl Session {
             // The session may have ended before.
             let _ = done.send(uuid);
         });
+    }
+
+    /// Tells that a request was not carried out, so that it can go elsewhere.
+    fn refuse(&self, uuid: String, why: &str) {
+        let error = RemoteError { class: Some(REFUSED.to_owned()), ..RemoteError::new(why) };
+        let _ = self.handle.send(Message::Error { uuid, error });
     }
 
     fn values(&self, uuid: &str) -> Values {

@@ -85,6 +85,9 @@ pub enum Answer {
     Lost(String),
     /// The connection was lost before the call left for it. It can be sent to another master.
     Unsent(String),
+    /// The master, or the register on the way to it, has too much to do or is leaving, and has not executed the call.
+    /// It can be sent to another master.
+    Refused(String),
 }
 
 /// The answers to one call; dropped, the call is given up.

@@ -8,7 +8,7 @@ use rmpv::Value;
 use super::secrets::Secrets;
 use crate::model::{Answers, Call, Line, Refused};
 use crate::task::Tasks;
-use crate::tunnel::{CallError, Handle, Message, Stream, UnderWay, pass_on, php};
+use crate::tunnel::{CallError, Handle, Message, REFUSED, Stream, UnderWay, pass_on, php};
 
 #[derive(Clone, Debug)]
 pub(super) struct MasterLine {
@@ -26,7 +26,8 @@ impl Line for MasterLine {
         let one_more = self.under_way.one_more(self.max_calls).ok_or(Refused::Overloaded)?;
         let native = self.native;
         let value = move |data| if native { Ok(data) } else { php::answer(data) };
-        pass_on(self.open(call), value, one_more, &self.tasks)
+        let believed: &[&str] = if native { &[REFUSED] } else { &[] };
+        pass_on(self.open(call), believed, value, one_more, &self.tasks)
     }
 
     fn send(&self, command: Value) -> Result<(), Refused> {

@@ -11,8 +11,7 @@ mod secrets;
 mod session;
 mod subscriber;
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -76,8 +75,8 @@ struct Hall {
     untold: UnderWay,
     tasks: Tasks,
     numbers: AtomicU64,
-    /// By the id of a master, the number of the session that speaks for it.
-    sessions: Mutex<HashMap<String, u64>>,
+    /// By the id of a master, what its sessions told last, by their numbers.
+    sessions: Mutex<HashMap<String, BTreeMap<u64, Change>>>,
 }
 
 impl Register {
@@ -186,18 +185,28 @@ impl Hall {
         self.numbers.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Publishes what a session says of its master, unless another session has spoken for that master since.
+    /// Publishes what a session says of its master: the newest session of an id speaks for it, and when that has ended,
+    /// the one before.
     fn publish(&self, id: &str, number: u64, change: Change) {
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        let leaves = matches!(change, Change::Leave(_));
-        match sessions.entry(id.to_owned()) {
-            Entry::Occupied(speaker) if *speaker.get() > number => return,
-            Entry::Occupied(speaker) if leaves => drop(speaker.remove()),
-            Entry::Occupied(mut speaker) => drop(speaker.insert(number)),
-            Entry::Vacant(_) if leaves => return,
-            Entry::Vacant(nobody) => drop(nobody.insert(number)),
+        let speakers = sessions.entry(id.to_owned()).or_default();
+        let spoke = speakers.last_key_value().map(|(speaker, _)| *speaker);
+        match change {
+            Change::Leave(_) => drop(speakers.remove(&number)),
+            _ => drop(speakers.insert(number, change.clone())),
         }
         // Under the lock, so that the store hears of them in the same order.
-        self.publisher.publish(vec![change]);
+        match speakers.last_key_value() {
+            Some((speaker, told)) if *speaker == number || Some(*speaker) != spoke => {
+                self.publisher.publish(vec![told.clone()]);
+            }
+            Some(_) => {}
+            None => {
+                sessions.remove(id);
+                if spoke.is_some() {
+                    self.publisher.publish(vec![change]);
+                }
+            }
+        }
     }
 }

@@ -28,26 +28,18 @@ pub(super) async fn serve(stream: net::Stream, address: SocketAddr, guest: Guest
     };
     let Some((wire, peer)) = greeted else { return };
     let Some(_place) = hall.places.one_more(hall.config.max_masters) else {
-        tracing::warn!(%address, max = hall.config.max_masters, "closed a master: there are max_masters already");
+        hall.lobby.refused(address.ip(), "there are max_masters already");
         return;
     };
     let (handle, incoming, conversation) = Conversation::new(wire, hall.config.settings());
     let session = Session::new(peer, address, handle, hall);
-    let line = session.line.clone();
     let ended = tokio::select! {
         ended = conversation.run() => ended,
         () = session.listen(incoming) => Ended::Closed,
-        () = async { stop.requested().await; idle(&line).await } => Ended::Closed,
+        ended = async { stop.requested().await; session.finish().await } => ended,
     };
     tracing::info!(master = session.id, %address, why = %ended, "a master left");
     session.leave();
-}
-
-/// Waits until no call is under way: at a stop they may finish.
-async fn idle(line: &MasterLine) {
-    while line.under_way.get() > 0 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
 }
 
 /// Who showed a token.
@@ -114,13 +106,15 @@ struct Session {
     address: SocketAddr,
     connected_at: i64,
     line: Arc<MasterLine>,
+    /// The calls that the peer has under way to other masters.
+    relayed: UnderWay,
     hall: Arc<Hall>,
 }
 
 impl Session {
     fn new(peer: Peer, address: SocketAddr, handle: Handle, hall: Arc<Hall>) -> Self {
         let number = hall.next_number();
-        let id = peer.id.unwrap_or_else(|| format!("{}-{number}", hall.name));
+        let id = peer.id.filter(|id| !id.is_empty()).unwrap_or_else(|| format!("{}-{number}", hall.name));
         let line = Arc::new(MasterLine {
             handle,
             native: peer.native,
@@ -130,14 +124,22 @@ impl Session {
             max_calls: hall.config.max_calls_per_master,
         });
         let connected_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as i64;
-        Self { id, number, admitted: peer.admitted, address, connected_at, line, hall }
+        Self { id, number, admitted: peer.admitted, address, connected_at, line, relayed: UnderWay::default(), hall }
+    }
+
+    /// Closes the conversation when no call is under way in it, and leaves it the time to write the last answers.
+    async fn finish(&self) -> Ended {
+        self.line.under_way.none().await;
+        self.relayed.none().await;
+        self.line.handle.close();
+        std::future::pending().await
     }
 
     /// Asks for the services, and then for them again whenever the master says so. Ends when the conversation does,
     /// or the token is no longer one of ours.
     async fn listen(&self, mut incoming: Incoming) {
         let mut secrets_changed = self.hall.secrets_changed.clone();
-        let mut subscriber = Subscriber::new(self.line.handle.clone(), self.hall.clone());
+        let mut subscriber = Subscriber::new(self.line.handle.clone(), self.relayed.clone(), self.hall.clone());
         let mut question = Question::new(self.line.clone());
         // While it holds one, this session is counted.
         let mut untold = None;

@@ -2,7 +2,7 @@
 //!
 //! | message | meaning |
 //! |---|---|
-//! | `{cmd:"subscribe", uuid}` | tell me your masters: `data` for each (`{put: …}`), `{whole: true}`, then every change (`{put}`, `{drop: id}`); `{reset: true}` begins anew |
+//! | `{cmd:"subscribe", uuid}` | tell me your masters, in the place of an earlier subscription: `data` for each (`{put: …}`), `{whole: true}`, then every change (`{put}`, `{drop: id}`); `{reset: true}` begins anew |
 //! | `{cmd:"call-on", uuid, master, service, method, arguments}` | call a master of yours; answered as a call to a master |
 //! | `{cmd:"send-to", master, message}` | send a master of yours a command |
 //!
@@ -18,10 +18,10 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Hall;
-use crate::model::{Answer, Answers, Call, Line, Master};
+use crate::model::{Answer, Answers, Call, Line, Master, Refused};
 use crate::store::{Room, Since};
 use crate::tunnel::value::{get, text};
-use crate::tunnel::{Ended, Handle, LOST, Message, RemoteError, SendError, UNSENT};
+use crate::tunnel::{Ended, Handle, LOST, Message, REFUSED, RemoteError, SendError, UNSENT, UnderWay};
 
 /// How many changes are told before newer ones are looked for.
 const ROOM: Room = Room { changes: 1_024, bytes: usize::MAX };
@@ -38,18 +38,20 @@ pub(super) struct Subscriber {
     over: CancellationToken,
     _over: DropGuard,
     calls: HashMap<String, CancellationToken>,
-    follows: bool,
+    under_way: UnderWay,
+    /// Ends what it is told of our masters.
+    following: Option<DropGuard>,
 }
 
 impl Subscriber {
-    pub(super) fn new(handle: Handle, hall: Arc<Hall>) -> Self {
+    pub(super) fn new(handle: Handle, under_way: UnderWay, hall: Arc<Hall>) -> Self {
         let over = CancellationToken::new();
-        Self { handle, hall, _over: over.clone().drop_guard(), over, calls: HashMap::new(), follows: false }
+        Self { handle, hall, _over: over.clone().drop_guard(), over, calls: HashMap::new(), under_way, following: None }
     }
 
     /// Whether it has subscribed: no master then, and nobody expects services of it.
     pub(super) fn follows(&self) -> bool {
-        self.follows
+        self.following.is_some()
     }
 
     /// Sees to a message that is not about the peer's own services. A command that is not known is the application's.
@@ -68,8 +70,10 @@ impl Subscriber {
 
     fn subscribe(&mut self, command: &Value) {
         let Some(uuid) = get(command, "uuid").and_then(text) else { return };
-        self.follows = true;
-        let (hall, handle, over) = (self.hall.clone(), self.handle.clone(), self.over.clone());
+        let over = self.over.child_token();
+        // One who subscribes again is told by the new subscription alone.
+        self.following = Some(over.clone().drop_guard());
+        let (hall, handle) = (self.hall.clone(), self.handle.clone());
         self.hall.tasks.short(async move {
             select! {
                 _ = follow(&hall, &handle, &uuid) => {}
@@ -82,14 +86,22 @@ impl Subscriber {
         let Some(uuid) = get(command, "uuid").and_then(text) else { return };
         self.calls.retain(|_, call| !call.is_cancelled());
         let answers = match self.line(command) {
-            Some(_) if self.calls.len() >= MAX_CALLS => Err("too many calls are under way".to_owned()),
-            Some(line) => line.call(call_of(command)).map_err(|refused| refused.to_string()),
-            None => Err("the register does not know this master any more".to_owned()),
+            Some(line) => match self.under_way.one_more(MAX_CALLS) {
+                Some(one_more) => {
+                    let answers = line.call(call_of(command));
+                    answers.map(|answers| (answers, one_more)).map_err(|refused| match refused {
+                        Refused::Overloaded => error_of(REFUSED, refused.to_string()),
+                        Refused::Gone => error_of(UNSENT, refused.to_string()),
+                    })
+                }
+                None => Err(error_of(REFUSED, "too many calls are under way".to_owned())),
+            },
+            None => Err(error_of(UNSENT, "the register does not know this master any more".to_owned())),
         };
-        let answers = match answers {
-            Ok(answers) => answers,
-            Err(why) => {
-                let _ = self.handle.send(Message::Error { uuid, error: error_of(UNSENT, why) });
+        let (answers, one_more) = match answers {
+            Ok(taken) => taken,
+            Err(error) => {
+                let _ = self.handle.send(Message::Error { uuid, error });
                 return;
             }
         };
@@ -97,6 +109,7 @@ impl Subscriber {
         self.calls.insert(uuid.clone(), cancelled.clone());
         let handle = self.handle.clone();
         self.hall.tasks.short(async move {
+            let _one_more = one_more;
             select! {
                 _ = relay(answers, &handle, uuid) => cancelled.cancel(),
                 () = cancelled.cancelled() => {}
@@ -143,6 +156,7 @@ async fn relay(mut answers: Answers, handle: &Handle, uuid: String) {
             }
             Answer::Lost(why) => Message::Error { uuid, error: error_of(LOST, why) },
             Answer::Unsent(why) => Message::Error { uuid, error: error_of(UNSENT, why) },
+            Answer::Refused(why) => Message::Error { uuid, error: error_of(REFUSED, why) },
         };
         let _ = handle.send(last);
         return;

@@ -254,6 +254,9 @@ async fn gather(
             }
             Some(Answer::Failed { message, class, code }) => return Err(failed(message, class, code, false)),
             Some(Answer::Lost(message)) => return Err(failed(message, None, 0, true)),
+            Some(Answer::Refused(message)) => {
+                return Err(Failure::Overloaded(Overloaded { message: format!("master `{master}`: {message}") }));
+            }
             Some(Answer::Unsent(message)) => return Err(unsent(request, format!("master `{master}`: {message}"))),
             None => return Err(failed("the way to the master was closed".into(), None, 0, true)),
         }

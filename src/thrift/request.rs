@@ -9,6 +9,7 @@ use super::idl::{self, CallOptions, Encoding, InvalidRequest, RegisterAddress};
 use super::{Config, value};
 use crate::net::Remote;
 use crate::resolve::{Balance, Wanted};
+use crate::tunnel::message::check_command;
 
 /// How long a call may take that does not say.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -18,23 +19,6 @@ const RETRIES: usize = 2;
 
 /// The most registers that masters are told of at once.
 const MAX_REGISTERS: usize = 64;
-
-/// The commands of the tunnel itself. One of them from a client could pass for the register's own: a `callback` holds
-/// code that PHP masters run.
-const RESERVED: [&str; 12] = [
-    "auth",
-    "auth-success",
-    "auth-failed",
-    "callback",
-    "data",
-    "end",
-    "close",
-    "error",
-    "ping",
-    "pong",
-    "list",
-    "call",
-];
 
 /// A call that makes sense.
 #[derive(Clone, Debug)]
@@ -78,17 +62,8 @@ pub(super) fn no_options() -> CallOptions {
 pub(super) fn command(message: &[u8], encoding: Encoding) -> Result<Value, InvalidRequest> {
     let encoding = self::encoding(encoding, "encoding")?;
     let message = value::read(encoding, message).map_err(|why| invalid("message", why))?;
-    let entries = message.as_map().ok_or_else(|| invalid("message", "it is not a map"))?;
-    let is_cmd = |key: &Value| value::bytes(key) == Some(b"cmd");
-    let mut names = entries.iter().filter(|(key, _)| is_cmd(key)).map(|(_, name)| value::bytes(name));
-    match (names.next(), names.next()) {
-        (Some(Some(name)), None) if RESERVED.iter().any(|reserved| reserved.as_bytes() == name) => {
-            let name = String::from_utf8_lossy(name);
-            Err(invalid("message", format!("`{name}` is a command of the tunnel itself")))
-        }
-        (Some(Some(_)), None) => Ok(message),
-        _ => Err(invalid("message", "it has not one text under the key `cmd`")),
-    }
+    check_command(&message).map_err(|why| invalid("message", why.to_string()))?;
+    Ok(message)
 }
 
 /// The command that tells masters of registers: `register` or `remove`.

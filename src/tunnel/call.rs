@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use rmpv::Value;
 use tokio::sync::mpsc;
@@ -13,6 +14,13 @@ use crate::task::Tasks;
 
 /// How many answers of one call may wait to be taken.
 const ANSWERS: usize = 16;
+
+/// How the classes of errors begin that are the tunnel's own words.
+const OWN: &str = "roster:";
+
+/// Of an error of a master, or between registers: the call was refused and not executed, for there is too much to do, or
+/// the master is leaving.
+pub const REFUSED: &str = "roster:refused";
 
 /// Of an error between registers: the connection to the master was lost, and the call may have been executed or not.
 pub const LOST: &str = "roster:lost";
@@ -31,6 +39,13 @@ pub struct OneMore(UnderWay);
 impl UnderWay {
     pub fn get(&self) -> usize {
         self.0.load(Ordering::Relaxed)
+    }
+
+    /// Waits until there is none.
+    pub async fn none(&self) {
+        while self.get() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     pub fn one_more(&self, max: usize) -> Option<OneMore> {
@@ -64,28 +79,32 @@ impl From<SendError> for Refused {
 }
 
 /// Passes on what comes on a call's stream as its answers, until either end has enough. `value` tells what one `data`
-/// says.
+/// says; of the tunnel's own classes of errors, the other end is believed those of `believed`. So long, `held` is held.
 pub fn pass_on(
     stream: Result<Stream, CallError>,
+    believed: &'static [&'static str],
     value: impl Fn(Value) -> Result<Value, RemoteError> + Send + 'static,
-    one_more: OneMore,
+    held: impl Send + 'static,
     tasks: &Tasks,
 ) -> Result<Answers, Refused> {
     let (sender, answers) = mpsc::channel(ANSWERS);
     match stream {
         Ok(stream) => tasks.short(async move {
-            let _one_more = one_more;
-            pump(stream, value, sender).await;
+            let _held = held;
+            pump(stream, believed, value, sender).await;
         }),
         Err(CallError::Send(error @ (SendError::Full | SendError::Ended(_)))) => return Err(error.into()),
         // No other master would take it either.
-        Err(unfit) => sender.try_send(failed(RemoteError::new(unfit.to_string()))).expect("a fresh channel has room"),
+        Err(unfit) => {
+            sender.try_send(failed(RemoteError::new(unfit.to_string()), &[])).expect("a fresh channel has room")
+        }
     }
     Ok(answers)
 }
 
 pub(super) async fn pump(
     mut stream: Stream,
+    believed: &[&str],
     value: impl Fn(Value) -> Result<Value, RemoteError>,
     to: mpsc::Sender<Answer>,
 ) {
@@ -96,14 +115,14 @@ pub(super) async fn pump(
             () = to.closed() => return,
         };
         let answer = match next {
-            Ok(Some(data)) => value(data).map_or_else(failed, Answer::Value),
+            Ok(Some(data)) => value(data).map_or_else(|error| failed(error, &[]), Answer::Value),
             Ok(None) => Answer::End,
-            Err(StreamError::Failed(error)) => failed(error),
+            Err(StreamError::Failed(error)) => failed(error, believed),
             Err(StreamError::Lost(why)) if stream.was_sent() => {
                 Answer::Lost(format!("the connection to the master was lost: {why}"))
             }
             Err(StreamError::Lost(why)) => Answer::Unsent(format!("the connection to the master was lost: {why}")),
-            Err(other) => failed(RemoteError::new(other.to_string())),
+            Err(other) => failed(RemoteError::new(other.to_string()), &[]),
         };
         let is_last = !matches!(answer, Answer::Value(_));
         if to.send(answer).await.is_err() || is_last {
@@ -112,10 +131,16 @@ pub(super) async fn pump(
     }
 }
 
-fn failed(error: RemoteError) -> Answer {
-    match error.class.as_deref() {
-        Some(LOST) => Answer::Lost(error.message),
-        Some(UNSENT) => Answer::Unsent(error.message),
-        _ => Answer::Failed { message: error.message, class: error.class, code: error.code },
+/// Whether a class is one of the tunnel's own words, which no method may say.
+pub fn is_own(class: &str) -> bool {
+    class.starts_with(OWN)
+}
+
+fn failed(RemoteError { message, class, code }: RemoteError, believed: &[&str]) -> Answer {
+    match class.as_deref().filter(|class| believed.contains(class)) {
+        Some(LOST) => Answer::Lost(message),
+        Some(UNSENT) => Answer::Unsent(message),
+        Some(REFUSED) => Answer::Refused(message),
+        _ => Answer::Failed { message, class: class.filter(|class| !is_own(class)), code },
     }
 }

@@ -22,7 +22,7 @@ const CALLERS: usize = 3;
 
 #[test]
 fn a_call_has_one_outcome_and_what_was_not_sent_was_never_written() {
-    explore(|| call_and_break(|stream, to| Box::pin(pump(stream, Ok, to))));
+    explore(|| call_and_break(|stream, to| Box::pin(pump(stream, &[], Ok, to))));
 }
 
 #[test]

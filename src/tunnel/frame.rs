@@ -50,6 +50,10 @@ pub enum Wrong {
     NotAMap,
     #[error("a token is not text")]
     Token,
+    #[error("it has not one text under the key `cmd`")]
+    Nameless,
+    #[error("`{0}` is a command of the tunnel itself")]
+    Reserved(&'static str),
 }
 
 /// A walk through one frame.

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::conversation::{Ended, Settings};
 use super::frame::{Bounds, Progress, Scanner, Wrong};
-use super::message::Message;
+use super::message::{Message, check_command};
 use super::outbox::{Full, Outbox};
 use super::stream::{Slot, Stream, StreamError};
 use super::value::Value;
@@ -24,7 +24,7 @@ pub struct Handle(Arc<Shared>);
 pub enum SendError {
     #[error("too much waits to be sent already")]
     Full,
-    #[error("the message would not be read at the other end: {0}")]
+    #[error("the message cannot be sent: {0}")]
     Unfit(Wrong),
     #[error("the connection is lost: {0}")]
     Ended(Ended),
@@ -161,8 +161,8 @@ impl Shared {
     /// The message as a frame that the other end reads, if its bounds are ours. What the queue never has room for is
     /// told at once, for nobody should wait for it.
     fn frame(&self, message: Message) -> Result<Vec<u8>, SendError> {
-        if matches!(&message, Message::Other(value) if !value.is_map()) {
-            return Err(SendError::Unfit(Wrong::NotAMap));
+        if let Message::Other(command) = &message {
+            check_command(command).map_err(SendError::Unfit)?;
         }
         let frame = message.encode();
         let Settings { bounds, queue_bytes, .. } = self.settings;

@@ -8,6 +8,23 @@ use std::fmt;
 use super::frame::Wrong;
 use super::value::{Value, bytes_in, get, settle, string, take, text, text_in};
 
+/// The commands of the tunnel itself. One of them from a client or a peer could pass for the register's own: a
+/// `callback` holds code that PHP masters run.
+const RESERVED: [&str; 12] = [
+    "auth",
+    "auth-success",
+    "auth-failed",
+    "callback",
+    "data",
+    "end",
+    "close",
+    "error",
+    "ping",
+    "pong",
+    "list",
+    "call",
+];
+
 /// One message.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Message {
@@ -214,6 +231,15 @@ impl Message {
             Self::Other(map) => map,
         }
     }
+}
+
+/// Checks that a map is a command of the application's own. The second `cmd` of a map could win at the receiver.
+pub fn check_command(map: &Value) -> Result<(), Wrong> {
+    let entries = map.as_map().ok_or(Wrong::NotAMap)?;
+    let mut names = entries.iter().filter(|(key, _)| key.as_slice() == Some(b"cmd")).map(|(_, name)| name.as_slice());
+    let (Some(Some(name)), None) = (names.next(), names.next()) else { return Err(Wrong::Nameless) };
+    let reserved = RESERVED.into_iter().find(|reserved| reserved.as_bytes() == name);
+    reserved.map_or(Ok(()), |reserved| Err(Wrong::Reserved(reserved)))
 }
 
 fn command(name: &str, rest: impl IntoIterator<Item = (&'static str, Value)>) -> Value {

@@ -5,7 +5,7 @@ use rmpv::Value;
 
 use crate::harness::master::{Scripted, map, text};
 use crate::harness::{SOON, ensure, eventually, free_port};
-use crate::idl::SourceStatus;
+use crate::idl::{CallOptions, SourceStatus, TRosterSyncClient};
 use crate::register::{Scene, TOKEN};
 
 /// A sidecar that follows a register, with more settings of `[[upstream]]`.
@@ -105,6 +105,44 @@ fn what_is_joined_is_bounded_and_a_wrong_address_makes_no_answer_worse() {
     assert!(status.contains("   in sync\n"), "{status}");
     told(&hub, "remove", &nobody);
     eventually("they are left", SOON, || ensure(learned(&beside).is_empty(), format!("{:?}", learned(&beside))));
+}
+
+#[test]
+fn a_register_that_tells_of_too_many_masters_is_not_followed() {
+    let hub = Scene::new();
+    let beside = following(hub.port, "max_masters = 1");
+    let _one = mail(hub.port);
+    beside.has(1);
+    let two = mail(hub.port);
+    let told = || sources(&beside).into_iter().find(|source| source.name == "upstream").expect("a source").detail;
+    eventually("that is told", SOON, || ensure(told().contains("max_masters"), told()));
+    beside.has(1);
+    drop(two);
+    eventually("it is followed again", SOON, || ensure(told().is_empty(), told()));
+}
+
+#[test]
+fn calls_through_an_upstream_may_finish_when_either_sidecar_stops() {
+    for stops_hub in [false, true] {
+        let patience = "[sidecar]\nstop_timeout = \"60s\"";
+        let hub = Scene::with(patience);
+        let beside = following(hub.port, patience);
+        let mut master = mail(hub.port);
+        beside.has(1);
+        std::thread::scope(|scope| {
+            let call = scope.spawn(|| {
+                let options = CallOptions::new(60_000, None, None, None, None, None, None, None);
+                beside.roster.client().call("mail".into(), "send".into(), b"[]".to_vec(), options)
+            });
+            let asked = master.hears_command("callback");
+            let stopping = if stops_hub { &hub } else { &beside };
+            stopping.roster.process().signal(Signal::SIGTERM);
+            let stops = || stopping.roster.log();
+            eventually("it stops", SOON, || ensure(stops().contains("stopping"), stops()));
+            master.answers(&text(&asked, "uuid"), [map([("value", 42.into())])]);
+            assert_eq!(call.join().expect("the caller").expect("a result").values, [b"42".to_vec()]);
+        });
+    }
 }
 
 #[test]

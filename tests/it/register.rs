@@ -99,6 +99,51 @@ fn who_shows_no_token_is_refused() {
 }
 
 #[test]
+fn a_master_of_two_sessions_is_there_until_both_have_ended() {
+    let scene = Scene::new();
+    let join = |service: &str| {
+        let mut master = Scripted::connect(scene.port);
+        master.say(map([("cmd", "auth".into()), ("token", TOKEN.into()), ("id", "the-same".into())]));
+        master.tells(&[(service, Value::Array(Vec::new()))]);
+        let offers = || scene.masters().map(|all| all.iter().flat_map(|it| &it.services).any(|it| it.name == service));
+        eventually("the newest session speaks", SOON, || ensure(offers()?, format!("{:?}", scene.masters())));
+        master
+    };
+    let older = join("older");
+    drop(join("newer"));
+    eventually("the older session speaks again", SOON, || {
+        let masters = scene.masters()?;
+        ensure(masters.len() == 1 && masters[0].services[0].name == "older", format!("{masters:?}"))
+    });
+    drop(join("newest of all"));
+    drop(older);
+    scene.has(0);
+}
+
+#[test]
+fn an_empty_id_is_none() {
+    let scene = Scene::new();
+    let mut master = Scripted::connect(scene.port);
+    master.say(map([("cmd", "auth".into()), ("token", TOKEN.into()), ("id", "".into())]));
+    master.tells(&[]);
+    assert!(!scene.has(1)[0].id.is_empty());
+}
+
+#[test]
+fn masters_beyond_the_bound_are_logged_together() {
+    let scene = Scene::with("max_masters = 1");
+    let _first = scene.join(&[]);
+    scene.has(1);
+    for _ in 0..3 {
+        let mut beyond = Scripted::connect(scene.port);
+        beyond.say(map([("cmd", "auth".into()), ("token", TOKEN.into())]));
+        assert_eq!(text(&beyond.hears().expect("an answer"), "cmd"), "auth-success");
+        assert_eq!(beyond.hears(), None);
+    }
+    assert_eq!(scene.roster.log().matches("there are max_masters already").count(), 1);
+}
+
+#[test]
 fn messages_are_understood_however_their_bytes_come() {
     let scene = Scene::new();
     let mut master = Scripted::connect(scene.port);
@@ -142,6 +187,25 @@ fn a_call_goes_to_the_master_as_data_and_its_answer_comes_back() {
         let failed = call.join().expect("the caller").expect("an exception");
         assert_eq!((&*failed.message, failed.class_name.as_deref(), failed.code), ("no", Some("TypeError"), 7));
     });
+}
+
+#[test]
+fn no_command_of_the_tunnel_itself_reaches_a_master_from_another_peer() {
+    let scene = Scene::new();
+    let mut master = scene.join(&[("mail", Value::Array(Vec::new()))]);
+    let id = scene.has(1)[0].id.clone();
+    let mut peer = scene.join(&[]);
+    let callback = map([
+        ("cmd", "callback".into()),
+        ("uuid", "u".into()),
+        ("data", map([("serialized", "O:8:\"stdClass\":0:{}".into())])),
+    ]);
+    let twice = Value::Map([("cmd", "note"), ("cmd", "callback")].map(|(key, name)| (key.into(), name.into())).into());
+    for message in [callback, twice, map([("cmd", "close".into()), ("uuid", "u".into())]), map([("cmd", "own".into())])]
+    {
+        peer.say(map([("cmd", "send-to".into()), ("master", id.as_str().into()), ("message", message)]));
+    }
+    assert_eq!(text(&master.hears().expect("a command"), "cmd"), "own");
 }
 
 #[test]
@@ -240,6 +304,30 @@ fn masters_grow_old_when_their_register_falls_silent() {
     assert_eq!(beside.has(1).len(), 1, "and are there");
     line.mend();
     eventually("they are fresh again", SOON, || ensure(age().unwrap_or(1) == 0, "they are old"));
+}
+
+#[test]
+fn who_subscribes_again_is_told_by_the_new_subscription_alone() {
+    let hub = Scene::new();
+    let mut subscriber = Scripted::connect(hub.port);
+    subscriber.say(map([("cmd", "auth".into()), ("token", TOKEN.into())]));
+    // By which subscriptions it is told anything, until one has told the whole.
+    let mut tellers = |uuid: &str| {
+        subscriber.say(map([("cmd", "subscribe".into()), ("uuid", uuid.into())]));
+        let mut tellers = Vec::new();
+        loop {
+            let told = subscriber.hears_command("data");
+            tellers.push(text(&told, "uuid"));
+            if text(&told, "uuid") == uuid && *field(field(&told, "data"), "whole") == Value::from(true) {
+                return tellers;
+            }
+        }
+    };
+    ["one", "two", "three"].map(&mut tellers);
+    let _master = hub.join(&[]);
+    hub.has(1);
+    let tellers = tellers("four");
+    assert!(tellers.iter().all(|uuid| uuid == "three" || uuid == "four"), "{tellers:?}");
 }
 
 #[test]

@@ -30,6 +30,7 @@ fn demo() -> Service {
         .method("fail", |_: Value| async move {
             Err::<(), _>(MethodError::new("bad input").class("InvalidArgumentException").code(42))
         })
+        .method("pretend", |_: Value| async move { Err::<(), _>(MethodError::new("done").class("roster:refused")) })
         .method("panic", |_: Value| async move { if true { panic!("as the test wants") } else { Ok(()) } })
         .method("huge", |_: Value| async move { Ok("x".repeat(2 << 20)) })
         .method("never", |_: Value| std::future::pending::<Result<(), MethodError>>())
@@ -116,6 +117,8 @@ async fn errors_arrive_as_errors() {
     let (values, error) = called(&mut peer, "fail", Value::Nil).await;
     let told = [("message", "bad input".into()), ("code", 42.into()), ("class", "InvalidArgumentException".into())];
     assert_eq!((values, error), (vec![], Some(map(&told))));
+    let told = fails_with(&mut peer, "pretend", Value::Nil).await;
+    assert_eq!(told, (String::new(), "done".into()), "what was executed was not refused");
     let told = fails_with(&mut peer, "parse", list(["x".into()])).await;
     assert_eq!(told, ("core::num::error::ParseIntError".into(), "invalid digit found in string".into()));
     let told = fails_with(&mut peer, "nope", Value::Nil).await;
@@ -202,7 +205,7 @@ async fn calls_beyond_the_bound_are_refused_and_the_services_still_told() {
         peer.call(uuid, "demo", "never", Value::Nil).await;
     }
     let error = peer.answers("c").await.1.expect("there is no room");
-    assert_eq!(said(&error, "class"), "Overloaded");
+    assert_eq!(said(&error, "class"), "roster:refused");
     peer.say(&[("cmd", "list".into()), ("uuid", "l".into())]).await;
     assert_eq!(peer.answers("l").await.0.len(), 1);
 }

@@ -82,6 +82,25 @@ async fn an_accepted_connection_begins_the_count_of_retries_anew() {
 }
 
 #[tokio::test]
+async fn a_register_that_accepts_and_closes_is_tried_later_and_later() {
+    let register = Register::new().await;
+    let longest_retry_delay = Duration::from_secs(1);
+    let master = Master::start(Config { longest_retry_delay, ..config() });
+    let mut events = master.events();
+    master.connect(register.place.clone());
+    let mut waited = Duration::ZERO;
+    for _ in 0..6 {
+        drop(register.accepted().await);
+        waited = loop {
+            if let Event::Closed { retry_in, .. } = next(&mut events).await {
+                break retry_in.expect("it comes again");
+            }
+        };
+    }
+    assert!(waited > 5 * config().retry_delay, "{waited:?}");
+}
+
+#[tokio::test]
 async fn a_register_that_never_answers_is_given_up() {
     let register = Register::new().await;
     let short = Duration::from_millis(20);
@@ -147,8 +166,19 @@ async fn a_master_that_stops_ends_its_calls_and_takes_no_more() {
     peer.call("b", "slow", "work", Value::Nil).await;
     let error = peer.answers("b").await.1.expect("no call is taken");
     assert_eq!(said(&error, "message"), "the master is leaving");
+    assert_eq!(said(&error, "class"), "roster:refused");
     finish.send(()).unwrap();
     assert_eq!(peer.answers("a").await, (vec!["done".into()], None));
+    peer.hear_the_end_after_goodbye().await;
+    timeout(SOON, stopped).await.expect("in time").unwrap();
+}
+
+#[tokio::test]
+async fn a_master_that_leaves_says_so_first_also_when_nothing_is_under_way() {
+    let (master, _, mut peer) = meeting(config(), []).await;
+    serves(&mut peer).await;
+    let stopped = tokio::spawn(master.stop());
+    assert_eq!(said(&peer.hear().await, "cmd"), "remove");
     peer.hear_the_end_after_goodbye().await;
     timeout(SOON, stopped).await.expect("in time").unwrap();
 }

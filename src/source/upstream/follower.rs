@@ -1,6 +1,6 @@
 //! Followers: the connection to one upstream register, made again whenever it is lost.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::secret;
 use crate::store::{Feed, FeedState, Publisher};
 use crate::task::{Backoff, Reload, Tasks};
 use crate::tunnel::value::{get, text};
-use crate::tunnel::{Bounds, Conversation, Handle, Message, RemoteError, Token, Wire};
+use crate::tunnel::{Bounds, Conversation, Handle, Message, RemoteError, Token, UnderWay, Wire};
 
 /// How long the register may take to be connected to, and to answer our token.
 const GREET: Duration = Duration::from_secs(5);
@@ -32,6 +32,7 @@ pub(super) struct Follower {
     pub(super) publisher: Publisher,
     pub(super) reload: Reload,
     pub(super) tasks: Tasks,
+    pub(super) calls: UnderWay,
     /// Where it is told what the register commands.
     pub(super) orders: mpsc::Sender<Order>,
 }
@@ -45,6 +46,8 @@ enum Trouble {
     Unreachable { remote: Remote, why: String },
     #[error("the register refuses the token")]
     Refused,
+    #[error("the register tells of more masters than max_masters allows: {0}")]
+    TooMany(usize),
     #[error("{0}")]
     Lost(String),
 }
@@ -147,12 +150,22 @@ impl Follower {
             Err(error) => return Trouble::Lost(error.to_string()),
         };
         let mut generation: Option<HashMap<String, Master>> = Some(HashMap::new());
+        let (mut ids, most) = (HashSet::new(), self.config.max_masters);
         loop {
             let told = match stream.next().await {
                 Ok(Some(value)) => told(&value),
                 Ok(None) => return Trouble::Lost("the register ended the subscription".into()),
                 Err(error) => return Trouble::Lost(error.to_string()),
             };
+            match &told {
+                Some(Told::Reset) => ids.clear(),
+                Some(Told::Drop(id)) => drop(ids.remove(id)),
+                Some(Told::Put(master)) => drop(ids.insert(master.id.clone())),
+                Some(Told::Whole) | None => {}
+            }
+            if ids.len() > most {
+                return Trouble::TooMany(most);
+            }
             match (told, &mut generation) {
                 (None, _) => {}
                 (Some(Told::Reset), _) => generation = Some(HashMap::new()),
@@ -202,8 +215,8 @@ impl Follower {
     }
 
     fn join(&self, handle: &Handle, master: Master) -> Change {
-        let line =
-            UpstreamLine::new(handle.clone(), master.id.clone(), self.tasks.clone(), self.config.max_calls_per_master);
+        let (tasks, max_calls) = (self.tasks.clone(), self.config.max_calls_per_master);
+        let line = UpstreamLine::new(handle.clone(), master.id.clone(), tasks, max_calls, self.calls.clone());
         Change::Join(Arc::new(master), Arc::new(line))
     }
 
@@ -231,7 +244,7 @@ fn master_of(value: &Value) -> Option<Master> {
         Some(Service { name: get(value, "name").and_then(text)?, metadata })
     };
     Some(Master {
-        id: get(value, "id").and_then(text)?,
+        id: get(value, "id").and_then(text).filter(|id| !id.is_empty())?,
         address: get(value, "address").and_then(text)?,
         connected_at: get(value, "connectedAt").and_then(Value::as_i64)?,
         services: get(value, "services")?.as_array()?.iter().filter_map(service).collect(),

@@ -4,7 +4,7 @@ use rmpv::Value;
 
 use crate::model::{Answers, Call, Line, Refused};
 use crate::task::Tasks;
-use crate::tunnel::{CallError, Handle, Message, Stream, UnderWay, pass_on};
+use crate::tunnel::{CallError, Handle, LOST, Message, REFUSED, Stream, UNSENT, UnderWay, pass_on};
 
 #[derive(Debug)]
 pub(super) struct UpstreamLine {
@@ -13,11 +13,13 @@ pub(super) struct UpstreamLine {
     tasks: Tasks,
     under_way: UnderWay,
     max_calls: usize,
+    /// Counts the calls by all lines.
+    all: UnderWay,
 }
 
 impl UpstreamLine {
-    pub(super) fn new(handle: Handle, master: String, tasks: Tasks, max_calls: usize) -> Self {
-        Self { handle, master, tasks, under_way: UnderWay::default(), max_calls }
+    pub(super) fn new(handle: Handle, master: String, tasks: Tasks, max_calls: usize, all: UnderWay) -> Self {
+        Self { handle, master, tasks, under_way: UnderWay::default(), max_calls, all }
     }
 
     fn open(&self, call: Call) -> Result<Stream, CallError> {
@@ -38,7 +40,8 @@ impl UpstreamLine {
 impl Line for UpstreamLine {
     fn call(&self, call: Call) -> Result<Answers, Refused> {
         let one_more = self.under_way.one_more(self.max_calls).ok_or(Refused::Overloaded)?;
-        pass_on(self.open(call), Ok, one_more, &self.tasks)
+        let held = (one_more, self.all.one_more(usize::MAX));
+        pass_on(self.open(call), &[LOST, REFUSED, UNSENT], Ok, held, &self.tasks)
     }
 
     fn send(&self, message: Value) -> Result<(), Refused> {

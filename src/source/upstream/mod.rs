@@ -19,7 +19,7 @@ use self::follower::Follower;
 use crate::net::{AddressError, Remote};
 use crate::store::{Feed, FeedState, Publisher};
 use crate::task::{Reload, Tasks};
-use crate::tunnel::{Bounds, Place, Settings};
+use crate::tunnel::{Bounds, Place, Settings, UnderWay};
 
 /// How often a register is asked whether it is still there.
 const PROVE: Duration = Duration::from_secs(2);
@@ -47,6 +47,9 @@ pub struct Config {
     /// The longest message, which should be no less than the register's.
     #[serde(default = "Config::default_max_message")]
     pub max_message: ByteSize,
+    /// How many masters a register may tell of.
+    #[serde(default = "Config::default_max_masters")]
+    pub max_masters: usize,
     /// How many registers are followed besides, when this one or one of them tells of them.
     #[serde(default = "Config::default_max_learned")]
     pub max_learned: usize,
@@ -63,6 +66,10 @@ impl Config {
 
     fn default_max_message() -> ByteSize {
         ByteSize::mib(1)
+    }
+
+    fn default_max_masters() -> usize {
+        20_000
     }
 
     fn default_max_learned() -> usize {
@@ -83,7 +90,7 @@ enum Order {
     Leave { places: Vec<Place> },
 }
 
-/// Follows the register, and those that it tells of, until the stop.
+/// Follows the register, and those that it tells of, until the stop; then, until the calls under way have ended.
 pub async fn run(config: Config, publisher: Publisher, reload: Reload, tasks: Tasks) {
     let stop = tasks.stop_signal();
     let Ok(own) = config.connect.parse::<Remote>() else {
@@ -91,11 +98,12 @@ pub async fn run(config: Config, publisher: Publisher, reload: Reload, tasks: Ta
         return publisher.feed().enter(FeedState::Down, AddressError.to_string());
     };
     let (orders, given) = mpsc::channel(ORDERS);
-    let registers = HashMap::new();
-    let mut family = Family { own, config: Arc::new(config), publisher, reload, tasks, orders, registers };
+    let (registers, calls) = (HashMap::new(), UnderWay::default());
+    let config = Arc::new(config);
+    let mut family = Family { own, config, publisher, reload, tasks, calls: calls.clone(), orders, registers };
     tokio::select! {
         () = family.keep(given) => {}
-        () = stop.requested() => {}
+        () = async { stop.requested().await; calls.none().await } => {}
     }
 }
 
@@ -111,6 +119,8 @@ struct Family {
     publisher: Publisher,
     reload: Reload,
     tasks: Tasks,
+    /// Under way through all of them.
+    calls: UnderWay,
     orders: mpsc::Sender<Order>,
     registers: HashMap<Remote, Followed>,
 }
@@ -150,8 +160,8 @@ impl Family {
         let leave = CancellationToken::new();
         self.registers.insert(remote.clone(), Followed { publisher: publisher.clone(), leave: leave.clone() });
         let (config, reload) = (self.config.clone(), self.reload.clone());
-        let (tasks, orders) = (self.tasks.clone(), self.orders.clone());
-        let mut follower = Follower { remote, config, publisher, reload, tasks, orders };
+        let (tasks, calls, orders) = (self.tasks.clone(), self.calls.clone(), self.orders.clone());
+        let mut follower = Follower { remote, config, publisher, reload, tasks, calls, orders };
         async move {
             tokio::select! {
                 // What it told was taken away when it was left: it must not tell more.

@@ -89,6 +89,17 @@ async fn a_call_that_had_not_left_when_the_connection_was_lost_goes_to_another_m
 }
 
 #[tokio::test]
+async fn a_call_that_a_master_refuses_goes_to_another_one() {
+    let refusing = Way::new(Manner::Answers(vec![Answer::Refused("the master is leaving".into())]));
+    let house = in_turn(&refusing, &Way::new(Manner::Echoes));
+    let result = house.desk.call(&house.request("send", |_| {})).await.expect("a result");
+    assert_eq!((result.master.as_str(), result.attempts), ("second", 2));
+    let alone = House::with(&[("m", "mail", &refusing)]);
+    let error = alone.desk.call(&alone.request("send", |_| {})).await.expect_err("there is no other");
+    assert_eq!(exception::<Overloaded>(&error).message, "master `m`: the master is leaving");
+}
+
+#[tokio::test]
 async fn a_lost_call_is_executed_twice_only_when_that_does_no_harm() {
     let (lost, echoing) = (losing(), Way::new(Manner::Echoes));
     let house = in_turn(&lost, &echoing);
