@@ -323,7 +323,7 @@ fn who_subscribes_again_is_told_by_the_new_subscription_alone() {
             }
         }
     };
-    ["one", "two", "three"].map(&mut tellers);
+    ["one", "two", "three"].into_iter().for_each(|uuid| drop(tellers(uuid)));
     let _master = hub.join(&[]);
     hub.has(1);
     let tellers = tellers("four");
