@@ -139,7 +139,7 @@ fn config_check_tells_every_mistake_with_its_line() {
 #[test]
 fn a_configuration_without_a_source_is_told() {
     let roster = Roster::start("");
-    let told = "there is no source, so nothing can be answered: add [[zookeeper]] or [[file]]";
+    let told = "it mirrors no nodes: add [[zookeeper]] or [[file]] for that";
     let log = std::fs::read_to_string(roster.folder().join("log")).expect("a log");
     assert!(log.contains("WARN") && log.contains(told), "{log}");
     let checked = Ended::of(binary().args(["config", "check"]).arg(roster.config()));
