@@ -209,4 +209,22 @@ mod tests {
         assert!(directory(&store).master("a").is_none());
         assert_eq!(chosen(&store, "mail", &Wanted::default()), Err(NoMaster::NoneAlive("mail".into())));
     }
+
+    #[test]
+    fn a_master_that_left_one_register_is_called_by_another() {
+        let feeds = ["one", "two"].map(|name| Feed::new(name, "upstream", vec![]));
+        let store = Store::new(&Default::default(), feeds.into(), Arc::default());
+        let [one, two] = [0, 1].map(|feed| store.publisher(feed));
+        let entry = |store: &Store| store.snapshot().directory().master("a").expect("a master").clone();
+        one.publish(vec![join("a", &["mail"], 1)]);
+        two.publish(vec![join("a", &["mail"], 2)]);
+        two.publish(vec![join("a", &[], 2)]);
+        assert_eq!(chosen(&store, "mail", &Wanted::default()), Ok("a".into()));
+        let offer = entry(&store).master.services[0].clone();
+        assert_eq!(entry(&store).lines_to(&offer).map(|line| line.outstanding()).collect::<Vec<_>>(), [1]);
+        two.publish(vec![Change::Leave("a".into())]);
+        assert_eq!(chosen(&store, "mail", &Wanted::default()), Ok("a".into()));
+        one.publish(vec![join("a", &[], 1)]);
+        assert_eq!(chosen(&store, "mail", &Wanted::default()), Err(NoMaster::NoneAlive("mail".into())));
+    }
 }

@@ -185,17 +185,16 @@ async fn follow(hall: &Hall, handle: &Handle, uuid: &str) -> Result<(), Ended> {
         match snapshot.masters_since(since, ROOM) {
             Since::Unknown => {
                 tell(map([("reset", true.into())])).await?;
-                for (_, entry) in snapshot.directory().masters("").filter(|(_, entry)| entry.line_of(own).is_some()) {
-                    tell(map([("put", value_of(&entry.master))])).await?;
+                for master in snapshot.directory().masters("").filter_map(|(_, entry)| entry.told_by(own)) {
+                    tell(map([("put", value_of(master))])).await?;
                 }
                 tell(map([("whole", true.into())])).await?;
                 since = snapshot.revision();
             }
             Since::Known { changes, upto } => {
                 for (id, _, entry) in changes {
-                    let entry = entry.filter(|entry| entry.line_of(own).is_some());
-                    tell(match entry {
-                        Some(entry) => map([("put", value_of(&entry.master))]),
+                    tell(match entry.as_ref().and_then(|entry| entry.told_by(own)) {
+                        Some(master) => map([("put", value_of(master))]),
                         None => map([("drop", id.as_ref().into())]),
                     })
                     .await?;

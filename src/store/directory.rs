@@ -22,9 +22,19 @@ pub(super) type Known<'a> = Option<&'a Arc<Entry>>;
 /// A master and the ways to it.
 #[derive(Clone, Debug)]
 pub struct Entry {
+    /// As the last way tells that offers anything: one that the master has left offers nothing, and others may.
     pub master: Arc<Master>,
-    /// With the number of the feed that each is of.
-    ways: Vec<(usize, Arc<dyn Line>)>,
+    /// At least one; the last is the one that last told something new.
+    ways: Vec<Way>,
+}
+
+/// A way to a master.
+#[derive(Clone, Debug)]
+struct Way {
+    /// The number of the feed that knows it.
+    feed: usize,
+    told: Arc<Master>,
+    line: Arc<dyn Line>,
 }
 
 /// Whether it is the same master, by the same ways.
@@ -37,14 +47,31 @@ impl PartialEq for Entry {
 }
 
 impl Entry {
-    /// The ways to the master; at least one.
+    /// None: there is no way.
+    fn of(ways: Vec<Way>) -> Option<Self> {
+        let offering = ways.iter().rfind(|way| !way.told.services.is_empty());
+        let master = offering.or(ways.last())?.told.clone();
+        Some(Self { master, ways })
+    }
+
+    /// The ways to the master.
     pub fn lines(&self) -> impl Iterator<Item = &Arc<dyn Line>> {
-        self.ways.iter().map(|(_, line)| line)
+        self.ways.iter().map(|way| &way.line)
+    }
+
+    /// Those by which a service of the master is offered.
+    pub fn lines_to(&self, service: &Service) -> impl Iterator<Item = &Arc<dyn Line>> {
+        self.ways.iter().filter(|way| way.told.services.contains(service)).map(|way| &way.line)
     }
 
     /// The way that a feed knows.
     pub fn line_of(&self, feed: usize) -> Option<&Arc<dyn Line>> {
-        self.ways.iter().find(|(of, _)| *of == feed).map(|(_, line)| line)
+        self.way_of(feed).map(|way| &way.line)
+    }
+
+    /// The master as a feed tells of it.
+    pub fn told_by(&self, feed: usize) -> Option<&Arc<Master>> {
+        self.way_of(feed).map(|way| &way.told)
     }
 
     /// How many calls to the master are under way from here.
@@ -52,8 +79,12 @@ impl Entry {
         self.lines().map(|line| line.outstanding()).sum()
     }
 
-    fn without(&self, feed: usize) -> Vec<(usize, Arc<dyn Line>)> {
-        self.ways.iter().filter(|(of, _)| *of != feed).cloned().collect()
+    fn way_of(&self, feed: usize) -> Option<&Way> {
+        self.ways.iter().find(|way| way.feed == feed)
+    }
+
+    fn without(&self, feed: usize) -> Vec<Way> {
+        self.ways.iter().filter(|way| way.feed != feed).cloned().collect()
     }
 }
 
@@ -110,35 +141,40 @@ impl Directory {
     /// who follow a register follow the masters that are connected to it, and not those that it knows otherwise.
     pub(super) fn join(&mut self, feed: usize, master: Arc<Master>, line: Arc<dyn Line>) -> Option<ChangeKind> {
         let id: Arc<str> = master.id.as_str().into();
-        let old = self.masters.get(&id).cloned();
-        let mut ways = old.as_ref().map_or_else(Vec::new, |old| old.without(feed));
-        ways.push((feed, line));
-        let kind = match &old {
-            None => Some(ChangeKind::Created),
-            Some(old) if old.master == master && old.line_of(feed).is_some() => None,
-            Some(_) => Some(ChangeKind::Changed),
-        };
-        if kind.is_some() {
-            // What it still offers stands: a change costs by what changed.
-            let none = Vec::new();
-            let before = old.as_ref().map_or(&none, |old| &old.master.services);
-            self.withdraw(&id, before.iter().filter(|service| !is_among(service, &master.services)));
-            self.offer(&id, master.services.iter().filter(|service| !is_among(service, before)));
+        let mut ways = self.masters.get(&id).map_or_else(Vec::new, |old| old.ways.clone());
+        let mut kind = if ways.is_empty() { Some(ChangeKind::Created) } else { Some(ChangeKind::Changed) };
+        match ways.iter_mut().find(|way| way.feed == feed && way.told == master) {
+            Some(way) => (way.line, kind) = (line, None),
+            None => {
+                ways.retain(|way| way.feed != feed);
+                ways.push(Way { feed, told: master, line });
+            }
         }
-        self.masters.insert(id, Arc::new(Entry { master, ways }));
+        self.set(id, ways);
         kind
     }
 
     pub(super) fn leave(&mut self, feed: usize, id: &str) -> Option<ChangeKind> {
-        let old = self.masters.get(id)?.clone();
-        let ways = old.without(feed);
-        if !ways.is_empty() {
-            self.masters.insert(id.into(), Arc::new(Entry { master: old.master.clone(), ways }));
-            return Some(ChangeKind::Changed);
-        }
-        self.masters.remove(id);
-        self.withdraw(&old.master.id, old.master.services.iter());
-        Some(ChangeKind::Deleted)
+        let ways = self.masters.get(id)?.without(feed);
+        let kind = if ways.is_empty() { ChangeKind::Deleted } else { ChangeKind::Changed };
+        self.set(id.into(), ways);
+        Some(kind)
+    }
+
+    /// Makes these the ways to a master.
+    fn set(&mut self, id: Arc<str>, ways: Vec<Way>) {
+        let new = Entry::of(ways);
+        let was = self.masters.get(&id).map(|old| old.master.clone());
+        let is = new.as_ref().map(|new| new.master.clone());
+        // What it still offers stands: a change costs by what changed.
+        let before = was.as_ref().map_or(&[][..], |was| &was.services);
+        let now = is.as_ref().map_or(&[][..], |is| &is.services);
+        self.offer(&id, now.iter().filter(|service| !is_among(service, before)));
+        self.withdraw(&id, before.iter().filter(|service| !is_among(service, now)));
+        match new {
+            Some(new) => self.masters.insert(id, Arc::new(new)),
+            None => self.masters.remove(&id),
+        };
     }
 
     fn offer<'a>(&mut self, id: &Arc<str>, services: impl Iterator<Item = &'a Service>) {
