@@ -1,11 +1,13 @@
 //! The directory: masters, the ways to each, and who offers which service.
 
+use std::ops::Bound;
 use std::sync::Arc;
 
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 
 use super::offers::Offers;
+use super::past::Past;
 use crate::model::{ChangeKind, Line, Master, Service};
 
 /// Who offers what. A clone shares all it can with the original; a change costs by the services of one master, not by
@@ -14,6 +16,7 @@ use crate::model::{ChangeKind, Line, Master, Service};
 pub struct Directory {
     masters: OrdMap<Arc<str>, Arc<Entry>>,
     services: OrdMap<Arc<str>, Offers>,
+    past: Past,
 }
 
 /// A master, if it is there.
@@ -95,24 +98,29 @@ impl Directory {
 
     /// All masters, in the order of their ids, from one id on.
     pub fn masters(&self, from: &str) -> impl Iterator<Item = (&Arc<str>, &Arc<Entry>)> {
-        self.masters.range::<_, str>((std::ops::Bound::Included(from), std::ops::Bound::Unbounded))
+        self.masters.range::<_, str>((Bound::Included(from), Bound::Unbounded))
     }
 
-    /// Who offers a service, by its name without a version. None: nobody ever has.
+    /// Who offers a service, by its name without a version. None: nobody does.
     pub fn offers(&self, service: &str) -> Option<&Offers> {
         self.services.get(service)
     }
 
-    /// Each offer of a service, with its master: the newest version first. None: nobody ever has offered it.
-    pub fn instances(&self, service: &str) -> Option<impl Iterator<Item = (&Arc<Entry>, &Service)>> {
-        let by_version = self.services.get(service)?.iter().rev();
-        Some(by_version.flat_map(move |(version, ids)| {
+    /// Whether a service that nobody offers was offered lately.
+    pub fn was_offered(&self, service: &str) -> bool {
+        self.past.has(service)
+    }
+
+    /// Each offer of a service, with its master: the newest version first.
+    pub fn instances(&self, service: &str) -> impl Iterator<Item = (&Arc<Entry>, &Service)> {
+        let by_version = self.offers(service).into_iter().flat_map(|offers| offers.iter().rev());
+        by_version.flat_map(move |(version, ids)| {
             let entries = ids.iter().filter_map(|id| self.masters.get(id));
             entries.flat_map(move |entry| {
                 let is_it = move |offer: &&Service| offer.base_name() == service && offer.version() == *version;
                 entry.master.services.iter().filter(is_it).map(move |offer| (entry, offer))
             })
-        }))
+        })
     }
 
     /// What became of each master that is another, or not there, in `newer`: as it was, as it is.
@@ -124,9 +132,19 @@ impl Directory {
         })
     }
 
-    /// All services ever offered, in the order of their names.
-    pub fn services(&self) -> impl Iterator<Item = (&Arc<str>, &Offers)> {
-        self.services.iter()
+    /// The services that are offered, in the order of their names, after one.
+    pub fn services(&self, after: &str) -> impl Iterator<Item = (&Arc<str>, &Offers)> {
+        self.services.range::<_, str>((Bound::Excluded(after), Bound::Unbounded))
+    }
+
+    /// How many services are offered.
+    pub fn count_of_services(&self) -> usize {
+        self.services.len()
+    }
+
+    /// Services that nobody offers any more, as far as they are remembered, in the order of their names, after one.
+    pub fn past_services(&self, after: &str) -> impl Iterator<Item = &Arc<str>> {
+        self.past.names(after)
     }
 
     pub fn len(&self) -> usize {
@@ -179,6 +197,7 @@ impl Directory {
 
     fn offer<'a>(&mut self, id: &Arc<str>, services: impl Iterator<Item = &'a Service>) {
         for service in services {
+            self.past.forget(service.base_name());
             let offers = self.services.entry(service.base_name().into()).or_default();
             offers.entry(service.version()).or_default().insert(id);
         }
@@ -192,6 +211,10 @@ impl Directory {
             those.remove(id);
             if those.is_empty() {
                 offers.remove(&version);
+            }
+            if offers.is_empty() {
+                self.services.remove(service.base_name());
+                self.past.remember(service.base_name());
             }
         }
     }
