@@ -8,7 +8,7 @@ use imbl::ordmap::DiffItem;
 
 use super::offers::Offers;
 use super::past::Past;
-use crate::model::{ChangeKind, Line, Master, Service};
+use crate::model::{ChangeKind, Line, Master, Service, json};
 
 /// Who offers what. A clone shares all it can with the original; a change costs by the services of one master, not by
 /// the number of masters.
@@ -27,6 +27,8 @@ pub(super) type Known<'a> = Option<&'a Arc<Entry>>;
 pub struct Entry {
     /// As the last way tells that offers anything: one that the master has left offers nothing, and others may.
     pub master: Arc<Master>,
+    /// About how many bytes it takes in a reply.
+    pub(super) size: usize,
     /// At least one; the last is the one that last told something new.
     ways: Vec<Way>,
 }
@@ -54,7 +56,7 @@ impl Entry {
     fn of(ways: Vec<Way>) -> Option<Self> {
         let offering = ways.iter().rfind(|way| !way.told.services.is_empty());
         let master = offering.or(ways.last())?.told.clone();
-        Some(Self { master, ways })
+        Some(Self { size: size(&master), master, ways })
     }
 
     /// The ways to the master.
@@ -223,4 +225,9 @@ impl Directory {
 /// Whether a service is offered there, in the same version.
 fn is_among(service: &Service, services: &[Service]) -> bool {
     services.iter().any(|other| other.base_name() == service.base_name() && other.version() == service.version())
+}
+
+fn size(master: &Master) -> usize {
+    let size = |service: &Service| service.name.len() + json::object(&service.metadata).len() + 128;
+    master.id.len() + master.address.len() + master.services.iter().map(size).sum::<usize>() + 128
 }
