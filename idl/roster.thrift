@@ -170,8 +170,12 @@ struct ServiceSummary {
 }
 
 struct ServicesReply {
+  /** In the order of their names; after those that are offered, those that nobody offers any more (the newest of
+   *  them). */
   1: required list<ServiceSummary> services
   2: required Freshness freshness
+  /** Where the next page begins; absent on the last page. */
+  3: optional string cursor
 }
 
 /** One place where a service is offered. */

@@ -52,10 +52,10 @@ impl Resolver {
     /// A master that offers `service`, by its name without a version: of the newest version that will do.
     pub fn choose(&self, directory: &Directory, service: &str, wanted: &Wanted) -> Result<Arc<Entry>, NoMaster> {
         let name = || service.to_owned();
-        let offers = directory.offers(service).ok_or_else(|| NoMaster::Unknown(name()))?;
-        if offers.is_empty() {
-            return Err(NoMaster::NoneAlive(name()));
-        }
+        let Some(offers) = directory.offers(service) else {
+            let was_offered = directory.was_offered(service);
+            return Err(if was_offered { NoMaster::NoneAlive(name()) } else { NoMaster::Unknown(name()) });
+        };
         let mut met = false;
         for those in fitting(offers, wanted.version.as_ref()) {
             met = true;
@@ -208,5 +208,39 @@ mod tests {
         two.publish(vec![Change::Leave("a".into())]);
         assert!(directory(&store).master("a").is_none());
         assert_eq!(chosen(&store, "mail", &Wanted::default()), Err(NoMaster::NoneAlive("mail".into())));
+    }
+
+    #[test]
+    fn a_master_that_left_one_register_is_called_by_another() {
+        let feeds = ["one", "two"].map(|name| Feed::new(name, "upstream", vec![]));
+        let store = Store::new(&Default::default(), feeds.into(), Arc::default());
+        let [one, two] = [0, 1].map(|feed| store.publisher(feed));
+        let entry = |store: &Store| store.snapshot().directory().master("a").expect("a master").clone();
+        one.publish(vec![join("a", &["mail"], 1)]);
+        two.publish(vec![join("a", &["mail"], 2)]);
+        two.publish(vec![join("a", &[], 2)]);
+        assert_eq!(chosen(&store, "mail", &Wanted::default()), Ok("a".into()));
+        let offer = entry(&store).master.services[0].clone();
+        assert_eq!(entry(&store).lines_to(&offer).map(|line| line.outstanding()).collect::<Vec<_>>(), [1]);
+        two.publish(vec![Change::Leave("a".into())]);
+        assert_eq!(chosen(&store, "mail", &Wanted::default()), Ok("a".into()));
+        one.publish(vec![join("a", &[], 1)]);
+        assert_eq!(chosen(&store, "mail", &Wanted::default()), Err(NoMaster::NoneAlive("mail".into())));
+    }
+
+    #[test]
+    fn of_names_that_nobody_offers_the_newest_are_remembered() {
+        let (store, publisher) = store();
+        for round in 0..6 {
+            let names: Vec<String> = (0..1_000).map(|i| format!("s{round}-{i}")).collect();
+            let names: Vec<&str> = names.iter().map(String::as_str).chain(["mail"]).collect();
+            publisher.publish(vec![join("a", &names, 0)]);
+        }
+        assert_eq!(chosen(&store, "mail", &Wanted::default()), Ok("a".into()));
+        publisher.publish(vec![Change::Leave("a".into())]);
+        assert_eq!(store.snapshot().directory().past_services("").count(), 4_096);
+        assert_eq!(store.snapshot().directory().count_of_services(), 0);
+        assert_eq!(chosen(&store, "mail", &Wanted::default()), Err(NoMaster::NoneAlive("mail".into())));
+        assert_eq!(chosen(&store, "s0-0", &Wanted::default()), Err(NoMaster::Unknown("s0-0".into())));
     }
 }

@@ -1791,15 +1791,20 @@ impl TSerializable for ServiceSummary {
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct ServicesReply {
+  /// In the order of their names; after those that are offered, those that nobody offers any more (the newest of
+  /// them).
   pub services: Vec<ServiceSummary>,
   pub freshness: Freshness,
+  /// Where the next page begins; absent on the last page.
+  pub cursor: Option<String>,
 }
 
 impl ServicesReply {
-  pub fn new(services: Vec<ServiceSummary>, freshness: Freshness) -> ServicesReply {
+  pub fn new<F3>(services: Vec<ServiceSummary>, freshness: Freshness, cursor: F3) -> ServicesReply where F3: Into<Option<String>> {
     ServicesReply {
       services,
       freshness,
+      cursor: cursor.into(),
     }
   }
 }
@@ -1809,6 +1814,7 @@ impl TSerializable for ServicesReply {
     i_prot.read_struct_begin()?;
     let mut f_1: Option<Vec<ServiceSummary>> = None;
     let mut f_2: Option<Freshness> = None;
+    let mut f_3: Option<String> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -1830,6 +1836,10 @@ impl TSerializable for ServicesReply {
           let val = Freshness::read_from_in_protocol(i_prot)?;
           f_2 = Some(val);
         },
+        3 => {
+          let val = i_prot.read_string()?;
+          f_3 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -1842,6 +1852,7 @@ impl TSerializable for ServicesReply {
     let ret = ServicesReply {
       services: f_1.expect("auto-generated code should have checked for presence of required fields"),
       freshness: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      cursor: f_3,
     };
     Ok(ret)
   }
@@ -1858,6 +1869,11 @@ impl TSerializable for ServicesReply {
     o_prot.write_field_begin(&TFieldIdentifier::new("freshness", TType::Struct, 2))?;
     self.freshness.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
+    if let Some(ref fld_var) = self.cursor {
+      o_prot.write_field_begin(&TFieldIdentifier::new("cursor", TType::String, 3))?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
   }

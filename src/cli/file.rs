@@ -89,14 +89,14 @@ impl SharedFile {
             services.insert(name, masters);
         }
         let services = services.into_iter().map(|(name, masters)| idl::ServiceSummary { name, masters }).collect();
-        Ok(idl::ServicesReply { services, freshness })
+        Ok(idl::ServicesReply { services, freshness, cursor: None })
     }
 
     pub(crate) fn instances(&self, service: &str) -> anyhow::Result<idl::InstancesReply> {
         let (instances, report) = self.reader.instances(service)?;
         let freshness = self.freshness(&report, report.behind_masters())?;
         let Some(instances) = instances else {
-            let message = format!("no master has ever offered `{service}`");
+            let message = format!("nobody offers `{service}`");
             return Err(Error::NotFound(NotFound { path: service.into(), message, freshness }).into());
         };
         let instances: Vec<Instance> = serde_json::from_value(instances).with_context(|| self.damaged())?;

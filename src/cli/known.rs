@@ -13,6 +13,7 @@ use roster::thrift::idl::{
 use super::connection::Connection;
 use super::file::SharedFile;
 use super::masters::any;
+use super::services;
 use super::tree::{self, Tree};
 
 /// Where a command reads.
@@ -80,7 +81,7 @@ impl Known {
     pub(crate) fn services(&mut self) -> anyhow::Result<ServicesReply> {
         match self {
             Known::Sidecar { client, max_age } => {
-                let reply = client.services(any())?;
+                let reply = services::read(client)?;
                 check_age(&reply.freshness, *max_age)?;
                 Ok(reply)
             }

@@ -4,7 +4,8 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use clap::Args;
-use roster::thrift::idl::{Instance, MethodStats, ServiceSummary};
+use roster::thrift::client::{Client, Error};
+use roster::thrift::idl::{Filter, Instance, MethodStats, ServiceSummary, ServicesReply};
 use serde_json::{Value, json};
 
 use super::known::{Known, Source};
@@ -52,6 +53,17 @@ impl Services {
         }
         Ok(())
     }
+}
+
+/// All pages of the services, as one that is as fresh as the first.
+pub(crate) fn read(client: &mut Client) -> Result<ServicesReply, Error> {
+    let mut whole = client.services(masters::any())?;
+    while let Some(cursor) = whole.cursor.take() {
+        let page = client.services(Filter { cursor: Some(cursor), ..masters::any() })?;
+        whole.services.extend(page.services);
+        whole.cursor = page.cursor;
+    }
+    Ok(whole)
 }
 
 fn summary(service: &ServiceSummary) -> Value {

@@ -3,6 +3,7 @@
 //! | message | meaning |
 //! |---|---|
 //! | `{cmd:"subscribe", uuid}` | tell me your masters, in the place of an earlier subscription: `data` for each (`{put: …}`), `{whole: true}`, then every change (`{put}`, `{drop: id}`); `{reset: true}` begins anew |
+//! | `{cmd:"prove", at}` | tell me on that stream when you have told all that is true now (`{proven: at}`) |
 //! | `{cmd:"call-on", uuid, master, service, method, arguments}` | call a master of yours; answered as a call to a master |
 //! | `{cmd:"send-to", master, message}` | send a master of yours a command |
 //!
@@ -15,6 +16,7 @@ use std::time::Duration;
 use rmpv::Value;
 use tokio::select;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Hall;
@@ -41,12 +43,15 @@ pub(super) struct Subscriber {
     under_way: UnderWay,
     /// Ends what it is told of our masters.
     following: Option<DropGuard>,
+    /// What it last wanted proven.
+    asked: watch::Sender<Option<u64>>,
 }
 
 impl Subscriber {
     pub(super) fn new(handle: Handle, under_way: UnderWay, hall: Arc<Hall>) -> Self {
         let over = CancellationToken::new();
-        Self { handle, hall, _over: over.clone().drop_guard(), over, calls: HashMap::new(), under_way, following: None }
+        let (asked, calls) = (watch::Sender::new(None), HashMap::new());
+        Self { handle, hall, _over: over.clone().drop_guard(), over, calls, under_way, following: None, asked }
     }
 
     /// Whether it has subscribed: no master then, and nobody expects services of it.
@@ -60,6 +65,7 @@ impl Subscriber {
             Message::Close { uuid } => drop(self.calls.remove(&uuid).map(|call| call.cancel())),
             Message::Other(command) => match get(&command, "cmd").and_then(text).as_deref() {
                 Some("subscribe") => self.subscribe(&command),
+                Some("prove") => drop(self.asked.send_replace(get(&command, "at").and_then(Value::as_u64))),
                 Some("call-on") => self.call(&command),
                 Some("send-to") => self.send(&command),
                 other => tracing::trace!(command = other, "a master's command that the register has no use for"),
@@ -74,9 +80,10 @@ impl Subscriber {
         // One who subscribes again is told by the new subscription alone.
         self.following = Some(over.clone().drop_guard());
         let (hall, handle) = (self.hall.clone(), self.handle.clone());
+        let asked = self.asked.subscribe();
         self.hall.tasks.short(async move {
             select! {
-                _ = follow(&hall, &handle, &uuid) => {}
+                _ = follow(&hall, &handle, &uuid, asked) => {}
                 () = over.cancelled() => {}
             }
         });
@@ -168,7 +175,12 @@ fn error_of(class: &str, why: String) -> RemoteError {
 }
 
 /// Tells the masters that are connected here, and then what becomes of them.
-async fn follow(hall: &Hall, handle: &Handle, uuid: &str) -> Result<(), Ended> {
+async fn follow(
+    hall: &Hall,
+    handle: &Handle,
+    uuid: &str,
+    mut asked: watch::Receiver<Option<u64>>,
+) -> Result<(), Ended> {
     let own = hall.publisher.number();
     let tell = async |data: Value| {
         match handle.send_when_room(Message::Data { uuid: uuid.to_owned(), data }).await {
@@ -179,30 +191,36 @@ async fn follow(hall: &Hall, handle: &Handle, uuid: &str) -> Result<(), Ended> {
     };
     let subscription = hall.publisher.subscribe_to_masters();
     let mut orders = hall.publisher.orders();
-    let mut since = 0;
+    let (mut since, mut proven) = (0, None);
     loop {
+        // Before the snapshot, which then is no older than the question.
+        let question = *asked.borrow_and_update();
         let snapshot = hall.publisher.snapshot();
         match snapshot.masters_since(since, ROOM) {
             Since::Unknown => {
                 tell(map([("reset", true.into())])).await?;
-                for (_, entry) in snapshot.directory().masters("").filter(|(_, entry)| entry.line_of(own).is_some()) {
-                    tell(map([("put", value_of(&entry.master))])).await?;
+                for master in snapshot.directory().masters("").filter_map(|(_, entry)| entry.told_by(own)) {
+                    tell(map([("put", value_of(master))])).await?;
                 }
                 tell(map([("whole", true.into())])).await?;
                 since = snapshot.revision();
             }
             Since::Known { changes, upto } => {
                 for (id, _, entry) in changes {
-                    let entry = entry.filter(|entry| entry.line_of(own).is_some());
-                    tell(match entry {
-                        Some(entry) => map([("put", value_of(&entry.master))]),
+                    tell(match entry.as_ref().and_then(|entry| entry.told_by(own)) {
+                        Some(master) => map([("put", value_of(master))]),
                         None => map([("drop", id.as_ref().into())]),
                     })
                     .await?;
                 }
                 since = upto;
                 if upto == snapshot.revision() {
+                    if let Some(at) = question.filter(|_| question != proven) {
+                        tell(map([("proven", at.into())])).await?;
+                        proven = question;
+                    }
                     select! {
+                        Ok(()) = asked.changed() => {}
                         () = subscription.changed() => {}
                         order = orders.recv() => pass_on(order, handle),
                     }

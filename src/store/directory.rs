@@ -1,12 +1,14 @@
 //! The directory: masters, the ways to each, and who offers which service.
 
+use std::ops::Bound;
 use std::sync::Arc;
 
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 
 use super::offers::Offers;
-use crate::model::{ChangeKind, Line, Master, Service};
+use super::past::Past;
+use crate::model::{ChangeKind, Line, Master, Service, json};
 
 /// Who offers what. A clone shares all it can with the original; a change costs by the services of one master, not by
 /// the number of masters.
@@ -14,6 +16,7 @@ use crate::model::{ChangeKind, Line, Master, Service};
 pub struct Directory {
     masters: OrdMap<Arc<str>, Arc<Entry>>,
     services: OrdMap<Arc<str>, Offers>,
+    past: Past,
 }
 
 /// A master, if it is there.
@@ -22,9 +25,21 @@ pub(super) type Known<'a> = Option<&'a Arc<Entry>>;
 /// A master and the ways to it.
 #[derive(Clone, Debug)]
 pub struct Entry {
+    /// As the last way tells that offers anything: one that the master has left offers nothing, and others may.
     pub master: Arc<Master>,
-    /// With the number of the feed that each is of.
-    ways: Vec<(usize, Arc<dyn Line>)>,
+    /// About how many bytes it takes in a reply.
+    pub(super) size: usize,
+    /// At least one; the last is the one that last told something new.
+    ways: Vec<Way>,
+}
+
+/// A way to a master.
+#[derive(Clone, Debug)]
+struct Way {
+    /// The number of the feed that knows it.
+    feed: usize,
+    told: Arc<Master>,
+    line: Arc<dyn Line>,
 }
 
 /// Whether it is the same master, by the same ways.
@@ -37,14 +52,31 @@ impl PartialEq for Entry {
 }
 
 impl Entry {
-    /// The ways to the master; at least one.
+    /// None: there is no way.
+    fn of(ways: Vec<Way>) -> Option<Self> {
+        let offering = ways.iter().rfind(|way| !way.told.services.is_empty());
+        let master = offering.or(ways.last())?.told.clone();
+        Some(Self { size: size(&master), master, ways })
+    }
+
+    /// The ways to the master.
     pub fn lines(&self) -> impl Iterator<Item = &Arc<dyn Line>> {
-        self.ways.iter().map(|(_, line)| line)
+        self.ways.iter().map(|way| &way.line)
+    }
+
+    /// Those by which a service of the master is offered.
+    pub fn lines_to(&self, service: &Service) -> impl Iterator<Item = &Arc<dyn Line>> {
+        self.ways.iter().filter(|way| way.told.services.contains(service)).map(|way| &way.line)
     }
 
     /// The way that a feed knows.
     pub fn line_of(&self, feed: usize) -> Option<&Arc<dyn Line>> {
-        self.ways.iter().find(|(of, _)| *of == feed).map(|(_, line)| line)
+        self.way_of(feed).map(|way| &way.line)
+    }
+
+    /// The master as a feed tells of it.
+    pub fn told_by(&self, feed: usize) -> Option<&Arc<Master>> {
+        self.way_of(feed).map(|way| &way.told)
     }
 
     /// How many calls to the master are under way from here.
@@ -52,8 +84,12 @@ impl Entry {
         self.lines().map(|line| line.outstanding()).sum()
     }
 
-    fn without(&self, feed: usize) -> Vec<(usize, Arc<dyn Line>)> {
-        self.ways.iter().filter(|(of, _)| *of != feed).cloned().collect()
+    fn way_of(&self, feed: usize) -> Option<&Way> {
+        self.ways.iter().find(|way| way.feed == feed)
+    }
+
+    fn without(&self, feed: usize) -> Vec<Way> {
+        self.ways.iter().filter(|way| way.feed != feed).cloned().collect()
     }
 }
 
@@ -64,24 +100,29 @@ impl Directory {
 
     /// All masters, in the order of their ids, from one id on.
     pub fn masters(&self, from: &str) -> impl Iterator<Item = (&Arc<str>, &Arc<Entry>)> {
-        self.masters.range::<_, str>((std::ops::Bound::Included(from), std::ops::Bound::Unbounded))
+        self.masters.range::<_, str>((Bound::Included(from), Bound::Unbounded))
     }
 
-    /// Who offers a service, by its name without a version. None: nobody ever has.
+    /// Who offers a service, by its name without a version. None: nobody does.
     pub fn offers(&self, service: &str) -> Option<&Offers> {
         self.services.get(service)
     }
 
-    /// Each offer of a service, with its master: the newest version first. None: nobody ever has offered it.
-    pub fn instances(&self, service: &str) -> Option<impl Iterator<Item = (&Arc<Entry>, &Service)>> {
-        let by_version = self.services.get(service)?.iter().rev();
-        Some(by_version.flat_map(move |(version, ids)| {
+    /// Whether a service that nobody offers was offered lately.
+    pub fn was_offered(&self, service: &str) -> bool {
+        self.past.has(service)
+    }
+
+    /// Each offer of a service, with its master: the newest version first.
+    pub fn instances(&self, service: &str) -> impl Iterator<Item = (&Arc<Entry>, &Service)> {
+        let by_version = self.offers(service).into_iter().flat_map(|offers| offers.iter().rev());
+        by_version.flat_map(move |(version, ids)| {
             let entries = ids.iter().filter_map(|id| self.masters.get(id));
             entries.flat_map(move |entry| {
                 let is_it = move |offer: &&Service| offer.base_name() == service && offer.version() == *version;
                 entry.master.services.iter().filter(is_it).map(move |offer| (entry, offer))
             })
-        }))
+        })
     }
 
     /// What became of each master that is another, or not there, in `newer`: as it was, as it is.
@@ -93,9 +134,19 @@ impl Directory {
         })
     }
 
-    /// All services ever offered, in the order of their names.
-    pub fn services(&self) -> impl Iterator<Item = (&Arc<str>, &Offers)> {
-        self.services.iter()
+    /// The services that are offered, in the order of their names, after one.
+    pub fn services(&self, after: &str) -> impl Iterator<Item = (&Arc<str>, &Offers)> {
+        self.services.range::<_, str>((Bound::Excluded(after), Bound::Unbounded))
+    }
+
+    /// How many services are offered.
+    pub fn count_of_services(&self) -> usize {
+        self.services.len()
+    }
+
+    /// Services that nobody offers any more, as far as they are remembered, in the order of their names, after one.
+    pub fn past_services(&self, after: &str) -> impl Iterator<Item = &Arc<str>> {
+        self.past.names(after)
     }
 
     pub fn len(&self) -> usize {
@@ -110,39 +161,45 @@ impl Directory {
     /// who follow a register follow the masters that are connected to it, and not those that it knows otherwise.
     pub(super) fn join(&mut self, feed: usize, master: Arc<Master>, line: Arc<dyn Line>) -> Option<ChangeKind> {
         let id: Arc<str> = master.id.as_str().into();
-        let old = self.masters.get(&id).cloned();
-        let mut ways = old.as_ref().map_or_else(Vec::new, |old| old.without(feed));
-        ways.push((feed, line));
-        let kind = match &old {
-            None => Some(ChangeKind::Created),
-            Some(old) if old.master == master && old.line_of(feed).is_some() => None,
-            Some(_) => Some(ChangeKind::Changed),
-        };
-        if kind.is_some() {
-            // What it still offers stands: a change costs by what changed.
-            let none = Vec::new();
-            let before = old.as_ref().map_or(&none, |old| &old.master.services);
-            self.withdraw(&id, before.iter().filter(|service| !is_among(service, &master.services)));
-            self.offer(&id, master.services.iter().filter(|service| !is_among(service, before)));
+        let mut ways = self.masters.get(&id).map_or_else(Vec::new, |old| old.ways.clone());
+        let mut kind = if ways.is_empty() { Some(ChangeKind::Created) } else { Some(ChangeKind::Changed) };
+        match ways.iter_mut().find(|way| way.feed == feed && way.told == master) {
+            Some(way) => (way.line, kind) = (line, None),
+            None => {
+                ways.retain(|way| way.feed != feed);
+                ways.push(Way { feed, told: master, line });
+            }
         }
-        self.masters.insert(id, Arc::new(Entry { master, ways }));
+        self.set(id, ways);
         kind
     }
 
     pub(super) fn leave(&mut self, feed: usize, id: &str) -> Option<ChangeKind> {
-        let old = self.masters.get(id)?.clone();
-        let ways = old.without(feed);
-        if !ways.is_empty() {
-            self.masters.insert(id.into(), Arc::new(Entry { master: old.master.clone(), ways }));
-            return Some(ChangeKind::Changed);
-        }
-        self.masters.remove(id);
-        self.withdraw(&old.master.id, old.master.services.iter());
-        Some(ChangeKind::Deleted)
+        let ways = self.masters.get(id)?.without(feed);
+        let kind = if ways.is_empty() { ChangeKind::Deleted } else { ChangeKind::Changed };
+        self.set(id.into(), ways);
+        Some(kind)
+    }
+
+    /// Makes these the ways to a master.
+    fn set(&mut self, id: Arc<str>, ways: Vec<Way>) {
+        let new = Entry::of(ways);
+        let was = self.masters.get(&id).map(|old| old.master.clone());
+        let is = new.as_ref().map(|new| new.master.clone());
+        // What it still offers stands: a change costs by what changed.
+        let before = was.as_ref().map_or(&[][..], |was| &was.services);
+        let now = is.as_ref().map_or(&[][..], |is| &is.services);
+        self.offer(&id, now.iter().filter(|service| !is_among(service, before)));
+        self.withdraw(&id, before.iter().filter(|service| !is_among(service, now)));
+        match new {
+            Some(new) => self.masters.insert(id, Arc::new(new)),
+            None => self.masters.remove(&id),
+        };
     }
 
     fn offer<'a>(&mut self, id: &Arc<str>, services: impl Iterator<Item = &'a Service>) {
         for service in services {
+            self.past.forget(service.base_name());
             let offers = self.services.entry(service.base_name().into()).or_default();
             offers.entry(service.version()).or_default().insert(id);
         }
@@ -157,6 +214,10 @@ impl Directory {
             if those.is_empty() {
                 offers.remove(&version);
             }
+            if offers.is_empty() {
+                self.services.remove(service.base_name());
+                self.past.remember(service.base_name());
+            }
         }
     }
 }
@@ -164,4 +225,9 @@ impl Directory {
 /// Whether a service is offered there, in the same version.
 fn is_among(service: &Service, services: &[Service]) -> bool {
     services.iter().any(|other| other.base_name() == service.base_name() && other.version() == service.version())
+}
+
+fn size(master: &Master) -> usize {
+    let size = |service: &Service| service.name.len() + json::object(&service.metadata).len() + 128;
+    master.id.len() + master.address.len() + master.services.iter().map(size).sum::<usize>() + 128
 }

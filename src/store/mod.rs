@@ -6,6 +6,7 @@ mod exploration;
 mod feed;
 mod journal;
 mod offers;
+mod past;
 pub mod shared;
 mod snapshot;
 mod subscription;

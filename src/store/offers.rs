@@ -5,7 +5,7 @@ use std::sync::Arc;
 use imbl::{OrdMap, Vector};
 use semver::Version;
 
-/// By version, the masters that offer a service. Where nobody does any more it is empty.
+/// By version, the masters that offer a service; at least one.
 pub type Offers = OrdMap<Version, Offering>;
 
 /// Masters by their ids. Each has a number below `len`, so that one can be chosen; and one that comes or goes moves at

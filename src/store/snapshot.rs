@@ -173,7 +173,8 @@ impl Snapshot {
 
     /// What masters changed since a revision.
     pub fn masters_since(&self, since: Revision, room: Room) -> Since<MasterChange> {
-        self.master_journal.since(since, self.revision, room, |_| Some(1_024)).map(|(id, first)| {
+        let size = |id: &Arc<str>| id.len() + 64 + self.directory.master(id).map_or(0, |entry| entry.size);
+        self.master_journal.since(since, self.revision, room, |id| Some(size(id))).map(|(id, first)| {
             let entry = self.directory.master(&id).cloned();
             (id, outcome(first, entry.is_some()), entry)
         })

@@ -203,7 +203,7 @@ fn send(entry: &Entry, request: &Request, until: Instant) -> Result<Answers, Fai
     }
     let (method, arguments) = (request.method.clone(), request.arguments.clone());
     let call = Call { service: service.name.clone(), method, arguments, timeout };
-    let mut lines: Vec<_> = entry.lines().collect();
+    let mut lines: Vec<_> = entry.lines_to(service).collect();
     lines.sort_by_cached_key(|line| line.outstanding());
     let mut refused = Refused::Gone;
     for line in lines {

@@ -151,8 +151,7 @@ impl Desk {
 
     fn counters(&self, snapshot: &Snapshot) -> impl Iterator<Item = (&'static str, u64)> {
         let directory = snapshot.directory();
-        let alive = directory.services().filter(|(_, offers)| !offers.is_empty()).count();
-        let held = [("masters", directory.len() as u64), ("services", alive as u64)];
+        let held = [("masters", directory.len() as u64), ("services", directory.count_of_services() as u64)];
         self.metrics.named().into_iter().chain(held)
     }
 

@@ -2,12 +2,20 @@
 
 use std::collections::BTreeMap;
 
+use semver::Version;
+
 use super::handler::{Desk, ensure_known, invalid, page_size};
 use super::idl::{self, Filter, NotFound};
 use super::{convert, value};
 use crate::metrics::{Counter, Method};
 use crate::model::{Freshness, Service};
-use crate::store::{Entry, Snapshot};
+use crate::store::{Directory, Entry, Offering, Offers, Snapshot};
+
+/// What the cursor of a page begins with that ended among the services that are offered,
+const OFFERED: char = '+';
+
+/// or among those that nobody offers any more.
+const PAST: char = '-';
 
 impl Desk {
     pub(super) fn masters(&self, filter: &Filter) -> thrift::Result<idl::MastersReply> {
@@ -38,43 +46,42 @@ impl Desk {
         }
     }
 
+    /// The services that are offered, and after them those that nobody offers any more.
     pub(super) fn services(&self, filter: &Filter) -> thrift::Result<idl::ServicesReply> {
         let limit = page_size(filter.limit.unwrap_or(0))?;
-        if filter.cursor.is_some() {
-            return Err(invalid("filter.cursor", "services come without pages"));
-        }
         let snapshot = self.store.snapshot();
         let freshness = known(&snapshot)?;
-        let mut services = Vec::new();
-        for (name, offers) in snapshot.directory().services() {
-            if filter.service_name.as_deref().is_some_and(|wanted| wanted != name.as_ref()) {
-                continue;
+        let (are_offered, after) = place(filter)?;
+        let directory = snapshot.directory();
+        let offered = directory.services(after).filter(|_| are_offered);
+        let offered = offered.map(|(name, offers)| (OFFERED, name, summary(directory, name, offers, filter)));
+        let past = directory.past_services(if are_offered { "" } else { after });
+        let past = past.map(|name| (PAST, name, BTreeMap::new()));
+        let is_named = |name: &str| filter.service_name.as_deref().is_none_or(|wanted| wanted == name);
+        let all = offered
+            .chain(past)
+            .filter(|(_, name, masters)| is_named(name) && (filter.metadata.is_none() || !masters.is_empty()));
+        let (mut services, mut bytes, mut last, mut cursor) = (Vec::new(), 0, None, None);
+        for (mark, name, masters) in all {
+            bytes += name.len() + masters.keys().map(|version| version.len() + 8).sum::<usize>() + 64;
+            if services.len() == limit || (bytes > self.max_reply() / 2 && !services.is_empty()) {
+                cursor = last;
+                break;
             }
-            let masters: BTreeMap<_, _> = offers
-                .iter()
-                .map(|(version, ids)| {
-                    let offer = |service: &Service| service.base_name() == &**name && service.version() == *version;
-                    let entries = ids.iter().filter_map(|id| snapshot.directory().master(id));
-                    let count = entries.filter(|entry| offers_so(entry, filter, offer)).count();
-                    (version.to_string(), count as i32)
-                })
-                .filter(|(_, count)| *count > 0)
-                .collect();
-            if filter.metadata.is_none() || !masters.is_empty() {
-                services.push(idl::ServiceSummary { name: name.to_string(), masters });
-            }
+            last = Some(format!("{mark}{name}"));
+            services.push(idl::ServiceSummary { name: name.to_string(), masters });
         }
-        services.truncate(limit);
-        Ok(idl::ServicesReply { services, freshness: freshness.into() })
+        Ok(idl::ServicesReply { services, freshness: freshness.into(), cursor })
     }
 
     pub(super) fn instances(&self, service: &str) -> thrift::Result<idl::InstancesReply> {
         let snapshot = self.store.snapshot();
         let freshness = known(&snapshot)?;
-        let Some(instances) = snapshot.directory().instances(service) else {
+        let directory = snapshot.directory();
+        if directory.offers(service).is_none() && !directory.was_offered(service) {
             return Err(not_found(service, format!("no master has ever offered `{service}`"), freshness));
-        };
-        let instances = instances.map(|(entry, offer)| convert::instance(entry, offer)).collect();
+        }
+        let instances = directory.instances(service).map(|(entry, offer)| convert::instance(entry, offer)).collect();
         Ok(idl::InstancesReply { instances, freshness: freshness.into() })
     }
 
@@ -84,6 +91,25 @@ impl Desk {
             methods: methods.map(|((service, name), method)| stats(service, name, &method)).collect(),
         })
     }
+}
+
+/// Whether a page of services begins among those that are offered, and after which name.
+fn place(filter: &Filter) -> thrift::Result<(bool, &str)> {
+    let Some(cursor) = filter.cursor.as_deref() else { return Ok((true, "")) };
+    let offered = cursor.strip_prefix(OFFERED).map(|after| (true, after));
+    let place = offered.or_else(|| cursor.strip_prefix(PAST).map(|after| (false, after)));
+    place.ok_or_else(|| invalid("filter.cursor", "no page of services ended so"))
+}
+
+/// By version, how many masters offer a service as the filter asks for.
+fn summary(directory: &Directory, name: &str, offers: &Offers, filter: &Filter) -> BTreeMap<String, i32> {
+    let count = |version: &Version, ids: &Offering| {
+        let offer = |service: &Service| service.base_name() == name && service.version() == *version;
+        let entries = ids.iter().filter_map(|id| directory.master(id));
+        entries.filter(|entry| offers_so(entry, filter, offer)).count() as i32
+    };
+    let counts = offers.iter().map(|(version, ids)| (version.to_string(), count(version, ids)));
+    counts.filter(|(_, count)| *count > 0).collect()
 }
 
 /// How fresh an answer about masters is, if all that tell of masters have told all.

@@ -1,9 +1,13 @@
 //! Sidecars that follow registers, and join and leave others when these tell them to.
 
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::{iter, thread};
+
 use nix::sys::signal::Signal;
 use rmpv::Value;
 
-use crate::harness::master::{Scripted, map, text};
+use crate::harness::master::{Scripted, field, map, text};
 use crate::harness::{SOON, ensure, eventually, free_port};
 use crate::idl::{CallOptions, SourceStatus, TRosterSyncClient};
 use crate::register::{Scene, TOKEN};
@@ -178,4 +182,60 @@ fn a_master_of_two_registers_that_follow_each_other_is_gone_from_both_when_it_is
     drop(masters);
     one.has(0);
     other.has(0);
+}
+
+#[test]
+fn a_register_that_only_shows_life_proves_nothing() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let scene = Scene::with(&upstream(listener.local_addr().expect("an address").port(), ""));
+    scene.roster.write("hub-token", TOKEN);
+    scene.roster.process().signal(Signal::SIGHUP);
+    let mut hub = Scripted::over(listener.accept().expect("a sidecar").0);
+    hub.hears_command("auth");
+    hub.say(map([("cmd", "auth-success".into())]));
+    let uuid = text(&hub.hears_command("subscribe"), "uuid");
+    let told = |key, value: Value| {
+        map([("cmd", "data".into()), ("uuid", uuid.as_str().into()), ("data", map([(key, value)]))])
+    };
+    hub.say(told("whole", true.into()));
+    let (proves, over) = (AtomicBool::new(true), AtomicBool::new(false));
+    let upstream = || sources(&scene).into_iter().find(|source| source.name == "upstream").expect("an upstream");
+    let age = || upstream().age_ms.unwrap_or(-1);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                let Some(message) = hub.hears() else { return };
+                match text(&message, "cmd").as_str() {
+                    "ping" => hub.say(map([("cmd", "pong".into()), ("uuid", text(&message, "uuid").into())])),
+                    "prove" if proves.load(Ordering::Relaxed) => {
+                        hub.say(told("proven", field(&message, "at").clone()));
+                    }
+                    _ => {}
+                }
+            }
+            hub.say(told("reset", true.into()));
+        });
+        eventually("it is fresh", SOON, || ensure(age() == 0, format!("{:?}", upstream())));
+        proves.store(false, Ordering::Relaxed);
+        eventually("it grows old", SOON, || ensure(age() > 0, format!("{:?}", upstream())));
+        assert_eq!(upstream().state, "live");
+        proves.store(true, Ordering::Relaxed);
+        eventually("it is fresh again", SOON, || ensure(age() == 0, format!("{:?}", upstream())));
+        over.store(true, Ordering::Relaxed);
+        let syncing = || upstream().state == "syncing";
+        eventually("it reads anew", SOON, || ensure(syncing(), format!("{:?}", upstream())));
+    });
+}
+
+#[test]
+fn a_register_proves_what_it_has_told_before() {
+    let hub = Scene::new();
+    let _mail = mail(hub.port);
+    hub.has(1);
+    let mut follower = Scripted::join(hub.port, TOKEN, &[]);
+    follower.say(map([("cmd", "subscribe".into()), ("uuid", "all".into())]));
+    follower.say(map([("cmd", "prove".into()), ("at", 7.into())]));
+    let told = iter::from_fn(|| Some(field(&follower.hears_command("data"), "data").clone()));
+    let told: Vec<_> = told.take_while(|told| field(told, "proven").is_nil()).collect();
+    assert!(told.iter().any(|told| !field(told, "whole").is_nil()), "{told:?}");
 }

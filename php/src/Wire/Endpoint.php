@@ -129,15 +129,18 @@ final class Endpoint
 
     public function services(?int $maxAge, Deadline $deadline): Answer
     {
-        $reply = $this->read(
-            $deadline,
-            static fn (Thrift\RosterClient $roster) => $roster->services(new Thrift\Filter()),
-        );
-        $services = [];
-        foreach ($reply->services as $service) {
-            uksort($service->masters, static fn (string $one, string $other) => version_compare($other, $one));
-            $services[$service->name] = $service->masters;
-        }
+        [$services, $cursor] = [[], null];
+        do {
+            $reply = $this->read(
+                $deadline,
+                static fn (Thrift\RosterClient $roster) => $roster->services(new Thrift\Filter(['cursor' => $cursor])),
+            );
+            foreach ($reply->services as $service) {
+                uksort($service->masters, static fn (string $one, string $other) => version_compare($other, $one));
+                $services[$service->name] ??= $service->masters;
+            }
+            $cursor = $reply->cursor;
+        } while ($cursor !== null);
         return new Answer($services, $this->fresh($reply->freshness, $maxAge));
     }
 

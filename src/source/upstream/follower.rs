@@ -10,7 +10,7 @@ use rmpv::Value;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::line::UpstreamLine;
+use super::line::{UpstreamLine, command};
 use super::{Config, Order, PROVE};
 use crate::model::{Change, Master, Service};
 use crate::net::{Remote, Stream};
@@ -58,6 +58,8 @@ enum Told {
     Put(Master),
     Drop(String),
     Whole,
+    /// All that was true so long after the connection was made.
+    Proven(Duration),
 }
 
 impl Follower {
@@ -109,11 +111,12 @@ impl Follower {
     }
 
     async fn follow(&self, wire: Wire<Stream>) -> Trouble {
+        let began = Instant::now();
         let (handle, mut incoming, conversation) = Conversation::new(wire, self.config.settings());
         let ended = tokio::select! {
             ended = conversation.run() => return Trouble::Lost(format!("the connection was lost: {ended}")),
-            trouble = self.subscribe(&handle) => trouble,
-            trouble = self.prove(&handle) => trouble,
+            trouble = self.subscribe(&handle, began) => trouble,
+            trouble = self.prove(&handle, began) => trouble,
             () = async { while let Some(message) = incoming.recv().await { self.hear(&handle, *message).await } } => {
                 Trouble::Lost("the connection was lost".into())
             }
@@ -139,17 +142,16 @@ impl Follower {
     }
 
     /// Takes in the whole state, at once, and then every change.
-    async fn subscribe(&self, handle: &Handle) -> Trouble {
-        self.feed().enter(FeedState::Syncing, format!("reading the masters of {}", self.remote));
-        let since = Instant::now();
-        let asked = handle.open(|uuid| {
-            Message::Other(Value::Map(vec![("cmd".into(), "subscribe".into()), ("uuid".into(), uuid.into())]))
-        });
-        let mut stream = match asked {
+    async fn subscribe(&self, handle: &Handle, began: Instant) -> Trouble {
+        let read_anew = || {
+            self.feed().enter(FeedState::Syncing, format!("reading the masters of {}", self.remote));
+            Some(HashMap::new())
+        };
+        let mut generation: Option<HashMap<String, Master>> = read_anew();
+        let mut stream = match handle.open(|uuid| command([("cmd", "subscribe".into()), ("uuid", uuid.into())])) {
             Ok(stream) => stream,
             Err(error) => return Trouble::Lost(error.to_string()),
         };
-        let mut generation: Option<HashMap<String, Master>> = Some(HashMap::new());
         let (mut ids, most) = (HashSet::new(), self.config.max_masters);
         loop {
             let told = match stream.next().await {
@@ -161,41 +163,37 @@ impl Follower {
                 Some(Told::Reset) => ids.clear(),
                 Some(Told::Drop(id)) => drop(ids.remove(id)),
                 Some(Told::Put(master)) => drop(ids.insert(master.id.clone())),
-                Some(Told::Whole) | None => {}
+                Some(Told::Whole | Told::Proven(_)) | None => {}
             }
             if ids.len() > most {
                 return Trouble::TooMany(most);
             }
             match (told, &mut generation) {
                 (None, _) => {}
-                (Some(Told::Reset), _) => generation = Some(HashMap::new()),
+                (Some(Told::Reset), _) => generation = read_anew(),
                 (Some(Told::Put(master)), Some(generation)) => drop(generation.insert(master.id.clone(), master)),
                 (Some(Told::Drop(id)), Some(generation)) => drop(generation.remove(&id)),
                 (Some(Told::Put(master)), None) => drop(self.publisher.publish(vec![self.join(handle, master)])),
                 (Some(Told::Drop(id)), None) => drop(self.publisher.publish(vec![Change::Leave(id)])),
                 (Some(Told::Whole), whole) => {
                     self.publish_whole(handle, whole.take().unwrap_or_default());
-                    self.feed().prove(since);
+                    self.feed().prove(began);
                     generation = None;
                 }
+                (Some(Told::Proven(at)), None) => self.feed().prove(began + at.min(began.elapsed())),
+                (Some(Told::Proven(_)), Some(_)) => {}
             }
         }
     }
 
-    /// Proves what the register has told by its answers to questions for a sign of life: it had told that before. One
-    /// that answers late is no worse for that, but what it told grows old.
-    async fn prove(&self, handle: &Handle) -> Trouble {
+    /// Asks the register again and again to say when it has told all. It says so after the changes that it tells, so
+    /// that these are as new as the question. One that answers late is no worse for that, but what it told grows old.
+    async fn prove(&self, handle: &Handle, began: Instant) -> Trouble {
         loop {
             tokio::time::sleep(PROVE).await;
-            let asked = Instant::now();
-            let mut answer = match handle.open(|uuid| Message::Ping { uuid }) {
-                Ok(answer) => answer,
-                Err(error) => return Trouble::Lost(error.to_string()),
-            };
-            if let Ok(Ok(_)) = timeout(PROVE, answer.next()).await
-                && self.feed().state() == FeedState::Live
-            {
-                self.feed().prove(asked);
+            let at = began.elapsed().as_millis() as u64;
+            if let Err(error) = handle.send_when_room(command([("cmd", "prove".into()), ("at", at.into())])).await {
+                return Trouble::Lost(error.to_string());
             }
         }
     }
@@ -234,6 +232,9 @@ fn told(value: &Value) -> Option<Told> {
     }
     if get(value, "whole").is_some() {
         return Some(Told::Whole);
+    }
+    if let Some(at) = get(value, "proven").and_then(Value::as_u64) {
+        return Some(Told::Proven(Duration::from_millis(at)));
     }
     get(value, "reset").map(|_| Told::Reset)
 }

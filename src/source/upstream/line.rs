@@ -54,6 +54,6 @@ impl Line for UpstreamLine {
     }
 }
 
-fn command<const N: usize>(entries: [(&str, Value); N]) -> Message {
+pub(super) fn command<const N: usize>(entries: [(&str, Value); N]) -> Message {
     Message::Other(Value::Map(entries.into_iter().map(|(key, value)| (key.into(), value)).collect()))
 }

@@ -21,7 +21,7 @@ use crate::store::{Feed, FeedState, Publisher};
 use crate::task::{Reload, Tasks};
 use crate::tunnel::{Bounds, Place, Settings, UnderWay};
 
-/// How often a register is asked whether it is still there.
+/// How often a register is asked whether it has told all.
 const PROVE: Duration = Duration::from_secs(2);
 
 /// How many commands of registers wait to be carried out.

@@ -6,10 +6,12 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
 
 #[cfg(any(test, feature = "fuzz"))]
 use lmdb::{Cursor, Transaction};
 use lmdb::{Database, Environment, EnvironmentFlags, Error, RoTransaction, RwTransaction};
+use nix::errno::Errno;
 
 use super::Config;
 use super::place::{Mark, mark};
@@ -27,34 +29,52 @@ pub(super) struct Env {
     /// There until this is dropped.
     inner: Option<Environment>,
     pub(super) db: Database,
+    mark: Option<Mark>,
+    writes: bool,
 }
 
 impl Env {
-    /// Maps a file whose folder, lock file and permissions are in order, and to which nobody else writes. One that is
+    /// Maps a file, which no reader of this process has mapped, whose folder, lock file and permissions are in order, and to which nobody else writes. One that is
     /// not empty has been read as an [`super::image::Image`]: LMDB trusts it.
     pub(super) fn writer(path: &Path, config: &Config) -> Result<Arc<Self>, Error> {
         const PAGE: usize = 65_536;
         let size = (config.max_size.as_u64() as usize).next_multiple_of(PAGE);
         // Nothing is synced: the file outlives this process in the memory of the kernel, and the machine on disk.
         let flags = FLAGS | EnvironmentFlags::NO_SYNC;
-        Self::open(Environment::new().set_flags(flags).set_map_size(size).set_max_readers(config.max_readers), path)
+        Self::open(
+            Environment::new().set_flags(flags).set_map_size(size).set_max_readers(config.max_readers),
+            path,
+            true,
+        )
     }
 
     /// Maps a file that another process writes.
     pub(super) fn reader(path: &Path) -> Result<Arc<Self>, Error> {
-        Self::open(Environment::new().set_flags(FLAGS | EnvironmentFlags::READ_ONLY), path)
+        Self::open(Environment::new().set_flags(FLAGS | EnvironmentFlags::READ_ONLY), path, false)
     }
 
-    fn open(options: &lmdb::EnvironmentBuilder, path: &Path) -> Result<Arc<Self>, Error> {
-        let (mut mapped, mark) = (mapped(), mark(path));
-        if let Some(env) = mark.and_then(|mark| mapped.get(&mark)?.upgrade()) {
-            return Ok(env);
+    fn open(options: &lmdb::EnvironmentBuilder, path: &Path, writes: bool) -> Result<Arc<Self>, Error> {
+        loop {
+            let (mut mapped, mark) = (mapped(), mark(path));
+            match mark.and_then(|mark| mapped.get(&mark)).map(Weak::upgrade) {
+                None => {
+                    let inner = options.open_with_permissions(path, 0o600)?;
+                    let env = Arc::new(Self { db: inner.open_db(None)?, inner: Some(inner), mark, writes });
+                    mapped.extend(mark.map(|mark| (mark, Arc::downgrade(&env))));
+                    return Ok(env);
+                }
+                // Its last user is gone, and about to unmap it.
+                Some(None) => {
+                    drop(mapped);
+                    thread::yield_now();
+                }
+                Some(Some(env)) => {
+                    // `env` may be the last of its users.
+                    drop(mapped);
+                    return if writes && !env.writes { Err(Error::Other(Errno::EBUSY as i32)) } else { Ok(env) };
+                }
+            }
         }
-        let inner = options.open_with_permissions(path, 0o600)?;
-        let env = Arc::new(Self { db: inner.open_db(None)?, inner: Some(inner) });
-        mapped.retain(|_, env| env.strong_count() > 0);
-        mapped.extend(mark.map(|mark| (mark, Arc::downgrade(&env))));
-        Ok(env)
     }
 
     fn inner(&self) -> &Environment {
@@ -101,11 +121,50 @@ impl Env {
 
 impl Drop for Env {
     fn drop(&mut self) {
-        let _mapped = mapped();
+        let mut mapped = mapped();
         self.inner = None;
+        self.mark.iter().for_each(|mark| drop(mapped.remove(mark)));
     }
 }
 
 fn mapped() -> MutexGuard<'static, BTreeMap<Mark, Weak<Env>>> {
     MAPPED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_mapped_again_only_when_it_is_unmapped() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("shared.mdb");
+        File::create(&path).expect("a file");
+        let at = mark(&path).expect("a file");
+        // As while its last user waits to unmap it.
+        mapped().insert(at, Weak::new());
+        thread::scope(|scope| {
+            let opening = scope.spawn(|| Env::writer(&path, &Config::default()).map(drop));
+            for _ in 0..1_000 {
+                assert!(!opening.is_finished(), "it is mapped twice");
+                thread::yield_now();
+            }
+            mapped().remove(&at);
+            opening.join().expect("no panic").expect("it is mapped");
+        });
+        assert!(!mapped().contains_key(&at));
+    }
+
+    #[test]
+    fn a_writer_does_not_get_what_a_reader_has_mapped() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("shared.mdb");
+        File::create(&path).expect("a file");
+        let write = || Env::writer(&path, &Config::default());
+        drop(write().expect("a writer"));
+        let reader = Env::reader(&path).expect("a reader");
+        assert!(write().is_err());
+        drop(reader);
+        write().expect("a writer").write().expect("a transaction");
+    }
 }

@@ -8,7 +8,7 @@
 //! | `node<path>` | a node's bytes: `node/zk_test` |
 //! | `stat<path>` | JSON: its stat, with the names of the Thrift interface |
 //! | `children<path>` | JSON: the names of its children, in the order of their bytes |
-//! | `service/<name>` | JSON: an array of its instances, the newest version first; empty or absent: nobody offers it |
+//! | `service/<name>` | JSON: an array of its instances, the newest version first; absent: nobody offers it |
 //! | `master/<id>` | JSON: a master, with the services that it offers |
 //! | `meta/format` | `1` |
 //! | `meta/freshness` | JSON: the revision, and how far it can be trusted ([`Report`]); rewritten every second |

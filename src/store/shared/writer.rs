@@ -193,7 +193,7 @@ impl Draft<'_> {
             services.extend(not_in(old, new).chain(not_in(new, old)));
         }
         for name in services {
-            let instances = to.instances(name).map(masters::instances);
+            let instances = to.offers(name).map(|_| masters::instances(to.instances(name)));
             self.set(&entry::named(SERVICE, name), instances.as_deref())?;
         }
         Ok(())

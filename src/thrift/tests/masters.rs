@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use bytesize::ByteSize;
+
 use super::*;
 use crate::task::Tasks;
 use crate::thrift::idl::{ChangeKind, Filter, NotFound, NotReady};
@@ -61,6 +63,27 @@ fn a_service_is_known_also_when_nobody_offers_it_any_more() {
 }
 
 #[test]
+fn services_come_in_pages_and_those_that_are_offered_first() {
+    let house = house();
+    house.feeds[0].publish(vec![Change::Leave("a".into()), join("d", &["zeal"], &Way::new(Manner::Silent))]);
+    let page = |cursor: Option<String>| {
+        let reply = house.desk.services(&Filter { limit: Some(1), cursor, ..filter(None, &[]) }).expect("services");
+        (reply.services.into_iter().map(|service| service.name).collect::<String>(), reply.cursor)
+    };
+    let (mut names, mut cursor) = (Vec::new(), None);
+    loop {
+        let (name, next) = page(cursor);
+        names.push(name);
+        cursor = next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    assert_eq!(names, ["mail", "zeal", "log"]);
+    assert!(house.desk.services(&Filter { cursor: Some("mail".into()), ..filter(None, &[]) }).is_err());
+}
+
+#[test]
 fn instances_come_newest_first() {
     let house = house();
     let instances = house.desk.instances("mail").expect("instances").instances;
@@ -80,6 +103,35 @@ async fn nothing_is_said_of_masters_before_all_who_tell_of_them_have() {
     assert_eq!(house.desk.masters(&filter(None, &[])).expect("masters").masters.len(), 1);
     let nothing = House::new(0, &Config::default()).desk.masters(&filter(None, &[])).expect("masters");
     assert!(nothing.masters.is_empty() && nothing.freshness.complete);
+}
+
+#[tokio::test]
+async fn masters_too_large_for_one_reply_come_in_several_or_are_a_reset() {
+    let config = Config { max_reply: ByteSize::kib(64), ..Config::default() };
+    let house = House::new(1, &config);
+    house.feeds[0].publish_whole(vec![]);
+    let large = |id: &str, bytes: usize| {
+        let services: Vec<String> = (0..bytes / 1_000).map(|i| format!("{i}{}", "x".repeat(1_000))).collect();
+        let services: Vec<&str> = services.iter().map(String::as_str).collect();
+        join(id, &services, &Way::new(Manner::Silent))
+    };
+    let start = house.desk.store.snapshot().revision();
+    house.feeds[0].publish(vec![large("a", 20_000)]);
+    house.feeds[0].publish(vec![large("b", 20_000)]);
+    house.feeds[0].publish(vec![large("c", 40_000)]);
+    let tasks = Tasks::new().0;
+    let stop = tasks.stop_signal();
+    let watch = async |since| {
+        let patience = house.desk.patience(since, 5_000, 0).expect("a request that makes sense");
+        let reply = house.desk.master_changes(patience, &stop).await.expect("a reply");
+        let ids: String = reply.changes.into_iter().map(|change| change.id).collect();
+        ((ids, reply.reset), reply.freshness.revision)
+    };
+    let (first, since) = watch(start as i64).await;
+    let (second, since) = watch(since).await;
+    let (third, since) = watch(since).await;
+    assert_eq!([first, second, third], [("a".into(), false), ("b".into(), false), (String::new(), true)]);
+    assert_eq!(since, house.desk.store.snapshot().revision() as i64);
 }
 
 #[tokio::test]

@@ -15,7 +15,10 @@ pub(crate) struct Scripted {
 
 impl Scripted {
     pub(crate) fn connect(port: u16) -> Self {
-        let stream = TcpStream::connect(("127.0.0.1", port)).expect("the register accepts");
+        Self::over(TcpStream::connect(("127.0.0.1", port)).expect("the register accepts"))
+    }
+
+    pub(crate) fn over(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
         stream.set_nodelay(true).expect("an option");
         Self { stream, received: Vec::new() }

@@ -37,9 +37,17 @@ class ServicesReply
             'type' => TType::STRUCT,
             'class' => '\Roster\Thrift\Freshness',
         ),
+        3 => array(
+            'var' => 'cursor',
+            'isRequired' => false,
+            'type' => TType::STRING,
+        ),
     );
 
     /**
+     * In the order of their names; after those that are offered, those that nobody offers any more (the newest of
+     * them).
+     * 
      * @var \Roster\Thrift\ServiceSummary[]
      */
     public $services = null;
@@ -47,6 +55,12 @@ class ServicesReply
      * @var \Roster\Thrift\Freshness
      */
     public $freshness = null;
+    /**
+     * Where the next page begins; absent on the last page.
+     * 
+     * @var string
+     */
+    public $cursor = null;
 
     public function __construct($vals = null)
     {
@@ -56,6 +70,9 @@ class ServicesReply
             }
             if (isset($vals['freshness'])) {
                 $this->freshness = $vals['freshness'];
+            }
+            if (isset($vals['cursor'])) {
+                $this->cursor = $vals['cursor'];
             }
         }
     }
@@ -104,6 +121,13 @@ class ServicesReply
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 3:
+                    if ($ftype == TType::STRING) {
+                        $xfer += $input->readString($this->cursor);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -136,6 +160,11 @@ class ServicesReply
             }
             $xfer += $output->writeFieldBegin('freshness', TType::STRUCT, 2);
             $xfer += $this->freshness->write($output);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->cursor !== null) {
+            $xfer += $output->writeFieldBegin('cursor', TType::STRING, 3);
+            $xfer += $output->writeString($this->cursor);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

@@ -1,0 +1,53 @@
+//! Names of services that nobody offers any more, the newest of them.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use imbl::OrdMap;
+
+/// How many are remembered. Masters choose the names, so that there is no end to them.
+const MOST: usize = 4_096;
+
+/// The longest, in bytes, that is remembered.
+const LONGEST: usize = 256;
+
+/// A clone shares all it can with the original.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Past {
+    /// With the number under which each was remembered.
+    names: OrdMap<Arc<str>, u64>,
+    oldest_first: OrdMap<u64, Arc<str>>,
+}
+
+impl Past {
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.names.contains_key(name)
+    }
+
+    /// In the order of the names, after one.
+    pub(super) fn names(&self, after: &str) -> impl Iterator<Item = &Arc<str>> {
+        self.names.range::<_, str>((Bound::Excluded(after), Bound::Unbounded)).map(|(name, _)| name)
+    }
+
+    /// Remembers one that is not remembered.
+    pub(super) fn remember(&mut self, name: &str) {
+        if name.len() > LONGEST {
+            return;
+        }
+        let name: Arc<str> = name.into();
+        let number = self.oldest_first.get_max().map_or(0, |(newest, _)| newest + 1);
+        self.names.insert(name.clone(), number);
+        self.oldest_first.insert(number, name);
+        if self.names.len() > MOST
+            && let Some((_, oldest)) = self.oldest_first.get_min().cloned()
+        {
+            self.forget(&oldest);
+        }
+    }
+
+    pub(super) fn forget(&mut self, name: &str) {
+        if let Some(number) = self.names.remove(name) {
+            self.oldest_first.remove(&number);
+        }
+    }
+}
