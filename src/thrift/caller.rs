@@ -127,6 +127,8 @@ impl Caller {
             match attempt(entry, request, bounds, call).await {
                 Err(failed) if failed.may_be_tried_again(request) && call.attempts as usize <= request.retries => {
                     failure = Some(failed);
+                    // Where all refuse at once, others of this thread have their turn in between.
+                    tokio::task::yield_now().await;
                 }
                 ended => return ended,
             }

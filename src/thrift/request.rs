@@ -17,6 +17,9 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a call may be tried again that does not say.
 const RETRIES: usize = 2;
 
+/// More masters than that are not tried for one call.
+const MAX_RETRIES: usize = 64;
+
 /// The most registers that masters are told of at once.
 const MAX_REGISTERS: usize = 64;
 
@@ -101,13 +104,13 @@ fn timeout(millis: Option<i32>) -> Result<Duration, InvalidRequest> {
     match millis.map(u64::try_from) {
         None => Ok(TIMEOUT),
         Some(Ok(millis @ 1..)) => Ok(Duration::from_millis(millis)),
-        Some(_) => Err(invalid("options.timeoutMs", "it is above 0")),
+        Some(_) => Err(invalid("options.timeoutMs", "must be above 0")),
     }
 }
 
 fn retries(retries: Option<i32>) -> Result<usize, InvalidRequest> {
     let retries = retries.map_or(Ok(RETRIES), usize::try_from);
-    retries.map_err(|_| invalid("options.retries", "must not be below 0"))
+    retries.map(|retries| retries.min(MAX_RETRIES)).map_err(|_| invalid("options.retries", "must not be below 0"))
 }
 
 fn requirement(version: &str) -> Result<VersionReq, InvalidRequest> {
