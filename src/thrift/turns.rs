@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::sync::Notify;
+use tokio::sync::watch;
 
 use crate::task::Stop;
 
@@ -16,16 +16,9 @@ const AHEAD: usize = 16;
 /// The threads, and how many connections each has.
 #[derive(Debug)]
 pub(super) struct Turns {
-    threads: Vec<Thread>,
-    /// Whose turn it is.
-    now: AtomicUsize,
-}
-
-#[derive(Debug, Default)]
-struct Thread {
-    open: AtomicUsize,
-    begins: Notify,
-    ends: Notify,
+    open: Vec<AtomicUsize>,
+    /// Whose turn it is. Threads look at this alone, and at no signs that it changed: it may have changed back meanwhile.
+    now: watch::Sender<usize>,
 }
 
 /// A connection of a thread, until it is dropped.
@@ -38,63 +31,94 @@ pub(super) struct Held {
 impl Turns {
     /// The first of so many threads begins.
     pub(super) fn new(threads: usize) -> Arc<Self> {
-        let threads: Vec<_> = (0..threads).map(|_| Thread::default()).collect();
-        threads[0].begins.notify_one();
-        Arc::new(Self { threads, now: AtomicUsize::new(0) })
+        Arc::new(Self { open: (0..threads).map(|_| AtomicUsize::new(0)).collect(), now: watch::Sender::new(0) })
     }
 
     /// Waits until it is a thread's turn. Whether it comes before the stop.
     pub(super) async fn begin(&self, thread: usize, stop: &Stop) -> bool {
+        let mut now = self.now.subscribe();
         tokio::select! {
-            () = self.threads[thread].begins.notified() => true,
+            turn = now.wait_for(|now| *now == thread) => turn.is_ok(),
             () = stop.requested() => false,
         }
     }
 
     /// Waits until it is another's.
     pub(super) async fn end(&self, thread: usize) {
-        self.threads[thread].ends.notified().await;
+        // It cannot fail, since what tells it is here.
+        let _ = self.now.subscribe().wait_for(|now| *now != thread).await;
     }
 
     /// Counts a connection that a thread accepted, and passes the turn if another thread has far fewer.
     pub(super) fn hold(self: &Arc<Self>, thread: usize) -> Held {
-        let open = self.threads[thread].open.fetch_add(1, Ordering::Relaxed) + 1;
-        let others = self.threads.iter().map(|other| other.open.load(Ordering::Relaxed)).enumerate();
+        let open = self.open[thread].fetch_add(1, Ordering::Relaxed) + 1;
+        let others = self.open.iter().map(|other| other.load(Ordering::Relaxed)).enumerate();
         if let Some((other, least)) = others.min_by_key(|(_, open)| *open)
             && open > least + AHEAD
-            && self.now.compare_exchange(thread, other, Ordering::Relaxed, Ordering::Relaxed).is_ok()
         {
-            self.threads[thread].ends.notify_one();
-            self.threads[other].begins.notify_one();
+            self.pass(thread, other);
         }
         Held { turns: self.clone(), thread }
+    }
+
+    /// Nobody passes another's turn.
+    fn pass(&self, thread: usize, other: usize) {
+        self.now.send_if_modified(|now| {
+            let is_own = *now == thread;
+            if is_own {
+                *now = other;
+            }
+            is_own
+        });
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.turns.threads[self.thread].open.fetch_sub(1, Ordering::Relaxed);
+        self.turns.open[self.thread].fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
+    use futures::FutureExt;
+
     use super::*;
     use crate::task::Tasks;
-    use futures::FutureExt;
 
     #[test]
     fn the_turn_passes_to_a_thread_that_has_far_fewer() {
         let (turns, stop) = (Turns::new(2), Tasks::new().0.stop_signal());
-        let begins = |thread| turns.begin(thread, &stop).now_or_never().is_some();
-        let ends = |thread| turns.end(thread).now_or_never().is_some();
-        assert!(begins(0) && !begins(0) && !begins(1));
+        let has_turn = |thread| {
+            let (begins, ends) = (turns.begin(thread, &stop).now_or_never(), turns.end(thread).now_or_never());
+            assert_ne!(begins.is_some(), ends.is_some());
+            begins.is_some()
+        };
+        assert!(has_turn(0) && !has_turn(1));
         let mut held: Vec<_> = (0..AHEAD).map(|_| turns.hold(0)).collect();
-        assert!(!ends(0) && !begins(1));
+        assert!(has_turn(0));
         held.extend([turns.hold(0), turns.hold(0)]);
-        assert!(ends(0) && begins(1) && !ends(0) && !begins(1), "once");
+        assert!(has_turn(1) && !has_turn(0));
         held.clear();
         held.extend((0..=AHEAD).map(|_| turns.hold(1)));
-        assert!(ends(1) && begins(0));
+        assert!(has_turn(0) && !has_turn(1));
+    }
+
+    #[test]
+    fn a_turn_that_went_to_and_fro_while_its_thread_did_not_look_is_there() {
+        let (turns, stop) = (Turns::new(2), Tasks::new().0.stop_signal());
+        let mut ends = pin!(turns.end(0));
+        assert!(ends.as_mut().now_or_never().is_none());
+        for _ in 0..2 {
+            turns.pass(0, 1);
+            turns.pass(1, 0);
+        }
+        assert!(ends.as_mut().now_or_never().is_none(), "it has the turn");
+        for _ in 0..2 {
+            assert_eq!(turns.begin(0, &stop).now_or_never(), Some(true));
+            assert!(turns.end(0).now_or_never().is_none());
+        }
     }
 }
