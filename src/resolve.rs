@@ -238,7 +238,7 @@ mod tests {
         }
         assert_eq!(chosen(&store, "mail", &Wanted::default()), Ok("a".into()));
         publisher.publish(vec![Change::Leave("a".into())]);
-        assert_eq!(store.snapshot().directory().past_services("").count(), 4_096);
+        assert_eq!(store.snapshot().directory().past_services(None).count(), 4_096);
         assert_eq!(store.snapshot().directory().count_of_services(), 0);
         assert_eq!(chosen(&store, "mail", &Wanted::default()), Err(NoMaster::NoneAlive("mail".into())));
         assert_eq!(chosen(&store, "s0-0", &Wanted::default()), Err(NoMaster::Unknown("s0-0".into())));

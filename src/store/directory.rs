@@ -135,8 +135,8 @@ impl Directory {
     }
 
     /// The services that are offered, in the order of their names, after one.
-    pub fn services(&self, after: &str) -> impl Iterator<Item = (&Arc<str>, &Offers)> {
-        self.services.range::<_, str>((Bound::Excluded(after), Bound::Unbounded))
+    pub fn services(&self, after: Option<&str>) -> impl Iterator<Item = (&Arc<str>, &Offers)> {
+        self.services.range::<_, str>((after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded))
     }
 
     /// How many services are offered.
@@ -145,7 +145,7 @@ impl Directory {
     }
 
     /// Services that nobody offers any more, as far as they are remembered, in the order of their names, after one.
-    pub fn past_services(&self, after: &str) -> impl Iterator<Item = &Arc<str>> {
+    pub fn past_services(&self, after: Option<&str>) -> impl Iterator<Item = &Arc<str>> {
         self.past.names(after)
     }
 

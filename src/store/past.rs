@@ -25,8 +25,10 @@ impl Past {
     }
 
     /// In the order of the names, after one.
-    pub(super) fn names(&self, after: &str) -> impl Iterator<Item = &Arc<str>> {
-        self.names.range::<_, str>((Bound::Excluded(after), Bound::Unbounded)).map(|(name, _)| name)
+    pub(super) fn names(&self, after: Option<&str>) -> impl Iterator<Item = &Arc<str>> {
+        self.names
+            .range::<_, str>((after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded))
+            .map(|(name, _)| name)
     }
 
     /// Remembers one that is not remembered.

@@ -55,7 +55,7 @@ impl Desk {
         let directory = snapshot.directory();
         let offered = directory.services(after).filter(|_| are_offered);
         let offered = offered.map(|(name, offers)| (OFFERED, name, summary(directory, name, offers, filter)));
-        let past = directory.past_services(if are_offered { "" } else { after });
+        let past = directory.past_services(if are_offered { None } else { after });
         let past = past.map(|name| (PAST, name, BTreeMap::new()));
         let is_named = |name: &str| filter.service_name.as_deref().is_none_or(|wanted| wanted == name);
         let all = offered
@@ -94,10 +94,10 @@ impl Desk {
 }
 
 /// Whether a page of services begins among those that are offered, and after which name.
-fn place(filter: &Filter) -> thrift::Result<(bool, &str)> {
-    let Some(cursor) = filter.cursor.as_deref() else { return Ok((true, "")) };
-    let offered = cursor.strip_prefix(OFFERED).map(|after| (true, after));
-    let place = offered.or_else(|| cursor.strip_prefix(PAST).map(|after| (false, after)));
+fn place(filter: &Filter) -> thrift::Result<(bool, Option<&str>)> {
+    let Some(cursor) = filter.cursor.as_deref() else { return Ok((true, None)) };
+    let offered = cursor.strip_prefix(OFFERED).map(|after| (true, Some(after)));
+    let place = offered.or_else(|| cursor.strip_prefix(PAST).map(|after| (false, Some(after))));
     place.ok_or_else(|| invalid("filter.cursor", "no page of services ended so"))
 }
 
