@@ -7,7 +7,6 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use nix::sys::signal::Signal;
 use roster::net::Address;
 use tempfile::TempDir;
 
@@ -81,14 +80,6 @@ impl Web {
         let children = fs::read_to_string(children).expect("the workers");
         let workers = children.split_whitespace().map(|id| id.parse().expect("a number"));
         workers.chain([master, self.nginx.id()]).collect()
-    }
-}
-
-impl Drop for Web {
-    /// The workers end with php-fpm only if it is asked to.
-    fn drop(&mut self) {
-        self.fpm.signal(Signal::SIGTERM);
-        self.fpm.ends_within(SOON);
     }
 }
 

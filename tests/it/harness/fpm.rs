@@ -3,17 +3,14 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use super::{Process, SOON, ensure, eventually};
 
-/// It is killed with its workers on drop: they would outlive it, and it may be deaf to a request after very many deaths.
+/// Killed with its workers on drop.
 #[derive(Debug)]
 pub(crate) struct Fpm {
     folder: TempDir,
@@ -35,7 +32,7 @@ impl Fpm {
         let mut command = Command::new(program());
         // Only root must say that the workers may be root as well, as it must be to reach the folders of the tests.
         command.args(["--nodaemonize", "--allow-to-run-as-root", "--fpm-config", &path("fpm.conf")]);
-        let process = Process::start(command.process_group(0), folder.path());
+        let process = Process::start(&mut command, folder.path());
         let fpm = Self { process, folder };
         eventually("php-fpm listens", SOON, || UnixStream::connect(fpm.socket()));
         fpm
@@ -61,13 +58,6 @@ impl Fpm {
         let mut reply = Vec::new();
         stream.read_to_end(&mut reply).ok()?;
         printed(&reply)
-    }
-}
-
-impl Drop for Fpm {
-    fn drop(&mut self) {
-        killpg(Pid::from_raw(self.process.id() as i32), Signal::SIGKILL).expect("the process is there");
-        eventually("php-fpm ends", SOON, || ensure(UnixStream::connect(self.socket()).is_err(), "it accepts"));
     }
 }
 

@@ -1,16 +1,17 @@
 //! Processes that end with the tests, however these end.
 
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
 use super::{SOON, ensure, eventually};
 
-/// A process, killed on drop. A guardian beside it kills it, and takes its folder away, when the tests are gone
-/// without having dropped it.
+/// A process, killed on drop with all that it has started. A guardian beside it kills them, and takes its folder away,
+/// when the tests are gone without having dropped it.
 #[derive(Debug)]
 pub(crate) struct Process {
     child: Child,
@@ -18,11 +19,11 @@ pub(crate) struct Process {
 }
 
 /// Reads until the tests close the pipe, be it by their own death. An interrupt is meant for the tests.
-const GUARD: &str = r#"trap "" INT; cat > /dev/null; kill -9 "$0"; rm -rf "$1""#;
+const GUARD: &str = r#"trap "" INT; cat > /dev/null; kill -9 -- "-$0"; rm -rf "$1""#;
 
 impl Process {
     pub(crate) fn start(command: &mut Command, folder: &Path) -> Self {
-        let child = command.stdin(Stdio::null()).spawn();
+        let child = command.process_group(0).stdin(Stdio::null()).spawn();
         let child = child.unwrap_or_else(|error| panic!("{command:?}: {error}; has `make deps` been run?"));
         let mut guardian = Command::new("sh");
         guardian.args(["-c", GUARD, &child.id().to_string()]).arg(folder).stdin(Stdio::piped());
@@ -65,9 +66,11 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Each may have ended already.
-        let _ = self.child.kill();
+        if let Ok(None) = self.child.try_wait() {
+            let _ = killpg(Pid::from_raw(self.child.id() as i32), Signal::SIGKILL);
+        }
         let _ = self.child.wait();
+        // It may have ended already.
         let _ = self.guardian.kill();
         let _ = self.guardian.wait();
     }
