@@ -28,7 +28,7 @@ pub struct Entry {
     /// As the last way tells that offers anything: one that the master has left offers nothing, and others may.
     pub master: Arc<Master>,
     /// About how many bytes it takes in a reply.
-    pub(super) size: usize,
+    pub size: usize,
     /// At least one; the last is the one that last told something new.
     ways: Vec<Way>,
 }
@@ -228,6 +228,8 @@ fn is_among(service: &Service, services: &[Service]) -> bool {
 }
 
 fn size(master: &Master) -> usize {
-    let size = |service: &Service| service.name.len() + json::object(&service.metadata).len() + 128;
+    let size = |service: &Service| {
+        service.name.len() + service.version().to_string().len() + json::object(&service.metadata).len() + 128
+    };
     master.id.len() + master.address.len() + master.services.iter().map(size).sum::<usize>() + 128
 }

@@ -74,12 +74,6 @@ pub(super) fn master(entry: &Entry) -> idl::Master {
     }
 }
 
-/// About how many bytes a master takes in a reply.
-pub(super) fn master_size(master: &idl::Master) -> usize {
-    let size = |service: &idl::Service| service.name.len() + service.version.len() + service.metadata.len() + 64;
-    master.id.len() + master.address.len() + master.services.iter().map(size).sum::<usize>() + 128
-}
-
 pub(super) fn instance(entry: &Entry, offer: &Service) -> idl::Instance {
     idl::Instance {
         master: entry.master.id.clone(),

@@ -26,13 +26,12 @@ impl Desk {
         let (mut masters, mut bytes, mut cursor) = (Vec::new(), 0, None);
         let later = snapshot.directory().masters(after).filter(|(id, _)| id.as_ref() > after);
         for (_, entry) in later.filter(|(_, entry)| may_pass(entry, filter)) {
-            let master = convert::master(entry);
-            bytes += convert::master_size(&master);
+            bytes += entry.size;
             if masters.len() == limit || (bytes > self.max_reply() / 2 && !masters.is_empty()) {
                 cursor = masters.last().map(|last: &idl::Master| last.id.clone());
                 break;
             }
-            masters.push(master);
+            masters.push(convert::master(entry));
         }
         Ok(idl::MastersReply { masters, cursor, freshness: freshness.into() })
     }
@@ -53,14 +52,12 @@ impl Desk {
         let freshness = known(&snapshot)?;
         let (are_offered, after) = place(filter)?;
         let directory = snapshot.directory();
-        let offered = directory.services(after).filter(|_| are_offered);
-        let offered = offered.map(|(name, offers)| (OFFERED, name, summary(directory, name, offers, filter)));
-        let past = directory.past_services(if are_offered { None } else { after });
-        let past = past.map(|name| (PAST, name, BTreeMap::new()));
         let is_named = |name: &str| filter.service_name.as_deref().is_none_or(|wanted| wanted == name);
-        let all = offered
-            .chain(past)
-            .filter(|(_, name, masters)| is_named(name) && (filter.metadata.is_none() || !masters.is_empty()));
+        let offered = directory.services(after).filter(|(name, _)| are_offered && is_named(name));
+        let offered = offered.map(|(name, offers)| (OFFERED, name, summary(directory, name, offers, filter)));
+        let past = directory.past_services(if are_offered { None } else { after }).filter(|name| is_named(name));
+        let past = past.map(|name| (PAST, name, BTreeMap::new()));
+        let all = offered.chain(past).filter(|(_, _, masters)| filter.metadata.is_none() || !masters.is_empty());
         let (mut services, mut bytes, mut last, mut cursor) = (Vec::new(), 0, None, None);
         for (mark, name, masters) in all {
             bytes += name.len() + masters.keys().map(|version| version.len() + 8).sum::<usize>() + 64;
