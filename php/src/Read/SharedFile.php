@@ -223,8 +223,8 @@ final class SharedFile
         error_clear_last();
         $handle = match (true) {
             !function_exists('dba_open') => false,
-            PHP_SAPI === 'cli' => @dba_open($this->file, 'r', 'lmdb'),
-            default => @dba_popen($this->lasting(), 'r', 'lmdb'),
+            self::lasts() => @dba_popen($this->lasting(), 'r', 'lmdb'),
+            default => @dba_open($this->file, 'r', 'lmdb'),
         };
         if ($handle === false) {
             throw function_exists('dba_handlers') && in_array('lmdb', dba_handlers(), true)
@@ -243,10 +243,17 @@ final class SharedFile
     }
 
     /**
-     * The file under a name that another file in its place does not have: the same in more letters.
-     *
-     * Since PHP 8.4, what `dba_popen` opened stays open under its name as long as the process lives. (Before, a page
-     * took it along with its end.)
+     * Whether what `dba_popen` opened outlives a page. Before PHP 8.4, the page took it along with its end; in the CLI,
+     * a fork would inherit it.
+     */
+    private static function lasts(): bool
+    {
+        return PHP_VERSION_ID >= 80400 && PHP_SAPI !== 'cli';
+    }
+
+    /**
+     * The file under a name that another file in its place does not have, the same in more letters: what `dba_popen`
+     * opened stays open under its name as long as the process lives.
      */
     private function lasting(): string
     {
