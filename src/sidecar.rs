@@ -73,7 +73,7 @@ impl Sidecar {
         }
         for (upstream, publisher) in config.upstream.iter().zip(&mut publishers) {
             warn_if_open("upstream.token", &upstream.token);
-            let follower = source::upstream::run(upstream.clone(), publisher, reloads.clone(), tasks.clone());
+            let follower = source::upstream::run(upstream.clone(), publisher, reloads.clone(), tasks.stop_signal());
             tasks.critical(format!("the follower of {}", upstream.name), follower);
         }
         if is_on(&config.register)

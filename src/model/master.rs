@@ -3,9 +3,9 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
+use futures::stream::BoxStream;
 use rmpv::Value;
 use semver::Version;
-use tokio::sync::mpsc;
 
 /// A long-running process that offers services, as a register knows it.
 #[derive(Clone, Debug, PartialEq)]
@@ -91,7 +91,7 @@ pub enum Answer {
 }
 
 /// The answers to one call; dropped, the call is given up.
-pub type Answers = mpsc::Receiver<Answer>;
+pub type Answers = BoxStream<'static, Answer>;
 
 /// Why a call was not sent. It can be sent to another master.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -7,8 +7,7 @@ use rmpv::Value;
 
 use super::secrets::Secrets;
 use crate::model::{Answers, Call, Line, Refused};
-use crate::task::Tasks;
-use crate::tunnel::{CallError, Handle, Message, REFUSED, Stream, UnderWay, pass_on, php};
+use crate::tunnel::{CallError, Handle, Message, REFUSED, Stream, UnderWay, answers, php};
 
 #[derive(Clone, Debug)]
 pub(super) struct MasterLine {
@@ -16,7 +15,6 @@ pub(super) struct MasterLine {
     /// Whether the master understands calls; else it runs PHP closures.
     pub(super) native: bool,
     pub(super) secrets: Arc<ArcSwap<Secrets>>,
-    pub(super) tasks: Tasks,
     pub(super) under_way: UnderWay,
     pub(super) max_calls: usize,
 }
@@ -24,10 +22,11 @@ pub(super) struct MasterLine {
 impl Line for MasterLine {
     fn call(&self, call: Call) -> Result<Answers, Refused> {
         let one_more = self.under_way.one_more(self.max_calls).ok_or(Refused::Overloaded)?;
-        let native = self.native;
-        let value = move |data| if native { Ok(data) } else { php::answer(data) };
-        let believed: &[&str] = if native { &[REFUSED] } else { &[] };
-        pass_on(self.open(call), believed, value, one_more, &self.tasks)
+        if self.native {
+            answers(self.open(call), &[REFUSED], Ok, one_more)
+        } else {
+            answers(self.open(call), &[], php::answer, one_more)
+        }
     }
 
     fn send(&self, command: Value) -> Result<(), Refused> {

@@ -119,7 +119,6 @@ impl Session {
             handle,
             native: peer.native,
             secrets: hall.secrets.clone(),
-            tasks: hall.tasks.clone(),
             under_way: UnderWay::default(),
             max_calls: hall.config.max_calls_per_master,
         });

@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
 use rmpv::Value;
 use tokio::select;
 use tokio::sync::broadcast::error::RecvError;
@@ -147,7 +148,7 @@ fn call_of(command: &Value) -> Call {
 /// Passes the answers to a call on to the subscriber.
 async fn relay(mut answers: Answers, handle: &Handle, uuid: String) {
     loop {
-        let answer = answers.recv().await.unwrap_or_else(|| Answer::Lost("the call was given up".into()));
+        let answer = answers.next().await.unwrap_or_else(|| Answer::Lost("the call was given up".into()));
         let last = match answer {
             Answer::Value(data) => {
                 if handle.send_when_room(Message::Data { uuid: uuid.clone(), data }).await.is_err() {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::StreamExt;
 use rmpv::Value;
 use semver::{Version, VersionReq};
 use tokio::time::{Instant, timeout_at};
@@ -245,7 +246,7 @@ async fn gather(
     };
     let (mut values, mut last) = (Vec::new(), Value::Nil);
     loop {
-        match answers.recv().await {
+        match answers.next().await {
             Some(Answer::Value(value)) if request.all_values => values.push(written(&value)?),
             Some(Answer::Value(value)) => last = value,
             Some(Answer::End) => {

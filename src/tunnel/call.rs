@@ -4,16 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures::stream::{self, StreamExt};
 use rmpv::Value;
-use tokio::sync::mpsc;
 
 use super::php::NotPhp;
 use super::{RemoteError, SendError, Stream, StreamError};
 use crate::model::{Answer, Answers, Refused};
-use crate::task::Tasks;
-
-/// How many answers of one call may wait to be taken.
-const ANSWERS: usize = 16;
 
 /// How the classes of errors begin that are the tunnel's own words.
 const OWN: &str = "roster:";
@@ -78,43 +74,23 @@ impl From<SendError> for Refused {
     }
 }
 
-/// Passes on what comes on a call's stream as its answers, until either end has enough. `value` tells what one `data`
-/// says; of the tunnel's own classes of errors, the other end is believed those of `believed`. So long, `held` is held.
-pub fn pass_on(
+/// What comes on a call's stream, as its answers. `value` tells what one `data` says; of the tunnel's own classes of
+/// errors, the other end is believed those of `believed`. Until the last answer is taken, `held` is held.
+pub fn answers(
     stream: Result<Stream, CallError>,
     believed: &'static [&'static str],
-    value: impl Fn(Value) -> Result<Value, RemoteError> + Send + 'static,
+    value: fn(Value) -> Result<Value, RemoteError>,
     held: impl Send + 'static,
-    tasks: &Tasks,
 ) -> Result<Answers, Refused> {
-    let (sender, answers) = mpsc::channel(ANSWERS);
-    match stream {
-        Ok(stream) => tasks.short(async move {
-            let _held = held;
-            pump(stream, believed, value, sender).await;
-        }),
+    let stream = match stream {
+        Ok(stream) => stream,
         Err(CallError::Send(error @ (SendError::Full | SendError::Ended(_)))) => return Err(error.into()),
         // No other master would take it either.
-        Err(unfit) => {
-            sender.try_send(failed(RemoteError::new(unfit.to_string()), &[])).expect("a fresh channel has room")
-        }
-    }
-    Ok(answers)
-}
-
-pub(super) async fn pump(
-    mut stream: Stream,
-    believed: &[&str],
-    value: impl Fn(Value) -> Result<Value, RemoteError>,
-    to: mpsc::Sender<Answer>,
-) {
-    loop {
-        let next = tokio::select! {
-            next = stream.next() => next,
-            // Nobody waits for the answer any more; dropped, the stream is closed at the other end too.
-            () = to.closed() => return,
-        };
-        let answer = match next {
+        Err(unfit) => return Ok(stream::iter([failed(RemoteError::new(unfit.to_string()), &[])]).boxed()),
+    };
+    let next = move |open: Option<(Stream, _)>| async move {
+        let (mut stream, held) = open?;
+        let answer = match stream.next().await {
             Ok(Some(data)) => value(data).map_or_else(|error| failed(error, &[]), Answer::Value),
             Ok(None) => Answer::End,
             Err(StreamError::Failed(error)) => failed(error, believed),
@@ -124,11 +100,10 @@ pub(super) async fn pump(
             Err(StreamError::Lost(why)) => Answer::Unsent(format!("the connection to the master was lost: {why}")),
             Err(other) => failed(RemoteError::new(other.to_string()), &[]),
         };
-        let is_last = !matches!(answer, Answer::Value(_));
-        if to.send(answer).await.is_err() || is_last {
-            return;
-        }
-    }
+        let open = matches!(answer, Answer::Value(_)).then_some((stream, held));
+        Some((answer, open))
+    };
+    Ok(stream::unfold(Some((stream, held)), next).boxed())
 }
 
 /// Whether a class is one of the tunnel's own words, which no method may say.

@@ -21,7 +21,7 @@ mod tests;
 pub mod value;
 mod wire;
 
-pub use call::{CallError, LOST, OneMore, REFUSED, UNSENT, UnderWay, is_own, pass_on};
+pub use call::{CallError, LOST, OneMore, REFUSED, UNSENT, UnderWay, answers, is_own};
 pub use conversation::{Conversation, Ended, Incoming, Settings};
 pub use frame::{Bounds, Wrong};
 pub use handle::{Handle, SendError};

@@ -16,7 +16,7 @@ use crate::model::{Change, Master, Service};
 use crate::net::{Remote, Stream};
 use crate::secret;
 use crate::store::{Feed, FeedState, Publisher};
-use crate::task::{Backoff, Reload, Tasks};
+use crate::task::{Backoff, Reload};
 use crate::tunnel::value::{get, text};
 use crate::tunnel::{Bounds, Conversation, Handle, Message, RemoteError, Token, UnderWay, Wire};
 
@@ -31,7 +31,6 @@ pub(super) struct Follower {
     pub(super) config: Arc<Config>,
     pub(super) publisher: Publisher,
     pub(super) reload: Reload,
-    pub(super) tasks: Tasks,
     pub(super) calls: UnderWay,
     /// Where it is told what the register commands.
     pub(super) orders: mpsc::Sender<Order>,
@@ -213,8 +212,8 @@ impl Follower {
     }
 
     fn join(&self, handle: &Handle, master: Master) -> Change {
-        let (tasks, max_calls) = (self.tasks.clone(), self.config.max_calls_per_master);
-        let line = UpstreamLine::new(handle.clone(), master.id.clone(), tasks, max_calls, self.calls.clone());
+        let max_calls = self.config.max_calls_per_master;
+        let line = UpstreamLine::new(handle.clone(), master.id.clone(), max_calls, self.calls.clone());
         Change::Join(Arc::new(master), Arc::new(line))
     }
 

@@ -3,14 +3,12 @@
 use rmpv::Value;
 
 use crate::model::{Answers, Call, Line, Refused};
-use crate::task::Tasks;
-use crate::tunnel::{CallError, Handle, LOST, Message, REFUSED, Stream, UNSENT, UnderWay, pass_on};
+use crate::tunnel::{CallError, Handle, LOST, Message, REFUSED, Stream, UNSENT, UnderWay, answers};
 
 #[derive(Debug)]
 pub(super) struct UpstreamLine {
     handle: Handle,
     master: String,
-    tasks: Tasks,
     under_way: UnderWay,
     max_calls: usize,
     /// Counts the calls by all lines.
@@ -18,8 +16,8 @@ pub(super) struct UpstreamLine {
 }
 
 impl UpstreamLine {
-    pub(super) fn new(handle: Handle, master: String, tasks: Tasks, max_calls: usize, all: UnderWay) -> Self {
-        Self { handle, master, tasks, under_way: UnderWay::default(), max_calls, all }
+    pub(super) fn new(handle: Handle, master: String, max_calls: usize, all: UnderWay) -> Self {
+        Self { handle, master, under_way: UnderWay::default(), max_calls, all }
     }
 
     fn open(&self, call: Call) -> Result<Stream, CallError> {
@@ -41,7 +39,7 @@ impl Line for UpstreamLine {
     fn call(&self, call: Call) -> Result<Answers, Refused> {
         let one_more = self.under_way.one_more(self.max_calls).ok_or(Refused::Overloaded)?;
         let held = (one_more, self.all.one_more(usize::MAX));
-        pass_on(self.open(call), &[LOST, REFUSED, UNSENT], Ok, held, &self.tasks)
+        answers(self.open(call), &[LOST, REFUSED, UNSENT], Ok, held)
     }
 
     fn send(&self, message: Value) -> Result<(), Refused> {

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use self::follower::Follower;
 use crate::net::{AddressError, Remote};
 use crate::store::{Feed, FeedState, Publisher};
-use crate::task::{Reload, Tasks};
+use crate::task::{Reload, Stop};
 use crate::tunnel::{Bounds, Place, Settings, UnderWay};
 
 /// How often a register is asked whether it has told all.
@@ -91,8 +91,7 @@ enum Order {
 }
 
 /// Follows the register, and those that it tells of, until the stop; then, until the calls under way have ended.
-pub async fn run(config: Config, publisher: Publisher, reload: Reload, tasks: Tasks) {
-    let stop = tasks.stop_signal();
+pub async fn run(config: Config, publisher: Publisher, reload: Reload, stop: Stop) {
     let Ok(own) = config.connect.parse::<Remote>() else {
         // A checked configuration has an address.
         return publisher.feed().enter(FeedState::Down, AddressError.to_string());
@@ -100,7 +99,7 @@ pub async fn run(config: Config, publisher: Publisher, reload: Reload, tasks: Ta
     let (orders, given) = mpsc::channel(ORDERS);
     let (registers, calls) = (HashMap::new(), UnderWay::default());
     let config = Arc::new(config);
-    let mut family = Family { own, config, publisher, reload, tasks, calls: calls.clone(), orders, registers };
+    let mut family = Family { own, config, publisher, reload, calls: calls.clone(), orders, registers };
     tokio::select! {
         () = family.keep(given) => {}
         () = async { stop.requested().await; calls.none().await } => {}
@@ -118,7 +117,6 @@ struct Family {
     config: Arc<Config>,
     publisher: Publisher,
     reload: Reload,
-    tasks: Tasks,
     /// Under way through all of them.
     calls: UnderWay,
     orders: mpsc::Sender<Order>,
@@ -160,8 +158,8 @@ impl Family {
         let leave = CancellationToken::new();
         self.registers.insert(remote.clone(), Followed { publisher: publisher.clone(), leave: leave.clone() });
         let (config, reload) = (self.config.clone(), self.reload.clone());
-        let (tasks, calls, orders) = (self.tasks.clone(), self.calls.clone(), self.orders.clone());
-        let mut follower = Follower { remote, config, publisher, reload, tasks, calls, orders };
+        let (calls, orders) = (self.calls.clone(), self.orders.clone());
+        let mut follower = Follower { remote, config, publisher, reload, calls, orders };
         async move {
             tokio::select! {
                 // What it told was taken away when it was left: it must not tell more.

@@ -121,7 +121,7 @@ async fn a_way_that_closes_without_an_end_has_lost_the_call() {
     struct Closing;
     impl Line for Closing {
         fn call(&self, _: Call) -> Result<Answers, Refused> {
-            Ok(mpsc::channel(1).1)
+            Ok(stream::empty().boxed())
         }
         fn send(&self, _: Value) -> Result<(), Refused> {
             Ok(())

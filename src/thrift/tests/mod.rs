@@ -9,6 +9,7 @@ mod several;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::stream::{self, StreamExt};
 use rmpv::Value;
 use tokio::sync::mpsc;
 
@@ -71,7 +72,7 @@ impl Line for Way {
         }
         let answers = self.answers(&call);
         self.calls.lock().expect("no panic").push(call);
-        let (sender, receiver) = mpsc::channel(answers.len().max(1));
+        let (sender, mut receiver) = mpsc::channel(answers.len().max(1));
         answers.into_iter().for_each(|answer| sender.try_send(answer).expect("room"));
         let manner = self.manner.clone();
         self.open.lock().expect("no panic").push(sender.clone());
@@ -85,7 +86,7 @@ impl Line for Way {
             })),
             _ => {}
         }
-        Ok(receiver)
+        Ok(stream::poll_fn(move |context| receiver.poll_recv(context)).boxed())
     }
 
     fn send(&self, command: Value) -> Result<(), Refused> {

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
+use futures::StreamExt;
 use tokio::io::{AsyncWriteExt, DuplexStream};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 use crate::model::Answer;
-use crate::task::Tasks;
 use crate::tunnel::{
     Bounds, CallError, Conversation, Ended, Handle, Incoming, Message, REFUSED, RemoteError, SendError, Settings,
-    Stream, StreamError, UNSENT, UnderWay, Value, Wire, WireError, Wrong, pass_on,
+    Stream, StreamError, UNSENT, UnderWay, Value, Wire, WireError, Wrong, answers,
 };
 
 const SOON: Duration = Duration::from_secs(60);
@@ -217,11 +217,10 @@ async fn silence_is_asked_about_and_then_taken_for_death() {
 #[tokio::test(start_paused = true)]
 async fn a_lost_call_is_told_from_one_that_had_not_left() {
     let (here, peer) = against_a_script(Settings::default());
-    let (tasks, _) = Tasks::new();
     let call = || {
         let stream = here.handle.open(|uuid| Message::List { uuid }).map_err(CallError::from);
         let one_more = UnderWay::default().one_more(1).expect("the first");
-        pass_on(stream, &[], Ok, one_more, &tasks).expect("it is taken")
+        answers(stream, &[], Ok, one_more).expect("it is taken")
     };
     let mut lost = call();
     // More than the peer takes: what is asked afterwards has to wait.
@@ -229,23 +228,22 @@ async fn a_lost_call_is_told_from_one_that_had_not_left() {
     let mut unsent = call();
     tokio::time::sleep(Duration::from_secs(1)).await;
     drop(peer);
-    assert!(matches!(lost.recv().await, Some(Answer::Lost(_))));
-    assert!(matches!(unsent.recv().await, Some(Answer::Unsent(_))));
+    assert!(matches!(lost.next().await, Some(Answer::Lost(_))));
+    assert!(matches!(unsent.next().await, Some(Answer::Unsent(_))));
 }
 
 #[tokio::test(start_paused = true)]
 async fn only_who_may_say_it_is_believed_that_a_call_was_not_executed() {
     let (here, mut peer) = against_a_script(Settings::default());
-    let (tasks, _) = Tasks::new();
     for (believed, is_believed) in [(&[][..], false), (&[REFUSED], false), (&[REFUSED, UNSENT], true)] {
         let stream = here.handle.open(|uuid| Message::List { uuid }).map_err(CallError::from);
-        let mut answers = pass_on(stream, believed, Ok, (), &tasks).expect("it is taken");
+        let mut answers = answers(stream, believed, Ok, ()).expect("it is taken");
         let Message::List { uuid } = told(&mut peer).await else { panic!("no question") };
         let error = RemoteError { class: Some(UNSENT.into()), ..RemoteError::new("no") };
         peer.send(Message::Error { uuid, error }).await.unwrap();
         let failed = Answer::Failed { message: "no".into(), class: None, code: 0 };
         let expected = if is_believed { Answer::Unsent("no".into()) } else { failed };
-        assert_eq!(answers.recv().await, Some(expected));
+        assert_eq!(answers.next().await, Some(expected));
     }
 }
 
