@@ -18,7 +18,9 @@ mod report;
 mod start;
 mod watchers;
 
-use std::env;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
+use std::{env, panic, process, thread};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -49,10 +51,43 @@ fn main() {
     let parts: Vec<_> = PARTS.iter().filter(|(name, _)| chosen.is_empty() || chosen == *name).collect();
     assert!(!parts.is_empty(), "BENCH={chosen}: there is {}", PARTS.map(|(name, _)| name).join(", "));
     let mut report = Report::new(form());
-    for (_, run) in parts {
-        run(&mut report);
+    end_soon_after_a_failure();
+    for (name, run) in parts {
+        in_time(name, || run(&mut report));
     }
     report.finish();
+}
+
+/// How long others may wait for one who has failed.
+const AFTER_A_FAILURE: Duration = Duration::from_secs(60);
+
+/// Who has failed is told at once. That ends everything, with the logs of the sidecars; and in any case it ends in time.
+fn end_soon_after_a_failure() {
+    let tell = panic::take_hook();
+    panic::set_hook(Box::new(move |failure| {
+        tell(failure);
+        thread::spawn(|| {
+            thread::sleep(AFTER_A_FAILURE);
+            process::exit(1);
+        });
+    }));
+}
+
+/// Runs a part, and ends everything if that takes far too long: somebody waits for what does not come.
+fn in_time(name: &'static str, part: impl FnOnce()) {
+    let most = Duration::from_secs(match form() {
+        Form::Quick => 5 * 60,
+        Form::Usual => 20 * 60,
+        Form::Full => 90 * 60,
+    });
+    let (_done, is_done) = channel::<()>();
+    thread::spawn(move || {
+        if is_done.recv_timeout(most) == Err(RecvTimeoutError::Timeout) {
+            eprintln!("part {name}: not done within {most:?}");
+            process::exit(1);
+        }
+    });
+    part();
 }
 
 /// How much is measured.

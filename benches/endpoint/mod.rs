@@ -95,7 +95,8 @@ fn measure(case: Case, rivals: &[Rival], rounds: usize, time: Duration) -> Figur
         for (rival, outcomes) in rivals.iter().zip(&mut outcomes) {
             let Case { over, manner, clients, .. } = case;
             let address = if over == Over::Unix { &rival.unix } else { &rival.tcp };
-            let load = Load { address, servers: &[rival.process], ask: &rival.ask, manner, clients, time };
+            let load =
+                Load { name: rival.name, address, servers: &[rival.process], ask: &rival.ask, manner, clients, time };
             outcomes.push(load.run());
         }
     }

@@ -19,6 +19,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// What to ask, whom, and how.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Load<'a> {
+    /// Who answers, for whoever reads of a failure.
+    pub(crate) name: &'a str,
     pub(crate) address: &'a Address,
     /// The processes that answer, whose processor time is measured.
     pub(crate) servers: &'a [u32],
@@ -64,7 +66,7 @@ impl Outcome {
 
 impl Load<'_> {
     pub(crate) fn run(&self) -> Outcome {
-        measure(self.servers, self.clients, self.time, || {
+        measure(self.name, self.servers, self.clients, self.time, || {
             let (mut connection, mut buffer) = (None, Vec::new());
             move || match self.manner {
                 Manner::Fresh => self.ask.once(&mut self.connect(), &mut buffer),
@@ -78,33 +80,68 @@ impl Load<'_> {
     }
 }
 
-/// Has so many clients, of which `client` makes each on a thread of its own, ask again and again for this time.
+/// Has so many clients, of which `client` makes each on a thread of its own, ask again and again for this time. Fails if
+/// one of them does, when the others are done.
 pub(crate) fn measure<C: FnMut()>(
+    name: &str,
     servers: &[u32],
     clients: usize,
     time: Duration,
     client: impl Fn() -> C + Sync,
 ) -> Outcome {
-    // All stand ready, all are done, and what they took has been read before they leave.
-    let turn = Barrier::new(clients + 1);
+    let barrier = Barrier::new(clients + 1);
     std::thread::scope(|scope| {
-        let clients: Vec<_> = (0..clients).map(|_| scope.spawn(|| ask_for(time, client(), &turn))).collect();
-        turn.wait();
+        let mut turns = Turns::of(&barrier);
+        let start = |_| {
+            let turns = Turns::of(&barrier);
+            // A panic tells the thread's name.
+            let thread = std::thread::Builder::new().name(name.to_owned());
+            thread.spawn_scoped(scope, || ask_for(time, client(), turns)).expect("a thread")
+        };
+        let clients: Vec<_> = (0..clients).map(start).collect();
+        turns.next();
         let (before, began) = (processor_time(servers), Instant::now());
-        turn.wait();
+        turns.next();
         let (elapsed, processor) = (began.elapsed(), processor_time(servers) - before);
-        turn.wait();
-        let latencies = clients.into_iter().flat_map(|client| client.join().expect("a client that had its answers"));
-        let latencies: Vec<_> = latencies.collect();
+        turns.next();
+        let asked =
+            clients.into_iter().flat_map(|client| client.join().unwrap_or_else(|_| panic!("{name} has failed")));
+        let latencies: Vec<_> = asked.collect();
         Outcome { requests: latencies.len(), elapsed, processor, latencies }
     })
 }
 
+/// What all do together: they stand ready, are done, and leave when it has been read what they took. Who fails takes its
+/// turns none the less, so that nobody waits for it.
+struct Turns<'a> {
+    barrier: &'a Barrier,
+    left: usize,
+}
+
+impl<'a> Turns<'a> {
+    fn of(barrier: &'a Barrier) -> Self {
+        Self { barrier, left: 3 }
+    }
+
+    fn next(&mut self) {
+        self.left -= 1;
+        self.barrier.wait();
+    }
+}
+
+impl Drop for Turns<'_> {
+    fn drop(&mut self) {
+        while self.left > 0 {
+            self.next();
+        }
+    }
+}
+
 /// How long each took. The first one counts for nothing.
-fn ask_for(time: Duration, mut ask: impl FnMut(), turn: &Barrier) -> Vec<Duration> {
+fn ask_for(time: Duration, mut ask: impl FnMut(), mut turns: Turns<'_>) -> Vec<Duration> {
     let mut latencies = Vec::new();
     ask();
-    turn.wait();
+    turns.next();
     let end = Instant::now() + time;
     let mut now = Instant::now();
     while now < end {
@@ -112,8 +149,8 @@ fn ask_for(time: Duration, mut ask: impl FnMut(), turn: &Barrier) -> Vec<Duratio
         let then = std::mem::replace(&mut now, Instant::now());
         latencies.push(now - then);
     }
-    turn.wait();
-    turn.wait();
+    turns.next();
+    turns.next();
     latencies
 }
 
@@ -127,8 +164,10 @@ pub(crate) fn connect(address: &Address) -> io::Result<Socket> {
         }
     };
     let socket = Socket::new(domain, Type::STREAM, None)?;
-    socket.connect(&address)?;
     socket.set_read_timeout(Some(PATIENCE))?;
+    // This bounds connecting too: a server may accept no more.
+    socket.set_write_timeout(Some(PATIENCE))?;
+    socket.connect(&address)?;
     if domain != Domain::UNIX {
         socket.set_tcp_nodelay(true)?;
     }

@@ -136,11 +136,11 @@ impl Pair {
     }
 
     fn direct(&self, time: Duration) -> Outcome {
-        load::measure(&[], 1, time, || || self.direct.lock().unwrap_or_else(PoisonError::into_inner).ask())
+        load::measure(self.name, &[], 1, time, || || self.direct.lock().unwrap_or_else(PoisonError::into_inner).ask())
     }
 
     fn through(&self, roster: &Roster, clients: usize, time: Duration) -> Outcome {
-        load::measure(&[roster.process().id()], clients, time, || {
+        load::measure(self.name, &[roster.process().id()], clients, time, || {
             let mut client = roster.client();
             move || call(&mut client, self.service, self.method, self.answer)
         })

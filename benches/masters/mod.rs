@@ -74,7 +74,7 @@ fn crowd(masters: usize, changes: usize) -> Figures {
     let memory = memory(server[0]).since(empty, masters);
     let (processor, seen) = change_one(&roster, port, changes);
     let time = if form() == Form::Quick { Duration::from_millis(200) } else { Duration::from_secs(2) };
-    let calls = load::measure(&server, 16, time, || {
+    let calls = load::measure("a crowd of masters", &server, 16, time, || {
         let mut client = roster.client();
         move || calls::call(&mut client, "greeter", "hello", "\"hello\"")
     });

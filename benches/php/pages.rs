@@ -40,11 +40,12 @@ pub(super) fn pages(report: &mut Report, places: &Places, roster: &Roster) {
     });
     let mut outcomes: Vec<Vec<Outcome>> = PAGES.iter().map(|_| Vec::new()).collect();
     for _ in 0..rounds {
-        for (((_, preload), ask), outcomes) in PAGES.iter().zip(&asks).zip(&mut outcomes) {
+        for (((name, preload), ask), outcomes) in PAGES.iter().zip(&asks).zip(&mut outcomes) {
             let web = &webs[usize::from(*preload)];
             let servers = [web.processes(), vec![roster.process().id()]].concat();
             let address = web.address();
-            let load = Load { address, servers: &servers, ask, manner: Manner::Persistent, clients: CLIENTS, time };
+            let load =
+                Load { name, address, servers: &servers, ask, manner: Manner::Persistent, clients: CLIENTS, time };
             outcomes.push(load.run());
         }
     }
