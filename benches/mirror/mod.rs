@@ -1,6 +1,7 @@
 //! Part `mirror`: what the mirror costs, beside a bare multi-read and a bare watcher of the same client crate.
 
 mod changes;
+mod resync;
 
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,7 @@ pub(crate) fn run(report: &mut Report) {
     report.part("Mirror", &about);
     let loads: Vec<_> = sizes.iter().map(|size| Load::new(*size)).collect();
     first_sync(report, &loads);
+    resync::run(report, &loads);
     changes::run(report, &loads);
 }
 
@@ -61,7 +63,10 @@ impl Load {
 
     /// A sidecar that mirrors it, and does not run yet.
     pub(crate) fn prepare(&self) -> Roster {
-        let connect = self.server.address();
+        self.prepare_over(&self.server.address())
+    }
+
+    fn prepare_over(&self, connect: &str) -> Roster {
         let settings =
             format!("[[zookeeper]]\nconnect = {connect:?}\nmax_nodes = 2000000\n[shared]\nmax_size = \"4GiB\"\n");
         Roster::prepare(&settings)

@@ -82,6 +82,10 @@ async fn accept(listener: TcpListener, server: String, state: watch::Receiver<St
 async fn carry(client: TcpStream, server: String, state: watch::Receiver<State>) {
     until(state.clone(), |state| state != State::Silent).await;
     let Ok(server) = TcpStream::connect(server).await else { return };
+    // A line keeps nothing back.
+    for end in [&client, &server] {
+        let _ = end.set_nodelay(true);
+    }
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     tokio::select! {
