@@ -14,6 +14,7 @@ use roster::store::shared::Reader;
 use crate::checker::{Answer, Asked, Checker, Told, Way};
 use crate::dice::Dice;
 use crate::driver::{ROOT, paths, told};
+use crate::faults::limits;
 use crate::harness::{Client, Dialect, Tree, any_age};
 use crate::idl::{Filter, Freshness, Node, NotFound, NotReady, TRosterSyncClient};
 use crate::masters;
@@ -48,7 +49,7 @@ impl Readers {
             checker: checker.clone(),
             stop: readers.stop.clone(),
             dice: dice.another(),
-            paths: paths(),
+            paths: paths().into_iter().chain(limits::paths()).collect(),
         };
         let (one, other, file, php) =
             (asker("a reader"), asker("another reader"), asker("a file's reader"), asker("PHP"));
@@ -184,7 +185,8 @@ impl Asker {
 
     fn tell_all(&self, asked: Asked, freshness: &Freshness, tree: &Tree) {
         let data = |path: &String| tree.get(path).map(|node| node.data.as_slice());
-        self.tell(asked, freshness, self.paths.iter().map(|path| (path.as_str(), data(path))));
+        let read = self.paths.iter().filter(|path| path.starts_with(ROOT));
+        self.tell(asked, freshness, read.map(|path| (path.as_str(), data(path))));
     }
 
     fn tell<'a>(

@@ -12,6 +12,7 @@ use crate::checker::Checker;
 use crate::dice::Dice;
 use crate::driver::{Driver, ROOT, paths};
 use crate::ensemble::Ensemble;
+use crate::faults::limits;
 use crate::harness::truth::difference;
 use crate::harness::watcher::as_told;
 use crate::harness::{Link, Roster, Tree, Zk, ensure, eventually, free_port};
@@ -21,7 +22,7 @@ use crate::model::{LIMIT, Value};
 use crate::readers::Readers;
 
 /// How long everything may take to be right again, on a busy machine, when all faults are healed.
-const HEALING: Duration = Duration::from_secs(60);
+pub(crate) const HEALING: Duration = Duration::from_secs(60);
 
 pub(crate) const TOKEN: &str = "register-center-token-2024";
 
@@ -53,7 +54,8 @@ impl Scene {
         let checker = Arc::new(Checker::new());
         let began = Instant::now();
         checker.model(|model| {
-            paths().iter().for_each(|path| model.become_now(path, Value::Absent, began));
+            let paths = paths().into_iter().chain(limits::paths());
+            paths.for_each(|path| model.become_now(&path, Value::Absent, began));
             NAMES.iter().for_each(|name| model.become_now(&key(name), Value::Anything, began));
         });
         let ensemble = Ensemble::start(servers);
@@ -154,11 +156,11 @@ impl Sidecar {
     fn start(number: usize, ensemble: &Ensemble, checker: &Arc<Checker>, upstream: Option<&Link>) -> Self {
         let lines: Vec<Link> = (0..ensemble.len()).map(|server| Link::to(ensemble.address(server))).collect();
         let connect: Vec<String> = lines.iter().map(|line| line.address().to_string()).collect();
+        let connect = connect.join(",");
         let mut settings = format!(
-            "[[zookeeper]]\nconnect = \"{}\"\nroots = [\"{ROOT}\"]\nsession_timeout = \"4s\"\nhold = \"20s\"\n\
-             max_node_bytes = \"{LIMIT}B\"\n",
-            connect.join(",")
-        );
+            "[[zookeeper]]\nconnect = \"{connect}\"\nroots = [\"{ROOT}\"]\nsession_timeout = \"4s\"\n\
+             hold = \"20s\"\nmax_node_bytes = \"{LIMIT}B\"\n"
+        ) + &limits::settings(&connect);
         if let Some(line) = upstream {
             settings += &format!("[[upstream]]\nconnect = \"{}\"\ntoken = \"{{folder}}/token\"\n", line.address());
         }

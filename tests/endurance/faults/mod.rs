@@ -1,12 +1,15 @@
 //! The faults: each strikes a part of the scene, and is healed again.
 
-use std::io::Write;
+mod ensemble;
+pub(crate) mod limits;
+mod sidecar;
+
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use self::sidecar::garbage;
 use crate::dice::Dice;
-use crate::driver::{ROOT, modelled, paths, told};
-use crate::ensemble::Ensemble;
+use crate::driver::paths;
 use crate::harness::{Link, SOON, eventually};
 use crate::masters::{NAMES, key};
 use crate::model::Value;
@@ -29,6 +32,8 @@ pub(crate) enum Kind {
     OldData,
     DeleteRoot,
     Storm,
+    TooManyNodes,
+    TooLargeNodes,
     FreezeSidecar,
     ExpireSession,
     KillSidecar,
@@ -62,6 +67,8 @@ pub(crate) struct Fault {
 enum Part {
     Ensemble,
     Lines,
+    /// Of a source that no other fault may reach meanwhile.
+    Limits,
     Sidecar,
     /// At the register of a sidecar.
     Masters,
@@ -69,13 +76,15 @@ enum Part {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Kind; 30] = [
+    pub(crate) const ALL: [Kind; 32] = [
         Kind::Silence,
         Kind::Cut,
         Kind::KillLeader,
         Kind::KillSidecar,
         Kind::Flicker,
         Kind::Storm,
+        Kind::TooManyNodes,
+        Kind::TooLargeNodes,
         Kind::DeleteRoot,
         Kind::FreezeSidecar,
         Kind::Falter,
@@ -108,8 +117,10 @@ impl Kind {
 
     /// Whether both can strike at the same time.
     pub(crate) fn goes_with(self, other: Kind) -> bool {
-        let at_sidecars = |kind: Kind| matches!(kind.part(), Part::Sidecar | Part::Masters);
-        self.part() != other.part() && !(at_sidecars(self) && at_sidecars(other))
+        use Part::{Ensemble, Limits, Lines, Masters, Sidecar};
+        let never = |one, other| matches!((one, other), (Sidecar, Masters) | (Limits, Ensemble | Lines | Sidecar));
+        let (one, other) = (self.part(), other.part());
+        one != other && !never(one, other) && !never(other, one)
     }
 
     fn part(self) -> Part {
@@ -118,6 +129,7 @@ impl Kind {
             Kind::KillServer | Kind::KillLeader | Kind::KillMajority | Kind::KillAll => Part::Ensemble,
             Kind::FreezeServer | Kind::FreezeLeader | Kind::Wipe | Kind::OldData => Part::Ensemble,
             Kind::DeleteRoot | Kind::Storm => Part::Ensemble,
+            Kind::TooManyNodes | Kind::TooLargeNodes => Part::Limits,
             Kind::FreezeSidecar | Kind::ExpireSession | Kind::KillSidecar | Kind::RestartSidecar => Part::Sidecar,
             Kind::DamageFile | Kind::RemoveFile | Kind::Garbage | Kind::SlowClients => Part::Sidecar,
             Kind::FullDisk | Kind::Flood | Kind::Descriptors => Part::Sidecar,
@@ -168,7 +180,7 @@ impl Fault {
                 format!("{kind:?} strikes {}", NAMES[self.master])
             }
             _ if kind.part() == Part::Ensemble => format!("{kind:?} strikes servers {:?}", self.servers),
-            _ if kind.part() == Part::Upstream => format!("{kind:?} strikes"),
+            _ if matches!(kind.part(), Part::Upstream | Part::Limits) => format!("{kind:?} strikes"),
             _ => format!("{kind:?} strikes sidecar {}", self.sidecar),
         }
     }
@@ -198,6 +210,8 @@ impl Fault {
             }
             Kind::DeleteRoot => scene.delete_root(),
             Kind::Storm => scene.driver.storm(true),
+            Kind::TooManyNodes => scene.too_many(),
+            Kind::TooLargeNodes => scene.too_large(),
             Kind::FreezeSidecar | Kind::ExpireSession => {
                 self.disturb(scene);
                 scene.sidecars[self.sidecar].roster.process().freeze();
@@ -262,6 +276,7 @@ impl Fault {
             }
             Kind::Wipe | Kind::OldData | Kind::DeleteRoot | Kind::Garbage | Kind::SlowClients => {}
             Kind::Storm => scene.driver.storm(false),
+            Kind::TooManyNodes | Kind::TooLargeNodes => scene.empty_small(),
             Kind::FullDisk => scene.sidecars[self.sidecar].limit("fsize", "unlimited"),
             Kind::FreezeSidecar | Kind::ExpireSession => {
                 scene.sidecars[self.sidecar].roster.process().thaw();
@@ -303,27 +318,6 @@ impl Fault {
         scene.checker.note(name);
     }
 
-    /// The sidecar need not answer. With the first one goes its register.
-    fn disturb(&self, scene: &Scene) {
-        scene.checker.disturb(self.sidecar);
-        if self.sidecar == 0 {
-            scene.is_unknown(&NAMES);
-        }
-    }
-
-    fn calm(&self, scene: &Scene) {
-        if self.sidecar == 0 {
-            // Those that the register takes for dead, or that take it for dead, first part.
-            pause(2_000);
-            NAMES.iter().for_each(|name| scene.is_there(name));
-        }
-        if self.kind == Kind::DamageFile {
-            // It may know nothing, as long as the ensemble is away too.
-            return scene.checker.trust_file(self.sidecar);
-        }
-        scene.checker.calm(self.sidecar);
-    }
-
     fn kill_master(&self, scene: &mut Scene) {
         let key = key(NAMES[self.master]);
         let gone = scene.checker.model(|model| model.begin(&key, Value::Absent));
@@ -343,84 +337,6 @@ impl Fault {
             self.lines(scene).iter().for_each(Link::mend);
             pause(200 + dice.below(900) as u64);
         }
-    }
-
-    fn damage(&self, scene: &Scene, dice: &Dice) {
-        let file = scene.sidecars[self.sidecar].roster.shared_file();
-        let mut bytes = std::fs::read(&file).expect("a shared file");
-        if dice.once_in(3) {
-            bytes.truncate(dice.below(bytes.len()));
-        }
-        for _ in 0..20 {
-            let place = dice.below(bytes.len());
-            bytes[place] ^= 1 << dice.below(8);
-        }
-        // Not in its place: who has it open would be killed by the kernel, whatever we do.
-        let damaged = file.with_extension("damaged");
-        std::fs::write(&damaged, bytes).and_then(|()| std::fs::rename(damaged, file)).expect("it is damaged");
-    }
-
-    fn send(&mut self, scene: &Scene, bytes: &[u8]) {
-        if let Ok(mut client) = TcpStream::connect(("127.0.0.1", scene.sidecars[self.sidecar].roster.port())) {
-            let _ = client.write_all(bytes);
-            self.clients.push(client);
-        }
-    }
-}
-
-fn garbage(dice: &Dice) -> Vec<u8> {
-    let known: [&[u8]; 4] =
-        [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00", b"\x80\x01\x00\x01\x7f\xff\xff\xff", b""];
-    let mut bytes = dice.one_of(&known).to_vec();
-    bytes.extend((0..dice.below(200)).map(|_| dice.below(256) as u8));
-    bytes
-}
-
-impl Scene {
-    /// Kills the whole ensemble, and starts it again on data that somebody has changed. What that came to is then written
-    /// down; until the writers go on, nobody may say that anything is gone.
-    fn come_back(&mut self, loses_all: bool, change: impl FnOnce(&mut Ensemble)) {
-        self.driver.pause();
-        self.ensemble.kill_all();
-        change(&mut self.ensemble);
-        let since = Instant::now();
-        if !loses_all {
-            // As soon as it runs, old values are seen again.
-            self.checker.model(|model| paths().iter().for_each(|path| model.become_now(path, Value::Anything, since)));
-        }
-        self.ensemble.run_all();
-        let held = self.zk().attempt(async |client| client.sync("/").await).map(|()| self.zk().read_all(ROOT));
-        let held = held.expect("the ensemble serves");
-        if loses_all {
-            pause(6_000);
-        }
-        let since = if loses_all { Instant::now() } else { since };
-        self.checker.model(|model| {
-            for path in paths() {
-                let value = told(held.get(&path).map(|node| node.data.as_slice())).map_or(Value::Anything, modelled);
-                if model.last(&path) != value {
-                    model.become_now(&path, value, since);
-                }
-            }
-        });
-        self.driver.forget();
-        self.driver.resume();
-    }
-
-    /// Deletes all there is, children first, and lets the writers begin again.
-    fn delete_root(&mut self) {
-        self.driver.pause();
-        let mut paths: Vec<String> = self.zk().read_all(ROOT).into_keys().collect();
-        paths.sort_by_key(|path| std::cmp::Reverse(path.matches('/').count()));
-        for path in paths {
-            let state = self.checker.model(|model| model.begin(&path, Value::Absent));
-            if self.zk().attempt(async |client| client.delete(&path, None).await).is_err() {
-                break;
-            }
-            self.checker.model(|model| model.confirm(&path, state));
-        }
-        self.driver.forget();
-        self.driver.resume();
     }
 }
 
