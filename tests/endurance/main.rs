@@ -21,12 +21,15 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use dice::Dice;
 use faults::Kind;
+use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use roster::thrift::idl;
 use scene::Scene;
 
 /// An act: so many servers, for so long.
 struct Act {
     servers: usize,
+    /// How many masters come at once.
+    crowd: usize,
     lasts: Duration,
 }
 
@@ -36,12 +39,13 @@ fn main() -> ExitCode {
         let again = Command::new("env").args(["--ignore-signal=XFSZ", "ENDURES=1"]).args(std::env::args_os()).exec();
         panic!("env does not start: {again}");
     }
+    setrlimit(Resource::RLIMIT_NOFILE, descriptors(), descriptors()).expect("as many as are allowed");
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(fresh_seed);
     println!("SEED={seed}");
     let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
     let acts = match std::env::var_os("QUICK") {
-        Some(_) => vec![Act { servers: 3, lasts: Duration::from_secs(45) }],
-        None => vec![Act { servers: 3, lasts: minutes(11) }, Act { servers: 5, lasts: minutes(3) }],
+        Some(_) => vec![Act { servers: 3, crowd: 300, lasts: Duration::from_secs(45) }],
+        None => [(3, 11), (5, 3)].map(|(servers, lasts)| Act { servers, crowd: 2_000, lasts: minutes(lasts) }).into(),
     };
     let dice = Dice::new(seed);
     let violations: usize = acts.iter().map(|act| act.play(&dice)).sum();
@@ -55,7 +59,7 @@ fn main() -> ExitCode {
 impl Act {
     /// Breaks everything, and answers how often something was violated.
     fn play(&self, dice: &Dice) -> usize {
-        let mut scene = Scene::set(self.servers, dice);
+        let mut scene = Scene::set(self.servers, self.crowd, dice);
         scene.heals();
         let before: Vec<_> = scene.sidecars.iter().map(|sidecar| sidecar.weighs()).collect();
         let (began, mut struck, mut worst) = (Instant::now(), 0, Duration::ZERO);
@@ -111,6 +115,11 @@ fn chosen(dice: &Dice) -> Vec<Kind> {
     };
     dice.shuffle(&mut kinds);
     kinds
+}
+
+/// How many descriptors a process may have here.
+fn descriptors() -> rlim_t {
+    getrlimit(Resource::RLIMIT_NOFILE).expect("there is a limit").1
 }
 
 fn fresh_seed() -> u64 {

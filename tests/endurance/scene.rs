@@ -37,6 +37,8 @@ pub(crate) struct Scene {
     pub(crate) upstream: Link,
     pub(crate) ensemble: Ensemble,
     pub(crate) checker: Arc<Checker>,
+    /// How many masters come at once.
+    pub(crate) crowd: usize,
 }
 
 /// A sidecar, and its lines to the servers of the ensemble.
@@ -50,7 +52,7 @@ pub(crate) struct Sidecar {
 }
 
 impl Scene {
-    pub(crate) fn set(servers: usize, dice: &Dice) -> Self {
+    pub(crate) fn set(servers: usize, crowd: usize, dice: &Dice) -> Self {
         let checker = Arc::new(Checker::new());
         let began = Instant::now();
         checker.model(|model| {
@@ -71,7 +73,7 @@ impl Scene {
         let masters = Masters::start(sidecars[0].register);
         let sockets: Vec<&Path> = sidecars.iter().map(|sidecar| sidecar.roster.socket()).collect();
         let callers = Callers::start(masters.trace(), &sockets, dice);
-        let scene = Self { readers, callers, masters, driver, sidecars, upstream, ensemble, checker };
+        let scene = Self { readers, callers, masters, driver, sidecars, upstream, ensemble, checker, crowd };
         NAMES.iter().for_each(|name| scene.is_there(name));
         scene
     }
@@ -168,7 +170,8 @@ impl Sidecar {
         roster.write("token", TOKEN);
         // A busy machine is no slow client.
         let patient = "first_byte_timeout = \"10s\"\nrequest_timeout = \"10s\"\n";
-        let listen = format!("[register]\nlisten = \"127.0.0.1:{register}\"\nping_interval = \"2s\"\n");
+        let listen =
+            format!("[register]\nlisten = \"127.0.0.1:{register}\"\nping_interval = \"2s\"\nauth_timeout = \"60s\"\n");
         roster.configure("[register]\nlisten = \"\"\n", &(patient.to_owned() + &listen));
         std::fs::create_dir_all(roster.state()).expect("a folder");
         let mut sidecar = Self { roster, lines, register, number, checker: checker.clone() };
@@ -212,7 +215,7 @@ impl Sidecar {
     }
 
     /// What masters offer, with a proof that this is so now.
-    fn masters(&self) -> Result<Vec<String>, String> {
+    pub(crate) fn masters(&self) -> Result<Vec<String>, String> {
         let reply = self.roster.client().masters(Filter::new(None, None, None, None));
         let reply = reply.map_err(|error| format!("{error:?}"))?;
         ensure(reply.freshness.age_ms == 0, format!("the masters are {} ms old", reply.freshness.age_ms))?;

@@ -2,16 +2,18 @@
 
 mod ensemble;
 pub(crate) mod limits;
+mod masters;
 mod sidecar;
 
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use self::sidecar::garbage;
+use crate::descriptors;
 use crate::dice::Dice;
 use crate::driver::paths;
-use crate::harness::{Link, SOON, eventually};
-use crate::masters::{NAMES, key};
+use crate::harness::{Crowd, Link, SOON, eventually};
+use crate::masters::NAMES;
 use crate::model::Value;
 use crate::scene::Scene;
 
@@ -50,6 +52,7 @@ pub(crate) enum Kind {
     KillMaster,
     FreezeMaster,
     FlapMaster,
+    Crowd,
 }
 
 /// A fault that has struck.
@@ -60,6 +63,7 @@ pub(crate) struct Fault {
     master: usize,
     servers: Vec<usize>,
     clients: Vec<TcpStream>,
+    crowd: Option<Crowd>,
 }
 
 /// What a fault strikes: two that overlap never strike the same.
@@ -76,7 +80,7 @@ enum Part {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Kind; 32] = [
+    pub(crate) const ALL: [Kind; 33] = [
         Kind::Silence,
         Kind::Cut,
         Kind::KillLeader,
@@ -109,6 +113,7 @@ impl Kind {
         Kind::KillMaster,
         Kind::FreezeMaster,
         Kind::FlapMaster,
+        Kind::Crowd,
     ];
 
     pub(crate) fn named(name: &str) -> Option<Self> {
@@ -134,7 +139,7 @@ impl Kind {
             Kind::DamageFile | Kind::RemoveFile | Kind::Garbage | Kind::SlowClients => Part::Sidecar,
             Kind::FullDisk | Kind::Flood | Kind::Descriptors => Part::Sidecar,
             Kind::CutUpstream | Kind::SilenceUpstream => Part::Upstream,
-            Kind::KillMaster | Kind::FreezeMaster | Kind::FlapMaster => Part::Masters,
+            Kind::KillMaster | Kind::FreezeMaster | Kind::FlapMaster | Kind::Crowd => Part::Masters,
         }
     }
 
@@ -154,7 +159,7 @@ impl Kind {
         let (sidecar, servers) = (dice.below(scene.sidecars.len()), self.servers(scene, dice));
         // One that is to be frozen is a process of its own.
         let master = dice.below(if self == Kind::FreezeMaster { 2 } else { NAMES.len() });
-        let mut fault = Fault { kind: self, sidecar, master, servers, clients: Vec::new() };
+        let mut fault = Fault { kind: self, sidecar, master, servers, clients: Vec::new(), crowd: None };
         scene.checker.note(fault.told());
         fault.begin(scene, dice);
         fault
@@ -180,6 +185,7 @@ impl Fault {
                 format!("{kind:?} strikes {}", NAMES[self.master])
             }
             _ if kind.part() == Part::Ensemble => format!("{kind:?} strikes servers {:?}", self.servers),
+            Kind::Crowd => format!("{kind:?} comes"),
             _ if matches!(kind.part(), Part::Upstream | Part::Limits) => format!("{kind:?} strikes"),
             _ => format!("{kind:?} strikes sidecar {}", self.sidecar),
         }
@@ -251,6 +257,7 @@ impl Fault {
                 scene.is_unknown(&[NAMES[self.master]]);
                 scene.masters.process(self.master).freeze();
             }
+            Kind::Crowd => self.crowd(scene),
             Kind::FlapMaster => {
                 for _ in 0..8 {
                     self.kill_master(scene);
@@ -290,6 +297,10 @@ impl Fault {
                 self.calm(scene);
             }
             Kind::CutUpstream | Kind::SilenceUpstream => scene.upstream.mend(),
+            Kind::Crowd => {
+                drop(self.crowd);
+                scene.has_come(0);
+            }
             Kind::KillMaster => {
                 scene.is_unknown(&[NAMES[self.master]]);
                 scene.masters.run(self.master);
@@ -307,7 +318,7 @@ impl Fault {
             }
             Kind::Flood | Kind::Descriptors => {
                 if self.kind == Kind::Descriptors {
-                    scene.sidecars[self.sidecar].limit("nofile", "1024");
+                    scene.sidecars[self.sidecar].limit("nofile", &descriptors().to_string());
                 }
                 drop(self.clients);
                 let sidecar = &scene.sidecars[self.sidecar];
@@ -316,13 +327,6 @@ impl Fault {
             }
         }
         scene.checker.note(name);
-    }
-
-    fn kill_master(&self, scene: &mut Scene) {
-        let key = key(NAMES[self.master]);
-        let gone = scene.checker.model(|model| model.begin(&key, Value::Absent));
-        scene.masters.kill(self.master);
-        scene.checker.model(|model| model.confirm(&key, gone));
     }
 
     fn lines<'a>(&self, scene: &'a Scene) -> &'a [Link] {
