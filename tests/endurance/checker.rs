@@ -53,6 +53,7 @@ pub(crate) struct Told {
 /// When somebody asked, and the highest revision that had been answered by then.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asked {
+    way: Way,
     at: Instant,
     floor: i64,
 }
@@ -73,13 +74,22 @@ struct Inner {
     /// The lives of each sidecar: none of its revisions is lower.
     lives: HashMap<usize, Vec<i64>>,
     highest: HashMap<(usize, Way), i64>,
-    disturbances: HashMap<usize, Vec<(Instant, Option<Instant>)>>,
+    disturbances: HashMap<usize, Vec<Disturbance>>,
     /// Sidecars whose shared file somebody has damaged, and since when it is sound again. Who reads it before reads
     /// anything.
     distrusted: HashMap<usize, Option<Instant>>,
     events: Vec<(Instant, String)>,
     answers: u64,
     failures: u64,
+}
+
+/// A time at which a sidecar need not answer.
+#[derive(Clone, Copy, Debug)]
+struct Disturbance {
+    /// Until when; None: it lasts.
+    to: Option<Instant>,
+    /// Whether its file is disturbed, too.
+    file: bool,
 }
 
 /// What has one order: a key, in one life of a sidecar; and a watcher's own view of that.
@@ -124,16 +134,16 @@ impl Checker {
         self.lock().lives.entry(sidecar).or_default().push(since_1970.as_millis() as i64);
     }
 
-    /// From now on a sidecar need not answer.
-    pub(crate) fn disturb(&self, sidecar: usize) {
-        self.lock().disturbances.entry(sidecar).or_default().push((Instant::now(), None));
+    /// From now on a sidecar need not answer; its file may be read nevertheless, unless that is disturbed, too.
+    pub(crate) fn disturb(&self, sidecar: usize, file: bool) {
+        self.lock().disturbances.entry(sidecar).or_default().push(Disturbance { to: None, file });
     }
 
     /// From now on it must again, soon.
     pub(crate) fn calm(&self, sidecar: usize) {
         let mut inner = self.lock();
-        if let Some((_, end)) = inner.disturbances.entry(sidecar).or_default().iter_mut().rfind(|it| it.1.is_none()) {
-            *end = Some(Instant::now());
+        if let Some(last) = inner.disturbances.entry(sidecar).or_default().iter_mut().rfind(|it| it.to.is_none()) {
+            last.to = Some(Instant::now());
         }
     }
 
@@ -151,17 +161,16 @@ impl Checker {
 
     pub(crate) fn asks(&self, sidecar: usize, way: Way) -> Asked {
         let floor = self.lock().highest.get(&(sidecar, way)).copied().unwrap_or(0);
-        Asked { at: Instant::now(), floor }
+        Asked { way, at: Instant::now(), floor }
     }
 
     /// Somebody was not answered.
     pub(crate) fn fails(&self, sidecar: usize, who: &str, asked: Asked, why: &str) {
         let mut inner = self.lock();
         inner.failures += 1;
-        let overlaps = |(from, to): &(Instant, Option<Instant>)| {
-            *from <= Instant::now() && to.is_none_or(|to| to + RECOVERY >= asked.at)
-        };
-        if !inner.disturbances.get(&sidecar).is_some_and(|all| all.iter().any(overlaps)) {
+        let explains =
+            |it: &Disturbance| (it.file || !asked.way.is_file()) && it.to.is_none_or(|to| to + RECOVERY >= asked.at);
+        if !inner.disturbances.get(&sidecar).is_some_and(|all| all.iter().any(explains)) {
             self.violated(&inner, &format!("answers go on: {who} was not answered by sidecar {sidecar}: {why}"), None);
         }
     }

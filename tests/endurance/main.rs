@@ -14,6 +14,7 @@ mod masters;
 mod model;
 mod readers;
 mod scene;
+mod sidecar;
 
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};

@@ -1,12 +1,8 @@
 //! The scene: an ensemble, two sidecars on lines of their own, everybody who asks them, and who writes.
 
-use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-use roster::store::shared::Reader;
 
 use crate::checker::Checker;
 use crate::dice::Dice;
@@ -15,11 +11,11 @@ use crate::ensemble::Ensemble;
 use crate::faults::limits;
 use crate::harness::truth::difference;
 use crate::harness::watcher::as_told;
-use crate::harness::{Link, Roster, Tree, Zk, ensure, eventually, free_port};
-use crate::idl::{Filter, TRosterSyncClient};
+use crate::harness::{Link, Tree, Zk, ensure, eventually};
 use crate::masters::{Callers, Masters, NAMES, key};
 use crate::model::{LIMIT, Value};
 use crate::readers::Readers;
+use crate::sidecar::Sidecar;
 
 /// How long everything may take to be right again, on a busy machine, when all faults are healed.
 pub(crate) const HEALING: Duration = Duration::from_secs(60);
@@ -39,16 +35,6 @@ pub(crate) struct Scene {
     pub(crate) checker: Arc<Checker>,
     /// How many masters come at once.
     pub(crate) crowd: usize,
-}
-
-/// A sidecar, and its lines to the servers of the ensemble.
-#[derive(Debug)]
-pub(crate) struct Sidecar {
-    pub(crate) roster: Roster,
-    pub(crate) lines: Vec<Link>,
-    pub(crate) register: u16,
-    number: usize,
-    checker: Arc<Checker>,
 }
 
 impl Scene {
@@ -151,85 +137,5 @@ impl Scene {
         let attempt = self.zk().attempt(async |client| client.sync("/").await);
         attempt.map_err(|error| format!("sync: {error}"))?;
         Ok(self.zk().read_all(ROOT))
-    }
-}
-
-impl Sidecar {
-    fn start(number: usize, ensemble: &Ensemble, checker: &Arc<Checker>, upstream: Option<&Link>) -> Self {
-        let lines: Vec<Link> = (0..ensemble.len()).map(|server| Link::to(ensemble.address(server))).collect();
-        let connect: Vec<String> = lines.iter().map(|line| line.address().to_string()).collect();
-        let connect = connect.join(",");
-        let mut settings = format!(
-            "[[zookeeper]]\nconnect = \"{connect}\"\nroots = [\"{ROOT}\"]\nsession_timeout = \"4s\"\n\
-             hold = \"20s\"\nmax_node_bytes = \"{LIMIT}B\"\n"
-        ) + &limits::settings(&connect);
-        if let Some(line) = upstream {
-            settings += &format!("[[upstream]]\nconnect = \"{}\"\ntoken = \"{{folder}}/token\"\n", line.address());
-        }
-        let (roster, register) = (Roster::prepare(&settings), free_port());
-        roster.write("token", TOKEN);
-        // A busy machine is no slow client.
-        let patient = "first_byte_timeout = \"10s\"\nrequest_timeout = \"10s\"\n";
-        let listen =
-            format!("[register]\nlisten = \"127.0.0.1:{register}\"\nping_interval = \"2s\"\nauth_timeout = \"60s\"\n");
-        roster.configure("[register]\nlisten = \"\"\n", &(patient.to_owned() + &listen));
-        std::fs::create_dir_all(roster.state()).expect("a folder");
-        let mut sidecar = Self { roster, lines, register, number, checker: checker.clone() };
-        sidecar.run();
-        sidecar
-    }
-
-    pub(crate) fn run(&mut self) {
-        self.checker.starts(self.number);
-        self.roster.run();
-    }
-
-    /// Its descriptors and its memory.
-    pub(crate) fn weighs(&self) -> (usize, usize) {
-        let id = self.roster.process().id();
-        let descriptors =
-            std::fs::read_dir(Path::new("/proc").join(id.to_string()).join("fd")).map_or(0, Iterator::count);
-        (descriptors, self.roster.memory())
-    }
-
-    /// Waits until all has been read once, and written into the shared file.
-    fn is_whole(&self) {
-        self.roster.becomes("live");
-        eventually("the shared file is whole", HEALING, || {
-            let report = Reader::open(&self.roster.shared_file()).and_then(|file| file.report());
-            report
-                .map(|report| ensure(report.sources.iter().all(|it| it.whole), "it is not"))
-                .map_err(|e| e.to_string())?
-        });
-    }
-
-    /// Whether its shared file holds what ZooKeeper does.
-    fn has_written(&self, truth: &Tree, mirrored: impl Fn(&String) -> bool) -> Result<(), String> {
-        let file = Reader::open(&self.roster.shared_file()).and_then(|file| file.contents());
-        let nodes = file.map_err(|error| error.to_string())?.nodes;
-        let held = nodes.iter().map(|(path, node)| (path.to_string(), &*node.data));
-        let held: BTreeMap<String, &[u8]> = held.filter(|(path, _)| mirrored(path)).collect();
-        let expected = truth.iter().map(|(path, node)| (path.as_str(), node.data.as_slice()));
-        let is_same = held.iter().map(|(path, data)| (path.as_str(), *data)).eq(expected);
-        ensure(is_same, format!("the shared file of sidecar {} holds something else", self.number))
-    }
-
-    /// What masters offer, with a proof that this is so now.
-    pub(crate) fn masters(&self) -> Result<Vec<String>, String> {
-        let reply = self.roster.client().masters(Filter::new(None, None, None, None));
-        let reply = reply.map_err(|error| format!("{error:?}"))?;
-        ensure(reply.freshness.age_ms == 0, format!("the masters are {} ms old", reply.freshness.age_ms))?;
-        Ok(reply.masters.into_iter().flat_map(|master| master.services).map(|service| service.name).collect())
-    }
-
-    /// Lets it have no more of something.
-    pub(crate) fn limit(&self, what: &str, most: &str) {
-        let id = self.roster.process().id().to_string();
-        let limited = Command::new("prlimit").args(["--pid", &id, &format!("--{what}={most}:")]).status();
-        assert!(limited.expect("prlimit starts").success());
-    }
-
-    pub(crate) fn answers(&self) -> Result<(), String> {
-        self.roster.client().status().map(drop).map_err(|error| format!("{error:?}"))
     }
 }

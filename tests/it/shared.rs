@@ -1,7 +1,7 @@
 //! The shared file of the real sidecar: PHP reads it with no call, and the next start answers from it.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::Signal;
@@ -10,7 +10,7 @@ use roster::model::NodePath;
 use roster::store::shared::Reader;
 
 use crate::harness::master::Scripted;
-use crate::harness::{Roster, SOON, Scene, binary, ensure, eventually};
+use crate::harness::{Clock, Roster, SOON, Scene, binary, ensure, eventually};
 use crate::idl::Origin;
 use crate::readers::is_long;
 use crate::register;
@@ -227,35 +227,30 @@ fn a_full_file_is_told_once_and_the_endpoint_goes_on() {
     assert_eq!(told(&roster, "the shared file is written again"), 1);
 }
 
-/// Starts it with a wall clock of its own, which is off by what the file `clock` says.
-fn run_by_a_clock(roster: &mut Roster) {
-    let libraries = std::fs::read_dir("/usr/lib").expect("libraries").flatten();
-    let library = libraries.map(|folder| folder.path().join("faketime/libfaketimeMT.so.1")).find(|it| it.exists());
-    let mut serve = binary();
-    serve.args(["serve", "--config"]).arg(roster.config()).env("ROSTER_SHARED__STATE", roster.state());
-    serve.env("LD_PRELOAD", library.expect("faketime, if `make deps` has been run"));
-    serve.env("FAKETIME_TIMESTAMP_FILE", roster.folder().join("clock"));
-    serve.env("FAKETIME_NO_CACHE", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
-    roster.run_as(serve.stdout(Stdio::null()).stderr(Stdio::null()));
+/// Starts it with a wall clock of its own.
+fn run_by(clock: &Clock, roster: &mut Roster) {
+    let mut serve = roster.serve(binary());
+    clock.rules(&mut serve);
+    roster.run_as(&mut serve);
 }
 
 #[test]
 fn a_clock_that_jumps_changes_no_age_and_turns_no_revision_back() {
     let mut roster = Roster::prepare_file("roster.sock", "\"/a\" = \"0\"");
-    roster.write("clock", "+0");
-    run_by_a_clock(&mut roster);
+    let clock = Clock::new(roster.folder());
+    run_by(&clock, &mut roster);
     roster.becomes("live");
     let file = roster.shared_file();
     let report = || Reader::open(&file).and_then(|reader| reader.report()).map_err(|error| error.to_string());
     let mut last = 0;
     for (number, hours) in [30, -30, 0, -50].into_iter().enumerate() {
-        roster.write("clock", &format!("{hours:+}h"));
+        clock.jump(hours);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_millis() as i64;
         let jumped = now + hours * 3_600_000;
         eventually("it jumps", SOON, || ensure((report()?.written_at as i64 - jumped).abs() < 600_000, "it has not"));
         if hours < -40 {
             roster.stop();
-            run_by_a_clock(&mut roster);
+            run_by(&clock, &mut roster);
         }
         roster.write("nodes.toml", &format!("[nodes]\n\"/a\" = \"{number}-th\""));
         let reply = eventually("the change is told", SOON, || {

@@ -40,6 +40,8 @@ pub(crate) enum Kind {
     ExpireSession,
     KillSidecar,
     RestartSidecar,
+    UpgradeSidecar,
+    ClockJumps,
     DamageFile,
     RemoveFile,
     FullDisk,
@@ -80,7 +82,7 @@ enum Part {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Kind; 33] = [
+    pub(crate) const ALL: [Kind; 35] = [
         Kind::Silence,
         Kind::Cut,
         Kind::KillLeader,
@@ -101,6 +103,8 @@ impl Kind {
         Kind::OldData,
         Kind::ExpireSession,
         Kind::RestartSidecar,
+        Kind::UpgradeSidecar,
+        Kind::ClockJumps,
         Kind::DamageFile,
         Kind::RemoveFile,
         Kind::FullDisk,
@@ -136,7 +140,8 @@ impl Kind {
             Kind::DeleteRoot | Kind::Storm => Part::Ensemble,
             Kind::TooManyNodes | Kind::TooLargeNodes => Part::Limits,
             Kind::FreezeSidecar | Kind::ExpireSession | Kind::KillSidecar | Kind::RestartSidecar => Part::Sidecar,
-            Kind::DamageFile | Kind::RemoveFile | Kind::Garbage | Kind::SlowClients => Part::Sidecar,
+            Kind::UpgradeSidecar | Kind::ClockJumps | Kind::Garbage | Kind::SlowClients => Part::Sidecar,
+            Kind::DamageFile | Kind::RemoveFile => Part::Sidecar,
             Kind::FullDisk | Kind::Flood | Kind::Descriptors => Part::Sidecar,
             Kind::CutUpstream | Kind::SilenceUpstream => Part::Upstream,
             Kind::KillMaster | Kind::FreezeMaster | Kind::FlapMaster | Kind::Crowd => Part::Masters,
@@ -230,10 +235,11 @@ impl Fault {
                     self.damage(scene, dice);
                 }
             }
-            Kind::RestartSidecar => {
+            Kind::RestartSidecar | Kind::UpgradeSidecar => {
                 self.disturb(scene);
                 scene.sidecars[self.sidecar].roster.stop();
             }
+            Kind::ClockJumps => self.clock_jumps(scene, dice),
             Kind::RemoveFile => {
                 self.disturb(scene);
                 let _ = std::fs::remove_file(scene.sidecars[self.sidecar].roster.shared_file());
@@ -242,11 +248,11 @@ impl Fault {
             Kind::Garbage => (0..40).for_each(|_| self.send(scene, &garbage(dice))),
             Kind::SlowClients => (0..40).for_each(|_| self.send(scene, b"\x80\x01\x00\x01\x00\x00")),
             Kind::Flood => {
-                scene.checker.disturb(self.sidecar);
+                scene.checker.disturb(self.sidecar, false);
                 (0..3_000).for_each(|_| self.send(scene, b""));
             }
             Kind::Descriptors => {
-                scene.checker.disturb(self.sidecar);
+                scene.checker.disturb(self.sidecar, false);
                 scene.sidecars[self.sidecar].limit("nofile", "40");
                 (0..100).for_each(|_| self.send(scene, b""));
             }
@@ -289,7 +295,13 @@ impl Fault {
                 scene.sidecars[self.sidecar].roster.process().thaw();
                 self.calm(scene);
             }
-            Kind::KillSidecar | Kind::RestartSidecar | Kind::DamageFile | Kind::RemoveFile => {
+            Kind::KillSidecar | Kind::RestartSidecar => self.run_again(scene, None),
+            Kind::UpgradeSidecar => {
+                scene.sidecars[self.sidecar].upgrade();
+                self.run_again(scene, None);
+            }
+            Kind::ClockJumps => self.restart(scene, None),
+            Kind::DamageFile | Kind::RemoveFile => {
                 if self.kind == Kind::RemoveFile {
                     scene.sidecars[self.sidecar].roster.stop();
                 }

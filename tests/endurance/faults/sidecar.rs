@@ -2,16 +2,21 @@
 
 use std::io::Write;
 use std::net::TcpStream;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use roster::store::shared::Reader;
 
 use super::{Fault, Kind, pause};
 use crate::dice::Dice;
+use crate::harness::{Clock, SOON, ensure, eventually};
 use crate::masters::NAMES;
 use crate::scene::Scene;
 
 impl Fault {
     /// The sidecar need not answer. With the first one goes its register.
     pub(super) fn disturb(&self, scene: &Scene) {
-        scene.checker.disturb(self.sidecar);
+        scene.checker.disturb(self.sidecar, matches!(self.kind, Kind::DamageFile | Kind::RemoveFile));
         if self.sidecar == 0 {
             scene.is_unknown(&NAMES);
         }
@@ -28,6 +33,35 @@ impl Fault {
             return scene.checker.trust_file(self.sidecar);
         }
         scene.checker.calm(self.sidecar);
+    }
+
+    /// Starts it again. What it knew it knows at once, whatever became of the ensemble meanwhile.
+    pub(super) fn run_again(&self, scene: &mut Scene, clock: Option<&Clock>) {
+        let sidecar = &mut scene.sidecars[self.sidecar];
+        sidecar.run_by(clock);
+        if let Err(error) = sidecar.roster.tree() {
+            scene.checker.violation(&format!("what was known is known after a restart: {error:?}"));
+        }
+        self.calm(scene);
+    }
+
+    pub(super) fn restart(&self, scene: &mut Scene, clock: Option<&Clock>) {
+        self.disturb(scene);
+        scene.sidecars[self.sidecar].roster.stop();
+        self.run_again(scene, clock);
+    }
+
+    /// Has it live by a clock that jumps, and restarts it when that is far behind.
+    pub(super) fn clock_jumps(&self, scene: &mut Scene, dice: &Dice) {
+        let clock = Clock::new(scene.sidecars[self.sidecar].roster.folder());
+        self.restart(scene, Some(&clock));
+        for hours in [30, -30, 0, -50] {
+            clock.jump(hours);
+            let file = scene.sidecars[self.sidecar].roster.shared_file();
+            eventually("the clock jumps", SOON, || ensure(off_by(&file)? == hours, "it has not"));
+            pause(dice.below(1_000) as u64);
+        }
+        self.restart(scene, Some(&clock));
     }
 
     pub(super) fn damage(&self, scene: &Scene, dice: &Dice) {
@@ -51,6 +85,13 @@ impl Fault {
             self.clients.push(client);
         }
     }
+}
+
+/// How many hours the clock is wrong by which a shared file is written.
+fn off_by(file: &Path) -> Result<i64, String> {
+    let report = Reader::open(file).and_then(|reader| reader.report()).map_err(|error| error.to_string())?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_secs_f64();
+    Ok(((report.written_at as f64 / 1_000.0 - now) / 3_600.0).round() as i64)
 }
 
 pub(super) fn garbage(dice: &Dice) -> Vec<u8> {

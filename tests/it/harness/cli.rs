@@ -2,15 +2,24 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 
 use super::{Roster, SOON, eventually};
 
-/// The binary under test, or another one that `ROSTER_BIN` names, with nothing configured by the environment of the tests.
+/// The binary under test, or another one that `ROSTER_BIN` names.
+pub(crate) fn binary_path() -> PathBuf {
+    std::env::var_os("ROSTER_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_roster").into()).into()
+}
+
+/// It, with nothing configured by the environment of the tests.
 pub(crate) fn binary() -> Command {
-    let mut command =
-        Command::new(std::env::var_os("ROSTER_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_roster").into()));
+    unconfigured(Command::new(binary_path()))
+}
+
+/// A command without what the environment of the tests says of Roster.
+pub(crate) fn unconfigured(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("ROSTER_") {
             command.env_remove(name);

@@ -1,6 +1,6 @@
 //! The line between a sidecar and its ZooKeeper, which can be cut and swallow everything.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -33,8 +33,13 @@ enum State {
 
 impl Link {
     pub(crate) fn to(server: String) -> Self {
+        Self::at(Ipv4Addr::LOCALHOST, server)
+    }
+
+    /// One that begins at this address of the machine.
+    pub(crate) fn at(address: Ipv4Addr, server: String) -> Self {
         let (state, watched) = watch::channel(State::Whole);
-        let listener = runtime().block_on(TcpListener::bind("127.0.0.1:0")).expect("a listener");
+        let listener = runtime().block_on(TcpListener::bind((address, 0))).expect("a listener");
         let address = listener.local_addr().expect("an address");
         runtime().spawn(accept(listener, server, watched));
         Self { address, state }

@@ -2,6 +2,7 @@
 
 mod cli;
 mod client;
+mod clock;
 mod crowd;
 mod fpm;
 mod link;
@@ -21,8 +22,9 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-pub(crate) use self::cli::{Ended, Printing, binary};
+pub(crate) use self::cli::{Ended, Printing, binary, binary_path, unconfigured};
 pub(crate) use self::client::{Client, Dialect, any_age, exception};
+pub(crate) use self::clock::Clock;
 pub(crate) use self::crowd::Crowd;
 pub(crate) use self::fpm::Fpm;
 pub(crate) use self::link::Link;

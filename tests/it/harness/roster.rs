@@ -62,10 +62,16 @@ impl Roster {
 
     /// Starts it and waits until it answers.
     pub(crate) fn run(&mut self) {
+        let mut serve = self.serve(binary());
+        self.run_as(&mut serve);
+    }
+
+    /// What makes a command of the binary start this sidecar.
+    pub(crate) fn serve(&self, mut binary: Command) -> Command {
         let log = OpenOptions::new().create(true).append(true).open(self.folder().join("log")).expect("a log");
-        let mut command = binary();
-        command.args(["serve", "--config"]).arg(self.config()).env("ROSTER_SHARED__STATE", self.state());
-        self.run_as(command.stdout(log.try_clone().expect("a log")).stderr(log));
+        binary.args(["serve", "--config"]).arg(self.config()).env("ROSTER_SHARED__STATE", self.state());
+        binary.stdout(log.try_clone().expect("a log")).stderr(log);
+        binary
     }
 
     /// The same by another command.

@@ -1,0 +1,135 @@
+//! A sidecar of the scene: its lines, the binary that it is run from, and what it holds.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use roster::store::shared::Reader;
+
+use crate::checker::Checker;
+use crate::driver::ROOT;
+use crate::ensemble::Ensemble;
+use crate::faults::limits;
+use crate::harness::{Clock, Link, Roster, Tree, binary_path, ensure, eventually, free_port, unconfigured};
+use crate::idl::{Filter, TRosterSyncClient};
+use crate::model::LIMIT;
+use crate::scene::{HEALING, TOKEN};
+
+/// A sidecar, and its lines to the servers of the ensemble.
+#[derive(Debug)]
+pub(crate) struct Sidecar {
+    pub(crate) roster: Roster,
+    pub(crate) lines: Vec<Link>,
+    pub(crate) register: u16,
+    pub(crate) number: usize,
+    checker: Arc<Checker>,
+    binary: PathBuf,
+    /// What it is upgraded to, and then back from.
+    other: Option<PathBuf>,
+}
+
+impl Sidecar {
+    pub(crate) fn start(number: usize, ensemble: &Ensemble, checker: &Arc<Checker>, upstream: Option<&Link>) -> Self {
+        let lines: Vec<Link> = (0..ensemble.len()).map(|server| Link::to(ensemble.address(server))).collect();
+        let connect: Vec<String> = lines.iter().map(|line| line.address().to_string()).collect();
+        let connect = connect.join(",");
+        let mut settings = format!(
+            "[[zookeeper]]\nconnect = \"{connect}\"\nroots = [\"{ROOT}\"]\nsession_timeout = \"4s\"\n\
+             hold = \"20s\"\nmax_node_bytes = \"{LIMIT}B\"\n"
+        ) + &limits::settings(&connect);
+        if let Some(line) = upstream {
+            settings += &format!("[[upstream]]\nconnect = \"{}\"\ntoken = \"{{folder}}/token\"\n", line.address());
+        }
+        let (roster, register) = (Roster::prepare(&settings), free_port());
+        roster.write("token", TOKEN);
+        // A busy machine is no slow client.
+        let patient = "first_byte_timeout = \"10s\"\nrequest_timeout = \"10s\"\n";
+        let listen =
+            format!("[register]\nlisten = \"127.0.0.1:{register}\"\nping_interval = \"2s\"\nauth_timeout = \"60s\"\n");
+        roster.configure("[register]\nlisten = \"\"\n", &(patient.to_owned() + &listen));
+        std::fs::create_dir_all(roster.state()).expect("a folder");
+        let (checker, binary) = (checker.clone(), binary_path());
+        let mut sidecar = Self { roster, lines, register, number, checker, binary, other: None };
+        sidecar.run();
+        sidecar
+    }
+
+    pub(crate) fn run(&mut self) {
+        self.run_by(None);
+    }
+
+    /// Starts it; by this clock, if there is one.
+    pub(crate) fn run_by(&mut self, clock: Option<&Clock>) {
+        self.checker.starts(self.number);
+        let mut serve = self.roster.serve(unconfigured(Command::new(&self.binary)));
+        if let Some(clock) = clock {
+            clock.rules(&mut serve);
+        }
+        self.roster.run_as(&mut serve);
+    }
+
+    /// From its next start on it is another binary: what `ROSTER_UPGRADE_TO` names, or else a copy; and then the first
+    /// one again.
+    pub(crate) fn upgrade(&mut self) {
+        let other = self.other.take().unwrap_or_else(|| {
+            std::env::var_os("ROSTER_UPGRADE_TO").map_or_else(|| self.copied(), |named| named.into())
+        });
+        self.other = Some(std::mem::replace(&mut self.binary, other));
+    }
+
+    fn copied(&self) -> PathBuf {
+        let copy = self.roster.folder().join("upgraded");
+        std::fs::copy(&self.binary, &copy).expect("it is copied");
+        copy
+    }
+
+    /// Its descriptors and its memory.
+    pub(crate) fn weighs(&self) -> (usize, usize) {
+        let id = self.roster.process().id();
+        let descriptors =
+            std::fs::read_dir(Path::new("/proc").join(id.to_string()).join("fd")).map_or(0, Iterator::count);
+        (descriptors, self.roster.memory())
+    }
+
+    /// Waits until all has been read once, and written into the shared file.
+    pub(crate) fn is_whole(&self) {
+        self.roster.becomes("live");
+        eventually("the shared file is whole", HEALING, || {
+            let report = Reader::open(&self.roster.shared_file()).and_then(|file| file.report());
+            report
+                .map(|report| ensure(report.sources.iter().all(|it| it.whole), "it is not"))
+                .map_err(|e| e.to_string())?
+        });
+    }
+
+    /// Whether its shared file holds what ZooKeeper does.
+    pub(crate) fn has_written(&self, truth: &Tree, mirrored: impl Fn(&String) -> bool) -> Result<(), String> {
+        let file = Reader::open(&self.roster.shared_file()).and_then(|file| file.contents());
+        let nodes = file.map_err(|error| error.to_string())?.nodes;
+        let held = nodes.iter().map(|(path, node)| (path.to_string(), &*node.data));
+        let held: BTreeMap<String, &[u8]> = held.filter(|(path, _)| mirrored(path)).collect();
+        let expected = truth.iter().map(|(path, node)| (path.as_str(), node.data.as_slice()));
+        let is_same = held.iter().map(|(path, data)| (path.as_str(), *data)).eq(expected);
+        ensure(is_same, format!("the shared file of sidecar {} holds something else", self.number))
+    }
+
+    /// What masters offer, with a proof that this is so now.
+    pub(crate) fn masters(&self) -> Result<Vec<String>, String> {
+        let reply = self.roster.client().masters(Filter::new(None, None, None, None));
+        let reply = reply.map_err(|error| format!("{error:?}"))?;
+        ensure(reply.freshness.age_ms == 0, format!("the masters are {} ms old", reply.freshness.age_ms))?;
+        Ok(reply.masters.into_iter().flat_map(|master| master.services).map(|service| service.name).collect())
+    }
+
+    /// Lets it have no more of something.
+    pub(crate) fn limit(&self, what: &str, most: &str) {
+        let id = self.roster.process().id().to_string();
+        let limited = Command::new("prlimit").args(["--pid", &id, &format!("--{what}={most}:")]).status();
+        assert!(limited.expect("prlimit starts").success());
+    }
+
+    pub(crate) fn answers(&self) -> Result<(), String> {
+        self.roster.client().status().map(drop).map_err(|error| format!("{error:?}"))
+    }
+}
