@@ -1,8 +1,9 @@
 # `make run` starts the sidecar, `make test` proves it against a real ZooKeeper and real PHP.
 
 # What the tests need from Debian: ZooKeeper (with a Java runtime), PHP with LMDB and Thrift's library, Thrift's compiler,
-# a clock that jumps; and for the PHP package its test runner, a web server, and Composer.
-PACKAGES := zookeeper php-cli php-thrift thrift-compiler php8.2-dba phpunit php-fpm nginx-light composer faketime
+# a clock that jumps, networks of their own; and for the PHP package its test runner, a web server, and Composer.
+PACKAGES := zookeeper php-cli php-thrift thrift-compiler php8.2-dba phpunit php-fpm nginx-light composer faketime \
+	iproute2 iptables
 
 # What `make bench` compares with, beside those.
 BENCH_PACKAGES := redis-server

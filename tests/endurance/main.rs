@@ -12,6 +12,7 @@ mod faults;
 mod harness;
 mod masters;
 mod model;
+mod network;
 mod readers;
 mod scene;
 mod sidecar;

@@ -1,5 +1,6 @@
 //! The scene: an ensemble, two sidecars on lines of their own, everybody who asks them, and who writes.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use crate::harness::watcher::as_told;
 use crate::harness::{Link, Tree, Zk, ensure, eventually};
 use crate::masters::{Callers, Masters, NAMES, key};
 use crate::model::{LIMIT, Value};
+use crate::network::Network;
 use crate::readers::Readers;
 use crate::sidecar::Sidecar;
 
@@ -49,9 +51,15 @@ impl Scene {
         let ensemble = Ensemble::start(servers);
         let driver = Driver::start(ensemble.zk().connect_string(), checker.clone(), dice);
         driver.goes_on(1_000);
-        let first = Sidecar::start(0, &ensemble, &checker, None);
-        let upstream = Link::to(format!("127.0.0.1:{}", first.register));
-        let second = Sidecar::start(1, &ensemble, &checker, Some(&upstream));
+        let first = Sidecar::start(0, &ensemble, &checker, None, None);
+        let network = Network::make();
+        match &network {
+            Ok(_) => println!("the second sidecar has a network of its own, in which the kernel drops and refuses"),
+            Err(why) => println!("no network of its own for the second sidecar: a proxy drops and cuts. {why}"),
+        }
+        let host = network.as_ref().map_or(Ipv4Addr::LOCALHOST, Network::host);
+        let upstream = Link::at(host, format!("127.0.0.1:{}", first.register));
+        let second = Sidecar::start(1, &ensemble, &checker, Some(&upstream), network.ok());
         let sidecars = vec![first, second];
         sidecars.iter().for_each(Sidecar::is_whole);
         let readers = sidecars.iter().map(|it| Readers::start(it.number, it.roster.folder(), &checker, dice));

@@ -1,6 +1,8 @@
 //! A sidecar of the scene: its lines, the binary that it is run from, and what it holds.
 
 use std::collections::BTreeMap;
+use std::io::Write;
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use crate::faults::limits;
 use crate::harness::{Clock, Link, Roster, Tree, binary_path, ensure, eventually, free_port, unconfigured};
 use crate::idl::{Filter, TRosterSyncClient};
 use crate::model::LIMIT;
+use crate::network::Network;
 use crate::scene::{HEALING, TOKEN};
 
 /// A sidecar, and its lines to the servers of the ensemble.
@@ -27,11 +30,20 @@ pub(crate) struct Sidecar {
     binary: PathBuf,
     /// What it is upgraded to, and then back from.
     other: Option<PathBuf>,
+    /// In which it runs, if it is not the machine's.
+    network: Option<Network>,
 }
 
 impl Sidecar {
-    pub(crate) fn start(number: usize, ensemble: &Ensemble, checker: &Arc<Checker>, upstream: Option<&Link>) -> Self {
-        let lines: Vec<Link> = (0..ensemble.len()).map(|server| Link::to(ensemble.address(server))).collect();
+    pub(crate) fn start(
+        number: usize,
+        ensemble: &Ensemble,
+        checker: &Arc<Checker>,
+        upstream: Option<&Link>,
+        network: Option<Network>,
+    ) -> Self {
+        let host = network.as_ref().map_or(Ipv4Addr::LOCALHOST, Network::host);
+        let lines: Vec<Link> = (0..ensemble.len()).map(|server| Link::at(host, ensemble.address(server))).collect();
         let connect: Vec<String> = lines.iter().map(|line| line.address().to_string()).collect();
         let connect = connect.join(",");
         let mut settings = format!(
@@ -50,7 +62,7 @@ impl Sidecar {
         roster.configure("[register]\nlisten = \"\"\n", &(patient.to_owned() + &listen));
         std::fs::create_dir_all(roster.state()).expect("a folder");
         let (checker, binary) = (checker.clone(), binary_path());
-        let mut sidecar = Self { roster, lines, register, number, checker, binary, other: None };
+        let mut sidecar = Self { roster, lines, register, number, checker, binary, other: None, network };
         sidecar.run();
         sidecar
     }
@@ -62,7 +74,8 @@ impl Sidecar {
     /// Starts it; by this clock, if there is one.
     pub(crate) fn run_by(&mut self, clock: Option<&Clock>) {
         self.checker.starts(self.number);
-        let mut serve = self.roster.serve(unconfigured(Command::new(&self.binary)));
+        let command = self.network.as_ref().map_or_else(|| Command::new(&self.binary), |it| it.command(&self.binary));
+        let mut serve = self.roster.serve(unconfigured(command));
         if let Some(clock) = clock {
             clock.rules(&mut serve);
         }
@@ -82,6 +95,48 @@ impl Sidecar {
         let copy = self.roster.folder().join("upgraded");
         std::fs::copy(&self.binary, &copy).expect("it is copied");
         copy
+    }
+
+    /// What goes to the ensemble is lost: in the kernel, if the sidecar has a network of its own.
+    pub(crate) fn swallow(&self) {
+        match &self.network {
+            Some(network) => network.swallow(self.ports()),
+            None => self.lines.iter().for_each(Link::fall_silent),
+        }
+    }
+
+    /// What goes to the ensemble is refused, likewise.
+    pub(crate) fn refuse(&self) {
+        match &self.network {
+            Some(network) => network.refuse(self.ports()),
+            None => self.lines.iter().for_each(Link::cut),
+        }
+    }
+
+    /// All goes through again.
+    pub(crate) fn pass(&self) {
+        match &self.network {
+            Some(network) => network.pass(),
+            None => self.lines.iter().for_each(Link::mend),
+        }
+    }
+
+    fn ports(&self) -> impl Iterator<Item = u16> {
+        self.lines.iter().map(|line| line.address().port())
+    }
+
+    /// Connections to its endpoint over TCP, as many as it accepts, each with its first bytes.
+    pub(crate) fn clients(&self, messages: Vec<Vec<u8>>) -> Vec<TcpStream> {
+        let connect = |message: Vec<u8>| {
+            let mut client = TcpStream::connect(("127.0.0.1", self.roster.port())).ok()?;
+            let _ = client.write_all(&message);
+            Some(client)
+        };
+        let all = || messages.into_iter().filter_map(connect).collect();
+        match &self.network {
+            Some(network) => network.within(all),
+            None => all(),
+        }
     }
 
     /// Its descriptors and its memory.

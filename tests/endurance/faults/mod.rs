@@ -24,6 +24,8 @@ pub(crate) enum Kind {
     Silence,
     Falter,
     Flicker,
+    BlackHole,
+    Refuse,
     KillServer,
     KillLeader,
     KillMajority,
@@ -82,7 +84,7 @@ enum Part {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Kind; 35] = [
+    pub(crate) const ALL: [Kind; 37] = [
         Kind::Silence,
         Kind::Cut,
         Kind::KillLeader,
@@ -94,6 +96,8 @@ impl Kind {
         Kind::DeleteRoot,
         Kind::FreezeSidecar,
         Kind::Falter,
+        Kind::BlackHole,
+        Kind::Refuse,
         Kind::KillServer,
         Kind::KillMajority,
         Kind::KillAll,
@@ -135,6 +139,7 @@ impl Kind {
     fn part(self) -> Part {
         match self {
             Kind::Cut | Kind::Silence | Kind::Falter | Kind::Flicker => Part::Lines,
+            Kind::BlackHole | Kind::Refuse => Part::Lines,
             Kind::KillServer | Kind::KillLeader | Kind::KillMajority | Kind::KillAll => Part::Ensemble,
             Kind::FreezeServer | Kind::FreezeLeader | Kind::Wipe | Kind::OldData => Part::Ensemble,
             Kind::DeleteRoot | Kind::Storm => Part::Ensemble,
@@ -151,7 +156,8 @@ impl Kind {
     /// How long it lasts at least.
     pub(crate) fn lasts(self) -> Duration {
         Duration::from_millis(match self {
-            Kind::Silence | Kind::SilenceUpstream => 13_000,
+            Kind::Silence | Kind::SilenceUpstream | Kind::BlackHole => 13_000,
+            Kind::Refuse => 3_000,
             Kind::FullDisk => 6_000,
             Kind::FreezeMaster => 9_000,
             Kind::ExpireSession => 9_000,
@@ -161,7 +167,12 @@ impl Kind {
     }
 
     pub(crate) fn strike(self, scene: &mut Scene, dice: &Dice) -> Fault {
-        let (sidecar, servers) = (dice.below(scene.sidecars.len()), self.servers(scene, dice));
+        let sidecar = match self {
+            // The one that may have a network of its own.
+            Kind::BlackHole | Kind::Refuse => 1,
+            _ => dice.below(scene.sidecars.len()),
+        };
+        let servers = self.servers(scene, dice);
         // One that is to be frozen is a process of its own.
         let master = dice.below(if self == Kind::FreezeMaster { 2 } else { NAMES.len() });
         let mut fault = Fault { kind: self, sidecar, master, servers, clients: Vec::new(), crowd: None };
@@ -202,6 +213,8 @@ impl Fault {
             Kind::Silence => self.lines(scene).iter().for_each(Link::fall_silent),
             Kind::Falter => self.lines(scene).iter().for_each(Link::falter),
             Kind::Flicker => self.flicker(scene, dice),
+            Kind::BlackHole => scene.sidecars[self.sidecar].swallow(),
+            Kind::Refuse => scene.sidecars[self.sidecar].refuse(),
             Kind::KillServer | Kind::KillLeader | Kind::KillMajority | Kind::KillAll => {
                 self.servers.iter().for_each(|number| scene.ensemble.kill(*number));
             }
@@ -245,16 +258,16 @@ impl Fault {
                 let _ = std::fs::remove_file(scene.sidecars[self.sidecar].roster.shared_file());
             }
             Kind::FullDisk => scene.sidecars[self.sidecar].limit("fsize", "8192"),
-            Kind::Garbage => (0..40).for_each(|_| self.send(scene, &garbage(dice))),
-            Kind::SlowClients => (0..40).for_each(|_| self.send(scene, b"\x80\x01\x00\x01\x00\x00")),
+            Kind::Garbage => self.send(scene, (0..40).map(|_| garbage(dice))),
+            Kind::SlowClients => self.send(scene, vec![b"\x80\x01\x00\x01\x00\x00".to_vec(); 40]),
             Kind::Flood => {
                 scene.checker.disturb(self.sidecar, false);
-                (0..3_000).for_each(|_| self.send(scene, b""));
+                self.send(scene, vec![Vec::new(); 3_000]);
             }
             Kind::Descriptors => {
                 scene.checker.disturb(self.sidecar, false);
                 scene.sidecars[self.sidecar].limit("nofile", "40");
-                (0..100).for_each(|_| self.send(scene, b""));
+                self.send(scene, vec![Vec::new(); 100]);
             }
             Kind::CutUpstream => scene.upstream.cut(),
             Kind::SilenceUpstream => scene.upstream.fall_silent(),
@@ -279,6 +292,7 @@ impl Fault {
         let name = format!("{:?} is healed", self.kind);
         match self.kind {
             Kind::Cut | Kind::Silence | Kind::Falter | Kind::Flicker => self.lines(scene).iter().for_each(Link::mend),
+            Kind::BlackHole | Kind::Refuse => scene.sidecars[self.sidecar].pass(),
             Kind::KillServer | Kind::KillLeader | Kind::KillMajority | Kind::KillAll => {
                 self.servers.iter().for_each(|number| scene.ensemble.run(*number));
                 scene.ensemble.serves();

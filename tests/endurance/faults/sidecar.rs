@@ -1,7 +1,5 @@
 //! Faults of one sidecar: that it need not answer, its file damaged, and clients that mean it ill.
 
-use std::io::Write;
-use std::net::TcpStream;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -79,11 +77,8 @@ impl Fault {
         std::fs::write(&damaged, bytes).and_then(|()| std::fs::rename(damaged, file)).expect("it is damaged");
     }
 
-    pub(super) fn send(&mut self, scene: &Scene, bytes: &[u8]) {
-        if let Ok(mut client) = TcpStream::connect(("127.0.0.1", scene.sidecars[self.sidecar].roster.port())) {
-            let _ = client.write_all(bytes);
-            self.clients.push(client);
-        }
+    pub(super) fn send(&mut self, scene: &Scene, messages: impl IntoIterator<Item = Vec<u8>>) {
+        self.clients = scene.sidecars[self.sidecar].clients(messages.into_iter().collect());
     }
 }
 
