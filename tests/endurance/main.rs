@@ -1,6 +1,7 @@
 //! `make endurance`: breaks everything around two sidecars, and holds every answer against a model of what was true.
 //!
 //! `QUICK=1`: a minute. `SEED=…`: the same faults again. `FAULTS=Cut,Silence`: only these. `VERBOSE=1`: tells of each.
+//! `ROSTER_UPGRADE_TO=…`: the binary that sidecars are upgraded to.
 
 mod checker;
 mod dice;
