@@ -9,6 +9,7 @@ use roster::net::Address;
 use tempfile::TempDir;
 
 use crate::harness::{self, Argument, Dialect, Process, Roster, SOON, Zk, eventually, free_port};
+use crate::let_wait;
 use crate::load::{self, Answer, Ask};
 
 /// The node that the client of the article asks for.
@@ -38,8 +39,7 @@ pub(super) fn all(zk: &Zk, size: usize) -> Vec<Rival> {
 
 fn roster(data: &str) -> [Rival; 2] {
     let mut roster = Roster::prepare_file("roster.sock", &format!("{NODE:?} = {data:?}\n"));
-    // On a busy machine a client may be kept from asking for longer than by default.
-    roster.configure("[thrift]\n", "[thrift]\nfirst_byte_timeout = \"20s\"\n");
+    let_wait(&roster);
     roster.run();
     roster.becomes("live");
     let roster = Rc::new(roster);

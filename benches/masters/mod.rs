@@ -15,7 +15,7 @@ use crate::idl::{Filter, TRosterSyncClient};
 use crate::load;
 use crate::measure::{Memory, median, memory, micros, millis, percentile, processor_time};
 use crate::report::{Report, verdict};
-use crate::{Form, descriptors, form};
+use crate::{Form, descriptors, form, let_wait};
 
 /// How long anything may take here.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -47,6 +47,7 @@ fn sidecar() -> (Roster, u16) {
         "listen = \"127.0.0.1:{port}\"\nping_interval = \"10m\"\nauth_timeout = \"2m\"\nmax_waiting_strangers = 40000"
     );
     roster.configure("listen = \"\"", &register);
+    let_wait(&roster);
     roster.run();
     roster.becomes("live");
     (roster, port)

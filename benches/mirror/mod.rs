@@ -12,7 +12,7 @@ use zookeeper_client::{Acls, Client, CreateMode, Error, MultiReadResult};
 use crate::harness::{Roster, Server, eventually, runtime};
 use crate::measure::{Memory, exponent, median, memory, millis};
 use crate::report::{Report, verdict};
-use crate::{Form, form};
+use crate::{Form, form, let_wait};
 
 const ROUNDS: usize = 5;
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -69,7 +69,9 @@ impl Load {
     fn prepare_over(&self, connect: &str) -> Roster {
         let settings =
             format!("[[zookeeper]]\nconnect = {connect:?}\nmax_nodes = 2000000\n[shared]\nmax_size = \"4GiB\"\n");
-        Roster::prepare(&settings)
+        let sidecar = Roster::prepare(&settings);
+        let_wait(&sidecar);
+        sidecar
     }
 
     fn sidecar(&self) -> Roster {

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use self::pages::pages;
 use self::reads::reads;
 use crate::harness::{Roster, SOON, Server, binary, eventually};
+use crate::let_wait;
 use crate::report::Report;
 
 const NODES: usize = 1_000;
@@ -32,7 +33,9 @@ pub(crate) fn run(report: &mut Report) {
     let zk = server.zk();
     zk.create("/config", "");
     zk.create_many("/config/", NODES);
-    let roster = Roster::start(&format!("[[zookeeper]]\nconnect = \"{}\"\n", server.address()));
+    let mut roster = Roster::prepare(&format!("[[zookeeper]]\nconnect = \"{}\"\n", server.address()));
+    let_wait(&roster);
+    roster.run();
     eventually("the first sync", SOON, || roster.get(&format!("/config/{}", NODES - 1)));
     let places = Places::new(&roster, &server);
     report.say(&format!("PHP {}. (Before 8.4, `dba_popen` opens the file anew in each page.)", web::version()));

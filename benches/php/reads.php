@@ -18,7 +18,8 @@ $paths = array_map(static fn (int $n) => "/config/$n", range(0, NODES - 1));
 
 $first = static function (string $way) use ($places, $paths): int {
     $command = [PHP_BINARY, __DIR__ . '/first.php', $places, $way, $paths[array_rand($paths)]];
-    return (int) shell_exec(implode(' ', array_map(escapeshellarg(...), $command)));
+    $told = (string) shell_exec(implode(' ', array_map(escapeshellarg(...), $command)));
+    return ctype_digit($told) ? (int) $told : throw new RuntimeException("$way: $told");
 };
 
 /** As many reads as fit: of slow ones each is measured, of fast ones many together. */
@@ -29,10 +30,13 @@ $further = static function (callable $read) use ($paths): array {
     }
     $atOnce = max(1, min(NODES, intdiv(1_000_000, intdiv(hrtime(true) - $began, 10))));
     $some = array_slice($paths, 0, $atOnce);
+    $some = array_combine($some, array_map(basename(...), $some));
     $times = [];
     for ($end = hrtime(true) + NS; ($then = hrtime(true)) < $end;) {
-        foreach ($some as $path) {
-            $read($path);
+        foreach ($some as $path => $data) {
+            if ($read($path) !== $data) {
+                throw new RuntimeException("another answer for $path");
+            }
         }
         $times[] = (hrtime(true) - $then) / $atOnce;
     }
@@ -47,11 +51,6 @@ $of = static function (array $times, int $percent): float {
 $times = array_map(static fn () => ['first' => [], 'further' => []], $ways);
 for ($round = 0; $round < $rounds; $round++) {
     foreach ($ways as $way => $read) {
-        foreach ($paths as $n => $path) {
-            if ($n % 100 === $round % 100 && $read($path) !== "$n") {
-                throw new RuntimeException("$way: another answer for $path");
-            }
-        }
         array_push($times[$way]['further'], ...$further($read));
         $times[$way]['first'][] = $first($way);
     }

@@ -12,6 +12,8 @@ namespace Roster\Bench;
 final class ZooKeeper
 {
     private const TIMEOUT_MS = 10_000;
+    /** Seconds. */
+    private const PATIENCE = 20;
     private const GET_DATA = 4;
     private const CLOSE = -11;
 
@@ -20,9 +22,9 @@ final class ZooKeeper
 
     public function __construct(string $address)
     {
-        $this->stream = stream_socket_client("tcp://$address", $error, $reason, 5)
+        $this->stream = stream_socket_client("tcp://$address", $error, $reason, self::PATIENCE)
             ?: throw new \RuntimeException("$address: $reason");
-        stream_set_timeout($this->stream, 5);
+        stream_set_timeout($this->stream, self::PATIENCE);
         // Protocol 0, no transaction seen, no earlier session, an empty password of 16 bytes, not read-only.
         $this->say(pack('NJNJN', 0, 0, self::TIMEOUT_MS, 0, 16) . str_repeat("\0", 16) . "\0");
         $this->hear();
