@@ -269,6 +269,23 @@ struct CallResult {
   4: required i32 attempts
 }
 
+/** How a call came to its end. */
+struct CallEnd {
+  /** The id of the master that answered. */
+  1: required string master
+  2: required i64 durationUs
+  /** How many masters were tried. */
+  3: required i32 attempts
+}
+
+/** What has come of a call whose values are fetched as they come. */
+struct CallValues {
+  /** What the method gave since the last time, nulls among it; empty at the end alone. */
+  1: required list<binary> values
+  /** How the call ended, and with these values; absent: there may be more. */
+  2: optional CallEnd ended
+}
+
 enum CallErrorKind {
   NO_MASTER = 1,
   FAILED = 2,
@@ -496,6 +513,24 @@ service Roster {
 
   /** Several calls side by side: their outcomes, in the order of the calls. */
   list<CallOutcome> callMany(1: list<Call> calls) throws (1: InvalidRequest invalid)
+
+  /**
+   * Starts a call whose values are fetched as they come, on the master with this id, or on one of those that offer the
+   * service (empty); and waits for the first values, or the end. Every value is given, whatever `allValues` says.
+   *
+   * The call belongs to its connection, which has one open at most: whoever closes it gives the call up. `timeoutMs` is
+   * for all values together. Once a value was given out, no other master is tried. A call fails when more of its values
+   * wait to be fetched than fit into a reply.
+   */
+  CallValues startCall(1: Call call, 2: string masterId)
+    throws (1: NoMaster noMaster, 2: CallFailed failed, 3: CallTimedOut timedOut, 4: Overloaded overloaded,
+            5: InvalidRequest invalid)
+
+  /** What has come since of the call that is open; waits for at least one value, or the end. After the end, or the
+   *  exception that the call came to, none is open. */
+  CallValues nextValues()
+    throws (1: NoMaster noMaster, 2: CallFailed failed, 3: CallTimedOut timedOut, 4: Overloaded overloaded,
+            5: InvalidRequest invalid)
 
   /** Sends a command, a map with the key `cmd`, to every master; to how many it was sent. */
   i32 broadcast(1: binary message, 2: Encoding encoding) throws (1: InvalidRequest invalid)

@@ -2603,6 +2603,171 @@ impl TSerializable for CallResult {
 }
 
 //
+// CallEnd
+//
+
+/// How a call came to its end.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct CallEnd {
+  /// The id of the master that answered.
+  pub master: String,
+  pub duration_us: i64,
+  /// How many masters were tried.
+  pub attempts: i32,
+}
+
+impl CallEnd {
+  pub fn new(master: String, duration_us: i64, attempts: i32) -> CallEnd {
+    CallEnd {
+      master,
+      duration_us,
+      attempts,
+    }
+  }
+}
+
+impl TSerializable for CallEnd {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<CallEnd> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    let mut f_2: Option<i64> = None;
+    let mut f_3: Option<i32> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_i64()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_i32()?;
+          f_3 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("CallEnd.master", &f_1)?;
+    verify_required_field_exists("CallEnd.duration_us", &f_2)?;
+    verify_required_field_exists("CallEnd.attempts", &f_3)?;
+    let ret = CallEnd {
+      master: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      duration_us: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      attempts: f_3.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("CallEnd");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("master", TType::String, 1))?;
+    o_prot.write_string(&self.master)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("durationUs", TType::I64, 2))?;
+    o_prot.write_i64(self.duration_us)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("attempts", TType::I32, 3))?;
+    o_prot.write_i32(self.attempts)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// CallValues
+//
+
+/// What has come of a call whose values are fetched as they come.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct CallValues {
+  /// What the method gave since the last time, nulls among it; empty at the end alone.
+  pub values: Vec<Vec<u8>>,
+  /// How the call ended, and with these values; absent: there may be more.
+  pub ended: Option<CallEnd>,
+}
+
+impl CallValues {
+  pub fn new<F2>(values: Vec<Vec<u8>>, ended: F2) -> CallValues where F2: Into<Option<CallEnd>> {
+    CallValues {
+      values,
+      ended: ended.into(),
+    }
+  }
+}
+
+impl TSerializable for CallValues {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<CallValues> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<Vec<Vec<u8>>> = None;
+    let mut f_2: Option<CallEnd> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<Vec<u8>> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_15 = i_prot.read_bytes()?;
+            val.push(list_elem_15);
+          }
+          i_prot.read_list_end()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = CallEnd::read_from_in_protocol(i_prot)?;
+          f_2 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("CallValues.values", &f_1)?;
+    let ret = CallValues {
+      values: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      ended: f_2,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("CallValues");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("values", TType::List, 1))?;
+    o_prot.write_list_begin(&TListIdentifier::new(TType::String, self.values.len() as i32))?;
+    for e in &self.values {
+      o_prot.write_bytes(e)?;
+    }
+    o_prot.write_list_end()?;
+    o_prot.write_field_end()?;
+    if let Some(ref fld_var) = self.ended {
+      o_prot.write_field_begin(&TFieldIdentifier::new("ended", TType::Struct, 2))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
 // CallError
 //
 
@@ -2997,8 +3162,8 @@ impl TSerializable for MethodStats {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<i64> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_15 = i_prot.read_i64()?;
-            val.push(list_elem_15);
+            let list_elem_16 = i_prot.read_i64()?;
+            val.push(list_elem_16);
           }
           i_prot.read_list_end()?;
           f_13 = Some(val);
@@ -3123,8 +3288,8 @@ impl TSerializable for StatsReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<MethodStats> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_16 = MethodStats::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_16);
+            let list_elem_17 = MethodStats::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_17);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -3254,8 +3419,8 @@ impl TSerializable for SourceStatus {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_17 = i_prot.read_string()?;
-            val.push(list_elem_17);
+            let list_elem_18 = i_prot.read_string()?;
+            val.push(list_elem_18);
           }
           i_prot.read_list_end()?;
           f_5 = Some(val);
@@ -3445,8 +3610,8 @@ impl TSerializable for StatusReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<SourceStatus> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_18 = SourceStatus::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_18);
+            let list_elem_19 = SourceStatus::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_19);
           }
           i_prot.read_list_end()?;
           f_4 = Some(val);
@@ -3455,9 +3620,9 @@ impl TSerializable for StatusReply {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<String, i64> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_19 = i_prot.read_string()?;
-            let map_val_20 = i_prot.read_i64()?;
-            val.insert(map_key_19, map_val_20);
+            let map_key_20 = i_prot.read_string()?;
+            let map_val_21 = i_prot.read_i64()?;
+            val.insert(map_key_20, map_val_21);
           }
           i_prot.read_map_end()?;
           f_5 = Some(val);
@@ -3466,9 +3631,9 @@ impl TSerializable for StatusReply {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<String, i64> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_21 = i_prot.read_string()?;
-            let map_val_22 = i_prot.read_i64()?;
-            val.insert(map_key_21, map_val_22);
+            let map_key_22 = i_prot.read_string()?;
+            let map_val_23 = i_prot.read_i64()?;
+            val.insert(map_key_22, map_val_23);
           }
           i_prot.read_map_end()?;
           f_6 = Some(val);
@@ -4310,6 +4475,16 @@ pub trait TRosterSyncClient {
   fn call_all(&mut self, service_name: String, method: String, arguments: Vec<u8>, options: CallOptions) -> thrift::Result<Vec<CallOutcome>>;
   /// Several calls side by side: their outcomes, in the order of the calls.
   fn call_many(&mut self, calls: Vec<Call>) -> thrift::Result<Vec<CallOutcome>>;
+  /// Starts a call whose values are fetched as they come, on the master with this id, or on one of those that offer the
+  /// service (empty); and waits for the first values, or the end. Every value is given, whatever `allValues` says.
+  /// 
+  /// The call belongs to its connection, which has one open at most: whoever closes it gives the call up. `timeoutMs` is
+  /// for all values together. Once a value was given out, no other master is tried. A call fails when more of its values
+  /// wait to be fetched than fit into a reply.
+  fn start_call(&mut self, call: Call, master_id: String) -> thrift::Result<CallValues>;
+  /// What has come since of the call that is open; waits for at least one value, or the end. After the end, or the
+  /// exception that the call came to, none is open.
+  fn next_values(&mut self) -> thrift::Result<CallValues>;
   /// Sends a command, a map with the key `cmd`, to every master; to how many it was sent.
   fn broadcast(&mut self, message: Vec<u8>, encoding: Encoding) -> thrift::Result<i32>;
   /// Tells every master to connect to these registers as well; to how many it was told.
@@ -4749,6 +4924,60 @@ impl <C: TThriftClient + TRosterSyncClientMarker> TRosterSyncClient for C {
       result.ok_or()
     }
   }
+  fn start_call(&mut self, call: Call, master_id: String) -> thrift::Result<CallValues> {
+    (
+      {
+        self.increment_sequence_number();
+        let message_ident = TMessageIdentifier::new("startCall", TMessageType::Call, self.sequence_number());
+        let call_args = RosterStartCallArgs { call, master_id };
+        self.o_prot_mut().write_message_begin(&message_ident)?;
+        call_args.write_to_out_protocol(self.o_prot_mut())?;
+        self.o_prot_mut().write_message_end()?;
+        self.o_prot_mut().flush()
+      }
+    )?;
+    {
+      let message_ident = self.i_prot_mut().read_message_begin()?;
+      verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
+      verify_expected_service_call("startCall", &message_ident.name)?;
+      if message_ident.message_type == TMessageType::Exception {
+        let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
+        self.i_prot_mut().read_message_end()?;
+        return Err(thrift::Error::Application(remote_error))
+      }
+      verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
+      let result = RosterStartCallResult::read_from_in_protocol(self.i_prot_mut())?;
+      self.i_prot_mut().read_message_end()?;
+      result.ok_or()
+    }
+  }
+  fn next_values(&mut self) -> thrift::Result<CallValues> {
+    (
+      {
+        self.increment_sequence_number();
+        let message_ident = TMessageIdentifier::new("nextValues", TMessageType::Call, self.sequence_number());
+        let call_args = RosterNextValuesArgs {  };
+        self.o_prot_mut().write_message_begin(&message_ident)?;
+        call_args.write_to_out_protocol(self.o_prot_mut())?;
+        self.o_prot_mut().write_message_end()?;
+        self.o_prot_mut().flush()
+      }
+    )?;
+    {
+      let message_ident = self.i_prot_mut().read_message_begin()?;
+      verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
+      verify_expected_service_call("nextValues", &message_ident.name)?;
+      if message_ident.message_type == TMessageType::Exception {
+        let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
+        self.i_prot_mut().read_message_end()?;
+        return Err(thrift::Error::Application(remote_error))
+      }
+      verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
+      let result = RosterNextValuesResult::read_from_in_protocol(self.i_prot_mut())?;
+      self.i_prot_mut().read_message_end()?;
+      result.ok_or()
+    }
+  }
   fn broadcast(&mut self, message: Vec<u8>, encoding: Encoding) -> thrift::Result<i32> {
     (
       {
@@ -4899,6 +5128,16 @@ pub trait RosterSyncHandler {
   fn handle_call_all(&self, service_name: String, method: String, arguments: Vec<u8>, options: CallOptions) -> thrift::Result<Vec<CallOutcome>>;
   /// Several calls side by side: their outcomes, in the order of the calls.
   fn handle_call_many(&self, calls: Vec<Call>) -> thrift::Result<Vec<CallOutcome>>;
+  /// Starts a call whose values are fetched as they come, on the master with this id, or on one of those that offer the
+  /// service (empty); and waits for the first values, or the end. Every value is given, whatever `allValues` says.
+  /// 
+  /// The call belongs to its connection, which has one open at most: whoever closes it gives the call up. `timeoutMs` is
+  /// for all values together. Once a value was given out, no other master is tried. A call fails when more of its values
+  /// wait to be fetched than fit into a reply.
+  fn handle_start_call(&self, call: Call, master_id: String) -> thrift::Result<CallValues>;
+  /// What has come since of the call that is open; waits for at least one value, or the end. After the end, or the
+  /// exception that the call came to, none is open.
+  fn handle_next_values(&self) -> thrift::Result<CallValues>;
   /// Sends a command, a map with the key `cmd`, to every master; to how many it was sent.
   fn handle_broadcast(&self, message: Vec<u8>, encoding: Encoding) -> thrift::Result<i32>;
   /// Tells every master to connect to these registers as well; to how many it was told.
@@ -4963,6 +5202,12 @@ impl <H: RosterSyncHandler> RosterSyncProcessor<H> {
   }
   fn process_call_many(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     TRosterProcessFunctions::process_call_many(&self.handler, incoming_sequence_number, i_prot, o_prot)
+  }
+  fn process_start_call(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    TRosterProcessFunctions::process_start_call(&self.handler, incoming_sequence_number, i_prot, o_prot)
+  }
+  fn process_next_values(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    TRosterProcessFunctions::process_next_values(&self.handler, incoming_sequence_number, i_prot, o_prot)
   }
   fn process_broadcast(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     TRosterProcessFunctions::process_broadcast(&self.handler, incoming_sequence_number, i_prot, o_prot)
@@ -6058,6 +6303,190 @@ impl TRosterProcessFunctions {
       },
     }
   }
+  pub fn process_start_call<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let args = RosterStartCallArgs::read_from_in_protocol(i_prot)?;
+    match handler.handle_start_call(args.call, args.master_id) {
+      Ok(handler_return) => {
+        let message_ident = TMessageIdentifier::new("startCall", TMessageType::Reply, incoming_sequence_number);
+        o_prot.write_message_begin(&message_ident)?;
+        let ret = RosterStartCallResult { result_value: Some(handler_return), no_master: None, failed: None, timed_out: None, overloaded: None, invalid: None };
+        ret.write_to_out_protocol(o_prot)?;
+        o_prot.write_message_end()?;
+        o_prot.flush()
+      },
+      Err(e) => {
+        match e {
+          thrift::Error::User(usr_err) => {
+            if usr_err.downcast_ref::<NoMaster>().is_some() {
+              let err = usr_err.downcast::<NoMaster>().expect("downcast already checked");
+              let ret_err = RosterStartCallResult{ result_value: None, no_master: Some(*err), failed: None, timed_out: None, overloaded: None, invalid: None };
+              let message_ident = TMessageIdentifier::new("startCall", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<CallFailed>().is_some() {
+              let err = usr_err.downcast::<CallFailed>().expect("downcast already checked");
+              let ret_err = RosterStartCallResult{ result_value: None, no_master: None, failed: Some(*err), timed_out: None, overloaded: None, invalid: None };
+              let message_ident = TMessageIdentifier::new("startCall", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<CallTimedOut>().is_some() {
+              let err = usr_err.downcast::<CallTimedOut>().expect("downcast already checked");
+              let ret_err = RosterStartCallResult{ result_value: None, no_master: None, failed: None, timed_out: Some(*err), overloaded: None, invalid: None };
+              let message_ident = TMessageIdentifier::new("startCall", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<Overloaded>().is_some() {
+              let err = usr_err.downcast::<Overloaded>().expect("downcast already checked");
+              let ret_err = RosterStartCallResult{ result_value: None, no_master: None, failed: None, timed_out: None, overloaded: Some(*err), invalid: None };
+              let message_ident = TMessageIdentifier::new("startCall", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
+              let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
+              let ret_err = RosterStartCallResult{ result_value: None, no_master: None, failed: None, timed_out: None, overloaded: None, invalid: Some(*err) };
+              let message_ident = TMessageIdentifier::new("startCall", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else {
+              let ret_err = {
+                ApplicationError::new(
+                  ApplicationErrorKind::Unknown,
+                  usr_err.to_string()
+                )
+              };
+              let message_ident = TMessageIdentifier::new("startCall", TMessageType::Exception, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            }
+          },
+          thrift::Error::Application(app_err) => {
+            let message_ident = TMessageIdentifier::new("startCall", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+          _ => {
+            let ret_err = {
+              ApplicationError::new(
+                ApplicationErrorKind::Unknown,
+                e.to_string()
+              )
+            };
+            let message_ident = TMessageIdentifier::new("startCall", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+        }
+      },
+    }
+  }
+  pub fn process_next_values<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let _ = RosterNextValuesArgs::read_from_in_protocol(i_prot)?;
+    match handler.handle_next_values() {
+      Ok(handler_return) => {
+        let message_ident = TMessageIdentifier::new("nextValues", TMessageType::Reply, incoming_sequence_number);
+        o_prot.write_message_begin(&message_ident)?;
+        let ret = RosterNextValuesResult { result_value: Some(handler_return), no_master: None, failed: None, timed_out: None, overloaded: None, invalid: None };
+        ret.write_to_out_protocol(o_prot)?;
+        o_prot.write_message_end()?;
+        o_prot.flush()
+      },
+      Err(e) => {
+        match e {
+          thrift::Error::User(usr_err) => {
+            if usr_err.downcast_ref::<NoMaster>().is_some() {
+              let err = usr_err.downcast::<NoMaster>().expect("downcast already checked");
+              let ret_err = RosterNextValuesResult{ result_value: None, no_master: Some(*err), failed: None, timed_out: None, overloaded: None, invalid: None };
+              let message_ident = TMessageIdentifier::new("nextValues", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<CallFailed>().is_some() {
+              let err = usr_err.downcast::<CallFailed>().expect("downcast already checked");
+              let ret_err = RosterNextValuesResult{ result_value: None, no_master: None, failed: Some(*err), timed_out: None, overloaded: None, invalid: None };
+              let message_ident = TMessageIdentifier::new("nextValues", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<CallTimedOut>().is_some() {
+              let err = usr_err.downcast::<CallTimedOut>().expect("downcast already checked");
+              let ret_err = RosterNextValuesResult{ result_value: None, no_master: None, failed: None, timed_out: Some(*err), overloaded: None, invalid: None };
+              let message_ident = TMessageIdentifier::new("nextValues", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<Overloaded>().is_some() {
+              let err = usr_err.downcast::<Overloaded>().expect("downcast already checked");
+              let ret_err = RosterNextValuesResult{ result_value: None, no_master: None, failed: None, timed_out: None, overloaded: Some(*err), invalid: None };
+              let message_ident = TMessageIdentifier::new("nextValues", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
+              let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
+              let ret_err = RosterNextValuesResult{ result_value: None, no_master: None, failed: None, timed_out: None, overloaded: None, invalid: Some(*err) };
+              let message_ident = TMessageIdentifier::new("nextValues", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else {
+              let ret_err = {
+                ApplicationError::new(
+                  ApplicationErrorKind::Unknown,
+                  usr_err.to_string()
+                )
+              };
+              let message_ident = TMessageIdentifier::new("nextValues", TMessageType::Exception, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            }
+          },
+          thrift::Error::Application(app_err) => {
+            let message_ident = TMessageIdentifier::new("nextValues", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+          _ => {
+            let ret_err = {
+              ApplicationError::new(
+                ApplicationErrorKind::Unknown,
+                e.to_string()
+              )
+            };
+            let message_ident = TMessageIdentifier::new("nextValues", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+        }
+      },
+    }
+  }
   pub fn process_broadcast<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let args = RosterBroadcastArgs::read_from_in_protocol(i_prot)?;
     match handler.handle_broadcast(args.message, args.encoding) {
@@ -6326,6 +6755,12 @@ impl <H: RosterSyncHandler> TProcessor for RosterSyncProcessor<H> {
       "callMany" => {
         self.process_call_many(message_ident.sequence_number, i_prot, o_prot)
       },
+      "startCall" => {
+        self.process_start_call(message_ident.sequence_number, i_prot, o_prot)
+      },
+      "nextValues" => {
+        self.process_next_values(message_ident.sequence_number, i_prot, o_prot)
+      },
       "broadcast" => {
         self.process_broadcast(message_ident.sequence_number, i_prot, o_prot)
       },
@@ -6557,8 +6992,8 @@ impl RosterGetManyArgs {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_23 = i_prot.read_string()?;
-            val.push(list_elem_23);
+            let list_elem_24 = i_prot.read_string()?;
+            val.push(list_elem_24);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -7103,8 +7538,8 @@ impl RosterWatchArgs {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_24 = i_prot.read_string()?;
-            val.push(list_elem_24);
+            let list_elem_25 = i_prot.read_string()?;
+            val.push(list_elem_25);
           }
           i_prot.read_list_end()?;
           f_2 = Some(val);
@@ -8633,8 +9068,8 @@ impl RosterCallAllResult {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<CallOutcome> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_25 = CallOutcome::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_25);
+            let list_elem_26 = CallOutcome::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_26);
           }
           i_prot.read_list_end()?;
           f_0 = Some(val);
@@ -8712,8 +9147,8 @@ impl RosterCallManyArgs {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Call> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_26 = Call::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_26);
+            let list_elem_27 = Call::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_27);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -8788,8 +9223,8 @@ impl RosterCallManyResult {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<CallOutcome> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_27 = CallOutcome::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_27);
+            let list_elem_28 = CallOutcome::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_28);
           }
           i_prot.read_list_end()?;
           f_0 = Some(val);
@@ -8825,6 +9260,367 @@ impl RosterCallManyResult {
     }
     if let Some(ref fld_var) = self.invalid {
       o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 1))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterStartCallArgs
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterStartCallArgs {
+  call: Call,
+  master_id: String,
+}
+
+impl RosterStartCallArgs {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterStartCallArgs> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<Call> = None;
+    let mut f_2: Option<String> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = Call::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_string()?;
+          f_2 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("RosterStartCallArgs.call", &f_1)?;
+    verify_required_field_exists("RosterStartCallArgs.master_id", &f_2)?;
+    let ret = RosterStartCallArgs {
+      call: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      master_id: f_2.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("startCall_args");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("call", TType::Struct, 1))?;
+    self.call.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("masterId", TType::String, 2))?;
+    o_prot.write_string(&self.master_id)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterStartCallResult
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterStartCallResult {
+  result_value: Option<CallValues>,
+  no_master: Option<NoMaster>,
+  failed: Option<CallFailed>,
+  timed_out: Option<CallTimedOut>,
+  overloaded: Option<Overloaded>,
+  invalid: Option<InvalidRequest>,
+}
+
+impl RosterStartCallResult {
+  fn ok_or(self) -> thrift::Result<CallValues> {
+    if self.no_master.is_some() {
+      Err(thrift::Error::User(Box::new(self.no_master.unwrap())))
+    } else if self.failed.is_some() {
+      Err(thrift::Error::User(Box::new(self.failed.unwrap())))
+    } else if self.timed_out.is_some() {
+      Err(thrift::Error::User(Box::new(self.timed_out.unwrap())))
+    } else if self.overloaded.is_some() {
+      Err(thrift::Error::User(Box::new(self.overloaded.unwrap())))
+    } else if self.invalid.is_some() {
+      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.result_value.is_some() {
+      Ok(self.result_value.unwrap())
+    } else {
+      Err(
+        thrift::Error::Application(
+          ApplicationError::new(
+            ApplicationErrorKind::MissingResult,
+            "no result received for RosterStartCall"
+          )
+        )
+      )
+    }
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterStartCallResult> {
+    i_prot.read_struct_begin()?;
+    let mut f_0: Option<CallValues> = None;
+    let mut f_1: Option<NoMaster> = None;
+    let mut f_2: Option<CallFailed> = None;
+    let mut f_3: Option<CallTimedOut> = None;
+    let mut f_4: Option<Overloaded> = None;
+    let mut f_5: Option<InvalidRequest> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        0 => {
+          let val = CallValues::read_from_in_protocol(i_prot)?;
+          f_0 = Some(val);
+        },
+        1 => {
+          let val = NoMaster::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = CallFailed::read_from_in_protocol(i_prot)?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = CallTimedOut::read_from_in_protocol(i_prot)?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = Overloaded::read_from_in_protocol(i_prot)?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          f_5 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = RosterStartCallResult {
+      result_value: f_0,
+      no_master: f_1,
+      failed: f_2,
+      timed_out: f_3,
+      overloaded: f_4,
+      invalid: f_5,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("RosterStartCallResult");
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.result_value {
+      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.no_master {
+      o_prot.write_field_begin(&TFieldIdentifier::new("noMaster", TType::Struct, 1))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.failed {
+      o_prot.write_field_begin(&TFieldIdentifier::new("failed", TType::Struct, 2))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.timed_out {
+      o_prot.write_field_begin(&TFieldIdentifier::new("timedOut", TType::Struct, 3))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.overloaded {
+      o_prot.write_field_begin(&TFieldIdentifier::new("overloaded", TType::Struct, 4))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.invalid {
+      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 5))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterNextValuesArgs
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterNextValuesArgs {
+}
+
+impl RosterNextValuesArgs {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterNextValuesArgs> {
+    i_prot.read_struct_begin()?;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = RosterNextValuesArgs {};
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("nextValues_args");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterNextValuesResult
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterNextValuesResult {
+  result_value: Option<CallValues>,
+  no_master: Option<NoMaster>,
+  failed: Option<CallFailed>,
+  timed_out: Option<CallTimedOut>,
+  overloaded: Option<Overloaded>,
+  invalid: Option<InvalidRequest>,
+}
+
+impl RosterNextValuesResult {
+  fn ok_or(self) -> thrift::Result<CallValues> {
+    if self.no_master.is_some() {
+      Err(thrift::Error::User(Box::new(self.no_master.unwrap())))
+    } else if self.failed.is_some() {
+      Err(thrift::Error::User(Box::new(self.failed.unwrap())))
+    } else if self.timed_out.is_some() {
+      Err(thrift::Error::User(Box::new(self.timed_out.unwrap())))
+    } else if self.overloaded.is_some() {
+      Err(thrift::Error::User(Box::new(self.overloaded.unwrap())))
+    } else if self.invalid.is_some() {
+      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.result_value.is_some() {
+      Ok(self.result_value.unwrap())
+    } else {
+      Err(
+        thrift::Error::Application(
+          ApplicationError::new(
+            ApplicationErrorKind::MissingResult,
+            "no result received for RosterNextValues"
+          )
+        )
+      )
+    }
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterNextValuesResult> {
+    i_prot.read_struct_begin()?;
+    let mut f_0: Option<CallValues> = None;
+    let mut f_1: Option<NoMaster> = None;
+    let mut f_2: Option<CallFailed> = None;
+    let mut f_3: Option<CallTimedOut> = None;
+    let mut f_4: Option<Overloaded> = None;
+    let mut f_5: Option<InvalidRequest> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        0 => {
+          let val = CallValues::read_from_in_protocol(i_prot)?;
+          f_0 = Some(val);
+        },
+        1 => {
+          let val = NoMaster::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = CallFailed::read_from_in_protocol(i_prot)?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = CallTimedOut::read_from_in_protocol(i_prot)?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = Overloaded::read_from_in_protocol(i_prot)?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          f_5 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = RosterNextValuesResult {
+      result_value: f_0,
+      no_master: f_1,
+      failed: f_2,
+      timed_out: f_3,
+      overloaded: f_4,
+      invalid: f_5,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("RosterNextValuesResult");
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.result_value {
+      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.no_master {
+      o_prot.write_field_begin(&TFieldIdentifier::new("noMaster", TType::Struct, 1))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.failed {
+      o_prot.write_field_begin(&TFieldIdentifier::new("failed", TType::Struct, 2))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.timed_out {
+      o_prot.write_field_begin(&TFieldIdentifier::new("timedOut", TType::Struct, 3))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.overloaded {
+      o_prot.write_field_begin(&TFieldIdentifier::new("overloaded", TType::Struct, 4))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.invalid {
+      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 5))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -8993,8 +9789,8 @@ impl RosterAddRegistersArgs {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<RegisterAddress> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_28 = RegisterAddress::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_28);
+            let list_elem_29 = RegisterAddress::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_29);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -9128,8 +9924,8 @@ impl RosterRemoveRegistersArgs {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<RegisterAddress> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_29 = RegisterAddress::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_29);
+            let list_elem_30 = RegisterAddress::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_30);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);

@@ -188,6 +188,38 @@ interface RosterIf
      */
     public function callMany(array $calls);
     /**
+     * Starts a call whose values are fetched as they come, on the master with this id, or on one of those that offer the
+     * service (empty); and waits for the first values, or the end. Every value is given, whatever `allValues` says.
+     * 
+     * The call belongs to its connection, which has one open at most: whoever closes it gives the call up. `timeoutMs` is
+     * for all values together. Once a value was given out, no other master is tried. A call fails when more of its values
+     * wait to be fetched than fit into a reply.
+     * 
+     * @param \Roster\Thrift\Call $call
+     * @param string $masterId
+     * @return \Roster\Thrift\CallValues What has come of a call whose values are fetched as they come.
+     * 
+     * @throws \Roster\Thrift\NoMaster
+     * @throws \Roster\Thrift\CallFailed
+     * @throws \Roster\Thrift\CallTimedOut
+     * @throws \Roster\Thrift\Overloaded
+     * @throws \Roster\Thrift\InvalidRequest
+     */
+    public function startCall(\Roster\Thrift\Call $call, $masterId);
+    /**
+     * What has come since of the call that is open; waits for at least one value, or the end. After the end, or the
+     * exception that the call came to, none is open.
+     * 
+     * @return \Roster\Thrift\CallValues What has come of a call whose values are fetched as they come.
+     * 
+     * @throws \Roster\Thrift\NoMaster
+     * @throws \Roster\Thrift\CallFailed
+     * @throws \Roster\Thrift\CallTimedOut
+     * @throws \Roster\Thrift\Overloaded
+     * @throws \Roster\Thrift\InvalidRequest
+     */
+    public function nextValues();
+    /**
      * Sends a command, a map with the key `cmd`, to every master; to how many it was sent.
      * 
      * @param string $message

@@ -69,14 +69,14 @@ class Roster_callMany_args
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->calls = array();
-                        $_size157 = 0;
-                        $_etype160 = 0;
-                        $xfer += $input->readListBegin($_etype160, $_size157);
-                        for ($_i161 = 0; $_i161 < $_size157; ++$_i161) {
-                            $elem162 = null;
-                            $elem162 = new \Roster\Thrift\Call();
-                            $xfer += $elem162->read($input);
-                            $this->calls []= $elem162;
+                        $_size164 = 0;
+                        $_etype167 = 0;
+                        $xfer += $input->readListBegin($_etype167, $_size164);
+                        for ($_i168 = 0; $_i168 < $_size164; ++$_i168) {
+                            $elem169 = null;
+                            $elem169 = new \Roster\Thrift\Call();
+                            $xfer += $elem169->read($input);
+                            $this->calls []= $elem169;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -103,8 +103,8 @@ class Roster_callMany_args
             }
             $xfer += $output->writeFieldBegin('calls', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->calls));
-            foreach ($this->calls as $iter163) {
-                $xfer += $iter163->write($output);
+            foreach ($this->calls as $iter170) {
+                $xfer += $iter170->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

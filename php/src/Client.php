@@ -224,6 +224,33 @@ final class Client
     }
 
     /**
+     * Calls a method that gives many values, and gives each as soon as it comes.
+     *
+     * The call is sent when the first value is asked for, over a connection of its own. Who asks for no more gives it up.
+     * Once it has given a value, no other master is tried; it may still fail. Arguments and exceptions as of `call`.
+     *
+     * @param array<mixed> $args
+     * @param int $timeoutMs how long all values may take together
+     * @param ?string $master the id of the only one that will do; null: any that offers the service
+     * @return \Generator<int, mixed>
+     */
+    public function stream(
+        string $service,
+        string $method,
+        array $args = [],
+        int $timeoutMs = 5_000,
+        int $retries = 2,
+        bool $idempotent = false,
+        ?string $version = null,
+        Balance $balance = Balance::LeastOutstanding,
+        ?string $key = null,
+        ?string $master = null,
+    ): \Generator {
+        $call = new Call($service, $method, $args, $timeoutMs, $retries, $idempotent, $version, $balance, $key);
+        return $this->ways()->stream($call, $master ?? '');
+    }
+
+    /**
      * Calls a method on every master that offers the service. Each may fail on its own; arguments as of `call`.
      *
      * @param array<mixed> $args

@@ -14,6 +14,7 @@ use Roster\Read\Path;
 use Roster\Read\SharedFile;
 use Roster\Wire\Deadline;
 use Roster\Wire\Endpoint;
+use Roster\Wire\Values;
 
 /**
  * All ways to what the sidecar knows, for when its shared file alone does not do.
@@ -84,6 +85,31 @@ final class Ways
         $endpoints = $this->endpoints(isPersistent: false);
         $deadline = fn () => new Deadline($this->timeouts->wholeMs);
         return fn (callable $question) => $this->ask($endpoints, static fn ($way) => $question($way, $deadline()));
+    }
+
+    /**
+     * The values of a call as they come, over a connection of its own.
+     *
+     * @param string $master its id; empty: any
+     * @return \Generator<int, mixed>
+     */
+    public function stream(Call $call, string $master): \Generator
+    {
+        $start = static fn (Endpoint $way) => [$way, $way->startCall($call, $master)];
+        [$way, $given] = $this->consultant()($start);
+        try {
+            while (true) {
+                foreach ($given->values as $value) {
+                    yield Values::json($value);
+                }
+                if ($given->ended !== null) {
+                    return;
+                }
+                $given = $way->nextValues($call);
+            }
+        } finally {
+            $way->close();
+        }
     }
 
     /** Notes that the shared file has answered. */

@@ -85,6 +85,14 @@ final class MastersTest extends TestCase
         $this->client->callOn('nobody', 'demo', 'values');
     }
 
+    public function testAStreamGivesWhatAMasterGave(): void
+    {
+        $id = $this->client->masters('demo')[0]->id;
+        $values = [1, 'two', ['three' => 3]];
+        self::assertSame($values, iterator_to_array($this->client->stream('demo', 'values')));
+        self::assertSame($values, iterator_to_array($this->client->stream('demo', 'laterValues', master: $id)));
+    }
+
     public function testAllMastersAreCalled(): void
     {
         $ids = array_map(static fn (Master $master) => $master->id, $this->client->masters('demo'));

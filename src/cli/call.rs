@@ -11,7 +11,8 @@ use super::{Output, json, text};
 
 /// Call a method of a service
 ///
-/// Each value that it gives is printed on a line, as JSON. Arguments are given by name, or with --json.
+/// Each value that it gives is printed on a line, as JSON, as soon as it comes; with --all or -o json, when all have
+/// come. Arguments are given by name, or with --json.
 #[derive(Debug, Args)]
 pub(crate) struct Call {
     /// What to call
@@ -58,10 +59,14 @@ impl Call {
         if self.all {
             return tell_all(&client.call_all(self.what, arguments, options, timeout)?, output);
         }
-        let result = client.call(self.master, self.what, arguments, options, timeout)?;
-        match output {
-            Output::Json => json::print(&document(&result))?,
-            Output::Table => print_values("", &result.values)?,
+        if output == Output::Json {
+            return Ok(json::print(&document(&client.call(self.master, self.what, arguments, options, timeout)?))?);
+        }
+        let mut part = client.start_call(self.master, self.what, arguments, options, timeout)?;
+        print_values("", &part.values)?;
+        while part.ended.is_none() {
+            part = client.next_values(timeout)?;
+            print_values("", &part.values)?;
         }
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! Calls: one, one on a certain master, one on all masters, and several side by side; and commands for all masters.
 
+use std::sync::Arc;
+
 use futures::future::join_all;
 use futures::stream::{self, StreamExt};
 use rmpv::Value;
@@ -7,8 +9,10 @@ use tokio::time::Instant;
 
 use super::caller::{Bounds, Failure};
 use super::handler::Desk;
-use super::idl::{self, CallError, CallErrorKind, CallOutcome, CallResult, Encoding, InvalidRequest, RegisterAddress};
-use super::owed::Budget;
+use super::idl::{
+    self, CallEnd, CallError, CallErrorKind, CallOutcome, CallResult, Encoding, InvalidRequest, RegisterAddress,
+};
+use super::owed::{Budget, Values};
 use super::request::{self, Request};
 
 /// Several calls; one that makes no sense does not spoil the others.
@@ -31,23 +35,22 @@ impl Desk {
     }
 
     pub(super) async fn call(&self, request: &Request) -> thrift::Result<CallResult> {
-        let budget = self.budget();
-        Ok(self.caller.call(request, within(request, &budget)).await?)
+        Ok(self.call_within(&self.budget(), request).await?)
     }
 
     pub(super) async fn call_on(&self, master: &str, request: &Request) -> thrift::Result<CallResult> {
-        let budget = self.budget();
-        let entry = self.caller.one(master, request)?;
-        Ok(self.caller.call_on(entry, request, within(request, &budget)).await?)
+        let values = Values::new(&self.budget());
+        let bounds = Bounds { until: Instant::now() + request.timeout, values: &values };
+        let end = self.caller.call_on(self.caller.one(master, request)?, request, bounds).await?;
+        Ok(result(end, values))
     }
 
     pub(super) async fn call_all(&self, request: &Request) -> thrift::Result<Vec<CallOutcome>> {
-        let budget = self.budget();
-        let bounds = within(request, &budget);
+        let (budget, until) = (self.budget(), Instant::now() + request.timeout);
         let calls = self.caller.all(request)?.into_iter().map(|entry| async {
-            let master = entry.master.id.clone();
-            let outcome = outcome(self.caller.call_on(entry, request, bounds).await);
-            CallOutcome { master: Some(master), ..outcome }
+            let (master, values) = (entry.master.id.clone(), Values::new(&budget));
+            let end = self.caller.call_on(entry, request, Bounds { until, values: &values }).await;
+            CallOutcome { master: Some(master), ..outcome(end.map(|end| result(end, values))) }
         });
         Ok(stream::iter(calls).buffered(self.config.max_call_all).collect().await)
     }
@@ -55,7 +58,7 @@ impl Desk {
     pub(super) async fn call_many(&self, several: &Several) -> Vec<CallOutcome> {
         let budget = self.budget();
         let calls = several.iter().map(async |request| match request {
-            Ok(request) => outcome(self.caller.call(request, within(request, &budget)).await),
+            Ok(request) => outcome(self.call_within(&budget, request).await),
             Err(invalid) => {
                 let message = format!("{}: {}", invalid.field, invalid.message);
                 CallOutcome::new(None, None, CallError::new(CallErrorKind::INVALID, message, None, None, None))
@@ -89,13 +92,22 @@ impl Desk {
         sent.count() as i32
     }
 
-    fn budget(&self) -> Budget {
+    async fn call_within(&self, budget: &Arc<Budget>, request: &Request) -> Result<CallResult, Failure> {
+        let values = Values::new(budget);
+        let bounds = Bounds { until: Instant::now() + request.timeout, values: &values };
+        let end = self.caller.call(request, bounds).await?;
+        Ok(result(end, values))
+    }
+
+    /// Room for the values of one reply.
+    pub(super) fn budget(&self) -> Arc<Budget> {
         self.ledger.budget(self.max_reply())
     }
 }
 
-fn within<'a>(request: &Request, budget: &'a Budget) -> Bounds<'a> {
-    Bounds { until: Instant::now() + request.timeout, budget }
+fn result(end: CallEnd, values: Values) -> CallResult {
+    let CallEnd { master, duration_us, attempts } = end;
+    CallResult { values: values.into_all(), master, duration_us, attempts }
 }
 
 impl From<Failure> for thrift::Error {

@@ -7,8 +7,8 @@ use rmpv::Value;
 use semver::{Version, VersionReq};
 use tokio::time::{Instant, timeout_at};
 
-use super::idl::{CallFailed, CallResult, CallTimedOut, NoMaster, Overloaded};
-use super::owed::Budget;
+use super::idl::{CallEnd, CallFailed, CallTimedOut, NoMaster, Overloaded};
+use super::owed::Values;
 use super::request::Request;
 use super::value;
 use crate::metrics::{Ending, Held, Metrics, Tally};
@@ -34,11 +34,11 @@ pub(super) enum Failure {
     Overloaded(Overloaded),
 }
 
-/// Until when, and how much, a call may give.
+/// Until when a call may take, and where its values go.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds<'a> {
     pub(super) until: Instant,
-    pub(super) budget: &'a Budget,
+    pub(super) values: &'a Values,
 }
 
 /// A call under way.
@@ -49,22 +49,16 @@ struct UnderWay<'a> {
     attempts: i32,
 }
 
-/// What a master gave.
-struct Given {
-    values: Vec<Vec<u8>>,
-    master: String,
-}
-
 impl Caller {
     pub(super) fn new(store: Arc<Store>, max_calls: usize, metrics: Arc<Metrics>) -> Self {
         Self { store, resolver: Resolver::default(), max_calls: max_calls as u64, metrics }
     }
 
     /// Calls one of the masters that offer the service.
-    pub(super) async fn call(&self, request: &Request, bounds: Bounds<'_>) -> Result<CallResult, Failure> {
+    pub(super) async fn call(&self, request: &Request, bounds: Bounds<'_>) -> Result<CallEnd, Failure> {
         let mut call = self.begin(request)?;
-        let given = self.on_any(request, bounds, &mut call).await;
-        call.end(given)
+        let master = self.on_any(request, bounds, &mut call).await;
+        call.end(master)
     }
 
     /// Calls this master and no other.
@@ -73,10 +67,10 @@ impl Caller {
         entry: Arc<Entry>,
         request: &Request,
         bounds: Bounds<'_>,
-    ) -> Result<CallResult, Failure> {
+    ) -> Result<CallEnd, Failure> {
         let mut call = self.begin(request)?;
-        let given = attempt(entry, request, bounds, &mut call).await;
-        call.end(given)
+        let master = attempt(entry, request, bounds, &mut call).await;
+        call.end(master)
     }
 
     /// The master with this id, if it is there and offers what is called.
@@ -115,7 +109,7 @@ impl Caller {
         Ok(call)
     }
 
-    async fn on_any(&self, request: &Request, bounds: Bounds<'_>, call: &mut UnderWay<'_>) -> Result<Given, Failure> {
+    async fn on_any(&self, request: &Request, bounds: Bounds<'_>, call: &mut UnderWay<'_>) -> Result<String, Failure> {
         let mut wanted = request.wanted.clone();
         let mut failure = None;
         loop {
@@ -126,7 +120,11 @@ impl Caller {
             };
             wanted.not.push(entry.master.id.as_str().into());
             match attempt(entry, request, bounds, call).await {
-                Err(failed) if failed.may_be_tried_again(request) && call.attempts as usize <= request.retries => {
+                Err(failed)
+                    if failed.may_be_tried_again(request)
+                        && call.attempts as usize <= request.retries
+                        && bounds.values.start_over() =>
+                {
                     failure = Some(failed);
                     // Where all refuse at once, others of this thread have their turn in between.
                     tokio::task::yield_now().await;
@@ -165,21 +163,20 @@ impl Failure {
 }
 
 impl UnderWay<'_> {
-    fn end(self, given: Result<Given, Failure>) -> Result<CallResult, Failure> {
+    fn end(self, master: Result<String, Failure>) -> Result<CallEnd, Failure> {
         let took = self.started.elapsed();
-        self.tally.end(given.as_ref().err().map_or(Ending::Answered, Failure::ending), took);
-        let Given { values, master } = given?;
-        Ok(CallResult { values, master, duration_us: took.as_micros() as i64, attempts: self.attempts })
+        self.tally.end(master.as_ref().err().map_or(Ending::Answered, Failure::ending), took);
+        Ok(CallEnd { master: master?, duration_us: took.as_micros() as i64, attempts: self.attempts })
     }
 }
 
-/// Calls one master. It is let go as soon as the call is sent: who waits for an answer keeps no connection alive.
+/// Calls one master; its id. It is let go as soon as the call is sent: who waits for an answer keeps no connection alive.
 async fn attempt(
     entry: Arc<Entry>,
     request: &Request,
     bounds: Bounds<'_>,
     call: &mut UnderWay<'_>,
-) -> Result<Given, Failure> {
+) -> Result<String, Failure> {
     call.attempts += 1;
     if call.attempts > 1 {
         call.tally.retried();
@@ -187,8 +184,8 @@ async fn attempt(
     let master = entry.master.id.clone();
     let answers = send(&entry, request, bounds.until)?;
     drop(entry);
-    match timeout_at(bounds.until, gather(answers, &master, request, bounds.budget)).await {
-        Ok(gathered) => gathered.map(|values| Given { values, master }),
+    match timeout_at(bounds.until, gather(answers, &master, request, bounds.values)).await {
+        Ok(gathered) => gathered.map(|()| master),
         Err(_) => Err(timed_out(master, request, "the master gave no answer in time; whether it will is not known")),
     }
 }
@@ -230,31 +227,21 @@ fn offered<'a>(entry: &'a Entry, request: &Request) -> Option<&'a Service> {
 }
 
 /// Waits for all that the master gives.
-async fn gather(
-    mut answers: Answers,
-    master: &str,
-    request: &Request,
-    budget: &Budget,
-) -> Result<Vec<Vec<u8>>, Failure> {
+async fn gather(mut answers: Answers, master: &str, request: &Request, values: &Values) -> Result<(), Failure> {
     let failed = |message, class_name, code, lost| {
         Failure::Failed(CallFailed { master: master.to_owned(), message, class_name, code, lost })
     };
-    let written = |value: &Value| {
-        let bytes = value::write(request.encoding, value);
-        let room = budget.take(bytes.len());
-        room.map_err(|why| failed(format!("the call was given up: {why}"), None, 0, false)).map(|()| bytes)
+    let put = |value: &Value| {
+        let put = values.put(value::write(request.encoding, value));
+        put.map_err(|why| failed(format!("the call was given up: {why}"), None, 0, false))
     };
-    let (mut values, mut last) = (Vec::new(), Value::Nil);
+    let mut last = Value::Nil;
     loop {
         match answers.next().await {
-            Some(Answer::Value(value)) if request.all_values => values.push(written(&value)?),
+            Some(Answer::Value(value)) if request.all_values => put(&value)?,
             Some(Answer::Value(value)) => last = value,
-            Some(Answer::End) => {
-                if !last.is_nil() {
-                    values.push(written(&last)?);
-                }
-                return Ok(values);
-            }
+            Some(Answer::End) if last.is_nil() => return Ok(()),
+            Some(Answer::End) => return put(&last),
             Some(Answer::Failed { message, class, code }) => return Err(failed(message, class, code, false)),
             Some(Answer::Lost(message)) => return Err(failed(message, None, 0, true)),
             Some(Answer::Refused(message)) => {

@@ -11,10 +11,10 @@ use thrift::protocol::{TBinaryInputProtocol, TBinaryOutputProtocol};
 use thrift::transport::TBufferedWriteTransport;
 
 use super::idl::{
-    CallFailed, CallOptions, CallOutcome, CallResult, CallTimedOut, ChildrenReply, Encoding, Filter, InstancesReply,
-    InvalidRequest, MastersReply, MastersWatchReply, NoMaster, NodeReply, NotFound, NotReady, Overloaded, ReadOptions,
-    RegisterAddress, RosterSyncClient, ServicesReply, StatsReply, StatusReply, SubtreeReply, TRosterSyncClient,
-    TooStale, WatchReply,
+    Call, CallFailed, CallOptions, CallOutcome, CallResult, CallTimedOut, CallValues, ChildrenReply, Encoding, Filter,
+    InstancesReply, InvalidRequest, MastersReply, MastersWatchReply, NoMaster, NodeReply, NotFound, NotReady,
+    Overloaded, ReadOptions, RegisterAddress, RosterSyncClient, ServicesReply, StatsReply, StatusReply, SubtreeReply,
+    TRosterSyncClient, TooStale, WatchReply,
 };
 use crate::net::Address;
 
@@ -137,6 +137,25 @@ impl Client {
     ) -> Result<Vec<CallOutcome>, Error> {
         let options = CallOptions { timeout_ms: Some(millis(wait)), ..options };
         self.ask(self.timeout + wait, |sidecar| sidecar.call_all(service, method, arguments, options))
+    }
+
+    /// Starts a call whose values are fetched as they come, on the master with this id if there is one; the first of them.
+    pub fn start_call(
+        &mut self,
+        master: Option<String>,
+        (service, method): (String, String),
+        arguments: Vec<u8>,
+        options: CallOptions,
+        wait: Duration,
+    ) -> Result<CallValues, Error> {
+        let options = CallOptions { timeout_ms: Some(millis(wait)), ..options };
+        let call = Call::new(service, method, arguments, options);
+        self.ask(self.timeout + wait, |sidecar| sidecar.start_call(call, master.unwrap_or_default()))
+    }
+
+    /// What came since of the call that was started, which may take `wait` beside the client's own timeout.
+    pub fn next_values(&mut self, wait: Duration) -> Result<CallValues, Error> {
+        self.ask(self.timeout + wait, |sidecar| sidecar.next_values())
     }
 
     /// Sends a command, a JSON text, to all masters; to how many it was sent.

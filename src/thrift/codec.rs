@@ -31,6 +31,8 @@ pub(super) struct Codec {
 pub(super) enum Outcome {
     /// Its reply was added to the output, and is owed until the client has taken it.
     Answered(Owed),
+    /// The same of a refusal: what the request came to was more than may be owed.
+    Refused(Owed),
     /// It waits. Wait, then ask again with the answer.
     Waits(Box<Wait>),
 }
@@ -80,19 +82,19 @@ impl Codec {
             return Ok(Outcome::Waits(wait));
         }
         self.metrics.requests.increment();
-        let mut bytes = output.len() - start;
-        if let Some(refusal) = self.refusal(bytes) {
+        let refusal = self.refusal(output.len() - start);
+        if let Some(refusal) = &refusal {
             output.truncate(start + header);
-            self.write_exception(dialect, &request, &refusal, output)?;
-            bytes = output.len() - start;
+            self.write_exception(dialect, &request, refusal, output)?;
         }
+        let owed = self.ledger.owe(output.len() - start);
         if request.message_type == TMessageType::OneWay {
             output.truncate(start);
         } else if dialect.framed {
             let length = (output.len() - start - header) as u32;
             output[start..start + header].copy_from_slice(&length.to_be_bytes());
         }
-        Ok(Outcome::Answered(self.ledger.owe(bytes)))
+        Ok(if refusal.is_none() { Outcome::Answered(owed) } else { Outcome::Refused(owed) })
     }
 
     /// Tells a client whose message is not answered why.

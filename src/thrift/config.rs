@@ -30,7 +30,7 @@ pub struct Config {
     /// How many connections may wait for a watch; these count apart from the others.
     pub max_watches: usize,
     pub max_request: ByteSize,
-    /// The largest request of `call`, `callOn`, `callAll`, `callMany` and `broadcast`.
+    /// The largest request of `call`, `callOn`, `callAll`, `callMany`, `startCall` and `broadcast`.
     pub max_call: ByteSize,
     pub max_reply: ByteSize,
     /// How many bytes of replies may wait for their readers, over all connections.

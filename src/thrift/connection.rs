@@ -14,6 +14,7 @@ use super::admission::{Place, Sent};
 use super::codec::Outcome;
 use super::cut::{Cut, Cutter};
 use super::dialect::Dialect;
+use super::open::Open;
 use super::owed::Owed;
 use super::scan::Bounds;
 use super::wait::{Awaited, Wait};
@@ -37,6 +38,7 @@ struct Connection {
     received: Vec<u8>,
     output: Vec<u8>,
     owed: Vec<Owed>,
+    open: Open,
 }
 
 /// Why a connection ends.
@@ -75,8 +77,16 @@ impl From<Sent> for End {
 pub(super) async fn serve(stream: Stream, place: Place, shared: Arc<Shared>, stop: Stop) {
     let counted = shared.clone();
     let _open = counted.metrics.connections_open.hold();
-    let mut connection =
-        Connection { stream, shared, place, stop, received: Vec::new(), output: Vec::new(), owed: Vec::new() };
+    let mut connection = Connection {
+        stream,
+        shared,
+        place,
+        stop,
+        received: Vec::new(),
+        output: Vec::new(),
+        owed: Vec::new(),
+        open: Open::default(),
+    };
     match connection.run().await {
         Ok(never) => match never {},
         Err(End::Quiet) => {}
@@ -114,10 +124,14 @@ impl Connection {
         }
     }
 
-    /// Waits for the first bytes of a request. Meanwhile the connection is idle, and may have to go.
+    /// Waits for the first bytes of a request. Meanwhile the connection is idle, and may have to go, unless it has a
+    /// call open.
     async fn begins_within(&mut self, patience: Duration) -> Result<(), End> {
         if self.received.is_empty() {
             self.send().await?;
+            if self.open.is_some() {
+                return timeout(patience, self.receive()).await.map_err(|_| End::TimedOut)?;
+            }
             self.place.set_idle(patience);
             self.receive().await?;
             self.place.set_busy();
@@ -152,9 +166,18 @@ impl Connection {
         let mut awaited = None;
         loop {
             let request = &self.received[message.clone()];
+            let is_fetched = matches!(awaited, Some(Awaited::Values(_)));
             match self.shared.codec.answer(dialect, request, &self.shared.desk, awaited, &mut self.output)? {
                 Outcome::Answered(owed) => {
                     self.owed.push(owed);
+                    return Ok(());
+                }
+                Outcome::Refused(owed) => {
+                    self.owed.push(owed);
+                    if is_fetched {
+                        // Else the next values would hide that these are missing.
+                        self.open.give_up();
+                    }
                     return Ok(());
                 }
                 Outcome::Waits(wait) => {
@@ -174,7 +197,7 @@ impl Connection {
         let shared = self.shared.clone();
         let most = end + shared.config.max_request.as_u64() as usize;
         // In a box: else every connection would be as large as a call.
-        let mut waiting = Box::pin(wait.until_answered(&shared.desk, &self.stop));
+        let mut waiting = Box::pin(wait.until_answered(&shared.desk, &mut self.open, &self.stop));
         loop {
             tokio::select! {
                 answer = &mut waiting => return Ok(answer),
@@ -191,7 +214,8 @@ impl Connection {
         tokio::select! {
             biased;
             read = self.stream.read_buf(&mut self.received) => if read? == 0 { Err(End::Quiet) } else { Ok(()) },
-            sent = self.place.sent_away() => Err(sent.into()),
+            sent = self.place.sent_away(), if !self.open.is_some() => Err(sent.into()),
+            never = self.open.go_on() => match never {},
         }
     }
 

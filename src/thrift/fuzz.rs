@@ -34,7 +34,9 @@ pub fn requests(bytes: &[u8]) {
     let Cut::Request { dialect, message, .. } = at_once else { return };
     let mut output = Vec::new();
     let (codec, desk) = &*HOUSE;
-    if let Ok(Outcome::Answered(_)) = codec.answer(dialect, &bytes[message], desk, None, &mut output) {
+    if let Ok(Outcome::Answered(_) | Outcome::Refused(_)) =
+        codec.answer(dialect, &bytes[message], desk, None, &mut output)
+    {
         let length = output.first_chunk::<4>().map(|length| u32::from_be_bytes(*length) as usize + 4);
         assert!(!dialect.framed || output.is_empty() || length == Some(output.len()));
     }

@@ -20,7 +20,7 @@ const MAX_PAGE: usize = 10_000;
 #[derive(Debug)]
 pub(super) struct Desk {
     pub(super) store: Arc<Store>,
-    pub(super) caller: Caller,
+    pub(super) caller: Arc<Caller>,
     /// What the values of calls take before they are a reply is owed too.
     pub(super) ledger: Arc<Ledger>,
     pub(super) config: Config,
@@ -38,7 +38,7 @@ impl Desk {
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
-            caller: Caller::new(store.clone(), config.max_calls, metrics.clone()),
+            caller: Arc::new(Caller::new(store.clone(), config.max_calls, metrics.clone())),
             store,
             ledger,
             config: config.clone(),

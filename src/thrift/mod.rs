@@ -17,6 +17,7 @@ mod dialect;
 pub mod fuzz;
 mod handler;
 mod masters;
+mod open;
 mod owed;
 mod request;
 mod scan;

@@ -1,7 +1,7 @@
 //! What is owed to clients: the bytes of replies that have not been read yet, bounded over all connections.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// How much is owed, and how much may be.
 #[derive(Debug)]
@@ -24,10 +24,24 @@ pub(super) struct Budget {
     most: usize,
 }
 
+/// The values of one call that have come and were not given out yet. They take room of a budget, also of one that other
+/// calls share.
+#[derive(Debug)]
+pub(super) struct Values {
+    budget: Arc<Budget>,
+    pile: Mutex<Pile>,
+}
+
+#[derive(Debug, Default)]
+struct Pile {
+    values: Vec<Vec<u8>>,
+    are_given_out: bool,
+}
+
 /// Why there is no room for more values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NoRoom {
-    #[error("it gave more than max_reply allows")]
+    #[error("it gave more at once than max_reply allows")]
     Reply,
     #[error("too many bytes of replies wait for their readers")]
     All,
@@ -51,15 +65,15 @@ impl Ledger {
     }
 
     /// Room for the values of a reply of at most `most` bytes.
-    pub(super) fn budget(self: &Arc<Self>, most: usize) -> Budget {
-        Budget { owed: self.owe(0), most }
+    pub(super) fn budget(self: &Arc<Self>, most: usize) -> Arc<Budget> {
+        Arc::new(Budget { owed: self.owe(0), most })
     }
 }
 
 impl Budget {
     /// Takes room for a value.
-    pub(super) fn take(&self, bytes: usize) -> Result<(), NoRoom> {
-        let bytes = bytes + OVERHEAD;
+    fn take(&self, value: &[u8]) -> Result<(), NoRoom> {
+        let bytes = value.len() + OVERHEAD;
         let Owed { bytes: taken, ledger } = &self.owed;
         if taken.load(Ordering::Relaxed) + bytes > self.most {
             return Err(NoRoom::Reply);
@@ -70,6 +84,50 @@ impl Budget {
         taken.fetch_add(bytes, Ordering::Relaxed);
         ledger.owed.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Gives back the room of values.
+    fn give_back(&self, values: &[Vec<u8>]) {
+        let bytes: usize = values.iter().map(|value| value.len() + OVERHEAD).sum();
+        self.owed.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.owed.ledger.owed.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Values {
+    pub(super) fn new(budget: &Arc<Budget>) -> Self {
+        Self { budget: budget.clone(), pile: Mutex::default() }
+    }
+
+    pub(super) fn put(&self, value: Vec<u8>) -> Result<(), NoRoom> {
+        self.budget.take(&value)?;
+        self.pile().values.push(value);
+        Ok(())
+    }
+
+    /// Gives out what has come, and its room back.
+    pub(super) fn give_out(&self) -> Vec<Vec<u8>> {
+        let mut pile = self.pile();
+        let values = std::mem::take(&mut pile.values);
+        pile.are_given_out |= !values.is_empty();
+        self.budget.give_back(&values);
+        values
+    }
+
+    /// Throws away what came of an attempt that failed. False: some of it has been given out.
+    pub(super) fn start_over(&self) -> bool {
+        let mut pile = self.pile();
+        self.budget.give_back(&std::mem::take(&mut pile.values));
+        !pile.are_given_out
+    }
+
+    /// All of them; their room is the budget's as long as that lives.
+    pub(super) fn into_all(self) -> Vec<Vec<u8>> {
+        self.pile.into_inner().unwrap_or_else(PoisonError::into_inner).values
+    }
+
+    fn pile(&self) -> MutexGuard<'_, Pile> {
+        self.pile.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -86,14 +144,29 @@ mod tests {
     #[test]
     fn room_is_bounded_in_one_reply_and_over_all_and_given_back() {
         let ledger = Ledger::new(1_000);
-        let (one, two) = (ledger.budget(600), ledger.budget(600));
-        assert_eq!(one.take(400), Ok(()));
-        assert_eq!(one.take(100), Err(NoRoom::Reply));
-        assert_eq!(two.take(400), Ok(()));
-        assert_eq!(two.take(40), Err(NoRoom::All));
-        drop(one);
-        assert_eq!(two.take(40), Ok(()));
+        let budget = ledger.budget(600);
+        let [one, other, two] = [&budget, &budget, &ledger.budget(600)].map(Values::new);
+        let value = |bytes| vec![b'x'; bytes];
+        assert_eq!(one.put(value(400)), Ok(()));
+        assert_eq!(other.put(value(100)), Err(NoRoom::Reply), "they share it");
+        assert_eq!(two.put(value(400)), Ok(()));
+        assert_eq!(two.put(value(40)), Err(NoRoom::All));
+        assert_eq!(one.into_all(), [value(400)]);
+        drop((other, budget));
+        assert_eq!(two.put(value(40)), Ok(()));
         drop(two);
         assert!(ledger.has_room(1_000));
+    }
+
+    #[test]
+    fn what_is_given_out_or_thrown_away_takes_no_room_and_only_the_latter_may_come_again() {
+        let ledger = Ledger::new(1_000);
+        let values = Values::new(&ledger.budget(600));
+        assert_eq!(values.put(vec![b'x'; 500]), Ok(()));
+        assert!(values.start_over() && ledger.has_room(1_000));
+        assert!(values.give_out().is_empty() && values.start_over(), "there was nothing to give");
+        assert_eq!(values.put(vec![b'y'; 500]), Ok(()));
+        assert_eq!(values.give_out(), [vec![b'y'; 500]]);
+        assert!(ledger.has_room(1_000) && !values.start_over());
     }
 }

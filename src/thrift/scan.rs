@@ -50,7 +50,7 @@ pub(super) enum Wrong {
 }
 
 /// The methods whose messages may be as long as `Bounds::call` says.
-const CALLS: [&[u8]; 5] = [b"call", b"callOn", b"callAll", b"callMany", b"broadcast"];
+const CALLS: [&[u8]; 6] = [b"call", b"callOn", b"callAll", b"callMany", b"startCall", b"broadcast"];
 
 /// The longest name that may be one of theirs, with a service's before it.
 const LONGEST_CALL: usize = "Roster:broadcast".len();
@@ -496,7 +496,7 @@ mod tests {
             (progress, message.len())
         };
         for protocol in [Protocol::Binary, Protocol::Compact] {
-            for name in ["call", "Roster:call", "callOn", "callAll", "callMany", "Roster:callMany", "broadcast"] {
+            for name in ["call", "Roster:call", "callOn", "callAll", "callMany", "Roster:startCall", "broadcast"] {
                 let (progress, length) = of_bytes(protocol, name, 90_000);
                 assert_eq!(progress, Progress::Complete(length), "{protocol:?} {name}");
                 assert_eq!(of_bytes(protocol, name, 100_000).0, Progress::Wrong(Wrong::Message));

@@ -9,6 +9,7 @@ use thrift::{ApplicationError, ApplicationErrorKind};
 use super::codec::write_exception;
 use super::handler::Desk;
 use super::idl::{self, CallOptions, Encoding, Filter, ReadOptions, RosterSyncHandler, RosterSyncProcessor};
+use super::request::Request;
 use super::wait::{Awaited, Wait};
 use super::zk_data::{ZkDataServiceSyncHandler, ZkDataServiceSyncProcessor};
 
@@ -93,6 +94,13 @@ impl<'a> Pass<'a> {
     fn called_several(&self, wait: impl FnOnce() -> thrift::Result<Wait>) -> thrift::Result<Vec<idl::CallOutcome>> {
         match self.awaited() {
             Some(Awaited::Calls(outcomes)) => self.desk.counted(outcomes),
+            _ => self.waits(wait()),
+        }
+    }
+
+    fn fetched(&self, wait: impl FnOnce() -> thrift::Result<Wait>) -> thrift::Result<idl::CallValues> {
+        match self.awaited() {
+            Some(Awaited::Values(values)) => self.desk.counted(values),
             _ => self.waits(wait()),
         }
     }
@@ -197,6 +205,14 @@ impl RosterSyncHandler for &Pass<'_> {
 
     fn handle_call_many(&self, calls: Vec<idl::Call>) -> thrift::Result<Vec<idl::CallOutcome>> {
         self.called_several(|| self.desk.requests(calls).map(Wait::CallMany))
+    }
+
+    fn handle_start_call(&self, call: idl::Call, master: String) -> thrift::Result<idl::CallValues> {
+        self.fetched(|| Ok(Wait::StartCall(master, Request { all_values: true, ..self.desk.request(call)? })))
+    }
+
+    fn handle_next_values(&self) -> thrift::Result<idl::CallValues> {
+        self.fetched(|| Ok(Wait::NextValues))
     }
 
     fn handle_broadcast(&self, message: Vec<u8>, encoding: Encoding) -> thrift::Result<i32> {

@@ -4,7 +4,8 @@ use thrift::{ApplicationError, ApplicationErrorKind};
 
 use super::call::Several;
 use super::handler::Desk;
-use super::idl::{CallOutcome, CallResult, MastersWatchReply, WatchReply};
+use super::idl::{CallOutcome, CallResult, CallValues, MastersWatchReply, WatchReply};
+use super::open::Open;
 use super::request::Request;
 use super::watch::{Patience, Watch};
 use crate::task::Stop;
@@ -19,6 +20,9 @@ pub(super) enum Wait {
     CallOn(String, Request),
     CallAll(Request),
     CallMany(Several),
+    /// On the master with this id; empty: on one of those that offer the service.
+    StartCall(String, Request),
+    NextValues,
 }
 
 /// The answer to one that waited.
@@ -28,6 +32,7 @@ pub(super) enum Awaited {
     WatchMasters(thrift::Result<MastersWatchReply>),
     Call(thrift::Result<CallResult>),
     Calls(thrift::Result<Vec<CallOutcome>>),
+    Values(thrift::Result<CallValues>),
 }
 
 impl Wait {
@@ -46,7 +51,7 @@ impl Wait {
     }
 
     /// Waits. A stop ends watches at once, while calls may go on until they are done; dropped, they are given up.
-    pub(super) async fn until_answered(self, desk: &Desk, stop: &Stop) -> Awaited {
+    pub(super) async fn until_answered(self, desk: &Desk, open: &mut Open, stop: &Stop) -> Awaited {
         match self {
             Wait::Watch(watch) => Awaited::Watch(desk.changes(&watch, stop).await),
             Wait::WatchMasters(patience) => Awaited::WatchMasters(desk.master_changes(patience, stop).await),
@@ -54,6 +59,11 @@ impl Wait {
             Wait::CallOn(master, request) => Awaited::Call(desk.call_on(&master, &request).await),
             Wait::CallAll(request) => Awaited::Calls(desk.call_all(&request).await),
             Wait::CallMany(several) => Awaited::Calls(Ok(desk.call_many(&several).await)),
+            Wait::StartCall(master, request) => Awaited::Values(match open.start(desk, master, request) {
+                Ok(()) => open.next().await,
+                Err(refused) => Err(refused),
+            }),
+            Wait::NextValues => Awaited::Values(open.next().await),
         }
     }
 }

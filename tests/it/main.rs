@@ -19,6 +19,7 @@ mod recorded;
 mod register;
 mod shared;
 mod storm;
+mod streams;
 mod tls;
 
 use roster::thrift::idl;

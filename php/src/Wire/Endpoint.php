@@ -240,6 +240,32 @@ final class Endpoint
         return array_map(Values::outcome(...), $outcomes, $calls);
     }
 
+    public function startCall(Call $call, string $master): Thrift\CallValues
+    {
+        return $this->send(
+            static fn (Thrift\RosterClient $roster) => $roster->startCall(Values::call($call), $master),
+            $call->timeoutMs,
+            $call->idempotent,
+        );
+    }
+
+    /** What came since of the call that was started here. */
+    public function nextValues(Call $call): Thrift\CallValues
+    {
+        try {
+            $next = static fn (Thrift\RosterClient $roster) => $roster->nextValues();
+            return $this->send($next, $call->timeoutMs, false);
+        } catch (Exception\WayFailed | Exception\InvalidRequest $failure) {
+            // The call went with its connection.
+            throw new Exception\CallFailed($failure->getMessage(), lost: true);
+        }
+    }
+
+    public function close(): void
+    {
+        $this->channel->close();
+    }
+
     /** Asks for calls. What was sent may have been executed: only what is idempotent goes on to the next way. */
     private function send(callable $question, int $patienceMs, bool $isIdempotent): object|array
     {

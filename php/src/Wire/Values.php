@@ -163,7 +163,7 @@ final class Values
         };
     }
 
-    private static function json(string $text): mixed
+    public static function json(string $text): mixed
     {
         return json_decode($text, true, flags: JSON_THROW_ON_ERROR | JSON_BIGINT_AS_STRING);
     }

@@ -101,6 +101,14 @@ impl RosterSyncHandler for Sidecar {
         Err("not asked".into())
     }
 
+    fn handle_start_call(&self, _: Call, _: String) -> thrift::Result<CallValues> {
+        Err("not asked".into())
+    }
+
+    fn handle_next_values(&self) -> thrift::Result<CallValues> {
+        Err("not asked".into())
+    }
+
     fn handle_broadcast(&self, _: Vec<u8>, _: Encoding) -> thrift::Result<i32> {
         Err("not asked".into())
     }

@@ -111,3 +111,35 @@ async fn a_stop_lets_calls_finish() {
     let (result, ()) = futures::join!(call, stop);
     assert_eq!(result.expect("a result").values, [b"7"]);
 }
+
+#[tokio::test]
+async fn a_stop_lets_an_open_call_finish_also_between_two_requests() {
+    let server = serve();
+    let way = server.master(Manner::Silent);
+    let patience = Duration::from_secs(20);
+    let mut client = Client::new(server.address.clone(), patience);
+    let answer = async |answer| {
+        until("the call is under way", || way.outstanding() == 1).await;
+        let sender = way.open.lock().expect("no panic")[0].clone();
+        sender.send(answer).await.expect("it waits");
+    };
+    let started = spawn_blocking(move || {
+        let first = client.start_call(None, ("mail".into(), "list".into()), Vec::new(), no_options(), patience);
+        (client, first)
+    });
+    let (started, ()) = futures::join!(started, answer(Answer::Value(1.into())));
+    let (mut client, first) = started.expect("the client");
+    assert_eq!(first.expect("a value").values, [b"1"]);
+    let finish = async {
+        server.tasks.stop_signal().requested().await;
+        answer(Answer::Value(2.into())).await;
+        answer(Answer::End).await;
+        spawn_blocking(move || std::iter::repeat_with(|| client.next_values(patience)).take(2).collect::<Vec<_>>())
+            .await
+    };
+    let (cut, parts) = futures::join!(server.tasks.stop(patience), finish);
+    let parts = parts.expect("the client");
+    let values: Vec<_> = parts.iter().flatten().flat_map(|part| part.values.clone()).collect();
+    assert_eq!((cut, values), (0, vec![b"2".to_vec()]), "{parts:?}");
+    assert!(parts.iter().flatten().any(|part| part.ended.is_some()), "{parts:?}");
+}

@@ -4,6 +4,7 @@ mod calls;
 mod client;
 mod endpoint;
 mod masters;
+mod open;
 mod several;
 
 use std::sync::{Arc, Mutex};

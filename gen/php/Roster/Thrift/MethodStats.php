@@ -309,13 +309,13 @@ class MethodStats
                 case 13:
                     if ($ftype == TType::LST) {
                         $this->histogram = array();
-                        $_size90 = 0;
-                        $_etype93 = 0;
-                        $xfer += $input->readListBegin($_etype93, $_size90);
-                        for ($_i94 = 0; $_i94 < $_size90; ++$_i94) {
-                            $elem95 = null;
-                            $xfer += $input->readI64($elem95);
-                            $this->histogram []= $elem95;
+                        $_size97 = 0;
+                        $_etype100 = 0;
+                        $xfer += $input->readListBegin($_etype100, $_size97);
+                        for ($_i101 = 0; $_i101 < $_size97; ++$_i101) {
+                            $elem102 = null;
+                            $xfer += $input->readI64($elem102);
+                            $this->histogram []= $elem102;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -402,8 +402,8 @@ class MethodStats
             }
             $xfer += $output->writeFieldBegin('histogram', TType::LST, 13);
             $output->writeListBegin(TType::I64, count($this->histogram));
-            foreach ($this->histogram as $iter96) {
-                $xfer += $output->writeI64($iter96);
+            foreach ($this->histogram as $iter103) {
+                $xfer += $output->writeI64($iter103);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

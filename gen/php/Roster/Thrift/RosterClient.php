@@ -1052,6 +1052,154 @@ class RosterClient implements \Roster\Thrift\RosterIf
         throw new \Exception("callMany failed: unknown result");
     }
 
+    public function startCall(\Roster\Thrift\Call $call, $masterId)
+    {
+        $this->send_startCall($call, $masterId);
+        return $this->recv_startCall();
+    }
+
+    public function send_startCall(\Roster\Thrift\Call $call, $masterId)
+    {
+        $args = new \Roster\Thrift\Roster_startCall_args();
+        $args->call = $call;
+        $args->masterId = $masterId;
+        $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
+        if ($bin_accel) {
+            thrift_protocol_write_binary(
+                $this->output_,
+                'startCall',
+                TMessageType::CALL,
+                $args,
+                $this->seqid_,
+                $this->output_->isStrictWrite()
+            );
+        } else {
+            $this->output_->writeMessageBegin('startCall', TMessageType::CALL, $this->seqid_);
+            $args->write($this->output_);
+            $this->output_->writeMessageEnd();
+            $this->output_->getTransport()->flush();
+        }
+    }
+
+    public function recv_startCall()
+    {
+        $bin_accel = ($this->input_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_read_binary');
+        if ($bin_accel) {
+            $result = thrift_protocol_read_binary(
+                $this->input_,
+                '\Roster\Thrift\Roster_startCall_result',
+                $this->input_->isStrictRead()
+            );
+        } else {
+            $rseqid = 0;
+            $fname = null;
+            $mtype = 0;
+
+            $this->input_->readMessageBegin($fname, $mtype, $rseqid);
+            if ($mtype == TMessageType::EXCEPTION) {
+                $x = new TApplicationException();
+                $x->read($this->input_);
+                $this->input_->readMessageEnd();
+                throw $x;
+            }
+            $result = new \Roster\Thrift\Roster_startCall_result();
+            $result->read($this->input_);
+            $this->input_->readMessageEnd();
+        }
+        if ($result->success !== null) {
+            return $result->success;
+        }
+        if ($result->noMaster !== null) {
+            throw $result->noMaster;
+        }
+        if ($result->failed !== null) {
+            throw $result->failed;
+        }
+        if ($result->timedOut !== null) {
+            throw $result->timedOut;
+        }
+        if ($result->overloaded !== null) {
+            throw $result->overloaded;
+        }
+        if ($result->invalid !== null) {
+            throw $result->invalid;
+        }
+        throw new \Exception("startCall failed: unknown result");
+    }
+
+    public function nextValues()
+    {
+        $this->send_nextValues();
+        return $this->recv_nextValues();
+    }
+
+    public function send_nextValues()
+    {
+        $args = new \Roster\Thrift\Roster_nextValues_args();
+        $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
+        if ($bin_accel) {
+            thrift_protocol_write_binary(
+                $this->output_,
+                'nextValues',
+                TMessageType::CALL,
+                $args,
+                $this->seqid_,
+                $this->output_->isStrictWrite()
+            );
+        } else {
+            $this->output_->writeMessageBegin('nextValues', TMessageType::CALL, $this->seqid_);
+            $args->write($this->output_);
+            $this->output_->writeMessageEnd();
+            $this->output_->getTransport()->flush();
+        }
+    }
+
+    public function recv_nextValues()
+    {
+        $bin_accel = ($this->input_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_read_binary');
+        if ($bin_accel) {
+            $result = thrift_protocol_read_binary(
+                $this->input_,
+                '\Roster\Thrift\Roster_nextValues_result',
+                $this->input_->isStrictRead()
+            );
+        } else {
+            $rseqid = 0;
+            $fname = null;
+            $mtype = 0;
+
+            $this->input_->readMessageBegin($fname, $mtype, $rseqid);
+            if ($mtype == TMessageType::EXCEPTION) {
+                $x = new TApplicationException();
+                $x->read($this->input_);
+                $this->input_->readMessageEnd();
+                throw $x;
+            }
+            $result = new \Roster\Thrift\Roster_nextValues_result();
+            $result->read($this->input_);
+            $this->input_->readMessageEnd();
+        }
+        if ($result->success !== null) {
+            return $result->success;
+        }
+        if ($result->noMaster !== null) {
+            throw $result->noMaster;
+        }
+        if ($result->failed !== null) {
+            throw $result->failed;
+        }
+        if ($result->timedOut !== null) {
+            throw $result->timedOut;
+        }
+        if ($result->overloaded !== null) {
+            throw $result->overloaded;
+        }
+        if ($result->invalid !== null) {
+            throw $result->invalid;
+        }
+        throw new \Exception("nextValues failed: unknown result");
+    }
+
     public function broadcast($message, $encoding)
     {
         $this->send_broadcast($message, $encoding);

@@ -95,14 +95,14 @@ class Roster_callAll_result
                 case 0:
                     if ($ftype == TType::LST) {
                         $this->success = array();
-                        $_size150 = 0;
-                        $_etype153 = 0;
-                        $xfer += $input->readListBegin($_etype153, $_size150);
-                        for ($_i154 = 0; $_i154 < $_size150; ++$_i154) {
-                            $elem155 = null;
-                            $elem155 = new \Roster\Thrift\CallOutcome();
-                            $xfer += $elem155->read($input);
-                            $this->success []= $elem155;
+                        $_size157 = 0;
+                        $_etype160 = 0;
+                        $xfer += $input->readListBegin($_etype160, $_size157);
+                        for ($_i161 = 0; $_i161 < $_size157; ++$_i161) {
+                            $elem162 = null;
+                            $elem162 = new \Roster\Thrift\CallOutcome();
+                            $xfer += $elem162->read($input);
+                            $this->success []= $elem162;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -145,8 +145,8 @@ class Roster_callAll_result
             }
             $xfer += $output->writeFieldBegin('success', TType::LST, 0);
             $output->writeListBegin(TType::STRUCT, count($this->success));
-            foreach ($this->success as $iter156) {
-                $xfer += $iter156->write($output);
+            foreach ($this->success as $iter163) {
+                $xfer += $iter163->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -81,13 +81,13 @@ class Roster_getMany_args
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->paths = array();
-                        $_size136 = 0;
-                        $_etype139 = 0;
-                        $xfer += $input->readListBegin($_etype139, $_size136);
-                        for ($_i140 = 0; $_i140 < $_size136; ++$_i140) {
-                            $elem141 = null;
-                            $xfer += $input->readString($elem141);
-                            $this->paths []= $elem141;
+                        $_size143 = 0;
+                        $_etype146 = 0;
+                        $xfer += $input->readListBegin($_etype146, $_size143);
+                        for ($_i147 = 0; $_i147 < $_size143; ++$_i147) {
+                            $elem148 = null;
+                            $xfer += $input->readString($elem148);
+                            $this->paths []= $elem148;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -122,8 +122,8 @@ class Roster_getMany_args
             }
             $xfer += $output->writeFieldBegin('paths', TType::LST, 1);
             $output->writeListBegin(TType::STRING, count($this->paths));
-            foreach ($this->paths as $iter142) {
-                $xfer += $output->writeString($iter142);
+            foreach ($this->paths as $iter149) {
+                $xfer += $output->writeString($iter149);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

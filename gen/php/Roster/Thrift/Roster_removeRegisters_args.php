@@ -69,14 +69,14 @@ class Roster_removeRegisters_args
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->registers = array();
-                        $_size178 = 0;
-                        $_etype181 = 0;
-                        $xfer += $input->readListBegin($_etype181, $_size178);
-                        for ($_i182 = 0; $_i182 < $_size178; ++$_i182) {
-                            $elem183 = null;
-                            $elem183 = new \Roster\Thrift\RegisterAddress();
-                            $xfer += $elem183->read($input);
-                            $this->registers []= $elem183;
+                        $_size185 = 0;
+                        $_etype188 = 0;
+                        $xfer += $input->readListBegin($_etype188, $_size185);
+                        for ($_i189 = 0; $_i189 < $_size185; ++$_i189) {
+                            $elem190 = null;
+                            $elem190 = new \Roster\Thrift\RegisterAddress();
+                            $xfer += $elem190->read($input);
+                            $this->registers []= $elem190;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -103,8 +103,8 @@ class Roster_removeRegisters_args
             }
             $xfer += $output->writeFieldBegin('registers', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->registers));
-            foreach ($this->registers as $iter184) {
-                $xfer += $iter184->write($output);
+            foreach ($this->registers as $iter191) {
+                $xfer += $iter191->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

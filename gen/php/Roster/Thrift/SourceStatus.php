@@ -267,13 +267,13 @@ class SourceStatus
                 case 5:
                     if ($ftype == TType::LST) {
                         $this->roots = array();
-                        $_size104 = 0;
-                        $_etype107 = 0;
-                        $xfer += $input->readListBegin($_etype107, $_size104);
-                        for ($_i108 = 0; $_i108 < $_size104; ++$_i108) {
-                            $elem109 = null;
-                            $xfer += $input->readString($elem109);
-                            $this->roots []= $elem109;
+                        $_size111 = 0;
+                        $_etype114 = 0;
+                        $xfer += $input->readListBegin($_etype114, $_size111);
+                        for ($_i115 = 0; $_i115 < $_size111; ++$_i115) {
+                            $elem116 = null;
+                            $xfer += $input->readString($elem116);
+                            $this->roots []= $elem116;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -376,8 +376,8 @@ class SourceStatus
             }
             $xfer += $output->writeFieldBegin('roots', TType::LST, 5);
             $output->writeListBegin(TType::STRING, count($this->roots));
-            foreach ($this->roots as $iter110) {
-                $xfer += $output->writeString($iter110);
+            foreach ($this->roots as $iter117) {
+                $xfer += $output->writeString($iter117);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

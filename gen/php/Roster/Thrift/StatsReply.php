@@ -69,14 +69,14 @@ class StatsReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->methods = array();
-                        $_size97 = 0;
-                        $_etype100 = 0;
-                        $xfer += $input->readListBegin($_etype100, $_size97);
-                        for ($_i101 = 0; $_i101 < $_size97; ++$_i101) {
-                            $elem102 = null;
-                            $elem102 = new \Roster\Thrift\MethodStats();
-                            $xfer += $elem102->read($input);
-                            $this->methods []= $elem102;
+                        $_size104 = 0;
+                        $_etype107 = 0;
+                        $xfer += $input->readListBegin($_etype107, $_size104);
+                        for ($_i108 = 0; $_i108 < $_size104; ++$_i108) {
+                            $elem109 = null;
+                            $elem109 = new \Roster\Thrift\MethodStats();
+                            $xfer += $elem109->read($input);
+                            $this->methods []= $elem109;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -103,8 +103,8 @@ class StatsReply
             }
             $xfer += $output->writeFieldBegin('methods', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->methods));
-            foreach ($this->methods as $iter103) {
-                $xfer += $iter103->write($output);
+            foreach ($this->methods as $iter110) {
+                $xfer += $iter110->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -174,14 +174,14 @@ class StatusReply
                 case 4:
                     if ($ftype == TType::LST) {
                         $this->sources = array();
-                        $_size111 = 0;
-                        $_etype114 = 0;
-                        $xfer += $input->readListBegin($_etype114, $_size111);
-                        for ($_i115 = 0; $_i115 < $_size111; ++$_i115) {
-                            $elem116 = null;
-                            $elem116 = new \Roster\Thrift\SourceStatus();
-                            $xfer += $elem116->read($input);
-                            $this->sources []= $elem116;
+                        $_size118 = 0;
+                        $_etype121 = 0;
+                        $xfer += $input->readListBegin($_etype121, $_size118);
+                        for ($_i122 = 0; $_i122 < $_size118; ++$_i122) {
+                            $elem123 = null;
+                            $elem123 = new \Roster\Thrift\SourceStatus();
+                            $xfer += $elem123->read($input);
+                            $this->sources []= $elem123;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -191,25 +191,6 @@ class StatusReply
                 case 5:
                     if ($ftype == TType::MAP) {
                         $this->counters = array();
-                        $_size117 = 0;
-                        $_ktype118 = 0;
-                        $_vtype119 = 0;
-                        $xfer += $input->readMapBegin($_ktype118, $_vtype119, $_size117);
-                        for ($_i121 = 0; $_i121 < $_size117; ++$_i121) {
-                            $key122 = '';
-                            $val123 = 0;
-                            $xfer += $input->readString($key122);
-                            $xfer += $input->readI64($val123);
-                            $this->counters[$key122] = $val123;
-                        }
-                        $xfer += $input->readMapEnd();
-                    } else {
-                        $xfer += $input->skip($ftype);
-                    }
-                    break;
-                case 6:
-                    if ($ftype == TType::MAP) {
-                        $this->limits = array();
                         $_size124 = 0;
                         $_ktype125 = 0;
                         $_vtype126 = 0;
@@ -219,7 +200,26 @@ class StatusReply
                             $val130 = 0;
                             $xfer += $input->readString($key129);
                             $xfer += $input->readI64($val130);
-                            $this->limits[$key129] = $val130;
+                            $this->counters[$key129] = $val130;
+                        }
+                        $xfer += $input->readMapEnd();
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 6:
+                    if ($ftype == TType::MAP) {
+                        $this->limits = array();
+                        $_size131 = 0;
+                        $_ktype132 = 0;
+                        $_vtype133 = 0;
+                        $xfer += $input->readMapBegin($_ktype132, $_vtype133, $_size131);
+                        for ($_i135 = 0; $_i135 < $_size131; ++$_i135) {
+                            $key136 = '';
+                            $val137 = 0;
+                            $xfer += $input->readString($key136);
+                            $xfer += $input->readI64($val137);
+                            $this->limits[$key136] = $val137;
                         }
                         $xfer += $input->readMapEnd();
                     } else {
@@ -264,8 +264,8 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('sources', TType::LST, 4);
             $output->writeListBegin(TType::STRUCT, count($this->sources));
-            foreach ($this->sources as $iter131) {
-                $xfer += $iter131->write($output);
+            foreach ($this->sources as $iter138) {
+                $xfer += $iter138->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
@@ -276,9 +276,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('counters', TType::MAP, 5);
             $output->writeMapBegin(TType::STRING, TType::I64, count($this->counters));
-            foreach ($this->counters as $kiter132 => $viter133) {
-                $xfer += $output->writeString($kiter132);
-                $xfer += $output->writeI64($viter133);
+            foreach ($this->counters as $kiter139 => $viter140) {
+                $xfer += $output->writeString($kiter139);
+                $xfer += $output->writeI64($viter140);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();
@@ -289,9 +289,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('limits', TType::MAP, 6);
             $output->writeMapBegin(TType::STRING, TType::I64, count($this->limits));
-            foreach ($this->limits as $kiter134 => $viter135) {
-                $xfer += $output->writeString($kiter134);
-                $xfer += $output->writeI64($viter135);
+            foreach ($this->limits as $kiter141 => $viter142) {
+                $xfer += $output->writeString($kiter141);
+                $xfer += $output->writeI64($viter142);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();

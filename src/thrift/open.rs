@@ -1,0 +1,96 @@
+//! The call that a connection has open, and whose values it fetches as they come.
+
+use std::convert::Infallible;
+use std::future::{Future, pending, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures::future::{BoxFuture, FutureExt, MaybeDone, maybe_done};
+use tokio::time::Instant;
+
+use super::caller::{Bounds, Caller, Failure};
+use super::handler::Desk;
+use super::idl::{CallEnd, CallValues};
+use super::owed::Values;
+use super::request::{Request, invalid};
+
+/// The call, if there is one; dropped, it is given up. It goes on only while somebody waits for it here.
+#[derive(Default)]
+pub(super) struct Open(Option<Box<OpenCall>>);
+
+struct OpenCall {
+    call: MaybeDone<BoxFuture<'static, Result<CallEnd, Failure>>>,
+    values: Arc<Values>,
+}
+
+impl Open {
+    /// Starts a call on the master with this id, or on one of those that offer the service.
+    pub(super) fn start(&mut self, desk: &Desk, master: String, request: Request) -> thrift::Result<()> {
+        if self.is_some() {
+            return Err(invalid("call", "the connection has one open already: fetch the rest of its values").into());
+        }
+        let values = Arc::new(Values::new(&desk.budget()));
+        let call = carry_out(desk.caller.clone(), master, request, values.clone());
+        self.0 = Some(Box::new(OpenCall { call: maybe_done(call.boxed()), values }));
+        Ok(())
+    }
+
+    /// Waits for values, or the end. After that, or an error, no call is open.
+    pub(super) async fn next(&mut self) -> thrift::Result<CallValues> {
+        let Some(open) = &mut self.0 else {
+            return Err(invalid("call", "the connection has none open: start one with startCall").into());
+        };
+        let next = poll_fn(|context| open.poll_next(context)).await;
+        if !matches!(next, Ok(CallValues { ended: None, .. })) {
+            self.give_up();
+        }
+        Ok(next?)
+    }
+
+    /// Lets the call go on, for as long as this is waited for.
+    pub(super) async fn go_on(&mut self) -> Infallible {
+        let Some(open) = &mut self.0 else { return pending().await };
+        poll_fn(|context| open.poll(context).map(|()| ())).await;
+        pending().await
+    }
+
+    pub(super) fn give_up(&mut self) {
+        self.0 = None;
+    }
+
+    pub(super) fn is_some(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
+impl OpenCall {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        Pin::new(&mut self.call).poll(context)
+    }
+
+    /// What has come, and the end if that has come too. A failure is told alone, after the values.
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<CallValues, Failure>> {
+        let is_done = self.poll(context).is_ready();
+        let values = self.values.give_out();
+        if !is_done && values.is_empty() {
+            return Poll::Pending;
+        }
+        let is_told = is_done && (values.is_empty() || matches!(self.call, MaybeDone::Done(Ok(_))));
+        let ended = if is_told { Pin::new(&mut self.call).take_output() } else { None };
+        Poll::Ready(ended.transpose().map(|ended| CallValues { values, ended }))
+    }
+}
+
+async fn carry_out(
+    caller: Arc<Caller>,
+    master: String,
+    request: Request,
+    values: Arc<Values>,
+) -> Result<CallEnd, Failure> {
+    let bounds = Bounds { until: Instant::now() + request.timeout, values: &values };
+    if master.is_empty() {
+        return caller.call(&request, bounds).await;
+    }
+    caller.call_on(caller.one(&master, &request)?, &request, bounds).await
+}

@@ -1,0 +1,147 @@
+//! A call that is open: its values come one by one, and its end.
+
+use futures::FutureExt;
+
+use super::*;
+use crate::thrift::idl::{CallEnd, CallFailed, CallTimedOut, CallValues, InvalidRequest};
+use crate::thrift::open::Open;
+
+/// Masters that answer when the test says so, the first of which is called first.
+struct Stage {
+    house: House,
+    ways: [Arc<Way>; 2],
+    open: Open,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let ways = [Manner::Silent, Manner::Silent].map(Way::new);
+        let house = House::with(&[("first", "mail@2.0.0", &ways[0]), ("second", "mail@1.0.0", &ways[1])]);
+        Self { house, ways, open: Open::default() }
+    }
+
+    fn start(&mut self, master: &str, change: impl FnOnce(&mut CallOptions)) -> thrift::Result<()> {
+        let request = Request { all_values: true, ..self.house.request("list", change) };
+        self.open.start(&self.house.desk, master.into(), request)
+    }
+
+    /// What has come, if anything has.
+    fn next(&mut self) -> Option<thrift::Result<CallValues>> {
+        self.open.next().now_or_never()
+    }
+
+    /// A call that has been sent.
+    fn started(change: impl FnOnce(&mut CallOptions)) -> Self {
+        let mut stage = Self::new();
+        stage.start("", change).expect("none is open");
+        assert!(stage.next().is_none(), "nothing has come");
+        stage
+    }
+
+    fn answer(&self, master: usize, answer: Answer) {
+        let sender = self.ways[master].open.lock().expect("no panic").last().expect("a call").clone();
+        sender.try_send(answer).expect("room");
+    }
+
+    fn given(&mut self) -> (Vec<String>, Option<CallEnd>) {
+        let CallValues { values, ended } = self.next().expect("something has come").expect("values");
+        (values.into_iter().map(|value| String::from_utf8(value).expect("text")).collect(), ended)
+    }
+
+    fn failure<T: std::error::Error + Clone + 'static>(&mut self) -> T {
+        exception(&self.next().expect("the end has come").expect_err("a failure"))
+    }
+}
+
+#[tokio::test]
+async fn each_value_is_given_out_before_the_next_has_come_and_then_the_end() {
+    let mut stage = Stage::started(|_| {});
+    for (value, text) in [(1.into(), "1"), (Value::Nil, "null")] {
+        stage.answer(0, Answer::Value(value));
+        assert_eq!(stage.given(), (vec![text.to_owned()], None));
+        assert!(stage.next().is_none(), "the master gives no more yet");
+    }
+    stage.answer(0, Answer::End);
+    let (values, ended) = stage.given();
+    let end = ended.expect("the end");
+    assert_eq!((values.len(), end.master.as_str(), end.attempts), (0, "first", 1));
+    assert_eq!(stage.failure::<InvalidRequest>().field, "call", "none is open");
+    stage.start("second", |_| {}).expect("another one");
+    assert!(stage.next().is_none());
+    assert_eq!(stage.ways.each_ref().map(|way| way.calls().len()), [1, 1], "on the master that was asked for");
+}
+
+#[tokio::test]
+async fn what_came_before_a_failure_is_given_out_before_it() {
+    let mut stage = Stage::started(|_| {});
+    stage.answer(0, Answer::Value(1.into()));
+    assert!(stage.open.go_on().now_or_never().is_none());
+    stage.answer(0, Answer::Failed { message: "full".into(), class: Some("Full".into()), code: 7 });
+    assert_eq!(stage.given(), (vec!["1".to_owned()], None));
+    let failed = stage.failure::<CallFailed>();
+    assert_eq!((failed.message.as_str(), failed.class_name.as_deref(), failed.code), ("full", Some("Full"), 7));
+    assert!(!stage.open.is_some());
+}
+
+#[tokio::test]
+async fn another_master_is_tried_only_until_a_value_was_given_out() {
+    let idempotent = |options: &mut CallOptions| options.idempotent = Some(true);
+    let mut stage = Stage::started(idempotent);
+    stage.answer(0, Answer::Value(1.into()));
+    assert!(stage.open.go_on().now_or_never().is_none());
+    stage.answer(0, Answer::Lost("broken".into()));
+    while stage.ways[1].calls().is_empty() {
+        assert!(stage.open.go_on().now_or_never().is_none());
+        tokio::task::yield_now().await;
+    }
+    stage.answer(1, Answer::Value(2.into()));
+    assert_eq!(stage.given(), (vec!["2".to_owned()], None), "what the first gave nobody has seen");
+    stage.answer(1, Answer::End);
+    assert_eq!(stage.given().1.map(|end| (end.master, end.attempts)), Some(("second".into(), 2)));
+
+    let mut stage = Stage::started(idempotent);
+    stage.answer(0, Answer::Value(1.into()));
+    assert_eq!(stage.given().0, ["1"]);
+    stage.answer(0, Answer::Lost("broken".into()));
+    assert!(stage.failure::<CallFailed>().lost);
+    assert!(stage.ways[1].calls().is_empty());
+}
+
+#[tokio::test]
+async fn a_connection_has_one_call_open_and_gives_it_up_when_it_goes() {
+    let mut stage = Stage::started(|_| {});
+    let second = stage.start("", |_| {}).expect_err("one is open");
+    assert_eq!(exception::<InvalidRequest>(&second).field, "call");
+    assert_eq!(stage.ways[0].outstanding(), 1, "it goes on");
+    stage.open = Open::default();
+    assert_eq!((stage.ways[0].outstanding(), stage.house.metrics.calls_outstanding.get()), (0, 0));
+}
+
+#[tokio::test]
+async fn values_that_nobody_fetches_take_no_more_than_a_reply_may() {
+    let flooding = Way::new(Manner::Floods);
+    let mut stage = Stage::new();
+    stage.house.feeds[0].publish(vec![join("first", &["mail@3.0.0"], &flooding)]);
+    stage.start("", |options| options.timeout_ms = Some(60_000)).expect("none is open");
+    let config = Config::default();
+    let (reply, all) = (config.max_reply.as_u64() as usize, config.max_waiting_replies.as_u64() as usize);
+    while stage.house.metrics.calls_outstanding.get() > 0 || flooding.calls().is_empty() {
+        assert!(stage.open.go_on().now_or_never().is_none());
+        assert!(stage.house.desk.ledger.has_room(all - reply));
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(flooding.outstanding(), 0, "it is given up");
+    let (values, _) = stage.given();
+    let bytes: usize = values.iter().map(String::len).sum();
+    assert!(bytes > reply / 2 && bytes <= reply, "{bytes}");
+    assert!(stage.house.desk.ledger.has_room(all));
+    assert!(stage.failure::<CallFailed>().message.contains("max_reply"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_call_ends_in_time_also_while_nobody_asks() {
+    let mut stage = Stage::started(|options| options.timeout_ms = Some(300));
+    let waited = tokio::time::timeout(Duration::from_millis(400), stage.open.go_on()).await;
+    assert!(waited.is_err() && stage.ways[0].outstanding() == 0);
+    assert_eq!(stage.failure::<CallTimedOut>().timeout_ms, 300);
+}
