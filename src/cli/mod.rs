@@ -21,6 +21,7 @@ mod serve;
 mod services;
 mod settings;
 mod shared;
+mod stats;
 mod status;
 mod systemd;
 mod text;

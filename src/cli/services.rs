@@ -1,15 +1,14 @@
 //! `roster services`: what is offered, by whom, and how its calls went.
 
 use std::io::{self, Write};
-use std::time::Duration;
 
 use clap::Args;
 use roster::thrift::client::{Client, Error};
-use roster::thrift::idl::{Filter, Instance, MethodStats, ServiceSummary, ServicesReply};
+use roster::thrift::idl::{Filter, Instance, ServiceSummary, ServicesReply};
 use serde_json::{Value, json};
 
 use super::known::{Known, Source};
-use super::{Output, json, masters, text};
+use super::{Output, json, masters, stats, text};
 
 /// List the services; with a name, who offers it
 #[derive(Debug, Args)]
@@ -32,7 +31,10 @@ impl Services {
             (name, Known::Sidecar { client, .. }) if self.stats => {
                 let mut methods = client.stats()?.methods;
                 methods.retain(|method| name.as_ref().is_none_or(|name| method.service_name == *name));
-                (stats_table(&methods), json!({ "methods": methods.iter().map(stats).collect::<Vec<_>>() }))
+                (
+                    stats::method_table(&methods),
+                    json!({ "methods": methods.iter().map(stats::method).collect::<Vec<_>>() }),
+                )
             }
             (None, known) => {
                 let reply = known.services()?;
@@ -107,52 +109,6 @@ fn instance_table(instances: &[Instance]) -> String {
     text::table(["MASTER", "ADDRESS", "VERSION", "CALLS", "METADATA"], &["CALLS"], &rows)
 }
 
-fn stats(method: &MethodStats) -> Value {
-    json!({
-        "serviceName": method.service_name,
-        "method": method.method,
-        "calls": method.calls,
-        "failed": method.failed,
-        "timedOut": method.timed_out,
-        "lost": method.lost,
-        "refused": method.refused,
-        "retries": method.retries,
-        "outstanding": method.outstanding,
-        "minUs": method.min_us,
-        "meanUs": method.mean_us,
-        "maxUs": method.max_us,
-        "histogram": method.histogram,
-    })
-}
-
-fn stats_table(methods: &[MethodStats]) -> String {
-    let heading =
-        ["METHOD", "CALLS", "FAILED", "TIMED OUT", "LOST", "REFUSED", "RETRIES", "UNDER WAY", "MIN", "MEAN", "MAX"];
-    let rows: Vec<_> = methods.iter().map(stats_row).collect();
-    text::table(heading, &heading[1..], &rows)
-}
-
-fn stats_row(method: &MethodStats) -> [String; 11] {
-    let is_timed = method.histogram.iter().any(|count| *count > 0);
-    let time = |micros: i64| match Duration::from_micros(micros.unsigned_abs()) {
-        time if is_timed => format!("{time:.1?}"),
-        _ => "-".into(),
-    };
-    [
-        text::preview(format!("{}.{}", method.service_name, method.method).as_bytes()),
-        method.calls.to_string(),
-        method.failed.to_string(),
-        method.timed_out.to_string(),
-        method.lost.to_string(),
-        method.refused.to_string(),
-        method.retries.to_string(),
-        method.outstanding.to_string(),
-        time(method.min_us),
-        time(method.mean_us),
-        time(method.max_us),
-    ]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -169,21 +125,6 @@ SERVICE  VERSION  MASTERS
 log      -              0
 mail     2.0.0          1
 mail     1.0.0          2
-"
-        );
-    }
-
-    #[test]
-    fn statistics_have_a_row_a_method() {
-        let answered =
-            MethodStats::new("mail".into(), "send".into(), 9, 1, 2, 3, 4, 5, 6, 900, 1_250, 2_000_000, vec![0, 9]);
-        let refused = MethodStats::new("mail".into(), "x".into(), 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, vec![0, 0]);
-        assert_eq!(
-            stats_table(&[answered, refused]),
-            "\
-METHOD     CALLS  FAILED  TIMED OUT  LOST  REFUSED  RETRIES  UNDER WAY      MIN   MEAN   MAX
-mail.send      9       1          2     3        4        5          6  900.0µs  1.2ms  2.0s
-mail.x         1       0          0     0        1        0          0        -      -     -
 "
         );
     }

@@ -6,11 +6,16 @@ use std::io::{self, Write};
 
 use clap::Args;
 use roster::thrift::idl::{Origin, SourceStatus, StatusReply};
+use serde_json::Value;
 
 use super::connection::Connection;
+use super::stats::{self, ServiceStats};
 use super::{Output, json, text};
 
-/// Show what the sidecar is doing, and how its sources are
+/// So many services are shown one by one.
+const MOST_SERVICES: usize = 10;
+
+/// Show what the sidecar is doing, how its sources are, and how calls went
 #[derive(Debug, Args)]
 pub(crate) struct Status {
     /// Tell also the counters and the bounds in force
@@ -24,16 +29,24 @@ pub(crate) struct Status {
 
 impl Status {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let reply = self.connection.client().status()?;
+        let mut client = self.connection.client();
+        let reply = client.status()?;
+        let services = stats::by_service(&client.stats()?.methods);
         match self.output {
-            Output::Json => json::print(&json::status(&reply))?,
-            Output::Table => io::stdout().write_all(table(&reply, self.all).as_bytes())?,
+            Output::Json => json::print(&document(&reply, &services))?,
+            Output::Table => io::stdout().write_all(table(&reply, &services, self.all).as_bytes())?,
         }
         Ok(())
     }
 }
 
-fn table(status: &StatusReply, all: bool) -> String {
+fn document(status: &StatusReply, services: &[ServiceStats]) -> Value {
+    let mut document = json::status(status);
+    document["services"] = services.iter().map(ServiceStats::json).collect();
+    document
+}
+
+fn table(status: &StatusReply, services: &[ServiceStats], all: bool) -> String {
     let mut text = format!(
         "roster {}   up {}   revision {}   {}\n\n",
         status.version,
@@ -46,6 +59,7 @@ fn table(status: &StatusReply, all: bool) -> String {
     text += &text::table(heading, &["AGE", "NODES", "SIZE", "RECONNECTS", "LEFT OUT", "DRIFT"], &rows);
     if status.sources.iter().any(tells_of_masters) {
         text += &hub(&status.counters);
+        text += &calls(services);
     }
     if all {
         text += &named("COUNTER", &status.counters);
@@ -74,6 +88,16 @@ fn hub(counters: &BTreeMap<String, i64>) -> String {
         count("calls"),
         count("callsOutstanding")
     )
+}
+
+/// How the calls of each service went; of many services, the busiest.
+fn calls(services: &[ServiceStats]) -> String {
+    let shown = &services[..services.len().min(MOST_SERVICES)];
+    match services.len() - shown.len() {
+        _ if shown.is_empty() => String::new(),
+        0 => format!("\n{}", stats::service_table(shown)),
+        more => format!("\n{}and {more} more: roster services --stats\n", stats::service_table(shown)),
+    }
 }
 
 /// How far answers can be trusted, in words.
@@ -123,7 +147,7 @@ fn named(title: &str, values: &BTreeMap<String, i64>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use roster::thrift::idl::Freshness;
+    use roster::thrift::idl::{Freshness, MethodStats};
 
     fn source(name: &str, state: &str, detail: &str, age: Option<i64>) -> SourceStatus {
         let [kind, name, state, detail] = ["zookeeper", name, state, detail].map(str::to_owned);
@@ -144,7 +168,7 @@ mod tests {
     #[test]
     fn a_source_that_is_down_stands_out_with_its_reason() {
         assert_eq!(
-            table(&reply(61_000, source("other", "down", "connection refused", Some(61_000))), false),
+            table(&reply(61_000, source("other", "down", "connection refused", Some(61_000))), &[], false),
             "\
 roster 0.1.0   up 1day 2h   revision 1700000000123   NOT IN SYNC for 1m 1s, INCOMPLETE
 
@@ -158,26 +182,43 @@ other   zookeeper  DOWN   1m 1s   1200  5.0 MiB           2         0      0  co
     #[test]
     fn masters_and_calls_have_a_line_where_there_is_a_register() {
         let mut reply = reply(0, source("other", "live", "", Some(0)));
-        assert!(!table(&reply, false).contains("masters"));
+        assert!(!table(&reply, &[], false).contains("masters"));
         let register = SourceStatus { kind: "register".into(), roots: vec![], ..source("hub", "live", "", Some(0)) };
         reply.sources.push(register);
         reply.counters.extend([("masters".into(), 2), ("services".into(), 5), ("calls".into(), 9)]);
-        let text = table(&reply, false);
+        let text = table(&reply, &[], false);
         assert!(text.contains("\n2 masters offer 5 services   9 calls, 0 under way\n"), "{text}");
         assert!(text.contains("hub     register   live    0s      -        -"), "{text}");
     }
 
     #[test]
+    fn of_many_services_the_busiest_are_told() {
+        let service = |number: i64| {
+            let histogram = vec![number];
+            MethodStats::new(format!("s{number}"), "m".into(), number, 0, 0, 0, 0, 0, 0, 5, 5, 5, histogram)
+        };
+        let services = |count| stats::by_service(&(1..=count).map(service).collect::<Vec<_>>());
+        assert_eq!(calls(&[]), "");
+        assert!(calls(&services(10)).ends_with("0  5.0µs  5.0µs\n"));
+        let many = calls(&services(13));
+        assert!(many.ends_with("\nand 3 more: roster services --stats\n"), "{many}");
+        let shown: Vec<_> = many.lines().filter_map(|line| line.split_whitespace().next()).collect();
+        assert_eq!((shown.len(), shown[1], shown[10]), (12, "s13", "s4"), "{many}");
+        let reply = reply(0, source("other", "live", "", Some(0)));
+        assert_eq!(document(&reply, &services(13))["services"].as_array().map(Vec::len), Some(13));
+    }
+
+    #[test]
     fn a_source_that_never_was_in_sync_is_not_called_so() {
-        let text = table(&reply(0, source("other", "syncing", "", None)), false);
+        let text = table(&reply(0, source("other", "syncing", "", None)), &[], false);
         assert!(text.contains("NOT YET IN SYNC\n") && text.contains("never"), "{text}");
     }
 
     #[test]
     fn counters_and_limits_are_shown_when_asked_for() {
         let reply = reply(0, source("other", "live", "", Some(0)));
-        assert!(!table(&reply, false).contains("requests"));
-        let all = table(&reply, true);
+        assert!(!table(&reply, &[], false).contains("requests"));
+        let all = table(&reply, &[], true);
         assert!(
             all.contains("in sync\n") && all.contains("  requests         12\n") && all.contains("maxRequest  65536")
         );

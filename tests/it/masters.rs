@@ -247,6 +247,33 @@ fn a_rust_master_is_listed_and_called() {
 }
 
 #[test]
+fn status_tells_how_the_calls_of_each_service_went() {
+    let scene = Scene::new();
+    let service = Service::new("mail")
+        .method("send", |()| async move { Ok("sent") })
+        .method("fail", |()| async move { Err::<(), _>(MethodError::new("no")) });
+    with_master(service, &[scene.port], |_| {
+        offers(&scene, &["mail"]);
+        assert!(!scene.roster.cli(["status"]).text().contains("SERVICE"), "nothing was called");
+        for method in ["send", "send", "fail"] {
+            let _ = called(&scene, "mail", method, &json!([]));
+        }
+        exception::<NoMaster>(scene.call("nobody", "send", "[]")).expect("nobody is there");
+        let told = scene.roster.cli(["status"]).text();
+        let row = |name: &str| {
+            let line = told.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{told}"));
+            line.split_whitespace().take(7).map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(row("SERVICE")[..3], ["SERVICE", "CALLS", "FAILED"]);
+        assert_eq!(row("mail"), ["mail", "3", "1", "0", "0", "0", "0"]);
+        assert_eq!(row("nobody"), ["nobody", "1", "0", "0", "0", "1", "0"]);
+        let document = scene.roster.cli(["status", "-o", "json"]).json();
+        let mail = &document["services"][0];
+        assert_eq!((&mail["serviceName"], &mail["calls"], &mail["failed"]), (&json!("mail"), &json!(3), &json!(1)));
+    });
+}
+
+#[test]
 fn a_rust_master_hears_that_its_caller_is_gone_and_comes_back_to_a_register_that_was_away() {
     let mut scene = Scene::new();
     let (gone, heard) = channel();
