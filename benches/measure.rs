@@ -1,9 +1,16 @@
 //! What is measured of processes, and what is made of the values.
 
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use nix::time::ClockId;
 use nix::unistd::Pid;
+use roster::store::shared::Reader;
+
+use crate::harness::{Roster, ensure, eventually};
+
+/// How long the sidecar may take to write very many nodes.
+const LONG: Duration = Duration::from_secs(120);
 
 /// User and system time of these processes, of all their threads, also those that have ended.
 pub(crate) fn processor_time(processes: &[u32]) -> Duration {
@@ -32,30 +39,26 @@ pub(crate) fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-/// What a process has of memory, in bytes.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Memory {
-    /// Its own.
-    pub(crate) own: usize,
-    /// That of files which it has mapped, such as the shared file.
-    pub(crate) mapped: usize,
-}
-
-pub(crate) fn memory(process: u32) -> Memory {
+/// The memory that a process has of its own, in bytes: without that of files which it has mapped, such as the shared file.
+pub(crate) fn memory(process: u32) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("a process");
-    let bytes = |name: &str| {
-        let value = status.lines().find_map(|line| line.strip_prefix(name)).expect("a figure of memory");
-        value.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") * 1024
-    };
-    Memory { own: bytes("RssAnon:"), mapped: bytes("RssFile:") + bytes("RssShmem:") }
+    let own = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("a figure of memory");
+    own.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") * 1024
 }
 
-impl Memory {
-    /// What has been added to `before` for each of so many.
-    pub(crate) fn since(self, before: Self, count: usize) -> Self {
-        let each = |now: usize, before: usize| now.saturating_sub(before) / count;
-        Self { own: each(self.own, before.own), mapped: each(self.mapped, before.mapped) }
-    }
+/// What the shared file takes of its disk, or of memory where it lies in that, in bytes.
+pub(crate) fn file_size(sidecar: &Roster) -> usize {
+    std::fs::metadata(sidecar.shared_file()).expect("the shared file").blocks() as usize * 512
+}
+
+/// Waits until the shared file holds what the sidecar does, so that the work and the memory for it are over.
+pub(crate) fn file_in_step(sidecar: &Roster) {
+    let wanted = sidecar.status().freshness.revision;
+    eventually("the shared file is in step", LONG, || {
+        let file = Reader::open(&sidecar.shared_file()).and_then(|reader| reader.report());
+        let revision = file.map_err(|error| error.to_string())?.revision;
+        ensure(revision as i64 >= wanted, revision)
+    });
 }
 
 /// How often the threads of a process have gone to sleep, which is how often they have been woken.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::harness::{Roster, eventually};
 use crate::idl::Origin;
 use crate::measure::{median, millis};
-use crate::mirror::Load;
+use crate::mirror::{DATA, Load};
 use crate::report::{Report, verdict};
 use crate::{Form, form};
 
@@ -54,6 +54,8 @@ pub(crate) fn run(report: &mut Report) {
 fn first_answer(sidecar: &mut Roster, path: &str) -> Duration {
     let began = Instant::now();
     sidecar.run();
-    eventually("the first answer", PATIENCE, || sidecar.get(path));
-    began.elapsed()
+    let answer = eventually("the first answer", PATIENCE, || sidecar.get(path));
+    let took = began.elapsed();
+    assert_eq!(answer.node.data, DATA);
+    took
 }

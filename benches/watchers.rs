@@ -37,7 +37,7 @@ pub(crate) fn run(report: &mut Report) {
         runtime().block_on(send(&mut crowd, &request));
         are_waiting(&roster, count);
         if round == 1 {
-            each = Some(memory(roster.process().id()).since(before, count));
+            each = Some(memory(roster.process().id()).saturating_sub(before) / count);
             waiting = Some(Idle::measure(&roster, idle));
         }
         let spent = processor_time(&[roster.process().id()]);
@@ -61,7 +61,7 @@ pub(crate) fn run(report: &mut Report) {
     report.figures(
         "Very many watchers",
         &[
-            ("memory of one that waits", format!("{:.1} KB", each.own as f64 / 1024.0)),
+            ("memory of one that waits", format!("{:.1} KB", each as f64 / 1024.0)),
             ("from the sending of a set until the first is awake", format!("{:.1} ms", millis(median(&first)))),
             ("until all are", format!("{:.0} ms", millis(median(&all)))),
             ("processor time to wake one", format!("{:.1} µs", micros(median(&processor)))),

@@ -54,7 +54,7 @@ pub(crate) fn run(report: &mut Report) {
         "Endpoint",
         "Who answers: a bare epoll loop on one thread with fixed bytes (the limit), Roster's `zkData()` and `get()`, Redis \
          `GET`, and the article's sidecar made again in Node.js (a child watches ZooKeeper, the parent answers). Processor \
-         time is that of the whole server. Every answer is compared byte for byte.",
+         time is that of the process that answers, of all its threads. Every answer is compared byte for byte.",
     );
     let (rounds, time) = match form() {
         Form::Quick => (3, Duration::from_millis(60)),

@@ -7,13 +7,12 @@ use std::time::{Duration, Instant};
 
 use rmpv::Value;
 use roster::register::EXAMPLE_TOKEN as TOKEN;
-use roster::store::shared::Reader;
 
 use crate::harness::master::{Scripted, map};
 use crate::harness::{Client, Crowd, Roster, ensure, eventually, free_port};
 use crate::idl::{Filter, TRosterSyncClient};
 use crate::load;
-use crate::measure::{Memory, median, memory, micros, millis, percentile, processor_time};
+use crate::measure::{file_in_step, file_size, median, memory, micros, millis, percentile, processor_time};
 use crate::report::{Report, verdict};
 use crate::{Form, descriptors, form, let_wait};
 
@@ -57,7 +56,9 @@ fn sidecar() -> (Roster, u16) {
 struct Figures {
     masters: usize,
     joining: Duration,
-    memory: Memory,
+    memory: usize,
+    /// What one takes of the shared file.
+    file: usize,
     /// Of a change of one of them.
     processor: Duration,
     seen: Vec<Duration>,
@@ -67,19 +68,22 @@ struct Figures {
 fn crowd(masters: usize, changes: usize) -> Figures {
     let (roster, port) = sidecar();
     are_there(&roster, 0);
+    file_in_step(&roster);
     let server = [roster.process().id()];
-    let (empty, began) = (memory(server[0]), Instant::now());
+    let (empty, file, began) = (memory(server[0]), file_size(&roster), Instant::now());
     let _crowd = Crowd::start(port, TOKEN, masters, SERVICES, Duration::from_secs(1));
     are_there(&roster, masters);
     let joining = began.elapsed();
-    let memory = memory(server[0]).since(empty, masters);
+    file_in_step(&roster);
+    let memory = memory(server[0]).saturating_sub(empty) / masters;
+    let file = file_size(&roster).saturating_sub(file) / masters;
     let (processor, seen) = change_one(&roster, port, changes);
     let time = if form() == Form::Quick { Duration::from_millis(200) } else { Duration::from_secs(2) };
     let calls = load::measure("a crowd of masters", &server, 16, time, || {
         let mut client = roster.client();
         move || calls::call(&mut client, "greeter", "hello", "\"hello\"")
     });
-    Figures { masters, joining, memory, processor, seen, calls_per_second: calls.requests_per_second() }
+    Figures { masters, joining, memory, file, processor, seen, calls_per_second: calls.requests_per_second() }
 }
 
 fn are_there(roster: &Roster, masters: usize) {
@@ -103,11 +107,7 @@ fn change_one(roster: &Roster, port: u16, changes: usize) -> (Duration, Vec<Dura
     let mut master = Scripted::join(port, TOKEN, &services);
     since = sees(&mut client, since, services.len());
     // The shared file is to have its lists as well.
-    eventually("the shared file is in step", PATIENCE, || {
-        let file = Reader::open(&roster.shared_file()).and_then(|reader| reader.report());
-        let revision = file.map_err(|error| error.to_string())?.revision;
-        ensure(revision as i64 >= since, revision)
-    });
+    file_in_step(roster);
     let (before, mut seen) = (processor_time(&[roster.process().id()]), Vec::new());
     for change in 0..changes {
         if change % 2 == 0 {
@@ -147,9 +147,9 @@ fn tell(report: &mut Report, crowds: &[Figures; 2]) {
     let rows = [
         row("from nothing until all are there", &|it| format!("{:.1} s", it.joining.as_secs_f64())),
         row("memory of a master (≤ 10 KB)", &|it| {
-            format!("{:.1} KB {}", it.memory.own as f64 / 1024.0, verdict(it.memory.own <= MOST))
+            format!("{:.1} KB {}", it.memory as f64 / 1024.0, verdict(it.memory <= MOST))
         }),
-        row("what it takes of the shared file", &|it| format!("{:.1} KB", it.memory.mapped as f64 / 1024.0)),
+        row("what it takes of the shared file", &|it| format!("{:.1} KB", it.file as f64 / 1024.0)),
         row("a service added or dropped by one: processor time", &|it| format!("{:.0} µs", micros(it.processor))),
         row("the same: until a watcher is told, p50", &|it| format!("{:.2} ms", millis(median(&it.seen)))),
         row("the same: p99", &|it| format!("{:.2} ms", millis(percentile(&it.seen, 99)))),

@@ -1,5 +1,6 @@
 //! What changes cost, how soon they are seen, and how many a second can be borne.
 
+use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use tokio::time::MissedTickBehavior;
 use zookeeper_client::AddWatchMode;
 
 use super::{Load, NODES_A_FOLDER, PATIENCE, ROUNDS, node};
-use crate::harness::{Roster, any_age, ensure, eventually, runtime};
+use crate::harness::{Roster, any_age, eventually, runtime};
 use crate::idl::{Change, TRosterSyncClient};
 use crate::measure::{exponent, median, micros, millis, percentile, processor_time};
 use crate::report::{Report, verdict};
@@ -189,12 +190,13 @@ fn sustained(report: &mut Report, load: &Load, sidecar: &Roster) {
         }
     });
     let returned = Instant::now();
-    let last = (sets - TURNS..sets).rev();
-    last.for_each(|number| {
-        eventually("the last sets are seen", PATIENCE, || {
-            let data = sidecar.data(&at(number));
-            ensure(data == number.to_string().as_bytes(), format!("{number}: {}", String::from_utf8_lossy(&data)))
-        });
+    let last: BTreeMap<_, _> = (sets - TURNS..sets).map(|number| (at(number), number.to_string())).collect();
+    let mut reader = sidecar.client();
+    eventually("the last sets are seen", PATIENCE, || {
+        let nodes =
+            reader.get_many(last.keys().cloned().collect(), any_age()).map_err(|error| format!("{error:?}"))?.nodes;
+        let behind = last.iter().find(|(path, data)| nodes.get(*path).is_none_or(|node| node.data != data.as_bytes()));
+        behind.map_or(Ok(()), |(path, data)| Err(format!("{path} is not {data}")))
     });
     let late = returned.elapsed();
     let busy = (processor_time(&[sidecar.process().id()]) - spent).as_secs_f64() / began.elapsed().as_secs_f64();

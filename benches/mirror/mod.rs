@@ -2,27 +2,20 @@
 
 mod changes;
 mod resync;
+mod sync;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use futures::StreamExt;
-use futures::stream::FuturesOrdered;
-use zookeeper_client::{Acls, Client, CreateMode, Error, MultiReadResult};
+use zookeeper_client::{Acls, Client, CreateMode, Error};
 
-use crate::harness::{Roster, Server, eventually, runtime};
-use crate::measure::{Memory, exponent, median, memory, millis};
-use crate::report::{Report, verdict};
+use crate::harness::{Roster, Server, runtime};
+use crate::report::Report;
 use crate::{Form, form, let_wait};
 
 const ROUNDS: usize = 5;
 const PATIENCE: Duration = Duration::from_secs(120);
-const DATA: [u8; 120] = [b'x'; 120];
+pub(crate) const DATA: [u8; 120] = [b'x'; 120];
 const NODES_A_FOLDER: usize = 99;
-
-/// What a first sync may take, beside a bare multi-read.
-const SYNC: f64 = 2.0;
-/// What a node may take of memory above its path and data, in bytes.
-const ABOVE: usize = 400;
 
 pub(crate) fn run(report: &mut Report) {
     let sizes: &[usize] = match form() {
@@ -33,7 +26,7 @@ pub(crate) fn run(report: &mut Report) {
     let about = format!("Nodes of {} bytes, a hundred in each folder; medians of {ROUNDS} rounds.", DATA.len());
     report.part("Mirror", &about);
     let loads: Vec<_> = sizes.iter().map(|size| Load::new(*size)).collect();
-    first_sync(report, &loads);
+    sync::run(report, &loads);
     resync::run(report, &loads);
     changes::run(report, &loads);
 }
@@ -105,89 +98,4 @@ async fn fill(client: &Client, nodes: usize) -> Result<(), Error> {
         writer.commit().await.expect("nothing in the way");
     }
     Ok(())
-}
-
-fn first_sync(report: &mut Report, loads: &[Load]) {
-    let (mut rows, mut costs) = (Vec::new(), Vec::new());
-    for load in loads {
-        let (mut bare, mut mirrored, mut held) = (Vec::new(), Vec::new(), Vec::new());
-        for _ in 0..ROUNDS {
-            bare.push(runtime().block_on(async {
-                let client = load.client().await;
-                timed(read_all(&client, load.nodes)).await.expect("ZooKeeper answers")
-            }));
-            let mut sidecar = load.prepare();
-            let began = Instant::now();
-            sidecar.run();
-            let empty = memory(sidecar.process().id());
-            eventually("the first sync", PATIENCE, || sidecar.get(&load.last()));
-            mirrored.push(began.elapsed());
-            held.push(memory(sidecar.process().id()).since(empty, load.nodes));
-        }
-        let (bare, mirrored) = (median(&bare), median(&mirrored));
-        let [own, mapped] =
-            [|it: &Memory| it.own, |it: &Memory| it.mapped].map(|of| median(&held.iter().map(of).collect::<Vec<_>>()));
-        let above = own.saturating_sub(load.last().len() + DATA.len());
-        let ratio = mirrored.as_secs_f64() / bare.as_secs_f64();
-        costs.push((load.nodes, mirrored.as_secs_f64()));
-        rows.push(vec![
-            format!("{} nodes", load.nodes),
-            format!("{:.0} ms", millis(bare)),
-            format!("{:.0} ms", millis(mirrored)),
-            format!("{ratio:.2} {}", verdict(ratio <= SYNC)),
-            format!("{above} bytes {}", verdict(above <= ABOVE)),
-            format!("{mapped} bytes"),
-        ]);
-    }
-    let header = [
-        "",
-        "bare multi-read",
-        "start to first answer",
-        "ratio (≤ 2 for 100,000)",
-        "memory a node, above path and data (≤ 400)",
-        "and in the shared file",
-    ];
-    report.table("First sync", &header, &rows);
-    report.say(&format!("The time to the first answer grows by n to the power of {:.2}.", exponent(&costs)));
-}
-
-/// Reads everything as fast as the crate can: as many requests in flight as there are.
-async fn read_all(client: &Client, nodes: usize) -> Result<(), Error> {
-    let (mut level, mut read) = (vec!["/".to_owned()], 0);
-    while !level.is_empty() {
-        let mut replies = FuturesOrdered::new();
-        for paths in level.chunks(250) {
-            let mut reader = client.new_multi_reader();
-            for path in paths {
-                reader.add_get_data(path)?;
-                reader.add_get_children(path)?;
-            }
-            let reply = reader.commit();
-            replies.push_back(async move { reply.await.map(|results| (paths, results)) });
-        }
-        let mut below = Vec::new();
-        while let Some(reply) = replies.next().await {
-            let (paths, results) = reply?;
-            for (number, result) in results.into_iter().enumerate() {
-                match result {
-                    MultiReadResult::Data { .. } => read += 1,
-                    MultiReadResult::Children { children } => {
-                        let parent = paths[number / 2].trim_end_matches('/');
-                        below.extend(children.iter().map(|name| format!("{parent}/{name}")));
-                    }
-                    other => panic!("{other:?}"),
-                }
-            }
-        }
-        drop(replies);
-        level = below;
-    }
-    assert!(read >= nodes, "{read} of {nodes}");
-    Ok(())
-}
-
-async fn timed(work: impl Future<Output = Result<(), Error>>) -> Result<Duration, Error> {
-    let began = Instant::now();
-    work.await?;
-    Ok(began.elapsed())
 }
