@@ -43,9 +43,10 @@ gen:
 explore:
 	cargo test --features shuttle --lib exploration
 
-# Five targets, a minute each; SECONDS_EACH says otherwise, and QUICK=1 only replays the corpora.
+# Five targets, a minute each; SECONDS_EACH says otherwise. QUICK=1 only replays the corpora, as `make test` does, and
+# bounds the memory that each input takes.
 fuzz:
-	@command -v c++ > /dev/null || { echo "make fuzz needs a C++ compiler: apt-get install g++" >&2; exit 1; }
+	@command -v c++ > /dev/null || $(MAKE) deps PACKAGES=g++
 	fuzz/run
 
 # QUICK=1 for a short form, FULL=1 for every case; BENCH=endpoint for one part (endpoint, php, mirror, masters, watchers,
