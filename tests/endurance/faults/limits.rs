@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use zookeeper_client::{Acls, CreateMode, Error};
+use futures::future::join_all;
+use zookeeper_client::{Acls, Client, CreateMode, Error};
 
 use crate::harness::{Link, Roster, any_age, ensure, eventually};
 use crate::idl::{SourceStatus, TRosterSyncClient};
@@ -21,6 +22,9 @@ const TOO_MANY: usize = 50;
 
 const FIRST: usize = 8;
 
+/// Requests of ours in flight.
+const AT_ONCE: usize = 50;
+
 /// The `[[zookeeper]]` of it. What it left out finds its place at an audit.
 pub(crate) fn settings(connect: &str) -> String {
     format!(
@@ -38,11 +42,10 @@ impl Scene {
     /// Who came first stays, and the answers say that they are not complete.
     pub(super) fn too_many(&self) {
         self.write_first();
-        let long = |name: &str| format!("{ROOT}/{name}-{}-", "x".repeat(1_000));
-        self.zk().create_many(&long("early"), MOST - FIRST - 1);
+        self.fill("early", MOST - FIRST - 1);
         let all: BTreeSet<String> = self.zk().read_all(ROOT).into_keys().collect();
         self.keep(&all, 0);
-        self.zk().create_many(&long("a-late"), TOO_MANY);
+        self.fill("a-late", TOO_MANY);
         self.keep(&all, TOO_MANY);
         paths().iter().for_each(|path| self.put(path, 1));
         self.keep(&all, TOO_MANY);
@@ -59,8 +62,7 @@ impl Scene {
         self.keep(&all, 0);
         let held = self.zk().read_all(ROOT)[was].data.clone();
         assert_eq!(held.len(), LIMIT, "it is as large as it may be");
-        self.zk().set(was, vec![b'x'; LIMIT + 1]);
-        self.zk().create(&never, vec![b'x'; LIMIT + 1]);
+        [was, &never].iter().for_each(|path| self.write(path, &[b'x'; LIMIT + 1]));
         for read_again in [false, true] {
             if read_again {
                 self.read_all_again();
@@ -69,7 +71,7 @@ impl Scene {
             self.sidecars.iter().for_each(|sidecar| assert_eq!(sidecar.roster.data(was), held, "it stands"));
         }
         self.put(was, 0);
-        self.zk().delete(&never);
+        self.remove(&[never]);
         self.keep(&all, 0);
     }
 
@@ -77,26 +79,58 @@ impl Scene {
     pub(super) fn empty_small(&self) {
         let begin = |path: &String| self.checker.model(|model| model.begin(path, Value::Absent));
         let states: Vec<(String, usize)> = paths().into_iter().map(|path| (path.clone(), begin(&path))).collect();
-        self.zk().delete_all(ROOT);
+        self.remove(&self.zk().read_all(ROOT).into_keys().rev().collect::<Vec<String>>());
         states.iter().for_each(|(path, state)| self.checker.model(|model| model.confirm(path, *state)));
         self.keep(&BTreeSet::new(), 0);
     }
 
     fn write_first(&self) {
-        self.zk().create(ROOT, "");
+        self.write(ROOT, b"");
         paths().iter().for_each(|path| self.put(path, 0));
     }
 
     /// Writes data of a size, and writes that down.
     fn put(&self, path: &str, size: u64) {
         let number = self.checker.model(|model| model.history(path).len()) as u64 * 10 + size;
-        let (data, options) = (data_of(number), CreateMode::Persistent.with_acls(Acls::anyone_all()));
         let state = self.checker.model(|model| model.begin(path, Value::Data(number)));
-        self.zk().run(async |client| match client.set_data(path, &data, None).await {
-            Err(Error::NoNode) => client.create(path, &data, &options).await.map(drop),
+        self.write(path, &data_of(number));
+        self.checker.model(|model| model.confirm(path, state));
+    }
+
+    fn write(&self, path: &str, data: &[u8]) {
+        let options = CreateMode::Persistent.with_acls(Acls::anyone_all());
+        self.surely(async |client| match client.set_data(path, data, None).await {
+            Err(Error::NoNode) => client.create(path, data, &options).await.map(drop),
             written => written.map(drop),
         });
-        self.checker.model(|model| model.confirm(path, state));
+    }
+
+    /// Creates so many nodes with long names.
+    fn fill(&self, name: &str, count: usize) {
+        let paths: Vec<String> = (0..count).map(|n| format!("{ROOT}/{name}-{n}-{}", "x".repeat(1_000))).collect();
+        let options = CreateMode::Persistent.with_acls(Acls::anyone_all());
+        self.surely(async |client| {
+            for some in paths.chunks(AT_ONCE) {
+                let created = join_all(some.iter().map(|path| client.create(path, b"", &options))).await;
+                created.into_iter().try_for_each(|created| unless(Error::NodeExists, created.map(drop)))?;
+            }
+            Ok(())
+        });
+    }
+
+    fn remove(&self, paths: &[String]) {
+        self.surely(async |client| {
+            for some in paths.chunks(AT_ONCE) {
+                let deleted = join_all(some.iter().map(|path| client.delete(path, None))).await;
+                deleted.into_iter().try_for_each(|deleted| unless(Error::NoNode, deleted))?;
+            }
+            Ok(())
+        });
+    }
+
+    /// Does what may be done twice until it is done: on a busy machine a session may break.
+    fn surely(&self, doing: impl AsyncFn(&Client) -> Result<(), Error>) {
+        eventually("it is done", HEALING, || self.zk().attempt(&doing));
     }
 
     /// Waits until each sidecar holds these nodes and has left so many out.
@@ -115,6 +149,11 @@ impl Scene {
             sidecar.lines.iter().for_each(Link::mend);
         }
     }
+}
+
+/// Whether it is done, be it by an attempt before.
+fn unless(done: Error, result: Result<(), Error>) -> Result<(), Error> {
+    result.or_else(|error| if error == done { Ok(()) } else { Err(error) })
 }
 
 fn small(roster: &Roster) -> Result<SourceStatus, String> {

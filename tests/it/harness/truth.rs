@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use zookeeper_client::{Client, Error, MultiReadResult};
 
-use super::Zk;
+use super::{SOON, Zk, eventually};
 use crate::idl::{Node, Stat};
 
 /// Nodes by their paths.
@@ -13,7 +13,8 @@ pub(crate) type Tree = BTreeMap<String, Node>;
 impl Zk {
     /// Everything at and below `root` that may be read.
     pub(crate) fn read_all(&self, root: &str) -> Tree {
-        self.run(async |client| read_all(client, root).await)
+        // On a busy machine a session may break.
+        eventually("everything is read", SOON, || self.attempt(async |client| read_all(client, root).await))
     }
 }
 
