@@ -23,7 +23,7 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use dice::Dice;
-use faults::Kind;
+use faults::{Fault, Kind};
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use roster::thrift::idl;
 use scene::Scene;
@@ -81,7 +81,7 @@ impl Act {
             struck += together.len();
             let mut faults = Vec::new();
             for kind in together {
-                faults.push(kind.strike(&mut scene, dice));
+                faults.push(Fault::strike(kind, &mut scene, dice));
                 std::thread::sleep(Duration::from_millis(dice.below(1_500) as u64));
             }
             let lasts = faults.iter().map(|fault| fault.kind.lasts()).max().unwrap_or_default();

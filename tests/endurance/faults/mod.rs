@@ -1,6 +1,7 @@
 //! The faults: each strikes a part of the scene, and is healed again.
 
 mod ensemble;
+mod kind;
 pub(crate) mod limits;
 mod masters;
 mod sidecar;
@@ -8,6 +9,8 @@ mod sidecar;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+pub(crate) use self::kind::Kind;
+use self::kind::Part;
 use self::sidecar::garbage;
 use crate::descriptors;
 use crate::dice::Dice;
@@ -16,48 +19,6 @@ use crate::harness::{Crowd, Link, SOON, eventually};
 use crate::masters::NAMES;
 use crate::model::Value;
 use crate::scene::Scene;
-
-/// A kind of fault.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Cut,
-    Silence,
-    Falter,
-    Flicker,
-    BlackHole,
-    Refuse,
-    KillServer,
-    KillLeader,
-    KillMajority,
-    KillAll,
-    FreezeServer,
-    FreezeLeader,
-    Wipe,
-    OldData,
-    DeleteRoot,
-    Storm,
-    TooManyNodes,
-    TooLargeNodes,
-    FreezeSidecar,
-    ExpireSession,
-    KillSidecar,
-    RestartSidecar,
-    UpgradeSidecar,
-    ClockJumps,
-    DamageFile,
-    RemoveFile,
-    FullDisk,
-    Garbage,
-    SlowClients,
-    Flood,
-    Descriptors,
-    CutUpstream,
-    SilenceUpstream,
-    KillMaster,
-    FreezeMaster,
-    FlapMaster,
-    Crowd,
-}
 
 /// A fault that has struck.
 #[derive(Debug)]
@@ -70,120 +31,25 @@ pub(crate) struct Fault {
     crowd: Option<Crowd>,
 }
 
-/// What a fault strikes: two that overlap never strike the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Part {
-    Ensemble,
-    Lines,
-    /// Of a source that no other fault may reach meanwhile.
-    Limits,
-    Sidecar,
-    /// At the register of a sidecar.
-    Masters,
-    Upstream,
-}
-
-impl Kind {
-    pub(crate) const ALL: [Kind; 37] = [
-        Kind::Silence,
-        Kind::Cut,
-        Kind::KillLeader,
-        Kind::KillSidecar,
-        Kind::Flicker,
-        Kind::Storm,
-        Kind::TooManyNodes,
-        Kind::TooLargeNodes,
-        Kind::DeleteRoot,
-        Kind::FreezeSidecar,
-        Kind::Falter,
-        Kind::BlackHole,
-        Kind::Refuse,
-        Kind::KillServer,
-        Kind::KillMajority,
-        Kind::KillAll,
-        Kind::FreezeServer,
-        Kind::FreezeLeader,
-        Kind::Wipe,
-        Kind::OldData,
-        Kind::ExpireSession,
-        Kind::RestartSidecar,
-        Kind::UpgradeSidecar,
-        Kind::ClockJumps,
-        Kind::DamageFile,
-        Kind::RemoveFile,
-        Kind::FullDisk,
-        Kind::Garbage,
-        Kind::SlowClients,
-        Kind::Flood,
-        Kind::Descriptors,
-        Kind::CutUpstream,
-        Kind::SilenceUpstream,
-        Kind::KillMaster,
-        Kind::FreezeMaster,
-        Kind::FlapMaster,
-        Kind::Crowd,
-    ];
-
-    pub(crate) fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| format!("{kind:?}").eq_ignore_ascii_case(name))
-    }
-
-    /// Whether both can strike at the same time.
-    pub(crate) fn goes_with(self, other: Kind) -> bool {
-        use Part::{Ensemble, Limits, Lines, Masters, Sidecar};
-        let never = |one, other| matches!((one, other), (Sidecar, Masters) | (Limits, Ensemble | Lines | Sidecar));
-        let (one, other) = (self.part(), other.part());
-        one != other && !never(one, other) && !never(other, one)
-    }
-
-    fn part(self) -> Part {
-        match self {
-            Kind::Cut | Kind::Silence | Kind::Falter | Kind::Flicker => Part::Lines,
-            Kind::BlackHole | Kind::Refuse => Part::Lines,
-            Kind::KillServer | Kind::KillLeader | Kind::KillMajority | Kind::KillAll => Part::Ensemble,
-            Kind::FreezeServer | Kind::FreezeLeader | Kind::Wipe | Kind::OldData => Part::Ensemble,
-            Kind::DeleteRoot | Kind::Storm => Part::Ensemble,
-            Kind::TooManyNodes | Kind::TooLargeNodes => Part::Limits,
-            Kind::FreezeSidecar | Kind::ExpireSession | Kind::KillSidecar | Kind::RestartSidecar => Part::Sidecar,
-            Kind::UpgradeSidecar | Kind::ClockJumps | Kind::Garbage | Kind::SlowClients => Part::Sidecar,
-            Kind::DamageFile | Kind::RemoveFile => Part::Sidecar,
-            Kind::FullDisk | Kind::Flood | Kind::Descriptors => Part::Sidecar,
-            Kind::CutUpstream | Kind::SilenceUpstream => Part::Upstream,
-            Kind::KillMaster | Kind::FreezeMaster | Kind::FlapMaster | Kind::Crowd => Part::Masters,
-        }
-    }
-
-    /// How long it lasts at least.
-    pub(crate) fn lasts(self) -> Duration {
-        Duration::from_millis(match self {
-            Kind::Silence | Kind::SilenceUpstream | Kind::BlackHole => 13_000,
-            Kind::Refuse => 3_000,
-            Kind::FullDisk => 6_000,
-            Kind::FreezeMaster => 9_000,
-            Kind::ExpireSession => 9_000,
-            Kind::FreezeServer | Kind::FreezeLeader | Kind::KillMajority | Kind::KillAll | Kind::Storm => 4_000,
-            _ => 1_000,
-        })
-    }
-
-    pub(crate) fn strike(self, scene: &mut Scene, dice: &Dice) -> Fault {
-        let sidecar = match self {
+impl Fault {
+    pub(crate) fn strike(kind: Kind, scene: &mut Scene, dice: &Dice) -> Self {
+        let sidecar = match kind {
             // The one that may have a network of its own.
             Kind::BlackHole | Kind::Refuse => 1,
             _ => dice.below(scene.sidecars.len()),
         };
-        let servers = self.servers(scene, dice);
+        let servers = Self::servers(kind, scene, dice);
         // One that is to be frozen is a process of its own.
-        let master = dice.below(if self == Kind::FreezeMaster { 2 } else { NAMES.len() });
-        let mut fault = Fault { kind: self, sidecar, master, servers, clients: Vec::new(), crowd: None };
+        let master = dice.below(if kind == Kind::FreezeMaster { 2 } else { NAMES.len() });
+        let mut fault = Self { kind, sidecar, master, servers, clients: Vec::new(), crowd: None };
         scene.checker.note(fault.told());
         fault.begin(scene, dice);
         fault
     }
 
-    fn servers(self, scene: &Scene, dice: &Dice) -> Vec<usize> {
+    fn servers(kind: Kind, scene: &Scene, dice: &Dice) -> Vec<usize> {
         let count = scene.ensemble.len();
-        match self {
+        match kind {
             Kind::KillServer | Kind::FreezeServer => vec![dice.below(count)],
             Kind::KillLeader | Kind::FreezeLeader => vec![scene.ensemble.leader()],
             Kind::KillMajority => (0..count / 2 + 1).collect(),
@@ -191,9 +57,7 @@ impl Kind {
             _ => Vec::new(),
         }
     }
-}
 
-impl Fault {
     fn told(&self) -> String {
         let kind = self.kind;
         match kind {

@@ -1,0 +1,142 @@
+//! The kinds of faults: what each strikes, how long it lasts, and which go together.
+
+use std::time::Duration;
+
+/// A kind of fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Cut,
+    Silence,
+    Falter,
+    Flicker,
+    BlackHole,
+    Refuse,
+    KillServer,
+    KillLeader,
+    KillMajority,
+    KillAll,
+    FreezeServer,
+    FreezeLeader,
+    Wipe,
+    OldData,
+    DeleteRoot,
+    Storm,
+    TooManyNodes,
+    TooLargeNodes,
+    FreezeSidecar,
+    ExpireSession,
+    KillSidecar,
+    RestartSidecar,
+    UpgradeSidecar,
+    ClockJumps,
+    DamageFile,
+    RemoveFile,
+    FullDisk,
+    Garbage,
+    SlowClients,
+    Flood,
+    Descriptors,
+    CutUpstream,
+    SilenceUpstream,
+    KillMaster,
+    FreezeMaster,
+    FlapMaster,
+    Crowd,
+}
+
+/// What a fault strikes: two that overlap never strike the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    Ensemble,
+    Lines,
+    /// Of a source that no other fault may reach meanwhile.
+    Limits,
+    Sidecar,
+    /// At the register of a sidecar.
+    Masters,
+    Upstream,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Kind; 37] = [
+        Kind::Silence,
+        Kind::Cut,
+        Kind::KillLeader,
+        Kind::KillSidecar,
+        Kind::Flicker,
+        Kind::Storm,
+        Kind::TooManyNodes,
+        Kind::TooLargeNodes,
+        Kind::DeleteRoot,
+        Kind::FreezeSidecar,
+        Kind::Falter,
+        Kind::BlackHole,
+        Kind::Refuse,
+        Kind::KillServer,
+        Kind::KillMajority,
+        Kind::KillAll,
+        Kind::FreezeServer,
+        Kind::FreezeLeader,
+        Kind::Wipe,
+        Kind::OldData,
+        Kind::ExpireSession,
+        Kind::RestartSidecar,
+        Kind::UpgradeSidecar,
+        Kind::ClockJumps,
+        Kind::DamageFile,
+        Kind::RemoveFile,
+        Kind::FullDisk,
+        Kind::Garbage,
+        Kind::SlowClients,
+        Kind::Flood,
+        Kind::Descriptors,
+        Kind::CutUpstream,
+        Kind::SilenceUpstream,
+        Kind::KillMaster,
+        Kind::FreezeMaster,
+        Kind::FlapMaster,
+        Kind::Crowd,
+    ];
+
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| format!("{kind:?}").eq_ignore_ascii_case(name))
+    }
+
+    /// Whether both can strike at the same time.
+    pub(crate) fn goes_with(self, other: Kind) -> bool {
+        use Part::{Ensemble, Limits, Lines, Masters, Sidecar};
+        let never = |one, other| matches!((one, other), (Sidecar, Masters) | (Limits, Ensemble | Lines | Sidecar));
+        let (one, other) = (self.part(), other.part());
+        one != other && !never(one, other) && !never(other, one)
+    }
+
+    pub(super) fn part(self) -> Part {
+        match self {
+            Kind::Cut | Kind::Silence | Kind::Falter | Kind::Flicker => Part::Lines,
+            Kind::BlackHole | Kind::Refuse => Part::Lines,
+            Kind::KillServer | Kind::KillLeader | Kind::KillMajority | Kind::KillAll => Part::Ensemble,
+            Kind::FreezeServer | Kind::FreezeLeader | Kind::Wipe | Kind::OldData => Part::Ensemble,
+            Kind::DeleteRoot | Kind::Storm => Part::Ensemble,
+            Kind::TooManyNodes | Kind::TooLargeNodes => Part::Limits,
+            Kind::FreezeSidecar | Kind::ExpireSession | Kind::KillSidecar | Kind::RestartSidecar => Part::Sidecar,
+            Kind::UpgradeSidecar | Kind::ClockJumps | Kind::Garbage | Kind::SlowClients => Part::Sidecar,
+            Kind::DamageFile | Kind::RemoveFile => Part::Sidecar,
+            Kind::FullDisk | Kind::Flood | Kind::Descriptors => Part::Sidecar,
+            Kind::CutUpstream | Kind::SilenceUpstream => Part::Upstream,
+            Kind::KillMaster | Kind::FreezeMaster | Kind::FlapMaster | Kind::Crowd => Part::Masters,
+        }
+    }
+
+    /// How long it lasts at least.
+    pub(crate) fn lasts(self) -> Duration {
+        Duration::from_millis(match self {
+            Kind::Silence | Kind::SilenceUpstream | Kind::BlackHole => 13_000,
+            Kind::Refuse => 3_000,
+            Kind::FullDisk => 6_000,
+            Kind::FreezeMaster => 9_000,
+            Kind::ExpireSession => 9_000,
+            Kind::FreezeServer | Kind::FreezeLeader | Kind::KillMajority | Kind::KillAll | Kind::Storm => 4_000,
+            _ => 1_000,
+        })
+    }
+}
