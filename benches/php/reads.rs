@@ -21,6 +21,7 @@ pub(super) fn reads(report: &mut Report, places: &Places) {
     });
     let header = ["Further reads, µs", "p50", "p99", "× shared file"];
     report.table("A read of one value, in a process that has read before", &header, &rows.collect::<Vec<_>>());
+    report.say("Of fast ways many reads are timed together: their p99 is one of means.");
     let [bare, first] = first_reads(report, places, &told, rounds);
     let gain = told.micros(FRESH, "further", "median") / shared;
     report.figures(
