@@ -13,8 +13,8 @@ use super::Env;
 use crate::metrics::Metrics;
 use crate::model::Revision;
 
-/// What was written last, and where.
-pub(super) type Written = (Revision, Arc<Env>);
+/// What was written last, and where, if that is mapped.
+pub(super) type Written = (Revision, Option<Arc<Env>>);
 
 /// Copies the file every `interval` if it holds another revision, and when its writer has ended.
 pub(super) async fn keep(
@@ -27,12 +27,11 @@ pub(super) async fn keep(
     loop {
         let is_last = tokio::time::timeout(interval, written.wait_for(|_| false)).await.is_ok();
         let (revision, env) = written.borrow().clone();
-        if !is_last && copied == Some(revision) {
-            continue;
-        }
-        match copy(&env, &path) {
-            Ok(()) => (copied, failing) = (Some(revision), false),
-            Err(error) => {
+        let env = env.filter(|_| is_last || copied != Some(revision));
+        match env.map(|env| copy(&env, &path)) {
+            None => {}
+            Some(Ok(())) => (copied, failing) = (Some(revision), false),
+            Some(Err(error)) => {
                 metrics.shared_failures.increment();
                 if !failing {
                     tracing::warn!(path = %path.display(), %error, "cannot copy the shared file: a reboot will start with an older one");

@@ -133,7 +133,11 @@ impl Open {
         self.try_write().expect("written");
     }
 
-    fn try_write(&mut self) -> Result<(), lmdb::Error> {
+    fn env(&self) -> &Env {
+        self.shared.writer.env.as_ref().expect("it is mapped")
+    }
+
+    fn try_write(&mut self) -> Result<usize, lmdb::Error> {
         self.shared.writer.write(&self.store.snapshot())
     }
 
@@ -306,8 +310,8 @@ fn the_file_of_another_cluster_is_set_aside() {
 fn a_file_of_another_format_is_set_aside() {
     let house = House::with([vec![put("/a", "1")]]);
     let open = house.open();
-    let mut transaction = open.shared.writer.env.write().expect("a transaction");
-    let db = open.shared.writer.env.db;
+    let mut transaction = open.env().write().expect("a transaction");
+    let db = open.env().db;
     transaction.put(db, &entry::FORMAT, b"2", lmdb::WriteFlags::empty()).expect("put");
     lmdb::Transaction::commit(transaction).expect("committed");
     drop(open);
@@ -386,7 +390,7 @@ fn the_newer_whole_one_of_file_and_copy_wins() {
     let old = fs::read(house.file()).expect("the file");
     let mut open = house.open();
     open.publish(vec![put("/a", "new")]);
-    let copy = |open: &Open| copy::copy(&open.shared.writer.env, &house.copy()).expect("copied");
+    let copy = |open: &Open| copy::copy(open.env(), &house.copy()).expect("copied");
     copy(&open);
     drop(open);
     let starts_with = || data(&house.open().store.snapshot(), "/a");
@@ -403,6 +407,28 @@ fn the_newer_whole_one_of_file_and_copy_wins() {
     fs::remove_file(house.file()).expect("a reboot");
     assert_eq!(starts_with(), None, "nothing whole is left");
     assert!(with_end(&house.copy(), ".set-aside").exists());
+}
+
+#[tokio::test]
+async fn what_is_unmapped_after_a_large_change_is_written_and_copied_as_before() {
+    let house = House::new();
+    let Open { publisher, store, shared } = house.open();
+    let ((tasks, _), metrics) = (Tasks::new(), Arc::<Metrics>::default());
+    shared.start(&tasks, &store, &metrics).expect("threads");
+    let written = async |nodes: Vec<Change>| {
+        let before = metrics.shared_writes.get();
+        publisher.publish(nodes);
+        while metrics.shared_writes.get() < before + 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    written((0..5_000).map(|number| put(&format!("/{number}"), "large")).collect()).await;
+    written(vec![put("/0", "small")]).await;
+    assert_eq!(tasks.stop(Duration::from_secs(20)).await, 0);
+    for file in [house.file(), house.copy()] {
+        let nodes = Contents::load(&file).expect("a whole file").nodes;
+        assert_eq!((nodes.len(), &*nodes[&path("/0")].data), (5_000, &b"small"[..]));
+    }
 }
 
 #[test]
@@ -450,7 +476,7 @@ fn killed_readers_leave_no_places_taken() {
         for _ in 0..3 {
             assert_eq!(house.php(kill), "");
         }
-        assert!(open.shared.writer.env.clear_dead_readers().expect("cleared") > 0);
+        assert!(open.env().clear_dead_readers().expect("cleared") > 0);
         assert_eq!(house.php("echo dba_fetch('node/a', $db);"), "1");
     }
 }

@@ -16,7 +16,7 @@ use super::copy::Written;
 use super::entry::{self, CHECKSUM, CHILDREN, FORMAT, FRESHNESS, MASTER, NODE, Report, SERVICE, STAT, VERSION};
 use super::kept::Kept;
 use super::place::{Claim, Mark, Place};
-use super::{Contents, Env, SharedError, masters};
+use super::{Contents, Env, SharedError, env, masters};
 use crate::metrics::Metrics;
 use crate::model::{Node, NodePath, Service, Stat};
 use crate::store::{Directory, Entry, Feed, Snapshot, Store};
@@ -33,13 +33,18 @@ const REST: Duration = Duration::from_millis(250);
 /// How often the slots of dead readers are freed, in heartbeats.
 const CLEAR: u32 = 5;
 
+/// After a transaction of so many entries the file is unmapped, and mapped anew by the next one: LMDB keeps the memory of
+/// all pages that its largest transaction has written.
+const MANY: usize = 8_192;
+
 /// What writes the file. Nobody else does.
 #[derive(Debug)]
 pub(super) struct Writer {
     place: Place,
     claim: Claim,
     marks: [Option<Mark>; 2],
-    pub(super) env: Arc<Env>,
+    /// None: to be mapped.
+    pub(super) env: Option<Arc<Env>>,
     /// What the file holds,
     nodes: OrdMap<NodePath, Arc<Node>>,
     /// as far as it was this process that wrote it,
@@ -55,6 +60,8 @@ struct Draft<'e> {
     transaction: RwTransaction<'e>,
     db: Database,
     sum: u64,
+    /// How many entries were written.
+    entries: usize,
 }
 
 /// Keeps the file in step with the store, until the stop. Tells the revision of each transaction.
@@ -76,7 +83,7 @@ pub(super) async fn follow(
             _ = heartbeat.tick() => {
                 beats += 1;
                 if beats % CLEAR == 0 {
-                    clear(&writer.env);
+                    writer.env.iter().for_each(|env| clear(env));
                 }
                 is_there = writer.see_to_place();
                 false
@@ -87,9 +94,16 @@ pub(super) async fn follow(
         let written_now = |()| writer.write(&snapshot).map_err(|error| format!("{error}{}", hint(error)));
         let result = is_there.map_err(|error| error.to_string()).and_then(written_now);
         match result {
-            Ok(()) => {
+            Ok(entries) => {
                 metrics.shared_writes.increment();
+                let is_large = entries >= MANY && !is_last;
+                if is_large {
+                    writer.env = None;
+                }
                 written.send_replace((snapshot.revision(), writer.env.clone()));
+                if is_large {
+                    env::give_memory_back();
+                }
             }
             Err(_) => metrics.shared_failures.increment(),
         }
@@ -115,7 +129,7 @@ impl Writer {
         here: Option<&Contents>,
         feeds: &[Feed],
     ) -> Result<Self, SharedError> {
-        let env = place.map()?;
+        let env = Some(place.map()?);
         Ok(Self {
             marks: place.marks(),
             nodes: here.map_or_else(OrdMap::new, |here| here.nodes.clone()),
@@ -128,10 +142,11 @@ impl Writer {
         })
     }
 
-    /// Makes the file hold what the snapshot does. Where that fails, it stands as it was, its report too: for its
-    /// readers it then grows old, as it must.
-    pub(super) fn write(&mut self, snapshot: &Snapshot) -> Result<(), Error> {
-        let mut draft = Draft { transaction: self.env.write()?, db: self.env.db, sum: self.sum };
+    /// Makes the file hold what the snapshot does; how many entries that took. Where it fails, the file stands as it was,
+    /// its report too: for its readers it then grows old, as it must.
+    pub(super) fn write(&mut self, snapshot: &Snapshot) -> Result<usize, Error> {
+        let env = self.env()?;
+        let mut draft = Draft { transaction: env.write()?, db: env.db, sum: self.sum, entries: 0 };
         draft.nodes(&self.nodes, snapshot)?;
         // Before, what is known of masters has holes; what an earlier process left has none.
         let are_known = snapshot.behind_masters().all(|(_, filled)| filled.whole);
@@ -142,12 +157,20 @@ impl Writer {
         let kept = Some(&self.kept).filter(|_| !are_known);
         draft.set(FORMAT, Some(VERSION))?;
         draft.set(FRESHNESS, Some(&json(&Report::of(snapshot, kept, SystemTime::now()))))?;
+        let entries = draft.entries;
         self.sum = draft.commit()?;
         self.nodes = snapshot.nodes().clone();
         if are_known {
             (self.directory, self.kept) = (snapshot.directory().clone(), Kept::nothing());
         }
-        Ok(())
+        Ok(entries)
+    }
+
+    fn env(&mut self) -> Result<Arc<Env>, Error> {
+        if let Some(env) = &self.env {
+            return Ok(env.clone());
+        }
+        Ok(self.env.insert(Env::writer(&self.place.path, &self.place.config)?).clone())
     }
 
     /// Makes the file anew if it was deleted, or its lock file: another one of those would know nothing of the readers.
@@ -156,7 +179,7 @@ impl Writer {
             return Ok(());
         }
         self.claim = self.place.clear(&self.claim)?;
-        self.env = self.place.map()?;
+        self.env = Some(self.place.map()?);
         self.marks = self.place.marks();
         (self.nodes, self.directory, self.kept, self.sum) = (OrdMap::new(), Directory::default(), Kept::nothing(), 0);
         tracing::warn!(path = %self.place.path.display(), "the shared file was deleted; made it anew");
@@ -226,6 +249,7 @@ impl Draft<'_> {
             return Ok(());
         }
         let part = |value: Option<&[u8]>| value.map_or(0, |value| entry::part_of_checksum(key, value));
+        self.entries += 1;
         self.sum = self.sum.wrapping_sub(part(old)).wrapping_add(part(value));
         match value {
             Some(value) => self.transaction.put(self.db, &key, &value, WriteFlags::empty()),
