@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rmpv::Value;
-use roster::model::{Answers, Call, Change, Line, Master, Node, NodePath, Refused, Service};
+use roster::model::{Answers, Call, Change, Command, Line, Master, Node, NodePath, Refused, Service};
 use roster::store::{Feed, Publisher, Store};
 
 use crate::measure::{exponent, median};
@@ -150,7 +150,7 @@ impl Line for Nowhere {
         Err(Refused::Gone)
     }
 
-    fn send(&self, _: Value) -> Result<(), Refused> {
+    fn send(&self, _: &Command) -> Result<(), Refused> {
         Err(Refused::Gone)
     }
 

@@ -109,7 +109,7 @@ fn rendezvous<'a>(those: &'a Offering, key: &str, wanted: &Wanted) -> Option<&'a
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Answers, Call, Change, Line, Master, Refused, Service};
+    use crate::model::{Answers, Call, Change, Command, Line, Master, Refused, Service};
     use crate::store::{Feed, Publisher, Store};
     use rmpv::Value;
 
@@ -122,7 +122,7 @@ mod tests {
             Err(Refused::Gone)
         }
 
-        fn send(&self, _: Value) -> Result<(), Refused> {
+        fn send(&self, _: &Command) -> Result<(), Refused> {
             Err(Refused::Gone)
         }
 

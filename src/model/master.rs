@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::stream::BoxStream;
 use rmpv::Value;
 use semver::Version;
@@ -102,13 +103,37 @@ pub enum Refused {
     Gone,
 }
 
+/// A command for masters, packed once for all of them.
+#[derive(Clone, Debug)]
+pub struct Command {
+    message: Value,
+    packed: Bytes,
+}
+
+impl Command {
+    pub fn new(message: Value) -> Self {
+        let mut packed = Vec::new();
+        rmpv::encode::write_value(&mut packed, &message).expect("a vector takes all");
+        Self { message, packed: packed.into() }
+    }
+
+    pub fn message(&self) -> &Value {
+        &self.message
+    }
+
+    /// It as MessagePack. A copy of this shares the bytes.
+    pub fn packed(&self) -> &Bytes {
+        &self.packed
+    }
+}
+
 /// A way to a master. None of its methods waits.
 pub trait Line: Debug + Send + Sync {
     /// Sends a call.
     fn call(&self, call: Call) -> Result<Answers, Refused>;
 
     /// Sends a command of the application's own.
-    fn send(&self, command: Value) -> Result<(), Refused>;
+    fn send(&self, command: &Command) -> Result<(), Refused>;
 
     /// How many calls to this master are under way on this line.
     fn outstanding(&self) -> usize;

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use rmpv::Value;
 
 use super::secrets::Secrets;
-use crate::model::{Answers, Call, Line, Refused};
+use crate::model::{Answers, Call, Command, Line, Refused};
 use crate::tunnel::{CallError, Handle, Message, REFUSED, Stream, UnderWay, answers, php};
 
 #[derive(Clone, Debug)]
@@ -29,8 +28,8 @@ impl Line for MasterLine {
         }
     }
 
-    fn send(&self, command: Value) -> Result<(), Refused> {
-        self.handle.send(Message::Other(command)).map_err(Refused::from)
+    fn send(&self, command: &Command) -> Result<(), Refused> {
+        self.handle.send_command(command).map_err(Refused::from)
     }
 
     fn outstanding(&self) -> usize {

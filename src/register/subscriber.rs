@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Hall;
-use crate::model::{Answer, Answers, Call, Line, Master, Refused};
+use crate::model::{Answer, Answers, Call, Command, Line, Master, Refused};
 use crate::store::{Room, Since};
 use crate::tunnel::value::{get, text};
 use crate::tunnel::{Ended, Handle, LOST, Message, REFUSED, RemoteError, SendError, UNSENT, UnderWay};
@@ -127,7 +127,7 @@ impl Subscriber {
 
     fn send(&self, command: &Value) {
         if let (Some(line), Some(message)) = (self.line(command), get(command, "message")) {
-            let _ = line.send(message.clone());
+            let _ = line.send(&Command::new(message.clone()));
         }
     }
 

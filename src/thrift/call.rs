@@ -1,19 +1,21 @@
 //! Calls: one, one on a certain master, one on all masters, and several side by side; and commands for all masters.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::join_all;
 use futures::stream::{self, StreamExt};
-use rmpv::Value;
 use tokio::time::Instant;
 
 use super::caller::{Bounds, Failure};
 use super::handler::Desk;
-use super::idl::{
-    self, CallEnd, CallError, CallErrorKind, CallOutcome, CallResult, Encoding, InvalidRequest, RegisterAddress,
-};
+use super::idl::{self, CallEnd, CallError, CallErrorKind, CallOutcome, CallResult, InvalidRequest};
 use super::owed::{Budget, Values};
 use super::request::{self, Request};
+use crate::model::Command;
+
+/// After so long, a command for many masters lets others of its thread have their turn.
+const TURN: Duration = Duration::from_millis(1);
 
 /// Several calls; one that makes no sense does not spoil the others.
 pub(super) type Several = Vec<Result<Request, InvalidRequest>>;
@@ -67,29 +69,23 @@ impl Desk {
         join_all(calls).await
     }
 
-    pub(super) fn broadcast(&self, message: &[u8], encoding: Encoding) -> thrift::Result<i32> {
-        Ok(self.send_to_all(&request::command(message, encoding)?))
-    }
-
-    pub(super) fn add_registers(&self, registers: &[RegisterAddress]) -> thrift::Result<i32> {
-        self.order(&request::registers("register", registers)?)
-    }
-
-    pub(super) fn remove_registers(&self, registers: &[RegisterAddress]) -> thrift::Result<i32> {
-        self.order(&request::registers("remove", registers)?)
-    }
-
     /// Sends a command to every master, and to the sidecars that follow this one.
-    fn order(&self, command: &Value) -> thrift::Result<i32> {
-        Ok(self.send_to_all(command) + self.store.order(command) as i32)
+    pub(super) async fn order(&self, command: &Command) -> i32 {
+        self.broadcast(command).await + self.store.order(command.message()) as i32
     }
 
     /// Sends a command to every master, by one way to each. To how many it was sent.
-    fn send_to_all(&self, command: &Value) -> i32 {
-        let snapshot = self.store.snapshot();
-        let masters = snapshot.directory().masters("").map(|(_, entry)| entry);
-        let sent = masters.filter(|entry| entry.lines().any(|line| line.send(command.clone()).is_ok()));
-        sent.count() as i32
+    pub(super) async fn broadcast(&self, command: &Command) -> i32 {
+        let masters: Vec<_> = self.store.snapshot().directory().masters("").map(|(_, entry)| entry.clone()).collect();
+        let (mut sent, mut turn) = (0, Instant::now());
+        for master in masters {
+            sent += i32::from(master.lines().any(|line| line.send(command).is_ok()));
+            if turn.elapsed() > TURN {
+                tokio::task::yield_now().await;
+                turn = Instant::now();
+            }
+        }
+        sent
     }
 
     async fn call_within(&self, budget: &Arc<Budget>, request: &Request) -> Result<CallResult, Failure> {

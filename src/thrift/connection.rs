@@ -195,6 +195,9 @@ impl Connection {
             waiting => waiting,
         };
         let shared = self.shared.clone();
+        if wait.is_sending() {
+            return Ok(wait.until_answered(&shared.desk, &mut self.open, &self.stop).await);
+        }
         let most = end + shared.config.max_request.as_u64() as usize;
         // In a box: else every connection would be as large as a call.
         let mut waiting = Box::pin(wait.until_answered(&shared.desk, &mut self.open, &self.stop));

@@ -7,6 +7,7 @@ use semver::VersionReq;
 
 use super::idl::{self, CallOptions, Encoding, InvalidRequest, RegisterAddress};
 use super::{Config, value};
+use crate::model::Command;
 use crate::net::Remote;
 use crate::resolve::{Balance, Wanted};
 use crate::tunnel::message::check_command;
@@ -62,20 +63,21 @@ pub(super) fn no_options() -> CallOptions {
 }
 
 /// A command of the application's own, for all masters.
-pub(super) fn command(message: &[u8], encoding: Encoding) -> Result<Value, InvalidRequest> {
+pub(super) fn command(message: &[u8], encoding: Encoding) -> Result<Command, InvalidRequest> {
     let encoding = self::encoding(encoding, "encoding")?;
     let message = value::read(encoding, message).map_err(|why| invalid("message", why))?;
     check_command(&message).map_err(|why| invalid("message", why.to_string()))?;
-    Ok(message)
+    Ok(Command::new(message))
 }
 
 /// The command that tells masters of registers: `register` or `remove`.
-pub(super) fn registers(command: &str, registers: &[RegisterAddress]) -> Result<Value, InvalidRequest> {
+pub(super) fn registers(command: &str, registers: &[RegisterAddress]) -> Result<Command, InvalidRequest> {
     if registers.is_empty() || registers.len() > MAX_REGISTERS {
         return Err(invalid("registers", format!("expected between 1 and {MAX_REGISTERS} of them")));
     }
     let registers: Vec<Value> = registers.iter().map(register).collect::<Result<_, _>>()?;
-    Ok(Value::Map(vec![("cmd".into(), command.into()), ("registers".into(), Value::Array(registers))]))
+    let message = vec![("cmd".into(), command.into()), ("registers".into(), Value::Array(registers))];
+    Ok(Command::new(Value::Map(message)))
 }
 
 fn register(address: &RegisterAddress) -> Result<Value, InvalidRequest> {
@@ -193,7 +195,10 @@ mod tests {
     fn registers_are_told_as_hosts_and_ports() {
         let one = RegisterAddress::new("hub.example".into(), 8010);
         let command = registers("register", &[one]).expect("a command");
-        assert_eq!(value::text(&command), r#"{"cmd":"register","registers":[{"host":"hub.example","port":8010}]}"#);
+        assert_eq!(
+            value::text(command.message()),
+            r#"{"cmd":"register","registers":[{"host":"hub.example","port":8010}]}"#
+        );
         assert!(registers("register", &[RegisterAddress::new("tls://hub".into(), 8010)]).is_ok());
         for (host, port) in [("", 1), ("tcp://hub", 1), ("a b", 1), ("hub", 0), ("hub", 65_536), ("hub\n", 1)] {
             assert!(registers("register", &[RegisterAddress::new(host.into(), port)]).is_err(), "{host}:{port}");

@@ -9,7 +9,7 @@ use thrift::{ApplicationError, ApplicationErrorKind};
 use super::codec::write_exception;
 use super::handler::Desk;
 use super::idl::{self, CallOptions, Encoding, Filter, ReadOptions, RosterSyncHandler, RosterSyncProcessor};
-use super::request::Request;
+use super::request::{self, Request};
 use super::wait::{Awaited, Wait};
 use super::zk_data::{ZkDataServiceSyncHandler, ZkDataServiceSyncProcessor};
 
@@ -101,6 +101,13 @@ impl<'a> Pass<'a> {
     fn fetched(&self, wait: impl FnOnce() -> thrift::Result<Wait>) -> thrift::Result<idl::CallValues> {
         match self.awaited() {
             Some(Awaited::Values(values)) => self.desk.counted(values),
+            _ => self.waits(wait()),
+        }
+    }
+
+    fn sent(&self, wait: impl FnOnce() -> thrift::Result<Wait>) -> thrift::Result<i32> {
+        match self.awaited() {
+            Some(Awaited::Sent(count)) => Ok(count),
             _ => self.waits(wait()),
         }
     }
@@ -216,15 +223,15 @@ impl RosterSyncHandler for &Pass<'_> {
     }
 
     fn handle_broadcast(&self, message: Vec<u8>, encoding: Encoding) -> thrift::Result<i32> {
-        self.desk.counted(self.desk.broadcast(&message, encoding))
+        self.sent(|| Ok(Wait::Broadcast(request::command(&message, encoding)?)))
     }
 
     fn handle_add_registers(&self, registers: Vec<idl::RegisterAddress>) -> thrift::Result<i32> {
-        self.desk.counted(self.desk.add_registers(&registers))
+        self.sent(|| Ok(Wait::Order(request::registers("register", &registers)?)))
     }
 
     fn handle_remove_registers(&self, registers: Vec<idl::RegisterAddress>) -> thrift::Result<i32> {
-        self.desk.counted(self.desk.remove_registers(&registers))
+        self.sent(|| Ok(Wait::Order(request::registers("remove", &registers)?)))
     }
 
     fn handle_stats(&self) -> thrift::Result<idl::StatsReply> {

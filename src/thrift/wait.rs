@@ -8,6 +8,7 @@ use super::idl::{CallOutcome, CallResult, CallValues, MastersWatchReply, WatchRe
 use super::open::Open;
 use super::request::Request;
 use super::watch::{Patience, Watch};
+use crate::model::Command;
 use crate::task::Stop;
 
 /// What a request waits for.
@@ -23,6 +24,10 @@ pub(super) enum Wait {
     /// On the master with this id; empty: on one of those that offer the service.
     StartCall(String, Request),
     NextValues,
+    /// Until it is sent to all masters.
+    Broadcast(Command),
+    /// The same, and to the sidecars that follow this one.
+    Order(Command),
 }
 
 /// The answer to one that waited.
@@ -33,11 +38,18 @@ pub(super) enum Awaited {
     Call(thrift::Result<CallResult>),
     Calls(thrift::Result<Vec<CallOutcome>>),
     Values(thrift::Result<CallValues>),
+    /// To how many it was sent.
+    Sent(i32),
 }
 
 impl Wait {
     pub(super) fn is_watch(&self) -> bool {
         matches!(self, Wait::Watch(_) | Wait::WatchMasters(_))
+    }
+
+    /// Whether it goes on also when its client has left: what was sent to some masters is sent to all.
+    pub(super) fn is_sending(&self) -> bool {
+        matches!(self, Wait::Broadcast(_) | Wait::Order(_))
     }
 
     /// The answer where too many watches wait already.
@@ -64,6 +76,8 @@ impl Wait {
                 Err(refused) => Err(refused),
             }),
             Wait::NextValues => Awaited::Values(open.next().await),
+            Wait::Broadcast(command) => Awaited::Sent(desk.broadcast(&command).await),
+            Wait::Order(command) => Awaited::Sent(desk.order(&command).await),
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 
+use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -13,6 +14,7 @@ use super::message::{Message, check_command};
 use super::outbox::{Full, Outbox};
 use super::stream::{Slot, Stream, StreamError};
 use super::value::Value;
+use crate::model::Command;
 use crate::sync::{Mutex, MutexGuard};
 
 /// Speaks through a conversation. Never waits for the other end.
@@ -65,6 +67,15 @@ impl Handle {
             drop(state);
             return Err(SendError::Ended(self.0.end(Ended::Stalled)));
         }
+        self.0.outgoing.notify_one();
+        Ok(())
+    }
+
+    /// Sends a command of the application's own, whose bytes others may share.
+    pub fn send_command(&self, command: &Command) -> Result<(), SendError> {
+        check_command(command.message()).map_err(SendError::Unfit)?;
+        let frame = self.0.fit(command.packed().clone())?;
+        self.0.speaking()?.outbox.push(frame)?;
         self.0.outgoing.notify_one();
         Ok(())
     }
@@ -158,13 +169,17 @@ impl Shared {
         }
     }
 
-    /// The message as a frame that the other end reads, if its bounds are ours. What the queue never has room for is
-    /// told at once, for nobody should wait for it.
-    fn frame(&self, message: Message) -> Result<Vec<u8>, SendError> {
+    /// The message as a frame that the other end reads.
+    fn frame(&self, message: Message) -> Result<Bytes, SendError> {
         if let Message::Other(command) = &message {
             check_command(command).map_err(SendError::Unfit)?;
         }
-        let frame = message.encode();
+        self.fit(message.encode().into())
+    }
+
+    /// A frame that the other end reads, if its bounds are ours. What the queue never has room for is told at once, for
+    /// nobody should wait for it.
+    fn fit(&self, frame: Bytes) -> Result<Bytes, SendError> {
         let Settings { bounds, queue_bytes, .. } = self.settings;
         match Scanner::new(Bounds { bytes: bounds.bytes.min(queue_bytes), ..bounds }).scan(&frame) {
             Progress::Wrong(wrong) => Err(SendError::Unfit(wrong)),
@@ -223,12 +238,12 @@ impl Shared {
         &self,
         mut state: MutexGuard<'_, State>,
         message: Message,
-        push: impl FnOnce(&mut Outbox, Vec<u8>) -> Result<u64, Full>,
+        push: impl FnOnce(&mut Outbox, Bytes) -> Result<u64, Full>,
     ) {
         if state.ended.is_some() {
             return;
         }
-        let pushed = push(&mut state.outbox, message.encode());
+        let pushed = push(&mut state.outbox, message.encode().into());
         drop(state);
         match pushed {
             Ok(_) => self.outgoing.notify_one(),
@@ -238,9 +253,9 @@ impl Shared {
 
     /// What is to be written next, about so much of it. Nothing leaves once the streams have been told of the end: what
     /// has not left by then may be asked elsewhere.
-    pub(super) fn to_write(&self, most: usize) -> Vec<u8> {
+    pub(super) fn to_write(&self, most: usize) -> Bytes {
         let mut state = self.lock();
-        if state.ended.is_some() { Vec::new() } else { state.outbox.take(most) }
+        if state.ended.is_some() { Bytes::new() } else { state.outbox.take(most) }
     }
 
     /// Ends the conversation and every open stream, unless it has ended. Why it did.

@@ -2,11 +2,13 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
+
 #[derive(Debug)]
 pub(super) struct Outbox {
     /// Written before all others.
-    first: VecDeque<Vec<u8>>,
-    frames: VecDeque<Vec<u8>>,
+    first: VecDeque<Bytes>,
+    frames: VecDeque<Bytes>,
     /// How many of the ordinary frames have left, which is the number of the next to leave.
     left: u64,
     bytes: usize,
@@ -24,22 +26,22 @@ impl Outbox {
     }
 
     /// Adds a frame at the end; its number.
-    pub(super) fn push(&mut self, frame: Vec<u8>) -> Result<u64, Full> {
+    pub(super) fn push(&mut self, frame: Bytes) -> Result<u64, Full> {
         self.add(frame, 1, false)
     }
 
     /// Adds at the end what keeps streams in order: there is as much room again for it. Without that either, the peer
     /// has stopped to read.
-    pub(super) fn push_beyond(&mut self, frame: Vec<u8>) -> Result<u64, Full> {
+    pub(super) fn push_beyond(&mut self, frame: Bytes) -> Result<u64, Full> {
         self.add(frame, 2, false)
     }
 
     /// Adds the same before all that is not urgent.
-    pub(super) fn push_first(&mut self, frame: Vec<u8>) -> Result<u64, Full> {
+    pub(super) fn push_first(&mut self, frame: Bytes) -> Result<u64, Full> {
         self.add(frame, 2, true)
     }
 
-    fn add(&mut self, frame: Vec<u8>, times: usize, urgent: bool) -> Result<u64, Full> {
+    fn add(&mut self, frame: Bytes, times: usize, urgent: bool) -> Result<u64, Full> {
         let frames = self.first.len() + self.frames.len();
         let bytes = self.bytes.saturating_add(frame.len());
         if frames >= times.saturating_mul(self.most_frames) || bytes > times.saturating_mul(self.most_bytes) {
@@ -63,7 +65,7 @@ impl Outbox {
         let frame = number.checked_sub(self.left).and_then(|index| self.frames.get_mut(index as usize));
         let Some(frame) = frame else { return false };
         self.bytes -= frame.len();
-        *frame = Vec::new();
+        *frame = Bytes::new();
         true
     }
 
@@ -76,18 +78,30 @@ impl Outbox {
     }
 
     /// The next frames, together no longer than `most` unless one alone is. Empty: there are none.
-    pub(super) fn take(&mut self, most: usize) -> Vec<u8> {
-        let mut taken = Vec::new();
-        while let Some(next) = self.first.front().or(self.frames.front()) {
-            if !taken.is_empty() && taken.len() + next.len() > most {
-                break;
-            }
-            self.left += u64::from(self.first.is_empty());
-            let next = self.first.pop_front().or_else(|| self.frames.pop_front()).unwrap_or_default();
-            self.bytes -= next.len();
-            if taken.is_empty() { taken = next } else { taken.extend(next) }
+    pub(super) fn take(&mut self, most: usize) -> Bytes {
+        let first = self.next(usize::MAX).unwrap_or_default();
+        let Some(second) = self.next(most.saturating_sub(first.len())) else { return first };
+        let mut taken = Vec::from(first);
+        taken.extend_from_slice(&second);
+        while let Some(next) = self.next(most.saturating_sub(taken.len())) {
+            taken.extend_from_slice(&next);
         }
-        taken
+        taken.into()
+    }
+
+    /// Takes the next frame, if it is no longer than `most`; what was withdrawn is passed over.
+    fn next(&mut self, most: usize) -> Option<Bytes> {
+        loop {
+            let is_first = !self.first.is_empty();
+            let frames = if is_first { &mut self.first } else { &mut self.frames };
+            frames.front().filter(|next| next.len() <= most)?;
+            let next = frames.pop_front()?;
+            self.left += u64::from(!is_first);
+            self.bytes -= next.len();
+            if !next.is_empty() {
+                return Some(next);
+            }
+        }
     }
 }
 
@@ -98,20 +112,20 @@ mod tests {
     #[test]
     fn what_is_urgent_goes_first_and_has_room_when_requests_have_none() {
         let mut outbox = Outbox::new(2, 10);
-        assert_eq!(outbox.push(b"123456".to_vec()), Ok(0));
-        assert_eq!(outbox.push(b"12345".to_vec()), Err(Full), "too many bytes");
-        assert_eq!(outbox.push(b"abcd".to_vec()), Ok(1));
-        assert_eq!(outbox.push(Vec::new()), Err(Full), "too many frames");
+        assert_eq!(outbox.push("123456".into()), Ok(0));
+        assert_eq!(outbox.push("12345".into()), Err(Full), "too many bytes");
+        assert_eq!(outbox.push("abcd".into()), Ok(1));
+        assert_eq!(outbox.push(Bytes::new()), Err(Full), "too many frames");
         assert!(!outbox.has_room());
-        assert!(outbox.push_first(b"pong".to_vec()).is_ok());
-        assert_eq!(outbox.push_beyond(b"1234567".to_vec()), Err(Full));
-        assert_eq!(outbox.push_beyond(b"end".to_vec()), Ok(2));
-        assert_eq!(outbox.push_first(Vec::new()), Err(Full));
-        assert_eq!(outbox.take(10), b"pong123456");
+        assert!(outbox.push_first("pong".into()).is_ok());
+        assert_eq!(outbox.push_beyond("1234567".into()), Err(Full));
+        assert_eq!(outbox.push_beyond("end".into()), Ok(2));
+        assert_eq!(outbox.push_first(Bytes::new()), Err(Full));
+        assert_eq!(outbox.take(10), "pong123456");
         assert!(outbox.has_left(0) && !outbox.has_left(1));
-        assert_eq!(outbox.take(1), b"abcd");
-        assert_eq!(outbox.take(100), b"end");
-        assert_eq!(outbox.take(100), b"");
+        assert_eq!(outbox.take(1), "abcd");
+        assert_eq!(outbox.take(100), "end");
+        assert_eq!(outbox.take(100), "");
         assert!(outbox.has_room());
     }
 
@@ -119,10 +133,21 @@ mod tests {
     fn a_frame_is_withdrawn_until_it_has_left() {
         let mut outbox = Outbox::new(9, 10);
         let numbers = ["a", "bc", "d"].map(|frame| outbox.push(frame.into()).expect("there is room"));
-        assert_eq!(outbox.take(1), b"a");
+        assert_eq!(outbox.take(1), "a");
         assert!(!outbox.withdraw(numbers[0]));
         assert!(outbox.withdraw(numbers[1]));
-        assert_eq!(outbox.take(1), b"d");
-        assert_eq!(outbox.push(vec![0; 10]), Ok(3), "what was withdrawn takes no room");
+        assert_eq!(outbox.take(1), "d");
+        assert_eq!(outbox.push(vec![0; 10].into()), Ok(3), "what was withdrawn takes no room");
+    }
+    #[test]
+    fn a_frame_that_leaves_alone_is_not_copied() {
+        let mut outbox = Outbox::new(9, 1_000);
+        let shared = Bytes::from(vec![7; 100]);
+        for frame in ["a".into(), shared.clone(), "b".into()] {
+            outbox.push(frame).expect("there is room");
+        }
+        assert_eq!(outbox.take(50), "a");
+        assert_eq!(outbox.take(50).as_ptr(), shared.as_ptr());
+        assert_eq!(outbox.take(50), "b");
     }
 }

@@ -1,11 +1,14 @@
 //! The register: scripted masters that speak exactly as PHP's do.
 
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+
 use nix::sys::signal::Signal;
 use rmpv::Value;
 
 use crate::harness::master::{Scripted, field, map, packed, text};
 use crate::harness::{Link, Roster, SOON, ensure, eventually, exception, free_port};
-use crate::idl::{CallFailed, CallOptions, CallResult, Filter, Master, NoMaster, TRosterSyncClient};
+use crate::idl::{CallFailed, CallOptions, CallResult, Encoding, Filter, Master, NoMaster, TRosterSyncClient};
 
 pub(crate) const TOKEN: &str = "register-center-token-2024";
 
@@ -187,6 +190,29 @@ fn a_call_goes_to_the_master_as_data_and_its_answer_comes_back() {
         let failed = call.join().expect("the caller").expect("an exception");
         assert_eq!((&*failed.message, failed.class_name.as_deref(), failed.code), ("no", Some("TypeError"), 7));
     });
+}
+
+#[test]
+fn a_large_command_reaches_every_master_also_when_its_sender_leaves_at_once() {
+    let scene = Scene::new();
+    let mut masters: Vec<_> = (0..8).map(|_| scene.join(&[])).collect();
+    scene.has(masters.len());
+    let large = "x".repeat(900_000);
+    let message = format!(r#"{{"cmd":"reload","what":"{large}"}}"#).into_bytes();
+    let sent = scene.roster.client().broadcast(message.clone(), Encoding::JSON);
+    assert_eq!(sent.expect("an answer"), masters.len() as i32);
+    for master in &mut masters {
+        assert!(text(&master.hears_command("reload"), "what") == large);
+    }
+    let mut stream = UnixStream::connect(scene.roster.socket()).expect("the sidecar accepts");
+    let head = b"\x80\x01\x00\x01\x00\x00\x00\x09broadcast\x00\x00\x00\x01\x0b\x00\x01";
+    let encoding = b"\x08\x00\x02\x00\x00\x00\x01\x00";
+    let length = (message.len() as u32).to_be_bytes();
+    stream.write_all(&[&head[..], &length, &message, encoding].concat()).expect("it reads");
+    drop(stream);
+    for master in &mut masters {
+        assert!(text(&master.hears_command("reload"), "what") == large);
+    }
 }
 
 #[test]

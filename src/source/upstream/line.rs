@@ -2,7 +2,7 @@
 
 use rmpv::Value;
 
-use crate::model::{Answers, Call, Line, Refused};
+use crate::model::{Answers, Call, Command, Line, Refused};
 use crate::tunnel::{CallError, Handle, LOST, Message, REFUSED, Stream, UNSENT, UnderWay, answers};
 
 #[derive(Debug)]
@@ -42,8 +42,9 @@ impl Line for UpstreamLine {
         answers(self.open(call), &[LOST, REFUSED, UNSENT], Ok, held)
     }
 
-    fn send(&self, message: Value) -> Result<(), Refused> {
-        let entries = [("cmd", "send-to".into()), ("master", self.master.as_str().into()), ("message", message)];
+    fn send(&self, told: &Command) -> Result<(), Refused> {
+        let (master, message) = (self.master.as_str().into(), told.message().clone());
+        let entries = [("cmd", "send-to".into()), ("master", master), ("message", message)];
         self.handle.send(command(entries)).map_err(Refused::from)
     }
 

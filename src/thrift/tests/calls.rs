@@ -123,7 +123,7 @@ async fn a_way_that_closes_without_an_end_has_lost_the_call() {
         fn call(&self, _: Call) -> Result<Answers, Refused> {
             Ok(stream::empty().boxed())
         }
-        fn send(&self, _: Value) -> Result<(), Refused> {
+        fn send(&self, _: &Command) -> Result<(), Refused> {
             Ok(())
         }
         fn outstanding(&self) -> usize {

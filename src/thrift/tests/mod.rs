@@ -20,7 +20,7 @@ use super::owed::Ledger;
 use super::request::{Request, no_options};
 use super::{Config, ZkData};
 use crate::metrics::Metrics;
-use crate::model::{Answer, Answers, Call, Change, Line, Master, Refused, Service};
+use crate::model::{Answer, Answers, Call, Change, Command, Line, Master, Refused, Service};
 use crate::store::{Feed, Publisher, Store};
 
 /// How a master in memory answers.
@@ -43,7 +43,7 @@ enum Manner {
 struct Way {
     manner: Manner,
     calls: Mutex<Vec<Call>>,
-    commands: Mutex<Vec<Value>>,
+    commands: Mutex<Vec<Command>>,
     open: Mutex<Vec<mpsc::Sender<Answer>>>,
 }
 
@@ -90,11 +90,11 @@ impl Line for Way {
         Ok(stream::poll_fn(move |context| receiver.poll_recv(context)).boxed())
     }
 
-    fn send(&self, command: Value) -> Result<(), Refused> {
+    fn send(&self, command: &Command) -> Result<(), Refused> {
         if let Manner::Refuses(why) = self.manner {
             return Err(why);
         }
-        self.commands.lock().expect("no panic").push(command);
+        self.commands.lock().expect("no panic").push(command.clone());
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::thrift::idl::{CallErrorKind, Encoding, InvalidRequest, NoMaster, RegisterAddress};
+use crate::thrift::request;
 
 fn echoing() -> Arc<Way> {
     Way::new(Manner::Echoes)
@@ -88,16 +89,52 @@ async fn a_command_reaches_each_master_once_by_a_way_that_takes_it() {
     let gone = Way::new(Manner::Refuses(Refused::Overloaded));
     house.feeds[0].publish_whole(vec![join("a", &[], &refusing), join("b", &["mail"], &two), join("c", &[], &gone)]);
     house.feeds[1].publish_whole(vec![join("a", &[], &one)]);
-    assert_eq!(house.desk.broadcast(br#"{"cmd":"reload","n":1}"#, Encoding::JSON).expect("sent"), 2);
-    let hub = RegisterAddress::new("hub".into(), 8010);
-    assert_eq!(house.desk.add_registers(std::slice::from_ref(&hub)).expect("sent"), 2);
-    assert_eq!(house.desk.remove_registers(&[hub]).expect("sent"), 2);
+    let reload = request::command(br#"{"cmd":"reload","n":1}"#, Encoding::JSON).expect("a command");
+    assert_eq!(house.desk.broadcast(&reload).await, 2);
+    for command in ["register", "remove"] {
+        let hub = RegisterAddress::new("hub".into(), 8010);
+        assert_eq!(house.desk.order(&request::registers(command, &[hub]).expect("a command")).await, 2);
+    }
     for way in [one, two] {
-        let texts: Vec<_> = way.commands.lock().expect("no panic").iter().map(crate::thrift::value::text).collect();
+        let commands = way.commands.lock().expect("no panic").clone();
+        assert_eq!(commands[0].packed().as_ptr(), reload.packed().as_ptr(), "it is packed once");
+        let texts: Vec<_> = commands.iter().map(|command| crate::thrift::value::text(command.message())).collect();
         let registers = r#""registers":[{"host":"hub","port":8010}]}"#;
         let [add, remove] = ["register", "remove"].map(|cmd| format!("{{\"cmd\":\"{cmd}\",{registers}"));
         assert_eq!(texts, [r#"{"cmd":"reload","n":1}"#, &add, &remove]);
     }
-    let error = house.desk.broadcast(br#"{"cmd":"callback"}"#, Encoding::JSON).expect_err("refused");
-    assert_eq!(exception::<InvalidRequest>(&error).field, "message");
+}
+
+#[tokio::test]
+async fn a_command_for_many_masters_lets_others_have_their_turn() {
+    /// A way by which sending takes its time.
+    #[derive(Debug)]
+    struct Slow;
+    impl Line for Slow {
+        fn call(&self, _: Call) -> Result<Answers, Refused> {
+            Err(Refused::Gone)
+        }
+        fn send(&self, _: &Command) -> Result<(), Refused> {
+            std::thread::sleep(Duration::from_millis(2));
+            Ok(())
+        }
+        fn outstanding(&self) -> usize {
+            0
+        }
+    }
+    let house = House::with(&[]);
+    let slow = |number: usize| match join(&number.to_string(), &[], &echoing()) {
+        Change::Join(master, _) => Change::Join(master, Arc::new(Slow)),
+        other => panic!("{other:?}"),
+    };
+    house.feeds[0].publish((0..20).map(slow).collect());
+    let reload = request::command(br#"{"cmd":"reload"}"#, Encoding::JSON).expect("a command");
+    let (mut sending, mut turns) = (std::pin::pin!(house.desk.broadcast(&reload)), 0);
+    let sent = loop {
+        match futures::poll!(&mut sending) {
+            std::task::Poll::Ready(sent) => break sent,
+            std::task::Poll::Pending => turns += 1,
+        }
+    };
+    assert_eq!((sent, turns), (20, 20));
 }

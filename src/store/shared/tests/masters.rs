@@ -4,7 +4,7 @@ use rmpv::Value;
 use serde_json::json;
 
 use super::*;
-use crate::model::{Answers, Call, Line, Master, Refused, Service};
+use crate::model::{Answers, Call, Command, Line, Master, Refused, Service};
 
 #[derive(Debug)]
 struct Nowhere;
@@ -14,7 +14,7 @@ impl Line for Nowhere {
         Err(Refused::Gone)
     }
 
-    fn send(&self, _: Value) -> Result<(), Refused> {
+    fn send(&self, _: &Command) -> Result<(), Refused> {
         Err(Refused::Gone)
     }
 
