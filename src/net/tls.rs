@@ -10,7 +10,7 @@ use std::sync::Arc;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, InvalidMessage, RootCertStore, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 
 use super::Stream;
@@ -63,9 +63,19 @@ impl Server {
     /// Goes through the handshake with one who has connected.
     pub async fn secure(&self, stream: Stream) -> io::Result<Stream> {
         match stream {
-            Stream::Tcp(stream) => Ok(Stream::Tls(Box::new(self.0.accept(stream).await?.into()))),
+            Stream::Tcp(stream) => Ok(Stream::Tls(Box::new(self.0.accept(stream).await.map_err(in_plain)?.into()))),
             other => Ok(other),
         }
+    }
+}
+
+/// Says of one who does not speak TLS that this is so.
+fn in_plain(error: io::Error) -> io::Error {
+    match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+        Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)) => {
+            io::Error::new(error.kind(), "it does not speak TLS, as one does to a host with `tls://` before it")
+        }
+        _ => error,
     }
 }
 

@@ -14,7 +14,7 @@ use super::secrets::Admitted;
 use super::subscriber::Subscriber;
 use crate::model::{Change, Master, Service};
 use crate::net;
-use crate::tunnel::{Bounds, Conversation, Ended, Handle, Incoming, Message, UnderWay, Wire};
+use crate::tunnel::{Bounds, Conversation, Ended, Handle, Incoming, Message, UnderWay, Wire, WireError, Wrong};
 
 /// How long a wrong token is left waiting for its refusal: who guesses is slowed down.
 const PENANCE: Duration = Duration::from_secs(1);
@@ -84,7 +84,11 @@ async fn secure(stream: net::Stream, address: SocketAddr, until: Instant, hall: 
 
 /// Hears the first message, which must show a token.
 async fn admit(wire: &mut Wire<net::Stream>, address: SocketAddr, until: Instant, hall: &Hall) -> Option<Peer> {
-    let first = timeout_at(until, wire.receive()).await.ok()?.ok()?;
+    let first = timeout_at(until, wire.receive()).await.ok()?;
+    if let Err(WireError::Wrong(Wrong::Tls)) = first {
+        hall.lobby.refused(address.ip(), "it speaks TLS, and there is no [register.tls]");
+    }
+    let first = first.ok()?;
     if let Message::Auth { token, native, id } = first
         && let Some(admitted) = hall.secrets.load().admit(&token)
     {

@@ -48,6 +48,8 @@ pub enum Wrong {
     Marker,
     #[error("a frame is not a map")]
     NotAMap,
+    #[error("it is TLS, which is spoken to a host with `tls://` before it")]
+    Tls,
     #[error("a token is not text")]
     Token,
     #[error("it has not one text under the key `cmd`")]

@@ -59,6 +59,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 }
 
+/// Whether the bytes are a record of TLS: its handshake, or its alert to who does not speak it. No frame begins so.
+fn is_tls(bytes: &[u8]) -> bool {
+    matches!(bytes, [0x15 | 0x16, 0x03, ..])
+}
+
 /// What has been read and is not yet a message.
 #[derive(Debug)]
 pub(super) struct Inbox {
@@ -81,6 +86,9 @@ impl Inbox {
     /// The next message that is whole, and about how much memory it takes.
     pub(super) fn next(&mut self) -> Result<Option<(Message, usize)>, Wrong> {
         loop {
+            if is_tls(&self.buffer) {
+                return Err(Wrong::Tls);
+            }
             match self.scanner.scan(&self.buffer) {
                 Progress::Incomplete => return Ok(None),
                 Progress::Wrong(wrong) => return Err(wrong),

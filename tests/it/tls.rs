@@ -67,13 +67,17 @@ struct Rust {
 
 impl Rust {
     fn start(port: u16, ca: PathBuf) -> Self {
+        Self::to(("tls://127.0.0.1", port), ca)
+    }
+
+    fn to(register: (&str, u16), ca: PathBuf) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("a runtime");
         let inside = runtime.enter();
         let master = Master::start(Config { ca: Some(ca), ..Config::new(TOKEN) });
         let events = master.events();
         master.offer(Service::new("rust").method("echo", |all: roster::master::Value| async move { Ok(all) }));
-        master.connect(("tls://127.0.0.1", port));
+        master.connect(register);
         drop(inside);
         Self { _master: master, events, runtime }
     }
@@ -169,6 +173,24 @@ fn who_speaks_no_tls_loses_his_own_connection_and_nothing_else() {
         assert!(answer.len() < 16, "no more than an alert: {answer:?}");
     }
     assert_eq!(scene.call("rust", "echo", "[1]").expect("a result").values, [b"[1]"]);
+}
+
+#[test]
+fn that_one_end_alone_speaks_tls_is_told_at_both() {
+    let papers = Papers::new();
+    let [open, secured] = ["", &papers.shown()].map(Scene::with);
+    let why = |register| match Rust::to(register, papers.path("ca.pem")).lost() {
+        Lost::Unreachable(why) => why,
+        other => panic!("{other:?}"),
+    };
+    let told = why(("127.0.0.1", secured.port));
+    assert!(told.contains("it is TLS, which is spoken to a host with `tls://` before it"), "{told}");
+    why(("tls://127.0.0.1", open.port));
+    for (scene, what) in [(&secured, "it does not speak TLS"), (&open, "it speaks TLS, and there is no [register.tls]")]
+    {
+        let log = || scene.roster.log();
+        eventually("the register says so", SOON, || ensure(log().contains(what), log()));
+    }
 }
 
 #[test]
