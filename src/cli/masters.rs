@@ -23,7 +23,10 @@ pub(crate) struct Masters {
 
 impl Masters {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let (masters, freshness) = self.source.open()?.masters(self.service)?;
+        let (masters, freshness) = self.source.open()?.masters(self.service.clone())?;
+        if let (Some(service), true) = (&self.service, masters.is_empty()) {
+            tell_none(service);
+        }
         match self.output {
             Output::Table => io::stdout().write_all(table(&masters).as_bytes())?,
             Output::Json => {
@@ -33,6 +36,11 @@ impl Masters {
         }
         Ok(())
     }
+}
+
+/// Says on stderr that nobody offers a service, which an empty table does not.
+pub(crate) fn tell_none(service: &str) {
+    eprintln!("roster: no master offers the service `{}`", text::preview(service.as_bytes()));
 }
 
 /// The filter that lets everything pass. (The generated default one lets nothing pass.)

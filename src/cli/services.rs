@@ -46,6 +46,9 @@ impl Services {
                 let reply = known.instances(&name)?;
                 let instances: Vec<_> = reply.instances.iter().map(instance).collect();
                 let document = json!({ "instances": instances, "freshness": json::freshness(&reply.freshness) });
+                if reply.instances.is_empty() {
+                    masters::tell_none(&name);
+                }
                 (instance_table(&reply.instances), document)
             }
         };

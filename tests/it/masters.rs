@@ -247,6 +247,23 @@ fn a_rust_master_is_listed_and_called() {
 }
 
 #[test]
+fn that_nobody_offers_a_service_is_said() {
+    let scene = Scene::new();
+    with_master(Service::new("mail"), &[scene.port], |_| {
+        offers(&scene, &["mail"]);
+        for command in [&["services", "mail"][..], &["masters", "--service", "mail"]] {
+            assert_eq!(scene.roster.cli(command).wrong, "");
+        }
+    });
+    scene.has(0);
+    for command in [&["services", "mail"][..], &["masters", "--service", "nope"]] {
+        let ended = scene.roster.cli(command);
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        assert!(ended.wrong.starts_with("roster: no master offers the service `"), "{ended:?}");
+    }
+}
+
+#[test]
 fn status_tells_how_the_calls_of_each_service_went() {
     let scene = Scene::new();
     let service = Service::new("mail")
