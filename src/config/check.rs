@@ -12,7 +12,7 @@ use super::mistake::{Key, Mistake};
 use super::{Config, connect};
 use crate::model::NodePath;
 use crate::net::{Address, Remote};
-use crate::{register, source, store, thrift};
+use crate::{register, secret, source, store, thrift};
 
 const ZERO: &str = "0 leaves nothing to work with; leave the key out for its default";
 
@@ -31,7 +31,7 @@ pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
         check.zookeeper(ensemble, &check.draft.element(&"zookeeper".into(), number), config);
     }
     for (number, file) in config.file.iter().enumerate() {
-        check.path(&file.path, &check.draft.element(&"file".into(), number).child("path"));
+        check.plain_path(&file.path, &check.draft.element(&"file".into(), number).child("path"));
     }
     for (number, upstream) in config.upstream.iter().enumerate() {
         check.upstream(upstream, &check.draft.element(&"upstream".into(), number));
@@ -138,8 +138,8 @@ impl Check<'_> {
             self.object_if(is_zero, &key(name), ZERO);
         }
         if let Some(tls) = &register.tls {
-            self.path(&tls.certificate, &"register.tls.certificate".into());
-            self.path(&tls.key, &"register.tls.key".into());
+            self.plain_path(&tls.certificate, &"register.tls.certificate".into());
+            self.plain_path(&tls.key, &"register.tls.key".into());
         }
         if register.max_queue < register.max_message {
             let message = format!("is less than one message: `register.max_message` is {}", register.max_message);
@@ -192,7 +192,7 @@ impl Check<'_> {
         }
         self.path(&upstream.token, &key.child("token"));
         if let Some(path) = &upstream.ca {
-            self.path(path, &key.child("ca"));
+            self.plain_path(path, &key.child("ca"));
             let in_vain = remote.is_ok_and(|remote| !remote.tls);
             self.object_if(
                 in_vain,
@@ -212,6 +212,13 @@ impl Check<'_> {
             key,
             "lies in a folder that is not UTF-8: write an absolute path elsewhere",
         );
+    }
+
+    /// A path that is never the name of a variable.
+    fn plain_path(&mut self, path: &Path, key: &Key) {
+        self.path(path, key);
+        let is_variable = secret::variable(path).is_some();
+        self.object_if(is_variable, key, "is a variable, which only tokens, credentials and `signing_key` may be");
     }
 
     /// A word alone is a level: as the name of a module, which it may be too, a misspelt one would silence the rest.

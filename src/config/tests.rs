@@ -211,6 +211,13 @@ fn what_the_machine_does_not_have_is_a_mistake_for_a_check_alone() {
 }
 
 #[test]
+fn only_a_secret_is_taken_from_a_variable() {
+    let told = mistakes("[[file]]\npath = 'env:PATH'\n[register.tls]\ncertificate = 'c'\nkey = 'env:PATH'\n", &[], &[]);
+    let why = "is a variable, which only tokens, credentials and `signing_key` may be";
+    assert_eq!(told, format!("roster.toml:2: file.0.path: {why}\nroster.toml:5: register.tls.key: {why}"));
+}
+
+#[test]
 fn beyond_loopback_a_register_needs_tokens_of_its_own() {
     let told = mistakes("[register]\nlisten = '0.0.0.0:8010'\n", &[], &[]);
     assert!(
