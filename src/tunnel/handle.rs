@@ -104,25 +104,6 @@ impl Handle {
         }
     }
 
-    /// Waits until there is room to send: for those who have many values to tell and can wait.
-    pub async fn room(&self) -> Result<(), Ended> {
-        loop {
-            let written = self.0.written.notified();
-            tokio::pin!(written);
-            written.as_mut().enable();
-            {
-                let state = self.0.lock();
-                if let Some(ended) = &state.ended {
-                    return Err(ended.clone());
-                }
-                if state.outbox.has_room() {
-                    return Ok(());
-                }
-            }
-            written.await;
-        }
-    }
-
     /// Ends the conversation when what waits to be written has been, but soon.
     pub fn close(&self) {
         // Under the lock, so that nothing is put into the outbox afterwards.
