@@ -110,7 +110,8 @@ impl Idle {
 
 /// A call of `watch`, as it goes over the line.
 fn watch(since: i64) -> Vec<u8> {
-    let (dialect, mut request) = (Dialect::ALL[0], Vec::new());
+    // Framed: then a reply tells its length.
+    let (dialect, mut request) = (Dialect::ALL[1], Vec::new());
     // No answer comes to this one.
     let mut client = RosterSyncClient::new(dialect.input(std::io::empty()), dialect.output(&mut request));
     let _ = client.watch(since, vec![NODE.to_owned()], 600_000, 0);
@@ -147,13 +148,13 @@ fn are_waiting(roster: &Roster, count: usize) {
 /// Waits until each has been told this data; when each was.
 async fn receive(streams: Vec<UnixStream>, data: &[u8]) -> (Vec<UnixStream>, Vec<Instant>) {
     let told = streams.into_iter().map(async |mut stream| {
-        let (mut received, mut awake) = (Vec::new(), None);
-        while !received.windows(data.len()).any(|bytes| bytes == data) {
-            let read = stream.read_buf(&mut received).await.expect("a reply");
-            assert!(read > 0, "closed after {received:?}");
-            awake.get_or_insert_with(Instant::now);
-        }
-        (stream, awake.expect("something was read"))
+        let length = stream.read_u32().await.expect("a reply");
+        let awake = Instant::now();
+        let mut reply = vec![0; length as usize];
+        // The whole of it: what is left would be the beginning of the next one.
+        stream.read_exact(&mut reply).await.expect("all of it");
+        assert!(reply.windows(data.len()).any(|bytes| bytes == data), "another reply: {reply:?}");
+        (stream, awake)
     });
     let told = tokio::time::timeout(PATIENCE, futures::future::join_all(told)).await;
     told.expect("all are told in time").into_iter().unzip()
