@@ -51,14 +51,19 @@ pub(crate) fn file_size(sidecar: &Roster) -> usize {
     std::fs::metadata(sidecar.shared_file()).expect("the shared file").blocks() as usize * 512
 }
 
-/// Waits until the shared file holds what the sidecar does, so that the work and the memory for it are over.
+/// Waits until the shared file holds what the sidecar does, and was written once more: the work and the memory for it are
+/// over by then.
 pub(crate) fn file_in_step(sidecar: &Roster) {
     let wanted = sidecar.status().freshness.revision;
-    eventually("the shared file is in step", LONG, || {
+    let report = || {
         let file = Reader::open(&sidecar.shared_file()).and_then(|reader| reader.report());
-        let revision = file.map_err(|error| error.to_string())?.revision;
-        ensure(revision as i64 >= wanted, revision)
+        file.map_err(|error| error.to_string())
+    };
+    let written = eventually("the shared file is in step", LONG, || {
+        let report = report()?;
+        ensure(report.revision as i64 >= wanted, report.revision).map(|()| report.written_at)
     });
+    eventually("it is written again", LONG, || ensure(report()?.written_at > written, "it was not"));
 }
 
 /// How often the threads of a process have gone to sleep, which is how often they have been woken.

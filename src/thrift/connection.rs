@@ -195,16 +195,15 @@ impl Connection {
             waiting => waiting,
         };
         let shared = self.shared.clone();
-        if wait.is_sending() {
-            return Ok(wait.until_answered(&shared.desk, &mut self.open, &self.stop).await);
-        }
+        // What is sent to many is sent to all of them, also when the peer goes meanwhile.
+        let is_sending = wait.is_sending();
         let most = end + shared.config.max_request.as_u64() as usize;
         // In a box: else every connection would be as large as a call.
         let mut waiting = Box::pin(wait.until_answered(&shared.desk, &mut self.open, &self.stop));
         loop {
             tokio::select! {
                 answer = &mut waiting => return Ok(answer),
-                read = self.stream.read_buf(&mut self.received), if self.received.len() < most => match read? {
+                read = self.stream.read_buf(&mut self.received), if !is_sending && self.received.len() < most => match read? {
                     0 => return Err(End::Quiet),
                     _ => self.received.reserve(READ),
                 },
