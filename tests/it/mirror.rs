@@ -5,7 +5,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::harness::{Roster, SOON, Scene, any_age, ensure, eventually, exception, fresh_chroot, source};
-use crate::idl::{NotFound, TRosterSyncClient};
+use crate::idl::{NotFound, Origin, TRosterSyncClient};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -41,6 +41,21 @@ fn a_node_that_comes_again_has_nothing_of_its_former_life() {
     scene.agrees();
     let answer = scene.roster.client().children("/a".into(), any_age()).expect("an answer");
     assert!(answer.names.is_empty(), "{:?}", answer.names);
+}
+
+#[test]
+fn long_paths_are_read_in_requests_that_a_server_takes() {
+    let mut scene = Scene::new();
+    scene.zk.create("/long", "");
+    let names: Vec<String> = (100..800).map(|number| format!("{number}{}", "x".repeat(5_000))).collect();
+    names.iter().for_each(|name| scene.zk.create(&format!("/long/{name}"), ""));
+    scene.roster.stop();
+    scene.roster.run();
+    eventually("all are read at once", SOON, || {
+        let answer = scene.roster.client().children("/long".into(), any_age()).map_err(|error| format!("{error:?}"))?;
+        ensure(answer.freshness.age_ms == 0 && answer.freshness.origin == Origin::LIVE, "it is not in sync")?;
+        ensure(answer.names == names, answer.names.len())
+    });
 }
 
 #[test]

@@ -15,10 +15,13 @@ use crate::store::{Filled, Snapshot};
 
 /// Requests in flight. Their replies are taken in the order of the requests: a late "no such node" must not undo
 /// what was read after it.
-const IN_FLIGHT: usize = 3;
+const IN_FLIGHT: usize = 4;
 
 /// Nodes in a request: at first, and at most.
-const BATCH: (usize, usize) = (16, 128);
+const BATCH: (usize, usize) = (16, 256);
+
+/// Paths in a request: a server ends the connection of one who sends more than a MiB.
+const REQUEST_BYTES: usize = 256 << 10;
 
 /// Data in a reply: with more than this, the next requests ask for fewer nodes.
 const REPLY_BYTES: usize = 1 << 20;
@@ -199,6 +202,16 @@ impl Scan {
     }
 }
 
+/// How many of the first paths fit into one request, at least one.
+fn fitting(paths: &[NodePath], most: usize) -> usize {
+    let mut bytes = 0;
+    let fits = |path: &&NodePath| {
+        bytes += path.as_str().len();
+        bytes <= REQUEST_BYTES
+    };
+    paths.iter().take(most).take_while(fits).count().max(1)
+}
+
 /// Asks for all of `paths`, a batch a request, and hands every answer to `take`, in order. What `take` returns is the
 /// answer's size, by which the batches grow and shrink.
 pub(super) async fn in_batches<'a, T, F>(
@@ -214,7 +227,7 @@ where
     let mut asked = FuturesOrdered::new();
     loop {
         while asked.len() < IN_FLIGHT && !rest.is_empty() {
-            let (some, more) = rest.split_at(rest.len().min(*batch));
+            let (some, more) = rest.split_at(fitting(rest, *batch));
             let answers = ask(some);
             asked.push_back(async move { answers.await.map(|answers| (some, answers)) });
             rest = more;
