@@ -140,8 +140,10 @@ async fn keep(hall: Arc<Hall>, changed: watch::Sender<()>, is_loopback: bool, mu
     let settled = Instant::now() + SETTLE;
     loop {
         if Instant::now() >= settled && feed.state() != FeedState::Live {
-            hall.publisher.publish_whole(Vec::new());
             feed.enter(FeedState::Live, "");
+            // Before it is told to be whole: the shared file would tell that with the age of something never proven.
+            feed.prove(Instant::now());
+            hall.publisher.publish_whole(Vec::new());
         }
         if feed.state() == FeedState::Live {
             feed.enter(FeedState::Live, suffering(hall.untold.get()));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures::future::{BoxFuture, FutureExt, MaybeDone, maybe_done};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::caller::{Bounds, Caller, Failure};
 use super::handler::Desk;
@@ -22,6 +22,8 @@ pub(super) struct Open(Option<Box<OpenCall>>);
 struct OpenCall {
     call: MaybeDone<BoxFuture<'static, Result<CallEnd, Failure>>>,
     values: Arc<Values>,
+    /// How long what it gave is kept for who does not fetch it.
+    until: Instant,
 }
 
 impl Open {
@@ -31,8 +33,9 @@ impl Open {
             return Err(invalid("call", "the connection has one open already: fetch the rest of its values").into());
         }
         let values = Arc::new(Values::new(&desk.budget()));
+        let until = Instant::now() + request.timeout + desk.config.idle_timeout;
         let call = carry_out(desk.caller.clone(), master, request, values.clone());
-        self.0 = Some(Box::new(OpenCall { call: maybe_done(call.boxed()), values }));
+        self.0 = Some(Box::new(OpenCall { call: maybe_done(call.boxed()), values, until }));
         Ok(())
     }
 
@@ -48,10 +51,12 @@ impl Open {
         Ok(next?)
     }
 
-    /// Lets the call go on, for as long as this is waited for.
+    /// Lets the call go on, for as long as this is waited for; and gives up what is not fetched in time.
     pub(super) async fn go_on(&mut self) -> Infallible {
         let Some(open) = &mut self.0 else { return pending().await };
         poll_fn(|context| open.poll(context).map(|()| ())).await;
+        sleep_until(open.until).await;
+        self.give_up();
         pending().await
     }
 

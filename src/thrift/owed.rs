@@ -114,10 +114,12 @@ impl Values {
         values
     }
 
-    /// Throws away what came of an attempt that failed. False: some of it has been given out.
+    /// Throws away what came of an attempt that failed. False: some of it has been given out, and the rest is kept.
     pub(super) fn start_over(&self) -> bool {
         let mut pile = self.pile();
-        self.budget.give_back(&std::mem::take(&mut pile.values));
+        if !pile.are_given_out {
+            self.budget.give_back(&std::mem::take(&mut pile.values));
+        }
         !pile.are_given_out
     }
 
@@ -167,6 +169,9 @@ mod tests {
         assert!(values.give_out().is_empty() && values.start_over(), "there was nothing to give");
         assert_eq!(values.put(vec![b'y'; 500]), Ok(()));
         assert_eq!(values.give_out(), [vec![b'y'; 500]]);
-        assert!(ledger.has_room(1_000) && !values.start_over());
+        assert_eq!(values.put(vec![b'z'; 500]), Ok(()));
+        assert!(!values.start_over());
+        assert_eq!(values.give_out(), [vec![b'z'; 500]], "what comes before the failure is told before it");
+        assert!(ledger.has_room(1_000));
     }
 }

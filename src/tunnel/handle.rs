@@ -205,7 +205,11 @@ impl Shared {
     pub(super) fn forget(&self, uuid: Uuid, request: u64) {
         let mut state = self.lock();
         let open = state.streams.remove(&uuid).is_some_and(|slot| slot.is_open());
-        if open && !state.outbox.withdraw(request) {
+        if open && state.outbox.withdraw(request) {
+            drop(state);
+            // There is room for another.
+            self.written.notify_waiters();
+        } else if open {
             self.say(state, Message::Close { uuid: uuid.to_string() }, Outbox::push_beyond);
         }
     }

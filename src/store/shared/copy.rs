@@ -13,6 +13,9 @@ use super::Env;
 use crate::metrics::Metrics;
 use crate::model::Revision;
 
+/// After so long a file that is not mapped will be again.
+const UNMAPPED: Duration = Duration::from_secs(1);
+
 /// What was written last, and where, if that is mapped.
 pub(super) type Written = (Revision, Option<Arc<Env>>);
 
@@ -23,11 +26,12 @@ pub(super) async fn keep(
     mut written: watch::Receiver<Written>,
     metrics: Arc<Metrics>,
 ) {
-    let (mut copied, mut failing) = (None, false);
+    let (mut copied, mut failing, mut patience) = (None, false, interval);
     loop {
-        let is_last = tokio::time::timeout(interval, written.wait_for(|_| false)).await.is_ok();
+        let is_last = tokio::time::timeout(patience, written.wait_for(|_| false)).await.is_ok();
         let (revision, env) = written.borrow().clone();
         let env = env.filter(|_| is_last || copied != Some(revision));
+        patience = if env.is_none() && copied != Some(revision) { UNMAPPED.min(interval) } else { interval };
         match env.map(|env| copy(&env, &path)) {
             None => {}
             Some(Ok(())) => (copied, failing) = (Some(revision), false),

@@ -90,6 +90,9 @@ pub(super) async fn follow(
             }
             () = stop.requested() => true,
         };
+        if writer.env.is_none() {
+            is_there = writer.see_to_place();
+        }
         let (snapshot, began) = (store.snapshot(), Instant::now());
         let written_now = |()| writer.write(&snapshot).map_err(|error| format!("{error}{}", hint(error)));
         let result = is_there.map_err(|error| error.to_string()).and_then(written_now);
@@ -179,9 +182,10 @@ impl Writer {
             return Ok(());
         }
         self.claim = self.place.clear(&self.claim)?;
+        (self.nodes, self.directory, self.kept, self.sum) = (OrdMap::new(), Directory::default(), Kept::nothing(), 0);
+        self.env = None;
         self.env = Some(self.place.map()?);
         self.marks = self.place.marks();
-        (self.nodes, self.directory, self.kept, self.sum) = (OrdMap::new(), Directory::default(), Kept::nothing(), 0);
         tracing::warn!(path = %self.place.path.display(), "the shared file was deleted; made it anew");
         Ok(())
     }

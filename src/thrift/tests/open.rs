@@ -3,8 +3,10 @@
 use futures::FutureExt;
 
 use super::*;
+use crate::task::Tasks;
 use crate::thrift::idl::{CallEnd, CallFailed, CallTimedOut, CallValues, InvalidRequest};
 use crate::thrift::open::Open;
+use crate::thrift::wait::Wait;
 
 /// Masters that answer when the test says so, the first of which is called first.
 struct Stage {
@@ -144,4 +146,25 @@ async fn an_open_call_ends_in_time_also_while_nobody_asks() {
     let waited = tokio::time::timeout(Duration::from_millis(400), stage.open.go_on()).await;
     assert!(waited.is_err() && stage.ways[0].outstanding() == 0);
     assert_eq!(stage.failure::<CallTimedOut>().timeout_ms, 300);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_call_ends_in_time_also_while_another_request_waits() {
+    let mut stage = Stage::started(|options| options.timeout_ms = Some(300));
+    let patient = stage.house.request("list", |options| options.timeout_ms = Some(10_000));
+    let (other, stop) = (Wait::CallOn("second".into(), patient), Tasks::new().0.stop_signal());
+    let answer = other.until_answered(&stage.house.desk, &mut stage.open, &stop);
+    assert!(tokio::time::timeout(Duration::from_millis(400), answer).await.is_err());
+    assert_eq!(stage.ways[0].outstanding(), 0);
+    assert_eq!(stage.failure::<CallTimedOut>().timeout_ms, 300);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_fetches_is_not_kept_for_ever() {
+    let mut stage = Stage::started(|options| options.timeout_ms = Some(300));
+    let config = Config::default();
+    stage.answer(0, Answer::Value("x".repeat(100_000).into()));
+    let long = config.idle_timeout + Duration::from_secs(1);
+    assert!(tokio::time::timeout(long, stage.open.go_on()).await.is_err());
+    assert!(!stage.open.is_some() && stage.house.desk.ledger.has_room(config.max_waiting_replies.as_u64() as usize));
 }
