@@ -139,15 +139,14 @@ async fn keep(hall: Arc<Hall>, changed: watch::Sender<()>, is_loopback: bool, mu
     feed.enter(FeedState::Syncing, "giving masters time to connect");
     let settled = Instant::now() + SETTLE;
     loop {
-        if Instant::now() >= settled && feed.state() != FeedState::Live {
-            feed.enter(FeedState::Live, "");
-            // Before it is told to be whole: the shared file would tell that with the age of something never proven.
-            feed.prove(Instant::now());
-            hall.publisher.publish_whole(Vec::new());
-        }
-        if feed.state() == FeedState::Live {
+        if Instant::now() >= settled {
+            let is_first = feed.state() != FeedState::Live;
             feed.enter(FeedState::Live, suffering(hall.untold.get()));
             feed.prove(Instant::now());
+            if is_first {
+                // After the proof: the shared file would tell that it is whole with the age of something never proven.
+                hall.publisher.publish_whole(Vec::new());
+            }
         }
         tokio::select! {
             () = tokio::time::sleep(PROVE) => {}

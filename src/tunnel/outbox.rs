@@ -134,6 +134,7 @@ mod tests {
         assert_eq!(outbox.take(1), "d");
         assert_eq!(outbox.push(vec![0; 10].into()), Ok(3), "what was withdrawn takes no room");
     }
+
     #[test]
     fn a_frame_that_leaves_alone_is_not_copied() {
         let mut outbox = Outbox::new(9, 1_000);

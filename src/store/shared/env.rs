@@ -34,8 +34,8 @@ pub(super) struct Env {
 }
 
 impl Env {
-    /// Maps a file, which no reader of this process has mapped, whose folder, lock file and permissions are in order, and to which nobody else writes. One that is
-    /// not empty has been read as an [`super::image::Image`]: LMDB trusts it.
+    /// Maps a file, which no reader of this process has mapped, whose folder, lock file and permissions are in order, and
+    /// to which nobody else writes. One that is not empty has been read as an [`super::image::Image`]: LMDB trusts it.
     pub(super) fn writer(path: &Path, config: &Config) -> Result<Arc<Self>, Error> {
         const PAGE: usize = 65_536;
         let size = (config.max_size.as_u64() as usize).next_multiple_of(PAGE);

@@ -183,6 +183,7 @@ impl Writer {
         }
         self.claim = self.place.clear(&self.claim)?;
         (self.nodes, self.directory, self.kept, self.sum) = (OrdMap::new(), Directory::default(), Kept::nothing(), 0);
+        // Also where the new file cannot be mapped, the old one is no longer written.
         self.env = None;
         self.env = Some(self.place.map()?);
         self.marks = self.place.marks();
