@@ -48,7 +48,7 @@ impl NodePath {
         if rest.ends_with('/') {
             return Err(PathError::TrailingSlash);
         }
-        if rest.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        if rest.as_bytes().split(|byte| *byte == b'/').any(|part| matches!(part, b"" | b"." | b"..")) {
             return Err(PathError::Part);
         }
         if rest.chars().any(char::is_control) {

@@ -34,24 +34,19 @@ pub(super) fn contradictions(image: &Image, contents: &Contents) -> Result<Vec<S
 fn children(image: &Image, contents: &Contents) -> Result<Vec<String>, Unfit> {
     let mut expected = names(contents);
     let (mut wrong, mut other) = (Vec::new(), Vec::new());
-    let keep = |of: &mut Vec<(Vec<u8>, Vec<u8>)>, key: &[u8], value: &[u8]| {
-        if of_path(key, CHILDREN).is_some() {
-            of.push((key.to_vec(), value.to_vec()));
+    image.walk(&mut |key, value| {
+        if of_path(key, CHILDREN).is_none() {
+            return Ok(());
         }
-        Ok(())
-    };
-    let (mut upper, mut found) = (Vec::new(), Vec::new());
-    image.walk(&mut |key, value| keep(&mut found, key, value), &mut |key, value| keep(&mut upper, key, value))?;
-    found.append(&mut upper);
-    for (key, value) in found {
-        match expected.remove(&key) {
-            Some((path, names)) if json::<Vec<String>>(&value)? != names => {
+        match expected.remove(key) {
+            Some((path, names)) if json::<Vec<String>>(value)? != names => {
                 wrong.push(format!("the names of the children of {path} are not those of the nodes"));
             }
             Some(_) => {}
-            None => other.push(format!("{:?} names children of what is not there", String::from_utf8_lossy(&key))),
+            None => other.push(format!("{:?} names children of what is not there", String::from_utf8_lossy(key))),
         }
-    }
+        Ok(())
+    })?;
     wrong.append(&mut other);
     wrong.extend(expected.into_values().map(|(path, _)| format!("the children of {path} are not named")));
     Ok(wrong)

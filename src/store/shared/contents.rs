@@ -1,17 +1,21 @@
 //! All that a shared file holds, read and checked; and how a store begins with it.
 
+use std::mem;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::SystemTime;
 
 use imbl::OrdMap;
 use serde::Deserialize;
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::entry::{self, CHECKSUM, FORMAT, FRESHNESS, MASTER, NODE, Report, SERVICE, STAT, Source, VERSION};
-use super::image::{Image, Unfit};
+use super::image::{Half, Image, Unfit};
 use crate::model::{Node, NodePath, Revision, Stat};
 use crate::store::{Feed, Filled};
+
+/// So many nodes are handed from one thread to the other at once.
+const BATCH: usize = 1_024;
 
 /// All that a file holds.
 #[derive(Clone, Debug)]
@@ -40,25 +44,26 @@ struct Named {
     path: NodePath,
 }
 
-/// A part of the entries, as they come.
+/// What stands in the entries before the stats, as they come.
 #[derive(Default)]
 struct Reading {
-    /// Without their stats.
-    nodes: Vec<Half<Arc<Node>>>,
-    stats: Vec<Half<Stat>>,
+    nodes: Vec<Bare>,
     of_masters: Vec<(Vec<u8>, Vec<u8>)>,
     report: Option<Report>,
     checksum: Option<Vec<u8>>,
     sum: u64,
 }
 
-/// One of the two entries that make a node.
-struct Half<T> {
-    /// A hash of the path, by which its halves know each other.
-    of: u64,
-    /// Known from one of the two: a key may hold no more than a digest.
-    path: Option<NodePath>,
-    value: T,
+/// A node that waits for its stat.
+struct Bare {
+    name: Name,
+    node: Arc<Node>,
+}
+
+/// How a key names a path.
+enum Name {
+    Path(NodePath),
+    Digest(Vec<u8>),
 }
 
 impl Contents {
@@ -69,17 +74,21 @@ impl Contents {
 
     pub(super) fn read(image: &Image) -> Result<Self, Unfit> {
         check_format(image)?;
-        let (mut lower, mut upper) = (Reading::default(), Reading::default());
-        image.walk(&mut |key, value| lower.take(key, value), &mut |key, value| upper.take(key, value))?;
-        let report = lower.report.or(upper.report).ok_or(Unfit::Damaged("it does not say how fresh it is"))?;
-        let sum = lower.sum.wrapping_add(upper.sum);
-        if lower.checksum.or(upper.checksum) != Some(entry::checksum(sum)) {
+        let (give, bare) = mpsc::channel();
+        let before = move |half: &mut Half<'_>| {
+            let mut reading = Reading::default();
+            half.each(&mut |key, value| reading.take(key, value, &give))?;
+            // Who takes no more says why.
+            let _ = give.send(mem::take(&mut reading.nodes));
+            Ok(reading)
+        };
+        let (reading, (nodes, sum)) = image.halves(STAT.as_bytes(), before, |half| join(half, bare))?;
+        let report = reading.report.ok_or(Unfit::Damaged("it does not say how fresh it is"))?;
+        let sum = sum.wrapping_add(reading.sum);
+        if reading.checksum != Some(entry::checksum(sum)) {
             return Err(Unfit::Damaged("its checksum is another"));
         }
-        lower.nodes.append(&mut upper.nodes);
-        lower.stats.append(&mut upper.stats);
-        lower.of_masters.append(&mut upper.of_masters);
-        Ok(Self { report, nodes: join(lower.nodes, lower.stats)?, of_masters: lower.of_masters, sum })
+        Ok(Self { report, nodes, of_masters: reading.of_masters, sum })
     }
 
     /// Each service: its name, if its key is not a digest, and its instances in JSON.
@@ -148,7 +157,7 @@ fn check_format(image: &Image) -> Result<(), Unfit> {
 }
 
 impl Reading {
-    fn take(&mut self, key: &[u8], value: &[u8]) -> Result<(), Unfit> {
+    fn take(&mut self, key: &[u8], value: &[u8], give: &Sender<Vec<Bare>>) -> Result<(), Unfit> {
         match key {
             CHECKSUM => {
                 self.checksum = Some(value.to_vec());
@@ -160,11 +169,10 @@ impl Reading {
         self.sum = self.sum.wrapping_add(entry::part_of_checksum(key, value));
         if let Some(rest) = of_path(key, NODE) {
             let node = Arc::new(Node { data: value.into(), ..Node::default() });
-            self.nodes.push(Half { of: xxh3_64(rest), path: path(rest)?, value: node });
-        } else if let Some(rest) = of_path(key, STAT) {
-            let path = if rest.starts_with(b"#") { Some(json::<Named>(value)?.path) } else { None };
-            let stat = written_stat(value).map_or_else(|| json(value), Ok)?;
-            self.stats.push(Half { of: xxh3_64(rest), path, value: stat });
+            self.nodes.push(Bare { name: Name::of(rest)?, node });
+            if self.nodes.len() == BATCH {
+                let _ = give.send(mem::replace(&mut self.nodes, Vec::with_capacity(BATCH)));
+            }
         } else if of_path(key, SERVICE).or(of_path(key, MASTER)).is_some() {
             self.of_masters.push((key.to_vec(), value.to_vec()));
         }
@@ -172,49 +180,57 @@ impl Reading {
     }
 }
 
-/// Both kinds are in the same order, that of the paths in their keys.
-fn join(nodes: Vec<Half<Arc<Node>>>, stats: Vec<Half<Stat>>) -> Result<OrdMap<NodePath, Arc<Node>>, Unfit> {
-    let unpaired = || Unfit::Damaged("a node has no stat, or a stat no node");
-    if nodes.len() != stats.len() {
-        return Err(unpaired());
-    }
-    let pair = |(mut node, stat): (Half<Arc<Node>>, Half<Stat>)| match node.path.or(stat.path) {
-        Some(path) if node.of == stat.of => {
-            Arc::make_mut(&mut node.value).stat = stat.value;
-            Ok((path, node.value))
-        }
-        _ => Err(unpaired()),
-    };
-    nodes.into_iter().zip(stats).map(pair).collect()
+/// Gives the nodes their stats, which are in the same order. Also the sum over the entries of these.
+fn join(stats: &mut Half<'_>, nodes: Receiver<Vec<Bare>>) -> Result<(OrdMap<NodePath, Arc<Node>>, u64), Unfit> {
+    const UNPAIRED: Unfit = Unfit::Damaged("a node has no stat, or a stat no node");
+    let (mut nodes, mut joined, mut sum) = (nodes.into_iter().flatten(), OrdMap::new(), 0_u64);
+    stats.each(&mut |key, value| {
+        sum = sum.wrapping_add(entry::part_of_checksum(key, value));
+        let Some(rest) = of_path(key, STAT) else { return Ok(()) };
+        let Bare { name, mut node } = nodes.next().ok_or(UNPAIRED)?;
+        let path = match name {
+            Name::Path(path) if path.as_str().as_bytes() == rest => path,
+            Name::Digest(digest) if digest == rest => json::<Named>(value)?.path,
+            _ => return Err(UNPAIRED),
+        };
+        Arc::make_mut(&mut node).stat = written_stat(value).map_or_else(|| json(value), Ok)?;
+        joined.insert(path, node);
+        Ok(())
+    })?;
+    if nodes.next().is_some() { Err(UNPAIRED) } else { Ok((joined, sum)) }
 }
 
-/// The path in a key, if it is not a digest.
-fn path(rest: &[u8]) -> Result<Option<NodePath>, Unfit> {
-    if rest.starts_with(b"#") {
-        return Ok(None);
+impl Name {
+    fn of(rest: &[u8]) -> Result<Self, Unfit> {
+        if rest.starts_with(b"#") {
+            return Ok(Self::Digest(rest.to_vec()));
+        }
+        let path = std::str::from_utf8(rest).ok().and_then(|text| NodePath::parse(text).ok());
+        path.map(Self::Path).ok_or(Unfit::Damaged("a key is no path"))
     }
-    let path = std::str::from_utf8(rest).ok().and_then(|text| NodePath::parse(text).ok());
-    path.map(Some).ok_or(Unfit::Damaged("a key is no path"))
 }
 
 /// A stat as this version writes it: four times faster than to read it as JSON, and there may be a million.
-fn written_stat(value: &[u8]) -> Option<Stat> {
-    let mut rest = std::str::from_utf8(value).ok()?;
-    let mut number = |name: &str, end: char| {
-        let (number, after) = rest.strip_prefix(name)?.split_once(end)?;
+fn written_stat(json: &[u8]) -> Option<Stat> {
+    let mut rest = json;
+    let mut number = |name: &str| {
+        rest = rest.strip_prefix(name.as_bytes())?;
+        let (number, after) = rest.split_at(rest.iter().take_while(|byte| byte.is_ascii_digit()).count());
         rest = after;
-        number.parse::<i64>().ok()
+        number.first()?;
+        number.iter().try_fold(0_i64, |sum, digit| sum.checked_mul(10)?.checked_add((digit - b'0').into()))
     };
-    Some(Stat {
-        czxid: number("{\"czxid\":", ',')?,
-        mzxid: number("\"mzxid\":", ',')?,
-        pzxid: number("\"pzxid\":", ',')?,
-        ctime: number("\"ctime\":", ',')?,
-        mtime: number("\"mtime\":", ',')?,
-        ephemeral_owner: number("\"ephemeralOwner\":", ',')?,
-        version: number("\"version\":", ',')?.try_into().ok()?,
-        num_children: number("\"numChildren\":", '}')?.try_into().ok()?,
-    })
+    let stat = Stat {
+        czxid: number("{\"czxid\":")?,
+        mzxid: number(",\"mzxid\":")?,
+        pzxid: number(",\"pzxid\":")?,
+        ctime: number(",\"ctime\":")?,
+        mtime: number(",\"mtime\":")?,
+        ephemeral_owner: number(",\"ephemeralOwner\":")?,
+        version: number(",\"version\":")?.try_into().ok()?,
+        num_children: number(",\"numChildren\":")?.try_into().ok()?,
+    };
+    (rest == b"}").then_some(stat)
 }
 
 /// What follows the kind in the key of an entry.

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use super::image::Half;
 use super::{Contents, Env, Image};
 
 /// A key and its value.
@@ -12,21 +13,35 @@ pub fn files(bytes: &[u8]) {
     let mut file = tempfile::NamedTempFile::new().expect("a file");
     file.write_all(bytes).expect("written");
     let Ok(image) = Image::open(file.path()) else { return };
-    let (mut lower, mut upper) = (Vec::new(), Vec::new());
-    let keep = |key: &[u8], value: &[u8], to: &mut Vec<Pair>| {
-        to.push((key.to_vec(), value.to_vec()));
+    let mut entries: Vec<Pair> = Vec::new();
+    let whole = image.walk(&mut |key, value| {
+        entries.push((key.to_vec(), value.to_vec()));
         Ok(())
-    };
-    let whole =
-        image.walk(&mut |key, value| keep(key, value, &mut lower), &mut |key, value| keep(key, value, &mut upper));
+    });
     let _ = Contents::read(&image);
     if whole.is_err() {
         return;
     }
-    for (key, value) in &lower {
+    for (key, _) in entries.iter().step_by(7) {
+        assert_eq!(in_halves(&image, key), entries);
+    }
+    for (key, value) in &entries {
         assert_eq!(image.get(key).expect("sound").as_ref(), Some(value));
     }
-    lower.append(&mut upper);
     let env = Env::reader(file.path()).expect("sound");
-    assert_eq!(env.entries().expect("sound"), lower);
+    assert_eq!(env.entries().expect("sound"), entries);
+}
+
+fn in_halves(image: &Image, at: &[u8]) -> Vec<Pair> {
+    let all = |half: &mut Half<'_>| {
+        let mut entries: Vec<Pair> = Vec::new();
+        half.each(&mut |key, value| {
+            entries.push((key.to_vec(), value.to_vec()));
+            Ok(())
+        })?;
+        Ok(entries)
+    };
+    let (before, from) = image.halves(at, all, all).expect("sound");
+    assert!(before.iter().all(|(key, _)| key.as_slice() < at) && from.iter().all(|(key, _)| key.as_slice() >= at));
+    [before, from].concat()
 }

@@ -29,6 +29,7 @@ const NOWHERE: u64 = u64::MAX;
 const MAX_DEPTH: usize = 32;
 
 const CUT_OFF: Unfit = Unfit::Damaged("it is cut off");
+const TOO_DEEP: Unfit = Unfit::Damaged("its tree is too deep");
 const OUT_OF_ORDER: Unfit = Unfit::Damaged("its keys are out of order");
 
 /// Why a file cannot be taken.
@@ -81,10 +82,24 @@ struct Walk<'i> {
     met: Vec<bool>,
     /// The free list's keys are numbers, in another order.
     is_ordered: bool,
-    first: Vec<u8>,
     last: Vec<u8>,
     /// What the next key must at least be.
     least: Vec<u8>,
+}
+
+/// The entries whose keys lie on one side of a key.
+pub(super) struct Half<'i> {
+    walk: Walk<'i>,
+    side: Side,
+    at: &'i [u8],
+    /// The pages on the way to that key, which belong to both halves.
+    way: Vec<u64>,
+}
+
+#[derive(Clone, Copy)]
+enum Side {
+    Before,
+    From,
 }
 
 impl Image {
@@ -136,22 +151,28 @@ impl Image {
         self.main == NOWHERE
     }
 
-    /// Hands over every entry in the order of the keys, those of two halves of the tree at the same time; and sees to
-    /// it that LMDB can work with the whole file.
-    pub(super) fn walk(&self, lower: &mut Each<'_>, upper: &mut Each<'_>) -> Result<(), Unfit> {
-        let mut walk = Walk::new(self, true);
+    /// Hands over every entry in the order of the keys, and sees to it that LMDB can work with the whole file.
+    pub(super) fn walk(&self, each: &mut Each<'_>) -> Result<(), Unfit> {
+        let mut walk = Walk::new(self);
         if self.main != NOWHERE {
             let root = walk.page(self.main)?;
-            let middle = root.count / 2;
-            let mut other = Walk::new(self, true);
-            let (one, two) = task::both(
-                || walk.entries(&root, 0..middle, 0, lower),
-                || other.entries(&root, middle..root.count, 0, upper),
-            );
-            one.and(two)?;
-            walk.join(other)?;
+            walk.entries(&root, 0..root.count, 0, each)?;
         }
         walk.free_list()
+    }
+
+    /// The same in two halves at the same time: the entries whose keys lie before `at`, and the others.
+    pub(super) fn halves<A, B: Send>(
+        &self,
+        at: &[u8],
+        before: impl FnOnce(&mut Half<'_>) -> Result<A, Unfit>,
+        from: impl FnOnce(&mut Half<'_>) -> Result<B, Unfit> + Send,
+    ) -> Result<(A, B), Unfit> {
+        let [mut lower, mut upper] = [Side::Before, Side::From].map(|side| Half::new(self, side, at));
+        let (two, one) = task::both(|| from(&mut upper), || before(&mut lower));
+        let both = (one?, two?);
+        lower.join(upper)?.free_list()?;
+        Ok(both)
     }
 
     /// The value of a key.
@@ -175,17 +196,17 @@ impl Image {
                 _ => return Ok(None),
             }
         }
-        Err(Unfit::Damaged("its tree is too deep"))
+        Err(TOO_DEEP)
     }
 
     fn page(&self, number: u64) -> Result<Page, Unfit> {
         let bytes = self.bytes(number)?;
         let (flags, lower, upper) = (u16_at(&bytes, 10)?, u16_at(&bytes, 12)? as usize, u16_at(&bytes, 14)? as usize);
         let is_sound = u64_at(&bytes, 0)? == number && lower >= PAGE_HEADER && lower <= upper && upper <= bytes.len();
+        let (is_branch, count) = (flags == BRANCH, lower.saturating_sub(PAGE_HEADER) / 2);
         match flags {
-            BRANCH | LEAF if is_sound => {
-                Ok(Page { bytes, is_branch: flags == BRANCH, count: (lower - PAGE_HEADER) / 2 })
-            }
+            LEAF if is_sound => Ok(Page { bytes, is_branch, count }),
+            BRANCH if is_sound && count > 0 => Ok(Page { bytes, is_branch, count }),
             _ => Err(Unfit::Damaged("a page is not what it should be")),
         }
     }
@@ -222,10 +243,62 @@ impl Image {
     }
 }
 
+impl<'i> Half<'i> {
+    fn new(image: &'i Image, side: Side, at: &'i [u8]) -> Self {
+        let mut walk = Walk::new(image);
+        if let Side::From = side {
+            walk.least = at.to_vec();
+        }
+        Self { walk, side, at, way: Vec::new() }
+    }
+
+    /// Hands over every entry of this half in the order of the keys.
+    pub(super) fn each(&mut self, each: &mut Each<'_>) -> Result<(), Unfit> {
+        match self.walk.image.main {
+            NOWHERE => Ok(()),
+            root => self.along(root, each),
+        }
+    }
+
+    fn along(&mut self, number: u64, each: &mut Each<'_>) -> Result<(), Unfit> {
+        let (page, depth) = (self.walk.page(number)?, self.way.len());
+        if depth == MAX_DEPTH {
+            return Err(TOO_DEEP);
+        }
+        self.way.push(number);
+        let middle = page.first_from(self.at)?;
+        let (before, from) = (0..middle, middle..page.count);
+        if !page.is_branch {
+            let of = if let Side::Before = self.side { before } else { from };
+            return self.walk.entries(&page, of, depth, each);
+        }
+        let between = page.entry(middle - 1)?;
+        if let Side::From = self.side {
+            self.along(between.page(), each)?;
+            return self.walk.entries(&page, from, depth, each);
+        }
+        self.walk.entries(&page, 0..middle - 1, depth, each)?;
+        if middle > 1 {
+            self.walk.pass(between.key, true)?;
+        }
+        self.along(between.page(), each)
+    }
+
+    /// The walk along both.
+    fn join(mut self, upper: Half<'_>) -> Result<Walk<'i>, Unfit> {
+        if self.walk.last.as_slice() >= self.at {
+            return Err(OUT_OF_ORDER);
+        }
+        let met = upper.walk.met.into_iter().enumerate().filter(|(_, met)| *met).map(|(page, _)| page as u64);
+        met.filter(|page| !self.way.contains(page)).try_for_each(|page| self.walk.meet(page))?;
+        Ok(self.walk)
+    }
+}
+
 impl<'i> Walk<'i> {
-    fn new(image: &'i Image, is_ordered: bool) -> Self {
+    fn new(image: &'i Image) -> Self {
         let met = vec![false; image.pages as usize];
-        Self { image, met, is_ordered, first: Vec::new(), last: Vec::new(), least: Vec::new() }
+        Self { image, met, is_ordered: true, last: Vec::new(), least: Vec::new() }
     }
 
     fn meet(&mut self, page: u64) -> Result<(), Unfit> {
@@ -243,7 +316,7 @@ impl<'i> Walk<'i> {
 
     fn entries(&mut self, page: &Page, of: Range<usize>, depth: usize, each: &mut Each<'_>) -> Result<(), Unfit> {
         if depth == MAX_DEPTH {
-            return Err(Unfit::Damaged("its tree is too deep"));
+            return Err(TOO_DEEP);
         }
         for index in of {
             let entry = page.entry(index)?;
@@ -267,25 +340,11 @@ impl<'i> Walk<'i> {
         if key < self.least.as_slice() || key <= self.last.as_slice() {
             return Err(OUT_OF_ORDER);
         }
-        if self.first.is_empty() {
-            self.first = key.to_vec();
-        }
         // The first key of a leaf is not below the least, and what follows is above the first.
         self.least.clear();
         let bound = if is_branch { &mut self.least } else { &mut self.last };
         bound.clear();
         bound.extend_from_slice(key);
-        Ok(())
-    }
-
-    /// Goes on after the walk along what follows.
-    fn join(&mut self, other: Walk<'_>) -> Result<(), Unfit> {
-        if self.last >= other.first && !other.first.is_empty() {
-            return Err(OUT_OF_ORDER);
-        }
-        for (page, _) in other.met.into_iter().enumerate().filter(|(_, met)| *met) {
-            self.meet(page as u64)?;
-        }
         Ok(())
     }
 
@@ -314,6 +373,16 @@ impl<'i> Walk<'i> {
 }
 
 impl Page {
+    /// The first entry whose key is not below `at`. The first of a branch stands for all that is smaller.
+    fn first_from(&self, at: &[u8]) -> Result<usize, Unfit> {
+        for index in usize::from(self.is_branch)..self.count {
+            if self.entry(index)?.key >= at {
+                return Ok(index);
+            }
+        }
+        Ok(self.count)
+    }
+
     fn entry(&self, index: usize) -> Result<Entry<'_>, Unfit> {
         let upper = u16_at(&self.bytes, 14)?;
         let offset = u16_at(&self.bytes, PAGE_HEADER + 2 * index)?;

@@ -150,6 +150,9 @@ impl Writer {
     pub(super) fn write(&mut self, snapshot: &Snapshot) -> Result<usize, Error> {
         let env = self.env()?;
         let mut draft = Draft { transaction: env.write()?, db: env.db, sum: self.sum, entries: 0 };
+        if self.nodes.is_empty() {
+            draft.remove_marks()?;
+        }
         draft.nodes(&self.nodes, snapshot)?;
         // Before, what is known of masters has holes; what an earlier process left has none.
         let are_known = snapshot.behind_masters().all(|(_, filled)| filled.whole);
@@ -193,20 +196,30 @@ impl Writer {
 }
 
 impl Draft<'_> {
+    /// In the order of the keys: where it is the file's first filling, LMDB leaves no room in the pages.
     fn nodes(&mut self, from: &OrdMap<NodePath, Arc<Node>>, to: &Snapshot) -> Result<(), Error> {
         let mut families = BTreeSet::new();
+        let mut changes = Vec::new();
         for change in from.diff(to.nodes()) {
             let (path, node, is_family) = match change {
                 DiffItem::Add(path, node) => (path, Some(node), true),
                 DiffItem::Update { new: (path, node), .. } => (path, Some(node), false),
                 DiffItem::Remove(path, _) => (path, None, true),
             };
-            self.node(path, node)?;
+            changes.push((path, node));
             if is_family {
                 families.extend(family(path, to));
             }
         }
-        families.iter().try_for_each(|parent| self.children(parent, to))
+        families.iter().try_for_each(|parent| self.children(parent, to))?;
+        for (path, node) in &changes {
+            self.set(&entry::key(NODE, path), node.map(|node| &*node.data))?;
+        }
+        for (path, node) in changes {
+            let stat = node.map(|node| stat(path, &node.stat));
+            self.set(&entry::key(STAT, path), stat.as_deref())?;
+        }
+        Ok(())
     }
 
     /// The list of a service is written anew when one master comes to offer it, offers it otherwise, or no longer does:
@@ -227,14 +240,18 @@ impl Draft<'_> {
         Ok(())
     }
 
-    fn remove(&mut self, keys: &[Vec<u8>]) -> Result<(), Error> {
-        keys.iter().try_for_each(|key| self.set(key, None))
+    /// What is written anew anyway, so that nothing stands behind what comes next.
+    fn remove_marks(&mut self) -> Result<(), Error> {
+        self.set(FORMAT, None)?;
+        self.set(FRESHNESS, None)?;
+        match self.transaction.del(self.db, &CHECKSUM, None) {
+            Err(Error::NotFound) => Ok(()),
+            result => result,
+        }
     }
 
-    fn node(&mut self, path: &NodePath, node: Option<&Arc<Node>>) -> Result<(), Error> {
-        self.set(&entry::key(NODE, path), node.map(|node| &*node.data))?;
-        let stat = node.map(|node| stat(path, &node.stat));
-        self.set(&entry::key(STAT, path), stat.as_deref())
+    fn remove(&mut self, keys: &[Vec<u8>]) -> Result<(), Error> {
+        keys.iter().try_for_each(|key| self.set(key, None))
     }
 
     /// A list of 10,000 names is written anew when one comes or goes; a cost that is not of the change.
