@@ -348,27 +348,31 @@ impl<'i> Walk<'i> {
         Ok(())
     }
 
-    /// No free page is in use. Those at the end need not be in the file.
+    /// No free page is in use, and what is not in the file is free.
     fn free_list(mut self) -> Result<(), Unfit> {
-        if self.image.free == NOWHERE {
-            return Ok(());
+        let mut free = Vec::new();
+        if self.image.free != NOWHERE {
+            self.is_ordered = false;
+            let root = self.page(self.image.free)?;
+            self.entries(&root, 0..root.count, 0, &mut |_, list| {
+                for nth in 1..=u64_at(list, 0)? {
+                    free.push(u64_at(list, 8 * nth as usize)?);
+                }
+                Ok(())
+            })?;
         }
-        self.is_ordered = false;
-        let (root, mut free) = (self.page(self.image.free)?, Vec::new());
-        self.entries(&root, 0..root.count, 0, &mut |_, list| {
-            for nth in 1..=u64_at(list, 0)? {
-                free.push(u64_at(list, 8 * nth as usize)?);
-            }
-            Ok(())
-        })?;
+        let mut beyond = 0;
         for page in free {
             if page < self.image.pages {
                 self.meet(page)?;
-            } else if page > self.image.last_page {
+            } else if page <= self.image.last_page {
+                beyond += 1;
+            } else {
                 return Err(Unfit::Damaged("it has free pages that it does not have"));
             }
         }
-        Ok(())
+        let missing = self.image.last_page.saturating_sub(self.image.pages - 1);
+        if missing > beyond { Err(CUT_OFF) } else { Ok(()) }
     }
 }
 
