@@ -25,6 +25,8 @@ const META: u16 = 8;
 const BIG_DATA: u16 = 1;
 /// No page: the root of an empty tree.
 const NOWHERE: u64 = u64::MAX;
+/// Half of what a process can address.
+const MAX_MAP: u64 = 1 << 46;
 /// LMDB itself goes no deeper.
 const MAX_DEPTH: usize = 32;
 
@@ -128,6 +130,10 @@ impl Image {
         let meta = if commits.1 > commits.0 { second } else { first };
         if u16_at(&meta, 92)? != 0 {
             return Err(Unfit::Damaged("its tree is of another kind"));
+        }
+        // As large as a writer's `max_size`.
+        if u64_at(&meta, 32)? > MAX_MAP {
+            return Err(Unfit::Damaged("it is larger than what can be mapped"));
         }
         // A writer lets the file grow before it commits.
         let length = file.metadata().map_err(Unfit::Unreadable)?.len();
