@@ -9,8 +9,6 @@ use crate::mirror::{DATA, Load};
 use crate::report::{Report, verdict};
 use crate::{Form, form};
 
-/// What a warm start may take. With mimalloc it takes 65 ms in place of 95 to 120; but ten thousand nodes then take 2,172
-/// bytes each above their paths and data in place of 371, and an answer costs no less. So the system's allocator stays.
 const WARM: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(60);
 
