@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 
 use clap::Args;
-use roster::thrift::idl::{CallError, CallErrorKind, CallOptions, CallOutcome, CallResult};
+use roster::thrift::idl::{self, CallError, CallErrorKind, CallOptions, CallOutcome, CallResult};
 use serde_json::{Map, Value, json};
 
 use super::connection::Connection;
@@ -53,16 +53,17 @@ pub(crate) struct SomeFailed {
 impl Call {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let (timeout, output) = (self.connection.timeout(), self.output);
-        let arguments = self.json.unwrap_or_else(|| named(self.arguments)).to_string().into_bytes();
+        let ((service, method), arguments) = (self.what, self.json.unwrap_or_else(|| named(self.arguments)));
         let options = CallOptions::new(None, None, self.idempotent, self.version, None, None, true, None);
+        let call = idl::Call::new(service, method, arguments.to_string().into_bytes(), options);
         let mut client = self.connection.client();
         if self.all {
-            return tell_all(&client.call_all(self.what, arguments, options, timeout)?, output);
+            return tell_all(&client.call_all(call, timeout)?, output);
         }
         if output == Output::Json {
-            return Ok(json::print(&document(&client.call(self.master, self.what, arguments, options, timeout)?))?);
+            return Ok(json::print(&document(&client.call(self.master, call, timeout)?))?);
         }
-        let mut part = client.start_call(self.master, self.what, arguments, options, timeout)?;
+        let mut part = client.start_call(self.master, call, timeout)?;
         print_values("", &part.values)?;
         while part.ended.is_none() {
             part = client.next_values(timeout)?;

@@ -16,6 +16,7 @@ use super::idl::{
     Overloaded, ReadOptions, RegisterAddress, RosterSyncClient, ServicesReply, StatsReply, StatusReply, SubtreeReply,
     TRosterSyncClient, TooStale, WatchReply,
 };
+use super::request::no_options;
 use crate::net::Address;
 
 /// The most bytes of one reply that are read. The sidecar's own bound is lower.
@@ -110,46 +111,28 @@ impl Client {
         self.ask(self.timeout + wait, |sidecar| sidecar.watch_masters(since, millis(wait), 0))
     }
 
-    /// Calls a method, on the master with this id if there is one. The call may take `wait`, whatever the options say,
+    /// Calls a method, on the master with this id if there is one. The call may take `wait`, whatever its options say,
     /// beside the client's own timeout.
-    pub fn call(
-        &mut self,
-        master: Option<String>,
-        (service, method): (String, String),
-        arguments: Vec<u8>,
-        options: CallOptions,
-        wait: Duration,
-    ) -> Result<CallResult, Error> {
-        let options = CallOptions { timeout_ms: Some(millis(wait)), ..options };
+    pub fn call(&mut self, master: Option<String>, call: Call, wait: Duration) -> Result<CallResult, Error> {
+        let Call { service_name, method, arguments, options } = call;
+        let options = within(wait, options);
         self.ask(self.timeout + wait, |sidecar| match master {
-            Some(master) => sidecar.call_on(master, service, method, arguments, options),
-            None => sidecar.call(service, method, arguments, options),
+            Some(master) => sidecar.call_on(master, service_name, method, arguments, options),
+            None => sidecar.call(service_name, method, arguments, options),
         })
     }
 
     /// Calls a method on all masters that offer it.
-    pub fn call_all(
-        &mut self,
-        (service, method): (String, String),
-        arguments: Vec<u8>,
-        options: CallOptions,
-        wait: Duration,
-    ) -> Result<Vec<CallOutcome>, Error> {
-        let options = CallOptions { timeout_ms: Some(millis(wait)), ..options };
-        self.ask(self.timeout + wait, |sidecar| sidecar.call_all(service, method, arguments, options))
+    pub fn call_all(&mut self, call: Call, wait: Duration) -> Result<Vec<CallOutcome>, Error> {
+        let Call { service_name, method, arguments, options } = call;
+        let options = within(wait, options);
+        self.ask(self.timeout + wait, |sidecar| sidecar.call_all(service_name, method, arguments, options))
     }
 
-    /// Starts a call whose values are fetched as they come, on the master with this id if there is one; the first of them.
-    pub fn start_call(
-        &mut self,
-        master: Option<String>,
-        (service, method): (String, String),
-        arguments: Vec<u8>,
-        options: CallOptions,
-        wait: Duration,
-    ) -> Result<CallValues, Error> {
-        let options = CallOptions { timeout_ms: Some(millis(wait)), ..options };
-        let call = Call::new(service, method, arguments, options);
+    /// Starts a call whose values are fetched as they come, on the master with this id if there is one; the first of
+    /// them.
+    pub fn start_call(&mut self, master: Option<String>, call: Call, wait: Duration) -> Result<CallValues, Error> {
+        let call = Call { options: Some(within(wait, call.options)), ..call };
         self.ask(self.timeout + wait, |sidecar| sidecar.start_call(call, master.unwrap_or_default()))
     }
 
@@ -221,6 +204,10 @@ impl Client {
 /// (The generated default of the options is no help: it allows no age at all.)
 fn options(max_age: Option<Duration>) -> ReadOptions {
     ReadOptions::new(max_age.map(|age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX)))
+}
+
+fn within(wait: Duration, options: Option<CallOptions>) -> CallOptions {
+    CallOptions { timeout_ms: Some(millis(wait)), ..options.unwrap_or_else(no_options) }
 }
 
 fn millis(wait: Duration) -> i32 {

@@ -201,9 +201,10 @@ impl Connection {
         // In a box: else every connection would be as large as a call.
         let mut waiting = Box::pin(wait.until_answered(&shared.desk, &mut self.open, &self.stop));
         loop {
+            let has_room = self.received.len() < most;
             tokio::select! {
                 answer = &mut waiting => return Ok(answer),
-                read = self.stream.read_buf(&mut self.received), if !is_sending && self.received.len() < most => match read? {
+                read = self.stream.read_buf(&mut self.received), if has_room && !is_sending => match read? {
                     0 => return Err(End::Quiet),
                     _ => self.received.reserve(READ),
                 },

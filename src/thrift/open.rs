@@ -60,6 +60,14 @@ impl Open {
         pending().await
     }
 
+    /// Lets the call go on while something else is waited for.
+    pub(super) async fn beside<T>(&mut self, other: impl Future<Output = T>) -> T {
+        tokio::select! {
+            answer = other => answer,
+            never = self.go_on() => match never {},
+        }
+    }
+
     pub(super) fn give_up(&mut self) {
         self.0 = None;
     }

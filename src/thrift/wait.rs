@@ -65,29 +65,21 @@ impl Wait {
     /// Waits. A stop ends watches at once, while calls may go on until they are done; dropped, they are given up.
     pub(super) async fn until_answered(self, desk: &Desk, open: &mut Open, stop: &Stop) -> Awaited {
         match self {
+            Wait::Watch(watch) => Awaited::Watch(open.beside(desk.changes(&watch, stop)).await),
+            Wait::WatchMasters(patience) => {
+                Awaited::WatchMasters(open.beside(desk.master_changes(patience, stop)).await)
+            }
+            Wait::Call(request) => Awaited::Call(open.beside(desk.call(&request)).await),
+            Wait::CallOn(master, request) => Awaited::Call(open.beside(desk.call_on(&master, &request)).await),
+            Wait::CallAll(request) => Awaited::Calls(open.beside(desk.call_all(&request)).await),
+            Wait::CallMany(several) => Awaited::Calls(Ok(open.beside(desk.call_many(&several)).await)),
             Wait::StartCall(master, request) => Awaited::Values(match open.start(desk, master, request) {
                 Ok(()) => open.next().await,
                 Err(refused) => Err(refused),
             }),
             Wait::NextValues => Awaited::Values(open.next().await),
-            other => tokio::select! {
-                answer = other.answer(desk, stop) => answer,
-                never = open.go_on() => match never {},
-            },
-        }
-    }
-
-    async fn answer(self, desk: &Desk, stop: &Stop) -> Awaited {
-        match self {
-            Wait::Watch(watch) => Awaited::Watch(desk.changes(&watch, stop).await),
-            Wait::WatchMasters(patience) => Awaited::WatchMasters(desk.master_changes(patience, stop).await),
-            Wait::Call(request) => Awaited::Call(desk.call(&request).await),
-            Wait::CallOn(master, request) => Awaited::Call(desk.call_on(&master, &request).await),
-            Wait::CallAll(request) => Awaited::Calls(desk.call_all(&request).await),
-            Wait::CallMany(several) => Awaited::Calls(Ok(desk.call_many(&several).await)),
-            Wait::StartCall(..) | Wait::NextValues => unreachable!("they wait for the call that is open"),
-            Wait::Broadcast(command) => Awaited::Sent(desk.broadcast(&command).await),
-            Wait::Order(command) => Awaited::Sent(desk.order(&command).await),
+            Wait::Broadcast(command) => Awaited::Sent(open.beside(desk.broadcast(&command)).await),
+            Wait::Order(command) => Awaited::Sent(open.beside(desk.order(&command)).await),
         }
     }
 }

@@ -158,9 +158,8 @@ fn every_exception_has_its_variant_and_leaves_the_connection_in_use() {
 fn every_failure_of_a_call_has_its_variant() {
     let mut client = Client::new(sidecar(4), TIMEOUT);
     let mut ask = |method: &str| {
-        let options = CallOptions::new(None, None, None, None, None, None, None, None);
-        let method = ("mail".to_owned(), method.to_owned());
-        client.call(Some("m1".into()), method, Vec::new(), options, Duration::from_millis(9))
+        let call = Call::new("mail".to_owned(), method.to_owned(), Vec::new(), None);
+        client.call(Some("m1".into()), call, Duration::from_millis(9))
     };
     assert!(matches!(ask("nobody"), Err(Error::NoMaster(exception)) if exception.service_name == "mail"));
     assert!(matches!(ask("fail"), Err(Error::CallFailed(exception)) if exception.code == 7));

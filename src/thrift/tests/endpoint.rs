@@ -43,7 +43,8 @@ impl Server {
     async fn call(&self, arguments: Vec<u8>, patience: Duration) -> Result<idl::CallResult, Error> {
         let mut client = Client::new(self.address.clone(), patience);
         let minute = Duration::from_secs(60);
-        let call = move || client.call(None, ("mail".into(), "send".into()), arguments, no_options(), minute);
+        let call = idl::Call::new("mail".to_owned(), "send".to_owned(), arguments, None);
+        let call = move || client.call(None, call, minute);
         spawn_blocking(call).await.expect("the client")
     }
 }
@@ -124,7 +125,8 @@ async fn a_stop_lets_an_open_call_finish_also_between_two_requests() {
         sender.send(answer).await.expect("it waits");
     };
     let started = spawn_blocking(move || {
-        let first = client.start_call(None, ("mail".into(), "list".into()), Vec::new(), no_options(), patience);
+        let call = idl::Call::new("mail".to_owned(), "list".to_owned(), Vec::new(), None);
+        let first = client.start_call(None, call, patience);
         (client, first)
     });
     let (started, ()) = futures::join!(started, answer(Answer::Value(1.into())));
