@@ -14,6 +14,8 @@ use Roster\Wire\Endpoint;
 use Roster\Wire\MasterFollower;
 use Roster\Wire\NodeFollower;
 
+use const PHP_SAPI;
+
 /**
  * What this host's Roster sidecar knows, and calls through it.
  *

@@ -18,6 +18,9 @@ use function getmypid;
 use function microtime;
 use function strlen;
 
+use const PHP_SAPI;
+use const PHP_VERSION_ID;
+
 /**
  * Reads what the sidecar keeps in its shared file, in microseconds and without a call.
  *
