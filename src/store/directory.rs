@@ -174,8 +174,11 @@ impl Directory {
         kind
     }
 
+    /// What became of the master by this; None: the feed knows no way to it.
     pub(super) fn leave(&mut self, feed: usize, id: &str) -> Option<ChangeKind> {
-        let ways = self.masters.get(id)?.without(feed);
+        let entry = self.masters.get(id)?;
+        entry.way_of(feed)?;
+        let ways = entry.without(feed);
         let kind = if ways.is_empty() { ChangeKind::Deleted } else { ChangeKind::Changed };
         self.set(id.into(), ways);
         Some(kind)

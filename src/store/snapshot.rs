@@ -211,12 +211,15 @@ impl Snapshot {
                 Change::Delete(path) => self.delete(&mut next, path),
                 Change::Join(master, line) => {
                     let id = master.id.as_str().into();
-                    let kind = self.directory.join(feed, master, line);
-                    next.tell_master(id, kind);
+                    match self.directory.join(feed, master, line) {
+                        Some(kind) => next.masters.push((id, kind)),
+                        None => next.silent = true,
+                    }
                 }
                 Change::Leave(id) => {
-                    let kind = self.directory.leave(feed, &id);
-                    next.tell_master(id.into(), kind);
+                    if let Some(kind) = self.directory.leave(feed, &id) {
+                        next.masters.push((id.into(), kind));
+                    }
                 }
             }
         }
@@ -279,13 +282,6 @@ struct Next {
 impl Next {
     fn tell(&mut self, path: NodePath, kind: ChangeKind) {
         self.nodes.push((path, kind));
-    }
-
-    fn tell_master(&mut self, id: Arc<str>, kind: Option<ChangeKind>) {
-        match kind {
-            Some(kind) => self.masters.push((id, kind)),
-            None => self.silent = true,
-        }
     }
 }
 

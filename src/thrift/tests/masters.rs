@@ -134,6 +134,14 @@ async fn masters_too_large_for_one_reply_come_in_several_or_are_a_reset() {
     assert_eq!(since, house.desk.store.snapshot().revision() as i64);
 }
 
+#[test]
+fn who_takes_back_what_it_never_told_changes_nothing() {
+    let house = House::new(2, &Config::default());
+    let revision = house.feeds[0].publish(vec![join("a", &["log"], &Way::new(Manner::Silent))]);
+    assert_eq!(house.feeds[1].publish(vec![Change::Leave("a".into()), Change::Leave("nobody".into())]), revision);
+    assert_eq!(house.desk.store.snapshot().directory().len(), 1);
+}
+
 #[tokio::test]
 async fn a_watch_tells_what_became_of_masters() {
     let house = house();
