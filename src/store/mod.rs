@@ -210,10 +210,10 @@ impl Publisher {
 }
 
 /// Revisions of this process are greater than those of the one before it: they start from the wall clock in
-/// milliseconds, and fewer than a thousand are published in a second.
+/// microseconds, and fewer than a million are published in a second.
 fn first_revision() -> Revision {
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    since_1970.as_millis() as Revision
+    since_1970.as_micros() as Revision
 }
 
 #[cfg(test)]
