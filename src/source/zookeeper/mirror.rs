@@ -20,7 +20,7 @@ use super::Config;
 use super::scan::{Budget, Scope, in_batches};
 use super::session::{Event, Session, Trouble};
 use super::update::Update;
-use crate::model::{Change, NodePath};
+use crate::model::{Change, NodePath, Revision};
 use crate::source::difference;
 use crate::store::{Feed, FeedState, Publisher};
 use crate::task::{Backoff, Reload, Stop, random_part};
@@ -165,8 +165,11 @@ impl Mirror {
         let (changes, announced) = self.compare(session, BTreeSet::new()).await?;
         let changes = self.hold_back(changes, &announced);
         let changed = changes.len();
-        let revision = self.publisher.publish_whole(changes);
-        self.report();
+        if self.feed().since_proof().is_none() {
+            // Before: the shared file would tell that it is whole, with the age of something never proven.
+            self.feed().prove(began);
+        }
+        let revision = self.publish(changes, Publisher::publish_whole);
         let mut following = Dirty { proof: Some(began), ..Dirty::default() };
         self.settle(&mut following);
         let filled = self.publisher.filled();
@@ -179,10 +182,19 @@ impl Mirror {
         Ok(())
     }
 
-    /// Says what the store holds, when the ensemble is followed.
-    fn report(&mut self) {
+    /// Publishes, and says what the store then holds. No answer is told as complete before it is.
+    fn publish(&mut self, changes: Vec<Change>, publish: impl FnOnce(&Publisher, Vec<Change>) -> Revision) -> Revision {
         let held = self.held.map_or(0, |held| held.nodes);
-        self.feed().set_left_out((self.left_out.len() + held) as u64);
+        let left_out = (self.left_out.len() + held) as u64;
+        self.feed().set_left_out(left_out.max(self.feed().left_out()));
+        let revision = publish(&self.publisher, changes);
+        self.feed().set_left_out(left_out);
+        self.report(held);
+        revision
+    }
+
+    /// Says how the ensemble is followed.
+    fn report(&mut self, held: usize) {
         if held > 0 {
             let detail = format!("holding {held} nodes that are gone from the ensemble, in case it lost them");
             return self.feed().enter(FeedState::Syncing, detail);
@@ -308,8 +320,7 @@ impl Mirror {
         };
         in_batches(&paths, &mut 16, |paths| session.read(paths), take).await?;
         let changes = update.changes;
-        self.publisher.publish(changes);
-        self.report();
+        self.publish(changes, Publisher::publish);
         self.settle(dirty);
         Ok(())
     }
@@ -325,8 +336,7 @@ impl Mirror {
             self.feed().drift.add(drift.len() as u64);
             tracing::warn!(source = self.feed().name(), drift = drift.len(), %first, "the audit found what no event told");
         }
-        self.publisher.publish(changes);
-        self.report();
+        self.publish(changes, Publisher::publish);
         dirty.proof = Some(began);
         self.settle(dirty);
         Ok(())
