@@ -219,10 +219,11 @@ impl Place {
         if self.seat.is_late.load(Ordering::Relaxed) { Sent::Late } else { Sent::Away }
     }
 
-    /// The right to wait for a watch; meanwhile the connection counts as a watch. None: too many do.
+    /// The right to wait for a watch; meanwhile the connection counts as a watch. None: too many do, or it must go.
     pub(super) fn wait(&self) -> Option<Waiting> {
         let mut state = self.admission.state();
-        if state.waiting >= self.admission.max_watches {
+        // Whoever was evicted has been counted out already.
+        if state.waiting >= self.admission.max_watches || !state.seats.contains_key(&self.id) {
             return None;
         }
         state.waiting += 1;
@@ -241,7 +242,6 @@ impl Seat {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut state = self.admission.state();
-        // Whoever was evicted has been counted out already.
         if state.seats.remove(&self.id).is_some() {
             state.count(self.seat.user, false);
         }
@@ -293,6 +293,7 @@ mod tests {
         admission.admit(Some(2), false).expect("its own idle one goes");
         assert!(own[1].sent_away().now_or_never().is_some());
         assert!(other.sent_away().now_or_never().is_none());
+        assert!(own[1].wait().is_none(), "who must go does not begin to wait");
     }
 
     #[test]

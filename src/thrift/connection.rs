@@ -190,9 +190,12 @@ impl Connection {
 
     /// Waits for what the request that ends at `end` waits for, as long as the peer is there.
     async fn wait(&mut self, wait: Wait, end: usize) -> Result<Awaited, End> {
-        let _waiting = match wait.is_watch().then(|| self.place.wait()) {
-            Some(None) => return Ok(wait.overloaded()),
-            waiting => waiting,
+        let _waiting = match wait.overloaded() {
+            Some(overloaded) => match self.place.wait() {
+                None => return Ok(overloaded),
+                waiting => waiting,
+            },
+            None => None,
         };
         let shared = self.shared.clone();
         // What is sent to many is sent to all of them, also when the peer goes meanwhile.

@@ -43,22 +43,19 @@ pub(super) enum Awaited {
 }
 
 impl Wait {
-    pub(super) fn is_watch(&self) -> bool {
-        matches!(self, Wait::Watch(_) | Wait::WatchMasters(_))
-    }
-
     /// Whether it goes on also when its client has left: what was sent to some masters is sent to all.
     pub(super) fn is_sending(&self) -> bool {
         matches!(self, Wait::Broadcast(_) | Wait::Order(_))
     }
 
-    /// The answer where too many watches wait already.
-    pub(super) fn overloaded(&self) -> Awaited {
+    /// The answer where too many watches wait already; None: it is no watch.
+    pub(super) fn overloaded(&self) -> Option<Awaited> {
         let message = "overloaded: max_watches wait already; try again later";
         let error = || thrift::Error::Application(ApplicationError::new(ApplicationErrorKind::InternalError, message));
         match self {
-            Wait::WatchMasters(_) => Awaited::WatchMasters(Err(error())),
-            _ => Awaited::Watch(Err(error())),
+            Wait::Watch(_) => Some(Awaited::Watch(Err(error()))),
+            Wait::WatchMasters(_) => Some(Awaited::WatchMasters(Err(error()))),
+            _ => None,
         }
     }
 
