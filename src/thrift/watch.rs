@@ -10,6 +10,9 @@ use crate::model::{Freshness, NodePath, Revision};
 use crate::store::{Room, Since, Subscription};
 use crate::task::Stop;
 
+/// The most paths of one watch, each of which a change is compared with.
+const MAX_PATHS: usize = 1_024;
+
 /// The arguments of `watch`, checked.
 #[derive(Debug)]
 pub(super) struct Watch {
@@ -36,10 +39,15 @@ impl Desk {
     /// Checks what `watch` was asked.
     pub(super) fn watch(&self, since: i64, paths: &[String], timeout_ms: i32, limit: i32) -> thrift::Result<Watch> {
         let patience = self.patience(since, timeout_ms, limit)?;
+        if paths.len() > MAX_PATHS {
+            return Err(invalid("paths", &format!("more than {MAX_PATHS}; watch what lies above them")));
+        }
         let mut paths: Vec<NodePath> = paths.iter().map(|path| parse("paths", path)).collect::<Result<_, _>>()?;
         if paths.is_empty() {
             paths.push(NodePath::root());
         }
+        paths.sort();
+        paths.dedup();
         let snapshot = self.store.snapshot();
         if let Some(path) = paths.iter().find(|path| snapshot.behind(path).next().is_none()) {
             return Err(invalid("paths", &absence(&snapshot, path)));
@@ -172,5 +180,17 @@ mod tests {
         let reply = desk.changes(&watch, &Tasks::new().0.stop_signal()).await.expect("a reply");
         assert_eq!(reply.changes.len(), 1);
         assert!(reply.freshness.age_ms > 0);
+    }
+
+    #[test]
+    fn a_path_is_watched_once_and_not_too_many_are() {
+        let feed = Feed::new("test", "file", vec![NodePath::root()]);
+        let store = Store::new(&Default::default(), vec![feed], Arc::default());
+        let desk = Desk::new(&Config::default(), &ZkData::default(), store, Ledger::new(0), Arc::default());
+        let watch = |paths: &[String]| desk.watch(0, paths, 0, 0);
+        let mut paths: Vec<String> = (0..MAX_PATHS).map(|number| format!("/{}", number / 2)).collect();
+        assert_eq!(watch(&paths).expect("as many as there may be").paths.len(), MAX_PATHS / 2);
+        paths.push("/one-more".into());
+        watch(&paths).expect_err("too many");
     }
 }
