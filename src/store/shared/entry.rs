@@ -91,6 +91,11 @@ pub(super) fn checksum(sum: u64) -> Vec<u8> {
     format!("{sum:016x}").into_bytes()
 }
 
+/// What is written in an entry.
+pub(super) fn written(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("every key is a text, and a vector takes all")
+}
+
 /// Milliseconds since 1970.
 pub(super) fn wall_clock(time: SystemTime) -> u64 {
     millis(time.duration_since(UNIX_EPOCH).unwrap_or_default())

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::entry::written;
 use crate::model::Service;
 use crate::model::json::Object;
 use crate::store::Entry;
@@ -40,7 +41,7 @@ type Uncounted = u32;
 /// What `master/<id>` holds.
 pub(super) fn master(entry: &Entry) -> Vec<u8> {
     let master = &entry.master;
-    json(&Master {
+    written(&Master {
         id: &master.id,
         address: &master.address,
         connected_at: master.connected_at,
@@ -58,13 +59,9 @@ pub(super) fn instances<'a>(offers: impl Iterator<Item = (&'a Arc<Entry>, &'a Se
         offer: offer(service),
         outstanding: 0,
     };
-    json(&offers.map(instance).collect::<Vec<_>>())
+    written(&offers.map(instance).collect::<Vec<_>>())
 }
 
 fn offer(service: &Service) -> Offer<'_> {
     Offer { name: service.base_name(), version: service.version().to_string(), metadata: Object(&service.metadata) }
-}
-
-fn json(value: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(value).expect("every key is a text, and a vector takes all")
 }

@@ -25,6 +25,7 @@ mod check;
 mod config;
 mod contents;
 mod copy;
+mod draft;
 mod entry;
 mod env;
 #[cfg(any(test, feature = "fuzz"))]

@@ -1,25 +1,24 @@
 //! The writer: follows the store, and writes what has gathered as one transaction.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use imbl::OrdMap;
-use imbl::ordmap::DiffItem;
-use lmdb::{Database, Error, RwTransaction, Transaction, WriteFlags};
+use lmdb::Error;
 use nix::errno::Errno;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::copy::Written;
-use super::entry::{self, CHECKSUM, CHILDREN, FORMAT, FRESHNESS, MASTER, NODE, Report, SERVICE, STAT, VERSION};
+use super::draft::Draft;
+use super::entry::Report;
 use super::kept::Kept;
 use super::place::{Claim, Mark, Place};
-use super::{Contents, Env, SharedError, env, masters};
+use super::{Contents, Env, SharedError, env};
 use crate::metrics::Metrics;
-use crate::model::{Node, NodePath, Service, Stat};
-use crate::store::{Directory, Entry, Feed, Snapshot, Store};
+use crate::model::{Node, NodePath};
+use crate::store::{Directory, Feed, Snapshot, Store};
 use crate::task::Stop;
 
 /// How often the report is rewritten, so that readers know that the writer lives.
@@ -53,15 +52,6 @@ pub(super) struct Writer {
     kept: Kept,
     /// and the sum that its checksum tells.
     sum: u64,
-}
-
-/// A transaction under way.
-struct Draft<'e> {
-    transaction: RwTransaction<'e>,
-    db: Database,
-    sum: u64,
-    /// How many entries were written.
-    entries: usize,
 }
 
 /// Keeps the file in step with the store, until the stop. Tells the revision of each transaction.
@@ -149,7 +139,7 @@ impl Writer {
     /// its report too: for its readers it then grows old, as it must.
     pub(super) fn write(&mut self, snapshot: &Snapshot) -> Result<usize, Error> {
         let env = self.env()?;
-        let mut draft = Draft { transaction: env.write()?, db: env.db, sum: self.sum, entries: 0 };
+        let mut draft = Draft::begin(&env, self.sum)?;
         if self.nodes.is_empty() {
             draft.remove_marks()?;
         }
@@ -161,8 +151,7 @@ impl Writer {
             draft.masters(&self.directory, snapshot.directory())?;
         }
         let kept = Some(&self.kept).filter(|_| !are_known);
-        draft.set(FORMAT, Some(VERSION))?;
-        draft.set(FRESHNESS, Some(&json(&Report::of(snapshot, kept, SystemTime::now()))))?;
+        draft.marks(&Report::of(snapshot, kept, SystemTime::now()))?;
         let entries = draft.entries;
         self.sum = draft.commit()?;
         self.nodes = snapshot.nodes().clone();
@@ -193,135 +182,6 @@ impl Writer {
         tracing::warn!(path = %self.place.path.display(), "the shared file was deleted; made it anew");
         Ok(())
     }
-}
-
-impl Draft<'_> {
-    /// In the order of the keys: where it is the file's first filling, LMDB leaves no room in the pages.
-    fn nodes(&mut self, from: &OrdMap<NodePath, Arc<Node>>, to: &Snapshot) -> Result<(), Error> {
-        let mut families = BTreeSet::new();
-        let mut changes = Vec::new();
-        for change in from.diff(to.nodes()) {
-            let (path, node, is_family) = match change {
-                DiffItem::Add(path, node) => (path, Some(node), true),
-                DiffItem::Update { new: (path, node), .. } => (path, Some(node), false),
-                DiffItem::Remove(path, _) => (path, None, true),
-            };
-            changes.push((path, node));
-            if is_family {
-                families.extend(family(path, to));
-            }
-        }
-        families.iter().try_for_each(|parent| self.children(parent, to))?;
-        for (path, node) in &changes {
-            self.set(&entry::key(NODE, path), node.map(|node| &*node.data))?;
-        }
-        for (path, node) in changes {
-            let stat = node.map(|node| stat(path, &node.stat));
-            self.set(&entry::key(STAT, path), stat.as_deref())?;
-        }
-        Ok(())
-    }
-
-    /// The list of a service is written anew when one master comes to offer it, offers it otherwise, or no longer does:
-    /// the other cost that is not of the change.
-    fn masters(&mut self, from: &Directory, to: &Directory) -> Result<(), Error> {
-        let mut services = BTreeSet::new();
-        for (old, new) in from.difference(to) {
-            if let Some(entry) = new.or(old) {
-                let told = new.map(|new| masters::master(new));
-                self.set(&entry::named(MASTER, &entry.master.id), told.as_deref())?;
-            }
-            services.extend(not_in(old, new).chain(not_in(new, old)));
-        }
-        for name in services {
-            let instances = to.offers(name).map(|_| masters::instances(to.instances(name)));
-            self.set(&entry::named(SERVICE, name), instances.as_deref())?;
-        }
-        Ok(())
-    }
-
-    /// What is written anew anyway, so that nothing stands behind what comes next.
-    fn remove_marks(&mut self) -> Result<(), Error> {
-        self.set(FORMAT, None)?;
-        self.set(FRESHNESS, None)?;
-        match self.transaction.del(self.db, &CHECKSUM, None) {
-            Err(Error::NotFound) => Ok(()),
-            result => result,
-        }
-    }
-
-    fn remove(&mut self, keys: &[Vec<u8>]) -> Result<(), Error> {
-        keys.iter().try_for_each(|key| self.set(key, None))
-    }
-
-    /// A list of 10,000 names is written anew when one comes or goes; a cost that is not of the change.
-    fn children(&mut self, path: &NodePath, snapshot: &Snapshot) -> Result<(), Error> {
-        let names: Vec<&str> = snapshot.children(path).collect();
-        let is_there = !names.is_empty() || snapshot.node(path).is_some();
-        self.set(&entry::key(CHILDREN, path), is_there.then(|| json(&names)).as_deref())
-    }
-
-    fn set(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), Error> {
-        let old = match self.transaction.get(self.db, &key) {
-            Ok(old) => Some(old),
-            Err(Error::NotFound) => None,
-            Err(error) => return Err(error),
-        };
-        if old == value {
-            return Ok(());
-        }
-        let part = |value: Option<&[u8]>| value.map_or(0, |value| entry::part_of_checksum(key, value));
-        self.entries += 1;
-        self.sum = self.sum.wrapping_sub(part(old)).wrapping_add(part(value));
-        match value {
-            Some(value) => self.transaction.put(self.db, &key, &value, WriteFlags::empty()),
-            None => self.transaction.del(self.db, &key, None),
-        }
-    }
-
-    fn commit(mut self) -> Result<u64, Error> {
-        self.transaction.put(self.db, &CHECKSUM, &entry::checksum(self.sum), WriteFlags::empty())?;
-        self.transaction.commit()?;
-        Ok(self.sum)
-    }
-}
-
-/// The paths whose children may be others when `path` comes or goes: itself, its parent, and those above as long as
-/// they are no nodes themselves.
-fn family(path: &NodePath, snapshot: &Snapshot) -> Vec<NodePath> {
-    let mut family = vec![path.clone()];
-    let mut above = path.parent();
-    while let Some(parent) = above {
-        above = parent.parent().filter(|_| snapshot.node(&parent).is_none());
-        family.push(parent);
-    }
-    family
-}
-
-/// The services that the one offers, and the other not so.
-fn not_in<'a>(one: Option<&'a Arc<Entry>>, other: Option<&'a Arc<Entry>>) -> impl Iterator<Item = &'a str> {
-    let [one, other] = [one, other].map(|entry| entry.map(|entry| &*entry.master));
-    let at = one.map(|one| &one.address);
-    let is_listed = move |service: &&Service| {
-        other.is_some_and(|other| Some(&other.address) == at && other.services.contains(service))
-    };
-    let services = one.into_iter().flat_map(|one| &one.services);
-    services.filter(move |service| !is_listed(service)).map(Service::base_name)
-}
-
-/// A stat as JSON. Where the key holds only a digest, it tells the path as well.
-fn stat(path: &NodePath, stat: &Stat) -> Vec<u8> {
-    #[derive(serde::Serialize)]
-    struct Named<'a> {
-        path: &'a NodePath,
-        #[serde(flatten)]
-        stat: &'a Stat,
-    }
-    if entry::is_short(path.as_str()) { json(stat) } else { json(&Named { path, stat }) }
-}
-
-fn json(value: &impl serde::Serialize) -> Vec<u8> {
-    serde_json::to_vec(value).expect("texts and numbers can be written as JSON")
 }
 
 fn clear(env: &Env) {

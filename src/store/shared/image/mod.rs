@@ -3,14 +3,15 @@
 //! LMDB trusts its file: a damaged page ends the process, and again at each start. So a file is read here before LMDB
 //! maps it. The form is that of LMDB 0.9 on a 64-bit machine (`mdb.c`: `MDB_meta`, `MDB_page`, `MDB_node`).
 
+mod walk;
+
 use std::borrow::Cow;
 use std::fs::File;
 use std::io;
-use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::task;
+pub(super) use self::walk::Half;
 
 const MAGIC: u32 = 0xBEEF_C0DE;
 const DATA_VERSION: u32 = 1;
@@ -32,7 +33,6 @@ const MAX_DEPTH: usize = 32;
 
 const CUT_OFF: Unfit = Unfit::Damaged("it is cut off");
 const TOO_DEEP: Unfit = Unfit::Damaged("its tree is too deep");
-const OUT_OF_ORDER: Unfit = Unfit::Damaged("its keys are out of order");
 
 /// Why a file cannot be taken.
 #[derive(Debug, thiserror::Error)]
@@ -46,9 +46,6 @@ pub enum Unfit {
     #[error("it is of another cluster: it holds {0}, and nothing that is mirrored now")]
     Foreign(String),
 }
-
-/// What is done with an entry: its key, its value.
-type Each<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), Unfit> + Send + 'a;
 
 /// The newest committed state of an LMDB file.
 #[derive(Debug)]
@@ -76,32 +73,6 @@ struct Entry<'a> {
     size: u64,
     key: &'a [u8],
     rest: &'a [u8],
-}
-
-/// A walk along a tree, which sees to it that each page is met once, and that the keys are in order.
-struct Walk<'i> {
-    image: &'i Image,
-    met: Vec<bool>,
-    /// The free list's keys are numbers, in another order.
-    is_ordered: bool,
-    last: Vec<u8>,
-    /// What the next key must at least be.
-    least: Vec<u8>,
-}
-
-/// The entries whose keys lie on one side of a key.
-pub(super) struct Half<'i> {
-    walk: Walk<'i>,
-    side: Side,
-    at: &'i [u8],
-    /// The pages on the way to that key, which belong to both halves.
-    way: Vec<u64>,
-}
-
-#[derive(Clone, Copy)]
-enum Side {
-    Before,
-    From,
 }
 
 impl Image {
@@ -155,30 +126,6 @@ impl Image {
     /// Whether nothing was ever written to it.
     pub(super) fn is_empty(&self) -> bool {
         self.main == NOWHERE
-    }
-
-    /// Hands over every entry in the order of the keys, and sees to it that LMDB can work with the whole file.
-    pub(super) fn walk(&self, each: &mut Each<'_>) -> Result<(), Unfit> {
-        let mut walk = Walk::new(self);
-        if self.main != NOWHERE {
-            let root = walk.page(self.main)?;
-            walk.entries(&root, 0..root.count, 0, each)?;
-        }
-        walk.free_list()
-    }
-
-    /// The same in two halves at the same time: the entries whose keys lie before `at`, and the others.
-    pub(super) fn halves<A, B: Send>(
-        &self,
-        at: &[u8],
-        before: impl FnOnce(&mut Half<'_>) -> Result<A, Unfit>,
-        from: impl FnOnce(&mut Half<'_>) -> Result<B, Unfit> + Send,
-    ) -> Result<(A, B), Unfit> {
-        let [mut lower, mut upper] = [Side::Before, Side::From].map(|side| Half::new(self, side, at));
-        let (two, one) = task::both(|| from(&mut upper), || before(&mut lower));
-        let both = (one?, two?);
-        lower.join(upper)?.free_list()?;
-        Ok(both)
     }
 
     /// The value of a key.
@@ -246,139 +193,6 @@ impl Image {
         }
         (first..first + pages).try_for_each(meet)?;
         read(&self.file, first * self.page_size as u64 + PAGE_HEADER as u64, size).map(Cow::Owned)
-    }
-}
-
-impl<'i> Half<'i> {
-    fn new(image: &'i Image, side: Side, at: &'i [u8]) -> Self {
-        let mut walk = Walk::new(image);
-        if let Side::From = side {
-            walk.least = at.to_vec();
-        }
-        Self { walk, side, at, way: Vec::new() }
-    }
-
-    /// Hands over every entry of this half in the order of the keys.
-    pub(super) fn each(&mut self, each: &mut Each<'_>) -> Result<(), Unfit> {
-        match self.walk.image.main {
-            NOWHERE => Ok(()),
-            root => self.along(root, each),
-        }
-    }
-
-    fn along(&mut self, number: u64, each: &mut Each<'_>) -> Result<(), Unfit> {
-        let (page, depth) = (self.walk.page(number)?, self.way.len());
-        if depth == MAX_DEPTH {
-            return Err(TOO_DEEP);
-        }
-        self.way.push(number);
-        let middle = page.first_from(self.at)?;
-        let (before, from) = (0..middle, middle..page.count);
-        if !page.is_branch {
-            let of = if let Side::Before = self.side { before } else { from };
-            return self.walk.entries(&page, of, depth, each);
-        }
-        let between = page.entry(middle - 1)?;
-        if let Side::From = self.side {
-            self.along(between.page(), each)?;
-            return self.walk.entries(&page, from, depth, each);
-        }
-        self.walk.entries(&page, 0..middle - 1, depth, each)?;
-        if middle > 1 {
-            self.walk.pass(between.key, true)?;
-        }
-        self.along(between.page(), each)
-    }
-
-    /// The walk along both.
-    fn join(mut self, upper: Half<'_>) -> Result<Walk<'i>, Unfit> {
-        if self.walk.last.as_slice() >= self.at {
-            return Err(OUT_OF_ORDER);
-        }
-        let met = upper.walk.met.into_iter().enumerate().filter(|(_, met)| *met).map(|(page, _)| page as u64);
-        met.filter(|page| !self.way.contains(page)).try_for_each(|page| self.walk.meet(page))?;
-        Ok(self.walk)
-    }
-}
-
-impl<'i> Walk<'i> {
-    fn new(image: &'i Image) -> Self {
-        let met = vec![false; image.pages as usize];
-        Self { image, met, is_ordered: true, last: Vec::new(), least: Vec::new() }
-    }
-
-    fn meet(&mut self, page: u64) -> Result<(), Unfit> {
-        match self.met.get_mut(page as usize) {
-            Some(met) if !*met && page >= 2 => *met = true,
-            _ => return Err(Unfit::Damaged("a page has two places in it, or none")),
-        }
-        Ok(())
-    }
-
-    fn page(&mut self, number: u64) -> Result<Page, Unfit> {
-        self.meet(number)?;
-        self.image.page(number)
-    }
-
-    fn entries(&mut self, page: &Page, of: Range<usize>, depth: usize, each: &mut Each<'_>) -> Result<(), Unfit> {
-        if depth == MAX_DEPTH {
-            return Err(TOO_DEEP);
-        }
-        for index in of {
-            let entry = page.entry(index)?;
-            // The first key of a branch stands for all that is smaller.
-            if self.is_ordered && (!page.is_branch || index > 0) {
-                self.pass(entry.key, page.is_branch)?;
-            }
-            if page.is_branch {
-                let below = self.page(entry.page())?;
-                self.entries(&below, 0..below.count, depth + 1, each)?;
-            } else {
-                let data = self.image.data(&entry, &mut |page| self.meet(page))?;
-                each(entry.key, &data)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// A branch's key lies above all keys before it, and not above those that come.
-    fn pass(&mut self, key: &[u8], is_branch: bool) -> Result<(), Unfit> {
-        if key < self.least.as_slice() || key <= self.last.as_slice() {
-            return Err(OUT_OF_ORDER);
-        }
-        // The first key of a leaf is not below the least, and what follows is above the first.
-        self.least.clear();
-        let bound = if is_branch { &mut self.least } else { &mut self.last };
-        bound.clear();
-        bound.extend_from_slice(key);
-        Ok(())
-    }
-
-    /// No free page is in use, and what is not in the file is free.
-    fn free_list(mut self) -> Result<(), Unfit> {
-        let mut free = Vec::new();
-        if self.image.free != NOWHERE {
-            self.is_ordered = false;
-            let root = self.page(self.image.free)?;
-            self.entries(&root, 0..root.count, 0, &mut |_, list| {
-                for nth in 1..=u64_at(list, 0)? {
-                    free.push(u64_at(list, 8 * nth as usize)?);
-                }
-                Ok(())
-            })?;
-        }
-        let mut beyond = 0;
-        for page in free {
-            if page < self.image.pages {
-                self.meet(page)?;
-            } else if page <= self.image.last_page {
-                beyond += 1;
-            } else {
-                return Err(Unfit::Damaged("it has free pages that it does not have"));
-            }
-        }
-        let missing = self.image.last_page.saturating_sub(self.image.pages - 1);
-        if missing > beyond { Err(CUT_OFF) } else { Ok(()) }
     }
 }
 
