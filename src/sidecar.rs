@@ -43,17 +43,18 @@ pub enum StartError {
 impl Sidecar {
     /// Starts all rooms on the runtime of the caller. It listens when this returns, whatever the sources do.
     pub fn start(config: &Config) -> Result<Self, StartError> {
+        // First: what cannot listen touches nothing of another sidecar's.
+        let endpoint = Endpoint::bind(&config.thrift)?;
+        let register = is_on(&config.register).then(|| Register::bind(&config.register)).transpose()?;
+
         let metrics = Arc::new(Metrics::default());
         let feeds = feeds(config);
-        let shared = open_shared(config, &feeds);
-        let store = match shared.as_ref().ok().and_then(Option::as_ref).and_then(Shared::left) {
+        let shared = open_shared(config, &feeds)?;
+        let store = match shared.as_ref().and_then(Shared::left) {
             Some(left) => Store::restored(&config.store, feeds, left, metrics.clone()),
             None => Store::new(&config.store, feeds, metrics.clone()),
         };
 
-        let endpoint = Endpoint::bind(&config.thrift, &config.zk_data, &store, &metrics)?;
-        // Of two sidecars in one place, the second is rather told of the socket.
-        let shared = shared?;
         let addresses: Vec<Address> = endpoint.addresses().cloned().collect();
         for address in &addresses {
             tracing::info!(%address, "listening");
@@ -76,14 +77,11 @@ impl Sidecar {
             let follower = source::upstream::run(upstream.clone(), publisher, reloads.clone(), tasks.stop_signal());
             tasks.critical(format!("the follower of {}", upstream.name), follower);
         }
-        if is_on(&config.register)
-            && let Some(publisher) = publishers.next()
-        {
-            let register = Register::bind(&config.register, publisher, &tasks)?;
+        if let (Some(register), Some(publisher)) = (register, publishers.next()) {
             tracing::info!(address = %register.address(), "listening for masters");
-            register.start(reloads);
+            register.start(publisher, &tasks, reloads);
         }
-        endpoint.start(&tasks)?;
+        endpoint.start(&config.zk_data, &store, &metrics, &tasks)?;
         if let Some(shared) = shared {
             shared.start(&tasks, &store, &metrics)?;
         }

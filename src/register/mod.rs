@@ -41,9 +41,10 @@ const PROVE: Duration = Duration::from_secs(2);
 /// A bound register, which nobody has been let into yet.
 #[derive(Debug)]
 pub struct Register {
+    config: Config,
     bound: Bound,
-    hall: Arc<Hall>,
-    changed: watch::Sender<()>,
+    secrets: Secrets,
+    tls: Option<tls::Server>,
     is_loopback: bool,
 }
 
@@ -81,7 +82,7 @@ struct Hall {
 
 impl Register {
     /// Begins to listen, and reads the secrets.
-    pub fn bind(config: &Config, publisher: Publisher, tasks: &Tasks) -> Result<Self, RegisterError> {
+    pub fn bind(config: &Config) -> Result<Self, RegisterError> {
         let bound = Bound::tcp(&config.listen)?;
         let is_loopback = match bound.address() {
             Address::Tcp(address) => address.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_loopback()),
@@ -89,22 +90,7 @@ impl Register {
         };
         let secrets = Secrets::read(config, is_loopback)?;
         let tls = config.tls.as_ref().map(Tls::read).transpose()?;
-        let (changed, secrets_changed) = watch::channel(());
-        let hall = Hall {
-            name: Uuid::new_v4().simple().to_string()[..8].to_owned(),
-            publisher,
-            secrets: Arc::new(ArcSwap::from_pointee(secrets)),
-            secrets_changed,
-            tls: tls.map(ArcSwap::from_pointee),
-            lobby: Lobby::new(config),
-            places: UnderWay::default(),
-            untold: UnderWay::default(),
-            tasks: tasks.clone(),
-            numbers: AtomicU64::new(1),
-            sessions: Mutex::default(),
-            config: config.clone(),
-        };
-        Ok(Self { bound, hall: Arc::new(hall), changed, is_loopback })
+        Ok(Self { config: config.clone(), bound, secrets, tls, is_loopback })
     }
 
     /// Where it listens.
@@ -113,8 +99,23 @@ impl Register {
     }
 
     /// Lets masters in, until the stop.
-    pub fn start(self, reload: Reload) {
-        let Self { bound, hall, changed, is_loopback } = self;
+    pub fn start(self, publisher: Publisher, tasks: &Tasks, reload: Reload) {
+        let Self { config, bound, secrets, tls, is_loopback } = self;
+        let (changed, secrets_changed) = watch::channel(());
+        let hall = Arc::new(Hall {
+            name: Uuid::new_v4().simple().to_string()[..8].to_owned(),
+            publisher,
+            secrets: Arc::new(ArcSwap::from_pointee(secrets)),
+            secrets_changed,
+            tls: tls.map(ArcSwap::from_pointee),
+            lobby: Lobby::new(&config),
+            places: UnderWay::default(),
+            untold: UnderWay::default(),
+            tasks: tasks.clone(),
+            numbers: AtomicU64::new(1),
+            sessions: Mutex::default(),
+            config,
+        });
         let tasks = hall.tasks.clone();
         tasks.critical("the register's keeper", keep(hall.clone(), changed, is_loopback, reload, tasks.stop_signal()));
         tasks.clone().critical("the register", async move {

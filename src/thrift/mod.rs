@@ -56,13 +56,14 @@ use crate::task::{Stop, Tasks};
 /// How long a thread waits that could not listen.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The endpoint: its listeners, and what its connections share.
+/// A bound endpoint, which answers nobody yet.
 #[derive(Debug)]
 pub struct Endpoint {
+    config: Config,
     bound: Vec<Bound>,
-    shared: Arc<Shared>,
 }
 
+/// What its connections share.
 #[derive(Debug)]
 struct Shared {
     desk: Desk,
@@ -76,12 +77,7 @@ struct Shared {
 
 impl Endpoint {
     /// Begins to listen. Nobody is answered before `start`, but from now on who connects waits in the queue.
-    pub fn bind(
-        config: &Config,
-        zk_data: &ZkData,
-        store: &Arc<Store>,
-        metrics: &Arc<Metrics>,
-    ) -> Result<Self, BindError> {
+    pub fn bind(config: &Config) -> Result<Self, BindError> {
         let mut bound = Vec::new();
         if !config.unix.as_os_str().is_empty() {
             bound.push(Bound::unix(Path::new(&config.unix), &config.permissions())?);
@@ -89,16 +85,7 @@ impl Endpoint {
         if !config.tcp.is_empty() {
             bound.push(Bound::tcp(&config.tcp)?);
         }
-        let ledger = Ledger::new(config.max_waiting_replies.as_u64() as usize);
-        let shared = Shared {
-            desk: Desk::new(config, zk_data, store.clone(), ledger.clone(), metrics.clone()),
-            codec: codec::Codec::new(config, ledger, metrics.clone()),
-            admission: Admission::new(config, metrics.clone()),
-            config: config.clone(),
-            metrics: metrics.clone(),
-            process: i32::try_from(std::process::id()).ok(),
-        };
-        Ok(Self { bound, shared: Arc::new(shared) })
+        Ok(Self { bound, config: config.clone() })
     }
 
     /// Where it listens.
@@ -107,12 +94,22 @@ impl Endpoint {
     }
 
     /// Starts the threads that answer.
-    pub fn start(self, tasks: &Tasks) -> io::Result<()> {
-        let (admission, stop) = (self.shared.admission.clone(), tasks.stop_signal());
+    pub fn start(self, zk_data: &ZkData, store: &Arc<Store>, metrics: &Arc<Metrics>, tasks: &Tasks) -> io::Result<()> {
+        let Self { config, bound } = self;
+        let ledger = Ledger::new(config.max_waiting_replies.as_u64() as usize);
+        let shared = Arc::new(Shared {
+            desk: Desk::new(&config, zk_data, store.clone(), ledger.clone(), metrics.clone()),
+            codec: codec::Codec::new(&config, ledger, metrics.clone()),
+            admission: Admission::new(&config, metrics.clone()),
+            config,
+            metrics: metrics.clone(),
+            process: i32::try_from(std::process::id()).ok(),
+        });
+        let (admission, stop) = (shared.admission.clone(), tasks.stop_signal());
         tasks.critical("the endpoint's clock", async move { admission.keep_time(&stop).await });
-        let turns = Turns::new(self.shared.config.threads);
-        for number in 0..self.shared.config.threads {
-            let (bound, shared, turns) = (self.bound.clone(), self.shared.clone(), turns.clone());
+        let turns = Turns::new(shared.config.threads);
+        for number in 0..shared.config.threads {
+            let (bound, shared, turns) = (bound.clone(), shared.clone(), turns.clone());
             tasks.thread(format!("thrift-{number}"), move |tasks| async move {
                 let stop = tasks.stop_signal();
                 let serve = |stream: Stream| {

@@ -25,10 +25,10 @@ fn serve() -> Server {
     let metrics = Arc::<Metrics>::default();
     let feeds = vec![Feed::new("register", "register", vec![])];
     let store = Store::new(&Default::default(), feeds, metrics.clone());
-    let endpoint = Endpoint::bind(&config, &ZkData::default(), &store, &metrics).expect("a socket");
+    let endpoint = Endpoint::bind(&config).expect("a socket");
     let address = endpoint.addresses().next().expect("an address").clone();
     let tasks = Tasks::new().0;
-    endpoint.start(&tasks).expect("threads");
+    endpoint.start(&ZkData::default(), &store, &metrics, &tasks).expect("threads");
     Server { feed: store.publisher(0), tasks, address, _folder: folder }
 }
 
