@@ -91,6 +91,11 @@ impl Contents {
         Ok(Self { report, nodes, of_masters: reading.of_masters, sum })
     }
 
+    /// Whether neither a node nor a master is in it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.nodes.is_empty() && self.of_masters.is_empty()
+    }
+
     /// Each service: its name, if its key is not a digest, and its instances in JSON.
     pub fn services(&self) -> impl Iterator<Item = (Option<&str>, &[u8])> {
         self.entries(SERVICE)

@@ -187,7 +187,8 @@ impl Source {
 
     /// Whether this is what `feed` mirrors now.
     pub(super) fn is_of(&self, feed: &Feed) -> bool {
-        (self.name.as_str(), self.kind.as_str(), self.identity.as_str()) == (feed.name(), feed.kind(), feed.identity())
+        (self.name.as_str(), self.kind.as_str()) == (feed.name(), feed.kind())
+            && is_same(&self.identity, feed.identity())
     }
 
     pub(super) fn covers(&self, path: &NodePath) -> bool {
@@ -195,9 +196,27 @@ impl Source {
     }
 }
 
+/// Whether two identities are of one thing. Of a cluster they list servers, of which one in common will do: who edits
+/// the list takes out a server that is dead.
+fn is_same(one: &str, other: &str) -> bool {
+    let [(servers, rest), (others, same)] =
+        [one, other].map(|identity| identity.split_at(identity.find(['/', ' ']).unwrap_or(identity.len())));
+    rest == same && servers.split(',').any(|server| others.split(',').any(|other| other == server))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cluster_is_known_by_one_of_its_servers() {
+        assert!(is_same("a:1,b:1/apps include x", "c:1,b:1/apps include x"));
+        assert!(is_same("/etc/tree.toml", "/etc/tree.toml"));
+        for (one, other) in [("a:1,b:1", "c:1"), ("a:1/apps", "a:1"), ("a:1", "a:1 include x"), ("/a.toml", "/b.toml")]
+        {
+            assert!(!is_same(one, other), "{one} {other}");
+        }
+    }
 
     #[test]
     fn a_key_fits_into_lmdb_and_two_paths_have_two_keys() {

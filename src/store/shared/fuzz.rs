@@ -2,8 +2,8 @@
 
 use std::io::Write;
 
-use super::image::Half;
-use super::{Contents, Env, Image};
+use super::image::{Half, Image};
+use super::{Contents, Env};
 
 /// A key and its value.
 pub(super) type Pair = (Vec<u8>, Vec<u8>);

@@ -32,6 +32,7 @@ mod env;
 pub mod fuzz;
 mod image;
 mod kept;
+mod left;
 mod masters;
 mod place;
 mod reader;
@@ -42,7 +43,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -52,9 +53,9 @@ pub use self::contents::Contents;
 pub(crate) use self::contents::Restored;
 pub use self::entry::{Report, Source};
 use self::env::Env;
-use self::image::Image;
 pub use self::image::Unfit;
-use self::place::{Place, remove};
+use self::left::{left_at, newer_at};
+use self::place::{Claim, Place};
 pub use self::reader::{ReadError, Reader};
 use self::writer::Writer;
 use super::{Feed, Store};
@@ -65,7 +66,8 @@ use crate::task::Tasks;
 #[derive(Debug)]
 pub struct Shared {
     writer: Writer,
-    copy: Option<PathBuf>,
+    /// Where it lies, and that nobody else keeps one there.
+    copy: Option<(PathBuf, Claim)>,
     copy_interval: Duration,
     left: Option<Contents>,
 }
@@ -91,16 +93,16 @@ impl Shared {
         let place = Place { path, config: config.clone() };
         let (path, io) = (&place.path, |source| place.failed(source));
         place.make_folder()?;
-        let (mut claim, mut here) = (place.claim()?, None);
-        if !is_new(path).map_err(io)? {
-            here = left_at(path, feeds).map_err(io)?;
+        let mut claim = place.claim()?;
+        let mut here = left_at(path, feeds).map_err(io)?;
+        match &here {
+            None => claim = place.clear(&claim)?,
+            Some(_) if !place.is_claimed_by(&claim) => claim = place.claim()?,
+            Some(_) => {}
         }
-        if here.is_none() {
-            claim = place.clear(&claim)?;
-        }
-        let copy = config.copy(path).filter(|copy| is_kept(copy));
-        let newer = copy.as_deref().and_then(|copy| newer_at(copy, here.as_ref(), feeds));
-        if let (Some(newer), Some(copy)) = (&newer, &copy) {
+        let copy = config.copy(path).filter(|copy| is_kept(copy)).and_then(claimed);
+        let newer = copy.as_ref().and_then(|(copy, _)| newer_at(copy, here.as_ref(), feeds));
+        if let (Some(newer), Some((copy, _))) = (&newer, &copy) {
             match place.take_over(copy) {
                 Ok(taken) => (claim, here) = (taken?, Some(newer.clone())),
                 Err(error) => tracing::warn!(path = %path.display(), %error, "cannot begin with the copy"),
@@ -119,10 +121,11 @@ impl Shared {
     pub fn start(self, tasks: &Tasks, store: &Arc<Store>, metrics: &Arc<Metrics>) -> io::Result<()> {
         let Self { writer, copy, copy_interval, .. } = self;
         let (written, follow) = watch::channel((0, writer.env.clone()));
-        if let Some(copy) = copy {
+        if let Some((copy, claim)) = copy {
             let metrics = metrics.clone();
             tasks.thread("the copy of the shared file", move |_| async move {
                 copy::keep(copy, copy_interval, follow, metrics).await;
+                drop(claim);
             })?;
         }
         let (store, metrics, stop) = (store.clone(), metrics.clone(), tasks.stop_signal());
@@ -130,45 +133,6 @@ impl Shared {
             writer::follow(writer, store, metrics, written, stop).await;
         })
     }
-}
-
-/// Whether nobody has written to the file yet.
-fn is_new(path: &Path) -> io::Result<bool> {
-    Ok(path.metadata()?.len() == 0 || Image::open(path).is_ok_and(|image| image.is_empty()))
-}
-
-/// What an earlier process left in a file. One that cannot be used is set aside.
-fn left_at(path: &Path, feeds: &[Feed]) -> io::Result<Option<Contents>> {
-    let began = Instant::now();
-    let left = Contents::load(path).and_then(|left| left.check_cluster(feeds).map(|()| left));
-    let why = match left {
-        Ok(left) => {
-            let ms = began.elapsed().as_millis() as u64;
-            let (nodes, revision) = (left.nodes.len(), left.report.revision);
-            tracing::info!(path = %path.display(), nodes, revision, ms, "read what an earlier process left");
-            return Ok(Some(left));
-        }
-        Err(Unfit::Unreadable(error)) => return Err(error),
-        Err(why) => why,
-    };
-    let aside = with_end(path, ".set-aside");
-    fs::rename(path, &aside)?;
-    // A table of readers is of one file.
-    remove(&lock_file(path))?;
-    tracing::warn!(path = %path.display(), aside = %aside.display(), %why, "set a shared file aside; a new one takes its place");
-    Ok(None)
-}
-
-/// A copy that is newer than `here`.
-fn newer_at(copy: &Path, here: Option<&Contents>, feeds: &[Feed]) -> Option<Contents> {
-    let is_newer = match here {
-        None => copy.exists(),
-        Some(here) => Image::open(copy)
-            .and_then(|image| contents::report(&image))
-            .is_ok_and(|report| report.revision > here.report.revision),
-    };
-    let left = if is_newer { left_at(copy, feeds) } else { Ok(None) };
-    left.inspect_err(|error| tracing::warn!(path = %copy.display(), %error, "cannot use the copy")).ok()?
 }
 
 /// Whether there is a directory for the copy. It is made if only its last part is missing.
@@ -179,6 +143,17 @@ fn is_kept(copy: &Path) -> bool {
         tracing::info!(path = %folder.display(), %error, "no copy of the shared file is kept: the directory cannot be made");
     }
     made.is_ok()
+}
+
+/// The copy, if no other process keeps one there.
+fn claimed(copy: PathBuf) -> Option<(PathBuf, Claim)> {
+    match Claim::of(&with_end(&copy, ".claim")) {
+        Ok(claim) => Some((copy, claim)),
+        Err(error) => {
+            tracing::warn!(%error, "no copy of the shared file is kept; has another sidecar the same `shared.state`?");
+            None
+        }
+    }
 }
 
 /// Where LMDB keeps its table of readers.

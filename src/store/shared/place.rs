@@ -29,13 +29,12 @@ pub(super) type Mark = (u64, u64);
 impl Place {
     /// The file, to which nobody else writes from now on. One is made if there is none.
     pub(super) fn claim(&self) -> Result<Claim, SharedError> {
-        let open = File::options().read(true).write(true).create(true).truncate(false).open(&self.path);
-        let file = open.map_err(|source| self.failed(source))?;
-        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock);
-        lock.map(Claim).map_err(|(_, error)| match error {
-            nix::errno::Errno::EAGAIN => SharedError::Taken(self.path.clone()),
-            error => self.failed(error.into()),
-        })
+        Claim::of(&self.path)
+    }
+
+    /// Whether the file that lies here is the one that was claimed.
+    pub(super) fn is_claimed_by(&self, claim: &Claim) -> bool {
+        mark(&self.path) == claim.mark()
     }
 
     /// Maps the file, which is ours.
@@ -47,7 +46,7 @@ impl Place {
 
     /// A new file takes this place, and a new lock file with it: a table of readers is of one file.
     pub(super) fn clear(&self, claim: &Claim) -> Result<Claim, SharedError> {
-        if mark(&self.path).is_some_and(|here| Some(here) != claim.mark()) {
+        if self.path.exists() && !self.is_claimed_by(claim) {
             // Another process may have taken the place.
             drop(self.claim()?);
         }
@@ -85,6 +84,16 @@ impl Place {
 }
 
 impl Claim {
+    pub(super) fn of(path: &Path) -> Result<Self, SharedError> {
+        let failed = |source| SharedError::Io { path: path.to_owned(), source };
+        let open = File::options().read(true).write(true).create(true).truncate(false).open(path);
+        let lock = Flock::lock(open.map_err(failed)?, FlockArg::LockExclusiveNonblock);
+        lock.map(Claim).map_err(|(_, error)| match error {
+            nix::errno::Errno::EAGAIN => SharedError::Taken(path.to_owned()),
+            error => failed(error.into()),
+        })
+    }
+
     fn mark(&self) -> Option<Mark> {
         self.0.metadata().ok().map(|file| (file.dev(), file.ino()))
     }

@@ -299,11 +299,36 @@ fn only_what_is_mirrored_now_is_restored() {
 }
 
 #[test]
-fn the_file_of_another_cluster_is_set_aside() {
+fn the_file_of_another_cluster_is_set_aside_and_comes_back() {
     let house = House::with([vec![put("/a", "1")]]);
+    let aside = with_end(&house.file(), ".other-cluster");
+    let nodes = |open: &Open| open.store.snapshot().nodes().keys().map(NodePath::to_string).collect::<Vec<_>>();
     let open = house.open_as(feeds("another"));
-    assert_set_aside(&house, &open);
-    assert!(open.store.snapshot().nodes().is_empty());
+    assert!(aside.exists() && nodes(&open).is_empty());
+    drop(open);
+    let open = house.open();
+    assert_eq!(nodes(&open), ["/a"]);
+    assert!(!aside.exists(), "what held nothing is not kept");
+    drop(open);
+    let mut other = house.open_as(feeds("another"));
+    other.sync();
+    other.publish(vec![put("/b", "2")]);
+    drop(other);
+    assert_eq!(nodes(&house.open()), ["/a"]);
+    assert_eq!(nodes(&house.open_as(feeds("another"))), ["/b"]);
+    assert_eq!(nodes(&house.open()), ["/a"], "as often as it takes");
+}
+
+#[test]
+fn two_sidecars_do_not_keep_one_copy() {
+    let first = House::with([vec![put("/a", "1")]]);
+    let second = House { folder: tempfile::tempdir().expect("a folder"), config: first.config.clone() };
+    let here = first.open();
+    assert!(here.shared.copy.is_some());
+    let beside = second.open();
+    assert!(beside.shared.copy.is_none() && beside.shared.left().is_none());
+    drop(here);
+    assert!(first.open().shared.copy.is_some());
 }
 
 #[test]

@@ -1,0 +1,70 @@
+//! What an earlier process left: taken up, or set aside where it cannot be.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::Instant;
+
+use super::contents;
+use super::image::{Image, Unfit};
+use super::place::remove;
+use super::{Contents, lock_file, with_end};
+use crate::store::Feed;
+
+/// What an earlier process left in a file. One that cannot be used is set aside; and one that was, for being of another
+/// cluster, comes back when it is of ours.
+pub(super) fn left_at(path: &Path, feeds: &[Feed]) -> io::Result<Option<Contents>> {
+    let began = Instant::now();
+    let (left, why) = match Contents::load(path) {
+        Ok(left) => match left.check_cluster(feeds) {
+            Ok(()) => {
+                let ms = began.elapsed().as_millis() as u64;
+                let (nodes, revision) = (left.nodes.len(), left.report.revision);
+                tracing::info!(path = %path.display(), nodes, revision, ms, "read what an earlier process left");
+                return Ok(Some(left));
+            }
+            Err(why) => (Some(left), why),
+        },
+        Err(Unfit::Unreadable(error)) => return Err(error),
+        Err(why) => (None, why),
+    };
+    let (other, spare) = (with_end(path, ".other-cluster"), with_end(path, ".back"));
+    let back = Contents::load(&other).ok().filter(|back| back.check_cluster(feeds).is_ok());
+    if back.is_some() {
+        fs::rename(&other, &spare)?;
+    }
+    let aside = if left.is_some() { other } else { with_end(path, ".set-aside") };
+    // One that holds nothing may stand in the way of one that does.
+    if is_new(path)? || left.is_some_and(|left| left.is_empty()) {
+        remove(path)?;
+    } else {
+        fs::rename(path, &aside)?;
+        let (path, aside) = (path.display(), aside.display());
+        tracing::warn!(%path, %aside, %why, "set a shared file aside; a new one takes its place");
+    }
+    // A table of readers is of one file.
+    remove(&lock_file(path))?;
+    if let Some(back) = &back {
+        fs::rename(&spare, path)?;
+        let (nodes, revision) = (back.nodes.len(), back.report.revision);
+        tracing::info!(path = %path.display(), nodes, revision, "took back the shared file that had been set aside");
+    }
+    Ok(back)
+}
+
+/// Whether nobody has written to the file yet.
+fn is_new(path: &Path) -> io::Result<bool> {
+    Ok(path.metadata()?.len() == 0 || Image::open(path).is_ok_and(|image| image.is_empty()))
+}
+
+/// A copy that is newer than `here`.
+pub(super) fn newer_at(copy: &Path, here: Option<&Contents>, feeds: &[Feed]) -> Option<Contents> {
+    let is_newer = |revision| here.is_none_or(|here| revision > here.report.revision);
+    let told = Image::open(copy).and_then(|image| contents::report(&image));
+    if !copy.exists() || told.is_ok_and(|report| !is_newer(report.revision)) {
+        return None;
+    }
+    let left = left_at(copy, feeds);
+    let left = left.inspect_err(|error| tracing::warn!(path = %copy.display(), %error, "cannot use the copy")).ok()?;
+    left.filter(|left| is_newer(left.report.revision))
+}
