@@ -11,6 +11,7 @@ use crate::model::Command;
 use crate::net::Remote;
 use crate::resolve::{Balance, Wanted};
 use crate::tunnel::message::check_command;
+use crate::tunnel::value::{get, text};
 
 /// How long a call may take that does not say.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -67,7 +68,12 @@ pub(super) fn command(message: &[u8], encoding: Encoding) -> Result<Command, Inv
     let encoding = self::encoding(encoding, "encoding")?;
     let message = value::read(encoding, message).map_err(|why| invalid("message", why))?;
     check_command(&message).map_err(|why| invalid("message", why.to_string()))?;
-    Ok(Command::new(message))
+    // These two are the tunnel's own as well, and are sent only with registers that have been checked.
+    match get(&message, "cmd").and_then(text).as_deref() {
+        Some("register") => Err(invalid("message", "the command `register` is sent by addRegisters")),
+        Some("remove") => Err(invalid("message", "the command `remove` is sent by removeRegisters")),
+        _ => Ok(Command::new(message)),
+    }
 }
 
 /// The command that tells masters of registers: `register` or `remove`.
@@ -189,6 +195,19 @@ mod tests {
         assert!(command(&value::write(Encoding::MSGPACK, &twice), Encoding::MSGPACK).is_err());
         let binary = Value::Map(vec![(Value::Binary(b"cmd".to_vec()), "callback".into())]);
         assert!(command(&value::write(Encoding::MSGPACK, &binary), Encoding::MSGPACK).is_err());
+    }
+
+    #[test]
+    fn masters_are_told_of_registers_only_by_what_checks_these() {
+        for (name, by) in [("register", "addRegisters"), ("remove", "removeRegisters")] {
+            let registers =
+                Value::Array(vec![Value::Map(vec![("host".into(), "hub".into()), ("port".into(), 0.into())])]);
+            for name in [Value::from(name), Value::Binary(name.into())] {
+                let message = Value::Map(vec![("cmd".into(), name), ("registers".into(), registers.clone())]);
+                let refused = command(&value::write(Encoding::MSGPACK, &message), Encoding::MSGPACK);
+                assert!(refused.expect_err("a mistake").message.ends_with(by));
+            }
+        }
     }
 
     #[test]
