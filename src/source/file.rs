@@ -109,15 +109,9 @@ fn take(config: &Config, publisher: &Publisher, looked: Instant) {
             feed.prove(looked);
         }
         Err(error) => {
-            let detail = error.to_string();
-            if feed.detail() != detail {
-                tracing::warn!(
-                    source = feed.name(),
-                    error = detail,
-                    "cannot take the file; what it said before stands"
-                );
+            if feed.enter(FeedState::Down, error.to_string()) {
+                tracing::warn!(source = feed.name(), %error, "cannot take the file; what it said before stands");
             }
-            feed.enter(FeedState::Down, detail);
         }
     }
 }

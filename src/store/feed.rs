@@ -141,11 +141,14 @@ impl Feed {
         }
     }
 
-    /// Says what the source is doing now, and what it waits for or suffers from.
-    pub fn enter(&self, state: FeedState, detail: impl Into<String>) {
+    /// Says what the source is doing now, and what it waits for or suffers from; whether that is new.
+    pub fn enter(&self, state: FeedState, detail: impl Into<String>) -> bool {
+        let before = self.words.load();
+        let words = Words { detail: detail.into(), session: before.session.clone() };
+        let is_new = self.state() != state || before.detail != words.detail;
         self.state.store(state as u8, Ordering::Release);
-        let words = Words { detail: detail.into(), ..Words::clone(&self.words.load()) };
         self.words.store(Arc::new(words));
+        is_new
     }
 
     pub fn detail(&self) -> String {

@@ -182,6 +182,15 @@ fn an_age_grows_without_anybody_saying_so() {
 }
 
 #[test]
+fn a_state_entered_again_in_the_same_words_is_not_new() {
+    let feed = Feed::new("test", "file", vec![NodePath::root()]);
+    feed.set_session(Some("0x1".into()));
+    let entered = [(FeedState::Live, ""), (FeedState::Down, ""), (FeedState::Down, "gone"), (FeedState::Down, "gone")];
+    assert_eq!(entered.map(|(state, detail)| feed.enter(state, detail)), [true, true, true, false]);
+    assert_eq!((feed.state(), feed.detail(), feed.session()), (FeedState::Down, "gone".into(), Some("0x1".into())));
+}
+
+#[test]
 fn readers_see_whole_revisions_while_a_writer_writes() {
     let (store, publisher) = store(100);
     let pair = |n: usize| vec![put("/a", &"x".repeat(n)), put("/b", &"x".repeat(n))];

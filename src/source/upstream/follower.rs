@@ -75,11 +75,9 @@ impl Follower {
             if since.elapsed() > CALM {
                 backoff.reset();
             }
-            let detail = trouble.to_string();
-            if self.feed().state() != FeedState::Down || self.feed().detail() != detail {
-                tracing::warn!(source = self.feed().name(), why = detail, "lost the register; what it told stands");
+            if self.feed().enter(FeedState::Down, trouble.to_string()) {
+                tracing::warn!(source = self.feed().name(), why = %trouble, "lost the register; what it told stands");
             }
-            self.feed().enter(FeedState::Down, detail);
             tokio::select! {
                 () = tokio::time::sleep(backoff.delay()) => {}
                 () = self.reload.requested() => {}

@@ -94,7 +94,8 @@ enum Order {
 pub async fn run(config: Config, publisher: Publisher, reload: Reload, stop: Stop) {
     let Ok(own) = config.connect.parse::<Remote>() else {
         // A checked configuration has an address.
-        return publisher.feed().enter(FeedState::Down, AddressError.to_string());
+        publisher.feed().enter(FeedState::Down, AddressError.to_string());
+        return;
     };
     let (orders, given) = mpsc::channel(ORDERS);
     let (registers, calls) = (HashMap::new(), UnderWay::default());

@@ -197,7 +197,8 @@ impl Mirror {
     fn report(&mut self, held: usize) {
         if held > 0 {
             let detail = format!("holding {held} nodes that are gone from the ensemble, in case it lost them");
-            return self.feed().enter(FeedState::Syncing, detail);
+            self.feed().enter(FeedState::Syncing, detail);
+            return;
         }
         let detail = match self.left_out.len() {
             0 => String::new(),
@@ -391,16 +392,14 @@ impl Mirror {
 
     /// Says that what the store holds does not follow the ensemble, and why. It stands.
     fn down(&mut self, trouble: &Trouble) {
-        let detail = trouble.to_string();
         let was_in_sync = self.feed().since_proof().is_some();
         self.lost |= was_in_sync;
         let state = if was_in_sync { FeedState::Down } else { FeedState::Connecting };
-        if self.feed().state() != state || self.feed().detail() != detail {
+        if self.feed().enter(state, trouble.to_string()) {
             let what =
                 if was_in_sync { "lost the ensemble; what was read stands" } else { "cannot reach the ensemble yet" };
-            tracing::warn!(source = self.feed().name(), why = detail, "{what}");
+            tracing::warn!(source = self.feed().name(), why = %trouble, "{what}");
         }
-        self.feed().enter(state, detail);
     }
 
     fn feed(&self) -> &Feed {
