@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use rmpv::Value;
 
 use crate::harness::master::{Scripted, field, map, text};
-use crate::harness::{SOON, ensure, eventually, free_port};
+use crate::harness::{Link, SOON, ensure, eventually, free_port};
 use crate::idl::{CallOptions, SourceStatus, TRosterSyncClient};
 use crate::register::{Scene, TOKEN};
 
@@ -182,6 +182,28 @@ fn a_master_of_two_registers_that_follow_each_other_is_gone_from_both_when_it_is
     drop(masters);
     one.has(0);
     other.has(0);
+}
+
+#[test]
+fn a_register_that_is_found_again_is_counted_once_and_its_first_finding_not_at_all() {
+    let hub = Scene::new();
+    let line = Link::to(format!("127.0.0.1:{}", hub.port));
+    line.cut();
+    let beside = Scene::with(&upstream(line.address().port(), ""));
+    beside.roster.write("hub-token", TOKEN);
+    beside.roster.process().signal(Signal::SIGHUP);
+    let own = || sources(&beside).into_iter().find(|source| source.name == "upstream").expect("an upstream");
+    let becomes = |state: &str, why: &str| {
+        let is_so = || own().state == state && own().detail.contains(why);
+        eventually(&format!("it is {state}"), SOON, || ensure(is_so(), format!("{:?}", own())));
+    };
+    for found_again in [0, 1] {
+        becomes("down", "cannot reach");
+        line.mend();
+        becomes("live", "");
+        assert_eq!(own().reconnects, found_again);
+        line.cut();
+    }
 }
 
 #[test]

@@ -65,11 +65,12 @@ impl Follower {
     /// Follows the register for ever.
     pub(super) async fn keep(&mut self) {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+        let mut was_in_sync = false;
         self.feed().enter(FeedState::Connecting, format!("connecting to {}", self.remote));
         loop {
             let since = Instant::now();
             let trouble = match self.greet().await {
-                Ok(wire) => self.follow(wire).await,
+                Ok(wire) => self.follow(wire, &mut was_in_sync).await,
                 Err(trouble) => trouble,
             };
             if since.elapsed() > CALM {
@@ -82,7 +83,6 @@ impl Follower {
                 () = tokio::time::sleep(backoff.delay()) => {}
                 () = self.reload.requested() => {}
             }
-            self.feed().reconnects.increment();
         }
     }
 
@@ -107,12 +107,12 @@ impl Follower {
         timeout(GREET, greeting).await.unwrap_or_else(|_| Err(unreachable(format!("no answer within {GREET:?}"))))
     }
 
-    async fn follow(&self, wire: Wire<Stream>) -> Trouble {
+    async fn follow(&self, wire: Wire<Stream>, was_in_sync: &mut bool) -> Trouble {
         let began = Instant::now();
         let (handle, mut incoming, conversation) = Conversation::new(wire, self.config.settings());
         let ended = tokio::select! {
             ended = conversation.run() => return Trouble::Lost(format!("the connection was lost: {ended}")),
-            trouble = self.subscribe(&handle, began) => trouble,
+            trouble = self.subscribe(&handle, began, was_in_sync) => trouble,
             trouble = self.prove(&handle, began) => trouble,
             () = async { while let Some(message) = incoming.recv().await { self.hear(&handle, *message).await } } => {
                 Trouble::Lost("the connection was lost".into())
@@ -138,8 +138,8 @@ impl Follower {
         let _ = self.orders.send(order).await;
     }
 
-    /// Takes in the whole state, at once, and then every change.
-    async fn subscribe(&self, handle: &Handle, began: Instant) -> Trouble {
+    /// Takes in the whole state, at once, and then every change. `was_in_sync`: also by an earlier connection.
+    async fn subscribe(&self, handle: &Handle, began: Instant, was_in_sync: &mut bool) -> Trouble {
         let read_anew = || {
             self.feed().enter(FeedState::Syncing, format!("reading the masters of {}", self.remote));
             Some(HashMap::new())
@@ -150,6 +150,7 @@ impl Follower {
             Err(error) => return Trouble::Lost(error.to_string()),
         };
         let (mut ids, most) = (HashSet::new(), self.config.max_masters);
+        let mut was_lost = *was_in_sync;
         loop {
             let told = match stream.next().await {
                 Ok(Some(value)) => told(&value),
@@ -173,6 +174,10 @@ impl Follower {
                 (Some(Told::Put(master)), None) => drop(self.publisher.publish(vec![self.join(handle, master)])),
                 (Some(Told::Drop(id)), None) => drop(self.publisher.publish(vec![Change::Leave(id)])),
                 (Some(Told::Whole), whole) => {
+                    if std::mem::take(&mut was_lost) {
+                        self.feed().reconnects.increment();
+                    }
+                    *was_in_sync = true;
                     self.publish_whole(handle, whole.take().unwrap_or_default());
                     self.feed().prove(began);
                     generation = None;
