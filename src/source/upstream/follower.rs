@@ -110,16 +110,14 @@ impl Follower {
     async fn follow(&self, wire: Wire<Stream>, was_in_sync: &mut bool) -> Trouble {
         let began = Instant::now();
         let (handle, mut incoming, conversation) = Conversation::new(wire, self.config.settings());
-        let ended = tokio::select! {
-            ended = conversation.run() => return Trouble::Lost(format!("the connection was lost: {ended}")),
+        tokio::select! {
+            ended = conversation.run() => Trouble::Lost(format!("the connection was lost: {ended}")),
             trouble = self.subscribe(&handle, began, was_in_sync) => trouble,
             trouble = self.prove(&handle, began) => trouble,
             () = async { while let Some(message) = incoming.recv().await { self.hear(&handle, *message).await } } => {
                 Trouble::Lost("the connection was lost".into())
             }
-        };
-        handle.close();
-        ended
+        }
     }
 
     async fn hear(&self, handle: &Handle, message: Message) {
