@@ -8,6 +8,10 @@ use futures::stream::BoxStream;
 use rmpv::Value;
 use semver::Version;
 
+/// The most services that one master may offer, wherever it is connected: when it tells them anew, each is compared
+/// with all of before.
+pub const MAX_SERVICES: usize = 1_024;
+
 /// A long-running process that offers services, as a register knows it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Master {

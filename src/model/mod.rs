@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::master::{Answer, Answers, Call, Command, Line, Master, Refused, Service};
+pub use self::master::{Answer, Answers, Call, Command, Line, MAX_SERVICES, Master, Refused, Service};
 
 /// The number of a published state. It grows by one with each, and starts from the wall clock (milliseconds since
 /// 1970), so that it does not go back when the process starts again.

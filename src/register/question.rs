@@ -7,7 +7,7 @@ use rmpv::Value;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::line::MasterLine;
-use crate::model::Service;
+use crate::model::{MAX_SERVICES, Service};
 use crate::tunnel::value::{get, text};
 use crate::tunnel::{Message, SendError, Stream, StreamError, php};
 
@@ -17,9 +17,6 @@ const TELL: Duration = Duration::from_secs(10);
 /// When a master is asked again whose queue was full, or whose answer was none.
 const ROOM: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_secs(60);
-
-/// The most services that one master may offer.
-const MAX_SERVICES: usize = 1_024;
 
 pub(super) struct Question {
     line: Arc<MasterLine>,

@@ -206,8 +206,8 @@ fn a_register_that_is_found_again_is_counted_once_and_its_first_finding_not_at_a
     }
 }
 
-#[test]
-fn a_register_that_only_shows_life_proves_nothing() {
+/// A sidecar, the scripted register that it follows, and the uuid of its subscription.
+fn following_a_script() -> (Scene, Scripted, String) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let scene = Scene::with(&upstream(listener.local_addr().expect("an address").port(), ""));
     scene.roster.write("hub-token", TOKEN);
@@ -216,6 +216,34 @@ fn a_register_that_only_shows_life_proves_nothing() {
     hub.hears_command("auth");
     hub.say(map([("cmd", "auth-success".into())]));
     let uuid = text(&hub.hears_command("subscribe"), "uuid");
+    (scene, hub, uuid)
+}
+
+#[test]
+fn a_master_that_offers_more_than_one_may_is_left_out_and_the_others_are_there() {
+    let (scene, mut hub, uuid) = following_a_script();
+    let mut tell = |key, value: Value| {
+        hub.say(map([("cmd", "data".into()), ("uuid", uuid.as_str().into()), ("data", map([(key, value)]))]));
+    };
+    let put = |id: &str, services: usize| {
+        let service = |number| map([("name", format!("service-{number}").into())]);
+        let services = Value::Array((0..services).map(service).collect());
+        map([("id", id.into()), ("address", "there".into()), ("connectedAt", 0.into()), ("services", services)])
+    };
+    tell("put", put("large", 1_025));
+    tell("put", put("larger", 2_000));
+    tell("put", put("largest that may be", 1_024));
+    tell("whole", true.into());
+    assert_eq!(scene.has(1)[0].id, "largest that may be");
+    tell("put", put("large", 1_025));
+    tell("put", put("last", 1));
+    scene.has(2);
+    assert_eq!(scene.roster.log().matches("more than 1024 services").count(), 1, "{}", scene.roster.log());
+}
+
+#[test]
+fn a_register_that_only_shows_life_proves_nothing() {
+    let (scene, mut hub, uuid) = following_a_script();
     let told = |key, value: Value| {
         map([("cmd", "data".into()), ("uuid", uuid.as_str().into()), ("data", map([(key, value)]))])
     };

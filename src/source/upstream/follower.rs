@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::line::{UpstreamLine, command};
 use super::{Config, Order, PROVE};
-use crate::model::{Change, Master, Service};
+use crate::model::{Change, MAX_SERVICES, Master, Service};
 use crate::net::{Remote, Stream};
 use crate::secret;
 use crate::store::{Feed, FeedState, Publisher};
@@ -55,6 +55,8 @@ enum Trouble {
 enum Told {
     Reset,
     Put(Master),
+    /// A master by its id, which offers more than one may.
+    TooLarge(String),
     Drop(String),
     Whole,
     /// All that was true so long after the connection was made.
@@ -148,7 +150,7 @@ impl Follower {
             Err(error) => return Trouble::Lost(error.to_string()),
         };
         let (mut ids, most) = (HashSet::new(), self.config.max_masters);
-        let mut was_lost = *was_in_sync;
+        let (mut was_lost, mut has_left_out) = (*was_in_sync, false);
         loop {
             let told = match stream.next().await {
                 Ok(Some(value)) => told(&value),
@@ -159,7 +161,7 @@ impl Follower {
                 Some(Told::Reset) => ids.clear(),
                 Some(Told::Drop(id)) => drop(ids.remove(id)),
                 Some(Told::Put(master)) => drop(ids.insert(master.id.clone())),
-                Some(Told::Whole | Told::Proven(_)) | None => {}
+                Some(Told::TooLarge(_) | Told::Whole | Told::Proven(_)) | None => {}
             }
             if ids.len() > most {
                 return Trouble::TooMany(most);
@@ -171,6 +173,13 @@ impl Follower {
                 (Some(Told::Drop(id)), Some(generation)) => drop(generation.remove(&id)),
                 (Some(Told::Put(master)), None) => drop(self.publisher.publish(vec![self.join(handle, master)])),
                 (Some(Told::Drop(id)), None) => drop(self.publisher.publish(vec![Change::Leave(id)])),
+                // As with one that is connected here, what it offered before stands.
+                (Some(Told::TooLarge(id)), _) => {
+                    if !std::mem::replace(&mut has_left_out, true) {
+                        let why = format!("it offers more than {MAX_SERVICES} services");
+                        tracing::warn!(source = self.feed().name(), master = id, why, "left out a master");
+                    }
+                }
                 (Some(Told::Whole), whole) => {
                     if std::mem::take(&mut was_lost) {
                         self.feed().reconnects.increment();
@@ -225,7 +234,7 @@ impl Follower {
 
 fn told(value: &Value) -> Option<Told> {
     if let Some(master) = get(value, "put") {
-        return master_of(master).map(Told::Put);
+        return put(master);
     }
     if let Some(id) = get(value, "drop").and_then(text) {
         return Some(Told::Drop(id));
@@ -239,15 +248,20 @@ fn told(value: &Value) -> Option<Told> {
     get(value, "reset").map(|_| Told::Reset)
 }
 
-fn master_of(value: &Value) -> Option<Master> {
+fn put(master: &Value) -> Option<Told> {
+    let id = get(master, "id").and_then(text).filter(|id| !id.is_empty())?;
+    let services = get(master, "services")?.as_array()?;
+    if services.len() > MAX_SERVICES {
+        return Some(Told::TooLarge(id));
+    }
     let service = |value: &Value| {
         let metadata = get(value, "metadata").cloned().unwrap_or(Value::Map(Vec::new()));
         Some(Service { name: get(value, "name").and_then(text)?, metadata })
     };
-    Some(Master {
-        id: get(value, "id").and_then(text).filter(|id| !id.is_empty())?,
-        address: get(value, "address").and_then(text)?,
-        connected_at: get(value, "connectedAt").and_then(Value::as_i64)?,
-        services: get(value, "services")?.as_array()?.iter().filter_map(service).collect(),
-    })
+    Some(Told::Put(Master {
+        id,
+        address: get(master, "address").and_then(text)?,
+        connected_at: get(master, "connectedAt").and_then(Value::as_i64)?,
+        services: services.iter().filter_map(service).collect(),
+    }))
 }
