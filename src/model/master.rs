@@ -1,7 +1,6 @@
 //! Masters: who offers services, and how one calls them.
 
 use std::fmt::Debug;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -72,7 +71,6 @@ pub struct Call {
     pub method: String,
     /// A list, or a map by parameter name.
     pub arguments: Value,
-    pub timeout: Duration,
 }
 
 /// What a master answers to a call, one after the other; the last one is no `Value`.

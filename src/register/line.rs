@@ -39,7 +39,7 @@ impl Line for MasterLine {
 
 impl MasterLine {
     fn open(&self, call: Call) -> Result<Stream, CallError> {
-        let Call { service, method, arguments, .. } = call;
+        let Call { service, method, arguments } = call;
         if self.native {
             return Ok(self.handle.open(|uuid| Message::Call { uuid, service, method, arguments })?);
         }

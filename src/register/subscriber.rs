@@ -18,6 +18,7 @@ use rmpv::Value;
 use tokio::select;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Hall;
@@ -29,7 +30,7 @@ use crate::tunnel::{Ended, Handle, LOST, Message, REFUSED, RemoteError, SendErro
 /// How many changes are told before newer ones are looked for.
 const ROOM: Room = Room { changes: 1_024, bytes: usize::MAX };
 
-/// The longest that a call of a subscriber is waited for; the subscriber itself gives up earlier.
+/// The longest that a call of a subscriber is waited for; nearly all give up earlier themselves.
 const PATIENCE: Duration = Duration::from_secs(3_600);
 
 /// How many calls one subscriber may have under way.
@@ -142,32 +143,34 @@ impl Subscriber {
 fn call_of(command: &Value) -> Call {
     let part = |key| get(command, key).and_then(text).unwrap_or_default();
     let arguments = get(command, "arguments").cloned().unwrap_or(Value::Nil);
-    Call { service: part("service"), method: part("method"), arguments, timeout: PATIENCE }
+    Call { service: part("service"), method: part("method"), arguments }
 }
 
-/// Passes the answers to a call on to the subscriber.
-async fn relay(mut answers: Answers, handle: &Handle, uuid: String) {
+/// Passes the answers to a call on to the subscriber, for as long as that may take.
+async fn relay(answers: Answers, handle: &Handle, uuid: String) {
+    let ended = timeout(PATIENCE, relay_values(answers, handle, &uuid)).await;
+    let ended = ended.unwrap_or_else(|_| Err(error_of(LOST, format!("the call has not ended within {PATIENCE:?}"))));
+    let _ = handle.send(match ended {
+        Ok(()) => Message::End { uuid },
+        Err(error) => Message::Error { uuid, error },
+    });
+}
+
+/// Passes the values on; how the call ended.
+async fn relay_values(mut answers: Answers, handle: &Handle, uuid: &str) -> Result<(), RemoteError> {
     loop {
-        let answer = answers.next().await.unwrap_or_else(|| Answer::Lost("the call was given up".into()));
-        let last = match answer {
-            Answer::Value(data) => {
-                if handle.send_when_room(Message::Data { uuid: uuid.clone(), data }).await.is_err() {
-                    let error = RemoteError::new("a value is too large to be passed on");
-                    let _ = handle.send(Message::Error { uuid, error });
-                    return;
-                }
-                continue;
+        match answers.next().await {
+            Some(Answer::Value(data)) => {
+                let sent = handle.send_when_room(Message::Data { uuid: uuid.to_owned(), data }).await;
+                sent.map_err(|_| RemoteError::new("a value is too large to be passed on"))?;
             }
-            Answer::End => Message::End { uuid },
-            Answer::Failed { message, class, code } => {
-                Message::Error { uuid, error: RemoteError { message, class, code } }
-            }
-            Answer::Lost(why) => Message::Error { uuid, error: error_of(LOST, why) },
-            Answer::Unsent(why) => Message::Error { uuid, error: error_of(UNSENT, why) },
-            Answer::Refused(why) => Message::Error { uuid, error: error_of(REFUSED, why) },
-        };
-        let _ = handle.send(last);
-        return;
+            Some(Answer::End) => return Ok(()),
+            Some(Answer::Failed { message, class, code }) => return Err(RemoteError { message, class, code }),
+            Some(Answer::Lost(why)) => return Err(error_of(LOST, why)),
+            Some(Answer::Unsent(why)) => return Err(error_of(UNSENT, why)),
+            Some(Answer::Refused(why)) => return Err(error_of(REFUSED, why)),
+            None => return Err(error_of(LOST, "the call was given up".into())),
+        }
     }
 }
 
@@ -256,4 +259,30 @@ fn value_of(master: &Master) -> Value {
         ("connectedAt", master.connected_at.into()),
         ("services", Value::Array(services.collect())),
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+
+    use super::*;
+    use crate::tunnel::{Bounds, Conversation, Settings, StreamError, Wire};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_does_not_end_is_given_up_and_the_subscriber_told() {
+        let (here, there) = tokio::io::duplex(4096);
+        let begin = |stream| {
+            let wire = Wire::new(stream, Bounds::DEFAULT);
+            let (handle, incoming, conversation) = Conversation::new(wire, Settings::default());
+            tokio::spawn(conversation.run());
+            (handle, incoming)
+        };
+        let ((handle, mut incoming), (subscriber, _incoming)) = (begin(here), begin(there));
+        let mut call = subscriber.open(|uuid| Message::List { uuid }).expect("room to ask");
+        let Some(Message::List { uuid }) = incoming.recv().await.map(|asked| *asked) else { panic!("nothing asked") };
+        let relayed = timeout(2 * PATIENCE, relay(stream::pending().boxed(), &handle, uuid));
+        relayed.await.expect("it does not wait for ever");
+        let Err(StreamError::Failed(error)) = call.next().await else { panic!("the subscriber waits for ever") };
+        assert_eq!(error.class.as_deref(), Some(LOST), "{error}");
+    }
 }

@@ -170,7 +170,8 @@ impl UnderWay<'_> {
     }
 }
 
-/// Calls one master; its id. It is let go as soon as the call is sent: who waits for an answer keeps no connection alive.
+/// Calls one master; its id. It is let go as soon as the call is sent: who waits for an answer keeps no connection
+/// alive.
 async fn attempt(
     entry: Arc<Entry>,
     request: &Request,
@@ -197,12 +198,11 @@ fn send(entry: &Entry, request: &Request, until: Instant) -> Result<Answers, Fai
         let message = format!("the master `{id}` does not offer the service `{}`, or not so", request.service);
         return Err(unsent(request, message));
     };
-    let timeout = until.saturating_duration_since(Instant::now());
-    if timeout.is_zero() {
+    if until <= Instant::now() {
         return Err(timed_out(id.clone(), request, "the time was over before the call was sent"));
     }
     let (method, arguments) = (request.method.clone(), request.arguments.clone());
-    let call = Call { service: service.name.clone(), method, arguments, timeout };
+    let call = Call { service: service.name.clone(), method, arguments };
     let mut lines: Vec<_> = entry.lines_to(service).collect();
     lines.sort_by_cached_key(|line| line.outstanding());
     let mut refused = Refused::Gone;

@@ -158,8 +158,7 @@ async fn all_attempts_together_have_one_time_and_what_is_late_is_given_up() {
     let late = exception::<CallTimedOut>(&house.desk.call(&request).await.expect_err("it is late"));
     assert_eq!((late.master.as_deref(), late.timeout_ms), (Some("second"), 5_000));
     assert_eq!(start.elapsed().as_secs(), 5);
-    assert_eq!(silent.calls()[0].timeout.as_secs_f64().round(), 2.0, "what is left");
-    assert_eq!(silent.outstanding(), 0, "it is given up");
+    assert_eq!((silent.calls().len(), silent.outstanding()), (1, 0), "it is given up");
 
     let both = in_turn(&Way::new(Manner::Silent), &tarrying);
     let calls = tarrying.calls().len();
