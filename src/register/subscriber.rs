@@ -36,6 +36,9 @@ const PATIENCE: Duration = Duration::from_secs(3_600);
 /// How many calls one subscriber may have under way.
 const MAX_CALLS: usize = 16_384;
 
+/// How many calls that have ended are kept beyond as many as are under way, until they are forgotten together.
+const ENDED: usize = 64;
+
 pub(super) struct Subscriber {
     handle: Handle,
     hall: Arc<Hall>,
@@ -93,7 +96,10 @@ impl Subscriber {
 
     fn call(&mut self, command: &Value) {
         let Some(uuid) = get(command, "uuid").and_then(text) else { return };
-        self.calls.retain(|_, call| !call.is_cancelled());
+        // Not at each call, since it looks at all of them.
+        if self.calls.len() > 2 * self.under_way.get() + ENDED {
+            self.calls.retain(|_, call| !call.is_cancelled());
+        }
         let answers = match self.line(command) {
             Some(line) => match self.under_way.one_more(MAX_CALLS) {
                 Some(one_more) => {
