@@ -71,6 +71,19 @@ impl Handle {
         Ok(())
     }
 
+    /// The same, as soon as there is room for this very message. Nothing is sent when the waiting is given up.
+    pub async fn send_when_room(&self, message: Message) -> Result<(), SendError> {
+        loop {
+            let written = self.0.written.notified();
+            tokio::pin!(written);
+            written.as_mut().enable();
+            match self.send(message.clone()) {
+                Err(SendError::Full) => written.await,
+                sent => return sent,
+            }
+        }
+    }
+
     /// Sends a command of the application's own, whose bytes others may share.
     pub fn send_command(&self, command: &Command) -> Result<(), SendError> {
         check_command(command.message()).map_err(SendError::Unfit)?;
@@ -89,19 +102,6 @@ impl Handle {
         state.streams.insert(uuid, Slot::default());
         self.0.outgoing.notify_one();
         Ok(Stream { uuid, request, shared: self.0.clone() })
-    }
-
-    /// The same, as soon as there is room for this very message. Nothing is sent when the waiting is given up.
-    pub async fn send_when_room(&self, message: Message) -> Result<(), SendError> {
-        loop {
-            let written = self.0.written.notified();
-            tokio::pin!(written);
-            written.as_mut().enable();
-            match self.send(message.clone()) {
-                Err(SendError::Full) => written.await,
-                sent => return sent,
-            }
-        }
     }
 
     /// Ends the conversation when what waits to be written has been, but soon.
