@@ -178,7 +178,8 @@ impl Session {
                     Err(_) if subscriber.follows() => question.withdraw(),
                     Err(why) if untold.is_none() => {
                         untold = self.hall.untold.one_more(usize::MAX);
-                        tracing::warn!(master = self.id, address = %self.address, why, "a master does not tell its services");
+                        let (master, address) = (&self.id, self.address);
+                        tracing::warn!(master, %address, why, "a master does not tell its services");
                     }
                     Err(_) => {}
                 },

@@ -1,11 +1,11 @@
-//! A subscriber: a sidecar to which this register is an upstream one. It follows our masters, and calls them through us.
+//! A subscriber: a sidecar to which this register is an upstream one. It follows our masters and calls them through us.
 //!
-//! | message | meaning |
-//! |---|---|
-//! | `{cmd:"subscribe", uuid}` | tell me your masters, in the place of an earlier subscription: `data` for each (`{put: …}`), `{whole: true}`, then every change (`{put}`, `{drop: id}`); `{reset: true}` begins anew |
-//! | `{cmd:"prove", at}` | tell me on that stream when you have told all that is true now (`{proven: at}`) |
-//! | `{cmd:"call-on", uuid, master, service, method, arguments}` | call a master of yours; answered as a call to a master |
-//! | `{cmd:"send-to", master, message}` | send a master of yours a command |
+//! - `{cmd:"subscribe", uuid}`: tell me your masters, in the place of an earlier subscription. `data` for each
+//!   (`{put: …}`), `{whole: true}`, then every change (`{put}`, `{drop: id}`); `{reset: true}` begins anew.
+//! - `{cmd:"prove", at}`: tell me on that stream when you have told all that is true now (`{proven: at}`).
+//! - `{cmd:"call-on", uuid, master, service, method, arguments}`: call a master of yours; answered as a call to a
+//!   master.
+//! - `{cmd:"send-to", master, message}`: send a master of yours a command.
 //!
 //! Like a master, it is told `register` and `remove`.
 

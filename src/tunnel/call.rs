@@ -14,8 +14,8 @@ use crate::model::{Answer, Answers, Refused};
 /// How the classes of errors begin that are the tunnel's own words.
 const OWN: &str = "roster:";
 
-/// Of an error of a master, or between registers: the call was refused and not executed, for there is too much to do, or
-/// the master is leaving.
+/// Of an error of a master, or between registers: the call was refused and not executed, for there is too much to do,
+/// or the master is leaving.
 pub const REFUSED: &str = "roster:refused";
 
 /// Of an error between registers: the connection to the master was lost, and the call may have been executed or not.

@@ -180,7 +180,8 @@ impl Family {
             match self.may_join(teller, &place) {
                 Ok(remote) if self.registers.contains_key(&remote) => {}
                 Ok(remote) => {
-                    tracing::info!(source = self.config.name, register = %remote, "joins a register, as it was told to");
+                    let source = &self.config.name;
+                    tracing::info!(source, register = %remote, "joins a register, as it was told to");
                     let publisher = match remote == self.own {
                         true => self.publisher.clone(),
                         false => self.publisher.for_another(Feed::learned(format!("{}/{remote}", self.config.name))),
