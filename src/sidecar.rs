@@ -77,7 +77,9 @@ impl Sidecar {
             let follower = source::upstream::run(upstream.clone(), publisher, reloads.clone(), tasks.stop_signal());
             tasks.critical(format!("the follower of {}", upstream.name), follower);
         }
-        if let (Some(register), Some(publisher)) = (register, publishers.next()) {
+        if let Some(register) = register
+            && let Some(publisher) = publishers.next()
+        {
             tracing::info!(address = %register.address(), "listening for masters");
             register.start(publisher, &tasks, reloads);
         }
