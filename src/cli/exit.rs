@@ -9,6 +9,7 @@ use roster::thrift::client::Error;
 
 use super::call::SomeFailed;
 use super::settings::Unreadable;
+use super::text;
 
 pub(crate) const HELP: &str = "\
 Exit codes:
@@ -53,7 +54,7 @@ fn tell(error: &anyhow::Error) {
         // Each line begins with its place, as editors like it.
         return eprintln!("{mistakes}");
     }
-    eprintln!("roster: {}", whole(error));
+    eprintln!("roster: {}", told(error));
     if let Some(Error::Unreachable { source, .. }) = error.downcast_ref() {
         eprintln!("{}", way_in(source));
     }
@@ -81,6 +82,11 @@ fn cure(error: &ReadError) -> Option<&'static str> {
         Unfit::Unreadable(_) => "Does a sidecar run, and is this its `[shared] path`? It lies beside the Unix socket.",
         _ => "The next start of its sidecar sets it aside, and makes it anew.",
     })
+}
+
+/// An error as a terminal can show it: some have words of a master's own.
+fn told(error: &anyhow::Error) -> String {
+    text::printable(whole(error).as_bytes())
 }
 
 /// An error with its causes, as far as it does not tell them itself.
@@ -118,6 +124,7 @@ fn of(error: &anyhow::Error) -> u8 {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+    use roster::thrift::idl::CallFailed;
 
     #[test]
     fn the_help_of_the_binary_and_of_each_reading_command_lists_the_exit_codes() {
@@ -139,6 +146,13 @@ mod tests {
         let error = anyhow::Error::from(Error::Unreachable { address, source });
         assert_eq!(whole(&error), "cannot reach the sidecar at there:1: refused");
         assert_eq!(whole(&anyhow::anyhow!("b").context("a")), "a: b");
+    }
+
+    #[test]
+    fn no_error_of_a_master_moves_the_cursor_of_a_terminal() {
+        let failed = CallFailed::new("m\u{1b}[2J".into(), "gone\r\u{9b}A".into(), None, 0, false);
+        let error = anyhow::Error::from(Error::CallFailed(failed));
+        assert_eq!(told(&error), "master m\\u{1b}[2J: gone\\r\\u{9b}A");
     }
 
     #[test]

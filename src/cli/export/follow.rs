@@ -11,6 +11,7 @@ use roster::thrift::client::{Client, Error};
 
 use super::Subject;
 use crate::cli::known::Source;
+use crate::cli::text;
 
 /// What changes in quick succession is written once.
 const GATHER: Duration = Duration::from_millis(100);
@@ -49,7 +50,7 @@ pub(super) fn follow(subject: &Subject, source: &Source) -> anyhow::Result<Infal
                 while changes.try_recv().is_ok() {}
             }
             Err(error) => {
-                let reason = waits_for(error, met)?;
+                let reason = text::printable(waits_for(error, met)?.as_bytes());
                 if !std::mem::replace(&mut told, true) {
                     eprintln!("roster: {reason}; the file stays as it is until then");
                 }

@@ -94,7 +94,7 @@ impl News {
 
     fn line(&self, now: SystemTime) -> String {
         let Self { kind, preview, .. } = self;
-        let name = text::printable(self.name.as_bytes());
+        let name = text::line(&self.name);
         format!("{} {kind:<7} {name} {preview}", humantime::format_rfc3339_millis(now)).trim_end().to_owned()
     }
 }
@@ -174,6 +174,7 @@ impl<Out: Write> Follower<Out> {
         };
         self.met = true;
         if self.told.replace(consequence) != Some(consequence) {
+            let reason = text::printable(reason.to_string().as_bytes());
             eprintln!("roster: {reason}; {consequence}");
         }
         Ok(())

@@ -224,3 +224,11 @@ fn nothing_is_told_before_all_paths_can_be() {
     let pages = Pages::from([Ok(page("one", None)), Err(later.into())]);
     assert_eq!(told(&["/a", "/z"], fickle_sidecar(9, pages), 3), ["PRESENT now", "PRESENT now", "CHANGED newer"]);
 }
+
+#[test]
+fn no_name_of_a_master_or_service_forges_a_line() {
+    let name = "m\n2026-01-01T00:00:00.000Z DELETED other\t\u{1b}[2J".to_owned();
+    let news = News { name, kind: "CREATED".into(), ..News::reset(1) };
+    let line = news.line(SystemTime::UNIX_EPOCH);
+    assert_eq!(line, "1970-01-01T00:00:00.000Z CREATED m\\n2026-01-01T00:00:00.000Z DELETED other\\t\\u{1b}[2J");
+}
