@@ -1,7 +1,8 @@
 //! Keeps an exported file as it should be: across changes, and across restarts of the sidecar.
 
 use std::convert::Infallible;
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::Duration;
 
@@ -25,14 +26,23 @@ enum Watched {
     Masters,
 }
 
+/// Something may have become another; or nobody would tell if it did.
+type News = Result<(), Ended>;
+
+/// What keeps the file as it should be is not whole any more.
+#[derive(Debug, thiserror::Error)]
+#[error("a thread that waits for changes has ended; start this again")]
+struct Ended;
+
 pub(super) fn follow(subject: &Subject, source: &Source) -> anyhow::Result<Infallible> {
     let (sender, changes) = sync_channel(1);
     let nodes = Watched::Nodes(subject.paths.iter().map(NodePath::to_string).collect());
     let watched = [(nodes, !subject.paths.is_empty()), (Watched::Masters, subject.services)];
     for (what, _) in watched.into_iter().filter(|(_, is_wanted)| *is_wanted) {
-        let (client, sender) = (source.client(), sender.clone());
-        thread::spawn(move || what.tell(client, &sender));
+        let client = source.client();
+        start(sender.clone(), move |sender| what.tell(client, sender));
     }
+    drop(sender);
     let mut known = source.clone().open()?;
     let mut backoff = backoff();
     let (mut met, mut told) = (false, false);
@@ -44,10 +54,7 @@ pub(super) fn follow(subject: &Subject, source: &Source) -> anyhow::Result<Infal
                     eprintln!("roster: following again");
                 }
                 backoff.reset();
-                // Its senders live as long as this.
-                let _ = changes.recv();
-                thread::sleep(GATHER);
-                while changes.try_recv().is_ok() {}
+                next(&changes)?;
             }
             Err(error) => {
                 let reason = text::printable(waits_for(error, met)?.as_bytes());
@@ -58,6 +65,22 @@ pub(super) fn follow(subject: &Subject, source: &Source) -> anyhow::Result<Infal
             }
         }
     }
+}
+
+/// Has a thread watch, and tell also that it does no more.
+fn start(sender: SyncSender<News>, watch: impl FnOnce(&SyncSender<News>) + Send + 'static) {
+    thread::spawn(move || {
+        // A panic has told of itself on stderr.
+        let _ = catch_unwind(AssertUnwindSafe(|| watch(&sender)));
+        let _ = sender.send(Err(Ended));
+    });
+}
+
+/// Waits for changes, and for those that come right after.
+fn next(changes: &Receiver<News>) -> News {
+    changes.recv().unwrap_or(Err(Ended))?;
+    thread::sleep(GATHER);
+    changes.try_iter().collect()
 }
 
 /// What mends by itself; any other error is handed back. A sidecar that was never met may be a wrong address.
@@ -76,7 +99,7 @@ fn backoff() -> Backoff {
 
 impl Watched {
     /// Tells whenever something may have become another, until nobody wants to know.
-    fn tell(&self, mut client: Client, sender: &SyncSender<()>) {
+    fn tell(&self, mut client: Client, sender: &SyncSender<News>) {
         let (mut since, mut backoff) = (0, backoff());
         loop {
             let is_news = match self.wait(&mut client, since) {
@@ -90,7 +113,7 @@ impl Watched {
                     true
                 }
             };
-            if is_news && matches!(sender.try_send(()), Err(TrySendError::Disconnected(()))) {
+            if is_news && matches!(sender.try_send(Ok(())), Err(TrySendError::Disconnected(_))) {
                 return;
             }
         }
@@ -108,5 +131,30 @@ impl Watched {
                 (reply.freshness.revision, reply.reset || !reply.changes.is_empty())
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watch_that_panics_ends_the_export_while_another_goes_on() {
+        let (sender, changes) = sync_channel(1);
+        let (_goes_on, until) = sync_channel::<()>(0);
+        start(sender.clone(), move |sender| {
+            sender.send(Ok(())).expect("it is heard");
+            let _ = until.recv();
+        });
+        next(&changes).expect("something changed");
+        start(sender, |_| panic!("as the test wants"));
+        next(&changes).expect_err("a watch has ended");
+    }
+
+    #[test]
+    fn where_nobody_watches_any_more_nothing_is_waited_for() {
+        let (sender, changes) = sync_channel(1);
+        drop(sender);
+        next(&changes).expect_err("nobody tells of changes");
     }
 }
