@@ -10,7 +10,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-/// Starts tasks and threads, the only place that does.
+/// Starts tasks and threads, in the library the only place that does.
 ///
 /// A critical task lives until the stop. One that ends or panics before is reported as a [`Failure`], and the process
 /// should stop: a sidecar that lost a part must not pretend to be whole.
@@ -36,10 +36,6 @@ pub struct Stop(CancellationToken);
 impl Stop {
     pub fn requested(&self) -> WaitForCancellationFuture<'_> {
         self.0.cancelled()
-    }
-
-    pub fn is_requested(&self) -> bool {
-        self.0.is_cancelled()
     }
 }
 

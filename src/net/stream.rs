@@ -31,9 +31,7 @@ impl Stream {
             Self::Unix(stream) => stream.peer_cred().ok(),
         }
     }
-}
 
-impl Stream {
     /// Has the kernel notice a peer that vanished without a word, and tells where the peer is; none: not over TCP
     /// alone, or it is gone already.
     pub fn keep_alive(&self) -> Option<SocketAddr> {
