@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Config;
 use super::draft::Draft;
 use super::mistake::{Key, Mistake};
+use crate::store;
 
 const MOST_THREADS: usize = 256;
 const DEEPEST: usize = 1024;
@@ -14,27 +15,34 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// All values that are beyond their bound.
 pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
-    let thrift = Key::from("thrift");
+    let Config { thrift, register, shared, sidecar, .. } = config;
     let mut bounds = Bounds { draft, mistakes: Vec::new() };
-    bounds.number(thrift.child("threads"), config.thrift.threads, MOST_THREADS);
-    bounds.number(thrift.child("max_depth"), config.thrift.max_depth, DEEPEST);
-    for (name, duration) in [
-        ("max_watch", config.thrift.max_watch),
-        ("first_byte_timeout", config.thrift.first_byte_timeout),
-        ("request_timeout", config.thrift.request_timeout),
-        ("reply_timeout", config.thrift.reply_timeout),
-        ("idle_timeout", config.thrift.idle_timeout),
+    bounds.most("thrift.threads".into(), thrift.threads, MOST_THREADS);
+    bounds.most("thrift.max_depth".into(), thrift.max_depth, DEEPEST);
+    bounds.most("register.max_depth".into(), register.max_depth, DEEPEST);
+    bounds.most("shared.max_size".into(), shared.max_size, store::shared::Config::LARGEST);
+    for (key, duration) in [
+        ("thrift.max_watch", thrift.max_watch),
+        ("thrift.max_call_time", thrift.max_call_time),
+        ("thrift.first_byte_timeout", thrift.first_byte_timeout),
+        ("thrift.request_timeout", thrift.request_timeout),
+        ("thrift.reply_timeout", thrift.reply_timeout),
+        ("thrift.idle_timeout", thrift.idle_timeout),
+        ("register.auth_timeout", register.auth_timeout),
+        ("register.ping_interval", register.ping_interval),
+        ("register.pong_timeout", register.pong_timeout),
+        ("shared.copy_interval", shared.copy_interval),
+        ("sidecar.stop_timeout", sidecar.stop_timeout),
     ] {
-        bounds.duration(thrift.child(name), duration, DAY);
+        bounds.duration(key.into(), duration, DAY);
     }
     for (number, ensemble) in config.zookeeper.iter().enumerate() {
         let key = draft.element(&"zookeeper".into(), number);
-        bounds.number(key.child("max_depth"), ensemble.max_depth, DEEPEST);
+        bounds.most(key.child("max_depth"), ensemble.max_depth, DEEPEST);
         bounds.duration(key.child("session_timeout"), ensemble.session_timeout, HOUR);
         bounds.duration(key.child("hold"), ensemble.hold, DAY);
         bounds.duration(key.child("audit_interval"), ensemble.audit_interval, DAY);
     }
-    bounds.duration("sidecar.stop_timeout".into(), config.sidecar.stop_timeout, DAY);
     bounds.mistakes
 }
 
@@ -44,7 +52,7 @@ struct Bounds<'a> {
 }
 
 impl Bounds<'_> {
-    fn number(&mut self, key: Key, value: usize, most: usize) {
+    fn most<T: PartialOrd + Display>(&mut self, key: Key, value: T, most: T) {
         self.object_if(value > most, key, most);
     }
 

@@ -169,6 +169,10 @@ session_timeout = '500000000000years'
 hold = '0s'
 audit_interval = '1month'
 max_depth = 1024
+[shared]
+max_size = '65TiB'
+[register]
+max_depth = 1025
 [sidecar]
 stop_timeout = '2days'
 ";
@@ -180,8 +184,32 @@ roster.toml:3: thrift.max_depth: is more than anybody can need: at most 1024
 roster.toml:4: thrift.idle_timeout: is more than anybody can need: at most 1day
 roster.toml:8: zookeeper.0.session_timeout: is more than anybody can need: at most 1h
 roster.toml:10: zookeeper.0.audit_interval: is more than anybody can need: at most 1day
-roster.toml:13: sidecar.stop_timeout: is more than anybody can need: at most 1day"
+roster.toml:13: shared.max_size: is more than anybody can need: at most 64.0 TiB
+roster.toml:15: register.max_depth: is more than anybody can need: at most 1024
+roster.toml:17: sidecar.stop_timeout: is more than anybody can need: at most 1day"
     );
+    load("[shared]\nmax_size = '64TiB'\n", &[], &[]).expect("a configuration");
+}
+
+#[test]
+fn every_duration_is_at_most_a_day() {
+    let shown = load(EXAMPLE, &[], &[]).expect("the example").to_toml();
+    let shown = toml::from_str(&shown).expect("TOML");
+    let (mut all, mut durations) = (BTreeSet::new(), 0);
+    keys(&shown, "", &mut all);
+    for key in &all {
+        let value = key.split('.').try_fold(&shown, |value, part| match part.parse::<usize>() {
+            Ok(number) => value.get(number),
+            Err(_) => value.get(part),
+        });
+        let Some(text) = value.and_then(toml::Value::as_str) else { continue };
+        if humantime::parse_duration(text).is_ok() {
+            durations += 1;
+            let told = mistakes(EXAMPLE, &[], &[(key, "25h")]);
+            assert!(told.contains("is more than anybody can need: at most 1"), "{told}");
+        }
+    }
+    assert!(durations > 10, "{durations}");
 }
 
 #[test]

@@ -44,6 +44,9 @@ impl Default for Config {
 }
 
 impl Config {
+    /// The most that `max_size` may be: half of what a process can address.
+    pub const LARGEST: ByteSize = ByteSize::tib(64);
+
     /// Where the file lies, if there is to be one.
     pub(super) fn file(&self, beside: Option<&Path>) -> Option<PathBuf> {
         if self.path.as_os_str().is_empty() {

@@ -12,6 +12,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 pub(super) use self::walk::Half;
+use super::Config;
 
 const MAGIC: u32 = 0xBEEF_C0DE;
 const DATA_VERSION: u32 = 1;
@@ -26,8 +27,6 @@ const META: u16 = 8;
 const BIG_DATA: u16 = 1;
 /// No page: the root of an empty tree.
 const NOWHERE: u64 = u64::MAX;
-/// Half of what a process can address.
-const MAX_MAP: u64 = 1 << 46;
 /// LMDB itself goes no deeper.
 const MAX_DEPTH: usize = 32;
 
@@ -103,7 +102,7 @@ impl Image {
             return Err(Unfit::Damaged("its tree is of another kind"));
         }
         // As large as a writer's `max_size`.
-        if u64_at(&meta, 32)? > MAX_MAP {
+        if u64_at(&meta, 32)? > Config::LARGEST.as_u64() {
             return Err(Unfit::Damaged("it is larger than what can be mapped"));
         }
         // A writer lets the file grow before it commits.
