@@ -127,7 +127,7 @@ impl Master {
     /// Leaves all registers, and waits until that is done.
     pub async fn stop(self) {
         self.0.leave.cancel();
-        self.0.tasks.stop(self.0.config.drain + LINGER).await;
+        self.0.tasks.stop(self.0.config.drain.saturating_add(LINGER)).await;
     }
 }
 

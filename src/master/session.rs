@@ -56,7 +56,7 @@ impl Session {
         // What the register is to be told of the services as soon as there is room for it.
         let mut news = None;
         loop {
-            let until = self.leaving.map(|since| since + self.patience(news.is_none()));
+            let until = self.leaving.and_then(|since| since.checked_add(self.patience(news.is_none())));
             tokio::select! {
                 message = incoming.recv() => match message.map(|message| *message) {
                     Some(message) => self.hear(message),

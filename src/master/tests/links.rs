@@ -196,6 +196,14 @@ async fn a_call_that_does_not_end_is_dropped_when_the_master_stops() {
 }
 
 #[tokio::test]
+async fn a_master_whose_calls_may_take_for_ever_leaves_when_there_are_none() {
+    let (master, _, mut peer) = meeting(Config { drain: Duration::MAX, ..config() }, []).await;
+    serves(&mut peer).await;
+    timeout(SOON, master.stop()).await.expect("in time");
+    peer.hear_the_end_after_goodbye().await;
+}
+
+#[tokio::test]
 async fn a_master_that_is_dropped_leaves() {
     let (master, _, mut peer) = meeting(config(), []).await;
     serves(&mut peer).await;
