@@ -434,7 +434,7 @@ exception CallTimedOut {
   3: required string message
 }
 
-/** Too many calls are under way; nothing was sent. */
+/** Too many calls are under way, here or at the master, or the master is leaving; nothing was executed. */
 exception Overloaded {
   1: required string message
 }
@@ -507,7 +507,7 @@ service Roster {
     throws (1: NoMaster noMaster, 2: CallFailed failed, 3: CallTimedOut timedOut, 4: Overloaded overloaded,
             5: InvalidRequest invalid)
 
-  /** The same, on every master that offers it, in whichever version: an outcome a master. */
+  /** The same, on every master that offers it, in any version or in one that meets `version`: an outcome a master. */
   list<CallOutcome> callAll(1: string serviceName, 2: string method, 3: binary arguments, 4: CallOptions options)
     throws (1: NoMaster noMaster, 2: InvalidRequest invalid)
 

@@ -4283,7 +4283,7 @@ impl Display for CallTimedOut {
 // Overloaded
 //
 
-/// Too many calls are under way; nothing was sent.
+/// Too many calls are under way, here or at the master, or the master is leaving; nothing was executed.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Overloaded {
   pub message: String,
@@ -4471,7 +4471,7 @@ pub trait TRosterSyncClient {
   fn call(&mut self, service_name: String, method: String, arguments: Vec<u8>, options: CallOptions) -> thrift::Result<CallResult>;
   /// The same, on one master.
   fn call_on(&mut self, master_id: String, service_name: String, method: String, arguments: Vec<u8>, options: CallOptions) -> thrift::Result<CallResult>;
-  /// The same, on every master that offers it, in whichever version: an outcome a master.
+  /// The same, on every master that offers it, in any version or in one that meets `version`: an outcome a master.
   fn call_all(&mut self, service_name: String, method: String, arguments: Vec<u8>, options: CallOptions) -> thrift::Result<Vec<CallOutcome>>;
   /// Several calls side by side: their outcomes, in the order of the calls.
   fn call_many(&mut self, calls: Vec<Call>) -> thrift::Result<Vec<CallOutcome>>;
@@ -5124,7 +5124,7 @@ pub trait RosterSyncHandler {
   fn handle_call(&self, service_name: String, method: String, arguments: Vec<u8>, options: CallOptions) -> thrift::Result<CallResult>;
   /// The same, on one master.
   fn handle_call_on(&self, master_id: String, service_name: String, method: String, arguments: Vec<u8>, options: CallOptions) -> thrift::Result<CallResult>;
-  /// The same, on every master that offers it, in whichever version: an outcome a master.
+  /// The same, on every master that offers it, in any version or in one that meets `version`: an outcome a master.
   fn handle_call_all(&self, service_name: String, method: String, arguments: Vec<u8>, options: CallOptions) -> thrift::Result<Vec<CallOutcome>>;
   /// Several calls side by side: their outcomes, in the order of the calls.
   fn handle_call_many(&self, calls: Vec<Call>) -> thrift::Result<Vec<CallOutcome>>;

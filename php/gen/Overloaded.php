@@ -17,7 +17,7 @@ use Thrift\Protocol\TBinaryProtocolAccelerated;
 use Thrift\Exception\TApplicationException;
 
 /**
- * Too many calls are under way; nothing was sent.
+ * Too many calls are under way, here or at the master, or the master is leaving; nothing was executed.
  */
 class Overloaded extends TException
 {

@@ -1,4 +1,4 @@
-//! Callers: carry out one call, on another master where it was not sent, or may be executed twice.
+//! Callers: carry out one call, on another master where it was not executed, or may be twice.
 
 use std::sync::Arc;
 
@@ -143,7 +143,7 @@ impl Caller {
 }
 
 impl Failure {
-    /// Whether it is safe to call another master: nothing was sent, or it may be executed twice.
+    /// Whether it is safe to call another master: nothing was executed, or it may be twice.
     fn may_be_tried_again(&self, request: &Request) -> bool {
         match self {
             Failure::NoMaster(_) | Failure::Overloaded(_) => true,

@@ -168,7 +168,7 @@ interface RosterIf
      */
     public function callOn($masterId, $serviceName, $method, $arguments, \Roster\Thrift\CallOptions $options);
     /**
-     * The same, on every master that offers it, in whichever version: an outcome a master.
+     * The same, on every master that offers it, in any version or in one that meets `version`: an outcome a master.
      * 
      * @param string $serviceName
      * @param string $method
