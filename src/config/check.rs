@@ -253,7 +253,7 @@ impl Check<'_> {
     fn names(&mut self, sources: &[Source<'_>]) {
         for (number, source) in sources.iter().enumerate() {
             let key = source.key.child("name");
-            self.object_if(source.name.is_empty(), &key, "is empty: status, logs and metrics need a name");
+            self.object_if(source.name.is_empty(), &key, "is empty: status and logs need a name");
             if let Some(first) = sources[..number].iter().find(|first| first.name == source.name) {
                 let message =
                     format!("{:?} is the name of `{}`: give each a `name` of its own", source.name, first.key);

@@ -138,7 +138,7 @@ roster.toml:43: zookeeper.2.roots: is empty: leave the key out to mirror all
 roster.toml:44: zookeeper.2.credentials: is empty: write the path of a file
 roster.toml:48: file.0.name: "zookeeper" is the name of `zookeeper.0`: give each a `name` of its own
 roster.toml:49: file.0.root: `/config/static` overlaps `/config` of `zookeeper.1.roots.0`: a path is of one root only, take one away
-roster.toml:52: file.1.name: is empty: status, logs and metrics need a name
+roster.toml:52: file.1.name: is empty: status and logs need a name
 roster.toml:53: file.1.path: is empty: write the path of a file
 roster.toml:57: store.history: expected a whole number, found floating point `2.5`
 roster.toml:60: log.level: "verbose" is no filter: expected a level, such as "info" or "info,roster=debug"

@@ -24,7 +24,7 @@ const LOOK: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// What status, logs and metrics call it.
+    /// What status and logs call it.
     #[serde(default = "Config::default_name")]
     pub name: String,
     /// The file: a table `[nodes]` from paths to their data.

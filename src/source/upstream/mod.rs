@@ -31,7 +31,7 @@ const ORDERS: usize = 16;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// What status, logs and metrics call it.
+    /// What status and logs call it.
     #[serde(default = "Config::default_name")]
     pub name: String,
     /// The address and port of the register, which is one of Roster's; after `tls://` if it is spoken to by TLS.

@@ -13,7 +13,7 @@ use crate::model::NodePath;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// What status, logs and metrics call it.
+    /// What status and logs call it.
     #[serde(default = "Config::default_name")]
     pub name: String,
     /// Hosts, and after them the chroot below which all paths lie: `zk1:2181,zk2:2181/app`.

@@ -74,7 +74,7 @@ impl Budget {
 /// What may not be read, or passed a limit.
 pub(super) type LeftOut = BTreeSet<NodePath>;
 
-/// How many of them are remembered. That there are more changes nothing about what is told.
+/// How many of them are remembered, and so the most that is told; that there are more is not.
 const MAX_LEFT_OUT: usize = 100_000;
 
 pub(super) fn leave_out(left_out: &mut LeftOut, path: &NodePath) {
