@@ -228,8 +228,9 @@ final class Client
     /**
      * Calls a method that gives many values, and gives each as soon as it comes.
      *
-     * The call is sent when the first value is asked for, over a connection of its own. Who asks for no more gives it up.
-     * Once it has given a value, no other master is tried; it may still fail. Arguments and exceptions as of `call`.
+     * The call is sent when the first value is asked for, over a connection of its own. Who asks for no more gives it
+     * up. Once it has given a value, no other master is tried; it may still fail. Arguments and exceptions are those
+     * of `call`.
      *
      * @param array<mixed> $args
      * @param int $timeoutMs how long all values may take together

@@ -1,4 +1,4 @@
-//! Sample masters: processes of this binary that the demonstration starts, so that there is something to call and to kill.
+//! Sample masters: processes of this binary that the demonstration starts, for there to be something to call and kill.
 
 use std::env;
 use std::process::{ExitStatus, Stdio};
