@@ -384,6 +384,8 @@ struct StatusReply {
   5: required map<string, i64> counters
   /** The bounds in force, by name. */
   6: required map<string, i64> limits
+  /** Why the shared file is not written; absent: it is, or there is to be none. */
+  7: optional string sharedTrouble
 }
 
 /** There is no such coordination node. An absence has its freshness too. */

@@ -49,7 +49,7 @@ impl Sidecar {
 
         let metrics = Arc::new(Metrics::default());
         let feeds = feeds(config);
-        let shared = open_shared(config, &feeds)?;
+        let shared = open_shared(config, &feeds, &metrics)?;
         let store = match shared.as_ref().and_then(Shared::left) {
             Some(left) => Store::restored(&config.store, feeds, left, metrics.clone()),
             None => Store::new(&config.store, feeds, metrics.clone()),
@@ -142,10 +142,11 @@ fn feeds(config: &Config) -> Vec<Feed> {
 }
 
 /// Without a shared file the endpoint works as well: only what an operator must put right keeps it from starting.
-fn open_shared(config: &Config, feeds: &[Feed]) -> Result<Option<Shared>, StartError> {
+fn open_shared(config: &Config, feeds: &[Feed], metrics: &Metrics) -> Result<Option<Shared>, StartError> {
     match Shared::open(&config.shared, config.thrift.unix.parent(), feeds) {
         Err(error @ (SharedError::Io { .. } | SharedError::Map { .. })) => {
             tracing::error!(%error, "going on without the shared file");
+            metrics.shared_trouble.store(Some(Arc::new(error.to_string())));
             Ok(None)
         }
         result => result.map_err(StartError::Shared),

@@ -3563,10 +3563,12 @@ pub struct StatusReply {
   pub counters: BTreeMap<String, i64>,
   /// The bounds in force, by name.
   pub limits: BTreeMap<String, i64>,
+  /// Why the shared file is not written; absent: it is, or there is to be none.
+  pub shared_trouble: Option<String>,
 }
 
 impl StatusReply {
-  pub fn new(version: String, uptime_ms: i64, freshness: Freshness, sources: Vec<SourceStatus>, counters: BTreeMap<String, i64>, limits: BTreeMap<String, i64>) -> StatusReply {
+  pub fn new<F7>(version: String, uptime_ms: i64, freshness: Freshness, sources: Vec<SourceStatus>, counters: BTreeMap<String, i64>, limits: BTreeMap<String, i64>, shared_trouble: F7) -> StatusReply where F7: Into<Option<String>> {
     StatusReply {
       version,
       uptime_ms,
@@ -3574,6 +3576,7 @@ impl StatusReply {
       sources,
       counters,
       limits,
+      shared_trouble: shared_trouble.into(),
     }
   }
 }
@@ -3587,6 +3590,7 @@ impl TSerializable for StatusReply {
     let mut f_4: Option<Vec<SourceStatus>> = None;
     let mut f_5: Option<BTreeMap<String, i64>> = None;
     let mut f_6: Option<BTreeMap<String, i64>> = None;
+    let mut f_7: Option<String> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -3638,6 +3642,10 @@ impl TSerializable for StatusReply {
           i_prot.read_map_end()?;
           f_6 = Some(val);
         },
+        7 => {
+          let val = i_prot.read_string()?;
+          f_7 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -3658,6 +3666,7 @@ impl TSerializable for StatusReply {
       sources: f_4.expect("auto-generated code should have checked for presence of required fields"),
       counters: f_5.expect("auto-generated code should have checked for presence of required fields"),
       limits: f_6.expect("auto-generated code should have checked for presence of required fields"),
+      shared_trouble: f_7,
     };
     Ok(ret)
   }
@@ -3696,6 +3705,11 @@ impl TSerializable for StatusReply {
     }
     o_prot.write_map_end()?;
     o_prot.write_field_end()?;
+    if let Some(ref fld_var) = self.shared_trouble {
+      o_prot.write_field_begin(&TFieldIdentifier::new("sharedTrouble", TType::String, 7))?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
   }

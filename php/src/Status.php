@@ -12,6 +12,7 @@ final class Status
      * @param list<Source> $sources
      * @param array<string, int> $counters everything that is counted
      * @param array<string, int> $limits the bounds in force
+     * @param ?string $sharedTrouble why the shared file is not written; null: it is, or there is to be none
      */
     public function __construct(
         public readonly string $version,
@@ -20,6 +21,7 @@ final class Status
         public readonly array $sources,
         public readonly array $counters,
         public readonly array $limits,
+        public readonly ?string $sharedTrouble,
     ) {
     }
 }

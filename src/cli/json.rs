@@ -73,6 +73,7 @@ pub(crate) fn status(status: &StatusReply) -> Value {
         "sources": status.sources.iter().map(source).collect::<Vec<_>>(),
         "counters": status.counters,
         "limits": status.limits,
+        "sharedTrouble": status.shared_trouble,
     })
 }
 

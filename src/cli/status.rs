@@ -54,6 +54,9 @@ fn table(status: &StatusReply, services: &[ServiceStats], all: bool) -> String {
         status.freshness.revision,
         trust(status)
     );
+    if let Some(trouble) = &status.shared_trouble {
+        let _ = writeln!(text, "shared file NOT WRITTEN: {}\n", text::printable(trouble.as_bytes()));
+    }
     let rows: Vec<_> = status.sources.iter().map(row).collect();
     let heading = ["SOURCE", "KIND", "STATE", "AGE", "NODES", "SIZE", "RECONNECTS", "LEFT OUT", "DRIFT", "DETAIL"];
     text += &text::table(heading, &["AGE", "NODES", "SIZE", "RECONNECTS", "LEFT OUT", "DRIFT"], &rows);
@@ -162,6 +165,7 @@ mod tests {
             vec![source("main", "live", "", Some(0)), other],
             BTreeMap::from([("requests".into(), 12), ("connectionsOpen".into(), 3)]),
             BTreeMap::from([("maxRequest".into(), 65_536)]),
+            None,
         )
     }
 
@@ -177,6 +181,15 @@ main    zookeeper  live      0s   1200  5.0 MiB           2         0      0
 other   zookeeper  DOWN   1m 1s   1200  5.0 MiB           2         0      0  connection refused
 "
         );
+    }
+
+    #[test]
+    fn a_shared_file_that_is_not_written_stands_out() {
+        let mut reply = reply(0, source("other", "live", "", Some(0)));
+        assert!(!table(&reply, &[], false).contains("shared file"));
+        reply.shared_trouble = Some("it is full; raise shared.max_size".into());
+        let text = table(&reply, &[], false);
+        assert!(text.contains("\n\nshared file NOT WRITTEN: it is full; raise shared.max_size\n\nSOURCE"), "{text}");
     }
 
     #[test]

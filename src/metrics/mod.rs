@@ -4,6 +4,8 @@ mod methods;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use arc_swap::ArcSwapOption;
+
 pub use self::methods::{Ending, Method, Methods, Tally, Times};
 
 /// A count that only grows.
@@ -84,6 +86,8 @@ pub struct Metrics {
     pub shared_writes: Counter,
     /// Times that the shared file, or its copy, could not be written.
     pub shared_failures: Counter,
+    /// Why the shared file is not written now.
+    pub shared_trouble: ArcSwapOption<String>,
 }
 
 impl Metrics {

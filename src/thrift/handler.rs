@@ -146,6 +146,7 @@ impl Desk {
             sources: feeds().map(|(feed, filled)| convert::source(feed, filled, now)).collect(),
             counters: self.counters(&snapshot).map(|(name, n)| (name.to_owned(), n as i64)).collect(),
             limits: self.limits().into_iter().map(|(name, n)| (name.to_owned(), n as i64)).collect(),
+            shared_trouble: self.metrics.shared_trouble.load().as_deref().cloned(),
         })
     }
 

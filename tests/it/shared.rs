@@ -221,10 +221,22 @@ fn a_full_file_is_told_once_and_the_endpoint_goes_on() {
     eventually("it is counted", SOON, || ensure(roster.status().counters["sharedFailures"] > 1, "not yet"));
     assert_eq!(told(&roster, "cannot write the shared file"), 1);
     assert!(roster.log().contains("raise shared.max_size"));
+    assert!(roster.status().shared_trouble.is_some_and(|why| why.contains("raise shared.max_size")));
     reads(&roster, "node/a", "\"one\"");
     roster.write("nodes.toml", "[nodes]\n\"/a\" = \"three\"");
     reads(&roster, "node/a", "\"three\"");
     assert_eq!(told(&roster, "the shared file is written again"), 1);
+    assert_eq!(roster.status().shared_trouble, None);
+}
+
+#[test]
+fn a_file_that_cannot_be_is_told_as_long_as_the_sidecar_runs() {
+    let mut roster = Roster::prepare_file("roster.sock", "\"/a\" = \"one\"");
+    std::fs::create_dir(roster.shared_file()).expect("something else in its place");
+    roster.run();
+    assert_eq!(roster.data("/a"), b"one");
+    let trouble = roster.status().shared_trouble.expect("it is told");
+    assert!(trouble.contains("Is a directory"), "{trouble}");
 }
 
 /// Starts it with a wall clock of its own.

@@ -134,7 +134,15 @@ final class Values
     public static function status(Thrift\StatusReply $told, Freshness $freshness): Status
     {
         $sources = array_map(self::source(...), $told->sources);
-        return new Status($told->version, $told->uptimeMs, $freshness, $sources, $told->counters, $told->limits);
+        return new Status(
+            $told->version,
+            $told->uptimeMs,
+            $freshness,
+            $sources,
+            $told->counters,
+            $told->limits,
+            $told->sharedTrouble,
+        );
     }
 
     private static function source(Thrift\SourceStatus $told): Source

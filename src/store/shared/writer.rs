@@ -65,7 +65,7 @@ pub(super) async fn follow(
     let revisions = store.subscribe_to_revisions();
     let mut heartbeat = interval(HEARTBEAT);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut beats, mut failure) = (0, None);
+    let mut beats = 0;
     loop {
         let mut is_there = Ok(());
         let is_last = tokio::select! {
@@ -100,7 +100,7 @@ pub(super) async fn follow(
             }
             Err(_) => metrics.shared_failures.increment(),
         }
-        report(&mut failure, result.err(), &writer.place.path);
+        report(&metrics, result.err(), &writer.place.path);
         if is_last {
             return;
         }
@@ -205,14 +205,13 @@ fn hint(error: Error) -> &'static str {
 }
 
 /// Logs a failure when it begins, and its end.
-fn report(known: &mut Option<String>, failure: Option<String>, path: &Path) {
+fn report(metrics: &Metrics, failure: Option<String>, path: &Path) {
     let path = path.display();
+    let known = metrics.shared_trouble.load();
     match &failure {
-        Some(error) if *known != failure => {
-            tracing::error!(%path, error, "cannot write the shared file, which grows old")
-        }
-        None if known.is_some() => tracing::info!(%path, "the shared file is written again"),
-        _ => {}
+        _ if known.as_deref() == failure.as_ref() => return,
+        Some(error) => tracing::error!(%path, error, "cannot write the shared file, which grows old"),
+        None => tracing::info!(%path, "the shared file is written again"),
     }
-    *known = failure;
+    metrics.shared_trouble.store(failure.map(Arc::new));
 }

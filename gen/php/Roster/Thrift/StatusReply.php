@@ -73,6 +73,11 @@ class StatusReply
                 'type' => TType::I64,
                 ),
         ),
+        7 => array(
+            'var' => 'sharedTrouble',
+            'isRequired' => false,
+            'type' => TType::STRING,
+        ),
     );
 
     /**
@@ -105,6 +110,12 @@ class StatusReply
      * @var array
      */
     public $limits = null;
+    /**
+     * Why the shared file is not written; absent: it is, or there is to be none.
+     * 
+     * @var string
+     */
+    public $sharedTrouble = null;
 
     public function __construct($vals = null)
     {
@@ -126,6 +137,9 @@ class StatusReply
             }
             if (isset($vals['limits'])) {
                 $this->limits = $vals['limits'];
+            }
+            if (isset($vals['sharedTrouble'])) {
+                $this->sharedTrouble = $vals['sharedTrouble'];
             }
         }
     }
@@ -226,6 +240,13 @@ class StatusReply
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 7:
+                    if ($ftype == TType::STRING) {
+                        $xfer += $input->readString($this->sharedTrouble);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -294,6 +315,11 @@ class StatusReply
                 $xfer += $output->writeI64($viter142);
             }
             $output->writeMapEnd();
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->sharedTrouble !== null) {
+            $xfer += $output->writeFieldBegin('sharedTrouble', TType::STRING, 7);
+            $xfer += $output->writeString($this->sharedTrouble);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();
