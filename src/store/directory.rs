@@ -1,10 +1,12 @@
 //! The directory: masters, the ways to each, and who offers which service.
 
+use std::collections::HashSet;
 use std::ops::Bound;
 use std::sync::Arc;
 
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
+use semver::Version;
 
 use super::offers::Offers;
 use super::past::Past;
@@ -192,8 +194,9 @@ impl Directory {
         // What it still offers stands: a change costs by what changed.
         let before = was.as_ref().map_or(&[][..], |was| &was.services);
         let now = is.as_ref().map_or(&[][..], |is| &is.services);
-        self.offer(&id, now.iter().filter(|service| !is_among(service, before)));
-        self.withdraw(&id, before.iter().filter(|service| !is_among(service, now)));
+        let (had, has) = (offered(before), offered(now));
+        self.offer(&id, now.iter().filter(|service| !had.contains(&offer(service))));
+        self.withdraw(&id, before.iter().filter(|service| !has.contains(&offer(service))));
         match new {
             Some(new) => self.masters.insert(id, Arc::new(new)),
             None => self.masters.remove(&id),
@@ -225,9 +228,13 @@ impl Directory {
     }
 }
 
-/// Whether a service is offered there, in the same version.
-fn is_among(service: &Service, services: &[Service]) -> bool {
-    services.iter().any(|other| other.base_name() == service.base_name() && other.version() == service.version())
+fn offered(services: &[Service]) -> HashSet<(&str, Version)> {
+    services.iter().map(offer).collect()
+}
+
+/// What of a service is listed.
+fn offer(service: &Service) -> (&str, Version) {
+    (service.base_name(), service.version())
 }
 
 fn size(master: &Master) -> usize {
