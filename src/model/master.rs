@@ -7,8 +7,7 @@ use futures::stream::BoxStream;
 use rmpv::Value;
 use semver::Version;
 
-/// The most services that one master may offer, wherever it is connected: when it tells them anew, each is compared
-/// with all of before.
+/// The most services that one master may offer, wherever it is connected: all of them are told and listed together.
 pub const MAX_SERVICES: usize = 1_024;
 
 /// A long-running process that offers services, as a register knows it.

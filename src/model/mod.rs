@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::master::{Answer, Answers, Call, Command, Line, MAX_SERVICES, Master, Refused, Service};
 
-/// The number of a published state. It grows by one with each, and starts from the wall clock (milliseconds since
+/// The number of a published state. It grows by one with each, and starts from the wall clock (microseconds since
 /// 1970), so that it does not go back when the process starts again.
 pub type Revision = u64;
 
