@@ -9,6 +9,7 @@ use nix::unistd::Group;
 use super::Config;
 use super::draft::Draft;
 use super::mistake::{Key, Mistake};
+use crate::net::InTheWay;
 use crate::net::tls::{TlsError, authorities_of};
 use crate::{register, secret};
 
@@ -19,6 +20,10 @@ pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
         if !group.is_empty() && matches!(Group::from_name(group), Ok(None)) {
             mistakes.push(draft.mistake(key.into(), format!("there is no group {group:?} on this machine")));
         }
+    }
+    if let Some(Err(error)) = Some(&config.thrift.unix).filter(|path| is_set(path)).map(|path| InTheWay::none_at(path))
+    {
+        mistakes.push(draft.mistake("thrift.unix".into(), error.to_string()));
     }
     for (key, path) in files(config, draft) {
         if let Err(error) = look(path) {

@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, UnixListener};
 
 pub use self::remote::{ConnectError, Remote};
+pub use self::socket_file::InTheWay;
 use self::socket_file::SocketFile;
 pub use self::stream::Stream;
 use crate::permissions::{Permissions, give_to};
@@ -72,6 +73,8 @@ pub enum BindError {
     Bind { address: Address, source: io::Error },
     #[error("cannot listen on {0}: another process answers there; stop it, or choose another address")]
     Taken(Address),
+    #[error("cannot listen on {address}: {source}")]
+    InTheWay { address: Address, source: InTheWay },
     #[error("cannot give {address} to the group `{group}`: {reason}")]
     Group { address: Address, group: String, reason: String },
 }
@@ -113,13 +116,14 @@ impl Bound {
     }
 
     /// Listens under `path`, whose folder is made if need be. The socket appears there with its permissions already
-    /// set, in place of one that a dead process left. Beside it lies a link with `:1` at its end: PHP's stock
+    /// set, in place of one that a dead process left; nothing else is replaced. Beside it lies a link with `:1` at its end: PHP's stock
     /// `TSocket` can open a Unix socket only with a port, which it adds to the path.
     pub fn unix(path: &Path, permissions: &Permissions) -> Result<Self, BindError> {
         let address = Address::Unix(path.to_owned());
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
             return Err(BindError::Taken(address));
         }
+        InTheWay::none_at(path).map_err(|source| BindError::InTheWay { address: address.clone(), source })?;
         let failed = |source| BindError::Bind { address: address.clone(), source };
         let (listener, mut file) = SocketFile::bind(path, permissions.mode).map_err(failed)?;
         if let Some(group) = &permissions.group {

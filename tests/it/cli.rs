@@ -202,6 +202,23 @@ fn a_second_sidecar_on_the_same_socket_is_refused() {
 }
 
 #[test]
+fn a_file_where_the_socket_should_be_is_kept_and_told() {
+    let mut roster = Roster::prepare_file("roster.sock", NODES);
+    for (name, told) in [("roster.sock", "is there and is no socket"), ("roster.sock:1", "is there and is no link")] {
+        roster.write(name, "precious");
+        let (path, wrong) = (roster.folder().join(name), roster.fails());
+        assert!(wrong.contains(&format!("{} {told}; move it away", path.display())), "{wrong}");
+        assert_eq!(std::fs::read(&path).expect("it is there"), b"precious");
+        let checked = Ended::of(binary().args(["config", "check"]).arg(roster.config()));
+        assert!(checked.code == Some(2) && checked.wrong.contains("thrift.unix: "), "{checked:?}");
+        assert!(checked.wrong.contains(told), "{checked:?}");
+        std::fs::remove_file(path).expect("it is there");
+    }
+    roster.run();
+    roster.becomes("live");
+}
+
+#[test]
 fn a_killed_sidecar_leaves_nothing_in_the_way_of_the_next() {
     let mut roster = Roster::of_file(NODES);
     roster.kill();
