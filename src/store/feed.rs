@@ -206,6 +206,15 @@ impl Feed {
     }
 }
 
+/// That a source left out so many nodes, in words; None: it left out none.
+pub fn left_out(nodes: u64) -> Option<String> {
+    match nodes {
+        0 => None,
+        1 => Some("left out 1 node that may not be read or passes a limit".into()),
+        nodes => Some(format!("left out {nodes} nodes that may not be read or pass a limit")),
+    }
+}
+
 impl std::fmt::Display for FeedState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {

@@ -150,6 +150,9 @@ fn nodes_that_may_not_be_read_are_counted_and_mirrored_once_they_may() {
     scene.agrees_on(|path| path != "/closed");
     let answer = scene.roster.get("/open").expect("a node");
     assert!(!answer.freshness.complete, "something is missing");
+    let absence = scene.roster.cli(["get", "/closed"]);
+    let told = "there is no node /closed; but zookeeper left out 1 node that may not be read or passes a limit\n";
+    assert!(absence.code == Some(1) && absence.wrong.ends_with(told), "{absence:?}");
 
     std::fs::write(&credentials, "digest:app:secret\n").expect("it is written");
     scene.roster.process().signal(Signal::SIGHUP);
@@ -159,6 +162,24 @@ fn nodes_that_may_not_be_read_are_counted_and_mirrored_once_they_may() {
     assert!(scene.roster.get("/closed").expect("a node").freshness.complete, "nothing is missing");
     scene.zk.set("/closed", "changed");
     scene.agrees();
+}
+
+#[test]
+fn the_first_nodes_that_are_left_out_are_named_in_the_log_and_that_there_are_more_is_told_once() {
+    let scene = Scene::with(&fresh_chroot(), "audit_interval = \"500ms\"");
+    scene.agrees();
+    let private = scene.zk.identified("app:secret");
+    private.create("/closed", "for one");
+    let lines = |of: &str| scene.roster.log().lines().filter(|line| line.contains(of)).count();
+    eventually("it is told", SOON, || {
+        let log = scene.roster.log();
+        let is_told = |line: &str| line.contains("path=/closed") && line.contains("the identity may not read it");
+        ensure(log.lines().any(|line| line.contains("WARN") && is_told(line)), log)
+    });
+    (0..14).for_each(|number| private.create(&format!("/more-{number}"), "for one"));
+    eventually("all are counted", SOON, || ensure(scene.roster.source().left_out == 15, scene.roster.log()));
+    eventually("there are more", SOON, || ensure(lines("left out more nodes") == 1, scene.roster.log()));
+    assert_eq!(lines("left out a node"), 10, "{}", scene.roster.log());
 }
 
 #[test]

@@ -17,12 +17,13 @@ use std::time::{Duration, Instant};
 use tokio::time::{MissedTickBehavior, interval, interval_at, sleep, sleep_until};
 
 use super::Config;
+use super::left_out::{LeftOut, Told};
 use super::scan::{Budget, Scope, in_batches};
 use super::session::{Event, Session, Trouble};
 use super::update::Update;
 use crate::model::{Change, NodePath, Revision};
 use crate::source::difference;
-use crate::store::{Feed, FeedState, Publisher};
+use crate::store::{Feed, FeedState, Publisher, left_out};
 use crate::task::{Backoff, Reload, Stop, random_part};
 
 /// After an event, so long for more of them; and at least so long between two publications.
@@ -48,7 +49,8 @@ const CALM: Duration = Duration::from_secs(60);
 
 /// Mirrors one ensemble into the store, until the stop.
 pub async fn run(config: Config, publisher: Publisher, reload: Reload, stop: Stop) {
-    let mut mirror = Mirror { config, publisher, reload, left_out: BTreeSet::new(), held: None, lost: false };
+    let (left_out, told) = (LeftOut::default(), Told::default());
+    let mut mirror = Mirror { config, publisher, reload, left_out, told, held: None, lost: false };
     tokio::select! {
         () = mirror.keep() => {}
         () = stop.requested() => {}
@@ -59,8 +61,8 @@ struct Mirror {
     config: Config,
     publisher: Publisher,
     reload: Reload,
-    /// What may not be read, or passed a limit.
-    left_out: BTreeSet<NodePath>,
+    left_out: LeftOut,
+    told: Told,
     held: Option<Held>,
     /// Whether it was in sync and no longer is.
     lost: bool,
@@ -118,6 +120,7 @@ impl Mirror {
     /// Keeps the store in step for as long as the session lives; why it no longer does.
     async fn serve(&mut self, mut session: Session) -> Trouble {
         self.feed().set_session(Some(session.id()));
+        self.told = Told::default();
         tracing::info!(source = self.feed().name(), session = session.id(), "connected");
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         loop {
@@ -189,6 +192,7 @@ impl Mirror {
         self.feed().set_left_out(left_out.max(self.feed().left_out()));
         let revision = publish(&self.publisher, changes);
         self.feed().set_left_out(left_out);
+        self.told.tell(self.publisher.feed().name(), &self.left_out);
         self.report(held);
         revision
     }
@@ -200,11 +204,7 @@ impl Mirror {
             self.feed().enter(FeedState::Syncing, detail);
             return;
         }
-        let detail = match self.left_out.len() {
-            0 => String::new(),
-            nodes => format!("left out {nodes} nodes that may not be read or pass a limit"),
-        };
-        self.feed().enter(FeedState::Live, detail);
+        self.feed().enter(FeedState::Live, left_out(self.left_out.len() as u64).unwrap_or_default());
         if std::mem::take(&mut self.lost) {
             self.feed().reconnects.increment();
         }

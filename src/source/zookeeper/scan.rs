@@ -1,6 +1,5 @@
 //! The scan: reads subtrees as a whole, level by level, many nodes a request and a few requests in flight.
 
-use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -8,6 +7,7 @@ use futures::StreamExt;
 use futures::stream::FuturesOrdered;
 
 use super::Config;
+use super::left_out::{LeftOut, Why};
 use super::session::{Reading, Session, Trouble};
 use crate::model::{Node, NodePath};
 use crate::source::Generation;
@@ -71,24 +71,12 @@ impl Budget {
     }
 }
 
-/// What may not be read, or passed a limit.
-pub(super) type LeftOut = BTreeSet<NodePath>;
-
-/// How many of them are remembered, and so the most that is told; that there are more is not.
-const MAX_LEFT_OUT: usize = 100_000;
-
-pub(super) fn leave_out(left_out: &mut LeftOut, path: &NodePath) {
-    if left_out.len() < MAX_LEFT_OUT {
-        left_out.insert(path.clone());
-    }
-}
-
 /// What to do with what was read of a node.
 #[derive(Debug)]
 pub(super) enum Verdict {
     Keep(Arc<Node>),
     /// It may not be read, or passes a limit: then this older state of it stands.
-    LeaveOut(Option<Arc<Node>>),
+    LeaveOut(Why, Option<Arc<Node>>),
     /// It is of no interest.
     Ignore,
     Gone,
@@ -114,19 +102,19 @@ impl Scope<'_> {
     pub(super) fn judge(&self, path: &NodePath, reading: Reading, known: &Snapshot) -> Verdict {
         match reading {
             Reading::Found(_) if !self.keeps(path) => Verdict::Ignore,
-            Reading::Found(_) if self.is_too_deep(path) => Verdict::LeaveOut(None),
+            Reading::Found(_) if self.is_too_deep(path) => Verdict::LeaveOut(Why::TooDeep, None),
             Reading::Found(node) if node.data.len() as u64 <= self.config.max_node_bytes.as_u64() => {
                 Verdict::Keep(Arc::new(node))
             }
-            Reading::Found(_) => Verdict::LeaveOut(known.node(path).cloned()),
+            Reading::Found(_) => Verdict::LeaveOut(Why::TooLarge, known.node(path).cloned()),
             Reading::Absent => Verdict::Gone,
-            Reading::Unreadable => Verdict::LeaveOut(None),
+            Reading::Unreadable => Verdict::LeaveOut(Why::Unreadable, None),
         }
     }
 
     /// Reads all there is.
     pub(super) async fn scan(&self, session: &Session, known: &Snapshot, budget: Budget) -> Result<Scan, Trouble> {
-        let mut scan = Scan { generation: Generation::new(), left_out: LeftOut::new(), budget };
+        let mut scan = Scan { generation: Generation::new(), left_out: LeftOut::default(), budget };
         let mut level: Vec<NodePath> = self.config.roots.clone();
         let mut batch = BATCH.0;
         while !level.is_empty() {
@@ -178,12 +166,12 @@ impl Scan {
             Verdict::Keep(node) => {
                 let old = self.generation.get(path).or_else(|| known.node(path));
                 if !self.budget.admits(path, &node, old) {
-                    self.leave_out(path, known.node(path).cloned());
+                    self.leave_out(path, Why::NoPlace, known.node(path).cloned());
                     return false;
                 }
                 self.generation.insert(path.clone(), node);
             }
-            Verdict::LeaveOut(older) => self.leave_out(path, older),
+            Verdict::LeaveOut(why, older) => self.leave_out(path, why, older),
             Verdict::Gone => {
                 let below = self.generation.range(path.clone()..).map(|(below, _)| below);
                 let gone: Vec<NodePath> = below.take_while(|below| below.is_under(path)).cloned().collect();
@@ -193,8 +181,8 @@ impl Scan {
         true
     }
 
-    fn leave_out(&mut self, path: &NodePath, older: Option<Arc<Node>>) {
-        leave_out(&mut self.left_out, path);
+    fn leave_out(&mut self, path: &NodePath, why: Why, older: Option<Arc<Node>>) {
+        self.left_out.insert(path, why);
         match older {
             Some(node) => drop(self.generation.insert(path.clone(), node)),
             None => drop(self.generation.remove(path)),

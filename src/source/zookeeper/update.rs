@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::scan::{Budget, LeftOut, Verdict, leave_out};
+use super::left_out::{LeftOut, Why};
+use super::scan::{Budget, Verdict};
 use crate::model::{Change, Node, NodePath, Stat};
 use crate::store::Snapshot;
 
@@ -26,8 +27,8 @@ impl<'a> Update<'a> {
         match verdict {
             Verdict::Ignore => {}
             Verdict::Keep(node) => self.keep(path, node, self.confirmed && !was_left_out),
-            Verdict::LeaveOut(older) => {
-                leave_out(self.left_out, path);
+            Verdict::LeaveOut(why, older) => {
+                self.left_out.insert(path, why);
                 if older.is_none() && self.known.node(path).is_some() {
                     self.changes.push(Change::Delete(path.clone()));
                 }
@@ -47,7 +48,7 @@ impl<'a> Update<'a> {
         if self.budget.admits(path, &node, old) {
             self.changes.push(Change::Put(path.clone(), node));
         } else {
-            leave_out(self.left_out, path);
+            self.left_out.insert(path, Why::NoPlace);
         }
     }
 }
