@@ -259,6 +259,10 @@ fn nothing_is_known_before_zookeeper_is_reached_and_the_client_is_told() {
     let source = scene.roster.source();
     assert_ne!(source.state, "live");
     assert_eq!((source.last_sync, source.age_ms), (None, None), "it never was in sync");
+    eventually("it is told why", SOON, || {
+        let detail = scene.roster.source().detail;
+        ensure(detail.contains(&format!("{}: it accepts connections, but", scene.link.address())), detail)
+    });
     scene.server().restart();
     scene.recovers();
 }

@@ -1,6 +1,7 @@
 //! ZooKeeper: mirrors subtrees of an ensemble.
 
 mod config;
+mod inquiry;
 mod left_out;
 mod mirror;
 mod scan;

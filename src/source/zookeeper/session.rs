@@ -16,6 +16,7 @@ use zookeeper_client::{
 };
 
 use super::Config;
+use super::inquiry::inquire;
 use crate::model::{Node, NodePath, Stat};
 use crate::secret;
 
@@ -92,8 +93,11 @@ impl Session {
         }
         let connecting = connector.connect(&config.connect);
         let client = match tokio::time::timeout(config.session_timeout.max(REPLY), connecting).await {
-            Ok(connected) => connected.map_err(|error| trouble("connect", error))?,
-            Err(_) => return Err(Trouble::Ended("no server of the ensemble answered".into())),
+            Ok(Ok(client)) => client,
+            Ok(Err(Error::NoHosts | Error::Timeout)) | Err(_) => {
+                return Err(Trouble::Ended(inquire(&config.connect).await));
+            }
+            Ok(Err(error)) => return Err(trouble("connect", error)),
         };
         Ok(Self { client, roots: config.roots.clone(), identities, watchers: Vec::new() })
     }
