@@ -66,17 +66,25 @@ impl fmt::Display for Address {
     }
 }
 
-/// Why a listener could not be had.
+/// Why a listener could not be had that a setting asks for.
 #[derive(Debug, thiserror::Error)]
-pub enum BindError {
-    #[error("cannot listen on {address}: {source}")]
-    Bind { address: Address, source: io::Error },
-    #[error("cannot listen on {0}: another process answers there; stop it, or choose another address")]
-    Taken(Address),
-    #[error("cannot listen on {address}: {source}")]
-    InTheWay { address: Address, source: InTheWay },
-    #[error("cannot give {address} to the group `{group}`: {reason}")]
-    Group { address: Address, group: String, reason: String },
+#[error("{setting}: cannot listen on {address}: {why}")]
+pub struct BindError {
+    setting: &'static str,
+    address: Address,
+    why: NoListener,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum NoListener {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error("another process listens there; stop it, or choose another address")]
+    Taken,
+    #[error(transparent)]
+    InTheWay(#[from] InTheWay),
+    #[error("cannot give it to the group `{group}`: {reason}")]
+    Group { group: String, reason: String },
 }
 
 /// A bound socket, shared by all that accept from it.
@@ -95,46 +103,33 @@ enum Socket {
 }
 
 impl Bound {
-    pub fn tcp(address: &str) -> Result<Self, BindError> {
-        let bind = || {
-            let address = address.to_socket_addrs()?.next().ok_or(io::ErrorKind::AddrNotAvailable)?;
-            let socket = match address {
-                SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
-                SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
-            };
-            socket.set_reuseaddr(true)?;
-            socket.bind(address)?;
-            socket.listen(BACKLOG)?.into_std()
-        };
-        match bind() {
+    /// Listens at `host:port`, as `setting` says.
+    pub fn tcp(setting: &'static str, address: &str) -> Result<Self, BindError> {
+        match listen(address) {
             Ok(listener) => {
                 let local = listener.local_addr().map_or_else(|_| address.to_owned(), |address| address.to_string());
                 Ok(Self { socket: Arc::new(Socket::Tcp(listener)), _file: None, address: Address::Tcp(local) })
             }
-            Err(source) => Err(BindError::Bind { address: Address::Tcp(address.to_owned()), source }),
+            Err(error) => {
+                let is_taken = error.kind() == io::ErrorKind::AddrInUse;
+                let why = if is_taken { NoListener::Taken } else { error.into() };
+                Err(BindError { setting, address: Address::Tcp(address.to_owned()), why })
+            }
         }
     }
 
-    /// Listens under `path`, whose folder is made if need be. The socket appears there with its permissions already
-    /// set, in place of one that a dead process left; nothing else is replaced. Beside it lies a link with `:1` at its end: PHP's stock
-    /// `TSocket` can open a Unix socket only with a port, which it adds to the path.
-    pub fn unix(path: &Path, permissions: &Permissions) -> Result<Self, BindError> {
+    /// Listens under `path`, whose folder is made if need be, as `setting` says. The socket appears there with its
+    /// permissions already set, in place of one that a dead process left; nothing else is replaced. Beside it lies a
+    /// link with `:1` at its end: PHP's stock `TSocket` can open a Unix socket only with a port, which it adds to the
+    /// path.
+    pub fn unix(setting: &'static str, path: &Path, permissions: &Permissions) -> Result<Self, BindError> {
         let address = Address::Unix(path.to_owned());
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(BindError::Taken(address));
+        match listen_under(path, permissions) {
+            Ok((listener, file)) => {
+                Ok(Self { socket: Arc::new(Socket::Unix(listener)), _file: Some(Arc::new(file)), address })
+            }
+            Err(why) => Err(BindError { setting, address, why }),
         }
-        InTheWay::none_at(path).map_err(|source| BindError::InTheWay { address: address.clone(), source })?;
-        let failed = |source| BindError::Bind { address: address.clone(), source };
-        let (listener, mut file) = SocketFile::bind(path, permissions.mode).map_err(failed)?;
-        if let Some(group) = &permissions.group {
-            give_to(&file.path, group).map_err(|reason| BindError::Group {
-                address: address.clone(),
-                group: group.clone(),
-                reason,
-            })?;
-        }
-        file.move_to(path).map_err(failed)?;
-        Ok(Self { socket: Arc::new(Socket::Unix(listener)), _file: Some(Arc::new(file)), address })
     }
 
     /// Where it listens, with the port that the kernel chose.
@@ -176,6 +171,33 @@ impl Bound {
             Socket::Unix(listener) => Listener::Unix(UnixListener::from_std(listener.try_clone()?)?),
         })
     }
+}
+
+fn listen(address: &str) -> io::Result<std::net::TcpListener> {
+    let address = address.to_socket_addrs()?.next().ok_or(io::ErrorKind::AddrNotAvailable)?;
+    let socket = match address {
+        SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)?.into_std()
+}
+
+fn listen_under(
+    path: &Path,
+    permissions: &Permissions,
+) -> Result<(std::os::unix::net::UnixListener, SocketFile), NoListener> {
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(NoListener::Taken);
+    }
+    InTheWay::none_at(path)?;
+    let (listener, mut file) = SocketFile::bind(path, permissions.mode)?;
+    if let Some(group) = &permissions.group {
+        give_to(&file.path, group).map_err(|reason| NoListener::Group { group: group.clone(), reason })?;
+    }
+    file.move_to(path)?;
+    Ok((listener, file))
 }
 
 enum Listener {

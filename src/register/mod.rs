@@ -83,7 +83,7 @@ struct Hall {
 impl Register {
     /// Begins to listen, and reads the secrets.
     pub fn bind(config: &Config) -> Result<Self, RegisterError> {
-        let bound = Bound::tcp(&config.listen)?;
+        let bound = Bound::tcp("register.listen", &config.listen)?;
         let is_loopback = match bound.address() {
             Address::Tcp(address) => address.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_loopback()),
             Address::Unix(_) => true,

@@ -36,7 +36,6 @@ pub mod idl;
 pub mod zk_data;
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -80,10 +79,10 @@ impl Endpoint {
     pub fn bind(config: &Config) -> Result<Self, BindError> {
         let mut bound = Vec::new();
         if !config.unix.as_os_str().is_empty() {
-            bound.push(Bound::unix(Path::new(&config.unix), &config.permissions())?);
+            bound.push(Bound::unix("thrift.unix", &config.unix, &config.permissions())?);
         }
         if !config.tcp.is_empty() {
-            bound.push(Bound::tcp(&config.tcp)?);
+            bound.push(Bound::tcp("thrift.tcp", &config.tcp)?);
         }
         Ok(Self { bound, config: config.clone() })
     }

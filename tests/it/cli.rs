@@ -197,8 +197,23 @@ fn a_second_sidecar_on_the_same_socket_is_refused() {
     let roster = Roster::of_file(NODES);
     let second = Ended::of(binary().args(["serve", "--config"]).arg(roster.config()));
     assert_ne!(second.code, Some(0));
-    assert!(second.wrong.contains("another process answers there"), "{second:?}");
+    assert!(second.wrong.contains("another process listens there"), "{second:?}");
     assert_eq!(roster.data("/a"), b"one");
+}
+
+#[test]
+fn of_a_taken_port_the_setting_and_the_cure_are_told() {
+    let other = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = other.local_addr().expect("an address");
+    for setting in ["thrift.tcp", "register.listen"] {
+        let mut serve = binary();
+        serve.args(["serve", "--set", &format!("{setting}={taken}"), "--config"]);
+        let ended = Ended::of(serve.arg(Roster::prepare("").config()));
+        let told = format!(
+            "roster: {setting}: cannot listen on {taken}: another process listens there; stop it, or choose another address\n"
+        );
+        assert!(ended.code == Some(1) && ended.wrong.ends_with(&told), "{ended:?}");
+    }
 }
 
 #[test]
