@@ -11,7 +11,7 @@ use super::draft::Draft;
 use super::mistake::{Key, Mistake};
 use super::{Config, connect};
 use crate::model::NodePath;
-use crate::net::{Address, Remote};
+use crate::net::{Address, Remote, most_bytes};
 use crate::{register, secret, source, store, thrift};
 
 const ZERO: &str = "0 leaves nothing to work with; leave the key out for its default";
@@ -76,6 +76,8 @@ impl Check<'_> {
         }
         let relative = thrift.unix.is_relative() && !thrift.unix.as_os_str().is_empty();
         self.object_if(relative, &unix, "is relative: write an absolute path, which clients can know");
+        let (bytes, most) = (thrift.unix.as_os_str().len(), most_bytes(&thrift.unix));
+        self.object_if(bytes > most, &unix, &format!("{bytes} bytes, at most {most}: the kernel takes no more"));
         if let Err(message) = loopback(&thrift.tcp) {
             self.object(&[&tcp], message);
         }

@@ -19,6 +19,7 @@ use tokio::net::{TcpListener, UnixListener};
 pub use self::remote::{ConnectError, Remote};
 pub use self::socket_file::InTheWay;
 use self::socket_file::SocketFile;
+pub(crate) use self::socket_file::most_bytes;
 pub use self::stream::Stream;
 use crate::permissions::{Permissions, give_to};
 use crate::task::Stop;

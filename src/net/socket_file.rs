@@ -6,6 +6,17 @@ use std::path::{Path, PathBuf};
 
 use crate::permissions::Mode;
 
+/// The longest path of a socket: the kernel takes 108 bytes, the last of them a zero.
+const MAX_PATH: usize = 107;
+
+/// The longest name beside a socket under which it is made: a dot, and a process's number in hexadecimal digits.
+const MAX_FRESH: usize = 7;
+
+/// How many bytes the path of a socket may have, so that the name beside it is not too long either.
+pub(crate) fn most_bytes(path: &Path) -> usize {
+    MAX_PATH - MAX_FRESH.saturating_sub(path.file_name().map_or(0, |name| name.len()))
+}
+
 /// A socket in the file system, taken away with the listener unless another process has replaced it.
 #[derive(Debug)]
 pub(super) struct SocketFile {
@@ -25,8 +36,7 @@ impl InTheWay {
     /// That a socket at `path` takes the place of nothing but another socket, which a dead process may have left.
     pub(crate) fn none_at(path: &Path) -> Result<(), Self> {
         let link = link_beside(path);
-        let is_socket = std::fs::metadata(path).is_ok_and(|file| file.file_type().is_socket());
-        for (path, expected, is_ours) in [(path, "socket", is_socket), (&link, "link", link.is_symlink())] {
+        for (path, expected, is_ours) in [(path, "socket", is_socket(path)), (&link, "link", link.is_symlink())] {
             if !is_ours && std::fs::symlink_metadata(path).is_ok() {
                 return Err(Self { path: path.display().to_string(), expected });
             }
@@ -41,7 +51,11 @@ impl SocketFile {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)?;
         }
-        let fresh = path.with_extension(format!("{}.new", std::process::id()));
+        let fresh = path.with_file_name(format!(".{:x}", std::process::id()));
+        // A process of the same number may have been killed before it moved its own.
+        if is_socket(&fresh) {
+            std::fs::remove_file(&fresh)?;
+        }
         let listener = std::os::unix::net::UnixListener::bind(&fresh)?;
         let file = Self { inode: std::fs::symlink_metadata(&fresh)?.ino(), path: fresh };
         mode.set(&file.path)?;
@@ -66,6 +80,10 @@ impl Drop for SocketFile {
     }
 }
 
+fn is_socket(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|file| file.file_type().is_socket())
+}
+
 fn remove_link(path: &Path) {
     let link = link_beside(path);
     if link.is_symlink() {
@@ -77,4 +95,33 @@ fn link_beside(path: &Path) -> PathBuf {
     let mut link = path.as_os_str().to_owned();
     link.push(":1");
     link.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_may_have_as_many_bytes_as_the_kernel_takes() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for name in ["s", "a-name-that-is-longer"] {
+            let taken = most_bytes(Path::new(name)) - folder.path().as_os_str().len() - name.len() - "//".len();
+            let path = folder.path().join("x".repeat(taken)).join(name);
+            assert_eq!(path.as_os_str().len(), most_bytes(&path));
+            let (_listener, mut file) = SocketFile::bind(&path, Mode(0o600)).expect("a socket");
+            file.move_to(&path).expect("it has its name");
+            std::os::unix::net::UnixStream::connect(&path).expect("it is found");
+        }
+    }
+
+    #[test]
+    fn a_socket_that_was_never_moved_is_not_in_the_way() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("roster.sock");
+        let (_first, left) = SocketFile::bind(&path, Mode(0o600)).expect("a socket");
+        let (_second, mut file) = SocketFile::bind(&path, Mode(0o600)).expect("another");
+        file.move_to(&path).expect("it has its name");
+        drop(left);
+        assert!(path.exists());
+    }
 }

@@ -234,6 +234,17 @@ fn a_file_where_the_socket_should_be_is_kept_and_told() {
 }
 
 #[test]
+fn a_socket_whose_path_is_too_long_is_told_with_its_bytes() {
+    let mut roster = Roster::prepare("");
+    let path = roster.folder().join("x".repeat(100));
+    roster.configure("roster.sock", &"x".repeat(100));
+    let told = format!("thrift.unix: {} bytes, at most 107", path.as_os_str().len());
+    let checked = Ended::of(binary().args(["config", "check"]).arg(roster.config()));
+    assert!(checked.code == Some(2) && checked.wrong.contains(&told), "{checked:?}");
+    assert!(roster.fails().contains(&told));
+}
+
+#[test]
 fn a_killed_sidecar_leaves_nothing_in_the_way_of_the_next() {
     let mut roster = Roster::of_file(NODES);
     roster.kill();
