@@ -187,7 +187,8 @@ async fn attempt(
     drop(entry);
     match timeout_at(bounds.until, gather(answers, &master, request, bounds.values)).await {
         Ok(gathered) => gathered.map(|()| master),
-        Err(_) => Err(timed_out(master, request, "the master gave no answer in time; whether it will is not known")),
+        Err(_) if bounds.values.have_come() => Err(timed_out(master, request, "came to no end")),
+        Err(_) => Err(timed_out(master, request, "gave no answer")),
     }
 }
 
@@ -199,7 +200,7 @@ fn send(entry: &Entry, request: &Request, until: Instant) -> Result<Answers, Fai
         return Err(unsent(request, message));
     };
     if until <= Instant::now() {
-        return Err(timed_out(id.clone(), request, "the time was over before the call was sent"));
+        return Err(timed_out(id.clone(), request, "was not sent"));
     }
     let (method, arguments) = (request.method.clone(), request.arguments.clone());
     let call = Call { service: service.name.clone(), method, arguments };
@@ -258,9 +259,12 @@ fn unsent(request: &Request, message: String) -> Failure {
     Failure::NoMaster(NoMaster { service_name: request.service.clone(), message })
 }
 
-fn timed_out(master: String, request: &Request, message: &str) -> Failure {
-    let timeout_ms = request.timeout.as_millis() as i32;
-    Failure::TimedOut(CallTimedOut { master: Some(master), timeout_ms, message: message.to_owned() })
+/// What a call did not come to, and within which time; and that this was not the client's own, if it was not.
+fn timed_out(master: String, request: &Request, what: &str) -> Failure {
+    let Request { service, method, timeout, is_cut, .. } = request;
+    let limit = if *is_cut { ", the most that `[thrift] max_call_time` allows" } else { "" };
+    let message = format!("{service}.{method} {what} within {}{limit}", humantime::format_duration(*timeout));
+    Failure::TimedOut(CallTimedOut { master: Some(master), timeout_ms: timeout.as_millis() as i32, message })
 }
 
 /// That there is no master; and that there may be one, while not all who tell of masters have been heard.

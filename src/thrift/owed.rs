@@ -114,6 +114,12 @@ impl Values {
         values
     }
 
+    /// Whether any have come.
+    pub(super) fn have_come(&self) -> bool {
+        let pile = self.pile();
+        pile.are_given_out || !pile.values.is_empty()
+    }
+
     /// Throws away what came of an attempt that failed. False: some of it has been given out, and the rest is kept.
     pub(super) fn start_over(&self) -> bool {
         let mut pile = self.pile();

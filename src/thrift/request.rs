@@ -32,6 +32,8 @@ pub(super) struct Request {
     pub(super) method: String,
     pub(super) arguments: Value,
     pub(super) timeout: Duration,
+    /// Whether the client allowed it more time than the sidecar does.
+    pub(super) is_cut: bool,
     pub(super) retries: usize,
     pub(super) is_idempotent: bool,
     pub(super) wanted: Wanted,
@@ -44,11 +46,13 @@ impl Request {
         let options = call.options.unwrap_or_else(no_options);
         let encoding = encoding(options.encoding.unwrap_or(Encoding::JSON), "options.encoding")?;
         let version = options.version.as_deref().map(requirement).transpose()?;
+        let timeout = timeout(options.timeout_ms)?;
         Ok(Self {
             service: call.service_name,
             method: call.method,
             arguments: arguments(encoding, &call.arguments)?,
-            timeout: timeout(options.timeout_ms)?.min(config.max_call_time),
+            timeout: timeout.min(config.max_call_time),
+            is_cut: timeout > config.max_call_time,
             retries: retries(options.retries)?,
             is_idempotent: options.idempotent.unwrap_or(false),
             wanted: Wanted { version, balance: balance(options.balance, options.key)?, not: Vec::new() },
@@ -166,6 +170,7 @@ mod tests {
         assert_eq!((request.timeout, request.retries, request.is_idempotent), (TIMEOUT, RETRIES, false));
         let patient = check(b"{}", |options| options.timeout_ms = Some(i32::MAX)).expect("a request");
         assert_eq!((patient.timeout, patient.arguments), (Duration::from_secs(60), Value::Map(vec![])));
+        assert!(patient.is_cut && !request.is_cut);
     }
 
     #[test]

@@ -157,6 +157,7 @@ async fn all_attempts_together_have_one_time_and_what_is_late_is_given_up() {
     let request = house.request("send", |options| options.idempotent = Some(true));
     let late = exception::<CallTimedOut>(&house.desk.call(&request).await.expect_err("it is late"));
     assert_eq!((late.master.as_deref(), late.timeout_ms), (Some("second"), 5_000));
+    assert_eq!(late.message, "mail.send gave no answer within 5s");
     assert_eq!(start.elapsed().as_secs(), 5);
     assert_eq!((silent.calls().len(), silent.outstanding()), (1, 0), "it is given up");
 
@@ -165,7 +166,8 @@ async fn all_attempts_together_have_one_time_and_what_is_late_is_given_up() {
     let start = tokio::time::Instant::now();
     let forever = both.request("send", |options| options.timeout_ms = Some(i32::MAX));
     let late = exception::<CallTimedOut>(&both.desk.call(&forever).await.expect_err("it is late"));
-    assert_eq!(late.master.as_deref(), Some("first"));
+    let limit = "mail.send gave no answer within 1m, the most that `[thrift] max_call_time` allows";
+    assert_eq!((late.master.as_deref(), late.message.as_str()), (Some("first"), limit));
     assert_eq!((start.elapsed().as_secs(), tarrying.calls().len()), (MINUTE.as_secs(), calls), "no second attempt");
 }
 

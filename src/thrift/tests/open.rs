@@ -143,9 +143,12 @@ async fn values_that_nobody_fetches_take_no_more_than_a_reply_may() {
 #[tokio::test(start_paused = true)]
 async fn an_open_call_ends_in_time_also_while_nobody_asks() {
     let mut stage = Stage::started(|options| options.timeout_ms = Some(300));
+    stage.answer(0, Answer::Value(1.into()));
+    assert_eq!(stage.given().0, ["1"]);
     let waited = tokio::time::timeout(Duration::from_millis(400), stage.open.go_on()).await;
     assert!(waited.is_err() && stage.ways[0].outstanding() == 0);
-    assert_eq!(stage.failure::<CallTimedOut>().timeout_ms, 300);
+    let late = stage.failure::<CallTimedOut>();
+    assert_eq!((late.timeout_ms, late.message.as_str()), (300, "mail.list came to no end within 300ms"));
 }
 
 #[tokio::test(start_paused = true)]
