@@ -31,6 +31,7 @@ impl Configure {
                 if !config.has_source() {
                     eprintln!("{}: {NO_SOURCE}", file.display());
                 }
+                config.doubts().iter().for_each(|doubt| eprintln!("{doubt}"));
                 writeln!(io::stdout(), "{} is in order", file.display())?;
             }
             Command::Show(settings) => {

@@ -99,6 +99,11 @@ impl Config {
         Self::load_and(layers, surroundings::check)
     }
 
+    /// What may be wrong with files that it names, though nothing here can tell.
+    pub fn doubts(&self) -> Vec<String> {
+        surroundings::doubts(self)
+    }
+
     fn load_and(layers: &Layers, check: impl FnOnce(&Self, &Draft) -> Vec<Mistake>) -> Result<Self, Mistakes> {
         let mut draft = Draft::new(layers)?;
         let mut config = draft.read();

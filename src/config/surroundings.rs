@@ -1,6 +1,5 @@
 //! What a configuration needs of the machine it is checked on, beside being right in itself.
 
-use std::fs::File;
 use std::io;
 use std::path::Path;
 
@@ -10,7 +9,8 @@ use super::Config;
 use super::draft::Draft;
 use super::mistake::{Key, Mistake};
 use crate::net::InTheWay;
-use crate::net::tls::{TlsError, authorities_of};
+use crate::net::tls::{TlsError, authorities_of, chain_of, key_of};
+use crate::source::zookeeper::credentials;
 use crate::{register, secret};
 
 /// All that the configuration names, and this machine does not have or does not let this user read.
@@ -30,9 +30,11 @@ pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
             mistakes.push(draft.mistake(key, format!("cannot read {}: {error}", path.display())));
         }
     }
-    if let Some(Err(error)) =
-        config.register.tls.as_ref().filter(|tls| is_set(&tls.certificate) && is_set(&tls.key)).map(register::Tls::read)
-    {
+    for (number, place) in of_ensembles(config) {
+        let key = draft.element(&"zookeeper".into(), number).child("credentials");
+        mistakes.extend(credentials::flaws(place).iter().map(|flaw| draft.mistake(key.clone(), flaw.to_string())));
+    }
+    for error in config.register.tls.as_ref().map(of_tls).unwrap_or_default() {
         let part = if matches!(error, TlsError::Key { .. }) { "key" } else { "certificate" };
         mistakes.push(draft.mistake(Key::new(["register", "tls", part]), error.to_string()));
     }
@@ -44,25 +46,44 @@ pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
     mistakes
 }
 
+/// What a start would not object to, and that may be a mistake all the same.
+pub(super) fn doubts(config: &Config) -> Vec<String> {
+    of_ensembles(config).flat_map(|(_, place)| credentials::doubts(place)).collect()
+}
+
+/// The credentials, with the numbers of their ensembles.
+fn of_ensembles(config: &Config) -> impl Iterator<Item = (usize, &Path)> {
+    let all = config.zookeeper.iter().enumerate();
+    let all = all.filter_map(|(number, ensemble)| Some((number, ensemble.credentials.as_deref()?)));
+    all.filter(|(_, place)| is_set(place))
+}
+
+/// What is wrong with a certificate and with its key, each alone; or else with both together.
+fn of_tls(tls: &register::Tls) -> Vec<TlsError> {
+    let chain = is_set(&tls.certificate).then(|| chain_of(&tls.certificate));
+    let key = is_set(&tls.key).then(|| key_of(&tls.key));
+    match (chain, key) {
+        (Some(Ok(_)), Some(Ok(_))) => tls.read().err().into_iter().collect(),
+        (chain, key) => chain.and_then(Result::err).into_iter().chain(key.and_then(Result::err)).collect(),
+    }
+}
+
 /// The files whose content is not looked into here, with the keys that name them.
 fn files<'c>(config: &'c Config, draft: &Draft) -> Vec<(Key, &'c Path)> {
     let element = |kind: &str, number, name| draft.element(&kind.into(), number).child(name);
     let register =
         [("register.tokens", &config.register.tokens), ("register.signing_key", &config.register.signing_key)];
     let of_register = register.into_iter().filter_map(|(key, path)| Some((key.into(), path.as_deref()?)));
-    let of_ensembles = config.zookeeper.iter().enumerate();
-    let of_ensembles = of_ensembles
-        .filter_map(|(number, it)| Some((element("zookeeper", number, "credentials"), it.credentials.as_deref()?)));
     let of_upstreams = config.upstream.iter().enumerate();
     let of_upstreams = of_upstreams.map(|(number, it)| (element("upstream", number, "token"), it.token.as_path()));
     let of_files = config.file.iter().enumerate();
     let of_files = of_files.map(|(number, it)| (element("file", number, "path"), it.path.as_path()));
-    let all = of_register.chain(of_ensembles).chain(of_upstreams).chain(of_files);
+    let all = of_register.chain(of_upstreams).chain(of_files);
     all.filter(|(_, path)| is_set(path)).collect()
 }
 
 fn look(path: &Path) -> io::Result<()> {
-    if secret::variable(path).is_some() { secret::read(path).map(drop) } else { File::open(path).map(drop) }
+    secret::read(path).map(drop)
 }
 
 /// Whether a path is more than the mark that there should be one.

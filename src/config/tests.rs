@@ -239,6 +239,34 @@ fn what_the_machine_does_not_have_is_a_mistake_for_a_check_alone() {
 }
 
 #[test]
+fn every_flaw_of_credentials_and_of_a_certificate_and_its_key_is_told() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("z.cred"), "digest\nnonsense\nu:p\n").expect("written");
+    let text = "[[zookeeper]]\nconnect = 'zk'\ncredentials = 'z.cred'\n\
+                [register.tls]\ncertificate = 'no.pem'\nkey = 'nor.pem'\n";
+    let layers =
+        |text: &str| Layers { file: Some((folder.path().join("roster.toml"), text.to_owned())), ..Layers::default() };
+    let told = Config::check(&layers(text)).expect_err("mistakes").to_string();
+    assert_eq!(
+        told.replace(&format!("{}/", folder.path().display()), ""),
+        "\
+roster.toml:3: zookeeper.0.credentials: z.cred:1: a line is SCHEME:IDENTITY; write digest:USER:PASSWORD
+roster.toml:3: zookeeper.0.credentials: z.cred:2: a line is SCHEME:IDENTITY; write digest:USER:PASSWORD
+roster.toml:5: register.tls.certificate: cannot use the certificate no.pem: No such file or directory (os error 2)
+roster.toml:6: register.tls.key: cannot use the key nor.pem: No such file or directory (os error 2)"
+    );
+    let lone = Config::check(&layers("[register.tls]\ncertificate = 'no.pem'\n")).expect_err("mistakes").to_string();
+    assert!(
+        lone.contains("register.tls.certificate: cannot use") && lone.contains("register.tls.key: is required"),
+        "{lone}"
+    );
+    std::fs::write(folder.path().join("z.cred"), "u:p\n").expect("written");
+    let config = Config::check(&layers("[[zookeeper]]\nconnect = 'zk'\ncredentials = 'z.cred'\n"));
+    let [doubt] = &config.expect("a configuration").doubts()[..] else { panic!("one doubt") };
+    assert!(doubt.ends_with("z.cred:1: `u` is no scheme that ZooKeeper knows; write digest:USER:PASSWORD"), "{doubt}");
+}
+
+#[test]
 fn only_a_secret_is_taken_from_a_variable() {
     let told = mistakes("[[file]]\npath = 'env:PATH'\n[register.tls]\ncertificate = 'c'\nkey = 'env:PATH'\n", &[], &[]);
     let why = "is a variable, which only tokens, credentials and `signing_key` may be";

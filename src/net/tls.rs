@@ -43,10 +43,7 @@ impl Server {
     pub fn read(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
         let of_certificate = |why: String| TlsError::Certificate { path: certificate.to_owned(), why };
         let of_key = |why: String| TlsError::Key { path: key.to_owned(), why };
-        let chain = certificates(certificate).map_err(of_certificate)?;
-        let private = std::fs::read(key).map_err(|error| of_key(error.to_string()))?;
-        let private =
-            PrivateKeyDer::from_pem_slice(&private).map_err(|error| of_key(in_words(&error, "private key")))?;
+        let (chain, private) = (chain_of(certificate)?, key_of(key)?);
         let config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(|error| of_certificate(error.to_string()))?
@@ -67,6 +64,18 @@ impl Server {
             other => Ok(other),
         }
     }
+}
+
+/// The certificate in a file, with those that lead from it to its authority.
+pub fn chain_of(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    certificates(path).map_err(|why| TlsError::Certificate { path: path.to_owned(), why })
+}
+
+/// The private key in a file.
+pub fn key_of(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let wrong = |why: String| TlsError::Key { path: path.to_owned(), why };
+    let text = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
+    PrivateKeyDer::from_pem_slice(&text).map_err(|error| wrong(in_words(&error, "private key")))
 }
 
 /// Says of one who does not speak TLS that this is so.

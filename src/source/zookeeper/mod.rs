@@ -1,6 +1,7 @@
 //! ZooKeeper: mirrors subtrees of an ensemble.
 
 mod config;
+pub(crate) mod credentials;
 mod inquiry;
 mod left_out;
 mod mirror;

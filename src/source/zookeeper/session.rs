@@ -5,7 +5,6 @@
 //! node" and "not allowed" are answers, and everything else means that the connection is in trouble.
 
 use std::future::{Future, poll_fn};
-use std::io;
 use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
@@ -16,9 +15,9 @@ use zookeeper_client::{
 };
 
 use super::Config;
+use super::credentials::{self, Flaw, Identity};
 use super::inquiry::inquire;
 use crate::model::{Node, NodePath, Stat};
-use crate::secret;
 
 /// How long the server may take for a reply.
 const REPLY: Duration = Duration::from_secs(4);
@@ -39,9 +38,6 @@ pub(super) struct Session {
     /// One a root. All of them are told of the session's own events.
     watchers: Vec<PersistentWatcher>,
 }
-
-/// A scheme, such as `digest`, and what proves who we are.
-type Identity = (String, String);
 
 /// What a session tells unasked.
 #[derive(Debug)]
@@ -87,7 +83,7 @@ impl Session {
             .with_session_timeout(config.session_timeout)
             .with_connection_timeout(SILENCE.min(config.session_timeout))
             .with_fail_eagerly();
-        let identities = credentials(config)?;
+        let identities = identities(config)?;
         for (scheme, proof) in &identities {
             connector = connector.with_auth(scheme, proof.as_bytes());
         }
@@ -108,7 +104,7 @@ impl Session {
 
     /// Whether it was made with the credentials that are configured now.
     pub(super) fn is_of(&self, config: &Config) -> Result<bool, Trouble> {
-        Ok(self.identities == credentials(config)?)
+        Ok(self.identities == identities(config)?)
     }
 
     /// Watches all roots anew. The old watches are let go only now: dropped before, they would take the new with them.
@@ -253,19 +249,12 @@ fn trouble(what: &str, error: Error) -> Trouble {
     }
 }
 
-/// The identities in the file of credentials, read anew for each session.
-fn credentials(config: &Config) -> Result<Vec<Identity>, Trouble> {
-    let Some(path) = &config.credentials else { return Ok(Vec::new()) };
-    let unfit = |why: &dyn std::fmt::Display| Trouble::Unfit(format!("credentials {}: {why}", path.display()));
-    let text: io::Result<String> = secret::read(path);
-    let text = text.map_err(|error| unfit(&error))?;
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    lines
-        .enumerate()
-        .map(|(number, line)| match line.split_once(':') {
-            Some((scheme, identity)) => Ok((scheme.to_owned(), identity.to_owned())),
-            // The line itself is a secret.
-            None => Err(unfit(&format!("entry {} is not `scheme:identity`", number + 1))),
-        })
-        .collect()
+/// The identities that are configured, read anew for each session.
+fn identities(config: &Config) -> Result<Vec<Identity>, Trouble> {
+    let Some(place) = &config.credentials else { return Ok(Vec::new()) };
+    let unfit = |flaws: Vec<Flaw>| {
+        let flaws: Vec<_> = flaws.iter().map(Flaw::to_string).collect();
+        Trouble::Unfit(format!("credentials: {}", flaws.join("; ")))
+    };
+    credentials::read(place).map_err(unfit)
 }

@@ -1,0 +1,97 @@
+//! Credentials: the identities that a session shows, a line each.
+
+use std::io;
+use std::path::Path;
+
+use crate::secret;
+
+/// A scheme, and what proves the identity by it.
+pub(super) type Identity = (String, String);
+
+/// The schemes of ZooKeeper itself. A server may be given others.
+const SCHEMES: [&str; 7] = ["digest", "ip", "x509", "sasl", "world", "auth", "super"];
+
+/// Why credentials are none. A line itself is a secret, and is not told.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Flaw {
+    #[error("cannot read {0}: {1}")]
+    Unreadable(String, io::Error),
+    #[error("{0}: there is no identity in it; write digest:USER:PASSWORD")]
+    Empty(String),
+    #[error("{0}:{1}: a line is SCHEME:IDENTITY; write digest:USER:PASSWORD")]
+    NoScheme(String, usize),
+}
+
+/// The identities in a file, or in a variable; or all that is wrong with it.
+pub(super) fn read(place: &Path) -> Result<Vec<Identity>, Vec<Flaw>> {
+    let name = place.display().to_string();
+    let text = match secret::read(place) {
+        Ok(text) => text,
+        Err(error) => return Err(vec![Flaw::Unreadable(name, error)]),
+    };
+    let (mut identities, mut flaws) = (Vec::new(), Vec::new());
+    for (number, line) in lines(&text) {
+        match line.split_once(':') {
+            Some((scheme, identity)) => identities.push((scheme.to_owned(), identity.to_owned())),
+            None => flaws.push(Flaw::NoScheme(name.clone(), number)),
+        }
+    }
+    if identities.is_empty() && flaws.is_empty() {
+        flaws.push(Flaw::Empty(name));
+    }
+    if flaws.is_empty() { Ok(identities) } else { Err(flaws) }
+}
+
+/// All that is wrong with credentials.
+pub(crate) fn flaws(place: &Path) -> Vec<Flaw> {
+    read(place).err().unwrap_or_default()
+}
+
+/// What may be wrong with them: a server that was not given such a scheme refuses it.
+pub(crate) fn doubts(place: &Path) -> Vec<String> {
+    let text = secret::read(place).unwrap_or_default();
+    let scheme = |(number, line)| Some((number, str::split_once(line, ':')?.0));
+    let unknown = lines(&text).filter_map(scheme).filter(|(_, scheme)| !SCHEMES.contains(scheme));
+    let told = unknown.map(|(number, scheme)| {
+        let scheme = scheme.escape_debug();
+        format!(
+            "{}:{number}: `{scheme}` is no scheme that ZooKeeper knows; write digest:USER:PASSWORD",
+            place.display()
+        )
+    });
+    told.collect()
+}
+
+/// What is neither empty nor a comment, with its number.
+fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let lines = text.lines().map(str::trim).enumerate().map(|(before, line)| (before + 1, line));
+    lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_is_wrong_with_credentials_is_told_by_lines_and_never_the_lines() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("z.cred");
+        let told = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).expect("written");
+            let flaws = flaws(&path).iter().map(Flaw::to_string).chain(doubts(&path)).collect::<Vec<_>>();
+            flaws.join("\n").replace(&path.display().to_string(), "z.cred")
+        };
+        assert_eq!(told(b"# ours\n digest:app:secret \r\n\nsasl:x\n"), "");
+        let identities = read(&path).expect("identities");
+        assert_eq!(identities, [("digest", "app:secret"), ("sasl", "x")].map(|(of, by)| (of.into(), by.into())));
+        assert_eq!(
+            told(b"digest\n\nhush\nu:p\n"),
+            "\
+z.cred:1: a line is SCHEME:IDENTITY; write digest:USER:PASSWORD
+z.cred:3: a line is SCHEME:IDENTITY; write digest:USER:PASSWORD
+z.cred:4: `u` is no scheme that ZooKeeper knows; write digest:USER:PASSWORD"
+        );
+        assert_eq!(told(b"# none\n"), "z.cred: there is no identity in it; write digest:USER:PASSWORD");
+        assert_eq!(told(b"digest:a:\xff"), "cannot read z.cred: stream did not contain valid UTF-8");
+    }
+}
