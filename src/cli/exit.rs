@@ -55,8 +55,12 @@ fn tell(error: &anyhow::Error) {
         return eprintln!("{mistakes}");
     }
     eprintln!("roster: {}", told(error));
-    if let Some(Error::Unreachable { source, .. }) = error.downcast_ref() {
-        eprintln!("{}", way_in(source));
+    match error.downcast_ref() {
+        Some(Error::Unreachable { source, .. }) => eprintln!("{}", way_in(source)),
+        Some(Error::Closed { .. }) => {
+            eprintln!("Is it the Thrift endpoint? --address or ROSTER_ADDRESS says where it is.")
+        }
+        _ => {}
     }
     if let Some(cure) = error.downcast_ref().and_then(cure) {
         eprintln!("{cure}");
@@ -107,7 +111,9 @@ fn of(error: &anyhow::Error) -> u8 {
     match error.downcast_ref() {
         Some(Error::NotFound(_)) => FAILED,
         Some(Error::Invalid(_)) => WRONG,
-        Some(Error::Unreachable { .. } | Error::Refused { .. } | Error::Broken { .. }) => UNREACHABLE,
+        Some(Error::Unreachable { .. } | Error::Refused { .. } | Error::Closed { .. } | Error::Broken { .. }) => {
+            UNREACHABLE
+        }
         Some(Error::TooStale(_)) => TOO_STALE,
         Some(Error::NotReady(_)) => NOT_READY,
         Some(Error::TimedOut { .. } | Error::CallTimedOut(_)) => TIMED_OUT,

@@ -60,7 +60,9 @@ pub enum Error {
     /// The sidecar could not answer, or does not know the method: a TApplicationException.
     #[error("the sidecar at {address} refused: {message}")]
     Refused { address: Address, message: String },
-    /// The connection ended within the call, or what came was not an answer.
+    #[error("the sidecar at {address} closed the connection without an answer")]
+    Closed { address: Address },
+    /// The connection broke within the call, or what came was not an answer.
     #[error("no answer from the sidecar at {address}: {message}")]
     Broken { address: Address, message: String },
 }
@@ -191,6 +193,9 @@ impl Client {
         match error {
             thrift::Error::Transport(error) if error.kind == thrift::TransportErrorKind::TimedOut => {
                 Error::TimedOut { address, after }
+            }
+            thrift::Error::Transport(error) if error.kind == thrift::TransportErrorKind::EndOfFile => {
+                Error::Closed { address }
             }
             thrift::Error::Transport(error) => Error::Broken { address, message: error.message },
             thrift::Error::Protocol(error) => Error::Broken { address, message: error.message },
