@@ -57,9 +57,10 @@ pub(super) fn follow(subject: &Subject, source: &Source) -> anyhow::Result<Infal
                 next(&changes)?;
             }
             Err(error) => {
-                let reason = text::printable(waits_for(error, met)?.as_bytes());
+                let (reason, until) = waits_for(error, met)?;
                 if !std::mem::replace(&mut told, true) {
-                    eprintln!("roster: {reason}; the file stays as it is until then");
+                    let reason = text::printable(reason.as_bytes());
+                    eprintln!("roster: {reason}; the file stays as it is until {until}");
                 }
                 thread::sleep(backoff.delay());
             }
@@ -83,12 +84,14 @@ fn next(changes: &Receiver<News>) -> News {
     changes.try_iter().collect()
 }
 
-/// What mends by itself; any other error is handed back. A sidecar that was never met may be a wrong address.
-fn waits_for(error: anyhow::Error, met: bool) -> anyhow::Result<String> {
+/// What mends by itself, and when it has; any other error is handed back. A sidecar that was never met may be a wrong
+/// address.
+fn waits_for(error: anyhow::Error, met: bool) -> anyhow::Result<(String, &'static str)> {
     match error.downcast_ref::<Error>() {
-        Some(Error::NotReady(_) | Error::TooStale(_)) => Ok(error.to_string()),
+        Some(Error::NotReady(_)) => Ok((error.to_string(), "something is")),
+        Some(Error::TooStale(_)) => Ok((error.to_string(), "it is in sync again")),
         Some(Error::Invalid(_)) | None => Err(error),
-        Some(_) if met => Ok(error.to_string()),
+        Some(_) if met => Ok((error.to_string(), "the sidecar is back")),
         Some(_) => Err(error),
     }
 }
@@ -149,6 +152,15 @@ mod tests {
         next(&changes).expect("something changed");
         start(sender, |_| panic!("as the test wants"));
         next(&changes).expect_err("a watch has ended");
+    }
+
+    #[test]
+    fn what_is_waited_for_is_told_and_a_sidecar_that_was_never_met_is_not() {
+        let gone = || anyhow::Error::from(Error::Closed { address: roster::net::Address::Tcp("there:1".into()) });
+        let (reason, until) = waits_for(gone(), true).expect("it is waited for");
+        assert_eq!(reason, "the sidecar at there:1 closed the connection without an answer");
+        assert_eq!(until, "the sidecar is back");
+        waits_for(gone(), false).expect_err("it may be a wrong address");
     }
 
     #[test]
