@@ -4,6 +4,7 @@ declare(strict_types=1);
 
 namespace Roster;
 
+use Roster\Exception\InvalidRequest;
 use Roster\Exception\NotReady;
 use Roster\Exception\TooStale;
 use Roster\Exception\WayFailed;
@@ -62,6 +63,7 @@ final class Client
         ?bool $persistent = null,
         ?object $logger = null,
     ): self {
+        self::checkAge($maxAge);
         $socket ??= Place::socket();
         $shared ??= Place::shared($socket);
         $persistent ??= PHP_SAPI !== 'cli';
@@ -78,6 +80,7 @@ final class Client
      */
     public function get(string $path, mixed $default = null, ?int $maxAge = null): mixed
     {
+        self::checkAge($maxAge);
         $node = $this->file?->node($path);
         if ($node === null) {
             return $this->read('nodes', [$path], $maxAge)[$path] ?? $default;
@@ -132,6 +135,7 @@ final class Client
      */
     public function masters(?string $service = null, ?int $maxAge = null): array
     {
+        self::checkAge($maxAge);
         $maxAge ??= $this->maxAge;
         return $this->consult(
             static fn (Endpoint $way, Deadline $deadline) => $way->masters($service, $maxAge, $deadline),
@@ -145,6 +149,7 @@ final class Client
      */
     public function services(?int $maxAge = null): array
     {
+        self::checkAge($maxAge);
         $maxAge ??= $this->maxAge;
         return $this->consult(static fn (Endpoint $way, Deadline $deadline) => $way->services($maxAge, $deadline));
     }
@@ -344,6 +349,7 @@ final class Client
     /** What the shared file answers; else what another way does. */
     private function read(string $question, string|array $of, ?int $maxAge): mixed
     {
+        self::checkAge($maxAge);
         $maxAge ??= $this->maxAge;
         $failure = null;
         if ($this->file !== null) {
@@ -358,6 +364,14 @@ final class Client
         $answer = $this->ways()->read($question, $of, $maxAge, $failure);
         $this->freshness = $answer->freshness;
         return $answer->value;
+    }
+
+    /** @throws InvalidRequest */
+    private static function checkAge(?int $maxAge): void
+    {
+        if ($maxAge !== null && $maxAge < 0) {
+            throw new InvalidRequest('maxAge', "$maxAge ms are less than none");
+        }
     }
 
     /** What the sidecar itself answers. */

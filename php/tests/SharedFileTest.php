@@ -6,6 +6,7 @@ namespace Roster\Tests;
 
 use PHPUnit\Framework\TestCase;
 use Roster\Client;
+use Roster\Exception\InvalidRequest;
 use Roster\Exception\NotReady;
 use Roster\Exception\TooStale;
 use Roster\Exception\Unavailable;
@@ -79,6 +80,30 @@ final class SharedFileTest extends TestCase
         self::assertFalse($freshness->complete);
         $this->expectException(TooStale::class);
         $roster->get('/a', maxAge: 6_999);
+    }
+
+    public function testAnAgeBelowNothingIsNoRequestWhateverWasReadBefore(): void
+    {
+        $file = new SharedFile(['/a' => 'x']);
+        $roster = self::client($file);
+        $reads = [
+            static fn () => $roster->get('/a', maxAge: -1),
+            static fn () => $roster->getMany(['/a'], maxAge: -1),
+            static fn () => $roster->masters(maxAge: -1),
+            static fn () => $roster->services(maxAge: -1),
+            static fn () => Client::local('', '', $file->path, maxAge: -1),
+        ];
+        foreach ([1, 2] as $round) {
+            foreach ($reads as $read) {
+                try {
+                    $read();
+                    self::fail('it answered');
+                } catch (InvalidRequest $refusal) {
+                    self::assertSame('maxAge: -1 ms are less than none', $refusal->getMessage());
+                }
+            }
+            self::assertSame('x', $roster->get('/a', maxAge: 0)->data);
+        }
     }
 
     public function testASourceOfOtherPathsDoesNotCount(): void
