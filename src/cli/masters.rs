@@ -23,8 +23,11 @@ pub(crate) struct Masters {
 
 impl Masters {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let (masters, freshness) = self.source.open()?.masters(self.service.clone())?;
+        let mut known = self.source.open()?;
+        let (masters, freshness) = known.masters(self.service.clone())?;
         if let (Some(service), true) = (&self.service, masters.is_empty()) {
+            // That it is unknown is an error.
+            known.instances(service)?;
             tell_none(service);
         }
         match self.output {

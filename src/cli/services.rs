@@ -31,6 +31,11 @@ impl Services {
             (name, Known::Sidecar { client, .. }) if self.stats => {
                 let mut methods = client.stats()?.methods;
                 methods.retain(|method| name.as_ref().is_none_or(|name| method.service_name == *name));
+                if let (Some(name), true) = (&name, methods.is_empty()) {
+                    // That it is unknown is an error.
+                    client.instances(name)?;
+                    eprintln!("roster: no method of the service `{}` was called", text::preview(name.as_bytes()));
+                }
                 (
                     stats::method_table(&methods),
                     json!({ "methods": methods.iter().map(stats::method).collect::<Vec<_>>() }),

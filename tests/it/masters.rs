@@ -256,10 +256,18 @@ fn that_nobody_offers_a_service_is_said() {
         }
     });
     scene.has(0);
-    for command in [&["services", "mail"][..], &["masters", "--service", "nope"]] {
+    for (command, why) in [
+        (&["services", "mail"][..], "no master offers the service `mail`"),
+        (&["masters", "--service", "mail"], "no master offers the service `mail`"),
+        (&["services", "mail", "--stats"], "no method of the service `mail` was called"),
+    ] {
         let ended = scene.roster.cli(command);
-        assert_eq!(ended.code, Some(0), "{ended:?}");
-        assert!(ended.wrong.starts_with("roster: no master offers the service `"), "{ended:?}");
+        assert_eq!((ended.code, ended.wrong.trim_end()), (Some(0), format!("roster: {why}").as_str()), "{ended:?}");
+    }
+    for command in [&["services", "nope"][..], &["masters", "--service", "nope"], &["services", "nope", "--stats"]] {
+        let ended = scene.roster.cli(command);
+        assert_eq!(ended.code, Some(1), "{ended:?}");
+        assert!(ended.told.is_empty() && ended.wrong.contains("no master has ever offered `nope`"), "{ended:?}");
     }
 }
 
