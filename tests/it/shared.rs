@@ -197,6 +197,8 @@ fn a_file_that_cannot_be_used_is_set_aside_with_one_line_and_made_anew() {
 #[test]
 fn after_a_reboot_the_copy_is_served() {
     let mut roster = Roster::of_file("\"/a\" = \"one\"");
+    let told = roster.log().lines().any(|line| line.contains("WARN") && line.contains("no copy of the shared file"));
+    assert!(told, "it was asked for, and is not kept");
     assert!(roster.stop().success());
     std::fs::create_dir(roster.folder().join("disk")).expect("a folder");
     roster.run();

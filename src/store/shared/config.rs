@@ -60,6 +60,11 @@ impl Config {
         if self.state.as_os_str().is_empty() { None } else { Some(self.state.join(file.file_name()?)) }
     }
 
+    /// Whether the directory of the copy is another than the usual one.
+    pub(super) fn is_state_set(&self) -> bool {
+        self.state != Self::default().state
+    }
+
     pub(super) fn permissions(&self) -> Permissions {
         Permissions::new(self.mode, &self.group)
     }

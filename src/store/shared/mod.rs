@@ -100,7 +100,7 @@ impl Shared {
             Some(_) if !place.is_claimed_by(&claim) => claim = place.claim()?,
             Some(_) => {}
         }
-        let copy = config.copy(path).filter(|copy| is_kept(copy)).and_then(claimed);
+        let copy = config.copy(path).filter(|copy| is_kept(copy, config.is_state_set())).and_then(claimed);
         let newer = copy.as_ref().and_then(|(copy, _)| newer_at(copy, here.as_ref(), feeds));
         if let (Some(newer), Some((copy, _))) = (&newer, &copy) {
             match place.take_over(copy) {
@@ -135,12 +135,14 @@ impl Shared {
     }
 }
 
-/// Whether there is a directory for the copy. It is made if only its last part is missing.
-fn is_kept(copy: &Path) -> bool {
+/// Whether there is a directory for the copy. It is made if only its last part is missing. The usual one is not on every
+/// machine, and is missed only where it was asked for.
+fn is_kept(copy: &Path, is_asked_for: bool) -> bool {
     let folder = copy.parent().unwrap_or(Path::new("/"));
     let made = if folder.is_dir() { Ok(()) } else { fs::DirBuilder::new().mode(0o700).create(folder) };
     if let Err(error) = &made {
-        tracing::info!(path = %folder.display(), %error, "no copy of the shared file is kept: the directory cannot be made");
+        let (path, why) = (folder.display(), "no copy of the shared file is kept: the directory cannot be made");
+        if is_asked_for { tracing::warn!(%path, %error, "{why}") } else { tracing::info!(%path, %error, "{why}") }
     }
     made.is_ok()
 }
