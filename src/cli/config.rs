@@ -18,8 +18,10 @@ pub(crate) struct Configure {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Tell all that is wrong with a file, also what it names that this machine does not have
+    #[command(after_help = super::exit::HELP)]
     Check { file: PathBuf },
     /// Print the configuration in force, with the defaults
+    #[command(after_help = super::exit::HELP)]
     Show(#[command(flatten)] Settings),
 }
 

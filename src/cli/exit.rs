@@ -137,11 +137,26 @@ mod tests {
         let mut roster = crate::cli::Cli::command();
         roster.build();
         assert!(roster.render_help().to_string().contains(HELP));
-        for name in
-            ["get", "ls", "watch", "masters", "services", "call", "broadcast", "registers", "status", "serve", "export"]
-        {
-            let command = roster.find_subcommand_mut(name).expect(name);
-            assert!(command.render_help().to_string().contains(HELP), "{name}");
+        for words in [
+            "get",
+            "ls",
+            "watch",
+            "masters",
+            "services",
+            "call",
+            "broadcast",
+            "registers",
+            "status",
+            "serve",
+            "export",
+            "shared",
+            "shared check",
+            "config",
+            "config check",
+            "config show",
+        ] {
+            let found = words.split(' ').try_fold(&mut roster, |command, word| command.find_subcommand_mut(word));
+            assert!(found.expect(words).render_help().to_string().contains(HELP), "{words}");
         }
     }
 

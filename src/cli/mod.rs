@@ -63,7 +63,9 @@ enum Command {
     Serve(serve::Serve),
     #[command(after_help = exit::HELP)]
     Export(export::Export),
+    #[command(after_help = exit::HELP)]
     Shared(shared::Shared),
+    #[command(after_help = exit::HELP)]
     Config(config::Configure),
     Completions(completions::Completions),
     #[command(hide = true)]
