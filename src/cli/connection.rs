@@ -30,11 +30,17 @@ impl Connection {
         self.address.is_some()
     }
 
+    /// Whether there is a socket of the sidecar that is meant when nobody says.
+    pub(crate) fn is_found() -> bool {
+        matches!(place::default_address(), Address::Unix(_))
+    }
+
     /// Where the shared file of that sidecar lies, unless its configuration says otherwise.
     pub(crate) fn shared_file(&self) -> Option<PathBuf> {
-        match self.address.clone().unwrap_or_else(place::default_address) {
-            Address::Unix(socket) => Some(socket.with_file_name("shared.mdb")),
-            Address::Tcp(_) => None,
+        match &self.address {
+            Some(Address::Unix(socket)) => Some(place::shared_file_beside(socket)),
+            Some(Address::Tcp(_)) => None,
+            None => place::default_shared_file(),
         }
     }
 

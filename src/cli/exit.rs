@@ -9,6 +9,7 @@ use roster::thrift::client::Error;
 
 use super::call::SomeFailed;
 use super::settings::Unreadable;
+use super::shared::NoFile;
 use super::text;
 
 pub(crate) const HELP: &str = "\
@@ -119,7 +120,7 @@ fn of(error: &anyhow::Error) -> u8 {
         Some(Error::TimedOut { .. } | Error::CallTimedOut(_)) => TIMED_OUT,
         Some(Error::NoMaster(_) | Error::CallFailed(_) | Error::Overloaded(_)) => CALL_FAILED,
         None if error.is::<Mistakes>() || error.is::<Unreadable>() => WRONG,
-        None if error.is::<ReadError>() => UNREACHABLE,
+        None if error.is::<ReadError>() || error.is::<NoFile>() => UNREACHABLE,
         None if error.is::<SomeFailed>() => CALL_FAILED,
         None if error.is::<Interrupted>() => INTERRUPTED,
         None => FAILED,

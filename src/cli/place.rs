@@ -7,11 +7,24 @@ use std::path::{Path, PathBuf};
 use roster::net::Address;
 
 const SYSTEM_SOCKET: &str = "/run/roster/roster.sock";
+const SHARED: &str = "shared.mdb";
 pub(crate) const PORT: &str = "127.0.0.1:9090";
 
 /// The address to ask when none is given: the first that exists.
 pub(crate) fn default_address() -> Address {
-    first_socket(SYSTEM_SOCKET.into(), user_socket()).map_or_else(|| Address::Tcp(PORT.into()), Address::Unix)
+    first(SYSTEM_SOCKET.into(), user_socket()).map_or_else(|| Address::Tcp(PORT.into()), Address::Unix)
+}
+
+/// The shared file of the sidecar that is found there: beside its socket, or what one that is gone left there.
+pub(crate) fn default_shared_file() -> Option<PathBuf> {
+    let (system, user) = (Path::new(SYSTEM_SOCKET), user_socket());
+    let socket = first(system.into(), user.clone()).map(|socket| shared_file_beside(&socket));
+    socket.or_else(|| first(shared_file_beside(system), shared_file_beside(&user)))
+}
+
+/// Where a sidecar with this socket has its shared file, unless its configuration says otherwise.
+pub(crate) fn shared_file_beside(socket: &Path) -> PathBuf {
+    socket.with_file_name(SHARED)
 }
 
 /// Whether a client would ask this socket, if it exists, without being told to.
@@ -19,7 +32,7 @@ pub(crate) fn is_found(socket: &Path) -> bool {
     socket == Path::new(SYSTEM_SOCKET) || socket == user_socket() && !Path::new(SYSTEM_SOCKET).exists()
 }
 
-fn first_socket(system: PathBuf, user: PathBuf) -> Option<PathBuf> {
+fn first(system: PathBuf, user: PathBuf) -> Option<PathBuf> {
     if system.exists() {
         return Some(system);
     }
@@ -53,7 +66,7 @@ mod tests {
     fn the_first_socket_that_exists_is_chosen() {
         let folder = tempfile::tempdir().expect("a folder");
         let (system, user) = (folder.path().join("system.sock"), folder.path().join("user.sock"));
-        let first = || first_socket(system.clone(), user.clone());
+        let first = || first(system.clone(), user.clone());
         assert_eq!(first(), None);
         std::fs::write(&user, "").expect("a file");
         assert_eq!(first(), Some(user.clone()));

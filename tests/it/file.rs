@@ -150,6 +150,29 @@ fn a_check_says_whether_a_file_is_whole_and_holds_what_the_sidecar_does() {
     assert!(ended.code == Some(1) && ended.wrong.contains("copy.mdb"), "{ended:?}");
 }
 
+#[test]
+fn what_a_sidecar_that_is_gone_has_left_is_checked_without_being_named() {
+    let mut roster = Roster::prepare_file("roster/roster.sock", NODES);
+    let check = |roster: &Roster| {
+        let mut check = binary();
+        Ended::of(check.args(["shared", "check"]).env("XDG_RUNTIME_DIR", roster.folder()))
+    };
+    let nothing = check(&roster);
+    assert_eq!(nothing.code, Some(3), "{nothing:?}");
+    assert!(nothing.wrong.starts_with("roster: name the file: "), "{nothing:?}");
+    roster.run();
+    eventually("the file is written", SOON, || {
+        let ended = check(&roster);
+        let told = String::from_utf8_lossy(&ended.told).into_owned();
+        ensure(ended.wrong.is_empty() && told.contains("holds the same"), format!("{ended:?}"))
+    });
+    roster.stop();
+    let left = check(&roster);
+    let why = "not compared: no Unix socket of a sidecar lies beside it";
+    assert_eq!(left.wrong, format!("roster: {why}\n"));
+    assert!(left.text().ends_with(&format!("sidecar   {why}\n")));
+}
+
 /// A copy of the file between two of its heartbeats.
 fn copy_to(roster: &Roster, copy: &PathBuf) {
     eventually("a whole copy", SOON, || {

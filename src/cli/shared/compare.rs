@@ -35,6 +35,11 @@ pub(super) enum Comparison {
 }
 
 impl Comparison {
+    /// Whether it was asked for, and came to nothing.
+    pub(super) fn is_wanting(&self) -> bool {
+        matches!(self, Comparison::Unanswered(_) | Comparison::Apart)
+    }
+
     pub(super) fn differences(&self) -> &[String] {
         match self {
             Comparison::At { differences, .. } => differences,

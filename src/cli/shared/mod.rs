@@ -6,7 +6,6 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use anyhow::Context;
 use clap::{Args, Subcommand};
 use roster::model::Origin;
 use roster::store::shared::{Checked, ReadError, Reader, Unfit};
@@ -48,19 +47,23 @@ impl Shared {
     }
 }
 
+/// Nobody named a file, and none lies where it would be looked for.
+#[derive(Debug, thiserror::Error)]
+#[error("name the file: there is no Unix socket of a sidecar beside which it would lie")]
+pub(crate) struct NoFile;
+
 impl Check {
     fn run(self) -> anyhow::Result<()> {
-        let compares = self.file.is_none() || self.connection.is_told();
-        let file = match self.file {
-            Some(file) => file,
-            None => self
-                .connection
-                .shared_file()
-                .context("name the file: there is no Unix socket of a sidecar beside which it would lie")?,
-        };
+        let is_named = self.file.is_some();
+        let file = self.file.or_else(|| self.connection.shared_file()).ok_or(NoFile)?;
         let reader = Reader::open(&file).map_err(unsound)?;
         let checked = reader.check().map_err(unsound)?;
-        let comparison = if compares { compare::compare(&reader, self.connection)? } else { Comparison::NotAsked };
+        let comparison = match is_named {
+            _ if self.connection.is_told() => compare::compare(&reader, self.connection)?,
+            false if Connection::is_found() => compare::compare(&reader, self.connection)?,
+            false => Comparison::Unanswered("no Unix socket of a sidecar lies beside it".into()),
+            true => Comparison::NotAsked,
+        };
         let wrong: Vec<&String> = checked.contradictions.iter().chain(comparison.differences()).collect();
         match self.output {
             Output::Table => io::stdout().write_all(table(&file, &checked, &comparison).as_bytes())?,
@@ -69,6 +72,9 @@ impl Check {
                 document["wrong"] = json!(wrong);
                 json::print(&document)?;
             }
+        }
+        if comparison.is_wanting() {
+            eprintln!("roster: {comparison}");
         }
         wrong.iter().take(TOLD).for_each(|wrong| eprintln!("{wrong}"));
         match wrong.len() {
