@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal, Write};
 
 use clap::Args;
 use roster::thrift::idl::{self, CallError, CallErrorKind, CallOptions, CallOutcome, CallResult};
+use semver::VersionReq;
 use serde_json::{Map, Value, json};
 
 use super::connection::Connection;
@@ -34,7 +35,7 @@ pub(crate) struct Call {
     #[arg(long)]
     idempotent: bool,
     /// A requirement of semantic versions, such as `^1.2` [default: the newest]
-    #[arg(long, value_name = "REQ")]
+    #[arg(long, value_name = "REQ", value_parser = requirement)]
     version: Option<String>,
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
@@ -50,10 +51,16 @@ pub(crate) struct SomeFailed {
     all: usize,
 }
 
+/// An argument has two values.
+#[derive(Debug, thiserror::Error)]
+#[error("the argument `{0}` is given twice")]
+pub(crate) struct GivenTwice(String);
+
 impl Call {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let (timeout, output) = (self.connection.timeout(), self.output);
-        let ((service, method), arguments) = (self.what, self.json.unwrap_or_else(|| named(self.arguments)));
+        let (service, method) = self.what;
+        let arguments = self.json.map_or_else(|| named(self.arguments), Ok)?;
         let options = CallOptions::new(None, None, self.idempotent, self.version, None, None, true, None);
         let call = idl::Call::new(service, method, arguments.to_string().into_bytes(), options);
         let mut client = self.connection.client();
@@ -145,8 +152,15 @@ fn error(error: &CallError) -> Value {
     })
 }
 
-fn named(arguments: Vec<(String, Value)>) -> Value {
-    if arguments.is_empty() { json!([]) } else { arguments.into_iter().collect::<Map<_, _>>().into() }
+fn named(arguments: Vec<(String, Value)>) -> Result<Value, GivenTwice> {
+    let mut named = Map::new();
+    for (name, value) in arguments {
+        if named.contains_key(&name) {
+            return Err(GivenTwice(name));
+        }
+        named.insert(name, value);
+    }
+    Ok(if named.is_empty() { json!([]) } else { named.into() })
 }
 
 /// A service's name may have dots itself, a method's has none.
@@ -164,6 +178,11 @@ fn key_and_value(text: &str) -> Result<(String, Value), String> {
         }
         _ => Err("expected KEY=VALUE".into()),
     }
+}
+
+/// Checked here, where it is told by the name that it has here.
+fn requirement(text: &str) -> Result<String, String> {
+    VersionReq::parse(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
 fn list_or_object(text: &str) -> Result<Value, String> {
@@ -193,10 +212,12 @@ mod tests {
         let call = parse(&[&line[..], &["empty=", "eq=a=b", "list=[1,{}]", "x={"]].concat()).expect("a call");
         assert_eq!(call.what, ("app.mail".into(), "send".into()));
         assert_eq!(
-            named(call.arguments).to_string(),
+            named(call.arguments).expect("arguments").to_string(),
             r#"{"to":"a@b.c","n":7,"zip":"007","big":9223372036854775807,"ok":true,"q":"1","empty":"","eq":"a=b","list":[1,{}],"x":"{"}"#
         );
-        assert_eq!(named(vec![]).to_string(), "[]");
+        assert_eq!(named(vec![]).expect("arguments").to_string(), "[]");
+        let twice = parse(&["mail.send", "to=a", "n=1", "to=b"]).expect("a call");
+        assert_eq!(named(twice.arguments).expect_err("a mistake").to_string(), "the argument `to` is given twice");
     }
 
     #[test]
@@ -211,6 +232,7 @@ mod tests {
             &["mail.send", "--json", "[1"],
             &["mail.send", "a=1", "--json", "[]"],
             &["mail.send", "--all", "--master", "m"],
+            &["mail.send", "--version", "foo"],
         ] {
             assert!(parse(line).is_err(), "{line:?}");
         }

@@ -7,7 +7,7 @@ use roster::config::Mistakes;
 use roster::store::shared::{ReadError, Unfit};
 use roster::thrift::client::Error;
 
-use super::call::SomeFailed;
+use super::call::{GivenTwice, SomeFailed};
 use super::settings::Unreadable;
 use super::shared::NoFile;
 use super::text;
@@ -119,7 +119,7 @@ fn of(error: &anyhow::Error) -> u8 {
         Some(Error::NotReady(_)) => NOT_READY,
         Some(Error::TimedOut { .. } | Error::CallTimedOut(_)) => TIMED_OUT,
         Some(Error::NoMaster(_) | Error::CallFailed(_) | Error::Overloaded(_)) => CALL_FAILED,
-        None if error.is::<Mistakes>() || error.is::<Unreadable>() => WRONG,
+        None if error.is::<Mistakes>() || error.is::<Unreadable>() || error.is::<GivenTwice>() => WRONG,
         None if error.is::<ReadError>() || error.is::<NoFile>() => UNREACHABLE,
         None if error.is::<SomeFailed>() => CALL_FAILED,
         None if error.is::<Interrupted>() => INTERRUPTED,

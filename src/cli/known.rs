@@ -122,7 +122,7 @@ impl Known {
 
 /// Refuses an answer that is too old, as the sidecar does where the interface lets it.
 pub(crate) fn check_age(freshness: &Freshness, max_age: Option<Duration>) -> Result<(), Error> {
-    let max_age_ms = max_age.map_or(i64::MAX, |max| max.as_millis() as i64);
+    let max_age_ms = max_age.map_or(i64::MAX, |max| i64::try_from(max.as_millis()).unwrap_or(i64::MAX));
     if freshness.age_ms <= max_age_ms {
         return Ok(());
     }

@@ -71,6 +71,10 @@ pub(super) fn no_options() -> CallOptions {
 pub(super) fn command(message: &[u8], encoding: Encoding) -> Result<Command, InvalidRequest> {
     let encoding = self::encoding(encoding, "encoding")?;
     let message = value::read(encoding, message).map_err(|why| invalid("message", why))?;
+    if !message.is_map() {
+        let form = if encoding == Encoding::JSON { "a JSON object" } else { "a map" };
+        return Err(invalid("message", format!("a command is {form}")));
+    }
     check_command(&message).map_err(|why| invalid("message", why.to_string()))?;
     // These two are the tunnel's own as well, and are sent only with registers that have been checked.
     match get(&message, "cmd").and_then(text).as_deref() {
@@ -195,6 +199,7 @@ mod tests {
         for text in [r#"{"cmd":"callback","data":{"serialized":"O:…"}}"#, r#"{"cmd":7}"#, "{}", "[]", "reload"] {
             assert!(check(text).is_err(), "{text}");
         }
+        assert_eq!(check("[]").expect_err("a mistake").message, "a command is a JSON object");
         // The second `cmd` of a map could win at the receiver.
         let twice = Value::Map(vec![("cmd".into(), "reload".into()), ("cmd".into(), "callback".into())]);
         assert!(command(&value::write(Encoding::MSGPACK, &twice), Encoding::MSGPACK).is_err());
