@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use clap::Args;
+use serde_json::{Map, Value};
 
 use super::connection::Connection;
 
@@ -10,7 +11,7 @@ use super::connection::Connection;
 #[derive(Debug, Args)]
 pub(crate) struct Broadcast {
     /// The command: a JSON object with the key `cmd`
-    #[arg(value_name = "JSON")]
+    #[arg(value_name = "JSON", value_parser = object)]
     message: String,
     #[command(flatten)]
     connection: Connection,
@@ -20,5 +21,25 @@ impl Broadcast {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let masters = self.connection.client().broadcast(self.message.into_bytes())?;
         Ok(writeln!(io::stdout(), "sent to {masters} masters")?)
+    }
+}
+
+fn object(text: &str) -> Result<String, String> {
+    match serde_json::from_str::<Map<String, Value>>(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!("a command is a JSON object: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_a_json_object() {
+        assert!(object(r#"{"cmd": "reload"}"#).is_ok());
+        for text in ["[]", "reload", ""] {
+            assert!(object(text).expect_err(text).starts_with("a command is a JSON object"));
+        }
     }
 }
