@@ -190,10 +190,14 @@ impl Feed {
         }
     }
 
+    /// Whether this process has been in sync once.
+    pub fn was_in_sync(&self) -> bool {
+        self.proven.load(Ordering::Acquire) != 0
+    }
+
     /// Restored until this process has been in sync once.
     pub fn origin(&self) -> Origin {
-        let is_restored = self.restored.is_some() && self.proven.load(Ordering::Acquire) == 0;
-        if is_restored { Origin::Restored } else { Origin::Live }
+        if self.restored.is_some() && !self.was_in_sync() { Origin::Restored } else { Origin::Live }
     }
 
     /// How many nodes may not be read or passed a limit.

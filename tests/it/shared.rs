@@ -118,6 +118,11 @@ fn a_restart_answers_while_zookeeper_is_away_and_then_syncs_without_a_reset() {
     assert_eq!((restored.node.data, restored.freshness.origin), (b"one".to_vec(), Origin::RESTORED));
     assert!(restored.freshness.age_ms > 0 && restored.freshness.complete, "{:?}", restored.freshness);
     assert!(restored.freshness.revision > before.revision);
+    eventually("the log says whose data stands", SOON, || {
+        let log = scene.roster.log();
+        ensure(log.contains("cannot reach the ensemble; what an earlier process read stands"), log)
+    });
+    assert!(!scene.roster.log().contains("lost the ensemble"), "this process never had it");
     scene.zk.set("/a", "two");
     scene.zk.delete("/doomed");
     assert_eq!(scene.roster.data("/a"), b"one");

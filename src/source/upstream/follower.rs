@@ -78,9 +78,7 @@ impl Follower {
             if since.elapsed() > CALM {
                 backoff.reset();
             }
-            if self.feed().enter(FeedState::Down, trouble.to_string()) {
-                tracing::warn!(source = self.feed().name(), why = %trouble, "lost the register; what it told stands");
-            }
+            self.down(&trouble);
             tokio::select! {
                 () = tokio::time::sleep(backoff.delay()) => {}
                 () = self.reload.requested() => {}
@@ -225,6 +223,17 @@ impl Follower {
         let max_calls = self.config.max_calls_per_master;
         let line = UpstreamLine::new(handle.clone(), master.id.clone(), max_calls, self.calls.clone());
         Change::Join(Arc::new(master), Arc::new(line))
+    }
+
+    /// Says that the register is not followed, and why. What it told stands.
+    fn down(&self, trouble: &Trouble) {
+        let (state, what) = match self.feed().was_in_sync() {
+            true => (FeedState::Down, "lost the register; what it told stands"),
+            false => (FeedState::Connecting, "cannot follow the register yet"),
+        };
+        if self.feed().enter(state, trouble.to_string()) {
+            tracing::warn!(source = self.feed().name(), why = %trouble, "{what}");
+        }
     }
 
     fn feed(&self) -> &Feed {

@@ -392,12 +392,14 @@ impl Mirror {
 
     /// Says that what the store holds does not follow the ensemble, and why. It stands.
     fn down(&mut self, trouble: &Trouble) {
-        let was_in_sync = self.feed().since_proof().is_some();
+        let was_in_sync = self.feed().was_in_sync();
         self.lost |= was_in_sync;
-        let state = if was_in_sync { FeedState::Down } else { FeedState::Connecting };
+        let (state, what) = match self.feed().since_proof() {
+            Some(_) if was_in_sync => (FeedState::Down, "lost the ensemble; what was read stands"),
+            Some(_) => (FeedState::Down, "cannot reach the ensemble; what an earlier process read stands"),
+            None => (FeedState::Connecting, "cannot reach the ensemble yet"),
+        };
         if self.feed().enter(state, trouble.to_string()) {
-            let what =
-                if was_in_sync { "lost the ensemble; what was read stands" } else { "cannot reach the ensemble yet" };
             tracing::warn!(source = self.feed().name(), why = %trouble, "{what}");
         }
     }
