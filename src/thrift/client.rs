@@ -296,14 +296,14 @@ impl Bounded<'_> {
 impl Read for Bounded<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         self.socket.set_read_timeout(Some(self.left()?))?;
-        self.socket.read(into).map_err(timed_out)
+        self.socket.read(into).map_err(in_words)
     }
 }
 
 impl Write for Bounded<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.socket.set_write_timeout(Some(self.left()?))?;
-        self.socket.write(bytes).map_err(timed_out)
+        self.socket.write(bytes).map_err(in_words)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -311,7 +311,11 @@ impl Write for Bounded<'_> {
     }
 }
 
-/// The kernel tells a socket's timeout as "would block".
-fn timed_out(error: io::Error) -> io::Error {
-    if error.kind() == io::ErrorKind::WouldBlock { io::ErrorKind::TimedOut.into() } else { error }
+/// The kernel tells a socket's timeout as "would block", and an end in several ways.
+fn in_words(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => io::ErrorKind::UnexpectedEof.into(),
+        _ => error,
+    }
 }

@@ -1,6 +1,6 @@
 //! The client against a sidecar that does as the test wants.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::time::Duration;
 
@@ -190,6 +190,25 @@ fn nobody_there_and_nobody_answering_are_told_apart() {
     assert!(matches!(client.status(), Err(Error::Unreachable { .. })));
     let _silent = std::os::unix::net::UnixListener::bind(&path).expect("a socket");
     assert!(matches!(client.status(), Err(Error::TimedOut { .. })));
+}
+
+#[test]
+fn a_listener_that_hangs_up_whether_it_listened_or_not_is_told_so() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = Address::Tcp(listener.local_addr().expect("an address").to_string());
+    let mut client = Client::new(address, TIMEOUT);
+    let server = std::thread::spawn(move || {
+        // What was not read when a connection is closed resets it.
+        for heard in [0, 1, 4_096] {
+            let (mut stream, _) = listener.accept().expect("a connection");
+            let _ = stream.read(&mut vec![0; heard]).expect("a request");
+        }
+    });
+    for _ in 0..3 {
+        let closed = client.status().expect_err("no answer");
+        assert!(matches!(closed, Error::Closed { .. }), "{closed}");
+    }
+    server.join().expect("the server");
 }
 
 #[test]
