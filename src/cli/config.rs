@@ -29,11 +29,11 @@ impl Configure {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         match self.command {
             Command::Check { file } => {
-                let config = Config::check(&Layers { file: Some(settings::read(&file)?), ..Layers::default() })?;
+                let layers = Layers { file: Some(settings::read(&file)?), ..Layers::default() };
+                let config = Config::check(&layers, |doubt| eprintln!("{doubt}"))?;
                 if !config.has_source() {
                     eprintln!("{}: {NO_SOURCE}", file.display());
                 }
-                config.doubts().iter().for_each(|doubt| eprintln!("{doubt}"));
                 writeln!(io::stdout(), "{} is in order", file.display())?;
             }
             Command::Show(settings) => {

@@ -94,14 +94,13 @@ impl Config {
         Self::load_and(layers, |_, _| Vec::new())
     }
 
-    /// The same; but what the machine does not have and a start would wait for, or fail at, is a mistake too.
-    pub fn check(layers: &Layers) -> Result<Self, Mistakes> {
-        Self::load_and(layers, surroundings::check)
-    }
-
-    /// What may be wrong with files that it names, though nothing here can tell.
-    pub fn doubts(&self) -> Vec<String> {
-        surroundings::doubts(self)
+    /// The same; but what the machine does not have and a start would wait for, or fail at, is a mistake too. What may be
+    /// one, though nothing here can tell, goes to `doubt`.
+    pub fn check(layers: &Layers, doubt: impl FnMut(String)) -> Result<Self, Mistakes> {
+        Self::load_and(layers, |config, draft| {
+            surroundings::doubts(config).for_each(doubt);
+            surroundings::check(config, draft)
+        })
     }
 
     fn load_and(layers: &Layers, check: impl FnOnce(&Self, &Draft) -> Vec<Mistake>) -> Result<Self, Mistakes> {

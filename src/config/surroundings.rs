@@ -47,8 +47,8 @@ pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
 }
 
 /// What a start would not object to, and that may be a mistake all the same.
-pub(super) fn doubts(config: &Config) -> Vec<String> {
-    of_ensembles(config).flat_map(|(_, place)| credentials::doubts(place)).collect()
+pub(super) fn doubts(config: &Config) -> impl Iterator<Item = String> {
+    of_ensembles(config).flat_map(|(_, place)| credentials::doubts(place))
 }
 
 /// The credentials, with the numbers of their ensembles.

@@ -227,7 +227,7 @@ fn what_the_machine_does_not_have_is_a_mistake_for_a_check_alone() {
     let layers = Layers { file: Some(("/nonexistent/roster.toml".into(), text.into())), ..Layers::default() };
     Config::load(&layers).expect("a configuration");
     assert_eq!(
-        Config::check(&layers).expect_err("mistakes").to_string(),
+        Config::check(&layers, |doubt| panic!("{doubt}")).expect_err("mistakes").to_string(),
         "\
 /nonexistent/roster.toml:2: thrift.group: there is no group \"no such group\" on this machine
 /nonexistent/roster.toml:6: zookeeper.0.credentials: cannot read /nonexistent/none: No such file or directory (os error 2)
@@ -246,7 +246,10 @@ fn every_flaw_of_credentials_and_of_a_certificate_and_its_key_is_told() {
                 [register.tls]\ncertificate = 'no.pem'\nkey = 'nor.pem'\n";
     let layers =
         |text: &str| Layers { file: Some((folder.path().join("roster.toml"), text.to_owned())), ..Layers::default() };
-    let told = Config::check(&layers(text)).expect_err("mistakes").to_string();
+    let mut doubts = Vec::new();
+    let told = Config::check(&layers(text), |doubt| doubts.push(doubt)).expect_err("mistakes").to_string();
+    let [doubt] = &doubts[..] else { panic!("{doubts:?}") };
+    assert!(doubt.ends_with("z.cred:3: `u` is no scheme that ZooKeeper knows; write digest:USER:PASSWORD"), "{doubt}");
     assert_eq!(
         told.replace(&format!("{}/", folder.path().display()), ""),
         "\
@@ -255,15 +258,9 @@ roster.toml:3: zookeeper.0.credentials: z.cred:2: a line is SCHEME:IDENTITY; wri
 roster.toml:5: register.tls.certificate: cannot use the certificate no.pem: No such file or directory (os error 2)
 roster.toml:6: register.tls.key: cannot use the key nor.pem: No such file or directory (os error 2)"
     );
-    let lone = Config::check(&layers("[register.tls]\ncertificate = 'no.pem'\n")).expect_err("mistakes").to_string();
-    assert!(
-        lone.contains("register.tls.certificate: cannot use") && lone.contains("register.tls.key: is required"),
-        "{lone}"
-    );
-    std::fs::write(folder.path().join("z.cred"), "u:p\n").expect("written");
-    let config = Config::check(&layers("[[zookeeper]]\nconnect = 'zk'\ncredentials = 'z.cred'\n"));
-    let [doubt] = &config.expect("a configuration").doubts()[..] else { panic!("one doubt") };
-    assert!(doubt.ends_with("z.cred:1: `u` is no scheme that ZooKeeper knows; write digest:USER:PASSWORD"), "{doubt}");
+    let lone = layers("[register.tls]\ncertificate = 'no.pem'\n");
+    let told = Config::check(&lone, |doubt| panic!("{doubt}")).expect_err("mistakes").to_string();
+    assert!(told.contains("register.tls.certificate: cannot use") && told.contains("register.tls.key: is required"));
 }
 
 #[test]
