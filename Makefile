@@ -1,9 +1,9 @@
 # `make run` starts the sidecar, `make test` proves it against a real ZooKeeper and real PHP.
 
 # What the tests need from Debian: ZooKeeper (with a Java runtime), PHP with LMDB and Thrift's library, Thrift's compiler,
-# a clock that jumps, networks of their own; and for the PHP package its test runner, a web server, and Composer.
+# a clock that jumps, networks of their own, patches; and for the PHP package its test runner, a web server, and Composer.
 PACKAGES := zookeeper php-cli php-thrift thrift-compiler php8.2-dba phpunit php-fpm nginx-light composer faketime \
-	iproute2 iptables
+	iproute2 iptables patch
 
 # What `make bench` compares with, beside those.
 BENCH_PACKAGES := redis-server
@@ -29,8 +29,10 @@ test: deps
 	RUST_TEST_THREADS=8 cargo test
 	ROSTER_BIN=$(CURDIR)/target/debug/roster php/tests/run
 
-check:
+# Also that the sidecars which are wrong on purpose can still be made.
+check: deps
 	cargo fmt --check
+	for patch in tests/endurance/mutants/*.patch; do patch --dry-run --quiet --strip=1 < $$patch || exit 1; done
 	cargo clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
 
