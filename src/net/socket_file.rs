@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use crate::permissions::Mode;
 
-/// The longest path of a socket: the kernel takes 108 bytes, the last of them a zero.
-const MAX_PATH: usize = 107;
+/// The longest path of a socket: with the `:1` of the link beside it, and a zero, as many bytes as the kernel takes.
+const MAX_PATH: usize = 108 - 1 - ":1".len();
 
 /// The longest name beside a socket under which it is made: a dot, and a process's number in hexadecimal digits.
 const MAX_FRESH: usize = 7;
@@ -111,6 +111,7 @@ mod tests {
             let (_listener, mut file) = SocketFile::bind(&path, Mode(0o600)).expect("a socket");
             file.move_to(&path).expect("it has its name");
             std::os::unix::net::UnixStream::connect(&path).expect("it is found");
+            std::os::unix::net::UnixStream::connect(link_beside(&path)).expect("by PHP too");
         }
     }
 

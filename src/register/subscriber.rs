@@ -30,8 +30,8 @@ use crate::tunnel::{Ended, Handle, LOST, Message, REFUSED, RemoteError, SendErro
 /// How many changes are told before newer ones are looked for.
 const ROOM: Room = Room { changes: 1_024, bytes: usize::MAX };
 
-/// The longest that a call of a subscriber is waited for; nearly all give up earlier themselves.
-const PATIENCE: Duration = Duration::from_secs(3_600);
+/// The longest that a call of a subscriber is waited for, which is the longest that any may take.
+const PATIENCE: Duration = Duration::from_secs(24 * 3_600);
 
 /// How many calls one subscriber may have under way.
 const MAX_CALLS: usize = 16_384;

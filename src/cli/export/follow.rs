@@ -29,6 +29,9 @@ enum Watched {
 /// Something may have become another; or nobody would tell if it did.
 type News = Result<(), Ended>;
 
+/// As many paths as the sidecar lets one watch have.
+const MOST_PATHS: usize = 1_024;
+
 /// What keeps the file as it should be is not whole any more.
 #[derive(Debug, thiserror::Error)]
 #[error("a thread that waits for changes has ended; start this again")]
@@ -36,9 +39,9 @@ struct Ended;
 
 pub(super) fn follow(subject: &Subject, source: &Source) -> anyhow::Result<Infallible> {
     let (sender, changes) = sync_channel(1);
-    let nodes = Watched::Nodes(subject.paths.iter().map(NodePath::to_string).collect());
-    let watched = [(nodes, !subject.paths.is_empty()), (Watched::Masters, subject.services)];
-    for (what, _) in watched.into_iter().filter(|(_, is_wanted)| *is_wanted) {
+    let nodes =
+        subject.paths.chunks(MOST_PATHS).map(|paths| Watched::Nodes(paths.iter().map(NodePath::to_string).collect()));
+    for what in nodes.chain(subject.services.then_some(Watched::Masters)) {
         let client = source.client();
         start(sender.clone(), move |sender| what.tell(client, sender));
     }

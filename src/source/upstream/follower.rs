@@ -171,7 +171,7 @@ impl Follower {
                 (Some(Told::Drop(id)), Some(generation)) => drop(generation.remove(&id)),
                 (Some(Told::Put(master)), None) => drop(self.publisher.publish(vec![self.join(handle, master)])),
                 (Some(Told::Drop(id)), None) => drop(self.publisher.publish(vec![Change::Leave(id)])),
-                // As with one that is connected here, what it offered before stands.
+                // What it offered before stands until all is told anew.
                 (Some(Told::TooLarge(id)), _) => {
                     if !std::mem::replace(&mut has_left_out, true) {
                         let why = format!("it offers more than {MAX_SERVICES} services");
@@ -183,6 +183,10 @@ impl Follower {
                         self.feed().reconnects.increment();
                     }
                     *was_in_sync = true;
+                    if self.feed().since_proof().is_none() {
+                        // Before: the shared file would tell that it is whole, with the age of something never proven.
+                        self.feed().prove(began);
+                    }
                     self.publish_whole(handle, whole.take().unwrap_or_default());
                     self.feed().prove(began);
                     generation = None;

@@ -25,17 +25,16 @@ pub(super) fn left_at(path: &Path, feeds: &[Feed]) -> io::Result<Option<Contents
             }
             Err(why) => (Some(left), why),
         },
-        Err(Unfit::Unreadable(error)) => return Err(error),
+        Err(Unfit::Unreadable(error)) if path.exists() => return Err(error),
         Err(why) => (None, why),
     };
     let (other, spare) = (with_end(path, ".other-cluster"), with_end(path, ".back"));
-    let back = Contents::load(&other).ok().filter(|back| back.check_cluster(feeds).is_ok());
-    if back.is_some() {
-        fs::rename(&other, &spare)?;
-    }
+    // There is a spare where an earlier exchange was interrupted.
+    let fits = |from: &Path| Contents::load(from).ok().filter(|back| back.check_cluster(feeds).is_ok());
+    let back = fits(&spare).or_else(|| fits(&other).filter(|_| fs::rename(&other, &spare).is_ok()));
     let aside = if left.is_some() { other } else { with_end(path, ".set-aside") };
     // One that holds nothing may stand in the way of one that does.
-    if is_new(path)? || left.is_some_and(|left| left.is_empty()) {
+    if !path.exists() || is_new(path)? || left.is_some_and(|left| left.is_empty()) {
         remove(path)?;
     } else {
         fs::rename(path, &aside)?;
@@ -61,7 +60,7 @@ fn is_new(path: &Path) -> io::Result<bool> {
 pub(super) fn newer_at(copy: &Path, here: Option<&Contents>, feeds: &[Feed]) -> Option<Contents> {
     let is_newer = |revision| here.is_none_or(|here| revision > here.report.revision);
     let told = Image::open(copy).and_then(|image| contents::report(&image));
-    if !copy.exists() || told.is_ok_and(|report| !is_newer(report.revision)) {
+    if told.is_ok_and(|report| !is_newer(report.revision)) {
         return None;
     }
     let left = left_at(copy, feeds);

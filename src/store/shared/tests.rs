@@ -317,6 +317,8 @@ fn the_file_of_another_cluster_is_set_aside_and_comes_back() {
     assert_eq!(nodes(&house.open()), ["/a"]);
     assert_eq!(nodes(&house.open_as(feeds("another"))), ["/b"]);
     assert_eq!(nodes(&house.open()), ["/a"], "as often as it takes");
+    fs::rename(house.file(), with_end(&house.file(), ".back")).expect("an exchange that was interrupted");
+    assert_eq!(nodes(&house.open()), ["/a"]);
 }
 
 #[test]

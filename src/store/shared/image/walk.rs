@@ -1,5 +1,6 @@
 //! Walks along the tree of an image, which see to it that LMDB can work with the whole file.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::{CUT_OFF, Image, MAX_DEPTH, NOWHERE, Page, TOO_DEEP, Unfit, u64_at};
@@ -122,7 +123,7 @@ impl<'i> Walk<'i> {
 
     fn meet(&mut self, page: u64) -> Result<(), Unfit> {
         match self.met.get_mut(page as usize) {
-            Some(met) if !*met && page >= 2 => *met = true,
+            Some(met) if !*met && (2..=self.image.last_page).contains(&page) => *met = true,
             _ => return Err(Unfit::Damaged("a page has two places in it, or none")),
         }
         Ok(())
@@ -169,13 +170,13 @@ impl<'i> Walk<'i> {
 
     /// No free page is in use, and what is not in the file is free.
     fn free_list(mut self) -> Result<(), Unfit> {
-        let mut free = Vec::new();
+        let mut free = BTreeSet::new();
         if self.image.free != NOWHERE {
             self.is_ordered = false;
             let root = self.page(self.image.free)?;
             self.entries(&root, 0..root.count, 0, &mut |_, list| {
                 for nth in 1..=u64_at(list, 0)? {
-                    free.push(u64_at(list, 8 * nth as usize)?);
+                    free.insert(u64_at(list, 8 * nth as usize)?);
                 }
                 Ok(())
             })?;
