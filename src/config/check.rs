@@ -77,7 +77,11 @@ impl Check<'_> {
         let relative = thrift.unix.is_relative() && !thrift.unix.as_os_str().is_empty();
         self.object_if(relative, &unix, "is relative: write an absolute path, which clients can know");
         let (bytes, most) = (thrift.unix.as_os_str().len(), most_bytes(&thrift.unix));
-        self.object_if(bytes > most, &unix, &format!("{bytes} bytes, at most {most}: the kernel takes no more, with `:1` for PHP"));
+        self.object_if(
+            bytes > most,
+            &unix,
+            &format!("{bytes} bytes, at most {most}: the kernel takes no more, with `:1` for PHP"),
+        );
         if let Err(message) = loopback(&thrift.tcp) {
             self.object(&[&tcp], message);
         }
