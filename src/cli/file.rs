@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use roster::model::{Node, NodePath};
-use roster::store::left_out;
+use roster::store::no_node;
 use roster::store::shared::{Reader, Report, Source};
 use roster::thrift::client::Error;
 use roster::thrift::idl::{self, Freshness, NotFound, NotReady};
@@ -138,14 +138,8 @@ impl SharedFile {
 }
 
 fn absent(report: &Report, path: &NodePath, freshness: &Freshness) -> Error {
-    let mut behind = report.behind(path).peekable();
-    let message = if behind.peek().is_none() {
-        format!("no source of the shared file mirrors {path}")
-    } else if let Some((name, left_out)) = behind.find_map(|it| Some((&it.name, left_out(it.left_out)?))) {
-        format!("there is no node {path}; but {name} {left_out}")
-    } else {
-        format!("there is no node {path}")
-    };
+    let behind = report.behind(path).map(|source| (source.name.as_str(), source.left_out));
+    let message = no_node(path, behind).unwrap_or_else(|| format!("no source of the shared file mirrors {path}"));
     Error::NotFound(NotFound { path: path.to_string(), message, freshness: freshness.clone() })
 }
 

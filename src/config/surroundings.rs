@@ -21,7 +21,8 @@ pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
             mistakes.push(draft.mistake(key.into(), format!("there is no group {group:?} on this machine")));
         }
     }
-    if let Some(Err(error)) = Some(&config.thrift.unix).filter(|path| is_set(path)).map(|path| InTheWay::none_at(path))
+    if is_set(&config.thrift.unix)
+        && let Err(error) = InTheWay::none_at(&config.thrift.unix)
     {
         mistakes.push(draft.mistake("thrift.unix".into(), error.to_string()));
     }

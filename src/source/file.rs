@@ -104,10 +104,7 @@ fn take(config: &Config, publisher: &Publisher, looked: Instant) {
         Ok(fresh) => {
             let changes = difference(&publisher.snapshot(), &config.root, &fresh);
             tracing::info!(source = feed.name(), nodes = fresh.len(), changes = changes.len(), "read the file");
-            if feed.since_proof().is_none() {
-                // Before: the shared file would tell that it is whole, with the age of something never proven.
-                feed.prove(looked);
-            }
+            feed.prove_first(looked);
             publisher.publish_whole(changes);
             feed.enter(FeedState::Live, "");
             feed.prove(looked);

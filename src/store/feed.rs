@@ -170,6 +170,14 @@ impl Feed {
         self.proven.fetch_max(millis + 1, Ordering::AcqRel);
     }
 
+    /// The same for a source that never was in sync, before what it holds is published as whole: else the shared file
+    /// could tell that it is whole, with the age of something never proven.
+    pub fn prove_first(&self, at: Instant) {
+        if self.since_proof().is_none() {
+            self.prove(at);
+        }
+    }
+
     /// The time since the source was last known to be in sync; zero while it is. None: it never was.
     pub fn age(&self) -> Option<Duration> {
         let since = self.since_proof()?;
@@ -208,6 +216,15 @@ impl Feed {
     pub fn set_left_out(&self, nodes: u64) {
         self.left_out.store(nodes, Ordering::Relaxed);
     }
+}
+
+/// That there is no such node; and that there may be one, where a source behind it, told by its name, left out so many.
+/// None: no source is behind it.
+pub fn no_node<'a>(path: &NodePath, behind: impl Iterator<Item = (&'a str, u64)>) -> Option<String> {
+    let mut behind = behind.peekable();
+    behind.peek()?;
+    let doubt = behind.find_map(|(name, nodes)| Some(format!("; but {name} {}", left_out(nodes)?)));
+    Some(format!("there is no node {path}{}", doubt.unwrap_or_default()))
 }
 
 /// That a source left out so many nodes, in words; None: it left out none.

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
 pub use self::directory::{Directory, Entry};
-pub use self::feed::{Feed, FeedState, left_out};
+pub use self::feed::{Feed, FeedState, left_out, no_node};
 pub use self::journal::{Room, Since};
 pub use self::offers::{Offering, Offers};
 use self::shared::Contents;

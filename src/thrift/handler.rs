@@ -11,7 +11,7 @@ use super::owed::Ledger;
 use super::{Config, ZkData};
 use crate::metrics::Metrics;
 use crate::model::{Freshness, NodePath};
-use crate::store::{Feed, Filled, Snapshot, Store, left_out};
+use crate::store::{Feed, Filled, Snapshot, Store, no_node};
 
 /// A page or a list of changes holds at most so many nodes, whatever the client asks for.
 const MAX_PAGE: usize = 10_000;
@@ -215,14 +215,8 @@ fn waited_for<'a>(mut feeds: impl Iterator<Item = (&'a Feed, Filled)>) -> Option
 }
 
 pub(super) fn absence(snapshot: &Snapshot, path: &NodePath) -> String {
-    let mut behind = snapshot.behind(path).map(|(feed, _)| feed).peekable();
-    if behind.peek().is_none() {
-        return format!("no source mirrors {path}; `status` tells the roots of each");
-    }
-    match behind.find_map(|feed| Some((feed.name(), left_out(feed.left_out())?))) {
-        Some((name, left_out)) => format!("there is no node {path}; but {name} {left_out}"),
-        None => format!("there is no node {path}"),
-    }
+    let behind = snapshot.behind(path).map(|(feed, _)| (feed.name(), feed.left_out()));
+    no_node(path, behind).unwrap_or_else(|| format!("no source mirrors {path}; `status` tells the roots of each"))
 }
 
 fn not_found(snapshot: &Snapshot, path: &NodePath, freshness: Freshness) -> thrift::Error {

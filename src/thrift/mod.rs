@@ -47,6 +47,7 @@ pub use self::config::{Config, ZkData};
 use self::handler::Desk;
 use self::owed::Ledger;
 use self::turns::Turns;
+pub use self::watch::MAX_PATHS;
 use crate::metrics::Metrics;
 use crate::net::{Address, BindError, Bound, Stream};
 use crate::store::Store;

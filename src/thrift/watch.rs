@@ -11,7 +11,7 @@ use crate::store::{Room, Since, Subscription};
 use crate::task::Stop;
 
 /// The most paths of one watch, each of which a change is compared with.
-const MAX_PATHS: usize = 1_024;
+pub const MAX_PATHS: usize = 1_024;
 
 /// The arguments of `watch`, checked.
 #[derive(Debug)]

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use roster::model::NodePath;
 use roster::task::Backoff;
+use roster::thrift::MAX_PATHS;
 use roster::thrift::client::{Client, Error};
 
 use super::Subject;
@@ -29,9 +30,6 @@ enum Watched {
 /// Something may have become another; or nobody would tell if it did.
 type News = Result<(), Ended>;
 
-/// As many paths as the sidecar lets one watch have.
-const MOST_PATHS: usize = 1_024;
-
 /// What keeps the file as it should be is not whole any more.
 #[derive(Debug, thiserror::Error)]
 #[error("a thread that waits for changes has ended; start this again")]
@@ -40,7 +38,7 @@ struct Ended;
 pub(super) fn follow(subject: &Subject, source: &Source) -> anyhow::Result<Infallible> {
     let (sender, changes) = sync_channel(1);
     let nodes =
-        subject.paths.chunks(MOST_PATHS).map(|paths| Watched::Nodes(paths.iter().map(NodePath::to_string).collect()));
+        subject.paths.chunks(MAX_PATHS).map(|paths| Watched::Nodes(paths.iter().map(NodePath::to_string).collect()));
     for what in nodes.chain(subject.services.then_some(Watched::Masters)) {
         let client = source.client();
         start(sender.clone(), move |sender| what.tell(client, sender));

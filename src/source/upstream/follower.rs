@@ -183,10 +183,7 @@ impl Follower {
                         self.feed().reconnects.increment();
                     }
                     *was_in_sync = true;
-                    if self.feed().since_proof().is_none() {
-                        // Before: the shared file would tell that it is whole, with the age of something never proven.
-                        self.feed().prove(began);
-                    }
+                    self.feed().prove_first(began);
                     self.publish_whole(handle, whole.take().unwrap_or_default());
                     self.feed().prove(began);
                     generation = None;

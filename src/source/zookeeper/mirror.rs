@@ -168,10 +168,7 @@ impl Mirror {
         let (changes, announced) = self.compare(session, BTreeSet::new()).await?;
         let changes = self.hold_back(changes, &announced);
         let changed = changes.len();
-        if self.feed().since_proof().is_none() {
-            // Before: the shared file would tell that it is whole, with the age of something never proven.
-            self.feed().prove(began);
-        }
+        self.feed().prove_first(began);
         let revision = self.publish(changes, Publisher::publish_whole);
         let mut following = Dirty { proof: Some(began), ..Dirty::default() };
         self.settle(&mut following);
