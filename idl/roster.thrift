@@ -292,7 +292,9 @@ enum CallErrorKind {
   TIMED_OUT = 3,
   OVERLOADED = 4,
   /** The call itself made no sense. */
-  INVALID = 5
+  INVALID = 5,
+  /** The client may not make this call. */
+  DENIED = 6
 }
 
 /** As the exceptions below, where several calls each have an outcome. */
@@ -386,6 +388,8 @@ struct StatusReply {
   6: required map<string, i64> limits
   /** Why the shared file is not written; absent: it is, or there is to be none. */
   7: optional string sharedTrouble
+  /** Who the client is, and what it may do, in words. */
+  8: required string access
 }
 
 /** There is no such coordination node. An absence has its freshness too. */
@@ -441,6 +445,12 @@ exception Overloaded {
   1: required string message
 }
 
+/** The client may not do this. It says so of names, whether there is such a thing or not. */
+exception AccessDenied {
+  /** Who the client is, what it may not do, and who may or what would allow it. */
+  1: required string message
+}
+
 /** The request makes no sense as it is. */
 exception InvalidRequest {
   /** Which argument, */
@@ -452,22 +462,24 @@ exception InvalidRequest {
 service Roster {
   /** One coordination node. */
   NodeReply get(1: string path, 2: ReadOptions options)
-    throws (1: NotFound notFound, 2: NotReady notReady, 3: TooStale tooStale, 4: InvalidRequest invalid)
+    throws (1: NotFound notFound, 2: NotReady notReady, 3: TooStale tooStale, 4: InvalidRequest invalid,
+            5: AccessDenied denied)
 
   /** Several coordination nodes at one revision. */
   NodesReply getMany(1: list<string> paths, 2: ReadOptions options)
-    throws (1: NotReady notReady, 2: TooStale tooStale, 3: InvalidRequest invalid)
+    throws (1: NotReady notReady, 2: TooStale tooStale, 3: InvalidRequest invalid, 4: AccessDenied denied)
 
   /** The names of a node's children. */
   ChildrenReply children(1: string path, 2: ReadOptions options)
-    throws (1: NotFound notFound, 2: NotReady notReady, 3: TooStale tooStale, 4: InvalidRequest invalid)
+    throws (1: NotFound notFound, 2: NotReady notReady, 3: TooStale tooStale, 4: InvalidRequest invalid,
+            5: AccessDenied denied)
 
   /**
    * A node and all below it, in pages of at most `limit` nodes (0: as many as a reply may hold).
    * `cursor` is empty for the first page, then what the page before said.
    */
   SubtreeReply subtree(1: string path, 2: i32 limit, 3: string cursor, 4: ReadOptions options)
-    throws (1: NotReady notReady, 2: TooStale tooStale, 3: InvalidRequest invalid)
+    throws (1: NotReady notReady, 2: TooStale tooStale, 3: InvalidRequest invalid, 4: AccessDenied denied)
 
   /**
    * Waits until something at or below `paths` (empty: anywhere) is newer than revision `since`, and tells what;
@@ -477,44 +489,47 @@ service Roster {
    * `since` 0 answers `reset` at once.
    */
   WatchReply watch(1: i64 since, 2: list<string> paths, 3: i32 timeoutMs, 4: i32 limit)
-    throws (1: NotReady notReady, 2: InvalidRequest invalid)
+    throws (1: NotReady notReady, 2: InvalidRequest invalid, 3: AccessDenied denied)
 
   /** What the sidecar is doing. */
   StatusReply status()
 
   /** The masters that are there, in pages. */
-  MastersReply masters(1: Filter filter) throws (1: NotReady notReady, 2: InvalidRequest invalid)
+  MastersReply masters(1: Filter filter)
+    throws (1: NotReady notReady, 2: InvalidRequest invalid, 3: AccessDenied denied)
 
   /** One master. */
-  MasterReply master(1: string id) throws (1: NotFound notFound, 2: NotReady notReady)
+  MasterReply master(1: string id) throws (1: NotFound notFound, 2: NotReady notReady, 3: AccessDenied denied)
 
   /** The services that masters offer. */
-  ServicesReply services(1: Filter filter) throws (1: NotReady notReady, 2: InvalidRequest invalid)
+  ServicesReply services(1: Filter filter)
+    throws (1: NotReady notReady, 2: InvalidRequest invalid, 3: AccessDenied denied)
 
   /** Who offers a service, by its name without a version. */
-  InstancesReply instances(1: string serviceName) throws (1: NotFound notFound, 2: NotReady notReady)
+  InstancesReply instances(1: string serviceName)
+    throws (1: NotFound notFound, 2: NotReady notReady, 3: AccessDenied denied)
 
   /** As `watch`, for masters. */
   MastersWatchReply watchMasters(1: i64 since, 2: i32 timeoutMs, 3: i32 limit)
-    throws (1: NotReady notReady, 2: InvalidRequest invalid)
+    throws (1: NotReady notReady, 2: InvalidRequest invalid, 3: AccessDenied denied)
 
   /** Calls a method of a service, on one of the masters that offer it. */
   CallResult call(1: string serviceName, 2: string method, 3: binary arguments, 4: CallOptions options)
     throws (1: NoMaster noMaster, 2: CallFailed failed, 3: CallTimedOut timedOut, 4: Overloaded overloaded,
-            5: InvalidRequest invalid)
+            5: InvalidRequest invalid, 6: AccessDenied denied)
 
   /** The same, on one master. */
   CallResult callOn(1: string masterId, 2: string serviceName, 3: string method, 4: binary arguments,
                     5: CallOptions options)
     throws (1: NoMaster noMaster, 2: CallFailed failed, 3: CallTimedOut timedOut, 4: Overloaded overloaded,
-            5: InvalidRequest invalid)
+            5: InvalidRequest invalid, 6: AccessDenied denied)
 
   /** The same, on every master that offers it, in any version or in one that meets `version`: an outcome a master. */
   list<CallOutcome> callAll(1: string serviceName, 2: string method, 3: binary arguments, 4: CallOptions options)
-    throws (1: NoMaster noMaster, 2: InvalidRequest invalid)
+    throws (1: NoMaster noMaster, 2: InvalidRequest invalid, 3: AccessDenied denied)
 
   /** Several calls side by side: their outcomes, in the order of the calls. */
-  list<CallOutcome> callMany(1: list<Call> calls) throws (1: InvalidRequest invalid)
+  list<CallOutcome> callMany(1: list<Call> calls) throws (1: InvalidRequest invalid, 2: AccessDenied denied)
 
   /**
    * Starts a call whose values are fetched as they come, on the master with this id, or on one of those that offer the
@@ -526,7 +541,7 @@ service Roster {
    */
   CallValues startCall(1: Call call, 2: string masterId)
     throws (1: NoMaster noMaster, 2: CallFailed failed, 3: CallTimedOut timedOut, 4: Overloaded overloaded,
-            5: InvalidRequest invalid)
+            5: InvalidRequest invalid, 6: AccessDenied denied)
 
   /** What has come since of the call that is open; waits for at least one value, or the end. After the end, or the
    *  exception that the call came to, none is open. */
@@ -535,13 +550,13 @@ service Roster {
             5: InvalidRequest invalid)
 
   /** Sends a command, a map with the key `cmd`, to every master; to how many it was sent. */
-  i32 broadcast(1: binary message, 2: Encoding encoding) throws (1: InvalidRequest invalid)
+  i32 broadcast(1: binary message, 2: Encoding encoding) throws (1: InvalidRequest invalid, 2: AccessDenied denied)
 
   /** Tells every master to connect to these registers as well; to how many it was told. */
-  i32 addRegisters(1: list<RegisterAddress> registers) throws (1: InvalidRequest invalid)
+  i32 addRegisters(1: list<RegisterAddress> registers) throws (1: InvalidRequest invalid, 2: AccessDenied denied)
 
   /** Tells every master to leave these registers; to how many it was told. */
-  i32 removeRegisters(1: list<RegisterAddress> registers) throws (1: InvalidRequest invalid)
+  i32 removeRegisters(1: list<RegisterAddress> registers) throws (1: InvalidRequest invalid, 2: AccessDenied denied)
 
   /** What was counted of the calls, by method. */
   StatsReply stats()

@@ -8,12 +8,13 @@
 //! | floor | rooms |
 //! |---|---|
 //! | 0 | [`model`], [`metrics`], [`permissions`], [`secret`], [`task`], `sync` |
-//! | 1 | [`store`], [`tunnel`], [`net`] |
+//! | 1 | [`access`], [`store`], [`tunnel`], [`net`] |
 //! | 2 | [`resolve`] |
 //! | 3 | [`source`], [`register`], [`thrift`], [`master`] |
 //! | 4 | [`config`] |
 //! | 5 | [`sidecar`] |
 
+pub mod access;
 pub mod config;
 #[cfg(test)]
 mod corpora;

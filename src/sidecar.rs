@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
+use crate::access::{Access, Policy, UnknownName};
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::net::{Address, BindError};
@@ -23,6 +24,7 @@ pub struct Sidecar {
     tasks: Tasks,
     failures: mpsc::UnboundedReceiver<Failure>,
     reload: watch::Sender<()>,
+    access: Arc<Access>,
     addresses: Vec<Address>,
     stop_timeout: Duration,
 }
@@ -32,6 +34,8 @@ pub struct Sidecar {
 pub enum StartError {
     #[error(transparent)]
     Bind(#[from] BindError),
+    #[error("access: {0}")]
+    Access(#[from] UnknownName),
     #[error(transparent)]
     Register(#[from] RegisterError),
     #[error(transparent)]
@@ -43,7 +47,8 @@ pub enum StartError {
 impl Sidecar {
     /// Starts all rooms on the runtime of the caller. It listens when this returns, whatever the sources do.
     pub fn start(config: &Config) -> Result<Self, StartError> {
-        // First: what cannot listen touches nothing of another sidecar's.
+        let access = Access::new(Policy::new(&config.access, &config.allow)?);
+        // Then: what cannot listen touches nothing of another sidecar's.
         let endpoint = Endpoint::bind(&config.thrift)?;
         let register = is_on(&config.register).then(|| Register::bind(&config.register)).transpose()?;
 
@@ -83,11 +88,11 @@ impl Sidecar {
             tracing::info!(address = %register.address(), "listening for masters");
             register.start(publisher, &tasks, reloads);
         }
-        endpoint.start(&config.zk_data, &store, &metrics, &tasks)?;
+        endpoint.start(&config.zk_data, &store, &access, &metrics, &tasks)?;
         if let Some(shared) = shared {
             shared.start(&tasks, &store, &metrics)?;
         }
-        Ok(Self { tasks, failures, reload, addresses, stop_timeout: config.sidecar.stop_timeout })
+        Ok(Self { tasks, failures, reload, access, addresses, stop_timeout: config.sidecar.stop_timeout })
     }
 
     /// Where it listens.
@@ -98,6 +103,12 @@ impl Sidecar {
     /// Has the sources read again what an operator may have changed: credentials and files.
     pub fn reload(&self) {
         self.reload.send_replace(());
+    }
+
+    /// Puts the access rules of another configuration in force; the rest of it takes a new start.
+    pub fn replace_access(&self, config: &Config) -> Result<(), UnknownName> {
+        self.access.replace(Policy::new(&config.access, &config.allow)?);
+        Ok(())
     }
 
     /// Waits until a part without which it must not go on has failed.

@@ -257,12 +257,15 @@ impl CallErrorKind {
   pub const OVERLOADED: CallErrorKind = CallErrorKind(4);
   /// The call itself made no sense.
   pub const INVALID: CallErrorKind = CallErrorKind(5);
+  /// The client may not make this call.
+  pub const DENIED: CallErrorKind = CallErrorKind(6);
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NO_MASTER,
     Self::FAILED,
     Self::TIMED_OUT,
     Self::OVERLOADED,
     Self::INVALID,
+    Self::DENIED,
   ];
 }
 
@@ -285,6 +288,7 @@ impl From<i32> for CallErrorKind {
       3 => CallErrorKind::TIMED_OUT,
       4 => CallErrorKind::OVERLOADED,
       5 => CallErrorKind::INVALID,
+      6 => CallErrorKind::DENIED,
       _ => CallErrorKind(i)
     }
   }
@@ -3565,10 +3569,12 @@ pub struct StatusReply {
   pub limits: BTreeMap<String, i64>,
   /// Why the shared file is not written; absent: it is, or there is to be none.
   pub shared_trouble: Option<String>,
+  /// Who the client is, and what it may do, in words.
+  pub access: String,
 }
 
 impl StatusReply {
-  pub fn new<F7>(version: String, uptime_ms: i64, freshness: Freshness, sources: Vec<SourceStatus>, counters: BTreeMap<String, i64>, limits: BTreeMap<String, i64>, shared_trouble: F7) -> StatusReply where F7: Into<Option<String>> {
+  pub fn new<F7>(version: String, uptime_ms: i64, freshness: Freshness, sources: Vec<SourceStatus>, counters: BTreeMap<String, i64>, limits: BTreeMap<String, i64>, shared_trouble: F7, access: String) -> StatusReply where F7: Into<Option<String>> {
     StatusReply {
       version,
       uptime_ms,
@@ -3577,6 +3583,7 @@ impl StatusReply {
       counters,
       limits,
       shared_trouble: shared_trouble.into(),
+      access,
     }
   }
 }
@@ -3591,6 +3598,7 @@ impl TSerializable for StatusReply {
     let mut f_5: Option<BTreeMap<String, i64>> = None;
     let mut f_6: Option<BTreeMap<String, i64>> = None;
     let mut f_7: Option<String> = None;
+    let mut f_8: Option<String> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -3646,6 +3654,10 @@ impl TSerializable for StatusReply {
           let val = i_prot.read_string()?;
           f_7 = Some(val);
         },
+        8 => {
+          let val = i_prot.read_string()?;
+          f_8 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -3659,6 +3671,7 @@ impl TSerializable for StatusReply {
     verify_required_field_exists("StatusReply.sources", &f_4)?;
     verify_required_field_exists("StatusReply.counters", &f_5)?;
     verify_required_field_exists("StatusReply.limits", &f_6)?;
+    verify_required_field_exists("StatusReply.access", &f_8)?;
     let ret = StatusReply {
       version: f_1.expect("auto-generated code should have checked for presence of required fields"),
       uptime_ms: f_2.expect("auto-generated code should have checked for presence of required fields"),
@@ -3667,6 +3680,7 @@ impl TSerializable for StatusReply {
       counters: f_5.expect("auto-generated code should have checked for presence of required fields"),
       limits: f_6.expect("auto-generated code should have checked for presence of required fields"),
       shared_trouble: f_7,
+      access: f_8.expect("auto-generated code should have checked for presence of required fields"),
     };
     Ok(ret)
   }
@@ -3710,6 +3724,9 @@ impl TSerializable for StatusReply {
       o_prot.write_string(fld_var)?;
       o_prot.write_field_end()?
     }
+    o_prot.write_field_begin(&TFieldIdentifier::new("access", TType::String, 8))?;
+    o_prot.write_string(&self.access)?;
+    o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
   }
@@ -4361,6 +4378,78 @@ impl From<Overloaded> for thrift::Error {
 impl Display for Overloaded {
   fn fmt(&self, f: &mut Formatter) -> fmt::Result {
     write!(f, "remote service threw Overloaded")
+  }
+}
+
+//
+// AccessDenied
+//
+
+/// The client may not do this. It says so of names, whether there is such a thing or not.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct AccessDenied {
+  /// Who the client is, what it may not do, and who may or what would allow it.
+  pub message: String,
+}
+
+impl AccessDenied {
+  pub fn new(message: String) -> AccessDenied {
+    AccessDenied {
+      message,
+    }
+  }
+}
+
+impl TSerializable for AccessDenied {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<AccessDenied> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("AccessDenied.message", &f_1)?;
+    let ret = AccessDenied {
+      message: f_1.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("AccessDenied");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("message", TType::String, 1))?;
+    o_prot.write_string(&self.message)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+impl Error for AccessDenied {}
+
+impl From<AccessDenied> for thrift::Error {
+  fn from(e: AccessDenied) -> Self {
+    thrift::Error::User(Box::new(e))
+  }
+}
+
+impl Display for AccessDenied {
+  fn fmt(&self, f: &mut Formatter) -> fmt::Result {
+    write!(f, "remote service threw AccessDenied")
   }
 }
 
@@ -5246,7 +5335,7 @@ impl TRosterProcessFunctions {
       Ok(handler_return) => {
         let message_ident = TMessageIdentifier::new("get", TMessageType::Reply, incoming_sequence_number);
         o_prot.write_message_begin(&message_ident)?;
-        let ret = RosterGetResult { result_value: Some(handler_return), not_found: None, not_ready: None, too_stale: None, invalid: None };
+        let ret = RosterGetResult { result_value: Some(handler_return), not_found: None, not_ready: None, too_stale: None, invalid: None, denied: None };
         ret.write_to_out_protocol(o_prot)?;
         o_prot.write_message_end()?;
         o_prot.flush()
@@ -5256,7 +5345,7 @@ impl TRosterProcessFunctions {
           thrift::Error::User(usr_err) => {
             if usr_err.downcast_ref::<NotFound>().is_some() {
               let err = usr_err.downcast::<NotFound>().expect("downcast already checked");
-              let ret_err = RosterGetResult{ result_value: None, not_found: Some(*err), not_ready: None, too_stale: None, invalid: None };
+              let ret_err = RosterGetResult{ result_value: None, not_found: Some(*err), not_ready: None, too_stale: None, invalid: None, denied: None };
               let message_ident = TMessageIdentifier::new("get", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -5264,7 +5353,7 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<NotReady>().is_some() {
               let err = usr_err.downcast::<NotReady>().expect("downcast already checked");
-              let ret_err = RosterGetResult{ result_value: None, not_found: None, not_ready: Some(*err), too_stale: None, invalid: None };
+              let ret_err = RosterGetResult{ result_value: None, not_found: None, not_ready: Some(*err), too_stale: None, invalid: None, denied: None };
               let message_ident = TMessageIdentifier::new("get", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -5272,7 +5361,7 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<TooStale>().is_some() {
               let err = usr_err.downcast::<TooStale>().expect("downcast already checked");
-              let ret_err = RosterGetResult{ result_value: None, not_found: None, not_ready: None, too_stale: Some(*err), invalid: None };
+              let ret_err = RosterGetResult{ result_value: None, not_found: None, not_ready: None, too_stale: Some(*err), invalid: None, denied: None };
               let message_ident = TMessageIdentifier::new("get", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -5280,7 +5369,15 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
               let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
-              let ret_err = RosterGetResult{ result_value: None, not_found: None, not_ready: None, too_stale: None, invalid: Some(*err) };
+              let ret_err = RosterGetResult{ result_value: None, not_found: None, not_ready: None, too_stale: None, invalid: Some(*err), denied: None };
+              let message_ident = TMessageIdentifier::new("get", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
+              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
+              let ret_err = RosterGetResult{ result_value: None, not_found: None, not_ready: None, too_stale: None, invalid: None, denied: Some(*err) };
               let message_ident = TMessageIdentifier::new("get", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -5330,7 +5427,7 @@ impl TRosterProcessFunctions {
       Ok(handler_return) => {
         let message_ident = TMessageIdentifier::new("getMany", TMessageType::Reply, incoming_sequence_number);
         o_prot.write_message_begin(&message_ident)?;
-        let ret = RosterGetManyResult { result_value: Some(handler_return), not_ready: None, too_stale: None, invalid: None };
+        let ret = RosterGetManyResult { result_value: Some(handler_return), not_ready: None, too_stale: None, invalid: None, denied: None };
         ret.write_to_out_protocol(o_prot)?;
         o_prot.write_message_end()?;
         o_prot.flush()
@@ -5340,7 +5437,7 @@ impl TRosterProcessFunctions {
           thrift::Error::User(usr_err) => {
             if usr_err.downcast_ref::<NotReady>().is_some() {
               let err = usr_err.downcast::<NotReady>().expect("downcast already checked");
-              let ret_err = RosterGetManyResult{ result_value: None, not_ready: Some(*err), too_stale: None, invalid: None };
+              let ret_err = RosterGetManyResult{ result_value: None, not_ready: Some(*err), too_stale: None, invalid: None, denied: None };
               let message_ident = TMessageIdentifier::new("getMany", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -5348,7 +5445,7 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<TooStale>().is_some() {
               let err = usr_err.downcast::<TooStale>().expect("downcast already checked");
-              let ret_err = RosterGetManyResult{ result_value: None, not_ready: None, too_stale: Some(*err), invalid: None };
+              let ret_err = RosterGetManyResult{ result_value: None, not_ready: None, too_stale: Some(*err), invalid: None, denied: None };
               let message_ident = TMessageIdentifier::new("getMany", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -5356,7 +5453,15 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
               let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
-              let ret_err = RosterGetManyResult{ result_value: None, not_ready: None, too_stale: None, invalid: Some(*err) };
+              let ret_err = RosterGetManyResult{ result_value: None, not_ready: None, too_stale: None, invalid: Some(*err), denied: None };
+              let message_ident = TMessageIdentifier::new("getMany", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
+              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
+              let ret_err = RosterGetManyResult{ result_value: None, not_ready: None, too_stale: None, invalid: None, denied: Some(*err) };
               let message_ident = TMessageIdentifier::new("getMany", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -5406,7 +5511,7 @@ impl TRosterProcessFunctions {
       Ok(handler_return) => {
         let message_ident = TMessageIdentifier::new("children", TMessageType::Reply, incoming_sequence_number);
         o_prot.write_message_begin(&message_ident)?;
-        let ret = RosterChildrenResult { result_value: Some(handler_return), not_found: None, not_ready: None, too_stale: None, invalid: None };
+        let ret = RosterChildrenResult { result_value: Some(handler_return), not_found: None, not_ready: None, too_stale: None, invalid: None, denied: None };
         ret.write_to_out_protocol(o_prot)?;
         o_prot.write_message_end()?;
         o_prot.flush()
@@ -5416,7 +5521,7 @@ impl TRosterProcessFunctions {
           thrift::Error::User(usr_err) => {
             if usr_err.downcast_ref::<NotFound>().is_some() {
               let err = usr_err.downcast::<NotFound>().expect("downcast already checked");
-              let ret_err = RosterChildrenResult{ result_value: None, not_found: Some(*err), not_ready: None, too_stale: None, invalid: None };
+              let ret_err = RosterChildrenResult{ result_value: None, not_found: Some(*err), not_ready: None, too_stale: None, invalid: None, denied: None };
               let message_ident = TMessageIdentifier::new("children", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -5424,7 +5529,7 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<NotReady>().is_some() {
               let err = usr_err.downcast::<NotReady>().expect("downcast already checked");
-              let ret_err = RosterChildrenResult{ result_value: None, not_found: None, not_ready: Some(*err), too_stale: None, invalid: None };
+              let ret_err = RosterChildrenResult{ result_value: None, not_found: None, not_ready: Some(*err), too_stale: None, invalid: None, denied: None };
               let message_ident = TMessageIdentifier::new("children", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -5432,7 +5537,7 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<TooStale>().is_some() {
               let err = usr_err.downcast::<TooStale>().expect("downcast already checked");
-              let ret_err = RosterChildrenResult{ result_value: None, not_found: None, not_ready: None, too_stale: Some(*err), invalid: None };
+              let ret_err = RosterChildrenResult{ result_value: None, not_found: None, not_ready: None, too_stale: Some(*err), invalid: None, denied: None };
               let message_ident = TMessageIdentifier::new("children", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -5440,7 +5545,15 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
               let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
-              let ret_err = RosterChildrenResult{ result_value: None, not_found: None, not_ready: None, too_stale: None, invalid: Some(*err) };
+              let ret_err = RosterChildrenResult{ result_value: None, not_found: None, not_ready: None, too_stale: None, invalid: Some(*err), denied: None };
+              let message_ident = TMessageIdentifier::new("children", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
+              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
+              let ret_err = RosterChildrenResult{ result_value: None, not_found: None, not_ready: None, too_stale: None, invalid: None, denied: Some(*err) };
               let message_ident = TMessageIdentifier::new("children", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -5490,7 +5603,7 @@ impl TRosterProcessFunctions {
       Ok(handler_return) => {
         let message_ident = TMessageIdentifier::new("subtree", TMessageType::Reply, incoming_sequence_number);
         o_prot.write_message_begin(&message_ident)?;
-        let ret = RosterSubtreeResult { result_value: Some(handler_return), not_ready: None, too_stale: None, invalid: None };
+        let ret = RosterSubtreeResult { result_value: Some(handler_return), not_ready: None, too_stale: None, invalid: None, denied: None };
         ret.write_to_out_protocol(o_prot)?;
         o_prot.write_message_end()?;
         o_prot.flush()
@@ -5500,7 +5613,7 @@ impl TRosterProcessFunctions {
           thrift::Error::User(usr_err) => {
             if usr_err.downcast_ref::<NotReady>().is_some() {
               let err = usr_err.downcast::<NotReady>().expect("downcast already checked");
-              let ret_err = RosterSubtreeResult{ result_value: None, not_ready: Some(*err), too_stale: None, invalid: None };
+              let ret_err = RosterSubtreeResult{ result_value: None, not_ready: Some(*err), too_stale: None, invalid: None, denied: None };
               let message_ident = TMessageIdentifier::new("subtree", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -5508,7 +5621,7 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<TooStale>().is_some() {
               let err = usr_err.downcast::<TooStale>().expect("downcast already checked");
-              let ret_err = RosterSubtreeResult{ result_value: None, not_ready: None, too_stale: Some(*err), invalid: None };
+              let ret_err = RosterSubtreeResult{ result_value: None, not_ready: None, too_stale: Some(*err), invalid: None, denied: None };
               let message_ident = TMessageIdentifier::new("subtree", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -5516,7 +5629,15 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
               let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
-              let ret_err = RosterSubtreeResult{ result_value: None, not_ready: None, too_stale: None, invalid: Some(*err) };
+              let ret_err = RosterSubtreeResult{ result_value: None, not_ready: None, too_stale: None, invalid: Some(*err), denied: None };
+              let message_ident = TMessageIdentifier::new("subtree", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
+              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
+              let ret_err = RosterSubtreeResult{ result_value: None, not_ready: None, too_stale: None, invalid: None, denied: Some(*err) };
               let message_ident = TMessageIdentifier::new("subtree", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -5566,7 +5687,7 @@ impl TRosterProcessFunctions {
       Ok(handler_return) => {
         let message_ident = TMessageIdentifier::new("watch", TMessageType::Reply, incoming_sequence_number);
         o_prot.write_message_begin(&message_ident)?;
-        let ret = RosterWatchResult { result_value: Some(handler_return), not_ready: None, invalid: None };
+        let ret = RosterWatchResult { result_value: Some(handler_return), not_ready: None, invalid: None, denied: None };
         ret.write_to_out_protocol(o_prot)?;
         o_prot.write_message_end()?;
         o_prot.flush()
@@ -5576,7 +5697,7 @@ impl TRosterProcessFunctions {
           thrift::Error::User(usr_err) => {
             if usr_err.downcast_ref::<NotReady>().is_some() {
               let err = usr_err.downcast::<NotReady>().expect("downcast already checked");
-              let ret_err = RosterWatchResult{ result_value: None, not_ready: Some(*err), invalid: None };
+              let ret_err = RosterWatchResult{ result_value: None, not_ready: Some(*err), invalid: None, denied: None };
               let message_ident = TMessageIdentifier::new("watch", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -5584,7 +5705,15 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
               let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
-              let ret_err = RosterWatchResult{ result_value: None, not_ready: None, invalid: Some(*err) };
+              let ret_err = RosterWatchResult{ result_value: None, not_ready: None, invalid: Some(*err), denied: None };
+              let message_ident = TMessageIdentifier::new("watch", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
+              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
+              let ret_err = RosterWatchResult{ result_value: None, not_ready: None, invalid: None, denied: Some(*err) };
               let message_ident = TMessageIdentifier::new("watch", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -5671,7 +5800,7 @@ impl TRosterProcessFunctions {
       Ok(handler_return) => {
         let message_ident = TMessageIdentifier::new("masters", TMessageType::Reply, incoming_sequence_number);
         o_prot.write_message_begin(&message_ident)?;
-        let ret = RosterMastersResult { result_value: Some(handler_return), not_ready: None, invalid: None };
+        let ret = RosterMastersResult { result_value: Some(handler_return), not_ready: None, invalid: None, denied: None };
         ret.write_to_out_protocol(o_prot)?;
         o_prot.write_message_end()?;
         o_prot.flush()
@@ -5681,7 +5810,7 @@ impl TRosterProcessFunctions {
           thrift::Error::User(usr_err) => {
             if usr_err.downcast_ref::<NotReady>().is_some() {
               let err = usr_err.downcast::<NotReady>().expect("downcast already checked");
-              let ret_err = RosterMastersResult{ result_value: None, not_ready: Some(*err), invalid: None };
+              let ret_err = RosterMastersResult{ result_value: None, not_ready: Some(*err), invalid: None, denied: None };
               let message_ident = TMessageIdentifier::new("masters", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -5689,7 +5818,15 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
               let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
-              let ret_err = RosterMastersResult{ result_value: None, not_ready: None, invalid: Some(*err) };
+              let ret_err = RosterMastersResult{ result_value: None, not_ready: None, invalid: Some(*err), denied: None };
+              let message_ident = TMessageIdentifier::new("masters", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
+              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
+              let ret_err = RosterMastersResult{ result_value: None, not_ready: None, invalid: None, denied: Some(*err) };
               let message_ident = TMessageIdentifier::new("masters", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -5739,7 +5876,7 @@ impl TRosterProcessFunctions {
       Ok(handler_return) => {
         let message_ident = TMessageIdentifier::new("master", TMessageType::Reply, incoming_sequence_number);
         o_prot.write_message_begin(&message_ident)?;
-        let ret = RosterMasterResult { result_value: Some(handler_return), not_found: None, not_ready: None };
+        let ret = RosterMasterResult { result_value: Some(handler_return), not_found: None, not_ready: None, denied: None };
         ret.write_to_out_protocol(o_prot)?;
         o_prot.write_message_end()?;
         o_prot.flush()
@@ -5749,7 +5886,7 @@ impl TRosterProcessFunctions {
           thrift::Error::User(usr_err) => {
             if usr_err.downcast_ref::<NotFound>().is_some() {
               let err = usr_err.downcast::<NotFound>().expect("downcast already checked");
-              let ret_err = RosterMasterResult{ result_value: None, not_found: Some(*err), not_ready: None };
+              let ret_err = RosterMasterResult{ result_value: None, not_found: Some(*err), not_ready: None, denied: None };
               let message_ident = TMessageIdentifier::new("master", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -5757,7 +5894,15 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<NotReady>().is_some() {
               let err = usr_err.downcast::<NotReady>().expect("downcast already checked");
-              let ret_err = RosterMasterResult{ result_value: None, not_found: None, not_ready: Some(*err) };
+              let ret_err = RosterMasterResult{ result_value: None, not_found: None, not_ready: Some(*err), denied: None };
+              let message_ident = TMessageIdentifier::new("master", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
+              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
+              let ret_err = RosterMasterResult{ result_value: None, not_found: None, not_ready: None, denied: Some(*err) };
               let message_ident = TMessageIdentifier::new("master", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -5807,7 +5952,7 @@ impl TRosterProcessFunctions {
       Ok(handler_return) => {
         let message_ident = TMessageIdentifier::new("services", TMessageType::Reply, incoming_sequence_number);
         o_prot.write_message_begin(&message_ident)?;
-        let ret = RosterServicesResult { result_value: Some(handler_return), not_ready: None, invalid: None };
+        let ret = RosterServicesResult { result_value: Some(handler_return), not_ready: None, invalid: None, denied: None };
         ret.write_to_out_protocol(o_prot)?;
         o_prot.write_message_end()?;
         o_prot.flush()
@@ -5817,7 +5962,7 @@ impl TRosterProcessFunctions {
           thrift::Error::User(usr_err) => {
             if usr_err.downcast_ref::<NotReady>().is_some() {
               let err = usr_err.downcast::<NotReady>().expect("downcast already checked");
-              let ret_err = RosterServicesResult{ result_value: None, not_ready: Some(*err), invalid: None };
+              let ret_err = RosterServicesResult{ result_value: None, not_ready: Some(*err), invalid: None, denied: None };
               let message_ident = TMessageIdentifier::new("services", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -5825,7 +5970,15 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
               let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
-              let ret_err = RosterServicesResult{ result_value: None, not_ready: None, invalid: Some(*err) };
+              let ret_err = RosterServicesResult{ result_value: None, not_ready: None, invalid: Some(*err), denied: None };
+              let message_ident = TMessageIdentifier::new("services", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
+              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
+              let ret_err = RosterServicesResult{ result_value: None, not_ready: None, invalid: None, denied: Some(*err) };
               let message_ident = TMessageIdentifier::new("services", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -5875,7 +6028,7 @@ impl TRosterProcessFunctions {
       Ok(handler_return) => {
         let message_ident = TMessageIdentifier::new("instances", TMessageType::Reply, incoming_sequence_number);
         o_prot.write_message_begin(&message_ident)?;
-        let ret = RosterInstancesResult { result_value: Some(handler_return), not_found: None, not_ready: None };
+        let ret = RosterInstancesResult { result_value: Some(handler_return), not_found: None, not_ready: None, denied: None };
         ret.write_to_out_protocol(o_prot)?;
         o_prot.write_message_end()?;
         o_prot.flush()
@@ -5885,7 +6038,7 @@ impl TRosterProcessFunctions {
           thrift::Error::User(usr_err) => {
             if usr_err.downcast_ref::<NotFound>().is_some() {
               let err = usr_err.downcast::<NotFound>().expect("downcast already checked");
-              let ret_err = RosterInstancesResult{ result_value: None, not_found: Some(*err), not_ready: None };
+              let ret_err = RosterInstancesResult{ result_value: None, not_found: Some(*err), not_ready: None, denied: None };
               let message_ident = TMessageIdentifier::new("instances", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -5893,7 +6046,15 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<NotReady>().is_some() {
               let err = usr_err.downcast::<NotReady>().expect("downcast already checked");
-              let ret_err = RosterInstancesResult{ result_value: None, not_found: None, not_ready: Some(*err) };
+              let ret_err = RosterInstancesResult{ result_value: None, not_found: None, not_ready: Some(*err), denied: None };
+              let message_ident = TMessageIdentifier::new("instances", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
+              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
+              let ret_err = RosterInstancesResult{ result_value: None, not_found: None, not_ready: None, denied: Some(*err) };
               let message_ident = TMessageIdentifier::new("instances", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -5943,7 +6104,7 @@ impl TRosterProcessFunctions {
       Ok(handler_return) => {
         let message_ident = TMessageIdentifier::new("watchMasters", TMessageType::Reply, incoming_sequence_number);
         o_prot.write_message_begin(&message_ident)?;
-        let ret = RosterWatchMastersResult { result_value: Some(handler_return), not_ready: None, invalid: None };
+        let ret = RosterWatchMastersResult { result_value: Some(handler_return), not_ready: None, invalid: None, denied: None };
         ret.write_to_out_protocol(o_prot)?;
         o_prot.write_message_end()?;
         o_prot.flush()
@@ -5953,7 +6114,7 @@ impl TRosterProcessFunctions {
           thrift::Error::User(usr_err) => {
             if usr_err.downcast_ref::<NotReady>().is_some() {
               let err = usr_err.downcast::<NotReady>().expect("downcast already checked");
-              let ret_err = RosterWatchMastersResult{ result_value: None, not_ready: Some(*err), invalid: None };
+              let ret_err = RosterWatchMastersResult{ result_value: None, not_ready: Some(*err), invalid: None, denied: None };
               let message_ident = TMessageIdentifier::new("watchMasters", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -5961,7 +6122,15 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
               let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
-              let ret_err = RosterWatchMastersResult{ result_value: None, not_ready: None, invalid: Some(*err) };
+              let ret_err = RosterWatchMastersResult{ result_value: None, not_ready: None, invalid: Some(*err), denied: None };
+              let message_ident = TMessageIdentifier::new("watchMasters", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
+              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
+              let ret_err = RosterWatchMastersResult{ result_value: None, not_ready: None, invalid: None, denied: Some(*err) };
               let message_ident = TMessageIdentifier::new("watchMasters", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -6011,7 +6180,7 @@ impl TRosterProcessFunctions {
       Ok(handler_return) => {
         let message_ident = TMessageIdentifier::new("call", TMessageType::Reply, incoming_sequence_number);
         o_prot.write_message_begin(&message_ident)?;
-        let ret = RosterCallResult { result_value: Some(handler_return), no_master: None, failed: None, timed_out: None, overloaded: None, invalid: None };
+        let ret = RosterCallResult { result_value: Some(handler_return), no_master: None, failed: None, timed_out: None, overloaded: None, invalid: None, denied: None };
         ret.write_to_out_protocol(o_prot)?;
         o_prot.write_message_end()?;
         o_prot.flush()
@@ -6021,7 +6190,7 @@ impl TRosterProcessFunctions {
           thrift::Error::User(usr_err) => {
             if usr_err.downcast_ref::<NoMaster>().is_some() {
               let err = usr_err.downcast::<NoMaster>().expect("downcast already checked");
-              let ret_err = RosterCallResult{ result_value: None, no_master: Some(*err), failed: None, timed_out: None, overloaded: None, invalid: None };
+              let ret_err = RosterCallResult{ result_value: None, no_master: Some(*err), failed: None, timed_out: None, overloaded: None, invalid: None, denied: None };
               let message_ident = TMessageIdentifier::new("call", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -6029,7 +6198,7 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<CallFailed>().is_some() {
               let err = usr_err.downcast::<CallFailed>().expect("downcast already checked");
-              let ret_err = RosterCallResult{ result_value: None, no_master: None, failed: Some(*err), timed_out: None, overloaded: None, invalid: None };
+              let ret_err = RosterCallResult{ result_value: None, no_master: None, failed: Some(*err), timed_out: None, overloaded: None, invalid: None, denied: None };
               let message_ident = TMessageIdentifier::new("call", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -6037,7 +6206,7 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<CallTimedOut>().is_some() {
               let err = usr_err.downcast::<CallTimedOut>().expect("downcast already checked");
-              let ret_err = RosterCallResult{ result_value: None, no_master: None, failed: None, timed_out: Some(*err), overloaded: None, invalid: None };
+              let ret_err = RosterCallResult{ result_value: None, no_master: None, failed: None, timed_out: Some(*err), overloaded: None, invalid: None, denied: None };
               let message_ident = TMessageIdentifier::new("call", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -6045,7 +6214,7 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<Overloaded>().is_some() {
               let err = usr_err.downcast::<Overloaded>().expect("downcast already checked");
-              let ret_err = RosterCallResult{ result_value: None, no_master: None, failed: None, timed_out: None, overloaded: Some(*err), invalid: None };
+              let ret_err = RosterCallResult{ result_value: None, no_master: None, failed: None, timed_out: None, overloaded: Some(*err), invalid: None, denied: None };
               let message_ident = TMessageIdentifier::new("call", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -6053,7 +6222,15 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
               let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
-              let ret_err = RosterCallResult{ result_value: None, no_master: None, failed: None, timed_out: None, overloaded: None, invalid: Some(*err) };
+              let ret_err = RosterCallResult{ result_value: None, no_master: None, failed: None, timed_out: None, overloaded: None, invalid: Some(*err), denied: None };
+              let message_ident = TMessageIdentifier::new("call", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
+              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
+              let ret_err = RosterCallResult{ result_value: None, no_master: None, failed: None, timed_out: None, overloaded: None, invalid: None, denied: Some(*err) };
               let message_ident = TMessageIdentifier::new("call", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -6103,7 +6280,7 @@ impl TRosterProcessFunctions {
       Ok(handler_return) => {
         let message_ident = TMessageIdentifier::new("callOn", TMessageType::Reply, incoming_sequence_number);
         o_prot.write_message_begin(&message_ident)?;
-        let ret = RosterCallOnResult { result_value: Some(handler_return), no_master: None, failed: None, timed_out: None, overloaded: None, invalid: None };
+        let ret = RosterCallOnResult { result_value: Some(handler_return), no_master: None, failed: None, timed_out: None, overloaded: None, invalid: None, denied: None };
         ret.write_to_out_protocol(o_prot)?;
         o_prot.write_message_end()?;
         o_prot.flush()
@@ -6113,7 +6290,7 @@ impl TRosterProcessFunctions {
           thrift::Error::User(usr_err) => {
             if usr_err.downcast_ref::<NoMaster>().is_some() {
               let err = usr_err.downcast::<NoMaster>().expect("downcast already checked");
-              let ret_err = RosterCallOnResult{ result_value: None, no_master: Some(*err), failed: None, timed_out: None, overloaded: None, invalid: None };
+              let ret_err = RosterCallOnResult{ result_value: None, no_master: Some(*err), failed: None, timed_out: None, overloaded: None, invalid: None, denied: None };
               let message_ident = TMessageIdentifier::new("callOn", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -6121,7 +6298,7 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<CallFailed>().is_some() {
               let err = usr_err.downcast::<CallFailed>().expect("downcast already checked");
-              let ret_err = RosterCallOnResult{ result_value: None, no_master: None, failed: Some(*err), timed_out: None, overloaded: None, invalid: None };
+              let ret_err = RosterCallOnResult{ result_value: None, no_master: None, failed: Some(*err), timed_out: None, overloaded: None, invalid: None, denied: None };
               let message_ident = TMessageIdentifier::new("callOn", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -6129,7 +6306,7 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<CallTimedOut>().is_some() {
               let err = usr_err.downcast::<CallTimedOut>().expect("downcast already checked");
-              let ret_err = RosterCallOnResult{ result_value: None, no_master: None, failed: None, timed_out: Some(*err), overloaded: None, invalid: None };
+              let ret_err = RosterCallOnResult{ result_value: None, no_master: None, failed: None, timed_out: Some(*err), overloaded: None, invalid: None, denied: None };
               let message_ident = TMessageIdentifier::new("callOn", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -6137,7 +6314,7 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<Overloaded>().is_some() {
               let err = usr_err.downcast::<Overloaded>().expect("downcast already checked");
-              let ret_err = RosterCallOnResult{ result_value: None, no_master: None, failed: None, timed_out: None, overloaded: Some(*err), invalid: None };
+              let ret_err = RosterCallOnResult{ result_value: None, no_master: None, failed: None, timed_out: None, overloaded: Some(*err), invalid: None, denied: None };
               let message_ident = TMessageIdentifier::new("callOn", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -6145,7 +6322,15 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
               let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
-              let ret_err = RosterCallOnResult{ result_value: None, no_master: None, failed: None, timed_out: None, overloaded: None, invalid: Some(*err) };
+              let ret_err = RosterCallOnResult{ result_value: None, no_master: None, failed: None, timed_out: None, overloaded: None, invalid: Some(*err), denied: None };
+              let message_ident = TMessageIdentifier::new("callOn", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
+              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
+              let ret_err = RosterCallOnResult{ result_value: None, no_master: None, failed: None, timed_out: None, overloaded: None, invalid: None, denied: Some(*err) };
               let message_ident = TMessageIdentifier::new("callOn", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -6195,7 +6380,7 @@ impl TRosterProcessFunctions {
       Ok(handler_return) => {
         let message_ident = TMessageIdentifier::new("callAll", TMessageType::Reply, incoming_sequence_number);
         o_prot.write_message_begin(&message_ident)?;
-        let ret = RosterCallAllResult { result_value: Some(handler_return), no_master: None, invalid: None };
+        let ret = RosterCallAllResult { result_value: Some(handler_return), no_master: None, invalid: None, denied: None };
         ret.write_to_out_protocol(o_prot)?;
         o_prot.write_message_end()?;
         o_prot.flush()
@@ -6205,7 +6390,7 @@ impl TRosterProcessFunctions {
           thrift::Error::User(usr_err) => {
             if usr_err.downcast_ref::<NoMaster>().is_some() {
               let err = usr_err.downcast::<NoMaster>().expect("downcast already checked");
-              let ret_err = RosterCallAllResult{ result_value: None, no_master: Some(*err), invalid: None };
+              let ret_err = RosterCallAllResult{ result_value: None, no_master: Some(*err), invalid: None, denied: None };
               let message_ident = TMessageIdentifier::new("callAll", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -6213,7 +6398,15 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
               let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
-              let ret_err = RosterCallAllResult{ result_value: None, no_master: None, invalid: Some(*err) };
+              let ret_err = RosterCallAllResult{ result_value: None, no_master: None, invalid: Some(*err), denied: None };
+              let message_ident = TMessageIdentifier::new("callAll", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
+              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
+              let ret_err = RosterCallAllResult{ result_value: None, no_master: None, invalid: None, denied: Some(*err) };
               let message_ident = TMessageIdentifier::new("callAll", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -6263,7 +6456,7 @@ impl TRosterProcessFunctions {
       Ok(handler_return) => {
         let message_ident = TMessageIdentifier::new("callMany", TMessageType::Reply, incoming_sequence_number);
         o_prot.write_message_begin(&message_ident)?;
-        let ret = RosterCallManyResult { result_value: Some(handler_return), invalid: None };
+        let ret = RosterCallManyResult { result_value: Some(handler_return), invalid: None, denied: None };
         ret.write_to_out_protocol(o_prot)?;
         o_prot.write_message_end()?;
         o_prot.flush()
@@ -6273,7 +6466,15 @@ impl TRosterProcessFunctions {
           thrift::Error::User(usr_err) => {
             if usr_err.downcast_ref::<InvalidRequest>().is_some() {
               let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
-              let ret_err = RosterCallManyResult{ result_value: None, invalid: Some(*err) };
+              let ret_err = RosterCallManyResult{ result_value: None, invalid: Some(*err), denied: None };
+              let message_ident = TMessageIdentifier::new("callMany", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
+              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
+              let ret_err = RosterCallManyResult{ result_value: None, invalid: None, denied: Some(*err) };
               let message_ident = TMessageIdentifier::new("callMany", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -6323,7 +6524,7 @@ impl TRosterProcessFunctions {
       Ok(handler_return) => {
         let message_ident = TMessageIdentifier::new("startCall", TMessageType::Reply, incoming_sequence_number);
         o_prot.write_message_begin(&message_ident)?;
-        let ret = RosterStartCallResult { result_value: Some(handler_return), no_master: None, failed: None, timed_out: None, overloaded: None, invalid: None };
+        let ret = RosterStartCallResult { result_value: Some(handler_return), no_master: None, failed: None, timed_out: None, overloaded: None, invalid: None, denied: None };
         ret.write_to_out_protocol(o_prot)?;
         o_prot.write_message_end()?;
         o_prot.flush()
@@ -6333,7 +6534,7 @@ impl TRosterProcessFunctions {
           thrift::Error::User(usr_err) => {
             if usr_err.downcast_ref::<NoMaster>().is_some() {
               let err = usr_err.downcast::<NoMaster>().expect("downcast already checked");
-              let ret_err = RosterStartCallResult{ result_value: None, no_master: Some(*err), failed: None, timed_out: None, overloaded: None, invalid: None };
+              let ret_err = RosterStartCallResult{ result_value: None, no_master: Some(*err), failed: None, timed_out: None, overloaded: None, invalid: None, denied: None };
               let message_ident = TMessageIdentifier::new("startCall", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -6341,7 +6542,7 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<CallFailed>().is_some() {
               let err = usr_err.downcast::<CallFailed>().expect("downcast already checked");
-              let ret_err = RosterStartCallResult{ result_value: None, no_master: None, failed: Some(*err), timed_out: None, overloaded: None, invalid: None };
+              let ret_err = RosterStartCallResult{ result_value: None, no_master: None, failed: Some(*err), timed_out: None, overloaded: None, invalid: None, denied: None };
               let message_ident = TMessageIdentifier::new("startCall", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -6349,7 +6550,7 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<CallTimedOut>().is_some() {
               let err = usr_err.downcast::<CallTimedOut>().expect("downcast already checked");
-              let ret_err = RosterStartCallResult{ result_value: None, no_master: None, failed: None, timed_out: Some(*err), overloaded: None, invalid: None };
+              let ret_err = RosterStartCallResult{ result_value: None, no_master: None, failed: None, timed_out: Some(*err), overloaded: None, invalid: None, denied: None };
               let message_ident = TMessageIdentifier::new("startCall", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -6357,7 +6558,7 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<Overloaded>().is_some() {
               let err = usr_err.downcast::<Overloaded>().expect("downcast already checked");
-              let ret_err = RosterStartCallResult{ result_value: None, no_master: None, failed: None, timed_out: None, overloaded: Some(*err), invalid: None };
+              let ret_err = RosterStartCallResult{ result_value: None, no_master: None, failed: None, timed_out: None, overloaded: Some(*err), invalid: None, denied: None };
               let message_ident = TMessageIdentifier::new("startCall", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -6365,7 +6566,15 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
               let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
-              let ret_err = RosterStartCallResult{ result_value: None, no_master: None, failed: None, timed_out: None, overloaded: None, invalid: Some(*err) };
+              let ret_err = RosterStartCallResult{ result_value: None, no_master: None, failed: None, timed_out: None, overloaded: None, invalid: Some(*err), denied: None };
+              let message_ident = TMessageIdentifier::new("startCall", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
+              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
+              let ret_err = RosterStartCallResult{ result_value: None, no_master: None, failed: None, timed_out: None, overloaded: None, invalid: None, denied: Some(*err) };
               let message_ident = TMessageIdentifier::new("startCall", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -6507,7 +6716,7 @@ impl TRosterProcessFunctions {
       Ok(handler_return) => {
         let message_ident = TMessageIdentifier::new("broadcast", TMessageType::Reply, incoming_sequence_number);
         o_prot.write_message_begin(&message_ident)?;
-        let ret = RosterBroadcastResult { result_value: Some(handler_return), invalid: None };
+        let ret = RosterBroadcastResult { result_value: Some(handler_return), invalid: None, denied: None };
         ret.write_to_out_protocol(o_prot)?;
         o_prot.write_message_end()?;
         o_prot.flush()
@@ -6517,7 +6726,15 @@ impl TRosterProcessFunctions {
           thrift::Error::User(usr_err) => {
             if usr_err.downcast_ref::<InvalidRequest>().is_some() {
               let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
-              let ret_err = RosterBroadcastResult{ result_value: None, invalid: Some(*err) };
+              let ret_err = RosterBroadcastResult{ result_value: None, invalid: Some(*err), denied: None };
+              let message_ident = TMessageIdentifier::new("broadcast", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
+              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
+              let ret_err = RosterBroadcastResult{ result_value: None, invalid: None, denied: Some(*err) };
               let message_ident = TMessageIdentifier::new("broadcast", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -6567,7 +6784,7 @@ impl TRosterProcessFunctions {
       Ok(handler_return) => {
         let message_ident = TMessageIdentifier::new("addRegisters", TMessageType::Reply, incoming_sequence_number);
         o_prot.write_message_begin(&message_ident)?;
-        let ret = RosterAddRegistersResult { result_value: Some(handler_return), invalid: None };
+        let ret = RosterAddRegistersResult { result_value: Some(handler_return), invalid: None, denied: None };
         ret.write_to_out_protocol(o_prot)?;
         o_prot.write_message_end()?;
         o_prot.flush()
@@ -6577,7 +6794,15 @@ impl TRosterProcessFunctions {
           thrift::Error::User(usr_err) => {
             if usr_err.downcast_ref::<InvalidRequest>().is_some() {
               let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
-              let ret_err = RosterAddRegistersResult{ result_value: None, invalid: Some(*err) };
+              let ret_err = RosterAddRegistersResult{ result_value: None, invalid: Some(*err), denied: None };
+              let message_ident = TMessageIdentifier::new("addRegisters", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
+              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
+              let ret_err = RosterAddRegistersResult{ result_value: None, invalid: None, denied: Some(*err) };
               let message_ident = TMessageIdentifier::new("addRegisters", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -6627,7 +6852,7 @@ impl TRosterProcessFunctions {
       Ok(handler_return) => {
         let message_ident = TMessageIdentifier::new("removeRegisters", TMessageType::Reply, incoming_sequence_number);
         o_prot.write_message_begin(&message_ident)?;
-        let ret = RosterRemoveRegistersResult { result_value: Some(handler_return), invalid: None };
+        let ret = RosterRemoveRegistersResult { result_value: Some(handler_return), invalid: None, denied: None };
         ret.write_to_out_protocol(o_prot)?;
         o_prot.write_message_end()?;
         o_prot.flush()
@@ -6637,7 +6862,15 @@ impl TRosterProcessFunctions {
           thrift::Error::User(usr_err) => {
             if usr_err.downcast_ref::<InvalidRequest>().is_some() {
               let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
-              let ret_err = RosterRemoveRegistersResult{ result_value: None, invalid: Some(*err) };
+              let ret_err = RosterRemoveRegistersResult{ result_value: None, invalid: Some(*err), denied: None };
+              let message_ident = TMessageIdentifier::new("removeRegisters", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
+              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
+              let ret_err = RosterRemoveRegistersResult{ result_value: None, invalid: None, denied: Some(*err) };
               let message_ident = TMessageIdentifier::new("removeRegisters", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -6872,6 +7105,7 @@ struct RosterGetResult {
   not_ready: Option<NotReady>,
   too_stale: Option<TooStale>,
   invalid: Option<InvalidRequest>,
+  denied: Option<AccessDenied>,
 }
 
 impl RosterGetResult {
@@ -6884,6 +7118,8 @@ impl RosterGetResult {
       Err(thrift::Error::User(Box::new(self.too_stale.unwrap())))
     } else if self.invalid.is_some() {
       Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.denied.is_some() {
+      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
     } else if self.result_value.is_some() {
       Ok(self.result_value.unwrap())
     } else {
@@ -6904,6 +7140,7 @@ impl RosterGetResult {
     let mut f_2: Option<NotReady> = None;
     let mut f_3: Option<TooStale> = None;
     let mut f_4: Option<InvalidRequest> = None;
+    let mut f_5: Option<AccessDenied> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -6931,6 +7168,10 @@ impl RosterGetResult {
           let val = InvalidRequest::read_from_in_protocol(i_prot)?;
           f_4 = Some(val);
         },
+        5 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_5 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -6944,6 +7185,7 @@ impl RosterGetResult {
       not_ready: f_2,
       too_stale: f_3,
       invalid: f_4,
+      denied: f_5,
     };
     Ok(ret)
   }
@@ -6972,6 +7214,11 @@ impl RosterGetResult {
     }
     if let Some(ref fld_var) = self.invalid {
       o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 4))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.denied {
+      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 5))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -7059,6 +7306,7 @@ struct RosterGetManyResult {
   not_ready: Option<NotReady>,
   too_stale: Option<TooStale>,
   invalid: Option<InvalidRequest>,
+  denied: Option<AccessDenied>,
 }
 
 impl RosterGetManyResult {
@@ -7069,6 +7317,8 @@ impl RosterGetManyResult {
       Err(thrift::Error::User(Box::new(self.too_stale.unwrap())))
     } else if self.invalid.is_some() {
       Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.denied.is_some() {
+      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
     } else if self.result_value.is_some() {
       Ok(self.result_value.unwrap())
     } else {
@@ -7088,6 +7338,7 @@ impl RosterGetManyResult {
     let mut f_1: Option<NotReady> = None;
     let mut f_2: Option<TooStale> = None;
     let mut f_3: Option<InvalidRequest> = None;
+    let mut f_4: Option<AccessDenied> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -7111,6 +7362,10 @@ impl RosterGetManyResult {
           let val = InvalidRequest::read_from_in_protocol(i_prot)?;
           f_3 = Some(val);
         },
+        4 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_4 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -7123,6 +7378,7 @@ impl RosterGetManyResult {
       not_ready: f_1,
       too_stale: f_2,
       invalid: f_3,
+      denied: f_4,
     };
     Ok(ret)
   }
@@ -7146,6 +7402,11 @@ impl RosterGetManyResult {
     }
     if let Some(ref fld_var) = self.invalid {
       o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 3))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.denied {
+      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 4))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -7224,6 +7485,7 @@ struct RosterChildrenResult {
   not_ready: Option<NotReady>,
   too_stale: Option<TooStale>,
   invalid: Option<InvalidRequest>,
+  denied: Option<AccessDenied>,
 }
 
 impl RosterChildrenResult {
@@ -7236,6 +7498,8 @@ impl RosterChildrenResult {
       Err(thrift::Error::User(Box::new(self.too_stale.unwrap())))
     } else if self.invalid.is_some() {
       Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.denied.is_some() {
+      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
     } else if self.result_value.is_some() {
       Ok(self.result_value.unwrap())
     } else {
@@ -7256,6 +7520,7 @@ impl RosterChildrenResult {
     let mut f_2: Option<NotReady> = None;
     let mut f_3: Option<TooStale> = None;
     let mut f_4: Option<InvalidRequest> = None;
+    let mut f_5: Option<AccessDenied> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -7283,6 +7548,10 @@ impl RosterChildrenResult {
           let val = InvalidRequest::read_from_in_protocol(i_prot)?;
           f_4 = Some(val);
         },
+        5 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_5 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -7296,6 +7565,7 @@ impl RosterChildrenResult {
       not_ready: f_2,
       too_stale: f_3,
       invalid: f_4,
+      denied: f_5,
     };
     Ok(ret)
   }
@@ -7324,6 +7594,11 @@ impl RosterChildrenResult {
     }
     if let Some(ref fld_var) = self.invalid {
       o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 4))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.denied {
+      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 5))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -7423,6 +7698,7 @@ struct RosterSubtreeResult {
   not_ready: Option<NotReady>,
   too_stale: Option<TooStale>,
   invalid: Option<InvalidRequest>,
+  denied: Option<AccessDenied>,
 }
 
 impl RosterSubtreeResult {
@@ -7433,6 +7709,8 @@ impl RosterSubtreeResult {
       Err(thrift::Error::User(Box::new(self.too_stale.unwrap())))
     } else if self.invalid.is_some() {
       Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.denied.is_some() {
+      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
     } else if self.result_value.is_some() {
       Ok(self.result_value.unwrap())
     } else {
@@ -7452,6 +7730,7 @@ impl RosterSubtreeResult {
     let mut f_1: Option<NotReady> = None;
     let mut f_2: Option<TooStale> = None;
     let mut f_3: Option<InvalidRequest> = None;
+    let mut f_4: Option<AccessDenied> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -7475,6 +7754,10 @@ impl RosterSubtreeResult {
           let val = InvalidRequest::read_from_in_protocol(i_prot)?;
           f_3 = Some(val);
         },
+        4 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_4 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -7487,6 +7770,7 @@ impl RosterSubtreeResult {
       not_ready: f_1,
       too_stale: f_2,
       invalid: f_3,
+      denied: f_4,
     };
     Ok(ret)
   }
@@ -7510,6 +7794,11 @@ impl RosterSubtreeResult {
     }
     if let Some(ref fld_var) = self.invalid {
       o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 3))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.denied {
+      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 4))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -7618,6 +7907,7 @@ struct RosterWatchResult {
   result_value: Option<WatchReply>,
   not_ready: Option<NotReady>,
   invalid: Option<InvalidRequest>,
+  denied: Option<AccessDenied>,
 }
 
 impl RosterWatchResult {
@@ -7626,6 +7916,8 @@ impl RosterWatchResult {
       Err(thrift::Error::User(Box::new(self.not_ready.unwrap())))
     } else if self.invalid.is_some() {
       Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.denied.is_some() {
+      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
     } else if self.result_value.is_some() {
       Ok(self.result_value.unwrap())
     } else {
@@ -7644,6 +7936,7 @@ impl RosterWatchResult {
     let mut f_0: Option<WatchReply> = None;
     let mut f_1: Option<NotReady> = None;
     let mut f_2: Option<InvalidRequest> = None;
+    let mut f_3: Option<AccessDenied> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -7663,6 +7956,10 @@ impl RosterWatchResult {
           let val = InvalidRequest::read_from_in_protocol(i_prot)?;
           f_2 = Some(val);
         },
+        3 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_3 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -7674,6 +7971,7 @@ impl RosterWatchResult {
       result_value: f_0,
       not_ready: f_1,
       invalid: f_2,
+      denied: f_3,
     };
     Ok(ret)
   }
@@ -7692,6 +7990,11 @@ impl RosterWatchResult {
     }
     if let Some(ref fld_var) = self.invalid {
       o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 2))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.denied {
+      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 3))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -7856,6 +8159,7 @@ struct RosterMastersResult {
   result_value: Option<MastersReply>,
   not_ready: Option<NotReady>,
   invalid: Option<InvalidRequest>,
+  denied: Option<AccessDenied>,
 }
 
 impl RosterMastersResult {
@@ -7864,6 +8168,8 @@ impl RosterMastersResult {
       Err(thrift::Error::User(Box::new(self.not_ready.unwrap())))
     } else if self.invalid.is_some() {
       Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.denied.is_some() {
+      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
     } else if self.result_value.is_some() {
       Ok(self.result_value.unwrap())
     } else {
@@ -7882,6 +8188,7 @@ impl RosterMastersResult {
     let mut f_0: Option<MastersReply> = None;
     let mut f_1: Option<NotReady> = None;
     let mut f_2: Option<InvalidRequest> = None;
+    let mut f_3: Option<AccessDenied> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -7901,6 +8208,10 @@ impl RosterMastersResult {
           let val = InvalidRequest::read_from_in_protocol(i_prot)?;
           f_2 = Some(val);
         },
+        3 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_3 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -7912,6 +8223,7 @@ impl RosterMastersResult {
       result_value: f_0,
       not_ready: f_1,
       invalid: f_2,
+      denied: f_3,
     };
     Ok(ret)
   }
@@ -7930,6 +8242,11 @@ impl RosterMastersResult {
     }
     if let Some(ref fld_var) = self.invalid {
       o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 2))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.denied {
+      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 3))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -7995,6 +8312,7 @@ struct RosterMasterResult {
   result_value: Option<MasterReply>,
   not_found: Option<NotFound>,
   not_ready: Option<NotReady>,
+  denied: Option<AccessDenied>,
 }
 
 impl RosterMasterResult {
@@ -8003,6 +8321,8 @@ impl RosterMasterResult {
       Err(thrift::Error::User(Box::new(self.not_found.unwrap())))
     } else if self.not_ready.is_some() {
       Err(thrift::Error::User(Box::new(self.not_ready.unwrap())))
+    } else if self.denied.is_some() {
+      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
     } else if self.result_value.is_some() {
       Ok(self.result_value.unwrap())
     } else {
@@ -8021,6 +8341,7 @@ impl RosterMasterResult {
     let mut f_0: Option<MasterReply> = None;
     let mut f_1: Option<NotFound> = None;
     let mut f_2: Option<NotReady> = None;
+    let mut f_3: Option<AccessDenied> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -8040,6 +8361,10 @@ impl RosterMasterResult {
           let val = NotReady::read_from_in_protocol(i_prot)?;
           f_2 = Some(val);
         },
+        3 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_3 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -8051,6 +8376,7 @@ impl RosterMasterResult {
       result_value: f_0,
       not_found: f_1,
       not_ready: f_2,
+      denied: f_3,
     };
     Ok(ret)
   }
@@ -8069,6 +8395,11 @@ impl RosterMasterResult {
     }
     if let Some(ref fld_var) = self.not_ready {
       o_prot.write_field_begin(&TFieldIdentifier::new("notReady", TType::Struct, 2))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.denied {
+      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 3))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -8134,6 +8465,7 @@ struct RosterServicesResult {
   result_value: Option<ServicesReply>,
   not_ready: Option<NotReady>,
   invalid: Option<InvalidRequest>,
+  denied: Option<AccessDenied>,
 }
 
 impl RosterServicesResult {
@@ -8142,6 +8474,8 @@ impl RosterServicesResult {
       Err(thrift::Error::User(Box::new(self.not_ready.unwrap())))
     } else if self.invalid.is_some() {
       Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.denied.is_some() {
+      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
     } else if self.result_value.is_some() {
       Ok(self.result_value.unwrap())
     } else {
@@ -8160,6 +8494,7 @@ impl RosterServicesResult {
     let mut f_0: Option<ServicesReply> = None;
     let mut f_1: Option<NotReady> = None;
     let mut f_2: Option<InvalidRequest> = None;
+    let mut f_3: Option<AccessDenied> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -8179,6 +8514,10 @@ impl RosterServicesResult {
           let val = InvalidRequest::read_from_in_protocol(i_prot)?;
           f_2 = Some(val);
         },
+        3 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_3 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -8190,6 +8529,7 @@ impl RosterServicesResult {
       result_value: f_0,
       not_ready: f_1,
       invalid: f_2,
+      denied: f_3,
     };
     Ok(ret)
   }
@@ -8208,6 +8548,11 @@ impl RosterServicesResult {
     }
     if let Some(ref fld_var) = self.invalid {
       o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 2))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.denied {
+      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 3))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -8273,6 +8618,7 @@ struct RosterInstancesResult {
   result_value: Option<InstancesReply>,
   not_found: Option<NotFound>,
   not_ready: Option<NotReady>,
+  denied: Option<AccessDenied>,
 }
 
 impl RosterInstancesResult {
@@ -8281,6 +8627,8 @@ impl RosterInstancesResult {
       Err(thrift::Error::User(Box::new(self.not_found.unwrap())))
     } else if self.not_ready.is_some() {
       Err(thrift::Error::User(Box::new(self.not_ready.unwrap())))
+    } else if self.denied.is_some() {
+      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
     } else if self.result_value.is_some() {
       Ok(self.result_value.unwrap())
     } else {
@@ -8299,6 +8647,7 @@ impl RosterInstancesResult {
     let mut f_0: Option<InstancesReply> = None;
     let mut f_1: Option<NotFound> = None;
     let mut f_2: Option<NotReady> = None;
+    let mut f_3: Option<AccessDenied> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -8318,6 +8667,10 @@ impl RosterInstancesResult {
           let val = NotReady::read_from_in_protocol(i_prot)?;
           f_2 = Some(val);
         },
+        3 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_3 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -8329,6 +8682,7 @@ impl RosterInstancesResult {
       result_value: f_0,
       not_found: f_1,
       not_ready: f_2,
+      denied: f_3,
     };
     Ok(ret)
   }
@@ -8347,6 +8701,11 @@ impl RosterInstancesResult {
     }
     if let Some(ref fld_var) = self.not_ready {
       o_prot.write_field_begin(&TFieldIdentifier::new("notReady", TType::Struct, 2))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.denied {
+      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 3))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -8434,6 +8793,7 @@ struct RosterWatchMastersResult {
   result_value: Option<MastersWatchReply>,
   not_ready: Option<NotReady>,
   invalid: Option<InvalidRequest>,
+  denied: Option<AccessDenied>,
 }
 
 impl RosterWatchMastersResult {
@@ -8442,6 +8802,8 @@ impl RosterWatchMastersResult {
       Err(thrift::Error::User(Box::new(self.not_ready.unwrap())))
     } else if self.invalid.is_some() {
       Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.denied.is_some() {
+      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
     } else if self.result_value.is_some() {
       Ok(self.result_value.unwrap())
     } else {
@@ -8460,6 +8822,7 @@ impl RosterWatchMastersResult {
     let mut f_0: Option<MastersWatchReply> = None;
     let mut f_1: Option<NotReady> = None;
     let mut f_2: Option<InvalidRequest> = None;
+    let mut f_3: Option<AccessDenied> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -8479,6 +8842,10 @@ impl RosterWatchMastersResult {
           let val = InvalidRequest::read_from_in_protocol(i_prot)?;
           f_2 = Some(val);
         },
+        3 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_3 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -8490,6 +8857,7 @@ impl RosterWatchMastersResult {
       result_value: f_0,
       not_ready: f_1,
       invalid: f_2,
+      denied: f_3,
     };
     Ok(ret)
   }
@@ -8508,6 +8876,11 @@ impl RosterWatchMastersResult {
     }
     if let Some(ref fld_var) = self.invalid {
       o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 2))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.denied {
+      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 3))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -8609,6 +8982,7 @@ struct RosterCallResult {
   timed_out: Option<CallTimedOut>,
   overloaded: Option<Overloaded>,
   invalid: Option<InvalidRequest>,
+  denied: Option<AccessDenied>,
 }
 
 impl RosterCallResult {
@@ -8623,6 +8997,8 @@ impl RosterCallResult {
       Err(thrift::Error::User(Box::new(self.overloaded.unwrap())))
     } else if self.invalid.is_some() {
       Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.denied.is_some() {
+      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
     } else if self.result_value.is_some() {
       Ok(self.result_value.unwrap())
     } else {
@@ -8644,6 +9020,7 @@ impl RosterCallResult {
     let mut f_3: Option<CallTimedOut> = None;
     let mut f_4: Option<Overloaded> = None;
     let mut f_5: Option<InvalidRequest> = None;
+    let mut f_6: Option<AccessDenied> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -8675,6 +9052,10 @@ impl RosterCallResult {
           let val = InvalidRequest::read_from_in_protocol(i_prot)?;
           f_5 = Some(val);
         },
+        6 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_6 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -8689,6 +9070,7 @@ impl RosterCallResult {
       timed_out: f_3,
       overloaded: f_4,
       invalid: f_5,
+      denied: f_6,
     };
     Ok(ret)
   }
@@ -8722,6 +9104,11 @@ impl RosterCallResult {
     }
     if let Some(ref fld_var) = self.invalid {
       o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 5))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.denied {
+      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 6))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -8834,6 +9221,7 @@ struct RosterCallOnResult {
   timed_out: Option<CallTimedOut>,
   overloaded: Option<Overloaded>,
   invalid: Option<InvalidRequest>,
+  denied: Option<AccessDenied>,
 }
 
 impl RosterCallOnResult {
@@ -8848,6 +9236,8 @@ impl RosterCallOnResult {
       Err(thrift::Error::User(Box::new(self.overloaded.unwrap())))
     } else if self.invalid.is_some() {
       Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.denied.is_some() {
+      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
     } else if self.result_value.is_some() {
       Ok(self.result_value.unwrap())
     } else {
@@ -8869,6 +9259,7 @@ impl RosterCallOnResult {
     let mut f_3: Option<CallTimedOut> = None;
     let mut f_4: Option<Overloaded> = None;
     let mut f_5: Option<InvalidRequest> = None;
+    let mut f_6: Option<AccessDenied> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -8900,6 +9291,10 @@ impl RosterCallOnResult {
           let val = InvalidRequest::read_from_in_protocol(i_prot)?;
           f_5 = Some(val);
         },
+        6 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_6 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -8914,6 +9309,7 @@ impl RosterCallOnResult {
       timed_out: f_3,
       overloaded: f_4,
       invalid: f_5,
+      denied: f_6,
     };
     Ok(ret)
   }
@@ -8947,6 +9343,11 @@ impl RosterCallOnResult {
     }
     if let Some(ref fld_var) = self.invalid {
       o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 5))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.denied {
+      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 6))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -9045,6 +9446,7 @@ struct RosterCallAllResult {
   result_value: Option<Vec<CallOutcome>>,
   no_master: Option<NoMaster>,
   invalid: Option<InvalidRequest>,
+  denied: Option<AccessDenied>,
 }
 
 impl RosterCallAllResult {
@@ -9053,6 +9455,8 @@ impl RosterCallAllResult {
       Err(thrift::Error::User(Box::new(self.no_master.unwrap())))
     } else if self.invalid.is_some() {
       Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.denied.is_some() {
+      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
     } else if self.result_value.is_some() {
       Ok(self.result_value.unwrap())
     } else {
@@ -9071,6 +9475,7 @@ impl RosterCallAllResult {
     let mut f_0: Option<Vec<CallOutcome>> = None;
     let mut f_1: Option<NoMaster> = None;
     let mut f_2: Option<InvalidRequest> = None;
+    let mut f_3: Option<AccessDenied> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -9096,6 +9501,10 @@ impl RosterCallAllResult {
           let val = InvalidRequest::read_from_in_protocol(i_prot)?;
           f_2 = Some(val);
         },
+        3 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_3 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -9107,6 +9516,7 @@ impl RosterCallAllResult {
       result_value: f_0,
       no_master: f_1,
       invalid: f_2,
+      denied: f_3,
     };
     Ok(ret)
   }
@@ -9129,6 +9539,11 @@ impl RosterCallAllResult {
     }
     if let Some(ref fld_var) = self.invalid {
       o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 2))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.denied {
+      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 3))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -9203,12 +9618,15 @@ impl RosterCallManyArgs {
 struct RosterCallManyResult {
   result_value: Option<Vec<CallOutcome>>,
   invalid: Option<InvalidRequest>,
+  denied: Option<AccessDenied>,
 }
 
 impl RosterCallManyResult {
   fn ok_or(self) -> thrift::Result<Vec<CallOutcome>> {
     if self.invalid.is_some() {
       Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.denied.is_some() {
+      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
     } else if self.result_value.is_some() {
       Ok(self.result_value.unwrap())
     } else {
@@ -9226,6 +9644,7 @@ impl RosterCallManyResult {
     i_prot.read_struct_begin()?;
     let mut f_0: Option<Vec<CallOutcome>> = None;
     let mut f_1: Option<InvalidRequest> = None;
+    let mut f_2: Option<AccessDenied> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -9247,6 +9666,10 @@ impl RosterCallManyResult {
           let val = InvalidRequest::read_from_in_protocol(i_prot)?;
           f_1 = Some(val);
         },
+        2 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_2 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -9257,6 +9680,7 @@ impl RosterCallManyResult {
     let ret = RosterCallManyResult {
       result_value: f_0,
       invalid: f_1,
+      denied: f_2,
     };
     Ok(ret)
   }
@@ -9274,6 +9698,11 @@ impl RosterCallManyResult {
     }
     if let Some(ref fld_var) = self.invalid {
       o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 1))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.denied {
+      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 2))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -9353,6 +9782,7 @@ struct RosterStartCallResult {
   timed_out: Option<CallTimedOut>,
   overloaded: Option<Overloaded>,
   invalid: Option<InvalidRequest>,
+  denied: Option<AccessDenied>,
 }
 
 impl RosterStartCallResult {
@@ -9367,6 +9797,8 @@ impl RosterStartCallResult {
       Err(thrift::Error::User(Box::new(self.overloaded.unwrap())))
     } else if self.invalid.is_some() {
       Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.denied.is_some() {
+      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
     } else if self.result_value.is_some() {
       Ok(self.result_value.unwrap())
     } else {
@@ -9388,6 +9820,7 @@ impl RosterStartCallResult {
     let mut f_3: Option<CallTimedOut> = None;
     let mut f_4: Option<Overloaded> = None;
     let mut f_5: Option<InvalidRequest> = None;
+    let mut f_6: Option<AccessDenied> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -9419,6 +9852,10 @@ impl RosterStartCallResult {
           let val = InvalidRequest::read_from_in_protocol(i_prot)?;
           f_5 = Some(val);
         },
+        6 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_6 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -9433,6 +9870,7 @@ impl RosterStartCallResult {
       timed_out: f_3,
       overloaded: f_4,
       invalid: f_5,
+      denied: f_6,
     };
     Ok(ret)
   }
@@ -9466,6 +9904,11 @@ impl RosterStartCallResult {
     }
     if let Some(ref fld_var) = self.invalid {
       o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 5))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.denied {
+      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 6))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -9710,12 +10153,15 @@ impl RosterBroadcastArgs {
 struct RosterBroadcastResult {
   result_value: Option<i32>,
   invalid: Option<InvalidRequest>,
+  denied: Option<AccessDenied>,
 }
 
 impl RosterBroadcastResult {
   fn ok_or(self) -> thrift::Result<i32> {
     if self.invalid.is_some() {
       Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.denied.is_some() {
+      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
     } else if self.result_value.is_some() {
       Ok(self.result_value.unwrap())
     } else {
@@ -9733,6 +10179,7 @@ impl RosterBroadcastResult {
     i_prot.read_struct_begin()?;
     let mut f_0: Option<i32> = None;
     let mut f_1: Option<InvalidRequest> = None;
+    let mut f_2: Option<AccessDenied> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -9748,6 +10195,10 @@ impl RosterBroadcastResult {
           let val = InvalidRequest::read_from_in_protocol(i_prot)?;
           f_1 = Some(val);
         },
+        2 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_2 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -9758,6 +10209,7 @@ impl RosterBroadcastResult {
     let ret = RosterBroadcastResult {
       result_value: f_0,
       invalid: f_1,
+      denied: f_2,
     };
     Ok(ret)
   }
@@ -9771,6 +10223,11 @@ impl RosterBroadcastResult {
     }
     if let Some(ref fld_var) = self.invalid {
       o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 1))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.denied {
+      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 2))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -9845,12 +10302,15 @@ impl RosterAddRegistersArgs {
 struct RosterAddRegistersResult {
   result_value: Option<i32>,
   invalid: Option<InvalidRequest>,
+  denied: Option<AccessDenied>,
 }
 
 impl RosterAddRegistersResult {
   fn ok_or(self) -> thrift::Result<i32> {
     if self.invalid.is_some() {
       Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.denied.is_some() {
+      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
     } else if self.result_value.is_some() {
       Ok(self.result_value.unwrap())
     } else {
@@ -9868,6 +10328,7 @@ impl RosterAddRegistersResult {
     i_prot.read_struct_begin()?;
     let mut f_0: Option<i32> = None;
     let mut f_1: Option<InvalidRequest> = None;
+    let mut f_2: Option<AccessDenied> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -9883,6 +10344,10 @@ impl RosterAddRegistersResult {
           let val = InvalidRequest::read_from_in_protocol(i_prot)?;
           f_1 = Some(val);
         },
+        2 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_2 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -9893,6 +10358,7 @@ impl RosterAddRegistersResult {
     let ret = RosterAddRegistersResult {
       result_value: f_0,
       invalid: f_1,
+      denied: f_2,
     };
     Ok(ret)
   }
@@ -9906,6 +10372,11 @@ impl RosterAddRegistersResult {
     }
     if let Some(ref fld_var) = self.invalid {
       o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 1))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.denied {
+      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 2))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -9980,12 +10451,15 @@ impl RosterRemoveRegistersArgs {
 struct RosterRemoveRegistersResult {
   result_value: Option<i32>,
   invalid: Option<InvalidRequest>,
+  denied: Option<AccessDenied>,
 }
 
 impl RosterRemoveRegistersResult {
   fn ok_or(self) -> thrift::Result<i32> {
     if self.invalid.is_some() {
       Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.denied.is_some() {
+      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
     } else if self.result_value.is_some() {
       Ok(self.result_value.unwrap())
     } else {
@@ -10003,6 +10477,7 @@ impl RosterRemoveRegistersResult {
     i_prot.read_struct_begin()?;
     let mut f_0: Option<i32> = None;
     let mut f_1: Option<InvalidRequest> = None;
+    let mut f_2: Option<AccessDenied> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -10018,6 +10493,10 @@ impl RosterRemoveRegistersResult {
           let val = InvalidRequest::read_from_in_protocol(i_prot)?;
           f_1 = Some(val);
         },
+        2 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_2 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -10028,6 +10507,7 @@ impl RosterRemoveRegistersResult {
     let ret = RosterRemoveRegistersResult {
       result_value: f_0,
       invalid: f_1,
+      denied: f_2,
     };
     Ok(ret)
   }
@@ -10041,6 +10521,11 @@ impl RosterRemoveRegistersResult {
     }
     if let Some(ref fld_var) = self.invalid {
       o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 1))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.denied {
+      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 2))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }

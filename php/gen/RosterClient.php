@@ -99,6 +99,9 @@ class RosterClient implements \Roster\Thrift\RosterIf
         if ($result->invalid !== null) {
             throw $result->invalid;
         }
+        if ($result->denied !== null) {
+            throw $result->denied;
+        }
         throw new \Exception("get failed: unknown result");
     }
 
@@ -167,6 +170,9 @@ class RosterClient implements \Roster\Thrift\RosterIf
         }
         if ($result->invalid !== null) {
             throw $result->invalid;
+        }
+        if ($result->denied !== null) {
+            throw $result->denied;
         }
         throw new \Exception("getMany failed: unknown result");
     }
@@ -240,6 +246,9 @@ class RosterClient implements \Roster\Thrift\RosterIf
         if ($result->invalid !== null) {
             throw $result->invalid;
         }
+        if ($result->denied !== null) {
+            throw $result->denied;
+        }
         throw new \Exception("children failed: unknown result");
     }
 
@@ -311,6 +320,9 @@ class RosterClient implements \Roster\Thrift\RosterIf
         if ($result->invalid !== null) {
             throw $result->invalid;
         }
+        if ($result->denied !== null) {
+            throw $result->denied;
+        }
         throw new \Exception("subtree failed: unknown result");
     }
 
@@ -378,6 +390,9 @@ class RosterClient implements \Roster\Thrift\RosterIf
         }
         if ($result->invalid !== null) {
             throw $result->invalid;
+        }
+        if ($result->denied !== null) {
+            throw $result->denied;
         }
         throw new \Exception("watch failed: unknown result");
     }
@@ -502,6 +517,9 @@ class RosterClient implements \Roster\Thrift\RosterIf
         if ($result->invalid !== null) {
             throw $result->invalid;
         }
+        if ($result->denied !== null) {
+            throw $result->denied;
+        }
         throw new \Exception("masters failed: unknown result");
     }
 
@@ -566,6 +584,9 @@ class RosterClient implements \Roster\Thrift\RosterIf
         }
         if ($result->notReady !== null) {
             throw $result->notReady;
+        }
+        if ($result->denied !== null) {
+            throw $result->denied;
         }
         throw new \Exception("master failed: unknown result");
     }
@@ -632,6 +653,9 @@ class RosterClient implements \Roster\Thrift\RosterIf
         if ($result->invalid !== null) {
             throw $result->invalid;
         }
+        if ($result->denied !== null) {
+            throw $result->denied;
+        }
         throw new \Exception("services failed: unknown result");
     }
 
@@ -696,6 +720,9 @@ class RosterClient implements \Roster\Thrift\RosterIf
         }
         if ($result->notReady !== null) {
             throw $result->notReady;
+        }
+        if ($result->denied !== null) {
+            throw $result->denied;
         }
         throw new \Exception("instances failed: unknown result");
     }
@@ -763,6 +790,9 @@ class RosterClient implements \Roster\Thrift\RosterIf
         }
         if ($result->invalid !== null) {
             throw $result->invalid;
+        }
+        if ($result->denied !== null) {
+            throw $result->denied;
         }
         throw new \Exception("watchMasters failed: unknown result");
     }
@@ -840,6 +870,9 @@ class RosterClient implements \Roster\Thrift\RosterIf
         }
         if ($result->invalid !== null) {
             throw $result->invalid;
+        }
+        if ($result->denied !== null) {
+            throw $result->denied;
         }
         throw new \Exception("call failed: unknown result");
     }
@@ -919,6 +952,9 @@ class RosterClient implements \Roster\Thrift\RosterIf
         if ($result->invalid !== null) {
             throw $result->invalid;
         }
+        if ($result->denied !== null) {
+            throw $result->denied;
+        }
         throw new \Exception("callOn failed: unknown result");
     }
 
@@ -987,6 +1023,9 @@ class RosterClient implements \Roster\Thrift\RosterIf
         if ($result->invalid !== null) {
             throw $result->invalid;
         }
+        if ($result->denied !== null) {
+            throw $result->denied;
+        }
         throw new \Exception("callAll failed: unknown result");
     }
 
@@ -1048,6 +1087,9 @@ class RosterClient implements \Roster\Thrift\RosterIf
         }
         if ($result->invalid !== null) {
             throw $result->invalid;
+        }
+        if ($result->denied !== null) {
+            throw $result->denied;
         }
         throw new \Exception("callMany failed: unknown result");
     }
@@ -1123,6 +1165,9 @@ class RosterClient implements \Roster\Thrift\RosterIf
         }
         if ($result->invalid !== null) {
             throw $result->invalid;
+        }
+        if ($result->denied !== null) {
+            throw $result->denied;
         }
         throw new \Exception("startCall failed: unknown result");
     }
@@ -1260,6 +1305,9 @@ class RosterClient implements \Roster\Thrift\RosterIf
         if ($result->invalid !== null) {
             throw $result->invalid;
         }
+        if ($result->denied !== null) {
+            throw $result->denied;
+        }
         throw new \Exception("broadcast failed: unknown result");
     }
 
@@ -1322,6 +1370,9 @@ class RosterClient implements \Roster\Thrift\RosterIf
         if ($result->invalid !== null) {
             throw $result->invalid;
         }
+        if ($result->denied !== null) {
+            throw $result->denied;
+        }
         throw new \Exception("addRegisters failed: unknown result");
     }
 
@@ -1383,6 +1434,9 @@ class RosterClient implements \Roster\Thrift\RosterIf
         }
         if ($result->invalid !== null) {
             throw $result->invalid;
+        }
+        if ($result->denied !== null) {
+            throw $result->denied;
         }
         throw new \Exception("removeRegisters failed: unknown result");
     }

@@ -57,6 +57,12 @@ class Roster_call_result
             'type' => TType::STRUCT,
             'class' => '\Roster\Thrift\InvalidRequest',
         ),
+        6 => array(
+            'var' => 'denied',
+            'isRequired' => false,
+            'type' => TType::STRUCT,
+            'class' => '\Roster\Thrift\AccessDenied',
+        ),
     );
 
     /**
@@ -83,6 +89,10 @@ class Roster_call_result
      * @var \Roster\Thrift\InvalidRequest
      */
     public $invalid = null;
+    /**
+     * @var \Roster\Thrift\AccessDenied
+     */
+    public $denied = null;
 
     public function __construct($vals = null)
     {
@@ -104,6 +114,9 @@ class Roster_call_result
             }
             if (isset($vals['invalid'])) {
                 $this->invalid = $vals['invalid'];
+            }
+            if (isset($vals['denied'])) {
+                $this->denied = $vals['denied'];
             }
         }
     }
@@ -175,6 +188,14 @@ class Roster_call_result
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 6:
+                    if ($ftype == TType::STRUCT) {
+                        $this->denied = new \Roster\Thrift\AccessDenied();
+                        $xfer += $this->denied->read($input);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -220,6 +241,11 @@ class Roster_call_result
         if ($this->invalid !== null) {
             $xfer += $output->writeFieldBegin('invalid', TType::STRUCT, 5);
             $xfer += $this->invalid->write($output);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->denied !== null) {
+            $xfer += $output->writeFieldBegin('denied', TType::STRUCT, 6);
+            $xfer += $this->denied->write($output);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

@@ -45,6 +45,12 @@ class Roster_getMany_result
             'type' => TType::STRUCT,
             'class' => '\Roster\Thrift\InvalidRequest',
         ),
+        4 => array(
+            'var' => 'denied',
+            'isRequired' => false,
+            'type' => TType::STRUCT,
+            'class' => '\Roster\Thrift\AccessDenied',
+        ),
     );
 
     /**
@@ -63,6 +69,10 @@ class Roster_getMany_result
      * @var \Roster\Thrift\InvalidRequest
      */
     public $invalid = null;
+    /**
+     * @var \Roster\Thrift\AccessDenied
+     */
+    public $denied = null;
 
     public function __construct($vals = null)
     {
@@ -78,6 +88,9 @@ class Roster_getMany_result
             }
             if (isset($vals['invalid'])) {
                 $this->invalid = $vals['invalid'];
+            }
+            if (isset($vals['denied'])) {
+                $this->denied = $vals['denied'];
             }
         }
     }
@@ -133,6 +146,14 @@ class Roster_getMany_result
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 4:
+                    if ($ftype == TType::STRUCT) {
+                        $this->denied = new \Roster\Thrift\AccessDenied();
+                        $xfer += $this->denied->read($input);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -168,6 +189,11 @@ class Roster_getMany_result
         if ($this->invalid !== null) {
             $xfer += $output->writeFieldBegin('invalid', TType::STRUCT, 3);
             $xfer += $this->invalid->write($output);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->denied !== null) {
+            $xfer += $output->writeFieldBegin('denied', TType::STRUCT, 4);
+            $xfer += $this->denied->write($output);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

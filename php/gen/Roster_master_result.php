@@ -39,6 +39,12 @@ class Roster_master_result
             'type' => TType::STRUCT,
             'class' => '\Roster\Thrift\NotReady',
         ),
+        3 => array(
+            'var' => 'denied',
+            'isRequired' => false,
+            'type' => TType::STRUCT,
+            'class' => '\Roster\Thrift\AccessDenied',
+        ),
     );
 
     /**
@@ -53,6 +59,10 @@ class Roster_master_result
      * @var \Roster\Thrift\NotReady
      */
     public $notReady = null;
+    /**
+     * @var \Roster\Thrift\AccessDenied
+     */
+    public $denied = null;
 
     public function __construct($vals = null)
     {
@@ -65,6 +75,9 @@ class Roster_master_result
             }
             if (isset($vals['notReady'])) {
                 $this->notReady = $vals['notReady'];
+            }
+            if (isset($vals['denied'])) {
+                $this->denied = $vals['denied'];
             }
         }
     }
@@ -112,6 +125,14 @@ class Roster_master_result
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 3:
+                    if ($ftype == TType::STRUCT) {
+                        $this->denied = new \Roster\Thrift\AccessDenied();
+                        $xfer += $this->denied->read($input);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -142,6 +163,11 @@ class Roster_master_result
         if ($this->notReady !== null) {
             $xfer += $output->writeFieldBegin('notReady', TType::STRUCT, 2);
             $xfer += $this->notReady->write($output);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->denied !== null) {
+            $xfer += $output->writeFieldBegin('denied', TType::STRUCT, 3);
+            $xfer += $this->denied->write($output);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

@@ -32,6 +32,12 @@ class Roster_removeRegisters_result
             'type' => TType::STRUCT,
             'class' => '\Roster\Thrift\InvalidRequest',
         ),
+        2 => array(
+            'var' => 'denied',
+            'isRequired' => false,
+            'type' => TType::STRUCT,
+            'class' => '\Roster\Thrift\AccessDenied',
+        ),
     );
 
     /**
@@ -42,6 +48,10 @@ class Roster_removeRegisters_result
      * @var \Roster\Thrift\InvalidRequest
      */
     public $invalid = null;
+    /**
+     * @var \Roster\Thrift\AccessDenied
+     */
+    public $denied = null;
 
     public function __construct($vals = null)
     {
@@ -51,6 +61,9 @@ class Roster_removeRegisters_result
             }
             if (isset($vals['invalid'])) {
                 $this->invalid = $vals['invalid'];
+            }
+            if (isset($vals['denied'])) {
+                $this->denied = $vals['denied'];
             }
         }
     }
@@ -89,6 +102,14 @@ class Roster_removeRegisters_result
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 2:
+                    if ($ftype == TType::STRUCT) {
+                        $this->denied = new \Roster\Thrift\AccessDenied();
+                        $xfer += $this->denied->read($input);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -111,6 +132,11 @@ class Roster_removeRegisters_result
         if ($this->invalid !== null) {
             $xfer += $output->writeFieldBegin('invalid', TType::STRUCT, 1);
             $xfer += $this->invalid->write($output);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->denied !== null) {
+            $xfer += $output->writeFieldBegin('denied', TType::STRUCT, 2);
+            $xfer += $this->denied->write($output);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

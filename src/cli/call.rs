@@ -164,7 +164,7 @@ fn named(arguments: Vec<(String, Value)>) -> Result<Value, GivenTwice> {
 }
 
 /// A service's name may have dots itself, a method's has none.
-fn service_and_method(text: &str) -> Result<(String, String), String> {
+pub(super) fn service_and_method(text: &str) -> Result<(String, String), String> {
     match text.rsplit_once('.') {
         Some((service, method)) if !service.is_empty() && !method.is_empty() => Ok((service.into(), method.into())),
         _ => Err("expected SERVICE.METHOD".into()),

@@ -8,6 +8,7 @@ use roster::store::shared::{ReadError, Unfit};
 use roster::thrift::client::Error;
 
 use super::call::{GivenTwice, SomeFailed};
+use super::explain::Refused;
 use super::settings::Unreadable;
 use super::shared::NoFile;
 use super::text;
@@ -22,6 +23,7 @@ Exit codes:
     5  nothing is known yet: the first sync is not done
     6  the sidecar, or the master that was called, did not answer within --timeout
     7  the call failed: nobody to call, an error of the master's own, or too many calls
+    8  access is denied
   130  interrupted";
 
 const FAILED: u8 = 1;
@@ -31,6 +33,7 @@ const TOO_STALE: u8 = 4;
 const NOT_READY: u8 = 5;
 const TIMED_OUT: u8 = 6;
 const CALL_FAILED: u8 = 7;
+const DENIED: u8 = 8;
 const INTERRUPTED: u8 = 130;
 
 /// Asked to end by an interrupt. (Commands that do not catch it are ended by it, which a shell tells as 130 too.)
@@ -119,6 +122,8 @@ fn of(error: &anyhow::Error) -> u8 {
         Some(Error::NotReady(_)) => NOT_READY,
         Some(Error::TimedOut { .. } | Error::CallTimedOut(_)) => TIMED_OUT,
         Some(Error::NoMaster(_) | Error::CallFailed(_) | Error::Overloaded(_)) => CALL_FAILED,
+        Some(Error::Denied(_)) => DENIED,
+        None if error.is::<Refused>() => DENIED,
         None if error.is::<Mistakes>() || error.is::<Unreadable>() || error.is::<GivenTwice>() => WRONG,
         None if error.is::<ReadError>() || error.is::<NoFile>() => UNREACHABLE,
         None if error.is::<SomeFailed>() => CALL_FAILED,
@@ -149,6 +154,8 @@ mod tests {
             "registers",
             "status",
             "serve",
+            "explain",
+            "explain access",
             "export",
             "shared",
             "shared check",

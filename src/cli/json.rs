@@ -74,6 +74,7 @@ pub(crate) fn status(status: &StatusReply) -> Value {
         "counters": status.counters,
         "limits": status.limits,
         "sharedTrouble": status.shared_trouble,
+        "access": status.access,
     })
 }
 

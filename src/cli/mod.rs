@@ -7,6 +7,7 @@ mod config;
 mod connection;
 mod demo;
 pub(crate) mod exit;
+mod explain;
 mod export;
 mod file;
 mod get;
@@ -62,6 +63,8 @@ enum Command {
     #[command(after_help = exit::HELP)]
     Serve(serve::Serve),
     #[command(after_help = exit::HELP)]
+    Explain(explain::Explain),
+    #[command(after_help = exit::HELP)]
     Export(export::Export),
     #[command(after_help = exit::HELP)]
     Shared(shared::Shared),
@@ -95,6 +98,7 @@ impl Cli {
             Command::Registers(registers) => registers.run(),
             Command::Status(status) => status.run(),
             Command::Serve(serve) => serve.run(),
+            Command::Explain(explain) => explain.run(),
             Command::Export(export) => export.run(),
             Command::Shared(shared) => shared.run(),
             Command::Config(config) => config.run(),

@@ -11,14 +11,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use super::sample::Samples;
-use super::settings::{NO_SOURCE, Origin, Settings};
+use super::settings::{Loaded, NO_SOURCE, Origin, Settings};
 use super::systemd::Systemd;
 use super::{demo, exit};
 
 /// Run the sidecar
 ///
 /// Without a configuration it runs a demonstration, and says what to try. SIGTERM and an interrupt stop it in order,
-/// SIGHUP has it read credentials and files again.
+/// SIGHUP has it read credentials, files and access rules again.
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
     #[command(flatten)]
@@ -31,7 +31,8 @@ pub(crate) struct Serve {
 impl Serve {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let level = self.log.map(|level| ("log.level".to_owned(), level));
-        let loaded = self.settings.load(level)?;
+        let load = || self.settings.clone().load(level.clone());
+        let loaded = load()?;
         let is_demo = loaded.origin == Origin::Demo;
         if is_demo {
             demo::lay_out()?;
@@ -41,11 +42,11 @@ impl Serve {
             tracing::warn!("{NO_SOURCE}");
         }
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-        runtime.context("cannot start the runtime")?.block_on(serve(&loaded.config, is_demo))
+        runtime.context("cannot start the runtime")?.block_on(serve(&loaded.config, is_demo, load))
     }
 }
 
-async fn serve(config: &Config, is_demo: bool) -> anyhow::Result<()> {
+async fn serve(config: &Config, is_demo: bool, load: impl Fn() -> anyhow::Result<Loaded>) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -60,7 +61,10 @@ async fn serve(config: &Config, is_demo: bool) -> anyhow::Result<()> {
             failure = sidecar.failure() => break Err(failure.into()),
             _ = interrupt.recv() => break Err(exit::Interrupted.into()),
             _ = terminate.recv() => break Ok(()),
-            _ = hangup.recv() => sidecar.reload(),
+            _ = hangup.recv() => {
+                sidecar.reload();
+                reload_access(&sidecar, load());
+            }
             () = systemd.watchdog() => {}
             () = samples.one_ends() => {}
         }
@@ -74,6 +78,15 @@ async fn serve(config: &Config, is_demo: bool) -> anyhow::Result<()> {
         _ = terminate.recv() => {}
     }
     ended
+}
+
+/// Whatever is wrong with the new rules, the old ones stay in force.
+fn reload_access(sidecar: &Sidecar, loaded: anyhow::Result<Loaded>) {
+    let replaced = loaded.and_then(|loaded| Ok(sidecar.replace_access(&loaded.config)?));
+    match replaced {
+        Ok(()) => tracing::info!("read the access rules again; any other change of the configuration needs a restart"),
+        Err(error) => tracing::error!("cannot read the configuration again, the access rules stay: {error:#}"),
+    }
 }
 
 fn start_log(log: &Log) -> anyhow::Result<()> {

@@ -12,7 +12,7 @@ use super::demo;
 /// Told as a warning, since the environment may name one where the sidecar runs.
 pub(crate) const NO_SOURCE: &str = "it mirrors no nodes: add [[zookeeper]] or [[file]] for that";
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Settings {
     /// The configuration file [default: /etc/roster/roster.toml, else roster/roster.toml in the user's configuration
     /// folder, else a demonstration]

@@ -54,6 +54,7 @@ fn table(status: &StatusReply, services: &[ServiceStats], all: bool) -> String {
         status.freshness.revision,
         trust(status)
     );
+    let _ = writeln!(text, "you are {}\n", text::printable(status.access.as_bytes()));
     if let Some(trouble) = &status.shared_trouble {
         let _ = writeln!(text, "shared file NOT WRITTEN: {}\n", text::printable(trouble.as_bytes()));
     }
@@ -166,6 +167,7 @@ mod tests {
             BTreeMap::from([("requests".into(), 12), ("connectionsOpen".into(), 3)]),
             BTreeMap::from([("maxRequest".into(), 65_536)]),
             None,
+            "user 33: may watch".into(),
         )
     }
 
@@ -175,6 +177,8 @@ mod tests {
             table(&reply(61_000, source("other", "down", "connection refused", Some(61_000))), &[], false),
             "\
 roster 0.1.0   up 1day 2h   revision 1700000000123   NOT IN SYNC for 1m 1s, INCOMPLETE
+
+you are user 33: may watch
 
 SOURCE  KIND       STATE    AGE  NODES     SIZE  RECONNECTS  LEFT OUT  DRIFT  DETAIL
 main    zookeeper  live      0s   1200  5.0 MiB           2         0      0

@@ -10,6 +10,7 @@ use tracing_subscriber::filter::LevelFilter;
 use super::draft::Draft;
 use super::mistake::{Key, Mistake};
 use super::{Config, connect};
+use crate::access::Subject;
 use crate::model::NodePath;
 use crate::net::{Address, Remote, most_bytes};
 use crate::{register, secret, source, store, thrift};
@@ -23,6 +24,7 @@ const LEAST_SESSION_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
     let mut check = Check { draft, mistakes: Vec::new() };
     check.thrift(&config.thrift);
+    check.access(config);
     check.register(&config.register);
     check.object_if(config.store.history == 0, &Key::from("store.history"), ZERO);
     check.shared(&config.shared);
@@ -112,6 +114,29 @@ impl Check<'_> {
         if thrift.max_waiting_replies < thrift.max_reply {
             let message = format!("is less than one reply: `thrift.max_reply` is {}", thrift.max_reply);
             self.object(&[&key("max_waiting_replies"), &key("max_reply")], message);
+        }
+    }
+
+    fn access(&mut self, config: &Config) {
+        let tcp_calls: Key = "access.tcp_calls".into();
+        self.object_if(
+            config.access.tcp_calls && !config.allow.is_empty(),
+            &tcp_calls,
+            "is without effect beside `[[allow]]`: write a rule with `tcp = true`",
+        );
+        for (number, rule) in config.allow.iter().enumerate() {
+            let key = self.draft.element(&"allow".into(), number);
+            let subject = rule.subject();
+            self.object_if(
+                subject.is_none(),
+                &key,
+                "is for nobody or for several: give it one of `user`, `group` and `tcp = true`",
+            );
+            self.object_if(
+                rule.admin && subject == Some(Subject::Tcp),
+                &key.child("admin"),
+                "cannot be given over TCP, where nobody is known",
+            );
         }
     }
 

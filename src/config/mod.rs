@@ -18,12 +18,15 @@ use serde::{Deserialize, Serialize};
 
 use self::draft::Draft;
 pub use self::mistake::{Key, Mistake, Mistakes, Place};
-use crate::{register, secret, source, store, thrift};
+use crate::{access, register, secret, source, store, thrift};
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     pub thrift: thrift::Config,
+    pub access: access::Config,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<access::Rule>,
     pub zk_data: thrift::ZkData,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub zookeeper: Vec<source::zookeeper::Config>,

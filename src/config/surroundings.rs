@@ -8,6 +8,7 @@ use nix::unistd::Group;
 use super::Config;
 use super::draft::Draft;
 use super::mistake::{Key, Mistake};
+use crate::access::Subject;
 use crate::net::InTheWay;
 use crate::net::tls::{TlsError, authorities_of, chain_of, key_of};
 use crate::source::zookeeper::credentials;
@@ -19,6 +20,11 @@ pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
     for (key, group) in [("thrift.group", &config.thrift.group), ("shared.group", &config.shared.group)] {
         if !group.is_empty() && matches!(Group::from_name(group), Ok(None)) {
             mistakes.push(draft.mistake(key.into(), format!("there is no group {group:?} on this machine")));
+        }
+    }
+    for (key, subject) in subjects(config, draft) {
+        if let Err(unknown) = subject.find() {
+            mistakes.push(draft.mistake(key, unknown.to_string()));
         }
     }
     if is_set(&config.thrift.unix)
@@ -47,9 +53,23 @@ pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
     mistakes
 }
 
+/// Whom the access rules name, with the keys that do.
+fn subjects(config: &Config, draft: &Draft) -> Vec<(Key, Subject)> {
+    let admins = config.access.admins.iter().cloned().enumerate();
+    let admins = admins.map(|(number, subject)| (draft.element(&"access.admins".into(), number), subject));
+    let rules = config.allow.iter().enumerate();
+    let rules = rules.filter_map(|(number, rule)| Some((draft.element(&"allow".into(), number), rule.subject()?)));
+    admins.chain(rules).collect()
+}
+
 /// What a start would not object to, and that may be a mistake all the same.
 pub(super) fn doubts(config: &Config) -> impl Iterator<Item = String> {
-    of_ensembles(config).flat_map(|(_, place)| credentials::doubts(place))
+    let by_file = !config.allow.is_empty() && !config.shared.path.as_os_str().is_empty();
+    let by_file = by_file.then(|| {
+        "`[[allow]]` does not hold for the shared file: whoever may read it by `[shared] mode` and `group` reads all of it"
+            .to_owned()
+    });
+    of_ensembles(config).flat_map(|(_, place)| credentials::doubts(place)).chain(by_file)
 }
 
 /// The credentials, with the numbers of their ensembles.

@@ -433,6 +433,8 @@ fn the_example_is_the_defaults_and_holds_every_key() {
     expected.zookeeper[0].credentials = Some("/etc/roster/zookeeper.credentials".into());
     expected.file = config.file.clone();
     expected.upstream = config.upstream.clone();
+    expected.allow = config.allow.clone();
+    expected.access.admins = config.access.admins.clone();
     expected.register.tokens = Some("/etc/roster/register.tokens".into());
     expected.register.tls = config.register.tls.clone();
     expected.register.signing_key = Some("/etc/roster/register.key".into());

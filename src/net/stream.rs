@@ -2,10 +2,12 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use nix::libc;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::unix::UCred;
 use tokio::net::{TcpStream, UnixStream};
@@ -32,6 +34,14 @@ impl Stream {
         }
     }
 
+    /// The supplementary groups of the process at the other end of a Unix socket.
+    pub fn groups(&self) -> Vec<u32> {
+        match self {
+            Self::Tcp(_) | Self::Tls(_) => Vec::new(),
+            Self::Unix(stream) => groups_of(stream).unwrap_or_default(),
+        }
+    }
+
     /// Has the kernel notice a peer that vanished without a word, and tells where the peer is; none: not over TCP
     /// alone, or it is gone already.
     pub fn keep_alive(&self) -> Option<SocketAddr> {
@@ -39,6 +49,27 @@ impl Stream {
         let probes = socket2::TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE / 4);
         let _ = socket2::SockRef::from(stream).set_tcp_keepalive(&probes);
         stream.peer_addr().ok()
+    }
+}
+
+/// What neither the standard library nor tokio asks of a socket.
+#[allow(unsafe_code)]
+fn groups_of(stream: &UnixStream) -> io::Result<Vec<u32>> {
+    let mut groups = vec![0_u32; 64];
+    loop {
+        let mut bytes = size_of_val(groups.as_slice()) as libc::socklen_t;
+        // Safety: the kernel writes at most `bytes` bytes there, which `groups` has, and says how many it would need.
+        let code = unsafe {
+            let to = groups.as_mut_ptr().cast();
+            libc::getsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERGROUPS, to, &mut bytes)
+        };
+        let error = io::Error::last_os_error();
+        groups.resize(bytes as usize / size_of::<u32>(), 0);
+        match code {
+            0 => return Ok(groups),
+            _ if error.raw_os_error() == Some(libc::ERANGE) => {}
+            _ => return Err(error),
+        }
     }
 }
 

@@ -8,32 +8,45 @@ use futures::stream::{self, StreamExt};
 use tokio::time::Instant;
 
 use super::caller::{Bounds, Failure};
-use super::handler::Desk;
+use super::handler::{Desk, denied};
 use super::idl::{self, CallEnd, CallError, CallErrorKind, CallOutcome, CallResult, InvalidRequest};
 use super::owed::{Budget, Values};
 use super::request::{self, Request};
+use crate::access::{Denied, Identity};
 use crate::model::Command;
 
 /// After so long, a command for many masters lets others of its thread have their turn.
 const TURN: Duration = Duration::from_millis(1);
 
-/// Several calls; one that makes no sense does not spoil the others.
-pub(super) type Several = Vec<Result<Request, InvalidRequest>>;
+/// Several calls; one that cannot be made does not spoil the others.
+pub(super) type Several = Vec<Result<Request, Unsendable>>;
+
+/// Why one of several calls is not made.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Unsendable {
+    Invalid(InvalidRequest),
+    Denied(Denied),
+}
 
 impl Desk {
     /// Checks a call.
-    pub(super) fn request(&self, call: idl::Call) -> thrift::Result<Request> {
+    pub(super) fn request(&self, by: &Identity, call: idl::Call) -> thrift::Result<Request> {
+        by.may_call(&call.service_name, &call.method).map_err(denied)?;
         Ok(Request::check(call, &self.config)?)
     }
 
     /// Checks several calls.
-    pub(super) fn requests(&self, calls: Vec<idl::Call>) -> thrift::Result<Several> {
+    pub(super) fn requests(&self, by: &Identity, calls: Vec<idl::Call>) -> thrift::Result<Several> {
         let most = self.config.max_call_many;
         if calls.len() > most {
             let message = format!("{} calls are more than max_call_many allows: {most}", calls.len());
             return Err(request::invalid("calls", message).into());
         }
-        Ok(calls.into_iter().map(|call| Request::check(call, &self.config)).collect())
+        let check = |call: idl::Call| {
+            by.may_call(&call.service_name, &call.method)?;
+            Ok(Request::check(call, &self.config)?)
+        };
+        Ok(calls.into_iter().map(check).collect())
     }
 
     pub(super) async fn call(&self, request: &Request) -> thrift::Result<CallResult> {
@@ -61,10 +74,7 @@ impl Desk {
         let budget = self.budget();
         let calls = several.iter().map(async |request| match request {
             Ok(request) => outcome(self.call_within(&budget, request).await),
-            Err(invalid) => {
-                let message = format!("{}: {}", invalid.field, invalid.message);
-                CallOutcome::new(None, None, CallError::new(CallErrorKind::INVALID, message, None, None, None))
-            }
+            Err(unsendable) => CallOutcome::new(None, None, CallError::from(unsendable)),
         });
         join_all(calls).await
     }
@@ -104,6 +114,28 @@ impl Desk {
 fn result(end: CallEnd, values: Values) -> CallResult {
     let CallEnd { master, duration_us, attempts } = end;
     CallResult { values: values.into_all(), master, duration_us, attempts }
+}
+
+impl From<InvalidRequest> for Unsendable {
+    fn from(invalid: InvalidRequest) -> Self {
+        Self::Invalid(invalid)
+    }
+}
+
+impl From<Denied> for Unsendable {
+    fn from(denied: Denied) -> Self {
+        Self::Denied(denied)
+    }
+}
+
+impl From<&Unsendable> for CallError {
+    fn from(unsendable: &Unsendable) -> Self {
+        let (kind, message) = match unsendable {
+            Unsendable::Invalid(invalid) => (CallErrorKind::INVALID, format!("{}: {}", invalid.field, invalid.message)),
+            Unsendable::Denied(denied) => (CallErrorKind::DENIED, denied.message.clone()),
+        };
+        CallError::new(kind, message, None, None, None)
+    }
 }
 
 impl From<Failure> for thrift::Error {

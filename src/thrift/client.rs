@@ -11,10 +11,10 @@ use thrift::protocol::{TBinaryInputProtocol, TBinaryOutputProtocol};
 use thrift::transport::TBufferedWriteTransport;
 
 use super::idl::{
-    Call, CallFailed, CallOptions, CallOutcome, CallResult, CallTimedOut, CallValues, ChildrenReply, Encoding, Filter,
-    InstancesReply, InvalidRequest, MastersReply, MastersWatchReply, NoMaster, NodeReply, NotFound, NotReady,
-    Overloaded, ReadOptions, RegisterAddress, RosterSyncClient, ServicesReply, StatsReply, StatusReply, SubtreeReply,
-    TRosterSyncClient, TooStale, WatchReply,
+    AccessDenied, Call, CallFailed, CallOptions, CallOutcome, CallResult, CallTimedOut, CallValues, ChildrenReply,
+    Encoding, Filter, InstancesReply, InvalidRequest, MastersReply, MastersWatchReply, NoMaster, NodeReply, NotFound,
+    NotReady, Overloaded, ReadOptions, RegisterAddress, RosterSyncClient, ServicesReply, StatsReply, StatusReply,
+    SubtreeReply, TRosterSyncClient, TooStale, WatchReply,
 };
 use super::request::no_options;
 use crate::net::Address;
@@ -57,6 +57,8 @@ pub enum Error {
     CallTimedOut(CallTimedOut),
     #[error("{}", .0.message)]
     Overloaded(Overloaded),
+    #[error("{}", .0.message)]
+    Denied(AccessDenied),
     /// The sidecar could not answer, or does not know the method: a TApplicationException.
     #[error("the sidecar at {address} refused: {message}")]
     Refused { address: Address, message: String },
@@ -230,6 +232,7 @@ fn declared(exception: &(dyn std::error::Error + Send + Sync + 'static)) -> Opti
         .or_else(|| exception.downcast_ref().cloned().map(Error::CallFailed))
         .or_else(|| exception.downcast_ref().cloned().map(Error::CallTimedOut))
         .or_else(|| exception.downcast_ref().cloned().map(Error::Overloaded))
+        .or_else(|| exception.downcast_ref().cloned().map(Error::Denied))
 }
 
 /// One call over a connection, in the strict binary protocol without frames.

@@ -10,10 +10,9 @@ use thrift::{ApplicationError, ApplicationErrorKind, TConfiguration};
 
 use super::Config;
 use super::dialect::{Dialect, Protocol};
-use super::handler::Desk;
 use super::owed::{Ledger, Owed};
 use super::scan::Wrong;
-use super::service::Pass;
+use super::service::{Asked, Pass};
 use super::wait::{Awaited, Wait};
 use crate::metrics::Metrics;
 
@@ -59,14 +58,14 @@ impl Codec {
         &self,
         dialect: Dialect,
         message: &[u8],
-        desk: &Desk,
+        asked: Asked<'_>,
         awaited: Option<Awaited>,
         output: &mut Vec<u8>,
     ) -> thrift::Result<Outcome> {
         let start = output.len();
         let header = if dialect.framed { 4 } else { 0 };
         output.resize(start + header, 0);
-        let pass = Pass::new(desk, awaited);
+        let pass = Pass::new(asked, awaited);
         let request = match dialect.protocol {
             Protocol::Binary => {
                 let mut input = TBinaryInputProtocol::with_config(message, true, self.limits.clone());

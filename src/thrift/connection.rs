@@ -17,7 +17,9 @@ use super::dialect::Dialect;
 use super::open::Open;
 use super::owed::Owed;
 use super::scan::Bounds;
+use super::service::Asked;
 use super::wait::{Awaited, Wait};
+use crate::access::Identity;
 use crate::net::Stream;
 use crate::task::Stop;
 
@@ -35,6 +37,7 @@ struct Connection {
     shared: Arc<Shared>,
     place: Place,
     stop: Stop,
+    identity: Identity,
     received: Vec<u8>,
     output: Vec<u8>,
     owed: Vec<Owed>,
@@ -78,6 +81,7 @@ pub(super) async fn serve(stream: Stream, place: Place, shared: Arc<Shared>, sto
     let counted = shared.clone();
     let _open = counted.metrics.connections_open.hold();
     let mut connection = Connection {
+        identity: shared.identify(&stream),
         stream,
         shared,
         place,
@@ -164,10 +168,12 @@ impl Connection {
 
     async fn answer(&mut self, dialect: Dialect, message: Range<usize>) -> Result<(), End> {
         let mut awaited = None;
+        self.shared.access.refresh(&mut self.identity, || self.stream.groups());
         loop {
             let request = &self.received[message.clone()];
+            let asked = Asked { desk: &self.shared.desk, by: &self.identity };
             let is_fetched = matches!(awaited, Some(Awaited::Values(_)));
-            match self.shared.codec.answer(dialect, request, &self.shared.desk, awaited, &mut self.output)? {
+            match self.shared.codec.answer(dialect, request, asked, awaited, &mut self.output)? {
                 Outcome::Answered(owed) => {
                     self.owed.push(owed);
                     return Ok(());
@@ -202,7 +208,7 @@ impl Connection {
         let is_sending = wait.is_sending();
         let most = end + shared.config.max_request.as_u64() as usize;
         // In a box: else every connection would be as large as a call.
-        let mut waiting = Box::pin(wait.until_answered(&shared.desk, &mut self.open, &self.stop));
+        let mut waiting = Box::pin(wait.until_answered(&shared.desk, &self.identity, &mut self.open, &self.stop));
         loop {
             let has_room = self.received.len() < most;
             tokio::select! {

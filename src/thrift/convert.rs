@@ -1,6 +1,7 @@
 //! From the nouns of the model to those of the interface.
 
 use super::{idl, value};
+use crate::access::Grant;
 use crate::model::{ChangeKind, Freshness, Node, NodePath, Origin, Service, Stat};
 use crate::store::{Entry, Feed, Filled};
 
@@ -62,13 +63,14 @@ impl From<&Service> for idl::Service {
     }
 }
 
-pub(super) fn master(entry: &Entry) -> idl::Master {
+/// A master, with those services that `grant` sees.
+pub(super) fn master(entry: &Entry, grant: &Grant) -> idl::Master {
     let master = &entry.master;
     idl::Master {
         id: master.id.clone(),
         address: master.address.clone(),
         connected_at: master.connected_at,
-        services: master.services.iter().map(Into::into).collect(),
+        services: master.services.iter().filter(|service| grant.sees(service.base_name())).map(Into::into).collect(),
         ways: entry.lines().count() as i32,
         outstanding: entry.outstanding() as i32,
     }
@@ -83,14 +85,15 @@ pub(super) fn instance(entry: &Entry, offer: &Service) -> idl::Instance {
     }
 }
 
-pub(super) fn source(feed: &Feed, filled: Filled, now_ms: i64) -> idl::SourceStatus {
+pub(super) fn source(feed: &Feed, filled: Filled, now_ms: i64, grant: &Grant) -> idl::SourceStatus {
     let ms = |duration: std::time::Duration| duration.as_millis() as i64;
     idl::SourceStatus {
         name: feed.name().to_owned(),
         kind: feed.kind().to_owned(),
         state: feed.state().to_string(),
-        detail: feed.detail(),
-        roots: feed.roots().iter().map(NodePath::to_string).collect(),
+        // It may name a node.
+        detail: if feed.roots().iter().all(|root| grant.reads(root)) { feed.detail() } else { String::new() },
+        roots: feed.roots().iter().filter(|root| grant.lists(root)).map(NodePath::to_string).collect(),
         session: feed.session(),
         last_sync: feed.since_proof().map(|since| now_ms - ms(since)),
         age_ms: feed.age().map(ms),

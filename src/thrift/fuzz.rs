@@ -11,7 +11,9 @@ use super::dialect::Protocol;
 use super::handler::Desk;
 use super::owed::Ledger;
 use super::scan::{Bounds, Progress, Scanner, Wrong};
+use super::service::Asked;
 use super::{Config, ZkData};
+use crate::access::Identity;
 use crate::metrics::Metrics;
 use crate::model::{Change, Node, NodePath, Stat};
 use crate::store::{Feed, Store};
@@ -33,9 +35,10 @@ pub fn requests(bytes: &[u8]) {
     }
     let Cut::Request { dialect, message, .. } = at_once else { return };
     let mut output = Vec::new();
-    let (codec, desk) = &*HOUSE;
+    let (codec, desk, by) = &*HOUSE;
+    let asked = Asked { desk, by };
     if let Ok(Outcome::Answered(_) | Outcome::Refused(_)) =
-        codec.answer(dialect, &bytes[message], desk, None, &mut output)
+        codec.answer(dialect, &bytes[message], asked, None, &mut output)
     {
         let length = output.first_chunk::<4>().map(|length| u32::from_be_bytes(*length) as usize + 4);
         assert!(!dialect.framed || output.is_empty() || length == Some(output.len()));
@@ -84,7 +87,7 @@ fn pass(input: &mut dyn TInputProtocol) -> thrift::Result<()> {
 }
 
 /// What answers, with one node.
-static HOUSE: LazyLock<(Codec, Desk)> = LazyLock::new(|| {
+static HOUSE: LazyLock<(Codec, Desk, Identity)> = LazyLock::new(|| {
     let (config, metrics) = (Config::default(), Arc::<Metrics>::default());
     let feed = Feed::new("fuzz", "file", vec![NodePath::root()]);
     let store = Store::new(&Default::default(), vec![feed], metrics.clone());
@@ -92,5 +95,5 @@ static HOUSE: LazyLock<(Codec, Desk)> = LazyLock::new(|| {
     store.publisher(0).publish_whole(vec![Change::Put(NodePath::root(), Arc::new(node))]);
     let ledger = Ledger::new(config.max_waiting_replies.as_u64() as usize);
     let desk = Desk::new(&config, &ZkData::default(), store, ledger.clone(), metrics.clone());
-    (Codec::new(&config, ledger, metrics), desk)
+    (Codec::new(&config, ledger, metrics), desk, Identity::root())
 });

@@ -6,9 +6,10 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::caller::Caller;
 use super::convert;
-use super::idl::{self, InvalidRequest, NotFound, NotReady, ReadOptions, TooStale};
+use super::idl::{self, AccessDenied, InvalidRequest, NotFound, NotReady, ReadOptions, TooStale};
 use super::owed::Ledger;
 use super::{Config, ZkData};
+use crate::access::{Denied, Identity};
 use crate::metrics::Metrics;
 use crate::model::{Freshness, NodePath};
 use crate::store::{Feed, Filled, Snapshot, Store, no_node};
@@ -60,12 +61,13 @@ impl Desk {
         self.metrics.exceptions.increment();
     }
 
-    pub(super) fn zk_data(&self) -> thrift::Result<Vec<u8>> {
-        let snapshot = self.store.snapshot();
+    pub(super) fn zk_data(&self, by: &Identity) -> thrift::Result<Vec<u8>> {
         let unanswered = |message: String| {
             let kind = thrift::ApplicationErrorKind::InternalError;
             thrift::Error::Application(thrift::ApplicationError::new(kind, message))
         };
+        by.may_read(&self.zk_data).map_err(|denied| unanswered(denied.message))?;
+        let snapshot = self.store.snapshot();
         if let Some(node) = snapshot.node(&self.zk_data) {
             return Ok(node.data.to_vec());
         }
@@ -75,15 +77,22 @@ impl Desk {
         })
     }
 
-    pub(super) fn get(&self, path: &str, options: &ReadOptions) -> thrift::Result<idl::NodeReply> {
+    pub(super) fn get(&self, by: &Identity, path: &str, options: &ReadOptions) -> thrift::Result<idl::NodeReply> {
         let (path, snapshot) = (parse("path", path)?, self.store.snapshot());
+        by.may_read(&path).map_err(denied)?;
         let freshness = fresh_enough(&snapshot, &[&path], options)?;
         let node = snapshot.node(&path).ok_or_else(|| not_found(&snapshot, &path, freshness))?;
         Ok(idl::NodeReply { node: convert::node(&path, node), freshness: freshness.into() })
     }
 
-    pub(super) fn get_many(&self, paths: &[String], options: &ReadOptions) -> thrift::Result<idl::NodesReply> {
+    pub(super) fn get_many(
+        &self,
+        by: &Identity,
+        paths: &[String],
+        options: &ReadOptions,
+    ) -> thrift::Result<idl::NodesReply> {
         let paths: Vec<NodePath> = paths.iter().map(|path| parse("paths", path)).collect::<Result<_, _>>()?;
+        paths.iter().try_for_each(|path| by.may_read(path)).map_err(denied)?;
         let snapshot = self.store.snapshot();
         let freshness = fresh_enough(&snapshot, &paths.iter().collect::<Vec<_>>(), options)?;
         let (mut nodes, mut bytes) = (BTreeMap::new(), 0);
@@ -97,10 +106,19 @@ impl Desk {
         Ok(idl::NodesReply { nodes, freshness: freshness.into() })
     }
 
-    pub(super) fn children(&self, path: &str, options: &ReadOptions) -> thrift::Result<idl::ChildrenReply> {
+    /// The names of those children that may be read, or lead to something that may be.
+    pub(super) fn children(
+        &self,
+        by: &Identity,
+        path: &str,
+        options: &ReadOptions,
+    ) -> thrift::Result<idl::ChildrenReply> {
         let (path, snapshot) = (parse("path", path)?, self.store.snapshot());
+        by.may_list(&path).map_err(denied)?;
         let freshness = fresh_enough(&snapshot, &[&path], options)?;
-        let names: Vec<String> = snapshot.children(&path).map(str::to_owned).collect();
+        let all = by.grant().reads(&path);
+        let names = snapshot.children(&path).filter(|name| all || by.grant().lists(&path.child(name)));
+        let names: Vec<String> = names.map(str::to_owned).collect();
         if names.is_empty() && snapshot.node(&path).is_none() {
             return Err(not_found(&snapshot, &path, freshness));
         }
@@ -109,6 +127,7 @@ impl Desk {
 
     pub(super) fn subtree(
         &self,
+        by: &Identity,
         path: &str,
         limit: i32,
         cursor: &str,
@@ -120,11 +139,15 @@ impl Desk {
         if after.as_ref().is_some_and(|after| !after.is_under(&path)) {
             return Err(invalid("cursor", "it is of another path; pass the one that the page before said"));
         }
+        by.may_list(&path).map_err(denied)?;
         let snapshot = self.store.snapshot();
         let freshness = fresh_enough(&snapshot, &[&path], options)?;
         let (mut nodes, mut bytes, mut cursor) = (Vec::new(), 0, None);
         let from = after.clone().unwrap_or_else(|| path.clone());
-        for (at, node) in snapshot.subtree(&path, from).filter(|(at, _)| Some(*at) != after.as_ref()) {
+        let roots = by.grant().roots(&path);
+        let below = roots.iter().flat_map(|root| snapshot.subtree(root, from.clone().max(root.clone())));
+        let readable = below.filter(|(at, _)| Some(*at) != after.as_ref() && by.grant().reads(at));
+        for (at, node) in readable {
             bytes += convert::node_size(at, node);
             if nodes.len() == limit || (bytes > self.max_reply() / 2 && !nodes.is_empty()) {
                 cursor = nodes.last().map(|last: &idl::Node| last.path.clone());
@@ -135,7 +158,7 @@ impl Desk {
         Ok(idl::SubtreeReply { nodes, cursor, freshness: freshness.into() })
     }
 
-    pub(super) fn status(&self) -> thrift::Result<idl::StatusReply> {
+    pub(super) fn status(&self, by: &Identity) -> thrift::Result<idl::StatusReply> {
         let snapshot = self.store.snapshot();
         let feeds = || snapshot.behind_all();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as i64;
@@ -143,10 +166,11 @@ impl Desk {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_ms: self.started.elapsed().as_millis() as i64,
             freshness: snapshot.freshness(feeds()).into(),
-            sources: feeds().map(|(feed, filled)| convert::source(feed, filled, now)).collect(),
+            sources: feeds().map(|(feed, filled)| convert::source(feed, filled, now, by.grant())).collect(),
             counters: self.counters(&snapshot).map(|(name, n)| (name.to_owned(), n as i64)).collect(),
             limits: self.limits().into_iter().map(|(name, n)| (name.to_owned(), n as i64)).collect(),
             shared_trouble: self.metrics.shared_trouble.load().as_deref().cloned(),
+            access: by.to_string(),
         })
     }
 
@@ -234,6 +258,10 @@ pub(super) fn page_size(limit: i32) -> thrift::Result<usize> {
 
 pub(super) fn parse(field: &str, path: &str) -> thrift::Result<NodePath> {
     NodePath::parse(path).map_err(|why| invalid(field, &format!("`{}`: {why}", path.escape_debug())))
+}
+
+pub(super) fn denied(Denied { message }: Denied) -> thrift::Error {
+    AccessDenied { message }.into()
 }
 
 pub(super) fn invalid(field: &str, message: &str) -> thrift::Error {

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use semver::Version;
 
-use super::handler::{Desk, ensure_known, invalid, page_size};
+use super::handler::{Desk, denied, ensure_known, invalid, page_size};
 use super::idl::{self, Filter, NotFound};
 use super::{convert, value};
+use crate::access::{Grant, Identity};
 use crate::metrics::{Counter, Method};
 use crate::model::{Freshness, Service};
 use crate::store::{Directory, Entry, Offering, Offers, Snapshot};
@@ -18,41 +19,47 @@ const OFFERED: char = '+';
 const PAST: char = '-';
 
 impl Desk {
-    pub(super) fn masters(&self, filter: &Filter) -> thrift::Result<idl::MastersReply> {
+    pub(super) fn masters(&self, by: &Identity, filter: &Filter) -> thrift::Result<idl::MastersReply> {
+        by.may_see_any().map_err(denied)?;
         let limit = page_size(filter.limit.unwrap_or(0))?;
         let snapshot = self.store.snapshot();
         let freshness = known(&snapshot)?;
         let after = filter.cursor.as_deref().unwrap_or("");
         let (mut masters, mut bytes, mut cursor) = (Vec::new(), 0, None);
         let later = snapshot.directory().masters(after).filter(|(id, _)| id.as_ref() > after);
-        for (_, entry) in later.filter(|(_, entry)| may_pass(entry, filter)) {
+        for (_, entry) in later.filter(|(_, entry)| is_visible(entry, by.grant()) && may_pass(entry, filter)) {
             bytes += entry.size;
             if masters.len() == limit || (bytes > self.max_reply() / 2 && !masters.is_empty()) {
                 cursor = masters.last().map(|last: &idl::Master| last.id.clone());
                 break;
             }
-            masters.push(convert::master(entry));
+            masters.push(convert::master(entry, by.grant()));
         }
         Ok(idl::MastersReply { masters, cursor, freshness: freshness.into() })
     }
 
-    pub(super) fn master(&self, id: &str) -> thrift::Result<idl::MasterReply> {
+    pub(super) fn master(&self, by: &Identity, id: &str) -> thrift::Result<idl::MasterReply> {
+        by.may_see_any().map_err(denied)?;
         let snapshot = self.store.snapshot();
         let freshness = known(&snapshot)?;
-        match snapshot.directory().master(id) {
-            Some(entry) => Ok(idl::MasterReply { master: convert::master(entry), freshness: freshness.into() }),
+        match snapshot.directory().master(id).filter(|entry| is_visible(entry, by.grant())) {
+            Some(entry) => {
+                Ok(idl::MasterReply { master: convert::master(entry, by.grant()), freshness: freshness.into() })
+            }
             None => Err(not_found(id, format!("there is no master `{id}`"), freshness)),
         }
     }
 
     /// The services that are offered, and after them those that nobody offers any more.
-    pub(super) fn services(&self, filter: &Filter) -> thrift::Result<idl::ServicesReply> {
+    pub(super) fn services(&self, by: &Identity, filter: &Filter) -> thrift::Result<idl::ServicesReply> {
+        by.may_see_any().map_err(denied)?;
         let limit = page_size(filter.limit.unwrap_or(0))?;
         let snapshot = self.store.snapshot();
         let freshness = known(&snapshot)?;
         let (are_offered, after) = place(filter)?;
         let directory = snapshot.directory();
-        let is_named = |name: &str| filter.service_name.as_deref().is_none_or(|wanted| wanted == name);
+        let is_named =
+            |name: &str| by.grant().sees(name) && filter.service_name.as_deref().is_none_or(|wanted| wanted == name);
         let offered = directory.services(after).filter(|(name, _)| are_offered && is_named(name));
         let offered = offered.map(|(name, offers)| (OFFERED, name, summary(directory, name, offers, filter)));
         let past = directory.past_services(if are_offered { None } else { after }).filter(|name| is_named(name));
@@ -71,7 +78,8 @@ impl Desk {
         Ok(idl::ServicesReply { services, freshness: freshness.into(), cursor })
     }
 
-    pub(super) fn instances(&self, service: &str) -> thrift::Result<idl::InstancesReply> {
+    pub(super) fn instances(&self, by: &Identity, service: &str) -> thrift::Result<idl::InstancesReply> {
+        by.may_see(service).map_err(denied)?;
         let snapshot = self.store.snapshot();
         let freshness = known(&snapshot)?;
         let directory = snapshot.directory();
@@ -82,8 +90,8 @@ impl Desk {
         Ok(idl::InstancesReply { instances, freshness: freshness.into() })
     }
 
-    pub(super) fn stats(&self) -> thrift::Result<idl::StatsReply> {
-        let methods = self.metrics.methods.all().into_iter();
+    pub(super) fn stats(&self, by: &Identity) -> thrift::Result<idl::StatsReply> {
+        let methods = self.metrics.methods.all().into_iter().filter(|((service, _), _)| by.grant().sees(service));
         Ok(idl::StatsReply {
             methods: methods.map(|((service, name), method)| stats(service, name, &method)).collect(),
         })
@@ -113,6 +121,12 @@ fn summary(directory: &Directory, name: &str, offers: &Offers, filter: &Filter) 
 pub(super) fn known(snapshot: &Snapshot) -> thrift::Result<Freshness> {
     ensure_known(snapshot.behind_masters())?;
     Ok(snapshot.freshness(snapshot.behind_masters()))
+}
+
+/// Whether a client may know of a master: it sees one of its services. One without services is for those who see all.
+pub(super) fn is_visible(entry: &Entry, grant: &Grant) -> bool {
+    let services = &entry.master.services;
+    grant.sees_all() || services.iter().any(|service| grant.sees(service.base_name()))
 }
 
 /// Whether the filter lets a master pass.

@@ -48,6 +48,7 @@ use self::handler::Desk;
 use self::owed::Ledger;
 use self::turns::Turns;
 pub use self::watch::MAX_PATHS;
+use crate::access::{Access, Client, Identity};
 use crate::metrics::Metrics;
 use crate::net::{Address, BindError, Bound, Stream};
 use crate::store::Store;
@@ -67,6 +68,7 @@ pub struct Endpoint {
 #[derive(Debug)]
 struct Shared {
     desk: Desk,
+    access: Arc<Access>,
     codec: codec::Codec,
     admission: Arc<Admission>,
     config: Config,
@@ -94,11 +96,19 @@ impl Endpoint {
     }
 
     /// Starts the threads that answer.
-    pub fn start(self, zk_data: &ZkData, store: &Arc<Store>, metrics: &Arc<Metrics>, tasks: &Tasks) -> io::Result<()> {
+    pub fn start(
+        self,
+        zk_data: &ZkData,
+        store: &Arc<Store>,
+        access: &Arc<Access>,
+        metrics: &Arc<Metrics>,
+        tasks: &Tasks,
+    ) -> io::Result<()> {
         let Self { config, bound } = self;
         let ledger = Ledger::new(config.max_waiting_replies.as_u64() as usize);
         let shared = Arc::new(Shared {
             desk: Desk::new(&config, zk_data, store.clone(), ledger.clone(), metrics.clone()),
+            access: access.clone(),
             codec: codec::Codec::new(&config, ledger, metrics.clone()),
             admission: Admission::new(&config, metrics.clone()),
             config,
@@ -144,6 +154,11 @@ impl Shared {
         let peer = stream.peer();
         let is_own = peer.is_some_and(|peer| peer.pid() == self.process);
         self.admission.admit(peer.map(|peer| peer.uid()), is_own)
+    }
+
+    fn identify(&self, stream: &Stream) -> Identity {
+        let client = stream.peer().map_or(Client::Tcp, |peer| Client::Unix { uid: peer.uid(), gid: peer.gid() });
+        self.access.identify(client, || stream.groups())
     }
 }
 

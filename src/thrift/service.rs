@@ -7,15 +7,24 @@ use thrift::server::TProcessor;
 use thrift::{ApplicationError, ApplicationErrorKind};
 
 use super::codec::write_exception;
-use super::handler::Desk;
+use super::handler::{Desk, denied};
 use super::idl::{self, CallOptions, Encoding, Filter, ReadOptions, RosterSyncHandler, RosterSyncProcessor};
 use super::request::{self, Request};
 use super::wait::{Awaited, Wait};
 use super::zk_data::{ZkDataServiceSyncHandler, ZkDataServiceSyncProcessor};
+use crate::access::Identity;
+
+/// Who answers a request, and who asks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked<'a> {
+    pub(super) desk: &'a Desk,
+    pub(super) by: &'a Identity,
+}
 
 /// One pass of a request through the generated code.
 pub(super) struct Pass<'a> {
     desk: &'a Desk,
+    by: &'a Identity,
     turn: RefCell<Turn>,
 }
 
@@ -28,8 +37,8 @@ enum Turn {
 
 impl<'a> Pass<'a> {
     /// The first pass; or the second one, with what was awaited.
-    pub(super) fn new(desk: &'a Desk, awaited: Option<Awaited>) -> Self {
-        Self { desk, turn: RefCell::new(awaited.map_or(Turn::First, Turn::Second)) }
+    pub(super) fn new(Asked { desk, by }: Asked<'a>, awaited: Option<Awaited>) -> Self {
+        Self { desk, by, turn: RefCell::new(awaited.map_or(Turn::First, Turn::Second)) }
     }
 
     /// To the service that the request's name says: `service:method`, or a method alone.
@@ -105,25 +114,26 @@ impl<'a> Pass<'a> {
         }
     }
 
-    fn sent(&self, wait: impl FnOnce() -> thrift::Result<Wait>) -> thrift::Result<i32> {
+    /// What changes other processes is for administrators.
+    fn commands(&self, wait: impl FnOnce() -> thrift::Result<Wait>) -> thrift::Result<i32> {
         match self.awaited() {
             Some(Awaited::Sent(count)) => Ok(count),
-            _ => self.waits(wait()),
+            _ => self.waits(self.by.may_command().map_err(denied).and_then(|()| wait())),
         }
     }
 }
 
 impl RosterSyncHandler for &Pass<'_> {
     fn handle_get(&self, path: String, options: ReadOptions) -> thrift::Result<idl::NodeReply> {
-        self.desk.counted(self.desk.get(&path, &options))
+        self.desk.counted(self.desk.get(self.by, &path, &options))
     }
 
     fn handle_get_many(&self, paths: Vec<String>, options: ReadOptions) -> thrift::Result<idl::NodesReply> {
-        self.desk.counted(self.desk.get_many(&paths, &options))
+        self.desk.counted(self.desk.get_many(self.by, &paths, &options))
     }
 
     fn handle_children(&self, path: String, options: ReadOptions) -> thrift::Result<idl::ChildrenReply> {
-        self.desk.counted(self.desk.children(&path, &options))
+        self.desk.counted(self.desk.children(self.by, &path, &options))
     }
 
     fn handle_subtree(
@@ -133,7 +143,7 @@ impl RosterSyncHandler for &Pass<'_> {
         cursor: String,
         options: ReadOptions,
     ) -> thrift::Result<idl::SubtreeReply> {
-        self.desk.counted(self.desk.subtree(&path, limit, &cursor, &options))
+        self.desk.counted(self.desk.subtree(self.by, &path, limit, &cursor, &options))
     }
 
     fn handle_watch(
@@ -145,34 +155,34 @@ impl RosterSyncHandler for &Pass<'_> {
     ) -> thrift::Result<idl::WatchReply> {
         match self.awaited() {
             Some(Awaited::Watch(reply)) => self.desk.counted(reply),
-            _ => self.waits(self.desk.watch(since, &paths, timeout_ms, limit).map(Wait::Watch)),
+            _ => self.waits(self.desk.watch(self.by, since, &paths, timeout_ms, limit).map(Wait::Watch)),
         }
     }
 
     fn handle_status(&self) -> thrift::Result<idl::StatusReply> {
-        self.desk.counted(self.desk.status())
+        self.desk.counted(self.desk.status(self.by))
     }
 
     fn handle_masters(&self, filter: Filter) -> thrift::Result<idl::MastersReply> {
-        self.desk.counted(self.desk.masters(&filter))
+        self.desk.counted(self.desk.masters(self.by, &filter))
     }
 
     fn handle_master(&self, id: String) -> thrift::Result<idl::MasterReply> {
-        self.desk.counted(self.desk.master(&id))
+        self.desk.counted(self.desk.master(self.by, &id))
     }
 
     fn handle_services(&self, filter: Filter) -> thrift::Result<idl::ServicesReply> {
-        self.desk.counted(self.desk.services(&filter))
+        self.desk.counted(self.desk.services(self.by, &filter))
     }
 
     fn handle_instances(&self, service: String) -> thrift::Result<idl::InstancesReply> {
-        self.desk.counted(self.desk.instances(&service))
+        self.desk.counted(self.desk.instances(self.by, &service))
     }
 
     fn handle_watch_masters(&self, since: i64, timeout_ms: i32, limit: i32) -> thrift::Result<idl::MastersWatchReply> {
         match self.awaited() {
             Some(Awaited::WatchMasters(reply)) => self.desk.counted(reply),
-            _ => self.waits(self.desk.patience(since, timeout_ms, limit).map(Wait::WatchMasters)),
+            _ => self.waits(self.desk.watch_masters(self.by, since, timeout_ms, limit).map(Wait::WatchMasters)),
         }
     }
 
@@ -184,7 +194,7 @@ impl RosterSyncHandler for &Pass<'_> {
         options: CallOptions,
     ) -> thrift::Result<idl::CallResult> {
         let call = idl::Call::new(service, method, arguments, options);
-        self.called(|| self.desk.request(call).map(Wait::Call))
+        self.called(|| self.desk.request(self.by, call).map(Wait::Call))
     }
 
     fn handle_call_on(
@@ -196,7 +206,7 @@ impl RosterSyncHandler for &Pass<'_> {
         options: CallOptions,
     ) -> thrift::Result<idl::CallResult> {
         let call = idl::Call::new(service, method, arguments, options);
-        self.called(|| Ok(Wait::CallOn(master, self.desk.request(call)?)))
+        self.called(|| Ok(Wait::CallOn(master, self.desk.request(self.by, call)?)))
     }
 
     fn handle_call_all(
@@ -207,15 +217,15 @@ impl RosterSyncHandler for &Pass<'_> {
         options: CallOptions,
     ) -> thrift::Result<Vec<idl::CallOutcome>> {
         let call = idl::Call::new(service, method, arguments, options);
-        self.called_several(|| self.desk.request(call).map(Wait::CallAll))
+        self.called_several(|| self.desk.request(self.by, call).map(Wait::CallAll))
     }
 
     fn handle_call_many(&self, calls: Vec<idl::Call>) -> thrift::Result<Vec<idl::CallOutcome>> {
-        self.called_several(|| self.desk.requests(calls).map(Wait::CallMany))
+        self.called_several(|| self.desk.requests(self.by, calls).map(Wait::CallMany))
     }
 
     fn handle_start_call(&self, call: idl::Call, master: String) -> thrift::Result<idl::CallValues> {
-        self.fetched(|| Ok(Wait::StartCall(master, Request { all_values: true, ..self.desk.request(call)? })))
+        self.fetched(|| Ok(Wait::StartCall(master, Request { all_values: true, ..self.desk.request(self.by, call)? })))
     }
 
     fn handle_next_values(&self) -> thrift::Result<idl::CallValues> {
@@ -223,24 +233,24 @@ impl RosterSyncHandler for &Pass<'_> {
     }
 
     fn handle_broadcast(&self, message: Vec<u8>, encoding: Encoding) -> thrift::Result<i32> {
-        self.sent(|| Ok(Wait::Broadcast(request::command(&message, encoding)?)))
+        self.commands(|| Ok(Wait::Broadcast(request::command(&message, encoding)?)))
     }
 
     fn handle_add_registers(&self, registers: Vec<idl::RegisterAddress>) -> thrift::Result<i32> {
-        self.sent(|| Ok(Wait::Order(request::registers("register", &registers)?)))
+        self.commands(|| Ok(Wait::Order(request::registers("register", &registers)?)))
     }
 
     fn handle_remove_registers(&self, registers: Vec<idl::RegisterAddress>) -> thrift::Result<i32> {
-        self.sent(|| Ok(Wait::Order(request::registers("remove", &registers)?)))
+        self.commands(|| Ok(Wait::Order(request::registers("remove", &registers)?)))
     }
 
     fn handle_stats(&self) -> thrift::Result<idl::StatsReply> {
-        self.desk.counted(self.desk.stats())
+        self.desk.counted(self.desk.stats(self.by))
     }
 }
 
 impl ZkDataServiceSyncHandler for &Pass<'_> {
     fn handle_zk_data(&self) -> thrift::Result<Vec<u8>> {
-        self.desk.counted(self.desk.zk_data())
+        self.desk.counted(self.desk.zk_data(self.by))
     }
 }

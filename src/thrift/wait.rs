@@ -8,6 +8,7 @@ use super::idl::{CallOutcome, CallResult, CallValues, MastersWatchReply, WatchRe
 use super::open::Open;
 use super::request::Request;
 use super::watch::{Patience, Watch};
+use crate::access::Identity;
 use crate::model::Command;
 use crate::task::Stop;
 
@@ -60,11 +61,11 @@ impl Wait {
     }
 
     /// Waits. A stop ends watches at once, while calls may go on until they are done; dropped, they are given up.
-    pub(super) async fn until_answered(self, desk: &Desk, open: &mut Open, stop: &Stop) -> Awaited {
+    pub(super) async fn until_answered(self, desk: &Desk, by: &Identity, open: &mut Open, stop: &Stop) -> Awaited {
         match self {
-            Wait::Watch(watch) => Awaited::Watch(open.beside(desk.changes(&watch, stop)).await),
+            Wait::Watch(watch) => Awaited::Watch(open.beside(desk.changes(&watch, by, stop)).await),
             Wait::WatchMasters(patience) => {
-                Awaited::WatchMasters(open.beside(desk.master_changes(patience, stop)).await)
+                Awaited::WatchMasters(open.beside(desk.master_changes(patience, by, stop)).await)
             }
             Wait::Call(request) => Awaited::Call(open.beside(desk.call(&request)).await),
             Wait::CallOn(master, request) => Awaited::Call(open.beside(desk.call_on(&master, &request)).await),

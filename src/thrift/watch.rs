@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use super::convert;
-use super::handler::{Desk, absence, fresh_enough, invalid, page_size, parse};
+use super::handler::{Desk, absence, denied, fresh_enough, invalid, page_size, parse};
 use super::idl::{self, ReadOptions};
-use super::masters::known;
-use crate::model::{Freshness, NodePath, Revision};
-use crate::store::{Room, Since, Subscription};
+use super::masters::{is_visible, known};
+use crate::access::{Grant, Identity};
+use crate::model::{ChangeKind, Freshness, NodePath, Revision};
+use crate::store::{MasterChange, Room, Since, Subscription};
 use crate::task::Stop;
 
 /// The most paths of one watch, each of which a change is compared with.
@@ -37,7 +38,15 @@ struct Told<Reply> {
 
 impl Desk {
     /// Checks what `watch` was asked.
-    pub(super) fn watch(&self, since: i64, paths: &[String], timeout_ms: i32, limit: i32) -> thrift::Result<Watch> {
+    pub(super) fn watch(
+        &self,
+        by: &Identity,
+        since: i64,
+        paths: &[String],
+        timeout_ms: i32,
+        limit: i32,
+    ) -> thrift::Result<Watch> {
+        by.may_watch().map_err(denied)?;
         let patience = self.patience(since, timeout_ms, limit)?;
         if paths.len() > MAX_PATHS {
             return Err(invalid("paths", &format!("more than {MAX_PATHS}; watch what lies above them")));
@@ -46,6 +55,7 @@ impl Desk {
         if paths.is_empty() {
             paths.push(NodePath::root());
         }
+        paths.iter().try_for_each(|path| by.may_list(path)).map_err(denied)?;
         paths.sort();
         paths.dedup();
         let snapshot = self.store.snapshot();
@@ -56,7 +66,18 @@ impl Desk {
     }
 
     /// Checks what `watchMasters` was asked.
-    pub(super) fn patience(&self, since: i64, timeout_ms: i32, limit: i32) -> thrift::Result<Patience> {
+    pub(super) fn watch_masters(
+        &self,
+        by: &Identity,
+        since: i64,
+        timeout_ms: i32,
+        limit: i32,
+    ) -> thrift::Result<Patience> {
+        by.may_watch().and_then(|()| by.may_see_any()).map_err(denied)?;
+        self.patience(since, timeout_ms, limit)
+    }
+
+    fn patience(&self, since: i64, timeout_ms: i32, limit: i32) -> thrift::Result<Patience> {
         let since = Revision::try_from(since).map_err(|_| invalid("since", "a revision is not below 0"))?;
         let timeout = u64::try_from(timeout_ms).map_err(|_| invalid("timeoutMs", "must not be below 0"))?;
         let timeout = Duration::from_millis(timeout).min(self.config.max_watch);
@@ -64,19 +85,20 @@ impl Desk {
     }
 
     /// Waits for what `watch` waits for.
-    pub(super) async fn changes(&self, watch: &Watch, stop: &Stop) -> thrift::Result<idl::WatchReply> {
+    pub(super) async fn changes(&self, watch: &Watch, by: &Identity, stop: &Stop) -> thrift::Result<idl::WatchReply> {
         let subscription = self.store.subscribe(&watch.paths);
-        self.wait(watch.patience, subscription, stop, |since| self.changes_since(watch, since)).await
+        self.wait(watch.patience, subscription, stop, |since| self.changes_since(watch, by, since)).await
     }
 
     /// Waits for what `watchMasters` waits for.
     pub(super) async fn master_changes(
         &self,
         patience: Patience,
+        by: &Identity,
         stop: &Stop,
     ) -> thrift::Result<idl::MastersWatchReply> {
         let subscription = self.store.subscribe_to_masters();
-        self.wait(patience, subscription, stop, |since| self.masters_since(patience, since)).await
+        self.wait(patience, subscription, stop, |since| self.masters_since(patience, by, since)).await
     }
 
     /// Asks at each change, until there are news or the time is over. A stop answers as the time-out does.
@@ -105,14 +127,15 @@ impl Desk {
         }
     }
 
-    fn changes_since(&self, watch: &Watch, since: Revision) -> thrift::Result<Told<idl::WatchReply>> {
+    fn changes_since(&self, watch: &Watch, by: &Identity, since: Revision) -> thrift::Result<Told<idl::WatchReply>> {
         let snapshot = self.store.snapshot();
         // Not the default options: in the generated code, those allow no age at all.
         let any_age = ReadOptions::new(None);
         let fresh = fresh_enough(&snapshot, &watch.paths.iter().collect::<Vec<_>>(), &any_age)?;
         let since = snapshot.changes_since(since, &watch.paths, self.room(watch.patience));
         let (changes, reset, revision) = told(since, fresh.revision);
-        let changes = changes.into_iter().map(|(path, kind, node)| idl::Change {
+        let readable = changes.into_iter().filter(|(path, ..)| by.grant().reads(path));
+        let changes = readable.map(|(path, kind, node)| idl::Change {
             path: path.to_string(),
             kind: kind.into(),
             node: node.map(|node| convert::node(&path, &node)),
@@ -123,15 +146,16 @@ impl Desk {
         Ok(Told { reply: idl::WatchReply { changes, reset, freshness }, is_news, revision })
     }
 
-    fn masters_since(&self, patience: Patience, since: Revision) -> thrift::Result<Told<idl::MastersWatchReply>> {
+    fn masters_since(
+        &self,
+        patience: Patience,
+        by: &Identity,
+        since: Revision,
+    ) -> thrift::Result<Told<idl::MastersWatchReply>> {
         let snapshot = self.store.snapshot();
         let fresh = known(&snapshot)?;
         let (changes, reset, revision) = told(snapshot.masters_since(since, self.room(patience)), fresh.revision);
-        let changes = changes.into_iter().map(|(id, kind, entry)| idl::MasterChange {
-            id: id.to_string(),
-            kind: kind.into(),
-            master: entry.map(|entry| convert::master(&entry)),
-        });
+        let changes = changes.into_iter().filter_map(|change| master_change(change, by.grant()));
         let changes: Vec<_> = changes.collect();
         let is_news = reset || !changes.is_empty();
         let freshness = Freshness { revision, ..fresh }.into();
@@ -141,6 +165,18 @@ impl Desk {
     fn room(&self, patience: Patience) -> Room {
         Room { changes: patience.limit, bytes: self.max_reply() / 2 }
     }
+}
+
+/// A change as a client may know of it: a master that it does not see any more is gone for it.
+fn master_change((id, kind, entry): MasterChange, grant: &Grant) -> Option<idl::MasterChange> {
+    let is_hidden = entry.as_ref().is_some_and(|entry| !is_visible(entry, grant));
+    let (kind, entry) = match kind {
+        ChangeKind::Created if is_hidden => return None,
+        _ if is_hidden => (ChangeKind::Deleted, None),
+        kind => (kind, entry),
+    };
+    let master = entry.map(|entry| convert::master(&entry, grant));
+    Some(idl::MasterChange { id: id.to_string(), kind: kind.into(), master })
 }
 
 /// The changes, whether the watcher must start over, and the revision up to which it is told.
@@ -176,8 +212,8 @@ mod tests {
         }
         publisher.publish(vec![Change::Put(NodePath::root(), Arc::new(Node::default()))]);
         let desk = Desk::new(&Config::default(), &ZkData::default(), store.clone(), Ledger::new(0), Arc::default());
-        let watch = desk.watch(start as i64, &[], 1_000, 0).expect("a request that makes sense");
-        let reply = desk.changes(&watch, &Tasks::new().0.stop_signal()).await.expect("a reply");
+        let watch = desk.watch(&Identity::root(), start as i64, &[], 1_000, 0).expect("a request that makes sense");
+        let reply = desk.changes(&watch, &Identity::root(), &Tasks::new().0.stop_signal()).await.expect("a reply");
         assert_eq!(reply.changes.len(), 1);
         assert!(reply.freshness.age_ms > 0);
     }
@@ -187,7 +223,7 @@ mod tests {
         let feed = Feed::new("test", "file", vec![NodePath::root()]);
         let store = Store::new(&Default::default(), vec![feed], Arc::default());
         let desk = Desk::new(&Config::default(), &ZkData::default(), store, Ledger::new(0), Arc::default());
-        let watch = |paths: &[String]| desk.watch(0, paths, 0, 0);
+        let watch = |paths: &[String]| desk.watch(&Identity::root(), 0, paths, 0, 0);
         let mut paths: Vec<String> = (0..MAX_PATHS).map(|number| format!("/{}", number / 2)).collect();
         assert_eq!(watch(&paths).expect("as many as there may be").paths.len(), MAX_PATHS / 2);
         paths.push("/one-more".into());

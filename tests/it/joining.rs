@@ -23,7 +23,8 @@ fn following(port: u16, settings: &str) -> Scene {
 }
 
 fn upstream(port: u16, settings: &str) -> String {
-    format!("[[upstream]]\nconnect = \"127.0.0.1:{port}\"\ntoken = \"{{folder}}/hub-token\"\n{settings}\n")
+    let join = if settings.contains("join") { "" } else { "join = [\"*\"]\n" };
+    format!("[[upstream]]\nconnect = \"127.0.0.1:{port}\"\ntoken = \"{{folder}}/hub-token\"\n{join}{settings}\n")
 }
 
 fn sources(scene: &Scene) -> Vec<SourceStatus> {

@@ -1,5 +1,6 @@
 //! Drives the real binary, with a real ZooKeeper and real PHP, in temporary directories.
 
+mod access;
 mod chaos;
 mod cli;
 mod death;

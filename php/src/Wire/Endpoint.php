@@ -318,6 +318,8 @@ final class Endpoint
             throw new Exception\TooStale($told->ageMs, $told->maxAgeMs, $told->message);
         } catch (Thrift\InvalidRequest $told) {
             throw new Exception\InvalidRequest($told->field, $told->message);
+        } catch (Thrift\AccessDenied $told) {
+            throw new Exception\AccessDenied($told->message);
         } catch (Thrift\NoMaster $told) {
             throw new Exception\NoMaster($told->serviceName, $told->message);
         } catch (Thrift\CallFailed $told) {

@@ -9,6 +9,7 @@ use Roster\CallOutcome;
 use Roster\CallResult;
 use Roster\Change;
 use Roster\ChangeKind;
+use Roster\Exception\AccessDenied;
 use Roster\Exception\CallFailed;
 use Roster\Exception\CallTimedOut;
 use Roster\Exception\InvalidRequest;
@@ -125,6 +126,7 @@ final class Values
             Thrift\CallErrorKind::NO_MASTER => new NoMaster($call->service, $error->message),
             Thrift\CallErrorKind::TIMED_OUT => new CallTimedOut($error->message, $call->timeoutMs, $told->master),
             Thrift\CallErrorKind::OVERLOADED => new Overloaded($error->message),
+            Thrift\CallErrorKind::DENIED => new AccessDenied($error->message),
             Thrift\CallErrorKind::INVALID => new InvalidRequest('call', $error->message),
             default =>
                 new CallFailed($error->message, $told->master ?? '', $error->className, $code, (bool) $error->lost),

@@ -91,7 +91,7 @@ fn waits_for(error: anyhow::Error, met: bool) -> anyhow::Result<(String, &'stati
     match error.downcast_ref::<Error>() {
         Some(Error::NotReady(_)) => Ok((error.to_string(), "something is")),
         Some(Error::TooStale(_)) => Ok((error.to_string(), "it is in sync again")),
-        Some(Error::Invalid(_)) | None => Err(error),
+        Some(Error::Invalid(_) | Error::Denied(_)) | None => Err(error),
         Some(_) if met => Ok((error.to_string(), "the sidecar is back")),
         Some(_) => Err(error),
     }

@@ -168,7 +168,7 @@ impl<Out: Write> Follower<Out> {
         };
         let consequence = match reason {
             Error::NotReady(_) => "trying again",
-            Error::Invalid(_) => return Err(error),
+            Error::Invalid(_) | Error::Denied(_) => return Err(error),
             _ if !self.met => return Err(error),
             _ => "waiting for the sidecar to return",
         };

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use self::follower::Follower;
+use crate::access::Wildcards;
 use crate::net::{AddressError, Remote};
 use crate::store::{Feed, FeedState, Publisher};
 use crate::task::{Reload, Stop};
@@ -50,6 +51,10 @@ pub struct Config {
     /// How many masters a register may tell of.
     #[serde(default = "Config::default_max_masters")]
     pub max_masters: usize,
+    /// Which registers are followed besides, and shown the token, when this one or one of them tells of them: patterns of
+    /// `host:port`. Empty: none.
+    #[serde(default)]
+    pub join: Wildcards,
     /// How many registers are followed besides, when this one or one of them tells of them.
     #[serde(default = "Config::default_max_learned")]
     pub max_learned: usize,
@@ -109,10 +114,9 @@ pub async fn run(config: Config, publisher: Publisher, reload: Reload, stop: Sto
 
 /// A register of the configuration, and those that it, or one of these, told of.
 ///
-/// What a register commands concerns its own family: none can have this sidecar leave, or show a token to, what has
-/// been configured elsewhere. All of a family are shown the same token, as a PHP master shows its one token to all that
-/// it is told of. So who commands learns nothing, for he has been shown that token himself; but what was shown over TLS
-/// is not shown in the open.
+/// What a register commands concerns its own family: none can have this sidecar leave what has been configured
+/// elsewhere. All of a family are shown the same token, and answer the calls of local clients; so only those are joined
+/// that `join` allows. And what was shown over TLS is not shown in the open.
 struct Family {
     own: Remote,
     config: Arc<Config>,
@@ -200,6 +204,10 @@ impl Family {
 
     fn may_join(&self, teller: &Remote, place: &Place) -> Result<Remote, &'static str> {
         let remote = place.to_string().parse::<Remote>().map_err(|_| "it has no address")?;
+        let is_allowed = self.config.join.is_match(&format!("{}:{}", remote.host, remote.port));
+        if remote != self.own && !is_allowed {
+            return Err("`join` of this [[upstream]] does not allow it");
+        }
         let learned = self.registers.keys().filter(|remote| **remote != self.own).count();
         let is_full = learned >= self.config.max_learned && !self.registers.contains_key(&remote);
         if is_full && remote != self.own {

@@ -46,7 +46,7 @@ async fn whatever_a_client_writes_arrives_as_data() {
     let house = House::with(&[("m", "mail@1.2.3", &way)]);
     let method = "x'); system('rm -rf /'); //\0";
     let arguments = r#"{"$a":"'\"\\ \u0000 😀","n":[9223372036854775807,-9223372036854775808,1.5,null,{"":[]}]}"#;
-    let request = house.desk.request(call(method, arguments, |_| {})).expect("a request");
+    let request = house.desk.request(&Identity::root(), call(method, arguments, |_| {})).expect("a request");
     let result = house.desk.call(&request).await.expect("a result");
     let expected = format!("[{},{arguments}]", serde_json::to_string(method).expect("text"));
     assert_eq!(String::from_utf8_lossy(&result.values[0]), expected);
@@ -55,7 +55,8 @@ async fn whatever_a_client_writes_arrives_as_data() {
     let bytes = [0x92, 0xc4, 2, 0xff, 0x00, 0xcf, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
     let mut packed = call("m", "", |options| options.encoding = Some(Encoding::MSGPACK));
     packed.arguments = bytes.to_vec();
-    let result = house.desk.call(&house.desk.request(packed).expect("a request")).await.expect("a result");
+    let result =
+        house.desk.call(&house.desk.request(&Identity::root(), packed).expect("a request")).await.expect("a result");
     assert_eq!(result.values[0], [&[0x92, 0xa1, b'm'][..], &bytes].concat());
 }
 
@@ -244,7 +245,7 @@ async fn every_call_is_counted_by_what_it_came_to() {
     let idempotent = house.request("send", |options| options.idempotent = Some(true));
     let _ = house.desk.call(&idempotent).await;
     let _ = house.desk.call(&house.request("send", |_| {})).await;
-    let stats = house.desk.stats().expect("stats").methods;
+    let stats = house.desk.stats(&Identity::root()).expect("stats").methods;
     let [method] = stats.as_slice() else { panic!("{stats:?}") };
     assert_eq!((method.service_name.as_str(), method.method.as_str()), ("mail", "send"));
     let counts = (method.calls, method.failed, method.lost, method.refused, method.retries, method.outstanding);

@@ -7,6 +7,7 @@ use std::time::Instant;
 use tokio::task::spawn_blocking;
 
 use super::*;
+use crate::access::{Access, Policy};
 use crate::net::Address;
 use crate::task::Tasks;
 use crate::thrift::Endpoint;
@@ -28,7 +29,8 @@ fn serve() -> Server {
     let endpoint = Endpoint::bind(&config).expect("a socket");
     let address = endpoint.addresses().next().expect("an address").clone();
     let tasks = Tasks::new().0;
-    endpoint.start(&ZkData::default(), &store, &metrics, &tasks).expect("threads");
+    let access = Access::new(Policy::new(&Default::default(), &[]).expect("nobody is named"));
+    endpoint.start(&ZkData::default(), &store, &access, &metrics, &tasks).expect("threads");
     Server { feed: store.publisher(0), tasks, address, _folder: folder }
 }
 

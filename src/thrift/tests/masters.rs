@@ -28,7 +28,7 @@ fn house() -> House {
 fn masters_come_in_pages_and_by_what_they_offer() {
     let house = house();
     let ids = |filter: Filter| {
-        let reply = house.desk.masters(&filter).expect("masters");
+        let reply = house.desk.masters(&Identity::root(), &filter).expect("masters");
         (reply.masters.into_iter().map(|master| master.id).collect::<Vec<_>>().concat(), reply.cursor)
     };
     assert_eq!(ids(filter(None, &[])), ("abc".into(), None));
@@ -38,18 +38,18 @@ fn masters_come_in_pages_and_by_what_they_offer() {
     assert_eq!(ids(filter(None, &[("zone", "b")])), ("b".into(), None));
     assert_eq!(ids(Filter { limit: Some(2), ..filter(None, &[]) }), ("ab".into(), Some("b".into())));
     assert_eq!(ids(Filter { cursor: Some("b".into()), ..filter(None, &[]) }), ("c".into(), None));
-    let master = house.desk.master("b").expect("a master").master;
+    let master = house.desk.master(&Identity::root(), "b").expect("a master").master;
     assert_eq!((master.ways, master.connected_at, master.services.len()), (1, 7, 2));
     assert_eq!((master.services[0].name.as_str(), master.services[0].version.as_str()), ("mail", "2.0.0"));
     assert_eq!(master.services[0].metadata, r#"{"zone":"b","size":7}"#);
-    assert_eq!(exception::<NotFound>(&house.desk.master("x").expect_err("nobody")).path, "x");
+    assert_eq!(exception::<NotFound>(&house.desk.master(&Identity::root(), "x").expect_err("nobody")).path, "x");
 }
 
 #[test]
 fn a_service_is_known_also_when_nobody_offers_it_any_more() {
     let house = house();
     let services = |filter: &Filter| {
-        let services = house.desk.services(filter).expect("services").services.into_iter();
+        let services = house.desk.services(&Identity::root(), filter).expect("services").services.into_iter();
         services.map(|service| (service.name, service.masters.into_iter().collect::<Vec<_>>())).collect::<Vec<_>>()
     };
     let mail = ("mail".to_owned(), vec![("1.0.0".to_owned(), 2), ("2.0.0".to_owned(), 1)]);
@@ -67,7 +67,10 @@ fn services_come_in_pages_and_those_that_are_offered_first() {
     let house = house();
     house.feeds[0].publish(vec![Change::Leave("a".into()), join("d", &["", "zeal"], &Way::new(Manner::Silent))]);
     let page = |cursor: Option<String>| {
-        let reply = house.desk.services(&Filter { limit: Some(1), cursor, ..filter(None, &[]) }).expect("services");
+        let reply = house
+            .desk
+            .services(&Identity::root(), &Filter { limit: Some(1), cursor, ..filter(None, &[]) })
+            .expect("services");
         (reply.services.into_iter().map(|service| service.name).collect::<String>(), reply.cursor)
     };
     let (mut names, mut cursor) = (Vec::new(), None);
@@ -80,28 +83,34 @@ fn services_come_in_pages_and_those_that_are_offered_first() {
         }
     }
     assert_eq!(names, ["", "mail", "zeal", "log"]);
-    assert!(house.desk.services(&Filter { cursor: Some("mail".into()), ..filter(None, &[]) }).is_err());
+    assert!(
+        house.desk.services(&Identity::root(), &Filter { cursor: Some("mail".into()), ..filter(None, &[]) }).is_err()
+    );
 }
 
 #[test]
 fn instances_come_newest_first() {
     let house = house();
-    let instances = house.desk.instances("mail").expect("instances").instances;
+    let instances = house.desk.instances(&Identity::root(), "mail").expect("instances").instances;
     let told: Vec<_> = instances.iter().map(|it| (it.master.as_str(), it.offer.version.as_str())).collect();
     assert_eq!(told, [("b", "2.0.0"), ("a", "1.0.0"), ("b", "1.0.0")]);
-    assert_eq!(exception::<NotFound>(&house.desk.instances("nothing").expect_err("unknown")).path, "nothing");
+    assert_eq!(
+        exception::<NotFound>(&house.desk.instances(&Identity::root(), "nothing").expect_err("unknown")).path,
+        "nothing"
+    );
 }
 
 #[tokio::test]
 async fn nothing_is_said_of_masters_before_all_who_tell_of_them_have() {
     let house = House::new(2, &Config::default());
     house.feeds[0].publish_whole(vec![join("a", &["mail"], &Way::new(Manner::Echoes))]);
-    let error = house.desk.masters(&filter(None, &[])).expect_err("not ready");
+    let error = house.desk.masters(&Identity::root(), &filter(None, &[])).expect_err("not ready");
     assert_eq!(exception::<NotReady>(&error).source, "register-1");
     assert!(house.desk.call(&house.request("send", |_| {})).await.is_ok(), "what is known can be called");
     house.feeds[1].publish_whole(vec![]);
-    assert_eq!(house.desk.masters(&filter(None, &[])).expect("masters").masters.len(), 1);
-    let nothing = House::new(0, &Config::default()).desk.masters(&filter(None, &[])).expect("masters");
+    assert_eq!(house.desk.masters(&Identity::root(), &filter(None, &[])).expect("masters").masters.len(), 1);
+    let nothing =
+        House::new(0, &Config::default()).desk.masters(&Identity::root(), &filter(None, &[])).expect("masters");
     assert!(nothing.masters.is_empty() && nothing.freshness.complete);
 }
 
@@ -122,8 +131,9 @@ async fn masters_too_large_for_one_reply_come_in_several_or_are_a_reset() {
     let tasks = Tasks::new().0;
     let stop = tasks.stop_signal();
     let watch = async |since| {
-        let patience = house.desk.patience(since, 5_000, 0).expect("a request that makes sense");
-        let reply = house.desk.master_changes(patience, &stop).await.expect("a reply");
+        let patience =
+            house.desk.watch_masters(&Identity::root(), since, 5_000, 0).expect("a request that makes sense");
+        let reply = house.desk.master_changes(patience, &Identity::root(), &stop).await.expect("a reply");
         let ids: String = reply.changes.into_iter().map(|change| change.id).collect();
         ((ids, reply.reset), reply.freshness.revision)
     };
@@ -148,8 +158,9 @@ async fn a_watch_tells_what_became_of_masters() {
     let tasks = Tasks::new().0;
     let stop = tasks.stop_signal();
     let watch = async |since| {
-        let patience = house.desk.patience(since, 5_000, 0).expect("a request that makes sense");
-        house.desk.master_changes(patience, &stop).await.expect("a reply")
+        let patience =
+            house.desk.watch_masters(&Identity::root(), since, 5_000, 0).expect("a request that makes sense");
+        house.desk.master_changes(patience, &Identity::root(), &stop).await.expect("a reply")
     };
     let start = watch(0).await;
     assert!(start.reset);

@@ -19,6 +19,7 @@ use super::idl::{self, CallOptions};
 use super::owed::Ledger;
 use super::request::{Request, no_options};
 use super::{Config, ZkData};
+use crate::access::Identity;
 use crate::metrics::Metrics;
 use crate::model::{Answer, Answers, Call, Change, Command, Line, Master, Refused, Service};
 use crate::store::{Feed, Publisher, Store};
@@ -130,7 +131,7 @@ impl House {
     }
 
     fn request(&self, method: &str, change: impl FnOnce(&mut CallOptions)) -> Request {
-        self.desk.request(call(method, "[]", change)).expect("a request")
+        self.desk.request(&Identity::root(), call(method, "[]", change)).expect("a request")
     }
 }
 

@@ -156,7 +156,8 @@ async fn an_open_call_ends_in_time_also_while_another_request_waits() {
     let mut stage = Stage::started(|options| options.timeout_ms = Some(300));
     let patient = stage.house.request("list", |options| options.timeout_ms = Some(10_000));
     let (other, stop) = (Wait::CallOn("second".into(), patient), Tasks::new().0.stop_signal());
-    let answer = other.until_answered(&stage.house.desk, &mut stage.open, &stop);
+    let by = Identity::root();
+    let answer = other.until_answered(&stage.house.desk, &by, &mut stage.open, &stop);
     assert!(tokio::time::timeout(Duration::from_millis(400), answer).await.is_err());
     assert_eq!(stage.ways[0].outstanding(), 0);
     assert_eq!(stage.failure::<CallTimedOut>().timeout_ms, 300);

@@ -56,7 +56,7 @@ async fn many_calls_run_side_by_side_and_keep_their_order() {
             options.version = (number % 2 == 1).then(|| "^1".into());
         })
     };
-    let several = house.desk.requests((0..6).map(one).collect()).expect("requests");
+    let several = house.desk.requests(&Identity::root(), (0..6).map(one).collect()).expect("requests");
     let start = tokio::time::Instant::now();
     let outcomes = house.desk.call_many(&several).await;
     assert_eq!(start.elapsed().as_secs(), 5, "side by side");
@@ -69,7 +69,7 @@ async fn many_calls_run_side_by_side_and_keep_their_order() {
             _ => assert_eq!(values, Some(format!("[\"{number}\",[]]"))),
         }
     }
-    let error = house.desk.requests((0..257).map(one).collect()).expect_err("too many");
+    let error = house.desk.requests(&Identity::root(), (0..257).map(one).collect()).expect_err("too many");
     assert_eq!(exception::<InvalidRequest>(&error).field, "calls");
 }
 
@@ -77,7 +77,8 @@ async fn many_calls_run_side_by_side_and_keep_their_order() {
 async fn many_calls_share_the_room_of_one_reply() {
     let big = Answer::Value("x".repeat(3_000_000).into());
     let house = House::with(&[("m", "mail", &Way::new(Manner::Answers(vec![big, Answer::End])))]);
-    let several = house.desk.requests((0..4).map(|_| call("m", "", |_| {})).collect()).expect("requests");
+    let several =
+        house.desk.requests(&Identity::root(), (0..4).map(|_| call("m", "", |_| {})).collect()).expect("requests");
     let outcomes = house.desk.call_many(&several).await;
     assert_eq!(outcomes.iter().filter(|outcome| outcome.result.is_some()).count(), 2);
 }

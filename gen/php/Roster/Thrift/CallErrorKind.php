@@ -31,12 +31,18 @@ final class CallErrorKind
      */
     const INVALID = 5;
 
+    /**
+     * The client may not make this call.
+     */
+    const DENIED = 6;
+
     static public $__names = array(
         1 => 'NO_MASTER',
         2 => 'FAILED',
         3 => 'TIMED_OUT',
         4 => 'OVERLOADED',
         5 => 'INVALID',
+        6 => 'DENIED',
     );
 }
 

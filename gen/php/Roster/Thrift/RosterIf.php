@@ -28,6 +28,7 @@ interface RosterIf
      * @throws \Roster\Thrift\NotReady
      * @throws \Roster\Thrift\TooStale
      * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
      */
     public function get($path, \Roster\Thrift\ReadOptions $options);
     /**
@@ -39,6 +40,7 @@ interface RosterIf
      * @throws \Roster\Thrift\NotReady
      * @throws \Roster\Thrift\TooStale
      * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
      */
     public function getMany(array $paths, \Roster\Thrift\ReadOptions $options);
     /**
@@ -51,6 +53,7 @@ interface RosterIf
      * @throws \Roster\Thrift\NotReady
      * @throws \Roster\Thrift\TooStale
      * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
      */
     public function children($path, \Roster\Thrift\ReadOptions $options);
     /**
@@ -65,6 +68,7 @@ interface RosterIf
      * @throws \Roster\Thrift\NotReady
      * @throws \Roster\Thrift\TooStale
      * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
      */
     public function subtree($path, $limit, $cursor, \Roster\Thrift\ReadOptions $options);
     /**
@@ -81,6 +85,7 @@ interface RosterIf
      * @return \Roster\Thrift\WatchReply
      * @throws \Roster\Thrift\NotReady
      * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
      */
     public function watch($since, array $paths, $timeoutMs, $limit);
     /**
@@ -96,6 +101,7 @@ interface RosterIf
      * @return \Roster\Thrift\MastersReply
      * @throws \Roster\Thrift\NotReady
      * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
      */
     public function masters(\Roster\Thrift\Filter $filter);
     /**
@@ -105,6 +111,7 @@ interface RosterIf
      * @return \Roster\Thrift\MasterReply
      * @throws \Roster\Thrift\NotFound
      * @throws \Roster\Thrift\NotReady
+     * @throws \Roster\Thrift\AccessDenied
      */
     public function master($id);
     /**
@@ -114,6 +121,7 @@ interface RosterIf
      * @return \Roster\Thrift\ServicesReply
      * @throws \Roster\Thrift\NotReady
      * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
      */
     public function services(\Roster\Thrift\Filter $filter);
     /**
@@ -123,6 +131,7 @@ interface RosterIf
      * @return \Roster\Thrift\InstancesReply
      * @throws \Roster\Thrift\NotFound
      * @throws \Roster\Thrift\NotReady
+     * @throws \Roster\Thrift\AccessDenied
      */
     public function instances($serviceName);
     /**
@@ -134,6 +143,7 @@ interface RosterIf
      * @return \Roster\Thrift\MastersWatchReply
      * @throws \Roster\Thrift\NotReady
      * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
      */
     public function watchMasters($since, $timeoutMs, $limit);
     /**
@@ -149,6 +159,7 @@ interface RosterIf
      * @throws \Roster\Thrift\CallTimedOut
      * @throws \Roster\Thrift\Overloaded
      * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
      */
     public function call($serviceName, $method, $arguments, \Roster\Thrift\CallOptions $options);
     /**
@@ -165,6 +176,7 @@ interface RosterIf
      * @throws \Roster\Thrift\CallTimedOut
      * @throws \Roster\Thrift\Overloaded
      * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
      */
     public function callOn($masterId, $serviceName, $method, $arguments, \Roster\Thrift\CallOptions $options);
     /**
@@ -177,6 +189,7 @@ interface RosterIf
      * @return \Roster\Thrift\CallOutcome[]
      * @throws \Roster\Thrift\NoMaster
      * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
      */
     public function callAll($serviceName, $method, $arguments, \Roster\Thrift\CallOptions $options);
     /**
@@ -185,6 +198,7 @@ interface RosterIf
      * @param \Roster\Thrift\Call[] $calls
      * @return \Roster\Thrift\CallOutcome[]
      * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
      */
     public function callMany(array $calls);
     /**
@@ -204,6 +218,7 @@ interface RosterIf
      * @throws \Roster\Thrift\CallTimedOut
      * @throws \Roster\Thrift\Overloaded
      * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
      */
     public function startCall(\Roster\Thrift\Call $call, $masterId);
     /**
@@ -226,6 +241,7 @@ interface RosterIf
      * @param int $encoding
      * @return int
      * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
      */
     public function broadcast($message, $encoding);
     /**
@@ -234,6 +250,7 @@ interface RosterIf
      * @param \Roster\Thrift\RegisterAddress[] $registers
      * @return int
      * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
      */
     public function addRegisters(array $registers);
     /**
@@ -242,6 +259,7 @@ interface RosterIf
      * @param \Roster\Thrift\RegisterAddress[] $registers
      * @return int
      * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
      */
     public function removeRegisters(array $registers);
     /**

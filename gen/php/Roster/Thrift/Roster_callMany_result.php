@@ -37,6 +37,12 @@ class Roster_callMany_result
             'type' => TType::STRUCT,
             'class' => '\Roster\Thrift\InvalidRequest',
         ),
+        2 => array(
+            'var' => 'denied',
+            'isRequired' => false,
+            'type' => TType::STRUCT,
+            'class' => '\Roster\Thrift\AccessDenied',
+        ),
     );
 
     /**
@@ -47,6 +53,10 @@ class Roster_callMany_result
      * @var \Roster\Thrift\InvalidRequest
      */
     public $invalid = null;
+    /**
+     * @var \Roster\Thrift\AccessDenied
+     */
+    public $denied = null;
 
     public function __construct($vals = null)
     {
@@ -56,6 +66,9 @@ class Roster_callMany_result
             }
             if (isset($vals['invalid'])) {
                 $this->invalid = $vals['invalid'];
+            }
+            if (isset($vals['denied'])) {
+                $this->denied = $vals['denied'];
             }
         }
     }
@@ -104,6 +117,14 @@ class Roster_callMany_result
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 2:
+                    if ($ftype == TType::STRUCT) {
+                        $this->denied = new \Roster\Thrift\AccessDenied();
+                        $xfer += $this->denied->read($input);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -133,6 +154,11 @@ class Roster_callMany_result
         if ($this->invalid !== null) {
             $xfer += $output->writeFieldBegin('invalid', TType::STRUCT, 1);
             $xfer += $this->invalid->write($output);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->denied !== null) {
+            $xfer += $output->writeFieldBegin('denied', TType::STRUCT, 2);
+            $xfer += $this->denied->write($output);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

@@ -51,6 +51,12 @@ class Roster_children_result
             'type' => TType::STRUCT,
             'class' => '\Roster\Thrift\InvalidRequest',
         ),
+        5 => array(
+            'var' => 'denied',
+            'isRequired' => false,
+            'type' => TType::STRUCT,
+            'class' => '\Roster\Thrift\AccessDenied',
+        ),
     );
 
     /**
@@ -73,6 +79,10 @@ class Roster_children_result
      * @var \Roster\Thrift\InvalidRequest
      */
     public $invalid = null;
+    /**
+     * @var \Roster\Thrift\AccessDenied
+     */
+    public $denied = null;
 
     public function __construct($vals = null)
     {
@@ -91,6 +101,9 @@ class Roster_children_result
             }
             if (isset($vals['invalid'])) {
                 $this->invalid = $vals['invalid'];
+            }
+            if (isset($vals['denied'])) {
+                $this->denied = $vals['denied'];
             }
         }
     }
@@ -154,6 +167,14 @@ class Roster_children_result
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 5:
+                    if ($ftype == TType::STRUCT) {
+                        $this->denied = new \Roster\Thrift\AccessDenied();
+                        $xfer += $this->denied->read($input);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -194,6 +215,11 @@ class Roster_children_result
         if ($this->invalid !== null) {
             $xfer += $output->writeFieldBegin('invalid', TType::STRUCT, 4);
             $xfer += $this->invalid->write($output);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->denied !== null) {
+            $xfer += $output->writeFieldBegin('denied', TType::STRUCT, 5);
+            $xfer += $this->denied->write($output);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

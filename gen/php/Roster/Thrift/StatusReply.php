@@ -78,6 +78,11 @@ class StatusReply
             'isRequired' => false,
             'type' => TType::STRING,
         ),
+        8 => array(
+            'var' => 'access',
+            'isRequired' => true,
+            'type' => TType::STRING,
+        ),
     );
 
     /**
@@ -116,6 +121,12 @@ class StatusReply
      * @var string
      */
     public $sharedTrouble = null;
+    /**
+     * Who the client is, and what it may do, in words.
+     * 
+     * @var string
+     */
+    public $access = null;
 
     public function __construct($vals = null)
     {
@@ -140,6 +151,9 @@ class StatusReply
             }
             if (isset($vals['sharedTrouble'])) {
                 $this->sharedTrouble = $vals['sharedTrouble'];
+            }
+            if (isset($vals['access'])) {
+                $this->access = $vals['access'];
             }
         }
     }
@@ -247,6 +261,13 @@ class StatusReply
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 8:
+                    if ($ftype == TType::STRING) {
+                        $xfer += $input->readString($this->access);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -320,6 +341,11 @@ class StatusReply
         if ($this->sharedTrouble !== null) {
             $xfer += $output->writeFieldBegin('sharedTrouble', TType::STRING, 7);
             $xfer += $output->writeString($this->sharedTrouble);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->access !== null) {
+            $xfer += $output->writeFieldBegin('access', TType::STRING, 8);
+            $xfer += $output->writeString($this->access);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

@@ -1,0 +1,92 @@
+//! Grants: what one rule lets a client do.
+
+use std::fmt;
+
+use super::Rule;
+use super::pattern::{CallPatterns, ReadPatterns};
+use crate::model::NodePath;
+
+/// What a client may do.
+#[derive(Clone, Debug, Default)]
+pub struct Grant {
+    read: ReadPatterns,
+    call: CallPatterns,
+    watch: bool,
+    admin: bool,
+}
+
+impl Grant {
+    /// Everything that does not change other processes.
+    pub(super) fn reader(may_call: bool) -> Self {
+        let call = if may_call { CallPatterns::everything() } else { CallPatterns::default() };
+        Self { read: ReadPatterns::everything(), call, watch: true, admin: false }
+    }
+
+    pub(super) fn admin() -> Self {
+        Self { admin: true, ..Self::reader(true) }
+    }
+
+    pub(super) fn of(rule: &Rule) -> Self {
+        if rule.admin {
+            return Self::admin();
+        }
+        Self { read: rule.read.clone(), call: rule.call.clone(), watch: rule.watch, admin: false }
+    }
+
+    pub fn reads(&self, path: &NodePath) -> bool {
+        self.read.paths.covers(path)
+    }
+
+    /// Whether the path may be read, or leads to something that may be.
+    pub fn lists(&self, path: &NodePath) -> bool {
+        self.reads(path) || self.read.paths.leads(path)
+    }
+
+    /// The subtrees at or below `path` in which all lies that may be read there, in order, none within another.
+    pub fn roots(&self, path: &NodePath) -> Vec<NodePath> {
+        self.read.paths.roots(path)
+    }
+
+    pub fn watches(&self) -> bool {
+        self.watch
+    }
+
+    /// Whether the service may be read, or any of its methods be called.
+    pub fn sees(&self, service: &str) -> bool {
+        self.read.services.iter().any(|pattern| pattern.is_match(service))
+            || self.call.methods.iter().any(|(pattern, _)| pattern.is_match(service))
+    }
+
+    pub fn sees_all(&self) -> bool {
+        self.admin || self.read.all_services
+    }
+
+    /// Whether there may be a service that it sees.
+    pub fn sees_any(&self) -> bool {
+        !self.read.services.is_empty() || !self.call.methods.is_empty()
+    }
+
+    pub fn calls(&self, service: &str, method: &str) -> bool {
+        self.call.methods.iter().any(|(of, named)| of.is_match(service) && named.is_match(method))
+    }
+
+    pub fn is_admin(&self) -> bool {
+        self.admin
+    }
+}
+
+impl fmt::Display for Grant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.admin {
+            return f.write_str("may do everything, and command masters");
+        }
+        let list = |name: &str, patterns: String| (!patterns.is_empty()).then(|| format!("{name} {patterns}"));
+        let can = [
+            list("read", self.read.to_string()),
+            list("call", self.call.to_string()),
+            self.watch.then(|| "watch".to_owned()),
+        ];
+        let can: Vec<String> = can.into_iter().flatten().collect();
+        if can.is_empty() { f.write_str("may do nothing") } else { write!(f, "may {}", can.join("; ")) }
+    }
+}

@@ -1,0 +1,154 @@
+//! Access: who may read, watch, call, and command masters, by what the kernel knows of a client.
+
+mod config;
+mod grant;
+mod pattern;
+mod policy;
+mod wildcard;
+
+use std::fmt;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+pub use self::config::{Config, Rule, Subject};
+pub use self::grant::Grant;
+pub use self::policy::{Decision, Match, Policy, UnknownName, uid};
+pub use self::wildcard::Wildcards;
+use crate::model::NodePath;
+
+/// Who a client is: over TCP nobody can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Client {
+    Tcp,
+    /// The effective user and group of the process that connected to a Unix socket.
+    Unix {
+        uid: u32,
+        gid: u32,
+    },
+}
+
+/// The policy in force, which a reload replaces.
+#[derive(Debug)]
+pub struct Access(ArcSwap<Policy>);
+
+/// One client, and what the policy grants it.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    client: Client,
+    policy: Arc<Policy>,
+    grant: Arc<Grant>,
+}
+
+/// What a client asked for and may not have. Decided by names alone, so that it does not tell whether a thing exists.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Denied {
+    pub message: String,
+}
+
+impl Access {
+    pub fn new(policy: Policy) -> Arc<Self> {
+        Arc::new(Self(ArcSwap::from_pointee(policy)))
+    }
+
+    /// Puts another policy in force, also for the connections that are open: from their next request on.
+    pub fn replace(&self, policy: Policy) {
+        self.0.store(Arc::new(policy));
+    }
+
+    /// A client that has connected. `groups` are the supplementary groups of its process.
+    pub fn identify(&self, client: Client, groups: impl FnOnce() -> Vec<u32>) -> Identity {
+        let policy = self.0.load_full();
+        let grant = policy.grant(client, groups);
+        Identity { client, policy, grant }
+    }
+
+    /// Identifies a client anew if another policy has come into force.
+    pub fn refresh(&self, identity: &mut Identity, groups: impl FnOnce() -> Vec<u32>) {
+        if !Arc::ptr_eq(&self.0.load(), &identity.policy) {
+            *identity = self.identify(identity.client, groups);
+        }
+    }
+}
+
+impl Identity {
+    pub fn grant(&self) -> &Grant {
+        &self.grant
+    }
+
+    pub fn may_read(&self, path: &NodePath) -> Result<(), Denied> {
+        self.check(self.grant.reads(path), || format!("may not read {path}"))
+    }
+
+    /// As `may_read`; also what only leads to something that may be read.
+    pub fn may_list(&self, path: &NodePath) -> Result<(), Denied> {
+        self.check(self.grant.lists(path), || format!("may not read {path}"))
+    }
+
+    pub fn may_watch(&self) -> Result<(), Denied> {
+        self.check(self.grant.watches(), || "may not watch".into())
+    }
+
+    pub fn may_see(&self, service: &str) -> Result<(), Denied> {
+        self.check(self.grant.sees(service), || format!("may not see the service {}", service.escape_debug()))
+    }
+
+    /// Whether the client may see any service at all: else a list of none would look like an answer.
+    pub fn may_see_any(&self) -> Result<(), Denied> {
+        self.check(self.grant.sees_any(), || "may not see any service".into())
+    }
+
+    pub fn may_call(&self, service: &str, method: &str) -> Result<(), Denied> {
+        let what = || format!("may not call {}.{}", service.escape_debug(), method.escape_debug());
+        if self.client == Client::Tcp && !self.policy.has_rules() {
+            let cure = "set `[access] tcp_calls = true`, or call over the Unix socket";
+            return self.check_or(self.grant.calls(service, method), what, cure);
+        }
+        self.check(self.grant.calls(service, method), what)
+    }
+
+    /// Whether the client may have masters do something.
+    pub fn may_command(&self) -> Result<(), Denied> {
+        let cure = match self.client {
+            Client::Tcp => format!("use the Unix socket as one of the administrators: {}", self.policy.admins()),
+            Client::Unix { .. } => format!("the administrators may: {}", self.policy.admins()),
+        };
+        self.check_or(self.grant.is_admin(), || "may not command masters".into(), &cure)
+    }
+
+    fn check(&self, is_allowed: bool, what: impl FnOnce() -> String) -> Result<(), Denied> {
+        self.check_or(is_allowed, what, "`roster explain access` tells which rule decides")
+    }
+
+    fn check_or(&self, is_allowed: bool, what: impl FnOnce() -> String, cure: &str) -> Result<(), Denied> {
+        if is_allowed { Ok(()) } else { Err(Denied { message: format!("{} {}; {cure}", self.client, what()) }) }
+    }
+}
+
+impl fmt::Display for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp => f.write_str("a client over TCP"),
+            Self::Unix { uid, .. } => write!(f, "uid {uid}"),
+        }
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.client, self.grant)
+    }
+}
+
+#[cfg(any(test, feature = "fuzz"))]
+impl Identity {
+    /// One that may do everything.
+    pub(crate) fn root() -> Self {
+        let policy = Policy::new(&Config::default(), &[]).expect("nobody is named");
+        Access::new(policy).identify(Client::Unix { uid: 0, gid: 0 }, Vec::new)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,176 @@
+//! Policies: the rules with the numbers that the kernel knows users and groups by.
+
+use std::sync::Arc;
+
+use nix::unistd::{Gid, Group, Uid, User, geteuid};
+
+use super::{Client, Config, Grant, Rule, Subject};
+
+/// Where Linux says which number stands for all users that a namespace cannot name; and what it is unless it says so.
+const OVERFLOW_FILE: &str = "/proc/sys/kernel/overflowuid";
+const OVERFLOW: u32 = 65_534;
+
+/// Who may do what.
+#[derive(Debug)]
+pub struct Policy {
+    /// Root, and the user that the sidecar runs as.
+    own: [u32; 2],
+    admins: Vec<(Subject, Match)>,
+    rules: Vec<(Match, Arc<Grant>)>,
+    unmapped: u32,
+    admin: Arc<Grant>,
+    /// Where no rule is for a client.
+    user: Arc<Grant>,
+    tcp: Arc<Grant>,
+}
+
+/// A subject as the kernel knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Match {
+    Uid(u32),
+    Gid(u32),
+    Everyone,
+    Tcp,
+}
+
+/// A user or group that this machine does not have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no {kind} {name:?} on this machine")]
+pub struct UnknownName {
+    kind: &'static str,
+    name: String,
+}
+
+/// Which part of a policy decides about a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// It is root, or the sidecar's own user.
+    Own,
+    /// This one of `[access] admins`.
+    Admin(usize),
+    /// This one of the rules.
+    Rule(usize),
+    /// No rule is for it, though there are some.
+    NoRule,
+    /// There are no rules.
+    Default,
+    /// The kernel cannot tell who it is: its user is of another namespace.
+    Unmapped,
+}
+
+impl Policy {
+    pub fn new(config: &Config, rules: &[Rule]) -> Result<Self, UnknownName> {
+        let admins = config.admins.iter().map(|subject| Ok((subject.clone(), subject.find()?)));
+        let granted = rules.iter().filter_map(|rule| Some((rule.subject()?, rule)));
+        let granted = granted.map(|(subject, rule)| Ok((subject.find()?, Arc::new(Grant::of(rule)))));
+        let (user, tcp) = match rules.is_empty() {
+            true => (Grant::reader(true), Grant::reader(config.tcp_calls)),
+            false => (Grant::default(), Grant::default()),
+        };
+        Ok(Self {
+            own: [0, geteuid().as_raw()],
+            admins: admins.collect::<Result<_, _>>()?,
+            rules: granted.collect::<Result<_, _>>()?,
+            unmapped: unmapped(),
+            admin: Arc::new(Grant::admin()),
+            user: Arc::new(user),
+            tcp: Arc::new(tcp),
+        })
+    }
+
+    /// What a client may do. `groups` are the supplementary ones of its process; they are asked for only if it matters.
+    pub(super) fn grant(&self, client: Client, groups: impl FnOnce() -> Vec<u32>) -> Arc<Grant> {
+        match self.decide(client, groups) {
+            Decision::Own | Decision::Admin(_) => self.admin.clone(),
+            Decision::Rule(number) => self.rules[number].1.clone(),
+            Decision::Unmapped if self.has_rules() => Arc::default(),
+            Decision::NoRule | Decision::Default | Decision::Unmapped => match client {
+                Client::Tcp => self.tcp.clone(),
+                Client::Unix { .. } => self.user.clone(),
+            },
+        }
+    }
+
+    /// Which part of the policy decides about a client.
+    pub fn decide(&self, client: Client, groups: impl FnOnce() -> Vec<u32>) -> Decision {
+        let mut groups = Groups::Unknown(Some(groups));
+        let unruled = if self.has_rules() { Decision::NoRule } else { Decision::Default };
+        match client {
+            Client::Unix { uid, .. } if self.own.contains(&uid) => return Decision::Own,
+            Client::Unix { uid, .. } if uid == self.unmapped => return Decision::Unmapped,
+            _ => {}
+        }
+        let mut is_for = |subject: Match| match (subject, client) {
+            (Match::Tcp, Client::Tcp) | (Match::Everyone, Client::Unix { .. }) => true,
+            (Match::Uid(of), Client::Unix { uid, .. }) => of == uid,
+            (Match::Gid(of), Client::Unix { gid, .. }) => of == gid || groups.contain(of),
+            _ => false,
+        };
+        if let Some(number) = self.admins.iter().position(|(_, subject)| is_for(*subject)) {
+            return Decision::Admin(number);
+        }
+        self.rules.iter().position(|(subject, _)| is_for(*subject)).map_or(unruled, Decision::Rule)
+    }
+
+    pub(super) fn has_rules(&self) -> bool {
+        !self.rules.is_empty()
+    }
+
+    /// Who may command masters, in words.
+    pub fn admins(&self) -> String {
+        let own = self.own[1];
+        let own = (own != 0).then(|| format!("the sidecar's own user ({own})"));
+        let named = self.admins.iter().map(|(subject, _)| subject.to_string());
+        let all: Vec<String> = std::iter::once("root".to_owned()).chain(own).chain(named).collect();
+        format!("{} (`[access] admins`, `[[allow]] admin`)", all.join(", "))
+    }
+}
+
+/// The groups of a client, once they have been asked for.
+enum Groups<Ask> {
+    Unknown(Option<Ask>),
+    Known(Vec<u32>),
+}
+
+impl<Ask: FnOnce() -> Vec<u32>> Groups<Ask> {
+    fn contain(&mut self, gid: u32) -> bool {
+        if let Self::Unknown(ask) = self {
+            *self = Self::Known(ask.take().map(|ask| ask()).unwrap_or_default());
+        }
+        matches!(self, Self::Known(groups) if groups.contains(&gid))
+    }
+}
+
+impl Subject {
+    /// As the kernel knows it.
+    pub fn find(&self) -> Result<Match, UnknownName> {
+        Ok(match self {
+            Self::User(name) => Match::Uid(uid(name)?.as_raw()),
+            Self::Group(name) => Match::Gid(gid(name)?.as_raw()),
+            Self::Everyone => Match::Everyone,
+            Self::Tcp => Match::Tcp,
+        })
+    }
+}
+
+/// A user, by name or by number.
+pub fn uid(name: &str) -> Result<Uid, UnknownName> {
+    if let Ok(number) = name.parse() {
+        return Ok(Uid::from_raw(number));
+    }
+    let user = User::from_name(name).ok().flatten();
+    user.map(|user| user.uid).ok_or_else(|| UnknownName { kind: "user", name: name.to_owned() })
+}
+
+fn gid(name: &str) -> Result<Gid, UnknownName> {
+    if let Ok(number) = name.parse() {
+        return Ok(Gid::from_raw(number));
+    }
+    let group = Group::from_name(name).ok().flatten();
+    group.map(|group| group.gid).ok_or_else(|| UnknownName { kind: "group", name: name.to_owned() })
+}
+
+fn unmapped() -> u32 {
+    let told = std::fs::read_to_string(OVERFLOW_FILE).ok();
+    told.and_then(|text| text.trim().parse().ok()).unwrap_or(OVERFLOW)
+}

@@ -1,0 +1,50 @@
+//! Wildcards: names in which `*` stands for any text.
+
+use std::path::Path;
+
+use globset::{GlobBuilder, GlobMatcher};
+use serde::{Deserialize, Serialize};
+
+/// A text in which `*` stands for any text, and everything else for itself.
+#[derive(Clone, Debug)]
+pub(super) struct Wildcard(GlobMatcher);
+
+/// Several of them, any of which may match.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(try_from = "Vec<String>", into = "Vec<String>")]
+pub struct Wildcards {
+    texts: Vec<String>,
+    all: Vec<Wildcard>,
+}
+
+impl Wildcard {
+    pub(super) fn new(text: &str) -> Result<Self, String> {
+        let escaped: Vec<_> = text.split('*').map(globset::escape).collect();
+        let glob = GlobBuilder::new(&escaped.join("*")).literal_separator(false).backslash_escape(false).build();
+        Ok(Self(glob.map_err(|error| error.to_string())?.compile_matcher()))
+    }
+
+    pub(super) fn is_match(&self, text: &str) -> bool {
+        self.0.is_match(Path::new(text))
+    }
+}
+
+impl Wildcards {
+    pub fn is_match(&self, text: &str) -> bool {
+        self.all.iter().any(|wildcard| wildcard.is_match(text))
+    }
+}
+
+impl TryFrom<Vec<String>> for Wildcards {
+    type Error = String;
+
+    fn try_from(texts: Vec<String>) -> Result<Self, String> {
+        Ok(Self { all: texts.iter().map(|text| Wildcard::new(text)).collect::<Result<_, _>>()?, texts })
+    }
+}
+
+impl From<Wildcards> for Vec<String> {
+    fn from(wildcards: Wildcards) -> Vec<String> {
+        wildcards.texts
+    }
+}

@@ -1,0 +1,138 @@
+//! `roster explain`: why the sidecar would do what it does, from its configuration.
+
+use std::ffi::CString;
+use std::io::{self, Write};
+
+use clap::{Args, Subcommand};
+use nix::unistd::{Gid, Uid, User, getgrouplist, getgroups, getuid};
+use roster::access::{Access, Client, Decision, Denied, Identity, Policy, uid};
+use roster::config::Config;
+use roster::model::NodePath;
+
+use super::settings::Settings;
+
+/// Explain what the configuration decides
+#[derive(Debug, Args)]
+pub(crate) struct Explain {
+    #[command(subcommand)]
+    topic: Topic,
+}
+
+#[derive(Debug, Subcommand)]
+enum Topic {
+    #[command(after_help = super::exit::HELP)]
+    Access(ExplainAccess),
+}
+
+/// Tell what a user may do over the Thrift endpoint, and which rule decides
+#[derive(Debug, Args)]
+struct ExplainAccess {
+    /// The user, by name or number [default: yourself]
+    #[arg(long, value_name = "USER", conflicts_with = "tcp")]
+    user: Option<String>,
+    /// A client over TCP
+    #[arg(long)]
+    tcp: bool,
+    #[command(flatten)]
+    settings: Settings,
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Whether it may read this node
+    Read {
+        #[arg(value_parser = NodePath::parse)]
+        path: NodePath,
+    },
+    /// Whether it may wait for changes at or below this node
+    Watch {
+        #[arg(value_parser = NodePath::parse)]
+        path: NodePath,
+    },
+    /// Whether it may call this method
+    Call {
+        #[arg(value_name = "SERVICE.METHOD", value_parser = super::call::service_and_method)]
+        method: (String, String),
+    },
+    /// Whether it may command masters
+    Command,
+}
+
+/// The answer that it may not.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Refused(#[from] Denied);
+
+impl Explain {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let Topic::Access(access) = self.topic;
+        access.run()
+    }
+}
+
+impl ExplainAccess {
+    fn run(self) -> anyhow::Result<()> {
+        let config = self.settings.load([])?.config;
+        let policy = Policy::new(&config.access, &config.allow)?;
+        let (client, groups) = client(self.tcp, self.user.as_deref())?;
+        let decision = policy.decide(client, || groups.clone());
+        let identity = Access::new(policy).identify(client, || groups);
+        let mut out = io::stdout().lock();
+        writeln!(out, "{identity}")?;
+        writeln!(out, "{}", reason(decision, &config))?;
+        match self.action {
+            None => {}
+            Some(action) => {
+                check(&identity, &action).map_err(Refused)?;
+                writeln!(out, "allowed")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check(identity: &Identity, action: &Action) -> Result<(), Denied> {
+    match action {
+        Action::Read { path } => identity.may_read(path),
+        Action::Watch { path } => identity.may_watch().and_then(|()| identity.may_list(path)),
+        Action::Call { method: (service, method) } => identity.may_call(service, method),
+        Action::Command => identity.may_command(),
+    }
+}
+
+/// A client as the endpoint would know it, with its supplementary groups.
+fn client(tcp: bool, user: Option<&str>) -> anyhow::Result<(Client, Vec<u32>)> {
+    let of = |uid: Uid, gid: Gid, groups: Vec<Gid>| {
+        let client = Client::Unix { uid: uid.as_raw(), gid: gid.as_raw() };
+        (client, groups.into_iter().map(Gid::as_raw).collect())
+    };
+    let Some(name) = user else {
+        return Ok(if tcp { (Client::Tcp, Vec::new()) } else { of(getuid(), nix::unistd::getgid(), getgroups()?) });
+    };
+    let uid = uid(name)?;
+    Ok(match User::from_uid(uid)? {
+        Some(user) => of(uid, user.gid, getgrouplist(&CString::new(user.name)?, user.gid)?),
+        // Known by its number alone: of no group.
+        None => of(uid, Gid::from_raw(u32::MAX), Vec::new()),
+    })
+}
+
+fn reason(decision: Decision, config: &Config) -> String {
+    match decision {
+        Decision::Own => "because it is root, or the user as which the sidecar runs (here: yourself)".into(),
+        Decision::Admin(number) => {
+            format!("because of {:?} in `[access] admins`", config.access.admins[number].to_string())
+        }
+        Decision::Rule(number) => {
+            let subject = config.allow[number].subject().map(|subject| subject.to_string()).unwrap_or_default();
+            format!("because of `[[allow]]` number {}, for {subject}", number + 1)
+        }
+        Decision::NoRule => "because no `[[allow]]` is for it, and what none allows is denied".into(),
+        Decision::Default => "because there is no `[[allow]]`".into(),
+        Decision::Unmapped => {
+            "because this number stands for all users whom the sidecar's user namespace cannot name".into()
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Access: what users other than the sidecar's own may do over its socket and over TCP, and who commands masters.
+
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use nix::sys::signal::Signal;
+use nix::unistd::geteuid;
+use rmpv::Value;
+
+use crate::harness::master::{Scripted, text};
+use crate::harness::{Client, Dialect, SOON, binary, ensure, eventually, exception};
+use crate::idl::{
+    AccessDenied, Call, CallErrorKind, CallOptions, CallTimedOut, Encoding, RegisterAddress, TRosterSyncClient,
+};
+use crate::register::{Scene, TOKEN};
+
+/// Users whom no machine has: they need no name to be known by their numbers.
+const WEB: u32 = 33_033;
+const DEPLOY: u32 = 33_034;
+const OPS: u32 = 44_044;
+
+/// A sidecar whose socket everybody may open, with a master that offers `mail` and `billing`, and with some nodes.
+struct Shop {
+    scene: Scene,
+    master: Scripted,
+    roster: PathBuf,
+}
+
+impl Shop {
+    fn with(settings: &str) -> Self {
+        let scene = Scene::with(settings);
+        let nodes = "\"/config/db\" = \"db\"\n\"/config/mq\" = \"mq\"\n\"/secret/key\" = \"hush\"\n";
+        scene.roster.write("nodes.toml", &format!("[nodes]\n{nodes}"));
+        scene.roster.process().signal(Signal::SIGHUP);
+        eventually("the nodes are there", SOON, || scene.roster.get("/secret/key"));
+        let none = || Value::Array(Vec::new());
+        let master = Scripted::join(scene.port, TOKEN, &[("mail", none()), ("billing", none())]);
+        scene.has(1);
+        for path in [scene.roster.folder(), scene.roster.socket()] {
+            std::fs::set_permissions(path, PermissionsExt::from_mode(0o777)).expect("a mode");
+        }
+        let roster = for_everybody(scene.roster.folder());
+        Self { scene, master, roster }
+    }
+
+    /// What the command line answers that user.
+    fn cli(&self, uid: u32, words: &[&str]) -> Output {
+        let socket = format!("unix://{}", self.scene.roster.socket().display());
+        let mut command = Command::new(&self.roster);
+        command.args(words).env("ROSTER_ADDRESS", socket).current_dir("/").uid(uid).gid(uid);
+        command.output().expect("the binary starts")
+    }
+
+    /// What it says on its way to this exit code.
+    fn says(&self, uid: u32, words: &[&str], code: i32) -> String {
+        let output = self.cli(uid, words);
+        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.status.code(), Some(code), "{words:?}: {text}");
+        text
+    }
+}
+
+/// The binary where another user may start it, also where that may not look into the folder it was built in.
+fn for_everybody(folder: &Path) -> PathBuf {
+    let (from, to) = (PathBuf::from(binary().get_program()), folder.join("roster"));
+    std::fs::hard_link(&from, &to).or_else(|_| std::fs::copy(&from, &to).map(drop)).expect("a copy");
+    to
+}
+
+/// Only root can be somebody else. (What needs no two users is tested in the room `access`.)
+fn is_root() -> bool {
+    geteuid().is_root()
+}
+
+#[test]
+fn no_other_user_commands_masters_and_administrators_do() {
+    if !is_root() {
+        return;
+    }
+    let mut shop = Shop::with(&format!("[access]\nadmins = ['user:{DEPLOY}']\n"));
+    let forger = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let evil = forger.local_addr().expect("an address").to_string();
+    for words in [&["registers", "add", &*evil][..], &["registers", "remove", &*evil], &["broadcast", r#"{"cmd":"x"}"#]]
+    {
+        let told = shop.says(WEB, words, 8);
+        assert!(told.contains("uid 33033 may not command masters") && told.contains("user:33034"), "{told}");
+    }
+    assert!(shop.says(WEB, &["get", "/config/db"], 0).starts_with("db"), "without rules all else is as it was");
+    assert!(shop.says(WEB, &["status"], 0).contains("you are uid 33033: may read"));
+    assert_eq!(shop.says(DEPLOY, &["broadcast", r#"{"cmd":"reload"}"#], 0), "sent to 1 masters\n");
+    shop.master.hears_command("reload");
+}
+
+#[test]
+fn over_tcp_nobody_commands_and_only_what_is_set_is_called() {
+    let roster = |settings: &str| {
+        let scene = Scene::with(settings);
+        let master = Scripted::join(scene.port, TOKEN, &[("mail", Value::Array(Vec::new()))]);
+        scene.has(1);
+        let client = Dialect::ALL[0].tcp(scene.roster.port()).expect("a connection");
+        (scene, master, client)
+    };
+    let options = || CallOptions::new(Some(300), None, None, None, None, None, None, None);
+    let (scene, mut master, mut client) = roster("");
+    let call = |client: &mut Client| client.call("mail".into(), "send".into(), Vec::new(), options());
+    let broadcast = |client: &mut Client| client.broadcast(b"{\"cmd\":\"reload\"}".to_vec(), Encoding::JSON);
+    let evil = || vec![RegisterAddress::new("127.0.0.1".into(), 9)];
+    assert!(denied(call(&mut client)).contains("tcp_calls"));
+    assert!(denied(broadcast(&mut client)).contains("Unix socket"));
+    assert!(denied(client.add_registers(evil())).contains("administrators"));
+    let one = Call::new("mail".to_owned(), "send".to_owned(), Vec::new(), options());
+    let outcomes = client.call_many(vec![one]).expect("outcomes");
+    assert_eq!(outcomes[0].error.as_ref().map(|error| error.kind), Some(CallErrorKind::DENIED));
+    // The first that the master hears is what the test's own user sends.
+    assert_eq!(broadcast(&mut scene.roster.client()).expect("an administrator"), 1);
+    while let Some(message) = master.hears()
+        && text(&message, "cmd") != "reload"
+    {
+        assert!(!matches!(&*text(&message, "cmd"), "callback" | "register" | "remove"), "{message}");
+    }
+
+    let (_scene, _master, mut client) = roster("[access]\ntcp_calls = true\n");
+    exception::<CallTimedOut>(call(&mut client)).expect("it was made");
+    assert!(denied(client.remove_registers(evil())).contains("Unix socket"));
+}
+
+fn denied(answer: thrift::Result<impl std::fmt::Debug>) -> String {
+    exception::<AccessDenied>(answer).expect("it is denied").message
+}
+
+#[test]
+fn rules_say_what_each_user_sees_and_an_edit_is_in_force_after_a_reload_if_it_is_right() {
+    if !is_root() {
+        return;
+    }
+    let rules = format!(
+        "[[allow]]\ngroup = '{OPS}'\nread = ['/', '*']\nwatch = true\n[[allow]]\nuser = '{WEB}'\nread = ['/config/db']\ncall = ['mail.send']\n"
+    );
+    let shop = Shop::with(&rules);
+    assert!(shop.says(WEB, &["get", "/config/db"], 0).starts_with("db"));
+    for path in ["/secret/key", "/secret/none", "/nowhere"] {
+        let told = shop.says(WEB, &["get", path], 8);
+        assert!(told.contains(&format!("may not read {path}")), "{told}");
+    }
+    assert_eq!(shop.says(WEB, &["ls", "/"], 0), "config\n");
+    assert_eq!(shop.says(WEB, &["ls", "/config"], 0), "db\n");
+    assert!(shop.says(WEB, &["watch", "/config"], 8).contains("may not watch"));
+    let services = shop.says(WEB, &["services"], 0);
+    assert!(services.contains("mail") && !services.contains("billing"), "{services}");
+    assert!(!shop.says(WEB, &["masters", "-o", "json"], 0).contains("billing"));
+    assert!(shop.says(WEB, &["services", "billing"], 8).contains("may not see"));
+    assert!(shop.says(WEB, &["call", "billing.charge"], 8).contains("may not call billing.charge"));
+    assert!(shop.says(WEB, &["call", "nothing.charge"], 8).contains("may not call nothing.charge"));
+    shop.says(DEPLOY, &["get", "/config/db"], 8);
+    assert!(shop.says(0, &["get", "/secret/key"], 0).starts_with("hush"), "root may");
+
+    let roster = &shop.scene.roster;
+    roster.configure("'/config/db'", "'/config'");
+    roster.process().signal(Signal::SIGHUP);
+    eventually("the new rule is in force", SOON, || {
+        ensure(shop.cli(WEB, &["get", "/config/mq"]).status.success(), "it is not")
+    });
+    roster.configure("read = ['/config']", "raed = ['/']");
+    roster.process().signal(Signal::SIGHUP);
+    eventually("the log says what is wrong", SOON, || ensure(roster.log().contains("`read`"), roster.log()));
+    shop.says(WEB, &["get", "/config/mq"], 0);
+    shop.says(WEB, &["get", "/secret/key"], 8);
+}
+
+#[test]
+fn what_a_user_may_do_is_explained_from_the_configuration() {
+    let shop = Shop::with(&format!("[[allow]]\nuser = '{WEB}'\ncall = ['mail.*']\n"));
+    let config = shop.scene.roster.config();
+    let explain = |words: &[&str]| {
+        let all = ["explain", "access", "--config", config.to_str().expect("UTF-8")];
+        let output = binary().args(all).args(words).output().expect("the binary starts");
+        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        (output.status.code(), text)
+    };
+    let web = WEB.to_string();
+    let (code, text) = explain(&["--user", &web, "call", "mail.send"]);
+    assert_eq!((code, text.contains("`[[allow]]` number 1") && text.ends_with("allowed\n")), (Some(0), true), "{text}");
+    let (code, text) = explain(&["--user", &web, "read", "/a"]);
+    assert_eq!((code, text.contains("may not read /a")), (Some(8), true), "{text}");
+    let (code, text) = explain(&["--tcp", "command"]);
+    assert_eq!((code, text.contains("no `[[allow]]` is for it")), (Some(8), true), "{text}");
+    let (code, text) = explain(&["--user", "nobody-has-this-name"]);
+    assert_eq!((code, text.contains("there is no user")), (Some(1), true), "{text}");
+}
