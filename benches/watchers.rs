@@ -80,7 +80,7 @@ fn sidecar(zookeeper: &Server) -> Roster {
     let mut roster = Roster::prepare(&settings);
     // A busy machine is no reason to send a client away, or to answer it before there is news.
     let patient = "[thrift]\nmax_watch = \"10m\"\nfirst_byte_timeout = \"1m\"\nidle_timeout = \"10m\"\nreply_timeout = \"1m\"\n\
-                   max_connections = 20000\nmax_connections_per_user = 20000\n";
+                   max_connections = 40000\nmax_connections_per_user = 20000\n";
     roster.configure("[thrift]\n", patient);
     roster.run();
     roster.becomes("live");

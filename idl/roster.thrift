@@ -145,7 +145,7 @@ struct MasterReply {
 struct MastersReply {
   /** In the order of their ids. */
   1: required list<Master> masters
-  /** Where the next page begins; absent on the last page. */
+  /** Where the next page begins; absent on the last page. A page may be empty and not the last. */
   2: optional string cursor
   3: required Freshness freshness
 }
@@ -193,6 +193,8 @@ struct InstancesReply {
   /** The newest version first. */
   1: required list<Instance> instances
   2: required Freshness freshness
+  /** Where the next page begins, for `instancesPage`; absent on the last page. */
+  3: optional string cursor
 }
 
 /** What became of one master. */
@@ -505,9 +507,13 @@ service Roster {
   ServicesReply services(1: Filter filter)
     throws (1: NotReady notReady, 2: InvalidRequest invalid, 3: AccessDenied denied)
 
-  /** Who offers a service, by its name without a version. */
+  /** Who offers a service, by its name without a version: the first page. */
   InstancesReply instances(1: string serviceName)
     throws (1: NotFound notFound, 2: NotReady notReady, 3: AccessDenied denied)
+
+  /** The same, with the metadata that the filter asks for, and from its cursor on. It must name a service. */
+  InstancesReply instancesPage(1: Filter filter)
+    throws (1: NotFound notFound, 2: NotReady notReady, 3: InvalidRequest invalid, 4: AccessDenied denied)
 
   /** As `watch`, for masters. */
   MastersWatchReply watchMasters(1: i64 since, 2: i32 timeoutMs, 3: i32 limit)

@@ -1498,7 +1498,7 @@ impl TSerializable for MasterReply {
 pub struct MastersReply {
   /// In the order of their ids.
   pub masters: Vec<Master>,
-  /// Where the next page begins; absent on the last page.
+  /// Where the next page begins; absent on the last page. A page may be empty and not the last.
   pub cursor: Option<String>,
   pub freshness: Freshness,
 }
@@ -1988,13 +1988,16 @@ pub struct InstancesReply {
   /// The newest version first.
   pub instances: Vec<Instance>,
   pub freshness: Freshness,
+  /// Where the next page begins, for `instancesPage`; absent on the last page.
+  pub cursor: Option<String>,
 }
 
 impl InstancesReply {
-  pub fn new(instances: Vec<Instance>, freshness: Freshness) -> InstancesReply {
+  pub fn new<F3>(instances: Vec<Instance>, freshness: Freshness, cursor: F3) -> InstancesReply where F3: Into<Option<String>> {
     InstancesReply {
       instances,
       freshness,
+      cursor: cursor.into(),
     }
   }
 }
@@ -2004,6 +2007,7 @@ impl TSerializable for InstancesReply {
     i_prot.read_struct_begin()?;
     let mut f_1: Option<Vec<Instance>> = None;
     let mut f_2: Option<Freshness> = None;
+    let mut f_3: Option<String> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -2025,6 +2029,10 @@ impl TSerializable for InstancesReply {
           let val = Freshness::read_from_in_protocol(i_prot)?;
           f_2 = Some(val);
         },
+        3 => {
+          let val = i_prot.read_string()?;
+          f_3 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -2037,6 +2045,7 @@ impl TSerializable for InstancesReply {
     let ret = InstancesReply {
       instances: f_1.expect("auto-generated code should have checked for presence of required fields"),
       freshness: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      cursor: f_3,
     };
     Ok(ret)
   }
@@ -2053,6 +2062,11 @@ impl TSerializable for InstancesReply {
     o_prot.write_field_begin(&TFieldIdentifier::new("freshness", TType::Struct, 2))?;
     self.freshness.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
+    if let Some(ref fld_var) = self.cursor {
+      o_prot.write_field_begin(&TFieldIdentifier::new("cursor", TType::String, 3))?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
   }
@@ -4566,8 +4580,10 @@ pub trait TRosterSyncClient {
   fn master(&mut self, id: String) -> thrift::Result<MasterReply>;
   /// The services that masters offer.
   fn services(&mut self, filter: Filter) -> thrift::Result<ServicesReply>;
-  /// Who offers a service, by its name without a version.
+  /// Who offers a service, by its name without a version: the first page.
   fn instances(&mut self, service_name: String) -> thrift::Result<InstancesReply>;
+  /// The same, with the metadata that the filter asks for, and from its cursor on. It must name a service.
+  fn instances_page(&mut self, filter: Filter) -> thrift::Result<InstancesReply>;
   /// As `watch`, for masters.
   fn watch_masters(&mut self, since: i64, timeout_ms: i32, limit: i32) -> thrift::Result<MastersWatchReply>;
   /// Calls a method of a service, on one of the masters that offer it.
@@ -4888,6 +4904,33 @@ impl <C: TThriftClient + TRosterSyncClientMarker> TRosterSyncClient for C {
       }
       verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
       let result = RosterInstancesResult::read_from_in_protocol(self.i_prot_mut())?;
+      self.i_prot_mut().read_message_end()?;
+      result.ok_or()
+    }
+  }
+  fn instances_page(&mut self, filter: Filter) -> thrift::Result<InstancesReply> {
+    (
+      {
+        self.increment_sequence_number();
+        let message_ident = TMessageIdentifier::new("instancesPage", TMessageType::Call, self.sequence_number());
+        let call_args = RosterInstancesPageArgs { filter };
+        self.o_prot_mut().write_message_begin(&message_ident)?;
+        call_args.write_to_out_protocol(self.o_prot_mut())?;
+        self.o_prot_mut().write_message_end()?;
+        self.o_prot_mut().flush()
+      }
+    )?;
+    {
+      let message_ident = self.i_prot_mut().read_message_begin()?;
+      verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
+      verify_expected_service_call("instancesPage", &message_ident.name)?;
+      if message_ident.message_type == TMessageType::Exception {
+        let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
+        self.i_prot_mut().read_message_end()?;
+        return Err(thrift::Error::Application(remote_error))
+      }
+      verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
+      let result = RosterInstancesPageResult::read_from_in_protocol(self.i_prot_mut())?;
       self.i_prot_mut().read_message_end()?;
       result.ok_or()
     }
@@ -5219,8 +5262,10 @@ pub trait RosterSyncHandler {
   fn handle_master(&self, id: String) -> thrift::Result<MasterReply>;
   /// The services that masters offer.
   fn handle_services(&self, filter: Filter) -> thrift::Result<ServicesReply>;
-  /// Who offers a service, by its name without a version.
+  /// Who offers a service, by its name without a version: the first page.
   fn handle_instances(&self, service_name: String) -> thrift::Result<InstancesReply>;
+  /// The same, with the metadata that the filter asks for, and from its cursor on. It must name a service.
+  fn handle_instances_page(&self, filter: Filter) -> thrift::Result<InstancesReply>;
   /// As `watch`, for masters.
   fn handle_watch_masters(&self, since: i64, timeout_ms: i32, limit: i32) -> thrift::Result<MastersWatchReply>;
   /// Calls a method of a service, on one of the masters that offer it.
@@ -5290,6 +5335,9 @@ impl <H: RosterSyncHandler> RosterSyncProcessor<H> {
   }
   fn process_instances(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     TRosterProcessFunctions::process_instances(&self.handler, incoming_sequence_number, i_prot, o_prot)
+  }
+  fn process_instances_page(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    TRosterProcessFunctions::process_instances_page(&self.handler, incoming_sequence_number, i_prot, o_prot)
   }
   fn process_watch_masters(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     TRosterProcessFunctions::process_watch_masters(&self.handler, incoming_sequence_number, i_prot, o_prot)
@@ -6089,6 +6137,90 @@ impl TRosterProcessFunctions {
               )
             };
             let message_ident = TMessageIdentifier::new("instances", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+        }
+      },
+    }
+  }
+  pub fn process_instances_page<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let args = RosterInstancesPageArgs::read_from_in_protocol(i_prot)?;
+    match handler.handle_instances_page(args.filter) {
+      Ok(handler_return) => {
+        let message_ident = TMessageIdentifier::new("instancesPage", TMessageType::Reply, incoming_sequence_number);
+        o_prot.write_message_begin(&message_ident)?;
+        let ret = RosterInstancesPageResult { result_value: Some(handler_return), not_found: None, not_ready: None, invalid: None, denied: None };
+        ret.write_to_out_protocol(o_prot)?;
+        o_prot.write_message_end()?;
+        o_prot.flush()
+      },
+      Err(e) => {
+        match e {
+          thrift::Error::User(usr_err) => {
+            if usr_err.downcast_ref::<NotFound>().is_some() {
+              let err = usr_err.downcast::<NotFound>().expect("downcast already checked");
+              let ret_err = RosterInstancesPageResult{ result_value: None, not_found: Some(*err), not_ready: None, invalid: None, denied: None };
+              let message_ident = TMessageIdentifier::new("instancesPage", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<NotReady>().is_some() {
+              let err = usr_err.downcast::<NotReady>().expect("downcast already checked");
+              let ret_err = RosterInstancesPageResult{ result_value: None, not_found: None, not_ready: Some(*err), invalid: None, denied: None };
+              let message_ident = TMessageIdentifier::new("instancesPage", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
+              let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
+              let ret_err = RosterInstancesPageResult{ result_value: None, not_found: None, not_ready: None, invalid: Some(*err), denied: None };
+              let message_ident = TMessageIdentifier::new("instancesPage", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
+              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
+              let ret_err = RosterInstancesPageResult{ result_value: None, not_found: None, not_ready: None, invalid: None, denied: Some(*err) };
+              let message_ident = TMessageIdentifier::new("instancesPage", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else {
+              let ret_err = {
+                ApplicationError::new(
+                  ApplicationErrorKind::Unknown,
+                  usr_err.to_string()
+                )
+              };
+              let message_ident = TMessageIdentifier::new("instancesPage", TMessageType::Exception, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            }
+          },
+          thrift::Error::Application(app_err) => {
+            let message_ident = TMessageIdentifier::new("instancesPage", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+          _ => {
+            let ret_err = {
+              ApplicationError::new(
+                ApplicationErrorKind::Unknown,
+                e.to_string()
+              )
+            };
+            let message_ident = TMessageIdentifier::new("instancesPage", TMessageType::Exception, incoming_sequence_number);
             o_prot.write_message_begin(&message_ident)?;
             thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
             o_prot.write_message_end()?;
@@ -6986,6 +7118,9 @@ impl <H: RosterSyncHandler> TProcessor for RosterSyncProcessor<H> {
       },
       "instances" => {
         self.process_instances(message_ident.sequence_number, i_prot, o_prot)
+      },
+      "instancesPage" => {
+        self.process_instances_page(message_ident.sequence_number, i_prot, o_prot)
       },
       "watchMasters" => {
         self.process_watch_masters(message_ident.sequence_number, i_prot, o_prot)
@@ -8706,6 +8841,173 @@ impl RosterInstancesResult {
     }
     if let Some(ref fld_var) = self.denied {
       o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 3))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterInstancesPageArgs
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterInstancesPageArgs {
+  filter: Filter,
+}
+
+impl RosterInstancesPageArgs {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterInstancesPageArgs> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<Filter> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = Filter::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("RosterInstancesPageArgs.filter", &f_1)?;
+    let ret = RosterInstancesPageArgs {
+      filter: f_1.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("instancesPage_args");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("filter", TType::Struct, 1))?;
+    self.filter.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterInstancesPageResult
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterInstancesPageResult {
+  result_value: Option<InstancesReply>,
+  not_found: Option<NotFound>,
+  not_ready: Option<NotReady>,
+  invalid: Option<InvalidRequest>,
+  denied: Option<AccessDenied>,
+}
+
+impl RosterInstancesPageResult {
+  fn ok_or(self) -> thrift::Result<InstancesReply> {
+    if self.not_found.is_some() {
+      Err(thrift::Error::User(Box::new(self.not_found.unwrap())))
+    } else if self.not_ready.is_some() {
+      Err(thrift::Error::User(Box::new(self.not_ready.unwrap())))
+    } else if self.invalid.is_some() {
+      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.denied.is_some() {
+      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
+    } else if self.result_value.is_some() {
+      Ok(self.result_value.unwrap())
+    } else {
+      Err(
+        thrift::Error::Application(
+          ApplicationError::new(
+            ApplicationErrorKind::MissingResult,
+            "no result received for RosterInstancesPage"
+          )
+        )
+      )
+    }
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterInstancesPageResult> {
+    i_prot.read_struct_begin()?;
+    let mut f_0: Option<InstancesReply> = None;
+    let mut f_1: Option<NotFound> = None;
+    let mut f_2: Option<NotReady> = None;
+    let mut f_3: Option<InvalidRequest> = None;
+    let mut f_4: Option<AccessDenied> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        0 => {
+          let val = InstancesReply::read_from_in_protocol(i_prot)?;
+          f_0 = Some(val);
+        },
+        1 => {
+          let val = NotFound::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = NotReady::read_from_in_protocol(i_prot)?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_4 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = RosterInstancesPageResult {
+      result_value: f_0,
+      not_found: f_1,
+      not_ready: f_2,
+      invalid: f_3,
+      denied: f_4,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("RosterInstancesPageResult");
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.result_value {
+      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.not_found {
+      o_prot.write_field_begin(&TFieldIdentifier::new("notFound", TType::Struct, 1))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.not_ready {
+      o_prot.write_field_begin(&TFieldIdentifier::new("notReady", TType::Struct, 2))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.invalid {
+      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 3))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.denied {
+      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 4))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }

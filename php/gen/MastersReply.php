@@ -51,7 +51,7 @@ class MastersReply
      */
     public $masters = null;
     /**
-     * Where the next page begins; absent on the last page.
+     * Where the next page begins; absent on the last page. A page may be empty and not the last.
      * 
      * @var string
      */

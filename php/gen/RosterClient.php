@@ -727,6 +727,77 @@ class RosterClient implements \Roster\Thrift\RosterIf
         throw new \Exception("instances failed: unknown result");
     }
 
+    public function instancesPage(\Roster\Thrift\Filter $filter)
+    {
+        $this->send_instancesPage($filter);
+        return $this->recv_instancesPage();
+    }
+
+    public function send_instancesPage(\Roster\Thrift\Filter $filter)
+    {
+        $args = new \Roster\Thrift\Roster_instancesPage_args();
+        $args->filter = $filter;
+        $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
+        if ($bin_accel) {
+            thrift_protocol_write_binary(
+                $this->output_,
+                'instancesPage',
+                TMessageType::CALL,
+                $args,
+                $this->seqid_,
+                $this->output_->isStrictWrite()
+            );
+        } else {
+            $this->output_->writeMessageBegin('instancesPage', TMessageType::CALL, $this->seqid_);
+            $args->write($this->output_);
+            $this->output_->writeMessageEnd();
+            $this->output_->getTransport()->flush();
+        }
+    }
+
+    public function recv_instancesPage()
+    {
+        $bin_accel = ($this->input_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_read_binary');
+        if ($bin_accel) {
+            $result = thrift_protocol_read_binary(
+                $this->input_,
+                '\Roster\Thrift\Roster_instancesPage_result',
+                $this->input_->isStrictRead()
+            );
+        } else {
+            $rseqid = 0;
+            $fname = null;
+            $mtype = 0;
+
+            $this->input_->readMessageBegin($fname, $mtype, $rseqid);
+            if ($mtype == TMessageType::EXCEPTION) {
+                $x = new TApplicationException();
+                $x->read($this->input_);
+                $this->input_->readMessageEnd();
+                throw $x;
+            }
+            $result = new \Roster\Thrift\Roster_instancesPage_result();
+            $result->read($this->input_);
+            $this->input_->readMessageEnd();
+        }
+        if ($result->success !== null) {
+            return $result->success;
+        }
+        if ($result->notFound !== null) {
+            throw $result->notFound;
+        }
+        if ($result->notReady !== null) {
+            throw $result->notReady;
+        }
+        if ($result->invalid !== null) {
+            throw $result->invalid;
+        }
+        if ($result->denied !== null) {
+            throw $result->denied;
+        }
+        throw new \Exception("instancesPage failed: unknown result");
+    }
+
     public function watchMasters($since, $timeoutMs, $limit)
     {
         $this->send_watchMasters($since, $timeoutMs, $limit);

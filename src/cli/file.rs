@@ -101,7 +101,7 @@ impl SharedFile {
             return Err(Error::NotFound(NotFound { path: service.into(), message, freshness }).into());
         };
         let instances: Vec<Instance> = serde_json::from_value(instances).with_context(|| self.damaged())?;
-        Ok(idl::InstancesReply { instances: instances.into_iter().map(Into::into).collect(), freshness })
+        Ok(idl::InstancesReply { instances: instances.into_iter().map(Into::into).collect(), freshness, cursor: None })
     }
 
     pub(crate) fn masters(&self, service: Option<&str>) -> anyhow::Result<(Vec<idl::Master>, Freshness)> {

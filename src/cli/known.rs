@@ -90,13 +90,20 @@ impl Known {
     }
 
     pub(crate) fn instances(&mut self, service: &str) -> anyhow::Result<InstancesReply> {
-        match self {
-            Known::Sidecar { client, max_age } => {
-                let reply = client.instances(service)?;
-                check_age(&reply.freshness, *max_age)?;
-                Ok(reply)
+        let (client, max_age) = match self {
+            Known::Sidecar { client, max_age } => (client, *max_age),
+            Known::File(file) => return file.instances(service),
+        };
+        let mut filter = Filter { service_name: Some(service.to_owned()), ..any() };
+        let mut instances = Vec::new();
+        loop {
+            let page = client.instances(filter.clone())?;
+            check_age(&page.freshness, max_age)?;
+            instances.extend(page.instances);
+            match page.cursor {
+                Some(cursor) => filter.cursor = Some(cursor),
+                None => return Ok(InstancesReply { instances, ..page }),
             }
-            Known::File(file) => file.instances(service),
         }
     }
 

@@ -33,7 +33,7 @@ impl Services {
                 methods.retain(|method| name.as_ref().is_none_or(|name| method.service_name == *name));
                 if let (Some(name), true) = (&name, methods.is_empty()) {
                     // That it is unknown is an error.
-                    client.instances(name)?;
+                    client.instances(Filter { service_name: Some(name.clone()), ..masters::any() })?;
                     eprintln!("roster: no method of the service `{}` was called", text::preview(name.as_bytes()));
                 }
                 (

@@ -92,10 +92,11 @@ impl Check<'_> {
             ("max_connections", thrift.max_connections == 0),
             ("max_connections_per_user", thrift.max_connections_per_user == 0),
             ("max_watches", thrift.max_watches == 0),
+            ("max_watch_paths", thrift.max_watch_paths == 0),
             ("max_request", thrift.max_request.0 == 0),
             ("max_call", thrift.max_call.0 == 0),
             ("max_reply", thrift.max_reply.0 == 0),
-            ("max_waiting_replies", thrift.max_waiting_replies.0 == 0),
+            ("max_memory", thrift.max_memory.0 == 0),
             ("max_string", thrift.max_string.0 == 0),
             ("max_container", thrift.max_container == 0),
             ("max_depth", thrift.max_depth == 0),
@@ -111,9 +112,10 @@ impl Check<'_> {
         ] {
             self.object_if(is_zero, &key(name), ZERO);
         }
-        if thrift.max_waiting_replies < thrift.max_reply {
-            let message = format!("is less than one reply: `thrift.max_reply` is {}", thrift.max_reply);
-            self.object(&[&key("max_waiting_replies"), &key("max_reply")], message);
+        // One user may have a half of it.
+        if thrift.max_memory.0 < thrift.max_reply.0.saturating_mul(4) {
+            let message = format!("is less than four replies: `thrift.max_reply` is {}", thrift.max_reply);
+            self.object(&[&key("max_memory"), &key("max_reply")], message);
         }
     }
 

@@ -19,7 +19,7 @@ impl Config {
             ("max_request", thrift.max_request),
             ("max_call", thrift.max_call),
             ("max_reply", thrift.max_reply),
-            ("max_waiting_replies", thrift.max_waiting_replies),
+            ("max_memory", thrift.max_memory),
             ("max_string", thrift.max_string),
         ] {
             table["thrift"][name] = exact(size).into();

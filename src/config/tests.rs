@@ -56,7 +56,7 @@ idle_timeout = 30
 request_timeout = "soon"
 max_request = "64 kilos"
 max_reply = "1MiB"
-max_waiting_replies = "64KiB"
+max_memory = "64KiB"
 max_depth = -1
 max_container = "many"
 
@@ -119,7 +119,7 @@ roster.toml:9: thrift.idle_timout: this version of Roster has no such key; did y
 roster.toml:10: thrift.idle_timeout: expected a duration such as "30s" or "250ms", found 30
 roster.toml:11: thrift.request_timeout: expected a duration such as "30s" or "250ms", found "soon"
 roster.toml:12: thrift.max_request: expected a size such as "64KiB", found "64 kilos"
-roster.toml:14: thrift.max_waiting_replies: is less than one reply: `thrift.max_reply` is 1.0 MiB
+roster.toml:14: thrift.max_memory: is less than four replies: `thrift.max_reply` is 1.0 MiB
 roster.toml:15: thrift.max_depth: expected a whole number, found -1
 roster.toml:16: thrift.max_container: expected a whole number, found "many"
 roster.toml:18: admin: this version of Roster has no such key

@@ -115,11 +115,23 @@ impl Directory {
         self.past.has(service)
     }
 
-    /// Each offer of a service, with its master: the newest version first.
-    pub fn instances(&self, service: &str) -> impl Iterator<Item = (&Arc<Entry>, &Service)> {
+    /// Each offer of a service, with its master: the newest version first, and those of one version by their ids.
+    pub fn instances<'a>(&'a self, service: &'a str) -> impl Iterator<Item = (&'a Arc<Entry>, &'a Service)> {
+        self.instances_after(service, None)
+    }
+
+    /// The same, after those of a master that offers this version.
+    pub fn instances_after<'a>(
+        &'a self,
+        service: &'a str,
+        after: Option<(&'a Version, &'a str)>,
+    ) -> impl Iterator<Item = (&'a Arc<Entry>, &'a Service)> {
         let by_version = self.offers(service).into_iter().flat_map(|offers| offers.iter().rev());
+        let by_version = by_version.skip_while(move |(version, _)| after.is_some_and(|(last, _)| *version > last));
         by_version.flat_map(move |(version, ids)| {
-            let entries = ids.iter().filter_map(|id| self.masters.get(id));
+            let is_past =
+                move |id: &&Arc<str>| after.is_some_and(|(last, after)| version == last && id.as_ref() <= after);
+            let entries = ids.iter().skip_while(is_past).filter_map(|id| self.masters.get(id));
             entries.flat_map(move |entry| {
                 let is_it = move |offer: &&Service| offer.base_name() == service && offer.version() == *version;
                 entry.master.services.iter().filter(is_it).map(move |offer| (entry, offer))

@@ -19,6 +19,9 @@ pub(super) struct Journal<K> {
     limit: usize,
 }
 
+/// An answer is found among at most about so many changes, since whoever waits for it waits for a search through all.
+const MAX_SEEN: usize = 16_384;
+
 /// How much an answer may hold.
 #[derive(Clone, Copy, Debug)]
 pub struct Room {
@@ -84,10 +87,11 @@ impl<K: Clone + Eq + Hash> Journal<K> {
         let newer = self.after(since);
         let mut newer = newer.iter().peekable();
         let (mut changes, mut seen) = (Vec::new(), HashSet::new());
-        let (mut upto, mut bytes) = (since, 0);
+        let (mut upto, mut bytes, mut looked) = (since, 0, 0);
         while let Some(revision) = newer.peek().map(|(revision, ..)| *revision) {
             let whole = changes.len();
             while let Some((_, key, kind)) = newer.next_if(|(of, ..)| *of == revision) {
+                looked += 1;
                 if let Some(size) = size(key)
                     && seen.insert(key)
                 {
@@ -103,6 +107,9 @@ impl<K: Clone + Eq + Hash> Journal<K> {
                 return Since::Known { changes, upto };
             }
             upto = revision;
+            if looked >= MAX_SEEN && newer.peek().is_some() {
+                return Since::Known { changes, upto };
+            }
         }
         Since::Known { changes, upto: now }
     }

@@ -10,11 +10,15 @@ use tokio::sync::Notify;
 use tokio::time::sleep_until;
 
 use super::Config;
+use super::shares::{Account, Taken, User};
 use crate::metrics::Metrics;
 use crate::task::Stop;
 
 /// How exact the time is that an idle connection is given.
 const TICK: u64 = 20;
+
+/// Room for so many connections is kept for a user who has none now.
+const KEEP: usize = 64;
 
 /// Later than any time; and how long the clock sleeps at most.
 const NEVER: u64 = u64::MAX;
@@ -26,9 +30,7 @@ const A_DAY: u64 = 86_400_000;
 pub(super) struct Admission {
     state: Mutex<State>,
     next_id: AtomicU64,
-    max: usize,
     max_per_user: usize,
-    max_watches: usize,
     started: Instant,
     /// When the clock looks next at who is idle for too long. All times are in milliseconds since the start, plus one.
     next_look: AtomicU64,
@@ -39,30 +41,46 @@ pub(super) struct Admission {
 #[derive(Debug, Default)]
 struct State {
     is_closed: bool,
-    seats: HashMap<u64, Arc<Seat>>,
-    /// Those that do not wait for a watch, by user.
-    counted: HashMap<Option<u32>, usize>,
-    waiting: usize,
+    seats: HashMap<User, Seats>,
+}
+
+/// The connections of a user.
+#[derive(Debug, Default)]
+struct Seats {
+    /// By number.
+    all: HashMap<u64, Occupied>,
+    /// Those that were idle when somebody looked last, with the time since when: the longest idle one is the last.
+    idle: Vec<(u64, u64)>,
+    /// When somebody did.
+    looked: u64,
+}
+
+#[derive(Debug)]
+struct Occupied {
+    seat: Arc<Seat>,
+    /// None: it waits for a watch, or is the process's own.
+    taken: Option<Taken>,
 }
 
 /// The right to be connected; given back when dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     admission: Arc<Admission>,
+    account: Arc<Account>,
     id: u64,
+    is_own: bool,
     seat: Arc<Seat>,
 }
 
-/// The right to wait for a watch; given back when dropped.
+/// The right to wait for a watch of some paths; given back when dropped.
 #[derive(Debug)]
 pub(super) struct Waiting {
-    admission: Arc<Admission>,
-    user: Option<u32>,
+    _watch: Taken,
+    _paths: Taken,
 }
 
 #[derive(Debug)]
 struct Seat {
-    user: Option<u32>,
     /// 0: busy.
     idle_since: AtomicU64,
     idle_until: AtomicU64,
@@ -79,24 +97,12 @@ pub(super) enum Sent {
     Late,
 }
 
-impl State {
-    fn count(&mut self, user: Option<u32>, more: bool) {
-        let counted = self.counted.entry(user).or_default();
-        *counted = if more { *counted + 1 } else { counted.saturating_sub(1) };
-        if *counted == 0 {
-            self.counted.remove(&user);
-        }
-    }
-}
-
 impl Admission {
     pub(super) fn new(config: &Config, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::default(),
             next_id: AtomicU64::new(0),
-            max: config.max_connections,
             max_per_user: config.max_connections_per_user,
-            max_watches: config.max_watches,
             started: Instant::now(),
             next_look: AtomicU64::new(NEVER),
             sooner: Notify::new(),
@@ -104,48 +110,47 @@ impl Admission {
         })
     }
 
-    /// A place for a connection of `user`. Where all are taken, the longest idle connection must go: one of the
-    /// same user, if it is the user who has too many. None: nobody is idle. There is always a place for the process
-    /// itself (`is_own`), which asks whether it still answers.
-    pub(super) fn admit(self: &Arc<Self>, user: Option<u32>, is_own: bool) -> Option<Place> {
+    /// A place for a connection of a user. Where the user has as many as it may, its longest idle one must go. None:
+    /// all of them are busy. There is always a place for the process itself (`is_own`), which asks whether it still
+    /// answers.
+    pub(super) fn admit(self: &Arc<Self>, account: Arc<Account>, is_own: bool) -> Option<Place> {
         let mut state = self.state();
         if state.is_closed {
             return None;
         }
-        if !is_own {
-            if state.counted.get(&user).copied().unwrap_or(0) >= self.max_per_user {
-                self.evict(&mut state, |seat| seat.user == user)?;
-            }
-            if state.counted.values().sum::<usize>() >= self.max {
-                self.evict(&mut state, |_| true)?;
-            }
-        }
+        let taken = if is_own { None } else { Some(self.take(&mut state, &account)?) };
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let seat = Arc::new(Seat {
-            user,
             idle_since: AtomicU64::new(self.now()),
             idle_until: AtomicU64::new(NEVER),
             is_late: AtomicBool::new(false),
             sent_away: Notify::new(),
         });
-        state.seats.insert(id, seat.clone());
-        state.count(user, true);
+        if !state.seats.contains_key(&account.user) {
+            state.seats.retain(|_, seats| !seats.all.is_empty());
+        }
+        state.seats.entry(account.user).or_default().all.insert(id, Occupied { seat: seat.clone(), taken });
         self.metrics.connections.increment();
-        Some(Place { admission: self.clone(), id, seat })
+        Some(Place { admission: self.clone(), account, id, is_own, seat })
     }
 
-    fn evict(&self, state: &mut State, may_go: impl Fn(&Seat) -> bool) -> Option<()> {
-        let idle = state.seats.iter().filter(|(_, seat)| may_go(seat)).filter_map(|(id, seat)| {
-            let since = seat.idle_since.load(Ordering::Relaxed);
-            (since > 0).then_some((since, *id))
-        });
-        let Some((_, id)) = idle.min() else {
-            self.metrics.connections_refused.increment();
-            return None;
+    fn take(&self, state: &mut State, account: &Arc<Account>) -> Option<Taken> {
+        let take = || {
+            if account.connections.taken() < self.max_per_user { account.connections.take(1) } else { None }
         };
-        let seat = state.seats.remove(&id)?;
-        state.count(seat.user, false);
-        seat.send_away(false);
+        let taken = take().or_else(|| {
+            self.evict(state, account.user)?;
+            take()
+        });
+        if taken.is_none() {
+            self.metrics.connections_refused.increment();
+        }
+        taken
+    }
+
+    /// Sends away the longest idle connection of a user.
+    fn evict(&self, state: &mut State, user: User) -> Option<()> {
+        state.seats.get_mut(&user)?.take_longest_idle(self.now())?.seat.send_away(false);
         self.metrics.connections_evicted.increment();
         Some(())
     }
@@ -171,7 +176,7 @@ impl Admission {
         self.next_look.store(NEVER, Ordering::SeqCst);
         let now = self.now();
         let mut next = NEVER;
-        for seat in self.state().seats.values().filter(|seat| seat.idle_since.load(Ordering::SeqCst) > 0) {
+        for seat in self.state().all().filter(|seat| seat.idle_since.load(Ordering::SeqCst) > 0) {
             match seat.idle_until.load(Ordering::Relaxed) {
                 until if until <= now => seat.send_away(true),
                 until => next = next.min(until),
@@ -183,7 +188,7 @@ impl Admission {
     fn close(&self) {
         let mut state = self.state();
         state.is_closed = true;
-        state.seats.values().for_each(|seat| seat.send_away(false));
+        state.all().for_each(|seat| seat.send_away(false));
     }
 
     fn now(&self) -> u64 {
@@ -195,7 +200,44 @@ impl Admission {
     }
 }
 
+impl State {
+    fn all(&self) -> impl Iterator<Item = &Seat> {
+        self.seats.values().flat_map(|seats| seats.all.values()).map(|occupied| occupied.seat.as_ref())
+    }
+
+    fn occupied(&mut self, place: &Place) -> Option<&mut Occupied> {
+        self.seats.get_mut(&place.account.user)?.all.get_mut(&place.id)
+    }
+}
+
+impl Seats {
+    /// Where many come at once, they do not each look at all that are there: who was not idle at the last look has not
+    /// been idle for as long as who was. And who found nobody does not look again within the same millisecond.
+    fn take_longest_idle(&mut self, now: u64) -> Option<Occupied> {
+        loop {
+            while let Some((since, id)) = self.idle.pop() {
+                if self.all.get(&id).is_some_and(|occupied| occupied.seat.idle_since.load(Ordering::Relaxed) == since) {
+                    return self.all.remove(&id);
+                }
+            }
+            if self.looked == now {
+                return None;
+            }
+            self.looked = now;
+            let since = |occupied: &Occupied| occupied.seat.idle_since.load(Ordering::Relaxed);
+            self.idle
+                .extend(self.all.iter().map(|(id, occupied)| (since(occupied), *id)).filter(|(since, _)| *since > 0));
+            self.idle.sort_unstable_by(|one, other| other.cmp(one));
+        }
+    }
+}
+
 impl Place {
+    /// The account of the user who is connected.
+    pub(super) fn account(&self) -> &Arc<Account> {
+        &self.account
+    }
+
     pub(super) fn set_busy(&self) {
         self.seat.idle_since.store(0, Ordering::Relaxed);
     }
@@ -219,16 +261,31 @@ impl Place {
         if self.seat.is_late.load(Ordering::Relaxed) { Sent::Late } else { Sent::Away }
     }
 
-    /// The right to wait for a watch; meanwhile the connection counts as a watch. None: too many do, or it must go.
-    pub(super) fn wait(&self) -> Option<Waiting> {
+    /// The right to wait for a watch of so many paths; meanwhile the connection counts as a watch. None: the user has
+    /// too many, or the connection must go.
+    pub(super) fn wait(&self, paths: usize) -> Option<Waiting> {
         let mut state = self.admission.state();
-        // Whoever was evicted has been counted out already.
-        if state.waiting >= self.admission.max_watches || !state.seats.contains_key(&self.id) {
-            return None;
+        // Whoever was evicted has given its place back already.
+        let occupied = state.occupied(self)?;
+        let waiting = Waiting { _watch: self.account.watches.take(1)?, _paths: self.account.watch_paths.take(paths)? };
+        occupied.taken = None;
+        Some(waiting)
+    }
+
+    /// Counts as a connection again after it waited. False: there is no place for one more, as for a new connection.
+    pub(super) fn wait_no_more(&self) -> bool {
+        let mut state = self.admission.state();
+        if self.is_own {
+            return true;
         }
-        state.waiting += 1;
-        state.count(self.seat.user, false);
-        Some(Waiting { admission: self.admission.clone(), user: self.seat.user })
+        let Some(taken) = self.admission.take(&mut state, &self.account) else { return false };
+        match state.occupied(self) {
+            Some(occupied) => {
+                occupied.taken = Some(taken);
+                true
+            }
+            None => false,
+        }
     }
 }
 
@@ -242,82 +299,101 @@ impl Seat {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut state = self.admission.state();
-        if state.seats.remove(&self.id).is_some() {
-            state.count(self.seat.user, false);
+        if let Some(seats) = state.seats.get_mut(&self.account.user) {
+            seats.all.remove(&self.id);
+            if seats.all.is_empty() {
+                seats.all.shrink_to(KEEP);
+                seats.idle = Vec::new();
+            }
         }
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        let mut state = self.admission.state();
-        state.waiting -= 1;
-        state.count(self.user, true);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::task::Tasks;
     use futures::FutureExt;
 
-    fn admission(max: usize, max_per_user: usize) -> Arc<Admission> {
-        let config = Config { max_connections: max, max_connections_per_user: max_per_user, ..Config::default() };
-        Admission::new(&config, Arc::default())
+    use super::*;
+    use crate::task::Tasks;
+    use crate::thrift::shares::Shares;
+
+    struct House {
+        admission: Arc<Admission>,
+        shares: Arc<Shares>,
+    }
+
+    impl House {
+        fn new(config: &Config) -> Self {
+            Self { admission: Admission::new(config, Arc::default()), shares: Shares::new(config) }
+        }
+
+        /// Of which one user has at most half.
+        fn of(max_connections: usize) -> Self {
+            Self::new(&Config { max_connections, ..Config::default() })
+        }
+
+        fn admit(&self, user: u32) -> Option<Place> {
+            self.admission.admit(self.shares.account(Some(user), false), false)
+        }
     }
 
     #[test]
-    fn the_longest_idle_goes_and_the_busy_stay() {
-        let admission = admission(3, 3);
-        let places = [1, 1, 2].map(|user| admission.admit(Some(user), false).expect("room"));
-        places[0].set_busy();
-        places[1].seat.idle_since.store(7, Ordering::Relaxed);
-        places[2].seat.idle_since.store(5, Ordering::Relaxed);
-        let newcomer = admission.admit(Some(3), false).expect("room is made");
-        assert!(places[2].sent_away().now_or_never().is_some());
-        assert!(places[1].sent_away().now_or_never().is_none());
+    fn the_longest_idle_of_the_user_goes_and_the_busy_and_those_of_others_stay() {
+        let house = House::of(6);
+        let other = house.admit(2).expect("room");
+        let places = [1, 1].map(|user| house.admit(user).expect("room"));
+        other.seat.idle_since.store(3, Ordering::Relaxed);
+        places[0].seat.idle_since.store(7, Ordering::Relaxed);
+        places[1].seat.idle_since.store(5, Ordering::Relaxed);
+        let newcomer = house.admit(1).expect("room is made");
+        assert!(places[1].sent_away().now_or_never().is_some());
+        assert!(places[0].sent_away().now_or_never().is_none() && other.sent_away().now_or_never().is_none());
+        assert!(places[1].wait(0).is_none(), "who must go does not begin to wait");
         newcomer.set_busy();
-        places[1].set_busy();
-        assert!(admission.admit(Some(3), false).is_none(), "nobody is idle");
+        places[0].set_busy();
+        assert!(house.admit(1).is_none(), "none of its own is idle");
+        house.admit(2).expect("the other user has room");
         drop(places);
-        assert!(admission.admit(Some(3), false).is_some(), "a place is given back");
+        house.admit(1).expect("a place is given back");
     }
 
     #[test]
-    fn who_has_too_many_makes_room_for_itself() {
-        let admission = admission(10, 2);
-        let other = admission.admit(Some(1), false).expect("room");
-        let own = [2, 2].map(|user| admission.admit(Some(user), false).expect("room"));
-        own[0].set_busy();
-        admission.admit(Some(2), false).expect("its own idle one goes");
-        assert!(own[1].sent_away().now_or_never().is_some());
-        assert!(other.sent_away().now_or_never().is_none());
-        assert!(own[1].wait().is_none(), "who must go does not begin to wait");
+    fn a_user_has_no_more_than_the_setting_says() {
+        let house = House::new(&Config { max_connections_per_user: 1, ..Config::default() });
+        let first = house.admit(1).expect("room");
+        first.set_busy();
+        assert!(house.admit(1).is_none());
+        house.admit(2).expect("another user");
     }
 
     #[test]
-    fn who_waits_for_a_watch_takes_no_place_but_there_are_only_so_many() {
-        let config = Config { max_connections: 1, max_watches: 1, ..Config::default() };
-        let admission = Admission::new(&config, Arc::default());
-        let watcher = admission.admit(Some(1), false).expect("room");
+    fn who_waits_for_a_watch_takes_no_place_but_there_are_only_so_many_watches_and_paths() {
+        let house = House::new(&Config { max_connections: 2, max_watches: 4, max_watch_paths: 8, ..Config::default() });
+        let watcher = house.admit(1).expect("room");
         watcher.set_busy();
-        let waiting = watcher.wait().expect("the first to wait");
-        let other = admission.admit(Some(1), false).expect("the watcher takes no place");
+        let waiting = watcher.wait(2).expect("the first to wait");
+        let other = house.admit(1).expect("the watcher takes no place");
         other.set_busy();
-        assert!(other.wait().is_none(), "one waits already");
-        assert!(admission.admit(Some(1), false).is_none(), "nobody is idle");
-        assert!(admission.admit(Some(1), true).is_some(), "the process itself is always let in");
-        drop((waiting, other));
-        assert!(admission.admit(Some(1), false).is_none(), "the watcher has its place again");
+        assert!(other.wait(3).is_none(), "so many paths leave too few for others");
+        let second = other.wait(2).expect("two more do not");
+        let third = house.admit(1).expect("neither takes a place");
+        third.set_busy();
+        assert!(third.wait(0).is_none(), "two wait already");
+        let own = house.admission.admit(house.shares.account(Some(1), false), true);
+        assert!(house.admit(1).is_none(), "nobody is idle");
+        own.expect("the process itself is always let in");
+        assert!(!watcher.wait_no_more(), "its place is another's");
+        drop((waiting, second, third));
+        assert!(watcher.wait_no_more(), "there is a place again");
+        assert!(house.admit(1).is_none(), "it is the watcher's");
     }
 
     #[tokio::test]
     async fn who_is_silent_for_too_long_goes_and_at_the_stop_all_do() {
-        let admission = admission(10, 10);
-        let [silent, busy, patient] = [1, 2, 3].map(|user| admission.admit(Some(user), false).expect("room"));
+        let house = House::of(10);
+        let [silent, busy, patient] = [1, 2, 3].map(|user| house.admit(user).expect("room"));
         let (tasks, _failures) = Tasks::new();
-        let (clock, stop) = (admission.clone(), tasks.stop_signal());
+        let (clock, stop) = (house.admission.clone(), tasks.stop_signal());
         tasks.critical("the clock", async move { clock.keep_time(&stop).await });
         patient.set_idle(Duration::from_secs(60));
         busy.set_idle(Duration::from_millis(1));
@@ -327,6 +403,6 @@ mod tests {
         assert!(busy.sent_away().now_or_never().is_none() && patient.sent_away().now_or_never().is_none());
         assert_eq!(tasks.stop(Duration::from_secs(20)).await, 0);
         assert_eq!((busy.sent_away().await, patient.sent_away().await), (Sent::Away, Sent::Away));
-        assert!(admission.admit(Some(1), false).is_none(), "the doors are closed");
+        assert!(house.admit(1).is_none(), "the doors are closed");
     }
 }

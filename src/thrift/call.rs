@@ -7,12 +7,13 @@ use futures::future::join_all;
 use futures::stream::{self, StreamExt};
 use tokio::time::Instant;
 
+use super::Peer;
 use super::caller::{Bounds, Failure};
 use super::handler::{Desk, denied};
 use super::idl::{self, CallEnd, CallError, CallErrorKind, CallOutcome, CallResult, InvalidRequest};
-use super::owed::{Budget, Values};
+use super::memory::{Budget, Values};
 use super::request::{self, Request};
-use crate::access::{Denied, Identity};
+use crate::access::Denied;
 use crate::model::Command;
 
 /// After so long, a command for many masters lets others of its thread have their turn.
@@ -30,50 +31,51 @@ pub(super) enum Unsendable {
 
 impl Desk {
     /// Checks a call.
-    pub(super) fn request(&self, by: &Identity, call: idl::Call) -> thrift::Result<Request> {
-        by.may_call(&call.service_name, &call.method).map_err(denied)?;
+    pub(super) fn request(&self, peer: &Peer, call: idl::Call) -> thrift::Result<Request> {
+        peer.identity.may_call(&call.service_name, &call.method).map_err(denied)?;
         Ok(Request::check(call, &self.config)?)
     }
 
     /// Checks several calls.
-    pub(super) fn requests(&self, by: &Identity, calls: Vec<idl::Call>) -> thrift::Result<Several> {
+    pub(super) fn requests(&self, peer: &Peer, calls: Vec<idl::Call>) -> thrift::Result<Several> {
         let most = self.config.max_call_many;
         if calls.len() > most {
             let message = format!("{} calls are more than max_call_many allows: {most}", calls.len());
             return Err(request::invalid("calls", message).into());
         }
         let check = |call: idl::Call| {
-            by.may_call(&call.service_name, &call.method)?;
+            peer.identity.may_call(&call.service_name, &call.method)?;
             Ok(Request::check(call, &self.config)?)
         };
         Ok(calls.into_iter().map(check).collect())
     }
 
-    pub(super) async fn call(&self, request: &Request) -> thrift::Result<CallResult> {
-        Ok(self.call_within(&self.budget(), request).await?)
+    pub(super) async fn call(&self, peer: &Peer, request: &Request) -> thrift::Result<CallResult> {
+        Ok(self.call_within(peer, &self.budget(peer), request).await?)
     }
 
-    pub(super) async fn call_on(&self, master: &str, request: &Request) -> thrift::Result<CallResult> {
-        let values = Values::new(&self.budget());
-        let bounds = Bounds { until: Instant::now() + request.timeout, values: &values };
+    pub(super) async fn call_on(&self, peer: &Peer, master: &str, request: &Request) -> thrift::Result<CallResult> {
+        let values = Values::new(&self.budget(peer));
+        let bounds = Bounds { account: &peer.account, until: Instant::now() + request.timeout, values: &values };
         let end = self.caller.call_on(self.caller.one(master, request)?, request, bounds).await?;
         Ok(result(end, values))
     }
 
-    pub(super) async fn call_all(&self, request: &Request) -> thrift::Result<Vec<CallOutcome>> {
-        let (budget, until) = (self.budget(), Instant::now() + request.timeout);
+    pub(super) async fn call_all(&self, peer: &Peer, request: &Request) -> thrift::Result<Vec<CallOutcome>> {
+        let (budget, until) = (self.budget(peer), Instant::now() + request.timeout);
         let calls = self.caller.all(request)?.into_iter().map(|entry| async {
             let (master, values) = (entry.master.id.clone(), Values::new(&budget));
-            let end = self.caller.call_on(entry, request, Bounds { until, values: &values }).await;
+            let end =
+                self.caller.call_on(entry, request, Bounds { account: &peer.account, until, values: &values }).await;
             CallOutcome { master: Some(master), ..outcome(end.map(|end| result(end, values))) }
         });
         Ok(stream::iter(calls).buffered(self.config.max_call_all).collect().await)
     }
 
-    pub(super) async fn call_many(&self, several: &Several) -> Vec<CallOutcome> {
-        let budget = self.budget();
+    pub(super) async fn call_many(&self, peer: &Peer, several: &Several) -> Vec<CallOutcome> {
+        let budget = self.budget(peer);
         let calls = several.iter().map(async |request| match request {
-            Ok(request) => outcome(self.call_within(&budget, request).await),
+            Ok(request) => outcome(self.call_within(peer, &budget, request).await),
             Err(unsendable) => CallOutcome::new(None, None, CallError::from(unsendable)),
         });
         join_all(calls).await
@@ -98,16 +100,16 @@ impl Desk {
         sent
     }
 
-    async fn call_within(&self, budget: &Arc<Budget>, request: &Request) -> Result<CallResult, Failure> {
+    async fn call_within(&self, peer: &Peer, budget: &Arc<Budget>, request: &Request) -> Result<CallResult, Failure> {
         let values = Values::new(budget);
-        let bounds = Bounds { until: Instant::now() + request.timeout, values: &values };
+        let bounds = Bounds { account: &peer.account, until: Instant::now() + request.timeout, values: &values };
         let end = self.caller.call(request, bounds).await?;
         Ok(result(end, values))
     }
 
     /// Room for the values of one reply.
-    pub(super) fn budget(&self) -> Arc<Budget> {
-        self.ledger.budget(self.max_reply())
+    pub(super) fn budget(&self, peer: &Peer) -> Arc<Budget> {
+        Budget::new(&peer.account, self.max_reply())
     }
 }
 

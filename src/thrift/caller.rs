@@ -8,8 +8,9 @@ use semver::{Version, VersionReq};
 use tokio::time::{Instant, timeout_at};
 
 use super::idl::{CallEnd, CallFailed, CallTimedOut, NoMaster, Overloaded};
-use super::owed::Values;
+use super::memory::Values;
 use super::request::Request;
+use super::shares::{Account, CallTaken, TooManyCalls};
 use super::value;
 use crate::metrics::{Ending, Held, Metrics, Tally};
 use crate::model::{Answer, Answers, Call, Refused, Service};
@@ -21,7 +22,6 @@ use crate::store::{Entry, Snapshot, Store};
 pub(super) struct Caller {
     store: Arc<Store>,
     resolver: Resolver,
-    max_calls: u64,
     metrics: Arc<Metrics>,
 }
 
@@ -34,9 +34,10 @@ pub(super) enum Failure {
     Overloaded(Overloaded),
 }
 
-/// Until when a call may take, and where its values go.
+/// Whose call it is, until when it may take, and where its values go.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds<'a> {
+    pub(super) account: &'a Arc<Account>,
     pub(super) until: Instant,
     pub(super) values: &'a Values,
 }
@@ -44,19 +45,20 @@ pub(super) struct Bounds<'a> {
 /// A call under way.
 struct UnderWay<'a> {
     _counted: Held<'a>,
+    _taken: CallTaken,
     tally: Tally,
     started: Instant,
     attempts: i32,
 }
 
 impl Caller {
-    pub(super) fn new(store: Arc<Store>, max_calls: usize, metrics: Arc<Metrics>) -> Self {
-        Self { store, resolver: Resolver::default(), max_calls: max_calls as u64, metrics }
+    pub(super) fn new(store: Arc<Store>, metrics: Arc<Metrics>) -> Self {
+        Self { store, resolver: Resolver::default(), metrics }
     }
 
     /// Calls one of the masters that offer the service.
     pub(super) async fn call(&self, request: &Request, bounds: Bounds<'_>) -> Result<CallEnd, Failure> {
-        let mut call = self.begin(request)?;
+        let mut call = self.begin(request, bounds.account)?;
         let master = self.on_any(request, bounds, &mut call).await;
         call.end(master)
     }
@@ -68,7 +70,7 @@ impl Caller {
         request: &Request,
         bounds: Bounds<'_>,
     ) -> Result<CallEnd, Failure> {
-        let mut call = self.begin(request)?;
+        let mut call = self.begin(request, bounds.account)?;
         let master = attempt(entry, request, bounds, &mut call).await;
         call.end(master)
     }
@@ -95,18 +97,18 @@ impl Caller {
         Ok(ids.into_iter().filter_map(|id| directory.master(id)).cloned().collect())
     }
 
-    fn begin(&self, request: &Request) -> Result<UnderWay<'_>, Failure> {
+    fn begin(&self, request: &Request, account: &Arc<Account>) -> Result<UnderWay<'_>, Failure> {
         self.metrics.calls.increment();
         let tally = self.metrics.methods.begin(&request.service, &request.method);
-        let call =
-            UnderWay { _counted: self.metrics.calls_outstanding.hold(), tally, started: Instant::now(), attempts: 0 };
-        if self.metrics.calls_outstanding.get() > self.max_calls {
-            self.metrics.overloaded.increment();
-            let message = "more calls are under way than max_calls allows; try again".to_owned();
-            call.tally.end(Ending::Refused, call.started.elapsed());
-            return Err(Failure::Overloaded(Overloaded { message }));
+        let (counted, started) = (self.metrics.calls_outstanding.hold(), Instant::now());
+        match account.call(&request.service) {
+            Ok(taken) => Ok(UnderWay { _counted: counted, _taken: taken, tally, started, attempts: 0 }),
+            Err(too_many) => {
+                self.metrics.overloaded.increment();
+                tally.end(Ending::Refused, started.elapsed());
+                Err(Failure::Overloaded(Overloaded { message: message(too_many, &request.service) }))
+            }
         }
-        Ok(call)
     }
 
     async fn on_any(&self, request: &Request, bounds: Bounds<'_>, call: &mut UnderWay<'_>) -> Result<String, Failure> {
@@ -168,6 +170,15 @@ impl UnderWay<'_> {
         self.tally.end(master.as_ref().err().map_or(Ending::Answered, Failure::ending), took);
         Ok(CallEnd { master: master?, duration_us: took.as_micros() as i64, attempts: self.attempts })
     }
+}
+
+/// Why a call may not begin.
+fn message(too_many: TooManyCalls, service: &str) -> String {
+    let who = match too_many {
+        TooManyCalls::OfUser => "this user has as many calls under way as one user".to_owned(),
+        TooManyCalls::OfService => format!("this user has as many calls of `{service}` under way as of one service"),
+    };
+    format!("{who} may have of max_calls; try again")
 }
 
 /// Calls one master; its id. It is let go as soon as the call is sent: who waits for an answer keeps no connection

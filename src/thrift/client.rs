@@ -106,8 +106,9 @@ impl Client {
         self.ask(self.timeout, |sidecar| sidecar.services(filter))
     }
 
-    pub fn instances(&mut self, service: &str) -> Result<InstancesReply, Error> {
-        self.ask(self.timeout, |sidecar| sidecar.instances(service.to_owned()))
+    /// One page of the instances that `filter` lets pass.
+    pub fn instances(&mut self, filter: Filter) -> Result<InstancesReply, Error> {
+        self.ask(self.timeout, |sidecar| sidecar.instances_page(filter))
     }
 
     /// Waits for changes of masters, at most for `wait` beside the client's own timeout.

@@ -10,10 +10,10 @@ use thrift::{ApplicationError, ApplicationErrorKind, TConfiguration};
 
 use super::Config;
 use super::dialect::{Dialect, Protocol};
-use super::owed::{Ledger, Owed};
-use super::scan::Wrong;
+use super::memory::{Charge, OVERLOADED, Part};
 use super::service::{Asked, Pass};
 use super::wait::{Awaited, Wait};
+
 use crate::metrics::Metrics;
 
 /// Encodes and decodes within the bounds.
@@ -21,23 +21,22 @@ use crate::metrics::Metrics;
 pub(super) struct Codec {
     limits: TConfiguration,
     max_reply: usize,
-    ledger: Arc<Ledger>,
     metrics: Arc<Metrics>,
 }
 
 /// What a request came to.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// Its reply was added to the output, and is owed until the client has taken it.
-    Answered(Owed),
-    /// The same of a refusal: what the request came to was more than may be owed.
-    Refused(Owed),
+    /// Its reply was added to the output.
+    Answered,
+    /// A refusal was: what the request came to was more than a reply, or the user, may have.
+    Refused,
     /// It waits. Wait, then ask again with the answer.
     Waits(Box<Wait>),
 }
 
 impl Codec {
-    pub(super) fn new(config: &Config, ledger: Arc<Ledger>, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(config: &Config, metrics: Arc<Metrics>) -> Self {
         let request = config.max_request.max(config.max_call).as_u64() as usize;
         let limits = TConfiguration::builder()
             .max_message_size(Some(request))
@@ -47,10 +46,11 @@ impl Codec {
             .max_string_size(Some(config.max_string.as_u64() as usize))
             .build()
             .expect("a frame is no larger than a message");
-        Self { limits, max_reply: config.max_reply.as_u64() as usize, ledger, metrics }
+        Self { limits, max_reply: config.max_reply.as_u64() as usize, metrics }
     }
 
-    /// Answers `message`, which the scanner found whole and within its bounds, by adding its reply to `output`.
+    /// Answers `message`, which the scanner found whole and within its bounds, by adding its reply to `output`, which
+    /// is charged.
     ///
     /// The generated code cannot wait. So a request that must wait passes through it twice: the first time for its
     /// arguments, and a second time, with `awaited`, for its reply.
@@ -61,6 +61,7 @@ impl Codec {
         asked: Asked<'_>,
         awaited: Option<Awaited>,
         output: &mut Vec<u8>,
+        charge: &mut Charge,
     ) -> thrift::Result<Outcome> {
         let start = output.len();
         let header = if dialect.framed { 4 } else { 0 };
@@ -81,45 +82,53 @@ impl Codec {
             return Ok(Outcome::Waits(wait));
         }
         self.metrics.requests.increment();
-        let refusal = self.refusal(output.len() - start);
+        let refusal = self.refusal(output.len() - start, charge.set(Part::Output, output.capacity()));
         if let Some(refusal) = &refusal {
             output.truncate(start + header);
+            output.shrink_to_fit();
             self.write_exception(dialect, &request, refusal, output)?;
+            // A refusal is sent also where there is no room for it.
+            let _ = charge.set(Part::Output, output.capacity());
         }
-        let owed = self.ledger.owe(output.len() - start);
         if request.message_type == TMessageType::OneWay {
             output.truncate(start);
         } else if dialect.framed {
             let length = (output.len() - start - header) as u32;
             output[start..start + header].copy_from_slice(&length.to_be_bytes());
         }
-        Ok(if refusal.is_none() { Outcome::Answered(owed) } else { Outcome::Refused(owed) })
+        Ok(if refusal.is_none() { Outcome::Answered } else { Outcome::Refused })
     }
 
     /// Tells a client whose message is not answered why.
-    pub(super) fn refuse(&self, dialect: Dialect, wrong: Wrong, output: &mut Vec<u8>) -> thrift::Result<()> {
+    pub(super) fn refuse(
+        &self,
+        dialect: Dialect,
+        error: &ApplicationError,
+        output: &mut Vec<u8>,
+    ) -> thrift::Result<()> {
         let start = output.len();
         output.resize(start + if dialect.framed { 4 } else { 0 }, 0);
         let body = output.len();
         let unknown = TMessageIdentifier::new("", TMessageType::Call, 0);
-        let error = ApplicationError::new(ApplicationErrorKind::ProtocolError, wrong.to_string());
-        self.write_exception(dialect, &unknown, &error, output)?;
+        self.write_exception(dialect, &unknown, error, output)?;
         let length = (output.len() - body) as u32;
         output[start..body].copy_from_slice(&length.to_be_bytes()[..body - start]);
         Ok(())
     }
 
     /// Why a reply of so many bytes is not sent, if it is not.
-    fn refusal(&self, bytes: usize) -> Option<ApplicationError> {
-        let refusal = |message: &str| Some(ApplicationError::new(ApplicationErrorKind::InternalError, message));
+    fn refusal(&self, bytes: usize, has_room: bool) -> Option<ApplicationError> {
         if bytes > self.max_reply {
-            return refusal("the reply would be larger than max_reply allows; ask for less, or by `subtree` in pages");
+            let message = "the reply would be larger than max_reply allows; ask for less, or by `subtree` in pages";
+            return Some(ApplicationError::new(ApplicationErrorKind::InternalError, message));
         }
-        if !self.ledger.has_room(bytes) {
-            self.metrics.overloaded.increment();
-            return refusal("overloaded: too many bytes of replies wait for their readers; try again");
-        }
-        None
+        (!has_room).then(|| self.overloaded(OVERLOADED))
+    }
+
+    /// That somebody takes too much of something.
+    pub(super) fn overloaded(&self, message: &str) -> ApplicationError {
+        self.metrics.overloaded.increment();
+        ApplicationError::new(ApplicationErrorKind::InternalError, message)
     }
 
     fn write_exception(

@@ -29,12 +29,15 @@ pub struct Config {
     pub max_connections_per_user: usize,
     /// How many connections may wait for a watch; these count apart from the others.
     pub max_watches: usize,
+    /// How many paths all watches may have together.
+    pub max_watch_paths: usize,
     pub max_request: ByteSize,
     /// The largest request of `call`, `callOn`, `callAll`, `callMany`, `startCall` and `broadcast`.
     pub max_call: ByteSize,
     pub max_reply: ByteSize,
-    /// How many bytes of replies may wait for their readers, over all connections.
-    pub max_waiting_replies: ByteSize,
+    /// How much memory all clients together may make the endpoint hold: requests that came in part, arguments of calls
+    /// and their values, paths of watches, replies that nobody has read.
+    pub max_memory: ByteSize,
     /// The longest string in a request.
     pub max_string: ByteSize,
     /// The most elements of a container in a request.
@@ -78,10 +81,11 @@ impl Default for Config {
             max_connections: 2_048,
             max_connections_per_user: 1_024,
             max_watches: 16_384,
+            max_watch_paths: 262_144,
             max_request: ByteSize::kib(64),
             max_call: ByteSize::mib(1),
             max_reply: ByteSize::mib(8),
-            max_waiting_replies: ByteSize::mib(256),
+            max_memory: ByteSize::mib(512),
             max_string: ByteSize::mib(1),
             max_container: 65_536,
             max_depth: 16,

@@ -6,22 +6,28 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::BufMut;
+use futures::FutureExt;
+use thrift::{ApplicationError, ApplicationErrorKind};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::Shared;
-use super::admission::{Place, Sent};
+use super::admission::{Place, Sent, Waiting};
 use super::codec::Outcome;
 use super::cut::{Cut, Cutter};
 use super::dialect::Dialect;
+use super::memory::{Charge, OVERLOADED, Part};
 use super::open::Open;
-use super::owed::Owed;
+use super::run_queue::{RunQueue, Turn};
 use super::scan::Bounds;
 use super::service::Asked;
 use super::wait::{Awaited, Wait};
-use crate::access::Identity;
+use super::{Peer, Shared};
 use crate::net::Stream;
 use crate::task::Stop;
+
+const TOO_MANY_WATCHES: &str = "overloaded: this user's watches are as many as one user may have of max_watches, or \
+                                their paths of max_watch_paths; try again later";
 
 /// Replies to pipelined requests are sent together up to this size.
 const GATHER: usize = 64 * 1024;
@@ -32,16 +38,49 @@ const READ: usize = 512;
 /// A buffer that grew beyond this for a large message is given back afterwards.
 const KEEP: usize = 16 * 1024;
 
+/// What a connection reads at most before it waits for its turn.
+const MAX_READ: usize = 64 * 1024;
+
+/// What a connection that waited for its reader sends before it waits for its turn.
+const PIECE: usize = 16 * 1024;
+
 struct Connection {
     stream: Stream,
     shared: Arc<Shared>,
     place: Place,
+    peer: Peer,
     stop: Stop,
-    identity: Identity,
+    cutter: Cutter,
     received: Vec<u8>,
     output: Vec<u8>,
-    owed: Vec<Owed>,
+    /// How much of the output has been sent.
+    sent: usize,
+    charge: Charge,
     open: Open,
+    /// There was no place to come back to from a watch: it keeps that of the watch until its reply is sent, and goes.
+    leaving: Option<Waiting>,
+}
+
+/// How far the requests of one turn were answered.
+enum Progress {
+    /// All that came.
+    Idle,
+    /// The turn is over, or there is enough to send.
+    More,
+    /// Up to one that has not come as a whole.
+    Incomplete,
+    /// Up to one that waits.
+    Waits(Pending),
+    /// What follows cannot be answered.
+    Ends(End),
+}
+
+/// A request that waits, at the beginning of what was received.
+struct Pending {
+    dialect: Dialect,
+    message: Range<usize>,
+    end: usize,
+    wait: Box<Wait>,
 }
 
 /// Why a connection ends.
@@ -52,6 +91,8 @@ enum End {
     TimedOut,
     /// What came was not a request.
     Malformed(&'static str),
+    /// Its user has no room for what came.
+    Overloaded,
     Failed(String),
 }
 
@@ -77,19 +118,24 @@ impl From<Sent> for End {
 }
 
 /// Serves one client until it leaves.
-pub(super) async fn serve(stream: Stream, place: Place, shared: Arc<Shared>, stop: Stop) {
+pub(super) async fn serve(stream: Stream, place: Place, queue: Arc<RunQueue>, shared: Arc<Shared>, stop: Stop) {
     let counted = shared.clone();
     let _open = counted.metrics.connections_open.hold();
+    let peer = Peer { account: place.account().clone(), queue, identity: shared.identify(&stream) };
+    let Some(charge) = Charge::new(&peer.account) else { return counted.metrics.connections_refused.increment() };
     let mut connection = Connection {
-        identity: shared.identify(&stream),
         stream,
-        shared,
         place,
+        peer,
         stop,
+        cutter: Cutter::new(Bounds::of(&shared.config)),
+        shared,
         received: Vec::new(),
         output: Vec::new(),
-        owed: Vec::new(),
+        sent: 0,
+        charge,
         open: Open::default(),
+        leaving: None,
     };
     match connection.run().await {
         Ok(never) => match never {},
@@ -99,6 +145,7 @@ pub(super) async fn serve(stream: Stream, place: Place, shared: Arc<Shared>, sto
             counted.metrics.malformed.increment();
             tracing::debug!(what, "closed a connection that did not bring a request");
         }
+        Err(End::Overloaded) => tracing::debug!("closed a connection whose user has no room for its request"),
         Err(End::Failed(error)) => tracing::debug!(error, "closed a connection"),
     }
 }
@@ -106,142 +153,211 @@ pub(super) async fn serve(stream: Stream, place: Place, shared: Arc<Shared>, sto
 impl Connection {
     /// Answers one request after the other; never ends but for a reason.
     async fn run(&mut self) -> Result<Infallible, End> {
-        let config = &self.shared.config;
-        let mut cutter = Cutter::new(Bounds {
-            message: config.max_request.as_u64() as usize,
-            call: config.max_call.as_u64() as usize,
-            string: config.max_string.as_u64() as usize,
-            container: config.max_container,
-            depth: config.max_depth,
-        });
-        let (request_timeout, idle_timeout) = (config.request_timeout, config.idle_timeout);
-        self.begins_within(config.first_byte_timeout).await?;
+        let (request_timeout, idle_timeout) = (self.shared.config.request_timeout, self.shared.config.idle_timeout);
+        self.begins_within(self.shared.config.first_byte_timeout).await?;
+        let mut deadline = Instant::now() + request_timeout;
         loop {
-            let deadline = Instant::now() + request_timeout;
-            let (dialect, message, end) = self.request(&mut cutter, deadline).await?;
-            self.answer(dialect, message).await?;
-            self.received.drain(..end);
-            if self.output.len() >= GATHER {
-                self.send().await?;
+            self.shared.access.refresh(&mut self.peer.identity, || self.stream.groups());
+            let turn = self.peer.turn().await;
+            let progress = self.answer_some(&turn)?;
+            self.send_at_once()?;
+            drop(turn);
+            self.send().await?;
+            match progress {
+                Progress::Incomplete => {
+                    timeout_at(deadline, self.receive()).await.map_err(|_| End::TimedOut)??;
+                    continue;
+                }
+                Progress::Idle => self.begins_within(idle_timeout).await?,
+                Progress::More => {}
+                Progress::Waits(pending) => self.answer_late(pending).await?,
+                Progress::Ends(end) => return Err(end),
             }
-            self.begins_within(idle_timeout).await?;
+            deadline = Instant::now() + request_timeout;
         }
     }
 
     /// Waits for the first bytes of a request. Meanwhile the connection is idle, and may have to go, unless it has a
     /// call open.
     async fn begins_within(&mut self, patience: Duration) -> Result<(), End> {
-        if self.received.is_empty() {
-            self.send().await?;
-            if self.open.is_some() {
-                return timeout(patience, self.receive()).await.map_err(|_| End::TimedOut)?;
-            }
-            self.place.set_idle(patience);
-            self.receive().await?;
-            self.place.set_busy();
+        if self.leaving.is_some() {
+            return Err(End::Quiet);
         }
+        if self.open.is_some() {
+            return timeout(patience, self.receive()).await.map_err(|_| End::TimedOut)?;
+        }
+        self.place.set_idle(patience);
+        self.receive().await?;
+        self.place.set_busy();
         Ok(())
     }
 
-    /// Waits until a request is whole: how it is encoded, where it is in what was received, and where it ends.
-    async fn request(&mut self, cutter: &mut Cutter, deadline: Instant) -> Result<(Dialect, Range<usize>, usize), End> {
-        loop {
-            match cutter.next(&self.received) {
-                Cut::Request { dialect, message, end } => return Ok((dialect, message, end)),
-                Cut::Incomplete => {
-                    self.send().await?;
-                    timeout_at(deadline, self.receive()).await.map_err(|_| End::TimedOut)??;
+    /// Answers what has come, until the turn is over.
+    fn answer_some(&mut self, turn: &Turn) -> Result<Progress, End> {
+        let mut at = 0;
+        let progress = loop {
+            let received = &self.received[at..];
+            if received.is_empty() {
+                break Progress::Idle;
+            }
+            match self.cutter.next(received) {
+                Cut::Request { dialect, message, end } => {
+                    let request = &received[message.clone()];
+                    let Shared { codec, desk, .. } = self.shared.as_ref();
+                    let asked = Asked { desk, peer: &self.peer };
+                    match codec.answer(dialect, request, asked, None, &mut self.output, &mut self.charge)? {
+                        Outcome::Answered | Outcome::Refused => at += end,
+                        Outcome::Waits(wait) => break Progress::Waits(Pending { dialect, message, end, wait }),
+                    }
                 }
+                Cut::Incomplete => break Progress::Incomplete,
                 Cut::Foreign(foreign) => {
                     self.output.extend(foreign.refusal());
-                    self.send().await?;
-                    return Err(End::Malformed(foreign.name()));
+                    break Progress::Ends(End::Malformed(foreign.name()));
                 }
                 Cut::Wrong(dialect, wrong) => {
-                    self.shared.codec.refuse(dialect, wrong, &mut self.output)?;
-                    self.send().await?;
-                    return Err(End::Malformed("a request out of bounds"));
+                    let error = ApplicationError::new(ApplicationErrorKind::ProtocolError, wrong.to_string());
+                    self.shared.codec.refuse(dialect, &error, &mut self.output)?;
+                    break Progress::Ends(End::Malformed("a request out of bounds"));
                 }
             }
-        }
+            if turn.is_over() || self.output.len() >= GATHER {
+                break Progress::More;
+            }
+        };
+        self.received.drain(..at);
+        Ok(progress)
     }
 
-    async fn answer(&mut self, dialect: Dialect, message: Range<usize>) -> Result<(), End> {
-        let mut awaited = None;
-        self.shared.access.refresh(&mut self.identity, || self.stream.groups());
-        loop {
-            let request = &self.received[message.clone()];
-            let asked = Asked { desk: &self.shared.desk, by: &self.identity };
-            let is_fetched = matches!(awaited, Some(Awaited::Values(_)));
-            match self.shared.codec.answer(dialect, request, asked, awaited, &mut self.output)? {
-                Outcome::Answered(owed) => {
-                    self.owed.push(owed);
-                    return Ok(());
-                }
-                Outcome::Refused(owed) => {
-                    self.owed.push(owed);
-                    if is_fetched {
-                        // Else the next values would hide that these are missing.
-                        self.open.give_up();
-                    }
-                    return Ok(());
-                }
-                Outcome::Waits(wait) => {
-                    self.send().await?;
-                    awaited = Some(self.wait(*wait, message.end).await?);
-                }
-            }
+    /// Waits for what a request waits for, and answers it.
+    async fn answer_late(&mut self, pending: Pending) -> Result<(), End> {
+        let Pending { dialect, message, end, wait } = pending;
+        let awaited = if self.charge.set(Part::Awaited, wait.memory_size()) {
+            self.wait(*wait, end).await?
+        } else {
+            self.shared.metrics.overloaded.increment();
+            wait.refused(OVERLOADED)
+        };
+        // Values that have come were charged as they came, so that there is room for them.
+        let _ = self.charge.set(Part::Awaited, awaited.memory_size());
+        let is_fetched = matches!(awaited, Awaited::Values(_));
+        let turn = self.peer.turn().await;
+        let Shared { codec, desk, .. } = self.shared.as_ref();
+        let (request, asked) = (&self.received[message], Asked { desk, peer: &self.peer });
+        let outcome = codec.answer(dialect, request, asked, Some(awaited), &mut self.output, &mut self.charge)?;
+        if is_fetched && matches!(outcome, Outcome::Refused) {
+            // Else the next values would hide that these are missing.
+            self.open.give_up();
         }
+        self.received.drain(..end);
+        self.send_at_once()?;
+        drop(turn);
+        let _ = self.charge.set(Part::Awaited, 0);
+        self.send().await
     }
 
     /// Waits for what the request that ends at `end` waits for, as long as the peer is there.
     async fn wait(&mut self, wait: Wait, end: usize) -> Result<Awaited, End> {
-        let _waiting = match wait.overloaded() {
-            Some(overloaded) => match self.place.wait() {
-                None => return Ok(overloaded),
+        let waiting = match wait.watches() {
+            Some(paths) => match self.place.wait(paths) {
+                None => {
+                    self.shared.metrics.overloaded.increment();
+                    return Ok(wait.refused(TOO_MANY_WATCHES));
+                }
                 waiting => waiting,
             },
             None => None,
         };
+        let awaited = self.until_answered(wait, end).await?;
+        if waiting.is_some() && !self.place.wait_no_more() {
+            self.leaving = waiting;
+        }
+        Ok(awaited)
+    }
+
+    async fn until_answered(&mut self, wait: Wait, end: usize) -> Result<Awaited, End> {
         let shared = self.shared.clone();
         // What is sent to many is sent to all of them, also when the peer goes meanwhile.
         let is_sending = wait.is_sending();
         let most = end + shared.config.max_request.as_u64() as usize;
         // In a box: else every connection would be as large as a call.
-        let mut waiting = Box::pin(wait.until_answered(&shared.desk, &self.identity, &mut self.open, &self.stop));
+        let mut waiting = Box::pin(wait.until_answered(&shared.desk, &self.peer, &mut self.open, &self.stop));
+        let mut has_room = !is_sending;
         loop {
-            let has_room = self.received.len() < most;
             tokio::select! {
                 answer = &mut waiting => return Ok(answer),
-                read = self.stream.read_buf(&mut self.received), if has_room && !is_sending => match read? {
-                    0 => return Err(End::Quiet),
-                    _ => self.received.reserve(READ),
-                },
+                read = read(&mut self.stream, &mut self.received), if has_room => {
+                    if read? == 0 {
+                        return Err(End::Quiet);
+                    }
+                    let may_grow = self.received.try_reserve(READ).is_ok() && self.received.len() < most;
+                    has_room = may_grow && self.charge.set(Part::Received, self.received.capacity());
+                }
             }
         }
     }
 
     async fn receive(&mut self) -> Result<(), End> {
-        self.received.reserve(READ);
+        let may_grow = self.received.try_reserve(READ).is_ok();
+        if !may_grow || !self.charge.set(Part::Received, self.received.capacity()) {
+            return self.refuse_request().await;
+        }
         tokio::select! {
             biased;
-            read = self.stream.read_buf(&mut self.received) => if read? == 0 { Err(End::Quiet) } else { Ok(()) },
+            read = read(&mut self.stream, &mut self.received) => if read? == 0 { Err(End::Quiet) } else { Ok(()) },
             sent = self.place.sent_away(), if !self.open.is_some() => Err(sent.into()),
             never = self.open.go_on() => match never {},
         }
     }
 
-    async fn send(&mut self) -> Result<(), End> {
-        if !self.output.is_empty() {
-            let sent = self.stream.write_all(&self.output);
-            timeout(self.shared.config.reply_timeout, sent).await.map_err(|_| End::TimedOut)??;
+    /// Tells the peer that there is no room for the rest of its request, after which nothing can be understood.
+    async fn refuse_request(&mut self) -> Result<(), End> {
+        let error = self.shared.codec.overloaded(OVERLOADED);
+        if let Some(dialect) = self.cutter.dialect() {
+            self.shared.codec.refuse(dialect, &error, &mut self.output)?;
         }
-        self.owed.clear();
+        self.send().await?;
+        Err(End::Overloaded)
+    }
+
+    /// Sends what the kernel takes at once.
+    fn send_at_once(&mut self) -> Result<(), End> {
+        if self.sent < self.output.len() {
+            self.sent += self.stream.write(&self.output[self.sent..]).now_or_never().transpose()?.unwrap_or(0);
+        }
+        Ok(())
+    }
+
+    /// Sends all.
+    async fn send(&mut self) -> Result<(), End> {
+        if self.sent < self.output.len() {
+            let patience = self.shared.config.reply_timeout;
+            timeout(patience, self.send_by_turns()).await.map_err(|_| End::TimedOut)??;
+        }
+        self.sent = 0;
         self.output.clear();
         self.output.shrink_to(KEEP);
         if self.received.is_empty() {
             self.received.shrink_to(KEEP);
         }
+        // That is no more than before.
+        let _ = self.charge.set(Part::Received, self.received.capacity());
+        let _ = self.charge.set(Part::Output, self.output.capacity());
         Ok(())
     }
+
+    async fn send_by_turns(&mut self) -> Result<(), End> {
+        while self.sent < self.output.len() {
+            let end = self.output.len().min(self.sent + PIECE);
+            self.sent += self.stream.write(&self.output[self.sent..end]).await?;
+            let _turn = self.peer.turn().await;
+            self.send_at_once()?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads what has come, up to what may be read at a time.
+async fn read(stream: &mut Stream, into: &mut Vec<u8>) -> io::Result<usize> {
+    stream.read_buf(&mut into.limit(MAX_READ)).await
 }

@@ -35,6 +35,11 @@ impl Cutter {
         Self { bounds, dialect: None, scanner: None }
     }
 
+    /// How the peer speaks, once that is known.
+    pub(super) fn dialect(&self) -> Option<Dialect> {
+        self.dialect
+    }
+
     /// Looks for a request at the beginning of `received`. After a `Request`, take its bytes away before the next call.
     pub(super) fn next(&mut self, received: &[u8]) -> Cut {
         let dialect = match self.dialect.map_or_else(|| dialect::tell(received), Told::Dialect) {

@@ -9,11 +9,11 @@ use super::codec::{Codec, Outcome};
 use super::cut::{Cut, Cutter};
 use super::dialect::Protocol;
 use super::handler::Desk;
-use super::owed::Ledger;
+use super::memory::Charge;
 use super::scan::{Bounds, Progress, Scanner, Wrong};
 use super::service::Asked;
-use super::{Config, ZkData};
-use crate::access::Identity;
+use super::shares::Shares;
+use super::{Config, Peer, ZkData};
 use crate::metrics::Metrics;
 use crate::model::{Change, Node, NodePath, Stat};
 use crate::store::{Feed, Store};
@@ -35,10 +35,11 @@ pub fn requests(bytes: &[u8]) {
     }
     let Cut::Request { dialect, message, .. } = at_once else { return };
     let mut output = Vec::new();
-    let (codec, desk, by) = &*HOUSE;
-    let asked = Asked { desk, by };
-    if let Ok(Outcome::Answered(_) | Outcome::Refused(_)) =
-        codec.answer(dialect, &bytes[message], asked, None, &mut output)
+    let (codec, desk) = &*HOUSE;
+    let peer = Peer::of(desk, None);
+    let mut charge = Charge::new(&peer.account).expect("room");
+    if let Ok(Outcome::Answered | Outcome::Refused) =
+        codec.answer(dialect, &bytes[message], Asked { desk, peer: &peer }, None, &mut output, &mut charge)
     {
         let length = output.first_chunk::<4>().map(|length| u32::from_be_bytes(*length) as usize + 4);
         assert!(!dialect.framed || output.is_empty() || length == Some(output.len()));
@@ -87,13 +88,12 @@ fn pass(input: &mut dyn TInputProtocol) -> thrift::Result<()> {
 }
 
 /// What answers, with one node.
-static HOUSE: LazyLock<(Codec, Desk, Identity)> = LazyLock::new(|| {
+static HOUSE: LazyLock<(Codec, Desk)> = LazyLock::new(|| {
     let (config, metrics) = (Config::default(), Arc::<Metrics>::default());
     let feed = Feed::new("fuzz", "file", vec![NodePath::root()]);
     let store = Store::new(&Default::default(), vec![feed], metrics.clone());
     let node = Node { data: b"data".as_slice().into(), stat: Stat::default() };
     store.publisher(0).publish_whole(vec![Change::Put(NodePath::root(), Arc::new(node))]);
-    let ledger = Ledger::new(config.max_waiting_replies.as_u64() as usize);
-    let desk = Desk::new(&config, &ZkData::default(), store, ledger.clone(), metrics.clone());
-    (Codec::new(&config, ledger, metrics), desk, Identity::root())
+    let desk = Desk::new(&config, &ZkData::default(), store, Shares::new(&config), metrics.clone());
+    (Codec::new(&config, metrics), desk)
 });

@@ -7,23 +7,30 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use super::caller::Caller;
 use super::convert;
 use super::idl::{self, AccessDenied, InvalidRequest, NotFound, NotReady, ReadOptions, TooStale};
-use super::owed::Ledger;
-use super::{Config, ZkData};
-use crate::access::{Denied, Identity};
+use super::shares::Shares;
+use super::{Config, Peer, ZkData};
+use crate::access::Denied;
 use crate::metrics::Metrics;
 use crate::model::{Freshness, NodePath};
 use crate::store::{Feed, Filled, Snapshot, Store, no_node};
 
-/// A page or a list of changes holds at most so many nodes, whatever the client asks for.
-const MAX_PAGE: usize = 10_000;
+/// A page holds at most so many entries and about so many bytes, whatever the client asks for: no more than are found,
+/// copied and written in a millisecond or two, since meanwhile the thread answers nobody else.
+const MAX_PAGE: usize = 4_000;
+const MAX_PAGE_BYTES: usize = 512 * 1024;
+
+/// The most of a reply that comes in no pages.
+const MAX_WHOLE_BYTES: usize = 2 * 1024 * 1024;
+
+/// Names of children are collected so many at a time.
+const SLICE: usize = 1_000;
 
 /// Answers questions from the newest snapshot, and calls masters.
 #[derive(Debug)]
 pub(super) struct Desk {
     pub(super) store: Arc<Store>,
     pub(super) caller: Arc<Caller>,
-    /// What the values of calls take before they are a reply is owed too.
-    pub(super) ledger: Arc<Ledger>,
+    pub(super) shares: Arc<Shares>,
     pub(super) config: Config,
     pub(super) metrics: Arc<Metrics>,
     zk_data: NodePath,
@@ -35,13 +42,13 @@ impl Desk {
         config: &Config,
         zk_data: &ZkData,
         store: Arc<Store>,
-        ledger: Arc<Ledger>,
+        shares: Arc<Shares>,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
-            caller: Arc::new(Caller::new(store.clone(), config.max_calls, metrics.clone())),
+            caller: Arc::new(Caller::new(store.clone(), metrics.clone())),
             store,
-            ledger,
+            shares,
             config: config.clone(),
             metrics,
             zk_data: zk_data.path.clone(),
@@ -61,12 +68,12 @@ impl Desk {
         self.metrics.exceptions.increment();
     }
 
-    pub(super) fn zk_data(&self, by: &Identity) -> thrift::Result<Vec<u8>> {
+    pub(super) fn zk_data(&self, peer: &Peer) -> thrift::Result<Vec<u8>> {
         let unanswered = |message: String| {
             let kind = thrift::ApplicationErrorKind::InternalError;
             thrift::Error::Application(thrift::ApplicationError::new(kind, message))
         };
-        by.may_read(&self.zk_data).map_err(|denied| unanswered(denied.message))?;
+        peer.identity.may_read(&self.zk_data).map_err(|denied| unanswered(denied.message))?;
         let snapshot = self.store.snapshot();
         if let Some(node) = snapshot.node(&self.zk_data) {
             return Ok(node.data.to_vec());
@@ -77,9 +84,9 @@ impl Desk {
         })
     }
 
-    pub(super) fn get(&self, by: &Identity, path: &str, options: &ReadOptions) -> thrift::Result<idl::NodeReply> {
+    pub(super) fn get(&self, peer: &Peer, path: &str, options: &ReadOptions) -> thrift::Result<idl::NodeReply> {
         let (path, snapshot) = (parse("path", path)?, self.store.snapshot());
-        by.may_read(&path).map_err(denied)?;
+        peer.identity.may_read(&path).map_err(denied)?;
         let freshness = fresh_enough(&snapshot, &[&path], options)?;
         let node = snapshot.node(&path).ok_or_else(|| not_found(&snapshot, &path, freshness))?;
         Ok(idl::NodeReply { node: convert::node(&path, node), freshness: freshness.into() })
@@ -87,47 +94,79 @@ impl Desk {
 
     pub(super) fn get_many(
         &self,
-        by: &Identity,
+        peer: &Peer,
         paths: &[String],
         options: &ReadOptions,
     ) -> thrift::Result<idl::NodesReply> {
         let paths: Vec<NodePath> = paths.iter().map(|path| parse("paths", path)).collect::<Result<_, _>>()?;
-        paths.iter().try_for_each(|path| by.may_read(path)).map_err(denied)?;
+        paths.iter().try_for_each(|path| peer.identity.may_read(path)).map_err(denied)?;
         let snapshot = self.store.snapshot();
         let freshness = fresh_enough(&snapshot, &paths.iter().collect::<Vec<_>>(), options)?;
         let (mut nodes, mut bytes) = (BTreeMap::new(), 0);
         for (path, node) in paths.iter().filter_map(|path| Some((path, snapshot.node(path)?))) {
             bytes += convert::node_size(path, node);
-            if bytes > self.max_reply() {
-                return Err(invalid("paths", "the reply would be larger than max_reply allows; ask for fewer"));
+            if bytes > self.whole_bytes() && !nodes.is_empty() {
+                return Err(invalid("paths", "more than a reply may hold; ask for fewer"));
             }
             nodes.insert(path.to_string(), convert::node(path, node));
         }
         Ok(idl::NodesReply { nodes, freshness: freshness.into() })
     }
 
-    /// The names of those children that may be read, or lead to something that may be.
+    /// The names of those children that may be read, or lead to something that may be. None: they are too many to be
+    /// told at once.
     pub(super) fn children(
         &self,
-        by: &Identity,
+        peer: &Peer,
+        path: &str,
+        options: &ReadOptions,
+    ) -> thrift::Result<Option<idl::ChildrenReply>> {
+        let (path, snapshot) = (parse("path", path)?, self.store.snapshot());
+        peer.identity.may_list(&path).map_err(denied)?;
+        let freshness = fresh_enough(&snapshot, &[&path], options)?;
+        let mut children = snapshot.children(&path);
+        let slice: Vec<&str> = children.by_ref().take(SLICE).collect();
+        if slice.is_empty() && snapshot.node(&path).is_none() {
+            return Err(not_found(&snapshot, &path, freshness));
+        }
+        let is_all = children.next().is_none();
+        let names = slice.into_iter().filter(|name| peer.identity.grant().lists(&path.child(name)));
+        let names = names.map(str::to_owned).collect();
+        Ok(is_all.then(|| idl::ChildrenReply { names, freshness: freshness.into() }))
+    }
+
+    /// The same, by turns.
+    pub(super) async fn many_children(
+        &self,
+        peer: &Peer,
         path: &str,
         options: &ReadOptions,
     ) -> thrift::Result<idl::ChildrenReply> {
         let (path, snapshot) = (parse("path", path)?, self.store.snapshot());
-        by.may_list(&path).map_err(denied)?;
         let freshness = fresh_enough(&snapshot, &[&path], options)?;
-        let all = by.grant().reads(&path);
-        let names = snapshot.children(&path).filter(|name| all || by.grant().lists(&path.child(name)));
-        let names: Vec<String> = names.map(str::to_owned).collect();
-        if names.is_empty() && snapshot.node(&path).is_none() {
-            return Err(not_found(&snapshot, &path, freshness));
+        let mut children = snapshot.children(&path);
+        let (mut names, mut bytes) = (Vec::<String>::new(), 0);
+        loop {
+            let turn = peer.turn().await;
+            while !turn.is_over() {
+                let slice: Vec<&str> = children.by_ref().take(SLICE).collect();
+                if slice.is_empty() {
+                    return Ok(idl::ChildrenReply { names, freshness: freshness.into() });
+                }
+                let listed = slice.into_iter().filter(|name| peer.identity.grant().lists(&path.child(name)));
+                let before = names.len();
+                names.extend(listed.map(str::to_owned));
+                bytes += names[before..].iter().map(|name| name.len() + 4).sum::<usize>();
+                if bytes > self.whole_bytes() {
+                    return Err(invalid("path", "more children than a reply may hold; read them by `subtree`"));
+                }
+            }
         }
-        Ok(idl::ChildrenReply { names, freshness: freshness.into() })
     }
 
     pub(super) fn subtree(
         &self,
-        by: &Identity,
+        peer: &Peer,
         path: &str,
         limit: i32,
         cursor: &str,
@@ -139,17 +178,17 @@ impl Desk {
         if after.as_ref().is_some_and(|after| !after.is_under(&path)) {
             return Err(invalid("cursor", "it is of another path; pass the one that the page before said"));
         }
-        by.may_list(&path).map_err(denied)?;
+        peer.identity.may_list(&path).map_err(denied)?;
         let snapshot = self.store.snapshot();
         let freshness = fresh_enough(&snapshot, &[&path], options)?;
         let (mut nodes, mut bytes, mut cursor) = (Vec::new(), 0, None);
         let from = after.clone().unwrap_or_else(|| path.clone());
-        let roots = by.grant().roots(&path);
+        let roots = peer.identity.grant().roots(&path);
         let below = roots.iter().flat_map(|root| snapshot.subtree(root, from.clone().max(root.clone())));
-        let readable = below.filter(|(at, _)| Some(*at) != after.as_ref() && by.grant().reads(at));
+        let readable = below.filter(|(at, _)| Some(*at) != after.as_ref() && peer.identity.grant().reads(at));
         for (at, node) in readable {
             bytes += convert::node_size(at, node);
-            if nodes.len() == limit || (bytes > self.max_reply() / 2 && !nodes.is_empty()) {
+            if nodes.len() == limit || (bytes > self.page_bytes() && !nodes.is_empty()) {
                 cursor = nodes.last().map(|last: &idl::Node| last.path.clone());
                 break;
             }
@@ -158,7 +197,7 @@ impl Desk {
         Ok(idl::SubtreeReply { nodes, cursor, freshness: freshness.into() })
     }
 
-    pub(super) fn status(&self, by: &Identity) -> thrift::Result<idl::StatusReply> {
+    pub(super) fn status(&self, peer: &Peer) -> thrift::Result<idl::StatusReply> {
         let snapshot = self.store.snapshot();
         let feeds = || snapshot.behind_all();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as i64;
@@ -166,29 +205,30 @@ impl Desk {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_ms: self.started.elapsed().as_millis() as i64,
             freshness: snapshot.freshness(feeds()).into(),
-            sources: feeds().map(|(feed, filled)| convert::source(feed, filled, now, by.grant())).collect(),
+            sources: feeds().map(|(feed, filled)| convert::source(feed, filled, now, peer.identity.grant())).collect(),
             counters: self.counters(&snapshot).map(|(name, n)| (name.to_owned(), n as i64)).collect(),
             limits: self.limits().into_iter().map(|(name, n)| (name.to_owned(), n as i64)).collect(),
             shared_trouble: self.metrics.shared_trouble.load().as_deref().cloned(),
-            access: by.to_string(),
+            access: peer.identity.to_string(),
         })
     }
 
     fn counters(&self, snapshot: &Snapshot) -> impl Iterator<Item = (&'static str, u64)> {
         let directory = snapshot.directory();
         let held = [("masters", directory.len() as u64), ("services", directory.count_of_services() as u64)];
-        self.metrics.named().into_iter().chain(held)
+        self.metrics.named().into_iter().chain(self.shares.gauges()).chain(held)
     }
 
-    fn limits(&self) -> [(&'static str, u64); 15] {
+    fn limits(&self) -> [(&'static str, u64); 16] {
         let config = &self.config;
         [
             ("maxConnections", config.max_connections as u64),
             ("maxConnectionsPerUser", config.max_connections_per_user as u64),
             ("maxWatches", config.max_watches as u64),
+            ("maxWatchPaths", config.max_watch_paths as u64),
             ("maxRequestBytes", config.max_request.as_u64()),
             ("maxReplyBytes", config.max_reply.as_u64()),
-            ("maxWaitingReplyBytes", config.max_waiting_replies.as_u64()),
+            ("maxMemoryBytes", config.max_memory.as_u64()),
             ("maxStringBytes", config.max_string.as_u64()),
             ("maxContainer", config.max_container as u64),
             ("maxDepth", config.max_depth as u64),
@@ -199,6 +239,14 @@ impl Desk {
             ("maxCallAll", config.max_call_all as u64),
             ("maxCallMs", config.max_call_time.as_millis() as u64),
         ]
+    }
+
+    pub(super) fn page_bytes(&self) -> usize {
+        MAX_PAGE_BYTES.min(self.max_reply() / 2)
+    }
+
+    fn whole_bytes(&self) -> usize {
+        MAX_WHOLE_BYTES.min(self.max_reply())
     }
 
     pub(super) fn max_reply(&self) -> usize {

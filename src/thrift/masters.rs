@@ -6,8 +6,8 @@ use semver::Version;
 
 use super::handler::{Desk, denied, ensure_known, invalid, page_size};
 use super::idl::{self, Filter, NotFound};
-use super::{convert, value};
-use crate::access::{Grant, Identity};
+use super::{Peer, convert, value};
+use crate::access::Grant;
 use crate::metrics::{Counter, Method};
 use crate::model::{Freshness, Service};
 use crate::store::{Directory, Entry, Offering, Offers, Snapshot};
@@ -18,48 +18,56 @@ const OFFERED: char = '+';
 /// or among those that nobody offers any more.
 const PAST: char = '-';
 
+/// A page is found among at most so many masters.
+const MAX_SEEN: usize = 4_000;
+
 impl Desk {
-    pub(super) fn masters(&self, by: &Identity, filter: &Filter) -> thrift::Result<idl::MastersReply> {
-        by.may_see_any().map_err(denied)?;
+    pub(super) fn masters(&self, peer: &Peer, filter: &Filter) -> thrift::Result<idl::MastersReply> {
+        peer.identity.may_see_any().map_err(denied)?;
         let limit = page_size(filter.limit.unwrap_or(0))?;
         let snapshot = self.store.snapshot();
         let freshness = known(&snapshot)?;
         let after = filter.cursor.as_deref().unwrap_or("");
-        let (mut masters, mut bytes, mut cursor) = (Vec::new(), 0, None);
+        let (mut masters, mut bytes, mut last, mut cursor) = (Vec::new(), 0, None, None);
         let later = snapshot.directory().masters(after).filter(|(id, _)| id.as_ref() > after);
-        for (_, entry) in later.filter(|(_, entry)| is_visible(entry, by.grant()) && may_pass(entry, filter)) {
-            bytes += entry.size;
-            if masters.len() == limit || (bytes > self.max_reply() / 2 && !masters.is_empty()) {
-                cursor = masters.last().map(|last: &idl::Master| last.id.clone());
+        for (seen, (id, entry)) in later.enumerate() {
+            let passes = is_visible(entry, peer.identity.grant()) && may_pass(entry, filter);
+            let is_full = passes && (masters.len() == limit || bytes + entry.size > self.page_bytes());
+            if seen == MAX_SEEN || (is_full && !masters.is_empty()) {
+                cursor = last;
                 break;
             }
-            masters.push(convert::master(entry, by.grant()));
+            last = Some(id.to_string());
+            if passes {
+                bytes += entry.size;
+                masters.push(convert::master(entry, peer.identity.grant()));
+            }
         }
         Ok(idl::MastersReply { masters, cursor, freshness: freshness.into() })
     }
 
-    pub(super) fn master(&self, by: &Identity, id: &str) -> thrift::Result<idl::MasterReply> {
-        by.may_see_any().map_err(denied)?;
+    pub(super) fn master(&self, peer: &Peer, id: &str) -> thrift::Result<idl::MasterReply> {
+        peer.identity.may_see_any().map_err(denied)?;
+        let grant = peer.identity.grant();
         let snapshot = self.store.snapshot();
         let freshness = known(&snapshot)?;
-        match snapshot.directory().master(id).filter(|entry| is_visible(entry, by.grant())) {
-            Some(entry) => {
-                Ok(idl::MasterReply { master: convert::master(entry, by.grant()), freshness: freshness.into() })
-            }
+        match snapshot.directory().master(id).filter(|entry| is_visible(entry, grant)) {
+            Some(entry) => Ok(idl::MasterReply { master: convert::master(entry, grant), freshness: freshness.into() }),
             None => Err(not_found(id, format!("there is no master `{id}`"), freshness)),
         }
     }
 
     /// The services that are offered, and after them those that nobody offers any more.
-    pub(super) fn services(&self, by: &Identity, filter: &Filter) -> thrift::Result<idl::ServicesReply> {
-        by.may_see_any().map_err(denied)?;
+    pub(super) fn services(&self, peer: &Peer, filter: &Filter) -> thrift::Result<idl::ServicesReply> {
+        peer.identity.may_see_any().map_err(denied)?;
         let limit = page_size(filter.limit.unwrap_or(0))?;
         let snapshot = self.store.snapshot();
         let freshness = known(&snapshot)?;
         let (are_offered, after) = place(filter)?;
         let directory = snapshot.directory();
+        let grant = peer.identity.grant();
         let is_named =
-            |name: &str| by.grant().sees(name) && filter.service_name.as_deref().is_none_or(|wanted| wanted == name);
+            |name: &str| grant.sees(name) && filter.service_name.as_deref().is_none_or(|wanted| wanted == name);
         let offered = directory.services(after).filter(|(name, _)| are_offered && is_named(name));
         let offered = offered.map(|(name, offers)| (OFFERED, name, summary(directory, name, offers, filter)));
         let past = directory.past_services(if are_offered { None } else { after }).filter(|name| is_named(name));
@@ -68,7 +76,7 @@ impl Desk {
         let (mut services, mut bytes, mut last, mut cursor) = (Vec::new(), 0, None, None);
         for (mark, name, masters) in all {
             bytes += name.len() + masters.keys().map(|version| version.len() + 8).sum::<usize>() + 64;
-            if services.len() == limit || (bytes > self.max_reply() / 2 && !services.is_empty()) {
+            if services.len() == limit || (bytes > self.page_bytes() && !services.is_empty()) {
                 cursor = last;
                 break;
             }
@@ -78,20 +86,41 @@ impl Desk {
         Ok(idl::ServicesReply { services, freshness: freshness.into(), cursor })
     }
 
-    pub(super) fn instances(&self, by: &Identity, service: &str) -> thrift::Result<idl::InstancesReply> {
-        by.may_see(service).map_err(denied)?;
+    pub(super) fn instances(&self, peer: &Peer, filter: &Filter) -> thrift::Result<idl::InstancesReply> {
+        let service = filter.service_name.as_deref();
+        let service = service.ok_or_else(|| invalid("filter.serviceName", "there must be one"))?;
+        peer.identity.may_see(service).map_err(denied)?;
+        let limit = page_size(filter.limit.unwrap_or(0))?;
+        let after = filter.cursor.as_deref().map(after).transpose()?;
         let snapshot = self.store.snapshot();
         let freshness = known(&snapshot)?;
         let directory = snapshot.directory();
         if directory.offers(service).is_none() && !directory.was_offered(service) {
             return Err(not_found(service, format!("no master has ever offered `{service}`"), freshness));
         }
-        let instances = directory.instances(service).map(|(entry, offer)| convert::instance(entry, offer)).collect();
-        Ok(idl::InstancesReply { instances, freshness: freshness.into() })
+        let after = after.as_ref().map(|(version, id)| (version, *id));
+        let (mut instances, mut bytes, mut last, mut cursor) = (Vec::new(), 0, None, None);
+        for (seen, (entry, offer)) in directory.instances_after(service, after).enumerate() {
+            let at = format!("{} {}", offer.version(), entry.master.id);
+            let is_full = instances.len() >= limit || bytes > self.page_bytes() || seen >= MAX_SEEN;
+            // A master may offer a version more than once: it is told of on one page.
+            if is_full && last.as_ref().is_some_and(|last| *last != at) {
+                cursor = last;
+                break;
+            }
+            last = Some(at);
+            if has_metadata(offer, filter) {
+                let instance = convert::instance(entry, offer);
+                bytes += instance.master.len() + instance.address.len() + instance.offer.metadata.len() + 128;
+                instances.push(instance);
+            }
+        }
+        Ok(idl::InstancesReply { instances, freshness: freshness.into(), cursor })
     }
 
-    pub(super) fn stats(&self, by: &Identity) -> thrift::Result<idl::StatsReply> {
-        let methods = self.metrics.methods.all().into_iter().filter(|((service, _), _)| by.grant().sees(service));
+    pub(super) fn stats(&self, peer: &Peer) -> thrift::Result<idl::StatsReply> {
+        let grant = peer.identity.grant();
+        let methods = self.metrics.methods.all().into_iter().filter(|((service, _), _)| grant.sees(service));
         Ok(idl::StatsReply {
             methods: methods.map(|((service, name), method)| stats(service, name, &method)).collect(),
         })
@@ -106,9 +135,18 @@ fn place(filter: &Filter) -> thrift::Result<(bool, Option<&str>)> {
     place.ok_or_else(|| invalid("filter.cursor", "no page of services ended so"))
 }
 
+/// After which version and master a page of instances begins.
+fn after(cursor: &str) -> thrift::Result<(Version, &str)> {
+    let place = cursor.split_once(' ').and_then(|(version, id)| Some((Version::parse(version).ok()?, id)));
+    place.ok_or_else(|| invalid("filter.cursor", "no page of instances ended so"))
+}
+
 /// By version, how many masters offer a service as the filter asks for.
 fn summary(directory: &Directory, name: &str, offers: &Offers, filter: &Filter) -> BTreeMap<String, i32> {
     let count = |version: &Version, ids: &Offering| {
+        if filter.metadata.is_none() {
+            return ids.len() as i32;
+        }
         let offer = |service: &Service| service.base_name() == name && service.version() == *version;
         let entries = ids.iter().filter_map(|id| directory.master(id));
         entries.filter(|entry| offers_so(entry, filter, offer)).count() as i32
@@ -138,14 +176,18 @@ fn may_pass(entry: &Entry, filter: &Filter) -> bool {
 
 /// Whether a master offers one of those services with the metadata that the filter asks for.
 fn offers_so(entry: &Entry, filter: &Filter, which: impl Fn(&Service) -> bool) -> bool {
-    let has = |service: &Service, (key, wanted): (&String, &String)| {
+    entry.master.services.iter().any(|service| which(service) && has_metadata(service, filter))
+}
+
+/// Whether a service has all the metadata that the filter asks for.
+fn has_metadata(service: &Service, filter: &Filter) -> bool {
+    let has = |(key, wanted): (&String, &String)| {
         service.metadatum(key).is_some_and(|value| match value::bytes(value) {
             Some(text) => text == wanted.as_bytes(),
             None => value::text(value) == *wanted,
         })
     };
-    let has_all = |service: &Service| filter.metadata.iter().flatten().all(|wanted| has(service, wanted));
-    entry.master.services.iter().any(|service| which(service) && has_all(service))
+    filter.metadata.iter().flatten().all(has)
 }
 
 fn not_found(what: &str, message: String, freshness: Freshness) -> thrift::Error {

@@ -17,11 +17,13 @@ mod dialect;
 pub mod fuzz;
 mod handler;
 mod masters;
+mod memory;
 mod open;
-mod owed;
 mod request;
+mod run_queue;
 mod scan;
 mod service;
+mod shares;
 mod turns;
 mod value;
 mod wait;
@@ -41,11 +43,15 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::try_join_all;
+use nix::unistd::geteuid;
 
 use self::admission::{Admission, Place};
 pub use self::config::{Config, ZkData};
 use self::handler::Desk;
-use self::owed::Ledger;
+use self::run_queue::{RunQueue, Turn};
+#[cfg(any(test, feature = "fuzz"))]
+use self::shares::User;
+use self::shares::{Account, Shares};
 use self::turns::Turns;
 pub use self::watch::MAX_PATHS;
 use crate::access::{Access, Client, Identity};
@@ -56,6 +62,8 @@ use crate::task::{Stop, Tasks};
 
 /// How long a thread waits that could not listen.
 const PAUSE: Duration = Duration::from_millis(100);
+
+const ROOT: u32 = 0;
 
 /// A bound endpoint, which answers nobody yet.
 #[derive(Debug)]
@@ -71,10 +79,22 @@ struct Shared {
     access: Arc<Access>,
     codec: codec::Codec,
     admission: Arc<Admission>,
+    shares: Arc<Shares>,
     config: Config,
     metrics: Arc<Metrics>,
     /// This one's number, as the kernel tells it of a peer.
     process: Option<i32>,
+    /// The user it runs as.
+    own_user: u32,
+}
+
+/// Whom a connection serves: a user, who has its shares and its turns.
+#[derive(Clone, Debug)]
+struct Peer {
+    account: Arc<Account>,
+    queue: Arc<RunQueue>,
+    /// What it may do.
+    identity: Identity,
 }
 
 impl Endpoint {
@@ -105,15 +125,17 @@ impl Endpoint {
         tasks: &Tasks,
     ) -> io::Result<()> {
         let Self { config, bound } = self;
-        let ledger = Ledger::new(config.max_waiting_replies.as_u64() as usize);
+        let shares = Shares::new(&config);
         let shared = Arc::new(Shared {
-            desk: Desk::new(&config, zk_data, store.clone(), ledger.clone(), metrics.clone()),
+            desk: Desk::new(&config, zk_data, store.clone(), shares.clone(), metrics.clone()),
             access: access.clone(),
-            codec: codec::Codec::new(&config, ledger, metrics.clone()),
+            codec: codec::Codec::new(&config, metrics.clone()),
             admission: Admission::new(&config, metrics.clone()),
+            shares,
             config,
             metrics: metrics.clone(),
             process: i32::try_from(std::process::id()).ok(),
+            own_user: geteuid().as_raw(),
         });
         let (admission, stop) = (shared.admission.clone(), tasks.stop_signal());
         tasks.critical("the endpoint's clock", async move { admission.keep_time(&stop).await });
@@ -122,10 +144,11 @@ impl Endpoint {
             let (bound, shared, turns) = (bound.clone(), shared.clone(), turns.clone());
             tasks.thread(format!("thrift-{number}"), move |tasks| async move {
                 let stop = tasks.stop_signal();
+                let queue = Arc::<RunQueue>::default();
                 let serve = |stream: Stream| {
                     if let Some(place) = shared.admit(&stream) {
                         let held = turns.hold(number);
-                        let serving = connection::serve(stream, place, shared.clone(), stop.clone());
+                        let serving = connection::serve(stream, place, queue.clone(), shared.clone(), stop.clone());
                         tasks.short(serving.map(move |()| drop(held)));
                     }
                 };
@@ -153,12 +176,27 @@ impl Shared {
     fn admit(&self, stream: &Stream) -> Option<Place> {
         let peer = stream.peer();
         let is_own = peer.is_some_and(|peer| peer.pid() == self.process);
-        self.admission.admit(peer.map(|peer| peer.uid()), is_own)
+        let user = peer.map(|peer| peer.uid());
+        let is_admin = user.is_some_and(|user| user == ROOT || user == self.own_user);
+        self.admission.admit(self.shares.account(user, is_admin), is_own)
     }
 
     fn identify(&self, stream: &Stream) -> Identity {
         let client = stream.peer().map_or(Client::Tcp, |peer| Client::Unix { uid: peer.uid(), gid: peer.gid() });
         self.access.identify(client, || stream.groups())
+    }
+}
+
+impl Peer {
+    /// Waits until it is the user's turn, and of all its connections that of this one.
+    async fn turn(&self) -> Turn {
+        self.queue.turn(self.account.user).await
+    }
+
+    /// A user who has no more shares than others, and may do everything.
+    #[cfg(any(test, feature = "fuzz"))]
+    fn of(desk: &Desk, user: User) -> Self {
+        Self { account: desk.shares.account(user, false), queue: Arc::default(), identity: Identity::root() }
     }
 }
 

@@ -9,11 +9,13 @@ use std::task::{Context, Poll};
 use futures::future::{BoxFuture, FutureExt, MaybeDone, maybe_done};
 use tokio::time::{Instant, sleep_until};
 
+use super::Peer;
 use super::caller::{Bounds, Caller, Failure};
 use super::handler::Desk;
 use super::idl::{CallEnd, CallValues};
-use super::owed::Values;
+use super::memory::Values;
 use super::request::{Request, invalid};
+use super::shares::Account;
 
 /// The call, if there is one; dropped, it is given up. It goes on only while somebody waits for it here.
 #[derive(Default)]
@@ -28,13 +30,13 @@ struct OpenCall {
 
 impl Open {
     /// Starts a call on the master with this id, or on one of those that offer the service.
-    pub(super) fn start(&mut self, desk: &Desk, master: String, request: Request) -> thrift::Result<()> {
+    pub(super) fn start(&mut self, desk: &Desk, peer: &Peer, master: String, request: Request) -> thrift::Result<()> {
         if self.is_some() {
             return Err(invalid("call", "the connection has one open already: fetch the rest of its values").into());
         }
-        let values = Arc::new(Values::new(&desk.budget()));
+        let values = Arc::new(Values::new(&desk.budget(peer)));
         let until = Instant::now() + request.timeout + desk.config.idle_timeout;
-        let call = carry_out(desk.caller.clone(), master, request, values.clone());
+        let call = carry_out(desk.caller.clone(), peer.account.clone(), master, request, values.clone());
         self.0 = Some(Box::new(OpenCall { call: maybe_done(call.boxed()), values, until }));
         Ok(())
     }
@@ -97,11 +99,12 @@ impl OpenCall {
 
 async fn carry_out(
     caller: Arc<Caller>,
+    account: Arc<Account>,
     master: String,
     request: Request,
     values: Arc<Values>,
 ) -> Result<CallEnd, Failure> {
-    let bounds = Bounds { until: Instant::now() + request.timeout, values: &values };
+    let bounds = Bounds { account: &account, until: Instant::now() + request.timeout, values: &values };
     if master.is_empty() {
         return caller.call(&request, bounds).await;
     }

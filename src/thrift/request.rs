@@ -60,6 +60,11 @@ impl Request {
             encoding,
         })
     }
+
+    /// About how much memory it takes, its arguments above all.
+    pub(super) fn memory_size(&self) -> usize {
+        size_of::<Self>() + self.service.len() + self.method.len() + value::memory_size(&self.arguments)
+    }
 }
 
 /// Not the default ones: in the generated code, those allow no time at all.

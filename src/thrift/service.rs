@@ -6,25 +6,25 @@ use thrift::protocol::{TInputProtocol, TMessageIdentifier, TOutputProtocol, TSto
 use thrift::server::TProcessor;
 use thrift::{ApplicationError, ApplicationErrorKind};
 
+use super::Peer;
 use super::codec::write_exception;
 use super::handler::{Desk, denied};
 use super::idl::{self, CallOptions, Encoding, Filter, ReadOptions, RosterSyncHandler, RosterSyncProcessor};
 use super::request::{self, Request};
 use super::wait::{Awaited, Wait};
 use super::zk_data::{ZkDataServiceSyncHandler, ZkDataServiceSyncProcessor};
-use crate::access::Identity;
 
-/// Who answers a request, and who asks.
+/// Who answers a request, and whom.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asked<'a> {
     pub(super) desk: &'a Desk,
-    pub(super) by: &'a Identity,
+    pub(super) peer: &'a Peer,
 }
 
 /// One pass of a request through the generated code.
 pub(super) struct Pass<'a> {
     desk: &'a Desk,
-    by: &'a Identity,
+    peer: &'a Peer,
     turn: RefCell<Turn>,
 }
 
@@ -37,8 +37,8 @@ enum Turn {
 
 impl<'a> Pass<'a> {
     /// The first pass; or the second one, with what was awaited.
-    pub(super) fn new(Asked { desk, by }: Asked<'a>, awaited: Option<Awaited>) -> Self {
-        Self { desk, by, turn: RefCell::new(awaited.map_or(Turn::First, Turn::Second)) }
+    pub(super) fn new(Asked { desk, peer }: Asked<'a>, awaited: Option<Awaited>) -> Self {
+        Self { desk, peer, turn: RefCell::new(awaited.map_or(Turn::First, Turn::Second)) }
     }
 
     /// To the service that the request's name says: `service:method`, or a method alone.
@@ -117,23 +117,29 @@ impl<'a> Pass<'a> {
     /// What changes other processes is for administrators.
     fn commands(&self, wait: impl FnOnce() -> thrift::Result<Wait>) -> thrift::Result<i32> {
         match self.awaited() {
-            Some(Awaited::Sent(count)) => Ok(count),
-            _ => self.waits(self.by.may_command().map_err(denied).and_then(|()| wait())),
+            Some(Awaited::Sent(sent)) => self.desk.counted(sent),
+            _ => self.waits(self.peer.identity.may_command().map_err(denied).and_then(|()| wait())),
         }
     }
 }
 
 impl RosterSyncHandler for &Pass<'_> {
     fn handle_get(&self, path: String, options: ReadOptions) -> thrift::Result<idl::NodeReply> {
-        self.desk.counted(self.desk.get(self.by, &path, &options))
+        self.desk.counted(self.desk.get(self.peer, &path, &options))
     }
 
     fn handle_get_many(&self, paths: Vec<String>, options: ReadOptions) -> thrift::Result<idl::NodesReply> {
-        self.desk.counted(self.desk.get_many(self.by, &paths, &options))
+        self.desk.counted(self.desk.get_many(self.peer, &paths, &options))
     }
 
     fn handle_children(&self, path: String, options: ReadOptions) -> thrift::Result<idl::ChildrenReply> {
-        self.desk.counted(self.desk.children(self.by, &path, &options))
+        match self.awaited() {
+            Some(Awaited::Children(reply)) => self.desk.counted(reply),
+            _ => match self.desk.counted(self.desk.children(self.peer, &path, &options))? {
+                Some(reply) => Ok(reply),
+                None => self.waits(Ok(Wait::Children(path, options))),
+            },
+        }
     }
 
     fn handle_subtree(
@@ -143,7 +149,7 @@ impl RosterSyncHandler for &Pass<'_> {
         cursor: String,
         options: ReadOptions,
     ) -> thrift::Result<idl::SubtreeReply> {
-        self.desk.counted(self.desk.subtree(self.by, &path, limit, &cursor, &options))
+        self.desk.counted(self.desk.subtree(self.peer, &path, limit, &cursor, &options))
     }
 
     fn handle_watch(
@@ -155,34 +161,39 @@ impl RosterSyncHandler for &Pass<'_> {
     ) -> thrift::Result<idl::WatchReply> {
         match self.awaited() {
             Some(Awaited::Watch(reply)) => self.desk.counted(reply),
-            _ => self.waits(self.desk.watch(self.by, since, &paths, timeout_ms, limit).map(Wait::Watch)),
+            _ => self.waits(self.desk.watch(self.peer, since, &paths, timeout_ms, limit).map(Wait::Watch)),
         }
     }
 
     fn handle_status(&self) -> thrift::Result<idl::StatusReply> {
-        self.desk.counted(self.desk.status(self.by))
+        self.desk.counted(self.desk.status(self.peer))
     }
 
     fn handle_masters(&self, filter: Filter) -> thrift::Result<idl::MastersReply> {
-        self.desk.counted(self.desk.masters(self.by, &filter))
+        self.desk.counted(self.desk.masters(self.peer, &filter))
     }
 
     fn handle_master(&self, id: String) -> thrift::Result<idl::MasterReply> {
-        self.desk.counted(self.desk.master(self.by, &id))
+        self.desk.counted(self.desk.master(self.peer, &id))
     }
 
     fn handle_services(&self, filter: Filter) -> thrift::Result<idl::ServicesReply> {
-        self.desk.counted(self.desk.services(self.by, &filter))
+        self.desk.counted(self.desk.services(self.peer, &filter))
     }
 
     fn handle_instances(&self, service: String) -> thrift::Result<idl::InstancesReply> {
-        self.desk.counted(self.desk.instances(self.by, &service))
+        let filter = Filter { service_name: Some(service), metadata: None, limit: None, cursor: None };
+        self.desk.counted(self.desk.instances(self.peer, &filter))
+    }
+
+    fn handle_instances_page(&self, filter: Filter) -> thrift::Result<idl::InstancesReply> {
+        self.desk.counted(self.desk.instances(self.peer, &filter))
     }
 
     fn handle_watch_masters(&self, since: i64, timeout_ms: i32, limit: i32) -> thrift::Result<idl::MastersWatchReply> {
         match self.awaited() {
             Some(Awaited::WatchMasters(reply)) => self.desk.counted(reply),
-            _ => self.waits(self.desk.watch_masters(self.by, since, timeout_ms, limit).map(Wait::WatchMasters)),
+            _ => self.waits(self.desk.watch_masters(self.peer, since, timeout_ms, limit).map(Wait::WatchMasters)),
         }
     }
 
@@ -194,7 +205,7 @@ impl RosterSyncHandler for &Pass<'_> {
         options: CallOptions,
     ) -> thrift::Result<idl::CallResult> {
         let call = idl::Call::new(service, method, arguments, options);
-        self.called(|| self.desk.request(self.by, call).map(Wait::Call))
+        self.called(|| self.desk.request(self.peer, call).map(Wait::Call))
     }
 
     fn handle_call_on(
@@ -206,7 +217,7 @@ impl RosterSyncHandler for &Pass<'_> {
         options: CallOptions,
     ) -> thrift::Result<idl::CallResult> {
         let call = idl::Call::new(service, method, arguments, options);
-        self.called(|| Ok(Wait::CallOn(master, self.desk.request(self.by, call)?)))
+        self.called(|| Ok(Wait::CallOn(master, self.desk.request(self.peer, call)?)))
     }
 
     fn handle_call_all(
@@ -217,15 +228,17 @@ impl RosterSyncHandler for &Pass<'_> {
         options: CallOptions,
     ) -> thrift::Result<Vec<idl::CallOutcome>> {
         let call = idl::Call::new(service, method, arguments, options);
-        self.called_several(|| self.desk.request(self.by, call).map(Wait::CallAll))
+        self.called_several(|| self.desk.request(self.peer, call).map(Wait::CallAll))
     }
 
     fn handle_call_many(&self, calls: Vec<idl::Call>) -> thrift::Result<Vec<idl::CallOutcome>> {
-        self.called_several(|| self.desk.requests(self.by, calls).map(Wait::CallMany))
+        self.called_several(|| self.desk.requests(self.peer, calls).map(Wait::CallMany))
     }
 
     fn handle_start_call(&self, call: idl::Call, master: String) -> thrift::Result<idl::CallValues> {
-        self.fetched(|| Ok(Wait::StartCall(master, Request { all_values: true, ..self.desk.request(self.by, call)? })))
+        self.fetched(|| {
+            Ok(Wait::StartCall(master, Request { all_values: true, ..self.desk.request(self.peer, call)? }))
+        })
     }
 
     fn handle_next_values(&self) -> thrift::Result<idl::CallValues> {
@@ -245,12 +258,12 @@ impl RosterSyncHandler for &Pass<'_> {
     }
 
     fn handle_stats(&self) -> thrift::Result<idl::StatsReply> {
-        self.desk.counted(self.desk.stats(self.by))
+        self.desk.counted(self.desk.stats(self.peer))
     }
 }
 
 impl ZkDataServiceSyncHandler for &Pass<'_> {
     fn handle_zk_data(&self) -> thrift::Result<Vec<u8>> {
-        self.desk.counted(self.desk.zk_data(self.by))
+        self.desk.counted(self.desk.zk_data(self.peer))
     }
 }

@@ -1,17 +1,29 @@
 //! Values: what clients write as JSON or MessagePack, and masters read as values; and back.
 
+use std::cell::Cell;
+use std::fmt;
+
 use rmpv::Value;
+use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value as Document;
 
 use super::idl::Encoding;
 use crate::model::json::Json;
 pub(super) use crate::model::json::{object, text};
+use crate::tunnel::frame::Bounds;
 
 /// The deepest nesting of a value that a client writes: as deep as the reader of JSON goes.
 const MAX_DEPTH: usize = 128;
 
+/// The most values that one holds, the containers among them: as many as a master reads of one message.
+const MAX_VALUES: usize = Bounds::DEFAULT.values;
+
 /// Reads one value. An integer of JSON beyond 64 bits becomes a float.
 pub(super) fn read(encoding: Encoding, bytes: &[u8]) -> Result<Value, String> {
+    // Decoded, a value takes up to 40 times as much as its bytes. None has fewer than one.
+    if bytes.len() > MAX_VALUES && count(encoding, bytes) > MAX_VALUES {
+        return Err(format!("more than {MAX_VALUES} values"));
+    }
     if encoding != Encoding::MSGPACK {
         let document: Document = serde_json::from_slice(bytes).map_err(|error| format!("no JSON: {error}"))?;
         return Ok(from_document(document));
@@ -40,6 +52,106 @@ pub(super) fn bytes(value: &Value) -> Option<&[u8]> {
         Value::Binary(bytes) => Some(bytes),
         _ => None,
     }
+}
+
+/// How many values there are, up to one more than may be, or to what cannot be read.
+fn count(encoding: Encoding, bytes: &[u8]) -> usize {
+    let left = Cell::new(MAX_VALUES + 1);
+    // Whatever is wrong with them is told when they are read.
+    let _ = if encoding == Encoding::MSGPACK {
+        let mut bytes = rmp_serde::Deserializer::from_read_ref(bytes);
+        bytes.set_max_depth(MAX_DEPTH);
+        Count(&left).deserialize(&mut bytes).map_err(drop)
+    } else {
+        Count(&left).deserialize(&mut serde_json::Deserializer::from_slice(bytes)).map_err(drop)
+    };
+    MAX_VALUES + 1 - left.get()
+}
+
+/// Counts the values that it passes, down from what is left.
+#[derive(Clone, Copy)]
+struct Count<'a>(&'a Cell<usize>);
+
+impl Count<'_> {
+    fn one<E: de::Error>(self) -> Result<(), E> {
+        let left = self.0.get().checked_sub(1).ok_or_else(|| E::custom("too many values"))?;
+        self.0.set(left);
+        Ok(())
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Count<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Count<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_bool<E: de::Error>(self, _: bool) -> Result<(), E> {
+        self.one()
+    }
+
+    fn visit_i64<E: de::Error>(self, _: i64) -> Result<(), E> {
+        self.one()
+    }
+
+    fn visit_u64<E: de::Error>(self, _: u64) -> Result<(), E> {
+        self.one()
+    }
+
+    fn visit_f64<E: de::Error>(self, _: f64) -> Result<(), E> {
+        self.one()
+    }
+
+    fn visit_str<E: de::Error>(self, _: &str) -> Result<(), E> {
+        self.one()
+    }
+
+    fn visit_bytes<E: de::Error>(self, _: &[u8]) -> Result<(), E> {
+        self.one()
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<(), E> {
+        self.one()
+    }
+
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, extension: D) -> Result<(), D::Error> {
+        extension.deserialize_any(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        self.one()?;
+        while items.next_element_seed(self)?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut pairs: A) -> Result<(), A::Error> {
+        self.one()?;
+        while pairs.next_key_seed(self)?.is_some() {
+            pairs.next_value_seed(self)?;
+        }
+        Ok(())
+    }
+}
+
+/// How much memory a value takes.
+pub(super) fn memory_size(value: &Value) -> usize {
+    size_of::<Value>()
+        + match value {
+            Value::String(text) => text.as_bytes().len(),
+            Value::Binary(bytes) | Value::Ext(_, bytes) => bytes.len(),
+            Value::Array(items) => items.iter().map(memory_size).sum(),
+            Value::Map(pairs) => pairs.iter().map(|(key, value)| memory_size(key) + memory_size(value)).sum(),
+            _ => 0,
+        }
 }
 
 fn from_document(document: Document) -> Value {
@@ -109,6 +221,23 @@ mod tests {
         assert_eq!(object(&json("[1,[2]]")), r#"{"0":1,"1":[2]}"#);
         assert_eq!(object(&json(r#"{"a":"b"}"#)), r#"{"a":"b"}"#);
         assert_eq!(object(&Value::Nil), "{}");
+    }
+
+    #[test]
+    fn very_many_values_are_refused_before_they_are_decoded() {
+        let list = |items: usize| format!("[{}0]", "0,".repeat(items - 1));
+        assert!(read(Encoding::JSON, list(MAX_VALUES - 1).as_bytes()).is_ok());
+        let refused = read(Encoding::JSON, list(MAX_VALUES).as_bytes()).expect_err("too many");
+        assert!(refused.contains("65536 values"), "{refused}");
+        let packed = |items: usize| {
+            let items = vec![Value::Nil; items];
+            write(Encoding::MSGPACK, &Value::Array(vec![Value::Array(items), Value::Map(vec![(1.into(), Value::Nil)])]))
+        };
+        assert!(read(Encoding::MSGPACK, &packed(MAX_VALUES - 5)).is_ok());
+        assert!(read(Encoding::MSGPACK, &packed(MAX_VALUES - 4)).is_err());
+        assert!(read(Encoding::JSON, format!("[\"{}\"]", ",".repeat(MAX_VALUES * 2)).as_bytes()).is_ok());
+        let packed = write(Encoding::MSGPACK, &Value::Array(vec![Value::Ext(1, vec![0; MAX_VALUES * 2])]));
+        assert!(read(Encoding::MSGPACK, &packed).is_ok());
     }
 
     #[test]

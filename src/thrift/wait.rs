@@ -4,17 +4,22 @@ use thrift::{ApplicationError, ApplicationErrorKind};
 
 use super::call::Several;
 use super::handler::Desk;
-use super::idl::{CallOutcome, CallResult, CallValues, MastersWatchReply, WatchReply};
+use super::idl::{
+    CallOutcome, CallResult, CallValues, ChildrenReply, MastersWatchReply, Overloaded, ReadOptions, WatchReply,
+};
+use super::memory::size;
 use super::open::Open;
 use super::request::Request;
 use super::watch::{Patience, Watch};
-use crate::access::Identity;
+use super::{Peer, value};
 use crate::model::Command;
 use crate::task::Stop;
 
 /// What a request waits for.
 #[derive(Debug)]
 pub(super) enum Wait {
+    /// Until very many children of a node are collected.
+    Children(String, ReadOptions),
     Watch(Watch),
     WatchMasters(Patience),
     Call(Request),
@@ -34,13 +39,14 @@ pub(super) enum Wait {
 /// The answer to one that waited.
 #[derive(Debug)]
 pub(super) enum Awaited {
+    Children(thrift::Result<ChildrenReply>),
     Watch(thrift::Result<WatchReply>),
     WatchMasters(thrift::Result<MastersWatchReply>),
     Call(thrift::Result<CallResult>),
     Calls(thrift::Result<Vec<CallOutcome>>),
     Values(thrift::Result<CallValues>),
     /// To how many it was sent.
-    Sent(i32),
+    Sent(thrift::Result<i32>),
 }
 
 impl Wait {
@@ -49,35 +55,81 @@ impl Wait {
         matches!(self, Wait::Broadcast(_) | Wait::Order(_))
     }
 
-    /// The answer where too many watches wait already; None: it is no watch.
-    pub(super) fn overloaded(&self) -> Option<Awaited> {
-        let message = "overloaded: max_watches wait already; try again later";
-        let error = || thrift::Error::Application(ApplicationError::new(ApplicationErrorKind::InternalError, message));
+    /// The answer to one that may not wait, since its user has too much of something.
+    pub(super) fn refused(&self, message: &str) -> Awaited {
+        let call = || thrift::Error::from(Overloaded { message: message.to_owned() });
+        let other = ApplicationError::new(ApplicationErrorKind::InternalError, message);
+        let other = thrift::Error::Application(other);
         match self {
-            Wait::Watch(_) => Some(Awaited::Watch(Err(error()))),
-            Wait::WatchMasters(_) => Some(Awaited::WatchMasters(Err(error()))),
+            Wait::Children(..) => Awaited::Children(Err(other)),
+            Wait::Watch(_) => Awaited::Watch(Err(other)),
+            Wait::WatchMasters(_) => Awaited::WatchMasters(Err(other)),
+            Wait::Call(_) | Wait::CallOn(..) => Awaited::Call(Err(call())),
+            Wait::CallAll(_) | Wait::CallMany(_) => Awaited::Calls(Err(call())),
+            Wait::StartCall(..) | Wait::NextValues => Awaited::Values(Err(call())),
+            Wait::Broadcast(_) | Wait::Order(_) => Awaited::Sent(Err(other)),
+        }
+    }
+
+    /// How many paths it watches; None: it is no watch.
+    pub(super) fn watches(&self) -> Option<usize> {
+        match self {
+            Wait::Watch(watch) => Some(watch.paths().len()),
+            Wait::WatchMasters(_) => Some(0),
             _ => None,
         }
     }
 
-    /// Waits. A stop ends watches at once, while calls may go on until they are done; dropped, they are given up.
-    pub(super) async fn until_answered(self, desk: &Desk, by: &Identity, open: &mut Open, stop: &Stop) -> Awaited {
+    /// About how much memory it takes while it waits.
+    pub(super) fn memory_size(&self) -> usize {
         match self {
-            Wait::Watch(watch) => Awaited::Watch(open.beside(desk.changes(&watch, by, stop)).await),
-            Wait::WatchMasters(patience) => {
-                Awaited::WatchMasters(open.beside(desk.master_changes(patience, by, stop)).await)
+            Wait::Watch(watch) => watch.memory_size(),
+            Wait::Call(request) | Wait::CallOn(_, request) | Wait::StartCall(_, request) => request.memory_size(),
+            // One after the other they are written for each master.
+            Wait::CallAll(request) => request.memory_size(),
+            Wait::CallMany(several) => several.iter().flatten().map(Request::memory_size).sum(),
+            Wait::Broadcast(command) | Wait::Order(command) => value::memory_size(command.message()),
+            Wait::WatchMasters(_) | Wait::NextValues | Wait::Children(..) => 0,
+        }
+    }
+
+    /// Waits. A stop ends watches at once, while calls may go on until they are done; dropped, they are given up.
+    pub(super) async fn until_answered(self, desk: &Desk, peer: &Peer, open: &mut Open, stop: &Stop) -> Awaited {
+        match self {
+            Wait::Children(path, options) => {
+                Awaited::Children(open.beside(desk.many_children(peer, &path, &options)).await)
             }
-            Wait::Call(request) => Awaited::Call(open.beside(desk.call(&request)).await),
-            Wait::CallOn(master, request) => Awaited::Call(open.beside(desk.call_on(&master, &request)).await),
-            Wait::CallAll(request) => Awaited::Calls(open.beside(desk.call_all(&request)).await),
-            Wait::CallMany(several) => Awaited::Calls(Ok(open.beside(desk.call_many(&several)).await)),
-            Wait::StartCall(master, request) => Awaited::Values(match open.start(desk, master, request) {
+            Wait::Watch(watch) => Awaited::Watch(open.beside(desk.changes(peer, &watch, stop)).await),
+            Wait::WatchMasters(patience) => {
+                Awaited::WatchMasters(open.beside(desk.master_changes(peer, patience, stop)).await)
+            }
+            Wait::Call(request) => Awaited::Call(open.beside(desk.call(peer, &request)).await),
+            Wait::CallOn(master, request) => Awaited::Call(open.beside(desk.call_on(peer, &master, &request)).await),
+            Wait::CallAll(request) => Awaited::Calls(open.beside(desk.call_all(peer, &request)).await),
+            Wait::CallMany(several) => Awaited::Calls(Ok(open.beside(desk.call_many(peer, &several)).await)),
+            Wait::StartCall(master, request) => Awaited::Values(match open.start(desk, peer, master, request) {
                 Ok(()) => open.next().await,
                 Err(refused) => Err(refused),
             }),
             Wait::NextValues => Awaited::Values(open.next().await),
-            Wait::Broadcast(command) => Awaited::Sent(open.beside(desk.broadcast(&command)).await),
-            Wait::Order(command) => Awaited::Sent(open.beside(desk.order(&command)).await),
+            Wait::Broadcast(command) => Awaited::Sent(Ok(open.beside(desk.broadcast(&command)).await)),
+            Wait::Order(command) => Awaited::Sent(Ok(open.beside(desk.order(&command)).await)),
+        }
+    }
+}
+
+impl Awaited {
+    /// About how much memory it takes until it is sent.
+    pub(super) fn memory_size(&self) -> usize {
+        match self {
+            Awaited::Children(Ok(reply)) => reply.names.iter().map(|name| name.len() + size_of::<String>()).sum(),
+            Awaited::Call(Ok(result)) => size(&result.values),
+            Awaited::Calls(Ok(outcomes)) => {
+                outcomes.iter().flat_map(|outcome| &outcome.result).map(|result| size(&result.values)).sum()
+            }
+            Awaited::Values(Ok(values)) => size(&values.values),
+            // Pages, which are bounded, and failures.
+            _ => 0,
         }
     }
 }

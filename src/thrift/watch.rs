@@ -2,17 +2,21 @@
 
 use std::time::Duration;
 
+use super::Peer;
 use super::convert;
 use super::handler::{Desk, absence, denied, fresh_enough, invalid, page_size, parse};
 use super::idl::{self, ReadOptions};
 use super::masters::{is_visible, known};
-use crate::access::{Grant, Identity};
+use crate::access::Grant;
 use crate::model::{ChangeKind, Freshness, NodePath, Revision};
 use crate::store::{MasterChange, Room, Since, Subscription};
 use crate::task::Stop;
 
 /// The most paths of one watch, each of which a change is compared with.
 pub const MAX_PATHS: usize = 1_024;
+
+/// What a path takes that is watched, beside its bytes: here and where the store looks for who waits.
+const PATH_OVERHEAD: usize = 256;
 
 /// The arguments of `watch`, checked.
 #[derive(Debug)]
@@ -29,24 +33,36 @@ pub(super) struct Patience {
     limit: usize,
 }
 
-/// An answer, and whether it is worth to be given before the time is over.
+/// An answer, whether it is worth to be given before the time is over, and whether it tells up to the present.
 struct Told<Reply> {
     reply: Reply,
     is_news: bool,
+    is_all: bool,
     revision: Revision,
+}
+
+impl Watch {
+    pub(super) fn paths(&self) -> &[NodePath] {
+        &self.paths
+    }
+
+    /// About how much memory it takes while it waits.
+    pub(super) fn memory_size(&self) -> usize {
+        self.paths.iter().map(|path| path.as_str().len() * 3 + PATH_OVERHEAD).sum()
+    }
 }
 
 impl Desk {
     /// Checks what `watch` was asked.
     pub(super) fn watch(
         &self,
-        by: &Identity,
+        peer: &Peer,
         since: i64,
         paths: &[String],
         timeout_ms: i32,
         limit: i32,
     ) -> thrift::Result<Watch> {
-        by.may_watch().map_err(denied)?;
+        peer.identity.may_watch().map_err(denied)?;
         let patience = self.patience(since, timeout_ms, limit)?;
         if paths.len() > MAX_PATHS {
             return Err(invalid("paths", &format!("more than {MAX_PATHS}; watch what lies above them")));
@@ -55,7 +71,7 @@ impl Desk {
         if paths.is_empty() {
             paths.push(NodePath::root());
         }
-        paths.iter().try_for_each(|path| by.may_list(path)).map_err(denied)?;
+        paths.iter().try_for_each(|path| peer.identity.may_list(path)).map_err(denied)?;
         paths.sort();
         paths.dedup();
         let snapshot = self.store.snapshot();
@@ -68,12 +84,12 @@ impl Desk {
     /// Checks what `watchMasters` was asked.
     pub(super) fn watch_masters(
         &self,
-        by: &Identity,
+        peer: &Peer,
         since: i64,
         timeout_ms: i32,
         limit: i32,
     ) -> thrift::Result<Patience> {
-        by.may_watch().and_then(|()| by.may_see_any()).map_err(denied)?;
+        peer.identity.may_watch().and_then(|()| peer.identity.may_see_any()).map_err(denied)?;
         self.patience(since, timeout_ms, limit)
     }
 
@@ -85,25 +101,26 @@ impl Desk {
     }
 
     /// Waits for what `watch` waits for.
-    pub(super) async fn changes(&self, watch: &Watch, by: &Identity, stop: &Stop) -> thrift::Result<idl::WatchReply> {
+    pub(super) async fn changes(&self, peer: &Peer, watch: &Watch, stop: &Stop) -> thrift::Result<idl::WatchReply> {
         let subscription = self.store.subscribe(&watch.paths);
-        self.wait(watch.patience, subscription, stop, |since| self.changes_since(watch, by, since)).await
+        self.wait(peer, watch.patience, subscription, stop, |since| self.changes_since(peer, watch, since)).await
     }
 
     /// Waits for what `watchMasters` waits for.
     pub(super) async fn master_changes(
         &self,
+        peer: &Peer,
         patience: Patience,
-        by: &Identity,
         stop: &Stop,
     ) -> thrift::Result<idl::MastersWatchReply> {
         let subscription = self.store.subscribe_to_masters();
-        self.wait(patience, subscription, stop, |since| self.masters_since(patience, by, since)).await
+        self.wait(peer, patience, subscription, stop, |since| self.masters_since(peer, patience, since)).await
     }
 
     /// Asks at each change, until there are news or the time is over. A stop answers as the time-out does.
     async fn wait<Reply>(
         &self,
+        peer: &Peer,
         patience: Patience,
         subscription: Subscription<'_>,
         stop: &Stop,
@@ -112,29 +129,34 @@ impl Desk {
         let _waiting = self.metrics.watches_waiting.hold();
         let deadline = tokio::time::sleep(patience.timeout);
         tokio::pin!(deadline);
-        let mut since = patience.since;
+        let (mut since, mut is_late) = (patience.since, false);
         loop {
+            let turn = peer.turn().await;
             let told = ask(since)?;
-            if told.is_news {
+            drop(turn);
+            if told.is_news || is_late {
                 return Ok(told.reply);
             }
             since = told.revision;
+            if !told.is_all {
+                continue;
+            }
             tokio::select! {
                 () = subscription.changed() => {}
-                () = &mut deadline => return Ok(ask(since)?.reply),
+                () = &mut deadline => is_late = true,
                 () = stop.requested() => return Ok(told.reply),
             }
         }
     }
 
-    fn changes_since(&self, watch: &Watch, by: &Identity, since: Revision) -> thrift::Result<Told<idl::WatchReply>> {
+    fn changes_since(&self, peer: &Peer, watch: &Watch, since: Revision) -> thrift::Result<Told<idl::WatchReply>> {
         let snapshot = self.store.snapshot();
         // Not the default options: in the generated code, those allow no age at all.
         let any_age = ReadOptions::new(None);
         let fresh = fresh_enough(&snapshot, &watch.paths.iter().collect::<Vec<_>>(), &any_age)?;
         let since = snapshot.changes_since(since, &watch.paths, self.room(watch.patience));
         let (changes, reset, revision) = told(since, fresh.revision);
-        let readable = changes.into_iter().filter(|(path, ..)| by.grant().reads(path));
+        let readable = changes.into_iter().filter(|(path, ..)| peer.identity.grant().reads(path));
         let changes = readable.map(|(path, kind, node)| idl::Change {
             path: path.to_string(),
             kind: kind.into(),
@@ -143,27 +165,29 @@ impl Desk {
         let changes: Vec<_> = changes.collect();
         let is_news = reset || !changes.is_empty();
         let freshness = Freshness { revision, ..fresh }.into();
-        Ok(Told { reply: idl::WatchReply { changes, reset, freshness }, is_news, revision })
+        let is_all = revision == fresh.revision;
+        Ok(Told { reply: idl::WatchReply { changes, reset, freshness }, is_news, is_all, revision })
     }
 
     fn masters_since(
         &self,
+        peer: &Peer,
         patience: Patience,
-        by: &Identity,
         since: Revision,
     ) -> thrift::Result<Told<idl::MastersWatchReply>> {
         let snapshot = self.store.snapshot();
         let fresh = known(&snapshot)?;
         let (changes, reset, revision) = told(snapshot.masters_since(since, self.room(patience)), fresh.revision);
-        let changes = changes.into_iter().filter_map(|change| master_change(change, by.grant()));
+        let changes = changes.into_iter().filter_map(|change| master_change(change, peer.identity.grant()));
         let changes: Vec<_> = changes.collect();
         let is_news = reset || !changes.is_empty();
         let freshness = Freshness { revision, ..fresh }.into();
-        Ok(Told { reply: idl::MastersWatchReply { changes, reset, freshness }, is_news, revision })
+        let is_all = revision == fresh.revision;
+        Ok(Told { reply: idl::MastersWatchReply { changes, reset, freshness }, is_news, is_all, revision })
     }
 
     fn room(&self, patience: Patience) -> Room {
-        Room { changes: patience.limit, bytes: self.max_reply() / 2 }
+        Room { changes: patience.limit, bytes: (self.page_bytes() * 2).min(self.max_reply() / 2) }
     }
 }
 
@@ -192,7 +216,7 @@ mod tests {
     use std::sync::Arc;
     use std::time::Instant;
 
-    use super::super::owed::Ledger;
+    use super::super::shares::Shares;
     use super::super::{Config, ZkData};
     use super::*;
     use crate::model::{Change, Node};
@@ -211,9 +235,16 @@ mod tests {
             tokio::task::yield_now().await;
         }
         publisher.publish(vec![Change::Put(NodePath::root(), Arc::new(Node::default()))]);
-        let desk = Desk::new(&Config::default(), &ZkData::default(), store.clone(), Ledger::new(0), Arc::default());
-        let watch = desk.watch(&Identity::root(), start as i64, &[], 1_000, 0).expect("a request that makes sense");
-        let reply = desk.changes(&watch, &Identity::root(), &Tasks::new().0.stop_signal()).await.expect("a reply");
+        let desk = Desk::new(
+            &Config::default(),
+            &ZkData::default(),
+            store.clone(),
+            Shares::new(&Config::default()),
+            Arc::default(),
+        );
+        let watch =
+            desk.watch(&Peer::of(&desk, None), start as i64, &[], 1_000, 0).expect("a request that makes sense");
+        let reply = desk.changes(&Peer::of(&desk, None), &watch, &Tasks::new().0.stop_signal()).await.expect("a reply");
         assert_eq!(reply.changes.len(), 1);
         assert!(reply.freshness.age_ms > 0);
     }
@@ -222,8 +253,9 @@ mod tests {
     fn a_path_is_watched_once_and_not_too_many_are() {
         let feed = Feed::new("test", "file", vec![NodePath::root()]);
         let store = Store::new(&Default::default(), vec![feed], Arc::default());
-        let desk = Desk::new(&Config::default(), &ZkData::default(), store, Ledger::new(0), Arc::default());
-        let watch = |paths: &[String]| desk.watch(&Identity::root(), 0, paths, 0, 0);
+        let desk =
+            Desk::new(&Config::default(), &ZkData::default(), store, Shares::new(&Config::default()), Arc::default());
+        let watch = |paths: &[String]| desk.watch(&Peer::of(&desk, None), 0, paths, 0, 0);
         let mut paths: Vec<String> = (0..MAX_PATHS).map(|number| format!("/{}", number / 2)).collect();
         assert_eq!(watch(&paths).expect("as many as there may be").paths.len(), MAX_PATHS / 2);
         paths.push("/one-more".into());

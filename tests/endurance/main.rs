@@ -24,6 +24,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use dice::Dice;
 use faults::{Fault, Kind};
+use harness::attack::play_role;
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use roster::thrift::idl;
 use scene::Scene;
@@ -37,6 +38,9 @@ struct Act {
 }
 
 fn main() -> ExitCode {
+    if play_role() {
+        return ExitCode::SUCCESS;
+    }
     if std::env::var_os("ENDURES").is_none() {
         // So that files that may not grow fail a write of a sidecar, as a full disk does, and do not kill it.
         let again = Command::new("env").args(["--ignore-signal=XFSZ", "ENDURES=1"]).args(std::env::args_os()).exec();

@@ -60,6 +60,9 @@ impl Sidecar {
         let listen =
             format!("[register]\nlisten = \"127.0.0.1:{register}\"\nping_interval = \"2s\"\nauth_timeout = \"60s\"\n");
         roster.configure("[register]\nlisten = \"\"\n", &(patient.to_owned() + &listen));
+        // Also for the adversary, who is another user.
+        roster.configure("[thrift]\n", "[thrift]\nmode = \"0666\"\n");
+        roster.open_to_all();
         std::fs::create_dir_all(roster.state()).expect("a folder");
         let (checker, binary) = (checker.clone(), binary_path());
         let mut sidecar = Self { roster, lines, register, number, checker, binary, other: None, network };

@@ -77,16 +77,29 @@ final class Endpoint
 
     public function instances(string $service, ?int $maxAge, Deadline $deadline): Answer
     {
-        $reply = $this->read($deadline, static function (Thrift\RosterClient $roster) use ($service): object {
+        [$instances, $cursor] = [[], null];
+        do {
+            $page = $this->instancesPage($service, $cursor, $deadline);
+            $freshness = $this->fresh($page->freshness, $maxAge);
+            foreach ($page->instances ?? [] as $instance) {
+                $instances[] = Values::instance($instance, $freshness);
+            }
+            $cursor = $page->cursor ?? null;
+        } while ($cursor !== null);
+        return new Answer($instances, $freshness);
+    }
+
+    private function instancesPage(string $service, ?string $cursor, Deadline $deadline): object
+    {
+        return $this->read($deadline, static function (Thrift\RosterClient $roster) use ($service, $cursor): object {
             try {
-                return $roster->instances($service);
+                return $cursor === null
+                    ? $roster->instances($service)
+                    : $roster->instancesPage(new Thrift\Filter(['serviceName' => $service, 'cursor' => $cursor]));
             } catch (Thrift\NotFound $absence) {
                 return $absence;
             }
         });
-        $freshness = $this->fresh($reply->freshness, $maxAge);
-        $value = static fn (Thrift\Instance $instance) => Values::instance($instance, $freshness);
-        return new Answer(array_map($value, $reply->instances ?? []), $freshness);
     }
 
     public function master(string $id, ?int $maxAge, Deadline $deadline): Answer

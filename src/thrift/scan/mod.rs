@@ -6,6 +6,7 @@
 //!
 //! Formats: `thrift-binary-protocol.md` and `thrift-compact-protocol.md` of Apache Thrift's `doc/specs`.
 
+use super::Config;
 use super::dialect::Protocol;
 
 /// What a message may be.
@@ -17,6 +18,19 @@ pub(super) struct Bounds {
     pub(super) string: usize,
     pub(super) container: usize,
     pub(super) depth: usize,
+}
+
+impl Bounds {
+    /// What the configuration allows.
+    pub(super) fn of(config: &Config) -> Self {
+        Self {
+            message: config.max_request.as_u64() as usize,
+            call: config.max_call.as_u64() as usize,
+            string: config.max_string.as_u64() as usize,
+            container: config.max_container,
+            depth: config.max_depth,
+        }
+    }
 }
 
 /// How far the walk has come.

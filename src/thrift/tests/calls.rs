@@ -33,7 +33,7 @@ async fn a_call_gives_the_last_value_or_all_and_none_for_null() {
         let house = House::with(&[("m", "mail", &values(given))]);
         for (all_values, expected) in [(false, last), (true, all)] {
             let request = house.request("list", |options| options.all_values = Some(all_values));
-            let result = house.desk.call(&request).await.expect("a result");
+            let result = house.desk.call(&house.peer, &request).await.expect("a result");
             assert_eq!(result.values, expected.iter().map(|text| text.as_bytes().to_vec()).collect::<Vec<_>>());
             assert_eq!((result.master.as_str(), result.attempts), ("m", 1));
         }
@@ -46,8 +46,8 @@ async fn whatever_a_client_writes_arrives_as_data() {
     let house = House::with(&[("m", "mail@1.2.3", &way)]);
     let method = "x'); system('rm -rf /'); //\0";
     let arguments = r#"{"$a":"'\"\\ \u0000 😀","n":[9223372036854775807,-9223372036854775808,1.5,null,{"":[]}]}"#;
-    let request = house.desk.request(&Identity::root(), call(method, arguments, |_| {})).expect("a request");
-    let result = house.desk.call(&request).await.expect("a result");
+    let request = house.desk.request(&house.peer, call(method, arguments, |_| {})).expect("a request");
+    let result = house.desk.call(&house.peer, &request).await.expect("a result");
     let expected = format!("[{},{arguments}]", serde_json::to_string(method).expect("text"));
     assert_eq!(String::from_utf8_lossy(&result.values[0]), expected);
     assert_eq!((way.calls()[0].service.as_str(), way.calls()[0].method.as_str()), ("mail@1.2.3", method));
@@ -55,8 +55,11 @@ async fn whatever_a_client_writes_arrives_as_data() {
     let bytes = [0x92, 0xc4, 2, 0xff, 0x00, 0xcf, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
     let mut packed = call("m", "", |options| options.encoding = Some(Encoding::MSGPACK));
     packed.arguments = bytes.to_vec();
-    let result =
-        house.desk.call(&house.desk.request(&Identity::root(), packed).expect("a request")).await.expect("a result");
+    let result = house
+        .desk
+        .call(&house.peer, &house.desk.request(&house.peer, packed).expect("a request"))
+        .await
+        .expect("a result");
     assert_eq!(result.values[0], [&[0x92, 0xa1, b'm'][..], &bytes].concat());
 }
 
@@ -65,11 +68,11 @@ async fn a_call_that_was_not_sent_goes_to_another_master() {
     for why in [Refused::Overloaded, Refused::Gone] {
         let (refusing, echoing) = (Way::new(Manner::Refuses(why)), Way::new(Manner::Echoes));
         let house = in_turn(&refusing, &echoing);
-        let result = house.desk.call(&house.request("send", |_| {})).await.expect("a result");
+        let result = house.desk.call(&house.peer, &house.request("send", |_| {})).await.expect("a result");
         assert_eq!((result.master.as_str(), result.attempts), ("second", 2));
         assert_eq!(echoing.calls()[0].service, "mail@1.0.0");
         let once = house.request("send", |options| options.retries = Some(0));
-        let error = house.desk.call(&once).await.expect_err("no retries");
+        let error = house.desk.call(&house.peer, &once).await.expect_err("no retries");
         match why {
             Refused::Overloaded => assert!(exception::<Overloaded>(&error).message.contains("first")),
             Refused::Gone => assert!(exception::<NoMaster>(&error).message.contains("first")),
@@ -82,10 +85,10 @@ async fn a_call_that_had_not_left_when_the_connection_was_lost_goes_to_another_m
     let unsent = Way::new(Manner::Answers(vec![Answer::Unsent("the connection was lost".into())]));
     let echoing = Way::new(Manner::Echoes);
     let house = in_turn(&unsent, &echoing);
-    let result = house.desk.call(&house.request("send", |_| {})).await.expect("a result");
+    let result = house.desk.call(&house.peer, &house.request("send", |_| {})).await.expect("a result");
     assert_eq!((result.master.as_str(), result.attempts), ("second", 2));
     let alone = House::with(&[("m", "mail", &unsent)]);
-    let error = alone.desk.call(&alone.request("send", |_| {})).await.expect_err("there is no other");
+    let error = alone.desk.call(&alone.peer, &alone.request("send", |_| {})).await.expect_err("there is no other");
     assert_eq!(exception::<NoMaster>(&error).message, "master `m`: the connection was lost");
 }
 
@@ -93,10 +96,10 @@ async fn a_call_that_had_not_left_when_the_connection_was_lost_goes_to_another_m
 async fn a_call_that_a_master_refuses_goes_to_another_one() {
     let refusing = Way::new(Manner::Answers(vec![Answer::Refused("the master is leaving".into())]));
     let house = in_turn(&refusing, &Way::new(Manner::Echoes));
-    let result = house.desk.call(&house.request("send", |_| {})).await.expect("a result");
+    let result = house.desk.call(&house.peer, &house.request("send", |_| {})).await.expect("a result");
     assert_eq!((result.master.as_str(), result.attempts), ("second", 2));
     let alone = House::with(&[("m", "mail", &refusing)]);
-    let error = alone.desk.call(&alone.request("send", |_| {})).await.expect_err("there is no other");
+    let error = alone.desk.call(&alone.peer, &alone.request("send", |_| {})).await.expect_err("there is no other");
     assert_eq!(exception::<Overloaded>(&error).message, "master `m`: the master is leaving");
 }
 
@@ -104,15 +107,15 @@ async fn a_call_that_a_master_refuses_goes_to_another_one() {
 async fn a_lost_call_is_executed_twice_only_when_that_does_no_harm() {
     let (lost, echoing) = (losing(), Way::new(Manner::Echoes));
     let house = in_turn(&lost, &echoing);
-    let error = house.desk.call(&house.request("send", |_| {})).await.expect_err("it is lost");
+    let error = house.desk.call(&house.peer, &house.request("send", |_| {})).await.expect_err("it is lost");
     let failed = exception::<CallFailed>(&error);
     assert_eq!((failed.master.as_str(), failed.lost, echoing.calls().len()), ("first", true, 0));
     let idempotent = house.request("send", |options| options.idempotent = Some(true));
-    let result = house.desk.call(&idempotent).await.expect("a result");
+    let result = house.desk.call(&house.peer, &idempotent).await.expect("a result");
     assert_eq!((result.master.as_str(), result.attempts), ("second", 2));
 
     let house = in_turn(&losing(), &losing());
-    let error = house.desk.call(&idempotent).await.expect_err("both are lost");
+    let error = house.desk.call(&house.peer, &idempotent).await.expect_err("both are lost");
     assert_eq!(exception::<CallFailed>(&error).master, "second", "why it failed, not that no other is left");
 }
 
@@ -134,7 +137,7 @@ async fn a_way_that_closes_without_an_end_has_lost_the_call() {
     let house = House::with(&[]);
     let Change::Join(master, _) = join("m", &["mail"], &losing()) else { panic!("a master joins") };
     house.feeds[0].publish(vec![Change::Join(master, Arc::new(Closing))]);
-    let error = house.desk.call(&house.request("send", |_| {})).await.expect_err("it is lost");
+    let error = house.desk.call(&house.peer, &house.request("send", |_| {})).await.expect_err("it is lost");
     assert!(exception::<CallFailed>(&error).lost);
 }
 
@@ -143,7 +146,7 @@ async fn a_masters_own_error_is_told_and_never_tried_again() {
     let echoing = Way::new(Manner::Echoes);
     let house = in_turn(&failing(), &echoing);
     let request = house.request("send", |options| options.idempotent = Some(true));
-    let failed = exception::<CallFailed>(&house.desk.call(&request).await.expect_err("it fails"));
+    let failed = exception::<CallFailed>(&house.desk.call(&house.peer, &request).await.expect_err("it fails"));
     let expected = CallFailed::new("first".into(), "no such box".into(), "App\\Full".to_owned(), 7, false);
     assert_eq!((failed, echoing.calls().len()), (expected, 0));
 }
@@ -156,7 +159,7 @@ async fn all_attempts_together_have_one_time_and_what_is_late_is_given_up() {
     let house = in_turn(&tarrying, &silent);
     let start = tokio::time::Instant::now();
     let request = house.request("send", |options| options.idempotent = Some(true));
-    let late = exception::<CallTimedOut>(&house.desk.call(&request).await.expect_err("it is late"));
+    let late = exception::<CallTimedOut>(&house.desk.call(&house.peer, &request).await.expect_err("it is late"));
     assert_eq!((late.master.as_deref(), late.timeout_ms), (Some("second"), 5_000));
     assert_eq!(late.message, "mail.send gave no answer within 5s");
     assert_eq!(start.elapsed().as_secs(), 5);
@@ -166,7 +169,7 @@ async fn all_attempts_together_have_one_time_and_what_is_late_is_given_up() {
     let calls = tarrying.calls().len();
     let start = tokio::time::Instant::now();
     let forever = both.request("send", |options| options.timeout_ms = Some(i32::MAX));
-    let late = exception::<CallTimedOut>(&both.desk.call(&forever).await.expect_err("it is late"));
+    let late = exception::<CallTimedOut>(&both.desk.call(&both.peer, &forever).await.expect_err("it is late"));
     let limit = "mail.send gave no answer within 1m, the most that `[thrift] max_call_time` allows";
     assert_eq!((late.master.as_deref(), late.message.as_str()), (Some("first"), limit));
     assert_eq!((start.elapsed().as_secs(), tarrying.calls().len()), (MINUTE.as_secs(), calls), "no second attempt");
@@ -182,7 +185,7 @@ async fn of_two_ways_the_idle_one_is_taken_and_the_other_when_it_refuses() {
     }
     let (held, _receiver) = mpsc::channel(1);
     busy.open.lock().expect("no panic").push(held);
-    let result = house.desk.call(&house.request("send", |_| {})).await.expect("a result");
+    let result = house.desk.call(&house.peer, &house.request("send", |_| {})).await.expect("a result");
     assert_eq!((result.attempts, idle.calls().len(), busy.calls().len()), (1, 1, 0));
 }
 
@@ -193,19 +196,23 @@ async fn who_gives_more_than_a_reply_may_hold_is_given_up() {
     let request = house.request("send", |options| {
         (options.all_values, options.timeout_ms) = (Some(true), Some(60_000));
     });
-    let failed = exception::<CallFailed>(&house.desk.call(&request).await.expect_err("too much"));
+    let failed = exception::<CallFailed>(&house.desk.call(&house.peer, &request).await.expect_err("too much"));
     assert!(failed.message.contains("max_reply") && !failed.lost, "{failed:?}");
     assert_eq!(flooding.outstanding(), 0);
-    assert!(house.desk.ledger.has_room(Config::default().max_waiting_replies.as_u64() as usize), "all is given back");
+    assert_eq!(house.peer.account.memory.taken(), 0, "all is given back");
 }
 
 #[tokio::test(start_paused = true)]
-async fn more_calls_than_may_be_under_way_are_refused() {
+async fn more_calls_of_one_service_than_leave_room_for_others_are_refused() {
     let silent = Way::new(Manner::Silent);
-    let house = House::new(1, &Config { max_calls: 2, ..Config::default() });
+    let house = House::new(1, &Config { max_calls: 8, ..Config::default() });
     house.feeds[0].publish_whole(vec![join("m", &["mail"], &silent)]);
     let request = house.request("send", |_| {});
-    let three = futures::join!(house.desk.call(&request), house.desk.call(&request), house.desk.call(&request));
+    let three = futures::join!(
+        house.desk.call(&house.peer, &request),
+        house.desk.call(&house.peer, &request),
+        house.desk.call(&house.peer, &request)
+    );
     exception::<CallTimedOut>(&three.0.expect_err("it is late"));
     exception::<CallTimedOut>(&three.1.expect_err("it is late"));
     exception::<Overloaded>(&three.2.expect_err("it is one too many"));
@@ -215,7 +222,8 @@ async fn more_calls_than_may_be_under_way_are_refused() {
 #[tokio::test]
 async fn a_call_without_a_master_says_why() {
     let why = async |house: &House| {
-        exception::<NoMaster>(&house.desk.call(&house.request("send", |_| {})).await.expect_err("nobody")).message
+        exception::<NoMaster>(&house.desk.call(&house.peer, &house.request("send", |_| {})).await.expect_err("nobody"))
+            .message
     };
     let nothing = House::new(0, &Config::default());
     assert_eq!(why(&nothing).await, "no master has ever offered the service `mail`");
@@ -231,11 +239,11 @@ async fn a_call_on_one_master_goes_to_no_other() {
     let (refusing, echoing) = (Way::new(Manner::Refuses(Refused::Overloaded)), Way::new(Manner::Echoes));
     let house = House::with(&[("a", "mail@2.0.0", &refusing), ("b", "mail@1.0.0", &echoing)]);
     let request = house.request("send", |_| {});
-    exception::<Overloaded>(&house.desk.call_on("a", &request).await.expect_err("it refuses"));
-    assert_eq!(house.desk.call_on("b", &request).await.expect("a result").master, "b");
-    exception::<NoMaster>(&house.desk.call_on("c", &request).await.expect_err("it is not there"));
+    exception::<Overloaded>(&house.desk.call_on(&house.peer, "a", &request).await.expect_err("it refuses"));
+    assert_eq!(house.desk.call_on(&house.peer, "b", &request).await.expect("a result").master, "b");
+    exception::<NoMaster>(&house.desk.call_on(&house.peer, "c", &request).await.expect_err("it is not there"));
     let newer = house.request("send", |options| options.version = Some("^2".into()));
-    exception::<NoMaster>(&house.desk.call_on("b", &newer).await.expect_err("it is too old"));
+    exception::<NoMaster>(&house.desk.call_on(&house.peer, "b", &newer).await.expect_err("it is too old"));
     assert_eq!(echoing.calls().len(), 1);
 }
 
@@ -243,9 +251,9 @@ async fn a_call_on_one_master_goes_to_no_other() {
 async fn every_call_is_counted_by_what_it_came_to() {
     let house = in_turn(&losing(), &failing());
     let idempotent = house.request("send", |options| options.idempotent = Some(true));
-    let _ = house.desk.call(&idempotent).await;
-    let _ = house.desk.call(&house.request("send", |_| {})).await;
-    let stats = house.desk.stats(&Identity::root()).expect("stats").methods;
+    let _ = house.desk.call(&house.peer, &idempotent).await;
+    let _ = house.desk.call(&house.peer, &house.request("send", |_| {})).await;
+    let stats = house.desk.stats(&house.peer).expect("stats").methods;
     let [method] = stats.as_slice() else { panic!("{stats:?}") };
     assert_eq!((method.service_name.as_str(), method.method.as_str()), ("mail", "send"));
     let counts = (method.calls, method.failed, method.lost, method.refused, method.retries, method.outstanding);

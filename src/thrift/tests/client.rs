@@ -62,6 +62,10 @@ impl RosterSyncHandler for Sidecar {
         Err("not asked".into())
     }
 
+    fn handle_instances_page(&self, _: Filter) -> thrift::Result<InstancesReply> {
+        Err("not asked".into())
+    }
+
     fn handle_instances(&self, _: String) -> thrift::Result<InstancesReply> {
         Err("not asked".into())
     }

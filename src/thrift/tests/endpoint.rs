@@ -4,6 +4,7 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
+use bytesize::ByteSize;
 use tokio::task::spawn_blocking;
 
 use super::*;
@@ -21,8 +22,12 @@ struct Server {
 }
 
 fn serve() -> Server {
+    serve_with(Config::default())
+}
+
+fn serve_with(config: Config) -> Server {
     let folder = tempfile::tempdir().expect("a folder");
-    let config = Config { unix: folder.path().join("socket"), tcp: String::new(), threads: 1, ..Config::default() };
+    let config = Config { unix: folder.path().join("socket"), tcp: String::new(), threads: 1, ..config };
     let metrics = Arc::<Metrics>::default();
     let feeds = vec![Feed::new("register", "register", vec![])];
     let store = Store::new(&Default::default(), feeds, metrics.clone());
@@ -71,6 +76,20 @@ async fn a_call_may_carry_more_than_any_other_request() {
     assert!(refused.expect("the client").is_err());
     let most = server.call(vec![b' '; 2 << 20], Duration::from_secs(20)).await.expect_err("it is too long");
     assert!(matches!(most, Error::Refused { .. } | Error::Broken { .. } | Error::Closed { .. }), "{most}");
+}
+
+#[tokio::test]
+async fn a_request_for_which_its_user_has_no_memory_is_refused_and_the_next_is_answered() {
+    let server = serve_with(Config { max_memory: ByteSize::mib(2), ..Config::default() });
+    server.master(Manner::Echoes);
+    // Of one of these, the arguments take more once they are values; the other is too large as it comes.
+    for arguments in [format!("[{}0]", "0,".repeat(40_000)), format!("[\"{}\"]", "x".repeat(900_000))] {
+        let refused = server.call(arguments.into_bytes(), Duration::from_secs(20)).await.expect_err("too large");
+        // What comes too large is not read to its end, so that its client may see no more than that it was closed.
+        let is_closed = matches!(refused, Error::Broken { .. } | Error::Closed { .. });
+        assert!(is_closed || refused.to_string().contains("overloaded"), "{refused}");
+        assert_eq!(server.call(Vec::new(), Duration::from_secs(20)).await.expect("a result").values.len(), 1);
+    }
 }
 
 #[tokio::test]

@@ -28,7 +28,7 @@ fn house() -> House {
 fn masters_come_in_pages_and_by_what_they_offer() {
     let house = house();
     let ids = |filter: Filter| {
-        let reply = house.desk.masters(&Identity::root(), &filter).expect("masters");
+        let reply = house.desk.masters(&house.peer, &filter).expect("masters");
         (reply.masters.into_iter().map(|master| master.id).collect::<Vec<_>>().concat(), reply.cursor)
     };
     assert_eq!(ids(filter(None, &[])), ("abc".into(), None));
@@ -38,18 +38,18 @@ fn masters_come_in_pages_and_by_what_they_offer() {
     assert_eq!(ids(filter(None, &[("zone", "b")])), ("b".into(), None));
     assert_eq!(ids(Filter { limit: Some(2), ..filter(None, &[]) }), ("ab".into(), Some("b".into())));
     assert_eq!(ids(Filter { cursor: Some("b".into()), ..filter(None, &[]) }), ("c".into(), None));
-    let master = house.desk.master(&Identity::root(), "b").expect("a master").master;
+    let master = house.desk.master(&house.peer, "b").expect("a master").master;
     assert_eq!((master.ways, master.connected_at, master.services.len()), (1, 7, 2));
     assert_eq!((master.services[0].name.as_str(), master.services[0].version.as_str()), ("mail", "2.0.0"));
     assert_eq!(master.services[0].metadata, r#"{"zone":"b","size":7}"#);
-    assert_eq!(exception::<NotFound>(&house.desk.master(&Identity::root(), "x").expect_err("nobody")).path, "x");
+    assert_eq!(exception::<NotFound>(&house.desk.master(&house.peer, "x").expect_err("nobody")).path, "x");
 }
 
 #[test]
 fn a_service_is_known_also_when_nobody_offers_it_any_more() {
     let house = house();
     let services = |filter: &Filter| {
-        let services = house.desk.services(&Identity::root(), filter).expect("services").services.into_iter();
+        let services = house.desk.services(&house.peer, filter).expect("services").services.into_iter();
         services.map(|service| (service.name, service.masters.into_iter().collect::<Vec<_>>())).collect::<Vec<_>>()
     };
     let mail = ("mail".to_owned(), vec![("1.0.0".to_owned(), 2), ("2.0.0".to_owned(), 1)]);
@@ -69,7 +69,7 @@ fn services_come_in_pages_and_those_that_are_offered_first() {
     let page = |cursor: Option<String>| {
         let reply = house
             .desk
-            .services(&Identity::root(), &Filter { limit: Some(1), cursor, ..filter(None, &[]) })
+            .services(&house.peer, &Filter { limit: Some(1), cursor, ..filter(None, &[]) })
             .expect("services");
         (reply.services.into_iter().map(|service| service.name).collect::<String>(), reply.cursor)
     };
@@ -83,34 +83,64 @@ fn services_come_in_pages_and_those_that_are_offered_first() {
         }
     }
     assert_eq!(names, ["", "mail", "zeal", "log"]);
-    assert!(
-        house.desk.services(&Identity::root(), &Filter { cursor: Some("mail".into()), ..filter(None, &[]) }).is_err()
-    );
+    assert!(house.desk.services(&house.peer, &Filter { cursor: Some("mail".into()), ..filter(None, &[]) }).is_err());
 }
 
 #[test]
 fn instances_come_newest_first() {
     let house = house();
-    let instances = house.desk.instances(&Identity::root(), "mail").expect("instances").instances;
-    let told: Vec<_> = instances.iter().map(|it| (it.master.as_str(), it.offer.version.as_str())).collect();
+    let reply = house.desk.instances(&house.peer, &filter(Some("mail"), &[])).expect("instances");
+    let told: Vec<_> = reply.instances.iter().map(|it| (it.master.as_str(), it.offer.version.as_str())).collect();
     assert_eq!(told, [("b", "2.0.0"), ("a", "1.0.0"), ("b", "1.0.0")]);
-    assert_eq!(
-        exception::<NotFound>(&house.desk.instances(&Identity::root(), "nothing").expect_err("unknown")).path,
-        "nothing"
-    );
+    let unknown = house.desk.instances(&house.peer, &filter(Some("nothing"), &[])).expect_err("unknown");
+    assert_eq!(exception::<NotFound>(&unknown).path, "nothing");
+    assert!(house.desk.instances(&house.peer, &filter(None, &[])).is_err(), "of which service?");
+}
+
+#[test]
+fn instances_come_in_pages_by_their_number_and_by_their_size() {
+    let house = house();
+    let page = |cursor: Option<String>, metadata: &[(&str, &str)]| {
+        let filter = Filter { limit: Some(1), cursor, ..filter(Some("mail"), metadata) };
+        let reply = house.desk.instances(&house.peer, &filter).expect("instances");
+        let told = reply.instances.iter().map(|it| format!("{}@{}", it.master, it.offer.version)).collect::<String>();
+        (told, reply.cursor)
+    };
+    let all = |metadata: &[(&str, &str)]| {
+        let first = page(None, metadata);
+        std::iter::successors(Some(first), |(_, cursor)| Some(page(Some(cursor.clone()?), metadata)))
+            .map(|(told, _)| told)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(all(&[]), ["b@2.0.0", "a@1.0.0", "b@1.0.0"]);
+    assert_eq!(all(&[("zone", "a")]).concat(), "a@1.0.0");
+    let cursor = Some("nonsense".into());
+    assert!(house.desk.instances(&house.peer, &Filter { cursor, ..filter(Some("mail"), &[]) }).is_err());
+
+    let config = Config { max_reply: ByteSize::kib(64), ..Config::default() };
+    let house = House::new(1, &config);
+    let master = |id: usize| {
+        let fat = Value::Map(vec![("fat".into(), "x".repeat(15_000).into())]);
+        let services = vec![Service { name: "fat".into(), metadata: fat }];
+        let (id, address) = (id.to_string(), "here:1".into());
+        Change::Join(Arc::new(Master { id, address, connected_at: 7, services }), Way::new(Manner::Silent))
+    };
+    house.feeds[0].publish_whole((0..20).map(master).collect());
+    let reply = house.desk.instances(&house.peer, &filter(Some("fat"), &[])).expect("instances");
+    assert!(reply.cursor.is_some() && reply.instances.len() == 3, "{}", reply.instances.len());
 }
 
 #[tokio::test]
 async fn nothing_is_said_of_masters_before_all_who_tell_of_them_have() {
     let house = House::new(2, &Config::default());
     house.feeds[0].publish_whole(vec![join("a", &["mail"], &Way::new(Manner::Echoes))]);
-    let error = house.desk.masters(&Identity::root(), &filter(None, &[])).expect_err("not ready");
+    let error = house.desk.masters(&house.peer, &filter(None, &[])).expect_err("not ready");
     assert_eq!(exception::<NotReady>(&error).source, "register-1");
-    assert!(house.desk.call(&house.request("send", |_| {})).await.is_ok(), "what is known can be called");
+    assert!(house.desk.call(&house.peer, &house.request("send", |_| {})).await.is_ok(), "what is known can be called");
     house.feeds[1].publish_whole(vec![]);
-    assert_eq!(house.desk.masters(&Identity::root(), &filter(None, &[])).expect("masters").masters.len(), 1);
-    let nothing =
-        House::new(0, &Config::default()).desk.masters(&Identity::root(), &filter(None, &[])).expect("masters");
+    assert_eq!(house.desk.masters(&house.peer, &filter(None, &[])).expect("masters").masters.len(), 1);
+    let house = House::new(0, &Config::default());
+    let nothing = house.desk.masters(&house.peer, &filter(None, &[])).expect("masters");
     assert!(nothing.masters.is_empty() && nothing.freshness.complete);
 }
 
@@ -131,9 +161,8 @@ async fn masters_too_large_for_one_reply_come_in_several_or_are_a_reset() {
     let tasks = Tasks::new().0;
     let stop = tasks.stop_signal();
     let watch = async |since| {
-        let patience =
-            house.desk.watch_masters(&Identity::root(), since, 5_000, 0).expect("a request that makes sense");
-        let reply = house.desk.master_changes(patience, &Identity::root(), &stop).await.expect("a reply");
+        let patience = house.desk.watch_masters(&house.peer, since, 5_000, 0).expect("a request that makes sense");
+        let reply = house.desk.master_changes(&house.peer, patience, &stop).await.expect("a reply");
         let ids: String = reply.changes.into_iter().map(|change| change.id).collect();
         ((ids, reply.reset), reply.freshness.revision)
     };
@@ -158,9 +187,8 @@ async fn a_watch_tells_what_became_of_masters() {
     let tasks = Tasks::new().0;
     let stop = tasks.stop_signal();
     let watch = async |since| {
-        let patience =
-            house.desk.watch_masters(&Identity::root(), since, 5_000, 0).expect("a request that makes sense");
-        house.desk.master_changes(patience, &Identity::root(), &stop).await.expect("a reply")
+        let patience = house.desk.watch_masters(&house.peer, since, 5_000, 0).expect("a request that makes sense");
+        house.desk.master_changes(&house.peer, patience, &stop).await.expect("a reply")
     };
     let start = watch(0).await;
     assert!(start.reset);

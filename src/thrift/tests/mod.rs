@@ -4,6 +4,7 @@ mod calls;
 mod client;
 mod endpoint;
 mod masters;
+mod nodes;
 mod open;
 mod several;
 
@@ -16,10 +17,9 @@ use tokio::sync::mpsc;
 
 use super::handler::Desk;
 use super::idl::{self, CallOptions};
-use super::owed::Ledger;
 use super::request::{Request, no_options};
-use super::{Config, ZkData};
-use crate::access::Identity;
+use super::shares::Shares;
+use super::{Config, Peer, ZkData};
 use crate::metrics::Metrics;
 use crate::model::{Answer, Answers, Call, Change, Command, Line, Master, Refused, Service};
 use crate::store::{Feed, Publisher, Store};
@@ -107,6 +107,7 @@ impl Line for Way {
 /// A desk, and what fills its store with masters.
 struct House {
     desk: Desk,
+    peer: Peer,
     feeds: Vec<Publisher>,
     metrics: Arc<Metrics>,
 }
@@ -118,9 +119,8 @@ impl House {
         let feed = |number| Feed::new(format!("register-{number}"), "register", vec![]);
         let store = Store::new(&Default::default(), (0..feeds).map(feed).collect(), metrics.clone());
         let feeds = (0..feeds).map(|feed| store.publisher(feed)).collect();
-        let ledger = Ledger::new(config.max_waiting_replies.as_u64() as usize);
-        let desk = Desk::new(config, &ZkData::default(), store, ledger, metrics.clone());
-        Self { desk, feeds, metrics }
+        let desk = Desk::new(config, &ZkData::default(), store, Shares::new(config), metrics.clone());
+        Self { peer: Peer::of(&desk, None), desk, feeds, metrics }
     }
 
     /// With one feed, whole, and masters that offer one service each.
@@ -131,7 +131,7 @@ impl House {
     }
 
     fn request(&self, method: &str, change: impl FnOnce(&mut CallOptions)) -> Request {
-        self.desk.request(&Identity::root(), call(method, "[]", change)).expect("a request")
+        self.desk.request(&self.peer, call(method, "[]", change)).expect("a request")
     }
 }
 

@@ -24,7 +24,7 @@ impl Stage {
 
     fn start(&mut self, master: &str, change: impl FnOnce(&mut CallOptions)) -> thrift::Result<()> {
         let request = Request { all_values: true, ..self.house.request("list", change) };
-        self.open.start(&self.house.desk, master.into(), request)
+        self.open.start(&self.house.desk, &self.house.peer, master.into(), request)
     }
 
     /// What has come, if anything has.
@@ -126,17 +126,18 @@ async fn values_that_nobody_fetches_take_no_more_than_a_reply_may() {
     stage.house.feeds[0].publish(vec![join("first", &["mail@3.0.0"], &flooding)]);
     stage.start("", |options| options.timeout_ms = Some(60_000)).expect("none is open");
     let config = Config::default();
-    let (reply, all) = (config.max_reply.as_u64() as usize, config.max_waiting_replies.as_u64() as usize);
+    let reply = config.max_reply.as_u64() as usize;
+    let memory = stage.house.peer.account.memory.clone();
     while stage.house.metrics.calls_outstanding.get() > 0 || flooding.calls().is_empty() {
         assert!(stage.open.go_on().now_or_never().is_none());
-        assert!(stage.house.desk.ledger.has_room(all - reply));
+        assert!(memory.taken() <= reply);
         tokio::task::yield_now().await;
     }
     assert_eq!(flooding.outstanding(), 0, "it is given up");
     let (values, _) = stage.given();
     let bytes: usize = values.iter().map(String::len).sum();
     assert!(bytes > reply / 2 && bytes <= reply, "{bytes}");
-    assert!(stage.house.desk.ledger.has_room(all));
+    assert_eq!(memory.taken(), 0);
     assert!(stage.failure::<CallFailed>().message.contains("max_reply"));
 }
 
@@ -156,8 +157,7 @@ async fn an_open_call_ends_in_time_also_while_another_request_waits() {
     let mut stage = Stage::started(|options| options.timeout_ms = Some(300));
     let patient = stage.house.request("list", |options| options.timeout_ms = Some(10_000));
     let (other, stop) = (Wait::CallOn("second".into(), patient), Tasks::new().0.stop_signal());
-    let by = Identity::root();
-    let answer = other.until_answered(&stage.house.desk, &by, &mut stage.open, &stop);
+    let answer = other.until_answered(&stage.house.desk, &stage.house.peer, &mut stage.open, &stop);
     assert!(tokio::time::timeout(Duration::from_millis(400), answer).await.is_err());
     assert_eq!(stage.ways[0].outstanding(), 0);
     assert_eq!(stage.failure::<CallTimedOut>().timeout_ms, 300);
@@ -170,5 +170,5 @@ async fn what_nobody_fetches_is_not_kept_for_ever() {
     stage.answer(0, Answer::Value("x".repeat(100_000).into()));
     let long = config.idle_timeout + Duration::from_secs(1);
     assert!(tokio::time::timeout(long, stage.open.go_on()).await.is_err());
-    assert!(!stage.open.is_some() && stage.house.desk.ledger.has_room(config.max_waiting_replies.as_u64() as usize));
+    assert!(!stage.open.is_some() && stage.house.peer.account.memory.taken() == 0);
 }

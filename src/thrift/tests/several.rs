@@ -19,13 +19,14 @@ async fn all_masters_are_called_or_those_of_a_version_that_fits() {
     ]);
     let masters = async |version: Option<&str>| {
         let request = house.request("send", |options| options.version = version.map(str::to_owned));
-        let outcomes = house.desk.call_all(&request).await.expect("outcomes");
+        let outcomes = house.desk.call_all(&house.peer, &request).await.expect("outcomes");
         outcomes.into_iter().map(|it| (it.master.expect("an id"), it.result.is_some())).collect::<Vec<_>>()
     };
     let id = |id: &str, answered| (id.to_owned(), answered);
     assert_eq!(masters(None).await, [id("a", true), id("b", false), id("c", true), id("d", true)]);
     assert_eq!(masters(Some("^2")).await, [id("a", true), id("b", false), id("c", true)]);
-    let error = house.desk.call_all(&house.request("send", |options| options.version = Some("3".into()))).await;
+    let error =
+        house.desk.call_all(&house.peer, &house.request("send", |options| options.version = Some("3".into()))).await;
     assert!(exception::<NoMaster>(&error.expect_err("nobody")).message.contains("in a version"));
 }
 
@@ -38,7 +39,7 @@ async fn all_masters_have_one_time_also_when_they_take_turns() {
     house.feeds[0].publish_whole(joins.collect());
     let request = house.request("send", |options| options.timeout_ms = Some(1_500));
     let start = tokio::time::Instant::now();
-    let outcomes = house.desk.call_all(&request).await.expect("outcomes");
+    let outcomes = house.desk.call_all(&house.peer, &request).await.expect("outcomes");
     assert_eq!(start.elapsed().as_millis(), 1_500);
     let late = outcomes.iter().filter_map(|outcome| outcome.error.as_ref());
     assert_eq!(late.filter(|error| error.kind == CallErrorKind::TIMED_OUT).count(), 6);
@@ -56,9 +57,9 @@ async fn many_calls_run_side_by_side_and_keep_their_order() {
             options.version = (number % 2 == 1).then(|| "^1".into());
         })
     };
-    let several = house.desk.requests(&Identity::root(), (0..6).map(one).collect()).expect("requests");
+    let several = house.desk.requests(&house.peer, (0..6).map(one).collect()).expect("requests");
     let start = tokio::time::Instant::now();
-    let outcomes = house.desk.call_many(&several).await;
+    let outcomes = house.desk.call_many(&house.peer, &several).await;
     assert_eq!(start.elapsed().as_secs(), 5, "side by side");
     for (number, outcome) in outcomes.iter().enumerate() {
         let kind = outcome.error.as_ref().map(|error| error.kind);
@@ -69,7 +70,7 @@ async fn many_calls_run_side_by_side_and_keep_their_order() {
             _ => assert_eq!(values, Some(format!("[\"{number}\",[]]"))),
         }
     }
-    let error = house.desk.requests(&Identity::root(), (0..257).map(one).collect()).expect_err("too many");
+    let error = house.desk.requests(&house.peer, (0..257).map(one).collect()).expect_err("too many");
     assert_eq!(exception::<InvalidRequest>(&error).field, "calls");
 }
 
@@ -77,9 +78,8 @@ async fn many_calls_run_side_by_side_and_keep_their_order() {
 async fn many_calls_share_the_room_of_one_reply() {
     let big = Answer::Value("x".repeat(3_000_000).into());
     let house = House::with(&[("m", "mail", &Way::new(Manner::Answers(vec![big, Answer::End])))]);
-    let several =
-        house.desk.requests(&Identity::root(), (0..4).map(|_| call("m", "", |_| {})).collect()).expect("requests");
-    let outcomes = house.desk.call_many(&several).await;
+    let several = house.desk.requests(&house.peer, (0..4).map(|_| call("m", "", |_| {})).collect()).expect("requests");
+    let outcomes = house.desk.call_many(&house.peer, &several).await;
     assert_eq!(outcomes.iter().filter(|outcome| outcome.result.is_some()).count(), 2);
 }
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::harness::attack::Attack;
+
 /// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -36,6 +38,11 @@ pub(crate) enum Kind {
     SlowClients,
     Flood,
     Descriptors,
+    Pipelining,
+    Unread,
+    Watches,
+    Calls,
+    HalfSent,
     CutUpstream,
     SilenceUpstream,
     KillMaster,
@@ -58,7 +65,7 @@ pub(super) enum Part {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Kind; 37] = [
+    pub(crate) const ALL: [Kind; 42] = [
         Kind::Silence,
         Kind::Cut,
         Kind::KillLeader,
@@ -90,6 +97,11 @@ impl Kind {
         Kind::SlowClients,
         Kind::Flood,
         Kind::Descriptors,
+        Kind::Pipelining,
+        Kind::Unread,
+        Kind::Watches,
+        Kind::Calls,
+        Kind::HalfSent,
         Kind::CutUpstream,
         Kind::SilenceUpstream,
         Kind::KillMaster,
@@ -122,8 +134,21 @@ impl Kind {
             Kind::UpgradeSidecar | Kind::ClockJumps | Kind::Garbage | Kind::SlowClients => Part::Sidecar,
             Kind::DamageFile | Kind::RemoveFile => Part::Sidecar,
             Kind::FullDisk | Kind::Flood | Kind::Descriptors => Part::Sidecar,
+            _ if self.attack().is_some() => Part::Sidecar,
             Kind::CutUpstream | Kind::SilenceUpstream => Part::Upstream,
-            Kind::KillMaster | Kind::FreezeMaster | Kind::FlapMaster | Kind::Crowd => Part::Masters,
+            _ => Part::Masters,
+        }
+    }
+
+    /// What another user does to a sidecar, if it is that.
+    pub(super) fn attack(self) -> Option<Attack> {
+        match self {
+            Kind::Pipelining => Some(Attack::Subtree),
+            Kind::Unread => Some(Attack::Unread),
+            Kind::Watches => Some(Attack::Watches),
+            Kind::Calls => Some(Attack::HungCalls),
+            Kind::HalfSent => Some(Attack::HalfSent),
+            _ => None,
         }
     }
 

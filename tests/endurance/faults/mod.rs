@@ -15,10 +15,14 @@ use self::sidecar::garbage;
 use crate::descriptors;
 use crate::dice::Dice;
 use crate::driver::paths;
+use crate::harness::attack::Adversary;
 use crate::harness::{Crowd, Link, SOON, eventually};
 use crate::masters::NAMES;
 use crate::model::Value;
 use crate::scene::Scene;
+
+/// For how long another user asks while a sidecar is attacked.
+const SUFFERS: Duration = Duration::from_secs(1);
 
 /// A fault that has struck.
 #[derive(Debug)]
@@ -29,6 +33,7 @@ pub(crate) struct Fault {
     servers: Vec<usize>,
     clients: Vec<TcpStream>,
     crowd: Option<Crowd>,
+    adversary: Option<Adversary>,
 }
 
 impl Fault {
@@ -41,7 +46,7 @@ impl Fault {
         let servers = Self::servers(kind, scene, dice);
         // One that is to be frozen is a process of its own.
         let master = dice.below(if kind == Kind::FreezeMaster { 2 } else { NAMES.len() });
-        let mut fault = Self { kind, sidecar, master, servers, clients: Vec::new(), crowd: None };
+        let mut fault = Self { kind, sidecar, master, servers, clients: Vec::new(), crowd: None, adversary: None };
         scene.checker.note(fault.told());
         fault.begin(scene, dice);
         fault
@@ -133,6 +138,9 @@ impl Fault {
                 scene.sidecars[self.sidecar].limit("nofile", "40");
                 self.send(scene, vec![Vec::new(); 100]);
             }
+            Kind::Pipelining | Kind::Unread | Kind::Watches | Kind::Calls | Kind::HalfSent => {
+                self.adversary = self.kind.attack().map(|attack| scene.sidecars[self.sidecar].roster.attack(attack));
+            }
             Kind::CutUpstream => scene.upstream.cut(),
             Kind::SilenceUpstream => scene.upstream.fall_silent(),
             Kind::KillMaster => self.kill_master(scene),
@@ -187,6 +195,13 @@ impl Fault {
                 self.calm(scene);
             }
             Kind::CutUpstream | Kind::SilenceUpstream => scene.upstream.mend(),
+            Kind::Pipelining | Kind::Unread | Kind::Watches | Kind::Calls | Kind::HalfSent => {
+                let suffered = scene.sidecars[self.sidecar].roster.suffers(SUFFERS);
+                drop(self.adversary);
+                if suffered.failed > 0 || suffered.answered == 0 {
+                    scene.checker.violation(&format!("{:?}: another user suffered: {suffered:?}", self.kind));
+                }
+            }
             Kind::Crowd => {
                 drop(self.crowd);
                 scene.has_come(0);

@@ -1,5 +1,6 @@
 //! What the tests are told with: a ZooKeeper, a sidecar, clients, watchers, and the truth.
 
+pub(crate) mod attack;
 mod cli;
 mod client;
 mod clock;

@@ -5,9 +5,13 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use thrift::ApplicationError;
-use thrift::protocol::{TFieldIdentifier, TMessageIdentifier, TMessageType, TOutputProtocol, TStructIdentifier, TType};
+use thrift::protocol::{
+    TFieldIdentifier, TListIdentifier, TMessageIdentifier, TMessageType, TOutputProtocol, TSerializable,
+    TStructIdentifier, TType,
+};
 
 use super::{Dialect, Roster, SOON};
+use crate::idl::Call;
 
 /// A connection over the Unix socket, without a client library.
 #[derive(Debug)]
@@ -108,6 +112,26 @@ impl Dialect {
                     output.write_field_begin(&TFieldIdentifier::new("text", TType::String, id))?;
                     output.write_bytes(text)?;
                 }
+                Argument::Number(number) => {
+                    output.write_field_begin(&TFieldIdentifier::new("number", TType::I32, id))?;
+                    output.write_i32(*number)?;
+                }
+                Argument::Long(number) => {
+                    output.write_field_begin(&TFieldIdentifier::new("number", TType::I64, id))?;
+                    output.write_i64(*number)?;
+                }
+                Argument::Texts(texts) => {
+                    output.write_field_begin(&TFieldIdentifier::new("texts", TType::List, id))?;
+                    output.write_list_begin(&TListIdentifier::new(TType::String, texts.len() as i32))?;
+                    texts.iter().try_for_each(|text| output.write_string(text))?;
+                    output.write_list_end()?;
+                }
+                Argument::Calls(calls) => {
+                    output.write_field_begin(&TFieldIdentifier::new("calls", TType::List, id))?;
+                    output.write_list_begin(&TListIdentifier::new(TType::Struct, calls.len() as i32))?;
+                    calls.iter().try_for_each(|call| call.write_to_out_protocol(output))?;
+                    output.write_list_end()?;
+                }
                 Argument::Options => {
                     output.write_field_begin(&TFieldIdentifier::new("options", TType::Struct, id))?;
                     output.write_struct_begin(&TStructIdentifier::new("options"))?;
@@ -133,6 +157,10 @@ impl Dialect {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Argument<'a> {
     Text(&'a [u8]),
+    Number(i32),
+    Long(i64),
+    Texts(&'a [String]),
+    Calls(&'a [Call]),
     /// Read options that say nothing.
     Options,
 }

@@ -37,6 +37,11 @@ class InstancesReply
             'type' => TType::STRUCT,
             'class' => '\Roster\Thrift\Freshness',
         ),
+        3 => array(
+            'var' => 'cursor',
+            'isRequired' => false,
+            'type' => TType::STRING,
+        ),
     );
 
     /**
@@ -49,6 +54,12 @@ class InstancesReply
      * @var \Roster\Thrift\Freshness
      */
     public $freshness = null;
+    /**
+     * Where the next page begins, for `instancesPage`; absent on the last page.
+     * 
+     * @var string
+     */
+    public $cursor = null;
 
     public function __construct($vals = null)
     {
@@ -58,6 +69,9 @@ class InstancesReply
             }
             if (isset($vals['freshness'])) {
                 $this->freshness = $vals['freshness'];
+            }
+            if (isset($vals['cursor'])) {
+                $this->cursor = $vals['cursor'];
             }
         }
     }
@@ -106,6 +120,13 @@ class InstancesReply
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 3:
+                    if ($ftype == TType::STRING) {
+                        $xfer += $input->readString($this->cursor);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -138,6 +159,11 @@ class InstancesReply
             }
             $xfer += $output->writeFieldBegin('freshness', TType::STRUCT, 2);
             $xfer += $this->freshness->write($output);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->cursor !== null) {
+            $xfer += $output->writeFieldBegin('cursor', TType::STRING, 3);
+            $xfer += $output->writeString($this->cursor);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

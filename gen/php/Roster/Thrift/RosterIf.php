@@ -125,7 +125,7 @@ interface RosterIf
      */
     public function services(\Roster\Thrift\Filter $filter);
     /**
-     * Who offers a service, by its name without a version.
+     * Who offers a service, by its name without a version: the first page.
      * 
      * @param string $serviceName
      * @return \Roster\Thrift\InstancesReply
@@ -134,6 +134,17 @@ interface RosterIf
      * @throws \Roster\Thrift\AccessDenied
      */
     public function instances($serviceName);
+    /**
+     * The same, with the metadata that the filter asks for, and from its cursor on. It must name a service.
+     * 
+     * @param \Roster\Thrift\Filter $filter
+     * @return \Roster\Thrift\InstancesReply
+     * @throws \Roster\Thrift\NotFound
+     * @throws \Roster\Thrift\NotReady
+     * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
+     */
+    public function instancesPage(\Roster\Thrift\Filter $filter);
     /**
      * As `watch`, for masters.
      * 

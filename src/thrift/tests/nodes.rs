@@ -1,0 +1,63 @@
+//! Nodes that are too many for one turn of a thread.
+
+use futures::FutureExt;
+
+use super::*;
+use crate::model::{Node, NodePath};
+use crate::task::Tasks;
+use crate::thrift::idl::{InvalidRequest, ReadOptions};
+
+/// A desk with so many children of `/many`, whose names have so many bytes.
+fn house(children: usize, bytes: usize) -> (Desk, Peer, Publisher) {
+    let feed = Feed::new("test", "file", vec![NodePath::root()]);
+    let store = Store::new(&Default::default(), vec![feed], Arc::default());
+    let publisher = store.publisher(0);
+    publisher.publish_whole((0..children).map(|number| put(&format!("/many/{number:0>bytes$}"))).collect());
+    let config = Config::default();
+    let desk = Desk::new(&config, &ZkData::default(), store, Shares::new(&config), Arc::default());
+    let peer = Peer::of(&desk, None);
+    (desk, peer, publisher)
+}
+
+fn put(path: &str) -> Change {
+    Change::Put(NodePath::parse(path).expect(path), Arc::new(Node::default()))
+}
+
+const ANY_AGE: ReadOptions = ReadOptions { max_age_ms: None };
+
+#[tokio::test]
+async fn very_many_children_are_collected_by_turns() {
+    let (desk, peer, _publisher) = house(2_500, 8);
+    assert!(desk.children(&peer, "/many", &ANY_AGE).expect("an answer").is_none(), "they are too many at once");
+    let now = peer.turn().await;
+    let mut all = Box::pin(desk.many_children(&peer, "/many", &ANY_AGE));
+    assert!(all.as_mut().now_or_never().is_none(), "it is another's turn");
+    drop(now);
+    let names = all.await.expect("an answer").names;
+    assert_eq!((names.len(), names[0].as_str(), names[2_499].as_str()), (2_500, "00000000", "00002499"));
+    let (desk, peer, _publisher) = house(1_000, 8);
+    assert_eq!(desk.children(&peer, "/many", &ANY_AGE).expect("an answer").expect("at once").names.len(), 1_000);
+}
+
+#[tokio::test]
+async fn more_children_than_a_reply_may_hold_are_refused() {
+    let (desk, peer, _publisher) = house(1_100, 2_000);
+    let refused = desk.many_children(&peer, "/many", &ANY_AGE).await.expect_err("too many");
+    assert!(exception::<InvalidRequest>(&refused).message.contains("subtree"));
+}
+
+#[tokio::test]
+async fn a_change_is_found_behind_more_others_than_are_searched_at_once() {
+    let (desk, peer, publisher) = house(1, 1);
+    let since = desk.store.snapshot().revision();
+    for _ in 0..20 {
+        publisher.publish((0..1_000).map(|number| put(&format!("/other/{number}"))).collect());
+        publisher.publish(vec![Change::Delete(NodePath::parse("/other").expect("a path"))]);
+        let gone = (0..1_000).map(|number| NodePath::parse(&format!("/other/{number}")).expect("a path"));
+        publisher.publish(gone.map(Change::Delete).collect());
+    }
+    publisher.publish(vec![put("/many/new")]);
+    let watch = desk.watch(&peer, since as i64, &["/many".to_owned()], 1_000, 0).expect("a request that makes sense");
+    let reply = desk.changes(&peer, &watch, &Tasks::new().0.stop_signal()).await.expect("a reply");
+    assert_eq!(reply.changes.iter().map(|change| change.path.as_str()).collect::<Vec<_>>(), ["/many/new"]);
+}

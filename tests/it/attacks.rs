@@ -1,0 +1,78 @@
+//! Whatever one user does to the endpoint, a second one is answered.
+
+use std::time::Duration;
+
+use nix::unistd::geteuid;
+
+use crate::harness::attack::{Attack, play_role};
+use crate::harness::master::{Scripted, map};
+use crate::harness::{Roster, SOON, eventually, free_port};
+
+/// How long an attack lasts; `ATTACK_SECONDS` says otherwise.
+const LASTS: Duration = Duration::from_secs(2);
+
+/// What tests are told again as, by other users.
+#[test]
+#[ignore = "the tests start it themselves"]
+fn as_another_user() {
+    play_role();
+}
+
+/// A sidecar with something to ask for, and a service whose master never answers.
+struct Target {
+    roster: Roster,
+    _masters: Vec<Scripted>,
+}
+
+const MASTERS: usize = 40;
+const TOKEN: &str = "register-center-token-2024";
+
+impl Target {
+    fn new() -> Self {
+        let many: String = (0..50_000).map(|number| format!("\"/many/{number}\" = \"{:0>100}\"\n", number)).collect();
+        let mut roster = Roster::prepare_file("roster.sock", &format!("\"/a\" = \"one\"\n{many}"));
+        let port = free_port();
+        roster.configure("listen = \"\"", &format!("listen = \"127.0.0.1:{port}\"\nping_interval = \"1h\""));
+        roster.configure("[thrift]", "[thrift]\nmode = \"0666\"");
+        roster.run();
+        roster.open_to_all();
+        roster.becomes("live");
+        let fat = || map([("version", "1.0.0".into()), ("fat", "x".repeat(15_000).into())]);
+        let join = |_| Scripted::join(port, TOKEN, &[("hung", map([])), ("fat", fat())]);
+        let masters = (0..MASTERS).map(join).collect();
+        eventually("the masters are there", SOON, || {
+            let count = roster.status().counters["masters"];
+            crate::harness::ensure(count == MASTERS as i64, count)
+        });
+        Self { roster, _masters: masters }
+    }
+
+    /// All requests of the second user are answered while the first attacks, and the sidecar lives.
+    fn withstands(&self, attack: Attack) {
+        let lasts = std::env::var("ATTACK_SECONDS")
+            .map_or(LASTS, |seconds| Duration::from_secs(seconds.parse().expect("seconds")));
+        let before = self.roster.memory();
+        let adversary = self.roster.attack(attack);
+        std::thread::sleep(lasts / 4);
+        let suffered = self.roster.suffers(lasts);
+        let (most, overloaded) = (self.roster.memory(), self.roster.status().counters["overloaded"]);
+        drop(adversary);
+        println!("{attack:?}: {suffered:?}, memory {} -> {} MiB, overloaded {overloaded}", before >> 20, most >> 20);
+        assert!(suffered.failed == 0 && suffered.answered > 0, "{attack:?}: {suffered:?}");
+    }
+}
+
+#[test]
+fn a_second_user_is_answered_whatever_the_first_one_does() {
+    if !geteuid().is_root() {
+        return eprintln!("only root can be other users");
+    }
+    let target = Target::new();
+    println!("nobody attacks: {:?}", target.roster.suffers(LASTS));
+    let wanted = std::env::var("ATTACKS").unwrap_or_default();
+    for attack in Attack::ALL {
+        if wanted.is_empty() || wanted.split(',').any(|name| format!("{attack:?}") == name) {
+            target.withstands(attack);
+        }
+    }
+}

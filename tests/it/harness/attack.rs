@@ -1,0 +1,283 @@
+//! An adversary and its victim: this program again, as other users, since the sidecar knows its clients by their uids.
+
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream as Connection;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::time::{sleep, timeout};
+
+use super::{Argument, Dialect, Roster, runtime};
+use crate::idl::{Call, CallOptions};
+
+/// The users that they are. Nobody has to know them by name.
+const ADVERSARY: u32 = 61_001;
+const VICTIM: u32 = 61_002;
+
+/// What tells this program that it is one of them: what it does, to which socket, for how many milliseconds.
+const ROLE: &str = "ROSTER_TEST_ROLE";
+
+const BINARY: Dialect = Dialect { compact: false, framed: false };
+
+/// How soon an adversary that was sent away comes again.
+const AGAIN: Duration = Duration::from_millis(5);
+
+/// How long the victim waits for an answer, and how long between two requests.
+const PATIENCE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// What an adversary does, by as many connections as it can use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Attack {
+    /// It sends requests without end, and reads all replies.
+    Get,
+    Children,
+    Subtree,
+    Instances,
+    /// It reads none.
+    Unread,
+    /// It watches as many paths as there may be.
+    Watches,
+    /// It calls a master that never answers, many times at once.
+    HungCalls,
+    /// It sends nearly the whole of a large request.
+    HalfSent,
+    /// It connects, and connects anew.
+    Connects,
+}
+
+impl Attack {
+    pub(crate) const ALL: [Attack; 9] = [
+        Attack::Get,
+        Attack::Children,
+        Attack::Subtree,
+        Attack::Instances,
+        Attack::Unread,
+        Attack::Watches,
+        Attack::HungCalls,
+        Attack::HalfSent,
+        Attack::Connects,
+    ];
+
+    fn connections(self) -> usize {
+        match self {
+            Attack::Get | Attack::Children | Attack::Subtree => 900,
+            Attack::Instances | Attack::HalfSent => 400,
+            Attack::Unread | Attack::Connects => 2_048,
+            Attack::Watches => 16_384,
+            Attack::HungCalls => 100,
+        }
+    }
+
+    fn request(self) -> Vec<u8> {
+        let call = |method: &str, arguments: &[Argument<'_>]| BINARY.call(method, 1, arguments);
+        match self {
+            Attack::Get => BINARY.get(1, "/a"),
+            Attack::Children => call("children", &[Argument::Text(b"/many"), Argument::Options]),
+            Attack::Subtree | Attack::Unread => {
+                call("subtree", &[Argument::Text(b"/"), Argument::Number(0), Argument::Text(b""), Argument::Options])
+            }
+            Attack::Instances => call("instances", &[Argument::Text(b"fat")]),
+            Attack::Watches => {
+                let paths: Vec<String> = (0..1_024).map(|number| format!("/nothing/at/all/{number}")).collect();
+                let since = Argument::Long(i64::MAX);
+                call("watch", &[since, Argument::Texts(&paths), Argument::Number(60_000), Argument::Number(0)])
+            }
+            Attack::HungCalls => {
+                let options = CallOptions {
+                    timeout_ms: Some(60_000),
+                    ..CallOptions::new(None, None, None, None, None, None, None, None)
+                };
+                let one = Call::new("hung".to_owned(), "never".to_owned(), Vec::new(), options);
+                call("callMany", &[Argument::Calls(&vec![one; 256])])
+            }
+            Attack::HalfSent => {
+                let whole = call(
+                    "call",
+                    &[Argument::Text(b"hung"), Argument::Text(b"m"), Argument::Text(&vec![b' '; 900_000])],
+                );
+                whole[..whole.len() - 10].to_vec()
+            }
+            Attack::Connects => Vec::new(),
+        }
+    }
+
+    /// Attacks by one connection, until it is closed.
+    async fn once(self, socket: &Path, request: &[u8]) -> std::io::Result<()> {
+        let mut stream = UnixStream::connect(socket).await?;
+        match self {
+            Attack::Connects => return Ok(()),
+            Attack::Unread => loop {
+                stream.write_all(request).await?;
+            },
+            Attack::Watches | Attack::HungCalls | Attack::HalfSent => stream.write_all(request).await?,
+            Attack::Get | Attack::Children | Attack::Subtree | Attack::Instances => {
+                let (mut from, mut to) = stream.split();
+                let many = request.repeat(100);
+                let asks = async {
+                    loop {
+                        to.write_all(&many).await?;
+                    }
+                };
+                return tokio::select! { ended = asks => ended, ended = read_all(&mut from) => ended };
+            }
+        }
+        read_all(&mut stream).await
+    }
+}
+
+impl FromStr for Attack {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let attack = Self::ALL.into_iter().find(|attack| format!("{attack:?}") == name);
+        attack.ok_or_else(|| format!("no attack is called {name}"))
+    }
+}
+
+async fn read_all(from: &mut (impl AsyncReadExt + Unpin)) -> std::io::Result<()> {
+    let mut bytes = vec![0; 64 * 1024];
+    while from.read(&mut bytes).await? > 0 {}
+    Ok(())
+}
+
+/// A program that attacks until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Adversary(Child);
+
+/// What became of the requests of a user who does no harm.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Suffered {
+    pub(crate) answered: usize,
+    pub(crate) failed: usize,
+    pub(crate) median: Duration,
+    pub(crate) p99: Duration,
+    pub(crate) longest: Duration,
+}
+
+impl Roster {
+    /// Lets other users come to its socket, which `[thrift] mode` must allow too.
+    pub(crate) fn open_to_all(&self) {
+        let open = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(self.folder(), open).expect("the folder is ours");
+    }
+
+    pub(crate) fn attack(&self, attack: Attack) -> Adversary {
+        Adversary(again(ADVERSARY, &format!("{attack:?}"), self.socket(), Duration::MAX).spawn().expect("it starts"))
+    }
+
+    /// What a second user suffers meanwhile, who asks for a node again and again: by one connection, and by a new one.
+    pub(crate) fn suffers(&self, how_long: Duration) -> Suffered {
+        let output = again(VICTIM, "victim", self.socket(), how_long).stdout(Stdio::piped()).output();
+        let output = String::from_utf8(output.expect("it runs").stdout).expect("text");
+        let line = output.lines().find_map(|line| line.strip_prefix("suffered ")).unwrap_or_else(|| panic!("{output}"));
+        let numbers: Vec<u64> = line.split(' ').map(|number| number.parse().expect("a number")).collect();
+        let [answered, failed, median, p99, longest] = numbers[..] else { panic!("{line}") };
+        let [median, p99, longest] = [median, p99, longest].map(Duration::from_micros);
+        Suffered { answered: answered as usize, failed: failed as usize, median, p99, longest }
+    }
+}
+
+impl Drop for Adversary {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn again(user: u32, role: &str, socket: &Path, how_long: Duration) -> Command {
+    // By this name it can be started whoever may look into the folder where it lies.
+    let mut command = Command::new("/proc/self/exe");
+    command.args(["--ignored", "--exact", "attacks::as_another_user", "--nocapture", "--test-threads=1"]);
+    command.env(ROLE, format!("{role} {} {}", how_long.as_millis(), socket.display()));
+    command.uid(user).gid(user).current_dir("/").stdin(Stdio::null()).stdout(Stdio::null());
+    command
+}
+
+/// Does what this program was started again for. False: it was not.
+pub(crate) fn play_role() -> bool {
+    let Ok(role) = std::env::var(ROLE) else { return false };
+    let [role, how_long, socket] = role.splitn(3, ' ').collect::<Vec<_>>()[..] else { panic!("{role}") };
+    let socket = PathBuf::from(socket);
+    if role == "victim" {
+        let how_long = Duration::from_millis(how_long.parse().expect("milliseconds"));
+        let Suffered { answered, failed, median, p99, longest } = suffer(&socket, how_long);
+        let [median, p99, longest] = [median, p99, longest].map(|time| time.as_micros());
+        println!("\nsuffered {answered} {failed} {median} {p99} {longest}");
+    } else {
+        attack(role.parse().expect("an attack"), &socket);
+    }
+    true
+}
+
+fn attack(attack: Attack, socket: &Path) {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("as many descriptors as may be");
+    let (request, socket): (Arc<[u8]>, Arc<Path>) = (attack.request().into(), socket.into());
+    runtime().block_on(async {
+        for _ in 0..attack.connections() {
+            let (request, socket) = (request.clone(), socket.clone());
+            tokio::spawn(async move {
+                loop {
+                    let _ = attack.once(&socket, &request).await;
+                    sleep(AGAIN).await;
+                }
+            });
+        }
+        std::future::pending::<()>().await
+    });
+}
+
+fn suffer(socket: &Path, how_long: Duration) -> Suffered {
+    let (mut took, mut failed, mut kept) = (Vec::new(), 0, None);
+    let start = Instant::now();
+    while start.elapsed() < how_long {
+        let begin = Instant::now();
+        let persistent = kept.take().map_or_else(|| connect(socket), Ok);
+        match persistent.and_then(ask).and_then(|persistent| connect(socket).and_then(ask).map(|_| persistent)) {
+            Ok(persistent) => {
+                kept = Some(persistent);
+                took.push(begin.elapsed() / 2);
+            }
+            Err(error) => {
+                eprintln!("the victim: {error} after {:?}", begin.elapsed());
+                failed += 1;
+            }
+        }
+        std::thread::sleep(PAUSE);
+    }
+    took.sort();
+    let at = |part: usize| took.get((took.len() * part / 1000).min(took.len().saturating_sub(1))).copied();
+    let [median, p99, longest] = [500, 990, 1000].map(|part| at(part).unwrap_or_default());
+    Suffered { answered: took.len(), failed, median, p99, longest }
+}
+
+fn connect(socket: &Path) -> std::io::Result<Connection> {
+    let stream = Connection::connect(socket)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+fn ask(mut stream: Connection) -> std::io::Result<Connection> {
+    stream.write_all(&BINARY.get(1, "/a"))?;
+    let mut reply = [0; 4096];
+    let mut length = 0;
+    // The last field of the reply is the freshness, whose last byte but two is that of `complete`.
+    while length < 12 || reply[..length].last_chunk() != Some(&[0, 0]) {
+        match stream.read(&mut reply[length..])? {
+            0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            more => length += more,
+        }
+    }
+    // An absence is an answer; an exception of the sidecar's, such as "overloaded", is none.
+    const REPLY: u8 = 2;
+    if reply[3] == REPLY { Ok(stream) } else { Err(std::io::Error::other(String::from_utf8_lossy(&reply[..length]))) }
+}
