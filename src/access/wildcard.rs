@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 
 /// A text in which `*` stands for any text, and everything else for itself.
 #[derive(Clone, Debug)]
-pub(super) struct Wildcard(GlobMatcher);
+pub(super) enum Wildcard {
+    Plain(String),
+    Pattern(GlobMatcher),
+}
 
 /// Several of them, any of which may match.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -19,13 +22,19 @@ pub struct Wildcards {
 
 impl Wildcard {
     pub(super) fn new(text: &str) -> Result<Self, String> {
+        if !text.contains('*') {
+            return Ok(Self::Plain(text.to_owned()));
+        }
         let escaped: Vec<_> = text.split('*').map(globset::escape).collect();
         let glob = GlobBuilder::new(&escaped.join("*")).literal_separator(false).backslash_escape(false).build();
-        Ok(Self(glob.map_err(|error| error.to_string())?.compile_matcher()))
+        Ok(Self::Pattern(glob.map_err(|error| error.to_string())?.compile_matcher()))
     }
 
     pub(super) fn is_match(&self, text: &str) -> bool {
-        self.0.is_match(Path::new(text))
+        match self {
+            Self::Plain(plain) => plain == text,
+            Self::Pattern(glob) => glob.is_match(Path::new(text)),
+        }
     }
 }
 
