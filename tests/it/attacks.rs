@@ -6,10 +6,13 @@ use nix::unistd::geteuid;
 
 use crate::harness::attack::{Attack, play_role};
 use crate::harness::master::{Scripted, map};
-use crate::harness::{Roster, SOON, eventually, free_port};
+use crate::harness::{Roster, SOON, ensure, eventually, free_port};
 
 /// How long an attack lasts; `ATTACK_SECONDS` says otherwise.
 const LASTS: Duration = Duration::from_secs(2);
+
+/// What the sidecar may grow by where its clients may have 32 MiB: the allocator keeps some of what was given back.
+const MOST_GROWN: usize = 96 << 20;
 
 /// What tests are told again as, by other users.
 #[test]
@@ -28,12 +31,12 @@ const MASTERS: usize = 40;
 const TOKEN: &str = "register-center-token-2024";
 
 impl Target {
-    fn new() -> Self {
+    fn new(settings: &str) -> Self {
         let many: String = (0..50_000).map(|number| format!("\"/many/{number}\" = \"{:0>100}\"\n", number)).collect();
         let mut roster = Roster::prepare_file("roster.sock", &format!("\"/a\" = \"one\"\n{many}"));
         let port = free_port();
         roster.configure("listen = \"\"", &format!("listen = \"127.0.0.1:{port}\"\nping_interval = \"1h\""));
-        roster.configure("[thrift]", "[thrift]\nmode = \"0666\"");
+        roster.configure("[thrift]", &format!("[thrift]\nmode = \"0666\"\n{settings}"));
         roster.run();
         roster.open_to_all();
         roster.becomes("live");
@@ -42,7 +45,7 @@ impl Target {
         let masters = (0..MASTERS).map(join).collect();
         eventually("the masters are there", SOON, || {
             let count = roster.status().counters["masters"];
-            crate::harness::ensure(count == MASTERS as i64, count)
+            ensure(count == MASTERS as i64, count)
         });
         Self { roster, _masters: masters }
     }
@@ -67,7 +70,7 @@ fn a_second_user_is_answered_whatever_the_first_one_does() {
     if !geteuid().is_root() {
         return eprintln!("only root can be other users");
     }
-    let target = Target::new();
+    let target = Target::new("");
     println!("nobody attacks: {:?}", target.roster.suffers(LASTS));
     let wanted = std::env::var("ATTACKS").unwrap_or_default();
     for attack in Attack::ALL {
@@ -75,4 +78,27 @@ fn a_second_user_is_answered_whatever_the_first_one_does() {
             target.withstands(attack);
         }
     }
+}
+
+#[test]
+fn who_takes_too_much_is_told_so_and_nobody_else_is() {
+    if !geteuid().is_root() {
+        return eprintln!("only root can be other users");
+    }
+    let target = Target::new("max_memory = \"32MiB\"\nmax_watch_paths = 4096\nmax_calls = 64\n");
+    let before = target.roster.memory();
+    for attack in [Attack::Unread, Attack::Watches, Attack::HungCalls, Attack::HalfSent] {
+        let overloaded = || target.roster.status().counters["overloaded"];
+        let (told, adversary) = (overloaded(), target.roster.attack(attack));
+        eventually("somebody is told", SOON * 2, || ensure(overloaded() > told, format!("{attack:?}")));
+        let suffered = target.roster.suffers(Duration::from_millis(500));
+        drop(adversary);
+        assert!(suffered.failed == 0 && suffered.answered > 0, "{attack:?}: {suffered:?}");
+        let grown = target.roster.memory().saturating_sub(before);
+        assert!(grown < MOST_GROWN, "{attack:?}: grew by {grown} bytes");
+    }
+    eventually("nothing is charged for who is gone", SOON, || {
+        let charged = target.roster.status().counters["memoryCharged"];
+        ensure(charged <= 64 * 1024, charged)
+    });
 }
