@@ -21,6 +21,16 @@ pub fn variable(place: &Path) -> Option<&str> {
     place.to_str()?.strip_prefix(VARIABLE)
 }
 
+/// The lines of a text that are not empty, without the byte-order mark that an editor may have put before the first.
+pub fn lines(text: &str) -> impl Iterator<Item = &str> {
+    text.trim_start_matches('\u{feff}').lines().map(str::trim).filter(|line| !line.is_empty())
+}
+
+/// The tokens in a text: its lines, but for those that begin with `#`.
+pub fn tokens(text: &str) -> impl Iterator<Item = &str> {
+    lines(text).filter(|line| !line.starts_with('#'))
+}
+
 /// Says that a secret is none.
 pub fn warn_if_open(key: &str, place: &Path) {
     if is_open(place) {
@@ -46,6 +56,13 @@ mod tests {
             assert_eq!(is_open(file.path()), open, "{mode:o}");
         }
         assert!(!is_open(&file.path().join("nothing")));
+    }
+
+    #[test]
+    fn neither_a_mark_nor_a_comment_nor_the_end_of_a_line_is_part_of_a_token() {
+        let text = "\u{feff}one\r\n# an old one:\r\n#two\r\n\r\n  three \r\n";
+        assert_eq!(tokens(text).collect::<Vec<_>>(), ["one", "three"]);
+        assert_eq!(tokens("\u{feff}# nothing\n").next(), None);
     }
 
     #[test]

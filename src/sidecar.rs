@@ -10,7 +10,7 @@ use crate::access::{Access, Policy, UnknownName};
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::net::{Address, BindError};
-use crate::register::{self, Register, RegisterError};
+use crate::register::{Register, RegisterError};
 use crate::secret::warn_if_open;
 use crate::source;
 use crate::store::shared::{Shared, SharedError};
@@ -50,7 +50,8 @@ impl Sidecar {
         let access = Access::new(Policy::new(&config.access, &config.allow)?);
         // Then: what cannot listen touches nothing of another sidecar's.
         let endpoint = Endpoint::bind(&config.thrift)?;
-        let register = is_on(&config.register).then(|| Register::bind(&config.register)).transpose()?;
+        let bind = || Register::bind(&config.register, &config.token_file());
+        let register = config.register.is_on().then(bind).transpose()?;
 
         let metrics = Arc::new(Metrics::default());
         let feeds = feeds(config);
@@ -85,8 +86,10 @@ impl Sidecar {
         if let Some(register) = register
             && let Some(publisher) = publishers.next()
         {
-            tracing::info!(address = %register.address(), "listening for masters");
-            register.start(publisher, &tasks, reloads);
+            for address in register.addresses() {
+                tracing::info!(%address, "listening for masters");
+            }
+            register.start(publisher, metrics.clone(), &tasks, reloads);
         }
         endpoint.start(&config.zk_data, &store, &access, &metrics, &tasks)?;
         if let Some(shared) = shared {
@@ -129,10 +132,6 @@ impl Sidecar {
     }
 }
 
-fn is_on(register: &register::Config) -> bool {
-    !register.listen.is_empty()
-}
-
 fn feeds(config: &Config) -> Vec<Feed> {
     let ensembles = config.zookeeper.iter().map(|it| {
         // Other patterns are another mirror: what it holds says nothing of what this one would.
@@ -148,7 +147,7 @@ fn feeds(config: &Config) -> Vec<Feed> {
         .iter()
         .map(|it| Feed::new(&it.name, "file", vec![it.root.clone()]).of(it.path.display().to_string()));
     let upstreams = config.upstream.iter().map(|it| Feed::new(&it.name, "upstream", Vec::new()).of(&it.connect));
-    let registers = is_on(&config.register).then(|| Feed::new("register", "register", Vec::new()));
+    let registers = config.register.is_on().then(|| Feed::new("register", "register", Vec::new()));
     ensembles.chain(files).chain(upstreams).chain(registers).collect()
 }
 

@@ -41,9 +41,12 @@ fn sidecar() -> (Roster, u16) {
     let port = free_port();
     let mut roster = Roster::prepare("[[file]]\npath = \"{folder}/nodes.toml\"\n");
     roster.write("nodes.toml", "[nodes]\n");
+    roster.write("tokens", TOKEN);
+    let tokens = roster.folder().join("tokens");
     // Heartbeats would be counted with what is measured. And a busy machine is no reason to refuse a master.
     let register = format!(
-        "listen = \"127.0.0.1:{port}\"\nping_interval = \"10m\"\nauth_timeout = \"2m\"\nmax_waiting_strangers = 40000"
+        "listen = \"127.0.0.1:{port}\"\nping_interval = \"10m\"\nauth_timeout = \"2m\"\nmax_unauthenticated = 40000\n\
+         tokens = {tokens:?}"
     );
     roster.configure("listen = \"\"", &register);
     let_wait(&roster);

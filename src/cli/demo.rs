@@ -2,7 +2,7 @@
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -12,20 +12,23 @@ use super::place;
 use super::sample::SERVICE;
 
 const TREE: &str = include_str!("../../examples/tree.toml");
+/// As [`roster::register::EXAMPLE_TOKEN`].
+const TOKENS: &str = "register-center-token-2024\n";
 const PHP_EXAMPLE: &str = "examples/php/get.php";
 
 /// Its configuration, as if it were a file.
 pub(crate) fn file() -> (PathBuf, String) {
     let quoted = |path: PathBuf| toml::Value::from(path.to_string_lossy().as_ref()).to_string();
     let text = format!(
-        "[thrift]\nunix = {}\n\n[[file]]\npath = {}\n\n[shared]\nstate = \"\"\n",
+        "[thrift]\nunix = {}\n\n[register]\ntokens = {}\n\n[[file]]\npath = {}\n\n[shared]\nstate = \"\"\n",
         quoted(place::user_socket()),
+        quoted(token_path()),
         quoted(tree_path())
     );
     (PathBuf::from("the built-in configuration"), text)
 }
 
-/// Lays out the tree of nodes for the user to edit, unless there is one already.
+/// Lays out the tree of nodes for the user to edit, and the token that everybody knows, unless they are there already.
 pub(crate) fn lay_out() -> anyhow::Result<()> {
     let folder = place::user_folder();
     if !folder.exists() {
@@ -33,16 +36,24 @@ pub(crate) fn lay_out() -> anyhow::Result<()> {
         made.with_context(|| format!("cannot make {}", folder.display()))?;
     }
     anyhow::ensure!(place::is_own(&folder), "{} belongs to another user", folder.display());
-    write_new(&tree_path()).with_context(|| format!("cannot write {}", tree_path().display()))
+    for (path, text) in [(tree_path(), TREE), (token_path(), TOKENS)] {
+        write_new(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// The tokens of the demonstration.
+pub(crate) fn token_path() -> PathBuf {
+    place::user_folder().join("register.token")
 }
 
 fn tree_path() -> PathBuf {
     place::user_folder().join("tree.toml")
 }
 
-fn write_new(path: &Path) -> io::Result<()> {
-    match File::create_new(path) {
-        Ok(mut file) => file.write_all(TREE.as_bytes()),
+fn write_new(path: &Path, text: &str) -> io::Result<()> {
+    match File::options().write(true).create_new(true).mode(0o600).open(path) {
+        Ok(mut file) => file.write_all(text.as_bytes()),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
     }
@@ -104,16 +115,18 @@ mod tests {
         assert_eq!(config.thrift.tcp, place::PORT);
         assert_eq!(config.zk_data.path.as_str(), "/zk_test");
         assert_eq!(config.file[0].path, tree_path());
+        assert_eq!(config.register.tokens, Some(token_path()));
+        assert_eq!(TOKENS.trim(), roster::register::EXAMPLE_TOKEN);
     }
 
     #[test]
     fn a_tree_that_the_user_has_edited_stays() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("tree.toml");
-        write_new(&path).expect("written");
+        write_new(&path, TREE).expect("written");
         assert_eq!(std::fs::read_to_string(&path).expect("a tree"), TREE);
         std::fs::write(&path, "edited").expect("written");
-        write_new(&path).expect("left alone");
+        write_new(&path, TREE).expect("left alone");
         assert_eq!(std::fs::read_to_string(&path).expect("a tree"), "edited");
     }
 

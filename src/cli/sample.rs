@@ -13,6 +13,8 @@ use roster::register::EXAMPLE_TOKEN;
 use serde::Deserialize;
 use tokio::process::{Child, Command};
 
+use super::demo;
+
 /// The service that they offer.
 pub(crate) const SERVICE: &str = "greeter";
 
@@ -85,10 +87,12 @@ fn greeter() -> Service {
 pub(crate) struct Samples(Vec<Child>);
 
 impl Samples {
-    /// Starts them, if the register takes the token that everybody knows.
+    /// Starts them, if the register takes the tokens of the demonstration.
     pub(crate) fn start(config: &Config) -> anyhow::Result<Self> {
         let port = config.register.listen.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-        let Some(port) = port.filter(|_| config.register.tokens.is_none()) else { return Ok(Self::default()) };
+        let Some(port) = port.filter(|_| config.register.tokens == Some(demo::token_path())) else {
+            return Ok(Self::default());
+        };
         let binary = env::current_exe()?;
         let start = |_| {
             let mut command = Command::new(&binary);

@@ -76,14 +76,7 @@ impl Check<'_> {
         if thrift.unix.as_os_str().is_empty() && thrift.tcp.is_empty() {
             self.object(&[&unix, &tcp], "there is nothing to listen on: set this or `thrift.tcp`");
         }
-        let relative = thrift.unix.is_relative() && !thrift.unix.as_os_str().is_empty();
-        self.object_if(relative, &unix, "is relative: write an absolute path, which clients can know");
-        let (bytes, most) = (thrift.unix.as_os_str().len(), most_bytes(&thrift.unix));
-        self.object_if(
-            bytes > most,
-            &unix,
-            &format!("{bytes} bytes, at most {most}: the kernel takes no more, with `:1` for PHP"),
-        );
+        self.socket(&thrift.unix, &unix);
         if let Err(message) = loopback(&thrift.tcp) {
             self.object(&[&tcp], message);
         }
@@ -142,28 +135,32 @@ impl Check<'_> {
         }
     }
 
+    fn socket(&mut self, path: &Path, key: &Key) {
+        let relative = path.is_relative() && !path.as_os_str().is_empty();
+        self.object_if(relative, key, "is relative: write an absolute path, which clients can know");
+        let (bytes, most) = (path.as_os_str().len(), most_bytes(path));
+        self.object_if(
+            bytes > most,
+            key,
+            &format!("{bytes} bytes, at most {most}: the kernel takes no more, with `:1` for PHP"),
+        );
+    }
+
     fn register(&mut self, register: &register::Config) {
         let key = |name: &str| Key::new(["register", name]);
         if !register.listen.is_empty() && !matches!(register.listen.parse(), Ok(Address::Tcp(_))) {
             let message = format!("{:?} is not an address: expected `host:port`, or nothing", register.listen);
             self.object(&[&key("listen")], message);
         }
-        let is_open = register.listen.parse::<SocketAddr>().is_ok_and(|address| !address.ip().is_loopback());
-        if is_open && register.tokens.is_none() {
-            let message = format!(
-                "{:?} is not loopback: set `register.tokens` to a file with tokens of your own",
-                register.listen
-            );
-            self.object(&[&key("listen"), &key("tokens")], message);
-        }
+        self.socket(&register.unix, &key("unix"));
         for (name, is_zero) in [
             ("max_masters", register.max_masters == 0),
-            ("max_strangers", register.max_strangers == 0),
-            ("max_strangers_per_address", register.max_strangers_per_address == 0),
+            ("max_unauthenticated", register.max_unauthenticated == 0),
             ("auth_timeout", register.auth_timeout.is_zero()),
             ("max_message", register.max_message.0 == 0),
             ("max_depth", register.max_depth == 0),
             ("max_queue", register.max_queue.0 == 0),
+            ("max_metadata", register.max_metadata.0 == 0),
             ("max_calls_per_master", register.max_calls_per_master == 0),
             ("ping_interval", register.ping_interval.is_zero()),
             ("pong_timeout", register.pong_timeout.is_zero()),

@@ -18,6 +18,13 @@ const ALIKE: f64 = 0.85;
 
 pub(super) const UNKNOWN: &str = "this version of Roster has no such key";
 
+/// Keys of earlier versions, each with the one that took its place.
+const RENAMED: [(&str, &str); 3] = [
+    ("max_strangers", "max_unauthenticated"),
+    ("max_strangers_per_address", "max_unauthenticated"),
+    ("max_waiting_strangers", "max_unauthenticated"),
+];
+
 /// One entry that cannot be what its key must be, that must be there and is not, or that is not known.
 #[derive(Debug, thiserror::Error)]
 #[error("{key}: {message}")]
@@ -63,7 +70,12 @@ impl de::Error for Refusal {
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
         let likeness = |known: &&&str| (strsim::jaro_winkler(field, known) * 1000.0) as u32;
         let nearest = expected.iter().filter(|known| strsim::jaro_winkler(field, known) >= ALIKE).max_by_key(likeness);
-        let hint = nearest.map(|known| format!("; did you mean `{known}`?")).unwrap_or_default();
+        let successor = RENAMED.iter().find(|(old, new)| *old == field && expected.contains(new));
+        let hint = match (successor, nearest) {
+            (Some((_, new)), _) => format!("; `{new}` took its place"),
+            (None, Some(known)) => format!("; did you mean `{known}`?"),
+            (None, None) => String::new(),
+        };
         Self { unknown: true, ..Self::new(format!("{UNKNOWN}{hint}")).within(field) }
     }
 

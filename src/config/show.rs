@@ -25,7 +25,11 @@ impl Config {
             table["thrift"][name] = exact(size).into();
         }
         let register = &self.register;
-        for (name, size) in [("max_message", register.max_message), ("max_queue", register.max_queue)] {
+        for (name, size) in [
+            ("max_message", register.max_message),
+            ("max_queue", register.max_queue),
+            ("max_metadata", register.max_metadata),
+        ] {
             table["register"][name] = exact(size).into();
         }
         for (number, upstream) in self.upstream.iter().enumerate() {

@@ -11,13 +11,18 @@ use super::mistake::{Key, Mistake};
 use crate::access::Subject;
 use crate::net::InTheWay;
 use crate::net::tls::{TlsError, authorities_of, chain_of, key_of};
+use crate::register::{self, SecretError};
+use crate::secret;
 use crate::source::zookeeper::credentials;
-use crate::{register, secret};
 
 /// All that the configuration names, and this machine does not have or does not let this user read.
 pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
     let mut mistakes = Vec::new();
-    for (key, group) in [("thrift.group", &config.thrift.group), ("shared.group", &config.shared.group)] {
+    for (key, group) in [
+        ("thrift.group", &config.thrift.group),
+        ("register.group", &config.register.group),
+        ("shared.group", &config.shared.group),
+    ] {
         if !group.is_empty() && matches!(Group::from_name(group), Ok(None)) {
             mistakes.push(draft.mistake(key.into(), format!("there is no group {group:?} on this machine")));
         }
@@ -27,15 +32,24 @@ pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
             mistakes.push(draft.mistake(key, unknown.to_string()));
         }
     }
-    if is_set(&config.thrift.unix)
-        && let Err(error) = InTheWay::none_at(&config.thrift.unix)
-    {
-        mistakes.push(draft.mistake("thrift.unix".into(), error.to_string()));
+    for (key, path) in [("thrift.unix", &config.thrift.unix), ("register.unix", &config.register.unix)] {
+        if is_set(path)
+            && let Err(error) = InTheWay::none_at(path)
+        {
+            mistakes.push(draft.mistake(key.into(), error.to_string()));
+        }
     }
     for (key, path) in files(config, draft) {
         if let Err(error) = look(path) {
             mistakes.push(draft.mistake(key, format!("cannot read {}: {error}", path.display())));
         }
+    }
+    if config.register.is_on()
+        && let Err(error) = config.register.check_secrets(&config.token_file())
+        && !matches!(error, SecretError::Read { .. })
+    {
+        // What cannot be read is told below.
+        mistakes.push(draft.mistake(Key::new(["register", error.key()]), error.to_string()));
     }
     for (number, place) in of_ensembles(config) {
         let key = draft.element(&"zookeeper".into(), number).child("credentials");

@@ -243,7 +243,7 @@ fn every_flaw_of_credentials_and_of_a_certificate_and_its_key_is_told() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("z.cred"), "digest\nnonsense\nu:p\n").expect("written");
     let text = "[[zookeeper]]\nconnect = 'zk'\ncredentials = 'z.cred'\n\
-                [register.tls]\ncertificate = 'no.pem'\nkey = 'nor.pem'\n";
+                [register.tls]\ncertificate = 'no.pem'\nkey = 'nor.pem'\n[shared]\nstate = 'state'\n";
     let layers =
         |text: &str| Layers { file: Some((folder.path().join("roster.toml"), text.to_owned())), ..Layers::default() };
     let mut doubts = Vec::new();
@@ -258,7 +258,7 @@ roster.toml:3: zookeeper.0.credentials: z.cred:2: a line is SCHEME:IDENTITY; wri
 roster.toml:5: register.tls.certificate: cannot use the certificate no.pem: No such file or directory (os error 2)
 roster.toml:6: register.tls.key: cannot use the key nor.pem: No such file or directory (os error 2)"
     );
-    let lone = layers("[register.tls]\ncertificate = 'no.pem'\n");
+    let lone = layers("[register.tls]\ncertificate = 'no.pem'\n[shared]\nstate = 'state'\n");
     let told = Config::check(&lone, |doubt| panic!("{doubt}")).expect_err("mistakes").to_string();
     assert!(told.contains("register.tls.certificate: cannot use") && told.contains("register.tls.key: is required"));
 }
@@ -271,13 +271,31 @@ fn only_a_secret_is_taken_from_a_variable() {
 }
 
 #[test]
-fn beyond_loopback_a_register_needs_tokens_of_its_own() {
-    let told = mistakes("[register]\nlisten = '0.0.0.0:8010'\n", &[], &[]);
-    assert!(
-        told.starts_with("roster.toml:2: register.listen: \"0.0.0.0:8010\" is not loopback: set `register.tokens`"),
-        "{told}"
-    );
-    load("[register]\nlisten = '0.0.0.0:8010'\ntokens = 'a file'\n", &[], &[]).expect("a configuration");
+fn tokens_with_which_no_register_starts_are_a_mistake_for_a_check() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let check = |register: &str, tokens: &str| {
+        std::fs::write(folder.path().join("tokens"), tokens).expect("written");
+        let text = format!("[register]\n{register}\n[shared]\nstate = 'state'\n");
+        let layers = Layers { file: Some((folder.path().join("roster.toml"), text)), ..Layers::default() };
+        Config::check(&layers, |doubt| panic!("{doubt}")).map_or_else(|error| error.to_string(), |_| String::new())
+    };
+    let open = "listen = '0.0.0.0:8010'\ntokens = 'tokens'";
+    assert!(check(open, "register-center-token-2024\n").contains("roster.toml:3: register.tokens: "));
+    assert!(check(open, "short\n").contains("fewer than 16 bytes"));
+    assert!(check(open, "# none\n").contains("is empty"));
+    assert_eq!(check(open, "0123456789abcdef\n"), "");
+    assert_eq!(check("tokens = 'tokens'", "short\n"), "", "on loopback");
+    assert_eq!(check("listen = '0.0.0.0:8010'", ""), "", "a token can be made");
+    let layers = Layers { flags: vec![("shared.state".into(), "/proc/none/at-all".into())], ..Layers::default() };
+    let nowhere = Config::check(&layers, |_| {}).expect_err("a mistake").to_string();
+    assert!(nowhere.contains("no token can be made in /proc/none/at-all/register.token"), "{nowhere}");
+}
+
+#[test]
+fn a_key_that_was_renamed_names_its_successor() {
+    let told = mistakes("[register]\nmax_strangers = 9\n", &[], &[]);
+    let why = "this version of Roster has no such key; `max_unauthenticated` took its place";
+    assert_eq!(told, format!("roster.toml:2: register.max_strangers: {why}"));
 }
 
 #[test]

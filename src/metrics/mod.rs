@@ -37,6 +37,16 @@ impl Gauge {
         Held(self)
     }
 
+    /// Counts so many more, if all together are no more than `max`.
+    pub fn try_add(&self, n: u64, max: u64) -> bool {
+        let more = |held: u64| held.checked_add(n).filter(|held| *held <= max);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
+    pub fn sub(&self, n: u64) {
+        self.0.fetch_sub(n, Ordering::Relaxed);
+    }
+
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -82,6 +92,14 @@ pub struct Metrics {
     pub calls_outstanding: Gauge,
     /// What they came to, by service and method.
     pub methods: Methods,
+    /// Connections of masters refused, or closed before they had shown a token.
+    pub masters_refused: Counter,
+    /// Connections that have not shown a token yet.
+    pub masters_unauthenticated: Gauge,
+    /// About how many bytes the services take that masters of the register offer.
+    pub metadata_bytes: Gauge,
+    /// Masters of whose services some are left out, since they are too large.
+    pub masters_left_out: Gauge,
     /// Transactions written to the shared file.
     pub shared_writes: Counter,
     /// Times that the shared file, or its copy, could not be written.
@@ -92,7 +110,7 @@ pub struct Metrics {
 
 impl Metrics {
     /// Each count with its name.
-    pub fn named(&self) -> [(&'static str, u64); 15] {
+    pub fn named(&self) -> [(&'static str, u64); 19] {
         [
             ("requests", self.requests.get()),
             ("exceptions", self.exceptions.get()),
@@ -107,6 +125,10 @@ impl Metrics {
             ("changes", self.changes.get()),
             ("calls", self.calls.get()),
             ("callsOutstanding", self.calls_outstanding.get()),
+            ("mastersRefused", self.masters_refused.get()),
+            ("mastersUnauthenticated", self.masters_unauthenticated.get()),
+            ("metadataBytes", self.metadata_bytes.get()),
+            ("mastersLeftOut", self.masters_left_out.get()),
             ("sharedWrites", self.shared_writes.get()),
             ("sharedFailures", self.shared_failures.get()),
         ]

@@ -10,6 +10,11 @@ use semver::Version;
 /// The most services that one master may offer, wherever it is connected: all of them are told and listed together.
 pub const MAX_SERVICES: usize = 1_024;
 
+/// The most bytes that a service may have, and all services of a master together: in their names, and in their metadata
+/// as MessagePack.
+pub const MAX_SERVICE_BYTES: usize = 16 * 1024;
+pub const MAX_MASTER_BYTES: usize = 256 * 1024;
+
 /// A long-running process that offers services, as a register knows it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Master {
@@ -44,9 +49,43 @@ impl Service {
         told.and_then(lenient).unwrap_or(Version::new(0, 0, 0))
     }
 
+    fn packed_bytes(&self) -> usize {
+        self.name.len() + Command::new(self.metadata.clone()).packed().len()
+    }
+
+    /// About how many bytes of memory it takes.
+    pub fn memory_size(&self) -> usize {
+        self.packed_bytes() + values_in(&self.metadata) * size_of::<Value>()
+    }
+
     pub fn metadatum(&self, key: &str) -> Option<&Value> {
         let entries = self.metadata.as_map()?;
         entries.iter().find(|(name, _)| name.as_str() == Some(key)).map(|(_, value)| value)
+    }
+}
+
+/// Takes those away that are too large, and those after which the others are too large together. Which one is the first
+/// of them, and how many they are.
+pub fn cut_to_bounds(services: &mut Vec<Service>) -> Option<(String, usize)> {
+    let (mut total, mut left_out) = (0, None::<(String, usize)>);
+    services.retain(|service| {
+        let bytes = service.packed_bytes();
+        let fits = bytes <= MAX_SERVICE_BYTES && total + bytes <= MAX_MASTER_BYTES;
+        if fits {
+            total += bytes;
+        } else {
+            left_out.get_or_insert_with(|| (service.name.chars().take(100).collect(), 0)).1 += 1;
+        }
+        fits
+    });
+    left_out
+}
+
+fn values_in(value: &Value) -> usize {
+    1 + match value {
+        Value::Array(values) => values.iter().map(values_in).sum(),
+        Value::Map(entries) => entries.iter().map(|(key, value)| values_in(key) + values_in(value)).sum(),
+        _ => 0,
     }
 }
 
@@ -143,6 +182,25 @@ pub trait Line: Debug + Send + Sync {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn services_that_are_too_large_alone_or_together_are_left_out() {
+        let service =
+            |name: &str, bytes: usize| Service { name: name.into(), metadata: Value::from("x".repeat(bytes)) };
+        let mut services = vec![service("small", 10), service("large", MAX_SERVICE_BYTES), service("too", 1_000_000)];
+        assert_eq!(cut_to_bounds(&mut services), Some(("large".into(), 2)));
+        assert_eq!(services, [service("small", 10)]);
+        assert_eq!(cut_to_bounds(&mut services), None);
+        let mut many: Vec<_> = (0..30).map(|number| service(&number.to_string(), 15_000)).collect();
+        assert_eq!(cut_to_bounds(&mut many), Some(("17".into(), 13)));
+        assert_eq!(many.len(), 17);
+    }
+
+    #[test]
+    fn small_values_take_more_memory_than_bytes() {
+        let service = Service { name: "mail".into(), metadata: Value::Array(vec![Value::Nil; 100]) };
+        assert!(service.memory_size() > 100 * size_of::<Value>(), "{}", service.memory_size());
+    }
 
     #[test]
     fn a_version_stands_in_the_name_or_in_the_metadata() {

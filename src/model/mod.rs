@@ -10,7 +10,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::master::{Answer, Answers, Call, Command, Line, MAX_SERVICES, Master, Refused, Service};
+pub use self::master::{
+    Answer, Answers, Call, Command, Line, MAX_MASTER_BYTES, MAX_SERVICE_BYTES, MAX_SERVICES, Master, Refused, Service,
+    cut_to_bounds,
+};
 
 /// The number of a published state. It grows by one with each, and starts from the wall clock (microseconds since
 /// 1970), so that it does not go back when the process starts again.

@@ -1,5 +1,6 @@
 //! The network: listeners on TCP and Unix sockets, the accept loop that never gives up, and connections, also with TLS.
 
+mod peer;
 mod remote;
 mod socket_file;
 mod stream;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
 
+pub use self::peer::{Peer, User};
 pub use self::remote::{ConnectError, Remote};
 pub use self::socket_file::InTheWay;
 use self::socket_file::SocketFile;

@@ -1,7 +1,6 @@
 //! Connections: whatever carries them, one type to read from and write to.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -42,13 +41,21 @@ impl Stream {
         }
     }
 
-    /// Has the kernel notice a peer that vanished without a word, and tells where the peer is; none: not over TCP
-    /// alone, or it is gone already.
-    pub fn keep_alive(&self) -> Option<SocketAddr> {
-        let Self::Tcp(stream) = self else { return None };
+    /// Has the kernel notice a peer over TCP that vanished without a word.
+    pub fn keep_alive(&self) {
+        let Self::Tcp(stream) = self else { return };
         let probes = socket2::TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE / 4);
+        // Without them, it is noticed when something is sent.
         let _ = socket2::SockRef::from(stream).set_tcp_keepalive(&probes);
-        stream.peer_addr().ok()
+    }
+
+    /// Waits until the peer has said something, or is gone.
+    pub async fn readable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.readable().await,
+            Self::Unix(stream) => stream.readable().await,
+            Self::Tls(stream) => stream.get_ref().0.readable().await,
+        }
     }
 }
 

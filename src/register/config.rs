@@ -1,12 +1,16 @@
 //! `[register]`: where masters connect, who may, and the bounds.
 
-use std::path::PathBuf;
+use std::net::ToSocketAddrs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
+use super::secrets::{SecretError, Secrets};
+use super::token_file;
 use crate::net::tls::{self, TlsError};
+use crate::permissions::Mode;
 use crate::secret::warn_if_open;
 use crate::tunnel::{Bounds, Settings};
 
@@ -16,18 +20,20 @@ use crate::tunnel::{Bounds, Settings};
 pub struct Config {
     /// The address and port where masters connect; empty: no register.
     pub listen: String,
-    /// A file with a token a line; masters show one of them. Read again on SIGHUP. Beyond loopback there must be one.
+    /// A Unix socket where masters connect too, its mode, and the group it is given to (empty: the process's own); no
+    /// path: none.
+    pub unix: PathBuf,
+    pub mode: Mode,
+    pub group: String,
+    /// A file with a token a line; masters show one of them. Read again on SIGHUP. None: Roster makes a token.
     pub tokens: Option<PathBuf>,
     /// A file with the key that signs what PHP masters are asked to run (their `TunnelStream::$secretKey`). Read
     /// again on SIGHUP.
     pub signing_key: Option<PathBuf>,
     pub max_masters: usize,
-    /// How many connections may be heard at a time that have not yet shown a token, and how many of one address.
-    pub max_strangers: usize,
-    pub max_strangers_per_address: usize,
-    /// How many more may wait to be heard; half of them may be of one address.
-    pub max_waiting_strangers: usize,
-    /// How long a connection waits to be heard, and how long it may then take to show a token.
+    /// How many connections there may be that have not yet shown a token. Where there are more, users give up their own.
+    pub max_unauthenticated: usize,
+    /// How long a connection may take to show a token; less where places are short.
     #[serde(with = "humantime_serde")]
     pub auth_timeout: Duration,
     /// The longest message; from strangers, 4 KiB.
@@ -36,6 +42,8 @@ pub struct Config {
     pub max_depth: usize,
     /// How much may wait to be sent to one master.
     pub max_queue: ByteSize,
+    /// About how much memory the services may take that all masters together offer.
+    pub max_metadata: ByteSize,
     /// How many calls to one master may be under way.
     pub max_calls_per_master: usize,
     /// After so long without a word from a master it is asked for one,
@@ -62,16 +70,18 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: "127.0.0.1:8010".into(),
+            unix: PathBuf::new(),
+            mode: Mode(0o660),
+            group: String::new(),
             tokens: None,
             signing_key: None,
             max_masters: 20_000,
-            max_strangers: 64,
-            max_strangers_per_address: 8,
-            max_waiting_strangers: 4_096,
+            max_unauthenticated: 4_096,
             auth_timeout: Duration::from_secs(10),
             max_message: ByteSize::mib(1),
             max_depth: 32,
             max_queue: ByteSize::mib(1),
+            max_metadata: ByteSize::mib(128),
             max_calls_per_master: 1_024,
             ping_interval: Duration::from_secs(20),
             pong_timeout: Duration::from_secs(3),
@@ -88,6 +98,28 @@ impl Tls {
 }
 
 impl Config {
+    /// Whether there is to be a register.
+    pub fn is_on(&self) -> bool {
+        !self.listen.is_empty() || !self.unix.as_os_str().is_empty()
+    }
+
+    /// Whether masters connect from this machine alone, as far as the address tells.
+    fn is_loopback(&self) -> bool {
+        let resolved = self.listen.to_socket_addrs().ok().and_then(|mut addresses| addresses.next());
+        resolved.is_none_or(|address| address.ip().is_loopback())
+    }
+
+    /// What is wrong with its secrets, the tokens in `made` if the configuration names no file.
+    pub(crate) fn check_secrets(&self, made: &Path) -> Result<(), SecretError> {
+        if self.tokens.is_none() {
+            token_file::check(made)?;
+            if !made.exists() {
+                return Ok(());
+            }
+        }
+        Secrets::read(self, made, self.is_loopback()).map(drop)
+    }
+
     pub(super) fn bounds(&self) -> Bounds {
         Bounds { bytes: self.max_message.as_u64() as usize, depth: self.max_depth, ..Bounds::DEFAULT }
     }

@@ -4,15 +4,19 @@
 //! is executed or unserialized; what PHP masters are asked to run is a constant text of ours (`tunnel::php`).
 
 mod config;
+mod handshake;
+mod ids;
 mod line;
-mod lobby;
+mod offered;
 mod question;
 mod secrets;
 mod session;
 mod subscriber;
+mod token_file;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,12 +26,15 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 pub use self::config::{Config, Tls};
-use self::lobby::Lobby;
+use self::handshake::Handshakes;
+use self::ids::Ids;
 use self::secrets::Secrets;
 pub use self::secrets::{EXAMPLE_TOKEN, SecretError};
+use crate::metrics::Metrics;
 use crate::model::Change;
 use crate::net::tls::{self, TlsError};
-use crate::net::{Address, BindError, Bound};
+use crate::net::{Address, BindError, Bound, Peer};
+use crate::permissions::Permissions;
 use crate::store::{FeedState, Publisher};
 use crate::task::{Reload, Stop, Tasks};
 use crate::tunnel::UnderWay;
@@ -42,8 +49,10 @@ const PROVE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Register {
     config: Config,
-    bound: Bound,
+    bound: Vec<Bound>,
     secrets: Secrets,
+    /// Where the tokens are, if the configuration names no file.
+    token_file: PathBuf,
     tls: Option<tls::Server>,
     is_loopback: bool,
 }
@@ -70,10 +79,12 @@ struct Hall {
     secrets_changed: watch::Receiver<()>,
     /// None: masters connect without TLS.
     tls: Option<ArcSwap<tls::Server>>,
-    lobby: Arc<Lobby>,
+    handshakes: Arc<Handshakes>,
+    ids: Arc<Ids>,
     places: UnderWay,
-    /// Masters that do not tell their services, and are not listed.
-    untold: UnderWay,
+    /// Masters whose services are not known.
+    unknown: UnderWay,
+    metrics: Arc<Metrics>,
     tasks: Tasks,
     numbers: AtomicU64,
     /// By the id of a master, what its sessions told last, by their numbers.
@@ -81,26 +92,33 @@ struct Hall {
 }
 
 impl Register {
-    /// Begins to listen, and reads the secrets.
-    pub fn bind(config: &Config) -> Result<Self, RegisterError> {
-        let bound = Bound::tcp("register.listen", &config.listen)?;
-        let is_loopback = match bound.address() {
-            Address::Tcp(address) => address.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_loopback()),
-            Address::Unix(_) => true,
-        };
-        let secrets = Secrets::read(config, is_loopback)?;
+    /// Begins to listen, and reads the secrets. Where the configuration names no tokens, one is made in `token_file`.
+    pub fn bind(config: &Config, token_file: &Path) -> Result<Self, RegisterError> {
+        let mut bound = Vec::new();
+        if !config.listen.is_empty() {
+            bound.push(Bound::tcp("register.listen", &config.listen)?);
+        }
+        let is_loopback = bound.iter().all(|bound| is_loopback(bound.address()));
+        if !config.unix.as_os_str().is_empty() {
+            let permissions = Permissions::new(config.mode, &config.group);
+            bound.push(Bound::unix("register.unix", &config.unix, &permissions)?);
+        }
+        if config.tokens.is_none() {
+            token_file::make(token_file)?;
+        }
+        let secrets = Secrets::read(config, token_file, is_loopback)?;
         let tls = config.tls.as_ref().map(Tls::read).transpose()?;
-        Ok(Self { config: config.clone(), bound, secrets, tls, is_loopback })
+        Ok(Self { config: config.clone(), bound, secrets, token_file: token_file.to_owned(), tls, is_loopback })
     }
 
     /// Where it listens.
-    pub fn address(&self) -> &Address {
-        self.bound.address()
+    pub fn addresses(&self) -> impl Iterator<Item = &Address> {
+        self.bound.iter().map(Bound::address)
     }
 
     /// Lets masters in, until the stop.
-    pub fn start(self, publisher: Publisher, tasks: &Tasks, reload: Reload) {
-        let Self { config, bound, secrets, tls, is_loopback } = self;
+    pub fn start(self, publisher: Publisher, metrics: Arc<Metrics>, tasks: &Tasks, reload: Reload) {
+        let Self { config, bound, secrets, token_file, tls, is_loopback } = self;
         let (changed, secrets_changed) = watch::channel(());
         let hall = Arc::new(Hall {
             name: Uuid::new_v4().simple().to_string()[..8].to_owned(),
@@ -108,41 +126,62 @@ impl Register {
             secrets: Arc::new(ArcSwap::from_pointee(secrets)),
             secrets_changed,
             tls: tls.map(ArcSwap::from_pointee),
-            lobby: Lobby::new(&config),
+            handshakes: Handshakes::new(config.max_unauthenticated, metrics.clone()),
+            ids: Arc::default(),
             places: UnderWay::default(),
-            untold: UnderWay::default(),
+            unknown: UnderWay::default(),
+            metrics,
             tasks: tasks.clone(),
             numbers: AtomicU64::new(1),
             sessions: Mutex::default(),
             config,
         });
-        let tasks = hall.tasks.clone();
-        tasks.critical("the register's keeper", keep(hall.clone(), changed, is_loopback, reload, tasks.stop_signal()));
-        tasks.clone().critical("the register", async move {
-            let stop = tasks.stop_signal();
-            let accepted = bound.accept(&stop, |stream| {
-                if let Some(address) = stream.keep_alive()
-                    && let Some(guest) = hall.lobby.enter(address.ip())
-                {
-                    tasks.short(session::serve(stream, address, guest, hall.clone()));
-                }
-            });
-            if let Err(error) = accepted.await {
-                tracing::error!(%error, "the register cannot accept");
-            }
-        });
+        let files = Files { changed, token_file, is_loopback };
+        tasks.critical("the register's keeper", keep(hall.clone(), files, reload, tasks.stop_signal()));
+        for bound in bound {
+            tasks.critical("the register", accept(bound, hall.clone()));
+        }
     }
 }
 
+fn is_loopback(address: &Address) -> bool {
+    match address {
+        Address::Tcp(address) => address.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_loopback()),
+        Address::Unix(_) => true,
+    }
+}
+
+async fn accept(bound: Bound, hall: Arc<Hall>) {
+    let (tasks, stop) = (hall.tasks.clone(), hall.tasks.stop_signal());
+    let accepted = bound.accept(&stop, |stream| {
+        stream.keep_alive();
+        // One that is gone already has none.
+        if let Some(peer) = Peer::of(&stream) {
+            let pending = hall.handshakes.begin(peer.user);
+            tasks.short(session::serve(stream, peer, pending, hall.clone()));
+        }
+    });
+    if let Err(error) = accepted.await {
+        tracing::error!(%error, "the register cannot accept");
+    }
+}
+
+/// What is read again when an operator asks for it, and whom that is told.
+struct Files {
+    changed: watch::Sender<()>,
+    token_file: PathBuf,
+    is_loopback: bool,
+}
+
 /// Tells the store that the register is in step, and reads the secrets again when asked to.
-async fn keep(hall: Arc<Hall>, changed: watch::Sender<()>, is_loopback: bool, mut reload: Reload, stop: Stop) {
+async fn keep(hall: Arc<Hall>, files: Files, mut reload: Reload, stop: Stop) {
     let feed = hall.publisher.feed();
     feed.enter(FeedState::Syncing, "giving masters time to connect");
     let settled = Instant::now() + SETTLE;
     loop {
         if Instant::now() >= settled {
             let is_first = feed.state() != FeedState::Live;
-            feed.enter(FeedState::Live, suffering(hall.untold.get()));
+            feed.enter(FeedState::Live, hall.suffering());
             feed.prove(Instant::now());
             if is_first {
                 // After the proof: the shared file would tell that it is whole with the age of something never proven.
@@ -151,24 +190,31 @@ async fn keep(hall: Arc<Hall>, changed: watch::Sender<()>, is_loopback: bool, mu
         }
         tokio::select! {
             () = tokio::time::sleep(PROVE) => {}
-            () = reload.requested() => hall.read_again(&changed, is_loopback),
+            () = reload.requested() => hall.read_again(&files),
             () = stop.requested() => return,
         }
     }
 }
 
-fn suffering(untold: usize) -> String {
-    match untold {
-        0 => String::new(),
-        1 => "1 of the masters gives no list of services; the log says why".into(),
-        more => format!("{more} of the masters give no list of services; the log says why"),
-    }
-}
-
 impl Hall {
+    /// What masters keep from being listed, in words.
+    fn suffering(&self) -> String {
+        let of_masters = |count: u64, what| match count {
+            0 => None,
+            1 => Some(format!("1 of the masters {what}")),
+            count => Some(format!("{count} of the masters {what}")),
+        };
+        let unknown = of_masters(self.unknown.get() as u64, "without a list of services");
+        let left_out = of_masters(self.metrics.masters_left_out.get(), "with services that are left out");
+        match [unknown, left_out].into_iter().flatten().collect::<Vec<_>>().join(", ") {
+            none if none.is_empty() => none,
+            some => format!("{some}; the log says why"),
+        }
+    }
+
     /// Reads what an operator may have changed; each part that cannot be had stays as it was.
-    fn read_again(&self, changed: &watch::Sender<()>, is_loopback: bool) {
-        match Secrets::read(&self.config, is_loopback) {
+    fn read_again(&self, Files { changed, token_file, is_loopback }: &Files) {
+        match Secrets::read(&self.config, token_file, *is_loopback) {
             Ok(secrets) => {
                 self.secrets.store(Arc::new(secrets));
                 changed.send_replace(());

@@ -7,7 +7,7 @@ use rmpv::Value;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::line::MasterLine;
-use crate::model::{MAX_SERVICES, Service};
+use crate::model::{MAX_MASTER_BYTES, MAX_SERVICE_BYTES, MAX_SERVICES, Service, cut_to_bounds};
 use crate::tunnel::value::{get, text};
 use crate::tunnel::{Message, SendError, Stream, StreamError, php};
 
@@ -18,9 +18,21 @@ const TELL: Duration = Duration::from_secs(10);
 const ROOM: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_secs(60);
 
+/// How soon a master is asked again that says that its services have changed: one that always does is not always asked.
+const ASK_INTERVAL: Duration = Duration::from_millis(100);
+
 pub(super) struct Question {
     line: Arc<MasterLine>,
     state: State,
+    /// When the master may be asked again.
+    rested: Instant,
+}
+
+/// What a master offers.
+pub(super) struct Offer {
+    pub(super) services: Vec<Service>,
+    /// That some of its services are left out, in words.
+    pub(super) left_out: Option<String>,
 }
 
 enum State {
@@ -31,12 +43,17 @@ enum State {
 
 impl Question {
     pub(super) fn new(line: Arc<MasterLine>) -> Self {
-        Self { line, state: State::Due(Instant::now()) }
+        Self { line, state: State::Due(Instant::now()), rested: Instant::now() }
     }
 
     /// Asks anew.
     pub(super) fn ask(&mut self) {
-        self.state = State::Due(Instant::now());
+        self.state = State::Due(self.rested);
+    }
+
+    /// Asks anew, but not soon: the answer is of no use.
+    pub(super) fn ask_later(&mut self) {
+        self.state = State::Due(Instant::now() + AGAIN);
     }
 
     pub(super) fn withdraw(&mut self) {
@@ -45,12 +62,13 @@ impl Question {
 
     /// The services, or why there are none; waits for ever once they have been told. Nothing is lost when the waiting
     /// is given up.
-    pub(super) async fn answer(&mut self) -> Result<Vec<Service>, String> {
+    pub(super) async fn answer(&mut self) -> Result<Offer, String> {
         loop {
             match &mut self.state {
                 State::Answered => std::future::pending().await,
                 State::Due(at) => {
                     sleep_until(*at).await;
+                    self.rested = Instant::now() + ASK_INTERVAL;
                     self.state = match self.put() {
                         Ok(stream) => State::Asked { stream, late: Some(Instant::now() + TELL) },
                         Err(_) => State::Due(Instant::now() + ROOM),
@@ -67,9 +85,9 @@ impl Question {
                             }
                         },
                     };
-                    let services = services(told, self.line.native);
-                    self.state = if services.is_ok() { State::Answered } else { State::Due(Instant::now() + AGAIN) };
-                    return services;
+                    let offer = offer(told, self.line.native);
+                    self.state = if offer.is_ok() { State::Answered } else { State::Due(Instant::now() + AGAIN) };
+                    return offer;
                 }
             }
         }
@@ -85,7 +103,7 @@ impl Question {
     }
 }
 
-fn services(told: Result<Option<Value>, StreamError>, native: bool) -> Result<Vec<Service>, String> {
+fn offer(told: Result<Option<Value>, StreamError>, native: bool) -> Result<Offer, String> {
     let plain = |data| if native { Ok(data) } else { php::answer(data) };
     let told = told.map_err(|error| error.to_string())?;
     let entries = match told.map(plain).transpose().map_err(|error| error.to_string())? {
@@ -97,7 +115,15 @@ fn services(told: Result<Option<Value>, StreamError>, native: bool) -> Result<Ve
     if entries.len() > MAX_SERVICES {
         return Err(format!("it offers more than {MAX_SERVICES} services"));
     }
-    Ok(entries.into_iter().filter_map(|(name, service)| Some(service_of(text(&name)?, service))).collect())
+    let service = |(name, service)| Some(service_of(text(&name)?, service));
+    let mut services: Vec<Service> = entries.into_iter().filter_map(service).collect();
+    let left_out = cut_to_bounds(&mut services).map(|(name, count)| {
+        format!(
+            "{count} of its services, `{name}` first, are left out: a service may have {MAX_SERVICE_BYTES} bytes of name \
+             and metadata, all of a master {MAX_MASTER_BYTES}"
+        )
+    });
+    Ok(Offer { services, left_out })
 }
 
 fn service_of(name: String, told: Value) -> Service {

@@ -10,8 +10,11 @@ use crate::secret;
 use crate::tunnel::Token;
 use crate::tunnel::php::{Closures, SigningKey};
 
-/// The token of the PHP package's public examples: taken on loopback, where no other is set.
+/// The token of the PHP package's public examples. Everybody knows it, so it is for loopback alone.
 pub const EXAMPLE_TOKEN: &str = "register-center-token-2024";
+
+/// The fewest bytes of a token that is shown beyond loopback.
+const MIN_TOKEN_BYTES: usize = 16;
 
 /// What is secret, as it is now.
 #[derive(Debug)]
@@ -28,27 +31,50 @@ pub enum SecretError {
     #[error("register.{key}: {path} is empty")]
     Empty { key: &'static str, path: PathBuf },
     #[error(
-        "register.listen = {0:?} is not loopback: set register.tokens to a file with tokens of your own, for everybody \
-         knows the one of the examples"
+        "register.tokens: {path} holds the token of the public examples, which everybody knows, and register.listen = \
+         {listen:?} is not loopback; take that token out"
     )]
-    NoToken(String),
+    Public { path: PathBuf, listen: String },
+    #[error(
+        "register.tokens: {path} holds a token of fewer than {MIN_TOKEN_BYTES} bytes, and register.listen = {listen:?} \
+         is not loopback; `openssl rand -hex 16` makes a token that nobody guesses"
+    )]
+    Short { path: PathBuf, listen: String },
+    #[error(
+        "register.tokens is not set, and no token can be made in {path}: {source}; set register.tokens to a file, or \
+         shared.state to a directory that Roster may write to, or register.listen to \"\" for no register"
+    )]
+    Make { path: PathBuf, source: io::Error },
+}
+
+impl SecretError {
+    /// The key of the setting to look at.
+    pub(crate) fn key(&self) -> &'static str {
+        match self {
+            Self::Read { key, .. } | Self::Empty { key, .. } => key,
+            Self::Public { .. } | Self::Short { .. } | Self::Make { .. } => "tokens",
+        }
+    }
 }
 
 impl Secrets {
-    /// Reads them; the listener is at `listen`.
-    pub(super) fn read(config: &Config, is_loopback: bool) -> Result<Self, SecretError> {
-        let tokens = match &config.tokens {
-            Some(path) => lines("tokens", path)?,
-            None => vec![EXAMPLE_TOKEN.to_owned()],
-        };
-        if !is_loopback && tokens.iter().all(|token| token == EXAMPLE_TOKEN) {
-            return Err(SecretError::NoToken(config.listen.clone()));
+    /// Reads them; the tokens from `made` if the configuration names no file. Beyond loopback, not every token will do.
+    pub(super) fn read(config: &Config, made: &Path, is_loopback: bool) -> Result<Self, SecretError> {
+        let path = config.tokens.as_deref().unwrap_or(made);
+        let text = text("tokens", path)?;
+        let tokens: Vec<&str> = secret::tokens(&text).collect();
+        if tokens.is_empty() {
+            return Err(SecretError::Empty { key: "tokens", path: path.to_owned() });
         }
-        let key = match &config.signing_key {
-            Some(path) => lines("signing_key", path)?.into_iter().next().map(|key| SigningKey(key.into_bytes())),
-            None => None,
-        };
-        let tokens = tokens.iter().map(|token| digest(token)).collect();
+        let (path, listen) = (|| path.to_owned(), || config.listen.clone());
+        if !is_loopback && tokens.contains(&EXAMPLE_TOKEN) {
+            return Err(SecretError::Public { path: path(), listen: listen() });
+        }
+        if !is_loopback && tokens.iter().any(|token| token.len() < MIN_TOKEN_BYTES) {
+            return Err(SecretError::Short { path: path(), listen: listen() });
+        }
+        let key = config.signing_key.as_deref().map(signing_key).transpose()?;
+        let tokens = tokens.into_iter().map(digest).collect();
         Ok(Self { tokens, closures: Closures { key, bounds: config.bounds() } })
     }
 
@@ -77,38 +103,66 @@ fn is_same(left: &[u8; 32], right: &[u8; 32]) -> bool {
     left.iter().zip(right).fold(0, |difference, (left, right)| difference | (left ^ right)) == 0
 }
 
-fn lines(key: &'static str, path: &Path) -> Result<Vec<String>, SecretError> {
+fn signing_key(path: &Path) -> Result<SigningKey, SecretError> {
+    let text = text("signing_key", path)?;
+    let key = secret::lines(&text).next();
+    let key = key.ok_or_else(|| SecretError::Empty { key: "signing_key", path: path.to_owned() })?;
+    Ok(SigningKey(key.as_bytes().to_vec()))
+}
+
+fn text(key: &'static str, path: &Path) -> Result<String, SecretError> {
     secret::warn_if_open(&format!("register.{key}"), path);
-    let read = |source| SecretError::Read { key, path: path.to_owned(), source };
-    let text = secret::read(path).map_err(read)?;
-    let lines: Vec<String> = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
-    if lines.is_empty() { Err(SecretError::Empty { key, path: path.to_owned() }) } else { Ok(lines) }
+    secret::read(path).map_err(|source| SecretError::Read { key, path: path.to_owned(), source })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn any_of_the_tokens_admits_and_nothing_else() {
+    /// What is read from a file of these tokens; none: that it cannot be used.
+    fn read(tokens: &str, is_loopback: bool) -> Result<Secrets, SecretError> {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("tokens");
-        std::fs::write(&path, "one\n\n two \n").expect("written");
-        let config = Config { tokens: Some(path.clone()), ..Config::default() };
-        let secrets = Secrets::read(&config, false).expect("secrets");
-        let admit = |token: &str| secrets.admit(&Token(token.into()));
-        assert!(admit("one").is_some() && admit("two").is_some());
-        assert!(admit("").is_none() && admit("tw").is_none() && admit(EXAMPLE_TOKEN).is_none());
-        std::fs::write(&path, "two").expect("written");
-        let changed = Secrets::read(&config, false).expect("secrets");
-        assert!(changed.still_admits(&admit("two").expect("admitted")));
-        assert!(!changed.still_admits(&admit("one").expect("admitted")));
+        std::fs::write(&path, tokens).expect("written");
+        let config = Config { tokens: Some(path), listen: "0.0.0.0:8010".into(), ..Config::default() };
+        Secrets::read(&config, Path::new("not this one"), is_loopback)
+    }
+
+    fn admit(secrets: &Secrets, token: &str) -> Option<Admitted> {
+        secrets.admit(&Token(token.into()))
     }
 
     #[test]
-    fn the_token_that_everybody_knows_is_for_loopback_only() {
-        let config = Config { listen: "0.0.0.0:8010".into(), ..Config::default() };
-        assert!(matches!(Secrets::read(&config, false), Err(SecretError::NoToken(_))));
-        assert!(Secrets::read(&config, true).expect("secrets").admit(&Token(EXAMPLE_TOKEN.into())).is_some());
+    fn any_of_the_tokens_admits_and_nothing_else() {
+        let secrets = read("one\n\n two \n", true).expect("secrets");
+        for token in ["", "tw", EXAMPLE_TOKEN] {
+            assert!(admit(&secrets, token).is_none(), "{token}");
+        }
+        let [one, two] = ["one", "two"].map(|token| admit(&secrets, token).expect("admitted"));
+        let changed = read("two", true).expect("secrets");
+        assert!(changed.still_admits(&two) && !changed.still_admits(&one));
+    }
+
+    #[test]
+    fn a_comment_or_a_mark_is_no_token() {
+        let secrets = read("\u{feff}one\r\n# two\r\n", true).expect("secrets");
+        assert!(admit(&secrets, "one").is_some());
+        assert!(["# two", "two", "\u{feff}one"].iter().all(|token| admit(&secrets, token).is_none()));
+        assert!(matches!(read("\u{feff}\r\n# two\r\n", true), Err(SecretError::Empty { .. })));
+    }
+
+    #[test]
+    fn the_token_that_everybody_knows_is_for_loopback_alone() {
+        for tokens in [EXAMPLE_TOKEN.to_owned(), format!("{}\n{EXAMPLE_TOKEN}\r\n", "x".repeat(16))] {
+            assert!(matches!(read(&tokens, false), Err(SecretError::Public { .. })));
+            assert!(admit(&read(&tokens, true).expect("secrets"), EXAMPLE_TOKEN).is_some());
+        }
+    }
+
+    #[test]
+    fn a_short_token_is_for_loopback_alone() {
+        let [short, long] = [15, 16].map(|length| "x".repeat(length));
+        assert!(matches!(read(&format!("{long}\n{short}"), false), Err(SecretError::Short { .. })));
+        assert!(read(&long, false).is_ok() && read(&short, true).is_ok());
     }
 }

@@ -1,113 +1,125 @@
 //! One master's session: from its first message to its last.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::Hall;
+use super::handshake::PendingConnection;
+use super::ids::Claim;
 use super::line::MasterLine;
-use super::lobby::Guest;
+use super::offered::Offered;
 use super::question::Question;
 use super::secrets::Admitted;
 use super::subscriber::Subscriber;
 use crate::model::{Change, Master, Service};
-use crate::net;
+use crate::net::{self, Peer};
 use crate::tunnel::{Bounds, Conversation, Ended, Handle, Incoming, Message, UnderWay, Wire, WireError, Wrong};
 
 /// How long a wrong token is left waiting for its refusal: who guesses is slowed down.
-const PENANCE: Duration = Duration::from_secs(1);
+const AUTH_FAILURE_DELAY: Duration = Duration::from_secs(1);
 
 /// Serves one connection until it ends.
-pub(super) async fn serve(stream: net::Stream, address: SocketAddr, guest: Guest, hall: Arc<Hall>) {
+pub(super) async fn serve(stream: net::Stream, peer: Peer, pending: PendingConnection, hall: Arc<Hall>) {
     let stop = hall.tasks.stop_signal();
-    let greeted = tokio::select! {
-        greeted = greet(stream, address, guest, &hall) => greeted,
+    let authenticated = tokio::select! {
+        authenticated = handshake(stream, &peer, &hall) => authenticated,
+        () = pending.evicted() => {
+            hall.handshakes.refused(&peer, "it showed no token, and others wanted its place");
+            None
+        }
         () = stop.requested() => None,
     };
-    let Some((wire, peer)) = greeted else { return };
+    drop(pending);
+    let Some((wire, auth)) = authenticated else { return };
     let Some(_place) = hall.places.one_more(hall.config.max_masters) else {
-        hall.lobby.refused(address.ip(), "there are max_masters already");
+        hall.handshakes.refused(&peer, "there are max_masters already");
         return;
     };
     let (handle, incoming, conversation) = Conversation::new(wire, hall.config.settings());
-    let session = Session::new(peer, address, handle, hall);
+    let session = Session::new(auth, peer, handle, hall);
     let ended = tokio::select! {
         ended = conversation.run() => ended,
         () = session.listen(incoming) => Ended::Closed,
         ended = async { stop.requested().await; session.finish().await } => ended,
     };
-    tracing::info!(master = session.id, %address, why = %ended, "a master left");
+    tracing::info!(master = session.claim.id, address = session.peer.address, why = %ended, "a master left");
     session.leave();
 }
 
-/// Who showed a token.
-struct Peer {
+/// A master that has authenticated.
+struct Auth {
     admitted: Admitted,
     native: bool,
-    id: Option<String>,
+    claim: Claim,
+    number: u64,
 }
 
-/// Gives a stranger a seat, and time to become known.
-async fn greet(
-    stream: net::Stream,
-    address: SocketAddr,
-    guest: Guest,
-    hall: &Hall,
-) -> Option<(Wire<net::Stream>, Peer)> {
-    let _seat = timeout(hall.config.auth_timeout, guest.seat()).await.ok()??;
-    // Boxed, so that only those who have a seat take the room for it, which is much with TLS.
-    Box::pin(hear(stream, address, hall)).await
-}
-
-async fn hear(stream: net::Stream, address: SocketAddr, hall: &Hall) -> Option<(Wire<net::Stream>, Peer)> {
+/// Gives a connection the time to show a token. Until it says something it takes no room but a place.
+async fn handshake(stream: net::Stream, peer: &Peer, hall: &Hall) -> Option<(Wire<net::Stream>, Auth)> {
     let until = Instant::now() + hall.config.auth_timeout;
-    let stream = secure(stream, address, until, hall).await?;
-    let mut wire = Wire::new(stream, Bounds::STRANGER);
-    let peer = admit(&mut wire, address, until, hall).await?;
-    Some((wire, peer))
+    timeout_at(until, stream.readable()).await.ok()?.ok()?;
+    Box::pin(async {
+        let stream = accept_tls(stream, peer, until, hall).await?;
+        let mut wire = Wire::new(stream, Bounds::STRANGER);
+        let auth = authenticate(&mut wire, peer, until, hall).await?;
+        Some((wire, auth))
+    })
+    .await
 }
 
 /// Goes through the handshake of TLS, if there is to be one.
-async fn secure(stream: net::Stream, address: SocketAddr, until: Instant, hall: &Hall) -> Option<net::Stream> {
-    let Some(tls) = &hall.tls else { return Some(stream) };
+async fn accept_tls(stream: net::Stream, peer: &Peer, until: Instant, hall: &Hall) -> Option<net::Stream> {
+    let (Some(tls), net::Stream::Tcp(_)) = (&hall.tls, &stream) else { return Some(stream) };
     let server = tls.load_full();
     match timeout_at(until, server.secure(stream)).await.ok()? {
         Ok(stream) => Some(stream),
         Err(error) => {
-            hall.lobby.refused(address.ip(), &format!("no handshake of TLS: {error}"));
+            hall.handshakes.refused(peer, &format!("no handshake of TLS: {error}"));
             None
         }
     }
 }
 
-/// Hears the first message, which must show a token.
-async fn admit(wire: &mut Wire<net::Stream>, address: SocketAddr, until: Instant, hall: &Hall) -> Option<Peer> {
+/// Reads the first message, which must show a token.
+async fn authenticate(wire: &mut Wire<net::Stream>, peer: &Peer, until: Instant, hall: &Hall) -> Option<Auth> {
     let first = timeout_at(until, wire.receive()).await.ok()?;
     if let Err(WireError::Wrong(Wrong::Tls)) = first {
-        hall.lobby.refused(address.ip(), "it speaks TLS, and there is no [register.tls]");
+        hall.handshakes.refused(peer, "it speaks TLS, and there is no [register.tls]");
     }
-    let first = first.ok()?;
-    if let Message::Auth { token, native, id } = first
-        && let Some(admitted) = hall.secrets.load().admit(&token)
-    {
-        let message = "Authentication successful".to_owned();
-        wire.send(Message::AuthSuccess { message }).await.ok()?;
-        return Some(Peer { admitted, native, id });
-    }
-    hall.lobby.refused(address.ip(), "a wrong token, or none");
-    tokio::time::sleep(PENANCE).await;
-    let _ = wire.send(Message::AuthFailed { message: "Authentication failed".to_owned() }).await;
+    let why = match admit(first.ok()?, peer, hall) {
+        Ok(auth) => {
+            let message = "Authentication successful".to_owned();
+            wire.send(Message::AuthSuccess { message }).await.ok()?;
+            return Some(auth);
+        }
+        Err(why) => why,
+    };
+    hall.handshakes.refused(peer, why);
+    tokio::time::sleep(AUTH_FAILURE_DELAY).await;
+    let message = format!("Authentication failed: {why}");
+    let _ = wire.send(Message::AuthFailed { message }).await;
     None
 }
 
+/// Who the first message shows to be there, or why nobody is let in by it.
+fn admit(first: Message, peer: &Peer, hall: &Hall) -> Result<Auth, &'static str> {
+    const NO_TOKEN: &str = "a wrong token, or none";
+    let Message::Auth { token, native, id } = first else { return Err(NO_TOKEN) };
+    let admitted = hall.secrets.load().admit(&token).ok_or(NO_TOKEN)?;
+    let number = hall.next_number();
+    let id = id.filter(|id| !id.is_empty()).unwrap_or_else(|| format!("{}-{number}", hall.name));
+    let claim = hall.ids.claim(id, peer.user).ok_or("a master of another user has this id")?;
+    Ok(Auth { admitted, native, claim, number })
+}
+
 struct Session {
-    id: String,
+    claim: Claim,
     /// Which of the sessions of this id it is, should there be another after it.
     number: u64,
     admitted: Admitted,
-    address: SocketAddr,
+    peer: Peer,
     connected_at: i64,
     line: Arc<MasterLine>,
     /// The calls that the peer has under way to other masters.
@@ -116,18 +128,17 @@ struct Session {
 }
 
 impl Session {
-    fn new(peer: Peer, address: SocketAddr, handle: Handle, hall: Arc<Hall>) -> Self {
-        let number = hall.next_number();
-        let id = peer.id.filter(|id| !id.is_empty()).unwrap_or_else(|| format!("{}-{number}", hall.name));
+    fn new(auth: Auth, peer: Peer, handle: Handle, hall: Arc<Hall>) -> Self {
+        let Auth { admitted, native, claim, number } = auth;
         let line = Arc::new(MasterLine {
             handle,
-            native: peer.native,
+            native,
             secrets: hall.secrets.clone(),
             under_way: UnderWay::default(),
             max_calls: hall.config.max_calls_per_master,
         });
         let connected_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as i64;
-        Self { id, number, admitted: peer.admitted, address, connected_at, line, relayed: UnderWay::default(), hall }
+        Self { claim, number, admitted, peer, connected_at, line, relayed: UnderWay::default(), hall }
     }
 
     /// Closes the conversation when no call is under way in it, and leaves it the time to write the last answers.
@@ -144,18 +155,17 @@ impl Session {
         let mut secrets_changed = self.hall.secrets_changed.clone();
         let mut subscriber = Subscriber::new(self.line.handle.clone(), self.relayed.clone(), self.hall.clone());
         let mut question = Question::new(self.line.clone());
-        // While it holds one, this session is counted.
-        let mut untold = None;
+        let mut offered = Offered::new(&self.hall);
         loop {
             tokio::select! {
                 // Who subscribes has said so before it declines to tell services.
                 biased;
                 Ok(()) = secrets_changed.changed() => {
                     if !self.hall.secrets.load().still_admits(&self.admitted) {
-                        tracing::info!(master = self.id, "closed a master: its token is no longer valid");
+                        tracing::info!(master = self.claim.id, "closed a master: its token is no longer valid");
                         return;
                     }
-                    if untold.is_some() {
+                    if offered.is_unknown() {
                         // It may have refused what was not signed, or with another key.
                         question.ask();
                     }
@@ -165,45 +175,50 @@ impl Session {
                     Some(Message::Register(None)) => question.ask(),
                     Some(Message::Remove(None)) => {
                         question.withdraw();
-                        untold = None;
-                        self.join(Vec::new());
+                        if offered.withdraw() {
+                            self.join(Vec::new(), &mut offered);
+                        }
                     }
                     Some(message) => subscriber.take(message),
                 },
-                told = question.answer() => match told {
-                    Ok(services) => {
-                        untold = None;
-                        self.join(services);
+                offer = question.answer() => match offer.and_then(|offer| offered.set(offer)) {
+                    Ok((services, left_out)) => {
+                        if let Some(why) = left_out {
+                            self.warn(&why, "a master offers too much");
+                        }
+                        self.join(services, &mut offered);
                     }
                     Err(_) if subscriber.follows() => question.withdraw(),
-                    Err(why) if untold.is_none() => {
-                        untold = self.hall.untold.one_more(usize::MAX);
-                        let (master, address) = (&self.id, self.address);
-                        tracing::warn!(master, %address, why, "a master does not tell its services");
+                    Err(why) => {
+                        question.ask_later();
+                        if offered.becomes_unknown() {
+                            self.warn(&why, "a master's services are not known");
+                        }
                     }
-                    Err(_) => {}
                 },
             }
         }
     }
 
-    fn join(&self, services: Vec<Service>) {
+    fn warn(&self, why: &str, what: &str) {
+        tracing::warn!(master = self.claim.id, address = self.peer.address, why, "{what}");
+    }
+
+    fn join(&self, services: Vec<Service>, offered: &mut Offered) {
         let master = Master {
-            id: self.id.clone(),
-            address: self.address.to_string(),
+            id: self.claim.id.clone(),
+            address: self.peer.address.clone(),
             connected_at: self.connected_at,
             services,
         };
-        tracing::info!(
-            master = master.id,
-            address = master.address,
-            services = master.services.len(),
-            "a master is there"
-        );
-        self.hall.publish(&self.id, self.number, Change::Join(Arc::new(master), self.line.clone()));
+        if let Some(changes) = offered.changes_to_log() {
+            let (services, address) = (master.services.len(), &master.address);
+            tracing::info!(master = master.id, address, services, changes, "a master is there");
+        }
+        self.hall.publish(&self.claim.id, self.number, Change::Join(Arc::new(master), self.line.clone()));
     }
 
     fn leave(&self) {
-        self.hall.publish(&self.id, self.number, Change::Leave(self.id.clone()));
+        self.hall.publish(&self.claim.id, self.number, Change::Leave(self.claim.id.clone()));
     }
 }

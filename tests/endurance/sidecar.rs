@@ -57,8 +57,11 @@ impl Sidecar {
         roster.write("token", TOKEN);
         // A busy machine is no slow client.
         let patient = "first_byte_timeout = \"10s\"\nrequest_timeout = \"10s\"\n";
-        let listen =
-            format!("[register]\nlisten = \"127.0.0.1:{register}\"\nping_interval = \"2s\"\nauth_timeout = \"60s\"\n");
+        let token = roster.folder().join("token");
+        let listen = format!(
+            "[register]\nlisten = \"127.0.0.1:{register}\"\nping_interval = \"2s\"\nauth_timeout = \"60s\"\n\
+             tokens = {token:?}\n"
+        );
         roster.configure("[register]\nlisten = \"\"\n", &(patient.to_owned() + &listen));
         // Also for the adversary, who is another user.
         roster.configure("[thrift]\n", "[thrift]\nmode = \"0666\"\n");

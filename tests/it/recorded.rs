@@ -126,7 +126,7 @@ fn a_recorded_master_is_listed_called_asked_again_and_leaves() {
 
 #[test]
 fn a_recorded_master_is_understood_wherever_its_bytes_are_cut() {
-    let scene = Scene::with("max_strangers = 1000\nmax_strangers_per_address = 1000");
+    let scene = Scene::new();
     let auth = said("auth", "");
     let mut masters: Vec<Scripted> = (0..auth.len()).map(|_| Scripted::connect(scene.port)).collect();
     for (cut, master) in masters.iter_mut().enumerate() {

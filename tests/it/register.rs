@@ -4,10 +4,11 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 
 use nix::sys::signal::Signal;
+use nix::unistd::Uid;
 use rmpv::Value;
 
 use crate::harness::master::{Scripted, field, map, packed, text};
-use crate::harness::{Link, Roster, SOON, ensure, eventually, exception, free_port};
+use crate::harness::{Link, Roster, SOON, binary, ensure, eventually, exception, free_port};
 use crate::idl::{CallFailed, CallOptions, CallResult, Encoding, Filter, Master, NoMaster, TRosterSyncClient};
 
 pub(crate) const TOKEN: &str = "register-center-token-2024";
@@ -29,8 +30,10 @@ impl Scene {
         let mut roster = Roster::prepare("[[file]]\npath = \"{folder}/nodes.toml\"\n");
         roster.write("nodes.toml", "[nodes]\n");
         roster.write("tokens", "one\ntwo\n");
+        roster.write("example-token", TOKEN);
+        let tokens = if settings.contains("tokens = ") { "" } else { "tokens = \"{folder}/example-token\"\n" };
         let folder = roster.folder().display().to_string();
-        let settings = settings.replace("{folder}", &folder);
+        let settings = format!("{tokens}{settings}").replace("{folder}", &folder);
         roster.configure("listen = \"\"", &format!("listen = \"127.0.0.1:{port}\"\n{settings}"));
         roster.run();
         Self { roster, port }
@@ -313,11 +316,79 @@ fn tokens_change_without_harm_to_those_whose_token_stands() {
 }
 
 #[test]
-fn beyond_loopback_there_must_be_a_token_of_ones_own() {
+fn beyond_loopback_no_token_is_taken_that_everybody_knows_or_guesses() {
     let mut roster = Roster::prepare("[[file]]\npath = \"{folder}/nodes.toml\"\n");
-    roster.configure("listen = \"\"", "listen = \"0.0.0.0:0\"");
-    let ended = roster.fails();
-    assert!(ended.contains("register.tokens"), "{ended}");
+    roster.write("nodes.toml", "[nodes]\n");
+    let tokens = roster.folder().join("tokens");
+    roster.configure("listen = \"\"", &format!("listen = \"0.0.0.0:0\"\ntokens = {tokens:?}"));
+    for (text, why) in [
+        (format!("{}\n{TOKEN}\n", "x".repeat(16)), "which everybody knows"),
+        ("0123456789abcde\n".into(), "fewer than 16 bytes"),
+        ("\u{feff}# 0123456789abcdef\r\n".into(), "is empty"),
+    ] {
+        roster.write("tokens", &text);
+        let ended = roster.fails();
+        assert!(ended.contains("register.tokens") && ended.contains(why), "{ended}");
+        let checked = binary().args(["config", "check"]).arg(roster.config()).output().expect("the binary starts");
+        assert!(String::from_utf8_lossy(&checked.stderr).contains(why), "{checked:?}");
+    }
+    roster.write("tokens", "0123456789abcdef\n");
+    roster.run();
+}
+
+#[test]
+fn where_no_tokens_are_set_one_is_made_and_no_other_admits() {
+    let mut roster = Roster::prepare("[[file]]\npath = \"{folder}/nodes.toml\"\n");
+    roster.write("nodes.toml", "[nodes]\n");
+    let port = free_port();
+    roster.configure("listen = \"\"", &format!("listen = \"127.0.0.1:{port}\""));
+    let ended = roster.fails_with("ROSTER_SHARED__STATE", "/proc/none/at-all");
+    assert!(ended.contains("no token can be made in /proc/none/at-all/register.token"), "{ended}");
+    std::fs::create_dir(roster.folder().join("disk")).expect("a folder");
+    roster.run();
+    let path = roster.state().join("register.token");
+    let token = std::fs::read_to_string(&path).expect("a token");
+    assert!(roster.log().contains(&format!("path={}", path.display())), "{}", roster.log());
+    assert!(!roster.log().contains(token.trim()), "a token is in the log");
+    Scripted::join(port, token.trim(), &[]);
+    let mut stranger = Scripted::connect(port);
+    stranger.say(map([("cmd", "auth".into()), ("token", TOKEN.into())]));
+    assert_eq!(text(&stranger.hears().expect("an answer"), "cmd"), "auth-failed");
+    roster.stop();
+    roster.run();
+    Scripted::join(port, token.trim(), &[]);
+}
+
+#[test]
+fn silent_connections_keep_no_master_out() {
+    let scene = Scene::with("max_unauthenticated = 20");
+    let silent: Vec<_> = (0..60).map(|_| Scripted::connect(scene.port)).collect();
+    let _master = scene.join(&[]);
+    scene.has(1);
+    let counters = scene.roster.status().counters;
+    assert!(counters["mastersUnauthenticated"] <= 20 && counters["mastersRefused"] >= 40, "{counters:?}");
+    drop(silent);
+}
+
+#[test]
+fn an_id_is_not_taken_over_by_another_user() {
+    let scene = Scene::with("unix = \"{folder}/register.sock\"");
+    let auth = |mut master: Scripted| {
+        master.say(map([("cmd", "auth".into()), ("token", TOKEN.into()), ("id", "mail-1".into())]));
+        text(&master.hears().expect("an answer"), "cmd")
+    };
+    let mut first = Scripted::connect(scene.port);
+    first.say(map([("cmd", "auth".into()), ("token", TOKEN.into()), ("id", "mail-1".into())]));
+    first.tells(&[]);
+    let address = scene.has(1)[0].address.clone();
+    assert_eq!(auth(Scripted::connect(scene.port)), "auth-success", "the same user");
+    let over_unix = Scripted::connect_unix(&scene.roster.folder().join("register.sock"));
+    assert_eq!(auth(over_unix), "auth-success", "the same user over the other listener");
+    assert_eq!(scene.has(1)[0].address, address);
+    if Uid::effective().is_root() {
+        let other = Scripted::connect_as(Uid::from_raw(65_534), scene.port);
+        assert_eq!(auth(other), "auth-failed");
+    }
 }
 
 #[test]

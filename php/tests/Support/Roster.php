@@ -11,6 +11,9 @@ use Roster\Exception\RosterException;
 /** A real sidecar, of the binary that ROSTER_BIN names, over a tree of nodes in a file. */
 final class Roster
 {
+    /** What masters show. */
+    private const TOKEN = 'register-center-token-2024';
+
     public readonly string $socket;
     public readonly string $tcp;
     public readonly string $shared;
@@ -51,6 +54,7 @@ final class Roster
     {
         $settings = ["thrift.unix=$this->socket", "thrift.tcp=$this->tcp"];
         $settings[] = 'register.listen=' . ($this->hasRegister ? $this->register : '');
+        $settings[] = "register.tokens={$this->folder->file('tokens', self::TOKEN)}";
         if (self::hasShared()) {
             array_push($settings, "shared.path=$this->shared", 'shared.state=');
         }
@@ -66,7 +70,7 @@ final class Roster
     {
         $script = __DIR__ . '/../../../tests/it/php/master.php';
         $port = substr(strrchr($this->register, ':'), 1);
-        $command = [PHP_BINARY, $script, $port, 'register-center-token-2024', ...$services];
+        $command = [PHP_BINARY, $script, $port, self::TOKEN, ...$services];
         return new Process($command, "{$this->folder->path}/master");
     }
 

@@ -1,17 +1,27 @@
 //! A scripted master: speaks the register's protocol by hand, packed as PHP packs.
 
+use std::fmt::Debug;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
+use nix::unistd::{Uid, setfsuid};
 use rmpv::Value;
 
 /// A connection to a register.
 #[derive(Debug)]
 pub(crate) struct Scripted {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     received: Vec<u8>,
 }
+
+trait Stream: Read + Write + Debug + Send {}
+
+impl<S: Read + Write + Debug + Send> Stream for S {}
+
+const PATIENCE: Duration = Duration::from_secs(20);
 
 impl Scripted {
     pub(crate) fn connect(port: u16) -> Self {
@@ -19,9 +29,25 @@ impl Scripted {
     }
 
     pub(crate) fn over(stream: TcpStream) -> Self {
-        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         stream.set_nodelay(true).expect("an option");
-        Self { stream, received: Vec::new() }
+        Self { stream: Box::new(stream), received: Vec::new() }
+    }
+
+    pub(crate) fn connect_unix(path: &Path) -> Self {
+        let stream = UnixStream::connect(path).expect("the register accepts");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        Self { stream: Box::new(stream), received: Vec::new() }
+    }
+
+    /// A connection whose socket is this user's, which only root can make.
+    pub(crate) fn connect_as(user: Uid, port: u16) -> Self {
+        let connect = move || {
+            // Of this thread alone.
+            setfsuid(user);
+            Self::connect(port)
+        };
+        std::thread::spawn(connect).join().expect("a connection")
     }
 
     /// One that has shown its token, and has told these services when it was asked.

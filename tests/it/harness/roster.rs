@@ -1,5 +1,6 @@
 //! The sidecar under test: the real binary with a configuration of its own in a temporary directory.
 
+use std::ffi::OsStr;
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -82,7 +83,14 @@ impl Roster {
 
     /// Starts it, which must fail; what it says.
     pub(crate) fn fails(&mut self) -> String {
-        let output = binary().args(["serve", "--config"]).arg(self.config()).output().expect("the binary starts");
+        self.fails_with("ROSTER_SHARED__STATE", self.state())
+    }
+
+    /// The same with a variable of the environment.
+    pub(crate) fn fails_with(&mut self, name: &str, value: impl AsRef<OsStr>) -> String {
+        let mut serve = binary();
+        serve.args(["serve", "--config"]).arg(self.config()).env(name, value);
+        let output = serve.output().expect("the binary starts");
         assert!(!output.status.success(), "it started");
         String::from_utf8_lossy(&output.stderr).into_owned()
     }

@@ -1,0 +1,126 @@
+//! Peers: who is at the other end of a connection, as the kernel knows it.
+
+use std::fmt;
+use std::io::{self, Read};
+use std::net::{IpAddr, SocketAddr};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::Stream;
+
+/// Between whom places are shared: a user of this machine, or else an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum User {
+    Uid(u32),
+    Address(IpAddr),
+}
+
+/// The other end of a connection.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    pub user: User,
+    /// Where it connected from.
+    pub address: String,
+}
+
+impl fmt::Display for User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Uid(uid) => write!(f, "uid {uid}"),
+            Self::Address(address) => write!(f, "{address}"),
+        }
+    }
+}
+
+impl Peer {
+    /// Of a connection that was accepted; none: it is gone already.
+    pub fn of(stream: &Stream) -> Option<Self> {
+        match stream {
+            Stream::Unix(stream) => {
+                let uid = stream.peer_cred().ok()?.uid();
+                Some(Self { user: User::Uid(uid), address: format!("unix:uid={uid}") })
+            }
+            Stream::Tcp(stream) => {
+                let (peer, own) = (stream.peer_addr().ok()?, stream.local_addr().ok()?);
+                let address = peer.ip().to_canonical();
+                let uid = if address.is_loopback() { uid_of(peer, own).ok() } else { None };
+                let user = uid.map_or(User::Address(address), User::Uid);
+                Some(Self { user, address: peer.to_string() })
+            }
+            Stream::Tls(_) => None,
+        }
+    }
+}
+
+const NETLINK: i32 = 16;
+const SOCK_DIAG: i32 = 4;
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const REQUEST: u16 = 1;
+const TCP: u8 = 6;
+const HEADER_BYTES: u32 = 16;
+const QUESTION_BYTES: u32 = 56;
+/// Where the ports stand in the question, and in the answer, with the uid after them.
+const ASKED_PORTS_AT: usize = 16 + 8;
+const PORTS_AT: usize = 16 + 4;
+const UID_AT: usize = PORTS_AT + 48 + 12;
+
+/// The user to whom the socket at `peer` belongs, whose other end is `own`, asked of the kernel's table of sockets
+/// (`sock_diag(7)`): `/proc/net/tcp` tells the same, but all of it at once.
+fn uid_of(peer: SocketAddr, own: SocketAddr) -> io::Result<u32> {
+    let mut socket = Socket::new(Domain::from(NETLINK), Type::DGRAM, Some(Protocol::from(SOCK_DIAG)))?;
+    // The answer is there when the question has been sent.
+    socket.set_nonblocking(true)?;
+    let question = question(peer, own);
+    socket.send(&question)?;
+    let mut answer = [0; 1024];
+    let length = socket.read(&mut answer)?;
+    // Where there is no such connection, the kernel tells of a socket that listens at that port.
+    let is_answer = answer[4..6] == SOCK_DIAG_BY_FAMILY.to_ne_bytes()
+        && answer[PORTS_AT..PORTS_AT + 4] == question[ASKED_PORTS_AT..ASKED_PORTS_AT + 4];
+    match answer[..length].get(UID_AT..UID_AT + 4).and_then(|uid| uid.try_into().ok()) {
+        Some(uid) if is_answer => Ok(u32::from_ne_bytes(uid)),
+        _ => Err(io::ErrorKind::NotFound.into()),
+    }
+}
+
+/// `struct nlmsghdr`, and `struct inet_diag_req_v2` after it.
+fn question(peer: SocketAddr, own: SocketAddr) -> Vec<u8> {
+    let family = if peer.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+    let mut bytes = Vec::with_capacity((HEADER_BYTES + QUESTION_BYTES) as usize);
+    bytes.extend((HEADER_BYTES + QUESTION_BYTES).to_ne_bytes());
+    bytes.extend([SOCK_DIAG_BY_FAMILY, REQUEST].map(u16::to_ne_bytes).concat());
+    bytes.extend([0; 8]);
+    bytes.extend([i32::from(family) as u8, TCP, 0, 0]);
+    bytes.extend(u32::MAX.to_ne_bytes());
+    bytes.extend([peer.port(), own.port()].map(u16::to_be_bytes).concat());
+    for address in [peer.ip(), own.ip()] {
+        match address {
+            IpAddr::V4(address) => bytes.extend([&address.octets()[..], &[0; 12]].concat()),
+            IpAddr::V6(address) => bytes.extend(address.octets()),
+        }
+    }
+    // Any interface, any cookie.
+    bytes.extend([0; 4]);
+    bytes.extend([0xff; 8]);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn the_user_of_a_loopback_peer_is_found_as_long_as_it_is_there() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(listener) = TcpListener::bind(address) else { continue };
+            let own = listener.local_addr().expect("an address");
+            let client = TcpStream::connect(own).expect("it accepts");
+            let peer = client.local_addr().expect("an address");
+            let uid = uid_of(peer, own).expect("the kernel knows it");
+            assert_eq!(uid, nix::unistd::Uid::current().as_raw(), "{address}");
+            assert!(uid_of(own, SocketAddr::new(own.ip(), 1)).is_err(), "{address}");
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! What a connected master offers, and how much of the room for that it takes.
+
+use std::time::{Duration, Instant};
+
+use super::Hall;
+use super::question::Offer;
+use crate::metrics::{Held, Metrics};
+use crate::model::Service;
+use crate::tunnel::OneMore;
+
+/// How often the changes of one master are logged.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
+
+pub(super) struct Offered<'h> {
+    hall: &'h Hall,
+    /// How many services were published last; none: nothing was.
+    count: Option<usize>,
+    charged: Charge<'h>,
+    left_out: Option<Held<'h>>,
+    /// While its services are not known.
+    unknown: Option<OneMore>,
+    changes: u64,
+    logged: Option<Instant>,
+}
+
+impl<'h> Offered<'h> {
+    pub(super) fn new(hall: &'h Hall) -> Self {
+        let charged = Charge { metrics: &hall.metrics, bytes: 0 };
+        Self { hall, count: None, charged, left_out: None, unknown: None, changes: 0, logged: None }
+    }
+
+    /// Takes in what the master offers: that; and that some of it is left out, if that is new. Where there is no room for
+    /// it, what the master offered before stands.
+    pub(super) fn set(&mut self, offer: Offer) -> Result<(Vec<Service>, Option<String>), String> {
+        let max = self.hall.config.max_metadata;
+        self.charged
+            .resize(offer.services.iter().map(Service::memory_size).sum::<usize>() as u64, max.as_u64())
+            .map_err(|()| format!("all masters together offer more than register.max_metadata, {max}"))?;
+        let is_new = offer.left_out.is_some() && self.left_out.is_none();
+        self.left_out = offer.left_out.as_ref().map(|_| self.hall.metrics.masters_left_out.hold());
+        (self.count, self.unknown) = (Some(offer.services.len()), None);
+        Ok((offer.services, offer.left_out.filter(|_| is_new)))
+    }
+
+    /// The master offers nothing any more; whether that is new.
+    pub(super) fn withdraw(&mut self) -> bool {
+        let is_new = self.count != Some(0);
+        self.charged.free();
+        (self.count, self.left_out, self.unknown) = (Some(0), None, None);
+        is_new
+    }
+
+    pub(super) fn is_unknown(&self) -> bool {
+        self.unknown.is_some()
+    }
+
+    /// The master does not tell what it offers, or there is no room for that; whether that is new.
+    pub(super) fn becomes_unknown(&mut self) -> bool {
+        let is_new = self.unknown.is_none();
+        self.unknown = self.unknown.take().or_else(|| self.hall.unknown.one_more(usize::MAX));
+        is_new
+    }
+
+    /// Counts a change. How many there were, if it is time to log them.
+    pub(super) fn changes_to_log(&mut self) -> Option<u64> {
+        self.changes += 1;
+        let is_due = self.logged.is_none_or(|logged| logged.elapsed() >= LOG_INTERVAL);
+        is_due.then(|| {
+            self.logged = Some(Instant::now());
+            std::mem::take(&mut self.changes)
+        })
+    }
+}
+
+/// A part of `max_metadata`, given back when dropped.
+struct Charge<'h> {
+    metrics: &'h Metrics,
+    bytes: u64,
+}
+
+impl Charge<'_> {
+    fn resize(&mut self, bytes: u64, max: u64) -> Result<(), ()> {
+        let held = &self.metrics.metadata_bytes;
+        if bytes > self.bytes && !held.try_add(bytes - self.bytes, max) {
+            return Err(());
+        }
+        held.sub(self.bytes.saturating_sub(bytes));
+        self.bytes = bytes;
+        Ok(())
+    }
+
+    fn free(&mut self) {
+        self.metrics.metadata_bytes.sub(std::mem::take(&mut self.bytes));
+    }
+}
+
+impl Drop for Charge<'_> {
+    fn drop(&mut self) {
+        self.free();
+    }
+}

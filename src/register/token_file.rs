@@ -1,0 +1,88 @@
+//! The token that Roster makes for itself, where the configuration names none.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+use nix::unistd::{AccessFlags, access};
+use uuid::Uuid;
+
+use super::SecretError;
+use crate::permissions::Mode;
+
+/// The owner writes it; masters of its group read it.
+const MODE: Mode = Mode(0o640);
+const FOLDER_MODE: u32 = 0o750;
+
+/// Makes the file with a random token, unless it is there.
+pub(super) fn make(path: &Path) -> Result<(), SecretError> {
+    let failed = |source| SecretError::Make { path: path.to_owned(), source };
+    if fs::exists(path).map_err(failed)? {
+        return Ok(());
+    }
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    if !folder.is_dir() {
+        DirBuilder::new().mode(FOLDER_MODE).create(folder).map_err(failed)?;
+    }
+    let fresh = path.with_extension(format!("new-{}", std::process::id()));
+    let written = write(&fresh).and_then(|()| fs::hard_link(&fresh, path));
+    let _ = fs::remove_file(&fresh);
+    match written {
+        // Another process was faster.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.exists() => Ok(()),
+        Err(error) => Err(failed(error)),
+        Ok(()) => {
+            tracing::info!(path = %path.display(), "made a token for masters to show: register.tokens is not set");
+            Ok(())
+        }
+    }
+}
+
+/// Whether the file is there, or could be made.
+pub(super) fn check(path: &Path) -> Result<(), SecretError> {
+    let failed = |source| SecretError::Make { path: path.to_owned(), source };
+    if fs::exists(path).map_err(failed)? {
+        return Ok(());
+    }
+    let above = |path: &Path| path.parent().unwrap_or(Path::new("/")).to_owned();
+    let folder = above(path);
+    let folder = if folder.is_dir() { folder } else { above(&folder) };
+    access(&folder, AccessFlags::W_OK | AccessFlags::X_OK).map_err(|error| failed(error.into()))
+}
+
+fn write(path: &Path) -> io::Result<()> {
+    let mut file = File::options().write(true).create_new(true).mode(MODE.0).open(path)?;
+    MODE.set(path)?;
+    writeln!(file, "{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple())?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_token_is_made_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("state/register.token");
+        check(&path).expect("it can be made");
+        make(&path).expect("made");
+        let token = fs::read_to_string(&path).expect("a token");
+        assert!(token.trim().len() >= 32, "{token}");
+        assert_eq!(fs::metadata(&path).expect("a file").permissions().mode() & 0o777, MODE.0);
+        make(&path).expect("it is there");
+        assert_eq!(fs::read_to_string(&path).expect("a token"), token);
+        assert_eq!(fs::read_dir(folder.path().join("state")).expect("a folder").count(), 1);
+    }
+
+    #[test]
+    fn where_no_token_can_be_made_the_cure_is_told() {
+        let path = Path::new("/proc/none/at-all/register.token");
+        for error in [check(path).expect_err("no folder"), make(path).expect_err("no folder")] {
+            assert!(error.to_string().contains("set register.tokens to a file"), "{error}");
+        }
+    }
+}
