@@ -13,6 +13,7 @@ mod file;
 mod get;
 mod json;
 mod known;
+mod log;
 mod ls;
 mod masters;
 mod place;

@@ -1,19 +1,18 @@
 //! `roster serve`: the sidecar itself, until a signal or a failure ends it.
 
 use std::env;
-use std::io::{self, IsTerminal};
 
 use anyhow::Context;
 use clap::Args;
-use roster::config::{Config, Log, LogFormat};
+use roster::config::Config;
 use roster::sidecar::Sidecar;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
+use super::log::Reports;
 use super::sample::Samples;
 use super::settings::{Loaded, NO_SOURCE, Origin, Settings};
 use super::systemd::Systemd;
-use super::{demo, exit};
+use super::{demo, exit, log};
 
 /// Run the sidecar
 ///
@@ -37,16 +36,21 @@ impl Serve {
         if is_demo {
             demo::lay_out()?;
         }
-        start_log(&loaded.config.log)?;
+        let reports = log::start(&loaded.config.log)?;
         if !loaded.config.has_source() {
             tracing::warn!("{NO_SOURCE}");
         }
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-        runtime.context("cannot start the runtime")?.block_on(serve(&loaded.config, is_demo, load))
+        runtime.context("cannot start the runtime")?.block_on(serve(&loaded.config, is_demo, load, reports))
     }
 }
 
-async fn serve(config: &Config, is_demo: bool, load: impl Fn() -> anyhow::Result<Loaded>) -> anyhow::Result<()> {
+async fn serve(
+    config: &Config,
+    is_demo: bool,
+    load: impl Fn() -> anyhow::Result<Loaded>,
+    mut reports: Reports,
+) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -67,6 +71,7 @@ async fn serve(config: &Config, is_demo: bool, load: impl Fn() -> anyhow::Result
             }
             () = systemd.watchdog() => {}
             () = samples.one_ends() => {}
+            () = reports.next() => {}
         }
     };
     systemd.stopping();
@@ -77,6 +82,7 @@ async fn serve(config: &Config, is_demo: bool, load: impl Fn() -> anyhow::Result
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
     }
+    reports.report();
     ended
 }
 
@@ -87,20 +93,4 @@ fn reload_access(sidecar: &Sidecar, loaded: anyhow::Result<Loaded>) {
         Ok(()) => tracing::info!("read the access rules again; any other change of the configuration needs a restart"),
         Err(error) => tracing::error!("cannot read the configuration again, the access rules stay: {error:#}"),
     }
-}
-
-fn start_log(log: &Log) -> anyhow::Result<()> {
-    let is_plain = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let subscriber = tracing_subscriber::fmt()
-        // The client's own lines tell each retry; the mirror tells what they come to.
-        .with_env_filter(EnvFilter::try_new(format!("zookeeper_client=error,{}", log.level))?)
-        .with_ansi(io::stderr().is_terminal() && !is_plain)
-        // A line that cannot be written, on a disk that is full, would be told by a second one, and that by a panic.
-        .log_internal_errors(false)
-        .with_writer(io::stderr);
-    match log.format {
-        LogFormat::Human => subscriber.init(),
-        LogFormat::Json => subscriber.json().init(),
-    }
-    Ok(())
 }

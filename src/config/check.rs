@@ -233,6 +233,7 @@ impl Check<'_> {
         self.object_if(upstream.max_calls_per_master == 0, &key.child("max_calls_per_master"), ZERO);
         self.object_if(upstream.max_masters == 0, &key.child("max_masters"), ZERO);
         self.object_if(upstream.max_message.0 == 0, &key.child("max_message"), ZERO);
+        self.object_if(upstream.max_metadata.0 == 0, &key.child("max_metadata"), ZERO);
     }
 
     fn path(&mut self, path: &Path, key: &Key) {

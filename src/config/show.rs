@@ -33,7 +33,9 @@ impl Config {
             table["register"][name] = exact(size).into();
         }
         for (number, upstream) in self.upstream.iter().enumerate() {
-            table["upstream"][number]["max_message"] = exact(upstream.max_message).into();
+            for (name, size) in [("max_message", upstream.max_message), ("max_metadata", upstream.max_metadata)] {
+                table["upstream"][number][name] = exact(size).into();
+            }
         }
         table["shared"]["max_size"] = exact(self.shared.max_size).into();
         for (number, ensemble) in self.zookeeper.iter().enumerate() {

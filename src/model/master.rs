@@ -1,6 +1,7 @@
 //! Masters: who offers services, and how one calls them.
 
 use std::fmt::Debug;
+use std::io;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -36,6 +37,14 @@ pub struct Service {
     pub metadata: Value,
 }
 
+impl Master {
+    /// About how many bytes of memory it takes.
+    pub fn memory_size(&self) -> usize {
+        const REST: usize = 512;
+        REST + self.services.iter().map(Service::memory_size).sum::<usize>()
+    }
+}
+
 impl Service {
     /// The name without a version.
     pub fn base_name(&self) -> &str {
@@ -50,7 +59,9 @@ impl Service {
     }
 
     fn packed_bytes(&self) -> usize {
-        self.name.len() + Command::new(self.metadata.clone()).packed().len()
+        let mut counted = Counted(0);
+        rmpv::encode::write_value(&mut counted, &self.metadata).expect("all is counted");
+        self.name.len() + counted.0
     }
 
     /// About how many bytes of memory it takes.
@@ -61,6 +72,20 @@ impl Service {
     pub fn metadatum(&self, key: &str) -> Option<&Value> {
         let entries = self.metadata.as_map()?;
         entries.iter().find(|(name, _)| name.as_str() == Some(key)).map(|(_, value)| value)
+    }
+}
+
+/// Counts what is written.
+struct Counted(usize);
+
+impl io::Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! - `{cmd:"subscribe", uuid}`: tell me your masters, in the place of an earlier subscription. `data` for each
 //!   (`{put: …}`), `{whole: true}`, then every change (`{put}`, `{drop: id}`); `{reset: true}` begins anew.
+//! - `{cmd:"subscribe", uuid, pieces: 1}`: the same, in pieces: after each comes `{piece: number}`, and nothing more
+//!   before `{cmd:"took", piece: number}`.
 //! - `{cmd:"prove", at}`: tell me on that stream when you have told all that is true now (`{proven: at}`).
 //! - `{cmd:"call-on", uuid, master, service, method, arguments}`: call a master of yours; answered as a call to a
 //!   master.
@@ -27,6 +29,10 @@ use crate::store::{Room, Since};
 use crate::tunnel::value::{get, text};
 use crate::tunnel::{Ended, Handle, LOST, Message, REFUSED, RemoteError, SendError, UNSENT, UnderWay};
 
+/// How much is told in one piece: values, and about how much memory they take. A subscriber has room for twice as much.
+const PIECE_VALUES: usize = 512;
+const PIECE_BYTES: usize = 4 * 1024 * 1024;
+
 /// How many changes are told before newer ones are looked for.
 const ROOM: Room = Room { changes: 1_024, bytes: usize::MAX };
 
@@ -50,13 +56,16 @@ pub(super) struct Subscriber {
     following: Option<DropGuard>,
     /// What it last wanted proven.
     asked: watch::Sender<Option<u64>>,
+    /// The last piece that it took.
+    took: watch::Sender<u64>,
 }
 
 impl Subscriber {
     pub(super) fn new(handle: Handle, under_way: UnderWay, hall: Arc<Hall>) -> Self {
         let over = CancellationToken::new();
         let (asked, calls) = (watch::Sender::new(None), HashMap::new());
-        Self { handle, hall, _over: over.clone().drop_guard(), over, calls, under_way, following: None, asked }
+        let (following, took) = (None, watch::Sender::new(0));
+        Self { handle, hall, _over: over.clone().drop_guard(), over, calls, under_way, following, asked, took }
     }
 
     /// Whether it has subscribed: no master then, and nobody expects services of it.
@@ -71,12 +80,20 @@ impl Subscriber {
             Message::Other(command) => match get(&command, "cmd").and_then(text).as_deref() {
                 Some("subscribe") => self.subscribe(&command),
                 Some("prove") => drop(self.asked.send_replace(get(&command, "at").and_then(Value::as_u64))),
+                Some("took") => _ = self.took.send_replace(get(&command, "piece").and_then(Value::as_u64).unwrap_or(0)),
                 Some("call-on") => self.call(&command),
                 Some("send-to") => self.send(&command),
                 other => tracing::trace!(command = other, "a master's command that the register has no use for"),
             },
+            Message::Callback { uuid, .. } => self.refuse(uuid, "callback not allowed"),
+            Message::List { uuid } => self.refuse(uuid, "a register, which offers nothing"),
+            Message::Call { uuid, .. } => self.refuse(uuid, "a register, which has no methods"),
             other => tracing::trace!(message = ?other, "a master's message that the register has no use for"),
         }
+    }
+
+    fn refuse(&self, uuid: String, why: &str) {
+        let _ = self.handle.send(Message::Error { uuid, error: RemoteError::new(why) });
     }
 
     fn subscribe(&mut self, command: &Value) {
@@ -86,9 +103,12 @@ impl Subscriber {
         self.following = Some(over.clone().drop_guard());
         let (hall, handle) = (self.hall.clone(), self.handle.clone());
         let asked = self.asked.subscribe();
+        self.took.send_replace(0);
+        let took = get(command, "pieces").map(|_| self.took.subscribe());
         self.hall.tasks.short(async move {
+            let mut teller = Teller { handle: &handle, uuid, took, piece: 0, values: 0, bytes: 0 };
             select! {
-                _ = follow(&hall, &handle, &uuid, asked) => {}
+                _ = follow(&hall, &mut teller, asked) => {}
                 () = over.cancelled() => {}
             }
         });
@@ -184,21 +204,66 @@ fn error_of(class: &str, why: String) -> RemoteError {
     RemoteError { class: Some(class.to_owned()), ..RemoteError::new(why) }
 }
 
-/// Tells the masters that are connected here, and then what becomes of them.
-async fn follow(
-    hall: &Hall,
-    handle: &Handle,
-    uuid: &str,
-    mut asked: watch::Receiver<Option<u64>>,
-) -> Result<(), Ended> {
-    let own = hall.publisher.number();
-    let tell = async |data: Value| {
-        match handle.send_when_room(Message::Data { uuid: uuid.to_owned(), data }).await {
-            Err(SendError::Ended(ended)) => Err(ended),
-            // A master too large to be told is left out.
-            Ok(()) | Err(_) => Ok(()),
+/// Tells a subscriber of masters, at its own pace if it wants that.
+struct Teller<'h> {
+    handle: &'h Handle,
+    uuid: String,
+    /// The last piece that the subscriber took; none: it takes all as it comes.
+    took: Option<watch::Receiver<u64>>,
+    /// The number of the last piece, and how much of the next one has been told.
+    piece: u64,
+    values: usize,
+    bytes: usize,
+}
+
+impl Teller<'_> {
+    async fn put(&mut self, master: &Master) -> Result<(), Ended> {
+        let bytes = master.memory_size();
+        if self.values >= PIECE_VALUES || self.bytes + bytes > PIECE_BYTES {
+            self.end_piece().await?;
         }
-    };
+        self.bytes += bytes;
+        if self.send(map([("put", value_of(master))])).await? {
+            return Ok(());
+        }
+        tracing::warn!(master = master.id, "a master is too large for the sidecars that follow this one; left it out");
+        Ok(())
+    }
+
+    /// Tells something small.
+    async fn tell(&mut self, what: &str, value: Value) -> Result<(), Ended> {
+        if self.values >= PIECE_VALUES {
+            self.end_piece().await?;
+        }
+        self.send(map([(what, value)])).await.map(drop)
+    }
+
+    /// Waits until the subscriber has taken what was told.
+    async fn end_piece(&mut self) -> Result<(), Ended> {
+        self.piece += 1;
+        (self.values, self.bytes) = (0, 0);
+        if self.took.is_some() {
+            self.send(map([("piece", self.piece.into())])).await?;
+        }
+        match &mut self.took {
+            Some(took) => took.wait_for(|took| *took >= self.piece).await.map(drop).map_err(|_| Ended::Closed),
+            None => Ok(()),
+        }
+    }
+
+    /// False: it is too large to be told.
+    async fn send(&mut self, data: Value) -> Result<bool, Ended> {
+        self.values += 1;
+        match self.handle.send_when_room(Message::Data { uuid: self.uuid.clone(), data }).await {
+            Err(SendError::Ended(ended)) => Err(ended),
+            sent => Ok(sent.is_ok()),
+        }
+    }
+}
+
+/// Tells the masters that are connected here, and then what becomes of them.
+async fn follow(hall: &Hall, teller: &mut Teller<'_>, mut asked: watch::Receiver<Option<u64>>) -> Result<(), Ended> {
+    let own = hall.publisher.number();
     let subscription = hall.publisher.subscribe_to_masters();
     let mut orders = hall.publisher.orders();
     let (mut since, mut proven) = (0, None);
@@ -208,31 +273,30 @@ async fn follow(
         let snapshot = hall.publisher.snapshot();
         match snapshot.masters_since(since, ROOM) {
             Since::Unknown => {
-                tell(map([("reset", true.into())])).await?;
+                teller.tell("reset", true.into()).await?;
                 for master in snapshot.directory().masters("").filter_map(|(_, entry)| entry.told_by(own)) {
-                    tell(map([("put", value_of(master))])).await?;
+                    teller.put(master).await?;
                 }
-                tell(map([("whole", true.into())])).await?;
+                teller.tell("whole", true.into()).await?;
                 since = snapshot.revision();
             }
             Since::Known { changes, upto } => {
                 for (id, _, entry) in changes {
-                    tell(match entry.as_ref().and_then(|entry| entry.told_by(own)) {
-                        Some(master) => map([("put", value_of(master))]),
-                        None => map([("drop", id.as_ref().into())]),
-                    })
-                    .await?;
+                    match entry.as_ref().and_then(|entry| entry.told_by(own)) {
+                        Some(master) => teller.put(master).await?,
+                        None => teller.tell("drop", id.as_ref().into()).await?,
+                    }
                 }
                 since = upto;
                 if upto == snapshot.revision() {
                     if let Some(at) = question.filter(|_| question != proven) {
-                        tell(map([("proven", at.into())])).await?;
+                        teller.tell("proven", at.into()).await?;
                         proven = question;
                     }
                     select! {
                         Ok(()) = asked.changed() => {}
                         () = subscription.changed() => {}
-                        order = orders.recv() => pass_on(order, handle),
+                        order = orders.recv() => pass_on(order, teller.handle),
                     }
                 }
             }

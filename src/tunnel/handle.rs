@@ -162,8 +162,10 @@ impl Shared {
     /// nobody should wait for it.
     fn fit(&self, frame: Bytes) -> Result<Bytes, SendError> {
         let Settings { bounds, queue_bytes, .. } = self.settings;
-        match Scanner::new(Bounds { bytes: bounds.bytes.min(queue_bytes), ..bounds }).scan(&frame) {
+        let mut scanner = Scanner::new(Bounds { bytes: bounds.bytes.min(queue_bytes), ..bounds });
+        match scanner.scan(&frame) {
             Progress::Wrong(wrong) => Err(SendError::Unfit(wrong)),
+            _ if scanner.has_odd_key() => Err(SendError::Unfit(Wrong::Key)),
             Progress::Complete(_) | Progress::Incomplete => Ok(frame),
         }
     }

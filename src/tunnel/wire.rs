@@ -70,23 +70,25 @@ pub(super) struct Inbox {
     bounds: Bounds,
     scanner: Scanner,
     buffer: BytesMut,
+    /// Whether a frame that is no message is passed over, as PHP's register passes it over from who is known to it.
+    is_lenient: bool,
 }
 
 impl Inbox {
     pub(super) fn new(bounds: Bounds) -> Self {
-        Self { bounds, scanner: Scanner::new(bounds), buffer: BytesMut::new() }
+        Self { bounds, scanner: Scanner::new(bounds), buffer: BytesMut::new(), is_lenient: false }
     }
 
-    /// The same bytes, of which the frames to come may be other.
+    /// The same bytes, of which the frames to come are of a peer that is known: they may be other, and no messages.
     pub(super) fn within(mut self, bounds: Bounds) -> Self {
-        (self.bounds, self.scanner) = (bounds, Scanner::new(bounds));
+        (self.bounds, self.scanner, self.is_lenient) = (bounds, Scanner::new(bounds), true);
         self
     }
 
     /// The next message that is whole, and about how much memory it takes.
     pub(super) fn next(&mut self) -> Result<Option<(Message, usize)>, Wrong> {
         loop {
-            if is_tls(&self.buffer) {
+            if !self.is_lenient && is_tls(&self.buffer) {
                 return Err(Wrong::Tls);
             }
             match self.scanner.scan(&self.buffer) {
@@ -94,10 +96,17 @@ impl Inbox {
                 Progress::Wrong(wrong) => return Err(wrong),
                 Progress::Complete(end) => {
                     let weight = end + self.scanner.values() * VALUE;
+                    let has_odd_key = self.scanner.has_odd_key();
                     self.scanner = Scanner::new(self.bounds);
                     let frame = self.take(end);
-                    if let Some(message) = Message::decode(&frame)? {
-                        return Ok(Some((message, weight)));
+                    let message = if has_odd_key { Err(Wrong::Key) } else { Message::decode(&frame) };
+                    match message {
+                        Ok(Some(message)) => return Ok(Some((message, weight))),
+                        Ok(None) => {}
+                        Err(wrong @ (Wrong::Key | Wrong::NotAMap)) if self.is_lenient => {
+                            tracing::debug!(%wrong, "passed over a frame that is no message");
+                        }
+                        Err(wrong) => return Err(wrong),
                     }
                 }
             }

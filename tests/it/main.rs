@@ -2,6 +2,7 @@
 
 mod access;
 mod attacks;
+mod bounds;
 mod chaos;
 mod cli;
 mod death;

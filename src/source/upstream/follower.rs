@@ -1,18 +1,19 @@
 //! Followers: the connection to one upstream register, made again whenever it is lost.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytesize::ByteSize;
 use rmpv::Value;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::line::{UpstreamLine, command};
 use super::{Config, Order, PROVE};
-use crate::model::{Change, MAX_SERVICES, Master, Service};
+use crate::model::{Change, MAX_SERVICES, Master, Service, cut_to_bounds};
 use crate::net::{Remote, Stream};
 use crate::secret;
 use crate::store::{Feed, FeedState, Publisher};
@@ -47,6 +48,8 @@ enum Trouble {
     Refused,
     #[error("the register tells of more masters than max_masters allows: {0}")]
     TooMany(usize),
+    #[error("the register tells of more metadata than max_metadata allows: {0}")]
+    TooMuch(ByteSize),
     #[error("{0}")]
     Lost(String),
 }
@@ -54,11 +57,14 @@ enum Trouble {
 /// What the register tells of its masters.
 enum Told {
     Reset,
-    Put(Master),
+    /// A master, and what of it is left out, in words.
+    Put(Master, Option<String>),
     /// A master by its id, which offers more than one may.
     TooLarge(String),
     Drop(String),
     Whole,
+    /// That is a piece, after which the register waits.
+    Piece(u64),
     /// All that was true so long after the connection was made.
     Proven(Duration),
 }
@@ -89,13 +95,15 @@ impl Follower {
     /// Connects, and shows the token.
     async fn greet(&self) -> Result<Wire<Stream>, Trouble> {
         let path = &self.config.token;
-        let token = secret::read(path).map_err(|source| Trouble::Token { path: path.clone(), source })?;
+        let text = secret::read(path).map_err(|source| Trouble::Token { path: path.clone(), source })?;
+        let none = || Trouble::Token { path: path.clone(), source: io::Error::other("it holds no token") };
+        let token = secret::tokens(&text).next().ok_or_else(none)?;
         let unreachable = |why: String| Trouble::Unreachable { remote: self.remote.clone(), why };
         let greeting = async {
             let connected = self.remote.connect(self.config.ca.as_deref()).await;
             let stream = connected.map_err(|error| unreachable(error.to_string()))?;
             let mut wire = Wire::new(stream, Bounds::STRANGER);
-            let token = Token(token.trim().to_owned());
+            let token = Token(token.to_owned());
             let auth = Message::Auth { token, native: true, id: None };
             wire.send(auth).await.map_err(|error| unreachable(error.to_string()))?;
             match wire.receive().await.map_err(|error| unreachable(error.to_string()))? {
@@ -143,11 +151,13 @@ impl Follower {
             Some(HashMap::new())
         };
         let mut generation: Option<HashMap<String, Master>> = read_anew();
-        let mut stream = match handle.open(|uuid| command([("cmd", "subscribe".into()), ("uuid", uuid.into())])) {
+        let mut stream = match handle
+            .open(|uuid| command([("cmd", "subscribe".into()), ("uuid", uuid.into()), ("pieces", 1.into())]))
+        {
             Ok(stream) => stream,
             Err(error) => return Trouble::Lost(error.to_string()),
         };
-        let (mut ids, most) = (HashSet::new(), self.config.max_masters);
+        let mut sizes = Sizes::default();
         let (mut was_lost, mut has_left_out) = (*was_in_sync, false);
         loop {
             let told = match stream.next().await {
@@ -156,26 +166,37 @@ impl Follower {
                 Err(error) => return Trouble::Lost(error.to_string()),
             };
             match &told {
-                Some(Told::Reset) => ids.clear(),
-                Some(Told::Drop(id)) => drop(ids.remove(id)),
-                Some(Told::Put(master)) => drop(ids.insert(master.id.clone())),
-                Some(Told::TooLarge(_) | Told::Whole | Told::Proven(_)) | None => {}
+                Some(Told::Reset) => sizes = Sizes::default(),
+                Some(Told::Drop(id)) => sizes.remove(id),
+                Some(Told::Put(master, _)) => sizes.insert(master),
+                Some(Told::TooLarge(_) | Told::Whole | Told::Piece(_) | Told::Proven(_)) | None => {}
             }
-            if ids.len() > most {
-                return Trouble::TooMany(most);
+            if let Some(trouble) = sizes.beyond(&self.config) {
+                return trouble;
+            }
+            let left_out = match &told {
+                // What it offered before stands until all is told anew.
+                Some(Told::TooLarge(id)) => Some((id, format!("it offers more than {MAX_SERVICES} services"))),
+                Some(Told::Put(master, Some(why))) => Some((&master.id, why.clone())),
+                _ => None,
+            };
+            if let Some((master, why)) = left_out
+                && !std::mem::replace(&mut has_left_out, true)
+            {
+                tracing::warn!(source = self.feed().name(), master, why, "left out a master, or some of its services");
             }
             match (told, &mut generation) {
                 (None, _) => {}
                 (Some(Told::Reset), _) => generation = read_anew(),
-                (Some(Told::Put(master)), Some(generation)) => drop(generation.insert(master.id.clone(), master)),
+                (Some(Told::Put(master, _)), Some(generation)) => drop(generation.insert(master.id.clone(), master)),
                 (Some(Told::Drop(id)), Some(generation)) => drop(generation.remove(&id)),
-                (Some(Told::Put(master)), None) => drop(self.publisher.publish(vec![self.join(handle, master)])),
+                (Some(Told::Put(master, _)), None) => drop(self.publisher.publish(vec![self.join(handle, master)])),
                 (Some(Told::Drop(id)), None) => drop(self.publisher.publish(vec![Change::Leave(id)])),
-                // What it offered before stands until all is told anew.
-                (Some(Told::TooLarge(id)), _) => {
-                    if !std::mem::replace(&mut has_left_out, true) {
-                        let why = format!("it offers more than {MAX_SERVICES} services");
-                        tracing::warn!(source = self.feed().name(), master = id, why, "left out a master");
+                (Some(Told::TooLarge(_)), _) => {}
+                (Some(Told::Piece(number)), _) => {
+                    let took = command([("cmd", "took".into()), ("piece", number.into())]);
+                    if let Err(error) = handle.send_when_room(took).await {
+                        return Trouble::Lost(error.to_string());
                     }
                 }
                 (Some(Told::Whole), whole) => {
@@ -242,6 +263,33 @@ impl Follower {
     }
 }
 
+/// About how much memory what the register told of takes, by the ids of its masters.
+#[derive(Default)]
+struct Sizes {
+    by_id: HashMap<String, usize>,
+    all: usize,
+}
+
+impl Sizes {
+    fn insert(&mut self, master: &Master) {
+        self.remove(&master.id);
+        let size = master.memory_size();
+        self.all += size;
+        self.by_id.insert(master.id.clone(), size);
+    }
+
+    fn remove(&mut self, id: &str) {
+        self.all -= self.by_id.remove(id).unwrap_or(0);
+    }
+
+    fn beyond(&self, config: &Config) -> Option<Trouble> {
+        if self.by_id.len() > config.max_masters {
+            return Some(Trouble::TooMany(config.max_masters));
+        }
+        (self.all as u64 > config.max_metadata.as_u64()).then_some(Trouble::TooMuch(config.max_metadata))
+    }
+}
+
 fn told(value: &Value) -> Option<Told> {
     if let Some(master) = get(value, "put") {
         return put(master);
@@ -254,6 +302,9 @@ fn told(value: &Value) -> Option<Told> {
     }
     if let Some(at) = get(value, "proven").and_then(Value::as_u64) {
         return Some(Told::Proven(Duration::from_millis(at)));
+    }
+    if let Some(number) = get(value, "piece").and_then(Value::as_u64) {
+        return Some(Told::Piece(number));
     }
     get(value, "reset").map(|_| Told::Reset)
 }
@@ -268,10 +319,9 @@ fn put(master: &Value) -> Option<Told> {
         let metadata = get(value, "metadata").cloned().unwrap_or(Value::Map(Vec::new()));
         Some(Service { name: get(value, "name").and_then(text)?, metadata })
     };
-    Some(Told::Put(Master {
-        id,
-        address: get(master, "address").and_then(text)?,
-        connected_at: get(master, "connectedAt").and_then(Value::as_i64)?,
-        services: services.iter().filter_map(service).collect(),
-    }))
+    let mut services: Vec<Service> = services.iter().filter_map(service).collect();
+    let left_out = cut_to_bounds(&mut services).map(|(name, count)| format!("{count} of its services, `{name}` first"));
+    let address = get(master, "address").and_then(text)?;
+    let connected_at = get(master, "connectedAt").and_then(Value::as_i64)?;
+    Some(Told::Put(Master { id, address, connected_at, services }, left_out))
 }

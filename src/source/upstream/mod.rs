@@ -51,6 +51,9 @@ pub struct Config {
     /// How many masters a register may tell of.
     #[serde(default = "Config::default_max_masters")]
     pub max_masters: usize,
+    /// About how much memory the masters may take that a register tells of.
+    #[serde(default = "Config::default_max_metadata")]
+    pub max_metadata: ByteSize,
     /// Which registers are followed besides, and shown the token, when this one or one of them tells of them: patterns of
     /// `host:port`. Empty: none.
     #[serde(default)]
@@ -75,6 +78,10 @@ impl Config {
 
     fn default_max_masters() -> usize {
         20_000
+    }
+
+    fn default_max_metadata() -> ByteSize {
+        ByteSize::mib(128)
     }
 
     fn default_max_learned() -> usize {

@@ -369,8 +369,8 @@ async fn every_end_is_told_to_every_stream_at_once() {
     assert_eq!(next(&mut stream).await, Err(StreamError::Lost(Ended::PeerClosed)));
 
     let (_here, mut peer, mut stream) = open().await;
-    peer.stream.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
-    assert_eq!(next(&mut stream).await, Err(StreamError::Lost(Ended::Wrong(Wrong::NotAMap))));
+    peer.stream.write_all(&[0xc1]).await.unwrap();
+    assert_eq!(next(&mut stream).await, Err(StreamError::Lost(Ended::Wrong(Wrong::Marker))));
 
     let (_here, mut peer, mut stream) = open().await;
     peer.stream.write_all(&[0xdf, 0xff, 0xff, 0xff, 0xff]).await.unwrap();
@@ -420,6 +420,24 @@ async fn what_the_other_end_would_refuse_is_not_sent() {
     assert_eq!(here.handle.send(Message::Other("text".into())), Err(SendError::Unfit(Wrong::NotAMap)));
     here.handle.send(note("well")).expect("room");
     assert_eq!(told(&mut peer).await, note("well"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_no_message_is_passed_over_once_the_peer_is_known() {
+    let (mut here, mut peer) = against_a_script(Settings::default());
+    let odd = Value::Map(vec![(Value::Nil, Value::Nil), ("cmd".into(), "ping".into())]);
+    for frame in [odd, Value::Array(vec![1.into()]), "text".into(), Value::from(0x16), Value::from(3)] {
+        let mut bytes = Vec::new();
+        rmpv::encode::write_value(&mut bytes, &frame).expect("a vector takes all");
+        peer.stream.write_all(&bytes).await.unwrap();
+    }
+    peer.send(note("well")).await.unwrap();
+    assert_eq!(here.hear().await, note("well"));
+
+    let (mut stranger, stream) = tokio::io::duplex(4096);
+    stranger.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+    let received = Wire::new(stream, Bounds::STRANGER).receive().await;
+    assert!(matches!(received, Err(WireError::Wrong(Wrong::NotAMap))));
 }
 
 #[tokio::test]

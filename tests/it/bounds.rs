@@ -1,0 +1,200 @@
+//! What a master can take of a register: of its memory, its work, its log, and the time of its followers.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use rmpv::Value;
+
+use crate::harness::master::{Scripted, field, map, packed, text};
+use crate::harness::{SOON, ensure, eventually};
+use crate::register::{Scene, TOKEN};
+
+fn offered(scene: &Scene) -> Vec<String> {
+    let masters = scene.masters().expect("masters");
+    masters.into_iter().flat_map(|master| master.services).map(|service| service.name).collect()
+}
+
+/// Six masters of 64,000 values each.
+fn largest_masters(hub: &Scene) -> Vec<Scripted> {
+    let many = || Value::Array(vec![Value::Nil; 16_000]);
+    let join = |_| Scripted::join(hub.port, TOKEN, &["a", "b", "c", "d"].map(|name| (name, many())));
+    let masters = (0..6).map(join).collect();
+    knows(hub, 6);
+    masters
+}
+
+/// Waits until so many masters are known, which are too large to be told on one page.
+fn knows(scene: &Scene, masters: i64) {
+    eventually("all masters are there", SOON, || {
+        let counters = scene.roster.status().counters;
+        ensure((counters["masters"], counters["services"]) == (masters, 4), format!("{counters:?}"))
+    });
+}
+
+fn detail(scene: &Scene) -> String {
+    let sources = scene.roster.status().sources;
+    sources.into_iter().find(|source| source.kind == "register").expect("a register").detail
+}
+
+#[test]
+fn services_that_are_too_large_are_left_out_and_counted() {
+    let scene = Scene::new();
+    let large = map([("about", "x".repeat(17_000).into())]);
+    let _master = Scripted::join(scene.port, TOKEN, &[("small", Value::Nil), ("large", large)]);
+    scene.has(1);
+    eventually("the small one is offered", SOON, || {
+        let offered = offered(&scene);
+        ensure(offered == ["small"], format!("{offered:?}"))
+    });
+    let counters = scene.roster.status().counters;
+    assert_eq!(counters["mastersLeftOut"], 1);
+    assert!((1..17_000).contains(&counters["metadataBytes"]), "{counters:?}");
+    eventually("it is told", SOON, || ensure(detail(&scene).contains("left out"), detail(&scene)));
+    assert!(scene.roster.log().contains("`large` first"), "{}", scene.roster.log());
+}
+
+#[test]
+fn all_masters_together_offer_no_more_than_there_is_room_for() {
+    let scene = Scene::with("max_metadata = \"20KiB\"");
+    let about = || map([("about", "x".repeat(12_000).into())]);
+    let first = Scripted::join(scene.port, TOKEN, &[("first", about())]);
+    scene.has(1);
+    let mut second = Scripted::join(scene.port, TOKEN, &[("second", about())]);
+    eventually("the second is not known", SOON, || ensure(detail(&scene).contains("without a list"), detail(&scene)));
+    assert_eq!(offered(&scene), ["first"]);
+    assert!(scene.roster.log().contains("register.max_metadata"), "{}", scene.roster.log());
+    drop(first);
+    scene.has(0);
+    second.say(map([("cmd", "register".into())]));
+    second.tells(&[("second", about())]);
+    scene.has(1);
+}
+
+#[test]
+fn a_master_whose_services_change_all_the_time_is_asked_ten_times_a_second() {
+    let scene = Scene::new();
+    let mut master = Scripted::join(scene.port, TOKEN, &[]);
+    scene.has(1);
+    let begun = Instant::now();
+    for _ in 0..10 {
+        master.write(&packed(&map([("cmd", "register".into())])).repeat(100));
+        master.say(map([("cmd", "ping".into()), ("uuid", "mine".into())]));
+        master.hears_command("pong");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    master.say(map([("cmd", "own".into())]));
+    let mut questions = 0;
+    master.say(map([("cmd", "ping".into()), ("uuid", "last".into())]));
+    loop {
+        let message = master.hears().expect("the register is there");
+        match text(&message, "cmd").as_str() {
+            "callback" => questions += 1,
+            "pong" if text(&message, "uuid") == "last" => break,
+            _ => {}
+        }
+    }
+    let most = begun.elapsed().as_millis() / 100 + 1;
+    assert!(questions <= most, "{questions} questions, at most {most}");
+    assert_eq!(scene.roster.log().matches("a master is there").count(), 1);
+}
+
+#[test]
+fn the_log_holds_few_lines_of_a_kind_and_says_how_many_are_left_out() {
+    let scene = Scene::new();
+    let begun = Instant::now();
+    for _ in 0..100 {
+        drop(Scripted::join(scene.port, TOKEN, &[]));
+    }
+    let left_out = || ensure(scene.roster.log().contains("left out lines of the log"), scene.roster.log());
+    eventually("it is told", SOON, left_out);
+    let most = 10 * (begun.elapsed().as_secs() as usize + 2);
+    let lines = scene.roster.log().matches("a master left").count();
+    assert!(lines <= most, "{lines} lines, at most {most}");
+}
+
+#[test]
+fn followers_are_handed_the_largest_masters_at_their_own_pace() {
+    let hub = Scene::new();
+    let masters = largest_masters(&hub);
+    let upstream = format!("[[upstream]]\nconnect = \"127.0.0.1:{}\"\ntoken = \"{{folder}}/token\"\n", hub.port);
+    let follower = Scene::with(&upstream);
+    follower.roster.write("token", &format!("# of the hub\n{TOKEN}\n"));
+    follower.roster.process().signal(nix::sys::signal::Signal::SIGHUP);
+    knows(&follower, masters.len() as i64);
+    let log = follower.roster.log();
+    assert!(!log.contains("faster than they were taken"), "{log}");
+}
+
+#[test]
+fn a_subscriber_is_told_no_more_than_it_has_taken() {
+    let hub = Scene::new();
+    let masters = largest_masters(&hub);
+    let mut follower = Scripted::connect(hub.port);
+    follower.say(map([("cmd", "auth".into()), ("token", TOKEN.into())]));
+    follower.say(map([("cmd", "subscribe".into()), ("uuid", "u".into()), ("pieces", 1.into())]));
+    let (mut put, mut pieces, mut in_piece) = (0, 0, 0);
+    loop {
+        let told = follower.hears_command("data");
+        let data = field(&told, "data");
+        let piece = field(data, "piece");
+        if *field(data, "whole") == Value::from(true) {
+            break;
+        } else if *piece != Value::Nil {
+            pieces += 1;
+            // Nothing comes until it is taken: the answer to a ping comes first.
+            follower.say(map([("cmd", "ping".into()), ("uuid", "mine".into())]));
+            loop {
+                match text(&follower.hears().expect("a message"), "cmd").as_str() {
+                    "pong" => break,
+                    other => assert_ne!(other, "data", "more than was taken"),
+                }
+            }
+            in_piece = 0;
+            follower.say(map([("cmd", "took".into()), ("piece", piece.clone())]));
+        } else if *field(data, "put") != Value::Nil {
+            (put, in_piece) = (put + 1, in_piece + 1);
+            assert!(in_piece <= 2, "a piece holds too much");
+        }
+    }
+    assert!(put == masters.len() && pieces >= 2, "{put} in {pieces} pieces");
+}
+
+#[test]
+fn who_floods_the_register_with_pings_is_closed_with_a_reason() {
+    let scene = Scene::new();
+    let mut stream = TcpStream::connect(("127.0.0.1", scene.port)).expect("it accepts");
+    let pings = packed(&map([("cmd", "ping".into()), ("uuid", "mine".into())])).repeat(20_000);
+    let auth = packed(&map([("cmd", "auth".into()), ("token", TOKEN.into())]));
+    stream.write_all(&auth).expect("it reads");
+    // It may close before it has read all.
+    let _ = stream.write_all(&pings);
+    eventually("the log says why", SOON, || ensure(scene.roster.log().contains("a master left"), scene.roster.log()));
+    let log = scene.roster.log();
+    let line = log.lines().find(|line| line.contains("a master left")).expect("a line");
+    assert!(line.contains("the other end"), "{line}");
+    stream.set_read_timeout(Some(SOON)).expect("a timeout");
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest);
+    Scripted::join(scene.port, TOKEN, &[]);
+}
+
+#[test]
+fn what_no_master_may_ask_is_refused_and_what_is_no_message_is_passed_over() {
+    let scene = Scene::new();
+    let mut master = Scripted::join(scene.port, TOKEN, &[]);
+    let odd = Value::Map(vec![(Value::Nil, 1.into()), ("cmd".into(), "remove".into())]);
+    master.say(odd);
+    master.say(Value::Array(vec![1.into()]));
+    master.say(map([
+        ("cmd", "callback".into()),
+        ("uuid", "mine".into()),
+        ("data", map([("serialized", "O:8:\"stdClass\":0:{}".into())])),
+    ]));
+    let answer = master.hears_command("error");
+    assert_eq!(
+        (text(&answer, "uuid").as_str(), text(field(&answer, "data"), "message").as_str()),
+        ("mine", "callback not allowed")
+    );
+    scene.has(1);
+}
