@@ -19,14 +19,16 @@ pub(super) struct Draft<'e> {
     transaction: RwTransaction<'e>,
     db: Database,
     sum: u64,
+    /// About how much of the file is about masters.
+    pub(super) of_masters: u64,
     /// How many entries were written.
     pub(super) entries: usize,
 }
 
 impl<'e> Draft<'e> {
-    /// Of a file whose checksum tells this `sum`.
-    pub(super) fn begin(env: &'e Env, sum: u64) -> Result<Self, Error> {
-        Ok(Self { transaction: env.write()?, db: env.db, sum, entries: 0 })
+    /// Of a file whose checksum tells this `sum`, and of which so much is about masters.
+    pub(super) fn begin(env: &'e Env, sum: u64, of_masters: u64) -> Result<Self, Error> {
+        Ok(Self { transaction: env.write()?, db: env.db, sum, of_masters, entries: 0 })
     }
 
     /// In the order of the keys: where it is the file's first filling, LMDB leaves no room in the pages.
@@ -56,19 +58,19 @@ impl<'e> Draft<'e> {
     }
 
     /// The list of a service is written anew when one master comes to offer it, offers it otherwise, or no longer does:
-    /// the other cost that is not of the change.
-    pub(super) fn masters(&mut self, from: &Directory, to: &Directory) -> Result<(), Error> {
+    /// the other cost that is not of the change. What takes more than `max` counts as what the file has no room for.
+    pub(super) fn masters(&mut self, from: &Directory, to: &Directory, max: u64) -> Result<(), Error> {
         let mut services = BTreeSet::new();
         for (old, new) in from.difference(to) {
             if let Some(entry) = new.or(old) {
                 let told = new.map(|new| masters::master(new));
-                self.set(&entry::named(MASTER, &entry.master.id), told.as_deref())?;
+                self.set_of_masters(&entry::named(MASTER, &entry.master.id), told.as_deref(), max)?;
             }
             services.extend(not_in(old, new).chain(not_in(new, old)));
         }
         for name in services {
             let instances = to.offers(name).map(|_| masters::instances(to.instances(name)));
-            self.set(&entry::named(SERVICE, name), instances.as_deref())?;
+            self.set_of_masters(&entry::named(SERVICE, name), instances.as_deref(), max)?;
         }
         Ok(())
     }
@@ -100,6 +102,11 @@ impl<'e> Draft<'e> {
         self.set(FRESHNESS, Some(&written(report)))
     }
 
+    fn set_of_masters(&mut self, key: &[u8], value: Option<&[u8]>, max: u64) -> Result<(), Error> {
+        self.set(key, value)?;
+        if self.of_masters > max { Err(Error::MapFull) } else { Ok(()) }
+    }
+
     fn set(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), Error> {
         let old = match self.transaction.get(self.db, &key) {
             Ok(old) => Some(old),
@@ -112,6 +119,10 @@ impl<'e> Draft<'e> {
         let part = |value: Option<&[u8]>| value.map_or(0, |value| entry::part_of_checksum(key, value));
         self.entries += 1;
         self.sum = self.sum.wrapping_sub(part(old)).wrapping_add(part(value));
+        if entry::is_of_masters(key) {
+            let room = |value: Option<&[u8]>| value.map_or(0, |value| entry::room(key, value));
+            self.of_masters = (self.of_masters + room(value)).saturating_sub(room(old));
+        }
         match value {
             Some(value) => self.transaction.put(self.db, &key, &value, WriteFlags::empty()),
             None => self.transaction.del(self.db, &key, None),

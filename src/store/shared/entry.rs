@@ -67,6 +67,18 @@ pub(super) fn key(kind: &str, path: &NodePath) -> Vec<u8> {
     if is_short(path) { [kind, path].concat().into_bytes() } else { by_digest(kind, path) }
 }
 
+/// Whether an entry is of a master or a service.
+pub(super) fn is_of_masters(key: &[u8]) -> bool {
+    [MASTER, SERVICE].iter().any(|kind| key.starts_with(kind.as_bytes()))
+}
+
+/// About how much of the file an entry takes: a large value has pages of its own.
+pub(super) fn room(key: &[u8], value: &[u8]) -> u64 {
+    const PAGE: usize = 4096;
+    let bytes = key.len() + value.len();
+    if bytes < PAGE / 2 { bytes as u64 } else { bytes.next_multiple_of(PAGE) as u64 }
+}
+
 /// The key of a service by its name, or of a master by its id: `service/mail`; for a long one as for a path.
 pub(super) fn named(kind: &str, name: &str) -> Vec<u8> {
     if is_short(name) { [kind, "/", name].concat().into_bytes() } else { by_digest(kind, name) }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use super::Contents;
-use super::entry::Source;
+use super::entry::{Report, Source};
 use crate::store::Feed;
 
 #[derive(Debug)]
@@ -30,6 +30,14 @@ impl Kept {
             sources: sources.map(|source| (source.clone(), left.report.age_of(source, now))).collect(),
             then: Instant::now(),
         }
+    }
+
+    /// What stands of masters in a file of this report, since what became of them later does not fit into it.
+    pub(super) fn standing(report: &Report) -> Self {
+        let now = SystemTime::now();
+        let sources = report.sources.iter().filter(|source| source.tells_of_masters());
+        let sources = sources.map(|source| (source.clone(), report.age_of(source, now))).collect();
+        Self { keys: Vec::new(), sources, then: Instant::now() }
     }
 
     /// What is to be said of its sources in a report that is written now.

@@ -12,7 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::copy::Written;
 use super::draft::Draft;
-use super::entry::Report;
+use super::entry::{self, Report};
 use super::kept::Kept;
 use super::place::{Claim, Mark, Place};
 use super::{Contents, Env, SharedError, env};
@@ -28,6 +28,9 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// change all the time do not take a whole processor, but no longer than a reader may be let wait.
 const LONG: Duration = Duration::from_millis(2);
 const REST: Duration = Duration::from_millis(250);
+
+/// How often it is tried again to write masters for whom there was no room.
+const RETRY: Duration = Duration::from_secs(10);
 
 /// How often the slots of dead readers are freed, in heartbeats.
 const CLEAR: u32 = 5;
@@ -52,6 +55,12 @@ pub(super) struct Writer {
     kept: Kept,
     /// and the sum that its checksum tells.
     sum: u64,
+    /// About how much of the file is about masters, of which a part is kept for nodes.
+    of_masters: u64,
+    /// What it said of masters when they were last written,
+    report: Option<Report>,
+    /// and what is said of them since there is no room for them any more; tried again at that time.
+    standing: Option<(Kept, Instant)>,
 }
 
 /// Keeps the file in step with the store, until the stop. Tells the revision of each transaction.
@@ -100,7 +109,7 @@ pub(super) async fn follow(
             }
             Err(_) => metrics.shared_failures.increment(),
         }
-        report(&metrics, result.err(), &writer.place.path);
+        report(&metrics, result.err().or_else(|| writer.trouble()), &writer.place.path);
         if is_last {
             return;
         }
@@ -129,6 +138,9 @@ impl Writer {
             directory: Directory::default(),
             kept: here.map_or_else(Kept::nothing, |here| Kept::of(here, feeds)),
             sum: here.map_or(0, |here| here.sum),
+            of_masters: here.map_or(0, |here| here.of_masters.iter().map(|(key, value)| entry::room(key, value)).sum()),
+            report: None,
+            standing: None,
             place,
             claim,
             env,
@@ -136,29 +148,80 @@ impl Writer {
     }
 
     /// Makes the file hold what the snapshot does; how many entries that took. Where it fails, the file stands as it was,
-    /// its report too: for its readers it then grows old, as it must.
+    /// its report too: for its readers it then grows old, as it must. Where masters have no room, they stand as they were,
+    /// and nodes are written.
     pub(super) fn write(&mut self, snapshot: &Snapshot) -> Result<usize, Error> {
+        // Before, what is known of masters has holes; what an earlier process left has none.
+        if !snapshot.behind_masters().all(|(_, filled)| filled.whole) {
+            let kept = std::mem::replace(&mut self.kept, Kept::nothing());
+            let written = self.write_nodes(snapshot, &kept);
+            self.kept = kept;
+            return written;
+        }
+        if self.standing.as_ref().is_none_or(|(_, again)| *again <= Instant::now()) {
+            match self.write_all(snapshot) {
+                Err(Error::MapFull) => {}
+                result => return result,
+            }
+            let of_last = self.report.get_or_insert_with(|| unwritten(snapshot));
+            self.standing = Some((Kept::standing(of_last), Instant::now() + RETRY));
+        }
+        let Some((kept, again)) = self.standing.take() else { return Ok(0) };
+        let written = self.write_nodes(snapshot, &kept);
+        self.standing = Some((kept, again));
+        written
+    }
+
+    fn write_all(&mut self, snapshot: &Snapshot) -> Result<usize, Error> {
         let env = self.env()?;
-        let mut draft = Draft::begin(&env, self.sum)?;
+        let mut draft = self.draft(&env, snapshot)?;
+        draft.remove(&self.kept.keys)?;
+        let max = self.place.config.max_size.as_u64() / 2;
+        draft.masters(&self.directory, snapshot.directory(), max)?;
+        let report = Report::of(snapshot, None, SystemTime::now());
+        draft.marks(&report)?;
+        let entries = self.commit(draft, snapshot)?;
+        (self.directory, self.kept) = (snapshot.directory().clone(), Kept::nothing());
+        (self.report, self.standing) = (Some(report), None);
+        Ok(entries)
+    }
+
+    /// Writes no masters: of them, `kept` is said.
+    fn write_nodes(&mut self, snapshot: &Snapshot, kept: &Kept) -> Result<usize, Error> {
+        let env = self.env()?;
+        let mut draft = self.draft(&env, snapshot)?;
+        draft.marks(&Report::of(snapshot, Some(kept), SystemTime::now()))?;
+        self.commit(draft, snapshot)
+    }
+
+    /// A transaction with the nodes.
+    fn draft<'e>(&self, env: &'e Env, snapshot: &Snapshot) -> Result<Draft<'e>, Error> {
+        let mut draft = Draft::begin(env, self.sum, self.of_masters)?;
         if self.nodes.is_empty() {
             draft.remove_marks()?;
         }
         draft.nodes(&self.nodes, snapshot)?;
-        // Before, what is known of masters has holes; what an earlier process left has none.
-        let are_known = snapshot.behind_masters().all(|(_, filled)| filled.whole);
-        if are_known {
-            draft.remove(&self.kept.keys)?;
-            draft.masters(&self.directory, snapshot.directory())?;
-        }
-        let kept = Some(&self.kept).filter(|_| !are_known);
-        draft.marks(&Report::of(snapshot, kept, SystemTime::now()))?;
-        let entries = draft.entries;
+        Ok(draft)
+    }
+
+    fn commit(&mut self, draft: Draft<'_>, snapshot: &Snapshot) -> Result<usize, Error> {
+        let (entries, of_masters) = (draft.entries, draft.of_masters);
         self.sum = draft.commit()?;
+        self.of_masters = of_masters;
         self.nodes = snapshot.nodes().clone();
-        if are_known {
-            (self.directory, self.kept) = (snapshot.directory().clone(), Kept::nothing());
-        }
         Ok(entries)
+    }
+
+    #[cfg(test)]
+    pub(super) fn retry_at_once(&mut self) {
+        self.standing.iter_mut().for_each(|(_, again)| *again = Instant::now());
+    }
+
+    /// That not all is written, in words.
+    pub(super) fn trouble(&self) -> Option<String> {
+        let half = self.standing.as_ref().map(|_| self.place.config.max_size.as_u64() / 2)?;
+        let half = bytesize::ByteSize(half);
+        Some(format!("masters take more than {half}, half of it, and stand as they were; raise shared.max_size"))
     }
 
     fn env(&mut self) -> Result<Arc<Env>, Error> {
@@ -175,6 +238,7 @@ impl Writer {
         }
         self.claim = self.place.clear(&self.claim)?;
         (self.nodes, self.directory, self.kept, self.sum) = (OrdMap::new(), Directory::default(), Kept::nothing(), 0);
+        (self.of_masters, self.report, self.standing) = (0, None, None);
         // Also where the new file cannot be mapped, the old one is no longer written.
         self.env = None;
         self.env = Some(self.place.map()?);
@@ -182,6 +246,13 @@ impl Writer {
         tracing::warn!(path = %self.place.path.display(), "the shared file was deleted; made it anew");
         Ok(())
     }
+}
+
+/// What is said of masters that were never written: they are not whole.
+fn unwritten(snapshot: &Snapshot) -> Report {
+    let mut report = Report::of(snapshot, None, SystemTime::now());
+    report.sources.iter_mut().for_each(|source| source.whole = false);
+    report
 }
 
 fn clear(env: &Env) {

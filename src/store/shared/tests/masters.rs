@@ -124,6 +124,31 @@ fn a_change_of_one_master_writes_that_master_and_its_services() {
 }
 
 #[test]
+fn masters_leave_room_for_nodes() {
+    let mut house = House::new();
+    house.config.max_size = ByteSize::mib(4);
+    let mut open = start(&house);
+    open.settle();
+    open.tell(vec![join("first", &["mail"])]);
+    let many: Vec<String> = (0..1_000).map(|n| format!("{n}-{}", "x".repeat(200))).collect();
+    let names: Vec<&str> = many.iter().map(String::as_str).collect();
+    open.tell((0..20).map(|n| join(&format!("m{n}"), &names)).collect());
+    assert_eq!(masters_of(&house, "mail").expect("an entry"), ["first"]);
+    assert_eq!(freshness(&house).origin, Origin::Restored, "they stand as they were");
+    open.publish(vec![put("/node", "written")]);
+    let report = Reader::open(&house.file()).and_then(|reader| reader.report()).expect("a report");
+    assert_eq!(report.revision, open.store.snapshot().revision());
+    assert_eq!(&*house.read().nodes[&path("/node")].data, b"written");
+    assert!(open.shared.writer.trouble().is_some_and(|why| why.contains("shared.max_size")));
+
+    open.tell((0..20).map(|n| leave(&format!("m{n}"))).collect());
+    open.shared.writer.retry_at_once();
+    open.write();
+    assert_eq!(freshness(&house).origin, Origin::Live);
+    assert_eq!(open.shared.writer.trouble(), None);
+}
+
+#[test]
 fn masters_that_were_known_stand_until_all_that_live_are_known() {
     let house = House::new();
     let mut open = start(&house);
