@@ -8,6 +8,7 @@ mod handshake;
 mod ids;
 mod line;
 mod offered;
+mod presence;
 mod question;
 mod secrets;
 mod session;
@@ -28,6 +29,7 @@ use uuid::Uuid;
 pub use self::config::{Config, Tls};
 use self::handshake::Handshakes;
 use self::ids::Ids;
+use self::presence::Presence;
 use self::secrets::Secrets;
 pub use self::secrets::{EXAMPLE_TOKEN, SecretError};
 use crate::metrics::Metrics;
@@ -81,6 +83,7 @@ struct Hall {
     tls: Option<ArcSwap<tls::Server>>,
     handshakes: Arc<Handshakes>,
     ids: Arc<Ids>,
+    presence: Presence,
     places: UnderWay,
     /// Masters whose services are not known.
     unknown: UnderWay,
@@ -128,6 +131,7 @@ impl Register {
             tls: tls.map(ArcSwap::from_pointee),
             handshakes: Handshakes::new(config.max_unauthenticated, metrics.clone()),
             ids: Arc::default(),
+            presence: Presence::default(),
             places: UnderWay::default(),
             unknown: UnderWay::default(),
             metrics,
@@ -179,6 +183,7 @@ async fn keep(hall: Arc<Hall>, files: Files, mut reload: Reload, stop: Stop) {
     feed.enter(FeedState::Syncing, "giving masters time to connect");
     let settled = Instant::now() + SETTLE;
     loop {
+        hall.presence.report();
         if Instant::now() >= settled {
             let is_first = feed.state() != FeedState::Live;
             feed.enter(FeedState::Live, hall.suffering());
@@ -204,7 +209,7 @@ impl Hall {
             1 => Some(format!("1 of the masters {what}")),
             count => Some(format!("{count} of the masters {what}")),
         };
-        let unknown = of_masters(self.unknown.get() as u64, "without a list of services");
+        let unknown = of_masters(self.unknown.get() as u64, "with no list of services");
         let left_out = of_masters(self.metrics.masters_left_out.get(), "with services that are left out");
         match [unknown, left_out].into_iter().flatten().collect::<Vec<_>>().join(", ") {
             none if none.is_empty() => none,

@@ -26,8 +26,8 @@ pub(super) struct Secrets {
 /// Why the secrets cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
-    #[error("cannot read register.{key} from {path}: {source}")]
-    Read { key: &'static str, path: PathBuf, source: io::Error },
+    #[error("cannot read register.{key} from {path}: {reason}")]
+    Read { key: &'static str, path: PathBuf, reason: io::Error },
     #[error("register.{key}: {path} is empty")]
     Empty { key: &'static str, path: PathBuf },
     #[error(
@@ -41,10 +41,10 @@ pub enum SecretError {
     )]
     Short { path: PathBuf, listen: String },
     #[error(
-        "register.tokens is not set, and no token can be made in {path}: {source}; set register.tokens to a file, or \
+        "register.tokens is not set, and no token can be made in {path}: {reason}; set register.tokens to a file, or \
          shared.state to a directory that Roster may write to, or register.listen to \"\" for no register"
     )]
-    Make { path: PathBuf, source: io::Error },
+    Make { path: PathBuf, reason: io::Error },
 }
 
 impl SecretError {
@@ -112,7 +112,7 @@ fn signing_key(path: &Path) -> Result<SigningKey, SecretError> {
 
 fn text(key: &'static str, path: &Path) -> Result<String, SecretError> {
     secret::warn_if_open(&format!("register.{key}"), path);
-    secret::read(path).map_err(|source| SecretError::Read { key, path: path.to_owned(), source })
+    secret::read(path).map_err(|reason| SecretError::Read { key, path: path.to_owned(), reason })
 }
 
 #[cfg(test)]

@@ -44,7 +44,9 @@ pub(super) async fn serve(stream: net::Stream, peer: Peer, pending: PendingConne
         () = session.listen(incoming) => Ended::Closed,
         ended = async { stop.requested().await; session.finish().await } => ended,
     };
-    tracing::info!(master = session.claim.id, address = session.peer.address, why = %ended, "a master left");
+    if session.hall.presence.is_logged(session.peer.user) {
+        tracing::info!(master = session.claim.id, address = session.peer.address, why = %ended, "a master left");
+    }
     session.leave();
 }
 
@@ -211,7 +213,9 @@ impl Session {
             connected_at: self.connected_at,
             services,
         };
-        if let Some(changes) = offered.changes_to_log() {
+        if let Some(changes) = offered.changes_to_log()
+            && self.hall.presence.is_logged(self.peer.user)
+        {
             let (services, address) = (master.services.len(), &master.address);
             tracing::info!(master = master.id, address, services, changes, "a master is there");
         }

@@ -17,7 +17,7 @@ const FOLDER_MODE: u32 = 0o750;
 
 /// Makes the file with a random token, unless it is there.
 pub(super) fn make(path: &Path) -> Result<(), SecretError> {
-    let failed = |source| SecretError::Make { path: path.to_owned(), source };
+    let failed = |reason| SecretError::Make { path: path.to_owned(), reason };
     if fs::exists(path).map_err(failed)? {
         return Ok(());
     }
@@ -41,7 +41,7 @@ pub(super) fn make(path: &Path) -> Result<(), SecretError> {
 
 /// Whether the file is there, or could be made.
 pub(super) fn check(path: &Path) -> Result<(), SecretError> {
-    let failed = |source| SecretError::Make { path: path.to_owned(), source };
+    let failed = |reason| SecretError::Make { path: path.to_owned(), reason };
     if fs::exists(path).map_err(failed)? {
         return Ok(());
     }

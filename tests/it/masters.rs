@@ -144,7 +144,7 @@ fn a_php_master_that_wants_signatures_gets_them() {
     eventually("the refusal is told", SOON, || ensure(plain.roster.log().contains("not signed"), plain.roster.log()));
     plain.has(0);
     let told = plain.roster.cli(["status"]).text();
-    assert!(told.contains("1 of the masters gives no list of services"), "{told}");
+    assert!(told.contains("1 of the masters with no list of services"), "{told}");
     let changing = Scene::with("signing_key = \"{folder}/tokens\"");
     let _other = Php::start(changing.port, "another key", &[]);
     let detail = || changing.roster.status().sources.into_iter().map(|it| it.detail).collect::<String>();

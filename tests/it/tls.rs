@@ -251,8 +251,9 @@ fn what_cannot_be_shown_is_told_before_the_start() {
     let in_vain = ":9: upstream.0.ca: is of no use without TLS";
     assert!(told(&upstream("hub:8010")).iter().any(|told| told.starts_with(in_vain)));
     let mut roster = Roster::prepare("");
-    let settings =
-        format!("listen = \"127.0.0.1:0\"\n[register.tls]\ncertificate = {certificate:?}\nkey = {other:?}\n");
+    let settings = format!(
+        "listen = \"127.0.0.1:0\"\ntokens = {key:?}\n[register.tls]\ncertificate = {certificate:?}\nkey = {other:?}\n"
+    );
     roster.configure("listen = \"\"", &settings);
     let ended = roster.fails();
     assert!(ended.contains("register.tls: cannot use the key"), "{ended}");
