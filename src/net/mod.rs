@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
 
-pub use self::peer::{Peer, User};
+pub use self::peer::{Peer, Peers, User};
 pub use self::remote::{ConnectError, Remote};
 pub use self::socket_file::InTheWay;
 use self::socket_file::SocketFile;

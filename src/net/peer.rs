@@ -32,23 +32,64 @@ impl fmt::Display for User {
     }
 }
 
-impl Peer {
+/// Finds out who is at the other end of connections.
+#[derive(Debug)]
+pub struct Peers {
+    /// To ask the kernel whose a socket is (`sock_diag(7)`); none: it cannot be asked. One for all questions, since to open
+    /// one takes longer than a question.
+    kernel: Option<Socket>,
+}
+
+impl Peers {
+    pub fn new() -> Self {
+        let open = || {
+            let socket = Socket::new(Domain::from(NETLINK), Type::DGRAM, Some(Protocol::from(SOCK_DIAG)))?;
+            // The answer is there when the question has been sent.
+            socket.set_nonblocking(true)?;
+            io::Result::Ok(socket)
+        };
+        Self { kernel: open().ok() }
+    }
+
     /// Of a connection that was accepted; none: it is gone already.
-    pub fn of(stream: &Stream) -> Option<Self> {
+    pub fn of(&self, stream: &Stream) -> Option<Peer> {
         match stream {
             Stream::Unix(stream) => {
                 let uid = stream.peer_cred().ok()?.uid();
-                Some(Self { user: User::Uid(uid), address: format!("unix:uid={uid}") })
+                Some(Peer { user: User::Uid(uid), address: format!("unix:uid={uid}") })
             }
             Stream::Tcp(stream) => {
                 let (peer, own) = (stream.peer_addr().ok()?, stream.local_addr().ok()?);
                 let address = peer.ip().to_canonical();
-                let uid = if address.is_loopback() { uid_of(peer, own).ok() } else { None };
+                let uid = if address.is_loopback() { self.uid_of(peer, own).ok() } else { None };
                 let user = uid.map_or(User::Address(address), User::Uid);
-                Some(Self { user, address: peer.to_string() })
+                Some(Peer { user, address: peer.to_string() })
             }
             Stream::Tls(_) => None,
         }
+    }
+
+    /// The user to whom the socket at `peer` belongs, whose other end is `own`. `/proc/net/tcp` tells the same, but all of
+    /// it at once.
+    fn uid_of(&self, peer: SocketAddr, own: SocketAddr) -> io::Result<u32> {
+        let mut kernel = self.kernel.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+        let question = question(peer, own);
+        kernel.send(&question)?;
+        let mut answer = [0; 1024];
+        let length = kernel.read(&mut answer)?;
+        // Where there is no such connection, the kernel tells of a socket that listens at that port.
+        let is_answer = answer[4..6] == SOCK_DIAG_BY_FAMILY.to_ne_bytes()
+            && answer[PORTS_AT..PORTS_AT + 4] == question[ASKED_PORTS_AT..ASKED_PORTS_AT + 4];
+        match answer[..length].get(UID_AT..UID_AT + 4).and_then(|uid| uid.try_into().ok()) {
+            Some(uid) if is_answer => Ok(u32::from_ne_bytes(uid)),
+            _ => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+}
+
+impl Default for Peers {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -63,25 +104,6 @@ const QUESTION_BYTES: u32 = 56;
 const ASKED_PORTS_AT: usize = 16 + 8;
 const PORTS_AT: usize = 16 + 4;
 const UID_AT: usize = PORTS_AT + 48 + 12;
-
-/// The user to whom the socket at `peer` belongs, whose other end is `own`, asked of the kernel's table of sockets
-/// (`sock_diag(7)`): `/proc/net/tcp` tells the same, but all of it at once.
-fn uid_of(peer: SocketAddr, own: SocketAddr) -> io::Result<u32> {
-    let mut socket = Socket::new(Domain::from(NETLINK), Type::DGRAM, Some(Protocol::from(SOCK_DIAG)))?;
-    // The answer is there when the question has been sent.
-    socket.set_nonblocking(true)?;
-    let question = question(peer, own);
-    socket.send(&question)?;
-    let mut answer = [0; 1024];
-    let length = socket.read(&mut answer)?;
-    // Where there is no such connection, the kernel tells of a socket that listens at that port.
-    let is_answer = answer[4..6] == SOCK_DIAG_BY_FAMILY.to_ne_bytes()
-        && answer[PORTS_AT..PORTS_AT + 4] == question[ASKED_PORTS_AT..ASKED_PORTS_AT + 4];
-    match answer[..length].get(UID_AT..UID_AT + 4).and_then(|uid| uid.try_into().ok()) {
-        Some(uid) if is_answer => Ok(u32::from_ne_bytes(uid)),
-        _ => Err(io::ErrorKind::NotFound.into()),
-    }
-}
 
 /// `struct nlmsghdr`, and `struct inet_diag_req_v2` after it.
 fn question(peer: SocketAddr, own: SocketAddr) -> Vec<u8> {
@@ -113,14 +135,15 @@ mod tests {
 
     #[test]
     fn the_user_of_a_loopback_peer_is_found_as_long_as_it_is_there() {
+        let peers = Peers::new();
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let Ok(listener) = TcpListener::bind(address) else { continue };
             let own = listener.local_addr().expect("an address");
             let client = TcpStream::connect(own).expect("it accepts");
             let peer = client.local_addr().expect("an address");
-            let uid = uid_of(peer, own).expect("the kernel knows it");
+            let uid = peers.uid_of(peer, own).expect("the kernel knows it");
             assert_eq!(uid, nix::unistd::Uid::current().as_raw(), "{address}");
-            assert!(uid_of(own, SocketAddr::new(own.ip(), 1)).is_err(), "{address}");
+            assert!(peers.uid_of(own, SocketAddr::new(own.ip(), 1)).is_err(), "{address}");
         }
     }
 }

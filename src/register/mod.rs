@@ -35,7 +35,7 @@ pub use self::secrets::{EXAMPLE_TOKEN, SecretError};
 use crate::metrics::Metrics;
 use crate::model::Change;
 use crate::net::tls::{self, TlsError};
-use crate::net::{Address, BindError, Bound, Peer};
+use crate::net::{Address, BindError, Bound, Peers};
 use crate::permissions::Permissions;
 use crate::store::{FeedState, Publisher};
 use crate::task::{Reload, Stop, Tasks};
@@ -156,11 +156,10 @@ fn is_loopback(address: &Address) -> bool {
 }
 
 async fn accept(bound: Bound, hall: Arc<Hall>) {
-    let (tasks, stop) = (hall.tasks.clone(), hall.tasks.stop_signal());
+    let (tasks, stop, peers) = (hall.tasks.clone(), hall.tasks.stop_signal(), Peers::new());
     let accepted = bound.accept(&stop, |stream| {
-        stream.keep_alive();
         // One that is gone already has none.
-        if let Some(peer) = Peer::of(&stream) {
+        if let Some(peer) = peers.of(&stream) {
             let pending = hall.handshakes.begin(peer.user);
             tasks.short(session::serve(stream, peer, pending, hall.clone()));
         }

@@ -62,6 +62,7 @@ struct Auth {
 async fn handshake(stream: net::Stream, peer: &Peer, hall: &Hall) -> Option<(Wire<net::Stream>, Auth)> {
     let until = Instant::now() + hall.config.auth_timeout;
     timeout_at(until, stream.readable()).await.ok()?.ok()?;
+    stream.keep_alive();
     Box::pin(async {
         let stream = accept_tls(stream, peer, until, hall).await?;
         let mut wire = Wire::new(stream, Bounds::STRANGER);

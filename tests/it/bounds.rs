@@ -61,7 +61,9 @@ fn all_masters_together_offer_no_more_than_there_is_room_for() {
     let first = Scripted::join(scene.port, TOKEN, &[("first", about())]);
     scene.has(1);
     let mut second = Scripted::join(scene.port, TOKEN, &[("second", about())]);
-    eventually("the second is not known", SOON, || ensure(detail(&scene).contains("no list of services"), detail(&scene)));
+    eventually("the second is not known", SOON, || {
+        ensure(detail(&scene).contains("no list of services"), detail(&scene))
+    });
     assert_eq!(offered(&scene), ["first"]);
     assert!(scene.roster.log().contains("register.max_metadata"), "{}", scene.roster.log());
     drop(first);
