@@ -49,8 +49,7 @@ pub(super) fn start(log: &Log) -> anyhow::Result<Reports> {
         // A line that cannot be written, on a disk that is full, would be told by a second one, and that by a panic.
         .log_internal_errors(false)
         .with_writer(io::stderr);
-    // The client's own lines tell each retry; the mirror tells what they come to.
-    let levels = EnvFilter::try_new(format!("zookeeper_client=error,{}", log.level))?;
+    let levels = EnvFilter::try_new(&log.level)?;
     let limit = Limit::default();
     let subscriber = tracing_subscriber::registry().with(levels).with(limit.clone());
     match log.format {

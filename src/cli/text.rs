@@ -81,10 +81,13 @@ pub(crate) fn duration(millis: i64) -> String {
     humantime::format_duration(rounded).to_string()
 }
 
-/// A time in milliseconds since 1970, in UTC; 0 is unknown.
+/// A time in milliseconds since 1970, in UTC; 0 is unknown, and what lies beyond the year 9999 no time.
 pub(crate) fn time(millis: i64) -> String {
+    const END: u64 = 253_402_300_800_000;
     match u64::try_from(millis) {
-        Ok(millis @ 1..) => humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(millis)).to_string(),
+        Ok(millis @ 1..END) => {
+            humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(millis)).to_string()
+        }
         _ => "-".into(),
     }
 }
@@ -110,6 +113,15 @@ mod tests {
     fn columns_are_as_wide_as_what_is_in_them() {
         let rows = [["a".to_owned(), "1".to_owned()], ["grün".to_owned(), "1000".to_owned()]];
         assert_eq!(table(["NAME", "N"], &["N"], &rows), "NAME     N\na        1\ngrün  1000\n");
+    }
+
+    #[test]
+    fn figures_at_their_extremes_are_shown() {
+        let times = [i64::MIN, 0, 1, 253_402_300_799_999, 253_402_300_800_000, i64::MAX].map(time);
+        assert_eq!(times, ["-", "-", "1970-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "-", "-"]);
+        for extreme in [i64::MIN, i64::MAX] {
+            assert!(!duration(extreme).is_empty() && !size(extreme).is_empty());
+        }
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub enum PathError {
     TrailingSlash,
     #[error("a path has no empty part, '.' or '..'")]
     Part,
-    #[error("a path has no control characters")]
+    #[error("a path has no control characters and none of private use")]
     Character,
 }
 
@@ -54,7 +54,7 @@ impl NodePath {
         if rest.as_bytes().split(|byte| *byte == b'/').any(|part| matches!(part, b"" | b"." | b"..")) {
             return Err(PathError::Part);
         }
-        if rest.chars().any(char::is_control) {
+        if rest.chars().any(is_refused) {
             return Err(PathError::Character);
         }
         Ok(Self(text.into()))
@@ -79,7 +79,15 @@ impl NodePath {
         Some(if slash == 0 { Self::root() } else { Self(self.0[..slash].into()) })
     }
 
-    /// The path of a child. `name` comes from ZooKeeper, which has checked it.
+    /// The path of a child, by a name of which nothing is known.
+    pub fn parse_child(&self, name: &str) -> Result<NodePath, PathError> {
+        if name.is_empty() || name.contains('/') {
+            return Err(PathError::Part);
+        }
+        Self::parse(&format!("{}/{name}", self.as_str().trim_end_matches('/')))
+    }
+
+    /// The path of a child. `name` is that of a node.
     pub fn child(&self, name: &str) -> NodePath {
         match self.as_str() {
             "/" => Self(format!("/{name}").into()),
@@ -118,6 +126,11 @@ impl NodePath {
         // The lowest byte after '/' in this order; no path of a node holds it.
         self.child(&format!("{name}\u{1}"))
     }
+}
+
+/// What `PathUtils.validatePath` of ZooKeeper 3.8 refuses in a path; beyond U+FFFF nothing is, for files may have that.
+fn is_refused(character: char) -> bool {
+    character.is_control() || matches!(character, '\u{e000}'..='\u{f8ff}' | '\u{fff0}'..='\u{ffff}')
 }
 
 impl Ord for NodePath {
@@ -254,11 +267,25 @@ mod tests {
             ("/./a", PathError::Part),
             ("/a\0", PathError::Character),
             ("/a\n", PathError::Character),
+            ("/a\u{7f}", PathError::Character),
+            ("/a\u{9f}", PathError::Character),
+            ("/\u{e000}", PathError::Character),
+            ("/\u{fffd}", PathError::Character),
         ] {
             assert_eq!(NodePath::parse(text), Err(why), "{text:?}");
         }
-        for text in ["/", "/a", "/a/b.c", "/ü/日本", "/a b/-"] {
+        for text in ["/", "/a", "/a/b.c", "/ü/日本", "/a b/-", "/...", "/a/.b", "/\u{a0}", "/\u{f900}"] {
             assert_eq!(path(text).as_str(), text);
+        }
+    }
+
+    #[test]
+    fn a_child_has_one_part_more() {
+        assert_eq!(NodePath::root().parse_child("a"), Ok(path("/a")));
+        assert_eq!(path("/a").parse_child("b"), Ok(path("/a/b")));
+        for name in ["", ".", "..", "a/b", "/", "\u{1b}", "\u{fffd}"] {
+            path("/a").parse_child(name).expect_err(name);
+            NodePath::root().parse_child(name).expect_err(name);
         }
     }
 

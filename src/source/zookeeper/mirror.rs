@@ -90,9 +90,12 @@ impl Mirror {
         self.feed().enter(FeedState::Connecting, format!("connecting to {}", self.config.connect));
         loop {
             let trouble = match Session::connect(&self.config).await {
-                Ok(session) => {
+                Ok((session, driver)) => {
                     let since = Instant::now();
-                    let trouble = self.serve(session).await;
+                    let trouble = tokio::select! {
+                        trouble = self.serve(session) => trouble,
+                        never = driver.run() => match never {},
+                    };
                     if since.elapsed() > CALM {
                         backoff.reset();
                     }
@@ -260,7 +263,8 @@ impl Mirror {
         let mut audit = Instant::now() + self.until_audit();
         loop {
             tokio::select! {
-                event = session.next() => {
+                // With so many that all is read anyway, no more are taken until it is.
+                event = session.next(), if dirty.paths.len() <= MAX_DIRTY => {
                     if dirty.paths.is_empty() {
                         due = (Instant::now() + GATHER).max(published + PUBLISH);
                     }
@@ -361,7 +365,7 @@ impl Mirror {
     fn note(&self, event: Event, dirty: &mut BTreeSet<NodePath>) -> Result<(), Trouble> {
         let scope = Scope { config: &self.config };
         match event {
-            Event::Lost => return Err(Trouble::Lost("the connection was lost".into())),
+            Event::Lost(why) => return Err(Trouble::Lost(why)),
             Event::Regained => return Err(Trouble::Lost("the connection was lost, and found again".into())),
             Event::Changed { path, structure } => {
                 if structure {

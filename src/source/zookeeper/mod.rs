@@ -1,11 +1,15 @@
 //! ZooKeeper: mirrors subtrees of an ensemble.
 
 mod config;
+mod connection;
 pub(crate) mod credentials;
-mod inquiry;
+mod driver;
+mod inbox;
+mod jute;
 mod left_out;
 mod mirror;
 mod scan;
+mod servers;
 mod session;
 mod update;
 

@@ -7,8 +7,9 @@ use futures::StreamExt;
 use futures::stream::FuturesOrdered;
 
 use super::Config;
+use super::jute::{Listing, Names, Reading};
 use super::left_out::{LeftOut, Why};
-use super::session::{Reading, Session, Trouble};
+use super::session::{Answers, Session, Trouble};
 use crate::model::{Node, NodePath};
 use crate::source::Generation;
 use crate::store::{Filled, Snapshot};
@@ -22,6 +23,9 @@ const BATCH: (usize, usize) = (16, 256);
 
 /// Paths in a request: a server ends the connection of one who sends more than a MiB.
 const REQUEST_BYTES: usize = 256 << 10;
+
+/// A longer path is none that can be asked for.
+const MAX_PATH_BYTES: usize = REQUEST_BYTES;
 
 /// Data in a reply: with more than this, the next requests ask for fewer nodes.
 const REPLY_BYTES: usize = 1 << 20;
@@ -109,6 +113,7 @@ impl Scope<'_> {
             Reading::Found(_) => Verdict::LeaveOut(Why::TooLarge, known.node(path).cloned()),
             Reading::Absent => Verdict::Gone,
             Reading::Unreadable => Verdict::LeaveOut(Why::Unreadable, None),
+            Reading::TooLarge => Verdict::LeaveOut(Why::TooLarge, known.node(path).cloned()),
         }
     }
 
@@ -138,22 +143,81 @@ impl Scope<'_> {
                 },
             )
             .await?;
-            let mut children = Vec::new();
+            let mut next = Level::new(self, scan.generation.len());
             let mut listed = BATCH.0;
             in_batches(
                 &parents,
                 &mut listed,
                 |paths| session.list(paths),
-                |parent, names| {
-                    let paths = names.iter().map(|name| parent.child(name));
-                    children.extend(paths.filter(|path| self.enters(path)));
-                    Ok(names.iter().map(String::len).sum())
+                |parent, listing| {
+                    let size = match &listing {
+                        Listing::Names(names) => names.size(),
+                        Listing::Nothing | Listing::TooLarge => 0,
+                    };
+                    next.add(parent, listing, known, &mut scan.left_out);
+                    Ok(size)
                 },
             )
             .await?;
-            level = children;
+            level = next.paths;
         }
         Ok(scan)
+    }
+}
+
+/// The nodes of the next level: as many as there may be place for, and of the rest those that are known.
+struct Level<'a> {
+    scope: &'a Scope<'a>,
+    paths: Vec<NodePath>,
+    nodes: usize,
+    bytes: usize,
+}
+
+impl<'a> Level<'a> {
+    fn new(scope: &'a Scope<'a>, kept: usize) -> Self {
+        let nodes = scope.config.max_nodes.saturating_sub(kept);
+        let bytes = usize::try_from(scope.config.max_bytes.as_u64()).unwrap_or(usize::MAX);
+        Self { scope, paths: Vec::new(), nodes, bytes }
+    }
+
+    fn add(&mut self, parent: &NodePath, listing: Listing, known: &Snapshot, left_out: &mut LeftOut) {
+        match listing {
+            Listing::Names(names) => self.add_names(parent, &names, known, left_out),
+            Listing::Nothing => {}
+            Listing::TooLarge => {
+                left_out.insert(parent, Why::TooManyChildren);
+                self.paths.extend(known.children(parent).map(|name| parent.child(name)));
+            }
+        }
+    }
+
+    fn add_names(&mut self, parent: &NodePath, names: &Names, known: &Snapshot, left_out: &mut LeftOut) {
+        for name in names.iter() {
+            let Ok(path) = parent.parse_child(&name) else {
+                left_out.insert_name(parent, &name);
+                continue;
+            };
+            if !self.scope.enters(&path) {
+                continue;
+            }
+            match self.find_place(&path, known) {
+                Ok(()) => self.paths.push(path),
+                Err(why) => left_out.insert(&path, why),
+            }
+        }
+    }
+
+    fn find_place(&mut self, path: &NodePath, known: &Snapshot) -> Result<(), Why> {
+        let bytes = path.as_str().len();
+        if bytes > MAX_PATH_BYTES {
+            return Err(Why::LongPath);
+        }
+        if self.nodes > 0 && bytes <= self.bytes {
+            self.nodes -= 1;
+            self.bytes -= bytes;
+            return Ok(());
+        }
+        known.node(path).map(drop).ok_or(Why::NoPlace)
     }
 }
 
@@ -200,16 +264,29 @@ fn fitting(paths: &[NodePath], most: usize) -> usize {
     paths.iter().take(most).take_while(fits).count().max(1)
 }
 
+/// What an answer is where the reply to a single question would be too large.
+pub(super) trait TooLarge {
+    const TOO_LARGE: Self;
+}
+
+impl TooLarge for Reading {
+    const TOO_LARGE: Self = Reading::TooLarge;
+}
+
+impl TooLarge for Listing {
+    const TOO_LARGE: Self = Listing::TooLarge;
+}
+
 /// Asks for all of `paths`, a batch a request, and hands every answer to `take`, in order. What `take` returns is the
 /// answer's size, by which the batches grow and shrink.
-pub(super) async fn in_batches<'a, T, F>(
+pub(super) async fn in_batches<'a, T: TooLarge, F>(
     paths: &'a [NodePath],
     batch: &mut usize,
     ask: impl Fn(&'a [NodePath]) -> F,
     mut take: impl FnMut(&NodePath, T) -> Result<usize, Trouble>,
 ) -> Result<(), Trouble>
 where
-    F: Future<Output = Result<Vec<T>, Trouble>>,
+    F: Future<Output = Result<Answers<T>, Trouble>>,
 {
     let mut rest = paths;
     let mut asked = FuturesOrdered::new();
@@ -222,13 +299,37 @@ where
         }
         let Some(answered) = asked.next().await else { return Ok(()) };
         let (some, answers) = answered?;
-        if answers.len() != some.len() {
-            return Err(Trouble::Lost(format!("{} answers to {} questions", answers.len(), some.len())));
-        }
-        let mut bytes = 0;
-        for (path, answer) in some.iter().zip(answers) {
-            bytes += take(path, answer)?;
-        }
+        let bytes = take_or_halve(some, answers, &ask, &mut take).await?;
         *batch = if bytes > REPLY_BYTES { (*batch * REPLY_BYTES / bytes).max(1) } else { (*batch * 2).min(BATCH.1) };
+    }
+}
+
+/// Takes the answers to some questions; where they would be too large together, asks again for fewer at once. How
+/// large they were.
+async fn take_or_halve<'a, T: TooLarge, F>(
+    paths: &'a [NodePath],
+    answers: Answers<T>,
+    ask: &impl Fn(&'a [NodePath]) -> F,
+    take: &mut impl FnMut(&NodePath, T) -> Result<usize, Trouble>,
+) -> Result<usize, Trouble>
+where
+    F: Future<Output = Result<Answers<T>, Trouble>>,
+{
+    let (mut bytes, mut now, mut later) = (0, (paths, answers), Vec::new());
+    loop {
+        match now {
+            (paths, Answers::All(answers)) => {
+                for (path, answer) in paths.iter().zip(answers) {
+                    bytes += take(path, answer)?;
+                }
+            }
+            ([path], Answers::TooLarge) => bytes += take(path, T::TOO_LARGE)?.max(REPLY_BYTES + 1),
+            (paths, Answers::TooLarge) => {
+                let (first, second) = paths.split_at(paths.len() / 2);
+                later.extend([second, first]);
+            }
+        }
+        let Some(paths) = later.pop() else { return Ok(bytes) };
+        now = (paths, ask(paths).await?);
     }
 }

@@ -1,23 +1,23 @@
-//! One ZooKeeper session: connects, watches, reads; each with a deadline.
+//! One ZooKeeper session: watches and reads, each with a deadline.
 //!
-//! The crate's sharp edges are blunted here. It does not set persistent watches again when it reconnects; its
-//! watchers panic when polled after the session's end; its time-outs come as errors of any kind. So only "no such
-//! node" and "not allowed" are answers, and everything else means that the connection is in trouble.
+//! It lives on across connections, but its watches do not: with each connection they are to be set anew.
 
-use std::future::{Future, poll_fn};
-use std::pin::pin;
-use std::task::Poll;
+use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
-use zookeeper_client::{
-    AddWatchMode, Client, Error, EventType, MultiReadResult, PersistentWatcher, SessionState, WatchedEvent,
-};
+use bytes::{Bytes, BytesMut};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 use super::Config;
+use super::connection::{Connection, Failure, NoSession, Request};
 use super::credentials::{self, Flaw, Identity};
-use super::inquiry::inquire;
-use crate::model::{Node, NodePath, Stat};
+use super::driver::Driver;
+use super::inbox::Inbox;
+use super::jute::{self, Chroot, Listing, Malformed, Reading, Ticket, code, op};
+use super::servers::Servers;
+use crate::model::NodePath;
 
 /// How long the server may take for a reply.
 const REPLY: Duration = Duration::from_secs(4);
@@ -28,15 +28,15 @@ const BULK: Duration = Duration::from_secs(30);
 /// How long it may take for the reply that proves that it is there.
 const HEARTBEAT: Duration = Duration::from_millis(1_500);
 
-/// A connection on which nothing comes for this long is lost, though no end of it was seen.
-const SILENCE: Duration = Duration::from_secs(4);
-
+#[derive(Debug)]
 pub(super) struct Session {
-    client: Client,
+    id: i64,
+    chroot: Chroot,
     roots: Vec<NodePath>,
     identities: Vec<Identity>,
-    /// One a root. All of them are told of the session's own events.
-    watchers: Vec<PersistentWatcher>,
+    requests: mpsc::UnboundedSender<Request>,
+    inbox: Arc<Inbox>,
+    watched: bool,
 }
 
 /// What a session tells unasked.
@@ -47,7 +47,7 @@ pub(super) enum Event {
         /// Whether it came or went, so that its parent has other figures.
         structure: bool,
     },
-    Lost,
+    Lost(String),
     Regained,
 }
 
@@ -68,38 +68,41 @@ pub(super) enum Trouble {
     Unfit(String),
 }
 
-/// What reading one node came to.
+/// The answers to some questions, or that they would be too large together.
 #[derive(Debug)]
-pub(super) enum Reading {
-    Found(Node),
-    Absent,
-    /// The identity may not read it.
-    Unreadable,
+pub(super) enum Answers<T> {
+    All(Vec<T>),
+    TooLarge,
 }
 
 impl Session {
-    pub(super) async fn connect(config: &Config) -> Result<Self, Trouble> {
-        let mut connector = Client::connector()
-            .with_session_timeout(config.session_timeout)
-            .with_connection_timeout(SILENCE.min(config.session_timeout))
-            .with_fail_eagerly();
+    /// A session, and what must be awaited for it to do anything.
+    pub(super) async fn connect(config: &Config) -> Result<(Self, Driver), Trouble> {
         let identities = identities(config)?;
-        for (scheme, proof) in &identities {
-            connector = connector.with_auth(scheme, proof.as_bytes());
-        }
-        let connecting = connector.connect(&config.connect);
-        let client = match tokio::time::timeout(config.session_timeout.max(REPLY), connecting).await {
-            Ok(Ok(client)) => client,
-            Ok(Err(Error::NoHosts | Error::Timeout)) | Err(_) => {
-                return Err(Trouble::Ended(inquire(&config.connect).await));
-            }
-            Ok(Err(error)) => return Err(trouble("connect", error)),
+        let servers = Servers::new(&config.connect);
+        let timeout_ms = config.session_timeout.as_millis().try_into().unwrap_or(i32::MAX);
+        let wanted = Ticket { timeout_ms, ..Ticket::default() };
+        let (connection, ticket) = match servers.connect(&wanted, 0, &identities).await {
+            Ok(connected) => connected,
+            Err(NoSession::Here(why)) => return Err(Trouble::Ended(why)),
+            Err(NoSession::Ended(trouble)) => return Err(trouble),
         };
-        Ok(Self { client, roots: config.roots.clone(), identities, watchers: Vec::new() })
+        let (requests, received) = mpsc::unbounded_channel();
+        let session = Self {
+            id: ticket.session,
+            chroot: servers.chroot().clone(),
+            roots: config.roots.clone(),
+            identities: identities.clone(),
+            requests,
+            inbox: Arc::default(),
+            watched: false,
+        };
+        let (inbox, max_reply) = (session.inbox.clone(), Connection::max_reply(config.max_node_bytes.as_u64()));
+        Ok((session, Driver { servers, identities, ticket, connection, requests: received, inbox, max_reply }))
     }
 
     pub(super) fn id(&self) -> String {
-        format!("{:#x}", self.client.session_id().0)
+        format!("{:#x}", self.id)
     }
 
     /// Whether it was made with the credentials that are configured now.
@@ -107,145 +110,114 @@ impl Session {
         Ok(self.identities == identities(config)?)
     }
 
-    /// Watches all roots anew. The old watches are let go only now: dropped before, they would take the new with them.
+    /// Watches all roots, with all below them.
     pub(super) async fn watch(&mut self) -> Result<(), Trouble> {
-        let mut fresh = Vec::new();
         for root in &self.roots {
-            let watching = self.client.watch(root.as_str(), AddWatchMode::PersistentRecursive);
-            fresh.push(reply("watch", REPLY, watching).await?);
+            let body = jute::recursive_watch(&self.chroot.server(root));
+            whole("watch", self.ask("watch", REPLY, op::ADD_WATCH, body).await)?;
         }
-        self.watchers = fresh;
+        self.watched = true;
         Ok(())
     }
 
     pub(super) fn is_watched(&self) -> bool {
-        !self.watchers.is_empty()
+        self.watched
     }
 
     /// Lets the server catch up with its leader: one to which we come back may lag.
     pub(super) async fn catch_up(&self) -> Result<(), Trouble> {
-        reply("sync", REPLY, self.client.sync(self.roots[0].as_str())).await
+        let body = jute::path(&self.chroot.server(&self.roots[0]));
+        whole("sync", self.ask("sync", REPLY, op::SYNC, body).await).map(drop)
     }
 
     /// Asks for a sign of life. Its reply comes after the events of all that the server had done before.
     pub(super) async fn heartbeat(&self) -> Result<(), Trouble> {
-        reply("heartbeat", HEARTBEAT, self.client.check_stat(self.roots[0].as_str())).await.map(drop)
+        let body = jute::unwatched(&self.chroot.server(&self.roots[0]));
+        match self.ask("heartbeat", HEARTBEAT, op::EXISTS, body).await {
+            Err(Failure::Code(code::NO_NODE | code::NO_AUTH)) => Ok(()),
+            answer => whole("heartbeat", answer).map(drop),
+        }
     }
 
     /// The next event. It may be awaited and dropped at any time without loss.
     pub(super) async fn next(&mut self) -> Result<Event, Trouble> {
-        loop {
-            let event = poll_fn(|context| {
-                for watcher in &mut self.watchers {
-                    if let Poll::Ready(event) = pin!(watcher.changed()).poll(context) {
-                        return Poll::Ready(event);
-                    }
-                }
-                Poll::Pending
-            });
-            if let Some(told) = told(event.await) {
-                return told;
-            }
-        }
+        self.inbox.next().await
     }
 
     /// The next event, if one has come.
     pub(super) fn come(&mut self) -> Option<Result<Event, Trouble>> {
-        self.next().now_or_never()
+        self.inbox.take()
     }
 
     /// Reads some nodes in one request; sent when called, answered when awaited.
-    pub(super) fn read(&self, paths: &[NodePath]) -> impl Future<Output = Result<Vec<Reading>, Trouble>> + use<'_> {
-        let mut reader = self.client.new_multi_reader();
-        let added = paths.iter().try_for_each(|path| reader.add_get_data(path.as_str()));
-        let replies = reader.commit();
+    pub(super) fn read(&self, paths: &[NodePath]) -> impl Future<Output = Result<Answers<Reading>, Trouble>> + use<'_> {
+        let asked = self.ask_of_many("read", op::GET_DATA, paths);
+        let count = paths.len();
+        async move { answers("read", asked.await, |body| jute::readings(body, count)) }
+    }
+
+    /// Lists the children of some nodes in one request, as `read` does.
+    pub(super) fn list(&self, paths: &[NodePath]) -> impl Future<Output = Result<Answers<Listing>, Trouble>> + use<'_> {
+        let asked = self.ask_of_many("list", op::GET_CHILDREN, paths);
+        let count = paths.len();
+        async move { answers("list", asked.await, |body| jute::listings(body, count)) }
+    }
+
+    fn ask_of_many(
+        &self,
+        what: &'static str,
+        op: i32,
+        paths: &[NodePath],
+    ) -> impl Future<Output = Result<Bytes, Failure>> + use<> {
+        let body = jute::multi_read(op, paths.iter().map(|path| self.chroot.server(path)));
+        self.ask(what, BULK, op::MULTI_READ, body)
+    }
+
+    /// Sends a request at once; its reply is to be awaited.
+    fn ask(
+        &self,
+        what: &'static str,
+        within: Duration,
+        op: i32,
+        body: BytesMut,
+    ) -> impl Future<Output = Result<Bytes, Failure>> + use<> {
+        let (reply, answer) = oneshot::channel();
+        // Where nobody takes it, the reply is dropped with it, which is the answer.
+        let _ = self.requests.send(Request { op, body, reply });
         async move {
-            added.map_err(|error| trouble("read", error))?;
-            let replies = reply("read", BULK, replies).await?;
-            replies.into_iter().map(reading).collect()
-        }
-    }
-
-    /// Lists the children of some nodes in one request, as `read` does; none for a node that is gone.
-    pub(super) fn list(&self, paths: &[NodePath]) -> impl Future<Output = Result<Vec<Vec<String>>, Trouble>> + use<'_> {
-        let mut reader = self.client.new_multi_reader();
-        let added = paths.iter().try_for_each(|path| reader.add_get_children(path.as_str()));
-        let replies = reader.commit();
-        async move {
-            added.map_err(|error| trouble("list", error))?;
-            let replies = reply("list", BULK, replies).await?;
-            replies.into_iter().map(listing).collect()
+            match timeout(within, answer).await {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(_)) => Err(Failure::Lost("the session was closed".into())),
+                Err(_) => Err(Failure::Lost(format!("{what}: no reply within {within:?}"))),
+            }
         }
     }
 }
 
-/// What an event of the crate means; nothing, for a path that cannot be one of ours.
-fn told(event: WatchedEvent) -> Option<Result<Event, Trouble>> {
-    let structure = match event.event_type {
-        EventType::Session => {
-            return Some(match event.session_state {
-                SessionState::Disconnected => Ok(Event::Lost),
-                SessionState::SyncConnected | SessionState::ConnectedReadOnly => Ok(Event::Regained),
-                SessionState::AuthFailed => Err(Trouble::Refused),
-                SessionState::Expired => Err(Trouble::Ended("the session expired".into())),
-                SessionState::Closed => Err(Trouble::Ended("the session was closed".into())),
-            });
-        }
-        EventType::NodeCreated | EventType::NodeDeleted => true,
-        _ => false,
-    };
-    NodePath::parse(&event.path).ok().map(|path| Ok(Event::Changed { path, structure }))
-}
-
-fn reading(result: MultiReadResult) -> Result<Reading, Trouble> {
-    match result {
-        MultiReadResult::Data { data, stat } => Ok(Reading::Found(Node {
-            data: data.into(),
-            stat: Stat {
-                czxid: stat.czxid,
-                mzxid: stat.mzxid,
-                pzxid: stat.pzxid,
-                ctime: stat.ctime,
-                mtime: stat.mtime,
-                ephemeral_owner: stat.ephemeral_owner,
-                version: stat.version,
-                num_children: stat.num_children,
-            },
-        })),
-        MultiReadResult::Error { err: Error::NoNode } => Ok(Reading::Absent),
-        MultiReadResult::Error { err: Error::NoAuth } => Ok(Reading::Unreadable),
-        MultiReadResult::Error { err } => Err(trouble("read", err)),
-        other => Err(Trouble::Lost(format!("read: unexpected reply {other:?}"))),
-    }
-}
-
-fn listing(result: MultiReadResult) -> Result<Vec<String>, Trouble> {
-    match result {
-        MultiReadResult::Children { children } => Ok(children),
-        MultiReadResult::Error { err: Error::NoNode | Error::NoAuth } => Ok(Vec::new()),
-        MultiReadResult::Error { err } => Err(trouble("list", err)),
-        other => Err(Trouble::Lost(format!("list: unexpected reply {other:?}"))),
-    }
-}
-
-async fn reply<T>(what: &str, within: Duration, reply: impl Future<Output = Result<T, Error>>) -> Result<T, Trouble> {
-    match tokio::time::timeout(within, reply).await {
-        Ok(reply) => reply.map_err(|error| trouble(what, error)),
-        Err(_) => Err(Trouble::Lost(format!("{what}: no reply within {within:?}"))),
-    }
-}
-
-fn trouble(what: &str, error: Error) -> Trouble {
-    match error {
-        Error::AuthFailed => Trouble::Refused,
-        Error::SessionExpired | Error::ClientClosed | Error::NoHosts | Error::Timeout => {
-            Trouble::Ended(format!("{what}: {error}"))
-        }
-        Error::Unimplemented => Trouble::Unfit(
+/// A reply of which there can be no less.
+fn whole(what: &str, answer: Result<Bytes, Failure>) -> Result<Bytes, Trouble> {
+    match answer {
+        Ok(body) => Ok(body),
+        Err(Failure::Lost(why)) => Err(Trouble::Lost(why)),
+        Err(Failure::TooLarge) => Err(Trouble::Lost(format!("{what}: too large a reply"))),
+        Err(Failure::Code(code::UNIMPLEMENTED)) => Err(Trouble::Unfit(
             "the server is older than ZooKeeper 3.6: it has no persistent watches; use a newer one".into(),
-        ),
-        Error::BadArguments(why) => Trouble::Unfit(format!("{what}: {why}")),
-        error => Trouble::Lost(format!("{what}: {error}")),
+        )),
+        Err(Failure::Code(code)) => Err(Trouble::Lost(format!("{what}: the server refuses it, with error {code}"))),
+    }
+}
+
+fn answers<T>(
+    what: &str,
+    answer: Result<Bytes, Failure>,
+    decode: impl FnOnce(&Bytes) -> Result<Vec<T>, Malformed>,
+) -> Result<Answers<T>, Trouble> {
+    match answer {
+        Err(Failure::TooLarge) => Ok(Answers::TooLarge),
+        answer => {
+            let answers = decode(&whole(what, answer)?).map_err(|broken| Trouble::Lost(format!("{what}: {broken}")))?;
+            Ok(Answers::All(answers))
+        }
     }
 }
 

@@ -1,0 +1,100 @@
+//! The driver: keeps a session's connection, and finds another when it is lost.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+
+use super::connection::{Connection, Failure, NoSession, Request};
+use super::credentials::Identity;
+use super::inbox::Inbox;
+use super::jute::Ticket;
+use super::servers::Servers;
+use super::session::Trouble;
+use crate::task::Backoff;
+
+/// How long to wait before a lost connection is sought again: at first, and at most.
+const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// After so long a connection was sound, and its loss is the first.
+const CALM: Duration = Duration::from_secs(10);
+
+/// Does a session's work as long as it is awaited. Dropping it ends the session.
+#[derive(Debug)]
+pub(super) struct Driver {
+    pub(super) servers: Servers,
+    pub(super) identities: Vec<Identity>,
+    pub(super) ticket: Ticket,
+    pub(super) connection: Connection,
+    pub(super) requests: mpsc::UnboundedReceiver<Request>,
+    pub(super) inbox: Arc<Inbox>,
+    /// The most that a reply may hold.
+    pub(super) max_reply: usize,
+}
+
+impl Driver {
+    pub(super) async fn run(mut self) -> Infallible {
+        let mut backoff = Backoff::new(RECONNECT.0, RECONNECT.1);
+        let ended = loop {
+            let since = Instant::now();
+            let chroot = self.servers.chroot();
+            match self.connection.serve(&mut self.requests, &self.inbox, chroot, self.max_reply).await {
+                Trouble::Lost(why) => self.inbox.lost(why),
+                ended => break ended,
+            }
+            if since.elapsed() > CALM {
+                backoff.reset();
+            }
+            self.connection.fail_all();
+            if let Err(ended) = self.reconnect(&mut backoff).await {
+                break ended;
+            }
+            self.inbox.regained();
+        };
+        self.connection.fail_all();
+        self.inbox.ended(ended);
+        match refuse(&mut self.requests).await {}
+    }
+
+    /// Resumes the session, as long as the servers may still know it.
+    async fn reconnect(&mut self, backoff: &mut Backoff) -> Result<(), Trouble> {
+        let expires = self.connection.heard() + Duration::from_millis(self.ticket.timeout_ms as u64) * 7 / 5;
+        let last_zxid = self.connection.last_zxid();
+        loop {
+            let resuming = async {
+                sleep(backoff.delay()).await;
+                self.servers.connect(&self.ticket, last_zxid, &self.identities).await
+            };
+            let resumed = tokio::select! {
+                resumed = resuming => resumed,
+                never = refuse(&mut self.requests) => match never {},
+            };
+            match resumed {
+                Ok((connection, ticket)) => {
+                    (self.connection, self.ticket) = (connection, ticket);
+                    return Ok(());
+                }
+                Err(NoSession::Ended(trouble)) => return Err(trouble),
+                Err(NoSession::Here(why)) if Instant::now() > expires => return Err(Trouble::Ended(why)),
+                Err(NoSession::Here(_)) => {}
+            }
+        }
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.connection.close_session();
+    }
+}
+
+/// Answers requests that cannot be sent.
+async fn refuse(requests: &mut mpsc::UnboundedReceiver<Request>) -> Infallible {
+    while let Some(request) = requests.recv().await {
+        // Who asked may have given up.
+        let _ = request.reply.send(Err(Failure::Lost("the connection is lost".into())));
+    }
+    std::future::pending().await
+}

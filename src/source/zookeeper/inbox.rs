@@ -1,0 +1,144 @@
+//! The inbox: what a session tells unasked and nobody has taken yet. It is bounded, whatever a server sends.
+
+use std::collections::BTreeMap;
+
+use tokio::sync::Notify;
+
+use super::session::{Event, Trouble};
+use crate::model::NodePath;
+use crate::sync::{Mutex, MutexGuard};
+
+/// The most that may wait: paths, and their bytes. With more, all is to be read anew.
+const MAX_PATHS: usize = 200_000;
+const MAX_PATH_BYTES: usize = 32 << 20;
+
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    contents: Mutex<Contents>,
+    came: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Contents {
+    /// Of each path, whether it came or went. Another event of the same path says nothing more.
+    changed: BTreeMap<NodePath, bool>,
+    path_bytes: usize,
+    lost: Option<String>,
+    regained: bool,
+    ended: Option<Trouble>,
+}
+
+impl Inbox {
+    pub(super) fn changed(&self, path: NodePath, structure: bool) {
+        let mut contents = self.lock();
+        if let Some(was) = contents.changed.get_mut(&path) {
+            *was |= structure;
+            return;
+        }
+        contents.path_bytes += path.as_str().len();
+        contents.changed.insert(path, structure);
+        if contents.changed.len() > MAX_PATHS || contents.path_bytes > MAX_PATH_BYTES {
+            contents.lose("events came faster than they were taken".into());
+        }
+        self.came.notify_one();
+    }
+
+    pub(super) fn lost(&self, why: String) {
+        self.lock().lose(why);
+        self.came.notify_one();
+    }
+
+    pub(super) fn regained(&self) {
+        self.lock().regained = true;
+        self.came.notify_one();
+    }
+
+    pub(super) fn ended(&self, trouble: Trouble) {
+        self.lock().ended = Some(trouble);
+        self.came.notify_one();
+    }
+
+    /// The next event, if one has come.
+    pub(super) fn take(&self) -> Option<Result<Event, Trouble>> {
+        let mut contents = self.lock();
+        if let Some(trouble) = &contents.ended {
+            return Some(Err(trouble.clone()));
+        }
+        if let Some(why) = contents.lost.take() {
+            return Some(Ok(Event::Lost(why)));
+        }
+        if std::mem::take(&mut contents.regained) {
+            return Some(Ok(Event::Regained));
+        }
+        let (path, structure) = contents.changed.pop_first()?;
+        contents.path_bytes -= path.as_str().len();
+        Some(Ok(Event::Changed { path, structure }))
+    }
+
+    /// The next event. It may be awaited and dropped at any time without loss.
+    pub(super) async fn next(&self) -> Result<Event, Trouble> {
+        loop {
+            if let Some(event) = self.take() {
+                return event;
+            }
+            self.came.notified().await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Contents> {
+        self.contents.lock().expect("nobody panics while holding it")
+    }
+}
+
+impl Contents {
+    /// What had changed before a loss does not matter: everything is read anew.
+    fn lose(&mut self, why: String) {
+        self.changed.clear();
+        self.path_bytes = 0;
+        self.regained = false;
+        self.lost = Some(why);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(number: usize) -> NodePath {
+        NodePath::parse(&format!("/{number}")).expect("a path")
+    }
+
+    #[test]
+    fn events_without_end_are_a_loss_and_hold_no_memory() {
+        let inbox = Inbox::default();
+        (0..=MAX_PATHS).for_each(|number| inbox.changed(path(number), false));
+        assert!(matches!(inbox.take(), Some(Ok(Event::Lost(_)))));
+        assert!(inbox.take().is_none());
+        inbox.changed(NodePath::root().child(&"x".repeat(MAX_PATH_BYTES)), false);
+        assert!(matches!(inbox.take(), Some(Ok(Event::Lost(_)))));
+    }
+
+    #[test]
+    fn the_events_of_one_path_are_one() {
+        let inbox = Inbox::default();
+        for structure in [false, true, false] {
+            inbox.changed(path(1), structure);
+        }
+        assert!(matches!(inbox.take(), Some(Ok(Event::Changed { structure: true, .. }))));
+        assert!(inbox.take().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_loss_and_a_return_are_both_told_and_an_end_always() {
+        let inbox = Inbox::default();
+        inbox.changed(path(1), false);
+        inbox.lost("why".into());
+        inbox.regained();
+        assert!(matches!(inbox.next().await, Ok(Event::Lost(why)) if why == "why"));
+        assert!(matches!(inbox.next().await, Ok(Event::Regained)));
+        inbox.ended(Trouble::Refused);
+        for _ in 0..2 {
+            assert!(matches!(inbox.next().await, Err(Trouble::Refused)));
+        }
+    }
+}
