@@ -27,6 +27,9 @@ const WRITE: Duration = Duration::from_secs(2);
 /// After a write of unknown fate so long without a deletion: it could hit a later life of the node.
 const CAUTION: Duration = Duration::from_secs(20);
 
+/// The age of a writer that does not rest.
+const BUSY: u64 = u64::MAX;
+
 const WRITERS: usize = 4;
 const HOT: usize = 4;
 const COLD: usize = 150;
@@ -50,7 +53,8 @@ struct Shared {
     paused: AtomicBool,
     /// Raised when what the writers know is no longer so.
     age: AtomicU64,
-    idle: [AtomicBool; WRITERS],
+    /// The age in which each writer rests: nothing is being written, and it knows all.
+    rests: [AtomicU64; WRITERS],
 }
 
 /// A node, as its writer knows it.
@@ -115,7 +119,7 @@ impl Driver {
             pace: AtomicU64::new(PACE),
             paused: AtomicBool::new(false),
             age: AtomicU64::new(0),
-            idle: Default::default(),
+            rests: [const { AtomicU64::new(BUSY) }; WRITERS],
         });
         for number in 0..WRITERS {
             let nodes = paths_of(number).into_iter().map(|path| (path, Known::Nothing)).collect();
@@ -145,8 +149,10 @@ impl Driver {
     /// Waits until nothing is being written, and all that was is known.
     pub(crate) fn pause(&self) {
         self.shared.paused.store(true, Ordering::SeqCst);
+        let age = self.shared.age.load(Ordering::SeqCst);
         eventually("the writers rest", Duration::from_secs(120), || {
-            ensure(self.shared.idle.iter().all(|idle| idle.load(Ordering::SeqCst)), "they write")
+            // One that rested in an earlier age has yet to read what it then knew.
+            ensure(self.shared.rests.iter().all(|rests| rests.load(Ordering::SeqCst) == age), "they write")
         });
     }
 
@@ -188,11 +194,11 @@ impl Writer {
         loop {
             self.resolve(&client).await?;
             if self.shared.paused.load(Ordering::SeqCst) {
-                self.idle(true);
+                self.rests(self.age);
                 tokio::time::sleep(Duration::from_millis(5)).await;
                 continue;
             }
-            self.idle(false);
+            self.rests(BUSY);
             // Between the two looks it may have been decided that nothing is written.
             if !self.shared.paused.load(Ordering::SeqCst) {
                 self.write(&client).await?;
@@ -201,8 +207,8 @@ impl Writer {
         }
     }
 
-    fn idle(&self, idle: bool) {
-        self.shared.idle[self.number].store(idle, Ordering::SeqCst);
+    fn rests(&self, age: u64) {
+        self.shared.rests[self.number].store(age, Ordering::SeqCst);
     }
 
     /// Reads all that is not known, be it since a write may have been lost.
