@@ -13,6 +13,7 @@ mod file;
 mod generated;
 #[allow(dead_code, unused_imports, reason = "`make endurance` and `make bench` use the rest")]
 mod harness;
+mod hostile;
 mod joining;
 mod masters;
 mod mirror;

@@ -278,10 +278,10 @@ impl Connection {
     }
 
     /// Tells all who wait for a reply that none will come.
-    pub(super) fn fail_all(&mut self) {
+    pub(super) fn fail_all(&mut self, why: &str) {
         for waiting in self.waiting.drain(..) {
             // Who asked may have given up.
-            let _ = waiting.reply.send(Err(Failure::Lost("the connection was lost".into())));
+            let _ = waiting.reply.send(Err(Failure::Lost(why.to_owned())));
         }
     }
 
@@ -303,10 +303,10 @@ fn take_event(body: &[u8], inbox: &Inbox, chroot: &Chroot) -> Result<(), Trouble
         return Err(broken(Malformed("an event that is too large")));
     }
     let (kind, path) = jute::event(body).map_err(broken)?;
-    if let Some(path) = chroot.client(&path) {
-        inbox.changed(path, matches!(kind, CREATED | DELETED));
+    match chroot.client(&path) {
+        Some(path) => inbox.changed(path, matches!(kind, CREATED | DELETED)),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 fn broken(malformed: Malformed) -> Trouble {
@@ -317,6 +317,6 @@ fn strange(malformed: Malformed) -> NoSession {
     NoSession::Here(format!("{malformed}: is it a ZooKeeper?"))
 }
 
-fn lost_early(error: std::io::Error) -> NoSession {
-    NoSession::Here(format!("it closes the connection: {}", error.kind()))
+fn lost_early(_: std::io::Error) -> NoSession {
+    NoSession::Here(NO_SESSION.into())
 }

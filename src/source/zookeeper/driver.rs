@@ -41,19 +41,21 @@ impl Driver {
             let since = Instant::now();
             let chroot = self.servers.chroot();
             match self.connection.serve(&mut self.requests, &self.inbox, chroot, self.max_reply).await {
-                Trouble::Lost(why) => self.inbox.lost(why),
+                Trouble::Lost(why) => {
+                    self.connection.fail_all(&why);
+                    self.inbox.lost(why);
+                }
                 ended => break ended,
             }
             if since.elapsed() > CALM {
                 backoff.reset();
             }
-            self.connection.fail_all();
             if let Err(ended) = self.reconnect(&mut backoff).await {
                 break ended;
             }
             self.inbox.regained();
         };
-        self.connection.fail_all();
+        self.connection.fail_all(&ended.to_string());
         self.inbox.ended(ended);
         match refuse(&mut self.requests).await {}
     }

@@ -8,7 +8,7 @@ use super::session::{Event, Trouble};
 use crate::model::NodePath;
 use crate::sync::{Mutex, MutexGuard};
 
-/// The most that may wait: paths, and their bytes. With more, all is to be read anew.
+/// The most that may wait: paths, and their bytes. With more, the connection is given up, and all read anew.
 const MAX_PATHS: usize = 200_000;
 const MAX_PATH_BYTES: usize = 32 << 20;
 
@@ -29,22 +29,25 @@ struct Contents {
 }
 
 impl Inbox {
-    pub(super) fn changed(&self, path: NodePath, structure: bool) {
+    /// A path has changed; an error, when there is no place for more.
+    pub(super) fn changed(&self, path: NodePath, structure: bool) -> Result<(), Trouble> {
         let mut contents = self.lock();
         if let Some(was) = contents.changed.get_mut(&path) {
             *was |= structure;
-            return;
+            return Ok(());
         }
         contents.path_bytes += path.as_str().len();
         contents.changed.insert(path, structure);
         if contents.changed.len() > MAX_PATHS || contents.path_bytes > MAX_PATH_BYTES {
-            contents.lose("events came faster than they were taken".into());
+            return Err(Trouble::Lost("events came faster than they were taken".into()));
         }
         self.came.notify_one();
+        Ok(())
     }
 
+    /// What had changed before a loss does not matter: everything is read anew.
     pub(super) fn lost(&self, why: String) {
-        self.lock().lose(why);
+        *self.lock() = Contents { lost: Some(why), ..Contents::default() };
         self.came.notify_one();
     }
 
@@ -90,16 +93,6 @@ impl Inbox {
     }
 }
 
-impl Contents {
-    /// What had changed before a loss does not matter: everything is read anew.
-    fn lose(&mut self, why: String) {
-        self.changed.clear();
-        self.path_bytes = 0;
-        self.regained = false;
-        self.lost = Some(why);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,20 +102,22 @@ mod tests {
     }
 
     #[test]
-    fn events_without_end_are_a_loss_and_hold_no_memory() {
+    fn events_without_end_find_no_place_and_a_loss_empties_it() {
+        const LENGTH: usize = 1 << 20;
         let inbox = Inbox::default();
-        (0..=MAX_PATHS).for_each(|number| inbox.changed(path(number), false));
+        let long = |number: usize| path(number).child(&"x".repeat(LENGTH));
+        let taken = (0..100).take_while(|number| inbox.changed(long(*number), false).is_ok());
+        assert_eq!(taken.count(), MAX_PATH_BYTES / LENGTH - 1);
+        inbox.lost("too many".into());
         assert!(matches!(inbox.take(), Some(Ok(Event::Lost(_)))));
         assert!(inbox.take().is_none());
-        inbox.changed(NodePath::root().child(&"x".repeat(MAX_PATH_BYTES)), false);
-        assert!(matches!(inbox.take(), Some(Ok(Event::Lost(_)))));
     }
 
     #[test]
     fn the_events_of_one_path_are_one() {
         let inbox = Inbox::default();
         for structure in [false, true, false] {
-            inbox.changed(path(1), structure);
+            inbox.changed(path(1), structure).expect("place");
         }
         assert!(matches!(inbox.take(), Some(Ok(Event::Changed { structure: true, .. }))));
         assert!(inbox.take().is_none());
@@ -131,7 +126,7 @@ mod tests {
     #[tokio::test]
     async fn a_loss_and_a_return_are_both_told_and_an_end_always() {
         let inbox = Inbox::default();
-        inbox.changed(path(1), false);
+        inbox.changed(path(1), false).expect("place");
         inbox.lost("why".into());
         inbox.regained();
         assert!(matches!(inbox.next().await, Ok(Event::Lost(why)) if why == "why"));

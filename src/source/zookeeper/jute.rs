@@ -97,17 +97,24 @@ pub(super) enum Listing {
 
 /// The names of children, as they were received.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Names(Bytes);
+pub(super) struct Names {
+    bytes: Bytes,
+    count: usize,
+}
 
 impl Names {
     /// Bytes that are not UTF-8 become U+FFFD, which no name holds.
     pub(super) fn iter(&self) -> impl Iterator<Item = Cow<'_, str>> {
-        let mut rest = Reader(&self.0);
+        let mut rest = Reader(&self.bytes);
         std::iter::from_fn(move || rest.text().ok())
     }
 
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
     pub(super) fn size(&self) -> usize {
-        self.0.len()
+        self.bytes.len()
     }
 }
 
@@ -249,12 +256,13 @@ pub(super) fn readings(body: &[u8], count: usize) -> Result<Vec<Reading>, Malfor
 /// The reply to listing the children of `count` nodes.
 pub(super) fn listings(body: &Bytes, count: usize) -> Result<Vec<Listing>, Malformed> {
     let found = |rest: &mut Reader| {
-        let names = rest.int()?;
+        // Of nothing there are -1.
+        let count = rest.int()?.max(0) as usize;
         let start = body.len() - rest.0.len();
-        for _ in 0..names {
+        for _ in 0..count {
             rest.bytes()?;
         }
-        Ok(Listing::Names(Names(body.slice(start..body.len() - rest.0.len()))))
+        Ok(Listing::Names(Names { bytes: body.slice(start..body.len() - rest.0.len()), count }))
     };
     let failed = |code| matches!(code, code::NO_NODE | code::NO_AUTH).then_some(Listing::Nothing);
     multi(body, count, op::GET_CHILDREN, found, failed)

@@ -25,7 +25,9 @@ pub(super) enum Why {
     TooDeep,
     #[error("with it there would be more than max_nodes or max_bytes")]
     NoPlace,
-    #[error("the list of its children is larger than a reply may be; those that are known stand")]
+    #[error("what lies below it is left out: with it there would be more than max_nodes")]
+    NoPlaceBelow,
+    #[error("the list of its children is longer than it may be; those that are known stand")]
     TooManyChildren,
     #[error("its path passes 256 KiB")]
     LongPath,

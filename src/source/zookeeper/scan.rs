@@ -123,21 +123,29 @@ impl Scope<'_> {
         let mut level: Vec<NodePath> = self.config.roots.clone();
         let mut batch = BATCH.0;
         while !level.is_empty() {
-            let mut parents = Vec::new();
+            let (mut parents, mut expected) = (Vec::new(), 0);
             in_batches(
                 &level,
                 &mut batch,
                 |paths| session.read(paths),
                 |path, reading| {
-                    let (mut size, mut is_parent) = (0, false);
-                    if let Reading::Found(node) = &reading {
-                        size = node.data.len();
-                        is_parent = node.stat.num_children > 0 && !self.is_too_deep(path);
-                    }
+                    let (size, children) = match &reading {
+                        Reading::Found(node) => (node.data.len(), node.stat.num_children.max(0) as usize),
+                        // Nobody knows how many.
+                        Reading::TooLarge => (0, 1),
+                        Reading::Absent | Reading::Unreadable => (0, 0),
+                    };
                     let has_place = scan.take(path, self.judge(path, reading, known), known);
                     // What lies below a node for which there is no place has none either.
-                    if is_parent && has_place {
-                        parents.push(path.clone());
+                    if children > 0 && has_place && !self.is_too_deep(path) {
+                        // With more than there may be place for, only what is known is still followed.
+                        let is_full = expected >= self.config.max_nodes.saturating_sub(scan.generation.len());
+                        if is_full && known.children(path).next().is_none() {
+                            scan.left_out.insert(path, Why::NoPlaceBelow);
+                        } else {
+                            expected += children;
+                            parents.push(path.clone());
+                        }
                     }
                     Ok(size)
                 },
@@ -182,9 +190,12 @@ impl<'a> Level<'a> {
 
     fn add(&mut self, parent: &NodePath, listing: Listing, known: &Snapshot, left_out: &mut LeftOut) {
         match listing {
-            Listing::Names(names) => self.add_names(parent, &names, known, left_out),
+            // Most of a longer list could only be left out.
+            Listing::Names(names) if names.count() / 2 <= self.scope.config.max_nodes => {
+                self.add_names(parent, &names, known, left_out);
+            }
             Listing::Nothing => {}
-            Listing::TooLarge => {
+            Listing::Names(_) | Listing::TooLarge => {
                 left_out.insert(parent, Why::TooManyChildren);
                 self.paths.extend(known.children(parent).map(|name| parent.child(name)));
             }

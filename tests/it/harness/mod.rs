@@ -5,6 +5,7 @@ mod cli;
 mod client;
 mod clock;
 mod crowd;
+pub(crate) mod fake_zk;
 mod fpm;
 mod link;
 pub(crate) mod master;

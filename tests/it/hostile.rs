@@ -1,0 +1,235 @@
+//! What pretends to be a ZooKeeper and is none: it ends nothing but its own connection, takes neither memory nor
+//! processor without bound, and what it tells that cannot be is left out, counted and named.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::harness::fake_zk::{self, FakeNode, FakeZk, Sent, Tale, op};
+use crate::harness::{Ended, Roster, SOON, any_age, binary, ensure, eventually, source};
+use crate::idl::{Origin, TRosterSyncClient};
+
+/// The most memory that a sidecar may take beside what it mirrors.
+const MEMORY: usize = 400 << 20;
+
+/// A sidecar that mirrors this server.
+fn mirroring(zk: &FakeZk, settings: &str) -> Roster {
+    Roster::start(&source(&zk.connect_string(), settings))
+}
+
+fn parent() -> FakeNode {
+    FakeNode { num_children: 1, ..FakeNode::default() }
+}
+
+fn names(names: &[&str]) -> Vec<Vec<u8>> {
+    names.iter().map(|name| name.as_bytes().to_vec()).collect()
+}
+
+/// Replies to the requests of one kind with something else.
+#[derive(Debug)]
+struct Lies(i32, fn(Vec<u8>) -> Sent);
+
+impl Tale for Lies {
+    fn node(&self, path: &str) -> Option<FakeNode> {
+        (path == "/").then(parent)
+    }
+
+    fn sent(&self, op: i32, frame: Vec<u8>) -> Sent {
+        if op == self.0 { self.1(frame) } else { Sent::Once(frame) }
+    }
+}
+
+/// The frame with another number of its request.
+fn wrong_number(mut frame: Vec<u8>) -> Sent {
+    frame[4] ^= 1;
+    Sent::Once(frame)
+}
+
+#[test]
+fn a_server_that_breaks_the_protocol_is_sought_again_ever_more_slowly() {
+    const WATCHED: Duration = Duration::from_secs(5);
+    const MOST: usize = 25;
+    let lies = [
+        Lies(op::SYNC, wrong_number),
+        Lies(op::MULTI_READ, wrong_number),
+        Lies(op::EXISTS, wrong_number),
+        Lies(op::CONNECT, |_| Sent::Once(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec())),
+        Lies(op::SYNC, |_| Sent::Closed),
+        Lies(op::MULTI_READ, |frame| Sent::Once([&frame[..], &(-5_i32).to_be_bytes()].concat())),
+    ];
+    let servers = lies.map(FakeZk::telling);
+    let sidecars: Vec<_> = servers.iter().map(|server| mirroring(server, "")).collect();
+    std::thread::sleep(WATCHED);
+    for (server, sidecar) in servers.iter().zip(&sidecars) {
+        let connects = server.connects();
+        assert!((2..=MOST).contains(&connects), "{connects} connections: {:?}", sidecar.source());
+    }
+}
+
+#[test]
+fn a_list_that_claims_more_than_it_holds_ends_no_process() {
+    let zk = FakeZk::telling(Lies(op::MULTI_READ, |mut frame| {
+        // Behind the lengths, the header of the reply, and that of the first answer.
+        if frame[20..24] == op::GET_CHILDREN.to_be_bytes() {
+            frame[29..33].copy_from_slice(&i32::MAX.to_be_bytes());
+        }
+        Sent::Once(frame)
+    }));
+    let roster = mirroring(&zk, "");
+    eventually("the lie is told", SOON, || ensure(roster.log().contains("a message ends too early"), roster.log()));
+    assert!(roster.memory() < MEMORY, "{} bytes", roster.memory());
+    assert_ne!(roster.source().state, "live");
+}
+
+/// A node of 600 MiB between two small ones.
+#[derive(Debug)]
+struct Huge;
+
+impl Tale for Huge {
+    fn node(&self, path: &str) -> Option<FakeNode> {
+        match path {
+            "/" => Some(parent()),
+            "/huge" => Some(FakeNode { data: b"huge".to_vec(), ..FakeNode::default() }),
+            "/first" | "/last" => Some(FakeNode::default()),
+            _ => None,
+        }
+    }
+
+    fn children(&self, path: &str) -> Vec<Vec<u8>> {
+        if path == "/" { names(&["first", "huge", "last"]) } else { Vec::new() }
+    }
+
+    fn sent(&self, _op: i32, mut frame: Vec<u8>) -> Sent {
+        const PIECE: usize = 1 << 20;
+        const PIECES: usize = 600;
+        let find = |text: &[u8]| frame.windows(text.len()).position(|bytes| bytes == text);
+        // The list of names is as it should be.
+        let Some(at) = find(b"huge").filter(|_| find(b"first").is_none()) else { return Sent::Once(frame) };
+        let grown = (PIECE * PIECES) as i32;
+        for length in [0, at - 4] {
+            let was = i32::from_be_bytes(frame[length..length + 4].try_into().expect("four bytes"));
+            frame[length..length + 4].copy_from_slice(&(was + grown).to_be_bytes());
+        }
+        let rest = frame.split_off(at);
+        Sent::Many(Box::new(move |number| match number {
+            0 => Some(frame.clone()),
+            1..=PIECES => Some(vec![b'x'; PIECE]),
+            _ if number == PIECES + 1 => Some(rest.clone()),
+            _ => None,
+        }))
+    }
+}
+
+#[test]
+fn a_reply_of_600_mib_costs_one_node_and_no_memory() {
+    let zk = FakeZk::telling(Huge);
+    let roster = mirroring(&zk, "");
+    roster.becomes("live");
+    let (tree, freshness) = roster.tree().expect("a tree");
+    assert_eq!(tree.keys().collect::<Vec<_>>(), ["/", "/first", "/last"]);
+    assert_eq!((roster.source().left_out, freshness.complete), (1, false));
+    assert!(roster.memory() < MEMORY, "{} bytes", roster.memory());
+}
+
+/// Every node has a thousand children.
+#[derive(Debug, Default)]
+struct Endless;
+
+impl Tale for Endless {
+    fn node(&self, _path: &str) -> Option<FakeNode> {
+        Some(FakeNode { num_children: 1_000, ..FakeNode::default() })
+    }
+
+    fn children(&self, _path: &str) -> Vec<Vec<u8>> {
+        (0..1_000).map(|number| number.to_string().into_bytes()).collect()
+    }
+}
+
+#[test]
+fn a_tree_without_end_is_read_to_the_limit() {
+    let zk = FakeZk::telling(Endless);
+    let roster = mirroring(&zk, "max_nodes = 5000");
+    roster.becomes("live");
+    let (tree, freshness) = roster.tree().expect("a tree");
+    assert_eq!((tree.len(), freshness.complete), (5_000, false));
+    assert!(roster.memory() < MEMORY, "{} bytes", roster.memory());
+}
+
+/// In place of the answer to a read, events without end, each of another path.
+#[derive(Debug)]
+struct Babble;
+
+impl Tale for Babble {
+    fn sent(&self, op: i32, frame: Vec<u8>) -> Sent {
+        static SENT: AtomicUsize = AtomicUsize::new(0);
+        if op != op::MULTI_READ {
+            return Sent::Once(frame);
+        }
+        Sent::Many(Box::new(|_| {
+            let events = (0..100).map(|_| SENT.fetch_add(1, Ordering::Relaxed));
+            Some(events.flat_map(|number| fake_zk::changed(&format!("/{number}-{}", "x".repeat(1_000)))).collect())
+        }))
+    }
+}
+
+#[test]
+fn events_without_end_while_a_read_is_unanswered_take_no_memory() {
+    let zk = FakeZk::telling(Babble);
+    let roster = mirroring(&zk, "");
+    for round in 1..4 {
+        eventually("it is given up, and tried again", 2 * SOON, || {
+            assert!(roster.memory() < MEMORY, "{} bytes", roster.memory());
+            ensure(zk.connects() > round, roster.log())
+        });
+    }
+    assert!(roster.log().contains("events came faster than they were taken"), "{}", roster.log());
+}
+
+/// Two nodes, and what no node can be called.
+#[derive(Debug)]
+struct Impossible;
+
+const IMPOSSIBLE: [&[u8]; 9] =
+    [b"", b".", b"..", b"a/b", b"\xff", b"\x1b", b"\x7f", "\u{e000}".as_bytes(), "\u{ffff}".as_bytes()];
+
+impl Tale for Impossible {
+    fn node(&self, path: &str) -> Option<FakeNode> {
+        let num_children = (path == "/").into();
+        Some(FakeNode { data: b"here".to_vec(), num_children, time: i64::MAX })
+    }
+
+    fn children(&self, _path: &str) -> Vec<Vec<u8>> {
+        let impossible = IMPOSSIBLE.iter().map(|name| name.to_vec());
+        names(&["first"]).into_iter().chain(impossible).chain(names(&["...", "last"])).collect()
+    }
+}
+
+#[test]
+fn names_that_no_node_can_have_are_left_out_and_nothing_else() {
+    let zk = FakeZk::telling(Impossible);
+    let mut roster = mirroring(&zk, "");
+    roster.becomes("live");
+    let expected = ["/", "/...", "/first", "/last"];
+    let (tree, freshness) = roster.tree().expect("a tree");
+    assert_eq!(tree.keys().collect::<Vec<_>>(), expected);
+    assert_eq!((roster.source().left_out, freshness.complete), (IMPOSSIBLE.len() as i64, false));
+    for named in [r#"/"..""#, r#"/"a/b""#, r#"/"\u{1b}""#] {
+        assert!(roster.log().contains(named), "{named}: {}", roster.log());
+    }
+    roster.stop();
+    drop(zk);
+    roster.run();
+    let restored = roster.client().subtree("/".into(), 100, String::new(), any_age()).expect("what was known");
+    assert_eq!(restored.nodes.iter().map(|node| node.path.as_str()).collect::<Vec<_>>(), expected);
+    assert_eq!(restored.freshness.origin, Origin::RESTORED);
+}
+
+#[test]
+fn times_at_their_extremes_are_shown() {
+    let zk = FakeZk::telling(Impossible);
+    let roster = mirroring(&zk, "");
+    roster.becomes("live");
+    let address = format!("unix://{}", roster.socket().display());
+    let told = |arguments: &[&str]| Ended::of(binary().args(arguments).args(["--address", &address])).text();
+    assert!(told(&["ls", "--long", "/"]).contains("first"));
+    assert!(told(&["get", "/first", "-o", "json"]).contains(&i64::MAX.to_string()));
+}
