@@ -7,18 +7,16 @@ mod masters;
 mod sidecar;
 
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub(crate) use self::kind::Kind;
 use self::kind::Part;
 use self::sidecar::garbage;
 use crate::descriptors;
 use crate::dice::Dice;
-use crate::driver::paths;
 use crate::harness::attack::Adversary;
 use crate::harness::{Crowd, Link, SOON, eventually};
 use crate::masters::NAMES;
-use crate::model::Value;
 use crate::scene::Scene;
 
 /// For how long another user asks while a sidecar is attacked.
@@ -94,11 +92,6 @@ impl Fault {
             Kind::OldData => {
                 scene.come_back(false, |ensemble| ensemble.keep_data());
                 scene.driver.goes_on(200);
-                // As soon as it runs, the old values are seen again.
-                let since = Instant::now();
-                scene
-                    .checker
-                    .model(|model| paths().iter().for_each(|path| model.become_now(path, Value::Anything, since)));
                 scene.come_back(false, |ensemble| ensemble.restore_data());
             }
             Kind::DeleteRoot => scene.delete_root(),
