@@ -1,7 +1,6 @@
 //! One connection to a server: requests and their replies in one order, events between them, silence noticed.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -9,27 +8,30 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval};
 
-use super::credentials::Identity;
+use super::chroot::Chroot;
 use super::inbox::Inbox;
-use super::jute::{self, Chroot, Frame, Malformed, ReplyHeader, Ticket, code, op, xid};
+use super::jute::{self, Frame, Malformed, ReplyHeader, code, op, xid};
 use super::session::Trouble;
 
 /// A connection on which nothing comes for this long is lost, though no end of it was seen.
 pub(super) const SILENCE: Duration = Duration::from_secs(4);
 
 /// The shortest silence that means so, however short the server says that a session is.
-const LEAST_SILENCE: Duration = Duration::from_millis(400);
+pub(super) const LEAST_SILENCE: Duration = Duration::from_millis(400);
 
 /// The most that a reply may hold, if no single node may hold more. A larger one is passed over, and less asked for.
 const MAX_REPLY: usize = 64 << 20;
 
 /// The most that an event, or the answer to a connect, may hold.
-const MAX_SMALL: usize = 2 << 20;
+pub(super) const MAX_SMALL: usize = 2 << 20;
 
 /// How long the oldest request may wait for its reply, though other bytes come.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(35);
+
+/// How often silence is looked for until it is one.
+const TICKS_OF_SILENCE: u32 = 8;
 
 const READ_BYTES: usize = 64 << 10;
 
@@ -51,29 +53,24 @@ pub(super) enum Failure {
     Lost(String),
 }
 
-/// Why there is no session on a new connection.
-#[derive(Debug)]
-pub(super) enum NoSession {
-    /// This server cannot give one; another may.
-    Here(String),
-    Ended(Trouble),
-}
-
 #[derive(Debug)]
 pub(super) struct Connection {
-    reader: OwnedReadHalf,
-    writer: OwnedWriteHalf,
-    received: BytesMut,
+    pub(super) reader: OwnedReadHalf,
+    pub(super) writer: OwnedWriteHalf,
+    pub(super) received: BytesMut,
     /// How many of the bytes that come are of a reply that is passed over.
     passed_over: usize,
-    unsent: BytesMut,
+    pub(super) unsent: BytesMut,
     /// Requests without a reply, in the order in which they were sent.
     waiting: VecDeque<Waiting>,
     next_xid: i32,
     heard: Instant,
     spoke: Instant,
-    silence: Duration,
-    last_zxid: i64,
+    pub(super) silence: Duration,
+    /// How often the clock has ticked since something came. Not the time itself: while this process did not run, it
+    /// could not hear.
+    silent_ticks: u32,
+    pub(super) last_zxid: i64,
     /// Whether a ping has no reply yet. It may overtake other replies.
     pinged: bool,
 }
@@ -91,24 +88,12 @@ impl Connection {
         usize::try_from(max_node_bytes).map_or(usize::MAX, |bytes| bytes.saturating_add(MAX_SMALL).max(MAX_REPLY))
     }
 
-    /// Connects to a server, and begins a session or resumes that of the ticket.
-    pub(super) async fn open(
-        address: SocketAddr,
-        ticket: &Ticket,
-        last_zxid: i64,
-        identities: &[Identity],
-    ) -> Result<(Self, Ticket), NoSession> {
-        let connected = timeout(SILENCE, TcpStream::connect(address)).await;
-        let stream = match connected {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Err(NoSession::Here(error.kind().to_string())),
-            Err(_) => return Err(NoSession::Here("no answer".into())),
-        };
+    /// One on which nothing was said yet.
+    pub(super) fn new(stream: TcpStream, last_zxid: i64) -> Self {
         // A small request is sent at once; where that cannot be set, it only comes later.
         let _ = stream.set_nodelay(true);
         let (reader, writer) = stream.into_split();
-        let (now, silence) = (Instant::now(), SILENCE);
-        let mut connection = Self {
+        Self {
             reader,
             writer,
             received: BytesMut::new(),
@@ -116,53 +101,12 @@ impl Connection {
             unsent: BytesMut::new(),
             waiting: VecDeque::new(),
             next_xid: 1,
-            heard: now,
-            spoke: now,
-            silence,
+            heard: Instant::now(),
+            spoke: Instant::now(),
+            silence: SILENCE,
+            silent_ticks: 0,
             last_zxid,
             pinged: false,
-        };
-        match timeout(SILENCE, connection.greet(ticket, identities)).await {
-            Ok(Ok(given)) => Ok((connection, given)),
-            Ok(Err(no_session)) => Err(no_session),
-            Err(_) => Err(NoSession::Here(NO_SESSION.into())),
-        }
-    }
-
-    async fn greet(&mut self, ticket: &Ticket, identities: &[Identity]) -> Result<Ticket, NoSession> {
-        jute::put_connect(&mut self.unsent, ticket, self.last_zxid);
-        for (scheme, proof) in identities {
-            jute::put_request(&mut self.unsent, xid::AUTH, op::AUTH, &jute::auth(scheme, proof));
-        }
-        self.writer.write_all_buf(&mut self.unsent).await.map_err(lost_early)?;
-        let given = jute::greeting(&self.small_frame().await?).map_err(strange)?;
-        if given.session == 0 {
-            return Err(NoSession::Ended(Trouble::Ended("the session expired".into())));
-        }
-        let length = u64::try_from(given.timeout_ms).ok().filter(|length| *length > 0);
-        let length = length.ok_or(Malformed("a session without a length")).map_err(strange)?;
-        self.silence = SILENCE.min(Duration::from_millis(length) * 2 / 5).max(LEAST_SILENCE);
-        for _ in identities {
-            let (header, _) = jute::header(self.small_frame().await?).map_err(strange)?;
-            match header.error {
-                _ if header.xid != xid::AUTH => return Err(strange(Malformed("no answer to the credentials"))),
-                0 => {}
-                _ => return Err(NoSession::Ended(Trouble::Refused)),
-            }
-        }
-        Ok(given)
-    }
-
-    async fn small_frame(&mut self) -> Result<Bytes, NoSession> {
-        loop {
-            match jute::frame(&mut self.received, MAX_SMALL).map_err(strange)? {
-                Frame::Complete(message) => return Ok(message),
-                Frame::TooLarge(..) => return Err(strange(Malformed("a long answer to a connect"))),
-                Frame::Incomplete => {}
-            }
-            if self.reader.read_buf(&mut self.received).await.map_err(lost_early)? == 0 {
-                return Err(NoSession::Here(NO_SESSION.into()));
-            }
         }
     }
 
@@ -182,7 +126,7 @@ impl Connection {
         chroot: &Chroot,
         max_reply: usize,
     ) -> Trouble {
-        let mut clock = interval(self.silence / 8);
+        let mut clock = interval(self.silence / TICKS_OF_SILENCE);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             if let Err(trouble) = self.take_all(inbox, chroot, max_reply) {
@@ -192,7 +136,7 @@ impl Connection {
             tokio::select! {
                 read = self.reader.read_buf(&mut self.received) => match read {
                     Ok(0) => return Trouble::Lost("the server closed the connection".into()),
-                    Ok(_) => self.heard = Instant::now(),
+                    Ok(_) => (self.heard, self.silent_ticks) = (Instant::now(), 0),
                     Err(error) => return Trouble::Lost(format!("the connection was lost: {error}")),
                 },
                 wrote = self.writer.write_buf(&mut self.unsent), if !self.unsent.is_empty() => match wrote {
@@ -217,7 +161,8 @@ impl Connection {
 
     /// Notices silence, on either side.
     fn check(&mut self) -> Result<(), Trouble> {
-        if self.heard.elapsed() >= self.silence {
+        self.silent_ticks += 1;
+        if self.silent_ticks > TICKS_OF_SILENCE {
             return Err(Trouble::Lost(format!("the server was silent for {:?}", self.silence)));
         }
         if self.waiting.front().is_some_and(|oldest| oldest.since.elapsed() >= REPLY_TIMEOUT) {
@@ -294,8 +239,6 @@ impl Connection {
     }
 }
 
-const NO_SESSION: &str = "it accepts connections, but gives no session: is it a ZooKeeper, and has it a quorum?";
-
 fn take_event(body: &[u8], inbox: &Inbox, chroot: &Chroot) -> Result<(), Trouble> {
     const CREATED: i32 = 1;
     const DELETED: i32 = 2;
@@ -311,12 +254,4 @@ fn take_event(body: &[u8], inbox: &Inbox, chroot: &Chroot) -> Result<(), Trouble
 
 fn broken(malformed: Malformed) -> Trouble {
     Trouble::Lost(malformed.to_string())
-}
-
-fn strange(malformed: Malformed) -> NoSession {
-    NoSession::Here(format!("{malformed}: is it a ZooKeeper?"))
-}
-
-fn lost_early(_: std::io::Error) -> NoSession {
-    NoSession::Here(NO_SESSION.into())
 }

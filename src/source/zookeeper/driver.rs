@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-use super::connection::{Connection, Failure, NoSession, Request};
+use super::connection::{Connection, Failure, Request};
 use super::credentials::Identity;
+use super::handshake::NoSession;
 use super::inbox::Inbox;
 use super::jute::Ticket;
 use super::servers::Servers;

@@ -1,12 +1,15 @@
 //! ZooKeeper: mirrors subtrees of an ensemble.
 
+mod chroot;
 mod config;
 mod connection;
 pub(crate) mod credentials;
 mod driver;
+mod handshake;
 mod inbox;
 mod jute;
 mod left_out;
+mod level;
 mod mirror;
 mod scan;
 mod servers;

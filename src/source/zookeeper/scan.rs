@@ -7,8 +7,9 @@ use futures::StreamExt;
 use futures::stream::FuturesOrdered;
 
 use super::Config;
-use super::jute::{Listing, Names, Reading};
+use super::jute::{Listing, Reading};
 use super::left_out::{LeftOut, Why};
+use super::level::Level;
 use super::session::{Answers, Session, Trouble};
 use crate::model::{Node, NodePath};
 use crate::source::Generation;
@@ -22,10 +23,7 @@ const IN_FLIGHT: usize = 4;
 const BATCH: (usize, usize) = (16, 256);
 
 /// Paths in a request: a server ends the connection of one who sends more than a MiB.
-const REQUEST_BYTES: usize = 256 << 10;
-
-/// A longer path is none that can be asked for.
-const MAX_PATH_BYTES: usize = REQUEST_BYTES;
+pub(super) const REQUEST_BYTES: usize = 256 << 10;
 
 /// Data in a reply: with more than this, the next requests ask for fewer nodes.
 const REPLY_BYTES: usize = 1 << 20;
@@ -170,65 +168,6 @@ impl Scope<'_> {
             level = next.paths;
         }
         Ok(scan)
-    }
-}
-
-/// The nodes of the next level: as many as there may be place for, and of the rest those that are known.
-struct Level<'a> {
-    scope: &'a Scope<'a>,
-    paths: Vec<NodePath>,
-    nodes: usize,
-    bytes: usize,
-}
-
-impl<'a> Level<'a> {
-    fn new(scope: &'a Scope<'a>, kept: usize) -> Self {
-        let nodes = scope.config.max_nodes.saturating_sub(kept);
-        let bytes = usize::try_from(scope.config.max_bytes.as_u64()).unwrap_or(usize::MAX);
-        Self { scope, paths: Vec::new(), nodes, bytes }
-    }
-
-    fn add(&mut self, parent: &NodePath, listing: Listing, known: &Snapshot, left_out: &mut LeftOut) {
-        match listing {
-            // Most of a longer list could only be left out.
-            Listing::Names(names) if names.count() / 2 <= self.scope.config.max_nodes => {
-                self.add_names(parent, &names, known, left_out);
-            }
-            Listing::Nothing => {}
-            Listing::Names(_) | Listing::TooLarge => {
-                left_out.insert(parent, Why::TooManyChildren);
-                self.paths.extend(known.children(parent).map(|name| parent.child(name)));
-            }
-        }
-    }
-
-    fn add_names(&mut self, parent: &NodePath, names: &Names, known: &Snapshot, left_out: &mut LeftOut) {
-        for name in names.iter() {
-            let Ok(path) = parent.parse_child(&name) else {
-                left_out.insert_name(parent, &name);
-                continue;
-            };
-            if !self.scope.enters(&path) {
-                continue;
-            }
-            match self.find_place(&path, known) {
-                Ok(()) => self.paths.push(path),
-                Err(why) => left_out.insert(&path, why),
-            }
-        }
-    }
-
-    fn find_place(&mut self, path: &NodePath, known: &Snapshot) -> Result<(), Why> {
-        let bytes = path.as_str().len();
-        if bytes > MAX_PATH_BYTES {
-            return Err(Why::LongPath);
-        }
-        if self.nodes > 0 && bytes <= self.bytes {
-            self.nodes -= 1;
-            self.bytes -= bytes;
-            return Ok(());
-        }
-        known.node(path).map(drop).ok_or(Why::NoPlace)
     }
 }
 

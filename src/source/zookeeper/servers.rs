@@ -5,9 +5,11 @@ use std::net::SocketAddr;
 use tokio::net::lookup_host;
 use tokio::time::timeout;
 
-use super::connection::{Connection, NoSession, SILENCE};
+use super::chroot::Chroot;
+use super::connection::{Connection, SILENCE};
 use super::credentials::Identity;
-use super::jute::{Chroot, Ticket};
+use super::handshake::NoSession;
+use super::jute::Ticket;
 use crate::task::random_below;
 
 /// The port of a server that has none.

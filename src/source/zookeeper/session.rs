@@ -11,11 +11,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::Config;
-use super::connection::{Connection, Failure, NoSession, Request};
+use super::chroot::Chroot;
+use super::connection::{Connection, Failure, Request};
 use super::credentials::{self, Flaw, Identity};
 use super::driver::Driver;
+use super::handshake::NoSession;
 use super::inbox::Inbox;
-use super::jute::{self, Chroot, Listing, Malformed, Reading, Ticket, code, op};
+use super::jute::{self, Listing, Malformed, Reading, Ticket, code, op};
 use super::servers::Servers;
 use crate::model::NodePath;
 

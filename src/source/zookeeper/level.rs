@@ -1,0 +1,69 @@
+//! A level of the tree: which of the children that were listed are to be read.
+
+use super::jute::{Listing, Names};
+use super::left_out::{LeftOut, Why};
+use super::scan::{REQUEST_BYTES, Scope};
+use crate::model::NodePath;
+use crate::store::Snapshot;
+
+/// A longer path is none that can be asked for.
+const MAX_PATH_BYTES: usize = REQUEST_BYTES;
+
+/// The nodes of the next level: as many as there may be place for, and of the rest those that are known.
+pub(super) struct Level<'a> {
+    scope: &'a Scope<'a>,
+    pub(super) paths: Vec<NodePath>,
+    nodes: usize,
+    bytes: usize,
+}
+
+impl<'a> Level<'a> {
+    pub(super) fn new(scope: &'a Scope<'a>, kept: usize) -> Self {
+        let nodes = scope.config.max_nodes.saturating_sub(kept);
+        let bytes = usize::try_from(scope.config.max_bytes.as_u64()).unwrap_or(usize::MAX);
+        Self { scope, paths: Vec::new(), nodes, bytes }
+    }
+
+    pub(super) fn add(&mut self, parent: &NodePath, listing: Listing, known: &Snapshot, left_out: &mut LeftOut) {
+        match listing {
+            // Most of a longer list could only be left out.
+            Listing::Names(names) if names.count() / 2 <= self.scope.config.max_nodes => {
+                self.add_names(parent, &names, known, left_out);
+            }
+            Listing::Nothing => {}
+            Listing::Names(_) | Listing::TooLarge => {
+                left_out.insert(parent, Why::TooManyChildren);
+                self.paths.extend(known.children(parent).map(|name| parent.child(name)));
+            }
+        }
+    }
+
+    fn add_names(&mut self, parent: &NodePath, names: &Names, known: &Snapshot, left_out: &mut LeftOut) {
+        for name in names.iter() {
+            let Ok(path) = parent.parse_child(&name) else {
+                left_out.insert_name(parent, &name);
+                continue;
+            };
+            if !self.scope.enters(&path) {
+                continue;
+            }
+            match self.find_place(&path, known) {
+                Ok(()) => self.paths.push(path),
+                Err(why) => left_out.insert(&path, why),
+            }
+        }
+    }
+
+    fn find_place(&mut self, path: &NodePath, known: &Snapshot) -> Result<(), Why> {
+        let bytes = path.as_str().len();
+        if bytes > MAX_PATH_BYTES {
+            return Err(Why::LongPath);
+        }
+        if self.nodes > 0 && bytes <= self.bytes {
+            self.nodes -= 1;
+            self.bytes -= bytes;
+            return Ok(());
+        }
+        known.node(path).map(drop).ok_or(Why::NoPlace)
+    }
+}
