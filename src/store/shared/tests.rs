@@ -138,7 +138,8 @@ impl Open {
     }
 
     fn try_write(&mut self) -> Result<usize, lmdb::Error> {
-        self.shared.writer.write(&self.store.snapshot())
+        let due = self.shared.writer.due(&self.store);
+        self.shared.writer.write(&due)
     }
 
     fn freshness(&self) -> Freshness {
@@ -588,6 +589,23 @@ fn the_directory_of_the_copy_is_made_if_its_parent_is_there() {
     assert!(house.open().shared.copy.is_none() && !house.folder.path().join("not").exists());
 }
 
+#[test]
+fn a_source_that_is_back_vouches_for_nothing_from_before() {
+    let house = House::new();
+    let mut open = house.open();
+    open.sync();
+    open.publisher.feed().enter(FeedState::Down, "");
+    std::thread::sleep(Duration::from_millis(2));
+    let due = open.shared.writer.due(&open.store);
+    // Before that is written, the source returns.
+    open.publisher.publish(vec![put("/a", "new")]);
+    open.publisher.feed().enter(FeedState::Live, "");
+    open.publisher.feed().prove(Instant::now());
+    open.shared.writer.write(&due).expect("written");
+    let written = house.read().report;
+    assert!(written.age_ms > 0 && written.revision == due.snapshot.revision(), "{written:?}");
+}
+
 /// Writes pairs that must always agree, until it is killed.
 #[test]
 #[ignore = "is run by another test, as a process of its own"]
@@ -602,7 +620,8 @@ fn a_writer_without_end() {
         let at = |pair: char| format!("/{pair}/{}", round % 50);
         let text = format!("{round} {}", "x".repeat(round * 97 % 9_000));
         publisher.publish(vec![put(&at('a'), &text), put(&at('b'), &text)]);
-        writer.write(&store.snapshot()).expect("written");
+        let due = writer.due(&store);
+        writer.write(&due).expect("written");
     }
 }
 

@@ -63,6 +63,14 @@ pub(super) struct Writer {
     standing: Option<(Kept, Instant)>,
 }
 
+/// What is to be written.
+#[derive(Debug)]
+pub(super) struct Due {
+    pub(super) snapshot: Arc<Snapshot>,
+    report: Report,
+    with_masters: bool,
+}
+
 /// Keeps the file in step with the store, until the stop. Tells the revision of each transaction.
 pub(super) async fn follow(
     mut writer: Writer,
@@ -92,8 +100,8 @@ pub(super) async fn follow(
         if writer.env.is_none() {
             is_there = writer.see_to_place();
         }
-        let (snapshot, began) = (store.snapshot(), Instant::now());
-        let written_now = |()| writer.write(&snapshot).map_err(|error| format!("{error}{}", hint(error)));
+        let (due, began) = (writer.due(&store), Instant::now());
+        let written_now = |()| writer.write(&due).map_err(|error| format!("{error}{}", hint(error)));
         let result = is_there.map_err(|error| error.to_string()).and_then(written_now);
         match result {
             Ok(entries) => {
@@ -102,14 +110,14 @@ pub(super) async fn follow(
                 if is_large {
                     writer.env = None;
                 }
-                written.send_replace((snapshot.revision(), writer.env.clone()));
+                written.send_replace((due.snapshot.revision(), writer.env.clone()));
                 if is_large {
                     env::give_memory_back();
                 }
             }
             Err(_) => metrics.shared_failures.increment(),
         }
-        report(&metrics, result.err().or_else(|| writer.trouble()), &writer.place.path);
+        log_failure(&metrics, result.err().or_else(|| writer.trouble()), &writer.place.path);
         if is_last {
             return;
         }
@@ -147,50 +155,65 @@ impl Writer {
         })
     }
 
+    /// What is to be written of the newest snapshot. A source vouches for what it has published: what it says after a newer
+    /// snapshot has come is not said of this one.
+    pub(super) fn due(&self, store: &Store) -> Due {
+        loop {
+            let snapshot = store.snapshot();
+            let kept = self.kept_beside(&snapshot);
+            let report = Report::of(&snapshot, kept, SystemTime::now());
+            let with_masters = kept.is_none();
+            if store.snapshot().revision() == snapshot.revision() {
+                return Due { snapshot, report, with_masters };
+            }
+        }
+    }
+
+    /// What stands of masters in the file and is not written anew; None: they are.
+    fn kept_beside(&self, snapshot: &Snapshot) -> Option<&Kept> {
+        // Before all masters are known, what is known of them has holes; what an earlier process left has none.
+        if !snapshot.behind_masters().all(|(_, filled)| filled.whole) {
+            return Some(&self.kept);
+        }
+        self.standing.as_ref().filter(|(_, again)| *again > Instant::now()).map(|(kept, _)| kept)
+    }
+
     /// Makes the file hold what the snapshot does; how many entries that took. Where it fails, the file stands as it was,
     /// its report too: for its readers it then grows old, as it must. Where masters have no room, they stand as they were,
     /// and nodes are written.
-    pub(super) fn write(&mut self, snapshot: &Snapshot) -> Result<usize, Error> {
-        // Before, what is known of masters has holes; what an earlier process left has none.
-        if !snapshot.behind_masters().all(|(_, filled)| filled.whole) {
-            let kept = std::mem::replace(&mut self.kept, Kept::nothing());
-            let written = self.write_nodes(snapshot, &kept);
-            self.kept = kept;
-            return written;
+    pub(super) fn write(&mut self, Due { snapshot, report, with_masters }: &Due) -> Result<usize, Error> {
+        if !with_masters {
+            return self.write_nodes(snapshot, report);
         }
-        if self.standing.as_ref().is_none_or(|(_, again)| *again <= Instant::now()) {
-            match self.write_all(snapshot) {
-                Err(Error::MapFull) => {}
-                result => return result,
-            }
-            let of_last = self.report.get_or_insert_with(|| unwritten(snapshot));
-            self.standing = Some((Kept::standing(of_last), Instant::now() + RETRY));
+        match self.write_all(snapshot, report) {
+            Err(Error::MapFull) => {}
+            result => return result,
         }
-        let Some((kept, again)) = self.standing.take() else { return Ok(0) };
-        let written = self.write_nodes(snapshot, &kept);
-        self.standing = Some((kept, again));
-        written
+        let of_last = self.report.get_or_insert_with(|| unwritten(snapshot));
+        let kept = Kept::standing(of_last);
+        let report = Report::of(snapshot, Some(&kept), SystemTime::now());
+        self.standing = Some((kept, Instant::now() + RETRY));
+        self.write_nodes(snapshot, &report)
     }
 
-    fn write_all(&mut self, snapshot: &Snapshot) -> Result<usize, Error> {
+    fn write_all(&mut self, snapshot: &Snapshot, report: &Report) -> Result<usize, Error> {
         let env = self.env()?;
         let mut draft = self.draft(&env, snapshot)?;
         draft.remove(&self.kept.keys)?;
         let max = self.place.config.max_size.as_u64() / 2;
         draft.masters(&self.directory, snapshot.directory(), max)?;
-        let report = Report::of(snapshot, None, SystemTime::now());
-        draft.marks(&report)?;
+        draft.marks(report)?;
         let entries = self.commit(draft, snapshot)?;
         (self.directory, self.kept) = (snapshot.directory().clone(), Kept::nothing());
-        (self.report, self.standing) = (Some(report), None);
+        (self.report, self.standing) = (Some(report.clone()), None);
         Ok(entries)
     }
 
-    /// Writes no masters: of them, `kept` is said.
-    fn write_nodes(&mut self, snapshot: &Snapshot, kept: &Kept) -> Result<usize, Error> {
+    /// Writes no masters.
+    fn write_nodes(&mut self, snapshot: &Snapshot, report: &Report) -> Result<usize, Error> {
         let env = self.env()?;
         let mut draft = self.draft(&env, snapshot)?;
-        draft.marks(&Report::of(snapshot, Some(kept), SystemTime::now()))?;
+        draft.marks(report)?;
         self.commit(draft, snapshot)
     }
 
@@ -276,7 +299,7 @@ fn hint(error: Error) -> &'static str {
 }
 
 /// Logs a failure when it begins, and its end.
-fn report(metrics: &Metrics, failure: Option<String>, path: &Path) {
+fn log_failure(metrics: &Metrics, failure: Option<String>, path: &Path) {
     let path = path.display();
     let known = metrics.shared_trouble.load();
     match &failure {
