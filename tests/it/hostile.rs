@@ -212,7 +212,7 @@ fn names_that_no_node_can_have_are_left_out_and_nothing_else() {
     let (tree, freshness) = roster.tree().expect("a tree");
     assert_eq!(tree.keys().collect::<Vec<_>>(), expected);
     assert_eq!((roster.source().left_out, freshness.complete), (IMPOSSIBLE.len() as i64, false));
-    for named in [r#"/"..""#, r#"/"a/b""#, r#"/"\u{1b}""#] {
+    for named in [r#"".." in /"#, r#""a/b" in /"#, r#""\u{1b}" in /"#] {
         assert!(roster.log().contains(named), "{named}: {}", roster.log());
     }
     roster.stop();

@@ -25,7 +25,7 @@ pub(super) enum Why {
     TooDeep,
     #[error("with it there would be more than max_nodes or max_bytes")]
     NoPlace,
-    #[error("what lies below it is left out: with it there would be more than max_nodes")]
+    #[error("with that there would be more than max_nodes")]
     NoPlaceBelow,
     #[error("the list of its children is longer than it may be; those that are known stand")]
     TooManyChildren,
@@ -35,7 +35,7 @@ pub(super) enum Why {
     Name,
 }
 
-/// The nodes that are left out, by their paths. What has no path for its name is escaped.
+/// What is left out: nodes by their paths; what has none, by words that are no path.
 #[derive(Debug, Default)]
 pub(super) struct LeftOut {
     whys: BTreeMap<Box<str>, Why>,
@@ -50,7 +50,12 @@ impl LeftOut {
     /// A child with a name that no node can have.
     pub(super) fn insert_name(&mut self, parent: &NodePath, name: &str) {
         let name: String = name.escape_default().take(MOST_NAME).collect();
-        self.remember(&format!("{}/\"{name}\"", parent.as_str().trim_end_matches('/')), Why::Name);
+        self.remember(&format!("\"{name}\" in {parent}"), Why::Name);
+    }
+
+    /// What lies below a node. That the node itself is read again changes nothing in it.
+    pub(super) fn insert_below(&mut self, parent: &NodePath, why: Why) {
+        self.remember(&format!("below {parent}"), why);
     }
 
     fn remember(&mut self, path: &str, why: Why) {
@@ -96,5 +101,34 @@ impl Told {
                 tracing::warn!(source, %path, %why, "left out a node");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_out_below_a_node_stays_so_when_the_node_is_read_again() {
+        let mut left_out = LeftOut::default();
+        let parent = NodePath::root().child("a");
+        left_out.insert(&parent, Why::TooLarge);
+        left_out.insert_below(&parent, Why::NoPlaceBelow);
+        left_out.insert_name(&parent, "..");
+        assert!(left_out.remove(&parent) && !left_out.remove(&parent));
+        assert_eq!(left_out.len(), 2);
+    }
+
+    #[test]
+    fn no_more_is_remembered_than_there_is_place_for() {
+        let mut left_out = LeftOut::default();
+        let long = NodePath::root().child(&"x".repeat(MOST_BYTES / 2));
+        for number in 0..3 {
+            left_out.insert(&long.child(&number.to_string()), Why::LongPath);
+        }
+        assert_eq!(left_out.len(), 1);
+        left_out.insert_name(&NodePath::root(), &"\u{1b}".repeat(1 << 20));
+        assert_eq!(left_out.len(), 2);
+        assert!(left_out.bytes <= MOST_BYTES);
     }
 }

@@ -32,7 +32,7 @@ impl<'a> Level<'a> {
             }
             Listing::Nothing => {}
             Listing::Names(_) | Listing::TooLarge => {
-                left_out.insert(parent, Why::TooManyChildren);
+                left_out.insert_below(parent, Why::TooManyChildren);
                 self.paths.extend(known.children(parent).map(|name| parent.child(name)));
             }
         }

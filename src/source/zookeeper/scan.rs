@@ -139,7 +139,7 @@ impl Scope<'_> {
                         // With more than there may be place for, only what is known is still followed.
                         let is_full = expected >= self.config.max_nodes.saturating_sub(scan.generation.len());
                         if is_full && known.children(path).next().is_none() {
-                            scan.left_out.insert(path, Why::NoPlaceBelow);
+                            scan.left_out.insert_below(path, Why::NoPlaceBelow);
                         } else {
                             expected += children;
                             parents.push(path.clone());
