@@ -373,6 +373,30 @@ mod tests {
     }
 
     #[test]
+    fn damaged_messages_are_refused_or_read_and_nothing_else() {
+        let mut body = BytesMut::new();
+        for _ in 0..2 {
+            put_multi_header(&mut body, op::GET_DATA, false);
+            put_bytes(&mut body, b"data");
+            body.put_bytes(1, 68);
+        }
+        let messages = [body.freeze(), listing(3, &[b"a", b"", b"\xff"])];
+        for message in &messages {
+            for (at, byte) in (0..message.len()).flat_map(|at| [0, 1, 0x7f, 0x80, 0xff].map(|byte| (at, byte))) {
+                let mut damaged = message.to_vec();
+                damaged[at] = byte;
+                for bytes in [Bytes::copy_from_slice(&message[..at]), damaged.into()] {
+                    let _ = readings(&bytes, 2);
+                    let _ = listings(&bytes, 2).map(|listed| listed.len());
+                    let _ = (header(bytes.clone()), greeting(&bytes).is_ok(), event(&bytes).is_ok());
+                    let _ = frame(&mut BytesMut::from(&bytes[..]), 50);
+                }
+            }
+        }
+        assert_eq!(readings(&messages[0], 2).map(|read| read.len()), Ok(2));
+    }
+
+    #[test]
     fn fewer_answers_than_questions_are_none() {
         assert_eq!(listings(&listing(0, &[]), 2), Err(Malformed("fewer answers than questions")));
     }
