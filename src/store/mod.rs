@@ -91,6 +91,18 @@ impl Store {
         self.current.load_full()
     }
 
+    /// The newest snapshot, with what `of` says of it and of its sources. A source vouches for what it has published: what
+    /// it says after a newer snapshot has come is not said of this one.
+    pub fn vouched<T>(&self, of: impl Fn(&Snapshot) -> T) -> (Arc<Snapshot>, T) {
+        loop {
+            let snapshot = self.snapshot();
+            let said = of(&snapshot);
+            if self.current.load().revision() == snapshot.revision() {
+                return (snapshot, said);
+            }
+        }
+    }
+
     /// Wakes the holder when something at or below one of `paths` has changed. Subscribe first, then look at the
     /// snapshot: so nothing is missed in between.
     pub fn subscribe(&self, paths: &[NodePath]) -> Subscription<'_> {

@@ -213,3 +213,22 @@ fn readers_see_whole_revisions_while_a_writer_writes() {
         reader.join().expect("the reader");
     });
 }
+
+#[test]
+fn what_a_source_says_after_it_has_published_is_not_said_of_what_was_before() {
+    let (store, publisher) = store(10);
+    publisher.publish_whole(Vec::new());
+    publisher.feed().enter(FeedState::Down, "gone");
+    let rounds = std::cell::Cell::new(0);
+    let (snapshot, ()) = store.vouched(|_| {
+        if rounds.replace(rounds.get() + 1) == 0 {
+            publisher.publish(vec![put("/a", "new")]);
+            publisher.feed().prove(Instant::now());
+        }
+    });
+    assert_eq!(
+        (rounds.get(), snapshot.node(&path("/a")).is_some()),
+        (2, true),
+        "it is said anew, of what is there now"
+    );
+}

@@ -85,9 +85,9 @@ impl Desk {
     }
 
     pub(super) fn get(&self, peer: &Peer, path: &str, options: &ReadOptions) -> thrift::Result<idl::NodeReply> {
-        let (path, snapshot) = (parse("path", path)?, self.store.snapshot());
+        let path = parse("path", path)?;
         peer.identity.may_read(&path).map_err(denied)?;
-        let freshness = fresh_enough(&snapshot, &[&path], options)?;
+        let (snapshot, freshness) = self.fresh(|snapshot| fresh_enough(snapshot, &[&path], options))?;
         let node = snapshot.node(&path).ok_or_else(|| not_found(&snapshot, &path, freshness))?;
         Ok(idl::NodeReply { node: convert::node(&path, node), freshness: freshness.into() })
     }
@@ -100,8 +100,8 @@ impl Desk {
     ) -> thrift::Result<idl::NodesReply> {
         let paths: Vec<NodePath> = paths.iter().map(|path| parse("paths", path)).collect::<Result<_, _>>()?;
         paths.iter().try_for_each(|path| peer.identity.may_read(path)).map_err(denied)?;
-        let snapshot = self.store.snapshot();
-        let freshness = fresh_enough(&snapshot, &paths.iter().collect::<Vec<_>>(), options)?;
+        let all: Vec<&NodePath> = paths.iter().collect();
+        let (snapshot, freshness) = self.fresh(|snapshot| fresh_enough(snapshot, &all, options))?;
         let (mut nodes, mut bytes) = (BTreeMap::new(), 0);
         for (path, node) in paths.iter().filter_map(|path| Some((path, snapshot.node(path)?))) {
             bytes += convert::node_size(path, node);
@@ -121,9 +121,9 @@ impl Desk {
         path: &str,
         options: &ReadOptions,
     ) -> thrift::Result<Option<idl::ChildrenReply>> {
-        let (path, snapshot) = (parse("path", path)?, self.store.snapshot());
+        let path = parse("path", path)?;
         peer.identity.may_list(&path).map_err(denied)?;
-        let freshness = fresh_enough(&snapshot, &[&path], options)?;
+        let (snapshot, freshness) = self.fresh(|snapshot| fresh_enough(snapshot, &[&path], options))?;
         let mut children = snapshot.children(&path);
         let slice: Vec<&str> = children.by_ref().take(SLICE).collect();
         if slice.is_empty() && snapshot.node(&path).is_none() {
@@ -142,8 +142,8 @@ impl Desk {
         path: &str,
         options: &ReadOptions,
     ) -> thrift::Result<idl::ChildrenReply> {
-        let (path, snapshot) = (parse("path", path)?, self.store.snapshot());
-        let freshness = fresh_enough(&snapshot, &[&path], options)?;
+        let path = parse("path", path)?;
+        let (snapshot, freshness) = self.fresh(|snapshot| fresh_enough(snapshot, &[&path], options))?;
         let mut children = snapshot.children(&path);
         let (mut names, mut bytes) = (Vec::<String>::new(), 0);
         loop {
@@ -179,8 +179,7 @@ impl Desk {
             return Err(invalid("cursor", "it is of another path; pass the one that the page before said"));
         }
         peer.identity.may_list(&path).map_err(denied)?;
-        let snapshot = self.store.snapshot();
-        let freshness = fresh_enough(&snapshot, &[&path], options)?;
+        let (snapshot, freshness) = self.fresh(|snapshot| fresh_enough(snapshot, &[&path], options))?;
         let (mut nodes, mut bytes, mut cursor) = (Vec::new(), 0, None);
         let from = after.clone().unwrap_or_else(|| path.clone());
         let roots = peer.identity.grant().roots(&path);
@@ -239,6 +238,15 @@ impl Desk {
             ("maxCallAll", config.max_call_all as u64),
             ("maxCallMs", config.max_call_time.as_millis() as u64),
         ]
+    }
+
+    /// The newest snapshot with its freshness.
+    pub(super) fn fresh(
+        &self,
+        freshness: impl Fn(&Snapshot) -> thrift::Result<Freshness>,
+    ) -> thrift::Result<(Arc<Snapshot>, Freshness)> {
+        let (snapshot, freshness) = self.store.vouched(freshness);
+        Ok((snapshot, freshness?))
     }
 
     pub(super) fn page_bytes(&self) -> usize {

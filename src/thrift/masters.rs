@@ -25,8 +25,7 @@ impl Desk {
     pub(super) fn masters(&self, peer: &Peer, filter: &Filter) -> thrift::Result<idl::MastersReply> {
         peer.identity.may_see_any().map_err(denied)?;
         let limit = page_size(filter.limit.unwrap_or(0))?;
-        let snapshot = self.store.snapshot();
-        let freshness = known(&snapshot)?;
+        let (snapshot, freshness) = self.fresh(known)?;
         let after = filter.cursor.as_deref().unwrap_or("");
         let (mut masters, mut bytes, mut last, mut cursor) = (Vec::new(), 0, None, None);
         let later = snapshot.directory().masters(after).filter(|(id, _)| id.as_ref() > after);
@@ -49,8 +48,7 @@ impl Desk {
     pub(super) fn master(&self, peer: &Peer, id: &str) -> thrift::Result<idl::MasterReply> {
         peer.identity.may_see_any().map_err(denied)?;
         let grant = peer.identity.grant();
-        let snapshot = self.store.snapshot();
-        let freshness = known(&snapshot)?;
+        let (snapshot, freshness) = self.fresh(known)?;
         match snapshot.directory().master(id).filter(|entry| is_visible(entry, grant)) {
             Some(entry) => Ok(idl::MasterReply { master: convert::master(entry, grant), freshness: freshness.into() }),
             None => Err(not_found(id, format!("there is no master `{id}`"), freshness)),
@@ -61,8 +59,7 @@ impl Desk {
     pub(super) fn services(&self, peer: &Peer, filter: &Filter) -> thrift::Result<idl::ServicesReply> {
         peer.identity.may_see_any().map_err(denied)?;
         let limit = page_size(filter.limit.unwrap_or(0))?;
-        let snapshot = self.store.snapshot();
-        let freshness = known(&snapshot)?;
+        let (snapshot, freshness) = self.fresh(known)?;
         let (are_offered, after) = place(filter)?;
         let directory = snapshot.directory();
         let grant = peer.identity.grant();
@@ -92,8 +89,7 @@ impl Desk {
         peer.identity.may_see(service).map_err(denied)?;
         let limit = page_size(filter.limit.unwrap_or(0))?;
         let after = filter.cursor.as_deref().map(after).transpose()?;
-        let snapshot = self.store.snapshot();
-        let freshness = known(&snapshot)?;
+        let (snapshot, freshness) = self.fresh(known)?;
         let directory = snapshot.directory();
         if directory.offers(service).is_none() && !directory.was_offered(service) {
             return Err(not_found(service, format!("no master has ever offered `{service}`"), freshness));

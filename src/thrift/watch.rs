@@ -150,10 +150,10 @@ impl Desk {
     }
 
     fn changes_since(&self, peer: &Peer, watch: &Watch, since: Revision) -> thrift::Result<Told<idl::WatchReply>> {
-        let snapshot = self.store.snapshot();
         // Not the default options: in the generated code, those allow no age at all.
         let any_age = ReadOptions::new(None);
-        let fresh = fresh_enough(&snapshot, &watch.paths.iter().collect::<Vec<_>>(), &any_age)?;
+        let paths: Vec<&NodePath> = watch.paths.iter().collect();
+        let (snapshot, fresh) = self.fresh(|snapshot| fresh_enough(snapshot, &paths, &any_age))?;
         let since = snapshot.changes_since(since, &watch.paths, self.room(watch.patience));
         let (changes, reset, revision) = told(since, fresh.revision);
         let readable = changes.into_iter().filter(|(path, ..)| peer.identity.grant().reads(path));
@@ -175,8 +175,7 @@ impl Desk {
         patience: Patience,
         since: Revision,
     ) -> thrift::Result<Told<idl::MastersWatchReply>> {
-        let snapshot = self.store.snapshot();
-        let fresh = known(&snapshot)?;
+        let (snapshot, fresh) = self.fresh(known)?;
         let (changes, reset, revision) = told(snapshot.masters_since(since, self.room(patience)), fresh.revision);
         let changes = changes.into_iter().filter_map(|change| master_change(change, peer.identity.grant()));
         let changes: Vec<_> = changes.collect();

@@ -155,18 +155,13 @@ impl Writer {
         })
     }
 
-    /// What is to be written of the newest snapshot. A source vouches for what it has published: what it says after a newer
-    /// snapshot has come is not said of this one.
+    /// What is to be written of the newest snapshot.
     pub(super) fn due(&self, store: &Store) -> Due {
-        loop {
-            let snapshot = store.snapshot();
-            let kept = self.kept_beside(&snapshot);
-            let report = Report::of(&snapshot, kept, SystemTime::now());
-            let with_masters = kept.is_none();
-            if store.snapshot().revision() == snapshot.revision() {
-                return Due { snapshot, report, with_masters };
-            }
-        }
+        let (snapshot, (report, with_masters)) = store.vouched(|snapshot| {
+            let kept = self.kept_beside(snapshot);
+            (Report::of(snapshot, kept, SystemTime::now()), kept.is_none())
+        });
+        Due { snapshot, report, with_masters }
     }
 
     /// What stands of masters in the file and is not written anew; None: they are.
