@@ -16,6 +16,7 @@ use super::admission::{Place, Sent, Waiting};
 use super::codec::Outcome;
 use super::cut::{Cut, Cutter};
 use super::dialect::Dialect;
+use super::handler::overloaded;
 use super::memory::{Charge, OVERLOADED, Part};
 use super::open::Open;
 use super::run_queue::{RunQueue, Turn};
@@ -238,8 +239,12 @@ impl Connection {
             self.shared.metrics.overloaded.increment();
             wait.refused(OVERLOADED)
         };
-        // Values that have come were charged as they came, so that there is room for them.
-        let _ = self.charge.set(Part::Awaited, awaited.memory_size());
+        // Values were charged as they came, so that there is room for them; for names there may be none any more.
+        let has_room = self.charge.set(Part::Awaited, awaited.memory_size());
+        let awaited = match awaited {
+            Awaited::Children(_) if !has_room => Awaited::Children(Err(overloaded())),
+            awaited => awaited,
+        };
         let is_fetched = matches!(awaited, Awaited::Values(_));
         let turn = self.peer.turn().await;
         let Shared { codec, desk, .. } = self.shared.as_ref();

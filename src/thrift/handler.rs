@@ -7,6 +7,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use super::caller::Caller;
 use super::convert;
 use super::idl::{self, AccessDenied, InvalidRequest, NotFound, NotReady, ReadOptions, TooStale};
+use super::memory::OVERLOADED;
 use super::shares::Shares;
 use super::{Config, Peer, ZkData};
 use crate::access::Denied;
@@ -21,6 +22,9 @@ const MAX_PAGE_BYTES: usize = 512 * 1024;
 
 /// The most of a reply that comes in no pages.
 const MAX_WHOLE_BYTES: usize = 2 * 1024 * 1024;
+
+/// What a name takes beside its bytes.
+pub(super) const NAME_OVERHEAD: usize = 48;
 
 /// Names of children are collected so many at a time.
 const SLICE: usize = 1_000;
@@ -146,6 +150,7 @@ impl Desk {
         let (snapshot, freshness) = self.fresh(|snapshot| fresh_enough(snapshot, &[&path], options))?;
         let mut children = snapshot.children(&path);
         let (mut names, mut bytes) = (Vec::<String>::new(), 0);
+        let mut charged = peer.account.memory.nothing();
         loop {
             let turn = peer.turn().await;
             while !turn.is_over() {
@@ -157,6 +162,9 @@ impl Desk {
                 let before = names.len();
                 names.extend(listed.map(str::to_owned));
                 bytes += names[before..].iter().map(|name| name.len() + 4).sum::<usize>();
+                if !charged.resize(bytes + names.len() * NAME_OVERHEAD) {
+                    return Err(overloaded());
+                }
                 if bytes > self.whole_bytes() {
                     return Err(invalid("path", "more children than a reply may hold; read them by `subtree`"));
                 }
@@ -318,6 +326,11 @@ pub(super) fn parse(field: &str, path: &str) -> thrift::Result<NodePath> {
 
 pub(super) fn denied(Denied { message }: Denied) -> thrift::Error {
     AccessDenied { message }.into()
+}
+
+/// That a user has no room for what it asked for.
+pub(super) fn overloaded() -> thrift::Error {
+    thrift::Error::Application(thrift::ApplicationError::new(thrift::ApplicationErrorKind::InternalError, OVERLOADED))
 }
 
 pub(super) fn invalid(field: &str, message: &str) -> thrift::Error {

@@ -3,7 +3,7 @@
 use thrift::{ApplicationError, ApplicationErrorKind};
 
 use super::call::Several;
-use super::handler::Desk;
+use super::handler::{Desk, NAME_OVERHEAD};
 use super::idl::{
     CallOutcome, CallResult, CallValues, ChildrenReply, MastersWatchReply, Overloaded, ReadOptions, WatchReply,
 };
@@ -122,7 +122,7 @@ impl Awaited {
     /// About how much memory it takes until it is sent.
     pub(super) fn memory_size(&self) -> usize {
         match self {
-            Awaited::Children(Ok(reply)) => reply.names.iter().map(|name| name.len() + size_of::<String>()).sum(),
+            Awaited::Children(Ok(reply)) => reply.names.iter().map(|name| name.len() + NAME_OVERHEAD).sum(),
             Awaited::Call(Ok(result)) => size(&result.values),
             Awaited::Calls(Ok(outcomes)) => {
                 outcomes.iter().flat_map(|outcome| &outcome.result).map(|result| size(&result.values)).sum()

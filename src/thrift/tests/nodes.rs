@@ -40,6 +40,14 @@ async fn very_many_children_are_collected_by_turns() {
 }
 
 #[tokio::test]
+async fn children_are_collected_only_as_long_as_their_reader_has_room_for_them() {
+    let (desk, peer, _publisher) = house(2_500, 8);
+    let _taken = peer.account.memory.take(240 << 20).expect("all that one user may have");
+    let refused = desk.many_children(&peer, "/many", &ANY_AGE).await.expect_err("no room");
+    assert!(format!("{refused:?}").contains("overloaded"), "{refused:?}");
+}
+
+#[tokio::test]
 async fn more_children_than_a_reply_may_hold_are_refused() {
     let (desk, peer, _publisher) = house(1_100, 2_000);
     let refused = desk.many_children(&peer, "/many", &ANY_AGE).await.expect_err("too many");
