@@ -7,7 +7,7 @@
 //!
 //! | floor | rooms |
 //! |---|---|
-//! | 0 | [`model`], [`metrics`], [`permissions`], [`secret`], [`task`], `sync` |
+//! | 0 | [`model`], [`metrics`], [`permissions`], [`secret`], [`task`], `sync`, `allocator` |
 //! | 1 | [`access`], [`store`], [`tunnel`], [`net`] |
 //! | 2 | [`resolve`] |
 //! | 3 | [`source`], [`register`], [`thrift`], [`master`] |
@@ -15,6 +15,7 @@
 //! | 5 | [`sidecar`] |
 
 pub mod access;
+mod allocator;
 pub mod config;
 #[cfg(test)]
 mod corpora;

@@ -139,6 +139,8 @@ impl Endpoint {
         });
         let (admission, stop) = (shared.admission.clone(), tasks.stop_signal());
         tasks.critical("the endpoint's clock", async move { admission.keep_time(&stop).await });
+        let (shares, stop) = (shared.shares.clone(), tasks.stop_signal());
+        tasks.critical("the endpoint's memory", async move { shares.return_memory(&stop).await });
         let turns = Turns::new(shared.config.threads);
         for number in 0..shared.config.threads {
             let (bound, shared, turns) = (bound.clone(), shared.clone(), turns.clone());

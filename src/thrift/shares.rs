@@ -3,14 +3,21 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::Config;
+use crate::allocator;
+use crate::task::Stop;
 
 /// A user, as the kernel knows it. Nobody knows who is at the other end of TCP: all of them count as one, `None`.
 pub(super) type User = Option<u32>;
 
 /// Of whatever is scarce, one part in so many is kept for administrators.
 const KEPT_FOR_ADMINS: usize = 16;
+
+/// How often it is looked whether clients take much less memory than before, and how much is worth the trouble.
+const LOOK: Duration = Duration::from_secs(1);
+const MUCH: usize = 16 << 20;
 
 /// Everything that is scarce, and who has what of it.
 #[derive(Debug)]
@@ -113,6 +120,20 @@ impl Shares {
         });
         accounts.insert(user, account.clone());
         account
+    }
+
+    /// Has the allocator return what clients no longer take, once they have taken much. It would keep most of it.
+    pub(super) async fn return_memory(&self, stop: &Stop) {
+        let mut most = 0;
+        while tokio::time::timeout(LOOK, stop.requested()).await.is_err() {
+            let taken = self.memory.taken.load(Ordering::Relaxed);
+            most = most.max(taken);
+            if most >= MUCH && taken <= most / 2 {
+                // On another thread: the one that looks answers clients too.
+                let _ = tokio::task::spawn_blocking(allocator::trim).await;
+                most = taken;
+            }
+        }
     }
 
     /// How many paths are watched, and how much memory is charged to all users.

@@ -35,7 +35,11 @@ impl Target {
         let many: String = (0..50_000).map(|number| format!("\"/many/{number}\" = \"{:0>100}\"\n", number)).collect();
         let mut roster = Roster::prepare_file("roster.sock", &format!("\"/a\" = \"one\"\n{many}"));
         let port = free_port();
-        roster.configure("listen = \"\"", &format!("listen = \"127.0.0.1:{port}\"\nping_interval = \"1h\""));
+        roster.configure(
+            "listen = \"\"",
+            &format!("listen = \"127.0.0.1:{port}\"\ntokens = \"token\"\nping_interval = \"1h\""),
+        );
+        roster.write("token", TOKEN);
         roster.configure("[thrift]", &format!("[thrift]\nmode = \"0666\"\n{settings}"));
         roster.run();
         roster.open_to_all();

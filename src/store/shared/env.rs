@@ -127,15 +127,6 @@ impl Drop for Env {
     }
 }
 
-/// Has the allocator let go of what nobody uses. It keeps what lies between the pages that LMDB had.
-pub(super) fn give_memory_back() {
-    // SAFETY: the allocator locks itself.
-    #[cfg(target_env = "gnu")]
-    unsafe {
-        nix::libc::malloc_trim(0);
-    }
-}
-
 fn mapped() -> MutexGuard<'static, BTreeMap<Mark, Weak<Env>>> {
     MAPPED.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -15,7 +15,8 @@ use super::draft::Draft;
 use super::entry::{self, Report};
 use super::kept::Kept;
 use super::place::{Claim, Mark, Place};
-use super::{Contents, Env, SharedError, env};
+use super::{Contents, Env, SharedError};
+use crate::allocator;
 use crate::metrics::Metrics;
 use crate::model::{Node, NodePath};
 use crate::store::{Directory, Feed, Snapshot, Store};
@@ -112,7 +113,8 @@ pub(super) async fn follow(
                 }
                 written.send_replace((due.snapshot.revision(), writer.env.clone()));
                 if is_large {
-                    env::give_memory_back();
+                    // Else it keeps what lies between the pages that LMDB had.
+                    allocator::trim();
                 }
             }
             Err(_) => metrics.shared_failures.increment(),
