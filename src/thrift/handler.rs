@@ -146,6 +146,7 @@ impl Desk {
         path: &str,
         options: &ReadOptions,
     ) -> thrift::Result<idl::ChildrenReply> {
+        let _collecting = peer.account.collecting.lock().await;
         let path = parse("path", path)?;
         let (snapshot, freshness) = self.fresh(|snapshot| fresh_enough(snapshot, &[&path], options))?;
         let mut children = snapshot.children(&path);

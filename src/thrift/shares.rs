@@ -39,6 +39,9 @@ pub(super) struct Account {
     pub(super) watch_paths: Arc<Share>,
     pub(super) memory: Arc<Share>,
     calls: Arc<Share>,
+    /// Held while a reply is collected that takes many turns. Collecting several at once would be no faster, and leave the
+    /// allocator's memory in pieces.
+    pub(super) collecting: tokio::sync::Mutex<()>,
     /// The user's calls under way, by service.
     services: Mutex<HashMap<String, usize>>,
 }
@@ -116,6 +119,7 @@ impl Shares {
             watch_paths: share(&self.watch_paths),
             memory: share(&self.memory),
             calls: share(&self.calls),
+            collecting: Default::default(),
             services: Mutex::default(),
         });
         accounts.insert(user, account.clone());
