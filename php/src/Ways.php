@@ -4,6 +4,7 @@ declare(strict_types=1);
 
 namespace Roster;
 
+use Roster\Exception\AccessDenied;
 use Roster\Exception\NotReady;
 use Roster\Exception\RosterException;
 use Roster\Exception\TooStale;
@@ -137,6 +138,9 @@ final class Ways
             try {
                 $way->nodes(['/'], null, new Deadline($this->timeouts->wholeMs));
                 return new Step($way->way(), $way->target(), true);
+            } catch (AccessDenied) {
+                // So it answers, and knows its rules.
+                return new Step($way->way(), $way->target(), true);
             } catch (RosterException $failure) {
                 return new Step($way->way(), $way->target(), false, $failure->getMessage());
             }
@@ -169,7 +173,11 @@ final class Ways
                 $this->answered = $index;
                 unset($this->logged[$reader->target()]);
                 return $answer;
-            } catch (WayFailed | NotReady | TooStale $failure) {
+            } catch (WayFailed | NotReady | TooStale | AccessDenied $failure) {
+                if ($failure instanceof AccessDenied && $reader->way() !== Way::Tcp) {
+                    throw $failure;
+                }
+                // Over TCP nobody is known: a denial there says nothing of what this user may do.
                 $this->failures[$index] = $failure;
                 $this->log($reader, $failure);
             }
@@ -186,6 +194,7 @@ final class Ways
         return match (true) {
             $ages !== [] => new TooStale($ages[0]->ageMs, $ages[0]->maxAgeMs, implode('; ', $this->steps())),
             $unready !== [] => end($unready),
+            count($this->failures) === 1 && end($this->failures) instanceof AccessDenied => end($this->failures),
             default => new Unavailable($this->steps()),
         };
     }

@@ -10,6 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 
 pub use self::config::{Config, Rule, Subject};
 pub use self::grant::Grant;
@@ -30,11 +31,15 @@ pub enum Client {
 
 /// The policy in force, which a reload replaces.
 #[derive(Debug)]
-pub struct Access(ArcSwap<Policy>);
+pub struct Access {
+    policy: ArcSwap<Policy>,
+    replaced: watch::Sender<()>,
+}
 
 /// One client, and what the policy grants it.
 #[derive(Clone, Debug)]
 pub struct Identity {
+    access: Arc<Access>,
     client: Client,
     policy: Arc<Policy>,
     grant: Arc<Grant>,
@@ -42,37 +47,50 @@ pub struct Identity {
 
 /// What a client asked for and may not have. Decided by names alone, so that it does not tell whether a thing exists.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
+#[error("{what}; {cure}")]
 pub struct Denied {
-    pub message: String,
+    /// Who may not do what.
+    pub what: String,
+    cure: String,
 }
 
 impl Access {
     pub fn new(policy: Policy) -> Arc<Self> {
-        Arc::new(Self(ArcSwap::from_pointee(policy)))
+        Arc::new(Self { policy: ArcSwap::from_pointee(policy), replaced: watch::Sender::new(()) })
     }
 
     /// Puts another policy in force, also for the connections that are open: from their next request on.
     pub fn replace(&self, policy: Policy) {
-        self.0.store(Arc::new(policy));
+        self.policy.store(Arc::new(policy));
+        self.replaced.send_replace(());
     }
 
     /// A client that has connected. `groups` are the supplementary groups of its process.
-    pub fn identify(&self, client: Client, groups: impl FnOnce() -> Vec<u32>) -> Identity {
-        let policy = self.0.load_full();
+    pub fn identify(self: &Arc<Self>, client: Client, groups: impl FnOnce() -> Vec<u32>) -> Identity {
+        let policy = self.policy.load_full();
         let grant = policy.grant(client, groups);
-        Identity { client, policy, grant }
-    }
-
-    /// Identifies a client anew if another policy has come into force.
-    pub fn refresh(&self, identity: &mut Identity, groups: impl FnOnce() -> Vec<u32>) {
-        if !Arc::ptr_eq(&self.0.load(), &identity.policy) {
-            *identity = self.identify(identity.client, groups);
-        }
+        Identity { access: self.clone(), client, policy, grant }
     }
 }
 
 impl Identity {
+    /// Identifies the client anew if another policy has come into force.
+    pub fn refresh(&mut self, groups: impl FnOnce() -> Vec<u32>) {
+        if !self.is_current() {
+            *self = self.access.identify(self.client, groups);
+        }
+    }
+
+    /// Whether the policy is still in force by which the client was identified.
+    pub fn is_current(&self) -> bool {
+        Arc::ptr_eq(&self.access.policy.load(), &self.policy)
+    }
+
+    /// Tells when another policy comes into force, from now on.
+    pub fn replaced(&self) -> watch::Receiver<()> {
+        self.access.replaced.subscribe()
+    }
+
     pub fn grant(&self) -> &Grant {
         &self.grant
     }
@@ -118,11 +136,22 @@ impl Identity {
     }
 
     fn check(&self, is_allowed: bool, what: impl FnOnce() -> String) -> Result<(), Denied> {
-        self.check_or(is_allowed, what, "`roster explain access` tells which rule decides")
+        let subject = match self.client {
+            Client::Tcp => "--tcp".to_owned(),
+            Client::Unix { uid, .. } => format!("--user {uid}"),
+        };
+        self.check_or(
+            is_allowed,
+            what,
+            &format!("`roster explain access {subject}`, as root, tells which rule decides"),
+        )
     }
 
     fn check_or(&self, is_allowed: bool, what: impl FnOnce() -> String, cure: &str) -> Result<(), Denied> {
-        if is_allowed { Ok(()) } else { Err(Denied { message: format!("{} {}; {cure}", self.client, what()) }) }
+        if is_allowed {
+            return Ok(());
+        }
+        Err(Denied { what: format!("{} {}", self.client, what()), cure: cure.to_owned() })
     }
 }
 

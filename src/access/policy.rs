@@ -59,7 +59,13 @@ pub enum Decision {
 }
 
 impl Policy {
+    /// For a sidecar that runs as this process does.
     pub fn new(config: &Config, rules: &[Rule]) -> Result<Self, UnknownName> {
+        Self::of(config, rules, geteuid())
+    }
+
+    /// For a sidecar that runs as this user.
+    pub fn of(config: &Config, rules: &[Rule], own: Uid) -> Result<Self, UnknownName> {
         let admins = config.admins.iter().map(|subject| Ok((subject.clone(), subject.find()?)));
         let granted = rules.iter().filter_map(|rule| Some((rule.subject()?, rule)));
         let granted = granted.map(|(subject, rule)| Ok((subject.find()?, Arc::new(Grant::of(rule)))));
@@ -68,7 +74,7 @@ impl Policy {
             false => (Grant::default(), Grant::default()),
         };
         Ok(Self {
-            own: [0, geteuid().as_raw()],
+            own: [0, own.as_raw()],
             admins: admins.collect::<Result<_, _>>()?,
             rules: granted.collect::<Result<_, _>>()?,
             unmapped: unmapped(),

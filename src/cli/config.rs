@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use roster::config::{Config, Layers};
 
-use super::settings::{self, NO_SOURCE, Origin, Settings};
+use super::settings::{self, NO_SOURCE, Settings};
 
 /// Check or show a configuration
 #[derive(Debug, Args)]
@@ -38,17 +38,9 @@ impl Configure {
             }
             Command::Show(settings) => {
                 let loaded = settings.load([])?;
-                write!(io::stdout(), "# {}\n\n{}", origin(&loaded.origin), loaded.config.to_toml())?;
+                write!(io::stdout(), "# {}\n\n{}", loaded.origin, loaded.config.to_toml())?;
             }
         }
         Ok(())
-    }
-}
-
-fn origin(origin: &Origin) -> String {
-    match origin {
-        Origin::File(path) => format!("From {}, the environment and the command line.", path.display()),
-        Origin::Layers => "From the environment and the command line; there is no file.".into(),
-        Origin::Demo => "The demonstration: no configuration was found.".into(),
     }
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::process::ExitCode;
 
+use roster::access::UnknownName;
 use roster::config::Mistakes;
 use roster::store::shared::{ReadError, Unfit};
 use roster::thrift::client::Error;
@@ -124,6 +125,7 @@ fn of(error: &anyhow::Error) -> u8 {
         Some(Error::NoMaster(_) | Error::CallFailed(_) | Error::Overloaded(_)) => CALL_FAILED,
         Some(Error::Denied(_)) => DENIED,
         None if error.is::<Refused>() => DENIED,
+        None if error.is::<UnknownName>() => WRONG,
         None if error.is::<Mistakes>() || error.is::<Unreadable>() || error.is::<GivenTwice>() => WRONG,
         None if error.is::<ReadError>() || error.is::<NoFile>() => UNREACHABLE,
         None if error.is::<SomeFailed>() => CALL_FAILED,

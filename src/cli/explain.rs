@@ -2,14 +2,15 @@
 
 use std::ffi::CString;
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 
 use clap::{Args, Subcommand};
-use nix::unistd::{Gid, Uid, User, getgrouplist, getgroups, getuid};
+use nix::unistd::{Gid, Uid, User, geteuid, getgrouplist, getgroups, getuid};
 use roster::access::{Access, Client, Decision, Denied, Identity, Policy, uid};
 use roster::config::Config;
 use roster::model::NodePath;
 
-use super::settings::Settings;
+use super::settings::{Loaded, Settings};
 
 /// Explain what the configuration decides
 #[derive(Debug, Args)]
@@ -41,10 +42,10 @@ struct ExplainAccess {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Whether it may read this node
+    /// Whether it may read this node, or this service
     Read {
-        #[arg(value_parser = NodePath::parse)]
-        path: NodePath,
+        #[arg(value_name = "PATH|SERVICE")]
+        what: String,
     },
     /// Whether it may wait for changes at or below this node
     Watch {
@@ -63,7 +64,7 @@ enum Action {
 /// The answer that it may not.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct Refused(#[from] Denied);
+pub(crate) struct Refused(String);
 
 impl Explain {
     pub(crate) fn run(self) -> anyhow::Result<()> {
@@ -74,18 +75,23 @@ impl Explain {
 
 impl ExplainAccess {
     fn run(self) -> anyhow::Result<()> {
-        let config = self.settings.load([])?.config;
-        let policy = Policy::new(&config.access, &config.allow)?;
+        let Loaded { config, origin } = self.settings.load([])?;
+        // The socket is the sidecar's own.
+        let socket = std::fs::metadata(&config.thrift.unix).ok().map(|socket| Uid::from_raw(socket.uid()));
+        let own = socket.unwrap_or_else(geteuid);
+        let policy = Policy::of(&config.access, &config.allow, own)?;
         let (client, groups) = client(self.tcp, self.user.as_deref())?;
         let decision = policy.decide(client, || groups.clone());
         let identity = Access::new(policy).identify(client, || groups);
         let mut out = io::stdout().lock();
         writeln!(out, "{identity}")?;
         writeln!(out, "{}", reason(decision, &config))?;
+        let runs_as = if socket.is_some() { "runs as" } else { "does not run, and would run as" };
+        writeln!(out, "{origin} The sidecar {runs_as} uid {own}.")?;
         match self.action {
             None => {}
             Some(action) => {
-                check(&identity, &action).map_err(Refused)?;
+                check(&identity, &action).map_err(|denied| Refused(denied.what))?;
                 writeln!(out, "allowed")?;
             }
         }
@@ -95,7 +101,10 @@ impl ExplainAccess {
 
 fn check(identity: &Identity, action: &Action) -> Result<(), Denied> {
     match action {
-        Action::Read { path } => identity.may_read(path),
+        Action::Read { what } => match NodePath::parse(what) {
+            Ok(path) => identity.may_read(&path),
+            Err(_) => identity.may_see(what),
+        },
         Action::Watch { path } => identity.may_watch().and_then(|()| identity.may_list(path)),
         Action::Call { method: (service, method) } => identity.may_call(service, method),
         Action::Command => identity.may_command(),
@@ -121,13 +130,13 @@ fn client(tcp: bool, user: Option<&str>) -> anyhow::Result<(Client, Vec<u32>)> {
 
 fn reason(decision: Decision, config: &Config) -> String {
     match decision {
-        Decision::Own => "because it is root, or the user as which the sidecar runs (here: yourself)".into(),
+        Decision::Own => "because it is root, or the user as which the sidecar runs".into(),
         Decision::Admin(number) => {
             format!("because of {:?} in `[access] admins`", config.access.admins[number].to_string())
         }
         Decision::Rule(number) => {
             let subject = config.allow[number].subject().map(|subject| subject.to_string()).unwrap_or_default();
-            format!("because of `[[allow]]` number {}, for {subject}", number + 1)
+            format!("because of `allow.{number}`, for {subject}")
         }
         Decision::NoRule => "because no `[[allow]]` is for it, and what none allows is denied".into(),
         Decision::Default => "because there is no `[[allow]]`".into(),

@@ -1,6 +1,7 @@
 //! The configuration that a command works with: which file, and what is laid over it.
 
 use std::env;
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -37,6 +38,16 @@ pub(crate) enum Origin {
     Layers,
     /// Nobody named a source.
     Demo,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "From {}, the environment and the command line.", path.display()),
+            Self::Layers => f.write_str("From the environment and the command line; there is no file."),
+            Self::Demo => f.write_str("The demonstration: no configuration was found."),
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -19,7 +19,8 @@ const ALIKE: f64 = 0.85;
 pub(super) const UNKNOWN: &str = "this version of Roster has no such key";
 
 /// Keys of earlier versions, each with the one that took its place.
-const RENAMED: [(&str, &str); 3] = [
+const RENAMED: [(&str, &str); 4] = [
+    ("max_waiting_replies", "max_memory"),
     ("max_strangers", "max_unauthenticated"),
     ("max_strangers_per_address", "max_unauthenticated"),
     ("max_waiting_strangers", "max_unauthenticated"),

@@ -134,7 +134,7 @@ impl From<&Unsendable> for CallError {
     fn from(unsendable: &Unsendable) -> Self {
         let (kind, message) = match unsendable {
             Unsendable::Invalid(invalid) => (CallErrorKind::INVALID, format!("{}: {}", invalid.field, invalid.message)),
-            Unsendable::Denied(denied) => (CallErrorKind::DENIED, denied.message.clone()),
+            Unsendable::Denied(denied) => (CallErrorKind::DENIED, denied.to_string()),
         };
         CallError::new(kind, message, None, None, None)
     }

@@ -158,7 +158,7 @@ impl Connection {
         self.begins_within(self.shared.config.first_byte_timeout).await?;
         let mut deadline = Instant::now() + request_timeout;
         loop {
-            self.shared.access.refresh(&mut self.peer.identity, || self.stream.groups());
+            self.peer.identity.refresh(|| self.stream.groups());
             let turn = self.peer.turn().await;
             let progress = self.answer_some(&turn)?;
             self.send_at_once()?;

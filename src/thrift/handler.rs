@@ -77,7 +77,7 @@ impl Desk {
             let kind = thrift::ApplicationErrorKind::InternalError;
             thrift::Error::Application(thrift::ApplicationError::new(kind, message))
         };
-        peer.identity.may_read(&self.zk_data).map_err(|denied| unanswered(denied.message))?;
+        peer.identity.may_read(&self.zk_data).map_err(|denied| unanswered(denied.to_string()))?;
         let snapshot = self.store.snapshot();
         if let Some(node) = snapshot.node(&self.zk_data) {
             return Ok(node.data.to_vec());
@@ -325,8 +325,8 @@ pub(super) fn parse(field: &str, path: &str) -> thrift::Result<NodePath> {
     NodePath::parse(path).map_err(|why| invalid(field, &format!("`{}`: {why}", path.escape_debug())))
 }
 
-pub(super) fn denied(Denied { message }: Denied) -> thrift::Error {
-    AccessDenied { message }.into()
+pub(super) fn denied(denied: Denied) -> thrift::Error {
+    AccessDenied { message: denied.to_string() }.into()
 }
 
 /// That a user has no room for what it asked for.

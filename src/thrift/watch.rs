@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use thrift::{ApplicationError, ApplicationErrorKind};
+
 use super::Peer;
 use super::convert;
 use super::handler::{Desk, absence, denied, fresh_enough, invalid, page_size, parse};
@@ -130,11 +132,16 @@ impl Desk {
         let deadline = tokio::time::sleep(patience.timeout);
         tokio::pin!(deadline);
         let (mut since, mut is_late) = (patience.since, false);
+        let mut replaced = peer.identity.replaced();
         loop {
             let turn = peer.turn().await;
             let told = ask(since)?;
             drop(turn);
-            if told.is_news || is_late {
+            let is_current = peer.identity.is_current();
+            if told.is_news && !is_current {
+                return Err(again());
+            }
+            if told.is_news || is_late || !is_current {
                 return Ok(told.reply);
             }
             since = told.revision;
@@ -143,6 +150,7 @@ impl Desk {
             }
             tokio::select! {
                 () = subscription.changed() => {}
+                _ = replaced.changed() => {}
                 () = &mut deadline => is_late = true,
                 () = stop.requested() => return Ok(told.reply),
             }
@@ -188,6 +196,12 @@ impl Desk {
     fn room(&self, patience: Patience) -> Room {
         Room { changes: patience.limit, bytes: (self.page_bytes() * 2).min(self.max_reply() / 2) }
     }
+}
+
+/// The answer to one that waited while its rights changed: what it may be told is known when it asks again.
+fn again() -> thrift::Error {
+    let message = "the access rules were read again meanwhile; ask again";
+    thrift::Error::Application(ApplicationError::new(ApplicationErrorKind::InternalError, message))
 }
 
 /// A change as a client may know of it: a master that it does not see any more is gone for it.

@@ -182,11 +182,11 @@ fn what_a_user_may_do_is_explained_from_the_configuration() {
     };
     let web = WEB.to_string();
     let (code, text) = explain(&["--user", &web, "call", "mail.send"]);
-    assert_eq!((code, text.contains("`[[allow]]` number 1") && text.ends_with("allowed\n")), (Some(0), true), "{text}");
+    assert_eq!((code, text.contains("`allow.0`") && text.ends_with("allowed\n")), (Some(0), true), "{text}");
     let (code, text) = explain(&["--user", &web, "read", "/a"]);
     assert_eq!((code, text.contains("may not read /a")), (Some(8), true), "{text}");
     let (code, text) = explain(&["--tcp", "command"]);
     assert_eq!((code, text.contains("no `[[allow]]` is for it")), (Some(8), true), "{text}");
     let (code, text) = explain(&["--user", "nobody-has-this-name"]);
-    assert_eq!((code, text.contains("there is no user")), (Some(1), true), "{text}");
+    assert_eq!((code, text.contains("there is no user")), (Some(2), true), "{text}");
 }

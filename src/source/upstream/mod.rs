@@ -204,7 +204,7 @@ impl Family {
         }
         if let Some((place, why)) = refused {
             // One line a command: what else it names suffers from the same.
-            tracing::warn!(source = self.config.name, register = ?place, why, "does not join a register");
+            tracing::warn!(source = self.config.name, register = %place, why, "does not join a register");
         }
         new
     }
