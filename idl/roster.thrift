@@ -391,7 +391,7 @@ struct StatusReply {
   /** Why the shared file is not written; absent: it is, or there is to be none. */
   7: optional string sharedTrouble
   /** Who the client is, and what it may do, in words. */
-  8: required string access
+  8: optional string access
 }
 
 /** There is no such coordination node. An absence has its freshness too. */

@@ -34,7 +34,7 @@ pub struct Sidecar {
 pub enum StartError {
     #[error(transparent)]
     Bind(#[from] BindError),
-    #[error("access: {0}")]
+    #[error("access: {0}; `roster config check` tells where it is named")]
     Access(#[from] UnknownName),
     #[error(transparent)]
     Register(#[from] RegisterError),

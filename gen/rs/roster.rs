@@ -3584,11 +3584,11 @@ pub struct StatusReply {
   /// Why the shared file is not written; absent: it is, or there is to be none.
   pub shared_trouble: Option<String>,
   /// Who the client is, and what it may do, in words.
-  pub access: String,
+  pub access: Option<String>,
 }
 
 impl StatusReply {
-  pub fn new<F7>(version: String, uptime_ms: i64, freshness: Freshness, sources: Vec<SourceStatus>, counters: BTreeMap<String, i64>, limits: BTreeMap<String, i64>, shared_trouble: F7, access: String) -> StatusReply where F7: Into<Option<String>> {
+  pub fn new<F7, F8>(version: String, uptime_ms: i64, freshness: Freshness, sources: Vec<SourceStatus>, counters: BTreeMap<String, i64>, limits: BTreeMap<String, i64>, shared_trouble: F7, access: F8) -> StatusReply where F7: Into<Option<String>>, F8: Into<Option<String>> {
     StatusReply {
       version,
       uptime_ms,
@@ -3597,7 +3597,7 @@ impl StatusReply {
       counters,
       limits,
       shared_trouble: shared_trouble.into(),
-      access,
+      access: access.into(),
     }
   }
 }
@@ -3685,7 +3685,6 @@ impl TSerializable for StatusReply {
     verify_required_field_exists("StatusReply.sources", &f_4)?;
     verify_required_field_exists("StatusReply.counters", &f_5)?;
     verify_required_field_exists("StatusReply.limits", &f_6)?;
-    verify_required_field_exists("StatusReply.access", &f_8)?;
     let ret = StatusReply {
       version: f_1.expect("auto-generated code should have checked for presence of required fields"),
       uptime_ms: f_2.expect("auto-generated code should have checked for presence of required fields"),
@@ -3694,7 +3693,7 @@ impl TSerializable for StatusReply {
       counters: f_5.expect("auto-generated code should have checked for presence of required fields"),
       limits: f_6.expect("auto-generated code should have checked for presence of required fields"),
       shared_trouble: f_7,
-      access: f_8.expect("auto-generated code should have checked for presence of required fields"),
+      access: f_8,
     };
     Ok(ret)
   }
@@ -3738,9 +3737,11 @@ impl TSerializable for StatusReply {
       o_prot.write_string(fld_var)?;
       o_prot.write_field_end()?
     }
-    o_prot.write_field_begin(&TFieldIdentifier::new("access", TType::String, 8))?;
-    o_prot.write_string(&self.access)?;
-    o_prot.write_field_end()?;
+    if let Some(ref fld_var) = self.access {
+      o_prot.write_field_begin(&TFieldIdentifier::new("access", TType::String, 8))?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
   }

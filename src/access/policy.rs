@@ -6,8 +6,7 @@ use nix::unistd::{Gid, Group, Uid, User, geteuid};
 
 use super::{Client, Config, Grant, Rule, Subject};
 
-/// Where Linux says which number stands for all users that a namespace cannot name; and what it is unless it says so.
-const OVERFLOW_FILE: &str = "/proc/sys/kernel/overflowuid";
+/// The number that stands for all users, or groups, that a namespace cannot name, unless Linux says another.
 const OVERFLOW: u32 = 65_534;
 
 /// Who may do what.
@@ -18,6 +17,7 @@ pub struct Policy {
     admins: Vec<(Subject, Match)>,
     rules: Vec<(Match, Arc<Grant>)>,
     unmapped: u32,
+    unmapped_group: u32,
     admin: Arc<Grant>,
     /// Where no rule is for a client.
     user: Arc<Grant>,
@@ -54,7 +54,7 @@ pub enum Decision {
     NoRule,
     /// There are no rules.
     Default,
-    /// The kernel cannot tell who it is: its user is of another namespace.
+    /// The kernel cannot tell who it is: its user is of another namespace. It may do nothing.
     Unmapped,
 }
 
@@ -77,7 +77,8 @@ impl Policy {
             own: [0, own.as_raw()],
             admins: admins.collect::<Result<_, _>>()?,
             rules: granted.collect::<Result<_, _>>()?,
-            unmapped: unmapped(),
+            unmapped: unmapped("uid"),
+            unmapped_group: unmapped("gid"),
             admin: Arc::new(Grant::admin()),
             user: Arc::new(user),
             tcp: Arc::new(tcp),
@@ -89,8 +90,8 @@ impl Policy {
         match self.decide(client, groups) {
             Decision::Own | Decision::Admin(_) => self.admin.clone(),
             Decision::Rule(number) => self.rules[number].1.clone(),
-            Decision::Unmapped if self.has_rules() => Arc::default(),
-            Decision::NoRule | Decision::Default | Decision::Unmapped => match client {
+            Decision::Unmapped => Arc::default(),
+            Decision::NoRule | Decision::Default => match client {
                 Client::Tcp => self.tcp.clone(),
                 Client::Unix { .. } => self.user.clone(),
             },
@@ -109,6 +110,7 @@ impl Policy {
         let mut is_for = |subject: Match| match (subject, client) {
             (Match::Tcp, Client::Tcp) | (Match::Everyone, Client::Unix { .. }) => true,
             (Match::Uid(of), Client::Unix { uid, .. }) => of == uid,
+            (Match::Gid(of), Client::Unix { .. }) if of == self.unmapped_group => false,
             (Match::Gid(of), Client::Unix { gid, .. }) => of == gid || groups.contain(of),
             _ => false,
         };
@@ -176,7 +178,7 @@ fn gid(name: &str) -> Result<Gid, UnknownName> {
     group.map(|group| group.gid).ok_or_else(|| UnknownName { kind: "group", name: name.to_owned() })
 }
 
-fn unmapped() -> u32 {
-    let told = std::fs::read_to_string(OVERFLOW_FILE).ok();
+fn unmapped(kind: &str) -> u32 {
+    let told = std::fs::read_to_string(format!("/proc/sys/kernel/overflow{kind}")).ok();
     told.and_then(|text| text.trim().parse().ok()).unwrap_or(OVERFLOW)
 }

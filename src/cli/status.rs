@@ -54,7 +54,9 @@ fn table(status: &StatusReply, services: &[ServiceStats], all: bool) -> String {
         status.freshness.revision,
         trust(status)
     );
-    let _ = writeln!(text, "you are {}\n", text::printable(status.access.as_bytes()));
+    if let Some(access) = &status.access {
+        let _ = writeln!(text, "you are {}\n", text::printable(access.as_bytes()));
+    }
     if let Some(trouble) = &status.shared_trouble {
         let _ = writeln!(text, "shared file NOT WRITTEN: {}\n", text::printable(trouble.as_bytes()));
     }
@@ -167,7 +169,7 @@ mod tests {
             BTreeMap::from([("requests".into(), 12), ("connectionsOpen".into(), 3)]),
             BTreeMap::from([("maxRequest".into(), 65_536)]),
             None,
-            "user 33: may watch".into(),
+            Some("user 33: may watch".to_owned()),
         )
     }
 

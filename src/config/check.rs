@@ -13,7 +13,7 @@ use super::{Config, connect};
 use crate::access::Subject;
 use crate::model::NodePath;
 use crate::net::{Address, Remote, most_bytes};
-use crate::{register, secret, source, store, thrift};
+use crate::{access, register, secret, source, store, thrift};
 
 const ZERO: &str = "0 leaves nothing to work with; leave the key out for its default";
 
@@ -127,6 +127,14 @@ impl Check<'_> {
                 &key,
                 "is for nobody or for several: give it one of `user`, `group` and `tcp = true`",
             );
+            let is_for_all = |first: &Subject| match (first, &subject) {
+                (Subject::Everyone, Some(Subject::User(_) | Subject::Group(_))) => true,
+                (first, subject) => Some(first) == subject.as_ref(),
+            };
+            let mut firsts = config.allow[..number].iter().filter_map(access::Rule::subject);
+            if let Some(first) = firsts.position(|first| is_for_all(&first)) {
+                self.object(&[&key], format!("is never reached: `allow.{first}` decides before it"));
+            }
             self.object_if(
                 rule.admin && subject == Some(Subject::Tcp),
                 &key.child("admin"),

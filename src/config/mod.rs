@@ -122,11 +122,9 @@ impl Config {
         !self.zookeeper.is_empty() || !self.file.is_empty()
     }
 
-    /// Where Roster keeps the token that it makes for masters, if it has to.
+    /// Where Roster keeps the token that it makes for masters, if it has to. Relative: nowhere.
     pub(crate) fn token_file(&self) -> PathBuf {
-        let state = &self.shared.state;
-        let usual = store::shared::Config::default().state;
-        if state.as_os_str().is_empty() { &usual } else { state }.join("register.token")
+        self.shared.state.join("register.token")
     }
 
     /// A path in the file starts from the file's folder, any other one from the working directory.

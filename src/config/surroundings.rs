@@ -78,9 +78,11 @@ fn subjects(config: &Config, draft: &Draft) -> Vec<(Key, Subject)> {
 
 /// What a start would not object to, and that may be a mistake all the same.
 pub(super) fn doubts(config: &Config) -> impl Iterator<Item = String> {
-    let by_file = !config.allow.is_empty() && !config.shared.path.as_os_str().is_empty();
+    let is_for_others = config.shared.mode.0 & 0o077 != 0 && is_set(&config.shared.path);
+    let by_file = !config.allow.is_empty() && is_for_others;
     let by_file = by_file.then(|| {
-        "`[[allow]]` does not hold for the shared file: whoever may read it by `[shared] mode` and `group` reads all of it"
+        "shared.mode: `[[allow]]` does not hold for the shared file, whose group reads all of it; `mode = \"0600\"` or \
+         `path = \"\"` under `[shared]` leaves nobody else to read it"
             .to_owned()
     });
     of_ensembles(config).flat_map(|(_, place)| credentials::doubts(place)).chain(by_file)

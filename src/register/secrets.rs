@@ -45,6 +45,11 @@ pub enum SecretError {
          shared.state to a directory that Roster may write to, or register.listen to \"\" for no register"
     )]
     Make { path: PathBuf, reason: io::Error },
+    #[error(
+        "register.tokens is not set, and shared.state, where Roster would keep a token that it makes, is \"\"; set one of \
+         them, or register.listen to \"\" for no register"
+    )]
+    Nowhere,
 }
 
 impl SecretError {
@@ -52,7 +57,7 @@ impl SecretError {
     pub(crate) fn key(&self) -> &'static str {
         match self {
             Self::Read { key, .. } | Self::Empty { key, .. } => key,
-            Self::Public { .. } | Self::Short { .. } | Self::Make { .. } => "tokens",
+            Self::Public { .. } | Self::Short { .. } | Self::Make { .. } | Self::Nowhere => "tokens",
         }
     }
 }

@@ -17,6 +17,9 @@ const FOLDER_MODE: u32 = 0o750;
 
 /// Makes the file with a random token, unless it is there.
 pub(super) fn make(path: &Path) -> Result<(), SecretError> {
+    if path.is_relative() {
+        return Err(SecretError::Nowhere);
+    }
     let failed = |reason| SecretError::Make { path: path.to_owned(), reason };
     if fs::exists(path).map_err(failed)? {
         return Ok(());
@@ -41,6 +44,9 @@ pub(super) fn make(path: &Path) -> Result<(), SecretError> {
 
 /// Whether the file is there, or could be made.
 pub(super) fn check(path: &Path) -> Result<(), SecretError> {
+    if path.is_relative() {
+        return Err(SecretError::Nowhere);
+    }
     let failed = |reason| SecretError::Make { path: path.to_owned(), reason };
     if fs::exists(path).map_err(failed)? {
         return Ok(());

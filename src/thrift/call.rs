@@ -16,6 +16,9 @@ use super::request::{self, Request};
 use crate::access::Denied;
 use crate::model::Command;
 
+/// About how much memory the arguments of one `callMany` may take; each call has a bound of its own besides.
+const MAX_ARGUMENTS: usize = 4 << 20;
+
 /// After so long, a command for many masters lets others of its thread have their turn.
 const TURN: Duration = Duration::from_millis(1);
 
@@ -43,9 +46,19 @@ impl Desk {
             let message = format!("{} calls are more than max_call_many allows: {most}", calls.len());
             return Err(request::invalid("calls", message).into());
         }
+        let mut bytes = 0;
         let check = |call: idl::Call| {
             peer.identity.may_call(&call.service_name, &call.method)?;
-            Ok(Request::check(call, &self.config)?)
+            if bytes > MAX_ARGUMENTS {
+                return Err(request::invalid(
+                    "arguments",
+                    "those of the calls before take too much; make fewer at once",
+                )
+                .into());
+            }
+            let request = Request::check(call, &self.config)?;
+            bytes += request.memory_size();
+            Ok(request)
         };
         Ok(calls.into_iter().map(check).collect())
     }

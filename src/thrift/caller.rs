@@ -79,7 +79,7 @@ impl Caller {
     pub(super) fn one(&self, id: &str, request: &Request) -> Result<Arc<Entry>, Failure> {
         let snapshot = self.store.snapshot();
         let entry = snapshot.directory().master(id);
-        let entry = entry.ok_or_else(|| nobody(&snapshot, request, format!("there is no master `{id}`")))?;
+        let entry = entry.ok_or_else(|| nobody(&snapshot, request, unoffered(id, request)))?;
         Ok(entry.clone())
     }
 
@@ -207,8 +207,7 @@ async fn attempt(
 fn send(entry: &Entry, request: &Request, until: Instant) -> Result<Answers, Failure> {
     let id = &entry.master.id;
     let Some(service) = offered(entry, request) else {
-        let message = format!("the master `{id}` does not offer the service `{}`, or not so", request.service);
-        return Err(unsent(request, message));
+        return Err(unsent(request, unoffered(id, request)));
     };
     if until <= Instant::now() {
         return Err(timed_out(id.clone(), request, "was not sent"));
@@ -276,6 +275,12 @@ fn timed_out(master: String, request: &Request, what: &str) -> Failure {
     let limit = if *is_cut { ", the most that `[thrift] max_call_time` allows" } else { "" };
     let message = format!("{service}.{method} {what} within {}{limit}", humantime::format_duration(*timeout));
     Failure::TimedOut(CallTimedOut { master: Some(master), timeout_ms: timeout.as_millis() as i32, message })
+}
+
+/// Says the same of a master that is not there as of one that does not offer the service: who may call is not always who
+/// may know.
+fn unoffered(id: &str, request: &Request) -> String {
+    format!("there is no master `{id}` that offers the service `{}` so", request.service)
 }
 
 /// That there is no master; and that there may be one, while not all who tell of masters have been heard.

@@ -19,7 +19,7 @@ use super::dialect::Dialect;
 use super::handler::overloaded;
 use super::memory::{Charge, OVERLOADED, Part};
 use super::open::Open;
-use super::run_queue::{RunQueue, Turn};
+use super::run_queue::Turn;
 use super::scan::Bounds;
 use super::service::Asked;
 use super::wait::{Awaited, Wait};
@@ -119,10 +119,9 @@ impl From<Sent> for End {
 }
 
 /// Serves one client until it leaves.
-pub(super) async fn serve(stream: Stream, place: Place, queue: Arc<RunQueue>, shared: Arc<Shared>, stop: Stop) {
+pub(super) async fn serve(stream: Stream, place: Place, peer: Peer, shared: Arc<Shared>, stop: Stop) {
     let counted = shared.clone();
     let _open = counted.metrics.connections_open.hold();
-    let peer = Peer { account: place.account().clone(), queue, identity: shared.identify(&stream) };
     let Some(charge) = Charge::new(&peer.account) else { return counted.metrics.connections_refused.increment() };
     let mut connection = Connection {
         stream,
@@ -239,10 +238,12 @@ impl Connection {
             self.shared.metrics.overloaded.increment();
             wait.refused(OVERLOADED)
         };
-        // Values were charged as they came, so that there is room for them; for names there may be none any more.
         let has_room = self.charge.set(Part::Awaited, awaited.memory_size());
         let awaited = match awaited {
             Awaited::Children(_) if !has_room => Awaited::Children(Err(overloaded())),
+            Awaited::Watch(_) if !has_room => Awaited::Watch(Err(overloaded())),
+            Awaited::WatchMasters(_) if !has_room => Awaited::WatchMasters(Err(overloaded())),
+            // Values were charged as they came, so that there is room for them.
             awaited => awaited,
         };
         let is_fetched = matches!(awaited, Awaited::Values(_));

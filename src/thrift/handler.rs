@@ -217,7 +217,7 @@ impl Desk {
             counters: self.counters(&snapshot).map(|(name, n)| (name.to_owned(), n as i64)).collect(),
             limits: self.limits().into_iter().map(|(name, n)| (name.to_owned(), n as i64)).collect(),
             shared_trouble: self.metrics.shared_trouble.load().as_deref().cloned(),
-            access: peer.identity.to_string(),
+            access: Some(peer.identity.to_string()),
         })
     }
 
@@ -249,13 +249,20 @@ impl Desk {
         ]
     }
 
-    /// The newest snapshot with its freshness.
+    /// The newest snapshot with its freshness. A source vouches for what it has published: what it says after a newer
+    /// snapshot has come is not said of the one before. So ages are read before the snapshot.
     pub(super) fn fresh(
         &self,
         freshness: impl Fn(&Snapshot) -> thrift::Result<Freshness>,
     ) -> thrift::Result<(Arc<Snapshot>, Freshness)> {
-        let (snapshot, freshness) = self.store.vouched(freshness);
-        Ok((snapshot, freshness?))
+        let before = self.store.snapshot();
+        let said = freshness(&before)?;
+        let snapshot = self.store.snapshot();
+        if snapshot.revision() == before.revision() {
+            return Ok((snapshot, said));
+        }
+        let now = freshness(&snapshot)?;
+        Ok((snapshot, Freshness { age: said.age.max(now.age), ..now }))
     }
 
     pub(super) fn page_bytes(&self) -> usize {

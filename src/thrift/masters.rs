@@ -66,18 +66,24 @@ impl Desk {
         let is_named =
             |name: &str| grant.sees(name) && filter.service_name.as_deref().is_none_or(|wanted| wanted == name);
         let offered = directory.services(after).filter(|(name, _)| are_offered && is_named(name));
-        let offered = offered.map(|(name, offers)| (OFFERED, name, summary(directory, name, offers, filter)));
+        let offered = offered.map(|(name, offers)| (OFFERED, name, Some(offers)));
         let past = directory.past_services(if are_offered { None } else { after }).filter(|name| is_named(name));
-        let past = past.map(|name| (PAST, name, BTreeMap::new()));
-        let all = offered.chain(past).filter(|(_, _, masters)| filter.metadata.is_none() || !masters.is_empty());
-        let (mut services, mut bytes, mut last, mut cursor) = (Vec::new(), 0, None, None);
-        for (mark, name, masters) in all {
-            bytes += name.len() + masters.keys().map(|version| version.len() + 8).sum::<usize>() + 64;
-            if services.len() == limit || (bytes > self.page_bytes() && !services.is_empty()) {
+        let past = past.map(|name| (PAST, name, None));
+        let (mut services, mut bytes, mut seen, mut last, mut cursor) = (Vec::new(), 0, 0, None, None);
+        for (mark, name, offers) in offered.chain(past) {
+            if services.len() == limit || (bytes > self.page_bytes() && !services.is_empty()) || seen >= MAX_SEEN {
                 cursor = last;
                 break;
             }
             last = Some(format!("{mark}{name}"));
+            let masters = offers.map(|offers| summary(directory, name, offers, filter)).unwrap_or_default();
+            if filter.metadata.is_some() {
+                seen += offers.into_iter().flat_map(Offers::iter).map(|(_, ids)| ids.len()).sum::<usize>();
+                if masters.is_empty() {
+                    continue;
+                }
+            }
+            bytes += name.len() + masters.keys().map(|version| version.len() + 8).sum::<usize>() + 64;
             services.push(idl::ServiceSummary { name: name.to_string(), masters });
         }
         Ok(idl::ServicesReply { services, freshness: freshness.into(), cursor })

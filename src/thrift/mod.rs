@@ -43,7 +43,6 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::try_join_all;
-use nix::unistd::geteuid;
 
 use self::admission::{Admission, Place};
 pub use self::config::{Config, ZkData};
@@ -62,8 +61,6 @@ use crate::task::{Stop, Tasks};
 
 /// How long a thread waits that could not listen.
 const PAUSE: Duration = Duration::from_millis(100);
-
-const ROOT: u32 = 0;
 
 /// A bound endpoint, which answers nobody yet.
 #[derive(Debug)]
@@ -84,8 +81,6 @@ struct Shared {
     metrics: Arc<Metrics>,
     /// This one's number, as the kernel tells it of a peer.
     process: Option<i32>,
-    /// The user it runs as.
-    own_user: u32,
 }
 
 /// Whom a connection serves: a user, who has its shares and its turns.
@@ -135,7 +130,6 @@ impl Endpoint {
             config,
             metrics: metrics.clone(),
             process: i32::try_from(std::process::id()).ok(),
-            own_user: geteuid().as_raw(),
         });
         let (admission, stop) = (shared.admission.clone(), tasks.stop_signal());
         tasks.critical("the endpoint's clock", async move { admission.keep_time(&stop).await });
@@ -148,9 +142,11 @@ impl Endpoint {
                 let stop = tasks.stop_signal();
                 let queue = Arc::<RunQueue>::default();
                 let serve = |stream: Stream| {
-                    if let Some(place) = shared.admit(&stream) {
+                    let identity = shared.identify(&stream);
+                    if let Some(place) = shared.admit(&stream, &identity) {
                         let held = turns.hold(number);
-                        let serving = connection::serve(stream, place, queue.clone(), shared.clone(), stop.clone());
+                        let peer = Peer { account: place.account().clone(), queue: queue.clone(), identity };
+                        let serving = connection::serve(stream, place, peer, shared.clone(), stop.clone());
                         tasks.short(serving.map(move |()| drop(held)));
                     }
                 };
@@ -175,12 +171,11 @@ async fn accept(bound: &[Bound], stop: &Stop, serve: &impl Fn(Stream)) {
 }
 
 impl Shared {
-    fn admit(&self, stream: &Stream) -> Option<Place> {
+    fn admit(&self, stream: &Stream, identity: &Identity) -> Option<Place> {
         let peer = stream.peer();
         let is_own = peer.is_some_and(|peer| peer.pid() == self.process);
         let user = peer.map(|peer| peer.uid());
-        let is_admin = user.is_some_and(|user| user == ROOT || user == self.own_user);
-        self.admission.admit(self.shares.account(user, is_admin), is_own)
+        self.admission.admit(self.shares.account(user, identity.grant().is_admin()), is_own)
     }
 
     fn identify(&self, stream: &Stream) -> Identity {

@@ -19,6 +19,9 @@ const KEPT_FOR_ADMINS: usize = 16;
 const LOOK: Duration = Duration::from_secs(1);
 const MUCH: usize = 16 << 20;
 
+/// What is returned often must be had anew often, and meanwhile others wait for the allocator.
+const REST: Duration = Duration::from_secs(60);
+
 /// Everything that is scarce, and who has what of it.
 #[derive(Debug)]
 pub(super) struct Shares {
@@ -128,14 +131,15 @@ impl Shares {
 
     /// Has the allocator return what clients no longer take, once they have taken much. It would keep most of it.
     pub(super) async fn return_memory(&self, stop: &Stop) {
-        let mut most = 0;
-        while tokio::time::timeout(LOOK, stop.requested()).await.is_err() {
+        let (mut most, mut pause) = (0, LOOK);
+        while tokio::time::timeout(pause, stop.requested()).await.is_err() {
+            pause = LOOK;
             let taken = self.memory.taken.load(Ordering::Relaxed);
             most = most.max(taken);
             if most >= MUCH && taken <= most / 2 {
                 // On another thread: the one that looks answers clients too.
                 let _ = tokio::task::spawn_blocking(allocator::trim).await;
-                most = taken;
+                (most, pause) = (taken, REST);
             }
         }
     }

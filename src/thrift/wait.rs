@@ -15,6 +15,9 @@ use super::{Peer, value};
 use crate::model::Command;
 use crate::task::Stop;
 
+/// What a change takes that is told of, or a service, beside its texts and bytes.
+const CHANGE_OVERHEAD: usize = 256;
+
 /// What a request waits for.
 #[derive(Debug)]
 pub(super) enum Wait {
@@ -128,7 +131,21 @@ impl Awaited {
                 outcomes.iter().flat_map(|outcome| &outcome.result).map(|result| size(&result.values)).sum()
             }
             Awaited::Values(Ok(values)) => size(&values.values),
-            // Pages, which are bounded, and failures.
+            Awaited::Watch(Ok(reply)) => {
+                let nodes = reply.changes.iter().map(|change| (change.path.len(), change.node.as_ref()));
+                nodes.map(|(path, node)| path + CHANGE_OVERHEAD + node.map_or(0, |node| path + node.data.len())).sum()
+            }
+            Awaited::WatchMasters(Ok(reply)) => {
+                let masters =
+                    reply.changes.iter().map(|change| change.master.iter().flat_map(|master| &master.services));
+                masters
+                    .map(|all| {
+                        CHANGE_OVERHEAD
+                            + all.map(|it| it.name.len() + it.metadata.len() + CHANGE_OVERHEAD).sum::<usize>()
+                    })
+                    .sum()
+            }
+            // Failures, and what has no more than a number.
             _ => 0,
         }
     }

@@ -59,13 +59,17 @@ impl Target {
         let lasts = std::env::var("ATTACK_SECONDS")
             .map_or(LASTS, |seconds| Duration::from_secs(seconds.parse().expect("seconds")));
         let before = self.roster.memory();
+        let came = || self.roster.status().counters["connections"];
+        let came_before = came();
         let adversary = self.roster.attack(attack);
         std::thread::sleep(lasts / 4);
         let suffered = self.roster.suffers(lasts);
         let (most, overloaded) = (self.roster.memory(), self.roster.status().counters["overloaded"]);
+        let came = came() - came_before;
         drop(adversary);
         println!("{attack:?}: {suffered:?}, memory {} -> {} MiB, overloaded {overloaded}", before >> 20, most >> 20);
         assert!(suffered.failed == 0 && suffered.answered > 0, "{attack:?}: {suffered:?}");
+        assert!(came as usize > suffered.answered + 100, "{attack:?}: nobody attacked, {came} connections came");
     }
 }
 

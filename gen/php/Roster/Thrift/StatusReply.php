@@ -80,7 +80,7 @@ class StatusReply
         ),
         8 => array(
             'var' => 'access',
-            'isRequired' => true,
+            'isRequired' => false,
             'type' => TType::STRING,
         ),
     );
