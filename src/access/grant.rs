@@ -47,6 +47,11 @@ impl Grant {
         self.read.paths.roots(path)
     }
 
+    /// Whether not all below the roots may be read: it has to be searched for.
+    pub fn searches(&self) -> bool {
+        self.read.paths.has_wildcards()
+    }
+
     pub fn watches(&self) -> bool {
         self.watch
     }

@@ -78,6 +78,10 @@ impl PathPatterns {
             || self.leading.is_match(Path::new(path.as_str()))
     }
 
+    pub(super) fn has_wildcards(&self) -> bool {
+        !self.stems.is_empty()
+    }
+
     /// The subtrees at or below `path` in which all lies that is covered, in the order of their paths; none within
     /// another.
     pub(super) fn roots(&self, path: &NodePath) -> Vec<NodePath> {

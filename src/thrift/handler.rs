@@ -1,6 +1,7 @@
 //! The desk: answers each method; here those about coordination nodes, from the newest snapshot.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -12,7 +13,7 @@ use super::shares::Shares;
 use super::{Config, Peer, ZkData};
 use crate::access::Denied;
 use crate::metrics::Metrics;
-use crate::model::{Freshness, NodePath};
+use crate::model::{Freshness, Node, NodePath};
 use crate::store::{Feed, Filled, Snapshot, Store, no_node};
 
 /// A page holds at most so many entries and about so many bytes, whatever the client asks for: no more than are found,
@@ -39,6 +40,27 @@ pub(super) struct Desk {
     pub(super) metrics: Arc<Metrics>,
     zk_data: NodePath,
     started: Instant,
+}
+
+/// The arguments of `subtree`, checked.
+#[derive(Debug)]
+pub(super) struct Subtree {
+    path: NodePath,
+    /// The subtrees of it in which all lies that may be read.
+    roots: Vec<NodePath>,
+    limit: usize,
+    after: Option<NodePath>,
+    options: ReadOptions,
+}
+
+/// A page of nodes while it is collected.
+struct Page {
+    nodes: Vec<idl::Node>,
+    bytes: usize,
+    limit: usize,
+    most: usize,
+    /// Where the next one begins, if this one is full.
+    cursor: Option<String>,
 }
 
 impl Desk {
@@ -173,14 +195,15 @@ impl Desk {
         }
     }
 
-    pub(super) fn subtree(
+    /// Checks what `subtree` was asked.
+    pub(super) fn subtree_of(
         &self,
         peer: &Peer,
         path: &str,
         limit: i32,
         cursor: &str,
-        options: &ReadOptions,
-    ) -> thrift::Result<idl::SubtreeReply> {
+        options: ReadOptions,
+    ) -> thrift::Result<Subtree> {
         let path = parse("path", path)?;
         let limit = page_size(limit)?;
         let after = if cursor.is_empty() { None } else { Some(parse("cursor", cursor)?) };
@@ -188,21 +211,32 @@ impl Desk {
             return Err(invalid("cursor", "it is of another path; pass the one that the page before said"));
         }
         peer.identity.may_list(&path).map_err(denied)?;
-        let (snapshot, freshness) = self.fresh(|snapshot| fresh_enough(snapshot, &[&path], options))?;
-        let (mut nodes, mut bytes, mut cursor) = (Vec::new(), 0, None);
-        let from = after.clone().unwrap_or_else(|| path.clone());
         let roots = peer.identity.grant().roots(&path);
-        let below = roots.iter().flat_map(|root| snapshot.subtree(root, from.clone().max(root.clone())));
-        let readable = below.filter(|(at, _)| Some(*at) != after.as_ref() && peer.identity.grant().reads(at));
-        for (at, node) in readable {
-            bytes += convert::node_size(at, node);
-            if nodes.len() == limit || (bytes > self.page_bytes() && !nodes.is_empty()) {
-                cursor = nodes.last().map(|last: &idl::Node| last.path.clone());
-                break;
+        Ok(Subtree { path, roots, limit, after, options })
+    }
+
+    pub(super) fn subtree(&self, subtree: &Subtree) -> thrift::Result<idl::SubtreeReply> {
+        let (snapshot, freshness) = self.fresh(|snapshot| subtree.fresh_enough(snapshot))?;
+        let mut page = Page::new(subtree.limit, self.page_bytes());
+        let _ = subtree.nodes(&snapshot).try_for_each(|(at, node)| page.add(at, node));
+        Ok(page.reply(freshness))
+    }
+
+    /// The same, by turns, where what may be read has to be searched for.
+    pub(super) async fn searched_subtree(&self, peer: &Peer, subtree: &Subtree) -> thrift::Result<idl::SubtreeReply> {
+        let _collecting = peer.account.collecting.lock().await;
+        let (snapshot, freshness) = self.fresh(|snapshot| subtree.fresh_enough(snapshot))?;
+        let mut page = Page::new(subtree.limit, self.page_bytes());
+        let mut nodes = subtree.nodes(&snapshot);
+        loop {
+            let turn = peer.turn().await;
+            while !turn.is_over() {
+                let Some((at, node)) = nodes.next() else { return Ok(page.reply(freshness)) };
+                if peer.identity.grant().reads(at) && page.add(at, node).is_break() {
+                    return Ok(page.reply(freshness));
+                }
             }
-            nodes.push(convert::node(at, node));
         }
-        Ok(idl::SubtreeReply { nodes, cursor, freshness: freshness.into() })
     }
 
     pub(super) fn status(&self, peer: &Peer) -> thrift::Result<idl::StatusReply> {
@@ -275,6 +309,41 @@ impl Desk {
 
     pub(super) fn max_reply(&self) -> usize {
         self.config.max_reply.as_u64() as usize
+    }
+}
+
+impl Subtree {
+    fn fresh_enough(&self, snapshot: &Snapshot) -> thrift::Result<Freshness> {
+        fresh_enough(snapshot, &[&self.path], &self.options)
+    }
+
+    /// What lies below after the page before; not all of it may be readable.
+    fn nodes<'a>(&'a self, snapshot: &'a Snapshot) -> impl Iterator<Item = (&'a NodePath, &'a Arc<Node>)> {
+        let after = self.after.as_ref();
+        let from = after.unwrap_or(&self.path);
+        let below = self.roots.iter().flat_map(move |root| snapshot.subtree(root, from.max(root).clone()));
+        below.filter(move |(at, _)| Some(*at) != after)
+    }
+}
+
+impl Page {
+    fn new(limit: usize, most: usize) -> Self {
+        Self { nodes: Vec::new(), bytes: 0, limit, most, cursor: None }
+    }
+
+    /// Adds a node, unless the page is full.
+    fn add(&mut self, path: &NodePath, node: &Node) -> ControlFlow<()> {
+        self.bytes += convert::node_size(path, node);
+        if self.nodes.len() == self.limit || (self.bytes > self.most && !self.nodes.is_empty()) {
+            self.cursor = self.nodes.last().map(|last| last.path.clone());
+            return ControlFlow::Break(());
+        }
+        self.nodes.push(convert::node(path, node));
+        ControlFlow::Continue(())
+    }
+
+    fn reply(self, freshness: Freshness) -> idl::SubtreeReply {
+        idl::SubtreeReply { nodes: self.nodes, cursor: self.cursor, freshness: freshness.into() }
     }
 }
 

@@ -149,7 +149,14 @@ impl RosterSyncHandler for &Pass<'_> {
         cursor: String,
         options: ReadOptions,
     ) -> thrift::Result<idl::SubtreeReply> {
-        self.desk.counted(self.desk.subtree(self.peer, &path, limit, &cursor, &options))
+        if let Some(Awaited::Subtree(reply)) = self.awaited() {
+            return self.desk.counted(reply);
+        }
+        let subtree = self.desk.subtree_of(self.peer, &path, limit, &cursor, options);
+        if self.peer.identity.grant().searches() {
+            return self.waits(subtree.map(Wait::Subtree));
+        }
+        self.desk.counted(subtree.and_then(|subtree| self.desk.subtree(&subtree)))
     }
 
     fn handle_watch(

@@ -3,9 +3,10 @@
 use thrift::{ApplicationError, ApplicationErrorKind};
 
 use super::call::Several;
-use super::handler::{Desk, NAME_OVERHEAD};
+use super::handler::{Desk, NAME_OVERHEAD, Subtree};
 use super::idl::{
-    CallOutcome, CallResult, CallValues, ChildrenReply, MastersWatchReply, Overloaded, ReadOptions, WatchReply,
+    CallOutcome, CallResult, CallValues, ChildrenReply, MastersWatchReply, Overloaded, ReadOptions, SubtreeReply,
+    WatchReply,
 };
 use super::memory::size;
 use super::open::Open;
@@ -23,6 +24,8 @@ const CHANGE_OVERHEAD: usize = 256;
 pub(super) enum Wait {
     /// Until very many children of a node are collected.
     Children(String, ReadOptions),
+    /// Until what may be read of it is found.
+    Subtree(Subtree),
     Watch(Watch),
     WatchMasters(Patience),
     Call(Request),
@@ -43,6 +46,7 @@ pub(super) enum Wait {
 #[derive(Debug)]
 pub(super) enum Awaited {
     Children(thrift::Result<ChildrenReply>),
+    Subtree(thrift::Result<SubtreeReply>),
     Watch(thrift::Result<WatchReply>),
     WatchMasters(thrift::Result<MastersWatchReply>),
     Call(thrift::Result<CallResult>),
@@ -65,6 +69,7 @@ impl Wait {
         let other = thrift::Error::Application(other);
         match self {
             Wait::Children(..) => Awaited::Children(Err(other)),
+            Wait::Subtree(_) => Awaited::Subtree(Err(other)),
             Wait::Watch(_) => Awaited::Watch(Err(other)),
             Wait::WatchMasters(_) => Awaited::WatchMasters(Err(other)),
             Wait::Call(_) | Wait::CallOn(..) => Awaited::Call(Err(call())),
@@ -92,7 +97,7 @@ impl Wait {
             Wait::CallAll(request) => request.memory_size(),
             Wait::CallMany(several) => several.iter().flatten().map(Request::memory_size).sum(),
             Wait::Broadcast(command) | Wait::Order(command) => value::memory_size(command.message()),
-            Wait::WatchMasters(_) | Wait::NextValues | Wait::Children(..) => 0,
+            Wait::WatchMasters(_) | Wait::NextValues | Wait::Children(..) | Wait::Subtree(_) => 0,
         }
     }
 
@@ -102,6 +107,7 @@ impl Wait {
             Wait::Children(path, options) => {
                 Awaited::Children(open.beside(desk.many_children(peer, &path, &options)).await)
             }
+            Wait::Subtree(subtree) => Awaited::Subtree(open.beside(desk.searched_subtree(peer, &subtree)).await),
             Wait::Watch(watch) => Awaited::Watch(open.beside(desk.changes(peer, &watch, stop)).await),
             Wait::WatchMasters(patience) => {
                 Awaited::WatchMasters(open.beside(desk.master_changes(peer, patience, stop)).await)
@@ -126,6 +132,9 @@ impl Awaited {
     pub(super) fn memory_size(&self) -> usize {
         match self {
             Awaited::Children(Ok(reply)) => reply.names.iter().map(|name| name.len() + NAME_OVERHEAD).sum(),
+            Awaited::Subtree(Ok(reply)) => {
+                reply.nodes.iter().map(|node| node.path.len() + node.data.len() + CHANGE_OVERHEAD).sum()
+            }
             Awaited::Call(Ok(result)) => size(&result.values),
             Awaited::Calls(Ok(outcomes)) => {
                 outcomes.iter().flat_map(|outcome| &outcome.result).map(|result| size(&result.values)).sum()

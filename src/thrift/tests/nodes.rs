@@ -3,6 +3,7 @@
 use futures::FutureExt;
 
 use super::*;
+use crate::access::{Access, Client, Policy};
 use crate::model::{Node, NodePath};
 use crate::task::Tasks;
 use crate::thrift::idl::{InvalidRequest, ReadOptions};
@@ -68,4 +69,20 @@ async fn a_change_is_found_behind_more_others_than_are_searched_at_once() {
     let watch = desk.watch(&peer, since as i64, &["/many".to_owned()], 1_000, 0).expect("a request that makes sense");
     let reply = desk.changes(&peer, &watch, &Tasks::new().0.stop_signal()).await.expect("a reply");
     assert_eq!(reply.changes.iter().map(|change| change.path.as_str()).collect::<Vec<_>>(), ["/many/new"]);
+}
+
+#[tokio::test]
+async fn what_rules_let_be_read_is_found_by_turns_and_nothing_else_is_told() {
+    let (desk, mut peer, _publisher) = house(2_500, 8);
+    let rule = toml::from_str("user = '33033'\nread = ['/many/*7']").expect("a rule");
+    let policy = Policy::new(&Default::default(), &[rule]).expect("a user by number");
+    peer.identity = Access::new(policy).identify(Client::Unix { uid: 33_033, gid: 33_033 }, Vec::new);
+    let page = async |cursor: String| {
+        let subtree = desk.subtree_of(&peer, "/", 200, &cursor, ANY_AGE).expect("it leads there");
+        desk.searched_subtree(&peer, &subtree).await.expect("a page")
+    };
+    let first = page(String::new()).await;
+    let second = page(first.cursor.expect("there are 250")).await;
+    assert_eq!((first.nodes.len(), second.nodes.len(), second.cursor), (200, 50, None));
+    assert!(first.nodes.iter().chain(&second.nodes).all(|node| node.path.ends_with('7')));
 }
