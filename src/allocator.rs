@@ -1,5 +1,7 @@
 //! The allocator: has the C library's return to the kernel what nobody uses.
 
+use std::fs;
+
 /// Returns what is free, also between what is not. That takes milliseconds where much is.
 pub(crate) fn trim() {
     // SAFETY: the allocator locks itself.
@@ -9,3 +11,15 @@ pub(crate) fn trim() {
         nix::libc::malloc_trim(0);
     }
 }
+
+/// How many bytes of memory the process has that are of no file; 0 where the kernel does not tell.
+pub(crate) fn held() -> usize {
+    // In pages: the whole, what is resident, and what of that is of files.
+    let told = fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let mut pages = told.split(' ').skip(1).map(|pages| pages.parse::<usize>().unwrap_or(0));
+    let (resident, of_files) = (pages.next().unwrap_or(0), pages.next().unwrap_or(0));
+    resident.saturating_sub(of_files) * PAGE
+}
+
+/// The size of a page on the machines that Roster runs on. Where it is larger, so is what is taken for much.
+const PAGE: usize = 4_096;

@@ -29,6 +29,15 @@ pub struct Sidecar {
     stop_timeout: Duration,
 }
 
+/// Why the access rules stay as they were.
+#[derive(Debug, thiserror::Error)]
+pub enum AccessError {
+    #[error(transparent)]
+    Name(#[from] UnknownName),
+    #[error("there is no [[allow]] any more; restart the sidecar to run without rules")]
+    NoRules,
+}
+
 /// Why the sidecar could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -108,9 +117,14 @@ impl Sidecar {
         self.reload.send_replace(());
     }
 
-    /// Puts the access rules of another configuration in force; the rest of it takes a new start.
-    pub fn replace_access(&self, config: &Config) -> Result<(), UnknownName> {
-        self.access.replace(Policy::new(&config.access, &config.allow)?);
+    /// Puts the access rules of another configuration in force; the rest of it takes a new start. So does a configuration
+    /// without any, where there were some: a file that is just being written has none either.
+    pub fn replace_access(&self, config: &Config) -> Result<(), AccessError> {
+        let policy = Policy::new(&config.access, &config.allow)?;
+        if self.access.has_rules() && !policy.has_rules() {
+            return Err(AccessError::NoRules);
+        }
+        self.access.replace(policy);
         Ok(())
     }
 

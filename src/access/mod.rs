@@ -65,6 +65,10 @@ impl Access {
         self.replaced.send_replace(());
     }
 
+    pub fn has_rules(&self) -> bool {
+        self.policy.load().has_rules()
+    }
+
     /// A client that has connected. `groups` are the supplementary groups of its process.
     pub fn identify(self: &Arc<Self>, client: Client, groups: impl FnOnce() -> Vec<u32>) -> Identity {
         let policy = self.policy.load_full();

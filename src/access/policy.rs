@@ -120,7 +120,7 @@ impl Policy {
         self.rules.iter().position(|(subject, _)| is_for(*subject)).map_or(unruled, Decision::Rule)
     }
 
-    pub(super) fn has_rules(&self) -> bool {
+    pub fn has_rules(&self) -> bool {
         !self.rules.is_empty()
     }
 

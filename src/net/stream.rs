@@ -7,13 +7,16 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use nix::libc;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::unix::UCred;
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
 
 /// A long-lived connection on which nothing came for this long is probed.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
+
+/// How often it is looked whether a peer is gone that has said more than is read.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// A connection.
 #[derive(Debug)]
@@ -47,6 +50,22 @@ impl Stream {
         let probes = socket2::TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE / 4);
         // Without them, it is noticed when something is sent.
         let _ = socket2::SockRef::from(stream).set_tcp_keepalive(&probes);
+    }
+
+    /// Waits until the peer is gone, also where what it said before has not been read.
+    pub async fn hung_up(&self) {
+        loop {
+            let ready = match self {
+                Self::Tcp(stream) => stream.ready(Interest::READABLE).await,
+                Self::Unix(stream) => stream.ready(Interest::READABLE).await,
+                Self::Tls(stream) => stream.get_ref().0.ready(Interest::READABLE).await,
+            };
+            if ready.is_ok_and(|ready| ready.is_read_closed()) {
+                return;
+            }
+            // What it said makes it ready all the time.
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// Waits until the peer has said something, or is gone.

@@ -50,6 +50,10 @@ pub enum SecretError {
          them, or register.listen to \"\" for no register"
     )]
     Nowhere,
+    #[error(
+        "register.tokens: {path} belongs to uid {owner}, who is not the sidecar's user; remove it, and see who may write there"
+    )]
+    Foreign { path: PathBuf, owner: u32 },
 }
 
 impl SecretError {
@@ -57,7 +61,9 @@ impl SecretError {
     pub(crate) fn key(&self) -> &'static str {
         match self {
             Self::Read { key, .. } | Self::Empty { key, .. } => key,
-            Self::Public { .. } | Self::Short { .. } | Self::Make { .. } | Self::Nowhere => "tokens",
+            Self::Public { .. } | Self::Short { .. } | Self::Make { .. } | Self::Nowhere | Self::Foreign { .. } => {
+                "tokens"
+            }
         }
     }
 }

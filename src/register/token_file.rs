@@ -2,10 +2,10 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use nix::unistd::{AccessFlags, access};
+use nix::unistd::{AccessFlags, access, geteuid};
 use uuid::Uuid;
 
 use super::SecretError;
@@ -22,7 +22,7 @@ pub(super) fn make(path: &Path) -> Result<(), SecretError> {
     }
     let failed = |reason| SecretError::Make { path: path.to_owned(), reason };
     if fs::exists(path).map_err(failed)? {
-        return Ok(());
+        return check_owner(path);
     }
     let folder = path.parent().unwrap_or(Path::new("/"));
     if !folder.is_dir() {
@@ -49,12 +49,21 @@ pub(super) fn check(path: &Path) -> Result<(), SecretError> {
     }
     let failed = |reason| SecretError::Make { path: path.to_owned(), reason };
     if fs::exists(path).map_err(failed)? {
-        return Ok(());
+        return check_owner(path);
     }
     let above = |path: &Path| path.parent().unwrap_or(Path::new("/")).to_owned();
     let folder = above(path);
     let folder = if folder.is_dir() { folder } else { above(&folder) };
     access(&folder, AccessFlags::W_OK | AccessFlags::X_OK).map_err(|error| failed(error.into()))
+}
+
+/// Whoever else could have put a file there would know the token.
+fn check_owner(path: &Path) -> Result<(), SecretError> {
+    let failed = |reason| SecretError::Make { path: path.to_owned(), reason };
+    match fs::metadata(path).map_err(failed)?.uid() {
+        owner if owner == 0 || owner == geteuid().as_raw() => Ok(()),
+        owner => Err(SecretError::Foreign { path: path.to_owned(), owner }),
+    }
 }
 
 fn write(path: &Path) -> io::Result<()> {

@@ -289,11 +289,11 @@ impl Connection {
         let most = end + shared.config.max_request.as_u64() as usize;
         // In a box: else every connection would be as large as a call.
         let mut waiting = Box::pin(wait.until_answered(&shared.desk, &self.peer, &mut self.open, &self.stop));
-        let mut has_room = !is_sending;
+        let mut has_room = true;
         loop {
             tokio::select! {
                 answer = &mut waiting => return Ok(answer),
-                read = read(&mut self.stream, &mut self.received), if has_room => {
+                read = read_or_end(&mut self.stream, &mut self.received, has_room), if !is_sending => {
                     if read? == 0 {
                         return Err(End::Quiet);
                     }
@@ -367,4 +367,13 @@ impl Connection {
 /// Reads what has come, up to what may be read at a time.
 async fn read(stream: &mut Stream, into: &mut Vec<u8>) -> io::Result<usize> {
     stream.read_buf(&mut into.limit(MAX_READ)).await
+}
+
+/// The same; or, where nothing more may be read, waits for the peer's end.
+async fn read_or_end(stream: &mut Stream, into: &mut Vec<u8>, has_room: bool) -> io::Result<usize> {
+    if has_room {
+        return read(stream, into).await;
+    }
+    stream.hung_up().await;
+    Ok(0)
 }

@@ -87,18 +87,20 @@ pub(super) fn instance(entry: &Entry, offer: &Service) -> idl::Instance {
 
 pub(super) fn source(feed: &Feed, filled: Filled, now_ms: i64, grant: &Grant) -> idl::SourceStatus {
     let ms = |duration: std::time::Duration| duration.as_millis() as i64;
+    // Who may not read all is not told what would tell of the rest.
+    let sees_all = feed.roots().iter().all(|root| grant.reads(root));
+    let seen = |number: u64| if sees_all { number as i64 } else { 0 };
     idl::SourceStatus {
         name: feed.name().to_owned(),
         kind: feed.kind().to_owned(),
         state: feed.state().to_string(),
-        // It may name a node.
-        detail: if feed.roots().iter().all(|root| grant.reads(root)) { feed.detail() } else { String::new() },
+        detail: if sees_all { feed.detail() } else { String::new() },
         roots: feed.roots().iter().filter(|root| grant.lists(root)).map(NodePath::to_string).collect(),
         session: feed.session(),
         last_sync: feed.since_proof().map(|since| now_ms - ms(since)),
         age_ms: feed.age().map(ms),
-        nodes: filled.nodes as i64,
-        bytes: filled.bytes as i64,
+        nodes: seen(filled.nodes),
+        bytes: seen(filled.bytes),
         reconnects: feed.reconnects.get() as i64,
         left_out: feed.left_out() as i64,
         drift: feed.drift.get() as i64,

@@ -18,24 +18,33 @@ const OFFERED: char = '+';
 /// or among those that nobody offers any more.
 const PAST: char = '-';
 
-/// A page is found among at most so many masters.
+/// A page is found among at most so many masters; one whose metadata is compared counts by its size.
 const MAX_SEEN: usize = 4_000;
+
+/// The most metadata that a filter may ask for.
+const MAX_METADATA: usize = 8;
+
+/// So many bytes are compared with one wanted value about as fast as a master is passed by.
+const COMPARED: usize = 512;
 
 impl Desk {
     pub(super) fn masters(&self, peer: &Peer, filter: &Filter) -> thrift::Result<idl::MastersReply> {
         peer.identity.may_see_any().map_err(denied)?;
+        check_metadata(filter)?;
         let limit = page_size(filter.limit.unwrap_or(0))?;
         let (snapshot, freshness) = self.fresh(known)?;
         let after = filter.cursor.as_deref().unwrap_or("");
         let (mut masters, mut bytes, mut last, mut cursor) = (Vec::new(), 0, None, None);
         let later = snapshot.directory().masters(after).filter(|(id, _)| id.as_ref() > after);
-        for (seen, (id, entry)) in later.enumerate() {
+        let mut seen = 0;
+        for (id, entry) in later {
             let passes = is_visible(entry, peer.identity.grant()) && may_pass(entry, filter);
             let is_full = passes && (masters.len() == limit || bytes + entry.size > self.page_bytes());
-            if seen == MAX_SEEN || (is_full && !masters.is_empty()) {
+            if seen >= MAX_SEEN || (is_full && !masters.is_empty()) {
                 cursor = last;
                 break;
             }
+            seen += cost(entry, filter);
             last = Some(id.to_string());
             if passes {
                 bytes += entry.size;
@@ -58,6 +67,7 @@ impl Desk {
     /// The services that are offered, and after them those that nobody offers any more.
     pub(super) fn services(&self, peer: &Peer, filter: &Filter) -> thrift::Result<idl::ServicesReply> {
         peer.identity.may_see_any().map_err(denied)?;
+        check_metadata(filter)?;
         let limit = page_size(filter.limit.unwrap_or(0))?;
         let (snapshot, freshness) = self.fresh(known)?;
         let (are_offered, after) = place(filter)?;
@@ -93,6 +103,7 @@ impl Desk {
         let service = filter.service_name.as_deref();
         let service = service.ok_or_else(|| invalid("filter.serviceName", "there must be one"))?;
         peer.identity.may_see(service).map_err(denied)?;
+        check_metadata(filter)?;
         let limit = page_size(filter.limit.unwrap_or(0))?;
         let after = filter.cursor.as_deref().map(after).transpose()?;
         let (snapshot, freshness) = self.fresh(known)?;
@@ -102,7 +113,8 @@ impl Desk {
         }
         let after = after.as_ref().map(|(version, id)| (version, *id));
         let (mut instances, mut bytes, mut last, mut cursor) = (Vec::new(), 0, None, None);
-        for (seen, (entry, offer)) in directory.instances_after(service, after).enumerate() {
+        let mut seen = 0;
+        for (entry, offer) in directory.instances_after(service, after) {
             let at = format!("{} {}", offer.version(), entry.master.id);
             let is_full = instances.len() >= limit || bytes > self.page_bytes() || seen >= MAX_SEEN;
             // A master may offer a version more than once: it is told of on one page.
@@ -111,6 +123,7 @@ impl Desk {
                 break;
             }
             last = Some(at);
+            seen += cost(entry, filter);
             if has_metadata(offer, filter) {
                 let instance = convert::instance(entry, offer);
                 bytes += instance.master.len() + instance.address.len() + instance.offer.metadata.len() + 128;
@@ -127,6 +140,19 @@ impl Desk {
             methods: methods.map(|((service, name), method)| stats(service, name, &method)).collect(),
         })
     }
+}
+
+/// That a filter does not ask for more than may be compared.
+fn check_metadata(filter: &Filter) -> thrift::Result<()> {
+    match filter.metadata.as_ref().map_or(0, BTreeMap::len) {
+        ..=MAX_METADATA => Ok(()),
+        _ => Err(invalid("filter.metadata", &format!("more than {MAX_METADATA} of them"))),
+    }
+}
+
+/// How many masters could be passed by in the time that it takes to compare this one.
+fn cost(entry: &Entry, filter: &Filter) -> usize {
+    1 + filter.metadata.as_ref().map_or(0, BTreeMap::len) * entry.size / COMPARED
 }
 
 /// Whether a page of services begins among those that are offered, and after which name.

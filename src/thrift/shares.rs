@@ -15,12 +15,11 @@ pub(super) type User = Option<u32>;
 /// Of whatever is scarce, one part in so many is kept for administrators.
 const KEPT_FOR_ADMINS: usize = 16;
 
-/// How often it is looked whether clients take much less memory than before, and how much is worth the trouble.
+/// How often it is looked whether memory can be returned; and how much less must be taken by clients, or how much more be
+/// held by the process, for that to be worth the trouble.
 const LOOK: Duration = Duration::from_secs(1);
 const MUCH: usize = 16 << 20;
-
-/// What is returned often must be had anew often, and meanwhile others wait for the allocator.
-const REST: Duration = Duration::from_secs(60);
+const GROWN: usize = 64 << 20;
 
 /// Everything that is scarce, and who has what of it.
 #[derive(Debug)]
@@ -129,17 +128,20 @@ impl Shares {
         account
     }
 
-    /// Has the allocator return what clients no longer take, once they have taken much. It would keep most of it.
+    /// Has the allocator return what nobody uses: what it keeps while clients make the process grow, and most of what they
+    /// took once they take it no longer.
     pub(super) async fn return_memory(&self, stop: &Stop) {
-        let (mut most, mut pause) = (0, LOOK);
-        while tokio::time::timeout(pause, stop.requested()).await.is_err() {
-            pause = LOOK;
+        let (mut most, mut held) = (0, allocator::held());
+        while tokio::time::timeout(LOOK, stop.requested()).await.is_err() {
             let taken = self.memory.taken.load(Ordering::Relaxed);
             most = most.max(taken);
-            if most >= MUCH && taken <= most / 2 {
+            let has_fallen = most >= MUCH && taken <= most / 2;
+            let now = allocator::held();
+            held = held.min(now);
+            if has_fallen || now >= held + GROWN {
                 // On another thread: the one that looks answers clients too.
                 let _ = tokio::task::spawn_blocking(allocator::trim).await;
-                (most, pause) = (taken, REST);
+                (most, held) = (taken, allocator::held());
             }
         }
     }
