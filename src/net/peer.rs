@@ -2,13 +2,14 @@
 
 use std::fmt;
 use std::io::{self, Read};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::Stream;
 
-/// Between whom places are shared: a user of this machine, or else an address.
+/// Between whom places are shared: a user of this machine, or else an address; of IPv6, a network, of which one host has
+/// all addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum User {
     Uid(u32),
@@ -27,8 +28,23 @@ impl fmt::Display for User {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Uid(uid) => write!(f, "uid {uid}"),
+            Self::Address(address @ IpAddr::V6(_)) if !address.is_loopback() => write!(f, "{address}/{NETWORK_BITS}"),
             Self::Address(address) => write!(f, "{address}"),
         }
+    }
+}
+
+/// How many bits of an address of IPv6 its user cannot choose.
+const NETWORK_BITS: u32 = 64;
+
+impl User {
+    fn at(address: IpAddr) -> Self {
+        Self::Address(match address {
+            IpAddr::V6(address) if !address.is_loopback() => {
+                Ipv6Addr::from_bits(address.to_bits() & !(u128::MAX >> NETWORK_BITS)).into()
+            }
+            address => address,
+        })
     }
 }
 
@@ -60,18 +76,20 @@ impl Peers {
             }
             Stream::Tcp(stream) => {
                 let (peer, own) = (stream.peer_addr().ok()?, stream.local_addr().ok()?);
-                let address = peer.ip().to_canonical();
-                let uid = if address.is_loopback() { self.uid_of(peer, own).ok() } else { None };
-                let user = uid.map_or(User::Address(address), User::Uid);
+                // By whatever address it came: also by one of the network, a user of this machine is one.
+                let user = match self.uid_of(peer, own) {
+                    Ok(uid) => User::Uid(uid?),
+                    Err(_) => User::at(peer.ip().to_canonical()),
+                };
                 Some(Peer { user, address: peer.to_string() })
             }
             Stream::Tls(_) => None,
         }
     }
 
-    /// The user to whom the socket at `peer` belongs, whose other end is `own`. `/proc/net/tcp` tells the same, but all of
-    /// it at once.
-    fn uid_of(&self, peer: SocketAddr, own: SocketAddr) -> io::Result<u32> {
+    /// The user to whom the socket at `peer` belongs, whose other end is `own`; none: its user has closed it, and the
+    /// kernel would name root. `/proc/net/tcp` tells the same, but all of it at once.
+    fn uid_of(&self, peer: SocketAddr, own: SocketAddr) -> io::Result<Option<u32>> {
         let mut kernel = self.kernel.as_ref().ok_or(io::ErrorKind::Unsupported)?;
         let question = question(peer, own);
         kernel.send(&question)?;
@@ -80,8 +98,9 @@ impl Peers {
         // Where there is no such connection, the kernel tells of a socket that listens at that port.
         let is_answer = answer[4..6] == SOCK_DIAG_BY_FAMILY.to_ne_bytes()
             && answer[PORTS_AT..PORTS_AT + 4] == question[ASKED_PORTS_AT..ASKED_PORTS_AT + 4];
-        match answer[..length].get(UID_AT..UID_AT + 4).and_then(|uid| uid.try_into().ok()) {
-            Some(uid) if is_answer => Ok(u32::from_ne_bytes(uid)),
+        let number = |at: usize| Some(u32::from_ne_bytes(answer[..length].get(at..at + 4)?.try_into().ok()?));
+        match (number(UID_AT), number(INODE_AT)) {
+            (Some(uid), Some(inode)) if is_answer => Ok((inode != 0).then_some(uid)),
             _ => Err(io::ErrorKind::NotFound.into()),
         }
     }
@@ -100,10 +119,11 @@ const REQUEST: u16 = 1;
 const TCP: u8 = 6;
 const HEADER_BYTES: u32 = 16;
 const QUESTION_BYTES: u32 = 56;
-/// Where the ports stand in the question, and in the answer, with the uid after them.
+/// Where the ports stand in the question, and in the answer, with the uid and the inode after them.
 const ASKED_PORTS_AT: usize = 16 + 8;
 const PORTS_AT: usize = 16 + 4;
 const UID_AT: usize = PORTS_AT + 48 + 12;
+const INODE_AT: usize = UID_AT + 4;
 
 /// `struct nlmsghdr`, and `struct inet_diag_req_v2` after it.
 fn question(peer: SocketAddr, own: SocketAddr) -> Vec<u8> {
@@ -141,9 +161,23 @@ mod tests {
             let own = listener.local_addr().expect("an address");
             let client = TcpStream::connect(own).expect("it accepts");
             let peer = client.local_addr().expect("an address");
-            let uid = peers.uid_of(peer, own).expect("the kernel knows it");
-            assert_eq!(uid, nix::unistd::Uid::current().as_raw(), "{address}");
+            let uid = || peers.uid_of(peer, own).expect("the kernel knows it");
+            assert_eq!(uid(), Some(nix::unistd::Uid::current().as_raw()), "{address}");
             assert!(peers.uid_of(own, SocketAddr::new(own.ip(), 1)).is_err(), "{address}");
+            drop(client);
+            assert_eq!(uid(), None, "{address}: it waits for its other end to close");
         }
+    }
+
+    #[test]
+    fn one_network_of_ipv6_is_one_user() {
+        let user = |address: &str| User::at(address.parse().expect("an address"));
+        assert_eq!(user("2001:db8::1"), user("2001:db8::2:0:0:1"));
+        assert_ne!(user("2001:db8::1"), user("2001:db8:0:1::1"));
+        assert_ne!(user("192.0.2.1"), user("192.0.2.2"));
+        assert_eq!(
+            ["2001:db8::1", "::1", "192.0.2.1"].map(|it| user(it).to_string()),
+            ["2001:db8::/64", "::1", "192.0.2.1"]
+        );
     }
 }
