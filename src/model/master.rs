@@ -41,7 +41,8 @@ impl Master {
     /// About how many bytes of memory it takes.
     pub fn memory_size(&self) -> usize {
         const REST: usize = 512;
-        REST + self.services.iter().map(Service::memory_size).sum::<usize>()
+        let services = self.services.iter().map(Service::memory_size).sum::<usize>();
+        REST + self.id.len() + self.address.len() + services
     }
 }
 
@@ -66,7 +67,9 @@ impl Service {
 
     /// About how many bytes of memory it takes.
     pub fn memory_size(&self) -> usize {
-        self.packed_bytes() + values_in(&self.metadata) * size_of::<Value>()
+        /// Of the service itself, and of its place among those who offer it.
+        const REST: usize = 256;
+        REST + self.packed_bytes() + values_in(&self.metadata) * size_of::<Value>()
     }
 
     pub fn metadatum(&self, key: &str) -> Option<&Value> {
@@ -225,6 +228,17 @@ mod tests {
     fn small_values_take_more_memory_than_bytes() {
         let service = Service { name: "mail".into(), metadata: Value::Array(vec![Value::Nil; 100]) };
         assert!(service.memory_size() > 100 * size_of::<Value>(), "{}", service.memory_size());
+    }
+
+    #[test]
+    fn all_that_a_master_tells_of_itself_takes_memory() {
+        let size = |id: &str, address: &str, services: usize| {
+            let services = vec![Service { name: String::new(), metadata: Value::Nil }; services];
+            Master { id: id.into(), address: address.into(), connected_at: 0, services }.memory_size()
+        };
+        let long = "x".repeat(1_000);
+        assert_eq!(size(&long, &long, 0), size("", "", 0) + 2_000);
+        assert!(size("", "", 1_000) >= 1_000 * (size_of::<Service>() + 128), "{}", size("", "", 1_000));
     }
 
     #[test]

@@ -209,8 +209,12 @@ fn a_register_that_is_found_again_is_counted_once_and_its_first_finding_not_at_a
 
 /// A sidecar, the scripted register that it follows, and the uuid of its subscription.
 fn following_a_script() -> (Scene, Scripted, String) {
+    following_a_script_with("")
+}
+
+fn following_a_script_with(settings: &str) -> (Scene, Scripted, String) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let scene = Scene::with(&upstream(listener.local_addr().expect("an address").port(), ""));
+    let scene = Scene::with(&upstream(listener.local_addr().expect("an address").port(), settings));
     scene.roster.write("hub-token", TOKEN);
     scene.roster.process().signal(Signal::SIGHUP);
     let mut hub = Scripted::over(listener.accept().expect("a sidecar").0);
@@ -240,6 +244,35 @@ fn a_master_that_offers_more_than_one_may_is_left_out_and_the_others_are_there()
     tell("put", put("last", 1));
     scene.has(2);
     assert_eq!(scene.roster.log().matches("more than 1024 services").count(), 1, "{}", scene.roster.log());
+}
+
+#[test]
+fn a_master_whose_id_or_address_is_too_long_is_left_out_and_what_its_id_takes_is_counted() {
+    let (scene, mut hub, uuid) = following_a_script_with("max_metadata = \"64KiB\"");
+    let mut tell = |key, value: Value| {
+        hub.say(map([("cmd", "data".into()), ("uuid", uuid.as_str().into()), ("data", map([(key, value)]))]));
+    };
+    let put = |id: String, address: String| {
+        map([
+            ("id", id.into()),
+            ("address", address.into()),
+            ("connectedAt", 0.into()),
+            ("services", Value::Array(Vec::new())),
+        ])
+    };
+    tell("put", put("x".repeat(4_097), "there".into()));
+    tell("put", put("far".into(), "x".repeat(257)));
+    tell("put", put("x".repeat(4_096), "x".repeat(256)));
+    tell("whole", true.into());
+    assert_eq!(scene.has(1)[0].id.len(), 4_096);
+    let log = scene.roster.log();
+    assert!(log.contains("its id has more than 4096 bytes"), "{log}");
+    for number in 10..30 {
+        tell("put", put(format!("{number}{}", "x".repeat(4_094)), "there".into()));
+    }
+    let upstream = || sources(&scene).into_iter().find(|source| source.name == "upstream").expect("an upstream");
+    let is_too_much = || upstream().detail.contains("max_metadata");
+    eventually("it is too much", SOON, || ensure(is_too_much(), format!("{:?}", upstream())));
 }
 
 #[test]

@@ -27,6 +27,10 @@ const GREET: Duration = Duration::from_secs(5);
 /// After so long in sync, trouble is new trouble.
 const CALM: Duration = Duration::from_secs(60);
 
+/// The longest id and address of a master. A register takes an id in a frame of 4 KiB, and an address is of an IP.
+const MAX_ID_BYTES: usize = 4 * 1024;
+const MAX_ADDRESS_BYTES: usize = 256;
+
 pub(super) struct Follower {
     pub(super) remote: Remote,
     pub(super) config: Arc<Config>,
@@ -59,8 +63,8 @@ enum Told {
     Reset,
     /// A master, and what of it is left out, in words.
     Put(Master, Option<String>),
-    /// A master by its id, which offers more than one may.
-    TooLarge(String),
+    /// A master by its id, and what of it is larger than it may be, in words.
+    TooLarge(String, String),
     Drop(String),
     Whole,
     /// That is a piece, after which the register waits.
@@ -138,6 +142,11 @@ impl Follower {
                 let _ = handle.send(Message::Error { uuid, error });
                 return;
             }
+            Message::Other(command) if get(&command, "cmd").and_then(text).as_deref() == Some("refused") => {
+                let why: String = get(&command, "why").and_then(text).unwrap_or_default().chars().take(500).collect();
+                tracing::warn!(source = self.feed().name(), why, "the register does not pass a command on");
+                return;
+            }
             _ => return,
         };
         // Who takes them lives as long as this.
@@ -169,14 +178,14 @@ impl Follower {
                 Some(Told::Reset) => sizes = Sizes::default(),
                 Some(Told::Drop(id)) => sizes.remove(id),
                 Some(Told::Put(master, _)) => sizes.insert(master),
-                Some(Told::TooLarge(_) | Told::Whole | Told::Piece(_) | Told::Proven(_)) | None => {}
+                Some(Told::TooLarge(..) | Told::Whole | Told::Piece(_) | Told::Proven(_)) | None => {}
             }
             if let Some(trouble) = sizes.beyond(&self.config) {
                 return trouble;
             }
             let left_out = match &told {
                 // What it offered before stands until all is told anew.
-                Some(Told::TooLarge(id)) => Some((id, format!("it offers more than {MAX_SERVICES} services"))),
+                Some(Told::TooLarge(id, why)) => Some((id, why.clone())),
                 Some(Told::Put(master, Some(why))) => Some((&master.id, why.clone())),
                 _ => None,
             };
@@ -192,7 +201,7 @@ impl Follower {
                 (Some(Told::Drop(id)), Some(generation)) => drop(generation.remove(&id)),
                 (Some(Told::Put(master, _)), None) => drop(self.publisher.publish(vec![self.join(handle, master)])),
                 (Some(Told::Drop(id)), None) => drop(self.publisher.publish(vec![Change::Leave(id)])),
-                (Some(Told::TooLarge(_)), _) => {}
+                (Some(Told::TooLarge(..)), _) => {}
                 (Some(Told::Piece(number)), _) => {
                     let took = command([("cmd", "took".into()), ("piece", number.into())]);
                     if let Err(error) = handle.send_when_room(took).await {
@@ -309,11 +318,23 @@ fn told(value: &Value) -> Option<Told> {
     get(value, "reset").map(|_| Told::Reset)
 }
 
+/// What of a master is larger than it may be, in words.
+fn too_large(id: &str, address: &str, services: &[Value]) -> Option<String> {
+    if id.len() > MAX_ID_BYTES {
+        return Some(format!("its id has more than {MAX_ID_BYTES} bytes"));
+    }
+    if address.len() > MAX_ADDRESS_BYTES {
+        return Some(format!("its address has more than {MAX_ADDRESS_BYTES} bytes"));
+    }
+    (services.len() > MAX_SERVICES).then(|| format!("it offers more than {MAX_SERVICES} services"))
+}
+
 fn put(master: &Value) -> Option<Told> {
     let id = get(master, "id").and_then(text).filter(|id| !id.is_empty())?;
+    let address = get(master, "address").and_then(text)?;
     let services = get(master, "services")?.as_array()?;
-    if services.len() > MAX_SERVICES {
-        return Some(Told::TooLarge(id));
+    if let Some(why) = too_large(&id, &address, services) {
+        return Some(Told::TooLarge(id.chars().take(100).collect(), why));
     }
     let service = |value: &Value| {
         let metadata = get(value, "metadata").cloned().unwrap_or(Value::Map(Vec::new()));
@@ -321,7 +342,6 @@ fn put(master: &Value) -> Option<Told> {
     };
     let mut services: Vec<Service> = services.iter().filter_map(service).collect();
     let left_out = cut_to_bounds(&mut services).map(|(name, count)| format!("{count} of its services, `{name}` first"));
-    let address = get(master, "address").and_then(text)?;
     let connected_at = get(master, "connectedAt").and_then(Value::as_i64)?;
     Some(Told::Put(Master { id, address, connected_at, services }, left_out))
 }
