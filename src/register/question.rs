@@ -37,7 +37,13 @@ pub(super) struct Offer {
 
 enum State {
     Due(Instant),
-    Asked { stream: Stream, late: Option<Instant> },
+    /// Until when an answer is waited for: first one in time, then one that is late. `once_more`: it is asked again then.
+    Asked {
+        stream: Stream,
+        until: Instant,
+        is_late: bool,
+        once_more: bool,
+    },
     Answered,
 }
 
@@ -46,14 +52,20 @@ impl Question {
         Self { line, state: State::Due(Instant::now()), rested: Instant::now() }
     }
 
-    /// Asks anew.
+    /// Asks anew; where an answer may be on its way, after it: a master whose services change faster than it answers
+    /// would never be heard.
     pub(super) fn ask(&mut self) {
-        self.state = State::Due(self.rested);
+        match &mut self.state {
+            State::Asked { is_late: false, once_more, .. } => *once_more = true,
+            _ => self.state = State::Due(self.rested),
+        }
     }
 
-    /// Asks anew, but not soon: the answer is of no use.
+    /// Asks anew, but not soon, if it would not be asked: the answer was of no use.
     pub(super) fn ask_later(&mut self) {
-        self.state = State::Due(Instant::now() + AGAIN);
+        if matches!(self.state, State::Answered) {
+            self.state = State::Due(Instant::now() + AGAIN);
+        }
     }
 
     pub(super) fn withdraw(&mut self) {
@@ -70,25 +82,29 @@ impl Question {
                     sleep_until(*at).await;
                     self.rested = Instant::now() + ASK_INTERVAL;
                     self.state = match self.put() {
-                        Ok(stream) => State::Asked { stream, late: Some(Instant::now() + TELL) },
+                        Ok(stream) => {
+                            State::Asked { stream, until: Instant::now() + TELL, is_late: false, once_more: false }
+                        }
                         Err(_) => State::Due(Instant::now() + ROOM),
                     };
                 }
-                State::Asked { stream, late } => {
-                    let told = match *late {
-                        None => stream.next().await,
-                        Some(at) => match timeout_at(at, stream.next()).await {
-                            Ok(told) => told,
-                            Err(_) => {
-                                *late = None;
-                                return Err(format!("no answer within {TELL:?}"));
-                            }
-                        },
-                    };
-                    let offer = offer(told, self.line.native);
-                    self.state = if offer.is_ok() { State::Answered } else { State::Due(Instant::now() + AGAIN) };
-                    return offer;
-                }
+                State::Asked { stream, until, is_late, once_more } => match timeout_at(*until, stream.next()).await {
+                    Ok(told) => {
+                        let offer = offer(told, self.line.native);
+                        self.state = match &offer {
+                            _ if *once_more => State::Due(self.rested),
+                            Ok(_) => State::Answered,
+                            Err(_) => State::Due(Instant::now() + AGAIN),
+                        };
+                        return offer;
+                    }
+                    Err(_) if *is_late => self.state = State::Due(self.rested),
+                    Err(_) => {
+                        *is_late = true;
+                        *until += if *once_more { Duration::ZERO } else { AGAIN };
+                        return Err(format!("no answer within {TELL:?}"));
+                    }
+                },
             }
         }
     }

@@ -187,7 +187,8 @@ impl Session {
                 offer = question.answer() => match offer.and_then(|offer| offered.set(offer)) {
                     Ok((services, left_out)) => {
                         if let Some(why) = left_out {
-                            self.warn(&why, "a master offers too much");
+                            let (master, address) = (&self.claim.id, &self.peer.address);
+                            tracing::warn!(master, address, why, "a master offers too much");
                         }
                         self.join(services, &mut offered);
                     }
@@ -195,16 +196,13 @@ impl Session {
                     Err(why) => {
                         question.ask_later();
                         if offered.becomes_unknown() {
-                            self.warn(&why, "a master's services are not known");
+                            let (master, address) = (&self.claim.id, &self.peer.address);
+                            tracing::warn!(master, address, why, "a master's services are not known");
                         }
                     }
                 },
             }
         }
-    }
-
-    fn warn(&self, why: &str, what: &str) {
-        tracing::warn!(master = self.claim.id, address = self.peer.address, why, "{what}");
     }
 
     fn join(&self, services: Vec<Service>, offered: &mut Offered) {
