@@ -156,7 +156,8 @@ impl Session {
     /// or the token is no longer one of ours.
     async fn listen(&self, mut incoming: Incoming) {
         let mut secrets_changed = self.hall.secrets_changed.clone();
-        let mut subscriber = Subscriber::new(self.line.handle.clone(), self.relayed.clone(), self.hall.clone());
+        let mut subscriber =
+            Subscriber::new(self.peer.user, self.line.handle.clone(), self.relayed.clone(), self.hall.clone());
         let mut question = Question::new(self.line.clone());
         let mut offered = Offered::new(&self.hall);
         loop {

@@ -7,7 +7,8 @@
 //! - `{cmd:"prove", at}`: tell me on that stream when you have told all that is true now (`{proven: at}`).
 //! - `{cmd:"call-on", uuid, master, service, method, arguments}`: call a master of yours; answered as a call to a
 //!   master.
-//! - `{cmd:"send-to", master, message}`: send a master of yours a command.
+//! - `{cmd:"send-to", master, message}`: send a master of yours a command. `{cmd:"refused", why}` if that is not for you:
+//!   a peer on this machine must be an administrator's. On another one its own sidecar asks who commands.
 //!
 //! Like a master, it is told `register` and `remove`.
 
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
+use nix::unistd::geteuid;
 use rmpv::Value;
 use tokio::select;
 use tokio::sync::broadcast::error::RecvError;
@@ -24,8 +26,9 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Hall;
-use crate::model::{Answer, Answers, Call, Command, Line, Master, Refused};
-use crate::store::{Room, Since};
+use crate::model::{Answer, Answers, Call, Command, Line, Master, Refused, Revision};
+use crate::net::User;
+use crate::store::{Room, Since, Snapshot};
 use crate::tunnel::value::{get, text};
 use crate::tunnel::{Ended, Handle, LOST, Message, REFUSED, RemoteError, SendError, UNSENT, UnderWay};
 
@@ -35,6 +38,9 @@ const PIECE_BYTES: usize = 4 * 1024 * 1024;
 
 /// How many changes are told before newer ones are looked for.
 const ROOM: Room = Room { changes: 1_024, bytes: usize::MAX };
+
+/// How long a subscriber may take for a piece. One that is there takes it at once.
+const TAKE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The longest that a call of a subscriber is waited for, which is the longest that any may take.
 const PATIENCE: Duration = Duration::from_secs(24 * 3_600);
@@ -46,6 +52,7 @@ const MAX_CALLS: usize = 16_384;
 const ENDED: usize = 64;
 
 pub(super) struct Subscriber {
+    user: User,
     handle: Handle,
     hall: Arc<Hall>,
     over: CancellationToken,
@@ -61,11 +68,12 @@ pub(super) struct Subscriber {
 }
 
 impl Subscriber {
-    pub(super) fn new(handle: Handle, under_way: UnderWay, hall: Arc<Hall>) -> Self {
+    pub(super) fn new(user: User, handle: Handle, under_way: UnderWay, hall: Arc<Hall>) -> Self {
         let over = CancellationToken::new();
         let (asked, calls) = (watch::Sender::new(None), HashMap::new());
         let (following, took) = (None, watch::Sender::new(0));
-        Self { handle, hall, _over: over.clone().drop_guard(), over, calls, under_way, following, asked, took }
+        let _over = over.clone().drop_guard();
+        Self { user, handle, hall, over, _over, calls, under_way, following, asked, took }
     }
 
     /// Whether it has subscribed: no master then, and nobody expects services of it.
@@ -153,6 +161,16 @@ impl Subscriber {
     }
 
     fn send(&self, command: &Value) {
+        if !may_command(self.user) {
+            let (user, own) = (self.user, geteuid());
+            let why = format!(
+                "{user} may not command masters: root and the register's own user (uid {own}) may, and a sidecar that \
+                 runs as one of them"
+            );
+            tracing::warn!(why, "a command for a master was refused");
+            let _ = self.handle.send(Message::Other(map([("cmd", "refused".into()), ("why", why.into())])));
+            return;
+        }
         if let (Some(line), Some(message)) = (self.line(command), get(command, "message")) {
             let _ = line.send(&Command::new(message.clone()));
         }
@@ -163,6 +181,15 @@ impl Subscriber {
         let id = get(command, "master").and_then(text)?;
         let snapshot = self.hall.publisher.snapshot();
         snapshot.directory().master(&id)?.line_of(self.hall.publisher.number()).cloned()
+    }
+}
+
+/// Whether a peer may command masters. On this machine only administrators may. One on another machine is a sidecar with
+/// administrators of its own, or an operator with a token.
+fn may_command(user: User) -> bool {
+    match user {
+        User::Uid(uid) => uid == 0 || uid == geteuid().as_raw(),
+        User::Address(address) => !address.is_loopback(),
     }
 }
 
@@ -245,9 +272,14 @@ impl Teller<'_> {
         if self.took.is_some() {
             self.send(map([("piece", self.piece.into())])).await?;
         }
-        match &mut self.took {
-            Some(took) => took.wait_for(|took| *took >= self.piece).await.map(drop).map_err(|_| Ended::Closed),
-            None => Ok(()),
+        let Some(took) = &mut self.took else { return Ok(()) };
+        match timeout(TAKE_TIMEOUT, took.wait_for(|took| *took >= self.piece)).await {
+            Ok(taken) => taken.map(drop).map_err(|_| Ended::Closed),
+            Err(_) => {
+                tracing::warn!("closed a sidecar that follows this one: it took no piece within {TAKE_TIMEOUT:?}");
+                self.handle.close();
+                Err(Ended::Closed)
+            }
         }
     }
 
@@ -261,6 +293,35 @@ impl Teller<'_> {
     }
 }
 
+/// What is to be told next. All that is kept of a snapshot while it is told, which takes as long as the subscriber does.
+struct News {
+    /// In the place of all that was told before.
+    is_whole: bool,
+    /// By their ids; none: it is gone.
+    masters: Vec<(Arc<str>, Option<Arc<Master>>)>,
+    upto: Revision,
+    /// Whether there is no more.
+    is_all: bool,
+}
+
+impl News {
+    fn since(since: Revision, snapshot: &Snapshot, own: usize) -> Self {
+        let revision = snapshot.revision();
+        match snapshot.masters_since(since, ROOM) {
+            Since::Unknown => {
+                let all = snapshot.directory().masters("");
+                let told = all.filter_map(|(id, entry)| Some((id.clone(), Some(entry.told_by(own)?.clone()))));
+                Self { is_whole: true, masters: told.collect(), upto: revision, is_all: true }
+            }
+            Since::Known { changes, upto } => {
+                let told =
+                    changes.into_iter().map(|(id, _, entry)| (id, entry.and_then(|it| it.told_by(own).cloned())));
+                Self { is_whole: false, masters: told.collect(), upto, is_all: upto == revision }
+            }
+        }
+    }
+}
+
 /// Tells the masters that are connected here, and then what becomes of them.
 async fn follow(hall: &Hall, teller: &mut Teller<'_>, mut asked: watch::Receiver<Option<u64>>) -> Result<(), Ended> {
     let own = hall.publisher.number();
@@ -270,36 +331,31 @@ async fn follow(hall: &Hall, teller: &mut Teller<'_>, mut asked: watch::Receiver
     loop {
         // Before the snapshot, which then is no older than the question.
         let question = *asked.borrow_and_update();
-        let snapshot = hall.publisher.snapshot();
-        match snapshot.masters_since(since, ROOM) {
-            Since::Unknown => {
-                teller.tell("reset", true.into()).await?;
-                for master in snapshot.directory().masters("").filter_map(|(_, entry)| entry.told_by(own)) {
-                    teller.put(master).await?;
-                }
-                teller.tell("whole", true.into()).await?;
-                since = snapshot.revision();
+        let news = News::since(since, &hall.publisher.snapshot(), own);
+        if news.is_whole {
+            teller.tell("reset", true.into()).await?;
+        }
+        for (id, master) in news.masters {
+            match master {
+                Some(master) => teller.put(&master).await?,
+                None => teller.tell("drop", id.as_ref().into()).await?,
             }
-            Since::Known { changes, upto } => {
-                for (id, _, entry) in changes {
-                    match entry.as_ref().and_then(|entry| entry.told_by(own)) {
-                        Some(master) => teller.put(master).await?,
-                        None => teller.tell("drop", id.as_ref().into()).await?,
-                    }
-                }
-                since = upto;
-                if upto == snapshot.revision() {
-                    if let Some(at) = question.filter(|_| question != proven) {
-                        teller.tell("proven", at.into()).await?;
-                        proven = question;
-                    }
-                    select! {
-                        Ok(()) = asked.changed() => {}
-                        () = subscription.changed() => {}
-                        order = orders.recv() => pass_on(order, teller.handle),
-                    }
-                }
-            }
+        }
+        if news.is_whole {
+            teller.tell("whole", true.into()).await?;
+        }
+        since = news.upto;
+        if !news.is_all {
+            continue;
+        }
+        if let Some(at) = question.filter(|_| question != proven) {
+            teller.tell("proven", at.into()).await?;
+            proven = question;
+        }
+        select! {
+            Ok(()) = asked.changed() => {}
+            () = subscription.changed() => {}
+            order = orders.recv() => pass_on(order, teller.handle),
         }
     }
 }
@@ -337,6 +393,28 @@ mod tests {
 
     use super::*;
     use crate::tunnel::{Bounds, Conversation, Settings, StreamError, Wire};
+
+    #[test]
+    fn on_this_machine_root_and_the_own_user_command_masters_and_elsewhere_who_has_a_token() {
+        let at = |address: &str| User::Address(address.parse().expect("an address"));
+        let own = geteuid().as_raw();
+        let may = [User::Uid(0), User::Uid(own), User::Uid(own + 1), at("127.0.0.1"), at("::1"), at("192.0.2.1")];
+        assert_eq!(may.map(may_command), [true, true, false, false, false, true]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_take_a_piece_is_closed() {
+        let (here, _there) = tokio::io::duplex(4096);
+        let wire = Wire::new(here, Bounds::DEFAULT);
+        let settings = Settings { ping_interval: 2 * TAKE_TIMEOUT, ..Settings::default() };
+        let (handle, _incoming, conversation) = Conversation::new(wire, settings);
+        let conversation = tokio::spawn(conversation.run());
+        let took = watch::Sender::new(0);
+        let (uuid, took) = ("all".to_owned(), Some(took.subscribe()));
+        let mut teller = Teller { handle: &handle, uuid, took, piece: 0, values: 0, bytes: 0 };
+        assert_eq!(teller.end_piece().await, Err(Ended::Closed));
+        assert_eq!(conversation.await.expect("it ends"), Ended::Closed);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_call_that_does_not_end_is_given_up_and_the_subscriber_told() {

@@ -246,6 +246,33 @@ fn no_command_of_the_tunnel_itself_reaches_a_master_from_another_peer() {
 }
 
 #[test]
+fn who_is_no_administrator_of_this_machine_sends_masters_no_command() {
+    if !Uid::effective().is_root() {
+        return;
+    }
+    let scene = Scene::new();
+    let mut master = scene.join(&[("mail", Value::Array(Vec::new()))]);
+    let id = scene.has(1)[0].id.clone();
+    let mut peer = Scripted::connect_as(Uid::from_raw(65_534), scene.port);
+    peer.say(map([("cmd", "auth".into()), ("token", TOKEN.into())]));
+    let place = map([("host", "192.0.2.1".into()), ("port", 8010.into())]);
+    let evil = map([("cmd", "register".into()), ("registers", Value::Array(vec![place]))]);
+    for message in [evil, map([("cmd", "reload".into())])] {
+        peer.say(map([("cmd", "send-to".into()), ("master", id.as_str().into()), ("message", message)]));
+        let why = text(&peer.hears_command("refused"), "why");
+        assert!(why.contains("uid 65534") && why.contains("root"), "{why}");
+    }
+    scene.roster.client().broadcast(br#"{"cmd":"own"}"#.to_vec(), Encoding::JSON).expect("an administrator");
+    loop {
+        match text(&master.hears().expect("a command"), "cmd").as_str() {
+            "own" => break,
+            "register" | "reload" => panic!("a command of nobody's"),
+            _ => {}
+        }
+    }
+}
+
+#[test]
 fn a_master_that_vanishes_fails_its_calls_at_once_and_says_whether_there_is_another() {
     let scene = Scene::new();
     let unknown: NoMaster = exception(scene.call("mail", "send", "")).expect("an exception");
