@@ -13,6 +13,7 @@ mod question;
 mod secrets;
 mod session;
 mod subscriber;
+mod telling;
 mod token_file;
 
 use std::collections::{BTreeMap, HashMap};

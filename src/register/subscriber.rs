@@ -20,27 +20,16 @@ use futures::StreamExt;
 use nix::unistd::geteuid;
 use rmpv::Value;
 use tokio::select;
-use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Hall;
-use crate::model::{Answer, Answers, Call, Command, Line, Master, Refused, Revision};
+use super::telling::{Teller, follow, map};
+use crate::model::{Answer, Answers, Call, Command, Line, Refused};
 use crate::net::User;
-use crate::store::{Room, Since, Snapshot};
 use crate::tunnel::value::{get, text};
-use crate::tunnel::{Ended, Handle, LOST, Message, REFUSED, RemoteError, SendError, UNSENT, UnderWay};
-
-/// How much is told in one piece: values, and about how much memory they take. A subscriber has room for twice as much.
-const PIECE_VALUES: usize = 512;
-const PIECE_BYTES: usize = 4 * 1024 * 1024;
-
-/// How many changes are told before newer ones are looked for.
-const ROOM: Room = Room { changes: 1_024, bytes: usize::MAX };
-
-/// How long a subscriber may take for a piece. One that is there takes it at once.
-const TAKE_TIMEOUT: Duration = Duration::from_secs(60);
+use crate::tunnel::{Handle, LOST, Message, REFUSED, RemoteError, UNSENT, UnderWay};
 
 /// The longest that a call of a subscriber is waited for, which is the longest that any may take.
 const PATIENCE: Duration = Duration::from_secs(24 * 3_600);
@@ -114,7 +103,7 @@ impl Subscriber {
         self.took.send_replace(0);
         let took = get(command, "pieces").map(|_| self.took.subscribe());
         self.hall.tasks.short(async move {
-            let mut teller = Teller { handle: &handle, uuid, took, piece: 0, values: 0, bytes: 0 };
+            let mut teller = Teller::new(&handle, uuid, took);
             select! {
                 _ = follow(&hall, &mut teller, asked) => {}
                 () = over.cancelled() => {}
@@ -231,162 +220,6 @@ fn error_of(class: &str, why: String) -> RemoteError {
     RemoteError { class: Some(class.to_owned()), ..RemoteError::new(why) }
 }
 
-/// Tells a subscriber of masters, at its own pace if it wants that.
-struct Teller<'h> {
-    handle: &'h Handle,
-    uuid: String,
-    /// The last piece that the subscriber took; none: it takes all as it comes.
-    took: Option<watch::Receiver<u64>>,
-    /// The number of the last piece, and how much of the next one has been told.
-    piece: u64,
-    values: usize,
-    bytes: usize,
-}
-
-impl Teller<'_> {
-    async fn put(&mut self, master: &Master) -> Result<(), Ended> {
-        let bytes = master.memory_size();
-        if self.values >= PIECE_VALUES || self.bytes + bytes > PIECE_BYTES {
-            self.end_piece().await?;
-        }
-        self.bytes += bytes;
-        if self.send(map([("put", value_of(master))])).await? {
-            return Ok(());
-        }
-        tracing::warn!(master = master.id, "a master is too large for the sidecars that follow this one; left it out");
-        Ok(())
-    }
-
-    /// Tells something small.
-    async fn tell(&mut self, what: &str, value: Value) -> Result<(), Ended> {
-        if self.values >= PIECE_VALUES {
-            self.end_piece().await?;
-        }
-        self.send(map([(what, value)])).await.map(drop)
-    }
-
-    /// Waits until the subscriber has taken what was told.
-    async fn end_piece(&mut self) -> Result<(), Ended> {
-        self.piece += 1;
-        (self.values, self.bytes) = (0, 0);
-        if self.took.is_some() {
-            self.send(map([("piece", self.piece.into())])).await?;
-        }
-        let Some(took) = &mut self.took else { return Ok(()) };
-        match timeout(TAKE_TIMEOUT, took.wait_for(|took| *took >= self.piece)).await {
-            Ok(taken) => taken.map(drop).map_err(|_| Ended::Closed),
-            Err(_) => {
-                tracing::warn!("closed a sidecar that follows this one: it took no piece within {TAKE_TIMEOUT:?}");
-                self.handle.close();
-                Err(Ended::Closed)
-            }
-        }
-    }
-
-    /// False: it is too large to be told.
-    async fn send(&mut self, data: Value) -> Result<bool, Ended> {
-        self.values += 1;
-        match self.handle.send_when_room(Message::Data { uuid: self.uuid.clone(), data }).await {
-            Err(SendError::Ended(ended)) => Err(ended),
-            sent => Ok(sent.is_ok()),
-        }
-    }
-}
-
-/// What is to be told next. All that is kept of a snapshot while it is told, which takes as long as the subscriber does.
-struct News {
-    /// In the place of all that was told before.
-    is_whole: bool,
-    /// By their ids; none: it is gone.
-    masters: Vec<(Arc<str>, Option<Arc<Master>>)>,
-    upto: Revision,
-    /// Whether there is no more.
-    is_all: bool,
-}
-
-impl News {
-    fn since(since: Revision, snapshot: &Snapshot, own: usize) -> Self {
-        let revision = snapshot.revision();
-        match snapshot.masters_since(since, ROOM) {
-            Since::Unknown => {
-                let all = snapshot.directory().masters("");
-                let told = all.filter_map(|(id, entry)| Some((id.clone(), Some(entry.told_by(own)?.clone()))));
-                Self { is_whole: true, masters: told.collect(), upto: revision, is_all: true }
-            }
-            Since::Known { changes, upto } => {
-                let told =
-                    changes.into_iter().map(|(id, _, entry)| (id, entry.and_then(|it| it.told_by(own).cloned())));
-                Self { is_whole: false, masters: told.collect(), upto, is_all: upto == revision }
-            }
-        }
-    }
-}
-
-/// Tells the masters that are connected here, and then what becomes of them.
-async fn follow(hall: &Hall, teller: &mut Teller<'_>, mut asked: watch::Receiver<Option<u64>>) -> Result<(), Ended> {
-    let own = hall.publisher.number();
-    let subscription = hall.publisher.subscribe_to_masters();
-    let mut orders = hall.publisher.orders();
-    let (mut since, mut proven) = (0, None);
-    loop {
-        // Before the snapshot, which then is no older than the question.
-        let question = *asked.borrow_and_update();
-        let news = News::since(since, &hall.publisher.snapshot(), own);
-        if news.is_whole {
-            teller.tell("reset", true.into()).await?;
-        }
-        for (id, master) in news.masters {
-            match master {
-                Some(master) => teller.put(&master).await?,
-                None => teller.tell("drop", id.as_ref().into()).await?,
-            }
-        }
-        if news.is_whole {
-            teller.tell("whole", true.into()).await?;
-        }
-        since = news.upto;
-        if !news.is_all {
-            continue;
-        }
-        if let Some(at) = question.filter(|_| question != proven) {
-            teller.tell("proven", at.into()).await?;
-            proven = question;
-        }
-        select! {
-            Ok(()) = asked.changed() => {}
-            () = subscription.changed() => {}
-            order = orders.recv() => pass_on(order, teller.handle),
-        }
-    }
-}
-
-/// Tells a command that masters were told, too.
-fn pass_on(order: Result<Value, RecvError>, handle: &Handle) {
-    let sent = order
-        .map_err(|error| error.to_string())
-        .and_then(|command| handle.send(Message::Other(command)).map_err(|error| error.to_string()));
-    if let Err(why) = sent {
-        tracing::warn!(why, "a sidecar that follows this one was not told of registers");
-    }
-}
-
-fn map<const N: usize>(entries: [(&str, Value); N]) -> Value {
-    Value::Map(entries.into_iter().map(|(key, value)| (key.into(), value)).collect())
-}
-
-fn value_of(master: &Master) -> Value {
-    let services = master
-        .services
-        .iter()
-        .map(|service| map([("name", service.name.as_str().into()), ("metadata", service.metadata.clone())]));
-    map([
-        ("id", master.id.as_str().into()),
-        ("address", master.address.as_str().into()),
-        ("connectedAt", master.connected_at.into()),
-        ("services", Value::Array(services.collect())),
-    ])
-}
-
 #[cfg(test)]
 mod tests {
     use futures::stream;
@@ -400,20 +233,6 @@ mod tests {
         let own = geteuid().as_raw();
         let may = [User::Uid(0), User::Uid(own), User::Uid(own + 1), at("127.0.0.1"), at("::1"), at("192.0.2.1")];
         assert_eq!(may.map(may_command), [true, true, false, false, false, true]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_does_not_take_a_piece_is_closed() {
-        let (here, _there) = tokio::io::duplex(4096);
-        let wire = Wire::new(here, Bounds::DEFAULT);
-        let settings = Settings { ping_interval: 2 * TAKE_TIMEOUT, ..Settings::default() };
-        let (handle, _incoming, conversation) = Conversation::new(wire, settings);
-        let conversation = tokio::spawn(conversation.run());
-        let took = watch::Sender::new(0);
-        let (uuid, took) = ("all".to_owned(), Some(took.subscribe()));
-        let mut teller = Teller { handle: &handle, uuid, took, piece: 0, values: 0, bytes: 0 };
-        assert_eq!(teller.end_piece().await, Err(Ended::Closed));
-        assert_eq!(conversation.await.expect("it ends"), Ended::Closed);
     }
 
     #[tokio::test(start_paused = true)]
