@@ -276,6 +276,13 @@ fn a_master_whose_id_or_address_is_too_long_is_left_out_and_what_its_id_takes_is
 }
 
 #[test]
+fn that_a_register_refuses_a_command_is_told_with_its_reason() {
+    let (scene, mut hub, _uuid) = following_a_script();
+    hub.say(map([("cmd", "refused".into()), ("why", "only root may".into())]));
+    eventually("the log says why", SOON, || ensure(scene.roster.log().contains("only root may"), scene.roster.log()));
+}
+
+#[test]
 fn a_register_that_only_shows_life_proves_nothing() {
     let (scene, mut hub, uuid) = following_a_script();
     let told = |key, value: Value| {
