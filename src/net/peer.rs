@@ -8,8 +8,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::Stream;
 
-/// Between whom places are shared: a user of this machine, or else an address; of IPv6, a network, of which one host has
-/// all addresses.
+/// Between whom places are shared: a user of this machine, or else an address; of IPv6, a network, since one host has
+/// all addresses of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum User {
     Uid(u32),

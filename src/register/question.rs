@@ -37,7 +37,7 @@ pub(super) struct Offer {
 
 enum State {
     Due(Instant),
-    /// Until when an answer is waited for: first one in time, then one that is late. `once_more`: it is asked again then.
+    /// Until when an answer is awaited: first one in time, then one that is late. `once_more`: it is asked again then.
     Asked {
         stream: Stream,
         until: Instant,

@@ -7,8 +7,8 @@
 //! - `{cmd:"prove", at}`: tell me on that stream when you have told all that is true now (`{proven: at}`).
 //! - `{cmd:"call-on", uuid, master, service, method, arguments}`: call a master of yours; answered as a call to a
 //!   master.
-//! - `{cmd:"send-to", master, message}`: send a master of yours a command. `{cmd:"refused", why}` if that is not for you:
-//!   a peer on this machine must be an administrator's. On another one its own sidecar asks who commands.
+//! - `{cmd:"send-to", master, message}`: send a master of yours a command. `{cmd:"refused", why}` if you may
+//!   not: a peer on this machine must be an administrator's. On another one its own sidecar asks who commands.
 //!
 //! Like a master, it is told `register` and `remove`.
 
@@ -173,7 +173,7 @@ impl Subscriber {
     }
 }
 
-/// Whether a peer may command masters. On this machine only administrators may. One on another machine is a sidecar with
+/// Whether a peer may command masters. On this machine only administrators may. One on another is a sidecar with
 /// administrators of its own, or an operator with a token.
 fn may_command(user: User) -> bool {
     match user {

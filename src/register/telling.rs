@@ -90,7 +90,7 @@ impl<'h> Teller<'h> {
     }
 }
 
-/// What is to be told next. All that is kept of a snapshot while it is told, which takes as long as the subscriber does.
+/// What is to be told next: all that is kept of a snapshot while it is told, for as long as the subscriber takes.
 struct News {
     /// In the place of all that was told before.
     is_whole: bool,
