@@ -2,9 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::scan::REQUEST_BYTES;
 use crate::model::NodePath;
 
-/// How many are remembered, and so the most that is told; that there are more is not. And how many bytes of their paths.
+/// A longer path is none that can be asked for.
+pub(super) const MAX_PATH_BYTES: usize = REQUEST_BYTES;
+
+/// How many are remembered, and how many bytes of their paths. However many more there are, they count as one.
 const MOST: usize = 100_000;
 const MOST_BYTES: usize = 32 << 20;
 
@@ -40,6 +44,8 @@ pub(super) enum Why {
 pub(super) struct LeftOut {
     whys: BTreeMap<Box<str>, Why>,
     bytes: usize,
+    /// Whether there were more than are remembered. Only another scan tells whether there still are.
+    more: bool,
 }
 
 impl LeftOut {
@@ -58,26 +64,36 @@ impl LeftOut {
         self.remember(&format!("below {parent}"), why);
     }
 
+    /// The paths that can be asked for. The others are left out.
+    pub(super) fn askable(&mut self, paths: impl IntoIterator<Item = NodePath>) -> Vec<NodePath> {
+        let (askable, long): (Vec<_>, Vec<_>) =
+            paths.into_iter().partition(|path| path.as_str().len() <= MAX_PATH_BYTES);
+        long.iter().for_each(|path| self.insert(path, Why::LongPath));
+        askable
+    }
+
     fn remember(&mut self, path: &str, why: Why) {
         if let Some(known) = self.whys.get_mut(path) {
             *known = why;
         } else if self.whys.len() < MOST && self.bytes + path.len() <= MOST_BYTES {
             self.bytes += path.len();
             self.whys.insert(path.into(), why);
+        } else {
+            self.more = true;
         }
     }
 
-    /// Forgets a node; whether it was left out.
+    /// Forgets a node; whether it was left out, or may have been.
     pub(super) fn remove(&mut self, path: &NodePath) -> bool {
         let removed = self.whys.remove(path.as_str()).is_some();
         if removed {
             self.bytes -= path.as_str().len();
         }
-        removed
+        removed || self.more
     }
 
     pub(super) fn len(&self) -> usize {
-        self.whys.len()
+        self.whys.len() + usize::from(self.more)
     }
 }
 
@@ -126,9 +142,27 @@ mod tests {
         for number in 0..3 {
             left_out.insert(&long.child(&number.to_string()), Why::LongPath);
         }
-        assert_eq!(left_out.len(), 1);
+        assert_eq!(left_out.whys.len(), 1);
         left_out.insert_name(&NodePath::root(), &"\u{1b}".repeat(1 << 20));
-        assert_eq!(left_out.len(), 2);
+        assert_eq!(left_out.whys.len(), 2);
         assert!(left_out.bytes <= MOST_BYTES);
+    }
+
+    #[test]
+    fn that_there_were_more_holds_when_the_remembered_ones_are_gone() {
+        let mut left_out = LeftOut::default();
+        let path = |number: usize| NodePath::root().child(&number.to_string());
+        (0..=MOST).for_each(|number| left_out.insert(&path(number), Why::Unreadable));
+        (0..=MOST).for_each(|number| assert!(left_out.remove(&path(number))));
+        assert_eq!(left_out.len(), 1);
+    }
+
+    #[test]
+    fn a_path_that_is_too_long_to_ask_for_is_left_out() {
+        let mut left_out = LeftOut::default();
+        let short = NodePath::root().child("a");
+        let long = short.child(&"x".repeat(MAX_PATH_BYTES));
+        assert_eq!(left_out.askable([short.clone(), long]), [short]);
+        assert_eq!(left_out.len(), 1);
     }
 }

@@ -222,7 +222,7 @@ impl Mirror {
         let budget = Budget::new(&self.config, self.publisher.filled());
         let mut scan = scope.scan(session, &known, budget).await?;
         self.drain(session, &mut announced)?;
-        let paths: Vec<NodePath> = announced.iter().cloned().collect();
+        let paths = scan.left_out.askable(announced.iter().cloned());
         let take = |path: &NodePath, reading| {
             scan.take(path, scope.judge(path, reading, &known), &known);
             Ok(0)
@@ -311,7 +311,7 @@ impl Mirror {
 
     /// Reads again what changed, and publishes it.
     async fn read_again(&mut self, session: &mut Session, dirty: &mut Dirty) -> Result<(), Trouble> {
-        let paths: Vec<NodePath> = std::mem::take(&mut dirty.paths).into_iter().collect();
+        let paths = self.left_out.askable(std::mem::take(&mut dirty.paths));
         let known = self.publisher.snapshot();
         let scope = Scope { config: &self.config };
         let budget = Budget::new(&self.config, self.publisher.filled());
