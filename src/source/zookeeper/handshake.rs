@@ -53,8 +53,11 @@ impl Connection {
         }
         self.writer.write_all_buf(&mut self.unsent).await.map_err(lost_early)?;
         let given = jute::greeting(&self.small_frame().await?).map_err(strange)?;
-        if given.session == 0 {
-            return Err(NoSession::Ended(Trouble::Ended("the session expired".into())));
+        match (ticket.session, given.session) {
+            (0, 0) => return Err(NoSession::Here(NO_SESSION.into())),
+            (0, _) => {}
+            (known, given) if known == given => {}
+            _ => return Err(NoSession::Ended(Trouble::Ended("the session expired".into()))),
         }
         let length = u64::try_from(given.timeout_ms).ok().filter(|length| *length > 0);
         let length = length.ok_or(Malformed("a session without a length")).map_err(strange)?;
@@ -95,4 +98,44 @@ fn strange(malformed: Malformed) -> NoSession {
 
 fn lost_early(_: io::Error) -> NoSession {
     NoSession::Here(NO_SESSION.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::{BufMut, BytesMut};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// What becomes of the first, where a server answers with the second.
+    async fn connect(known: i64, given: i64) -> Result<i64, NoSession> {
+        const TIMEOUT_MS: i32 = 10_000;
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let ticket = Ticket { session: known, timeout_ms: TIMEOUT_MS, ..Ticket::default() };
+        let answering = async {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            let mut answer = BytesMut::new();
+            jute::put_frame(&mut answer, |out| {
+                out.put_i32(0);
+                out.put_i32(TIMEOUT_MS);
+                out.put_i64(given);
+                out.put_i32(0);
+            });
+            stream.write_all(&answer).await.expect("written");
+            stream
+        };
+        let (opened, _stream) = tokio::join!(Connection::open(address, &ticket, 0, &[]), answering);
+        opened.map(|(_, ticket)| ticket.session)
+    }
+
+    #[tokio::test]
+    async fn a_session_begins_or_is_resumed_and_is_never_another() {
+        assert!(matches!(connect(0, 7).await, Ok(7)));
+        assert!(matches!(connect(7, 7).await, Ok(7)));
+        for given in [0, 8] {
+            assert!(matches!(connect(7, given).await, Err(NoSession::Ended(Trouble::Ended(_)))));
+        }
+        assert!(matches!(connect(0, 0).await, Err(NoSession::Here(_))));
+    }
 }
