@@ -1,6 +1,7 @@
 //! What pretends to be a ZooKeeper and is none: it ends nothing but its own connection, takes neither memory nor
 //! processor without bound, and what it tells that cannot be is left out, counted and named.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -67,6 +68,53 @@ fn a_server_that_breaks_the_protocol_is_sought_again_ever_more_slowly() {
         let connects = server.connects() - before;
         assert!(connects <= MOST, "{connects} more connections: {:?}", sidecar.source());
     }
+}
+
+/// The frame with an error that no request can meet.
+fn odd_error(mut frame: Vec<u8>) -> Sent {
+    frame[16..20].copy_from_slice(&(-1_i32).to_be_bytes());
+    Sent::Once(frame)
+}
+
+/// A whole frame, with answers that end too early.
+fn cut_short(mut frame: Vec<u8>) -> Sent {
+    frame.truncate(24);
+    frame[..4].copy_from_slice(&20_i32.to_be_bytes());
+    Sent::Once(frame)
+}
+
+/// The answer to a connect, without a session.
+fn no_session(mut frame: Vec<u8>) -> Sent {
+    frame[12..20].fill(0);
+    Sent::Once(frame)
+}
+
+/// A good server that takes no connection before every other one was asked.
+#[derive(Debug)]
+struct Last(Vec<Arc<FakeZk>>);
+
+impl Tale for Last {
+    fn sent(&self, op: i32, frame: Vec<u8>) -> Sent {
+        let is_early = op == op::CONNECT && self.0.iter().any(|other| other.connects() == 0);
+        if is_early { Sent::Closed } else { Sent::Once(frame) }
+    }
+}
+
+#[test]
+fn servers_that_lie_keep_nobody_from_a_good_one() {
+    let lies = [
+        Lies(op::ADD_WATCH, odd_error),
+        Lies(op::SYNC, odd_error),
+        Lies(op::MULTI_READ, cut_short),
+        Lies(op::MULTI_READ, odd_error),
+        Lies(op::CONNECT, no_session),
+    ];
+    let liars = lies.map(|lie| Arc::new(FakeZk::telling(lie)));
+    let good = FakeZk::telling(Last(liars.to_vec()));
+    let all: Vec<_> = liars.iter().map(|liar| liar.connect_string()).chain([good.connect_string()]).collect();
+    let roster = Roster::start(&source(&all.join(","), ""));
+    roster.becomes("live");
+    assert!(liars.iter().all(|liar| liar.connects() > 0), "{}", roster.log());
 }
 
 #[test]

@@ -1,18 +1,20 @@
 //! One connection to a server: requests and their replies in one order, events between them, silence noticed.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::chroot::Chroot;
 use super::inbox::Inbox;
 use super::jute::{self, Frame, Malformed, ReplyHeader, code, op, xid};
+use super::request::{Failure, Reply, Request};
 use super::session::Trouble;
 
 /// A connection on which nothing comes for this long is lost, though no end of it was seen.
@@ -35,26 +37,9 @@ const TICKS_OF_SILENCE: u32 = 8;
 
 const READ_BYTES: usize = 64 << 10;
 
-/// A request, and who waits for its reply.
-#[derive(Debug)]
-pub(super) struct Request {
-    pub(super) op: i32,
-    pub(super) body: BytesMut,
-    pub(super) reply: oneshot::Sender<Result<Bytes, Failure>>,
-}
-
-/// Why a request has no reply.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Failure {
-    /// The server refuses it, with this error.
-    Code(i32),
-    /// The reply is larger than one may be.
-    TooLarge,
-    Lost(String),
-}
-
 #[derive(Debug)]
 pub(super) struct Connection {
+    address: SocketAddr,
     pub(super) reader: OwnedReadHalf,
     pub(super) writer: OwnedWriteHalf,
     pub(super) received: BytesMut,
@@ -79,7 +64,7 @@ pub(super) struct Connection {
 struct Waiting {
     xid: i32,
     since: Instant,
-    reply: oneshot::Sender<Result<Bytes, Failure>>,
+    reply: Reply,
 }
 
 impl Connection {
@@ -89,11 +74,12 @@ impl Connection {
     }
 
     /// One on which nothing was said yet.
-    pub(super) fn new(stream: TcpStream, last_zxid: i64) -> Self {
+    pub(super) fn new(address: SocketAddr, stream: TcpStream, last_zxid: i64) -> Self {
         // A small request is sent at once; where that cannot be set, it only comes later.
         let _ = stream.set_nodelay(true);
         let (reader, writer) = stream.into_split();
         Self {
+            address,
             reader,
             writer,
             received: BytesMut::new(),
@@ -108,6 +94,10 @@ impl Connection {
             last_zxid,
             pinged: false,
         }
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     pub(super) fn heard(&self) -> Instant {
@@ -213,20 +203,15 @@ impl Connection {
         match header.error {
             code::SESSION_EXPIRED => Err(Trouble::Ended("the session expired".into())),
             code::AUTH_FAILED | code::SASL_REQUIRED => Err(Trouble::Refused),
-            error => {
-                let answer = if error == 0 { body } else { Err(Failure::Code(error)) };
-                // Who asked may have given up.
-                let _ = waiting.reply.send(answer);
-                Ok(())
-            }
+            0 => waiting.reply.take(body),
+            error => waiting.reply.take(Err(Failure::Code(error))),
         }
     }
 
     /// Tells all who wait for a reply that none will come.
     pub(super) fn fail_all(&mut self, why: &str) {
         for waiting in self.waiting.drain(..) {
-            // Who asked may have given up.
-            let _ = waiting.reply.send(Err(Failure::Lost(why.to_owned())));
+            waiting.reply.fail(why);
         }
     }
 

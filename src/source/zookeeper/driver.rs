@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-use super::connection::{Connection, Failure, Request};
+use super::connection::Connection;
 use super::credentials::Identity;
 use super::handshake::NoSession;
 use super::inbox::Inbox;
 use super::jute::Ticket;
+use super::request::Request;
 use super::servers::Servers;
 use super::session::Trouble;
 use crate::task::Backoff;
@@ -41,15 +42,19 @@ impl Driver {
         let ended = loop {
             let since = Instant::now();
             let chroot = self.servers.chroot();
-            match self.connection.serve(&mut self.requests, &self.inbox, chroot, self.max_reply).await {
-                Trouble::Lost(why) => {
+            let trouble = self.connection.serve(&mut self.requests, &self.inbox, chroot, self.max_reply).await;
+            if since.elapsed() > CALM {
+                backoff.reset();
+                self.servers.forgive();
+            }
+            self.servers.fail(self.connection.address());
+            match trouble {
+                // Another server may be fit.
+                Trouble::Lost(why) | Trouble::Unfit(why) => {
                     self.connection.fail_all(&why);
                     self.inbox.lost(why);
                 }
                 ended => break ended,
-            }
-            if since.elapsed() > CALM {
-                backoff.reset();
             }
             if let Err(ended) = self.reconnect(&mut backoff).await {
                 break ended;
@@ -96,8 +101,7 @@ impl Drop for Driver {
 /// Answers requests that cannot be sent.
 async fn refuse(requests: &mut mpsc::UnboundedReceiver<Request>) -> Infallible {
     while let Some(request) = requests.recv().await {
-        // Who asked may have given up.
-        let _ = request.reply.send(Err(Failure::Lost("the connection is lost".into())));
+        request.reply.fail("the connection is lost");
     }
     std::future::pending().await
 }

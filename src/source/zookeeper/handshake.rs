@@ -38,7 +38,7 @@ impl Connection {
             Ok(Err(error)) => return Err(NoSession::Here(error.kind().to_string())),
             Err(_) => return Err(NoSession::Here("no answer".into())),
         };
-        let mut connection = Self::new(stream, last_zxid);
+        let mut connection = Self::new(address, stream, last_zxid);
         match timeout(patience, connection.greet(ticket, identities)).await {
             Ok(Ok(given)) => Ok((connection, given)),
             Ok(Err(no_session)) => Err(no_session),

@@ -88,8 +88,9 @@ impl Mirror {
     async fn keep(&mut self) {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
         self.feed().enter(FeedState::Connecting, format!("connecting to {}", self.config.connect));
+        let servers = super::servers::Servers::new(&self.config.connect);
         loop {
-            let trouble = match Session::connect(&self.config).await {
+            let trouble = match Session::connect(&self.config, &servers).await {
                 Ok((session, driver)) => {
                     let since = Instant::now();
                     let trouble = tokio::select! {

@@ -11,6 +11,7 @@ mod jute;
 mod left_out;
 mod level;
 mod mirror;
+mod request;
 mod scan;
 mod servers;
 mod session;

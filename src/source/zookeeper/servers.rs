@@ -1,7 +1,11 @@
 //! The servers of an ensemble: where they are, and a connection to one that gives a session.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
+use futures::future::join_all;
 use tokio::net::lookup_host;
 use tokio::time::timeout;
 
@@ -10,6 +14,7 @@ use super::connection::{Connection, SILENCE};
 use super::credentials::Identity;
 use super::handshake::NoSession;
 use super::jute::Ticket;
+use crate::sync::{Mutex, MutexGuard};
 use crate::task::random_below;
 
 /// The port of a server that has none.
@@ -18,57 +23,95 @@ const PORT: u16 = 2181;
 /// Of how many servers it is told why they give no session.
 const MAX_TOLD: usize = 3;
 
-/// What `zookeeper.connect` names.
+/// How long names may be looked up where addresses are known from before: a session's time may be running.
+const LOOKUP: Duration = Duration::from_secs(1);
+
+/// What `zookeeper.connect` names. Clones share what was learned.
 #[derive(Clone, Debug)]
 pub(super) struct Servers {
     addresses: Vec<String>,
     chroot: Chroot,
+    learned: Arc<Mutex<Learned>>,
+}
+
+#[derive(Debug, Default)]
+struct Learned {
+    /// What each name meant when it was last found.
+    found: BTreeMap<usize, Vec<SocketAddr>>,
+    /// The addresses that failed since a connection was last sound; the last is the one that failed last.
+    failed: Vec<SocketAddr>,
 }
 
 impl Servers {
     pub(super) fn new(connect: &str) -> Self {
         let servers = connect.split(',').map(|server| server.strip_prefix("tcp://").unwrap_or(server));
         let chroot = servers.clone().next_back().and_then(|server| server.find('/').map(|slash| &server[slash..]));
-        Self { chroot: Chroot::new(chroot.unwrap_or_default()), addresses: servers.map(address).collect() }
+        let chroot = Chroot::new(chroot.unwrap_or_default());
+        Self { addresses: servers.map(address).collect(), chroot, learned: Arc::default() }
     }
 
     pub(super) fn chroot(&self) -> &Chroot {
         &self.chroot
     }
 
-    /// Tries each server once, in an order of chance, until one gives a session.
+    /// Tries each server once, in an order of chance, those that failed last, until one gives a session.
     pub(super) async fn connect(
         &self,
         ticket: &Ticket,
         last_zxid: i64,
         identities: &[Identity],
     ) -> Result<(Connection, Ticket), NoSession> {
+        let patience = if self.learned().found.is_empty() { SILENCE } else { LOOKUP };
+        let looked_up = join_all(self.addresses.iter().map(|address| look_up(address, patience))).await;
         let mut told = Vec::new();
-        for number in shuffled(self.addresses.len()) {
-            let found = match self.resolve(number).await {
-                Ok(found) => found,
-                Err(why) => {
-                    told.push((number, why));
-                    continue;
-                }
+        for (number, address) in self.round(looked_up, &mut told) {
+            let no_session = match Connection::open(address, ticket, last_zxid, identities).await {
+                Ok(connected) => return Ok(connected),
+                Err(no_session) => no_session,
             };
-            for address in found {
-                match Connection::open(address, ticket, last_zxid, identities).await {
-                    Err(NoSession::Here(why)) => told.push((number, why)),
-                    ended => return ended,
-                }
+            self.fail(address);
+            match no_session {
+                NoSession::Here(why) => told.push((number, why)),
+                ended => return Err(ended),
             }
         }
         Err(NoSession::Here(self.told(told)))
     }
 
-    /// A name is looked up anew each time.
-    async fn resolve(&self, number: usize) -> Result<Vec<SocketAddr>, String> {
-        match timeout(SILENCE, lookup_host(&self.addresses[number])).await {
-            Ok(Ok(addresses)) => Ok(addresses.collect()),
-            Ok(Err(_)) => Err("unknown host".into()),
-            Err(_) => Err("its name is not found in time".into()),
+    /// The addresses to try, with the numbers of their servers. A name that is not found means what it meant before;
+    /// where it never was found, it is told why.
+    fn round(&self, looked_up: Vec<LookedUp>, told: &mut Vec<(usize, String)>) -> Vec<(usize, SocketAddr)> {
+        let mut learned = self.learned();
+        for (number, looked_up) in looked_up.into_iter().enumerate() {
+            match looked_up {
+                Ok(found) => drop(learned.found.insert(number, found)),
+                Err(why) if !learned.found.contains_key(&number) => told.push((number, why.to_owned())),
+                Err(_) => {}
+            }
         }
+        let mut round = Vec::new();
+        for number in shuffled(self.addresses.len()) {
+            round.extend(learned.found.get(&number).into_iter().flatten().map(|address| (number, *address)));
+        }
+        learned.failed.retain(|failed| round.iter().any(|(_, address)| address == failed));
+        round.sort_by_key(|(_, address)| learned.failed.iter().position(|failed| failed == address));
+        round
+    }
+
+    /// An address failed: it is tried after all others.
+    pub(super) fn fail(&self, address: SocketAddr) {
+        let mut learned = self.learned();
+        learned.failed.retain(|failed| *failed != address);
+        learned.failed.push(address);
+    }
+
+    /// What failed long ago does not matter.
+    pub(super) fn forgive(&self) {
+        self.learned().failed.clear();
+    }
+
+    fn learned(&self) -> MutexGuard<'_, Learned> {
+        self.learned.lock().expect("nobody panics while holding it")
     }
 
     fn told(&self, mut whys: Vec<(usize, String)>) -> String {
@@ -78,6 +121,17 @@ impl Servers {
         let named = whys.iter().take(MAX_TOLD).map(|(number, why)| format!("{}: {why}", self.addresses[*number]));
         let more = (more > 0).then(|| format!("and {more} more"));
         named.chain(more).collect::<Vec<_>>().join("; ")
+    }
+}
+
+type LookedUp = Result<Vec<SocketAddr>, &'static str>;
+
+async fn look_up(name: &str, patience: Duration) -> LookedUp {
+    const UNKNOWN: &str = "unknown host";
+    match timeout(patience, lookup_host(name)).await {
+        Ok(Ok(addresses)) => Some(addresses.collect()).filter(|found: &Vec<_>| !found.is_empty()).ok_or(UNKNOWN),
+        Ok(Err(_)) => Err(UNKNOWN),
+        Err(_) => Err("its name is not found in time"),
     }
 }
 
@@ -111,6 +165,28 @@ mod tests {
         let servers = Servers::new("zk1,tcp://zk2:1/app");
         assert_eq!(servers.addresses, ["zk1:2181", "zk2:1"]);
         assert_eq!(servers.chroot.server(&crate::model::NodePath::root().child("a")), "/app/a");
+    }
+
+    #[test]
+    fn an_address_that_failed_comes_last_and_one_that_is_not_found_again_stands() {
+        let servers = Servers::new("zk1,zk2,zk3");
+        let [first, second, third] = [1, 2, 3].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let order = |looked_up: [LookedUp; 3]| {
+            let mut unknown = Vec::new();
+            let round = servers.round(looked_up.into(), &mut unknown);
+            (round.into_iter().map(|(_, address)| address).collect::<Vec<_>>(), unknown.len())
+        };
+        assert_eq!(order([Err(""), Ok(vec![second]), Err("")]), (vec![second], 2));
+        assert_eq!(order([Ok(vec![first]), Ok(vec![second]), Ok(vec![third])]).1, 0);
+        [first, third, first].into_iter().for_each(|address| servers.clone().fail(address));
+        for _ in 0..20 {
+            assert_eq!(order([Err(""), Err(""), Err("")]), (vec![second, third, first], 0));
+        }
+        servers.forgive();
+        servers.fail(second);
+        for _ in 0..20 {
+            assert_eq!(order([Err(""), Err(""), Err("")]).0.last(), Some(&second));
+        }
     }
 
     #[tokio::test]

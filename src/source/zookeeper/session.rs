@@ -7,17 +7,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::Config;
 use super::chroot::Chroot;
-use super::connection::{Connection, Failure, Request};
+use super::connection::Connection;
 use super::credentials::{self, Flaw, Identity};
 use super::driver::Driver;
 use super::handshake::NoSession;
 use super::inbox::Inbox;
 use super::jute::{self, Listing, Malformed, Reading, Ticket, code, op};
+use super::request::{Failure, Reply, Request};
 use super::servers::Servers;
 use crate::model::NodePath;
 
@@ -79,9 +80,8 @@ pub(super) enum Answers<T> {
 
 impl Session {
     /// A session, and what must be awaited for it to do anything.
-    pub(super) async fn connect(config: &Config) -> Result<(Self, Driver), Trouble> {
+    pub(super) async fn connect(config: &Config, servers: &Servers) -> Result<(Self, Driver), Trouble> {
         let identities = identities(config)?;
-        let servers = Servers::new(&config.connect);
         let timeout_ms = config.session_timeout.as_millis().try_into().unwrap_or(i32::MAX);
         let wanted = Ticket { timeout_ms, ..Ticket::default() };
         let (connection, ticket) = match servers.connect(&wanted, 0, &identities).await {
@@ -100,6 +100,7 @@ impl Session {
             watched: false,
         };
         let (inbox, max_reply) = (session.inbox.clone(), Connection::max_reply(config.max_node_bytes.as_u64()));
+        let servers = servers.clone();
         Ok((session, Driver { servers, identities, ticket, connection, requests: received, inbox, max_reply }))
     }
 
@@ -116,7 +117,7 @@ impl Session {
     pub(super) async fn watch(&mut self) -> Result<(), Trouble> {
         for root in &self.roots {
             let body = jute::recursive_watch(&self.chroot.server(root));
-            whole("watch", self.ask("watch", REPLY, op::ADD_WATCH, body).await)?;
+            self.ask("watch", REPLY, op::ADD_WATCH, body, |reply| whole("watch", reply)).await?;
         }
         self.watched = true;
         Ok(())
@@ -129,16 +130,17 @@ impl Session {
     /// Lets the server catch up with its leader: one to which we come back may lag.
     pub(super) async fn catch_up(&self) -> Result<(), Trouble> {
         let body = jute::path(&self.chroot.server(&self.roots[0]));
-        whole("sync", self.ask("sync", REPLY, op::SYNC, body).await).map(drop)
+        self.ask("sync", REPLY, op::SYNC, body, |reply| whole("sync", reply)).await.map(drop)
     }
 
     /// Asks for a sign of life. Its reply comes after the events of all that the server had done before.
     pub(super) async fn heartbeat(&self) -> Result<(), Trouble> {
         let body = jute::unwatched(&self.chroot.server(&self.roots[0]));
-        match self.ask("heartbeat", HEARTBEAT, op::EXISTS, body).await {
+        let sign = |reply| match reply {
             Err(Failure::Code(code::NO_NODE | code::NO_AUTH)) => Ok(()),
-            answer => whole("heartbeat", answer).map(drop),
-        }
+            reply => whole("heartbeat", reply).map(drop),
+        };
+        self.ask("heartbeat", HEARTBEAT, op::EXISTS, body, sign).await
     }
 
     /// The next event. It may be awaited and dropped at any time without loss.
@@ -152,45 +154,49 @@ impl Session {
     }
 
     /// Reads some nodes in one request; sent when called, answered when awaited.
-    pub(super) fn read(&self, paths: &[NodePath]) -> impl Future<Output = Result<Answers<Reading>, Trouble>> + use<'_> {
-        let asked = self.ask_of_many("read", op::GET_DATA, paths);
-        let count = paths.len();
-        async move { answers("read", asked.await, |body| jute::readings(body, count)) }
+    pub(super) fn read(&self, paths: &[NodePath]) -> impl Future<Output = Result<Answers<Reading>, Trouble>> + use<> {
+        self.ask_of_many("read", op::GET_DATA, paths, |body, count| jute::readings(body, count))
     }
 
     /// Lists the children of some nodes in one request, as `read` does.
-    pub(super) fn list(&self, paths: &[NodePath]) -> impl Future<Output = Result<Answers<Listing>, Trouble>> + use<'_> {
-        let asked = self.ask_of_many("list", op::GET_CHILDREN, paths);
-        let count = paths.len();
-        async move { answers("list", asked.await, |body| jute::listings(body, count)) }
+    pub(super) fn list(&self, paths: &[NodePath]) -> impl Future<Output = Result<Answers<Listing>, Trouble>> + use<> {
+        self.ask_of_many("list", op::GET_CHILDREN, paths, jute::listings)
     }
 
-    fn ask_of_many(
+    fn ask_of_many<T: Send + 'static>(
         &self,
         what: &'static str,
         op: i32,
         paths: &[NodePath],
-    ) -> impl Future<Output = Result<Bytes, Failure>> + use<> {
+        decode: fn(&Bytes, usize) -> Result<Vec<T>, Malformed>,
+    ) -> impl Future<Output = Result<Answers<T>, Trouble>> + use<T> {
+        let count = paths.len();
         let body = jute::multi_read(op, paths.iter().map(|path| self.chroot.server(path)));
-        self.ask(what, BULK, op::MULTI_READ, body)
+        self.ask(what, BULK, op::MULTI_READ, body, move |reply| answers(what, reply, |body| decode(body, count)))
     }
 
-    /// Sends a request at once; its reply is to be awaited.
-    fn ask(
+    /// Sends a request at once; its answer is to be awaited. Where `read` fails, the connection is given up: another
+    /// server may do better.
+    fn ask<T, R>(
         &self,
         what: &'static str,
         within: Duration,
         op: i32,
         body: BytesMut,
-    ) -> impl Future<Output = Result<Bytes, Failure>> + use<> {
-        let (reply, answer) = oneshot::channel();
+        read: R,
+    ) -> impl Future<Output = Result<T, Trouble>> + use<T, R>
+    where
+        T: Send + 'static,
+        R: FnOnce(Result<Bytes, Failure>) -> Result<T, Trouble> + Send + 'static,
+    {
+        let (reply, answer) = Reply::new(read);
         // Where nobody takes it, the reply is dropped with it, which is the answer.
         let _ = self.requests.send(Request { op, body, reply });
         async move {
             match timeout(within, answer).await {
                 Ok(Ok(answer)) => answer,
-                Ok(Err(_)) => Err(Failure::Lost("the session was closed".into())),
-                Err(_) => Err(Failure::Lost(format!("{what}: no reply within {within:?}"))),
+                Ok(Err(_)) => Err(Trouble::Lost("the session was closed".into())),
+                Err(_) => Err(Trouble::Lost(format!("{what}: no reply within {within:?}"))),
             }
         }
     }

@@ -19,6 +19,7 @@ pub(crate) mod op {
     pub(crate) const SYNC: i32 = 9;
     pub(crate) const PING: i32 = 11;
     pub(crate) const MULTI_READ: i32 = 22;
+    pub(crate) const ADD_WATCH: i32 = 106;
     pub(crate) const CLOSE: i32 = -11;
     /// No operation: what begins a connection.
     pub(crate) const CONNECT: i32 = 0;
