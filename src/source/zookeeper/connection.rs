@@ -37,6 +37,9 @@ const TICKS_OF_SILENCE: u32 = 8;
 
 const READ_BYTES: usize = 64 << 10;
 
+/// The most memory that is kept while nothing is received.
+const MAX_SPARE: usize = 1 << 20;
+
 #[derive(Debug)]
 pub(super) struct Connection {
     address: SocketAddr,
@@ -122,7 +125,7 @@ impl Connection {
             if let Err(trouble) = self.take_all(inbox, chroot, max_reply) {
                 return trouble;
             }
-            self.received.reserve(READ_BYTES);
+            make_room(&mut self.received);
             tokio::select! {
                 read = self.reader.read_buf(&mut self.received) => match read {
                     Ok(0) => return Trouble::Lost("the server closed the connection".into()),
@@ -224,6 +227,14 @@ impl Connection {
     }
 }
 
+/// Makes room for what comes next, and returns the memory that a large reply took.
+fn make_room(received: &mut BytesMut) {
+    received.reserve(READ_BYTES);
+    if received.is_empty() && received.capacity() > MAX_SPARE {
+        *received = BytesMut::with_capacity(READ_BYTES);
+    }
+}
+
 fn take_event(body: &[u8], inbox: &Inbox, chroot: &Chroot) -> Result<(), Trouble> {
     const CREATED: i32 = 1;
     const DELETED: i32 = 2;
@@ -239,4 +250,21 @@ fn take_event(body: &[u8], inbox: &Inbox, chroot: &Chroot) -> Result<(), Trouble
 
 fn broken(malformed: Malformed) -> Trouble {
     Trouble::Lost(malformed.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_memory_of_a_large_reply_is_returned() {
+        const LARGE: usize = 8 << 20;
+        let mut received = BytesMut::new();
+        jute::put_request(&mut received, 1, 0, &vec![0; LARGE]);
+        make_room(&mut received);
+        assert!(received.capacity() > LARGE);
+        assert!(matches!(jute::frame(&mut received, 2 * LARGE), Ok(Frame::Complete(_))));
+        make_room(&mut received);
+        assert!((READ_BYTES..=MAX_SPARE).contains(&received.capacity()), "{}", received.capacity());
+    }
 }
