@@ -78,21 +78,27 @@ impl Servers {
         Err(NoSession::Here(self.told(told)))
     }
 
-    /// The addresses to try, with the numbers of their servers. A name that is not found means what it meant before;
-    /// where it never was found, it is told why.
+    /// The addresses to try, with the numbers of their servers. Where no name is found, all mean what they meant before.
+    /// Where others are, one that is not may be gone, and its address be somebody else's.
     fn round(&self, looked_up: Vec<LookedUp>, told: &mut Vec<(usize, String)>) -> Vec<(usize, SocketAddr)> {
         let mut learned = self.learned();
+        let is_dns_away = looked_up.iter().all(Result::is_err);
+        let mut meant = Vec::new();
         for (number, looked_up) in looked_up.into_iter().enumerate() {
             match looked_up {
-                Ok(found) => drop(learned.found.insert(number, found)),
-                Err(why) if !learned.found.contains_key(&number) => told.push((number, why.to_owned())),
-                Err(_) => {}
+                Ok(found) => {
+                    meant.push((number, found.clone()));
+                    learned.found.insert(number, found);
+                }
+                Err(why) => match learned.found.get(&number).filter(|_| is_dns_away) {
+                    Some(found) => meant.push((number, found.clone())),
+                    None => told.push((number, why.to_owned())),
+                },
             }
         }
-        let mut round = Vec::new();
-        for number in shuffled(self.addresses.len()) {
-            round.extend(learned.found.get(&number).into_iter().flatten().map(|address| (number, *address)));
-        }
+        let in_turn = shuffled(meant.len()).into_iter().map(|at| &meant[at]);
+        let mut round: Vec<_> =
+            in_turn.flat_map(|(number, found)| found.iter().map(|address| (*number, *address))).collect();
         learned.failed.retain(|failed| round.iter().any(|(_, address)| address == failed));
         round.sort_by_key(|(_, address)| learned.failed.iter().position(|failed| failed == address));
         round
@@ -168,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_failed_comes_last_and_one_that_is_not_found_again_stands() {
+    fn an_address_that_failed_comes_last_and_those_known_stand_while_no_name_is_found() {
         let servers = Servers::new("zk1,zk2,zk3");
         let [first, second, third] = [1, 2, 3].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
         let order = |looked_up: [LookedUp; 3]| {
@@ -182,6 +188,7 @@ mod tests {
         for _ in 0..20 {
             assert_eq!(order([Err(""), Err(""), Err("")]), (vec![second, third, first], 0));
         }
+        assert_eq!(order([Err(""), Ok(vec![second]), Ok(vec![third])]), (vec![second, third], 1));
         servers.forgive();
         servers.fail(second);
         for _ in 0..20 {
