@@ -154,7 +154,7 @@ struct MastersReply {
 struct Filter {
   /** The name of a service, without a version. */
   1: optional string serviceName
-  /** Metadata that the service must have, by key: a string as it is, any other value as its JSON text. */
+  /** Metadata that the service must have, at most 8, by key: a string as it is, any other value as its JSON text. */
   2: optional map<string, string> metadata
   /** At most so many (0: as many as a reply may hold). */
   3: optional i32 limit

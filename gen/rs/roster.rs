@@ -1592,7 +1592,7 @@ impl TSerializable for MastersReply {
 pub struct Filter {
   /// The name of a service, without a version.
   pub service_name: Option<String>,
-  /// Metadata that the service must have, by key: a string as it is, any other value as its JSON text.
+  /// Metadata that the service must have, at most 8, by key: a string as it is, any other value as its JSON text.
   pub metadata: Option<BTreeMap<String, String>>,
   /// At most so many (0: as many as a reply may hold).
   pub limit: Option<i32>,

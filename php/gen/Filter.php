@@ -61,7 +61,7 @@ class Filter
      */
     public $serviceName = null;
     /**
-     * Metadata that the service must have, by key: a string as it is, any other value as its JSON text.
+     * Metadata that the service must have, at most 8, by key: a string as it is, any other value as its JSON text.
      * 
      * @var array
      */

@@ -11,7 +11,7 @@ use super::ids::Claim;
 use super::line::MasterLine;
 use super::offered::Offered;
 use super::question::Question;
-use super::secrets::Admitted;
+use super::secrets::{Admitted, EXAMPLE_TOKEN};
 use super::subscriber::Subscriber;
 use crate::model::{Change, Master, Service};
 use crate::net::{self, Peer};
@@ -109,8 +109,11 @@ async fn authenticate(wire: &mut Wire<net::Stream>, peer: &Peer, until: Instant,
 /// Who the first message shows to be there, or why nobody is let in by it.
 fn admit(first: Message, peer: &Peer, hall: &Hall) -> Result<Auth, &'static str> {
     const NO_TOKEN: &str = "a wrong token, or none";
+    const EXAMPLE: &str = "the token of the public examples, which does not serve here; the register's own are in the file \
+                           `[register] tokens`, else in `register.token` in `[shared] state`";
     let Message::Auth { token, native, id } = first else { return Err(NO_TOKEN) };
-    let admitted = hall.secrets.load().admit(&token).ok_or(NO_TOKEN)?;
+    let wrong = if token.0 == EXAMPLE_TOKEN { EXAMPLE } else { NO_TOKEN };
+    let admitted = hall.secrets.load().admit(&token).ok_or(wrong)?;
     let number = hall.next_number();
     let id = id.filter(|id| !id.is_empty()).unwrap_or_else(|| format!("{}-{number}", hall.name));
     let claim = hall.ids.claim(id, peer.user).ok_or("a master of another user has this id")?;
