@@ -178,6 +178,13 @@ impl Feed {
         }
     }
 
+    /// For a source whose first whole state is about to be seen.
+    pub(super) fn go_live_if_proven(&self) {
+        if self.was_in_sync() {
+            self.enter(FeedState::Live, "");
+        }
+    }
+
     /// The time since the source was last known to be in sync; zero while it is. None: it never was.
     pub fn age(&self) -> Option<Duration> {
         let since = self.since_proof()?;

@@ -146,6 +146,10 @@ impl Store {
             return next.revision();
         }
         let revision = next.revision();
+        if whole && !self.current.load().filled()[feed].whole {
+            // Else the shared file could say that it is not in sync yet, until it is written again.
+            next.feeds()[feed].go_live_if_proven();
+        }
         self.current.store(Arc::new(next));
         drop(writer);
         self.metrics.changes.add(told.paths.len() as u64);
