@@ -180,7 +180,7 @@ impl Feed {
 
     /// For a source whose first whole state is about to be seen.
     pub(super) fn go_live_if_proven(&self) {
-        if self.was_in_sync() {
+        if self.was_in_sync() && self.state() != FeedState::Live {
             self.enter(FeedState::Live, "");
         }
     }
