@@ -17,13 +17,10 @@ const FOLDER_MODE: u32 = 0o750;
 
 /// Makes the file with a random token, unless it is there.
 pub(super) fn make(path: &Path) -> Result<(), SecretError> {
-    if path.is_relative() {
-        return Err(SecretError::Nowhere);
+    if is_there(path)? {
+        return Ok(());
     }
     let failed = |reason| SecretError::Make { path: path.to_owned(), reason };
-    if fs::exists(path).map_err(failed)? {
-        return check_owner(path);
-    }
     let folder = path.parent().unwrap_or(Path::new("/"));
     if !folder.is_dir() {
         DirBuilder::new().mode(FOLDER_MODE).create(folder).map_err(failed)?;
@@ -44,17 +41,25 @@ pub(super) fn make(path: &Path) -> Result<(), SecretError> {
 
 /// Whether the file is there, or could be made.
 pub(super) fn check(path: &Path) -> Result<(), SecretError> {
-    if path.is_relative() {
-        return Err(SecretError::Nowhere);
+    if is_there(path)? {
+        return Ok(());
     }
     let failed = |reason| SecretError::Make { path: path.to_owned(), reason };
-    if fs::exists(path).map_err(failed)? {
-        return check_owner(path);
-    }
     let above = |path: &Path| path.parent().unwrap_or(Path::new("/")).to_owned();
     let folder = above(path);
     let folder = if folder.is_dir() { folder } else { above(&folder) };
     access(&folder, AccessFlags::W_OK | AccessFlags::X_OK).map_err(|error| failed(error.into()))
+}
+
+/// Whether there is a file already, which must be the sidecar's own.
+fn is_there(path: &Path) -> Result<bool, SecretError> {
+    if path.is_relative() {
+        return Err(SecretError::Nowhere);
+    }
+    if !fs::exists(path).map_err(|reason| SecretError::Make { path: path.to_owned(), reason })? {
+        return Ok(false);
+    }
+    check_owner(path).map(|()| true)
 }
 
 /// Whoever else could have put a file there would know the token.

@@ -1,8 +1,8 @@
 //! Memory: what clients make the endpoint hold, charged to their users, so that one bound stands over all others.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::shares::{Account, Taken};
+use super::shares::{Account, Taken, lock};
 
 /// A connection is charged in steps; the first is for itself and its buffers while they are small.
 const STEP: usize = 8 * 1024;
@@ -148,10 +148,6 @@ impl Values {
 /// What values take.
 pub(super) fn size(values: &[Vec<u8>]) -> usize {
     values.iter().map(|value| value.len() + OVERHEAD).sum()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
