@@ -24,6 +24,7 @@ pub struct Sidecar {
     tasks: Tasks,
     failures: mpsc::UnboundedReceiver<Failure>,
     reload: watch::Sender<()>,
+    store: Arc<Store>,
     access: Arc<Access>,
     addresses: Vec<Address>,
     stop_timeout: Duration,
@@ -104,7 +105,7 @@ impl Sidecar {
         if let Some(shared) = shared {
             shared.start(&tasks, &store, &metrics)?;
         }
-        Ok(Self { tasks, failures, reload, access, addresses, stop_timeout: config.sidecar.stop_timeout })
+        Ok(Self { tasks, failures, reload, store, access, addresses, stop_timeout: config.sidecar.stop_timeout })
     }
 
     /// Where it listens.
@@ -136,9 +137,16 @@ impl Sidecar {
         }
     }
 
-    /// Accepts no more, lets what is under way finish until the deadline, and says what had to be cut.
+    /// Keeps what is known as it is: what ends from now on, this process ends itself.
+    pub fn freeze(&self) {
+        self.store.freeze();
+    }
+
+    /// Keeps what is known as it is, accepts no more, lets what is under way finish until the deadline, and says what had
+    /// to be cut.
     pub async fn stop(self) {
         tracing::info!("stopping");
+        self.freeze();
         match self.tasks.stop(self.stop_timeout).await {
             0 => tracing::info!("stopped"),
             cut => tracing::warn!(cut, deadline = ?self.stop_timeout, "stopped; some tasks had to be cut"),

@@ -97,7 +97,8 @@ impl Samples {
         let start = |_| {
             let mut command = Command::new(&binary);
             command.arg("sample-master").arg(port.to_string()).stdin(Stdio::null()).stdout(Stdio::null());
-            command.kill_on_drop(true).spawn().context("cannot start a sample master")
+            // An interrupt from the terminal is for the sidecar, which then ends them.
+            command.process_group(0).kill_on_drop(true).spawn().context("cannot start a sample master")
         };
         Ok(Self((0..COUNT).map(start).collect::<anyhow::Result<_>>()?))
     }

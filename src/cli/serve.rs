@@ -75,6 +75,7 @@ async fn serve(
         }
     };
     systemd.stopping();
+    sidecar.freeze();
     samples.stop().await;
     // Who asks again does not want to wait.
     tokio::select! {

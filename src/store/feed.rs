@@ -34,6 +34,7 @@ pub struct Feed {
     state: AtomicU8,
     left_out: AtomicU64,
     gone: AtomicBool,
+    frozen: AtomicBool,
     words: ArcSwap<Words>,
     /// How often the source was lost and found again.
     pub reconnects: Counter,
@@ -69,6 +70,7 @@ impl Feed {
             state: AtomicU8::new(FeedState::Connecting as u8),
             left_out: AtomicU64::new(0),
             gone: AtomicBool::new(false),
+            frozen: AtomicBool::new(false),
             words: ArcSwap::from_pointee(Words { detail: "starting".into(), session: None }),
             reconnects: Counter::default(),
             drift: Counter::default(),
@@ -127,6 +129,15 @@ impl Feed {
         self.gone.store(true, Ordering::Release);
     }
 
+    /// From now on the source says nothing more of itself, so that it grows old.
+    pub(super) fn freeze(&self) {
+        self.frozen.store(true, Ordering::Release);
+    }
+
+    fn is_frozen(&self) -> bool {
+        self.frozen.load(Ordering::Acquire)
+    }
+
     /// Whether this feed has a say in what lies at or below `path`.
     pub fn is_behind(&self, path: &NodePath) -> bool {
         self.roots.iter().any(|root| path.is_under(root) || root.is_under(path))
@@ -143,6 +154,9 @@ impl Feed {
 
     /// Says what the source is doing now, and what it waits for or suffers from; whether that is new.
     pub fn enter(&self, state: FeedState, detail: impl Into<String>) -> bool {
+        if self.is_frozen() {
+            return false;
+        }
         let before = self.words.load();
         let words = Words { detail: detail.into(), session: before.session.clone() };
         let is_new = self.state() != state || before.detail != words.detail;
@@ -166,6 +180,9 @@ impl Feed {
 
     /// Says that what the store holds is what the source held at that moment, or later.
     pub fn prove(&self, at: Instant) {
+        if self.is_frozen() {
+            return;
+        }
         let millis = at.saturating_duration_since(self.born).as_millis() as u64;
         self.proven.fetch_max(millis + 1, Ordering::AcqRel);
     }

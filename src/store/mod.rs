@@ -52,12 +52,19 @@ impl Default for Config {
 #[derive(Debug)]
 pub struct Store {
     current: ArcSwap<Snapshot>,
-    /// Held while the next snapshot is made. Readers never take it.
-    writer: Mutex<()>,
+    /// Held while the next snapshot is made; whether one still is. Readers never take it.
+    writer: Mutex<Writing>,
     subscriptions: Subscriptions,
     /// Commands for the sidecars that follow this one.
     orders: broadcast::Sender<Value>,
     metrics: Arc<Metrics>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Writing {
+    Open,
+    /// What is published changes nothing any more.
+    Frozen,
 }
 
 impl Store {
@@ -79,7 +86,7 @@ impl Store {
     fn from_snapshot(first: Snapshot, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
             current: ArcSwap::from_pointee(first),
-            writer: Mutex::new(()),
+            writer: Mutex::new(Writing::Open),
             subscriptions: Subscriptions::default(),
             orders: broadcast::Sender::new(ORDERS),
             metrics,
@@ -130,6 +137,12 @@ impl Store {
         self.orders.send(command.clone()).unwrap_or(0)
     }
 
+    /// Keeps everything as it is now, for good: what a sidecar that stops ends itself is no news about the world.
+    pub fn freeze(&self) {
+        *self.writer.lock().unwrap_or_else(PoisonError::into_inner) = Writing::Frozen;
+        self.snapshot().feeds().iter().for_each(|feed| feed.freeze());
+    }
+
     fn admit(&self, feed: &Arc<Feed>) -> usize {
         let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = Snapshot::clone(&self.current.load());
@@ -140,6 +153,9 @@ impl Store {
 
     fn publish(&self, feed: usize, changes: Vec<Change>, whole: bool) -> Revision {
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if *writer == Writing::Frozen {
+            return self.current.load().revision();
+        }
         let mut next = Snapshot::clone(&self.current.load());
         let told = next.apply(feed, changes, whole);
         if !told.changed {

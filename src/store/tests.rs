@@ -232,3 +232,16 @@ fn what_a_source_says_after_it_has_published_is_not_said_of_what_was_before() {
         "it is said anew, of what is there now"
     );
 }
+
+#[test]
+fn a_frozen_store_stays_as_it_is_and_grows_old() {
+    let (store, publisher) = store(100);
+    let revision = publisher.publish_whole(vec![put("/a", "1")]);
+    publisher.feed().enter(FeedState::Live, "");
+    store.freeze();
+    assert_eq!(publisher.publish(vec![delete("/a")]), revision);
+    assert!(store.snapshot().node(&path("/a")).is_some());
+    publisher.feed().prove(Instant::now());
+    assert!(!publisher.feed().enter(FeedState::Down, "closed"));
+    assert_eq!((publisher.feed().state(), publisher.feed().age()), (FeedState::Live, None));
+}

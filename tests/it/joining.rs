@@ -330,3 +330,16 @@ fn a_register_proves_what_it_has_told_before() {
     let told: Vec<_> = told.take_while(|told| field(told, "proven").is_nil()).collect();
     assert!(told.iter().any(|told| !field(told, "whole").is_nil()), "{told:?}");
 }
+
+#[test]
+fn masters_that_a_stopping_register_closes_are_not_gone_for_those_who_follow_it() {
+    const COUNT: usize = 50;
+    let mut hub = Scene::new();
+    let beside = following(hub.port, "");
+    let _masters: Vec<_> = (0..COUNT).map(|_| mail(hub.port)).collect();
+    beside.has(COUNT);
+    assert!(hub.roster.stop().success());
+    let down = || sources(&beside).into_iter().any(|source| source.name == "upstream" && source.state == "down");
+    eventually("the register is lost", SOON, || ensure(down(), format!("{:?}", sources(&beside))));
+    assert_eq!(beside.masters().expect("an answer").len(), COUNT);
+}

@@ -21,6 +21,7 @@ mod php;
 mod readers;
 mod recorded;
 mod register;
+mod restarts;
 mod shared;
 mod storm;
 mod streams;
