@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpStream;
 
 use super::Stream;
 
@@ -85,6 +86,12 @@ impl Peers {
             }
             Stream::Tls(_) => None,
         }
+    }
+
+    /// Whether a peer on this machine has closed its socket.
+    pub(super) fn has_closed(&self, stream: &TcpStream) -> bool {
+        let ends = stream.peer_addr().and_then(|peer| Ok((peer, stream.local_addr()?)));
+        ends.is_ok_and(|(peer, own)| matches!(self.uid_of(peer, own), Ok(None)))
     }
 
     /// The user to whom the socket at `peer` belongs, whose other end is `own`; none: its user has closed it, and the

@@ -1,21 +1,24 @@
 //! Connections: whatever carries them, one type to read from and write to.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use nix::libc;
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::unix::UCred;
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
 
+use super::Peers;
+
 /// A long-lived connection on which nothing came for this long is probed.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
-/// How often it is looked whether a peer is gone that has said more than is read.
+/// How often it is looked whether a peer is gone that sends no more, or more than is read.
 const LOOK: Duration = Duration::from_millis(200);
 
 /// A connection.
@@ -52,19 +55,22 @@ impl Stream {
         let _ = socket2::SockRef::from(stream).set_tcp_keepalive(&probes);
     }
 
-    /// Waits until the peer is gone, also where what it said before has not been read.
-    pub async fn hung_up(&self) {
-        loop {
-            let ready = match self {
-                Self::Tcp(stream) => stream.ready(Interest::READABLE).await,
-                Self::Unix(stream) => stream.ready(Interest::READABLE).await,
-                Self::Tls(stream) => stream.get_ref().0.ready(Interest::READABLE).await,
-            };
-            if ready.is_ok_and(|ready| ready.is_read_closed()) {
-                return;
-            }
-            // What it said makes it ready all the time.
+    /// Waits until the peer is gone, also where what it said before has not been read. Who only sends no more is there,
+    /// and may wait for an answer.
+    pub async fn gone(&self) {
+        while !self.is_gone() {
+            // Nothing wakes us when a peer goes that had said before that it sends no more.
             tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Over a Unix socket, the kernel says whether the peer has closed, or only sends no more. Over TCP both look the
+    /// same until something is sent, but of a peer on this machine the kernel knows whether anybody still has its socket.
+    fn is_gone(&self) -> bool {
+        match self {
+            Self::Unix(stream) => is_hung_up(stream.as_fd()),
+            Self::Tcp(stream) => is_hung_up(stream.as_fd()) || Peers::new().has_closed(stream),
+            Self::Tls(stream) => is_hung_up(stream.get_ref().0.as_fd()),
         }
     }
 
@@ -76,6 +82,12 @@ impl Stream {
             Self::Tls(stream) => stream.get_ref().0.readable().await,
         }
     }
+}
+
+/// Whether both directions are closed, or the connection broke.
+fn is_hung_up(socket: BorrowedFd<'_>) -> bool {
+    let mut sockets = [PollFd::new(socket, PollFlags::empty())];
+    poll(&mut sockets, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
 /// What neither the standard library nor tokio asks of a socket.

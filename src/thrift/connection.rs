@@ -289,16 +289,15 @@ impl Connection {
         let most = end + shared.config.max_request.as_u64() as usize;
         // In a box: else every connection would be as large as a call.
         let mut waiting = Box::pin(wait.until_answered(&shared.desk, &self.peer, &mut self.open, &self.stop));
-        let mut has_room = true;
+        let mut may_read = true;
         loop {
             tokio::select! {
                 answer = &mut waiting => return Ok(answer),
-                read = read_or_end(&mut self.stream, &mut self.received, has_room), if !is_sending => {
-                    if read? == 0 {
-                        return Err(End::Quiet);
-                    }
+                read = read_unless_gone(&mut self.stream, &mut self.received, may_read), if !is_sending => {
+                    // A peer that sends no more may still want its answer.
+                    let has_more = read?.ok_or(End::Quiet)? > 0;
                     let may_grow = self.received.try_reserve(READ).is_ok() && self.received.len() < most;
-                    has_room = may_grow && self.charge.set(Part::Received, self.received.capacity());
+                    may_read = has_more && may_grow && self.charge.set(Part::Received, self.received.capacity());
                 }
             }
         }
@@ -369,11 +368,11 @@ async fn read(stream: &mut Stream, into: &mut Vec<u8>) -> io::Result<usize> {
     stream.read_buf(&mut into.limit(MAX_READ)).await
 }
 
-/// The same; or, where nothing more may be read, waits for the peer's end.
-async fn read_or_end(stream: &mut Stream, into: &mut Vec<u8>, has_room: bool) -> io::Result<usize> {
-    if has_room {
-        return read(stream, into).await;
+/// The same; or, where nothing more may be read, waits until the peer is gone, which is none.
+async fn read_unless_gone(stream: &mut Stream, into: &mut Vec<u8>, may_read: bool) -> io::Result<Option<usize>> {
+    if may_read {
+        return read(stream, into).await.map(Some);
     }
-    stream.hung_up().await;
-    Ok(0)
+    stream.gone().await;
+    Ok(None)
 }

@@ -1,7 +1,8 @@
 //! The endpoint understands every dialect, and no bytes of a peer end anything but its own connection.
 
 use std::hash::{BuildHasher, RandomState};
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -173,6 +174,45 @@ fn half_a_request_and_then_silence_is_not_waited_for_long() {
     }
     roster.wire(BINARY).ends_within(AT_ONCE);
     assert_eq!(roster.data("/a"), b"one");
+}
+
+#[test]
+fn a_watch_of_who_sends_no_more_goes_on_until_its_client_is_gone() {
+    let roster = Roster::of_file(NODES);
+    let since = roster.status().freshness.revision;
+    let watch = |timeout_ms| {
+        let arguments =
+            [Argument::Long(since), Argument::Texts(&[]), Argument::Number(timeout_ms), Argument::Number(0)];
+        BINARY.call("watch", 1, &arguments)
+    };
+    let unix = || socket2::Socket::from(UnixStream::connect(roster.socket()).expect("a connection"));
+    let tcp = || socket2::Socket::from(TcpStream::connect(("127.0.0.1", roster.port())).expect("a connection"));
+    let ask = |mut client: socket2::Socket, timeout_ms| {
+        client.write_all(&watch(timeout_ms)).expect("the sidecar takes it");
+        client
+    };
+    let waiting = |count: i64| {
+        eventually("watches wait", SOON, || {
+            let waiting = roster.status().counters["watchesWaiting"];
+            ensure(waiting == count, format!("{waiting} and not {count}"))
+        });
+    };
+    for connect in [&unix as &dyn Fn() -> socket2::Socket, &tcp] {
+        let mut answered = ask(connect(), 700);
+        answered.shutdown(Shutdown::Write).expect("it sends no more");
+        answered.set_read_timeout(Some(SOON)).expect("a time limit");
+        let mut reply = Vec::new();
+        answered.read_to_end(&mut reply).expect("a reply, and the end");
+        assert!(reply.starts_with(b"\x80\x01\x00\x02\x00\x00\x00\x05watch"), "{reply:?}");
+
+        let (gone, soon_gone) = (ask(connect(), 60_000), ask(connect(), 60_000));
+        soon_gone.shutdown(Shutdown::Write).expect("it sends no more");
+        waiting(2);
+        drop(gone);
+        waiting(1);
+        drop(soon_gone);
+        waiting(0);
+    }
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! Calls over a connection.
 
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use bytesize::ByteSize;
@@ -92,26 +94,54 @@ async fn a_request_for_which_its_user_has_no_memory_is_refused_and_the_next_is_a
     }
 }
 
+fn path(server: &Server) -> PathBuf {
+    match &server.address {
+        Address::Unix(path) => path.clone(),
+        other => panic!("{other}"),
+    }
+}
+
+/// A call whose options, at the end, give it a minute.
+fn minute_long_call(arguments: &[u8]) -> Vec<u8> {
+    let head = b"\x80\x01\x00\x01\x00\x00\x00\x04call\x00\x00\x00\x01\x0b\x00\x01\x00\x00\x00\x04mail\x0b\x00\x02\
+                 \x00\x00\x00\x04send\x0b\x00\x03";
+    let length = (arguments.len() as u32).to_be_bytes();
+    [&head[..], &length, arguments, b"\x0c\x00\x04\x08\x00\x01\x00\x00\xea\x60\x00\x00"].concat()
+}
+
 #[tokio::test]
 async fn a_client_that_goes_away_gives_its_call_up() {
     let server = serve();
     let silent = server.master(Manner::Silent);
-    let path = match &server.address {
-        Address::Unix(path) => path.clone(),
-        other => panic!("{other}"),
-    };
     for arguments in [Vec::new(), format!("[\"{}\"]", "x".repeat(900_000)).into_bytes()] {
-        // The options, at the end, give the call a minute.
-        let head = b"\x80\x01\x00\x01\x00\x00\x00\x04call\x00\x00\x00\x01\x0b\x00\x01\x00\x00\x00\x04mail\x0b\x00\x02\
-                     \x00\x00\x00\x04send\x0b\x00\x03";
-        let length = (arguments.len() as u32).to_be_bytes();
-        let request = [&head[..], &length, &arguments, b"\x0c\x00\x04\x08\x00\x01\x00\x00\xea\x60\x00\x00"].concat();
+        let request = minute_long_call(&arguments);
+        let path = path(&server);
         let mut stream = UnixStream::connect(&path).expect("a connection");
         let stream = spawn_blocking(move || stream.write_all(&request).map(|()| stream)).await.expect("the client");
         until("the call is under way", || silent.outstanding() == 1).await;
         drop(stream.expect("written"));
         until("the call is given up", || silent.outstanding() == 0).await;
     }
+}
+
+#[tokio::test]
+async fn a_client_that_sends_no_more_gets_its_answer() {
+    let server = serve();
+    let silent = server.master(Manner::Silent);
+    let mut stream = UnixStream::connect(path(&server)).expect("a connection");
+    stream.write_all(&minute_long_call(&[])).expect("written");
+    stream.shutdown(Shutdown::Write).expect("it sends no more");
+    until("the call is under way", || silent.outstanding() == 1).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let sender = silent.open.lock().expect("no panic")[0].clone();
+    sender.send(Answer::Value(7.into())).await.expect("it waits");
+    sender.send(Answer::End).await.expect("it waits");
+    let reply = spawn_blocking(move || {
+        let mut reply = Vec::new();
+        stream.read_to_end(&mut reply).map(|_| reply)
+    });
+    let reply = reply.await.expect("the client").expect("a reply, and the end");
+    assert!(reply.starts_with(b"\x80\x01\x00\x02\x00\x00\x00\x04call"), "{reply:?}");
 }
 
 #[tokio::test]
