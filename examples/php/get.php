@@ -11,7 +11,8 @@ use Thrift\Transport\TSocket;
 $runtime = getenv('XDG_RUNTIME_DIR');
 $own = $runtime ? "$runtime/roster/roster.sock" : '/tmp/roster-' . posix_getuid() . '/roster.sock';
 $sockets = array_filter(['/run/roster/roster.sock', $own], 'file_exists');
-$address = getenv('ROSTER_ADDRESS') ?: ($sockets ? 'unix://' . current($sockets) : '127.0.0.1:9090');
+// Over TCP nobody knows who answers, so that only ROSTER_ADDRESS leads there.
+$address = getenv('ROSTER_ADDRESS') ?: 'unix://' . (current($sockets) ?: '/run/roster/roster.sock');
 // TSocket adds a port even to a Unix socket; Roster keeps a link `roster.sock:1` for it.
 [$host, $port] = str_starts_with($address, 'unix:') ? [$address, 1] : explode(':', $address);
 

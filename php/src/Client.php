@@ -20,10 +20,10 @@ use const PHP_SAPI;
 /**
  * What this host's Roster sidecar knows, and calls through it.
  *
- * A read takes the first way that leads to an answer: the shared file while its writer lives, the Unix socket, loopback
- * TCP, and at last the shared file as a writer left it. What is missing is null or a default. A method throws
- * `Unavailable` if no way led to an answer, `NotReady` if nothing is known yet, `TooStale` if all is older than
- * `maxAge`, and `InvalidRequest` for a request that makes no sense; all of them are `RosterException`s.
+ * A read takes the first way that leads to an answer: the shared file while its writer lives, the Unix socket, the
+ * shared file as a writer left it, and at last TCP, where it is configured. What is missing is null or a default. A
+ * method throws `Unavailable` if no way led to an answer, `NotReady` if nothing is known yet, `TooStale` if all is older
+ * than `maxAge`, and `InvalidRequest` for a request that makes no sense; all of them are `RosterException`s.
  */
 final class Client
 {
@@ -40,19 +40,22 @@ final class Client
         private readonly ?Timeouts $timeouts,
         private readonly bool $isPersistent,
         private readonly ?object $logger,
+        private readonly ?Owner $owner,
     ) {
-        $this->file = $shared === '' ? null : new SharedFile($shared);
+        $this->file = $shared === '' ? null : new SharedFile($shared, $owner);
     }
 
     /**
      * A client of the sidecar on this host. Nothing is opened before it is needed.
      *
      * @param ?string $socket the Unix socket; null: that in /run/roster or the user's runtime folder; empty: none
-     * @param ?string $tcp host and port; null: 127.0.0.1:9090; empty: none
+     * @param ?string $tcp host and port; null or empty: none
      * @param ?string $shared the shared file; null: that beside the socket; empty: none
      * @param ?int $maxAge how many ms old an answer may be; null: any age will do
      * @param ?bool $persistent whether connections outlive the web request; null: except in the CLI
      * @param ?\Psr\Log\LoggerInterface $logger is told when a way begins to fail
+     * @param string|int|null $user the name or uid of the user as whom the sidecar runs: what another one put in its
+     *     place is passed over; null: whoever it is. Over TCP nobody knows
      */
     public static function local(
         ?string $socket = null,
@@ -62,12 +65,18 @@ final class Client
         ?Timeouts $timeouts = null,
         ?bool $persistent = null,
         ?object $logger = null,
+        string|int|null $user = null,
     ): self {
         self::checkAge($maxAge);
+        $tcp ??= '';
+        if ($user !== null && $tcp !== '') {
+            throw new InvalidRequest('user', 'over TCP nobody knows who answers; leave out `tcp`');
+        }
         $socket ??= Place::socket();
         $shared ??= Place::shared($socket);
         $persistent ??= PHP_SAPI !== 'cli';
-        return new self($socket, $tcp ?? Place::PORT, $shared, $maxAge, $timeouts, $persistent, $logger);
+        $owner = $user === null ? null : new Owner($user);
+        return new self($socket, $tcp, $shared, $maxAge, $timeouts, $persistent, $logger, $owner);
     }
 
     /**
@@ -386,8 +395,8 @@ final class Client
     {
         if ($this->ways === null) {
             $timeouts = $this->timeouts ?? new Timeouts();
-            $settings = [$this->socket, $this->tcp, $this->shared, $timeouts, $this->isPersistent, $this->logger];
-            $this->ways = new Ways(...$settings);
+            $to = [$this->socket, $this->tcp, $this->shared, $this->owner];
+            $this->ways = new Ways(...$to, ...[$timeouts, $this->isPersistent, $this->logger]);
             if ($this->freshness !== null) {
                 $this->ways->passOver();
             }

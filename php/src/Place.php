@@ -15,8 +15,6 @@ final class Place
     private const SOCKET = 'roster.sock';
     private const SHARED = 'shared.mdb';
 
-    public const PORT = '127.0.0.1:9090';
-
     public static function socket(): string
     {
         return self::folder() . '/' . self::SOCKET;
@@ -36,7 +34,8 @@ final class Place
 
     private static function isIn(string $folder): bool
     {
-        return @file_exists("$folder/" . self::SOCKET) || @file_exists("$folder/" . self::SHARED);
+        $exists = static fn () => file_exists("$folder/" . self::SOCKET) || file_exists("$folder/" . self::SHARED);
+        return Quiet::run($exists);
     }
 
     /** In /tmp, another user may have put something under our name. */
@@ -47,7 +46,7 @@ final class Place
         }
         $runtime = (string) getenv('XDG_RUNTIME_DIR');
         $folder = str_starts_with($runtime, '/') ? "$runtime/roster" : '/tmp/roster-' . posix_getuid();
-        $found = @lstat($folder);
+        $found = Quiet::run(static fn () => lstat($folder));
         return $found && ($found['mode'] & 0170000) === 0040000 && $found['uid'] === posix_getuid() ? $folder : null;
     }
 }

@@ -43,14 +43,16 @@ final class Ways
         private readonly string $socket,
         private readonly string $tcp,
         private readonly string $shared,
+        private readonly ?Owner $owner,
         private readonly Timeouts $timeouts,
         bool $isPersistent,
         private readonly ?object $logger,
     ) {
         $this->endpoints = $this->endpoints($isPersistent);
-        $this->readers = $shared === ''
-            ? $this->endpoints
-            : [new SharedFile($shared), ...$this->endpoints, new SharedFile($shared, isLast: true)];
+        $over = fn (Way $way) => array_filter($this->endpoints, static fn (Endpoint $to) => $to->way() === $way);
+        $file = static fn (bool $isLast) => $shared === '' ? [] : [new SharedFile($shared, $owner, $isLast)];
+        // Over TCP, anybody on the machine may answer in place of a sidecar that is gone: what it left is worth more.
+        $this->readers = [...$file(false), ...$over(Way::Unix), ...$file(true), ...$over(Way::Tcp)];
         $this->asked = $this->readers;
     }
 
@@ -150,9 +152,10 @@ final class Ways
     /** @return list<Endpoint> */
     private function endpoints(bool $isPersistent): array
     {
-        $to = fn (Way $way, string $address) => new Endpoint($way, $address, $this->timeouts, $isPersistent);
+        $to = fn (Way $way, string $address, ?Owner $owner = null) =>
+            new Endpoint($way, $address, $this->timeouts, $isPersistent, $owner);
         return [
-            ...($this->socket === '' ? [] : [$to(Way::Unix, "unix://$this->socket")]),
+            ...($this->socket === '' ? [] : [$to(Way::Unix, "unix://$this->socket", $this->owner)]),
             ...($this->tcp === '' ? [] : [$to(Way::Tcp, "tcp://$this->tcp")]),
         ];
     }

@@ -20,20 +20,34 @@ use Roster\Way;
 /** The ways to an answer are tried in their order, and each failure can be seen. */
 final class WaysTest extends TestCase
 {
-    public function testTheFileGoesFirstThenTheSocketThenThePort(): void
+    public function testTheFileGoesFirstThenTheSocketThenTheFileAsItWasLeftAndLastThePort(): void
     {
-        $file = new SharedFile(['/a' => 'of the file']);
+        [$file, $left] = [new SharedFile(['/a' => 'of the file']), new SharedFile(['/a' => 'left'], silenceMs: 10_000)];
         $unix = new FakeSidecar([[Answer::nodes(['/a' => 'of the socket'])]]);
         $tcp = new FakeSidecar([[Answer::nodes(['/a' => 'of the port'])]], isTcp: true);
         $roster = Client::local($unix->address, $tcp->address, $file->path);
         self::assertSame(['of the file', Way::Shared], self::told($roster));
-        $roster = Client::local($unix->address, $tcp->address, "$file->path.none");
+        $roster = Client::local($unix->address, $tcp->address, $left->path);
         self::assertSame(['of the socket', Way::Unix], self::told($roster));
         $unix->end();
+        self::assertSame(['left', Way::Shared], self::told($roster));
+        unlink($left->path);
+        $roster = Client::local($unix->address, $tcp->address, $left->path);
         self::assertSame(['of the port', Way::Tcp], self::told($roster));
         $tcp->end();
         $this->expectException(Unavailable::class);
         self::told($roster);
+    }
+
+    public function testWhoeverAnswersOverTcpIsAskedBeforeAFileThatIsTooOldAlone(): void
+    {
+        $left = new SharedFile(['/a' => 'left'], silenceMs: 10_000);
+        $tcp = new FakeSidecar([[Answer::nodes(['/a' => 'of the port'])]], isTcp: true);
+        $roster = Client::local('/nonexistent/socket', $tcp->address, $left->path);
+        self::assertSame('left', $roster->get('/a')->data);
+        self::assertSame('of the port', $roster->get('/a', maxAge: 5_000)->data);
+        $ways = array_column(Client::local('/nonexistent/socket', shared: $left->path)->explain(), 'way');
+        self::assertSame([Way::Shared, Way::Unix, Way::Shared], $ways);
     }
 
     public function testExplainTellsWhatEachWayCameTo(): void
@@ -42,9 +56,9 @@ final class WaysTest extends TestCase
         $roster = Client::local('/nonexistent/socket', $tcp->address, '/nonexistent/file');
         self::assertSame([null, null, null, null], array_column($roster->explain(), 'answered'));
         $roster->get('/a');
-        [$file, $unix, $port] = $roster->explain();
-        self::assertSame([false, false, true, null], array_column($roster->explain(), 'answered'));
-        self::assertSame([Way::Shared, Way::Unix, Way::Tcp, Way::Shared], array_column($roster->explain(), 'way'));
+        [$file, $unix, , $port] = $roster->explain();
+        self::assertSame([false, false, false, true], array_column($roster->explain(), 'answered'));
+        self::assertSame([Way::Shared, Way::Unix, Way::Shared, Way::Tcp], array_column($roster->explain(), 'way'));
         self::assertStringEndsWith('No such file or directory', $file->failure);
         self::assertSame('cannot connect: [2] No such file or directory', $unix->failure);
         self::assertSame("unix:///nonexistent/socket: $unix->failure", (string) $unix);

@@ -11,6 +11,8 @@ use Roster\Instance;
 use Roster\Master;
 use Roster\Node;
 use Roster\Origin;
+use Roster\Owner;
+use Roster\Quiet;
 use Roster\Way;
 
 use function dba_fetch;
@@ -58,9 +60,15 @@ final class SharedFile
     /** For how long the writer has been away; 0 while it is there. */
     private int $silenceMs = 0;
 
-    /** @param bool $isLast whether to read it also where its writer is away: for when all else has failed */
-    public function __construct(private readonly string $file, public readonly bool $isLast = false)
-    {
+    /**
+     * @param ?Owner $owner whose file it must be; null: anybody's
+     * @param bool $isLast whether to read it also where its writer is away: for when all else has failed
+     */
+    public function __construct(
+        private readonly string $file,
+        private readonly ?Owner $owner = null,
+        public readonly bool $isLast = false,
+    ) {
     }
 
     public function way(): Way
@@ -83,9 +91,15 @@ final class SharedFile
         if ($handle === null || $this->fresh === null || strlen($path) > self::LONGEST_NAME) {
             return null;
         }
-        $data = @dba_fetch("node$path", $handle);
-        $stat = @dba_fetch("stat$path", $handle);
-        $isUnchanged = @dba_fetch('meta/freshness', $handle) === $this->json
+        Quiet::begin();
+        try {
+            $data = dba_fetch("node$path", $handle);
+            $stat = dba_fetch("stat$path", $handle);
+            $json = dba_fetch('meta/freshness', $handle);
+        } finally {
+            Quiet::end();
+        }
+        $isUnchanged = $json === $this->json
             && microtime(true) * 1_000 - $this->told['writtenAt'] <= self::SILENCE_MS;
         return $isUnchanged && $data !== false && $path[0] === '/'
             ? new Node($path, $data, (string) $stat, $this->freshness = $this->fresh)
@@ -152,11 +166,14 @@ final class SharedFile
      */
     private function entries(array $keys, ?array $paths, ?int $maxAge): array
     {
+        Quiet::begin();
         try {
             $found = $this->fetch($keys);
         } catch (WayFailed $failure) {
             // The file may have been replaced, or the place of this process in LMDB's lock file was lost.
             $found = $this->close() ? $this->fetch($keys) : throw $failure;
+        } finally {
+            Quiet::end();
         }
         $this->freshness = $this->silenceMs === 0 && $this->fresh !== null
             ? $this->fresh
@@ -173,9 +190,9 @@ final class SharedFile
         for ($try = 0; $try <= self::TRIES; $try++) {
             $found = [];
             foreach ($keys as $key) {
-                $found[] = @dba_fetch($key, $handle);
+                $found[] = dba_fetch($key, $handle);
             }
-            $json = @dba_fetch('meta/freshness', $handle);
+            $json = dba_fetch('meta/freshness', $handle);
             if ($json === $this->json) {
                 $silenceMs = (int) (microtime(true) * 1_000) - $this->told['writtenAt'];
                 $this->silenceMs = $silenceMs > self::SILENCE_MS ? $silenceMs : 0;
@@ -223,18 +240,19 @@ final class SharedFile
     /** @return resource for `dba_fetch` */
     private function open()
     {
-        error_clear_last();
+        $this->owner?->checkFile($this->file);
+        Quiet::$warning = '';
         $handle = match (true) {
             !function_exists('dba_open') => false,
-            self::lasts() => @dba_popen($this->lasting(), 'r', 'lmdb'),
-            default => @dba_open($this->file, 'r', 'lmdb'),
+            self::lasts() => dba_popen($this->lasting(), 'r', 'lmdb'),
+            default => dba_open($this->file, 'r', 'lmdb'),
         };
         if ($handle === false) {
             throw function_exists('dba_handlers') && in_array('lmdb', dba_handlers(), true)
                 ? self::failed('it cannot be opened')
                 : new WayFailed("PHP's dba extension with lmdb is not there (Debian: php-dba)");
         }
-        $format = @dba_fetch('meta/format', $handle);
+        $format = dba_fetch('meta/format', $handle);
         if ($format !== self::FORMAT) {
             $failure = $format === false
                 ? self::failed('it does not say its format')
@@ -260,7 +278,7 @@ final class SharedFile
      */
     private function lasting(): string
     {
-        $letters = strtr(decbin((int) @fileinode($this->file)), ['0' => '/', '1' => '/.']);
+        $letters = strtr(decbin((int) fileinode($this->file)), ['0' => '/', '1' => '/.']);
         return dirname($this->file) . "$letters/" . basename($this->file);
     }
 
@@ -278,6 +296,6 @@ final class SharedFile
     /** With what PHP warned of, if it did. */
     private static function failed(string $otherwise): WayFailed
     {
-        return new WayFailed(preg_replace('/^dba_\w+\(\): /', '', error_get_last()['message'] ?? $otherwise));
+        return new WayFailed(preg_replace('/^dba_\w+\(\): /', '', Quiet::$warning ?: $otherwise));
     }
 }

@@ -5,6 +5,7 @@ declare(strict_types=1);
 namespace Roster\Wire;
 
 use Roster\Exception\WayFailed;
+use Roster\Owner;
 use Roster\Timeouts;
 
 /**
@@ -29,14 +30,20 @@ final class Channel
 
     /** @var ?resource */
     private $stream = null;
+    /** The same, to ask the kernel who sends what comes. */
+    private ?\Socket $socket = null;
     private int $process = 0;
     private int $number;
 
-    /** @param string $address `unix:///path` or `tcp://host:port` */
+    /**
+     * @param string $address `unix:///path` or `tcp://host:port`
+     * @param ?Owner $owner who must answer, over a Unix socket; null: whoever does
+     */
     public function __construct(
         public readonly string $address,
         private readonly Timeouts $timeouts,
         private readonly bool $isPersistent,
+        private readonly ?Owner $owner,
     ) {
         $this->number = random_int(0, 0x7fffffff);
     }
@@ -70,7 +77,7 @@ final class Channel
         if (is_resource($this->stream)) {
             fclose($this->stream);
         }
-        $this->stream = null;
+        [$this->stream, $this->socket] = [null, null];
     }
 
     private function exchange(string $request, Deadline $deadline, int $patienceMs): string
@@ -106,12 +113,14 @@ final class Channel
 
     private function open(Deadline $deadline): void
     {
+        $this->owner?->checkFile(substr($this->address, strlen('unix://')));
         $this->stream = $this->dial($deadline);
         if ($this->isPersistent && !$this->isIdle()) {
             $this->close();
             $this->stream = $this->dial($deadline);
         }
         $this->process = getmypid();
+        $this->socket = $this->owner === null ? null : Owner::socket($this->stream);
     }
 
     /** @return resource */
@@ -121,7 +130,7 @@ final class Channel
         $context = stream_context_create(['socket' => ['tcp_nodelay' => true]]);
         foreach ([...self::PAUSES_US, 0] as $pause) {
             $seconds = max(1, min($this->timeouts->connectMs * 1_000, $deadline->left())) / 1e6;
-            $stream = @stream_socket_client($this->address, $error, $reason, $seconds, $flags, $context);
+            $stream = stream_socket_client($this->address, $error, $reason, $seconds, $flags, $context);
             if ($stream !== false) {
                 return $stream;
             }
@@ -147,7 +156,7 @@ final class Channel
     {
         for ($sent = 0; $sent < strlen($bytes); $sent += $written) {
             $this->wait($this->timeouts->readMs * 1_000, $deadline, false);
-            $written = @fwrite($this->stream, $sent === 0 ? $bytes : substr($bytes, $sent));
+            $written = fwrite($this->stream, $sent === 0 ? $bytes : substr($bytes, $sent));
             if ($written === false || $written === 0) {
                 $timedOut = stream_get_meta_data($this->stream)['timed_out'];
                 throw new WayFailed($timedOut ? 'timed out sending' : 'closed while sending', timedOut: $timedOut);
@@ -160,7 +169,10 @@ final class Channel
         $received = '';
         $until = new Deadline($this->timeouts->readMs + $patienceMs);
         while (strlen($received) < $length) {
-            $this->wait($until->left(), $deadline, true);
+            $us = $this->wait($until->left(), $deadline, true);
+            if ($received === '' && $this->socket !== null && !$this->owner->checkSender($this->socket, $us)) {
+                continue;
+            }
             $piece = fread($this->stream, $length - strlen($received));
             if ($piece !== '' && $piece !== false) {
                 $received .= $piece;
@@ -173,13 +185,15 @@ final class Channel
         return $received;
     }
 
-    /** Lets the next read or write wait so long at most. */
-    private function wait(int $us, Deadline $deadline, bool $isSent): void
+    /** Lets the next read or write wait so long at most, and says how long it will. */
+    private function wait(int $us, Deadline $deadline, bool $isSent): int
     {
         $left = min($us, $deadline->left());
         if ($left === 0) {
             throw new WayFailed('no answer in time', $isSent, timedOut: true);
         }
-        stream_set_timeout($this->stream, 0, min($left, self::SLICE_US));
+        $slice = min($left, self::SLICE_US);
+        stream_set_timeout($this->stream, 0, $slice);
+        return $slice;
     }
 }

@@ -8,11 +8,14 @@ use Roster\Call;
 use Roster\CallOutcome;
 use Roster\CallResult;
 use Roster\Exception;
+use Roster\Owner;
+use Roster\Quiet;
 use Roster\Read\Answer;
 use Roster\Thrift;
 use Roster\Timeouts;
 use Roster\Way;
 use Thrift\Exception\TApplicationException;
+use Thrift\Exception\TException;
 use Thrift\Protocol\TBinaryProtocol;
 use Thrift\Protocol\TBinaryProtocolAccelerated;
 
@@ -36,8 +39,9 @@ final class Endpoint
         string $address,
         private readonly Timeouts $timeouts,
         bool $isPersistent,
+        ?Owner $owner,
     ) {
-        $this->channel = new Channel($address, $timeouts, $isPersistent);
+        $this->channel = new Channel($address, $timeouts, $isPersistent, $owner);
     }
 
     public function way(): Way
@@ -53,67 +57,67 @@ final class Endpoint
     /** @param list<string> $paths */
     public function nodes(array $paths, ?int $maxAge, Deadline $deadline): Answer
     {
-        $reply = $this->read(
-            $deadline,
-            static fn (Thrift\RosterClient $roster) =>
-                $roster->getMany($paths, new Thrift\ReadOptions(['maxAgeMs' => $maxAge])),
-        );
-        $freshness = Values::freshness($reply->freshness, $this->way);
-        $nodes = array_map(static fn (Thrift\Node $node) => Values::node($node, $freshness), $reply->nodes);
-        return new Answer($nodes, $freshness);
+        return $this->read($deadline, function (Thrift\RosterClient $roster) use ($paths, $maxAge): Answer {
+            $reply = $roster->getMany($paths, new Thrift\ReadOptions(['maxAgeMs' => $maxAge]));
+            $freshness = Values::freshness($reply->freshness, $this->way);
+            $nodes = array_map(static fn (Thrift\Node $node) => Values::node($node, $freshness), $reply->nodes);
+            return new Answer($nodes, $freshness);
+        });
     }
 
     public function children(string $path, ?int $maxAge, Deadline $deadline): Answer
     {
-        $reply = $this->read($deadline, static function (Thrift\RosterClient $roster) use ($path, $maxAge): object {
+        return $this->read($deadline, function (Thrift\RosterClient $roster) use ($path, $maxAge): Answer {
             try {
-                return $roster->children($path, new Thrift\ReadOptions(['maxAgeMs' => $maxAge]));
+                $reply = $roster->children($path, new Thrift\ReadOptions(['maxAgeMs' => $maxAge]));
             } catch (Thrift\NotFound $absence) {
-                return $absence;
+                $reply = $absence;
             }
+            return new Answer($reply->names ?? null, Values::freshness($reply->freshness, $this->way));
         });
-        return new Answer($reply->names ?? null, Values::freshness($reply->freshness, $this->way));
     }
 
     public function instances(string $service, ?int $maxAge, Deadline $deadline): Answer
     {
         [$instances, $cursor] = [[], null];
         do {
-            $page = $this->instancesPage($service, $cursor, $deadline);
-            $freshness = $this->fresh($page->freshness, $maxAge);
-            foreach ($page->instances ?? [] as $instance) {
-                $instances[] = Values::instance($instance, $freshness);
-            }
-            $cursor = $page->cursor ?? null;
+            $page = $this->instancesPage($service, $cursor, $deadline, $maxAge);
+            [$some, $cursor] = $page->value;
+            array_push($instances, ...$some);
         } while ($cursor !== null);
-        return new Answer($instances, $freshness);
+        return new Answer($instances, $page->freshness);
     }
 
-    private function instancesPage(string $service, ?string $cursor, Deadline $deadline): object
+    private function instancesPage(string $service, ?string $cursor, Deadline $deadline, ?int $maxAge): Answer
     {
-        return $this->read($deadline, static function (Thrift\RosterClient $roster) use ($service, $cursor): object {
-            try {
-                return $cursor === null
-                    ? $roster->instances($service)
-                    : $roster->instancesPage(new Thrift\Filter(['serviceName' => $service, 'cursor' => $cursor]));
-            } catch (Thrift\NotFound $absence) {
-                return $absence;
-            }
-        });
+        return $this->read(
+            $deadline,
+            function (Thrift\RosterClient $roster) use ($service, $cursor, $maxAge): Answer {
+                try {
+                    $page = $cursor === null
+                        ? $roster->instances($service)
+                        : $roster->instancesPage(new Thrift\Filter(['serviceName' => $service, 'cursor' => $cursor]));
+                } catch (Thrift\NotFound $absence) {
+                    return new Answer([[], null], $this->fresh($absence->freshness, $maxAge));
+                }
+                $freshness = $this->fresh($page->freshness, $maxAge);
+                $instance = static fn (Thrift\Instance $instance) => Values::instance($instance, $freshness);
+                return new Answer([array_map($instance, $page->instances), $page->cursor], $freshness);
+            },
+        );
     }
 
     public function master(string $id, ?int $maxAge, Deadline $deadline): Answer
     {
-        $reply = $this->read($deadline, static function (Thrift\RosterClient $roster) use ($id): object {
+        return $this->read($deadline, function (Thrift\RosterClient $roster) use ($id, $maxAge): Answer {
             try {
-                return $roster->master($id);
+                $reply = $roster->master($id);
             } catch (Thrift\NotFound $absence) {
-                return $absence;
+                return new Answer(null, $this->fresh($absence->freshness, $maxAge));
             }
+            $freshness = $this->fresh($reply->freshness, $maxAge);
+            return new Answer(Values::master($reply->master, $freshness), $freshness);
         });
-        $freshness = $this->fresh($reply->freshness, $maxAge);
-        $master = $reply->master ?? null;
-        return new Answer($master === null ? null : Values::master($master, $freshness), $freshness);
     }
 
     public function masters(?string $service, ?int $maxAge, Deadline $deadline): Answer
@@ -130,51 +134,52 @@ final class Endpoint
     /** One page of the masters, and where the next page begins. */
     public function mastersPage(?string $service, ?string $cursor, Deadline $deadline, ?int $maxAge = null): Answer
     {
-        $reply = $this->read(
+        return $this->read(
             $deadline,
-            static fn (Thrift\RosterClient $roster) =>
-                $roster->masters(new Thrift\Filter(['serviceName' => $service, 'cursor' => $cursor])),
+            function (Thrift\RosterClient $roster) use ($service, $cursor, $maxAge): Answer {
+                $reply = $roster->masters(new Thrift\Filter(['serviceName' => $service, 'cursor' => $cursor]));
+                $freshness = $this->fresh($reply->freshness, $maxAge);
+                $master = static fn (Thrift\Master $master) => Values::master($master, $freshness);
+                return new Answer([array_map($master, $reply->masters), $reply->cursor], $freshness);
+            },
         );
-        $freshness = $this->fresh($reply->freshness, $maxAge);
-        $master = static fn (Thrift\Master $master) => Values::master($master, $freshness);
-        return new Answer([array_map($master, $reply->masters), $reply->cursor], $freshness);
     }
 
     public function services(?int $maxAge, Deadline $deadline): Answer
     {
         [$services, $cursor] = [[], null];
         do {
-            $reply = $this->read(
-                $deadline,
-                static fn (Thrift\RosterClient $roster) => $roster->services(new Thrift\Filter(['cursor' => $cursor])),
-            );
-            foreach ($reply->services as $service) {
-                uksort($service->masters, static fn (string $one, string $other) => version_compare($other, $one));
-                $services[$service->name] ??= $service->masters;
+            $page = $this->read($deadline, function (Thrift\RosterClient $roster) use ($cursor, $maxAge): Answer {
+                $reply = $roster->services(new Thrift\Filter(['cursor' => $cursor]));
+                $freshness = $this->fresh($reply->freshness, $maxAge);
+                return new Answer([array_map(Values::summary(...), $reply->services), $reply->cursor], $freshness);
+            });
+            [$some, $cursor] = $page->value;
+            foreach ($some as [$name, $masters]) {
+                $services[$name] ??= $masters;
             }
-            $cursor = $reply->cursor;
         } while ($cursor !== null);
-        return new Answer($services, $this->fresh($reply->freshness, $maxAge));
+        return new Answer($services, $page->freshness);
     }
 
     public function status(Deadline $deadline): Answer
     {
-        $reply = $this->read($deadline, static fn (Thrift\RosterClient $roster) => $roster->status());
-        $freshness = Values::freshness($reply->freshness, $this->way);
-        return new Answer(Values::status($reply, $freshness), $freshness);
+        return $this->read($deadline, function (Thrift\RosterClient $roster): Answer {
+            $reply = $roster->status();
+            $freshness = Values::freshness($reply->freshness, $this->way);
+            return new Answer(Values::status($reply, $freshness), $freshness);
+        });
     }
 
     /** One page of a node and all below it: nodes, and where the next page begins. */
     public function subtree(string $path, string $cursor, Deadline $deadline): Answer
     {
-        $reply = $this->read(
-            $deadline,
-            static fn (Thrift\RosterClient $roster) =>
-                $roster->subtree($path, 0, $cursor, new Thrift\ReadOptions()),
-        );
-        $freshness = Values::freshness($reply->freshness, $this->way);
-        $nodes = array_map(static fn (Thrift\Node $node) => Values::node($node, $freshness), $reply->nodes);
-        return new Answer([$nodes, $reply->cursor], $freshness);
+        return $this->read($deadline, function (Thrift\RosterClient $roster) use ($path, $cursor): Answer {
+            $reply = $roster->subtree($path, 0, $cursor, new Thrift\ReadOptions());
+            $freshness = Values::freshness($reply->freshness, $this->way);
+            $nodes = array_map(static fn (Thrift\Node $node) => Values::node($node, $freshness), $reply->nodes);
+            return new Answer([$nodes, $reply->cursor], $freshness);
+        });
     }
 
     /**
@@ -184,59 +189,58 @@ final class Endpoint
      */
     public function watch(int $since, array $paths, int $waitMs): Answer
     {
-        $reply = $this->read(
-            new Deadline($waitMs + $this->timeouts->wholeMs),
-            static fn (Thrift\RosterClient $roster) => $roster->watch($since, $paths, $waitMs, 0),
-            $waitMs,
-        );
-        $freshness = Values::freshness($reply->freshness, $this->way);
-        $changes = array_map(static fn (Thrift\Change $change) => Values::change($change, $freshness), $reply->changes);
-        return new Answer($reply->reset ? null : $changes, $freshness);
+        return $this->follow($waitMs, function (Thrift\RosterClient $roster) use ($since, $paths, $waitMs): Answer {
+            $reply = $roster->watch($since, $paths, $waitMs, 0);
+            $freshness = Values::freshness($reply->freshness, $this->way);
+            $change = static fn (Thrift\Change $change) => Values::change($change, $freshness);
+            return new Answer($reply->reset ? null : array_map($change, $reply->changes), $freshness);
+        });
     }
 
     /** As `watch`, for masters. */
     public function watchMasters(int $since, int $waitMs): Answer
     {
-        $reply = $this->read(
-            new Deadline($waitMs + $this->timeouts->wholeMs),
-            static fn (Thrift\RosterClient $roster) => $roster->watchMasters($since, $waitMs, 0),
-            $waitMs,
-        );
-        $freshness = Values::freshness($reply->freshness, $this->way);
-        $change = static fn (Thrift\MasterChange $change) => Values::masterChange($change, $freshness);
-        return new Answer($reply->reset ? null : array_map($change, $reply->changes), $freshness);
+        return $this->follow($waitMs, function (Thrift\RosterClient $roster) use ($since, $waitMs): Answer {
+            $reply = $roster->watchMasters($since, $waitMs, 0);
+            $freshness = Values::freshness($reply->freshness, $this->way);
+            $change = static fn (Thrift\MasterChange $change) => Values::masterChange($change, $freshness);
+            return new Answer($reply->reset ? null : array_map($change, $reply->changes), $freshness);
+        });
     }
 
     public function call(Call $call): CallResult
     {
-        return Values::result($this->send(
-            static fn (Thrift\RosterClient $roster) =>
+        return $this->send(
+            static fn (Thrift\RosterClient $roster) => Values::result(
                 $roster->call($call->service, $call->method, $call->arguments, Values::options($call)),
+            ),
             $call->timeoutMs,
             $call->idempotent,
-        ));
+        );
     }
 
     public function callOn(string $master, Call $call): CallResult
     {
-        return Values::result($this->send(
-            static fn (Thrift\RosterClient $roster) =>
+        return $this->send(
+            static fn (Thrift\RosterClient $roster) => Values::result(
                 $roster->callOn($master, $call->service, $call->method, $call->arguments, Values::options($call)),
+            ),
             $call->timeoutMs,
             $call->idempotent,
-        ));
+        );
     }
 
     /** @return list<CallOutcome> */
     public function callAll(Call $call): array
     {
-        $outcomes = $this->send(
-            static fn (Thrift\RosterClient $roster) =>
+        return $this->send(
+            static fn (Thrift\RosterClient $roster) => array_map(
+                static fn (Thrift\CallOutcome $outcome) => Values::outcome($outcome, $call),
                 $roster->callAll($call->service, $call->method, $call->arguments, Values::options($call)),
+            ),
             $call->timeoutMs,
             $call->idempotent,
         );
-        return array_map(static fn (Thrift\CallOutcome $outcome) => Values::outcome($outcome, $call), $outcomes);
     }
 
     /**
@@ -245,12 +249,12 @@ final class Endpoint
      */
     public function callMany(array $calls): array
     {
-        $outcomes = $this->send(
-            static fn (Thrift\RosterClient $roster) => $roster->callMany(array_map(Values::call(...), $calls)),
+        return $this->send(
+            static fn (Thrift\RosterClient $roster) =>
+                array_map(Values::outcome(...), $roster->callMany(array_map(Values::call(...), $calls)), $calls),
             max([0, ...array_column($calls, 'timeoutMs')]),
             !in_array(false, array_column($calls, 'idempotent'), true),
         );
-        return array_map(Values::outcome(...), $outcomes, $calls);
     }
 
     public function startCall(Call $call, string $master): Thrift\CallValues
@@ -303,7 +307,7 @@ final class Endpoint
         return Values::freshness($told, $this->way);
     }
 
-    private function read(Deadline $deadline, callable $question, int $patienceMs = 0): object
+    private function read(Deadline $deadline, callable $question, int $patienceMs = 0): Answer
     {
         if ($this->rest?->left() > 0) {
             throw new Exception\WayFailed('it has just timed out');
@@ -316,14 +320,21 @@ final class Endpoint
         }
     }
 
-    /** Asks, and says in this package's words what went wrong. */
+    /** The same, where the answer is waited for. */
+    private function follow(int $waitMs, callable $question): Answer
+    {
+        return $this->read(new Deadline($waitMs + $this->timeouts->wholeMs), $question, $waitMs);
+    }
+
+    /** Asks, and says in this package's words what went wrong. Whatever an answer lacks fails here. */
     private function ask(Deadline $deadline, callable $question, int $patienceMs, bool $isRepeatable): object|array
     {
-        $client = $this->client ??= $this->client();
-        $this->frames->begin($deadline, $patienceMs, $isRepeatable);
+        Quiet::begin();
         try {
+            $client = $this->client ??= $this->client();
+            $this->frames->begin($deadline, $patienceMs, $isRepeatable);
             return $question($client);
-        } catch (Exception\WayFailed $failure) {
+        } catch (Exception\RosterException $failure) {
             throw $failure;
         } catch (Thrift\NotReady $told) {
             throw new Exception\NotReady($told->source, $told->message);
@@ -344,9 +355,16 @@ final class Endpoint
         } catch (TApplicationException $told) {
             $isRefused = $told->getCode() === TApplicationException::UNKNOWN_METHOD;
             throw new Exception\WayFailed($told->getMessage(), isSent: !$isRefused);
-        } catch (\Exception $strange) {
+        } catch (\Throwable $strange) {
             $this->channel->close();
-            throw new Exception\WayFailed("a strange answer: {$strange->getMessage()}", isSent: true);
+            // What a signal handler of the application threw meanwhile is its own.
+            $isOwn = $strange instanceof \Exception && !$strange instanceof TException
+                && !$strange instanceof \JsonException && $strange::class !== \Exception::class;
+            throw $isOwn
+                ? $strange
+                : new Exception\WayFailed("a strange answer: {$strange->getMessage()}", isSent: true);
+        } finally {
+            Quiet::end();
         }
     }
 

@@ -82,6 +82,13 @@ final class Values
         return new MasterChange(self::kind($told->kind), $told->id, $master, $freshness);
     }
 
+    /** @return array{string, array<string, int>} a service's name, and how many masters offer it by version */
+    public static function summary(Thrift\ServiceSummary $told): array
+    {
+        uksort($told->masters, static fn (string $one, string $other) => version_compare($other, $one));
+        return [$told->name, $told->masters];
+    }
+
     public static function call(Call $call): Thrift\Call
     {
         return new Thrift\Call([

@@ -1,0 +1,82 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Roster;
+
+use Roster\Exception\WayFailed;
+
+/**
+ * The user as whom the sidecar runs: what another user put in its place is no way to it.
+ *
+ * @internal
+ */
+final class Owner
+{
+    private ?int $uid = null;
+
+    public function __construct(private readonly string|int $user)
+    {
+    }
+
+    /**
+     * That a file or a Unix socket is of this user.
+     *
+     * @throws WayFailed
+     */
+    public function checkFile(string $path): void
+    {
+        clearstatcache(true, $path);
+        $owner = fileowner($path);
+        if ($owner !== $this->uid()) {
+            throw new WayFailed($owner === false ? 'there is none' : "it belongs to uid $owner, not to `$this->user`");
+        }
+    }
+
+    /**
+     * Has the kernel say who sends what comes over a Unix socket, as far as PHP can ask.
+     *
+     * @param resource $stream
+     * @return ?\Socket null: PHP has no sockets extension
+     */
+    public static function socket($stream): ?\Socket
+    {
+        $socket = function_exists('socket_import_stream') ? socket_import_stream($stream) : null;
+        if ($socket) {
+            socket_set_option($socket, SOL_SOCKET, SO_PASSCRED, 1);
+        }
+        return $socket ?: null;
+    }
+
+    /**
+     * That this user sent what comes next, for which it waits so long.
+     *
+     * @return bool whether anything came, be it the end of the connection
+     * @throws WayFailed
+     */
+    public function checkSender(\Socket $socket, int $us): bool
+    {
+        $patience = ['sec' => intdiv($us, 1_000_000), 'usec' => $us % 1_000_000];
+        socket_set_option($socket, SOL_SOCKET, SO_RCVTIMEO, $patience);
+        $message = ['buffer_size' => 1, 'controllen' => socket_cmsg_space(SOL_SOCKET, SCM_CREDENTIALS)];
+        $came = socket_recvmsg($socket, $message, MSG_PEEK);
+        if ($came !== 1) {
+            return $came === 0 || !in_array(socket_last_error($socket), [SOCKET_EAGAIN, SOCKET_EINTR], true);
+        }
+        $sender = $message['control'][0]['data']['uid'] ?? -1;
+        return $sender === $this->uid() ?: throw new WayFailed("uid $sender answers, not `$this->user`", isSent: true);
+    }
+
+    private function uid(): int
+    {
+        return $this->uid ??= is_int($this->user) ? $this->user : self::named($this->user);
+    }
+
+    private static function named(string $name): int
+    {
+        if (!function_exists('posix_getpwnam')) {
+            throw new WayFailed("PHP's posix extension is not there, so `user` must be a number, not `$name`");
+        }
+        return posix_getpwnam($name)['uid'] ?? throw new WayFailed("there is no user `$name`");
+    }
+}

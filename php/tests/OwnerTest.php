@@ -1,0 +1,78 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Roster\Tests;
+
+use PHPUnit\Framework\TestCase;
+use Roster\Client;
+use Roster\Exception\InvalidRequest;
+use Roster\Exception\Unavailable;
+use Roster\Tests\Support\Answer;
+use Roster\Tests\Support\FakeSidecar;
+use Roster\Tests\Support\SharedFile;
+use Roster\Way;
+
+/** Where the sidecar's user is named, nobody else is believed. */
+final class OwnerTest extends TestCase
+{
+    public function testTheSidecarsUserIsBelievedByNameAndByNumber(): void
+    {
+        $name = posix_getpwuid(posix_geteuid())['name'];
+        foreach ([$name, posix_geteuid()] as $user) {
+            foreach ([false, true] as $isPersistent) {
+                $answers = [Answer::nodes(['/a' => 'one']), Answer::nodes(['/a' => 'two'])];
+                $fake = new FakeSidecar([$answers]);
+                $roster = Client::local($fake->address, '', '', persistent: $isPersistent, user: $user);
+                self::assertSame(['one', 'two'], [$roster->get('/a')->data, $roster->get('/a')->data]);
+            }
+            $file = new SharedFile(['/a' => 'of the file']);
+            $node = Client::local($fake->address, '', $file->path, user: $user)->get('/a');
+            self::assertSame(['of the file', Way::Shared], [$node->data, $node->freshness->from]);
+        }
+    }
+
+    public function testWhatAnotherUserPutThereIsNotAsked(): void
+    {
+        $other = posix_geteuid() + 1;
+        $file = new SharedFile(['/a' => 'of another']);
+        $fake = new FakeSidecar([[Answer::nodes(['/a' => 'of another'])]]);
+        $failures = self::failures(Client::local($fake->address, '', $file->path, user: $other));
+        self::assertSame(['it belongs to uid ' . posix_geteuid() . ", not to `$other`"], array_unique($failures));
+        self::assertSame([], $fake->seen());
+    }
+
+    public function testTheKernelSaysWhoAnswers(): void
+    {
+        if (posix_geteuid() !== 0 || !extension_loaded('sockets')) {
+            self::markTestSkipped('only root can give a socket away, and the sockets extension see who answers');
+        }
+        $fake = new FakeSidecar([[Answer::nodes(['/a' => 'of root'])]]);
+        chown($fake->address, 33);
+        self::assertSame(['uid 0 answers, not `33`'], self::failures(Client::local($fake->address, '', '', user: 33)));
+    }
+
+    public function testAUserThatIsNotThereIsNobody(): void
+    {
+        $fake = new FakeSidecar([[]]);
+        $failures = self::failures(Client::local($fake->address, '', '', user: 'no-such-user'));
+        self::assertSame(['there is no user `no-such-user`'], $failures);
+    }
+
+    public function testOverTcpNobodyIsKnown(): void
+    {
+        $this->expectException(InvalidRequest::class);
+        Client::local(tcp: '127.0.0.1:9090', user: 'roster');
+    }
+
+    /** @return list<string> why each way failed */
+    private static function failures(Client $roster): array
+    {
+        try {
+            $roster->get('/a');
+        } catch (Unavailable $failure) {
+            return array_column($failure->steps, 'failure');
+        }
+        self::fail('it answered');
+    }
+}
