@@ -1,5 +1,6 @@
 //! The network: listeners on TCP and Unix sockets, the accept loop that never gives up, and connections, also with TLS.
 
+mod accepted;
 mod peer;
 mod remote;
 mod socket_file;
@@ -9,14 +10,17 @@ pub mod tls;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, UnixListener};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
+pub use self::accepted::Accepted;
 pub use self::peer::{Peer, Peers, User};
 pub use self::remote::{ConnectError, Remote};
 pub use self::socket_file::InTheWay;
@@ -33,6 +37,9 @@ const BACKLOG: u32 = 4096;
 
 /// How long accepting pauses when the process has no descriptor left.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// How many connections are accepted before others may work.
+const MAX_ACCEPTED: usize = 256;
 
 /// Where to listen, or where to connect: `unix:///path`, or `host:port`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,37 +149,71 @@ impl Bound {
 
     /// Hands every connection to `serve`, until the stop. Several loops, on threads of their own, may accept from
     /// one listener. No error ends the loop: the process may run out of descriptors, and will have some again.
-    pub async fn accept(&self, stop: &Stop, mut serve: impl FnMut(Stream)) -> io::Result<()> {
-        let listener = self.listener()?;
+    pub async fn accept(&self, stop: &Stop, mut serve: impl FnMut(Accepted)) -> io::Result<()> {
+        let listener = self.socket.as_ref().try_clone()?.register()?;
         let mut reported = None::<io::ErrorKind>;
         let mut stopped = pin!(stop.requested());
         loop {
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = &mut stopped => return Ok(()),
-            };
-            match accepted {
-                Ok(stream) => {
-                    reported = None;
-                    serve(stream);
-                }
-                // The peer gave up before we came to it.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                Err(error) => {
-                    if reported.replace(error.kind()) != Some(error.kind()) {
-                        tracing::error!(address = %self.address, %error, "cannot accept; trying again");
+            for _ in 0..MAX_ACCEPTED {
+                let accepted = tokio::select! {
+                    accepted = listener.async_io(Interest::READABLE, Socket::accept) => accepted,
+                    () = &mut stopped => return Ok(()),
+                };
+                match accepted {
+                    Ok(stream) => {
+                        reported = None;
+                        serve(stream);
                     }
-                    tokio::time::sleep(PAUSE).await;
+                    // The peer gave up before we came to it.
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                    Err(error) => {
+                        if reported.replace(error.kind()) != Some(error.kind()) {
+                            tracing::error!(address = %self.address, %error, "cannot accept; trying again");
+                        }
+                        tokio::time::sleep(PAUSE).await;
+                    }
                 }
             }
+            tokio::task::yield_now().await;
         }
     }
+}
 
-    fn listener(&self) -> io::Result<Listener> {
-        Ok(match self.socket.as_ref() {
-            Socket::Tcp(listener) => Listener::Tcp(TcpListener::from_std(listener.try_clone()?)?),
-            Socket::Unix(listener) => Listener::Unix(UnixListener::from_std(listener.try_clone()?)?),
+impl Socket {
+    fn try_clone(&self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Tcp(listener) => Self::Tcp(listener.try_clone()?),
+            Self::Unix(listener) => Self::Unix(listener.try_clone()?),
         })
+    }
+
+    /// The runtime's own listeners let it know of each connection that they accept, also of one that nobody will serve.
+    #[allow(unsafe_code)]
+    fn register(self) -> io::Result<AsyncFd<Self>> {
+        // Safety: a listener owns its descriptor, which is the same until it is dropped.
+        Ok(unsafe { AsyncFd::register_with_interest(self, Interest::READABLE) }?)
+    }
+
+    fn accept(&self) -> io::Result<Accepted> {
+        Ok(match self {
+            Self::Tcp(listener) => Accepted::Tcp(listener.accept()?.0),
+            Self::Unix(listener) => Accepted::Unix(listener.accept()?.0),
+        })
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(listener) => listener.as_fd(),
+            Self::Unix(listener) => listener.as_fd(),
+        }
+    }
+}
+
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
     }
 }
 
@@ -201,22 +242,4 @@ fn listen_under(
     }
     file.move_to(path)?;
     Ok((listener, file))
-}
-
-enum Listener {
-    Tcp(TcpListener),
-    Unix(UnixListener),
-}
-
-impl Listener {
-    async fn accept(&self) -> io::Result<Stream> {
-        match self {
-            Self::Tcp(listener) => {
-                let (stream, _) = listener.accept().await?;
-                stream.set_nodelay(true)?;
-                Ok(Stream::Tcp(stream))
-            }
-            Self::Unix(listener) => Ok(Stream::Unix(listener.accept().await?.0)),
-        }
-    }
 }

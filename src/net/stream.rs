@@ -9,7 +9,6 @@ use std::time::Duration;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::unix::UCred;
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
 
@@ -31,14 +30,6 @@ pub enum Stream {
 }
 
 impl Stream {
-    /// The user and the process at the other end of a Unix socket.
-    pub fn peer(&self) -> Option<UCred> {
-        match self {
-            Self::Tcp(_) | Self::Tls(_) => None,
-            Self::Unix(stream) => stream.peer_cred().ok(),
-        }
-    }
-
     /// The supplementary groups of the process at the other end of a Unix socket.
     pub fn groups(&self) -> Vec<u32> {
         match self {
@@ -92,7 +83,7 @@ fn is_hung_up(socket: BorrowedFd<'_>) -> bool {
 
 /// What neither the standard library nor tokio asks of a socket.
 #[allow(unsafe_code)]
-fn groups_of(stream: &UnixStream) -> io::Result<Vec<u32>> {
+pub(super) fn groups_of(stream: &impl AsRawFd) -> io::Result<Vec<u32>> {
     let mut groups = vec![0_u32; 64];
     loop {
         let mut bytes = size_of_val(groups.as_slice()) as libc::socklen_t;

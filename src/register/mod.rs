@@ -158,7 +158,8 @@ fn is_loopback(address: &Address) -> bool {
 
 async fn accept(bound: Bound, hall: Arc<Hall>) {
     let (tasks, stop, peers) = (hall.tasks.clone(), hall.tasks.stop_signal(), Peers::new());
-    let accepted = bound.accept(&stop, |stream| {
+    let accepted = bound.accept(&stop, |accepted| {
+        let Ok(stream) = accepted.into_stream() else { return };
         // One that is gone already has none.
         if let Some(peer) = peers.of(&stream) {
             let pending = hall.handshakes.begin(peer.user);

@@ -110,7 +110,7 @@ impl Admission {
         })
     }
 
-    /// A place for a connection of a user. Where the user has as many as it may, its longest idle one must go. None:
+    /// A place for a connection of a user, which is busy until it says that it is idle. Where the user has as many as it may, its longest idle one must go. None:
     /// all of them are busy. There is always a place for the process itself (`is_own`), which asks whether it still
     /// answers.
     pub(super) fn admit(self: &Arc<Self>, account: Arc<Account>, is_own: bool) -> Option<Place> {
@@ -121,7 +121,7 @@ impl Admission {
         let taken = if is_own { None } else { Some(self.take(&mut state, &account)?) };
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let seat = Arc::new(Seat {
-            idle_since: AtomicU64::new(self.now()),
+            idle_since: AtomicU64::new(0),
             idle_until: AtomicU64::new(NEVER),
             is_late: AtomicBool::new(false),
             sent_away: Notify::new(),
@@ -233,11 +233,6 @@ impl Seats {
 }
 
 impl Place {
-    /// The account of the user who is connected.
-    pub(super) fn account(&self) -> &Arc<Account> {
-        &self.account
-    }
-
     pub(super) fn set_busy(&self) {
         self.seat.idle_since.store(0, Ordering::Relaxed);
     }

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BufMut;
-use futures::FutureExt;
 use thrift::{ApplicationError, ApplicationErrorKind};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -19,7 +18,6 @@ use super::dialect::Dialect;
 use super::handler::overloaded;
 use super::memory::{Charge, OVERLOADED, Part};
 use super::open::Open;
-use super::run_queue::Turn;
 use super::scan::Bounds;
 use super::service::Asked;
 use super::wait::{Awaited, Wait};
@@ -39,11 +37,8 @@ const READ: usize = 512;
 /// A buffer that grew beyond this for a large message is given back afterwards.
 const KEEP: usize = 16 * 1024;
 
-/// What a connection reads at most before it waits for its turn.
+/// What a connection reads at most before it answers.
 const MAX_READ: usize = 64 * 1024;
-
-/// What a connection that waited for its reader sends before it waits for its turn.
-const PIECE: usize = 16 * 1024;
 
 struct Connection {
     stream: Stream,
@@ -157,11 +152,9 @@ impl Connection {
         self.begins_within(self.shared.config.first_byte_timeout).await?;
         let mut deadline = Instant::now() + request_timeout;
         loop {
+            self.peer.let_others_work().await;
             self.peer.identity.refresh(|| self.stream.groups());
-            let turn = self.peer.turn().await;
-            let progress = self.answer_some(&turn)?;
-            self.send_at_once()?;
-            drop(turn);
+            let progress = self.answer_some()?;
             self.send().await?;
             match progress {
                 Progress::Incomplete => {
@@ -193,7 +186,7 @@ impl Connection {
     }
 
     /// Answers what has come, until the turn is over.
-    fn answer_some(&mut self, turn: &Turn) -> Result<Progress, End> {
+    fn answer_some(&mut self) -> Result<Progress, End> {
         let mut at = 0;
         let progress = loop {
             let received = &self.received[at..];
@@ -221,7 +214,7 @@ impl Connection {
                     break Progress::Ends(End::Malformed("a request out of bounds"));
                 }
             }
-            if turn.is_over() || self.output.len() >= GATHER {
+            if self.peer.queue.is_turn_over() || self.output.len() >= GATHER {
                 break Progress::More;
             }
         };
@@ -248,7 +241,7 @@ impl Connection {
             awaited => awaited,
         };
         let is_fetched = matches!(awaited, Awaited::Values(_));
-        let turn = self.peer.turn().await;
+        self.peer.let_others_work().await;
         let Shared { codec, desk, .. } = self.shared.as_ref();
         let (request, asked) = (&self.received[message], Asked { desk, peer: &self.peer });
         let outcome = codec.answer(dialect, request, asked, Some(awaited), &mut self.output, &mut self.charge)?;
@@ -257,8 +250,6 @@ impl Connection {
             self.open.give_up();
         }
         self.received.drain(..end);
-        self.send_at_once()?;
-        drop(turn);
         let _ = self.charge.set(Part::Awaited, 0);
         self.send().await
     }
@@ -326,14 +317,6 @@ impl Connection {
         Err(End::Overloaded)
     }
 
-    /// Sends what the kernel takes at once.
-    fn send_at_once(&mut self) -> Result<(), End> {
-        if self.sent < self.output.len() {
-            self.sent += self.stream.write(&self.output[self.sent..]).now_or_never().transpose()?.unwrap_or(0);
-        }
-        Ok(())
-    }
-
     /// Sends all.
     async fn send(&mut self) -> Result<(), End> {
         if self.sent < self.output.len() {
@@ -354,10 +337,8 @@ impl Connection {
 
     async fn send_by_turns(&mut self) -> Result<(), End> {
         while self.sent < self.output.len() {
-            let end = self.output.len().min(self.sent + PIECE);
-            self.sent += self.stream.write(&self.output[self.sent..end]).await?;
-            let _turn = self.peer.turn().await;
-            self.send_at_once()?;
+            self.sent += self.stream.write(&self.output[self.sent..]).await?;
+            self.peer.let_others_work().await;
         }
         Ok(())
     }

@@ -175,22 +175,20 @@ impl Desk {
         let (mut names, mut bytes) = (Vec::<String>::new(), 0);
         let mut charged = peer.account.memory.nothing();
         loop {
-            let turn = peer.turn().await;
-            while !turn.is_over() {
-                let slice: Vec<&str> = children.by_ref().take(SLICE).collect();
-                if slice.is_empty() {
-                    return Ok(idl::ChildrenReply { names, freshness: freshness.into() });
-                }
-                let listed = slice.into_iter().filter(|name| peer.identity.grant().lists(&path.child(name)));
-                let before = names.len();
-                names.extend(listed.map(str::to_owned));
-                bytes += names[before..].iter().map(|name| name.len() + 4).sum::<usize>();
-                if !charged.resize(bytes + names.len() * NAME_OVERHEAD) {
-                    return Err(overloaded());
-                }
-                if bytes > self.whole_bytes() {
-                    return Err(invalid("path", "more children than a reply may hold; read them by `subtree`"));
-                }
+            peer.let_others_work().await;
+            let slice: Vec<&str> = children.by_ref().take(SLICE).collect();
+            if slice.is_empty() {
+                return Ok(idl::ChildrenReply { names, freshness: freshness.into() });
+            }
+            let listed = slice.into_iter().filter(|name| peer.identity.grant().lists(&path.child(name)));
+            let before = names.len();
+            names.extend(listed.map(str::to_owned));
+            bytes += names[before..].iter().map(|name| name.len() + 4).sum::<usize>();
+            if !charged.resize(bytes + names.len() * NAME_OVERHEAD) {
+                return Err(overloaded());
+            }
+            if bytes > self.whole_bytes() {
+                return Err(invalid("path", "more children than a reply may hold; read them by `subtree`"));
             }
         }
     }
@@ -227,16 +225,13 @@ impl Desk {
         let _collecting = peer.account.collecting.lock().await;
         let (snapshot, freshness) = self.fresh(|snapshot| subtree.fresh_enough(snapshot))?;
         let mut page = Page::new(subtree.limit, self.page_bytes());
-        let mut nodes = subtree.nodes(&snapshot);
-        loop {
-            let turn = peer.turn().await;
-            while !turn.is_over() {
-                let Some((at, node)) = nodes.next() else { return Ok(page.reply(freshness)) };
-                if peer.identity.grant().reads(at) && page.add(at, node).is_break() {
-                    return Ok(page.reply(freshness));
-                }
+        for (at, node) in subtree.nodes(&snapshot) {
+            peer.let_others_work().await;
+            if peer.identity.grant().reads(at) && page.add(at, node).is_break() {
+                break;
             }
         }
+        Ok(page.reply(freshness))
     }
 
     pub(super) fn status(&self, peer: &Peer) -> thrift::Result<idl::StatusReply> {

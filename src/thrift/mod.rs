@@ -41,21 +41,20 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
 use futures::future::try_join_all;
 
-use self::admission::{Admission, Place};
+use self::admission::Admission;
 pub use self::config::{Config, ZkData};
 use self::handler::Desk;
-use self::run_queue::{RunQueue, Turn};
+use self::run_queue::RunQueue;
 #[cfg(any(test, feature = "fuzz"))]
 use self::shares::User;
 use self::shares::{Account, Shares};
-use self::turns::Turns;
+use self::turns::{Held, Turns};
 pub use self::watch::MAX_PATHS;
 use crate::access::{Access, Client, Identity};
 use crate::metrics::Metrics;
-use crate::net::{Address, BindError, Bound, Stream};
+use crate::net::{Accepted, Address, BindError, Bound};
 use crate::store::Store;
 use crate::task::{Stop, Tasks};
 
@@ -138,24 +137,22 @@ impl Endpoint {
         let turns = Turns::new(shared.config.threads);
         for number in 0..shared.config.threads {
             let (bound, shared, turns) = (bound.clone(), shared.clone(), turns.clone());
-            tasks.thread(format!("thrift-{number}"), move |tasks| async move {
-                let stop = tasks.stop_signal();
-                let queue = Arc::<RunQueue>::default();
-                let serve = |stream: Stream| {
-                    let identity = shared.identify(&stream);
-                    if let Some(place) = shared.admit(&stream, &identity) {
-                        let held = turns.hold(number);
-                        let peer = Peer { account: place.account().clone(), queue: queue.clone(), identity };
-                        let serving = connection::serve(stream, place, peer, shared.clone(), stop.clone());
-                        tasks.short(serving.map(move |()| drop(held)));
+            let name = format!("thrift-{number}");
+            tasks.thread(name.clone(), move |tasks| async move {
+                let (queue, stop) = (RunQueue::new(), tasks.stop_signal());
+                let serve = {
+                    let (queue, turns, stop) = (queue.clone(), turns.clone(), stop.clone());
+                    move |accepted| shared.serve(accepted, &queue, turns.hold(number), &stop)
+                };
+                let accepting = async move {
+                    while turns.begin(number, &stop).await {
+                        tokio::select! {
+                            () = turns.end(number) => {}
+                            () = accept(&bound, &stop, &serve) => break,
+                        }
                     }
                 };
-                while turns.begin(number, &stop).await {
-                    tokio::select! {
-                        () = turns.end(number) => {}
-                        () = accept(&bound, &stop, &serve) => break,
-                    }
-                }
+                tasks.critical(name, async move { queue.run(accepting).await });
             })?;
         }
         Ok(())
@@ -163,7 +160,7 @@ impl Endpoint {
 }
 
 /// Accepts from all listeners until the stop.
-async fn accept(bound: &[Bound], stop: &Stop, serve: &impl Fn(Stream)) {
+async fn accept(bound: &[Bound], stop: &Stop, serve: &impl Fn(Accepted)) {
     while let Err(error) = try_join_all(bound.iter().map(|bound| bound.accept(stop, serve))).await {
         tracing::error!(%error, "cannot listen; trying again");
         tokio::time::sleep(PAUSE).await;
@@ -171,29 +168,40 @@ async fn accept(bound: &[Bound], stop: &Stop, serve: &impl Fn(Stream)) {
 }
 
 impl Shared {
-    fn admit(&self, stream: &Stream, identity: &Identity) -> Option<Place> {
-        let peer = stream.peer();
-        let is_own = peer.is_some_and(|peer| peer.pid() == self.process);
-        let user = peer.map(|peer| peer.uid());
-        self.admission.admit(self.shares.account(user, identity.grant().is_admin()), is_own)
-    }
-
-    fn identify(&self, stream: &Stream) -> Identity {
-        let client = stream.peer().map_or(Client::Tcp, |peer| Client::Unix { uid: peer.uid(), gid: peer.gid() });
-        self.access.identify(client, || stream.groups())
+    /// Has a connection served when it is its user's turn, if that user may have one more.
+    fn serve(self: &Arc<Self>, accepted: Accepted, queue: &Arc<RunQueue>, held: Held, stop: &Stop) {
+        let credentials = accepted.peer();
+        let client = match credentials {
+            Some(peer) => Client::Unix { uid: peer.uid(), gid: peer.gid() },
+            None => Client::Tcp,
+        };
+        let identity = self.access.identify(client, || accepted.groups());
+        let account = self.shares.account(credentials.map(|peer| peer.uid()), identity.grant().is_admin());
+        let is_own = credentials.is_some_and(|peer| Some(peer.pid()) == self.process);
+        let Some(place) = self.admission.admit(account.clone(), is_own) else { return };
+        let (shared, stop, user) = (self.clone(), stop.clone(), account.user);
+        let peer = Peer { account, queue: queue.clone(), identity };
+        queue.spawn(user, async move {
+            if let Ok(stream) = accepted.into_stream() {
+                connection::serve(stream, place, peer, shared, stop).await;
+            }
+            drop(held);
+        });
     }
 }
 
 impl Peer {
-    /// Waits until it is the user's turn, and of all its connections that of this one.
-    async fn turn(&self) -> Turn {
-        self.queue.turn(self.account.user).await
+    /// Lets others work, if this one has worked for as long as a turn lasts.
+    async fn let_others_work(&self) {
+        if self.queue.is_turn_over() {
+            run_queue::next_turn().await;
+        }
     }
 
     /// A user who has no more shares than others, and may do everything.
     #[cfg(any(test, feature = "fuzz"))]
     fn of(desk: &Desk, user: User) -> Self {
-        Self { account: desk.shares.account(user, false), queue: Arc::default(), identity: Identity::root() }
+        Self { account: desk.shares.account(user, false), queue: RunQueue::new(), identity: Identity::root() }
     }
 }
 

@@ -1,117 +1,153 @@
-//! The run queue: the connections of a thread take turns, the users first, and then the connections of each.
+//! The run queue: runs the connections of a thread by turns, the users first, and then the connections of each.
 //!
 //! A runtime polls its tasks in the order in which they were woken. So who has a thousand busy connections would be
-//! served a thousand times before another user once. Here a connection works only while it has the turn; those that
-//! wait for it wait in a queue of their user, and the users are served one after the other.
+//! served a thousand times before another user once. Here a connection that was woken waits in a queue of its user, and
+//! the users are served one after the other. All that a connection does is done in its turn, also to read what came for
+//! it, and to end.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::future::{Future, poll_fn};
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use futures::FutureExt;
+use futures::future::{BoxFuture, FusedFuture};
+use futures::task::AtomicWaker;
 
-use super::shares::User;
+use super::shares::{User, lock};
 
-/// How long a connection may work while others wait; and how long the thread works before it looks who else has come.
-const TURN: Duration = Duration::from_millis(1);
+/// How long a connection may work; and how long the thread works before it looks who else has come. Shorter ones answer
+/// other users sooner, until the looks cost more than the work.
+const TURN: Duration = Duration::from_micros(300);
 
-/// Who works and who waits, of one thread.
-#[derive(Debug, Default)]
+/// The connections of one thread.
+#[derive(Debug)]
 pub(super) struct RunQueue {
-    state: Mutex<State>,
+    waiting: Mutex<Waiting>,
+    open: AtomicUsize,
+    /// Woken when one begins to wait while nobody works.
+    thread: AtomicWaker,
+    started: Instant,
+    /// In nanoseconds since the start.
+    turn_began: AtomicU64,
 }
 
+/// The connections that wait for their turn.
 #[derive(Debug, Default)]
-struct State {
-    is_taken: bool,
-    /// How long connections have worked since the thread looked who else has come.
-    worked: Duration,
-    waiting: HashMap<User, VecDeque<oneshot::Sender<Turn>>>,
-    /// The users of whom somebody waits, the next one first.
+struct Waiting {
+    of_users: HashMap<User, VecDeque<Arc<Task>>>,
+    /// The users of whom one waits, the next one first.
     order: VecDeque<User>,
 }
 
-/// The right to work, passed on when dropped. Whoever has it must not wait for anything else.
-#[derive(Debug)]
-pub(super) struct Turn {
+/// The work of one connection.
+struct Task {
+    user: User,
     queue: Arc<RunQueue>,
-    /// Whether the thread has worked for so long that it must look who else has come.
-    looks: bool,
-    began: Instant,
+    is_waiting: AtomicBool,
+    /// None: it is done.
+    work: Mutex<Option<BoxFuture<'static, ()>>>,
 }
 
 impl RunQueue {
-    /// Waits for the turn.
-    pub(super) async fn turn(self: &Arc<Self>, user: User) -> Turn {
-        let mut turn = match self.take_or_wait(user) {
-            Ok(turn) if !turn.looks => return turn,
-            Ok(turn) => turn,
-            Err(waiting) => waiting.await.expect("a turn is only ever passed on"),
-        };
-        if turn.looks {
-            // Others read meanwhile what came for them, and wait too.
-            tokio::task::yield_now().await;
-        }
-        turn.began = Instant::now();
-        turn
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            waiting: Mutex::default(),
+            open: AtomicUsize::new(0),
+            thread: AtomicWaker::new(),
+            started: Instant::now(),
+            turn_began: AtomicU64::new(0),
+        })
     }
 
-    fn take_or_wait(self: &Arc<Self>, user: User) -> Result<Turn, oneshot::Receiver<Turn>> {
-        let mut state = self.state();
-        if !state.is_taken {
-            state.is_taken = true;
-            return Ok(self.give(&mut state));
-        }
-        let (sender, receiver) = oneshot::channel();
-        state.wait(user, sender);
-        Err(receiver)
+    /// Has work done by turns. Its panic ends it alone.
+    pub(super) fn spawn(self: &Arc<Self>, user: User, work: impl Future<Output = ()> + Send + 'static) {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        let work = AssertUnwindSafe(work).catch_unwind().map(drop).boxed();
+        let task = Task { user, queue: self.clone(), is_waiting: AtomicBool::new(false), work: Mutex::new(Some(work)) };
+        Arc::new(task).wake();
     }
 
-    /// Passes the turn to whoever is next.
-    fn pass_on(self: &Arc<Self>, worked: Duration) {
-        let mut state = self.state();
-        state.worked += worked;
-        while let Some(next) = state.next() {
-            if next.is_closed() {
-                continue;
+    /// Does all of it, until there is none and `accepting`, which brings more, has ended.
+    pub(super) async fn run(&self, accepting: impl Future<Output = ()>) {
+        let mut accepting = pin!(accepting.fuse());
+        let working = poll_fn(|context| {
+            let _ = accepting.as_mut().poll(context);
+            let is_all = self.work(context);
+            if is_all && accepting.is_terminated() && self.open.load(Ordering::Relaxed) == 0 {
+                return Poll::Ready(());
             }
-            let turn = self.give(&mut state);
-            drop(state);
-            // One that stops waiting just now drops the turn, which passes it on.
-            let _ = next.send(turn);
-            return;
-        }
-        state.is_taken = false;
+            Poll::Pending
+        });
+        // The runtime would have all connections pause after as many steps as it allows one task.
+        tokio::task::coop::unconstrained(working).await;
     }
 
-    fn give(self: &Arc<Self>, state: &mut State) -> Turn {
-        let looks = state.worked >= TURN;
-        if looks {
-            state.worked = Duration::ZERO;
+    /// Gives turns until nobody waits, but not for long. Whether nobody does; else it wants to be asked again.
+    fn work(&self, context: &mut Context<'_>) -> bool {
+        let began = Instant::now();
+        let mut now = began;
+        loop {
+            while let Some(task) = self.next() {
+                self.turn_began.store((now - self.started).as_nanos() as u64, Ordering::Relaxed);
+                task.work();
+                now = Instant::now();
+                if now - began >= TURN {
+                    // Wakes this task after it has looked for what came from the network.
+                    let _ = pin!(tokio::task::yield_now()).poll(context);
+                    return false;
+                }
+            }
+            self.thread.register(context.waker());
+            // Another thread may have woken one before it could see whom to wake.
+            if lock(&self.waiting).order.is_empty() {
+                return true;
+            }
         }
-        Turn { queue: self.clone(), looks, began: Instant::now() }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn next(&self) -> Option<Arc<Task>> {
+        lock(&self.waiting).next()
+    }
+
+    /// Whether who works now has worked for long enough.
+    pub(super) fn is_turn_over(&self) -> bool {
+        self.started.elapsed().saturating_sub(Duration::from_nanos(self.turn_began.load(Ordering::Relaxed))) >= TURN
     }
 }
 
-impl State {
-    fn wait(&mut self, user: User, one: oneshot::Sender<Turn>) {
-        let waiting = self.waiting.entry(user).or_default();
-        if waiting.is_empty() {
-            self.order.push_back(user);
+/// Waits for the next turn.
+pub(super) async fn next_turn() {
+    let mut is_next = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut is_next, true) {
+            return Poll::Ready(());
         }
-        waiting.push_back(one);
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await
+}
+
+impl Waiting {
+    fn push(&mut self, task: Arc<Task>) {
+        let of_user = self.of_users.entry(task.user).or_default();
+        if of_user.is_empty() {
+            self.order.push_back(task.user);
+        }
+        of_user.push_back(task);
     }
 
-    fn next(&mut self) -> Option<oneshot::Sender<Turn>> {
+    fn next(&mut self) -> Option<Arc<Task>> {
         let user = self.order.pop_front()?;
-        let waiting = self.waiting.get_mut(&user)?;
-        let next = waiting.pop_front();
-        if waiting.is_empty() {
-            self.waiting.remove(&user);
+        let of_user = self.of_users.get_mut(&user)?;
+        let next = of_user.pop_front();
+        if of_user.is_empty() {
+            self.of_users.remove(&user);
         } else {
             self.order.push_back(user);
         }
@@ -119,60 +155,94 @@ impl State {
     }
 }
 
-impl Turn {
-    /// Whether it has lasted long enough.
-    pub(super) fn is_over(&self) -> bool {
-        self.began.elapsed() >= TURN
+impl Task {
+    fn work(self: Arc<Self>) {
+        // Before it works, so that it is not lost if it is woken meanwhile.
+        self.is_waiting.store(false, Ordering::Release);
+        let waker = Waker::from(self.clone());
+        let mut work = lock(&self.work);
+        let is_done = work.as_mut().is_some_and(|work| work.as_mut().poll(&mut Context::from_waker(&waker)).is_ready());
+        if is_done {
+            *work = None;
+            self.queue.open.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
-impl Drop for Turn {
-    fn drop(&mut self) {
-        self.queue.pass_on(self.began.elapsed());
+impl Wake for Task {
+    fn wake(self: Arc<Self>) {
+        if !self.is_waiting.swap(true, Ordering::AcqRel) {
+            let queue = self.queue.clone();
+            lock(&queue.waiting).push(self);
+            queue.thread.wake();
+        }
+    }
+}
+
+impl std::fmt::Debug for Task {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Task").field("user", &self.user).finish_non_exhaustive()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use futures::FutureExt;
-    use std::cell::RefCell;
-
     use super::*;
 
     const ATTACKER: User = Some(1);
     const OTHER: User = Some(2);
 
-    #[tokio::test]
-    async fn one_connection_of_another_user_waits_for_one_turn_and_not_for_all() {
-        let queue = Arc::<RunQueue>::default();
-        let worked = RefCell::new(Vec::new());
-        let work = async |user: User| {
-            let turn = queue.turn(user).await;
-            worked.borrow_mut().push(user);
-            drop(turn);
-        };
-        let now = queue.turn(ATTACKER).await;
-        let all = futures::future::join_all((0..1_000).map(|_| work(ATTACKER)));
-        futures::join!(all, work(OTHER), async move { drop(now) });
-        let worked = worked.into_inner();
-        assert_eq!(worked.len(), 1_001);
-        assert!(worked[..2].contains(&OTHER), "it waited for {:?}", worked.iter().position(|user| *user == OTHER));
+    /// In which order the users did so many steps of work each.
+    async fn order(of: &[(User, usize)], steps: usize) -> Vec<User> {
+        let (queue, order) = (RunQueue::new(), Arc::<Mutex<Vec<User>>>::default());
+        for &(user, connections) in of {
+            for _ in 0..connections {
+                let order = order.clone();
+                queue.spawn(user, async move {
+                    for _ in 0..steps {
+                        lock(&order).push(user);
+                        next_turn().await;
+                    }
+                });
+            }
+        }
+        queue.run(async {}).await;
+        std::mem::take(&mut lock(&order))
     }
 
     #[tokio::test]
-    async fn the_turn_passes_by_who_no_longer_waits_for_it() {
-        let queue = Arc::<RunQueue>::default();
-        let now = queue.turn(ATTACKER).await;
-        let (gone, given_up) = (queue.take_or_wait(OTHER), queue.take_or_wait(OTHER));
-        let mut next = Box::pin(queue.turn(OTHER));
-        assert!(next.as_mut().now_or_never().is_none());
-        drop(gone);
-        drop(now);
-        assert!(next.as_mut().now_or_never().is_none(), "it is another's, which has not taken it yet");
-        drop(given_up);
-        drop(next.await);
-        let last = queue.turn(ATTACKER).now_or_never();
-        drop(last.expect("nobody waits"));
-        assert!(queue.state().waiting.is_empty() && queue.state().order.is_empty());
+    async fn one_connection_of_another_user_waits_for_one_turn_and_not_for_all() {
+        let order = order(&[(ATTACKER, 1_000), (OTHER, 1)], 2).await;
+        let of_other: Vec<usize> = (0..order.len()).filter(|at| order[*at] == OTHER).collect();
+        assert_eq!((order.len(), of_other), (2_002, vec![1, 3]));
+    }
+
+    #[tokio::test]
+    async fn who_is_accepted_while_others_work_has_its_turn() {
+        let queue = RunQueue::new();
+        let busy = Arc::new(AtomicBool::new(true));
+        let is_busy = busy.clone();
+        queue.spawn(ATTACKER, async move {
+            while is_busy.load(Ordering::Relaxed) {
+                next_turn().await;
+            }
+        });
+        let accepting = async {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            queue.spawn(OTHER, async move { busy.store(false, Ordering::Relaxed) });
+        };
+        queue.run(accepting).await;
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_one_connection_and_another_thread_may_wake_one() {
+        let queue = RunQueue::new();
+        queue.spawn(ATTACKER, async { panic!("as the test wants") });
+        queue.spawn(OTHER, async {
+            let woken = tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(5)));
+            woken.await.expect("it ends");
+        });
+        queue.run(async {}).await;
+        assert_eq!(queue.open.load(Ordering::Relaxed), 0);
     }
 }

@@ -134,9 +134,8 @@ impl Desk {
         let (mut since, mut is_late) = (patience.since, false);
         let mut replaced = peer.identity.replaced();
         loop {
-            let turn = peer.turn().await;
+            peer.let_others_work().await;
             let told = ask(since)?;
-            drop(turn);
             let is_current = peer.identity.is_current();
             if told.is_news && !is_current {
                 return Err(again());

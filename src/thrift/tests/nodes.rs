@@ -30,10 +30,10 @@ const ANY_AGE: ReadOptions = ReadOptions { max_age_ms: None };
 async fn very_many_children_are_collected_by_turns() {
     let (desk, peer, _publisher) = house(2_500, 8);
     assert!(desk.children(&peer, "/many", &ANY_AGE).expect("an answer").is_none(), "they are too many at once");
-    let now = peer.turn().await;
+    // Nobody begins a turn, so that it is over after a while.
+    std::thread::sleep(Duration::from_millis(2));
     let mut all = Box::pin(desk.many_children(&peer, "/many", &ANY_AGE));
-    assert!(all.as_mut().now_or_never().is_none(), "it is another's turn");
-    drop(now);
+    assert!(all.as_mut().now_or_never().is_none(), "others may work");
     let names = all.await.expect("an answer").names;
     assert_eq!((names.len(), names[0].as_str(), names[2_499].as_str()), (2_500, "00000000", "00002499"));
     let (desk, peer, _publisher) = house(1_000, 8);

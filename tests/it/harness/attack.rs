@@ -159,13 +159,38 @@ async fn read_all(from: &mut (impl AsyncReadExt + Unpin)) -> std::io::Result<()>
 pub(crate) struct Adversary(Child);
 
 /// What became of the requests of a user who does no harm.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Suffered {
     pub(crate) answered: usize,
     pub(crate) failed: usize,
+    /// How long requests took on a connection that was kept, and on new ones with connecting.
+    pub(crate) kept: Times,
+    pub(crate) new: Times,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Times {
     pub(crate) median: Duration,
     pub(crate) p99: Duration,
     pub(crate) longest: Duration,
+}
+
+impl Times {
+    fn of(mut took: Vec<Duration>) -> Self {
+        took.sort();
+        let at = |part: usize| took.get((took.len() * part / 1000).min(took.len().saturating_sub(1))).copied();
+        let [median, p99, longest] = [500, 990, 1000].map(|part| at(part).unwrap_or_default());
+        Self { median, p99, longest }
+    }
+
+    fn from_micros(micros: [u64; 3]) -> Self {
+        let [median, p99, longest] = micros.map(Duration::from_micros);
+        Self { median, p99, longest }
+    }
+
+    fn micros(self) -> [u128; 3] {
+        [self.median, self.p99, self.longest].map(|time| time.as_micros())
+    }
 }
 
 impl Roster {
@@ -185,9 +210,9 @@ impl Roster {
         let output = String::from_utf8(output.expect("it runs").stdout).expect("text");
         let line = output.lines().find_map(|line| line.strip_prefix("suffered ")).unwrap_or_else(|| panic!("{output}"));
         let numbers: Vec<u64> = line.split(' ').map(|number| number.parse().expect("a number")).collect();
-        let [answered, failed, median, p99, longest] = numbers[..] else { panic!("{line}") };
-        let [median, p99, longest] = [median, p99, longest].map(Duration::from_micros);
-        Suffered { answered: answered as usize, failed: failed as usize, median, p99, longest }
+        let &[answered, failed, ref kept @ .., a, b, c] = &numbers[..] else { panic!("{line}") };
+        let kept = Times::from_micros(kept.try_into().expect("three numbers"));
+        Suffered { answered: answered as usize, failed: failed as usize, kept, new: Times::from_micros([a, b, c]) }
     }
 }
 
@@ -214,9 +239,9 @@ pub(crate) fn play_role() -> bool {
     let socket = PathBuf::from(socket);
     if role == "victim" {
         let how_long = Duration::from_millis(how_long.parse().expect("milliseconds"));
-        let Suffered { answered, failed, median, p99, longest } = suffer(&socket, how_long);
-        let [median, p99, longest] = [median, p99, longest].map(|time| time.as_micros());
-        println!("\nsuffered {answered} {failed} {median} {p99} {longest}");
+        let Suffered { answered, failed, kept, new } = suffer(&socket, how_long);
+        let times = [kept.micros(), new.micros()].concat().iter().map(u128::to_string).collect::<Vec<_>>().join(" ");
+        println!("\nsuffered {answered} {failed} {times}");
     } else {
         attack(role.parse().expect("an attack"), &socket);
     }
@@ -242,15 +267,20 @@ fn attack(attack: Attack, socket: &Path) {
 }
 
 fn suffer(socket: &Path, how_long: Duration) -> Suffered {
-    let (mut took, mut failed, mut kept) = (Vec::new(), 0, None);
+    let (mut kept_took, mut new_took, mut failed, mut kept) = (Vec::new(), Vec::new(), 0, None);
     let start = Instant::now();
     while start.elapsed() < how_long {
         let begin = Instant::now();
-        let persistent = kept.take().map_or_else(|| connect(socket), Ok);
-        match persistent.and_then(ask).and_then(|persistent| connect(socket).and_then(ask).map(|_| persistent)) {
-            Ok(persistent) => {
-                kept = Some(persistent);
-                took.push(begin.elapsed() / 2);
+        let asked = kept.take().map_or_else(|| connect(socket), Ok).and_then(|stream| {
+            let (stream, kept_takes) = timed(|| ask(stream))?;
+            let (_, new_takes) = timed(|| connect(socket).and_then(ask))?;
+            Ok((stream, kept_takes, new_takes))
+        });
+        match asked {
+            Ok((stream, kept_takes, new_takes)) => {
+                kept = Some(stream);
+                kept_took.push(kept_takes);
+                new_took.push(new_takes);
             }
             Err(error) => {
                 eprintln!("the victim: {error} after {:?}", begin.elapsed());
@@ -259,10 +289,12 @@ fn suffer(socket: &Path, how_long: Duration) -> Suffered {
         }
         std::thread::sleep(PAUSE);
     }
-    took.sort();
-    let at = |part: usize| took.get((took.len() * part / 1000).min(took.len().saturating_sub(1))).copied();
-    let [median, p99, longest] = [500, 990, 1000].map(|part| at(part).unwrap_or_default());
-    Suffered { answered: took.len(), failed, median, p99, longest }
+    Suffered { answered: kept_took.len(), failed, kept: Times::of(kept_took), new: Times::of(new_took) }
+}
+
+fn timed<T>(what: impl FnOnce() -> std::io::Result<T>) -> std::io::Result<(T, Duration)> {
+    let begin = Instant::now();
+    what().map(|result| (result, begin.elapsed()))
 }
 
 fn connect(socket: &Path) -> std::io::Result<Connection> {
