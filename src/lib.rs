@@ -7,7 +7,7 @@
 //!
 //! | floor | rooms |
 //! |---|---|
-//! | 0 | [`model`], [`metrics`], [`permissions`], [`secret`], [`task`], `sync`, `allocator` |
+//! | 0 | [`model`], [`metrics`], [`permissions`], [`default_paths`], [`secret`], [`task`], `sync`, `allocator` |
 //! | 1 | [`access`], [`store`], [`tunnel`], [`net`] |
 //! | 2 | [`resolve`] |
 //! | 3 | [`source`], [`register`], [`thrift`], [`master`] |
@@ -19,6 +19,7 @@ mod allocator;
 pub mod config;
 #[cfg(test)]
 mod corpora;
+pub mod default_paths;
 pub mod master;
 pub mod metrics;
 pub mod model;

@@ -54,6 +54,13 @@ pub enum StartError {
     Thread(#[from] io::Error),
 }
 
+impl StartError {
+    /// Whether another process listens where this one was to.
+    pub fn is_taken(&self) -> bool {
+        matches!(self, Self::Bind(error) | Self::Register(RegisterError::Bind(error)) if error.is_taken())
+    }
+}
+
 impl Sidecar {
     /// Starts all rooms on the runtime of the caller. It listens when this returns, whatever the sources do.
     pub fn start(config: &Config) -> Result<Self, StartError> {

@@ -26,10 +26,13 @@ final class Place
         return ($socket === '' ? self::folder() : dirname($socket)) . '/' . self::SHARED;
     }
 
+    /** The first one whose sidecar answers; else the first in which one has been. */
     private static function folder(): string
     {
-        $user = self::userFolder();
-        return !self::isIn(self::SYSTEM) && $user !== null && self::isIn($user) ? $user : self::SYSTEM;
+        $found = array_values(array_filter([self::SYSTEM, ...self::userFolders()], self::isIn(...)));
+        // A socket that a dead sidecar left hides no living one. Where there is one place, nothing is to be decided.
+        $live = count($found) > 1 ? array_values(array_filter($found, self::isLive(...))) : [];
+        return $live[0] ?? $found[0] ?? self::SYSTEM;
     }
 
     private static function isIn(string $folder): bool
@@ -38,15 +41,28 @@ final class Place
         return Quiet::run($exists);
     }
 
-    /** In /tmp, another user may have put something under our name. */
-    private static function userFolder(): ?string
+    private static function isLive(string $folder): bool
     {
-        if (!function_exists('posix_getuid')) {
-            return null;
+        $connect = static fn () => stream_socket_client("unix://$folder/" . self::SOCKET, timeout: 0.05);
+        return (bool) Quiet::run($connect);
+    }
+
+    /** @return list<string> those that no other user can have put there, as one can in /tmp */
+    private static function userFolders(): array
+    {
+        if (!function_exists('posix_geteuid')) {
+            return [];
         }
-        $runtime = (string) getenv('XDG_RUNTIME_DIR');
-        $folder = str_starts_with($runtime, '/') ? "$runtime/roster" : '/tmp/roster-' . posix_getuid();
-        $found = Quiet::run(static fn () => lstat($folder));
-        return $found && ($found['mode'] & 0170000) === 0040000 && $found['uid'] === posix_getuid() ? $folder : null;
+        $user = posix_geteuid();
+        $logins = array_filter([(string) getenv('XDG_RUNTIME_DIR'), "/run/user/$user"], self::isOwn(...));
+        $folders = [...array_map(static fn ($login) => "$login/roster", $logins), "/tmp/roster-$user"];
+        return array_values(array_filter(array_unique($folders), self::isOwn(...)));
+    }
+
+    /** Whether a folder is this user's, and nobody else's to write. */
+    private static function isOwn(string $folder): bool
+    {
+        $found = str_starts_with($folder, '/') ? Quiet::run(static fn () => lstat($folder)) : false;
+        return $found && ($found['mode'] & 0170022) === 0040000 && $found['uid'] === posix_geteuid();
     }
 }

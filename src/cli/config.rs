@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use roster::config::{Config, Layers};
 
-use super::settings::{self, NO_SOURCE, Settings};
+use super::settings::{self, NO_SOURCE, Origin, Settings};
 
 /// Check or show a configuration
 #[derive(Debug, Args)]
@@ -17,9 +17,12 @@ pub(crate) struct Configure {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Tell all that is wrong with a file, also what it names that this machine does not have
+    /// Tell all that is wrong with a configuration, also what it names that this machine does not have
     #[command(after_help = super::exit::HELP)]
-    Check { file: PathBuf },
+    Check {
+        /// Check this file alone [default: what `roster serve` would read, with the environment]
+        file: Option<PathBuf>,
+    },
     /// Print the configuration in force, with the defaults
     #[command(after_help = super::exit::HELP)]
     Show(#[command(flatten)] Settings),
@@ -28,19 +31,29 @@ enum Command {
 impl Configure {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         match self.command {
-            Command::Check { file } => {
-                let layers = Layers { file: Some(settings::read(&file)?), ..Layers::default() };
-                let config = Config::check(&layers, |doubt| eprintln!("{doubt}"))?;
-                if !config.has_source() {
-                    eprintln!("{}: {NO_SOURCE}", file.display());
-                }
-                writeln!(io::stdout(), "{} is in order", file.display())?;
-            }
+            Command::Check { file } => check(file)?,
             Command::Show(settings) => {
                 let loaded = settings.load([])?;
-                write!(io::stdout(), "# {}\n\n{}", loaded.origin, loaded.config.to_toml())?;
+                write!(io::stdout(), "# {}.\n\n{}", loaded.origin, loaded.config.to_toml())?;
             }
         }
         Ok(())
     }
+}
+
+fn check(file: Option<PathBuf>) -> anyhow::Result<()> {
+    let (layers, origin) = match &file {
+        Some(path) => (Layers { file: Some(settings::read(path)?), ..Layers::default() }, Origin::from(path.as_path())),
+        None => Settings::in_force().layers([])?,
+    };
+    let config = Config::check(&layers, |doubt| eprintln!("{doubt}"));
+    let config = config.map_err(|mistakes| anyhow::Error::from(mistakes).context(origin.clone()))?;
+    if !config.has_source() {
+        eprintln!("{origin}: {NO_SOURCE}");
+    }
+    match file {
+        Some(path) => writeln!(io::stdout(), "{} is in order", path.display())?,
+        None => writeln!(io::stdout(), "{origin}: it is in order")?,
+    }
+    Ok(())
 }

@@ -4,18 +4,17 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use roster::default_paths;
 use roster::net::Address;
 use roster::thrift::client::Client;
 
-use super::place;
-
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Connection {
-    /// The sidecar: `unix:///path` or `host:port` [default: the socket in /run/roster or the user's runtime folder,
-    /// else 127.0.0.1:9090]
+    /// The sidecar: `unix:///path` or `host:port` [default: the socket in /run/roster, else that in the user's runtime
+    /// folder]
     #[arg(long, env = "ROSTER_ADDRESS", hide_env_values = true)]
     address: Option<Address>,
-    /// How long to wait for an answer
+    /// How long to wait for an answer; a mere number is of seconds
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = positive)]
     timeout: Duration,
 }
@@ -30,34 +29,45 @@ impl Connection {
         self.address.is_some()
     }
 
-    /// Whether there is a socket of the sidecar that is meant when nobody says.
+    /// Whether a sidecar listens where one is looked for when nobody says.
     pub(crate) fn is_found() -> bool {
-        matches!(place::default_address(), Address::Unix(_))
+        default_paths::found().is_some_and(|socket| default_paths::is_live(&socket))
     }
 
     /// Where the shared file of that sidecar lies, unless its configuration says otherwise.
     pub(crate) fn shared_file(&self) -> Option<PathBuf> {
-        match &self.address {
-            Some(Address::Unix(socket)) => Some(place::shared_file_beside(socket)),
+        let socket = match &self.address {
+            Some(Address::Unix(socket)) => Some(socket.clone()),
             Some(Address::Tcp(_)) => None,
-            None => place::default_shared_file(),
-        }
+            None => default_paths::found(),
+        };
+        socket.map(|socket| default_paths::shared_file_beside(&socket))
     }
 
     pub(crate) fn client(self) -> Client {
-        Client::new(self.address.unwrap_or_else(place::default_address), self.timeout)
+        match self.address {
+            Some(address) => Client::new(address, self.timeout),
+            None => Client::local(self.timeout),
+        }
     }
+}
+
+/// A duration as people write it: `250ms`, `5s`, and `5` for seconds.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    if let Ok(seconds) = text.parse() {
+        return Ok(Duration::from_secs(seconds));
+    }
+    humantime::parse_duration(text).map_err(|error| error.to_string())
 }
 
 /// What is longer is no patience, but a slip; and the clock has an end.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 fn positive(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(Duration::ZERO) => Err("it must be longer than nothing".into()),
-        Ok(duration) if duration > LONGEST => Err("it is more than a day".into()),
-        Ok(duration) => Ok(duration),
-        Err(error) => Err(error.to_string()),
+    match duration(text)? {
+        Duration::ZERO => Err("it must be longer than nothing".into()),
+        duration if duration > LONGEST => Err("it is more than a day".into()),
+        duration => Ok(duration),
     }
 }
 
@@ -66,9 +76,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_mere_number_is_of_seconds() {
+        assert_eq!(duration("5"), duration("5s"));
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+    }
+
+    #[test]
     fn a_timeout_is_neither_nothing_nor_more_than_a_day() {
         assert_eq!(positive("1day"), Ok(LONGEST));
-        for text in ["0s", "25h", "500000000000years", "soon"] {
+        for text in ["0", "0s", "25h", "86401", "500000000000years", "soon", "-1"] {
             assert!(positive(text).is_err(), "{text}");
         }
     }

@@ -1,14 +1,24 @@
 //! The demonstration: what `roster serve` does when nobody has configured it.
 
-use std::fs::{DirBuilder, File};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::net::TcpListener;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::Context;
 use roster::config::Config;
+use roster::default_paths;
+use roster::net::Address;
+use roster::thrift::client::{Client, Error};
+use roster::thrift::idl::Filter;
+use tokio::process::Command;
+use tokio::task::spawn_blocking;
+use tokio::time::{sleep, timeout};
 
-use super::place;
+use super::masters::any;
 use super::sample::SERVICE;
 
 const TREE: &str = include_str!("../../examples/tree.toml");
@@ -16,12 +26,16 @@ const TREE: &str = include_str!("../../examples/tree.toml");
 const TOKENS: &str = "register-center-token-2024\n";
 const PHP_EXAMPLE: &str = "examples/php/get.php";
 
+/// How long the masters may take to be there; for the register's first seconds nobody is told of any.
+const READY_TIMEOUT: Duration = Duration::from_secs(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
 /// Its configuration, as if it were a file.
 pub(crate) fn file() -> (PathBuf, String) {
     let quoted = |path: PathBuf| toml::Value::from(path.to_string_lossy().as_ref()).to_string();
     let text = format!(
         "[thrift]\nunix = {}\n\n[register]\ntokens = {}\n\n[[file]]\npath = {}\n\n[shared]\nstate = \"\"\n",
-        quoted(place::user_socket()),
+        quoted(default_paths::user_socket()),
         quoted(token_path()),
         quoted(tree_path())
     );
@@ -30,25 +44,48 @@ pub(crate) fn file() -> (PathBuf, String) {
 
 /// Lays out the tree of nodes for the user to edit, and the token that everybody knows, unless they are there already.
 pub(crate) fn lay_out() -> anyhow::Result<()> {
-    let folder = place::user_folder();
-    if !folder.exists() {
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(&folder);
-        made.with_context(|| format!("cannot make {}", folder.display()))?;
-    }
-    anyhow::ensure!(place::is_own(&folder), "{} belongs to another user", folder.display());
+    default_paths::make_user_folder().with_context(|| {
+        let folder = default_paths::user_folder();
+        format!("cannot use {} (XDG_RUNTIME_DIR names another folder above it)", folder.display())
+    })?;
     for (path, text) in [(tree_path(), TREE), (token_path(), TOKENS)] {
         write_new(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())
 }
 
+/// Puts free places where other processes have taken those of the configuration; what was put where.
+pub(crate) fn avoid_taken(config: &mut Config) -> io::Result<Vec<String>> {
+    let mut moved = Vec::new();
+    for (what, address) in [("clients", &mut config.thrift.tcp), ("masters", &mut config.register.listen)] {
+        if is_taken(address) {
+            let free = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+            moved.push(format!("{address} is taken by another process, so it listens for {what} on {free}."));
+            *address = free;
+        }
+    }
+    let socket = &mut config.thrift.unix;
+    if default_paths::is_live(socket) {
+        let free = socket.with_file_name(format!("roster-{}.sock", std::process::id()));
+        moved.push(format!("Another sidecar has {}, so it uses {}.", socket.display(), free.display()));
+        *socket = free;
+        // Nor is the shared file beside it free.
+        config.shared.path = PathBuf::new();
+    }
+    Ok(moved)
+}
+
+fn is_taken(address: &str) -> bool {
+    !address.is_empty() && TcpListener::bind(address).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+}
+
 /// The tokens of the demonstration.
 pub(crate) fn token_path() -> PathBuf {
-    place::user_folder().join("register.token")
+    default_paths::user_folder().join("register.token")
 }
 
 fn tree_path() -> PathBuf {
-    place::user_folder().join("tree.toml")
+    default_paths::user_folder().join("tree.toml")
 }
 
 fn write_new(path: &Path, text: &str) -> io::Result<()> {
@@ -59,37 +96,90 @@ fn write_new(path: &Path, text: &str) -> io::Result<()> {
     }
 }
 
-/// What to try in a second terminal.
-pub(crate) fn invitation(config: &Config, binary: &Path, masters: &[u32]) -> String {
-    let address = address(config);
-    let roster = quoted(binary);
-    let mut text = format!(
-        "No configuration was found: this is a demonstration. Its nodes are in {}; edit them as you like.\n\
-         Try in a second terminal:\n\n  {address}{roster} get /zk_test\n  {address}{roster} watch /services\n",
-        tree_path().display()
-    );
-    if Path::new(PHP_EXAMPLE).exists() {
-        text += &format!("  {address}php {PHP_EXAMPLE}\n");
-    }
-    if let Some(first) = masters.first() {
-        let pids: Vec<String> = masters.iter().map(u32::to_string).collect();
-        text += &format!(
-            "\nAnd {} processes ({}) have connected as masters; call them, and see how one dies:\n\n  \
-             {address}{roster} masters\n  {address}{roster} call {SERVICE}.hello name=Ada\n  \
-             {address}{roster} call {SERVICE}.count to=20\n  {address}{roster} watch --masters\n  kill -9 {first}\n",
-            masters.len(),
-            pids.join(" and ")
-        );
-    }
-    text
+/// What somebody can try in a second terminal.
+#[derive(Debug, Default)]
+pub(crate) struct Invitation {
+    /// The variable to set for a client; empty where it finds the sidecar by itself.
+    address: String,
+    binary: PathBuf,
+    /// The processes of the sample masters.
+    masters: Vec<u32>,
+    /// Whether the node of the article is there: the tree may have been edited.
+    has_zk_test: bool,
+    /// The example in PHP, if it runs.
+    php: Option<PathBuf>,
 }
 
-/// The variable to set for a client; none where it finds the sidecar by itself.
-fn address(config: &Config) -> String {
+impl Invitation {
+    /// Waits until all that it offers works.
+    pub(crate) async fn when_ready(config: &Config, address: Address, binary: PathBuf, masters: Vec<u32>) -> Self {
+        let offered = masters.len();
+        let come = async {
+            while !is_ready(address.clone(), offered).await {
+                sleep(POLL_INTERVAL).await;
+            }
+        };
+        let masters = if timeout(READY_TIMEOUT, come).await.is_ok() { masters } else { Vec::new() };
+        let has_zk_test = ask(address.clone(), |client| client.get("/zk_test", None)).await.is_some();
+        let php = runnable_example(&address).await;
+        Self { address: variable(config), binary, masters, has_zk_test, php }
+    }
+
+    pub(crate) fn text(&self) -> String {
+        let Self { address, binary, masters, .. } = self;
+        let roster = quoted(binary);
+        let mut text = format!(
+            "No configuration was found: this is a demonstration. Its nodes are in {}; edit them as you like.\n\
+             Try in a second terminal:\n\n  {address}{roster} {}\n  {address}{roster} watch /services\n",
+            tree_path().display(),
+            if self.has_zk_test { "get /zk_test" } else { "ls -R /" },
+        );
+        if let Some(example) = &self.php {
+            text += &format!("  {address}php {}\n", quoted(example));
+        }
+        if let Some(first) = masters.first() {
+            let pids: Vec<String> = masters.iter().map(u32::to_string).collect();
+            text += &format!(
+                "\nAnd {} processes ({}) have connected as masters; call them, and see how one dies:\n\n  \
+                 {address}{roster} masters\n  {address}{roster} call {SERVICE}.hello name=Ada\n  \
+                 {address}{roster} call {SERVICE}.count to=20\n  {address}{roster} watch --masters\n  kill -9 {first}\n",
+                masters.len(),
+                pids.join(" and ")
+            );
+        }
+        text
+    }
+}
+
+/// Whether nodes are known, and so many sample masters.
+async fn is_ready(address: Address, masters: usize) -> bool {
+    let nodes = ask(address.clone(), |client| client.children("/", None)).await;
+    let found = ask(address, |client| client.masters(Filter { service_name: Some(SERVICE.into()), ..any() })).await;
+    nodes.is_some() && found.is_some_and(|reply| reply.masters.len() >= masters)
+}
+
+async fn ask<Reply: Send + 'static>(
+    address: Address,
+    question: impl FnOnce(&mut Client) -> Result<Reply, Error> + Send + 'static,
+) -> Option<Reply> {
+    let answer = spawn_blocking(move || question(&mut Client::new(address, Duration::from_secs(1))));
+    answer.await.ok()?.ok()
+}
+
+/// The example in PHP, if it is there and prints what it should: PHP or its Thrift library may be missing.
+async fn runnable_example(address: &Address) -> Option<PathBuf> {
+    let example = std::fs::canonicalize(PHP_EXAMPLE).ok()?;
+    let mut php = Command::new("php");
+    php.arg(&example).arg("/").env("ROSTER_ADDRESS", address.to_string()).kill_on_drop(true);
+    let run = php.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    timeout(Duration::from_secs(5), run).await.ok()?.ok()?.success().then_some(example)
+}
+
+fn variable(config: &Config) -> String {
     let unix = &config.thrift.unix;
     if unix.as_os_str().is_empty() {
         format!("ROSTER_ADDRESS={} ", config.thrift.tcp)
-    } else if place::is_found(unix) {
+    } else if default_paths::sockets().iter().find(|socket| socket.exists()) == Some(unix) {
         String::new()
     } else {
         format!("ROSTER_ADDRESS={} ", quoted(Path::new(&format!("unix://{}", unix.display()))))
@@ -111,8 +201,7 @@ mod tests {
     #[test]
     fn the_demonstration_is_a_configuration() {
         let config = Config::load(&Layers { file: Some(file()), ..Layers::default() }).expect("no mistakes");
-        assert_eq!(config.thrift.unix, place::user_socket());
-        assert_eq!(config.thrift.tcp, place::PORT);
+        assert_eq!(config.thrift.unix, default_paths::user_socket());
         assert_eq!(config.zk_data.path.as_str(), "/zk_test");
         assert_eq!(config.file[0].path, tree_path());
         assert_eq!(config.register.tokens, Some(token_path()));
@@ -133,13 +222,26 @@ mod tests {
     #[test]
     fn the_address_is_told_where_a_client_would_not_find_it() {
         let mut config = Config::default();
-        let first_line =
-            |config: &Config| invitation(config, Path::new("/bin/roster"), &[]).lines().nth(3).map(str::to_owned);
         config.thrift.unix = "/tmp/a b.sock".into();
-        let told = "  ROSTER_ADDRESS='unix:///tmp/a b.sock' /bin/roster get /zk_test";
-        assert_eq!(first_line(&config).as_deref(), Some(told));
+        assert_eq!(variable(&config), "ROSTER_ADDRESS='unix:///tmp/a b.sock' ");
         config.thrift.unix = PathBuf::new();
-        let told = "  ROSTER_ADDRESS=127.0.0.1:9090 /bin/roster get /zk_test";
-        assert_eq!(first_line(&config).as_deref(), Some(told));
+        assert_eq!(variable(&config), "ROSTER_ADDRESS=127.0.0.1:9090 ");
+    }
+
+    #[test]
+    fn what_is_taken_is_put_elsewhere_and_told() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let other = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let taken = other.local_addr().expect("an address").to_string();
+        let socket = folder.path().join("roster.sock");
+        let _sidecar = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
+        let mut config = Config::default();
+        (config.thrift.tcp, config.thrift.unix) = (taken.clone(), socket.clone());
+        config.register.listen = String::new();
+        let moved = avoid_taken(&mut config).expect("free places");
+        assert!(config.thrift.tcp != taken && moved[0].contains(&config.thrift.tcp), "{moved:?}");
+        assert!(config.thrift.unix != socket && config.register.listen.is_empty(), "{moved:?}");
+        assert_eq!(moved.len(), 2);
+        assert!(avoid_taken(&mut config).expect("free places").is_empty());
     }
 }

@@ -1,16 +1,21 @@
 //! Exit codes: what each end of a command means to a script.
 
+use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::process::ExitCode;
 
+use nix::unistd::Group;
 use roster::access::UnknownName;
 use roster::config::Mistakes;
+use roster::net::Address;
 use roster::store::shared::{ReadError, Unfit};
 use roster::thrift::client::Error;
 
 use super::call::{GivenTwice, SomeFailed};
 use super::explain::Refused;
-use super::settings::Unreadable;
+use super::settings::{Origin, Unreadable};
 use super::shared::NoFile;
 use super::text;
 
@@ -55,13 +60,19 @@ pub(crate) fn code(result: anyhow::Result<()>) -> ExitCode {
 }
 
 fn tell(error: &anyhow::Error) {
-    if let Some(mistakes) = error.downcast_ref::<Mistakes>() {
+    match error.downcast_ref::<Mistakes>() {
         // Each line begins with its place, as editors like it.
-        return eprintln!("{mistakes}");
+        Some(mistakes) => eprintln!("{mistakes}"),
+        None => eprintln!("roster: {}", told(error)),
     }
-    eprintln!("roster: {}", told(error));
+    if let Some(origin) = error.downcast_ref::<Origin>() {
+        eprintln!("{origin}");
+    }
     match error.downcast_ref() {
-        Some(Error::Unreachable { source, .. }) => eprintln!("{}", way_in(source)),
+        Some(Error::Unreachable { address, source }) => eprintln!("{}", way_in([(address, source)])),
+        Some(Error::NotFoundAnywhere(failures)) => {
+            eprintln!("{}", way_in(failures.iter().map(|(address, why)| (address, why))));
+        }
         Some(Error::Closed { .. }) => {
             eprintln!("Is it the Thrift endpoint? --address or ROSTER_ADDRESS says where it is.")
         }
@@ -73,11 +84,32 @@ fn tell(error: &anyhow::Error) {
 }
 
 /// What can be done about a sidecar that cannot be reached.
-fn way_in(error: &io::Error) -> &'static str {
-    if error.kind() == io::ErrorKind::PermissionDenied {
-        "Its owner and its group may use it: `[thrift] group` and `mode` of the sidecar say who that is."
-    } else {
-        "Is it running? `roster serve` starts it; --address or ROSTER_ADDRESS says where it is."
+fn way_in<'e>(failures: impl IntoIterator<Item = (&'e Address, &'e io::Error)>) -> String {
+    let closed = |(address, error): (&'e Address, &io::Error)| match address {
+        Address::Unix(path) if error.kind() == io::ErrorKind::PermissionDenied => Some(path),
+        _ => None,
+    };
+    match failures.into_iter().find_map(closed) {
+        Some(path) => open_to(path),
+        None => "Is it running? `roster serve` starts it; --address or ROSTER_ADDRESS says where it is.".into(),
+    }
+}
+
+/// For whom a socket is that this user may not open, or cannot even see.
+fn open_to(socket: &Path) -> String {
+    let metadata = |path: &Path| fs::metadata(path).ok().map(|found| (found.gid(), found.mode()));
+    // To open a socket takes the right to write it, to see it the right to search its folder.
+    let guard = metadata(socket).map(|(group, mode)| (group, mode & 0o020 != 0));
+    let guard = guard.or_else(|| metadata(socket.parent()?).map(|(group, mode)| (group, mode & 0o010 != 0)));
+    match guard {
+        Some((group, true)) => {
+            let group = Group::from_gid(group.into()).ok().flatten().map_or(group.to_string(), |group| group.name);
+            format!(
+                "{} is for the group {group}: join it (`sudo usermod -aG {group} $USER`, then log in again), or use sudo.",
+                socket.display()
+            )
+        }
+        _ => format!("{} is for its owner alone: use sudo, or see `[thrift] group` and `mode`.", socket.display()),
     }
 }
 
@@ -100,11 +132,10 @@ fn told(error: &anyhow::Error) -> String {
 
 /// An error with its causes, as far as it does not tell them itself.
 fn whole(error: &anyhow::Error) -> String {
-    error
-        .chain()
-        .skip(1)
-        .map(ToString::to_string)
-        .fold(error.to_string(), |told, cause| if told.ends_with(&cause) { told } else { format!("{told}: {cause}") })
+    // Which configuration it is about is told on a line of its own.
+    let mut words = error.chain().skip(usize::from(error.is::<Origin>())).map(ToString::to_string);
+    let first = words.next().unwrap_or_default();
+    words.fold(first, |told, cause| if told.ends_with(&cause) { told } else { format!("{told}: {cause}") })
 }
 
 /// Whoever read our output has had enough.
@@ -116,9 +147,8 @@ fn of(error: &anyhow::Error) -> u8 {
     match error.downcast_ref() {
         Some(Error::NotFound(_)) => FAILED,
         Some(Error::Invalid(_)) => WRONG,
-        Some(Error::Unreachable { .. } | Error::Refused { .. } | Error::Closed { .. } | Error::Broken { .. }) => {
-            UNREACHABLE
-        }
+        Some(Error::Unreachable { .. } | Error::NotFoundAnywhere(_)) => UNREACHABLE,
+        Some(Error::Refused { .. } | Error::Closed { .. } | Error::Broken { .. }) => UNREACHABLE,
         Some(Error::TooStale(_)) => TOO_STALE,
         Some(Error::NotReady(_)) => NOT_READY,
         Some(Error::TimedOut { .. } | Error::CallTimedOut(_)) => TIMED_OUT,

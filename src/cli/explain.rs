@@ -87,7 +87,7 @@ impl ExplainAccess {
         writeln!(out, "{identity}")?;
         writeln!(out, "{}", reason(decision, &config))?;
         let runs_as = if socket.is_some() { "runs as" } else { "does not run, and would run as" };
-        writeln!(out, "{origin} The sidecar {runs_as} uid {own}.")?;
+        writeln!(out, "{origin}. The sidecar {runs_as} uid {own}.")?;
         match self.action {
             None => {}
             Some(action) => {

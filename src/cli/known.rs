@@ -10,7 +10,7 @@ use roster::thrift::idl::{
     ChildrenReply, Filter, Freshness, InstancesReply, Master, NodeReply, NotFound, ServicesReply, TooStale,
 };
 
-use super::connection::Connection;
+use super::connection::{Connection, duration};
 use super::file::SharedFile;
 use super::masters::any;
 use super::services;
@@ -19,8 +19,8 @@ use super::tree::{self, Tree};
 /// Where a command reads.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Source {
-    /// Refuse data that has not been known to be in sync for longer than this
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    /// Refuse data that has not been known to be in sync for longer than this; a mere number is of seconds
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
     max_age: Option<Duration>,
     /// Read this shared file, and ask no sidecar
     #[arg(long, value_name = "FILE")]

@@ -16,7 +16,6 @@ mod known;
 mod log;
 mod ls;
 mod masters;
-mod place;
 mod registers;
 mod sample;
 mod serve;

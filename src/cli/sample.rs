@@ -11,11 +11,12 @@ use roster::config::Config;
 use roster::master::{self, Event, Master, Place, Service};
 use roster::register::EXAMPLE_TOKEN;
 use serde::Deserialize;
+use serde_json::json;
 use tokio::process::{Child, Command};
 
 use super::demo;
 
-/// The service that they offer.
+/// The first of the services that they offer.
 pub(crate) const SERVICE: &str = "greeter";
 
 /// How many there are.
@@ -45,6 +46,7 @@ impl Sample {
         let master = Master::start(config);
         let mut events = master.events();
         master.offer(greeter());
+        master.offer(mail());
         let own = Place::from(("127.0.0.1", self.port));
         master.connect(own.clone());
         while let Some(event) = events.next().await {
@@ -80,6 +82,27 @@ fn greeter() -> Service {
             }
             Ok(())
         })
+}
+
+#[derive(Deserialize)]
+struct Letter {
+    to: String,
+    #[serde(default = "one")]
+    n: u32,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// What the examples of the documentation call. It sends nothing.
+fn mail() -> Service {
+    Service::new("mail").metadata("version", "1.2.0").stream("send", |Letter { to, n }, values| async move {
+        for number in 1..=n {
+            values.send(json!({ "to": to, "number": number })).await?;
+        }
+        Ok(())
+    })
 }
 
 /// The sample masters that run. Dropped, they are killed.

@@ -1,18 +1,26 @@
 //! `roster serve`: the sidecar itself, until a signal or a failure ends it.
 
 use std::env;
+use std::pin::pin;
 
 use anyhow::Context;
 use clap::Args;
 use roster::config::Config;
+use roster::default_paths::{self, DefaultPaths};
+use roster::net::Address;
 use roster::sidecar::Sidecar;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::demo::Invitation;
 use super::log::Reports;
 use super::sample::Samples;
-use super::settings::{Loaded, NO_SOURCE, Origin, Settings};
+use super::settings::{Loaded, NO_SOURCE, Settings};
 use super::systemd::Systemd;
 use super::{demo, exit, log};
+
+/// How often a demonstration looks for free places.
+const START_ATTEMPTS: usize = 3;
 
 /// Run the sidecar
 ///
@@ -32,33 +40,66 @@ impl Serve {
         let level = self.log.map(|level| ("log.level".to_owned(), level));
         let load = || self.settings.clone().load(level.clone());
         let loaded = load()?;
-        let is_demo = loaded.origin == Origin::Demo;
-        if is_demo {
-            demo::lay_out()?;
-        }
-        let reports = log::start(&loaded.config.log)?;
-        if !loaded.config.has_source() {
-            tracing::warn!("{NO_SOURCE}");
-        }
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-        runtime.context("cannot start the runtime")?.block_on(serve(&loaded.config, is_demo, load, reports))
+        let origin = loaded.origin.clone();
+        let started = start(loaded);
+        let (runtime, started, reports) = started.map_err(|error| error.context(origin))?;
+        runtime.block_on(serve(started, load, reports))
     }
 }
 
+/// A sidecar that has started.
+struct Started {
+    sidecar: Sidecar,
+    config: Config,
+    /// None: it is no demonstration.
+    samples: Option<Samples>,
+    /// An interrupt, to terminate, to hang up: caught before anybody can know that there is a sidecar.
+    signals: [Signal; 3],
+}
+
+fn start(loaded: Loaded) -> anyhow::Result<(Runtime, Started, Reports)> {
+    let Loaded { mut config, origin } = loaded;
+    make_default_folders(&config)?;
+    if origin.is_demo {
+        demo::lay_out()?;
+    }
+    let reports = log::start(&config.log)?;
+    if !config.has_source() {
+        tracing::warn!("{NO_SOURCE}");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.context("cannot start the runtime")?;
+    let guard = runtime.enter();
+    let signals = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?];
+    let sidecar = if origin.is_demo { start_demo(&mut config)? } else { Sidecar::start(&config)? };
+    let samples = origin.is_demo.then(|| Samples::start(&config)).transpose()?;
+    drop(guard);
+    Ok((runtime, Started { sidecar, config, samples, signals }, reports))
+}
+
+/// The user's own folders are made where they are the defaults; others are an administrator's to make.
+fn make_default_folders(config: &Config) -> anyhow::Result<()> {
+    let defaults = DefaultPaths::of_this_process();
+    if config.thrift.unix == default_paths::user_socket() {
+        let folder = default_paths::user_folder();
+        default_paths::make_user_folder().with_context(|| format!("cannot use {}", folder.display()))?;
+    }
+    if config.shared.state == defaults.state && defaults.state != DefaultPaths::default().state {
+        default_paths::make(&defaults.state).with_context(|| format!("cannot make {}", defaults.state.display()))?;
+    }
+    Ok(())
+}
+
 async fn serve(
-    config: &Config,
-    is_demo: bool,
+    started: Started,
     load: impl Fn() -> anyhow::Result<Loaded>,
     mut reports: Reports,
 ) -> anyhow::Result<()> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    let mut sidecar = Sidecar::start(config)?;
-    let mut samples = if is_demo { Samples::start(config)? } else { Samples::default() };
-    if is_demo {
-        eprintln!("{}", demo::invitation(config, &env::current_exe()?, &samples.pids()));
-    }
+    let Started { mut sidecar, config, samples, signals: [mut interrupt, mut terminate, mut hangup] } = started;
+    let invited = samples.as_ref().map(Samples::pids).zip(sidecar.addresses().first().cloned());
+    let mut invitation = pin!(invite(config, invited));
+    let mut samples = samples.unwrap_or_default();
+    let mut is_invited = false;
     let mut systemd = Systemd::ready(sidecar.addresses());
     let ended = loop {
         tokio::select! {
@@ -72,6 +113,7 @@ async fn serve(
             () = systemd.watchdog() => {}
             () = samples.one_ends() => {}
             () = reports.next() => {}
+            () = &mut invitation, if !is_invited => is_invited = true,
         }
     };
     systemd.stopping();
@@ -85,6 +127,24 @@ async fn serve(
     }
     reports.report();
     ended
+}
+
+/// Prints what to try with a demonstration that has these masters, once all of it works.
+async fn invite(config: Config, invited: Option<(Vec<u32>, Address)>) {
+    let (Some((masters, address)), Ok(binary)) = (invited, env::current_exe()) else { return };
+    eprintln!("{}", Invitation::when_ready(&config, address, binary, masters).await.text());
+}
+
+/// Starts a demonstration; in the moment between a look at a port and its use, another process may take it.
+fn start_demo(config: &mut Config) -> anyhow::Result<Sidecar> {
+    let mut attempts = 0..START_ATTEMPTS;
+    loop {
+        demo::avoid_taken(config)?.iter().for_each(|moved| eprintln!("{moved}"));
+        match Sidecar::start(config) {
+            Err(error) if error.is_taken() && attempts.next().is_some() => {}
+            result => return Ok(result?),
+        }
+    }
 }
 
 /// Whatever is wrong with the new rules, the old ones stay in force.

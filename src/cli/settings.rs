@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use roster::config::{Config, Layers};
+use roster::default_paths::DefaultPaths;
 
 use super::demo;
 
@@ -31,22 +32,36 @@ pub(crate) struct Loaded {
     pub(crate) origin: Origin,
 }
 
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Origin {
-    File(PathBuf),
-    /// There is no file, but the environment or the command line names sources.
-    Layers,
+/// What was read.
+#[derive(Clone, Debug)]
+pub(crate) struct Origin {
+    file: Option<PathBuf>,
     /// Nobody named a source.
-    Demo,
+    pub(crate) is_demo: bool,
+    /// Variables and flags, as they are written.
+    others: Vec<String>,
 }
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::File(path) => write!(f, "From {}, the environment and the command line.", path.display()),
-            Self::Layers => f.write_str("From the environment and the command line; there is no file."),
-            Self::Demo => f.write_str("The demonstration: no configuration was found."),
+        let file = match &self.file {
+            Some(path) => path.display().to_string(),
+            None if self.is_demo => "the demonstration's".into(),
+            None => "no file".into(),
+        };
+        write!(f, "The configuration: {}", [&[file], &self.others[..]].concat().join(", "))?;
+        if self.file.is_some() {
+            return Ok(());
         }
+        let places: Vec<_> = places().iter().map(|path| path.display().to_string()).collect();
+        write!(f, "; there is no {}", places.join(" and no "))
+    }
+}
+
+/// Of one file alone.
+impl From<&Path> for Origin {
+    fn from(path: &Path) -> Self {
+        Self { file: Some(path.to_owned()), is_demo: false, others: Vec::new() }
     }
 }
 
@@ -58,21 +73,51 @@ pub(crate) struct Unreadable {
 }
 
 impl Settings {
+    /// What `roster serve` reads if the command line says nothing.
+    pub(crate) fn in_force() -> Self {
+        Self { config: env::var_os("ROSTER_CONFIG").map(PathBuf::from), set: Vec::new() }
+    }
+
     /// Loads it, with `flags` over all else.
     pub(crate) fn load(self, flags: impl IntoIterator<Item = (String, String)>) -> anyhow::Result<Loaded> {
-        let flags = self.set.into_iter().chain(flags).collect();
-        let layers = Layers { file: None, environment: environment(), flags };
-        if let Some(path) = self.config.or_else(|| first_that_exists(&places())) {
-            let config = Config::load(&Layers { file: Some(read(&path)?), ..layers })?;
-            return Ok(Loaded { config, origin: Origin::File(path) });
+        let (layers, origin) = self.layers(flags)?;
+        match Config::load(&layers) {
+            Ok(config) => Ok(Loaded { config, origin }),
+            Err(mistakes) => Err(anyhow::Error::from(mistakes).context(origin)),
         }
-        let config = Config::load(&layers)?;
-        if config.has_source() || !config.upstream.is_empty() {
-            return Ok(Loaded { config, origin: Origin::Layers });
-        }
-        let config = Config::load(&Layers { file: Some(demo::file()), ..layers })?;
-        Ok(Loaded { config, origin: Origin::Demo })
     }
+
+    /// What there is to load.
+    pub(crate) fn layers(
+        self,
+        flags: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<(Layers, Origin), Unreadable> {
+        let mut layers = Layers {
+            file: None,
+            environment: environment(),
+            flags: self.set.into_iter().chain(flags).collect(),
+            default_paths: DefaultPaths::of_this_process(),
+        };
+        let mut origin = Origin { file: None, is_demo: false, others: names(&layers) };
+        if let Some(path) = self.config.or_else(|| first_that_exists(&places())) {
+            layers.file = Some(read(&path)?);
+            origin.file = Some(path);
+        } else if Config::load(&layers).is_ok_and(|config| !config.has_source() && config.upstream.is_empty()) {
+            layers.file = Some(demo::file());
+            origin.is_demo = true;
+        }
+        Ok((layers, origin))
+    }
+}
+
+/// The variables and flags that set something.
+fn names(layers: &Layers) -> Vec<String> {
+    let variables = layers.environment.iter().map(|(name, _)| name);
+    let mut names: Vec<_> =
+        variables.filter(|name| name.starts_with("ROSTER_") && name.contains("__")).cloned().collect();
+    names.sort();
+    names.extend(layers.flags.iter().map(|(key, _)| format!("--set {key}")));
+    names
 }
 
 /// A file's path and its text, as a layer.

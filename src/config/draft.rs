@@ -113,6 +113,12 @@ impl Draft {
         &entry.place
     }
 
+    /// Whether a layer sets the key.
+    pub(super) fn is_set(&self, key: &Key) -> bool {
+        let entry = key.parts().iter().try_fold(&self.root, |entry, part| entry.part(part));
+        entry.is_some_and(Entry::is_set)
+    }
+
     /// Whether the key, or something it holds or that holds it, was refused: what was read is then not what was meant.
     pub(super) fn is_refused(&self, key: &Key) -> bool {
         self.mistakes.iter().any(|mistake| mistake.key.touches(key))

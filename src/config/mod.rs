@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use self::draft::Draft;
 pub use self::mistake::{Key, Mistake, Mistakes, Place};
+use crate::default_paths::DefaultPaths;
 use crate::{access, register, secret, source, store, thrift};
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -89,6 +90,8 @@ pub struct Layers {
     pub environment: Vec<(String, String)>,
     /// Keys with dots between levels, and values: `zookeeper.0.connect`.
     pub flags: Vec<(String, String)>,
+    /// Where the socket and the state are if none of these says.
+    pub default_paths: DefaultPaths,
 }
 
 impl Config {
@@ -109,6 +112,14 @@ impl Config {
     fn load_and(layers: &Layers, check: impl FnOnce(&Self, &Draft) -> Vec<Mistake>) -> Result<Self, Mistakes> {
         let mut draft = Draft::new(layers)?;
         let mut config = draft.read();
+        for (key, path, default) in [
+            ("thrift.unix", &mut config.thrift.unix, &layers.default_paths.socket),
+            ("shared.state", &mut config.shared.state, &layers.default_paths.state),
+        ] {
+            if !draft.is_set(&key.into()) {
+                path.clone_from(default);
+            }
+        }
         config.resolve_paths(&draft, layers);
         let mut mistakes = check::check(&config, &draft);
         mistakes.extend(bounds::check(&config, &draft));

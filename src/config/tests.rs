@@ -21,7 +21,7 @@ fn pairs(of: &[(&str, &str)]) -> Vec<(String, String)> {
 
 fn load(file: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Config, Mistakes> {
     let file = Some(("/etc/roster/roster.toml".into(), file.to_owned()));
-    Config::load(&Layers { file, environment: pairs(environment), flags: pairs(flags) })
+    Config::load(&Layers { file, environment: pairs(environment), flags: pairs(flags), ..Layers::default() })
 }
 
 fn mistakes(file: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> String {

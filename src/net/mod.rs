@@ -85,12 +85,24 @@ pub struct BindError {
     why: NoListener,
 }
 
+impl BindError {
+    /// Whether another process listens there.
+    pub fn is_taken(&self) -> bool {
+        matches!(self.why, NoListener::Taken(_))
+    }
+}
+
+/// The variable of the environment that sets a key.
+fn variable(setting: &str) -> String {
+    format!("ROSTER_{}", setting.replace('.', "__").to_uppercase())
+}
+
 #[derive(Debug, thiserror::Error)]
 enum NoListener {
     #[error(transparent)]
     Io(#[from] io::Error),
-    #[error("another process listens there; stop it, or choose another address")]
-    Taken,
+    #[error("another process listens there; stop it, or choose another with `--set {0}=…` or {variable}=…", variable = variable(.0))]
+    Taken(&'static str),
     #[error(transparent)]
     InTheWay(#[from] InTheWay),
     #[error("cannot give it to the group `{group}`: {reason}")]
@@ -122,7 +134,7 @@ impl Bound {
             }
             Err(error) => {
                 let is_taken = error.kind() == io::ErrorKind::AddrInUse;
-                let why = if is_taken { NoListener::Taken } else { error.into() };
+                let why = if is_taken { NoListener::Taken(setting) } else { error.into() };
                 Err(BindError { setting, address: Address::Tcp(address.to_owned()), why })
             }
         }
@@ -134,7 +146,7 @@ impl Bound {
     /// path.
     pub fn unix(setting: &'static str, path: &Path, permissions: &Permissions) -> Result<Self, BindError> {
         let address = Address::Unix(path.to_owned());
-        match listen_under(path, permissions) {
+        match listen_under(setting, path, permissions) {
             Ok((listener, file)) => {
                 Ok(Self { socket: Arc::new(Socket::Unix(listener)), _file: Some(Arc::new(file)), address })
             }
@@ -229,11 +241,12 @@ fn listen(address: &str) -> io::Result<std::net::TcpListener> {
 }
 
 fn listen_under(
+    setting: &'static str,
     path: &Path,
     permissions: &Permissions,
 ) -> Result<(std::os::unix::net::UnixListener, SocketFile), NoListener> {
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        return Err(NoListener::Taken);
+        return Err(NoListener::Taken(setting));
     }
     InTheWay::none_at(path)?;
     let (listener, mut file) = SocketFile::bind(path, permissions.mode)?;

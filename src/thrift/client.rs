@@ -17,6 +17,7 @@ use super::idl::{
     SubtreeReply, TRosterSyncClient, TooStale, WatchReply,
 };
 use super::request::no_options;
+use crate::default_paths;
 use crate::net::Address;
 
 /// The most bytes of one reply that are read. The sidecar's own bound is lower.
@@ -29,7 +30,8 @@ const MAX_DEPTH: usize = 16;
 /// A connection to a sidecar. It is made when it is needed, and made anew after one that failed.
 #[derive(Debug)]
 pub struct Client {
-    address: Address,
+    /// None: a sidecar is looked for, and remembered once it is found.
+    address: Option<Address>,
     timeout: Duration,
     socket: Option<Socket>,
 }
@@ -39,6 +41,9 @@ pub struct Client {
 pub enum Error {
     #[error("cannot reach the sidecar at {address}: {source}")]
     Unreachable { address: Address, source: io::Error },
+    /// At none of the default sockets.
+    #[error("no sidecar answers at the places where one is looked for: {}", in_line(.0))]
+    NotFoundAnywhere(Vec<(Address, io::Error)>),
     #[error("the sidecar at {address} did not answer within {after:?}")]
     TimedOut { address: Address, after: Duration },
     #[error("{}", .0.message)]
@@ -72,7 +77,13 @@ pub enum Error {
 impl Client {
     /// A client whose calls, with the connecting, take at most `timeout`.
     pub fn new(address: Address, timeout: Duration) -> Self {
-        Self { address, timeout, socket: None }
+        Self { address: Some(address), timeout, socket: None }
+    }
+
+    /// The same for the sidecar of this machine: the first that answers at one of the [`default_paths`], the system's or
+    /// this user's own. The client stays with it.
+    pub fn local(timeout: Duration) -> Self {
+        Self { address: None, timeout, socket: None }
     }
 
     pub fn get(&mut self, path: &str, max_age: Option<Duration>) -> Result<NodeReply, Error> {
@@ -171,40 +182,66 @@ impl Client {
         ask: impl FnOnce(&mut dyn TRosterSyncClient) -> thrift::Result<Reply>,
     ) -> Result<Reply, Error> {
         let until = Instant::now() + patience;
-        let socket = match self.socket.take() {
-            Some(socket) => socket,
-            None => connect(&self.address, patience).map_err(|source| self.unreachable(source, patience))?,
+        let (address, socket) = match (self.address.clone(), self.socket.take()) {
+            (Some(address), Some(socket)) => (address, socket),
+            (Some(address), None) => match connect(&address, patience) {
+                Ok(socket) => (address, socket),
+                Err(error) => return Err(unreachable(address, error, patience)),
+            },
+            (None, _) => find(patience)?,
         };
+        self.address = Some(address.clone());
         let answer = converse(Bounded { socket: &socket, until }, ask);
         // After any other error it is not known what the next bytes belong to.
         if matches!(answer, Ok(_) | Err(thrift::Error::User(_))) {
             self.socket = Some(socket);
         }
-        answer.map_err(|error| self.explain(error, patience))
+        answer.map_err(|error| explain(address, error, patience))
     }
+}
 
-    fn unreachable(&self, source: io::Error, after: Duration) -> Error {
-        let address = self.address.clone();
-        match source.kind() {
-            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Error::TimedOut { address, after },
-            _ => Error::Unreachable { address, source },
+/// The first sidecar that accepts at one of these sockets. A socket that a dead one left hides no other.
+fn find(patience: Duration) -> Result<(Address, Socket), Error> {
+    let mut failures = Vec::new();
+    for path in default_paths::sockets() {
+        let socket = default_paths::check_owner(&path).and_then(|()| connect_unix(&path, patience));
+        let address = Address::Unix(path);
+        match socket {
+            Ok(socket) => return Ok((address, socket)),
+            Err(error) => match unreachable(address, error, patience) {
+                Error::Unreachable { address, source } => failures.push((address, source)),
+                // There is one, which is slow.
+                slow => return Err(slow),
+            },
         }
     }
+    Err(Error::NotFoundAnywhere(failures))
+}
 
-    fn explain(&self, error: thrift::Error, after: Duration) -> Error {
-        let address = self.address.clone();
-        match error {
-            thrift::Error::Transport(error) if error.kind == thrift::TransportErrorKind::TimedOut => {
-                Error::TimedOut { address, after }
-            }
-            thrift::Error::Transport(error) if error.kind == thrift::TransportErrorKind::EndOfFile => {
-                Error::Closed { address }
-            }
-            thrift::Error::Transport(error) => Error::Broken { address, message: error.message },
-            thrift::Error::Protocol(error) => Error::Broken { address, message: error.message },
-            thrift::Error::Application(error) => Error::Refused { address, message: error.message },
-            thrift::Error::User(exception) => declared(exception.as_ref())
-                .unwrap_or_else(|| Error::Refused { address, message: exception.to_string() }),
+fn in_line(failures: &[(Address, io::Error)]) -> String {
+    failures.iter().map(|(address, why)| format!("{address} ({why})")).collect::<Vec<_>>().join(", ")
+}
+
+fn unreachable(address: Address, source: io::Error, after: Duration) -> Error {
+    match source.kind() {
+        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Error::TimedOut { address, after },
+        _ => Error::Unreachable { address, source },
+    }
+}
+
+fn explain(address: Address, error: thrift::Error, after: Duration) -> Error {
+    match error {
+        thrift::Error::Transport(error) if error.kind == thrift::TransportErrorKind::TimedOut => {
+            Error::TimedOut { address, after }
+        }
+        thrift::Error::Transport(error) if error.kind == thrift::TransportErrorKind::EndOfFile => {
+            Error::Closed { address }
+        }
+        thrift::Error::Transport(error) => Error::Broken { address, message: error.message },
+        thrift::Error::Protocol(error) => Error::Broken { address, message: error.message },
+        thrift::Error::Application(error) => Error::Refused { address, message: error.message },
+        thrift::Error::User(exception) => {
+            declared(exception.as_ref()).unwrap_or_else(|| Error::Refused { address, message: exception.to_string() })
         }
     }
 }

@@ -1,16 +1,12 @@
 //! The command line and the life of the process: what is printed, exit codes, signals.
 
 use std::fs::File;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::harness::{
-    Dialect, Ended, Printing, Process, Roster, SOON, Scene, binary, ensure, eventually, exception, free_port,
-};
+use crate::harness::{Dialect, Ended, Printing, Roster, SOON, Scene, binary, ensure, eventually, exception};
 use crate::idl::{NotFound, TRosterSyncClient};
 
 const NODES: &str = r#"
@@ -61,9 +57,9 @@ fn an_exit_code_says_what_went_wrong() {
         assert!(ended.told.is_empty() && !ended.wrong.is_empty(), "{ended:?}");
     }
     roster.process().freeze();
-    let ended = roster.cli(["status", "--timeout", "200ms"]);
+    let ended = ["200ms", "1"].map(|timeout| roster.cli(["status", "--timeout", timeout]));
     roster.process().thaw();
-    assert_eq!(ended.code, Some(6), "{ended:?}");
+    assert!(ended.iter().all(|ended| ended.code == Some(6)), "{ended:?}");
 }
 
 #[test]
@@ -125,6 +121,7 @@ fn config_check_tells_every_mistake_with_its_line() {
     let ended = Ended::of(binary().args(["config", "check"]).arg(roster.config()));
     assert_eq!(ended.code, Some(2), "{ended:?}");
     let file = roster.config().display().to_string();
+    assert!(ended.wrong.ends_with(&format!("The configuration: {file}\n")), "{}", ended.wrong);
     for (line, what) in [(7, "store.history"), (9, "conect"), (8, "connect")] {
         let place = format!("{file}:{line}: ");
         let found = ended.wrong.lines().any(|told| told.starts_with(&place) && told.contains(what));
@@ -143,7 +140,10 @@ fn a_configuration_without_a_source_is_told() {
     let log = std::fs::read_to_string(roster.folder().join("log")).expect("a log");
     assert!(log.contains("WARN") && log.contains(told), "{log}");
     let checked = Ended::of(binary().args(["config", "check"]).arg(roster.config()));
-    assert_eq!((checked.code, checked.wrong), (Some(0), format!("{}: {told}\n", roster.config().display())));
+    assert_eq!(
+        (checked.code, checked.wrong),
+        (Some(0), format!("The configuration: {}: {told}\n", roster.config().display()))
+    );
 }
 
 #[test]
@@ -209,7 +209,11 @@ fn of_a_taken_port_the_setting_and_the_cure_are_told() {
         let mut serve = binary();
         serve.args(["serve", "--set", &format!("{setting}={taken}"), "--config"]);
         let ended = Ended::of(serve.arg(Roster::prepare("").config()));
-        let told = format!("roster: {setting}: cannot listen on {taken}: another process listens there; stop it, or");
+        let variable = format!("ROSTER_{}", setting.replace('.', "__").to_uppercase());
+        let told = format!(
+            "roster: {setting}: cannot listen on {taken}: another process listens there; stop it, or choose another with \
+             `--set {setting}=…` or {variable}=…\nThe configuration: "
+        );
         assert!(ended.code == Some(1) && ended.wrong.contains(&told), "{ended:?}");
     }
 }
@@ -250,98 +254,4 @@ fn a_killed_sidecar_leaves_nothing_in_the_way_of_the_next() {
     roster.run();
     roster.becomes("live");
     assert_eq!(roster.data("/a"), b"one");
-}
-
-/// A demonstration, if whoever runs the tests has configured nothing; it ends when this is dropped.
-struct Demonstration {
-    process: Process,
-    home: tempfile::TempDir,
-}
-
-impl Demonstration {
-    fn start() -> Option<Self> {
-        if Path::new("/etc/roster/roster.toml").exists() {
-            return None;
-        }
-        let home = tempfile::tempdir().expect("a folder");
-        let said = std::fs::File::create(home.path().join("said")).expect("a file");
-        let mut serve = binary();
-        serve.arg("serve");
-        for name in ["HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"] {
-            serve.env(name, home.path());
-        }
-        for key in ["thrift.tcp", "register.listen"] {
-            serve.args(["--set", &format!("{key}=127.0.0.1:{}", free_port())]);
-        }
-        serve.stdout(said.try_clone().expect("a file")).stderr(said);
-        Some(Self { process: Process::start(&mut serve, home.path()), home })
-    }
-
-    fn said(&self) -> String {
-        std::fs::read_to_string(self.home.path().join("said")).expect("what it said")
-    }
-
-    fn cli(&self, arguments: &[&str]) -> Ended {
-        let address = format!("unix://{}/roster/roster.sock", self.home.path().display());
-        Ended::of(binary().args(arguments).args(["--address", &address]))
-    }
-
-    /// Waits until so many masters offer the greeter; the ids of their processes.
-    fn masters(&self, count: usize) -> Vec<i32> {
-        eventually(&format!("there are {count} masters"), SOON, || {
-            let ended = self.cli(&["masters", "--service", "greeter", "-o", "json"]);
-            let told: Value = serde_json::from_slice(&ended.told).map_err(|_| format!("{ended:?}"))?;
-            let masters = told["masters"].as_array().expect("a list").iter();
-            let pid = |master: &Value| master["services"][0]["metadata"]["pid"].as_i64().expect("a pid") as i32;
-            let pids: Vec<i32> = masters.map(pid).collect();
-            ensure(pids.len() == count, format!("{told}\n{}", self.said())).map(|()| pids)
-        })
-    }
-}
-
-/// Waits until no process is left, not even unburied.
-fn are_gone(pids: &[i32]) {
-    eventually("they are gone", SOON, || {
-        let left = pids.iter().find(|pid| Path::new(&format!("/proc/{pid}")).exists());
-        left.map_or(Ok(()), |pid| Err(format!("{pid} is there")))
-    });
-}
-
-#[test]
-fn without_a_configuration_there_is_a_demonstration() {
-    let Some(demonstration) = Demonstration::start() else { return };
-    eventually("it answers", SOON, || {
-        let ended = demonstration.cli(&["get", "/zk_test"]);
-        ensure(ended.told == b"Hello from Roster", format!("{ended:?}"))
-    });
-}
-
-#[test]
-fn the_demonstration_has_masters_that_can_be_called_and_killed_and_none_outlives_it() {
-    let Some(mut demonstration) = Demonstration::start() else { return };
-    let pids = demonstration.masters(2);
-    let told = demonstration.said();
-    assert!(pids.iter().all(|pid| told.contains(&pid.to_string())), "{told}");
-    let both = demonstration.cli(&["call", "greeter.hello", "name=Ada", "--all"]).text();
-    assert!(pids.iter().all(|pid| both.contains(&format!("Hello, Ada, from process {pid}"))), "{both}");
-    kill(Pid::from_raw(pids[0]), Signal::SIGKILL).expect("it is there");
-    assert_eq!(demonstration.masters(1), pids[1..]);
-    are_gone(&pids[..1]);
-    demonstration.process.signal(Signal::SIGTERM);
-    assert!(demonstration.process.ends_within(SOON).success());
-    are_gone(&pids);
-}
-
-#[test]
-fn the_masters_of_a_demonstration_that_is_killed_end_too() {
-    let Some(mut demonstration) = Demonstration::start() else { return };
-    let pids = demonstration.masters(2);
-    demonstration.process.signal(Signal::SIGKILL);
-    demonstration.process.ends_within(SOON);
-    eventually("nothing of them runs", SOON, || {
-        // Whoever inherits them may be slow to bury them.
-        let stat = |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/stat")).ok();
-        let runs = |stat: String| !stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim().starts_with('Z'));
-        ensure(!pids.iter().filter_map(stat).any(runs), "some do")
-    });
 }

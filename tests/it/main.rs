@@ -17,6 +17,7 @@ mod hostile;
 mod joining;
 mod masters;
 mod mirror;
+mod newcomer;
 mod php;
 mod readers;
 mod recorded;

@@ -1,0 +1,163 @@
+//! Default paths: where a sidecar keeps its socket and its state when nobody says, and where clients look for it.
+
+use std::env;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{AccessFlags, access, geteuid};
+
+/// The folder of the system's sidecar. Only root, or systemd, can make it.
+const SYSTEM: &str = "/run/roster";
+const SYSTEM_STATE: &str = "/var/lib/roster";
+const SOCKET: &str = "roster.sock";
+const SHARED_FILE: &str = "shared.mdb";
+
+/// What a sidecar uses where its configuration does not say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DefaultPaths {
+    pub socket: PathBuf,
+    pub state: PathBuf,
+}
+
+/// Those of the system.
+impl Default for DefaultPaths {
+    fn default() -> Self {
+        Self { socket: system_socket(), state: SYSTEM_STATE.into() }
+    }
+}
+
+impl DefaultPaths {
+    /// The system's where this process may write, else the user's own.
+    pub fn of_this_process() -> Self {
+        let socket = if may_write(SYSTEM) { system_socket() } else { user_socket() };
+        let state = if may_write(SYSTEM_STATE) { None } else { user_state() };
+        Self { socket, state: state.unwrap_or_else(|| SYSTEM_STATE.into()) }
+    }
+}
+
+/// The socket of a sidecar that a user runs without a configuration.
+pub fn user_socket() -> PathBuf {
+    user_folder().join(SOCKET)
+}
+
+/// The folder of that sidecar.
+pub fn user_folder() -> PathBuf {
+    user_folders().swap_remove(0)
+}
+
+/// Where a client looks for a sidecar, in this order.
+pub fn sockets() -> Vec<PathBuf> {
+    let folders = [PathBuf::from(SYSTEM)].into_iter().chain(user_folders());
+    folders.map(|folder| folder.join(SOCKET)).collect()
+}
+
+/// The socket at which a client finds a sidecar, or would find its shared file: the first that somebody listens to; else
+/// the first beside which there is a shared file, of a sidecar that is gone.
+pub fn found() -> Option<PathBuf> {
+    let sockets: Vec<_> = sockets().into_iter().filter(|socket| check_owner(socket).is_ok()).collect();
+    let is_left = |socket: &&PathBuf| shared_file_beside(socket).exists();
+    sockets.iter().find(|socket| is_live(socket)).or_else(|| sockets.iter().find(is_left)).cloned()
+}
+
+/// Whether somebody listens to a socket.
+pub fn is_live(socket: &Path) -> bool {
+    UnixStream::connect(socket).is_ok()
+}
+
+/// Where a sidecar with this socket has its shared file, unless its configuration says otherwise.
+pub fn shared_file_beside(socket: &Path) -> PathBuf {
+    socket.with_file_name(SHARED_FILE)
+}
+
+/// That no other user can have put something at one of these sockets: `/run` is root's, while in `/tmp` anybody may have
+/// made a folder under our name.
+pub fn check_owner(socket: &Path) -> io::Result<()> {
+    let folder = socket.parent().unwrap_or(socket);
+    if folder == Path::new(SYSTEM) || is_own(folder) {
+        return Ok(());
+    }
+    let found = fs::symlink_metadata(folder)?;
+    let why = if found.uid() == geteuid().as_raw() {
+        format!("{} is not a folder that only its owner can write", folder.display())
+    } else {
+        format!("{} belongs to another user ({})", folder.display(), found.uid())
+    };
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
+}
+
+/// Makes the folder of the user's sidecar, if need be.
+pub fn make_user_folder() -> io::Result<()> {
+    let folder = user_folder();
+    if !folder.exists() {
+        make(&folder)?;
+    }
+    check_owner(&user_socket())
+}
+
+/// Makes a folder for this user alone.
+pub fn make(folder: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+fn system_socket() -> PathBuf {
+    Path::new(SYSTEM).join(SOCKET)
+}
+
+/// The user's folders, at least one. A process without a login's environment has those of the login, too.
+fn user_folders() -> Vec<PathBuf> {
+    let uid = geteuid();
+    let login = [env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from), Some(format!("/run/user/{uid}").into())];
+    let login = login.into_iter().flatten().filter(|folder| folder.is_absolute() && is_own(folder));
+    let mut folders: Vec<_> = login.map(|folder| folder.join("roster")).collect();
+    folders.dedup();
+    folders.push(format!("/tmp/roster-{uid}").into());
+    folders
+}
+
+fn user_state() -> Option<PathBuf> {
+    let folder = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let states = folder("XDG_STATE_HOME").or_else(|| folder("HOME").map(|home| home.join(".local/state")));
+    states.map(|folder| folder.join("roster"))
+}
+
+/// Whether a folder is ours, and nobody else's to write.
+fn is_own(folder: &Path) -> bool {
+    let own = geteuid().as_raw();
+    fs::symlink_metadata(folder).is_ok_and(|found| found.is_dir() && found.uid() == own && found.mode() & 0o022 == 0)
+}
+
+/// Root makes what is not there.
+fn may_write(folder: &str) -> bool {
+    geteuid().is_root() || access(folder, AccessFlags::W_OK | AccessFlags::X_OK).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_folder_behind_a_link_or_that_others_may_write_is_not_ours() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(folder.path(), &link).expect("a link");
+        assert!(is_own(folder.path()));
+        assert!(!is_own(&link));
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).expect("permissions");
+        assert!(!is_own(folder.path()));
+        let why = check_owner(&folder.path().join(SOCKET)).expect_err("anybody can make a socket there").to_string();
+        assert!(why.contains("is not a folder that only its owner can write"), "{why}");
+    }
+
+    #[test]
+    fn a_client_looks_at_the_system_first_and_then_where_the_user_would_have_a_sidecar() {
+        let sockets = sockets();
+        assert_eq!(sockets[0], Path::new("/run/roster/roster.sock"));
+        assert_eq!(sockets[1], user_socket());
+        assert!(sockets.last().is_some_and(|last| last.starts_with("/tmp")));
+    }
+}

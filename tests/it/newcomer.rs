@@ -1,0 +1,364 @@
+//! A newcomer's first hour: the demonstration, everything it prints, the examples of the documentation, and a sidecar of
+//! one's own without root.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, geteuid};
+use serde_json::Value;
+
+use crate::harness::{Ended, Printing, Process, SOON, binary_path, ensure, eventually, unconfigured};
+
+const README: &str = include_str!("../../README.md");
+
+/// A user who has nothing to do with Roster.
+const USER: u32 = 64_321;
+
+/// A home in which nothing of Roster is installed: folders of its own, and for root a `/run` of its own too.
+struct Home {
+    folder: tempfile::TempDir,
+    /// Who lives there.
+    user: u32,
+}
+
+impl Home {
+    /// None: only root can have one where Roster is installed.
+    fn new() -> Option<Self> {
+        if !geteuid().is_root()
+            && ["/etc/roster/roster.toml", "/run/roster"].iter().any(|path| Path::new(path).exists())
+        {
+            eprintln!("Roster is installed here");
+            return None;
+        }
+        let user = if geteuid().is_root() { USER } else { geteuid().as_raw() };
+        let home = Self { folder: tempfile::tempdir().expect("a folder"), user };
+        fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).expect("it is ours");
+        for name in ["run/roster", "etc/roster", "home/.config/roster", "runtime"] {
+            fs::create_dir_all(home.file(name)).expect("a folder");
+        }
+        home.take(&["home", "home/.config", "home/.config/roster", "runtime"], user);
+        fs::set_permissions(home.file("runtime"), fs::Permissions::from_mode(0o700)).expect("it is ours");
+        Some(home)
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.path().join(name)
+    }
+
+    /// Gives files to a user.
+    fn take(&self, names: &[&str], user: u32) {
+        for name in names {
+            chown(self.file(name), Some(user), Some(user)).expect("root can do that, and it is ours already");
+        }
+    }
+
+    /// The binary as somebody runs it there; without root, as the one who runs the tests.
+    fn roster_as(&self, user: u32) -> Command {
+        self.run_as(user, &binary_path())
+    }
+
+    fn run_as(&self, user: u32, program: &Path) -> Command {
+        let mut command = if geteuid().is_root() {
+            let mut command = unconfigured(Command::new("unshare"));
+            let enter = format!(
+                "mount --bind $0/run /run && mkdir -p /etc/roster && mount --bind $0/etc/roster /etc/roster && \
+                 exec setpriv --reuid={user} --regid={user} --clear-groups \"$@\""
+            );
+            command.args(["--mount", "sh", "-c", &enter]).arg(self.path()).arg(program);
+            command
+        } else {
+            unconfigured(Command::new(program))
+        };
+        command.env("HOME", self.file("home")).env("XDG_RUNTIME_DIR", self.file("runtime"));
+        command.env_remove("XDG_CONFIG_HOME").env_remove("XDG_STATE_HOME").current_dir(env!("CARGO_MANIFEST_DIR"));
+        command
+    }
+
+    fn cli<const N: usize>(&self, arguments: [&str; N]) -> Ended {
+        Ended::of(self.roster_as(self.user).args(arguments))
+    }
+
+    /// Starts a sidecar, which writes all that it prints to a file.
+    fn serve(&self, serve: &mut Command) -> Sidecar {
+        let said = self.file("said");
+        let file = fs::File::create(&said).expect("a file");
+        serve.stdout(file.try_clone().expect("a file")).stderr(file);
+        Sidecar { process: Process::start(serve, self.path()), said }
+    }
+}
+
+/// A sidecar that a newcomer started.
+struct Sidecar {
+    process: Process,
+    said: PathBuf,
+}
+
+impl Sidecar {
+    fn said(&self) -> String {
+        fs::read_to_string(&self.said).expect("what it said")
+    }
+
+    fn says(&self, words: &str) -> String {
+        eventually(words, SOON, || ensure(self.said().contains(words), self.said()));
+        self.said()
+    }
+}
+
+/// A demonstration; it ends when this is dropped.
+struct Demonstration {
+    sidecar: Sidecar,
+    home: Home,
+}
+
+impl Demonstration {
+    /// One that may run beside any other.
+    fn start() -> Option<Self> {
+        let home = Home::new()?;
+        let sidecar = home.serve(home.roster_as(home.user).arg("serve"));
+        sidecar.says("in a second terminal");
+        Some(Self { sidecar, home })
+    }
+
+    /// The commands that it prints.
+    fn printed(&self) -> Vec<String> {
+        let said = self.sidecar.said();
+        let (_, invitation) = said.split_once("in a second terminal").expect("an invitation");
+        invitation.lines().filter_map(|line| line.strip_prefix("  ")).map(str::to_owned).collect()
+    }
+
+    /// The ids of the processes of so many masters.
+    fn masters(&self, count: usize) -> Vec<i32> {
+        eventually(&format!("there are {count} masters"), SOON, || {
+            let ended = self.home.cli(["masters", "--service", "greeter", "-o", "json"]);
+            let told: Value = serde_json::from_slice(&ended.told).map_err(|_| format!("{ended:?}"))?;
+            let masters = told["masters"].as_array().expect("a list").iter();
+            let pid = |master: &Value| master["services"][0]["metadata"]["pid"].as_i64().expect("a pid") as i32;
+            let pids: Vec<i32> = masters.map(pid).collect();
+            ensure(pids.len() == count, format!("{told}\n{}", self.sidecar.said())).map(|()| pids)
+        })
+    }
+
+    /// Runs a line of a shell at once, as it would be typed. What goes on for ever has to print something.
+    fn type_in(&self, line: &str) {
+        let mut shell = self.home.run_as(self.home.user, Path::new("bash"));
+        let folder = binary_path().parent().expect("a folder").display().to_string();
+        shell.env("PATH", format!("{folder}:{}", std::env::var("PATH").expect("a path")));
+        shell.env("FILE", self.home.file("home/export.php")).args(["-c", line]);
+        if line.contains(" watch ") || line.contains("--watch") {
+            Printing::start(&mut shell).line();
+            return;
+        }
+        let ended = Ended::of(&mut shell);
+        assert_eq!(ended.code, Some(0), "{line}: {ended:?}\n{}", self.sidecar.said());
+    }
+}
+
+/// Waits until no process is left, not even unburied.
+fn are_gone(pids: &[i32]) {
+    eventually("they are gone", SOON, || {
+        let left = pids.iter().find(|pid| Path::new(&format!("/proc/{pid}")).exists());
+        left.map_or(Ok(()), |pid| Err(format!("{pid} is there")))
+    });
+}
+
+#[test]
+fn all_that_the_demonstration_prints_works_when_it_is_typed_at_once() {
+    let Some(demonstration) = Demonstration::start() else { return };
+    let printed = demonstration.printed();
+    assert!(printed.len() >= 7 && printed.iter().any(|line| line.contains(" call ")), "{printed:?}");
+    assert!(printed.iter().any(|line| line.contains("php ")), "PHP is there when tests run: {printed:?}");
+    printed.iter().for_each(|line| demonstration.type_in(line));
+}
+
+#[test]
+fn every_example_of_the_command_line_works_with_the_demonstration() {
+    let Some(demonstration) = Demonstration::start() else { return };
+    let section = README.split("### The command line").nth(1).expect("a section");
+    let block = section.split("```").nth(1).expect("a block").strip_prefix("sh\n").expect("commands");
+    let commands: Vec<&str> = block.lines().map(|line| line.split("  # ").next().unwrap_or(line).trim_end()).collect();
+    assert!(commands.len() > 10 && commands.iter().all(|line| line.starts_with("roster ")), "{commands:?}");
+    let runtime = demonstration.home.file("runtime/roster").display().to_string();
+    for command in commands {
+        // The examples are of a sidecar that is installed; FILE is the reader's.
+        demonstration.type_in(&command.replace("/run/roster", &runtime).replace(" FILE", " \"$FILE\""));
+    }
+    demonstration.type_in("roster explain access --user www-data call mail.send");
+}
+
+#[test]
+fn a_demonstration_starts_though_its_ports_and_its_socket_are_taken() {
+    // Unless somebody has them already.
+    let _taken = [9_090, 8_010].map(|port| TcpListener::bind(("127.0.0.1", port)));
+    let Some(first) = Demonstration::start() else { return };
+    let said = first.sidecar.said();
+    for address in ["127.0.0.1:9090 is taken by another process", "127.0.0.1:8010 is taken by another process"] {
+        assert!(said.contains(address), "{said}");
+    }
+    let second = first.home.serve(first.home.roster_as(first.home.user).arg("serve"));
+    let said = second.says("in a second terminal");
+    assert!(said.contains("Another sidecar has ") && said.contains("ROSTER_ADDRESS=unix://"), "{said}");
+    let second = Demonstration { sidecar: second, home: first.home };
+    second.printed().iter().for_each(|line| second.type_in(line));
+}
+
+#[test]
+fn the_demonstration_has_masters_that_can_be_called_and_killed_and_none_outlives_it() {
+    let Some(mut demonstration) = Demonstration::start() else { return };
+    let pids = demonstration.masters(2);
+    let told = demonstration.sidecar.said();
+    assert!(pids.iter().all(|pid| told.contains(&pid.to_string())), "{told}");
+    let both = demonstration.home.cli(["call", "greeter.hello", "name=Ada", "--all"]).text();
+    assert!(pids.iter().all(|pid| both.contains(&format!("Hello, Ada, from process {pid}"))), "{both}");
+    kill(Pid::from_raw(pids[0]), Signal::SIGKILL).expect("it is there");
+    assert_eq!(demonstration.masters(1), pids[1..]);
+    are_gone(&pids[..1]);
+    demonstration.sidecar.process.signal(Signal::SIGTERM);
+    assert!(demonstration.sidecar.process.ends_within(SOON).success());
+    are_gone(&pids);
+}
+
+#[test]
+fn the_masters_of_a_demonstration_that_is_killed_end_too() {
+    let Some(mut demonstration) = Demonstration::start() else { return };
+    let pids = demonstration.masters(2);
+    demonstration.sidecar.process.signal(Signal::SIGKILL);
+    demonstration.sidecar.process.ends_within(SOON);
+    eventually("nothing of them runs", SOON, || {
+        // Whoever inherits them may be slow to bury them.
+        let stat = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/stat")).ok();
+        let runs = |stat: String| !stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim().starts_with('Z'));
+        ensure(!pids.iter().filter_map(stat).any(runs), "some do")
+    });
+}
+
+/// The ways to name one's own ZooKeeper.
+#[test]
+fn a_sidecar_of_ones_own_zookeeper_needs_no_root_and_is_found() {
+    let Some(home) = Home::new() else { return };
+    let free = ["--set", "thrift.tcp=", "--set", "register.listen="];
+    let by_flag = |serve: &mut Command| {
+        serve.args(["--set", "zookeeper.0.connect=127.0.0.1:1"]);
+    };
+    let by_variable = |serve: &mut Command| {
+        serve.env("ROSTER_ZOOKEEPER__0__CONNECT", "127.0.0.1:1");
+    };
+    let by_file = |_: &mut Command| {
+        let file = "home/.config/roster/roster.toml";
+        fs::write(home.file(file), "[[zookeeper]]\nconnect = \"127.0.0.1:1\"\n").expect("written");
+        home.take(&[file], home.user);
+    };
+    for name in [&by_flag as &dyn Fn(&mut Command), &by_variable, &by_file] {
+        let mut serve = home.roster_as(home.user);
+        serve.arg("serve").args(free);
+        name(&mut serve);
+        let mut sidecar = home.serve(&mut serve);
+        eventually("it is found", SOON, || {
+            let ended = home.cli(["status", "-o", "json"]);
+            ensure(String::from_utf8_lossy(&ended.told).contains("zookeeper"), format!("{ended:?}{}", sidecar.said()))
+        });
+        assert!(home.file("runtime/roster/shared.mdb").exists() && home.file("home/.local/state/roster").is_dir());
+        sidecar.process.signal(Signal::SIGTERM);
+        assert!(sidecar.process.ends_within(SOON).success(), "{}", sidecar.said());
+    }
+    let checked = home.cli(["config", "check"]);
+    let file = home.file("home/.config/roster/roster.toml").display().to_string();
+    assert!(String::from_utf8_lossy(&checked.told).contains(&file), "{checked:?}");
+    fs::write(home.file("home/.config/roster/roster.toml"), "[[zookeeper]]\n").expect("written");
+    for command in [["config", "check"].as_slice(), &["serve"]] {
+        let wrong = Ended::of(home.roster_as(home.user).args(command));
+        assert!(wrong.code == Some(2) && wrong.wrong.contains(&format!("The configuration: {file}")), "{wrong:?}");
+    }
+}
+
+#[test]
+fn a_start_that_fails_names_all_that_was_read() {
+    let Some(home) = Home::new() else { return };
+    let mut serve = home.roster_as(home.user);
+    serve.args(["serve", "--set", "thrift.unix=/proc/roster/roster.sock"]).env("ROSTER_REGISTER__LISTEN", "");
+    let ended = Ended::of(serve.env("ROSTER_ZOOKEEPER__0__CONNECT", "127.0.0.1:1"));
+    let file = home.file("home/.config/roster/roster.toml").display().to_string();
+    let told = format!(
+        "The configuration: no file, ROSTER_REGISTER__LISTEN, ROSTER_ZOOKEEPER__0__CONNECT, --set thrift.unix; there is no \
+         /etc/roster/roster.toml and no {file}\n"
+    );
+    assert!(ended.code == Some(1) && ended.wrong.ends_with(&told), "{ended:?}");
+}
+
+#[test]
+fn a_client_looks_everywhere_but_where_another_user_could_have_put_a_socket() {
+    if !geteuid().is_root() {
+        return eprintln!("only root can be other users");
+    }
+    let Some(home) = Home::new() else { return };
+    let nowhere = home.cli(["status"]);
+    for place in ["/run/roster/roster.sock", "runtime/roster/roster.sock", &format!("/tmp/roster-{USER}/roster.sock")] {
+        assert!(nowhere.code == Some(3) && nowhere.wrong.contains(place), "{nowhere:?}");
+    }
+
+    // The system's is dead, the user's lives.
+    drop(UnixListener::bind(home.file("run/roster/roster.sock")).expect("a socket"));
+    let serve =
+        ["serve", "--set", "zookeeper.0.connect=127.0.0.1:1", "--set", "thrift.tcp=", "--set", "register.listen="];
+    let live = home.serve(home.roster_as(USER).args(serve));
+    eventually("it is found", SOON, || {
+        let ended = home.cli(["status"]);
+        ensure(ended.code == Some(0), format!("{ended:?}{}", live.said()))
+    });
+    let found_by_php = || {
+        let mut php = home.run_as(USER, Path::new("php"));
+        Ended::of(php.args(["-r", "require 'php/autoload.php'; echo Roster\\Place::socket();"])).text()
+    };
+    assert_eq!(found_by_php(), home.file("runtime/roster/roster.sock").display().to_string());
+    drop(live);
+
+    // Another user's socket, in a folder under the user's name.
+    let foreign = home.file("runtime/roster");
+    fs::remove_dir_all(&foreign).expect("it is there");
+    fs::create_dir(&foreign).expect("a folder");
+    home.take(&["runtime/roster"], USER + 1);
+    let planted = UnixListener::bind(foreign.join("roster.sock")).expect("a socket");
+    fs::set_permissions(foreign.join("roster.sock"), fs::Permissions::from_mode(0o666)).expect("it is ours");
+    let refused = home.cli(["status", "--timeout", "1"]);
+    assert!(refused.code == Some(3) && refused.wrong.contains("belongs to another user"), "{refused:?}");
+    planted.set_nonblocking(true).expect("a socket");
+    planted.accept().expect_err("nobody came");
+    assert_eq!(found_by_php(), "/run/roster/roster.sock");
+}
+
+#[test]
+fn a_socket_that_this_user_may_not_open_names_its_group() {
+    if !geteuid().is_root() {
+        return eprintln!("only root can be other users");
+    }
+    let Some(home) = Home::new() else { return };
+    let www_data = nix::unistd::Group::from_name("www-data").expect("groups").expect("Debian has it").gid;
+    let serve =
+        ["serve", "--set", "zookeeper.0.connect=127.0.0.1:1", "--set", "thrift.tcp=", "--set", "register.listen="];
+    let mut command = home.roster_as(0);
+    let command = command.args(serve).args(["--set", "thrift.group=www-data", "--set", "shared.state="]);
+    let _sidecar = home.serve(command);
+    let told = "/run/roster/roster.sock is for the group www-data: join it";
+    let is_told = |told: &str| {
+        eventually(told, SOON, || {
+            let ended = home.cli(["status"]);
+            ensure(ended.code == Some(3) && ended.wrong.contains(told), format!("{ended:?}"))
+        });
+    };
+    is_told(told);
+    // Nor may it look into the folder.
+    let folder = home.file("run/roster");
+    chown(&folder, None, Some(www_data.as_raw())).expect("root can");
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o750)).expect("root can");
+    is_told(told);
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).expect("root can");
+    is_told("/run/roster/roster.sock is for its owner alone: use sudo");
+}
