@@ -8,6 +8,9 @@ use semver::VersionReq;
 use crate::store::{Directory, Entry, Offering, Offers};
 use crate::task::random_below;
 
+/// So often one is drawn at random before all are looked through for those that will do.
+const DRAWS: usize = 16;
+
 /// How a master is chosen among those that offer a service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Balance {
@@ -40,6 +43,8 @@ pub enum NoMaster {
     NoVersion(String, String),
     #[error("every master that offers the service `{0}` has been tried")]
     AllTried(String),
+    #[error("no master that offers the service `{0}` is connected")]
+    NoneConnected(String),
 }
 
 /// Chooses masters.
@@ -65,28 +70,42 @@ impl Resolver {
         }
         Err(match &wanted.version {
             Some(version) if !met => NoMaster::NoVersion(name(), version.to_string()),
+            _ if wanted.not.is_empty() => NoMaster::NoneConnected(name()),
             _ => NoMaster::AllTried(name()),
         })
     }
 
-    /// One of `those` that has not been tried. From where the balance points, the next such one is taken.
+    /// One of `those` that is connected and has not been tried.
     fn among(&self, directory: &Directory, those: &Offering, wanted: &Wanted) -> Option<Arc<Entry>> {
-        let from = |start: usize| {
-            let ring = (0..those.len()).filter_map(|step| those.get((start + step) % those.len()));
-            let untried = |id: &&Arc<str>| !wanted.not.contains(id);
-            ring.filter(untried).find_map(|id| directory.master(id)).cloned()
+        let will_do = |id: &Arc<str>| {
+            let entry = directory.master(id).filter(|_| !wanted.not.contains(id));
+            entry.filter(|entry| entry.is_connected()).cloned()
         };
         match &wanted.balance {
-            Balance::Random => from(random_below(those.len())),
-            Balance::RoundRobin => from(self.turn.fetch_add(1, Ordering::Relaxed) % those.len().max(1)),
-            Balance::Key(key) => rendezvous(those, key, wanted).and_then(|id| directory.master(id)).cloned(),
+            Balance::Random => any(those, will_do),
+            Balance::RoundRobin => (0..those.len()).find_map(|_| {
+                let turn = self.turn.fetch_add(1, Ordering::Relaxed) % those.len();
+                those.get(turn).and_then(will_do)
+            }),
+            Balance::Key(key) => rendezvous(those.iter().filter_map(will_do), key),
             Balance::LeastOutstanding => {
-                let first = from(random_below(those.len()))?;
-                let second = from(random_below(those.len()))?;
-                Some(if second.outstanding() < first.outstanding() { second } else { first })
+                let first = any(those, will_do)?;
+                let is_other = |entry: &Arc<Entry>| !Arc::ptr_eq(entry, &first);
+                let second = if those.len() > 1 { any(those, |id| will_do(id).filter(is_other)) } else { None };
+                Some(second.filter(|second| second.outstanding() < first.outstanding()).unwrap_or(first))
             }
         }
     }
+}
+
+/// A random one that will do, each as likely as the others.
+fn any(those: &Offering, will_do: impl Fn(&Arc<str>) -> Option<Arc<Entry>>) -> Option<Arc<Entry>> {
+    let mut drawn = (0..DRAWS).filter_map(|_| those.get(random_below(those.len())));
+    if let Some(entry) = drawn.find_map(&will_do) {
+        return Some(entry);
+    }
+    let all: Vec<_> = those.iter().filter_map(will_do).collect();
+    all.get(random_below(all.len())).cloned()
 }
 
 /// Those of each version that meets the requirement, the newest first.
@@ -96,14 +115,14 @@ fn fitting<'a>(offers: &'a Offers, version: Option<&'a VersionReq>) -> impl Iter
 }
 
 /// The one whose hash together with the key is greatest: who comes or goes moves only its own keys.
-fn rendezvous<'a>(those: &'a Offering, key: &str, wanted: &Wanted) -> Option<&'a Arc<str>> {
+fn rendezvous(those: impl Iterator<Item = Arc<Entry>>, key: &str) -> Option<Arc<Entry>> {
     use std::hash::{DefaultHasher, Hash, Hasher};
-    let weight = |id: &&Arc<str>| {
+    let weight = |entry: &Arc<Entry>| {
         let mut hasher = DefaultHasher::new();
-        (key, id).hash(&mut hasher);
+        (key, &entry.master.id).hash(&mut hasher);
         hasher.finish()
     };
-    those.iter().filter(|id| !wanted.not.contains(id)).max_by_key(weight)
+    those.max_by_key(weight)
 }
 
 #[cfg(test)]
@@ -188,9 +207,46 @@ mod tests {
         };
         assert_eq!(count(Balance::RoundRobin, "a"), 100);
         assert!((50..150).contains(&count(Balance::Random, "b")));
-        assert!(count(Balance::LeastOutstanding, "b") > 130, "the idle one gets more than its share");
+        let idle = count(Balance::LeastOutstanding, "b");
+        assert!((160..240).contains(&idle), "two thirds of all pairs have the idle one: {idle}");
         let keyed = ["a", "b", "c"].map(|id| count(Balance::Key("user 7".into()), id));
         assert_eq!(keyed.iter().max(), Some(&300), "a key stays with its master");
+    }
+
+    #[test]
+    fn of_two_masters_the_busy_one_is_never_chosen() {
+        let (store, publisher) = store();
+        publisher.publish(vec![join("busy", &["mail"], 1), join("idle", &["mail"], 0)]);
+        assert!((0..400).all(|_| chosen(&store, "mail", &Wanted::default()) == Ok("idle".into())));
+    }
+
+    #[test]
+    fn who_comes_after_one_that_was_tried_gets_no_more_than_its_share() {
+        let (store, publisher) = store();
+        publisher.publish(["a", "b", "c", "d"].map(|id| join(id, &["mail"], 0)).into());
+        let (snapshot, resolver) = (store.snapshot(), Resolver::default());
+        for balance in [Balance::LeastOutstanding, Balance::Random, Balance::RoundRobin] {
+            let wanted = Wanted { balance, not: vec!["a".into()], ..Wanted::default() };
+            let choose = || resolver.choose(snapshot.directory(), "mail", &wanted).expect("a master").master.id.clone();
+            let chosen: Vec<String> = (0..600).map(|_| choose()).collect();
+            for id in ["b", "c", "d"] {
+                let count = chosen.iter().filter(|chosen| *chosen == id).count();
+                assert!((140..260).contains(&count), "{id}: {count} of 600, {:?}", wanted.balance);
+            }
+        }
+    }
+
+    #[test]
+    fn one_that_is_expected_back_is_known_and_not_called() {
+        let (store, publisher) = store();
+        let Change::Join(master, _) = join("a", &["mail"], 0) else { unreachable!("it joins") };
+        publisher.publish(vec![Change::Expect(master)]);
+        assert_eq!(store.snapshot().directory().instances("mail").count(), 1);
+        assert_eq!(chosen(&store, "mail", &Wanted::default()), Err(NoMaster::NoneConnected("mail".into())));
+        publisher.publish(vec![join("a", &["mail"], 0)]);
+        assert_eq!(chosen(&store, "mail", &Wanted::default()), Ok("a".into()));
+        publisher.clear_expected();
+        assert_eq!(chosen(&store, "mail", &Wanted::default()), Ok("a".into()));
     }
 
     #[test]

@@ -14,9 +14,13 @@ use crate::register::{Register, RegisterError};
 use crate::secret::warn_if_open;
 use crate::source;
 use crate::store::shared::{Shared, SharedError};
-use crate::store::{Feed, Store};
+use crate::store::{Feed, FeedState, Store};
 use crate::task::{Failure, Reload, Tasks};
 use crate::thrift::Endpoint;
+
+/// How often it is looked whether masters are there that are expected, and what is waited in between.
+const EXPECT_LOOKS: u32 = 100;
+const EXPECT_PAUSE: Duration = Duration::from_millis(30);
 
 /// A running sidecar.
 #[derive(Debug)]
@@ -141,6 +145,24 @@ impl Sidecar {
         match self.failures.recv().await {
             Some(failure) => failure,
             None => std::future::pending().await,
+        }
+    }
+
+    /// Waits, but not long, until so many masters are there and can be asked for: no others are on their way.
+    pub fn expect_masters(&self, count: usize) -> impl Future<Output = ()> + use<> {
+        let store = self.store.clone();
+        async move {
+            for _ in 0..EXPECT_LOOKS {
+                let snapshot = store.snapshot();
+                let connected = snapshot.directory().masters("").filter(|(_, entry)| entry.is_connected());
+                if connected.count() >= count {
+                    snapshot.behind_masters().for_each(|(feed, _)| feed.set_settling(false));
+                    if snapshot.behind_masters().all(|(feed, filled)| filled.whole && feed.state() == FeedState::Live) {
+                        return;
+                    }
+                }
+                tokio::time::sleep(EXPECT_PAUSE).await;
+            }
         }
     }
 

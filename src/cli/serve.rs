@@ -5,6 +5,7 @@ use std::pin::pin;
 
 use anyhow::Context;
 use clap::Args;
+use futures::future::OptionFuture;
 use roster::config::Config;
 use roster::default_paths::{self, DefaultPaths};
 use roster::net::Address;
@@ -97,7 +98,11 @@ async fn serve(
 ) -> anyhow::Result<()> {
     let Started { mut sidecar, config, samples, signals: [mut interrupt, mut terminate, mut hangup] } = started;
     let invited = samples.as_ref().map(Samples::pids).zip(sidecar.addresses().first().cloned());
-    let mut invitation = pin!(invite(config, invited));
+    let expected = invited.as_ref().map(|(masters, _)| sidecar.expect_masters(masters.len()));
+    let mut invitation = pin!(async {
+        OptionFuture::from(expected).await;
+        invite(config, invited).await;
+    });
     let mut samples = samples.unwrap_or_default();
     let mut is_invited = false;
     let mut systemd = Systemd::ready(sidecar.addresses());

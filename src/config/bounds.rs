@@ -31,6 +31,7 @@ pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
         ("register.auth_timeout", register.auth_timeout),
         ("register.ping_interval", register.ping_interval),
         ("register.pong_timeout", register.pong_timeout),
+        ("register.settle", register.settle),
         ("shared.copy_interval", shared.copy_interval),
         ("sidecar.stop_timeout", sidecar.stop_timeout),
     ] {

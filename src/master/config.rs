@@ -15,7 +15,7 @@ pub struct Config {
     pub ca: Option<PathBuf>,
     /// How often a register that cannot be reached, or that refuses the token, is tried again; none: for ever.
     pub retry_attempts: Option<u32>,
-    /// The wait before a retry. It doubles from one to the next up to `longest_retry_delay`, and a random part of it
+    /// The wait before a retry, the first one after a connection that held. It doubles from one to the next up to `longest_retry_delay`, and a random part of it
     /// is waited, so that the masters of a register that was restarted do not come back together.
     pub retry_delay: Duration,
     pub longest_retry_delay: Duration,
@@ -40,7 +40,7 @@ impl Config {
             token: Token(token.into()),
             ca: None,
             retry_attempts: None,
-            retry_delay: Duration::from_secs(1),
+            retry_delay: Duration::from_millis(500),
             longest_retry_delay: Duration::from_secs(10),
             reconnect_on_close: true,
             connect_timeout: Duration::from_secs(10),

@@ -13,9 +13,9 @@ use crate::net::{Remote, Stream};
 use crate::task::Backoff;
 use crate::tunnel::{Bounds, Conversation, Ended, Message, Place, Wire};
 
-/// A connection that was lost after so long is made again soon. One that a register accepts and closes, as one that has
-/// no place does, is made again later and later.
-const CALM: Duration = Duration::from_secs(60);
+/// A connection that held so long is made again soon. One that a register accepts and closes, as one that has no place
+/// does, is made again later and later.
+const HELD: Duration = Duration::from_secs(1);
 
 /// Stays connected to a register until the master leaves it or gives it up.
 pub(super) async fn keep(shared: Arc<Shared>, register: Place, leave: CancellationToken) {
@@ -58,7 +58,7 @@ impl Link<'_> {
                 let session = Session::new(self.shared.clone(), self.register.clone(), handle);
                 let answering = session.answer(&mut incoming, services, self.leave);
                 let ended = tokio::join!(conversation.run(), answering).0;
-                if since.elapsed() > CALM {
+                if since.elapsed() > HELD {
                     retries.backoff.reset();
                 }
                 Lost::Ended(ended)

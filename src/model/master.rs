@@ -205,6 +205,11 @@ pub trait Line: Debug + Send + Sync {
 
     /// How many calls to this master are under way on this line.
     fn outstanding(&self) -> usize;
+
+    /// Whether the connection stands by which it reaches the master.
+    fn is_connected(&self) -> bool {
+        true
+    }
 }
 
 #[cfg(test)]

@@ -204,6 +204,8 @@ pub enum Change {
     Delete(NodePath),
     /// The master is there by this line, with these services; in place of what this source said of it before.
     Join(Arc<Master>, Arc<dyn Line>),
+    /// The master was there before a restart, and is expected back.
+    Expect(Arc<Master>),
     /// The master, by its id, is no longer there by this source.
     Leave(String),
 }
@@ -213,7 +215,7 @@ impl Change {
     pub fn path(&self) -> Option<&NodePath> {
         match self {
             Change::Put(path, _) | Change::Delete(path) => Some(path),
-            Change::Join(..) | Change::Leave(_) => None,
+            Change::Join(..) | Change::Expect(_) | Change::Leave(_) => None,
         }
     }
 }

@@ -42,6 +42,10 @@ pub struct Config {
     pub max_depth: usize,
     /// How much may wait to be sent to one master.
     pub max_queue: ByteSize,
+    /// So long after a start, masters that were known before stand as they were, and the absence of others is no answer;
+    /// shorter where all are back.
+    #[serde(with = "humantime_serde")]
+    pub settle: Duration,
     /// About how much memory the services may take that all masters together offer.
     pub max_metadata: ByteSize,
     /// How many calls to one master may be under way.
@@ -81,6 +85,7 @@ impl Default for Config {
             max_message: ByteSize::mib(1),
             max_depth: 32,
             max_queue: ByteSize::mib(1),
+            settle: Duration::from_secs(15),
             max_metadata: ByteSize::mib(128),
             max_calls_per_master: 1_024,
             ping_interval: Duration::from_secs(20),

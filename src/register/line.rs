@@ -35,6 +35,10 @@ impl Line for MasterLine {
     fn outstanding(&self) -> usize {
         self.under_way.get()
     }
+
+    fn is_connected(&self) -> bool {
+        self.handle.ended().is_none()
+    }
 }
 
 impl MasterLine {

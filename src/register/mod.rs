@@ -10,8 +10,10 @@ mod line;
 mod offered;
 mod presence;
 mod question;
+mod returning;
 mod secrets;
 mod session;
+mod settling;
 mod subscriber;
 mod telling;
 mod token_file;
@@ -21,7 +23,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
@@ -31,19 +33,18 @@ pub use self::config::{Config, Tls};
 use self::handshake::Handshakes;
 use self::ids::Ids;
 use self::presence::Presence;
+use self::returning::Returning;
 use self::secrets::Secrets;
 pub use self::secrets::{EXAMPLE_TOKEN, SecretError};
+use self::settling::{LOOK, Settling};
 use crate::metrics::Metrics;
 use crate::model::Change;
 use crate::net::tls::{self, TlsError};
 use crate::net::{Address, BindError, Bound, Peers};
 use crate::permissions::Permissions;
-use crate::store::{FeedState, Publisher};
+use crate::store::Publisher;
 use crate::task::{Reload, Stop, Tasks};
 use crate::tunnel::UnderWay;
-
-/// After the start, masters are given so long to come back before their absence is an answer.
-const SETTLE: Duration = Duration::from_secs(3);
 
 /// How often the register proves that it is in step with its masters, which it is by being there.
 const PROVE: Duration = Duration::from_secs(2);
@@ -85,6 +86,7 @@ struct Hall {
     handshakes: Arc<Handshakes>,
     ids: Arc<Ids>,
     presence: Presence,
+    returning: Returning,
     places: UnderWay,
     /// Masters whose services are not known.
     unknown: UnderWay,
@@ -133,6 +135,7 @@ impl Register {
             handshakes: Handshakes::new(config.max_unauthenticated, metrics.clone()),
             ids: Arc::default(),
             presence: Presence::default(),
+            returning: Returning::default(),
             places: UnderWay::default(),
             unknown: UnderWay::default(),
             metrics,
@@ -142,7 +145,9 @@ impl Register {
             config,
         });
         let files = Files { changed, token_file, is_loopback };
-        tasks.critical("the register's keeper", keep(hall.clone(), files, reload, tasks.stop_signal()));
+        // Before anybody is let in, and anybody asks who is there.
+        let settling = Settling::begin(&hall);
+        tasks.critical("the register's keeper", keep(hall.clone(), settling, files, reload, tasks.stop_signal()));
         for bound in bound {
             tasks.critical("the register", accept(bound, hall.clone()));
         }
@@ -179,23 +184,13 @@ struct Files {
 }
 
 /// Tells the store that the register is in step, and reads the secrets again when asked to.
-async fn keep(hall: Arc<Hall>, files: Files, mut reload: Reload, stop: Stop) {
-    let feed = hall.publisher.feed();
-    feed.enter(FeedState::Syncing, "giving masters time to connect");
-    let settled = Instant::now() + SETTLE;
+async fn keep(hall: Arc<Hall>, mut settling: Settling, files: Files, mut reload: Reload, stop: Stop) {
     loop {
         hall.presence.report();
-        if Instant::now() >= settled {
-            let is_first = feed.state() != FeedState::Live;
-            feed.enter(FeedState::Live, hall.suffering());
-            feed.prove(Instant::now());
-            if is_first {
-                // After the proof: the shared file would tell that it is whole with the age of something never proven.
-                hall.publisher.publish_whole(Vec::new());
-            }
-        }
+        settling.look(&hall);
+        let pause = if hall.publisher.feed().is_settling() { LOOK } else { PROVE };
         tokio::select! {
-            () = tokio::time::sleep(PROVE) => {}
+            () = tokio::time::sleep(pause) => {}
             () = reload.requested() => hall.read_again(&files),
             () = stop.requested() => return,
         }
@@ -245,6 +240,10 @@ impl Hall {
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         let speakers = sessions.entry(id.to_owned()).or_default();
         let spoke = speakers.last_key_value().map(|(speaker, _)| *speaker);
+        let replaced = match &change {
+            Change::Join(master, _) => self.returning.come_back(master),
+            _ => None,
+        };
         match change {
             Change::Leave(_) => drop(speakers.remove(&number)),
             _ => drop(speakers.insert(number, change.clone())),
@@ -252,7 +251,7 @@ impl Hall {
         // Under the lock, so that the store hears of them in the same order.
         match speakers.last_key_value() {
             Some((speaker, told)) if *speaker == number || Some(*speaker) != spoke => {
-                self.publisher.publish(vec![told.clone()]);
+                self.publisher.publish(replaced.map(Change::Leave).into_iter().chain([told.clone()]).collect());
             }
             Some(_) => {}
             None => {

@@ -3,7 +3,8 @@
 //! - `{cmd:"subscribe", uuid}`: tell me your masters, in the place of an earlier subscription. `data` for each
 //!   (`{put: …}`), `{whole: true}`, then every change (`{put}`, `{drop: id}`); `{reset: true}` begins anew.
 //! - `{cmd:"subscribe", uuid, pieces: 1}`: the same, in pieces: after each comes `{piece: number}`, and nothing more
-//!   before `{cmd:"took", piece: number}`.
+//!   before `{cmd:"took", piece: number}`. A master that was there before a restart and has not come back is told with
+//!   `expected: true`; `{settling: true}` says that others may be on their way too, until `{settling: false}`.
 //! - `{cmd:"prove", at}`: tell me on that stream when you have told all that is true now (`{proven: at}`).
 //! - `{cmd:"call-on", uuid, master, service, method, arguments}`: call a master of yours; answered as a call to a
 //!   master.

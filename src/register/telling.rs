@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::Hall;
 use crate::model::{Master, Revision};
-use crate::store::{Room, Since, Snapshot};
+use crate::store::{Entry, Room, Since, Snapshot};
 use crate::tunnel::{Ended, Handle, Message, SendError};
 
 /// How much is told in one piece: values, and about how much memory they take. A subscriber has room for twice as much.
@@ -41,13 +41,13 @@ impl<'h> Teller<'h> {
         Self { handle, uuid, took, piece: 0, values: 0, bytes: 0 }
     }
 
-    async fn put(&mut self, master: &Master) -> Result<(), Ended> {
+    async fn put(&mut self, Told { master, is_expected }: &Told) -> Result<(), Ended> {
         let bytes = master.memory_size();
         if self.values >= PIECE_VALUES || self.bytes + bytes > PIECE_BYTES {
             self.end_piece().await?;
         }
         self.bytes += bytes;
-        if self.send(map([("put", value_of(master))])).await? {
+        if self.send(map([("put", value_of(master, *is_expected))])).await? {
             return Ok(());
         }
         tracing::warn!(master = master.id, "a master is too large for the sidecars that follow this one; left it out");
@@ -90,12 +90,25 @@ impl<'h> Teller<'h> {
     }
 }
 
+/// A master as it is told.
+struct Told {
+    master: Arc<Master>,
+    /// Whether it was there before a restart, and has not come back.
+    is_expected: bool,
+}
+
+impl Told {
+    fn of(entry: &Entry, own: usize) -> Option<Self> {
+        Some(Self { master: entry.told_by(own)?.clone(), is_expected: entry.is_expected_by(own) })
+    }
+}
+
 /// What is to be told next: all that is kept of a snapshot while it is told, for as long as the subscriber takes.
 struct News {
     /// In the place of all that was told before.
     is_whole: bool,
     /// By their ids; none: it is gone.
-    masters: Vec<(Arc<str>, Option<Arc<Master>>)>,
+    masters: Vec<(Arc<str>, Option<Told>)>,
     upto: Revision,
     /// Whether there is no more.
     is_all: bool,
@@ -107,12 +120,11 @@ impl News {
         match snapshot.masters_since(since, ROOM) {
             Since::Unknown => {
                 let all = snapshot.directory().masters("");
-                let told = all.filter_map(|(id, entry)| Some((id.clone(), Some(entry.told_by(own)?.clone()))));
+                let told = all.filter_map(|(id, entry)| Some((id.clone(), Some(Told::of(entry, own)?))));
                 Self { is_whole: true, masters: told.collect(), upto: revision, is_all: true }
             }
             Since::Known { changes, upto } => {
-                let told =
-                    changes.into_iter().map(|(id, _, entry)| (id, entry.and_then(|it| it.told_by(own).cloned())));
+                let told = changes.into_iter().map(|(id, _, entry)| (id, entry.and_then(|it| Told::of(&it, own))));
                 Self { is_whole: false, masters: told.collect(), upto, is_all: upto == revision }
             }
         }
@@ -128,13 +140,19 @@ pub(super) async fn follow(
     let own = hall.publisher.number();
     let subscription = hall.publisher.subscribe_to_masters();
     let mut orders = hall.publisher.orders();
-    let (mut since, mut proven) = (0, None);
+    let (mut since, mut proven, mut was_settling) = (0, None, false);
     loop {
         // Before the snapshot, which then is no older than the question.
         let question = *asked.borrow_and_update();
+        let is_settling = hall.publisher.feed().is_settling();
         let news = News::since(since, &hall.publisher.snapshot(), own);
         if news.is_whole {
             teller.tell("reset", true.into()).await?;
+            was_settling = false;
+        }
+        if is_settling && !was_settling {
+            teller.tell("settling", true.into()).await?;
+            was_settling = true;
         }
         for (id, master) in news.masters {
             match master {
@@ -148,6 +166,10 @@ pub(super) async fn follow(
         since = news.upto;
         if !news.is_all {
             continue;
+        }
+        if was_settling && !is_settling {
+            teller.tell("settling", false.into()).await?;
+            was_settling = false;
         }
         if let Some(at) = question.filter(|_| question != proven) {
             teller.tell("proven", at.into()).await?;
@@ -175,17 +197,19 @@ pub(super) fn map<const N: usize>(entries: [(&str, Value); N]) -> Value {
     Value::Map(entries.into_iter().map(|(key, value)| (key.into(), value)).collect())
 }
 
-fn value_of(master: &Master) -> Value {
+fn value_of(master: &Master, is_expected: bool) -> Value {
     let services = master
         .services
         .iter()
         .map(|service| map([("name", service.name.as_str().into()), ("metadata", service.metadata.clone())]));
-    map([
+    let mut fields = vec![
         ("id", master.id.as_str().into()),
         ("address", master.address.as_str().into()),
         ("connectedAt", master.connected_at.into()),
         ("services", Value::Array(services.collect())),
-    ])
+    ];
+    fields.extend(is_expected.then_some(("expected", true.into())));
+    Value::Map(fields.into_iter().map(|(key, value)| (key.into(), value)).collect())
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ pub struct Entry {
     pub master: Arc<Master>,
     /// About how many bytes it takes in a reply.
     pub size: usize,
-    /// At least one; the last is the one that last told something new.
+    /// At least one; the last is the one that last told something new, and those that are expected come first.
     ways: Vec<Way>,
 }
 
@@ -41,14 +41,19 @@ struct Way {
     /// The number of the feed that knows it.
     feed: usize,
     told: Arc<Master>,
-    line: Arc<dyn Line>,
+    /// None: the feed knew it before a restart, and expects it back.
+    line: Option<Arc<dyn Line>>,
 }
 
 /// Whether it is the same master, by the same ways.
 impl PartialEq for Entry {
     fn eq(&self, other: &Self) -> bool {
-        let mut pairs = self.lines().zip(other.lines());
-        let are_same = self.ways.len() == other.ways.len() && pairs.all(|(one, other)| Arc::ptr_eq(one, other));
+        let is_same = |(one, other): (&Way, &Way)| match (&one.line, &other.line) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (None, None) => one.feed == other.feed,
+            _ => false,
+        };
+        let are_same = self.ways.len() == other.ways.len() && self.ways.iter().zip(&other.ways).all(is_same);
         are_same && self.master == other.master
     }
 }
@@ -63,17 +68,32 @@ impl Entry {
 
     /// The ways to the master.
     pub fn lines(&self) -> impl Iterator<Item = &Arc<dyn Line>> {
-        self.ways.iter().map(|way| &way.line)
+        self.ways.iter().filter_map(|way| way.line.as_ref())
+    }
+
+    /// Whether a connection to the master stands.
+    pub fn is_connected(&self) -> bool {
+        self.lines().any(|line| line.is_connected())
+    }
+
+    /// The numbers of the feeds that know it.
+    pub fn feeds(&self) -> impl Iterator<Item = usize> {
+        self.ways.iter().map(|way| way.feed)
     }
 
     /// Those by which a service of the master is offered.
     pub fn lines_to(&self, service: &Service) -> impl Iterator<Item = &Arc<dyn Line>> {
-        self.ways.iter().filter(|way| way.told.services.contains(service)).map(|way| &way.line)
+        self.ways.iter().filter(|way| way.told.services.contains(service)).filter_map(|way| way.line.as_ref())
     }
 
-    /// The way that a feed knows.
+    /// The line that a feed has to it.
     pub fn line_of(&self, feed: usize) -> Option<&Arc<dyn Line>> {
-        self.way_of(feed).map(|way| &way.line)
+        self.way_of(feed)?.line.as_ref()
+    }
+
+    /// Whether a feed expects it back.
+    pub fn is_expected_by(&self, feed: usize) -> bool {
+        self.way_of(feed).is_some_and(|way| way.line.is_none())
     }
 
     /// The master as a feed tells of it.
@@ -175,17 +195,32 @@ impl Directory {
     /// who follow a register follow the masters that are connected to it, and not those that it knows otherwise.
     pub(super) fn join(&mut self, feed: usize, master: Arc<Master>, line: Arc<dyn Line>) -> Option<ChangeKind> {
         let id: Arc<str> = master.id.as_str().into();
-        let mut ways = self.masters.get(&id).map_or_else(Vec::new, |old| old.ways.clone());
+        let mut ways = self.ways_to(&id);
         let mut kind = if ways.is_empty() { Some(ChangeKind::Created) } else { Some(ChangeKind::Changed) };
-        match ways.iter_mut().find(|way| way.feed == feed && way.told == master) {
-            Some(way) => (way.line, kind) = (line, None),
+        match ways.iter_mut().find(|way| way.feed == feed && way.told == master && way.line.is_some()) {
+            Some(way) => (way.line, kind) = (Some(line), None),
             None => {
                 ways.retain(|way| way.feed != feed);
-                ways.push(Way { feed, told: master, line });
+                ways.push(Way { feed, told: master, line: Some(line) });
             }
         }
         self.set(id, ways);
         kind
+    }
+
+    /// The same for a master that was there before, and is expected back.
+    pub(super) fn expect(&mut self, feed: usize, master: Arc<Master>) -> ChangeKind {
+        let id: Arc<str> = master.id.as_str().into();
+        let mut ways = self.ways_to(&id);
+        let kind = if ways.is_empty() { ChangeKind::Created } else { ChangeKind::Changed };
+        ways.retain(|way| way.feed != feed);
+        ways.insert(0, Way { feed, told: master, line: None });
+        self.set(id, ways);
+        kind
+    }
+
+    fn ways_to(&self, id: &str) -> Vec<Way> {
+        self.masters.get(id).map_or_else(Vec::new, |old| old.ways.clone())
     }
 
     /// What became of the master by this; None: the feed knows no way to it.

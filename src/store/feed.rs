@@ -13,6 +13,9 @@ use crate::model::{NodePath, Origin};
 /// the source is away, or that the task which should renew it hangs.
 const PROOF_HOLDS: Duration = Duration::from_millis(4_500);
 
+/// For so long after a start or a loss the masters that a source told of are expected back.
+const RETURN: Duration = Duration::from_secs(15);
+
 /// The kind of a source that is not configured: another one told of it.
 const LEARNED: &str = "learned";
 
@@ -34,6 +37,7 @@ pub struct Feed {
     state: AtomicU8,
     left_out: AtomicU64,
     gone: AtomicBool,
+    settling: AtomicBool,
     frozen: AtomicBool,
     words: ArcSwap<Words>,
     /// How often the source was lost and found again.
@@ -70,6 +74,7 @@ impl Feed {
             state: AtomicU8::new(FeedState::Connecting as u8),
             left_out: AtomicU64::new(0),
             gone: AtomicBool::new(false),
+            settling: AtomicBool::new(false),
             frozen: AtomicBool::new(false),
             words: ArcSwap::from_pointee(Words { detail: "starting".into(), session: None }),
             reconnects: Counter::default(),
@@ -127,6 +132,22 @@ impl Feed {
 
     pub(super) fn go(&self) {
         self.gone.store(true, Ordering::Release);
+    }
+
+    /// Says whether masters are still given time to come back, whose absence is no answer until then.
+    pub fn set_settling(&self, is_settling: bool) {
+        self.settling.store(is_settling, Ordering::Release);
+    }
+
+    pub fn is_settling(&self) -> bool {
+        self.settling.load(Ordering::Acquire)
+    }
+
+    /// Whether masters that the source told of may soon be back: it settles, or was started or lost just now.
+    pub fn is_returning(&self) -> bool {
+        let since = self.since_sync().unwrap_or_else(|| self.born.elapsed());
+        let was_lost = self.state() != FeedState::Live && since < RETURN;
+        (self.is_settling() || was_lost) && !self.is_frozen() && !self.is_gone()
     }
 
     /// From now on the source says nothing more of itself, so that it grows old.
@@ -215,11 +236,13 @@ impl Feed {
 
     /// The time since the last proof of being in sync.
     pub fn since_proof(&self) -> Option<Duration> {
-        let since_born = self.born.elapsed();
-        match self.proven.load(Ordering::Acquire).checked_sub(1) {
-            Some(proven) => Some(since_born.saturating_sub(Duration::from_millis(proven))),
-            None => self.restored.map(|age| age + since_born),
-        }
+        self.since_sync().or_else(|| self.restored.map(|age| age + self.born.elapsed()))
+    }
+
+    /// The same, if this process has been in sync.
+    fn since_sync(&self) -> Option<Duration> {
+        let proven = self.proven.load(Ordering::Acquire).checked_sub(1)?;
+        Some(self.born.elapsed().saturating_sub(Duration::from_millis(proven)))
     }
 
     /// Whether this process has been in sync once.

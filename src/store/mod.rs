@@ -204,7 +204,12 @@ impl Publisher {
         self.publish(self.snapshot().leaves(self.number));
     }
 
-    /// The same; and the source is no more.
+    /// Takes away those that were there before a restart and have not come back.
+    pub fn clear_expected(&self) {
+        self.publish(self.snapshot().leaves_of_expected(self.number));
+    }
+
+    /// Takes away all masters that the source told of; and the source is no more.
     pub fn dismiss(self) {
         self.clear_masters();
         self.feed.go();

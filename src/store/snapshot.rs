@@ -71,6 +71,7 @@ impl Snapshot {
         Self {
             revision,
             nodes: from.nodes,
+            directory: from.directory,
             node_journal: self.node_journal.continuing(from.is_same.then_some(from.revision), revision),
             filled: from.filled.into(),
             ..self
@@ -145,7 +146,7 @@ impl Snapshot {
         feeds.fold(fresh, |fresh, (feed, filled)| Freshness {
             age: fresh.age.max(feed.age_at_least()),
             origin: if feed.origin() == Origin::Restored { Origin::Restored } else { fresh.origin },
-            complete: fresh.complete && filled.whole && feed.left_out() == 0,
+            complete: fresh.complete && filled.whole && feed.left_out() == 0 && !feed.is_settling(),
             ..fresh
         })
     }
@@ -198,7 +199,16 @@ impl Snapshot {
 
     /// What takes away all masters that a feed told of.
     pub(super) fn leaves(&self, feed: usize) -> Vec<Change> {
-        let masters = self.directory.masters("").filter(|(_, entry)| entry.line_of(feed).is_some());
+        self.leaves_of(|entry| entry.told_by(feed).is_some())
+    }
+
+    /// What takes away those that a feed still expects back.
+    pub(super) fn leaves_of_expected(&self, feed: usize) -> Vec<Change> {
+        self.leaves_of(|entry| entry.is_expected_by(feed))
+    }
+
+    fn leaves_of(&self, which: impl Fn(&Entry) -> bool) -> Vec<Change> {
+        let masters = self.directory.masters("").filter(|(_, entry)| which(entry));
         masters.map(|(id, _)| Change::Leave(id.to_string())).collect()
     }
 
@@ -215,6 +225,10 @@ impl Snapshot {
                         Some(kind) => next.masters.push((id, kind)),
                         None => next.silent = true,
                     }
+                }
+                Change::Expect(master) => {
+                    let id = master.id.as_str().into();
+                    next.masters.push((id, self.directory.expect(feed, master)));
                 }
                 Change::Leave(id) => {
                     if let Some(kind) = self.directory.leave(feed, &id) {

@@ -70,13 +70,13 @@ impl Desk {
     pub(super) async fn call_on(&self, peer: &Peer, master: &str, request: &Request) -> thrift::Result<CallResult> {
         let values = Values::new(&self.budget(peer));
         let bounds = Bounds { account: &peer.account, until: Instant::now() + request.timeout, values: &values };
-        let end = self.caller.call_on(self.caller.one(master, request)?, request, bounds).await?;
+        let end = self.caller.call_one(master, request, bounds).await?;
         Ok(result(end, values))
     }
 
     pub(super) async fn call_all(&self, peer: &Peer, request: &Request) -> thrift::Result<Vec<CallOutcome>> {
         let (budget, until) = (self.budget(peer), Instant::now() + request.timeout);
-        let calls = self.caller.all(request)?.into_iter().map(|entry| async {
+        let calls = self.caller.all(request, until).await?.into_iter().map(|entry| async {
             let (master, values) = (entry.master.id.clone(), Values::new(&budget));
             let end =
                 self.caller.call_on(entry, request, Bounds { account: &peer.account, until, values: &values }).await;

@@ -1,6 +1,7 @@
 //! Callers: carry out one call, on another master where it was not executed, or may be twice.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use rmpv::Value;
@@ -16,6 +17,9 @@ use crate::metrics::{Ending, Held, Metrics, Tally};
 use crate::model::{Answer, Answers, Call, Refused, Service};
 use crate::resolve::{self, Resolver};
 use crate::store::{Entry, Snapshot, Store};
+
+/// How often it is looked whether masters are still expected, while nothing becomes of any.
+const RECHECK: Duration = Duration::from_millis(200);
 
 /// Calls methods on masters.
 #[derive(Debug)]
@@ -63,6 +67,11 @@ impl Caller {
         call.end(master)
     }
 
+    /// Calls the master with this id and no other.
+    pub(super) async fn call_one(&self, id: &str, request: &Request, bounds: Bounds<'_>) -> Result<CallEnd, Failure> {
+        self.call_on(self.one(id, request, bounds.until).await?, request, bounds).await
+    }
+
     /// Calls this master and no other.
     pub(super) async fn call_on(
         &self,
@@ -75,16 +84,26 @@ impl Caller {
         call.end(master)
     }
 
-    /// The master with this id, if it is there and offers what is called.
-    pub(super) fn one(&self, id: &str, request: &Request) -> Result<Arc<Entry>, Failure> {
-        let snapshot = self.store.snapshot();
-        let entry = snapshot.directory().master(id);
-        let entry = entry.ok_or_else(|| nobody(&snapshot, request, unoffered(id, request)))?;
-        Ok(entry.clone())
+    /// The master with this id, if it is there; one that is expected back is waited for.
+    async fn one(&self, id: &str, request: &Request, until: Instant) -> Result<Arc<Entry>, Failure> {
+        self.when_back(request, until, || {
+            let snapshot = self.store.snapshot();
+            match snapshot.directory().master(id) {
+                Some(entry) if entry.is_connected() => Ok(entry.clone()),
+                Some(_) => Err(unsent(request, format!("master `{id}` is not connected"))),
+                None => Err(nobody(&snapshot, request, unoffered(id, request))),
+            }
+        })
+        .await
     }
 
-    /// All masters that offer the service in a version that fits; where none is asked for, in any.
-    pub(super) fn all(&self, request: &Request) -> Result<Vec<Arc<Entry>>, Failure> {
+    /// All masters that offer the service in a version that fits; where none is asked for, in any. If none is connected,
+    /// those that are expected back are waited for.
+    pub(super) async fn all(&self, request: &Request, until: Instant) -> Result<Vec<Arc<Entry>>, Failure> {
+        self.when_back(request, until, || self.all_now(request)).await
+    }
+
+    fn all_now(&self, request: &Request) -> Result<Vec<Arc<Entry>>, Failure> {
         let snapshot = self.store.snapshot();
         let directory = snapshot.directory();
         let any = self.resolver.choose(directory, &request.service, &request.wanted);
@@ -113,12 +132,12 @@ impl Caller {
 
     async fn on_any(&self, request: &Request, bounds: Bounds<'_>, call: &mut UnderWay<'_>) -> Result<String, Failure> {
         let mut wanted = request.wanted.clone();
-        let mut failure = None;
+        let mut failure: Option<Failure> = None;
         loop {
-            let entry = match self.choose(request, &wanted) {
-                Ok(entry) => entry,
+            let entry = match &failure {
+                None => self.when_back(request, bounds.until, || self.choose(request, &wanted)).await?,
                 // Why the last one failed says more than that there is no other.
-                Err(none) => return Err(failure.unwrap_or(none)),
+                Some(failure) => self.choose(request, &wanted).map_err(|_| failure.clone())?,
             };
             wanted.not.push(entry.master.id.as_str().into());
             match attempt(entry, request, bounds, call).await {
@@ -134,6 +153,36 @@ impl Caller {
                 ended => return ended,
             }
         }
+    }
+
+    /// What `find` finds, if need be when masters have come back after a restart that were known before.
+    async fn when_back<T>(
+        &self,
+        request: &Request,
+        until: Instant,
+        find: impl Fn() -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let mut changes = None;
+        loop {
+            match find() {
+                Err(_) if self.is_expected(request) && Instant::now() < until => {}
+                found => return found,
+            }
+            let Some(changes) = &changes else {
+                changes = Some(self.store.subscribe_to_masters());
+                continue;
+            };
+            // A source that gives them up does not say so.
+            let _ = timeout_at(until.min(Instant::now() + RECHECK), changes.changed()).await;
+        }
+    }
+
+    /// Whether masters that offer the service may be about to come back.
+    fn is_expected(&self, request: &Request) -> bool {
+        let snapshot = self.store.snapshot();
+        let directory = snapshot.directory();
+        let was_known = directory.offers(&request.service).is_some() || directory.was_offered(&request.service);
+        snapshot.behind_masters().any(|(feed, filled)| feed.is_returning() && (was_known || !filled.whole))
     }
 
     /// The snapshot is let go before anybody waits.

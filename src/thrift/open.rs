@@ -108,5 +108,5 @@ async fn carry_out(
     if master.is_empty() {
         return caller.call(&request, bounds).await;
     }
-    caller.call_on(caller.one(&master, &request)?, &request, bounds).await
+    caller.call_one(&master, &request, bounds).await
 }

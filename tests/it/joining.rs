@@ -13,7 +13,7 @@ use crate::idl::{CallOptions, SourceStatus, TRosterSyncClient};
 use crate::register::{Scene, TOKEN};
 
 /// A sidecar that follows a register, with more settings of `[[upstream]]`.
-fn following(port: u16, settings: &str) -> Scene {
+pub(crate) fn following(port: u16, settings: &str) -> Scene {
     let scene = Scene::with(&upstream(port, settings));
     scene.roster.write("hub-token", TOKEN);
     scene.roster.process().signal(Signal::SIGHUP);

@@ -227,6 +227,14 @@ fn the_demonstration_has_masters_that_can_be_called_and_killed_and_none_outlives
 }
 
 #[test]
+fn a_demonstration_waits_for_no_masters_but_its_own() {
+    let Some(demonstration) = Demonstration::start() else { return };
+    let told = demonstration.home.cli(["masters", "-o", "json"]).json();
+    assert_eq!(told["masters"].as_array().map(Vec::len), Some(2), "{told}");
+    assert_eq!((&told["freshness"]["origin"], &told["freshness"]["complete"]), (&"LIVE".into(), &true.into()));
+}
+
+#[test]
 fn the_masters_of_a_demonstration_that_is_killed_end_too() {
     let Some(mut demonstration) = Demonstration::start() else { return };
     let pids = demonstration.masters(2);

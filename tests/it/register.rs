@@ -31,9 +31,11 @@ impl Scene {
         roster.write("nodes.toml", "[nodes]\n");
         roster.write("tokens", "one\ntwo\n");
         roster.write("example-token", TOKEN);
+        // Of what is known before, nothing has to come back; a test that restarts says how long it is waited for.
+        let settle = if settings.contains("settle = ") { "" } else { "settle = \"1s\"\n" };
         let tokens = if settings.contains("tokens = ") { "" } else { "tokens = \"{folder}/example-token\"\n" };
         let folder = roster.folder().display().to_string();
-        let settings = format!("{tokens}{settings}").replace("{folder}", &folder);
+        let settings = format!("{settle}{tokens}{settings}").replace("{folder}", &folder);
         roster.configure("listen = \"\"", &format!("listen = \"127.0.0.1:{port}\"\n{settings}"));
         roster.run();
         Self { roster, port }

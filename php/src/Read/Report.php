@@ -42,7 +42,7 @@ final class Report
             }
             $age = max($age, $silenceMs + ($source['ageMs'] ?? $this->told['ageMs']));
             $origin = $source['origin'] === 'RESTORED' ? Origin::Restored : $origin;
-            $isComplete = $isComplete && $source['leftOut'] === 0;
+            $isComplete = $isComplete && $source['leftOut'] === 0 && !($source['settling'] ?? false);
         }
         return new Freshness($this->told['revision'], $age, $origin, $isComplete, Way::Shared);
     }

@@ -24,8 +24,8 @@ use crate::tunnel::{Bounds, Conversation, Handle, Message, RemoteError, Token, U
 /// How long the register may take to be connected to, and to answer our token.
 const GREET: Duration = Duration::from_secs(5);
 
-/// After so long in sync, trouble is new trouble.
-const CALM: Duration = Duration::from_secs(60);
+/// After a connection that held so long, trouble is new trouble.
+const HELD: Duration = Duration::from_secs(1);
 
 /// The longest id and address of a master. A register takes an id in a frame of 4 KiB, and an address is of an IP.
 const MAX_ID_BYTES: usize = 4 * 1024;
@@ -62,15 +62,23 @@ enum Trouble {
 enum Told {
     Reset,
     /// A master, and what of it is left out, in words.
-    Put(Master, Option<String>),
+    Put(Known, Option<String>),
     /// A master by its id, and what of it is larger than it may be, in words.
     TooLarge(String, String),
     Drop(String),
     Whole,
+    /// Whether the register still gives masters time to come back.
+    Settling(bool),
     /// That is a piece, after which the register waits.
     Piece(u64),
     /// All that was true so long after the connection was made.
     Proven(Duration),
+}
+
+/// A master, and whether it was there before the register's restart and has not come back.
+struct Known {
+    master: Master,
+    is_expected: bool,
 }
 
 impl Follower {
@@ -80,14 +88,17 @@ impl Follower {
         let mut was_in_sync = false;
         self.feed().enter(FeedState::Connecting, format!("connecting to {}", self.remote));
         loop {
-            let since = Instant::now();
             let trouble = match self.greet().await {
-                Ok(wire) => self.follow(wire, &mut was_in_sync).await,
+                Ok(wire) => {
+                    let since = Instant::now();
+                    let trouble = self.follow(wire, &mut was_in_sync).await;
+                    if since.elapsed() > HELD {
+                        backoff.reset();
+                    }
+                    trouble
+                }
                 Err(trouble) => trouble,
             };
-            if since.elapsed() > CALM {
-                backoff.reset();
-            }
             self.down(&trouble);
             tokio::select! {
                 () = tokio::time::sleep(backoff.delay()) => {}
@@ -156,10 +167,11 @@ impl Follower {
     /// Takes in the whole state, at once, and then every change. `was_in_sync`: also by an earlier connection.
     async fn subscribe(&self, handle: &Handle, began: Instant, was_in_sync: &mut bool) -> Trouble {
         let read_anew = || {
+            self.feed().set_settling(false);
             self.feed().enter(FeedState::Syncing, format!("reading the masters of {}", self.remote));
             Some(HashMap::new())
         };
-        let mut generation: Option<HashMap<String, Master>> = read_anew();
+        let mut generation: Option<HashMap<String, Known>> = read_anew();
         let mut stream = match handle
             .open(|uuid| command([("cmd", "subscribe".into()), ("uuid", uuid.into()), ("pieces", 1.into())]))
         {
@@ -177,8 +189,9 @@ impl Follower {
             match &told {
                 Some(Told::Reset) => sizes = Sizes::default(),
                 Some(Told::Drop(id)) => sizes.remove(id),
-                Some(Told::Put(master, _)) => sizes.insert(master),
-                Some(Told::TooLarge(..) | Told::Whole | Told::Piece(_) | Told::Proven(_)) | None => {}
+                Some(Told::Put(known, _)) => sizes.insert(&known.master),
+                Some(Told::TooLarge(..) | Told::Whole | Told::Settling(_) | Told::Piece(_) | Told::Proven(_))
+                | None => {}
             }
             if let Some(trouble) = sizes.beyond(&self.config) {
                 return trouble;
@@ -186,7 +199,7 @@ impl Follower {
             let left_out = match &told {
                 // What it offered before stands until all is told anew.
                 Some(Told::TooLarge(id, why)) => Some((id, why.clone())),
-                Some(Told::Put(master, Some(why))) => Some((&master.id, why.clone())),
+                Some(Told::Put(known, Some(why))) => Some((&known.master.id, why.clone())),
                 _ => None,
             };
             if let Some((master, why)) = left_out
@@ -197,11 +210,14 @@ impl Follower {
             match (told, &mut generation) {
                 (None, _) => {}
                 (Some(Told::Reset), _) => generation = read_anew(),
-                (Some(Told::Put(master, _)), Some(generation)) => drop(generation.insert(master.id.clone(), master)),
+                (Some(Told::Put(known, _)), Some(generation)) => {
+                    drop(generation.insert(known.master.id.clone(), known))
+                }
                 (Some(Told::Drop(id)), Some(generation)) => drop(generation.remove(&id)),
-                (Some(Told::Put(master, _)), None) => drop(self.publisher.publish(vec![self.join(handle, master)])),
+                (Some(Told::Put(known, _)), None) => drop(self.publisher.publish(vec![self.join(handle, known)])),
                 (Some(Told::Drop(id)), None) => drop(self.publisher.publish(vec![Change::Leave(id)])),
                 (Some(Told::TooLarge(..)), _) => {}
+                (Some(Told::Settling(is_settling)), _) => self.feed().set_settling(is_settling),
                 (Some(Told::Piece(number)), _) => {
                     let took = command([("cmd", "took".into()), ("piece", number.into())]);
                     if let Err(error) = handle.send_when_room(took).await {
@@ -236,21 +252,24 @@ impl Follower {
         }
     }
 
-    fn publish_whole(&self, handle: &Handle, masters: HashMap<String, Master>) {
+    fn publish_whole(&self, handle: &Handle, masters: HashMap<String, Known>) {
         let snapshot = self.publisher.snapshot();
         let own = self.publisher.number();
-        let known = snapshot.directory().masters("").filter(|(_, entry)| entry.line_of(own).is_some());
+        let known = snapshot.directory().masters("").filter(|(_, entry)| entry.told_by(own).is_some());
         let gone =
             known.filter(|(id, _)| !masters.contains_key(id.as_ref())).map(|(id, _)| Change::Leave(id.to_string()));
         let mut changes: Vec<Change> = gone.collect();
         let count = masters.len();
-        changes.extend(masters.into_values().map(|master| self.join(handle, master)));
+        changes.extend(masters.into_values().map(|known| self.join(handle, known)));
         self.publisher.publish_whole(changes);
         self.feed().enter(FeedState::Live, "");
         tracing::info!(source = self.feed().name(), masters = count, "in sync");
     }
 
-    fn join(&self, handle: &Handle, master: Master) -> Change {
+    fn join(&self, handle: &Handle, Known { master, is_expected }: Known) -> Change {
+        if is_expected {
+            return Change::Expect(Arc::new(master));
+        }
         let max_calls = self.config.max_calls_per_master;
         let line = UpstreamLine::new(handle.clone(), master.id.clone(), max_calls, self.calls.clone());
         Change::Join(Arc::new(master), Arc::new(line))
@@ -312,6 +331,9 @@ fn told(value: &Value) -> Option<Told> {
     if let Some(at) = get(value, "proven").and_then(Value::as_u64) {
         return Some(Told::Proven(Duration::from_millis(at)));
     }
+    if let Some(is_settling) = get(value, "settling").and_then(Value::as_bool) {
+        return Some(Told::Settling(is_settling));
+    }
     if let Some(number) = get(value, "piece").and_then(Value::as_u64) {
         return Some(Told::Piece(number));
     }
@@ -343,5 +365,6 @@ fn put(master: &Value) -> Option<Told> {
     let mut services: Vec<Service> = services.iter().filter_map(service).collect();
     let left_out = cut_to_bounds(&mut services).map(|(name, count)| format!("{count} of its services, `{name}` first"));
     let connected_at = get(master, "connectedAt").and_then(Value::as_i64)?;
-    Some(Told::Put(Master { id, address, connected_at, services }, left_out))
+    let is_expected = get(master, "expected").and_then(Value::as_bool).unwrap_or(false);
+    Some(Told::Put(Known { master: Master { id, address, connected_at, services }, is_expected }, left_out))
 }

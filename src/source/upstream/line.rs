@@ -51,6 +51,10 @@ impl Line for UpstreamLine {
     fn outstanding(&self) -> usize {
         self.under_way.get()
     }
+
+    fn is_connected(&self) -> bool {
+        self.handle.ended().is_none()
+    }
 }
 
 pub(super) fn command<const N: usize>(entries: [(&str, Value); N]) -> Message {

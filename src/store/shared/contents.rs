@@ -11,8 +11,9 @@ use serde::Deserialize;
 
 use super::entry::{self, CHECKSUM, FORMAT, FRESHNESS, MASTER, NODE, Report, SERVICE, STAT, Source, VERSION};
 use super::image::{Half, Image, Unfit};
+use super::masters::Left;
 use crate::model::{Node, NodePath, Revision, Stat};
-use crate::store::{Feed, Filled};
+use crate::store::{Directory, Feed, Filled};
 
 /// So many nodes are handed from one thread to the other at once.
 const BATCH: usize = 1_024;
@@ -31,6 +32,8 @@ pub struct Contents {
 /// What a store begins with.
 pub(crate) struct Restored {
     pub(crate) nodes: OrdMap<NodePath, Arc<Node>>,
+    /// Masters that are expected back.
+    pub(crate) directory: Directory,
     /// By the number of the feed.
     pub(crate) filled: Vec<Filled>,
     pub(crate) revision: Revision,
@@ -123,10 +126,12 @@ impl Contents {
         Err(Unfit::Foreign(identities.join(", ")))
     }
 
-    /// Has the feeds begin with what of this is theirs. Those that tell of masters begin with nothing: nobody knows
-    /// who lives.
+    /// Has the feeds begin with what of this is theirs. Their masters are expected back; a feed that had not told of all
+    /// begins with none.
     pub(crate) fn restore(&self, feeds: &mut [Feed], now: SystemTime) -> Restored {
-        let of = |feed: &Feed| self.report.sources.iter().find(|it| it.is_of(feed) && !it.tells_of_masters());
+        let masters: Option<Vec<Left>> = self.masters().map(Left::read).collect();
+        let is_known = |source: &Source| !source.tells_of_masters() || (source.whole && masters.is_some());
+        let of = |feed: &Feed| self.report.sources.iter().find(|it| it.is_of(feed) && is_known(it));
         let sources: Vec<Option<&Source>> = feeds.iter().map(of).collect();
         let (mut nodes, mut filled) = (self.nodes.clone(), vec![Filled::default(); feeds.len()]);
         for (path, node) in &self.nodes {
@@ -142,8 +147,19 @@ impl Contents {
             let Some(source) = source else { continue };
             filled.whole = source.whole && feed.roots().iter().all(|root| source.covers(root));
             feed.restore(self.report.age_of(source, now), source.left_out);
+            feed.set_settling(source.settling);
         }
-        Restored { is_same: nodes.len() == self.nodes.len(), nodes, filled, revision: self.report.revision }
+        let mut directory = Directory::default();
+        for Left { master, sources } in masters.into_iter().flatten() {
+            let is_of = |feed: &Feed| feed.tells_of_masters() && sources.iter().any(|name| name == feed.name());
+            let owners =
+                feeds.iter().zip(&filled).enumerate().filter(|(_, (feed, filled))| filled.whole && is_of(feed));
+            for (feed, _) in owners {
+                directory.expect(feed, master.clone());
+            }
+        }
+        let (is_same, revision) = (nodes.len() == self.nodes.len(), self.report.revision);
+        Restored { is_same, nodes, directory, filled, revision }
     }
 }
 

@@ -59,11 +59,11 @@ impl<'e> Draft<'e> {
 
     /// The list of a service is written anew when one master comes to offer it, offers it otherwise, or no longer does:
     /// the other cost that is not of the change. What takes more than `max` counts as what the file has no room for.
-    pub(super) fn masters(&mut self, from: &Directory, to: &Directory, max: u64) -> Result<(), Error> {
-        let mut services = BTreeSet::new();
+    pub(super) fn masters(&mut self, from: &Directory, snapshot: &Snapshot, max: u64) -> Result<(), Error> {
+        let (mut services, to) = (BTreeSet::new(), snapshot.directory());
         for (old, new) in from.difference(to) {
             if let Some(entry) = new.or(old) {
-                let told = new.map(|new| masters::master(new));
+                let told = new.map(|new| masters::master(new, snapshot.feeds()));
                 self.set_of_masters(&entry::named(MASTER, &entry.master.id), told.as_deref(), max)?;
             }
             services.extend(not_in(old, new).chain(not_in(new, old)));

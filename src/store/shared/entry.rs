@@ -1,5 +1,6 @@
 //! The entries of the shared file: their keys, and what is written in them.
 
+use std::ops::Not;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -59,6 +60,9 @@ pub struct Source {
     pub last_sync: Option<u64>,
     pub origin: Origin,
     pub left_out: u64,
+    /// Whether masters are still given time to come back, whose absence is no answer until then.
+    #[serde(default, skip_serializing_if = "Not::not")]
+    pub settling: bool,
 }
 
 /// The key of one kind of entry of a path: `node/a/b`; for a long path `node#`, and its SHA-256 in hexadecimal.
@@ -173,6 +177,7 @@ impl Source {
             last_sync: feed.since_proof().map(|since| written_at.saturating_sub(millis(since))),
             origin: feed.origin(),
             left_out: feed.left_out(),
+            settling: feed.is_settling(),
         }
     }
 
@@ -187,7 +192,7 @@ impl Source {
         Freshness {
             age: fresh.age.max(silent + self.age_ms.map_or(never, Duration::from_millis)),
             origin: if self.origin == Origin::Restored { Origin::Restored } else { fresh.origin },
-            complete: fresh.complete && self.whole && self.left_out == 0,
+            complete: fresh.complete && self.whole && self.left_out == 0 && !self.settling,
             ..fresh
         }
     }

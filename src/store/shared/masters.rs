@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
+use rmpv::Value;
+use serde::{Deserialize, Serialize};
 
 use super::entry::written;
-use crate::model::Service;
 use crate::model::json::Object;
-use crate::store::Entry;
+use crate::model::{self, Service};
+use crate::store::{Entry, Feed};
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -18,6 +19,8 @@ struct Master<'a> {
     services: Vec<Offer<'a>>,
     ways: usize,
     outstanding: Uncounted,
+    /// The names of those that know it.
+    sources: Vec<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -39,7 +42,7 @@ struct Offer<'a> {
 type Uncounted = u32;
 
 /// What `master/<id>` holds.
-pub(super) fn master(entry: &Entry) -> Vec<u8> {
+pub(super) fn master(entry: &Entry, feeds: &[Arc<Feed>]) -> Vec<u8> {
     let master = &entry.master;
     written(&Master {
         id: &master.id,
@@ -48,6 +51,7 @@ pub(super) fn master(entry: &Entry) -> Vec<u8> {
         services: master.services.iter().map(offer).collect(),
         ways: entry.lines().count(),
         outstanding: 0,
+        sources: entry.feeds().filter_map(|feed| feeds.get(feed)).map(|feed| feed.name()).collect(),
     })
 }
 
@@ -60,6 +64,50 @@ pub(super) fn instances<'a>(offers: impl Iterator<Item = (&'a Arc<Entry>, &'a Se
         outstanding: 0,
     };
     written(&offers.map(instance).collect::<Vec<_>>())
+}
+
+/// What `master/<id>` held for an earlier process.
+pub(super) struct Left {
+    pub(super) master: Arc<model::Master>,
+    /// The names of those that knew it.
+    pub(super) sources: Vec<String>,
+}
+
+impl Left {
+    /// None: it does not tell enough.
+    pub(super) fn read(json: &[u8]) -> Option<Self> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Entry {
+            id: String,
+            address: String,
+            connected_at: i64,
+            services: Vec<Offered>,
+            sources: Vec<String>,
+        }
+        let Entry { id, address, connected_at, services, sources } = serde_json::from_slice(json).ok()?;
+        let services = services.into_iter().map(Offered::service).collect();
+        Some(Self { master: Arc::new(model::Master { id, address, connected_at, services }), sources })
+    }
+}
+
+#[derive(Deserialize)]
+struct Offered {
+    name: String,
+    version: String,
+    metadata: Value,
+}
+
+impl Offered {
+    /// The service, with the version in its name unless the metadata tell it.
+    fn service(self) -> Service {
+        let Self { name, version, metadata } = self;
+        let service = Service { name, metadata };
+        if service.version().to_string() == version {
+            return service;
+        }
+        Service { name: format!("{}@{version}", service.name), ..service }
+    }
 }
 
 fn offer(service: &Service) -> Offer<'_> {

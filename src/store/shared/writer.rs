@@ -198,7 +198,7 @@ impl Writer {
         let mut draft = self.draft(&env, snapshot)?;
         draft.remove(&self.kept.keys)?;
         let max = self.place.config.max_size.as_u64() / 2;
-        draft.masters(&self.directory, snapshot.directory(), max)?;
+        draft.masters(&self.directory, snapshot, max)?;
         draft.marks(report)?;
         let entries = self.commit(draft, snapshot)?;
         (self.directory, self.kept) = (snapshot.directory().clone(), Kept::nothing());

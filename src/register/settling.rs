@@ -1,0 +1,69 @@
+//! Settling: after a start, the time that masters have to come back before their absence is an answer.
+
+use std::time::{Duration, Instant};
+
+use super::Hall;
+use crate::store::FeedState;
+
+/// Where nothing was known of masters, so long nothing is said of them.
+const UNKNOWN_TIME: Duration = Duration::from_secs(3);
+
+/// How often it is looked whether all have come back.
+pub(super) const LOOK: Duration = Duration::from_millis(100);
+
+pub(super) struct Settling {
+    began: Instant,
+    /// Whether masters are known from an earlier process, and whether these are all that there were.
+    is_restored: bool,
+    are_all: bool,
+    is_over: bool,
+}
+
+impl Settling {
+    pub(super) fn begin(hall: &Hall) -> Self {
+        let (feed, own) = (hall.publisher.feed(), hall.publisher.number());
+        let is_restored = hall.publisher.filled().whole;
+        let are_all = is_restored && !feed.is_settling();
+        feed.set_settling(true);
+        let snapshot = hall.publisher.snapshot();
+        let expected = snapshot.directory().masters("").filter(|(_, entry)| entry.is_expected_by(own));
+        hall.returning.expect(expected.filter_map(|(_, entry)| entry.told_by(own)).map(AsRef::as_ref));
+        Self { began: Instant::now(), is_restored, are_all, is_over: false }
+    }
+
+    /// Says how far what is known of masters can be trusted now.
+    pub(super) fn look(&mut self, hall: &Hall) {
+        let feed = hall.publisher.feed();
+        if !self.is_over && self.has_ended(hall) {
+            // Before the proof, which would be one of these too.
+            hall.publisher.clear_expected();
+            hall.returning.give_up();
+            self.is_over = true;
+        }
+        if !self.is_over && (self.is_restored || self.began.elapsed() < UNKNOWN_TIME) {
+            let detail = match hall.returning.count() {
+                0 => "giving masters time to connect".to_owned(),
+                count => format!("giving masters time to come back: {count} of those known before have not"),
+            };
+            feed.enter(FeedState::Syncing, detail);
+            return;
+        }
+        let detail = if self.is_over { hall.suffering() } else { "masters may still be on their way".to_owned() };
+        feed.enter(FeedState::Live, detail);
+        feed.prove(Instant::now());
+        // After the proof: the shared file would tell that it is whole with the age of something never proven.
+        if !hall.publisher.filled().whole {
+            hall.publisher.publish_whole(Vec::new());
+        }
+        if self.is_over {
+            feed.set_settling(false);
+        }
+    }
+
+    fn has_ended(&self, hall: &Hall) -> bool {
+        let all_are_back = self.are_all && hall.returning.count() == 0;
+        // Who knows that there are no others has said so.
+        let is_settled = !hall.publisher.feed().is_settling();
+        all_are_back || is_settled || self.began.elapsed() >= hall.config.settle
+    }
+}
