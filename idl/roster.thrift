@@ -32,6 +32,9 @@ struct Freshness {
 struct ReadOptions {
   /** Refuse with TooStale rather than answer from data older than this. Absent: any age will do. */
   1: optional i64 maxAgeMs
+  /** Of `getMany`: answer no more than `unchanged` if none of the paths has changed since this revision. So more paths
+   *  than a request may hold are read at one revision. */
+  2: optional i64 since
 }
 
 /** A coordination node's own figures, as ZooKeeper keeps them; those that a static file cannot know are 0. */
@@ -70,12 +73,27 @@ struct NodesReply {
   /** By path; a path without a node is left out. */
   1: required map<string, Node> nodes
   2: required Freshness freshness
+  /** True: there are no nodes here, since none has changed since the revision that was asked for. */
+  3: optional bool unchanged
 }
 
 struct ChildrenReply {
   /** The last parts of the children's paths, in the order of their bytes. */
   1: required list<string> names
   2: required Freshness freshness
+  /** Of `childrenPage`: where the next page begins; absent on the last page. */
+  3: optional string cursor
+}
+
+/** Which children. */
+struct ChildrenQuery {
+  /** Of this node. */
+  1: required string path
+  /** At most so many (absent or 0: as many as a page may hold). */
+  2: optional i32 limit
+  /** What the page before said. */
+  3: optional string cursor
+  4: optional ReadOptions options
 }
 
 struct SubtreeReply {
@@ -471,8 +489,13 @@ service Roster {
   NodesReply getMany(1: list<string> paths, 2: ReadOptions options)
     throws (1: NotReady notReady, 2: TooStale tooStale, 3: InvalidRequest invalid, 4: AccessDenied denied)
 
-  /** The names of a node's children. */
+  /** The names of a node's children. More than a reply may hold are an InvalidRequest. */
   ChildrenReply children(1: string path, 2: ReadOptions options)
+    throws (1: NotFound notFound, 2: NotReady notReady, 3: TooStale tooStale, 4: InvalidRequest invalid,
+            5: AccessDenied denied)
+
+  /** The same in pages. What comes or goes between two of them may be told or not. */
+  ChildrenReply childrenPage(1: ChildrenQuery query)
     throws (1: NotFound notFound, 2: NotReady notReady, 3: TooStale tooStale, 4: InvalidRequest invalid,
             5: AccessDenied denied)
 
@@ -520,18 +543,18 @@ service Roster {
     throws (1: NotReady notReady, 2: InvalidRequest invalid, 3: AccessDenied denied)
 
   /** Calls a method of a service, on one of the masters that offer it. */
-  CallResult call(1: string serviceName, 2: string method, 3: binary arguments, 4: CallOptions options)
+  CallResult call(1: string serviceName, 2: string method, 3: binary callArguments, 4: CallOptions options)
     throws (1: NoMaster noMaster, 2: CallFailed failed, 3: CallTimedOut timedOut, 4: Overloaded overloaded,
             5: InvalidRequest invalid, 6: AccessDenied denied)
 
   /** The same, on one master. */
-  CallResult callOn(1: string masterId, 2: string serviceName, 3: string method, 4: binary arguments,
+  CallResult callOn(1: string masterId, 2: string serviceName, 3: string method, 4: binary callArguments,
                     5: CallOptions options)
     throws (1: NoMaster noMaster, 2: CallFailed failed, 3: CallTimedOut timedOut, 4: Overloaded overloaded,
             5: InvalidRequest invalid, 6: AccessDenied denied)
 
   /** The same, on every master that offers it, in any version or in one that meets `version`: an outcome a master. */
-  list<CallOutcome> callAll(1: string serviceName, 2: string method, 3: binary arguments, 4: CallOptions options)
+  list<CallOutcome> callAll(1: string serviceName, 2: string method, 3: binary callArguments, 4: CallOptions options)
     throws (1: NoMaster noMaster, 2: InvalidRequest invalid, 3: AccessDenied denied)
 
   /** Several calls side by side: their outcomes, in the order of the calls. */

@@ -418,12 +418,16 @@ impl TSerializable for Freshness {
 pub struct ReadOptions {
   /// Refuse with TooStale rather than answer from data older than this. Absent: any age will do.
   pub max_age_ms: Option<i64>,
+  /// Of `getMany`: answer no more than `unchanged` if none of the paths has changed since this revision. So more paths
+  /// than a request may hold are read at one revision.
+  pub since: Option<i64>,
 }
 
 impl ReadOptions {
-  pub fn new<F1>(max_age_ms: F1) -> ReadOptions where F1: Into<Option<i64>> {
+  pub fn new<F1, F2>(max_age_ms: F1, since: F2) -> ReadOptions where F1: Into<Option<i64>>, F2: Into<Option<i64>> {
     ReadOptions {
       max_age_ms: max_age_ms.into(),
+      since: since.into(),
     }
   }
 }
@@ -432,6 +436,7 @@ impl TSerializable for ReadOptions {
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<ReadOptions> {
     i_prot.read_struct_begin()?;
     let mut f_1: Option<i64> = None;
+    let mut f_2: Option<i64> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -443,6 +448,10 @@ impl TSerializable for ReadOptions {
           let val = i_prot.read_i64()?;
           f_1 = Some(val);
         },
+        2 => {
+          let val = i_prot.read_i64()?;
+          f_2 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -452,6 +461,7 @@ impl TSerializable for ReadOptions {
     i_prot.read_struct_end()?;
     let ret = ReadOptions {
       max_age_ms: f_1,
+      since: f_2,
     };
     Ok(ret)
   }
@@ -460,6 +470,11 @@ impl TSerializable for ReadOptions {
     o_prot.write_struct_begin(&struct_ident)?;
     if let Some(fld_var) = self.max_age_ms {
       o_prot.write_field_begin(&TFieldIdentifier::new("maxAgeMs", TType::I64, 1))?;
+      o_prot.write_i64(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.since {
+      o_prot.write_field_begin(&TFieldIdentifier::new("since", TType::I64, 2))?;
       o_prot.write_i64(fld_var)?;
       o_prot.write_field_end()?
     }
@@ -472,6 +487,7 @@ impl Default for ReadOptions {
   fn default() -> Self {
     ReadOptions{
       max_age_ms: Some(0),
+      since: Some(0),
     }
   }
 }
@@ -783,13 +799,16 @@ pub struct NodesReply {
   /// By path; a path without a node is left out.
   pub nodes: BTreeMap<String, Node>,
   pub freshness: Freshness,
+  /// True: there are no nodes here, since none has changed since the revision that was asked for.
+  pub unchanged: Option<bool>,
 }
 
 impl NodesReply {
-  pub fn new(nodes: BTreeMap<String, Node>, freshness: Freshness) -> NodesReply {
+  pub fn new<F3>(nodes: BTreeMap<String, Node>, freshness: Freshness, unchanged: F3) -> NodesReply where F3: Into<Option<bool>> {
     NodesReply {
       nodes,
       freshness,
+      unchanged: unchanged.into(),
     }
   }
 }
@@ -799,6 +818,7 @@ impl TSerializable for NodesReply {
     i_prot.read_struct_begin()?;
     let mut f_1: Option<BTreeMap<String, Node>> = None;
     let mut f_2: Option<Freshness> = None;
+    let mut f_3: Option<bool> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -821,6 +841,10 @@ impl TSerializable for NodesReply {
           let val = Freshness::read_from_in_protocol(i_prot)?;
           f_2 = Some(val);
         },
+        3 => {
+          let val = i_prot.read_bool()?;
+          f_3 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -833,6 +857,7 @@ impl TSerializable for NodesReply {
     let ret = NodesReply {
       nodes: f_1.expect("auto-generated code should have checked for presence of required fields"),
       freshness: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      unchanged: f_3,
     };
     Ok(ret)
   }
@@ -850,6 +875,11 @@ impl TSerializable for NodesReply {
     o_prot.write_field_begin(&TFieldIdentifier::new("freshness", TType::Struct, 2))?;
     self.freshness.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
+    if let Some(fld_var) = self.unchanged {
+      o_prot.write_field_begin(&TFieldIdentifier::new("unchanged", TType::Bool, 3))?;
+      o_prot.write_bool(fld_var)?;
+      o_prot.write_field_end()?
+    }
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
   }
@@ -864,13 +894,16 @@ pub struct ChildrenReply {
   /// The last parts of the children's paths, in the order of their bytes.
   pub names: Vec<String>,
   pub freshness: Freshness,
+  /// Of `childrenPage`: where the next page begins; absent on the last page.
+  pub cursor: Option<String>,
 }
 
 impl ChildrenReply {
-  pub fn new(names: Vec<String>, freshness: Freshness) -> ChildrenReply {
+  pub fn new<F3>(names: Vec<String>, freshness: Freshness, cursor: F3) -> ChildrenReply where F3: Into<Option<String>> {
     ChildrenReply {
       names,
       freshness,
+      cursor: cursor.into(),
     }
   }
 }
@@ -880,6 +913,7 @@ impl TSerializable for ChildrenReply {
     i_prot.read_struct_begin()?;
     let mut f_1: Option<Vec<String>> = None;
     let mut f_2: Option<Freshness> = None;
+    let mut f_3: Option<String> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -901,6 +935,10 @@ impl TSerializable for ChildrenReply {
           let val = Freshness::read_from_in_protocol(i_prot)?;
           f_2 = Some(val);
         },
+        3 => {
+          let val = i_prot.read_string()?;
+          f_3 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -913,6 +951,7 @@ impl TSerializable for ChildrenReply {
     let ret = ChildrenReply {
       names: f_1.expect("auto-generated code should have checked for presence of required fields"),
       freshness: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      cursor: f_3,
     };
     Ok(ret)
   }
@@ -929,6 +968,110 @@ impl TSerializable for ChildrenReply {
     o_prot.write_field_begin(&TFieldIdentifier::new("freshness", TType::Struct, 2))?;
     self.freshness.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
+    if let Some(ref fld_var) = self.cursor {
+      o_prot.write_field_begin(&TFieldIdentifier::new("cursor", TType::String, 3))?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// ChildrenQuery
+//
+
+/// Which children.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ChildrenQuery {
+  /// Of this node.
+  pub path: String,
+  /// At most so many (absent or 0: as many as a page may hold).
+  pub limit: Option<i32>,
+  /// What the page before said.
+  pub cursor: Option<String>,
+  pub options: Option<ReadOptions>,
+}
+
+impl ChildrenQuery {
+  pub fn new<F2, F3, F4>(path: String, limit: F2, cursor: F3, options: F4) -> ChildrenQuery where F2: Into<Option<i32>>, F3: Into<Option<String>>, F4: Into<Option<ReadOptions>> {
+    ChildrenQuery {
+      path,
+      limit: limit.into(),
+      cursor: cursor.into(),
+      options: options.into(),
+    }
+  }
+}
+
+impl TSerializable for ChildrenQuery {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<ChildrenQuery> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    let mut f_2: Option<i32> = None;
+    let mut f_3: Option<String> = None;
+    let mut f_4: Option<ReadOptions> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_i32()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_string()?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = ReadOptions::read_from_in_protocol(i_prot)?;
+          f_4 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("ChildrenQuery.path", &f_1)?;
+    let ret = ChildrenQuery {
+      path: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      limit: f_2,
+      cursor: f_3,
+      options: f_4,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("ChildrenQuery");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("path", TType::String, 1))?;
+    o_prot.write_string(&self.path)?;
+    o_prot.write_field_end()?;
+    if let Some(fld_var) = self.limit {
+      o_prot.write_field_begin(&TFieldIdentifier::new("limit", TType::I32, 2))?;
+      o_prot.write_i32(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.cursor {
+      o_prot.write_field_begin(&TFieldIdentifier::new("cursor", TType::String, 3))?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.options {
+      o_prot.write_field_begin(&TFieldIdentifier::new("options", TType::Struct, 4))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
   }
@@ -4562,8 +4705,10 @@ pub trait TRosterSyncClient {
   fn get(&mut self, path: String, options: ReadOptions) -> thrift::Result<NodeReply>;
   /// Several coordination nodes at one revision.
   fn get_many(&mut self, paths: Vec<String>, options: ReadOptions) -> thrift::Result<NodesReply>;
-  /// The names of a node's children.
+  /// The names of a node's children. More than a reply may hold are an InvalidRequest.
   fn children(&mut self, path: String, options: ReadOptions) -> thrift::Result<ChildrenReply>;
+  /// The same in pages. What comes or goes between two of them may be told or not.
+  fn children_page(&mut self, query: ChildrenQuery) -> thrift::Result<ChildrenReply>;
   /// A node and all below it, in pages of at most `limit` nodes (0: as many as a reply may hold).
   /// `cursor` is empty for the first page, then what the page before said.
   fn subtree(&mut self, path: String, limit: i32, cursor: String, options: ReadOptions) -> thrift::Result<SubtreeReply>;
@@ -4588,11 +4733,11 @@ pub trait TRosterSyncClient {
   /// As `watch`, for masters.
   fn watch_masters(&mut self, since: i64, timeout_ms: i32, limit: i32) -> thrift::Result<MastersWatchReply>;
   /// Calls a method of a service, on one of the masters that offer it.
-  fn call(&mut self, service_name: String, method: String, arguments: Vec<u8>, options: CallOptions) -> thrift::Result<CallResult>;
+  fn call(&mut self, service_name: String, method: String, call_arguments: Vec<u8>, options: CallOptions) -> thrift::Result<CallResult>;
   /// The same, on one master.
-  fn call_on(&mut self, master_id: String, service_name: String, method: String, arguments: Vec<u8>, options: CallOptions) -> thrift::Result<CallResult>;
+  fn call_on(&mut self, master_id: String, service_name: String, method: String, call_arguments: Vec<u8>, options: CallOptions) -> thrift::Result<CallResult>;
   /// The same, on every master that offers it, in any version or in one that meets `version`: an outcome a master.
-  fn call_all(&mut self, service_name: String, method: String, arguments: Vec<u8>, options: CallOptions) -> thrift::Result<Vec<CallOutcome>>;
+  fn call_all(&mut self, service_name: String, method: String, call_arguments: Vec<u8>, options: CallOptions) -> thrift::Result<Vec<CallOutcome>>;
   /// Several calls side by side: their outcomes, in the order of the calls.
   fn call_many(&mut self, calls: Vec<Call>) -> thrift::Result<Vec<CallOutcome>>;
   /// Starts a call whose values are fetched as they come, on the master with this id, or on one of those that offer the
@@ -4716,6 +4861,33 @@ impl <C: TThriftClient + TRosterSyncClientMarker> TRosterSyncClient for C {
       }
       verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
       let result = RosterChildrenResult::read_from_in_protocol(self.i_prot_mut())?;
+      self.i_prot_mut().read_message_end()?;
+      result.ok_or()
+    }
+  }
+  fn children_page(&mut self, query: ChildrenQuery) -> thrift::Result<ChildrenReply> {
+    (
+      {
+        self.increment_sequence_number();
+        let message_ident = TMessageIdentifier::new("childrenPage", TMessageType::Call, self.sequence_number());
+        let call_args = RosterChildrenPageArgs { query };
+        self.o_prot_mut().write_message_begin(&message_ident)?;
+        call_args.write_to_out_protocol(self.o_prot_mut())?;
+        self.o_prot_mut().write_message_end()?;
+        self.o_prot_mut().flush()
+      }
+    )?;
+    {
+      let message_ident = self.i_prot_mut().read_message_begin()?;
+      verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
+      verify_expected_service_call("childrenPage", &message_ident.name)?;
+      if message_ident.message_type == TMessageType::Exception {
+        let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
+        self.i_prot_mut().read_message_end()?;
+        return Err(thrift::Error::Application(remote_error))
+      }
+      verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
+      let result = RosterChildrenPageResult::read_from_in_protocol(self.i_prot_mut())?;
       self.i_prot_mut().read_message_end()?;
       result.ok_or()
     }
@@ -4963,12 +5135,12 @@ impl <C: TThriftClient + TRosterSyncClientMarker> TRosterSyncClient for C {
       result.ok_or()
     }
   }
-  fn call(&mut self, service_name: String, method: String, arguments: Vec<u8>, options: CallOptions) -> thrift::Result<CallResult> {
+  fn call(&mut self, service_name: String, method: String, call_arguments: Vec<u8>, options: CallOptions) -> thrift::Result<CallResult> {
     (
       {
         self.increment_sequence_number();
         let message_ident = TMessageIdentifier::new("call", TMessageType::Call, self.sequence_number());
-        let call_args = RosterCallArgs { service_name, method, arguments, options };
+        let call_args = RosterCallArgs { service_name, method, call_arguments, options };
         self.o_prot_mut().write_message_begin(&message_ident)?;
         call_args.write_to_out_protocol(self.o_prot_mut())?;
         self.o_prot_mut().write_message_end()?;
@@ -4990,12 +5162,12 @@ impl <C: TThriftClient + TRosterSyncClientMarker> TRosterSyncClient for C {
       result.ok_or()
     }
   }
-  fn call_on(&mut self, master_id: String, service_name: String, method: String, arguments: Vec<u8>, options: CallOptions) -> thrift::Result<CallResult> {
+  fn call_on(&mut self, master_id: String, service_name: String, method: String, call_arguments: Vec<u8>, options: CallOptions) -> thrift::Result<CallResult> {
     (
       {
         self.increment_sequence_number();
         let message_ident = TMessageIdentifier::new("callOn", TMessageType::Call, self.sequence_number());
-        let call_args = RosterCallOnArgs { master_id, service_name, method, arguments, options };
+        let call_args = RosterCallOnArgs { master_id, service_name, method, call_arguments, options };
         self.o_prot_mut().write_message_begin(&message_ident)?;
         call_args.write_to_out_protocol(self.o_prot_mut())?;
         self.o_prot_mut().write_message_end()?;
@@ -5017,12 +5189,12 @@ impl <C: TThriftClient + TRosterSyncClientMarker> TRosterSyncClient for C {
       result.ok_or()
     }
   }
-  fn call_all(&mut self, service_name: String, method: String, arguments: Vec<u8>, options: CallOptions) -> thrift::Result<Vec<CallOutcome>> {
+  fn call_all(&mut self, service_name: String, method: String, call_arguments: Vec<u8>, options: CallOptions) -> thrift::Result<Vec<CallOutcome>> {
     (
       {
         self.increment_sequence_number();
         let message_ident = TMessageIdentifier::new("callAll", TMessageType::Call, self.sequence_number());
-        let call_args = RosterCallAllArgs { service_name, method, arguments, options };
+        let call_args = RosterCallAllArgs { service_name, method, call_arguments, options };
         self.o_prot_mut().write_message_begin(&message_ident)?;
         call_args.write_to_out_protocol(self.o_prot_mut())?;
         self.o_prot_mut().write_message_end()?;
@@ -5244,8 +5416,10 @@ pub trait RosterSyncHandler {
   fn handle_get(&self, path: String, options: ReadOptions) -> thrift::Result<NodeReply>;
   /// Several coordination nodes at one revision.
   fn handle_get_many(&self, paths: Vec<String>, options: ReadOptions) -> thrift::Result<NodesReply>;
-  /// The names of a node's children.
+  /// The names of a node's children. More than a reply may hold are an InvalidRequest.
   fn handle_children(&self, path: String, options: ReadOptions) -> thrift::Result<ChildrenReply>;
+  /// The same in pages. What comes or goes between two of them may be told or not.
+  fn handle_children_page(&self, query: ChildrenQuery) -> thrift::Result<ChildrenReply>;
   /// A node and all below it, in pages of at most `limit` nodes (0: as many as a reply may hold).
   /// `cursor` is empty for the first page, then what the page before said.
   fn handle_subtree(&self, path: String, limit: i32, cursor: String, options: ReadOptions) -> thrift::Result<SubtreeReply>;
@@ -5270,11 +5444,11 @@ pub trait RosterSyncHandler {
   /// As `watch`, for masters.
   fn handle_watch_masters(&self, since: i64, timeout_ms: i32, limit: i32) -> thrift::Result<MastersWatchReply>;
   /// Calls a method of a service, on one of the masters that offer it.
-  fn handle_call(&self, service_name: String, method: String, arguments: Vec<u8>, options: CallOptions) -> thrift::Result<CallResult>;
+  fn handle_call(&self, service_name: String, method: String, call_arguments: Vec<u8>, options: CallOptions) -> thrift::Result<CallResult>;
   /// The same, on one master.
-  fn handle_call_on(&self, master_id: String, service_name: String, method: String, arguments: Vec<u8>, options: CallOptions) -> thrift::Result<CallResult>;
+  fn handle_call_on(&self, master_id: String, service_name: String, method: String, call_arguments: Vec<u8>, options: CallOptions) -> thrift::Result<CallResult>;
   /// The same, on every master that offers it, in any version or in one that meets `version`: an outcome a master.
-  fn handle_call_all(&self, service_name: String, method: String, arguments: Vec<u8>, options: CallOptions) -> thrift::Result<Vec<CallOutcome>>;
+  fn handle_call_all(&self, service_name: String, method: String, call_arguments: Vec<u8>, options: CallOptions) -> thrift::Result<Vec<CallOutcome>>;
   /// Several calls side by side: their outcomes, in the order of the calls.
   fn handle_call_many(&self, calls: Vec<Call>) -> thrift::Result<Vec<CallOutcome>>;
   /// Starts a call whose values are fetched as they come, on the master with this id, or on one of those that offer the
@@ -5315,6 +5489,9 @@ impl <H: RosterSyncHandler> RosterSyncProcessor<H> {
   }
   fn process_children(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     TRosterProcessFunctions::process_children(&self.handler, incoming_sequence_number, i_prot, o_prot)
+  }
+  fn process_children_page(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    TRosterProcessFunctions::process_children_page(&self.handler, incoming_sequence_number, i_prot, o_prot)
   }
   fn process_subtree(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     TRosterProcessFunctions::process_subtree(&self.handler, incoming_sequence_number, i_prot, o_prot)
@@ -5637,6 +5814,98 @@ impl TRosterProcessFunctions {
               )
             };
             let message_ident = TMessageIdentifier::new("children", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+        }
+      },
+    }
+  }
+  pub fn process_children_page<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let args = RosterChildrenPageArgs::read_from_in_protocol(i_prot)?;
+    match handler.handle_children_page(args.query) {
+      Ok(handler_return) => {
+        let message_ident = TMessageIdentifier::new("childrenPage", TMessageType::Reply, incoming_sequence_number);
+        o_prot.write_message_begin(&message_ident)?;
+        let ret = RosterChildrenPageResult { result_value: Some(handler_return), not_found: None, not_ready: None, too_stale: None, invalid: None, denied: None };
+        ret.write_to_out_protocol(o_prot)?;
+        o_prot.write_message_end()?;
+        o_prot.flush()
+      },
+      Err(e) => {
+        match e {
+          thrift::Error::User(usr_err) => {
+            if usr_err.downcast_ref::<NotFound>().is_some() {
+              let err = usr_err.downcast::<NotFound>().expect("downcast already checked");
+              let ret_err = RosterChildrenPageResult{ result_value: None, not_found: Some(*err), not_ready: None, too_stale: None, invalid: None, denied: None };
+              let message_ident = TMessageIdentifier::new("childrenPage", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<NotReady>().is_some() {
+              let err = usr_err.downcast::<NotReady>().expect("downcast already checked");
+              let ret_err = RosterChildrenPageResult{ result_value: None, not_found: None, not_ready: Some(*err), too_stale: None, invalid: None, denied: None };
+              let message_ident = TMessageIdentifier::new("childrenPage", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<TooStale>().is_some() {
+              let err = usr_err.downcast::<TooStale>().expect("downcast already checked");
+              let ret_err = RosterChildrenPageResult{ result_value: None, not_found: None, not_ready: None, too_stale: Some(*err), invalid: None, denied: None };
+              let message_ident = TMessageIdentifier::new("childrenPage", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
+              let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
+              let ret_err = RosterChildrenPageResult{ result_value: None, not_found: None, not_ready: None, too_stale: None, invalid: Some(*err), denied: None };
+              let message_ident = TMessageIdentifier::new("childrenPage", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
+              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
+              let ret_err = RosterChildrenPageResult{ result_value: None, not_found: None, not_ready: None, too_stale: None, invalid: None, denied: Some(*err) };
+              let message_ident = TMessageIdentifier::new("childrenPage", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else {
+              let ret_err = {
+                ApplicationError::new(
+                  ApplicationErrorKind::Unknown,
+                  usr_err.to_string()
+                )
+              };
+              let message_ident = TMessageIdentifier::new("childrenPage", TMessageType::Exception, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            }
+          },
+          thrift::Error::Application(app_err) => {
+            let message_ident = TMessageIdentifier::new("childrenPage", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+          _ => {
+            let ret_err = {
+              ApplicationError::new(
+                ApplicationErrorKind::Unknown,
+                e.to_string()
+              )
+            };
+            let message_ident = TMessageIdentifier::new("childrenPage", TMessageType::Exception, incoming_sequence_number);
             o_prot.write_message_begin(&message_ident)?;
             thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
             o_prot.write_message_end()?;
@@ -6309,7 +6578,7 @@ impl TRosterProcessFunctions {
   }
   pub fn process_call<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let args = RosterCallArgs::read_from_in_protocol(i_prot)?;
-    match handler.handle_call(args.service_name, args.method, args.arguments, args.options) {
+    match handler.handle_call(args.service_name, args.method, args.call_arguments, args.options) {
       Ok(handler_return) => {
         let message_ident = TMessageIdentifier::new("call", TMessageType::Reply, incoming_sequence_number);
         o_prot.write_message_begin(&message_ident)?;
@@ -6409,7 +6678,7 @@ impl TRosterProcessFunctions {
   }
   pub fn process_call_on<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let args = RosterCallOnArgs::read_from_in_protocol(i_prot)?;
-    match handler.handle_call_on(args.master_id, args.service_name, args.method, args.arguments, args.options) {
+    match handler.handle_call_on(args.master_id, args.service_name, args.method, args.call_arguments, args.options) {
       Ok(handler_return) => {
         let message_ident = TMessageIdentifier::new("callOn", TMessageType::Reply, incoming_sequence_number);
         o_prot.write_message_begin(&message_ident)?;
@@ -6509,7 +6778,7 @@ impl TRosterProcessFunctions {
   }
   pub fn process_call_all<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let args = RosterCallAllArgs::read_from_in_protocol(i_prot)?;
-    match handler.handle_call_all(args.service_name, args.method, args.arguments, args.options) {
+    match handler.handle_call_all(args.service_name, args.method, args.call_arguments, args.options) {
       Ok(handler_return) => {
         let message_ident = TMessageIdentifier::new("callAll", TMessageType::Reply, incoming_sequence_number);
         o_prot.write_message_begin(&message_ident)?;
@@ -7098,6 +7367,9 @@ impl <H: RosterSyncHandler> TProcessor for RosterSyncProcessor<H> {
       },
       "children" => {
         self.process_children(message_ident.sequence_number, i_prot, o_prot)
+      },
+      "childrenPage" => {
+        self.process_children_page(message_ident.sequence_number, i_prot, o_prot)
       },
       "subtree" => {
         self.process_subtree(message_ident.sequence_number, i_prot, o_prot)
@@ -7707,6 +7979,187 @@ impl RosterChildrenResult {
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let struct_ident = TStructIdentifier::new("RosterChildrenResult");
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.result_value {
+      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.not_found {
+      o_prot.write_field_begin(&TFieldIdentifier::new("notFound", TType::Struct, 1))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.not_ready {
+      o_prot.write_field_begin(&TFieldIdentifier::new("notReady", TType::Struct, 2))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.too_stale {
+      o_prot.write_field_begin(&TFieldIdentifier::new("tooStale", TType::Struct, 3))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.invalid {
+      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 4))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.denied {
+      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 5))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterChildrenPageArgs
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterChildrenPageArgs {
+  query: ChildrenQuery,
+}
+
+impl RosterChildrenPageArgs {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterChildrenPageArgs> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<ChildrenQuery> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = ChildrenQuery::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("RosterChildrenPageArgs.query", &f_1)?;
+    let ret = RosterChildrenPageArgs {
+      query: f_1.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("childrenPage_args");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("query", TType::Struct, 1))?;
+    self.query.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterChildrenPageResult
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterChildrenPageResult {
+  result_value: Option<ChildrenReply>,
+  not_found: Option<NotFound>,
+  not_ready: Option<NotReady>,
+  too_stale: Option<TooStale>,
+  invalid: Option<InvalidRequest>,
+  denied: Option<AccessDenied>,
+}
+
+impl RosterChildrenPageResult {
+  fn ok_or(self) -> thrift::Result<ChildrenReply> {
+    if self.not_found.is_some() {
+      Err(thrift::Error::User(Box::new(self.not_found.unwrap())))
+    } else if self.not_ready.is_some() {
+      Err(thrift::Error::User(Box::new(self.not_ready.unwrap())))
+    } else if self.too_stale.is_some() {
+      Err(thrift::Error::User(Box::new(self.too_stale.unwrap())))
+    } else if self.invalid.is_some() {
+      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.denied.is_some() {
+      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
+    } else if self.result_value.is_some() {
+      Ok(self.result_value.unwrap())
+    } else {
+      Err(
+        thrift::Error::Application(
+          ApplicationError::new(
+            ApplicationErrorKind::MissingResult,
+            "no result received for RosterChildrenPage"
+          )
+        )
+      )
+    }
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterChildrenPageResult> {
+    i_prot.read_struct_begin()?;
+    let mut f_0: Option<ChildrenReply> = None;
+    let mut f_1: Option<NotFound> = None;
+    let mut f_2: Option<NotReady> = None;
+    let mut f_3: Option<TooStale> = None;
+    let mut f_4: Option<InvalidRequest> = None;
+    let mut f_5: Option<AccessDenied> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        0 => {
+          let val = ChildrenReply::read_from_in_protocol(i_prot)?;
+          f_0 = Some(val);
+        },
+        1 => {
+          let val = NotFound::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = NotReady::read_from_in_protocol(i_prot)?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = TooStale::read_from_in_protocol(i_prot)?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_5 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = RosterChildrenPageResult {
+      result_value: f_0,
+      not_found: f_1,
+      not_ready: f_2,
+      too_stale: f_3,
+      invalid: f_4,
+      denied: f_5,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("RosterChildrenPageResult");
     o_prot.write_struct_begin(&struct_ident)?;
     if let Some(ref fld_var) = self.result_value {
       o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
@@ -9200,7 +9653,7 @@ impl RosterWatchMastersResult {
 struct RosterCallArgs {
   service_name: String,
   method: String,
-  arguments: Vec<u8>,
+  call_arguments: Vec<u8>,
   options: CallOptions,
 }
 
@@ -9243,12 +9696,12 @@ impl RosterCallArgs {
     i_prot.read_struct_end()?;
     verify_required_field_exists("RosterCallArgs.service_name", &f_1)?;
     verify_required_field_exists("RosterCallArgs.method", &f_2)?;
-    verify_required_field_exists("RosterCallArgs.arguments", &f_3)?;
+    verify_required_field_exists("RosterCallArgs.call_arguments", &f_3)?;
     verify_required_field_exists("RosterCallArgs.options", &f_4)?;
     let ret = RosterCallArgs {
       service_name: f_1.expect("auto-generated code should have checked for presence of required fields"),
       method: f_2.expect("auto-generated code should have checked for presence of required fields"),
-      arguments: f_3.expect("auto-generated code should have checked for presence of required fields"),
+      call_arguments: f_3.expect("auto-generated code should have checked for presence of required fields"),
       options: f_4.expect("auto-generated code should have checked for presence of required fields"),
     };
     Ok(ret)
@@ -9262,8 +9715,8 @@ impl RosterCallArgs {
     o_prot.write_field_begin(&TFieldIdentifier::new("method", TType::String, 2))?;
     o_prot.write_string(&self.method)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("arguments", TType::String, 3))?;
-    o_prot.write_bytes(&self.arguments)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("callArguments", TType::String, 3))?;
+    o_prot.write_bytes(&self.call_arguments)?;
     o_prot.write_field_end()?;
     o_prot.write_field_begin(&TFieldIdentifier::new("options", TType::Struct, 4))?;
     self.options.write_to_out_protocol(o_prot)?;
@@ -9429,7 +9882,7 @@ struct RosterCallOnArgs {
   master_id: String,
   service_name: String,
   method: String,
-  arguments: Vec<u8>,
+  call_arguments: Vec<u8>,
   options: CallOptions,
 }
 
@@ -9478,13 +9931,13 @@ impl RosterCallOnArgs {
     verify_required_field_exists("RosterCallOnArgs.master_id", &f_1)?;
     verify_required_field_exists("RosterCallOnArgs.service_name", &f_2)?;
     verify_required_field_exists("RosterCallOnArgs.method", &f_3)?;
-    verify_required_field_exists("RosterCallOnArgs.arguments", &f_4)?;
+    verify_required_field_exists("RosterCallOnArgs.call_arguments", &f_4)?;
     verify_required_field_exists("RosterCallOnArgs.options", &f_5)?;
     let ret = RosterCallOnArgs {
       master_id: f_1.expect("auto-generated code should have checked for presence of required fields"),
       service_name: f_2.expect("auto-generated code should have checked for presence of required fields"),
       method: f_3.expect("auto-generated code should have checked for presence of required fields"),
-      arguments: f_4.expect("auto-generated code should have checked for presence of required fields"),
+      call_arguments: f_4.expect("auto-generated code should have checked for presence of required fields"),
       options: f_5.expect("auto-generated code should have checked for presence of required fields"),
     };
     Ok(ret)
@@ -9501,8 +9954,8 @@ impl RosterCallOnArgs {
     o_prot.write_field_begin(&TFieldIdentifier::new("method", TType::String, 3))?;
     o_prot.write_string(&self.method)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("arguments", TType::String, 4))?;
-    o_prot.write_bytes(&self.arguments)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("callArguments", TType::String, 4))?;
+    o_prot.write_bytes(&self.call_arguments)?;
     o_prot.write_field_end()?;
     o_prot.write_field_begin(&TFieldIdentifier::new("options", TType::Struct, 5))?;
     self.options.write_to_out_protocol(o_prot)?;
@@ -9667,7 +10120,7 @@ impl RosterCallOnResult {
 struct RosterCallAllArgs {
   service_name: String,
   method: String,
-  arguments: Vec<u8>,
+  call_arguments: Vec<u8>,
   options: CallOptions,
 }
 
@@ -9710,12 +10163,12 @@ impl RosterCallAllArgs {
     i_prot.read_struct_end()?;
     verify_required_field_exists("RosterCallAllArgs.service_name", &f_1)?;
     verify_required_field_exists("RosterCallAllArgs.method", &f_2)?;
-    verify_required_field_exists("RosterCallAllArgs.arguments", &f_3)?;
+    verify_required_field_exists("RosterCallAllArgs.call_arguments", &f_3)?;
     verify_required_field_exists("RosterCallAllArgs.options", &f_4)?;
     let ret = RosterCallAllArgs {
       service_name: f_1.expect("auto-generated code should have checked for presence of required fields"),
       method: f_2.expect("auto-generated code should have checked for presence of required fields"),
-      arguments: f_3.expect("auto-generated code should have checked for presence of required fields"),
+      call_arguments: f_3.expect("auto-generated code should have checked for presence of required fields"),
       options: f_4.expect("auto-generated code should have checked for presence of required fields"),
     };
     Ok(ret)
@@ -9729,8 +10182,8 @@ impl RosterCallAllArgs {
     o_prot.write_field_begin(&TFieldIdentifier::new("method", TType::String, 2))?;
     o_prot.write_string(&self.method)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("arguments", TType::String, 3))?;
-    o_prot.write_bytes(&self.arguments)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("callArguments", TType::String, 3))?;
+    o_prot.write_bytes(&self.call_arguments)?;
     o_prot.write_field_end()?;
     o_prot.write_field_begin(&TFieldIdentifier::new("options", TType::Struct, 4))?;
     self.options.write_to_out_protocol(o_prot)?;

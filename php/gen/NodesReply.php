@@ -41,6 +41,11 @@ class NodesReply
             'type' => TType::STRUCT,
             'class' => '\Roster\Thrift\Freshness',
         ),
+        3 => array(
+            'var' => 'unchanged',
+            'isRequired' => false,
+            'type' => TType::BOOL,
+        ),
     );
 
     /**
@@ -53,6 +58,12 @@ class NodesReply
      * @var \Roster\Thrift\Freshness
      */
     public $freshness = null;
+    /**
+     * True: there are no nodes here, since none has changed since the revision that was asked for.
+     * 
+     * @var bool
+     */
+    public $unchanged = null;
 
     public function __construct($vals = null)
     {
@@ -62,6 +73,9 @@ class NodesReply
             }
             if (isset($vals['freshness'])) {
                 $this->freshness = $vals['freshness'];
+            }
+            if (isset($vals['unchanged'])) {
+                $this->unchanged = $vals['unchanged'];
             }
         }
     }
@@ -113,6 +127,13 @@ class NodesReply
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 3:
+                    if ($ftype == TType::BOOL) {
+                        $xfer += $input->readBool($this->unchanged);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -146,6 +167,11 @@ class NodesReply
             }
             $xfer += $output->writeFieldBegin('freshness', TType::STRUCT, 2);
             $xfer += $this->freshness->write($output);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->unchanged !== null) {
+            $xfer += $output->writeFieldBegin('unchanged', TType::BOOL, 3);
+            $xfer += $output->writeBool($this->unchanged);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

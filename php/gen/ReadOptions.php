@@ -29,6 +29,11 @@ class ReadOptions
             'isRequired' => false,
             'type' => TType::I64,
         ),
+        2 => array(
+            'var' => 'since',
+            'isRequired' => false,
+            'type' => TType::I64,
+        ),
     );
 
     /**
@@ -37,12 +42,22 @@ class ReadOptions
      * @var int
      */
     public $maxAgeMs = null;
+    /**
+     * Of `getMany`: answer no more than `unchanged` if none of the paths has changed since this revision. So more paths
+     * than a request may hold are read at one revision.
+     * 
+     * @var int
+     */
+    public $since = null;
 
     public function __construct($vals = null)
     {
         if (is_array($vals)) {
             if (isset($vals['maxAgeMs'])) {
                 $this->maxAgeMs = $vals['maxAgeMs'];
+            }
+            if (isset($vals['since'])) {
+                $this->since = $vals['since'];
             }
         }
     }
@@ -73,6 +88,13 @@ class ReadOptions
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 2:
+                    if ($ftype == TType::I64) {
+                        $xfer += $input->readI64($this->since);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -90,6 +112,11 @@ class ReadOptions
         if ($this->maxAgeMs !== null) {
             $xfer += $output->writeFieldBegin('maxAgeMs', TType::I64, 1);
             $xfer += $output->writeI64($this->maxAgeMs);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->since !== null) {
+            $xfer += $output->writeFieldBegin('since', TType::I64, 2);
+            $xfer += $output->writeI64($this->since);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

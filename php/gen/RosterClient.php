@@ -252,6 +252,80 @@ class RosterClient implements \Roster\Thrift\RosterIf
         throw new \Exception("children failed: unknown result");
     }
 
+    public function childrenPage(\Roster\Thrift\ChildrenQuery $query)
+    {
+        $this->send_childrenPage($query);
+        return $this->recv_childrenPage();
+    }
+
+    public function send_childrenPage(\Roster\Thrift\ChildrenQuery $query)
+    {
+        $args = new \Roster\Thrift\Roster_childrenPage_args();
+        $args->query = $query;
+        $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
+        if ($bin_accel) {
+            thrift_protocol_write_binary(
+                $this->output_,
+                'childrenPage',
+                TMessageType::CALL,
+                $args,
+                $this->seqid_,
+                $this->output_->isStrictWrite()
+            );
+        } else {
+            $this->output_->writeMessageBegin('childrenPage', TMessageType::CALL, $this->seqid_);
+            $args->write($this->output_);
+            $this->output_->writeMessageEnd();
+            $this->output_->getTransport()->flush();
+        }
+    }
+
+    public function recv_childrenPage()
+    {
+        $bin_accel = ($this->input_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_read_binary');
+        if ($bin_accel) {
+            $result = thrift_protocol_read_binary(
+                $this->input_,
+                '\Roster\Thrift\Roster_childrenPage_result',
+                $this->input_->isStrictRead()
+            );
+        } else {
+            $rseqid = 0;
+            $fname = null;
+            $mtype = 0;
+
+            $this->input_->readMessageBegin($fname, $mtype, $rseqid);
+            if ($mtype == TMessageType::EXCEPTION) {
+                $x = new TApplicationException();
+                $x->read($this->input_);
+                $this->input_->readMessageEnd();
+                throw $x;
+            }
+            $result = new \Roster\Thrift\Roster_childrenPage_result();
+            $result->read($this->input_);
+            $this->input_->readMessageEnd();
+        }
+        if ($result->success !== null) {
+            return $result->success;
+        }
+        if ($result->notFound !== null) {
+            throw $result->notFound;
+        }
+        if ($result->notReady !== null) {
+            throw $result->notReady;
+        }
+        if ($result->tooStale !== null) {
+            throw $result->tooStale;
+        }
+        if ($result->invalid !== null) {
+            throw $result->invalid;
+        }
+        if ($result->denied !== null) {
+            throw $result->denied;
+        }
+        throw new \Exception("childrenPage failed: unknown result");
+    }
+
     public function subtree($path, $limit, $cursor, \Roster\Thrift\ReadOptions $options)
     {
         $this->send_subtree($path, $limit, $cursor, $options);
@@ -868,18 +942,18 @@ class RosterClient implements \Roster\Thrift\RosterIf
         throw new \Exception("watchMasters failed: unknown result");
     }
 
-    public function call($serviceName, $method, $arguments, \Roster\Thrift\CallOptions $options)
+    public function call($serviceName, $method, $callArguments, \Roster\Thrift\CallOptions $options)
     {
-        $this->send_call($serviceName, $method, $arguments, $options);
+        $this->send_call($serviceName, $method, $callArguments, $options);
         return $this->recv_call();
     }
 
-    public function send_call($serviceName, $method, $arguments, \Roster\Thrift\CallOptions $options)
+    public function send_call($serviceName, $method, $callArguments, \Roster\Thrift\CallOptions $options)
     {
         $args = new \Roster\Thrift\Roster_call_args();
         $args->serviceName = $serviceName;
         $args->method = $method;
-        $args->arguments = $arguments;
+        $args->callArguments = $callArguments;
         $args->options = $options;
         $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
         if ($bin_accel) {
@@ -948,19 +1022,19 @@ class RosterClient implements \Roster\Thrift\RosterIf
         throw new \Exception("call failed: unknown result");
     }
 
-    public function callOn($masterId, $serviceName, $method, $arguments, \Roster\Thrift\CallOptions $options)
+    public function callOn($masterId, $serviceName, $method, $callArguments, \Roster\Thrift\CallOptions $options)
     {
-        $this->send_callOn($masterId, $serviceName, $method, $arguments, $options);
+        $this->send_callOn($masterId, $serviceName, $method, $callArguments, $options);
         return $this->recv_callOn();
     }
 
-    public function send_callOn($masterId, $serviceName, $method, $arguments, \Roster\Thrift\CallOptions $options)
+    public function send_callOn($masterId, $serviceName, $method, $callArguments, \Roster\Thrift\CallOptions $options)
     {
         $args = new \Roster\Thrift\Roster_callOn_args();
         $args->masterId = $masterId;
         $args->serviceName = $serviceName;
         $args->method = $method;
-        $args->arguments = $arguments;
+        $args->callArguments = $callArguments;
         $args->options = $options;
         $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
         if ($bin_accel) {
@@ -1029,18 +1103,18 @@ class RosterClient implements \Roster\Thrift\RosterIf
         throw new \Exception("callOn failed: unknown result");
     }
 
-    public function callAll($serviceName, $method, $arguments, \Roster\Thrift\CallOptions $options)
+    public function callAll($serviceName, $method, $callArguments, \Roster\Thrift\CallOptions $options)
     {
-        $this->send_callAll($serviceName, $method, $arguments, $options);
+        $this->send_callAll($serviceName, $method, $callArguments, $options);
         return $this->recv_callAll();
     }
 
-    public function send_callAll($serviceName, $method, $arguments, \Roster\Thrift\CallOptions $options)
+    public function send_callAll($serviceName, $method, $callArguments, \Roster\Thrift\CallOptions $options)
     {
         $args = new \Roster\Thrift\Roster_callAll_args();
         $args->serviceName = $serviceName;
         $args->method = $method;
-        $args->arguments = $arguments;
+        $args->callArguments = $callArguments;
         $args->options = $options;
         $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
         if ($bin_accel) {

@@ -44,7 +44,7 @@ interface RosterIf
      */
     public function getMany(array $paths, \Roster\Thrift\ReadOptions $options);
     /**
-     * The names of a node's children.
+     * The names of a node's children. More than a reply may hold are an InvalidRequest.
      * 
      * @param string $path
      * @param \Roster\Thrift\ReadOptions $options
@@ -56,6 +56,18 @@ interface RosterIf
      * @throws \Roster\Thrift\AccessDenied
      */
     public function children($path, \Roster\Thrift\ReadOptions $options);
+    /**
+     * The same in pages. What comes or goes between two of them may be told or not.
+     * 
+     * @param \Roster\Thrift\ChildrenQuery $query
+     * @return \Roster\Thrift\ChildrenReply
+     * @throws \Roster\Thrift\NotFound
+     * @throws \Roster\Thrift\NotReady
+     * @throws \Roster\Thrift\TooStale
+     * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
+     */
+    public function childrenPage(\Roster\Thrift\ChildrenQuery $query);
     /**
      * A node and all below it, in pages of at most `limit` nodes (0: as many as a reply may hold).
      * `cursor` is empty for the first page, then what the page before said.
@@ -162,7 +174,7 @@ interface RosterIf
      * 
      * @param string $serviceName
      * @param string $method
-     * @param string $arguments
+     * @param string $callArguments
      * @param \Roster\Thrift\CallOptions $options
      * @return \Roster\Thrift\CallResult
      * @throws \Roster\Thrift\NoMaster
@@ -172,14 +184,14 @@ interface RosterIf
      * @throws \Roster\Thrift\InvalidRequest
      * @throws \Roster\Thrift\AccessDenied
      */
-    public function call($serviceName, $method, $arguments, \Roster\Thrift\CallOptions $options);
+    public function call($serviceName, $method, $callArguments, \Roster\Thrift\CallOptions $options);
     /**
      * The same, on one master.
      * 
      * @param string $masterId
      * @param string $serviceName
      * @param string $method
-     * @param string $arguments
+     * @param string $callArguments
      * @param \Roster\Thrift\CallOptions $options
      * @return \Roster\Thrift\CallResult
      * @throws \Roster\Thrift\NoMaster
@@ -189,20 +201,20 @@ interface RosterIf
      * @throws \Roster\Thrift\InvalidRequest
      * @throws \Roster\Thrift\AccessDenied
      */
-    public function callOn($masterId, $serviceName, $method, $arguments, \Roster\Thrift\CallOptions $options);
+    public function callOn($masterId, $serviceName, $method, $callArguments, \Roster\Thrift\CallOptions $options);
     /**
      * The same, on every master that offers it, in any version or in one that meets `version`: an outcome a master.
      * 
      * @param string $serviceName
      * @param string $method
-     * @param string $arguments
+     * @param string $callArguments
      * @param \Roster\Thrift\CallOptions $options
      * @return \Roster\Thrift\CallOutcome[]
      * @throws \Roster\Thrift\NoMaster
      * @throws \Roster\Thrift\InvalidRequest
      * @throws \Roster\Thrift\AccessDenied
      */
-    public function callAll($serviceName, $method, $arguments, \Roster\Thrift\CallOptions $options);
+    public function callAll($serviceName, $method, $callArguments, \Roster\Thrift\CallOptions $options);
     /**
      * Several calls side by side: their outcomes, in the order of the calls.
      * 

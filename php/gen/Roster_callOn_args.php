@@ -37,7 +37,7 @@ class Roster_callOn_args
             'type' => TType::STRING,
         ),
         4 => array(
-            'var' => 'arguments',
+            'var' => 'callArguments',
             'isRequired' => false,
             'type' => TType::STRING,
         ),
@@ -64,7 +64,7 @@ class Roster_callOn_args
     /**
      * @var string
      */
-    public $arguments = null;
+    public $callArguments = null;
     /**
      * @var \Roster\Thrift\CallOptions
      */
@@ -82,8 +82,8 @@ class Roster_callOn_args
             if (isset($vals['method'])) {
                 $this->method = $vals['method'];
             }
-            if (isset($vals['arguments'])) {
-                $this->arguments = $vals['arguments'];
+            if (isset($vals['callArguments'])) {
+                $this->callArguments = $vals['callArguments'];
             }
             if (isset($vals['options'])) {
                 $this->options = $vals['options'];
@@ -133,7 +133,7 @@ class Roster_callOn_args
                     break;
                 case 4:
                     if ($ftype == TType::STRING) {
-                        $xfer += $input->readString($this->arguments);
+                        $xfer += $input->readString($this->callArguments);
                     } else {
                         $xfer += $input->skip($ftype);
                     }
@@ -175,9 +175,9 @@ class Roster_callOn_args
             $xfer += $output->writeString($this->method);
             $xfer += $output->writeFieldEnd();
         }
-        if ($this->arguments !== null) {
-            $xfer += $output->writeFieldBegin('arguments', TType::STRING, 4);
-            $xfer += $output->writeString($this->arguments);
+        if ($this->callArguments !== null) {
+            $xfer += $output->writeFieldBegin('callArguments', TType::STRING, 4);
+            $xfer += $output->writeString($this->callArguments);
             $xfer += $output->writeFieldEnd();
         }
         if ($this->options !== null) {

@@ -32,7 +32,7 @@ class Roster_call_args
             'type' => TType::STRING,
         ),
         3 => array(
-            'var' => 'arguments',
+            'var' => 'callArguments',
             'isRequired' => false,
             'type' => TType::STRING,
         ),
@@ -55,7 +55,7 @@ class Roster_call_args
     /**
      * @var string
      */
-    public $arguments = null;
+    public $callArguments = null;
     /**
      * @var \Roster\Thrift\CallOptions
      */
@@ -70,8 +70,8 @@ class Roster_call_args
             if (isset($vals['method'])) {
                 $this->method = $vals['method'];
             }
-            if (isset($vals['arguments'])) {
-                $this->arguments = $vals['arguments'];
+            if (isset($vals['callArguments'])) {
+                $this->callArguments = $vals['callArguments'];
             }
             if (isset($vals['options'])) {
                 $this->options = $vals['options'];
@@ -114,7 +114,7 @@ class Roster_call_args
                     break;
                 case 3:
                     if ($ftype == TType::STRING) {
-                        $xfer += $input->readString($this->arguments);
+                        $xfer += $input->readString($this->callArguments);
                     } else {
                         $xfer += $input->skip($ftype);
                     }
@@ -151,9 +151,9 @@ class Roster_call_args
             $xfer += $output->writeString($this->method);
             $xfer += $output->writeFieldEnd();
         }
-        if ($this->arguments !== null) {
-            $xfer += $output->writeFieldBegin('arguments', TType::STRING, 3);
-            $xfer += $output->writeString($this->arguments);
+        if ($this->callArguments !== null) {
+            $xfer += $output->writeFieldBegin('callArguments', TType::STRING, 3);
+            $xfer += $output->writeString($this->callArguments);
             $xfer += $output->writeFieldEnd();
         }
         if ($this->options !== null) {

@@ -111,7 +111,8 @@ final class Client
     }
 
     /**
-     * The names of a node's children; null if there is no such node.
+     * The names of a node's children; null if there is no such node. Of more than 2 MiB of names over Thrift, what comes
+     * or goes meanwhile may be among them or not.
      *
      * @return ?list<string>
      */

@@ -5,7 +5,7 @@ declare(strict_types=1);
 namespace Roster;
 
 /** A coordination node. */
-final class Node
+final class Node implements \JsonSerializable
 {
     /** Decoded when somebody asks for it: few do, and the shared file is read in less time than that takes. */
     public readonly Stat $stat;
@@ -54,6 +54,12 @@ final class Node
     }
 
     public function __serialize(): array
+    {
+        return $this->jsonSerialize();
+    }
+
+    /** The same by whatever way the node came; data that is not UTF-8 cannot be written as JSON. */
+    public function jsonSerialize(): array
     {
         return ['path' => $this->path, 'data' => $this->data, 'stat' => $this->stat, 'freshness' => $this->freshness];
     }

@@ -12,9 +12,11 @@ use Roster\Exception\NoMaster;
 use Roster\Exception\NotReady;
 use Roster\Exception\RosterException;
 use Roster\Exception\Unavailable;
+use Roster\Node;
 use Roster\Origin;
 use Roster\Tests\Support\Process;
 use Roster\Tests\Support\Roster;
+use Roster\Timeouts;
 use Roster\Way;
 
 /** The package and a real sidecar understand each other. */
@@ -60,7 +62,32 @@ final class RosterTest extends TestCase
             self::assertSame([$one?->path, $one?->data], [$other?->path, $other?->data]);
             self::assertEquals($one?->stat, $other?->stat);
             self::assertSame($shared->children($path), $unix->children($path));
+            self::assertSame(self::json($one), str_replace('"unix"', '"shared"', self::json($other)));
         }
+    }
+
+    private static function json(?Node $node): string
+    {
+        $text = json_encode($node, JSON_THROW_ON_ERROR);
+        self::assertSame($node === null, !str_contains($text, 'ephemeralOwner'));
+        return $text;
+    }
+
+    /** @dataProvider ways */
+    public function testMoreThanARequestOrAReplyHoldsIsReadOverEachWay(Way $way): void
+    {
+        $names = array_map(static fn (int $number) => sprintf('%06d', $number) . str_repeat('x', 200), range(1, 12_000));
+        $nodes = array_fill_keys(array_map(static fn (string $name) => "/many/$name", $names), '');
+        $large = array_fill_keys(array_map(static fn (int $number) => "/large/$number", range(1, 60)), 100_000);
+        $this->roster = new Roster($nodes + array_map(static fn (int $bytes) => str_repeat('y', $bytes), $large));
+        $client = $this->client($way, new Timeouts(readMs: 10_000, wholeMs: 60_000));
+        self::assertSame($names, $client->children('/many'));
+        self::assertNull($client->children('/none'));
+        $some = array_slice(array_keys($nodes), 0, 3_000);
+        $found = $client->getMany([...$some, '/none']);
+        self::assertSame($some, array_keys($found));
+        self::assertSame($found[$some[0]]->freshness, $found[$some[2_999]]->freshness);
+        self::assertCount(60, $client->getMany(array_keys($large)));
     }
 
     public function testTheFileAnswersWithItsAgeWhenTheSidecarIsKilled(): void
@@ -130,7 +157,7 @@ final class RosterTest extends TestCase
         }
     }
 
-    private function client(Way $way): Client
+    private function client(Way $way, ?Timeouts $timeouts = null): Client
     {
         if ($way === Way::Shared && !Roster::hasShared()) {
             self::markTestSkipped('this sidecar keeps no shared file');
@@ -139,6 +166,7 @@ final class RosterTest extends TestCase
             $way === Way::Unix ? $this->roster->socket : '',
             $way === Way::Tcp ? $this->roster->tcp : '',
             $way === Way::Shared ? $this->roster->shared : '',
+            timeouts: $timeouts,
         );
     }
 }

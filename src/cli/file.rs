@@ -64,7 +64,7 @@ impl SharedFile {
         let (names, report) = self.reader.children(path)?;
         let freshness = self.freshness(&report, report.behind(path))?;
         let names = names.ok_or_else(|| absent(&report, path, &freshness))?;
-        Ok(idl::ChildrenReply { names, freshness })
+        Ok(idl::ChildrenReply { names, freshness, cursor: None })
     }
 
     pub(crate) fn subtree(&self, root: &NodePath) -> anyhow::Result<(Tree, Freshness)> {

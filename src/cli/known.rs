@@ -60,7 +60,11 @@ impl Known {
 
     pub(crate) fn children(&mut self, path: &NodePath) -> anyhow::Result<ChildrenReply> {
         match self {
-            Known::Sidecar { client, max_age } => Ok(client.children(path.as_str(), *max_age)?),
+            Known::Sidecar { client, max_age } => match client.children(path.as_str(), *max_age) {
+                // The path makes sense, so that it is the children that are too many.
+                Err(Error::Invalid(_)) => Ok(all_children(client, path, *max_age)?),
+                reply => Ok(reply?),
+            },
             Known::File(file) => file.children(path),
         }
     }
@@ -125,6 +129,17 @@ impl Known {
             }
         }
     }
+}
+
+/// Page by page: what comes or goes meanwhile may be among them or not. As fresh as the first page.
+fn all_children(client: &mut Client, path: &NodePath, max_age: Option<Duration>) -> Result<ChildrenReply, Error> {
+    let mut all = client.children_page(path.as_str(), None, max_age)?;
+    while let Some(cursor) = all.cursor.take() {
+        let page = client.children_page(path.as_str(), Some(cursor), max_age)?;
+        all.names.extend(page.names);
+        all.cursor = page.cursor;
+    }
+    Ok(all)
 }
 
 /// Refuses an answer that is too old, as the sidecar does where the interface lets it.

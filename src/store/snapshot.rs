@@ -110,7 +110,17 @@ impl Snapshot {
 
     /// The names of a node's children, in the order of their bytes.
     pub fn children<'a>(&'a self, parent: &'a NodePath) -> impl Iterator<Item = &'a str> + 'a {
-        let mut below = self.nodes.range(parent.clone()..);
+        self.children_after(parent, None)
+    }
+
+    /// Those whose names come after this one.
+    pub fn children_after<'a>(
+        &'a self,
+        parent: &'a NodePath,
+        after: Option<&str>,
+    ) -> impl Iterator<Item = &'a str> + 'a {
+        let from = after.map_or_else(|| parent.clone(), |name| parent.after_child(name));
+        let mut below = self.nodes.range(from..);
         let mut last: Option<&str> = None;
         std::iter::from_fn(move || {
             loop {
@@ -170,6 +180,12 @@ impl Snapshot {
             let node = self.nodes.get(&path).cloned();
             (path, outcome(first, node.is_some()), node)
         })
+    }
+
+    /// Whether nothing at or below `paths` has changed since a revision, as far as that is known.
+    pub fn is_unchanged(&self, since: Revision, paths: &[NodePath]) -> bool {
+        let unchanged = Since::Known { changes: Vec::new(), upto: self.revision };
+        self.changes_since(since, paths, Room { changes: 0, bytes: 0 }) == unchanged
     }
 
     /// What masters changed since a revision.

@@ -11,10 +11,10 @@ use thrift::protocol::{TBinaryInputProtocol, TBinaryOutputProtocol};
 use thrift::transport::TBufferedWriteTransport;
 
 use super::idl::{
-    AccessDenied, Call, CallFailed, CallOptions, CallOutcome, CallResult, CallTimedOut, CallValues, ChildrenReply,
-    Encoding, Filter, InstancesReply, InvalidRequest, MastersReply, MastersWatchReply, NoMaster, NodeReply, NotFound,
-    NotReady, Overloaded, ReadOptions, RegisterAddress, RosterSyncClient, ServicesReply, StatsReply, StatusReply,
-    SubtreeReply, TRosterSyncClient, TooStale, WatchReply,
+    AccessDenied, Call, CallFailed, CallOptions, CallOutcome, CallResult, CallTimedOut, CallValues, ChildrenQuery,
+    ChildrenReply, Encoding, Filter, InstancesReply, InvalidRequest, MastersReply, MastersWatchReply, NoMaster,
+    NodeReply, NotFound, NotReady, Overloaded, ReadOptions, RegisterAddress, RosterSyncClient, ServicesReply,
+    StatsReply, StatusReply, SubtreeReply, TRosterSyncClient, TooStale, WatchReply,
 };
 use super::request::no_options;
 use crate::default_paths;
@@ -92,6 +92,17 @@ impl Client {
 
     pub fn children(&mut self, path: &str, max_age: Option<Duration>) -> Result<ChildrenReply, Error> {
         self.ask(self.timeout, |sidecar| sidecar.children(path.to_owned(), options(max_age)))
+    }
+
+    /// One page of a node's children; `cursor` is none for the first.
+    pub fn children_page(
+        &mut self,
+        path: &str,
+        cursor: Option<String>,
+        max_age: Option<Duration>,
+    ) -> Result<ChildrenReply, Error> {
+        let query = ChildrenQuery::new(path.to_owned(), None, cursor, options(max_age));
+        self.ask(self.timeout, |sidecar| sidecar.children_page(query))
     }
 
     /// One page of a subtree; `cursor` is empty for the first.
@@ -248,7 +259,7 @@ fn explain(address: Address, error: thrift::Error, after: Duration) -> Error {
 
 /// (The generated default of the options is no help: it allows no age at all.)
 fn options(max_age: Option<Duration>) -> ReadOptions {
-    ReadOptions::new(max_age.map(|age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX)))
+    ReadOptions::new(max_age.map(|age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX)), None)
 }
 
 fn within(wait: Duration, options: Option<CallOptions>) -> CallOptions {

@@ -7,13 +7,13 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::caller::Caller;
 use super::convert;
-use super::idl::{self, AccessDenied, InvalidRequest, NotFound, NotReady, ReadOptions, TooStale};
+use super::idl::{self, AccessDenied, ChildrenQuery, InvalidRequest, NotFound, NotReady, ReadOptions, TooStale};
 use super::memory::OVERLOADED;
 use super::shares::Shares;
 use super::{Config, Peer, ZkData};
 use crate::access::Denied;
 use crate::metrics::Metrics;
-use crate::model::{Freshness, Node, NodePath};
+use crate::model::{Freshness, Node, NodePath, Revision};
 use crate::store::{Feed, Filled, Snapshot, Store, no_node};
 
 /// A page holds at most so many entries and about so many bytes, whatever the client asks for: no more than are found,
@@ -23,6 +23,8 @@ const MAX_PAGE_BYTES: usize = 512 * 1024;
 
 /// The most of a reply that comes in no pages.
 const MAX_WHOLE_BYTES: usize = 2 * 1024 * 1024;
+
+pub(super) const NO_REVISION: &str = "a revision is not below 0";
 
 /// What a name takes beside its bytes.
 pub(super) const NAME_OVERHEAD: usize = 48;
@@ -50,6 +52,16 @@ pub(super) struct Subtree {
     roots: Vec<NodePath>,
     limit: usize,
     after: Option<NodePath>,
+    options: ReadOptions,
+}
+
+/// The arguments of `children` and `childrenPage`, checked.
+#[derive(Debug)]
+pub(super) struct Children {
+    path: NodePath,
+    after: Option<String>,
+    /// The most names of a page; None: all are to be told at once.
+    page: Option<usize>,
     options: ReadOptions,
 }
 
@@ -129,6 +141,10 @@ impl Desk {
         let all: Vec<&NodePath> = paths.iter().collect();
         let (snapshot, freshness) = self.fresh(|snapshot| fresh_enough(snapshot, &all, options))?;
         let (mut nodes, mut bytes) = (BTreeMap::new(), 0);
+        let since = options.since.map(Revision::try_from).transpose().map_err(|_| invalid("since", NO_REVISION))?;
+        if since.is_some_and(|since| snapshot.is_unchanged(since, &paths)) {
+            return Ok(idl::NodesReply { nodes, freshness: freshness.into(), unchanged: Some(true) });
+        }
         for (path, node) in paths.iter().filter_map(|path| Some((path, snapshot.node(path)?))) {
             bytes += convert::node_size(path, node);
             if bytes > self.whole_bytes() && !nodes.is_empty() {
@@ -136,60 +152,77 @@ impl Desk {
             }
             nodes.insert(path.to_string(), convert::node(path, node));
         }
-        Ok(idl::NodesReply { nodes, freshness: freshness.into() })
+        Ok(idl::NodesReply { nodes, freshness: freshness.into(), unchanged: None })
+    }
+
+    /// Checks what `children` was asked.
+    pub(super) fn children_of(&self, peer: &Peer, path: &str, options: ReadOptions) -> thrift::Result<Children> {
+        let path = parse("path", path)?;
+        peer.identity.may_list(&path).map_err(denied)?;
+        Ok(Children { path, after: None, page: None, options })
+    }
+
+    /// The same of `childrenPage`.
+    pub(super) fn children_page_of(&self, peer: &Peer, query: ChildrenQuery) -> thrift::Result<Children> {
+        let page = Some(page_size(query.limit.unwrap_or(0))?);
+        if query.cursor.as_ref().is_some_and(|cursor| cursor.contains('/')) {
+            return Err(invalid("query.cursor", "no page of children ended so"));
+        }
+        let options = query.options.unwrap_or_else(|| ReadOptions::new(None, None));
+        Ok(Children { after: query.cursor, page, ..self.children_of(peer, &query.path, options)? })
     }
 
     /// The names of those children that may be read, or lead to something that may be. None: they are too many to be
     /// told at once.
-    pub(super) fn children(
-        &self,
-        peer: &Peer,
-        path: &str,
-        options: &ReadOptions,
-    ) -> thrift::Result<Option<idl::ChildrenReply>> {
-        let path = parse("path", path)?;
-        peer.identity.may_list(&path).map_err(denied)?;
-        let (snapshot, freshness) = self.fresh(|snapshot| fresh_enough(snapshot, &[&path], options))?;
-        let mut children = snapshot.children(&path);
-        let slice: Vec<&str> = children.by_ref().take(SLICE).collect();
-        if slice.is_empty() && snapshot.node(&path).is_none() {
-            return Err(not_found(&snapshot, &path, freshness));
+    pub(super) fn children(&self, peer: &Peer, asked: &Children) -> thrift::Result<Option<idl::ChildrenReply>> {
+        let (snapshot, freshness) = self.fresh(|snapshot| asked.fresh_enough(snapshot))?;
+        let mut children = snapshot.children_after(&asked.path, asked.after.as_deref());
+        let slice: Vec<&str> = children.by_ref().take(asked.page.unwrap_or(SLICE).min(SLICE)).collect();
+        if slice.is_empty() && asked.after.is_none() && snapshot.node(&asked.path).is_none() {
+            return Err(not_found(&snapshot, &asked.path, freshness));
         }
-        let is_all = children.next().is_none();
-        let names = slice.into_iter().filter(|name| peer.identity.grant().lists(&path.child(name)));
+        let bytes: usize = slice.iter().map(|name| name.len()).sum();
+        let is_all = children.next().is_none() && bytes <= self.page_bytes();
+        let names = slice.into_iter().filter(|name| peer.identity.grant().lists(&asked.path.child(name)));
         let names = names.map(str::to_owned).collect();
-        Ok(is_all.then(|| idl::ChildrenReply { names, freshness: freshness.into() }))
+        Ok(is_all.then(|| idl::ChildrenReply { names, freshness: freshness.into(), cursor: None }))
     }
 
     /// The same, by turns.
-    pub(super) async fn many_children(
-        &self,
-        peer: &Peer,
-        path: &str,
-        options: &ReadOptions,
-    ) -> thrift::Result<idl::ChildrenReply> {
+    pub(super) async fn many_children(&self, peer: &Peer, asked: &Children) -> thrift::Result<idl::ChildrenReply> {
         let _collecting = peer.account.collecting.lock().await;
-        let path = parse("path", path)?;
-        let (snapshot, freshness) = self.fresh(|snapshot| fresh_enough(snapshot, &[&path], options))?;
-        let mut children = snapshot.children(&path);
+        let (snapshot, freshness) = self.fresh(|snapshot| asked.fresh_enough(snapshot))?;
+        let mut children = snapshot.children_after(&asked.path, asked.after.as_deref());
         let (mut names, mut bytes) = (Vec::<String>::new(), 0);
         let mut charged = peer.account.memory.nothing();
         loop {
             peer.let_others_work().await;
             let slice: Vec<&str> = children.by_ref().take(SLICE).collect();
             if slice.is_empty() {
-                return Ok(idl::ChildrenReply { names, freshness: freshness.into() });
+                return Ok(idl::ChildrenReply { names, freshness: freshness.into(), cursor: None });
             }
-            let listed = slice.into_iter().filter(|name| peer.identity.grant().lists(&path.child(name)));
-            let before = names.len();
-            names.extend(listed.map(str::to_owned));
-            bytes += names[before..].iter().map(|name| name.len() + 4).sum::<usize>();
+            for name in slice.into_iter().filter(|name| peer.identity.grant().lists(&asked.path.child(name))) {
+                bytes += name.len() + 4;
+                if self.is_full(asked, names.len(), bytes)? {
+                    let cursor = names.last().cloned();
+                    return Ok(idl::ChildrenReply { names, freshness: freshness.into(), cursor });
+                }
+                names.push(name.to_owned());
+            }
             if !charged.resize(bytes + names.len() * NAME_OVERHEAD) {
                 return Err(overloaded());
             }
-            if bytes > self.whole_bytes() {
-                return Err(invalid("path", "more children than a reply may hold; read them by `subtree`"));
+        }
+    }
+
+    /// Whether a page with so many names, and so many bytes with the next one, is full. Of all at once, there are bounds.
+    fn is_full(&self, asked: &Children, names: usize, bytes: usize) -> thrift::Result<bool> {
+        match asked.page {
+            Some(limit) => Ok(names == limit || bytes > self.page_bytes() && names > 0),
+            None if bytes > self.whole_bytes() => {
+                Err(invalid("path", "more children than a reply may hold; read them by `childrenPage`"))
             }
+            None => Ok(false),
         }
     }
 
@@ -304,6 +337,12 @@ impl Desk {
 
     pub(super) fn max_reply(&self) -> usize {
         self.config.max_reply.as_u64() as usize
+    }
+}
+
+impl Children {
+    fn fresh_enough(&self, snapshot: &Snapshot) -> thrift::Result<Freshness> {
+        fresh_enough(snapshot, &[&self.path], &self.options)
     }
 }
 

@@ -8,8 +8,10 @@ use thrift::{ApplicationError, ApplicationErrorKind};
 
 use super::Peer;
 use super::codec::write_exception;
-use super::handler::{Desk, denied};
-use super::idl::{self, CallOptions, Encoding, Filter, ReadOptions, RosterSyncHandler, RosterSyncProcessor};
+use super::handler::{Children, Desk, denied};
+use super::idl::{
+    self, CallOptions, ChildrenQuery, Encoding, Filter, ReadOptions, RosterSyncHandler, RosterSyncProcessor,
+};
 use super::request::{self, Request};
 use super::wait::{Awaited, Wait};
 use super::zk_data::{ZkDataServiceSyncHandler, ZkDataServiceSyncProcessor};
@@ -93,6 +95,17 @@ impl<'a> Pass<'a> {
         Err("the reply of the first pass, which nobody sees".into())
     }
 
+    fn children(&self, asked: impl FnOnce() -> thrift::Result<Children>) -> thrift::Result<idl::ChildrenReply> {
+        if let Some(Awaited::Children(reply)) = self.awaited() {
+            return self.desk.counted(reply);
+        }
+        let asked = self.desk.counted(asked())?;
+        match self.desk.counted(self.desk.children(self.peer, &asked))? {
+            Some(reply) => Ok(reply),
+            None => self.waits(Ok(Wait::Children(asked))),
+        }
+    }
+
     fn called(&self, wait: impl FnOnce() -> thrift::Result<Wait>) -> thrift::Result<idl::CallResult> {
         match self.awaited() {
             Some(Awaited::Call(result)) => self.desk.counted(result),
@@ -133,13 +146,11 @@ impl RosterSyncHandler for &Pass<'_> {
     }
 
     fn handle_children(&self, path: String, options: ReadOptions) -> thrift::Result<idl::ChildrenReply> {
-        match self.awaited() {
-            Some(Awaited::Children(reply)) => self.desk.counted(reply),
-            _ => match self.desk.counted(self.desk.children(self.peer, &path, &options))? {
-                Some(reply) => Ok(reply),
-                None => self.waits(Ok(Wait::Children(path, options))),
-            },
-        }
+        self.children(|| self.desk.children_of(self.peer, &path, options))
+    }
+
+    fn handle_children_page(&self, query: ChildrenQuery) -> thrift::Result<idl::ChildrenReply> {
+        self.children(|| self.desk.children_page_of(self.peer, query))
     }
 
     fn handle_subtree(

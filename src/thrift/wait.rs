@@ -3,10 +3,9 @@
 use thrift::{ApplicationError, ApplicationErrorKind};
 
 use super::call::Several;
-use super::handler::{Desk, NAME_OVERHEAD, Subtree};
+use super::handler::{Children, Desk, NAME_OVERHEAD, Subtree};
 use super::idl::{
-    CallOutcome, CallResult, CallValues, ChildrenReply, MastersWatchReply, Overloaded, ReadOptions, SubtreeReply,
-    WatchReply,
+    CallOutcome, CallResult, CallValues, ChildrenReply, MastersWatchReply, Overloaded, SubtreeReply, WatchReply,
 };
 use super::memory::size;
 use super::open::Open;
@@ -23,7 +22,7 @@ const CHANGE_OVERHEAD: usize = 256;
 #[derive(Debug)]
 pub(super) enum Wait {
     /// Until very many children of a node are collected.
-    Children(String, ReadOptions),
+    Children(Children),
     /// Until what may be read of it is found.
     Subtree(Subtree),
     Watch(Watch),
@@ -68,7 +67,7 @@ impl Wait {
         let other = ApplicationError::new(ApplicationErrorKind::InternalError, message);
         let other = thrift::Error::Application(other);
         match self {
-            Wait::Children(..) => Awaited::Children(Err(other)),
+            Wait::Children(_) => Awaited::Children(Err(other)),
             Wait::Subtree(_) => Awaited::Subtree(Err(other)),
             Wait::Watch(_) => Awaited::Watch(Err(other)),
             Wait::WatchMasters(_) => Awaited::WatchMasters(Err(other)),
@@ -97,16 +96,14 @@ impl Wait {
             Wait::CallAll(request) => request.memory_size(),
             Wait::CallMany(several) => several.iter().flatten().map(Request::memory_size).sum(),
             Wait::Broadcast(command) | Wait::Order(command) => value::memory_size(command.message()),
-            Wait::WatchMasters(_) | Wait::NextValues | Wait::Children(..) | Wait::Subtree(_) => 0,
+            Wait::WatchMasters(_) | Wait::NextValues | Wait::Children(_) | Wait::Subtree(_) => 0,
         }
     }
 
     /// Waits. A stop ends watches at once, while calls may go on until they are done; dropped, they are given up.
     pub(super) async fn until_answered(self, desk: &Desk, peer: &Peer, open: &mut Open, stop: &Stop) -> Awaited {
         match self {
-            Wait::Children(path, options) => {
-                Awaited::Children(open.beside(desk.many_children(peer, &path, &options)).await)
-            }
+            Wait::Children(asked) => Awaited::Children(open.beside(desk.many_children(peer, &asked)).await),
             Wait::Subtree(subtree) => Awaited::Subtree(open.beside(desk.searched_subtree(peer, &subtree)).await),
             Wait::Watch(watch) => Awaited::Watch(open.beside(desk.changes(peer, &watch, stop)).await),
             Wait::WatchMasters(patience) => {

@@ -6,7 +6,7 @@ use thrift::{ApplicationError, ApplicationErrorKind};
 
 use super::Peer;
 use super::convert;
-use super::handler::{Desk, absence, denied, fresh_enough, invalid, page_size, parse};
+use super::handler::{Desk, NO_REVISION, absence, denied, fresh_enough, invalid, page_size, parse};
 use super::idl::{self, ReadOptions};
 use super::masters::{is_visible, known};
 use crate::access::Grant;
@@ -96,7 +96,7 @@ impl Desk {
     }
 
     fn patience(&self, since: i64, timeout_ms: i32, limit: i32) -> thrift::Result<Patience> {
-        let since = Revision::try_from(since).map_err(|_| invalid("since", "a revision is not below 0"))?;
+        let since = Revision::try_from(since).map_err(|_| invalid("since", NO_REVISION))?;
         let timeout = u64::try_from(timeout_ms).map_err(|_| invalid("timeoutMs", "must not be below 0"))?;
         let timeout = Duration::from_millis(timeout).min(self.config.max_watch);
         Ok(Patience { since, timeout, limit: page_size(limit)? })
@@ -158,7 +158,7 @@ impl Desk {
 
     fn changes_since(&self, peer: &Peer, watch: &Watch, since: Revision) -> thrift::Result<Told<idl::WatchReply>> {
         // Not the default options: in the generated code, those allow no age at all.
-        let any_age = ReadOptions::new(None);
+        let any_age = ReadOptions::new(None, None);
         let paths: Vec<&NodePath> = watch.paths.iter().collect();
         let (snapshot, fresh) = self.fresh(|snapshot| fresh_enough(snapshot, &paths, &any_age))?;
         let since = snapshot.changes_since(since, &watch.paths, self.room(watch.patience));

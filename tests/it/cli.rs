@@ -26,6 +26,15 @@ fn get_prints_the_data_of_a_node() {
 }
 
 #[test]
+fn ls_lists_also_more_children_than_a_reply_may_hold() {
+    let names: Vec<String> = (0..12_000).map(|number| format!("{number:0>200}")).collect();
+    let nodes: String = names.iter().map(|name| format!("\"/many/{name}\" = \"\"\n")).collect();
+    let roster = Roster::of_file(&nodes);
+    assert_eq!(roster.cli(["ls", "/many"]).text().lines().collect::<Vec<_>>(), names);
+    assert_eq!(roster.cli(["ls", "/many", "-o", "json"]).json()["names"].as_array().expect("names").len(), 12_000);
+}
+
+#[test]
 fn ls_lists_children_or_all_below() {
     let roster = Roster::of_file(NODES);
     assert_eq!(roster.cli(["ls", "/a"]).text(), "b\nc\n");

@@ -229,7 +229,7 @@ fn a_resync_without_a_difference_changes_no_revision() {
 #[test]
 fn an_answer_says_how_old_it_is_and_is_refused_where_that_is_too_old() {
     let scene = furnished(Scene::new());
-    let demanding = || scene.roster.client().get("/old".into(), ReadOptions::new(100));
+    let demanding = || scene.roster.client().get("/old".into(), ReadOptions::new(100, None));
     demanding().expect("it is fresh");
     let cut = Instant::now();
     scene.link.cut();

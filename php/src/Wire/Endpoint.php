@@ -57,23 +57,57 @@ final class Endpoint
     /** @param list<string> $paths */
     public function nodes(array $paths, ?int $maxAge, Deadline $deadline): Answer
     {
-        return $this->read($deadline, function (Thrift\RosterClient $roster) use ($paths, $maxAge): Answer {
-            $reply = $roster->getMany($paths, new Thrift\ReadOptions(['maxAgeMs' => $maxAge]));
+        return ManyNodes::read(
+            $paths,
+            fn (array $some, ?int $since) => $this->someNodes($some, $since, $maxAge, $deadline),
+        );
+    }
+
+    /** Some of them; null where none of these has changed since a revision. */
+    private function someNodes(array $paths, ?int $since, ?int $maxAge, Deadline $deadline): Answer
+    {
+        return $this->read($deadline, function (Thrift\RosterClient $roster) use ($paths, $since, $maxAge): Answer {
+            $reply = $roster->getMany($paths, new Thrift\ReadOptions(['maxAgeMs' => $maxAge, 'since' => $since]));
             $freshness = Values::freshness($reply->freshness, $this->way);
-            $nodes = array_map(static fn (Thrift\Node $node) => Values::node($node, $freshness), $reply->nodes);
-            return new Answer($nodes, $freshness);
+            $node = static fn (Thrift\Node $node) => Values::node($node, $freshness);
+            return new Answer($reply->unchanged ? null : array_map($node, $reply->nodes), $freshness);
         });
     }
 
+    /** In pages, where they are more than a reply may hold: what comes or goes meanwhile may be among them or not. */
     public function children(string $path, ?int $maxAge, Deadline $deadline): Answer
     {
-        return $this->read($deadline, function (Thrift\RosterClient $roster) use ($path, $maxAge): Answer {
+        $options = static fn () => new Thrift\ReadOptions(['maxAgeMs' => $maxAge]);
+        $whole = static fn (Thrift\RosterClient $roster) => $roster->children($path, $options());
+        try {
+            $all = $this->names($whole, $deadline);
+            return new Answer($all->value[0], $all->freshness);
+        } catch (Exception\InvalidRequest) {
+            // Where it is the path that makes no sense, the first page says so again.
+        }
+        [$names, $cursor, $fresh] = [[], null, []];
+        do {
+            $query = ['path' => $path, 'cursor' => $cursor, 'options' => $options()];
+            $part = static fn (Thrift\RosterClient $roster) => $roster->childrenPage(new Thrift\ChildrenQuery($query));
+            $page = $this->names($part, $deadline);
+            [$some, $cursor] = $page->value;
+            array_push($names, ...$some ?? []);
+            $fresh[] = $page->freshness;
+        } while ($cursor !== null);
+        return new Answer($some === null ? null : $names, Values::together($fresh, $fresh[0]->revision));
+    }
+
+    /** Names of children, null where there is no such node; and where the next page begins. */
+    private function names(\Closure $question, Deadline $deadline): Answer
+    {
+        return $this->read($deadline, function (Thrift\RosterClient $roster) use ($question): Answer {
             try {
-                $reply = $roster->children($path, new Thrift\ReadOptions(['maxAgeMs' => $maxAge]));
+                $reply = $question($roster);
+                $names = array_values($reply->names);
             } catch (Thrift\NotFound $absence) {
-                $reply = $absence;
+                [$reply, $names] = [$absence, null];
             }
-            return new Answer($reply->names ?? null, Values::freshness($reply->freshness, $this->way));
+            return new Answer([$names, $reply->cursor ?? null], Values::freshness($reply->freshness, $this->way));
         });
     }
 

@@ -41,6 +41,22 @@ final class Values
         return new Freshness($told->revision, $told->ageMs, Origin::from($told->origin), $told->complete, $way);
     }
 
+    /**
+     * How far what several answers say together can be trusted.
+     *
+     * @param non-empty-list<Freshness> $all
+     */
+    public static function together(array $all, int $revision): Freshness
+    {
+        return new Freshness(
+            $revision,
+            max(array_column($all, 'ageMs')),
+            in_array(Origin::Restored, array_column($all, 'origin'), true) ? Origin::Restored : Origin::Live,
+            !in_array(false, array_column($all, 'complete'), true),
+            $all[0]->from,
+        );
+    }
+
     public static function node(Thrift\Node $told, Freshness $freshness): Node
     {
         return new Node($told->path, $told->data, Stat::of(get_object_vars($told->stat)), $freshness);

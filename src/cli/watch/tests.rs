@@ -54,6 +54,10 @@ impl RosterSyncHandler for Sidecar {
         Err("not asked".into())
     }
 
+    fn handle_children_page(&self, _: ChildrenQuery) -> thrift::Result<ChildrenReply> {
+        Err("not asked".into())
+    }
+
     fn handle_status(&self) -> thrift::Result<StatusReply> {
         Err("not asked".into())
     }

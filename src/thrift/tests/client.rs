@@ -38,6 +38,10 @@ impl RosterSyncHandler for Sidecar {
         Err("not asked".into())
     }
 
+    fn handle_children_page(&self, _: ChildrenQuery) -> thrift::Result<ChildrenReply> {
+        Err("not asked".into())
+    }
+
     fn handle_subtree(&self, _: String, _: i32, _: String, _: ReadOptions) -> thrift::Result<SubtreeReply> {
         Err("not asked".into())
     }

@@ -6,7 +6,7 @@ use super::*;
 use crate::access::{Access, Client, Policy};
 use crate::model::{Node, NodePath};
 use crate::task::Tasks;
-use crate::thrift::idl::{InvalidRequest, ReadOptions};
+use crate::thrift::idl::{ChildrenQuery, ChildrenReply, InvalidRequest, ReadOptions};
 
 /// A desk with so many children of `/many`, whose names have so many bytes.
 fn house(children: usize, bytes: usize) -> (Desk, Peer, Publisher) {
@@ -24,35 +24,110 @@ fn put(path: &str) -> Change {
     Change::Put(NodePath::parse(path).expect(path), Arc::new(Node::default()))
 }
 
-const ANY_AGE: ReadOptions = ReadOptions { max_age_ms: None };
+const ANY_AGE: ReadOptions = ReadOptions { max_age_ms: None, since: None };
 
 #[tokio::test]
 async fn very_many_children_are_collected_by_turns() {
     let (desk, peer, _publisher) = house(2_500, 8);
-    assert!(desk.children(&peer, "/many", &ANY_AGE).expect("an answer").is_none(), "they are too many at once");
+    let asked = desk.children_of(&peer, "/many", ANY_AGE).expect("a path");
+    assert!(desk.children(&peer, &asked).expect("an answer").is_none(), "they are too many at once");
     // Nobody begins a turn, so that it is over after a while.
     std::thread::sleep(Duration::from_millis(2));
-    let mut all = Box::pin(desk.many_children(&peer, "/many", &ANY_AGE));
+    let mut all = Box::pin(desk.many_children(&peer, &asked));
     assert!(all.as_mut().now_or_never().is_none(), "others may work");
     let names = all.await.expect("an answer").names;
     assert_eq!((names.len(), names[0].as_str(), names[2_499].as_str()), (2_500, "00000000", "00002499"));
     let (desk, peer, _publisher) = house(1_000, 8);
-    assert_eq!(desk.children(&peer, "/many", &ANY_AGE).expect("an answer").expect("at once").names.len(), 1_000);
+    assert_eq!(desk.children(&peer, &asked).expect("an answer").expect("at once").names.len(), 1_000);
 }
 
 #[tokio::test]
 async fn children_are_collected_only_as_long_as_their_reader_has_room_for_them() {
     let (desk, peer, _publisher) = house(2_500, 8);
     let _taken = peer.account.memory.take(240 << 20).expect("all that one user may have");
-    let refused = desk.many_children(&peer, "/many", &ANY_AGE).await.expect_err("no room");
+    let asked = desk.children_of(&peer, "/many", ANY_AGE).expect("a path");
+    let refused = desk.many_children(&peer, &asked).await.expect_err("no room");
     assert!(format!("{refused:?}").contains("overloaded"), "{refused:?}");
 }
 
 #[tokio::test]
 async fn more_children_than_a_reply_may_hold_are_refused() {
     let (desk, peer, _publisher) = house(1_100, 2_000);
-    let refused = desk.many_children(&peer, "/many", &ANY_AGE).await.expect_err("too many");
-    assert!(exception::<InvalidRequest>(&refused).message.contains("subtree"));
+    let asked = desk.children_of(&peer, "/many", ANY_AGE).expect("a path");
+    let refused = desk.many_children(&peer, &asked).await.expect_err("too many");
+    assert!(exception::<InvalidRequest>(&refused).message.contains("childrenPage"));
+}
+
+/// The page that a query asks for, however it is collected.
+async fn page(desk: &Desk, peer: &Peer, cursor: Option<String>, limit: Option<i32>) -> ChildrenReply {
+    let query = ChildrenQuery::new("/many".to_owned(), limit, cursor, ANY_AGE);
+    let asked = desk.children_page_of(peer, query).expect("it makes sense");
+    match desk.children(peer, &asked).expect("an answer") {
+        Some(reply) => reply,
+        None => desk.many_children(peer, &asked).await.expect("a page"),
+    }
+}
+
+#[tokio::test]
+async fn children_come_in_pages_without_a_hole_or_a_name_twice() {
+    for (children, bytes, limit, pages) in [(2_500, 8, Some(1_000), 3), (2_000, 8, Some(1_000), 2), (9_000, 8, None, 3)]
+        .into_iter()
+        .chain([(1_100, 2_000, None, 5), (0, 1, None, 1), (1, 8, Some(1), 1), (3, 8, Some(1), 3)])
+    {
+        let (desk, peer, publisher) = house(children, bytes);
+        publisher.publish(vec![put("/many"), put("/more/after"), put("/many/!/deep"), put("/many/!/deeper")]);
+        let (mut names, mut cursor, mut count) = (Vec::new(), None, 0);
+        loop {
+            let reply = page(&desk, &peer, cursor, limit).await;
+            names.extend(reply.names);
+            count += 1;
+            cursor = reply.cursor;
+            if cursor.is_none() {
+                break;
+            }
+        }
+        assert!(count == pages || count == pages + 1, "{count} pages and not {pages}");
+        let snapshot = desk.store.snapshot();
+        let many = NodePath::parse("/many").expect("a path");
+        assert!(snapshot.children(&many).eq(names.iter().map(String::as_str)), "{children} {limit:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_page_goes_on_after_a_name_that_is_gone_and_no_cursor_leads_elsewhere() {
+    let (desk, peer, publisher) = house(2_500, 8);
+    publisher.publish(vec![put("/other/x")]);
+    let first = page(&desk, &peer, None, Some(1_500)).await;
+    let cursor = first.cursor.expect("there are more");
+    publisher.publish(vec![Change::Delete(NodePath::parse(&format!("/many/{cursor}")).expect("a path"))]);
+    let second = page(&desk, &peer, Some(cursor), None).await;
+    assert_eq!((second.names.len(), second.names[0].as_str(), second.cursor), (1_000, "00001500", None));
+    for cursor in ["/", "a/b", "../other"] {
+        let query = ChildrenQuery::new("/many".to_owned(), None, cursor.to_owned(), ANY_AGE);
+        desk.children_page_of(&peer, query).expect_err("it is no name");
+    }
+    assert!(page(&desk, &peer, Some("\u{10ffff}".into()), None).await.names.is_empty());
+}
+
+#[tokio::test]
+async fn nodes_that_have_not_changed_since_are_not_told_again() {
+    let (desk, peer, publisher) = house(3, 1);
+    let paths = ["/many/0".to_owned(), "/many/no".to_owned(), "/nowhere".to_owned()];
+    let since = |since| ReadOptions { max_age_ms: None, since };
+    let ask = |revision: i64| desk.get_many(&peer, &paths, &since(Some(revision))).expect("an answer");
+    let first = desk.get_many(&peer, &paths, &ANY_AGE).expect("an answer");
+    assert_eq!((first.nodes.len(), first.unchanged), (1, None));
+    let revision = first.freshness.revision;
+    publisher.publish(vec![put("/many/other")]);
+    let second = ask(revision);
+    assert_eq!((second.nodes.len(), second.unchanged), (0, Some(true)));
+    assert!(second.freshness.revision > revision);
+    publisher.publish(vec![put("/many/no")]);
+    for revision in [revision, second.freshness.revision, 0, i64::MAX] {
+        let told = ask(revision);
+        assert_eq!((told.nodes.len(), told.unchanged), (2, None), "since {revision}");
+    }
+    desk.get_many(&peer, &paths, &since(Some(-1))).expect_err("no revision");
 }
 
 #[tokio::test]

@@ -69,7 +69,7 @@ impl Dialect {
 
 /// Options that ask for nothing. (The generated default asks for an age of 0.)
 pub(crate) fn any_age() -> ReadOptions {
-    ReadOptions::new(None)
+    ReadOptions::new(None, None)
 }
 
 /// The exception that an answer is.

@@ -36,6 +36,11 @@ class ChildrenReply
             'type' => TType::STRUCT,
             'class' => '\Roster\Thrift\Freshness',
         ),
+        3 => array(
+            'var' => 'cursor',
+            'isRequired' => false,
+            'type' => TType::STRING,
+        ),
     );
 
     /**
@@ -48,6 +53,12 @@ class ChildrenReply
      * @var \Roster\Thrift\Freshness
      */
     public $freshness = null;
+    /**
+     * Of `childrenPage`: where the next page begins; absent on the last page.
+     * 
+     * @var string
+     */
+    public $cursor = null;
 
     public function __construct($vals = null)
     {
@@ -57,6 +68,9 @@ class ChildrenReply
             }
             if (isset($vals['freshness'])) {
                 $this->freshness = $vals['freshness'];
+            }
+            if (isset($vals['cursor'])) {
+                $this->cursor = $vals['cursor'];
             }
         }
     }
@@ -104,6 +118,13 @@ class ChildrenReply
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 3:
+                    if ($ftype == TType::STRING) {
+                        $xfer += $input->readString($this->cursor);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -136,6 +157,11 @@ class ChildrenReply
             }
             $xfer += $output->writeFieldBegin('freshness', TType::STRUCT, 2);
             $xfer += $this->freshness->write($output);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->cursor !== null) {
+            $xfer += $output->writeFieldBegin('cursor', TType::STRING, 3);
+            $xfer += $output->writeString($this->cursor);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();
