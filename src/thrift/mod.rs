@@ -140,19 +140,21 @@ impl Endpoint {
             let name = format!("thrift-{number}");
             tasks.thread(name.clone(), move |tasks| async move {
                 let (queue, stop) = (RunQueue::new(), tasks.stop_signal());
-                let serve = {
-                    let (queue, turns, stop) = (queue.clone(), turns.clone(), stop.clone());
-                    move |accepted| shared.serve(accepted, &queue, turns.hold(number), &stop)
-                };
-                let accepting = async move {
-                    while turns.begin(number, &stop).await {
-                        tokio::select! {
-                            () = turns.end(number) => {}
-                            () = accept(&bound, &stop, &serve) => break,
+                let accepting = {
+                    let queue = queue.clone();
+                    async move {
+                        let serve = |accepted| shared.serve(accepted, &queue, turns.hold(number), &stop);
+                        while turns.begin(number, &stop).await {
+                            tokio::select! {
+                                () = turns.end(number) => {}
+                                () = accept(&bound, &stop, &serve) => break,
+                            }
                         }
+                        queue.close();
                     }
                 };
-                tasks.critical(name, async move { queue.run(accepting).await });
+                tasks.critical(format!("{name}'s listening"), accepting);
+                tasks.critical(name, async move { queue.run().await });
             })?;
         }
         Ok(())

@@ -15,7 +15,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
-use futures::future::{BoxFuture, FusedFuture};
+use futures::future::BoxFuture;
 use futures::task::AtomicWaker;
 
 use super::shares::{User, lock};
@@ -29,6 +29,7 @@ const TURN: Duration = Duration::from_micros(300);
 pub(super) struct RunQueue {
     waiting: Mutex<Waiting>,
     open: AtomicUsize,
+    is_closed: AtomicBool,
     /// Woken when one begins to wait while nobody works.
     thread: AtomicWaker,
     started: Instant,
@@ -39,6 +40,7 @@ pub(super) struct RunQueue {
 /// The connections that wait for their turn.
 #[derive(Debug, Default)]
 struct Waiting {
+    /// Of users who have none now, some stay until another user comes.
     of_users: HashMap<User, VecDeque<Arc<Task>>>,
     /// The users of whom one waits, the next one first.
     order: VecDeque<User>,
@@ -58,6 +60,7 @@ impl RunQueue {
         Arc::new(Self {
             waiting: Mutex::default(),
             open: AtomicUsize::new(0),
+            is_closed: AtomicBool::new(false),
             thread: AtomicWaker::new(),
             started: Instant::now(),
             turn_began: AtomicU64::new(0),
@@ -72,23 +75,24 @@ impl RunQueue {
         Arc::new(task).wake();
     }
 
-    /// Does all of it, until there is none and `accepting`, which brings more, has ended.
-    pub(super) async fn run(&self, accepting: impl Future<Output = ()>) {
-        let mut accepting = pin!(accepting.fuse());
+    /// No more will come.
+    pub(super) fn close(&self) {
+        self.is_closed.store(true, Ordering::Relaxed);
+        self.thread.wake();
+    }
+
+    /// Does all of it, until no more will come and all is done.
+    pub(super) async fn run(&self) {
         let working = poll_fn(|context| {
-            let _ = accepting.as_mut().poll(context);
-            let is_all = self.work(context);
-            if is_all && accepting.is_terminated() && self.open.load(Ordering::Relaxed) == 0 {
-                return Poll::Ready(());
-            }
-            Poll::Pending
+            let has_more = self.work(context).is_pending() || self.open.load(Ordering::Relaxed) > 0;
+            if has_more || !self.is_closed.load(Ordering::Relaxed) { Poll::Pending } else { Poll::Ready(()) }
         });
         // The runtime would have all connections pause after as many steps as it allows one task.
         tokio::task::coop::unconstrained(working).await;
     }
 
-    /// Gives turns until nobody waits, but not for long. Whether nobody does; else it wants to be asked again.
-    fn work(&self, context: &mut Context<'_>) -> bool {
+    /// Gives turns until nobody waits for one, or until the thread must look who else has come.
+    fn work(&self, context: &mut Context<'_>) -> Poll<()> {
         let began = Instant::now();
         let mut now = began;
         loop {
@@ -98,14 +102,13 @@ impl RunQueue {
                 now = Instant::now();
                 if now - began >= TURN {
                     // Wakes this task after it has looked for what came from the network.
-                    let _ = pin!(tokio::task::yield_now()).poll(context);
-                    return false;
+                    return pin!(tokio::task::yield_now()).poll(context);
                 }
             }
             self.thread.register(context.waker());
             // Another thread may have woken one before it could see whom to wake.
             if lock(&self.waiting).order.is_empty() {
-                return true;
+                return Poll::Ready(());
             }
         }
     }
@@ -135,7 +138,13 @@ pub(super) async fn next_turn() {
 
 impl Waiting {
     fn push(&mut self, task: Arc<Task>) {
-        let of_user = self.of_users.entry(task.user).or_default();
+        let of_user = match self.of_users.get_mut(&task.user) {
+            Some(of_user) => of_user,
+            None => {
+                self.of_users.retain(|_, tasks| !tasks.is_empty());
+                self.of_users.entry(task.user).or_default()
+            }
+        };
         if of_user.is_empty() {
             self.order.push_back(task.user);
         }
@@ -146,9 +155,7 @@ impl Waiting {
         let user = self.order.pop_front()?;
         let of_user = self.of_users.get_mut(&user)?;
         let next = of_user.pop_front();
-        if of_user.is_empty() {
-            self.of_users.remove(&user);
-        } else {
+        if !of_user.is_empty() {
             self.order.push_back(user);
         }
         next
@@ -206,7 +213,8 @@ mod tests {
                 });
             }
         }
-        queue.run(async {}).await;
+        queue.close();
+        queue.run().await;
         std::mem::take(&mut lock(&order))
     }
 
@@ -230,8 +238,9 @@ mod tests {
         let accepting = async {
             tokio::time::sleep(Duration::from_millis(5)).await;
             queue.spawn(OTHER, async move { busy.store(false, Ordering::Relaxed) });
+            queue.close();
         };
-        queue.run(accepting).await;
+        futures::join!(queue.run(), accepting);
     }
 
     #[tokio::test]
@@ -242,7 +251,8 @@ mod tests {
             let woken = tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(5)));
             woken.await.expect("it ends");
         });
-        queue.run(async {}).await;
+        queue.close();
+        queue.run().await;
         assert_eq!(queue.open.load(Ordering::Relaxed), 0);
     }
 }
