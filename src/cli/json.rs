@@ -7,10 +7,13 @@ use base64::prelude::BASE64_STANDARD;
 use roster::thrift::idl::{ChangeKind, Freshness, Node, Origin, SourceStatus, Stat, StatusReply};
 use serde_json::{Map, Value, json};
 
+use super::text;
+
 /// Prints one document: indented for a person, on one line for a program.
 pub(crate) fn print(document: &Value) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    if out.is_terminal() { writeln!(out, "{document:#}") } else { writeln!(out, "{document}") }
+    let text = if out.is_terminal() { format!("{document:#}") } else { document.to_string() };
+    writeln!(out, "{}", text::printable_json(&text))
 }
 
 /// `path`, `data` (or `dataBase64` where the data is not UTF-8) and `stat`.

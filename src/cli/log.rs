@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::env;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,6 +13,8 @@ use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
+
+use super::text;
 
 /// How many lines of a kind are written in a second. Peers cause many of them. Those of `debug` and `trace` are for who
 /// wants to see all.
@@ -48,7 +50,7 @@ pub(super) fn start(log: &Log) -> anyhow::Result<Reports> {
         .with_ansi(io::stderr().is_terminal() && !is_plain)
         // A line that cannot be written, on a disk that is full, would be told by a second one, and that by a panic.
         .log_internal_errors(false)
-        .with_writer(io::stderr);
+        .with_writer(|| Lines);
     let levels = EnvFilter::try_new(&log.level)?;
     let limit = Limit::default();
     let subscriber = tracing_subscriber::registry().with(levels).with(limit.clone());
@@ -57,6 +59,20 @@ pub(super) fn start(log: &Log) -> anyhow::Result<Reports> {
         LogFormat::Json => subscriber.with(lines.json()).init(),
     }
     Ok(Reports { limit, ticks: None })
+}
+
+/// Standard error, on which no line shows other than it reads. (The layer itself escapes what moves the cursor.)
+#[derive(Clone, Copy, Debug)]
+struct Lines;
+
+impl Write for Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        io::stderr().write_all(text::visible(line).as_bytes()).map(|()| line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
 }
 
 impl Limit {

@@ -49,7 +49,7 @@ fn document(status: &StatusReply, services: &[ServiceStats]) -> Value {
 fn table(status: &StatusReply, services: &[ServiceStats], all: bool) -> String {
     let mut text = format!(
         "roster {}   up {}   revision {}   {}\n\n",
-        status.version,
+        text::line(&status.version),
         text::duration(status.uptime_ms),
         status.freshness.revision,
         trust(status)
@@ -128,7 +128,7 @@ fn row(source: &SourceStatus) -> [String; 10] {
     let of_nodes = |text: String| if tells_of_masters(source) { "-".to_owned() } else { text };
     let state = if source.state == "down" { "DOWN".to_owned() } else { source.state.clone() };
     [
-        text::line(&source.name),
+        source.name.clone(),
         source.kind.clone(),
         state,
         source.age_ms.map_or_else(|| "never".into(), text::duration),
@@ -137,7 +137,7 @@ fn row(source: &SourceStatus) -> [String; 10] {
         source.reconnects.to_string(),
         source.left_out.to_string(),
         source.drift.to_string(),
-        text::line(&source.detail),
+        source.detail.clone(),
     ]
 }
 
@@ -145,7 +145,7 @@ fn named(title: &str, values: &BTreeMap<String, i64>) -> String {
     let mut text = format!("\n{title}\n");
     let width = values.keys().map(|name| name.chars().count()).max().unwrap_or(0);
     for (name, value) in values {
-        writeln!(text, "  {name:<width$}  {value}").expect("a string takes all");
+        writeln!(text, "  {:<width$}  {value}", text::line(name)).expect("a string takes all");
     }
     text
 }

@@ -5,9 +5,33 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use bytesize::ByteSize;
 
-/// Bytes of unknown origin as text that moves no cursor: control characters and what is not UTF-8 are escaped.
+/// Bytes of unknown origin as text that shows all there is and moves no cursor: what is not UTF-8, control characters and
+/// those that cannot be seen are escaped.
 pub(crate) fn printable(bytes: &[u8]) -> String {
     escape(bytes, |character| matches!(character, '\n' | '\t'))
+}
+
+/// Text of JSON as it may be shown, which means the same.
+pub(crate) fn printable_json(json: &str) -> String {
+    escape_json(json, |character| is_shown(character) || matches!(character, '\n' | '\t'))
+}
+
+/// A line of the log, colours and all, in which nothing stands that cannot be seen: escaped as in JSON, which it may be.
+pub(crate) fn visible(line: &[u8]) -> String {
+    escape_json(&String::from_utf8_lossy(line), |character| character.is_control() || is_shown(character))
+}
+
+fn escape_json(json: &str, keep: impl Fn(char) -> bool) -> String {
+    let mut text = String::with_capacity(json.len());
+    for character in json.chars() {
+        if keep(character) {
+            text.push(character);
+        } else {
+            let units = character.encode_utf16(&mut [0; 2]).to_vec();
+            units.iter().for_each(|unit| write!(text, "\\u{unit:04x}").expect("a string takes all"));
+        }
+    }
+    text
 }
 
 /// The same on one line, as a cell of a table needs it.
@@ -31,7 +55,7 @@ fn escape(bytes: &[u8], keep: impl Fn(char) -> bool) -> String {
     for chunk in bytes.utf8_chunks() {
         for character in chunk.valid().chars() {
             match character {
-                _ if keep(character) || !character.is_control() => text.push(character),
+                _ if keep(character) || is_shown(character) => text.push(character),
                 _ => text.extend(character.escape_default()),
             }
         }
@@ -42,16 +66,46 @@ fn escape(bytes: &[u8], keep: impl Fn(char) -> bool) -> String {
     text
 }
 
-/// Rows under a heading, in columns; those whose heading is in `right` are aligned there.
+/// Whether a character can be seen and leaves the order of the others as it is. Two names, or a line and what it seems to
+/// say, may differ in those alone for which this is not so: Unicode's `Default_Ignorable_Code_Point` (among them all that
+/// turn the direction of text, joiners, variation selectors and tags), what ends lines, annotations, and an empty pattern
+/// of Braille. Spaces can be seen, if not told apart.
+fn is_shown(character: char) -> bool {
+    !character.is_control()
+        && !matches!(
+            character,
+            '\u{ad}'
+                | '\u{34f}'
+                | '\u{61c}'
+                | '\u{115f}'..='\u{1160}'
+                | '\u{17b4}'..='\u{17b5}'
+                | '\u{180b}'..='\u{180f}'
+                | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{2800}'
+                | '\u{3164}'
+                | '\u{fe00}'..='\u{fe0f}'
+                | '\u{feff}'
+                | '\u{ffa0}'
+                | '\u{fff0}'..='\u{fffb}'
+                | '\u{1bca0}'..='\u{1bca3}'
+                | '\u{1d173}'..='\u{1d17a}'
+                | '\u{e0000}'..='\u{e0fff}'
+        )
+}
+
+/// Rows under a heading, in columns, each on one line; those whose heading is in `right` are aligned there.
 pub(crate) fn table<const N: usize>(heading: [&str; N], right: &[&str], rows: &[[String; N]]) -> String {
+    let rows: Vec<_> = rows.iter().map(|row| row.each_ref().map(|cell| line(cell))).collect();
     let mut widths = heading.map(|title| title.chars().count());
-    for row in rows {
+    for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = cell.chars().count().max(*width);
         }
     }
     let mut text = String::new();
-    for row in std::iter::once(&heading.map(str::to_owned)).chain(rows) {
+    for row in std::iter::once(&heading.map(str::to_owned)).chain(&rows) {
         let mut line = String::new();
         for ((cell, title), width) in row.iter().zip(heading).zip(widths) {
             let padded = if right.contains(&title) { format!("{cell:>width$}") } else { format!("{cell:<width$}") };
@@ -100,6 +154,30 @@ mod tests {
     fn no_data_moves_the_cursor_of_a_terminal() {
         assert_eq!(printable(b"a\n\tb\x1b[2J\xff\r"), "a\n\tb\\u{1b}[2J\\xff\\r");
         assert_eq!(printable("grüß 日本".as_bytes()), "grüß 日本");
+    }
+
+    #[test]
+    fn what_cannot_be_seen_or_turns_the_text_is_escaped_and_in_json_stays_the_same() {
+        let hostile = "user\u{202e}nimda\u{2066}\u{200b}\u{feff}\u{ad}\u{e0041}\u{fe0f}\u{3164}\u{61c}\u{9b}2J\u{7f}";
+        let shown = "user\\u{202e}nimda\\u{2066}\\u{200b}\\u{feff}\\u{ad}\\u{e0041}\\u{fe0f}\\u{3164}\\u{61c}\\u{9b}2J\\u{7f}";
+        assert_eq!([printable(hostile.as_bytes()), line(hostile)], [shown, shown]);
+        assert_eq!(preview(hostile.as_bytes()), format!("{}…", shown.chars().take(80).collect::<String>()));
+        assert_eq!(line("a\u{2028}b"), "a\\u{2028}b");
+        let document = serde_json::json!({ hostile: [hostile, "grüß 日本\u{3000}\n", "👍🏽"] });
+        for json in [document.to_string(), format!("{document:#}")] {
+            let shown = printable_json(&json);
+            assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).expect("JSON"), document);
+            assert!(shown.chars().all(|character| character == '\n' || is_shown(character)));
+            assert!(shown.contains("grüß 日本\u{3000}") && shown.contains("\\udb40\\udc41"), "{shown}");
+        }
+        assert_eq!(visible("\u{1b}[2m\u{202e}ü\n".as_bytes()), "\u{1b}[2m\\u202eü\n");
+        let plain = "e\u{301} und שלום";
+        assert_eq!(printable(plain.as_bytes()), plain);
+    }
+
+    #[test]
+    fn a_cell_breaks_no_table() {
+        assert_eq!(table(["A", "B"], &[], &[["a\nb".to_owned(), "\u{202e}".to_owned()]]), "A     B\na\\nb  \\u{202e}\n");
     }
 
     #[test]

@@ -43,6 +43,24 @@ fn ls_lists_children_or_all_below() {
 }
 
 #[test]
+fn no_name_and_no_value_shows_other_than_it_reads() {
+    let hidden = ['\u{202e}', '\u{2066}', '\u{200b}', '\u{fe0f}', '\u{feff}', '\u{e0041}'];
+    let hostile: String = hidden.iter().flat_map(|character| [*character, 'x']).collect();
+    let roster = Roster::of_file(&format!("\"/a/{hostile}\" = \"{hostile}\""));
+    let path = format!("/a/{hostile}");
+    let shown = "\\u{202e}x\\u{2066}x\\u{200b}x\\u{fe0f}x\\u{feff}x\\u{e0041}x";
+    assert_eq!(roster.cli(["ls", "/a"]).text(), format!("{shown}\n"));
+    assert_eq!(roster.cli(["get", &path]).text(), hostile, "a pipe gets the data as they are");
+    for arguments in [["ls", "-Rl", "/"], ["ls", "-R", "/"], ["ls", "-Ro=json", "/"], ["get", &path, "-o=json"]] {
+        let text = roster.cli(arguments).text();
+        assert!(!text.contains(hidden) && text.contains("202e"), "{arguments:?}: {text}");
+    }
+    assert_eq!(roster.cli(["get", &path, "-o", "json"]).json()["data"], json!(hostile));
+    let missing = roster.cli(["get", &format!("{path}/none")]);
+    assert!(missing.code == Some(1) && !missing.wrong.contains(hidden), "{missing:?}");
+}
+
+#[test]
 fn status_tells_how_the_sources_are() {
     let roster = Roster::of_file(NODES);
     let status = roster.cli(["status", "-o", "json"]).json();

@@ -74,9 +74,9 @@ impl Check {
             }
         }
         if comparison.is_wanting() {
-            eprintln!("roster: {comparison}");
+            eprintln!("roster: {}", text::printable(comparison.to_string().as_bytes()));
         }
-        wrong.iter().take(TOLD).for_each(|wrong| eprintln!("{wrong}"));
+        wrong.iter().take(TOLD).for_each(|wrong| eprintln!("{}", text::line(wrong)));
         match wrong.len() {
             0 => Ok(()),
             1 => anyhow::bail!("{} is not sound: one thing is wrong with it", file.display()),
@@ -115,7 +115,7 @@ fn table(file: &Path, checked: &Checked, comparison: &Comparison) -> String {
         ("readers", readers),
         ("sidecar", comparison.to_string()),
     ];
-    rows.iter().map(|(name, value)| format!("{name:<10}{value}\n")).collect()
+    rows.iter().map(|(name, value)| format!("{name:<10}{}\n", text::line(value))).collect()
 }
 
 fn document(file: &Path, checked: &Checked, comparison: &Comparison) -> serde_json::Value {

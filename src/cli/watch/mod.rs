@@ -141,7 +141,7 @@ impl<Out: Write> Follower<Out> {
     fn step(&mut self) -> anyhow::Result<()> {
         let Self { client, subject, output, out, begun, met, .. } = self;
         let mut write = |news: News| match output {
-            Output::Json => writeln!(out, "{}", news.object()),
+            Output::Json => writeln!(out, "{}", text::printable_json(&news.object().to_string())),
             Output::Table => writeln!(out, "{}", news.line(SystemTime::now())),
         };
         // A listing that begins again after it broke off says so first.
