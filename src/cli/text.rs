@@ -159,7 +159,8 @@ mod tests {
     #[test]
     fn what_cannot_be_seen_or_turns_the_text_is_escaped_and_in_json_stays_the_same() {
         let hostile = "user\u{202e}nimda\u{2066}\u{200b}\u{feff}\u{ad}\u{e0041}\u{fe0f}\u{3164}\u{61c}\u{9b}2J\u{7f}";
-        let shown = "user\\u{202e}nimda\\u{2066}\\u{200b}\\u{feff}\\u{ad}\\u{e0041}\\u{fe0f}\\u{3164}\\u{61c}\\u{9b}2J\\u{7f}";
+        let shown =
+            "user\\u{202e}nimda\\u{2066}\\u{200b}\\u{feff}\\u{ad}\\u{e0041}\\u{fe0f}\\u{3164}\\u{61c}\\u{9b}2J\\u{7f}";
         assert_eq!([printable(hostile.as_bytes()), line(hostile)], [shown, shown]);
         assert_eq!(preview(hostile.as_bytes()), format!("{}…", shown.chars().take(80).collect::<String>()));
         assert_eq!(line("a\u{2028}b"), "a\\u{2028}b");
@@ -177,7 +178,10 @@ mod tests {
 
     #[test]
     fn a_cell_breaks_no_table() {
-        assert_eq!(table(["A", "B"], &[], &[["a\nb".to_owned(), "\u{202e}".to_owned()]]), "A     B\na\\nb  \\u{202e}\n");
+        assert_eq!(
+            table(["A", "B"], &[], &[["a\nb".to_owned(), "\u{202e}".to_owned()]]),
+            "A     B\na\\nb  \\u{202e}\n"
+        );
     }
 
     #[test]

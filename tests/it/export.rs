@@ -1,9 +1,11 @@
 //! `roster export`: a real PHP includes what was written.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
@@ -79,4 +81,84 @@ fn a_watched_export_follows_changes_also_across_a_restart() {
     scene.roster.write("nodes.toml", "[nodes]\n\"/a\" = \"two\"\n\"/other\" = \"x\"");
     eventually("the sidecar knows it", SOON, || scene.roster.get("/other"));
     assert_eq!(file.metadata().expect("a file").ino(), inode, "what is not exported changes nothing");
+}
+
+/// A PHP with OPcache that includes a file whenever it is told to.
+struct Cached {
+    php: Child,
+    file: PathBuf,
+}
+
+impl Cached {
+    fn new(file: &Path) -> Self {
+        let code = "while (fgets(STDIN) !== false) { echo json_encode([(require $argv[1])['nodes'], \
+                    opcache_is_script_cached($argv[1])]), \"\\n\"; }";
+        let mut php = Command::new("php");
+        for setting in ["enable_cli=1", "file_update_protection=0", "validate_timestamps=1", "revalidate_freq=0"] {
+            php.args(["-d", &format!("opcache.{setting}")]);
+        }
+        php.args(["-r", code]).arg(file).stdin(Stdio::piped()).stdout(Stdio::piped());
+        Self { php: php.spawn().expect("PHP starts, if `make deps` has been run"), file: file.to_owned() }
+    }
+
+    /// What it includes, which it takes from OPcache if it can.
+    fn included(&mut self) -> Value {
+        writeln!(self.php.stdin.as_ref().expect("it listens")).expect("it is there");
+        let mut line = String::new();
+        BufReader::new(self.php.stdout.as_mut().expect("it answers")).read_line(&mut line).expect("it is there");
+        let told: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        assert_eq!(told[1], true, "OPcache has {}", self.file.display());
+        told[0].clone()
+    }
+}
+
+impl Drop for Cached {
+    fn drop(&mut self) {
+        let _ = self.php.kill();
+        let _ = self.php.wait();
+    }
+}
+
+#[test]
+fn opcache_sees_every_export_also_two_in_a_second_and_one_after_a_time_to_come() {
+    let roster = Roster::of_file("\"/a\" = \"0\"");
+    let file = roster.folder().join("export.php");
+    let arguments = ["export", "--php", file.to_str().expect("text"), "/a"];
+    let export = |content: &str| {
+        roster.write("nodes.toml", &format!("[nodes]\n\"/a\" = \"{content}\""));
+        eventually("the sidecar knows it", SOON, || {
+            let data = roster.data("/a");
+            ensure(data == content.as_bytes(), format!("{data:?}"))
+        });
+        assert_eq!(roster.cli(arguments).text(), "");
+    };
+    export("0");
+    let mut php = Cached::new(&file);
+    for number in 1..6 {
+        let content = number.to_string();
+        export(&content);
+        assert_eq!(php.included(), json!({"/a": content}));
+    }
+    let future = SystemTime::now() + Duration::from_secs(1_000_000);
+    fs::File::options().write(true).open(&file).and_then(|file| file.set_modified(future)).expect("another time");
+    assert_eq!(php.included(), json!({"/a": "5"}));
+    export("6");
+    assert_eq!(php.included(), json!({"/a": "6"}));
+}
+
+#[test]
+fn what_a_large_export_takes_of_php_is_said_with_its_parts() {
+    let data = "x".repeat(500_000);
+    let nodes: String = (0..40).map(|number| format!("\"/a/{}/{number}\" = \"{data}\"\n", number % 2)).collect();
+    let roster = Roster::of_file(&nodes);
+    let file = roster.folder().join("export.php");
+    let export = |path: &str| roster.cli(["export", "--php", file.to_str().expect("text"), path]);
+    let large = export("/a");
+    assert_eq!(large.code, Some(0), "{large:?}");
+    assert!(large.wrong.contains("takes PHP about 38.") && large.wrong.contains("/a/0 about 19."), "{}", large.wrong);
+    let code = "$r = require $argv[1]; echo memory_get_peak_usage();";
+    let php = Command::new("php").args(["-d", "memory_limit=1G", "-r", code]).arg(&file).output().expect("PHP starts");
+    let peak: usize = String::from_utf8_lossy(&php.stdout).parse().expect("bytes");
+    assert!((36 << 20..46 << 20).contains(&peak), "{peak}");
+    assert_eq!(export("/a/0").wrong, "");
 }

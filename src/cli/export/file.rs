@@ -4,6 +4,11 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+/// How far the time of a file may be ahead of the clock, when it is replaced more often than that.
+const MAX_AHEAD: Duration = Duration::from_secs(1);
 
 /// Puts `content` in place of what the file holds, if that is something else; whether it was. Mode and owner stay.
 pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<bool> {
@@ -14,13 +19,27 @@ pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<bool> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
+    let old = fs::metadata(&path).ok();
+    let modified = time_after(old.as_ref().map(fs::Metadata::modified).transpose()?);
     let fresh = beside(&path);
-    let result = write(&fresh, content, fs::metadata(&path).ok()).and_then(|()| fs::rename(&fresh, &path));
+    let result = write(&fresh, content, old, modified).and_then(|()| fs::rename(&fresh, &path));
     if result.is_err() {
         // It may be what fills the disk.
         let _ = fs::remove_file(&fresh);
     }
     result.map(|()| true)
+}
+
+/// When the file is to have been modified that takes the place of one from then: a second later at least, since OPcache
+/// compares whole seconds. What is ahead of the clock is included without OPcache until that is there
+/// (`opcache.file_update_protection`), so it waits rather than to run ahead of it change by change.
+fn time_after(old: Option<SystemTime>) -> SystemTime {
+    let now = SystemTime::now();
+    let later = old.and_then(|old| old.checked_add(Duration::from_secs(1)));
+    let modified = later.map_or(now, |later| now.max(later));
+    let ahead = modified.duration_since(now).unwrap_or_default();
+    thread::sleep(ahead.saturating_sub(MAX_AHEAD).min(MAX_AHEAD));
+    modified
 }
 
 /// In the same folder: only there a rename is one step.
@@ -29,7 +48,7 @@ fn beside(path: &Path) -> PathBuf {
     path.with_file_name(format!(".{name}.{}", std::process::id()))
 }
 
-fn write(path: &Path, content: &[u8], like: Option<fs::Metadata>) -> io::Result<()> {
+fn write(path: &Path, content: &[u8], like: Option<fs::Metadata>, modified: SystemTime) -> io::Result<()> {
     let mut file = File::create_new(path)?;
     if let Some(like) = like {
         let own = file.metadata()?;
@@ -39,6 +58,7 @@ fn write(path: &Path, content: &[u8], like: Option<fs::Metadata>) -> io::Result<
         file.set_permissions(like.permissions())?;
     }
     file.write_all(content)?;
+    file.set_modified(modified)?;
     file.sync_all()
 }
 
@@ -46,6 +66,7 @@ fn write(path: &Path, content: &[u8], like: Option<fs::Metadata>) -> io::Result<
 mod tests {
     use super::*;
     use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::time::Instant;
 
     #[test]
     fn a_file_is_replaced_only_by_another_content_and_keeps_its_mode() {
@@ -63,5 +84,25 @@ mod tests {
         assert!(link.is_symlink() && file().1 != first.1);
         assert_eq!(fs::read_dir(&folder).expect("a folder").count(), 2, "nothing else is left");
         assert!(replace(&folder.path().join("no/a.php"), b"").is_err());
+    }
+
+    #[test]
+    fn each_file_is_younger_than_the_one_before_and_none_far_ahead_of_the_clock() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.php");
+        let modified = || path.metadata().and_then(|it| it.modified()).expect("a time");
+        let began = Instant::now();
+        let mut last = None;
+        for number in 0..4 {
+            replace(&path, &[number]).expect("written");
+            assert!(last.is_none_or(|last| modified() >= last + Duration::from_secs(1)));
+            assert!(modified() <= SystemTime::now() + MAX_AHEAD);
+            last = Some(modified());
+        }
+        assert!(began.elapsed() >= Duration::from_millis(1_900), "it is the clock that they wait for");
+        let future = SystemTime::UNIX_EPOCH + Duration::from_secs(4_000_000_000);
+        File::options().write(true).open(&path).and_then(|file| file.set_modified(future)).expect("another time");
+        replace(&path, b"new").expect("written");
+        assert_eq!(modified(), future + Duration::from_secs(1));
     }
 }

@@ -3,7 +3,9 @@
 mod file;
 mod follow;
 mod php;
+mod size;
 
+use std::cell::Cell;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,13 +19,16 @@ use semver::Version;
 use serde_json::Value;
 
 use self::php::Array;
+use self::size::Size;
 use super::known::{Known, Source};
+use super::text;
 use super::tree::Tree;
 
 /// Write nodes and services as a PHP array, for hosts with OPcache
 ///
 /// The file is replaced as a whole, and only when its content becomes another: `'nodes'` has data by path, `'services'`
-/// the instances by the name of the service. An export that fails leaves it as it was.
+/// the instances by the name of the service. An export that fails leaves it as it was. A new file is at least a second
+/// younger than the one before, by which OPcache knows it. What a large one takes of PHP's memory is said.
 #[derive(Debug, Args)]
 pub(crate) struct Export {
     /// The file to write
@@ -50,6 +55,8 @@ struct Subject {
     services: bool,
     /// Whether a path at which there is nothing has no nodes, and is no mistake.
     may_be_absent: bool,
+    /// What the file took of which it was last said that it takes much.
+    told: Cell<u64>,
 }
 
 /// A service's masters, with what each offers.
@@ -57,7 +64,13 @@ type Instances<'m> = Vec<(&'m Master, &'m Service)>;
 
 impl Export {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let subject = Subject { php: self.php, paths: self.paths, services: self.services, may_be_absent: self.watch };
+        let subject = Subject {
+            php: self.php,
+            paths: self.paths,
+            services: self.services,
+            may_be_absent: self.watch,
+            told: Cell::default(),
+        };
         if self.watch {
             match follow::follow(&subject, &self.source)? {}
         }
@@ -85,8 +98,19 @@ impl Subject {
             }
         });
         let replaced = file::replace(&self.php, &content);
-        replaced.with_context(|| format!("cannot write {}", self.php.display()))?;
+        if replaced.with_context(|| format!("cannot write {}", self.php.display()))? {
+            self.tell(&Size::of(&content, &self.paths, nodes.values()));
+        }
         Ok(())
+    }
+
+    /// Says what a large file takes, and again when it takes twice as much.
+    fn tell(&self, size: &Size) {
+        if size.is_large() && size.compiled() >= 2 * self.told.get() {
+            self.told.set(size.compiled());
+            let message = format!("{}: {size}", self.php.display());
+            eprintln!("roster: {}", text::printable(message.as_bytes()));
+        }
     }
 }
 
