@@ -134,7 +134,10 @@ mod tests {
 
     /// A line with so many calls under way.
     #[derive(Debug)]
-    struct Busy(usize);
+    struct Busy {
+        outstanding: usize,
+        is_direct: bool,
+    }
 
     impl Line for Busy {
         fn call(&self, _: Call) -> Result<Answers, Refused> {
@@ -146,7 +149,11 @@ mod tests {
         }
 
         fn outstanding(&self) -> usize {
-            self.0
+            self.outstanding
+        }
+
+        fn is_direct(&self) -> bool {
+            self.is_direct
         }
     }
 
@@ -157,10 +164,14 @@ mod tests {
     }
 
     fn join(id: &str, services: &[&str], outstanding: usize) -> Change {
+        join_by(id, services, Busy { outstanding, is_direct: false })
+    }
+
+    fn join_by(id: &str, services: &[&str], line: Busy) -> Change {
         let service = |name: &&str| Service { name: (*name).to_owned(), metadata: Value::Map(vec![]) };
         let services = services.iter().map(service).collect();
         let master = Master { id: id.into(), address: "here".into(), connected_at: 0, services };
-        Change::Join(Arc::new(master), Arc::new(Busy(outstanding)))
+        Change::Join(Arc::new(master), Arc::new(line))
     }
 
     fn chosen(store: &Store, service: &str, wanted: &Wanted) -> Result<String, NoMaster> {
@@ -282,6 +293,21 @@ mod tests {
         assert_eq!(chosen(&store, "mail", &Wanted::default()), Ok("a".into()));
         one.publish(vec![join("a", &[], 1)]);
         assert_eq!(chosen(&store, "mail", &Wanted::default()), Err(NoMaster::NoneAlive("mail".into())));
+    }
+
+    #[test]
+    fn a_register_that_claims_the_id_of_a_connected_master_neither_speaks_for_it_nor_gets_its_calls() {
+        let feeds = [Feed::new("liar", "upstream", vec![]), Feed::new("register", "register", vec![])];
+        let store = Store::new(&Default::default(), feeds.into(), Arc::default());
+        let [liar, register] = [0, 1].map(|feed| store.publisher(feed));
+        register.publish(vec![join_by("a", &["mail"], Busy { outstanding: 7, is_direct: true })]);
+        liar.publish(vec![join("a", &["mail", "more"], 0)]);
+        let entry = store.snapshot().directory().master("a").expect("a master").clone();
+        let [offer] = &entry.master.services[..] else { panic!("{:?}", entry.master) };
+        assert_eq!(entry.lines_to(offer).map(|line| line.outstanding()).collect::<Vec<_>>(), [7]);
+        assert_eq!(entry.lines().next().map(|line| line.outstanding()), Some(7), "commands go to itself first");
+        register.publish(vec![Change::Leave("a".into())]);
+        assert_eq!(chosen(&store, "more", &Wanted::default()), Ok("a".into()));
     }
 
     #[test]

@@ -210,6 +210,11 @@ pub trait Line: Debug + Send + Sync {
     fn is_connected(&self) -> bool {
         true
     }
+
+    /// Whether the other end is the master itself, and not a register that says it knows one of this id.
+    fn is_direct(&self) -> bool {
+        false
+    }
 }
 
 #[cfg(test)]

@@ -39,6 +39,10 @@ impl Line for MasterLine {
     fn is_connected(&self) -> bool {
         self.handle.ended().is_none()
     }
+
+    fn is_direct(&self) -> bool {
+        true
+    }
 }
 
 impl MasterLine {

@@ -31,7 +31,8 @@ pub struct Entry {
     pub master: Arc<Master>,
     /// About how many bytes it takes in a reply.
     pub size: usize,
-    /// At least one; the last is the one that last told something new, and those that are expected come first.
+    /// At least one. The last is the master's own connection, if it has one here, or else the one that last told something
+    /// new; those that are expected come first.
     ways: Vec<Way>,
 }
 
@@ -60,15 +61,16 @@ impl PartialEq for Entry {
 
 impl Entry {
     /// None: there is no way.
-    fn of(ways: Vec<Way>) -> Option<Self> {
+    fn of(mut ways: Vec<Way>) -> Option<Self> {
+        ways.sort_by_key(|way| way.line.as_ref().map(|line| line.is_direct()));
         let offering = ways.iter().rfind(|way| !way.told.services.is_empty());
         let master = offering.or(ways.last())?.told.clone();
         Some(Self { size: size(&master), master, ways })
     }
 
-    /// The ways to the master.
+    /// The ways to the master, its own connection first.
     pub fn lines(&self) -> impl Iterator<Item = &Arc<dyn Line>> {
-        self.ways.iter().filter_map(|way| way.line.as_ref())
+        self.ways.iter().rev().filter_map(|way| way.line.as_ref())
     }
 
     /// Whether a connection to the master stands.
@@ -81,9 +83,13 @@ impl Entry {
         self.ways.iter().map(|way| way.feed)
     }
 
-    /// Those by which a service of the master is offered.
+    /// Those by which a service of the master is offered. If the master itself does, no register that knows one of the same
+    /// id gets its calls.
     pub fn lines_to(&self, service: &Service) -> impl Iterator<Item = &Arc<dyn Line>> {
-        self.ways.iter().filter(|way| way.told.services.contains(service)).filter_map(|way| way.line.as_ref())
+        let offering = self.ways.iter().filter(|way| way.told.services.contains(service));
+        let lines = offering.filter_map(|way| way.line.as_ref());
+        let is_direct = lines.clone().any(|line| line.is_direct());
+        lines.filter(move |line| line.is_direct() || !is_direct)
     }
 
     /// The line that a feed has to it.

@@ -77,6 +77,7 @@ impl Desk {
     pub(super) async fn call_all(&self, peer: &Peer, request: &Request) -> thrift::Result<Vec<CallOutcome>> {
         let (budget, until) = (self.budget(peer), Instant::now() + request.timeout);
         let calls = self.caller.all(request, until).await?.into_iter().map(|entry| async {
+            peer.let_others_work().await;
             let (master, values) = (entry.master.id.clone(), Values::new(&budget));
             let end =
                 self.caller.call_on(entry, request, Bounds { account: &peer.account, until, values: &values }).await;

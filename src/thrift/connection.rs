@@ -235,6 +235,7 @@ impl Connection {
         let awaited = match awaited {
             Awaited::Children(_) if !has_room => Awaited::Children(Err(overloaded())),
             Awaited::Subtree(_) if !has_room => Awaited::Subtree(Err(overloaded())),
+            Awaited::Services(_) if !has_room => Awaited::Services(Err(overloaded())),
             Awaited::Watch(_) if !has_room => Awaited::Watch(Err(overloaded())),
             Awaited::WatchMasters(_) if !has_room => Awaited::WatchMasters(Err(overloaded())),
             // Values were charged as they came, so that there is room for them.

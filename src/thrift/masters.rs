@@ -10,7 +10,7 @@ use super::{Peer, convert, value};
 use crate::access::Grant;
 use crate::metrics::{Counter, Method};
 use crate::model::{Freshness, Service};
-use crate::store::{Directory, Entry, Offering, Offers, Snapshot};
+use crate::store::{Directory, Entry, Offers, Snapshot};
 
 /// What the cursor of a page begins with that ended among the services that are offered,
 const OFFERED: char = '+';
@@ -64,8 +64,9 @@ impl Desk {
         }
     }
 
-    /// The services that are offered, and after them those that nobody offers any more.
-    pub(super) fn services(&self, peer: &Peer, filter: &Filter) -> thrift::Result<idl::ServicesReply> {
+    /// The services that are offered, and after them those that nobody offers any more. By turns, where the metadata of
+    /// masters are compared.
+    pub(super) async fn services(&self, peer: &Peer, filter: &Filter) -> thrift::Result<idl::ServicesReply> {
         peer.identity.may_see_any().map_err(denied)?;
         check_metadata(filter)?;
         let limit = page_size(filter.limit.unwrap_or(0))?;
@@ -86,7 +87,10 @@ impl Desk {
                 break;
             }
             last = Some(format!("{mark}{name}"));
-            let masters = offers.map(|offers| summary(directory, name, offers, filter)).unwrap_or_default();
+            let masters = match offers {
+                Some(offers) => summary(directory, peer, name, offers, filter).await,
+                None => BTreeMap::new(),
+            };
             if filter.metadata.is_some() {
                 seen += offers.into_iter().flat_map(Offers::iter).map(|(_, ids)| ids.len()).sum::<usize>();
                 if masters.is_empty() {
@@ -170,17 +174,29 @@ fn after(cursor: &str) -> thrift::Result<(Version, &str)> {
 }
 
 /// By version, how many masters offer a service as the filter asks for.
-fn summary(directory: &Directory, name: &str, offers: &Offers, filter: &Filter) -> BTreeMap<String, i32> {
-    let count = |version: &Version, ids: &Offering| {
-        if filter.metadata.is_none() {
-            return ids.len() as i32;
+async fn summary(
+    directory: &Directory,
+    peer: &Peer,
+    name: &str,
+    offers: &Offers,
+    filter: &Filter,
+) -> BTreeMap<String, i32> {
+    let mut counts = BTreeMap::new();
+    for (version, ids) in offers {
+        let mut count = ids.len();
+        if filter.metadata.is_some() {
+            let is_it = |service: &Service| service.base_name() == name && service.version() == *version;
+            count = 0;
+            for entry in ids.iter().filter_map(|id| directory.master(id)) {
+                peer.let_others_work().await;
+                count += usize::from(offers_so(entry, filter, is_it));
+            }
         }
-        let offer = |service: &Service| service.base_name() == name && service.version() == *version;
-        let entries = ids.iter().filter_map(|id| directory.master(id));
-        entries.filter(|entry| offers_so(entry, filter, offer)).count() as i32
-    };
-    let counts = offers.iter().map(|(version, ids)| (version.to_string(), count(version, ids)));
-    counts.filter(|(_, count)| *count > 0).collect()
+        if count > 0 {
+            counts.insert(version.to_string(), count as i32);
+        }
+    }
+    counts
 }
 
 /// How fresh an answer about masters is, if all that tell of masters have told all.

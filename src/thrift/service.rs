@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 
+use futures::FutureExt;
 use thrift::protocol::{TInputProtocol, TMessageIdentifier, TOutputProtocol, TStoredInputProtocol};
 use thrift::server::TProcessor;
 use thrift::{ApplicationError, ApplicationErrorKind};
@@ -196,7 +197,14 @@ impl RosterSyncHandler for &Pass<'_> {
     }
 
     fn handle_services(&self, filter: Filter) -> thrift::Result<idl::ServicesReply> {
-        self.desk.counted(self.desk.services(self.peer, &filter))
+        if let Some(Awaited::Services(reply)) = self.awaited() {
+            return self.desk.counted(reply);
+        }
+        // What takes more than one turn is begun anew, by turns.
+        match self.desk.services(self.peer, &filter).now_or_never() {
+            Some(reply) => self.desk.counted(reply),
+            None => self.waits(Ok(Wait::Services(filter))),
+        }
     }
 
     fn handle_instances(&self, service: String) -> thrift::Result<idl::InstancesReply> {

@@ -164,11 +164,19 @@ fn from_document(document: Document) -> Value {
             _ => number.as_f64().unwrap_or(f64::NAN).into(),
         },
         Document::String(text) => text.into(),
-        Document::Array(items) => Value::Array(items.into_iter().map(from_document).collect()),
+        Document::Array(items) => Value::Array(fitting(items.into_iter().map(from_document))),
         Document::Object(entries) => {
-            Value::Map(entries.into_iter().map(|(key, value)| (key.into(), from_document(value))).collect())
+            Value::Map(fitting(entries.into_iter().map(|(key, value)| (key.into(), from_document(value)))))
         }
     }
+}
+
+/// A list that takes no more than its items: a plain `collect` would keep the memory of the list that it is made from,
+/// which is several times as large.
+fn fitting<T>(items: impl Iterator<Item = T>) -> Vec<T> {
+    let mut list: Vec<T> = items.collect();
+    list.shrink_to_fit();
+    list
 }
 
 #[cfg(test)]

@@ -1,11 +1,14 @@
 //! What a request may wait for, and what it then comes to.
 
+use std::collections::BTreeMap;
+
 use thrift::{ApplicationError, ApplicationErrorKind};
 
 use super::call::Several;
 use super::handler::{Children, Desk, NAME_OVERHEAD, Subtree};
 use super::idl::{
-    CallOutcome, CallResult, CallValues, ChildrenReply, MastersWatchReply, Overloaded, SubtreeReply, WatchReply,
+    CallOutcome, CallResult, CallValues, ChildrenReply, Filter, MastersWatchReply, Overloaded, ServicesReply,
+    SubtreeReply, WatchReply,
 };
 use super::memory::size;
 use super::open::Open;
@@ -25,6 +28,8 @@ pub(super) enum Wait {
     Children(Children),
     /// Until what may be read of it is found.
     Subtree(Subtree),
+    /// Until the metadata of all masters are compared.
+    Services(Filter),
     Watch(Watch),
     WatchMasters(Patience),
     Call(Request),
@@ -46,6 +51,7 @@ pub(super) enum Wait {
 pub(super) enum Awaited {
     Children(thrift::Result<ChildrenReply>),
     Subtree(thrift::Result<SubtreeReply>),
+    Services(thrift::Result<ServicesReply>),
     Watch(thrift::Result<WatchReply>),
     WatchMasters(thrift::Result<MastersWatchReply>),
     Call(thrift::Result<CallResult>),
@@ -69,6 +75,7 @@ impl Wait {
         match self {
             Wait::Children(_) => Awaited::Children(Err(other)),
             Wait::Subtree(_) => Awaited::Subtree(Err(other)),
+            Wait::Services(_) => Awaited::Services(Err(other)),
             Wait::Watch(_) => Awaited::Watch(Err(other)),
             Wait::WatchMasters(_) => Awaited::WatchMasters(Err(other)),
             Wait::Call(_) | Wait::CallOn(..) => Awaited::Call(Err(call())),
@@ -96,7 +103,7 @@ impl Wait {
             Wait::CallAll(request) => request.memory_size(),
             Wait::CallMany(several) => several.iter().flatten().map(Request::memory_size).sum(),
             Wait::Broadcast(command) | Wait::Order(command) => value::memory_size(command.message()),
-            Wait::WatchMasters(_) | Wait::NextValues | Wait::Children(_) | Wait::Subtree(_) => 0,
+            Wait::WatchMasters(_) | Wait::NextValues | Wait::Children(_) | Wait::Subtree(_) | Wait::Services(_) => 0,
         }
     }
 
@@ -105,6 +112,7 @@ impl Wait {
         match self {
             Wait::Children(asked) => Awaited::Children(open.beside(desk.many_children(peer, &asked)).await),
             Wait::Subtree(subtree) => Awaited::Subtree(open.beside(desk.searched_subtree(peer, &subtree)).await),
+            Wait::Services(filter) => Awaited::Services(open.beside(desk.services(peer, &filter)).await),
             Wait::Watch(watch) => Awaited::Watch(open.beside(desk.changes(peer, &watch, stop)).await),
             Wait::WatchMasters(patience) => {
                 Awaited::WatchMasters(open.beside(desk.master_changes(peer, patience, stop)).await)
@@ -131,6 +139,10 @@ impl Awaited {
             Awaited::Children(Ok(reply)) => reply.names.iter().map(|name| name.len() + NAME_OVERHEAD).sum(),
             Awaited::Subtree(Ok(reply)) => {
                 reply.nodes.iter().map(|node| node.path.len() + node.data.len() + CHANGE_OVERHEAD).sum()
+            }
+            Awaited::Services(Ok(reply)) => {
+                let versions = |masters: &BTreeMap<String, i32>| masters.len() * CHANGE_OVERHEAD;
+                reply.services.iter().map(|it| it.name.len() + CHANGE_OVERHEAD + versions(&it.masters)).sum()
             }
             Awaited::Call(Ok(result)) => size(&result.values),
             Awaited::Calls(Ok(outcomes)) => {

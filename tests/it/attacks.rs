@@ -101,7 +101,7 @@ fn who_takes_too_much_is_told_so_and_nobody_else_is() {
     let _alone = ALONE.lock();
     let target = Target::new("max_memory = \"32MiB\"\nmax_watch_paths = 4096\nmax_calls = 64\n");
     let before = target.roster.memory();
-    for attack in [Attack::Unread, Attack::Watches, Attack::HungCalls, Attack::HalfSent] {
+    for attack in [Attack::Unread, Attack::Watches, Attack::HungCalls, Attack::LargeCalls, Attack::HalfSent] {
         let overloaded = || target.roster.status().counters["overloaded"];
         let (told, adversary) = (overloaded(), target.roster.attack(attack));
         eventually("somebody is told", SOON * 2, || ensure(overloaded() > told, format!("{attack:?}")));

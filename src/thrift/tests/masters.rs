@@ -1,8 +1,10 @@
 //! Who is there: masters, services, instances, and what became of them.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 
 use bytesize::ByteSize;
+use futures::FutureExt;
 
 use super::*;
 use crate::task::Tasks;
@@ -49,7 +51,7 @@ fn masters_come_in_pages_and_by_what_they_offer() {
 fn a_service_is_known_also_when_nobody_offers_it_any_more() {
     let house = house();
     let services = |filter: &Filter| {
-        let services = house.desk.services(&house.peer, filter).expect("services").services.into_iter();
+        let services = by_turns(house.desk.services(&house.peer, filter)).expect("services").services.into_iter();
         services.map(|service| (service.name, service.masters.into_iter().collect::<Vec<_>>())).collect::<Vec<_>>()
     };
     let mail = ("mail".to_owned(), vec![("1.0.0".to_owned(), 2), ("2.0.0".to_owned(), 1)]);
@@ -67,10 +69,8 @@ fn services_come_in_pages_and_those_that_are_offered_first() {
     let house = house();
     house.feeds[0].publish(vec![Change::Leave("a".into()), join("d", &["", "zeal"], &Way::new(Manner::Silent))]);
     let page = |cursor: Option<String>| {
-        let reply = house
-            .desk
-            .services(&house.peer, &Filter { limit: Some(1), cursor, ..filter(None, &[]) })
-            .expect("services");
+        let wanted = Filter { limit: Some(1), cursor, ..filter(None, &[]) };
+        let reply = by_turns(house.desk.services(&house.peer, &wanted)).expect("services");
         (reply.services.into_iter().map(|service| service.name).collect::<String>(), reply.cursor)
     };
     let (mut names, mut cursor) = (Vec::new(), None);
@@ -83,7 +83,22 @@ fn services_come_in_pages_and_those_that_are_offered_first() {
         }
     }
     assert_eq!(names, ["", "mail", "zeal", "log"]);
-    assert!(house.desk.services(&house.peer, &Filter { cursor: Some("mail".into()), ..filter(None, &[]) }).is_err());
+    let wrong = Filter { cursor: Some("mail".into()), ..filter(None, &[]) };
+    assert!(by_turns(house.desk.services(&house.peer, &wrong)).is_err());
+}
+
+#[test]
+fn the_metadata_of_very_many_masters_are_compared_by_turns() {
+    let house = House::with(&[]);
+    let way = Way::new(Manner::Silent);
+    house.feeds[0].publish((0..5_000).map(|number| join(&number.to_string(), &["mail"], &way)).collect());
+    // Nobody begins a turn, so that it is over after a while.
+    std::thread::sleep(Duration::from_millis(2));
+    let wanted = filter(None, &[("zone", "7")]);
+    let mut services = pin!(house.desk.services(&house.peer, &wanted));
+    assert!(services.as_mut().now_or_never().is_none(), "others may work");
+    let services = by_turns(services).expect("services").services;
+    assert_eq!(services[0].masters.values().collect::<Vec<_>>(), [&1]);
 }
 
 #[test]
@@ -199,4 +214,13 @@ async fn a_watch_tells_what_became_of_masters() {
     let (reply, ()) = futures::join!(watch(start.freshness.revision), change);
     let told: Vec<_> = reply.changes.iter().map(|it| (it.id.as_str(), it.kind, it.master.is_some())).collect();
     assert_eq!(told, [("c", ChangeKind::DELETED, false), ("d", ChangeKind::CREATED, true)]);
+}
+
+fn by_turns<T>(work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    loop {
+        if let Some(done) = work.as_mut().now_or_never() {
+            return done;
+        }
+    }
 }

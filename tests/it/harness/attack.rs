@@ -51,6 +51,8 @@ pub(crate) enum Attack {
     Watches,
     /// It calls a master that never answers, many times at once.
     HungCalls,
+    /// It does so with arguments that take as much memory as they may.
+    LargeCalls,
     /// It sends nearly the whole of a large request.
     HalfSent,
     /// It connects, and connects anew.
@@ -58,7 +60,7 @@ pub(crate) enum Attack {
 }
 
 impl Attack {
-    pub(crate) const ALL: [Attack; 9] = [
+    pub(crate) const ALL: [Attack; 10] = [
         Attack::Get,
         Attack::Children,
         Attack::Subtree,
@@ -66,6 +68,7 @@ impl Attack {
         Attack::Unread,
         Attack::Watches,
         Attack::HungCalls,
+        Attack::LargeCalls,
         Attack::HalfSent,
         Attack::Connects,
     ];
@@ -73,7 +76,7 @@ impl Attack {
     fn connections(self) -> usize {
         let all = match self {
             Attack::Get | Attack::Children | Attack::Subtree => 900,
-            Attack::Instances | Attack::HalfSent => 400,
+            Attack::Instances | Attack::LargeCalls | Attack::HalfSent => 400,
             Attack::Unread | Attack::Connects => 2_048,
             Attack::Watches => 16_384,
             Attack::HungCalls => 100,
@@ -96,13 +99,10 @@ impl Attack {
                 let since = Argument::Long(i64::MAX);
                 call("watch", &[since, Argument::Texts(&paths), Argument::Number(60_000), Argument::Number(0)])
             }
-            Attack::HungCalls => {
-                let options = CallOptions {
-                    timeout_ms: Some(60_000),
-                    ..CallOptions::new(None, None, None, None, None, None, None, None)
-                };
-                let one = Call::new("hung".to_owned(), "never".to_owned(), Vec::new(), options);
-                call("callMany", &[Argument::Calls(&vec![one; 256])])
+            Attack::HungCalls => call("callMany", &[Argument::Calls(&vec![hung(Vec::new()); 256])]),
+            Attack::LargeCalls => {
+                let arguments = format!("[{}1]", "1,".repeat(20_000)).into_bytes();
+                call("callMany", &[Argument::Calls(&vec![hung(arguments); 20])])
             }
             Attack::HalfSent => {
                 let whole = call(
@@ -123,7 +123,9 @@ impl Attack {
             Attack::Unread => loop {
                 stream.write_all(request).await?;
             },
-            Attack::Watches | Attack::HungCalls | Attack::HalfSent => stream.write_all(request).await?,
+            Attack::Watches | Attack::HungCalls | Attack::LargeCalls | Attack::HalfSent => {
+                stream.write_all(request).await?
+            }
             Attack::Get | Attack::Children | Attack::Subtree | Attack::Instances => {
                 let (mut from, mut to) = stream.split();
                 let many = request.repeat(100);
@@ -146,6 +148,13 @@ impl FromStr for Attack {
         let attack = Self::ALL.into_iter().find(|attack| format!("{attack:?}") == name);
         attack.ok_or_else(|| format!("no attack is called {name}"))
     }
+}
+
+/// A call that no master ever answers.
+fn hung(arguments: Vec<u8>) -> Call {
+    let options =
+        CallOptions { timeout_ms: Some(60_000), ..CallOptions::new(None, None, None, None, None, None, None, None) };
+    Call::new("hung".to_owned(), "never".to_owned(), arguments, options)
 }
 
 async fn read_all(from: &mut (impl AsyncReadExt + Unpin)) -> std::io::Result<()> {
