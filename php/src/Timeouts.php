@@ -10,7 +10,7 @@ final class Timeouts
     /**
      * @param int $connectMs for a connection
      * @param int $readMs for the next bytes of an answer
-     * @param int $wholeMs for the answer, over all ways together
+     * @param int $wholeMs for the answer, over all ways together; of one in several parts, for each of them
      */
     public function __construct(
         public readonly int $connectMs = 100,

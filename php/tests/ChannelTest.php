@@ -11,6 +11,8 @@ use Roster\Tests\Support\Answer;
 use Roster\Tests\Support\FakeSidecar;
 use Roster\Tests\Support\Folder;
 use Roster\Thrift\Roster_getMany_result as Result;
+use Roster\Thrift\Roster_services_result;
+use Roster\Thrift\ServicesReply;
 use Roster\Timeouts;
 
 /** A connection never gives out another request's answer, and never waits for ever. */
@@ -104,6 +106,17 @@ final class ChannelTest extends TestCase
         $began = microtime(true);
         self::failure($roster);
         self::assertLessThan(0.75, microtime(true) - $began);
+    }
+
+    public function testEachPartOfALongAnswerHasItsTime(): void
+    {
+        $page = static function (?string $cursor): array {
+            $page = ['services' => [], 'cursor' => $cursor, 'freshness' => Answer::freshness()];
+            return Answer::of(new Roster_services_result(['success' => new ServicesReply($page)]), pauseMs: 300);
+        };
+        $fake = new FakeSidecar([[$page('a'), $page('b'), $page(null)]]);
+        $roster = self::client($fake, new Timeouts(readMs: 500, wholeMs: 500));
+        self::assertSame([], $roster->services());
     }
 
     public function testAConnectionThatIsNotTakenIsNotWaitedFor(): void

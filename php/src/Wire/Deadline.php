@@ -11,11 +11,17 @@ namespace Roster\Wire;
  */
 final class Deadline
 {
-    private readonly int $at;
+    private int $at;
 
-    public function __construct(int $ms)
+    public function __construct(private readonly int $ms)
     {
-        $this->at = hrtime(true) + $ms * 1_000_000;
+        $this->renew();
+    }
+
+    /** Gives what comes next as much time as this began with. */
+    public function renew(): void
+    {
+        $this->at = hrtime(true) + $this->ms * 1_000_000;
     }
 
     /** How many microseconds are left, never below 0. */

@@ -347,7 +347,10 @@ final class Endpoint
             throw new Exception\WayFailed('it has just timed out');
         }
         try {
-            return $this->ask($deadline, $question, $patienceMs, true);
+            $answer = $this->ask($deadline, $question, $patienceMs, true);
+            // It may be one page of many.
+            $deadline->renew();
+            return $answer;
         } catch (Exception\WayFailed $failure) {
             $this->rest = $failure->timedOut ? new Deadline(self::REST_MS) : null;
             throw $failure;
