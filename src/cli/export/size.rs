@@ -80,9 +80,10 @@ impl fmt::Display for Size {
             size(self.compiled()),
             size(self.file + CACHED_ENTRY * self.entries)
         )?;
-        if self.parts.len() > 1 {
-            let parts = self.parts.iter().take(PARTS).map(|(part, bytes)| format!("{part} about {}", size(*bytes)));
-            write!(f, "; export what is needed apart into files of its own: {}", parts.collect::<Vec<_>>().join(", "))?;
+        let large = self.parts.iter().filter(|(_, bytes)| bytes * 100 > self.compiled()).take(PARTS);
+        let parts: Vec<_> = large.map(|(part, bytes)| format!("{part} about {}", size(*bytes))).collect();
+        if parts.len() > 1 {
+            write!(f, "; export what is needed apart into files of its own: {}", parts.join(", "))?;
         }
         Ok(())
     }
@@ -109,7 +110,12 @@ mod tests {
         let parts: Vec<_> = one.parts.iter().map(|(part, _)| part.as_str()).collect();
         assert_eq!(parts, ["/a/b", "/a/ü", "/a"]);
         let told = one.to_string();
-        assert!(told.contains("about 82.0 MiB") && told.contains("/a/b about 80.0 MiB, /a/ü about 2.0 MiB"), "{told}");
+        assert!(
+            told.contains("about 82.0 MiB") && told.ends_with(": /a/b about 80.0 MiB, /a/ü about 2.0 MiB"),
+            "{told}"
+        );
+        let told = size(&["/a"], &[("/a", 0), ("/a/b", 40 << 20)]).to_string();
+        assert!(told.ends_with("OPcache about 40.0 MiB"), "{told}");
         let of = |paths: &[&str]| size(paths, &[("/a/x", 9), ("/a/y", 9), ("/b", 40 << 20)]).parts;
         assert_eq!(of(&["/a", "/b"]).iter().map(|(part, _)| part.as_str()).collect::<Vec<_>>(), ["/b", "/a"]);
         assert_eq!(of(&["/"]).iter().map(|(part, _)| part.as_str()).collect::<Vec<_>>(), ["/b", "/a"]);
