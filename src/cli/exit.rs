@@ -115,7 +115,7 @@ fn open_to(socket: &Path) -> String {
 
 /// What can be done about a shared file.
 fn cure(error: &ReadError) -> Option<&'static str> {
-    let ReadError::Unfit { source, .. } = error else { return None };
+    let ReadError::Unfit { source, .. } = error;
     Some(match source {
         Unfit::Unreadable(why) if why.kind() == io::ErrorKind::PermissionDenied => {
             "Its owner and its group may read it: `[shared] group` and `mode` of the sidecar say who that is."

@@ -189,6 +189,7 @@ impl Check<'_> {
         for (name, is_zero) in [
             ("copy_interval", shared.copy_interval.is_zero()),
             ("max_size", shared.max_size.0 == 0),
+            ("max_pinned", shared.max_pinned.0 == 0),
             ("max_readers", shared.max_readers == 0),
         ] {
             self.object_if(is_zero, &Key::new(["shared", name]), ZERO);

@@ -37,7 +37,9 @@ impl Config {
                 table["upstream"][number][name] = exact(size).into();
             }
         }
-        table["shared"]["max_size"] = exact(self.shared.max_size).into();
+        for (name, size) in [("max_size", self.shared.max_size), ("max_pinned", self.shared.max_pinned)] {
+            table["shared"][name] = exact(size).into();
+        }
         for (number, ensemble) in self.zookeeper.iter().enumerate() {
             for (name, size) in [("max_bytes", ensemble.max_bytes), ("max_node_bytes", ensemble.max_node_bytes)] {
                 table["zookeeper"][number][name] = exact(size).into();

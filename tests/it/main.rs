@@ -11,6 +11,7 @@ mod export;
 mod faults;
 mod file;
 mod generated;
+mod harm;
 #[allow(dead_code, unused_imports, reason = "`make endurance` and `make bench` use the rest")]
 mod harness;
 mod hostile;

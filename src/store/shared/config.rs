@@ -21,9 +21,11 @@ pub struct Config {
     pub copy_interval: Duration,
     /// The most that the file may grow to.
     pub max_size: ByteSize,
+    /// The most of it that may wait for readers of old states, before another file takes its place.
+    pub max_pinned: ByteSize,
     /// How many processes may have it open.
     pub max_readers: u32,
-    /// The file's mode, in octal digits. Who may read the file may also write the lock file beside it.
+    /// The file's mode, in octal digits. The group, where it may read the file, may also write the lock file beside it.
     pub mode: Mode,
     /// The group that both are given to; empty: the process's own.
     pub group: String,
@@ -36,6 +38,7 @@ impl Default for Config {
             state: "/var/lib/roster".into(),
             copy_interval: Duration::from_secs(60),
             max_size: ByteSize::gib(1),
+            max_pinned: ByteSize::mib(64),
             max_readers: 1_024,
             mode: Mode(0o640),
             group: String::new(),
@@ -69,8 +72,9 @@ impl Config {
         Permissions::new(self.mode, &self.group)
     }
 
+    /// LMDB's readers write the lock file; but not everybody may.
     pub(super) fn lock_permissions(&self) -> Permissions {
-        let may_read = self.mode.0 & 0o444;
-        Permissions { mode: Mode(self.mode.0 | may_read >> 1), ..self.permissions() }
+        let may_read = self.mode.0 & 0o440;
+        Permissions { mode: Mode(may_read | may_read >> 1), ..self.permissions() }
     }
 }

@@ -102,6 +102,17 @@ impl<'e> Draft<'e> {
         self.set(FRESHNESS, Some(&written(report)))
     }
 
+    /// That the file is left: for its readers, its writer is away.
+    pub(super) fn farewell(&mut self) -> Result<(), Error> {
+        let last = match self.transaction.get(self.db, &FRESHNESS) {
+            Ok(last) => serde_json::from_slice::<Report>(last).ok(),
+            Err(Error::NotFound) => None,
+            Err(error) => return Err(error),
+        };
+        let report = last.map(|report| written(&Report { written_at: 0, ..report }));
+        self.set(FRESHNESS, report.as_deref())
+    }
+
     fn set_of_masters(&mut self, key: &[u8], value: Option<&[u8]>, max: u64) -> Result<(), Error> {
         self.set(key, value)?;
         if self.of_masters > max { Err(Error::MapFull) } else { Ok(()) }

@@ -28,11 +28,14 @@ mod copy;
 mod draft;
 mod entry;
 mod env;
+mod floor;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 mod image;
 mod kept;
 mod left;
+mod lock_file;
+mod mapped;
 mod masters;
 mod place;
 mod reader;
@@ -57,7 +60,7 @@ pub use self::image::Unfit;
 use self::left::{left_at, newer_at};
 use self::place::{Claim, Place};
 pub use self::reader::{ReadError, Reader};
-use self::writer::Writer;
+use self::writer::{Origin, Writer};
 use super::{Feed, Store};
 use crate::metrics::Metrics;
 use crate::task::Tasks;
@@ -77,6 +80,10 @@ pub struct Shared {
 pub enum SharedError {
     #[error("cannot write {0}: another process does; stop it, or choose another `shared.path`")]
     Taken(PathBuf),
+    #[error(
+        "cannot keep anything in {path}: it is of the user {owner}, and this is a process of {user}; choose another `shared.path`"
+    )]
+    Foreign { path: PathBuf, owner: String, user: String },
     #[error("cannot give {path} to the group `{group}`: {reason}")]
     Group { path: PathBuf, group: String, reason: String },
     #[error("cannot open {path}: {source}")]
@@ -86,30 +93,23 @@ pub enum SharedError {
 }
 
 impl Shared {
-    /// Opens the file, in the folder `beside` if its path is relative; or makes it anew, and sets one aside that cannot
-    /// be used. None: there is to be none.
+    /// Claims the file, in the folder `beside` if its path is relative, and reads what an earlier process left; sets aside
+    /// what cannot be used. None: there is to be none.
     pub fn open(config: &Config, beside: Option<&Path>, feeds: &[Feed]) -> Result<Option<Self>, SharedError> {
         let Some(path) = config.file(beside) else { return Ok(None) };
-        let place = Place { path, config: config.clone() };
-        let (path, io) = (&place.path, |source| place.failed(source));
-        place.make_folder()?;
-        let mut claim = place.claim()?;
-        let mut here = left_at(path, feeds).map_err(io)?;
-        match &here {
-            None => claim = place.clear(&claim)?,
-            Some(_) if !place.is_claimed_by(&claim) => claim = place.claim()?,
-            Some(_) => {}
-        }
+        let place = Place::claim(path, config.clone())?;
+        let path = &place.path;
+        let here = left_at(path, feeds).map_err(|source| SharedError::Io { path: path.clone(), source })?;
         let copy = config.copy(path).filter(|copy| is_kept(copy, config.is_state_set())).and_then(claimed);
         let newer = copy.as_ref().and_then(|(copy, _)| newer_at(copy, here.as_ref(), feeds));
-        if let (Some(newer), Some((copy, _))) = (&newer, &copy) {
-            match place.take_over(copy) {
-                Ok(taken) => (claim, here) = (taken?, Some(newer.clone())),
-                Err(error) => tracing::warn!(path = %path.display(), %error, "cannot begin with the copy"),
-            }
-        }
-        let writer = Writer::open(place, claim, here.as_ref(), feeds)?;
-        Ok(Some(Self { writer, copy, copy_interval: config.copy_interval, left: newer.or(here) }))
+        let origin = match (&copy, &newer, &here) {
+            (Some((copy, _)), Some(_), _) => Origin::Copy(copy.clone()),
+            (_, _, Some(_)) => Origin::Here,
+            _ => Origin::Nothing,
+        };
+        let left = newer.or(here);
+        let writer = Writer::new(place, origin, left.as_ref(), feeds);
+        Ok(Some(Self { writer, copy, copy_interval: config.copy_interval, left }))
     }
 
     /// What an earlier process left.
@@ -120,7 +120,7 @@ impl Shared {
     /// Starts to write what the store holds.
     pub fn start(self, tasks: &Tasks, store: &Arc<Store>, metrics: &Arc<Metrics>) -> io::Result<()> {
         let Self { writer, copy, copy_interval, .. } = self;
-        let (written, follow) = watch::channel((0, writer.env.clone()));
+        let (written, follow) = watch::channel((0, None));
         if let Some((copy, claim)) = copy {
             let metrics = metrics.clone();
             tasks.thread("the copy of the shared file", move |_| async move {
@@ -149,7 +149,7 @@ fn is_kept(copy: &Path, is_asked_for: bool) -> bool {
 
 /// The copy, if no other process keeps one there.
 fn claimed(copy: PathBuf) -> Option<(PathBuf, Claim)> {
-    match Claim::of(&with_end(&copy, ".claim")) {
+    match Claim::beside(&copy) {
         Ok(claim) => Some((copy, claim)),
         Err(error) => {
             tracing::warn!(%error, "no copy of the shared file is kept; has another sidecar the same `shared.state`?");

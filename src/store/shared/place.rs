@@ -1,25 +1,46 @@
-//! The place of the shared file: whose it is to write, who may read it, and whether it is still there.
+//! The place of the shared file: whose it is to write, who may read it, and how a file comes there.
+//!
+//! Beside the file lies a folder that only its writer may enter (`.shared.mdb`). There LMDB has the lock file of its
+//! own, there new files are made before they take the shared name, and its lock is the claim to all of it.
 
-use std::fs::{self, File};
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::{Uid, User};
 
 use super::env::Env;
-use super::{Config, SharedError, lock_file};
-use crate::permissions::{Permissions, give_to};
+use super::lock_file::LockFile;
+use super::mapped::Mapped;
+use super::{Config, SharedError, lock_file, with_end};
+use crate::permissions::{Mode, Permissions, give_to};
 
-/// Where the file lies, and what its configuration says of it.
+/// Where the file lies, and what its configuration says of it. No other process may write there as long as this lives.
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) path: PathBuf,
     pub(super) config: Config,
+    /// The writer's own folder.
+    own: PathBuf,
+    claim: Claim,
 }
 
-/// The file, which no other process may write as long as this lives.
+/// What a new file begins with.
+#[derive(Debug)]
+pub(super) enum Beginning<'a> {
+    Nothing,
+    /// The newest state of this file.
+    State(&'a Env),
+    /// The bytes of this file.
+    Copy(&'a Path),
+}
+
+/// What no other process may have as long as this lives.
 #[derive(Debug)]
 pub(super) struct Claim(Flock<File>);
 
@@ -27,50 +48,116 @@ pub(super) struct Claim(Flock<File>);
 pub(super) type Mark = (u64, u64);
 
 impl Place {
-    /// The file, to which nobody else writes from now on. One is made if there is none.
-    pub(super) fn claim(&self) -> Result<Claim, SharedError> {
-        Claim::of(&self.path)
-    }
-
-    /// Whether the file that lies here is the one that was claimed.
-    pub(super) fn is_claimed_by(&self, claim: &Claim) -> bool {
-        mark(&self.path) == claim.mark()
-    }
-
-    /// Maps the file, which is ours.
-    pub(super) fn map(&self) -> Result<Arc<Env>, SharedError> {
-        permit(&self.path, &self.config.permissions())?;
-        permit(&lock_file(&self.path), &self.config.lock_permissions())?;
-        Env::writer(&self.path, &self.config).map_err(|source| SharedError::Map { path: self.path.clone(), source })
-    }
-
-    /// A new file takes this place, and a new lock file with it: a table of readers is of one file.
-    pub(super) fn clear(&self, claim: &Claim) -> Result<Claim, SharedError> {
-        if self.path.exists() && !self.is_claimed_by(claim) {
-            // Another process may have taken the place.
-            drop(self.claim()?);
+    /// The place of the file at `path`, to which nobody else writes from now on.
+    pub(super) fn claim(path: PathBuf, config: Config) -> Result<Self, SharedError> {
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        let mut hidden = OsString::from(".");
+        hidden.push(path.file_name().unwrap_or_default());
+        let own = folder.join(hidden);
+        let io = |source| SharedError::Io { path: own.clone(), source };
+        fs::create_dir_all(folder).map_err(|source| SharedError::Io { path: folder.to_owned(), source })?;
+        match DirBuilder::new().mode(0o700).create(&own) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(io(error)),
+            _ => {}
         }
-        self.make_folder()?;
-        remove(&self.path).and_then(|()| remove(&lock_file(&self.path))).map_err(|source| self.failed(source))?;
-        self.claim()
+        let owner = fs::symlink_metadata(&own).map_err(io)?.uid();
+        if owner != Uid::effective().as_raw() {
+            return Err(SharedError::Foreign { path: own, owner: user(owner), user: user(Uid::effective().as_raw()) });
+        }
+        Mode(0o700).set(&own).map_err(io)?;
+        let claim = Claim::of_file(File::open(&own).map_err(io)?).map_err(|error| match error {
+            Errno::EAGAIN => SharedError::Taken(path.clone()),
+            error => io(error.into()),
+        })?;
+        let fresh = own.join("fresh");
+        File::create(&fresh).map_err(io)?;
+        // Whether that can be is known at once.
+        permit(&fresh, &config.permissions())?;
+        Ok(Self { path, config, own, claim })
     }
 
-    /// A copy takes this place, at once; then it is claimed.
-    pub(super) fn take_over(&self, copy: &Path) -> io::Result<Result<Claim, SharedError>> {
-        let fresh = self.path.with_extension("new");
-        let result = fs::copy(copy, &fresh).and_then(|_| fs::rename(&fresh, &self.path));
-        if result.is_err() {
+    /// Maps the file that lies here, if that can be done so that its readers notice nothing; else a new one takes its
+    /// place, with the same state.
+    pub(super) fn adopt(&self) -> Result<Mapped, SharedError> {
+        permit(&self.path, &self.config.permissions())?;
+        let (env, own) = self.map()?;
+        let public = lock_file(&self.path);
+        let lock = self.model().and_then(|model| LockFile::open(&public, &model));
+        match lock {
+            Ok(lock) => {
+                permit(&public, &self.config.lock_permissions())?;
+                Mapped::new(env, own, lock, &self.path).map_err(|source| self.failed(source))
+            }
+            Err(error) => {
+                tracing::info!(path = %public.display(), %error, "a new shared file takes the place of what was left");
+                self.put(Beginning::State(&env))
+            }
+        }
+    }
+
+    /// Maps the file that lies here once more, with a lock file of LMDB's own.
+    pub(super) fn map(&self) -> Result<(Arc<Env>, LockFile), SharedError> {
+        let alias = self.own.join("data");
+        let target = Path::new("..").join(self.path.file_name().unwrap_or_default());
+        remove(&alias).and_then(|()| symlink(target, &alias)).map_err(|source| self.failed(source))?;
+        self.map_as(&alias)
+    }
+
+    /// A new file, and a new lock file for its readers, take this place. They are whole before anybody sees them.
+    pub(super) fn put(&self, beginning: Beginning<'_>) -> Result<Mapped, SharedError> {
+        let fresh = self.own.join("fresh");
+        let mapped = self.make(&fresh, beginning).and_then(|mapped| {
+            // In this order: a reader opens the file first, and must not have the old lock file with the new one.
+            let rename = |from: &Path, to: &Path| fs::rename(from, to).map_err(|source| self.failed(source));
+            rename(&self.own.join("model-lock"), &lock_file(&self.path))?;
+            rename(&fresh, &self.path)?;
+            Ok(mapped)
+        });
+        if mapped.is_err() {
             // It may be what fills the disk.
             let _ = fs::remove_file(&fresh);
         }
-        result?;
-        remove(&lock_file(&self.path))?;
-        Ok(self.claim())
+        mapped
     }
 
-    pub(super) fn make_folder(&self) -> Result<(), SharedError> {
-        let folder = self.path.parent().unwrap_or(Path::new("/"));
-        fs::create_dir_all(folder).map_err(|source| self.failed(source))
+    fn make(&self, fresh: &Path, beginning: Beginning<'_>) -> Result<Mapped, SharedError> {
+        let io = |source| self.failed(source);
+        let file = File::create(fresh).map_err(io)?;
+        match beginning {
+            Beginning::Nothing => {}
+            Beginning::State(env) => env.copy_to(&file).map_err(|source| self.not_mapped(source))?,
+            Beginning::Copy(from) => drop(fs::copy(from, fresh).map_err(io)?),
+        }
+        let (env, own) = self.map_as(fresh)?;
+        permit(fresh, &self.config.permissions())?;
+        let model = self.model().map_err(io)?;
+        let lock = LockFile::open(&model, &model).map_err(io)?;
+        permit(&model, &self.config.lock_permissions())?;
+        Mapped::new(env, own, lock, fresh).map_err(io)
+    }
+
+    fn map_as(&self, alias: &Path) -> Result<(Arc<Env>, LockFile), SharedError> {
+        let own = lock_file(alias);
+        // That of an earlier process, or of an earlier file.
+        remove(&own).map_err(|source| self.failed(source))?;
+        let env = Env::writer(alias, &self.config).map_err(|source| self.not_mapped(source))?;
+        let lock = LockFile::open(&own, &own).map_err(|source| self.failed(source))?;
+        Ok((env, lock))
+    }
+
+    /// A lock file that LMDB has just made.
+    fn model(&self) -> io::Result<PathBuf> {
+        let model = self.own.join("model");
+        remove(&model)?;
+        remove(&lock_file(&model))?;
+        let small = Config { max_size: bytesize::ByteSize::mib(1), ..self.config.clone() };
+        drop(Env::writer(&model, &small).map_err(|error| io::Error::other(error.to_string()))?);
+        Ok(lock_file(&model))
+    }
+
+    /// Whether its own folder is still there. Else it is to be claimed again.
+    pub(super) fn is_there(&self) -> bool {
+        mark(&self.own) == self.claim.0.metadata().ok().map(|own| (own.dev(), own.ino()))
     }
 
     /// Which file lies here, and which lock file.
@@ -78,24 +165,31 @@ impl Place {
         [mark(&self.path), mark(&lock_file(&self.path))]
     }
 
-    pub(super) fn failed(&self, source: io::Error) -> SharedError {
+    fn failed(&self, source: io::Error) -> SharedError {
         SharedError::Io { path: self.path.clone(), source }
+    }
+
+    fn not_mapped(&self, source: lmdb::Error) -> SharedError {
+        SharedError::Map { path: self.path.clone(), source }
     }
 }
 
 impl Claim {
-    pub(super) fn of(path: &Path) -> Result<Self, SharedError> {
-        let failed = |source| SharedError::Io { path: path.to_owned(), source };
-        let open = File::options().read(true).write(true).create(true).truncate(false).open(path);
-        let lock = Flock::lock(open.map_err(failed)?, FlockArg::LockExclusiveNonblock);
-        lock.map(Claim).map_err(|(_, error)| match error {
-            nix::errno::Errno::EAGAIN => SharedError::Taken(path.to_owned()),
+    /// That to a file beside `path`, for which it is made.
+    pub(super) fn beside(path: &Path) -> Result<Self, SharedError> {
+        let path = with_end(path, ".claim");
+        let failed = |source| SharedError::Io { path: path.clone(), source };
+        let file = File::options().write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+        // Whoever may read it may lock it as well.
+        Mode(0o600).set(&path).map_err(failed)?;
+        Self::of_file(file).map_err(|error| match error {
+            Errno::EAGAIN => SharedError::Taken(path.clone()),
             error => failed(error.into()),
         })
     }
 
-    fn mark(&self) -> Option<Mark> {
-        self.0.metadata().ok().map(|file| (file.dev(), file.ino()))
+    fn of_file(file: File) -> Result<Self, Errno> {
+        Flock::lock(file, FlockArg::LockExclusiveNonblock).map(Self).map_err(|(_, error)| error)
     }
 }
 
@@ -103,11 +197,9 @@ pub(super) fn mark(path: &Path) -> Option<Mark> {
     path.metadata().ok().map(|file| (file.dev(), file.ino()))
 }
 
-/// Makes a file if there is none, with its permissions.
+/// Sets the permissions of a file.
 fn permit(path: &Path, permissions: &Permissions) -> Result<(), SharedError> {
-    let io = |source| SharedError::Io { path: path.to_owned(), source };
-    File::options().append(true).create(true).open(path).map_err(io)?;
-    permissions.mode.set(path).map_err(io)?;
+    permissions.mode.set(path).map_err(|source| SharedError::Io { path: path.to_owned(), source })?;
     let Some(group) = &permissions.group else { return Ok(()) };
     give_to(path, group).map_err(|reason| SharedError::Group { path: path.to_owned(), group: group.clone(), reason })
 }
@@ -116,5 +208,12 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
+    }
+}
+
+fn user(id: u32) -> String {
+    match User::from_uid(Uid::from_raw(id)) {
+        Ok(Some(user)) => user.name,
+        _ => format!("uid {id}"),
     }
 }

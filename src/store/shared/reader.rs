@@ -1,7 +1,7 @@
 //! A reader of the shared file in another process: the command line, when there is no sidecar to ask.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -10,15 +10,18 @@ use super::check::{self, Checked};
 use super::contents::{json, report};
 use super::entry::{self, CHILDREN, MASTER, NODE, Report, SERVICE, STAT};
 use super::image::{Image, Unfit};
-use super::{Contents, Env};
+use super::lock_file::LockFile;
+use super::{Contents, Env, lock_file};
 use crate::model::{Node, NodePath};
 
-/// A shared file, or a copy of one. It is read as bytes, never by LMDB, so that a damaged one can do no harm.
+/// LMDB must not have one lock file twice in one process: closing the one ends the locks of the other.
+static PINNED: Mutex<()> = Mutex::new(());
+
+/// A shared file, or a copy of one. It is read as bytes, never by LMDB, so that a damaged one can do no harm. What its
+/// writer replaces, it leaves alone for longer than a small read takes.
 #[derive(Debug)]
 pub struct Reader {
     path: PathBuf,
-    /// Where a writer may be at work: keeps it from writing over what is being read.
-    env: Option<Arc<Env>>,
 }
 
 /// Why a file cannot be read.
@@ -26,19 +29,12 @@ pub struct Reader {
 pub enum ReadError {
     #[error("cannot use {path}: {source}")]
     Unfit { path: PathBuf, source: Unfit },
-    #[error("cannot open {path} beside its writer: {source}")]
-    Open { path: PathBuf, source: lmdb::Error },
 }
 
 impl Reader {
     pub fn open(path: &Path) -> Result<Self, ReadError> {
-        let mut reader = Self { path: path.to_owned(), env: None };
-        reader.at_once(|_| Ok(()))?;
-        if super::lock_file(path).exists() {
-            let open = |source| ReadError::Open { path: path.to_owned(), source };
-            reader.env = Some(Env::reader(path).map_err(open)?);
-        }
-        Ok(reader)
+        let reader = Self { path: path.to_owned() };
+        reader.at_once(|_| Ok(())).map(|()| reader)
     }
 
     pub fn report(&self) -> Result<Report, ReadError> {
@@ -74,13 +70,13 @@ impl Reader {
 
     /// All that the file holds, if it is whole.
     pub fn contents(&self) -> Result<Contents, ReadError> {
-        self.at_once(Contents::read)
+        self.as_a_whole(Contents::read)
     }
 
     /// All that the file holds, if it is whole, and whether that fits together.
     pub fn check(&self) -> Result<Checked, ReadError> {
-        let readers = self.env.as_ref().and_then(|env| env.readers().ok());
-        self.at_once(|image| {
+        let readers = LockFile::slots(&lock_file(&self.path));
+        self.as_a_whole(|image| {
             let contents = Contents::read(image)?;
             let contradictions = check::contradictions(image, &contents)?;
             Ok(Checked { contradictions, contents, size: image.size(), readers })
@@ -95,9 +91,16 @@ impl Reader {
         })
     }
 
+    /// Keeps the writer meanwhile from writing over what is read, as readers of other languages do. Where the lock file does
+    /// not allow that, what is read may turn out to be damaged.
+    fn as_a_whole<T>(&self, read: impl FnOnce(&Image) -> Result<T, Unfit>) -> Result<T, ReadError> {
+        let _one = PINNED.lock().unwrap_or_else(PoisonError::into_inner);
+        let env = LockFile::slots(&lock_file(&self.path)).and_then(|_| Env::reader(&self.path).ok());
+        let _pin = env.as_ref().and_then(|env| env.pin().ok());
+        self.at_once(read)
+    }
+
     fn at_once<T>(&self, read: impl FnOnce(&Image) -> Result<T, Unfit>) -> Result<T, ReadError> {
-        let open = |source| ReadError::Open { path: self.path.clone(), source };
-        let _pin = self.env.as_ref().map(|env| env.pin()).transpose().map_err(open)?;
         let read = Image::open(&self.path).and_then(|image| read(&image));
         read.map_err(|source| ReadError::Unfit { path: self.path.clone(), source })
     }

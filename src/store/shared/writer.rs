@@ -1,40 +1,41 @@
 //! The writer: follows the store, and writes what has gathered as one transaction.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use imbl::OrdMap;
 use lmdb::Error;
 use nix::errno::Errno;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::copy::Written;
 use super::draft::Draft;
 use super::entry::{self, Report};
 use super::kept::Kept;
-use super::place::{Claim, Mark, Place};
+use super::mapped::{Left, Mapped, Room};
+use super::place::{Beginning, Mark, Place};
 use super::{Contents, Env, SharedError};
 use crate::allocator;
 use crate::metrics::Metrics;
-use crate::model::{Node, NodePath};
+use crate::model::{Node, NodePath, Revision};
 use crate::store::{Directory, Feed, Snapshot, Store};
 use crate::task::Stop;
 
 /// How often the report is rewritten, so that readers know that the writer lives.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
+/// Transactions begin so long after one another, so that not much of the file waits for readers that were replaced.
+const GAP: Duration = Duration::from_millis(5);
+
 /// After a transaction that took this long or longer, the next one waits: four times as long, so that long lists that
 /// change all the time do not take a whole processor, but no longer than a reader may be let wait.
 const LONG: Duration = Duration::from_millis(2);
 const REST: Duration = Duration::from_millis(250);
 
-/// How often it is tried again to write masters for whom there was no room.
+/// How often it is tried again to write masters for whom there was no room, and to replace a file.
 const RETRY: Duration = Duration::from_secs(10);
-
-/// How often the slots of dead readers are freed, in heartbeats.
-const CLEAR: u32 = 5;
 
 /// After a transaction of so many entries the file is unmapped, and mapped anew by the next one: LMDB keeps the memory of
 /// all pages that its largest transaction has written.
@@ -43,11 +44,16 @@ const MANY: usize = 8_192;
 /// What writes the file. Nobody else does.
 #[derive(Debug)]
 pub(super) struct Writer {
-    place: Place,
-    claim: Claim,
+    pub(super) place: Place,
+    origin: Origin,
     marks: [Option<Mark>; 2],
-    /// None: to be mapped.
-    pub(super) env: Option<Arc<Env>>,
+    /// None: the file is not there yet.
+    pub(super) mapped: Option<Mapped>,
+    left: Option<Left>,
+    /// When a file could not be replaced.
+    failed: Option<Instant>,
+    /// Why it is about to be replaced.
+    fault: Option<String>,
     /// What the file holds,
     nodes: OrdMap<NodePath, Arc<Node>>,
     /// as far as it was this process that wrote it,
@@ -62,6 +68,16 @@ pub(super) struct Writer {
     report: Option<Report>,
     /// and what is said of them since there is no room for them any more; tried again at that time.
     standing: Option<(Kept, Instant)>,
+}
+
+/// Where the file begins.
+#[derive(Debug)]
+pub(super) enum Origin {
+    Nothing,
+    /// It lies in its place.
+    Here,
+    /// With the bytes of this one.
+    Copy(PathBuf),
 }
 
 /// What is to be written.
@@ -83,67 +99,55 @@ pub(super) async fn follow(
     let revisions = store.subscribe_to_revisions();
     let mut heartbeat = interval(HEARTBEAT);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut beats = 0;
     loop {
-        let mut is_there = Ok(());
-        let is_last = tokio::select! {
-            () = revisions.changed() => false,
-            _ = heartbeat.tick() => {
-                beats += 1;
-                if beats % CLEAR == 0 {
-                    writer.env.iter().for_each(|env| clear(env));
-                }
-                is_there = writer.see_to_place();
-                false
-            }
-            () = stop.requested() => true,
+        let (is_beat, is_last) = tokio::select! {
+            () = revisions.changed() => (false, false),
+            _ = heartbeat.tick() => (true, false),
+            () = stop.requested() => (true, true),
         };
-        if writer.env.is_none() {
-            is_there = writer.see_to_place();
-        }
-        let (due, began) = (writer.due(&store), Instant::now());
-        let written_now = |()| writer.write(&due).map_err(|error| format!("{error}{}", hint(error)));
-        let result = is_there.map_err(|error| error.to_string()).and_then(written_now);
-        match result {
-            Ok(entries) => {
+        let began = Instant::now();
+        let result = writer.make_ready(is_beat, began).and_then(|room| match room {
+            Room::Pinned(who) if !is_last => Err(who),
+            Room::Later if !is_last => Ok(None),
+            _ => writer.renew(&store).map(Some).map_err(|error| format!("{error}{}", hint(error))),
+        });
+        match &result {
+            Ok(Some((revision, entries))) => {
                 metrics.shared_writes.increment();
-                let is_large = entries >= MANY && !is_last;
+                let is_large = *entries >= MANY && !is_last;
+                written.send_replace((*revision, writer.env().ok().filter(|_| !is_large)));
                 if is_large {
-                    writer.env = None;
-                }
-                written.send_replace((due.snapshot.revision(), writer.env.clone()));
-                if is_large {
-                    // Else it keeps what lies between the pages that LMDB had.
-                    allocator::trim();
+                    writer.unmap();
                 }
             }
+            Ok(None) => {}
             Err(_) => metrics.shared_failures.increment(),
         }
+        let is_late = matches!(result, Ok(None));
         log_failure(&metrics, result.err().or_else(|| writer.trouble()), &writer.place.path);
         if is_last {
             return;
         }
         let took = began.elapsed();
-        if took >= LONG {
-            tokio::select! {
-                () = sleep((took * 4).min(REST)) => {}
-                () = stop.requested() => {}
-            }
+        let rest = if is_late || took >= LONG { (took * 4).max(GAP).min(REST) } else { GAP.saturating_sub(took) };
+        tokio::select! {
+            () = sleep(rest) => {}
+            () = stop.requested() => {}
         }
     }
 }
 
 impl Writer {
-    /// Maps the file, which is ours and holds what an earlier process left there.
-    pub(super) fn open(
-        place: Place,
-        claim: Claim,
-        here: Option<&Contents>,
-        feeds: &[Feed],
-    ) -> Result<Self, SharedError> {
-        let env = Some(place.map()?);
-        Ok(Self {
-            marks: place.marks(),
+    /// Of a file that holds `here`, which an earlier process left.
+    pub(super) fn new(place: Place, origin: Origin, here: Option<&Contents>, feeds: &[Feed]) -> Self {
+        Self {
+            place,
+            origin,
+            marks: [None; 2],
+            mapped: None,
+            left: None,
+            failed: None,
+            fault: None,
             nodes: here.map_or_else(OrdMap::new, |here| here.nodes.clone()),
             directory: Directory::default(),
             kept: here.map_or_else(Kept::nothing, |here| Kept::of(here, feeds)),
@@ -151,10 +155,137 @@ impl Writer {
             of_masters: here.map_or(0, |here| here.of_masters.iter().map(|(key, value)| entry::room(key, value)).sum()),
             report: None,
             standing: None,
-            place,
-            claim,
-            env,
-        })
+        }
+    }
+
+    /// Sees to it that the file is there and in order, at each heartbeat also what its readers write. Whether there is
+    /// room for a transaction; or why the file cannot be written.
+    pub(super) fn make_ready(&mut self, is_beat: bool, now: Instant) -> Result<Room, String> {
+        let failed = |error: SharedError| error.to_string();
+        if self.mapped.is_none() {
+            self.begin().map_err(failed)?;
+        }
+        if is_beat && self.place.marks() != self.marks {
+            self.put_again().map_err(failed)?;
+        }
+        let Some(mapped) = &mut self.mapped else { return Err("it is not there".into()) };
+        if mapped.env.is_none() {
+            let again = self.place.map().map_err(failed)?;
+            mapped.map_again(again).map_err(|error| error.to_string())?;
+        }
+        if is_beat {
+            self.fault = mapped.readers.tend(now).map(|fault| format!("of its lock file: {fault}"));
+            if let Some(fault) = self.fault.take() {
+                self.fault = self.replace(&fault, now).err();
+            }
+        }
+        let max = self.place.config.max_pinned;
+        match self.mapped.as_mut().map(|mapped| mapped.room(max, now)) {
+            Some(Ok(Room::Pinned(who))) => {
+                let why = format!("{who} keeps an old state of it, and more than {max} with it");
+                Ok(self.replace(&why, now).map_or_else(Room::Pinned, |()| Room::Enough))
+            }
+            Some(Ok(room)) => Ok(room),
+            Some(Err(error)) => Err(error.to_string()),
+            None => Ok(Room::Enough),
+        }
+    }
+
+    fn begin(&mut self) -> Result<(), SharedError> {
+        let mapped = match &self.origin {
+            Origin::Nothing => self.place.put(Beginning::Nothing)?,
+            Origin::Here => self.place.adopt()?,
+            Origin::Copy(from) => self.place.put(Beginning::Copy(from))?,
+        };
+        self.take(mapped);
+        Ok(())
+    }
+
+    fn take(&mut self, mapped: Mapped) -> Option<Mapped> {
+        (self.origin, self.marks) = (Origin::Here, self.place.marks());
+        self.mapped.replace(mapped)
+    }
+
+    /// Another file takes its place, with the same state; or why not.
+    fn replace(&mut self, why: &str, now: Instant) -> Result<(), String> {
+        let wait = self.left.as_ref().map_or(Ok(()), |left| left.empty(now));
+        let wait = wait.err().or_else(|| Some((self.failed? + RETRY).saturating_duration_since(now)));
+        if let Some(wait) = wait.filter(|wait| !wait.is_zero()) {
+            return Err(format!("{why}; it is replaced in {} s", wait.as_secs() + 1));
+        }
+        let result = self
+            .env()
+            .map_err(|error| error.to_string())
+            .and_then(|env| self.place.put(Beginning::State(&env)).map_err(|error| error.to_string()));
+        match result {
+            Ok(fresh) => {
+                tracing::warn!(path = %self.place.path.display(), why, "replaced the shared file");
+                self.failed = None;
+                self.left = self.take(fresh).map(|old| self.say_farewell(old));
+                Ok(())
+            }
+            Err(error) => {
+                self.failed = Some(now);
+                Err(format!("{why}; it cannot be replaced: {error}"))
+            }
+        }
+    }
+
+    /// Has those who still read the old file look for the new one.
+    fn say_farewell(&self, old: Mapped) -> Left {
+        let written = old.env.as_ref().map(|env| {
+            let mut draft = Draft::begin(env, self.sum, self.of_masters)?;
+            draft.farewell()?;
+            draft.commit()
+        });
+        if let Some(Err(error)) = written {
+            tracing::debug!(%error, "cannot say in the old shared file that it was replaced");
+        }
+        let _ = old.publish();
+        old.leave()
+    }
+
+    /// Makes the file anew if it was deleted, or its lock file: another one of those would know nothing of the readers.
+    fn put_again(&mut self) -> Result<(), SharedError> {
+        if !self.place.is_there() {
+            self.place = Place::claim(self.place.path.clone(), self.place.config.clone())?;
+        }
+        match self.env() {
+            Ok(env) => drop(self.take(self.place.put(Beginning::State(&env))?)),
+            Err(_) => {
+                (self.nodes, self.directory, self.kept, self.sum) =
+                    (OrdMap::new(), Directory::default(), Kept::nothing(), 0);
+                (self.of_masters, self.report, self.standing) = (0, None, None);
+                drop(self.take(self.place.put(Beginning::Nothing)?));
+            }
+        }
+        tracing::warn!(path = %self.place.path.display(), "the shared file was deleted; made it anew");
+        Ok(())
+    }
+
+    /// Returns the memory that LMDB keeps.
+    fn unmap(&mut self) {
+        let Some(mapped) = &mut self.mapped else { return };
+        // Where it is just being copied, it waits for the next large transaction.
+        if mapped.env.as_ref().is_some_and(|env| Arc::strong_count(env) == 1) {
+            mapped.env = None;
+            // Else it keeps what lies between the pages that LMDB had.
+            allocator::trim();
+        }
+    }
+
+    pub(super) fn env(&self) -> Result<Arc<Env>, Error> {
+        self.mapped.as_ref().and_then(|mapped| mapped.env.clone()).ok_or(Error::Invalid)
+    }
+
+    /// Has the file hold what the store does; the revision, and how many entries that took.
+    pub(super) fn renew(&mut self, store: &Store) -> Result<(Revision, usize), Error> {
+        let due = self.due(store);
+        let entries = self.write(&due)?;
+        if let Some(Err(error)) = self.mapped.as_ref().map(Mapped::publish) {
+            return Err(Error::Other(error.raw_os_error().unwrap_or(0)));
+        }
+        Ok((due.snapshot.revision(), entries))
     }
 
     /// What is to be written of the newest snapshot.
@@ -239,32 +370,12 @@ impl Writer {
 
     /// That not all is written, in words.
     pub(super) fn trouble(&self) -> Option<String> {
+        if let Some(fault) = &self.fault {
+            return Some(fault.clone());
+        }
         let half = self.standing.as_ref().map(|_| self.place.config.max_size.as_u64() / 2)?;
         let half = bytesize::ByteSize(half);
         Some(format!("masters take more than {half}, half of it, and stand as they were; raise shared.max_size"))
-    }
-
-    fn env(&mut self) -> Result<Arc<Env>, Error> {
-        if let Some(env) = &self.env {
-            return Ok(env.clone());
-        }
-        Ok(self.env.insert(Env::writer(&self.place.path, &self.place.config)?).clone())
-    }
-
-    /// Makes the file anew if it was deleted, or its lock file: another one of those would know nothing of the readers.
-    fn see_to_place(&mut self) -> Result<(), SharedError> {
-        if self.place.marks() == self.marks {
-            return Ok(());
-        }
-        self.claim = self.place.clear(&self.claim)?;
-        (self.nodes, self.directory, self.kept, self.sum) = (OrdMap::new(), Directory::default(), Kept::nothing(), 0);
-        (self.of_masters, self.report, self.standing) = (0, None, None);
-        // Also where the new file cannot be mapped, the old one is no longer written.
-        self.env = None;
-        self.env = Some(self.place.map()?);
-        self.marks = self.place.marks();
-        tracing::warn!(path = %self.place.path.display(), "the shared file was deleted; made it anew");
-        Ok(())
     }
 }
 
@@ -273,14 +384,6 @@ fn unwritten(snapshot: &Snapshot) -> Report {
     let mut report = Report::of(snapshot, None, SystemTime::now());
     report.sources.iter_mut().for_each(|source| source.whole = false);
     report
-}
-
-fn clear(env: &Env) {
-    match env.clear_dead_readers() {
-        Ok(0) => {}
-        Ok(dead) => tracing::debug!(dead, "freed the places of dead readers of the shared file"),
-        Err(error) => tracing::warn!(%error, "cannot free the places of dead readers of the shared file"),
-    }
 }
 
 /// What an operator can do about it.

@@ -191,7 +191,7 @@ fn after_a_reboot_the_masters_of_the_copy_stand() {
     let mut open = start(&house);
     open.settle();
     open.tell(vec![join("old", &["mail"])]);
-    copy::copy(open.env(), &house.copy()).expect("copied");
+    copy::copy(&open.env(), &house.copy()).expect("copied");
     drop(open);
     fs::remove_file(house.file()).expect("a reboot");
     let mut open = start(&house);

@@ -1,0 +1,119 @@
+//! The floor: which old states of the shared file are not written over yet, since somebody may be reading them.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// What a commit replaces is left alone for so long, whoever says that he reads it or does not: who has the folder
+/// mounted read-only cannot say so. It is longer than a read takes.
+pub(super) const GRACE: Duration = Duration::from_secs(2);
+
+/// How exactly that time is kept.
+const SLICE: Duration = Duration::from_millis(250);
+
+/// How many states are told apart.
+const MAX_STATES: usize = 64;
+
+/// The states at the ends of the last slices, the oldest first. All that was current since that one is left alone.
+#[derive(Debug)]
+pub(super) struct Floor {
+    states: VecDeque<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    transaction: u64,
+    /// What was current before this moment is this state, or an older one.
+    since: Instant,
+}
+
+impl Floor {
+    /// Of a file of which it is not known what was current a moment ago.
+    pub(super) fn new(now: Instant) -> Self {
+        Self { states: [State { transaction: 1, since: now }].into() }
+    }
+
+    /// That of the oldest state.
+    pub(super) fn transaction(&self) -> u64 {
+        self.states.front().map_or(1, |oldest| oldest.transaction)
+    }
+
+    /// Whether all that was current before it is left alone as well.
+    pub(super) fn is_first(&self) -> bool {
+        self.transaction() == 1
+    }
+
+    /// Notes the current state, about to be replaced, if a slice has passed.
+    pub(super) fn note(&mut self, transaction: u64, now: Instant) -> bool {
+        if self.states.back().is_some_and(|last| last.since + SLICE > now) {
+            return false;
+        }
+        if self.states.len() == MAX_STATES {
+            self.states.remove(1);
+        }
+        self.states.push_back(State { transaction, since: now });
+        true
+    }
+
+    /// Gives up what was replaced more than the grace time ago, but not the state of a reader, nor those after it.
+    /// Whether it is a reader that keeps the oldest.
+    pub(super) fn raise(&mut self, reader: Option<u64>, now: Instant) -> bool {
+        while let Some(next) = self.states.get(1).filter(|next| next.since + GRACE <= now) {
+            if let Some(reader) = reader.filter(|reader| *reader < next.transaction) {
+                self.states
+                    .front_mut()
+                    .into_iter()
+                    .for_each(|oldest| oldest.transaction = reader.max(oldest.transaction));
+                return true;
+            }
+            self.states.pop_front();
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A floor with a state a second, of the transactions 10, 20, …
+    fn floor(start: Instant) -> Floor {
+        let mut floor = Floor::new(start);
+        for second in 1..=5 {
+            assert!(floor.note(second * 10, start + Duration::from_secs(second)));
+        }
+        floor
+    }
+
+    #[test]
+    fn what_was_replaced_is_left_alone_for_the_grace_time() {
+        let start = Instant::now();
+        let mut floor = floor(start);
+        assert!(!floor.raise(None, start + Duration::from_millis(2_999)) && floor.is_first());
+        floor.raise(None, start + Duration::from_secs(5));
+        // At 3 s, where 30 was current, it became an older one: that is exactly the grace time.
+        assert_eq!(floor.transaction(), 30);
+        floor.raise(None, start + Duration::from_secs(500));
+        assert_eq!(floor.transaction(), 50, "the current one stays");
+    }
+
+    #[test]
+    fn the_state_of_a_reader_stays_and_those_after_it() {
+        let start = Instant::now();
+        let (mut floor, late) = (floor(start), start + Duration::from_secs(60));
+        assert!(floor.raise(Some(25), late));
+        assert_eq!(floor.transaction(), 25, "its own state, and none before");
+        assert!(!floor.raise(Some(50), late));
+        assert_eq!(floor.transaction(), 50);
+    }
+
+    #[test]
+    fn a_reader_that_stays_for_days_makes_it_no_longer() {
+        let start = Instant::now();
+        let mut floor = floor(start);
+        for second in 6..10_000 {
+            floor.note(second * 10, start + Duration::from_secs(second));
+            floor.raise(Some(5), start + Duration::from_secs(second));
+        }
+        assert!(floor.states.len() <= MAX_STATES && floor.transaction() == 5);
+    }
+}

@@ -1,0 +1,228 @@
+//! The lock file of the shared file's readers. LMDB makes readers write it, so nothing in it is trusted: it is never
+//! mapped here, never waited for, and what it says is only taken into account within bounds.
+//!
+//! Its form is that of LMDB 0.9 on a 64-bit Linux (`mdb.c`: `MDB_txninfo`, `MDB_reader`), which locks its table of
+//! readers by a mutex in the file, the whole by a lock on its first byte, and each process by one on the byte of its
+//! number.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io;
+use std::ops::RangeInclusive;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+
+/// The magic number and the format, and what kind of mutex it is: never changed once the file is made.
+const STAMPS: [std::ops::Range<usize>; 2] = [0..8, 24..28];
+/// The state of the table's mutex: who holds it.
+const MUTEX: usize = 8;
+const MUTEX_OWNER: u32 = 0x3fff_ffff;
+const TRANSACTION: u64 = 48;
+const COUNT: u64 = 56;
+const HEADER: usize = 128;
+const SLOT: usize = 64;
+/// In a slot: the transaction, the process.
+const SLOT_PROCESS: usize = 8;
+
+/// No process of Linux has so large a number.
+const MAX_PROCESS: i64 = (1 << 22) + 1;
+
+/// For so long a lock file may be out of order before the file is replaced. Every reader holds the mutex for a moment.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The lock file under the shared file's name, or LMDB's own of its writer.
+#[derive(Debug)]
+pub(super) struct LockFile {
+    file: File,
+    stamps: Vec<u8>,
+    size: u64,
+    is_held: bool,
+    fault: Option<(String, Instant)>,
+}
+
+/// A reader that keeps a state from being written over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pin {
+    pub(super) transaction: u64,
+    process: i32,
+}
+
+impl LockFile {
+    /// The one at `path`, which must be like `model`, one that LMDB has just made.
+    pub(super) fn open(path: &Path, model: &Path) -> io::Result<Self> {
+        let model = fs::read(model)?;
+        let file = File::options().read(true).write(true).open(path)?;
+        let size = file.metadata()?.len();
+        let mut lock = Self { file, stamps: stamps(&model), size: model.len() as u64, is_held: false, fault: None };
+        // Who has a larger one mapped needs all of it.
+        let other = (size != lock.size).then(|| "it is of another size".to_owned());
+        match other.or_else(|| lock.disorder()) {
+            None => Ok(lock),
+            Some(why) => Err(io::Error::new(io::ErrorKind::InvalidData, why)),
+        }
+    }
+
+    /// Tells readers which transaction is the newest.
+    pub(super) fn publish(&self, transaction: u64) -> io::Result<()> {
+        self.file.write_all_at(&transaction.to_ne_bytes(), TRANSACTION)
+    }
+
+    /// Has LMDB, whose own lock file this is, leave alone what a reader of this state may still read.
+    pub(super) fn set_floor(&self, transaction: u64) -> io::Result<()> {
+        let mut slot = [0; SLOT_PROCESS + 4];
+        slot[..SLOT_PROCESS].copy_from_slice(&transaction.to_ne_bytes());
+        // No process of this number can be.
+        slot[SLOT_PROCESS..].copy_from_slice(&i32::MAX.to_ne_bytes());
+        self.file.write_all_at(&slot, HEADER as u64)?;
+        let count = self.bytes()?.count().max(1);
+        self.file.write_all_at(&count.to_ne_bytes(), COUNT)
+    }
+
+    /// The reader of the oldest state among these.
+    pub(super) fn oldest(&self, among: RangeInclusive<u64>) -> io::Result<Option<Pin>> {
+        let bytes = self.bytes()?;
+        let pins = bytes.taken().map(|(_, transaction, process)| Pin { transaction, process });
+        Ok(pins.filter(|pin| among.contains(&pin.transaction)).min_by_key(|pin| pin.transaction))
+    }
+
+    /// Which process it is, as an operator can find it.
+    pub(super) fn name(&self, pin: Pin) -> String {
+        self.locked(pin.process.into(), 1).map_or_else(|| named(pin.process), |lock| named(lock.l_pid))
+    }
+
+    /// Of one that lies beside a file: how many slots of readers were ever taken, and how many there are. None: there is
+    /// none, or LMDB could not work with it at once.
+    pub(super) fn slots(path: &Path) -> Option<(u32, u32)> {
+        let bytes = Bytes(fs::read(path).ok()?);
+        let is_free = bytes.u32_at(MUTEX) & MUTEX_OWNER == 0 && bytes.count() <= bytes.slots();
+        is_free.then(|| (bytes.count(), bytes.slots()))
+    }
+
+    /// Mends what can be mended in place, and frees the slots of dead readers. What has been out of order for long.
+    pub(super) fn tend(&mut self, now: Instant) -> Option<&str> {
+        let disorder = self.disorder();
+        if self.fault.as_ref().map(|(why, _)| why) != disorder.as_ref() {
+            self.fault = disorder.map(|why| (why, now));
+        }
+        self.fault.as_ref().filter(|(_, since)| *since + PATIENCE <= now).map(|(why, _)| why.as_str())
+    }
+
+    fn disorder(&mut self) -> Option<String> {
+        let failed = |error: io::Error| format!("it cannot be read: {error}");
+        match self.file.metadata() {
+            Err(error) => return Some(failed(error)),
+            Ok(it) if it.len() < self.size => return Some("a reader cut it off".into()),
+            // It may be meant to fill the disk.
+            Ok(it) if it.len() > self.size => drop(self.file.set_len(self.size)),
+            Ok(_) => {}
+        }
+        let bytes = match self.bytes() {
+            Ok(bytes) => bytes,
+            Err(error) => return Some(failed(error)),
+        };
+        if stamps(&bytes.0) != self.stamps {
+            return Some("a reader wrote over it".into());
+        }
+        if bytes.count() > bytes.slots() {
+            let _ = self.file.write_all_at(&bytes.slots().to_ne_bytes(), COUNT);
+        }
+        let holder = bytes.u32_at(MUTEX) & MUTEX_OWNER;
+        if holder != 0 {
+            return Some(format!("{} holds the mutex of its table", named(holder as i32)));
+        }
+        self.hold().or_else(|| self.tidy(&bytes))
+    }
+
+    /// Keeps others from taking it for their own, as everybody does who has the file open. Who keeps us from it.
+    fn hold(&mut self) -> Option<String> {
+        let shared = flock(libc::F_RDLCK, 0, 1);
+        self.is_held = self.is_held || fcntl(&self.file, FcntlArg::F_OFD_SETLK(&shared)).is_ok();
+        if self.is_held { None } else { Some(format!("{} has locked it", self.holder(0, 1))) }
+    }
+
+    /// Frees the slots of the dead. Who has taken more than its own place among the living.
+    fn tidy(&self, bytes: &Bytes) -> Option<String> {
+        let mut living: HashMap<i32, u32> = HashMap::new();
+        for (slot, _, process) in bytes.taken() {
+            let taken = living.entry(process).or_insert(0);
+            if *taken > 0 || self.locked(process.into(), 1).is_some() {
+                *taken += 1;
+            } else {
+                let _ = self.file.write_all_at(&[0; 4], (HEADER + slot * SLOT + SLOT_PROCESS) as u64);
+            }
+        }
+        let most = living.into_iter().max_by_key(|(_, taken)| *taken);
+        if let Some((process, _)) = most.filter(|(_, taken)| *taken > 1 && *taken > bytes.slots() / 2) {
+            return Some(format!("{} has taken most places of its table", self.holder(process.into(), 1)));
+        }
+        // Each process locks one byte, that of its number.
+        let lock = self.locked(1, 0).filter(|lock| lock.l_len != 1).or_else(|| self.locked(MAX_PROCESS, 0))?;
+        Some(format!("{} has locked it", named(lock.l_pid)))
+    }
+
+    fn holder(&self, start: i64, length: i64) -> String {
+        named(self.locked(start, length).map_or(0, |lock| lock.l_pid))
+    }
+
+    /// The first lock of another process on these bytes; none of a length of 0: to the end.
+    fn locked(&self, start: i64, length: i64) -> Option<libc::flock> {
+        let mut lock = flock(libc::F_WRLCK, start, length);
+        let asked = fcntl(&self.file, FcntlArg::F_OFD_GETLK(&mut lock));
+        asked.ok().filter(|_| lock.l_type != libc::F_UNLCK as libc::c_short).map(|_| lock)
+    }
+
+    fn bytes(&self) -> io::Result<Bytes> {
+        let mut bytes = vec![0; self.size as usize];
+        self.file.read_exact_at(&mut bytes, 0)?;
+        Ok(Bytes(bytes))
+    }
+}
+
+/// The bytes of a lock file.
+struct Bytes(Vec<u8>);
+
+impl Bytes {
+    fn count(&self) -> u32 {
+        self.u32_at(COUNT as usize)
+    }
+
+    fn slots(&self) -> u32 {
+        (self.0.len().saturating_sub(HEADER) / SLOT) as u32
+    }
+
+    /// The slots that are taken: their numbers, their transactions and their processes.
+    fn taken(&self) -> impl Iterator<Item = (usize, u64, i32)> {
+        let slots = self.0.get(HEADER..).unwrap_or_default().chunks_exact(SLOT).take(self.count() as usize);
+        let slots = slots.enumerate().filter_map(|(number, slot)| {
+            let transaction = u64::from_ne_bytes(*slot.first_chunk()?);
+            Some((number, transaction, i32::from_ne_bytes(*slot[SLOT_PROCESS..].first_chunk()?)))
+        });
+        slots.filter(|(_, _, process)| *process != 0)
+    }
+
+    fn u32_at(&self, at: usize) -> u32 {
+        self.0.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| u32::from_ne_bytes(*bytes))
+    }
+}
+
+fn stamps(bytes: &[u8]) -> Vec<u8> {
+    STAMPS.into_iter().flat_map(|range| bytes.get(range).unwrap_or_default()).copied().collect()
+}
+
+fn flock(kind: libc::c_int, start: i64, length: i64) -> libc::flock {
+    let (l_type, l_whence) = (kind as libc::c_short, libc::SEEK_SET as libc::c_short);
+    libc::flock { l_type, l_whence, l_start: start, l_len: length, l_pid: 0 }
+}
+
+/// A process as an operator can find it. Of another container the kernel does not tell which.
+fn named(process: i32) -> String {
+    match fs::read_to_string(format!("/proc/{process}/comm")) {
+        Ok(name) if process > 0 => format!("process {process} ({})", name.trim_end().escape_debug()),
+        _ if process > 0 => format!("process {process}"),
+        _ => "a process of another container".into(),
+    }
+}

@@ -1,0 +1,121 @@
+//! The shared file as its writer has it: mapped, with what its readers may still read, until another takes its place.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use bytesize::ByteSize;
+use lmdb::Error;
+use nix::fcntl::{FallocateFlags, fallocate};
+
+use super::env::Env;
+use super::floor::Floor;
+use super::lock_file::LockFile;
+
+/// So long those who have a file open that was replaced may take to notice, before it can be emptied.
+const LEFT: Duration = Duration::from_secs(30);
+
+/// LMDB's two pages of its own; of a page size that no machine exceeds.
+const HEAD: i64 = 2 * 65_536;
+
+/// The file, its readers' lock file, and LMDB's own.
+#[derive(Debug)]
+pub(super) struct Mapped {
+    /// None: to be mapped again.
+    pub(super) env: Option<Arc<Env>>,
+    data: File,
+    own: LockFile,
+    pub(super) readers: LockFile,
+    floor: Floor,
+    room: Room,
+}
+
+/// Whether a transaction may be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    Enough,
+    /// Not before more of what was replaced a moment ago is given up.
+    Later,
+    /// Not as long as this process keeps what was replaced.
+    Pinned(String),
+}
+
+/// A file that was replaced. Who has it open keeps its memory.
+#[derive(Debug)]
+pub(super) struct Left {
+    data: File,
+    env: Weak<Env>,
+    since: Instant,
+}
+
+impl Mapped {
+    /// The file at `path`, of which these are.
+    pub(super) fn new(env: Arc<Env>, own: LockFile, readers: LockFile, path: &Path) -> io::Result<Self> {
+        let data = File::options().read(true).write(true).open(path)?;
+        let floor = Floor::new(Instant::now());
+        own.set_floor(floor.transaction())?;
+        let mapped = Self { env: Some(env), data, own, readers, floor, room: Room::Enough };
+        mapped.publish()?;
+        Ok(mapped)
+    }
+
+    /// The same after it was unmapped.
+    pub(super) fn map_again(&mut self, (env, own): (Arc<Env>, LockFile)) -> io::Result<()> {
+        own.set_floor(self.floor.transaction())?;
+        (self.env, self.own) = (Some(env), own);
+        Ok(())
+    }
+
+    /// Tells readers of the newest transaction.
+    pub(super) fn publish(&self) -> io::Result<()> {
+        let Some(env) = &self.env else { return Ok(()) };
+        let transaction = env.transaction().map_err(|error| io::Error::other(error.to_string()))?;
+        self.readers.publish(transaction)
+    }
+
+    /// Whether a transaction may be written, so that no more than `max` waits for readers.
+    pub(super) fn room(&mut self, max: ByteSize, now: Instant) -> Result<Room, Error> {
+        let Some(env) = &self.env else { return Ok(Room::Enough) };
+        let current = env.transaction()?;
+        if self.floor.note(current, now) {
+            let pin = self.readers.oldest(self.floor.transaction()..=current).ok().flatten();
+            let is_read = self.floor.raise(pin.map(|pin| pin.transaction), now);
+            self.own
+                .set_floor(self.floor.transaction())
+                .map_err(|error| Error::Other(error.raw_os_error().unwrap_or(0)))?;
+            let kept = env.freed_since(self.floor.transaction())?;
+            self.room = match pin.filter(|_| is_read) {
+                _ if kept <= max.as_u64() || self.floor.is_first() => Room::Enough,
+                Some(pin) => Room::Pinned(self.readers.name(pin)),
+                None => Room::Later,
+            };
+        }
+        Ok(self.room.clone())
+    }
+
+    pub(super) fn leave(self) -> Left {
+        let env = self.env.as_ref().map(Arc::downgrade).unwrap_or_default();
+        Left { data: self.data, env, since: Instant::now() }
+    }
+}
+
+impl Left {
+    /// Gives up its memory; for how long that cannot be yet.
+    pub(super) fn empty(&self, now: Instant) -> Result<(), Duration> {
+        let wait = (self.since + LEFT).saturating_duration_since(now);
+        // It may still be copied.
+        if !wait.is_zero() || self.env.strong_count() > 0 {
+            return Err(wait.max(Duration::from_secs(1)));
+        }
+        let size = self.data.metadata().map_or(0, |data| data.len()) as i64;
+        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        if size > HEAD
+            && let Err(error) = fallocate(&self.data, flags, HEAD, size - HEAD)
+        {
+            tracing::debug!(%error, "cannot empty a shared file that was replaced");
+        }
+        Ok(())
+    }
+}
