@@ -1,10 +1,12 @@
 //! Permissions: who may open a socket or a file that Roster makes.
 
+use std::fs;
 use std::io;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use nix::unistd::{Group, Uid, User};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// The permissions of a socket or a file in the file system.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -27,7 +29,7 @@ impl Permissions {
 
 impl Mode {
     pub fn set(self, path: &Path) -> io::Result<()> {
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(self.0))
+        fs::set_permissions(path, fs::Permissions::from_mode(self.0))
     }
 }
 
@@ -48,9 +50,51 @@ impl From<Mode> for String {
     }
 }
 
-/// Gives a file to a group; why that cannot be.
+/// Gives a file to a group, by its name or its number; why that cannot be.
 pub fn give_to(path: &Path, group: &str) -> Result<(), String> {
-    let known = nix::unistd::Group::from_name(group).map_err(|error| error.to_string())?;
-    let group = known.ok_or("there is no such group")?;
-    chown(path, None, Some(group.gid.as_raw())).map_err(|error| error.to_string())
+    let known = Group::from_name(group).map_err(|error| error.to_string())?;
+    // A container has other names than the one that the number is of.
+    let number = known.map(|group| group.gid.as_raw()).or_else(|| group.parse().ok());
+    chown(path, None, Some(number.ok_or("there is no such group")?)).map_err(|error| error.to_string())
+}
+
+/// Reads a group: a text, or a number.
+pub fn group<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected the name of a group, or its number")]
+    enum NameOrNumber {
+        Name(String),
+        Number(u32),
+    }
+    Ok(match NameOrNumber::deserialize(from)? {
+        NameOrNumber::Name(name) => name,
+        NameOrNumber::Number(number) => number.to_string(),
+    })
+}
+
+/// Makes a folder, and those above it, that everybody may enter, whatever the process's mask says: what is put into it has
+/// permissions of its own.
+pub fn make_folder(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    path.parent().map_or(Ok(()), make_folder)?;
+    match fs::create_dir(path) {
+        Ok(()) => Mode(0o755).set(path),
+        Err(_) if path.is_dir() => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Of a folder of another user: whose it is, and who we are.
+pub fn foreign(folder: &Path) -> Option<(String, String)> {
+    let (owner, user) = (folder.metadata().ok()?.uid(), Uid::effective().as_raw());
+    (owner != user).then(|| (name_of(owner), name_of(user)))
+}
+
+fn name_of(user: u32) -> String {
+    match User::from_uid(Uid::from_raw(user)) {
+        Ok(Some(user)) => user.name,
+        _ => format!("uid {user}"),
+    }
 }

@@ -113,8 +113,9 @@ impl Sidecar {
             register.start(publisher, metrics.clone(), &tasks, reloads);
         }
         endpoint.start(&config.zk_data, &store, &access, &metrics, &tasks)?;
-        if let Some(shared) = shared {
-            shared.start(&tasks, &store, &metrics)?;
+        match shared {
+            Some(shared) => shared.start(&tasks, &store, &metrics)?,
+            None => Shared::start_later(&config.shared, config.thrift.unix.parent(), &tasks, &store, &metrics)?,
         }
         Ok(Self { tasks, failures, reload, store, access, addresses, stop_timeout: config.sidecar.stop_timeout })
     }
@@ -206,7 +207,7 @@ fn feeds(config: &Config) -> Vec<Feed> {
 fn open_shared(config: &Config, feeds: &[Feed], metrics: &Metrics) -> Result<Option<Shared>, StartError> {
     match Shared::open(&config.shared, config.thrift.unix.parent(), feeds) {
         Err(error @ (SharedError::Io { .. } | SharedError::Map { .. })) => {
-            tracing::error!(%error, "going on without the shared file");
+            tracing::error!(%error, "going on without the shared file, until it can be opened");
             metrics.shared_trouble.store(Some(Arc::new(error.to_string())));
             Ok(None)
         }

@@ -23,7 +23,7 @@ pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
         ("register.group", &config.register.group),
         ("shared.group", &config.shared.group),
     ] {
-        if !group.is_empty() && matches!(Group::from_name(group), Ok(None)) {
+        if !group.is_empty() && group.parse::<u32>().is_err() && matches!(Group::from_name(group), Ok(None)) {
             mistakes.push(draft.mistake(key.into(), format!("there is no group {group:?} on this machine")));
         }
     }

@@ -24,10 +24,10 @@ pub use self::accepted::Accepted;
 pub use self::peer::{Peer, Peers, User};
 pub use self::remote::{ConnectError, Remote};
 pub use self::socket_file::InTheWay;
-use self::socket_file::SocketFile;
 pub(crate) use self::socket_file::most_bytes;
+use self::socket_file::{Claim, SocketFile};
 pub use self::stream::Stream;
-use crate::permissions::{Permissions, give_to};
+use crate::permissions::{Permissions, foreign, give_to};
 use crate::task::Stop;
 
 /// How many connections the kernel may hold for us until we accept them. A full queue of a Unix socket makes its
@@ -114,7 +114,7 @@ enum NoListener {
 pub struct Bound {
     socket: Arc<Socket>,
     /// Kept for its drop.
-    _file: Option<Arc<SocketFile>>,
+    _file: Option<Arc<(SocketFile, Claim)>>,
     address: Address,
 }
 
@@ -244,15 +244,23 @@ fn listen_under(
     setting: &'static str,
     path: &Path,
     permissions: &Permissions,
-) -> Result<(std::os::unix::net::UnixListener, SocketFile), NoListener> {
+) -> Result<(std::os::unix::net::UnixListener, (SocketFile, Claim)), NoListener> {
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
         return Err(NoListener::Taken(setting));
     }
+    if let Some((owner, user)) = path.parent().and_then(foreign) {
+        tracing::warn!(path = %path.display(), owner, user, "the folder of the socket is of another user");
+    }
+    // Two that start at the same moment find nobody who listens.
+    let claim = Claim::of(path).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => NoListener::Taken(setting),
+        _ => error.into(),
+    })?;
     InTheWay::none_at(path)?;
     let (listener, mut file) = SocketFile::bind(path, permissions.mode)?;
     if let Some(group) = &permissions.group {
         give_to(&file.path, group).map_err(|reason| NoListener::Group { group: group.clone(), reason })?;
     }
     file.move_to(path)?;
-    Ok((listener, file))
+    Ok((listener, (file, claim)))
 }

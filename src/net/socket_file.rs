@@ -1,10 +1,14 @@
 //! A socket in the file system, which is gone when nobody listens any more.
 
+use std::ffi::OsString;
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use crate::permissions::Mode;
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::permissions::{Mode, make_folder};
 
 /// The longest path of a socket: with the `:1` of the link beside it, and a zero, as many bytes as the kernel takes.
 const MAX_PATH: usize = 108 - 1 - ":1".len();
@@ -15,6 +19,26 @@ const MAX_FRESH: usize = 7;
 /// How many bytes the path of a socket may have, so that the name beside it is not too long either.
 pub(crate) fn most_bytes(path: &Path) -> usize {
     MAX_PATH - MAX_FRESH.saturating_sub(path.file_name().map_or(0, |name| name.len()))
+}
+
+/// What no other process may have as long as this lives: the name of a socket.
+#[derive(Debug)]
+pub(super) struct Claim(#[expect(dead_code, reason = "kept for its drop")] Flock<File>);
+
+impl Claim {
+    /// That to `path`; it fails with `WouldBlock` while another process has it. Only our user may open the file beside it
+    /// that is locked for that, and so lock it.
+    pub(super) fn of(path: &Path) -> io::Result<Self> {
+        if let Some(folder) = path.parent() {
+            make_folder(folder)?;
+        }
+        let mut name = OsString::from(".");
+        name.push(path.file_name().unwrap_or_default());
+        name.push(".claim");
+        let options =
+            File::options().write(true).create(true).truncate(false).mode(0o600).open(path.with_file_name(name));
+        Flock::lock(options?, FlockArg::LockExclusiveNonblock).map(Self).map_err(|(_, error)| error.into())
+    }
 }
 
 /// A socket in the file system, taken away with the listener unless another process has replaced it.
@@ -49,7 +73,7 @@ impl SocketFile {
     /// Listens under a name beside `path`, where nobody looks for it yet.
     pub(super) fn bind(path: &Path, mode: Mode) -> io::Result<(std::os::unix::net::UnixListener, Self)> {
         if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)?;
+            make_folder(folder)?;
         }
         let fresh = path.with_file_name(format!(".{:x}", std::process::id()));
         // A process of the same number may have been killed before it moved its own.

@@ -24,6 +24,7 @@ pub struct Config {
     /// path: none.
     pub unix: PathBuf,
     pub mode: Mode,
+    #[serde(deserialize_with = "crate::permissions::group")]
     pub group: String,
     /// A file with a token a line; masters show one of them. Read again on SIGHUP. None: Roster makes a token.
     pub tokens: Option<PathBuf>,

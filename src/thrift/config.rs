@@ -18,6 +18,7 @@ pub struct Config {
     /// The socket's mode, in octal digits.
     pub mode: Mode,
     /// The group that the socket is given to; empty: the process's own.
+    #[serde(deserialize_with = "crate::permissions::group")]
     pub group: String,
     /// The loopback address and port; empty: none.
     pub tcp: String,

@@ -237,13 +237,16 @@ fn a_full_file_is_told_once_and_the_endpoint_goes_on() {
 }
 
 #[test]
-fn a_file_that_cannot_be_is_told_as_long_as_the_sidecar_runs() {
+fn a_file_that_cannot_be_is_told_and_made_when_it_can() {
     let mut roster = Roster::prepare_file("roster.sock", "\"/a\" = \"one\"");
     std::fs::create_dir(roster.shared_file()).expect("something else in its place");
     roster.run();
     assert_eq!(roster.data("/a"), b"one");
     let trouble = roster.status().shared_trouble.expect("it is told");
     assert!(trouble.contains("Is a directory"), "{trouble}");
+    std::fs::remove_dir(roster.shared_file()).expect("it is empty");
+    reads(&roster, "node/a", "\"one\"");
+    assert_eq!(roster.status().shared_trouble, None);
 }
 
 /// Starts it with a wall clock of its own.

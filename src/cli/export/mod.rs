@@ -34,6 +34,9 @@ pub(crate) struct Export {
     /// The file to write
     #[arg(long, value_name = "FILE")]
     php: PathBuf,
+    /// The group that the file is given to, by its name or number; others cannot read a new file
+    #[arg(long)]
+    group: Option<String>,
     /// Nodes to write, with all below each; none is needed with --services
     #[arg(value_parser = NodePath::parse, required_unless_present = "services")]
     paths: Vec<NodePath>,
@@ -51,6 +54,7 @@ pub(crate) struct Export {
 #[derive(Debug)]
 struct Subject {
     php: PathBuf,
+    group: Option<String>,
     paths: Vec<NodePath>,
     services: bool,
     /// Whether a path at which there is nothing has no nodes, and is no mistake.
@@ -66,6 +70,7 @@ impl Export {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let subject = Subject {
             php: self.php,
+            group: self.group,
             paths: self.paths,
             services: self.services,
             may_be_absent: self.watch,
@@ -97,7 +102,7 @@ impl Subject {
                 file.array("services", |array| services(array, &masters));
             }
         });
-        let replaced = file::replace(&self.php, &content);
+        let replaced = file::replace(&self.php, &content, self.group.as_deref());
         if replaced.with_context(|| format!("cannot write {}", self.php.display()))? {
             self.tell(&Size::of(&content, &self.paths, nodes.values()));
         }

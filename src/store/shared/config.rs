@@ -28,6 +28,7 @@ pub struct Config {
     /// The file's mode, in octal digits. The group, where it may read the file, may also write the lock file beside it.
     pub mode: Mode,
     /// The group that both are given to; empty: the process's own.
+    #[serde(deserialize_with = "crate::permissions::group")]
     pub group: String,
 }
 

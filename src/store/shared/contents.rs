@@ -1,5 +1,6 @@
 //! All that a shared file holds, read and checked; and how a store begins with it.
 
+use std::borrow::Borrow;
 use std::mem;
 use std::path::Path;
 use std::sync::Arc;
@@ -117,9 +118,9 @@ impl Contents {
     }
 
     /// Sees to it that some of the nodes are of the feeds, if there are any.
-    pub(super) fn check_cluster(&self, feeds: &[Feed]) -> Result<(), Unfit> {
+    pub(super) fn check_cluster(&self, feeds: &[impl Borrow<Feed>]) -> Result<(), Unfit> {
         let sources: Vec<_> = self.report.sources.iter().filter(|source| !source.tells_of_masters()).collect();
-        if sources.is_empty() || sources.iter().any(|source| feeds.iter().any(|feed| source.is_of(feed))) {
+        if sources.is_empty() || sources.iter().any(|source| feeds.iter().any(|feed| source.is_of(feed.borrow()))) {
             return Ok(());
         }
         let identities: Vec<_> = sources.iter().map(|source| source.identity.as_str()).collect();

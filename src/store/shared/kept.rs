@@ -1,5 +1,6 @@
 //! What an earlier process left of masters: it stands in the file until those that live now are known.
 
+use std::borrow::Borrow;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::Contents;
@@ -21,9 +22,10 @@ impl Kept {
     }
 
     /// What of `left` is about masters, and told by one of the feeds.
-    pub(super) fn of(left: &Contents, feeds: &[Feed]) -> Self {
+    pub(super) fn of(left: &Contents, feeds: &[impl Borrow<Feed>]) -> Self {
         let now = SystemTime::now();
-        let is_of = |source: &&Source| source.tells_of_masters() && feeds.iter().any(|feed| source.is_of(feed));
+        let is_of =
+            |source: &&Source| source.tells_of_masters() && feeds.iter().any(|feed| source.is_of(feed.borrow()));
         let sources = left.report.sources.iter().filter(is_of);
         Self {
             keys: left.of_masters.iter().map(|(key, _)| key.clone()).collect(),

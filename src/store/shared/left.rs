@@ -1,5 +1,6 @@
 //! What an earlier process left: taken up, or set aside where it cannot be.
 
+use std::borrow::Borrow;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -13,7 +14,7 @@ use crate::store::Feed;
 
 /// What an earlier process left in a file. One that cannot be used is set aside; and one that was, for being of another
 /// cluster, comes back when it is of ours.
-pub(super) fn left_at(path: &Path, feeds: &[Feed]) -> io::Result<Option<Contents>> {
+pub(super) fn left_at(path: &Path, feeds: &[impl Borrow<Feed>]) -> io::Result<Option<Contents>> {
     let began = Instant::now();
     let (left, why) = match Contents::load(path) {
         Ok(left) => match left.check_cluster(feeds) {
@@ -57,7 +58,7 @@ fn is_new(path: &Path) -> io::Result<bool> {
 }
 
 /// A copy that is newer than `here`.
-pub(super) fn newer_at(copy: &Path, here: Option<&Contents>, feeds: &[Feed]) -> Option<Contents> {
+pub(super) fn newer_at(copy: &Path, here: Option<&Contents>, feeds: &[impl Borrow<Feed>]) -> Option<Contents> {
     let is_newer = |revision| here.is_none_or(|here| revision > here.report.revision);
     let told = Image::open(copy).and_then(|image| contents::report(&image));
     if told.is_ok_and(|report| !is_newer(report.revision)) {

@@ -41,6 +41,7 @@ mod place;
 mod reader;
 mod writer;
 
+use std::borrow::Borrow;
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -63,7 +64,11 @@ pub use self::reader::{ReadError, Reader};
 use self::writer::{Origin, Writer};
 use super::{Feed, Store};
 use crate::metrics::Metrics;
+use crate::permissions::foreign;
 use crate::task::Tasks;
+
+/// How soon it is tried again to open a file that could not be.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// The shared file, ours to write.
 #[derive(Debug)]
@@ -95,7 +100,11 @@ pub enum SharedError {
 impl Shared {
     /// Claims the file, in the folder `beside` if its path is relative, and reads what an earlier process left; sets aside
     /// what cannot be used. None: there is to be none.
-    pub fn open(config: &Config, beside: Option<&Path>, feeds: &[Feed]) -> Result<Option<Self>, SharedError> {
+    pub fn open(
+        config: &Config,
+        beside: Option<&Path>,
+        feeds: &[impl Borrow<Feed>],
+    ) -> Result<Option<Self>, SharedError> {
         let Some(path) = config.file(beside) else { return Ok(None) };
         let place = Place::claim(path, config.clone())?;
         let path = &place.path;
@@ -133,12 +142,50 @@ impl Shared {
             writer::follow(writer, store, metrics, written, stop).await;
         })
     }
+
+    /// Has it opened by a thread that tries until it can, and then started: what was in the way may pass.
+    pub fn start_later(
+        config: &Config,
+        beside: Option<&Path>,
+        tasks: &Tasks,
+        store: &Arc<Store>,
+        metrics: &Arc<Metrics>,
+    ) -> io::Result<()> {
+        let (config, beside, stop) = (config.clone(), beside.map(Path::to_owned), tasks.stop_signal());
+        let (all, store, metrics) = (tasks.clone(), store.clone(), metrics.clone());
+        tasks.thread("the opening of the shared file", move |_| async move {
+            loop {
+                tokio::select! {
+                    () = tokio::time::sleep(RETRY) => {}
+                    () = stop.requested() => return,
+                }
+                let opened = Self::open(&config, beside.as_deref(), store.snapshot().feeds());
+                let started = opened.map_err(|error| error.to_string()).and_then(|shared| {
+                    let start = |shared: Self| shared.start(&all, &store, &metrics);
+                    shared.map_or(Ok(()), start).map_err(|error| format!("cannot start a thread: {error}"))
+                });
+                match started {
+                    Ok(()) => {
+                        metrics.shared_trouble.store(None);
+                        break;
+                    }
+                    Err(why) => metrics.shared_trouble.store(Some(Arc::new(why))),
+                }
+            }
+            stop.requested().await;
+        })
+    }
 }
 
-/// Whether there is a directory for the copy. It is made if only its last part is missing. The usual one is not on every
-/// machine, and is missed only where it was asked for.
+/// Whether there is a directory for the copy, and ours. It is made if only its last part is missing. The usual one is not
+/// on every machine, and is missed only where it was asked for.
 fn is_kept(copy: &Path, is_asked_for: bool) -> bool {
     let folder = copy.parent().unwrap_or(Path::new("/"));
+    if let Some((owner, user)) = foreign(folder) {
+        let path = folder.display();
+        tracing::warn!(%path, owner, user, "no copy of the shared file is kept: the directory is of another user");
+        return false;
+    }
     let made = if folder.is_dir() { Ok(()) } else { fs::DirBuilder::new().mode(0o700).create(folder) };
     if let Err(error) = &made {
         let (path, why) = (folder.display(), "no copy of the shared file is kept: the directory cannot be made");

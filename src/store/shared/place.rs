@@ -12,13 +12,12 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use nix::unistd::{Uid, User};
 
 use super::env::Env;
 use super::lock_file::LockFile;
 use super::mapped::Mapped;
 use super::{Config, SharedError, lock_file, with_end};
-use crate::permissions::{Mode, Permissions, give_to};
+use crate::permissions::{Mode, Permissions, foreign, give_to, make_folder};
 
 /// Where the file lies, and what its configuration says of it. No other process may write there as long as this lives.
 #[derive(Debug)]
@@ -55,14 +54,13 @@ impl Place {
         hidden.push(path.file_name().unwrap_or_default());
         let own = folder.join(hidden);
         let io = |source| SharedError::Io { path: own.clone(), source };
-        fs::create_dir_all(folder).map_err(|source| SharedError::Io { path: folder.to_owned(), source })?;
+        make_folder(folder).map_err(|source| SharedError::Io { path: folder.to_owned(), source })?;
         match DirBuilder::new().mode(0o700).create(&own) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(io(error)),
             _ => {}
         }
-        let owner = fs::symlink_metadata(&own).map_err(io)?.uid();
-        if owner != Uid::effective().as_raw() {
-            return Err(SharedError::Foreign { path: own, owner: user(owner), user: user(Uid::effective().as_raw()) });
+        if let Some((owner, user)) = foreign(&own) {
+            return Err(SharedError::Foreign { path: own, owner, user });
         }
         Mode(0o700).set(&own).map_err(io)?;
         let claim = Claim::of_file(File::open(&own).map_err(io)?).map_err(|error| match error {
@@ -208,12 +206,5 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
-    }
-}
-
-fn user(id: u32) -> String {
-    match User::from_uid(Uid::from_raw(id)) {
-        Ok(Some(user)) => user.name,
-        _ => format!("uid {id}"),
     }
 }

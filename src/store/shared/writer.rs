@@ -1,5 +1,6 @@
 //! The writer: follows the store, and writes what has gathered as one transaction.
 
+use std::borrow::Borrow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -139,7 +140,7 @@ pub(super) async fn follow(
 
 impl Writer {
     /// Of a file that holds `here`, which an earlier process left.
-    pub(super) fn new(place: Place, origin: Origin, here: Option<&Contents>, feeds: &[Feed]) -> Self {
+    pub(super) fn new(place: Place, origin: Origin, here: Option<&Contents>, feeds: &[impl Borrow<Feed>]) -> Self {
         Self {
             place,
             origin,

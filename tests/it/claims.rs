@@ -1,0 +1,66 @@
+//! What one sidecar has, no other may take: also where two are started at the same moment.
+
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Child, Command, Stdio};
+
+use crate::harness::{Dialect, Roster, SOON, binary, ensure, eventually};
+use crate::idl::TRosterSyncClient;
+use crate::readers::is_long;
+
+/// Starts both; one ends, and the other one goes on.
+fn one_lives(commands: [Command; 2], is_answered: impl Fn() -> bool) {
+    let mut both = commands.map(|mut command| command.stderr(Stdio::null()).spawn().expect("the binary starts"));
+    let has_ended = |child: &mut Child| child.try_wait().expect("a child can be waited for").is_some();
+    eventually("one ends, and the other one answers", SOON, || {
+        let ended = both.iter_mut().map(has_ended).filter(|ended| *ended).count();
+        ensure(ended == 1 && is_answered(), format!("{ended} have ended"))
+    });
+    for child in &mut both {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+fn serve(roster: &Roster, settings: &[String]) -> Command {
+    let mut serve = binary();
+    serve.args(["serve", "--config"]).arg(roster.config()).env("ROSTER_SHARED__STATE", roster.state());
+    serve.args(settings.iter().flat_map(|setting| ["--set", setting]));
+    serve
+}
+
+fn rounds() -> usize {
+    if is_long() { 100 } else { 12 }
+}
+
+#[test]
+fn of_two_on_one_socket_one_lives() {
+    let roster = Roster::prepare_file("roster.sock", "\"/a\" = \"one\"");
+    roster.configure(&format!("tcp = \"127.0.0.1:{}\"", roster.port()), "tcp = \"\"");
+    for round in 0..rounds() {
+        // Each has a file of its own, which thus keeps neither from it.
+        let file = |name| [format!("shared.path=\"{name}-{round}.mdb\"")];
+        let commands = ["one", "other"].map(|name| serve(&roster, &file(name)));
+        one_lives(commands, || roster.try_client(Dialect::ALL[0]).is_ok_and(|mut client| client.status().is_ok()));
+    }
+}
+
+#[test]
+fn of_two_on_one_file_one_lives() {
+    let roster = Roster::prepare_file("roster.sock", "\"/a\" = \"one\"");
+    roster.configure(&format!("tcp = \"127.0.0.1:{}\"", roster.port()), "tcp = \"\"");
+    let file = format!("shared.path={:?}", roster.shared_file());
+    for round in 0..rounds() {
+        let socket = |name| format!("thrift.unix={:?}", roster.folder().join(format!("{name}-{round}.sock")));
+        let commands = ["one", "other"].map(|name| serve(&roster, &[socket(name), file.clone()]));
+        one_lives(commands, || true);
+    }
+}
+
+#[test]
+fn nobody_but_the_sidecars_user_can_take_what_it_has() {
+    let roster = Roster::of_file("\"/a\" = \"one\"");
+    for (name, mode) in [(".shared.mdb", 0o700), (".roster.sock.claim", 0o600), ("shared.mdb-lock", 0o660)] {
+        let metadata = roster.folder().join(name).metadata().expect("it is there");
+        assert_eq!(metadata.permissions().mode() & 0o777, mode, "{name}");
+    }
+}
