@@ -45,7 +45,7 @@ gen:
 explore:
 	cargo test --features shuttle --lib exploration
 
-# Five targets, a minute each; SECONDS_EACH says otherwise. QUICK=1 only replays the corpora, as `make test` does, and
+# Six targets, a minute each; SECONDS_EACH says otherwise. QUICK=1 only replays the corpora, as `make test` does, and
 # bounds the memory that each input takes.
 fuzz:
 	@command -v c++ > /dev/null || $(MAKE) deps PACKAGES=g++

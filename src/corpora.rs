@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::{config, store, thrift, tunnel};
+use crate::{config, source, store, thrift, tunnel};
 
 fn replay(corpus: &str, check: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(corpus);
@@ -37,4 +37,9 @@ fn what_may_lie_in_the_place_of_the_shared_file_holds() {
 #[test]
 fn what_may_be_written_as_a_configuration_holds() {
     replay("configurations", config::fuzz::texts);
+}
+
+#[test]
+fn what_servers_of_zookeeper_may_send_holds() {
+    replay("replies", source::zookeeper::fuzz::replies);
 }

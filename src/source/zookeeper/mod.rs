@@ -5,6 +5,8 @@ mod config;
 mod connection;
 pub(crate) mod credentials;
 mod driver;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod handshake;
 mod inbox;
 mod jute;
