@@ -8,11 +8,9 @@ use std::time::Duration;
 use rmpv::Value;
 use roster::master::{Config, Master, Service};
 use roster::tunnel::Message;
-use roster::tunnel::php::Closures;
 
 use super::direct::Direct;
 use super::{TOKEN, sidecar};
-use crate::harness::master::map;
 use crate::harness::{Client, Process, Roster, SOON, eventually, runtime};
 use crate::idl::{CallOptions, TRosterSyncClient};
 use crate::load::{self, Outcome};
@@ -93,10 +91,7 @@ fn php(port: u16) -> Pair {
         (Process::start(php.stdout(output), folder.path()), folder)
     });
     let (service, method) = ("demo", "echo");
-    let closures = Closures { key: None, bounds: roster::tunnel::Bounds::DEFAULT };
-    let serialized = closures.call(service, method, arguments()).expect("PHP has texts");
-    let question = move |uuid| Message::Callback { uuid, serialized: serialized.clone() };
-    let direct = Direct::accept(&listener, question, map([("value", arguments())])).into();
+    let direct = Direct::accept_php(&listener, service, method, arguments()).into();
     Pair { name: "a master in PHP", direct, service, method, answer: "[\"x\"]", _master: Box::new(masters) }
 }
 

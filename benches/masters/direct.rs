@@ -5,10 +5,11 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
 use rmpv::Value;
-use roster::tunnel::Message;
+use roster::tunnel::php::Closures;
+use roster::tunnel::{Bounds, Message};
 use uuid::Uuid;
 
-use crate::harness::master::{field, text};
+use crate::harness::master::{field, packed, text};
 use crate::load;
 
 /// A connection over which one master is asked.
@@ -16,6 +17,7 @@ pub(super) struct Direct {
     stream: TcpStream,
     received: Vec<u8>,
     question: Box<dyn Fn(String) -> Message + Send>,
+    /// What must come before the end, or with it.
     answer: Value,
 }
 
@@ -35,6 +37,24 @@ impl Direct {
         direct
     }
 
+    /// The same with a master in PHP, over the one stream that it is given.
+    pub(super) fn accept_php(
+        listener: &TcpListener,
+        service: &'static str,
+        method: &'static str,
+        arguments: Value,
+    ) -> Self {
+        let trunk = Uuid::new_v4().to_string();
+        let words = Value::Array(vec!["call".into(), 1.into(), service.into(), method.into(), arguments.clone()]);
+        let (uuid, answer) =
+            (trunk.clone(), Value::Array(vec!["last".into(), 1.into(), Value::Binary(packed(&arguments))]));
+        let question = move |_| Message::Data { uuid: uuid.clone(), data: words.clone() };
+        let mut direct = Self::accept(listener, question, answer);
+        let serialized = Closures { key: None, bounds: Bounds::DEFAULT }.master();
+        direct.say(Message::Callback { uuid: trunk, serialized });
+        direct
+    }
+
     /// Asks, and fails unless the answer is the right one.
     pub(super) fn ask(&mut self) {
         self.say((self.question)(Uuid::new_v4().to_string()));
@@ -42,6 +62,8 @@ impl Direct {
         loop {
             let message = self.hear();
             match text(&message, "cmd").as_str() {
+                // Of PHP's, the last value is the end as well.
+                "data" if *field(&message, "data") == self.answer && self.answer[0].as_str() == Some("last") => return,
                 "data" => given = field(&message, "data").clone(),
                 "end" => break,
                 _ => panic!("another answer: {message}"),

@@ -127,7 +127,7 @@ impl Config {
     }
 
     pub(super) fn bounds(&self) -> Bounds {
-        Bounds { bytes: self.max_message.as_u64() as usize, depth: self.max_depth, ..Bounds::DEFAULT }
+        Bounds { bytes: self.max_message.as_u64() as usize, depth: self.max_depth }
     }
 
     pub(super) fn settings(&self) -> Settings {

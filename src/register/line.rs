@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 
 use super::secrets::Secrets;
 use crate::model::{Answers, Call, Command, Line, Refused};
-use crate::tunnel::{CallError, Handle, Message, REFUSED, Stream, UnderWay, answers, php};
+use crate::tunnel::{CallError, Handle, Message, REFUSED, Request, SendError, Stream, UnderWay, answers};
 
 #[derive(Clone, Debug)]
 pub(super) struct MasterLine {
@@ -22,10 +22,10 @@ impl Line for MasterLine {
     fn call(&self, call: Call) -> Result<Answers, Refused> {
         let one_more = self.under_way.one_more(self.max_calls).ok_or(Refused::Overloaded)?;
         if self.native {
-            answers(self.open(call), &[REFUSED], Ok, one_more)
-        } else {
-            answers(self.open(call), &[], php::answer, one_more)
+            return answers(self.open(call), &[REFUSED], Ok, one_more);
         }
+        let secrets = self.secrets.load_full();
+        answers(self.open(call), &[], move |packed| secrets.closures.unpack(&packed), one_more)
     }
 
     fn send(&self, command: &Command) -> Result<(), Refused> {
@@ -51,8 +51,11 @@ impl MasterLine {
         if self.native {
             return Ok(self.handle.open(|uuid| Message::Call { uuid, service, method, arguments })?);
         }
-        let closures = &self.secrets.load().closures;
-        let serialized = closures.call(&service, &method, arguments)?;
-        Ok(self.handle.open(|uuid| Message::Callback { uuid, serialized })?)
+        Ok(self.ask(Request::call(service, method, arguments)?)?)
+    }
+
+    /// Asks a PHP master.
+    pub(super) fn ask(&self, request: Request) -> Result<Stream, SendError> {
+        self.handle.ask(|| self.secrets.load().closures.master(), request)
     }
 }

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::line::MasterLine;
 use crate::model::{MAX_MASTER_BYTES, MAX_SERVICE_BYTES, MAX_SERVICES, Service, cut_to_bounds};
 use crate::tunnel::value::{get, text};
-use crate::tunnel::{Message, SendError, Stream, StreamError, php};
+use crate::tunnel::{Message, Request, SendError, Stream, StreamError};
 
 /// A master that has not told its services after so long is said to be silent, but still heard.
 const TELL: Duration = Duration::from_secs(10);
@@ -90,7 +90,7 @@ impl Question {
                 }
                 State::Asked { stream, until, is_late, once_more } => match timeout_at(*until, stream.next()).await {
                     Ok(told) => {
-                        let offer = offer(told, self.line.native);
+                        let offer = offer(told, &self.line);
                         self.state = match &offer {
                             _ if *once_more => State::Due(self.rested),
                             Ok(_) => State::Answered,
@@ -114,15 +114,18 @@ impl Question {
         if self.line.native {
             return handle.open(|uuid| Message::List { uuid });
         }
-        let serialized = self.line.secrets.load().closures.services();
-        handle.open(|uuid| Message::Callback { uuid, serialized })
+        self.line.ask(Request::List)
     }
 }
 
-fn offer(told: Result<Option<Value>, StreamError>, native: bool) -> Result<Offer, String> {
-    let plain = |data| if native { Ok(data) } else { php::answer(data) };
-    let told = told.map_err(|error| error.to_string())?;
-    let entries = match told.map(plain).transpose().map_err(|error| error.to_string())? {
+fn offer(told: Result<Option<Value>, StreamError>, line: &MasterLine) -> Result<Offer, String> {
+    let mut told = told.map_err(|error| error.to_string())?;
+    if !line.native {
+        let packed = told.unwrap_or(Value::Nil);
+        let unpacked = line.secrets.load().closures.unpack(&packed).map_err(|error| error.to_string())?;
+        told = get(&unpacked, "services").cloned();
+    }
+    let entries = match told {
         Some(Value::Map(entries)) => entries,
         Some(Value::Array(none)) if none.is_empty() => Vec::new(),
         None => Vec::new(),

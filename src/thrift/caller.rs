@@ -291,17 +291,19 @@ async fn gather(mut answers: Answers, master: &str, request: &Request, values: &
     let failed = |message, class_name, code, lost| {
         Failure::Failed(CallFailed { master: master.to_owned(), message, class_name, code, lost })
     };
-    let put = |value: &Value| {
-        let put = values.put(value::write(request.encoding, value));
-        put.map_err(|why| failed(format!("the call was given up: {why}"), None, 0, false))
+    let put = async |value: &Value| {
+        let given_up = |why: String| failed(format!("the call was given up: {why}"), None, 0, false);
+        values.can_write(value::memory_size(value)).map_err(|why| given_up(why.to_string()))?;
+        let written = value::write(request.encoding, value).map_err(given_up)?;
+        values.put(written).await.map_err(|why| given_up(why.to_string()))
     };
     let mut last = Value::Nil;
     loop {
         match answers.next().await {
-            Some(Answer::Value(value)) if request.all_values => put(&value)?,
+            Some(Answer::Value(value)) if request.all_values => put(&value).await?,
             Some(Answer::Value(value)) => last = value,
             Some(Answer::End) if last.is_nil() => return Ok(()),
-            Some(Answer::End) => return put(&last),
+            Some(Answer::End) => return put(&last).await,
             Some(Answer::Failed { message, class, code }) => return Err(failed(message, class, code, false)),
             Some(Answer::Lost(message)) => return Err(failed(message, None, 0, true)),
             Some(Answer::Refused(message)) => {

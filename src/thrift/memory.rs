@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::Notify;
+
 use super::shares::{Account, Taken, lock};
 
 /// A connection is charged in steps; the first is for itself and its buffers while they are small.
@@ -41,6 +43,8 @@ pub(super) struct Budget {
 pub(super) struct Values {
     budget: Arc<Budget>,
     pile: Mutex<Pile>,
+    /// For who fetches values as they come, and so makes room for others.
+    room: Option<Notify>,
 }
 
 #[derive(Debug, Default)]
@@ -96,6 +100,13 @@ impl Budget {
         if taken.resize(amount) { Ok(()) } else { Err(NoRoom::Memory) }
     }
 
+    /// Whether the user has room for so much more, for a moment.
+    fn has_room_for(&self, bytes: usize) -> bool {
+        let mut taken = lock(&self.taken);
+        let amount = taken.amount();
+        taken.resize(amount + bytes) && taken.resize(amount)
+    }
+
     /// Gives back the room of values.
     fn give_back(&self, values: &[Vec<u8>]) {
         let mut taken = lock(&self.taken);
@@ -106,11 +117,27 @@ impl Budget {
 
 impl Values {
     pub(super) fn new(budget: &Arc<Budget>) -> Self {
-        Self { budget: budget.clone(), pile: Mutex::default() }
+        Self { budget: budget.clone(), pile: Mutex::default(), room: None }
     }
 
-    pub(super) fn put(&self, value: Vec<u8>) -> Result<(), NoRoom> {
-        self.budget.take(&value)?;
+    /// The same for a call whose values are fetched as they come.
+    pub(super) fn fetched(budget: &Arc<Budget>) -> Self {
+        Self { room: Some(Notify::new()), ..Self::new(budget) }
+    }
+
+    /// Whether there is room to write a value that takes so much memory as it is.
+    pub(super) fn can_write(&self, bytes: usize) -> Result<(), NoRoom> {
+        if self.budget.has_room_for(bytes) { Ok(()) } else { Err(NoRoom::Memory) }
+    }
+
+    /// Takes a value in. Where values are fetched as they come, it waits until there is room beside those that were not.
+    pub(super) async fn put(&self, value: Vec<u8>) -> Result<(), NoRoom> {
+        while let Err(no_room) = self.budget.take(&value) {
+            match &self.room {
+                Some(room) if no_room == NoRoom::Reply && !lock(&self.pile).values.is_empty() => room.notified().await,
+                _ => return Err(no_room),
+            }
+        }
         lock(&self.pile).values.push(value);
         Ok(())
     }
@@ -121,6 +148,9 @@ impl Values {
         let values = std::mem::take(&mut pile.values);
         pile.are_given_out |= !values.is_empty();
         self.budget.give_back(&values);
+        if let Some(room) = &self.room {
+            room.notify_one();
+        }
         values
     }
 
@@ -153,10 +183,15 @@ pub(super) fn size(values: &[Vec<u8>]) -> usize {
 #[cfg(test)]
 mod tests {
     use bytesize::ByteSize;
+    use futures::FutureExt;
 
     use super::super::Config;
     use super::super::shares::Shares;
     use super::*;
+
+    fn put(values: &Values, value: Vec<u8>) -> Result<(), NoRoom> {
+        values.put(value).now_or_never().expect("it does not wait")
+    }
 
     /// A user who alone has half of so much.
     fn account(max_memory: u64) -> Arc<Account> {
@@ -183,13 +218,13 @@ mod tests {
         let budget = Budget::new(&account, 600);
         let [one, other, two] = [&budget, &budget, &Budget::new(&account, 600)].map(Values::new);
         let value = |bytes| vec![b'x'; bytes];
-        assert_eq!(one.put(value(400)), Ok(()));
-        assert_eq!(other.put(value(100)), Err(NoRoom::Reply), "they share it");
-        assert_eq!(two.put(value(400)), Ok(()));
-        assert_eq!(two.put(value(40)), Err(NoRoom::Memory));
+        assert_eq!(put(&one, value(400)), Ok(()));
+        assert_eq!(put(&other, value(100)), Err(NoRoom::Reply), "they share it");
+        assert_eq!(put(&two, value(400)), Ok(()));
+        assert_eq!(put(&two, value(40)), Err(NoRoom::Memory));
         assert_eq!(one.into_all(), [value(400)]);
         drop((other, budget));
-        assert_eq!(two.put(value(40)), Ok(()));
+        assert_eq!(put(&two, value(40)), Ok(()));
         drop(two);
         assert_eq!(account.memory.taken(), 0);
     }
@@ -198,14 +233,29 @@ mod tests {
     fn what_is_given_out_or_thrown_away_takes_no_room_and_only_the_latter_may_come_again() {
         let account = account(2_000);
         let values = Values::new(&Budget::new(&account, 600));
-        assert_eq!(values.put(vec![b'x'; 500]), Ok(()));
+        assert_eq!(put(&values, vec![b'x'; 500]), Ok(()));
         assert!(values.start_over() && account.memory.taken() == 0);
         assert!(values.give_out().is_empty() && values.start_over(), "there was nothing to give");
-        assert_eq!(values.put(vec![b'y'; 500]), Ok(()));
+        assert_eq!(put(&values, vec![b'y'; 500]), Ok(()));
         assert_eq!(values.give_out(), [vec![b'y'; 500]]);
-        assert_eq!(values.put(vec![b'z'; 500]), Ok(()));
+        assert_eq!(put(&values, vec![b'z'; 500]), Ok(()));
         assert!(!values.start_over());
         assert_eq!(values.give_out(), [vec![b'z'; 500]], "what comes before the failure is told before it");
+        assert_eq!(account.memory.taken(), 0);
+    }
+
+    #[test]
+    fn what_is_fetched_as_it_comes_waits_for_room_unless_it_never_has_any() {
+        let account = account(4_000);
+        let values = Values::fetched(&Budget::new(&account, 600));
+        assert_eq!(put(&values, vec![b'x'; 500]), Ok(()));
+        let mut second = std::pin::pin!(values.put(vec![b'y'; 400]));
+        assert_eq!(second.as_mut().now_or_never(), None);
+        assert_eq!(values.give_out(), [vec![b'x'; 500]]);
+        assert_eq!(second.now_or_never(), Some(Ok(())));
+        assert_eq!(values.give_out(), [vec![b'y'; 400]]);
+        assert_eq!(put(&values, vec![b'z'; 700]), Err(NoRoom::Reply));
+        assert_eq!((values.can_write(1_900), values.can_write(5_000)), (Ok(()), Err(NoRoom::Memory)));
         assert_eq!(account.memory.taken(), 0);
     }
 }

@@ -34,7 +34,7 @@ impl Open {
         if self.is_some() {
             return Err(invalid("call", "the connection has one open already: fetch the rest of its values").into());
         }
-        let values = Arc::new(Values::new(&desk.budget(peer)));
+        let values = Arc::new(Values::fetched(&desk.budget(peer)));
         let until = Instant::now() + request.timeout + desk.config.idle_timeout;
         let call = carry_out(desk.caller.clone(), peer.account.clone(), master, request, values.clone());
         self.0 = Some(Box::new(OpenCall { call: maybe_done(call.boxed()), values, until }));

@@ -172,6 +172,10 @@ mod tests {
         Request::check(call, &Config::default())
     }
 
+    fn packed(value: &Value) -> Vec<u8> {
+        value::write(Encoding::MSGPACK, value).expect("MessagePack has all")
+    }
+
     #[test]
     fn what_is_not_said_has_its_default() {
         let request = check(b"", |_| {}).expect("a request");
@@ -207,9 +211,9 @@ mod tests {
         assert_eq!(check("[]").expect_err("a mistake").message, "a command is a JSON object");
         // The second `cmd` of a map could win at the receiver.
         let twice = Value::Map(vec![("cmd".into(), "reload".into()), ("cmd".into(), "callback".into())]);
-        assert!(command(&value::write(Encoding::MSGPACK, &twice), Encoding::MSGPACK).is_err());
+        assert!(command(&packed(&twice), Encoding::MSGPACK).is_err());
         let binary = Value::Map(vec![(Value::Binary(b"cmd".to_vec()), "callback".into())]);
-        assert!(command(&value::write(Encoding::MSGPACK, &binary), Encoding::MSGPACK).is_err());
+        assert!(command(&packed(&binary), Encoding::MSGPACK).is_err());
     }
 
     #[test]
@@ -219,7 +223,7 @@ mod tests {
                 Value::Array(vec![Value::Map(vec![("host".into(), "hub".into()), ("port".into(), 0.into())])]);
             for name in [Value::from(name), Value::Binary(name.into())] {
                 let message = Value::Map(vec![("cmd".into(), name), ("registers".into(), registers.clone())]);
-                let refused = command(&value::write(Encoding::MSGPACK, &message), Encoding::MSGPACK);
+                let refused = command(&packed(&message), Encoding::MSGPACK);
                 assert!(refused.expect_err("a mistake").message.ends_with(by));
             }
         }

@@ -10,13 +10,13 @@ use serde_json::Value as Document;
 use super::idl::Encoding;
 use crate::model::json::Json;
 pub(super) use crate::model::json::{object, text};
-use crate::tunnel::frame::Bounds;
+use crate::tunnel::frame::MAX_COMMAND_VALUES;
 
 /// The deepest nesting of a value that a client writes: as deep as the reader of JSON goes.
 const MAX_DEPTH: usize = 128;
 
 /// The most values that one holds, the containers among them: as many as a master reads of one message.
-const MAX_VALUES: usize = Bounds::DEFAULT.values;
+const MAX_VALUES: usize = MAX_COMMAND_VALUES;
 
 /// Reads one value. An integer of JSON beyond 64 bits becomes a float.
 pub(super) fn read(encoding: Encoding, bytes: &[u8]) -> Result<Value, String> {
@@ -34,15 +34,28 @@ pub(super) fn read(encoding: Encoding, bytes: &[u8]) -> Result<Value, String> {
     if rest.is_empty() { Ok(value) } else { Err("no MessagePack: something follows the value".into()) }
 }
 
-/// Writes one value.
-pub(super) fn write(encoding: Encoding, value: &Value) -> Vec<u8> {
+/// Writes one value; or why it cannot be.
+pub(super) fn write(encoding: Encoding, value: &Value) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     if encoding == Encoding::MSGPACK {
         rmpv::encode::write_value(&mut bytes, value).expect("a vector takes all");
-    } else {
+    } else if is_json(value) {
         serde_json::to_writer(&mut bytes, &Json(value)).expect("every key is a text, and a vector takes all");
+    } else {
+        return Err("it gave NaN or INF, which JSON does not have; ask for MSGPACK".into());
     }
-    bytes
+    Ok(bytes)
+}
+
+/// Whether JSON has all of its numbers.
+fn is_json(value: &Value) -> bool {
+    match value {
+        Value::F32(number) => number.is_finite(),
+        Value::F64(number) => number.is_finite(),
+        Value::Array(values) => values.iter().all(is_json),
+        Value::Map(pairs) => pairs.iter().all(|(_, value)| is_json(value)),
+        _ => true,
+    }
 }
 
 /// The bytes of a text, which PHP writes as `bin` where it is not UTF-8.
@@ -205,10 +218,19 @@ mod tests {
             ("big".into(), u64::MAX.into()),
             (Value::Nil, Value::Array(vec![i64::MIN.into(), Value::F32(0.5), Value::Ext(3, vec![1])])),
         ]);
-        let bytes = write(Encoding::MSGPACK, &value);
+        let bytes = write(Encoding::MSGPACK, &value).expect("MessagePack has all");
         assert_eq!(read(Encoding::MSGPACK, &bytes), Ok(value));
         assert!(read(Encoding::MSGPACK, &[&bytes[..], &[0xc0]].concat()).is_err(), "something follows");
         assert!(read(Encoding::MSGPACK, &bytes[..bytes.len() - 1]).is_err(), "something is missing");
+    }
+
+    #[test]
+    fn a_result_that_json_does_not_have_is_an_error_and_not_null() {
+        for number in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            let value = Value::Map(vec![("a".into(), Value::Array(vec![number.into(), Value::F32(number as f32)]))]);
+            assert!(write(Encoding::JSON, &value).expect_err("no JSON").contains("INF"));
+            assert!(write(Encoding::MSGPACK, &value).is_ok());
+        }
     }
 
     #[test]
@@ -239,12 +261,14 @@ mod tests {
         assert!(refused.contains("65536 values"), "{refused}");
         let packed = |items: usize| {
             let items = vec![Value::Nil; items];
-            write(Encoding::MSGPACK, &Value::Array(vec![Value::Array(items), Value::Map(vec![(1.into(), Value::Nil)])]))
+            let values = Value::Array(vec![Value::Array(items), Value::Map(vec![(1.into(), Value::Nil)])]);
+            write(Encoding::MSGPACK, &values).expect("MessagePack has all")
         };
         assert!(read(Encoding::MSGPACK, &packed(MAX_VALUES - 5)).is_ok());
         assert!(read(Encoding::MSGPACK, &packed(MAX_VALUES - 4)).is_err());
         assert!(read(Encoding::JSON, format!("[\"{}\"]", ",".repeat(MAX_VALUES * 2)).as_bytes()).is_ok());
-        let packed = write(Encoding::MSGPACK, &Value::Array(vec![Value::Ext(1, vec![0; MAX_VALUES * 2])]));
+        let extension = Value::Array(vec![Value::Ext(1, vec![0; MAX_VALUES * 2])]);
+        let packed = write(Encoding::MSGPACK, &extension).expect("MessagePack has all");
         assert!(read(Encoding::MSGPACK, &packed).is_ok());
     }
 

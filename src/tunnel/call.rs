@@ -76,34 +76,41 @@ impl From<SendError> for Refused {
 
 /// What comes on a call's stream, as its answers. `value` tells what one `data` says; of the tunnel's own classes of
 /// errors, the other end is believed those of `believed`. Until the last answer is taken, `held` is held.
-pub fn answers(
+pub fn answers<V, H>(
     stream: Result<Stream, CallError>,
     believed: &'static [&'static str],
-    value: fn(Value) -> Result<Value, RemoteError>,
-    held: impl Send + 'static,
-) -> Result<Answers, Refused> {
+    value: V,
+    held: H,
+) -> Result<Answers, Refused>
+where
+    V: Fn(Value) -> Result<Value, RemoteError> + Send + 'static,
+    H: Send + 'static,
+{
     let stream = match stream {
         Ok(stream) => stream,
         Err(CallError::Send(error @ (SendError::Full | SendError::Ended(_)))) => return Err(error.into()),
         // No other master would take it either.
         Err(unfit) => return Ok(stream::iter([failed(RemoteError::new(unfit.to_string()), &[])]).boxed()),
     };
-    let next = move |open: Option<(Stream, _)>| async move {
-        let (mut stream, held) = open?;
+    let next = move |open: Option<(Stream, V, H)>| async move {
+        let (mut stream, value, held) = open?;
         let answer = match stream.next().await {
             Ok(Some(data)) => value(data).map_or_else(|error| failed(error, &[]), Answer::Value),
             Ok(None) => Answer::End,
             Err(StreamError::Failed(error)) => failed(error, believed),
-            Err(StreamError::Lost(why)) if stream.was_sent() => {
-                Answer::Lost(format!("the connection to the master was lost: {why}"))
+            Err(lost @ (StreamError::Lost(_) | StreamError::TrunkClosed)) => {
+                let why = match lost {
+                    StreamError::Lost(why) => format!("the connection to the master was lost: {why}"),
+                    other => other.to_string(),
+                };
+                if stream.was_sent() { Answer::Lost(why) } else { Answer::Unsent(why) }
             }
-            Err(StreamError::Lost(why)) => Answer::Unsent(format!("the connection to the master was lost: {why}")),
             Err(other) => failed(RemoteError::new(other.to_string()), &[]),
         };
-        let open = matches!(answer, Answer::Value(_)).then_some((stream, held));
+        let open = matches!(answer, Answer::Value(_)).then_some((stream, value, held));
         Some((answer, open))
     };
-    Ok(stream::unfold(Some((stream, held)), next).boxed())
+    Ok(stream::unfold(Some((stream, value, held)), next).boxed())
 }
 
 /// Whether a class is one of the tunnel's own words, which no method may say.

@@ -36,8 +36,7 @@ pub struct Settings {
     /// What may wait to be written.
     pub queue_frames: usize,
     pub queue_bytes: usize,
-    /// What may wait in one stream to be taken: values, and about how much memory they take.
-    pub stream_values: usize,
+    /// About how much memory the values may take that wait in one stream to be taken; one has room however large it is.
     pub stream_bytes: usize,
     /// After so long without a word from the other end it is asked for one,
     pub ping_interval: Duration,
@@ -51,7 +50,6 @@ impl Default for Settings {
             bounds: Bounds::DEFAULT,
             queue_frames: 256,
             queue_bytes: 1024 * 1024,
-            stream_values: 1024,
             stream_bytes: 8 * 1024 * 1024,
             ping_interval: Duration::from_secs(20),
             pong_timeout: Duration::from_secs(3),

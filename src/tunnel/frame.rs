@@ -11,18 +11,20 @@
 pub struct Bounds {
     /// Its length in bytes.
     pub bytes: usize,
-    /// How many values it holds, the keys of maps and the containers themselves among them.
-    pub values: usize,
     /// How many containers lie one within the other.
     pub depth: usize,
 }
 
 impl Bounds {
     /// What a peer may send before it is known.
-    pub const STRANGER: Self = Self { bytes: 4 * 1024, values: 256, depth: 4 };
+    pub const STRANGER: Self = Self { bytes: 4 * 1024, depth: 4 };
     /// What a peer may send by default.
-    pub const DEFAULT: Self = Self { bytes: 1024 * 1024, values: 65_536, depth: 32 };
+    pub const DEFAULT: Self = Self { bytes: 1024 * 1024, depth: 32 };
 }
+
+/// How many values a message may hold that waits whole, the keys of maps and the containers themselves among them: each
+/// takes up to 40 times as much memory as its bytes. What answers a request is bounded by that memory.
+pub const MAX_COMMAND_VALUES: usize = 65_536;
 
 /// How far the walk has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +40,7 @@ pub enum Progress {
 pub enum Wrong {
     #[error("a frame is longer than its bound")]
     Bytes,
-    #[error("a frame holds more values than its bound")]
+    #[error("a command holds more than {MAX_COMMAND_VALUES} values")]
     Values,
     #[error("a frame is nested deeper than its bound")]
     Depth,
@@ -145,9 +147,6 @@ impl Scanner {
             return Err(Wrong::Depth);
         }
         self.values = self.values.saturating_add(level.left);
-        if self.values > self.bounds.values {
-            return Err(Wrong::Values);
-        }
         self.stack.push(level);
         Ok(())
     }
@@ -200,7 +199,7 @@ mod tests {
     use super::*;
     use rmpv::Value;
 
-    const BOUNDS: Bounds = Bounds { bytes: 200_000, values: 70_100, depth: 5 };
+    const BOUNDS: Bounds = Bounds { bytes: 200_000, depth: 5 };
 
     fn written(value: &Value) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -258,11 +257,9 @@ mod tests {
         assert_eq!(scan(&[0xdb, 0xff, 0xff, 0xff, 0xff]), Progress::Wrong(Wrong::Bytes));
         assert_eq!(scan(&[0xc6, 0, 3, 0x0d, 0x40]), Progress::Wrong(Wrong::Bytes));
         assert_eq!(scan(&[0xc9, 0xff, 0xff, 0xff, 0xff]), Progress::Wrong(Wrong::Bytes));
-        assert_eq!(scan(&[0xdd, 0xff, 0xff, 0xff, 0xff]), Progress::Wrong(Wrong::Values));
-        assert_eq!(scan(&[0xdf, 0xff, 0xff, 0xff, 0xff]), Progress::Wrong(Wrong::Values));
+        assert_eq!(scan(&[0xdd, 0xff, 0xff, 0xff, 0xff].repeat(6)), Progress::Wrong(Wrong::Depth));
         assert_eq!(scan(&[0x91; 6]), Progress::Wrong(Wrong::Depth));
         assert_eq!(scan(&[0xc1]), Progress::Wrong(Wrong::Marker));
-        assert_eq!(scan(&[0xdc, 0xff, 0xff].repeat(2)), Progress::Wrong(Wrong::Values));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::frame::{Bounds, Progress, Scanner, Wrong};
 use super::message::{Message, check_command};
 use super::outbox::{Full, Outbox};
 use super::stream::{Slot, Stream, StreamError};
+use super::trunk::{self, Trunk};
 use super::value::Value;
 use crate::model::Command;
 use crate::sync::{Mutex, MutexGuard};
@@ -49,11 +50,16 @@ pub(super) struct State {
     ended: Option<Ended>,
     pub(super) outbox: Outbox,
     pub(super) streams: HashMap<Uuid, Slot>,
+    pub(super) trunk: Trunk,
 }
 
 impl Handle {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self(shared)
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.0
     }
 
     /// Sends a message of its own, or one of a stream that the other end opened.
@@ -128,7 +134,7 @@ impl Shared {
         let outbox = Outbox::new(settings.queue_frames, settings.queue_bytes);
         Self {
             settings,
-            state: Mutex::new(State { ended: None, outbox, streams: HashMap::new() }),
+            state: Mutex::new(State { ended: None, outbox, streams: HashMap::new(), trunk: Trunk::default() }),
             outgoing: Notify::new(),
             written: Notify::new(),
             closing: CancellationToken::new(),
@@ -141,7 +147,7 @@ impl Shared {
     }
 
     /// The state, of a conversation in which something can still be said.
-    fn speaking(&self) -> Result<MutexGuard<'_, State>, SendError> {
+    pub(super) fn speaking(&self) -> Result<MutexGuard<'_, State>, SendError> {
         let state = self.lock();
         match &state.ended {
             Some(ended) => Err(SendError::Ended(ended.clone())),
@@ -156,6 +162,13 @@ impl Shared {
             check_command(command).map_err(SendError::Unfit)?;
         }
         self.fit(message.encode().into())
+    }
+
+    /// A frame that is no longer than one may be.
+    pub(super) fn within_length(&self, frame: Bytes) -> Result<Bytes, SendError> {
+        let Settings { bounds, queue_bytes, .. } = self.settings;
+        let fits = frame.len() <= bounds.bytes.min(queue_bytes);
+        if fits { Ok(frame) } else { Err(SendError::Unfit(Wrong::Bytes)) }
     }
 
     /// A frame that the other end reads, if its bounds are ours. What the queue never has room for is told at once, for
@@ -188,31 +201,43 @@ impl Shared {
     }
 
     fn receive_value(&self, uuid: &str, data: Value, weight: usize) {
-        let Settings { stream_values, stream_bytes, .. } = self.settings;
+        let Ok(stream) = Uuid::parse_str(uuid) else { return };
+        let max_weight = self.settings.stream_bytes;
         let mut state = self.lock();
-        let slot = Uuid::parse_str(uuid).ok().and_then(|uuid| state.streams.get_mut(&uuid));
-        if slot.is_some_and(|slot| !slot.push(data, weight, stream_values, stream_bytes)) {
-            self.say(state, Message::Close { uuid: uuid.to_owned() }, Outbox::push_beyond);
+        let answer = if state.trunk.is(stream) {
+            state.receive_on_trunk(stream, data, max_weight)
+        } else {
+            let has_room = state.streams.get_mut(&stream).is_none_or(|slot| slot.push(data, weight, max_weight));
+            (!has_room).then(|| Message::Close { uuid: uuid.to_owned() })
+        };
+        if let Some(answer) = answer {
+            self.say(state, answer, Outbox::push_beyond);
         }
     }
 
     /// Ends a stream of ours; false: it is none.
     fn finish(&self, uuid: &str, end: Result<(), StreamError>) -> bool {
+        let Ok(uuid) = Uuid::parse_str(uuid) else { return false };
         let mut state = self.lock();
-        let slot = Uuid::parse_str(uuid).ok().and_then(|uuid| state.streams.get_mut(&uuid));
+        if state.close_trunk(uuid, &end) {
+            return true;
+        }
+        // What comes over the trunk ends only there.
+        let slot = state.streams.get_mut(&uuid).filter(|slot| slot.trunk.is_none());
         slot.map(|slot| slot.finish(end)).is_some()
     }
 
     /// Forgets a stream whose answers nobody wants any more.
     pub(super) fn forget(&self, uuid: Uuid, request: u64) {
         let mut state = self.lock();
-        let open = state.streams.remove(&uuid).is_some_and(|slot| slot.is_open());
-        if open && state.outbox.withdraw(request) {
+        let Some(slot) = state.streams.remove(&uuid).filter(Slot::is_open) else { return };
+        if state.outbox.withdraw(request) {
             drop(state);
             // There is room for another.
             self.written.notify_waiters();
-        } else if open {
-            self.say(state, Message::Close { uuid: uuid.to_string() }, Outbox::push_beyond);
+        } else {
+            let close = slot.trunk.map(|trunk| trunk::close(trunk, uuid));
+            self.say(state, close.unwrap_or(Message::Close { uuid: uuid.to_string() }), Outbox::push_beyond);
         }
     }
 
@@ -221,7 +246,7 @@ impl Shared {
     }
 
     /// Says what must be said; if there is no room even for that, the conversation ends.
-    fn say(
+    pub(super) fn say(
         &self,
         mut state: MutexGuard<'_, State>,
         message: Message,

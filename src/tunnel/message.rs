@@ -6,7 +6,7 @@
 use std::fmt;
 
 use super::frame::Wrong;
-use super::value::{Value, bytes_in, get, settle, string, take, text, text_in};
+use super::value::{Value, bytes_in, get, normalize, string, take, text, text_in};
 
 /// The commands of the tunnel itself. One of them from a client or a peer could pass for the register's own: a
 /// `callback` holds code that PHP masters run.
@@ -154,7 +154,7 @@ impl Message {
         if !map.is_map() {
             return Err(Wrong::NotAMap);
         }
-        settle(&mut map);
+        normalize(&mut map);
         let Some(command) = get(&map, "cmd").and_then(text) else { return Ok(None) };
         let data = get(&map, "data").unwrap_or(&Value::Nil);
         let uuid = text_in(&map, "uuid");

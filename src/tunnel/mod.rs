@@ -18,6 +18,7 @@ pub mod php;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod trunk;
 pub mod value;
 mod wire;
 
@@ -27,5 +28,6 @@ pub use frame::{Bounds, Wrong};
 pub use handle::{Handle, SendError};
 pub use message::{Message, Place, RemoteError, Token};
 pub use stream::{Stream, StreamError};
+pub use trunk::Request;
 pub use value::Value;
 pub use wire::{Wire, WireError};

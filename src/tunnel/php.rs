@@ -1,7 +1,7 @@
-//! What a PHP master is asked to do: closures in the serialized form that it runs, and the answers they give.
+//! What a PHP master is asked to run: one closure in the serialized form that it takes, and what it says of values.
 //!
-//! A closure is a constant text of ours, a file beside this one, and values for the variables that it uses. What a
-//! caller gives, also the name of a service or a method, becomes a value and never PHP source.
+//! The closure runs a constant text of ours, the file `master.php` beside this one. What a caller gives, also the name of
+//! a service or a method, reaches it as data and is never PHP source.
 //!
 //! Format: PHP's `serialize()`, and the classes of `laravel/serializable-closure` 2.
 
@@ -10,22 +10,25 @@ use std::fmt;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
-use sha2::Sha256;
+use sha2::{Digest, Sha256};
 
-use super::frame::Bounds;
+use super::frame::{Bounds, Progress, Scanner};
 use super::message::RemoteError;
-use super::value::{Value, get, take};
+use super::trunk::WINDOW;
+use super::value::{Value, normalize};
 
-const CALL: &str = include_str!("call.php");
-const SERVICES: &str = include_str!("services.php");
+const MASTER: &str = include_str!("master.php");
 
-/// What the message around an answer takes of a frame at most, and a margin.
-const AROUND: usize = 4 * 1024;
+/// PHP keeps for ever what it compiles: so this, compiled for each connection, is short, and what it runs is kept by its
+/// digest.
+const CLOSURE: &str = "function ($stream) use ($text, $digest, $room, $levels, $window) { \
+     $run = $GLOBALS['roster.master'][$digest] ??= eval($text); \
+     return $run($stream, $room, $levels, $window); }";
 
-/// What the closures count for each value besides the bytes of its text: no less than it takes on the wire.
-const A_VALUE: usize = 16;
+/// What the message around a value takes of a frame at most, and a margin.
+const AROUND: usize = 256;
 
-/// Makes the closures for one master.
+/// Makes the closure for masters, and reads what it gives.
 #[derive(Clone, Debug)]
 pub struct Closures {
     /// For masters that run only what is signed with their key (`TunnelStream::$secretKey`).
@@ -54,34 +57,20 @@ pub enum NotPhp {
 }
 
 impl Closures {
-    /// Asks for the services.
-    pub fn services(&self) -> Vec<u8> {
-        self.closure(SERVICES, &self.limits()).expect("a number is a value of PHP")
-    }
-
-    /// Asks to call a method, with a list of arguments or a map of them by name.
-    pub fn call(&self, service: &str, method: &str, arguments: Value) -> Result<Vec<u8>, NotPhp> {
-        let arguments = if arguments.is_nil() { Value::Array(Vec::new()) } else { arguments };
-        let uses = [("service", service.into()), ("method", method.into()), ("arguments", arguments)];
-        self.closure(CALL, &[uses.as_slice(), &self.limits()].concat())
-    }
-
-    /// How large a value may be, and how deep, so that it stays within the bounds with the message around it.
-    fn limits(&self) -> [(&'static str, Value); 2] {
-        let room = self.bounds.bytes.min(self.bounds.values.saturating_mul(A_VALUE)).saturating_sub(AROUND);
-        [("room", room.into()), ("levels", self.bounds.depth.saturating_sub(2).into())]
-    }
-
-    fn closure(&self, file: &str, uses: &[(&str, Value)]) -> Result<Vec<u8>, NotPhp> {
+    /// The closure that answers requests for as long as its stream is open.
+    pub fn master(&self) -> Vec<u8> {
+        let text = MASTER.trim_start_matches("<?php\n");
+        let digest = BASE64_STANDARD.encode(Sha256::digest(text));
+        let numbers = [("room", self.room()), ("levels", self.levels()), ("window", WINDOW)];
         let mut native = object("Native", 5);
-        native.extend(b"s:3:\"use\";");
-        native.extend(format!("a:{}:{{", uses.len()).bytes());
-        for (name, value) in uses {
+        native.extend(b"s:3:\"use\";a:5:{");
+        ["text", text, "digest", &digest].iter().for_each(|text| write_string(text.as_bytes(), &mut native));
+        for (name, number) in numbers {
             write_string(name.as_bytes(), &mut native);
-            write_value(value, &mut native)?;
+            native.extend(format!("i:{number};").bytes());
         }
         native.extend(b"}s:8:\"function\";");
-        write_string(function(file).as_bytes(), &mut native);
+        write_string(CLOSURE.as_bytes(), &mut native);
         native.extend(b"s:5:\"scope\";N;s:4:\"this\";N;s:4:\"self\";");
         write_string(&[b'0'; 32], &mut native);
         native.push(b'}');
@@ -93,7 +82,32 @@ impl Closures {
             b"O:47:\"Laravel\\SerializableClosure\\SerializableClosure\":1:{s:12:\"serializable\";".to_vec();
         closure.extend(inner);
         closure.push(b'}');
-        Ok(closure)
+        closure
+    }
+
+    /// A value as the closure packed it.
+    pub fn unpack(&self, packed: &Value) -> Result<Value, RemoteError> {
+        let bytes = packed.as_slice().unwrap_or_default();
+        let bounds = Bounds { depth: self.levels(), ..self.bounds };
+        match Scanner::new(bounds).scan(bytes) {
+            Progress::Complete(end) if end == bytes.len() => {}
+            Progress::Wrong(wrong) => return Err(RemoteError::new(format!("the result cannot be read: {wrong}"))),
+            _ => return Err(RemoteError::new("the master did not answer as the closure does")),
+        }
+        let mut value =
+            rmpv::decode::read_value(&mut &bytes[..]).map_err(|error| RemoteError::new(error.to_string()))?;
+        normalize(&mut value);
+        Ok(value)
+    }
+
+    /// How many bytes a value may have, packed.
+    fn room(&self) -> usize {
+        self.bounds.bytes.saturating_sub(AROUND)
+    }
+
+    /// How many containers may lie one within the other: in a message there would be two around them.
+    fn levels(&self) -> usize {
+        self.bounds.depth.saturating_sub(2)
     }
 }
 
@@ -114,60 +128,27 @@ impl SigningKey {
     }
 }
 
-/// What one `data` of our closures says: a value, or that the call failed.
-pub fn answer(data: Value) -> Result<Value, RemoteError> {
-    if let Some(error) = get(&data, "error") {
-        return Err(RemoteError::from_value(error));
-    }
-    take(data, "value").ok_or_else(|| RemoteError::new("the master did not answer as the closure does"))
-}
-
-/// Writes a value as `serialize()` would. An integer beyond PHP's becomes a float, as in PHP itself.
-pub fn write_value(value: &Value, out: &mut Vec<u8>) -> Result<(), NotPhp> {
-    match value {
-        Value::Nil => out.extend(b"N;"),
-        Value::Boolean(yes) => out.extend(format!("b:{};", u8::from(*yes)).bytes()),
-        Value::Integer(number) => match number.as_i64() {
-            Some(number) => out.extend(format!("i:{number};").bytes()),
-            None => write_float(number.as_f64().unwrap_or(f64::INFINITY), out),
-        },
-        Value::F32(number) => write_float((*number).into(), out),
-        Value::F64(number) => write_float(*number, out),
-        Value::String(text) => write_string(text.as_bytes(), out),
-        Value::Binary(bytes) => write_string(bytes, out),
-        Value::Array(values) => {
-            out.extend(format!("a:{}:{{", values.len()).bytes());
-            for (index, value) in values.iter().enumerate() {
-                out.extend(format!("i:{index};").bytes());
-                write_value(value, out)?;
-            }
-            out.push(b'}');
-        }
+/// A value as PHP reads it: an integer beyond its own becomes a float, as in PHP itself.
+pub fn php_value(value: Value) -> Result<Value, NotPhp> {
+    Ok(match value {
+        Value::Integer(number) if number.as_i64().is_none() => number.as_f64().unwrap_or(f64::INFINITY).into(),
+        Value::Array(values) => Value::Array(values.into_iter().map(php_value).collect::<Result<_, _>>()?),
         Value::Map(pairs) => {
-            out.extend(format!("a:{}:{{", pairs.len()).bytes());
-            for (key, value) in pairs {
-                write_key(key, out)?;
-                write_value(value, out)?;
-            }
-            out.push(b'}');
+            let pair = |(key, value)| Ok((php_key(key)?, php_value(value)?));
+            Value::Map(pairs.into_iter().map(pair).collect::<Result<_, _>>()?)
         }
         Value::Ext(..) => return Err(NotPhp::Extension),
-    }
-    Ok(())
+        other => other,
+    })
 }
 
-/// A key of a PHP array: text that is an integer as PHP writes it is that integer.
-fn write_key(key: &Value, out: &mut Vec<u8>) -> Result<(), NotPhp> {
-    let text = match key {
-        Value::Integer(number) => number.to_string().into_bytes(),
-        _ => key.as_slice().ok_or(NotPhp::Key)?.to_vec(),
-    };
-    let number = str::from_utf8(&text).ok().and_then(|text| text.parse::<i64>().ok());
-    match number.filter(|number| number.to_string().as_bytes() == text) {
-        Some(number) => out.extend(format!("i:{number};").bytes()),
-        None => write_string(&text, out),
+/// A key of a PHP array. Text that is an integer as PHP writes it becomes that integer there.
+fn php_key(key: Value) -> Result<Value, NotPhp> {
+    match key {
+        Value::Integer(number) if number.as_i64().is_none() => Ok(number.to_string().into()),
+        Value::Integer(_) | Value::String(_) | Value::Binary(_) => Ok(key),
+        _ => Err(NotPhp::Key),
     }
-    Ok(())
 }
 
 fn write_string(bytes: &[u8], out: &mut Vec<u8>) {
@@ -176,24 +157,7 @@ fn write_string(bytes: &[u8], out: &mut Vec<u8>) {
     out.extend(b"\";");
 }
 
-fn write_float(number: f64, out: &mut Vec<u8>) {
-    let text = match number {
-        _ if number.is_nan() => "NAN".to_owned(),
-        f64::INFINITY => "INF".to_owned(),
-        f64::NEG_INFINITY => "-INF".to_owned(),
-        // The shortest text that reads back as the same number.
-        _ => format!("{number:?}"),
-    };
-    out.extend(format!("d:{text};").bytes());
-}
-
 fn object(class: &str, fields: usize) -> Vec<u8> {
     let class = format!("Laravel\\SerializableClosure\\Serializers\\{class}");
     format!("O:{}:\"{class}\":{fields}:{{", class.len()).into_bytes()
-}
-
-/// The function that a PHP file returns.
-fn function(file: &str) -> &str {
-    let (_, function) = file.split_once("\nreturn ").expect("our files return a function");
-    function.trim_end().trim_end_matches(';')
 }

@@ -9,6 +9,8 @@ use uuid::Uuid;
 use super::conversation::Ended;
 use super::handle::Shared;
 use super::message::RemoteError;
+use super::outbox::Outbox;
+use super::trunk::{self, WINDOW};
 use super::value::Value;
 
 /// What answers one request. Dropped before its end, it is closed at the other end too; a request that has not left
@@ -31,6 +33,8 @@ pub enum StreamError {
     Closed,
     #[error("values came faster than they were taken")]
     Overflow,
+    #[error("the master closed the stream that carries its calls")]
+    TrunkClosed,
     #[error("the connection is lost: {0}")]
     Lost(Ended),
 }
@@ -38,9 +42,16 @@ pub enum StreamError {
 impl Stream {
     /// The next value; none: the stream ended well.
     pub async fn next(&mut self) -> Result<Option<Value>, StreamError> {
-        std::future::poll_fn(|context| match self.shared.lock().streams.get_mut(&self.uuid) {
-            Some(slot) => slot.poll(context),
-            None => Poll::Ready(Err(StreamError::Closed)),
+        std::future::poll_fn(|context| {
+            let mut state = self.shared.lock();
+            let Some(slot) = state.streams.get_mut(&self.uuid) else { return Poll::Ready(Err(StreamError::Closed)) };
+            let polled = slot.poll(context);
+            if let Some(trunk) = slot.trunk
+                && let Some(count) = slot.taken_to_say()
+            {
+                self.shared.say(state, trunk::taken(trunk, self.uuid, count), Outbox::push_beyond);
+            }
+            polled
         })
         .await
     }
@@ -60,19 +71,27 @@ impl Drop for Stream {
 /// What has come of a stream and was not taken yet.
 #[derive(Debug, Default)]
 pub(super) struct Slot {
+    /// The trunk over which it comes, if it does not come alone.
+    pub(super) trunk: Option<Uuid>,
     values: VecDeque<(Value, usize)>,
     weight: usize,
+    /// What was taken since that was last said: values, and their weight.
+    taken: (usize, usize),
     end: Option<Result<(), StreamError>>,
     waker: Option<Waker>,
 }
 
 impl Slot {
-    /// Adds a value; false: there is no room for it, and the stream has ended by that.
-    pub(super) fn push(&mut self, value: Value, weight: usize, most_values: usize, most_weight: usize) -> bool {
+    pub(super) fn on(trunk: Uuid) -> Self {
+        Self { trunk: Some(trunk), ..Self::default() }
+    }
+
+    /// Adds a value, however large it is alone; false: there is no room for another, and the stream has ended by that.
+    pub(super) fn push(&mut self, value: Value, weight: usize, max_weight: usize) -> bool {
         if self.end.is_some() {
             return true;
         }
-        if self.values.len() >= most_values || self.weight.saturating_add(weight) > most_weight {
+        if self.weight >= max_weight {
             self.finish(Err(StreamError::Overflow));
             return false;
         }
@@ -92,6 +111,16 @@ impl Slot {
         self.end.is_none()
     }
 
+    /// How many values were taken that the other end must hear of, lest it rests for ever.
+    fn taken_to_say(&mut self) -> Option<usize> {
+        let (count, weight) = self.taken;
+        let is_due = weight >= WINDOW / 2 && self.is_open();
+        is_due.then(|| {
+            self.taken = (0, 0);
+            count
+        })
+    }
+
     fn wake(&mut self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();
@@ -101,6 +130,7 @@ impl Slot {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Value>, StreamError>> {
         if let Some((value, weight)) = self.values.pop_front() {
             self.weight -= weight;
+            self.taken = (self.taken.0 + 1, self.taken.1 + weight);
             return Poll::Ready(Ok(Some(value)));
         }
         if let Some(end) = &self.end {

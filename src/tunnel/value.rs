@@ -42,14 +42,14 @@ pub(super) fn take(map: Value, key: &str) -> Option<Value> {
 }
 
 /// Makes every string text if it is UTF-8 and bytes if it is not, however it was sent.
-pub(super) fn settle(value: &mut Value) {
+pub fn normalize(value: &mut Value) {
     match value {
         Value::String(text) if text.is_err() => *value = Value::Binary(std::mem::replace(text, "".into()).into_bytes()),
         Value::Binary(bytes) => *value = string(std::mem::take(bytes)),
-        Value::Array(values) => values.iter_mut().for_each(settle),
+        Value::Array(values) => values.iter_mut().for_each(normalize),
         Value::Map(pairs) => pairs.iter_mut().for_each(|(key, value)| {
-            settle(key);
-            settle(value);
+            normalize(key);
+            normalize(value);
         }),
         _ => {}
     }

@@ -5,7 +5,7 @@ use std::io;
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::frame::{Bounds, Progress, Scanner, Wrong};
+use super::frame::{Bounds, MAX_COMMAND_VALUES, Progress, Scanner, Wrong};
 use super::message::Message;
 use super::value::Value;
 
@@ -95,12 +95,18 @@ impl Inbox {
                 Progress::Incomplete => return Ok(None),
                 Progress::Wrong(wrong) => return Err(wrong),
                 Progress::Complete(end) => {
-                    let weight = end + self.scanner.values() * VALUE;
+                    let values = self.scanner.values();
+                    let weight = end + values * VALUE;
                     let has_odd_key = self.scanner.has_odd_key();
                     self.scanner = Scanner::new(self.bounds);
                     let frame = self.take(end);
                     let message = if has_odd_key { Err(Wrong::Key) } else { Message::decode(&frame) };
                     match message {
+                        Ok(Some(message))
+                            if values > MAX_COMMAND_VALUES && !matches!(message, Message::Data { .. }) =>
+                        {
+                            return Err(Wrong::Values);
+                        }
                         Ok(Some(message)) => return Ok(Some((message, weight))),
                         Ok(None) => {}
                         Err(wrong @ (Wrong::Key | Wrong::NotAMap)) if self.is_lenient => {

@@ -85,13 +85,12 @@ fn a_master_whose_services_change_all_the_time_is_asked_ten_times_a_second() {
         master.say(map([("cmd", "ping".into()), ("uuid", "mine".into())]));
         loop {
             let message = master.hears().expect("the register is there");
-            match text(&message, "cmd").as_str() {
-                "callback" => {
-                    questions += 1;
-                    master.answers(&text(&message, "uuid"), [map([("value", Value::Array(Vec::new()))])]);
-                }
-                "pong" => break,
-                _ => {}
+            if let Some(asked) = master.request(&message) {
+                questions += 1;
+                master.answers(asked.id, [map([("services", Value::Array(Vec::new()))])]);
+            }
+            if text(&message, "cmd") == "pong" {
+                break;
             }
         }
         std::thread::sleep(Duration::from_millis(50));
@@ -108,10 +107,10 @@ fn a_master_whose_services_change_faster_than_it_answers_is_heard() {
     scene.has(1);
     let changed = || map([("cmd", "register".into())]);
     master.say(changed());
-    let question = text(&master.hears_command("callback"), "uuid");
+    let question = master.asked("list").id;
     master.say(changed());
     let first = map([("first", map([("name", "first".into())]))]);
-    master.answers(&question, [map([("value", first)])]);
+    master.answers(question, [map([("services", first)])]);
     let offers = |name: &str| {
         let is_offered = || offered(&scene) == [name];
         eventually("what it answered is known", SOON, || ensure(is_offered(), format!("{:?}", offered(&scene))));
@@ -153,7 +152,7 @@ fn a_subscriber_is_told_no_more_than_it_has_taken() {
     let hub = Scene::new();
     let masters = largest_masters(&hub);
     let mut follower = Scripted::connect(hub.port);
-    follower.say(map([("cmd", "auth".into()), ("token", TOKEN.into())]));
+    follower.say(map([("cmd", "auth".into()), ("token", TOKEN.into()), ("native", 1.into())]));
     follower.say(map([("cmd", "subscribe".into()), ("uuid", "u".into()), ("pieces", 1.into())]));
     let (mut put, mut pieces, mut in_piece) = (0, 0, 0);
     loop {

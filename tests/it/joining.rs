@@ -56,8 +56,8 @@ fn a_sidecar_joins_a_register_and_leaves_it_when_its_upstream_says_so() {
     assert_eq!(learned(&beside), [&*name]);
     std::thread::scope(|scope| {
         let call = scope.spawn(|| beside.call("mail", "send", "[]"));
-        let asked = master.hears_command("callback");
-        master.answers(&text(&asked, "uuid"), [map([("value", 42.into())])]);
+        let asked = master.asked("call");
+        master.answers(asked.id, [42.into()]);
         assert_eq!(call.join().expect("the caller").expect("a result").values, [b"42".to_vec()]);
     });
     // It is there already.
@@ -139,12 +139,12 @@ fn calls_through_an_upstream_may_finish_when_either_sidecar_stops() {
                 let options = CallOptions::new(60_000, None, None, None, None, None, None, None);
                 beside.roster.client().call("mail".into(), "send".into(), b"[]".to_vec(), options)
             });
-            let asked = master.hears_command("callback");
+            let asked = master.asked("call");
             let stopping = if stops_hub { &hub } else { &beside };
             stopping.roster.process().signal(Signal::SIGTERM);
             let stops = || stopping.roster.log();
             eventually("it stops", SOON, || ensure(stops().contains("stopping"), stops()));
-            master.answers(&text(&asked, "uuid"), [map([("value", 42.into())])]);
+            master.answers(asked.id, [42.into()]);
             assert_eq!(call.join().expect("the caller").expect("a result").values, [b"42".to_vec()]);
         });
     }

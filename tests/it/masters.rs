@@ -32,11 +32,11 @@ impl Php {
         Self { process: Process::start(&mut php, folder.path()), said, _folder: folder }
     }
 
-    fn said(&self) -> String {
+    pub(crate) fn said(&self) -> String {
         std::fs::read_to_string(&self.said).expect("what it said")
     }
 
-    fn says(&self, what: &str) {
+    pub(crate) fn says(&self, what: &str) {
         eventually(&format!("the master says {what}"), SOON, || ensure(self.said().contains(what), self.said()));
     }
 }
@@ -62,7 +62,7 @@ fn called(scene: &Scene, service: &str, method: &str, arguments: &Json) -> Resul
     }
 }
 
-fn gives(scene: &Scene, service: &str, method: &str, arguments: Json) -> Vec<Json> {
+pub(crate) fn gives(scene: &Scene, service: &str, method: &str, arguments: Json) -> Vec<Json> {
     called(scene, service, method, &arguments).unwrap_or_else(|error| panic!("{service}.{method}: {error:?}"))
 }
 
@@ -71,7 +71,7 @@ fn fails(scene: &Scene, service: &str, method: &str, arguments: Json) -> (String
 }
 
 /// Waits until just these services are offered.
-fn offers(scene: &Scene, names: &[&str]) {
+pub(crate) fn offers(scene: &Scene, names: &[&str]) {
     eventually("the services are offered", SOON, || {
         let mut offered: Vec<_> = scene.masters()?.into_iter().flat_map(|it| it.services).map(|it| it.name).collect();
         offered.sort();
@@ -92,6 +92,9 @@ fn a_php_master_survives_whatever_its_services_give() {
         ("money", json!([]), vec![json!([{"amount": 5.0, "currency": "EUR"}, "hearts"])]),
         ("nothing", json!([]), vec![]),
         ("standard", json!([]), vec![json!({"a": 1, "b": {"c": 2}})]),
+        ("empty", json!([]), vec![json!([[], {}])]),
+        ("stream", json!([]), vec![json!(1), json!("two")]),
+        ("optional", json!([null, 2]), vec![json!([null, 2, 3])]),
         ("values", json!([]), vec![json!(1), json!("two"), json!({"three": 3})]),
         ("laterValues", json!([]), vec![json!(1), json!("two"), json!({"three": 3})]),
     ];
@@ -104,14 +107,16 @@ fn a_php_master_survives_whatever_its_services_give() {
         ("resource", "UnexpectedValueException", "a resource (stream) cannot be sent"),
         ("closure", "UnexpectedValueException", "a Closure cannot be sent"),
         ("holdsClosure", "Holder", "cannot be serialized"),
-        ("huge", "LengthException", "the result is larger or nested deeper than a message may be"),
+        ("huge", "LengthException", "the result is larger than a message may be"),
         ("error", "TypeError", "strlen(): Argument #1 ($string) must be of type string, array given"),
         ("nope", "RuntimeException", "Method 'nope' not found in service 'demo'"),
+        ("__construct", "RuntimeException", "Method '__construct' not found in service 'demo'"),
     ];
     for (method, class, message) in errors {
         assert_eq!(fails(&scene, "demo", method, json!([])), (class.into(), message.into()), "{method}");
     }
     assert_eq!(fails(&scene, "demo", "broken", json!([])).1, "midway");
+    assert!(fails(&scene, "demo", "infinite", json!([])).1.contains("NaN or INF"));
     assert_eq!(gives(&scene, "control", "pid", json!([])), pid, "the same process lives");
 }
 

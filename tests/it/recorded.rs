@@ -1,51 +1,50 @@
 //! The recorded bytes of an unmodified PHP master, said to the real register by a peer on a socket.
 
+use rmpv::Value;
 use serde_json::{Value as Json, json};
 
-use crate::harness::master::{Scripted, text};
+use crate::harness::master::{Scripted, field, map, packed, text};
 use crate::harness::{SOON, ensure, eventually, exception};
 use crate::idl::{CallFailed, CallResult};
 use crate::register::Scene;
 
-/// What the master sent in one step, to the question `uuid`. The register's closure, which the recorder did not have,
-/// wraps each value; nothing else is changed.
-fn said(step: &str, uuid: &str) -> Vec<u8> {
+/// What the master sent in one step, to the request `id` over this trunk: the recorder had a closure for each, and ours
+/// packs each value. Nothing else is changed.
+fn said(step: &str, (trunk, id): (&str, u64)) -> Vec<u8> {
     let recorded: Json = serde_json::from_str(include_str!("../fixtures/php-master.json")).expect("JSON");
     let recorded = recorded.as_array().expect("steps").iter().find(|it| it["step"] == step).expect("it was recorded");
     let hex = recorded["master_sent_hex"].as_str().expect("bytes");
     let bytes: Vec<u8> =
         (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hex")).collect();
-    let asked = match step {
-        "list-after-refresh" => "u-list2".to_owned(),
-        "bad-closure" => "u-bad".to_owned(),
-        step => format!("u-{step}"),
+    let mut rest = bytes.as_slice();
+    let messages =
+        std::iter::from_fn(|| (!rest.is_empty()).then(|| rmpv::decode::read_value(&mut rest).expect("whole")));
+    let on_trunk = |message: Value| {
+        let kind = text(&message, "cmd");
+        let data = || match step {
+            step if step.starts_with("list") => map([("services", field(&message, "data").clone())]),
+            _ => field(&message, "data").clone(),
+        };
+        let what = match kind.as_str() {
+            "data" => Some(Value::Binary(packed(&data()))),
+            "error" => Some(data()),
+            "end" => None,
+            _ => return message,
+        };
+        let kind = if kind == "data" { "value" } else { &kind };
+        let words = Value::Array([kind.into(), id.into()].into_iter().chain(what).collect());
+        map([("cmd", "data".into()), ("uuid", trunk.into()), ("data", words)])
     };
-    let [asked, uuid] = [asked.as_str(), uuid].map(packed);
-    let data = [b"\xa4data\xa4uuid", asked.as_slice(), b"\xa4data"].concat();
-    let wrapped = [data.as_slice(), b"\x81\xa5value"].concat();
-    replaced(&replaced(&bytes, &data, &wrapped), &asked, &uuid)
+    messages.flat_map(|message| packed(&on_trunk(message))).collect()
 }
 
-fn packed(text: &str) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    rmpv::encode::write_value(&mut bytes, &text.into()).expect("a vector takes all");
-    bytes
+/// Where the register's next request is to be answered.
+fn asked(master: &mut Scripted, kind: &str) -> (String, u64) {
+    let id = master.asked(kind).id;
+    (master.trunk.clone(), id)
 }
 
-fn replaced(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    let mut rest = bytes;
-    while let Some(at) = rest.windows(from.len()).position(|window| window == from) {
-        out.extend([&rest[..at], to].concat());
-        rest = &rest[at + from.len()..];
-    }
-    [out.as_slice(), rest].concat()
-}
-
-/// The uuid of the register's next question.
-fn asked(master: &mut Scripted) -> String {
-    text(&master.hears_command("callback"), "uuid")
-}
+const NOWHERE: (&str, u64) = ("6d6ba3e1-1d53-4b19-9d4c-9bb1ea9e8b0d", 0);
 
 fn authenticated(master: &mut Scripted) {
     assert_eq!(text(&master.hears().expect("an answer"), "cmd"), "auth-success");
@@ -69,17 +68,17 @@ fn offers(scene: &Scene, count: usize, bare: &str) {
 fn a_recorded_master_is_listed_called_asked_again_and_leaves() {
     let scene = Scene::new();
     let mut master = Scripted::connect(scene.port);
-    master.write(&said("auth", ""));
+    master.write(&said("auth", NOWHERE));
     authenticated(&mut master);
-    let uuid = asked(&mut master);
-    master.write(&said("list", &uuid));
+    let (trunk, id) = asked(&mut master, "list");
+    master.write(&said("list", (&trunk, id)));
     offers(&scene, 1, "{}");
 
     let mut called = |step: &str| -> thrift::Result<CallResult> {
         std::thread::scope(|scope| {
             let call = scope.spawn(|| scene.call("echo", "any", "[]"));
-            let uuid = asked(&mut master);
-            master.write(&said(step, &uuid));
+            let (trunk, id) = asked(&mut master, "call");
+            master.write(&said(step, (&trunk, id)));
             call.join().expect("no panic")
         })
     };
@@ -109,16 +108,16 @@ fn a_recorded_master_is_listed_called_asked_again_and_leaves() {
         assert_eq!(told, (Some(class), code, message, false), "{step}");
     }
 
-    master.write(&said("ping", ""));
-    master.write(&said("master-pings", ""));
+    master.write(&said("ping", NOWHERE));
+    master.write(&said("master-pings", NOWHERE));
     assert_eq!(text(&master.hears_command("pong"), "uuid"), "513aabbb-cc6c-4cb5-805a-23a80b7bc9f8");
     // Of a stream that nobody has opened.
-    master.write(&said("positional", "nobody"));
-    master.write(&said("refresh", ""));
-    let uuid = asked(&mut master);
-    master.write(&said("list-after-refresh", &uuid));
+    master.write(&said("positional", NOWHERE));
+    master.write(&said("refresh", NOWHERE));
+    let (trunk, id) = asked(&mut master, "list");
+    master.write(&said("list-after-refresh", (&trunk, id)));
     offers(&scene, 1, r#"{"drain":true}"#);
-    master.write(&said("remove", ""));
+    master.write(&said("remove", NOWHERE));
     eventually("it offers nothing", SOON, || ensure(scene.masters()?[0].services.is_empty(), "it does"));
     drop(master);
     scene.has(0);
@@ -127,7 +126,7 @@ fn a_recorded_master_is_listed_called_asked_again_and_leaves() {
 #[test]
 fn a_recorded_master_is_understood_wherever_its_bytes_are_cut() {
     let scene = Scene::new();
-    let auth = said("auth", "");
+    let auth = said("auth", NOWHERE);
     let mut masters: Vec<Scripted> = (0..auth.len()).map(|_| Scripted::connect(scene.port)).collect();
     for (cut, master) in masters.iter_mut().enumerate() {
         master.write(&auth[..cut]);
@@ -137,14 +136,18 @@ fn a_recorded_master_is_understood_wherever_its_bytes_are_cut() {
         authenticated(master);
     }
     // The answer is longer: more masters, whose token comes at once.
-    let length = said("list", &"-".repeat(36)).len();
+    let length = said("list", (NOWHERE.0, 1)).len();
     while masters.len() < length {
         let mut master = Scripted::connect(scene.port);
         master.write(&auth);
         authenticated(&mut master);
         masters.push(master);
     }
-    let answers: Vec<Vec<u8>> = masters.iter_mut().map(|master| said("list", &asked(master))).collect();
+    let mut answer = |master: &mut Scripted| {
+        let (trunk, id) = asked(master, "list");
+        said("list", (&trunk, id))
+    };
+    let answers: Vec<Vec<u8>> = masters.iter_mut().map(&mut answer).collect();
     for (cut, (master, answer)) in masters.iter_mut().zip(&answers).enumerate() {
         master.write(&answer[..cut]);
     }
@@ -158,18 +161,20 @@ fn a_recorded_master_is_understood_wherever_its_bytes_are_cut() {
 fn a_recorded_master_is_understood_byte_by_byte_and_all_at_once() {
     let scene = Scene::new();
     let mut slow = Scripted::connect(scene.port);
-    said("auth", "").iter().for_each(|byte| slow.write(&[*byte]));
+    said("auth", NOWHERE).iter().for_each(|byte| slow.write(&[*byte]));
     authenticated(&mut slow);
-    let uuid = asked(&mut slow);
-    said("list", &uuid).iter().for_each(|byte| slow.write(&[*byte]));
+    let (trunk, id) = asked(&mut slow, "list");
+    said("list", (&trunk, id)).iter().for_each(|byte| slow.write(&[*byte]));
 
     let mut quick = Scripted::connect(scene.port);
     // What follows the token in the same write is read with the bounds of those who are known.
-    quick.write(&[said("auth", ""), said("master-pings", ""), said("ping", "")].concat());
+    quick.write(&[said("auth", NOWHERE), said("master-pings", NOWHERE), said("ping", NOWHERE)].concat());
     authenticated(&mut quick);
-    let uuid = asked(&mut quick);
-    let exception = said("exception", "nobody");
-    quick.write(&[said("list", &uuid), exception, said("master-pings", ""), said("positional", "nobody")].concat());
+    let (trunk, id) = asked(&mut quick, "list");
+    let exception = said("exception", NOWHERE);
+    quick.write(
+        &[said("list", (&trunk, id)), exception, said("master-pings", NOWHERE), said("positional", NOWHERE)].concat(),
+    );
     quick.hears_command("pong");
     offers(&scene, 2, "{}");
 }

@@ -177,21 +177,17 @@ fn a_call_goes_to_the_master_as_data_and_its_answer_comes_back() {
     let hostile = r#"["x'); system('id", "$tok", 9223372036854775807, {"ä": [1.5, null]}]"#;
     std::thread::scope(|scope| {
         let call = scope.spawn(|| scene.call("mail", "x'); die('", hostile));
-        let asked = master.hears_command("callback");
-        let serialized = text(field(&asked, "data"), "serialized");
-        assert!(serialized.contains(r#"s:10:"x'); die('";"#), "{serialized}");
-        assert!(serialized.contains("i:9223372036854775807;"), "{serialized}");
-        let function = serialized.split("\"function\"").nth(1).expect("a function");
-        assert!(!function.contains("die("), "no caller's text is source: {function}");
-        master.answers(&text(&asked, "uuid"), [map([("value", "sent".into())])]);
+        let asked = master.asked("call");
+        assert_eq!(asked.rest[..2], ["mail".into(), "x'); die('".into()]);
+        assert_eq!(asked.rest[2].as_array().expect("a list")[2].as_i64(), Some(i64::MAX));
+        master.answers(asked.id, ["sent".into()]);
         let result = call.join().expect("the caller").expect("a result");
         assert_eq!(result.values, [br#""sent""#.to_vec()]);
         assert_eq!(result.attempts, 1);
 
         let call = scope.spawn(|| exception::<CallFailed>(scene.call("mail", "send", "[]")));
-        let asked = master.hears_command("callback");
-        let error = map([("class", "TypeError".into()), ("message", "no".into()), ("code", 7.into())]);
-        master.answers(&text(&asked, "uuid"), [map([("error", error)])]);
+        let asked = master.asked("call");
+        master.fails(asked.id, "TypeError", "no", 7);
         let failed = call.join().expect("the caller").expect("an exception");
         assert_eq!((&*failed.message, failed.class_name.as_deref(), failed.code), ("no", Some("TypeError"), 7));
     });
@@ -283,7 +279,7 @@ fn a_master_that_vanishes_fails_its_calls_at_once_and_says_whether_there_is_anot
     scene.has(1);
     std::thread::scope(|scope| {
         let call = scope.spawn(|| exception::<CallFailed>(scene.call("mail", "send", "")));
-        master.hears_command("callback");
+        master.asked("call");
         drop(master);
         assert!(call.join().expect("the caller").expect("an exception").lost);
     });
@@ -307,18 +303,19 @@ fn a_master_that_falls_silent_is_dropped_and_its_calls_go_elsewhere_when_that_is
         };
         let risky = scope.spawn(move || exception::<CallFailed>(call(false)));
         let safe = scope.spawn(move || call(true));
-        silent.hears_command("callback");
-        silent.hears_command("callback");
+        silent.asked("call");
+        silent.asked("call");
         // Neither end closes anything. The other one is there, and answers.
         let asked = loop {
             let message = other.hears().expect("the register is there");
-            match text(&message, "cmd").as_str() {
-                "ping" => other.say(map([("cmd", "pong".into()), ("uuid", text(&message, "uuid").into())])),
-                "callback" => break message,
-                _ => {}
+            if text(&message, "cmd") == "ping" {
+                other.say(map([("cmd", "pong".into()), ("uuid", text(&message, "uuid").into())]));
+            }
+            if let Some(asked) = other.request(&message) {
+                break asked;
             }
         };
-        other.answers(&text(&asked, "uuid"), [map([("value", "sent".into())])]);
+        other.answers(asked.id, ["sent".into()]);
         let result = safe.join().expect("the caller").expect("a result");
         assert_eq!((&*result.values, result.attempts), (&[br#""sent""#.to_vec()][..], 2));
         let failed = risky.join().expect("the caller").expect("an exception");
@@ -477,8 +474,8 @@ fn masters_of_another_register_are_followed_and_called_through_it() {
     assert_eq!(beside.has(1)[0].id, id);
     std::thread::scope(|scope| {
         let call = scope.spawn(|| beside.call("mail", "send", r#"{"to": "you"}"#));
-        let asked = master.hears_command("callback");
-        master.answers(&text(&asked, "uuid"), [map([("value", 42.into())])]);
+        let asked = master.asked("call");
+        master.answers(asked.id, [42.into()]);
         assert_eq!(call.join().expect("the caller").expect("a result").values, [b"42".to_vec()]);
     });
     let _second = hub.join(&[]);

@@ -7,7 +7,7 @@ use rmpv::Value;
 use roster::master;
 use serde_json::Value as Json;
 
-use crate::harness::master::{Scripted, map, text};
+use crate::harness::master::Scripted;
 use crate::harness::{SOON, ensure, eventually, exception};
 use crate::idl::{Filter, MastersReply, NoMaster, Origin, TRosterSyncClient};
 use crate::joining::following;
@@ -135,8 +135,8 @@ fn a_call_right_after_a_restart_waits_for_its_master() {
         thread::sleep(Duration::from_millis(700));
         assert!(!call.is_finished(), "it waits");
         let mut master = mail(scene.port);
-        let asked = master.hears_command("callback");
-        master.answers(&text(&asked, "uuid"), [map([("value", 42.into())])]);
+        let asked = master.asked("call");
+        master.answers(asked.id, [42.into()]);
         let result = call.join().expect("the caller").expect("a result");
         assert_eq!((result.values, result.attempts), (vec![b"42".to_vec()], 1));
         // What nobody has ever offered is not waited for.

@@ -1,32 +1,35 @@
 //! Calls whose values come one by one: told as they come, given up with their caller, bounded while nobody fetches.
 
-use rmpv::Value;
+use std::time::{Duration, Instant};
 
-use crate::harness::master::{Scripted, map, text};
-use crate::harness::{Client, Printing, exception};
-use crate::idl::{Call, CallFailed, CallOptions, InvalidRequest, TRosterSyncClient};
+use rmpv::Value;
+use serde_json::json;
+
+use crate::harness::master::Scripted;
+use crate::harness::{Client, Printing, SOON, ensure, eventually, exception};
+use crate::idl::{Call, CallFailed, CallOptions, CallTimedOut, InvalidRequest, TRosterSyncClient};
+use crate::masters::{Php, gives, offers};
 use crate::register::{Scene, TOKEN};
 
 /// A master that offers `mail`, and what it was asked last.
 struct Mail {
     master: Scripted,
-    uuid: String,
+    call: u64,
 }
 
 impl Mail {
     fn join(scene: &Scene) -> Self {
         let master = Scripted::join(scene.port, TOKEN, &[("mail", Value::Array(Vec::new()))]);
         scene.has(1);
-        Self { master, uuid: String::new() }
+        Self { master, call: 0 }
     }
 
     fn is_called(&mut self) {
-        self.uuid = text(&self.master.hears_command("callback"), "uuid");
+        self.call = self.master.asked("call").id;
     }
 
-    fn gives(&mut self, what: &str, value: Value) {
-        let data = map([(what, value)]);
-        self.master.say(map([("cmd", "data".into()), ("uuid", self.uuid.as_str().into()), ("data", data)]));
+    fn gives(&mut self, value: impl Into<Value>) {
+        self.master.gives(self.call, &value.into());
     }
 
     /// Answers a call of this client's with a first value.
@@ -34,7 +37,7 @@ impl Mail {
         let first = std::thread::scope(|scope| {
             scope.spawn(|| {
                 self.is_called();
-                self.gives("value", 1.into());
+                self.gives(1);
             });
             client.start_call(listing(), String::new()).expect("a value")
         });
@@ -43,7 +46,7 @@ impl Mail {
 
     /// Waits until it is told that nobody wants more.
     fn is_given_up(&mut self) {
-        while text(&self.master.hears_command("close"), "uuid") != self.uuid {}
+        while self.master.asked("close").id != self.call {}
     }
 }
 
@@ -59,10 +62,10 @@ fn call_prints_each_value_while_the_call_goes_on_and_then_the_masters_error() {
     let call = Printing::start(&mut scene.roster.command(["call", "mail.list", "box=7", "--timeout", "60s"]));
     mail.is_called();
     for value in 1..=3 {
-        mail.gives("value", value.into());
+        mail.gives(value);
         assert_eq!(call.line(), value.to_string());
     }
-    mail.gives("error", map([("class", "Full".into()), ("message", "the box is full".into()), ("code", 7.into())]));
+    mail.master.fails(mail.call, "Full", "the box is full", 7);
     let ended = call.hang_up(|| {});
     assert_eq!(ended.code, Some(7), "{ended:?}");
     assert!(ended.wrong.contains("the box is full"), "{ended:?}");
@@ -74,7 +77,7 @@ fn a_call_whose_caller_leaves_between_two_values_is_given_up_at_the_master() {
     let mut mail = Mail::join(&scene);
     let call = Printing::start(&mut scene.roster.command(["call", "mail.list", "--timeout", "60s"]));
     mail.is_called();
-    mail.gives("value", "first".into());
+    mail.gives("first");
     assert_eq!(call.line(), "\"first\"");
     drop(call);
     mail.is_given_up();
@@ -92,7 +95,7 @@ fn an_error_after_some_values_arrives_as_what_it_is_and_the_connection_can_be_us
     let mut client = scene.roster.client();
     mail.begins(&mut client);
     exception::<InvalidRequest>(client.start_call(listing(), String::new())).expect("one is open");
-    mail.gives("error", map([("class", "Full".into()), ("message", "no".into()), ("code", 7.into())]));
+    mail.master.fails(mail.call, "Full", "no", 7);
     let failed = exception::<CallFailed>(client.next_values()).expect("a failed call");
     assert_eq!((&*failed.message, failed.class_name.as_deref(), failed.code), ("no", Some("Full"), 7));
     exception::<InvalidRequest>(client.next_values()).expect("none is open");
@@ -100,7 +103,7 @@ fn an_error_after_some_values_arrives_as_what_it_is_and_the_connection_can_be_us
 }
 
 #[test]
-fn values_that_nobody_fetches_take_bounded_memory_and_end_the_call() {
+fn values_that_nobody_fetches_take_bounded_memory_and_end_the_call_of_a_master_that_does_not_rest() {
     const MIB: usize = 1 << 20;
     let scene = Scene::new();
     let mut mail = Mail::join(&scene);
@@ -108,13 +111,119 @@ fn values_that_nobody_fetches_take_bounded_memory_and_end_the_call() {
     mail.begins(&mut client);
     let before = scene.roster.memory();
     for _ in 0..80 {
-        mail.gives("value", "x".repeat(MIB / 2).into());
+        mail.gives("x".repeat(MIB / 2));
     }
     mail.is_given_up();
     let more = scene.roster.memory().saturating_sub(before);
-    assert!(more < 30 * MIB, "{} MiB", more / MIB);
-    let values = client.next_values().expect("what came in time").values;
-    assert!((8..16).contains(&values.len()), "{}", values.len());
-    let failed = exception::<CallFailed>(client.next_values()).expect("a failed call");
-    assert!(failed.message.contains("max_reply"), "{failed:?}");
+    assert!(more < 40 * MIB, "{} MiB", more / MIB);
+    let mut values = 0;
+    let failed = loop {
+        match client.next_values() {
+            Ok(next) => values += next.values.len(),
+            failed => break exception::<CallFailed>(failed).expect("a failed call"),
+        }
+    };
+    assert!((16..40).contains(&values), "{values}");
+    assert!(failed.message.contains("faster than they were taken"), "{failed:?}");
+}
+
+/// What a client gets of a call as it comes, and how long after the beginning.
+fn fetched(client: &mut Client, method: &str, arguments: &str, mut each: impl FnMut(Duration, &[u8])) {
+    let begun = Instant::now();
+    let mut next = client.start_call(demo(method, arguments), String::new()).expect("values");
+    loop {
+        next.values.iter().for_each(|value| each(begun.elapsed(), value));
+        if next.ended.is_some() {
+            return;
+        }
+        next = client.next_values().expect("values, or the end");
+    }
+}
+
+fn demo(method: &str, arguments: &str) -> Call {
+    let options = CallOptions::new(60_000, None, None, None, None, None, true, None);
+    Call::new("demo".into(), method.into(), arguments.into(), options)
+}
+
+/// A register, and a master of PHP that is there.
+fn php() -> (Scene, Php) {
+    let scene = Scene::new();
+    let php = Php::start(scene.port, "", &[]);
+    offers(&scene, &["control", "demo"]);
+    (scene, php)
+}
+
+#[test]
+fn what_a_generator_and_a_stream_of_react_give_arrives_as_it_is_given() {
+    let (scene, _php) = php();
+    for method in ["paced", "pacedStream"] {
+        let mut came = Vec::new();
+        fetched(&mut scene.roster.client(), method, "[4, 0.4]", |at, _| came.push(at));
+        assert_eq!(came.len(), 4, "{method}");
+        let gaps: Vec<_> = came.windows(2).map(|two| two[1] - two[0]).collect();
+        assert!(gaps.iter().all(|gap| *gap > Duration::from_millis(200)), "{method}: {came:?}");
+        assert!(came[0] < Duration::from_millis(1_000), "{method}: {came:?}");
+    }
+}
+
+#[test]
+fn a_slow_reader_of_very_much_costs_the_master_and_the_sidecar_a_bounded_buffer() {
+    const MIB: i64 = 1 << 20;
+    let (scene, _php) = php();
+    let peak = || gives(&scene, "control", "peak", json!([]))[0].as_i64().expect("bytes");
+    for method in ["megabytes", "megabyteStream"] {
+        let (before, sidecar) = (peak(), scene.roster.memory());
+        let (mut bytes, mut most) = (0, 0);
+        fetched(&mut scene.roster.client(), method, "[40]", |_, value| {
+            bytes += value.len();
+            std::thread::sleep(Duration::from_millis(20));
+            most = most.max(scene.roster.memory());
+        });
+        assert!(bytes > 40 * 900_000, "{method}: {bytes} bytes");
+        assert!(peak() - before < 10 * MIB, "{method}: {} MiB more at the master", (peak() - before) / MIB);
+        let more = most.saturating_sub(sidecar) as i64;
+        assert!(more < 40 * MIB, "{method}: {} MiB more in the sidecar", more / MIB);
+    }
+}
+
+#[test]
+fn what_never_ends_stops_with_its_caller() {
+    let (scene, php) = php();
+    for method in ["forever", "foreverStream"] {
+        // One who is too late,
+        let options = CallOptions::new(300, None, None, None, None, None, None, None);
+        let late = scene.roster.client().call("demo".into(), method.into(), b"[]".to_vec(), options);
+        exception::<CallTimedOut>(late).expect("the call is too late");
+        php.says("stopped");
+        // and one who leaves in the midst of it.
+        let mut client = scene.roster.client();
+        client.start_call(demo(method, "[]"), String::new()).expect("values");
+        drop(client);
+        eventually("both have stopped", SOON, || {
+            let said = php.said();
+            ensure(said.matches(&format!("{method} stopped")).count() == 2, said)
+        });
+    }
+    let options = CallOptions::new(300, None, None, None, None, None, None, None);
+    let late = scene.roster.client().call("control".into(), "later".into(), b"[30]".to_vec(), options);
+    exception::<CallTimedOut>(late).expect("the call is too late");
+    php.says("cancelled");
+}
+
+#[test]
+fn calls_of_every_kind_leave_nothing_behind_in_the_master() {
+    let (scene, _php) = php();
+    let floor = || gives(&scene, "control", "memory", json!([]))[0].as_i64().expect("bytes");
+    let kinds = ["echo", "values", "later", "standard", "nope", "fail", "broken", "stream", "laterValues", "never"];
+    let call = |count: usize| {
+        let mut client = scene.roster.client();
+        for kind in kinds.iter().cycle().take(count) {
+            let _ =
+                client.call("demo".into(), (*kind).into(), b"[[1]]".to_vec(), demo(kind, "").options.expect("some"));
+        }
+    };
+    call(100);
+    let before = floor();
+    call(5_000);
+    assert!(floor() - before < 2_000, "{} bytes more after 5,000 calls", floor() - before);
 }

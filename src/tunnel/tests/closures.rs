@@ -6,20 +6,25 @@ use std::process::{Command, Stdio};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
-use crate::tunnel::php::{Closures, NotPhp, SigningKey, answer, write_value};
+use crate::tunnel::php::{Closures, NotPhp, SigningKey, php_value};
+use crate::tunnel::trunk::{Part, Request, part};
+use crate::tunnel::value::get;
 use crate::tunnel::wire::Inbox;
 use crate::tunnel::{Bounds, Message, RemoteError, Value};
 
 const MASTER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/tunnel/tests/closures.php");
 
-const PLAIN: Closures = Closures { key: None, bounds: Bounds::DEFAULT };
+pub(super) const PLAIN: Closures = Closures { key: None, bounds: Bounds::DEFAULT };
 
-/// What came of one closure: values, and how it ended.
+/// What came of one request: values, and how it ended.
 type Outcome = (Vec<Value>, Result<(), RemoteError>);
 
-/// Lets PHP run closures one after the other in one process, which must outlive them all.
-fn run(closures: &[Vec<u8>], key: &str) -> Vec<Outcome> {
-    let lines: String = closures.iter().map(|closure| BASE64_STANDARD.encode(closure) + "\n").collect();
+/// Lets PHP run the closure and answer requests in one process, which must outlive them all. Or why the closure failed.
+pub(super) fn run(closures: &Closures, requests: Vec<Request>, key: &str) -> Result<Vec<Outcome>, RemoteError> {
+    let count = requests.len();
+    let packed = requests.into_iter().zip(0..).map(|(request, id)| written(&request.into_value(id)));
+    let lines: String =
+        std::iter::once(closures.master()).chain(packed).map(|line| BASE64_STANDARD.encode(line) + "\n").collect();
     let mut input = tempfile::tempfile().unwrap();
     input.write_all(lines.as_bytes()).unwrap();
     std::io::Seek::rewind(&mut input).unwrap();
@@ -32,40 +37,51 @@ fn run(closures: &[Vec<u8>], key: &str) -> Vec<Outcome> {
         .expect("php is installed");
     assert!(php.status.success(), "{}", String::from_utf8_lossy(&php.stderr));
     assert_eq!(String::from_utf8_lossy(&php.stderr), "");
-    outcomes(&php.stdout, closures.len())
+    outcomes(&php.stdout, closures, count)
 }
 
-fn outcomes(output: &[u8], runs: usize) -> Vec<Outcome> {
-    let mut inbox = Inbox::new(Bounds::DEFAULT);
+fn written(value: &Value) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    rmpv::encode::write_value(&mut bytes, value).unwrap();
+    bytes
+}
+
+fn outcomes(output: &[u8], closures: &Closures, requests: usize) -> Result<Vec<Outcome>, RemoteError> {
+    let mut inbox = Inbox::new(closures.bounds);
     inbox.put(output);
-    let mut outcome = || {
-        let mut values = Vec::new();
-        let mut failed = None;
-        loop {
-            match inbox.next().expect("frames within the bounds").expect("an end of every stream").0 {
-                Message::Data { data, .. } => match answer(data) {
-                    Ok(value) => values.push(value),
-                    Err(error) => failed = Some(error),
-                },
-                Message::End { .. } => return (values, failed.map_or(Ok(()), Err)),
-                Message::Error { error, .. } => return (values, Err(error)),
-                other => panic!("not of a stream: {other:?}"),
+    let mut outcomes = vec![(Vec::new(), None::<Result<(), RemoteError>>); requests];
+    while let Some((message, _)) = inbox.next().expect("frames within the bounds") {
+        let (id, part) = match message {
+            Message::Data { data, .. } => part(data).expect("a part of an answer"),
+            Message::Error { error, .. } => return Err(error),
+            other => panic!("not of a stream: {other:?}"),
+        };
+        let (values, end) = &mut outcomes[id as usize];
+        assert!(end.is_none(), "something follows the end of {id}");
+        let mut value = |packed| values.push(closures.unpack(&packed).expect("a value"));
+        match part {
+            Part::Value(packed) => value(packed),
+            Part::Last(packed) => {
+                value(packed);
+                *end = Some(Ok(()));
             }
+            Part::End => *end = Some(Ok(())),
+            Part::Error(error) => *end = Some(Err(error)),
         }
-    };
-    (0..runs).map(|_| outcome()).collect()
+    }
+    Ok(outcomes.into_iter().map(|(values, end)| (values, end.expect("an end of every answer"))).collect())
 }
 
 fn calls(calls: &[(&str, Value)]) -> Vec<Outcome> {
-    let closures: Vec<_> = calls.iter().map(|(method, arguments)| demo(method, arguments.clone())).collect();
-    run(&closures, "")
+    let requests = calls.iter().map(|(method, arguments)| demo(method, arguments.clone())).collect();
+    run(&PLAIN, requests, "").expect("the closure runs")
 }
 
-fn demo(method: &str, arguments: Value) -> Vec<u8> {
-    PLAIN.call("demo", method, arguments).expect("values of PHP")
+pub(super) fn demo(method: &str, arguments: Value) -> Request {
+    Request::call("demo".into(), method.into(), arguments).expect("values of PHP")
 }
 
-fn list(values: impl IntoIterator<Item = Value>) -> Value {
+pub(super) fn list(values: impl IntoIterator<Item = Value>) -> Value {
     Value::Array(values.into_iter().collect())
 }
 
@@ -75,12 +91,6 @@ fn map(pairs: &[(&str, Value)]) -> Value {
 
 fn texts(texts: &[&str]) -> Value {
     list(texts.iter().map(|text| (*text).into()))
-}
-
-fn serialized(value: impl Into<Value>) -> String {
-    let mut out = Vec::new();
-    write_value(&value.into(), &mut out).expect("a value of PHP");
-    String::from_utf8(out).unwrap()
 }
 
 #[test]
@@ -106,6 +116,17 @@ fn a_call_survives_every_result_that_a_service_can_give() {
         well("emptyValues", &[]),
         well("laterValues", &[1.into(), "two".into(), map(&[("three", 3.into())])]),
         well("infinite", &[map(&[("a", f64::INFINITY.into())])]),
+        well("infiniteObject", &[map(&[("a", f64::INFINITY.into())])]),
+        well("many", &[list(vec![Value::Nil; 70_000])]),
+        well("empty", &[list([list([]), Value::Map(vec![])])]),
+        well(
+            "numbers",
+            &[list(
+                [0, 127, 128, -1, -32, -33, i64::from(i32::MAX), i64::from(i32::MIN), 1 << 31, i64::MIN]
+                    .map(Value::from),
+            )],
+        ),
+        well("stream", &[1.into(), "two".into()]),
         ("later", list(["late".into()]), vec!["late".into()]),
         ("later", list([Value::Nil]), vec![]),
         well("nearlyHuge", &["x".repeat(1 << 19).into()]),
@@ -120,7 +141,9 @@ fn a_call_survives_every_result_that_a_service_can_give() {
 #[test]
 fn whatever_goes_wrong_is_told_and_the_master_lives() {
     let unfit = |message: &'static str| ("UnexpectedValueException", message, 0);
-    let too_large = ("LengthException", "the result is larger or nested deeper than a message may be", 0);
+    let too_large = ("LengthException", "the result is larger than a message may be", 0);
+    let too_deep = ("LengthException", "the result is nested deeper than a message may be", 0);
+    let missing = |method: &str| format!("Method '{method}' not found in service 'demo'");
     let cases = [
         ("never", ("LogicException", "too late", 3)),
         ("odd", ("RuntimeException", "rejected with a value of type string", 0)),
@@ -128,20 +151,27 @@ fn whatever_goes_wrong_is_told_and_the_master_lives() {
         ("closure", unfit("a Closure cannot be sent")),
         ("generatorInside", unfit("a Generator cannot be sent")),
         ("promiseInside", unfit(r"a React\Promise\PromiseInterface cannot be sent")),
-        ("infiniteObject", ("JsonException", "Inf and NaN cannot be JSON encoded", 7)),
+        ("streamInside", unfit(r"a React\Stream\ReadableStreamInterface cannot be sent")),
+        ("unbacked", unfit("a Direction cannot be sent")),
         ("huge", too_large),
-        ("many", too_large),
-        ("endless", too_large),
+        ("tooMany", too_large),
+        ("endless", too_deep),
+        ("endlessObjects", too_deep),
+        ("brokenStream", ("RuntimeException", "the line is cut", 6)),
+        ("closedStream", ("RuntimeException", "the stream was closed before its end", 0)),
         ("holdsClosure", ("Holder", "cannot be serialized", 5)),
         ("anonymous", ("Exception@anonymous", "nameless", 4)),
         ("textCode", ("TextCode", "as databases do", 0)),
-        ("nope", ("RuntimeException", "Method 'nope' not found in service 'demo'", 0)),
+        ("nope", ("RuntimeException", &missing("nope"), 0)),
+        ("__construct", ("RuntimeException", &missing("__construct"), 0)),
+        ("__get", ("RuntimeException", &missing("__get"), 0)),
+        ("secret", ("RuntimeException", &missing("secret"), 0)),
         ("error", ("TypeError", "strlen(): Argument #1 ($string) must be of type string, array given", 0)),
     ];
-    let outcomes = calls(&cases.map(|(method, _)| (method, Value::Nil)));
+    let outcomes = calls(&cases.each_ref().map(|(method, _)| (*method, Value::Nil)));
     for ((method, (class, message, code)), outcome) in cases.into_iter().zip(outcomes) {
-        let error = RemoteError { message: message.into(), class: Some(class.into()), code };
-        assert_eq!(outcome, (vec![], Err(error)), "{method}");
+        let error = RemoteError { message: (*message).into(), class: Some(class.into()), code };
+        assert_eq!(outcome.1, Err(error), "{method}");
     }
     let others = calls(&[
         ("broken", Value::Nil),
@@ -191,14 +221,49 @@ fn arguments_arrive_intact() {
 }
 
 #[test]
+fn arguments_are_matched_as_php_itself_does() {
+    let nil = Value::Nil;
+    let cases = [
+        ("optional", list([nil.clone(), 2.into()]), list([nil.clone(), 2.into(), 3.into()])),
+        ("optional", list([]), list([1.into(), 2.into(), 3.into()])),
+        ("optional", map(&[("third", nil.clone())]), list([1.into(), 2.into(), nil.clone()])),
+        ("optional", map(&[("0", 7.into()), ("third", 9.into())]), list([7.into(), 2.into(), 9.into()])),
+        // By position first, however they were sent.
+        (
+            "optional",
+            map(&[("third", 9.into()), ("1", 8.into()), ("0", 7.into())]),
+            list([7.into(), 8.into(), 9.into()]),
+        ),
+        ("nullable", list([nil.clone()]), list([nil.clone()])),
+        ("variadic", list([1.into()]), list([1.into(), list([])])),
+        ("variadic", list([1.into(), nil.clone(), 3.into()]), list([1.into(), list([nil.clone(), 3.into()])])),
+        ("variadic", map(&[("first", 1.into()), ("more", 2.into())]), list([1.into(), map(&[("more", 2.into())])])),
+        ("byReference", list([list([3.into(), 1.into(), 2.into()])]), list([1.into(), 2.into(), 3.into()])),
+        ("fixed", list([1.into(), nil.clone()]), list([1.into(), nil.clone()])),
+    ];
+    let outcomes = calls(&cases.each_ref().map(|(method, arguments, _)| (*method, arguments.clone())));
+    for ((method, arguments, expected), outcome) in cases.into_iter().zip(outcomes) {
+        assert_eq!(outcome, (vec![expected], Ok(())), "{method} {arguments}");
+    }
+    let refused = calls(&[
+        ("integer", list([nil.clone()])),
+        ("integer", list([])),
+        ("optional", map(&[("fourth", nil.clone())])),
+        ("optional", map(&[("0", 1.into()), ("first", 2.into())])),
+    ]);
+    let classes: Vec<_> = refused.into_iter().map(|(_, end)| end.unwrap_err().class.unwrap()).collect();
+    assert_eq!(classes, ["TypeError", "ArgumentCountError", "Error", "Error"]);
+}
+
+#[test]
 fn a_hostile_name_is_data_and_never_source() {
     for hostile in ["x'); exit('", "x\"); exit(\"", "$stream", "\0", "'; system('id'); '", "é\n?><?php exit(1);"] {
-        let closures = [
-            PLAIN.call(hostile, "echo", list([hostile.into()])).expect("text"),
-            PLAIN.call("demo", hostile, map(&[(hostile, hostile.into())])).expect("text"),
+        let requests = vec![
+            Request::call(hostile.into(), "echo".into(), list([hostile.into()])).expect("text"),
+            Request::call("demo".into(), hostile.into(), map(&[(hostile, hostile.into())])).expect("text"),
             demo("echo", list([hostile.into()])),
         ];
-        let outcomes = run(&closures, "");
+        let outcomes = run(&PLAIN, requests, "").expect("the closure runs");
         match outcomes[0].1.as_ref().map_err(|error| error.message.as_str()) {
             Ok(()) => assert_eq!(outcomes[0].0, [texts(&[hostile])], "a service has just that name"),
             Err(message) => assert_eq!(message, format!("Service '{hostile}' not found")),
@@ -215,10 +280,13 @@ fn the_services_are_told_also_with_metadata_that_cannot_be_sent() {
     let metadata = map(&[("version", "1.2.0".into()), ("weight", 0.5.into()), ("f", list([])), ("r", Value::Nil)]);
     let services = ["x'); exit('", "bare"].map(|name| (name, service(name, list([]))));
     let services = map(&[&[("demo", service("demo", metadata))], services.as_slice()].concat());
-    assert_eq!(run(&[PLAIN.services()], ""), [(vec![services], Ok(()))]);
-    let narrow = Closures { bounds: Bounds { bytes: 4200, ..Bounds::DEFAULT }, ..PLAIN };
-    let outcomes = run(&[narrow.services(), narrow.call("demo", "nothing", Value::Nil).unwrap()], "");
-    assert_eq!(outcomes[0].1.as_ref().unwrap_err().message, "more services than fit into a message");
+    let told = run(&PLAIN, vec![Request::List, Request::List], "").expect("the closure runs");
+    assert_eq!(get(&told[0].0[0], "services"), Some(&services));
+    assert_eq!(get(&told[0].0[0], "id").and_then(Value::as_str).map(str::len), Some(32));
+    assert_eq!(told[0], told[1], "the process stays the same");
+    let narrow = Closures { bounds: Bounds { bytes: 400, ..Bounds::DEFAULT }, ..PLAIN };
+    let outcomes = run(&narrow, vec![Request::List, demo("nothing", Value::Nil)], "").expect("the closure runs");
+    assert_eq!(outcomes[0].1.as_ref().unwrap_err().message, "the result is larger than a message may be");
     assert_eq!(outcomes[1], (vec![], Ok(())));
 }
 
@@ -226,12 +294,10 @@ fn the_services_are_told_also_with_metadata_that_cannot_be_sent() {
 fn a_master_that_wants_signatures_runs_what_is_signed_with_its_key() {
     let signed = |key: &str| Closures { key: Some(SigningKey(key.into())), ..PLAIN };
     let awkward = Value::Binary(vec![b'"', 0xff, 0]);
-    let call = |key| signed(key).call("demo", "echo", list([awkward.clone()])).unwrap();
-    let outcomes = run(&[call("k3y"), call("other"), signed("k3y").services(), PLAIN.services()], "k3y");
-    assert_eq!(outcomes[0], (vec![list([awkward])], Ok(())));
-    assert_eq!(outcomes[1].1.as_ref().unwrap_err().message, "signed with another key");
-    assert_eq!(outcomes[2].1, Ok(()));
-    assert_eq!(outcomes[3].1.as_ref().unwrap_err().message, "not signed");
+    let call = || vec![demo("echo", list([awkward.clone()]))];
+    assert_eq!(run(&signed("k3y"), call(), "k3y").unwrap(), [(vec![list([awkward.clone()])], Ok(()))]);
+    assert_eq!(run(&signed("other"), call(), "k3y").unwrap_err().message, "signed with another key");
+    assert_eq!(run(&PLAIN, call(), "k3y").unwrap_err().message, "not signed");
     assert!(!format!("{:?}", signed("k3y")).contains("k3y"));
 }
 
@@ -258,21 +324,21 @@ fn keys_become_what_php_makes_of_them() {
         "integer -9223372036854775808",
     ];
     assert_eq!(calls(&[("keys", list([pairs.clone()]))]), [(vec![texts(&expected)], Ok(()))]);
-    // The same without PHP's help: it would turn such text into integers itself.
-    assert!(serialized(pairs).starts_with("a:15:{i:0;N;s:2:\"-0\";N;s:2:\"00\";N;i:7;N;i:-7;N;s:2:\"+7\";N;"));
 }
 
 #[test]
-fn values_are_written_as_php_writes_them() {
-    assert_eq!(serialized(Value::Nil), "N;");
-    assert_eq!(serialized(true), "b:1;");
-    assert_eq!(serialized(-5), "i:-5;");
-    assert_eq!(serialized("é"), "s:2:\"é\";");
-    assert_eq!(serialized(f64::NEG_INFINITY), "d:-INF;");
-    assert_eq!(serialized(list([1.into(), map(&[("k", 0.5.into())])])), "a:2:{i:0;i:1;i:1;a:1:{s:1:\"k\";d:0.5;}}");
-    let refused = |value| write_value(&value, &mut Vec::new());
-    assert_eq!(refused(Value::Ext(1, vec![])), Err(NotPhp::Extension));
-    assert_eq!(refused(Value::Map(vec![(1.5.into(), Value::Nil)])), Err(NotPhp::Key));
+fn what_php_has_no_counterpart_for_is_refused() {
+    assert_eq!(php_value(Value::Array(vec![Value::Ext(1, vec![])])), Err(NotPhp::Extension));
+    assert_eq!(php_value(Value::Map(vec![(1.5.into(), Value::Nil)])), Err(NotPhp::Key));
+    assert_eq!(php_value(u64::MAX.into()), Ok(18_446_744_073_709_551_615f64.into()));
+}
+
+#[test]
+fn a_value_that_is_not_packed_as_the_closure_does_is_an_error() {
+    for bytes in [&b""[..], b"\xc0\xc0", b"\x91", b"\xc1", &[0x91; 40], b"\xdd\xff\xff\xff\xff"] {
+        assert!(PLAIN.unpack(&Value::Binary(bytes.to_vec())).is_err(), "{bytes:?}");
+    }
+    assert!(PLAIN.unpack(&Value::Nil).is_err());
 }
 
 #[test]

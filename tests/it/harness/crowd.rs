@@ -93,11 +93,15 @@ fn answer(message: &Value, offer: &Value) -> Option<Vec<u8>> {
     let uuid = || text(message, "uuid");
     match text(message, "cmd").as_str() {
         "ping" => Some(packed(&map([("cmd", "pong".into()), ("uuid", uuid().into())]))),
-        "callback" => {
-            let closure = text(super::master::field(message, "data"), "serialized");
-            let value = if closure.contains("getServiceNameAndMetadata") { offer.clone() } else { "hello".into() };
-            let data = map([("cmd", "data".into()), ("uuid", uuid().into()), ("data", map([("value", value)]))]);
-            Some([packed(&data), packed(&map([("cmd", "end".into()), ("uuid", uuid().into())]))].concat())
+        "data" => {
+            let words = super::master::field(message, "data").as_array()?;
+            let value = match words.first()?.as_str()? {
+                "list" => map([("services", offer.clone())]),
+                "call" => "hello".into(),
+                _ => return None,
+            };
+            let last = Value::Array(vec!["last".into(), words.get(1)?.clone(), Value::Binary(packed(&value))]);
+            Some(packed(&map([("cmd", "data".into()), ("uuid", uuid().into()), ("data", last)])))
         }
         _ => None,
     }

@@ -15,6 +15,17 @@ use rmpv::Value;
 pub(crate) struct Scripted {
     stream: Box<dyn Stream>,
     received: Vec<u8>,
+    /// The stream that the register's closure was given, over which it asks.
+    pub(crate) trunk: String,
+}
+
+/// What the register asks over the trunk.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) kind: String,
+    pub(crate) id: u64,
+    /// Of a call: service, method, arguments.
+    pub(crate) rest: Vec<Value>,
 }
 
 trait Stream: Read + Write + Debug + Send {}
@@ -31,13 +42,13 @@ impl Scripted {
     pub(crate) fn over(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         stream.set_nodelay(true).expect("an option");
-        Self { stream: Box::new(stream), received: Vec::new() }
+        Self { stream: Box::new(stream), received: Vec::new(), trunk: String::new() }
     }
 
     pub(crate) fn connect_unix(path: &Path) -> Self {
         let stream = UnixStream::connect(path).expect("the register accepts");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        Self { stream: Box::new(stream), received: Vec::new() }
+        Self { stream: Box::new(stream), received: Vec::new(), trunk: String::new() }
     }
 
     /// A connection whose socket is this user's, which only root can make.
@@ -61,8 +72,7 @@ impl Scripted {
 
     /// Answers the question for its services.
     pub(crate) fn tells(&mut self, services: &[(&str, Value)]) {
-        let question = self.hears_command("callback");
-        assert!(text(field(&question, "data"), "serialized").contains("getServiceNameAndMetadata"));
+        let question = self.asked("list");
         let service = |(name, metadata): &(&str, Value)| {
             ((*name).into(), map([("name", (*name).into()), ("metadata", metadata.clone())]))
         };
@@ -71,15 +81,60 @@ impl Scripted {
             [] => Value::Array(Vec::new()),
             some => Value::Map(some.iter().map(service).collect()),
         };
-        self.answers(&text(&question, "uuid"), [map([("value", told)])]);
+        self.answers(question.id, [map([("services", told)])]);
     }
 
-    /// Gives these values to a question.
-    pub(crate) fn answers(&mut self, uuid: &str, values: impl IntoIterator<Item = Value>) {
-        for value in values {
-            self.say(map([("cmd", "data".into()), ("uuid", uuid.into()), ("data", value)]));
+    /// The next request of this kind over the trunk; all else is passed over.
+    pub(crate) fn asked(&mut self, kind: &str) -> Asked {
+        loop {
+            let message = self.hears().unwrap_or_else(|| panic!("closed before {kind}"));
+            if let Some(asked) = self.request(&message)
+                && asked.kind == kind
+            {
+                return asked;
+            }
         }
-        self.say(map([("cmd", "end".into()), ("uuid", uuid.into())]));
+    }
+
+    /// What a message asks, if it comes over the trunk; one that opens it is noted.
+    pub(crate) fn request(&mut self, message: &Value) -> Option<Asked> {
+        match text(message, "cmd").as_str() {
+            "callback" => {
+                assert!(text(field(message, "data"), "serialized").contains("getServiceNameAndMetadata"));
+                self.trunk = text(message, "uuid");
+                None
+            }
+            "data" if text(message, "uuid") == self.trunk => {
+                let words = field(message, "data").as_array().expect("a list").clone();
+                let [kind, id, rest @ ..] = words.as_slice() else { panic!("no request: {message}") };
+                let (kind, id) = (kind.as_str().expect("a word").to_owned(), id.as_u64().expect("a number"));
+                Some(Asked { kind, id, rest: rest.to_vec() })
+            }
+            _ => None,
+        }
+    }
+
+    /// Gives these values to a request.
+    pub(crate) fn answers(&mut self, id: u64, values: impl IntoIterator<Item = Value>) {
+        for value in values {
+            self.gives(id, &value);
+        }
+        self.says("end", id, None);
+    }
+
+    pub(crate) fn gives(&mut self, id: u64, value: &Value) {
+        self.says("value", id, Some(Value::Binary(packed(value))));
+    }
+
+    /// Ends a request with an error of this class.
+    pub(crate) fn fails(&mut self, id: u64, class: &str, message: &str, code: i64) {
+        let error = map([("class", class.into()), ("message", message.into()), ("code", code.into())]);
+        self.says("error", id, Some(error));
+    }
+
+    fn says(&mut self, kind: &str, id: u64, what: Option<Value>) {
+        let words = Value::Array([kind.into(), id.into()].into_iter().chain(what).collect());
+        self.say(map([("cmd", "data".into()), ("uuid", self.trunk.as_str().into()), ("data", words)]));
     }
 
     pub(crate) fn say(&mut self, message: Value) {

@@ -4,11 +4,13 @@
 // NAME (or NAME@VERSION) what `demo` offers. It says on its output what happens. With CLOSURE_KEY in its environment
 // it runs only closures that are signed with it. REGISTER_HOST is another host than this one; `tls://…` believes the
 // authorities in the file REGISTER_CA.
+require __DIR__ . '/master/react.php';
 require __DIR__ . '/master/classes.php';
 require __DIR__ . '/master/tunnel.php';
 require __DIR__ . '/master/Demo.php';
 require __DIR__ . '/master/Connection.php';
 
+use React\EventLoop\Loop;
 use React\Promise\Pending;
 use ReactphpX\RegisterCenter\ServiceRegistry;
 
@@ -17,13 +19,7 @@ class Master
 {
     /** The connections to registers, by their addresses. */
     public static array $connections = [];
-    private static array $timers = [];
     public static string $token;
-
-    public static function after(float $seconds, callable $then): void
-    {
-        self::$timers[] = [microtime(true) + $seconds, $then];
-    }
 
     public static function join(string $host, int $port): void
     {
@@ -45,21 +41,20 @@ class Master
 
     public static function run(): never
     {
-        while (true) {
-            $sockets = array_filter(array_map(fn ($connection) => $connection->socket(), self::$connections));
-            [$read, $none] = [$sockets, null];
-            $sockets ? stream_select($read, $none, $none, 0, 5000) : usleep(5000);
+        Loop::run(function (int $micros) {
+            $connected = array_filter(self::$connections, fn ($connection) => $connection->socket());
+            $read = array_map(fn ($connection) => $connection->socket(), $connected);
+            $write = array_intersect_key($read, array_filter($connected, fn ($connection) => $connection->hasUnsent()));
+            $none = null;
+            $read ? stream_select($read, $write, $none, 0, $micros) : usleep($micros);
+            foreach ($write as $address => $_) {
+                $connected[$address]->write();
+            }
             foreach ($read as $address => $_) {
                 // One that was read before it may have left this one.
                 (self::$connections[$address] ?? null)?->read();
             }
-            $now = microtime(true);
-            $due = array_filter(self::$timers, fn ($timer) => $timer[0] <= $now);
-            self::$timers = array_diff_key(self::$timers, $due);
-            foreach ($due as [, $then]) {
-                $then();
-            }
-        }
+        });
     }
 }
 
@@ -73,11 +68,22 @@ class Control
     /** Is deaf and dumb for so long. */
     public function hang(float $seconds) { usleep((int) ($seconds * 1e6)); }
 
+    /** The most that it held since this was asked last. */
+    public function peak()
+    {
+        $peak = memory_get_peak_usage();
+        memory_reset_peak_usage();
+        return $peak;
+    }
+
+    /** What the process holds when nothing waits to be thrown away. */
+    public function memory() { gc_collect_cycles(); return memory_get_usage(); }
+
     /** Answers so much later, and does other things meanwhile. */
     public function later(float $seconds, $value = null)
     {
-        $promise = new Pending();
-        Master::after($seconds, fn () => $promise->fulfil($value));
+        $promise = new Pending(fn () => print("cancelled\n"));
+        Loop::addTimer($seconds, fn () => $promise->fulfil($value));
         return $promise;
     }
 
@@ -86,14 +92,13 @@ class Control
 
     public function offer(string $name, array $metadata = [])
     {
-        ServiceRegistry::$services[$name] = new Demo();
-        ServiceRegistry::$metadata[$name] = $metadata;
+        ServiceRegistry::register($name, new Demo(), $metadata);
         Master::announce(['cmd' => 'register']);
     }
 
     public function withdraw(string $name)
     {
-        unset(ServiceRegistry::$services[$name], ServiceRegistry::$metadata[$name]);
+        ServiceRegistry::remove($name);
         Master::announce(['cmd' => 'register']);
     }
 
@@ -101,10 +106,10 @@ class Control
 }
 
 [, $port, Master::$token] = $argv;
-ServiceRegistry::$services = ['demo' => new Demo(), 'control' => new Control()];
-ServiceRegistry::$metadata = ['demo' => ['version' => '1.2.0', 'zone' => 'b', 'weight' => 3]];
+ServiceRegistry::register('demo', new Demo(), ['version' => '1.2.0', 'zone' => 'b', 'weight' => 3]);
+ServiceRegistry::register('control', new Control());
 foreach (array_slice($argv, 3) as $name) {
-    ServiceRegistry::$services[$name] = new Demo();
+    ServiceRegistry::register($name, new Demo());
 }
 Master::join(getenv('REGISTER_HOST') ?: '127.0.0.1', (int) $port);
 Master::run();

@@ -6,7 +6,8 @@ class Connection
 
     private $socket = null;
     private string $received = '';
-    private array $streams = [];
+    private string $unsent = '';
+    private Tunnel $tunnel;
     private bool $left = false;
 
     public function __construct(private string $host, private int $port, private string $token)
@@ -27,18 +28,27 @@ class Connection
 
     public function say(array $message): void
     {
-        $bytes = pack_value($message);
-        while ($bytes !== '' && $this->socket) {
-            $written = @fwrite($this->socket, $bytes);
-            // A connection that is lost is noticed when it is read.
-            $bytes = $written ? substr($bytes, $written) : '';
-        }
+        // As React does: what the socket does not take at once waits, however much it is.
+        $this->unsent .= $this->socket ? pack_value($message) : '';
+        $this->write();
+    }
+
+    public function hasUnsent(): bool
+    {
+        return $this->unsent !== '';
+    }
+
+    public function write(): void
+    {
+        $written = $this->unsent === '' ? 0 : @fwrite($this->socket, $this->unsent);
+        // A connection that is lost is noticed when it is read.
+        $this->unsent = $written === false ? '' : substr($this->unsent, $written);
     }
 
     public function read(): void
     {
         $bytes = @fread($this->socket, 65536);
-        if (($bytes === false || $bytes === '') && ($this->isPlain() || feof($this->socket))) {
+        if (($bytes === false || $bytes === '') && feof($this->socket)) {
             $this->close();
             return;
         }
@@ -62,35 +72,17 @@ class Connection
     {
         $uuid = $message['uuid'] ?? '';
         match ($message['cmd'] ?? null) {
-            null, 'data', 'end', 'error', 'pong' => null,
+            null, 'pong' => null,
+            'data', 'end', 'error' => $this->tunnel->hear($message['cmd'], $uuid, $message['data'] ?? null),
             'auth-success' => $this->tell('accepted'),
             'auth-failed' => $this->tell('refused: ' . $message['message']),
-            'callback' => $this->run($uuid, $message['data']['serialized']),
-            'close' => $this->forget($uuid),
+            'callback' => $this->tunnel->run($uuid, $message['data']['serialized']),
+            'close' => $this->tunnel->hear('close', $uuid, null),
             'ping' => $this->say(['cmd' => 'pong', 'uuid' => $uuid]),
             'register' => array_map(fn ($at) => Master::join($at['host'], $at['port']), $message['registers']),
             'remove' => array_map(fn ($at) => Master::leave($at['host'], $at['port']), $message['registers']),
             default => $this->tell('command: ' . json_encode($message)),
         };
-    }
-
-    private function run(string $uuid, string $serialized): void
-    {
-        $say = function (array $message): void {
-            $this->say($message);
-            if ($message['cmd'] !== 'data') {
-                unset($this->streams[$message['uuid']]);
-            }
-        };
-        $this->streams[$uuid] = new Stream($uuid, $say);
-        $this->streams[$uuid]->run($serialized);
-    }
-
-    private function forget(string $uuid): void
-    {
-        $this->tell("closed $uuid");
-        ($this->streams[$uuid] ?? null)?->close();
-        unset($this->streams[$uuid]);
     }
 
     private function connect(): void
@@ -103,12 +95,13 @@ class Connection
         $context = stream_context_create(['socket' => ['tcp_nodelay' => true], 'ssl' => ['cafile' => getenv('REGISTER_CA') ?: null]]);
         $this->socket = @stream_socket_client($at, timeout: 5, context: $context) ?: null;
         if (!$this->socket) {
-            Master::after(self::RETRY, $this->connect(...));
+            React\EventLoop\Loop::addTimer(self::RETRY, $this->connect(...));
             return;
         }
         stream_set_read_buffer($this->socket, 0);
-        stream_set_blocking($this->socket, $this->isPlain());
-        $this->received = '';
+        stream_set_blocking($this->socket, false);
+        $this->received = $this->unsent = '';
+        $this->tunnel = new Tunnel($this->say(...));
         $this->say(['cmd' => 'auth', 'token' => $this->token]);
     }
 
@@ -124,9 +117,8 @@ class Connection
             fclose($this->socket);
         }
         $this->socket = null;
-        array_map(fn ($stream) => $stream->close(), $this->streams);
-        $this->streams = [];
-        Master::after(self::RETRY, $this->connect(...));
+        $this->tunnel->close();
+        React\EventLoop\Loop::addTimer(self::RETRY, $this->connect(...));
     }
 
     private function tell(string $what): void

@@ -1,6 +1,8 @@
 <?php
 // A service that gives everything a service can give, and throws everything it can throw.
+use React\EventLoop\Loop;
 use React\Promise\Settled;
+use React\Stream\ThroughStream;
 
 enum Suit: string
 {
@@ -17,8 +19,25 @@ class Money implements JsonSerializable
     }
 }
 
+enum Direction
+{
+    case Up;
+}
+
+class Again implements JsonSerializable
+{
+    public function jsonSerialize(): mixed
+    {
+        return new Again();
+    }
+}
+
 class Demo
 {
+    public function __construct() {}
+    public function __get($name) { return 'magic'; }
+    protected function secret() {}
+
     public $shown = ['list' => [1, 2.0]];
     protected $hidden = 'hidden';
 
@@ -58,6 +77,104 @@ class Demo
     public function error() { return strlen([]); }
     public function anonymous() { throw new class ('nameless', 4) extends Exception {}; }
     public function textCode() { throw new TextCode('as databases do'); }
+    public function empty() { return [[], new stdClass()]; }
+    public function numbers() { return [0, 127, 128, -1, -32, -33, 0x7fffffff, -0x80000000, 0x80000000, PHP_INT_MIN]; }
+    public function tooMany() { return array_fill(0, 1 << 20, null); }
+    public function unbacked() { return [Direction::Up]; }
+    public function endlessObjects() { return new Again(); }
+    public function streamInside() { return [new ThroughStream()]; }
+    public function stream() { return $this->soon(fn ($stream) => [$stream->write(1), $stream->end('two')]); }
+    public function brokenStream() { return $this->soon(fn ($stream) => $stream->emit('error', [new RuntimeException('the line is cut', 6)])); }
+    public function closedStream() { return $this->soon(fn ($stream) => [$stream->write(1), $stream->close()]); }
+    public function optional($first = 1, $second = 2, $third = 3) { return [$first, $second, $third]; }
+    public function nullable(?int $number) { return [$number]; }
+    public function variadic($first, ...$more) { return [$first, $more]; }
+    public function byReference(array &$list) { sort($list); return $list; }
+    public static function fixed($first, $second) { return [$first, $second]; }
+
+    public function paced(int $count, float $seconds)
+    {
+        for ($number = 1; $number <= $count; $number++) {
+            yield $number;
+            usleep((int) ($seconds * 1e6));
+        }
+    }
+
+    public function pacedStream(int $count, float $seconds)
+    {
+        $tick = function ($stream) use (&$tick, &$count, $seconds) {
+            if ($count-- < 1) {
+                return $stream->end();
+            }
+            $stream->write($count);
+            Loop::addTimer($seconds, fn () => $tick($stream));
+        };
+        return $this->soon($tick);
+    }
+
+    public function megabytes(int $count)
+    {
+        while ($count-- > 0) {
+            yield str_repeat('x', 1_000_000);
+        }
+    }
+
+    public function megabyteStream(int $count)
+    {
+        return $this->fill(function () use (&$count) {
+            return $count-- > 0 ? str_repeat('x', 1_000_000) : null;
+        });
+    }
+
+    public function forever()
+    {
+        try {
+            while (true) {
+                yield str_repeat('x', 1_000);
+            }
+        } finally {
+            echo "forever stopped\n";
+        }
+    }
+
+    public function foreverStream()
+    {
+        $stream = $this->fill(fn () => str_repeat('x', 1_000));
+        $stream->on('close', fn () => print("foreverStream stopped\n"));
+        return $stream;
+    }
+
+    /** A stream of what `$next` gives, as fast as it is taken, as those of React that read files. */
+    private function fill(callable $next)
+    {
+        return $this->soon($write = function ($stream) use (&$write, $next) {
+            if (!$stream->isWritable()) {
+                return;
+            }
+            $value = $next();
+            if ($value === null) {
+                $stream->end();
+            } elseif ($stream->write($value)) {
+                Loop::futureTick(fn () => $write($stream));
+            } else {
+                $stream->waits = true;
+            }
+        }, fn ($stream) => $stream->on('drain', function () use (&$write, $stream) {
+            if ($stream->waits) {
+                $stream->waits = false;
+                $write($stream);
+            }
+        }));
+    }
+
+    private function soon(callable $then, ?callable $first = null)
+    {
+        $stream = new class extends ThroughStream { public bool $waits = false; };
+        $first && $first($stream);
+        Loop::futureTick(fn () => $then($stream));
+        return $stream;
+    }
+
     public function longMessage() { throw new Exception(str_repeat('x', 3 << 20)); }
 }
 

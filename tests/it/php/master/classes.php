@@ -1,6 +1,6 @@
 <?php
-// Stand-ins for the classes that a real master has: those of laravel/serializable-closure, react/promise and
-// reactphp-x/register-center, as far as a closure that comes over the wire can tell.
+// Stand-ins for the classes that a real master has: those of laravel/serializable-closure and reactphp-x/register-center,
+// as far as a closure that comes over the wire can tell.
 
 namespace Laravel\SerializableClosure {
     class SerializableClosure
@@ -92,68 +92,69 @@ namespace Laravel\SerializableClosure\Serializers {
     stream_wrapper_register('laravel-serializable-closure', Source::class);
 }
 
-namespace React\Promise {
-    interface PromiseInterface
-    {
-        public function then(?callable $fulfilled = null, ?callable $rejected = null);
-    }
-
-    class Settled implements PromiseInterface
-    {
-        public function __construct(private bool $well, private $with)
-        {
-        }
-
-        public function then(?callable $fulfilled = null, ?callable $rejected = null)
-        {
-            ($this->well ? $fulfilled : $rejected)($this->with);
-            return $this;
-        }
-    }
-
-    class Pending implements PromiseInterface
-    {
-        private array $waiting = [];
-
-        public function then(?callable $fulfilled = null, ?callable $rejected = null)
-        {
-            $this->waiting[] = $fulfilled;
-            return $this;
-        }
-
-        public function fulfil($value)
-        {
-            foreach ($this->waiting as $fulfilled) {
-                $fulfilled($value);
-            }
-        }
-    }
-}
-
 namespace ReactphpX\RegisterCenter {
-    class ServiceRegistry
+    class Service
     {
-        public static array $services = [];
-        public static array $metadata = [];
-
-        public static function execute(string $name, string $method, array $arguments = []): mixed
+        public function __construct(private string $name, private object $instance, private array $metadata = [])
         {
-            if (!isset(self::$services[$name])) {
-                throw new \RuntimeException("Service '$name' not found");
-            }
-            if (!method_exists(self::$services[$name], $method)) {
-                throw new \RuntimeException("Method '$method' not found in service '$name'");
-            }
-            return self::$services[$name]->$method(...$arguments);
+        }
+
+        public function getInstance(): object
+        {
+            return $this->instance;
+        }
+
+        public function getMetadata(): array
+        {
+            return $this->metadata;
+        }
+    }
+
+    final class ServiceRegistry
+    {
+        private static array $services = [];
+
+        public static function register(string $name, object $instance, array $metadata = []): Service
+        {
+            return self::$services[$name] = new Service($name, $instance, $metadata);
+        }
+
+        public static function get(string $name): ?Service
+        {
+            return self::$services[$name] ?? null;
+        }
+
+        public static function remove(string $name): void
+        {
+            unset(self::$services[$name]);
         }
 
         public static function getServiceNameAndMetadata(): array
         {
             $services = [];
-            foreach (self::$services as $name => $_) {
-                $services[$name] = ['name' => $name, 'metadata' => self::$metadata[$name] ?? []];
+            foreach (self::$services as $name => $service) {
+                $services[$name] = ['name' => $name, 'metadata' => $service->getMetadata()];
             }
             return $services;
+        }
+
+        /** As the package has it, which a register need not use: a null, or none, among the arguments loses them. */
+        public static function execute(string $name, string $method, array $arguments = []): mixed
+        {
+            $instance = (self::$services[$name] ?? throw new \RuntimeException("Service '$name' not found"))->getInstance();
+            if (!method_exists($instance, $method)) {
+                throw new \RuntimeException("Method '$method' not found in service '$name'");
+            }
+            if (!isset($arguments[0])) {
+                $matched = [];
+                foreach ((new \ReflectionMethod($instance, $method))->getParameters() as $position => $parameter) {
+                    $matched[$position] = $arguments[$parameter->getName()] ?? ($parameter->isOptional()
+                        ? $parameter->getDefaultValue()
+                        : throw new \RuntimeException("$method lacks {$parameter->getName()}"));
+                }
+                $arguments = $matched;
+            }
+            return $instance->$method(...$arguments);
         }
     }
 }

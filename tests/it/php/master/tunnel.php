@@ -1,5 +1,5 @@
 <?php
-// The master's end of a tunnel: MessagePack as rybakit/msgpack writes it, and streams that are given to closures.
+// The master's end of a tunnel: MessagePack as rybakit/msgpack writes it, and the streams that are given to closures.
 
 function pack_value($value): string
 {
@@ -109,58 +109,80 @@ class Unpacker
     }
 }
 
-/** What a closure writes to, until one end closes it. */
-class Stream
+/** The streams of one connection, as the package's TunnelStream keeps them. */
+class Tunnel
 {
-    private bool $open = true;
+    private SplObjectStorage $streams;
+    private array $byUuid = [];
 
-    public function __construct(private string $uuid, private Closure $say)
+    /** `$say` sends a message. */
+    public function __construct(private Closure $say)
     {
+        $this->streams = new SplObjectStorage();
     }
 
-    /** Runs a closure that came over the wire, as the real master does. */
-    public function run(string $serialized): void
+    /** Runs a closure that came over the wire. */
+    public function run(string $uuid, string $serialized): void
     {
+        $write = new React\Stream\ThroughStream();
+        $stream = new React\Stream\CompositeStream(new React\Stream\ThroughStream(), $write);
+        $this->streams->attach($stream);
+        $this->byUuid[$uuid] = $stream;
+        $write->on('data', fn ($data) => ($this->say)(['cmd' => 'data', 'uuid' => $uuid, 'data' => $data]));
+        $write->on('end', fn () => $this->finish($stream, ['cmd' => 'end', 'uuid' => $uuid]));
+        $stream->on('close', fn () => $this->finish($stream, ['cmd' => 'close', 'uuid' => $uuid]));
+        $stream->on('error', function ($error) use ($stream, $uuid) {
+            // An exception that holds a closure kills the master here.
+            $data = ['exception' => serialize($error), 'message' => $error->getMessage(), 'code' => $error->getCode()];
+            $this->finish($stream, ['cmd' => 'error', 'uuid' => $uuid, 'data' => $data]);
+        });
         try {
             $closure = unserialize($serialized)->serializable->closure;
-            $result = $closure($this);
-            if ($result !== $this) {
-                $this->end($result);
+            $result = $closure($stream);
+            if ($result !== $stream) {
+                $stream->end($result);
             }
         } catch (Throwable $error) {
-            $this->fail($error);
+            $stream->emit('error', [$error]);
         }
     }
 
-    public function write($value)
+    /** What the register says on a stream: nobody but the stream's listeners catches what these throw. */
+    public function hear(string $command, string $uuid, $data): void
     {
-        if ($this->open) {
-            ($this->say)(['cmd' => 'data', 'uuid' => $this->uuid, 'data' => $value]);
+        if (!$stream = $this->byUuid[$uuid] ?? null) {
+            return;
+        }
+        if ($command === 'data') {
+            $stream->emit('data', [$data]);
+            return;
+        }
+        $this->forget($stream);
+        $stream->emit($command, $command === 'error' ? [new Exception($data['message'])] : []);
+        $stream->end();
+    }
+
+    /** As the package does it, one stream closes while they are gone through: where there are several, some are missed. */
+    public function close(): void
+    {
+        foreach ($this->streams as $stream) {
+            $stream->close();
+        }
+        $this->streams = new SplObjectStorage();
+        $this->byUuid = [];
+    }
+
+    private function finish($stream, array $message): void
+    {
+        if ($this->streams->contains($stream)) {
+            $this->forget($stream);
+            ($this->say)($message);
         }
     }
 
-    public function end($value = null)
+    private function forget($stream): void
     {
-        if ($value !== null) {
-            $this->write($value);
-        }
-        if ($this->open) {
-            ($this->say)(['cmd' => 'end', 'uuid' => $this->uuid]);
-        }
-        $this->close();
-    }
-
-    public function close()
-    {
-        $this->open = false;
-    }
-
-    private function fail(Throwable $error)
-    {
-        // An exception that holds a closure kills the master here.
-        $exception = serialize($error);
-        $data = ['exception' => $exception, 'message' => $error->getMessage(), 'code' => $error->getCode()];
-        ($this->say)(['cmd' => 'error', 'uuid' => $this->uuid, 'data' => $data]);
-        $this->close();
+        $this->streams->detach($stream);
+        unset($this->byUuid[array_search($stream, $this->byUuid, true)]);
     }
 }

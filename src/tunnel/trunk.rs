@@ -1,0 +1,190 @@
+//! The trunk: one stream that a PHP master keeps open, on which requests go to it as data, and all answers come back.
+//!
+//! A PHP master compiles each closure that it is sent, and keeps it for ever: so it is sent one, `master.php`, which
+//! opens the trunk and says what goes over it. A value waits packed until it is taken, and a master whose values are not
+//! taken rests.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::conversation::Ended;
+use super::handle::{Handle, SendError, Shared, State};
+use super::message::{Message, RemoteError};
+use super::php::{NotPhp, php_value};
+use super::stream::{Slot, Stream, StreamError};
+use super::value::{Value, text};
+
+/// How many bytes of values may be on the way in one stream before the master rests.
+pub(super) const WINDOW: usize = 256 * 1024;
+
+/// What each value counts besides its bytes, here as in `master.php`.
+const A_VALUE: usize = 256;
+
+/// One that does not stay open is not opened more often.
+const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The trunk of a conversation.
+#[derive(Debug, Default)]
+pub(super) struct Trunk {
+    open: Option<Uuid>,
+    opened_at: Option<Instant>,
+    requests: u64,
+}
+
+/// What is asked over it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Request {
+    List,
+    Call { service: String, method: String, arguments: Value },
+}
+
+/// A part of an answer.
+pub(super) enum Part {
+    Value(Value),
+    /// The last value.
+    Last(Value),
+    End,
+    Error(RemoteError),
+}
+
+impl Request {
+    /// A call with a list of arguments, or a map of them by name.
+    pub fn call(service: String, method: String, arguments: Value) -> Result<Self, NotPhp> {
+        let arguments = if arguments.is_nil() { Value::Array(Vec::new()) } else { php_value(arguments)? };
+        Ok(Self::Call { service, method, arguments })
+    }
+
+    pub(super) fn into_value(self, id: u64) -> Value {
+        match self {
+            Self::List => words("list", id, []),
+            Self::Call { service, method, arguments } => words("call", id, [service.into(), method.into(), arguments]),
+        }
+    }
+}
+
+impl Handle {
+    /// Makes a request over the trunk, which this closure opens where none is open.
+    pub fn ask(&self, closure: impl FnOnce() -> Vec<u8>, request: Request) -> Result<Stream, SendError> {
+        let shared = self.shared();
+        let (trunk, id) = open(shared, closure)?;
+        let frame = shared.within_length(on(trunk, request.into_value(id)).encode().into())?;
+        let mut state = shared.speaking()?;
+        if state.trunk.open != Some(trunk) {
+            return Err(SendError::Ended(Ended::Closed));
+        }
+        let request = state.outbox.push(frame)?;
+        let uuid = stream_of(id);
+        state.streams.insert(uuid, Slot::on(trunk));
+        shared.outgoing.notify_one();
+        Ok(Stream { uuid, request, shared: shared.clone() })
+    }
+}
+
+/// The open trunk, and a number for a request over it.
+fn open(shared: &Shared, closure: impl FnOnce() -> Vec<u8>) -> Result<(Uuid, u64), SendError> {
+    let mut state = shared.speaking()?;
+    state.trunk.requests += 1;
+    let id = state.trunk.requests;
+    if let Some(trunk) = state.trunk.open {
+        return Ok((trunk, id));
+    }
+    if state.trunk.opened_at.is_some_and(|at| at.elapsed() < REOPEN_INTERVAL) {
+        return Err(SendError::Full);
+    }
+    let trunk = Uuid::new_v4();
+    let callback = Message::Callback { uuid: trunk.to_string(), serialized: closure() };
+    state.outbox.push(callback.encode().into())?;
+    (state.trunk.open, state.trunk.opened_at) = (Some(trunk), Some(Instant::now()));
+    Ok((trunk, id))
+}
+
+/// Closes a stream that goes over a trunk.
+pub(super) fn close(trunk: Uuid, stream: Uuid) -> Message {
+    on(trunk, words("close", id_of(stream), []))
+}
+
+/// Says that so many values of a stream were taken.
+pub(super) fn taken(trunk: Uuid, stream: Uuid, count: usize) -> Message {
+    on(trunk, words("taken", id_of(stream), [count.into()]))
+}
+
+impl State {
+    /// Takes in what came on the trunk. What must be said to that, if something must.
+    pub(super) fn receive_on_trunk(&mut self, trunk: Uuid, data: Value, max_weight: usize) -> Option<Message> {
+        let (id, part) = part(data)?;
+        let stream = stream_of(id);
+        let slot = self.streams.get_mut(&stream)?;
+        let (value, end) = match part {
+            Part::Value(value) => (Some(value), None),
+            Part::Last(value) => (Some(value), Some(Ok(()))),
+            Part::End => (None, Some(Ok(()))),
+            Part::Error(error) => (None, Some(Err(StreamError::Failed(error)))),
+        };
+        let weight = |value: &Value| value.as_slice().map_or(0, <[u8]>::len) + A_VALUE;
+        let is_taken_in = value.is_none_or(|value| {
+            let weight = weight(&value);
+            slot.push(value, weight, max_weight)
+        });
+        if let Some(end) = end {
+            slot.finish(end);
+        }
+        // A master whose values overflow does not rest as the closure does.
+        (!is_taken_in).then(|| close(trunk, stream))
+    }
+
+    /// Ends all that goes over a trunk which has ended; false: this is none.
+    pub(super) fn close_trunk(&mut self, uuid: Uuid, end: &Result<(), StreamError>) -> bool {
+        if self.trunk.open != Some(uuid) {
+            return false;
+        }
+        self.trunk.open = None;
+        let why = match end {
+            // The closure was refused. It never ends so itself.
+            Err(failed @ StreamError::Failed(_)) => failed.clone(),
+            _ => StreamError::TrunkClosed,
+        };
+        for slot in self.streams.values_mut().filter(|slot| slot.trunk == Some(uuid)) {
+            slot.finish(Err(why.clone()));
+        }
+        true
+    }
+}
+
+impl Trunk {
+    pub(super) fn is(&self, uuid: Uuid) -> bool {
+        self.open == Some(uuid)
+    }
+}
+
+pub(super) fn part(data: Value) -> Option<(u64, Part)> {
+    let Value::Array(words) = data else { return None };
+    let mut words = words.into_iter();
+    let (kind, id) = (text(&words.next()?)?, words.next()?.as_u64()?);
+    let part = match kind.as_str() {
+        "value" => Part::Value(words.next()?),
+        "last" => Part::Last(words.next()?),
+        "end" => Part::End,
+        "error" => Part::Error(RemoteError::from_value(&words.next()?)),
+        _ => return None,
+    };
+    Some((id, part))
+}
+
+fn words<const N: usize>(kind: &str, id: u64, rest: [Value; N]) -> Value {
+    Value::Array([kind.into(), id.into()].into_iter().chain(rest).collect())
+}
+
+fn on(trunk: Uuid, data: Value) -> Message {
+    Message::Data { uuid: trunk.to_string(), data }
+}
+
+/// What a stream over the trunk is called here. No other has such a uuid.
+fn stream_of(id: u64) -> Uuid {
+    Uuid::from_u64_pair(0, id)
+}
+
+fn id_of(stream: Uuid) -> u64 {
+    stream.as_u64_pair().1
+}
