@@ -258,7 +258,8 @@ struct CallOptions {
   2: optional i32 retries
   /** Whether it does no harm to execute it twice. Absent: it may. */
   3: optional bool idempotent
-  /** A requirement of semantic versions, such as `^1.2`. Absent: the newest version there is; for `callAll`, any. */
+  /** A requirement of versions as Composer writes them: `^1.2`, `~1.2.3`, `1.2.*`, `>=1.2 <2.0 || ^3.0`; `1.2.3` is that
+   *  version and no other. Absent: the newest version there is; for `callAll`, any. */
   4: optional string version
   /** Absent: LEAST_OUTSTANDING. */
   5: optional Balance balance
@@ -560,13 +561,19 @@ service Roster {
   /** Several calls side by side: their outcomes, in the order of the calls. */
   list<CallOutcome> callMany(1: list<Call> calls) throws (1: InvalidRequest invalid, 2: AccessDenied denied)
 
+  /** Several calls on one master, each after the one before has ended: their outcomes, in the order of the calls. It is the
+   *  master with this id, or one of those that offer the service of the first call (empty). After one that was lost or
+   *  came to no end in time, none is sent. */
+  list<CallOutcome> callInOrder(1: list<Call> calls, 2: string masterId)
+    throws (1: InvalidRequest invalid, 2: AccessDenied denied)
+
   /**
    * Starts a call whose values are fetched as they come, on the master with this id, or on one of those that offer the
    * service (empty); and waits for the first values, or the end. Every value is given, whatever `allValues` says.
    *
    * The call belongs to its connection, which has one open at most: whoever closes it gives the call up. `timeoutMs` is
    * for all values together. Once a value was given out, no other master is tried. A call fails when more of its values
-   * wait to be fetched than fit into a reply.
+   * wait to be fetched than fit into a reply, unless its master rests meanwhile, as those of PHP do.
    */
   CallValues startCall(1: Call call, 2: string masterId)
     throws (1: NoMaster noMaster, 2: CallFailed failed, 3: CallTimedOut timedOut, 4: Overloaded overloaded,

@@ -21,6 +21,9 @@ use crate::{Form, form};
 /// By which a call through the sidecar may be slower than a direct one.
 const ADDED: Duration = Duration::from_micros(60);
 
+/// Who call at once while a master's memory is watched.
+const CALLERS: usize = 8;
+
 /// A master, asked in both ways.
 struct Pair {
     name: &'static str,
@@ -45,6 +48,38 @@ pub(super) fn run(report: &mut Report) {
         "16 clients, calls/s",
     ];
     report.table("Calls to one master, µs", &header, &rows);
+    floors(&roster, report);
+}
+
+/// What calls leave behind in a master in PHP, which lives for months: what it holds when nothing waits to be thrown away.
+fn floors(roster: &Roster, report: &mut Report) {
+    let calls = if form() == Form::Quick { 2_000 } else { 1_000_000 };
+    let floor = || {
+        let options = CallOptions::new(20_000, None, None, None, None, None, None, None);
+        let told = roster.client().call("control".into(), "memory".into(), b"[]".to_vec(), options).expect("an answer");
+        std::str::from_utf8(&told.values[0]).ok().and_then(|bytes| bytes.parse::<i64>().ok()).expect("a number")
+    };
+    let make = |calls: usize| {
+        std::thread::scope(|scope| {
+            for _ in 0..CALLERS {
+                scope.spawn(|| {
+                    let mut client = roster.client();
+                    (0..calls / CALLERS).for_each(|_| call(&mut client, "demo", "echo", "[\"x\"]"));
+                });
+            }
+        });
+    };
+    make(1_000);
+    let before = floor();
+    make(calls);
+    let (after, more) = (floor(), |after: i64| (after - before) as f64 / calls as f64);
+    let row = |what: &str, value: String| vec![what.to_owned(), value];
+    let rows = [
+        row("before", format!("{:.2} MB", before as f64 / 1e6)),
+        row(&format!("after {calls} calls"), format!("{:.2} MB", after as f64 / 1e6)),
+        row("left behind by a call (0 bytes)", format!("{:.3} bytes {}", more(after), verdict(more(after) < 0.1))),
+    ];
+    report.table("Memory of a master in PHP", &["", ""], &rows);
 }
 
 /// Calls through the sidecar, and fails unless the answer is the right one.

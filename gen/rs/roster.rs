@@ -2404,7 +2404,8 @@ pub struct CallOptions {
   pub retries: Option<i32>,
   /// Whether it does no harm to execute it twice. Absent: it may.
   pub idempotent: Option<bool>,
-  /// A requirement of semantic versions, such as `^1.2`. Absent: the newest version there is; for `callAll`, any.
+  /// A requirement of versions as Composer writes them: `^1.2`, `~1.2.3`, `1.2.*`, `>=1.2 <2.0 || ^3.0`; `1.2.3` is that
+  /// version and no other. Absent: the newest version there is; for `callAll`, any.
   pub version: Option<String>,
   /// Absent: LEAST_OUTSTANDING.
   pub balance: Option<Balance>,
@@ -4740,12 +4741,16 @@ pub trait TRosterSyncClient {
   fn call_all(&mut self, service_name: String, method: String, call_arguments: Vec<u8>, options: CallOptions) -> thrift::Result<Vec<CallOutcome>>;
   /// Several calls side by side: their outcomes, in the order of the calls.
   fn call_many(&mut self, calls: Vec<Call>) -> thrift::Result<Vec<CallOutcome>>;
+  /// Several calls on one master, each after the one before has ended: their outcomes, in the order of the calls. It is the
+  /// master with this id, or one of those that offer the service of the first call (empty). After one that was lost or
+  /// came to no end in time, none is sent.
+  fn call_in_order(&mut self, calls: Vec<Call>, master_id: String) -> thrift::Result<Vec<CallOutcome>>;
   /// Starts a call whose values are fetched as they come, on the master with this id, or on one of those that offer the
   /// service (empty); and waits for the first values, or the end. Every value is given, whatever `allValues` says.
   /// 
   /// The call belongs to its connection, which has one open at most: whoever closes it gives the call up. `timeoutMs` is
   /// for all values together. Once a value was given out, no other master is tried. A call fails when more of its values
-  /// wait to be fetched than fit into a reply.
+  /// wait to be fetched than fit into a reply, unless its master rests meanwhile, as those of PHP do.
   fn start_call(&mut self, call: Call, master_id: String) -> thrift::Result<CallValues>;
   /// What has come since of the call that is open; waits for at least one value, or the end. After the end, or the
   /// exception that the call came to, none is open.
@@ -5243,6 +5248,33 @@ impl <C: TThriftClient + TRosterSyncClientMarker> TRosterSyncClient for C {
       result.ok_or()
     }
   }
+  fn call_in_order(&mut self, calls: Vec<Call>, master_id: String) -> thrift::Result<Vec<CallOutcome>> {
+    (
+      {
+        self.increment_sequence_number();
+        let message_ident = TMessageIdentifier::new("callInOrder", TMessageType::Call, self.sequence_number());
+        let call_args = RosterCallInOrderArgs { calls, master_id };
+        self.o_prot_mut().write_message_begin(&message_ident)?;
+        call_args.write_to_out_protocol(self.o_prot_mut())?;
+        self.o_prot_mut().write_message_end()?;
+        self.o_prot_mut().flush()
+      }
+    )?;
+    {
+      let message_ident = self.i_prot_mut().read_message_begin()?;
+      verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
+      verify_expected_service_call("callInOrder", &message_ident.name)?;
+      if message_ident.message_type == TMessageType::Exception {
+        let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
+        self.i_prot_mut().read_message_end()?;
+        return Err(thrift::Error::Application(remote_error))
+      }
+      verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
+      let result = RosterCallInOrderResult::read_from_in_protocol(self.i_prot_mut())?;
+      self.i_prot_mut().read_message_end()?;
+      result.ok_or()
+    }
+  }
   fn start_call(&mut self, call: Call, master_id: String) -> thrift::Result<CallValues> {
     (
       {
@@ -5451,12 +5483,16 @@ pub trait RosterSyncHandler {
   fn handle_call_all(&self, service_name: String, method: String, call_arguments: Vec<u8>, options: CallOptions) -> thrift::Result<Vec<CallOutcome>>;
   /// Several calls side by side: their outcomes, in the order of the calls.
   fn handle_call_many(&self, calls: Vec<Call>) -> thrift::Result<Vec<CallOutcome>>;
+  /// Several calls on one master, each after the one before has ended: their outcomes, in the order of the calls. It is the
+  /// master with this id, or one of those that offer the service of the first call (empty). After one that was lost or
+  /// came to no end in time, none is sent.
+  fn handle_call_in_order(&self, calls: Vec<Call>, master_id: String) -> thrift::Result<Vec<CallOutcome>>;
   /// Starts a call whose values are fetched as they come, on the master with this id, or on one of those that offer the
   /// service (empty); and waits for the first values, or the end. Every value is given, whatever `allValues` says.
   /// 
   /// The call belongs to its connection, which has one open at most: whoever closes it gives the call up. `timeoutMs` is
   /// for all values together. Once a value was given out, no other master is tried. A call fails when more of its values
-  /// wait to be fetched than fit into a reply.
+  /// wait to be fetched than fit into a reply, unless its master rests meanwhile, as those of PHP do.
   fn handle_start_call(&self, call: Call, master_id: String) -> thrift::Result<CallValues>;
   /// What has come since of the call that is open; waits for at least one value, or the end. After the end, or the
   /// exception that the call came to, none is open.
@@ -5531,6 +5567,9 @@ impl <H: RosterSyncHandler> RosterSyncProcessor<H> {
   }
   fn process_call_many(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     TRosterProcessFunctions::process_call_many(&self.handler, incoming_sequence_number, i_prot, o_prot)
+  }
+  fn process_call_in_order(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    TRosterProcessFunctions::process_call_in_order(&self.handler, incoming_sequence_number, i_prot, o_prot)
   }
   fn process_start_call(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     TRosterProcessFunctions::process_start_call(&self.handler, incoming_sequence_number, i_prot, o_prot)
@@ -6920,6 +6959,74 @@ impl TRosterProcessFunctions {
       },
     }
   }
+  pub fn process_call_in_order<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let args = RosterCallInOrderArgs::read_from_in_protocol(i_prot)?;
+    match handler.handle_call_in_order(args.calls, args.master_id) {
+      Ok(handler_return) => {
+        let message_ident = TMessageIdentifier::new("callInOrder", TMessageType::Reply, incoming_sequence_number);
+        o_prot.write_message_begin(&message_ident)?;
+        let ret = RosterCallInOrderResult { result_value: Some(handler_return), invalid: None, denied: None };
+        ret.write_to_out_protocol(o_prot)?;
+        o_prot.write_message_end()?;
+        o_prot.flush()
+      },
+      Err(e) => {
+        match e {
+          thrift::Error::User(usr_err) => {
+            if usr_err.downcast_ref::<InvalidRequest>().is_some() {
+              let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
+              let ret_err = RosterCallInOrderResult{ result_value: None, invalid: Some(*err), denied: None };
+              let message_ident = TMessageIdentifier::new("callInOrder", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
+              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
+              let ret_err = RosterCallInOrderResult{ result_value: None, invalid: None, denied: Some(*err) };
+              let message_ident = TMessageIdentifier::new("callInOrder", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else {
+              let ret_err = {
+                ApplicationError::new(
+                  ApplicationErrorKind::Unknown,
+                  usr_err.to_string()
+                )
+              };
+              let message_ident = TMessageIdentifier::new("callInOrder", TMessageType::Exception, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            }
+          },
+          thrift::Error::Application(app_err) => {
+            let message_ident = TMessageIdentifier::new("callInOrder", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+          _ => {
+            let ret_err = {
+              ApplicationError::new(
+                ApplicationErrorKind::Unknown,
+                e.to_string()
+              )
+            };
+            let message_ident = TMessageIdentifier::new("callInOrder", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+        }
+      },
+    }
+  }
   pub fn process_start_call<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let args = RosterStartCallArgs::read_from_in_protocol(i_prot)?;
     match handler.handle_start_call(args.call, args.master_id) {
@@ -7409,6 +7516,9 @@ impl <H: RosterSyncHandler> TProcessor for RosterSyncProcessor<H> {
       },
       "callMany" => {
         self.process_call_many(message_ident.sequence_number, i_prot, o_prot)
+      },
+      "callInOrder" => {
+        self.process_call_in_order(message_ident.sequence_number, i_prot, o_prot)
       },
       "startCall" => {
         self.process_start_call(message_ident.sequence_number, i_prot, o_prot)
@@ -10468,6 +10578,176 @@ impl RosterCallManyResult {
 }
 
 //
+// RosterCallInOrderArgs
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterCallInOrderArgs {
+  calls: Vec<Call>,
+  master_id: String,
+}
+
+impl RosterCallInOrderArgs {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterCallInOrderArgs> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<Vec<Call>> = None;
+    let mut f_2: Option<String> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<Call> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_29 = Call::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_29);
+          }
+          i_prot.read_list_end()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_string()?;
+          f_2 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("RosterCallInOrderArgs.calls", &f_1)?;
+    verify_required_field_exists("RosterCallInOrderArgs.master_id", &f_2)?;
+    let ret = RosterCallInOrderArgs {
+      calls: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      master_id: f_2.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("callInOrder_args");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("calls", TType::List, 1))?;
+    o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.calls.len() as i32))?;
+    for e in &self.calls {
+      e.write_to_out_protocol(o_prot)?;
+    }
+    o_prot.write_list_end()?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("masterId", TType::String, 2))?;
+    o_prot.write_string(&self.master_id)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterCallInOrderResult
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterCallInOrderResult {
+  result_value: Option<Vec<CallOutcome>>,
+  invalid: Option<InvalidRequest>,
+  denied: Option<AccessDenied>,
+}
+
+impl RosterCallInOrderResult {
+  fn ok_or(self) -> thrift::Result<Vec<CallOutcome>> {
+    if self.invalid.is_some() {
+      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.denied.is_some() {
+      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
+    } else if self.result_value.is_some() {
+      Ok(self.result_value.unwrap())
+    } else {
+      Err(
+        thrift::Error::Application(
+          ApplicationError::new(
+            ApplicationErrorKind::MissingResult,
+            "no result received for RosterCallInOrder"
+          )
+        )
+      )
+    }
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterCallInOrderResult> {
+    i_prot.read_struct_begin()?;
+    let mut f_0: Option<Vec<CallOutcome>> = None;
+    let mut f_1: Option<InvalidRequest> = None;
+    let mut f_2: Option<AccessDenied> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        0 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<CallOutcome> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_30 = CallOutcome::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_30);
+          }
+          i_prot.read_list_end()?;
+          f_0 = Some(val);
+        },
+        1 => {
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_2 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = RosterCallInOrderResult {
+      result_value: f_0,
+      invalid: f_1,
+      denied: f_2,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("RosterCallInOrderResult");
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.result_value {
+      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::List, 0))?;
+      o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, fld_var.len() as i32))?;
+      for e in fld_var {
+        e.write_to_out_protocol(o_prot)?;
+      }
+      o_prot.write_list_end()?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.invalid {
+      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 1))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.denied {
+      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 2))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
 // RosterStartCallArgs
 //
 
@@ -11016,8 +11296,8 @@ impl RosterAddRegistersArgs {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<RegisterAddress> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_29 = RegisterAddress::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_29);
+            let list_elem_31 = RegisterAddress::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_31);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -11165,8 +11445,8 @@ impl RosterRemoveRegistersArgs {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<RegisterAddress> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_30 = RegisterAddress::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_30);
+            let list_elem_32 = RegisterAddress::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_32);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);

@@ -85,7 +85,8 @@ class CallOptions
      */
     public $idempotent = null;
     /**
-     * A requirement of semantic versions, such as `^1.2`. Absent: the newest version there is; for `callAll`, any.
+     * A requirement of versions as Composer writes them: `^1.2`, `~1.2.3`, `1.2.*`, `>=1.2 <2.0 || ^3.0`; `1.2.3` is that
+     * version and no other. Absent: the newest version there is; for `callAll`, any.
      * 
      * @var string
      */

@@ -1239,6 +1239,72 @@ class RosterClient implements \Roster\Thrift\RosterIf
         throw new \Exception("callMany failed: unknown result");
     }
 
+    public function callInOrder(array $calls, $masterId)
+    {
+        $this->send_callInOrder($calls, $masterId);
+        return $this->recv_callInOrder();
+    }
+
+    public function send_callInOrder(array $calls, $masterId)
+    {
+        $args = new \Roster\Thrift\Roster_callInOrder_args();
+        $args->calls = $calls;
+        $args->masterId = $masterId;
+        $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
+        if ($bin_accel) {
+            thrift_protocol_write_binary(
+                $this->output_,
+                'callInOrder',
+                TMessageType::CALL,
+                $args,
+                $this->seqid_,
+                $this->output_->isStrictWrite()
+            );
+        } else {
+            $this->output_->writeMessageBegin('callInOrder', TMessageType::CALL, $this->seqid_);
+            $args->write($this->output_);
+            $this->output_->writeMessageEnd();
+            $this->output_->getTransport()->flush();
+        }
+    }
+
+    public function recv_callInOrder()
+    {
+        $bin_accel = ($this->input_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_read_binary');
+        if ($bin_accel) {
+            $result = thrift_protocol_read_binary(
+                $this->input_,
+                '\Roster\Thrift\Roster_callInOrder_result',
+                $this->input_->isStrictRead()
+            );
+        } else {
+            $rseqid = 0;
+            $fname = null;
+            $mtype = 0;
+
+            $this->input_->readMessageBegin($fname, $mtype, $rseqid);
+            if ($mtype == TMessageType::EXCEPTION) {
+                $x = new TApplicationException();
+                $x->read($this->input_);
+                $this->input_->readMessageEnd();
+                throw $x;
+            }
+            $result = new \Roster\Thrift\Roster_callInOrder_result();
+            $result->read($this->input_);
+            $this->input_->readMessageEnd();
+        }
+        if ($result->success !== null) {
+            return $result->success;
+        }
+        if ($result->invalid !== null) {
+            throw $result->invalid;
+        }
+        if ($result->denied !== null) {
+            throw $result->denied;
+        }
+        throw new \Exception("callInOrder failed: unknown result");
+    }
+
     public function startCall(\Roster\Thrift\Call $call, $masterId)
     {
         $this->send_startCall($call, $masterId);

@@ -5,11 +5,12 @@ declare(strict_types=1);
 namespace Roster;
 
 use Roster\Exception\InvalidRequest;
+use Roster\Wire\MessagePack;
 
 /** One call of a method, for `Client::callMany`. */
 final class Call
 {
-    /** In JSON; empty where there are none. */
+    /** As MessagePack; empty where there are none. */
     public readonly string $arguments;
 
     /**
@@ -17,10 +18,10 @@ final class Call
      * @param int $timeoutMs how long all attempts may take together
      * @param int $retries how often it may be tried on another master, where that is safe
      * @param bool $idempotent whether it does no harm to execute it twice
-     * @param ?string $version a requirement of semantic versions, such as `^1.2`; null: the newest there is
+     * @param ?string $version a requirement of versions as Composer writes them, such as `^1.2`; null: the newest there is
      * @param ?string $key for `Balance::Key`
      * @param bool $allValues whether every value of a method that gives many is wanted, or the last one alone
-     * @throws InvalidRequest if the arguments cannot be written as JSON
+     * @throws InvalidRequest if the arguments cannot be sent: resources, closures, what is nested without end
      */
     public function __construct(
         public readonly string $service,
@@ -35,10 +36,9 @@ final class Call
         public readonly bool $allValues = false,
     ) {
         try {
-            $flags = JSON_THROW_ON_ERROR | JSON_PRESERVE_ZERO_FRACTION;
-            $this->arguments = $args === [] ? '' : json_encode($args, $flags);
-        } catch (\JsonException $error) {
-            throw new InvalidRequest('args', "they cannot be written as JSON: {$error->getMessage()}");
+            $this->arguments = $args === [] ? '' : MessagePack::pack($args);
+        } catch (\InvalidArgumentException $error) {
+            throw new InvalidRequest('args', "they cannot be sent: {$error->getMessage()}");
         }
     }
 }

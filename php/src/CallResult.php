@@ -4,7 +4,7 @@ declare(strict_types=1);
 
 namespace Roster;
 
-/** What a call came to. Bytes that are not UTF-8 arrive as `['base64' => …]`. */
+/** What a call came to. Strings are the bytes that the master gave, lists and maps are arrays. */
 final class CallResult
 {
     /**

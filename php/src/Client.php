@@ -179,7 +179,7 @@ final class Client
      * @param int $timeoutMs how long all attempts may take together
      * @param int $retries how often it may be tried on another master, where that is safe
      * @param bool $idempotent whether it does no harm to execute it twice
-     * @param ?string $version a requirement of semantic versions, such as `^1.2`; null: the newest there is
+     * @param ?string $version a requirement of versions as Composer writes them, such as `^1.2`; null: the newest there is
      * @param ?string $key for `Balance::Key`
      * @param bool $allValues whether every value of a method that gives many is wanted, or the last one alone
      * @throws Exception\NoMaster if nobody offers the service
@@ -306,6 +306,23 @@ final class Client
     public function callMany(array $calls): array
     {
         $outcomes = $this->ways()->consult(static fn (Endpoint $way) => $way->callMany(array_values($calls)));
+        return array_combine(array_keys($calls), $outcomes);
+    }
+
+    /**
+     * Several calls on one master, each after the one before has ended, in one round trip to the sidecar.
+     *
+     * After one that was lost or timed out, none is sent. Each may fail on its own; what is after it is sent.
+     *
+     * @param array<Call> $calls
+     * @param ?string $master the id of the master; null: one that offers the service of the first call
+     * @return array<CallOutcome> with the keys of the calls
+     */
+    public function callInOrder(array $calls, ?string $master = null): array
+    {
+        $outcomes = $this->ways()->consult(
+            static fn (Endpoint $way) => $way->callInOrder(array_values($calls), $master ?? ''),
+        );
         return array_combine(array_keys($calls), $outcomes);
     }
 

@@ -13,6 +13,7 @@ use Roster\Exception\WayFailed;
 use Roster\Read\Answer;
 use Roster\Read\Path;
 use Roster\Read\SharedFile;
+use Roster\Wire\MessagePack;
 use Roster\Wire\Deadline;
 use Roster\Wire\Endpoint;
 use Roster\Wire\Values;
@@ -103,7 +104,7 @@ final class Ways
         try {
             while (true) {
                 foreach ($given->values as $value) {
-                    yield Values::json($value);
+                    yield MessagePack::unpack($value);
                 }
                 if ($given->ended !== null) {
                     return;

@@ -17,6 +17,7 @@ use Roster\Tests\Support\Answer;
 use Roster\Tests\Support\FakeSidecar;
 use Roster\Thrift;
 use Roster\Timeouts;
+use Roster\Wire\MessagePack;
 use Thrift\Exception\TApplicationException;
 
 /** A call goes out once, and whatever becomes of it is told. */
@@ -119,10 +120,23 @@ final class CallTest extends TestCase
         $this->client(Answer::of($unknown))->call('a', 'b');
     }
 
-    public function testArgumentsThatAreNoJsonAreRefusedBeforeTheyAreSent(): void
+    public function testArgumentsThatCannotBeSentAreRefusedBeforeTheyAreSent(): void
     {
         $this->expectException(InvalidRequest::class);
-        Client::local('', '', '')->call('users', 'find', ["\xff"]);
+        Client::local('', '', '')->call('users', 'find', [['of' => static fn () => 1]]);
+    }
+
+    public function testWhatIsPackedIsUnpackedAsItWas(): void
+    {
+        $values = [null, true, 0, 127, 128, -32, -33, PHP_INT_MAX, PHP_INT_MIN, 1.5, INF, '', 'é', "\xff\x00", str_repeat('x', 70_000)];
+        $values[] = [[], ['a' => [1]], [3 => 'three'], range(1, 20), array_fill_keys(range(5, 30), null)];
+        foreach ($values as $value) {
+            self::assertSame($value, MessagePack::unpack(MessagePack::pack($value)));
+        }
+        self::assertSame('18446744073709551615', MessagePack::unpack("\xcf" . str_repeat("\xff", 8)));
+        self::assertSame("\x80", MessagePack::pack(new \stdClass()), 'an empty object is no list');
+        $this->expectException(\UnexpectedValueException::class);
+        MessagePack::unpack("\xdd\xff\xff\xff\xff");
     }
 
     private function client(array $answer): Client
@@ -144,6 +158,7 @@ final class CallTest extends TestCase
     /** @param list<string> $values */
     private static function returned(array $values, mixed ...$how): array
     {
+        $values = array_map(static fn (string $json) => MessagePack::pack(json_decode($json, true)), $values);
         $result = ['values' => $values, 'master' => 'm1', 'durationUs' => 1_500, 'attempts' => 1];
         return Answer::of(new Thrift\Roster_call_result(['success' => new Thrift\CallResult($result)]), ...$how);
     }

@@ -85,6 +85,23 @@ final class MastersTest extends TestCase
         $this->client->callOn('nobody', 'demo', 'values');
     }
 
+    public function testBytesAndNumbersAreTheSameAtTheMasterAndHere(): void
+    {
+        $odd = ["\xff\x00", 'é', PHP_INT_MIN, 0.1, INF, null, [], ['k' => ["\xfe"]]];
+        self::assertSame($odd, $this->client->call('demo', 'echo', $odd)->value);
+    }
+
+    public function testCallsInOrderAreMadeOnOneMaster(): void
+    {
+        $calls = ['a' => new Call('demo', 'echo', [1]), 'b' => new Call('demo', 'nope'), 'c' => new Call('demo', 'echo', [2])];
+        $outcomes = $this->client->callInOrder($calls);
+        self::assertSame([[1], [2]], [$outcomes['a']->value(), $outcomes['c']->value()]);
+        self::assertSame("Method 'nope' not found in service 'demo'", $outcomes['b']->error?->getMessage());
+        self::assertCount(1, array_unique(array_map(static fn ($outcome) => $outcome->master, $outcomes)));
+        $master = $this->client->masters('demo')[0]->id;
+        self::assertSame($master, $this->client->callInOrder($calls, $master)['c']->master);
+    }
+
     public function testAStreamGivesWhatAMasterGave(): void
     {
         $id = $this->client->masters('demo')[0]->id;

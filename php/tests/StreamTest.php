@@ -13,6 +13,7 @@ use Roster\Exception\Unavailable;
 use Roster\Tests\Support\Answer;
 use Roster\Tests\Support\FakeSidecar;
 use Roster\Thrift;
+use Roster\Wire\MessagePack;
 
 /** A stream gives each value when it comes, and ends with its call. */
 final class StreamTest extends TestCase
@@ -72,7 +73,7 @@ final class StreamTest extends TestCase
         $this->assertThrows(NoMaster::class, static fn () => $roster->stream('reports', 'rows')->current());
         $nowhere = Client::local('/nonexistent/socket', '', '');
         $this->assertThrows(Unavailable::class, static fn () => $nowhere->stream('reports', 'rows')->current());
-        $this->assertThrows(InvalidRequest::class, static fn () => $nowhere->stream('reports', 'rows', ["\xff"]));
+        $this->assertThrows(InvalidRequest::class, static fn () => $nowhere->stream('reports', 'rows', [static fn () => 1]));
     }
 
     private function assertThrows(string $class, callable $do): void
@@ -112,6 +113,7 @@ final class StreamTest extends TestCase
 
     private static function told(array $values, bool $isAll): Thrift\CallValues
     {
+        $values = array_map(static fn (string $json) => MessagePack::pack(json_decode($json, true)), $values);
         $end = new Thrift\CallEnd(['master' => 'm1', 'durationUs' => 1_500, 'attempts' => 1]);
         return new Thrift\CallValues(['values' => $values, 'ended' => $isAll ? $end : null]);
     }

@@ -3,8 +3,8 @@
 use std::io::{self, IsTerminal, Write};
 
 use clap::Args;
+use roster::resolve::Requirement;
 use roster::thrift::idl::{self, CallError, CallErrorKind, CallOptions, CallOutcome, CallResult};
-use semver::VersionReq;
 use serde_json::{Map, Value, json};
 
 use super::connection::Connection;
@@ -34,7 +34,7 @@ pub(crate) struct Call {
     /// It does no harm to execute the call twice: a lost one is tried on another master
     #[arg(long)]
     idempotent: bool,
-    /// A requirement of semantic versions, such as `^1.2` [default: the newest]
+    /// A requirement of versions as Composer writes them, such as `^1.2` [default: the newest]
     #[arg(long, value_name = "REQ", value_parser = requirement)]
     version: Option<String>,
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
@@ -182,7 +182,7 @@ fn key_and_value(text: &str) -> Result<(String, Value), String> {
 
 /// Checked here, where it is told by the name that it has here.
 fn requirement(text: &str) -> Result<String, String> {
-    VersionReq::parse(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
+    text.parse::<Requirement>().map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
 fn list_or_object(text: &str) -> Result<Value, String> {

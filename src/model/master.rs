@@ -55,8 +55,8 @@ impl Service {
     /// The version: of `name@version`, or of the metadata; 0.0.0 where none is told, or none that can be compared.
     pub fn version(&self) -> Version {
         let named = self.name.split_once('@').map(|(_, version)| version);
-        let told = named.or_else(|| self.metadatum("version").and_then(Value::as_str));
-        told.and_then(lenient).unwrap_or(Version::new(0, 0, 0))
+        let told = named.map(str::to_owned).or_else(|| self.metadatum("version").and_then(plain));
+        told.as_deref().and_then(lenient).unwrap_or(Version::new(0, 0, 0))
     }
 
     fn packed_bytes(&self) -> usize {
@@ -114,6 +114,16 @@ fn values_in(value: &Value) -> usize {
         Value::Array(values) => values.iter().map(values_in).sum(),
         Value::Map(entries) => entries.iter().map(|(key, value)| values_in(key) + values_in(value)).sum(),
         _ => 0,
+    }
+}
+
+/// A text; or a number as one writes it: PHP has `2` and `1.5` for what others put into quotes.
+fn plain(value: &Value) -> Option<String> {
+    match value {
+        Value::Integer(number) => Some(number.to_string()),
+        Value::F32(number) => Some(number.to_string()),
+        Value::F64(number) => Some(number.to_string()),
+        other => other.as_str().map(str::to_owned),
     }
 }
 
@@ -262,6 +272,12 @@ mod tests {
         assert_eq!(version("mail@v2.1", None), "2.1.0");
         assert_eq!(version("mail@2.0.0-rc.1", Some("9.9.9")), "2.0.0-rc.1");
         assert_eq!(version("mail", Some("latest")), "0.0.0");
+        let number = |number: Value| {
+            Service { name: "mail".into(), metadata: Value::Map(vec![("version".into(), number)]) }
+                .version()
+                .to_string()
+        };
+        assert_eq!([2.into(), 1.5.into(), 2.0.into()].map(number), ["2.0.0", "1.5.0", "2.0.0"]);
         assert_eq!(version("mail", None), "0.0.0");
     }
 }

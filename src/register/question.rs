@@ -21,6 +21,9 @@ const AGAIN: Duration = Duration::from_secs(60);
 /// How soon a master is asked again that says that its services have changed: one that always does is not always asked.
 const ASK_INTERVAL: Duration = Duration::from_millis(100);
 
+/// The longest id of a process that is believed.
+const MAX_PROCESS_ID_BYTES: usize = 64;
+
 pub(super) struct Question {
     line: Arc<MasterLine>,
     state: State,
@@ -30,6 +33,8 @@ pub(super) struct Question {
 
 /// What a master offers.
 pub(super) struct Offer {
+    /// Of PHP: what the process calls itself, the same at every register.
+    pub(super) process: Option<String>,
     pub(super) services: Vec<Service>,
     /// That some of its services are left out, in words.
     pub(super) left_out: Option<String>,
@@ -120,9 +125,11 @@ impl Question {
 
 fn offer(told: Result<Option<Value>, StreamError>, line: &MasterLine) -> Result<Offer, String> {
     let mut told = told.map_err(|error| error.to_string())?;
+    let mut process = None;
     if !line.native {
         let packed = told.unwrap_or(Value::Nil);
         let unpacked = line.secrets.load().closures.unpack(&packed).map_err(|error| error.to_string())?;
+        process = get(&unpacked, "id").and_then(text).filter(|id| (1..=MAX_PROCESS_ID_BYTES).contains(&id.len()));
         told = get(&unpacked, "services").cloned();
     }
     let entries = match told {
@@ -142,7 +149,7 @@ fn offer(told: Result<Option<Value>, StreamError>, line: &MasterLine) -> Result<
              and metadata, all of a master {MAX_MASTER_BYTES}"
         )
     });
-    Ok(Offer { services, left_out })
+    Ok(Offer { process, services, left_out })
 }
 
 fn service_of(name: String, told: Value) -> Service {

@@ -1,6 +1,6 @@
 //! One master's session: from its first message to its last.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::{Instant, timeout_at};
@@ -45,7 +45,7 @@ pub(super) async fn serve(stream: net::Stream, peer: Peer, pending: PendingConne
         ended = async { stop.requested().await; session.finish().await } => ended,
     };
     if session.hall.presence.is_logged(session.peer.user) {
-        tracing::info!(master = session.claim.id, address = session.peer.address, why = %ended, "a master left");
+        tracing::info!(master = session.id(), address = session.peer.address, why = %ended, "a master left");
     }
     session.leave();
 }
@@ -121,7 +121,8 @@ fn admit(first: Message, peer: &Peer, hall: &Hall) -> Result<Auth, &'static str>
 }
 
 struct Session {
-    claim: Claim,
+    /// Of PHP, it is known only when the services are.
+    claim: Mutex<Claim>,
     /// Which of the sessions of this id it is, should there be another after it.
     number: u64,
     admitted: Admitted,
@@ -144,7 +145,16 @@ impl Session {
             max_calls: hall.config.max_calls_per_master,
         });
         let connected_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as i64;
-        Self { claim, number, admitted, peer, connected_at, line, relayed: UnderWay::default(), hall }
+        Self {
+            claim: Mutex::new(claim),
+            number,
+            admitted,
+            peer,
+            connected_at,
+            line,
+            relayed: UnderWay::default(),
+            hall,
+        }
     }
 
     /// Closes the conversation when no call is under way in it, and leaves it the time to write the last answers.
@@ -169,7 +179,7 @@ impl Session {
                 biased;
                 Ok(()) = secrets_changed.changed() => {
                     if !self.hall.secrets.load().still_admits(&self.admitted) {
-                        tracing::info!(master = self.claim.id, "closed a master: its token is no longer valid");
+                        tracing::info!(master = self.id(), "closed a master: its token is no longer valid");
                         return;
                     }
                     if offered.is_unknown() {
@@ -188,10 +198,13 @@ impl Session {
                     }
                     Some(message) => subscriber.take(message),
                 },
-                offer = question.answer() => match offer.and_then(|offer| offered.set(offer)) {
+                offer = question.answer() => match offer.and_then(|offer| {
+                    self.is_called(offer.process.as_deref());
+                    offered.set(offer)
+                }) {
                     Ok((services, left_out)) => {
                         if let Some(why) = left_out {
-                            let (master, address) = (&self.claim.id, &self.peer.address);
+                            let (master, address) = (self.id(), &self.peer.address);
                             tracing::warn!(master, address, why, "a master offers too much");
                         }
                         self.join(services, &mut offered);
@@ -200,7 +213,7 @@ impl Session {
                     Err(why) => {
                         question.ask_later();
                         if offered.becomes_unknown() {
-                            let (master, address) = (&self.claim.id, &self.peer.address);
+                            let (master, address) = (self.id(), &self.peer.address);
                             tracing::warn!(master, address, why, "a master's services are not known");
                         }
                     }
@@ -210,22 +223,35 @@ impl Session {
     }
 
     fn join(&self, services: Vec<Service>, offered: &mut Offered) {
-        let master = Master {
-            id: self.claim.id.clone(),
-            address: self.peer.address.clone(),
-            connected_at: self.connected_at,
-            services,
-        };
+        let master =
+            Master { id: self.id(), address: self.peer.address.clone(), connected_at: self.connected_at, services };
         if let Some(changes) = offered.changes_to_log()
             && self.hall.presence.is_logged(self.peer.user)
         {
             let (services, address) = (master.services.len(), &master.address);
             tracing::info!(master = master.id, address, services, changes, "a master is there");
         }
-        self.hall.publish(&self.claim.id, self.number, Change::Join(Arc::new(master), self.line.clone()));
+        self.hall.publish(&self.id(), self.number, Change::Join(Arc::new(master), self.line.clone()));
     }
 
     fn leave(&self) {
-        self.hall.publish(&self.claim.id, self.number, Change::Leave(self.claim.id.clone()));
+        self.hall.publish(&self.id(), self.number, Change::Leave(self.id()));
+    }
+
+    fn id(&self) -> String {
+        self.claim().id.clone()
+    }
+
+    /// Takes the id that the process has everywhere, unless it is a master's of another user.
+    fn is_called(&self, process: Option<&str>) {
+        let Some(process) = process.filter(|process| *process != self.claim().id) else { return };
+        if let Some(claim) = self.hall.ids.claim(process.to_owned(), self.peer.user) {
+            self.leave();
+            *self.claim() = claim;
+        }
+    }
+
+    fn claim(&self) -> MutexGuard<'_, Claim> {
+        self.claim.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

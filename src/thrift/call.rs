@@ -1,4 +1,5 @@
-//! Calls: one, one on a certain master, one on all masters, and several side by side; and commands for all masters.
+//! Calls: one, one on a certain master, one on all masters, and several side by side or in order; and commands for all
+//! masters.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use futures::stream::{self, StreamExt};
 use tokio::time::Instant;
 
 use super::Peer;
-use super::caller::{Bounds, Failure};
+use super::caller::{self, Bounds, Failure};
 use super::handler::{Desk, denied};
 use super::idl::{self, CallEnd, CallError, CallErrorKind, CallOutcome, CallResult, InvalidRequest};
 use super::memory::{Budget, Values};
@@ -68,10 +69,7 @@ impl Desk {
     }
 
     pub(super) async fn call_on(&self, peer: &Peer, master: &str, request: &Request) -> thrift::Result<CallResult> {
-        let values = Values::new(&self.budget(peer));
-        let bounds = Bounds { account: &peer.account, until: Instant::now() + request.timeout, values: &values };
-        let end = self.caller.call_one(master, request, bounds).await?;
-        Ok(result(end, values))
+        Ok(self.call_on_within(peer, &self.budget(peer), master, request).await?)
     }
 
     pub(super) async fn call_all(&self, peer: &Peer, request: &Request) -> thrift::Result<Vec<CallOutcome>> {
@@ -93,6 +91,32 @@ impl Desk {
             Err(unsendable) => CallOutcome::new(None, None, CallError::from(unsendable)),
         });
         join_all(calls).await
+    }
+
+    /// Makes the calls one after the other, all on the master that carries out the first of them.
+    pub(super) async fn call_in_order(&self, peer: &Peer, mut master: String, several: &Several) -> Vec<CallOutcome> {
+        let (budget, mut is_lost) = (self.budget(peer), false);
+        let mut outcomes = Vec::new();
+        for request in several {
+            let called = match request {
+                Err(unsendable) => {
+                    outcomes.push(CallOutcome::new(None, None, CallError::from(unsendable)));
+                    continue;
+                }
+                Ok(request) if is_lost => {
+                    Err(caller::unsent(request, "not sent: a call before it was lost, or came to no end".into()))
+                }
+                Ok(request) if master.is_empty() => self.call_within(peer, &budget, request).await,
+                Ok(request) => self.call_on_within(peer, &budget, &master, request).await,
+            };
+            is_lost |= called.as_ref().is_err_and(Failure::came_to_no_end);
+            let outcome = outcome(called);
+            if let Some(called) = outcome.master.as_ref().filter(|_| master.is_empty()) {
+                called.clone_into(&mut master);
+            }
+            outcomes.push(outcome);
+        }
+        outcomes
     }
 
     /// Sends a command to every master, and to the sidecars that follow this one.
@@ -118,6 +142,19 @@ impl Desk {
         let values = Values::new(budget);
         let bounds = Bounds { account: &peer.account, until: Instant::now() + request.timeout, values: &values };
         let end = self.caller.call(request, bounds).await?;
+        Ok(result(end, values))
+    }
+
+    async fn call_on_within(
+        &self,
+        peer: &Peer,
+        budget: &Arc<Budget>,
+        master: &str,
+        request: &Request,
+    ) -> Result<CallResult, Failure> {
+        let values = Values::new(budget);
+        let bounds = Bounds { account: &peer.account, until: Instant::now() + request.timeout, values: &values };
+        let end = self.caller.call_one(master, request, bounds).await?;
         Ok(result(end, values))
     }
 

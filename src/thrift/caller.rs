@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use rmpv::Value;
-use semver::{Version, VersionReq};
+use semver::Version;
 use tokio::time::{Instant, timeout_at};
 
 use super::idl::{CallEnd, CallFailed, CallTimedOut, NoMaster, Overloaded};
@@ -15,7 +15,7 @@ use super::shares::{Account, CallTaken, TooManyCalls};
 use super::value;
 use crate::metrics::{Ending, Held, Metrics, Tally};
 use crate::model::{Answer, Answers, Call, Refused, Service};
-use crate::resolve::{self, Resolver};
+use crate::resolve::{self, Requirement, Resolver};
 use crate::store::{Entry, Snapshot, Store};
 
 /// How often it is looked whether masters are still expected, while nothing becomes of any.
@@ -203,6 +203,15 @@ impl Failure {
         }
     }
 
+    /// Whether nobody knows if it was carried out, or still is.
+    pub(super) fn came_to_no_end(&self) -> bool {
+        match self {
+            Failure::TimedOut(_) => true,
+            Failure::Failed(failed) => failed.lost,
+            Failure::NoMaster(_) | Failure::Overloaded(_) => false,
+        }
+    }
+
     fn ending(&self) -> Ending {
         match self {
             Failure::NoMaster(_) | Failure::Overloaded(_) => Ending::Refused,
@@ -281,7 +290,8 @@ fn send(entry: &Entry, request: &Request, until: Instant) -> Result<Answers, Fai
 
 /// The newest version of the service that the master offers and that fits.
 fn offered<'a>(entry: &'a Entry, request: &Request) -> Option<&'a Service> {
-    let fits = |version: &Option<VersionReq>, of: &Service| version.as_ref().is_none_or(|it| it.matches(&of.version()));
+    let fits =
+        |version: &Option<Requirement>, of: &Service| version.as_ref().is_none_or(|it| it.matches(&of.version()));
     let offers = entry.master.services.iter().filter(|service| service.base_name() == request.service);
     offers.filter(|service| fits(&request.wanted.version, service)).max_by_key(|service| service.version())
 }
@@ -316,7 +326,7 @@ async fn gather(mut answers: Answers, master: &str, request: &Request, values: &
 }
 
 /// That the master is none to call, or not any more: another one can be.
-fn unsent(request: &Request, message: String) -> Failure {
+pub(super) fn unsent(request: &Request, message: String) -> Failure {
     Failure::NoMaster(NoMaster { service_name: request.service.clone(), message })
 }
 

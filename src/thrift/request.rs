@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use rmpv::Value;
-use semver::VersionReq;
 
 use super::idl::{self, CallOptions, Encoding, InvalidRequest, RegisterAddress};
 use super::{Config, value};
 use crate::model::Command;
 use crate::net::Remote;
-use crate::resolve::{Balance, Wanted};
+use crate::resolve::{Balance, NoRequirement, Requirement, Wanted};
 use crate::tunnel::message::check_command;
 use crate::tunnel::value::{get, text};
 
@@ -134,9 +133,8 @@ fn retries(retries: Option<i32>) -> Result<usize, InvalidRequest> {
     retries.map(|retries| retries.min(MAX_RETRIES)).map_err(|_| invalid("options.retries", "must not be below 0"))
 }
 
-fn requirement(version: &str) -> Result<VersionReq, InvalidRequest> {
-    let wrong = |why| invalid("options.version", format!("`{}`: {why}", version.escape_debug()));
-    VersionReq::parse(version).map_err(wrong)
+fn requirement(version: &str) -> Result<Requirement, InvalidRequest> {
+    version.parse().map_err(|error: NoRequirement| invalid("options.version", error.to_string()))
 }
 
 fn balance(balance: Option<idl::Balance>, key: Option<String>) -> Result<Balance, InvalidRequest> {

@@ -261,6 +261,10 @@ impl RosterSyncHandler for &Pass<'_> {
         self.called_several(|| self.desk.requests(self.peer, calls).map(Wait::CallMany))
     }
 
+    fn handle_call_in_order(&self, calls: Vec<idl::Call>, master: String) -> thrift::Result<Vec<idl::CallOutcome>> {
+        self.called_several(|| Ok(Wait::CallInOrder(master, self.desk.requests(self.peer, calls)?)))
+    }
+
     fn handle_start_call(&self, call: idl::Call, master: String) -> thrift::Result<idl::CallValues> {
         self.fetched(|| {
             Ok(Wait::StartCall(master, Request { all_values: true, ..self.desk.request(self.peer, call)? }))

@@ -37,6 +37,8 @@ pub(super) enum Wait {
     CallOn(String, Request),
     CallAll(Request),
     CallMany(Several),
+    /// On the master with this id; empty: on one of those that offer the service of the first.
+    CallInOrder(String, Several),
     /// On the master with this id; empty: on one of those that offer the service.
     StartCall(String, Request),
     NextValues,
@@ -79,7 +81,7 @@ impl Wait {
             Wait::Watch(_) => Awaited::Watch(Err(other)),
             Wait::WatchMasters(_) => Awaited::WatchMasters(Err(other)),
             Wait::Call(_) | Wait::CallOn(..) => Awaited::Call(Err(call())),
-            Wait::CallAll(_) | Wait::CallMany(_) => Awaited::Calls(Err(call())),
+            Wait::CallAll(_) | Wait::CallMany(_) | Wait::CallInOrder(..) => Awaited::Calls(Err(call())),
             Wait::StartCall(..) | Wait::NextValues => Awaited::Values(Err(call())),
             Wait::Broadcast(_) | Wait::Order(_) => Awaited::Sent(Err(other)),
         }
@@ -101,7 +103,9 @@ impl Wait {
             Wait::Call(request) | Wait::CallOn(_, request) | Wait::StartCall(_, request) => request.memory_size(),
             // One after the other they are written for each master.
             Wait::CallAll(request) => request.memory_size(),
-            Wait::CallMany(several) => several.iter().flatten().map(Request::memory_size).sum(),
+            Wait::CallMany(several) | Wait::CallInOrder(_, several) => {
+                several.iter().flatten().map(Request::memory_size).sum()
+            }
             Wait::Broadcast(command) | Wait::Order(command) => value::memory_size(command.message()),
             Wait::WatchMasters(_) | Wait::NextValues | Wait::Children(_) | Wait::Subtree(_) | Wait::Services(_) => 0,
         }
@@ -121,6 +125,9 @@ impl Wait {
             Wait::CallOn(master, request) => Awaited::Call(open.beside(desk.call_on(peer, &master, &request)).await),
             Wait::CallAll(request) => Awaited::Calls(open.beside(desk.call_all(peer, &request)).await),
             Wait::CallMany(several) => Awaited::Calls(Ok(open.beside(desk.call_many(peer, &several)).await)),
+            Wait::CallInOrder(master, several) => {
+                Awaited::Calls(Ok(open.beside(desk.call_in_order(peer, master, &several)).await))
+            }
             Wait::StartCall(master, request) => Awaited::Values(match open.start(desk, peer, master, request) {
                 Ok(()) => open.next().await,
                 Err(refused) => Err(refused),

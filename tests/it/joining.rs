@@ -9,7 +9,8 @@ use rmpv::Value;
 
 use crate::harness::master::{Scripted, field, map, text};
 use crate::harness::{Link, SOON, ensure, eventually, free_port};
-use crate::idl::{CallOptions, SourceStatus, TRosterSyncClient};
+use crate::idl::{CallOptions, Encoding, SourceStatus, TRosterSyncClient};
+use crate::masters::Php;
 use crate::register::{Scene, TOKEN};
 
 /// A sidecar that follows a register, with more settings of `[[upstream]]`.
@@ -342,4 +343,30 @@ fn masters_that_a_stopping_register_closes_are_not_gone_for_those_who_follow_it(
     let down = || sources(&beside).into_iter().any(|source| source.name == "upstream" && source.state == "down");
     eventually("the register is lost", SOON, || ensure(down(), format!("{:?}", sources(&beside))));
     assert_eq!(beside.masters().expect("an answer").len(), COUNT);
+}
+
+#[test]
+fn a_process_of_php_at_two_registers_that_a_sidecar_follows_is_one_master() {
+    let (one, other) = (Scene::new(), Scene::new());
+    let beside =
+        Scene::with(&format!("{}{}", upstream(one.port, "name = \"one\""), upstream(other.port, "name = \"other\"")));
+    beside.roster.write("hub-token", TOKEN);
+    beside.roster.process().signal(Signal::SIGHUP);
+    let php = Php::start(one.port, "", &[]);
+    let id = one.has(1)[0].id.clone();
+    told(&one, "add", &[other.port]);
+    assert_eq!(other.has(1)[0].id, id, "it has one id everywhere");
+    assert_eq!(beside.has(1)[0].id, id);
+    let mut client = beside.roster.client();
+    let options = || CallOptions::new(20_000, None, None, None, None, None, None, None);
+    let outcomes = client.call_all("control".into(), "pid".into(), b"[]".to_vec(), options()).expect("outcomes");
+    assert_eq!(outcomes.len(), 1, "{outcomes:?}");
+    assert!(outcomes[0].result.is_some() && outcomes[0].master.as_deref() == Some(&*id), "{outcomes:?}");
+    assert_eq!(client.broadcast(br#"{"cmd":"reload"}"#.to_vec(), Encoding::JSON).expect("sent"), 1);
+    php.says("command: {\"cmd\":\"reload\"}");
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert_eq!(php.said().matches("reload").count(), 1, "{}", php.said());
+    // It is there by the other way as long as it is at either.
+    drop(one);
+    assert_eq!(beside.has(1)[0].id, id);
 }

@@ -21,6 +21,7 @@ mod joining;
 mod masters;
 mod mirror;
 mod newcomer;
+mod package;
 mod php;
 mod readers;
 mod recorded;

@@ -66,7 +66,7 @@ pub(crate) fn gives(scene: &Scene, service: &str, method: &str, arguments: Json)
     called(scene, service, method, &arguments).unwrap_or_else(|error| panic!("{service}.{method}: {error:?}"))
 }
 
-fn fails(scene: &Scene, service: &str, method: &str, arguments: Json) -> (String, String) {
+pub(crate) fn fails(scene: &Scene, service: &str, method: &str, arguments: Json) -> (String, String) {
     called(scene, service, method, &arguments).expect_err(method)
 }
 
@@ -192,6 +192,33 @@ fn a_php_master_that_is_killed_fails_its_call_and_is_gone() {
     scene.has(0);
     php.process.ends_within(SOON);
     exception::<NoMaster>(scene.call("demo", "nothing", "[]")).expect("nobody is there");
+}
+
+#[test]
+fn large_results_arrive_where_the_settings_allow_them() {
+    const MIB: usize = 1 << 20;
+    let mut scene = Scene::with("max_message = \"8MiB\"\nmax_queue = \"8MiB\"");
+    scene.roster.configure("[thrift]", "[thrift]\nmax_reply = \"16MiB\"");
+    scene.roster.kill();
+    scene.roster.run();
+    let small = Scene::new();
+    let _php = [scene.port, small.port].map(|port| Php::start(port, "", &[]));
+    for scene in [&scene, &small] {
+        offers(scene, &["control", "demo"]);
+    }
+    assert_eq!(gives(&scene, "demo", "text", json!([5 * MIB])), [json!("x".repeat(5 * MIB))]);
+    let numbers = gives(&scene, "demo", "range", json!([500_000])).remove(0);
+    assert!(numbers.as_array().is_some_and(|all| all.len() == 500_000 && all[499_999] == json!(499_999.5)));
+    assert!(fails(&scene, "demo", "text", json!([9 * MIB])).1.contains("larger than a message"));
+    // By default, all that is within 1 MiB does.
+    assert_eq!(gives(&small, "demo", "text", json!([1_045_000])).len(), 1);
+    assert_eq!(gives(&small, "demo", "range", json!([100_000])).len(), 1);
+    assert!(fails(&small, "demo", "range", json!([200_000])).1.contains("larger than a message"));
+    let service = Service::new("rust").method("nils", |(count,): (usize,)| async move { Ok(vec![None::<u8>; count]) });
+    with_master(service, &[small.port], |_| {
+        offers(&small, &["control", "demo", "rust"]);
+        assert_eq!(gives(&small, "rust", "nils", json!([900_000])).len(), 1);
+    });
 }
 
 /// Runs a master of Rust beside `test`, and stops it.

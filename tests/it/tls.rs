@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
@@ -101,10 +101,7 @@ fn masters_of_php_and_of_rust_connect_by_tls_and_are_called() {
     let scene = Scene::with(&papers.shown());
     let _rust = Rust::start(scene.port, papers.path("ca.pem"));
     let folder = tempfile::tempdir().expect("a folder");
-    let mut php = Command::new("php");
-    php.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/php/master.php")).args([&scene.port.to_string(), TOKEN]);
-    php.env("REGISTER_HOST", "tls://127.0.0.1").env("REGISTER_CA", papers.path("ca.pem"));
-    let _php = Process::start(php.stdout(Stdio::null()), folder.path());
+    let _php = php(scene.port, "tls://127.0.0.1", &papers, folder.path(), false);
     scene.has(2);
     eventually("both tell their services", SOON, || {
         let services = scene.masters()?.iter().map(|master| master.services.len()).sum::<usize>();
@@ -115,6 +112,42 @@ fn masters_of_php_and_of_rust_connect_by_tls_and_are_called() {
     for service in ["rust", "demo"] {
         let result = scene.call(service, "echo", &long).expect("a result");
         assert_eq!(result.values, [long.as_bytes()], "{service}");
+    }
+}
+
+/// A master of PHP; whether it does what the documentation says of addresses with several colons.
+fn php(port: u16, host: &str, papers: &Papers, folder: &Path, rejoins: bool) -> Process {
+    let mut php = Command::new("php");
+    php.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/php/master.php")).args([&port.to_string(), TOKEN]);
+    php.env("REGISTER_HOST", host).env("REGISTER_CA", papers.path("ca.pem"));
+    if rejoins {
+        php.env("REJOIN", "1");
+    }
+    Process::start(php.stdout(Stdio::null()), folder)
+}
+
+#[test]
+fn a_master_of_php_comes_back_by_tls_and_ipv6_if_it_does_what_is_documented() {
+    let papers = Papers::new();
+    let folder = tempfile::tempdir().expect("a folder");
+    for (shown, host) in [(papers.shown(), "tls://127.0.0.1"), (String::new(), "[::1]")] {
+        let mut scene = Scene::with(&format!("settle = \"1s\"\n{shown}"));
+        if host == "[::1]" {
+            let v4 = format!("listen = \"127.0.0.1:{}\"", scene.port);
+            scene.roster.configure(&v4, &format!("listen = \"[::1]:{}\"", scene.port));
+            scene.roster.kill();
+            scene.roster.run();
+        }
+        let masters = [true, false].map(|rejoins| php(scene.port, host, &papers, folder.path(), rejoins));
+        scene.has(2);
+        scene.roster.kill();
+        scene.roster.run();
+        // The other one does not come back, as the package has it.
+        eventually("one is back, and the other given up", SOON, || {
+            let masters = scene.masters()?;
+            ensure(masters.len() == 1 && scene.call("control", "pid", "[]").is_ok(), masters.len())
+        });
+        drop(masters);
     }
 }
 

@@ -291,6 +291,23 @@ final class Endpoint
         );
     }
 
+    /**
+     * @param list<Call> $calls
+     * @return list<CallOutcome>
+     */
+    public function callInOrder(array $calls, string $master): array
+    {
+        return $this->send(
+            static fn (Thrift\RosterClient $roster) => array_map(
+                Values::outcome(...),
+                $roster->callInOrder(array_map(Values::call(...), $calls), $master),
+                $calls,
+            ),
+            array_sum(array_column($calls, 'timeoutMs')),
+            !in_array(false, array_column($calls, 'idempotent'), true),
+        );
+    }
+
     public function startCall(Call $call, string $master): Thrift\CallValues
     {
         return $this->send(

@@ -125,12 +125,13 @@ final class Values
             'balance' => $call->balance->value,
             'key' => $call->key,
             'allValues' => $call->allValues,
+            'encoding' => Thrift\Encoding::MSGPACK,
         ]);
     }
 
     public static function result(Thrift\CallResult $told): CallResult
     {
-        $values = array_map(self::json(...), $told->values);
+        $values = array_map(MessagePack::unpack(...), $told->values);
         $last = $values === [] ? null : $values[array_key_last($values)];
         return new CallResult($last, $values, $told->master, $told->durationUs / 1_000, $told->attempts);
     }

@@ -64,10 +64,10 @@ pub(super) enum Wrong {
 }
 
 /// The methods whose messages may be as long as `Bounds::call` says.
-const CALLS: [&[u8]; 6] = [b"call", b"callOn", b"callAll", b"callMany", b"startCall", b"broadcast"];
+const CALLS: [&[u8]; 7] = [b"call", b"callOn", b"callAll", b"callMany", b"callInOrder", b"startCall", b"broadcast"];
 
 /// The longest name that may be one of theirs, with a service's before it.
-const LONGEST_CALL: usize = "Roster:broadcast".len();
+const LONGEST_CALL: usize = "Roster:callInOrder".len();
 
 /// A walk through one message.
 #[derive(Debug)]

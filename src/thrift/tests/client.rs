@@ -107,6 +107,10 @@ impl RosterSyncHandler for Sidecar {
         Err("not asked".into())
     }
 
+    fn handle_call_in_order(&self, _: Vec<Call>, _: String) -> thrift::Result<Vec<CallOutcome>> {
+        Err("not asked".into())
+    }
+
     fn handle_start_call(&self, _: Call, _: String) -> thrift::Result<CallValues> {
         Err("not asked".into())
     }

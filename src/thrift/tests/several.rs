@@ -74,6 +74,38 @@ async fn many_calls_run_side_by_side_and_keep_their_order() {
     assert_eq!(exception::<InvalidRequest>(&error).field, "calls");
 }
 
+#[tokio::test(start_paused = true)]
+async fn calls_in_order_go_to_one_master_one_after_the_other_until_one_comes_to_no_end() {
+    let (one, other) = (echoing(), echoing());
+    let house = House::with(&[("one", "mail", &one), ("other", "mail", &other)]);
+    let several = |count: usize| {
+        let calls = (0..count).map(|number| call(&number.to_string(), if number == 2 { "7" } else { "[]" }, |_| {}));
+        house.desk.requests(&house.peer, calls.collect()).expect("requests")
+    };
+    for chosen in ["", "other"] {
+        let outcomes = house.desk.call_in_order(&house.peer, chosen.to_owned(), &several(20)).await;
+        let master = outcomes[0].master.clone();
+        assert!(chosen.is_empty() || master.as_deref() == Some(chosen));
+        for (number, outcome) in outcomes.iter().enumerate().filter(|(number, _)| *number != 2) {
+            let values = &outcome.result.as_ref().expect("a result").values;
+            assert_eq!((&*values[0], &outcome.master), (format!("[\"{number}\",[]]").as_bytes(), &master));
+        }
+        assert_eq!(outcomes[2].error.as_ref().map(|error| error.kind), Some(CallErrorKind::INVALID));
+    }
+    let silent = Way::new(Manner::Silent);
+    let house = House::with(&[("silent", "mail", &silent)]);
+    let several = |methods: [&str; 3]| {
+        let calls = methods.iter().map(|method| call(method, "[]", |_| {})).collect();
+        house.desk.requests(&house.peer, calls).expect("requests")
+    };
+    let outcomes = house.desk.call_in_order(&house.peer, String::new(), &several(["a", "b", "c"])).await;
+    let kinds: Vec<_> = outcomes.iter().map(|outcome| outcome.error.as_ref().expect("an error").kind).collect();
+    assert_eq!(kinds, [CallErrorKind::TIMED_OUT, CallErrorKind::NO_MASTER, CallErrorKind::NO_MASTER]);
+    assert_eq!(silent.calls().len(), 1, "nothing was sent after it");
+    let nobody = house.desk.call_in_order(&house.peer, "nobody".into(), &several(["a", "b", "c"])).await;
+    assert!(nobody.iter().all(|outcome| outcome.error.as_ref().is_some_and(|it| it.kind == CallErrorKind::NO_MASTER)));
+}
+
 #[tokio::test]
 async fn many_calls_share_the_room_of_one_reply() {
     let big = Answer::Value("x".repeat(3_000_000).into());

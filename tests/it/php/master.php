@@ -3,7 +3,7 @@
 // It runs the closures that a register sends, as an unmodified master does. It offers `demo`, `control`, and under each
 // NAME (or NAME@VERSION) what `demo` offers. It says on its output what happens. With CLOSURE_KEY in its environment
 // it runs only closures that are signed with it. REGISTER_HOST is another host than this one; `tls://…` believes the
-// authorities in the file REGISTER_CA.
+// authorities in the file REGISTER_CA; with REJOIN, it connects again to those whose address has several colons.
 require __DIR__ . '/master/react.php';
 require __DIR__ . '/master/classes.php';
 require __DIR__ . '/master/tunnel.php';
@@ -30,6 +30,17 @@ class Master
     {
         (self::$connections["$host:$port"] ?? null)?->leave();
         unset(self::$connections["$host:$port"]);
+    }
+
+    /** What an application of the package does about registers by TLS or IPv6, with REJOIN in its environment. */
+    public static function closed(string $host, int $port): void
+    {
+        if (getenv('REJOIN')) {
+            Loop::addTimer(1.0, function () use ($host, $port) {
+                self::leave($host, $port);
+                self::join($host, $port);
+            });
+        }
     }
 
     public static function announce(array $message): void

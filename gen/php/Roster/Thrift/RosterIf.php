@@ -225,12 +225,24 @@ interface RosterIf
      */
     public function callMany(array $calls);
     /**
+     * Several calls on one master, each after the one before has ended: their outcomes, in the order of the calls. It is the
+     * master with this id, or one of those that offer the service of the first call (empty). After one that was lost or
+     * came to no end in time, none is sent.
+     * 
+     * @param \Roster\Thrift\Call[] $calls
+     * @param string $masterId
+     * @return \Roster\Thrift\CallOutcome[]
+     * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
+     */
+    public function callInOrder(array $calls, $masterId);
+    /**
      * Starts a call whose values are fetched as they come, on the master with this id, or on one of those that offer the
      * service (empty); and waits for the first values, or the end. Every value is given, whatever `allValues` says.
      * 
      * The call belongs to its connection, which has one open at most: whoever closes it gives the call up. `timeoutMs` is
      * for all values together. Once a value was given out, no other master is tried. A call fails when more of its values
-     * wait to be fetched than fit into a reply.
+     * wait to be fetched than fit into a reply, unless its master rests meanwhile, as those of PHP do.
      * 
      * @param \Roster\Thrift\Call $call
      * @param string $masterId

@@ -1,5 +1,8 @@
 <?php
-/** A connection to one register, made again when it is lost. */
+/**
+ * A connection to one register, made again when it is lost; as the package does it, if the address holds no more than one
+ * colon: it splits what it has joined.
+ */
 class Connection
 {
     private const RETRY = 0.2;
@@ -118,7 +121,12 @@ class Connection
         }
         $this->socket = null;
         $this->tunnel->close();
-        React\EventLoop\Loop::addTimer(self::RETRY, $this->connect(...));
+        [$host, $port] = explode(':', "$this->host:$this->port");
+        if ([$host, $port] === [$this->host, (string) $this->port]) {
+            React\EventLoop\Loop::addTimer(self::RETRY, $this->connect(...));
+        } elseif (!$this->left) {
+            Master::closed($this->host, $this->port);
+        }
     }
 
     private function tell(string $what): void

@@ -77,6 +77,8 @@ class Demo
     public function error() { return strlen([]); }
     public function anonymous() { throw new class ('nameless', 4) extends Exception {}; }
     public function textCode() { throw new TextCode('as databases do'); }
+    public function text(int $bytes) { return str_repeat('x', $bytes); }
+    public function range(int $count) { return array_map(fn ($number) => $number + 0.5, range(0, $count - 1)); }
     public function empty() { return [[], new stdClass()]; }
     public function numbers() { return [0, 127, 128, -1, -32, -33, 0x7fffffff, -0x80000000, 0x80000000, PHP_INT_MIN]; }
     public function tooMany() { return array_fill(0, 1 << 20, null); }

@@ -1,10 +1,11 @@
 //! From a service's name to one master that is alive.
 
+mod requirement;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use semver::VersionReq;
-
+pub use self::requirement::{NoRequirement, Requirement};
 use crate::store::{Directory, Entry, Offering, Offers};
 use crate::task::random_below;
 
@@ -26,7 +27,7 @@ pub enum Balance {
 /// What is wanted of a master.
 #[derive(Clone, Debug, Default)]
 pub struct Wanted {
-    pub version: Option<VersionReq>,
+    pub version: Option<Requirement>,
     pub balance: Balance,
     /// Masters that were tried already.
     pub not: Vec<Arc<str>>,
@@ -109,7 +110,7 @@ fn any(those: &Offering, will_do: impl Fn(&Arc<str>) -> Option<Arc<Entry>>) -> O
 }
 
 /// Those of each version that meets the requirement, the newest first.
-fn fitting<'a>(offers: &'a Offers, version: Option<&'a VersionReq>) -> impl Iterator<Item = &'a Offering> {
+fn fitting<'a>(offers: &'a Offers, version: Option<&'a Requirement>) -> impl Iterator<Item = &'a Offering> {
     let newest_first = offers.iter().rev();
     newest_first.filter(move |(of, _)| version.is_none_or(|version| version.matches(of))).map(|(_, those)| those)
 }
