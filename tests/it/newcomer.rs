@@ -2,17 +2,18 @@
 //! one's own without root.
 
 use std::fs;
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use serde_json::Value;
 
-use crate::harness::{Ended, Printing, Process, SOON, binary_path, ensure, eventually, unconfigured};
+use crate::harness::{Ended, Printing, Process, SOON, binary_path, ensure, eventually, free_port, unconfigured};
 
 const README: &str = include_str!("../../README.md");
 
@@ -369,4 +370,60 @@ fn a_socket_that_this_user_may_not_open_names_its_group() {
     is_told(told);
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).expect("root can");
     is_told("/run/roster/roster.sock is for its owner alone: use sudo");
+}
+
+#[test]
+fn five_commands_lead_from_a_clean_clone_to_a_page_that_reads_a_znode() {
+    let Some(home) = Home::new() else { return };
+    let clone = home.file("home/roster");
+    // What is not committed is not in it.
+    let cloned = Command::new("git")
+        .args(["-c", "safe.directory=*", "clone", "--quiet", "--depth=1"])
+        .arg(format!("file://{}", env!("CARGO_MANIFEST_DIR")))
+        .arg(&clone)
+        .status();
+    assert!(cloned.expect("git starts").success());
+    let text = fs::read_to_string(clone.join("docs/first-page.md")).expect("the page");
+    let blocks: Vec<Vec<&str>> =
+        text.split("```").skip(1).step_by(2).map(|block| block.trim_start_matches("sh\n").lines().collect()).collect();
+    let [five, change] = &blocks[..] else { panic!("two blocks of commands: {blocks:?}") };
+    assert_eq!((five.len(), change.len()), (5, 1), "{blocks:?}");
+
+    // The machine's own services may have these ports, and the binary is built.
+    let [zookeeper, page] = [(); 2].map(|()| free_port());
+    let shell = |line: &str| {
+        let line = line.trim_end_matches(" &").replace("2181", &zookeeper.to_string());
+        let line = line.replace(":8000", &format!(":{page}")).replace("cargo run --release --", "\"$ROSTER\"");
+        let mut shell = home.run_as(home.user, Path::new("bash"));
+        shell.args(["-c", &format!("exec {line}")]).current_dir(&clone).env("TMPDIR", home.file("runtime"));
+        shell.env("ROSTER", binary_path()).env("ROSTER_THRIFT__TCP", "").env("ROSTER_REGISTER__LISTEN", "");
+        shell
+    };
+    let installed = five[0].strip_prefix("sudo apt install ").expect("packages first");
+    let makefile = fs::read_to_string(clone.join("Makefile")).expect("a Makefile");
+    let needed = installed.split(' ').filter(|name| name.starts_with("php") || *name == "zookeeper");
+    needed.for_each(|name| assert!(makefile.contains(&format!(" {name} ")), "`make deps` has no {name}"));
+    let mut running = Vec::new();
+    for line in &five[1..] {
+        if line.ends_with(" &") {
+            running.push(Process::start(shell(line).stdout(Stdio::null()).stderr(Stdio::null()), home.path()));
+        } else {
+            eventually(line, SOON, || {
+                let ended = Ended::of(&mut shell(line));
+                ensure(ended.code == Some(0), format!("{ended:?}"))
+            });
+        }
+    }
+    let shows = |words: &str| {
+        eventually(words, SOON, || {
+            let mut stream = TcpStream::connect(("127.0.0.1", page)).map_err(|error| error.to_string())?;
+            stream.write_all(b"GET / HTTP/1.0\r\n\r\n").map_err(|error| error.to_string())?;
+            let mut shown = String::new();
+            stream.read_to_string(&mut shown).map_err(|error| error.to_string())?;
+            ensure(shown.contains(words), shown)
+        });
+    };
+    shows("Hello from my own ZooKeeper, as it was 0 ms ago");
+    assert_eq!(Ended::of(&mut shell(change[0])).code, Some(0));
+    shows("Hello again, as it was 0 ms ago");
 }
