@@ -15,6 +15,7 @@ mod json;
 mod known;
 mod log;
 mod ls;
+mod man_pages;
 mod masters;
 mod registers;
 mod sample;
@@ -72,6 +73,8 @@ enum Command {
     Config(config::Configure),
     Completions(completions::Completions),
     #[command(hide = true)]
+    ManPages(man_pages::ManPages),
+    #[command(hide = true)]
     SampleMaster(sample::Sample),
     Version(version::Version),
 }
@@ -103,6 +106,7 @@ impl Cli {
             Command::Shared(shared) => shared.run(),
             Command::Config(config) => config.run(),
             Command::Completions(completions) => completions.run(),
+            Command::ManPages(pages) => pages.run(),
             Command::SampleMaster(sample) => sample.run(),
             Command::Version(version) => version.run(),
         }
