@@ -2,32 +2,36 @@
 
 # What the tests need from Debian: ZooKeeper (with a Java runtime), PHP with LMDB and Thrift's library, Thrift's compiler,
 # a clock that jumps, networks of their own, patches; and for the PHP package its test runner, a web server, and Composer.
-PACKAGES := zookeeper php-cli php-thrift thrift-compiler php8.2-dba phpunit php-fpm nginx-light composer faketime \
+PACKAGES := zookeeper php-cli php-thrift thrift-compiler php-dba phpunit php-fpm nginx-light composer faketime \
 	iproute2 iptables patch
 
 # What `make bench` compares with, beside those.
 BENCH_PACKAGES := redis-server
 NODE := benches/node/node_modules/.package-lock.json benches/node/gen-nodejs/zkDataService.js
 
-.PHONY: run deps test check gen explore fuzz bench bench-deps endurance endurance-mutants
+.PHONY: run deps test test-fresh deb check gen explore fuzz bench bench-deps endurance endurance-mutants
 
 run:
 	cargo run --release -- serve
 
 deps:
-	@command -v apt-get > /dev/null || { echo "make deps needs Debian's apt-get; install by hand: $(PACKAGES)" >&2; exit 1; }
-	@missing=""; for package in $(PACKAGES); do \
-		dpkg-query --show --showformat='$${db:Status-Status}' $$package 2> /dev/null | grep -qx installed || missing="$$missing $$package"; \
-	done; \
-	if [ -n "$$missing" ]; then \
-		[ "$$(id -u)" = 0 ] || sudo=sudo; \
-		$$sudo apt-get update && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends $$missing; \
-	fi
+	@tests/install-packages $(PACKAGES)
 
 # Most tests wait for something most of the time, so more of them run at once than there are cores.
 test: deps
 	RUST_TEST_THREADS=8 cargo test
 	ROSTER_BIN=$(CURDIR)/target/debug/roster php/tests/run
+
+# On bare Debian 12 and 13, in roots of their own; only for root. tests/fresh/run says what can be chosen.
+test-fresh:
+	tests/fresh/run
+
+# The package for Debian, in target/debian.
+deb: target/tools/bin/cargo-deb
+	contrib/debian/build
+
+target/tools/bin/cargo-deb:
+	cargo install cargo-deb --locked --version 3.8.0 --root target/tools
 
 # Also that the sidecars which are wrong on purpose can still be made.
 check: deps
