@@ -73,21 +73,23 @@ final class RosterTest extends TestCase
         return $text;
     }
 
-    /** @dataProvider ways */
-    public function testMoreThanARequestOrAReplyHoldsIsReadOverEachWay(Way $way): void
+    public function testMoreThanARequestOrAReplyHoldsIsReadOverEachWay(): void
     {
-        $names = array_map(static fn (int $number) => sprintf('%06d', $number) . str_repeat('x', 200), range(1, 12_000));
+        $name = static fn (int $number) => sprintf('%06d', $number) . str_repeat('x', 200);
+        $names = array_map($name, range(1, 12_000));
         $nodes = array_fill_keys(array_map(static fn (string $name) => "/many/$name", $names), '');
-        $large = array_fill_keys(array_map(static fn (int $number) => "/large/$number", range(1, 60)), 100_000);
-        $this->roster = new Roster($nodes + array_map(static fn (int $bytes) => str_repeat('y', $bytes), $large));
-        $client = $this->client($way, new Timeouts(readMs: 10_000, wholeMs: 60_000));
-        self::assertSame($names, $client->children('/many'));
-        self::assertNull($client->children('/none'));
-        $some = array_slice(array_keys($nodes), 0, 3_000);
-        $found = $client->getMany([...$some, '/none']);
-        self::assertSame($some, array_keys($found));
-        self::assertSame($found[$some[0]]->freshness, $found[$some[2_999]]->freshness);
-        self::assertCount(60, $client->getMany(array_keys($large)));
+        $large = array_map(static fn (int $number) => "/large/$number", range(1, 24));
+        $this->roster = new Roster($nodes + array_fill_keys($large, str_repeat('y', 100_000)));
+        foreach (Roster::hasShared() ? Way::cases() : [Way::Unix, Way::Tcp] as $way) {
+            $client = $this->client($way, new Timeouts(connectMs: 10_000, readMs: 10_000, wholeMs: 60_000));
+            self::assertSame($names, $client->children('/many'));
+            self::assertNull($client->children('/none'));
+            $some = array_slice(array_keys($nodes), 0, 3_000);
+            $found = $client->getMany([...$some, '/none']);
+            self::assertSame($some, array_keys($found));
+            self::assertSame($found[$some[0]]->freshness, $found[$some[2_999]]->freshness);
+            self::assertCount(24, $client->getMany($large));
+        }
     }
 
     public function testTheFileAnswersWithItsAgeWhenTheSidecarIsKilled(): void

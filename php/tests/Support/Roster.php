@@ -61,8 +61,9 @@ final class Roster
         $flags = array_merge(...array_map(static fn (string $setting) => ['--set', $setting], $settings));
         $command = [self::binary(), 'serve', '--config', "{$this->folder->path}/roster.toml", ...$flags];
         $this->process = new Process($command, "{$this->folder->path}/log");
-        Process::until(fn () => self::answers($this->socket, ''), 'the sidecar answers');
-        Process::until(fn () => !self::hasShared() || self::answers('', $this->shared), 'the shared file is written');
+        Process::until(fn () => self::answers($this->socket, ''), 'the sidecar answers', 60);
+        $isWritten = fn () => !self::hasShared() || self::answers('', $this->shared);
+        Process::until($isWritten, 'the shared file is written', 60);
     }
 
     /** A master that connects to it, as the tests of the sidecar have them; it offers `demo`, and more. */
