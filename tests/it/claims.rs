@@ -60,7 +60,7 @@ fn of_two_on_one_file_one_lives() {
 fn nobody_but_the_sidecars_user_can_take_what_it_has() {
     let roster = Roster::of_file("\"/a\" = \"one\"");
     for (name, mode) in [(".shared.mdb", 0o700), (".roster.sock.claim", 0o600), ("shared.mdb-lock", 0o660)] {
-        let metadata = roster.folder().join(name).metadata().expect("it is there");
+        let metadata = eventually(name, SOON, || roster.folder().join(name).metadata());
         assert_eq!(metadata.permissions().mode() & 0o777, mode, "{name}");
     }
 }

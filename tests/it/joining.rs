@@ -268,7 +268,8 @@ fn a_master_whose_id_or_address_is_too_long_is_left_out_and_what_its_id_takes_is
     assert_eq!(scene.has(1)[0].id.len(), 4_096);
     let log = scene.roster.log();
     assert!(log.contains("its id has more than 4096 bytes"), "{log}");
-    for number in 10..30 {
+    // The last of them is beyond the bound, after which nobody listens.
+    for number in 10..25 {
         tell("put", put(format!("{number}{}", "x".repeat(4_094)), "there".into()));
     }
     let upstream = || sources(&scene).into_iter().find(|source| source.name == "upstream").expect("an upstream");
