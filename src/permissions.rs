@@ -75,7 +75,7 @@ pub fn group<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
 /// Makes a folder, and those above it, that everybody may enter, whatever the process's mask says: what is put into it has
 /// permissions of its own.
 pub fn make_folder(path: &Path) -> io::Result<()> {
-    if path.is_dir() {
+    if path.is_dir() || path.as_os_str().is_empty() {
         return Ok(());
     }
     path.parent().map_or(Ok(()), make_folder)?;
@@ -96,5 +96,39 @@ fn name_of(user: u32) -> String {
     match User::from_uid(Uid::from_raw(user)) {
         Ok(Some(user)) => user.name,
         _ => format!("uid {user}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_has_a_name_or_a_number() {
+        #[derive(Deserialize)]
+        struct Of {
+            #[serde(deserialize_with = "group")]
+            group: String,
+        }
+        let read = |text| toml::from_str::<Of>(text).map(|of| of.group);
+        assert_eq!(read("group = 'www-data'"), Ok("www-data".into()));
+        assert_eq!((read("group = 33"), read("group = '33'")), (Ok("33".into()), Ok("33".into())));
+        assert!(read("group = -1").is_err() && read("group = []").is_err());
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let own = file.as_file().metadata().expect("a file").gid();
+        give_to(file.path(), &own.to_string()).expect("it is ours");
+        assert_eq!(give_to(file.path(), "no such group"), Err("there is no such group".into()));
+    }
+
+    #[test]
+    fn a_folder_is_made_with_those_above_it_and_stays_as_it_is() {
+        let above = tempfile::tempdir().expect("a folder");
+        let folder = above.path().join("one/two");
+        let mode = || folder.metadata().expect("a folder").mode() & 0o777;
+        make_folder(&folder).expect("made");
+        assert_eq!(mode(), 0o755);
+        Mode(0o700).set(&folder).expect("it is ours");
+        make_folder(&folder).expect("it is there");
+        assert_eq!(mode(), 0o700);
     }
 }

@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 
-use crate::harness::{Dialect, Roster, SOON, binary, ensure, eventually};
+use crate::harness::{Dialect, Roster, SOON, binary, binary_path, ensure, eventually, unconfigured};
 use crate::idl::TRosterSyncClient;
 use crate::readers::is_long;
 
@@ -63,4 +63,15 @@ fn nobody_but_the_sidecars_user_can_take_what_it_has() {
         let metadata = eventually(name, SOON, || roster.folder().join(name).metadata());
         assert_eq!(metadata.permissions().mode() & 0o777, mode, "{name}");
     }
+}
+
+#[test]
+fn the_folder_that_is_made_for_the_socket_is_open_whatever_the_mask() {
+    let mut roster = Roster::prepare_file("made/roster.sock", "\"/a\" = \"one\"");
+    let mut shell = unconfigured(Command::new("sh"));
+    shell.args(["-c", "umask 077; exec \"$0\" \"$@\""]).arg(binary_path());
+    let mut serve = roster.serve(shell);
+    roster.run_as(&mut serve);
+    let mode = |name: &str| roster.folder().join(name).metadata().expect("it is there").permissions().mode() & 0o777;
+    assert_eq!((mode("made"), mode("made/roster.sock")), (0o755, 0o660));
 }

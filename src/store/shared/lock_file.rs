@@ -226,3 +226,62 @@ fn named(process: i32) -> String {
         _ => "a process of another container".into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(path: &Path, at: u64, bytes: &[u8]) {
+        let file = File::options().write(true).open(path).expect("a file");
+        file.write_all_at(bytes, at).expect("written");
+    }
+
+    /// A lock file as LMDB makes it, and the folder that it is in.
+    fn made() -> (tempfile::TempDir, std::path::PathBuf) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let data = folder.path().join("data");
+        drop(super::super::Env::writer(&data, &super::super::Config::default()).expect("a file"));
+        (folder, data.with_file_name("data-lock"))
+    }
+
+    #[test]
+    fn what_readers_say_counts_within_bounds_alone() {
+        let (_folder, path) = made();
+        let lock = LockFile::open(&path, &path).expect("it is in order");
+        for (slot, transaction) in [7_u64, 4, u64::MAX, 2_000].into_iter().enumerate() {
+            put(&path, (HEADER + slot * SLOT) as u64, &transaction.to_ne_bytes());
+            put(&path, (HEADER + slot * SLOT + SLOT_PROCESS) as u64, &1_i32.to_ne_bytes());
+        }
+        put(&path, COUNT, &4_u32.to_ne_bytes());
+        let oldest = |among| lock.oldest(among).expect("read").map(|pin| pin.transaction);
+        assert_eq!((oldest(5..=1_000), oldest(1..=1_000), oldest(8..=1_000)), (Some(7), Some(4), None));
+        put(&path, COUNT, &u32::MAX.to_ne_bytes());
+        assert_eq!(oldest(5..=1_000), Some(7));
+    }
+
+    #[test]
+    fn what_stays_out_of_order_is_told_and_what_passes_is_not() {
+        let (_folder, path) = made();
+        let mut lock = LockFile::open(&path, &path).expect("it is in order");
+        let start = Instant::now();
+        put(&path, MUTEX as u64, &1_u32.to_ne_bytes());
+        assert_eq!(lock.tend(start), None, "every reader holds it for a moment");
+        put(&path, MUTEX as u64, &0_u32.to_ne_bytes());
+        assert_eq!(lock.tend(start + PATIENCE), None);
+        put(&path, MUTEX as u64, &1_u32.to_ne_bytes());
+        lock.tend(start);
+        assert!(lock.tend(start + PATIENCE).is_some_and(|why| why.contains("holds the mutex")));
+    }
+
+    #[test]
+    fn a_lock_file_that_is_not_like_the_model_is_not_taken() {
+        let (_folder, model) = made();
+        let (_other, path) = made();
+        assert!(LockFile::open(&path, &model).is_ok());
+        put(&path, 0, &[0xff; 8]);
+        assert!(LockFile::open(&path, &model).is_err());
+        let (_third, path) = made();
+        File::options().write(true).open(&path).and_then(|file| file.set_len(1 << 20)).expect("larger");
+        assert!(LockFile::open(&path, &model).is_err());
+    }
+}
