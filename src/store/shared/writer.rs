@@ -1,6 +1,8 @@
 //! The writer: follows the store, and writes what has gathered as one transaction.
 
 use std::borrow::Borrow;
+mod upkeep;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -16,9 +18,8 @@ use super::draft::Draft;
 use super::entry::{self, Report};
 use super::kept::Kept;
 use super::mapped::{Left, Mapped, Room};
-use super::place::{Beginning, Mark, Place};
-use super::{Contents, Env, SharedError};
-use crate::allocator;
+use super::place::{Mark, Place};
+use super::{Contents, Env};
 use crate::metrics::Metrics;
 use crate::model::{Node, NodePath, Revision};
 use crate::store::{Directory, Feed, Snapshot, Store};
@@ -35,7 +36,7 @@ const GAP: Duration = Duration::from_millis(5);
 const LONG: Duration = Duration::from_millis(2);
 const REST: Duration = Duration::from_millis(250);
 
-/// How often it is tried again to write masters for whom there was no room, and to replace a file.
+/// How often it is tried again to write masters for whom there was no room.
 const RETRY: Duration = Duration::from_secs(10);
 
 /// After a transaction of so many entries the file is unmapped, and mapped anew by the next one: LMDB keeps the memory of
@@ -156,122 +157,6 @@ impl Writer {
             of_masters: here.map_or(0, |here| here.of_masters.iter().map(|(key, value)| entry::room(key, value)).sum()),
             report: None,
             standing: None,
-        }
-    }
-
-    /// Sees to it that the file is there and in order, at each heartbeat also what its readers write. Whether there is
-    /// room for a transaction; or why the file cannot be written.
-    pub(super) fn make_ready(&mut self, is_beat: bool, now: Instant) -> Result<Room, String> {
-        let failed = |error: SharedError| error.to_string();
-        if self.mapped.is_none() {
-            self.begin().map_err(failed)?;
-        }
-        if is_beat && self.place.marks() != self.marks {
-            self.put_again().map_err(failed)?;
-        }
-        let Some(mapped) = &mut self.mapped else { return Err("it is not there".into()) };
-        if mapped.env.is_none() {
-            let again = self.place.map().map_err(failed)?;
-            mapped.map_again(again).map_err(|error| error.to_string())?;
-        }
-        if is_beat {
-            self.fault = mapped.readers.tend(now).map(|fault| format!("of its lock file: {fault}"));
-            if let Some(fault) = self.fault.take() {
-                self.fault = self.replace(&fault, now).err();
-            }
-        }
-        let max = self.place.config.max_pinned;
-        match self.mapped.as_mut().map(|mapped| mapped.room(max, now)) {
-            Some(Ok(Room::Pinned(who))) => {
-                let why = format!("{who} keeps an old state of it, and more than {max} with it");
-                Ok(self.replace(&why, now).map_or_else(Room::Pinned, |()| Room::Enough))
-            }
-            Some(Ok(room)) => Ok(room),
-            Some(Err(error)) => Err(error.to_string()),
-            None => Ok(Room::Enough),
-        }
-    }
-
-    fn begin(&mut self) -> Result<(), SharedError> {
-        let mapped = match &self.origin {
-            Origin::Nothing => self.place.put(Beginning::Nothing)?,
-            Origin::Here => self.place.adopt()?,
-            Origin::Copy(from) => self.place.put(Beginning::Copy(from))?,
-        };
-        self.take(mapped);
-        Ok(())
-    }
-
-    fn take(&mut self, mapped: Mapped) -> Option<Mapped> {
-        (self.origin, self.marks) = (Origin::Here, self.place.marks());
-        self.mapped.replace(mapped)
-    }
-
-    /// Another file takes its place, with the same state; or why not.
-    fn replace(&mut self, why: &str, now: Instant) -> Result<(), String> {
-        let wait = self.left.as_ref().map_or(Ok(()), |left| left.empty(now));
-        let wait = wait.err().or_else(|| Some((self.failed? + RETRY).saturating_duration_since(now)));
-        if let Some(wait) = wait.filter(|wait| !wait.is_zero()) {
-            return Err(format!("{why}; it is replaced in {} s", wait.as_secs() + 1));
-        }
-        let result = self
-            .env()
-            .map_err(|error| error.to_string())
-            .and_then(|env| self.place.put(Beginning::State(&env)).map_err(|error| error.to_string()));
-        match result {
-            Ok(fresh) => {
-                tracing::warn!(path = %self.place.path.display(), why, "replaced the shared file");
-                self.failed = None;
-                self.left = self.take(fresh).map(|old| self.say_farewell(old));
-                Ok(())
-            }
-            Err(error) => {
-                self.failed = Some(now);
-                Err(format!("{why}; it cannot be replaced: {error}"))
-            }
-        }
-    }
-
-    /// Has those who still read the old file look for the new one.
-    fn say_farewell(&self, old: Mapped) -> Left {
-        let written = old.env.as_ref().map(|env| {
-            let mut draft = Draft::begin(env, self.sum, self.of_masters)?;
-            draft.farewell()?;
-            draft.commit()
-        });
-        if let Some(Err(error)) = written {
-            tracing::debug!(%error, "cannot say in the old shared file that it was replaced");
-        }
-        let _ = old.publish();
-        old.leave()
-    }
-
-    /// Makes the file anew if it was deleted, or its lock file: another one of those would know nothing of the readers.
-    fn put_again(&mut self) -> Result<(), SharedError> {
-        if !self.place.is_there() {
-            self.place = Place::claim(self.place.path.clone(), self.place.config.clone())?;
-        }
-        match self.env() {
-            Ok(env) => drop(self.take(self.place.put(Beginning::State(&env))?)),
-            Err(_) => {
-                (self.nodes, self.directory, self.kept, self.sum) =
-                    (OrdMap::new(), Directory::default(), Kept::nothing(), 0);
-                (self.of_masters, self.report, self.standing) = (0, None, None);
-                drop(self.take(self.place.put(Beginning::Nothing)?));
-            }
-        }
-        tracing::warn!(path = %self.place.path.display(), "the shared file was deleted; made it anew");
-        Ok(())
-    }
-
-    /// Returns the memory that LMDB keeps.
-    fn unmap(&mut self) {
-        let Some(mapped) = &mut self.mapped else { return };
-        // Where it is just being copied, it waits for the next large transaction.
-        if mapped.env.as_ref().is_some_and(|env| Arc::strong_count(env) == 1) {
-            mapped.env = None;
-            // Else it keeps what lies between the pages that LMDB had.
-            allocator::trim();
         }
     }
 
