@@ -51,7 +51,7 @@ impl Drop for Php {
 
 /// All values that a call gives, or the class and the message of its error.
 fn called(scene: &Scene, service: &str, method: &str, arguments: &Json) -> Result<Vec<Json>, (String, String)> {
-    let options = CallOptions::new(None, None, None, None, None, None, true, None);
+    let options = CallOptions::new(60_000, None, None, None, None, None, true, None);
     let result = scene.roster.client().call(service.into(), method.into(), arguments.to_string().into(), options);
     match result {
         Ok(result) => Ok(result.values.iter().map(|value| serde_json::from_slice(value).expect("JSON")).collect()),
@@ -217,7 +217,7 @@ fn large_results_arrive_where_the_settings_allow_them() {
     let service = Service::new("rust").method("nils", |(count,): (usize,)| async move { Ok(vec![None::<u8>; count]) });
     with_master(service, &[small.port], |_| {
         offers(&small, &["control", "demo", "rust"]);
-        assert_eq!(gives(&small, "rust", "nils", json!([900_000])).len(), 1);
+        assert_eq!(gives(&small, "rust", "nils", json!([200_000])).len(), 1);
     });
 }
 

@@ -149,7 +149,8 @@ class Demo
     /** A stream of what `$next` gives, as fast as it is taken, as those of React that read files. */
     private function fill(callable $next)
     {
-        return $this->soon($write = function ($stream) use (&$write, $next) {
+        $waits = false;
+        $write = function ($stream) use (&$write, &$waits, $next) {
             if (!$stream->isWritable()) {
                 return;
             }
@@ -159,20 +160,23 @@ class Demo
             } elseif ($stream->write($value)) {
                 Loop::futureTick(fn () => $write($stream));
             } else {
-                $stream->waits = true;
+                $waits = true;
             }
-        }, fn ($stream) => $stream->on('drain', function () use (&$write, $stream) {
-            if ($stream->waits) {
-                $stream->waits = false;
-                $write($stream);
-            }
-        }));
+        };
+        return $this->soon(function ($stream) use (&$write, &$waits) {
+            $stream->on('drain', function () use (&$write, &$waits, $stream) {
+                if ($waits) {
+                    $waits = false;
+                    $write($stream);
+                }
+            });
+            $write($stream);
+        });
     }
 
-    private function soon(callable $then, ?callable $first = null)
+    private function soon(callable $then)
     {
-        $stream = new class extends ThroughStream { public bool $waits = false; };
-        $first && $first($stream);
+        $stream = new ThroughStream();
         Loop::futureTick(fn () => $then($stream));
         return $stream;
     }

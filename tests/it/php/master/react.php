@@ -87,7 +87,7 @@ namespace React\Stream {
     {
     }
 
-    class ThroughStream implements DuplexStreamInterface
+    final class ThroughStream implements DuplexStreamInterface
     {
         use Emits;
 
@@ -144,7 +144,7 @@ namespace React\Stream {
         }
     }
 
-    class CompositeStream implements DuplexStreamInterface
+    final class CompositeStream implements DuplexStreamInterface
     {
         use Emits;
 
