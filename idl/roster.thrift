@@ -132,7 +132,7 @@ struct WatchReply {
 
 /** A service, as one master offers it. */
 struct Service {
-  /** Without a version. */
+  /** Without a version; what is no version is a part of it (`mail@work`). */
   1: required string name
   /** Of `name@version` or of the metadata; 0.0.0 where none is told. */
   2: required string version
@@ -543,7 +543,7 @@ service Roster {
   MastersWatchReply watchMasters(1: i64 since, 2: i32 timeoutMs, 3: i32 limit)
     throws (1: NotReady notReady, 2: InvalidRequest invalid, 3: AccessDenied denied)
 
-  /** Calls a method of a service, on one of the masters that offer it. */
+  /** Calls a method of a service, on one of the masters that offer it; `name@1.2.0` is the name in just that version. */
   CallResult call(1: string serviceName, 2: string method, 3: binary callArguments, 4: CallOptions options)
     throws (1: NoMaster noMaster, 2: CallFailed failed, 3: CallTimedOut timedOut, 4: Overloaded overloaded,
             5: InvalidRequest invalid, 6: AccessDenied denied)

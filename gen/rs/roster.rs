@@ -1356,7 +1356,7 @@ impl TSerializable for WatchReply {
 /// A service, as one master offers it.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Service {
-  /// Without a version.
+  /// Without a version; what is no version is a part of it (`mail@work`).
   pub name: String,
   /// Of `name@version` or of the metadata; 0.0.0 where none is told.
   pub version: String,
@@ -4733,7 +4733,7 @@ pub trait TRosterSyncClient {
   fn instances_page(&mut self, filter: Filter) -> thrift::Result<InstancesReply>;
   /// As `watch`, for masters.
   fn watch_masters(&mut self, since: i64, timeout_ms: i32, limit: i32) -> thrift::Result<MastersWatchReply>;
-  /// Calls a method of a service, on one of the masters that offer it.
+  /// Calls a method of a service, on one of the masters that offer it; `name@1.2.0` is the name in just that version.
   fn call(&mut self, service_name: String, method: String, call_arguments: Vec<u8>, options: CallOptions) -> thrift::Result<CallResult>;
   /// The same, on one master.
   fn call_on(&mut self, master_id: String, service_name: String, method: String, call_arguments: Vec<u8>, options: CallOptions) -> thrift::Result<CallResult>;
@@ -5475,7 +5475,7 @@ pub trait RosterSyncHandler {
   fn handle_instances_page(&self, filter: Filter) -> thrift::Result<InstancesReply>;
   /// As `watch`, for masters.
   fn handle_watch_masters(&self, since: i64, timeout_ms: i32, limit: i32) -> thrift::Result<MastersWatchReply>;
-  /// Calls a method of a service, on one of the masters that offer it.
+  /// Calls a method of a service, on one of the masters that offer it; `name@1.2.0` is the name in just that version.
   fn handle_call(&self, service_name: String, method: String, call_arguments: Vec<u8>, options: CallOptions) -> thrift::Result<CallResult>;
   /// The same, on one master.
   fn handle_call_on(&self, master_id: String, service_name: String, method: String, call_arguments: Vec<u8>, options: CallOptions) -> thrift::Result<CallResult>;

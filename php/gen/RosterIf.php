@@ -170,7 +170,7 @@ interface RosterIf
      */
     public function watchMasters($since, $timeoutMs, $limit);
     /**
-     * Calls a method of a service, on one of the masters that offer it.
+     * Calls a method of a service, on one of the masters that offer it; `name@1.2.0` is the name in just that version.
      * 
      * @param string $serviceName
      * @param string $method

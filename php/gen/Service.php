@@ -42,7 +42,7 @@ class Service
     );
 
     /**
-     * Without a version.
+     * Without a version; what is no version is a part of it (`mail@work`).
      * 
      * @var string
      */

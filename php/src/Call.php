@@ -10,6 +10,7 @@ use Roster\Wire\MessagePack;
 /** One call of a method, for `Client::callMany`. */
 final class Call
 {
+    public readonly string $service;
     /** As MessagePack; empty where there are none. */
     public readonly string $arguments;
 
@@ -24,7 +25,7 @@ final class Call
      * @throws InvalidRequest if the arguments cannot be sent: resources, closures, what is nested without end
      */
     public function __construct(
-        public readonly string $service,
+        string|int $service,
         public readonly string $method,
         array $args = [],
         public readonly int $timeoutMs = 5_000,
@@ -35,6 +36,7 @@ final class Call
         public readonly ?string $key = null,
         public readonly bool $allValues = false,
     ) {
+        $this->service = (string) $service;
         try {
             $this->arguments = $args === [] ? '' : MessagePack::pack($args);
         } catch (\InvalidArgumentException $error) {

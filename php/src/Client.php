@@ -126,36 +126,41 @@ final class Client
      *
      * @return list<Instance> the newest version first; empty if nobody does
      */
-    public function instances(string $service, ?int $maxAge = null): array
+    public function instances(string|int $service, ?int $maxAge = null): array
     {
-        return $this->read('instances', $service, $maxAge);
+        return $this->read('instances', (string) $service, $maxAge);
     }
 
     /** A master by its id; null if it is not there. */
-    public function master(string $id, ?int $maxAge = null): ?Master
+    public function master(string|int $id, ?int $maxAge = null): ?Master
     {
-        return $this->read('master', $id, $maxAge);
+        return $this->read('master', (string) $id, $maxAge);
     }
 
     /**
      * The masters that are there, as the sidecar tells them: PHP cannot list a part of the shared file.
      *
-     * @param ?string $service only those that offer it
+     * @param string|int|null $service only those that offer it
      * @return list<Master> in the order of their ids
      */
-    public function masters(?string $service = null, ?int $maxAge = null): array
+    public function masters(string|int|null $service = null, ?int $maxAge = null): array
     {
         self::checkAge($maxAge);
         $maxAge ??= $this->maxAge;
         return $this->consult(
-            static fn (Endpoint $way, Deadline $deadline) => $way->masters($service, $maxAge, $deadline),
+            static fn (Endpoint $way, Deadline $deadline) => $way->masters(
+                $service === null ? null : (string) $service,
+                $maxAge,
+                $deadline,
+            ),
         );
     }
 
     /**
      * The services that are offered, as the sidecar tells them.
      *
-     * @return array<string, array<string, int>> by name and version, the newest first: how many masters offer it
+     * @return array<array<string, int>> by name and version, the newest first: how many masters offer it. PHP makes the
+     *     key of a name such as `7` an int; every method takes it as it is
      */
     public function services(?int $maxAge = null): array
     {
@@ -188,7 +193,7 @@ final class Client
      * @throws Exception\Overloaded if too many calls are under way
      */
     public function call(
-        string $service,
+        string|int $service,
         string $method,
         array $args = [],
         int $timeoutMs = 5_000,
@@ -221,8 +226,8 @@ final class Client
      * @throws Exception\NoMaster if it is not there, or does not offer the service
      */
     public function callOn(
-        string $master,
-        string $service,
+        string|int $master,
+        string|int $service,
         string $method,
         array $args = [],
         int $timeoutMs = 5_000,
@@ -237,7 +242,7 @@ final class Client
             idempotent: $idempotent,
             allValues: $allValues,
         );
-        return $this->ways()->consult(static fn (Endpoint $way) => $way->callOn($master, $call));
+        return $this->ways()->consult(static fn (Endpoint $way) => $way->callOn((string) $master, $call));
     }
 
     /**
@@ -249,11 +254,11 @@ final class Client
      *
      * @param array<mixed> $args
      * @param int $timeoutMs how long all values may take together
-     * @param ?string $master the id of the only one that will do; null: any that offers the service
+     * @param string|int|null $master the id of the only one that will do; null: any that offers the service
      * @return \Generator<int, mixed>
      */
     public function stream(
-        string $service,
+        string|int $service,
         string $method,
         array $args = [],
         int $timeoutMs = 5_000,
@@ -262,10 +267,10 @@ final class Client
         ?string $version = null,
         Balance $balance = Balance::LeastOutstanding,
         ?string $key = null,
-        ?string $master = null,
+        string|int|null $master = null,
     ): \Generator {
         $call = new Call($service, $method, $args, $timeoutMs, $retries, $idempotent, $version, $balance, $key);
-        return $this->ways()->stream($call, $master ?? '');
+        return $this->ways()->stream($call, (string) $master);
     }
 
     /**
@@ -277,7 +282,7 @@ final class Client
      * @throws Exception\NoMaster if nobody offers the service
      */
     public function callAll(
-        string $service,
+        string|int $service,
         string $method,
         array $args = [],
         int $timeoutMs = 5_000,

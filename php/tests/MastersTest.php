@@ -75,6 +75,19 @@ final class MastersTest extends TestCase
         self::assertSame(Way::Unix, $this->client->freshness()->from);
     }
 
+    public function testANameLikeANumberIsAName(): void
+    {
+        $master = $this->roster->master('7');
+        Process::until(fn () => count($this->instances('7')) === 1, 'it is offered', 30);
+        foreach ($this->client->services() as $name => $versions) {
+            self::assertSame(array_sum($versions), count($this->client->instances($name)));
+            self::assertNotSame([], $this->client->masters($name));
+        }
+        self::assertSame('7', $this->client->instances(7)[0]->service->name);
+        self::assertSame(['a'], $this->client->call(7, 'echo', ['a'])->value);
+        self::assertSame('7', (new Call(7, 'echo'))->service);
+    }
+
     public function testACallOnAMasterIsAnsweredByItAlone(): void
     {
         foreach ($this->client->masters('demo') as $master) {

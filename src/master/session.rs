@@ -93,7 +93,10 @@ impl Session {
         match message {
             Message::List { uuid } => self.list(uuid),
             Message::Callback { uuid, serialized } if is_within(SERVICES, &serialized) => self.list(uuid),
-            Message::Callback { uuid, .. } => end(&self.handle, uuid, Err(MethodError::new("callback not allowed"))),
+            Message::Callback { uuid, .. } => {
+                let refused = MethodError::new("callback not allowed").class("RuntimeException");
+                end(&self.handle, uuid, Err(refused));
+            }
             Message::Call { uuid, service, method, arguments } => self.call(uuid, &service, &method, arguments),
             Message::Close { uuid } => {
                 if let Some(call) = self.running.get(&uuid) {

@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 use std::io;
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -49,14 +50,13 @@ impl Master {
 impl Service {
     /// The name without a version.
     pub fn base_name(&self) -> &str {
-        self.name.split_once('@').map_or(self.name.as_str(), |(name, _)| name)
+        split_name(&self.name).0
     }
 
     /// The version: of `name@version`, or of the metadata; 0.0.0 where none is told, or none that can be compared.
     pub fn version(&self) -> Version {
-        let named = self.name.split_once('@').map(|(_, version)| version);
-        let told = named.map(str::to_owned).or_else(|| self.metadatum("version").and_then(plain));
-        told.as_deref().and_then(lenient).unwrap_or(Version::new(0, 0, 0))
+        let told = || self.metadatum("version").and_then(plain).as_deref().and_then(lenient);
+        split_name(&self.name).1.or_else(told).unwrap_or(Version::new(0, 0, 0))
     }
 
     fn packed_bytes(&self) -> usize {
@@ -127,6 +127,15 @@ fn plain(value: &Value) -> Option<String> {
     }
 }
 
+/// The name of a service, and the version that is in it: `mail@1.2`. What is no version is a part of the name: `mail@work`.
+pub fn split_name(name: &str) -> (&str, Option<Version>) {
+    let split = name.rsplit_once('@').filter(|(base, _)| !base.is_empty());
+    match split.map(|(base, version)| (base, lenient(version))) {
+        Some((base, Some(version))) => (base, Some(version)),
+        _ => (name, None),
+    }
+}
+
 /// A version with parts left out: `1` is `1.0.0`, `v2.3` is `2.3.0`.
 fn lenient(text: &str) -> Option<Version> {
     let text = text.trim().trim_start_matches('v');
@@ -147,6 +156,8 @@ pub struct Call {
     pub method: String,
     /// A list, or a map by parameter name.
     pub arguments: Value,
+    /// Until when its caller waits; none: nobody says.
+    pub until: Option<Instant>,
 }
 
 /// What a master answers to a call, one after the other; the last one is no `Value`.
@@ -262,6 +273,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_version_is_a_part_of_the_name() {
+        for (name, base, version) in [
+            ("mail@1.0.0", "mail", Some("1.0.0")),
+            ("mail@work", "mail@work", None),
+            ("mail@work@v2", "mail@work", Some("2.0.0")),
+            ("mail@", "mail@", None),
+            ("@1.0.0", "@1.0.0", None),
+            ("7", "7", None),
+        ] {
+            let (found, of) = split_name(name);
+            assert_eq!((found, of.map(|of| of.to_string()).as_deref()), (base, version), "{name}");
+        }
+    }
+
+    #[test]
     fn a_version_stands_in_the_name_or_in_the_metadata() {
         let version = |name: &str, metadata: Option<&str>| {
             let metadata = metadata.map_or(Value::Array(vec![]), |v| Value::Map(vec![("version".into(), v.into())]));
@@ -278,6 +304,7 @@ mod tests {
                 .to_string()
         };
         assert_eq!([2.into(), 1.5.into(), 2.0.into()].map(number), ["2.0.0", "1.5.0", "2.0.0"]);
+        assert_eq!(version("mail@work", Some("1.2")), "1.2.0");
         assert_eq!(version("mail", None), "0.0.0");
     }
 }

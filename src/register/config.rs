@@ -12,7 +12,7 @@ use super::token_file;
 use crate::net::tls::{self, TlsError};
 use crate::permissions::Mode;
 use crate::secret::warn_if_open;
-use crate::tunnel::{Bounds, Settings};
+use crate::tunnel::{Bounds, OnSilence, Settings};
 
 /// `[register]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -57,6 +57,8 @@ pub struct Config {
     /// and has so long to answer, or it is gone. In the middle of that it is asked once more.
     #[serde(with = "humantime_serde")]
     pub pong_timeout: Duration,
+    /// What becomes of a master that does not answer in time.
+    pub on_silence: OnSilence,
     /// Masters connect by TLS, and by nothing else.
     pub tls: Option<Tls>,
 }
@@ -91,6 +93,7 @@ impl Default for Config {
             max_calls_per_master: 1_024,
             ping_interval: Duration::from_secs(20),
             pong_timeout: Duration::from_secs(3),
+            on_silence: OnSilence::Wait,
             tls: None,
         }
     }
@@ -132,7 +135,7 @@ impl Config {
 
     pub(super) fn settings(&self) -> Settings {
         let (ping_interval, pong_timeout) = (self.ping_interval, self.pong_timeout);
-        let queue_bytes = self.max_queue.as_u64() as usize;
-        Settings { bounds: self.bounds(), queue_bytes, ping_interval, pong_timeout, ..Settings::default() }
+        let (queue_bytes, on_silence) = (self.max_queue.as_u64() as usize, self.on_silence);
+        Settings { bounds: self.bounds(), queue_bytes, ping_interval, pong_timeout, on_silence, ..Settings::default() }
     }
 }

@@ -39,6 +39,8 @@ struct State {
 #[derive(Debug)]
 struct Place {
     since: Instant,
+    /// Whether a wrong token was shown from it.
+    yields_first: bool,
     evicted: CancellationToken,
 }
 
@@ -68,7 +70,7 @@ impl Handshakes {
         state.next_number += 1;
         state.count += 1;
         let number = state.next_number;
-        let place = Place { since: Instant::now(), evicted: evicted.clone() };
+        let place = Place { since: Instant::now(), yields_first: false, evicted: evicted.clone() };
         state.by_user.entry(user).or_default().insert(number, place);
         PendingConnection { handshakes: self.clone(), user, number, evicted }
     }
@@ -93,7 +95,7 @@ impl Handshakes {
 impl State {
     fn make_room(&mut self, max: usize) {
         while self.count > max / 2
-            && let Some((user, number)) = self.oldest_of_greatest_user(self.count >= max)
+            && let Some((user, number)) = self.first_of_greatest_user(self.count >= max)
         {
             if let Some(place) = self.remove(user, number) {
                 place.evicted.cancel();
@@ -101,12 +103,14 @@ impl State {
         }
     }
 
-    /// The oldest connection of the user who has the most; if it took too long, where not just `any` will do.
-    fn oldest_of_greatest_user(&self, any: bool) -> Option<(User, u64)> {
+    /// Of the user who has the most connections, one that showed a wrong token, else the oldest; if it took too long,
+    /// where not just `any` will do.
+    fn first_of_greatest_user(&self, any: bool) -> Option<(User, u64)> {
         let oldest = |places: &BTreeMap<u64, Place>| places.first_key_value().map(|(number, _)| *number);
         let rank = |places| (BTreeMap::len(places), std::cmp::Reverse(oldest(places)));
         let (user, places) = self.by_user.iter().max_by_key(|(_, places)| rank(places))?;
-        let (number, place) = places.first_key_value()?;
+        let yielding = places.iter().find(|(_, place)| place.yields_first);
+        let (number, place) = yielding.or_else(|| places.first_key_value())?;
         (any || place.since.elapsed() > HURRIED_TIMEOUT).then_some((*user, *number))
     }
 
@@ -122,6 +126,15 @@ impl State {
 }
 
 impl PendingConnection {
+    /// Where places are short, this one goes before those of its user from which no wrong token was shown.
+    pub(super) fn yield_first(&self) {
+        let mut state = self.handshakes.state();
+        let places = state.by_user.get_mut(&self.user);
+        if let Some(place) = places.and_then(|places| places.get_mut(&self.number)) {
+            place.yields_first = true;
+        }
+    }
+
     /// Waits until the place is given to another connection.
     pub(super) fn evicted(&self) -> WaitForCancellationFuture<'_> {
         self.evicted.cancelled()
@@ -158,6 +171,16 @@ mod tests {
         assert_eq!(evicted(&silent), (0..10).collect::<Vec<_>>());
         drop((silent, master, _second));
         assert!(handshakes.state().by_user.is_empty() && handshakes.state().count == 0);
+    }
+
+    #[test]
+    fn who_showed_a_wrong_token_goes_before_others_of_its_user() {
+        let handshakes = Handshakes::new(4, Arc::default());
+        let begin = || handshakes.begin(User::Uid(33));
+        let pending: Vec<_> = (0..4).map(|_| begin()).collect();
+        pending[2].yield_first();
+        let _next = [begin(), begin()];
+        assert_eq!(evicted(&pending), [0, 2], "the oldest after it");
     }
 
     #[test]

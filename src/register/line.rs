@@ -21,11 +21,12 @@ pub(super) struct MasterLine {
 impl Line for MasterLine {
     fn call(&self, call: Call) -> Result<Answers, Refused> {
         let one_more = self.under_way.one_more(self.max_calls).ok_or(Refused::Overloaded)?;
+        let held = (one_more, call.until.map(|until| self.handle.wait_until(until)));
         if self.native {
-            return answers(self.open(call), &[REFUSED], Ok, one_more);
+            return answers(self.open(call), &[REFUSED], Ok, held);
         }
         let secrets = self.secrets.load_full();
-        answers(self.open(call), &[], move |packed| secrets.closures.unpack(&packed), one_more)
+        answers(self.open(call), &[], move |packed| secrets.closures.unpack(&packed), held)
     }
 
     fn send(&self, command: &Command) -> Result<(), Refused> {
@@ -47,7 +48,7 @@ impl Line for MasterLine {
 
 impl MasterLine {
     fn open(&self, call: Call) -> Result<Stream, CallError> {
-        let Call { service, method, arguments } = call;
+        let Call { service, method, arguments, .. } = call;
         if self.native {
             return Ok(self.handle.open(|uuid| Message::Call { uuid, service, method, arguments })?);
         }

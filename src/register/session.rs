@@ -15,16 +15,21 @@ use super::secrets::{Admitted, EXAMPLE_TOKEN};
 use super::subscriber::Subscriber;
 use crate::model::{Change, Master, Service};
 use crate::net::{self, Peer};
-use crate::tunnel::{Bounds, Conversation, Ended, Handle, Incoming, Message, UnderWay, Wire, WireError, Wrong};
+use crate::tunnel::{Bounds, Conversation, Ended, Handle, Incoming, Message, Token, UnderWay, Wire, WireError, Wrong};
 
 /// How long a wrong token is left waiting for its refusal: who guesses is slowed down.
 const AUTH_FAILURE_DELAY: Duration = Duration::from_secs(1);
+
+/// How many messages are heard of a connection that has not authenticated.
+const MAX_MESSAGES: usize = 64;
 
 /// Serves one connection until it ends.
 pub(super) async fn serve(stream: net::Stream, peer: Peer, pending: PendingConnection, hall: Arc<Hall>) {
     let stop = hall.tasks.stop_signal();
     let authenticated = tokio::select! {
-        authenticated = handshake(stream, &peer, &hall) => authenticated,
+        // Who has shown its token by now needs no place.
+        biased;
+        authenticated = handshake(stream, &peer, &pending, &hall) => authenticated,
         () = pending.evicted() => {
             hall.handshakes.refused(&peer, "it showed no token, and others wanted its place");
             None
@@ -59,14 +64,19 @@ struct Auth {
 }
 
 /// Gives a connection the time to show a token. Until it says something it takes no room but a place.
-async fn handshake(stream: net::Stream, peer: &Peer, hall: &Hall) -> Option<(Wire<net::Stream>, Auth)> {
+async fn handshake(
+    stream: net::Stream,
+    peer: &Peer,
+    pending: &PendingConnection,
+    hall: &Hall,
+) -> Option<(Wire<net::Stream>, Auth)> {
     let until = Instant::now() + hall.config.auth_timeout;
     timeout_at(until, stream.readable()).await.ok()?.ok()?;
     stream.keep_alive();
     Box::pin(async {
         let stream = accept_tls(stream, peer, until, hall).await?;
         let mut wire = Wire::new(stream, Bounds::STRANGER);
-        let auth = authenticate(&mut wire, peer, until, hall).await?;
+        let auth = timeout_at(until, authenticate(&mut wire, peer, pending, hall)).await.ok()??;
         Some((wire, auth))
     })
     .await
@@ -85,35 +95,62 @@ async fn accept_tls(stream: net::Stream, peer: &Peer, until: Instant, hall: &Hal
     }
 }
 
-/// Reads the first message, which must show a token.
-async fn authenticate(wire: &mut Wire<net::Stream>, peer: &Peer, until: Instant, hall: &Hall) -> Option<Auth> {
-    let first = timeout_at(until, wire.receive()).await.ok()?;
-    if let Err(WireError::Wrong(Wrong::Tls)) = first {
-        hall.handshakes.refused(peer, "it speaks TLS, and there is no [register.tls]");
+/// Reads messages until one shows a token of ours. As before the PHP package's register, a master may ask for a sign of
+/// life, and may try several tokens; whatever else it says is refused.
+async fn authenticate(
+    wire: &mut Wire<net::Stream>,
+    peer: &Peer,
+    pending: &PendingConnection,
+    hall: &Hall,
+) -> Option<Auth> {
+    for _ in 0..MAX_MESSAGES {
+        let message = match wire.receive().await {
+            Ok(message) => message,
+            Err(error) => {
+                if let WireError::Wrong(Wrong::Tls) = error {
+                    hall.handshakes.refused(peer, "it speaks TLS, and there is no [register.tls]");
+                }
+                return None;
+            }
+        };
+        let admitted = match message {
+            Message::Auth { token, native, id } => admit(&token, native, id, peer, hall),
+            other => {
+                wire.send(before_authentication(other)).await.ok()?;
+                continue;
+            }
+        };
+        let why = match admitted {
+            Ok(auth) => {
+                let message = "Authentication successful".to_owned();
+                wire.send(Message::AuthSuccess { message }).await.ok()?;
+                return Some(auth);
+            }
+            Err(why) => why,
+        };
+        hall.handshakes.refused(peer, why);
+        pending.yield_first();
+        tokio::time::sleep(AUTH_FAILURE_DELAY.min(hall.config.auth_timeout / 2)).await;
+        wire.send(Message::AuthFailed { message: format!("Authentication failed: {why}") }).await.ok()?;
     }
-    let why = match admit(first.ok()?, peer, hall) {
-        Ok(auth) => {
-            let message = "Authentication successful".to_owned();
-            wire.send(Message::AuthSuccess { message }).await.ok()?;
-            return Some(auth);
-        }
-        Err(why) => why,
-    };
-    hall.handshakes.refused(peer, why);
-    tokio::time::sleep(AUTH_FAILURE_DELAY).await;
-    let message = format!("Authentication failed: {why}");
-    let _ = wire.send(Message::AuthFailed { message }).await;
     None
 }
 
-/// Who the first message shows to be there, or why nobody is let in by it.
-fn admit(first: Message, peer: &Peer, hall: &Hall) -> Result<Auth, &'static str> {
-    const NO_TOKEN: &str = "a wrong token, or none";
+/// The answer to what is no token.
+fn before_authentication(message: Message) -> Message {
+    match message {
+        Message::Ping { uuid } => Message::Pong { uuid },
+        _ => Message::AuthFailed { message: "Authentication failed: a token comes first".to_owned() },
+    }
+}
+
+/// Who a token shows to be there, or why nobody is let in by it.
+fn admit(token: &Token, native: bool, id: Option<String>, peer: &Peer, hall: &Hall) -> Result<Auth, &'static str> {
+    const WRONG: &str = "a wrong token";
     const EXAMPLE: &str = "the token of the public examples, which does not serve here; the register's own are in the file \
                            `[register] tokens`, else in `register.token` in `[shared] state`";
-    let Message::Auth { token, native, id } = first else { return Err(NO_TOKEN) };
-    let wrong = if token.0 == EXAMPLE_TOKEN { EXAMPLE } else { NO_TOKEN };
-    let admitted = hall.secrets.load().admit(&token).ok_or(wrong)?;
+    let wrong = if token.0 == EXAMPLE_TOKEN { EXAMPLE } else { WRONG };
+    let admitted = hall.secrets.load().admit(token).ok_or(wrong)?;
     let number = hall.next_number();
     let id = id.filter(|id| !id.is_empty()).unwrap_or_else(|| format!("{}-{number}", hall.name));
     let claim = hall.ids.claim(id, peer.user).ok_or("a master of another user has this id")?;

@@ -6,8 +6,8 @@
 //!   before `{cmd:"took", piece: number}`. A master that was there before a restart and has not come back is told with
 //!   `expected: true`; `{settling: true}` says that others may be on their way too, until `{settling: false}`.
 //! - `{cmd:"prove", at}`: tell me on that stream when you have told all that is true now (`{proven: at}`).
-//! - `{cmd:"call-on", uuid, master, service, method, arguments}`: call a master of yours; answered as a call to a
-//!   master.
+//! - `{cmd:"call-on", uuid, master, service, method, arguments, timeout}`: call a master of yours; answered as a call to
+//!   a master. `timeout`, in ms, is how long the caller waits, if it says so.
 //! - `{cmd:"send-to", master, message}`: send a master of yours a command. `{cmd:"refused", why}` if you may
 //!   not: a peer on this machine must be an administrator's. On another one its own sidecar asks who commands.
 //!
@@ -15,7 +15,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use nix::unistd::geteuid;
@@ -91,7 +91,7 @@ impl Subscriber {
     }
 
     fn refuse(&self, uuid: String, why: &str) {
-        let _ = self.handle.send(Message::Error { uuid, error: RemoteError::new(why) });
+        let _ = self.handle.send(Message::Error { uuid, error: error_of("RuntimeException", why.to_owned()) });
     }
 
     fn subscribe(&mut self, command: &Value) {
@@ -186,7 +186,9 @@ fn may_command(user: User) -> bool {
 fn call_of(command: &Value) -> Call {
     let part = |key| get(command, key).and_then(text).unwrap_or_default();
     let arguments = get(command, "arguments").cloned().unwrap_or(Value::Nil);
-    Call { service: part("service"), method: part("method"), arguments }
+    let left = get(command, "timeout").and_then(Value::as_u64).map(Duration::from_millis);
+    let until = left.map(|left| Instant::now() + left.min(PATIENCE));
+    Call { service: part("service"), method: part("method"), arguments, until }
 }
 
 /// Passes the answers to a call on to the subscriber, for as long as that may take.

@@ -36,6 +36,7 @@ pub(super) enum Unsendable {
 impl Desk {
     /// Checks a call.
     pub(super) fn request(&self, peer: &Peer, call: idl::Call) -> thrift::Result<Request> {
+        let call = Request::by_base_name(call);
         peer.identity.may_call(&call.service_name, &call.method).map_err(denied)?;
         Ok(Request::check(call, &self.config)?)
     }
@@ -49,6 +50,7 @@ impl Desk {
         }
         let mut bytes = 0;
         let check = |call: idl::Call| {
+            let call = Request::by_base_name(call);
             peer.identity.may_call(&call.service_name, &call.method)?;
             if bytes > MAX_ARGUMENTS {
                 return Err(request::invalid(

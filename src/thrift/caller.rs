@@ -271,7 +271,7 @@ fn send(entry: &Entry, request: &Request, until: Instant) -> Result<Answers, Fai
         return Err(timed_out(id.clone(), request, "was not sent"));
     }
     let (method, arguments) = (request.method.clone(), request.arguments.clone());
-    let call = Call { service: service.name.clone(), method, arguments };
+    let call = Call { service: service.name.clone(), method, arguments, until: Some(until.into_std()) };
     let mut lines: Vec<_> = entry.lines_to(service).collect();
     lines.sort_by_cached_key(|line| line.outstanding());
     let mut refused = Refused::Gone;

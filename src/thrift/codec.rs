@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
+use bytesize::ByteSize;
 use thrift::protocol::{
-    TBinaryInputProtocol, TBinaryOutputProtocol, TCompactInputProtocol, TCompactOutputProtocol, TMessageIdentifier,
-    TMessageType, TOutputProtocol,
+    TBinaryInputProtocol, TBinaryOutputProtocol, TCompactInputProtocol, TCompactOutputProtocol, TInputProtocol,
+    TMessageIdentifier, TMessageType, TOutputProtocol,
 };
 use thrift::{ApplicationError, ApplicationErrorKind, TConfiguration};
 
 use super::Config;
 use super::dialect::{Dialect, Protocol};
 use super::memory::{Charge, OVERLOADED, Part};
+use super::refusal::{Refusal, too_long, write_invalid};
 use super::service::{Asked, Pass};
 use super::wait::{Awaited, Wait};
 
@@ -21,6 +23,7 @@ use crate::metrics::Metrics;
 pub(super) struct Codec {
     limits: TConfiguration,
     max_reply: usize,
+    max_call: ByteSize,
     metrics: Arc<Metrics>,
 }
 
@@ -46,7 +49,7 @@ impl Codec {
             .max_string_size(Some(config.max_string.as_u64() as usize))
             .build()
             .expect("a frame is no larger than a message");
-        Self { limits, max_reply: config.max_reply.as_u64() as usize, metrics }
+        Self { limits, max_reply: config.max_reply.as_u64() as usize, max_call: config.max_call, metrics }
     }
 
     /// Answers `message`, which the scanner found whole and within its bounds, by adding its reply to `output`, which
@@ -99,21 +102,44 @@ impl Codec {
         Ok(if refusal.is_none() { Outcome::Answered } else { Outcome::Refused })
     }
 
-    /// Tells a client whose message is not answered why.
+    /// Tells a client why the message that `received` begins with is not answered. That a call is too long is told as the
+    /// interface has it: the client's own mistake, and no other sidecar would take it.
     pub(super) fn refuse(
         &self,
         dialect: Dialect,
-        error: &ApplicationError,
+        received: &[u8],
+        why: Refusal,
         output: &mut Vec<u8>,
     ) -> thrift::Result<()> {
         let start = output.len();
         output.resize(start + if dialect.framed { 4 } else { 0 }, 0);
         let body = output.len();
-        let unknown = TMessageIdentifier::new("", TMessageType::Call, 0);
-        self.write_exception(dialect, &unknown, error, output)?;
+        let request = self.head(dialect, received.get(body - start..).unwrap_or_default());
+        match (why, too_long(&request, why, self.max_call)) {
+            (_, Some(invalid)) => self.write_reply(dialect, output, |to| write_invalid(&request, &invalid, to))?,
+            (Refusal::Wrong(wrong), None) => {
+                let error = ApplicationError::new(ApplicationErrorKind::ProtocolError, wrong.to_string());
+                self.write_exception(dialect, &request, &error, output)?;
+            }
+            (Refusal::Overloaded, None) => {
+                self.write_exception(dialect, &request, &self.overloaded(OVERLOADED), output)?;
+            }
+        }
         let length = (output.len() - body) as u32;
         output[start..body].copy_from_slice(&length.to_be_bytes()[..body - start]);
         Ok(())
+    }
+
+    /// What the message says of itself, as far as that has come.
+    fn head(&self, dialect: Dialect, message: &[u8]) -> TMessageIdentifier {
+        let limits = self.limits.clone();
+        let head = match dialect.protocol {
+            Protocol::Binary => TBinaryInputProtocol::with_config(message, true, limits).read_message_begin(),
+            Protocol::Compact => TCompactInputProtocol::with_config(message, limits).read_message_begin(),
+        };
+        let head = head.unwrap_or_else(|_| TMessageIdentifier::new("", TMessageType::Call, 0));
+        let name = head.name.rsplit(':').next().unwrap_or_default().to_owned();
+        TMessageIdentifier { name, ..head }
     }
 
     /// Why a reply of so many bytes is not sent, if it is not.
@@ -138,10 +164,19 @@ impl Codec {
         error: &ApplicationError,
         output: &mut Vec<u8>,
     ) -> thrift::Result<()> {
+        self.write_reply(dialect, output, |to| write_exception(request, error, to))
+    }
+
+    fn write_reply(
+        &self,
+        dialect: Dialect,
+        output: &mut Vec<u8>,
+        write: impl FnOnce(&mut dyn TOutputProtocol) -> thrift::Result<()>,
+    ) -> thrift::Result<()> {
         self.metrics.exceptions.increment();
         match dialect.protocol {
-            Protocol::Binary => write_exception(request, error, &mut TBinaryOutputProtocol::new(output, true)),
-            Protocol::Compact => write_exception(request, error, &mut TCompactOutputProtocol::new(output)),
+            Protocol::Binary => write(&mut TBinaryOutputProtocol::new(output, true)),
+            Protocol::Compact => write(&mut TCompactOutputProtocol::new(output)),
         }
     }
 }

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BufMut;
-use thrift::{ApplicationError, ApplicationErrorKind};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -18,6 +17,7 @@ use super::dialect::Dialect;
 use super::handler::overloaded;
 use super::memory::{Charge, OVERLOADED, Part};
 use super::open::Open;
+use super::refusal::Refusal;
 use super::scan::Bounds;
 use super::service::Asked;
 use super::wait::{Awaited, Wait};
@@ -36,6 +36,10 @@ const READ: usize = 512;
 
 /// A buffer that grew beyond this for a large message is given back afterwards.
 const KEEP: usize = 16 * 1024;
+
+/// How long, and how much, is taken from a peer that was refused and sends on.
+const HEAR_OUT: Duration = Duration::from_secs(2);
+const MAX_UNHEARD: usize = 64 << 20;
 
 /// What a connection reads at most before it answers.
 const MAX_READ: usize = 64 * 1024;
@@ -164,7 +168,10 @@ impl Connection {
                 Progress::Idle => self.begins_within(idle_timeout).await?,
                 Progress::More => {}
                 Progress::Waits(pending) => self.answer_late(pending).await?,
-                Progress::Ends(end) => return Err(end),
+                Progress::Ends(end) => {
+                    self.hear_out().await;
+                    return Err(end);
+                }
             }
             deadline = Instant::now() + request_timeout;
         }
@@ -209,8 +216,7 @@ impl Connection {
                     break Progress::Ends(End::Malformed(foreign.name()));
                 }
                 Cut::Wrong(dialect, wrong) => {
-                    let error = ApplicationError::new(ApplicationErrorKind::ProtocolError, wrong.to_string());
-                    self.shared.codec.refuse(dialect, &error, &mut self.output)?;
+                    self.shared.codec.refuse(dialect, received, Refusal::Wrong(wrong), &mut self.output)?;
                     break Progress::Ends(End::Malformed("a request out of bounds"));
                 }
             }
@@ -310,12 +316,32 @@ impl Connection {
 
     /// Tells the peer that there is no room for the rest of its request, after which nothing can be understood.
     async fn refuse_request(&mut self) -> Result<(), End> {
-        let error = self.shared.codec.overloaded(OVERLOADED);
         if let Some(dialect) = self.cutter.dialect() {
-            self.shared.codec.refuse(dialect, &error, &mut self.output)?;
+            self.shared.codec.refuse(dialect, &self.received, Refusal::Overloaded, &mut self.output)?;
         }
         self.send().await?;
+        self.hear_out().await;
         Err(End::Overloaded)
+    }
+
+    /// Takes what else a peer sends that was refused, and keeps nothing of it: one whose connection is closed while it
+    /// still sends never sees why.
+    async fn hear_out(&mut self) {
+        let hearing = async {
+            self.stream.shutdown().await?;
+            let mut left = MAX_UNHEARD;
+            while left > 0 {
+                self.peer.let_others_work().await;
+                self.received.clear();
+                match read(&mut self.stream, &mut self.received).await? {
+                    0 => break,
+                    some => left = left.saturating_sub(some),
+                }
+            }
+            io::Result::Ok(())
+        };
+        // Whatever it is that ends it.
+        let _ = timeout(HEAR_OUT, hearing).await;
     }
 
     /// Sends all.

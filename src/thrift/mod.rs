@@ -19,6 +19,7 @@ mod handler;
 mod masters;
 mod memory;
 mod open;
+mod refusal;
 mod request;
 mod run_queue;
 mod scan;

@@ -6,7 +6,7 @@ use rmpv::Value;
 
 use super::idl::{self, CallOptions, Encoding, InvalidRequest, RegisterAddress};
 use super::{Config, value};
-use crate::model::Command;
+use crate::model::{Command, split_name};
 use crate::net::Remote;
 use crate::resolve::{Balance, NoRequirement, Requirement, Wanted};
 use crate::tunnel::message::check_command;
@@ -58,6 +58,18 @@ impl Request {
             all_values: options.all_values.unwrap_or(false),
             encoding,
         })
+    }
+
+    /// A call of `name@version`, as a call of the name in just that version.
+    pub(super) fn by_base_name(mut call: idl::Call) -> idl::Call {
+        if let (base, Some(version)) = split_name(&call.service_name) {
+            let base = base.to_owned();
+            let options = call.options.get_or_insert_with(no_options);
+            let asked = options.version.take().map_or_else(String::new, |asked| format!(", {asked}"));
+            options.version = Some(format!("={version}{asked}"));
+            call.service_name = base;
+        }
+        call
     }
 
     /// About how much memory it takes, its arguments above all.
@@ -182,6 +194,19 @@ mod tests {
         let patient = check(b"{}", |options| options.timeout_ms = Some(i32::MAX)).expect("a request");
         assert_eq!((patient.timeout, patient.arguments), (Duration::from_secs(60), Value::Map(vec![])));
         assert!(patient.is_cut && !request.is_cut);
+    }
+
+    #[test]
+    fn a_version_in_the_name_is_the_one_that_is_wanted() {
+        let wanted = |service: &str, version: Option<&str>| {
+            let options = CallOptions { version: version.map(Into::into), ..no_options() };
+            let call = idl::Call::new(service.into(), "send".into(), Vec::new(), options);
+            let request = Request::check(Request::by_base_name(call), &Config::default()).expect("a request");
+            (request.service, request.wanted.version.map(|version| version.to_string()))
+        };
+        assert_eq!(wanted("api@1.0.0", None), ("api".into(), Some("=1.0.0".into())));
+        assert_eq!(wanted("api@1", Some("^1")), ("api".into(), Some("=1.0.0, ^1".into())));
+        assert_eq!(wanted("mail@work", None), ("mail@work".into(), None));
     }
 
     #[test]

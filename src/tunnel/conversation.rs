@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::SendTimeoutError;
@@ -42,6 +43,19 @@ pub struct Settings {
     pub ping_interval: Duration,
     /// and has so long to answer, before it is taken for dead. In the middle of it, it is asked once more.
     pub pong_timeout: Duration,
+    pub on_silence: OnSilence,
+}
+
+/// What becomes of a conversation whose other end does not answer in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnSilence {
+    /// It ends.
+    Close,
+    /// It ends, but not before the calls under way have had their time: a method may block its whole process.
+    Wait,
+    /// It goes on; that is logged.
+    Log,
 }
 
 impl Default for Settings {
@@ -53,6 +67,7 @@ impl Default for Settings {
             stream_bytes: 8 * 1024 * 1024,
             ping_interval: Duration::from_secs(20),
             pong_timeout: Duration::from_secs(3),
+            on_silence: OnSilence::Wait,
         }
     }
 }
@@ -120,7 +135,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
                     Ok(Ok(0)) => return Err(Ended::PeerClosed),
                     // Whatever comes is a sign of life.
                     Ok(read) => asked = read.map(|_| 0)?,
-                    Err(_) if asked >= PINGS => return Err(Ended::Silent),
+                    Err(_) if asked == PINGS => {
+                        if !shared.bears_silence() {
+                            return Err(Ended::Silent);
+                        }
+                    }
                     Err(_) => {
                         asked += 1;
                         shared.say_first(Message::Ping { uuid: Uuid::new_v4().to_string() });

@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::conversation::{Ended, Settings};
+use super::conversation::{Ended, OnSilence, Settings};
 use super::frame::{Bounds, Progress, Scanner, Wrong};
 use super::message::{Message, check_command};
 use super::outbox::{Full, Outbox};
@@ -51,6 +52,24 @@ pub(super) struct State {
     pub(super) outbox: Outbox,
     pub(super) streams: HashMap<Uuid, Slot>,
     pub(super) trunk: Trunk,
+    /// Until when the other end may be busy, by numbers.
+    busy: HashMap<u64, Instant>,
+    next_busy: u64,
+    /// Whether it was logged that the other end is silent.
+    is_silence_logged: bool,
+}
+
+/// While it is there, the other end may be silent until a point in time.
+#[derive(Debug)]
+pub struct Busy {
+    shared: Arc<Shared>,
+    number: u64,
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.shared.lock().busy.remove(&self.number);
+    }
 }
 
 impl Handle {
@@ -110,6 +129,16 @@ impl Handle {
         Ok(Stream { uuid, request, shared: self.0.clone() })
     }
 
+    /// Says that the other end may be busy until then with what it is asked, and answer nothing meanwhile.
+    pub fn wait_until(&self, until: Instant) -> Busy {
+        let mut state = self.0.lock();
+        state.next_busy += 1;
+        let number = state.next_busy;
+        state.busy.insert(number, until);
+        drop(state);
+        Busy { shared: self.0.clone(), number }
+    }
+
     /// Ends the conversation when what waits to be written has been, but soon.
     pub fn close(&self) {
         // Under the lock, so that nothing is put into the outbox afterwards.
@@ -134,7 +163,15 @@ impl Shared {
         let outbox = Outbox::new(settings.queue_frames, settings.queue_bytes);
         Self {
             settings,
-            state: Mutex::new(State { ended: None, outbox, streams: HashMap::new(), trunk: Trunk::default() }),
+            state: Mutex::new(State {
+                ended: None,
+                outbox,
+                streams: HashMap::new(),
+                trunk: Trunk::default(),
+                busy: HashMap::new(),
+                next_busy: 0,
+                is_silence_logged: false,
+            }),
             outgoing: Notify::new(),
             written: Notify::new(),
             closing: CancellationToken::new(),
@@ -153,6 +190,21 @@ impl Shared {
             Some(ended) => Err(SendError::Ended(ended.clone())),
             None if self.closing.is_cancelled() => Err(SendError::Ended(Ended::Closed)),
             None => Ok(state),
+        }
+    }
+
+    /// Whether the conversation goes on, though the other end has not answered in time.
+    pub(super) fn bears_silence(&self) -> bool {
+        let mut state = self.lock();
+        match self.settings.on_silence {
+            OnSilence::Close => false,
+            OnSilence::Wait => state.busy.values().any(|until| *until > Instant::now()),
+            OnSilence::Log => {
+                if !std::mem::replace(&mut state.is_silence_logged, true) {
+                    tracing::warn!("a peer does not answer; as register.on_silence says, its connection stays");
+                }
+                true
+            }
         }
     }
 

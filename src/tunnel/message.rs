@@ -116,15 +116,16 @@ impl RemoteError {
     /// From the map that PHP makes of an exception. What it holds besides, above all the serialized exception, is
     /// not looked at.
     pub(super) fn from_value(value: &Value) -> Self {
-        let class = get(value, "class").and_then(text);
+        let class = get(value, "class").and_then(text).filter(|class| !class.is_empty());
         let code = get(value, "code").and_then(Value::as_i64).unwrap_or_default();
         Self { message: text_in(value, "message"), class, code }
     }
 
     fn into_value(self) -> Value {
-        let mut error = vec![("message".into(), self.message.into()), ("code".into(), self.code.into())];
-        error.extend(self.class.map(|class| ("class".into(), class.into())));
-        Value::Map(error)
+        // PHP's register warns where there is none.
+        let class = self.class.unwrap_or_default();
+        let error = [("message", self.message.into()), ("code", self.code.into()), ("class", class.into())];
+        Value::Map(error.map(|(key, value)| (key.into(), value)).into())
     }
 }
 

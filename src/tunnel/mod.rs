@@ -23,7 +23,7 @@ pub mod value;
 mod wire;
 
 pub use call::{CallError, LOST, OneMore, REFUSED, UNSENT, UnderWay, answers, is_own};
-pub use conversation::{Conversation, Ended, Incoming, Settings};
+pub use conversation::{Conversation, Ended, Incoming, OnSilence, Settings};
 pub use frame::{Bounds, Wrong};
 pub use handle::{Handle, SendError};
 pub use message::{Message, Place, RemoteError, Token};

@@ -2,14 +2,18 @@
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use nix::unistd::Uid;
 use rmpv::Value;
 
 use crate::harness::master::{Scripted, field, map, packed, text};
-use crate::harness::{Link, Roster, SOON, binary, ensure, eventually, exception, free_port};
-use crate::idl::{CallFailed, CallOptions, CallResult, Encoding, Filter, Master, NoMaster, TRosterSyncClient};
+use crate::harness::{Dialect, Link, Over, Roster, SOON, binary, ensure, eventually, exception, free_port};
+use crate::idl::{
+    self, CallFailed, CallOptions, CallResult, Encoding, Filter, InvalidRequest, Master, NoMaster, TRosterSyncClient,
+};
 
 pub(crate) const TOKEN: &str = "register-center-token-2024";
 
@@ -64,6 +68,10 @@ impl Scene {
     }
 }
 
+fn no_options() -> CallOptions {
+    CallOptions::new(None, None, None, None, None, None, None, None)
+}
+
 #[test]
 fn a_master_is_there_from_its_services_to_its_end() {
     let scene = Scene::new();
@@ -94,7 +102,7 @@ fn who_shows_no_token_is_refused() {
         let answer = stranger.hears().expect("an answer");
         assert_eq!(text(&answer, "cmd"), "auth-failed");
         assert!(!text(&answer, "reason").is_empty(), "{answer}");
-        assert_eq!(stranger.hears(), None);
+        assert_eq!(stranger.hears(), None, "it is not waited for any longer");
     };
     refused(map([("cmd", "auth".into()), ("token", "guess".into())]));
     refused(map([("cmd", "callback".into()), ("uuid", "u".into()), ("data", map([("serialized", "O:1".into())]))]));
@@ -104,6 +112,134 @@ fn who_shows_no_token_is_refused() {
     assert_eq!(bomb.hears(), None);
     scene.join(&[]);
     scene.has(0);
+}
+
+#[test]
+fn what_comes_before_the_right_token_is_answered_and_keeps_no_master_out() {
+    let scene = Scene::new();
+    let mut master = Scripted::connect(scene.port);
+    master.say(map([("cmd", "ping".into()), ("uuid", "early".into())]));
+    assert_eq!(text(&master.hears_command("pong"), "uuid"), "early");
+    for early in [map([("cmd", "register".into())]), map([("cmd", "auth".into()), ("token", "guess".into())])] {
+        master.say(early);
+        master.hears_command("auth-failed");
+    }
+    master.say(map([("cmd", "auth".into()), ("token", TOKEN.into())]));
+    master.hears_command("auth-success");
+    master.tells(&[]);
+    scene.has(1);
+    let mut talker = Scripted::connect(scene.port);
+    let answered = std::iter::repeat_with(|| {
+        talker.try_say(map([("cmd", "ping".into()), ("uuid", "again".into())])) && talker.hears().is_some()
+    });
+    assert_eq!(answered.take(1_000).take_while(|answered| *answered).count(), 64, "a stranger is not heard for ever");
+}
+
+#[test]
+fn masters_with_a_wrong_token_delay_none_with_the_right_one() {
+    let scene = Scene::with("max_unauthenticated = 20");
+    scene.has(0);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..60 {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    let mut wrong = Scripted::connect(scene.port);
+                    // It may have been closed already.
+                    wrong.try_say(map([("cmd", "auth".into()), ("token", "guess".into())]));
+                    wrong.hears();
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+            });
+        }
+        let _over = Over(&over);
+        std::thread::sleep(Duration::from_millis(500));
+        let began = Instant::now();
+        let _masters: Vec<_> = (0..10).map(|_| scene.join(&[])).collect();
+        scene.has(10);
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    });
+}
+
+#[test]
+fn a_method_that_blocks_its_master_has_the_time_that_its_caller_gives_it() {
+    for (on_silence, is_lost) in [("wait", false), ("log", false), ("close", true)] {
+        let quick = "ping_interval = \"200ms\"\npong_timeout = \"200ms\"";
+        let scene = Scene::with(&format!("{quick}\non_silence = \"{on_silence}\""));
+        let mut master = scene.join(&[("mail", Value::Array(Vec::new()))]);
+        std::thread::scope(|scope| {
+            let call = scope.spawn(|| {
+                let options = CallOptions { timeout_ms: Some(10_000), ..no_options() };
+                scene.roster.client().call("mail".into(), "send".into(), b"[]".to_vec(), options)
+            });
+            let asked = master.asked("call");
+            // It answers nothing meanwhile, as a PHP process that is in the method.
+            std::thread::sleep(Duration::from_millis(1_500));
+            if is_lost {
+                let failed = exception::<CallFailed>(call.join().expect("the caller")).expect("a failed call");
+                return assert!(failed.lost, "{failed:?}");
+            }
+            master.answers(asked.id, [42.into()]);
+            assert_eq!(call.join().expect("the caller").expect("a result").values, [b"42".to_vec()], "{on_silence}");
+            if on_silence == "wait" {
+                // Nothing is under way now.
+                while master.hears().is_some() {}
+                scene.has(0);
+            }
+        });
+    }
+}
+
+#[test]
+fn an_argument_that_is_too_large_is_said_to_be() {
+    let scene = Scene::new();
+    let large = format!("[\"{}\"]", "x".repeat(8 << 20));
+    let invalid: InvalidRequest = exception(scene.call("mail", "send", &large)).expect("an exception");
+    assert!(invalid.field == "arguments" && invalid.message.contains("max_call"), "{invalid:?}");
+    for dialect in Dialect::ALL {
+        let mut client = scene.roster.try_client(dialect).expect("it accepts");
+        let call = idl::Call::new("mail".into(), "send".into(), large.clone().into_bytes(), no_options());
+        let invalid: InvalidRequest = exception(client.call_many(vec![call])).expect("an exception");
+        assert!(invalid.message.contains("1.0 MiB"), "{dialect:?}: {invalid:?}");
+    }
+}
+
+#[test]
+fn a_closure_that_a_master_sends_is_refused_with_an_answer() {
+    let scene = Scene::new();
+    let mut master = scene.join(&[]);
+    let data = map([("serialized", "O:8:\"stdClass\":0:{}".into())]);
+    master.say(map([("cmd", "callback".into()), ("uuid", "mine".into()), ("data", data)]));
+    let refused = master.hears_command("error");
+    assert_eq!(text(&refused, "uuid"), "mine");
+    let error = field(&refused, "data");
+    assert_eq!(
+        (text(error, "message").as_str(), text(error, "class").as_str()),
+        ("callback not allowed", "RuntimeException")
+    );
+}
+
+#[test]
+fn a_service_is_called_by_whatever_name_its_master_gives_it() {
+    let scene = Scene::new();
+    let none = || Value::Array(Vec::new());
+    let names = ["mail@work", "mail@home", "7", "api@1.0.0", "api@2.0.0"];
+    let mut masters = names.map(|name| scene.join(&[(name, none())]));
+    scene.has(names.len());
+    let services = scene.roster.client().services(Filter::new(None, None, None, None)).expect("an answer").services;
+    let listed: Vec<_> = services.iter().map(|it| (it.name.as_str(), it.masters.len())).collect();
+    assert_eq!(listed, [("7", 1), ("api", 2), ("mail@home", 1), ("mail@work", 1)]);
+    for (name, master) in names.iter().zip(&mut masters) {
+        std::thread::scope(|scope| {
+            let call = scope.spawn(|| scene.roster.cli(["call", &format!("{name}.send")]).text());
+            let asked = master.asked("call");
+            assert_eq!(asked.rest[0].as_str(), Some(*name));
+            master.answers(asked.id, [42.into()]);
+            assert_eq!(call.join().expect("the caller"), "42\n");
+        });
+    }
+    let none: NoMaster = exception(scene.call("api@3.0.0", "send", "")).expect("an exception");
+    assert!(none.message.contains("=3.0.0"), "{none:?}");
 }
 
 #[test]
@@ -290,7 +426,7 @@ fn a_master_that_vanishes_fails_its_calls_at_once_and_says_whether_there_is_anot
 
 #[test]
 fn a_master_that_falls_silent_is_dropped_and_its_calls_go_elsewhere_when_that_is_safe() {
-    let scene = Scene::with("ping_interval = \"1s\"\npong_timeout = \"3s\"");
+    let scene = Scene::with("ping_interval = \"1s\"\npong_timeout = \"3s\"\non_silence = \"close\"");
     scene.has(0);
     let mut silent = scene.join(&[("mail", map([("version", "2.0.0".into())]))]);
     let mut other = scene.join(&[("mail", map([("version", "1.0.0".into())]))]);

@@ -53,6 +53,7 @@ final class Roster
     public function start(): void
     {
         $settings = ["thrift.unix=$this->socket", "thrift.tcp=$this->tcp"];
+        $settings[] = 'register.settle=1s';
         $settings[] = 'register.listen=' . ($this->hasRegister ? $this->register : '');
         $settings[] = "register.tokens={$this->folder->file('tokens', self::TOKEN)}";
         if (self::hasShared()) {

@@ -1,5 +1,7 @@
 //! The line to a master that is connected to an upstream register.
 
+use std::time::Instant;
+
 use rmpv::Value;
 
 use crate::model::{Answers, Call, Command, Line, Refused};
@@ -21,6 +23,7 @@ impl UpstreamLine {
     }
 
     fn open(&self, call: Call) -> Result<Stream, CallError> {
+        let left = call.until.map(|until| until.saturating_duration_since(Instant::now()).as_millis() as u64);
         let entries = |uuid: String| {
             [
                 ("cmd", "call-on".into()),
@@ -29,6 +32,7 @@ impl UpstreamLine {
                 ("service", call.service.into()),
                 ("method", call.method.into()),
                 ("arguments", call.arguments),
+                ("timeout", left.map_or(Value::Nil, Value::from)),
             ]
         };
         Ok(self.handle.open(|uuid| command(entries(uuid)))?)

@@ -57,7 +57,7 @@ fn a_message_is_written_with_its_command_first() {
     let frame = Message::Register(Some(vec![Place { host: "h".into(), port: 8010 }])).encode();
     assert_eq!(frame, b"\x82\xa3cmd\xa8register\xa9registers\x91\x82\xa4host\xa1h\xa4port\xcd\x1f\x4a");
     let frame = Message::Error { uuid: "u".into(), error: RemoteError::new("no") }.encode();
-    assert_eq!(frame, b"\x83\xa3cmd\xa5error\xa4uuid\xa1u\xa4data\x82\xa7message\xa2no\xa4code\x00");
+    assert_eq!(frame, b"\x83\xa3cmd\xa5error\xa4uuid\xa1u\xa4data\x83\xa7message\xa2no\xa4code\x00\xa5class\xa0");
 }
 
 #[test]

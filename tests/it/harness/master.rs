@@ -141,6 +141,11 @@ impl Scripted {
         self.write(&packed(&message));
     }
 
+    /// The same; false: the connection is closed.
+    pub(crate) fn try_say(&mut self, message: Value) -> bool {
+        self.stream.write_all(&packed(&message)).is_ok()
+    }
+
     pub(crate) fn write(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).expect("the register reads");
     }
@@ -167,11 +172,15 @@ impl Scripted {
             match self.stream.read(&mut some) {
                 Ok(0) => return None,
                 Ok(count) => self.received.extend(&some[..count]),
-                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
+                Err(error) if is_closed(&error) => return None,
                 Err(error) => panic!("nothing from the register: {error}"),
             }
         }
     }
+}
+
+fn is_closed(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe)
 }
 
 pub(crate) fn packed(message: &Value) -> Vec<u8> {

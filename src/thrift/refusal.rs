@@ -1,0 +1,64 @@
+//! Refusals: what a client is told whose message is not answered, after which its connection ends.
+
+use bytesize::ByteSize;
+use thrift::protocol::{
+    TFieldIdentifier, TMessageIdentifier, TMessageType, TOutputProtocol, TSerializable, TStructIdentifier, TType,
+};
+
+use super::idl::InvalidRequest;
+use super::request::invalid;
+use super::scan::Wrong;
+
+/// Why a message is not answered, and nothing after it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Refusal {
+    Wrong(Wrong),
+    /// Its user has no room for it.
+    Overloaded,
+}
+
+/// That a call is longer than it may be, and the number of the field that its result has for that.
+pub(super) struct TooLong {
+    field: i16,
+    invalid: InvalidRequest,
+}
+
+/// As the interface has it, since it is the client's own mistake, and no other sidecar would take the call. None: it is
+/// no call, or is refused for something else.
+pub(super) fn too_long(request: &TMessageIdentifier, why: Refusal, max_call: ByteSize) -> Option<TooLong> {
+    let message = match why {
+        Refusal::Wrong(Wrong::Message) => {
+            format!("the request is longer than {max_call}, which [thrift] max_call allows")
+        }
+        Refusal::Wrong(Wrong::String) => {
+            format!(
+                "they are longer than [thrift] max_string allows; a whole request may have {max_call}, its max_call"
+            )
+        }
+        _ => return None,
+    };
+    let (field, argument) = match request.name.as_str() {
+        "call" | "callOn" | "startCall" => (5, "arguments"),
+        "callAll" => (2, "arguments"),
+        "callMany" => (1, "arguments"),
+        "broadcast" => (1, "message"),
+        _ => return None,
+    };
+    Some(TooLong { field, invalid: invalid(argument, message) })
+}
+
+pub(super) fn write_invalid(
+    request: &TMessageIdentifier,
+    TooLong { field, invalid }: &TooLong,
+    output: &mut dyn TOutputProtocol,
+) -> thrift::Result<()> {
+    let TMessageIdentifier { name, sequence_number, .. } = request.clone();
+    output.write_message_begin(&TMessageIdentifier::new(name, TMessageType::Reply, sequence_number))?;
+    output.write_struct_begin(&TStructIdentifier::new("result"))?;
+    output.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, *field))?;
+    invalid.write_to_out_protocol(output)?;
+    output.write_field_end()?;
+    output.write_field_stop()?;
+    output.write_struct_end()?;
+    output.write_message_end()
+}
