@@ -259,11 +259,12 @@ struct CallOptions {
   /** Whether it does no harm to execute it twice. Absent: it may. */
   3: optional bool idempotent
   /** A requirement of versions as Composer writes them: `^1.2`, `~1.2.3`, `1.2.*`, `>=1.2 <2.0 || ^3.0`; `1.2.3` is that
-   *  version and no other. Absent: the newest version there is; for `callAll`, any. */
+   *  version and no other. At most 256 bytes and 32 alternatives. Absent: the newest version there is; for `callAll`,
+   *  any. */
   4: optional string version
   /** Absent: LEAST_OUTSTANDING. */
   5: optional Balance balance
-  /** For the balance KEY. */
+  /** For the balance KEY, at most 1,024 bytes. */
   6: optional string key
   /** Whether every value of a method that gives many is wanted. Absent: the last one alone. */
   7: optional bool allValues

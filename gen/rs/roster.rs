@@ -2405,11 +2405,12 @@ pub struct CallOptions {
   /// Whether it does no harm to execute it twice. Absent: it may.
   pub idempotent: Option<bool>,
   /// A requirement of versions as Composer writes them: `^1.2`, `~1.2.3`, `1.2.*`, `>=1.2 <2.0 || ^3.0`; `1.2.3` is that
-  /// version and no other. Absent: the newest version there is; for `callAll`, any.
+  /// version and no other. At most 256 bytes and 32 alternatives. Absent: the newest version there is; for `callAll`,
+  /// any.
   pub version: Option<String>,
   /// Absent: LEAST_OUTSTANDING.
   pub balance: Option<Balance>,
-  /// For the balance KEY.
+  /// For the balance KEY, at most 1,024 bytes.
   pub key: Option<String>,
   /// Whether every value of a method that gives many is wanted. Absent: the last one alone.
   pub all_values: Option<bool>,

@@ -6,7 +6,12 @@
 use std::fmt;
 use std::str::FromStr;
 
-use semver::{Version, VersionReq};
+use semver::{Comparator, Op, Version, VersionReq};
+
+/// The longest text of a requirement, in bytes, and the most alternatives: each is looked at for each version that is
+/// offered.
+const MAX_LENGTH: usize = 256;
+const MAX_ALTERNATIVES: usize = 32;
 
 /// What a version must meet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,14 +30,45 @@ struct Alternative {
 
 /// Why a text is no requirement.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "`{0}` is no requirement of versions; write `^1.2`, `~1.2.3`, `1.2.*`, `1.0 - 2.0`, `>=1.2 <2.0 || ^3.0`, or `1.2.3`"
-)]
-pub struct NoRequirement(String);
+pub enum NoRequirement {
+    #[error(
+        "`{0}` is no requirement of versions; write `^1.2`, `~1.2.3`, `1.2.*`, `1.0 - 2.0`, `>=1.2 <2.0 || ^3.0`, or \
+         `1.2.3`"
+    )]
+    Text(String),
+    #[error("a requirement of versions has at most {MAX_LENGTH} bytes and {MAX_ALTERNATIVES} alternatives")]
+    Length,
+}
 
 impl Requirement {
+    /// That version and no other.
+    pub fn exactly(version: &Version) -> Self {
+        let alternative = Alternative { met: VersionReq { comparators: vec![equal_to(version)] }, not: Vec::new() };
+        Self { text: format!("={version}"), alternatives: vec![alternative] }
+    }
+
+    /// The same of that version and no other.
+    pub fn and_exactly(mut self, version: &Version) -> Self {
+        for alternative in &mut self.alternatives {
+            alternative.met.comparators.push(equal_to(version));
+        }
+        self.text = format!("={version} and {}", self.text);
+        self
+    }
+
     pub fn matches(&self, version: &Version) -> bool {
         self.alternatives.iter().any(|one| one.met.matches(version) && !one.not.contains(version))
+    }
+
+    /// About how much memory it takes.
+    pub fn memory_size(&self) -> usize {
+        let of_one = |one: &Alternative| {
+            size_of::<Alternative>()
+                + one.met.comparators.len() * size_of::<Comparator>()
+                + one.not.len() * size_of::<Version>()
+        };
+        // What names pre-releases is in the text as well.
+        2 * self.text.len() + self.alternatives.iter().map(of_one).sum::<usize>()
     }
 }
 
@@ -46,11 +82,22 @@ impl FromStr for Requirement {
     type Err = NoRequirement;
 
     fn from_str(text: &str) -> Result<Self, NoRequirement> {
-        let wrong = || NoRequirement(text.escape_debug().to_string());
-        let alternatives =
-            text.replace("||", "|").split('|').map(alternative).collect::<Option<_>>().ok_or_else(wrong)?;
+        if text.len() > MAX_LENGTH {
+            return Err(NoRequirement::Length);
+        }
+        let bars = text.replace("||", "|");
+        if bars.split('|').count() > MAX_ALTERNATIVES {
+            return Err(NoRequirement::Length);
+        }
+        let alternatives = bars.split('|').map(alternative).collect::<Option<_>>();
+        let alternatives = alternatives.ok_or_else(|| NoRequirement::Text(text.escape_debug().to_string()))?;
         Ok(Self { text: text.trim().to_owned(), alternatives })
     }
+}
+
+fn equal_to(version: &Version) -> Comparator {
+    let Version { major, minor, patch, pre, .. } = version.clone();
+    Comparator { op: Op::Exact, major, minor: Some(minor), patch: Some(patch), pre }
 }
 
 /// What stands between two `||`: comparators with spaces or commas between them.
@@ -97,7 +144,7 @@ fn comparator(word: &str, met: &mut Vec<String>) -> Option<()> {
         // The last part that is given may grow, but for the first.
         "~" if parts(version) < 3 => {
             let least = whole(version)?;
-            met.extend([format!(">={least}"), format!("<{}.0.0", least.major + 1)]);
+            met.extend([format!(">={least}"), format!("<{}.0.0", least.major.checked_add(1)?)]);
         }
         "~" => met.push(format!("~{}", bare(version))),
         _ => return None,
@@ -164,6 +211,39 @@ mod tests {
         };
         assert!(matches("2.0.0-rc.1", "2.0.0-rc.1") && matches(">=2.0.0-rc.1", "2.0.0-rc.2"));
         assert!(!matches("^1.2", "1.3.0-rc.1") && !matches("*", "1.0.0-rc.1"));
+    }
+
+    #[test]
+    fn an_exact_version_is_demanded_of_every_alternative() {
+        let matches = |requirement: &str, version: &str| {
+            let exact = "1.0.0".parse().expect("a version");
+            let requirement = requirement.parse::<Requirement>().expect(requirement).and_exactly(&exact);
+            requirement.matches(&version.parse().expect("a version"))
+        };
+        assert!(matches("^1 || ^2", "1.0.0") && matches("^2 || ^1", "1.0.0") && matches("*", "1.0.0"));
+        assert!(!matches("^1 || ^2", "2.0.0") && !matches("^2 || ^1", "2.0.0") && !matches("^2", "1.0.0"));
+        assert!(!matches("*", "1.0.1") && !matches("!=1.0.0", "1.0.0"));
+    }
+
+    #[test]
+    fn what_takes_long_to_read_or_to_match_is_refused() {
+        let parse = |text: &str| text.parse::<Requirement>();
+        assert!(parse(&["1"; MAX_ALTERNATIVES].join("|")).is_ok());
+        assert_eq!(parse(&["1"; MAX_ALTERNATIVES + 1].join("|")), Err(NoRequirement::Length));
+        assert!(parse(&format!("1{}", " ".repeat(MAX_LENGTH - 1))).is_ok());
+        assert_eq!(parse(&format!("1{}", " ".repeat(MAX_LENGTH))), Err(NoRequirement::Length));
+        for text in
+            ["~18446744073709551615", "~18446744073709551615.1", "~18446744073709551616", "^18446744073709551616"]
+        {
+            assert!(matches!(parse(text), Err(NoRequirement::Text(_))), "{text}");
+        }
+        let greatest: Version = format!("{0}.{0}.{0}", u64::MAX).parse().expect("a version");
+        for text in ["^{}", "~{}.{}.{}", "<={}", "{}.*", "{}.{} - {}.{}", ">{}", "<{}.{}"] {
+            let text = text.replace("{}", "18446744073709551615");
+            parse(&text).expect(&text).matches(&greatest);
+        }
+        let size = |text: &str| parse(text).expect(text).memory_size();
+        assert!(size("1|1|!=1") > size("1|1") + 80 && size("1|1") > size("1") + 80);
     }
 
     #[test]

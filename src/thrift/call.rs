@@ -15,7 +15,7 @@ use super::idl::{self, CallEnd, CallError, CallErrorKind, CallOutcome, CallResul
 use super::memory::{Budget, Values};
 use super::request::{self, Request};
 use crate::access::Denied;
-use crate::model::Command;
+use crate::model::{Command, split_name};
 
 /// About how much memory the arguments of one `callMany` may take; each call has a bound of its own besides.
 const MAX_ARGUMENTS: usize = 4 << 20;
@@ -36,8 +36,7 @@ pub(super) enum Unsendable {
 impl Desk {
     /// Checks a call.
     pub(super) fn request(&self, peer: &Peer, call: idl::Call) -> thrift::Result<Request> {
-        let call = Request::by_base_name(call);
-        peer.identity.may_call(&call.service_name, &call.method).map_err(denied)?;
+        may_call(peer, &call).map_err(denied)?;
         Ok(Request::check(call, &self.config)?)
     }
 
@@ -50,8 +49,7 @@ impl Desk {
         }
         let mut bytes = 0;
         let check = |call: idl::Call| {
-            let call = Request::by_base_name(call);
-            peer.identity.may_call(&call.service_name, &call.method)?;
+            may_call(peer, &call)?;
             if bytes > MAX_ARGUMENTS {
                 return Err(request::invalid(
                     "arguments",
@@ -164,6 +162,11 @@ impl Desk {
     pub(super) fn budget(&self, peer: &Peer) -> Arc<Budget> {
         Budget::new(&peer.account, self.max_reply())
     }
+}
+
+/// Whether a client may make a call, also one of `name@version`.
+fn may_call(peer: &Peer, call: &idl::Call) -> Result<(), Denied> {
+    peer.identity.may_call(split_name(&call.service_name).0, &call.method)
 }
 
 fn result(end: CallEnd, values: Values) -> CallResult {

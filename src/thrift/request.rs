@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use rmpv::Value;
+use semver::Version;
 
 use super::idl::{self, CallOptions, Encoding, InvalidRequest, RegisterAddress};
 use super::{Config, value};
@@ -20,6 +21,9 @@ const RETRIES: usize = 2;
 
 /// More masters than that are not tried for one call.
 const MAX_RETRIES: usize = 64;
+
+/// The longest key of a balance, in bytes: it is hashed for each master.
+const MAX_KEY: usize = 1024;
 
 /// The most registers that masters are told of at once.
 const MAX_REGISTERS: usize = 64;
@@ -44,10 +48,11 @@ impl Request {
     pub(super) fn check(call: idl::Call, config: &Config) -> Result<Self, InvalidRequest> {
         let options = call.options.unwrap_or_else(no_options);
         let encoding = encoding(options.encoding.unwrap_or(Encoding::JSON), "options.encoding")?;
-        let version = options.version.as_deref().map(requirement).transpose()?;
+        let (service, exact) = split_name(&call.service_name);
+        let version = version(exact, options.version.as_deref())?;
         let timeout = timeout(options.timeout_ms)?;
         Ok(Self {
-            service: call.service_name,
+            service: service.to_owned(),
             method: call.method,
             arguments: arguments(encoding, &call.arguments)?,
             timeout: timeout.min(config.max_call_time),
@@ -60,21 +65,12 @@ impl Request {
         })
     }
 
-    /// A call of `name@version`, as a call of the name in just that version.
-    pub(super) fn by_base_name(mut call: idl::Call) -> idl::Call {
-        if let (base, Some(version)) = split_name(&call.service_name) {
-            let base = base.to_owned();
-            let options = call.options.get_or_insert_with(no_options);
-            let asked = options.version.take().map_or_else(String::new, |asked| format!(", {asked}"));
-            options.version = Some(format!("={version}{asked}"));
-            call.service_name = base;
-        }
-        call
-    }
-
     /// About how much memory it takes, its arguments above all.
     pub(super) fn memory_size(&self) -> usize {
-        size_of::<Self>() + self.service.len() + self.method.len() + value::memory_size(&self.arguments)
+        let Wanted { version, balance, .. } = &self.wanted;
+        let key = if let Balance::Key(key) = balance { key.len() } else { 0 };
+        let wanted = version.as_ref().map_or(0, Requirement::memory_size) + key;
+        size_of::<Self>() + self.service.len() + self.method.len() + wanted + value::memory_size(&self.arguments)
     }
 }
 
@@ -145,8 +141,17 @@ fn retries(retries: Option<i32>) -> Result<usize, InvalidRequest> {
     retries.map(|retries| retries.min(MAX_RETRIES)).map_err(|_| invalid("options.retries", "must not be below 0"))
 }
 
-fn requirement(version: &str) -> Result<Requirement, InvalidRequest> {
-    version.parse().map_err(|error: NoRequirement| invalid("options.version", error.to_string()))
+/// What the version must meet: what is asked for, and of `name@version` to be just that one.
+fn version(exact: Option<Version>, asked: Option<&str>) -> Result<Option<Requirement>, InvalidRequest> {
+    let asked: Option<Requirement> = asked
+        .map(str::parse)
+        .transpose()
+        .map_err(|error: NoRequirement| invalid("options.version", error.to_string()))?;
+    Ok(match (exact, asked) {
+        (None, asked) => asked,
+        (Some(exact), None) => Some(Requirement::exactly(&exact)),
+        (Some(exact), Some(asked)) => Some(asked.and_exactly(&exact)),
+    })
 }
 
 fn balance(balance: Option<idl::Balance>, key: Option<String>) -> Result<Balance, InvalidRequest> {
@@ -154,6 +159,9 @@ fn balance(balance: Option<idl::Balance>, key: Option<String>) -> Result<Balance
         (None | Some(idl::Balance::LEAST_OUTSTANDING), _) => Ok(Balance::LeastOutstanding),
         (Some(idl::Balance::ROUND_ROBIN), _) => Ok(Balance::RoundRobin),
         (Some(idl::Balance::RANDOM), _) => Ok(Balance::Random),
+        (Some(idl::Balance::KEY), Some(key)) if key.len() > MAX_KEY => {
+            Err(invalid("options.key", format!("longer than {MAX_KEY} bytes; give a hash of it")))
+        }
         (Some(idl::Balance::KEY), Some(key)) => Ok(Balance::Key(key)),
         (Some(idl::Balance::KEY), None) => Err(invalid("options.key", "the balance KEY needs one")),
         (Some(idl::Balance(unknown)), _) => Err(invalid("options.balance", format!("{unknown} is none"))),
@@ -198,14 +206,20 @@ mod tests {
 
     #[test]
     fn a_version_in_the_name_is_the_one_that_is_wanted() {
-        let wanted = |service: &str, version: Option<&str>| {
+        let request = |service: &str, version: Option<&str>| {
             let options = CallOptions { version: version.map(Into::into), ..no_options() };
             let call = idl::Call::new(service.into(), "send".into(), Vec::new(), options);
-            let request = Request::check(Request::by_base_name(call), &Config::default()).expect("a request");
+            Request::check(call, &Config::default()).expect("a request")
+        };
+        let wanted = |service: &str, version: Option<&str>| {
+            let request = request(service, version);
             (request.service, request.wanted.version.map(|version| version.to_string()))
         };
         assert_eq!(wanted("api@1.0.0", None), ("api".into(), Some("=1.0.0".into())));
-        assert_eq!(wanted("api@1", Some("^1")), ("api".into(), Some("=1.0.0, ^1".into())));
+        assert_eq!(wanted("api@1", Some("^1")), ("api".into(), Some("=1.0.0 and ^1".into())));
+        let either = request("api@1.0.0", Some("^1 || ^2")).wanted.version.expect("a requirement");
+        let meets = |version: &str| either.matches(&version.parse().expect("a version"));
+        assert!(meets("1.0.0") && !meets("1.1.0") && !meets("2.0.0"));
         assert_eq!(wanted("mail@work", None), ("mail@work".into(), None));
     }
 
@@ -222,6 +236,22 @@ mod tests {
         assert_eq!(field(check(b"", |options| options.version = Some("one".into()))), "options.version");
         assert_eq!(field(check(b"", |options| options.balance = Some(idl::Balance::KEY))), "options.key");
         assert_eq!(field(check(b"", |options| options.balance = Some(idl::Balance(0)))), "options.balance");
+        let long = |options: &mut CallOptions| options.version = Some(format!("{}*", "1|".repeat(500_000)));
+        assert_eq!(field(check(b"", long)), "options.version");
+        assert_eq!(field(check(b"", by_key(MAX_KEY + 1))), "options.key");
+    }
+
+    fn by_key(length: usize) -> impl FnOnce(&mut CallOptions) {
+        move |options| (options.balance, options.key) = (Some(idl::Balance::KEY), Some("k".repeat(length)))
+    }
+
+    #[test]
+    fn what_a_call_wants_of_a_master_is_charged() {
+        let size = |change: fn(&mut CallOptions)| check(b"", change).expect("a request").memory_size();
+        let plain = size(|_| {});
+        assert!(size(|options| options.version = Some(["1"; 32].join("|"))) > plain + 32 * 100);
+        let keyed = check(b"", by_key(MAX_KEY)).expect("a request").memory_size();
+        assert_eq!(keyed, plain + MAX_KEY);
     }
 
     #[test]

@@ -86,7 +86,8 @@ class CallOptions
     public $idempotent = null;
     /**
      * A requirement of versions as Composer writes them: `^1.2`, `~1.2.3`, `1.2.*`, `>=1.2 <2.0 || ^3.0`; `1.2.3` is that
-     * version and no other. Absent: the newest version there is; for `callAll`, any.
+     * version and no other. At most 256 bytes and 32 alternatives. Absent: the newest version there is; for `callAll`,
+     * any.
      * 
      * @var string
      */
@@ -98,7 +99,7 @@ class CallOptions
      */
     public $balance = null;
     /**
-     * For the balance KEY.
+     * For the balance KEY, at most 1,024 bytes.
      * 
      * @var string
      */
