@@ -143,11 +143,16 @@ impl Feed {
         self.settling.load(Ordering::Acquire)
     }
 
-    /// Whether masters that the source told of may soon be back: it settles, or was started or lost just now.
+    /// Whether masters that the source told of may soon be back: it settles, or was started or lost just now. One that
+    /// was lost while it settled may never be back to say that it has ended.
     pub fn is_returning(&self) -> bool {
         let since = self.since_sync().unwrap_or_else(|| self.born.elapsed());
-        let was_lost = self.state() != FeedState::Live && since < RETURN;
-        (self.is_settling() || was_lost) && !self.is_frozen() && !self.is_gone()
+        let is_returning = match self.state() {
+            FeedState::Live => self.is_settling(),
+            FeedState::Syncing => self.is_settling() || since < RETURN,
+            FeedState::Connecting | FeedState::Down => since < RETURN,
+        };
+        is_returning && !self.is_frozen() && !self.is_gone()
     }
 
     /// From now on the source says nothing more of itself, so that it grows old.
@@ -291,5 +296,30 @@ impl std::fmt::Display for FeedState {
             FeedState::Live => "live",
             FeedState::Down => "down",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_that_was_lost_while_it_settled_is_waited_for_no_longer_than_any_other() {
+        let mut feed = Feed::new("hub", "upstream", Vec::new());
+        // As the shared file has it, or as the register said before it died.
+        feed.set_settling(true);
+        let returning = |feed: &Feed| {
+            [FeedState::Connecting, FeedState::Down, FeedState::Syncing, FeedState::Live].map(|state| {
+                feed.enter(state, "");
+                feed.is_returning()
+            })
+        };
+        assert_eq!(returning(&feed), [true, true, true, true]);
+        feed.born = feed.born.checked_sub(RETURN).expect("the machine was up by then");
+        assert_eq!(
+            returning(&feed),
+            [false, false, true, true],
+            "where it is there, it says itself when it has settled"
+        );
     }
 }
