@@ -208,6 +208,8 @@ pub enum Change {
     Expect(Arc<Master>),
     /// The master, by its id, is no longer there by this source.
     Leave(String),
+    /// The master, by its id, is no longer expected back by this source. If it is back by now, that changes nothing.
+    GiveUp(String),
 }
 
 impl Change {
@@ -215,7 +217,7 @@ impl Change {
     pub fn path(&self) -> Option<&NodePath> {
         match self {
             Change::Put(path, _) | Change::Delete(path) => Some(path),
-            Change::Join(..) | Change::Expect(_) | Change::Leave(_) => None,
+            Change::Join(..) | Change::Expect(_) | Change::Leave(_) | Change::GiveUp(_) => None,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The ids of masters: as long as one is connected, its id is its user's.
+//! The ids of masters: as long as one is connected, its id is its user's. And those that are made for masters.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -37,6 +37,19 @@ impl Ids {
     fn owners(&self) -> MutexGuard<'_, HashMap<String, Owner>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The id of a master that has none of its own, at a register of this name.
+pub(super) fn made(name: &str, number: u64) -> String {
+    format!("{name}-{number}")
+}
+
+/// Whether an id looks like one that a register made, or that `master.php` made for its process. It may be another one
+/// after a restart; an id that somebody chose is the same.
+pub(super) fn is_made(id: &str) -> bool {
+    let is_hex = |text: &str, digits: usize| text.len() == digits && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let by_register = id.split_once('-').is_some_and(|(name, number)| is_hex(name, 8) && number.parse::<u64>().is_ok());
+    by_register || is_hex(id, 32)
 }
 
 impl Drop for Claim {

@@ -251,7 +251,7 @@ impl Hall {
         // Under the lock, so that the store hears of them in the same order.
         match speakers.last_key_value() {
             Some((speaker, told)) if *speaker == number || Some(*speaker) != spoke => {
-                self.publisher.publish(replaced.map(Change::Leave).into_iter().chain([told.clone()]).collect());
+                self.publisher.publish(replaced.map(Change::GiveUp).into_iter().chain([told.clone()]).collect());
             }
             Some(_) => {}
             None => {

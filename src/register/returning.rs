@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::ids;
 use crate::model::Master;
 
 #[derive(Debug, Default)]
@@ -12,13 +13,14 @@ pub(super) struct Returning(Mutex<State>);
 struct State {
     /// The ids of those that have not come back.
     expected: HashSet<String>,
-    /// The same ids, and others, by what the masters were like.
+    /// Those of them that nobody chose, and others, by what the masters were like.
     by_likeness: HashMap<Likeness, Vec<String>>,
     /// The ids of those that have taken the place of another.
     placed: HashSet<String>,
 }
 
-/// What tells a master that has no id of its own from others: its host, and the names and versions that it offers.
+/// What tells a master that has no id of its own from others: its host, or its user over a Unix socket, and the names and
+/// versions that it offers.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Likeness {
     host: String,
@@ -30,12 +32,10 @@ impl Returning {
         let mut state = self.state();
         for master in masters {
             state.expected.insert(master.id.clone());
-            state.by_likeness.entry(Likeness::of(master)).or_default().push(master.id.clone());
+            if let Some(likeness) = Likeness::of(master) {
+                state.by_likeness.entry(likeness).or_default().push(master.id.clone());
+            }
         }
-    }
-
-    pub(super) fn count(&self) -> usize {
-        self.state().expected.len()
     }
 
     /// A master is there: the other id by which it was known before, if it has another one now.
@@ -61,7 +61,7 @@ impl Returning {
 
 impl State {
     fn place_of(&mut self, master: &Master) -> Option<String> {
-        let alike = self.by_likeness.get_mut(&Likeness::of(master))?;
+        let alike = self.by_likeness.get_mut(&Likeness::of(master)?)?;
         while let Some(id) = alike.pop() {
             if self.expected.remove(&id) {
                 return Some(id);
@@ -72,12 +72,18 @@ impl State {
 }
 
 impl Likeness {
-    fn of(master: &Master) -> Self {
-        let host = master.address.rsplit_once(':').map_or(master.address.as_str(), |(host, _)| host).to_owned();
+    /// None: it has an id of its own, by which it comes back.
+    fn of(master: &Master) -> Option<Self> {
+        if !ids::is_made(&master.id) {
+            return None;
+        }
+        let port = |port: &str| port.parse::<u16>().is_ok();
+        let host =
+            master.address.rsplit_once(':').filter(|(_, end)| port(end)).map_or(&*master.address, |(host, _)| host);
         let service = |it: &crate::model::Service| (it.base_name().to_owned(), it.version().to_string());
         let mut services: Vec<_> = master.services.iter().map(service).collect();
         services.sort_unstable();
-        Self { host, services }
+        Some(Self { host: host.to_owned(), services })
     }
 }
 
@@ -94,23 +100,52 @@ mod tests {
         Master { id: id.into(), address: address.into(), connected_at: 0, services }
     }
 
+    /// An id as the register makes them.
+    fn made(number: u64) -> String {
+        ids::made("0123abcd", number)
+    }
+
+    fn expecting(known: &[Master]) -> Returning {
+        let returning = Returning::default();
+        returning.expect(known.iter());
+        returning
+    }
+
     #[test]
     fn a_master_takes_the_place_that_it_had_or_one_of_its_like() {
-        let returning = Returning::default();
-        let known = [
+        let returning = expecting(&[
             master("own", "10.0.0.1:5", &["mail"]),
-            master("old-1", "10.0.0.1:6", &["mail", "log@v2"]),
-            master("old-2", "10.0.0.1:7", &["mail", "log@v2"]),
-        ];
-        returning.expect(known.iter());
-        let comes_back = |id, address, services: &[&str]| returning.come_back(&master(id, address, services));
-        assert_eq!(comes_back("new-1", "10.0.0.2:6", &["log@2.0.0", "mail"]), None, "it is on another host");
-        assert_eq!(comes_back("new-2", "10.0.0.1:9", &["log@2.0.0", "mail"]).as_deref(), Some("old-2"));
-        assert_eq!(comes_back("new-2", "10.0.0.1:9", &["mail"]), None, "it has its place");
+            master(&made(1), "10.0.0.1:6", &["mail", "log@v2"]),
+            master(&made(2), "10.0.0.1:7", &["mail", "log@v2"]),
+        ]);
+        let comes_back = |id: &str, address, services: &[&str]| returning.come_back(&master(id, address, services));
+        assert_eq!(comes_back(&made(11), "10.0.0.2:6", &["log@2.0.0", "mail"]), None, "it is on another host");
+        assert_eq!(comes_back(&made(12), "10.0.0.1:9", &["log@2.0.0", "mail"]), Some(made(2)));
+        assert_eq!(comes_back(&made(12), "10.0.0.1:9", &["mail"]), None, "it has its place");
         assert_eq!(comes_back("own", "10.0.0.1:9", &["mail"]), None);
-        assert_eq!(comes_back("new-3", "10.0.0.1:9", &["mail"]), None, "that place is taken");
-        assert_eq!(returning.count(), 1);
-        returning.give_up();
-        assert_eq!(returning.count(), 0);
+        assert_eq!(comes_back(&made(13), "10.0.0.1:9", &["log@2.0.0", "mail"]), Some(made(1)));
+        assert_eq!(comes_back(&made(14), "10.0.0.1:9", &["log@2.0.0", "mail"]), None, "all places are taken");
+    }
+
+    #[test]
+    fn a_master_with_an_id_of_its_own_neither_loses_its_place_nor_takes_that_of_another() {
+        let returning = expecting(&[master("own", "10.0.0.1:5", &["mail"]), master(&made(1), "10.0.0.1:6", &["mail"])]);
+        let comes_back = |id: &str| returning.come_back(&master(id, "10.0.0.1:9", &["mail"]));
+        assert_eq!(comes_back("another"), None);
+        assert_eq!(comes_back(&made(2)), Some(made(1)));
+        assert_eq!(comes_back(&made(3)), None, "`own` comes back by its id alone");
+        assert!(returning.state().expected.contains("own"));
+    }
+
+    #[test]
+    fn over_a_unix_socket_no_user_takes_the_place_of_another() {
+        let returning = expecting(&[master(&made(1), "unix:uid=1000", &["mail"])]);
+        let comes_back = |id: &str, address| returning.come_back(&master(id, address, &["mail"]));
+        assert_eq!(comes_back(&made(2), "unix:uid=1001"), None);
+        assert_eq!(
+            comes_back(&"f".repeat(32), "unix:uid=1000"),
+            Some(made(1)),
+            "a process of PHP has an id made for it"
+        );
     }
 }

@@ -7,10 +7,10 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Hall;
 use super::handshake::PendingConnection;
-use super::ids::Claim;
+use super::ids::{self, Claim};
 use super::line::MasterLine;
 use super::offered::Offered;
-use super::question::Question;
+use super::question::{Offer, Question};
 use super::secrets::{Admitted, EXAMPLE_TOKEN};
 use super::subscriber::Subscriber;
 use crate::model::{Change, Master, Service};
@@ -152,7 +152,7 @@ fn admit(token: &Token, native: bool, id: Option<String>, peer: &Peer, hall: &Ha
     let wrong = if token.0 == EXAMPLE_TOKEN { EXAMPLE } else { WRONG };
     let admitted = hall.secrets.load().admit(token).ok_or(wrong)?;
     let number = hall.next_number();
-    let id = id.filter(|id| !id.is_empty()).unwrap_or_else(|| format!("{}-{number}", hall.name));
+    let id = id.filter(|id| !id.is_empty()).unwrap_or_else(|| ids::made(&hall.name, number));
     let claim = hall.ids.claim(id, peer.user).ok_or("a master of another user has this id")?;
     Ok(Auth { admitted, native, claim, number })
 }
@@ -235,10 +235,7 @@ impl Session {
                     }
                     Some(message) => subscriber.take(message),
                 },
-                offer = question.answer() => match offer.and_then(|offer| {
-                    self.is_called(offer.process.as_deref());
-                    offered.set(offer)
-                }) {
+                offer = question.answer() => match offer.and_then(|offer| self.take_in(offer, &mut offered)) {
                     Ok((services, left_out)) => {
                         if let Some(why) = left_out {
                             let (master, address) = (self.id(), &self.peer.address);
@@ -279,13 +276,17 @@ impl Session {
         self.claim().id.clone()
     }
 
-    /// Takes the id that the process has everywhere, unless it is a master's of another user.
-    fn is_called(&self, process: Option<&str>) {
-        let Some(process) = process.filter(|process| *process != self.claim().id) else { return };
-        if let Some(claim) = self.hall.ids.claim(process.to_owned(), self.peer.user) {
+    /// Takes in what the master offers, and the id that its process has everywhere, unless that is a master's of another
+    /// user. Where there is no room for the offer, the master stays listed as it was.
+    fn take_in(&self, offer: Offer, offered: &mut Offered) -> Result<(Vec<Service>, Option<String>), String> {
+        let process = offer.process.clone().filter(|process| *process != self.claim().id);
+        let claim = process.and_then(|process| self.hall.ids.claim(process, self.peer.user));
+        let taken = offered.set(offer)?;
+        if let Some(claim) = claim {
             self.leave();
             *self.claim() = claim;
         }
+        Ok(taken)
     }
 
     fn claim(&self) -> MutexGuard<'_, Claim> {

@@ -25,9 +25,7 @@ impl Settling {
         let is_restored = hall.publisher.filled().whole;
         let are_all = is_restored && !feed.is_settling();
         feed.set_settling(true);
-        let snapshot = hall.publisher.snapshot();
-        let expected = snapshot.directory().masters("").filter(|(_, entry)| entry.is_expected_by(own));
-        hall.returning.expect(expected.filter_map(|(_, entry)| entry.told_by(own)).map(AsRef::as_ref));
+        hall.returning.expect(hall.publisher.snapshot().directory().expected_by(own).map(AsRef::as_ref));
         Self { began: Instant::now(), is_restored, are_all, is_over: false }
     }
 
@@ -41,7 +39,7 @@ impl Settling {
             self.is_over = true;
         }
         if !self.is_over && (self.is_restored || self.began.elapsed() < UNKNOWN_TIME) {
-            let detail = match hall.returning.count() {
+            let detail = match count_of_expected(hall) {
                 0 => "giving masters time to connect".to_owned(),
                 count => format!("giving masters time to come back: {count} of those known before have not"),
             };
@@ -61,9 +59,14 @@ impl Settling {
     }
 
     fn has_ended(&self, hall: &Hall) -> bool {
-        let all_are_back = self.are_all && hall.returning.count() == 0;
+        let all_are_back = self.are_all && count_of_expected(hall) == 0;
         // Who knows that there are no others has said so.
         let is_settled = !hall.publisher.feed().is_settling();
         all_are_back || is_settled || self.began.elapsed() >= hall.config.settle
     }
+}
+
+/// How many masters have not come back. As the store has it: a master whose return is not published yet is not back.
+fn count_of_expected(hall: &Hall) -> usize {
+    hall.publisher.snapshot().directory().expected_by(hall.publisher.number()).count()
 }

@@ -131,6 +131,17 @@ impl Directory {
         self.masters.range::<_, str>((Bound::Included(from), Bound::Unbounded))
     }
 
+    /// The masters that a feed expects back, as it knew them.
+    pub fn expected_by(&self, feed: usize) -> impl Iterator<Item = &Arc<Master>> {
+        let ways = self.masters.values().filter_map(move |entry| entry.way_of(feed));
+        ways.filter(|way| way.line.is_none()).map(|way| &way.told)
+    }
+
+    /// Whether a feed expects this master back.
+    pub(super) fn is_expected(&self, feed: usize, id: &str) -> bool {
+        self.masters.get(id).is_some_and(|entry| entry.is_expected_by(feed))
+    }
+
     /// Who offers a service, by its name without a version. None: nobody does.
     pub fn offers(&self, service: &str) -> Option<&Offers> {
         self.services.get(service)

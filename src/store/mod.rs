@@ -206,7 +206,7 @@ impl Publisher {
 
     /// Takes away those that were there before a restart and have not come back.
     pub fn clear_expected(&self) {
-        self.publish(self.snapshot().leaves_of_expected(self.number));
+        self.publish(self.snapshot().give_up_expected(self.number));
     }
 
     /// Takes away all masters that the source told of; and the source is no more.

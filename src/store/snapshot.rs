@@ -215,17 +215,13 @@ impl Snapshot {
 
     /// What takes away all masters that a feed told of.
     pub(super) fn leaves(&self, feed: usize) -> Vec<Change> {
-        self.leaves_of(|entry| entry.told_by(feed).is_some())
-    }
-
-    /// What takes away those that a feed still expects back.
-    pub(super) fn leaves_of_expected(&self, feed: usize) -> Vec<Change> {
-        self.leaves_of(|entry| entry.is_expected_by(feed))
-    }
-
-    fn leaves_of(&self, which: impl Fn(&Entry) -> bool) -> Vec<Change> {
-        let masters = self.directory.masters("").filter(|(_, entry)| which(entry));
+        let masters = self.directory.masters("").filter(|(_, entry)| entry.told_by(feed).is_some());
         masters.map(|(id, _)| Change::Leave(id.to_string())).collect()
+    }
+
+    /// Takes away the masters that a feed expects back and that have not come back when the change is applied.
+    pub(super) fn give_up_expected(&self, feed: usize) -> Vec<Change> {
+        self.directory.expected_by(feed).map(|master| Change::GiveUp(master.id.clone())).collect()
     }
 
     /// Makes this the next revision, if `changes` differ from what is here or make the feed whole.
@@ -246,7 +242,8 @@ impl Snapshot {
                     let id = master.id.as_str().into();
                     next.masters.push((id, self.directory.expect(feed, master)));
                 }
-                Change::Leave(id) => {
+                Change::GiveUp(id) if !self.directory.is_expected(feed, &id) => {}
+                Change::Leave(id) | Change::GiveUp(id) => {
                     if let Some(kind) = self.directory.leave(feed, &id) {
                         next.masters.push((id.into(), kind));
                     }

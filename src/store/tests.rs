@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::model::{ChangeKind, Node, NodePath, Stat};
+use crate::model::{Answers, Call, ChangeKind, Command, Line, Master, Node, NodePath, Refused, Stat};
 
 fn path(text: &str) -> NodePath {
     NodePath::parse(text).expect(text)
@@ -244,4 +244,34 @@ fn a_frozen_store_stays_as_it_is_and_grows_old() {
     publisher.feed().prove(Instant::now());
     assert!(!publisher.feed().enter(FeedState::Down, "closed"));
     assert_eq!((publisher.feed().state(), publisher.feed().age()), (FeedState::Live, None));
+}
+
+#[test]
+fn a_master_that_is_back_before_it_is_given_up_stays() {
+    #[derive(Debug)]
+    struct Nowhere;
+    impl Line for Nowhere {
+        fn call(&self, _: Call) -> Result<Answers, Refused> {
+            Err(Refused::Gone)
+        }
+
+        fn send(&self, _: &Command) -> Result<(), Refused> {
+            Err(Refused::Gone)
+        }
+
+        fn outstanding(&self) -> usize {
+            0
+        }
+    }
+    let store = Store::new(&Config::default(), vec![Feed::new("register", "register", vec![])], Arc::default());
+    let publisher = store.publisher(0);
+    let master =
+        |id: &str| Arc::new(Master { id: id.into(), address: "here".into(), connected_at: 0, services: Vec::new() });
+    publisher.publish(["back", "away"].map(|id| Change::Expect(master(id))).into());
+    let given_up = store.snapshot().give_up_expected(0);
+    publisher.publish(vec![Change::Join(master("back"), Arc::new(Nowhere))]);
+    publisher.publish(given_up);
+    let snapshot = store.snapshot();
+    assert!(snapshot.directory().master("back").is_some_and(|entry| entry.is_connected()));
+    assert!(snapshot.directory().master("away").is_none());
 }
