@@ -125,37 +125,40 @@ impl Identity {
         let what = || format!("may not call {}.{}", service.escape_debug(), method.escape_debug());
         if self.client == Client::Tcp && !self.policy.has_rules() {
             let cure = "set `[access] tcp_calls = true`, or call over the Unix socket";
-            return self.check_or(self.grant.calls(service, method), what, cure);
+            return self.check_or(self.grant.calls(service, method), what, || cure.to_owned());
         }
         self.check(self.grant.calls(service, method), what)
     }
 
     /// Whether the client may have masters do something.
     pub fn may_command(&self) -> Result<(), Denied> {
-        let cure = match self.client {
+        let cure = || match self.client {
             Client::Tcp => format!("use the Unix socket as one of the administrators: {}", self.policy.admins()),
             Client::Unix { .. } => format!("the administrators may: {}", self.policy.admins()),
         };
-        self.check_or(self.grant.is_admin(), || "may not command masters".into(), &cure)
+        self.check_or(self.grant.is_admin(), || "may not command masters".into(), cure)
     }
 
     fn check(&self, is_allowed: bool, what: impl FnOnce() -> String) -> Result<(), Denied> {
-        let subject = match self.client {
-            Client::Tcp => "--tcp".to_owned(),
-            Client::Unix { uid, .. } => format!("--user {uid}"),
-        };
-        self.check_or(
-            is_allowed,
-            what,
-            &format!("`roster explain access {subject}`, as root, tells which rule decides"),
-        )
+        self.check_or(is_allowed, what, || {
+            let subject = match self.client {
+                Client::Tcp => "--tcp".to_owned(),
+                Client::Unix { uid, .. } => format!("--user {uid}"),
+            };
+            format!("`roster explain access {subject}`, as root, tells which rule decides")
+        })
     }
 
-    fn check_or(&self, is_allowed: bool, what: impl FnOnce() -> String, cure: &str) -> Result<(), Denied> {
+    fn check_or(
+        &self,
+        is_allowed: bool,
+        what: impl FnOnce() -> String,
+        cure: impl FnOnce() -> String,
+    ) -> Result<(), Denied> {
         if is_allowed {
             return Ok(());
         }
-        Err(Denied { what: format!("{} {}", self.client, what()), cure: cure.to_owned() })
+        Err(Denied { what: format!("{} {}", self.client, what()), cure: cure() })
     }
 }
 

@@ -20,6 +20,11 @@ const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// How often it is looked whether a peer is gone that sends no more, or more than is read.
 const LOOK: Duration = Duration::from_millis(200);
 
+thread_local! {
+    /// To open one takes longer than a question.
+    static PEERS: Peers = Peers::new();
+}
+
 /// A connection.
 #[derive(Debug)]
 pub enum Stream {
@@ -60,7 +65,7 @@ impl Stream {
     fn is_gone(&self) -> bool {
         match self {
             Self::Unix(stream) => is_hung_up(stream.as_fd()),
-            Self::Tcp(stream) => is_hung_up(stream.as_fd()) || Peers::new().has_closed(stream),
+            Self::Tcp(stream) => is_hung_up(stream.as_fd()) || PEERS.with(|peers| peers.has_closed(stream)),
             Self::Tls(stream) => is_hung_up(stream.get_ref().0.as_fd()),
         }
     }

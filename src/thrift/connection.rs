@@ -21,12 +21,10 @@ use super::refusal::Refusal;
 use super::scan::Bounds;
 use super::service::Asked;
 use super::wait::{Awaited, Wait};
+use super::watch::TOO_MANY_WATCHES;
 use super::{Peer, Shared};
 use crate::net::Stream;
 use crate::task::Stop;
-
-const TOO_MANY_WATCHES: &str = "overloaded: this user's watches are as many as one user may have of max_watches, or \
-                                their paths of max_watch_paths; try again later";
 
 /// Replies to pipelined requests are sent together up to this size.
 const GATHER: usize = 64 * 1024;
@@ -340,8 +338,12 @@ impl Connection {
             }
             io::Result::Ok(())
         };
+        self.place.set_idle(HEAR_OUT);
         // Whatever it is that ends it.
-        let _ = timeout(HEAR_OUT, hearing).await;
+        tokio::select! {
+            _ = hearing => {}
+            _ = self.place.sent_away() => {}
+        }
     }
 
     /// Sends all.

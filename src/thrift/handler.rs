@@ -242,6 +242,7 @@ impl Desk {
             return Err(invalid("cursor", "it is of another path; pass the one that the page before said"));
         }
         peer.identity.may_list(&path).map_err(denied)?;
+        self.ensure_room_for_page(peer)?;
         let roots = peer.identity.grant().roots(&path);
         Ok(Subtree { path, roots, limit, after, options })
     }
@@ -325,6 +326,15 @@ impl Desk {
         }
         let now = freshness(&snapshot)?;
         Ok((snapshot, Freshness { age: said.age.max(now.age), ..now }))
+    }
+
+    /// That the user has room for one more page, before it is made.
+    pub(super) fn ensure_room_for_page(&self, peer: &Peer) -> thrift::Result<()> {
+        if peer.account.memory.has_room(self.page_bytes()) {
+            return Ok(());
+        }
+        self.metrics.overloaded.increment();
+        Err(overloaded())
     }
 
     pub(super) fn page_bytes(&self) -> usize {

@@ -31,6 +31,7 @@ impl Desk {
     pub(super) fn masters(&self, peer: &Peer, filter: &Filter) -> thrift::Result<idl::MastersReply> {
         peer.identity.may_see_any().map_err(denied)?;
         check_metadata(filter)?;
+        self.ensure_room_for_page(peer)?;
         let limit = page_size(filter.limit.unwrap_or(0))?;
         let (snapshot, freshness) = self.fresh(known)?;
         let after = filter.cursor.as_deref().unwrap_or("");
@@ -69,6 +70,7 @@ impl Desk {
     pub(super) async fn services(&self, peer: &Peer, filter: &Filter) -> thrift::Result<idl::ServicesReply> {
         peer.identity.may_see_any().map_err(denied)?;
         check_metadata(filter)?;
+        self.ensure_room_for_page(peer)?;
         let limit = page_size(filter.limit.unwrap_or(0))?;
         let (snapshot, freshness) = self.fresh(known)?;
         let (are_offered, after) = place(filter)?;
@@ -108,6 +110,7 @@ impl Desk {
         let service = service.ok_or_else(|| invalid("filter.serviceName", "there must be one"))?;
         peer.identity.may_see(service).map_err(denied)?;
         check_metadata(filter)?;
+        self.ensure_room_for_page(peer)?;
         let limit = page_size(filter.limit.unwrap_or(0))?;
         let after = filter.cursor.as_deref().map(after).transpose()?;
         let (snapshot, freshness) = self.fresh(known)?;

@@ -165,7 +165,7 @@ impl Waiting {
 impl Task {
     fn work(self: Arc<Self>) {
         // Before it works, so that it is not lost if it is woken meanwhile.
-        self.is_waiting.store(false, Ordering::Release);
+        self.is_waiting.swap(false, Ordering::AcqRel);
         let waker = Waker::from(self.clone());
         let mut work = lock(&self.work);
         let is_done = work.as_mut().is_some_and(|work| work.as_mut().poll(&mut Context::from_waker(&waker)).is_ready());

@@ -183,6 +183,17 @@ impl Share {
         self.taken.load(Ordering::Relaxed)
     }
 
+    /// Whether so much could be taken now. To know it before something is made saves the making.
+    pub(super) fn has_room(&self, amount: usize) -> bool {
+        let all = self.pool.taken.load(Ordering::Relaxed);
+        self.may(self.taken(), all.saturating_add(amount), amount)
+    }
+
+    /// Whether a user who has `own` may take so much, after which all users together have `all`.
+    fn may(&self, own: usize, all: usize, amount: usize) -> bool {
+        all <= self.most && (own == 0 || own.saturating_add(amount) <= self.most - all)
+    }
+
     /// How much more the user leaves free than it has.
     fn free(&self) -> usize {
         self.most.saturating_sub(self.pool.taken.load(Ordering::Relaxed)).saturating_sub(self.taken())
@@ -193,7 +204,7 @@ impl Share {
         // be given what only one can have.
         let own = self.taken.fetch_add(amount, Ordering::Relaxed);
         let all = self.pool.taken.fetch_add(amount, Ordering::Relaxed).saturating_add(amount);
-        let may = all <= self.most && (own == 0 || own.saturating_add(amount) <= self.most - all);
+        let may = self.may(own, all, amount);
         if !may {
             self.subtract(amount);
         }

@@ -17,6 +17,10 @@ use crate::task::Stop;
 /// The most paths of one watch, each of which a change is compared with.
 pub const MAX_PATHS: usize = 1_024;
 
+/// What a client is told whose user watches as much as one user may.
+pub(super) const TOO_MANY_WATCHES: &str = "overloaded: this user's watches are as many as one user may have of max_watches, or \
+                                their paths of max_watch_paths; try again later";
+
 /// What a path takes that is watched, beside its bytes: here and where the store looks for who waits.
 const PATH_OVERHEAD: usize = 256;
 
@@ -68,6 +72,11 @@ impl Desk {
         let patience = self.patience(since, timeout_ms, limit)?;
         if paths.len() > MAX_PATHS {
             return Err(invalid("paths", &format!("more than {MAX_PATHS}; watch what lies above them")));
+        }
+        let account = &peer.account;
+        if !account.watches.has_room(1) || !account.watch_paths.has_room(paths.len()) {
+            self.metrics.overloaded.increment();
+            return Err(ApplicationError::new(ApplicationErrorKind::InternalError, TOO_MANY_WATCHES).into());
         }
         let mut paths: Vec<NodePath> = paths.iter().map(|path| parse("paths", path)).collect::<Result<_, _>>()?;
         if paths.is_empty() {

@@ -123,9 +123,13 @@ impl Attack {
             Attack::Unread => loop {
                 stream.write_all(request).await?;
             },
-            Attack::Watches | Attack::HungCalls | Attack::LargeCalls | Attack::HalfSent => {
-                stream.write_all(request).await?
+            Attack::Watches => {
+                stream.write_all(request).await?;
+                let mut reply = vec![0; 4_096];
+                let length = stream.read(&mut reply).await?;
+                stream.write_all(&since(&reply[..length], request)).await?;
             }
+            Attack::HungCalls | Attack::LargeCalls | Attack::HalfSent => stream.write_all(request).await?,
             Attack::Get | Attack::Children | Attack::Subtree | Attack::Instances => {
                 let (mut from, mut to) = stream.split();
                 let many = request.repeat(100);
@@ -148,6 +152,16 @@ impl FromStr for Attack {
         let attack = Self::ALL.into_iter().find(|attack| format!("{attack:?}") == name);
         attack.ok_or_else(|| format!("no attack is called {name}"))
     }
+}
+
+/// A watch since the revision that the reply to the same watch says: that one asked for what is yet to come, and was told
+/// at once to start over.
+fn since(reply: &[u8], watch: &[u8]) -> Vec<u8> {
+    const FRESHNESS: &[u8] = &[12, 0, 3, 10, 0, 1];
+    let told = reply.windows(FRESHNESS.len()).position(|bytes| bytes == FRESHNESS).map(|at| at + FRESHNESS.len());
+    let revision = told.and_then(|at| reply.get(at..at + 8)).unwrap_or(&[0; 8]);
+    let at = watch.windows(8).position(|bytes| bytes == i64::MAX.to_be_bytes()).expect("a watch says since when");
+    [&watch[..at], revision, &watch[at + 8..]].concat()
 }
 
 /// A call that no master ever answers.
