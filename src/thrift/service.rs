@@ -189,7 +189,14 @@ impl RosterSyncHandler for &Pass<'_> {
     }
 
     fn handle_masters(&self, filter: Filter) -> thrift::Result<idl::MastersReply> {
-        self.desk.counted(self.desk.masters(self.peer, &filter))
+        if let Some(Awaited::Masters(reply)) = self.awaited() {
+            return self.desk.counted(reply);
+        }
+        // What takes more than one turn is begun anew, by turns.
+        match self.desk.masters(self.peer, &filter).now_or_never() {
+            Some(reply) => self.desk.counted(reply),
+            None => self.waits(Ok(Wait::Masters(filter))),
+        }
     }
 
     fn handle_master(&self, id: String) -> thrift::Result<idl::MasterReply> {
@@ -200,7 +207,6 @@ impl RosterSyncHandler for &Pass<'_> {
         if let Some(Awaited::Services(reply)) = self.awaited() {
             return self.desk.counted(reply);
         }
-        // What takes more than one turn is begun anew, by turns.
         match self.desk.services(self.peer, &filter).now_or_never() {
             Some(reply) => self.desk.counted(reply),
             None => self.waits(Ok(Wait::Services(filter))),

@@ -7,8 +7,8 @@ use thrift::{ApplicationError, ApplicationErrorKind};
 use super::call::Several;
 use super::handler::{Children, Desk, NAME_OVERHEAD, Subtree};
 use super::idl::{
-    CallOutcome, CallResult, CallValues, ChildrenReply, Filter, MastersWatchReply, Overloaded, ServicesReply,
-    SubtreeReply, WatchReply,
+    CallOutcome, CallResult, CallValues, ChildrenReply, Filter, MastersReply, MastersWatchReply, Overloaded, Service,
+    ServicesReply, SubtreeReply, WatchReply,
 };
 use super::memory::size;
 use super::open::Open;
@@ -28,6 +28,8 @@ pub(super) enum Wait {
     Children(Children),
     /// Until what may be read of it is found.
     Subtree(Subtree),
+    /// Until those are found that the client may know of.
+    Masters(Filter),
     /// Until the metadata of all masters are compared.
     Services(Filter),
     Watch(Watch),
@@ -53,6 +55,7 @@ pub(super) enum Wait {
 pub(super) enum Awaited {
     Children(thrift::Result<ChildrenReply>),
     Subtree(thrift::Result<SubtreeReply>),
+    Masters(thrift::Result<MastersReply>),
     Services(thrift::Result<ServicesReply>),
     Watch(thrift::Result<WatchReply>),
     WatchMasters(thrift::Result<MastersWatchReply>),
@@ -77,6 +80,7 @@ impl Wait {
         match self {
             Wait::Children(_) => Awaited::Children(Err(other)),
             Wait::Subtree(_) => Awaited::Subtree(Err(other)),
+            Wait::Masters(_) => Awaited::Masters(Err(other)),
             Wait::Services(_) => Awaited::Services(Err(other)),
             Wait::Watch(_) => Awaited::Watch(Err(other)),
             Wait::WatchMasters(_) => Awaited::WatchMasters(Err(other)),
@@ -107,7 +111,8 @@ impl Wait {
                 several.iter().flatten().map(Request::memory_size).sum()
             }
             Wait::Broadcast(command) | Wait::Order(command) => value::memory_size(command.message()),
-            Wait::WatchMasters(_) | Wait::NextValues | Wait::Children(_) | Wait::Subtree(_) | Wait::Services(_) => 0,
+            Wait::WatchMasters(_) | Wait::NextValues => 0,
+            Wait::Children(_) | Wait::Subtree(_) | Wait::Masters(_) | Wait::Services(_) => 0,
         }
     }
 
@@ -116,6 +121,7 @@ impl Wait {
         match self {
             Wait::Children(asked) => Awaited::Children(open.beside(desk.many_children(peer, &asked)).await),
             Wait::Subtree(subtree) => Awaited::Subtree(open.beside(desk.searched_subtree(peer, &subtree)).await),
+            Wait::Masters(filter) => Awaited::Masters(open.beside(desk.masters(peer, &filter)).await),
             Wait::Services(filter) => Awaited::Services(open.beside(desk.services(peer, &filter)).await),
             Wait::Watch(watch) => Awaited::Watch(open.beside(desk.changes(peer, &watch, stop)).await),
             Wait::WatchMasters(patience) => {
@@ -160,18 +166,18 @@ impl Awaited {
                 let nodes = reply.changes.iter().map(|change| (change.path.len(), change.node.as_ref()));
                 nodes.map(|(path, node)| path + CHANGE_OVERHEAD + node.map_or(0, |node| path + node.data.len())).sum()
             }
+            Awaited::Masters(Ok(reply)) => reply.masters.iter().map(|master| size_of_services(&master.services)).sum(),
             Awaited::WatchMasters(Ok(reply)) => {
-                let masters =
-                    reply.changes.iter().map(|change| change.master.iter().flat_map(|master| &master.services));
-                masters
-                    .map(|all| {
-                        CHANGE_OVERHEAD
-                            + all.map(|it| it.name.len() + it.metadata.len() + CHANGE_OVERHEAD).sum::<usize>()
-                    })
-                    .sum()
+                let masters = reply.changes.iter().map(|change| change.master.as_ref());
+                masters.map(|master| size_of_services(master.map_or(&[], |master| &master.services))).sum()
             }
             // Failures, and what has no more than a number.
             _ => 0,
         }
     }
+}
+
+/// About how much memory a master takes that is told of, by what it offers.
+fn size_of_services(services: &[Service]) -> usize {
+    CHANGE_OVERHEAD + services.iter().map(|it| it.name.len() + it.metadata.len() + CHANGE_OVERHEAD).sum::<usize>()
 }

@@ -7,6 +7,7 @@ use bytesize::ByteSize;
 use futures::FutureExt;
 
 use super::*;
+use crate::access::{Access, Client, Policy};
 use crate::task::Tasks;
 use crate::thrift::idl::{ChangeKind, Filter, NotFound, NotReady};
 
@@ -30,7 +31,7 @@ fn house() -> House {
 fn masters_come_in_pages_and_by_what_they_offer() {
     let house = house();
     let ids = |filter: Filter| {
-        let reply = house.desk.masters(&house.peer, &filter).expect("masters");
+        let reply = by_turns(house.desk.masters(&house.peer, &filter)).expect("masters");
         (reply.masters.into_iter().map(|master| master.id).collect::<Vec<_>>().concat(), reply.cursor)
     };
     assert_eq!(ids(filter(None, &[])), ("abc".into(), None));
@@ -102,6 +103,31 @@ fn the_metadata_of_very_many_masters_are_compared_by_turns() {
 }
 
 #[test]
+fn no_cursor_is_the_id_of_a_master_that_the_client_may_not_know_of() {
+    let mut house = House::with(&[]);
+    let way = Way::new(Manner::Silent);
+    let hidden = (0..10_000).map(|number| join(&format!("hidden-{number}"), &["log"], &way));
+    let seen = ["a", "i", "z"].map(|id| join(id, &["mail"], &way));
+    house.feeds[0].publish(hidden.chain(seen).collect());
+    let rule = toml::from_str("user = '33033'\nread = ['mail']").expect("a rule");
+    let access = Access::new(Policy::new(&Default::default(), &[rule]).expect("names that are known"));
+    house.peer.identity = access.identify(Client::Unix { uid: 33_033, gid: 33_033 }, Vec::new);
+    let page = |wanted: Filter| {
+        let reply = by_turns(house.desk.masters(&house.peer, &wanted)).expect("masters");
+        (reply.masters.into_iter().map(|master| master.id).collect::<Vec<_>>().concat(), reply.cursor)
+    };
+    assert_eq!(page(filter(None, &[])), ("aiz".into(), None));
+    assert_eq!(page(Filter { limit: Some(1), ..filter(None, &[]) }), ("a".into(), Some("a".into())));
+    let second = Filter { limit: Some(1), cursor: Some("a".into()), ..filter(None, &[]) };
+    assert_eq!(page(second), ("i".into(), Some("i".into())));
+    assert_eq!(page(filter(None, &[("zone", "z")])), ("z".into(), None));
+    // Nobody begins a turn, so that it is over after a while.
+    std::thread::sleep(Duration::from_millis(2));
+    let all = filter(None, &[]);
+    assert!(house.desk.masters(&house.peer, &all).now_or_never().is_none(), "others may work");
+}
+
+#[test]
 fn instances_come_newest_first() {
     let house = house();
     let reply = house.desk.instances(&house.peer, &filter(Some("mail"), &[])).expect("instances");
@@ -149,13 +175,13 @@ fn instances_come_in_pages_by_their_number_and_by_their_size() {
 async fn nothing_is_said_of_masters_before_all_who_tell_of_them_have() {
     let house = House::new(2, &Config::default());
     house.feeds[0].publish_whole(vec![join("a", &["mail"], &Way::new(Manner::Echoes))]);
-    let error = house.desk.masters(&house.peer, &filter(None, &[])).expect_err("not ready");
+    let error = by_turns(house.desk.masters(&house.peer, &filter(None, &[]))).expect_err("not ready");
     assert_eq!(exception::<NotReady>(&error).source, "register-1");
     assert!(house.desk.call(&house.peer, &house.request("send", |_| {})).await.is_ok(), "what is known can be called");
     house.feeds[1].publish_whole(vec![]);
-    assert_eq!(house.desk.masters(&house.peer, &filter(None, &[])).expect("masters").masters.len(), 1);
+    assert_eq!(by_turns(house.desk.masters(&house.peer, &filter(None, &[]))).expect("masters").masters.len(), 1);
     let house = House::new(0, &Config::default());
-    let nothing = house.desk.masters(&house.peer, &filter(None, &[])).expect("masters");
+    let nothing = by_turns(house.desk.masters(&house.peer, &filter(None, &[]))).expect("masters");
     assert!(nothing.masters.is_empty() && nothing.freshness.complete);
 }
 
