@@ -9,9 +9,9 @@ use semver::Version;
 use tokio::time::{Instant, timeout_at};
 
 use super::idl::{CallEnd, CallFailed, CallTimedOut, NoMaster, Overloaded};
-use super::memory::Values;
+use super::memory::{NoRoom, Values};
 use super::request::Request;
-use super::shares::{Account, CallTaken, TooManyCalls};
+use super::shares::{Account, CallTaken, Taken, TooManyCalls};
 use super::value;
 use crate::metrics::{Ending, Held, Metrics, Tally};
 use crate::model::{Answer, Answers, Call, Refused, Service};
@@ -254,7 +254,7 @@ async fn attempt(
     let master = entry.master.id.clone();
     let answers = send(&entry, request, bounds.until)?;
     drop(entry);
-    match timeout_at(bounds.until, gather(answers, &master, request, bounds.values)).await {
+    match timeout_at(bounds.until, gather(answers, &master, request, bounds)).await {
         Ok(gathered) => gathered.map(|()| master),
         Err(_) if bounds.values.have_come() => Err(timed_out(master, request, "came to no end")),
         Err(_) => Err(timed_out(master, request, "gave no answer")),
@@ -296,24 +296,35 @@ fn offered<'a>(entry: &'a Entry, request: &Request) -> Option<&'a Service> {
     offers.filter(|service| fits(&request.wanted.version, service)).max_by_key(|service| service.version())
 }
 
-/// Waits for all that the master gives.
-async fn gather(mut answers: Answers, master: &str, request: &Request, values: &Values) -> Result<(), Failure> {
+/// Waits for all that the master gives. A value is charged as long as it is held: as it came, it may take many times as
+/// much as it does when it is written.
+async fn gather(mut answers: Answers, master: &str, request: &Request, bounds: Bounds<'_>) -> Result<(), Failure> {
     let failed = |message, class_name, code, lost| {
         Failure::Failed(CallFailed { master: master.to_owned(), message, class_name, code, lost })
     };
-    let put = async |value: &Value| {
-        let given_up = |why: String| failed(format!("the call was given up: {why}"), None, 0, false);
-        values.can_write(value::memory_size(value)).map_err(|why| given_up(why.to_string()))?;
-        let written = value::write(request.encoding, value).map_err(given_up)?;
-        values.put(written).await.map_err(|why| given_up(why.to_string()))
+    let given_up = |why: String| failed(format!("the call was given up: {why}"), None, 0, false);
+    let put = async |value: Value, mut held: Taken| {
+        let written = value::write(request.encoding, &value).map_err(given_up)?;
+        drop(value);
+        held.resize(0);
+        bounds.values.put(written).await.map_err(|why| given_up(why.to_string()))
     };
-    let mut last = Value::Nil;
+    let (mut last, mut held) = (Value::Nil, bounds.account.memory.nothing());
     loop {
         match answers.next().await {
-            Some(Answer::Value(value)) if request.all_values => put(&value).await?,
-            Some(Answer::Value(value)) => last = value,
+            Some(Answer::Value(value)) => {
+                (last, held) = (Value::Nil, bounds.account.memory.nothing());
+                if !held.resize(value::memory_size(&value)) {
+                    return Err(given_up(NoRoom::Memory.to_string()));
+                }
+                if request.all_values {
+                    put(value, std::mem::replace(&mut held, bounds.account.memory.nothing())).await?;
+                } else {
+                    last = value;
+                }
+            }
             Some(Answer::End) if last.is_nil() => return Ok(()),
-            Some(Answer::End) => return put(&last).await,
+            Some(Answer::End) => return put(last, held).await,
             Some(Answer::Failed { message, class, code }) => return Err(failed(message, class, code, false)),
             Some(Answer::Lost(message)) => return Err(failed(message, None, 0, true)),
             Some(Answer::Refused(message)) => {

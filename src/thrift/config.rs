@@ -33,7 +33,8 @@ pub struct Config {
     /// How many paths all watches may have together.
     pub max_watch_paths: usize,
     pub max_request: ByteSize,
-    /// The largest request of `call`, `callOn`, `callAll`, `callMany`, `startCall` and `broadcast`.
+    /// The largest request of `call`, `callOn`, `callAll`, `callMany`, `callInOrder`, `startCall` and
+    /// `broadcast`.
     pub max_call: ByteSize,
     pub max_reply: ByteSize,
     /// How much memory all clients together may make the endpoint hold: requests that came in part, arguments of calls
@@ -50,7 +51,7 @@ pub struct Config {
     pub max_watch: Duration,
     /// How many calls of masters' methods may be under way.
     pub max_calls: usize,
-    /// How many calls one `callMany` may hold.
+    /// How many calls one `callMany` or `callInOrder` may hold.
     pub max_call_many: usize,
     /// How many masters one `callAll` calls side by side; the others follow.
     pub max_call_all: usize,

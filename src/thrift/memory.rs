@@ -100,13 +100,6 @@ impl Budget {
         if taken.resize(amount) { Ok(()) } else { Err(NoRoom::Memory) }
     }
 
-    /// Whether the user has room for so much more, for a moment.
-    fn has_room_for(&self, bytes: usize) -> bool {
-        let mut taken = lock(&self.taken);
-        let amount = taken.amount();
-        taken.resize(amount + bytes) && taken.resize(amount)
-    }
-
     /// Gives back the room of values.
     fn give_back(&self, values: &[Vec<u8>]) {
         let mut taken = lock(&self.taken);
@@ -123,11 +116,6 @@ impl Values {
     /// The same for a call whose values are fetched as they come.
     pub(super) fn fetched(budget: &Arc<Budget>) -> Self {
         Self { room: Some(Notify::new()), ..Self::new(budget) }
-    }
-
-    /// Whether there is room to write a value that takes so much memory as it is.
-    pub(super) fn can_write(&self, bytes: usize) -> Result<(), NoRoom> {
-        if self.budget.has_room_for(bytes) { Ok(()) } else { Err(NoRoom::Memory) }
     }
 
     /// Takes a value in. Where values are fetched as they come, it waits until there is room beside those that were not.
@@ -255,7 +243,6 @@ mod tests {
         assert_eq!(second.now_or_never(), Some(Ok(())));
         assert_eq!(values.give_out(), [vec![b'y'; 400]]);
         assert_eq!(put(&values, vec![b'z'; 700]), Err(NoRoom::Reply));
-        assert_eq!((values.can_write(1_900), values.can_write(5_000)), (Ok(()), Err(NoRoom::Memory)));
         assert_eq!(account.memory.taken(), 0);
     }
 }

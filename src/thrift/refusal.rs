@@ -40,7 +40,7 @@ pub(super) fn too_long(request: &TMessageIdentifier, why: Refusal, max_call: Byt
     let (field, argument) = match request.name.as_str() {
         "call" | "callOn" | "startCall" => (5, "arguments"),
         "callAll" => (2, "arguments"),
-        "callMany" => (1, "arguments"),
+        "callMany" | "callInOrder" => (1, "arguments"),
         "broadcast" => (1, "message"),
         _ => return None,
     };
@@ -61,4 +61,28 @@ pub(super) fn write_invalid(
     output.write_field_stop()?;
     output.write_struct_end()?;
     output.write_message_end()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scan::CALLS;
+    use super::*;
+
+    const INTERFACE: &str = include_str!("../../idl/roster.thrift");
+
+    #[test]
+    fn of_every_method_that_may_be_long_it_is_told_in_the_field_that_its_interface_has_for_it() {
+        for name in CALLS {
+            let name = std::str::from_utf8(name).expect("a name");
+            let request = TMessageIdentifier::new(name, TMessageType::Call, 0);
+            let told = too_long(&request, Refusal::Wrong(Wrong::Message), ByteSize::mib(1)).expect(name);
+            let (_, method) = INTERFACE.split_once(&format!(" {name}(1:")).expect(name);
+            let (exceptions, _) = method.split_once(": InvalidRequest invalid").expect(name);
+            let field = exceptions.rsplit([' ', '(']).next().expect("a number");
+            assert_eq!(field, told.field.to_string(), "{name}");
+            assert_eq!(exceptions.matches("throws").count(), 1, "{name}");
+        }
+        let short = TMessageIdentifier::new("get", TMessageType::Call, 0);
+        assert!(too_long(&short, Refusal::Wrong(Wrong::Message), ByteSize::mib(1)).is_none());
+    }
 }

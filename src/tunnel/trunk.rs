@@ -122,15 +122,20 @@ impl State {
             Part::End => (None, Some(Ok(()))),
             Part::Error(error) => (None, Some(Err(StreamError::Failed(error)))),
         };
-        let weight = |value: &Value| value.as_slice().map_or(0, <[u8]>::len) + A_VALUE;
-        let is_taken_in = value.is_none_or(|value| {
-            let weight = weight(&value);
-            slot.push(value, weight, max_weight)
+        let is_taken_in = value.is_none_or(|value| match value.as_slice().map(<[u8]>::len) {
+            Some(bytes) => slot.push(value, bytes + A_VALUE, max_weight),
+            // What is not packed may take many times as much memory as its bytes.
+            None => {
+                slot.finish(Err(StreamError::Failed(RemoteError::new(
+                    "the master did not answer as the closure does",
+                ))));
+                false
+            }
         });
         if let Some(end) = end {
             slot.finish(end);
         }
-        // A master whose values overflow does not rest as the closure does.
+        // A master whose values overflow, or are not packed, does not do as the closure does.
         (!is_taken_in).then(|| close(trunk, stream))
     }
 

@@ -6,6 +6,7 @@ use super::*;
 use crate::task::Tasks;
 use crate::thrift::idl::{CallEnd, CallFailed, CallTimedOut, CallValues, InvalidRequest};
 use crate::thrift::open::Open;
+use crate::thrift::value;
 use crate::thrift::wait::Wait;
 
 /// Masters that answer when the test says so, the first of which is called first.
@@ -180,4 +181,30 @@ async fn what_nobody_fetches_is_not_kept_for_ever() {
     let long = config.idle_timeout + Duration::from_secs(1);
     assert!(tokio::time::timeout(long, stage.open.go_on()).await.is_err());
     assert!(!stage.open.is_some() && stage.house.peer.account.memory.taken() == 0);
+}
+
+#[tokio::test]
+async fn a_value_is_charged_as_it_came_until_it_is_written_and_what_waits_for_room_is_written() {
+    let mut stage = Stage::new();
+    let memory = stage.house.peer.account.memory.clone();
+    let many = Value::Array(vec![Value::Nil; 60_000]);
+    let request = stage.house.request("list", |_| {});
+    {
+        let mut call = std::pin::pin!(stage.house.desk.call(&stage.house.peer, &request));
+        assert!(call.as_mut().now_or_never().is_none());
+        stage.answer(0, Answer::Value(many.clone()));
+        assert!(call.as_mut().now_or_never().is_none(), "another may follow, and be the last");
+        assert!(memory.taken() >= value::memory_size(&many), "{}", memory.taken());
+        stage.answer(0, Answer::End);
+        assert_eq!(call.now_or_never().expect("the end").expect("a result").values[0].len(), 300_001);
+    }
+    assert_eq!(memory.taken(), 0);
+    stage.start("", |_| {}).expect("none is open");
+    let room = Config::default().max_reply.as_u64() as usize;
+    for _ in 0..=room / 300_001 {
+        assert!(stage.open.go_on().now_or_never().is_none());
+        stage.answer(0, Answer::Value(many.clone()));
+    }
+    assert!(stage.open.go_on().now_or_never().is_none());
+    assert!(memory.taken() > room - 2 * 300_001 && memory.taken() <= room, "{}", memory.taken());
 }

@@ -15,8 +15,8 @@ use crate::tunnel::{
 
 const SOON: Duration = Duration::from_secs(60);
 
-struct End {
-    handle: Handle,
+pub(super) struct End {
+    pub(super) handle: Handle,
     incoming: Incoming,
     run: JoinHandle<Ended>,
 }
@@ -49,7 +49,7 @@ fn pair(settings: Settings) -> (End, End) {
 }
 
 /// An end, and the wire of a peer that says what the test says.
-fn against_a_script(settings: Settings) -> (End, Wire<DuplexStream>) {
+pub(super) fn against_a_script(settings: Settings) -> (End, Wire<DuplexStream>) {
     let (one, other) = tokio::io::duplex(4096);
     (End::new(one, settings), Wire::new(other, Bounds::DEFAULT))
 }
@@ -58,11 +58,11 @@ fn listed(handle: &Handle) -> Stream {
     handle.open(|uuid| Message::List { uuid }).expect("room to ask")
 }
 
-async fn next(stream: &mut Stream) -> Result<Option<Value>, StreamError> {
+pub(super) async fn next(stream: &mut Stream) -> Result<Option<Value>, StreamError> {
     timeout(SOON, stream.next()).await.expect("in time")
 }
 
-async fn told(wire: &mut Wire<DuplexStream>) -> Message {
+pub(super) async fn told(wire: &mut Wire<DuplexStream>) -> Message {
     timeout(SOON, wire.receive()).await.expect("in time").expect("a message")
 }
 
@@ -73,7 +73,7 @@ async fn asked(wire: &mut Wire<DuplexStream>) -> String {
     }
 }
 
-fn data(uuid: &str, data: impl Into<Value>) -> Message {
+pub(super) fn data(uuid: &str, data: impl Into<Value>) -> Message {
     Message::Data { uuid: uuid.into(), data: data.into() }
 }
 

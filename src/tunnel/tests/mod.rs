@@ -5,6 +5,7 @@ mod closures;
 mod conversation;
 mod mutants;
 mod recorded;
+mod trunk;
 mod values;
 mod words;
 
