@@ -17,6 +17,7 @@ const MAX_STATES: usize = 64;
 #[derive(Debug)]
 pub(super) struct Floor {
     states: VecDeque<State>,
+    is_first: bool,
 }
 
 #[derive(Debug)]
@@ -29,7 +30,7 @@ struct State {
 impl Floor {
     /// Of a file of which it is not known what was current a moment ago.
     pub(super) fn new(now: Instant) -> Self {
-        Self { states: [State { transaction: 1, since: now }].into() }
+        Self { states: [State { transaction: 1, since: now }].into(), is_first: true }
     }
 
     /// That of the oldest state.
@@ -37,9 +38,9 @@ impl Floor {
         self.states.front().map_or(1, |oldest| oldest.transaction)
     }
 
-    /// Whether all that was current before it is left alone as well.
+    /// Whether nothing could be given up yet, since the grace time is not over.
     pub(super) fn is_first(&self) -> bool {
-        self.transaction() == 1
+        self.is_first
     }
 
     /// Notes the current state, about to be replaced, if a slice has passed.
@@ -58,6 +59,7 @@ impl Floor {
     /// Whether it is a reader that keeps the oldest.
     pub(super) fn raise(&mut self, reader: Option<u64>, now: Instant) -> bool {
         while let Some(next) = self.states.get(1).filter(|next| next.since + GRACE <= now) {
+            self.is_first = false;
             if let Some(reader) = reader.filter(|reader| *reader < next.transaction) {
                 self.states
                     .front_mut()
@@ -104,6 +106,14 @@ mod tests {
         assert_eq!(floor.transaction(), 25, "its own state, and none before");
         assert!(!floor.raise(Some(50), late));
         assert_eq!(floor.transaction(), 50);
+    }
+
+    #[test]
+    fn a_reader_of_the_first_state_is_a_reader_like_any_other() {
+        let start = Instant::now();
+        let mut floor = floor(start);
+        assert!(floor.raise(Some(1), start + Duration::from_secs(5)));
+        assert!(floor.transaction() == 1 && !floor.is_first(), "what it keeps counts");
     }
 
     #[test]

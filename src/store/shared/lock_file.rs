@@ -5,12 +5,13 @@
 //! readers by a mutex in the file, the whole by a lock on its first byte, and each process by one on the byte of its
 //! number.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io;
 use std::ops::RangeInclusive;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, fcntl};
@@ -30,6 +31,13 @@ const SLOT_PROCESS: usize = 8;
 
 /// No process of Linux has so large a number.
 const MAX_PROCESS: i64 = (1 << 22) + 1;
+
+/// So many locks a place of the table may be there: a process has its own also while it has no place.
+const LOCKS_A_SLOT: usize = 2;
+
+/// Where many readers begin, the mutex may well be held at one look; but not at each of these, a moment apart.
+const LOOKS: usize = 5;
+const LOOK: Duration = Duration::from_millis(1);
 
 /// For so long a lock file may be out of order before the file is replaced. Every reader holds the mutex for a moment.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -71,15 +79,19 @@ impl LockFile {
         self.file.write_all_at(&transaction.to_ne_bytes(), TRANSACTION)
     }
 
-    /// Has LMDB, whose own lock file this is, leave alone what a reader of this state may still read.
-    pub(super) fn set_floor(&self, transaction: u64) -> io::Result<()> {
-        let mut slot = [0; SLOT_PROCESS + 4];
-        slot[..SLOT_PROCESS].copy_from_slice(&transaction.to_ne_bytes());
+    /// Has LMDB, whose own lock file this is, leave alone what a reader of this state may still read. Nobody may have
+    /// begun to read: LMDB counts its readers under a mutex that is not taken here.
+    pub(super) fn take_floor(&self, transaction: u64) -> io::Result<()> {
+        self.set_floor(transaction)?;
         // No process of this number can be.
-        slot[SLOT_PROCESS..].copy_from_slice(&i32::MAX.to_ne_bytes());
-        self.file.write_all_at(&slot, HEADER as u64)?;
+        self.file.write_all_at(&i32::MAX.to_ne_bytes(), (HEADER + SLOT_PROCESS) as u64)?;
         let count = self.bytes()?.count().max(1);
         self.file.write_all_at(&count.to_ne_bytes(), COUNT)
+    }
+
+    /// Moves the floor that was taken.
+    pub(super) fn set_floor(&self, transaction: u64) -> io::Result<()> {
+        self.file.write_all_at(&transaction.to_ne_bytes(), HEADER as u64)
     }
 
     /// The reader of the oldest state among these.
@@ -98,16 +110,14 @@ impl LockFile {
     /// none, or LMDB could not work with it at once.
     pub(super) fn slots(path: &Path) -> Option<(u32, u32)> {
         let bytes = Bytes(fs::read(path).ok()?);
-        let is_free = bytes.u32_at(MUTEX) & MUTEX_OWNER == 0 && bytes.count() <= bytes.slots();
+        let is_free = bytes.mutex_holder().is_none() && bytes.count() <= bytes.slots();
         is_free.then(|| (bytes.count(), bytes.slots()))
     }
 
     /// Mends what can be mended in place, and frees the slots of dead readers. What has been out of order for long.
     pub(super) fn tend(&mut self, now: Instant) -> Option<&str> {
-        let disorder = self.disorder();
-        if self.fault.as_ref().map(|(why, _)| why) != disorder.as_ref() {
-            self.fault = disorder.map(|why| (why, now));
-        }
+        let since = self.fault.as_ref().map_or(now, |(_, since)| *since);
+        self.fault = self.disorder().map(|why| (why, since));
         self.fault.as_ref().filter(|(_, since)| *since + PATIENCE <= now).map(|(why, _)| why.as_str())
     }
 
@@ -130,11 +140,20 @@ impl LockFile {
         if bytes.count() > bytes.slots() {
             let _ = self.file.write_all_at(&bytes.slots().to_ne_bytes(), COUNT);
         }
-        let holder = bytes.u32_at(MUTEX) & MUTEX_OWNER;
-        if holder != 0 {
-            return Some(format!("{} holds the mutex of its table", named(holder as i32)));
+        if let Some(holder) = self.mutex_holder(&bytes) {
+            return Some(format!("{} holds the mutex of its table", named(holder)));
         }
         self.hold().or_else(|| self.tidy(&bytes))
+    }
+
+    /// Who holds the mutex at each of several looks, not always the same one.
+    fn mutex_holder(&self, bytes: &Bytes) -> Option<i32> {
+        let mut holder = bytes.mutex_holder()?;
+        for _ in 1..LOOKS {
+            thread::sleep(LOOK);
+            holder = self.bytes().map_or(Some(holder), |bytes| bytes.mutex_holder())?;
+        }
+        Some(holder)
     }
 
     /// Keeps others from taking it for their own, as everybody does who has the file open. Who keeps us from it.
@@ -146,22 +165,43 @@ impl LockFile {
 
     /// Frees the slots of the dead. Who has taken more than its own place among the living.
     fn tidy(&self, bytes: &Bytes) -> Option<String> {
+        let locks = match self.locks(bytes.slots()) {
+            Ok(locks) => locks,
+            Err(why) => return Some(why),
+        };
         let mut living: HashMap<i32, u32> = HashMap::new();
         for (slot, _, process) in bytes.taken() {
-            let taken = living.entry(process).or_insert(0);
-            if *taken > 0 || self.locked(process.into(), 1).is_some() {
-                *taken += 1;
+            if locks.contains(&process.into()) {
+                *living.entry(process).or_insert(0) += 1;
             } else {
                 let _ = self.file.write_all_at(&[0; 4], (HEADER + slot * SLOT + SLOT_PROCESS) as u64);
             }
         }
         let most = living.into_iter().max_by_key(|(_, taken)| *taken);
-        if let Some((process, _)) = most.filter(|(_, taken)| *taken > 1 && *taken > bytes.slots() / 2) {
-            return Some(format!("{} has taken most places of its table", self.holder(process.into(), 1)));
+        let (process, _) = most.filter(|(_, taken)| *taken > 1 && *taken > bytes.slots() / 2)?;
+        Some(format!("{} has taken most places of its table", self.holder(process.into(), 1)))
+    }
+
+    /// The bytes that processes have locked, each the one of its number; or who has locked others, or too many.
+    fn locks(&self, slots: u32) -> Result<HashSet<i64>, String> {
+        let (mut locks, mut parts, most) = (HashSet::new(), vec![(1, 0)], LOCKS_A_SLOT * slots as usize);
+        while let Some((start, length)) = parts.pop() {
+            let Some(lock) = self.locked(start, length) else { continue };
+            let who = || named(lock.l_pid);
+            if lock.l_len != 1 || lock.l_start >= MAX_PROCESS {
+                return Err(format!("{} has locked it", who()));
+            }
+            if locks.len() == most {
+                return Err(format!("more than {most} processes seem to have locked it, among them {}", who()));
+            }
+            locks.insert(lock.l_start);
+            let before = lock.l_start - start;
+            let after = if length == 0 { 0 } else { length - before - 1 };
+            // A part of the length 0 goes to the end.
+            parts.extend((before > 0).then_some((start, before)));
+            parts.extend((length == 0 || after > 0).then_some((lock.l_start + 1, after)));
         }
-        // Each process locks one byte, that of its number.
-        let lock = self.locked(1, 0).filter(|lock| lock.l_len != 1).or_else(|| self.locked(MAX_PROCESS, 0))?;
-        Some(format!("{} has locked it", named(lock.l_pid)))
+        Ok(locks)
     }
 
     fn holder(&self, start: i64, length: i64) -> String {
@@ -202,6 +242,10 @@ impl Bytes {
             Some((number, transaction, i32::from_ne_bytes(*slot[SLOT_PROCESS..].first_chunk()?)))
         });
         slots.filter(|(_, _, process)| *process != 0)
+    }
+
+    fn mutex_holder(&self) -> Option<i32> {
+        Some((self.u32_at(MUTEX) & MUTEX_OWNER) as i32).filter(|holder| *holder != 0)
     }
 
     fn u32_at(&self, at: usize) -> u32 {
@@ -271,6 +315,54 @@ mod tests {
         put(&path, MUTEX as u64, &1_u32.to_ne_bytes());
         lock.tend(start);
         assert!(lock.tend(start + PATIENCE).is_some_and(|why| why.contains("holds the mutex")));
+    }
+
+    #[test]
+    fn faults_that_take_turns_are_one() {
+        let (_folder, path) = made();
+        let mut lock = LockFile::open(&path, &path).expect("it is in order");
+        let start = Instant::now();
+        for half_second in 0..4_u32 {
+            put(&path, MUTEX as u64, &(1 + half_second % 2).to_ne_bytes());
+            assert_eq!(lock.tend(start + PATIENCE * half_second / 4), None);
+        }
+        assert!(lock.tend(start + PATIENCE).is_some());
+    }
+
+    #[test]
+    fn many_locks_of_one_byte_are_too_many() {
+        let (_folder, path) = made();
+        let mut lock = LockFile::open(&path, &path).expect("it is in order");
+        let files = [0, 1].map(|_| File::options().read(true).write(true).open(&path).expect("a file"));
+        let lock_byte = |byte: i64| {
+            let one = flock(libc::F_WRLCK, byte, 1);
+            fcntl(&files[byte as usize % 2], FcntlArg::F_OFD_SETLK(&one)).expect("it is free");
+        };
+        let (start, slots) = (Instant::now(), i64::from(Bytes(fs::read(&path).expect("a file")).slots()));
+        (1..=2 * slots).for_each(|number| lock_byte(10_000 + number));
+        let locks = lock.locks(slots as u32).expect("not yet");
+        assert!(locks.len() as i64 == 2 * slots && locks.contains(&10_001));
+        assert!(lock.tend(start).is_none() && lock.tend(start + PATIENCE).is_none());
+        lock_byte(10_000);
+        lock.tend(start);
+        assert!(lock.tend(start + PATIENCE).is_some_and(|why| why.starts_with("more than")));
+    }
+
+    #[test]
+    fn the_floor_moves_while_somebody_reads() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("data");
+        let env = super::super::Env::writer(&path, &super::super::Config::default()).expect("a file");
+        let own = path.with_file_name("data-lock");
+        let lock = LockFile::open(&own, &own).expect("it is in order");
+        lock.take_floor(1).expect("taken");
+        let _reading = env.pin().expect("a transaction");
+        let before = fs::read(&own).expect("a lock file");
+        lock.set_floor(7).expect("moved");
+        let mut expected = before.clone();
+        expected[HEADER..HEADER + SLOT_PROCESS].copy_from_slice(&7_u64.to_ne_bytes());
+        assert_eq!(Bytes(before).count(), 2, "the floor and the reader");
+        assert!(fs::read(&own).expect("a lock file") == expected, "nothing but the floor was written");
     }
 
     #[test]

@@ -55,7 +55,7 @@ impl Mapped {
     pub(super) fn new(env: Arc<Env>, own: LockFile, readers: LockFile, path: &Path) -> io::Result<Self> {
         let data = File::options().read(true).write(true).open(path)?;
         let floor = Floor::new(Instant::now());
-        own.set_floor(floor.transaction())?;
+        own.take_floor(floor.transaction())?;
         let mapped = Self { env: Some(env), data, own, readers, floor, room: Room::Enough };
         mapped.publish()?;
         Ok(mapped)
@@ -63,7 +63,7 @@ impl Mapped {
 
     /// The same after it was unmapped.
     pub(super) fn map_again(&mut self, (env, own): (Arc<Env>, LockFile)) -> io::Result<()> {
-        own.set_floor(self.floor.transaction())?;
+        own.take_floor(self.floor.transaction())?;
         (self.env, self.own) = (Some(env), own);
         Ok(())
     }

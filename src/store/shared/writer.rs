@@ -1,8 +1,8 @@
 //! The writer: follows the store, and writes what has gathered as one transaction.
 
-use std::borrow::Borrow;
 mod upkeep;
 
+use std::borrow::Borrow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -42,6 +42,9 @@ const RETRY: Duration = Duration::from_secs(10);
 /// After a transaction of so many entries the file is unmapped, and mapped anew by the next one: LMDB keeps the memory of
 /// all pages that its largest transaction has written.
 const MANY: usize = 8_192;
+
+const NOT_WRITTEN: &str = "cannot write the shared file, which grows old";
+const WRITTEN: &str = "the shared file is written, but not all is in order";
 
 /// What writes the file. Nobody else does.
 #[derive(Debug)]
@@ -126,7 +129,9 @@ pub(super) async fn follow(
             Err(_) => metrics.shared_failures.increment(),
         }
         let is_late = matches!(result, Ok(None));
-        log_failure(&metrics, result.err().or_else(|| writer.trouble()), &writer.place.path);
+        let failure = result.err().map(|why| (NOT_WRITTEN, why));
+        let trouble = failure.or_else(|| writer.trouble().map(|why| (WRITTEN, why)));
+        log_trouble(&metrics, trouble, &writer.place.path);
         if is_last {
             return;
         }
@@ -284,14 +289,14 @@ fn hint(error: Error) -> &'static str {
     }
 }
 
-/// Logs a failure when it begins, and its end.
-fn log_failure(metrics: &Metrics, failure: Option<String>, path: &Path) {
+/// Logs a trouble when it begins, with what it means, and its end.
+fn log_trouble(metrics: &Metrics, trouble: Option<(&str, String)>, path: &Path) {
     let path = path.display();
     let known = metrics.shared_trouble.load();
-    match &failure {
-        _ if known.as_deref() == failure.as_ref() => return,
-        Some(error) => tracing::error!(%path, error, "cannot write the shared file, which grows old"),
+    match &trouble {
+        _ if known.as_deref() == trouble.as_ref().map(|(_, error)| error) => return,
+        Some((what, error)) => tracing::error!(%path, error, "{what}"),
         None => tracing::info!(%path, "the shared file is written again"),
     }
-    metrics.shared_trouble.store(failure.map(Arc::new));
+    metrics.shared_trouble.store(trouble.map(|(_, error)| Arc::new(error)));
 }

@@ -34,7 +34,7 @@ impl Writer {
             mapped.map_again(again).map_err(|error| error.to_string())?;
         }
         if is_beat {
-            self.fault = mapped.readers.tend(now).map(|fault| format!("of its lock file: {fault}"));
+            self.fault = mapped.readers.tend(now).map(|fault| format!("its lock file is out of order: {fault}"));
             if let Some(fault) = self.fault.take() {
                 self.fault = self.replace(&fault, now).err();
             }
@@ -70,8 +70,8 @@ impl Writer {
     fn replace(&mut self, why: &str, now: Instant) -> Result<(), String> {
         let wait = self.left.as_ref().map_or(Ok(()), |left| left.empty(now));
         let wait = wait.err().or_else(|| Some((self.failed? + RETRY).saturating_duration_since(now)));
-        if let Some(wait) = wait.filter(|wait| !wait.is_zero()) {
-            return Err(format!("{why}; it is replaced in {} s", wait.as_secs() + 1));
+        if wait.is_some_and(|wait| !wait.is_zero()) {
+            return Err(format!("{why}; another one takes its place soon"));
         }
         let result = self
             .env()
