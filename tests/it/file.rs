@@ -154,7 +154,8 @@ fn a_check_says_whether_a_file_is_whole_and_holds_what_the_sidecar_does() {
 fn a_table_full_of_readers_is_no_fault_of_the_file() {
     let roster = Roster::of_file(NODES);
     let flags = EnvironmentFlags::NO_SUB_DIR | EnvironmentFlags::NO_TLS | EnvironmentFlags::READ_ONLY;
-    let env = Environment::new().set_flags(flags).open(&roster.shared_file()).expect("a file");
+    let open = || Environment::new().set_flags(flags).open(&roster.shared_file());
+    let env = eventually("the file is made", SOON, open);
     let _readers: Vec<_> = std::iter::from_fn(|| env.begin_ro_txn().ok()).take(10_000).collect();
     assert!(matches!(env.begin_ro_txn(), Err(lmdb::Error::ReadersFull)));
     check(&roster);

@@ -408,14 +408,14 @@ fn five_commands_lead_from_a_clean_clone_to_a_page_that_reads_a_znode() {
         if line.ends_with(" &") {
             running.push(Process::start(shell(line).stdout(Stdio::null()).stderr(Stdio::null()), home.path()));
         } else {
-            eventually(line, SOON, || {
+            eventually(line, SOON * 4, || {
                 let ended = Ended::of(&mut shell(line));
                 ensure(ended.code == Some(0), format!("{ended:?}"))
             });
         }
     }
     let shows = |words: &str| {
-        eventually(words, SOON, || {
+        eventually(words, SOON * 4, || {
             let mut stream = TcpStream::connect(("127.0.0.1", page)).map_err(|error| error.to_string())?;
             stream.write_all(b"GET / HTTP/1.0\r\n\r\n").map_err(|error| error.to_string())?;
             let mut shown = String::new();
