@@ -549,6 +549,11 @@ service Roster {
     throws (1: NoMaster noMaster, 2: CallFailed failed, 3: CallTimedOut timedOut, 4: Overloaded overloaded,
             5: InvalidRequest invalid, 6: AccessDenied denied)
 
+  /** The same, on one of those masters that offer it with the metadata of the filter, whose other fields do not matter. */
+  CallResult callWhere(1: Call call, 2: Filter filter)
+    throws (1: NoMaster noMaster, 2: CallFailed failed, 3: CallTimedOut timedOut, 4: Overloaded overloaded,
+            5: InvalidRequest invalid, 6: AccessDenied denied)
+
   /** The same, on one master. */
   CallResult callOn(1: string masterId, 2: string serviceName, 3: string method, 4: binary callArguments,
                     5: CallOptions options)

@@ -4736,6 +4736,8 @@ pub trait TRosterSyncClient {
   fn watch_masters(&mut self, since: i64, timeout_ms: i32, limit: i32) -> thrift::Result<MastersWatchReply>;
   /// Calls a method of a service, on one of the masters that offer it; `name@1.2.0` is the name in just that version.
   fn call(&mut self, service_name: String, method: String, call_arguments: Vec<u8>, options: CallOptions) -> thrift::Result<CallResult>;
+  /// The same, on one of those masters that offer it with the metadata of the filter, whose other fields do not matter.
+  fn call_where(&mut self, call: Call, filter: Filter) -> thrift::Result<CallResult>;
   /// The same, on one master.
   fn call_on(&mut self, master_id: String, service_name: String, method: String, call_arguments: Vec<u8>, options: CallOptions) -> thrift::Result<CallResult>;
   /// The same, on every master that offers it, in any version or in one that meets `version`: an outcome a master.
@@ -5168,6 +5170,33 @@ impl <C: TThriftClient + TRosterSyncClientMarker> TRosterSyncClient for C {
       result.ok_or()
     }
   }
+  fn call_where(&mut self, call: Call, filter: Filter) -> thrift::Result<CallResult> {
+    (
+      {
+        self.increment_sequence_number();
+        let message_ident = TMessageIdentifier::new("callWhere", TMessageType::Call, self.sequence_number());
+        let call_args = RosterCallWhereArgs { call, filter };
+        self.o_prot_mut().write_message_begin(&message_ident)?;
+        call_args.write_to_out_protocol(self.o_prot_mut())?;
+        self.o_prot_mut().write_message_end()?;
+        self.o_prot_mut().flush()
+      }
+    )?;
+    {
+      let message_ident = self.i_prot_mut().read_message_begin()?;
+      verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
+      verify_expected_service_call("callWhere", &message_ident.name)?;
+      if message_ident.message_type == TMessageType::Exception {
+        let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
+        self.i_prot_mut().read_message_end()?;
+        return Err(thrift::Error::Application(remote_error))
+      }
+      verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
+      let result = RosterCallWhereResult::read_from_in_protocol(self.i_prot_mut())?;
+      self.i_prot_mut().read_message_end()?;
+      result.ok_or()
+    }
+  }
   fn call_on(&mut self, master_id: String, service_name: String, method: String, call_arguments: Vec<u8>, options: CallOptions) -> thrift::Result<CallResult> {
     (
       {
@@ -5478,6 +5507,8 @@ pub trait RosterSyncHandler {
   fn handle_watch_masters(&self, since: i64, timeout_ms: i32, limit: i32) -> thrift::Result<MastersWatchReply>;
   /// Calls a method of a service, on one of the masters that offer it; `name@1.2.0` is the name in just that version.
   fn handle_call(&self, service_name: String, method: String, call_arguments: Vec<u8>, options: CallOptions) -> thrift::Result<CallResult>;
+  /// The same, on one of those masters that offer it with the metadata of the filter, whose other fields do not matter.
+  fn handle_call_where(&self, call: Call, filter: Filter) -> thrift::Result<CallResult>;
   /// The same, on one master.
   fn handle_call_on(&self, master_id: String, service_name: String, method: String, call_arguments: Vec<u8>, options: CallOptions) -> thrift::Result<CallResult>;
   /// The same, on every master that offers it, in any version or in one that meets `version`: an outcome a master.
@@ -5559,6 +5590,9 @@ impl <H: RosterSyncHandler> RosterSyncProcessor<H> {
   }
   fn process_call(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     TRosterProcessFunctions::process_call(&self.handler, incoming_sequence_number, i_prot, o_prot)
+  }
+  fn process_call_where(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    TRosterProcessFunctions::process_call_where(&self.handler, incoming_sequence_number, i_prot, o_prot)
   }
   fn process_call_on(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     TRosterProcessFunctions::process_call_on(&self.handler, incoming_sequence_number, i_prot, o_prot)
@@ -6716,6 +6750,106 @@ impl TRosterProcessFunctions {
       },
     }
   }
+  pub fn process_call_where<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let args = RosterCallWhereArgs::read_from_in_protocol(i_prot)?;
+    match handler.handle_call_where(args.call, args.filter) {
+      Ok(handler_return) => {
+        let message_ident = TMessageIdentifier::new("callWhere", TMessageType::Reply, incoming_sequence_number);
+        o_prot.write_message_begin(&message_ident)?;
+        let ret = RosterCallWhereResult { result_value: Some(handler_return), no_master: None, failed: None, timed_out: None, overloaded: None, invalid: None, denied: None };
+        ret.write_to_out_protocol(o_prot)?;
+        o_prot.write_message_end()?;
+        o_prot.flush()
+      },
+      Err(e) => {
+        match e {
+          thrift::Error::User(usr_err) => {
+            if usr_err.downcast_ref::<NoMaster>().is_some() {
+              let err = usr_err.downcast::<NoMaster>().expect("downcast already checked");
+              let ret_err = RosterCallWhereResult{ result_value: None, no_master: Some(*err), failed: None, timed_out: None, overloaded: None, invalid: None, denied: None };
+              let message_ident = TMessageIdentifier::new("callWhere", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<CallFailed>().is_some() {
+              let err = usr_err.downcast::<CallFailed>().expect("downcast already checked");
+              let ret_err = RosterCallWhereResult{ result_value: None, no_master: None, failed: Some(*err), timed_out: None, overloaded: None, invalid: None, denied: None };
+              let message_ident = TMessageIdentifier::new("callWhere", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<CallTimedOut>().is_some() {
+              let err = usr_err.downcast::<CallTimedOut>().expect("downcast already checked");
+              let ret_err = RosterCallWhereResult{ result_value: None, no_master: None, failed: None, timed_out: Some(*err), overloaded: None, invalid: None, denied: None };
+              let message_ident = TMessageIdentifier::new("callWhere", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<Overloaded>().is_some() {
+              let err = usr_err.downcast::<Overloaded>().expect("downcast already checked");
+              let ret_err = RosterCallWhereResult{ result_value: None, no_master: None, failed: None, timed_out: None, overloaded: Some(*err), invalid: None, denied: None };
+              let message_ident = TMessageIdentifier::new("callWhere", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
+              let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
+              let ret_err = RosterCallWhereResult{ result_value: None, no_master: None, failed: None, timed_out: None, overloaded: None, invalid: Some(*err), denied: None };
+              let message_ident = TMessageIdentifier::new("callWhere", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
+              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
+              let ret_err = RosterCallWhereResult{ result_value: None, no_master: None, failed: None, timed_out: None, overloaded: None, invalid: None, denied: Some(*err) };
+              let message_ident = TMessageIdentifier::new("callWhere", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else {
+              let ret_err = {
+                ApplicationError::new(
+                  ApplicationErrorKind::Unknown,
+                  usr_err.to_string()
+                )
+              };
+              let message_ident = TMessageIdentifier::new("callWhere", TMessageType::Exception, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            }
+          },
+          thrift::Error::Application(app_err) => {
+            let message_ident = TMessageIdentifier::new("callWhere", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+          _ => {
+            let ret_err = {
+              ApplicationError::new(
+                ApplicationErrorKind::Unknown,
+                e.to_string()
+              )
+            };
+            let message_ident = TMessageIdentifier::new("callWhere", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+        }
+      },
+    }
+  }
   pub fn process_call_on<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let args = RosterCallOnArgs::read_from_in_protocol(i_prot)?;
     match handler.handle_call_on(args.master_id, args.service_name, args.method, args.call_arguments, args.options) {
@@ -7508,6 +7642,9 @@ impl <H: RosterSyncHandler> TProcessor for RosterSyncProcessor<H> {
       },
       "call" => {
         self.process_call(message_ident.sequence_number, i_prot, o_prot)
+      },
+      "callWhere" => {
+        self.process_call_where(message_ident.sequence_number, i_prot, o_prot)
       },
       "callOn" => {
         self.process_call_on(message_ident.sequence_number, i_prot, o_prot)
@@ -9943,6 +10080,212 @@ impl RosterCallResult {
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let struct_ident = TStructIdentifier::new("RosterCallResult");
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.result_value {
+      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.no_master {
+      o_prot.write_field_begin(&TFieldIdentifier::new("noMaster", TType::Struct, 1))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.failed {
+      o_prot.write_field_begin(&TFieldIdentifier::new("failed", TType::Struct, 2))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.timed_out {
+      o_prot.write_field_begin(&TFieldIdentifier::new("timedOut", TType::Struct, 3))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.overloaded {
+      o_prot.write_field_begin(&TFieldIdentifier::new("overloaded", TType::Struct, 4))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.invalid {
+      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 5))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.denied {
+      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 6))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterCallWhereArgs
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterCallWhereArgs {
+  call: Call,
+  filter: Filter,
+}
+
+impl RosterCallWhereArgs {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterCallWhereArgs> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<Call> = None;
+    let mut f_2: Option<Filter> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = Call::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = Filter::read_from_in_protocol(i_prot)?;
+          f_2 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("RosterCallWhereArgs.call", &f_1)?;
+    verify_required_field_exists("RosterCallWhereArgs.filter", &f_2)?;
+    let ret = RosterCallWhereArgs {
+      call: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      filter: f_2.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("callWhere_args");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("call", TType::Struct, 1))?;
+    self.call.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("filter", TType::Struct, 2))?;
+    self.filter.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterCallWhereResult
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterCallWhereResult {
+  result_value: Option<CallResult>,
+  no_master: Option<NoMaster>,
+  failed: Option<CallFailed>,
+  timed_out: Option<CallTimedOut>,
+  overloaded: Option<Overloaded>,
+  invalid: Option<InvalidRequest>,
+  denied: Option<AccessDenied>,
+}
+
+impl RosterCallWhereResult {
+  fn ok_or(self) -> thrift::Result<CallResult> {
+    if self.no_master.is_some() {
+      Err(thrift::Error::User(Box::new(self.no_master.unwrap())))
+    } else if self.failed.is_some() {
+      Err(thrift::Error::User(Box::new(self.failed.unwrap())))
+    } else if self.timed_out.is_some() {
+      Err(thrift::Error::User(Box::new(self.timed_out.unwrap())))
+    } else if self.overloaded.is_some() {
+      Err(thrift::Error::User(Box::new(self.overloaded.unwrap())))
+    } else if self.invalid.is_some() {
+      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.denied.is_some() {
+      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
+    } else if self.result_value.is_some() {
+      Ok(self.result_value.unwrap())
+    } else {
+      Err(
+        thrift::Error::Application(
+          ApplicationError::new(
+            ApplicationErrorKind::MissingResult,
+            "no result received for RosterCallWhere"
+          )
+        )
+      )
+    }
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterCallWhereResult> {
+    i_prot.read_struct_begin()?;
+    let mut f_0: Option<CallResult> = None;
+    let mut f_1: Option<NoMaster> = None;
+    let mut f_2: Option<CallFailed> = None;
+    let mut f_3: Option<CallTimedOut> = None;
+    let mut f_4: Option<Overloaded> = None;
+    let mut f_5: Option<InvalidRequest> = None;
+    let mut f_6: Option<AccessDenied> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        0 => {
+          let val = CallResult::read_from_in_protocol(i_prot)?;
+          f_0 = Some(val);
+        },
+        1 => {
+          let val = NoMaster::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = CallFailed::read_from_in_protocol(i_prot)?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = CallTimedOut::read_from_in_protocol(i_prot)?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = Overloaded::read_from_in_protocol(i_prot)?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          f_5 = Some(val);
+        },
+        6 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_6 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = RosterCallWhereResult {
+      result_value: f_0,
+      no_master: f_1,
+      failed: f_2,
+      timed_out: f_3,
+      overloaded: f_4,
+      invalid: f_5,
+      denied: f_6,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("RosterCallWhereResult");
     o_prot.write_struct_begin(&struct_ident)?;
     if let Some(ref fld_var) = self.result_value {
       o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;

@@ -1022,6 +1022,84 @@ class RosterClient implements \Roster\Thrift\RosterIf
         throw new \Exception("call failed: unknown result");
     }
 
+    public function callWhere(\Roster\Thrift\Call $call, \Roster\Thrift\Filter $filter)
+    {
+        $this->send_callWhere($call, $filter);
+        return $this->recv_callWhere();
+    }
+
+    public function send_callWhere(\Roster\Thrift\Call $call, \Roster\Thrift\Filter $filter)
+    {
+        $args = new \Roster\Thrift\Roster_callWhere_args();
+        $args->call = $call;
+        $args->filter = $filter;
+        $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
+        if ($bin_accel) {
+            thrift_protocol_write_binary(
+                $this->output_,
+                'callWhere',
+                TMessageType::CALL,
+                $args,
+                $this->seqid_,
+                $this->output_->isStrictWrite()
+            );
+        } else {
+            $this->output_->writeMessageBegin('callWhere', TMessageType::CALL, $this->seqid_);
+            $args->write($this->output_);
+            $this->output_->writeMessageEnd();
+            $this->output_->getTransport()->flush();
+        }
+    }
+
+    public function recv_callWhere()
+    {
+        $bin_accel = ($this->input_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_read_binary');
+        if ($bin_accel) {
+            $result = thrift_protocol_read_binary(
+                $this->input_,
+                '\Roster\Thrift\Roster_callWhere_result',
+                $this->input_->isStrictRead()
+            );
+        } else {
+            $rseqid = 0;
+            $fname = null;
+            $mtype = 0;
+
+            $this->input_->readMessageBegin($fname, $mtype, $rseqid);
+            if ($mtype == TMessageType::EXCEPTION) {
+                $x = new TApplicationException();
+                $x->read($this->input_);
+                $this->input_->readMessageEnd();
+                throw $x;
+            }
+            $result = new \Roster\Thrift\Roster_callWhere_result();
+            $result->read($this->input_);
+            $this->input_->readMessageEnd();
+        }
+        if ($result->success !== null) {
+            return $result->success;
+        }
+        if ($result->noMaster !== null) {
+            throw $result->noMaster;
+        }
+        if ($result->failed !== null) {
+            throw $result->failed;
+        }
+        if ($result->timedOut !== null) {
+            throw $result->timedOut;
+        }
+        if ($result->overloaded !== null) {
+            throw $result->overloaded;
+        }
+        if ($result->invalid !== null) {
+            throw $result->invalid;
+        }
+        if ($result->denied !== null) {
+            throw $result->denied;
+        }
+        throw new \Exception("callWhere failed: unknown result");
+    }
+
     public function callOn($masterId, $serviceName, $method, $callArguments, \Roster\Thrift\CallOptions $options)
     {
         $this->send_callOn($masterId, $serviceName, $method, $callArguments, $options);

@@ -186,6 +186,20 @@ interface RosterIf
      */
     public function call($serviceName, $method, $callArguments, \Roster\Thrift\CallOptions $options);
     /**
+     * The same, on one of those masters that offer it with the metadata of the filter, whose other fields do not matter.
+     * 
+     * @param \Roster\Thrift\Call $call
+     * @param \Roster\Thrift\Filter $filter
+     * @return \Roster\Thrift\CallResult
+     * @throws \Roster\Thrift\NoMaster
+     * @throws \Roster\Thrift\CallFailed
+     * @throws \Roster\Thrift\CallTimedOut
+     * @throws \Roster\Thrift\Overloaded
+     * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
+     */
+    public function callWhere(\Roster\Thrift\Call $call, \Roster\Thrift\Filter $filter);
+    /**
      * The same, on one master.
      * 
      * @param string $masterId

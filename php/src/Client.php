@@ -141,15 +141,17 @@ final class Client
      * The masters that are there, as the sidecar tells them: PHP cannot list a part of the shared file.
      *
      * @param string|int|null $service only those that offer it
+     * @param array<string|int|float|bool> $metadata by key, what a service of theirs must have, as of `call`
      * @return list<Master> in the order of their ids
      */
-    public function masters(string|int|null $service = null, ?int $maxAge = null): array
+    public function masters(string|int|null $service = null, ?int $maxAge = null, array $metadata = []): array
     {
         self::checkAge($maxAge);
         $maxAge ??= $this->maxAge;
         return $this->consult(
             static fn (Endpoint $way, Deadline $deadline) => $way->masters(
                 $service === null ? null : (string) $service,
+                $metadata,
                 $maxAge,
                 $deadline,
             ),
@@ -159,14 +161,17 @@ final class Client
     /**
      * The services that are offered, as the sidecar tells them.
      *
+     * @param array<string|int|float|bool> $metadata by key, what they must have, as of `call`
      * @return array<array<string, int>> by name and version, the newest first: how many masters offer it. PHP makes the
      *     key of a name such as `7` an int; every method takes it as it is
      */
-    public function services(?int $maxAge = null): array
+    public function services(?int $maxAge = null, array $metadata = []): array
     {
         self::checkAge($maxAge);
         $maxAge ??= $this->maxAge;
-        return $this->consult(static fn (Endpoint $way, Deadline $deadline) => $way->services($maxAge, $deadline));
+        return $this->consult(
+            static fn (Endpoint $way, Deadline $deadline) => $way->services($metadata, $maxAge, $deadline),
+        );
     }
 
     /** What the sidecar is doing. */
@@ -187,6 +192,7 @@ final class Client
      * @param ?string $version a requirement of versions as Composer writes them, such as `^1.2`; null: the newest there is
      * @param ?string $key for `Balance::Key`
      * @param bool $allValues whether every value of a method that gives many is wanted, or the last one alone
+     * @param array<string|int|float|bool> $metadata by key, what the service must have: a text as it is, any other value as its JSON
      * @throws Exception\NoMaster if nobody offers the service
      * @throws Exception\CallFailed with the master's own error; `lost` if it is not known whether it was executed
      * @throws Exception\CallTimedOut if there was no answer in time
@@ -203,6 +209,7 @@ final class Client
         Balance $balance = Balance::LeastOutstanding,
         ?string $key = null,
         bool $allValues = false,
+        array $metadata = [],
     ): CallResult {
         $call = new Call(
             $service,
@@ -216,7 +223,7 @@ final class Client
             $key,
             $allValues,
         );
-        return $this->ways()->consult(static fn (Endpoint $way) => $way->call($call));
+        return $this->ways()->consult(static fn (Endpoint $way) => $way->call($call, $metadata));
     }
 
     /**

@@ -88,6 +88,29 @@ final class MastersTest extends TestCase
         self::assertSame('7', (new Call(7, 'echo'))->service);
     }
 
+    public function testMetadataTellWhichMastersAreMeant(): void
+    {
+        $in = static fn (string $zone, int $weight = 3) => ['zone' => $zone, 'weight' => $weight];
+        self::assertSame(['1.2.0' => 2], $this->client->services(metadata: $in('b'))['demo']);
+        self::assertArrayNotHasKey('demo', $this->client->services(metadata: $in('c')));
+        self::assertCount(2, $this->client->masters('demo', metadata: $in('b')));
+        self::assertSame([], $this->client->masters('demo', metadata: $in('b', 4)));
+        self::assertSame(['a'], $this->client->call('demo', 'echo', ['a'], metadata: $in('b'))->value);
+        foreach ($this->client->masters('demo') as $number => $master) {
+            $this->client->callOn($master->id, 'control', 'offer', ['zoned', ['zone' => $number, 'live' => true]]);
+        }
+        Process::until(fn () => count($this->instances('zoned')) === 2, 'both masters offer it', 30);
+        foreach ($this->client->masters('demo') as $number => $master) {
+            for ($i = 0; $i < 8; $i++) {
+                $result = $this->client->call('zoned', 'echo', ['a'], metadata: ['zone' => $number, 'live' => true]);
+                self::assertSame($master->id, $result->master);
+            }
+        }
+        $this->expectException(NoMaster::class);
+        $this->expectExceptionMessage('with the metadata');
+        $this->client->call('demo', 'echo', metadata: $in('c'));
+    }
+
     public function testACallOnAMasterIsAnsweredByItAlone(): void
     {
         foreach ($this->client->masters('demo') as $master) {

@@ -8,12 +8,12 @@ use roster::thrift::idl::{self, CallError, CallErrorKind, CallOptions, CallOutco
 use serde_json::{Map, Value, json};
 
 use super::connection::Connection;
-use super::{Output, json, text};
+use super::{Output, json, known, text};
 
 /// Call a method of a service
 ///
-/// Each value that it gives is printed on a line, as JSON, as soon as it comes; with --all or -o json, when all have
-/// come. Arguments are given by name, or with --json.
+/// Each value that it gives is printed on a line, as JSON, as soon as it comes; with --all, --metadata or -o json, when
+/// all have come. Arguments are given by name, or with --json.
 #[derive(Debug, Args)]
 pub(crate) struct Call {
     /// What to call
@@ -31,6 +31,9 @@ pub(crate) struct Call {
     /// Call the master with this id
     #[arg(long, value_name = "ID")]
     master: Option<String>,
+    /// Call one that offers it with this metadata; several: with all of them
+    #[arg(long, value_name = "KEY=VALUE", value_parser = known::metadatum, conflicts_with_all = ["all", "master"])]
+    metadata: Vec<(String, String)>,
     /// It does no harm to execute the call twice: a lost one is tried on another master
     #[arg(long)]
     idempotent: bool,
@@ -66,6 +69,14 @@ impl Call {
         let mut client = self.connection.client();
         if self.all {
             return tell_all(&client.call_all(call, timeout)?, output);
+        }
+        if !self.metadata.is_empty() {
+            let result = client.call_where(self.metadata.into_iter().collect(), call, timeout)?;
+            match output {
+                Output::Json => json::print(&document(&result))?,
+                Output::Table => print_values("", &result.values)?,
+            }
+            return Ok(());
         }
         if output == Output::Json {
             return Ok(json::print(&document(&client.call(self.master, call, timeout)?))?);

@@ -82,10 +82,10 @@ impl Known {
         Ok((tree, freshness))
     }
 
-    pub(crate) fn services(&mut self) -> anyhow::Result<ServicesReply> {
+    pub(crate) fn services(&mut self, metadata: Metadata) -> anyhow::Result<ServicesReply> {
         match self {
             Known::Sidecar { client, max_age } => {
-                let reply = services::read(client)?;
+                let reply = services::read(client, filter(None, metadata))?;
                 check_age(&reply.freshness, *max_age)?;
                 Ok(reply)
             }
@@ -93,12 +93,12 @@ impl Known {
         }
     }
 
-    pub(crate) fn instances(&mut self, service: &str) -> anyhow::Result<InstancesReply> {
+    pub(crate) fn instances(&mut self, service: &str, metadata: Metadata) -> anyhow::Result<InstancesReply> {
         let (client, max_age) = match self {
             Known::Sidecar { client, max_age } => (client, *max_age),
             Known::File(file) => return file.instances(service),
         };
-        let mut filter = Filter { service_name: Some(service.to_owned()), ..any() };
+        let mut filter = filter(Some(service.to_owned()), metadata);
         let mut instances = Vec::new();
         loop {
             let page = client.instances(filter.clone())?;
@@ -112,12 +112,16 @@ impl Known {
     }
 
     /// Those masters that offer the service, or all.
-    pub(crate) fn masters(&mut self, service: Option<String>) -> anyhow::Result<(Vec<Master>, Freshness)> {
+    pub(crate) fn masters(
+        &mut self,
+        service: Option<String>,
+        metadata: Metadata,
+    ) -> anyhow::Result<(Vec<Master>, Freshness)> {
         let (client, max_age) = match self {
             Known::Sidecar { client, max_age } => (client, *max_age),
             Known::File(file) => return file.masters(service.as_deref()),
         };
-        let mut filter = Filter { service_name: service, ..any() };
+        let mut filter = filter(service, metadata);
         let mut masters = Vec::new();
         loop {
             let page = client.masters(filter.clone())?;
@@ -140,6 +144,22 @@ fn all_children(client: &mut Client, path: &NodePath, max_age: Option<Duration>)
         all.cursor = page.cursor;
     }
     Ok(all)
+}
+
+/// What a service must have to be told of.
+type Metadata = Vec<(String, String)>;
+
+fn filter(service_name: Option<String>, metadata: Metadata) -> Filter {
+    let metadata = (!metadata.is_empty()).then(|| metadata.into_iter().collect());
+    Filter { service_name, metadata, ..any() }
+}
+
+/// A metadatum as it is given on the command line.
+pub(crate) fn metadatum(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
+        _ => Err("expected KEY=VALUE".into()),
+    }
 }
 
 /// Refuses an answer that is too old, as the sidecar does where the interface lets it.

@@ -6,7 +6,7 @@ use clap::Args;
 use roster::thrift::idl::{Filter, Master, Service};
 use serde_json::{Value, json};
 
-use super::known::Source;
+use super::known::{self, Source};
 use super::{Output, json, text};
 
 /// List the masters, and what they offer
@@ -15,6 +15,9 @@ pub(crate) struct Masters {
     /// Only those that offer this service
     #[arg(long, value_name = "NAME")]
     service: Option<String>,
+    /// Only those that offer a service with this metadata; several: with all of them
+    #[arg(long, value_name = "KEY=VALUE", value_parser = known::metadatum, conflicts_with = "shared")]
+    metadata: Vec<(String, String)>,
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
     #[command(flatten)]
@@ -24,10 +27,10 @@ pub(crate) struct Masters {
 impl Masters {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let mut known = self.source.open()?;
-        let (masters, freshness) = known.masters(self.service.clone())?;
+        let (masters, freshness) = known.masters(self.service.clone(), self.metadata)?;
         if let (Some(service), true) = (&self.service, masters.is_empty()) {
             // That it is unknown is an error.
-            known.instances(service)?;
+            known.instances(service, Vec::new())?;
             tell_none(service);
         }
         match self.output {

@@ -7,7 +7,7 @@ use roster::thrift::client::{Client, Error};
 use roster::thrift::idl::{Filter, Instance, ServiceSummary, ServicesReply};
 use serde_json::{Value, json};
 
-use super::known::{Known, Source};
+use super::known::{self, Known, Source};
 use super::{Output, json, masters, stats, text};
 
 /// List the services; with a name, who offers it
@@ -15,6 +15,9 @@ use super::{Output, json, masters, stats, text};
 pub(crate) struct Services {
     /// The name of a service, without a version
     name: Option<String>,
+    /// Only where the service has this metadata; several: all of them
+    #[arg(long, value_name = "KEY=VALUE", value_parser = known::metadatum, conflicts_with_all = ["shared", "stats"])]
+    metadata: Vec<(String, String)>,
     /// Tell how the calls went that were made through the sidecar, by method
     #[arg(long, conflicts_with = "shared")]
     stats: bool,
@@ -27,6 +30,7 @@ pub(crate) struct Services {
 impl Services {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let mut known = self.source.open()?;
+        let metadata = self.metadata;
         let (table, document) = match (self.name, &mut known) {
             (name, Known::Sidecar { client, .. }) if self.stats => {
                 let mut methods = client.stats()?.methods;
@@ -42,13 +46,13 @@ impl Services {
                 )
             }
             (None, known) => {
-                let reply = known.services()?;
+                let reply = known.services(metadata)?;
                 let services: Vec<_> = reply.services.iter().map(summary).collect();
                 let document = json!({ "services": services, "freshness": json::freshness(&reply.freshness) });
                 (summary_table(&reply.services), document)
             }
             (Some(name), known) => {
-                let reply = known.instances(&name)?;
+                let reply = known.instances(&name, metadata)?;
                 let instances: Vec<_> = reply.instances.iter().map(instance).collect();
                 let document = json!({ "instances": instances, "freshness": json::freshness(&reply.freshness) });
                 if reply.instances.is_empty() {
@@ -66,10 +70,10 @@ impl Services {
 }
 
 /// All pages of the services, as one that is as fresh as the first.
-pub(crate) fn read(client: &mut Client) -> Result<ServicesReply, Error> {
-    let mut whole = client.services(masters::any())?;
+pub(crate) fn read(client: &mut Client, filter: Filter) -> Result<ServicesReply, Error> {
+    let mut whole = client.services(filter.clone())?;
     while let Some(cursor) = whole.cursor.take() {
-        let page = client.services(Filter { cursor: Some(cursor), ..masters::any() })?;
+        let page = client.services(Filter { cursor: Some(cursor), ..filter.clone() })?;
         whole.services.extend(page.services);
         whole.cursor = page.cursor;
     }

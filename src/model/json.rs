@@ -1,6 +1,7 @@
 //! Values of masters as JSON has them.
 
 use std::borrow::Cow;
+use std::io::{self, Write};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -18,6 +19,26 @@ pub(crate) struct Object<'a>(pub(crate) &'a Value);
 /// The JSON text of a value.
 pub(crate) fn text(value: &Value) -> String {
     written(&Json(value))
+}
+
+/// Whether this is the JSON text of a value; no more of it is written than is the same.
+pub(crate) fn is_text(value: &Value, text: &str) -> bool {
+    let mut rest = Rest(text.as_bytes());
+    serde_json::to_writer(&mut rest, &Json(value)).is_ok() && rest.0.is_empty()
+}
+
+/// What is yet to be written; it takes nothing else.
+struct Rest<'a>(&'a [u8]);
+
+impl Write for Rest<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 = self.0.strip_prefix(bytes).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The JSON text of a map.

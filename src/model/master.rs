@@ -1,5 +1,6 @@
 //! Masters: who offers services, and how one calls them.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io;
 use std::time::Instant;
@@ -8,6 +9,8 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use rmpv::Value;
 use semver::Version;
+
+use super::json;
 
 /// The most services that one master may offer, wherever it is connected: all of them are told and listed together.
 pub const MAX_SERVICES: usize = 1_024;
@@ -57,6 +60,16 @@ impl Service {
     pub fn version(&self) -> Version {
         let told = || self.metadatum("version").and_then(plain).as_deref().and_then(lenient);
         split_name(&self.name).1.or_else(told).unwrap_or(Version::new(0, 0, 0))
+    }
+
+    /// Whether it has all of these metadata: a text as it is, any other value as its JSON text.
+    pub fn has_metadata(&self, wanted: &BTreeMap<String, String>) -> bool {
+        wanted.iter().all(|(key, wanted)| match self.metadatum(key) {
+            Some(Value::String(text)) => text.as_bytes() == wanted.as_bytes(),
+            Some(Value::Binary(bytes)) => bytes == wanted.as_bytes(),
+            Some(other) => json::is_text(other, wanted),
+            None => false,
+        })
     }
 
     fn packed_bytes(&self) -> usize {

@@ -2,10 +2,14 @@
 
 mod requirement;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use semver::Version;
+
 pub use self::requirement::{NoRequirement, Requirement};
+use crate::model::Service;
 use crate::store::{Directory, Entry, Offering, Offers};
 use crate::task::random_below;
 
@@ -28,6 +32,8 @@ pub enum Balance {
 #[derive(Clone, Debug, Default)]
 pub struct Wanted {
     pub version: Option<Requirement>,
+    /// Metadata that the service must have.
+    pub metadata: BTreeMap<String, String>,
     pub balance: Balance,
     /// Masters that were tried already.
     pub not: Vec<Arc<str>>,
@@ -44,6 +50,8 @@ pub enum NoMaster {
     NoVersion(String, String),
     #[error("every master that offers the service `{0}` has been tried")]
     AllTried(String),
+    #[error("no master that is connected offers the service `{0}` with the metadata that are wanted")]
+    NoMetadata(String),
     #[error("no master that offers the service `{0}` is connected")]
     NoneConnected(String),
 }
@@ -63,34 +71,45 @@ impl Resolver {
             return Err(if was_offered { NoMaster::NoneAlive(name()) } else { NoMaster::Unknown(name()) });
         };
         let mut met = false;
-        for those in fitting(offers, wanted.version.as_ref()) {
+        for (version, those) in fitting(offers, wanted.version.as_ref()) {
             met = true;
-            if let Some(entry) = self.among(directory, those, wanted) {
+            let will_do = |id: &Arc<str>| {
+                let entry = directory.master(id).filter(|_| !wanted.not.contains(id));
+                let entry = entry.filter(|entry| entry.is_connected())?;
+                // Of the others, not even the version is parsed.
+                let may_be = |it: &Service| it.name.starts_with(service) && it.has_metadata(&wanted.metadata);
+                let is_it = |it: &Service| it.base_name() == service && it.version() == *version;
+                let offers = || entry.master.services.iter().any(|it| may_be(it) && is_it(it));
+                (wanted.metadata.is_empty() || offers()).then(|| entry.clone())
+            };
+            if let Some(entry) = self.among(those, &wanted.balance, will_do) {
                 return Ok(entry);
             }
         }
         Err(match &wanted.version {
             Some(version) if !met => NoMaster::NoVersion(name(), version.to_string()),
+            _ if !wanted.metadata.is_empty() && wanted.not.is_empty() => NoMaster::NoMetadata(name()),
             _ if wanted.not.is_empty() => NoMaster::NoneConnected(name()),
             _ => NoMaster::AllTried(name()),
         })
     }
 
-    /// One of `those` that is connected and has not been tried.
-    fn among(&self, directory: &Directory, those: &Offering, wanted: &Wanted) -> Option<Arc<Entry>> {
-        let will_do = |id: &Arc<str>| {
-            let entry = directory.master(id).filter(|_| !wanted.not.contains(id));
-            entry.filter(|entry| entry.is_connected()).cloned()
-        };
-        match &wanted.balance {
+    /// One of `those` that will do.
+    fn among(
+        &self,
+        those: &Offering,
+        balance: &Balance,
+        will_do: impl Fn(&Arc<str>) -> Option<Arc<Entry>>,
+    ) -> Option<Arc<Entry>> {
+        match balance {
             Balance::Random => any(those, will_do),
             Balance::RoundRobin => (0..those.len()).find_map(|_| {
                 let turn = self.turn.fetch_add(1, Ordering::Relaxed) % those.len();
-                those.get(turn).and_then(will_do)
+                those.get(turn).and_then(&will_do)
             }),
             Balance::Key(key) => rendezvous(those.iter().filter_map(will_do), key),
             Balance::LeastOutstanding => {
-                let first = any(those, will_do)?;
+                let first = any(those, &will_do)?;
                 let is_other = |entry: &Arc<Entry>| !Arc::ptr_eq(entry, &first);
                 let second = if those.len() > 1 { any(those, |id| will_do(id).filter(is_other)) } else { None };
                 Some(second.filter(|second| second.outstanding() < first.outstanding()).unwrap_or(first))
@@ -110,9 +129,11 @@ fn any(those: &Offering, will_do: impl Fn(&Arc<str>) -> Option<Arc<Entry>>) -> O
 }
 
 /// Those of each version that meets the requirement, the newest first.
-fn fitting<'a>(offers: &'a Offers, version: Option<&'a Requirement>) -> impl Iterator<Item = &'a Offering> {
-    let newest_first = offers.iter().rev();
-    newest_first.filter(move |(of, _)| version.is_none_or(|version| version.matches(of))).map(|(_, those)| those)
+fn fitting<'a>(
+    offers: &'a Offers,
+    version: Option<&'a Requirement>,
+) -> impl Iterator<Item = (&'a Version, &'a Offering)> {
+    offers.iter().rev().filter(move |(of, _)| version.is_none_or(|version| version.matches(of)))
 }
 
 /// The one whose hash together with the key is greatest: who comes or goes moves only its own keys.
@@ -129,7 +150,7 @@ fn rendezvous(those: impl Iterator<Item = Arc<Entry>>, key: &str) -> Option<Arc<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Answers, Call, Change, Command, Line, Master, Refused, Service};
+    use crate::model::{Answers, Call, Change, Command, Line, Master, Refused};
     use crate::store::{Feed, Publisher, Store};
     use rmpv::Value;
 

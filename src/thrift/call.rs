@@ -11,7 +11,8 @@ use tokio::time::Instant;
 use super::Peer;
 use super::caller::{self, Bounds, Failure};
 use super::handler::{Desk, denied};
-use super::idl::{self, CallEnd, CallError, CallErrorKind, CallOutcome, CallResult, InvalidRequest};
+use super::idl::{self, CallEnd, CallError, CallErrorKind, CallOutcome, CallResult, Filter, InvalidRequest};
+use super::masters::check_metadata;
 use super::memory::{Budget, Values};
 use super::request::{self, Request};
 use crate::access::Denied;
@@ -38,6 +39,14 @@ impl Desk {
     pub(super) fn request(&self, peer: &Peer, call: idl::Call) -> thrift::Result<Request> {
         may_call(peer, &call).map_err(denied)?;
         Ok(Request::check(call, &self.config)?)
+    }
+
+    /// Checks a call of a service with certain metadata.
+    pub(super) fn request_where(&self, peer: &Peer, call: idl::Call, filter: Filter) -> thrift::Result<Request> {
+        check_metadata(&filter)?;
+        let mut request = self.request(peer, call)?;
+        request.wanted.metadata = filter.metadata.unwrap_or_default();
+        Ok(request)
     }
 
     /// Checks several calls.

@@ -1,5 +1,6 @@
 //! Client: a blocking connection to a sidecar, as the command line and tests use it.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufReader, Read, Write};
 use std::net::ToSocketAddrs;
 use std::path::Path;
@@ -147,6 +148,18 @@ impl Client {
             Some(master) => sidecar.call_on(master, service_name, method, arguments, options),
             None => sidecar.call(service_name, method, arguments, options),
         })
+    }
+
+    /// Calls a method on a master that offers the service with these metadata.
+    pub fn call_where(
+        &mut self,
+        metadata: BTreeMap<String, String>,
+        call: Call,
+        wait: Duration,
+    ) -> Result<CallResult, Error> {
+        let call = Call { options: Some(within(wait, call.options)), ..call };
+        let filter = Filter { metadata: Some(metadata), service_name: None, limit: None, cursor: None };
+        self.ask(self.timeout + wait, |sidecar| sidecar.call_where(call, filter))
     }
 
     /// Calls a method on all masters that offer it.

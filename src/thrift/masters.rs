@@ -6,7 +6,7 @@ use semver::Version;
 
 use super::handler::{Desk, denied, ensure_known, invalid, page_size};
 use super::idl::{self, Filter, NotFound};
-use super::{Peer, convert, value};
+use super::{Peer, convert};
 use crate::access::Grant;
 use crate::metrics::{Counter, Method};
 use crate::model::{Freshness, Service};
@@ -156,7 +156,7 @@ impl Desk {
 }
 
 /// That a filter does not ask for more than may be compared.
-fn check_metadata(filter: &Filter) -> thrift::Result<()> {
+pub(super) fn check_metadata(filter: &Filter) -> thrift::Result<()> {
     match filter.metadata.as_ref().map_or(0, BTreeMap::len) {
         ..=MAX_METADATA => Ok(()),
         _ => Err(invalid("filter.metadata", &format!("more than {MAX_METADATA} of them"))),
@@ -234,13 +234,7 @@ fn offers_so(entry: &Entry, filter: &Filter, which: impl Fn(&Service) -> bool) -
 
 /// Whether a service has all the metadata that the filter asks for.
 fn has_metadata(service: &Service, filter: &Filter) -> bool {
-    let has = |(key, wanted): (&String, &String)| {
-        service.metadatum(key).is_some_and(|value| match value::bytes(value) {
-            Some(text) => text == wanted.as_bytes(),
-            None => value::text(value) == *wanted,
-        })
-    };
-    filter.metadata.iter().flatten().all(has)
+    filter.metadata.as_ref().is_none_or(|wanted| service.has_metadata(wanted))
 }
 
 fn not_found(what: &str, message: String, freshness: Freshness) -> thrift::Error {

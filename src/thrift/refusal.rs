@@ -38,7 +38,7 @@ pub(super) fn too_long(request: &TMessageIdentifier, why: Refusal, max_call: Byt
         _ => return None,
     };
     let (field, argument) = match request.name.as_str() {
-        "call" | "callOn" | "startCall" => (5, "arguments"),
+        "call" | "callOn" | "callWhere" | "startCall" => (5, "arguments"),
         "callAll" => (2, "arguments"),
         "callMany" | "callInOrder" => (1, "arguments"),
         "broadcast" => (1, "message"),

@@ -59,7 +59,7 @@ impl Request {
             is_cut: timeout > config.max_call_time,
             retries: retries(options.retries)?,
             is_idempotent: options.idempotent.unwrap_or(false),
-            wanted: Wanted { version, balance: balance(options.balance, options.key)?, not: Vec::new() },
+            wanted: Wanted { version, balance: balance(options.balance, options.key)?, ..Wanted::default() },
             all_values: options.all_values.unwrap_or(false),
             encoding,
         })
@@ -67,9 +67,10 @@ impl Request {
 
     /// About how much memory it takes, its arguments above all.
     pub(super) fn memory_size(&self) -> usize {
-        let Wanted { version, balance, .. } = &self.wanted;
+        let Wanted { version, balance, metadata, .. } = &self.wanted;
         let key = if let Balance::Key(key) = balance { key.len() } else { 0 };
-        let wanted = version.as_ref().map_or(0, Requirement::memory_size) + key;
+        let metadata: usize = metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
+        let wanted = version.as_ref().map_or(0, Requirement::memory_size) + key + metadata;
         size_of::<Self>() + self.service.len() + self.method.len() + wanted + value::memory_size(&self.arguments)
     }
 }

@@ -240,6 +240,10 @@ impl RosterSyncHandler for &Pass<'_> {
         self.called(|| self.desk.request(self.peer, call).map(Wait::Call))
     }
 
+    fn handle_call_where(&self, call: idl::Call, filter: Filter) -> thrift::Result<idl::CallResult> {
+        self.called(|| self.desk.request_where(self.peer, call, filter).map(Wait::Call))
+    }
+
     fn handle_call_on(
         &self,
         master: String,

@@ -9,7 +9,9 @@ use serde_json::Value as Document;
 
 use super::idl::Encoding;
 use crate::model::json::Json;
-pub(super) use crate::model::json::{object, text};
+pub(super) use crate::model::json::object;
+#[cfg(test)]
+pub(super) use crate::model::json::text;
 use crate::tunnel::frame::MAX_COMMAND_VALUES;
 
 /// The deepest nesting of a value that a client writes: as deep as the reader of JSON goes.
@@ -55,15 +57,6 @@ fn is_json(value: &Value) -> bool {
         Value::Array(values) => values.iter().all(is_json),
         Value::Map(pairs) => pairs.iter().all(|(_, value)| is_json(value)),
         _ => true,
-    }
-}
-
-/// The bytes of a text, which PHP writes as `bin` where it is not UTF-8.
-pub(super) fn bytes(value: &Value) -> Option<&[u8]> {
-    match value {
-        Value::String(text) => Some(text.as_bytes()),
-        Value::Binary(bytes) => Some(bytes),
-        _ => None,
     }
 }
 

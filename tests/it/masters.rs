@@ -279,6 +279,46 @@ fn a_rust_master_is_listed_and_called() {
 }
 
 #[test]
+fn a_master_is_called_and_listed_by_its_metadata() {
+    let scene = Scene::new();
+    let mail = |zone: &'static str| {
+        let service = Service::new("mail").metadata("version", "1.0.0").metadata("zone", zone).metadata("weight", 3);
+        service.method("zone", move |()| async move { Ok(zone) })
+    };
+    with_master(mail("a"), &[scene.port], |_| {
+        with_master(mail("b"), &[scene.port], |_| {
+            scene.has(2);
+            for zone in ["a", "b"] {
+                let metadata = ["--metadata", &format!("zone={zone}"), "--metadata", "weight=3"];
+                for _ in 0..8 {
+                    let called = scene.roster.cli(["call", "mail.zone"].iter().chain(&metadata)).text();
+                    assert_eq!(called, format!("\"{zone}\"\n"));
+                }
+                let listed = scene.roster.cli(["services", "mail", "-o", "json"].iter().chain(&metadata)).json();
+                assert_eq!(listed["instances"][0]["offer"]["metadata"]["zone"], zone);
+                assert_eq!(listed["instances"].as_array().map(Vec::len), Some(1));
+                let masters = scene.roster.cli(["masters", "-o", "json"].iter().chain(&metadata)).json();
+                assert_eq!(masters["masters"].as_array().map(Vec::len), Some(1));
+                let services = scene.roster.cli(["services", "-o", "json"].iter().chain(&metadata)).json();
+                assert_eq!(services["services"][0]["masters"]["1.0.0"], 1);
+            }
+            let _php = Php::start(scene.port, "", &[]);
+            offers(&scene, &["control", "demo", "mail", "mail"]);
+            gives(&scene, "control", "offer", json!(["mail", {"zone": "php", "rack": [1, null]}]));
+            offers(&scene, &["control", "demo", "mail", "mail", "mail"]);
+            for _ in 0..8 {
+                let of_php = ["call", "mail.echo", "n=1", "--metadata", "zone=php", "--metadata", "rack=[1,null]"];
+                assert_eq!(scene.roster.cli(of_php).text(), "{\"n\":1}\n", "though it offers an older version");
+            }
+            for strange in ["zone=c", "zone=", "rack=[1,nul", "rack=[1,null]]", "none=a"] {
+                let ended = scene.roster.cli(["call", "mail.echo", "n=1", "--metadata", strange]);
+                assert!(ended.code != Some(0) && ended.wrong.contains("with the metadata"), "{strange}: {ended:?}");
+            }
+        });
+    });
+}
+
+#[test]
 fn that_nobody_offers_a_service_is_said() {
     let scene = Scene::new();
     with_master(Service::new("mail"), &[scene.port], |_| {

@@ -154,11 +154,11 @@ final class Endpoint
         });
     }
 
-    public function masters(?string $service, ?int $maxAge, Deadline $deadline): Answer
+    public function masters(?string $service, array $metadata, ?int $maxAge, Deadline $deadline): Answer
     {
         [$masters, $cursor] = [[], null];
         do {
-            $page = $this->mastersPage($service, $cursor, $deadline, $maxAge);
+            $page = $this->mastersPage($service, $cursor, $deadline, $maxAge, $metadata);
             [$some, $cursor] = $page->value;
             array_push($masters, ...$some);
         } while ($cursor !== null);
@@ -166,12 +166,17 @@ final class Endpoint
     }
 
     /** One page of the masters, and where the next page begins. */
-    public function mastersPage(?string $service, ?string $cursor, Deadline $deadline, ?int $maxAge = null): Answer
-    {
+    public function mastersPage(
+        ?string $service,
+        ?string $cursor,
+        Deadline $deadline,
+        ?int $maxAge = null,
+        array $metadata = [],
+    ): Answer {
         return $this->read(
             $deadline,
-            function (Thrift\RosterClient $roster) use ($service, $cursor, $maxAge): Answer {
-                $reply = $roster->masters(new Thrift\Filter(['serviceName' => $service, 'cursor' => $cursor]));
+            function (Thrift\RosterClient $roster) use ($service, $cursor, $maxAge, $metadata): Answer {
+                $reply = $roster->masters(self::filter($metadata, $cursor, $service));
                 $freshness = $this->fresh($reply->freshness, $maxAge);
                 $master = static fn (Thrift\Master $master) => Values::master($master, $freshness);
                 return new Answer([array_map($master, $reply->masters), $reply->cursor], $freshness);
@@ -179,12 +184,12 @@ final class Endpoint
         );
     }
 
-    public function services(?int $maxAge, Deadline $deadline): Answer
+    public function services(array $metadata, ?int $maxAge, Deadline $deadline): Answer
     {
         [$services, $cursor] = [[], null];
         do {
-            $page = $this->read($deadline, function (Thrift\RosterClient $roster) use ($cursor, $maxAge): Answer {
-                $reply = $roster->services(new Thrift\Filter(['cursor' => $cursor]));
+            $page = $this->read($deadline, function (Thrift\RosterClient $roster) use ($metadata, $cursor, $maxAge): Answer {
+                $reply = $roster->services(self::filter($metadata, $cursor));
                 $freshness = $this->fresh($reply->freshness, $maxAge);
                 return new Answer([array_map(Values::summary(...), $reply->services), $reply->cursor], $freshness);
             });
@@ -242,11 +247,14 @@ final class Endpoint
         });
     }
 
-    public function call(Call $call): CallResult
+    /** @param array<string|int|float|bool> $metadata what the service must have */
+    public function call(Call $call, array $metadata = []): CallResult
     {
         return $this->send(
             static fn (Thrift\RosterClient $roster) => Values::result(
-                $roster->call($call->service, $call->method, $call->arguments, Values::options($call)),
+                $metadata === []
+                    ? $roster->call($call->service, $call->method, $call->arguments, Values::options($call))
+                    : $roster->callWhere(Values::call($call), self::filter($metadata)),
             ),
             $call->timeoutMs,
             $call->idempotent,
@@ -327,6 +335,17 @@ final class Endpoint
             // The call went with its connection.
             throw new Exception\CallFailed($failure->getMessage(), lost: true);
         }
+    }
+
+    /** @param array<string|int|float|bool> $metadata */
+    private static function filter(array $metadata, ?string $cursor = null, ?string $service = null): Thrift\Filter
+    {
+        $text = static fn (string|int|float|bool $value) => is_string($value) ? $value : json_encode($value);
+        return new Thrift\Filter([
+            'serviceName' => $service,
+            'metadata' => $metadata === [] ? null : array_map($text, $metadata),
+            'cursor' => $cursor,
+        ]);
     }
 
     public function close(): void

@@ -93,7 +93,7 @@ impl Subject {
                 Err(error) => return Err(error),
             }
         }
-        let masters = if self.services { known.masters(None)?.0 } else { Vec::new() };
+        let masters = if self.services { known.masters(None, Vec::new())?.0 } else { Vec::new() };
         let content = php::file(|file| {
             if !self.paths.is_empty() {
                 file.array("nodes", |array| nodes.values().for_each(|node| array.string(&node.path, &node.data)));

@@ -6,7 +6,7 @@ use roster::thrift::client::Client;
 use serde_json::json;
 
 use super::{News, POLL, Subject, Tell};
-use crate::cli::{services, text};
+use crate::cli::{masters, services, text};
 
 /// By version, how many masters offer a service.
 type Offers = BTreeMap<String, i32>;
@@ -19,7 +19,7 @@ pub(super) struct Services {
 
 impl Services {
     fn read(client: &mut Client) -> anyhow::Result<(BTreeMap<String, Offers>, i64)> {
-        let reply = services::read(client)?;
+        let reply = services::read(client, masters::any())?;
         let offered = reply.services.into_iter().filter(|service| !service.masters.is_empty());
         Ok((offered.map(|service| (service.name, service.masters)).collect(), reply.freshness.revision))
     }

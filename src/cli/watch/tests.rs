@@ -109,6 +109,10 @@ impl RosterSyncHandler for Sidecar {
         Err("not asked".into())
     }
 
+    fn handle_call_where(&self, _: Call, _: Filter) -> thrift::Result<CallResult> {
+        Err("not asked".into())
+    }
+
     fn handle_call_in_order(&self, _: Vec<Call>, _: String) -> thrift::Result<Vec<CallOutcome>> {
         Err("not asked".into())
     }

@@ -78,6 +78,10 @@ impl RosterSyncHandler for Sidecar {
         Err("not asked".into())
     }
 
+    fn handle_call_where(&self, _: Call, _: Filter) -> thrift::Result<CallResult> {
+        Err("not asked".into())
+    }
+
     fn handle_call(&self, _: String, _: String, _: Vec<u8>, _: CallOptions) -> thrift::Result<CallResult> {
         Err("not asked".into())
     }
