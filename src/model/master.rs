@@ -245,6 +245,11 @@ pub trait Line: Debug + Send + Sync {
         true
     }
 
+    /// Whether it is connected, and the other end is not silent.
+    fn is_answering(&self) -> bool {
+        self.is_connected()
+    }
+
     /// Whether the other end is the master itself, and not a register that says it knows one of this id.
     fn is_direct(&self) -> bool {
         false

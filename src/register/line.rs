@@ -41,6 +41,10 @@ impl Line for MasterLine {
         self.handle.ended().is_none()
     }
 
+    fn is_answering(&self) -> bool {
+        self.handle.is_answering()
+    }
+
     fn is_direct(&self) -> bool {
         true
     }

@@ -224,6 +224,7 @@ impl Session {
                         question.ask();
                     }
                 }
+                is_silent = self.line.handle.silence_changed() => self.log_silence(is_silent),
                 message = incoming.recv() => match message.map(|message| *message) {
                     None => return,
                     Some(Message::Register(None)) => question.ask(),
@@ -253,6 +254,15 @@ impl Session {
                     }
                 },
             }
+        }
+    }
+
+    fn log_silence(&self, is_silent: bool) {
+        let (master, address) = (self.id(), &self.peer.address);
+        match is_silent {
+            _ if !self.hall.presence.is_logged(self.peer.user) => {}
+            true => tracing::warn!(master, address, "a master does not answer; as register.on_silence says, it stays"),
+            false => tracing::info!(master, address, "a master answers again"),
         }
     }
 

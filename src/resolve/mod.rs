@@ -63,7 +63,8 @@ pub struct Resolver {
 }
 
 impl Resolver {
-    /// A master that offers `service`, by its name without a version: of the newest version that will do.
+    /// A master that offers `service`, by its name without a version: of the newest version that will do. One that is
+    /// silent is chosen only where no other can be had.
     pub fn choose(&self, directory: &Directory, service: &str, wanted: &Wanted) -> Result<Arc<Entry>, NoMaster> {
         let name = || service.to_owned();
         let Some(offers) = directory.offers(service) else {
@@ -71,19 +72,21 @@ impl Resolver {
             return Err(if was_offered { NoMaster::NoneAlive(name()) } else { NoMaster::Unknown(name()) });
         };
         let mut met = false;
-        for (version, those) in fitting(offers, wanted.version.as_ref()) {
-            met = true;
-            let will_do = |id: &Arc<str>| {
-                let entry = directory.master(id).filter(|_| !wanted.not.contains(id));
-                let entry = entry.filter(|entry| entry.is_connected())?;
-                // Of the others, not even the version is parsed.
-                let may_be = |it: &Service| it.name.starts_with(service) && it.has_metadata(&wanted.metadata);
-                let is_it = |it: &Service| it.base_name() == service && it.version() == *version;
-                let offers = || entry.master.services.iter().any(|it| may_be(it) && is_it(it));
-                (wanted.metadata.is_empty() || offers()).then(|| entry.clone())
-            };
-            if let Some(entry) = self.among(those, &wanted.balance, will_do) {
-                return Ok(entry);
+        for is_there in [Entry::is_answering, Entry::is_connected] {
+            for (version, those) in fitting(offers, wanted.version.as_ref()) {
+                met = true;
+                let will_do = |id: &Arc<str>| {
+                    let entry = directory.master(id).filter(|_| !wanted.not.contains(id));
+                    let entry = entry.filter(|entry| is_there(entry))?;
+                    // Of the others, not even the version is parsed.
+                    let may_be = |it: &Service| it.name.starts_with(service) && it.has_metadata(&wanted.metadata);
+                    let is_it = |it: &Service| it.base_name() == service && it.version() == *version;
+                    let offers = || entry.master.services.iter().any(|it| may_be(it) && is_it(it));
+                    (wanted.metadata.is_empty() || offers()).then(|| entry.clone())
+                };
+                if let Some(entry) = self.among(those, &wanted.balance, will_do) {
+                    return Ok(entry);
+                }
             }
         }
         Err(match &wanted.version {
@@ -155,10 +158,11 @@ mod tests {
     use rmpv::Value;
 
     /// A line with so many calls under way.
-    #[derive(Debug)]
+    #[derive(Debug, Default)]
     struct Busy {
         outstanding: usize,
         is_direct: bool,
+        is_silent: bool,
     }
 
     impl Line for Busy {
@@ -174,6 +178,10 @@ mod tests {
             self.outstanding
         }
 
+        fn is_answering(&self) -> bool {
+            !self.is_silent
+        }
+
         fn is_direct(&self) -> bool {
             self.is_direct
         }
@@ -186,7 +194,7 @@ mod tests {
     }
 
     fn join(id: &str, services: &[&str], outstanding: usize) -> Change {
-        join_by(id, services, Busy { outstanding, is_direct: false })
+        join_by(id, services, Busy { outstanding, ..Busy::default() })
     }
 
     fn join_by(id: &str, services: &[&str], line: Busy) -> Change {
@@ -251,6 +259,26 @@ mod tests {
         let (store, publisher) = store();
         publisher.publish(vec![join("busy", &["mail"], 1), join("idle", &["mail"], 0)]);
         assert!((0..400).all(|_| chosen(&store, "mail", &Wanted::default()) == Ok("idle".into())));
+    }
+
+    #[test]
+    fn one_that_is_silent_is_chosen_only_where_no_other_can_be_had() {
+        let (store, publisher) = store();
+        let silent = || Busy { is_silent: true, ..Busy::default() };
+        publisher.publish(vec![join_by("silent", &["mail@2.0.0"], silent()), join("a", &["mail@2.0.0"], 9)]);
+        let balances = || {
+            let keyed = (0..20).map(|key| Balance::Key(key.to_string()));
+            keyed.chain([Balance::LeastOutstanding, Balance::Random, Balance::RoundRobin])
+        };
+        let always = |id: &str| {
+            let wanted = |balance| Wanted { balance, ..Wanted::default() };
+            balances().all(|balance| (0..20).all(|_| chosen(&store, "mail", &wanted(balance.clone())) == Ok(id.into())))
+        };
+        assert!(always("a"));
+        publisher.publish(vec![join("a", &["mail@1.0.0"], 9)]);
+        assert!(always("a"), "an older version that answers");
+        publisher.publish(vec![Change::Leave("a".into())]);
+        assert!(always("silent"));
     }
 
     #[test]
@@ -322,7 +350,7 @@ mod tests {
         let feeds = [Feed::new("liar", "upstream", vec![]), Feed::new("register", "register", vec![])];
         let store = Store::new(&Default::default(), feeds.into(), Arc::default());
         let [liar, register] = [0, 1].map(|feed| store.publisher(feed));
-        register.publish(vec![join_by("a", &["mail"], Busy { outstanding: 7, is_direct: true })]);
+        register.publish(vec![join_by("a", &["mail"], Busy { outstanding: 7, is_direct: true, ..Busy::default() })]);
         liar.publish(vec![join("a", &["mail", "more"], 0)]);
         let entry = store.snapshot().directory().master("a").expect("a master").clone();
         let [offer] = &entry.master.services[..] else { panic!("{:?}", entry.master) };

@@ -78,6 +78,11 @@ impl Entry {
         self.lines().any(|line| line.is_connected())
     }
 
+    /// The same, by which it is not silent.
+    pub fn is_answering(&self) -> bool {
+        self.lines().any(|line| line.is_answering())
+    }
+
     /// The numbers of the feeds that know it.
     pub fn feeds(&self) -> impl Iterator<Item = usize> {
         self.ways.iter().map(|way| way.feed)

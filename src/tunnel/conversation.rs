@@ -52,9 +52,10 @@ pub struct Settings {
 pub enum OnSilence {
     /// It ends.
     Close,
-    /// It ends, but not before the calls under way have had their time: a method may block its whole process.
+    /// It ends, but not before the calls that were under way when it fell silent have had their time: a method may block
+    /// its whole process.
     Wait,
-    /// It goes on; that is logged.
+    /// It goes on.
     Log,
 }
 
@@ -122,7 +123,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
         let Wire { stream, inbox } = &mut self.wire;
         let (mut from, to) = tokio::io::split(stream);
         let read = async {
-            let mut asked = 0;
+            let (mut asked, mut last_asked) = (0, 0);
             loop {
                 while let Some((message, weight)) = inbox.next()? {
                     if let Some(message) = shared.receive(message, weight) {
@@ -134,13 +135,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
                 match tokio::time::timeout(patience, inbox.fill(&mut from)).await {
                     Ok(Ok(0)) => return Err(Ended::PeerClosed),
                     // Whatever comes is a sign of life.
-                    Ok(read) => asked = read.map(|_| 0)?,
+                    Ok(read) => {
+                        read?;
+                        if std::mem::take(&mut asked) == PINGS {
+                            shared.end_silence();
+                        }
+                    }
                     Err(_) if asked == PINGS => {
-                        if !shared.bears_silence() {
+                        if !shared.bears_silence(last_asked) {
                             return Err(Ended::Silent);
                         }
                     }
                     Err(_) => {
+                        if asked == 0 {
+                            last_asked = shared.last_asked();
+                        }
                         asked += 1;
                         shared.say_first(Message::Ping { uuid: Uuid::new_v4().to_string() });
                     }

@@ -42,6 +42,8 @@ pub(super) struct Shared {
     pub(super) outgoing: Notify,
     /// Something was written.
     pub(super) written: Notify,
+    /// The other end has fallen silent, or is silent no more.
+    silence: Notify,
     pub(super) closing: CancellationToken,
     pub(super) over: CancellationToken,
 }
@@ -55,8 +57,8 @@ pub(super) struct State {
     /// Until when the other end may be busy, by numbers.
     busy: HashMap<u64, Instant>,
     next_busy: u64,
-    /// Whether it was logged that the other end is silent.
-    is_silence_logged: bool,
+    /// Whether the other end has not answered in time, and the conversation goes on.
+    is_silent: bool,
 }
 
 /// While it is there, the other end may be silent until a point in time.
@@ -146,6 +148,18 @@ impl Handle {
         self.0.closing.cancel();
     }
 
+    /// Whether the conversation goes on, and the other end is not silent.
+    pub fn is_answering(&self) -> bool {
+        let state = self.0.lock();
+        state.ended.is_none() && !state.is_silent
+    }
+
+    /// Waits until the other end has fallen silent, or is silent no more; whether it is silent then. For one who waits.
+    pub async fn silence_changed(&self) -> bool {
+        self.0.silence.notified().await;
+        self.0.lock().is_silent
+    }
+
     /// Why the conversation ended; none: it goes on.
     pub fn ended(&self) -> Option<Ended> {
         self.0.lock().ended.clone()
@@ -170,10 +184,11 @@ impl Shared {
                 trunk: Trunk::default(),
                 busy: HashMap::new(),
                 next_busy: 0,
-                is_silence_logged: false,
+                is_silent: false,
             }),
             outgoing: Notify::new(),
             written: Notify::new(),
+            silence: Notify::new(),
             closing: CancellationToken::new(),
             over: CancellationToken::new(),
         }
@@ -193,18 +208,31 @@ impl Shared {
         }
     }
 
-    /// Whether the conversation goes on, though the other end has not answered in time.
-    pub(super) fn bears_silence(&self) -> bool {
+    /// The number of what the other end was asked last.
+    pub(super) fn last_asked(&self) -> u64 {
+        self.lock().next_busy
+    }
+
+    /// Whether the conversation goes on, though the other end has not answered in time. What it was asked after
+    /// `last_asked` does not keep it busy: it has not answered a ping that came before.
+    pub(super) fn bears_silence(&self, last_asked: u64) -> bool {
         let mut state = self.lock();
-        match self.settings.on_silence {
+        let now = Instant::now();
+        let bears = match self.settings.on_silence {
             OnSilence::Close => false,
-            OnSilence::Wait => state.busy.values().any(|until| *until > Instant::now()),
-            OnSilence::Log => {
-                if !std::mem::replace(&mut state.is_silence_logged, true) {
-                    tracing::warn!("a peer does not answer; as register.on_silence says, its connection stays");
-                }
-                true
-            }
+            OnSilence::Wait => state.busy.iter().any(|(number, until)| *number <= last_asked && *until > now),
+            OnSilence::Log => true,
+        };
+        if bears && !std::mem::replace(&mut state.is_silent, true) {
+            self.silence.notify_one();
+        }
+        bears
+    }
+
+    /// The other end has said something.
+    pub(super) fn end_silence(&self) {
+        if std::mem::take(&mut self.lock().is_silent) {
+            self.silence.notify_one();
         }
     }
 

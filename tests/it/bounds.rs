@@ -219,3 +219,23 @@ fn what_no_master_may_ask_is_refused_and_what_is_no_message_is_passed_over() {
     );
     scene.has(1);
 }
+
+#[test]
+fn a_master_whose_new_offer_has_no_room_stays_as_it_was_whatever_its_process_is_called_now() {
+    let scene = Scene::with("max_metadata = \"20KiB\"");
+    let mut master = Scripted::join(scene.port, TOKEN, &[("mail", Value::Array(Vec::new()))]);
+    let before = scene.has(1);
+    master.say(map([("cmd", "register".into())]));
+    let service = |name: &str| {
+        let metadata = map([("large", "x".repeat(15 << 10).into())]);
+        (name.into(), map([("name", name.into()), ("metadata", metadata)]))
+    };
+    let services = Value::Map(["mail", "log"].map(service).into());
+    let question = master.asked("list");
+    master.answers(question.id, [map([("id", "f".repeat(32).into()), ("services", services)])]);
+    eventually("it is refused", SOON, || {
+        let log = scene.roster.log();
+        ensure(log.contains("register.max_metadata"), log)
+    });
+    assert_eq!(scene.has(1), before);
+}

@@ -191,6 +191,34 @@ fn a_method_that_blocks_its_master_has_the_time_that_its_caller_gives_it() {
 }
 
 #[test]
+fn a_master_that_is_dead_is_dropped_though_it_is_called_all_the_time() {
+    let scene = Scene::with("ping_interval = \"2s\"\npong_timeout = \"1s\"");
+    // It reads nothing more.
+    let _dead = scene.join(&[("mail", Value::Array(Vec::new()))]);
+    scene.has(1);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for wait in 0..4 {
+            let (scene, over) = (&scene, &over);
+            scope.spawn(move || {
+                std::thread::sleep(Duration::from_millis(150 * wait));
+                while !over.load(Ordering::Relaxed) {
+                    let options = CallOptions { timeout_ms: Some(600), ..no_options() };
+                    let _ = scene.roster.client().call("mail".into(), "send".into(), b"[]".to_vec(), options);
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            });
+        }
+        let _over = Over(&over);
+        scene.has(0);
+    });
+    eventually("the log says so", SOON, || {
+        let log = scene.roster.log();
+        ensure(log.contains("the other end does not answer"), log)
+    });
+}
+
+#[test]
 fn an_argument_that_is_too_large_is_said_to_be() {
     let scene = Scene::new();
     let large = format!("[\"{}\"]", "x".repeat(8 << 20));

@@ -59,6 +59,10 @@ impl Line for UpstreamLine {
     fn is_connected(&self) -> bool {
         self.handle.ended().is_none()
     }
+
+    fn is_answering(&self) -> bool {
+        self.handle.is_answering()
+    }
 }
 
 pub(super) fn command<const N: usize>(entries: [(&str, Value); N]) -> Message {

@@ -9,8 +9,8 @@ use tokio::time::{Instant, timeout};
 
 use crate::model::Answer;
 use crate::tunnel::{
-    Bounds, CallError, Conversation, Ended, Handle, Incoming, Message, REFUSED, RemoteError, SendError, Settings,
-    Stream, StreamError, UNSENT, UnderWay, Value, Wire, WireError, Wrong, answers,
+    Bounds, CallError, Conversation, Ended, Handle, Incoming, Message, OnSilence, REFUSED, RemoteError, SendError,
+    Settings, Stream, StreamError, UNSENT, UnderWay, Value, Wire, WireError, Wrong, answers,
 };
 
 const SOON: Duration = Duration::from_secs(60);
@@ -212,6 +212,32 @@ async fn silence_is_asked_about_and_then_taken_for_death() {
     assert_eq!(begun.elapsed().as_millis(), 64_500);
     assert_eq!(here.handle.send(note("late")), Err(SendError::Ended(Ended::Silent)));
     assert_eq!(here.ended().await, Ended::Silent);
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_are_sent_into_silence_do_not_prolong_it() {
+    let (here, peer) = against_a_script(Settings::default());
+    let handle = here.handle.clone();
+    let call = || handle.wait_until(std::time::Instant::now() + SOON);
+    let before = call();
+    // The first ping.
+    tokio::time::sleep(Duration::from_secs(21)).await;
+    let _new = call();
+    // It may be busy with what it was asked before.
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(handle.silence_changed().await);
+    assert!(!handle.is_answering() && handle.ended().is_none());
+    drop(before);
+    assert_eq!(here.ended().await, Ended::Silent);
+    drop(peer);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_answers_late_is_silent_no_more() {
+    let (here, mut peer) = against_a_script(Settings { on_silence: OnSilence::Log, ..Settings::default() });
+    assert!(here.handle.silence_changed().await);
+    peer.send(Message::Pong { uuid: "late".into() }).await.unwrap();
+    assert!(!here.handle.silence_changed().await && here.handle.is_answering());
 }
 
 #[tokio::test(start_paused = true)]
