@@ -145,7 +145,7 @@ final class RosterTest extends TestCase
     public function testARequestThatIsTooLongSaysSo(): void
     {
         $this->expectException(Unavailable::class);
-        $this->expectExceptionMessage('refused: the message is longer than max_request allows');
+        $this->expectExceptionMessage('the message is longer than max_request allows');
         $this->client(Way::Unix)->getMany(['/' . str_repeat('x', 100_000)]);
     }
 

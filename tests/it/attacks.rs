@@ -36,7 +36,7 @@ const TOKEN: &str = "register-center-token-2024";
 
 impl Target {
     fn new(settings: &str) -> Self {
-        let many: String = (0..50_000).map(|number| format!("\"/many/{number}\" = \"{:0>100}\"\n", number)).collect();
+        let many: String = (0..20_000).map(|number| format!("\"/many/{number}\" = \"{:0>100}\"\n", number)).collect();
         let mut roster = Roster::prepare_file("roster.sock", &format!("\"/a\" = \"one\"\n{many}"));
         let port = free_port();
         roster.configure(
