@@ -2,7 +2,6 @@
 //! masters.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::future::join_all;
 use futures::stream::{self, StreamExt};
@@ -20,9 +19,6 @@ use crate::model::{Command, split_name};
 
 /// About how much memory the arguments of one `callMany` may take; each call has a bound of its own besides.
 const MAX_ARGUMENTS: usize = 4 << 20;
-
-/// After so long, a command for many masters lets others of its thread have their turn.
-const TURN: Duration = Duration::from_millis(1);
 
 /// Several calls; one that cannot be made does not spoil the others.
 pub(super) type Several = Vec<Result<Request, Unsendable>>;
@@ -129,20 +125,17 @@ impl Desk {
     }
 
     /// Sends a command to every master, and to the sidecars that follow this one.
-    pub(super) async fn order(&self, command: &Command) -> i32 {
-        self.broadcast(command).await + self.store.order(command.message()) as i32
+    pub(super) async fn order(&self, peer: &Peer, command: &Command) -> i32 {
+        self.broadcast(peer, command).await + self.store.order(command.message()) as i32
     }
 
     /// Sends a command to every master, by one way to each. To how many it was sent.
-    pub(super) async fn broadcast(&self, command: &Command) -> i32 {
+    pub(super) async fn broadcast(&self, peer: &Peer, command: &Command) -> i32 {
         let masters: Vec<_> = self.store.snapshot().directory().masters("").map(|(_, entry)| entry.clone()).collect();
-        let (mut sent, mut turn) = (0, Instant::now());
+        let mut sent = 0;
         for master in masters {
             sent += i32::from(master.lines().any(|line| line.send(command).is_ok()));
-            if turn.elapsed() > TURN {
-                tokio::task::yield_now().await;
-                turn = Instant::now();
-            }
+            peer.let_others_work().await;
         }
         sent
     }

@@ -14,7 +14,6 @@ use super::admission::{Place, Sent, Waiting};
 use super::codec::Outcome;
 use super::cut::{Cut, Cutter};
 use super::dialect::Dialect;
-use super::handler::overloaded;
 use super::memory::{Charge, OVERLOADED, Part};
 use super::open::Open;
 use super::refusal::Refusal;
@@ -236,15 +235,7 @@ impl Connection {
             wait.refused(OVERLOADED)
         };
         let has_room = self.charge.set(Part::Awaited, awaited.memory_size());
-        let awaited = match awaited {
-            Awaited::Children(_) if !has_room => Awaited::Children(Err(overloaded())),
-            Awaited::Subtree(_) if !has_room => Awaited::Subtree(Err(overloaded())),
-            Awaited::Services(_) if !has_room => Awaited::Services(Err(overloaded())),
-            Awaited::Watch(_) if !has_room => Awaited::Watch(Err(overloaded())),
-            Awaited::WatchMasters(_) if !has_room => Awaited::WatchMasters(Err(overloaded())),
-            // Values were charged as they came, so that there is room for them.
-            awaited => awaited,
-        };
+        let awaited = if has_room { awaited } else { awaited.without_room() };
         let is_fetched = matches!(awaited, Awaited::Values(_));
         self.peer.let_others_work().await;
         let Shared { codec, desk, .. } = self.shared.as_ref();

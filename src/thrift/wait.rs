@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use thrift::{ApplicationError, ApplicationErrorKind};
 
 use super::call::Several;
-use super::handler::{Children, Desk, NAME_OVERHEAD, Subtree};
+use super::handler::{Children, Desk, NAME_OVERHEAD, Subtree, overloaded};
 use super::idl::{
     CallOutcome, CallResult, CallValues, ChildrenReply, Filter, MastersReply, MastersWatchReply, Overloaded, Service,
     ServicesReply, SubtreeReply, WatchReply,
@@ -139,13 +139,26 @@ impl Wait {
                 Err(refused) => Err(refused),
             }),
             Wait::NextValues => Awaited::Values(open.next().await),
-            Wait::Broadcast(command) => Awaited::Sent(Ok(open.beside(desk.broadcast(&command)).await)),
-            Wait::Order(command) => Awaited::Sent(Ok(open.beside(desk.order(&command)).await)),
+            Wait::Broadcast(command) => Awaited::Sent(Ok(open.beside(desk.broadcast(peer, &command)).await)),
+            Wait::Order(command) => Awaited::Sent(Ok(open.beside(desk.order(peer, &command)).await)),
         }
     }
 }
 
 impl Awaited {
+    /// The same where its user has no room for it. Values were charged as they came, so that there is room for them.
+    pub(super) fn without_room(self) -> Self {
+        match self {
+            Awaited::Children(_) => Awaited::Children(Err(overloaded())),
+            Awaited::Subtree(_) => Awaited::Subtree(Err(overloaded())),
+            Awaited::Masters(_) => Awaited::Masters(Err(overloaded())),
+            Awaited::Services(_) => Awaited::Services(Err(overloaded())),
+            Awaited::Watch(_) => Awaited::Watch(Err(overloaded())),
+            Awaited::WatchMasters(_) => Awaited::WatchMasters(Err(overloaded())),
+            Awaited::Call(_) | Awaited::Calls(_) | Awaited::Values(_) | Awaited::Sent(_) => self,
+        }
+    }
+
     /// About how much memory it takes until it is sent.
     pub(super) fn memory_size(&self) -> usize {
         match self {

@@ -123,10 +123,10 @@ async fn a_command_reaches_each_master_once_by_a_way_that_takes_it() {
     house.feeds[0].publish_whole(vec![join("a", &[], &refusing), join("b", &["mail"], &two), join("c", &[], &gone)]);
     house.feeds[1].publish_whole(vec![join("a", &[], &one)]);
     let reload = request::command(br#"{"cmd":"reload","n":1}"#, Encoding::JSON).expect("a command");
-    assert_eq!(house.desk.broadcast(&reload).await, 2);
+    assert_eq!(house.desk.broadcast(&house.peer, &reload).await, 2);
     for command in ["register", "remove"] {
         let hub = RegisterAddress::new("hub".into(), 8010);
-        assert_eq!(house.desk.order(&request::registers(command, &[hub]).expect("a command")).await, 2);
+        assert_eq!(house.desk.order(&house.peer, &request::registers(command, &[hub]).expect("a command")).await, 2);
     }
     for way in [one, two] {
         let commands = way.commands.lock().expect("no panic").clone();
@@ -162,7 +162,7 @@ async fn a_command_for_many_masters_lets_others_have_their_turn() {
     };
     house.feeds[0].publish((0..20).map(slow).collect());
     let reload = request::command(br#"{"cmd":"reload"}"#, Encoding::JSON).expect("a command");
-    let (mut sending, mut turns) = (std::pin::pin!(house.desk.broadcast(&reload)), 0);
+    let (mut sending, mut turns) = (std::pin::pin!(house.desk.broadcast(&house.peer, &reload)), 0);
     let sent = loop {
         match futures::poll!(&mut sending) {
             std::task::Poll::Ready(sent) => break sent,
