@@ -25,6 +25,8 @@ fn as_another_user() {
 /// A sidecar with something to ask for, and a service whose master never answers.
 struct Target {
     roster: Roster,
+    /// Another sidecar of the same machine, whom nobody attacks.
+    beside: Roster,
     _masters: Vec<Scripted>,
 }
 
@@ -55,7 +57,7 @@ impl Target {
             let count = roster.status().counters["masters"];
             ensure(count == MASTERS as i64, count)
         });
-        Self { roster, _masters: masters }
+        Self { roster, beside: beside(), _masters: masters }
     }
 
     /// All requests of the second user are answered while the first attacks, and the sidecar lives.
@@ -67,14 +69,29 @@ impl Target {
         let came_before = came();
         let adversary = self.roster.attack(attack);
         std::thread::sleep(lasts / 4);
-        let suffered = self.roster.suffers(lasts);
+        let (suffered, beside) = std::thread::scope(|scope| {
+            let beside = &self.beside;
+            let beside = scope.spawn(move || beside.suffers(lasts));
+            (self.roster.suffers(lasts), beside.join().expect("it is asked"))
+        });
         let (most, overloaded) = (self.roster.memory(), self.roster.status().counters["overloaded"]);
         let came = came() - came_before;
         drop(adversary);
         println!("{attack:?}: {suffered:?}, memory {} -> {} MiB, overloaded {overloaded}", before >> 20, most >> 20);
+        println!("{attack:?}, of a sidecar beside it: {beside:?}");
         assert!(suffered.failed == 0 && suffered.answered > 0, "{attack:?}: {suffered:?}");
         assert!(came as usize > suffered.answered + 10, "{attack:?}: nobody attacked, {came} connections came");
     }
+}
+
+/// What is slow of this one too is so because the attack takes the processor, which any program may.
+fn beside() -> Roster {
+    let mut roster = Roster::prepare_file("roster.sock", "\"/a\" = \"one\"\n");
+    roster.configure("[thrift]", "[thrift]\nmode = \"0666\"");
+    roster.run();
+    roster.open_to_all();
+    roster.becomes("live");
+    roster
 }
 
 #[test]

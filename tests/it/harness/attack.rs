@@ -1,6 +1,6 @@
 //! An adversary and its victim: this program again, as other users, since the sidecar knows its clients by their uids.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream as Connection;
 use std::os::unix::process::CommandExt;
@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
-use super::{Argument, Dialect, Roster, runtime};
+use super::{Argument, Dialect, Roster, read_some, runtime};
 use crate::idl::{Call, CallOptions};
 
 /// The users that they are. Nobody has to know them by name.
@@ -332,7 +332,7 @@ fn ask(mut stream: Connection) -> std::io::Result<Connection> {
     let mut length = 0;
     // The last field of the reply is the freshness, whose last byte but two is that of `complete`.
     while length < 12 || reply[..length].last_chunk() != Some(&[0, 0]) {
-        match stream.read(&mut reply[length..])? {
+        match read_some(&mut stream, &mut reply[length..])? {
             0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
             more => length += more,
         }

@@ -10,6 +10,8 @@ use std::time::Duration;
 use nix::unistd::{Uid, setfsuid};
 use rmpv::Value;
 
+use super::read_some;
+
 /// A connection to a register.
 #[derive(Debug)]
 pub(crate) struct Scripted {
@@ -169,7 +171,7 @@ impl Scripted {
                 return Some(message);
             }
             let mut some = [0; 4096];
-            match self.stream.read(&mut some) {
+            match read_some(&mut self.stream, &mut some) {
                 Ok(0) => return None,
                 Ok(count) => self.received.extend(&some[..count]),
                 Err(error) if is_closed(&error) => return None,

@@ -10,7 +10,7 @@ use thrift::protocol::{
     TStructIdentifier, TType,
 };
 
-use super::{Dialect, Roster, SOON};
+use super::{Dialect, Roster, SOON, read_some};
 use crate::idl::Call;
 
 /// A connection over the Unix socket, without a client library.
@@ -55,7 +55,7 @@ impl Wire {
                 return reply;
             }
             let mut bytes = [0; 4096];
-            match self.stream.read(&mut bytes).expect("a reply comes in time") {
+            match read_some(&mut self.stream, &mut bytes).expect("a reply comes in time") {
                 0 => panic!("closed after {:?}", self.received),
                 length => self.received.extend(&bytes[..length]),
             }
