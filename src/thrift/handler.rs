@@ -19,7 +19,7 @@ use crate::store::{Feed, Filled, Snapshot, Store, no_node};
 /// A page holds at most so many entries and about so many bytes, whatever the client asks for: no more than are found,
 /// copied and written in a millisecond or two, since meanwhile the thread answers nobody else.
 const MAX_PAGE: usize = 4_000;
-const MAX_PAGE_BYTES: usize = 512 * 1024;
+const MAX_PAGE_BYTES: usize = 128 * 1024;
 
 /// The most of a reply that comes in no pages.
 const MAX_WHOLE_BYTES: usize = 2 * 1024 * 1024;
