@@ -10,10 +10,13 @@ use tokio::time::Instant;
 use super::Peer;
 use super::caller::{self, Bounds, Failure};
 use super::handler::{Desk, denied};
-use super::idl::{self, CallEnd, CallError, CallErrorKind, CallOutcome, CallResult, Filter, InvalidRequest};
+use super::idl::{
+    self, CallEnd, CallError, CallErrorKind, CallOutcome, CallResult, Filter, InvalidRequest, Overloaded,
+};
 use super::masters::check_metadata;
-use super::memory::{Budget, Values};
+use super::memory::{Budget, OVERLOADED, Values};
 use super::request::{self, Request};
+use super::shares::Taken;
 use crate::access::Denied;
 use crate::model::{Command, split_name};
 
@@ -21,11 +24,11 @@ use crate::model::{Command, split_name};
 const MAX_ARGUMENTS: usize = 4 << 20;
 
 /// Several calls; one that cannot be made does not spoil the others.
-pub(super) type Several = Vec<Result<Request, Unsendable>>;
+type Several = Vec<Result<Request, Unsendable>>;
 
 /// Why one of several calls is not made.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Unsendable {
+enum Unsendable {
     Invalid(InvalidRequest),
     Denied(Denied),
 }
@@ -45,28 +48,36 @@ impl Desk {
         Ok(request)
     }
 
-    /// Checks several calls.
-    pub(super) fn requests(&self, peer: &Peer, calls: Vec<idl::Call>) -> thrift::Result<Several> {
+    /// Checks several calls by turns, since to read their arguments may take long. What they take is charged while they
+    /// are kept.
+    async fn several(&self, peer: &Peer, calls: Vec<idl::Call>) -> thrift::Result<(Several, Taken)> {
         let most = self.config.max_call_many;
         if calls.len() > most {
             let message = format!("{} calls are more than max_call_many allows: {most}", calls.len());
             return Err(request::invalid("calls", message).into());
         }
-        let mut bytes = 0;
-        let check = |call: idl::Call| {
-            may_call(peer, &call)?;
-            if bytes > MAX_ARGUMENTS {
-                return Err(request::invalid(
-                    "arguments",
-                    "those of the calls before take too much; make fewer at once",
-                )
-                .into());
+        let (mut several, mut bytes, mut charged) = (Vec::with_capacity(calls.len()), 0, peer.account.memory.nothing());
+        for call in calls {
+            peer.let_others_work().await;
+            let request = self.one_of_several(peer, call, bytes);
+            bytes += request.as_ref().map_or(0, Request::memory_size);
+            if !charged.resize(bytes) {
+                self.metrics.overloaded.increment();
+                return Err(Overloaded { message: OVERLOADED.to_owned() }.into());
             }
-            let request = Request::check(call, &self.config)?;
-            bytes += request.memory_size();
-            Ok(request)
-        };
-        Ok(calls.into_iter().map(check).collect())
+            several.push(request);
+        }
+        Ok((several, charged))
+    }
+
+    /// Checks one of several calls, after those whose arguments take so many bytes.
+    fn one_of_several(&self, peer: &Peer, call: idl::Call, before: usize) -> Result<Request, Unsendable> {
+        may_call(peer, &call)?;
+        if before > MAX_ARGUMENTS {
+            let message = "those of the calls before take too much; make fewer at once";
+            return Err(request::invalid("arguments", message).into());
+        }
+        Ok(Request::check(call, &self.config)?)
     }
 
     pub(super) async fn call(&self, peer: &Peer, request: &Request) -> thrift::Result<CallResult> {
@@ -89,20 +100,27 @@ impl Desk {
         Ok(stream::iter(calls).buffered(self.config.max_call_all).collect().await)
     }
 
-    pub(super) async fn call_many(&self, peer: &Peer, several: &Several) -> Vec<CallOutcome> {
+    pub(super) async fn call_many(&self, peer: &Peer, calls: Vec<idl::Call>) -> thrift::Result<Vec<CallOutcome>> {
+        let (several, _charged) = self.several(peer, calls).await?;
         let budget = self.budget(peer);
         let calls = several.iter().map(async |request| match request {
             Ok(request) => outcome(self.call_within(peer, &budget, request).await),
             Err(unsendable) => CallOutcome::new(None, None, CallError::from(unsendable)),
         });
-        join_all(calls).await
+        Ok(join_all(calls).await)
     }
 
     /// Makes the calls one after the other, all on the master that carries out the first of them.
-    pub(super) async fn call_in_order(&self, peer: &Peer, mut master: String, several: &Several) -> Vec<CallOutcome> {
+    pub(super) async fn call_in_order(
+        &self,
+        peer: &Peer,
+        mut master: String,
+        calls: Vec<idl::Call>,
+    ) -> thrift::Result<Vec<CallOutcome>> {
+        let (several, _charged) = self.several(peer, calls).await?;
         let (budget, mut is_lost) = (self.budget(peer), false);
         let mut outcomes = Vec::new();
-        for request in several {
+        for request in &several {
             let called = match request {
                 Err(unsendable) => {
                     outcomes.push(CallOutcome::new(None, None, CallError::from(unsendable)));
@@ -121,7 +139,7 @@ impl Desk {
             }
             outcomes.push(outcome);
         }
-        outcomes
+        Ok(outcomes)
     }
 
     /// Sends a command to every master, and to the sidecars that follow this one.

@@ -268,11 +268,11 @@ impl RosterSyncHandler for &Pass<'_> {
     }
 
     fn handle_call_many(&self, calls: Vec<idl::Call>) -> thrift::Result<Vec<idl::CallOutcome>> {
-        self.called_several(|| self.desk.requests(self.peer, calls).map(Wait::CallMany))
+        self.called_several(|| Ok(Wait::CallMany(calls)))
     }
 
     fn handle_call_in_order(&self, calls: Vec<idl::Call>, master: String) -> thrift::Result<Vec<idl::CallOutcome>> {
-        self.called_several(|| Ok(Wait::CallInOrder(master, self.desk.requests(self.peer, calls)?)))
+        self.called_several(|| Ok(Wait::CallInOrder(master, calls)))
     }
 
     fn handle_start_call(&self, call: idl::Call, master: String) -> thrift::Result<idl::CallValues> {

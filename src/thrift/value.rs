@@ -3,9 +3,9 @@
 use std::cell::Cell;
 use std::fmt;
 
+use indexmap::IndexMap;
 use rmpv::Value;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_json::Value as Document;
 
 use super::idl::Encoding;
 use crate::model::json::Json;
@@ -27,8 +27,9 @@ pub(super) fn read(encoding: Encoding, bytes: &[u8]) -> Result<Value, String> {
         return Err(format!("more than {MAX_VALUES} values"));
     }
     if encoding != Encoding::MSGPACK {
-        let document: Document = serde_json::from_slice(bytes).map_err(|error| format!("no JSON: {error}"))?;
-        return Ok(from_document(document));
+        let mut document = serde_json::Deserializer::from_slice(bytes);
+        let value = FromJson.deserialize(&mut document).and_then(|value| document.end().map(|()| value));
+        return value.map_err(|error| format!("no JSON: {error}"));
     }
     let mut rest = bytes;
     let value = rmpv::decode::read_value_with_max_depth(&mut rest, MAX_DEPTH);
@@ -160,29 +161,67 @@ pub(super) fn memory_size(value: &Value) -> usize {
         }
 }
 
-fn from_document(document: Document) -> Value {
-    match document {
-        Document::Null => Value::Nil,
-        Document::Bool(bool) => bool.into(),
-        Document::Number(number) => match (number.as_u64(), number.as_i64()) {
-            (Some(number), _) => number.into(),
-            (_, Some(number)) => number.into(),
-            _ => number.as_f64().unwrap_or(f64::NAN).into(),
-        },
-        Document::String(text) => text.into(),
-        Document::Array(items) => Value::Array(fitting(items.into_iter().map(from_document))),
-        Document::Object(entries) => {
-            Value::Map(fitting(entries.into_iter().map(|(key, value)| (key.into(), from_document(value)))))
-        }
+/// Reads a value of JSON as a master takes it.
+struct FromJson;
+
+impl<'de> DeserializeSeed<'de> for FromJson {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
     }
 }
 
-/// A list that takes no more than its items: a plain `collect` would keep the memory of the list that it is made from,
-/// which is several times as large.
-fn fitting<T>(items: impl Iterator<Item = T>) -> Vec<T> {
-    let mut list: Vec<T> = items.collect();
-    list.shrink_to_fit();
-    list
+impl<'de> Visitor<'de> for FromJson {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_bool<E: de::Error>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E: de::Error>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Value, E> {
+        Ok(Value::Nil)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(item) = items.next_element_seed(FromJson)? {
+            list.push(item);
+        }
+        list.shrink_to_fit();
+        Ok(Value::Array(list))
+    }
+
+    /// Of two entries with one key, the last stands, as in PHP.
+    fn visit_map<A: MapAccess<'de>>(self, mut pairs: A) -> Result<Value, A::Error> {
+        let mut entries = IndexMap::new();
+        while let Some(key) = pairs.next_key::<String>()? {
+            entries.insert(key, pairs.next_value_seed(FromJson)?);
+        }
+        let mut entries: Vec<(Value, Value)> = entries.into_iter().map(|(key, value)| (key.into(), value)).collect();
+        entries.shrink_to_fit();
+        Ok(Value::Map(entries))
+    }
 }
 
 #[cfg(test)]
@@ -202,6 +241,11 @@ mod tests {
         ] {
             assert_eq!(text(&json(json_text)), json_text.replace("1e300", "1e+300"), "{json_text}");
         }
+    }
+
+    #[test]
+    fn of_two_entries_with_one_key_the_last_stands() {
+        assert_eq!(json(r#"{"a":1,"b":2,"a":{"c":3,"c":4}}"#), json(r#"{"a":{"c":4},"b":2}"#));
     }
 
     #[test]

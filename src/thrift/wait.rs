@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 
 use thrift::{ApplicationError, ApplicationErrorKind};
 
-use super::call::Several;
 use super::handler::{Children, Desk, NAME_OVERHEAD, Subtree, overloaded};
 use super::idl::{
-    CallOutcome, CallResult, CallValues, ChildrenReply, Filter, MastersReply, MastersWatchReply, Overloaded, Service,
-    ServicesReply, SubtreeReply, WatchReply,
+    Call, CallOutcome, CallResult, CallValues, ChildrenReply, Filter, MastersReply, MastersWatchReply, Overloaded,
+    Service, ServicesReply, SubtreeReply, WatchReply,
 };
 use super::memory::size;
 use super::open::Open;
@@ -38,9 +37,9 @@ pub(super) enum Wait {
     /// On the master with this id.
     CallOn(String, Request),
     CallAll(Request),
-    CallMany(Several),
+    CallMany(Vec<Call>),
     /// On the master with this id; empty: on one of those that offer the service of the first.
-    CallInOrder(String, Several),
+    CallInOrder(String, Vec<Call>),
     /// On the master with this id; empty: on one of those that offer the service.
     StartCall(String, Request),
     NextValues,
@@ -107,8 +106,9 @@ impl Wait {
             Wait::Call(request) | Wait::CallOn(_, request) | Wait::StartCall(_, request) => request.memory_size(),
             // One after the other they are written for each master.
             Wait::CallAll(request) => request.memory_size(),
-            Wait::CallMany(several) | Wait::CallInOrder(_, several) => {
-                several.iter().flatten().map(Request::memory_size).sum()
+            // What is made of the arguments is charged as it is made.
+            Wait::CallMany(calls) | Wait::CallInOrder(_, calls) => {
+                calls.iter().map(|call| size_of::<Call>() + call.arguments.len()).sum()
             }
             Wait::Broadcast(command) | Wait::Order(command) => value::memory_size(command.message()),
             Wait::WatchMasters(_) | Wait::NextValues => 0,
@@ -130,9 +130,9 @@ impl Wait {
             Wait::Call(request) => Awaited::Call(open.beside(desk.call(peer, &request)).await),
             Wait::CallOn(master, request) => Awaited::Call(open.beside(desk.call_on(peer, &master, &request)).await),
             Wait::CallAll(request) => Awaited::Calls(open.beside(desk.call_all(peer, &request)).await),
-            Wait::CallMany(several) => Awaited::Calls(Ok(open.beside(desk.call_many(peer, &several)).await)),
-            Wait::CallInOrder(master, several) => {
-                Awaited::Calls(Ok(open.beside(desk.call_in_order(peer, master, &several)).await))
+            Wait::CallMany(calls) => Awaited::Calls(open.beside(desk.call_many(peer, calls)).await),
+            Wait::CallInOrder(master, calls) => {
+                Awaited::Calls(open.beside(desk.call_in_order(peer, master, calls)).await)
             }
             Wait::StartCall(master, request) => Awaited::Values(match open.start(desk, peer, master, request) {
                 Ok(()) => open.next().await,

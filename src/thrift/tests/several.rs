@@ -57,9 +57,8 @@ async fn many_calls_run_side_by_side_and_keep_their_order() {
             options.version = (number % 2 == 1).then(|| "^1".into());
         })
     };
-    let several = house.desk.requests(&house.peer, (0..6).map(one).collect()).expect("requests");
     let start = tokio::time::Instant::now();
-    let outcomes = house.desk.call_many(&house.peer, &several).await;
+    let outcomes = house.desk.call_many(&house.peer, (0..6).map(one).collect()).await.expect("outcomes");
     assert_eq!(start.elapsed().as_secs(), 5, "side by side");
     for (number, outcome) in outcomes.iter().enumerate() {
         let kind = outcome.error.as_ref().map(|error| error.kind);
@@ -70,7 +69,7 @@ async fn many_calls_run_side_by_side_and_keep_their_order() {
             _ => assert_eq!(values, Some(format!("[\"{number}\",[]]"))),
         }
     }
-    let error = house.desk.requests(&house.peer, (0..257).map(one).collect()).expect_err("too many");
+    let error = house.desk.call_many(&house.peer, (0..257).map(one).collect()).await.expect_err("too many");
     assert_eq!(exception::<InvalidRequest>(&error).field, "calls");
 }
 
@@ -79,11 +78,12 @@ async fn calls_in_order_go_to_one_master_one_after_the_other_until_one_comes_to_
     let (one, other) = (echoing(), echoing());
     let house = House::with(&[("one", "mail", &one), ("other", "mail", &other)]);
     let several = |count: usize| {
-        let calls = (0..count).map(|number| call(&number.to_string(), if number == 2 { "7" } else { "[]" }, |_| {}));
-        house.desk.requests(&house.peer, calls.collect()).expect("requests")
+        let one = |number: usize| call(&number.to_string(), if number == 2 { "7" } else { "[]" }, |_| {});
+        (0..count).map(one).collect()
     };
     for chosen in ["", "other"] {
-        let outcomes = house.desk.call_in_order(&house.peer, chosen.to_owned(), &several(20)).await;
+        let called = house.desk.call_in_order(&house.peer, chosen.to_owned(), several(20)).await;
+        let outcomes = called.expect("outcomes");
         let master = outcomes[0].master.clone();
         assert!(chosen.is_empty() || master.as_deref() == Some(chosen));
         for (number, outcome) in outcomes.iter().enumerate().filter(|(number, _)| *number != 2) {
@@ -94,15 +94,13 @@ async fn calls_in_order_go_to_one_master_one_after_the_other_until_one_comes_to_
     }
     let silent = Way::new(Manner::Silent);
     let house = House::with(&[("silent", "mail", &silent)]);
-    let several = |methods: [&str; 3]| {
-        let calls = methods.iter().map(|method| call(method, "[]", |_| {})).collect();
-        house.desk.requests(&house.peer, calls).expect("requests")
-    };
-    let outcomes = house.desk.call_in_order(&house.peer, String::new(), &several(["a", "b", "c"])).await;
+    let several = || ["a", "b", "c"].map(|method| call(method, "[]", |_| {})).to_vec();
+    let called = house.desk.call_in_order(&house.peer, String::new(), several()).await;
+    let outcomes = called.expect("outcomes");
     let kinds: Vec<_> = outcomes.iter().map(|outcome| outcome.error.as_ref().expect("an error").kind).collect();
     assert_eq!(kinds, [CallErrorKind::TIMED_OUT, CallErrorKind::NO_MASTER, CallErrorKind::NO_MASTER]);
     assert_eq!(silent.calls().len(), 1, "nothing was sent after it");
-    let nobody = house.desk.call_in_order(&house.peer, "nobody".into(), &several(["a", "b", "c"])).await;
+    let nobody = house.desk.call_in_order(&house.peer, "nobody".into(), several()).await.expect("outcomes");
     assert!(nobody.iter().all(|outcome| outcome.error.as_ref().is_some_and(|it| it.kind == CallErrorKind::NO_MASTER)));
 }
 
@@ -110,8 +108,8 @@ async fn calls_in_order_go_to_one_master_one_after_the_other_until_one_comes_to_
 async fn many_calls_share_the_room_of_one_reply() {
     let big = Answer::Value("x".repeat(3_000_000).into());
     let house = House::with(&[("m", "mail", &Way::new(Manner::Answers(vec![big, Answer::End])))]);
-    let several = house.desk.requests(&house.peer, (0..4).map(|_| call("m", "", |_| {})).collect()).expect("requests");
-    let outcomes = house.desk.call_many(&house.peer, &several).await;
+    let several = (0..4).map(|_| call("m", "", |_| {})).collect();
+    let outcomes = house.desk.call_many(&house.peer, several).await.expect("outcomes");
     assert_eq!(outcomes.iter().filter(|outcome| outcome.result.is_some()).count(), 2);
 }
 
