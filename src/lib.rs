@@ -7,7 +7,7 @@
 //!
 //! | floor | rooms |
 //! |---|---|
-//! | 0 | [`model`], [`metrics`], [`permissions`], [`default_paths`], [`secret`], [`task`], `sync`, `allocator` |
+//! | 0 | [`model`], [`metrics`], [`permissions`], [`default_paths`], [`secret`], [`task`], [`clock`], `sync`, `allocator` |
 //! | 1 | [`access`], [`store`], [`tunnel`], [`net`] |
 //! | 2 | [`resolve`] |
 //! | 3 | [`source`], [`register`], [`thrift`], [`master`] |
@@ -16,6 +16,7 @@
 
 pub mod access;
 mod allocator;
+pub mod clock;
 pub mod config;
 #[cfg(test)]
 mod corpora;

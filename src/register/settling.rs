@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Hall;
+use crate::clock::Moment;
 use crate::store::FeedState;
 
 /// Where nothing was known of masters, so long nothing is said of them.
@@ -48,7 +49,7 @@ impl Settling {
         }
         let detail = if self.is_over { hall.suffering() } else { "masters may still be on their way".to_owned() };
         feed.enter(FeedState::Live, detail);
-        feed.prove(Instant::now());
+        feed.prove(Moment::now());
         // After the proof: the shared file would tell that it is whole with the age of something never proven.
         if !hall.publisher.filled().whole {
             hall.publisher.publish_whole(Vec::new());

@@ -5,13 +5,14 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 
 use super::{Generation, difference};
+use crate::clock::Moment;
 use crate::model::{Node, NodePath, PathError, Stat};
 use crate::store::{FeedState, Publisher};
 use crate::task::{Reload, Stop};
@@ -76,7 +77,7 @@ type Mark = (u64, u64, i64, i64);
 pub async fn run(config: Config, publisher: Publisher, mut reload: Reload, stop: Stop) {
     let mut read = None;
     loop {
-        let looked = Instant::now();
+        let looked = Moment::now();
         let mark = mark(&config.path);
         match (&mark, &read) {
             (Ok(mark), Some(read)) if mark == read => {
@@ -98,7 +99,7 @@ pub async fn run(config: Config, publisher: Publisher, mut reload: Reload, stop:
 }
 
 /// Publishes what the file says now, or says why not.
-fn take(config: &Config, publisher: &Publisher, looked: Instant) {
+fn take(config: &Config, publisher: &Publisher, looked: Moment) {
     let feed = publisher.feed();
     match load(config) {
         Ok(fresh) => {

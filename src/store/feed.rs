@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+use crate::clock::Moment;
 use crate::metrics::Counter;
 use crate::model::{NodePath, Origin};
 
 /// How long a proof of being in sync holds. A source renews it every two seconds; a proof that is older means that
-/// the source is away, or that the task which should renew it hangs.
+/// the source is away, that the task which should renew it hangs, or that this process or machine slept.
 const PROOF_HOLDS: Duration = Duration::from_millis(4_500);
 
 /// For so long after a start or a loss the masters that a source told of are expected back.
@@ -29,7 +30,7 @@ pub struct Feed {
     kind: &'static str,
     identity: String,
     roots: Vec<NodePath>,
-    born: Instant,
+    born: Moment,
     /// How old what an earlier process left was then.
     restored: Option<Duration>,
     /// Milliseconds since `born`, plus one; 0: never.
@@ -68,7 +69,7 @@ impl Feed {
             kind,
             identity: String::new(),
             roots,
-            born: Instant::now(),
+            born: Moment::now(),
             restored: None,
             proven: AtomicU64::new(0),
             state: AtomicU8::new(FeedState::Connecting as u8),
@@ -94,7 +95,7 @@ impl Feed {
 
     /// Begins with what an earlier process left, which is of that age; None: it never was in sync.
     pub(super) fn restore(&mut self, age: Option<Duration>, left_out: u64) {
-        (self.restored, self.born) = (age, Instant::now());
+        (self.restored, self.born) = (age, Moment::now());
         self.set_left_out(left_out);
     }
 
@@ -205,17 +206,17 @@ impl Feed {
     }
 
     /// Says that what the store holds is what the source held at that moment, or later.
-    pub fn prove(&self, at: Instant) {
+    pub fn prove(&self, at: Moment) {
         if self.is_frozen() {
             return;
         }
-        let millis = at.saturating_duration_since(self.born).as_millis() as u64;
+        let millis = at.since(self.born).as_millis() as u64;
         self.proven.fetch_max(millis + 1, Ordering::AcqRel);
     }
 
     /// The same for a source that never was in sync, before what it holds is published as whole: else the shared file
     /// could tell that it is whole, with the age of something never proven.
-    pub fn prove_first(&self, at: Instant) {
+    pub fn prove_first(&self, at: Moment) {
         if self.since_proof().is_none() {
             self.prove(at);
         }
@@ -315,7 +316,7 @@ mod tests {
             })
         };
         assert_eq!(returning(&feed), [true, true, true, true]);
-        feed.born = feed.born.checked_sub(RETURN).expect("the machine was up by then");
+        feed.born = feed.born.before(RETURN);
         assert_eq!(
             returning(&feed),
             [false, false, true, true],

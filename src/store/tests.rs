@@ -1,9 +1,10 @@
 //! What the store promises, without any source or client.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::*;
+use crate::clock::Moment;
 use crate::model::{Answers, Call, ChangeKind, Command, Line, Master, Node, NodePath, Refused, Stat};
 
 fn path(text: &str) -> NodePath {
@@ -172,7 +173,7 @@ fn an_age_grows_without_anybody_saying_so() {
     let feed = Feed::new("test", "file", vec![NodePath::root()]);
     assert_eq!(feed.age(), None);
     feed.enter(FeedState::Live, "");
-    feed.prove(Instant::now());
+    feed.prove(Moment::now());
     assert_eq!(feed.age(), Some(Duration::ZERO));
     feed.enter(FeedState::Down, "gone");
     std::thread::sleep(Duration::from_millis(3));
@@ -223,7 +224,7 @@ fn what_a_source_says_after_it_has_published_is_not_said_of_what_was_before() {
     let (snapshot, ()) = store.vouched(|_| {
         if rounds.replace(rounds.get() + 1) == 0 {
             publisher.publish(vec![put("/a", "new")]);
-            publisher.feed().prove(Instant::now());
+            publisher.feed().prove(Moment::now());
         }
     });
     assert_eq!(
@@ -241,7 +242,7 @@ fn a_frozen_store_stays_as_it_is_and_grows_old() {
     store.freeze();
     assert_eq!(publisher.publish(vec![delete("/a")]), revision);
     assert!(store.snapshot().node(&path("/a")).is_some());
-    publisher.feed().prove(Instant::now());
+    publisher.feed().prove(Moment::now());
     assert!(!publisher.feed().enter(FeedState::Down, "closed"));
     assert_eq!((publisher.feed().state(), publisher.feed().age()), (FeedState::Live, None));
 }

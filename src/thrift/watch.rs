@@ -235,11 +235,11 @@ fn told<Changed>(since: Since<Changed>, now: Revision) -> (Vec<Changed>, bool, R
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::Instant;
 
     use super::super::shares::Shares;
     use super::super::{Config, ZkData};
     use super::*;
+    use crate::clock::Moment;
     use crate::model::{Change, Node};
     use crate::store::{Feed, FeedState, Store};
     use crate::task::Tasks;
@@ -250,7 +250,7 @@ mod tests {
         let store = Store::new(&Default::default(), vec![feed], Arc::default());
         let publisher = store.publisher(0);
         let start = publisher.publish_whole(vec![]);
-        publisher.feed().prove(Instant::now());
+        publisher.feed().prove(Moment::now());
         publisher.feed().enter(FeedState::Down, "gone");
         while publisher.feed().age().is_none_or(|age| age.as_millis() == 0) {
             tokio::task::yield_now().await;

@@ -30,6 +30,7 @@ mod restarts;
 mod shared;
 mod storm;
 mod streams;
+mod suspend;
 mod tls;
 
 use roster::thrift::idl;

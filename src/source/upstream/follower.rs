@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use super::line::{UpstreamLine, command};
 use super::{Config, Order, PROVE};
+use crate::clock::Moment;
 use crate::model::{Change, MAX_SERVICES, Master, Service, cut_to_bounds};
 use crate::net::{Remote, Stream};
 use crate::secret;
@@ -131,7 +132,7 @@ impl Follower {
     }
 
     async fn follow(&self, wire: Wire<Stream>, was_in_sync: &mut bool) -> Trouble {
-        let began = Instant::now();
+        let began = Moment::now();
         let (handle, mut incoming, conversation) = Conversation::new(wire, self.config.settings());
         tokio::select! {
             ended = conversation.run() => Trouble::Lost(format!("the connection was lost: {ended}")),
@@ -165,7 +166,7 @@ impl Follower {
     }
 
     /// Takes in the whole state, at once, and then every change. `was_in_sync`: also by an earlier connection.
-    async fn subscribe(&self, handle: &Handle, began: Instant, was_in_sync: &mut bool) -> Trouble {
+    async fn subscribe(&self, handle: &Handle, began: Moment, was_in_sync: &mut bool) -> Trouble {
         let read_anew = || {
             self.feed().set_settling(false);
             self.feed().enter(FeedState::Syncing, format!("reading the masters of {}", self.remote));
@@ -242,7 +243,7 @@ impl Follower {
 
     /// Asks the register again and again to say when it has told all. It says so after the changes that it tells, so
     /// that these are as new as the question. One that answers late is no worse for that, but what it told grows old.
-    async fn prove(&self, handle: &Handle, began: Instant) -> Trouble {
+    async fn prove(&self, handle: &Handle, began: Moment) -> Trouble {
         loop {
             tokio::time::sleep(PROVE).await;
             let at = began.elapsed().as_millis() as u64;

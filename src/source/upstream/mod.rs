@@ -6,7 +6,7 @@ mod line;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytesize::ByteSize;
 use futures::future::{BoxFuture, FutureExt};
@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::follower::Follower;
 use crate::access::Wildcards;
+use crate::clock::Moment;
 use crate::net::{AddressError, Remote};
 use crate::store::{Feed, FeedState, Publisher};
 use crate::task::{Reload, Stop};
@@ -160,7 +161,7 @@ impl Family {
                     following.push(self.follow(self.own.clone(), self.publisher.clone()));
                 },
                 // It holds what it was told to hold: nothing.
-                () = tokio::time::sleep(PROVE), if has_left_own => self.publisher.feed().prove(Instant::now()),
+                () = tokio::time::sleep(PROVE), if has_left_own => self.publisher.feed().prove(Moment::now()),
             }
         }
     }
@@ -239,7 +240,7 @@ impl Family {
         }
         let feed = self.publisher.feed();
         feed.enter(FeedState::Live, "left, as it was told to; SIGHUP or a start joins it again");
-        feed.prove(Instant::now());
+        feed.prove(Moment::now());
         self.publisher.clear_masters();
     }
 }

@@ -16,6 +16,7 @@ use super::inbox::Inbox;
 use super::jute::{self, Frame, Malformed, ReplyHeader, code, op, xid};
 use super::request::{Failure, Reply, Request};
 use super::session::Trouble;
+use crate::clock::Moment;
 
 /// A connection on which nothing comes for this long is lost, though no end of it was seen.
 pub(super) const SILENCE: Duration = Duration::from_secs(4);
@@ -52,7 +53,7 @@ pub(super) struct Connection {
     /// Requests without a reply, in the order in which they were sent.
     waiting: VecDeque<Waiting>,
     next_xid: i32,
-    heard: Instant,
+    heard: Moment,
     spoke: Instant,
     pub(super) silence: Duration,
     /// How often the clock has ticked since something came. Not the time itself: while this process did not run, it
@@ -90,7 +91,7 @@ impl Connection {
             unsent: BytesMut::new(),
             waiting: VecDeque::new(),
             next_xid: 1,
-            heard: Instant::now(),
+            heard: Moment::now(),
             spoke: Instant::now(),
             silence: SILENCE,
             silent_ticks: 0,
@@ -103,7 +104,7 @@ impl Connection {
         self.address
     }
 
-    pub(super) fn heard(&self) -> Instant {
+    pub(super) fn heard(&self) -> Moment {
         self.heard
     }
 
@@ -129,7 +130,7 @@ impl Connection {
             tokio::select! {
                 read = self.reader.read_buf(&mut self.received) => match read {
                     Ok(0) => return Trouble::Lost("the server closed the connection".into()),
-                    Ok(_) => (self.heard, self.silent_ticks) = (Instant::now(), 0),
+                    Ok(_) => (self.heard, self.silent_ticks) = (Moment::now(), 0),
                     Err(error) => return Trouble::Lost(format!("the connection was lost: {error}")),
                 },
                 wrote = self.writer.write_buf(&mut self.unsent), if !self.unsent.is_empty() => match wrote {

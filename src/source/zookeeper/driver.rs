@@ -15,6 +15,7 @@ use super::jute::Ticket;
 use super::request::Request;
 use super::servers::Servers;
 use super::session::Trouble;
+use crate::clock::Moment;
 use crate::task::Backoff;
 
 /// How long to wait before a lost connection is sought again: at first, and at most.
@@ -85,7 +86,7 @@ impl Driver {
                     return Ok(());
                 }
                 Err(NoSession::Ended(trouble)) => return Err(trouble),
-                Err(NoSession::Here(why)) if Instant::now() > expires => return Err(Trouble::Ended(why)),
+                Err(NoSession::Here(why)) if Moment::now() > expires => return Err(Trouble::Ended(why)),
                 Err(NoSession::Here(_)) => {}
             }
         }

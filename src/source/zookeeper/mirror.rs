@@ -21,6 +21,7 @@ use super::left_out::{LeftOut, Told};
 use super::scan::{Budget, Scope, in_batches};
 use super::session::{Event, Session, Trouble};
 use super::update::Update;
+use crate::clock::Moment;
 use crate::model::{Change, NodePath, Revision};
 use crate::source::difference;
 use crate::store::{Feed, FeedState, Publisher, left_out};
@@ -71,7 +72,7 @@ struct Mirror {
 /// Nodes that are gone from the ensemble, and kept in case it lost them.
 #[derive(Clone, Copy)]
 struct Held {
-    since: Instant,
+    since: Moment,
     nodes: usize,
 }
 
@@ -81,7 +82,7 @@ struct Dirty {
     /// In their order, parents come first.
     paths: BTreeSet<NodePath>,
     /// A heartbeat that will be proof of being in sync when these have been read.
-    proof: Option<Instant>,
+    proof: Option<Moment>,
 }
 
 impl Mirror {
@@ -168,7 +169,7 @@ impl Mirror {
         self.feed().enter(FeedState::Syncing, format!("reading all of {}", self.config.connect));
         session.watch().await?;
         session.catch_up().await?;
-        let began = Instant::now();
+        let began = Moment::now();
         let (changes, announced) = self.compare(session, BTreeSet::new()).await?;
         let changes = self.hold_back(changes, &announced);
         let changed = changes.len();
@@ -243,7 +244,7 @@ impl Mirror {
         };
         let gone = changes.iter().filter(|change| !passes(change)).count();
         let shrunken = gone as u64 * 2 > self.publisher.filled().nodes;
-        let since = self.held.filter(|_| shrunken).map_or_else(Instant::now, |held| held.since);
+        let since = self.held.filter(|_| shrunken).map_or_else(Moment::now, |held| held.since);
         let was_held = self.held.take().is_some();
         if shrunken && since.elapsed() < self.config.hold {
             self.held = Some(Held { since, nodes: gone });
@@ -292,7 +293,7 @@ impl Mirror {
     /// Proves that the server is there. What it did before its reply is known from the events that came before: when
     /// these have been read, the store holds what the server held when it was asked.
     async fn prove(&mut self, session: &mut Session, dirty: &mut Dirty) -> Result<(), Trouble> {
-        let asked = Instant::now();
+        let asked = Moment::now();
         session.heartbeat().await?;
         if self.drain(session, &mut dirty.paths)? {
             dirty.proof = Some(asked);
@@ -330,7 +331,7 @@ impl Mirror {
 
     /// Compares everything. A difference of which no event told is drift: there should be none.
     async fn audit(&mut self, session: &mut Session, dirty: &mut Dirty) -> Result<(), Trouble> {
-        let began = Instant::now();
+        let began = Moment::now();
         let was_held = self.held.is_some();
         let (changes, announced) = self.compare(session, std::mem::take(&mut dirty.paths)).await?;
         let changes = self.hold_back(changes, &announced);

@@ -1,10 +1,11 @@
 //! What an earlier process left of masters: it stands in the file until those that live now are known.
 
 use std::borrow::Borrow;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use super::Contents;
 use super::entry::{Report, Source};
+use crate::clock::Moment;
 use crate::store::Feed;
 
 #[derive(Debug)]
@@ -13,12 +14,12 @@ pub(super) struct Kept {
     pub(super) keys: Vec<Vec<u8>>,
     /// What told of the masters, with the age of that at `then`.
     sources: Vec<(Source, Option<Duration>)>,
-    then: Instant,
+    then: Moment,
 }
 
 impl Kept {
     pub(super) fn nothing() -> Self {
-        Self { keys: Vec::new(), sources: Vec::new(), then: Instant::now() }
+        Self { keys: Vec::new(), sources: Vec::new(), then: Moment::now() }
     }
 
     /// What of `left` is about masters, and told by one of the feeds.
@@ -30,7 +31,7 @@ impl Kept {
         Self {
             keys: left.of_masters.iter().map(|(key, _)| key.clone()).collect(),
             sources: sources.map(|source| (source.clone(), left.report.age_of(source, now))).collect(),
-            then: Instant::now(),
+            then: Moment::now(),
         }
     }
 
@@ -39,7 +40,7 @@ impl Kept {
         let now = SystemTime::now();
         let sources = report.sources.iter().filter(|source| source.tells_of_masters());
         let sources = sources.map(|source| (source.clone(), report.age_of(source, now))).collect();
-        Self { keys: Vec::new(), sources, then: Instant::now() }
+        Self { keys: Vec::new(), sources, then: Moment::now() }
     }
 
     /// What is to be said of its sources in a report that is written now.

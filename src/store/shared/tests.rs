@@ -14,6 +14,7 @@ use tempfile::TempDir;
 
 use super::image::Image;
 use super::*;
+use crate::clock::Moment;
 use crate::model::{Change, Freshness, Node, NodePath, Origin, Revision, Stat};
 use crate::store::{self, FeedState, Publisher, Room, Since, Snapshot};
 
@@ -120,7 +121,7 @@ impl House {
 impl Open {
     fn sync(&mut self) {
         self.publisher.feed().enter(FeedState::Live, "");
-        self.publisher.feed().prove(Instant::now());
+        self.publisher.feed().prove(Moment::now());
         self.publisher.publish_whole(Vec::new());
         self.write();
     }
@@ -261,7 +262,7 @@ fn the_next_start_answers_from_it_and_says_so() {
     assert_eq!(since(last - 1), Since::Unknown);
     assert_eq!(since(last + 1), Since::Unknown, "this may have been given out and not written");
     open.publisher.feed().enter(FeedState::Live, "");
-    open.publisher.feed().prove(Instant::now());
+    open.publisher.feed().prove(Moment::now());
     open.publisher.publish_whole(vec![put("/b", "1")]);
     assert_eq!((open.freshness().origin, open.freshness().age), (Origin::Live, Duration::ZERO));
     assert!(matches!(since(last), Since::Known { changes, .. } if changes.len() == 1));
@@ -609,7 +610,7 @@ fn a_source_that_is_back_vouches_for_nothing_from_before() {
     // Before that is written, the source returns.
     open.publisher.publish(vec![put("/a", "new")]);
     open.publisher.feed().enter(FeedState::Live, "");
-    open.publisher.feed().prove(Instant::now());
+    open.publisher.feed().prove(Moment::now());
     open.shared.writer.write(&due).expect("written");
     let written = house.read().report;
     assert!(written.age_ms > 0 && written.revision == due.snapshot.revision(), "{written:?}");

@@ -4,6 +4,7 @@ use rmpv::Value;
 use serde_json::json;
 
 use super::*;
+use crate::clock::Moment;
 use crate::model::{Answers, Call, Command, Line, Master, Refused, Service};
 
 #[derive(Debug)]
@@ -52,7 +53,7 @@ impl Open {
         register.clear_expected();
         register.publish_whole(vec![]);
         register.feed().enter(FeedState::Live, "");
-        register.feed().prove(Instant::now());
+        register.feed().prove(Moment::now());
         self.sync();
     }
 }

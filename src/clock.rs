@@ -1,0 +1,40 @@
+//! The clock: moments that also count while the machine sleeps. Every age is told by them.
+
+use std::ops::Add;
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
+
+/// A moment by a clock that nobody sets, and that goes on while the machine sleeps. `Instant` stands still then, so that
+/// what was read before a suspend would look fresh after it. Deadlines of this process's own work go by `Instant`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(Duration);
+
+impl Moment {
+    pub fn now() -> Self {
+        Self(clock_gettime(ClockId::CLOCK_BOOTTIME).expect("Linux has had this clock since 2.6.39").into())
+    }
+
+    /// The time since an earlier moment; zero, if that is later.
+    pub fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    pub fn elapsed(self) -> Duration {
+        Self::now().since(self)
+    }
+
+    /// That long before this moment, or when the machine was started.
+    #[cfg(test)]
+    pub(crate) fn before(self, time: Duration) -> Self {
+        Self(self.0.saturating_sub(time))
+    }
+}
+
+impl Add<Duration> for Moment {
+    type Output = Self;
+
+    fn add(self, time: Duration) -> Self {
+        Self(self.0 + time)
+    }
+}
