@@ -240,6 +240,28 @@ enum Encoding {
   MSGPACK = 2
 }
 
+/** A command of the application's own that a master sent to the register. */
+struct MasterMessage {
+  /** The id of the master. */
+  1: required string master
+  /** When it came, ms since 1970. */
+  2: required i64 receivedAt
+  /** The whole command, a map with the key `cmd`. */
+  3: required binary message
+}
+
+struct MessagesReply {
+  /** What came after the cursor, the oldest first; empty when the time ran out. */
+  1: required list<MasterMessage> messages
+  /** The cursor to pass as `since` next time. */
+  2: required i64 cursor
+  /** How many came between the two cursors and cannot be given: they are not kept any more, are larger than half of
+   *  `max_reply`, or hold NaN or INF where JSON is asked for. Also those of masters that the client may not know of. */
+  3: required i64 missed
+  /** True: the cursor is of an earlier process, and nobody knows what was missed before these messages. */
+  4: required bool reset
+}
+
 /** How a master is chosen among those that offer a service. */
 enum Balance {
   /** Of two random ones, the one with fewer calls under way. */
@@ -543,6 +565,15 @@ service Roster {
   /** As `watch`, for masters. */
   MastersWatchReply watchMasters(1: i64 since, 2: i32 timeoutMs, 3: i32 limit)
     throws (1: NotReady notReady, 2: InvalidRequest invalid, 3: AccessDenied denied)
+
+  /**
+   * Waits until a master connected to this sidecar's register has sent a command of its own after the cursor `since`, and
+   * gives what has come; at most `timeoutMs`, and `limit` messages at a time (0: as many as a reply may hold). `since` 0
+   * answers at once with all that is kept: of the newest 1,024 messages, 256 of one master and 4 MiB. Given are those of
+   * masters that offered a service which the client may see.
+   */
+  MessagesReply watchMessages(1: i64 since, 2: i32 timeoutMs, 3: i32 limit, 4: Encoding encoding)
+    throws (1: InvalidRequest invalid, 2: AccessDenied denied)
 
   /** Calls a method of a service, on one of the masters that offer it; `name@1.2.0` is the name in just that version. */
   CallResult call(1: string serviceName, 2: string method, 3: binary callArguments, 4: CallOptions options)

@@ -2392,6 +2392,197 @@ impl TSerializable for MastersWatchReply {
 }
 
 //
+// MasterMessage
+//
+
+/// A command of the application's own that a master sent to the register.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct MasterMessage {
+  /// The id of the master.
+  pub master: String,
+  /// When it came, ms since 1970.
+  pub received_at: i64,
+  /// The whole command, a map with the key `cmd`.
+  pub message: Vec<u8>,
+}
+
+impl MasterMessage {
+  pub fn new(master: String, received_at: i64, message: Vec<u8>) -> MasterMessage {
+    MasterMessage {
+      master,
+      received_at,
+      message,
+    }
+  }
+}
+
+impl TSerializable for MasterMessage {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<MasterMessage> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    let mut f_2: Option<i64> = None;
+    let mut f_3: Option<Vec<u8>> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_i64()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_bytes()?;
+          f_3 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("MasterMessage.master", &f_1)?;
+    verify_required_field_exists("MasterMessage.received_at", &f_2)?;
+    verify_required_field_exists("MasterMessage.message", &f_3)?;
+    let ret = MasterMessage {
+      master: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      received_at: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      message: f_3.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("MasterMessage");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("master", TType::String, 1))?;
+    o_prot.write_string(&self.master)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("receivedAt", TType::I64, 2))?;
+    o_prot.write_i64(self.received_at)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("message", TType::String, 3))?;
+    o_prot.write_bytes(&self.message)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// MessagesReply
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct MessagesReply {
+  /// What came after the cursor, the oldest first; empty when the time ran out.
+  pub messages: Vec<MasterMessage>,
+  /// The cursor to pass as `since` next time.
+  pub cursor: i64,
+  /// How many came between the two cursors and cannot be given: they are not kept any more, are larger than half of
+  /// `max_reply`, or hold NaN or INF where JSON is asked for. Also those of masters that the client may not know of.
+  pub missed: i64,
+  /// True: the cursor is of an earlier process, and nobody knows what was missed before these messages.
+  pub reset: bool,
+}
+
+impl MessagesReply {
+  pub fn new(messages: Vec<MasterMessage>, cursor: i64, missed: i64, reset: bool) -> MessagesReply {
+    MessagesReply {
+      messages,
+      cursor,
+      missed,
+      reset,
+    }
+  }
+}
+
+impl TSerializable for MessagesReply {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<MessagesReply> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<Vec<MasterMessage>> = None;
+    let mut f_2: Option<i64> = None;
+    let mut f_3: Option<i64> = None;
+    let mut f_4: Option<bool> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<MasterMessage> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_14 = MasterMessage::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_14);
+          }
+          i_prot.read_list_end()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_i64()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_i64()?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = i_prot.read_bool()?;
+          f_4 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("MessagesReply.messages", &f_1)?;
+    verify_required_field_exists("MessagesReply.cursor", &f_2)?;
+    verify_required_field_exists("MessagesReply.missed", &f_3)?;
+    verify_required_field_exists("MessagesReply.reset", &f_4)?;
+    let ret = MessagesReply {
+      messages: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      cursor: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      missed: f_3.expect("auto-generated code should have checked for presence of required fields"),
+      reset: f_4.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("MessagesReply");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("messages", TType::List, 1))?;
+    o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.messages.len() as i32))?;
+    for e in &self.messages {
+      e.write_to_out_protocol(o_prot)?;
+    }
+    o_prot.write_list_end()?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("cursor", TType::I64, 2))?;
+    o_prot.write_i64(self.cursor)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("missed", TType::I64, 3))?;
+    o_prot.write_i64(self.missed)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("reset", TType::Bool, 4))?;
+    o_prot.write_bool(self.reset)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
 // CallOptions
 //
 
@@ -2704,8 +2895,8 @@ impl TSerializable for CallResult {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Vec<u8>> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_14 = i_prot.read_bytes()?;
-            val.push(list_elem_14);
+            let list_elem_15 = i_prot.read_bytes()?;
+            val.push(list_elem_15);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -2886,8 +3077,8 @@ impl TSerializable for CallValues {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Vec<u8>> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_15 = i_prot.read_bytes()?;
-            val.push(list_elem_15);
+            let list_elem_16 = i_prot.read_bytes()?;
+            val.push(list_elem_16);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -3325,8 +3516,8 @@ impl TSerializable for MethodStats {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<i64> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_16 = i_prot.read_i64()?;
-            val.push(list_elem_16);
+            let list_elem_17 = i_prot.read_i64()?;
+            val.push(list_elem_17);
           }
           i_prot.read_list_end()?;
           f_13 = Some(val);
@@ -3451,8 +3642,8 @@ impl TSerializable for StatsReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<MethodStats> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_17 = MethodStats::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_17);
+            let list_elem_18 = MethodStats::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_18);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -3582,8 +3773,8 @@ impl TSerializable for SourceStatus {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_18 = i_prot.read_string()?;
-            val.push(list_elem_18);
+            let list_elem_19 = i_prot.read_string()?;
+            val.push(list_elem_19);
           }
           i_prot.read_list_end()?;
           f_5 = Some(val);
@@ -3781,8 +3972,8 @@ impl TSerializable for StatusReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<SourceStatus> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_19 = SourceStatus::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_19);
+            let list_elem_20 = SourceStatus::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_20);
           }
           i_prot.read_list_end()?;
           f_4 = Some(val);
@@ -3791,9 +3982,9 @@ impl TSerializable for StatusReply {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<String, i64> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_20 = i_prot.read_string()?;
-            let map_val_21 = i_prot.read_i64()?;
-            val.insert(map_key_20, map_val_21);
+            let map_key_21 = i_prot.read_string()?;
+            let map_val_22 = i_prot.read_i64()?;
+            val.insert(map_key_21, map_val_22);
           }
           i_prot.read_map_end()?;
           f_5 = Some(val);
@@ -3802,9 +3993,9 @@ impl TSerializable for StatusReply {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<String, i64> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_22 = i_prot.read_string()?;
-            let map_val_23 = i_prot.read_i64()?;
-            val.insert(map_key_22, map_val_23);
+            let map_key_23 = i_prot.read_string()?;
+            let map_val_24 = i_prot.read_i64()?;
+            val.insert(map_key_23, map_val_24);
           }
           i_prot.read_map_end()?;
           f_6 = Some(val);
@@ -4734,6 +4925,11 @@ pub trait TRosterSyncClient {
   fn instances_page(&mut self, filter: Filter) -> thrift::Result<InstancesReply>;
   /// As `watch`, for masters.
   fn watch_masters(&mut self, since: i64, timeout_ms: i32, limit: i32) -> thrift::Result<MastersWatchReply>;
+  /// Waits until a master connected to this sidecar's register has sent a command of its own after the cursor `since`, and
+  /// gives what has come; at most `timeoutMs`, and `limit` messages at a time (0: as many as a reply may hold). `since` 0
+  /// answers at once with all that is kept: of the newest 1,024 messages, 256 of one master and 4 MiB. Given are those of
+  /// masters that offered a service which the client may see.
+  fn watch_messages(&mut self, since: i64, timeout_ms: i32, limit: i32, encoding: Encoding) -> thrift::Result<MessagesReply>;
   /// Calls a method of a service, on one of the masters that offer it; `name@1.2.0` is the name in just that version.
   fn call(&mut self, service_name: String, method: String, call_arguments: Vec<u8>, options: CallOptions) -> thrift::Result<CallResult>;
   /// The same, on one of those masters that offer it with the metadata of the filter, whose other fields do not matter.
@@ -5143,6 +5339,33 @@ impl <C: TThriftClient + TRosterSyncClientMarker> TRosterSyncClient for C {
       result.ok_or()
     }
   }
+  fn watch_messages(&mut self, since: i64, timeout_ms: i32, limit: i32, encoding: Encoding) -> thrift::Result<MessagesReply> {
+    (
+      {
+        self.increment_sequence_number();
+        let message_ident = TMessageIdentifier::new("watchMessages", TMessageType::Call, self.sequence_number());
+        let call_args = RosterWatchMessagesArgs { since, timeout_ms, limit, encoding };
+        self.o_prot_mut().write_message_begin(&message_ident)?;
+        call_args.write_to_out_protocol(self.o_prot_mut())?;
+        self.o_prot_mut().write_message_end()?;
+        self.o_prot_mut().flush()
+      }
+    )?;
+    {
+      let message_ident = self.i_prot_mut().read_message_begin()?;
+      verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
+      verify_expected_service_call("watchMessages", &message_ident.name)?;
+      if message_ident.message_type == TMessageType::Exception {
+        let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
+        self.i_prot_mut().read_message_end()?;
+        return Err(thrift::Error::Application(remote_error))
+      }
+      verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
+      let result = RosterWatchMessagesResult::read_from_in_protocol(self.i_prot_mut())?;
+      self.i_prot_mut().read_message_end()?;
+      result.ok_or()
+    }
+  }
   fn call(&mut self, service_name: String, method: String, call_arguments: Vec<u8>, options: CallOptions) -> thrift::Result<CallResult> {
     (
       {
@@ -5505,6 +5728,11 @@ pub trait RosterSyncHandler {
   fn handle_instances_page(&self, filter: Filter) -> thrift::Result<InstancesReply>;
   /// As `watch`, for masters.
   fn handle_watch_masters(&self, since: i64, timeout_ms: i32, limit: i32) -> thrift::Result<MastersWatchReply>;
+  /// Waits until a master connected to this sidecar's register has sent a command of its own after the cursor `since`, and
+  /// gives what has come; at most `timeoutMs`, and `limit` messages at a time (0: as many as a reply may hold). `since` 0
+  /// answers at once with all that is kept: of the newest 1,024 messages, 256 of one master and 4 MiB. Given are those of
+  /// masters that offered a service which the client may see.
+  fn handle_watch_messages(&self, since: i64, timeout_ms: i32, limit: i32, encoding: Encoding) -> thrift::Result<MessagesReply>;
   /// Calls a method of a service, on one of the masters that offer it; `name@1.2.0` is the name in just that version.
   fn handle_call(&self, service_name: String, method: String, call_arguments: Vec<u8>, options: CallOptions) -> thrift::Result<CallResult>;
   /// The same, on one of those masters that offer it with the metadata of the filter, whose other fields do not matter.
@@ -5587,6 +5815,9 @@ impl <H: RosterSyncHandler> RosterSyncProcessor<H> {
   }
   fn process_watch_masters(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     TRosterProcessFunctions::process_watch_masters(&self.handler, incoming_sequence_number, i_prot, o_prot)
+  }
+  fn process_watch_messages(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    TRosterProcessFunctions::process_watch_messages(&self.handler, incoming_sequence_number, i_prot, o_prot)
   }
   fn process_call(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     TRosterProcessFunctions::process_call(&self.handler, incoming_sequence_number, i_prot, o_prot)
@@ -6650,6 +6881,74 @@ impl TRosterProcessFunctions {
       },
     }
   }
+  pub fn process_watch_messages<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let args = RosterWatchMessagesArgs::read_from_in_protocol(i_prot)?;
+    match handler.handle_watch_messages(args.since, args.timeout_ms, args.limit, args.encoding) {
+      Ok(handler_return) => {
+        let message_ident = TMessageIdentifier::new("watchMessages", TMessageType::Reply, incoming_sequence_number);
+        o_prot.write_message_begin(&message_ident)?;
+        let ret = RosterWatchMessagesResult { result_value: Some(handler_return), invalid: None, denied: None };
+        ret.write_to_out_protocol(o_prot)?;
+        o_prot.write_message_end()?;
+        o_prot.flush()
+      },
+      Err(e) => {
+        match e {
+          thrift::Error::User(usr_err) => {
+            if usr_err.downcast_ref::<InvalidRequest>().is_some() {
+              let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
+              let ret_err = RosterWatchMessagesResult{ result_value: None, invalid: Some(*err), denied: None };
+              let message_ident = TMessageIdentifier::new("watchMessages", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
+              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
+              let ret_err = RosterWatchMessagesResult{ result_value: None, invalid: None, denied: Some(*err) };
+              let message_ident = TMessageIdentifier::new("watchMessages", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else {
+              let ret_err = {
+                ApplicationError::new(
+                  ApplicationErrorKind::Unknown,
+                  usr_err.to_string()
+                )
+              };
+              let message_ident = TMessageIdentifier::new("watchMessages", TMessageType::Exception, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            }
+          },
+          thrift::Error::Application(app_err) => {
+            let message_ident = TMessageIdentifier::new("watchMessages", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+          _ => {
+            let ret_err = {
+              ApplicationError::new(
+                ApplicationErrorKind::Unknown,
+                e.to_string()
+              )
+            };
+            let message_ident = TMessageIdentifier::new("watchMessages", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+        }
+      },
+    }
+  }
   pub fn process_call<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let args = RosterCallArgs::read_from_in_protocol(i_prot)?;
     match handler.handle_call(args.service_name, args.method, args.call_arguments, args.options) {
@@ -7640,6 +7939,9 @@ impl <H: RosterSyncHandler> TProcessor for RosterSyncProcessor<H> {
       "watchMasters" => {
         self.process_watch_masters(message_ident.sequence_number, i_prot, o_prot)
       },
+      "watchMessages" => {
+        self.process_watch_messages(message_ident.sequence_number, i_prot, o_prot)
+      },
       "call" => {
         self.process_call(message_ident.sequence_number, i_prot, o_prot)
       },
@@ -7909,8 +8211,8 @@ impl RosterGetManyArgs {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_24 = i_prot.read_string()?;
-            val.push(list_elem_24);
+            let list_elem_25 = i_prot.read_string()?;
+            val.push(list_elem_25);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -8678,8 +8980,8 @@ impl RosterWatchArgs {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_25 = i_prot.read_string()?;
-            val.push(list_elem_25);
+            let list_elem_26 = i_prot.read_string()?;
+            val.push(list_elem_26);
           }
           i_prot.read_list_end()?;
           f_2 = Some(val);
@@ -9894,6 +10196,178 @@ impl RosterWatchMastersResult {
 }
 
 //
+// RosterWatchMessagesArgs
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterWatchMessagesArgs {
+  since: i64,
+  timeout_ms: i32,
+  limit: i32,
+  encoding: Encoding,
+}
+
+impl RosterWatchMessagesArgs {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterWatchMessagesArgs> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<i64> = None;
+    let mut f_2: Option<i32> = None;
+    let mut f_3: Option<i32> = None;
+    let mut f_4: Option<Encoding> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_i64()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_i32()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_i32()?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = Encoding::read_from_in_protocol(i_prot)?;
+          f_4 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("RosterWatchMessagesArgs.since", &f_1)?;
+    verify_required_field_exists("RosterWatchMessagesArgs.timeout_ms", &f_2)?;
+    verify_required_field_exists("RosterWatchMessagesArgs.limit", &f_3)?;
+    verify_required_field_exists("RosterWatchMessagesArgs.encoding", &f_4)?;
+    let ret = RosterWatchMessagesArgs {
+      since: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      timeout_ms: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      limit: f_3.expect("auto-generated code should have checked for presence of required fields"),
+      encoding: f_4.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("watchMessages_args");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("since", TType::I64, 1))?;
+    o_prot.write_i64(self.since)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("timeoutMs", TType::I32, 2))?;
+    o_prot.write_i32(self.timeout_ms)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("limit", TType::I32, 3))?;
+    o_prot.write_i32(self.limit)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("encoding", TType::I32, 4))?;
+    self.encoding.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterWatchMessagesResult
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterWatchMessagesResult {
+  result_value: Option<MessagesReply>,
+  invalid: Option<InvalidRequest>,
+  denied: Option<AccessDenied>,
+}
+
+impl RosterWatchMessagesResult {
+  fn ok_or(self) -> thrift::Result<MessagesReply> {
+    if self.invalid.is_some() {
+      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.denied.is_some() {
+      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
+    } else if self.result_value.is_some() {
+      Ok(self.result_value.unwrap())
+    } else {
+      Err(
+        thrift::Error::Application(
+          ApplicationError::new(
+            ApplicationErrorKind::MissingResult,
+            "no result received for RosterWatchMessages"
+          )
+        )
+      )
+    }
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterWatchMessagesResult> {
+    i_prot.read_struct_begin()?;
+    let mut f_0: Option<MessagesReply> = None;
+    let mut f_1: Option<InvalidRequest> = None;
+    let mut f_2: Option<AccessDenied> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        0 => {
+          let val = MessagesReply::read_from_in_protocol(i_prot)?;
+          f_0 = Some(val);
+        },
+        1 => {
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_2 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = RosterWatchMessagesResult {
+      result_value: f_0,
+      invalid: f_1,
+      denied: f_2,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("RosterWatchMessagesResult");
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.result_value {
+      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.invalid {
+      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 1))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.denied {
+      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 2))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
 // RosterCallArgs
 //
 
@@ -10697,8 +11171,8 @@ impl RosterCallAllResult {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<CallOutcome> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_26 = CallOutcome::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_26);
+            let list_elem_27 = CallOutcome::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_27);
           }
           i_prot.read_list_end()?;
           f_0 = Some(val);
@@ -10786,8 +11260,8 @@ impl RosterCallManyArgs {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Call> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_27 = Call::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_27);
+            let list_elem_28 = Call::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_28);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -10866,8 +11340,8 @@ impl RosterCallManyResult {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<CallOutcome> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_28 = CallOutcome::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_28);
+            let list_elem_29 = CallOutcome::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_29);
           }
           i_prot.read_list_end()?;
           f_0 = Some(val);
@@ -10947,8 +11421,8 @@ impl RosterCallInOrderArgs {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Call> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_29 = Call::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_29);
+            let list_elem_30 = Call::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_30);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -11036,8 +11510,8 @@ impl RosterCallInOrderResult {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<CallOutcome> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_30 = CallOutcome::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_30);
+            let list_elem_31 = CallOutcome::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_31);
           }
           i_prot.read_list_end()?;
           f_0 = Some(val);
@@ -11640,8 +12114,8 @@ impl RosterAddRegistersArgs {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<RegisterAddress> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_31 = RegisterAddress::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_31);
+            let list_elem_32 = RegisterAddress::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_32);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -11789,8 +12263,8 @@ impl RosterRemoveRegistersArgs {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<RegisterAddress> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_32 = RegisterAddress::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_32);
+            let list_elem_33 = RegisterAddress::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_33);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);

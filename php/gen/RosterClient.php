@@ -942,6 +942,74 @@ class RosterClient implements \Roster\Thrift\RosterIf
         throw new \Exception("watchMasters failed: unknown result");
     }
 
+    public function watchMessages($since, $timeoutMs, $limit, $encoding)
+    {
+        $this->send_watchMessages($since, $timeoutMs, $limit, $encoding);
+        return $this->recv_watchMessages();
+    }
+
+    public function send_watchMessages($since, $timeoutMs, $limit, $encoding)
+    {
+        $args = new \Roster\Thrift\Roster_watchMessages_args();
+        $args->since = $since;
+        $args->timeoutMs = $timeoutMs;
+        $args->limit = $limit;
+        $args->encoding = $encoding;
+        $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
+        if ($bin_accel) {
+            thrift_protocol_write_binary(
+                $this->output_,
+                'watchMessages',
+                TMessageType::CALL,
+                $args,
+                $this->seqid_,
+                $this->output_->isStrictWrite()
+            );
+        } else {
+            $this->output_->writeMessageBegin('watchMessages', TMessageType::CALL, $this->seqid_);
+            $args->write($this->output_);
+            $this->output_->writeMessageEnd();
+            $this->output_->getTransport()->flush();
+        }
+    }
+
+    public function recv_watchMessages()
+    {
+        $bin_accel = ($this->input_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_read_binary');
+        if ($bin_accel) {
+            $result = thrift_protocol_read_binary(
+                $this->input_,
+                '\Roster\Thrift\Roster_watchMessages_result',
+                $this->input_->isStrictRead()
+            );
+        } else {
+            $rseqid = 0;
+            $fname = null;
+            $mtype = 0;
+
+            $this->input_->readMessageBegin($fname, $mtype, $rseqid);
+            if ($mtype == TMessageType::EXCEPTION) {
+                $x = new TApplicationException();
+                $x->read($this->input_);
+                $this->input_->readMessageEnd();
+                throw $x;
+            }
+            $result = new \Roster\Thrift\Roster_watchMessages_result();
+            $result->read($this->input_);
+            $this->input_->readMessageEnd();
+        }
+        if ($result->success !== null) {
+            return $result->success;
+        }
+        if ($result->invalid !== null) {
+            throw $result->invalid;
+        }
+        if ($result->denied !== null) {
+            throw $result->denied;
+        }
+        throw new \Exception("watchMessages failed: unknown result");
+    }
+
     public function call($serviceName, $method, $callArguments, \Roster\Thrift\CallOptions $options)
     {
         $this->send_call($serviceName, $method, $callArguments, $options);

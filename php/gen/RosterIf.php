@@ -170,6 +170,21 @@ interface RosterIf
      */
     public function watchMasters($since, $timeoutMs, $limit);
     /**
+     * Waits until a master connected to this sidecar's register has sent a command of its own after the cursor `since`, and
+     * gives what has come; at most `timeoutMs`, and `limit` messages at a time (0: as many as a reply may hold). `since` 0
+     * answers at once with all that is kept: of the newest 1,024 messages, 256 of one master and 4 MiB. Given are those of
+     * masters that offered a service which the client may see.
+     * 
+     * @param int $since
+     * @param int $timeoutMs
+     * @param int $limit
+     * @param int $encoding
+     * @return \Roster\Thrift\MessagesReply
+     * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
+     */
+    public function watchMessages($since, $timeoutMs, $limit, $encoding);
+    /**
      * Calls a method of a service, on one of the masters that offer it; `name@1.2.0` is the name in just that version.
      * 
      * @param string $serviceName

@@ -108,14 +108,14 @@ class Roster_callAll_result
                 case 0:
                     if ($ftype == TType::LST) {
                         $this->success = array();
-                        $_size157 = 0;
-                        $_etype160 = 0;
-                        $xfer += $input->readListBegin($_etype160, $_size157);
-                        for ($_i161 = 0; $_i161 < $_size157; ++$_i161) {
-                            $elem162 = null;
-                            $elem162 = new \Roster\Thrift\CallOutcome();
-                            $xfer += $elem162->read($input);
-                            $this->success []= $elem162;
+                        $_size164 = 0;
+                        $_etype167 = 0;
+                        $xfer += $input->readListBegin($_etype167, $_size164);
+                        for ($_i168 = 0; $_i168 < $_size164; ++$_i168) {
+                            $elem169 = null;
+                            $elem169 = new \Roster\Thrift\CallOutcome();
+                            $xfer += $elem169->read($input);
+                            $this->success []= $elem169;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -166,8 +166,8 @@ class Roster_callAll_result
             }
             $xfer += $output->writeFieldBegin('success', TType::LST, 0);
             $output->writeListBegin(TType::STRUCT, count($this->success));
-            foreach ($this->success as $iter163) {
-                $xfer += $iter163->write($output);
+            foreach ($this->success as $iter170) {
+                $xfer += $iter170->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

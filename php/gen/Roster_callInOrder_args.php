@@ -81,14 +81,14 @@ class Roster_callInOrder_args
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->calls = array();
-                        $_size178 = 0;
-                        $_etype181 = 0;
-                        $xfer += $input->readListBegin($_etype181, $_size178);
-                        for ($_i182 = 0; $_i182 < $_size178; ++$_i182) {
-                            $elem183 = null;
-                            $elem183 = new \Roster\Thrift\Call();
-                            $xfer += $elem183->read($input);
-                            $this->calls []= $elem183;
+                        $_size185 = 0;
+                        $_etype188 = 0;
+                        $xfer += $input->readListBegin($_etype188, $_size185);
+                        for ($_i189 = 0; $_i189 < $_size185; ++$_i189) {
+                            $elem190 = null;
+                            $elem190 = new \Roster\Thrift\Call();
+                            $xfer += $elem190->read($input);
+                            $this->calls []= $elem190;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -122,8 +122,8 @@ class Roster_callInOrder_args
             }
             $xfer += $output->writeFieldBegin('calls', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->calls));
-            foreach ($this->calls as $iter184) {
-                $xfer += $iter184->write($output);
+            foreach ($this->calls as $iter191) {
+                $xfer += $iter191->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -69,14 +69,14 @@ class Roster_callMany_args
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->calls = array();
-                        $_size164 = 0;
-                        $_etype167 = 0;
-                        $xfer += $input->readListBegin($_etype167, $_size164);
-                        for ($_i168 = 0; $_i168 < $_size164; ++$_i168) {
-                            $elem169 = null;
-                            $elem169 = new \Roster\Thrift\Call();
-                            $xfer += $elem169->read($input);
-                            $this->calls []= $elem169;
+                        $_size171 = 0;
+                        $_etype174 = 0;
+                        $xfer += $input->readListBegin($_etype174, $_size171);
+                        for ($_i175 = 0; $_i175 < $_size171; ++$_i175) {
+                            $elem176 = null;
+                            $elem176 = new \Roster\Thrift\Call();
+                            $xfer += $elem176->read($input);
+                            $this->calls []= $elem176;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -103,8 +103,8 @@ class Roster_callMany_args
             }
             $xfer += $output->writeFieldBegin('calls', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->calls));
-            foreach ($this->calls as $iter170) {
-                $xfer += $iter170->write($output);
+            foreach ($this->calls as $iter177) {
+                $xfer += $iter177->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

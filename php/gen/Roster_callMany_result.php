@@ -95,14 +95,14 @@ class Roster_callMany_result
                 case 0:
                     if ($ftype == TType::LST) {
                         $this->success = array();
-                        $_size171 = 0;
-                        $_etype174 = 0;
-                        $xfer += $input->readListBegin($_etype174, $_size171);
-                        for ($_i175 = 0; $_i175 < $_size171; ++$_i175) {
-                            $elem176 = null;
-                            $elem176 = new \Roster\Thrift\CallOutcome();
-                            $xfer += $elem176->read($input);
-                            $this->success []= $elem176;
+                        $_size178 = 0;
+                        $_etype181 = 0;
+                        $xfer += $input->readListBegin($_etype181, $_size178);
+                        for ($_i182 = 0; $_i182 < $_size178; ++$_i182) {
+                            $elem183 = null;
+                            $elem183 = new \Roster\Thrift\CallOutcome();
+                            $xfer += $elem183->read($input);
+                            $this->success []= $elem183;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -145,8 +145,8 @@ class Roster_callMany_result
             }
             $xfer += $output->writeFieldBegin('success', TType::LST, 0);
             $output->writeListBegin(TType::STRUCT, count($this->success));
-            foreach ($this->success as $iter177) {
-                $xfer += $iter177->write($output);
+            foreach ($this->success as $iter184) {
+                $xfer += $iter184->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

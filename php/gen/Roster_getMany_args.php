@@ -81,13 +81,13 @@ class Roster_getMany_args
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->paths = array();
-                        $_size143 = 0;
-                        $_etype146 = 0;
-                        $xfer += $input->readListBegin($_etype146, $_size143);
-                        for ($_i147 = 0; $_i147 < $_size143; ++$_i147) {
-                            $elem148 = null;
-                            $xfer += $input->readString($elem148);
-                            $this->paths []= $elem148;
+                        $_size150 = 0;
+                        $_etype153 = 0;
+                        $xfer += $input->readListBegin($_etype153, $_size150);
+                        for ($_i154 = 0; $_i154 < $_size150; ++$_i154) {
+                            $elem155 = null;
+                            $xfer += $input->readString($elem155);
+                            $this->paths []= $elem155;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -122,8 +122,8 @@ class Roster_getMany_args
             }
             $xfer += $output->writeFieldBegin('paths', TType::LST, 1);
             $output->writeListBegin(TType::STRING, count($this->paths));
-            foreach ($this->paths as $iter149) {
-                $xfer += $output->writeString($iter149);
+            foreach ($this->paths as $iter156) {
+                $xfer += $output->writeString($iter156);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

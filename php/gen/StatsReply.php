@@ -69,14 +69,14 @@ class StatsReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->methods = array();
-                        $_size104 = 0;
-                        $_etype107 = 0;
-                        $xfer += $input->readListBegin($_etype107, $_size104);
-                        for ($_i108 = 0; $_i108 < $_size104; ++$_i108) {
-                            $elem109 = null;
-                            $elem109 = new \Roster\Thrift\MethodStats();
-                            $xfer += $elem109->read($input);
-                            $this->methods []= $elem109;
+                        $_size111 = 0;
+                        $_etype114 = 0;
+                        $xfer += $input->readListBegin($_etype114, $_size111);
+                        for ($_i115 = 0; $_i115 < $_size111; ++$_i115) {
+                            $elem116 = null;
+                            $elem116 = new \Roster\Thrift\MethodStats();
+                            $xfer += $elem116->read($input);
+                            $this->methods []= $elem116;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -103,8 +103,8 @@ class StatsReply
             }
             $xfer += $output->writeFieldBegin('methods', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->methods));
-            foreach ($this->methods as $iter110) {
-                $xfer += $iter110->write($output);
+            foreach ($this->methods as $iter117) {
+                $xfer += $iter117->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -13,6 +13,7 @@ use Roster\Read\SharedFile;
 use Roster\Wire\Deadline;
 use Roster\Wire\Endpoint;
 use Roster\Wire\MasterFollower;
+use Roster\Wire\MessageFollower;
 use Roster\Wire\NodeFollower;
 
 use const PHP_SAPI;
@@ -366,6 +367,19 @@ final class Client
     public function watchMasters(int $waitMs = 10_000, ?callable $until = null): \Generator
     {
         return (new MasterFollower($this->ways()->consultant(), $waitMs, $until))->changes();
+    }
+
+    /**
+     * The commands that masters connected to this sidecar send of their own accord, for ever: those that it keeps, then
+     * every new one, as soon as it comes.
+     *
+     * @param int $waitMs how long to wait for one before `$until` is asked again
+     * @param ?callable(): bool $until true ends the watch
+     * @return \Generator<int, MasterMessage> one without a master says how many were missed
+     */
+    public function watchMessages(int $waitMs = 10_000, ?callable $until = null): \Generator
+    {
+        return (new MessageFollower($this->ways()->consultant(), $waitMs, $until))->changes();
     }
 
     /** How far the last answer can be trusted, be it an absence; null before the first. */

@@ -205,6 +205,32 @@ final class MastersTest extends TestCase
         self::assertCount(2, $known);
     }
 
+    public function testWhatMastersSendOfTheirOwnAccordIsGivenAsItComes(): void
+    {
+        $deadline = microtime(true) + 30;
+        $watch = $this->client->watchMessages(waitMs: 200, until: static fn () => microtime(true) > $deadline);
+        $announce = fn (array $message) => $this->client->call('control', 'announce', [$message])->master;
+        $master = $announce(['cmd' => 'first', 'bytes' => "\xff\x00"]);
+        $first = $watch->current();
+        self::assertSame([$master, ['cmd' => 'first', 'bytes' => "\xff\x00"], 0], [
+            $first->master, $first->message, $first->missed,
+        ]);
+        $id = $this->client->callOn($master, 'control', 'announce', [['cmd' => 'second', 'n' => 2]])->master;
+        $watch->next();
+        self::assertSame([$id, ['cmd' => 'second', 'n' => 2]], [$watch->current()->master, $watch->current()->message]);
+        for ($n = 0; $n < 300; $n++) {
+            $this->client->callOn($master, 'control', 'announce', [['cmd' => 'many', 'n' => $n]]);
+        }
+        [$missed, $given] = [0, 0];
+        do {
+            $watch->next();
+            $missed += $watch->current()->missed;
+            $given += (int) ($watch->current()->master === $master);
+        } while (($watch->current()->message['n'] ?? 0) < 299);
+        self::assertSame(300, $missed + $given);
+        self::assertGreaterThan(40, $missed, 'of one master 256 are kept');
+    }
+
     /** @param array<Master> $masters */
     private static function offers(array $masters): array
     {

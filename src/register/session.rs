@@ -234,7 +234,11 @@ impl Session {
                             self.join(Vec::new(), &mut offered);
                         }
                     }
-                    Some(message) => subscriber.take(message),
+                    Some(message) => {
+                        if let Some(command) = subscriber.take(message) {
+                            self.hall.publisher.send_message(self.id(), self.peer.user.to_string(), &command);
+                        }
+                    }
                 },
                 offer = question.answer() => match offer.and_then(|offer| self.take_in(offer, &mut offered)) {
                     Ok((services, left_out)) => {

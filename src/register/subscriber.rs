@@ -71,8 +71,8 @@ impl Subscriber {
         self.following.is_some()
     }
 
-    /// Sees to a message that is not about the peer's own services. A command that is not known is the application's.
-    pub(super) fn take(&mut self, message: Message) {
+    /// Sees to a message that is not about the peer's own services. What is handed back is the application's.
+    pub(super) fn take(&mut self, message: Message) -> Option<Value> {
         match message {
             Message::Close { uuid } => drop(self.calls.remove(&uuid).map(|call| call.cancel())),
             Message::Other(command) => match get(&command, "cmd").and_then(text).as_deref() {
@@ -81,13 +81,15 @@ impl Subscriber {
                 Some("took") => _ = self.took.send_replace(get(&command, "piece").and_then(Value::as_u64).unwrap_or(0)),
                 Some("call-on") => self.call(&command),
                 Some("send-to") => self.send(&command),
-                other => tracing::trace!(command = other, "a master's command that the register has no use for"),
+                _ if self.follows() => {}
+                _ => return Some(command),
             },
             Message::Callback { uuid, .. } => self.refuse(uuid, "callback not allowed"),
             Message::List { uuid } => self.refuse(uuid, "a register, which offers nothing"),
             Message::Call { uuid, .. } => self.refuse(uuid, "a register, which has no methods"),
             other => tracing::trace!(message = ?other, "a master's message that the register has no use for"),
         }
+        None
     }
 
     fn refuse(&self, uuid: String, why: &str) {

@@ -5,6 +5,7 @@ mod directory;
 mod exploration;
 mod feed;
 mod journal;
+mod messages;
 mod offers;
 mod past;
 pub mod shared;
@@ -22,11 +23,12 @@ use tokio::sync::broadcast;
 pub use self::directory::{Directory, Entry};
 pub use self::feed::{Feed, FeedState, left_out, no_node};
 pub use self::journal::{Room, Since};
+pub use self::messages::{MasterMessage, Messages};
 pub use self::offers::{Offering, Offers};
 use self::shared::Contents;
 pub use self::snapshot::{Filled, MasterChange, NodeChange, Snapshot};
 pub use self::subscription::Subscription;
-use self::subscription::{MASTERS, REVISIONS, Subscriptions};
+use self::subscription::{MASTERS, MESSAGES, REVISIONS, Subscriptions};
 use crate::metrics::Metrics;
 use crate::model::{Change, NodePath, Revision};
 use crate::sync::Mutex;
@@ -57,6 +59,7 @@ pub struct Store {
     subscriptions: Subscriptions,
     /// Commands for the sidecars that follow this one.
     orders: broadcast::Sender<Value>,
+    messages: Messages,
     metrics: Arc<Metrics>,
 }
 
@@ -85,6 +88,7 @@ impl Store {
 
     fn from_snapshot(first: Snapshot, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
+            messages: Messages::new(first_revision()),
             current: ArcSwap::from_pointee(first),
             writer: Mutex::new(Writing::Open),
             subscriptions: Subscriptions::default(),
@@ -119,6 +123,16 @@ impl Store {
     /// The same for masters.
     pub fn subscribe_to_masters(&self) -> Subscription<'_> {
         self.subscriptions.add(vec![MASTERS.into()])
+    }
+
+    /// The same for messages of masters.
+    pub fn subscribe_to_messages(&self) -> Subscription<'_> {
+        self.subscriptions.add(vec![MESSAGES.into()])
+    }
+
+    /// What masters sent of their own accord.
+    pub fn messages(&self) -> &Messages {
+        &self.messages
     }
 
     /// The same for each revision, also one of which watchers are not told.
@@ -213,6 +227,18 @@ impl Publisher {
     pub fn dismiss(self) {
         self.clear_masters();
         self.feed.go();
+    }
+
+    /// Passes on a command that a master of this user sent of its own accord.
+    pub fn send_message(&self, master: String, user: String, message: &Value) {
+        let entry = self.snapshot().directory().master(&master).cloned();
+        let services = entry.iter().flat_map(|entry| &entry.master.services);
+        let services = services.map(|service| service.base_name().to_owned()).collect();
+        let mut packed = Vec::new();
+        rmpv::encode::write_value(&mut packed, message).expect("a vector takes all");
+        let received_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as i64;
+        self.store.messages.push(MasterMessage { master, services, user, received_at, packed });
+        self.store.subscriptions.wake_for_messages();
     }
 
     /// The commands for the sidecars that follow this one, from now on.

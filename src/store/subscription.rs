@@ -18,6 +18,9 @@ pub(super) const MASTERS: &str = "masters";
 /// Where those wait who wait for each revision.
 pub(super) const REVISIONS: &str = "revisions";
 
+/// Where those wait who wait for messages of masters.
+pub(super) const MESSAGES: &str = "messages";
+
 /// With more changed paths than this, everybody is woken: cheaper than to find out who is concerned.
 const WAKE_ALL: usize = 4_096;
 
@@ -62,6 +65,13 @@ impl Subscriptions {
             if let Some(concerned) = waiting.get(key) {
                 concerned.values().for_each(|one| one.notify_one());
             }
+        }
+    }
+
+    /// Wakes those who wait for messages.
+    pub(super) fn wake_for_messages(&self) {
+        if let Some(waiting) = self.lock().get(MESSAGES) {
+            waiting.values().for_each(|one| one.notify_one());
         }
     }
 

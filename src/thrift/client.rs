@@ -13,8 +13,8 @@ use thrift::transport::TBufferedWriteTransport;
 
 use super::idl::{
     AccessDenied, Call, CallFailed, CallOptions, CallOutcome, CallResult, CallTimedOut, CallValues, ChildrenQuery,
-    ChildrenReply, Encoding, Filter, InstancesReply, InvalidRequest, MastersReply, MastersWatchReply, NoMaster,
-    NodeReply, NotFound, NotReady, Overloaded, ReadOptions, RegisterAddress, RosterSyncClient, ServicesReply,
+    ChildrenReply, Encoding, Filter, InstancesReply, InvalidRequest, MastersReply, MastersWatchReply, MessagesReply,
+    NoMaster, NodeReply, NotFound, NotReady, Overloaded, ReadOptions, RegisterAddress, RosterSyncClient, ServicesReply,
     StatsReply, StatusReply, SubtreeReply, TRosterSyncClient, TooStale, WatchReply,
 };
 use super::request::no_options;
@@ -139,6 +139,11 @@ impl Client {
         self.ask(self.timeout + wait, |sidecar| sidecar.watch_masters(since, millis(wait), 0))
     }
 
+    /// Waits for messages of masters after a cursor, at most for `wait` beside the client's own timeout.
+    pub fn watch_messages(&mut self, since: i64, wait: Duration) -> Result<MessagesReply, Error> {
+        self.ask(self.timeout + wait, |sidecar| sidecar.watch_messages(since, millis(wait), 0, Encoding::JSON))
+    }
+
     /// Calls a method, on the master with this id if there is one. The call may take `wait`, whatever its options say,
     /// beside the client's own timeout.
     pub fn call(&mut self, master: Option<String>, call: Call, wait: Duration) -> Result<CallResult, Error> {
@@ -167,6 +172,18 @@ impl Client {
         let Call { service_name, method, arguments, options } = call;
         let options = within(wait, options);
         self.ask(self.timeout + wait, |sidecar| sidecar.call_all(service_name, method, arguments, options))
+    }
+
+    /// Makes several calls one after the other, on the master with this id if there is one. Each may take `wait`.
+    pub fn call_in_order(
+        &mut self,
+        master: Option<String>,
+        calls: Vec<Call>,
+        wait: Duration,
+    ) -> Result<Vec<CallOutcome>, Error> {
+        let whole = wait.saturating_mul(u32::try_from(calls.len()).unwrap_or(u32::MAX));
+        let calls = calls.into_iter().map(|call| Call { options: Some(within(wait, call.options)), ..call }).collect();
+        self.ask(self.timeout.saturating_add(whole), |sidecar| sidecar.call_in_order(calls, master.unwrap_or_default()))
     }
 
     /// Starts a call whose values are fetched as they come, on the master with this id if there is one; the first of

@@ -18,6 +18,7 @@ pub mod fuzz;
 mod handler;
 mod masters;
 mod memory;
+mod messages;
 mod open;
 mod refusal;
 mod request;
@@ -120,7 +121,7 @@ impl Endpoint {
         tasks: &Tasks,
     ) -> io::Result<()> {
         let Self { config, bound } = self;
-        let shares = Shares::new(&config);
+        let shares = Shares::with_memory(&config, store.messages().charged());
         let shared = Arc::new(Shared {
             desk: Desk::new(&config, zk_data, store.clone(), shares.clone(), metrics.clone()),
             access: access.clone(),

@@ -229,6 +229,22 @@ impl RosterSyncHandler for &Pass<'_> {
         }
     }
 
+    fn handle_watch_messages(
+        &self,
+        since: i64,
+        timeout_ms: i32,
+        limit: i32,
+        encoding: Encoding,
+    ) -> thrift::Result<idl::MessagesReply> {
+        match self.awaited() {
+            Some(Awaited::WatchMessages(reply)) => self.desk.counted(reply),
+            _ => {
+                let watch = self.desk.watch_messages(self.peer, since, timeout_ms, limit, encoding);
+                self.waits(watch.map(Wait::WatchMessages))
+            }
+        }
+    }
+
     fn handle_call(
         &self,
         service: String,

@@ -52,7 +52,7 @@ pub(super) struct Account {
 #[derive(Debug)]
 struct Pool {
     most: usize,
-    taken: AtomicUsize,
+    taken: Arc<AtomicUsize>,
 }
 
 /// What one user has of a pool.
@@ -91,14 +91,21 @@ pub(super) enum TooManyCalls {
 }
 
 impl Shares {
+    #[cfg(any(test, feature = "fuzz"))]
     pub(super) fn new(config: &Config) -> Arc<Self> {
-        let pool = |most| Arc::new(Pool { most, taken: AtomicUsize::new(0) });
+        Self::with_memory(config, Arc::default())
+    }
+
+    /// The same where memory is also charged by who is no client.
+    pub(super) fn with_memory(config: &Config, memory_taken: Arc<AtomicUsize>) -> Arc<Self> {
+        let pool_of = |most, taken| Arc::new(Pool { most, taken });
+        let pool = |most| pool_of(most, Arc::default());
         Arc::new(Self {
             connections: pool(config.max_connections),
             watches: pool(config.max_watches),
             watch_paths: pool(config.max_watch_paths),
             calls: pool(config.max_calls),
-            memory: pool(config.max_memory.as_u64() as usize),
+            memory: pool_of(config.max_memory.as_u64() as usize, memory_taken),
             accounts: Mutex::default(),
         })
     }

@@ -6,10 +6,11 @@ use thrift::{ApplicationError, ApplicationErrorKind};
 
 use super::handler::{Children, Desk, NAME_OVERHEAD, Subtree, overloaded};
 use super::idl::{
-    Call, CallOutcome, CallResult, CallValues, ChildrenReply, Filter, MastersReply, MastersWatchReply, Overloaded,
-    Service, ServicesReply, SubtreeReply, WatchReply,
+    Call, CallOutcome, CallResult, CallValues, ChildrenReply, Filter, MastersReply, MastersWatchReply, MessagesReply,
+    Overloaded, Service, ServicesReply, SubtreeReply, WatchReply,
 };
 use super::memory::size;
+use super::messages::MessageWatch;
 use super::open::Open;
 use super::request::Request;
 use super::watch::{Patience, Watch};
@@ -33,6 +34,7 @@ pub(super) enum Wait {
     Services(Filter),
     Watch(Watch),
     WatchMasters(Patience),
+    WatchMessages(MessageWatch),
     Call(Request),
     /// On the master with this id.
     CallOn(String, Request),
@@ -58,6 +60,7 @@ pub(super) enum Awaited {
     Services(thrift::Result<ServicesReply>),
     Watch(thrift::Result<WatchReply>),
     WatchMasters(thrift::Result<MastersWatchReply>),
+    WatchMessages(thrift::Result<MessagesReply>),
     Call(thrift::Result<CallResult>),
     Calls(thrift::Result<Vec<CallOutcome>>),
     Values(thrift::Result<CallValues>),
@@ -83,6 +86,7 @@ impl Wait {
             Wait::Services(_) => Awaited::Services(Err(other)),
             Wait::Watch(_) => Awaited::Watch(Err(other)),
             Wait::WatchMasters(_) => Awaited::WatchMasters(Err(other)),
+            Wait::WatchMessages(_) => Awaited::WatchMessages(Err(other)),
             Wait::Call(_) | Wait::CallOn(..) => Awaited::Call(Err(call())),
             Wait::CallAll(_) | Wait::CallMany(_) | Wait::CallInOrder(..) => Awaited::Calls(Err(call())),
             Wait::StartCall(..) | Wait::NextValues => Awaited::Values(Err(call())),
@@ -94,7 +98,7 @@ impl Wait {
     pub(super) fn watches(&self) -> Option<usize> {
         match self {
             Wait::Watch(watch) => Some(watch.paths().len()),
-            Wait::WatchMasters(_) => Some(0),
+            Wait::WatchMasters(_) | Wait::WatchMessages(_) => Some(0),
             _ => None,
         }
     }
@@ -111,7 +115,7 @@ impl Wait {
                 calls.iter().map(|call| size_of::<Call>() + call.arguments.len()).sum()
             }
             Wait::Broadcast(command) | Wait::Order(command) => value::memory_size(command.message()),
-            Wait::WatchMasters(_) | Wait::NextValues => 0,
+            Wait::WatchMasters(_) | Wait::WatchMessages(_) | Wait::NextValues => 0,
             Wait::Children(_) | Wait::Subtree(_) | Wait::Masters(_) | Wait::Services(_) => 0,
         }
     }
@@ -127,6 +131,7 @@ impl Wait {
             Wait::WatchMasters(patience) => {
                 Awaited::WatchMasters(open.beside(desk.master_changes(peer, patience, stop)).await)
             }
+            Wait::WatchMessages(watch) => Awaited::WatchMessages(open.beside(desk.messages(peer, &watch, stop)).await),
             Wait::Call(request) => Awaited::Call(open.beside(desk.call(peer, &request)).await),
             Wait::CallOn(master, request) => Awaited::Call(open.beside(desk.call_on(peer, &master, &request)).await),
             Wait::CallAll(request) => Awaited::Calls(open.beside(desk.call_all(peer, &request)).await),
@@ -155,6 +160,7 @@ impl Awaited {
             Awaited::Services(_) => Awaited::Services(Err(overloaded())),
             Awaited::Watch(_) => Awaited::Watch(Err(overloaded())),
             Awaited::WatchMasters(_) => Awaited::WatchMasters(Err(overloaded())),
+            Awaited::WatchMessages(_) => Awaited::WatchMessages(Err(overloaded())),
             Awaited::Call(_) | Awaited::Calls(_) | Awaited::Values(_) | Awaited::Sent(_) => self,
         }
     }
@@ -183,6 +189,10 @@ impl Awaited {
             Awaited::WatchMasters(Ok(reply)) => {
                 let masters = reply.changes.iter().map(|change| change.master.as_ref());
                 masters.map(|master| size_of_services(master.map_or(&[], |master| &master.services))).sum()
+            }
+            Awaited::WatchMessages(Ok(reply)) => {
+                let sizes = reply.messages.iter().map(|it| it.master.len() + it.message.len() + CHANGE_OVERHEAD);
+                sizes.sum()
             }
             // Failures, and what has no more than a number.
             _ => 0,

@@ -31,20 +31,20 @@ pub(super) struct Watch {
     patience: Patience,
 }
 
-/// What `watch` and `watchMasters` have in common, which is all of the latter.
+/// What all watches have in common, which is all of `watchMasters`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
     since: Revision,
     timeout: Duration,
-    limit: usize,
+    pub(super) limit: usize,
 }
 
 /// An answer, whether it is worth to be given before the time is over, and whether it tells up to the present.
-struct Told<Reply> {
-    reply: Reply,
-    is_news: bool,
-    is_all: bool,
-    revision: Revision,
+pub(super) struct Told<Reply> {
+    pub(super) reply: Reply,
+    pub(super) is_news: bool,
+    pub(super) is_all: bool,
+    pub(super) revision: Revision,
 }
 
 impl Watch {
@@ -104,7 +104,7 @@ impl Desk {
         self.patience(since, timeout_ms, limit)
     }
 
-    fn patience(&self, since: i64, timeout_ms: i32, limit: i32) -> thrift::Result<Patience> {
+    pub(super) fn patience(&self, since: i64, timeout_ms: i32, limit: i32) -> thrift::Result<Patience> {
         let since = Revision::try_from(since).map_err(|_| invalid("since", NO_REVISION))?;
         let timeout = u64::try_from(timeout_ms).map_err(|_| invalid("timeoutMs", "must not be below 0"))?;
         let timeout = Duration::from_millis(timeout).min(self.config.max_watch);
@@ -129,7 +129,7 @@ impl Desk {
     }
 
     /// Asks at each change, until there are news or the time is over. A stop answers as the time-out does.
-    async fn wait<Reply>(
+    pub(super) async fn wait<Reply>(
         &self,
         peer: &Peer,
         patience: Patience,

@@ -19,6 +19,7 @@ mod harness;
 mod hostile;
 mod joining;
 mod masters;
+mod messages;
 mod mirror;
 mod newcomer;
 mod package;

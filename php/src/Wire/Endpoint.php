@@ -8,6 +8,8 @@ use Roster\Call;
 use Roster\CallOutcome;
 use Roster\CallResult;
 use Roster\Exception;
+use Roster\Freshness;
+use Roster\Origin;
 use Roster\Owner;
 use Roster\Quiet;
 use Roster\Read\Answer;
@@ -244,6 +246,16 @@ final class Endpoint
             $freshness = Values::freshness($reply->freshness, $this->way);
             $change = static fn (Thrift\MasterChange $change) => Values::masterChange($change, $freshness);
             return new Answer($reply->reset ? null : array_map($change, $reply->changes), $freshness);
+        });
+    }
+
+    /** As `watch`, for messages of masters. */
+    public function watchMessages(int $since, int $waitMs): Answer
+    {
+        return $this->follow($waitMs, function (Thrift\RosterClient $roster) use ($since, $waitMs): Answer {
+            $reply = $roster->watchMessages($since, $waitMs, 0, Thrift\Encoding::MSGPACK);
+            $freshness = new Freshness($reply->cursor, 0, Origin::Live, true, $this->way);
+            return new Answer($reply->reset ? null : Values::messages($reply), $freshness);
         });
     }
 

@@ -9,6 +9,7 @@ use Roster\Exception\NotReady;
 use Roster\Exception\Unavailable;
 use Roster\Freshness;
 use Roster\MasterChange;
+use Roster\MasterMessage;
 use Roster\Read\Answer;
 
 /**
@@ -40,7 +41,7 @@ abstract class Follower
     ) {
     }
 
-    /** @return \Generator<int, Change|MasterChange> */
+    /** @return \Generator<int, Change|MasterChange|MasterMessage> */
     public function changes(): \Generator
     {
         while ($this->until === null || !($this->until)()) {
@@ -67,7 +68,7 @@ abstract class Follower
     /** What changed since a revision, as an endpoint tells it; null where that is no longer known. */
     abstract protected function news(Endpoint $way, int $since): Answer;
 
-    abstract protected function reset(Freshness $freshness): Change|MasterChange;
+    abstract protected function reset(Freshness $freshness): Change|MasterChange|MasterMessage;
 
     protected function answer(callable $question): Answer
     {

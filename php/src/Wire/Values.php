@@ -20,6 +20,7 @@ use Roster\Freshness;
 use Roster\Instance;
 use Roster\Master;
 use Roster\MasterChange;
+use Roster\MasterMessage;
 use Roster\Node;
 use Roster\Origin;
 use Roster\Service;
@@ -96,6 +97,18 @@ final class Values
     {
         $master = $told->master ? self::master($told->master, $freshness) : null;
         return new MasterChange(self::kind($told->kind), $told->id, $master, $freshness);
+    }
+
+    /** @return list<MasterMessage> before them, how many were missed */
+    public static function messages(Thrift\MessagesReply $told): array
+    {
+        $missed = $told->missed === 0 ? [] : [new MasterMessage('', [], 0, $told->missed)];
+        $message = static fn (Thrift\MasterMessage $message) => new MasterMessage(
+            $message->master,
+            MessagePack::unpack($message->message),
+            $message->receivedAt,
+        );
+        return [...$missed, ...array_map($message, $told->messages)];
     }
 
     /** @return array{string, array<string, int>} a service's name, and how many masters offer it by version */

@@ -1,6 +1,7 @@
 //! `roster watch`: the present state, then every change, also across a restart of the sidecar.
 
 mod masters;
+mod messages;
 mod nodes;
 mod services;
 
@@ -15,6 +16,7 @@ use roster::thrift::client::{Client, Error};
 use serde_json::{Map, Value, json};
 
 use self::masters::Masters;
+use self::messages::Messages;
 use self::nodes::Nodes;
 use self::services::Services;
 use super::connection::Connection;
@@ -30,11 +32,14 @@ pub(crate) struct Watch {
     #[arg(value_parser = NodePath::parse)]
     paths: Vec<NodePath>,
     /// Watch the masters instead of coordination nodes
-    #[arg(long, conflicts_with_all = ["paths", "services"])]
+    #[arg(long, conflicts_with_all = ["paths", "services", "messages"])]
     masters: bool,
     /// Watch the services, and by how many masters they are offered
-    #[arg(long, conflicts_with = "paths")]
+    #[arg(long, conflicts_with_all = ["paths", "messages"])]
     services: bool,
+    /// Watch the commands that masters send of their own accord: those that are kept, then every new one
+    #[arg(long, conflicts_with = "paths")]
+    messages: bool,
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
     #[command(flatten)]
@@ -52,6 +57,7 @@ impl Watch {
         let subject: Box<dyn Subject> = match self.paths {
             _ if self.masters => Box::new(Masters),
             _ if self.services => Box::new(Services::default()),
+            _ if self.messages => Box::new(Messages),
             paths => Box::new(Nodes::new(paths)),
         };
         let mut follower = Follower::new(self.connection.client(), subject, self.output, io::stdout().lock());

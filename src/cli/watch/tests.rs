@@ -86,6 +86,10 @@ impl RosterSyncHandler for Sidecar {
         Err("not asked".into())
     }
 
+    fn handle_watch_messages(&self, _: i64, _: i32, _: i32, _: Encoding) -> thrift::Result<MessagesReply> {
+        Err("not asked".into())
+    }
+
     fn handle_call(&self, _: String, _: String, _: Vec<u8>, _: CallOptions) -> thrift::Result<CallResult> {
         Err("not asked".into())
     }

@@ -111,6 +111,10 @@ impl RosterSyncHandler for Sidecar {
         Err("not asked".into())
     }
 
+    fn handle_watch_messages(&self, _: i64, _: i32, _: i32, _: Encoding) -> thrift::Result<MessagesReply> {
+        Err("not asked".into())
+    }
+
     fn handle_call_in_order(&self, _: Vec<Call>, _: String) -> thrift::Result<Vec<CallOutcome>> {
         Err("not asked".into())
     }

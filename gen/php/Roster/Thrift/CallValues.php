@@ -88,13 +88,13 @@ class CallValues
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->values = array();
-                        $_size90 = 0;
-                        $_etype93 = 0;
-                        $xfer += $input->readListBegin($_etype93, $_size90);
-                        for ($_i94 = 0; $_i94 < $_size90; ++$_i94) {
-                            $elem95 = null;
-                            $xfer += $input->readString($elem95);
-                            $this->values []= $elem95;
+                        $_size97 = 0;
+                        $_etype100 = 0;
+                        $xfer += $input->readListBegin($_etype100, $_size97);
+                        for ($_i101 = 0; $_i101 < $_size97; ++$_i101) {
+                            $elem102 = null;
+                            $xfer += $input->readString($elem102);
+                            $this->values []= $elem102;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -129,8 +129,8 @@ class CallValues
             }
             $xfer += $output->writeFieldBegin('values', TType::LST, 1);
             $output->writeListBegin(TType::STRING, count($this->values));
-            foreach ($this->values as $iter96) {
-                $xfer += $output->writeString($iter96);
+            foreach ($this->values as $iter103) {
+                $xfer += $output->writeString($iter103);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -309,13 +309,13 @@ class MethodStats
                 case 13:
                     if ($ftype == TType::LST) {
                         $this->histogram = array();
-                        $_size97 = 0;
-                        $_etype100 = 0;
-                        $xfer += $input->readListBegin($_etype100, $_size97);
-                        for ($_i101 = 0; $_i101 < $_size97; ++$_i101) {
-                            $elem102 = null;
-                            $xfer += $input->readI64($elem102);
-                            $this->histogram []= $elem102;
+                        $_size104 = 0;
+                        $_etype107 = 0;
+                        $xfer += $input->readListBegin($_etype107, $_size104);
+                        for ($_i108 = 0; $_i108 < $_size104; ++$_i108) {
+                            $elem109 = null;
+                            $xfer += $input->readI64($elem109);
+                            $this->histogram []= $elem109;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -402,8 +402,8 @@ class MethodStats
             }
             $xfer += $output->writeFieldBegin('histogram', TType::LST, 13);
             $output->writeListBegin(TType::I64, count($this->histogram));
-            foreach ($this->histogram as $iter103) {
-                $xfer += $output->writeI64($iter103);
+            foreach ($this->histogram as $iter110) {
+                $xfer += $output->writeI64($iter110);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

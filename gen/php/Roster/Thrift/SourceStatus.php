@@ -267,13 +267,13 @@ class SourceStatus
                 case 5:
                     if ($ftype == TType::LST) {
                         $this->roots = array();
-                        $_size111 = 0;
-                        $_etype114 = 0;
-                        $xfer += $input->readListBegin($_etype114, $_size111);
-                        for ($_i115 = 0; $_i115 < $_size111; ++$_i115) {
-                            $elem116 = null;
-                            $xfer += $input->readString($elem116);
-                            $this->roots []= $elem116;
+                        $_size118 = 0;
+                        $_etype121 = 0;
+                        $xfer += $input->readListBegin($_etype121, $_size118);
+                        for ($_i122 = 0; $_i122 < $_size118; ++$_i122) {
+                            $elem123 = null;
+                            $xfer += $input->readString($elem123);
+                            $this->roots []= $elem123;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -376,8 +376,8 @@ class SourceStatus
             }
             $xfer += $output->writeFieldBegin('roots', TType::LST, 5);
             $output->writeListBegin(TType::STRING, count($this->roots));
-            foreach ($this->roots as $iter117) {
-                $xfer += $output->writeString($iter117);
+            foreach ($this->roots as $iter124) {
+                $xfer += $output->writeString($iter124);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -202,14 +202,14 @@ class StatusReply
                 case 4:
                     if ($ftype == TType::LST) {
                         $this->sources = array();
-                        $_size118 = 0;
-                        $_etype121 = 0;
-                        $xfer += $input->readListBegin($_etype121, $_size118);
-                        for ($_i122 = 0; $_i122 < $_size118; ++$_i122) {
-                            $elem123 = null;
-                            $elem123 = new \Roster\Thrift\SourceStatus();
-                            $xfer += $elem123->read($input);
-                            $this->sources []= $elem123;
+                        $_size125 = 0;
+                        $_etype128 = 0;
+                        $xfer += $input->readListBegin($_etype128, $_size125);
+                        for ($_i129 = 0; $_i129 < $_size125; ++$_i129) {
+                            $elem130 = null;
+                            $elem130 = new \Roster\Thrift\SourceStatus();
+                            $xfer += $elem130->read($input);
+                            $this->sources []= $elem130;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -219,25 +219,6 @@ class StatusReply
                 case 5:
                     if ($ftype == TType::MAP) {
                         $this->counters = array();
-                        $_size124 = 0;
-                        $_ktype125 = 0;
-                        $_vtype126 = 0;
-                        $xfer += $input->readMapBegin($_ktype125, $_vtype126, $_size124);
-                        for ($_i128 = 0; $_i128 < $_size124; ++$_i128) {
-                            $key129 = '';
-                            $val130 = 0;
-                            $xfer += $input->readString($key129);
-                            $xfer += $input->readI64($val130);
-                            $this->counters[$key129] = $val130;
-                        }
-                        $xfer += $input->readMapEnd();
-                    } else {
-                        $xfer += $input->skip($ftype);
-                    }
-                    break;
-                case 6:
-                    if ($ftype == TType::MAP) {
-                        $this->limits = array();
                         $_size131 = 0;
                         $_ktype132 = 0;
                         $_vtype133 = 0;
@@ -247,7 +228,26 @@ class StatusReply
                             $val137 = 0;
                             $xfer += $input->readString($key136);
                             $xfer += $input->readI64($val137);
-                            $this->limits[$key136] = $val137;
+                            $this->counters[$key136] = $val137;
+                        }
+                        $xfer += $input->readMapEnd();
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 6:
+                    if ($ftype == TType::MAP) {
+                        $this->limits = array();
+                        $_size138 = 0;
+                        $_ktype139 = 0;
+                        $_vtype140 = 0;
+                        $xfer += $input->readMapBegin($_ktype139, $_vtype140, $_size138);
+                        for ($_i142 = 0; $_i142 < $_size138; ++$_i142) {
+                            $key143 = '';
+                            $val144 = 0;
+                            $xfer += $input->readString($key143);
+                            $xfer += $input->readI64($val144);
+                            $this->limits[$key143] = $val144;
                         }
                         $xfer += $input->readMapEnd();
                     } else {
@@ -306,8 +306,8 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('sources', TType::LST, 4);
             $output->writeListBegin(TType::STRUCT, count($this->sources));
-            foreach ($this->sources as $iter138) {
-                $xfer += $iter138->write($output);
+            foreach ($this->sources as $iter145) {
+                $xfer += $iter145->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
@@ -318,9 +318,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('counters', TType::MAP, 5);
             $output->writeMapBegin(TType::STRING, TType::I64, count($this->counters));
-            foreach ($this->counters as $kiter139 => $viter140) {
-                $xfer += $output->writeString($kiter139);
-                $xfer += $output->writeI64($viter140);
+            foreach ($this->counters as $kiter146 => $viter147) {
+                $xfer += $output->writeString($kiter146);
+                $xfer += $output->writeI64($viter147);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();
@@ -331,9 +331,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('limits', TType::MAP, 6);
             $output->writeMapBegin(TType::STRING, TType::I64, count($this->limits));
-            foreach ($this->limits as $kiter141 => $viter142) {
-                $xfer += $output->writeString($kiter141);
-                $xfer += $output->writeI64($viter142);
+            foreach ($this->limits as $kiter148 => $viter149) {
+                $xfer += $output->writeString($kiter148);
+                $xfer += $output->writeI64($viter149);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();

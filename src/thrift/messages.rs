@@ -1,0 +1,86 @@
+//! Messages of masters: waits until masters have sent something of their own accord, and gives it.
+
+use super::Peer;
+use super::handler::{Desk, denied, invalid};
+use super::idl::{self, Encoding};
+use super::value;
+use super::watch::{Patience, Told};
+use crate::access::Grant;
+use crate::model::Revision;
+use crate::store::MasterMessage;
+use crate::task::Stop;
+
+/// How much longer than its MessagePack the JSON of a message may be: control characters are escaped.
+const GROWTH: usize = 8;
+
+/// The arguments of `watchMessages`, checked.
+#[derive(Debug)]
+pub(super) struct MessageWatch {
+    patience: Patience,
+    encoding: Encoding,
+}
+
+impl Desk {
+    /// Checks what `watchMessages` was asked.
+    pub(super) fn watch_messages(
+        &self,
+        peer: &Peer,
+        since: i64,
+        timeout_ms: i32,
+        limit: i32,
+        encoding: Encoding,
+    ) -> thrift::Result<MessageWatch> {
+        peer.identity.may_watch().and_then(|()| peer.identity.may_see_any()).map_err(denied)?;
+        if since < 0 {
+            return Err(invalid("since", "a cursor is not below 0"));
+        }
+        Ok(MessageWatch { patience: self.patience(since, timeout_ms, limit)?, encoding })
+    }
+
+    /// Waits for what `watchMessages` waits for.
+    pub(super) async fn messages(
+        &self,
+        peer: &Peer,
+        watch: &MessageWatch,
+        stop: &Stop,
+    ) -> thrift::Result<idl::MessagesReply> {
+        let subscription = self.store.subscribe_to_messages();
+        self.wait(peer, watch.patience, subscription, stop, |since| Ok(self.messages_since(peer, watch, since))).await
+    }
+
+    fn messages_since(&self, peer: &Peer, watch: &MessageWatch, since: Revision) -> Told<idl::MessagesReply> {
+        let sees = |message: &MasterMessage| is_visible(message, peer.identity.grant());
+        let news = self.store.messages().since(since, watch.patience.limit, self.page_bytes() / GROWTH, sees);
+        let mut missed = news.missed as i64;
+        let mut messages = Vec::new();
+        for message in &news.messages {
+            match written(message, watch.encoding).filter(|written| written.len() <= self.max_reply() / 2) {
+                Some(written) => messages.push(converted(message, written)),
+                None => missed += 1,
+            }
+        }
+        let is_news = news.is_reset || missed > 0 || !messages.is_empty();
+        // A first cursor is of use at once.
+        let is_news = is_news || since == 0;
+        let reply = idl::MessagesReply { messages, cursor: news.upto as i64, missed, reset: news.is_reset };
+        Told { reply, is_news, is_all: true, revision: news.upto }
+    }
+}
+
+/// Whether a client may know of a message: it sees one of the services that its master offered.
+fn is_visible(message: &MasterMessage, grant: &Grant) -> bool {
+    grant.sees_all() || message.services.iter().any(|service| grant.sees(service))
+}
+
+/// None: it cannot be written so.
+fn written(message: &MasterMessage, encoding: Encoding) -> Option<Vec<u8>> {
+    if encoding == Encoding::MSGPACK {
+        return Some(message.packed.clone());
+    }
+    let value = rmpv::decode::read_value(&mut message.packed.as_slice()).ok()?;
+    value::write(encoding, &value).ok()
+}
+
+fn converted(message: &MasterMessage, written: Vec<u8>) -> idl::MasterMessage {
+    idl::MasterMessage { master: message.master.clone(), received_at: message.received_at, message: written }
+}
