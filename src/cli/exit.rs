@@ -13,7 +13,7 @@ use roster::net::Address;
 use roster::store::shared::{ReadError, Unfit};
 use roster::thrift::client::Error;
 
-use super::call::{GivenTwice, SomeFailed};
+use super::call::{GivenTwice, SomeFailed, Unreadable as NoCall};
 use super::explain::Refused;
 use super::settings::{Origin, Unreadable};
 use super::shared::NoFile;
@@ -156,7 +156,8 @@ fn of(error: &anyhow::Error) -> u8 {
         Some(Error::Denied(_)) => DENIED,
         None if error.is::<Refused>() => DENIED,
         None if error.is::<UnknownName>() => WRONG,
-        None if error.is::<Mistakes>() || error.is::<Unreadable>() || error.is::<GivenTwice>() => WRONG,
+        None if error.is::<Mistakes>() || error.is::<Unreadable>() => WRONG,
+        None if error.is::<GivenTwice>() || error.is::<NoCall>() => WRONG,
         None if error.is::<ReadError>() || error.is::<NoFile>() => UNREACHABLE,
         None if error.is::<SomeFailed>() => CALL_FAILED,
         None if error.is::<Interrupted>() => INTERRUPTED,

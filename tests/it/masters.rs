@@ -399,3 +399,36 @@ fn a_rust_master_hears_that_its_caller_is_gone_and_comes_back_to_a_register_that
         offers(&scene, &["slow"]);
     });
 }
+
+#[test]
+fn the_command_line_makes_several_calls_in_order_on_one_master() {
+    let scene = Scene::new();
+    let masters = [Php::start(scene.port, "", &[]), Php::start(scene.port, "", &[])];
+    eventually("both are there", SOON, || ensure(scene.masters()?.len() == 2, "not yet"));
+    offers(&scene, &["control", "control", "demo", "demo"]);
+    let in_order = |lines: &str, more: &[&str]| {
+        scene.roster.write("calls", lines);
+        let calls = std::fs::File::open(scene.roster.folder().join("calls")).expect("a file");
+        let mut command = scene.roster.command([&["call", "--in-order"], more].concat());
+        let output = command.stdin(calls).output().expect("the binary starts");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let pids = "{\"call\":\"control.pid\"}\n".repeat(9);
+    let lines = format!("{pids}\n{{\"call\": \"demo.echo\", \"arguments\": [[1, null]]}}\n");
+    let (code, printed, wrong) = in_order(&lines, &[]);
+    let mut printed: Vec<_> = printed.lines().collect();
+    assert_eq!((code, printed.pop(), printed.len()), (Some(0), Some("demo.echo\t[[1,null]]"), 9), "{wrong}");
+    assert!(printed[0].starts_with("control.pid\t") && printed.iter().all(|pid| *pid == printed[0]), "{printed:?}");
+    let (code, printed, wrong) =
+        in_order("{\"call\":\"demo.nope\"}\n{\"call\":\"demo.echo\",\"arguments\":[\"on\"]}", &[]);
+    assert_eq!((code, &*printed), (Some(7), "demo.echo\t[\"on\"]\n"), "{wrong}");
+    assert!(wrong.contains("demo.nope: ") && wrong.contains("1 of 2 calls gave no result"), "{wrong}");
+    let (code, _, wrong) = in_order("{\"call\":\"demo.echo\"}\nnonsense", &[]);
+    assert!(code == Some(2) && wrong.contains("line 2 is no call"), "{code:?} {wrong}");
+    let id = &scene.masters().expect("masters")[1].id;
+    let (code, printed, _) = in_order("{\"call\":\"control.pid\"}", &["--master", id, "-o", "json"]);
+    let outcomes: Json = serde_json::from_str(&printed).expect("JSON");
+    assert_eq!((code, &outcomes[0]["master"]), (Some(0), &json!(id)));
+    drop(masters);
+}

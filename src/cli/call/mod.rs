@@ -1,24 +1,32 @@
-//! `roster call`: calls a method on one master, or on all.
+//! `roster call`: calls a method on one master, or on all; or several methods in order on one.
 
-use std::io::{self, IsTerminal, Write};
+mod in_order;
+mod outcomes;
 
 use clap::Args;
 use roster::resolve::Requirement;
-use roster::thrift::idl::{self, CallError, CallErrorKind, CallOptions, CallOutcome, CallResult};
+use roster::thrift::idl::{self, CallOptions};
 use serde_json::{Map, Value, json};
 
+pub(super) use self::in_order::Unreadable;
+pub(super) use self::outcomes::SomeFailed;
+use self::outcomes::{document, print_outcomes, print_values};
 use super::connection::Connection;
-use super::{Output, json, known, text};
+use super::{Output, json, known};
 
 /// Call a method of a service
 ///
 /// Each value that it gives is printed on a line, as JSON, as soon as it comes; with --all, --metadata or -o json, when
 /// all have come. Arguments are given by name, or with --json.
+///
+/// With --in-order, several calls are read from the standard input, each a line of JSON: `{"call": "mail.send",
+/// "arguments": {"to": "a@b.c"}}`, the arguments as of --json, or none. They go to one master, each after the one before
+/// has ended; the time-out is that of each.
 #[derive(Debug, Args)]
 pub(crate) struct Call {
     /// What to call
-    #[arg(value_name = "SERVICE.METHOD", value_parser = service_and_method)]
-    what: (String, String),
+    #[arg(value_name = "SERVICE.METHOD", value_parser = service_and_method, required_unless_present = "in_order")]
+    what: Option<(String, String)>,
     /// Arguments by name; a value that is no JSON is a text
     #[arg(value_name = "KEY=VALUE", value_parser = key_and_value, conflicts_with = "json")]
     arguments: Vec<(String, Value)>,
@@ -34,6 +42,9 @@ pub(crate) struct Call {
     /// Call one that offers it with this metadata; several: with all of them
     #[arg(long, value_name = "KEY=VALUE", value_parser = known::metadatum, conflicts_with_all = ["all", "master"])]
     metadata: Vec<(String, String)>,
+    /// Make several calls on one master, one after the other
+    #[arg(long, conflicts_with_all = ["what", "arguments", "json", "all", "metadata"])]
+    in_order: bool,
     /// It does no harm to execute the call twice: a lost one is tried on another master
     #[arg(long)]
     idempotent: bool,
@@ -46,14 +57,6 @@ pub(crate) struct Call {
     connection: Connection,
 }
 
-/// Some of the masters that were called gave an error.
-#[derive(Debug, thiserror::Error)]
-#[error("{failed} of {all} masters gave no result")]
-pub(crate) struct SomeFailed {
-    failed: usize,
-    all: usize,
-}
-
 /// An argument has two values.
 #[derive(Debug, thiserror::Error)]
 #[error("the argument `{0}` is given twice")]
@@ -62,13 +65,20 @@ pub(crate) struct GivenTwice(String);
 impl Call {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let (timeout, output) = (self.connection.timeout(), self.output);
-        let (service, method) = self.what;
-        let arguments = self.json.map_or_else(|| named(self.arguments), Ok)?;
         let options = CallOptions::new(None, None, self.idempotent, self.version, None, None, true, None);
-        let call = idl::Call::new(service, method, arguments.to_string().into_bytes(), options);
         let mut client = self.connection.client();
+        let Some((service, method)) = self.what else {
+            let calls = in_order::read(std::io::stdin().lock(), &options)?;
+            let names: Vec<String> = calls.iter().map(in_order::name).collect();
+            let outcomes = client.call_in_order(self.master, calls, timeout)?;
+            return print_outcomes(names.iter().map(String::as_str).zip(&outcomes), "calls", output);
+        };
+        let arguments = self.json.map_or_else(|| named(self.arguments), Ok)?;
+        let call = idl::Call::new(service, method, arguments.to_string().into_bytes(), options);
         if self.all {
-            return tell_all(&client.call_all(call, timeout)?, output);
+            let outcomes = client.call_all(call, timeout)?;
+            let masters = outcomes.iter().map(|outcome| (outcome.master.as_deref().unwrap_or("?"), outcome));
+            return print_outcomes(masters, "masters", output);
         }
         if !self.metadata.is_empty() {
             let result = client.call_where(self.metadata.into_iter().collect(), call, timeout)?;
@@ -89,78 +99,6 @@ impl Call {
         }
         Ok(())
     }
-}
-
-/// The values of each master behind its id; the errors on stderr.
-fn tell_all(outcomes: &[CallOutcome], output: Output) -> anyhow::Result<()> {
-    if output == Output::Json {
-        json::print(&outcomes.iter().map(outcome).collect())?;
-    }
-    let mut failed = 0;
-    for outcome in outcomes {
-        let master = text::preview(outcome.master.as_deref().unwrap_or("?").as_bytes());
-        match (&outcome.result, &outcome.error) {
-            (Some(result), _) if output == Output::Table => print_values(&format!("{master}\t"), &result.values)?,
-            (Some(_), _) => {}
-            (None, error) => {
-                failed += 1;
-                let message = error.as_ref().map_or("no result", |error| &error.message);
-                eprintln!("roster: master {master}: {}", text::printable(message.as_bytes()));
-            }
-        }
-    }
-    if failed > 0 { Err(SomeFailed { failed, all: outcomes.len() }.into()) } else { Ok(()) }
-}
-
-fn print_values(before: &str, values: &[Vec<u8>]) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    for value in values {
-        out.write_all(before.as_bytes())?;
-        // JSON escapes what moves the cursor, but for some characters that are rarely control characters.
-        if out.is_terminal() {
-            out.write_all(text::printable(value).as_bytes())?
-        } else {
-            out.write_all(value)?
-        }
-        out.write_all(b"\n")?;
-    }
-    out.flush()
-}
-
-fn document(result: &CallResult) -> Value {
-    let value = |bytes: &Vec<u8>| serde_json::from_slice::<Value>(bytes).unwrap_or(Value::Null);
-    json!({
-        "values": result.values.iter().map(value).collect::<Vec<_>>(),
-        "master": result.master,
-        "durationUs": result.duration_us,
-        "attempts": result.attempts,
-    })
-}
-
-fn outcome(outcome: &CallOutcome) -> Value {
-    json!({
-        "master": outcome.master,
-        "result": outcome.result.as_ref().map(document),
-        "error": outcome.error.as_ref().map(error),
-    })
-}
-
-fn error(error: &CallError) -> Value {
-    let kind = match error.kind {
-        CallErrorKind::NO_MASTER => "NO_MASTER".into(),
-        CallErrorKind::FAILED => "FAILED".into(),
-        CallErrorKind::TIMED_OUT => "TIMED_OUT".into(),
-        CallErrorKind::OVERLOADED => "OVERLOADED".into(),
-        CallErrorKind::INVALID => "INVALID".into(),
-        CallErrorKind(newer) => Value::from(newer),
-    };
-    json!({
-        "kind": kind,
-        "message": error.message,
-        "className": error.class_name,
-        "code": error.code,
-        "lost": error.lost,
-    })
 }
 
 fn named(arguments: Vec<(String, Value)>) -> Result<Value, GivenTwice> {
@@ -221,7 +159,7 @@ mod tests {
     fn a_value_is_json_where_it_can_be_and_a_text_where_it_must() {
         let line = ["app.mail.send", "to=a@b.c", "n=7", "zip=007", "big=9223372036854775807", "ok=true", "q=\"1\""];
         let call = parse(&[&line[..], &["empty=", "eq=a=b", "list=[1,{}]", "x={"]].concat()).expect("a call");
-        assert_eq!(call.what, ("app.mail".into(), "send".into()));
+        assert_eq!(call.what, Some(("app.mail".into(), "send".into())));
         assert_eq!(
             named(call.arguments).expect("arguments").to_string(),
             r#"{"to":"a@b.c","n":7,"zip":"007","big":9223372036854775807,"ok":true,"q":"1","empty":"","eq":"a=b","list":[1,{}],"x":"{"}"#
@@ -244,6 +182,9 @@ mod tests {
             &["mail.send", "a=1", "--json", "[]"],
             &["mail.send", "--all", "--master", "m"],
             &["mail.send", "--version", "foo"],
+            &["mail.send", "--in-order"],
+            &["--in-order", "--all"],
+            &[],
         ] {
             assert!(parse(line).is_err(), "{line:?}");
         }
