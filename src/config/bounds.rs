@@ -44,6 +44,9 @@ pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
         bounds.duration(key.child("hold"), ensemble.hold, DAY);
         bounds.duration(key.child("audit_interval"), ensemble.audit_interval, DAY);
     }
+    for (number, upstream) in config.upstream.iter().enumerate() {
+        bounds.duration(draft.element(&"upstream".into(), number).child("settle"), upstream.settle, DAY);
+    }
     bounds.mistakes
 }
 

@@ -9,7 +9,7 @@ use rmpv::Value;
 
 use crate::harness::master::{Scripted, field, map, text};
 use crate::harness::{Link, SOON, ensure, eventually, free_port};
-use crate::idl::{CallOptions, Encoding, SourceStatus, TRosterSyncClient};
+use crate::idl::{CallOptions, Encoding, Filter, SourceStatus, TRosterSyncClient};
 use crate::masters::Php;
 use crate::register::{Scene, TOKEN};
 
@@ -275,6 +275,38 @@ fn a_master_whose_id_or_address_is_too_long_is_left_out_and_what_its_id_takes_is
     // In the log, since its detail is soon that nobody can be reached.
     let is_too_much = |log: &String| log.contains("more metadata than max_metadata allows");
     eventually("it is too much", SOON, || Some(scene.roster.log()).filter(is_too_much).ok_or("it is not"));
+}
+
+#[test]
+fn a_register_that_never_ends_settling_is_waited_for_no_longer_than_settle() {
+    let (scene, mut hub, uuid) = following_a_script_with("settle = \"3s\"");
+    let mut report = |key, value: Value| {
+        hub.say(map([("cmd", "data".into()), ("uuid", uuid.as_str().into()), ("data", map([(key, value)]))]));
+    };
+    let put = |id: &str, more: Option<(&str, Value)>| {
+        let services = Value::Array(vec![map([("name", "mail".into())])]);
+        let fields =
+            [("id", id.into()), ("address", "there".into()), ("connectedAt", 0.into()), ("services", services)];
+        Value::Map(fields.into_iter().chain(more).map(|(key, value)| (key.into(), value)).collect())
+    };
+    let expected = || Some(("expected", true.into()));
+    let all = || Filter::new(None, None, None, None);
+    let is_complete = || scene.roster.client().masters(all()).expect("an answer").freshness.complete;
+    report("settling", true.into());
+    report("put", put("here", None));
+    report("put", put("gone", expected()));
+    report("whole", true.into());
+    scene.has(2);
+    assert!(!is_complete(), "the absence of others is none while the register settles");
+    assert_eq!(scene.has(1)[0].id, "here");
+    eventually("absences are answers", SOON, || ensure(is_complete(), "not yet"));
+    assert!(scene.roster.log().contains("longer than `settle`"), "{}", scene.roster.log());
+    // Whatever it goes on to say of it.
+    report("settling", true.into());
+    report("put", put("gone too", expected()));
+    report("put", put("there", None));
+    assert_eq!(scene.has(2).iter().map(|master| &*master.id).collect::<Vec<_>>(), ["here", "there"]);
+    assert!(is_complete());
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytesize::ByteSize;
 use rmpv::Value;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{sleep_until, timeout};
 
 use super::line::{UpstreamLine, command};
 use super::{Config, Order, PROVE};
@@ -74,6 +74,17 @@ enum Told {
     Piece(u64),
     /// All that was true so long after the connection was made.
     Proven(Duration),
+}
+
+impl Told {
+    /// The same where masters have had their time to come back.
+    fn settled(self) -> Self {
+        match self {
+            Self::Put(known, _) if known.is_expected => Self::Drop(known.master.id),
+            Self::Settling(_) => Self::Settling(false),
+            told => told,
+        }
+    }
 }
 
 /// A master, and whether it was there before the register's restart and has not come back.
@@ -181,8 +192,18 @@ impl Follower {
         };
         let mut sizes = Sizes::default();
         let (mut was_lost, mut has_left_out) = (*was_in_sync, false);
+        let (settles_until, mut has_settled) = (began + self.config.settle, false);
         loop {
-            let told = match stream.next().await {
+            let next = tokio::select! {
+                next = stream.next() => next,
+                () = sleep_until(settles_until.into()), if !has_settled => {
+                    has_settled = true;
+                    self.end_settling(generation.as_mut());
+                    continue;
+                }
+            };
+            let told = match next {
+                Ok(Some(value)) if has_settled => told(&value).map(Told::settled),
                 Ok(Some(value)) => told(&value),
                 Ok(None) => return Trouble::Lost("the register ended the subscription".into()),
                 Err(error) => return Trouble::Lost(error.to_string()),
@@ -238,6 +259,19 @@ impl Follower {
                 (Some(Told::Proven(at)), None) => self.feed().prove(began + at.min(began.elapsed())),
                 (Some(Told::Proven(_)), Some(_)) => {}
             }
+        }
+    }
+
+    /// Waits no longer for masters that the register still gives time to come back.
+    fn end_settling(&self, generation: Option<&mut HashMap<String, Known>>) {
+        if let Some(generation) = generation {
+            generation.retain(|_, known| !known.is_expected);
+        }
+        if self.feed().is_settling() {
+            let (source, settle) = (self.feed().name(), self.config.settle);
+            tracing::warn!(source, ?settle, "the register gives masters time to come back for longer than `settle`");
+            self.publisher.clear_expected();
+            self.feed().set_settling(false);
         }
     }
 

@@ -55,6 +55,9 @@ pub struct Config {
     /// About how much memory the masters may take that a register tells of.
     #[serde(default = "Config::default_max_metadata")]
     pub max_metadata: ByteSize,
+    /// How long, from the connection on, the register may give masters time to come back that it knew before its restart.
+    #[serde(default = "Config::default_settle", with = "humantime_serde")]
+    pub settle: Duration,
     /// Which registers are followed besides, and shown the token, when this one or one of them tells of them: patterns of
     /// `host:port`. Empty: none.
     #[serde(default)]
@@ -87,6 +90,10 @@ impl Config {
 
     fn default_max_learned() -> usize {
         16
+    }
+
+    fn default_settle() -> Duration {
+        Duration::from_secs(60)
     }
 
     fn settings(&self) -> Settings {
