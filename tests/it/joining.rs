@@ -279,7 +279,7 @@ fn a_master_whose_id_or_address_is_too_long_is_left_out_and_what_its_id_takes_is
 
 #[test]
 fn a_register_that_never_ends_settling_is_waited_for_no_longer_than_settle() {
-    let (scene, mut hub, uuid) = following_a_script_with("settle = \"3s\"");
+    let (scene, mut hub, uuid) = following_a_script_with("settle = \"8s\"");
     let mut report = |key, value: Value| {
         hub.say(map([("cmd", "data".into()), ("uuid", uuid.as_str().into()), ("data", map([(key, value)]))]));
     };
