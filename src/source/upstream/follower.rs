@@ -192,11 +192,11 @@ impl Follower {
         };
         let mut sizes = Sizes::default();
         let (mut was_lost, mut has_left_out) = (*was_in_sync, false);
-        let (settles_until, mut has_settled) = (began + self.config.settle, false);
+        let (settles_until, mut has_settled) = (tokio::time::Instant::now() + self.config.settle, false);
         loop {
             let next = tokio::select! {
                 next = stream.next() => next,
-                () = sleep_until(settles_until.into()), if !has_settled => {
+                () = sleep_until(settles_until), if !has_settled => {
                     has_settled = true;
                     self.end_settling(generation.as_mut());
                     continue;
