@@ -330,6 +330,14 @@ struct CallValues {
   2: optional CallEnd ended
 }
 
+/** What became of values that were sent to a call. */
+struct SentValues {
+  /** How many of them were taken; those after them are to be sent again. */
+  1: required i32 accepted
+  /** What the method has given meanwhile. */
+  2: required CallValues values
+}
+
 enum CallErrorKind {
   NO_MASTER = 1,
   FAILED = 2,
@@ -619,6 +627,23 @@ service Roster {
   /** What has come since of the call that is open; waits for at least one value, or the end. After the end, or the
    *  exception that the call came to, none is open. */
   CallValues nextValues()
+    throws (1: NoMaster noMaster, 2: CallFailed failed, 3: CallTimedOut timedOut, 4: Overloaded overloaded,
+            5: InvalidRequest invalid)
+
+  /**
+   * As `startCall`, of a method that is sent more values while it goes on; it waits for nothing. The method has a parameter
+   * of the type `React\Stream\ReadableStreamInterface` (or another that `React\Stream\ThroughStream` is), and the values
+   * come on that stream. Only masters of PHP that are connected to this sidecar's own register have such methods. The
+   * call is tried on one master and no other.
+   */
+  void openCall(1: Call call, 2: string masterId) throws (1: InvalidRequest invalid, 2: AccessDenied denied)
+
+  /**
+   * Sends values to the method of the call that `openCall` opened, written as its `encoding` says; with `isLast`, there are
+   * no more after them. Waits, within the call's time, while the method takes no more, but not once the method has given
+   * something: then those that were not taken are to be sent again.
+   */
+  SentValues sendValues(1: list<binary> values, 2: bool isLast)
     throws (1: NoMaster noMaster, 2: CallFailed failed, 3: CallTimedOut timedOut, 4: Overloaded overloaded,
             5: InvalidRequest invalid)
 

@@ -3122,6 +3122,77 @@ impl TSerializable for CallValues {
 }
 
 //
+// SentValues
+//
+
+/// What became of values that were sent to a call.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct SentValues {
+  /// How many of them were taken; those after them are to be sent again.
+  pub accepted: i32,
+  /// What the method has given meanwhile.
+  pub values: CallValues,
+}
+
+impl SentValues {
+  pub fn new(accepted: i32, values: CallValues) -> SentValues {
+    SentValues {
+      accepted,
+      values,
+    }
+  }
+}
+
+impl TSerializable for SentValues {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<SentValues> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<i32> = None;
+    let mut f_2: Option<CallValues> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_i32()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = CallValues::read_from_in_protocol(i_prot)?;
+          f_2 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("SentValues.accepted", &f_1)?;
+    verify_required_field_exists("SentValues.values", &f_2)?;
+    let ret = SentValues {
+      accepted: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      values: f_2.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("SentValues");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("accepted", TType::I32, 1))?;
+    o_prot.write_i32(self.accepted)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("values", TType::Struct, 2))?;
+    self.values.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
 // CallError
 //
 
@@ -4954,6 +5025,15 @@ pub trait TRosterSyncClient {
   /// What has come since of the call that is open; waits for at least one value, or the end. After the end, or the
   /// exception that the call came to, none is open.
   fn next_values(&mut self) -> thrift::Result<CallValues>;
+  /// As `startCall`, of a method that is sent more values while it goes on; it waits for nothing. The method has a parameter
+  /// of the type `React\Stream\ReadableStreamInterface` (or another that `React\Stream\ThroughStream` is), and the values
+  /// come on that stream. Only masters of PHP that are connected to this sidecar's own register have such methods. The
+  /// call is tried on one master and no other.
+  fn open_call(&mut self, call: Call, master_id: String) -> thrift::Result<()>;
+  /// Sends values to the method of the call that `openCall` opened, written as its `encoding` says; with `isLast`, there are
+  /// no more after them. Waits, within the call's time, while the method takes no more, but not once the method has given
+  /// something: then those that were not taken are to be sent again.
+  fn send_values(&mut self, values: Vec<Vec<u8>>, is_last: bool) -> thrift::Result<SentValues>;
   /// Sends a command, a map with the key `cmd`, to every master; to how many it was sent.
   fn broadcast(&mut self, message: Vec<u8>, encoding: Encoding) -> thrift::Result<i32>;
   /// Tells every master to connect to these registers as well; to how many it was told.
@@ -5582,6 +5662,60 @@ impl <C: TThriftClient + TRosterSyncClientMarker> TRosterSyncClient for C {
       result.ok_or()
     }
   }
+  fn open_call(&mut self, call: Call, master_id: String) -> thrift::Result<()> {
+    (
+      {
+        self.increment_sequence_number();
+        let message_ident = TMessageIdentifier::new("openCall", TMessageType::Call, self.sequence_number());
+        let call_args = RosterOpenCallArgs { call, master_id };
+        self.o_prot_mut().write_message_begin(&message_ident)?;
+        call_args.write_to_out_protocol(self.o_prot_mut())?;
+        self.o_prot_mut().write_message_end()?;
+        self.o_prot_mut().flush()
+      }
+    )?;
+    {
+      let message_ident = self.i_prot_mut().read_message_begin()?;
+      verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
+      verify_expected_service_call("openCall", &message_ident.name)?;
+      if message_ident.message_type == TMessageType::Exception {
+        let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
+        self.i_prot_mut().read_message_end()?;
+        return Err(thrift::Error::Application(remote_error))
+      }
+      verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
+      let result = RosterOpenCallResult::read_from_in_protocol(self.i_prot_mut())?;
+      self.i_prot_mut().read_message_end()?;
+      result.ok_or()
+    }
+  }
+  fn send_values(&mut self, values: Vec<Vec<u8>>, is_last: bool) -> thrift::Result<SentValues> {
+    (
+      {
+        self.increment_sequence_number();
+        let message_ident = TMessageIdentifier::new("sendValues", TMessageType::Call, self.sequence_number());
+        let call_args = RosterSendValuesArgs { values, is_last };
+        self.o_prot_mut().write_message_begin(&message_ident)?;
+        call_args.write_to_out_protocol(self.o_prot_mut())?;
+        self.o_prot_mut().write_message_end()?;
+        self.o_prot_mut().flush()
+      }
+    )?;
+    {
+      let message_ident = self.i_prot_mut().read_message_begin()?;
+      verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
+      verify_expected_service_call("sendValues", &message_ident.name)?;
+      if message_ident.message_type == TMessageType::Exception {
+        let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
+        self.i_prot_mut().read_message_end()?;
+        return Err(thrift::Error::Application(remote_error))
+      }
+      verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
+      let result = RosterSendValuesResult::read_from_in_protocol(self.i_prot_mut())?;
+      self.i_prot_mut().read_message_end()?;
+      result.ok_or()
+    }
+  }
   fn broadcast(&mut self, message: Vec<u8>, encoding: Encoding) -> thrift::Result<i32> {
     (
       {
@@ -5757,6 +5891,15 @@ pub trait RosterSyncHandler {
   /// What has come since of the call that is open; waits for at least one value, or the end. After the end, or the
   /// exception that the call came to, none is open.
   fn handle_next_values(&self) -> thrift::Result<CallValues>;
+  /// As `startCall`, of a method that is sent more values while it goes on; it waits for nothing. The method has a parameter
+  /// of the type `React\Stream\ReadableStreamInterface` (or another that `React\Stream\ThroughStream` is), and the values
+  /// come on that stream. Only masters of PHP that are connected to this sidecar's own register have such methods. The
+  /// call is tried on one master and no other.
+  fn handle_open_call(&self, call: Call, master_id: String) -> thrift::Result<()>;
+  /// Sends values to the method of the call that `openCall` opened, written as its `encoding` says; with `isLast`, there are
+  /// no more after them. Waits, within the call's time, while the method takes no more, but not once the method has given
+  /// something: then those that were not taken are to be sent again.
+  fn handle_send_values(&self, values: Vec<Vec<u8>>, is_last: bool) -> thrift::Result<SentValues>;
   /// Sends a command, a map with the key `cmd`, to every master; to how many it was sent.
   fn handle_broadcast(&self, message: Vec<u8>, encoding: Encoding) -> thrift::Result<i32>;
   /// Tells every master to connect to these registers as well; to how many it was told.
@@ -5842,6 +5985,12 @@ impl <H: RosterSyncHandler> RosterSyncProcessor<H> {
   }
   fn process_next_values(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     TRosterProcessFunctions::process_next_values(&self.handler, incoming_sequence_number, i_prot, o_prot)
+  }
+  fn process_open_call(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    TRosterProcessFunctions::process_open_call(&self.handler, incoming_sequence_number, i_prot, o_prot)
+  }
+  fn process_send_values(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    TRosterProcessFunctions::process_send_values(&self.handler, incoming_sequence_number, i_prot, o_prot)
   }
   fn process_broadcast(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     TRosterProcessFunctions::process_broadcast(&self.handler, incoming_sequence_number, i_prot, o_prot)
@@ -7653,6 +7802,166 @@ impl TRosterProcessFunctions {
       },
     }
   }
+  pub fn process_open_call<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let args = RosterOpenCallArgs::read_from_in_protocol(i_prot)?;
+    match handler.handle_open_call(args.call, args.master_id) {
+      Ok(_) => {
+        let message_ident = TMessageIdentifier::new("openCall", TMessageType::Reply, incoming_sequence_number);
+        o_prot.write_message_begin(&message_ident)?;
+        let ret = RosterOpenCallResult { invalid: None, denied: None };
+        ret.write_to_out_protocol(o_prot)?;
+        o_prot.write_message_end()?;
+        o_prot.flush()
+      },
+      Err(e) => {
+        match e {
+          thrift::Error::User(usr_err) => {
+            if usr_err.downcast_ref::<InvalidRequest>().is_some() {
+              let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
+              let ret_err = RosterOpenCallResult{ invalid: Some(*err), denied: None };
+              let message_ident = TMessageIdentifier::new("openCall", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
+              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
+              let ret_err = RosterOpenCallResult{ invalid: None, denied: Some(*err) };
+              let message_ident = TMessageIdentifier::new("openCall", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else {
+              let ret_err = {
+                ApplicationError::new(
+                  ApplicationErrorKind::Unknown,
+                  usr_err.to_string()
+                )
+              };
+              let message_ident = TMessageIdentifier::new("openCall", TMessageType::Exception, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            }
+          },
+          thrift::Error::Application(app_err) => {
+            let message_ident = TMessageIdentifier::new("openCall", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+          _ => {
+            let ret_err = {
+              ApplicationError::new(
+                ApplicationErrorKind::Unknown,
+                e.to_string()
+              )
+            };
+            let message_ident = TMessageIdentifier::new("openCall", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+        }
+      },
+    }
+  }
+  pub fn process_send_values<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let args = RosterSendValuesArgs::read_from_in_protocol(i_prot)?;
+    match handler.handle_send_values(args.values, args.is_last) {
+      Ok(handler_return) => {
+        let message_ident = TMessageIdentifier::new("sendValues", TMessageType::Reply, incoming_sequence_number);
+        o_prot.write_message_begin(&message_ident)?;
+        let ret = RosterSendValuesResult { result_value: Some(handler_return), no_master: None, failed: None, timed_out: None, overloaded: None, invalid: None };
+        ret.write_to_out_protocol(o_prot)?;
+        o_prot.write_message_end()?;
+        o_prot.flush()
+      },
+      Err(e) => {
+        match e {
+          thrift::Error::User(usr_err) => {
+            if usr_err.downcast_ref::<NoMaster>().is_some() {
+              let err = usr_err.downcast::<NoMaster>().expect("downcast already checked");
+              let ret_err = RosterSendValuesResult{ result_value: None, no_master: Some(*err), failed: None, timed_out: None, overloaded: None, invalid: None };
+              let message_ident = TMessageIdentifier::new("sendValues", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<CallFailed>().is_some() {
+              let err = usr_err.downcast::<CallFailed>().expect("downcast already checked");
+              let ret_err = RosterSendValuesResult{ result_value: None, no_master: None, failed: Some(*err), timed_out: None, overloaded: None, invalid: None };
+              let message_ident = TMessageIdentifier::new("sendValues", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<CallTimedOut>().is_some() {
+              let err = usr_err.downcast::<CallTimedOut>().expect("downcast already checked");
+              let ret_err = RosterSendValuesResult{ result_value: None, no_master: None, failed: None, timed_out: Some(*err), overloaded: None, invalid: None };
+              let message_ident = TMessageIdentifier::new("sendValues", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<Overloaded>().is_some() {
+              let err = usr_err.downcast::<Overloaded>().expect("downcast already checked");
+              let ret_err = RosterSendValuesResult{ result_value: None, no_master: None, failed: None, timed_out: None, overloaded: Some(*err), invalid: None };
+              let message_ident = TMessageIdentifier::new("sendValues", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
+              let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
+              let ret_err = RosterSendValuesResult{ result_value: None, no_master: None, failed: None, timed_out: None, overloaded: None, invalid: Some(*err) };
+              let message_ident = TMessageIdentifier::new("sendValues", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else {
+              let ret_err = {
+                ApplicationError::new(
+                  ApplicationErrorKind::Unknown,
+                  usr_err.to_string()
+                )
+              };
+              let message_ident = TMessageIdentifier::new("sendValues", TMessageType::Exception, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            }
+          },
+          thrift::Error::Application(app_err) => {
+            let message_ident = TMessageIdentifier::new("sendValues", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+          _ => {
+            let ret_err = {
+              ApplicationError::new(
+                ApplicationErrorKind::Unknown,
+                e.to_string()
+              )
+            };
+            let message_ident = TMessageIdentifier::new("sendValues", TMessageType::Exception, incoming_sequence_number);
+            o_prot.write_message_begin(&message_ident)?;
+            thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+            o_prot.write_message_end()?;
+            o_prot.flush()
+          },
+        }
+      },
+    }
+  }
   pub fn process_broadcast<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let args = RosterBroadcastArgs::read_from_in_protocol(i_prot)?;
     match handler.handle_broadcast(args.message, args.encoding) {
@@ -7965,6 +8274,12 @@ impl <H: RosterSyncHandler> TProcessor for RosterSyncProcessor<H> {
       },
       "nextValues" => {
         self.process_next_values(message_ident.sequence_number, i_prot, o_prot)
+      },
+      "openCall" => {
+        self.process_open_call(message_ident.sequence_number, i_prot, o_prot)
+      },
+      "sendValues" => {
+        self.process_send_values(message_ident.sequence_number, i_prot, o_prot)
       },
       "broadcast" => {
         self.process_broadcast(message_ident.sequence_number, i_prot, o_prot)
@@ -11941,6 +12256,337 @@ impl RosterNextValuesResult {
 }
 
 //
+// RosterOpenCallArgs
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterOpenCallArgs {
+  call: Call,
+  master_id: String,
+}
+
+impl RosterOpenCallArgs {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterOpenCallArgs> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<Call> = None;
+    let mut f_2: Option<String> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = Call::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_string()?;
+          f_2 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("RosterOpenCallArgs.call", &f_1)?;
+    verify_required_field_exists("RosterOpenCallArgs.master_id", &f_2)?;
+    let ret = RosterOpenCallArgs {
+      call: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      master_id: f_2.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("openCall_args");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("call", TType::Struct, 1))?;
+    self.call.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("masterId", TType::String, 2))?;
+    o_prot.write_string(&self.master_id)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterOpenCallResult
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterOpenCallResult {
+  invalid: Option<InvalidRequest>,
+  denied: Option<AccessDenied>,
+}
+
+impl RosterOpenCallResult {
+  fn ok_or(self) -> thrift::Result<()> {
+    if self.invalid.is_some() {
+      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.denied.is_some() {
+      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
+    } else {
+      Ok(())
+    }
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterOpenCallResult> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<InvalidRequest> = None;
+    let mut f_2: Option<AccessDenied> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_2 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = RosterOpenCallResult {
+      invalid: f_1,
+      denied: f_2,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("RosterOpenCallResult");
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.invalid {
+      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 1))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.denied {
+      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 2))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterSendValuesArgs
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterSendValuesArgs {
+  values: Vec<Vec<u8>>,
+  is_last: bool,
+}
+
+impl RosterSendValuesArgs {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterSendValuesArgs> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<Vec<Vec<u8>>> = None;
+    let mut f_2: Option<bool> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<Vec<u8>> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_32 = i_prot.read_bytes()?;
+            val.push(list_elem_32);
+          }
+          i_prot.read_list_end()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_bool()?;
+          f_2 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("RosterSendValuesArgs.values", &f_1)?;
+    verify_required_field_exists("RosterSendValuesArgs.is_last", &f_2)?;
+    let ret = RosterSendValuesArgs {
+      values: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      is_last: f_2.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("sendValues_args");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("values", TType::List, 1))?;
+    o_prot.write_list_begin(&TListIdentifier::new(TType::String, self.values.len() as i32))?;
+    for e in &self.values {
+      o_prot.write_bytes(e)?;
+    }
+    o_prot.write_list_end()?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("isLast", TType::Bool, 2))?;
+    o_prot.write_bool(self.is_last)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// RosterSendValuesResult
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct RosterSendValuesResult {
+  result_value: Option<SentValues>,
+  no_master: Option<NoMaster>,
+  failed: Option<CallFailed>,
+  timed_out: Option<CallTimedOut>,
+  overloaded: Option<Overloaded>,
+  invalid: Option<InvalidRequest>,
+}
+
+impl RosterSendValuesResult {
+  fn ok_or(self) -> thrift::Result<SentValues> {
+    if self.no_master.is_some() {
+      Err(thrift::Error::User(Box::new(self.no_master.unwrap())))
+    } else if self.failed.is_some() {
+      Err(thrift::Error::User(Box::new(self.failed.unwrap())))
+    } else if self.timed_out.is_some() {
+      Err(thrift::Error::User(Box::new(self.timed_out.unwrap())))
+    } else if self.overloaded.is_some() {
+      Err(thrift::Error::User(Box::new(self.overloaded.unwrap())))
+    } else if self.invalid.is_some() {
+      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.result_value.is_some() {
+      Ok(self.result_value.unwrap())
+    } else {
+      Err(
+        thrift::Error::Application(
+          ApplicationError::new(
+            ApplicationErrorKind::MissingResult,
+            "no result received for RosterSendValues"
+          )
+        )
+      )
+    }
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterSendValuesResult> {
+    i_prot.read_struct_begin()?;
+    let mut f_0: Option<SentValues> = None;
+    let mut f_1: Option<NoMaster> = None;
+    let mut f_2: Option<CallFailed> = None;
+    let mut f_3: Option<CallTimedOut> = None;
+    let mut f_4: Option<Overloaded> = None;
+    let mut f_5: Option<InvalidRequest> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        0 => {
+          let val = SentValues::read_from_in_protocol(i_prot)?;
+          f_0 = Some(val);
+        },
+        1 => {
+          let val = NoMaster::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = CallFailed::read_from_in_protocol(i_prot)?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = CallTimedOut::read_from_in_protocol(i_prot)?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = Overloaded::read_from_in_protocol(i_prot)?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          f_5 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = RosterSendValuesResult {
+      result_value: f_0,
+      no_master: f_1,
+      failed: f_2,
+      timed_out: f_3,
+      overloaded: f_4,
+      invalid: f_5,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("RosterSendValuesResult");
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.result_value {
+      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.no_master {
+      o_prot.write_field_begin(&TFieldIdentifier::new("noMaster", TType::Struct, 1))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.failed {
+      o_prot.write_field_begin(&TFieldIdentifier::new("failed", TType::Struct, 2))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.timed_out {
+      o_prot.write_field_begin(&TFieldIdentifier::new("timedOut", TType::Struct, 3))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.overloaded {
+      o_prot.write_field_begin(&TFieldIdentifier::new("overloaded", TType::Struct, 4))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.invalid {
+      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 5))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
 // RosterBroadcastArgs
 //
 
@@ -12114,8 +12760,8 @@ impl RosterAddRegistersArgs {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<RegisterAddress> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_32 = RegisterAddress::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_32);
+            let list_elem_33 = RegisterAddress::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_33);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -12263,8 +12909,8 @@ impl RosterRemoveRegistersArgs {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<RegisterAddress> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_33 = RegisterAddress::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_33);
+            let list_elem_34 = RegisterAddress::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_34);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);

@@ -1602,6 +1602,144 @@ class RosterClient implements \Roster\Thrift\RosterIf
         throw new \Exception("nextValues failed: unknown result");
     }
 
+    public function openCall(\Roster\Thrift\Call $call, $masterId)
+    {
+        $this->send_openCall($call, $masterId);
+        $this->recv_openCall();
+    }
+
+    public function send_openCall(\Roster\Thrift\Call $call, $masterId)
+    {
+        $args = new \Roster\Thrift\Roster_openCall_args();
+        $args->call = $call;
+        $args->masterId = $masterId;
+        $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
+        if ($bin_accel) {
+            thrift_protocol_write_binary(
+                $this->output_,
+                'openCall',
+                TMessageType::CALL,
+                $args,
+                $this->seqid_,
+                $this->output_->isStrictWrite()
+            );
+        } else {
+            $this->output_->writeMessageBegin('openCall', TMessageType::CALL, $this->seqid_);
+            $args->write($this->output_);
+            $this->output_->writeMessageEnd();
+            $this->output_->getTransport()->flush();
+        }
+    }
+
+    public function recv_openCall()
+    {
+        $bin_accel = ($this->input_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_read_binary');
+        if ($bin_accel) {
+            $result = thrift_protocol_read_binary(
+                $this->input_,
+                '\Roster\Thrift\Roster_openCall_result',
+                $this->input_->isStrictRead()
+            );
+        } else {
+            $rseqid = 0;
+            $fname = null;
+            $mtype = 0;
+
+            $this->input_->readMessageBegin($fname, $mtype, $rseqid);
+            if ($mtype == TMessageType::EXCEPTION) {
+                $x = new TApplicationException();
+                $x->read($this->input_);
+                $this->input_->readMessageEnd();
+                throw $x;
+            }
+            $result = new \Roster\Thrift\Roster_openCall_result();
+            $result->read($this->input_);
+            $this->input_->readMessageEnd();
+        }
+        if ($result->invalid !== null) {
+            throw $result->invalid;
+        }
+        if ($result->denied !== null) {
+            throw $result->denied;
+        }
+        return;
+    }
+
+    public function sendValues(array $values, $isLast)
+    {
+        $this->send_sendValues($values, $isLast);
+        return $this->recv_sendValues();
+    }
+
+    public function send_sendValues(array $values, $isLast)
+    {
+        $args = new \Roster\Thrift\Roster_sendValues_args();
+        $args->values = $values;
+        $args->isLast = $isLast;
+        $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
+        if ($bin_accel) {
+            thrift_protocol_write_binary(
+                $this->output_,
+                'sendValues',
+                TMessageType::CALL,
+                $args,
+                $this->seqid_,
+                $this->output_->isStrictWrite()
+            );
+        } else {
+            $this->output_->writeMessageBegin('sendValues', TMessageType::CALL, $this->seqid_);
+            $args->write($this->output_);
+            $this->output_->writeMessageEnd();
+            $this->output_->getTransport()->flush();
+        }
+    }
+
+    public function recv_sendValues()
+    {
+        $bin_accel = ($this->input_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_read_binary');
+        if ($bin_accel) {
+            $result = thrift_protocol_read_binary(
+                $this->input_,
+                '\Roster\Thrift\Roster_sendValues_result',
+                $this->input_->isStrictRead()
+            );
+        } else {
+            $rseqid = 0;
+            $fname = null;
+            $mtype = 0;
+
+            $this->input_->readMessageBegin($fname, $mtype, $rseqid);
+            if ($mtype == TMessageType::EXCEPTION) {
+                $x = new TApplicationException();
+                $x->read($this->input_);
+                $this->input_->readMessageEnd();
+                throw $x;
+            }
+            $result = new \Roster\Thrift\Roster_sendValues_result();
+            $result->read($this->input_);
+            $this->input_->readMessageEnd();
+        }
+        if ($result->success !== null) {
+            return $result->success;
+        }
+        if ($result->noMaster !== null) {
+            throw $result->noMaster;
+        }
+        if ($result->failed !== null) {
+            throw $result->failed;
+        }
+        if ($result->timedOut !== null) {
+            throw $result->timedOut;
+        }
+        if ($result->overloaded !== null) {
+            throw $result->overloaded;
+        }
+        if ($result->invalid !== null) {
+            throw $result->invalid;
+        }
+        throw new \Exception("sendValues failed: unknown result");
+    }
+
     public function broadcast($message, $encoding)
     {
         $this->send_broadcast($message, $encoding);

@@ -69,14 +69,14 @@ class Roster_addRegisters_args
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->registers = array();
-                        $_size199 = 0;
-                        $_etype202 = 0;
-                        $xfer += $input->readListBegin($_etype202, $_size199);
-                        for ($_i203 = 0; $_i203 < $_size199; ++$_i203) {
-                            $elem204 = null;
-                            $elem204 = new \Roster\Thrift\RegisterAddress();
-                            $xfer += $elem204->read($input);
-                            $this->registers []= $elem204;
+                        $_size206 = 0;
+                        $_etype209 = 0;
+                        $xfer += $input->readListBegin($_etype209, $_size206);
+                        for ($_i210 = 0; $_i210 < $_size206; ++$_i210) {
+                            $elem211 = null;
+                            $elem211 = new \Roster\Thrift\RegisterAddress();
+                            $xfer += $elem211->read($input);
+                            $this->registers []= $elem211;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -103,8 +103,8 @@ class Roster_addRegisters_args
             }
             $xfer += $output->writeFieldBegin('registers', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->registers));
-            foreach ($this->registers as $iter205) {
-                $xfer += $iter205->write($output);
+            foreach ($this->registers as $iter212) {
+                $xfer += $iter212->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

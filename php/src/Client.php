@@ -263,6 +263,8 @@ final class Client
      * @param array<mixed> $args
      * @param int $timeoutMs how long all values may take together
      * @param string|int|null $master the id of the only one that will do; null: any that offers the service
+     * @param ?iterable<mixed> $input values that the method is sent while it goes on, on a stream that it takes: only one
+     *     of PHP at this sidecar's own register can, and no other master is tried
      * @return \Generator<int, mixed>
      */
     public function stream(
@@ -276,9 +278,12 @@ final class Client
         Balance $balance = Balance::LeastOutstanding,
         ?string $key = null,
         string|int|null $master = null,
+        ?iterable $input = null,
     ): \Generator {
         $call = new Call($service, $method, $args, $timeoutMs, $retries, $idempotent, $version, $balance, $key);
-        return $this->ways()->stream($call, (string) $master);
+        return $input === null
+            ? $this->ways()->stream($call, (string) $master)
+            : $this->ways()->exchange($call, (string) $master, $input);
     }
 
     /**

@@ -5,6 +5,7 @@ declare(strict_types=1);
 namespace Roster;
 
 use Roster\Exception\AccessDenied;
+use Roster\Exception\InvalidRequest;
 use Roster\Exception\NotReady;
 use Roster\Exception\RosterException;
 use Roster\Exception\TooStale;
@@ -13,6 +14,7 @@ use Roster\Exception\WayFailed;
 use Roster\Read\Answer;
 use Roster\Read\Path;
 use Roster\Read\SharedFile;
+use Roster\Thrift\CallValues;
 use Roster\Wire\MessagePack;
 use Roster\Wire\Deadline;
 use Roster\Wire\Endpoint;
@@ -113,6 +115,51 @@ final class Ways
             }
         } finally {
             $way->close();
+        }
+    }
+
+    /**
+     * The same of a method that is sent the values of `$input` while it goes on, each when it is asked for.
+     *
+     * @param iterable<mixed> $input
+     * @return \Generator<int, mixed>
+     */
+    public function exchange(Call $call, string $master, iterable $input): \Generator
+    {
+        $way = $this->consultant()(static function (Endpoint $way) use ($call, $master): Endpoint {
+            $way->openCall($call, $master);
+            return $way;
+        });
+        try {
+            foreach ($input as $value) {
+                try {
+                    $packed = MessagePack::pack($value);
+                } catch (\InvalidArgumentException $why) {
+                    throw new InvalidRequest('input', $why->getMessage());
+                }
+                do {
+                    $sent = $way->sendValues($call, [$packed], false);
+                    yield from self::unpacked($sent->values);
+                    if ($sent->values->ended !== null) {
+                        return;
+                    }
+                } while ($sent->accepted === 0);
+            }
+            $given = $way->sendValues($call, [], true)->values;
+            yield from self::unpacked($given);
+            while ($given->ended === null) {
+                $given = $way->nextValues($call);
+                yield from self::unpacked($given);
+            }
+        } finally {
+            $way->close();
+        }
+    }
+
+    private static function unpacked(CallValues $given): \Generator
+    {
+        foreach ($given->values as $value) {
+            yield MessagePack::unpack($value);
         }
     }
 

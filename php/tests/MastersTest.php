@@ -205,6 +205,19 @@ final class MastersTest extends TestCase
         self::assertCount(2, $known);
     }
 
+    public function testAMethodIsSentValuesWhileItGivesOthers(): void
+    {
+        $numbers = static function (): \Generator {
+            yield from [1, 2.5, "\xff"];
+        };
+        $given = $this->client->stream('demo', 'times', ['factor' => 4], input: $numbers());
+        self::assertSame([4, 10.0, "\xff", '3 in all'], iterator_to_array($given, false));
+        $given = $this->client->stream('demo', 'fussy', [true], input: ['one', 'two']);
+        $this->expectException(CallFailed::class);
+        $this->expectExceptionMessage('not two');
+        iterator_to_array($given, false);
+    }
+
     public function testWhatMastersSendOfTheirOwnAccordIsGivenAsItComes(): void
     {
         $deadline = microtime(true) + 30;

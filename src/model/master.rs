@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use rmpv::Value;
 use semver::Version;
+use tokio::sync::{Mutex, mpsc};
 
 use super::json;
 
@@ -171,6 +173,30 @@ pub struct Call {
     pub arguments: Value,
     /// Until when its caller waits; none: nobody says.
     pub until: Option<Instant>,
+    /// What its caller sends while it goes on; none: nothing.
+    pub input: Option<Input>,
+}
+
+/// Values on their way to a method, beside its arguments. Of its copies one takes each.
+#[derive(Clone, Debug)]
+pub struct Input(Arc<Mutex<mpsc::Receiver<Value>>>);
+
+impl Input {
+    pub fn new() -> (mpsc::Sender<Value>, Self) {
+        let (sender, receiver) = mpsc::channel(1);
+        (sender, Self(Arc::new(Mutex::new(receiver))))
+    }
+
+    /// The next value; none: there are no more.
+    pub async fn next(&self) -> Option<Value> {
+        self.0.lock().await.recv().await
+    }
+}
+
+impl PartialEq for Input {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
 }
 
 /// What a master answers to a call, one after the other; the last one is no `Value`.
@@ -236,6 +262,11 @@ pub trait Line: Debug + Send + Sync {
 
     /// Sends a command of the application's own.
     fn send(&self, command: &Command) -> Result<(), Refused>;
+
+    /// Whether calls on this line may have an input.
+    fn takes_input(&self) -> bool {
+        false
+    }
 
     /// How many calls to this master are under way on this line.
     fn outstanding(&self) -> usize;

@@ -1,12 +1,16 @@
 //! The line to one connected master: calls go over its tunnel.
 
+use std::future::Future;
 use std::sync::Arc;
+use std::task::Poll;
 
 use arc_swap::ArcSwap;
+use futures::future::FutureExt;
+use futures::stream::{self, StreamExt};
 
 use super::secrets::Secrets;
-use crate::model::{Answers, Call, Command, Line, Refused};
-use crate::tunnel::{CallError, Handle, Message, REFUSED, Request, SendError, Stream, UnderWay, answers};
+use crate::model::{Answer, Answers, Call, Command, Input, Line, Refused};
+use crate::tunnel::{CallError, Feeder, Handle, Message, REFUSED, Request, SendError, Stream, UnderWay, answers};
 
 #[derive(Clone, Debug)]
 pub(super) struct MasterLine {
@@ -25,8 +29,18 @@ impl Line for MasterLine {
         if self.native {
             return answers(self.open(call), &[REFUSED], Ok, held);
         }
-        let secrets = self.secrets.load_full();
-        answers(self.open(call), &[], move |packed| secrets.closures.unpack(&packed), held)
+        let (secrets, input) = (self.secrets.load_full(), call.input.clone());
+        let stream = self.open(call);
+        let feeder = stream.as_ref().map(Stream::feeder).ok();
+        let answers = answers(stream, &[], move |packed| secrets.closures.unpack(&packed), held)?;
+        Ok(match feeder.zip(input) {
+            Some((feeder, input)) => fed(answers, feed(feeder, input)),
+            None => answers,
+        })
+    }
+
+    fn takes_input(&self) -> bool {
+        !self.native
     }
 
     fn send(&self, command: &Command) -> Result<(), Refused> {
@@ -52,15 +66,42 @@ impl Line for MasterLine {
 
 impl MasterLine {
     fn open(&self, call: Call) -> Result<Stream, CallError> {
+        let has_input = call.input.is_some();
         let Call { service, method, arguments, .. } = call;
         if self.native {
             return Ok(self.handle.open(|uuid| Message::Call { uuid, service, method, arguments })?);
         }
-        Ok(self.ask(Request::call(service, method, arguments)?)?)
+        Ok(self.ask(Request::call(service, method, arguments, has_input)?)?)
     }
 
     /// Asks a PHP master.
     pub(super) fn ask(&self, request: Request) -> Result<Stream, SendError> {
         self.handle.ask(|| self.secrets.load().closures.master(), request)
     }
+}
+
+/// Sends the caller's values to the method, until there are no more. A connection that is lost is the answers' concern.
+async fn feed(feeder: Feeder, input: Input) -> Result<(), CallError> {
+    while let Some(value) = input.next().await {
+        feeder.send(value).await?;
+    }
+    feeder.end().await
+}
+
+/// The same answers, while who takes them also has the method fed. What cannot be sent to it ends the call.
+fn fed(mut answers: Answers, feed: impl Future<Output = Result<(), CallError>> + Send + 'static) -> Answers {
+    let mut feed = Some(feed.boxed());
+    stream::poll_fn(move |context| {
+        if let Some(feeding) = &mut feed
+            && let Poll::Ready(fed) = feeding.poll_unpin(context)
+        {
+            feed = None;
+            if let Err(unfit @ (CallError::NotPhp(_) | CallError::Send(SendError::Unfit(_)))) = fed {
+                let message = format!("a value cannot be sent to the master: {unfit}");
+                return Poll::Ready(Some(Answer::Failed { message, class: None, code: 0 }));
+            }
+        }
+        answers.poll_next_unpin(context)
+    })
+    .boxed()
 }

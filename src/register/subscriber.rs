@@ -190,7 +190,7 @@ fn call_of(command: &Value) -> Call {
     let arguments = get(command, "arguments").cloned().unwrap_or(Value::Nil);
     let left = get(command, "timeout").and_then(Value::as_u64).map(Duration::from_millis);
     let until = left.map(|left| Instant::now() + left.min(PATIENCE));
-    Call { service: part("service"), method: part("method"), arguments, until }
+    Call { service: part("service"), method: part("method"), arguments, until, input: None }
 }
 
 /// Passes the answers to a call on to the subscriber, for as long as that may take.

@@ -271,8 +271,16 @@ fn send(entry: &Entry, request: &Request, until: Instant) -> Result<Answers, Fai
         return Err(timed_out(id.clone(), request, "was not sent"));
     }
     let (method, arguments) = (request.method.clone(), request.arguments.clone());
-    let call = Call { service: service.name.clone(), method, arguments, until: Some(until.into_std()) };
+    let (service_name, input) = (service.name.clone(), request.input.clone());
+    let call = Call { service: service_name, method, arguments, until: Some(until.into_std()), input };
     let mut lines: Vec<_> = entry.lines_to(service).collect();
+    if request.input.is_some() {
+        lines.retain(|line| line.takes_input());
+        if lines.is_empty() {
+            let why = "takes no values beside arguments: only a master of PHP at this sidecar's own register does";
+            return Err(unsent(request, format!("master `{id}` {why}")));
+        }
+    }
     lines.sort_by_cached_key(|line| line.outstanding());
     let mut refused = Refused::Gone;
     for line in lines {

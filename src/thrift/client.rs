@@ -14,8 +14,8 @@ use thrift::transport::TBufferedWriteTransport;
 use super::idl::{
     AccessDenied, Call, CallFailed, CallOptions, CallOutcome, CallResult, CallTimedOut, CallValues, ChildrenQuery,
     ChildrenReply, Encoding, Filter, InstancesReply, InvalidRequest, MastersReply, MastersWatchReply, MessagesReply,
-    NoMaster, NodeReply, NotFound, NotReady, Overloaded, ReadOptions, RegisterAddress, RosterSyncClient, ServicesReply,
-    StatsReply, StatusReply, SubtreeReply, TRosterSyncClient, TooStale, WatchReply,
+    NoMaster, NodeReply, NotFound, NotReady, Overloaded, ReadOptions, RegisterAddress, RosterSyncClient, SentValues,
+    ServicesReply, StatsReply, StatusReply, SubtreeReply, TRosterSyncClient, TooStale, WatchReply,
 };
 use super::request::no_options;
 use crate::default_paths;
@@ -196,6 +196,17 @@ impl Client {
     /// What came since of the call that was started, which may take `wait` beside the client's own timeout.
     pub fn next_values(&mut self, wait: Duration) -> Result<CallValues, Error> {
         self.ask(self.timeout + wait, |sidecar| sidecar.next_values())
+    }
+
+    /// As `start_call`, of a method that is sent values.
+    pub fn open_call(&mut self, master: Option<String>, call: Call, wait: Duration) -> Result<(), Error> {
+        let call = Call { options: Some(within(wait, call.options)), ..call };
+        self.ask(self.timeout, |sidecar| sidecar.open_call(call, master.unwrap_or_default()))
+    }
+
+    /// Sends the method values, which may take `wait`.
+    pub fn send_values(&mut self, values: Vec<Vec<u8>>, is_last: bool, wait: Duration) -> Result<SentValues, Error> {
+        self.ask(self.timeout + wait, |sidecar| sidecar.send_values(values, is_last))
     }
 
     /// Sends a command, a JSON text, to all masters; to how many it was sent.

@@ -7,21 +7,29 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures::future::{BoxFuture, FutureExt, MaybeDone, maybe_done};
+use rmpv::Value;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use super::Peer;
 use super::caller::{Bounds, Caller, Failure};
-use super::handler::Desk;
-use super::idl::{CallEnd, CallValues};
+use super::handler::{Desk, overloaded};
+use super::idl::{CallEnd, CallValues, Encoding, SentValues};
 use super::memory::Values;
 use super::request::{Request, invalid};
-use super::shares::Account;
+use super::shares::{Account, Taken};
+use super::{Peer, value};
+use crate::model::Input;
 
 /// The call, if there is one; dropped, it is given up. It goes on only while somebody waits for it here.
 #[derive(Default)]
 pub(super) struct Open(Option<Box<OpenCall>>);
 
 struct OpenCall {
+    /// Where what its client sends goes to the method, until there is no more.
+    input: Option<mpsc::Sender<Value>>,
+    encoding: Encoding,
+    /// What values take that are on their way there.
+    charged: Taken,
     call: MaybeDone<BoxFuture<'static, Result<CallEnd, Failure>>>,
     values: Arc<Values>,
     /// How long what it gave is kept for who does not fetch it.
@@ -29,6 +37,20 @@ struct OpenCall {
 }
 
 impl Open {
+    /// As `start`, of a method that is sent values.
+    pub(super) fn start_with_input(
+        &mut self,
+        desk: &Desk,
+        peer: &Peer,
+        master: String,
+        request: Request,
+    ) -> thrift::Result<()> {
+        let (sender, input) = Input::new();
+        self.start(desk, peer, master, request.with_input(input))?;
+        self.0.iter_mut().for_each(|open| open.input = Some(sender.clone()));
+        Ok(())
+    }
+
     /// Starts a call on the master with this id, or on one of those that offer the service.
     pub(super) fn start(&mut self, desk: &Desk, peer: &Peer, master: String, request: Request) -> thrift::Result<()> {
         if self.is_some() {
@@ -36,17 +58,49 @@ impl Open {
         }
         let values = Arc::new(Values::fetched(&desk.budget(peer)));
         let until = Instant::now() + request.timeout + desk.config.idle_timeout;
+        let (encoding, charged) = (request.encoding, peer.account.memory.nothing());
         let call = carry_out(desk.caller.clone(), peer.account.clone(), master, request, values.clone());
-        self.0 = Some(Box::new(OpenCall { call: maybe_done(call.boxed()), values, until }));
+        let call = maybe_done(call.boxed());
+        self.0 = Some(Box::new(OpenCall { input: None, encoding, charged, call, values, until }));
         Ok(())
+    }
+
+    /// Sends values to the method, until it has given something; how many, and what that is.
+    pub(super) async fn send(&mut self, values: Vec<Vec<u8>>, is_last: bool) -> thrift::Result<SentValues> {
+        let Some(open) = &mut self.0 else { return Err(none_open("openCall")) };
+        let Some(input) = open.input.clone() else {
+            return Err(invalid("values", "the call that is open takes none, or no more").into());
+        };
+        let (mut accepted, mut given) = (0, None);
+        for value in &values {
+            let value = open.read(value)?;
+            tokio::select! {
+                biased;
+                Ok(()) = input.send(value) => accepted += 1,
+                next = poll_fn(|context| open.poll_next(context)) => {
+                    given = Some(next);
+                    break;
+                }
+            }
+        }
+        let is_all = accepted as usize == values.len();
+        if is_all && is_last {
+            open.input = None;
+        }
+        drop(input);
+        let given = given.or_else(|| poll_fn(|context| open.poll_next(context)).now_or_never());
+        let given = given.unwrap_or_else(|| Ok(CallValues::new(Vec::new(), None)));
+        Ok(SentValues::new(accepted, self.give_out(given)?))
     }
 
     /// Waits for values, or the end. After that, or an error, no call is open.
     pub(super) async fn next(&mut self) -> thrift::Result<CallValues> {
-        let Some(open) = &mut self.0 else {
-            return Err(invalid("call", "the connection has none open: start one with startCall").into());
-        };
+        let Some(open) = &mut self.0 else { return Err(none_open("startCall")) };
         let next = poll_fn(|context| open.poll_next(context)).await;
+        self.give_out(next)
+    }
+
+    fn give_out(&mut self, next: Result<CallValues, Failure>) -> thrift::Result<CallValues> {
         if !matches!(next, Ok(CallValues { ended: None, .. })) {
             self.give_up();
         }
@@ -79,7 +133,21 @@ impl Open {
     }
 }
 
+fn none_open(by: &str) -> thrift::Error {
+    invalid("call", format!("the connection has none open: start one with {by}")).into()
+}
+
 impl OpenCall {
+    /// Reads a value that is sent. Two of them may be on their way beside those at the master.
+    fn read(&mut self, bytes: &[u8]) -> thrift::Result<Value> {
+        let value = value::read(self.encoding, bytes).map_err(|why| invalid("values", why))?;
+        let size = 2 * value::memory_size(&value);
+        if size > self.charged.amount() && !self.charged.resize(size) {
+            return Err(overloaded());
+        }
+        Ok(value)
+    }
+
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         Pin::new(&mut self.call).poll(context)
     }

@@ -7,7 +7,7 @@ use semver::Version;
 
 use super::idl::{self, CallOptions, Encoding, InvalidRequest, RegisterAddress};
 use super::{Config, value};
-use crate::model::{Command, split_name};
+use crate::model::{Command, Input, split_name};
 use crate::net::Remote;
 use crate::resolve::{Balance, NoRequirement, Requirement, Wanted};
 use crate::tunnel::message::check_command;
@@ -42,6 +42,8 @@ pub(super) struct Request {
     pub(super) wanted: Wanted,
     pub(super) all_values: bool,
     pub(super) encoding: Encoding,
+    /// What its client sends while it goes on.
+    pub(super) input: Option<Input>,
 }
 
 impl Request {
@@ -62,7 +64,13 @@ impl Request {
             wanted: Wanted { version, balance: balance(options.balance, options.key)?, ..Wanted::default() },
             all_values: options.all_values.unwrap_or(false),
             encoding,
+            input: None,
         })
+    }
+
+    /// The same of a method that is sent values. What one master has taken of them no other is given.
+    pub(super) fn with_input(self, input: Input) -> Self {
+        Self { input: Some(input), retries: 0, is_idempotent: false, all_values: true, ..self }
     }
 
     /// About how much memory it takes, its arguments above all.

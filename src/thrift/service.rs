@@ -301,6 +301,20 @@ impl RosterSyncHandler for &Pass<'_> {
         self.fetched(|| Ok(Wait::NextValues))
     }
 
+    fn handle_open_call(&self, call: idl::Call, master: String) -> thrift::Result<()> {
+        match self.awaited() {
+            Some(Awaited::Opened(opened)) => self.desk.counted(opened),
+            _ => self.waits(self.desk.request(self.peer, call).map(|request| Wait::OpenCall(master, request))),
+        }
+    }
+
+    fn handle_send_values(&self, values: Vec<Vec<u8>>, is_last: bool) -> thrift::Result<idl::SentValues> {
+        match self.awaited() {
+            Some(Awaited::SentValues(sent)) => self.desk.counted(sent),
+            _ => self.waits(Ok(Wait::SendValues(values, is_last))),
+        }
+    }
+
     fn handle_broadcast(&self, message: Vec<u8>, encoding: Encoding) -> thrift::Result<i32> {
         self.commands(|| Ok(Wait::Broadcast(request::command(&message, encoding)?)))
     }

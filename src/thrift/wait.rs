@@ -7,7 +7,7 @@ use thrift::{ApplicationError, ApplicationErrorKind};
 use super::handler::{Children, Desk, NAME_OVERHEAD, Subtree, overloaded};
 use super::idl::{
     Call, CallOutcome, CallResult, CallValues, ChildrenReply, Filter, MastersReply, MastersWatchReply, MessagesReply,
-    Overloaded, Service, ServicesReply, SubtreeReply, WatchReply,
+    Overloaded, SentValues, Service, ServicesReply, SubtreeReply, WatchReply,
 };
 use super::memory::size;
 use super::messages::MessageWatch;
@@ -45,6 +45,10 @@ pub(super) enum Wait {
     /// On the master with this id; empty: on one of those that offer the service.
     StartCall(String, Request),
     NextValues,
+    /// As `StartCall`, of a method that is sent values.
+    OpenCall(String, Request),
+    /// And whether there are no more after them.
+    SendValues(Vec<Vec<u8>>, bool),
     /// Until it is sent to all masters.
     Broadcast(Command),
     /// The same, and to the sidecars that follow this one.
@@ -64,6 +68,8 @@ pub(super) enum Awaited {
     Call(thrift::Result<CallResult>),
     Calls(thrift::Result<Vec<CallOutcome>>),
     Values(thrift::Result<CallValues>),
+    Opened(thrift::Result<()>),
+    SentValues(thrift::Result<SentValues>),
     /// To how many it was sent.
     Sent(thrift::Result<i32>),
 }
@@ -90,6 +96,8 @@ impl Wait {
             Wait::Call(_) | Wait::CallOn(..) => Awaited::Call(Err(call())),
             Wait::CallAll(_) | Wait::CallMany(_) | Wait::CallInOrder(..) => Awaited::Calls(Err(call())),
             Wait::StartCall(..) | Wait::NextValues => Awaited::Values(Err(call())),
+            Wait::OpenCall(..) => Awaited::Opened(Err(other)),
+            Wait::SendValues(..) => Awaited::SentValues(Err(call())),
             Wait::Broadcast(_) | Wait::Order(_) => Awaited::Sent(Err(other)),
         }
     }
@@ -107,7 +115,11 @@ impl Wait {
     pub(super) fn memory_size(&self) -> usize {
         match self {
             Wait::Watch(watch) => watch.memory_size(),
-            Wait::Call(request) | Wait::CallOn(_, request) | Wait::StartCall(_, request) => request.memory_size(),
+            Wait::Call(request)
+            | Wait::CallOn(_, request)
+            | Wait::StartCall(_, request)
+            | Wait::OpenCall(_, request) => request.memory_size(),
+            Wait::SendValues(values, _) => size(values),
             // One after the other they are written for each master.
             Wait::CallAll(request) => request.memory_size(),
             // What is made of the arguments is charged as it is made.
@@ -144,6 +156,8 @@ impl Wait {
                 Err(refused) => Err(refused),
             }),
             Wait::NextValues => Awaited::Values(open.next().await),
+            Wait::OpenCall(master, request) => Awaited::Opened(open.start_with_input(desk, peer, master, request)),
+            Wait::SendValues(values, is_last) => Awaited::SentValues(open.send(values, is_last).await),
             Wait::Broadcast(command) => Awaited::Sent(Ok(open.beside(desk.broadcast(peer, &command)).await)),
             Wait::Order(command) => Awaited::Sent(Ok(open.beside(desk.order(peer, &command)).await)),
         }
@@ -162,6 +176,7 @@ impl Awaited {
             Awaited::WatchMasters(_) => Awaited::WatchMasters(Err(overloaded())),
             Awaited::WatchMessages(_) => Awaited::WatchMessages(Err(overloaded())),
             Awaited::Call(_) | Awaited::Calls(_) | Awaited::Values(_) | Awaited::Sent(_) => self,
+            Awaited::Opened(_) | Awaited::SentValues(_) => self,
         }
     }
 
@@ -181,6 +196,7 @@ impl Awaited {
                 outcomes.iter().flat_map(|outcome| &outcome.result).map(|result| size(&result.values)).sum()
             }
             Awaited::Values(Ok(values)) => size(&values.values),
+            Awaited::SentValues(Ok(sent)) => size(&sent.values.values),
             Awaited::Watch(Ok(reply)) => {
                 let nodes = reply.changes.iter().map(|change| (change.path.len(), change.node.as_ref()));
                 nodes.map(|(path, node)| path + CHANGE_OVERHEAD + node.map_or(0, |node| path + node.data.len())).sum()

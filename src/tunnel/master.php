@@ -2,12 +2,15 @@
 // Compiled once by a master, and run in each of its connections: on the stream come calls, as data, and on it go the answers
 // to all of them. Whatever a service gives, throws or leaves undone, the master lives, and no call leaves anything behind.
 //
-// To the master:  ['list', ID], ['call', ID, SERVICE, METHOD, ARGUMENTS], ['taken', ID, COUNT], ['close', ID].
+// To the master:  ['list', ID], ['call', ID, SERVICE, METHOD, ARGUMENTS, HAS_INPUT], ['taken', ID, COUNT], ['close', ID];
+//                 ['give', ID, VALUE], ['given', ID] (a value for the method's input, and its end).
 // From it:        ['value', ID, PACKED], ['last', ID, PACKED] (a value and the end), ['end', ID],
-//                 ['error', ID, {class, message, code}].
+//                 ['error', ID, {class, message, code}]; ['took', ID, COUNT] (of the values given).
 // PACKED is one value as MessagePack. After $window bytes of values that were not taken, a call rests.
 return function ($stream, int $room, int $levels, int $window) {
     $calls = [];
+    /** By call, the stream that the method reads, and how many values it was given while it paused. */
+    $inputs = [];
 
     /** What an object is that cannot be sent. */
     $unsendable = function (object $value): ?string {
@@ -90,9 +93,13 @@ return function ($stream, int $room, int $levels, int $window) {
     };
 
     /** Forgets a call, and stops what goes on for it. */
-    $stop = function ($id) use (&$calls): void {
-        $call = $calls[$id] ?? null;
-        unset($calls[$id]);
+    $stop = function ($id) use (&$calls, &$inputs): void {
+        [$call, $input] = [$calls[$id] ?? null, $inputs[$id] ?? null];
+        unset($calls[$id], $inputs[$id]);
+        try {
+            $input?->stream->close();
+        } catch (\Throwable $late) {
+        }
         try {
             if (isset($call->promise) && method_exists($call->promise, 'cancel')) {
                 $call->promise->cancel();
@@ -217,13 +224,49 @@ return function ($stream, int $room, int $levels, int $window) {
             } else {
                 // Null is no value, but one among many is.
                 $stream->write($result === null ? ['end', $id] : ['last', $id, $plain($result)]);
+                $stop($id);
             }
         } catch (\Throwable $error) {
             $fail($id, $error);
         }
     };
 
-    $call = function ($id, string $name, string $method, array $arguments) use ($answer, $fail): void {
+    $took = function ($id) use ($stream, &$inputs): void {
+        $input = $inputs[$id] ?? null;
+        if ($input && $input->waiting > 0) {
+            $stream->write(['took', $id, $input->waiting]);
+            $input->waiting = 0;
+        }
+    };
+
+    /** Has the method read the caller's values from the first of its parameters that takes a stream. */
+    $open = function ($id, \ReflectionMethod $method, array &$listed, array &$named) use (&$inputs, $took): void {
+        $input = new \React\Stream\ThroughStream();
+        foreach ($method->getParameters() as $index => $parameter) {
+            $type = $parameter->getType();
+            if ($type instanceof \ReflectionNamedType && !$type->isBuiltin() && is_a($input, $type->getName())) {
+                $inputs[$id] = (object) ['stream' => $input, 'waiting' => 0];
+                $input->on('drain', function () use ($id, $took) {
+                    $took($id);
+                });
+                if (count($listed) >= $index) {
+                    array_splice($listed, $index, 0, [$input]);
+                } else {
+                    $named[$parameter->getName()] = $input;
+                }
+                return;
+            }
+        }
+        throw new \RuntimeException("Method '{$method->getName()}' has no parameter that takes a stream");
+    };
+
+    $call = function (
+        $id,
+        string $name,
+        string $method,
+        array $arguments,
+        bool $has_input = false
+    ) use ($answer, $open, $fail): void {
         try {
             $service = \ReactphpX\RegisterCenter\ServiceRegistry::get($name);
             if (!$service) {
@@ -231,13 +274,16 @@ return function ($stream, int $room, int $levels, int $window) {
             }
             $instance = $service->getInstance();
             if (!strncmp($method, '__', 2) || !method_exists($instance, $method)
-                || !(new \ReflectionMethod($instance, $method))->isPublic()) {
+                || !($reflected = new \ReflectionMethod($instance, $method))->isPublic()) {
                 throw new \RuntimeException("Method '$method' not found in service '$name'");
             }
             // PHP itself matches them: first those by position, then those by name.
             $named = array_filter($arguments, 'is_string', ARRAY_FILTER_USE_KEY);
             $listed = array_diff_key($arguments, $named);
             ksort($listed);
+            if ($has_input) {
+                $open($id, $reflected, $listed, $named);
+            }
             $arguments = array_merge($listed, $named);
             $answer($id, $instance->$method(...$arguments));
         } catch (\Throwable $error) {
@@ -274,7 +320,31 @@ return function ($stream, int $room, int $levels, int $window) {
         }
     };
 
-    $stream->on('data', function ($asked) use (&$calls, $call, $list, $taken, $stop) {
+    /** Gives a value to the method of a call. What a method does not read any more counts as taken. */
+    $supply = function ($id, $value) use (&$inputs, $took, $fail): void {
+        if ($input = $inputs[$id] ?? null) {
+            try {
+                $input->waiting++;
+                if ($input->stream->write($value) || !$input->stream->isWritable()) {
+                    $took($id);
+                }
+            } catch (\Throwable $error) {
+                $fail($id, $error);
+            }
+        }
+    };
+
+    $supplied = function ($id) use (&$inputs, $fail): void {
+        if ($input = $inputs[$id] ?? null) {
+            try {
+                $input->stream->end();
+            } catch (\Throwable $error) {
+                $fail($id, $error);
+            }
+        }
+    };
+
+    $stream->on('data', function ($asked) use (&$calls, $call, $list, $taken, $supply, $supplied, $stop) {
         try {
             $kind = array_shift($asked);
             if ($kind === 'call') {
@@ -283,6 +353,10 @@ return function ($stream, int $room, int $levels, int $window) {
                 $list(...$asked);
             } elseif ($kind === 'taken') {
                 $taken(...$asked);
+            } elseif ($kind === 'give') {
+                $supply(...$asked);
+            } elseif ($kind === 'given') {
+                $supplied(...$asked);
             } elseif ($kind === 'close') {
                 $stop(...$asked);
             }

@@ -8,6 +8,7 @@ mod call;
 mod conversation;
 #[cfg(all(test, feature = "shuttle"))]
 mod exploration;
+mod feeder;
 pub mod frame;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
@@ -24,6 +25,7 @@ mod wire;
 
 pub use call::{CallError, LOST, OneMore, REFUSED, UNSENT, UnderWay, answers, is_own};
 pub use conversation::{Conversation, Ended, Incoming, OnSilence, Settings};
+pub use feeder::Feeder;
 pub use frame::{Bounds, Wrong};
 pub use handle::{Handle, SendError};
 pub use message::{Message, Place, RemoteError, Token};

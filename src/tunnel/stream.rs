@@ -7,6 +7,7 @@ use std::task::{Context, Poll, Waker};
 use uuid::Uuid;
 
 use super::conversation::Ended;
+use super::feeder::Given;
 use super::handle::Shared;
 use super::message::RemoteError;
 use super::outbox::Outbox;
@@ -75,6 +76,8 @@ pub(super) struct Slot {
     pub(super) trunk: Option<Uuid>,
     values: VecDeque<(Value, usize)>,
     weight: usize,
+    /// What was sent on it after the request.
+    pub(super) given: Given,
     /// What was taken since that was last said: values, and their weight.
     taken: (usize, usize),
     end: Option<Result<(), StreamError>>,

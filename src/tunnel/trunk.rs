@@ -37,11 +37,19 @@ pub(super) struct Trunk {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Request {
     List,
-    Call { service: String, method: String, arguments: Value },
+    Call {
+        service: String,
+        method: String,
+        arguments: Value,
+        /// Whether the method is sent more values while it goes on.
+        has_input: bool,
+    },
 }
 
 /// A part of an answer.
 pub(super) enum Part {
+    /// The method has taken so many of the values that it was sent.
+    Took(usize),
     Value(Value),
     /// The last value.
     Last(Value),
@@ -51,15 +59,17 @@ pub(super) enum Part {
 
 impl Request {
     /// A call with a list of arguments, or a map of them by name.
-    pub fn call(service: String, method: String, arguments: Value) -> Result<Self, NotPhp> {
+    pub fn call(service: String, method: String, arguments: Value, has_input: bool) -> Result<Self, NotPhp> {
         let arguments = if arguments.is_nil() { Value::Array(Vec::new()) } else { php_value(arguments)? };
-        Ok(Self::Call { service, method, arguments })
+        Ok(Self::Call { service, method, arguments, has_input })
     }
 
     pub(super) fn into_value(self, id: u64) -> Value {
         match self {
             Self::List => words("list", id, []),
-            Self::Call { service, method, arguments } => words("call", id, [service.into(), method.into(), arguments]),
+            Self::Call { service, method, arguments, has_input } => {
+                words("call", id, [service.into(), method.into(), arguments, has_input.into()])
+            }
         }
     }
 }
@@ -105,6 +115,16 @@ pub(super) fn close(trunk: Uuid, stream: Uuid) -> Message {
     on(trunk, words("close", id_of(stream), []))
 }
 
+/// Sends a value to the method that is called on a stream.
+pub(super) fn give(trunk: Uuid, stream: Uuid, value: Value) -> Message {
+    on(trunk, words("give", id_of(stream), [value]))
+}
+
+/// Says that the method is sent no more values.
+pub(super) fn given(trunk: Uuid, stream: Uuid) -> Message {
+    on(trunk, words("given", id_of(stream), []))
+}
+
 /// Says that so many values of a stream were taken.
 pub(super) fn taken(trunk: Uuid, stream: Uuid, count: usize) -> Message {
     on(trunk, words("taken", id_of(stream), [count.into()]))
@@ -117,6 +137,10 @@ impl State {
         let stream = stream_of(id);
         let slot = self.streams.get_mut(&stream)?;
         let (value, end) = match part {
+            Part::Took(count) => {
+                slot.given.take(count);
+                return None;
+            }
             Part::Value(value) => (Some(value), None),
             Part::Last(value) => (Some(value), Some(Ok(()))),
             Part::End => (None, Some(Ok(()))),
@@ -168,6 +192,7 @@ pub(super) fn part(data: Value) -> Option<(u64, Part)> {
     let mut words = words.into_iter();
     let (kind, id) = (text(&words.next()?)?, words.next()?.as_u64()?);
     let part = match kind.as_str() {
+        "took" => Part::Took(words.next()?.as_u64()? as usize),
         "value" => Part::Value(words.next()?),
         "last" => Part::Last(words.next()?),
         "end" => Part::End,

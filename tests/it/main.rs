@@ -17,6 +17,7 @@ mod harm;
 #[allow(dead_code, unused_imports, reason = "`make endurance` and `make bench` use the rest")]
 mod harness;
 mod hostile;
+mod inputs;
 mod joining;
 mod masters;
 mod messages;

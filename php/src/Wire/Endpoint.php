@@ -337,12 +337,39 @@ final class Endpoint
         );
     }
 
+    /** As `startCall`, of a method that is sent values. */
+    public function openCall(Call $call, string $master): void
+    {
+        $this->send(
+            static function (Thrift\RosterClient $roster) use ($call, $master): array {
+                $roster->openCall(Values::call($call), $master);
+                return [];
+            },
+            0,
+            false,
+        );
+    }
+
+    /**
+     * Sends values to the call that was opened here.
+     *
+     * @param list<string> $values
+     */
+    public function sendValues(Call $call, array $values, bool $isLast): Thrift\SentValues
+    {
+        return $this->onOpen($call, static fn (Thrift\RosterClient $roster) => $roster->sendValues($values, $isLast));
+    }
+
     /** What came since of the call that was started here. */
     public function nextValues(Call $call): Thrift\CallValues
     {
+        return $this->onOpen($call, static fn (Thrift\RosterClient $roster) => $roster->nextValues());
+    }
+
+    private function onOpen(Call $call, callable $question): object
+    {
         try {
-            $next = static fn (Thrift\RosterClient $roster) => $roster->nextValues();
-            return $this->send($next, $call->timeoutMs, false);
+            return $this->send($question, $call->timeoutMs, false);
         } catch (Exception\WayFailed | Exception\InvalidRequest $failure) {
             // The call went with its connection.
             throw new Exception\CallFailed($failure->getMessage(), lost: true);

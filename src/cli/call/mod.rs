@@ -2,6 +2,7 @@
 
 mod in_order;
 mod outcomes;
+mod stream_in;
 
 use clap::Args;
 use roster::resolve::Requirement;
@@ -45,6 +46,9 @@ pub(crate) struct Call {
     /// Make several calls on one master, one after the other
     #[arg(long, conflicts_with_all = ["what", "arguments", "json", "all", "metadata"])]
     in_order: bool,
+    /// Send the method the lines of the standard input while it goes on, each as JSON where it is JSON, else as a text
+    #[arg(long, conflicts_with_all = ["in_order", "all", "metadata", "idempotent", "output"])]
+    stream_in: bool,
     /// It does no harm to execute the call twice: a lost one is tried on another master
     #[arg(long)]
     idempotent: bool,
@@ -75,6 +79,10 @@ impl Call {
         };
         let arguments = self.json.map_or_else(|| named(self.arguments), Ok)?;
         let call = idl::Call::new(service, method, arguments.to_string().into_bytes(), options);
+        if self.stream_in {
+            client.open_call(self.master, call, timeout)?;
+            return stream_in::send_lines(&mut client, std::io::stdin().lock(), timeout);
+        }
         if self.all {
             let outcomes = client.call_all(call, timeout)?;
             let masters = outcomes.iter().map(|outcome| (outcome.master.as_deref().unwrap_or("?"), outcome));
@@ -120,11 +128,14 @@ pub(super) fn service_and_method(text: &str) -> Result<(String, String), String>
     }
 }
 
+/// As JSON where it is JSON, else as a text.
+fn value(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|_| text.into())
+}
+
 fn key_and_value(text: &str) -> Result<(String, Value), String> {
     match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => {
-            Ok((key.into(), serde_json::from_str(value).unwrap_or_else(|_| value.into())))
-        }
+        Some((key, value)) if !key.is_empty() => Ok((key.into(), self::value(value))),
         _ => Err("expected KEY=VALUE".into()),
     }
 }

@@ -86,6 +86,14 @@ impl RosterSyncHandler for Sidecar {
         Err("not asked".into())
     }
 
+    fn handle_open_call(&self, _: Call, _: String) -> thrift::Result<()> {
+        Err("not asked".into())
+    }
+
+    fn handle_send_values(&self, _: Vec<Vec<u8>>, _: bool) -> thrift::Result<SentValues> {
+        Err("not asked".into())
+    }
+
     fn handle_watch_messages(&self, _: i64, _: i32, _: i32, _: Encoding) -> thrift::Result<MessagesReply> {
         Err("not asked".into())
     }

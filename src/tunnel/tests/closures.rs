@@ -67,6 +67,7 @@ fn outcomes(output: &[u8], closures: &Closures, requests: usize) -> Result<Vec<O
             }
             Part::End => *end = Some(Ok(())),
             Part::Error(error) => *end = Some(Err(error)),
+            Part::Took(_) => panic!("no call has an input"),
         }
     }
     Ok(outcomes.into_iter().map(|(values, end)| (values, end.expect("an end of every answer"))).collect())
@@ -78,7 +79,7 @@ fn calls(calls: &[(&str, Value)]) -> Vec<Outcome> {
 }
 
 pub(super) fn demo(method: &str, arguments: Value) -> Request {
-    Request::call("demo".into(), method.into(), arguments).expect("values of PHP")
+    Request::call("demo".into(), method.into(), arguments, false).expect("values of PHP")
 }
 
 pub(super) fn list(values: impl IntoIterator<Item = Value>) -> Value {
@@ -259,8 +260,8 @@ fn arguments_are_matched_as_php_itself_does() {
 fn a_hostile_name_is_data_and_never_source() {
     for hostile in ["x'); exit('", "x\"); exit(\"", "$stream", "\0", "'; system('id'); '", "é\n?><?php exit(1);"] {
         let requests = vec![
-            Request::call(hostile.into(), "echo".into(), list([hostile.into()])).expect("text"),
-            Request::call("demo".into(), hostile.into(), map(&[(hostile, hostile.into())])).expect("text"),
+            Request::call(hostile.into(), "echo".into(), list([hostile.into()]), false).expect("text"),
+            Request::call("demo".into(), hostile.into(), map(&[(hostile, hostile.into())]), false).expect("text"),
             demo("echo", list([hostile.into()])),
         ];
         let outcomes = run(&PLAIN, requests, "").expect("the closure runs");

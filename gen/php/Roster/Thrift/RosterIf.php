@@ -299,6 +299,34 @@ interface RosterIf
      */
     public function nextValues();
     /**
+     * As `startCall`, of a method that is sent more values while it goes on; it waits for nothing. The method has a parameter
+     * of the type `React\Stream\ReadableStreamInterface` (or another that `React\Stream\ThroughStream` is), and the values
+     * come on that stream. Only masters of PHP that are connected to this sidecar's own register have such methods. The
+     * call is tried on one master and no other.
+     * 
+     * @param \Roster\Thrift\Call $call
+     * @param string $masterId
+     * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
+     */
+    public function openCall(\Roster\Thrift\Call $call, $masterId);
+    /**
+     * Sends values to the method of the call that `openCall` opened, written as its `encoding` says; with `isLast`, there are
+     * no more after them. Waits, within the call's time, while the method takes no more, but not once the method has given
+     * something: then those that were not taken are to be sent again.
+     * 
+     * @param string[] $values
+     * @param bool $isLast
+     * @return \Roster\Thrift\SentValues What became of values that were sent to a call.
+     * 
+     * @throws \Roster\Thrift\NoMaster
+     * @throws \Roster\Thrift\CallFailed
+     * @throws \Roster\Thrift\CallTimedOut
+     * @throws \Roster\Thrift\Overloaded
+     * @throws \Roster\Thrift\InvalidRequest
+     */
+    public function sendValues(array $values, $isLast);
+    /**
      * Sends a command, a map with the key `cmd`, to every master; to how many it was sent.
      * 
      * @param string $message

@@ -1,7 +1,9 @@
 <?php
 // A service that gives everything a service can give, and throws everything it can throw.
 use React\EventLoop\Loop;
+use React\Promise\Pending;
 use React\Promise\Settled;
+use React\Stream\ReadableStreamInterface;
 use React\Stream\ThroughStream;
 
 enum Suit: string
@@ -93,6 +95,59 @@ class Demo
     public function variadic($first, ...$more) { return [$first, $more]; }
     public function byReference(array &$list) { sort($list); return $list; }
     public static function fixed($first, $second) { return [$first, $second]; }
+
+    /** Gives each number that it is sent times the factor, and at the end how many there were. */
+    public function times(int $factor, ReadableStreamInterface $numbers)
+    {
+        $products = new ThroughStream();
+        $count = 0;
+        $numbers->on('data', function ($number) use ($products, $factor, &$count) {
+            $count++;
+            $products->write(is_string($number) ? $number : $number * $factor);
+        });
+        $numbers->on('end', function () use ($products, &$count) {
+            $products->end($count . ' in all');
+        });
+        return $products;
+    }
+
+    /** Reads after so many seconds; how many bytes came until the end, and how many before it read. */
+    public function hesitant(?ReadableStreamInterface $input, float $seconds)
+    {
+        [$bytes, $early, $is_reading] = [0, 0, false];
+        $result = new Pending(fn () => print("cancelled\n"));
+        $input->on('data', function ($text) use (&$bytes, &$early, &$is_reading) {
+            $bytes += strlen($text);
+            $early += $is_reading ? 0 : strlen($text);
+        });
+        $input->on('end', function () use ($result, &$bytes, &$early) {
+            $result->fulfil([$bytes, $early]);
+        });
+        $input->on('close', fn () => print("input closed\n"));
+        $input->pause();
+        Loop::addTimer($seconds, function () use ($input, &$is_reading) {
+            $is_reading = true;
+            $input->resume();
+        });
+        return $result;
+    }
+
+    /** Refuses the second value, or stops to read after the first. */
+    public function fussy(ReadableStreamInterface $input, bool $throws)
+    {
+        $first = new Pending();
+        $count = 0;
+        $input->on('data', function ($value) use ($input, $throws, $first, &$count) {
+            if ($throws && ++$count > 1) {
+                throw new DomainException("not $value");
+            }
+            if (!$throws) {
+                $input->close();
+                Loop::addTimer(0.5, fn () => $first->fulfil($value));
+            }
+        });
+        return $first;
+    }
 
     public function paced(int $count, float $seconds)
     {

@@ -1,0 +1,36 @@
+//! The standard input, sent by lines to a method that is under way.
+
+use std::io::BufRead;
+use std::time::Duration;
+
+use roster::thrift::client::Client;
+use roster::thrift::idl::CallValues;
+
+use super::{print_values, value};
+
+/// Sends all lines to the call that is open, and prints what it gives, until both have ended.
+pub(super) fn send_lines(client: &mut Client, input: impl BufRead, timeout: Duration) -> anyhow::Result<()> {
+    for line in input.lines() {
+        let line = value(&line?).to_string().into_bytes();
+        loop {
+            let sent = client.send_values(vec![line.clone()], false, timeout)?;
+            if has_ended(&sent.values)? {
+                return Ok(());
+            }
+            if sent.accepted > 0 {
+                break;
+            }
+        }
+    }
+    let mut part = client.send_values(Vec::new(), true, timeout)?.values;
+    while !has_ended(&part)? {
+        part = client.next_values(timeout)?;
+    }
+    Ok(())
+}
+
+/// Prints the values that have come.
+fn has_ended(part: &CallValues) -> anyhow::Result<bool> {
+    print_values("", &part.values)?;
+    Ok(part.ended.is_some())
+}
