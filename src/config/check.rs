@@ -209,6 +209,7 @@ impl Check<'_> {
             ("max_nodes", ensemble.max_nodes == 0),
             ("max_bytes", ensemble.max_bytes.0 == 0),
             ("max_node_bytes", ensemble.max_node_bytes.0 == 0),
+            ("max_in_flight", ensemble.max_in_flight.0 == 0),
             ("max_depth", ensemble.max_depth == 0),
         ] {
             self.object_if(is_zero, &key.child(name), ZERO);

@@ -6,7 +6,10 @@ use crate::model::NodePath;
 
 /// What is wrong with the address of an ensemble: servers with commas between them, and a chroot after the last.
 pub(super) fn check(connect: &str) -> Result<(), String> {
-    let mut servers = connect.split(',').peekable();
+    let mut servers = connect.split(',').map(str::trim).filter(|server| !server.is_empty()).peekable();
+    if servers.peek().is_none() {
+        return Err("names no server: expected `host:port,host:port/chroot`".into());
+    }
     while let Some(server) = servers.next() {
         if server.starts_with("tcp+tls://") {
             return Err(format!("`{server}` asks for TLS, which this version of Roster does not have"));
@@ -57,6 +60,9 @@ mod tests {
             "[::1]:2181,[fe80::1]/a/b",
             "zk1:2181/",
             "zk1/a",
+            " zk1:2181, zk2:2181 ,zk3/a ",
+            "zk1,",
+            "zk1,,zk2",
         ] {
             assert_eq!(check(connect), Ok(()), "{connect}");
         }
@@ -67,14 +73,11 @@ mod tests {
         for connect in [
             "",
             ",",
-            "zk1,",
-            "zk1,,zk2",
             ":2181",
             "zk1:",
             "zk1:0",
             "zk1:65536",
             "zk1:port",
-            "zk1:2181, zk2:2181",
             "zk1/app,zk2/app",
             "/app",
             "zk1/app/",

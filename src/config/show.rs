@@ -41,7 +41,12 @@ impl Config {
             table["shared"][name] = exact(size).into();
         }
         for (number, ensemble) in self.zookeeper.iter().enumerate() {
-            for (name, size) in [("max_bytes", ensemble.max_bytes), ("max_node_bytes", ensemble.max_node_bytes)] {
+            let sizes = [
+                ("max_bytes", ensemble.max_bytes),
+                ("max_node_bytes", ensemble.max_node_bytes),
+                ("max_in_flight", ensemble.max_in_flight),
+            ];
+            for (name, size) in sizes {
                 table["zookeeper"][number][name] = exact(size).into();
             }
         }

@@ -67,7 +67,7 @@ listen = "0.0.0.0:8010"
 path = "zk_test"
 
 [[zookeeper]]
-connect = "zk1:2181, zk2:2181"
+connect = "zk1:2181; zk2:2181"
 session_timeout = "500ms"
 max_node_bytes = "2MiB"
 exclude = ["/a[", "/b", "/c{"]
@@ -124,7 +124,7 @@ roster.toml:15: thrift.max_depth: expected a whole number, found -1
 roster.toml:16: thrift.max_container: expected a whole number, found "many"
 roster.toml:18: admin: this version of Roster has no such key
 roster.toml:22: zk_data.path: a path begins with '/'
-roster.toml:25: zookeeper.0.connect: ` zk2:2181` is not a server: expected `host:port,host:port/chroot`, an IPv6 address in brackets
+roster.toml:25: zookeeper.0.connect: `zk1:2181; zk2:2181` is not a server: expected `host:port,host:port/chroot`, an IPv6 address in brackets
 roster.toml:26: zookeeper.0.session_timeout: a session needs at least 1s to live through a pause
 roster.toml:27: zookeeper.0.max_node_bytes: such a node fits no reply: `thrift.max_reply` is 1.0 MiB
 roster.toml:28: zookeeper.0.exclude: error parsing glob '/a[': unclosed character class; missing ']'; error parsing glob '/c{': unclosed alternate group; missing '}' (maybe escape '{' with '[{]'?)
@@ -316,8 +316,7 @@ fn wrong_shapes_are_told_and_leave_the_rest_to_be_checked() {
     assert_eq!(
         mistakes(file, &[], &[("log", "info"), ("zookeeper.1.name", "0")]),
         "roster.toml:1: zookeeper.0: expected a table, found 5\n\
-         roster.toml:1: zookeeper.1.connect: `` is not a server: expected `host:port,host:port/chroot`, an IPv6 address \
-         in brackets\n\
+         roster.toml:1: zookeeper.1.connect: names no server: expected `host:port,host:port/chroot`\n\
          roster.toml:4: thrift.unix: there is nothing to listen on: set this or `thrift.tcp`\n\
          --set log: log: expected a table, found \"info\""
     );

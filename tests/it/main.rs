@@ -3,6 +3,7 @@
 mod access;
 mod attacks;
 mod bounds;
+mod burden;
 mod chaos;
 mod claims;
 mod cli;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use zookeeper_client::{Acls, CreateMode};
 
 use crate::harness::{Roster, SOON, Scene, any_age, ensure, eventually, exception, fresh_chroot, source};
 use crate::idl::{ChildrenQuery, NotFound, Origin, TRosterSyncClient};
@@ -201,6 +202,51 @@ fn a_change_of_rights_is_found_by_the_audit() {
     scene.zk.identified("app:secret").open("/closed");
     scene.agrees();
     assert_eq!(scene.roster.source().left_out, 0);
+}
+
+#[test]
+fn what_lies_below_a_node_that_may_not_be_read_is_left_out_whatever_happens_to_it() {
+    let zk = fresh_chroot();
+    let owner = zk.identified("app:secret");
+    owner.create("/closed", "");
+    owner.create("/closed/open", "one");
+    owner.open("/closed/open");
+    let scene = Scene::with(&zk, "audit_interval = \"1h\"");
+    scene.agrees();
+    zk.set("/closed/open", "two");
+    owner.create("/closed/other", "");
+    owner.open("/closed/other");
+    zk.create("/last", "");
+    scene.agrees();
+    assert_eq!(scene.roster.source().left_out, 1);
+
+    // That it may be read now no event tells, but its next change does; and that it may not, a new child.
+    owner.open("/closed");
+    zk.set("/closed", "changed");
+    scene.agrees();
+    assert_eq!(scene.roster.data("/closed/open"), b"two");
+    owner.close("/closed");
+    let open = CreateMode::Persistent.with_acls(Acls::anyone_all());
+    owner.run(async |client| client.create("/closed/third", b"", &open).await.map(drop));
+    scene.agrees();
+    exception::<NotFound>(scene.roster.get("/closed/open")).expect("it cannot be followed");
+}
+
+#[test]
+fn the_figures_of_quotas_are_no_drift() {
+    let mut scene = Scene::own("audit_interval = \"300ms\"");
+    scene.zk.create("/a", "");
+    for (name, figures) in [("limits", "count=100,bytes=100000"), ("stats", "count=1,bytes=0")] {
+        scene.zk.create(&format!("/zookeeper/quota/a/zookeeper_{name}"), figures);
+    }
+    scene.server().restart();
+    scene.agrees();
+    scene.zk.create("/a/b", "some data");
+    let stats = scene.zk.run(async |client| client.get_data("/zookeeper/quota/a/zookeeper_stats").await);
+    assert!(String::from_utf8_lossy(&stats.0).contains("count=2"), "{stats:?}");
+    std::thread::sleep(2 * SECOND);
+    scene.agrees();
+    assert_eq!(scene.roster.source().drift, 0, "{}", scene.roster.log());
 }
 
 #[test]

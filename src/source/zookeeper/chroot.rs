@@ -22,13 +22,16 @@ impl Chroot {
         }
     }
 
-    /// The path that a server's path means; of one that no node can have, the nearest above it that one can.
-    pub(super) fn client(&self, path: &str) -> Option<NodePath> {
+    /// The path that a server's path means. Of one that no node can have, the nearest above it that one can, and the name
+    /// below that.
+    pub(super) fn client<'a>(&self, path: &'a str) -> Option<(NodePath, Option<&'a str>)> {
         let path = path.strip_prefix(self.0.as_str())?;
-        let mut rest = if path.is_empty() { "/" } else { path };
+        let whole = if path.is_empty() { "/" } else { path };
+        let mut rest = whole;
         loop {
             if let Ok(found) = NodePath::parse(rest) {
-                return Some(found);
+                let below = whole[rest.len()..].trim_start_matches('/');
+                return Some((found, (rest != whole).then(|| below.split('/').next().unwrap_or(below))));
             }
             rest = match rest.rfind('/')? {
                 0 => "/",
@@ -50,13 +53,17 @@ mod tests {
         assert_eq!(chroot.server(&path("/a")), "/app/a");
         let cases = [("/app", Some("/")), ("/app/a/b", Some("/a/b")), ("/apple", None), ("/b", None), ("", None)];
         for (server, client) in cases {
-            assert_eq!(chroot.client(server), client.map(path), "{server}");
+            assert_eq!(chroot.client(server), client.map(|client| (path(client), None)), "{server}");
         }
         let root = Chroot::new("/");
-        for (server, client) in
-            [("/", "/"), ("/a/..", "/a"), ("/a//b", "/a"), ("/\u{1b}/b", "/"), ("/a/\u{fffd}", "/a")]
-        {
-            assert_eq!(root.client(server), Some(path(client)), "{server:?}");
+        for (server, client, name) in [
+            ("/", "/", None),
+            ("/a/..", "/a", Some("..")),
+            ("/a//b", "/a", Some("b")),
+            ("/\u{1b}/b", "/", Some("\u{1b}")),
+            ("/a/\u{fffd}", "/a", Some("\u{fffd}")),
+        ] {
+            assert_eq!(root.client(server), Some((path(client), name)), "{server:?}");
         }
         assert_eq!(root.client("a"), None);
     }

@@ -48,6 +48,10 @@ pub struct Config {
     /// Of one node's data.
     #[serde(default = "Config::default_max_node_bytes")]
     pub max_node_bytes: ByteSize,
+    /// How many bytes of replies may be on their way, so that no server is asked for more than it has memory for, and no
+    /// line for more than it carries. One node may be larger.
+    #[serde(default = "Config::default_max_in_flight")]
+    pub max_in_flight: ByteSize,
     /// Of a path, in parts.
     #[serde(default = "Config::default_max_depth")]
     pub max_depth: usize,
@@ -69,6 +73,7 @@ impl Config {
             max_nodes: Self::default_max_nodes(),
             max_bytes: Self::default_max_bytes(),
             max_node_bytes: Self::default_max_node_bytes(),
+            max_in_flight: Self::default_max_in_flight(),
             max_depth: Self::default_max_depth(),
         }
     }
@@ -103,6 +108,10 @@ impl Config {
 
     fn default_max_node_bytes() -> ByteSize {
         ByteSize::mib(1)
+    }
+
+    fn default_max_in_flight() -> ByteSize {
+        ByteSize::mib(4)
     }
 
     fn default_max_depth() -> usize {

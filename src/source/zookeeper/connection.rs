@@ -30,8 +30,9 @@ const MAX_REPLY: usize = 64 << 20;
 /// The most that an event, or the answer to a connect, may hold.
 pub(super) const MAX_SMALL: usize = 2 << 20;
 
-/// How long the oldest request may wait for its reply, though other bytes come.
-const REPLY_TIMEOUT: Duration = Duration::from_secs(35);
+/// Within so many silences a reply must come, or so many bytes of one: who sends other things makes no progress.
+const SILENCES_OF_STANDSTILL: u32 = 3;
+const LEAST_PROGRESS: u64 = 8 << 10;
 
 /// How often silence is looked for until it is one.
 const TICKS_OF_SILENCE: u32 = 8;
@@ -59,15 +60,17 @@ pub(super) struct Connection {
     /// How often the clock has ticked since something came. Not the time itself: while this process did not run, it
     /// could not hear.
     silent_ticks: u32,
+    /// How often the clock has ticked since there was progress, and the bytes of replies that had come by then.
+    idle_ticks: u32,
+    progressed: u64,
+    /// Bytes of replies that came whole, or were passed over.
+    replied: u64,
     pub(super) last_zxid: i64,
-    /// Whether a ping has no reply yet. It may overtake other replies.
-    pinged: bool,
 }
 
 #[derive(Debug)]
 struct Waiting {
     xid: i32,
-    since: Instant,
     reply: Reply,
 }
 
@@ -95,8 +98,10 @@ impl Connection {
             spoke: Instant::now(),
             silence: SILENCE,
             silent_ticks: 0,
+            idle_ticks: 0,
+            progressed: 0,
+            replied: 0,
             last_zxid,
-            pinged: false,
         }
     }
 
@@ -150,7 +155,7 @@ impl Connection {
         let xid = self.next_xid;
         self.next_xid = xid.checked_add(1).unwrap_or(1);
         jute::put_request(&mut self.unsent, xid, request.op, &request.body);
-        self.waiting.push_back(Waiting { xid, since: Instant::now(), reply: request.reply });
+        self.waiting.push_back(Waiting { xid, reply: request.reply });
     }
 
     /// Notices silence, on either side.
@@ -159,14 +164,35 @@ impl Connection {
         if self.silent_ticks > TICKS_OF_SILENCE {
             return Err(Trouble::Lost(format!("the server was silent for {:?}", self.silence)));
         }
-        if self.waiting.front().is_some_and(|oldest| oldest.since.elapsed() >= REPLY_TIMEOUT) {
-            return Err(Trouble::Lost(format!("no reply within {REPLY_TIMEOUT:?}")));
-        }
-        if !self.pinged && self.spoke.elapsed() >= self.silence * 3 / 8 {
+        self.check_progress()?;
+        // Also while replies are on their way: the server counts what it hears, and a session may be shorter than they take.
+        if self.unsent.is_empty() && self.spoke.elapsed() >= self.silence * 3 / 8 {
             jute::put_request(&mut self.unsent, xid::PING, op::PING, &[]);
-            self.pinged = true;
         }
         Ok(())
+    }
+
+    /// Notices a server that says something, but nothing of what it was asked for.
+    fn check_progress(&mut self) -> Result<(), Trouble> {
+        let replied = self.replied + self.bytes_of_a_part();
+        if self.waiting.is_empty() || replied >= self.progressed + LEAST_PROGRESS {
+            (self.idle_ticks, self.progressed) = (0, replied);
+            return Ok(());
+        }
+        self.idle_ticks += 1;
+        if self.idle_ticks > TICKS_OF_SILENCE * SILENCES_OF_STANDSTILL {
+            let waited = self.silence * SILENCES_OF_STANDSTILL;
+            return Err(Trouble::Lost(format!("the server answers nothing that it was asked for {waited:?}")));
+        }
+        Ok(())
+    }
+
+    /// How many bytes have come of a reply that is not whole.
+    fn bytes_of_a_part(&self) -> u64 {
+        match jute::part(&self.received) {
+            Some(xid::EVENT | xid::PING) | None => 0,
+            Some(_) => self.received.len() as u64,
+        }
     }
 
     fn take_all(&mut self, inbox: &Inbox, chroot: &Chroot, max_reply: usize) -> Result<(), Trouble> {
@@ -174,6 +200,7 @@ impl Connection {
             let passed_over = self.passed_over.min(self.received.len());
             drop(self.received.split_to(passed_over));
             self.passed_over -= passed_over;
+            self.replied += passed_over as u64;
             match jute::frame(&mut self.received, max_reply).map_err(broken)? {
                 Frame::Incomplete => return Ok(()),
                 Frame::Complete(message) => {
@@ -181,6 +208,7 @@ impl Connection {
                     if header.xid == xid::EVENT {
                         take_event(&body, inbox, chroot)?;
                     } else {
+                        self.replied += body.len() as u64;
                         self.reply(header, Ok(body))?;
                     }
                 }
@@ -198,11 +226,11 @@ impl Connection {
     /// Replies come in the order of the requests.
     fn reply(&mut self, header: ReplyHeader, body: Result<Bytes, Failure>) -> Result<(), Trouble> {
         if header.xid == xid::PING {
-            self.pinged = false;
             return Ok(());
         }
         let waiting = self.waiting.pop_front().filter(|waiting| waiting.xid == header.xid);
         let waiting = waiting.ok_or(Malformed("a reply to no request")).map_err(broken)?;
+        self.idle_ticks = 0;
         self.last_zxid = self.last_zxid.max(header.zxid);
         match header.error {
             code::SESSION_EXPIRED => Err(Trouble::Ended("the session expired".into())),
@@ -239,12 +267,15 @@ fn make_room(received: &mut BytesMut) {
 fn take_event(body: &[u8], inbox: &Inbox, chroot: &Chroot) -> Result<(), Trouble> {
     const CREATED: i32 = 1;
     const DELETED: i32 = 2;
+    /// Of a name that no node can have, at most so many characters are kept.
+    const MAX_NAME: usize = 200;
     if body.len() > MAX_SMALL {
         return Err(broken(Malformed("an event that is too large")));
     }
     let (kind, path) = jute::event(body).map_err(broken)?;
     match chroot.client(&path) {
-        Some(path) => inbox.changed(path, matches!(kind, CREATED | DELETED)),
+        Some((path, None)) => inbox.changed(path, matches!(kind, CREATED | DELETED)),
+        Some((parent, Some(name))) => inbox.odd(parent, name.chars().take(MAX_NAME).collect(), kind != DELETED),
         None => Ok(()),
     }
 }

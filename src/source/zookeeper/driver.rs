@@ -95,6 +95,8 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
+        // Whatever ended it, the next session begins at another server, if there is one.
+        self.servers.fail(self.connection.address());
         self.connection.close_session();
     }
 }

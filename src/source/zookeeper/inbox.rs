@@ -22,6 +22,8 @@ pub(super) struct Inbox {
 struct Contents {
     /// Of each path, whether it came or went. Another event of the same path says nothing more.
     changed: BTreeMap<NodePath, bool>,
+    /// Of each name that no node can have, below a path, whether it is there.
+    odd: BTreeMap<(NodePath, String), bool>,
     path_bytes: usize,
     lost: Option<String>,
     regained: bool,
@@ -38,11 +40,19 @@ impl Inbox {
         }
         contents.path_bytes += path.as_str().len();
         contents.changed.insert(path, structure);
-        if contents.changed.len() > MAX_PATHS || contents.path_bytes > MAX_PATH_BYTES {
-            return Err(Trouble::Lost("events came faster than they were taken".into()));
+        self.came.notify_one();
+        contents.check()
+    }
+
+    /// Below this path came or went something with a name that no node can have.
+    pub(super) fn odd(&self, parent: NodePath, name: String, is_there: bool) -> Result<(), Trouble> {
+        let mut contents = self.lock();
+        let bytes = parent.as_str().len() + name.len();
+        if contents.odd.insert((parent, name), is_there).is_none() {
+            contents.path_bytes += bytes;
         }
         self.came.notify_one();
-        Ok(())
+        contents.check()
     }
 
     /// What had changed before a loss does not matter: everything is read anew.
@@ -73,6 +83,10 @@ impl Inbox {
         if std::mem::take(&mut contents.regained) {
             return Some(Ok(Event::Regained));
         }
+        if let Some(((parent, name), is_there)) = contents.odd.pop_first() {
+            contents.path_bytes -= parent.as_str().len() + name.len();
+            return Some(Ok(Event::Odd { parent, name, is_there }));
+        }
         let (path, structure) = contents.changed.pop_first()?;
         contents.path_bytes -= path.as_str().len();
         Some(Ok(Event::Changed { path, structure }))
@@ -90,6 +104,16 @@ impl Inbox {
 
     fn lock(&self) -> MutexGuard<'_, Contents> {
         self.contents.lock().expect("nobody panics while holding it")
+    }
+}
+
+impl Contents {
+    /// An error, when there is no place for more.
+    fn check(&self) -> Result<(), Trouble> {
+        if self.changed.len() + self.odd.len() > MAX_PATHS || self.path_bytes > MAX_PATH_BYTES {
+            return Err(Trouble::Lost("events came faster than they were taken".into()));
+        }
+        Ok(())
     }
 }
 

@@ -13,6 +13,8 @@ pub(super) mod op {
     pub(in super::super) const GET_CHILDREN: i32 = 8;
     pub(in super::super) const SYNC: i32 = 9;
     pub(in super::super) const PING: i32 = 11;
+    /// With the stat of the node.
+    pub(in super::super) const GET_CHILDREN_2: i32 = 12;
     pub(in super::super) const MULTI_READ: i32 = 22;
     pub(in super::super) const AUTH: i32 = 100;
     pub(in super::super) const ADD_WATCH: i32 = 106;
@@ -29,7 +31,9 @@ pub(super) mod xid {
 
 /// Errors, by `KeeperException.Code` of ZooKeeper.
 pub(super) mod code {
+    pub(in super::super) const MARSHALLING_ERROR: i32 = -5;
     pub(in super::super) const UNIMPLEMENTED: i32 = -6;
+    pub(in super::super) const BAD_ARGUMENTS: i32 = -8;
     pub(in super::super) const NO_NODE: i32 = -101;
     pub(in super::super) const NO_AUTH: i32 = -102;
     pub(in super::super) const SESSION_EXPIRED: i32 = -112;
@@ -83,13 +87,15 @@ pub(super) enum Reading {
     Unreadable,
     /// The reply would be larger than one may be.
     TooLarge,
+    /// The server refuses to read this one, for a reason of its own.
+    Refused,
 }
 
 /// What listing the children of one node came to.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Listing {
     Names(Names),
-    /// The node is gone, or may not be read.
+    /// The node is gone, or may not be read, or the server refuses it.
     Nothing,
     /// The reply would be larger than one may be.
     TooLarge,
@@ -113,6 +119,7 @@ impl Names {
         self.count
     }
 
+    #[cfg(any(test, feature = "fuzz"))]
     pub(super) fn size(&self) -> usize {
         self.bytes.len()
     }
@@ -133,6 +140,12 @@ pub(super) fn frame(received: &mut BytesMut, max: usize) -> Result<Frame, Malfor
     }
     received.advance(LENGTH_BYTES);
     Ok(Frame::Complete(received.split_to(length).freeze()))
+}
+
+/// Of which message a part was received: its number, where so much has come.
+pub(super) fn part(received: &[u8]) -> Option<i32> {
+    let mut head = Reader(received);
+    head.int().and_then(|_| head.int()).ok()
 }
 
 /// Appends a frame.
@@ -180,7 +193,7 @@ pub(super) fn path(path: &str) -> BytesMut {
     body
 }
 
-/// A request about a path that sets no watch: `exists`.
+/// A request about a path that sets no watch: `exists`, and listing with the stat.
 pub(super) fn unwatched(path: &str) -> BytesMut {
     let mut body = self::path(path);
     body.put_u8(0);
@@ -240,6 +253,20 @@ pub(super) fn event(body: &[u8]) -> Result<(i32, Cow<'_, str>), Malformed> {
     Ok((kind, rest.text()?))
 }
 
+/// The reply to `exists`: the node's stat, and how many bytes of data it has.
+pub(super) fn stat(body: &[u8]) -> Result<(Stat, usize), Malformed> {
+    Reader(body).stat_and_length()
+}
+
+/// The reply to listing one node with its stat: this, and how many bytes of data it has.
+pub(super) fn listed_stat(body: &[u8]) -> Result<(Stat, usize), Malformed> {
+    let mut rest = Reader(body);
+    for _ in 0..rest.int()?.max(0) {
+        rest.bytes()?;
+    }
+    rest.stat_and_length()
+}
+
 /// The reply to reading `count` nodes.
 pub(super) fn readings(body: &[u8], count: usize) -> Result<Vec<Reading>, Malformed> {
     let found = |rest: &mut Reader| {
@@ -247,9 +274,9 @@ pub(super) fn readings(body: &[u8], count: usize) -> Result<Vec<Reading>, Malfor
         Ok(Reading::Found(Node { data, stat: rest.stat()? }))
     };
     multi(body, count, op::GET_DATA, found, |code| match code {
-        code::NO_NODE => Some(Reading::Absent),
-        code::NO_AUTH => Some(Reading::Unreadable),
-        _ => None,
+        code::NO_NODE => Reading::Absent,
+        code::NO_AUTH => Reading::Unreadable,
+        _ => Reading::Refused,
     })
 }
 
@@ -264,8 +291,7 @@ pub(super) fn listings(body: &Bytes, count: usize) -> Result<Vec<Listing>, Malfo
         }
         Ok(Listing::Names(Names { bytes: body.slice(start..body.len() - rest.0.len()), count }))
     };
-    let failed = |code| matches!(code, code::NO_NODE | code::NO_AUTH).then_some(Listing::Nothing);
-    multi(body, count, op::GET_CHILDREN, found, failed)
+    multi(body, count, op::GET_CHILDREN, found, |_| Listing::Nothing)
 }
 
 fn multi<'a, T>(
@@ -273,7 +299,7 @@ fn multi<'a, T>(
     count: usize,
     op: i32,
     found: impl Fn(&mut Reader<'a>) -> Result<T, Malformed>,
-    failed: impl Fn(i32) -> Option<T>,
+    failed: impl Fn(i32) -> T,
 ) -> Result<Vec<T>, Malformed> {
     let (mut rest, mut results) = (Reader(body), Vec::new());
     while results.len() < count {
@@ -281,7 +307,7 @@ fn multi<'a, T>(
         let _error = rest.int()?;
         results.push(match kind {
             _ if done => return Err(Malformed("fewer answers than questions")),
-            op::ERROR => failed(rest.int()?).ok_or(Malformed("an error that no read can meet"))?,
+            op::ERROR => failed(rest.int()?),
             kind if kind == op => found(&mut rest)?,
             _ => return Err(Malformed("an answer of another kind than the question")),
         });
@@ -332,11 +358,16 @@ impl<'a> Reader<'a> {
     }
 
     fn stat(&mut self) -> Result<Stat, Malformed> {
+        self.stat_and_length().map(|(stat, _)| stat)
+    }
+
+    fn stat_and_length(&mut self) -> Result<(Stat, usize), Malformed> {
         let (czxid, mzxid, ctime, mtime) = (self.long()?, self.long()?, self.long()?, self.long()?);
         let (version, _cversion, _aversion) = (self.int()?, self.int()?, self.int()?);
-        let (ephemeral_owner, _length, num_children) = (self.long()?, self.int()?, self.int()?);
+        let (ephemeral_owner, length, num_children) = (self.long()?, self.int()?, self.int()?);
         let pzxid = self.long()?;
-        Ok(Stat { czxid, mzxid, pzxid, ctime, mtime, ephemeral_owner, version, num_children })
+        let stat = Stat { czxid, mzxid, pzxid, ctime, mtime, ephemeral_owner, version, num_children };
+        Ok((stat, length.max(0) as usize))
     }
 }
 

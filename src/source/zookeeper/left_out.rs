@@ -2,11 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::scan::REQUEST_BYTES;
 use crate::model::NodePath;
 
 /// A longer path is none that can be asked for.
-pub(super) const MAX_PATH_BYTES: usize = REQUEST_BYTES;
+pub(super) const MAX_PATH_BYTES: usize = 256 << 10;
 
 /// How many are remembered, and how many bytes of their paths. However many more there are, they count as one.
 const MOST: usize = 100_000;
@@ -37,6 +36,8 @@ pub(super) enum Why {
     LongPath,
     #[error("no node of ZooKeeper can have such a name")]
     Name,
+    #[error("the server refuses to read it; what is known of it stands")]
+    Refused,
 }
 
 /// What is left out: nodes by their paths; what has none, by words that are no path.
@@ -55,8 +56,21 @@ impl LeftOut {
 
     /// A child with a name that no node can have.
     pub(super) fn insert_name(&mut self, parent: &NodePath, name: &str) {
-        let name: String = name.escape_default().take(MOST_NAME).collect();
-        self.remember(&format!("\"{name}\" in {parent}"), Why::Name);
+        self.remember(&odd(parent, name), Why::Name);
+    }
+
+    pub(super) fn remove_name(&mut self, parent: &NodePath, name: &str) {
+        self.forget(&odd(parent, name));
+    }
+
+    /// Whether a node above this one may not be read: then nobody can follow what lies below.
+    pub(super) fn hides(&self, path: &NodePath) -> bool {
+        let mut above = path.upwards().skip(1);
+        !self.whys.is_empty() && above.any(|above| matches!(self.whys.get(above), Some(Why::Unreadable)))
+    }
+
+    pub(super) fn is_unreadable(&self, path: &NodePath) -> bool {
+        matches!(self.whys.get(path.as_str()), Some(Why::Unreadable))
     }
 
     /// What lies below a node. That the node itself is read again changes nothing in it.
@@ -85,16 +99,26 @@ impl LeftOut {
 
     /// Forgets a node; whether it was left out, or may have been.
     pub(super) fn remove(&mut self, path: &NodePath) -> bool {
-        let removed = self.whys.remove(path.as_str()).is_some();
+        self.forget(path.as_str()) || self.more
+    }
+
+    fn forget(&mut self, path: &str) -> bool {
+        let removed = self.whys.remove(path).is_some();
         if removed {
-            self.bytes -= path.as_str().len();
+            self.bytes -= path.len();
         }
-        removed || self.more
+        removed
     }
 
     pub(super) fn len(&self) -> usize {
         self.whys.len() + usize::from(self.more)
     }
+}
+
+/// Words for a child with a name that no node can have.
+fn odd(parent: &NodePath, name: &str) -> String {
+    let name: String = name.escape_default().take(MOST_NAME).collect();
+    format!("\"{name}\" in {parent}")
 }
 
 /// Which of them the log has told of.

@@ -17,14 +17,16 @@ use std::time::{Duration, Instant};
 use tokio::time::{MissedTickBehavior, interval, interval_at, sleep, sleep_until};
 
 use super::Config;
+use super::bulk::{Bulk, LARGE};
 use super::left_out::{LeftOut, Told};
-use super::scan::{Budget, Scope, in_batches};
+use super::pace::Pace;
+use super::scan::{Budget, Scan, Scope, quotas};
 use super::session::{Event, Session, Trouble};
 use super::update::Update;
 use crate::clock::Moment;
 use crate::model::{Change, NodePath, Revision};
-use crate::source::difference;
-use crate::store::{Feed, FeedState, Publisher, left_out};
+use crate::source::{Generation, difference};
+use crate::store::{Feed, FeedState, Publisher, Snapshot, left_out};
 use crate::task::{Backoff, Reload, Stop, random_part};
 
 /// After an event, so long for more of them; and at least so long between two publications.
@@ -51,7 +53,10 @@ const CALM: Duration = Duration::from_secs(60);
 /// Mirrors one ensemble into the store, until the stop.
 pub async fn run(config: Config, publisher: Publisher, reload: Reload, stop: Stop) {
     let (left_out, told) = (LeftOut::default(), Told::default());
-    let mut mirror = Mirror { config, publisher, reload, left_out, told, held: None, lost: false };
+    let quotas = quotas(&config);
+    let (pace, earlier) = (Pace::new(config.max_in_flight), Generation::new());
+    let mut mirror =
+        Mirror { config, publisher, reload, left_out, told, quotas, pace, earlier, held: None, lost: false };
     tokio::select! {
         () = mirror.keep() => {}
         () = stop.requested() => {}
@@ -64,6 +69,10 @@ struct Mirror {
     reload: Reload,
     left_out: LeftOut,
     told: Told,
+    quotas: Option<NodePath>,
+    pace: Pace,
+    /// The large nodes that were read in vain, since the connection was lost before all was read. They are only compared.
+    earlier: Generation,
     held: Option<Held>,
     /// Whether it was in sync and no longer is.
     lost: bool,
@@ -220,19 +229,56 @@ impl Mirror {
         mut announced: BTreeSet<NodePath>,
     ) -> Result<(Vec<Change>, BTreeSet<NodePath>), Trouble> {
         let known = self.publisher.snapshot();
-        let scope = Scope { config: &self.config };
-        let budget = Budget::new(&self.config, self.publisher.filled());
-        let mut scan = scope.scan(session, &known, budget).await?;
-        self.drain(session, &mut announced)?;
-        let paths = scan.left_out.askable(announced.iter().cloned());
-        let take = |path: &NodePath, reading| {
-            scan.take(path, scope.judge(path, reading, &known), &known);
-            Ok(0)
-        };
-        in_batches(&paths, &mut 16, |paths| session.read(paths), take).await?;
+        let mut scan = Scan::new(Budget::new(&self.config, self.publisher.filled()));
+        if let Err(trouble) = self.read_all(session, &known, &mut scan, &mut announced).await {
+            self.pace.slow_down();
+            self.keep_large(scan.generation);
+            return Err(trouble);
+        }
+        self.pace.ease();
+        self.earlier.clear();
         self.left_out = scan.left_out;
         let roots = self.config.roots.iter();
         Ok((roots.flat_map(|root| difference(&known, root, &scan.generation)).collect(), announced))
+    }
+
+    async fn read_all(
+        &self,
+        session: &mut Session,
+        known: &Snapshot,
+        scan: &mut Scan,
+        announced: &mut BTreeSet<NodePath>,
+    ) -> Result<(), Trouble> {
+        let scope = self.scope();
+        scope.read_all(self.bulk(session, known), scan).await?;
+        drain(&scope, session, announced, &mut scan.left_out)?;
+        let paths = scan.left_out.askable(announced.iter().cloned());
+        let take = |path: &NodePath, reading| {
+            if !scan.left_out.hides(path) {
+                scan.take(path, scope.judge(path, reading, known), known);
+            }
+        };
+        self.bulk(session, known).read(&paths, false, take).await
+    }
+
+    fn scope(&self) -> Scope<'_> {
+        Scope { config: &self.config, quotas: self.quotas.as_ref() }
+    }
+
+    fn bulk<'a>(&'a self, session: &'a Session, known: &'a Snapshot) -> Bulk<'a> {
+        Bulk { session, pace: &self.pace, known, earlier: &self.earlier }
+    }
+
+    /// Keeps the large nodes of a read that came to no end, as many as may be mirrored.
+    fn keep_large(&mut self, read: Generation) {
+        let mut room = self.config.max_bytes.as_u64();
+        let earlier = std::mem::take(&mut self.earlier);
+        for (path, node) in read.into_iter().chain(earlier).filter(|(_, node)| node.data.len() > LARGE) {
+            if !self.earlier.contains_key(&path) && node.data.len() as u64 <= room {
+                room -= node.data.len() as u64;
+                self.earlier.insert(path, node);
+            }
+        }
     }
 
     /// When a comparison finds more than half of the nodes gone, and no event has told of it, the ensemble may have
@@ -270,14 +316,16 @@ impl Mirror {
                     if dirty.paths.is_empty() {
                         due = (Instant::now() + GATHER).max(published + PUBLISH);
                     }
-                    self.note(event?, &mut dirty.paths)?;
-                    self.drain(session, &mut dirty.paths)?;
+                    self.note(event?, &mut dirty)?;
+                    self.drain(session, &mut dirty)?;
                     if dirty.paths.len() > MAX_DIRTY {
                         audit = Instant::now();
                     }
                 }
                 () = sleep_until(due.into()), if !dirty.paths.is_empty() => {
-                    self.read_again(session, &mut dirty).await?;
+                    if self.read_again(session, &mut dirty).await? {
+                        audit = audit.min(Instant::now() + RECHECK);
+                    }
                     published = Instant::now();
                 }
                 _ = heartbeat.tick() => self.prove(session, &mut dirty).await?,
@@ -295,7 +343,7 @@ impl Mirror {
     async fn prove(&mut self, session: &mut Session, dirty: &mut Dirty) -> Result<(), Trouble> {
         let asked = Moment::now();
         session.heartbeat().await?;
-        if self.drain(session, &mut dirty.paths)? {
+        if self.drain(session, dirty)? {
             dirty.proof = Some(asked);
             self.settle(dirty);
         }
@@ -311,22 +359,25 @@ impl Mirror {
         }
     }
 
-    /// Reads again what changed, and publishes it.
-    async fn read_again(&mut self, session: &mut Session, dirty: &mut Dirty) -> Result<(), Trouble> {
+    /// Reads again what changed, and publishes it; whether what lies below some of it may be read now, and was not before.
+    async fn read_again(&mut self, session: &mut Session, dirty: &mut Dirty) -> Result<bool, Trouble> {
         let paths = self.left_out.askable(std::mem::take(&mut dirty.paths));
+        let unreadable: Vec<_> = paths.iter().filter(|path| self.left_out.is_unreadable(path)).cloned().collect();
         let known = self.publisher.snapshot();
-        let scope = Scope { config: &self.config };
+        let scope = Scope { config: &self.config, quotas: self.quotas.as_ref() };
         let budget = Budget::new(&self.config, self.publisher.filled());
+        let bulk = Bulk { session, pace: &self.pace, known: &known, earlier: &self.earlier };
         let mut update = Update::new(&known, budget, self.held.is_none(), &mut self.left_out);
-        let take = |path: &NodePath, reading| {
-            update.take(path, scope.judge(path, reading, &known));
-            Ok(0)
-        };
-        in_batches(&paths, &mut 16, |paths| session.read(paths), take).await?;
+        let take = |path: &NodePath, reading| update.take(path, scope.judge(path, reading, &known));
+        let read = bulk.read(&paths, false, take).await;
         let changes = update.changes;
+        if let Err(trouble) = read {
+            self.pace.slow_down();
+            return Err(trouble);
+        }
         self.publish(changes, Publisher::publish);
         self.settle(dirty);
-        Ok(())
+        Ok(unreadable.iter().any(|path| !self.left_out.is_unreadable(path)))
     }
 
     /// Compares everything. A difference of which no event told is drift: there should be none.
@@ -353,32 +404,14 @@ impl Mirror {
         }
     }
 
-    /// Takes in the events that have come; false: there may be more. Under many writes there always are.
-    fn drain(&self, session: &mut Session, dirty: &mut BTreeSet<NodePath>) -> Result<bool, Trouble> {
-        for _ in 0..MAX_DIRTY {
-            match session.come() {
-                Some(event) => self.note(event?, dirty)?,
-                None => return Ok(true),
-            }
-        }
-        Ok(false)
+    fn drain(&mut self, session: &mut Session, dirty: &mut Dirty) -> Result<bool, Trouble> {
+        let scope = Scope { config: &self.config, quotas: self.quotas.as_ref() };
+        drain(&scope, session, &mut dirty.paths, &mut self.left_out)
     }
 
-    fn note(&self, event: Event, dirty: &mut BTreeSet<NodePath>) -> Result<(), Trouble> {
-        let scope = Scope { config: &self.config };
-        match event {
-            Event::Lost(why) => return Err(Trouble::Lost(why)),
-            Event::Regained => return Err(Trouble::Lost("the connection was lost, and found again".into())),
-            Event::Changed { path, structure } => {
-                if structure {
-                    dirty.extend(path.parent().filter(|parent| scope.enters(parent)));
-                }
-                if scope.enters(&path) {
-                    dirty.insert(path);
-                }
-            }
-        }
-        Ok(())
+    fn note(&mut self, event: Event, dirty: &mut Dirty) -> Result<(), Trouble> {
+        let scope = Scope { config: &self.config, quotas: self.quotas.as_ref() };
+        note(&scope, event, &mut dirty.paths, &mut self.left_out)
     }
 
     /// An identity cannot be taken back from a session: a changed one needs another session.
@@ -410,6 +443,53 @@ impl Mirror {
     fn feed(&self) -> &Feed {
         self.publisher.feed()
     }
+}
+
+/// Takes in the events that have come; false: there may be more. Under many writes there always are.
+fn drain(
+    scope: &Scope<'_>,
+    session: &mut Session,
+    dirty: &mut BTreeSet<NodePath>,
+    left_out: &mut LeftOut,
+) -> Result<bool, Trouble> {
+    for _ in 0..MAX_DIRTY {
+        match session.come() {
+            Some(event) => note(scope, event?, dirty, left_out)?,
+            None => return Ok(true),
+        }
+    }
+    Ok(false)
+}
+
+fn note(
+    scope: &Scope<'_>,
+    event: Event,
+    dirty: &mut BTreeSet<NodePath>,
+    left_out: &mut LeftOut,
+) -> Result<(), Trouble> {
+    match event {
+        Event::Lost(why) => return Err(Trouble::Lost(why)),
+        Event::Regained => return Err(Trouble::Lost("the connection was lost, and found again".into())),
+        Event::Changed { path, structure } => {
+            let is_followed = |path: &NodePath| scope.enters(path) && !left_out.hides(path);
+            if structure {
+                dirty.extend(path.parent().filter(is_followed));
+            }
+            if is_followed(&path) {
+                dirty.insert(path);
+            }
+        }
+        Event::Odd { parent, name, is_there } if scope.enters(&parent) && !left_out.hides(&parent) => {
+            match is_there {
+                true => left_out.insert_name(&parent, &name),
+                false => left_out.remove_name(&parent, &name),
+            }
+            // Its figures changed, and with them is told what is left out.
+            dirty.insert(parent);
+        }
+        Event::Odd { .. } => {}
+    }
+    Ok(())
 }
 
 /// Waits until a lost connection is back; an error, when the session is not to be had again.

@@ -1,5 +1,6 @@
 //! ZooKeeper: mirrors subtrees of an ensemble.
 
+mod bulk;
 mod chroot;
 mod config;
 mod connection;
@@ -13,6 +14,7 @@ mod jute;
 mod left_out;
 mod level;
 mod mirror;
+mod pace;
 mod request;
 mod scan;
 mod servers;

@@ -1,37 +1,32 @@
-//! The scan: reads subtrees as a whole, level by level, many nodes a request and a few requests in flight.
+//! The scan: reads subtrees as a whole, level by level.
 
-use std::future::Future;
 use std::sync::Arc;
 
-use futures::StreamExt;
-use futures::stream::FuturesOrdered;
-
 use super::Config;
-use super::jute::{Listing, Reading};
+use super::bulk::Bulk;
+use super::jute::Reading;
 use super::left_out::{LeftOut, Why};
 use super::level::Level;
-use super::session::{Answers, Session, Trouble};
+use super::servers::Servers;
+use super::session::Trouble;
 use crate::model::{Node, NodePath};
 use crate::source::Generation;
 use crate::store::{Filled, Snapshot};
-
-/// Requests in flight. Their replies are taken in the order of the requests: a late "no such node" must not undo
-/// what was read after it.
-const IN_FLIGHT: usize = 4;
-
-/// Nodes in a request: at first, and at most.
-const BATCH: (usize, usize) = (16, 256);
-
-/// Paths in a request: a server ends the connection of one who sends more than a MiB.
-pub(super) const REQUEST_BYTES: usize = 256 << 10;
-
-/// Data in a reply: with more than this, the next requests ask for fewer nodes.
-const REPLY_BYTES: usize = 1 << 20;
 
 /// What of the ensemble is mirrored, and how much may be.
 #[derive(Debug)]
 pub(super) struct Scope<'a> {
     pub(super) config: &'a Config,
+    /// Where ZooKeeper keeps its quotas, whose figures change and no event tells. Unless a root lies there, they are not
+    /// mirrored.
+    pub(super) quotas: Option<&'a NodePath>,
+}
+
+/// Where the server keeps its quotas, if the mirror sees that.
+pub(super) fn quotas(config: &Config) -> Option<NodePath> {
+    const QUOTAS: &str = "/zookeeper/quota";
+    let (path, _) = Servers::new(&config.connect).chroot().client(QUOTAS)?;
+    (!config.roots.iter().any(|root| root.is_under(&path))).then_some(path)
 }
 
 /// What a scan found.
@@ -88,6 +83,7 @@ impl Scope<'_> {
     /// Whether a path is of any interest, be it for what lies below it.
     pub(super) fn enters(&self, path: &NodePath) -> bool {
         self.config.roots.iter().any(|root| path.is_under(root))
+            && !self.quotas.is_some_and(|quotas| path.is_under(quotas))
             && (self.config.exclude.is_empty() || !path.upwards().any(|above| self.config.exclude.is_match(above)))
     }
 
@@ -112,66 +108,52 @@ impl Scope<'_> {
             Reading::Absent => Verdict::Gone,
             Reading::Unreadable => Verdict::LeaveOut(Why::Unreadable, None),
             Reading::TooLarge => Verdict::LeaveOut(Why::TooLarge, known.node(path).cloned()),
+            Reading::Refused => Verdict::LeaveOut(Why::Refused, known.node(path).cloned()),
         }
     }
 
-    /// Reads all there is.
-    pub(super) async fn scan(&self, session: &Session, known: &Snapshot, budget: Budget) -> Result<Scan, Trouble> {
-        let mut scan = Scan { generation: Generation::new(), left_out: LeftOut::default(), budget };
+    /// Reads all there is into a scan.
+    pub(super) async fn read_all(&self, bulk: Bulk<'_>, scan: &mut Scan) -> Result<(), Trouble> {
+        let known = bulk.known;
         let mut level: Vec<NodePath> = self.config.roots.clone();
-        let mut batch = BATCH.0;
         while !level.is_empty() {
-            let (mut parents, mut expected) = (Vec::new(), 0);
-            in_batches(
-                &level,
-                &mut batch,
-                |paths| session.read(paths),
-                |path, reading| {
-                    let (size, children) = match &reading {
-                        Reading::Found(node) => (node.data.len(), node.stat.num_children.max(0) as usize),
-                        // Nobody knows how many.
-                        Reading::TooLarge => (0, 1),
-                        Reading::Absent | Reading::Unreadable => (0, 0),
-                    };
-                    let has_place = scan.take(path, self.judge(path, reading, known), known);
-                    // What lies below a node for which there is no place has none either.
-                    if children > 0 && has_place && !self.is_too_deep(path) {
-                        // With more than there may be place for, only what is known is still followed.
-                        let is_full = expected >= self.config.max_nodes.saturating_sub(scan.generation.len());
-                        if is_full && known.children(path).next().is_none() {
-                            scan.left_out.insert_below(path, Why::NoPlaceBelow);
-                        } else {
-                            expected += children;
-                            parents.push(path.clone());
-                        }
+            let (mut parents, mut counts, mut expected) = (Vec::new(), Vec::new(), 0);
+            let take = |path: &NodePath, reading: Reading| {
+                let children = match &reading {
+                    Reading::Found(node) => node.stat.num_children.max(0) as usize,
+                    // Nobody knows how many.
+                    Reading::TooLarge | Reading::Refused => 1,
+                    Reading::Absent | Reading::Unreadable => 0,
+                };
+                let has_place = scan.take(path, self.judge(path, reading, known), known);
+                // What lies below a node for which there is no place has none either.
+                if children > 0 && has_place && !self.is_too_deep(path) {
+                    // With more than there may be place for, only what is known is still followed.
+                    let is_full = expected >= self.config.max_nodes.saturating_sub(scan.generation.len());
+                    if is_full && known.children(path).next().is_none() {
+                        scan.left_out.insert_below(path, Why::NoPlaceBelow);
+                    } else {
+                        expected += children;
+                        parents.push(path.clone());
+                        counts.push(children);
                     }
-                    Ok(size)
-                },
-            )
-            .await?;
+                }
+            };
+            bulk.read(&level, true, take).await?;
             let mut next = Level::new(self, scan.generation.len());
-            let mut listed = BATCH.0;
-            in_batches(
-                &parents,
-                &mut listed,
-                |paths| session.list(paths),
-                |parent, listing| {
-                    let size = match &listing {
-                        Listing::Names(names) => names.size(),
-                        Listing::Nothing | Listing::TooLarge => 0,
-                    };
-                    next.add(parent, listing, known, &mut scan.left_out);
-                    Ok(size)
-                },
-            )
-            .await?;
+            let take = |parent: &NodePath, listing| next.add(parent, listing, known, &mut scan.left_out);
+            bulk.list(&parents, &counts, take).await?;
             level = next.paths;
         }
-        Ok(scan)
+        Ok(())
     }
 }
 
 impl Scan {
+    pub(super) fn new(budget: Budget) -> Self {
+        Self { generation: Generation::new(), left_out: LeftOut::default(), budget }
+    }
+
     /// Takes in what became of a node; false: it passes the budget, and is left out for that.
     pub(super) fn take(&mut self, path: &NodePath, verdict: Verdict, known: &Snapshot) -> bool {
         self.left_out.remove(path);
@@ -185,14 +167,20 @@ impl Scan {
                 }
                 self.generation.insert(path.clone(), node);
             }
-            Verdict::LeaveOut(why, older) => self.leave_out(path, why, older),
-            Verdict::Gone => {
-                let below = self.generation.range(path.clone()..).map(|(below, _)| below);
-                let gone: Vec<NodePath> = below.take_while(|below| below.is_under(path)).cloned().collect();
-                gone.iter().for_each(|path| drop(self.generation.remove(path)));
+            Verdict::LeaveOut(Why::Unreadable, _) => {
+                self.left_out.insert(path, Why::Unreadable);
+                self.remove_all(path);
             }
+            Verdict::LeaveOut(why, older) => self.leave_out(path, why, older),
+            Verdict::Gone => self.remove_all(path),
         }
         true
+    }
+
+    fn remove_all(&mut self, path: &NodePath) {
+        let below = self.generation.range(path.clone()..).map(|(below, _)| below);
+        let gone: Vec<NodePath> = below.take_while(|below| below.is_under(path)).cloned().collect();
+        gone.iter().for_each(|path| drop(self.generation.remove(path)));
     }
 
     fn leave_out(&mut self, path: &NodePath, why: Why, older: Option<Arc<Node>>) {
@@ -201,85 +189,5 @@ impl Scan {
             Some(node) => drop(self.generation.insert(path.clone(), node)),
             None => drop(self.generation.remove(path)),
         }
-    }
-}
-
-/// How many of the first paths fit into one request, at least one.
-fn fitting(paths: &[NodePath], most: usize) -> usize {
-    let mut bytes = 0;
-    let fits = |path: &&NodePath| {
-        bytes += path.as_str().len();
-        bytes <= REQUEST_BYTES
-    };
-    paths.iter().take(most).take_while(fits).count().max(1)
-}
-
-/// What an answer is where the reply to a single question would be too large.
-pub(super) trait TooLarge {
-    const TOO_LARGE: Self;
-}
-
-impl TooLarge for Reading {
-    const TOO_LARGE: Self = Reading::TooLarge;
-}
-
-impl TooLarge for Listing {
-    const TOO_LARGE: Self = Listing::TooLarge;
-}
-
-/// Asks for all of `paths`, a batch a request, and hands every answer to `take`, in order. What `take` returns is the
-/// answer's size, by which the batches grow and shrink.
-pub(super) async fn in_batches<'a, T: TooLarge, F>(
-    paths: &'a [NodePath],
-    batch: &mut usize,
-    ask: impl Fn(&'a [NodePath]) -> F,
-    mut take: impl FnMut(&NodePath, T) -> Result<usize, Trouble>,
-) -> Result<(), Trouble>
-where
-    F: Future<Output = Result<Answers<T>, Trouble>>,
-{
-    let mut rest = paths;
-    let mut asked = FuturesOrdered::new();
-    loop {
-        while asked.len() < IN_FLIGHT && !rest.is_empty() {
-            let (some, more) = rest.split_at(fitting(rest, *batch));
-            let answers = ask(some);
-            asked.push_back(async move { answers.await.map(|answers| (some, answers)) });
-            rest = more;
-        }
-        let Some(answered) = asked.next().await else { return Ok(()) };
-        let (some, answers) = answered?;
-        let bytes = take_or_halve(some, answers, &ask, &mut take).await?;
-        *batch = if bytes > REPLY_BYTES { (*batch * REPLY_BYTES / bytes).max(1) } else { (*batch * 2).min(BATCH.1) };
-    }
-}
-
-/// Takes the answers to some questions; where they would be too large together, asks again for fewer at once. How
-/// large they were.
-async fn take_or_halve<'a, T: TooLarge, F>(
-    paths: &'a [NodePath],
-    answers: Answers<T>,
-    ask: &impl Fn(&'a [NodePath]) -> F,
-    take: &mut impl FnMut(&NodePath, T) -> Result<usize, Trouble>,
-) -> Result<usize, Trouble>
-where
-    F: Future<Output = Result<Answers<T>, Trouble>>,
-{
-    let (mut bytes, mut now, mut later) = (0, (paths, answers), Vec::new());
-    loop {
-        match now {
-            (paths, Answers::All(answers)) => {
-                for (path, answer) in paths.iter().zip(answers) {
-                    bytes += take(path, answer)?;
-                }
-            }
-            ([path], Answers::TooLarge) => bytes += take(path, T::TOO_LARGE)?.max(REPLY_BYTES + 1),
-            (paths, Answers::TooLarge) => {
-                let (first, second) = paths.split_at(paths.len() / 2);
-                later.extend([second, first]);
-            }
-        }
-        let Some(paths) = later.pop() else { return Ok(bytes) };
-        now = (paths, ask(paths).await?);
     }
 }

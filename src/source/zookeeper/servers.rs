@@ -44,7 +44,8 @@ struct Learned {
 
 impl Servers {
     pub(super) fn new(connect: &str) -> Self {
-        let servers = connect.split(',').map(|server| server.strip_prefix("tcp://").unwrap_or(server));
+        let servers = connect.split(',').map(str::trim).filter(|server| !server.is_empty());
+        let servers = servers.map(|server| server.strip_prefix("tcp://").unwrap_or(server));
         let chroot = servers.clone().next_back().and_then(|server| server.find('/').map(|slash| &server[slash..]));
         let chroot = Chroot::new(chroot.unwrap_or_default());
         Self { addresses: servers.map(address).collect(), chroot, learned: Arc::default() }
@@ -168,6 +169,7 @@ mod tests {
         ] {
             assert_eq!(Servers::new(connect).addresses, [expected]);
         }
+        assert_eq!(Servers::new(" zk1 , zk2:1 ,").addresses, ["zk1:2181", "zk2:1"]);
         let servers = Servers::new("zk1,tcp://zk2:1/app");
         assert_eq!(servers.addresses, ["zk1:2181", "zk2:1"]);
         assert_eq!(servers.chroot.server(&crate::model::NodePath::root().child("a")), "/app/a");

@@ -20,13 +20,13 @@ use super::inbox::Inbox;
 use super::jute::{self, Listing, Malformed, Reading, Ticket, code, op};
 use super::request::{Failure, Reply, Request};
 use super::servers::Servers;
-use crate::model::NodePath;
+use crate::model::{Node, NodePath, Stat};
 
 /// How long the server may take for a reply.
 const REPLY: Duration = Duration::from_secs(4);
 
-/// How long it may take for many nodes at once. A server that falls silent meanwhile is noticed sooner, as silence.
-const BULK: Duration = Duration::from_secs(30);
+/// Many nodes may take long, as long as their bytes come: the connection notices when they do not.
+const BULK: Duration = Duration::MAX;
 
 /// How long it may take for the reply that proves that it is there.
 const HEARTBEAT: Duration = Duration::from_millis(1_500);
@@ -49,6 +49,12 @@ pub(super) enum Event {
         path: NodePath,
         /// Whether it came or went, so that its parent has other figures.
         structure: bool,
+    },
+    /// Below a path is, or no longer is, something with a name that no node can have.
+    Odd {
+        parent: NodePath,
+        name: String,
+        is_there: bool,
     },
     Lost(String),
     Regained,
@@ -75,7 +81,11 @@ pub(super) enum Trouble {
 #[derive(Debug)]
 pub(super) enum Answers<T> {
     All(Vec<T>),
+    /// What was known of a node is not what the server has.
+    Changed,
     TooLarge,
+    /// The server refuses the request, be it for one of them.
+    Refused,
 }
 
 impl Session {
@@ -163,6 +173,41 @@ impl Session {
         self.ask_of_many("list", op::GET_CHILDREN, paths, jute::listings)
     }
 
+    /// How many bytes of data a node has; sent when called, as the others are.
+    pub(super) fn size(&self, path: &NodePath) -> impl Future<Output = Result<usize, Trouble>> + use<> {
+        let body = jute::unwatched(&self.chroot.server(path));
+        self.ask("size", BULK, op::EXISTS, body, |reply| match reply {
+            Err(Failure::Code(code)) if is_of_one_node(code) => Ok(0),
+            reply => Ok(jute::stat(&whole("size", reply)?).map_err(|broken| malformed("size", broken))?.1),
+        })
+    }
+
+    /// Reads a node of which this is known, but for its data if that is the same. In place of `exists`, it is listed:
+    /// that too is only for those who may read it.
+    pub(super) fn compare(
+        &self,
+        path: &NodePath,
+        known: Arc<Node>,
+    ) -> impl Future<Output = Result<Answers<Reading>, Trouble>> + use<> {
+        let body = jute::unwatched(&self.chroot.server(path));
+        self.ask("compare", BULK, op::GET_CHILDREN_2, body, move |reply| match reply {
+            Err(Failure::Code(code::NO_NODE)) => Ok(Answers::All(vec![Reading::Absent])),
+            Err(Failure::Code(code::NO_AUTH)) => Ok(Answers::All(vec![Reading::Unreadable])),
+            // Reading it tells what is wrong.
+            Err(Failure::TooLarge | Failure::Code(code::BAD_ARGUMENTS | code::MARSHALLING_ERROR)) => {
+                Ok(Answers::Changed)
+            }
+            reply => {
+                let listed = jute::listed_stat(&whole("compare", reply)?);
+                let (stat, length) = listed.map_err(|broken| malformed("compare", broken))?;
+                Ok(match is_same(&known, &stat, length) {
+                    true => Answers::All(vec![Reading::Found(Node { data: known.data.clone(), stat })]),
+                    false => Answers::Changed,
+                })
+            }
+        })
+    }
+
     fn ask_of_many<T: Send + 'static>(
         &self,
         what: &'static str,
@@ -202,6 +247,11 @@ impl Session {
     }
 }
 
+/// Whether an error is of the node that was asked for, and of nothing else.
+fn is_of_one_node(code: i32) -> bool {
+    matches!(code, code::NO_NODE | code::NO_AUTH | code::BAD_ARGUMENTS | code::MARSHALLING_ERROR)
+}
+
 /// A reply of which there can be no less.
 fn whole(what: &str, answer: Result<Bytes, Failure>) -> Result<Bytes, Trouble> {
     match answer {
@@ -222,11 +272,20 @@ fn answers<T>(
 ) -> Result<Answers<T>, Trouble> {
     match answer {
         Err(Failure::TooLarge) => Ok(Answers::TooLarge),
-        answer => {
-            let answers = decode(&whole(what, answer)?).map_err(|broken| Trouble::Lost(format!("{what}: {broken}")))?;
-            Ok(Answers::All(answers))
-        }
+        Err(Failure::Code(code::BAD_ARGUMENTS | code::MARSHALLING_ERROR)) => Ok(Answers::Refused),
+        answer => Ok(Answers::All(decode(&whole(what, answer)?).map_err(|broken| malformed(what, broken))?)),
     }
+}
+
+fn malformed(what: &str, broken: Malformed) -> Trouble {
+    Trouble::Lost(format!("{what}: {broken}"))
+}
+
+/// Whether a node that has this stat and this much data has the data that is known of it. Not by the transactions alone:
+/// an ensemble that lost its data counts them anew.
+fn is_same(known: &Node, stat: &Stat, length: usize) -> bool {
+    let mark = |stat: &Stat| (stat.czxid, stat.mzxid, stat.ctime, stat.mtime, stat.version);
+    known.data.len() == length && mark(&known.stat) == mark(stat)
 }
 
 /// The identities that are configured, read anew for each session.

@@ -24,20 +24,28 @@ impl<'a> Update<'a> {
 
     pub(super) fn take(&mut self, path: &NodePath, verdict: Verdict) {
         let was_left_out = self.left_out.remove(path);
+        let verdict = if self.left_out.hides(path) { Verdict::Gone } else { verdict };
         match verdict {
             Verdict::Ignore => {}
             Verdict::Keep(node) => self.keep(path, node, self.confirmed && !was_left_out),
+            // What lies below cannot be followed, as it cannot be found at a start.
+            Verdict::LeaveOut(Why::Unreadable, _) => {
+                self.left_out.insert(path, Why::Unreadable);
+                self.delete_all(path);
+            }
             Verdict::LeaveOut(why, older) => {
                 self.left_out.insert(path, why);
                 if older.is_none() && self.known.node(path).is_some() {
                     self.changes.push(Change::Delete(path.clone()));
                 }
             }
-            Verdict::Gone => {
-                let below = self.known.subtree(path, path.clone());
-                self.changes.extend(below.map(|(below, _)| Change::Delete(below.clone())));
-            }
+            Verdict::Gone => self.delete_all(path),
         }
+    }
+
+    fn delete_all(&mut self, path: &NodePath) {
+        let below = self.known.subtree(path, path.clone());
+        self.changes.extend(below.map(|(below, _)| Change::Delete(below.clone())));
     }
 
     fn keep(&mut self, path: &NodePath, node: Arc<Node>, confirmed: bool) {

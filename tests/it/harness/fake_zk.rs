@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -18,6 +19,7 @@ pub(crate) mod op {
     pub(crate) const GET_CHILDREN: i32 = 8;
     pub(crate) const SYNC: i32 = 9;
     pub(crate) const PING: i32 = 11;
+    pub(crate) const GET_CHILDREN_2: i32 = 12;
     pub(crate) const MULTI_READ: i32 = 22;
     pub(crate) const ADD_WATCH: i32 = 106;
     pub(crate) const CLOSE: i32 = -11;
@@ -47,6 +49,16 @@ pub(crate) trait Tale: Debug + Send + Sync + 'static {
         Vec::new()
     }
 
+    /// The error that reading this node meets, and no other.
+    fn error(&self, _path: &str) -> Option<i32> {
+        None
+    }
+
+    /// The error that every request meets in which this node is, whatever else is in it.
+    fn error_of_all(&self, _path: &str) -> Option<i32> {
+        None
+    }
+
     /// What is sent for a request, in place of the frame that would answer it.
     fn sent(&self, _op: i32, frame: Vec<u8>) -> Sent {
         Sent::Once(frame)
@@ -64,6 +76,8 @@ pub(crate) enum Sent {
     Once(Vec<u8>),
     /// Again and again, each with the number of those before it, until there is no more.
     Many(Box<dyn FnMut(usize) -> Option<Vec<u8>> + Send>),
+    /// A byte each half second.
+    Slowly(Vec<u8>),
     /// Nothing; the connection is closed.
     Closed,
 }
@@ -179,6 +193,13 @@ async fn send(stream: &mut TcpStream, sent: Sent) -> std::io::Result<()> {
             }
             Ok(())
         }
+        Sent::Slowly(bytes) => {
+            for byte in bytes {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                stream.write_all(&[byte]).await?;
+            }
+            Ok(())
+        }
         Sent::Closed => Err(std::io::ErrorKind::ConnectionAborted.into()),
     }
 }
@@ -199,17 +220,24 @@ fn answer(tale: &dyn Tale, op: i32, mut request: Request) -> (i32, Vec<u8>) {
             Some(node) => (0, stat(&node)),
             None => (NO_NODE, Vec::new()),
         },
+        op::GET_CHILDREN_2 => {
+            let path = request.text();
+            match tale.node(&path) {
+                Some(node) => (0, [listed(&tale.children(&path)), stat(&node)].concat()),
+                None => (NO_NODE, Vec::new()),
+            }
+        }
         op::SYNC => {
             let mut body = Vec::new();
             put(&mut body, request.text().as_bytes());
             (0, body)
         }
-        op::MULTI_READ => (0, answers(tale, request)),
+        op::MULTI_READ => answers(tale, request).map_or_else(|error| (error, Vec::new()), |body| (0, body)),
         _ => (0, Vec::new()),
     }
 }
 
-fn answers(tale: &dyn Tale, mut request: Request) -> Vec<u8> {
+fn answers(tale: &dyn Tale, mut request: Request) -> Result<Vec<u8>, i32> {
     let mut body = Vec::new();
     let header = |body: &mut Vec<u8>, op: i32, done: bool| {
         body.extend(op.to_be_bytes());
@@ -220,28 +248,36 @@ fn answers(tale: &dyn Tale, mut request: Request) -> Vec<u8> {
         let (op, done, _error) = (request.int(), request.byte() != 0, request.int());
         if done {
             header(&mut body, -1, true);
-            return body;
+            return Ok(body);
         }
         let path = request.text();
         let _watch = request.byte();
-        match tale.node(&path) {
-            None => {
+        if let Some(error) = tale.error_of_all(&path) {
+            return Err(error);
+        }
+        let found = tale.error(&path).map_or_else(|| tale.node(&path).ok_or(NO_NODE), Err);
+        match found {
+            Err(error) => {
                 header(&mut body, -1, false);
-                body.extend(NO_NODE.to_be_bytes());
+                body.extend(error.to_be_bytes());
             }
-            Some(node) if op == op::GET_DATA => {
+            Ok(node) if op == op::GET_DATA => {
                 header(&mut body, op, false);
                 put(&mut body, &node.data);
                 body.extend(stat(&node));
             }
-            Some(_) => {
+            Ok(_) => {
                 header(&mut body, op, false);
-                let names = tale.children(&path);
-                body.extend((names.len() as i32).to_be_bytes());
-                names.iter().for_each(|name| put(&mut body, name));
+                body.extend(listed(&tale.children(&path)));
             }
         }
     }
+}
+
+fn listed(names: &[Vec<u8>]) -> Vec<u8> {
+    let mut body = (names.len() as i32).to_be_bytes().to_vec();
+    names.iter().for_each(|name| put(&mut body, name));
+    body
 }
 
 fn stat(node: &FakeNode) -> Vec<u8> {

@@ -12,6 +12,9 @@ use super::runtime;
 /// How much later the second half comes, where the line falters.
 const LATE: Duration = Duration::from_millis(30);
 
+/// How much comes at a time, and how long that takes, where the line is slow.
+const SLOW: (usize, Duration) = (5 << 10, Duration::from_millis(50));
+
 /// A line to a server.
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -28,6 +31,8 @@ enum State {
     Silent,
     /// All comes through late, and in two halves.
     Faltering,
+    /// Little comes through at a time.
+    Slow,
     Gone,
 }
 
@@ -59,6 +64,11 @@ impl Link {
 
     pub(crate) fn falter(&self) {
         self.state.send_replace(State::Faltering);
+    }
+
+    /// It carries 100 KiB a second.
+    pub(crate) fn slow_down(&self) {
+        self.state.send_replace(State::Slow);
     }
 
     pub(crate) fn mend(&self) {
@@ -104,6 +114,15 @@ async fn pump(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin,
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
         until(state.clone(), |state| state != State::Silent).await;
+        if *state.borrow() == State::Slow {
+            for piece in buffer[..length].chunks(SLOW.0) {
+                tokio::time::sleep(SLOW.1).await;
+                if to.write_all(piece).await.is_err() {
+                    return;
+                }
+            }
+            continue;
+        }
         let is_faltering = *state.borrow() == State::Faltering;
         let (half, rest) = buffer[..length].split_at(if is_faltering { length / 2 } else { length });
         if to.write_all(half).await.is_err() {

@@ -27,6 +27,8 @@ pub(crate) struct Server {
     process: Option<Process>,
     /// The most that its nodes and all else may take.
     heap: &'static str,
+    /// More settings, as system properties.
+    properties: Vec<String>,
     _place: Place,
 }
 
@@ -55,7 +57,7 @@ impl Server {
             folder.path().display()
         );
         std::fs::write(folder.path().join("zoo.cfg"), config).expect("the configuration is written");
-        Self { folder, port, process: None, heap: "256m", _place: place }
+        Self { folder, port, process: None, heap: "256m", properties: Vec::new(), _place: place }
     }
 
     pub(crate) fn address(&self) -> String {
@@ -71,6 +73,11 @@ impl Server {
         self.heap = heap;
     }
 
+    /// Has it start with a system property from now on, such as `-Djute.maxbuffer=65536`.
+    pub(crate) fn set_property(&mut self, property: &str) {
+        self.properties.push(property.to_owned());
+    }
+
     /// Kills it.
     pub(crate) fn kill(&mut self) {
         self.process = None;
@@ -84,6 +91,7 @@ impl Server {
         let mut java = Command::new("java");
         java.arg(format!("-Xmx{}", self.heap))
             .args(JVM)
+            .args(&self.properties)
             .args(["-cp", CLASS_PATH, "org.apache.zookeeper.server.ZooKeeperServerMain"])
             .arg(path("zoo.cfg"));
         java.stdout(log.try_clone().expect("a log")).stderr(log);

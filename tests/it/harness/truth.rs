@@ -19,6 +19,8 @@ impl Zk {
 }
 
 async fn read_all(client: &Client, root: &str) -> Result<Tree, Error> {
+    /// Its figures change without an event, so that it is not mirrored.
+    const QUOTAS: &str = "/zookeeper/quota";
     let mut tree = Tree::new();
     let mut level = vec![root.to_owned()];
     while !level.is_empty() {
@@ -33,7 +35,7 @@ async fn read_all(client: &Client, root: &str) -> Result<Tree, Error> {
                 if let [MultiReadResult::Data { data, stat }, MultiReadResult::Children { children }] = found {
                     tree.insert(path.clone(), Node::new(path.clone(), data.clone(), told(stat)));
                     let base = if path == "/" { "" } else { path };
-                    below.extend(children.iter().map(|name| format!("{base}/{name}")));
+                    below.extend(children.iter().map(|name| format!("{base}/{name}")).filter(|path| path != QUOTAS));
                 }
             }
         }

@@ -97,6 +97,11 @@ impl Zk {
         self.run(async |client| client.set_acl(path, &Acls::anyone_all(), None).await.map(drop));
     }
 
+    /// Lets nobody else do anything with a node.
+    pub(crate) fn close(&self, path: &str) {
+        self.run(async |client| client.set_acl(path, &Acls::creator_all(), None).await.map(drop));
+    }
+
     /// Creates a node that lives as long as its owner.
     pub(crate) fn ephemeral(&self, path: &str, data: &str) -> Owner {
         runtime().block_on(async {

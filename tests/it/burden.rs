@@ -1,0 +1,165 @@
+//! The mirror is no burden: it asks for few bytes at once, for less after a loss, and elsewhere where nothing comes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::harness::fake_zk::{FakeNode, FakeZk, Sent, Tale, op};
+use crate::harness::{Roster, SOON, Scene, ensure, eventually, source};
+
+/// Large nodes with one parent.
+#[derive(Debug)]
+struct Large {
+    nodes: usize,
+    bytes: usize,
+    seen: Arc<Seen>,
+    /// After so many bytes of replies a connection breaks.
+    breaks_after: usize,
+}
+
+/// What was asked of a server.
+#[derive(Debug, Default)]
+struct Seen {
+    largest_reply: AtomicUsize,
+    bytes_read: AtomicUsize,
+    bytes_of_connection: AtomicUsize,
+}
+
+impl Tale for Large {
+    fn node(&self, path: &str) -> Option<FakeNode> {
+        match path {
+            "/" => Some(FakeNode { num_children: self.nodes as i32, ..FakeNode::default() }),
+            _ => Some(FakeNode { data: vec![b'x'; self.bytes], ..FakeNode::default() }),
+        }
+    }
+
+    fn children(&self, path: &str) -> Vec<Vec<u8>> {
+        let count = if path == "/" { self.nodes } else { 0 };
+        (0..count).map(|number| number.to_string().into_bytes()).collect()
+    }
+
+    fn sent(&self, op: i32, frame: Vec<u8>) -> Sent {
+        if op == op::CONNECT {
+            self.seen.bytes_of_connection.store(0, Ordering::Relaxed);
+        }
+        if op == op::MULTI_READ {
+            let before = self.seen.bytes_of_connection.fetch_add(frame.len(), Ordering::Relaxed);
+            if before + frame.len() > self.breaks_after {
+                return Sent::Closed;
+            }
+            self.seen.largest_reply.fetch_max(frame.len(), Ordering::Relaxed);
+            self.seen.bytes_read.fetch_add(frame.len(), Ordering::Relaxed);
+        }
+        Sent::Once(frame)
+    }
+}
+
+const MIB: usize = 1 << 20;
+
+#[test]
+fn large_nodes_are_read_one_by_one_and_only_once() {
+    const NODES: usize = 200;
+    let seen = Arc::new(Seen::default());
+    let tale = Large { nodes: NODES, bytes: MIB, seen: seen.clone(), breaks_after: usize::MAX };
+    let zk = FakeZk::telling(tale);
+    let roster = Roster::start(&source(&zk.connect_string(), "audit_interval = \"1s\""));
+    roster.becomes("live");
+    let largest = seen.largest_reply.load(Ordering::Relaxed);
+    assert!((MIB..MIB + 1_000).contains(&largest), "{largest}");
+    std::thread::sleep(std::time::Duration::from_secs(4));
+    let read = seen.bytes_read.load(Ordering::Relaxed);
+    assert!(read < (NODES + 4) * MIB, "the audit reads again what has not changed: {read} bytes");
+    assert_eq!(zk.connects(), 1, "{}", roster.log());
+}
+
+#[test]
+fn what_was_read_before_a_loss_is_not_read_again() {
+    const BYTES: usize = 100 << 10;
+    let seen = Arc::new(Seen::default());
+    let zk = FakeZk::telling(Large { nodes: 20, bytes: BYTES, seen: seen.clone(), breaks_after: 5 * BYTES });
+    let roster = Roster::start(&source(&zk.connect_string(), ""));
+    eventually("all is read", 3 * SOON, || {
+        ensure(roster.tree().is_ok_and(|(tree, _)| tree.len() == 21), zk.connects())
+    });
+    let read = seen.bytes_read.load(Ordering::Relaxed);
+    assert!(read < 30 * BYTES, "{read} bytes, over {} connections", zk.connects());
+}
+
+/// Sends one thing for the requests of one kind.
+#[derive(Debug)]
+struct Gray(fn(i32, Vec<u8>) -> Sent);
+
+impl Tale for Gray {
+    fn sent(&self, op: i32, frame: Vec<u8>) -> Sent {
+        self.0(op, frame)
+    }
+}
+
+/// A good server that takes no connection before another one was asked.
+#[derive(Debug)]
+struct Second(Arc<FakeZk>);
+
+impl Tale for Second {
+    fn sent(&self, op: i32, frame: Vec<u8>) -> Sent {
+        if op == op::CONNECT && self.0.connects() == 0 { Sent::Closed } else { Sent::Once(frame) }
+    }
+}
+
+#[test]
+fn a_server_that_answers_no_question_is_left_for_another() {
+    let grays: [fn(i32, Vec<u8>) -> Sent; 4] = [
+        |op, frame| Sent::Once(if matches!(op, op::CONNECT | op::PING) { frame } else { Vec::new() }),
+        |op, frame| Sent::Once(if op == op::MULTI_READ { Vec::new() } else { frame }),
+        |op, frame| if op == op::MULTI_READ { Sent::Slowly(frame) } else { Sent::Once(frame) },
+        |op, frame| if op == op::SYNC { Sent::Slowly(frame) } else { Sent::Once(frame) },
+    ];
+    let pairs = grays.map(|gray| {
+        let gray = Arc::new(FakeZk::telling(Gray(gray)));
+        let good = FakeZk::telling(Second(gray.clone()));
+        let roster = Roster::start(&source(&format!("{},{}", gray.connect_string(), good.connect_string()), ""));
+        (roster, gray, good)
+    });
+    for (roster, gray, _good) in &pairs {
+        roster.becomes("live");
+        assert!(gray.connects() > 0, "{}", roster.log());
+    }
+}
+
+#[test]
+fn a_server_that_takes_only_short_requests_is_mirrored() {
+    for most in [64 << 10, 8 << 10] {
+        let mut scene = Scene::before_zookeeper("");
+        scene.server().restart();
+        scene.zk.create("/names", "");
+        let prefix = format!("/names/{}-", "x".repeat(300));
+        scene.zk.create_many(&prefix, 1_500);
+        scene.roster.kill();
+        scene.server().set_property(&format!("-Djute.maxbuffer={most}"));
+        // Of its own files it takes more.
+        scene.server().set_property("-Dzookeeper.jute.maxbuffer.extrasize=4194304");
+        scene.server().restart();
+        scene.roster.run();
+        eventually("all are mirrored", SOON, || {
+            let (tree, freshness) = scene.roster.tree().map_err(|error| format!("{error:?}"))?;
+            ensure(freshness.age_ms == 0 && tree.len() > 1_500, format!("{} {freshness:?}", tree.len()))
+        });
+    }
+}
+
+#[test]
+fn a_reply_that_takes_longer_than_a_session_is_awaited() {
+    let mut scene = Scene::before_zookeeper("");
+    scene.server().restart();
+    for number in 0..3 {
+        scene.zk.create(&format!("/large-{number}"), vec![b'x'; 400 << 10]);
+    }
+    scene.roster.kill();
+    scene.link.slow_down();
+    scene.roster.run();
+    eventually("all are mirrored", 2 * SOON, || {
+        let (tree, _) = scene.roster.tree().map_err(|error| format!("{error:?}"))?;
+        ensure((0..3).all(|number| tree.contains_key(&format!("/large-{number}"))), tree.len())
+    });
+    let log = scene.roster.log();
+    let after_the_start = &log[log.rfind("connecting").unwrap_or(0)..];
+    assert!(!after_the_start.contains("lost the ensemble") && !after_the_start.contains("silent"), "{log}");
+}
