@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use crate::access::{Access, Policy, UnknownName};
-use crate::config::Config;
+use crate::config::{Config, foreign_folders};
 use crate::metrics::Metrics;
 use crate::net::{Address, BindError};
 use crate::register::{Register, RegisterError};
@@ -48,8 +48,10 @@ pub enum AccessError {
 pub enum StartError {
     #[error(transparent)]
     Bind(#[from] BindError),
-    #[error("access: {0}; `roster config check` tells where it is named")]
+    #[error("access: {0}")]
     Access(#[from] UnknownName),
+    #[error("{0}: {1}")]
+    Folder(&'static str, String),
     #[error(transparent)]
     Register(#[from] RegisterError),
     #[error(transparent)]
@@ -69,6 +71,9 @@ impl Sidecar {
     /// Starts all rooms on the runtime of the caller. It listens when this returns, whatever the sources do.
     pub fn start(config: &Config) -> Result<Self, StartError> {
         let access = Access::new(Policy::new(&config.access, &config.allow)?);
+        if let Some((setting, why)) = foreign_folders(config).next() {
+            return Err(StartError::Folder(setting, why));
+        }
         // Then: what cannot listen touches nothing of another sidecar's.
         let endpoint = Endpoint::bind(&config.thrift)?;
         let bind = || Register::bind(&config.register, &config.token_file());

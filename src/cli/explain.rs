@@ -75,7 +75,7 @@ impl Explain {
 
 impl ExplainAccess {
     fn run(self) -> anyhow::Result<()> {
-        let Loaded { config, origin } = self.settings.load([])?;
+        let Loaded { config, origin } = self.settings.load()?;
         // The socket is the sidecar's own.
         let socket = std::fs::metadata(&config.thrift.unix).ok().map(|socket| Uid::from_raw(socket.uid()));
         let own = socket.unwrap_or_else(geteuid);

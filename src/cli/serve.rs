@@ -39,7 +39,7 @@ pub(crate) struct Serve {
 impl Serve {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let level = self.log.map(|level| ("log.level".to_owned(), level));
-        let load = || self.settings.clone().load(level.clone());
+        let load = || self.settings.clone().load_to_start(level.clone());
         let loaded = load()?;
         let origin = loaded.origin.clone();
         let started = start(loaded);

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use roster::config::{Config, Layers};
+use roster::config::{Config, Layers, Mistakes};
 use roster::default_paths::DefaultPaths;
 
 use super::demo;
@@ -78,13 +78,15 @@ impl Settings {
         Self { config: env::var_os("ROSTER_CONFIG").map(PathBuf::from), set: Vec::new() }
     }
 
-    /// Loads it, with `flags` over all else.
-    pub(crate) fn load(self, flags: impl IntoIterator<Item = (String, String)>) -> anyhow::Result<Loaded> {
+    pub(crate) fn load(self) -> anyhow::Result<Loaded> {
+        let (layers, origin) = self.layers([])?;
+        loaded(Config::load(&layers), origin)
+    }
+
+    /// Loads it for a start, with `flags` over all else.
+    pub(crate) fn load_to_start(self, flags: impl IntoIterator<Item = (String, String)>) -> anyhow::Result<Loaded> {
         let (layers, origin) = self.layers(flags)?;
-        match Config::load(&layers) {
-            Ok(config) => Ok(Loaded { config, origin }),
-            Err(mistakes) => Err(anyhow::Error::from(mistakes).context(origin)),
-        }
+        loaded(Config::load_to_start(&layers), origin)
     }
 
     /// What there is to load.
@@ -107,6 +109,13 @@ impl Settings {
             origin.is_demo = true;
         }
         Ok((layers, origin))
+    }
+}
+
+fn loaded(config: Result<Config, Mistakes>, origin: Origin) -> anyhow::Result<Loaded> {
+    match config {
+        Ok(config) => Ok(Loaded { config, origin }),
+        Err(mistakes) => Err(anyhow::Error::from(mistakes).context(origin)),
     }
 }
 

@@ -194,6 +194,8 @@ impl Check<'_> {
         ] {
             self.object_if(is_zero, &Key::new(["shared", name]), ZERO);
         }
+        let others_write = "the sidecar trusts the file at its next start, so nobody else may write it: \"0640\"";
+        self.object_if(shared.mode.0 & 0o022 != 0, &"shared.mode".into(), others_write);
     }
 
     fn zookeeper(&mut self, ensemble: &source::zookeeper::Config, key: &Key, config: &Config) {

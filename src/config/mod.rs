@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use self::draft::Draft;
 pub use self::mistake::{Key, Mistake, Mistakes, Place};
+pub(crate) use self::surroundings::foreign_folders;
 use crate::default_paths::DefaultPaths;
 use crate::{access, register, secret, source, store, thrift};
 
@@ -98,6 +99,11 @@ impl Config {
     /// The configuration that the layers make; or all that is wrong with it.
     pub fn load(layers: &Layers) -> Result<Self, Mistakes> {
         Self::load_and(layers, |_, _| Vec::new())
+    }
+
+    /// The same for a start, which cannot do without the users and groups that it names.
+    pub fn load_to_start(layers: &Layers) -> Result<Self, Mistakes> {
+        Self::load_and(layers, surroundings::check_names)
     }
 
     /// The same; but what the machine does not have and a start would wait for, or fail at, is a mistake too. What may be

@@ -11,12 +11,13 @@ use super::mistake::{Key, Mistake};
 use crate::access::Subject;
 use crate::net::InTheWay;
 use crate::net::tls::{TlsError, authorities_of, chain_of, key_of};
+use crate::permissions::own;
 use crate::register::{self, SecretError};
 use crate::secret;
 use crate::source::zookeeper::credentials;
 
-/// All that the configuration names, and this machine does not have or does not let this user read.
-pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
+/// The groups and users that the configuration names, and this machine does not have.
+pub(super) fn check_names(config: &Config, draft: &Draft) -> Vec<Mistake> {
     let mut mistakes = Vec::new();
     for (key, group) in [
         ("thrift.group", &config.thrift.group),
@@ -32,6 +33,13 @@ pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
             mistakes.push(draft.mistake(key, unknown.to_string()));
         }
     }
+    mistakes
+}
+
+/// All that the configuration names, and this machine does not have or does not let this user read.
+pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
+    let mut mistakes = check_names(config, draft);
+    mistakes.extend(foreign_folders(config).map(|(key, why)| draft.mistake(key.into(), why)));
     for (key, path) in [("thrift.unix", &config.thrift.unix), ("register.unix", &config.register.unix)] {
         if is_set(path)
             && let Err(error) = InTheWay::none_at(path)
@@ -65,6 +73,25 @@ pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
         }
     }
     mistakes
+}
+
+/// Folders in which another user could replace what the sidecar trusts, with the settings that name them.
+pub(crate) fn foreign_folders(config: &Config) -> impl Iterator<Item = (&'static str, String)> {
+    let folders = [
+        ("thrift.unix", config.thrift.unix.parent()),
+        ("register.unix", config.register.unix.parent()),
+        ("shared.path", config.shared.path.parent().filter(|folder| folder.is_absolute())),
+        ("shared.state", Some(config.shared.state.as_path()).filter(|path| is_set(path))),
+    ];
+    let folders = folders.into_iter().filter_map(|(key, folder)| Some((key, folder?)));
+    folders.filter_map(|(key, folder)| {
+        let (folder, owner, user) = own::foreign_folder(folder)?;
+        let folder = folder.display();
+        let why = format!(
+            "{folder} belongs to {owner}, and this is a process of {user}: run it as {owner}, or choose another folder"
+        );
+        Some((key, why))
+    })
 }
 
 /// Whom the access rules name, with the keys that do.

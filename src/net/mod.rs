@@ -24,10 +24,10 @@ pub use self::accepted::Accepted;
 pub use self::peer::{Peer, Peers, User};
 pub use self::remote::{ConnectError, Remote};
 pub use self::socket_file::InTheWay;
+use self::socket_file::SocketFile;
 pub(crate) use self::socket_file::most_bytes;
-use self::socket_file::{Claim, SocketFile};
 pub use self::stream::Stream;
-use crate::permissions::{Permissions, foreign, give_to};
+use crate::permissions::{Claim, Permissions, give_to, make_folder};
 use crate::task::Stop;
 
 /// How many connections the kernel may hold for us until we accept them. A full queue of a Unix socket makes its
@@ -248,9 +248,7 @@ fn listen_under(
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
         return Err(NoListener::Taken(setting));
     }
-    if let Some((owner, user)) = path.parent().and_then(foreign) {
-        tracing::warn!(path = %path.display(), owner, user, "the folder of the socket is of another user");
-    }
+    path.parent().map_or(Ok(()), make_folder)?;
     // Two that start at the same moment find nobody who listens.
     let claim = Claim::of(path).map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => NoListener::Taken(setting),

@@ -1,14 +1,10 @@
 //! A socket in the file system, which is gone when nobody listens any more.
 
-use std::ffi::OsString;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, symlink};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{Flock, FlockArg};
-
-use crate::permissions::{Mode, make_folder};
+use crate::permissions::Mode;
 
 /// The longest path of a socket: with the `:1` of the link beside it, and a zero, as many bytes as the kernel takes.
 const MAX_PATH: usize = 108 - 1 - ":1".len();
@@ -19,26 +15,6 @@ const MAX_FRESH: usize = 7;
 /// How many bytes the path of a socket may have, so that the name beside it is not too long either.
 pub(crate) fn most_bytes(path: &Path) -> usize {
     MAX_PATH - MAX_FRESH.saturating_sub(path.file_name().map_or(0, |name| name.len()))
-}
-
-/// What no other process may have as long as this lives: the name of a socket.
-#[derive(Debug)]
-pub(super) struct Claim(#[expect(dead_code, reason = "kept for its drop")] Flock<File>);
-
-impl Claim {
-    /// That to `path`; it fails with `WouldBlock` while another process has it. Only our user may open the file beside it
-    /// that is locked for that, and so lock it.
-    pub(super) fn of(path: &Path) -> io::Result<Self> {
-        if let Some(folder) = path.parent() {
-            make_folder(folder)?;
-        }
-        let mut name = OsString::from(".");
-        name.push(path.file_name().unwrap_or_default());
-        name.push(".claim");
-        let options =
-            File::options().write(true).create(true).truncate(false).mode(0o600).open(path.with_file_name(name));
-        Flock::lock(options?, FlockArg::LockExclusiveNonblock).map(Self).map_err(|(_, error)| error.into())
-    }
 }
 
 /// A socket in the file system, taken away with the listener unless another process has replaced it.
@@ -70,11 +46,8 @@ impl InTheWay {
 }
 
 impl SocketFile {
-    /// Listens under a name beside `path`, where nobody looks for it yet.
+    /// Listens under a name beside `path`, whose folder is there, where nobody looks for it yet.
     pub(super) fn bind(path: &Path, mode: Mode) -> io::Result<(std::os::unix::net::UnixListener, Self)> {
-        if let Some(folder) = path.parent() {
-            make_folder(folder)?;
-        }
         let fresh = path.with_file_name(format!(".{:x}", std::process::id()));
         // A process of the same number may have been killed before it moved its own.
         if is_socket(&fresh) {
@@ -124,6 +97,7 @@ fn link_beside(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::permissions::make_folder;
 
     #[test]
     fn a_socket_may_have_as_many_bytes_as_the_kernel_takes() {
@@ -132,6 +106,7 @@ mod tests {
             let taken = most_bytes(Path::new(name)) - folder.path().as_os_str().len() - name.len() - "//".len();
             let path = folder.path().join("x".repeat(taken)).join(name);
             assert_eq!(path.as_os_str().len(), most_bytes(&path));
+            make_folder(path.parent().expect("a folder")).expect("made");
             let (_listener, mut file) = SocketFile::bind(&path, Mode(0o600)).expect("a socket");
             file.move_to(&path).expect("it has its name");
             std::os::unix::net::UnixStream::connect(&path).expect("it is found");

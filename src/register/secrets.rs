@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::Config;
+use super::{Config, token_file};
+use crate::permissions::own::NotOwn;
 use crate::secret;
 use crate::tunnel::Token;
 use crate::tunnel::php::{Closures, SigningKey};
@@ -50,10 +51,8 @@ pub enum SecretError {
          them, or register.listen to \"\" for no register"
     )]
     Nowhere,
-    #[error(
-        "register.tokens: {path} belongs to uid {owner}, who is not the sidecar's user; remove it, and see who may write there"
-    )]
-    Foreign { path: PathBuf, owner: u32 },
+    #[error("register.tokens is not set, and {path} holds no token of Roster's own: {why}")]
+    NotOwn { path: PathBuf, why: NotOwn },
 }
 
 impl SecretError {
@@ -61,7 +60,7 @@ impl SecretError {
     pub(crate) fn key(&self) -> &'static str {
         match self {
             Self::Read { key, .. } | Self::Empty { key, .. } => key,
-            Self::Public { .. } | Self::Short { .. } | Self::Make { .. } | Self::Nowhere | Self::Foreign { .. } => {
+            Self::Public { .. } | Self::Short { .. } | Self::Make { .. } | Self::Nowhere | Self::NotOwn { .. } => {
                 "tokens"
             }
         }
@@ -72,7 +71,7 @@ impl Secrets {
     /// Reads them; the tokens from `made` if the configuration names no file. Beyond loopback, not every token will do.
     pub(super) fn read(config: &Config, made: &Path, is_loopback: bool) -> Result<Self, SecretError> {
         let path = config.tokens.as_deref().unwrap_or(made);
-        let text = text("tokens", path)?;
+        let text = if config.tokens.is_some() { text("tokens", path) } else { token_file::read(made) }?;
         let tokens: Vec<&str> = secret::tokens(&text).collect();
         if tokens.is_empty() {
             return Err(SecretError::Empty { key: "tokens", path: path.to_owned() });

@@ -1,15 +1,17 @@
 //! The token that Roster makes for itself, where the configuration names none.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
-use nix::unistd::{AccessFlags, access, geteuid};
+use nix::unistd::{AccessFlags, access};
 use uuid::Uuid;
 
 use super::SecretError;
 use crate::permissions::Mode;
+use crate::permissions::own::{self, NotOwn};
+use crate::secret;
 
 /// The owner writes it; masters of its group read it.
 const MODE: Mode = Mode(0o640);
@@ -51,28 +53,34 @@ pub(super) fn check(path: &Path) -> Result<(), SecretError> {
     access(&folder, AccessFlags::W_OK | AccessFlags::X_OK).map_err(|error| failed(error.into()))
 }
 
-/// Whether there is a file already, which must be the sidecar's own.
+/// Whether there is a file already, which must be the sidecar's own: whoever else could have put it there would know the
+/// token.
 fn is_there(path: &Path) -> Result<bool, SecretError> {
     if path.is_relative() {
         return Err(SecretError::Nowhere);
     }
-    if !fs::exists(path).map_err(|reason| SecretError::Make { path: path.to_owned(), reason })? {
-        return Ok(false);
+    match own::open(path) {
+        Ok(_) => Ok(true),
+        Err(NotOwn::Io(error)) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        // A start reads it anyway, and tells why it cannot.
+        Err(NotOwn::Io(error)) if error.kind() == io::ErrorKind::PermissionDenied && path.exists() => Ok(true),
+        Err(NotOwn::Io(reason)) => Err(SecretError::Make { path: path.to_owned(), reason }),
+        Err(why) => Err(SecretError::NotOwn { path: path.to_owned(), why }),
     }
-    check_owner(path).map(|()| true)
 }
 
-/// Whoever else could have put a file there would know the token.
-fn check_owner(path: &Path) -> Result<(), SecretError> {
-    let failed = |reason| SecretError::Make { path: path.to_owned(), reason };
-    match fs::metadata(path).map_err(failed)?.uid() {
-        owner if owner == 0 || owner == geteuid().as_raw() => Ok(()),
-        owner => Err(SecretError::Foreign { path: path.to_owned(), owner }),
-    }
+/// What is in the file, if it is the sidecar's own.
+pub(super) fn read(path: &Path) -> Result<String, SecretError> {
+    secret::warn_if_open("register.tokens", path);
+    let text = own::open(path).and_then(|file| io::read_to_string(file).map_err(NotOwn::Io));
+    text.map_err(|why| match why {
+        NotOwn::Io(reason) => SecretError::Read { key: "tokens", path: path.to_owned(), reason },
+        why => SecretError::NotOwn { path: path.to_owned(), why },
+    })
 }
 
 fn write(path: &Path) -> io::Result<()> {
-    let mut file = File::options().write(true).create_new(true).mode(MODE.0).open(path)?;
+    let mut file = own::create(path, MODE.0)?;
     MODE.set(path)?;
     writeln!(file, "{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple())?;
     file.sync_all()

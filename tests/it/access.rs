@@ -7,11 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use nix::sys::signal::Signal;
-use nix::unistd::geteuid;
 use rmpv::Value;
 
 use crate::harness::master::{Scripted, text};
-use crate::harness::{Client, Dialect, SOON, binary, ensure, eventually, exception};
+use crate::harness::{Client, Dialect, SOON, binary, ensure, eventually, exception, is_skipped_without_root};
 use crate::idl::{
     AccessDenied, Call, CallErrorKind, CallOptions, CallTimedOut, Encoding, RegisterAddress, TRosterSyncClient,
 };
@@ -70,14 +69,9 @@ fn for_everybody(folder: &Path) -> PathBuf {
     to
 }
 
-/// Only root can be somebody else. (What needs no two users is tested in the room `access`.)
-fn is_root() -> bool {
-    geteuid().is_root()
-}
-
 #[test]
 fn no_other_user_commands_masters_and_administrators_do() {
-    if !is_root() {
+    if is_skipped_without_root() {
         return;
     }
     let mut shop = Shop::with(&format!("[access]\nadmins = ['user:{DEPLOY}']\n"));
@@ -133,7 +127,7 @@ fn denied(answer: thrift::Result<impl std::fmt::Debug>) -> String {
 
 #[test]
 fn rules_say_what_each_user_sees_and_an_edit_is_in_force_after_a_reload_if_it_is_right() {
-    if !is_root() {
+    if is_skipped_without_root() {
         return;
     }
     let rules = format!(

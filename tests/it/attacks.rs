@@ -3,11 +3,9 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use nix::unistd::geteuid;
-
 use crate::harness::attack::{Attack, FULL_FORCE, play_role};
 use crate::harness::master::{Scripted, map};
-use crate::harness::{Roster, SOON, ensure, eventually, free_port};
+use crate::harness::{Roster, SOON, ensure, eventually, free_port, is_skipped_without_root};
 
 /// How long an attack lasts, unless it is one of full force: `ROSTER_BIN=target/release/roster ATTACK_SECONDS=20`.
 const LASTS: Duration = Duration::from_secs(2);
@@ -96,8 +94,8 @@ fn beside() -> Roster {
 
 #[test]
 fn a_second_user_is_answered_whatever_the_first_one_does() {
-    if !geteuid().is_root() {
-        return eprintln!("only root can be other users");
+    if is_skipped_without_root() {
+        return;
     }
     let _alone = ALONE.lock();
     let target = Target::new("");
@@ -112,8 +110,8 @@ fn a_second_user_is_answered_whatever_the_first_one_does() {
 
 #[test]
 fn who_takes_too_much_is_told_so_and_nobody_else_is() {
-    if !geteuid().is_root() {
-        return eprintln!("only root can be other users");
+    if is_skipped_without_root() {
+        return;
     }
     let _alone = ALONE.lock();
     let target = Target::new("max_memory = \"32MiB\"\nmax_watch_paths = 4096\nmax_calls = 64\n");

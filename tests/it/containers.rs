@@ -5,24 +5,15 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, geteuid};
+use nix::unistd::Pid;
 
-use crate::harness::{Roster, SOON, binary_path, ensure, eventually, unconfigured};
+use crate::harness::{Roster, SOON, binary_path, ensure, eventually, is_skipped_without_root, unconfigured};
 
 /// What is process 1 of a container.
 fn contained() -> Command {
     let mut command = unconfigured(Command::new("unshare"));
     command.args(["--pid", "--fork", "--mount-proc", "--kill-child"]);
     command
-}
-
-/// Only root makes containers without further ado.
-fn is_root() -> bool {
-    let is_root = geteuid().is_root();
-    if !is_root {
-        eprintln!("only root can have two processes of one number");
-    }
-    is_root
 }
 
 fn start(roster: &mut Roster) {
@@ -105,7 +96,7 @@ impl Drop for Php {
 
 #[test]
 fn the_sidecar_and_php_share_the_file_in_every_order() {
-    if !is_root() {
+    if is_skipped_without_root() {
         return;
     }
     let mut roster = Roster::prepare_file("roster.sock", "\"/a\" = \"one\"");
@@ -134,7 +125,7 @@ fn the_sidecar_and_php_share_the_file_in_every_order() {
 
 #[test]
 fn more_php_containers_read_it_where_the_folder_is_mounted_read_only() {
-    if !is_root() {
+    if is_skipped_without_root() {
         return;
     }
     let mut roster = Roster::prepare_file("roster.sock", "\"/a\" = \"one\"");

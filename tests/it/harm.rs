@@ -1,4 +1,5 @@
 //! Whoever may read the shared file may write its lock file: what that can do to the sidecar, to a start and to a stop.
+//! Where root runs the tests, it is www-data who does it.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -6,15 +7,16 @@ use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use lmdb::{EnvironmentFlags, Transaction};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use nix::sys::signal::Signal;
+use nix::unistd::{geteuid, getppid};
 
-use crate::harness::{Over, Roster, SOON, ensure, eventually};
+use crate::harness::{Over, Roster, SOON, as_www_data, ensure, eventually, of_www_data};
 use crate::idl::Origin;
 
 /// How long an answer, and what a start and a stop take that nothing holds up, may take on a busy machine.
@@ -44,7 +46,7 @@ fn read(roster: &Roster) -> String {
         "$db = @dba_open('{}', 'r', 'lmdb'); echo $db ? dba_fetch('node/a', $db) : 'no file';",
         roster.shared_file().display()
     );
-    let ended = Command::new("timeout").args(["1", "php", "-r", &code]).output().expect("php");
+    let ended = of_www_data(Command::new("timeout")).args(["1", "php", "-r", &code]).output().expect("php");
     String::from_utf8_lossy(&ended.stdout).into_owned()
 }
 
@@ -62,7 +64,7 @@ struct Reader(Child, BufReader<ChildStdout>);
 impl Reader {
     fn start(roster: &Roster, code: &str) -> Self {
         let code = format!("$db = dba_open('{}', 'r', 'lmdb'); {code}", roster.shared_file().display());
-        let mut php = Command::new("php").args(["-r", &code]).stdout(Stdio::piped()).spawn().expect("php");
+        let mut php = of_www_data(Command::new("php")).args(["-r", &code]).stdout(Stdio::piped()).spawn().expect("php");
         let output = BufReader::new(php.stdout.take().expect("its output"));
         let mut reader = Self(php, output);
         assert_ne!(reader.line(), "");
@@ -83,10 +85,19 @@ impl Drop for Reader {
     }
 }
 
+/// A sidecar whose shared file www-data may read. It does not run yet.
+fn prepare(shared: &str) -> Roster {
+    let roster = Roster::prepare_file("roster.sock", "\"/a\" = \"one\"");
+    let group = if geteuid().is_root() { "group = \"www-data\"\n" } else { "" };
+    roster.configure("[[file]]", &format!("[shared]\n{group}{shared}\n[[file]]"));
+    roster.open_to_all();
+    roster
+}
+
 /// While it is done, the sidecar lives, answers, stops and starts as ever, and begins with what was known; afterwards
 /// PHP reads again. Where the file had to be replaced for that, the log says why.
 fn assert_harmless(why: Option<&str>, what: Attack) {
-    let mut roster = Roster::prepare_file("roster.sock", "\"/a\" = \"one\"");
+    let mut roster = prepare("");
     std::fs::create_dir(roster.folder().join("disk")).expect("a folder");
     roster.run();
     roster.becomes("live");
@@ -96,7 +107,7 @@ fn assert_harmless(why: Option<&str>, what: Attack) {
     let (over, folder) = (AtomicBool::new(false), roster.folder().to_owned());
     std::thread::scope(|threads| {
         let _over = Over(&over);
-        threads.spawn(|| attack(&folder.join("shared.mdb-lock"), what, &over));
+        threads.spawn(|| as_www_data(|| attack(&folder.join("shared.mdb-lock"), what, &over)));
         std::thread::sleep(Duration::from_secs(4));
         change(&roster, "two");
         std::thread::sleep(Duration::from_millis(1_500));
@@ -129,13 +140,16 @@ fn put(file: &File, at: u64, bytes: &[u8]) -> Box<dyn Send> {
     Box::new(())
 }
 
-/// Locks a part of it, as LMDB does. A length of 0: to the end.
+/// Locks a part of it, as LMDB does, as long as the file is kept. A length of 0: to the end.
 fn lock(file: &File, kind: libc::c_int, start: i64, length: i64) -> Box<dyn Send> {
+    lock_part(file, kind, start, length);
+    Box::new(file.try_clone().expect("a descriptor"))
+}
+
+fn lock_part(file: &File, kind: libc::c_int, start: i64, length: i64) {
     let (l_type, l_whence) = (kind as libc::c_short, libc::SEEK_SET as libc::c_short);
     let lock = libc::flock { l_type, l_whence, l_start: start, l_len: length, l_pid: 0 };
-    let file = file.try_clone().expect("a descriptor");
-    let _ = fcntl(&file, FcntlArg::F_SETLK(&lock));
-    Box::new(file)
+    let _ = fcntl(file, FcntlArg::F_SETLK(&lock));
 }
 
 /// The tables of readers: the first slot, and the size of one.
@@ -199,6 +213,27 @@ fn both_mutexes_held() {
 }
 
 #[test]
+fn two_processes_that_hold_the_mutexes_by_turns() {
+    static TURN: AtomicUsize = AtomicUsize::new(0);
+    assert_harmless(Some("holds the mutex of its table"), |file| {
+        let (parent, own) = (getppid().as_raw().to_ne_bytes(), std::process::id().to_ne_bytes());
+        let (of_readers, of_writer) =
+            if TURN.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) { (parent, own) } else { (own, parent) };
+        put(file, 8, &of_readers);
+        put(file, 64, &of_writer)
+    });
+}
+
+#[test]
+fn many_locks_of_one_byte() {
+    assert_harmless(Some("processes seem to have locked it"), |file| {
+        // Those of one process that lie side by side would be one.
+        (0..3_000).for_each(|number| lock_part(file, libc::F_WRLCK, 10_000 + 2 * number, 1));
+        Box::new(())
+    });
+}
+
+#[test]
 fn a_lock_on_all_of_it() {
     assert_harmless(Some("has locked it"), |file| {
         // Where somebody reads, not all of it can be locked; nobody has so large a number.
@@ -236,8 +271,7 @@ fn reads(roster: &Roster, round: usize, within: Duration) {
 
 #[test]
 fn a_reader_that_keeps_an_old_state_fills_neither_the_file_nor_the_memory() {
-    let mut roster = Roster::prepare_file("roster.sock", "\"/a\" = \"one\"");
-    roster.configure("[[file]]", "[shared]\nmax_pinned = \"16MiB\"\n[[file]]");
+    let mut roster = prepare("max_pinned = \"16MiB\"");
     roster.run();
     let renew = |rounds: Range<usize>| {
         for round in rounds {
@@ -284,8 +318,40 @@ fn a_reader_that_keeps_an_old_state_fills_neither_the_file_nor_the_memory() {
     assert!(roster.status().shared_trouble.is_none());
 }
 
+#[test]
+fn a_reader_that_keeps_the_first_state_for_ever_is_named_and_fills_neither_the_file_nor_the_memory() {
+    let mut roster = prepare("max_pinned = \"16MiB\"");
+    roster.run();
+    let (over, lock_file, file) =
+        (AtomicBool::new(false), roster.folder().join("shared.mdb-lock"), roster.shared_file());
+    let size = || file.metadata().map_or(0, |file| file.len());
+    let (memory, before) = (roster.memory(), size());
+    let (mut round, named) = (0, format!("process {} (", std::process::id()));
+    std::thread::scope(|threads| {
+        let _over = Over(&over);
+        threads.spawn(|| as_www_data(|| attack(&lock_file, |file| take(file, 1, 1), &over)));
+        let (mut named_since, mut replaced) = (None, 0);
+        eventually("it is named for some seconds after a file was replaced", HEALED, || {
+            replace(&roster, round);
+            round += 1;
+            let last = (round - 1).to_string();
+            eventually("the endpoint goes on", SOON, || ensure(roster.data("/a") == last.as_bytes(), "it does not"));
+            assert!(size() < before + (60 << 20), "from {before} to {}", size());
+            assert!(roster.memory() < memory + (80 << 20), "from {memory} to {}", roster.memory());
+            let trouble = roster.status().shared_trouble.unwrap_or_default();
+            let is_named = trouble.starts_with(&named) && trouble.contains("keeps an old state of it");
+            named_since = is_named.then(|| named_since.unwrap_or_else(Instant::now));
+            replaced = roster.log().matches("replaced the shared file").count();
+            let lasts = named_since.is_some_and(|since| since.elapsed() > Duration::from_secs(5));
+            ensure(lasts && replaced > 0, format!("{trouble} {replaced}"))
+        });
+    });
+    reads(&roster, round - 1, HEALED);
+    assert!(roster.status().shared_trouble.is_none());
+}
+
 /// The file as other languages read it.
 fn mapped(roster: &Roster) -> lmdb::Environment {
     let flags = EnvironmentFlags::NO_SUB_DIR | EnvironmentFlags::READ_ONLY | EnvironmentFlags::NO_TLS;
-    lmdb::Environment::new().set_flags(flags).open(&roster.shared_file()).expect("it can be read")
+    as_www_data(|| lmdb::Environment::new().set_flags(flags).open(&roster.shared_file()).expect("it can be read"))
 }

@@ -24,6 +24,7 @@ mod masters;
 mod messages;
 mod mirror;
 mod newcomer;
+mod owners;
 mod package;
 mod php;
 mod readers;

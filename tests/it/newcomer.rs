@@ -13,7 +13,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use serde_json::Value;
 
-use crate::harness::{Ended, Printing, Process, SOON, binary_path, ensure, eventually, free_port, unconfigured};
+use crate::harness::{
+    Ended, Printing, Process, SOON, binary_path, ensure, eventually, free_port, is_skipped_unless,
+    is_skipped_without_root, unconfigured,
+};
 
 const README: &str = include_str!("../../README.md");
 
@@ -30,10 +33,11 @@ struct Home {
 impl Home {
     /// None: only root can have one where Roster is installed.
     fn new() -> Option<Self> {
-        if !geteuid().is_root()
-            && ["/etc/roster/roster.toml", "/run/roster"].iter().any(|path| Path::new(path).exists())
-        {
-            eprintln!("Roster is installed here");
+        let is_installed = ["/etc/roster/roster.toml", "/run/roster"].iter().any(|path| Path::new(path).exists());
+        if is_skipped_unless(
+            geteuid().is_root() || !is_installed,
+            "Roster is installed here, and only root can hide it",
+        ) {
             return None;
         }
         let user = if geteuid().is_root() { USER } else { geteuid().as_raw() };
@@ -304,8 +308,8 @@ fn a_start_that_fails_names_all_that_was_read() {
 
 #[test]
 fn a_client_looks_everywhere_but_where_another_user_could_have_put_a_socket() {
-    if !geteuid().is_root() {
-        return eprintln!("only root can be other users");
+    if is_skipped_without_root() {
+        return;
     }
     let Some(home) = Home::new() else { return };
     let nowhere = home.cli(["status"]);
@@ -345,8 +349,8 @@ fn a_client_looks_everywhere_but_where_another_user_could_have_put_a_socket() {
 
 #[test]
 fn a_socket_that_this_user_may_not_open_names_its_group() {
-    if !geteuid().is_root() {
-        return eprintln!("only root can be other users");
+    if is_skipped_without_root() {
+        return;
     }
     let Some(home) = Home::new() else { return };
     let www_data = nix::unistd::Group::from_name("www-data").expect("groups").expect("Debian has it").gid;

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use serde_json::json;
 
-use crate::harness::{Process, exception};
+use crate::harness::{Process, exception, is_skipped_unless};
 use crate::idl::{CallOptions, CallTimedOut, TRosterSyncClient};
 use crate::masters::{fails, gives, offers};
 use crate::register::{Scene, TOKEN};
@@ -14,11 +14,11 @@ const AUTOLOAD: &str = "ROSTER_REGISTER_CENTER";
 
 #[test]
 fn a_master_of_the_unmodified_package_is_called_in_every_way_and_keeps_its_memory() {
-    if std::env::var_os(AUTOLOAD).is_none() {
-        eprintln!(
-            "\nSKIPPED, NOT PASSED: the unmodified package is not here. Run `composer require reactphp-x/register-center` \
-             in some folder, and set {AUTOLOAD} to the path of its vendor/autoload.php.\n"
-        );
+    let how = format!(
+        "the unmodified package is not here; run `composer require reactphp-x/register-center` in some folder, and set \
+         {AUTOLOAD} to the path of its vendor/autoload.php"
+    );
+    if is_skipped_unless(std::env::var_os(AUTOLOAD).is_some(), &how) {
         return;
     }
     let mut scene = Scene::new();

@@ -10,7 +10,9 @@ use nix::unistd::Uid;
 use rmpv::Value;
 
 use crate::harness::master::{Scripted, field, map, packed, text};
-use crate::harness::{Dialect, Link, Over, Roster, SOON, binary, ensure, eventually, exception, free_port};
+use crate::harness::{
+    Dialect, Link, Over, Roster, SOON, binary, ensure, eventually, exception, free_port, is_skipped_without_root,
+};
 use crate::idl::{
     self, CallFailed, CallOptions, CallResult, Encoding, Filter, InvalidRequest, Master, NoMaster, TRosterSyncClient,
 };
@@ -409,7 +411,7 @@ fn no_command_of_the_tunnel_itself_reaches_a_master_from_another_peer() {
 
 #[test]
 fn who_is_no_administrator_of_this_machine_sends_masters_no_command() {
-    if !Uid::effective().is_root() {
+    if is_skipped_without_root() {
         return;
     }
     let scene = Scene::new();
@@ -575,7 +577,7 @@ fn an_id_is_not_taken_over_by_another_user() {
     let over_unix = Scripted::connect_unix(&scene.roster.folder().join("register.sock"));
     assert_eq!(auth(over_unix), "auth-success", "the same user over the other listener");
     assert_eq!(scene.has(1)[0].address, address);
-    if Uid::effective().is_root() {
+    if !is_skipped_without_root() {
         let other = Scripted::connect_as(Uid::from_raw(65_534), scene.port);
         assert_eq!(auth(other), "auth-failed");
     }

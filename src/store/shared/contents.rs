@@ -71,9 +71,9 @@ enum Name {
 }
 
 impl Contents {
-    /// Reads a whole file, to which nobody writes meanwhile.
+    /// Reads a whole file of our own, to which nobody writes meanwhile.
     pub(super) fn load(path: &Path) -> Result<Self, Unfit> {
-        Self::read(&Image::open(path)?)
+        Self::read(&Image::open_own(path)?)
     }
 
     pub(super) fn read(image: &Image) -> Result<Self, Unfit> {

@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +11,7 @@ use tokio::sync::watch;
 use super::Env;
 use crate::metrics::Metrics;
 use crate::model::Revision;
+use crate::permissions::own;
 
 /// After so long a file that is not mapped will be again.
 const UNMAPPED: Duration = Duration::from_secs(1);
@@ -62,7 +62,7 @@ pub(super) fn copy(env: &Env, path: &Path) -> io::Result<()> {
 }
 
 fn write(env: &Env, path: &Path) -> io::Result<()> {
-    let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    let file = own::create(path, 0o600)?;
     env.copy_to(&file).map_err(|error| io::Error::other(error.to_string()))?;
     file.sync_all()
 }

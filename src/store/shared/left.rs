@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use super::contents;
 use super::image::{Image, Unfit};
-use super::place::remove;
 use super::{Contents, lock_file, with_end};
+use crate::permissions::own::remove;
 use crate::store::Feed;
 
 /// What an earlier process left in a file. One that cannot be used is set aside; and one that was, for being of another
@@ -26,7 +26,7 @@ pub(super) fn left_at(path: &Path, feeds: &[impl Borrow<Feed>]) -> io::Result<Op
             }
             Err(why) => (Some(left), why),
         },
-        Err(Unfit::Unreadable(error)) if path.exists() => return Err(error),
+        Err(Unfit::Unreadable(error)) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Err(why) => (None, why),
     };
     let (other, spare) = (with_end(path, ".other-cluster"), with_end(path, ".back"));
@@ -35,7 +35,7 @@ pub(super) fn left_at(path: &Path, feeds: &[impl Borrow<Feed>]) -> io::Result<Op
     let back = fits(&spare).or_else(|| fits(&other).filter(|_| fs::rename(&other, &spare).is_ok()));
     let aside = if left.is_some() { other } else { with_end(path, ".set-aside") };
     // One that holds nothing may stand in the way of one that does.
-    if !path.exists() || is_new(path)? || left.is_some_and(|left| left.is_empty()) {
+    if is_new(path) || left.is_some_and(|left| left.is_empty()) {
         remove(path)?;
     } else {
         fs::rename(path, &aside)?;
@@ -52,15 +52,18 @@ pub(super) fn left_at(path: &Path, feeds: &[impl Borrow<Feed>]) -> io::Result<Op
     Ok(back)
 }
 
-/// Whether nobody has written to the file yet.
-fn is_new(path: &Path) -> io::Result<bool> {
-    Ok(path.metadata()?.len() == 0 || Image::open(path).is_ok_and(|image| image.is_empty()))
+/// Whether there is no file yet, or nobody has written to it.
+fn is_new(path: &Path) -> bool {
+    match fs::symlink_metadata(path) {
+        Ok(found) => found.is_file() && found.len() == 0 || Image::open_own(path).is_ok_and(|image| image.is_empty()),
+        Err(_) => true,
+    }
 }
 
 /// A copy that is newer than `here`.
 pub(super) fn newer_at(copy: &Path, here: Option<&Contents>, feeds: &[impl Borrow<Feed>]) -> Option<Contents> {
     let is_newer = |revision| here.is_none_or(|here| revision > here.report.revision);
-    let told = Image::open(copy).and_then(|image| contents::report(&image));
+    let told = Image::open_own(copy).and_then(|image| contents::report(&image));
     if told.is_ok_and(|report| !is_newer(report.revision)) {
         return None;
     }

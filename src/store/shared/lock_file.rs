@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
+use crate::permissions::own;
+
 /// The magic number and the format, and what kind of mutex it is: never changed once the file is made.
 const STAMPS: [std::ops::Range<usize>; 2] = [0..8, 24..28];
 /// The state of the table's mutex: who holds it.
@@ -63,7 +65,7 @@ impl LockFile {
     /// The one at `path`, which must be like `model`, one that LMDB has just made.
     pub(super) fn open(path: &Path, model: &Path) -> io::Result<Self> {
         let model = fs::read(model)?;
-        let file = File::options().read(true).write(true).open(path)?;
+        let file = own::open_with(path, File::options().read(true).write(true)).map_err(|why| why.at(path))?;
         let size = file.metadata()?.len();
         let mut lock = Self { file, stamps: stamps(&model), size: model.len() as u64, is_held: false, fault: None };
         // Who has a larger one mapped needs all of it.

@@ -13,6 +13,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use super::env::Env;
 use super::floor::Floor;
 use super::lock_file::LockFile;
+use crate::permissions::own;
 
 /// So long those who have a file open that was replaced may take to notice, before it can be emptied.
 const LEFT: Duration = Duration::from_secs(30);
@@ -53,7 +54,7 @@ pub(super) struct Left {
 impl Mapped {
     /// The file at `path`, of which these are.
     pub(super) fn new(env: Arc<Env>, own: LockFile, readers: LockFile, path: &Path) -> io::Result<Self> {
-        let data = File::options().read(true).write(true).open(path)?;
+        let data = own::open_with(path, File::options().read(true).write(true)).map_err(|why| why.at(path))?;
         let floor = Floor::new(Instant::now());
         own.take_floor(floor.transaction())?;
         let mapped = Self { env: Some(env), data, own, readers, floor, room: Room::Enough };

@@ -59,12 +59,12 @@ pub use self::entry::{Report, Source};
 use self::env::Env;
 pub use self::image::Unfit;
 use self::left::{left_at, newer_at};
-use self::place::{Claim, Place};
+use self::place::Place;
 pub use self::reader::{ReadError, Reader};
 use self::writer::{Origin, Writer};
 use super::{Feed, Store};
 use crate::metrics::Metrics;
-use crate::permissions::foreign;
+use crate::permissions::Claim;
 use crate::task::Tasks;
 
 /// How soon it is tried again to open a file that could not be.
@@ -85,10 +85,6 @@ pub struct Shared {
 pub enum SharedError {
     #[error("cannot write {0}: another process does; stop it, or choose another `shared.path`")]
     Taken(PathBuf),
-    #[error(
-        "cannot keep anything in {path}: it is of the user {owner}, and this is a process of {user}; choose another `shared.path`"
-    )]
-    Foreign { path: PathBuf, owner: String, user: String },
     #[error("cannot give {path} to the group `{group}`: {reason}")]
     Group { path: PathBuf, group: String, reason: String },
     #[error("cannot open {path}: {source}")]
@@ -181,11 +177,6 @@ impl Shared {
 /// on every machine, and is missed only where it was asked for.
 fn is_kept(copy: &Path, is_asked_for: bool) -> bool {
     let folder = copy.parent().unwrap_or(Path::new("/"));
-    if let Some((owner, user)) = foreign(folder) {
-        let path = folder.display();
-        tracing::warn!(%path, owner, user, "no copy of the shared file is kept: the directory is of another user");
-        return false;
-    }
     let made = if folder.is_dir() { Ok(()) } else { fs::DirBuilder::new().mode(0o700).create(folder) };
     if let Err(error) = &made {
         let (path, why) = (folder.display(), "no copy of the shared file is kept: the directory cannot be made");
@@ -196,13 +187,12 @@ fn is_kept(copy: &Path, is_asked_for: bool) -> bool {
 
 /// The copy, if no other process keeps one there.
 fn claimed(copy: PathBuf) -> Option<(PathBuf, Claim)> {
-    match Claim::beside(&copy) {
-        Ok(claim) => Some((copy, claim)),
-        Err(error) => {
-            tracing::warn!(%error, "no copy of the shared file is kept; has another sidecar the same `shared.state`?");
-            None
-        }
-    }
+    let claim = Claim::of(&copy).inspect_err(|error| {
+        let path = copy.display();
+        let hint = "no copy of the shared file is kept; has another sidecar the same `shared.state`?";
+        tracing::warn!(%path, %error, "{hint}");
+    });
+    claim.ok().map(|claim| (copy, claim))
 }
 
 /// Where LMDB keeps its table of readers.

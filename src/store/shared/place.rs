@@ -4,20 +4,18 @@
 //! own, there new files are made before they take the shared name, and its lock is the claim to all of it.
 
 use std::ffi::OsString;
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
-
 use super::env::Env;
 use super::lock_file::LockFile;
 use super::mapped::Mapped;
-use super::{Config, SharedError, lock_file, with_end};
-use crate::permissions::{Mode, Permissions, foreign, give_to, make_folder};
+use super::{Config, SharedError, lock_file};
+use crate::permissions::own::{self, create, remove};
+use crate::permissions::{Claim, Mode, Permissions, give_to, make_folder};
 
 /// Where the file lies, and what its configuration says of it. No other process may write there as long as this lives.
 #[derive(Debug)]
@@ -39,10 +37,6 @@ pub(super) enum Beginning<'a> {
     Copy(&'a Path),
 }
 
-/// What no other process may have as long as this lives.
-#[derive(Debug)]
-pub(super) struct Claim(Flock<File>);
-
 /// Which file it is.
 pub(super) type Mark = (u64, u64);
 
@@ -59,16 +53,14 @@ impl Place {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(io(error)),
             _ => {}
         }
-        if let Some((owner, user)) = foreign(&own) {
-            return Err(SharedError::Foreign { path: own, owner, user });
-        }
+        own::check_folder(&own).map_err(io)?;
         Mode(0o700).set(&own).map_err(io)?;
-        let claim = Claim::of_file(File::open(&own).map_err(io)?).map_err(|error| match error {
-            Errno::EAGAIN => SharedError::Taken(path.clone()),
-            error => io(error.into()),
+        let claim = Claim::of_folder(&own).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => SharedError::Taken(path.clone()),
+            _ => io(error),
         })?;
         let fresh = own.join("fresh");
-        File::create(&fresh).map_err(io)?;
+        create(&fresh, 0o600).map_err(io)?;
         // Whether that can be is known at once.
         permit(&fresh, &config.permissions())?;
         Ok(Self { path, config, own, claim })
@@ -120,11 +112,14 @@ impl Place {
 
     fn make(&self, fresh: &Path, beginning: Beginning<'_>) -> Result<Mapped, SharedError> {
         let io = |source| self.failed(source);
-        let file = File::create(fresh).map_err(io)?;
+        let mut file = create(fresh, 0o600).map_err(io)?;
         match beginning {
             Beginning::Nothing => {}
             Beginning::State(env) => env.copy_to(&file).map_err(|source| self.not_mapped(source))?,
-            Beginning::Copy(from) => drop(fs::copy(from, fresh).map_err(io)?),
+            Beginning::Copy(from) => {
+                let mut from = own::open(from).map_err(|why| io(why.at(from)))?;
+                io::copy(&mut from, &mut file).map_err(io)?;
+            }
         }
         let (env, own) = self.map_as(fresh)?;
         permit(fresh, &self.config.permissions())?;
@@ -155,7 +150,7 @@ impl Place {
 
     /// Whether its own folder is still there. Else it is to be claimed again.
     pub(super) fn is_there(&self) -> bool {
-        mark(&self.own) == self.claim.0.metadata().ok().map(|own| (own.dev(), own.ino()))
+        self.claim.is_of(&self.own)
     }
 
     /// Which file lies here, and which lock file.
@@ -172,27 +167,8 @@ impl Place {
     }
 }
 
-impl Claim {
-    /// That to a file beside `path`, for which it is made.
-    pub(super) fn beside(path: &Path) -> Result<Self, SharedError> {
-        let path = with_end(path, ".claim");
-        let failed = |source| SharedError::Io { path: path.clone(), source };
-        let file = File::options().write(true).create(true).truncate(false).open(&path).map_err(failed)?;
-        // Whoever may read it may lock it as well.
-        Mode(0o600).set(&path).map_err(failed)?;
-        Self::of_file(file).map_err(|error| match error {
-            Errno::EAGAIN => SharedError::Taken(path.clone()),
-            error => failed(error.into()),
-        })
-    }
-
-    fn of_file(file: File) -> Result<Self, Errno> {
-        Flock::lock(file, FlockArg::LockExclusiveNonblock).map(Self).map_err(|(_, error)| error)
-    }
-}
-
 pub(super) fn mark(path: &Path) -> Option<Mark> {
-    path.metadata().ok().map(|file| (file.dev(), file.ino()))
+    fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }
 
 /// Sets the permissions of a file.
@@ -200,11 +176,4 @@ fn permit(path: &Path, permissions: &Permissions) -> Result<(), SharedError> {
     permissions.mode.set(path).map_err(|source| SharedError::Io { path: path.to_owned(), source })?;
     let Some(group) = &permissions.group else { return Ok(()) };
     give_to(path, group).map_err(|reason| SharedError::Group { path: path.to_owned(), group: group.clone(), reason })
-}
-
-pub(super) fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
 }

@@ -13,6 +13,7 @@ use std::path::Path;
 
 pub(super) use self::walk::Half;
 use super::Config;
+use crate::permissions::own::{self, NotOwn};
 
 const MAGIC: u32 = 0xBEEF_C0DE;
 const DATA_VERSION: u32 = 1;
@@ -38,6 +39,8 @@ const TOO_DEEP: Unfit = Unfit::Damaged("its tree is too deep");
 pub enum Unfit {
     #[error("cannot read it: {0}")]
     Unreadable(#[source] io::Error),
+    #[error(transparent)]
+    NotOwn(NotOwn),
     #[error("it is damaged: {0}")]
     Damaged(&'static str),
     #[error("it is of another format: {0:?} instead of \"1\"")]
@@ -76,7 +79,18 @@ struct Entry<'a> {
 
 impl Image {
     pub(super) fn open(path: &Path) -> Result<Self, Unfit> {
-        let file = File::open(path).map_err(Unfit::Unreadable)?;
+        Self::of(File::open(path).map_err(Unfit::Unreadable)?)
+    }
+
+    /// That of a file which nobody else can have made or written.
+    pub(super) fn open_own(path: &Path) -> Result<Self, Unfit> {
+        Self::of(own::open(path).map_err(|why| match why {
+            NotOwn::Io(error) => Unfit::Unreadable(error),
+            why => Unfit::NotOwn(why),
+        })?)
+    }
+
+    fn of(file: File) -> Result<Self, Unfit> {
         let first = read(&file, 0, META_END)?;
         let page_size = u32_at(&first, 40)? as usize;
         if !page_size.is_power_of_two() || !(256..=65_536).contains(&page_size) {

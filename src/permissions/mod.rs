@@ -1,12 +1,19 @@
-//! Permissions: who may open a socket or a file that Roster makes.
+//! Permissions: who may open a socket or a file that Roster makes, which files are its own, and what it claims.
+
+mod claim;
+pub mod own;
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::lchown;
 use std::path::Path;
 
-use nix::unistd::{Group, Uid, User};
+use nix::fcntl::AT_FDCWD;
+use nix::sys::stat::{self, FchmodatFlags, fchmodat};
+use nix::unistd::Group;
 use serde::{Deserialize, Deserializer, Serialize};
+
+pub use self::claim::Claim;
 
 /// The permissions of a socket or a file in the file system.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -28,8 +35,10 @@ impl Permissions {
 }
 
 impl Mode {
+    /// Sets it, but not that of what a link leads to.
     pub fn set(self, path: &Path) -> io::Result<()> {
-        fs::set_permissions(path, fs::Permissions::from_mode(self.0))
+        let mode = stat::Mode::from_bits_truncate(self.0);
+        Ok(fchmodat(AT_FDCWD, path, mode, FchmodatFlags::NoFollowSymlink)?)
     }
 }
 
@@ -50,12 +59,12 @@ impl From<Mode> for String {
     }
 }
 
-/// Gives a file to a group, by its name or its number; why that cannot be.
+/// Gives a file to a group, by its name or its number, but not what a link leads to; why that cannot be.
 pub fn give_to(path: &Path, group: &str) -> Result<(), String> {
     let known = Group::from_name(group).map_err(|error| error.to_string())?;
     // A container has other names than the one that the number is of.
     let number = known.map(|group| group.gid.as_raw()).or_else(|| group.parse().ok());
-    chown(path, None, Some(number.ok_or("there is no such group")?)).map_err(|error| error.to_string())
+    lchown(path, None, Some(number.ok_or("there is no such group")?)).map_err(|error| error.to_string())
 }
 
 /// Reads a group: a text, or a number.
@@ -86,21 +95,10 @@ pub fn make_folder(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Of a folder of another user: whose it is, and who we are.
-pub fn foreign(folder: &Path) -> Option<(String, String)> {
-    let (owner, user) = (folder.metadata().ok()?.uid(), Uid::effective().as_raw());
-    (owner != user).then(|| (name_of(owner), name_of(user)))
-}
-
-fn name_of(user: u32) -> String {
-    match User::from_uid(Uid::from_raw(user)) {
-        Ok(Some(user)) => user.name,
-        _ => format!("uid {user}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
 
     #[test]

@@ -1,0 +1,164 @@
+//! Own files: what Roster made itself and trusts when it finds it again, as long as nobody else can have put it there.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::unistd::{Uid, User};
+
+const CURE: &str = "remove it, and see who may write its folder";
+
+/// Whoever else may write a file.
+const OTHERS_WRITE: u32 = 0o022;
+
+/// Why something is not taken for a file of our own.
+#[derive(Debug, thiserror::Error)]
+pub enum NotOwn {
+    #[error("cannot open it: {0}")]
+    Io(io::Error),
+    #[error("it is a symbolic link, or no file; {CURE}")]
+    NoFile,
+    #[error("it belongs to {owner}, and this is a process of {user}; {CURE}")]
+    Foreign { owner: String, user: String },
+    #[error("others than its owner may write it (mode {0:04o}); {CURE}")]
+    Writable(u32),
+}
+
+impl NotOwn {
+    /// The same as an error of the file's.
+    pub fn at(self, path: &Path) -> io::Error {
+        match self {
+            Self::Io(error) => error,
+            why => io::Error::other(format!("{}: {why}", path.display())),
+        }
+    }
+}
+
+/// Opens a file for reading that nobody but our user or root can have made or written.
+pub fn open(path: &Path) -> Result<File, NotOwn> {
+    let file = open_with(path, File::options().read(true))?;
+    match file.metadata().map_err(NotOwn::Io)?.mode() & 0o7777 {
+        mode if mode & OTHERS_WRITE != 0 => Err(NotOwn::Writable(mode)),
+        _ => Ok(file),
+    }
+}
+
+/// Opens a file that nobody but our user or root can have made. What lies there may be a link, a pipe that nobody writes,
+/// or another user's file.
+pub fn open_with(path: &Path, options: &mut OpenOptions) -> Result<File, NotOwn> {
+    let file = options.custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits()).open(path);
+    let file = file.map_err(|error| match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ELOOP | Errno::ENXIO | Errno::EISDIR) => NotOwn::NoFile,
+        _ => NotOwn::Io(error),
+    })?;
+    let found = file.metadata().map_err(NotOwn::Io)?;
+    if !found.is_file() {
+        return Err(NotOwn::NoFile);
+    }
+    match foreign(found.uid()) {
+        Some((owner, user)) => Err(NotOwn::Foreign { owner, user }),
+        None => Ok(file),
+    }
+}
+
+/// Makes a file in place of what lies there.
+pub fn create(path: &Path, mode: u32) -> io::Result<File> {
+    remove(path)?;
+    File::options().read(true).write(true).create_new(true).mode(mode).open(path)
+}
+
+/// Removes a file, if there is one.
+pub fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// That it is a folder of our user, which nobody else can have made.
+pub fn check_folder(path: &Path) -> io::Result<()> {
+    let found = fs::symlink_metadata(path)?;
+    let user = Uid::effective().as_raw();
+    if !found.is_dir() {
+        return Err(io::Error::other(format!("it is no folder; {CURE}")));
+    }
+    if found.uid() != user {
+        let (owner, user) = (name_of(found.uid()), name_of(user));
+        return Err(NotOwn::Foreign { owner, user }.at(path));
+    }
+    Ok(())
+}
+
+/// A folder, or the one above it in which it would be made, if it is neither our user's nor root's; whose it is, and who
+/// we are.
+pub fn foreign_folder(folder: &Path) -> Option<(&Path, String, String)> {
+    let (there, found) = folder.ancestors().find_map(|folder| Some((folder, folder.metadata().ok()?)))?;
+    foreign(found.uid()).map(|(owner, user)| (there, owner, user))
+}
+
+/// The names of an owner who is neither our user nor root, and of our user.
+fn foreign(owner: u32) -> Option<(String, String)> {
+    let user = Uid::effective().as_raw();
+    (![0, user].contains(&owner)).then(|| (name_of(owner), name_of(user)))
+}
+
+/// A user's name, or the number where it has none.
+pub fn name_of(user: u32) -> String {
+    match User::from_uid(Uid::from_raw(user)) {
+        Ok(Some(user)) => user.name,
+        _ => format!("uid {user}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
+
+    use nix::sys::stat;
+    use nix::unistd::mkfifo;
+
+    use super::*;
+
+    #[test]
+    fn neither_a_link_nor_a_pipe_nor_what_others_write_is_our_own() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name| folder.path().join(name);
+        let file = path("file");
+        drop(create(&file, 0o640).expect("made"));
+        open(&file).expect("it is ours");
+        symlink(&file, path("link")).expect("a link");
+        mkfifo(&path("pipe"), stat::Mode::S_IRWXU).expect("a pipe");
+        for name in ["link", "pipe", ""] {
+            assert!(matches!(open(&path(name)), Err(NotOwn::NoFile)), "{name:?}");
+        }
+        assert!(matches!(open(&path("none")), Err(NotOwn::Io(_))));
+        for mode in [0o660, 0o642, 0o622] {
+            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).expect("it is ours");
+            assert!(matches!(open(&file), Err(NotOwn::Writable(found)) if found == mode), "{mode:o}");
+        }
+        open_with(&file, File::options().read(true).write(true)).expect("it is ours");
+        // What stands in the way of a new one is replaced, and not what it leads to.
+        fs::write(&file, "kept").expect("written");
+        drop(create(&path("link"), 0o600).expect("made"));
+        assert!(!path("link").is_symlink() && fs::read(&file).expect("a file") == b"kept");
+    }
+
+    #[test]
+    fn what_another_user_made_is_not_our_own() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (file, below) = (folder.path().join("file"), folder.path().join("sub/folder"));
+        drop(create(&file, 0o640).expect("made"));
+        assert_eq!(foreign_folder(&below), None);
+        if chown(&file, Some(33), None).and_then(|()| chown(&folder, Some(33), None)).is_err() {
+            let _ = writeln!(io::stderr(), "\nSKIPPED what_another_user_made_is_not_our_own: only root can be others");
+            return;
+        }
+        let why = open(&file).expect_err("it is another user's").to_string();
+        assert!(why.contains("belongs to www-data, and this is a process of root"), "{why}");
+        assert_eq!(foreign_folder(&below), Some((folder.path(), "www-data".into(), "root".into())));
+    }
+}
