@@ -64,7 +64,9 @@ fn table(status: &StatusReply, services: &[ServiceStats], all: bool) -> String {
     let heading = ["SOURCE", "KIND", "STATE", "AGE", "NODES", "SIZE", "RECONNECTS", "LEFT OUT", "DRIFT", "DETAIL"];
     text += &text::table(heading, &["AGE", "NODES", "SIZE", "RECONNECTS", "LEFT OUT", "DRIFT"], &rows);
     if status.sources.iter().any(tells_of_masters) {
-        text += &hub(&status.counters);
+        if status.counters.contains_key("masters") {
+            text += &hub(&status.counters);
+        }
         text += &calls(services);
     }
     if all {

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use uuid::Uuid;
+
 use crate::net::User;
 
 #[derive(Debug, Default)]
@@ -34,12 +36,19 @@ impl Ids {
         Some(Claim { id, ids: self.clone() })
     }
 
+    /// An id for a master that has none of its own, at a register of this name. It is drawn: others could claim one that
+    /// they foresee.
+    pub(super) fn claim_made(self: &Arc<Self>, register: &str, user: User) -> Claim {
+        let draw = || self.claim(made(register, Uuid::new_v4().as_u64_pair().1), user);
+        std::iter::repeat_with(draw).flatten().next().expect("one of very many is free")
+    }
+
     fn owners(&self) -> MutexGuard<'_, HashMap<String, Owner>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The id of a master that has none of its own, at a register of this name.
+/// An id as a register of this name makes them.
 pub(super) fn made(name: &str, number: u64) -> String {
     format!("{name}-{number}")
 }
@@ -80,5 +89,17 @@ mod tests {
         drop(last);
         assert!(claim(other).is_some());
         assert!(ids.owners().is_empty());
+    }
+
+    #[test]
+    fn nobody_foresees_an_id_that_is_made() {
+        let ids = Arc::new(Ids::default());
+        let mut numbers = [1, 2, 3].map(|user| {
+            let claim = ids.claim_made("0123abcd", User::Uid(user));
+            assert!(is_made(&claim.id), "{}", claim.id);
+            claim.id.rsplit_once('-').and_then(|(_, number)| number.parse::<u64>().ok()).expect("a number")
+        });
+        numbers.sort();
+        assert!(numbers.windows(2).all(|pair| pair[1] - pair[0] > 1), "{numbers:?}");
     }
 }

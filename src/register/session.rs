@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Hall;
 use super::handshake::PendingConnection;
-use super::ids::{self, Claim};
+use super::ids::Claim;
 use super::line::MasterLine;
 use super::offered::Offered;
 use super::question::{Offer, Question};
@@ -152,8 +152,10 @@ fn admit(token: &Token, native: bool, id: Option<String>, peer: &Peer, hall: &Ha
     let wrong = if token.0 == EXAMPLE_TOKEN { EXAMPLE } else { WRONG };
     let admitted = hall.secrets.load().admit(token).ok_or(wrong)?;
     let number = hall.next_number();
-    let id = id.filter(|id| !id.is_empty()).unwrap_or_else(|| ids::made(&hall.name, number));
-    let claim = hall.ids.claim(id, peer.user).ok_or("a master of another user has this id")?;
+    let claim = match id.filter(|id| !id.is_empty()) {
+        Some(id) => hall.ids.claim(id, peer.user).ok_or("a master of another user has this id")?,
+        None => hall.ids.claim_made(&hall.name, peer.user),
+    };
     Ok(Auth { admitted, native, claim, number })
 }
 

@@ -1,5 +1,6 @@
 //! From the nouns of the model to those of the interface.
 
+use super::masters::seen_services;
 use super::{idl, value};
 use crate::access::Grant;
 use crate::model::{ChangeKind, Freshness, Node, NodePath, Origin, Service, Stat};
@@ -70,7 +71,7 @@ pub(super) fn master(entry: &Entry, grant: &Grant) -> idl::Master {
         id: master.id.clone(),
         address: master.address.clone(),
         connected_at: master.connected_at,
-        services: master.services.iter().filter(|service| grant.sees(service.base_name())).map(Into::into).collect(),
+        services: seen_services(entry, grant).map(Into::into).collect(),
         ways: entry.lines().count() as i32,
         outstanding: entry.outstanding() as i32,
     }

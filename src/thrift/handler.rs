@@ -11,7 +11,7 @@ use super::idl::{self, AccessDenied, ChildrenQuery, InvalidRequest, NotFound, No
 use super::memory::OVERLOADED;
 use super::shares::Shares;
 use super::{Config, Peer, ZkData};
-use crate::access::Denied;
+use crate::access::{Denied, Grant};
 use crate::metrics::Metrics;
 use crate::model::{Freshness, Node, NodePath, Revision};
 use crate::store::{Feed, Filled, Snapshot, Store, no_node};
@@ -74,6 +74,18 @@ struct Page {
     /// Where the next one begins, if this one is full.
     cursor: Option<String>,
 }
+
+/// The counters that would tell of masters that a client may not know of.
+pub(super) const OF_MASTERS: [&str; 8] = [
+    "masters",
+    "services",
+    "mastersRefused",
+    "mastersUnauthenticated",
+    "mastersLeftOut",
+    "metadataBytes",
+    "callsOutstanding",
+    "changes",
+];
 
 impl Desk {
     pub(super) fn new(
@@ -277,17 +289,23 @@ impl Desk {
             uptime_ms: self.started.elapsed().as_millis() as i64,
             freshness: snapshot.freshness(feeds()).into(),
             sources: feeds().map(|(feed, filled)| convert::source(feed, filled, now, peer.identity.grant())).collect(),
-            counters: self.counters(&snapshot).map(|(name, n)| (name.to_owned(), n as i64)).collect(),
+            counters: self
+                .counters(&snapshot, peer.identity.grant())
+                .map(|(name, n)| (name.to_owned(), n as i64))
+                .collect(),
             limits: self.limits().into_iter().map(|(name, n)| (name.to_owned(), n as i64)).collect(),
             shared_trouble: self.metrics.shared_trouble.load().as_deref().cloned(),
             access: Some(peer.identity.to_string()),
         })
     }
 
-    fn counters(&self, snapshot: &Snapshot) -> impl Iterator<Item = (&'static str, u64)> {
+    /// Who does not see all masters is not told how many there are, nor what they do.
+    fn counters(&self, snapshot: &Snapshot, grant: &Grant) -> impl Iterator<Item = (&'static str, u64)> {
         let directory = snapshot.directory();
         let held = [("masters", directory.len() as u64), ("services", directory.count_of_services() as u64)];
-        self.metrics.named().into_iter().chain(self.shares.gauges()).chain(held)
+        let sees_all = grant.sees_all();
+        let all = self.metrics.named().into_iter().chain(self.shares.gauges()).chain(held);
+        all.filter(move |(name, _)| sees_all || !OF_MASTERS.contains(name))
     }
 
     fn limits(&self) -> [(&'static str, u64); 16] {

@@ -45,17 +45,18 @@ impl Desk {
                 peer.let_others_work().await;
                 continue;
             }
-            let passes = may_pass(entry, filter);
-            let is_full = passes && (masters.len() == limit || bytes + entry.size > self.page_bytes());
+            let grant = peer.identity.grant();
+            let passes = may_pass(entry, grant, filter);
+            let is_full = passes && (masters.len() == limit || bytes + size(entry, grant) > self.page_bytes());
             if seen >= MAX_SEEN || (is_full && !masters.is_empty()) {
                 cursor = last;
                 break;
             }
-            seen += cost(entry, filter);
+            seen += cost(size(entry, grant), filter);
             last = Some(id.to_string());
             if passes {
-                bytes += entry.size;
-                masters.push(convert::master(entry, peer.identity.grant()));
+                bytes += size(entry, grant);
+                masters.push(convert::master(entry, grant));
             }
         }
         Ok(idl::MastersReply { masters, cursor, freshness: freshness.into() })
@@ -136,7 +137,7 @@ impl Desk {
                 break;
             }
             last = Some(at);
-            seen += cost(entry, filter);
+            seen += cost(size(entry, peer.identity.grant()), filter);
             if has_metadata(offer, filter) {
                 let instance = convert::instance(entry, offer);
                 bytes += instance.master.len() + instance.address.len() + instance.offer.metadata.len() + 128;
@@ -163,9 +164,15 @@ pub(super) fn check_metadata(filter: &Filter) -> thrift::Result<()> {
     }
 }
 
-/// How many masters could be passed by in the time that it takes to compare this one.
-fn cost(entry: &Entry, filter: &Filter) -> usize {
-    1 + filter.metadata.as_ref().map_or(0, BTreeMap::len) * entry.size / COMPARED
+/// About how many bytes of a master a client may know of. Where a page ends would tell it of the others.
+fn size(entry: &Entry, grant: &Grant) -> usize {
+    let of_services = || seen_services(entry, grant).map(Service::memory_size).sum();
+    if grant.sees_all() { entry.size } else { of_services() }
+}
+
+/// How many masters could be passed by in the time that it takes to compare one of so many bytes.
+fn cost(size: usize, filter: &Filter) -> usize {
+    1 + filter.metadata.as_ref().map_or(0, BTreeMap::len) * size / COMPARED
 }
 
 /// Whether a page of services begins among those that are offered, and after which name.
@@ -194,11 +201,12 @@ async fn summary(
     for (version, ids) in offers {
         let mut count = ids.len();
         if filter.metadata.is_some() {
-            let is_it = |service: &Service| service.base_name() == name && service.version() == *version;
+            let is_it = |service: &&Service| service.base_name() == name && service.version() == *version;
             count = 0;
             for entry in ids.iter().filter_map(|id| directory.master(id)) {
                 peer.let_others_work().await;
-                count += usize::from(offers_so(entry, filter, is_it));
+                let mut services = seen_services(entry, peer.identity.grant()).filter(is_it);
+                count += usize::from(services.any(|service| has_metadata(service, filter)));
             }
         }
         if count > 0 {
@@ -216,20 +224,19 @@ pub(super) fn known(snapshot: &Snapshot) -> thrift::Result<Freshness> {
 
 /// Whether a client may know of a master: it sees one of its services. One without services is for those who see all.
 pub(super) fn is_visible(entry: &Entry, grant: &Grant) -> bool {
-    let services = &entry.master.services;
-    grant.sees_all() || services.iter().any(|service| grant.sees(service.base_name()))
+    grant.sees_all() || seen_services(entry, grant).next().is_some()
 }
 
-/// Whether the filter lets a master pass.
-fn may_pass(entry: &Entry, filter: &Filter) -> bool {
-    let is_named = |service: &Service| filter.service_name.as_deref().is_none_or(|name| service.base_name() == name);
+/// The services of a master of which a client may know. No answer may depend on the others.
+pub(super) fn seen_services<'a>(entry: &'a Entry, grant: &'a Grant) -> impl Iterator<Item = &'a Service> {
+    entry.master.services.iter().filter(|service| grant.sees(service.base_name()))
+}
+
+/// Whether the filter lets a master pass: it offers one of the services that are named with the metadata asked for.
+fn may_pass(entry: &Entry, grant: &Grant, filter: &Filter) -> bool {
+    let is_named = |service: &&Service| filter.service_name.as_deref().is_none_or(|name| service.base_name() == name);
     let any = filter.service_name.is_none() && filter.metadata.is_none();
-    any || offers_so(entry, filter, is_named)
-}
-
-/// Whether a master offers one of those services with the metadata that the filter asks for.
-fn offers_so(entry: &Entry, filter: &Filter, which: impl Fn(&Service) -> bool) -> bool {
-    entry.master.services.iter().any(|service| which(service) && has_metadata(service, filter))
+    any || seen_services(entry, grant).filter(is_named).any(|service| has_metadata(service, filter))
 }
 
 /// Whether a service has all the metadata that the filter asks for.

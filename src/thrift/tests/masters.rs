@@ -7,8 +7,9 @@ use bytesize::ByteSize;
 use futures::FutureExt;
 
 use super::*;
-use crate::access::{Access, Client, Policy};
+use crate::access::{Access, Client, Identity, Policy};
 use crate::task::Tasks;
+use crate::thrift::handler::OF_MASTERS;
 use crate::thrift::idl::{ChangeKind, Filter, NotFound, NotReady};
 
 fn filter(service: Option<&str>, metadata: &[(&str, &str)]) -> Filter {
@@ -102,6 +103,61 @@ fn the_metadata_of_very_many_masters_are_compared_by_turns() {
     assert_eq!(services[0].masters.values().collect::<Vec<_>>(), [&1]);
 }
 
+fn who_sees_mail_alone() -> Identity {
+    let rule = toml::from_str("user = '33033'\nread = ['mail']").expect("a rule");
+    let access = Access::new(Policy::new(&Default::default(), &[rule]).expect("names that are known"));
+    access.identify(Client::Unix { uid: 33_033, gid: 33_033 }, Vec::new)
+}
+
+#[test]
+fn no_answer_depends_on_what_the_client_may_not_know_of() {
+    let way = Way::new(Manner::Silent);
+    let fat: Vec<String> = (0..4_000).map(|number| format!("secret-{number}@1.0.0")).collect();
+    let fat: Vec<&str> = fat.iter().map(String::as_str).chain(["mail"]).collect();
+    let known = |masters: &[(&str, &[&str])]| {
+        let mut house = House::new(1, &Config::default());
+        house.feeds[0].publish_whole(masters.iter().map(|(id, services)| join(id, services, &way)).collect());
+        house.peer.identity = who_sees_mail_alone();
+        house
+    };
+    let whole = known(&[
+        ("a", &["mail", "secret"]),
+        ("b", &["secret"]),
+        ("c", &["mail@2.0.0", "log", "mail@1.0.0"]),
+        ("d", &[]),
+        ("e", &fat),
+        ("f", &fat),
+    ]);
+    let seen: [(&str, &[&str]); 4] =
+        [("a", &["mail"]), ("c", &["mail@2.0.0", "mail@1.0.0"]), ("e", &["mail"]), ("f", &["mail"])];
+    let seen = known(&seen);
+    let metadata: [&[(&str, &str)]; 4] = [&[], &[("zone", "a")], &[("zone", "b")], &[("size", "7"), ("zone", "e")]];
+    for service in [None, Some("mail"), Some("secret"), Some("secret-1"), Some("log"), Some("nothing")] {
+        for metadata in metadata {
+            for (limit, cursor) in [(None, None), (Some(1), None), (Some(2), Some("a"))] {
+                let asked = || Filter { limit, cursor: cursor.map(str::to_owned), ..filter(service, metadata) };
+                let masters = [&whole, &seen].map(|house| {
+                    let reply = by_turns(house.desk.masters(&house.peer, &asked())).expect("masters");
+                    (reply.masters, reply.cursor)
+                });
+                assert_eq!(masters[0], masters[1], "masters of {service:?} {metadata:?} {limit:?} {cursor:?}");
+                let cursor = cursor.map(|name| format!("+{name}"));
+                let asked = || Filter { limit, cursor: cursor.clone(), ..filter(service, metadata) };
+                let services = [&whole, &seen].map(|house| {
+                    let reply = by_turns(house.desk.services(&house.peer, &asked())).expect("services");
+                    (reply.services, reply.cursor)
+                });
+                assert_eq!(services[0], services[1], "services of {service:?} {metadata:?} {limit:?} {cursor:?}");
+            }
+        }
+    }
+    let instances = [&whole, &seen]
+        .map(|house| house.desk.instances(&house.peer, &filter(Some("mail"), &[])).expect("instances").instances);
+    assert_eq!(instances[0], instances[1]);
+    let told = whole.desk.status(&whole.peer).expect("a status").counters;
+    assert!(OF_MASTERS.iter().all(|name| !told.contains_key(*name)), "{told:?}");
+}
+
 #[test]
 fn no_cursor_is_the_id_of_a_master_that_the_client_may_not_know_of() {
     let mut house = House::with(&[]);
@@ -109,9 +165,7 @@ fn no_cursor_is_the_id_of_a_master_that_the_client_may_not_know_of() {
     let hidden = (0..10_000).map(|number| join(&format!("hidden-{number}"), &["log"], &way));
     let seen = ["a", "i", "z"].map(|id| join(id, &["mail"], &way));
     house.feeds[0].publish(hidden.chain(seen).collect());
-    let rule = toml::from_str("user = '33033'\nread = ['mail']").expect("a rule");
-    let access = Access::new(Policy::new(&Default::default(), &[rule]).expect("names that are known"));
-    house.peer.identity = access.identify(Client::Unix { uid: 33_033, gid: 33_033 }, Vec::new);
+    house.peer.identity = who_sees_mail_alone();
     let page = |wanted: Filter| {
         let reply = by_turns(house.desk.masters(&house.peer, &wanted)).expect("masters");
         (reply.masters.into_iter().map(|master| master.id).collect::<Vec<_>>().concat(), reply.cursor)
