@@ -37,10 +37,8 @@ impl Gauge {
         Held(self)
     }
 
-    /// Counts so many more, if all together are no more than `max`.
-    pub fn try_add(&self, n: u64, max: u64) -> bool {
-        let more = |held: u64| held.checked_add(n).filter(|held| *held <= max);
-        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
     }
 
     pub fn sub(&self, n: u64) {

@@ -64,7 +64,7 @@ impl Handshakes {
     /// Takes a place for a connection, at the cost of another one if need be.
     pub(super) fn begin(self: &Arc<Self>, user: User) -> PendingConnection {
         let evicted = CancellationToken::new();
-        self.metrics.masters_unauthenticated.try_add(1, u64::MAX);
+        self.metrics.masters_unauthenticated.add(1);
         let mut state = self.state();
         state.make_room(self.max);
         state.next_number += 1;

@@ -39,7 +39,7 @@ impl Ids {
     /// An id for a master that has none of its own, at a register of this name. It is drawn: others could claim one that
     /// they foresee.
     pub(super) fn claim_made(self: &Arc<Self>, register: &str, user: User) -> Claim {
-        let draw = || self.claim(made(register, Uuid::new_v4().as_u64_pair().1), user);
+        let draw = || self.claim(made(register, Uuid::new_v4().as_fields().0), user);
         std::iter::repeat_with(draw).flatten().next().expect("one of very many is free")
     }
 
@@ -49,7 +49,7 @@ impl Ids {
 }
 
 /// An id as a register of this name makes them.
-pub(super) fn made(name: &str, number: u64) -> String {
+pub(super) fn made(name: &str, number: u32) -> String {
     format!("{name}-{number}")
 }
 
@@ -57,7 +57,7 @@ pub(super) fn made(name: &str, number: u64) -> String {
 /// after a restart; an id that somebody chose is the same.
 pub(super) fn is_made(id: &str) -> bool {
     let is_hex = |text: &str, digits: usize| text.len() == digits && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let by_register = id.split_once('-').is_some_and(|(name, number)| is_hex(name, 8) && number.parse::<u64>().is_ok());
+    let by_register = id.split_once('-').is_some_and(|(name, number)| is_hex(name, 8) && number.parse::<u32>().is_ok());
     by_register || is_hex(id, 32)
 }
 
@@ -97,7 +97,7 @@ mod tests {
         let mut numbers = [1, 2, 3].map(|user| {
             let claim = ids.claim_made("0123abcd", User::Uid(user));
             assert!(is_made(&claim.id), "{}", claim.id);
-            claim.id.rsplit_once('-').and_then(|(_, number)| number.parse::<u64>().ok()).expect("a number")
+            claim.id.rsplit_once('-').and_then(|(_, number)| number.parse::<u32>().ok()).expect("a number")
         });
         numbers.sort();
         assert!(numbers.windows(2).all(|pair| pair[1] - pair[0] > 1), "{numbers:?}");

@@ -11,6 +11,7 @@ mod offered;
 mod presence;
 mod question;
 mod returning;
+mod room;
 mod secrets;
 mod session;
 mod settling;
@@ -34,6 +35,7 @@ use self::handshake::Handshakes;
 use self::ids::Ids;
 use self::presence::Presence;
 use self::returning::Returning;
+use self::room::Room;
 use self::secrets::Secrets;
 pub use self::secrets::{EXAMPLE_TOKEN, SecretError};
 use self::settling::{LOOK, Settling};
@@ -87,7 +89,10 @@ struct Hall {
     ids: Arc<Ids>,
     presence: Presence,
     returning: Returning,
-    places: UnderWay,
+    /// Of `max_masters`.
+    places: Arc<Room>,
+    /// Of `max_metadata`, in bytes.
+    metadata: Arc<Room>,
     /// Masters whose services are not known.
     unknown: UnderWay,
     metrics: Arc<Metrics>,
@@ -136,7 +141,8 @@ impl Register {
             ids: Arc::default(),
             presence: Presence::default(),
             returning: Returning::default(),
-            places: UnderWay::default(),
+            places: Room::new(config.max_masters as u64),
+            metadata: Room::new(config.max_metadata.as_u64()),
             unknown: UnderWay::default(),
             metrics,
             tasks: tasks.clone(),

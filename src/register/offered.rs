@@ -4,8 +4,10 @@ use std::time::{Duration, Instant};
 
 use super::Hall;
 use super::question::Offer;
+use super::room::Part;
 use crate::metrics::{Held, Metrics};
 use crate::model::Service;
+use crate::net::User;
 use crate::tunnel::OneMore;
 
 /// How often the changes of one master are logged.
@@ -24,18 +26,18 @@ pub(super) struct Offered<'h> {
 }
 
 impl<'h> Offered<'h> {
-    pub(super) fn new(hall: &'h Hall) -> Self {
-        let charged = Charge { metrics: &hall.metrics, bytes: 0 };
+    pub(super) fn new(hall: &'h Hall, user: User) -> Self {
+        let charged = Charge { part: hall.metadata.part(user), metrics: &hall.metrics };
         Self { hall, count: None, charged, left_out: None, unknown: None, changes: 0, logged: None }
     }
 
     /// Takes in what the master offers: that; and that some of it is left out, if that is new. Where there is no room for
     /// it, what the master offered before stands.
     pub(super) fn set(&mut self, offer: Offer) -> Result<(Vec<Service>, Option<String>), String> {
-        let max = self.hall.config.max_metadata;
-        self.charged
-            .resize(offer.services.iter().map(Service::memory_size).sum::<usize>() as u64, max.as_u64())
-            .map_err(|()| format!("all masters together offer more than register.max_metadata, {max}"))?;
+        if !self.charged.resize(offer.services.iter().map(Service::memory_size).sum::<usize>() as u64) {
+            let max = self.hall.config.max_metadata;
+            return Err(format!("its user's masters offer more than their share of register.max_metadata, {max}"));
+        }
         let is_new = offer.left_out.is_some() && self.left_out.is_none();
         self.left_out = offer.left_out.as_ref().map(|_| self.hall.metrics.masters_left_out.hold());
         (self.count, self.unknown) = (Some(offer.services.len()), None);
@@ -45,7 +47,7 @@ impl<'h> Offered<'h> {
     /// The master offers nothing any more; whether that is new.
     pub(super) fn withdraw(&mut self) -> bool {
         let is_new = self.count != Some(0);
-        self.charged.free();
+        self.charged.resize(0);
         (self.count, self.left_out, self.unknown) = (Some(0), None, None);
         is_new
     }
@@ -74,28 +76,22 @@ impl<'h> Offered<'h> {
 
 /// A part of `max_metadata`, given back when dropped.
 struct Charge<'h> {
+    part: Part,
     metrics: &'h Metrics,
-    bytes: u64,
 }
 
 impl Charge<'_> {
-    fn resize(&mut self, bytes: u64, max: u64) -> Result<(), ()> {
-        let held = &self.metrics.metadata_bytes;
-        if bytes > self.bytes && !held.try_add(bytes - self.bytes, max) {
-            return Err(());
-        }
-        held.sub(self.bytes.saturating_sub(bytes));
-        self.bytes = bytes;
-        Ok(())
-    }
-
-    fn free(&mut self) {
-        self.metrics.metadata_bytes.sub(std::mem::take(&mut self.bytes));
+    fn resize(&mut self, bytes: u64) -> bool {
+        let before = self.part.amount();
+        let is_granted = self.part.resize(bytes);
+        self.metrics.metadata_bytes.add(self.part.amount());
+        self.metrics.metadata_bytes.sub(before);
+        is_granted
     }
 }
 
 impl Drop for Charge<'_> {
     fn drop(&mut self) {
-        self.free();
+        self.metrics.metadata_bytes.sub(self.part.amount());
     }
 }

@@ -101,7 +101,7 @@ mod tests {
     }
 
     /// An id as the register makes them.
-    fn made(number: u64) -> String {
+    fn made(number: u32) -> String {
         ids::made("0123abcd", number)
     }
 

@@ -38,10 +38,11 @@ pub(super) async fn serve(stream: net::Stream, peer: Peer, pending: PendingConne
     };
     drop(pending);
     let Some((wire, auth)) = authenticated else { return };
-    let Some(_place) = hall.places.one_more(hall.config.max_masters) else {
-        hall.handshakes.refused(&peer, "there are max_masters already");
+    let mut place = hall.places.part(peer.user);
+    if !place.resize(1) {
+        hall.handshakes.refused(&peer, "there are max_masters already, or its user has its share of them");
         return;
-    };
+    }
     let (handle, incoming, conversation) = Conversation::new(wire, hall.config.settings());
     let session = Session::new(auth, peer, handle, hall);
     let ended = tokio::select! {
@@ -211,7 +212,7 @@ impl Session {
         let mut subscriber =
             Subscriber::new(self.peer.user, self.line.handle.clone(), self.relayed.clone(), self.hall.clone());
         let mut question = Question::new(self.line.clone());
-        let mut offered = Offered::new(&self.hall);
+        let mut offered = Offered::new(&self.hall, self.peer.user);
         loop {
             tokio::select! {
                 // Who subscribes has said so before it declines to tell services.

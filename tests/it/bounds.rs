@@ -4,10 +4,12 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use nix::unistd::Uid;
 use rmpv::Value;
 
 use crate::harness::master::{Scripted, field, map, packed, text};
-use crate::harness::{SOON, ensure, eventually};
+
+use crate::harness::{SOON, ensure, eventually, is_skipped_without_root};
 use crate::register::{Scene, TOKEN};
 
 fn offered(scene: &Scene) -> Vec<String> {
@@ -52,6 +54,34 @@ fn services_that_are_too_large_are_left_out_and_counted() {
     assert!((1..17_000).contains(&counters["metadataBytes"]), "{counters:?}");
     eventually("it is told", SOON, || ensure(detail(&scene).contains("left out"), detail(&scene)));
     assert!(scene.roster.log().contains("`large` first"), "{}", scene.roster.log());
+}
+
+#[test]
+fn the_masters_of_one_user_leave_room_for_those_of_others() {
+    if is_skipped_without_root() {
+        return;
+    }
+    let scene = Scene::with("max_metadata = \"800KiB\"\nmax_masters = 100");
+    let about = || map([("about", "x".repeat(15_000).into())]);
+    let _greedy: Vec<_> = (0..60).map(|_| Scripted::join(scene.port, TOKEN, &[("fat", about())])).collect();
+    eventually("there is no room for what more of them offer", SOON, || {
+        ensure(scene.roster.log().contains("share of register.max_metadata"), scene.roster.log())
+    });
+    let shown = |mut master: Scripted| {
+        master.say(map([("cmd", "auth".into()), ("token", TOKEN.into())]));
+        assert_eq!(text(&master.hears().expect("an answer"), "cmd"), "auth-success");
+        master.hears().map(|_| master)
+    };
+    let more: Vec<_> = (0..39).filter_map(|_| shown(Scripted::connect(scene.port))).collect();
+    assert_eq!(more.len(), 28, "of 100, seven eighths");
+    let mut other = Scripted::connect_as(Uid::from_raw(65_534), scene.port);
+    other.say(map([("cmd", "auth".into()), ("token", TOKEN.into())]));
+    other.tells(&[("mail", about())]);
+    eventually("another user's master is known", SOON, || {
+        let masters = scene.masters().map_err(|error| format!("{error:?}"))?;
+        let is_known = masters.iter().any(|master| master.services.iter().any(|service| service.name == "mail"));
+        ensure(is_known, format!("{} masters are known", masters.len()))
+    });
 }
 
 #[test]
