@@ -1,7 +1,7 @@
 //! Default paths: where a sidecar keeps its socket and its state when nobody says, and where clients look for it.
 
 use std::env;
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::UnixStream;
@@ -55,11 +55,13 @@ pub fn sockets() -> Vec<PathBuf> {
 }
 
 /// The socket at which a client finds a sidecar, or would find its shared file: the first that somebody listens to; else
-/// the first beside which there is a shared file, of a sidecar that is gone.
+/// the first beside which there is a shared file, of a sidecar that is gone: one that can be read, if there is one.
 pub fn found() -> Option<PathBuf> {
     let sockets: Vec<_> = sockets().into_iter().filter(|socket| check_owner(socket).is_ok()).collect();
+    let is_readable = |socket: &&PathBuf| File::open(shared_file_beside(socket)).is_ok();
     let is_left = |socket: &&PathBuf| shared_file_beside(socket).exists();
-    sockets.iter().find(|socket| is_live(socket)).or_else(|| sockets.iter().find(is_left)).cloned()
+    let first = sockets.iter().find(|socket| is_live(socket)).or_else(|| sockets.iter().find(is_readable));
+    first.or_else(|| sockets.iter().find(is_left)).cloned()
 }
 
 /// Whether somebody listens to a socket.

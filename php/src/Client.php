@@ -33,23 +33,29 @@ final class Client
     private ?Ways $ways = null;
     private ?Freshness $freshness = null;
 
+    /**
+     * @param non-empty-array<string, string> $places the shared file beside each Unix socket; empty: none
+     * @param bool $isSought whether nobody said which socket
+     */
     private function __construct(
-        private readonly string $socket,
+        private readonly array $places,
+        private readonly bool $isSought,
         private readonly string $tcp,
-        private readonly string $shared,
         private readonly ?int $maxAge,
         private readonly ?Timeouts $timeouts,
         private readonly bool $isPersistent,
         private readonly ?object $logger,
         private readonly ?Owner $owner,
     ) {
+        $shared = current($places);
         $this->file = $shared === '' ? null : new SharedFile($shared, $owner);
     }
 
     /**
      * A client of the sidecar on this host. Nothing is opened before it is needed.
      *
-     * @param ?string $socket the Unix socket; null: that in /run/roster or the user's runtime folder; empty: none
+     * @param ?string $socket the Unix socket, also as `unix:///path`; null: that in /run/roster or the user's runtime
+     *     folder; empty: none
      * @param ?string $tcp host and port; null or empty: none
      * @param ?string $shared the shared file; null: that beside the socket; empty: none
      * @param ?int $maxAge how many ms old an answer may be; null: any age will do
@@ -73,11 +79,14 @@ final class Client
         if ($user !== null && $tcp !== '') {
             throw new InvalidRequest('user', 'over TCP nobody knows who answers; leave out `tcp`');
         }
-        $socket ??= Place::socket();
-        $shared ??= Place::shared($socket);
+        $sockets = $socket === null ? Place::sockets() : [preg_replace('~^unix://(?=/)~', '', $socket)];
+        $places = [];
+        foreach ($sockets as $path) {
+            $places[$path] = $shared ?? Place::shared($path === '' ? Place::sockets()[0] : $path);
+        }
         $persistent ??= PHP_SAPI !== 'cli';
         $owner = $user === null ? null : new Owner($user);
-        return new self($socket, $tcp, $shared, $maxAge, $timeouts, $persistent, $logger, $owner);
+        return new self($places, $socket === null, $tcp, $maxAge, $timeouts, $persistent, $logger, $owner);
     }
 
     /**
@@ -444,7 +453,7 @@ final class Client
     {
         if ($this->ways === null) {
             $timeouts = $this->timeouts ?? new Timeouts();
-            $to = [$this->socket, $this->tcp, $this->shared, $this->owner];
+            $to = [$this->places, $this->isSought, $this->tcp, $this->owner];
             $this->ways = new Ways(...$to, ...[$timeouts, $this->isPersistent, $this->logger]);
             if ($this->freshness !== null) {
                 $this->ways->passOver();

@@ -27,7 +27,17 @@ final class Owner
     public function checkFile(string $path): void
     {
         clearstatcache(true, $path);
-        $owner = fileowner($path);
+        $this->check(fileowner($path));
+    }
+
+    /**
+     * That an owner of a file is this user.
+     *
+     * @param int|false $owner the uid; false: there is no such file
+     * @throws WayFailed
+     */
+    public function check(int|false $owner): void
+    {
         if ($owner !== $this->uid()) {
             throw new WayFailed($owner === false ? 'there is none' : "it belongs to uid $owner, not to `$this->user`");
         }

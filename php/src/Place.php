@@ -5,7 +5,7 @@ declare(strict_types=1);
 namespace Roster;
 
 /**
- * Where a sidecar is found when nobody says: in the system's folder, else in the user's.
+ * Where a sidecar is found when nobody says: in the system's folder and in the user's.
  *
  * @internal
  */
@@ -15,39 +15,64 @@ final class Place
     private const SOCKET = 'roster.sock';
     private const SHARED = 'shared.mdb';
 
-    public static function socket(): string
+    /**
+     * The sockets to try, in order: that of the first folder whose sidecar answers, alone. Where none answers, those of
+     * all folders, first of those in which a shared file can be read.
+     *
+     * @return non-empty-list<string>
+     */
+    public static function sockets(): array
     {
-        return self::folder() . '/' . self::SOCKET;
+        $folders = [self::SYSTEM, ...array_filter(self::userFolders(), self::isOwn(...))];
+        $found = array_values(array_filter($folders, self::isIn(...)));
+        // A socket that a dead sidecar left hides no living one. Where there is one place, nothing is to be decided.
+        if (count($found) > 1) {
+            foreach ($found as $folder) {
+                if (self::isLive($folder)) {
+                    return [self::socket($folder)];
+                }
+            }
+            $found = [...array_filter($found, self::isReadable(...)), ...$found];
+        }
+        return array_map(self::socket(...), array_values(array_unique([...$found, ...$folders])));
+    }
+
+    /** @return list<string> the sockets in folders of this user's that are missing, or that another user may write */
+    public static function passedOver(): array
+    {
+        $isForeign = static fn (string $folder) => !self::isOwn($folder);
+        return array_map(self::socket(...), array_values(array_filter(self::userFolders(), $isForeign)));
     }
 
     /** The shared file lies beside the socket. */
     public static function shared(string $socket): string
     {
-        return ($socket === '' ? self::folder() : dirname($socket)) . '/' . self::SHARED;
+        return dirname($socket) . '/' . self::SHARED;
     }
 
-    /** The first one whose sidecar answers; else the first in which one has been. */
-    private static function folder(): string
+    private static function socket(string $folder): string
     {
-        $found = array_values(array_filter([self::SYSTEM, ...self::userFolders()], self::isIn(...)));
-        // A socket that a dead sidecar left hides no living one. Where there is one place, nothing is to be decided.
-        $live = count($found) > 1 ? array_values(array_filter($found, self::isLive(...))) : [];
-        return $live[0] ?? $found[0] ?? self::SYSTEM;
+        return "$folder/" . self::SOCKET;
     }
 
     private static function isIn(string $folder): bool
     {
-        $exists = static fn () => file_exists("$folder/" . self::SOCKET) || file_exists("$folder/" . self::SHARED);
+        $exists = static fn () => file_exists(self::socket($folder)) || file_exists("$folder/" . self::SHARED);
         return Quiet::run($exists);
+    }
+
+    private static function isReadable(string $folder): bool
+    {
+        return Quiet::run(static fn () => is_readable("$folder/" . self::SHARED));
     }
 
     private static function isLive(string $folder): bool
     {
-        $connect = static fn () => stream_socket_client("unix://$folder/" . self::SOCKET, timeout: 0.05);
+        $connect = static fn () => stream_socket_client('unix://' . self::socket($folder), timeout: 0.05);
         return (bool) Quiet::run($connect);
     }
 
-    /** @return list<string> those that no other user can have put there, as one can in /tmp */
+    /** @return list<string> to be believed only if they are `isOwn`: in /tmp, another user can put one there */
     private static function userFolders(): array
     {
         if (!function_exists('posix_geteuid')) {
@@ -56,7 +81,7 @@ final class Place
         $user = posix_geteuid();
         $logins = array_filter([(string) getenv('XDG_RUNTIME_DIR'), "/run/user/$user"], self::isOwn(...));
         $folders = [...array_map(static fn ($login) => "$login/roster", $logins), "/tmp/roster-$user"];
-        return array_values(array_filter(array_unique($folders), self::isOwn(...)));
+        return array_values(array_unique($folders));
     }
 
     /** Whether a folder is this user's, and nobody else's to write. */

@@ -41,11 +41,15 @@ final class Ways
     /** @var array<string, true> the targets whose failure was logged, until they answer again */
     private array $logged = [];
 
-    /** @param ?object $logger a `Psr\Log\LoggerInterface` */
+    /**
+     * @param non-empty-array<string, string> $places the shared file beside each Unix socket; empty: none
+     * @param bool $isSought whether these are the places where a sidecar is looked for when nobody says
+     * @param ?object $logger a `Psr\Log\LoggerInterface`
+     */
     public function __construct(
-        private readonly string $socket,
+        private readonly array $places,
+        private readonly bool $isSought,
         private readonly string $tcp,
-        private readonly string $shared,
         private readonly ?Owner $owner,
         private readonly Timeouts $timeouts,
         bool $isPersistent,
@@ -53,9 +57,11 @@ final class Ways
     ) {
         $this->endpoints = $this->endpoints($isPersistent);
         $over = fn (Way $way) => array_filter($this->endpoints, static fn (Endpoint $to) => $to->way() === $way);
-        $file = static fn (bool $isLast) => $shared === '' ? [] : [new SharedFile($shared, $owner, $isLast)];
+        $files = array_values(array_unique(array_filter($places, static fn (string $shared) => $shared !== '')));
+        $first = array_map(static fn (string $file) => new SharedFile($file, $owner), array_slice($files, 0, 1));
+        $left = array_map(static fn (string $file) => new SharedFile($file, $owner, isLast: true), $files);
         // Over TCP, anybody on the machine may answer in place of a sidecar that is gone: what it left is worth more.
-        $this->readers = [...$file(false), ...$over(Way::Unix), ...$file(true), ...$over(Way::Tcp)];
+        $this->readers = [...$first, ...$over(Way::Unix), ...$left, ...$over(Way::Tcp)];
         $this->asked = $this->readers;
     }
 
@@ -202,8 +208,9 @@ final class Ways
     {
         $to = fn (Way $way, string $address, ?Owner $owner = null) =>
             new Endpoint($way, $address, $this->timeouts, $isPersistent, $owner);
+        $sockets = array_filter(array_map(strval(...), array_keys($this->places)));
         return [
-            ...($this->socket === '' ? [] : [$to(Way::Unix, "unix://$this->socket", $this->owner)]),
+            ...array_map(fn (string $socket) => $to(Way::Unix, "unix://$socket", $this->owner), $sockets),
             ...($this->tcp === '' ? [] : [$to(Way::Tcp, "tcp://$this->tcp")]),
         ];
     }
@@ -246,8 +253,19 @@ final class Ways
             $ages !== [] => new TooStale($ages[0]->ageMs, $ages[0]->maxAgeMs, implode('; ', $this->steps())),
             $unready !== [] => end($unready),
             count($this->failures) === 1 && end($this->failures) instanceof AccessDenied => end($this->failures),
-            default => new Unavailable($this->steps()),
+            default => new Unavailable([...$this->steps(), ...$this->passedOver()]),
         };
+    }
+
+    /** @return list<Step> */
+    private function passedOver(): array
+    {
+        $step = static fn (string $socket) => new Step(
+            Way::Unix,
+            "unix://$socket",
+            failure: 'not tried: its folder is not there, or another user may write it',
+        );
+        return $this->isSought ? array_map($step, Place::passedOver()) : [];
     }
 
     private function log(SharedFile|Endpoint $reader, RosterException $failure): void

@@ -42,6 +42,39 @@ final class OwnerTest extends TestCase
         self::assertSame([], $fake->seen());
     }
 
+    /** @requires extension dba */
+    public function testAFileThatAnotherClientHasOpenedIsNotTakenOverWhereItsOwnerIsAnother(): void
+    {
+        $other = posix_geteuid() + 1;
+        $file = new SharedFile(['/a' => 'of another']);
+        $anybodys = Client::local('', '', $file->path);
+        $theirs = Client::local('', '', $file->path, user: $other);
+        for ($round = 0; $round < 3; $round++) {
+            self::assertSame('of another', $anybodys->get('/a')->data);
+            self::assertSame(
+                ['it belongs to uid ' . posix_geteuid() . ", not to `$other`"],
+                array_unique(self::failures($theirs)),
+            );
+        }
+    }
+
+    /** @requires extension dba */
+    public function testAFileThatTookThePlaceOfTheirsIsNotReadThoughAnotherClientHasOpenedIt(): void
+    {
+        if (posix_geteuid() !== 0) {
+            self::markTestSkipped('only root can give a file away');
+        }
+        $file = new SharedFile(['/a' => 'theirs']);
+        $anybodys = Client::local('', '', $file->path);
+        $theirs = Client::local('', '', $file->path, user: 0);
+        self::assertSame('theirs', $theirs->get('/a')->data);
+        $file->set([], silenceMs: 5_000);
+        $file->replace(['/a' => 'planted']);
+        chown($file->path, 33);
+        self::assertSame('planted', $anybodys->get('/a')->data);
+        self::assertSame(['it belongs to uid 33, not to `0`'], array_unique(self::failures($theirs)));
+    }
+
     public function testTheKernelSaysWhoAnswers(): void
     {
         if (posix_geteuid() !== 0 || !extension_loaded('sockets')) {

@@ -50,6 +50,15 @@ final class WaysTest extends TestCase
         self::assertSame([Way::Shared, Way::Unix, Way::Shared], $ways);
     }
 
+    public function testASocketMayBeNamedAsTheCommandLineNamesIt(): void
+    {
+        $unix = new FakeSidecar([[Answer::nodes(['/a' => 'of the socket'])]]);
+        $roster = Client::local("unix://$unix->address");
+        self::assertSame('of the socket', $roster->get('/a')->data);
+        self::assertSame("unix://$unix->address: answered", (string) $roster->explain()[1]);
+        self::assertSame(dirname($unix->address) . '/shared.mdb', $roster->explain()[0]->target);
+    }
+
     public function testExplainTellsWhatEachWayCameTo(): void
     {
         $tcp = new FakeSidecar([[Answer::nodes([])]], isTcp: true);

@@ -328,7 +328,7 @@ fn a_client_looks_everywhere_but_where_another_user_could_have_put_a_socket() {
     });
     let found_by_php = || {
         let mut php = home.run_as(USER, Path::new("php"));
-        Ended::of(php.args(["-r", "require 'php/autoload.php'; echo Roster\\Place::socket();"])).text()
+        Ended::of(php.args(["-r", "require 'php/autoload.php'; echo Roster\\Place::sockets()[0];"])).text()
     };
     assert_eq!(found_by_php(), home.file("runtime/roster/roster.sock").display().to_string());
     drop(live);
@@ -345,6 +345,36 @@ fn a_client_looks_everywhere_but_where_another_user_could_have_put_a_socket() {
     planted.set_nonblocking(true).expect("a socket");
     planted.accept().expect_err("nobody came");
     assert_eq!(found_by_php(), "/run/roster/roster.sock");
+}
+
+#[test]
+fn php_reads_what_the_users_own_sidecar_left_though_the_systems_file_is_closed_to_it() {
+    if !geteuid().is_root() {
+        return eprintln!("only root can be other users");
+    }
+    let Some(home) = Home::new() else { return };
+    let php = || {
+        let mut php = home.run_as(USER, Path::new("php"));
+        let code = "require 'php/autoload.php'; echo Roster\\Client::local()->get('/zk_test')?->data;";
+        Ended::of(php.args(["-d", "display_errors=stderr", "-r", code]))
+    };
+    let nowhere = format!("{:?}", php());
+    for place in ["/run/roster/roster.sock", "runtime/roster/roster.sock", &format!("/tmp/roster-{USER}/roster.sock")] {
+        assert!(nowhere.contains(place), "{nowhere}");
+    }
+
+    let mut own = home.serve(home.roster_as(USER).arg("serve"));
+    own.says("in a second terminal");
+    own.process.signal(Signal::SIGTERM);
+    assert!(own.process.ends_within(SOON).success(), "{}", own.said());
+    drop(UnixListener::bind(home.file("run/roster/roster.sock")).expect("a socket"));
+    let closed = home.file("run/roster/shared.mdb");
+    fs::copy(home.file("runtime/roster/shared.mdb"), &closed).expect("what it left");
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o600)).expect("it is ours");
+    let read = php();
+    assert!(read.code == Some(0) && read.told == b"Hello from Roster", "{read:?}");
+    let checked = home.cli(["shared", "check"]);
+    assert!(checked.code == Some(0), "{checked:?}");
 }
 
 #[test]

@@ -45,8 +45,16 @@ final class SharedFile
 
     private const TRIES = 8;
 
-    /** @var array<int, array<string, resource>> by process and file: LMDB must not open a file twice in one process */
+    /**
+     * By process and file, each with the uid of the file's owner: LMDB must not open a file twice in one process, so
+     * clients that name different users share a handle.
+     *
+     * @var array<int, array<string, array{resource, int|false}>>
+     */
     private static array $handles = [];
+
+    /** @var ?resource the handle whose file's owner was checked for this client */
+    private $checked = null;
 
     /** That of the last answer. */
     public Freshness $freshness;
@@ -87,8 +95,9 @@ final class SharedFile
      */
     public function node(string $path): ?Node
     {
-        $handle = self::$handles[self::process()][$this->file] ?? null;
-        if ($handle === null || $this->fresh === null || strlen($path) > self::LONGEST_NAME) {
+        $handle = self::$handles[self::process()][$this->file][0] ?? null;
+        $isChecked = $handle !== null && $handle === $this->checked;
+        if (!$isChecked || $this->fresh === null || strlen($path) > self::LONGEST_NAME) {
             return null;
         }
         Quiet::begin();
@@ -170,7 +179,8 @@ final class SharedFile
         try {
             $found = $this->fetch($keys);
         } catch (WayFailed $failure) {
-            // The file may have been replaced, or the place of this process in LMDB's lock file was lost.
+            // The file may have been replaced, also by one of the right owner, or the place of this process in LMDB's lock
+            // file was lost.
             $found = $this->close() ? $this->fetch($keys) : throw $failure;
         } finally {
             Quiet::end();
@@ -186,7 +196,11 @@ final class SharedFile
 
     private function fetch(array $keys): array
     {
-        $handle = self::$handles[self::process()][$this->file] ?? $this->open();
+        [$handle, $owner] = self::$handles[self::process()][$this->file] ?? $this->open();
+        if ($handle !== $this->checked) {
+            $this->owner?->check($owner);
+            $this->checked = $handle;
+        }
         for ($try = 0; $try <= self::TRIES; $try++) {
             $found = [];
             foreach ($keys as $key) {
@@ -219,7 +233,7 @@ final class SharedFile
     private function close(): bool
     {
         $process = self::process();
-        $handle = self::$handles[$process][$this->file] ?? null;
+        $handle = self::$handles[$process][$this->file][0] ?? null;
         unset(self::$handles[$process][$this->file]);
         if ($handle !== null) {
             dba_close($handle);
@@ -237,10 +251,12 @@ final class SharedFile
         return PHP_SAPI === 'cli' ? getmypid() : 0;
     }
 
-    /** @return resource for `dba_fetch` */
-    private function open()
+    /** @return array{resource, int|false} for `dba_fetch`, and the uid of the file's owner */
+    private function open(): array
     {
-        $this->owner?->checkFile($this->file);
+        clearstatcache(true, $this->file);
+        $owner = fileowner($this->file);
+        $this->owner?->check($owner);
         Quiet::$warning = '';
         $handle = match (true) {
             !function_exists('dba_open') => false,
@@ -260,7 +276,7 @@ final class SharedFile
             dba_close($handle);
             throw $failure;
         }
-        return self::$handles[self::process()][$this->file] = $handle;
+        return self::$handles[self::process()][$this->file] = [$handle, $owner];
     }
 
     /**
