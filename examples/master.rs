@@ -1,7 +1,7 @@
-//! A master that offers one service. With a register at hand, and the token that it knows:
+//! A master that offers one service. Beside the demonstration (`make run`), in a second terminal:
 //!
 //! ```text
-//! REGISTER_TOKEN=… cargo run --example master -- 127.0.0.1:8010
+//! REGISTER_TOKEN=register-center-token-2024 cargo run --example master -- 127.0.0.1:8010
 //! roster call greeter.hello name=Ada
 //! roster call greeter.count to=3
 //! ```
@@ -41,10 +41,14 @@ fn greeter() -> Service {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let registers: Vec<String> = std::env::args().skip(1).collect();
+    if registers.is_empty() {
+        return Err("usage: REGISTER_TOKEN=… master HOST:PORT…".into());
+    }
     let master = Master::start(Config::new(std::env::var("REGISTER_TOKEN").map_err(|_| "set REGISTER_TOKEN")?));
     let mut events = master.events();
     master.offer(greeter());
-    for register in std::env::args().skip(1) {
+    for register in registers {
         let (host, port) = register.rsplit_once(':').ok_or("usage: master HOST:PORT…")?;
         master.connect((host, port.parse()?));
     }

@@ -1,5 +1,5 @@
 <?php
-// The article's client, which works as it is: php zk_data.php [PORT]
+// A client of `service zkDataService { string zkData() }`, which works as it is: php zk_data.php [PORT]
 require __DIR__ . '/autoload.php';
 
 use Thrift\Protocol\TBinaryProtocol;
