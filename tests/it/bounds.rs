@@ -10,6 +10,7 @@ use rmpv::Value;
 use crate::harness::master::{Scripted, field, map, packed, text};
 
 use crate::harness::{SOON, ensure, eventually, is_skipped_without_root};
+use crate::idl::{Filter, TRosterSyncClient};
 use crate::register::{Scene, TOKEN};
 
 fn offered(scene: &Scene) -> Vec<String> {
@@ -78,9 +79,9 @@ fn the_masters_of_one_user_leave_room_for_those_of_others() {
     other.say(map([("cmd", "auth".into()), ("token", TOKEN.into())]));
     other.tells(&[("mail", about())]);
     eventually("another user's master is known", SOON, || {
-        let masters = scene.masters().map_err(|error| format!("{error:?}"))?;
-        let is_known = masters.iter().any(|master| master.services.iter().any(|service| service.name == "mail"));
-        ensure(is_known, format!("{} masters are known", masters.len()))
+        let mail = Filter::new("mail".to_owned(), None, None, None);
+        let masters = scene.roster.client().masters(mail).map_err(|error| error.to_string())?.masters;
+        ensure(masters.len() == 1, format!("{} of them are known", masters.len()))
     });
 }
 
