@@ -12,6 +12,18 @@ pub(crate) fn trim() {
     }
 }
 
+/// How many bytes the C library keeps that nobody uses, returned or not; 0 where it does not tell. To count them takes as
+/// long as to return them.
+pub(crate) fn free() -> usize {
+    // SAFETY: the allocator locks itself.
+    #[cfg(target_env = "gnu")]
+    #[allow(unsafe_code)]
+    let free = unsafe { nix::libc::mallinfo2().fordblks };
+    #[cfg(not(target_env = "gnu"))]
+    let free = 0;
+    free
+}
+
 /// How many bytes of memory the process has that are of no file; 0 where the kernel does not tell.
 pub(crate) fn held() -> usize {
     // In pages: the whole, what is resident, and what of that is of files.

@@ -18,6 +18,8 @@ const KEPT_FOR_ADMINS: usize = 16;
 /// How often it is looked whether memory can be returned; and how much less must be taken by clients, or how much more be
 /// held by the process, for that to be worth the trouble.
 const LOOK: Duration = Duration::from_secs(1);
+/// The same of memory of which the shares know nothing, such as that of masters, once in so many looks.
+const LOOKS_AT_ALL: u64 = 10;
 const MUCH: usize = 16 << 20;
 const GROWN: usize = 64 << 20;
 
@@ -138,16 +140,22 @@ impl Shares {
     /// Has the allocator return what nobody uses: what it keeps while clients make the process grow, and most of what they
     /// took once they take it no longer.
     pub(super) async fn return_memory(&self, stop: &Stop) {
-        let (mut most, mut held) = (0, allocator::held());
+        let (mut most, mut held, mut free, mut looks) = (0, allocator::held(), allocator::free(), 0);
         while tokio::time::timeout(LOOK, stop.requested()).await.is_err() {
+            looks += 1;
             let taken = self.memory.taken.load(Ordering::Relaxed);
             most = most.max(taken);
             let has_fallen = most >= MUCH && taken <= most / 2;
             let now = allocator::held();
             held = held.min(now);
-            if has_fallen || now >= held + GROWN {
-                // On another thread: the one that looks answers clients too.
-                let _ = tokio::task::spawn_blocking(allocator::trim).await;
+            // Both on another thread: the one that looks answers clients too.
+            let is_freed = looks % LOOKS_AT_ALL == 0 && {
+                let now = tokio::task::spawn_blocking(allocator::free).await.unwrap_or(0);
+                free = free.min(now);
+                now >= free + MUCH
+            };
+            if has_fallen || is_freed || now >= held + GROWN {
+                free = tokio::task::spawn_blocking(|| (allocator::trim(), allocator::free()).1).await.unwrap_or(free);
                 (most, held) = (taken, allocator::held());
             }
         }

@@ -18,12 +18,12 @@ fn offered(scene: &Scene) -> Vec<String> {
     masters.into_iter().flat_map(|master| master.services).map(|service| service.name).collect()
 }
 
-/// Six masters of 64,000 values each.
-fn largest_masters(hub: &Scene) -> Vec<Scripted> {
+/// So many masters of 64,000 values each.
+fn largest_masters(hub: &Scene, count: usize) -> Vec<Scripted> {
     let many = || Value::Array(vec![Value::Nil; 16_000]);
     let join = |_| Scripted::join(hub.port, TOKEN, &["a", "b", "c", "d"].map(|name| (name, many())));
-    let masters = (0..6).map(join).collect();
-    knows(hub, 6);
+    let masters = (0..count).map(join).collect();
+    knows(hub, count as i64);
     masters
 }
 
@@ -82,6 +82,20 @@ fn the_masters_of_one_user_leave_room_for_those_of_others() {
         let mail = Filter::new("mail".to_owned(), None, None, None);
         let masters = scene.roster.client().masters(mail).map_err(|error| error.to_string())?.masters;
         ensure(masters.len() == 1, format!("{} of them are known", masters.len()))
+    });
+}
+
+#[test]
+fn what_masters_took_is_returned_after_they_have_gone() {
+    let scene = Scene::with("max_metadata = \"512MiB\"");
+    let before = scene.roster.memory();
+    let masters = largest_masters(&scene, 60);
+    let most = scene.roster.memory();
+    assert!(most > before + (64 << 20), "{before} {most}");
+    drop(masters);
+    eventually("the kernel has it back", SOON * 2, || {
+        let now = scene.roster.memory();
+        ensure(now < before + (most - before) / 2, format!("{before} {most} {now}"))
     });
 }
 
@@ -168,7 +182,7 @@ fn the_log_holds_few_lines_of_a_kind_and_says_how_many_are_left_out() {
 #[test]
 fn followers_are_handed_the_largest_masters_at_their_own_pace() {
     let hub = Scene::new();
-    let masters = largest_masters(&hub);
+    let masters = largest_masters(&hub, 6);
     let upstream = format!("[[upstream]]\nconnect = \"127.0.0.1:{}\"\ntoken = \"{{folder}}/token\"\n", hub.port);
     let follower = Scene::with(&upstream);
     follower.roster.write("token", &format!("# of the hub\n{TOKEN}\n"));
@@ -181,7 +195,7 @@ fn followers_are_handed_the_largest_masters_at_their_own_pace() {
 #[test]
 fn a_subscriber_is_told_no_more_than_it_has_taken() {
     let hub = Scene::new();
-    let masters = largest_masters(&hub);
+    let masters = largest_masters(&hub, 6);
     let mut follower = Scripted::connect(hub.port);
     follower.say(map([("cmd", "auth".into()), ("token", TOKEN.into()), ("native", 1.into())]));
     follower.say(map([("cmd", "subscribe".into()), ("uuid", "u".into()), ("pieces", 1.into())]));
