@@ -9,6 +9,7 @@ mod claims;
 mod cli;
 mod containers;
 mod death;
+mod documentation;
 mod endpoint;
 mod export;
 mod faults;

@@ -18,7 +18,7 @@ use crate::harness::{
     is_skipped_without_root, unconfigured,
 };
 
-const README: &str = include_str!("../../README.md");
+const COMMANDS: &str = include_str!("../../docs/cli.md");
 
 /// A user who has nothing to do with Roster.
 const USER: u32 = 64_321;
@@ -187,8 +187,7 @@ fn all_that_the_demonstration_prints_works_when_it_is_typed_at_once() {
 #[test]
 fn every_example_of_the_command_line_works_with_the_demonstration() {
     let Some(demonstration) = Demonstration::start() else { return };
-    let section = README.split("### The command line").nth(1).expect("a section");
-    let block = section.split("```").nth(1).expect("a block").strip_prefix("sh\n").expect("commands");
+    let block = COMMANDS.split("```").nth(1).expect("a block").strip_prefix("sh\n").expect("commands");
     let commands: Vec<&str> = block.lines().map(|line| line.split("  # ").next().unwrap_or(line).trim_end()).collect();
     assert!(commands.len() > 10 && commands.iter().all(|line| line.starts_with("roster ")), "{commands:?}");
     let runtime = demonstration.home.file("runtime/roster").display().to_string();

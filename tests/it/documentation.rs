@@ -1,0 +1,117 @@
+//! The pages of the documentation: what they link to is there, and what they have a reader type exists.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::harness::{Ended, binary};
+
+/// README.md is the first page: what is for one reader at one moment has a page of its own.
+const MAX_README_BYTES: usize = 10_000;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// All pages and their texts.
+fn pages() -> Vec<(PathBuf, String)> {
+    let docs = fs::read_dir(root().join("docs")).expect("a folder").map(|entry| entry.expect("an entry").path());
+    let others = ["README.md", "ARCHITECTURE.md", "php/README.md"].map(|name| root().join(name));
+    let files = docs.filter(|file| file.extension().is_some_and(|extension| extension == "md")).chain(others);
+    files.map(|file| (file.clone(), fs::read_to_string(&file).expect("a page"))).collect()
+}
+
+/// The blocks of code in a language.
+fn blocks<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
+    let fenced = text.split("```").skip(1).step_by(2);
+    fenced.filter_map(|block| block.strip_prefix(language)?.strip_prefix('\n')).collect()
+}
+
+/// What is not code.
+fn prose(text: &str) -> String {
+    text.split("```").step_by(2).collect()
+}
+
+fn links(text: &str) -> Vec<String> {
+    let ends = |rest: &str| rest.split_once(')').map(|(target, _)| target.to_owned());
+    prose(text).split("](").skip(1).filter_map(ends).filter(|target| !target.starts_with("http")).collect()
+}
+
+/// The anchors of a page's headings, as GitHub makes them.
+fn anchors(text: &str) -> HashSet<String> {
+    let prose = prose(text);
+    let headings = prose.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
+    let kept = |character: &char| character.is_alphanumeric() || " -_".contains(*character);
+    headings.map(|heading| heading.to_lowercase().chars().filter(kept).collect::<String>().replace(' ', "-")).collect()
+}
+
+#[test]
+fn every_link_within_the_documentation_leads_somewhere() {
+    for (page, text) in pages() {
+        for link in links(&text) {
+            let (file, anchor) = link.split_once('#').map_or((&*link, None), |(file, anchor)| (file, Some(anchor)));
+            let target = if file.is_empty() { page.clone() } else { page.parent().expect("a folder").join(file) };
+            assert!(target.exists(), "{}: {link}", page.display());
+            if let Some(anchor) = anchor {
+                let text = fs::read_to_string(&target).expect("a page");
+                assert!(anchors(&text).contains(anchor), "{}: {link}", page.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn the_readme_is_short_and_leads_to_every_page() {
+    let readme = fs::read_to_string(root().join("README.md")).expect("a page");
+    assert!(readme.len() <= MAX_README_BYTES, "it has {} bytes", readme.len());
+    let linked: HashSet<PathBuf> = links(&readme).iter().map(|link| root().join(link)).collect();
+    for (page, _) in
+        pages().iter().filter(|(page, _)| !page.ends_with("README.md") || page.starts_with(root().join("php")))
+    {
+        assert!(linked.contains(page), "README.md has no link to {}", page.display());
+    }
+}
+
+#[test]
+fn every_setting_in_the_documentation_exists() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("roster.toml");
+    let check = |arguments: &[&str], what: &str| {
+        let ended = Ended::of(binary().arg("config").args(arguments));
+        assert!(!ended.wrong.contains("no such key"), "{what}: {}", ended.wrong);
+    };
+    let mut found = 0;
+    for (page, text) in pages() {
+        for block in blocks(&text, "toml") {
+            fs::write(&file, block).expect("written");
+            check(&["check", file.to_str().expect("text")], &format!("{}:\n{block}", page.display()));
+            found += 1;
+        }
+        let words = text.split("--set ").skip(1).filter_map(|rest| rest.split(['=', '`', ' ', '\n']).next());
+        for key in words.map(|key| key.trim_start_matches('\'')).filter(|key| key.contains('.')) {
+            check(&["show", "--set", &format!("{key}=1")], &format!("{}: {key}", page.display()));
+            found += 1;
+        }
+    }
+    assert!(found >= 6, "{found}");
+}
+
+#[test]
+fn every_command_and_option_in_the_documentation_exists() {
+    let mut found = 0;
+    for (page, text) in pages() {
+        for line in blocks(&text, "sh").into_iter().flat_map(str::lines) {
+            let line = line.split("  # ").next().unwrap_or(line);
+            for command in line.split("&&").flat_map(|part| part.split('|')).map(str::trim) {
+                let Some(arguments) = command.strip_prefix("roster ") else { continue };
+                let words: Vec<&str> = arguments.split_whitespace().collect();
+                let nested = ["config", "explain", "registers", "shared"].contains(&words[0]);
+                let help = Ended::of(binary().args(&words[..1 + usize::from(nested)]).arg("--help")).text();
+                let options = words.iter().filter(|word| word.starts_with("--"));
+                options.for_each(|option| assert!(help.contains(option), "{}: {command}", page.display()));
+                found += 1;
+            }
+        }
+    }
+    assert!(found > 20, "{found}");
+}
