@@ -7,6 +7,7 @@ namespace Roster\Tests;
 use PHPUnit\Framework\TestCase;
 use Roster\Client;
 use Roster\Tests\Support\Roster;
+use Roster\Tests\Support\Skip;
 use Roster\Tests\Support\WebServer;
 
 /** Under real php-fpm, every page gets the data that it asked for, whatever happens to the workers. */
@@ -54,7 +55,7 @@ final class FpmTest extends TestCase
     public function testTheSharedFileNeverMixesAnswersWhenWorkersAreKilled(): void
     {
         if (!Roster::hasShared()) {
-            self::markTestSkipped('this sidecar keeps no shared file');
+            Skip::because('this sidecar keeps no shared file');
         }
         $this->browse(shared: $this->roster->shared, killEvery: 50);
         self::assertSame(0, $this->counts['wrong']);

@@ -11,6 +11,7 @@ use Roster\Exception\Unavailable;
 use Roster\Tests\Support\Answer;
 use Roster\Tests\Support\FakeSidecar;
 use Roster\Tests\Support\SharedFile;
+use Roster\Tests\Support\Skip;
 use Roster\Way;
 
 /** Where the sidecar's user is named, nobody else is believed. */
@@ -78,7 +79,7 @@ final class OwnerTest extends TestCase
     public function testTheKernelSaysWhoAnswers(): void
     {
         if (posix_geteuid() !== 0 || !extension_loaded('sockets')) {
-            self::markTestSkipped('only root can give a socket away, and the sockets extension see who answers');
+            Skip::because('only root can give a socket away, and the sockets extension see who answers');
         }
         $fake = new FakeSidecar([[Answer::nodes(['/a' => 'of root'])]]);
         chown($fake->address, 33);

@@ -7,6 +7,7 @@ namespace Roster\Tests;
 use PHPUnit\Framework\TestCase;
 use Roster\Client;
 use Roster\Tests\Support\Folder;
+use Roster\Tests\Support\Skip;
 
 /** The package is whole, and can be installed. */
 final class PackageTest extends TestCase
@@ -52,7 +53,7 @@ final class PackageTest extends TestCase
     public function testPreloadedClassesAreThereBeforeAPageLoadsAnything(): void
     {
         if (!extension_loaded('Zend OPcache')) {
-            self::markTestSkipped('OPcache is not there');
+            Skip::because('OPcache is not there');
         }
         $user = posix_getpwuid(posix_getuid())['name'];
         $settings = "-d opcache.enable_cli=1 -d opcache.preload_user=$user -d opcache.preload="
@@ -91,7 +92,7 @@ final class PackageTest extends TestCase
     {
         exec('command -v composer', $found, $code);
         if ($code !== 0) {
-            self::markTestSkipped('composer is not installed');
+            Skip::because('composer is not installed');
         }
     }
 }

@@ -16,6 +16,7 @@ use Roster\Node;
 use Roster\Origin;
 use Roster\Tests\Support\Process;
 use Roster\Tests\Support\Roster;
+use Roster\Tests\Support\Skip;
 use Roster\Timeouts;
 use Roster\Way;
 
@@ -54,7 +55,7 @@ final class RosterTest extends TestCase
     public function testAllWaysTellTheSame(): void
     {
         if (!Roster::hasShared()) {
-            self::markTestSkipped('this sidecar keeps no shared file');
+            Skip::because('this sidecar keeps no shared file');
         }
         [$shared, $unix] = [$this->client(Way::Shared), $this->client(Way::Unix)];
         foreach (['/', '/zk_test', '/services', '/services/mail/mail-1', '/none'] as $path) {
@@ -95,7 +96,7 @@ final class RosterTest extends TestCase
     public function testTheFileAnswersWithItsAgeWhenTheSidecarIsKilled(): void
     {
         if (!Roster::hasShared()) {
-            self::markTestSkipped('this sidecar keeps no shared file');
+            Skip::because('this sidecar keeps no shared file');
         }
         $client = Client::local($this->roster->socket, $this->roster->tcp, $this->roster->shared);
         self::assertSame(Way::Shared, $client->get('/zk_test')->freshness->from);
@@ -162,7 +163,7 @@ final class RosterTest extends TestCase
     private function client(Way $way, ?Timeouts $timeouts = null): Client
     {
         if ($way === Way::Shared && !Roster::hasShared()) {
-            self::markTestSkipped('this sidecar keeps no shared file');
+            Skip::because('this sidecar keeps no shared file');
         }
         return Client::local(
             $way === Way::Unix ? $this->roster->socket : '',

@@ -6,12 +6,14 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
+use nix::sys::signal::Signal;
 use nix::sys::stat;
 use nix::unistd::mkfifo;
 use roster::store::shared::Reader;
 
 use crate::harness::{
-    Ended, Roster, SOON, WWW_DATA, as_www_data, binary, eventually, is_skipped_without_root, of_www_data, unconfigured,
+    Ended, Process, Roster, SOON, WWW_DATA, as_www_data, binary, ensure, eventually, is_skipped_without_root,
+    of_www_data, unconfigured,
 };
 use crate::idl::Origin;
 
@@ -215,4 +217,70 @@ fn an_export_is_for_its_group_alone() {
         nobody.uid(65_534).gid(65_534).current_dir("/");
         assert_eq!(php(nobody), "nothing");
     }
+}
+
+#[test]
+fn root_checks_a_configuration_as_the_user_of_the_sidecar() {
+    if is_skipped_without_root() {
+        return;
+    }
+    let roster = Roster::prepare_file("roster.sock", "\"/a\" = \"one\"");
+    let (state, tokens) = (roster.folder().join("disk"), roster.folder().join("tokens"));
+    fs::create_dir(&state).and_then(|()| chown(&state, Some(WWW_DATA), None)).expect("root can");
+    roster.configure("[[file]]", &format!("[shared]\nstate = {state:?}\n[[file]]"));
+    roster.configure("listen = \"\"", &format!("listen = \"127.0.0.1:1\"\ntokens = {tokens:?}"));
+    roster.write("tokens", "a-token-of-some-length");
+    roster.open_to_all();
+    let check = |more: &[&str]| Ended::of(binary().args(["config", "check"]).arg(roster.config()).args(more));
+    fs::set_permissions(&tokens, fs::Permissions::from_mode(0o600)).expect("it is ours");
+    for more in [&[][..], &["--user", "www-data"], &["--user", "33"]] {
+        let told = check(more);
+        assert!(told.code == Some(2) && told.wrong.contains("tokens: Permission denied"), "{told:?}");
+    }
+    let told = check(&["--user", "root"]);
+    assert!(told.code == Some(2) && told.wrong.contains("disk belongs to www-data"), "{told:?}");
+    chown(&tokens, Some(WWW_DATA), None).expect("root can");
+    let told = check(&[]);
+    assert!(told.code == Some(0) && told.wrong.contains("checked as www-data, to whom "), "{told:?}");
+    assert!(check(&["--user", "nobody-at-all"]).wrong.contains("there is no user \"nobody-at-all\""));
+}
+
+#[test]
+fn a_start_and_a_reload_name_the_line_of_a_user_whom_nobody_knows() {
+    let mut roster = Roster::prepare_file("roster.sock", "\"/a\" = \"one\"");
+    roster.run();
+    roster.configure("[[file]]", "[access]\nadmins = [\"user:nobody-at-all\"]\n[[file]]");
+    let config = fs::read_to_string(roster.config()).expect("a configuration");
+    let line = 1 + config.lines().position(|line| line.starts_with("admins")).expect("a line");
+    let words = [format!("roster.toml:{line}: "), "there is no user \"nobody-at-all\" on this machine".into()];
+    roster.process().signal(Signal::SIGHUP);
+    eventually("it is in the log", SOON, || {
+        let log = roster.log();
+        ensure(words.iter().all(|words| log.contains(words)), log)
+    });
+    assert!(roster.stop().success());
+    let told = roster.fails();
+    assert!(words.iter().all(|words| told.contains(words)), "{told}");
+}
+
+#[test]
+fn of_two_on_one_state_one_keeps_its_copy_there() {
+    let roster = Roster::prepare_file("roster.sock", "\"/a\" = \"one\"");
+    roster.configure(&format!("tcp = \"127.0.0.1:{}\"", roster.port()), "tcp = \"\"");
+    fs::create_dir_all(roster.state()).expect("a folder");
+    let both = ["one", "other"].map(|name| {
+        let (folder, log) = (roster.folder().join(name), roster.folder().join(format!("{name}.log")));
+        let mut serve = binary();
+        serve.args(["serve", "--config"]).arg(roster.config()).env("ROSTER_SHARED__STATE", roster.state());
+        serve.args(["--set", &format!("thrift.unix={:?}", folder.join("roster.sock"))]);
+        let process = Process::start(serve.stderr(File::create(&log).expect("a log")), &folder);
+        (process, folder.join("shared.mdb"), log)
+    });
+    eventually("both write their files, and one has no copy", SOON, || {
+        let files = both.iter().filter(|(_, file, _)| Reader::open(file).is_ok()).count();
+        let is_told =
+            |log: &Path| fs::read_to_string(log).is_ok_and(|log| log.contains("no copy of the shared file is kept"));
+        let told = both.iter().filter(|(_, _, log)| is_told(log)).count();
+        ensure((files, told) == (2, 1), format!("{files} files, {told} told"))
+    });
 }

@@ -4,7 +4,6 @@ declare(strict_types=1);
 
 namespace Roster\Tests\Support;
 
-use PHPUnit\Framework\Assert;
 use Roster\Client;
 use Roster\Exception\RosterException;
 
@@ -39,7 +38,7 @@ final class Roster
     {
         $binary = (string) getenv('ROSTER_BIN');
         if (!is_executable($binary)) {
-            Assert::markTestSkipped('ROSTER_BIN names no sidecar');
+            Skip::because('ROSTER_BIN names no sidecar');
         }
         return realpath($binary);
     }

@@ -4,8 +4,6 @@ declare(strict_types=1);
 
 namespace Roster\Tests\Support;
 
-use PHPUnit\Framework\Assert;
-
 /** A real nginx with php-fpm behind it, in a folder of their own, and a browser that asks much at once. */
 final class WebServer
 {
@@ -39,7 +37,7 @@ final class WebServer
                 return "$folder/$name";
             }
         }
-        Assert::markTestSkipped("$name is not installed");
+        Skip::because("$name is not installed");
     }
 
     /**
