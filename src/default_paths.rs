@@ -43,6 +43,16 @@ pub fn user_socket() -> PathBuf {
     user_folder().join(SOCKET)
 }
 
+/// Whether this is the folder of the user's own state, which a start makes.
+pub fn is_users_state(folder: &Path) -> bool {
+    folder != Path::new(SYSTEM_STATE) && folder == DefaultPaths::of_this_process().state
+}
+
+/// Whether this is the folder of the system's sidecar, which its unit makes.
+pub(crate) fn is_systems(folder: &Path) -> bool {
+    folder == Path::new(SYSTEM)
+}
+
 /// The folder of that sidecar.
 pub fn user_folder() -> PathBuf {
     user_folders().swap_remove(0)
@@ -85,9 +95,14 @@ pub fn check_owner(socket: &Path) -> io::Result<()> {
     let why = if found.uid() == geteuid().as_raw() {
         format!("{} is not a folder that only its owner can write", folder.display())
     } else {
-        format!("{} belongs to another user ({})", folder.display(), found.uid())
+        format!(
+            "{} was made by uid {}, not by you: nothing in it is used; remove it (as root), or set XDG_RUNTIME_DIR",
+            folder.display(),
+            found.uid()
+        )
     };
-    Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
+    // Not `PermissionDenied`: nobody should come into the group of what is refused.
+    Err(io::Error::other(why))
 }
 
 /// Makes the folder of the user's sidecar, if need be.

@@ -11,7 +11,12 @@ const VARIABLE: &str = "env:";
 /// What is in the file, or in the variable.
 pub fn read(place: &Path) -> io::Result<String> {
     match variable(place) {
-        Some(name) => env::var(name).map_err(|error| io::Error::new(io::ErrorKind::NotFound, error)),
+        Some(name) => env::var(name).map_err(|error| match error {
+            env::VarError::NotPresent => {
+                io::Error::new(io::ErrorKind::NotFound, format!("the variable {name} is not set"))
+            }
+            env::VarError::NotUnicode(_) => io::Error::other(format!("the variable {name} is not UTF-8")),
+        }),
         None => std::fs::read_to_string(place),
     }
 }
@@ -72,6 +77,6 @@ mod tests {
         assert_eq!(read(file.path()).expect("a file"), "hush");
         // Cargo sets it for its tests.
         assert_eq!(read(Path::new("env:CARGO_PKG_NAME")).expect("a variable"), "roster");
-        assert_eq!(read(Path::new("env:NOT_SET")).expect_err("none").to_string(), "environment variable not found");
+        assert_eq!(read(Path::new("env:NOT_SET")).expect_err("none").to_string(), "the variable NOT_SET is not set");
     }
 }

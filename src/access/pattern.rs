@@ -125,6 +125,9 @@ impl TryFrom<Vec<String>> for ReadPatterns {
 
     fn try_from(texts: Vec<String>) -> Result<Self, String> {
         let (paths, services): (Vec<_>, Vec<_>) = texts.iter().partition(|text| text.starts_with('/'));
+        if let Some(text) = services.iter().find(|text| text.contains('/')) {
+            return Err(format!("{text:?} is neither a path, which begins with '/', nor a service, which has none"));
+        }
         let paths = PathPatterns::new(&paths)?;
         let all_services = services.iter().any(|text| *text == "*");
         let services = services.into_iter().map(|text| Wildcard::new(text)).collect::<Result<_, _>>()?;

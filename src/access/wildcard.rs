@@ -39,6 +39,10 @@ impl Wildcard {
 }
 
 impl Wildcards {
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        self.texts.iter().map(String::as_str)
+    }
+
     pub fn is_match(&self, text: &str) -> bool {
         self.all.iter().any(|wildcard| wildcard.is_match(text))
     }

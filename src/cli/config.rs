@@ -2,16 +2,16 @@
 
 use std::ffi::CString;
 use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
-use nix::unistd::{Uid, User, geteuid, initgroups, setgid, setuid};
+use nix::unistd::{User, geteuid, initgroups, setgid, setuid};
 use roster::access::uid;
 use roster::config::{Config, Layers};
+use roster::permissions::own::name_of;
 
-use super::settings::{self, NO_SOURCE, Origin, Settings};
+use super::settings::{self, NO_SOURCE, Settings};
 
 /// Check or show a configuration
 #[derive(Debug, Args)]
@@ -25,11 +25,13 @@ enum Command {
     /// Tell all that is wrong with a configuration, also what it names that this machine does not have
     #[command(after_help = super::exit::HELP)]
     Check {
-        /// Check this file alone [default: what `roster serve` would read, with the environment]
+        /// Check this file without the environment [default: what `roster serve` would read]
         file: Option<PathBuf>,
-        /// The user who runs the sidecar, for whom root checks it [default: the owner of `shared.state`]
+        /// The user who runs the sidecar, for whom root checks it [default: the owner of its socket, or of `shared.state`]
         #[arg(long, value_name = "NAME")]
         user: Option<String>,
+        #[command(flatten)]
+        settings: Settings,
     },
     /// Print the configuration in force, with the defaults
     #[command(after_help = super::exit::HELP)]
@@ -39,7 +41,7 @@ enum Command {
 impl Configure {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         match self.command {
-            Command::Check { file, user } => check(file, user.as_deref())?,
+            Command::Check { file, user, settings } => check(file, user.as_deref(), settings)?,
             Command::Show(settings) => {
                 let loaded = settings.load()?;
                 write!(io::stdout(), "# {}.\n\n{}", loaded.origin, loaded.config.to_toml())?;
@@ -49,27 +51,40 @@ impl Configure {
     }
 }
 
-fn check(file: Option<PathBuf>, user: Option<&str>) -> anyhow::Result<()> {
-    let (mut layers, origin) = match &file {
-        Some(path) => (Layers { file: Some(settings::read(path)?), ..Layers::default() }, Origin::from(path.as_path())),
-        None => Settings::in_force().layers([])?,
+fn check(file: Option<PathBuf>, user: Option<&str>, settings: Settings) -> anyhow::Result<()> {
+    let (mut layers, origin) = match file {
+        Some(path) => settings.of_file_alone(path)?,
+        None => settings.layers([])?,
     };
+    if origin.is_demo {
+        let none = "no configuration; `roster serve` would run the demonstration";
+        return Ok(writeln!(io::stdout(), "{none}. {origin}.")?);
+    }
     if let Some(user) = sidecar_user(user, &layers)? {
-        become_user(&user)?;
+        layers.has_other_groups = become_user(&user)?;
         if let Some((path, _)) = &layers.file {
             layers.file = Some(settings::read(path)?);
         }
     }
-    let config = Config::check(&layers, |doubt| eprintln!("{doubt}"));
+    let mut doubts = 0;
+    let config = Config::check(&layers, |doubt| {
+        eprintln!("warning: {doubt}");
+        doubts += 1;
+    });
     let config = config.map_err(|mistakes| anyhow::Error::from(mistakes).context(origin.clone()))?;
     if !config.has_source() {
-        eprintln!("{origin}: {NO_SOURCE}");
+        eprintln!("warning: {origin}: {NO_SOURCE}");
+        doubts += 1;
     }
-    match file {
-        Some(path) => writeln!(io::stdout(), "{} is in order", path.display())?,
-        None => writeln!(io::stdout(), "{origin}: it is in order")?,
+    if let Some(user) = config.sidecar_user().filter(|user| *user != geteuid()) {
+        eprintln!("checked as {}; the sidecar runs as {}", name_of(geteuid().as_raw()), name_of(user.as_raw()));
     }
-    Ok(())
+    let doubts = match doubts {
+        0 => String::new(),
+        1 => ", but for the warning".to_owned(),
+        count => format!(", but for {count} warnings"),
+    };
+    Ok(writeln!(io::stdout(), "{origin}: it is in order{doubts}")?)
 }
 
 /// As whom to check: root may read what the sidecar may not. None: as whoever asks.
@@ -81,23 +96,23 @@ fn sidecar_user(named: Option<&str>, layers: &Layers) -> anyhow::Result<Option<U
     if !geteuid().is_root() {
         return Ok(None);
     }
-    let state = Config::load(layers).map_or_else(|_| layers.default_paths.state.clone(), |config| config.shared.state);
-    let owner = state.metadata().ok().map(|state| Uid::from_raw(state.uid())).filter(|owner| !owner.is_root());
+    let owner = Config::load(layers).unwrap_or_default().sidecar_user().filter(|owner| !owner.is_root());
     let user = owner.map(User::from_uid).transpose()?.flatten();
     if let Some(user) = &user {
-        eprintln!("checked as {}, to whom {} belongs; --user names another", user.name, state.display());
+        eprintln!("checked as {}, as whom the sidecar runs; --user names another", user.name);
     }
     Ok(user)
 }
 
-/// Goes on as this user, with the groups that the machine gives to it.
-fn become_user(user: &User) -> anyhow::Result<()> {
+/// Goes on as this user, with the groups that the machine gives to it. Whether that took a change.
+fn become_user(user: &User) -> anyhow::Result<bool> {
     if user.uid == geteuid() {
-        return Ok(());
+        return Ok(false);
     }
     let name = CString::new(user.name.as_str())?;
     initgroups(&name, user.gid)
         .and_then(|()| setgid(user.gid))
         .and_then(|()| setuid(user.uid))
-        .with_context(|| format!("cannot check as {}: only root can check for another user", user.name))
+        .with_context(|| format!("cannot check as {}: only root can check for another user", user.name))?;
+    Ok(true)
 }

@@ -2,7 +2,6 @@
 
 use std::ffi::CString;
 use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
 
 use clap::{Args, Subcommand};
 use nix::unistd::{Gid, Uid, User, geteuid, getgrouplist, getgroups, getuid};
@@ -76,9 +75,7 @@ impl Explain {
 impl ExplainAccess {
     fn run(self) -> anyhow::Result<()> {
         let Loaded { config, origin } = self.settings.load()?;
-        // The socket is the sidecar's own.
-        let socket = std::fs::metadata(&config.thrift.unix).ok().map(|socket| Uid::from_raw(socket.uid()));
-        let own = socket.unwrap_or_else(geteuid);
+        let own = config.sidecar_user().unwrap_or_else(geteuid);
         let policy = Policy::of(&config.access, &config.allow, own)?;
         let (client, groups) = client(self.tcp, self.user.as_deref())?;
         let decision = policy.decide(client, || groups.clone());
@@ -86,7 +83,7 @@ impl ExplainAccess {
         let mut out = io::stdout().lock();
         writeln!(out, "{identity}")?;
         writeln!(out, "{}", reason(decision, &config))?;
-        let runs_as = if socket.is_some() { "runs as" } else { "does not run, and would run as" };
+        let runs_as = if config.thrift.unix.exists() { "runs as" } else { "does not run, and would run as" };
         writeln!(out, "{origin}. The sidecar {runs_as} uid {own}.")?;
         match self.action {
             None => {}

@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::Args;
 use futures::future::OptionFuture;
 use roster::config::Config;
-use roster::default_paths::{self, DefaultPaths};
+use roster::default_paths;
 use roster::net::Address;
 use roster::sidecar::Sidecar;
 use tokio::runtime::Runtime;
@@ -80,13 +80,13 @@ fn start(loaded: Loaded) -> anyhow::Result<(Runtime, Started, Reports)> {
 
 /// The user's own folders are made where they are the defaults; others are an administrator's to make.
 fn make_default_folders(config: &Config) -> anyhow::Result<()> {
-    let defaults = DefaultPaths::of_this_process();
     if config.thrift.unix == default_paths::user_socket() {
         let folder = default_paths::user_folder();
         default_paths::make_user_folder().with_context(|| format!("cannot use {}", folder.display()))?;
     }
-    if config.shared.state == defaults.state && defaults.state != DefaultPaths::default().state {
-        default_paths::make(&defaults.state).with_context(|| format!("cannot make {}", defaults.state.display()))?;
+    let state = &config.shared.state;
+    if default_paths::is_users_state(state) {
+        default_paths::make(state).with_context(|| format!("cannot make {}", state.display()))?;
     }
     Ok(())
 }

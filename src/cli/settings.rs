@@ -58,13 +58,6 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Of one file alone.
-impl From<&Path> for Origin {
-    fn from(path: &Path) -> Self {
-        Self { file: Some(path.to_owned()), is_demo: false, others: Vec::new() }
-    }
-}
-
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read the configuration {path}: {source}")]
 pub(crate) struct Unreadable {
@@ -73,9 +66,17 @@ pub(crate) struct Unreadable {
 }
 
 impl Settings {
-    /// What `roster serve` reads if the command line says nothing.
-    pub(crate) fn in_force() -> Self {
-        Self { config: env::var_os("ROSTER_CONFIG").map(PathBuf::from), set: Vec::new() }
+    /// What there is to load of a file alone, and of the command line.
+    pub(crate) fn of_file_alone(self, path: PathBuf) -> Result<(Layers, Origin), Unreadable> {
+        let layers = Layers {
+            file: Some(read(&path)?),
+            environment: Vec::new(),
+            flags: self.set,
+            default_paths: DefaultPaths::of_this_process(),
+            has_other_groups: false,
+        };
+        let origin = Origin { file: Some(path), is_demo: false, others: names(&layers) };
+        Ok((layers, origin))
     }
 
     pub(crate) fn load(self) -> anyhow::Result<Loaded> {
@@ -99,6 +100,7 @@ impl Settings {
             environment: environment(),
             flags: self.set.into_iter().chain(flags).collect(),
             default_paths: DefaultPaths::of_this_process(),
+            has_other_groups: false,
         };
         let mut origin = Origin { file: None, is_demo: false, others: names(&layers) };
         if let Some(path) = self.config.or_else(|| first_that_exists(&places())) {

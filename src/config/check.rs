@@ -26,6 +26,7 @@ pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
     check.thrift(&config.thrift);
     check.access(config);
     check.register(&config.register);
+    check.listeners(config);
     check.object_if(config.store.history == 0, &Key::from("store.history"), ZERO);
     check.shared(&config.shared);
     check.level(&config.log.level);
@@ -185,6 +186,23 @@ impl Check<'_> {
         }
     }
 
+    /// Two own listeners at one place.
+    fn listeners(&mut self, config: &Config) {
+        let (thrift, register) = (&config.thrift, &config.register);
+        let (tcp, unix) = ("thrift.tcp".into(), "thrift.unix".into());
+        if is_one_port(&thrift.tcp, &register.listen) {
+            let message =
+                format!("is {:?}, where `thrift.tcp` listens too: give each a port of its own", register.listen);
+            self.object(&[&"register.listen".into(), &tcp], message);
+        }
+        if !thrift.unix.as_os_str().is_empty() && thrift.unix == register.unix {
+            self.object(
+                &[&"register.unix".into(), &unix],
+                "is the socket of `thrift.unix` too: give each one of its own",
+            );
+        }
+    }
+
     fn shared(&mut self, shared: &store::shared::Config) {
         for (name, is_zero) in [
             ("copy_interval", shared.copy_interval.is_zero()),
@@ -233,6 +251,11 @@ impl Check<'_> {
             self.object(&[&key.child("connect")], message);
         }
         self.path(&upstream.token, &key.child("token"));
+        // A pattern that ends with `*` may mean any port.
+        if let Some(text) = upstream.join.texts().find(|text| !text.contains(':') && !text.ends_with('*')) {
+            let message = format!("{text:?} matches no register, each of which has a port: write \"{text}:8010\"");
+            self.object(&[&key.child("join")], message);
+        }
         if let Some(path) = &upstream.ca {
             self.plain_path(path, &key.child("ca"));
             let in_vain = remote.is_ok_and(|remote| !remote.tls);
@@ -316,6 +339,14 @@ impl Check<'_> {
             }
         }
     }
+}
+
+/// Whether of two listeners the second finds its port taken by the first.
+fn is_one_port(one: &str, other: &str) -> bool {
+    let parse = |address: &str| address.replace("localhost:", "127.0.0.1:").parse::<SocketAddr>();
+    let (Ok(one), Ok(other)) = (parse(one), parse(other)) else { return !one.is_empty() && one == other };
+    let same_host = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() == other.port() && one.port() != 0 && same_host
 }
 
 /// What is wrong with an address to listen on; none, if it is empty.

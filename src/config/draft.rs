@@ -44,7 +44,7 @@ pub(super) enum Value {
 impl Draft {
     /// A file that is no TOML has only these mistakes: what else it says cannot be known.
     pub(super) fn new(layers: &Layers) -> Result<Self, Mistakes> {
-        let (path, text) = layers.file.as_ref().map_or((Path::new("no file"), ""), |(path, text)| (path, text));
+        let (path, text) = layers.file.as_ref().map_or((Path::new("the defaults"), ""), |(path, text)| (path, text));
         let mut draft = Self { root: parse(path, text)?, mistakes: misspelt(&layers.environment) };
         for (key, place, raw) in variables(&layers.environment).into_iter().chain(flags(&layers.flags)) {
             draft.set(key, place, raw);
@@ -71,13 +71,39 @@ impl Draft {
             // and where nothing is left, all is default.
             let (key, told) = (&refusal.key, self.is_told(&refusal.key));
             if !told {
-                self.mistakes.push(self.mistake(key.clone(), refusal.message));
+                let hint = if refusal.list { self.as_list(key) } else { String::new() };
+                self.mistakes.push(self.mistake(key.clone(), refusal.message + &hint));
             }
             match key.parts().split_last() {
                 Some((name, table)) if refusal.missing && !told => self.stand_in(table, name),
                 Some((_, table)) if refusal.missing => self.leave_out(table),
                 _ => self.leave_out(key.parts()),
             }
+        }
+    }
+
+    /// How what stands where a list should be is written as one.
+    fn as_list(&self, key: &Key) -> String {
+        let Some(entry) = key.parts().iter().try_fold(&self.root, |entry, part| entry.part(part)) else {
+            return String::new();
+        };
+        let variable = |key: &Key| format!("{PREFIX}{}", key.parts().join(LEVELS).to_uppercase());
+        let first = key.child(0);
+        match (&entry.value, &entry.place) {
+            (Value::Table(entries), place) => {
+                let first = entries.keys().next().map_or(first.clone(), |name| first.child(name));
+                match place {
+                    Place::Flag(_) => format!("; write `--set {first}=…`"),
+                    Place::Variable(_) => format!("; write `{}=…`", variable(&first)),
+                    _ => format!("; write `[[{key}]]`, on the command line `{first}`"),
+                }
+            }
+            (Value::Text(text), Place::Flag(_)) => format!("; write `{key}='[{text:?}]'`, or `{first}={text}`"),
+            (Value::Text(text), Place::Variable(_)) => {
+                format!("; write `{}='[{text:?}]'`, or `{}={text}`", variable(key), variable(&first))
+            }
+            (Value::Text(text), _) => format!("; write `[{text:?}]`"),
+            _ => String::new(),
         }
     }
 
@@ -204,7 +230,10 @@ impl Entry {
                     items.push(new());
                 }
                 let item = number.ok().and_then(|number| items.get_mut(number));
-                item.ok_or_else(|| format!("`{name}` is no entry of this list; the next new one is {count}"))
+                item.ok_or_else(|| match name.parse::<usize>() {
+                    Ok(_) => format!("`{name}` is no entry of this list; the next new one is {count}"),
+                    Err(_) => format!("a list has entries by number: write `0.{name}`, or {count} for a new one"),
+                })
             }
             _ => Err(format!("`{name}` cannot be set in what is neither a table nor a list")),
         }
@@ -230,11 +259,16 @@ fn parse(path: &Path, text: &str) -> Result<Entry, Mistakes> {
     let place = |at| Place::Line { file: file.clone(), line: ends.partition_point(|end| *end < at) + 1 };
     let (table, errors) = DeTable::parse_recoverable(text);
     if errors.is_empty() {
-        return Ok(Entry::from_toml(DeValue::Table(table.into_inner()), 0, &place));
+        let root = Entry::from_toml(DeValue::Table(table.into_inner()), 0, &place);
+        return Ok(Entry { place: Place::File(file), ..root });
     }
     let mistake = |error: &toml::de::Error| {
-        let at = error.span().map_or(text.len(), |span| span.start);
-        Mistake { place: place(at), key: Key::default(), message: error.message().to_owned() }
+        let span = error.span().unwrap_or(text.len()..text.len());
+        let message = match (error.message(), text.get(span.clone())) {
+            ("duplicate key", Some(key)) => format!("the key `{key}` is set twice"),
+            (other, _) => other.to_owned(),
+        };
+        Mistake { place: place(span.start), key: Key::default(), message }
     };
     Err(Mistakes::new(errors.iter().map(mistake).collect()))
 }

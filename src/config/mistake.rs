@@ -10,7 +10,12 @@ pub struct Key(Vec<String>);
 /// Where a value was written. In the order in which mistakes are told.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
-    Line { file: Arc<str>, line: usize },
+    /// The file as a whole, where nothing is written of it.
+    File(Arc<str>),
+    Line {
+        file: Arc<str>,
+        line: usize,
+    },
     Variable(String),
     Flag(String),
 }
@@ -83,6 +88,7 @@ impl fmt::Display for Key {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::File(file) => f.write_str(file),
             Self::Line { file, line } => write!(f, "{file}:{line}"),
             Self::Variable(name) => f.write_str(name),
             Self::Flag(key) => write!(f, "--set {key}"),
@@ -92,7 +98,8 @@ impl fmt::Display for Place {
 
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let key = if self.key.0.is_empty() { String::new() } else { format!("{}: ", self.key) };
+        let is_told = matches!(&self.place, Place::Flag(flag) if *flag == self.key.to_string());
+        let key = if is_told || self.key.0.is_empty() { String::new() } else { format!("{}: ", self.key) };
         // A message may quote what somebody wrote.
         write!(f, "{}: {key}{}", self.place, self.message.replace('\n', " "))
     }

@@ -8,6 +8,7 @@ mod draft;
 pub mod fuzz;
 mod mistake;
 mod read;
+mod runs_as;
 mod show;
 mod surroundings;
 
@@ -93,6 +94,8 @@ pub struct Layers {
     pub flags: Vec<(String, String)>,
     /// Where the socket and the state are if none of these says.
     pub default_paths: DefaultPaths,
+    /// Whether this process is in other groups than the sidecar, which has those that its unit names too.
+    pub has_other_groups: bool,
 }
 
 impl Config {
@@ -108,10 +111,15 @@ impl Config {
 
     /// The same; but what the machine does not have and a start would wait for, or fail at, is a mistake too. What may be
     /// one, though nothing here can tell, goes to `doubt`.
-    pub fn check(layers: &Layers, doubt: impl FnMut(String)) -> Result<Self, Mistakes> {
+    pub fn check(layers: &Layers, mut doubt: impl FnMut(Mistake)) -> Result<Self, Mistakes> {
         Self::load_and(layers, |config, draft| {
-            surroundings::doubts(config).for_each(doubt);
-            surroundings::check(config, draft)
+            surroundings::doubts(config, draft).into_iter().for_each(&mut doubt);
+            let (ungiven, mut mistakes) = (surroundings::ungiven(config, draft), surroundings::check(config, draft));
+            match layers.has_other_groups {
+                true => ungiven.into_iter().for_each(doubt),
+                false => mistakes.extend(ungiven),
+            }
+            mistakes
         })
     }
 

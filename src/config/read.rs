@@ -33,12 +33,14 @@ pub(super) struct Refusal {
     pub(super) key: Key,
     pub(super) missing: bool,
     pub(super) unknown: bool,
+    /// Whether it should have been a list.
+    pub(super) list: bool,
     pub(super) message: String,
 }
 
 impl Refusal {
     fn new(message: String) -> Self {
-        Self { key: Key::default(), missing: false, unknown: false, message }
+        Self { key: Key::default(), missing: false, unknown: false, list: false, message }
     }
 
     fn within(self, part: impl ToString) -> Self {
@@ -52,11 +54,8 @@ impl de::Error for Refusal {
     }
 
     fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        let hint = match found {
-            Unexpected::Map if expected.to_string() == "a sequence" => "; the header of its entries is in `[[…]]`",
-            _ => "",
-        };
-        Self::new(format!("expected {}, found {}{hint}", wanted(expected), given(found)))
+        let list = expected.to_string() == "a sequence";
+        Self { list, ..Self::new(format!("expected {}, found {}", wanted(expected), given(found))) }
     }
 
     fn invalid_value(found: Unexpected<'_>, expected: &dyn Expected) -> Self {

@@ -3,12 +3,13 @@
 use std::io;
 use std::path::Path;
 
-use nix::unistd::Group;
+use nix::unistd::{Group, geteuid};
 
-use super::Config;
 use super::draft::Draft;
 use super::mistake::{Key, Mistake};
+use super::{Config, runs_as};
 use crate::access::Subject;
+use crate::default_paths;
 use crate::net::InTheWay;
 use crate::net::tls::{TlsError, authorities_of, chain_of, key_of};
 use crate::permissions::own;
@@ -40,11 +41,18 @@ pub(super) fn check_names(config: &Config, draft: &Draft) -> Vec<Mistake> {
 pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
     let mut mistakes = check_names(config, draft);
     mistakes.extend(foreign_folders(config).map(|(key, why)| draft.mistake(key.into(), why)));
+    let is_own = config.sidecar_user().is_none_or(|user| user == geteuid());
     for (key, path) in [("thrift.unix", &config.thrift.unix), ("register.unix", &config.register.unix)] {
-        if is_set(path)
-            && let Err(error) = InTheWay::none_at(path)
-        {
+        let Some(folder) = path.parent().filter(|_| path.is_absolute()) else { continue };
+        if let Err(error) = InTheWay::none_at(path) {
             mistakes.push(draft.mistake(key.into(), error.to_string()));
+        } else if let Some(why) = runs_as::cannot_make_socket(folder).filter(|_| is_own && !is_to_come(folder)) {
+            mistakes.push(draft.mistake(key.into(), why));
+        }
+    }
+    for (number, file) in config.file.iter().enumerate() {
+        if let Some(Err(error)) = is_set(&file.path).then(|| file.check()) {
+            mistakes.push(draft.mistake(draft.element(&"file".into(), number).child("path"), error.to_string()));
         }
     }
     for (key, path) in files(config, draft) {
@@ -103,16 +111,47 @@ fn subjects(config: &Config, draft: &Draft) -> Vec<(Key, Subject)> {
     admins.chain(rules).collect()
 }
 
+/// The groups to which the sidecar's user cannot give what it makes.
+pub(super) fn ungiven(config: &Config, draft: &Draft) -> Vec<Mistake> {
+    let all = [
+        ("thrift.group", &config.thrift.group, &config.thrift.unix),
+        ("register.group", &config.register.group, &config.register.unix),
+        ("shared.group", &config.shared.group, &config.shared.path),
+    ];
+    let made = all.into_iter().filter(|(_, group, path)| !group.is_empty() && is_set(path));
+    // A group of the unit's stands in no list; that the socket has it shows that the sidecar is in it.
+    let ungiven = made.filter(|(_, group, _)| !runs_as::is_of_group(&config.thrift.unix, group));
+    ungiven.filter_map(|(key, group, _)| Some(draft.mistake(key.into(), runs_as::cannot_give(group)?))).collect()
+}
+
+/// Whether it is the folder that the unit of the system's sidecar makes at a start.
+fn is_to_come(folder: &Path) -> bool {
+    default_paths::is_systems(folder) && !folder.exists()
+}
+
 /// What a start would not object to, and that may be a mistake all the same.
-pub(super) fn doubts(config: &Config) -> impl Iterator<Item = String> {
+pub(super) fn doubts(config: &Config, draft: &Draft) -> Vec<Mistake> {
     let is_for_others = config.shared.mode.0 & 0o077 != 0 && is_set(&config.shared.path);
     let by_file = !config.allow.is_empty() && is_for_others;
     let by_file = by_file.then(|| {
-        "shared.mode: `[[allow]]` does not hold for the shared file, whose group reads all of it; `mode = \"0600\"` or \
-         `path = \"\"` under `[shared]` leaves nobody else to read it"
-            .to_owned()
+        let why = "`[[allow]]` does not hold for the shared file, whose group reads all of it; `mode = \"0600\"` or \
+         `path = \"\"` under `[shared]` leaves nobody else to read it";
+        draft.mistake("shared.mode".into(), why)
     });
-    of_ensembles(config).flat_map(|(_, place)| credentials::doubts(place)).chain(by_file)
+    let of_credentials = of_ensembles(config).flat_map(|(number, place)| {
+        let key = draft.element(&"zookeeper".into(), number).child("credentials");
+        credentials::doubts(place).into_iter().map(move |doubt| draft.mistake(key.clone(), doubt))
+    });
+    let to_come = config
+        .thrift
+        .unix
+        .parent()
+        .filter(|folder| is_to_come(folder) && draft.is_set(&"thrift.unix".into()) && !geteuid().is_root());
+    let to_come = to_come.map(|folder| {
+        let why = format!("{} is not there: the unit makes it (RuntimeDirectory=), else root", folder.display());
+        draft.mistake("thrift.unix".into(), why)
+    });
+    of_credentials.chain(by_file).chain(to_come).collect()
 }
 
 /// The credentials, with the numbers of their ensembles.
@@ -140,10 +179,7 @@ fn files<'c>(config: &'c Config, draft: &Draft) -> Vec<(Key, &'c Path)> {
     let of_register = register.into_iter().filter_map(|(key, path)| Some((key.into(), path.as_deref()?)));
     let of_upstreams = config.upstream.iter().enumerate();
     let of_upstreams = of_upstreams.map(|(number, it)| (element("upstream", number, "token"), it.token.as_path()));
-    let of_files = config.file.iter().enumerate();
-    let of_files = of_files.map(|(number, it)| (element("file", number, "path"), it.path.as_path()));
-    let all = of_register.chain(of_upstreams).chain(of_files);
-    all.filter(|(_, path)| is_set(path)).collect()
+    of_register.chain(of_upstreams).filter(|(_, path)| is_set(path)).collect()
 }
 
 fn look(path: &Path) -> io::Result<()> {

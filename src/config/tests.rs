@@ -147,8 +147,8 @@ roster.toml:64: sidecar.stop_timeout: expected a duration such as "30s" or "250m
 roster.toml:65: sidecar."a b": this version of Roster has no such key
 ROSTER_STORE__HISTROY: store.histroy: this version of Roster has no such key; did you mean `history`?
 ROSTER_ZOOKEEPER__9__CONNECT: zookeeper.9.connect: `9` is no entry of this list; the next new one is 3
---set thrift.max_string: thrift.max_string: 0 leaves nothing to work with; leave the key out for its default
---set zk_data.path.deeper: zk_data.path.deeper: `deeper` cannot be set in what is neither a table nor a list
+--set thrift.max_string: 0 leaves nothing to work with; leave the key out for its default
+--set zk_data.path.deeper: `deeper` cannot be set in what is neither a table nor a list
 "#;
     let environment = [("ROSTER_STORE__HISTROY", "1"), ("ROSTER_ZOOKEEPER__9__CONNECT", "zk9")];
     let flags = [("zk_data.path.deeper", "1"), ("thrift.max_string", "0")];
@@ -231,7 +231,7 @@ fn what_the_machine_does_not_have_is_a_mistake_for_a_check_alone() {
         "\
 /nonexistent/roster.toml:2: thrift.group: there is no group \"no such group\" on this machine
 /nonexistent/roster.toml:6: zookeeper.0.credentials: cannot read /nonexistent/none: No such file or directory (os error 2)
-/nonexistent/roster.toml:8: register.tokens: cannot read env:NOT_SET: environment variable not found
+/nonexistent/roster.toml:8: register.tokens: cannot read env:NOT_SET: the variable NOT_SET is not set
 /nonexistent/roster.toml:11: shared.group: there is no group \"nor such\" on this machine
 /nonexistent/roster.toml:14: upstream.0.token: cannot read /nonexistent/nor this: No such file or directory (os error 2)
 /nonexistent/roster.toml:17: file.0.path: cannot read /nonexistent/nor that: No such file or directory (os error 2)"
@@ -249,7 +249,10 @@ fn every_flaw_of_credentials_and_of_a_certificate_and_its_key_is_told() {
     let mut doubts = Vec::new();
     let told = Config::check(&layers(text), |doubt| doubts.push(doubt)).expect_err("mistakes").to_string();
     let [doubt] = &doubts[..] else { panic!("{doubts:?}") };
-    assert!(doubt.ends_with("z.cred:3: `u` is no scheme that ZooKeeper knows; write digest:USER:PASSWORD"), "{doubt}");
+    assert!(
+        doubt.to_string().ends_with("z.cred:3: `u` is no scheme that ZooKeeper knows; write digest:USER:PASSWORD"),
+        "{doubt}"
+    );
     assert_eq!(
         told.replace(&format!("{}/", folder.path().display()), ""),
         "\
@@ -291,6 +294,117 @@ fn tokens_with_which_no_register_starts_are_a_mistake_for_a_check() {
     assert!(nowhere.contains("no token can be made in /proc/none/at-all/register.token"), "{nowhere}");
 }
 
+/// What a check says of a file in a folder, without the folder's name.
+fn checked(folder: &Path, text: &str) -> String {
+    let layers = Layers { file: Some((folder.join("roster.toml"), text.to_owned())), ..Layers::default() };
+    let mut told = Vec::new();
+    let mistakes = Config::check(&layers, |doubt| told.push(format!("warning: {doubt}"))).err();
+    told.extend(mistakes.map(|mistakes| mistakes.to_string()));
+    told.join("\n").replace(&format!("{}/", folder.display()), "")
+}
+
+#[test]
+fn a_check_refuses_what_does_not_start() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path();
+    std::fs::write(path.join("file"), "").expect("written");
+    std::fs::write(path.join("tree.toml"), "[nodes]\n'/other' = ''\n").expect("written");
+    let checked = |text: &str| checked(path, &format!("{text}\n[shared]\nstate = 'state'\n"));
+    assert_eq!(
+        checked("[thrift]\ntcp = '127.0.0.1:8010'"),
+        "roster.toml: register.listen: is \"127.0.0.1:8010\", where `thrift.tcp` listens too: give each a port of its own"
+    );
+    assert!(checked("[thrift]\ntcp = 'localhost:9'\n[register]\nlisten = '0.0.0.0:9'").contains("a port of its own"));
+    assert_eq!(checked("[thrift]\ntcp = '127.0.0.1:0'\n[register]\nlisten = '127.0.0.1:0'"), "");
+    assert_eq!(
+        checked(&format!("[thrift]\nunix = '{0}/s'\n[register]\nunix = '{0}/s'", path.display())),
+        "roster.toml:4: register.unix: is the socket of `thrift.unix` too: give each one of its own"
+    );
+    assert_eq!(
+        checked(&format!("[thrift]\nunix = '{}/file/roster.sock'", path.display())),
+        "roster.toml:2: thrift.unix: no socket can be made in file: it is no folder; choose another, or have it made"
+    );
+    assert!(checked("[thrift]\nunix = '/proc/none/roster.sock'").contains("no folder can be made in /proc: "));
+    assert_eq!(
+        checked("[[file]]\npath = 'tree.toml'\nroot = '/app'"),
+        "roster.toml:2: file.0.path: tree.toml: `/other` lies outside the file's root /app"
+    );
+    assert!(checked("[[file]]\npath = 'roster.toml'").contains("file.0.path: cannot read roster.toml"));
+}
+
+#[test]
+fn a_doubt_is_a_warning_with_its_line() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("z.cred"), "u:p\n").expect("written");
+    let text = "[[zookeeper]]\nconnect = 'zk'\ncredentials = 'z.cred'\n[register]\nlisten = ''\n";
+    assert_eq!(
+        checked(folder.path(), text),
+        "warning: roster.toml:3: zookeeper.0.credentials: z.cred:1: `u` is no scheme that ZooKeeper knows; write \
+         digest:USER:PASSWORD"
+    );
+}
+
+#[test]
+fn the_sidecar_runs_as_the_owner_of_its_socket_else_of_its_state() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let own = nix::unistd::geteuid();
+    let text = format!("[thrift]\nunix = '{0}/s'\n[shared]\nstate = '{0}/state'\n", folder.path().display());
+    let user = || load(&text, &[], &[]).expect("a configuration").sidecar_user();
+    assert_eq!(user(), None);
+    std::fs::create_dir(folder.path().join("state")).expect("a folder");
+    assert_eq!(user(), Some(own));
+    let _socket = std::os::unix::net::UnixListener::bind(folder.path().join("s")).expect("a socket");
+    if own.is_root() {
+        std::os::unix::fs::chown(folder.path().join("state"), Some(64_900), None).expect("root can");
+        assert_eq!(user(), Some(own));
+    }
+}
+
+#[test]
+fn a_pattern_that_can_match_nothing_is_refused() {
+    for key in ["include", "exclude"] {
+        let told = mistakes(&format!("[[zookeeper]]\nconnect = 'zk'\n{key} = ['config']\n"), &[], &[]);
+        let why = "\"config\" matches nothing: a pattern begins with '/'";
+        assert_eq!(told, format!("roster.toml:3: zookeeper.0.{key}: {why}"));
+    }
+    load("[[zookeeper]]\nconnect = 'zk'\nexclude = ['**/locks', '{/a,/b}/*']\n", &[], &[]).expect("patterns");
+    assert_eq!(
+        mistakes("[[allow]]\nuser = '*'\nread = ['config/db']\n", &[], &[]),
+        "roster.toml:3: allow.0.read: \"config/db\" is neither a path, which begins with '/', nor a service, which has none"
+    );
+    let upstream = |join: &str| format!("[[upstream]]\nconnect = 'hub:1'\ntoken = 't'\njoin = ['{join}']\n");
+    assert_eq!(
+        mistakes(&upstream("hub.example"), &[], &[]),
+        "roster.toml:4: upstream.0.join: \"hub.example\" matches no register, each of which has a port: write \
+         \"hub.example:8010\""
+    );
+    for join in ["*", "hub*", "*:8010"] {
+        load(&upstream(join), &[], &[]).expect(join);
+    }
+}
+
+#[test]
+fn what_should_be_a_list_is_told_as_it_is_written_there() {
+    let connect = "zookeeper: expected a list, found a table; write";
+    assert_eq!(
+        mistakes("", &[], &[("zookeeper.connect", "zk")]),
+        format!("--set zookeeper.connect: {connect} `--set zookeeper.0.connect=…`")
+    );
+    assert_eq!(
+        mistakes("", &[("ROSTER_ZOOKEEPER__CONNECT", "zk")], &[]),
+        format!("ROSTER_ZOOKEEPER__CONNECT: {connect} `ROSTER_ZOOKEEPER__0__CONNECT=…`")
+    );
+    assert_eq!(
+        mistakes("", &[], &[("zookeeper.0.connect", "zk"), ("zookeeper.0.roots", "/config")]),
+        "--set zookeeper.0.roots: expected a list, found \"/config\"; write `zookeeper.0.roots='[\"/config\"]'`, or \
+         `zookeeper.0.roots.0=/config`"
+    );
+    assert_eq!(
+        mistakes("[[zookeeper]]\nconnect = 'zk'\n", &[], &[("zookeeper.connect", "zk")]),
+        "--set zookeeper.connect: a list has entries by number: write `0.connect`, or 1 for a new one"
+    );
+}
+
 #[test]
 fn a_key_that_was_renamed_names_its_successor() {
     let told = mistakes("[register]\nmax_strangers = 9\n", &[], &[]);
@@ -304,7 +418,7 @@ fn what_is_no_toml_is_told_by_lines_alone() {
     assert_eq!(
         mistakes(file, &[("ROSTER_NO__KEY", "1")], &[]),
         "roster.toml:2: string values must be quoted, expected literal string\n\
-         roster.toml:4: duplicate key\n\
+         roster.toml:4: the key `threads` is set twice\n\
          roster.toml:6: extra `=`, expected nothing\n\
          roster.toml:6: unexpected key or value, expected newline, `#`"
     );
@@ -318,11 +432,11 @@ fn wrong_shapes_are_told_and_leave_the_rest_to_be_checked() {
         "roster.toml:1: zookeeper.0: expected a table, found 5\n\
          roster.toml:1: zookeeper.1.connect: names no server: expected `host:port,host:port/chroot`\n\
          roster.toml:4: thrift.unix: there is nothing to listen on: set this or `thrift.tcp`\n\
-         --set log: log: expected a table, found \"info\""
+         --set log: expected a table, found \"info\""
     );
     assert_eq!(
         mistakes("[zookeeper]\nconnect = 'zk'\n", &[], &[]),
-        "roster.toml:1: zookeeper: expected a list, found a table; the header of its entries is in `[[…]]`"
+        "roster.toml:1: zookeeper: expected a list, found a table; write `[[zookeeper]]`, on the command line `zookeeper.0.connect`"
     );
 }
 
@@ -488,7 +602,11 @@ fn no_part_of_a_file_makes_loading_panic_or_hang() {
             let Err(told) = load(part, &[], &[]) else { continue };
             let lines = part.matches('\n').count() + 1;
             for mistake in &told.0 {
-                assert!(matches!(&mistake.place, Place::Line { line, .. } if *line <= lines), "{mistake}\n{part}");
+                let is_there = match &mistake.place {
+                    Place::Line { line, .. } => *line <= lines,
+                    place => matches!(place, Place::File(_)),
+                };
+                assert!(is_there, "{mistake}\n{part}");
             }
         }
     }

@@ -64,7 +64,18 @@ pub fn give_to(path: &Path, group: &str) -> Result<(), String> {
     let known = Group::from_name(group).map_err(|error| error.to_string())?;
     // A container has other names than the one that the number is of.
     let number = known.map(|group| group.gid.as_raw()).or_else(|| group.parse().ok());
-    lchown(path, None, Some(number.ok_or("there is no such group")?)).map_err(|error| error.to_string())
+    lchown(path, None, Some(number.ok_or("there is no such group")?)).map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => not_in(group),
+        _ => error.to_string(),
+    })
+}
+
+/// That this user cannot give anything to a group, and the cure.
+pub fn not_in(group: &str) -> String {
+    format!(
+        "the sidecar's user is not in it: `usermod -aG {group} USER`, or `SupplementaryGroups={group}` in the unit, and \
+         start it again"
+    )
 }
 
 /// Reads a group: a text, or a number.

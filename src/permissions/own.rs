@@ -21,7 +21,9 @@ pub enum NotOwn {
     Io(io::Error),
     #[error("it is a symbolic link, or no file; {CURE}")]
     NoFile,
-    #[error("it belongs to {owner}, and this is a process of {user}; {CURE}")]
+    #[error(
+        "it belongs to {owner}, and this is a process of {user}: run it as {owner}, or, if nobody trusted made it, remove it"
+    )]
     Foreign { owner: String, user: String },
     #[error("others than its owner may write it (mode {0:04o}); {CURE}")]
     Writable(u32),

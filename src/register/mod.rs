@@ -68,7 +68,7 @@ pub struct Register {
 pub enum RegisterError {
     #[error(transparent)]
     Bind(#[from] BindError),
-    #[error(transparent)]
+    #[error("register.{}: {_0}", .0.key())]
     Secret(#[from] SecretError),
     #[error("register.tls: {0}")]
     Tls(#[from] TlsError),
@@ -226,7 +226,10 @@ impl Hall {
                 self.secrets.store(Arc::new(secrets));
                 changed.send_replace(());
             }
-            Err(error) => tracing::error!(%error, "cannot read the register's secrets again; the old ones stand"),
+            Err(error) => {
+                let error = RegisterError::from(error);
+                tracing::error!(%error, "cannot read the register's secrets again; the old ones stand");
+            }
         }
         if let (Some(files), Some(tls)) = (&self.config.tls, &self.tls) {
             match files.read() {

@@ -27,31 +27,31 @@ pub(super) struct Secrets {
 /// Why the secrets cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
-    #[error("cannot read register.{key} from {path}: {reason}")]
+    #[error("cannot read {path}: {reason}")]
     Read { key: &'static str, path: PathBuf, reason: io::Error },
-    #[error("register.{key}: {path} is empty")]
+    #[error("{path} is empty")]
     Empty { key: &'static str, path: PathBuf },
     #[error(
-        "register.tokens: {path} holds the token of the public examples, which everybody knows, and register.listen = \
+        "{path} holds the token of the public examples, which everybody knows, and register.listen = \
          {listen:?} is not loopback; take that token out"
     )]
     Public { path: PathBuf, listen: String },
     #[error(
-        "register.tokens: {path} holds a token of fewer than {MIN_TOKEN_BYTES} bytes, and register.listen = {listen:?} \
+        "{path} holds a token of fewer than {MIN_TOKEN_BYTES} bytes, and register.listen = {listen:?} \
          is not loopback; `openssl rand -hex 16` makes a token that nobody guesses"
     )]
     Short { path: PathBuf, listen: String },
     #[error(
-        "register.tokens is not set, and no token can be made in {path}: {reason}; set register.tokens to a file, or \
+        "is not set, and no token can be made in {path}: {reason}; set register.tokens to a file, or \
          shared.state to a directory that Roster may write to, or register.listen to \"\" for no register"
     )]
     Make { path: PathBuf, reason: io::Error },
     #[error(
-        "register.tokens is not set, and shared.state, where Roster would keep a token that it makes, is \"\"; set one of \
+        "is not set, and shared.state, where Roster would keep a token that it makes, is \"\"; set one of \
          them, or register.listen to \"\" for no register"
     )]
     Nowhere,
-    #[error("register.tokens is not set, and {path} holds no token of Roster's own: {why}")]
+    #[error("is not set, and {path} holds no token of Roster's own: {why}")]
     NotOwn { path: PathBuf, why: NotOwn },
 }
 

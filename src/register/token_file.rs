@@ -9,6 +9,7 @@ use nix::unistd::{AccessFlags, access};
 use uuid::Uuid;
 
 use super::SecretError;
+use crate::default_paths;
 use crate::permissions::Mode;
 use crate::permissions::own::{self, NotOwn};
 use crate::secret;
@@ -47,10 +48,11 @@ pub(super) fn check(path: &Path) -> Result<(), SecretError> {
         return Ok(());
     }
     let failed = |reason| SecretError::Make { path: path.to_owned(), reason };
-    let above = |path: &Path| path.parent().unwrap_or(Path::new("/")).to_owned();
-    let folder = above(path);
-    let folder = if folder.is_dir() { folder } else { above(&folder) };
-    access(&folder, AccessFlags::W_OK | AccessFlags::X_OK).map_err(|error| failed(error.into()))
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    // A start makes the user's own folder with all above it, any other one alone.
+    let levels = if default_paths::is_users_state(folder) { usize::MAX } else { 2 };
+    let existing = folder.ancestors().take(levels).find(|folder| folder.is_dir());
+    access(existing.unwrap_or(folder), AccessFlags::W_OK | AccessFlags::X_OK).map_err(|error| failed(error.into()))
 }
 
 /// Whether there is a file already, which must be the sidecar's own: whoever else could have put it there would know the

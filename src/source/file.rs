@@ -39,11 +39,16 @@ impl Config {
     fn default_name() -> String {
         "file".into()
     }
+
+    /// Why a start would have no nodes of the file.
+    pub(crate) fn check(&self) -> Result<(), FileError> {
+        load(self).map(drop)
+    }
 }
 
 /// Why a file is not taken. What was read from it before stands.
 #[derive(Debug, thiserror::Error)]
-enum FileError {
+pub(crate) enum FileError {
     #[error("cannot read {path}: {source}")]
     Read { path: PathBuf, source: io::Error },
     #[error("{path}:{line}: this is no tree of nodes: {message}")]

@@ -169,7 +169,7 @@ fn a_configuration_without_a_source_is_told() {
     let checked = Ended::of(binary().args(["config", "check"]).arg(roster.config()));
     assert_eq!(
         (checked.code, checked.wrong),
-        (Some(0), format!("The configuration: {}: {told}\n", roster.config().display()))
+        (Some(0), format!("warning: The configuration: {}: {told}\n", roster.config().display()))
     );
 }
 

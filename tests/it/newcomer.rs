@@ -292,6 +292,21 @@ fn a_sidecar_of_ones_own_zookeeper_needs_no_root_and_is_found() {
 }
 
 #[test]
+fn a_check_before_the_first_start_agrees_with_it() {
+    let Some(home) = Home::new() else { return };
+    let nothing = home.cli(["config", "check"]);
+    let told = "no configuration; `roster serve` would run the demonstration";
+    assert!(nothing.code == Some(0) && String::from_utf8_lossy(&nothing.told).contains(told), "{nothing:?}");
+    let file = home.file("home/.config/roster/roster.toml").display().to_string();
+    fs::write(&file, "[[zookeeper]]\nconnect = \"127.0.0.1:1\"\n").expect("written");
+    for arguments in [&[][..], &["--config", file.as_str()], &[file.as_str()], &["--set", "store.history=1"]] {
+        let checked = Ended::of(home.roster_as(home.user).args(["config", "check"]).args(arguments));
+        assert_eq!((checked.code, checked.wrong.as_str()), (Some(0), ""), "{arguments:?}: {checked:?}");
+    }
+    assert!(!home.file("home/.local").exists(), "a check makes nothing");
+}
+
+#[test]
 fn a_start_that_fails_names_all_that_was_read() {
     let Some(home) = Home::new() else { return };
     let mut serve = home.roster_as(home.user);
@@ -340,7 +355,12 @@ fn a_client_looks_everywhere_but_where_another_user_could_have_put_a_socket() {
     let planted = UnixListener::bind(foreign.join("roster.sock")).expect("a socket");
     fs::set_permissions(foreign.join("roster.sock"), fs::Permissions::from_mode(0o666)).expect("it is ours");
     let refused = home.cli(["status", "--timeout", "1"]);
-    assert!(refused.code == Some(3) && refused.wrong.contains("belongs to another user"), "{refused:?}");
+    let told =
+        format!("{} was made by uid {}, not by you: nothing in it is used; remove it", foreign.display(), USER + 1);
+    assert!(
+        refused.code == Some(3) && refused.wrong.contains(&told) && !refused.wrong.contains("join it"),
+        "{refused:?}"
+    );
     planted.set_nonblocking(true).expect("a socket");
     planted.accept().expect_err("nobody came");
     assert_eq!(found_by_php(), "/run/roster/roster.sock");

@@ -150,6 +150,10 @@ impl TryFrom<Vec<String>> for Patterns {
     fn try_from(texts: Vec<String>) -> Result<Self, String> {
         let (mut globs, mut errors) = (GlobSetBuilder::new(), Vec::new());
         for text in &texts {
+            if !["/", "**", "{/"].iter().any(|start| text.starts_with(start)) {
+                errors.push(format!("{text:?} matches nothing: a pattern begins with '/'"));
+                continue;
+            }
             match GlobBuilder::new(text).literal_separator(true).build() {
                 Ok(glob) => drop(globs.add(glob)),
                 Err(error) => errors.push(error.to_string()),

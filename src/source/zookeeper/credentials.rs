@@ -20,6 +20,8 @@ pub(crate) enum Flaw {
     Empty(String),
     #[error("{0}:{1}: a line is SCHEME:IDENTITY; write digest:USER:PASSWORD")]
     NoScheme(String, usize),
+    #[error("{0}:{1}: there is no password in it; write digest:USER:PASSWORD")]
+    NoPassword(String, usize),
 }
 
 /// The identities in a file, or in a variable; or all that is wrong with it.
@@ -32,6 +34,9 @@ pub(super) fn read(place: &Path) -> Result<Vec<Identity>, Vec<Flaw>> {
     let (mut identities, mut flaws) = (Vec::new(), Vec::new());
     for (number, line) in lines(&text) {
         match line.split_once(':') {
+            Some(("digest", identity)) if !has_password(identity) => {
+                flaws.push(Flaw::NoPassword(name.clone(), number));
+            }
             Some((scheme, identity)) => identities.push((scheme.to_owned(), identity.to_owned())),
             None => flaws.push(Flaw::NoScheme(name.clone(), number)),
         }
@@ -60,6 +65,10 @@ pub(crate) fn doubts(place: &Path) -> Vec<String> {
         )
     });
     told.collect()
+}
+
+fn has_password(identity: &str) -> bool {
+    identity.split_once(':').is_some_and(|(user, password)| !user.is_empty() && !password.is_empty())
 }
 
 /// What is neither empty nor a comment, with its number.
@@ -91,6 +100,9 @@ z.cred:1: a line is SCHEME:IDENTITY; write digest:USER:PASSWORD
 z.cred:3: a line is SCHEME:IDENTITY; write digest:USER:PASSWORD
 z.cred:4: `u` is no scheme that ZooKeeper knows; write digest:USER:PASSWORD"
         );
+        for line in ["digest:app\n", "digest:app:\n", "digest::secret\n"] {
+            assert_eq!(told(line.as_bytes()), "z.cred:1: there is no password in it; write digest:USER:PASSWORD");
+        }
         assert_eq!(told(b"# none\n"), "z.cred: there is no identity in it; write digest:USER:PASSWORD");
         assert_eq!(told(b"digest:a:\xff"), "cannot read z.cred: stream did not contain valid UTF-8");
     }

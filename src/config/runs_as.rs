@@ -1,0 +1,54 @@
+//! As whom the sidecar of a configuration runs, and what that user may give to groups and make.
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+
+use nix::unistd::{AccessFlags, Gid, Group, Uid, access, getegid, geteuid, getgroups};
+
+use super::Config;
+use crate::default_paths;
+use crate::permissions::not_in;
+
+/// Where even root can make nothing.
+const OF_THE_KERNEL: [&str; 2] = ["/proc", "/sys"];
+
+impl Config {
+    /// The user as whom its sidecar runs: who owns its socket, else the folder of its state. None: neither is there.
+    pub fn sidecar_user(&self) -> Option<Uid> {
+        let socket = fs::symlink_metadata(&self.thrift.unix).ok().filter(|it| it.file_type().is_socket());
+        let state = || fs::metadata(&self.shared.state).ok().filter(|_| !self.shared.state.as_os_str().is_empty());
+        socket.or_else(state).map(|found| Uid::from_raw(found.uid()))
+    }
+}
+
+/// Why this process cannot give a file to the group; none, if it can, or there is no such group.
+pub(super) fn cannot_give(group: &str) -> Option<String> {
+    let gid = Group::from_name(group).ok().flatten().map(|group| group.gid);
+    let gid = gid.or_else(|| group.parse().ok().map(Gid::from_raw))?;
+    let is_member = || gid == getegid() || getgroups().is_ok_and(|groups| groups.contains(&gid));
+    (!geteuid().is_root() && !is_member()).then(|| format!("cannot give it to the group {group:?}: {}", not_in(group)))
+}
+
+/// Whether a file belongs to the group already.
+pub(super) fn is_of_group(path: &Path, group: &str) -> bool {
+    let Ok(file) = fs::metadata(path) else { return false };
+    let known = Group::from_gid(Gid::from_raw(file.gid())).ok().flatten();
+    known.is_some_and(|known| known.name == group) || file.gid().to_string() == group
+}
+
+/// Why this process can make no socket in a folder, which is made with those above it.
+pub(super) fn cannot_make_socket(folder: &Path) -> Option<String> {
+    if folder == default_paths::user_folder() && folder.exists() {
+        return default_paths::check_owner(&default_paths::user_socket()).err().map(|error| error.to_string());
+    }
+    let existing = folder.ancestors().find(|folder| fs::symlink_metadata(folder).is_ok())?;
+    let why = match access(existing, AccessFlags::W_OK | AccessFlags::X_OK) {
+        _ if !existing.is_dir() => "it is no folder".to_owned(),
+        _ if OF_THE_KERNEL.iter().any(|kernel| existing.starts_with(kernel)) => "it is the kernel's".to_owned(),
+        Err(error) => std::io::Error::from(error).to_string(),
+        Ok(()) => return None,
+    };
+    let what = if existing == folder { "socket" } else { "folder" };
+    Some(format!("no {what} can be made in {}: {why}; choose another, or have it made", existing.display()))
+}
