@@ -79,11 +79,11 @@ fn a_copy_of_another_user_is_not_taken() {
 fn neither_a_link_nor_a_pipe_nor_a_file_that_others_write_is_taken() {
     type Harm = fn(&Path);
     let harms: [(&str, Harm); 3] = [
-        ("it is a symbolic link, or no file", |file| {
+        ("it is a symbolic link, or no regular file", |file| {
             let away = file.with_extension("away");
             fs::rename(file, &away).and_then(|()| symlink(&away, file)).expect("a link");
         }),
-        ("it is a symbolic link, or no file", |file| {
+        ("it is a symbolic link, or no regular file", |file| {
             fs::remove_file(file).expect("it is there");
             mkfifo(file, stat::Mode::S_IRWXU).expect("a pipe");
         }),
