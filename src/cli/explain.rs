@@ -28,10 +28,10 @@ enum Topic {
 #[derive(Debug, Args)]
 struct ExplainAccess {
     /// The user, by name or number [default: yourself]
-    #[arg(long, value_name = "USER", conflicts_with = "tcp")]
+    #[arg(long, global = true, value_name = "USER", conflicts_with = "tcp")]
     user: Option<String>,
     /// A client over TCP
-    #[arg(long)]
+    #[arg(long, global = true)]
     tcp: bool,
     #[command(flatten)]
     settings: Settings,

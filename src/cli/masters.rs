@@ -6,7 +6,7 @@ use clap::Args;
 use roster::thrift::idl::{Filter, Master, Service};
 use serde_json::{Value, json};
 
-use super::known::{self, Source};
+use super::known::{self, Known, Source};
 use super::{Output, json, text};
 
 /// List the masters, and what they offer
@@ -27,11 +27,9 @@ pub(crate) struct Masters {
 impl Masters {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let mut known = self.source.open()?;
-        let (masters, freshness) = known.masters(self.service.clone(), self.metadata)?;
-        if let (Some(service), true) = (&self.service, masters.is_empty()) {
-            // That it is unknown is an error.
-            known.instances(service, Vec::new())?;
-            tell_none(service);
+        let (masters, freshness) = known.masters(self.service.clone(), self.metadata.clone())?;
+        if masters.is_empty() {
+            tell_none(&mut known, self.service.as_deref(), &self.metadata)?;
         }
         match self.output {
             Output::Table => io::stdout().write_all(table(&masters).as_bytes())?,
@@ -44,9 +42,20 @@ impl Masters {
     }
 }
 
-/// Says on stderr that nobody offers a service, which an empty table does not.
-pub(crate) fn tell_none(service: &str) {
-    eprintln!("roster: no master offers the service `{}`", text::preview(service.as_bytes()));
+/// Says on stderr that nobody offers a service, or one with these metadata, which an empty table does not. That the service
+/// is unknown is an error.
+pub(crate) fn tell_none(known: &mut Known, service: Option<&str>, metadata: &[(String, String)]) -> anyhow::Result<()> {
+    let offered = service.map(|service| known.instances(service, Vec::new())).transpose()?;
+    let is_offered = offered.is_none_or(|reply| !reply.instances.is_empty());
+    let metadata = metadata.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(", ");
+    let [service, metadata] = [service.unwrap_or_default(), &metadata].map(|text| text::preview(text.as_bytes()));
+    match (service.is_empty(), metadata.is_empty()) {
+        (true, true) => {}
+        (true, false) => eprintln!("roster: no master offers a service with {metadata}"),
+        (false, false) if is_offered => eprintln!("roster: none of the masters that offer `{service}` has {metadata}"),
+        (false, _) => eprintln!("roster: no master offers the service `{service}`"),
+    }
+    Ok(())
 }
 
 /// The filter that lets everything pass. (The generated default one lets nothing pass.)
@@ -81,9 +90,9 @@ pub(crate) fn offers(master: &Master) -> String {
 }
 
 fn table(masters: &[Master]) -> String {
-    let heading = ["ID", "ADDRESS", "CONNECTED", "WAYS", "CALLS", "SERVICES"];
+    let heading = ["ID", "ADDRESS", "CONNECTED", "WAYS", "UNDER WAY", "SERVICES"];
     let rows: Vec<_> = masters.iter().map(row).collect();
-    text::table(heading, &["WAYS", "CALLS"], &rows)
+    text::table(heading, &["WAYS", "UNDER WAY"], &rows)
 }
 
 fn row(master: &Master) -> [String; 6] {
@@ -109,8 +118,8 @@ mod tests {
         assert_eq!(
             table(std::slice::from_ref(&master)),
             "\
-ID  ADDRESS     CONNECTED             WAYS  CALLS  SERVICES
-m1  10.0.0.1:7  2023-11-14T22:13:20Z     2      3  mail@2.0.0, log, x\\u{1b}
+ID  ADDRESS     CONNECTED             WAYS  UNDER WAY  SERVICES
+m1  10.0.0.1:7  2023-11-14T22:13:20Z     2          3  mail@2.0.0, log, x\\u{1b}
 "
         );
         assert_eq!(document(&master)["services"][0]["metadata"]["a"], 1);

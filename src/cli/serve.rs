@@ -6,7 +6,7 @@ use std::pin::pin;
 use anyhow::Context;
 use clap::Args;
 use futures::future::OptionFuture;
-use roster::config::Config;
+use roster::config::{Config, Mistakes};
 use roster::default_paths;
 use roster::net::Address;
 use roster::sidecar::Sidecar;
@@ -32,7 +32,7 @@ pub(crate) struct Serve {
     #[command(flatten)]
     settings: Settings,
     /// What to log: error, warn, info, debug, trace; after commas others for single modules
-    #[arg(long, value_name = "LEVEL", env = "ROSTER_LOG", hide_env_values = true)]
+    #[arg(long, value_name = "LEVEL", env = "ROSTER_LOG", hide_env_values = true, value_parser = level)]
     log: Option<String>,
 }
 
@@ -45,6 +45,13 @@ impl Serve {
         let started = start(loaded);
         let (runtime, started, reports) = started.map_err(|error| error.context(origin))?;
         runtime.block_on(serve(started, load, reports))
+    }
+}
+
+fn level(text: &str) -> Result<String, String> {
+    match roster::config::log_filter_flaw(text) {
+        None => Ok(text.to_owned()),
+        Some(flaw) => Err(format!("{flaw}, from `--log` or ROSTER_LOG")),
     }
 }
 
@@ -156,7 +163,13 @@ fn start_demo(config: &mut Config) -> anyhow::Result<Sidecar> {
 fn reload_access(sidecar: &Sidecar, loaded: anyhow::Result<Loaded>) {
     let replaced = loaded.and_then(|loaded| Ok(sidecar.replace_access(&loaded.config)?));
     match replaced {
-        Ok(()) => tracing::info!("read the access rules again; any other change of the configuration needs a restart"),
-        Err(error) => tracing::error!("cannot read the configuration again, the access rules stay: {error:#}"),
+        Ok(()) => tracing::info!(
+            "read the access rules again, as the files of tokens, credentials and nodes; any other change needs a restart"
+        ),
+        Err(error) => {
+            // Each mistake names its file itself.
+            let why = error.downcast_ref::<Mistakes>().map_or_else(|| format!("{error:#}"), Mistakes::to_string);
+            tracing::error!("cannot read the configuration again, the access rules stay: {why}");
+        }
     }
 }

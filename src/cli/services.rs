@@ -52,11 +52,11 @@ impl Services {
                 (summary_table(&reply.services), document)
             }
             (Some(name), known) => {
-                let reply = known.instances(&name, metadata)?;
+                let reply = known.instances(&name, metadata.clone())?;
                 let instances: Vec<_> = reply.instances.iter().map(instance).collect();
                 let document = json!({ "instances": instances, "freshness": json::freshness(&reply.freshness) });
                 if reply.instances.is_empty() {
-                    masters::tell_none(&name);
+                    masters::tell_none(known, Some(&name), &metadata)?;
                 }
                 (instance_table(&reply.instances), document)
             }
@@ -118,7 +118,7 @@ fn instance_table(instances: &[Instance]) -> String {
         ]
     };
     let rows: Vec<_> = instances.iter().map(row).collect();
-    text::table(["MASTER", "ADDRESS", "VERSION", "CALLS", "METADATA"], &["CALLS"], &rows)
+    text::table(["MASTER", "ADDRESS", "VERSION", "UNDER WAY", "METADATA"], &["UNDER WAY"], &rows)
 }
 
 #[cfg(test)]

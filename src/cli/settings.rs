@@ -18,10 +18,10 @@ pub(crate) const NO_SOURCE: &str = "it mirrors no nodes: add [[zookeeper]] or [[
 pub(crate) struct Settings {
     /// The configuration file [default: /etc/roster/roster.toml, else roster/roster.toml in the user's configuration
     /// folder, else a demonstration]
-    #[arg(long, value_name = "FILE", env = "ROSTER_CONFIG", hide_env_values = true)]
+    #[arg(long, global = true, value_name = "FILE", env = "ROSTER_CONFIG", hide_env_values = true)]
     config: Option<PathBuf>,
     /// Set one key, over the file and the environment (`ROSTER_THRIFT__TCP`): `thrift.tcp=127.0.0.1:9090`
-    #[arg(long, value_name = "KEY=VALUE", value_parser = key_and_value)]
+    #[arg(long, global = true, value_name = "KEY=VALUE", value_parser = key_and_value)]
     set: Vec<(String, String)>,
 }
 

@@ -15,10 +15,15 @@ use super::{Output, json, text};
 /// So many services are shown one by one.
 const MOST_SERVICES: usize = 10;
 
+const HEADING: [&str; 10] =
+    ["SOURCE", "KIND", "STATE", "AGE", "NODES", "SIZE", "RECONNECTS", "LEFT OUT", "DRIFT", "DETAIL"];
+/// Those aligned at the right.
+const NUMBERS: [&str; 6] = ["AGE", "NODES", "SIZE", "RECONNECTS", "LEFT OUT", "DRIFT"];
+
 /// Show what the sidecar is doing, how its sources are, and how calls went
 #[derive(Debug, Args)]
 pub(crate) struct Status {
-    /// Tell also the counters and the bounds in force
+    /// Tell also the roots of each source, the counters and the bounds in force
     #[arg(short, long)]
     all: bool,
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
@@ -61,8 +66,7 @@ fn table(status: &StatusReply, services: &[ServiceStats], all: bool) -> String {
         let _ = writeln!(text, "shared file NOT WRITTEN: {}\n", text::printable(trouble.as_bytes()));
     }
     let rows: Vec<_> = status.sources.iter().map(row).collect();
-    let heading = ["SOURCE", "KIND", "STATE", "AGE", "NODES", "SIZE", "RECONNECTS", "LEFT OUT", "DRIFT", "DETAIL"];
-    text += &text::table(heading, &["AGE", "NODES", "SIZE", "RECONNECTS", "LEFT OUT", "DRIFT"], &rows);
+    text += &if all { with_roots(&rows, &status.sources) } else { text::table(HEADING, &NUMBERS, &rows) };
     if status.sources.iter().any(tells_of_masters) {
         if status.counters.contains_key("masters") {
             text += &hub(&status.counters);
@@ -141,6 +145,19 @@ fn row(source: &SourceStatus) -> [String; 10] {
         source.drift.to_string(),
         source.detail.clone(),
     ]
+}
+
+/// The same table, with the roots of each source before its detail.
+fn with_roots(rows: &[[String; 10]], sources: &[SourceStatus]) -> String {
+    let wide =
+        |[a, b, c, d, e, f, g, h, i, detail]: [String; 10], roots: String| [a, b, c, d, e, f, g, h, i, roots, detail];
+    let heading = wide(HEADING.map(str::to_owned), "ROOTS".into());
+    let roots = |source: &SourceStatus| match tells_of_masters(source) {
+        true => "-".to_owned(),
+        false => text::preview(source.roots.join(", ").as_bytes()),
+    };
+    let rows: Vec<_> = rows.iter().zip(sources).map(|(row, source)| wide(row.clone(), roots(source))).collect();
+    text::table(heading.each_ref().map(String::as_str), &NUMBERS, &rows)
 }
 
 fn named(title: &str, values: &BTreeMap<String, i64>) -> String {
@@ -238,8 +255,10 @@ other   zookeeper  DOWN   1m 1s   1200  5.0 MiB           2         0      0  co
     #[test]
     fn counters_and_limits_are_shown_when_asked_for() {
         let reply = reply(0, source("other", "live", "", Some(0)));
-        assert!(!table(&reply, &[], false).contains("requests"));
+        let brief = table(&reply, &[], false);
+        assert!(!brief.contains("requests") && !brief.contains("ROOTS"));
         let all = table(&reply, &[], true);
+        assert!(all.contains("LEFT OUT  DRIFT  ROOTS  DETAIL\n") && all.contains("  /\n"), "{all}");
         assert!(
             all.contains("in sync\n") && all.contains("  requests         12\n") && all.contains("maxRequest  65536")
         );

@@ -287,15 +287,9 @@ impl Check<'_> {
         self.object_if(is_variable, key, "is a variable, which only tokens, credentials and `signing_key` may be");
     }
 
-    /// A word alone is a level: as the name of a module, which it may be too, a misspelt one would silence the rest.
     fn level(&mut self, level: &str) {
-        let stray = level
-            .split(',')
-            .find(|part| part.chars().all(char::is_alphanumeric) && part.parse::<LevelFilter>().is_err());
-        if stray.is_some() || EnvFilter::try_new(level).is_err() {
-            let message =
-                format!("{level:?} is no filter: expected a level, such as \"info\" or \"info,roster=debug\"");
-            self.object(&[&"log.level".into()], message);
+        if let Some(flaw) = log_filter_flaw(level) {
+            self.object(&[&"log.level".into()], flaw);
         }
     }
 
@@ -339,6 +333,14 @@ impl Check<'_> {
             }
         }
     }
+}
+
+/// What is wrong with a filter of the log. A word alone is a level: as the name of a module, which it may be too, a misspelt
+/// one would silence the rest.
+pub fn log_filter_flaw(filter: &str) -> Option<String> {
+    let is_stray = |part: &str| part.chars().all(char::is_alphanumeric) && part.parse::<LevelFilter>().is_err();
+    let is_wrong = filter.split(',').any(is_stray) || EnvFilter::try_new(filter).is_err();
+    is_wrong.then(|| format!("{filter:?} is no filter: expected a level, such as \"info\" or \"info,roster=debug\""))
 }
 
 /// Whether of two listeners the second finds its port taken by the first.

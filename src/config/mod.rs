@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::check::log_filter_flaw;
 use self::draft::Draft;
 pub use self::mistake::{Key, Mistake, Mistakes, Place};
 pub(crate) use self::surroundings::foreign_folders;

@@ -223,6 +223,7 @@ impl Hall {
     fn read_again(&self, Files { changed, token_file, is_loopback }: &Files) {
         match Secrets::read(&self.config, token_file, *is_loopback) {
             Ok(secrets) => {
+                tracing::info!("read the tokens and the signing key again");
                 self.secrets.store(Arc::new(secrets));
                 changed.send_replace(());
             }

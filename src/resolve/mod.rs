@@ -50,10 +50,20 @@ pub enum NoMaster {
     NoVersion(String, String),
     #[error("every master that offers the service `{0}` has been tried")]
     AllTried(String),
-    #[error("no master that is connected offers the service `{0}` with the metadata that are wanted")]
-    NoMetadata(String),
+    #[error("no master that is connected offers the service `{0}` with {1}")]
+    NoMetadata(String, String),
     #[error("no master that offers the service `{0}` is connected")]
     NoneConnected(String),
+}
+
+/// The metadata as they are written on a command line, cut where they are long.
+fn in_words(metadata: &BTreeMap<String, String>) -> String {
+    const MOST: usize = 200;
+    let words = metadata.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(", ");
+    match words.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", &words[..end]),
+        None => words,
+    }
 }
 
 /// Chooses masters.
@@ -91,7 +101,9 @@ impl Resolver {
         }
         Err(match &wanted.version {
             Some(version) if !met => NoMaster::NoVersion(name(), version.to_string()),
-            _ if !wanted.metadata.is_empty() && wanted.not.is_empty() => NoMaster::NoMetadata(name()),
+            _ if !wanted.metadata.is_empty() && wanted.not.is_empty() => {
+                NoMaster::NoMetadata(name(), in_words(&wanted.metadata))
+            }
             _ if wanted.not.is_empty() => NoMaster::NoneConnected(name()),
             _ => NoMaster::AllTried(name()),
         })
@@ -207,6 +219,14 @@ mod tests {
     fn chosen(store: &Store, service: &str, wanted: &Wanted) -> Result<String, NoMaster> {
         let snapshot = store.snapshot();
         Resolver::default().choose(snapshot.directory(), service, wanted).map(|entry| entry.master.id.clone())
+    }
+
+    #[test]
+    fn the_metadata_that_nobody_has_are_named_and_cut_where_they_are_long() {
+        let wanted = |value: &str| in_words(&BTreeMap::from([("a".to_owned(), value.to_owned())]));
+        let told = NoMaster::NoMetadata("mail".into(), wanted("9")).to_string();
+        assert_eq!(told, "no master that is connected offers the service `mail` with a=9");
+        assert_eq!(wanted(&"ü".repeat(10_000)), format!("a={}…", "ü".repeat(198)));
     }
 
     #[test]

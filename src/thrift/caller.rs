@@ -361,7 +361,7 @@ fn timed_out(master: String, request: &Request, what: &str) -> Failure {
 /// Says the same of a master that is not there as of one that does not offer the service: who may call is not always who
 /// may know.
 fn unoffered(id: &str, request: &Request) -> String {
-    format!("there is no master `{id}` that offers the service `{}` so", request.service)
+    format!("there is no master `{id}` that offers the service `{}`", request.service)
 }
 
 /// That there is no master; and that there may be one, while not all who tell of masters have been heard.

@@ -443,7 +443,8 @@ fn waited_for<'a>(mut feeds: impl Iterator<Item = (&'a Feed, Filled)>) -> Option
 
 pub(super) fn absence(snapshot: &Snapshot, path: &NodePath) -> String {
     let behind = snapshot.behind(path).map(|(feed, _)| (feed.name(), feed.left_out()));
-    no_node(path, behind).unwrap_or_else(|| format!("no source mirrors {path}; `status` tells the roots of each"))
+    no_node(path, behind)
+        .unwrap_or_else(|| format!("no source mirrors {path}; `roster status --all` tells the roots of each"))
 }
 
 fn not_found(snapshot: &Snapshot, path: &NodePath, freshness: Freshness) -> thrift::Error {

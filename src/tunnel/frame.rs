@@ -54,7 +54,7 @@ pub enum Wrong {
     Tls,
     #[error("a token is not text")]
     Token,
-    #[error("it has not one text under the key `cmd`")]
+    #[error("a command needs a text under \"cmd\": {{\"cmd\": \"reload\"}}")]
     Nameless,
     #[error("`{0}` is a command of the tunnel itself")]
     Reserved(&'static str),

@@ -45,9 +45,9 @@ pub(super) fn print_values(before: &str, values: &[Vec<u8>]) -> io::Result<()> {
     let mut out = io::stdout().lock();
     for value in values {
         out.write_all(before.as_bytes())?;
-        // JSON escapes what moves the cursor, but for some characters that are rarely control characters.
+        // JSON escapes what moves the cursor, but not what cannot be seen or turns the text.
         if out.is_terminal() {
-            out.write_all(text::printable(value).as_bytes())?
+            out.write_all(text::printable_json(&String::from_utf8_lossy(value)).as_bytes())?
         } else {
             out.write_all(value)?
         }

@@ -28,6 +28,9 @@ impl Subject for Nodes {
         let pages = roots.iter().map(first_page).collect::<Result<Vec<_>, _>>()?;
         let first = pages[0].freshness.revision;
         for (root, mut page) in roots.iter().zip(pages) {
+            if page.nodes.is_empty() {
+                eprintln!("roster: there is nothing at {root} yet");
+            }
             loop {
                 for node in &page.nodes {
                     tell(news(page.freshness.revision, "PRESENT".into(), &node.path, Some(node)))?;
