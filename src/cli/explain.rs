@@ -1,7 +1,10 @@
 //! `roster explain`: why the sidecar would do what it does, from its configuration.
 
 use std::ffi::CString;
+use std::fs;
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use clap::{Args, Subcommand};
 use nix::unistd::{Gid, Uid, User, geteuid, getgrouplist, getgroups, getuid};
@@ -79,10 +82,14 @@ impl ExplainAccess {
         let policy = Policy::of(&config.access, &config.allow, own)?;
         let (client, groups) = client(self.tcp, self.user.as_deref())?;
         let decision = policy.decide(client, || groups.clone());
+        let shut = shut_out(&config.thrift.unix, client, &groups);
         let identity = Access::new(policy).identify(client, || groups);
         let mut out = io::stdout().lock();
         writeln!(out, "{identity}")?;
         writeln!(out, "{}", reason(decision, &config))?;
+        if let Some(why) = shut {
+            writeln!(out, "{why}")?;
+        }
         let runs_as = if config.thrift.unix.exists() { "runs as" } else { "does not run, and would run as" };
         writeln!(out, "{origin}. The sidecar {runs_as} uid {own}.")?;
         match self.action {
@@ -122,6 +129,23 @@ fn client(tcp: bool, user: Option<&str>) -> anyhow::Result<(Client, Vec<u32>)> {
         Some(user) => of(uid, user.gid, getgrouplist(&CString::new(user.name)?, user.gid)?),
         // Known by its number alone: of no group.
         None => of(uid, Gid::from_raw(u32::MAX), Vec::new()),
+    })
+}
+
+/// That the socket itself refuses a client, whatever the rules say.
+fn shut_out(socket: &Path, client: Client, groups: &[u32]) -> Option<String> {
+    let (Client::Unix { uid, gid }, Ok(found)) = (client, fs::metadata(socket)) else { return None };
+    let (owner, group, mode) = (found.uid(), found.gid(), found.mode() & 0o777);
+    let may_write = if uid == owner {
+        0o200
+    } else if gid == group || groups.contains(&group) {
+        0o020
+    } else {
+        0o002
+    };
+    (uid != 0 && mode & may_write == 0).then(|| {
+        let socket = socket.display();
+        format!("but {socket} refuses it: it is of uid {owner} and gid {group}, mode {mode:04o}; see `[thrift] group`")
     })
 }
 

@@ -7,8 +7,9 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::geteuid;
 
-use super::own;
+use super::own::{self, NotOwn};
 
 /// A lock that no other process may have as long as this lives.
 #[derive(Debug)]
@@ -24,7 +25,7 @@ impl Claim {
         let path = path.with_file_name(name);
         let mut options = File::options();
         options.write(true).create(true).truncate(false).mode(0o600);
-        Self::on(own::open_with(&path, &mut options).map_err(|why| why.at(&path))?)
+        Self::on(own::open_with(&path, &mut options).map_err(|why| refused(&path, why))?)
     }
 
     /// That to a folder, which only our user may open.
@@ -40,5 +41,35 @@ impl Claim {
     pub fn is_of(&self, path: &Path) -> bool {
         let number = |found: fs::Metadata| (found.dev(), found.ino());
         fs::symlink_metadata(path).ok().map(number) == self.0.metadata().ok().map(number)
+    }
+}
+
+/// Why a claim cannot be had: one that another user left names its owner.
+fn refused(path: &Path, why: NotOwn) -> io::Error {
+    match (why, fs::symlink_metadata(path)) {
+        (NotOwn::Io(error), Ok(left)) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let (path, owner, user) = (path.display(), own::name_of(left.uid()), own::name_of(geteuid().as_raw()));
+            io::Error::other(format!(
+                "{path} belongs to {owner}, and this is a process of {user}: remove it, as {owner}"
+            ))
+        }
+        (why, _) => why.at(path),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claim_that_may_not_be_opened_names_itself_and_its_owner() {
+        let denied = || NotOwn::Io(io::ErrorKind::PermissionDenied.into());
+        let left = tempfile::NamedTempFile::new().expect("a file");
+        let owner = own::name_of(geteuid().as_raw());
+        let told = refused(left.path(), denied()).to_string();
+        assert!(told.starts_with(&format!("{} belongs to {owner}, and", left.path().display())), "{told}");
+        assert!(told.ends_with(&format!("remove it, as {owner}")), "{told}");
+        let none = refused(&left.path().join("none"), denied());
+        assert_eq!(none.kind(), io::ErrorKind::PermissionDenied);
     }
 }

@@ -177,6 +177,7 @@ fn what_a_user_may_do_is_explained_from_the_configuration() {
     let web = WEB.to_string();
     let (code, text) = explain(&["--user", &web, "call", "mail.send"]);
     assert_eq!((code, text.contains("`allow.0`") && text.ends_with("allowed\n")), (Some(0), true), "{text}");
+    assert_eq!(explain(&["call", "mail.send", "--user", &web]), (code, text), "options may follow");
     let (code, text) = explain(&["--user", &web, "read", "/a"]);
     assert_eq!((code, text.contains("may not read /a")), (Some(8), true), "{text}");
     let (code, text) = explain(&["--tcp", "command"]);

@@ -49,8 +49,8 @@ enum Trouble {
     Token { path: PathBuf, source: io::Error },
     #[error("cannot reach {remote}: {why}")]
     Unreachable { remote: Remote, why: String },
-    #[error("the register refuses the token")]
-    Refused,
+    #[error("{remote} refuses the token of {path}")]
+    Refused { remote: Remote, path: PathBuf },
     #[error("the register tells of more masters than max_masters allows: {0}")]
     TooMany(usize),
     #[error("the register tells of more metadata than max_metadata allows: {0}")]
@@ -135,7 +135,7 @@ impl Follower {
             wire.send(auth).await.map_err(|error| unreachable(error.to_string()))?;
             match wire.receive().await.map_err(|error| unreachable(error.to_string()))? {
                 Message::AuthSuccess { .. } => Ok(wire),
-                Message::AuthFailed { .. } => Err(Trouble::Refused),
+                Message::AuthFailed { .. } => Err(Trouble::Refused { remote: self.remote.clone(), path: path.clone() }),
                 _ => Err(unreachable("it answers a token with something else".into())),
             }
         };
