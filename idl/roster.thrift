@@ -442,6 +442,11 @@ struct StatusReply {
   7: optional string sharedTrouble
   /** Who the client is, and what it may do, in words. */
   8: optional string access
+  /**
+   * Ports of the configuration at which the sidecar does not listen, since other processes do: a line for each, with its
+   * setting, whose process it is, and the cure. The sidecar tries again until it can. Absent: it listens at all.
+   */
+  9: optional list<string> portsTaken
 }
 
 /** There is no such coordination node. An absence has its freshness too. */

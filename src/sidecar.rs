@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use crate::access::{Access, Policy, UnknownName};
 use crate::config::{Config, foreign_folders};
 use crate::metrics::Metrics;
-use crate::net::{Address, BindError};
+use crate::net::{Address, BindError, TakenPorts};
 use crate::register::{Register, RegisterError};
 use crate::secret::warn_if_open;
 use crate::source;
@@ -68,15 +68,16 @@ impl StartError {
 }
 
 impl Sidecar {
-    /// Starts all rooms on the runtime of the caller. It listens when this returns, whatever the sources do.
-    pub fn start(config: &Config) -> Result<Self, StartError> {
+    /// Starts all rooms on the runtime of the caller. It listens when this returns, whatever the sources do; at a port that
+    /// another process has, as `taken_ports` says.
+    pub fn start(config: &Config, taken_ports: TakenPorts) -> Result<Self, StartError> {
         let access = Access::new(Policy::new(&config.access, &config.allow)?);
         if let Some((setting, why)) = foreign_folders(config).next() {
             return Err(StartError::Folder(setting, why));
         }
         // Then: what cannot listen touches nothing of another sidecar's.
-        let endpoint = Endpoint::bind(&config.thrift)?;
-        let bind = || Register::bind(&config.register, &config.token_file());
+        let endpoint = Endpoint::bind(&config.thrift, taken_ports)?;
+        let bind = || Register::bind(&config.register, &config.token_file(), taken_ports);
         let register = config.register.is_on().then(bind).transpose()?;
 
         let metrics = Arc::new(Metrics::default());

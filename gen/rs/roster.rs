@@ -3992,10 +3992,13 @@ pub struct StatusReply {
   pub shared_trouble: Option<String>,
   /// Who the client is, and what it may do, in words.
   pub access: Option<String>,
+  /// Ports of the configuration at which the sidecar does not listen, since other processes do: a line for each, with its
+  /// setting, whose process it is, and the cure. The sidecar tries again until it can. Absent: it listens at all.
+  pub ports_taken: Option<Vec<String>>,
 }
 
 impl StatusReply {
-  pub fn new<F7, F8>(version: String, uptime_ms: i64, freshness: Freshness, sources: Vec<SourceStatus>, counters: BTreeMap<String, i64>, limits: BTreeMap<String, i64>, shared_trouble: F7, access: F8) -> StatusReply where F7: Into<Option<String>>, F8: Into<Option<String>> {
+  pub fn new<F7, F8, F9>(version: String, uptime_ms: i64, freshness: Freshness, sources: Vec<SourceStatus>, counters: BTreeMap<String, i64>, limits: BTreeMap<String, i64>, shared_trouble: F7, access: F8, ports_taken: F9) -> StatusReply where F7: Into<Option<String>>, F8: Into<Option<String>>, F9: Into<Option<Vec<String>>> {
     StatusReply {
       version,
       uptime_ms,
@@ -4005,6 +4008,7 @@ impl StatusReply {
       limits,
       shared_trouble: shared_trouble.into(),
       access: access.into(),
+      ports_taken: ports_taken.into(),
     }
   }
 }
@@ -4020,6 +4024,7 @@ impl TSerializable for StatusReply {
     let mut f_6: Option<BTreeMap<String, i64>> = None;
     let mut f_7: Option<String> = None;
     let mut f_8: Option<String> = None;
+    let mut f_9: Option<Vec<String>> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -4079,6 +4084,16 @@ impl TSerializable for StatusReply {
           let val = i_prot.read_string()?;
           f_8 = Some(val);
         },
+        9 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_25 = i_prot.read_string()?;
+            val.push(list_elem_25);
+          }
+          i_prot.read_list_end()?;
+          f_9 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -4101,6 +4116,7 @@ impl TSerializable for StatusReply {
       limits: f_6.expect("auto-generated code should have checked for presence of required fields"),
       shared_trouble: f_7,
       access: f_8,
+      ports_taken: f_9,
     };
     Ok(ret)
   }
@@ -4147,6 +4163,15 @@ impl TSerializable for StatusReply {
     if let Some(ref fld_var) = self.access {
       o_prot.write_field_begin(&TFieldIdentifier::new("access", TType::String, 8))?;
       o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.ports_taken {
+      o_prot.write_field_begin(&TFieldIdentifier::new("portsTaken", TType::List, 9))?;
+      o_prot.write_list_begin(&TListIdentifier::new(TType::String, fld_var.len() as i32))?;
+      for e in fld_var {
+        o_prot.write_string(e)?;
+      }
+      o_prot.write_list_end()?;
       o_prot.write_field_end()?
     }
     o_prot.write_field_stop()?;
@@ -8526,8 +8551,8 @@ impl RosterGetManyArgs {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_25 = i_prot.read_string()?;
-            val.push(list_elem_25);
+            let list_elem_26 = i_prot.read_string()?;
+            val.push(list_elem_26);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -9295,8 +9320,8 @@ impl RosterWatchArgs {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_26 = i_prot.read_string()?;
-            val.push(list_elem_26);
+            let list_elem_27 = i_prot.read_string()?;
+            val.push(list_elem_27);
           }
           i_prot.read_list_end()?;
           f_2 = Some(val);
@@ -11486,8 +11511,8 @@ impl RosterCallAllResult {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<CallOutcome> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_27 = CallOutcome::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_27);
+            let list_elem_28 = CallOutcome::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_28);
           }
           i_prot.read_list_end()?;
           f_0 = Some(val);
@@ -11575,8 +11600,8 @@ impl RosterCallManyArgs {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Call> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_28 = Call::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_28);
+            let list_elem_29 = Call::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_29);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -11655,8 +11680,8 @@ impl RosterCallManyResult {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<CallOutcome> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_29 = CallOutcome::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_29);
+            let list_elem_30 = CallOutcome::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_30);
           }
           i_prot.read_list_end()?;
           f_0 = Some(val);
@@ -11736,8 +11761,8 @@ impl RosterCallInOrderArgs {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Call> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_30 = Call::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_30);
+            let list_elem_31 = Call::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_31);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -11825,8 +11850,8 @@ impl RosterCallInOrderResult {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<CallOutcome> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_31 = CallOutcome::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_31);
+            let list_elem_32 = CallOutcome::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_32);
           }
           i_prot.read_list_end()?;
           f_0 = Some(val);
@@ -12410,8 +12435,8 @@ impl RosterSendValuesArgs {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Vec<u8>> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_32 = i_prot.read_bytes()?;
-            val.push(list_elem_32);
+            let list_elem_33 = i_prot.read_bytes()?;
+            val.push(list_elem_33);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -12760,8 +12785,8 @@ impl RosterAddRegistersArgs {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<RegisterAddress> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_33 = RegisterAddress::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_33);
+            let list_elem_34 = RegisterAddress::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_34);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -12909,8 +12934,8 @@ impl RosterRemoveRegistersArgs {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<RegisterAddress> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_34 = RegisterAddress::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_34);
+            let list_elem_35 = RegisterAddress::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_35);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);

@@ -108,14 +108,14 @@ class Roster_callAll_result
                 case 0:
                     if ($ftype == TType::LST) {
                         $this->success = array();
-                        $_size164 = 0;
-                        $_etype167 = 0;
-                        $xfer += $input->readListBegin($_etype167, $_size164);
-                        for ($_i168 = 0; $_i168 < $_size164; ++$_i168) {
-                            $elem169 = null;
-                            $elem169 = new \Roster\Thrift\CallOutcome();
-                            $xfer += $elem169->read($input);
-                            $this->success []= $elem169;
+                        $_size171 = 0;
+                        $_etype174 = 0;
+                        $xfer += $input->readListBegin($_etype174, $_size171);
+                        for ($_i175 = 0; $_i175 < $_size171; ++$_i175) {
+                            $elem176 = null;
+                            $elem176 = new \Roster\Thrift\CallOutcome();
+                            $xfer += $elem176->read($input);
+                            $this->success []= $elem176;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -166,8 +166,8 @@ class Roster_callAll_result
             }
             $xfer += $output->writeFieldBegin('success', TType::LST, 0);
             $output->writeListBegin(TType::STRUCT, count($this->success));
-            foreach ($this->success as $iter170) {
-                $xfer += $iter170->write($output);
+            foreach ($this->success as $iter177) {
+                $xfer += $iter177->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

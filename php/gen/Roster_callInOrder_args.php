@@ -81,14 +81,14 @@ class Roster_callInOrder_args
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->calls = array();
-                        $_size185 = 0;
-                        $_etype188 = 0;
-                        $xfer += $input->readListBegin($_etype188, $_size185);
-                        for ($_i189 = 0; $_i189 < $_size185; ++$_i189) {
-                            $elem190 = null;
-                            $elem190 = new \Roster\Thrift\Call();
-                            $xfer += $elem190->read($input);
-                            $this->calls []= $elem190;
+                        $_size192 = 0;
+                        $_etype195 = 0;
+                        $xfer += $input->readListBegin($_etype195, $_size192);
+                        for ($_i196 = 0; $_i196 < $_size192; ++$_i196) {
+                            $elem197 = null;
+                            $elem197 = new \Roster\Thrift\Call();
+                            $xfer += $elem197->read($input);
+                            $this->calls []= $elem197;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -122,8 +122,8 @@ class Roster_callInOrder_args
             }
             $xfer += $output->writeFieldBegin('calls', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->calls));
-            foreach ($this->calls as $iter191) {
-                $xfer += $iter191->write($output);
+            foreach ($this->calls as $iter198) {
+                $xfer += $iter198->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

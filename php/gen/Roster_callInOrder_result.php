@@ -95,14 +95,14 @@ class Roster_callInOrder_result
                 case 0:
                     if ($ftype == TType::LST) {
                         $this->success = array();
-                        $_size192 = 0;
-                        $_etype195 = 0;
-                        $xfer += $input->readListBegin($_etype195, $_size192);
-                        for ($_i196 = 0; $_i196 < $_size192; ++$_i196) {
-                            $elem197 = null;
-                            $elem197 = new \Roster\Thrift\CallOutcome();
-                            $xfer += $elem197->read($input);
-                            $this->success []= $elem197;
+                        $_size199 = 0;
+                        $_etype202 = 0;
+                        $xfer += $input->readListBegin($_etype202, $_size199);
+                        for ($_i203 = 0; $_i203 < $_size199; ++$_i203) {
+                            $elem204 = null;
+                            $elem204 = new \Roster\Thrift\CallOutcome();
+                            $xfer += $elem204->read($input);
+                            $this->success []= $elem204;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -145,8 +145,8 @@ class Roster_callInOrder_result
             }
             $xfer += $output->writeFieldBegin('success', TType::LST, 0);
             $output->writeListBegin(TType::STRUCT, count($this->success));
-            foreach ($this->success as $iter198) {
-                $xfer += $iter198->write($output);
+            foreach ($this->success as $iter205) {
+                $xfer += $iter205->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

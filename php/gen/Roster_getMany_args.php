@@ -81,13 +81,13 @@ class Roster_getMany_args
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->paths = array();
-                        $_size150 = 0;
-                        $_etype153 = 0;
-                        $xfer += $input->readListBegin($_etype153, $_size150);
-                        for ($_i154 = 0; $_i154 < $_size150; ++$_i154) {
-                            $elem155 = null;
-                            $xfer += $input->readString($elem155);
-                            $this->paths []= $elem155;
+                        $_size157 = 0;
+                        $_etype160 = 0;
+                        $xfer += $input->readListBegin($_etype160, $_size157);
+                        for ($_i161 = 0; $_i161 < $_size157; ++$_i161) {
+                            $elem162 = null;
+                            $xfer += $input->readString($elem162);
+                            $this->paths []= $elem162;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -122,8 +122,8 @@ class Roster_getMany_args
             }
             $xfer += $output->writeFieldBegin('paths', TType::LST, 1);
             $output->writeListBegin(TType::STRING, count($this->paths));
-            foreach ($this->paths as $iter156) {
-                $xfer += $output->writeString($iter156);
+            foreach ($this->paths as $iter163) {
+                $xfer += $output->writeString($iter163);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

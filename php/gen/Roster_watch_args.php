@@ -111,13 +111,13 @@ class Roster_watch_args
                 case 2:
                     if ($ftype == TType::LST) {
                         $this->paths = array();
-                        $_size157 = 0;
-                        $_etype160 = 0;
-                        $xfer += $input->readListBegin($_etype160, $_size157);
-                        for ($_i161 = 0; $_i161 < $_size157; ++$_i161) {
-                            $elem162 = null;
-                            $xfer += $input->readString($elem162);
-                            $this->paths []= $elem162;
+                        $_size164 = 0;
+                        $_etype167 = 0;
+                        $xfer += $input->readListBegin($_etype167, $_size164);
+                        for ($_i168 = 0; $_i168 < $_size164; ++$_i168) {
+                            $elem169 = null;
+                            $xfer += $input->readString($elem169);
+                            $this->paths []= $elem169;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -163,8 +163,8 @@ class Roster_watch_args
             }
             $xfer += $output->writeFieldBegin('paths', TType::LST, 2);
             $output->writeListBegin(TType::STRING, count($this->paths));
-            foreach ($this->paths as $iter163) {
-                $xfer += $output->writeString($iter163);
+            foreach ($this->paths as $iter170) {
+                $xfer += $output->writeString($iter170);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

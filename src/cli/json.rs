@@ -77,6 +77,7 @@ pub(crate) fn status(status: &StatusReply) -> Value {
         "counters": status.counters,
         "limits": status.limits,
         "sharedTrouble": status.shared_trouble,
+        "portsTaken": status.ports_taken.as_deref().unwrap_or_default(),
         "access": status.access,
     })
 }

@@ -8,7 +8,7 @@ use clap::Args;
 use futures::future::OptionFuture;
 use roster::config::{Config, Mistakes};
 use roster::default_paths;
-use roster::net::Address;
+use roster::net::{Address, TakenPorts};
 use roster::sidecar::Sidecar;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -79,7 +79,7 @@ fn start(loaded: Loaded) -> anyhow::Result<(Runtime, Started, Reports)> {
     let runtime = runtime.context("cannot start the runtime")?;
     let guard = runtime.enter();
     let signals = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?];
-    let sidecar = if origin.is_demo { start_demo(&mut config)? } else { Sidecar::start(&config)? };
+    let sidecar = if origin.is_demo { start_demo(&mut config)? } else { Sidecar::start(&config, TakenPorts::Wait)? };
     let samples = origin.is_demo.then(|| Samples::start(&config)).transpose()?;
     drop(guard);
     Ok((runtime, Started { sidecar, config, samples, signals }, reports))
@@ -152,7 +152,7 @@ fn start_demo(config: &mut Config) -> anyhow::Result<Sidecar> {
     let mut attempts = 0..START_ATTEMPTS;
     loop {
         demo::avoid_taken(config)?.iter().for_each(|moved| eprintln!("{moved}"));
-        match Sidecar::start(config) {
+        match Sidecar::start(config, TakenPorts::Fail) {
             Err(error) if error.is_taken() && attempts.next().is_some() => {}
             result => return Ok(result?),
         }

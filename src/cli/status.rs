@@ -65,6 +65,9 @@ fn table(status: &StatusReply, services: &[ServiceStats], all: bool) -> String {
     if let Some(trouble) = &status.shared_trouble {
         let _ = writeln!(text, "shared file NOT WRITTEN: {}\n", text::printable(trouble.as_bytes()));
     }
+    for taken in status.ports_taken.iter().flatten() {
+        let _ = writeln!(text, "NOT LISTENING: {}\n", text::printable(taken.as_bytes()));
+    }
     let rows: Vec<_> = status.sources.iter().map(row).collect();
     text += &if all { with_roots(&rows, &status.sources) } else { text::table(HEADING, &NUMBERS, &rows) };
     if status.sources.iter().any(tells_of_masters) {
@@ -189,6 +192,7 @@ mod tests {
             BTreeMap::from([("maxRequest".into(), 65_536)]),
             None,
             Some("user 33: may watch".to_owned()),
+            None,
         )
     }
 
@@ -215,6 +219,15 @@ other   zookeeper  DOWN   1m 1s   1200  5.0 MiB           2         0      0  co
         reply.shared_trouble = Some("it is full; raise shared.max_size".into());
         let text = table(&reply, &[], false);
         assert!(text.contains("\n\nshared file NOT WRITTEN: it is full; raise shared.max_size\n\nSOURCE"), "{text}");
+    }
+
+    #[test]
+    fn a_port_that_another_process_has_stands_out() {
+        let mut reply = reply(0, source("other", "live", "", Some(0)));
+        assert!(!table(&reply, &[], false).contains("NOT LISTENING"));
+        reply.ports_taken = Some(vec!["thrift.tcp: cannot listen".into()]);
+        let text = table(&reply, &[], false);
+        assert!(text.contains("\n\nNOT LISTENING: thrift.tcp: cannot listen\n\nSOURCE"), "{text}");
     }
 
     #[test]

@@ -2,7 +2,9 @@
 
 mod methods;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwapOption;
 
@@ -104,6 +106,30 @@ pub struct Metrics {
     pub shared_failures: Counter,
     /// Why the shared file is not written now.
     pub shared_trouble: ArcSwapOption<String>,
+    /// Why the sidecar does not listen now at ports of its settings.
+    pub ports_taken: Troubles,
+}
+
+/// What is wrong now, by the setting that it concerns, in words.
+#[derive(Debug, Default)]
+pub struct Troubles(Mutex<BTreeMap<&'static str, String>>);
+
+impl Troubles {
+    pub fn set(&self, setting: &'static str, why: String) {
+        self.all().insert(setting, why);
+    }
+
+    pub fn clear(&self, setting: &'static str) {
+        self.all().remove(setting);
+    }
+
+    pub fn get(&self) -> Vec<String> {
+        self.all().values().cloned().collect()
+    }
+
+    fn all(&self) -> MutexGuard<'_, BTreeMap<&'static str, String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Metrics {

@@ -1,6 +1,7 @@
 //! The network: listeners on TCP and Unix sockets, the accept loop that never gives up, and connections, also with TLS.
 
 mod accepted;
+mod bind_error;
 mod peer;
 mod remote;
 mod socket_file;
@@ -21,14 +22,17 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 pub use self::accepted::Accepted;
+use self::bind_error::NoListener;
+pub use self::bind_error::{BindError, TakenPorts};
 pub use self::peer::{Peer, Peers, User};
 pub use self::remote::{ConnectError, Remote};
 pub use self::socket_file::InTheWay;
 use self::socket_file::SocketFile;
 pub(crate) use self::socket_file::most_bytes;
 pub use self::stream::Stream;
+use crate::metrics::Metrics;
 use crate::permissions::{Claim, Permissions, give_to, make_folder};
-use crate::task::Stop;
+use crate::task::{Backoff, Stop};
 
 /// How many connections the kernel may hold for us until we accept them. A full queue of a Unix socket makes its
 /// clients fail at once, so it is long; the kernel cuts it to `net.core.somaxconn`. (For Unix sockets the standard
@@ -37,6 +41,10 @@ const BACKLOG: u32 = 4096;
 
 /// How long accepting pauses when the process has no descriptor left.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// How soon it is tried again to listen at a port that another process has taken, and how late.
+const MIN_RETRY_DELAY: Duration = Duration::from_millis(250);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(5);
 
 /// How many connections are accepted before others may work.
 const MAX_ACCEPTED: usize = 256;
@@ -76,39 +84,6 @@ impl fmt::Display for Address {
     }
 }
 
-/// Why a listener could not be had that a setting asks for.
-#[derive(Debug, thiserror::Error)]
-#[error("{setting}: cannot listen on {address}: {why}")]
-pub struct BindError {
-    setting: &'static str,
-    address: Address,
-    why: NoListener,
-}
-
-impl BindError {
-    /// Whether another process listens there.
-    pub fn is_taken(&self) -> bool {
-        matches!(self.why, NoListener::Taken(_))
-    }
-}
-
-/// The variable of the environment that sets a key.
-fn variable(setting: &str) -> String {
-    format!("ROSTER_{}", setting.replace('.', "__").to_uppercase())
-}
-
-#[derive(Debug, thiserror::Error)]
-enum NoListener {
-    #[error(transparent)]
-    Io(#[from] io::Error),
-    #[error("another process listens there; stop it, or choose another with `--set {0}=…` or {variable}=…", variable = variable(.0))]
-    Taken(&'static str),
-    #[error(transparent)]
-    InTheWay(#[from] InTheWay),
-    #[error("cannot give it to the group `{group}`: {reason}")]
-    Group { group: String, reason: String },
-}
-
 /// A bound socket, shared by all that accept from it.
 #[derive(Debug, Clone)]
 pub struct Bound {
@@ -132,10 +107,34 @@ impl Bound {
                 let local = listener.local_addr().map_or_else(|_| address.to_owned(), |address| address.to_string());
                 Ok(Self { socket: Arc::new(Socket::Tcp(listener)), _file: None, address: Address::Tcp(local) })
             }
-            Err(error) => {
-                let is_taken = error.kind() == io::ErrorKind::AddrInUse;
-                let why = if is_taken { NoListener::Taken(setting) } else { error.into() };
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                let user = resolve(address).ok().and_then(|address| Peers::new().listener(address));
+                let why = NoListener::Taken { setting, user };
                 Err(BindError { setting, address: Address::Tcp(address.to_owned()), why })
+            }
+            Err(error) => Err(BindError { setting, address: Address::Tcp(address.to_owned()), why: error.into() }),
+        }
+    }
+
+    /// Listens at a port as soon as the process ends that has `taken` it; until then `metrics` say why not yet. None: the
+    /// stop came first.
+    pub async fn when_free(mut taken: BindError, metrics: &Metrics, stop: &Stop) -> Option<Self> {
+        let setting = taken.setting;
+        let mut pauses = Backoff::new(MIN_RETRY_DELAY, MAX_RETRY_DELAY);
+        tracing::error!(error = %taken, "going on without this port, until it is free");
+        loop {
+            metrics.ports_taken.set(setting, taken.to_string());
+            tokio::select! {
+                () = tokio::time::sleep(pauses.delay()) => {}
+                () = stop.requested() => return None,
+            }
+            match Self::tcp(setting, &taken.address.to_string()) {
+                Ok(bound) => {
+                    metrics.ports_taken.clear(setting);
+                    tracing::info!(setting, address = %bound.address, "the port is free: listening");
+                    return Some(bound);
+                }
+                Err(error) => taken = error,
             }
         }
     }
@@ -229,8 +228,12 @@ impl AsRawFd for Socket {
     }
 }
 
+fn resolve(address: &str) -> io::Result<SocketAddr> {
+    Ok(address.to_socket_addrs()?.next().ok_or(io::ErrorKind::AddrNotAvailable)?)
+}
+
 fn listen(address: &str) -> io::Result<std::net::TcpListener> {
-    let address = address.to_socket_addrs()?.next().ok_or(io::ErrorKind::AddrNotAvailable)?;
+    let address = resolve(address)?;
     let socket = match address {
         SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
         SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
@@ -246,12 +249,12 @@ fn listen_under(
     permissions: &Permissions,
 ) -> Result<(std::os::unix::net::UnixListener, (SocketFile, Claim)), NoListener> {
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        return Err(NoListener::Taken(setting));
+        return Err(NoListener::Taken { setting, user: None });
     }
     path.parent().map_or(Ok(()), make_folder)?;
     // Two that start at the same moment find nobody who listens.
     let claim = Claim::of(path).map_err(|error| match error.kind() {
-        io::ErrorKind::WouldBlock => NoListener::Taken(setting),
+        io::ErrorKind::WouldBlock => NoListener::Taken { setting, user: None },
         _ => error.into(),
     })?;
     InTheWay::none_at(path)?;

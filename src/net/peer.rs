@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{self, Read};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpStream;
@@ -94,6 +94,21 @@ impl Peers {
         ends.is_ok_and(|(peer, own)| matches!(self.uid_of(peer, own), Ok(None)))
     }
 
+    /// The user who listens at an address; none: nobody does, or the kernel does not say it. Of a port of every address, who
+    /// listens there on loopback.
+    pub fn listener(&self, mut address: SocketAddr) -> Option<u32> {
+        let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let nobody = SocketAddr::new(any, 0);
+        if let Some(uid) = self.uid_of(address, nobody).ok().flatten() {
+            return Some(uid);
+        }
+        if address.ip() != any {
+            return None;
+        }
+        address.set_ip(if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+        self.uid_of(address, nobody).ok().flatten()
+    }
+
     /// The user to whom the socket at `peer` belongs, whose other end is `own`; none: its user has closed it, and the
     /// kernel would name root. `/proc/net/tcp` tells the same, but all of it at once.
     fn uid_of(&self, peer: SocketAddr, own: SocketAddr) -> io::Result<Option<u32>> {
@@ -173,6 +188,20 @@ mod tests {
             assert!(peers.uid_of(own, SocketAddr::new(own.ip(), 1)).is_err(), "{address}");
             drop(client);
             assert_eq!(uid(), None, "{address}: it waits for its other end to close");
+        }
+    }
+
+    #[test]
+    fn the_user_who_listens_at_a_port_is_found() {
+        let peers = Peers::new();
+        for (listening, asked) in [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("127.0.0.1", "0.0.0.0")] {
+            let listener = TcpListener::bind((listening, 0)).expect("a port");
+            let port = listener.local_addr().expect("an address").port();
+            let asked = SocketAddr::new(asked.parse().expect("an address"), port);
+            let uid = nix::unistd::Uid::current().as_raw();
+            assert_eq!(peers.listener(asked), Some(uid), "{listening}, {asked}");
+            drop(listener);
+            assert_eq!(peers.listener(asked), None, "{listening}, {asked}: nobody listens");
         }
     }
 

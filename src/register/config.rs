@@ -113,7 +113,7 @@ impl Config {
     }
 
     /// Whether masters connect from this machine alone, as far as the address tells.
-    fn is_loopback(&self) -> bool {
+    pub(super) fn is_loopback(&self) -> bool {
         let resolved = self.listen.to_socket_addrs().ok().and_then(|mut addresses| addresses.next());
         resolved.is_none_or(|address| address.ip().is_loopback())
     }

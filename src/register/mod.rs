@@ -42,7 +42,7 @@ use self::settling::{LOOK, Settling};
 use crate::metrics::Metrics;
 use crate::model::Change;
 use crate::net::tls::{self, TlsError};
-use crate::net::{Address, BindError, Bound, Peers};
+use crate::net::{Address, BindError, Bound, Peers, TakenPorts};
 use crate::permissions::Permissions;
 use crate::store::Publisher;
 use crate::task::{Reload, Stop, Tasks};
@@ -56,6 +56,8 @@ const PROVE: Duration = Duration::from_secs(2);
 pub struct Register {
     config: Config,
     bound: Vec<Bound>,
+    /// A port that another process has.
+    taken: Option<BindError>,
     secrets: Secrets,
     /// Where the tokens are, if the configuration names no file.
     token_file: PathBuf,
@@ -104,12 +106,19 @@ struct Hall {
 
 impl Register {
     /// Begins to listen, and reads the secrets. Where the configuration names no tokens, one is made in `token_file`.
-    pub fn bind(config: &Config, token_file: &Path) -> Result<Self, RegisterError> {
-        let mut bound = Vec::new();
+    pub fn bind(config: &Config, token_file: &Path, taken_ports: TakenPorts) -> Result<Self, RegisterError> {
+        let (mut bound, mut taken) = (Vec::new(), None);
         if !config.listen.is_empty() {
-            bound.push(Bound::tcp("register.listen", &config.listen)?);
+            match Bound::tcp("register.listen", &config.listen) {
+                Ok(port) => bound.push(port),
+                Err(error) if error.is_taken() && taken_ports == TakenPorts::Wait => taken = Some(error),
+                Err(error) => return Err(error.into()),
+            }
         }
-        let is_loopback = bound.iter().all(|bound| is_loopback(bound.address()));
+        let is_loopback = match &taken {
+            Some(_) => config.is_loopback(),
+            None => bound.iter().all(|bound| is_loopback(bound.address())),
+        };
         if !config.unix.as_os_str().is_empty() {
             let permissions = Permissions::new(config.mode, &config.group);
             bound.push(Bound::unix("register.unix", &config.unix, &permissions)?);
@@ -119,7 +128,8 @@ impl Register {
         }
         let secrets = Secrets::read(config, token_file, is_loopback)?;
         let tls = config.tls.as_ref().map(Tls::read).transpose()?;
-        Ok(Self { config: config.clone(), bound, secrets, token_file: token_file.to_owned(), tls, is_loopback })
+        let (config, token_file) = (config.clone(), token_file.to_owned());
+        Ok(Self { config, bound, taken, secrets, token_file, tls, is_loopback })
     }
 
     /// Where it listens.
@@ -129,7 +139,7 @@ impl Register {
 
     /// Lets masters in, until the stop.
     pub fn start(self, publisher: Publisher, metrics: Arc<Metrics>, tasks: &Tasks, reload: Reload) {
-        let Self { config, bound, secrets, token_file, tls, is_loopback } = self;
+        let Self { config, bound, taken, secrets, token_file, tls, is_loopback } = self;
         let (changed, secrets_changed) = watch::channel(());
         let hall = Arc::new(Hall {
             name: Uuid::new_v4().simple().to_string()[..8].to_owned(),
@@ -156,6 +166,13 @@ impl Register {
         tasks.critical("the register's keeper", keep(hall.clone(), settling, files, reload, tasks.stop_signal()));
         for bound in bound {
             tasks.critical("the register", accept(bound, hall.clone()));
+        }
+        if let Some(taken) = taken {
+            tasks.critical("the register's port", async move {
+                if let Some(bound) = Bound::when_free(taken, &hall.metrics, &hall.tasks.stop_signal()).await {
+                    accept(bound, hall).await;
+                }
+            });
         }
     }
 }

@@ -296,6 +296,7 @@ impl Desk {
             limits: self.limits().into_iter().map(|(name, n)| (name.to_owned(), n as i64)).collect(),
             shared_trouble: self.metrics.shared_trouble.load().as_deref().cloned(),
             access: Some(peer.identity.to_string()),
+            ports_taken: Some(self.metrics.ports_taken.get()).filter(|taken| !taken.is_empty()),
         })
     }
 

@@ -44,6 +44,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::try_join_all;
+use tokio::sync::watch::{Receiver, channel};
 
 use self::admission::Admission;
 pub use self::config::{Config, ZkData};
@@ -56,7 +57,7 @@ use self::turns::{Held, Turns};
 pub use self::watch::MAX_PATHS;
 use crate::access::{Access, Client, Identity};
 use crate::metrics::Metrics;
-use crate::net::{Accepted, Address, BindError, Bound};
+use crate::net::{Accepted, Address, BindError, Bound, TakenPorts};
 use crate::store::Store;
 use crate::task::{Stop, Tasks};
 
@@ -68,6 +69,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub struct Endpoint {
     config: Config,
     bound: Vec<Bound>,
+    /// A port that another process has, which keeps nobody from the Unix socket.
+    taken: Option<BindError>,
 }
 
 /// What its connections share.
@@ -95,15 +98,21 @@ struct Peer {
 
 impl Endpoint {
     /// Begins to listen. Nobody is answered before `start`, but from now on who connects waits in the queue.
-    pub fn bind(config: &Config) -> Result<Self, BindError> {
-        let mut bound = Vec::new();
+    pub fn bind(config: &Config, taken_ports: TakenPorts) -> Result<Self, BindError> {
+        let (mut bound, mut taken) = (Vec::new(), None);
         if !config.unix.as_os_str().is_empty() {
             bound.push(Bound::unix("thrift.unix", &config.unix, &config.permissions())?);
         }
         if !config.tcp.is_empty() {
-            bound.push(Bound::tcp("thrift.tcp", &config.tcp)?);
+            match Bound::tcp("thrift.tcp", &config.tcp) {
+                Ok(port) => bound.push(port),
+                Err(error) if error.is_taken() && taken_ports == TakenPorts::Wait && !bound.is_empty() => {
+                    taken = Some(error);
+                }
+                Err(error) => return Err(error),
+            }
         }
-        Ok(Self { bound, config: config.clone() })
+        Ok(Self { bound, taken, config: config.clone() })
     }
 
     /// Where it listens.
@@ -120,7 +129,7 @@ impl Endpoint {
         metrics: &Arc<Metrics>,
         tasks: &Tasks,
     ) -> io::Result<()> {
-        let Self { config, bound } = self;
+        let Self { config, bound, taken } = self;
         let shares = Shares::with_memory(&config, store.messages().charged());
         let shared = Arc::new(Shared {
             desk: Desk::new(&config, zk_data, store.clone(), shares.clone(), metrics.clone()),
@@ -136,9 +145,19 @@ impl Endpoint {
         tasks.critical("the endpoint's clock", async move { admission.keep_time(&stop).await });
         let (shares, stop) = (shared.shares.clone(), tasks.stop_signal());
         tasks.critical("the endpoint's memory", async move { shares.return_memory(&stop).await });
+        let (listeners, bound) = channel(bound);
+        let (metrics, stop) = (metrics.clone(), tasks.stop_signal());
+        tasks.critical("the endpoint's port", async move {
+            if let Some(taken) = taken
+                && let Some(port) = Bound::when_free(taken, &metrics, &stop).await
+            {
+                listeners.send_modify(|bound| bound.push(port));
+            }
+            stop.requested().await;
+        });
         let turns = Turns::new(shared.config.threads);
         for number in 0..shared.config.threads {
-            let (bound, shared, turns) = (bound.clone(), shared.clone(), turns.clone());
+            let (mut bound, shared, turns) = (bound.clone(), shared.clone(), turns.clone());
             let name = format!("thrift-{number}");
             tasks.thread(name.clone(), move |tasks| async move {
                 let (queue, stop) = (RunQueue::new(), tasks.stop_signal());
@@ -149,7 +168,7 @@ impl Endpoint {
                         while turns.begin(number, &stop).await {
                             tokio::select! {
                                 () = turns.end(number) => {}
-                                () = accept(&bound, &stop, &serve) => break,
+                                () = accept(&mut bound, &stop, &serve) => break,
                             }
                         }
                         queue.close();
@@ -163,11 +182,20 @@ impl Endpoint {
     }
 }
 
-/// Accepts from all listeners until the stop.
-async fn accept(bound: &[Bound], stop: &Stop, serve: &impl Fn(Accepted)) {
-    while let Err(error) = try_join_all(bound.iter().map(|bound| bound.accept(stop, serve))).await {
-        tracing::error!(%error, "cannot listen; trying again");
-        tokio::time::sleep(PAUSE).await;
+/// Accepts from all listeners until the stop, also from those that come later.
+async fn accept(bound: &mut Receiver<Vec<Bound>>, stop: &Stop, serve: &impl Fn(Accepted)) {
+    loop {
+        let listeners = bound.borrow_and_update().clone();
+        tokio::select! {
+            accepted = try_join_all(listeners.iter().map(|bound| bound.accept(stop, serve))) => match accepted {
+                Ok(_) => return,
+                Err(error) => {
+                    tracing::error!(%error, "cannot listen; trying again");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            },
+            Ok(()) = bound.changed() => {}
+        }
     }
 }
 

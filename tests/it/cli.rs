@@ -229,23 +229,6 @@ fn a_second_sidecar_on_the_same_socket_is_refused() {
 }
 
 #[test]
-fn of_a_taken_port_the_setting_and_the_cure_are_told() {
-    let other = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let taken = other.local_addr().expect("an address");
-    for setting in ["thrift.tcp", "register.listen"] {
-        let mut serve = binary();
-        serve.args(["serve", "--set", &format!("{setting}={taken}"), "--config"]);
-        let ended = Ended::of(serve.arg(Roster::prepare("").config()));
-        let variable = format!("ROSTER_{}", setting.replace('.', "__").to_uppercase());
-        let told = format!(
-            "roster: {setting}: cannot listen on {taken}: another process listens there; stop it, or choose another with \
-             `--set {setting}=…` or {variable}=…\nThe configuration: "
-        );
-        assert!(ended.code == Some(1) && ended.wrong.contains(&told), "{ended:?}");
-    }
-}
-
-#[test]
 fn a_file_where_the_socket_should_be_is_kept_and_told() {
     let mut roster = Roster::prepare_file("roster.sock", NODES);
     for (name, told) in [("roster.sock", "is there and is no socket"), ("roster.sock:1", "is there and is no link")] {

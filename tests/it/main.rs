@@ -28,6 +28,7 @@ mod newcomer;
 mod owners;
 mod package;
 mod php;
+mod ports;
 mod readers;
 mod recorded;
 mod register;

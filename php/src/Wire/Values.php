@@ -181,6 +181,7 @@ final class Values
             $told->counters,
             $told->limits,
             $told->sharedTrouble,
+            $told->portsTaken ?? [],
         );
     }
 

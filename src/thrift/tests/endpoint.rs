@@ -12,6 +12,7 @@ use tokio::task::spawn_blocking;
 use super::*;
 use crate::access::{Access, Policy};
 use crate::net::Address;
+use crate::net::TakenPorts;
 use crate::task::Tasks;
 use crate::thrift::Endpoint;
 use crate::thrift::client::{Client, Error};
@@ -33,7 +34,7 @@ fn serve_with(config: Config) -> Server {
     let metrics = Arc::<Metrics>::default();
     let feeds = vec![Feed::new("register", "register", vec![])];
     let store = Store::new(&Default::default(), feeds, metrics.clone());
-    let endpoint = Endpoint::bind(&config).expect("a socket");
+    let endpoint = Endpoint::bind(&config, TakenPorts::Fail).expect("a socket");
     let address = endpoint.addresses().next().expect("an address").clone();
     let tasks = Tasks::new().0;
     let access = Access::new(Policy::new(&Default::default(), &[]).expect("nobody is named"));

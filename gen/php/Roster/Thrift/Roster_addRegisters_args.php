@@ -69,14 +69,14 @@ class Roster_addRegisters_args
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->registers = array();
-                        $_size206 = 0;
-                        $_etype209 = 0;
-                        $xfer += $input->readListBegin($_etype209, $_size206);
-                        for ($_i210 = 0; $_i210 < $_size206; ++$_i210) {
-                            $elem211 = null;
-                            $elem211 = new \Roster\Thrift\RegisterAddress();
-                            $xfer += $elem211->read($input);
-                            $this->registers []= $elem211;
+                        $_size213 = 0;
+                        $_etype216 = 0;
+                        $xfer += $input->readListBegin($_etype216, $_size213);
+                        for ($_i217 = 0; $_i217 < $_size213; ++$_i217) {
+                            $elem218 = null;
+                            $elem218 = new \Roster\Thrift\RegisterAddress();
+                            $xfer += $elem218->read($input);
+                            $this->registers []= $elem218;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -103,8 +103,8 @@ class Roster_addRegisters_args
             }
             $xfer += $output->writeFieldBegin('registers', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->registers));
-            foreach ($this->registers as $iter212) {
-                $xfer += $iter212->write($output);
+            foreach ($this->registers as $iter219) {
+                $xfer += $iter219->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -69,14 +69,14 @@ class Roster_callMany_args
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->calls = array();
-                        $_size171 = 0;
-                        $_etype174 = 0;
-                        $xfer += $input->readListBegin($_etype174, $_size171);
-                        for ($_i175 = 0; $_i175 < $_size171; ++$_i175) {
-                            $elem176 = null;
-                            $elem176 = new \Roster\Thrift\Call();
-                            $xfer += $elem176->read($input);
-                            $this->calls []= $elem176;
+                        $_size178 = 0;
+                        $_etype181 = 0;
+                        $xfer += $input->readListBegin($_etype181, $_size178);
+                        for ($_i182 = 0; $_i182 < $_size178; ++$_i182) {
+                            $elem183 = null;
+                            $elem183 = new \Roster\Thrift\Call();
+                            $xfer += $elem183->read($input);
+                            $this->calls []= $elem183;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -103,8 +103,8 @@ class Roster_callMany_args
             }
             $xfer += $output->writeFieldBegin('calls', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->calls));
-            foreach ($this->calls as $iter177) {
-                $xfer += $iter177->write($output);
+            foreach ($this->calls as $iter184) {
+                $xfer += $iter184->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

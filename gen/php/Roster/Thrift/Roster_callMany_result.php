@@ -95,14 +95,14 @@ class Roster_callMany_result
                 case 0:
                     if ($ftype == TType::LST) {
                         $this->success = array();
-                        $_size178 = 0;
-                        $_etype181 = 0;
-                        $xfer += $input->readListBegin($_etype181, $_size178);
-                        for ($_i182 = 0; $_i182 < $_size178; ++$_i182) {
-                            $elem183 = null;
-                            $elem183 = new \Roster\Thrift\CallOutcome();
-                            $xfer += $elem183->read($input);
-                            $this->success []= $elem183;
+                        $_size185 = 0;
+                        $_etype188 = 0;
+                        $xfer += $input->readListBegin($_etype188, $_size185);
+                        for ($_i189 = 0; $_i189 < $_size185; ++$_i189) {
+                            $elem190 = null;
+                            $elem190 = new \Roster\Thrift\CallOutcome();
+                            $xfer += $elem190->read($input);
+                            $this->success []= $elem190;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -145,8 +145,8 @@ class Roster_callMany_result
             }
             $xfer += $output->writeFieldBegin('success', TType::LST, 0);
             $output->writeListBegin(TType::STRUCT, count($this->success));
-            foreach ($this->success as $iter184) {
-                $xfer += $iter184->write($output);
+            foreach ($this->success as $iter191) {
+                $xfer += $iter191->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -69,14 +69,14 @@ class Roster_removeRegisters_args
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->registers = array();
-                        $_size213 = 0;
-                        $_etype216 = 0;
-                        $xfer += $input->readListBegin($_etype216, $_size213);
-                        for ($_i217 = 0; $_i217 < $_size213; ++$_i217) {
-                            $elem218 = null;
-                            $elem218 = new \Roster\Thrift\RegisterAddress();
-                            $xfer += $elem218->read($input);
-                            $this->registers []= $elem218;
+                        $_size220 = 0;
+                        $_etype223 = 0;
+                        $xfer += $input->readListBegin($_etype223, $_size220);
+                        for ($_i224 = 0; $_i224 < $_size220; ++$_i224) {
+                            $elem225 = null;
+                            $elem225 = new \Roster\Thrift\RegisterAddress();
+                            $xfer += $elem225->read($input);
+                            $this->registers []= $elem225;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -103,8 +103,8 @@ class Roster_removeRegisters_args
             }
             $xfer += $output->writeFieldBegin('registers', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->registers));
-            foreach ($this->registers as $iter219) {
-                $xfer += $iter219->write($output);
+            foreach ($this->registers as $iter226) {
+                $xfer += $iter226->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

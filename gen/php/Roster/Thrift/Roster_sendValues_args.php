@@ -80,13 +80,13 @@ class Roster_sendValues_args
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->values = array();
-                        $_size199 = 0;
-                        $_etype202 = 0;
-                        $xfer += $input->readListBegin($_etype202, $_size199);
-                        for ($_i203 = 0; $_i203 < $_size199; ++$_i203) {
-                            $elem204 = null;
-                            $xfer += $input->readString($elem204);
-                            $this->values []= $elem204;
+                        $_size206 = 0;
+                        $_etype209 = 0;
+                        $xfer += $input->readListBegin($_etype209, $_size206);
+                        for ($_i210 = 0; $_i210 < $_size206; ++$_i210) {
+                            $elem211 = null;
+                            $xfer += $input->readString($elem211);
+                            $this->values []= $elem211;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -120,8 +120,8 @@ class Roster_sendValues_args
             }
             $xfer += $output->writeFieldBegin('values', TType::LST, 1);
             $output->writeListBegin(TType::STRING, count($this->values));
-            foreach ($this->values as $iter205) {
-                $xfer += $output->writeString($iter205);
+            foreach ($this->values as $iter212) {
+                $xfer += $output->writeString($iter212);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -83,6 +83,15 @@ class StatusReply
             'isRequired' => false,
             'type' => TType::STRING,
         ),
+        9 => array(
+            'var' => 'portsTaken',
+            'isRequired' => false,
+            'type' => TType::LST,
+            'etype' => TType::STRING,
+            'elem' => array(
+                'type' => TType::STRING,
+                ),
+        ),
     );
 
     /**
@@ -127,6 +136,13 @@ class StatusReply
      * @var string
      */
     public $access = null;
+    /**
+     * Ports of the configuration at which the sidecar does not listen, since other processes do: a line for each, with its
+     * setting, whose process it is, and the cure. The sidecar tries again until it can. Absent: it listens at all.
+     * 
+     * @var string[]
+     */
+    public $portsTaken = null;
 
     public function __construct($vals = null)
     {
@@ -154,6 +170,9 @@ class StatusReply
             }
             if (isset($vals['access'])) {
                 $this->access = $vals['access'];
+            }
+            if (isset($vals['portsTaken'])) {
+                $this->portsTaken = $vals['portsTaken'];
             }
         }
     }
@@ -268,6 +287,22 @@ class StatusReply
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 9:
+                    if ($ftype == TType::LST) {
+                        $this->portsTaken = array();
+                        $_size145 = 0;
+                        $_etype148 = 0;
+                        $xfer += $input->readListBegin($_etype148, $_size145);
+                        for ($_i149 = 0; $_i149 < $_size145; ++$_i149) {
+                            $elem150 = null;
+                            $xfer += $input->readString($elem150);
+                            $this->portsTaken []= $elem150;
+                        }
+                        $xfer += $input->readListEnd();
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -306,8 +341,8 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('sources', TType::LST, 4);
             $output->writeListBegin(TType::STRUCT, count($this->sources));
-            foreach ($this->sources as $iter145) {
-                $xfer += $iter145->write($output);
+            foreach ($this->sources as $iter151) {
+                $xfer += $iter151->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
@@ -318,9 +353,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('counters', TType::MAP, 5);
             $output->writeMapBegin(TType::STRING, TType::I64, count($this->counters));
-            foreach ($this->counters as $kiter146 => $viter147) {
-                $xfer += $output->writeString($kiter146);
-                $xfer += $output->writeI64($viter147);
+            foreach ($this->counters as $kiter152 => $viter153) {
+                $xfer += $output->writeString($kiter152);
+                $xfer += $output->writeI64($viter153);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();
@@ -331,9 +366,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('limits', TType::MAP, 6);
             $output->writeMapBegin(TType::STRING, TType::I64, count($this->limits));
-            foreach ($this->limits as $kiter148 => $viter149) {
-                $xfer += $output->writeString($kiter148);
-                $xfer += $output->writeI64($viter149);
+            foreach ($this->limits as $kiter154 => $viter155) {
+                $xfer += $output->writeString($kiter154);
+                $xfer += $output->writeI64($viter155);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();
@@ -346,6 +381,18 @@ class StatusReply
         if ($this->access !== null) {
             $xfer += $output->writeFieldBegin('access', TType::STRING, 8);
             $xfer += $output->writeString($this->access);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->portsTaken !== null) {
+            if (!is_array($this->portsTaken)) {
+                throw new TProtocolException('Bad type in structure.', TProtocolException::INVALID_DATA);
+            }
+            $xfer += $output->writeFieldBegin('portsTaken', TType::LST, 9);
+            $output->writeListBegin(TType::STRING, count($this->portsTaken));
+            foreach ($this->portsTaken as $iter156) {
+                $xfer += $output->writeString($iter156);
+            }
+            $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

@@ -1,0 +1,62 @@
+//! Why there is no listener where a setting asks for one, and who is in the way.
+
+use std::io;
+
+use super::{Address, InTheWay};
+use crate::permissions::own::name_of;
+
+/// Why a listener could not be had that a setting asks for.
+#[derive(Debug, thiserror::Error)]
+#[error("{setting}: cannot listen on {address}: {why}")]
+pub struct BindError {
+    pub(super) setting: &'static str,
+    pub(super) address: Address,
+    pub(super) why: NoListener,
+}
+
+/// What a TCP port means for the start that another process has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TakenPorts {
+    /// It ends the start.
+    Fail,
+    /// The sidecar goes on without it, if it can be asked elsewhere, until the port is free.
+    Wait,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoListener {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(
+        "another process{of} listens there; stop it, or choose another with `--set {setting}=…` or {variable}=…",
+        of = of(*user), variable = variable(setting)
+    )]
+    Taken {
+        setting: &'static str,
+        /// Whose it is, where the kernel says it.
+        user: Option<u32>,
+    },
+    #[error(transparent)]
+    InTheWay(#[from] InTheWay),
+    #[error("cannot give it to the group `{group}`: {reason}")]
+    Group { group: String, reason: String },
+}
+
+impl BindError {
+    /// Whether another process listens there.
+    pub fn is_taken(&self) -> bool {
+        matches!(self.why, NoListener::Taken { .. })
+    }
+}
+
+fn of(user: Option<u32>) -> String {
+    user.map_or_else(String::new, |uid| match name_of(uid) {
+        name if name.starts_with("uid ") => format!(" of {name}"),
+        name => format!(" of {name} (uid {uid})"),
+    })
+}
+
+/// The variable of the environment that sets a key.
+fn variable(setting: &str) -> String {
+    format!("ROSTER_{}", setting.replace('.', "__").to_uppercase())
+}
