@@ -4,10 +4,10 @@ use std::env;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, access, geteuid};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 /// The folder of the system's sidecar. Only root, or systemd, can make it.
 const SYSTEM: &str = "/run/roster";
@@ -74,9 +74,14 @@ pub fn found() -> Option<PathBuf> {
     first.or_else(|| sockets.iter().find(is_left)).cloned()
 }
 
-/// Whether somebody listens to a socket.
+/// Whether somebody listens to a socket, also where more connections wait to be accepted than may: to wait for that could
+/// take for ever.
 pub fn is_live(socket: &Path) -> bool {
-    UnixStream::connect(socket).is_ok()
+    let connected = Socket::new(Domain::UNIX, Type::STREAM, None).and_then(|stream| {
+        stream.set_nonblocking(true)?;
+        stream.connect(&SockAddr::unix(socket)?)
+    });
+    connected.map_or_else(|error| error.kind() == io::ErrorKind::WouldBlock, |()| true)
 }
 
 /// Where a sidecar with this socket has its shared file, unless its configuration says otherwise.
@@ -168,6 +173,21 @@ mod tests {
         assert!(!is_own(folder.path()));
         let why = check_owner(&folder.path().join(SOCKET)).expect_err("anybody can make a socket there").to_string();
         assert!(why.contains("is not a folder that only its owner can write"), "{why}");
+    }
+
+    #[test]
+    fn a_socket_at_which_too_many_wait_is_live() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join(SOCKET);
+        let listener = Socket::new(Domain::UNIX, Type::STREAM, None).expect("a socket");
+        listener.bind(&SockAddr::unix(&path).expect("an address")).expect("it is free");
+        assert!(!is_live(&path), "nobody listens yet");
+        listener.listen(0).expect("it listens");
+        let first = Socket::new(Domain::UNIX, Type::STREAM, None).expect("a socket");
+        first.connect(&SockAddr::unix(&path).expect("an address")).expect("it waits");
+        assert!(is_live(&path));
+        drop(listener);
+        assert!(!is_live(&path));
     }
 
     #[test]

@@ -128,14 +128,36 @@ final class ChannelTest extends TestCase
         self::assertLessThan(0.6, microtime(true) - $began);
     }
 
-    public function testAFullBacklogOfAUnixSocketIsTriedAgainForSevenMilliseconds(): void
+    public function testAFullBacklogOfAUnixSocketIsTriedAgainAsLongAsConnectingMayTake(): void
     {
         $folder = new Folder();
         self::fullBacklog("unix://$folder->path/full.sock", $held);
-        $roster = Client::local("$folder->path/full.sock", '', '');
+        $roster = Client::local("$folder->path/full.sock", '', '', timeouts: new Timeouts(connectMs: 60));
         $began = microtime(true);
         self::assertStringContainsString('cannot connect: [11]', self::failure($roster));
-        self::assertGreaterThan(0.007, microtime(true) - $began);
+        $took = microtime(true) - $began;
+        self::assertGreaterThan(0.06, $took);
+        self::assertLessThan(0.6, $took);
+    }
+
+    public function testABacklogThatIsTakenMeanwhileCostsNoAnswer(): void
+    {
+        $folder = new Folder();
+        self::fullBacklog("unix://$folder->path/full.sock", $held);
+        $child = pcntl_fork();
+        if ($child === 0) {
+            usleep(50_000);
+            stream_socket_accept($held[0]);
+            sleep(60);
+        }
+        try {
+            $timeouts = new Timeouts(connectMs: 5_000, wholeMs: 10_000);
+            $roster = Client::local("$folder->path/full.sock", '', '', timeouts: $timeouts);
+            self::assertStringContainsString('no answer in time', self::failure($roster), 'it is connected');
+        } finally {
+            posix_kill($child, SIGKILL);
+            pcntl_waitpid($child, $status);
+        }
     }
 
     public function testAConnectionThatTheSidecarClosedWhileIdleIsOpenedAnew(): void

@@ -13,6 +13,10 @@ pub struct Config {
     /// A file with the authorities that sign the certificates of registers, in PEM, for those at `tls://…`; none: those
     /// that this machine believes. Read anew at each connection.
     pub ca: Option<PathBuf>,
+    /// The user (uid) of whose processes the registers of this machine are: others are not shown the token, which any
+    /// process could ask for that has taken the port while the register restarts. Registers elsewhere prove who they are by
+    /// TLS alone. None: whoever listens is shown it.
+    pub register_user: Option<u32>,
     /// How often a register that cannot be reached, or that refuses the token, is tried again; none: for ever.
     pub retry_attempts: Option<u32>,
     /// The wait before a retry, the first one after a connection that held. It doubles from one to the next up to `longest_retry_delay`, and a random part of it
@@ -39,6 +43,7 @@ impl Config {
         Self {
             token: Token(token.into()),
             ca: None,
+            register_user: None,
             retry_attempts: None,
             retry_delay: Duration::from_millis(500),
             longest_retry_delay: Duration::from_secs(10),

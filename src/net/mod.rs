@@ -30,6 +30,7 @@ pub use self::socket_file::InTheWay;
 use self::socket_file::SocketFile;
 pub(crate) use self::socket_file::most_bytes;
 pub use self::stream::Stream;
+use crate::default_paths::is_live;
 use crate::metrics::Metrics;
 use crate::permissions::{Claim, Permissions, give_to, make_folder};
 use crate::task::{Backoff, Stop};
@@ -248,7 +249,7 @@ fn listen_under(
     path: &Path,
     permissions: &Permissions,
 ) -> Result<(std::os::unix::net::UnixListener, (SocketFile, Claim)), NoListener> {
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+    if is_live(path) {
         return Err(NoListener::Taken { setting, user: None });
     }
     path.parent().map_or(Ok(()), make_folder)?;

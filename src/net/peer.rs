@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpStream;
@@ -49,6 +50,9 @@ impl User {
     }
 }
 
+/// How often it is looked whether a connection has been accepted.
+const ACCEPT_LOOK_INTERVAL: Duration = Duration::from_millis(5);
+
 /// Finds out who is at the other end of connections.
 #[derive(Debug)]
 pub struct Peers {
@@ -85,6 +89,18 @@ impl Peers {
                 Some(Peer { user, address: peer.to_string() })
             }
             Stream::Tls(_) => None,
+        }
+    }
+
+    /// The user whose process has accepted a connection to an address of this machine, once one has. An error: the kernel
+    /// does not say it.
+    pub async fn acceptor(&self, stream: &TcpStream) -> io::Result<u32> {
+        let (peer, own) = (stream.peer_addr()?, stream.local_addr()?);
+        loop {
+            if let Some(uid) = self.uid_of(peer, own)? {
+                return Ok(uid);
+            }
+            tokio::time::sleep(ACCEPT_LOOK_INTERVAL).await;
         }
     }
 

@@ -11,7 +11,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::tls::{self, TlsError};
-use super::{AddressError, Stream};
+use super::{AddressError, Peers, Stream};
+use crate::permissions::own::name_of;
 
 const TLS: &str = "tls://";
 
@@ -41,6 +42,10 @@ pub enum ConnectError {
     Certificate(CertificateError),
     #[error("it does not speak TLS")]
     Plain,
+    #[error("a process of {found} listens there, and none of {expected}; it was shown nothing")]
+    User { expected: String, found: String },
+    #[error("the kernel does not say whose process listens there, so it was shown nothing: {0}")]
+    UnknownUser(io::Error),
 }
 
 impl FromStr for Remote {
@@ -67,12 +72,16 @@ impl fmt::Display for Remote {
 
 impl Remote {
     /// Connects. Of the certificates of others, those are believed that the authorities in the file `ca` have signed,
-    /// or else those of the machine.
-    pub async fn connect(&self, ca: Option<&Path>) -> Result<Stream, ConnectError> {
+    /// or else those of the machine. Without TLS a register on this machine must be a process of `user`, if one is named:
+    /// any process can take a port while nobody listens there.
+    pub async fn connect(&self, ca: Option<&Path>, user: Option<u32>) -> Result<Stream, ConnectError> {
         let host = self.host.trim_start_matches('[').trim_end_matches(']');
         let stream = TcpStream::connect((host, self.port)).await?;
         stream.set_nodelay(true)?;
         if !self.tls {
+            if let Some(user) = user {
+                check_user(&stream, user).await?;
+            }
             return Ok(Stream::Tcp(stream));
         }
         let connector = TlsConnector::from(tls::client(ca)?);
@@ -86,6 +95,18 @@ impl Remote {
     /// Whether what is said to this one may be said to the other: what goes encrypted does not then go in the open.
     pub fn may_share_with(&self, other: &Remote) -> bool {
         other.tls || !self.tls
+    }
+}
+
+/// That it is a process of this user which has accepted a connection on this machine; elsewhere nobody knows.
+async fn check_user(stream: &TcpStream, user: u32) -> Result<(), ConnectError> {
+    let peer = stream.peer_addr()?.ip();
+    if !peer.to_canonical().is_loopback() && peer != stream.local_addr()?.ip() {
+        return Ok(());
+    }
+    match Peers::new().acceptor(stream).await.map_err(ConnectError::UnknownUser)? {
+        found if found == user => Ok(()),
+        found => Err(ConnectError::User { expected: name_of(user), found: name_of(found) }),
     }
 }
 

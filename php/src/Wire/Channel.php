@@ -23,8 +23,9 @@ final class Channel
     /** No read waits longer in one go, so that signal handlers run meanwhile. */
     private const SLICE_US = 200_000;
 
-    /** A full backlog refuses a Unix socket at once: how long to wait before each further try. */
-    private const PAUSES_US = [1_000, 2_000, 4_000];
+    /** A full backlog refuses a Unix socket at once: how long to wait before a further try, twice as long each time. */
+    private const FIRST_PAUSE_US = 1_000;
+    private const LONGEST_PAUSE_US = 16_000;
     private const EAGAIN = 11;
     private const ETIMEDOUT = 110;
 
@@ -128,16 +129,17 @@ final class Channel
     {
         $flags = STREAM_CLIENT_CONNECT | ($this->isPersistent ? STREAM_CLIENT_PERSISTENT : 0);
         $context = stream_context_create(['socket' => ['tcp_nodelay' => true]]);
-        foreach ([...self::PAUSES_US, 0] as $pause) {
-            $seconds = max(1, min($this->timeouts->connectMs * 1_000, $deadline->left())) / 1e6;
-            $stream = stream_socket_client($this->address, $error, $reason, $seconds, $flags, $context);
+        $connecting = new Deadline($this->timeouts->connectMs);
+        for ($pause = self::FIRST_PAUSE_US;; $pause = min(2 * $pause, self::LONGEST_PAUSE_US)) {
+            $left = min($connecting->left(), $deadline->left());
+            $stream = stream_socket_client($this->address, $error, $reason, max(1, $left) / 1e6, $flags, $context);
             if ($stream !== false) {
                 return $stream;
             }
-            if ($error !== self::EAGAIN) {
+            if ($error !== self::EAGAIN || $left === 0) {
                 break;
             }
-            usleep($pause);
+            usleep(min($pause, $left));
         }
         throw new WayFailed("cannot connect: [$error] $reason", timedOut: $error === self::ETIMEDOUT);
     }

@@ -210,3 +210,24 @@ async fn a_master_that_is_dropped_leaves() {
     drop(master);
     peer.hear_the_end_after_goodbye().await;
 }
+
+#[tokio::test]
+async fn a_process_of_another_user_is_not_shown_the_token() {
+    // Whom nobody has a name for.
+    let other = 4_000_000_000;
+    let (master, register) = (Master::start(Config { register_user: Some(other), ..config() }), Register::new().await);
+    let mut events = master.events();
+    master.connect(register.place.clone());
+    register.unmet().await.hear_the_end_after_goodbye().await;
+    let (_, why, again) = closed(&mut events).await;
+    let told = why.to_string();
+    assert!(again && told.contains(&format!("none of uid {other}; it was shown nothing")), "{told}");
+}
+
+#[tokio::test]
+async fn a_process_of_the_user_that_is_meant_is_shown_the_token_once_it_has_accepted() {
+    let own = nix::unistd::Uid::current().as_raw();
+    let (_master, _register, mut peer) =
+        meeting(Config { register_user: Some(own), ..config() }, [Service::new("mail")]).await;
+    serves(&mut peer).await;
+}

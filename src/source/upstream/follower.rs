@@ -127,7 +127,7 @@ impl Follower {
         let token = secret::tokens(&text).next().ok_or_else(none)?;
         let unreachable = |why: String| Trouble::Unreachable { remote: self.remote.clone(), why };
         let greeting = async {
-            let connected = self.remote.connect(self.config.ca.as_deref()).await;
+            let connected = self.remote.connect(self.config.ca.as_deref(), self.config.register_user).await;
             let stream = connected.map_err(|error| unreachable(error.to_string()))?;
             let mut wire = Wire::new(stream, Bounds::STRANGER);
             let token = Token(token.to_owned());

@@ -41,6 +41,9 @@ pub struct Config {
     /// A file with the authorities that sign its certificate; none: those that this machine believes. Read anew at each
     /// connection.
     pub ca: Option<PathBuf>,
+    /// The user (uid) of whose processes registers on this machine must be that are not spoken to by TLS, or they are not
+    /// shown the token; none: whoever listens is.
+    pub register_user: Option<u32>,
     /// A file with the token to show. Read anew at each connection.
     pub token: PathBuf,
     /// How many calls through the register may be under way to each master.
