@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use crate::access::{Access, Policy, UnknownName};
-use crate::config::{Config, foreign_folders};
+use crate::config::{Config, foreign_folders, raise_limit};
 use crate::metrics::Metrics;
 use crate::net::{Address, BindError, TakenPorts};
 use crate::register::{Register, RegisterError};
@@ -71,6 +71,7 @@ impl Sidecar {
     /// Starts all rooms on the runtime of the caller. It listens when this returns, whatever the sources do; at a port that
     /// another process has, as `taken_ports` says.
     pub fn start(config: &Config, taken_ports: TakenPorts) -> Result<Self, StartError> {
+        let config = &config.within(raise_limit());
         let access = Access::new(Policy::new(&config.access, &config.allow)?);
         if let Some((setting, why)) = foreign_folders(config).next() {
             return Err(StartError::Folder(setting, why));

@@ -3,6 +3,7 @@
 mod bounds;
 mod check;
 mod connect;
+mod descriptors;
 mod draft;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use self::check::log_filter_flaw;
+pub use self::descriptors::raise_limit;
 use self::draft::Draft;
 pub use self::mistake::{Key, Mistake, Mistakes, Place};
 pub(crate) use self::surroundings::foreign_folders;

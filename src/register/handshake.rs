@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use nix::sys::resource::{Resource, getrlimit};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 use crate::metrics::Metrics;
@@ -54,10 +53,7 @@ pub(super) struct PendingConnection {
 }
 
 impl Handshakes {
-    /// There are never so many that other connections have no descriptors.
     pub(super) fn new(max: usize, metrics: Arc<Metrics>) -> Arc<Self> {
-        let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
-        let max = max.min(usize::try_from(descriptors / 4).unwrap_or(usize::MAX)).max(1);
         Arc::new(Self { state: Mutex::default(), max, metrics })
     }
 

@@ -9,6 +9,7 @@ mod claims;
 mod cli;
 mod containers;
 mod death;
+mod descriptors;
 mod documentation;
 mod endpoint;
 mod export;
