@@ -1,5 +1,5 @@
 /**
- * The service of the article that Roster replaces, unchanged: its PHP clients work as they are.
+ * The service of an article, unchanged, whose PHP clients work as they are: there, a Node.js child watches ZooKeeper for it.
  *
  * The answer is the data of the node that `[zk_data] path` names, byte for byte: on the wire `string` and
  * `binary` are one type. (For Rust, whose strings are UTF-8, the code in gen/rs is generated with `binary`.)
