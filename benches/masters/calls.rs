@@ -109,8 +109,13 @@ fn native(port: u16) -> Pair {
         master.connect(("127.0.0.1", port));
     }
     let (service, method) = ("echo", "echo");
-    let question =
-        move |uuid| Message::Call { uuid, service: service.into(), method: method.into(), arguments: arguments() };
+    let question = move |uuid| Message::Call {
+        uuid,
+        service: service.into(),
+        method: method.into(),
+        arguments: arguments(),
+        is_windowed: true,
+    };
     let direct = Direct::accept(&listener, question, arguments()).into();
     Pair { name: "a master in Rust", direct, service, method, answer: "[\"x\"]", _master: Box::new(master) }
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::error::MethodError;
-use crate::tunnel::{Handle, Message, Value};
+use crate::tunnel::{Outlet, Value};
 
 /// A service, built method by method.
 ///
@@ -108,19 +108,16 @@ impl Service {
 
 /// Takes the values of one call to its caller.
 #[derive(Debug)]
-pub struct Values {
-    pub(super) uuid: String,
-    pub(super) handle: Handle,
-}
+pub struct Values(pub(super) Outlet);
 
 impl Values {
-    /// Sends one value, as soon as there is room for it.
+    /// Sends one value, as soon as there is room for it, also at a caller that is slow.
     pub async fn send(&self, value: impl Serialize) -> Result<(), MethodError> {
         self.put(written(&value)?).await
     }
 
     pub(super) async fn put(&self, data: Value) -> Result<(), MethodError> {
-        Ok(self.handle.send_when_room(Message::Data { uuid: self.uuid.clone(), data }).await?)
+        Ok(self.0.send(data).await?)
     }
 }
 

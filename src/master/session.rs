@@ -15,7 +15,7 @@ use super::event::Event;
 use super::service::Values;
 use super::{Services, Shared};
 use crate::net::Remote;
-use crate::tunnel::{Handle, Incoming, Message, Place, REFUSED, RemoteError, SendError, Value};
+use crate::tunnel::{Handle, Incoming, Message, Outlet, Place, REFUSED, RemoteError, SendError, Value};
 
 /// How a PHP register asks for the services: the one closure that can be answered without being run.
 const SERVICES: &[u8] = b"ServiceRegistry::getServiceNameAndMetadata()";
@@ -97,7 +97,10 @@ impl Session {
                 let refused = MethodError::new("callback not allowed").class("RuntimeException");
                 end(&self.handle, uuid, Err(refused));
             }
-            Message::Call { uuid, service, method, arguments } => self.call(uuid, &service, &method, arguments),
+            Message::Call { uuid, service, method, arguments, is_windowed } => {
+                let values = self.values(&uuid, is_windowed);
+                self.call(uuid, &service, &method, arguments, values);
+            }
             Message::Close { uuid } => {
                 if let Some(call) = self.running.get(&uuid) {
                     call.cancel();
@@ -123,16 +126,15 @@ impl Session {
         let services = self.shared.services.borrow().clone();
         let offered = services.iter().filter(|_| self.leaving.is_none());
         let list = offered.map(|(name, service)| (name.as_str().into(), service.describe())).collect();
-        let values = self.values(&uuid);
+        let values = self.values(&uuid, false);
         let most = self.shared.config.most_calls.saturating_mul(2);
         self.start(uuid, most, async move { values.put(Value::Map(list)).await });
     }
 
-    fn call(&mut self, uuid: String, service: &str, method: &str, arguments: Value) {
+    fn call(&mut self, uuid: String, service: &str, method: &str, arguments: Value, values: Values) {
         if self.leaving.is_some() {
             return self.refuse(uuid, "the master is leaving");
         }
-        let values = self.values(&uuid);
         let found = self.shared.services.borrow().get(service).cloned();
         let missing = MethodError::new(format!("Service '{service}' not found")).class("NotFound");
         let method = method.to_owned();
@@ -175,8 +177,8 @@ impl Session {
         let _ = self.handle.send(Message::Error { uuid, error });
     }
 
-    fn values(&self, uuid: &str) -> Values {
-        Values { uuid: uuid.to_owned(), handle: self.handle.clone() }
+    fn values(&self, uuid: &str, is_windowed: bool) -> Values {
+        Values(Outlet::new(self.handle.clone(), uuid.to_owned(), is_windowed))
     }
 }
 

@@ -69,7 +69,13 @@ impl MasterLine {
         let has_input = call.input.is_some();
         let Call { service, method, arguments, .. } = call;
         if self.native {
-            return Ok(self.handle.open(|uuid| Message::Call { uuid, service, method, arguments })?);
+            return Ok(self.handle.open(|uuid| Message::Call {
+                uuid,
+                service,
+                method,
+                arguments,
+                is_windowed: true,
+            })?);
         }
         Ok(self.ask(Request::call(service, method, arguments, has_input)?)?)
     }

@@ -6,8 +6,9 @@
 //!   before `{cmd:"took", piece: number}`. A master that was there before a restart and has not come back is told with
 //!   `expected: true`; `{settling: true}` says that others may be on their way too, until `{settling: false}`.
 //! - `{cmd:"prove", at}`: tell me on that stream when you have told all that is true now (`{proven: at}`).
-//! - `{cmd:"call-on", uuid, master, service, method, arguments, timeout}`: call a master of yours; answered as a call to
-//!   a master. `timeout`, in ms, is how long the caller waits, if it says so.
+//! - `{cmd:"call-on", uuid, master, service, method, arguments, timeout, window}`: call a master of yours; answered as a
+//!   call to a master. `timeout`, in ms, is how long the caller waits, if it says so; with `window: true` it reports what
+//!   it has taken of the values, if that is wanted.
 //! - `{cmd:"send-to", master, message}`: send a master of yours a command. `{cmd:"refused", why}` if you may
 //!   not: a peer on this machine must be an administrator's. On another one its own sidecar asks who commands.
 //!
@@ -30,7 +31,7 @@ use super::telling::{Teller, follow, map};
 use crate::model::{Answer, Answers, Call, Command, Line, Refused};
 use crate::net::User;
 use crate::tunnel::value::{get, text};
-use crate::tunnel::{Handle, LOST, Message, REFUSED, RemoteError, UNSENT, UnderWay};
+use crate::tunnel::{Handle, LOST, Message, Outlet, REFUSED, RemoteError, UNSENT, UnderWay};
 
 /// The longest that a call of a subscriber is waited for, which is the longest that any may take.
 const PATIENCE: Duration = Duration::from_secs(24 * 3_600);
@@ -143,10 +144,12 @@ impl Subscriber {
         let cancelled = self.over.child_token();
         self.calls.insert(uuid.clone(), cancelled.clone());
         let handle = self.handle.clone();
+        let is_windowed = get(command, "window").and_then(Value::as_bool).unwrap_or(false);
         self.hall.tasks.short(async move {
             let _one_more = one_more;
+            let outlet = Outlet::new(handle.clone(), uuid.clone(), is_windowed);
             select! {
-                _ = relay(answers, &handle, uuid) => cancelled.cancel(),
+                _ = relay(answers, &outlet, &handle, uuid) => cancelled.cancel(),
                 () = cancelled.cancelled() => {}
             }
         });
@@ -194,8 +197,8 @@ fn call_of(command: &Value) -> Call {
 }
 
 /// Passes the answers to a call on to the subscriber, for as long as that may take.
-async fn relay(answers: Answers, handle: &Handle, uuid: String) {
-    let ended = timeout(PATIENCE, relay_values(answers, handle, &uuid)).await;
+async fn relay(answers: Answers, outlet: &Outlet, handle: &Handle, uuid: String) {
+    let ended = timeout(PATIENCE, relay_values(answers, outlet)).await;
     let ended = ended.unwrap_or_else(|_| Err(error_of(LOST, format!("the call has not ended within {PATIENCE:?}"))));
     let _ = handle.send(match ended {
         Ok(()) => Message::End { uuid },
@@ -204,12 +207,11 @@ async fn relay(answers: Answers, handle: &Handle, uuid: String) {
 }
 
 /// Passes the values on; how the call ended.
-async fn relay_values(mut answers: Answers, handle: &Handle, uuid: &str) -> Result<(), RemoteError> {
+async fn relay_values(mut answers: Answers, outlet: &Outlet) -> Result<(), RemoteError> {
     loop {
         match answers.next().await {
             Some(Answer::Value(data)) => {
-                let sent = handle.send_when_room(Message::Data { uuid: uuid.to_owned(), data }).await;
-                sent.map_err(|_| RemoteError::new("a value is too large to be passed on"))?;
+                outlet.send(data).await.map_err(|_| RemoteError::new("a value is too large to be passed on"))?;
             }
             Some(Answer::End) => return Ok(()),
             Some(Answer::Failed { message, class, code }) => return Err(RemoteError { message, class, code }),
@@ -252,7 +254,8 @@ mod tests {
         let ((handle, mut incoming), (subscriber, _incoming)) = (begin(here), begin(there));
         let mut call = subscriber.open(|uuid| Message::List { uuid }).expect("room to ask");
         let Some(Message::List { uuid }) = incoming.recv().await.map(|asked| *asked) else { panic!("nothing asked") };
-        let relayed = timeout(2 * PATIENCE, relay(stream::pending().boxed(), &handle, uuid));
+        let outlet = Outlet::new(handle.clone(), uuid.clone(), false);
+        let relayed = timeout(2 * PATIENCE, relay(stream::pending().boxed(), &outlet, &handle, uuid));
         relayed.await.expect("it does not wait for ever");
         let Err(StreamError::Failed(error)) = call.next().await else { panic!("the subscriber waits for ever") };
         assert_eq!(error.class.as_deref(), Some(LOST), "{error}");

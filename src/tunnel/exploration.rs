@@ -74,6 +74,7 @@ async fn call(handle: &Handle, number: usize, way: Way) -> Vec<Answer> {
         service: number.to_string(),
         method: String::new(),
         arguments: Value::from(number),
+        is_windowed: false,
     };
     let Ok(stream) = handle.open(message) else { return vec![Answer::Unsent(String::new())] };
     let mut answers = way(stream);

@@ -33,6 +33,11 @@ pub(super) struct Given {
 }
 
 impl Given {
+    /// How many bytes they have.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     pub(super) fn take(&mut self, count: usize) {
         self.bytes -= self.sizes.drain(..count.min(self.sizes.len())).sum::<usize>();
         if let Some(waker) = self.waker.take() {
@@ -40,12 +45,12 @@ impl Given {
         }
     }
 
-    fn add(&mut self, size: usize) {
+    pub(super) fn add(&mut self, size: usize) {
         self.sizes.push_back(size);
         self.bytes += size;
     }
 
-    fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<()> {
         if self.bytes < WINDOW {
             return Poll::Ready(());
         }
@@ -84,15 +89,7 @@ impl Feeder {
 
     async fn put(&self, message: Message, is_value: bool) -> Result<(), SendError> {
         let frame = self.shared.within_length(message.encode().into())?;
-        loop {
-            let written = self.shared.written.notified();
-            tokio::pin!(written);
-            written.as_mut().enable();
-            match self.push(frame.clone(), is_value) {
-                Err(SendError::Full) => written.await,
-                pushed => return pushed,
-            }
-        }
+        self.shared.when_room(|| self.push(frame.clone(), is_value)).await
     }
 
     fn push(&self, frame: Bytes, is_value: bool) -> Result<(), SendError> {

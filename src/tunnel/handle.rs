@@ -13,6 +13,7 @@ use super::conversation::{Ended, OnSilence, Settings};
 use super::frame::{Bounds, Progress, Scanner, Wrong};
 use super::message::{Message, check_command};
 use super::outbox::{Full, Outbox};
+use super::outlet::Sent;
 use super::stream::{Slot, Stream, StreamError};
 use super::trunk::{self, Trunk};
 use super::value::Value;
@@ -54,6 +55,8 @@ pub(super) struct State {
     pub(super) outbox: Outbox,
     pub(super) streams: HashMap<Uuid, Slot>,
     pub(super) trunk: Trunk,
+    /// What was sent on streams that the other end has opened, and was not taken.
+    pub(super) outlets: HashMap<String, Sent>,
     /// Until when the other end may be busy, by numbers.
     busy: HashMap<u64, Instant>,
     next_busy: u64,
@@ -100,15 +103,7 @@ impl Handle {
 
     /// The same, as soon as there is room for this very message. Nothing is sent when the waiting is given up.
     pub async fn send_when_room(&self, message: Message) -> Result<(), SendError> {
-        loop {
-            let written = self.0.written.notified();
-            tokio::pin!(written);
-            written.as_mut().enable();
-            match self.send(message.clone()) {
-                Err(SendError::Full) => written.await,
-                sent => return sent,
-            }
-        }
+        self.0.when_room(|| self.send(message.clone())).await
     }
 
     /// Sends a command of the application's own, whose bytes others may share.
@@ -182,6 +177,7 @@ impl Shared {
                 outbox,
                 streams: HashMap::new(),
                 trunk: Trunk::default(),
+                outlets: HashMap::new(),
                 busy: HashMap::new(),
                 next_busy: 0,
                 is_silent: false,
@@ -205,6 +201,19 @@ impl Shared {
             Some(ended) => Err(SendError::Ended(ended.clone())),
             None if self.closing.is_cancelled() => Err(SendError::Ended(Ended::Closed)),
             None => Ok(state),
+        }
+    }
+
+    /// Sends as soon as there is room for it here.
+    pub(super) async fn when_room<T>(&self, send: impl Fn() -> Result<T, SendError>) -> Result<T, SendError> {
+        loop {
+            let written = self.written.notified();
+            tokio::pin!(written);
+            written.as_mut().enable();
+            match send() {
+                Err(SendError::Full) => written.await,
+                sent => return sent,
+            }
         }
     }
 
@@ -237,7 +246,7 @@ impl Shared {
     }
 
     /// The message as a frame that the other end reads.
-    fn frame(&self, message: Message) -> Result<Bytes, SendError> {
+    pub(super) fn frame(&self, message: Message) -> Result<Bytes, SendError> {
         if let Message::Other(command) = &message {
             check_command(command).map_err(SendError::Unfit)?;
         }
@@ -275,9 +284,23 @@ impl Shared {
             Message::Close { uuid } => {
                 return (!self.finish(&uuid, Err(StreamError::Closed))).then_some(Message::Close { uuid });
             }
+            Message::Window { uuid } => self.begin_window(&uuid),
+            Message::Taken { uuid, count } => {
+                if let Some(sent) = self.lock().outlets.get_mut(&uuid) {
+                    sent.given.take(count);
+                }
+            }
             other => return Some(other),
         }
         None
+    }
+
+    /// The other end waits to hear what is taken of a stream.
+    fn begin_window(&self, uuid: &str) {
+        let Ok(uuid) = Uuid::parse_str(uuid) else { return };
+        if let Some(slot) = self.lock().streams.get_mut(&uuid) {
+            slot.begin_window();
+        }
     }
 
     fn receive_value(&self, uuid: &str, data: Value, weight: usize) {

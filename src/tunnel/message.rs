@@ -10,7 +10,7 @@ use super::value::{Value, bytes_in, get, normalize, string, take, text, text_in}
 
 /// The commands of the tunnel itself. One of them from a client or a peer could pass for the register's own: a
 /// `callback` holds code that PHP masters run.
-const RESERVED: [&str; 12] = [
+const RESERVED: [&str; 14] = [
     "auth",
     "auth-success",
     "auth-failed",
@@ -23,6 +23,8 @@ const RESERVED: [&str; 12] = [
     "pong",
     "list",
     "call",
+    "stream-window",
+    "stream-taken",
 ];
 
 /// One message.
@@ -84,6 +86,17 @@ pub enum Message {
         service: String,
         method: String,
         arguments: Value,
+        /// Whether who asks says what it has taken of the values, if that is wanted.
+        is_windowed: bool,
+    },
+    /// From who answers: it waits to hear how many values of the stream were taken.
+    Window {
+        uuid: String,
+    },
+    /// So many more values of a stream were taken.
+    Taken {
+        uuid: String,
+        count: usize,
     },
     /// A command of the application's own: the whole map.
     Other(Value),
@@ -186,8 +199,13 @@ impl Message {
                 uuid,
                 service: text_in(data, "service"),
                 method: text_in(data, "method"),
+                is_windowed: get(data, "window").and_then(Value::as_bool).unwrap_or(false),
                 arguments: take(map, "data").and_then(|data| take(data, "arguments")).unwrap_or(Value::Nil),
             },
+            "stream-window" => Self::Window { uuid },
+            "stream-taken" => {
+                Self::Taken { uuid, count: get(&map, "count").and_then(Value::as_u64).unwrap_or(0) as usize }
+            }
             _ => Self::Other(map),
         }))
     }
@@ -224,11 +242,14 @@ impl Message {
             Self::Register(places) => command("register", registers(places)),
             Self::Remove(places) => command("remove", registers(places)),
             Self::List { uuid } => command("list", [("uuid", uuid.into())]),
-            Self::Call { uuid, service, method, arguments } => {
+            Self::Call { uuid, service, method, arguments, is_windowed } => {
                 let call = [("service", service.into()), ("method", method.into()), ("arguments", arguments)];
-                let data = Value::Map(call.map(|(key, value)| (key.into(), value)).into());
-                command("call", [("uuid", uuid.into()), ("data", data)])
+                let window = is_windowed.then_some(("window", true.into()));
+                let data = call.into_iter().chain(window).map(|(key, value)| (key.into(), value)).collect();
+                command("call", [("uuid", uuid.into()), ("data", Value::Map(data))])
             }
+            Self::Window { uuid } => command("stream-window", [("uuid", uuid.into())]),
+            Self::Taken { uuid, count } => command("stream-taken", [("uuid", uuid.into()), ("count", count.into())]),
             Self::Other(map) => map,
         }
     }

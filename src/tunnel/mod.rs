@@ -15,6 +15,7 @@ pub mod fuzz;
 mod handle;
 pub mod message;
 mod outbox;
+mod outlet;
 pub mod php;
 mod stream;
 #[cfg(test)]
@@ -29,6 +30,7 @@ pub use feeder::Feeder;
 pub use frame::{Bounds, Wrong};
 pub use handle::{Handle, SendError};
 pub use message::{Message, Place, RemoteError, Token};
+pub use outlet::Outlet;
 pub use stream::{Stream, StreamError};
 pub use trunk::Request;
 pub use value::Value;

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::conversation::Ended;
 use super::feeder::Given;
 use super::handle::Shared;
-use super::message::RemoteError;
+use super::message::{Message, RemoteError};
 use super::outbox::Outbox;
 use super::trunk::{self, WINDOW};
 use super::value::Value;
@@ -47,10 +47,12 @@ impl Stream {
             let mut state = self.shared.lock();
             let Some(slot) = state.streams.get_mut(&self.uuid) else { return Poll::Ready(Err(StreamError::Closed)) };
             let polled = slot.poll(context);
-            if let Some(trunk) = slot.trunk
-                && let Some(count) = slot.taken_to_say()
-            {
-                self.shared.say(state, trunk::taken(trunk, self.uuid, count), Outbox::push_beyond);
+            if let Some(count) = slot.taken_to_say() {
+                let taken = match slot.trunk {
+                    Some(trunk) => trunk::taken(trunk, self.uuid, count),
+                    None => Message::Taken { uuid: self.uuid.to_string(), count },
+                };
+                self.shared.say(state, taken, Outbox::push_beyond);
             }
             polled
         })
@@ -74,6 +76,8 @@ impl Drop for Stream {
 pub(super) struct Slot {
     /// The trunk over which it comes, if it does not come alone.
     pub(super) trunk: Option<Uuid>,
+    /// Whether the other end waits to hear what is taken of it.
+    is_windowed: bool,
     values: VecDeque<(Value, usize)>,
     weight: usize,
     /// What was sent on it after the request.
@@ -110,6 +114,12 @@ impl Slot {
         self.wake();
     }
 
+    /// What was taken is to be said from now on, also of what was taken before.
+    pub(super) fn begin_window(&mut self) {
+        self.is_windowed = true;
+        self.wake();
+    }
+
     pub(super) fn is_open(&self) -> bool {
         self.end.is_none()
     }
@@ -117,7 +127,7 @@ impl Slot {
     /// How many values were taken that the other end must hear of, lest it rests for ever.
     fn taken_to_say(&mut self) -> Option<usize> {
         let (count, weight) = self.taken;
-        let is_due = weight >= WINDOW / 2 && self.is_open();
+        let is_due = weight >= WINDOW / 2 && self.is_open() && (self.trunk.is_some() || self.is_windowed);
         is_due.then(|| {
             self.taken = (0, 0);
             count

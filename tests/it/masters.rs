@@ -222,7 +222,7 @@ fn large_results_arrive_where_the_settings_allow_them() {
 }
 
 /// Runs a master of Rust beside `test`, and stops it.
-fn with_master(service: Service, ports: &[u16], test: impl FnOnce(&Master)) {
+pub(crate) fn with_master(service: Service, ports: &[u16], test: impl FnOnce(&Master)) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.expect("a runtime");
     let _inside = runtime.enter();

@@ -52,8 +52,15 @@ impl Scene {
     }
 
     pub(crate) fn masters(&self) -> Result<Vec<Master>, String> {
-        let all = Filter::new(None, None, None, None);
-        self.roster.client().masters(all).map(|reply| reply.masters).map_err(|error| format!("{error:?}"))
+        let (mut client, mut masters, mut cursor) = (self.roster.client(), Vec::new(), None);
+        loop {
+            let page = client.masters(Filter::new(None, None, None, cursor)).map_err(|error| format!("{error:?}"))?;
+            masters.extend(page.masters);
+            cursor = page.cursor;
+            if cursor.is_none() {
+                return Ok(masters);
+            }
+        }
     }
 
     /// Waits until there are so many masters, and answers them.

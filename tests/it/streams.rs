@@ -1,14 +1,18 @@
 //! Calls whose values come one by one: told as they come, given up with their caller, bounded while nobody fetches.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rmpv::Value;
-use serde_json::json;
+use roster::master::{Service, Values};
+use serde_json::{Value as Json, json};
 
 use crate::harness::master::Scripted;
 use crate::harness::{Client, Printing, SOON, ensure, eventually, exception};
 use crate::idl::{Call, CallFailed, CallOptions, CallTimedOut, InvalidRequest, TRosterSyncClient};
-use crate::masters::{Php, gives, offers};
+use crate::joining::following;
+use crate::masters::{Php, gives, offers, with_master};
 use crate::register::{Scene, TOKEN};
 
 /// A master that offers `mail`, and what it was asked last.
@@ -184,6 +188,43 @@ fn a_slow_reader_of_very_much_costs_the_master_and_the_sidecar_a_bounded_buffer(
         let more = most.saturating_sub(sidecar) as i64;
         assert!(more < 40 * MIB, "{method}: {} MiB more in the sidecar", more / MIB);
     }
+}
+
+#[test]
+fn a_master_in_rust_waits_for_a_slow_reader_also_through_another_register() {
+    const COUNT: usize = 400;
+    let hub = Scene::new();
+    let beside = following(hub.port, "");
+    let sent: Arc<AtomicUsize> = Arc::default();
+    let counted = sent.clone();
+    let fill = move |_: Json, values: Values| {
+        let sent = counted.clone();
+        async move {
+            for _ in 0..COUNT {
+                values.send("x".repeat(100_000)).await?;
+                sent.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(())
+        }
+    };
+    with_master(Service::new("demo").stream("fill", fill), &[hub.port], |_| {
+        for scene in [&hub, &beside] {
+            offers(scene, &["demo"]);
+            sent.store(0, Ordering::Relaxed);
+            let mut client = scene.roster.client();
+            let mut came = client.start_call(demo("fill", "[]"), String::new()).expect("values");
+            // Whoever fetches nothing has the master wait.
+            std::thread::sleep(Duration::from_millis(1_500));
+            let ahead = sent.load(Ordering::Relaxed) - came.values.len();
+            assert!((60..110).contains(&ahead), "{ahead} values of 100,000 bytes were sent that nobody fetched");
+            let mut count = came.values.len();
+            while came.ended.is_none() {
+                came = client.next_values().expect("values, or the end");
+                count += came.values.len();
+            }
+            assert_eq!(count, COUNT);
+        }
+    });
 }
 
 #[test]

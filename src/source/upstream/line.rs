@@ -33,6 +33,7 @@ impl UpstreamLine {
                 ("method", call.method.into()),
                 ("arguments", call.arguments),
                 ("timeout", left.map_or(Value::Nil, Value::from)),
+                ("window", true.into()),
             ]
         };
         Ok(self.handle.open(|uuid| command(entries(uuid)))?)

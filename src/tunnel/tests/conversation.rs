@@ -31,7 +31,7 @@ impl End {
         *timeout(SOON, self.incoming.recv()).await.expect("in time").expect("a message")
     }
 
-    async fn asked(&mut self) -> String {
+    pub(super) async fn asked(&mut self) -> String {
         match self.hear().await {
             Message::List { uuid } => uuid,
             other => panic!("not asked but told {other:?}"),
@@ -43,7 +43,7 @@ impl End {
     }
 }
 
-fn pair(settings: Settings) -> (End, End) {
+pub(super) fn pair(settings: Settings) -> (End, End) {
     let (one, other) = tokio::io::duplex(4096);
     (End::new(one, settings.clone()), End::new(other, settings))
 }
@@ -54,7 +54,7 @@ pub(super) fn against_a_script(settings: Settings) -> (End, Wire<DuplexStream>) 
     (End::new(one, settings), Wire::new(other, Bounds::DEFAULT))
 }
 
-fn listed(handle: &Handle) -> Stream {
+pub(super) fn listed(handle: &Handle) -> Stream {
     handle.open(|uuid| Message::List { uuid }).expect("room to ask")
 }
 
@@ -167,7 +167,13 @@ async fn what_answers_nothing_is_for_the_owner_or_ignored() {
         Message::Register(None),
         Message::Remove(None),
         Message::Callback { uuid: stranger(), serialized: b"garbage".to_vec() },
-        Message::Call { uuid: stranger(), service: "s".into(), method: "m".into(), arguments: Value::Nil },
+        Message::Call {
+            uuid: stranger(),
+            service: "s".into(),
+            method: "m".into(),
+            arguments: Value::Nil,
+            is_windowed: false,
+        },
         Message::Close { uuid: stranger() },
         note("hello"),
     ];

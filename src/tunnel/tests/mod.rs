@@ -7,6 +7,7 @@ mod mutants;
 mod recorded;
 mod trunk;
 mod values;
+mod windows;
 mod words;
 
 /// Numbers that look random, the same ones each time.

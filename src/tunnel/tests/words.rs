@@ -43,7 +43,15 @@ fn every_message_is_read_as_it_was_written() {
         Message::Remove(None),
         Message::Remove(Some(vec![])),
         Message::List { uuid: uuid() },
-        Message::Call { uuid: uuid(), service: "s".into(), method: "m".into(), arguments: map(&[("a", 1.into())]) },
+        Message::Call {
+            uuid: uuid(),
+            service: "s".into(),
+            method: "m".into(),
+            arguments: map(&[("a", 1.into())]),
+            is_windowed: true,
+        },
+        Message::Window { uuid: uuid() },
+        Message::Taken { uuid: uuid(), count: 7 },
         Message::Other(map(&[("cmd", "drain".into()), ("seconds", 30.into())])),
     ] {
         assert_eq!(Message::decode(&message.clone().encode()), Ok(Some(message)));
