@@ -31,9 +31,20 @@ pub fn lines(text: &str) -> impl Iterator<Item = &str> {
     text.trim_start_matches('\u{feff}').lines().map(str::trim).filter(|line| !line.is_empty())
 }
 
-/// The tokens in a text: its lines, but for those that begin with `#`.
-pub fn tokens(text: &str) -> impl Iterator<Item = &str> {
-    lines(text).filter(|line| !line.starts_with('#'))
+/// A line of a file of tokens that can be none.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error(
+    "line {0} is no token, since it has white space in it or begins with `<?php`; if another file was written over this one, \
+     put the tokens back"
+)]
+pub struct NoToken(usize);
+
+/// The tokens in a text: its lines, but for those that begin with `#`. What another file's lines say must not become tokens.
+pub fn tokens(text: &str) -> Result<Vec<&str>, NoToken> {
+    let numbered = text.trim_start_matches('\u{feff}').lines().map(str::trim).zip(1..);
+    let tokens = numbered.filter(|(line, _)| !line.is_empty() && !line.starts_with('#'));
+    let is_token = |line: &str| !line.starts_with("<?php") && !line.contains(char::is_whitespace);
+    tokens.map(|(line, number)| if is_token(line) { Ok(line) } else { Err(NoToken(number)) }).collect()
 }
 
 /// Says that a secret is none.
@@ -57,7 +68,7 @@ mod tests {
     fn a_file_is_open_when_others_than_its_owner_and_group_may_read_it() {
         let file = tempfile::NamedTempFile::new().expect("a file");
         for (mode, open) in [(0o600, false), (0o640, false), (0o644, true), (0o604, true)] {
-            Mode(mode).set(file.path()).expect("a mode");
+            Mode(mode).set(file.path(), std::fs::Metadata::is_file).expect("a mode");
             assert_eq!(is_open(file.path()), open, "{mode:o}");
         }
         assert!(!is_open(&file.path().join("nothing")));
@@ -66,8 +77,17 @@ mod tests {
     #[test]
     fn neither_a_mark_nor_a_comment_nor_the_end_of_a_line_is_part_of_a_token() {
         let text = "\u{feff}one\r\n# an old one:\r\n#two\r\n\r\n  three \r\n";
-        assert_eq!(tokens(text).collect::<Vec<_>>(), ["one", "three"]);
-        assert_eq!(tokens("\u{feff}# nothing\n").next(), None);
+        assert_eq!(tokens(text), Ok(vec!["one", "three"]));
+        assert_eq!(tokens("\u{feff}# nothing\n"), Ok(vec![]));
+    }
+
+    #[test]
+    fn the_lines_of_another_file_are_no_tokens() {
+        let exported = "<?php\n\n// Written by `roster export`.\nreturn [\n];\n";
+        assert_eq!(tokens(exported), Err(NoToken(1)));
+        for line in ["one two", "one\ttwo", "one\u{a0}two", "<?php"] {
+            assert_eq!(tokens(&format!("one\n# a comment\n\n{line}\n")), Err(NoToken(4)), "{line:?}");
+        }
     }
 
     #[test]

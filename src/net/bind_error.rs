@@ -38,8 +38,6 @@ pub(super) enum NoListener {
     },
     #[error(transparent)]
     InTheWay(#[from] InTheWay),
-    #[error("cannot give it to the group `{group}`: {reason}")]
-    Group { group: String, reason: String },
 }
 
 impl BindError {

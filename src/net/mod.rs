@@ -32,7 +32,7 @@ pub(crate) use self::socket_file::most_bytes;
 pub use self::stream::Stream;
 use crate::default_paths::is_live;
 use crate::metrics::Metrics;
-use crate::permissions::{Claim, Permissions, give_to, make_folder};
+use crate::permissions::{Claim, Permissions, make_folder};
 use crate::task::{Backoff, Stop};
 
 /// How many connections the kernel may hold for us until we accept them. A full queue of a Unix socket makes its
@@ -259,10 +259,7 @@ fn listen_under(
         _ => error.into(),
     })?;
     InTheWay::none_at(path)?;
-    let (listener, mut file) = SocketFile::bind(path, permissions.mode)?;
-    if let Some(group) = &permissions.group {
-        give_to(&file.path, group).map_err(|reason| NoListener::Group { group: group.clone(), reason })?;
-    }
+    let (listener, mut file) = SocketFile::bind(path, permissions)?;
     file.move_to(path)?;
     Ok((listener, (file, claim)))
 }

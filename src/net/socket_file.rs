@@ -4,7 +4,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
-use crate::permissions::Mode;
+use crate::permissions::Permissions;
 
 /// The longest path of a socket: with the `:1` of the link beside it, and a zero, as many bytes as the kernel takes.
 const MAX_PATH: usize = 108 - 1 - ":1".len();
@@ -20,7 +20,7 @@ pub(crate) fn most_bytes(path: &Path) -> usize {
 /// A socket in the file system, taken away with the listener unless another process has replaced it.
 #[derive(Debug)]
 pub(super) struct SocketFile {
-    pub(super) path: PathBuf,
+    path: PathBuf,
     inode: u64,
 }
 
@@ -47,7 +47,7 @@ impl InTheWay {
 
 impl SocketFile {
     /// Listens under a name beside `path`, whose folder is there, where nobody looks for it yet.
-    pub(super) fn bind(path: &Path, mode: Mode) -> io::Result<(std::os::unix::net::UnixListener, Self)> {
+    pub(super) fn bind(path: &Path, permissions: &Permissions) -> io::Result<(std::os::unix::net::UnixListener, Self)> {
         let fresh = path.with_file_name(format!(".{:x}", std::process::id()));
         // A process of the same number may have been killed before it moved its own.
         if is_socket(&fresh) {
@@ -55,7 +55,8 @@ impl SocketFile {
         }
         let listener = std::os::unix::net::UnixListener::bind(&fresh)?;
         let file = Self { inode: std::fs::symlink_metadata(&fresh)?.ino(), path: fresh };
-        mode.set(&file.path)?;
+        // A second name of it could be that of another one.
+        permissions.set(&file.path, |found| found.file_type().is_socket() && found.nlink() == 1)?;
         listener.set_nonblocking(true)?;
         Ok((listener, file))
     }
@@ -97,7 +98,11 @@ fn link_beside(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::permissions::make_folder;
+    use crate::permissions::{Mode, make_folder};
+
+    fn own() -> Permissions {
+        Permissions::new(Mode(0o600), "")
+    }
 
     #[test]
     fn a_socket_may_have_as_many_bytes_as_the_kernel_takes() {
@@ -107,7 +112,7 @@ mod tests {
             let path = folder.path().join("x".repeat(taken)).join(name);
             assert_eq!(path.as_os_str().len(), most_bytes(&path));
             make_folder(path.parent().expect("a folder")).expect("made");
-            let (_listener, mut file) = SocketFile::bind(&path, Mode(0o600)).expect("a socket");
+            let (_listener, mut file) = SocketFile::bind(&path, &own()).expect("a socket");
             file.move_to(&path).expect("it has its name");
             std::os::unix::net::UnixStream::connect(&path).expect("it is found");
             std::os::unix::net::UnixStream::connect(link_beside(&path)).expect("by PHP too");
@@ -118,8 +123,8 @@ mod tests {
     fn a_socket_that_was_never_moved_is_not_in_the_way() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("roster.sock");
-        let (_first, left) = SocketFile::bind(&path, Mode(0o600)).expect("a socket");
-        let (_second, mut file) = SocketFile::bind(&path, Mode(0o600)).expect("another");
+        let (_first, left) = SocketFile::bind(&path, &own()).expect("a socket");
+        let (_second, mut file) = SocketFile::bind(&path, &own()).expect("another");
         file.move_to(&path).expect("it has its name");
         drop(left);
         assert!(path.exists());

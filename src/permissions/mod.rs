@@ -1,19 +1,23 @@
 //! Permissions: who may open a socket or a file that Roster makes, which files are its own, and what it claims.
 
 mod claim;
+mod folder;
 pub mod own;
 
-use std::fs;
+use std::fmt::Display;
+use std::fs::{self, Metadata};
 use std::io;
-use std::os::unix::fs::lchown;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use nix::fcntl::AT_FDCWD;
-use nix::sys::stat::{self, FchmodatFlags, fchmodat};
-use nix::unistd::Group;
+use nix::errno::Errno;
+use nix::fcntl::AtFlags;
+use nix::unistd::{Gid, Group, fchownat};
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use self::claim::Claim;
+pub use self::folder::Folder;
 
 /// The permissions of a socket or a file in the file system.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -32,13 +36,22 @@ impl Permissions {
     pub fn new(mode: Mode, group: &str) -> Self {
         Self { mode, group: Some(group.to_owned()).filter(|group| !group.is_empty()) }
     }
+
+    /// Sets them on what lies at a path, if it is ours and what it should be: another user may have put something else
+    /// there, or a link.
+    pub fn set(&self, path: &Path, is_right: fn(&Metadata) -> bool) -> io::Result<()> {
+        let held = own::hold(path, is_right).map_err(|why| why.at(path))?;
+        self.group.as_deref().map_or(Ok(()), |group| give_to(&held, group))?;
+        // The kernel sets no mode by a descriptor that only holds something, but by the name of the descriptor.
+        let held = format!("/proc/self/fd/{}", held.as_raw_fd());
+        fs::set_permissions(held, fs::Permissions::from_mode(self.mode.0))
+    }
 }
 
 impl Mode {
-    /// Sets it, but not that of what a link leads to.
-    pub fn set(self, path: &Path) -> io::Result<()> {
-        let mode = stat::Mode::from_bits_truncate(self.0);
-        Ok(fchmodat(AT_FDCWD, path, mode, FchmodatFlags::NoFollowSymlink)?)
+    /// Sets it, as all permissions are set.
+    pub fn set(self, path: &Path, is_right: fn(&Metadata) -> bool) -> io::Result<()> {
+        Permissions { mode: self, group: None }.set(path, is_right)
     }
 }
 
@@ -59,14 +72,16 @@ impl From<Mode> for String {
     }
 }
 
-/// Gives a file to a group, by its name or its number, but not what a link leads to; why that cannot be.
-pub fn give_to(path: &Path, group: &str) -> Result<(), String> {
-    let known = Group::from_name(group).map_err(|error| error.to_string())?;
+/// Gives a file to a group, by its name or its number.
+pub fn give_to(file: impl AsFd, group: &str) -> io::Result<()> {
+    let failed = |why: &dyn Display| io::Error::other(format!("cannot give it to the group `{group}`: {why}"));
+    let known = Group::from_name(group).map_err(|error| failed(&error))?;
     // A container has other names than the one that the number is of.
-    let number = known.map(|group| group.gid.as_raw()).or_else(|| group.parse().ok());
-    lchown(path, None, Some(number.ok_or("there is no such group")?)).map_err(|error| match error.kind() {
-        io::ErrorKind::PermissionDenied => not_in(group),
-        _ => error.to_string(),
+    let number = known.map(|group| group.gid).or_else(|| group.parse().ok().map(Gid::from_raw));
+    let number = number.ok_or_else(|| failed(&"there is no such group"))?;
+    fchownat(file, "", None, Some(number), AtFlags::AT_EMPTY_PATH).map_err(|error| match error {
+        Errno::EPERM => failed(&not_in(group)),
+        _ => failed(&error.desc()),
     })
 }
 
@@ -100,7 +115,7 @@ pub fn make_folder(path: &Path) -> io::Result<()> {
     }
     path.parent().map_or(Ok(()), make_folder)?;
     match fs::create_dir(path) {
-        Ok(()) => Mode(0o755).set(path),
+        Ok(()) => Mode(0o755).set(path, Metadata::is_dir),
         Err(_) if path.is_dir() => Ok(()),
         Err(error) => Err(error),
     }
@@ -125,8 +140,9 @@ mod tests {
         assert!(read("group = -1").is_err() && read("group = []").is_err());
         let file = tempfile::NamedTempFile::new().expect("a file");
         let own = file.as_file().metadata().expect("a file").gid();
-        give_to(file.path(), &own.to_string()).expect("it is ours");
-        assert_eq!(give_to(file.path(), "no such group"), Err("there is no such group".into()));
+        give_to(&file, &own.to_string()).expect("it is ours");
+        let why = give_to(&file, "no such group").expect_err("nobody has it").to_string();
+        assert_eq!(why, "cannot give it to the group `no such group`: there is no such group");
     }
 
     #[test]
@@ -136,7 +152,7 @@ mod tests {
         let mode = || folder.metadata().expect("a folder").mode() & 0o777;
         make_folder(&folder).expect("made");
         assert_eq!(mode(), 0o755);
-        Mode(0o700).set(&folder).expect("it is ours");
+        Mode(0o700).set(&folder, Metadata::is_dir).expect("it is ours");
         make_folder(&folder).expect("it is there");
         assert_eq!(mode(), 0o700);
     }

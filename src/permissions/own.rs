@@ -1,12 +1,15 @@
 //! Own files: what Roster made itself and trusts when it finds it again, as long as nobody else can have put it there.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
+use nix::NixPath;
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
+use nix::fcntl::{AT_FDCWD, OFlag, openat};
+use nix::sys::stat::Mode;
 use nix::unistd::{Uid, User};
 
 const CURE: &str = "remove it, and see who may write its folder";
@@ -25,6 +28,8 @@ pub enum NotOwn {
         "it belongs to {owner}, and this is a process of {user}: run it as {owner}, or, if nobody trusted made it, remove it"
     )]
     Foreign { owner: String, user: String },
+    #[error("it is not what was made here; {CURE}")]
+    Replaced,
     #[error("others than its owner may write it (mode {0:04o}); {CURE}")]
     Writable(u32),
 }
@@ -51,22 +56,40 @@ pub fn open(path: &Path) -> Result<File, NotOwn> {
 /// Opens a file that nobody but our user or root can have made. What lies there may be a link, a pipe that nobody writes,
 /// or another user's file.
 pub fn open_with(path: &Path, options: &mut OpenOptions) -> Result<File, NotOwn> {
-    let file = options.custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits()).open(path);
-    let file = file.map_err(|error| match error.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::ELOOP | Errno::ENXIO) => NotOwn::NoFile,
-        _ => NotOwn::Io(error),
-    })?;
-    let found = file.metadata().map_err(NotOwn::Io)?;
-    if found.is_dir() {
-        return Err(NotOwn::Io(Errno::EISDIR.into()));
-    }
-    if !found.is_file() {
-        return Err(NotOwn::NoFile);
-    }
-    match foreign(found.uid()) {
+    let file = regular(options.custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits()).open(path))?;
+    match foreign(file.metadata().map_err(NotOwn::Io)?.uid()) {
         Some((owner, user)) => Err(NotOwn::Foreign { owner, user }),
         None => Ok(file),
     }
+}
+
+/// What was opened without following a link or waiting, if it is a file.
+pub(super) fn regular(opened: io::Result<File>) -> Result<File, NotOwn> {
+    let file = opened.map_err(|error| match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ELOOP | Errno::ENXIO) => NotOwn::NoFile,
+        _ => NotOwn::Io(error),
+    })?;
+    match file.metadata().map_err(NotOwn::Io)? {
+        found if found.is_file() => Ok(file),
+        found if found.is_dir() => Err(NotOwn::Io(Errno::EISDIR.into())),
+        _ => Err(NotOwn::NoFile),
+    }
+}
+
+/// Holds what lies at a path, to set its permissions, if nobody but our user or root can have made it.
+pub(super) fn hold(path: &Path, is_right: fn(&Metadata) -> bool) -> Result<File, NotOwn> {
+    let held = look(AT_FDCWD, path).map_err(|error| NotOwn::Io(error.into()))?;
+    let found = held.metadata().map_err(NotOwn::Io)?;
+    match foreign(found.uid()) {
+        Some((owner, user)) => Err(NotOwn::Foreign { owner, user }),
+        None if is_right(&found) => Ok(held),
+        None => Err(NotOwn::Replaced),
+    }
+}
+
+/// What lies there, to be asked what it is: not opened, and no link is followed.
+pub(super) fn look(at: impl AsFd, name: &(impl NixPath + ?Sized)) -> nix::Result<File> {
+    openat(at, name, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty()).map(File::from)
 }
 
 /// Makes a file in place of what lies there.
@@ -105,7 +128,7 @@ pub fn foreign_folder(folder: &Path) -> Option<(&Path, String, String)> {
 }
 
 /// The names of an owner who is neither our user nor root, and of our user.
-fn foreign(owner: u32) -> Option<(String, String)> {
+pub(super) fn foreign(owner: u32) -> Option<(String, String)> {
     let user = Uid::effective().as_raw();
     (![0, user].contains(&owner)).then(|| (name_of(owner), name_of(user)))
 }

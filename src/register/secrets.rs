@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Config, token_file};
 use crate::permissions::own::NotOwn;
-use crate::secret;
+use crate::secret::{self, NoToken};
 use crate::tunnel::Token;
 use crate::tunnel::php::{Closures, SigningKey};
 
@@ -31,6 +31,8 @@ pub enum SecretError {
     Read { key: &'static str, path: PathBuf, reason: io::Error },
     #[error("{path} is empty")]
     Empty { key: &'static str, path: PathBuf },
+    #[error("register.tokens: {path}: {why}")]
+    NoToken { path: PathBuf, why: NoToken },
     #[error(
         "{path} holds the token of the public examples, which everybody knows, and register.listen = \
          {listen:?} is not loopback; take that token out"
@@ -60,9 +62,12 @@ impl SecretError {
     pub(crate) fn key(&self) -> &'static str {
         match self {
             Self::Read { key, .. } | Self::Empty { key, .. } => key,
-            Self::Public { .. } | Self::Short { .. } | Self::Make { .. } | Self::Nowhere | Self::NotOwn { .. } => {
-                "tokens"
-            }
+            Self::NoToken { .. }
+            | Self::Public { .. }
+            | Self::Short { .. }
+            | Self::Make { .. }
+            | Self::Nowhere
+            | Self::NotOwn { .. } => "tokens",
         }
     }
 }
@@ -72,7 +77,8 @@ impl Secrets {
     pub(super) fn read(config: &Config, made: &Path, is_loopback: bool) -> Result<Self, SecretError> {
         let path = config.tokens.as_deref().unwrap_or(made);
         let text = if config.tokens.is_some() { text("tokens", path) } else { token_file::read(made) }?;
-        let tokens: Vec<&str> = secret::tokens(&text).collect();
+        let tokens = secret::tokens(&text);
+        let tokens = tokens.map_err(|why| SecretError::NoToken { path: path.to_owned(), why })?;
         if tokens.is_empty() {
             return Err(SecretError::Empty { key: "tokens", path: path.to_owned() });
         }
@@ -159,6 +165,12 @@ mod tests {
         assert!(admit(&secrets, "one").is_some());
         assert!(["# two", "two", "\u{feff}one"].iter().all(|token| admit(&secrets, token).is_none()));
         assert!(matches!(read("\u{feff}\r\n# two\r\n", true), Err(SecretError::Empty { .. })));
+    }
+
+    #[test]
+    fn a_file_of_which_one_line_is_no_token_is_refused() {
+        let Err(why) = read("one\nreturn [\n", true) else { panic!("it was taken") };
+        assert!(why.to_string().contains("tokens: line 2 is no token"), "{why}");
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The token that Roster makes for itself, where the configuration names none.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 
 use nix::unistd::{AccessFlags, access};
@@ -10,12 +10,11 @@ use uuid::Uuid;
 
 use super::SecretError;
 use crate::default_paths;
-use crate::permissions::Mode;
 use crate::permissions::own::{self, NotOwn};
 use crate::secret;
 
 /// The owner writes it; masters of its group read it.
-const MODE: Mode = Mode(0o640);
+const MODE: u32 = 0o640;
 const FOLDER_MODE: u32 = 0o750;
 
 /// Makes the file with a random token, unless it is there.
@@ -82,8 +81,8 @@ pub(super) fn read(path: &Path) -> Result<String, SecretError> {
 }
 
 fn write(path: &Path) -> io::Result<()> {
-    let mut file = own::create(path, MODE.0)?;
-    MODE.set(path)?;
+    let mut file = own::create(path, MODE)?;
+    file.set_permissions(Permissions::from_mode(MODE))?;
     writeln!(file, "{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple())?;
     file.sync_all()
 }
@@ -102,7 +101,7 @@ mod tests {
         make(&path).expect("made");
         let token = fs::read_to_string(&path).expect("a token");
         assert!(token.trim().len() >= 32, "{token}");
-        assert_eq!(fs::metadata(&path).expect("a file").permissions().mode() & 0o777, MODE.0);
+        assert_eq!(fs::metadata(&path).expect("a file").permissions().mode() & 0o777, MODE);
         make(&path).expect("it is there");
         assert_eq!(fs::read_to_string(&path).expect("a token"), token);
         assert_eq!(fs::read_dir(folder.path().join("state")).expect("a folder").count(), 1);

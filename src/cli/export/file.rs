@@ -1,36 +1,61 @@
 //! A file that its readers only ever see whole, and that is touched only when it becomes another.
+//!
+//! Others may write its folder. So all is done by descriptors of what was looked at, and nothing by a name that could lead
+//! elsewhere a moment later.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, chown};
-use std::path::{Path, PathBuf};
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, Metadata, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use roster::permissions::give_to;
+use roster::permissions::own::NotOwn;
+use roster::permissions::{Folder, give_to};
+use uuid::Uuid;
 
 /// How far the time of a file may be ahead of the clock, when it is replaced more often than that.
 const MAX_AHEAD: Duration = Duration::from_secs(1);
+
+/// Of a new file: it may hold what is secret.
+const MODE: u32 = 0o640;
+
+/// What is taken over of the mode of an old one.
+const KEPT_MODE: u32 = 0o777;
 
 /// Puts `content` in place of what the file holds, if that is something else; whether it was. Mode and owner stay, but
 /// for the `group`, if one is asked for. A new file is for its owner and its group.
 pub(super) fn replace(path: &Path, content: &[u8], group: Option<&str>) -> io::Result<bool> {
     // What a link leads to is replaced, and not the link.
-    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    match fs::read(&path) {
-        Ok(old) if old == content => return Ok(false),
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+    let (folder, name) = Folder::of(path)?;
+    let old = match folder.open(&name) {
+        Err(NotOwn::Io(error)) if error.kind() == io::ErrorKind::NotFound => None,
+        old => Some(old.and_then(|old| folder.check_owner(&old).map(|()| old)).map_err(|why| why.at(path))?),
+    };
+    if old.as_ref().map_or(Ok(false), |old| holds(old, content))? {
+        return Ok(false);
     }
-    let old = fs::metadata(&path).ok();
-    let modified = time_after(old.as_ref().map(fs::Metadata::modified).transpose()?);
-    let fresh = beside(&path);
-    let result = write(&fresh, content, old, modified, group).and_then(|()| fs::rename(&fresh, &path));
+    let old = old.map(|old| old.metadata()).transpose()?;
+    let modified = time_after(old.as_ref().map(Metadata::modified).transpose()?);
+    let fresh = beside(&name);
+    let file = folder.create(&fresh)?;
+    let result = write(file, content, old, modified, group).and_then(|()| folder.rename(&fresh, &name));
     if result.is_err() {
         // It may be what fills the disk.
-        let _ = fs::remove_file(&fresh);
+        let _ = folder.remove(&fresh);
     }
     result.map(|()| true)
+}
+
+fn holds(file: &File, content: &[u8]) -> io::Result<bool> {
+    let length = content.len() as u64;
+    if file.metadata()?.len() != length {
+        return Ok(false);
+    }
+    let mut found = Vec::with_capacity(content.len());
+    file.take(length).read_to_end(&mut found)?;
+    Ok(found == content)
 }
 
 /// When the file is to have been modified that takes the place of one from then: a second later at least, since OPcache
@@ -45,40 +70,40 @@ fn time_after(old: Option<SystemTime>) -> SystemTime {
     modified
 }
 
-/// In the same folder: only there a rename is one step.
-fn beside(path: &Path) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.{}", std::process::id()))
+/// A name that nobody has: a process that was killed may have left its file, and those of two containers have one number.
+fn beside(name: &OsStr) -> OsString {
+    let mut fresh = OsString::from(".");
+    fresh.push(name);
+    fresh.push(format!(".{:08x}", Uuid::new_v4().as_fields().0));
+    fresh
 }
 
 fn write(
-    path: &Path,
+    mut file: File,
     content: &[u8],
-    like: Option<fs::Metadata>,
+    like: Option<Metadata>,
     modified: SystemTime,
     group: Option<&str>,
 ) -> io::Result<()> {
-    let mut file = File::options().write(true).create_new(true).mode(0o640).open(path)?;
-    if let Some(like) = like {
-        let own = file.metadata()?;
-        if (own.uid(), own.gid()) != (like.uid(), like.gid()) {
-            chown(path, Some(like.uid()), Some(like.gid()))?;
-        }
-        file.set_permissions(like.permissions())?;
-    }
-    if let Some(group) = group {
-        give_to(path, group)
-            .map_err(|why| io::Error::other(format!("cannot give it to the group `{group}`: {why}")))?;
-    }
     file.write_all(content)?;
     file.set_modified(modified)?;
+    let own = file.metadata()?;
+    if let Some(like) = &like
+        && (own.uid(), own.gid()) != (like.uid(), like.gid())
+    {
+        fchown(&file, Some(like.uid()), Some(like.gid()))?;
+    }
+    group.map_or(Ok(()), |group| give_to(&file, group))?;
+    let mode = like.map_or(MODE, |like| like.mode() & KEPT_MODE);
+    file.set_permissions(Permissions::from_mode(mode))?;
     file.sync_all()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::fs;
+    use std::os::unix::fs::symlink;
     use std::time::Instant;
 
     #[test]

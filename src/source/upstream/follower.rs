@@ -123,8 +123,9 @@ impl Follower {
     async fn greet(&self) -> Result<Wire<Stream>, Trouble> {
         let path = &self.config.token;
         let text = secret::read(path).map_err(|source| Trouble::Token { path: path.clone(), source })?;
-        let none = || Trouble::Token { path: path.clone(), source: io::Error::other("it holds no token") };
-        let token = secret::tokens(&text).next().ok_or_else(none)?;
+        let wrong = |source| Trouble::Token { path: path.clone(), source };
+        let tokens = secret::tokens(&text).map_err(|why| wrong(io::Error::other(why)))?;
+        let token = *tokens.first().ok_or_else(|| wrong(io::Error::other("it holds no token")))?;
         let unreachable = |why: String| Trouble::Unreachable { remote: self.remote.clone(), why };
         let greeting = async {
             let connected = self.remote.connect(self.config.ca.as_deref(), self.config.register_user).await;

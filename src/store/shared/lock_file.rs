@@ -123,14 +123,19 @@ impl LockFile {
         self.fault.as_ref().filter(|(_, since)| *since + PATIENCE <= now).map(|(why, _)| why.as_str())
     }
 
+    /// Takes away what a reader has written behind its end: it may be meant to fill the disk.
+    pub(super) fn cut(&self) {
+        if self.file.metadata().is_ok_and(|found| found.len() > self.size) {
+            let _ = self.file.set_len(self.size);
+        }
+    }
+
     fn disorder(&mut self) -> Option<String> {
         let failed = |error: io::Error| format!("it cannot be read: {error}");
         match self.file.metadata() {
             Err(error) => return Some(failed(error)),
             Ok(it) if it.len() < self.size => return Some("a reader cut it off".into()),
-            // It may be meant to fill the disk.
-            Ok(it) if it.len() > self.size => drop(self.file.set_len(self.size)),
-            Ok(_) => {}
+            Ok(_) => self.cut(),
         }
         let bytes = match self.bytes() {
             Ok(bytes) => bytes,

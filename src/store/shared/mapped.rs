@@ -96,9 +96,9 @@ impl Mapped {
         Ok(self.room.clone())
     }
 
-    pub(super) fn leave(self) -> Left {
+    pub(super) fn leave(self) -> (Left, LockFile) {
         let env = self.env.as_ref().map(Arc::downgrade).unwrap_or_default();
-        Left { data: self.data, env, since: Instant::now() }
+        (Left { data: self.data, env, since: Instant::now() }, self.readers)
     }
 }
 

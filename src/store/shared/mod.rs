@@ -85,8 +85,8 @@ pub struct Shared {
 pub enum SharedError {
     #[error("cannot write {0}: another process does; stop it, or choose another `shared.path`")]
     Taken(PathBuf),
-    #[error("cannot give {path} to the group `{group}`: {reason}")]
-    Group { path: PathBuf, group: String, reason: String },
+    #[error("cannot set the permissions of {path}: {source}")]
+    Permissions { path: PathBuf, source: io::Error },
     #[error("cannot open {path}: {source}")]
     Io { path: PathBuf, source: io::Error },
     #[error("cannot map {path}: {source}")]

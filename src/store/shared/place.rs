@@ -4,7 +4,7 @@
 //! own, there new files are made before they take the shared name, and its lock is the claim to all of it.
 
 use std::ffi::OsString;
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, Metadata};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use super::lock_file::LockFile;
 use super::mapped::Mapped;
 use super::{Config, SharedError, lock_file};
 use crate::permissions::own::{self, create, remove};
-use crate::permissions::{Claim, Mode, Permissions, give_to, make_folder};
+use crate::permissions::{Claim, Mode, Permissions, make_folder};
 
 /// Where the file lies, and what its configuration says of it. No other process may write there as long as this lives.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ impl Place {
             _ => {}
         }
         own::check_folder(&own).map_err(io)?;
-        Mode(0o700).set(&own).map_err(io)?;
+        Mode(0o700).set(&own, Metadata::is_dir).map_err(io)?;
         let claim = Claim::of_folder(&own).map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => SharedError::Taken(path.clone()),
             _ => io(error),
@@ -173,7 +173,6 @@ pub(super) fn mark(path: &Path) -> Option<Mark> {
 
 /// Sets the permissions of a file.
 fn permit(path: &Path, permissions: &Permissions) -> Result<(), SharedError> {
-    permissions.mode.set(path).map_err(|source| SharedError::Io { path: path.to_owned(), source })?;
-    let Some(group) = &permissions.group else { return Ok(()) };
-    give_to(path, group).map_err(|reason| SharedError::Group { path: path.to_owned(), group: group.clone(), reason })
+    let failed = |source| SharedError::Permissions { path: path.to_owned(), source };
+    permissions.set(path, Metadata::is_file).map_err(failed)
 }

@@ -493,7 +493,7 @@ fn the_file_is_for_its_group_alone_and_so_is_the_lock() {
     assert_eq!((mode(&house.file()), mode(&lock_file(&house.file()))), (0o640, 0o660));
     let mut house = House::new();
     house.config.group = "no such group".into();
-    assert!(matches!(house.try_open(&[]), Err(SharedError::Group { .. })));
+    assert!(matches!(house.try_open(&[]), Err(SharedError::Permissions { .. })));
 }
 
 #[test]
@@ -501,6 +501,27 @@ fn two_sidecars_do_not_write_one_file() {
     let house = House::new();
     let _first = house.open();
     assert!(matches!(house.try_open(&feeds("cluster")), Err(SharedError::Taken(_))));
+}
+
+#[test]
+fn a_file_that_was_replaced_takes_no_memory_and_its_lock_file_does_not_grow() {
+    let house = House::new();
+    let mut open = house.open();
+    open.publish((0..200).map(|n| put(&format!("/{n}"), &"x".repeat(5_000))).collect());
+    let file = |path: &Path| File::options().read(true).write(true).open(path).expect("a file");
+    let (data, lock) = (file(&house.file()), file(&lock_file(&house.file())));
+    let size = |file: &File| file.metadata().expect("a file").len();
+    let (whole, memory) = (size(&lock), |file: &File| file.metadata().expect("a file").blocks() * 512);
+    // A reader writes over what kind of file it is.
+    lock.write_all_at(&[0xff; 8], 0).expect("written");
+    let now = Instant::now();
+    let mut beat = |seconds| open.shared.writer.make_ready(true, now + Duration::from_secs(seconds)).is_ok();
+    assert!(beat(0) && beat(3));
+    assert_ne!(file(&house.file()).metadata().expect("a file").ino(), data.metadata().expect("a file").ino());
+    assert!(beat(4) && memory(&data) > 1_000_000, "who reads it may not have noticed yet");
+    lock.set_len(100 << 20).expect("its group may");
+    assert!(beat(40) && memory(&data) < 200_000, "{}", memory(&data));
+    assert_eq!(size(&lock), whole);
 }
 
 #[test]

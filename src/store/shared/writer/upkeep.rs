@@ -11,11 +11,15 @@ use crate::store::Directory;
 use crate::store::shared::SharedError;
 use crate::store::shared::draft::Draft;
 use crate::store::shared::kept::Kept;
+use crate::store::shared::lock_file::LockFile;
 use crate::store::shared::mapped::{Left, Mapped, Room};
 use crate::store::shared::place::{Beginning, Place};
 
 /// How long it is not tried again to replace a file, where that failed.
 const RETRY: Duration = Duration::from_secs(10);
+
+/// The lock files of so many files that were replaced are kept from growing.
+const MAX_OLD_LOCKS: usize = 8;
 
 impl Writer {
     /// Sees to it that the file is there and in order, at each heartbeat also what its readers write. Whether there is
@@ -27,6 +31,9 @@ impl Writer {
         }
         if is_beat && self.place.marks() != self.marks {
             self.put_again().map_err(failed)?;
+        }
+        if is_beat {
+            self.tend_old(now);
         }
         let Some(mapped) = &mut self.mapped else { return Err("it is not there".into()) };
         if mapped.env.is_none() {
@@ -66,6 +73,12 @@ impl Writer {
         self.mapped.replace(mapped)
     }
 
+    /// What was replaced gives up its memory as soon as it may, and does not grow by who still has it open.
+    fn tend_old(&mut self, now: Instant) {
+        self.left = self.left.take().filter(|left| left.empty(now).is_err());
+        self.old_locks.iter().for_each(LockFile::cut);
+    }
+
     /// Another file takes its place, with the same state; or why not.
     fn replace(&mut self, why: &str, now: Instant) -> Result<(), String> {
         let wait = self.left.as_ref().map_or(Ok(()), |left| left.empty(now));
@@ -81,7 +94,12 @@ impl Writer {
             Ok(fresh) => {
                 tracing::warn!(path = %self.place.path.display(), why, "replaced the shared file");
                 self.failed = None;
-                self.left = self.take(fresh).map(|old| self.say_farewell(old));
+                if let Some(old) = self.take(fresh) {
+                    let (left, lock) = self.say_farewell(old);
+                    self.left = Some(left);
+                    self.old_locks.truncate(MAX_OLD_LOCKS - 1);
+                    self.old_locks.push_front(lock);
+                }
                 Ok(())
             }
             Err(error) => {
@@ -92,7 +110,7 @@ impl Writer {
     }
 
     /// Has those who still read the old file look for the new one.
-    fn say_farewell(&self, old: Mapped) -> Left {
+    fn say_farewell(&self, old: Mapped) -> (Left, LockFile) {
         let written = old.env.as_ref().map(|env| {
             let mut draft = Draft::begin(env, self.sum, self.of_masters)?;
             draft.farewell()?;

@@ -1,0 +1,185 @@
+//! Folders that are open: what is done by a name in one is done there, whatever others put on the way to it meanwhile.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, openat, readlinkat, renameat};
+use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use super::own::{NotOwn, foreign, look, regular};
+
+/// As the kernel follows.
+const MAX_LINKS: usize = 40;
+
+/// A folder that stays the same one as long as this lives.
+#[derive(Debug)]
+pub struct Folder(File);
+
+/// A link that another user could have made lead anywhere.
+#[derive(Debug, thiserror::Error)]
+enum Misled {
+    #[error(
+        "{name:?} on the way is a link of {owner}, and this is a process of {user}; name the place that it leads to, or \
+         remove it"
+    )]
+    Link { name: OsString, owner: String, user: String },
+    #[error(
+        "it is a link into a folder of {owner}, and this is a process of {user}; name the file in that folder, or remove \
+         the link"
+    )]
+    Into { owner: String, user: String },
+}
+
+impl Folder {
+    /// The folder of a file, and the file's name there. A link is followed only if it is our user's or root's; one in place
+    /// of the file only into a folder of theirs.
+    pub fn of(path: &Path) -> io::Result<(Self, OsString)> {
+        let (mut at, mut rest) = (look(AT_FDCWD, ".")?, parts(path));
+        let (mut links, mut is_led) = (0, false);
+        while let Some(name) = rest.pop() {
+            let found = match look(&at, name.as_os_str()) {
+                Err(Errno::ENOENT) if rest.is_empty() => None,
+                found => Some(found?),
+            };
+            let link = found.as_ref().map(File::metadata).transpose()?.filter(|found| found.is_symlink());
+            if let (Some(found), Some(link)) = (&found, link) {
+                if let Some((owner, user)) = foreign(link.uid()) {
+                    return Err(io::Error::other(Misled::Link { name, owner, user }));
+                }
+                if links == MAX_LINKS {
+                    return Err(Errno::ELOOP.into());
+                }
+                links += 1;
+                is_led |= rest.is_empty();
+                rest.extend(parts(Path::new(&readlinkat(found, "")?)));
+            } else if rest.is_empty() {
+                return match foreign(at.metadata()?.uid()).filter(|_| is_led) {
+                    Some((owner, user)) => Err(io::Error::other(Misled::Into { owner, user })),
+                    None => Ok((Self(at), name)),
+                };
+            } else {
+                at = found.ok_or(Errno::ENOENT)?;
+            }
+        }
+        Err(io::ErrorKind::InvalidInput.into())
+    }
+
+    /// Opens a file for reading. What lies there may be a link or a pipe that nobody writes.
+    pub fn open(&self, name: &OsStr) -> Result<File, NotOwn> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        regular(openat(&self.0, name, flags, Mode::empty()).map(File::from).map_err(io::Error::from))
+    }
+
+    /// Makes a file that is for our user alone.
+    pub fn create(&self, name: &OsStr) -> io::Result<File> {
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        Ok(openat(&self.0, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?.into())
+    }
+
+    /// Whether nobody but these can have put a file of another user there: ours, root, and whose the folder is.
+    pub fn check_owner(&self, file: &File) -> Result<(), NotOwn> {
+        let (folder, owner) = (self.0.metadata().map_err(NotOwn::Io)?, file.metadata().map_err(NotOwn::Io)?.uid());
+        match foreign(owner).filter(|_| owner != folder.uid() && folder.mode() & 0o022 != 0) {
+            Some((owner, user)) => Err(NotOwn::Foreign { owner, user }),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives a file another name, which it takes from one that has it.
+    pub fn rename(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
+        Ok(renameat(&self.0, from, &self.0, to)?)
+    }
+
+    pub fn remove(&self, name: &OsStr) -> io::Result<()> {
+        Ok(unlinkat(&self.0, name, UnlinkatFlags::NoRemoveDir)?)
+    }
+}
+
+/// The names of a path, the last one first.
+fn parts(path: &Path) -> Vec<OsString> {
+    path.components().rev().map(Component::as_os_str).map(OsStr::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Metadata, Permissions};
+    use std::os::unix::fs::{PermissionsExt, chown, lchown, symlink};
+
+    use super::*;
+    use crate::permissions;
+
+    /// Of www-data, on Debian.
+    const OTHER: u32 = 33;
+
+    #[test]
+    fn a_file_is_made_in_the_folder_that_was_opened_and_in_no_other() {
+        let above = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| above.path().join(name);
+        fs::create_dir(path("real")).and_then(|()| symlink("real", path("led"))).expect("made");
+        symlink("file", path("real/link")).expect("a link");
+        let (folder, name) = Folder::of(&path("led/link")).expect("the links are ours");
+        assert_eq!(name, "file");
+        // Another user moves it away, and puts a link in its place.
+        fs::rename(path("real"), path("away")).and_then(|()| symlink("/nowhere", path("real"))).expect("moved");
+        drop(folder.create(OsStr::new("fresh")).expect("made"));
+        folder.rename(OsStr::new("fresh"), &name).expect("renamed");
+        let made = path("away/file").metadata().expect("it is there");
+        assert_eq!(made.mode() & 0o777, 0o600);
+        assert!(matches!(folder.open(OsStr::new("link")), Err(NotOwn::NoFile)));
+        symlink("/etc/debian_version", path("away/fresh")).expect("a link");
+        folder.create(OsStr::new("fresh")).expect_err("something is there");
+        folder.open(&name).expect("a file");
+        for wrong in ["no/file", "away/file/below"] {
+            Folder::of(&path(wrong)).expect_err("there is no such folder");
+        }
+        symlink("self", path("self")).expect("a link");
+        Folder::of(&path("self")).expect_err("it leads to itself");
+    }
+
+    #[test]
+    fn no_link_of_another_user_is_followed_and_none_into_a_folder_of_one() {
+        let above = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| above.path().join(name);
+        fs::create_dir(path("theirs")).and_then(|()| symlink("theirs/file", path("into"))).expect("made");
+        symlink("theirs", path("link")).expect("a link");
+        if lchown(path("link"), Some(OTHER), None).and_then(|()| chown(path("theirs"), Some(OTHER), None)).is_err() {
+            return; // Only root can make what is another user's.
+        }
+        let why = |name: &str| Folder::of(&path(name)).expect_err("it is another user's").to_string();
+        for name in ["link", "link/file"] {
+            assert!(why(name).starts_with("\"link\" on the way is a link of www-data, and this is a process of root"));
+        }
+        assert!(why("into").starts_with("it is a link into a folder of www-data"));
+        let (theirs, _) = Folder::of(&path("theirs/file")).expect("no link leads there");
+        let (ours, _) = Folder::of(&path("file")).expect("no link leads there");
+        let file = File::create(path("file")).expect("a file");
+        chown(path("file"), Some(OTHER), None).expect("root can");
+        theirs.check_owner(&file).expect("the folder's owner may");
+        ours.check_owner(&file).expect("nobody else can have put it there");
+        fs::set_permissions(&above, Permissions::from_mode(0o1777)).expect("it is ours");
+        assert!(matches!(ours.check_owner(&file), Err(NotOwn::Foreign { .. })));
+    }
+
+    #[test]
+    fn permissions_are_set_on_nothing_that_others_can_have_put_there() {
+        let above = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| above.path().join(name);
+        fs::write(path("file"), "kept").and_then(|()| symlink("file", path("link"))).expect("made");
+        let set = |name: &str, is_right| permissions::Mode(0o604).set(&path(name), is_right);
+        let mode = || path("file").metadata().expect("a file").mode() & 0o777;
+        let before = mode();
+        set("link", Metadata::is_file).expect_err("it is a link");
+        set("file", Metadata::is_dir).expect_err("it is no folder");
+        assert_eq!(mode(), before);
+        set("file", Metadata::is_file).expect("it is ours");
+        assert_eq!(mode(), 0o604);
+        if chown(path("file"), Some(OTHER), None).is_ok() {
+            set("file", Metadata::is_file).expect_err("it is another user's");
+        }
+    }
+}
