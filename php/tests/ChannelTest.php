@@ -137,7 +137,7 @@ final class ChannelTest extends TestCase
         self::assertStringContainsString('cannot connect: [11]', self::failure($roster));
         $took = microtime(true) - $began;
         self::assertGreaterThan(0.06, $took);
-        self::assertLessThan(0.6, $took);
+        self::assertLessThan(5.0, $took);
     }
 
     public function testABacklogThatIsTakenMeanwhileCostsNoAnswer(): void
