@@ -57,7 +57,7 @@ fn a_file_that_another_user_has_put_there_is_set_aside_and_the_copy_serves() {
     chown(&file, Some(WWW_DATA), None).expect("root can");
     assert_eq!(restored(&mut roster), Some(b"one".to_vec()), "that of the copy");
     let line = set_aside(&roster, &file);
-    assert!(line.contains("belongs to www-data, and this is a process of root; remove it"), "{line}");
+    assert!(line.contains("belongs to www-data, and this is a process of root: run it as www-data, or"), "{line}");
     let new = eventually("there is a new one", SOON, || file.metadata());
     assert_eq!(new.uid(), 0);
 }
@@ -231,6 +231,7 @@ fn root_checks_a_configuration_as_the_user_of_the_sidecar() {
     roster.configure("listen = \"\"", &format!("listen = \"127.0.0.1:1\"\ntokens = {tokens:?}"));
     roster.write("tokens", "a-token-of-some-length");
     roster.open_to_all();
+    chown(roster.folder(), Some(WWW_DATA), None).expect("root can");
     let check = |more: &[&str]| Ended::of(binary().args(["config", "check"]).arg(roster.config()).args(more));
     fs::set_permissions(&tokens, fs::Permissions::from_mode(0o600)).expect("it is ours");
     for more in [&[][..], &["--user", "www-data"], &["--user", "33"]] {
@@ -241,7 +242,7 @@ fn root_checks_a_configuration_as_the_user_of_the_sidecar() {
     assert!(told.code == Some(2) && told.wrong.contains("disk belongs to www-data"), "{told:?}");
     chown(&tokens, Some(WWW_DATA), None).expect("root can");
     let told = check(&[]);
-    assert!(told.code == Some(0) && told.wrong.contains("checked as www-data, to whom "), "{told:?}");
+    assert!(told.code == Some(0) && told.wrong.contains("checked as www-data, as whom the sidecar runs"), "{told:?}");
     assert!(check(&["--user", "nobody-at-all"]).wrong.contains("there is no user \"nobody-at-all\""));
 }
 
