@@ -99,6 +99,7 @@ impl Sidecar {
         let mut publishers = (0..).map(|feed| store.publisher(feed));
         for (ensemble, publisher) in config.zookeeper.iter().zip(&mut publishers) {
             ensemble.credentials.iter().for_each(|path| warn_if_open("zookeeper.credentials", path));
+            ensemble.key.iter().for_each(|path| warn_if_open("zookeeper.key", path));
             let mirror = source::zookeeper::run(ensemble.clone(), publisher, reloads.clone(), tasks.stop_signal());
             tasks.critical(format!("the mirror of {}", ensemble.name), mirror);
         }

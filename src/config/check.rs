@@ -223,6 +223,15 @@ impl Check<'_> {
         if let Some(path) = &ensemble.credentials {
             self.path(path, &key.child("credentials"));
         }
+        let files = [("ca", &ensemble.ca), ("certificate", &ensemble.certificate), ("key", &ensemble.key)];
+        for (name, path) in files.into_iter().filter_map(|(name, path)| Some((name, path.as_ref()?))) {
+            self.plain_path(path, &key.child(name));
+            let in_vain = !ensemble.has_tls();
+            self.object_if(in_vain, &key.child(name), "is of no use without TLS: servers begin with `tls://` for it");
+        }
+        let (certificate, private) = (ensemble.certificate.is_some(), ensemble.key.is_some());
+        self.object_if(certificate && !private, &key.child("certificate"), "needs its `key`");
+        self.object_if(private && !certificate, &key.child("key"), "needs its `certificate`");
         self.object_if(ensemble.roots.is_empty(), &key.child("roots"), "is empty: leave the key out to mirror all");
         for (name, is_zero) in [
             ("audit_interval", ensemble.audit_interval.is_zero()),

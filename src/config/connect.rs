@@ -11,10 +11,7 @@ pub(super) fn check(connect: &str) -> Result<(), String> {
         return Err("names no server: expected `host:port,host:port/chroot`".into());
     }
     while let Some(server) = servers.next() {
-        if server.starts_with("tcp+tls://") {
-            return Err(format!("`{server}` asks for TLS, which this version of Roster does not have"));
-        }
-        let server = server.strip_prefix("tcp://").unwrap_or(server);
+        let server = ["tcp://", "tls://"].into_iter().find_map(|kind| server.strip_prefix(kind)).unwrap_or(server);
         let (address, chroot) = match server.find('/') {
             Some(slash) if servers.peek().is_none() => server.split_at(slash),
             _ => (server, "/"),
@@ -61,6 +58,7 @@ mod tests {
             "zk1:2181/",
             "zk1/a",
             " zk1:2181, zk2:2181 ,zk3/a ",
+            "tls://zk1:2281, tls://[::1]/app",
             "zk1,",
             "zk1,,zk2",
         ] {
@@ -88,7 +86,8 @@ mod tests {
             "[zk1]:2181",
             "::1:2181",
             "tcp://",
-            "tcp+tls://zk1:2281",
+            "tls://",
+            "ssl://zk1:2281",
             "http://zk1:2181",
         ] {
             assert!(check(connect).is_err(), "{connect}");

@@ -178,8 +178,14 @@ impl Config {
         }
         resolve(&mut self.shared.state, "shared.state".into());
         for (number, ensemble) in self.zookeeper.iter_mut().enumerate() {
-            if let Some(path) = &mut ensemble.credentials {
-                resolve(path, draft.element(&"zookeeper".into(), number).child("credentials"));
+            let files = [
+                ("credentials", &mut ensemble.credentials),
+                ("ca", &mut ensemble.ca),
+                ("certificate", &mut ensemble.certificate),
+                ("key", &mut ensemble.key),
+            ];
+            for (name, path) in files.into_iter().filter_map(|(name, path)| Some((name, path.as_mut()?))) {
+                resolve(path, draft.element(&"zookeeper".into(), number).child(name));
             }
         }
         for (number, upstream) in self.upstream.iter_mut().enumerate() {

@@ -11,7 +11,7 @@ use super::{Config, runs_as};
 use crate::access::Subject;
 use crate::default_paths;
 use crate::net::InTheWay;
-use crate::net::tls::{TlsError, authorities_of, chain_of, key_of};
+use crate::net::tls::{TlsError, authorities_of, chain_of, client, key_of};
 use crate::permissions::own;
 use crate::register::{self, SecretError};
 use crate::secret;
@@ -70,6 +70,15 @@ pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
     for (number, place) in of_ensembles(config) {
         let key = draft.element(&"zookeeper".into(), number).child("credentials");
         mistakes.extend(credentials::flaws(place).iter().map(|flaw| draft.mistake(key.clone(), flaw.to_string())));
+    }
+    for (number, ensemble) in config.zookeeper.iter().enumerate().filter(|(_, ensemble)| ensemble.has_tls()) {
+        let Err(error) = client(ensemble.tls()) else { continue };
+        let part = match error {
+            TlsError::Certificate { .. } => "certificate",
+            TlsError::Key { .. } => "key",
+            TlsError::Authorities { .. } | TlsError::NoAuthorities(_) => "ca",
+        };
+        mistakes.push(draft.mistake(draft.element(&"zookeeper".into(), number).child(part), error.to_string()));
     }
     for error in config.register.tls.as_ref().map(of_tls).unwrap_or_default() {
         let part = if matches!(error, TlsError::Key { .. }) { "key" } else { "certificate" };

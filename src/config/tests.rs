@@ -13,7 +13,11 @@ fn whole_example() -> String {
 }
 
 /// By default every source claims the whole tree; here each has its part.
-const APART: [(&str, &str); 2] = [("zookeeper.0.roots", "['/services']"), ("file.0.root", "/static")];
+const APART: [(&str, &str); 3] = [
+    ("zookeeper.0.connect", "tls://127.0.0.1:2181"),
+    ("zookeeper.0.roots", "['/services']"),
+    ("file.0.root", "/static"),
+];
 
 fn pairs(of: &[(&str, &str)]) -> Vec<(String, String)> {
     of.iter().map(|(name, value)| (String::from(*name), String::from(*value))).collect()
@@ -561,6 +565,10 @@ fn the_example_is_the_defaults_and_holds_every_key() {
 
     let config = load(&whole_example(), &[], &APART).expect("the whole example");
     expected.zookeeper[0].roots = config.zookeeper[0].roots.clone();
+    expected.zookeeper[0].connect = "tls://127.0.0.1:2181".into();
+    let [ca, certificate, key] =
+        ["zookeeper-ca.pem", "roster.pem", "roster.key"].map(|name| Some(format!("/etc/roster/{name}").into()));
+    (expected.zookeeper[0].ca, expected.zookeeper[0].certificate, expected.zookeeper[0].key) = (ca, certificate, key);
     expected.zookeeper[0].credentials = Some("/etc/roster/zookeeper.credentials".into());
     expected.file = config.file.clone();
     expected.upstream = config.upstream.clone();

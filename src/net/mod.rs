@@ -25,7 +25,7 @@ pub use self::accepted::Accepted;
 use self::bind_error::NoListener;
 pub use self::bind_error::{BindError, TakenPorts};
 pub use self::peer::{Peer, Peers, User};
-pub use self::remote::{ConnectError, Remote};
+pub use self::remote::{ConnectError, Remote, secure};
 pub use self::socket_file::InTheWay;
 use self::socket_file::SocketFile;
 pub(crate) use self::socket_file::most_bytes;

@@ -10,7 +10,7 @@ use rustls::{CertificateError, Error as TlsFault};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::tls::{self, TlsError};
+use super::tls::{self, ClientFiles, TlsError};
 use super::{AddressError, Peers, Stream};
 use crate::permissions::own::name_of;
 
@@ -84,12 +84,7 @@ impl Remote {
             }
             return Ok(Stream::Tcp(stream));
         }
-        let connector = TlsConnector::from(tls::client(ca)?);
-        let name = ServerName::try_from(host.to_owned()).map_err(|_| ConnectError::Name(host.to_owned()))?;
-        match connector.connect(name, stream).await {
-            Ok(stream) => Ok(Stream::Tls(Box::new(stream.into()))),
-            Err(error) => Err(in_words(error, ca)),
-        }
+        secure(stream, host, ClientFiles { ca, shown: None }).await
     }
 
     /// Whether what is said to this one may be said to the other: what goes encrypted does not then go in the open.
@@ -107,6 +102,16 @@ async fn check_user(stream: &TcpStream, user: u32) -> Result<(), ConnectError> {
     match Peers::new().acceptor(stream).await.map_err(ConnectError::UnknownUser)? {
         found if found == user => Ok(()),
         found => Err(ConnectError::User { expected: name_of(user), found: name_of(found) }),
+    }
+}
+
+/// Goes through the handshake with a server of this name.
+pub async fn secure(stream: TcpStream, host: &str, files: ClientFiles<'_>) -> Result<Stream, ConnectError> {
+    let connector = TlsConnector::from(tls::client(files)?);
+    let name = ServerName::try_from(host.to_owned()).map_err(|_| ConnectError::Name(host.to_owned()))?;
+    match connector.connect(name, stream).await {
+        Ok(stream) => Ok(Stream::Tls(Box::new(stream.into()))),
+        Err(error) => Err(in_words(error, files.ca)),
     }
 }
 

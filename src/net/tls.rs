@@ -88,17 +88,40 @@ fn in_plain(error: io::Error) -> io::Error {
     }
 }
 
-/// What a client believes: the authorities of a file, or else those of the machine.
-pub(super) fn client(authorities: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
-    let roots = match authorities {
+/// The files of one who connects by TLS.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ClientFiles<'a> {
+    /// The authorities that it believes; none: those of the machine.
+    pub ca: Option<&'a Path>,
+    /// The certificate that it shows, with its key.
+    pub shown: Option<(&'a Path, &'a Path)>,
+}
+
+/// What a client believes, and what it shows.
+pub fn client(files: ClientFiles<'_>) -> Result<Arc<ClientConfig>, TlsError> {
+    let roots = match files.ca {
         Some(path) => authorities_of(path)?,
         None => authorities_of_the_machine()?,
     };
     let config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| TlsError::NoAuthorities(error.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+        .with_root_certificates(roots);
+    let config = match files.shown {
+        None => config.with_no_client_auth(),
+        Some((certificate, key)) => {
+            let (chain, private) = (chain_of(certificate)?, key_of(key)?);
+            config.with_client_auth_cert(chain, private).map_err(|error| match error {
+                rustls::Error::InvalidCertificate(_) => {
+                    TlsError::Certificate { path: certificate.to_owned(), why: error.to_string() }
+                }
+                rustls::Error::InconsistentKeys(_) => {
+                    TlsError::Key { path: key.to_owned(), why: format!("it is not of {}", certificate.display()) }
+                }
+                error => TlsError::Key { path: key.to_owned(), why: error.to_string() },
+            })?
+        }
+    };
     Ok(Arc::new(config))
 }
 

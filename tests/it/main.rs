@@ -34,6 +34,7 @@ mod readers;
 mod recorded;
 mod register;
 mod restarts;
+mod secured;
 mod shared;
 mod storm;
 mod streams;

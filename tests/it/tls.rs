@@ -15,10 +15,10 @@ use crate::harness::{Ended, Process, Roster, SOON, binary, ensure, eventually};
 use crate::register::{Scene, TOKEN};
 
 /// A folder with what two authorities have made: `ca.pem`, `register.pem` and `key.pem`, and those of another one.
-struct Papers(TempDir);
+pub(crate) struct Papers(TempDir);
 
 impl Papers {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let papers = Self(tempfile::tempdir().expect("a folder"));
         papers.made("");
         papers.made("other-");
@@ -39,15 +39,15 @@ impl Papers {
         self.write(&format!("{of}key.pem"), &key.serialize_pem());
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    fn write(&self, name: &str, text: &str) {
+    pub(crate) fn write(&self, name: &str, text: &str) {
         std::fs::write(self.path(name), text).expect("written");
     }
 
-    fn copy(&self, from: &str, to: &str) {
+    pub(crate) fn copy(&self, from: &str, to: &str) {
         std::fs::copy(self.path(from), self.path(to)).expect("copied");
     }
 

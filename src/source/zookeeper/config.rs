@@ -8,6 +8,7 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
 
 use crate::model::NodePath;
+use crate::net::tls::ClientFiles;
 
 /// `[[zookeeper]]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -30,6 +31,15 @@ pub struct Config {
     /// A file with a line `digest:USER:PASSWORD` (or another scheme) for each identity. Read again on SIGHUP.
     #[serde(default)]
     pub credentials: Option<PathBuf>,
+    /// For servers after `tls://`: a file with the authorities that sign their certificates; none: those that this machine
+    /// believes. It and the next two are read anew at each connection.
+    #[serde(default)]
+    pub ca: Option<PathBuf>,
+    /// The certificate that is shown to them, with those that lead from it to its authority, and its key.
+    #[serde(default)]
+    pub certificate: Option<PathBuf>,
+    #[serde(default)]
+    pub key: Option<PathBuf>,
     #[serde(default = "Config::default_session_timeout", with = "humantime_serde")]
     pub session_timeout: Duration,
     /// When a resync finds more than half of the nodes gone, they are kept this long before that is believed; their
@@ -67,6 +77,9 @@ impl Config {
             include: Patterns::default(),
             exclude: Patterns::default(),
             credentials: None,
+            ca: None,
+            certificate: None,
+            key: None,
             session_timeout: Self::default_session_timeout(),
             hold: Self::default_hold(),
             audit_interval: Self::default_audit_interval(),
@@ -76,6 +89,15 @@ impl Config {
             max_in_flight: Self::default_max_in_flight(),
             max_depth: Self::default_max_depth(),
         }
+    }
+
+    /// Whether a server is spoken to by TLS.
+    pub fn has_tls(&self) -> bool {
+        self.connect.split(',').any(|server| server.trim().starts_with("tls://"))
+    }
+
+    pub(crate) fn tls(&self) -> ClientFiles<'_> {
+        ClientFiles { ca: self.ca.as_deref(), shown: self.certificate.as_deref().zip(self.key.as_deref()) }
     }
 
     fn default_name() -> String {

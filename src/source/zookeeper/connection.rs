@@ -5,9 +5,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use futures::FutureExt;
+use tokio::io::{self, AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -17,6 +16,7 @@ use super::jute::{self, Frame, Malformed, ReplyHeader, code, op, xid};
 use super::request::{Failure, Reply, Request};
 use super::session::Trouble;
 use crate::clock::Moment;
+use crate::net::Stream;
 
 /// A connection on which nothing comes for this long is lost, though no end of it was seen.
 pub(super) const SILENCE: Duration = Duration::from_secs(4);
@@ -45,12 +45,14 @@ const MAX_SPARE: usize = 1 << 20;
 #[derive(Debug)]
 pub(super) struct Connection {
     address: SocketAddr,
-    pub(super) reader: OwnedReadHalf,
-    pub(super) writer: OwnedWriteHalf,
+    pub(super) reader: ReadHalf<Stream>,
+    pub(super) writer: WriteHalf<Stream>,
     pub(super) received: BytesMut,
     /// How many of the bytes that come are of a reply that is passed over.
     passed_over: usize,
     pub(super) unsent: BytesMut,
+    /// Whether something may still wait in the encryption.
+    unflushed: bool,
     /// Requests without a reply, in the order in which they were sent.
     waiting: VecDeque<Waiting>,
     next_xid: i32,
@@ -81,10 +83,8 @@ impl Connection {
     }
 
     /// One on which nothing was said yet.
-    pub(super) fn new(address: SocketAddr, stream: TcpStream, last_zxid: i64) -> Self {
-        // A small request is sent at once; where that cannot be set, it only comes later.
-        let _ = stream.set_nodelay(true);
-        let (reader, writer) = stream.into_split();
+    pub(super) fn new(address: SocketAddr, stream: Stream, last_zxid: i64) -> Self {
+        let (reader, writer) = io::split(stream);
         Self {
             address,
             reader,
@@ -92,6 +92,7 @@ impl Connection {
             received: BytesMut::new(),
             passed_over: 0,
             unsent: BytesMut::new(),
+            unflushed: false,
             waiting: VecDeque::new(),
             next_xid: 1,
             heard: Moment::now(),
@@ -138,8 +139,8 @@ impl Connection {
                     Ok(_) => (self.heard, self.silent_ticks) = (Moment::now(), 0),
                     Err(error) => return Trouble::Lost(format!("the connection was lost: {error}")),
                 },
-                wrote = self.writer.write_buf(&mut self.unsent), if !self.unsent.is_empty() => match wrote {
-                    Ok(_) => self.spoke = Instant::now(),
+                wrote = write(&mut self.writer, &mut self.unsent), if !self.unsent.is_empty() || self.unflushed => match wrote {
+                    Ok(unflushed) => (self.unflushed, self.spoke) = (unflushed, Instant::now()),
                     Err(error) => return Trouble::Lost(format!("the connection was lost: {error}")),
                 },
                 request = requests.recv() => match request {
@@ -251,9 +252,17 @@ impl Connection {
     pub(super) fn close_session(&mut self) {
         if self.unsent.is_empty() {
             jute::put_request(&mut self.unsent, self.next_xid, op::CLOSE, &[]);
-            let _ = self.writer.try_write(&self.unsent);
+            let _ = self.writer.write(&self.unsent).now_or_never();
         }
     }
+}
+
+/// Writes some of it, or what is left in the encryption; whether something may still be there.
+async fn write(writer: &mut WriteHalf<Stream>, unsent: &mut BytesMut) -> io::Result<bool> {
+    if unsent.is_empty() {
+        return writer.flush().await.map(|()| false);
+    }
+    writer.write_buf(unsent).await.map(|_| true)
 }
 
 /// Makes room for what comes next, and returns the memory that a large reply took.

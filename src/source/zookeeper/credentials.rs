@@ -11,6 +11,9 @@ pub(super) type Identity = (String, String);
 /// The schemes of ZooKeeper itself. A server may be given others.
 const SCHEMES: [&str; 7] = ["digest", "ip", "x509", "sasl", "world", "auth", "super"];
 
+/// The scheme of an identity that is proven by SASL: `sasl:USER:PASSWORD`.
+pub(super) const SASL: &str = "sasl";
+
 /// Why credentials are none. A line itself is a secret, and is not told.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Flaw {
@@ -20,8 +23,8 @@ pub(crate) enum Flaw {
     Empty(String),
     #[error("{0}:{1}: a line is SCHEME:IDENTITY; write digest:USER:PASSWORD")]
     NoScheme(String, usize),
-    #[error("{0}:{1}: there is no password in it; write digest:USER:PASSWORD")]
-    NoPassword(String, usize),
+    #[error("{0}:{1}: there is no password in it; write {2}:USER:PASSWORD")]
+    NoPassword(String, usize, String),
 }
 
 /// The identities in a file, or in a variable; or all that is wrong with it.
@@ -34,8 +37,8 @@ pub(super) fn read(place: &Path) -> Result<Vec<Identity>, Vec<Flaw>> {
     let (mut identities, mut flaws) = (Vec::new(), Vec::new());
     for (number, line) in lines(&text) {
         match line.split_once(':') {
-            Some(("digest", identity)) if !has_password(identity) => {
-                flaws.push(Flaw::NoPassword(name.clone(), number));
+            Some((scheme @ ("digest" | SASL), identity)) if !has_password(identity) => {
+                flaws.push(Flaw::NoPassword(name.clone(), number, scheme.to_owned()));
             }
             Some((scheme, identity)) => identities.push((scheme.to_owned(), identity.to_owned())),
             None => flaws.push(Flaw::NoScheme(name.clone(), number)),
@@ -90,14 +93,15 @@ mod tests {
             let flaws = flaws(&path).iter().map(Flaw::to_string).chain(doubts(&path)).collect::<Vec<_>>();
             flaws.join("\n").replace(&path.display().to_string(), "z.cred")
         };
-        assert_eq!(told(b"# ours\n digest:app:secret \r\n\nsasl:x\n"), "");
+        assert_eq!(told(b"# ours\n digest:app:secret \r\n\nsasl:x:y\n"), "");
         let identities = read(&path).expect("identities");
-        assert_eq!(identities, [("digest", "app:secret"), ("sasl", "x")].map(|(of, by)| (of.into(), by.into())));
+        assert_eq!(identities, [("digest", "app:secret"), ("sasl", "x:y")].map(|(of, by)| (of.into(), by.into())));
         assert_eq!(
-            told(b"digest\n\nhush\nu:p\n"),
+            told(b"digest\n\nhush\nu:p\nsasl:x\n"),
             "\
 z.cred:1: a line is SCHEME:IDENTITY; write digest:USER:PASSWORD
 z.cred:3: a line is SCHEME:IDENTITY; write digest:USER:PASSWORD
+z.cred:5: there is no password in it; write sasl:USER:PASSWORD
 z.cred:4: `u` is no scheme that ZooKeeper knows; write digest:USER:PASSWORD"
         );
         for line in ["digest:app\n", "digest:app:\n", "digest::secret\n"] {

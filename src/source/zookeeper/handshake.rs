@@ -5,14 +5,18 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use bytes::{BufMut, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::connection::{Connection, LEAST_SILENCE, MAX_SMALL, SILENCE};
-use super::credentials::Identity;
-use super::jute::{self, Frame, Malformed, Ticket, op, xid};
+use super::credentials::{Identity, SASL};
+use super::jute::{self, Frame, Malformed, ReplyHeader, Ticket, op, xid};
+use super::sasl::Exchange;
 use super::session::Trouble;
+use crate::net::tls::ClientFiles;
+use crate::net::{ConnectError, Stream, secure};
 
 const NO_SESSION: &str = "it accepts connections, but gives no session: is it a ZooKeeper, and has it a quorum?";
 
@@ -28,30 +32,34 @@ impl Connection {
     /// Connects to a server, and begins a session or resumes that of the ticket.
     pub(super) async fn open(
         address: SocketAddr,
+        tls: Option<(&str, ClientFiles<'_>)>,
         ticket: &Ticket,
         last_zxid: i64,
         identities: &[Identity],
     ) -> Result<(Self, Ticket), NoSession> {
         let patience = patience(ticket);
-        let stream = match timeout(patience, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Err(NoSession::Here(error.kind().to_string())),
+        let stream = match timeout(patience, connect(address, tls)).await {
+            Ok(connected) => connected?,
             Err(_) => return Err(NoSession::Here("no answer".into())),
         };
         let mut connection = Self::new(address, stream, last_zxid);
-        match timeout(patience, connection.greet(ticket, identities)).await {
-            Ok(Ok(given)) => Ok((connection, given)),
-            Ok(Err(no_session)) => Err(no_session),
-            Err(_) => Err(NoSession::Here(NO_SESSION.into())),
+        let greeted = timeout(patience, connection.greet(ticket, identities)).await;
+        match greeted.unwrap_or_else(|_| Err(NoSession::Here(NO_SESSION.into()))) {
+            Ok(given) => Ok((connection, given)),
+            Err(NoSession::Here(why)) if why == NO_SESSION && tls.is_none() && speaks_tls(address).await => {
+                Err(NoSession::Here("it speaks TLS there: write `tls://` before it in `connect`".into()))
+            }
+            Err(no_session) => Err(no_session),
         }
     }
 
     async fn greet(&mut self, ticket: &Ticket, identities: &[Identity]) -> Result<Ticket, NoSession> {
         jute::put_connect(&mut self.unsent, ticket, self.last_zxid);
-        for (scheme, proof) in identities {
+        let (sasl, identities): (Vec<_>, Vec<_>) = identities.iter().partition(|(scheme, _)| scheme == SASL);
+        for (scheme, proof) in &identities {
             jute::put_request(&mut self.unsent, xid::AUTH, op::AUTH, &jute::auth(scheme, proof));
         }
-        self.writer.write_all_buf(&mut self.unsent).await.map_err(lost_early)?;
+        self.send().await?;
         let given = jute::greeting(&self.small_frame().await?).map_err(strange)?;
         match (ticket.session, given.session) {
             (0, 0) => return Err(NoSession::Here(NO_SESSION.into())),
@@ -70,7 +78,37 @@ impl Connection {
                 _ => return Err(NoSession::Ended(Trouble::Refused)),
             }
         }
+        for (_, identity) in sasl {
+            self.prove(identity).await?;
+        }
         Ok(given)
+    }
+
+    async fn send(&mut self) -> Result<(), NoSession> {
+        self.writer.write_all_buf(&mut self.unsent).await.map_err(lost_early)?;
+        self.writer.flush().await.map_err(lost_early)
+    }
+
+    /// Proves by SASL who one is, and has the server prove it too.
+    async fn prove(&mut self, identity: &str) -> Result<(), NoSession> {
+        let (user, password) = identity.split_once(':').unwrap_or((identity, ""));
+        let wrong = |error: super::sasl::SaslError| NoSession::Ended(Trouble::Unfit(error.to_string()));
+        let challenge = self.exchange(&[]).await?;
+        let nonce = uuid::Uuid::new_v4().simple().to_string();
+        let exchange = Exchange::new(user, password, &challenge, &nonce).map_err(wrong)?;
+        let last = self.exchange(&exchange.answer).await?;
+        exchange.check(&last).map_err(wrong)
+    }
+
+    async fn exchange(&mut self, token: &[u8]) -> Result<Bytes, NoSession> {
+        jute::put_request(&mut self.unsent, xid::SASL, op::SASL, &jute::token(token));
+        self.send().await?;
+        let (header, body) = jute::header(self.small_frame().await?).map_err(strange)?;
+        match header {
+            ReplyHeader { xid: xid::SASL, error: 0, .. } => jute::sasl_token(&body).map_err(strange),
+            ReplyHeader { xid: xid::SASL, .. } => Err(NoSession::Ended(Trouble::Refused)),
+            _ => Err(strange(Malformed("no answer to the credentials"))),
+        }
     }
 
     async fn small_frame(&mut self) -> Result<Bytes, NoSession> {
@@ -87,6 +125,66 @@ impl Connection {
     }
 }
 
+/// A connection, secured if it shall be.
+async fn connect(address: SocketAddr, tls: Option<(&str, ClientFiles<'_>)>) -> Result<Stream, NoSession> {
+    let here = |error: io::Error| NoSession::Here(error.kind().to_string());
+    let stream = TcpStream::connect(address).await.map_err(here)?;
+    // A small request is sent at once; where that cannot be set, it only comes later.
+    let _ = stream.set_nodelay(true);
+    let Some((host, files)) = tls else { return Ok(Stream::Tcp(stream)) };
+    match secure(stream, host, files).await {
+        Ok(stream) => Ok(stream),
+        Err(ConnectError::Plain) => Err(NoSession::Here(PLAIN.into())),
+        Err(ConnectError::Io(error)) => match alert(&error) {
+            Some(no_session) => Err(no_session),
+            None if is_plain(address).await => Err(NoSession::Here(PLAIN.into())),
+            None => Err(NoSession::Here(format!("no TLS with it: {error}"))),
+        },
+        Err(error) => Err(NoSession::Here(format!("no TLS with it: {error}"))),
+    }
+}
+
+const PLAIN: &str = "it does not speak TLS there: take `tls://` away before it in `connect`";
+
+/// Whether a server that closes a plain connection without a word answers a greeting by TLS.
+async fn speaks_tls(address: SocketAddr) -> bool {
+    const HANDSHAKE: u8 = 22;
+    const ALERT: u8 = 21;
+    matches!(first_byte(address, &hello()).await, Some(HANDSHAKE | ALERT))
+}
+
+/// Whether one that closes a connection in the midst of the TLS handshake is a ZooKeeper without TLS.
+async fn is_plain(address: SocketAddr) -> bool {
+    first_byte(address, b"srvr").await.is_some_and(|byte| byte.is_ascii_graphic())
+}
+
+/// The first byte of the answer on a connection of its own.
+async fn first_byte(address: SocketAddr, question: &[u8]) -> Option<u8> {
+    let asking = async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(question).await?;
+        stream.read_u8().await
+    };
+    timeout(LEAST_SILENCE, asking).await.ok()?.ok()
+}
+
+/// The least that begins a TLS handshake: version 1.2, and a cipher that every server knows or refuses in words.
+fn hello() -> BytesMut {
+    const CIPHERS: [u8; 4] = [0xc0, 0x2f, 0xc0, 0x2b];
+    let mut body = BytesMut::new();
+    body.put_slice(&[3, 3]);
+    body.put_bytes(7, 32);
+    body.put_slice(&[0, 0, CIPHERS.len() as u8]);
+    body.put_slice(&CIPHERS);
+    body.put_slice(&[1, 0]);
+    let mut hello = BytesMut::from(&[22, 3, 1][..]);
+    hello.put_u16(body.len() as u16 + 4);
+    hello.put_u8(1);
+    hello.put_uint(body.len() as u64, 3);
+    hello.put_slice(&body);
+    hello
+}
+
 /// How long a server may take to accept, and then to answer.
 fn patience(ticket: &Ticket) -> Duration {
     SILENCE.min(Duration::from_millis(ticket.timeout_ms.max(0) as u64)).max(LEAST_SILENCE)
@@ -96,8 +194,15 @@ fn strange(malformed: Malformed) -> NoSession {
     NoSession::Here(format!("{malformed}: is it a ZooKeeper?"))
 }
 
-fn lost_early(_: io::Error) -> NoSession {
-    NoSession::Here(NO_SESSION.into())
+fn lost_early(error: io::Error) -> NoSession {
+    alert(&error).unwrap_or_else(|| NoSession::Here(NO_SESSION.into()))
+}
+
+/// What a server says as it ends TLS, as one does that wants a certificate. By TLS 1.3 it says so only when the handshake
+/// is over for the client.
+fn alert(error: &io::Error) -> Option<NoSession> {
+    let rustls::Error::AlertReceived(alert) = error.get_ref()?.downcast_ref()? else { return None };
+    Some(NoSession::Here(format!("it ends TLS with {alert:?}: does it want another `certificate`?")))
 }
 
 #[cfg(test)]
@@ -125,7 +230,7 @@ mod tests {
             stream.write_all(&answer).await.expect("written");
             stream
         };
-        let (opened, _stream) = tokio::join!(Connection::open(address, &ticket, 0, &[]), answering);
+        let (opened, _stream) = tokio::join!(Connection::open(address, None, &ticket, 0, &[]), answering);
         opened.map(|(_, ticket)| ticket.session)
     }
 

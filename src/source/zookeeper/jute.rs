@@ -17,6 +17,7 @@ pub(super) mod op {
     pub(in super::super) const GET_CHILDREN_2: i32 = 12;
     pub(in super::super) const MULTI_READ: i32 = 22;
     pub(in super::super) const AUTH: i32 = 100;
+    pub(in super::super) const SASL: i32 = 102;
     pub(in super::super) const ADD_WATCH: i32 = 106;
     pub(in super::super) const CLOSE: i32 = -11;
     pub(super) const ERROR: i32 = -1;
@@ -27,6 +28,8 @@ pub(super) mod xid {
     pub(in super::super) const EVENT: i32 = -1;
     pub(in super::super) const PING: i32 = -2;
     pub(in super::super) const AUTH: i32 = -4;
+    /// Before the first ordinary request.
+    pub(in super::super) const SASL: i32 = 0;
 }
 
 /// Errors, by `KeeperException.Code` of ZooKeeper.
@@ -184,6 +187,18 @@ pub(super) fn auth(scheme: &str, proof: &str) -> BytesMut {
     put_bytes(&mut body, scheme.as_bytes());
     put_bytes(&mut body, proof.as_bytes());
     body
+}
+
+/// A part of an exchange by SASL.
+pub(super) fn token(token: &[u8]) -> BytesMut {
+    let mut body = BytesMut::new();
+    put_bytes(&mut body, token);
+    body
+}
+
+/// The server's part of an exchange by SASL.
+pub(super) fn sasl_token(body: &Bytes) -> Result<Bytes, Malformed> {
+    Reader(body).bytes().map(Bytes::copy_from_slice)
 }
 
 /// A request that is only a path: `sync`.

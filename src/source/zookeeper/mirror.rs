@@ -98,7 +98,7 @@ impl Mirror {
     async fn keep(&mut self) {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
         self.feed().enter(FeedState::Connecting, format!("connecting to {}", self.config.connect));
-        let servers = super::servers::Servers::new(&self.config.connect);
+        let servers = super::servers::Servers::of(&self.config);
         loop {
             let trouble = match Session::connect(&self.config, &servers).await {
                 Ok((session, driver)) => {
@@ -418,7 +418,7 @@ impl Mirror {
     fn check_identity(&self, session: &Session) -> Result<(), Trouble> {
         match session.is_of(&self.config) {
             Ok(true) => Ok(()),
-            Ok(false) => Err(Trouble::Ended("the credentials changed".into())),
+            Ok(false) => Err(Trouble::Ended("the credentials or certificates changed".into())),
             Err(why) => {
                 tracing::error!(source = self.feed().name(), %why, "cannot read the credentials again; the old ones stand");
                 Ok(())

@@ -16,6 +16,7 @@ mod level;
 mod mirror;
 mod pace;
 mod request;
+mod sasl;
 mod scan;
 mod servers;
 mod session;

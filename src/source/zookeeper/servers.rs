@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,11 +10,13 @@ use futures::future::join_all;
 use tokio::net::lookup_host;
 use tokio::time::timeout;
 
+use super::Config;
 use super::chroot::Chroot;
 use super::connection::{Connection, SILENCE};
 use super::credentials::Identity;
 use super::handshake::NoSession;
 use super::jute::Ticket;
+use crate::net::tls::ClientFiles;
 use crate::sync::{Mutex, MutexGuard};
 use crate::task::random_below;
 
@@ -30,6 +33,9 @@ const LOOKUP: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub(super) struct Servers {
     addresses: Vec<String>,
+    /// Which of them are spoken to by TLS, each by the name that its certificate must have.
+    secured: Vec<Option<String>>,
+    files: Files,
     chroot: Chroot,
     learned: Arc<Mutex<Learned>>,
 }
@@ -42,13 +48,34 @@ struct Learned {
     failed: Vec<SocketAddr>,
 }
 
+/// What TLS needs.
+#[derive(Clone, Debug, Default)]
+struct Files {
+    ca: Option<PathBuf>,
+    shown: Option<(PathBuf, PathBuf)>,
+}
+
 impl Servers {
+    pub(super) fn of(config: &Config) -> Self {
+        let shown = config.certificate.clone().zip(config.key.clone());
+        Self { files: Files { ca: config.ca.clone(), shown }, ..Self::new(&config.connect) }
+    }
+
     pub(super) fn new(connect: &str) -> Self {
         let servers = connect.split(',').map(str::trim).filter(|server| !server.is_empty());
-        let servers = servers.map(|server| server.strip_prefix("tcp://").unwrap_or(server));
+        let secured = servers.clone().map(|server| server.strip_prefix("tls://").map(host)).collect();
+        let servers = servers.map(|server| {
+            ["tcp://", "tls://"].into_iter().find_map(|kind| server.strip_prefix(kind)).unwrap_or(server)
+        });
         let chroot = servers.clone().next_back().and_then(|server| server.find('/').map(|slash| &server[slash..]));
         let chroot = Chroot::new(chroot.unwrap_or_default());
-        Self { addresses: servers.map(address).collect(), chroot, learned: Arc::default() }
+        Self {
+            addresses: servers.map(address).collect(),
+            secured,
+            files: Files::default(),
+            chroot,
+            learned: Arc::default(),
+        }
     }
 
     pub(super) fn chroot(&self) -> &Chroot {
@@ -66,7 +93,8 @@ impl Servers {
         let looked_up = join_all(self.addresses.iter().map(|address| look_up(address, patience))).await;
         let mut told = Vec::new();
         for (number, address) in self.round(looked_up, &mut told) {
-            let no_session = match Connection::open(address, ticket, last_zxid, identities).await {
+            let tls = self.secured[number].as_deref().map(|host| (host, self.files()));
+            let no_session = match Connection::open(address, tls, ticket, last_zxid, identities).await {
                 Ok(connected) => return Ok(connected),
                 Err(no_session) => no_session,
             };
@@ -117,6 +145,11 @@ impl Servers {
         self.learned().failed.clear();
     }
 
+    fn files(&self) -> ClientFiles<'_> {
+        let shown = self.files.shown.as_ref().map(|(certificate, key)| (certificate.as_path(), key.as_path()));
+        ClientFiles { ca: self.files.ca.as_deref(), shown }
+    }
+
     fn learned(&self) -> MutexGuard<'_, Learned> {
         self.learned.lock().expect("nobody panics while holding it")
     }
@@ -152,6 +185,16 @@ fn address(server: &str) -> String {
     let address = server.split('/').next().unwrap_or(server);
     let has_port = address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
     if has_port { address.to_owned() } else { format!("{address}:{PORT}") }
+}
+
+/// The name of a server without its port, as its certificate has it.
+fn host(server: &str) -> String {
+    let address = server.split('/').next().unwrap_or(server);
+    let host = match address.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, _)) => host,
+        None => address.split(':').next().unwrap_or(address),
+    };
+    host.to_owned()
 }
 
 #[cfg(test)]

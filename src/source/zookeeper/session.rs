@@ -21,6 +21,7 @@ use super::jute::{self, Listing, Malformed, Reading, Ticket, code, op};
 use super::request::{Failure, Reply, Request};
 use super::servers::Servers;
 use crate::model::{Node, NodePath, Stat};
+use crate::net::tls;
 
 /// How long the server may take for a reply.
 const REPLY: Duration = Duration::from_secs(4);
@@ -37,6 +38,7 @@ pub(super) struct Session {
     chroot: Chroot,
     roots: Vec<NodePath>,
     identities: Vec<Identity>,
+    papers: Papers,
     requests: mpsc::UnboundedSender<Request>,
     inbox: Arc<Inbox>,
     watched: bool,
@@ -105,6 +107,7 @@ impl Session {
             chroot: servers.chroot().clone(),
             roots: config.roots.clone(),
             identities: identities.clone(),
+            papers: papers(config),
             requests,
             inbox: Arc::default(),
             watched: false,
@@ -118,9 +121,12 @@ impl Session {
         format!("{:#x}", self.id)
     }
 
-    /// Whether it was made with the credentials that are configured now.
+    /// Whether it was made with the credentials, and the certificates, that are configured now.
     pub(super) fn is_of(&self, config: &Config) -> Result<bool, Trouble> {
-        Ok(self.identities == identities(config)?)
+        if config.has_tls() {
+            tls::client(config.tls()).map_err(|error| Trouble::Unfit(error.to_string()))?;
+        }
+        Ok(self.identities == identities(config)? && self.papers == papers(config))
     }
 
     /// Watches all roots, with all below them.
@@ -286,6 +292,13 @@ fn malformed(what: &str, broken: Malformed) -> Trouble {
 fn is_same(known: &Node, stat: &Stat, length: usize) -> bool {
     let mark = |stat: &Stat| (stat.czxid, stat.mzxid, stat.ctime, stat.mtime, stat.version);
     known.data.len() == length && mark(&known.stat) == mark(stat)
+}
+
+/// The authorities that are believed, the certificate that is shown, and its key.
+type Papers = [Option<Vec<u8>>; 3];
+
+fn papers(config: &Config) -> Papers {
+    [&config.ca, &config.certificate, &config.key].map(|path| std::fs::read(path.as_ref()?).ok())
 }
 
 /// The identities that are configured, read anew for each session.

@@ -12,8 +12,9 @@ use tempfile::TempDir;
 use super::process::Process;
 use super::{SOON, Zk, ensure, eventually, free_port};
 
-/// As Debian's package installs it.
-const CLASS_PATH: &str = "/usr/share/java/zookeeper.jar";
+/// As Debian's packages install it; TLS needs the codecs of Netty, which its own list leaves out.
+const CLASS_PATH: &str =
+    "/usr/share/java/zookeeper.jar:/usr/share/java/netty-codec.jar:/usr/share/java/netty-resolver.jar";
 
 /// Small, and quick to start.
 const JVM: [&str; 4] =
@@ -76,6 +77,13 @@ impl Server {
     /// Has it start with a system property from now on, such as `-Djute.maxbuffer=65536`.
     pub(crate) fn set_property(&mut self, property: &str) {
         self.properties.push(property.to_owned());
+    }
+
+    /// Adds lines to its configuration, for its next start.
+    pub(crate) fn configure(&self, lines: &str) {
+        let path = self.folder.path().join("zoo.cfg");
+        let config = std::fs::read_to_string(&path).expect("a configuration");
+        std::fs::write(path, config + lines).expect("the configuration is written");
     }
 
     /// Kills it.
