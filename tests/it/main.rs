@@ -29,6 +29,7 @@ mod newcomer;
 mod owners;
 mod package;
 mod php;
+mod planted;
 mod ports;
 mod readers;
 mod recorded;
