@@ -10,6 +10,14 @@ pub(super) fn check(connect: &str) -> Result<(), String> {
     if servers.peek().is_none() {
         return Err("names no server: expected `host:port,host:port/chroot`".into());
     }
+    let is_secured = |server: &str| server.starts_with("tls://");
+    if servers.clone().any(is_secured) && !servers.clone().all(is_secured) {
+        return Err(
+            "names some servers with `tls://` and some without: whoever keeps the first from being reached would \
+                    read what passes to the others; write it before each"
+                .into(),
+        );
+    }
     while let Some(server) = servers.next() {
         let server = ["tcp://", "tls://"].into_iter().find_map(|kind| server.strip_prefix(kind)).unwrap_or(server);
         let (address, chroot) = match server.find('/') {
@@ -89,6 +97,8 @@ mod tests {
             "tls://",
             "ssl://zk1:2281",
             "http://zk1:2181",
+            "tls://zk1:2281,zk2:2181",
+            "zk1:2181, tls://zk2:2281/app",
         ] {
             assert!(check(connect).is_err(), "{connect}");
         }

@@ -93,7 +93,7 @@ fn what_masters_took_is_returned_after_they_have_gone() {
     let most = scene.roster.memory();
     assert!(most > before + (64 << 20), "{before} {most}");
     drop(masters);
-    eventually("the kernel has it back", SOON * 2, || {
+    eventually("the kernel has it back", SOON * 4, || {
         let now = scene.roster.memory();
         ensure(now < before + (most - before) / 2, format!("{before} {most} {now}"))
     });

@@ -1,10 +1,8 @@
-//! What another user puts into a folder in which Roster makes files: before, and while it makes them.
+//! What another user puts into a folder in which Roster makes files.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::Instant;
 
 use nix::sys::stat;
@@ -14,9 +12,6 @@ use tempfile::TempDir;
 use crate::harness::{
     Ended, Roster, SOON, WWW_DATA, as_www_data, ensure, eventually, is_skipped_without_root, of_www_data, unconfigured,
 };
-
-/// Attempts at a race.
-const ROUNDS: usize = 12;
 
 /// Root's file that nobody else may read, in a folder that everybody may enter.
 struct Secret(TempDir);
@@ -58,53 +53,6 @@ fn make(folder: &Path, owner: u32, mode: u32) {
 
 fn export(roster: &Roster, file: &Path) -> Ended {
     roster.cli(["export", "--php", file.to_str().expect("text"), "--group", "www-data", "/a"])
-}
-
-/// Meanwhile www-data puts a link to `target` in place of each file in a folder for whose name this holds; how often.
-fn swapping(folder: &Path, target: &Path, is_wanted: fn(&str) -> bool, meanwhile: impl FnOnce()) -> usize {
-    let is_over = AtomicBool::new(false);
-    let swap = || {
-        let mut swapped = 0;
-        while !is_over.load(Ordering::Relaxed) {
-            for found in fs::read_dir(folder).into_iter().flatten().flatten() {
-                let name = found.file_name().into_string().unwrap_or_default();
-                let is_ours = is_wanted(&name) && !found.path().is_symlink();
-                // A link of its own waits under another name, so that one step puts it there.
-                let link = folder.join("link");
-                let _ = symlink(target, &link);
-                swapped += usize::from(is_ours && fs::rename(&link, found.path()).is_ok());
-            }
-        }
-        swapped
-    };
-    thread::scope(|threads| {
-        let swapped = threads.spawn(|| as_www_data(swap));
-        meanwhile();
-        is_over.store(true, Ordering::Relaxed);
-        swapped.join().expect("it does not panic")
-    })
-}
-
-#[test]
-fn who_swaps_the_file_of_an_export_for_a_link_is_given_nothing() {
-    if is_skipped_without_root() {
-        return;
-    }
-    let (secret, (roster, folder)) = (Secret::new(), beside_www_data(0o755));
-    let file = folder.join("roster.php");
-    let swapped = swapping(
-        &folder,
-        &secret.path(),
-        |name| name.starts_with(".roster.php."),
-        || {
-            for _ in 0..ROUNDS {
-                let _ = fs::remove_file(&file);
-                export(&roster, &file);
-            }
-        },
-    );
-    secret.is_untouched();
-    assert!(swapped > 0, "nothing was swapped");
 }
 
 #[test]

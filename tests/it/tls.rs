@@ -285,8 +285,10 @@ fn what_cannot_be_shown_is_told_before_the_start() {
     let in_vain = ":9: upstream.0.ca: is of no use without TLS";
     assert!(told(&upstream("hub:8010")).iter().any(|told| told.starts_with(in_vain)));
     let mut roster = Roster::prepare("");
+    roster.write("tokens", "a-token-of-some-length");
+    let tokens = roster.folder().join("tokens");
     let settings = format!(
-        "listen = \"127.0.0.1:0\"\ntokens = {key:?}\n[register.tls]\ncertificate = {certificate:?}\nkey = {other:?}\n"
+        "listen = \"127.0.0.1:0\"\ntokens = {tokens:?}\n[register.tls]\ncertificate = {certificate:?}\nkey = {other:?}\n"
     );
     roster.configure("listen = \"\"", &settings);
     let ended = roster.fails();
