@@ -152,9 +152,18 @@ impl Roster {
 
     /// How many bytes of memory it has.
     pub(crate) fn memory(&self) -> usize {
+        self.resident("VmRSS:")
+    }
+
+    /// The same without what it has mapped of files, which the kernel can take back at any time.
+    pub(crate) fn own_memory(&self) -> usize {
+        self.resident("RssAnon:")
+    }
+
+    fn resident(&self, kind: &str) -> usize {
         let id = self.process().id();
         let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("a status");
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a resident set");
+        let resident = status.lines().find_map(|line| line.strip_prefix(kind)).expect("a resident set");
         resident.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") * 1024
     }
 
