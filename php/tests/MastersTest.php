@@ -107,7 +107,7 @@ final class MastersTest extends TestCase
             }
         }
         $this->expectException(NoMaster::class);
-        $this->expectExceptionMessage('with the metadata');
+        $this->expectExceptionMessage('with weight=3, zone=c');
         $this->client->call('demo', 'echo', metadata: $in('c'));
     }
 
