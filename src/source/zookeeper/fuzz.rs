@@ -1,6 +1,6 @@
 //! What must hold for any bytes of a server.
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 
 use super::jute::{self, Frame, Listing, Malformed};
 
