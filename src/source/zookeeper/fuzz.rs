@@ -48,6 +48,8 @@ fn holds_its_names(listing: &Listing) {
 /// Beside the corpus, whatever the damage to a reply.
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
 
     #[test]
