@@ -4,11 +4,11 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-use nix::unistd::{AccessFlags, Gid, Group, Uid, access, getegid, geteuid, getgroups};
+use nix::unistd::{AccessFlags, Gid, Uid, access, getegid, geteuid, getgroups};
 
 use super::Config;
 use crate::default_paths;
-use crate::permissions::not_in;
+use crate::permissions::{gid_of, not_in};
 
 /// Where even root can make nothing.
 const OF_THE_KERNEL: [&str; 2] = ["/proc", "/sys"];
@@ -24,17 +24,15 @@ impl Config {
 
 /// Why this process cannot give a file to the group; none, if it can, or there is no such group.
 pub(super) fn cannot_give(group: &str) -> Option<String> {
-    let gid = Group::from_name(group).ok().flatten().map(|group| group.gid);
-    let gid = gid.or_else(|| group.parse().ok().map(Gid::from_raw))?;
+    let gid = gid_of(group).ok().flatten()?;
     let is_member = || gid == getegid() || getgroups().is_ok_and(|groups| groups.contains(&gid));
     (!geteuid().is_root() && !is_member()).then(|| format!("cannot give it to the group {group:?}: {}", not_in(group)))
 }
 
 /// Whether a file belongs to the group already.
 pub(super) fn is_of_group(path: &Path, group: &str) -> bool {
-    let Ok(file) = fs::metadata(path) else { return false };
-    let known = Group::from_gid(Gid::from_raw(file.gid())).ok().flatten();
-    known.is_some_and(|known| known.name == group) || file.gid().to_string() == group
+    let gid = gid_of(group).ok().flatten().map(Gid::as_raw);
+    gid.is_some() && gid == fs::metadata(path).ok().map(|file| file.gid())
 }
 
 /// Why this process can make no socket in a folder, which is made with those above it.

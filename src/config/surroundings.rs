@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use nix::unistd::{Group, geteuid};
+use nix::unistd::geteuid;
 
 use super::draft::Draft;
 use super::mistake::{Key, Mistake};
@@ -12,7 +12,7 @@ use crate::access::Subject;
 use crate::default_paths;
 use crate::net::InTheWay;
 use crate::net::tls::{TlsError, authorities_of, chain_of, client, key_of};
-use crate::permissions::own;
+use crate::permissions::{gid_of, own};
 use crate::register::{self, SecretError};
 use crate::secret;
 use crate::source::zookeeper::credentials;
@@ -25,7 +25,7 @@ pub(super) fn check_names(config: &Config, draft: &Draft) -> Vec<Mistake> {
         ("register.group", &config.register.group),
         ("shared.group", &config.shared.group),
     ] {
-        if !group.is_empty() && group.parse::<u32>().is_err() && matches!(Group::from_name(group), Ok(None)) {
+        if !group.is_empty() && matches!(gid_of(group), Ok(None)) {
             mistakes.push(draft.mistake(key.into(), format!("there is no group {group:?} on this machine")));
         }
     }

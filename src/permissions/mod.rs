@@ -72,13 +72,16 @@ impl From<Mode> for String {
     }
 }
 
+/// The group of a name, or else of a number: a container has other names than the one that the number is of.
+pub fn gid_of(group: &str) -> nix::Result<Option<Gid>> {
+    let known = Group::from_name(group)?.map(|group| group.gid);
+    Ok(known.or_else(|| group.parse().ok().map(Gid::from_raw)))
+}
+
 /// Gives a file to a group, by its name or its number.
 pub fn give_to(file: impl AsFd, group: &str) -> io::Result<()> {
     let failed = |why: &dyn Display| io::Error::other(format!("cannot give it to the group `{group}`: {why}"));
-    let known = Group::from_name(group).map_err(|error| failed(&error))?;
-    // A container has other names than the one that the number is of.
-    let number = known.map(|group| group.gid).or_else(|| group.parse().ok().map(Gid::from_raw));
-    let number = number.ok_or_else(|| failed(&"there is no such group"))?;
+    let number = gid_of(group).map_err(|error| failed(&error))?.ok_or_else(|| failed(&"there is no such group"))?;
     fchownat(file, "", None, Some(number), AtFlags::AT_EMPTY_PATH).map_err(|error| match error {
         Errno::EPERM => failed(&not_in(group)),
         _ => failed(&error.desc()),

@@ -15,7 +15,7 @@ use nix::unistd::{Uid, User};
 const CURE: &str = "remove it, and see who may write its folder";
 
 /// Whoever else may write a file.
-const OTHERS_WRITE: u32 = 0o022;
+pub(super) const OTHERS_WRITE: u32 = 0o022;
 
 /// Why something is not taken for a file of our own.
 #[derive(Debug, thiserror::Error)]
@@ -57,10 +57,8 @@ pub fn open(path: &Path) -> Result<File, NotOwn> {
 /// or another user's file.
 pub fn open_with(path: &Path, options: &mut OpenOptions) -> Result<File, NotOwn> {
     let file = regular(options.custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits()).open(path))?;
-    match foreign(file.metadata().map_err(NotOwn::Io)?.uid()) {
-        Some((owner, user)) => Err(NotOwn::Foreign { owner, user }),
-        None => Ok(file),
-    }
+    check_owner(file.metadata().map_err(NotOwn::Io)?.uid())?;
+    Ok(file)
 }
 
 /// What was opened without following a link or waiting, if it is a file.
@@ -80,11 +78,8 @@ pub(super) fn regular(opened: io::Result<File>) -> Result<File, NotOwn> {
 pub(super) fn hold(path: &Path, is_right: fn(&Metadata) -> bool) -> Result<File, NotOwn> {
     let held = look(AT_FDCWD, path).map_err(|error| NotOwn::Io(error.into()))?;
     let found = held.metadata().map_err(NotOwn::Io)?;
-    match foreign(found.uid()) {
-        Some((owner, user)) => Err(NotOwn::Foreign { owner, user }),
-        None if is_right(&found) => Ok(held),
-        None => Err(NotOwn::Replaced),
-    }
+    check_owner(found.uid())?;
+    if is_right(&found) { Ok(held) } else { Err(NotOwn::Replaced) }
 }
 
 /// What lies there, to be asked what it is: not opened, and no link is followed.
@@ -125,6 +120,11 @@ pub fn check_folder(path: &Path) -> io::Result<()> {
 pub fn foreign_folder(folder: &Path) -> Option<(&Path, String, String)> {
     let (there, found) = folder.ancestors().find_map(|folder| Some((folder, folder.metadata().ok()?)))?;
     foreign(found.uid()).map(|(owner, user)| (there, owner, user))
+}
+
+/// That an owner is our user or root.
+pub(super) fn check_owner(owner: u32) -> Result<(), NotOwn> {
+    foreign(owner).map_or(Ok(()), |(owner, user)| Err(NotOwn::Foreign { owner, user }))
 }
 
 /// The names of an owner who is neither our user nor root, and of our user.
