@@ -3,14 +3,14 @@
 use std::net::Ipv6Addr;
 
 use crate::model::NodePath;
+use crate::source::zookeeper::{address_of, is_secured, servers};
 
 /// What is wrong with the address of an ensemble: servers with commas between them, and a chroot after the last.
 pub(super) fn check(connect: &str) -> Result<(), String> {
-    let mut servers = connect.split(',').map(str::trim).filter(|server| !server.is_empty()).peekable();
+    let mut servers = servers(connect).peekable();
     if servers.peek().is_none() {
         return Err("names no server: expected `host:port,host:port/chroot`".into());
     }
-    let is_secured = |server: &str| server.starts_with("tls://");
     if servers.clone().any(is_secured) && !servers.clone().all(is_secured) {
         return Err(
             "names some servers with `tls://` and some without: whoever keeps the first from being reached would \
@@ -19,7 +19,7 @@ pub(super) fn check(connect: &str) -> Result<(), String> {
         );
     }
     while let Some(server) = servers.next() {
-        let server = ["tcp://", "tls://"].into_iter().find_map(|kind| server.strip_prefix(kind)).unwrap_or(server);
+        let server = address_of(server);
         let (address, chroot) = match server.find('/') {
             Some(slash) if servers.peek().is_none() => server.split_at(slash),
             _ => (server, "/"),

@@ -67,6 +67,21 @@ pub struct Config {
     pub max_depth: usize,
 }
 
+/// The servers that `connect` names: each may begin with how it is spoken to, and the last one end with a chroot.
+pub(crate) fn servers(connect: &str) -> impl DoubleEndedIterator<Item = &str> + Clone {
+    connect.split(',').map(str::trim).filter(|server| !server.is_empty())
+}
+
+/// Whether a server is spoken to by TLS.
+pub(crate) fn is_secured(server: &str) -> bool {
+    server.starts_with("tls://")
+}
+
+/// A server without how it is spoken to.
+pub(crate) fn address_of(server: &str) -> &str {
+    ["tcp://", "tls://"].into_iter().find_map(|kind| server.strip_prefix(kind)).unwrap_or(server)
+}
+
 impl Config {
     /// The settings for an ensemble of which only the address is known.
     pub fn new(connect: impl Into<String>) -> Self {
@@ -93,7 +108,7 @@ impl Config {
 
     /// Whether a server is spoken to by TLS.
     pub fn has_tls(&self) -> bool {
-        self.connect.split(',').any(|server| server.trim().starts_with("tls://"))
+        servers(&self.connect).any(is_secured)
     }
 
     pub(crate) fn tls(&self) -> ClientFiles<'_> {

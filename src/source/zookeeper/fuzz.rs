@@ -41,7 +41,7 @@ fn piecemeal(bytes: &[u8]) -> Result<Frame, Malformed> {
 fn holds_its_names(listing: &Listing) {
     if let Listing::Names(names) = listing {
         assert_eq!(names.iter().count(), names.count());
-        assert!(names.iter().all(|name| name.len() <= 3 * names.size()));
+        assert!(names.iter().all(|name| name.len() <= 3 * names.bytes.len()));
     }
 }
 

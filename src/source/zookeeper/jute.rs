@@ -107,7 +107,7 @@ pub(super) enum Listing {
 /// The names of children, as they were received.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Names {
-    bytes: Bytes,
+    pub(super) bytes: Bytes,
     count: usize,
 }
 
@@ -120,11 +120,6 @@ impl Names {
 
     pub(super) fn count(&self) -> usize {
         self.count
-    }
-
-    #[cfg(any(test, feature = "fuzz"))]
-    pub(super) fn size(&self) -> usize {
-        self.bytes.len()
     }
 }
 

@@ -23,4 +23,5 @@ mod session;
 mod update;
 
 pub use self::config::{Config, Patterns};
+pub(crate) use self::config::{address_of, is_secured, servers};
 pub use self::mirror::run;

@@ -25,7 +25,7 @@ pub(super) struct Scope<'a> {
 /// Where the server keeps its quotas, if the mirror sees that.
 pub(super) fn quotas(config: &Config) -> Option<NodePath> {
     const QUOTAS: &str = "/zookeeper/quota";
-    let (path, _) = Servers::new(&config.connect).chroot().client(QUOTAS)?;
+    let (path, _) = Servers::of(config).chroot().client(QUOTAS)?;
     (!config.roots.iter().any(|root| root.is_under(&path))).then_some(path)
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,13 +9,12 @@ use futures::future::join_all;
 use tokio::net::lookup_host;
 use tokio::time::timeout;
 
-use super::Config;
 use super::chroot::Chroot;
 use super::connection::{Connection, SILENCE};
 use super::credentials::Identity;
 use super::handshake::NoSession;
 use super::jute::Ticket;
-use crate::net::tls::ClientFiles;
+use super::{Config, address_of, is_secured, servers};
 use crate::sync::{Mutex, MutexGuard};
 use crate::task::random_below;
 
@@ -35,7 +33,7 @@ pub(super) struct Servers {
     addresses: Vec<String>,
     /// Which of them are spoken to by TLS, each by the name that its certificate must have.
     secured: Vec<Option<String>>,
-    files: Files,
+    config: Config,
     chroot: Chroot,
     learned: Arc<Mutex<Learned>>,
 }
@@ -48,31 +46,17 @@ struct Learned {
     failed: Vec<SocketAddr>,
 }
 
-/// What TLS needs.
-#[derive(Clone, Debug, Default)]
-struct Files {
-    ca: Option<PathBuf>,
-    shown: Option<(PathBuf, PathBuf)>,
-}
-
 impl Servers {
     pub(super) fn of(config: &Config) -> Self {
-        let shown = config.certificate.clone().zip(config.key.clone());
-        Self { files: Files { ca: config.ca.clone(), shown }, ..Self::new(&config.connect) }
-    }
-
-    pub(super) fn new(connect: &str) -> Self {
-        let servers = connect.split(',').map(str::trim).filter(|server| !server.is_empty());
-        let secured = servers.clone().map(|server| server.strip_prefix("tls://").map(host)).collect();
-        let servers = servers.map(|server| {
-            ["tcp://", "tls://"].into_iter().find_map(|kind| server.strip_prefix(kind)).unwrap_or(server)
-        });
+        let servers = servers(&config.connect);
+        let secured = servers.clone().map(|server| is_secured(server).then(|| host(address_of(server)))).collect();
+        let servers = servers.map(address_of);
         let chroot = servers.clone().next_back().and_then(|server| server.find('/').map(|slash| &server[slash..]));
         let chroot = Chroot::new(chroot.unwrap_or_default());
         Self {
             addresses: servers.map(address).collect(),
             secured,
-            files: Files::default(),
+            config: config.clone(),
             chroot,
             learned: Arc::default(),
         }
@@ -93,7 +77,7 @@ impl Servers {
         let looked_up = join_all(self.addresses.iter().map(|address| look_up(address, patience))).await;
         let mut told = Vec::new();
         for (number, address) in self.round(looked_up, &mut told) {
-            let tls = self.secured[number].as_deref().map(|host| (host, self.files()));
+            let tls = self.secured[number].as_deref().map(|host| (host, self.config.tls()));
             let no_session = match Connection::open(address, tls, ticket, last_zxid, identities).await {
                 Ok(connected) => return Ok(connected),
                 Err(no_session) => no_session,
@@ -143,11 +127,6 @@ impl Servers {
     /// What failed long ago does not matter.
     pub(super) fn forgive(&self) {
         self.learned().failed.clear();
-    }
-
-    fn files(&self) -> ClientFiles<'_> {
-        let shown = self.files.shown.as_ref().map(|(certificate, key)| (certificate.as_path(), key.as_path()));
-        ClientFiles { ca: self.files.ca.as_deref(), shown }
     }
 
     fn learned(&self) -> MutexGuard<'_, Learned> {
@@ -210,17 +189,17 @@ mod tests {
             ("[::1]", "[::1]:2181"),
             ("[::1]:1/a", "[::1]:1"),
         ] {
-            assert_eq!(Servers::new(connect).addresses, [expected]);
+            assert_eq!(Servers::of(&Config::new(connect)).addresses, [expected]);
         }
-        assert_eq!(Servers::new(" zk1 , zk2:1 ,").addresses, ["zk1:2181", "zk2:1"]);
-        let servers = Servers::new("zk1,tcp://zk2:1/app");
+        assert_eq!(Servers::of(&Config::new(" zk1 , zk2:1 ,")).addresses, ["zk1:2181", "zk2:1"]);
+        let servers = Servers::of(&Config::new("zk1,tcp://zk2:1/app"));
         assert_eq!(servers.addresses, ["zk1:2181", "zk2:1"]);
         assert_eq!(servers.chroot.server(&crate::model::NodePath::root().child("a")), "/app/a");
     }
 
     #[test]
     fn an_address_that_failed_comes_last_and_those_known_stand_while_no_name_is_found() {
-        let servers = Servers::new("zk1,zk2,zk3");
+        let servers = Servers::of(&Config::new("zk1,zk2,zk3"));
         let [first, second, third] = [1, 2, 3].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
         let order = |looked_up: [LookedUp; 3]| {
             let mut unknown = Vec::new();
@@ -245,7 +224,7 @@ mod tests {
     async fn each_of_the_first_servers_tells_what_is_wrong_with_it() {
         let other = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let here = other.local_addr().expect("an address");
-        let servers = Servers::new(&format!("127.0.0.1:1,zk-typo.invalid,{here},127.0.0.1:2/app"));
+        let servers = Servers::of(&Config::new(format!("127.0.0.1:1,zk-typo.invalid,{here},127.0.0.1:2/app")));
         let accepting = async {
             loop {
                 drop(other.accept().await);
