@@ -22,14 +22,16 @@ const MAX_VALUES: usize = MAX_COMMAND_VALUES;
 
 /// Reads one value. An integer of JSON beyond 64 bits becomes a float.
 pub(super) fn read(encoding: Encoding, bytes: &[u8]) -> Result<Value, String> {
-    // Decoded, a value takes up to 40 times as much as its bytes. None has fewer than one.
-    if bytes.len() > MAX_VALUES && count(encoding, bytes) > MAX_VALUES {
-        return Err(format!("more than {MAX_VALUES} values"));
-    }
     if encoding != Encoding::MSGPACK {
-        let mut document = serde_json::Deserializer::from_slice(bytes);
-        let value = FromJson.deserialize(&mut document).and_then(|value| document.end().map(|()| value));
-        return value.map_err(|error| format!("no JSON: {error}"));
+        let (left, mut document) = (Cell::new(MAX_VALUES), serde_json::Deserializer::from_slice(bytes));
+        let value = FromJson(Count(&left)).deserialize(&mut document);
+        let value = value.and_then(|value| document.end().map(|()| value));
+        // All that JSON can say is a value: so what is wrong with the data is that there is too much of it.
+        return value.map_err(|error| if error.is_data() { too_many() } else { format!("no JSON: {error}") });
+    }
+    // Decoded, a value takes up to 40 times as much as its bytes. None has fewer than one.
+    if bytes.len() > MAX_VALUES && count(bytes) > MAX_VALUES {
+        return Err(too_many());
     }
     let mut rest = bytes;
     let value = rmpv::decode::read_value_with_max_depth(&mut rest, MAX_DEPTH);
@@ -61,17 +63,17 @@ fn is_json(value: &Value) -> bool {
     }
 }
 
-/// How many values there are, up to one more than may be, or to what cannot be read.
-fn count(encoding: Encoding, bytes: &[u8]) -> usize {
+fn too_many() -> String {
+    format!("more than {MAX_VALUES} values")
+}
+
+/// How many values of MessagePack there are, up to one more than may be, or to what cannot be read.
+fn count(bytes: &[u8]) -> usize {
     let left = Cell::new(MAX_VALUES + 1);
+    let mut bytes = rmp_serde::Deserializer::from_read_ref(bytes);
+    bytes.set_max_depth(MAX_DEPTH);
     // Whatever is wrong with them is told when they are read.
-    let _ = if encoding == Encoding::MSGPACK {
-        let mut bytes = rmp_serde::Deserializer::from_read_ref(bytes);
-        bytes.set_max_depth(MAX_DEPTH);
-        Count(&left).deserialize(&mut bytes).map_err(drop)
-    } else {
-        Count(&left).deserialize(&mut serde_json::Deserializer::from_slice(bytes)).map_err(drop)
-    };
+    let _ = Count(&left).deserialize(&mut bytes);
     MAX_VALUES + 1 - left.get()
 }
 
@@ -161,10 +163,11 @@ pub(super) fn memory_size(value: &Value) -> usize {
         }
 }
 
-/// Reads a value of JSON as a master takes it.
-struct FromJson;
+/// Reads a value of JSON as a master takes it, and counts the values.
+#[derive(Clone, Copy)]
+struct FromJson<'a>(Count<'a>);
 
-impl<'de> DeserializeSeed<'de> for FromJson {
+impl<'de> DeserializeSeed<'de> for FromJson<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
@@ -172,7 +175,7 @@ impl<'de> DeserializeSeed<'de> for FromJson {
     }
 }
 
-impl<'de> Visitor<'de> for FromJson {
+impl<'de> Visitor<'de> for FromJson<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -180,32 +183,39 @@ impl<'de> Visitor<'de> for FromJson {
     }
 
     fn visit_bool<E: de::Error>(self, value: bool) -> Result<Value, E> {
+        self.0.one()?;
         Ok(value.into())
     }
 
     fn visit_i64<E: de::Error>(self, value: i64) -> Result<Value, E> {
+        self.0.one()?;
         Ok(value.into())
     }
 
     fn visit_u64<E: de::Error>(self, value: u64) -> Result<Value, E> {
+        self.0.one()?;
         Ok(value.into())
     }
 
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
+        self.0.one()?;
         Ok(value.into())
     }
 
     fn visit_str<E: de::Error>(self, value: &str) -> Result<Value, E> {
+        self.0.one()?;
         Ok(value.into())
     }
 
     fn visit_unit<E: de::Error>(self) -> Result<Value, E> {
+        self.0.one()?;
         Ok(Value::Nil)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        self.0.one()?;
         let mut list = Vec::new();
-        while let Some(item) = items.next_element_seed(FromJson)? {
+        while let Some(item) = items.next_element_seed(self)? {
             list.push(item);
         }
         list.shrink_to_fit();
@@ -214,9 +224,11 @@ impl<'de> Visitor<'de> for FromJson {
 
     /// Of two entries with one key, the last stands, as in PHP.
     fn visit_map<A: MapAccess<'de>>(self, mut pairs: A) -> Result<Value, A::Error> {
+        self.0.one()?;
         let mut entries = IndexMap::new();
         while let Some(key) = pairs.next_key::<String>()? {
-            entries.insert(key, pairs.next_value_seed(FromJson)?);
+            self.0.one()?;
+            entries.insert(key, pairs.next_value_seed(self)?);
         }
         let mut entries: Vec<(Value, Value)> = entries.into_iter().map(|(key, value)| (key.into(), value)).collect();
         entries.shrink_to_fit();
