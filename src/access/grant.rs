@@ -66,6 +66,11 @@ impl Grant {
         self.admin || self.read.all_services
     }
 
+    /// Whether it may know of what offers these services: it sees one of them, or all there are.
+    pub fn sees_one_of<'a>(&self, mut services: impl Iterator<Item = &'a str>) -> bool {
+        self.sees_all() || services.any(|service| self.sees(service))
+    }
+
     /// Whether there may be a service that it sees.
     pub fn sees_any(&self) -> bool {
         !self.read.services.is_empty() || !self.call.methods.is_empty()

@@ -46,16 +46,16 @@ impl Desk {
                 continue;
             }
             let grant = peer.identity.grant();
-            let passes = may_pass(entry, grant, filter);
-            let is_full = passes && (masters.len() == limit || bytes + size(entry, grant) > self.page_bytes());
+            let (passes, size) = (may_pass(entry, grant, filter), size(entry, grant));
+            let is_full = passes && (masters.len() == limit || bytes + size > self.page_bytes());
             if seen >= MAX_SEEN || (is_full && !masters.is_empty()) {
                 cursor = last;
                 break;
             }
-            seen += cost(size(entry, grant), filter);
+            seen += cost(|| size, filter);
             last = Some(id.to_string());
             if passes {
-                bytes += size(entry, grant);
+                bytes += size;
                 masters.push(convert::master(entry, grant));
             }
         }
@@ -137,7 +137,7 @@ impl Desk {
                 break;
             }
             last = Some(at);
-            seen += cost(size(entry, peer.identity.grant()), filter);
+            seen += cost(|| size(entry, peer.identity.grant()), filter);
             if has_metadata(offer, filter) {
                 let instance = convert::instance(entry, offer);
                 bytes += instance.master.len() + instance.address.len() + instance.offer.metadata.len() + 128;
@@ -171,8 +171,8 @@ fn size(entry: &Entry, grant: &Grant) -> usize {
 }
 
 /// How many masters could be passed by in the time that it takes to compare one of so many bytes.
-fn cost(size: usize, filter: &Filter) -> usize {
-    1 + filter.metadata.as_ref().map_or(0, BTreeMap::len) * size / COMPARED
+fn cost(size: impl Fn() -> usize, filter: &Filter) -> usize {
+    1 + filter.metadata.as_ref().map_or(0, |wanted| wanted.len() * size() / COMPARED)
 }
 
 /// Whether a page of services begins among those that are offered, and after which name.
@@ -224,7 +224,7 @@ pub(super) fn known(snapshot: &Snapshot) -> thrift::Result<Freshness> {
 
 /// Whether a client may know of a master: it sees one of its services. One without services is for those who see all.
 pub(super) fn is_visible(entry: &Entry, grant: &Grant) -> bool {
-    grant.sees_all() || seen_services(entry, grant).next().is_some()
+    grant.sees_one_of(entry.master.services.iter().map(Service::base_name))
 }
 
 /// The services of a master of which a client may know. No answer may depend on the others.

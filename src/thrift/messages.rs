@@ -5,7 +5,6 @@ use super::handler::{Desk, denied, invalid};
 use super::idl::{self, Encoding};
 use super::value;
 use super::watch::{Patience, Told};
-use crate::access::Grant;
 use crate::model::Revision;
 use crate::store::MasterMessage;
 use crate::task::Stop;
@@ -49,7 +48,9 @@ impl Desk {
     }
 
     fn messages_since(&self, peer: &Peer, watch: &MessageWatch, since: Revision) -> Told<idl::MessagesReply> {
-        let sees = |message: &MasterMessage| is_visible(message, peer.identity.grant());
+        // As the master itself is seen.
+        let sees =
+            |message: &MasterMessage| peer.identity.grant().sees_one_of(message.services.iter().map(String::as_str));
         let news = self.store.messages().since(since, watch.patience.limit, self.page_bytes() / GROWTH, sees);
         let mut missed = news.missed as i64;
         let mut messages = Vec::new();
@@ -65,11 +66,6 @@ impl Desk {
         let reply = idl::MessagesReply { messages, cursor: news.upto as i64, missed, reset: news.is_reset };
         Told { reply, is_news, is_all: true, revision: news.upto }
     }
-}
-
-/// Whether a client may know of a message: it sees one of the services that its master offered.
-fn is_visible(message: &MasterMessage, grant: &Grant) -> bool {
-    grant.sees_all() || message.services.iter().any(|service| grant.sees(service))
 }
 
 /// None: it cannot be written so.
