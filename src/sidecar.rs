@@ -1,6 +1,7 @@
 //! The sidecar: builds the rooms from the configuration, connects them, stops them in order.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,10 +11,11 @@ use crate::access::{Access, Policy, UnknownName};
 use crate::config::{Config, foreign_folders, raise_limit};
 use crate::metrics::Metrics;
 use crate::net::{Address, BindError, TakenPorts};
+use crate::permissions::Claim;
 use crate::register::{Register, RegisterError};
 use crate::secret::warn_if_open;
 use crate::source;
-use crate::store::shared::{Shared, SharedError};
+use crate::store::shared::{self, Shared, SharedError, StateTaken};
 use crate::store::{Feed, FeedState, Store};
 use crate::task::{Failure, Reload, Tasks};
 use crate::thrift::Endpoint;
@@ -32,6 +34,8 @@ pub struct Sidecar {
     access: Arc<Access>,
     addresses: Vec<Address>,
     stop_timeout: Duration,
+    /// Held until all has stopped: that no other sidecar keeps its state in the same directory.
+    _state: Option<Claim>,
 }
 
 /// Why the access rules stay as they were.
@@ -54,6 +58,8 @@ pub enum StartError {
     Folder(&'static str, String),
     #[error(transparent)]
     Register(#[from] RegisterError),
+    #[error(transparent)]
+    State(#[from] StateTaken),
     #[error(transparent)]
     Shared(SharedError),
     #[error("cannot start a thread: {0}")]
@@ -78,12 +84,15 @@ impl Sidecar {
         }
         // Then: what cannot listen touches nothing of another sidecar's.
         let endpoint = Endpoint::bind(&config.thrift, taken_ports)?;
+        let mut shared_config = config.shared.clone();
+        let state = shared_config.claim_state()?;
         let bind = || Register::bind(&config.register, &config.token_file(), taken_ports);
         let register = config.register.is_on().then(bind).transpose()?;
 
         let metrics = Arc::new(Metrics::default());
         let feeds = feeds(config);
-        let shared = open_shared(config, &feeds, &metrics)?;
+        let beside = config.thrift.unix.parent();
+        let shared = open_shared(&shared_config, beside, &feeds, &metrics)?;
         let store = match shared.as_ref().and_then(Shared::left) {
             Some(left) => Store::restored(&config.store, feeds, left, metrics.clone()),
             None => Store::new(&config.store, feeds, metrics.clone()),
@@ -123,9 +132,10 @@ impl Sidecar {
         endpoint.start(&config.zk_data, &store, &access, &metrics, &tasks)?;
         match shared {
             Some(shared) => shared.start(&tasks, &store, &metrics)?,
-            None => Shared::start_later(&config.shared, config.thrift.unix.parent(), &tasks, &store, &metrics)?,
+            None => Shared::start_later(&shared_config, beside, &tasks, &store, &metrics)?,
         }
-        Ok(Self { tasks, failures, reload, store, access, addresses, stop_timeout: config.sidecar.stop_timeout })
+        let stop_timeout = config.sidecar.stop_timeout;
+        Ok(Self { tasks, failures, reload, store, access, addresses, stop_timeout, _state: state })
     }
 
     /// Where it listens.
@@ -212,8 +222,13 @@ fn feeds(config: &Config) -> Vec<Feed> {
 }
 
 /// Without a shared file the endpoint works as well: only what an operator must put right keeps it from starting.
-fn open_shared(config: &Config, feeds: &[Feed], metrics: &Metrics) -> Result<Option<Shared>, StartError> {
-    match Shared::open(&config.shared, config.thrift.unix.parent(), feeds) {
+fn open_shared(
+    config: &shared::Config,
+    beside: Option<&Path>,
+    feeds: &[Feed],
+    metrics: &Metrics,
+) -> Result<Option<Shared>, StartError> {
+    match Shared::open(config, beside, feeds) {
         Err(error @ (SharedError::Io { .. } | SharedError::Map { .. })) => {
             tracing::error!(%error, "going on without the shared file, until it can be opened");
             metrics.shared_trouble.store(Some(Arc::new(error.to_string())));

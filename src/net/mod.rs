@@ -32,7 +32,7 @@ pub(crate) use self::socket_file::most_bytes;
 pub use self::stream::Stream;
 use crate::default_paths::is_live;
 use crate::metrics::Metrics;
-use crate::permissions::{Claim, Permissions, make_folder};
+use crate::permissions::{Claim, NotClaimed, Permissions, make_folder};
 use crate::task::{Backoff, Stop};
 
 /// How many connections the kernel may hold for us until we accept them. A full queue of a Unix socket makes its
@@ -254,9 +254,9 @@ fn listen_under(
     }
     path.parent().map_or(Ok(()), make_folder)?;
     // Two that start at the same moment find nobody who listens.
-    let claim = Claim::of(path).map_err(|error| match error.kind() {
-        io::ErrorKind::WouldBlock => NoListener::Taken { setting, user: None },
-        _ => error.into(),
+    let claim = Claim::of(path).map_err(|why| match why {
+        NotClaimed::Held(_) => NoListener::Taken { setting, user: None },
+        NotClaimed::Failed(error) => error.into(),
     })?;
     InTheWay::none_at(path)?;
     let (listener, mut file) = SocketFile::bind(path, permissions)?;

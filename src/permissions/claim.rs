@@ -1,46 +1,100 @@
 //! Claims: what no other process may have as long as this one does.
 
 use std::ffi::OsString;
+use std::fmt::{self, Display, Formatter};
 use std::fs::{self, File};
-use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::geteuid;
 
 use super::own::{self, NotOwn};
 
+/// How often a file is tried that was replaced before it could be locked.
+const MAX_ATTEMPTS: usize = 3;
+
+/// The longest number of a process.
+const MAX_PID: u64 = 10;
+
 /// A lock that no other process may have as long as this lives.
 #[derive(Debug)]
-pub struct Claim(Flock<File>);
+pub struct Claim {
+    lock: Flock<File>,
+    path: PathBuf,
+}
+
+/// Why there is no claim.
+#[derive(Debug, thiserror::Error)]
+pub enum NotClaimed {
+    #[error("another sidecar{0} has it")]
+    Held(Holder),
+    #[error(transparent)]
+    Failed(#[from] io::Error),
+}
+
+/// The process that has a claim, as it numbers itself; none in the moment before it has written that down.
+#[derive(Debug)]
+pub struct Holder(Option<u32>);
 
 impl Claim {
-    /// That to a file or socket; it fails with `WouldBlock` while another process has it. Only our user may open the hidden
-    /// file beside it that is locked for that, and so lock it.
-    pub fn of(path: &Path) -> io::Result<Self> {
+    /// That to a file, a socket or a folder. Only our user may open the hidden file beside it that is locked for that:
+    /// whoever can open a file can lock it.
+    pub fn of(path: &Path) -> Result<Self, NotClaimed> {
         let mut name = OsString::from(".");
         name.push(path.file_name().unwrap_or_default());
         name.push(".claim");
         let path = path.with_file_name(name);
-        let mut options = File::options();
-        options.write(true).create(true).truncate(false).mode(0o600);
-        Self::on(own::open_with(&path, &mut options).map_err(|why| refused(&path, why))?)
+        for _ in 0..MAX_ATTEMPTS {
+            let mut options = File::options();
+            options.read(true).write(true).create(true).truncate(false).mode(0o600);
+            let file = own::open_with(&path, &mut options).map_err(|why| refused(&path, why))?;
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => {
+                    let closed = lock.set_permissions(fs::Permissions::from_mode(0o600));
+                    closed.map_err(|error| refused(&path, NotOwn::Io(error)))?;
+                    let claim = Self { lock, path: path.clone() };
+                    if claim.is_there() {
+                        claim.sign()?;
+                        return Ok(claim);
+                    }
+                }
+                // Another user may have locked it, which no sidecar has to respect.
+                Err((file, Errno::EWOULDBLOCK)) if file.metadata()?.mode() & 0o077 != 0 => own::remove(&path)?,
+                Err((file, Errno::EWOULDBLOCK)) => return Err(NotClaimed::Held(Holder::of(file))),
+                Err((_, error)) => return Err(NotClaimed::Failed(error.into())),
+            }
+        }
+        Err(NotClaimed::Held(Holder(None)))
     }
 
-    /// That to a folder, which only our user may open.
-    pub fn of_folder(path: &Path) -> io::Result<Self> {
-        Self::on(File::open(path)?)
-    }
-
-    fn on(file: File) -> io::Result<Self> {
-        Flock::lock(file, FlockArg::LockExclusiveNonblock).map(Self).map_err(|(_, error)| error.into())
-    }
-
-    /// Whether what was locked still lies at `path`.
-    pub fn is_of(&self, path: &Path) -> bool {
+    /// Whether what was locked still lies where it was.
+    pub fn is_there(&self) -> bool {
         let number = |found: fs::Metadata| (found.dev(), found.ino());
-        fs::symlink_metadata(path).ok().map(number) == self.0.metadata().ok().map(number)
+        fs::symlink_metadata(&self.path).ok().map(number) == self.lock.metadata().ok().map(number)
+    }
+
+    /// Writes down who has it, for a message; a full disk keeps nobody from it.
+    fn sign(&self) -> io::Result<()> {
+        self.lock.set_len(0)?;
+        let _ = write!(&*self.lock, "{}", std::process::id());
+        Ok(())
+    }
+}
+
+impl Holder {
+    fn of(file: File) -> Self {
+        let mut text = String::new();
+        let read = file.take(MAX_PID).read_to_string(&mut text);
+        Self(read.ok().and_then(|_| text.parse().ok()))
+    }
+}
+
+impl Display for Holder {
+    fn fmt(&self, to: &mut Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |process| write!(to, " (process {process})"))
     }
 }
 
@@ -59,7 +113,43 @@ fn refused(path: &Path, why: NotOwn) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::CommandExt;
+
     use super::*;
+
+    /// Of www-data, on Debian.
+    const OTHER: u32 = 33;
+
+    fn lock(path: &Path, user: u32) -> std::process::Child {
+        let mut command = std::process::Command::new("flock");
+        command.arg(path).args(["-c", "echo; exec sleep 100"]).uid(user).stdout(std::process::Stdio::piped());
+        let mut child = command.stderr(std::process::Stdio::null()).spawn().expect("flock");
+        let _ = child.stdout.take().expect("its output").read(&mut [0]);
+        child
+    }
+
+    #[test]
+    fn nobody_but_our_user_can_hold_a_claim_also_where_a_mode_was_opened() {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).expect("ours");
+        let (path, hidden) = (folder.path().join("state"), folder.path().join(".state.claim"));
+        let mode = || hidden.metadata().expect("a file").mode() & 0o777;
+        drop(Claim::of(&path).expect("free"));
+        assert_eq!(mode(), 0o600);
+        let user = if geteuid().is_root() { OTHER } else { geteuid().as_raw() };
+        if geteuid().is_root() {
+            let mut refused = lock(&hidden, user);
+            assert!(!refused.wait().expect("it ends").success(), "www-data may open it");
+        }
+        fs::set_permissions(&hidden, fs::Permissions::from_mode(0o644)).expect("ours");
+        let mut holder = lock(&hidden, user);
+        let claim = Claim::of(&path).expect("who only could open the file has no claim");
+        assert_eq!(mode(), 0o600);
+        let own = std::process::id();
+        assert!(matches!(Claim::of(&path), Err(NotClaimed::Held(Holder(Some(process)))) if process == own));
+        assert!(claim.is_there());
+        holder.kill().and_then(|()| holder.wait()).expect("it lives");
+    }
 
     #[test]
     fn a_claim_that_may_not_be_opened_names_itself_and_its_owner() {

@@ -16,7 +16,7 @@ use nix::fcntl::AtFlags;
 use nix::unistd::{Gid, Group, fchownat};
 use serde::{Deserialize, Deserializer, Serialize};
 
-pub use self::claim::Claim;
+pub use self::claim::{Claim, Holder, NotClaimed};
 pub use self::folder::Folder;
 
 /// The permissions of a socket or a file in the file system.

@@ -12,10 +12,10 @@ use super::SecretError;
 use crate::default_paths;
 use crate::permissions::own::{self, NotOwn};
 use crate::secret;
+use crate::store::shared::STATE_MODE;
 
 /// The owner writes it; masters of its group read it.
 const MODE: u32 = 0o640;
-const FOLDER_MODE: u32 = 0o750;
 
 /// Makes the file with a random token, unless it is there.
 pub(super) fn make(path: &Path) -> Result<(), SecretError> {
@@ -25,7 +25,7 @@ pub(super) fn make(path: &Path) -> Result<(), SecretError> {
     let failed = |reason| SecretError::Make { path: path.to_owned(), reason };
     let folder = path.parent().unwrap_or(Path::new("/"));
     if !folder.is_dir() {
-        DirBuilder::new().mode(FOLDER_MODE).create(folder).map_err(failed)?;
+        DirBuilder::new().mode(STATE_MODE).create(folder).map_err(failed)?;
     }
     let fresh = path.with_extension(format!("new-{}", std::process::id()));
     let written = write(&fresh).and_then(|()| fs::hard_link(&fresh, path));

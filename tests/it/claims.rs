@@ -1,9 +1,10 @@
 //! What one sidecar has, no other may take: also where two are started at the same moment.
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use crate::harness::{Dialect, Roster, SOON, binary, binary_path, ensure, eventually, unconfigured};
+use crate::harness::{Dialect, Process, Roster, SOON, binary, binary_path, ensure, eventually, unconfigured};
 use crate::idl::TRosterSyncClient;
 use crate::readers::is_long;
 
@@ -29,7 +30,7 @@ fn serve(roster: &Roster, settings: &[String]) -> Command {
 }
 
 fn rounds() -> usize {
-    if is_long() { 100 } else { 12 }
+    if is_long() { 100 } else { 25 }
 }
 
 #[test]
@@ -54,6 +55,48 @@ fn of_two_on_one_file_one_lives() {
         let commands = ["one", "other"].map(|name| serve(&roster, &[socket(name), file.clone()]));
         one_lives(commands, || true);
     }
+}
+
+#[test]
+fn of_two_on_one_state_one_lives() {
+    let (roster, state) = prepare_state();
+    for round in 0..rounds() {
+        let commands = ["one", "other"].map(|name| serve(&roster, &[elsewhere(&roster, &format!("{name}-{round}"))]));
+        one_lives(commands, || state.join(".state.claim").exists());
+    }
+}
+
+/// A sidecar that keeps its state, and the directory of that.
+fn prepare_state() -> (Roster, PathBuf) {
+    let roster = Roster::prepare_file("roster.sock", "\"/a\" = \"one\"");
+    roster.configure(&format!("tcp = \"127.0.0.1:{}\"", roster.port()), "tcp = \"\"");
+    let state = roster.state();
+    std::fs::create_dir_all(&state).expect("a folder");
+    (roster, state)
+}
+
+/// Another socket, in a folder of its own for the shared file beside it.
+fn elsewhere(roster: &Roster, name: &str) -> String {
+    format!("thrift.unix={:?}", roster.folder().join(name).join("roster.sock"))
+}
+
+#[test]
+fn a_second_sidecar_on_one_state_says_whose_it_is_and_leaves_nothing() {
+    let (mut roster, state) = prepare_state();
+    roster.run();
+    let ended = serve(&roster, &[elsewhere(&roster, "other")]).output().expect("the binary starts");
+    let told = String::from_utf8_lossy(&ended.stderr);
+    let holder = format!("another sidecar (process {})", roster.process().id());
+    for part in [&holder, &format!("keeps its state in {}", state.display()), "--set shared.state="] {
+        assert!(told.contains(part), "{told}");
+    }
+    assert!(!ended.status.success());
+    assert!(!roster.folder().join("other/roster.sock").exists());
+    // Once the first one is gone, however it went, it starts.
+    roster.kill();
+    let other = roster.folder().join("other");
+    let _other = Process::start(&mut serve(&roster, &[elsewhere(&roster, "other")]), &other);
+    eventually("it listens", SOON, || ensure(other.join("roster.sock").exists(), "not yet"));
 }
 
 #[test]

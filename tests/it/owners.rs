@@ -12,8 +12,8 @@ use nix::unistd::mkfifo;
 use roster::store::shared::Reader;
 
 use crate::harness::{
-    Ended, Process, Roster, SOON, WWW_DATA, as_www_data, binary, ensure, eventually, is_skipped_without_root,
-    of_www_data, unconfigured,
+    Ended, Roster, SOON, WWW_DATA, as_www_data, binary, ensure, eventually, is_skipped_without_root, of_www_data,
+    unconfigured,
 };
 use crate::idl::Origin;
 
@@ -262,26 +262,4 @@ fn a_start_and_a_reload_name_the_line_of_a_user_whom_nobody_knows() {
     assert!(roster.stop().success());
     let told = roster.fails();
     assert!(words.iter().all(|words| told.contains(words)), "{told}");
-}
-
-#[test]
-fn of_two_on_one_state_one_keeps_its_copy_there() {
-    let roster = Roster::prepare_file("roster.sock", "\"/a\" = \"one\"");
-    roster.configure(&format!("tcp = \"127.0.0.1:{}\"", roster.port()), "tcp = \"\"");
-    fs::create_dir_all(roster.state()).expect("a folder");
-    let both = ["one", "other"].map(|name| {
-        let (folder, log) = (roster.folder().join(name), roster.folder().join(format!("{name}.log")));
-        let mut serve = binary();
-        serve.args(["serve", "--config"]).arg(roster.config()).env("ROSTER_SHARED__STATE", roster.state());
-        serve.args(["--set", &format!("thrift.unix={:?}", folder.join("roster.sock"))]);
-        let process = Process::start(serve.stderr(File::create(&log).expect("a log")), &folder);
-        (process, folder.join("shared.mdb"), log)
-    });
-    eventually("both write their files, and one has no copy", SOON, || {
-        let files = both.iter().filter(|(_, file, _)| Reader::open(file).is_ok()).count();
-        let is_told =
-            |log: &Path| fs::read_to_string(log).is_ok_and(|log| log.contains("no copy of the shared file is kept"));
-        let told = both.iter().filter(|(_, _, log)| is_told(log)).count();
-        ensure((files, told) == (2, 1), format!("{files} files, {told} told"))
-    });
 }

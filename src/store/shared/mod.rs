@@ -39,12 +39,11 @@ mod mapped;
 mod masters;
 mod place;
 mod reader;
+mod state;
 mod writer;
 
 use std::borrow::Borrow;
-use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,10 +60,12 @@ pub use self::image::Unfit;
 use self::left::{left_at, newer_at};
 use self::place::Place;
 pub use self::reader::{ReadError, Reader};
+pub(crate) use self::state::STATE_MODE;
+pub use self::state::StateTaken;
 use self::writer::{Origin, Writer};
 use super::{Feed, Store};
 use crate::metrics::Metrics;
-use crate::permissions::Claim;
+use crate::permissions::Holder;
 use crate::task::Tasks;
 
 /// How soon it is tried again to open a file that could not be.
@@ -74,8 +75,8 @@ const RETRY: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Shared {
     writer: Writer,
-    /// Where it lies, and that nobody else keeps one there.
-    copy: Option<(PathBuf, Claim)>,
+    /// Where it lies.
+    copy: Option<PathBuf>,
     copy_interval: Duration,
     left: Option<Contents>,
 }
@@ -83,8 +84,8 @@ pub struct Shared {
 /// Why the shared file cannot be ours.
 #[derive(Debug, thiserror::Error)]
 pub enum SharedError {
-    #[error("cannot write {0}: another process does; stop it, or choose another `shared.path`")]
-    Taken(PathBuf),
+    #[error("cannot write {0}: another sidecar{1} does; stop it, or choose another `shared.path`")]
+    Taken(PathBuf, Holder),
     #[error("cannot set the permissions of {path}: {source}")]
     Permissions { path: PathBuf, source: io::Error },
     #[error("cannot open {path}: {source}")]
@@ -94,8 +95,8 @@ pub enum SharedError {
 }
 
 impl Shared {
-    /// Claims the file, in the folder `beside` if its path is relative, and reads what an earlier process left; sets aside
-    /// what cannot be used. None: there is to be none.
+    /// Claims the file, in the folder `beside` if its path is relative, and reads what an earlier process left, here or in
+    /// the state, which is claimed before; sets aside what cannot be used. None: there is to be none.
     pub fn open(
         config: &Config,
         beside: Option<&Path>,
@@ -105,10 +106,10 @@ impl Shared {
         let place = Place::claim(path, config.clone())?;
         let path = &place.path;
         let here = left_at(path, feeds).map_err(|source| SharedError::Io { path: path.clone(), source })?;
-        let copy = config.copy(path).filter(|copy| is_kept(copy, config.is_state_set())).and_then(claimed);
-        let newer = copy.as_ref().and_then(|(copy, _)| newer_at(copy, here.as_ref(), feeds));
+        let copy = config.copy(path);
+        let newer = copy.as_ref().and_then(|copy| newer_at(copy, here.as_ref(), feeds));
         let origin = match (&copy, &newer, &here) {
-            (Some((copy, _)), Some(_), _) => Origin::Copy(copy.clone()),
+            (Some(copy), Some(_), _) => Origin::Copy(copy.clone()),
             (_, _, Some(_)) => Origin::Here,
             _ => Origin::Nothing,
         };
@@ -126,11 +127,10 @@ impl Shared {
     pub fn start(self, tasks: &Tasks, store: &Arc<Store>, metrics: &Arc<Metrics>) -> io::Result<()> {
         let Self { writer, copy, copy_interval, .. } = self;
         let (written, follow) = watch::channel((0, None));
-        if let Some((copy, claim)) = copy {
+        if let Some(copy) = copy {
             let metrics = metrics.clone();
             tasks.thread("the copy of the shared file", move |_| async move {
                 copy::keep(copy, copy_interval, follow, metrics).await;
-                drop(claim);
             })?;
         }
         let (store, metrics, stop) = (store.clone(), metrics.clone(), tasks.stop_signal());
@@ -171,28 +171,6 @@ impl Shared {
             stop.requested().await;
         })
     }
-}
-
-/// Whether there is a directory for the copy, and ours. It is made if only its last part is missing. The usual one is not
-/// on every machine, and is missed only where it was asked for.
-fn is_kept(copy: &Path, is_asked_for: bool) -> bool {
-    let folder = copy.parent().unwrap_or(Path::new("/"));
-    let made = if folder.is_dir() { Ok(()) } else { fs::DirBuilder::new().mode(0o700).create(folder) };
-    if let Err(error) = &made {
-        let (path, why) = (folder.display(), "no copy of the shared file is kept: the directory cannot be made");
-        if is_asked_for { tracing::warn!(%path, %error, "{why}") } else { tracing::info!(%path, %error, "{why}") }
-    }
-    made.is_ok()
-}
-
-/// The copy, if no other process keeps one there.
-fn claimed(copy: PathBuf) -> Option<(PathBuf, Claim)> {
-    let claim = Claim::of(&copy).inspect_err(|error| {
-        let path = copy.display();
-        let hint = "no copy of the shared file is kept; has another sidecar the same `shared.state`?";
-        tracing::warn!(%path, %error, "{hint}");
-    });
-    claim.ok().map(|claim| (copy, claim))
 }
 
 /// Where LMDB keeps its table of readers.

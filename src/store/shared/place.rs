@@ -1,7 +1,7 @@
 //! The place of the shared file: whose it is to write, who may read it, and how a file comes there.
 //!
 //! Beside the file lies a folder that only its writer may enter (`.shared.mdb`). There LMDB has the lock file of its
-//! own, there new files are made before they take the shared name, and its lock is the claim to all of it.
+//! own, there new files are made before they take the shared name, and there lies the claim to all of it.
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, Metadata};
@@ -15,7 +15,7 @@ use super::lock_file::LockFile;
 use super::mapped::Mapped;
 use super::{Config, SharedError, lock_file};
 use crate::permissions::own::{self, create, remove};
-use crate::permissions::{Claim, Mode, Permissions, make_folder};
+use crate::permissions::{Claim, Mode, NotClaimed, Permissions, make_folder};
 
 /// Where the file lies, and what its configuration says of it. No other process may write there as long as this lives.
 #[derive(Debug)]
@@ -55,9 +55,9 @@ impl Place {
         }
         own::check_folder(&own).map_err(io)?;
         Mode(0o700).set(&own, Metadata::is_dir).map_err(io)?;
-        let claim = Claim::of_folder(&own).map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock => SharedError::Taken(path.clone()),
-            _ => io(error),
+        let claim = Claim::of(&own.join("shared")).map_err(|why| match why {
+            NotClaimed::Held(holder) => SharedError::Taken(path.clone(), holder),
+            NotClaimed::Failed(error) => io(error),
         })?;
         let fresh = own.join("fresh");
         create(&fresh, 0o600).map_err(io)?;
@@ -150,7 +150,7 @@ impl Place {
 
     /// Whether its own folder is still there. Else it is to be claimed again.
     pub(super) fn is_there(&self) -> bool {
-        self.claim.is_of(&self.own)
+        self.claim.is_there()
     }
 
     /// Which file lies here, and which lock file.

@@ -2,7 +2,7 @@
 
 mod masters;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -330,15 +330,26 @@ fn the_file_of_another_cluster_is_set_aside_and_comes_back() {
 }
 
 #[test]
-fn two_sidecars_do_not_keep_one_copy() {
-    let first = House::with([vec![put("/a", "1")]]);
-    let second = House { folder: tempfile::tempdir().expect("a folder"), config: first.config.clone() };
-    let here = first.open();
-    assert!(here.shared.copy.is_some());
-    let beside = second.open();
-    assert!(beside.shared.copy.is_none() && beside.shared.left().is_none());
-    drop(here);
-    assert!(first.open().shared.copy.is_some());
+fn two_sidecars_do_not_keep_one_state() {
+    let house = House::new();
+    let claim = || house.config.clone().claim_state();
+    let first = claim().expect("free").expect("it can be used");
+    let told = claim().expect_err("it is held").to_string();
+    let expected =
+        format!("another sidecar (process {}) keeps its state in {}", std::process::id(), house.config.state.display());
+    assert!(told.contains(&expected), "{told}");
+    drop(first);
+    assert!(claim().expect("free again").is_some());
+}
+
+#[test]
+fn where_no_state_can_be_kept_none_is_and_no_start_fails() {
+    let house = House::new();
+    for state in ["/proc/none/at-all", "/proc"] {
+        let mut config = Config { state: state.into(), ..house.config.clone() };
+        assert!(config.claim_state().expect("nobody has it").is_none(), "{state}");
+        assert_eq!(config.copy(&house.file()), None);
+    }
 }
 
 #[test]
@@ -500,7 +511,8 @@ fn the_file_is_for_its_group_alone_and_so_is_the_lock() {
 fn two_sidecars_do_not_write_one_file() {
     let house = House::new();
     let _first = house.open();
-    assert!(matches!(house.try_open(&feeds("cluster")), Err(SharedError::Taken(_))));
+    let told = house.try_open(&feeds("cluster")).expect_err("another has it").to_string();
+    assert!(told.contains(&format!("another sidecar (process {}) does", std::process::id())), "{told}");
 }
 
 #[test]
@@ -612,11 +624,12 @@ async fn that_a_source_is_whole_is_written_at_once_also_where_nothing_else_chang
 }
 
 #[test]
-fn the_directory_of_the_copy_is_made_if_its_parent_is_there() {
+fn the_directory_of_the_state_is_made_if_its_parent_is_there() {
     let mut house = House::new();
     fs::remove_dir(&house.config.state).expect("an empty folder");
-    assert!(house.open().shared.copy.is_some() && house.config.state.is_dir());
+    assert!(house.config.claim_state().expect("free").is_some() && house.config.state.is_dir());
     house.config.state = house.folder.path().join("not/there");
+    assert!(house.config.claim_state().expect("nobody has it").is_none());
     assert!(house.open().shared.copy.is_none() && !house.folder.path().join("not").exists());
 }
 

@@ -1,0 +1,50 @@
+//! The directory of the state, which one sidecar has: the copy of its shared file is there, and the token that it makes.
+
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+
+use super::Config;
+use crate::permissions::{Claim, Holder, NotClaimed};
+
+/// Masters of its group read the token there.
+pub(crate) const STATE_MODE: u32 = 0o750;
+
+/// Another sidecar keeps its state in the directory.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "shared.state: another sidecar{by} keeps its state in {folder}; stop it, or choose another directory with \
+     `--set shared.state=…` or ROSTER_SHARED__STATE=…",
+    folder = folder.display()
+)]
+pub struct StateTaken {
+    folder: PathBuf,
+    by: Holder,
+}
+
+impl Config {
+    /// Claims the directory of the state, which is made if only its last part is missing. Only another sidecar keeps this
+    /// one from starting: where there can be no such directory, none is used from here on, and the log says so if it was
+    /// asked for. (The usual one is not on every machine.)
+    pub fn claim_state(&mut self) -> Result<Option<Claim>, StateTaken> {
+        if self.state.as_os_str().is_empty() {
+            return Ok(None);
+        }
+        let made = if self.state.is_dir() { Ok(()) } else { DirBuilder::new().mode(STATE_MODE).create(&self.state) };
+        match made.map_err(NotClaimed::Failed).and_then(|()| Claim::of(&self.state.join("state"))) {
+            Ok(claim) => Ok(Some(claim)),
+            Err(NotClaimed::Held(by)) => Err(StateTaken { folder: self.state.clone(), by }),
+            Err(NotClaimed::Failed(error)) => {
+                self.give_up_state(&error);
+                Ok(None)
+            }
+        }
+    }
+
+    fn give_up_state(&mut self, error: &io::Error) {
+        let (is_asked_for, state) = (self.is_state_set(), std::mem::take(&mut self.state));
+        let (path, why) = (state.display(), "no copy of the shared file is kept: the directory cannot be used");
+        if is_asked_for { tracing::warn!(%path, %error, "{why}") } else { tracing::info!(%path, %error, "{why}") }
+    }
+}
