@@ -300,6 +300,72 @@ fn who_came_first_stays_when_there_are_too_many_nodes() {
 }
 
 #[test]
+fn a_limit_that_is_lowered_holds_for_what_an_earlier_process_left() {
+    for (before, after, kept) in
+        [("max_nodes = 10", "max_nodes = 5", 5), ("max_bytes = \"10KiB\"", "max_bytes = \"3KiB\"", 8)]
+    {
+        let mut scene = Scene::with(&fresh_chroot(), before);
+        let data = "x".repeat(1_000);
+        (0..4).for_each(|number| scene.zk.create(&format!("/{number}/below"), data.as_str()));
+        eventually("all are there", SOON, || scene.roster.get("/3/below"));
+        scene.agrees();
+        assert!(scene.roster.stop().success());
+        scene.roster.configure(before, after);
+        scene.roster.run();
+        eventually("the rest is left out", SOON, || {
+            let source = scene.roster.source();
+            ensure((source.nodes, source.left_out) == (kept, 9 - kept), format!("{source:?}"))
+        });
+        assert!(!scene.roster.get("/0").expect("a node").freshness.complete);
+        // What has its place is followed as ever, and who came first stays.
+        scene.zk.set("/0", "changed");
+        eventually("the change", SECOND, || ensure(scene.roster.data("/0") == b"changed", "it is as before"));
+    }
+}
+
+#[test]
+fn each_child_counts_for_which_there_is_no_place() {
+    let zk = fresh_chroot();
+    for (parent, children) in [("/a", 20), ("/b", 30)] {
+        zk.create(parent, "");
+        zk.create_many(&format!("{parent}/child-"), children);
+    }
+    // The root and these two.
+    let scene = Scene::with(&zk, "max_nodes = 3");
+    eventually("all are counted", SOON, || {
+        ensure(scene.roster.source().left_out == 50, scene.roster.source().left_out)
+    });
+}
+
+#[test]
+fn a_root_and_a_chroot_that_are_not_there_are_named_until_they_come() {
+    let zk = fresh_chroot();
+    let connect = format!("{}/not/there", zk.connect_string());
+    let (_, chroot) = connect.split_once('/').expect("a chroot");
+    let [all, roots] = ["", "roots = [\"/a\", \"/b\"]"].map(|roots| Roster::start(&source(&connect, roots)));
+    let says = |roster: &Roster, expected: &str| {
+        eventually(expected, SOON, || {
+            let source = roster.source();
+            ensure(source.state == "live" && source.detail == expected, format!("{source:?}"))
+        });
+    };
+    says(&all, &format!("nothing to mirror at /{chroot} yet"));
+    says(&roots, &format!("nothing to mirror at /{chroot}/a, /{chroot}/b yet"));
+    let told = all.cli(["status"]).text();
+    assert!(told.contains(&format!("nothing to mirror at /{chroot} yet")), "{told}");
+    zk.create("/not/there/a", "one");
+    for roster in [&all, &roots] {
+        eventually("it is followed", SOON, || roster.get("/a"));
+    }
+    says(&all, "");
+    says(&roots, &format!("nothing to mirror at /{chroot}/b yet"));
+    zk.create("/not/there/b", "two");
+    says(&roots, "");
+    zk.delete_all("/not");
+    says(&all, &format!("nothing to mirror at /{chroot} yet"));
+}
+
+#[test]
 fn a_restarted_sidecar_has_newer_revisions_and_the_present_state() {
     let mut scene = Scene::new();
     scene.zk.create("/a", "one");

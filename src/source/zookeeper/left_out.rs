@@ -43,20 +43,22 @@ pub(super) enum Why {
 /// What is left out: nodes by their paths; what has none, by words that are no path.
 #[derive(Debug, Default)]
 pub(super) struct LeftOut {
-    whys: BTreeMap<Box<str>, Why>,
+    whys: BTreeMap<Box<str>, (Why, u64)>,
     bytes: usize,
+    /// How many nodes these are.
+    nodes: u64,
     /// Whether there were more than are remembered. Only another scan tells whether there still are.
     more: bool,
 }
 
 impl LeftOut {
     pub(super) fn insert(&mut self, path: &NodePath, why: Why) {
-        self.remember(path.as_str(), why);
+        self.remember(path.as_str(), why, 1);
     }
 
     /// A child with a name that no node can have.
     pub(super) fn insert_name(&mut self, parent: &NodePath, name: &str) {
-        self.remember(&odd(parent, name), Why::Name);
+        self.remember(&odd(parent, name), Why::Name, 1);
     }
 
     pub(super) fn remove_name(&mut self, parent: &NodePath, name: &str) {
@@ -66,16 +68,16 @@ impl LeftOut {
     /// Whether a node above this one may not be read: then nobody can follow what lies below.
     pub(super) fn hides(&self, path: &NodePath) -> bool {
         let mut above = path.upwards().skip(1);
-        !self.whys.is_empty() && above.any(|above| matches!(self.whys.get(above), Some(Why::Unreadable)))
+        !self.whys.is_empty() && above.any(|above| matches!(self.whys.get(above), Some((Why::Unreadable, _))))
     }
 
     pub(super) fn is_unreadable(&self, path: &NodePath) -> bool {
-        matches!(self.whys.get(path.as_str()), Some(Why::Unreadable))
+        matches!(self.whys.get(path.as_str()), Some((Why::Unreadable, _)))
     }
 
-    /// What lies below a node. That the node itself is read again changes nothing in it.
-    pub(super) fn insert_below(&mut self, parent: &NodePath, why: Why) {
-        self.remember(&format!("below {parent}"), why);
+    /// Children of a node, at least so many. That the node itself is read again changes nothing in it.
+    pub(super) fn insert_below(&mut self, parent: &NodePath, why: Why, nodes: usize) {
+        self.remember(&format!("below {parent}"), why, nodes.max(1) as u64);
     }
 
     /// The paths that can be asked for. The others are left out.
@@ -86,12 +88,14 @@ impl LeftOut {
         askable
     }
 
-    fn remember(&mut self, path: &str, why: Why) {
+    fn remember(&mut self, path: &str, why: Why, nodes: u64) {
         if let Some(known) = self.whys.get_mut(path) {
-            *known = why;
+            self.nodes = self.nodes - known.1 + nodes;
+            *known = (why, nodes);
         } else if self.whys.len() < MOST && self.bytes + path.len() <= MOST_BYTES {
             self.bytes += path.len();
-            self.whys.insert(path.into(), why);
+            self.nodes += nodes;
+            self.whys.insert(path.into(), (why, nodes));
         } else {
             self.more = true;
         }
@@ -103,15 +107,17 @@ impl LeftOut {
     }
 
     fn forget(&mut self, path: &str) -> bool {
-        let removed = self.whys.remove(path).is_some();
-        if removed {
+        let removed = self.whys.remove(path);
+        if let Some((_, nodes)) = removed {
             self.bytes -= path.len();
+            self.nodes -= nodes;
         }
-        removed
+        removed.is_some()
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.whys.len() + usize::from(self.more)
+    /// How many nodes are left out, as far as that is known.
+    pub(super) fn len(&self) -> u64 {
+        self.nodes + u64::from(self.more)
     }
 }
 
@@ -128,7 +134,7 @@ pub(super) struct Told(BTreeSet<Box<str>>);
 impl Told {
     /// Tells of those that are new: the first of a session by their names, then once that there are more.
     pub(super) fn tell(&mut self, source: &str, left_out: &LeftOut) {
-        for (path, why) in &left_out.whys {
+        for (path, (why, _)) in &left_out.whys {
             if self.0.len() > MOST_NAMED {
                 return;
             }
@@ -153,10 +159,11 @@ mod tests {
         let mut left_out = LeftOut::default();
         let parent = NodePath::root().child("a");
         left_out.insert(&parent, Why::TooLarge);
-        left_out.insert_below(&parent, Why::NoPlaceBelow);
+        left_out.insert_below(&parent, Why::NoPlaceBelow, 3);
+        left_out.insert_below(&parent, Why::NoPlaceBelow, 7);
         left_out.insert_name(&parent, "..");
         assert!(left_out.remove(&parent) && !left_out.remove(&parent));
-        assert_eq!(left_out.len(), 2);
+        assert_eq!(left_out.len(), 8);
     }
 
     #[test]

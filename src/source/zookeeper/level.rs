@@ -21,16 +21,27 @@ impl<'a> Level<'a> {
         Self { scope, paths: Vec::new(), nodes, bytes }
     }
 
-    pub(super) fn add(&mut self, parent: &NodePath, listing: Listing, known: &Snapshot, left_out: &mut LeftOut) {
+    /// What was listed of a node, which has about so many children.
+    pub(super) fn add(
+        &mut self,
+        parent: &NodePath,
+        children: usize,
+        listing: Listing,
+        known: &Snapshot,
+        left_out: &mut LeftOut,
+    ) {
         match listing {
             // Most of a longer list could only be left out.
             Listing::Names(names) if names.count() / 2 <= self.scope.config.max_nodes => {
                 self.add_names(parent, &names, known, left_out);
             }
             Listing::Nothing => {}
-            Listing::Names(_) | Listing::TooLarge => {
-                left_out.insert_below(parent, Why::TooManyChildren);
+            listing @ (Listing::Names(_) | Listing::TooLarge) => {
+                let followed = self.paths.len();
                 self.paths.extend(known.children(parent).map(|name| parent.child(name)));
+                let listed = if let Listing::Names(names) = listing { names.count() } else { children };
+                let more = listed.saturating_sub(self.paths.len() - followed);
+                left_out.insert_below(parent, Why::TooManyChildren, more);
             }
         }
     }

@@ -21,6 +21,7 @@ use super::bulk::{Bulk, LARGE};
 use super::left_out::{LeftOut, Told};
 use super::pace::Pace;
 use super::scan::{Budget, Scan, Scope, quotas};
+use super::servers::Servers;
 use super::session::{Event, Session, Trouble};
 use super::update::Update;
 use crate::clock::Moment;
@@ -98,7 +99,7 @@ impl Mirror {
     async fn keep(&mut self) {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
         self.feed().enter(FeedState::Connecting, format!("connecting to {}", self.config.connect));
-        let servers = super::servers::Servers::of(&self.config);
+        let servers = Servers::of(&self.config);
         loop {
             let trouble = match Session::connect(&self.config, &servers).await {
                 Ok((session, driver)) => {
@@ -199,7 +200,7 @@ impl Mirror {
     /// Publishes, and says what the store then holds. No answer is told as complete before it is.
     fn publish(&mut self, changes: Vec<Change>, publish: impl FnOnce(&Publisher, Vec<Change>) -> Revision) -> Revision {
         let held = self.held.map_or(0, |held| held.nodes);
-        let left_out = (self.left_out.len() + held) as u64;
+        let left_out = self.left_out.len() + held as u64;
         self.feed().set_left_out(left_out.max(self.feed().left_out()));
         let revision = publish(&self.publisher, changes);
         self.feed().set_left_out(left_out);
@@ -215,10 +216,23 @@ impl Mirror {
             self.feed().enter(FeedState::Syncing, detail);
             return;
         }
-        self.feed().enter(FeedState::Live, left_out(self.left_out.len() as u64).unwrap_or_default());
+        let detail = [left_out(self.left_out.len()), self.nothing_yet()].into_iter().flatten().collect::<Vec<_>>();
+        self.feed().enter(FeedState::Live, detail.join("; "));
         if std::mem::take(&mut self.lost) {
             self.feed().reconnects.increment();
         }
+    }
+
+    /// At which roots there is nothing to mirror, as the server knows them: that is legal, and may be a slip.
+    fn nothing_yet(&self) -> Option<String> {
+        let snapshot = self.publisher.snapshot();
+        let is_empty = |root: &&NodePath| {
+            snapshot.subtree(root, (*root).clone()).next().is_none() && !self.left_out.is_unreadable(root)
+        };
+        let servers = Servers::of(&self.config);
+        let empty = self.config.roots.iter().filter(is_empty).map(|root| servers.chroot().server(root).into_owned());
+        let empty: Vec<String> = empty.collect();
+        (!empty.is_empty()).then(|| format!("nothing to mirror at {} yet", empty.join(", ")))
     }
 
     /// Reads everything, and then again what changed meanwhile: what the store must change to be the same, and the

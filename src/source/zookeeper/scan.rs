@@ -41,16 +41,34 @@ pub(super) struct Scan {
 /// stays.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Budget {
+    room: Room,
+    /// For what is known, where an earlier process might keep more: what is read first stays.
+    for_known: Option<Room>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Room {
     nodes: u64,
     bytes: u64,
 }
 
+impl Room {
+    fn admits(&mut self, nodes: u64, bytes: usize) -> bool {
+        let admits = nodes <= self.nodes && bytes as u64 <= self.bytes;
+        if admits {
+            self.nodes -= nodes;
+            self.bytes -= bytes as u64;
+        }
+        admits
+    }
+}
+
 impl Budget {
     pub(super) fn new(config: &Config, filled: Filled) -> Self {
-        Self {
-            nodes: (config.max_nodes as u64).saturating_sub(filled.nodes),
-            bytes: config.max_bytes.as_u64().saturating_sub(filled.bytes),
-        }
+        let all = Room { nodes: config.max_nodes as u64, bytes: config.max_bytes.as_u64() };
+        let room =
+            Room { nodes: all.nodes.saturating_sub(filled.nodes), bytes: all.bytes.saturating_sub(filled.bytes) };
+        Self { room, for_known: (filled.nodes > all.nodes || filled.bytes > all.bytes).then_some(all) }
     }
 
     /// Whether there is place for a node, in place of what was known of it; then it is taken.
@@ -59,12 +77,12 @@ impl Budget {
             Some(old) => (0, node.data.len().saturating_sub(old.data.len())),
             None => (1, path.as_str().len() + node.data.len()),
         };
-        let admits = nodes <= self.nodes && bytes as u64 <= self.bytes;
-        if admits {
-            self.nodes -= nodes;
-            self.bytes -= bytes as u64;
-        }
-        admits
+        self.room.admits(nodes, bytes)
+    }
+
+    /// Whether what is known of a node keeps its place.
+    fn keeps(&mut self, path: &NodePath, known: &Node) -> bool {
+        self.for_known.as_mut().is_none_or(|room| room.admits(1, path.as_str().len() + known.data.len()))
     }
 }
 
@@ -127,11 +145,13 @@ impl Scope<'_> {
                 };
                 let has_place = scan.take(path, self.judge(path, reading, known), known);
                 // What lies below a node for which there is no place has none either.
-                if children > 0 && has_place && !self.is_too_deep(path) {
+                if children > 0 && !has_place {
+                    scan.left_out.insert_below(path, Why::NoPlaceBelow, children);
+                } else if children > 0 && !self.is_too_deep(path) {
                     // With more than there may be place for, only what is known is still followed.
                     let is_full = expected >= self.config.max_nodes.saturating_sub(scan.generation.len());
                     if is_full && known.children(path).next().is_none() {
-                        scan.left_out.insert_below(path, Why::NoPlaceBelow);
+                        scan.left_out.insert_below(path, Why::NoPlaceBelow, children);
                     } else {
                         expected += children;
                         parents.push(path.clone());
@@ -141,7 +161,10 @@ impl Scope<'_> {
             };
             bulk.read(&level, true, take).await?;
             let mut next = Level::new(self, scan.generation.len());
-            let take = |parent: &NodePath, listing| next.add(parent, listing, known, &mut scan.left_out);
+            let take = |parent: &NodePath, listing| {
+                let children = scan.generation.get(parent).map_or(0, |node| node.stat.num_children.max(0) as usize);
+                next.add(parent, children, listing, known, &mut scan.left_out);
+            };
             bulk.list(&parents, &counts, take).await?;
             level = next.paths;
         }
@@ -157,12 +180,19 @@ impl Scan {
     /// Takes in what became of a node; false: it passes the budget, and is left out for that.
     pub(super) fn take(&mut self, path: &NodePath, verdict: Verdict, known: &Snapshot) -> bool {
         self.left_out.remove(path);
+        let known = known.node(path);
+        let is_kept =
+            |of: &mut Self| known.is_none_or(|known| of.generation.contains_key(path) || of.budget.keeps(path, known));
         match verdict {
             Verdict::Ignore => {}
+            Verdict::Keep(_) | Verdict::LeaveOut(_, Some(_)) if !is_kept(self) => {
+                self.leave_out(path, Why::NoPlace, None);
+                return false;
+            }
             Verdict::Keep(node) => {
-                let old = self.generation.get(path).or_else(|| known.node(path));
+                let old = self.generation.get(path).or(known);
                 if !self.budget.admits(path, &node, old) {
-                    self.leave_out(path, Why::NoPlace, known.node(path).cloned());
+                    self.leave_out(path, Why::NoPlace, known.cloned());
                     return false;
                 }
                 self.generation.insert(path.clone(), node);
