@@ -276,23 +276,21 @@ impl Connection {
         let most = end + shared.config.max_request.as_u64() as usize;
         // In a box: else every connection would be as large as a call.
         let mut waiting = Box::pin(wait.until_answered(&shared.desk, &self.peer, &mut self.open, &self.stop));
-        let mut may_read = true;
+        let mut has_more = true;
         loop {
+            let may_read = has_more && self.received.len() < most && reserve(&mut self.received, &mut self.charge);
             tokio::select! {
                 answer = &mut waiting => return Ok(answer),
                 read = read_unless_gone(&mut self.stream, &mut self.received, may_read), if !is_sending => {
                     // A peer that sends no more may still want its answer.
-                    let has_more = read?.ok_or(End::Quiet)? > 0;
-                    let may_grow = self.received.try_reserve(READ).is_ok() && self.received.len() < most;
-                    may_read = has_more && may_grow && self.charge.set(Part::Received, self.received.capacity());
+                    has_more = read?.ok_or(End::Quiet)? > 0;
                 }
             }
         }
     }
 
     async fn receive(&mut self) -> Result<(), End> {
-        let may_grow = self.received.try_reserve(READ).is_ok();
-        if !may_grow || !self.charge.set(Part::Received, self.received.capacity()) {
+        if !reserve(&mut self.received, &mut self.charge) {
             return self.refuse_request().await;
         }
         tokio::select! {
@@ -364,7 +362,17 @@ impl Connection {
     }
 }
 
-/// Reads what has come, up to what may be read at a time.
+/// Makes room for more of what a peer sends. False: its user has none.
+fn reserve(received: &mut Vec<u8>, charge: &mut Charge) -> bool {
+    let before = received.capacity();
+    let has_room = received.try_reserve(READ).is_ok() && charge.set(Part::Received, received.capacity());
+    if !has_room {
+        received.shrink_to(before);
+    }
+    has_room
+}
+
+/// Reads what has come, up to what there is room for, and may be read at a time.
 async fn read(stream: &mut Stream, into: &mut Vec<u8>) -> io::Result<usize> {
     stream.read_buf(&mut into.limit(MAX_READ)).await
 }
@@ -376,4 +384,27 @@ async fn read_unless_gone(stream: &mut Stream, into: &mut Vec<u8>, may_read: boo
     }
     stream.gone().await;
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytesize::ByteSize;
+
+    use super::super::Config;
+    use super::super::shares::Shares;
+    use super::*;
+
+    #[test]
+    fn a_buffer_whose_user_has_no_room_stays_as_large_as_it_was() {
+        let config = Config { max_memory: ByteSize::kib(256), ..Config::default() };
+        let mut charge = Charge::new(&Shares::new(&config).account(Some(1), false)).expect("room");
+        let mut received = Vec::new();
+        while reserve(&mut received, &mut charge) {
+            received.resize(received.capacity(), 0);
+        }
+        let most = received.capacity();
+        assert!((32 << 10..128 << 10).contains(&most), "{most}");
+        assert!(!reserve(&mut received, &mut charge));
+        assert_eq!(received.capacity(), most);
+    }
 }
