@@ -29,6 +29,7 @@ pub mod permissions;
 pub mod register;
 pub mod resolve;
 pub mod secret;
+pub mod share;
 pub mod sidecar;
 pub mod source;
 pub mod store;

@@ -103,6 +103,7 @@ impl Sidecar {
             tracing::info!(%address, "listening");
         }
 
+        let memory = config.thrift.memory(store.messages().charged());
         let (tasks, failures) = Tasks::new();
         let (reload, reloads) = Reload::new();
         let mut publishers = (0..).map(|feed| store.publisher(feed));
@@ -127,9 +128,9 @@ impl Sidecar {
             for address in register.addresses() {
                 tracing::info!(%address, "listening for masters");
             }
-            register.start(publisher, metrics.clone(), &tasks, reloads);
+            register.start(publisher, memory.clone(), metrics.clone(), &tasks, reloads);
         }
-        endpoint.start(&config.zk_data, &store, &access, &metrics, &tasks)?;
+        endpoint.start(&config.zk_data, &store, &access, memory, &metrics, &tasks)?;
         match shared {
             Some(shared) => shared.start(&tasks, &store, &metrics)?,
             None => Shared::start_later(&shared_config, beside, &tasks, &store, &metrics)?,

@@ -13,6 +13,7 @@ use semver::Version;
 use tokio::sync::{Mutex, mpsc};
 
 use super::json;
+use crate::share::Share;
 
 /// The most services that one master may offer, wherever it is connected: all of them are told and listed together.
 pub const MAX_SERVICES: usize = 1_024;
@@ -164,7 +165,7 @@ fn lenient(text: &str) -> Option<Version> {
 }
 
 /// One call of a method.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Call {
     /// The service by the name that the master gave it.
     pub service: String,
@@ -175,6 +176,8 @@ pub struct Call {
     pub until: Option<Instant>,
     /// What its caller sends while it goes on; none: nothing.
     pub input: Option<Input>,
+    /// The caller's, for what waits to be sent to the master, and what came from it and was not taken.
+    pub memory: Arc<Share>,
 }
 
 /// Values on their way to a method, beside its arguments. Of its copies one takes each.
@@ -227,6 +230,8 @@ pub type Answers = BoxStream<'static, Answer>;
 pub enum Refused {
     #[error("too many calls to this master are under way, or its queue is full")]
     Overloaded,
+    #[error("what this caller has on the way to masters takes as much memory as one user may have of max_memory")]
+    NoMemory,
     #[error("the connection to this master has just been lost")]
     Gone,
 }

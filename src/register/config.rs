@@ -2,6 +2,7 @@
 
 use std::net::ToSocketAddrs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -12,6 +13,7 @@ use super::token_file;
 use crate::net::tls::{self, TlsError};
 use crate::permissions::Mode;
 use crate::secret::warn_if_open;
+use crate::share::Share;
 use crate::tunnel::{Bounds, OnSilence, Settings};
 
 /// `[register]`.
@@ -133,9 +135,19 @@ impl Config {
         Bounds { bytes: self.max_message.as_u64() as usize, depth: self.max_depth }
     }
 
-    pub(super) fn settings(&self) -> Settings {
+    /// Of a conversation with a peer, who is charged for what waits to be sent to it.
+    pub(super) fn settings(&self, memory: Arc<Share>) -> Settings {
+        let memory = Some(memory);
         let (ping_interval, pong_timeout) = (self.ping_interval, self.pong_timeout);
         let (queue_bytes, on_silence) = (self.max_queue.as_u64() as usize, self.on_silence);
-        Settings { bounds: self.bounds(), queue_bytes, ping_interval, pong_timeout, on_silence, ..Settings::default() }
+        Settings {
+            bounds: self.bounds(),
+            queue_bytes,
+            ping_interval,
+            pong_timeout,
+            on_silence,
+            memory,
+            ..Settings::default()
+        }
     }
 }

@@ -10,6 +10,7 @@ use futures::stream::{self, StreamExt};
 
 use super::secrets::Secrets;
 use crate::model::{Answer, Answers, Call, Command, Input, Line, Refused};
+use crate::share::Share;
 use crate::tunnel::{CallError, Feeder, Handle, Message, REFUSED, Request, SendError, Stream, UnderWay, answers};
 
 #[derive(Clone, Debug)]
@@ -67,9 +68,9 @@ impl Line for MasterLine {
 impl MasterLine {
     fn open(&self, call: Call) -> Result<Stream, CallError> {
         let has_input = call.input.is_some();
-        let Call { service, method, arguments, .. } = call;
+        let Call { service, method, arguments, memory, .. } = call;
         if self.native {
-            return Ok(self.handle.open(|uuid| Message::Call {
+            return Ok(self.handle.open(Some(&memory), |uuid| Message::Call {
                 uuid,
                 service,
                 method,
@@ -77,12 +78,12 @@ impl MasterLine {
                 is_windowed: true,
             })?);
         }
-        Ok(self.ask(Request::call(service, method, arguments, has_input)?)?)
+        Ok(self.ask(Some(&memory), Request::call(service, method, arguments, has_input)?)?)
     }
 
     /// Asks a PHP master.
-    pub(super) fn ask(&self, request: Request) -> Result<Stream, SendError> {
-        self.handle.ask(|| self.secrets.load().closures.master(), request)
+    pub(super) fn ask(&self, memory: Option<&Arc<Share>>, request: Request) -> Result<Stream, SendError> {
+        self.handle.ask(memory, || self.secrets.load().closures.master(), request)
     }
 }
 
@@ -102,7 +103,9 @@ fn fed(mut answers: Answers, feed: impl Future<Output = Result<(), CallError>> +
             && let Poll::Ready(fed) = feeding.poll_unpin(context)
         {
             feed = None;
-            if let Err(unfit @ (CallError::NotPhp(_) | CallError::Send(SendError::Unfit(_)))) = fed {
+            if let Err(unfit @ (CallError::NotPhp(_) | CallError::Send(SendError::Unfit(_) | SendError::NoMemory))) =
+                fed
+            {
                 let message = format!("a value cannot be sent to the master: {unfit}");
                 return Poll::Ready(Some(Answer::Failed { message, class: None, code: 0 }));
             }

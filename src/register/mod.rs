@@ -11,7 +11,6 @@ mod offered;
 mod presence;
 mod question;
 mod returning;
-mod room;
 mod secrets;
 mod session;
 mod settling;
@@ -35,21 +34,25 @@ use self::handshake::Handshakes;
 use self::ids::Ids;
 use self::presence::Presence;
 use self::returning::Returning;
-use self::room::Room;
 use self::secrets::Secrets;
 pub use self::secrets::{EXAMPLE_TOKEN, SecretError};
 use self::settling::{LOOK, Settling};
 use crate::metrics::Metrics;
 use crate::model::Change;
 use crate::net::tls::{self, TlsError};
-use crate::net::{Address, BindError, Bound, Peers, TakenPorts};
+use crate::net::{Address, BindError, Bound, Peers, TakenPorts, User};
 use crate::permissions::Permissions;
+use crate::share::{Pool, Shares};
 use crate::store::Publisher;
 use crate::task::{Reload, Stop, Tasks};
 use crate::tunnel::UnderWay;
 
 /// How often the register proves that it is in step with its masters, which it is by being there.
 const PROVE: Duration = Duration::from_secs(2);
+
+/// Of places and metadata a user may have so many times as much as it leaves free: alone seven eighths, one of two users
+/// seven fifteenths.
+const GREED: usize = 7;
 
 /// A bound register, which nobody has been let into yet.
 #[derive(Debug)]
@@ -92,9 +95,11 @@ struct Hall {
     presence: Presence,
     returning: Returning,
     /// Of `max_masters`.
-    places: Arc<Room>,
+    places: Shares<User>,
     /// Of `max_metadata`, in bytes.
-    metadata: Arc<Room>,
+    metadata: Shares<User>,
+    /// Of the memory that all peers share.
+    memory: Shares<User>,
     /// Masters whose services are not known.
     unknown: UnderWay,
     metrics: Arc<Metrics>,
@@ -138,7 +143,7 @@ impl Register {
     }
 
     /// Lets masters in, until the stop.
-    pub fn start(self, publisher: Publisher, metrics: Arc<Metrics>, tasks: &Tasks, reload: Reload) {
+    pub fn start(self, publisher: Publisher, memory: Arc<Pool>, metrics: Arc<Metrics>, tasks: &Tasks, reload: Reload) {
         let Self { config, bound, taken, secrets, token_file, tls, is_loopback } = self;
         let (changed, secrets_changed) = watch::channel(());
         let hall = Arc::new(Hall {
@@ -151,8 +156,9 @@ impl Register {
             ids: Arc::default(),
             presence: Presence::default(),
             returning: Returning::default(),
-            places: Room::new(config.max_masters as u64),
-            metadata: Room::new(config.max_metadata.as_u64()),
+            places: Shares::of(Pool::new(config.max_masters, GREED)),
+            metadata: Shares::of(Pool::new(config.max_metadata.as_u64() as usize, GREED)),
+            memory: Shares::of(memory),
             unknown: UnderWay::default(),
             metrics,
             tasks: tasks.clone(),

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use super::Hall;
 use super::question::Offer;
-use super::room::Part;
 use crate::metrics::{Held, Metrics};
 use crate::model::Service;
 use crate::net::User;
+use crate::share::Taken;
 use crate::tunnel::OneMore;
 
 /// How often the changes of one master are logged.
@@ -27,14 +27,14 @@ pub(super) struct Offered<'h> {
 
 impl<'h> Offered<'h> {
     pub(super) fn new(hall: &'h Hall, user: User) -> Self {
-        let charged = Charge { part: hall.metadata.part(user), metrics: &hall.metrics };
+        let charged = Charge { part: hall.metadata.share(user).nothing(), metrics: &hall.metrics };
         Self { hall, count: None, charged, left_out: None, unknown: None, changes: 0, logged: None }
     }
 
     /// Takes in what the master offers: that; and that some of it is left out, if that is new. Where there is no room for
     /// it, what the master offered before stands.
     pub(super) fn set(&mut self, offer: Offer) -> Result<(Vec<Service>, Option<String>), String> {
-        if !self.charged.resize(offer.services.iter().map(Service::memory_size).sum::<usize>() as u64) {
+        if !self.charged.resize(offer.services.iter().map(Service::memory_size).sum()) {
             let max = self.hall.config.max_metadata;
             return Err(format!("its user's masters offer more than their share of register.max_metadata, {max}"));
         }
@@ -76,22 +76,22 @@ impl<'h> Offered<'h> {
 
 /// A part of `max_metadata`, given back when dropped.
 struct Charge<'h> {
-    part: Part,
+    part: Taken,
     metrics: &'h Metrics,
 }
 
 impl Charge<'_> {
-    fn resize(&mut self, bytes: u64) -> bool {
+    fn resize(&mut self, bytes: usize) -> bool {
         let before = self.part.amount();
         let is_granted = self.part.resize(bytes);
-        self.metrics.metadata_bytes.add(self.part.amount());
-        self.metrics.metadata_bytes.sub(before);
+        self.metrics.metadata_bytes.add(self.part.amount() as u64);
+        self.metrics.metadata_bytes.sub(before as u64);
         is_granted
     }
 }
 
 impl Drop for Charge<'_> {
     fn drop(&mut self) {
-        self.metrics.metadata_bytes.sub(self.part.amount());
+        self.metrics.metadata_bytes.sub(self.part.amount() as u64);
     }
 }

@@ -117,9 +117,9 @@ impl Question {
     fn put(&self) -> Result<Stream, SendError> {
         let handle = &self.line.handle;
         if self.line.native {
-            return handle.open(|uuid| Message::List { uuid });
+            return handle.open(None, |uuid| Message::List { uuid });
         }
-        self.line.ask(Request::List)
+        self.line.ask(None, Request::List)
     }
 }
 

@@ -38,12 +38,11 @@ pub(super) async fn serve(stream: net::Stream, peer: Peer, pending: PendingConne
     };
     drop(pending);
     let Some((wire, auth)) = authenticated else { return };
-    let mut place = hall.places.part(peer.user);
-    if !place.resize(1) {
+    let Some(_place) = hall.places.share(peer.user).take(1) else {
         hall.handshakes.refused(&peer, "there are max_masters already, or its user has its share of them");
         return;
-    }
-    let (handle, incoming, conversation) = Conversation::new(wire, hall.config.settings());
+    };
+    let (handle, incoming, conversation) = Conversation::new(wire, hall.config.settings(hall.memory.share(peer.user)));
     let session = Session::new(auth, peer, handle, hall);
     let ended = tokio::select! {
         ended = conversation.run() => ended,

@@ -30,6 +30,7 @@ use super::Hall;
 use super::telling::{Teller, follow, map};
 use crate::model::{Answer, Answers, Call, Command, Line, Refused};
 use crate::net::User;
+use crate::share::Share;
 use crate::tunnel::value::{get, text};
 use crate::tunnel::{Handle, LOST, Message, Outlet, REFUSED, RemoteError, UNSENT, UnderWay};
 
@@ -44,6 +45,7 @@ const ENDED: usize = 64;
 
 pub(super) struct Subscriber {
     user: User,
+    memory: Arc<Share>,
     handle: Handle,
     hall: Arc<Hall>,
     over: CancellationToken,
@@ -64,7 +66,8 @@ impl Subscriber {
         let (asked, calls) = (watch::Sender::new(None), HashMap::new());
         let (following, took) = (None, watch::Sender::new(0));
         let _over = over.clone().drop_guard();
-        Self { user, handle, hall, over, _over, calls, under_way, following, asked, took }
+        let memory = hall.memory.share(user);
+        Self { user, memory, handle, hall, over, _over, calls, under_way, following, asked, took }
     }
 
     /// Whether it has subscribed: no master then, and nobody expects services of it.
@@ -124,9 +127,9 @@ impl Subscriber {
         let answers = match self.line(command) {
             Some(line) => match self.under_way.one_more(MAX_CALLS) {
                 Some(one_more) => {
-                    let answers = line.call(call_of(command));
+                    let answers = line.call(call_of(command, self.memory.clone()));
                     answers.map(|answers| (answers, one_more)).map_err(|refused| match refused {
-                        Refused::Overloaded => error_of(REFUSED, refused.to_string()),
+                        Refused::Overloaded | Refused::NoMemory => error_of(REFUSED, refused.to_string()),
                         Refused::Gone => error_of(UNSENT, refused.to_string()),
                     })
                 }
@@ -188,12 +191,12 @@ fn may_command(user: User) -> bool {
     }
 }
 
-fn call_of(command: &Value) -> Call {
+fn call_of(command: &Value, memory: Arc<Share>) -> Call {
     let part = |key| get(command, key).and_then(text).unwrap_or_default();
     let arguments = get(command, "arguments").cloned().unwrap_or(Value::Nil);
     let left = get(command, "timeout").and_then(Value::as_u64).map(Duration::from_millis);
     let until = left.map(|left| Instant::now() + left.min(PATIENCE));
-    Call { service: part("service"), method: part("method"), arguments, until, input: None }
+    Call { service: part("service"), method: part("method"), arguments, until, input: None, memory }
 }
 
 /// Passes the answers to a call on to the subscriber, for as long as that may take.
@@ -252,7 +255,7 @@ mod tests {
             (handle, incoming)
         };
         let ((handle, mut incoming), (subscriber, _incoming)) = (begin(here), begin(there));
-        let mut call = subscriber.open(|uuid| Message::List { uuid }).expect("room to ask");
+        let mut call = subscriber.open(None, |uuid| Message::List { uuid }).expect("room to ask");
         let Some(Message::List { uuid }) = incoming.recv().await.map(|asked| *asked) else { panic!("nothing asked") };
         let outlet = Outlet::new(handle.clone(), uuid.clone(), false);
         let relayed = timeout(2 * PATIENCE, relay(stream::pending().boxed(), &outlet, &handle, uuid));

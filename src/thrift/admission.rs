@@ -10,8 +10,9 @@ use tokio::sync::Notify;
 use tokio::time::sleep_until;
 
 use super::Config;
-use super::shares::{Account, Taken, User};
+use super::accounts::{Account, User};
 use crate::metrics::Metrics;
+use crate::share::Taken;
 use crate::task::Stop;
 
 /// How exact the time is that an idle connection is given.
@@ -310,16 +311,16 @@ mod tests {
 
     use super::*;
     use crate::task::Tasks;
-    use crate::thrift::shares::Shares;
+    use crate::thrift::accounts::Accounts;
 
     struct House {
         admission: Arc<Admission>,
-        shares: Arc<Shares>,
+        accounts: Arc<Accounts>,
     }
 
     impl House {
         fn new(config: &Config) -> Self {
-            Self { admission: Admission::new(config, Arc::default()), shares: Shares::new(config) }
+            Self { admission: Admission::new(config, Arc::default()), accounts: Accounts::new(config) }
         }
 
         /// Of which one user has at most half.
@@ -328,7 +329,7 @@ mod tests {
         }
 
         fn admit(&self, user: u32) -> Option<Place> {
-            self.admission.admit(self.shares.account(Some(user), false), false)
+            self.admission.admit(self.accounts.account(Some(user), false), false)
         }
     }
 
@@ -374,7 +375,7 @@ mod tests {
         let third = house.admit(1).expect("neither takes a place");
         third.set_busy();
         assert!(third.wait(0).is_none(), "two wait already");
-        let own = house.admission.admit(house.shares.account(Some(1), false), true);
+        let own = house.admission.admit(house.accounts.account(Some(1), false), true);
         assert!(house.admit(1).is_none(), "nobody is idle");
         own.expect("the process itself is always let in");
         assert!(!watcher.wait_no_more(), "its place is another's");

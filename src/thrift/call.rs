@@ -16,9 +16,9 @@ use super::idl::{
 use super::masters::check_metadata;
 use super::memory::{Budget, OVERLOADED, Values};
 use super::request::{self, Request};
-use super::shares::Taken;
 use crate::access::Denied;
 use crate::model::{Command, split_name};
+use crate::share::Taken;
 
 /// About how much memory the arguments of one `callMany` may take; each call has a bound of its own besides.
 const MAX_ARGUMENTS: usize = 4 << 20;

@@ -8,14 +8,15 @@ use rmpv::Value;
 use semver::Version;
 use tokio::time::{Instant, timeout_at};
 
+use super::accounts::{Account, CallTaken, TooManyCalls};
 use super::idl::{CallEnd, CallFailed, CallTimedOut, NoMaster, Overloaded};
 use super::memory::{NoRoom, Values};
 use super::request::Request;
-use super::shares::{Account, CallTaken, Taken, TooManyCalls};
 use super::value;
 use crate::metrics::{Ending, Held, Metrics, Tally};
 use crate::model::{Answer, Answers, Call, Refused, Service};
 use crate::resolve::{self, Requirement, Resolver};
+use crate::share::Taken;
 use crate::store::{Entry, Snapshot, Store};
 
 /// How often it is looked whether masters are still expected, while nothing becomes of any.
@@ -252,7 +253,7 @@ async fn attempt(
         call.tally.retried();
     }
     let master = entry.master.id.clone();
-    let answers = send(&entry, request, bounds.until)?;
+    let answers = send(&entry, request, bounds)?;
     drop(entry);
     match timeout_at(bounds.until, gather(answers, &master, request, bounds)).await {
         Ok(gathered) => gathered.map(|()| master),
@@ -262,17 +263,18 @@ async fn attempt(
 }
 
 /// Sends the call by the way with the fewest calls under way that takes it.
-fn send(entry: &Entry, request: &Request, until: Instant) -> Result<Answers, Failure> {
+fn send(entry: &Entry, request: &Request, bounds: Bounds<'_>) -> Result<Answers, Failure> {
     let id = &entry.master.id;
     let Some(service) = offered(entry, request) else {
         return Err(unsent(request, unoffered(id, request)));
     };
-    if until <= Instant::now() {
+    if bounds.until <= Instant::now() {
         return Err(timed_out(id.clone(), request, "was not sent"));
     }
     let (method, arguments) = (request.method.clone(), request.arguments.clone());
     let (service_name, input) = (service.name.clone(), request.input.clone());
-    let call = Call { service: service_name, method, arguments, until: Some(until.into_std()), input };
+    let (until, memory) = (Some(bounds.until.into_std()), bounds.account.memory.clone());
+    let call = Call { service: service_name, method, arguments, until, input, memory };
     let mut lines: Vec<_> = entry.lines_to(service).collect();
     if request.input.is_some() {
         lines.retain(|line| line.takes_input());
@@ -291,7 +293,7 @@ fn send(entry: &Entry, request: &Request, until: Instant) -> Result<Answers, Fai
     }
     let message = format!("master `{id}`: {refused}");
     Err(match refused {
-        Refused::Overloaded => Failure::Overloaded(Overloaded { message }),
+        Refused::Overloaded | Refused::NoMemory => Failure::Overloaded(Overloaded { message }),
         Refused::Gone => unsent(request, message),
     })
 }

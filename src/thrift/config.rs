@@ -1,6 +1,8 @@
 //! `[thrift]` and `[zk_data]`: where the endpoint listens, and its bounds.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -8,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::NodePath;
 use crate::permissions::{Mode, Permissions};
+use crate::share::Pool;
 
 /// `[thrift]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -105,6 +108,11 @@ impl Default for Config {
 }
 
 impl Config {
+    /// The memory that peers may make the process hold, of which so much is taken by who is no peer.
+    pub fn memory(&self, taken: Arc<AtomicUsize>) -> Arc<Pool> {
+        Pool::with_taken(self.max_memory.as_u64() as usize, 1, taken)
+    }
+
     pub fn permissions(&self) -> Permissions {
         Permissions::new(self.mode, &self.group)
     }

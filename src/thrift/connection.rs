@@ -391,13 +391,13 @@ mod tests {
     use bytesize::ByteSize;
 
     use super::super::Config;
-    use super::super::shares::Shares;
+    use super::super::accounts::Accounts;
     use super::*;
 
     #[test]
     fn a_buffer_whose_user_has_no_room_stays_as_large_as_it_was() {
         let config = Config { max_memory: ByteSize::kib(256), ..Config::default() };
-        let mut charge = Charge::new(&Shares::new(&config).account(Some(1), false)).expect("room");
+        let mut charge = Charge::new(&Accounts::new(&config).account(Some(1), false)).expect("room");
         let mut received = Vec::new();
         while reserve(&mut received, &mut charge) {
             received.resize(received.capacity(), 0);

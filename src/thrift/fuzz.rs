@@ -5,6 +5,7 @@ use std::sync::{Arc, LazyLock};
 use thrift::protocol::{TBinaryInputProtocol, TCompactInputProtocol, TInputProtocol, TMessageType, TType};
 use thrift::{Error, TConfiguration, TransportErrorKind};
 
+use super::accounts::Accounts;
 use super::codec::{Codec, Outcome};
 use super::cut::{Cut, Cutter};
 use super::dialect::Protocol;
@@ -12,7 +13,6 @@ use super::handler::Desk;
 use super::memory::Charge;
 use super::scan::{Bounds, Progress, Scanner, Wrong};
 use super::service::Asked;
-use super::shares::Shares;
 use super::{Config, Peer, ZkData};
 use crate::metrics::Metrics;
 use crate::model::{Change, Node, NodePath, Stat};
@@ -94,6 +94,6 @@ static HOUSE: LazyLock<(Codec, Desk)> = LazyLock::new(|| {
     let store = Store::new(&Default::default(), vec![feed], metrics.clone());
     let node = Node { data: b"data".as_slice().into(), stat: Stat::default() };
     store.publisher(0).publish_whole(vec![Change::Put(NodePath::root(), Arc::new(node))]);
-    let desk = Desk::new(&config, &ZkData::default(), store, Shares::new(&config), metrics.clone());
+    let desk = Desk::new(&config, &ZkData::default(), store, Accounts::new(&config), metrics.clone());
     (Codec::new(&config, metrics), desk)
 });

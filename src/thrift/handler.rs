@@ -5,11 +5,11 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use super::accounts::Accounts;
 use super::caller::Caller;
 use super::convert;
 use super::idl::{self, AccessDenied, ChildrenQuery, InvalidRequest, NotFound, NotReady, ReadOptions, TooStale};
 use super::memory::OVERLOADED;
-use super::shares::Shares;
 use super::{Config, Peer, ZkData};
 use crate::access::{Denied, Grant};
 use crate::metrics::Metrics;
@@ -37,7 +37,7 @@ const SLICE: usize = 1_000;
 pub(super) struct Desk {
     pub(super) store: Arc<Store>,
     pub(super) caller: Arc<Caller>,
-    pub(super) shares: Arc<Shares>,
+    pub(super) accounts: Arc<Accounts>,
     pub(super) config: Config,
     pub(super) metrics: Arc<Metrics>,
     zk_data: NodePath,
@@ -92,13 +92,13 @@ impl Desk {
         config: &Config,
         zk_data: &ZkData,
         store: Arc<Store>,
-        shares: Arc<Shares>,
+        accounts: Arc<Accounts>,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
             caller: Arc::new(Caller::new(store.clone(), metrics.clone())),
             store,
-            shares,
+            accounts,
             config: config.clone(),
             metrics,
             zk_data: zk_data.path.clone(),
@@ -305,7 +305,7 @@ impl Desk {
         let directory = snapshot.directory();
         let held = [("masters", directory.len() as u64), ("services", directory.count_of_services() as u64)];
         let sees_all = grant.sees_all();
-        let all = self.metrics.named().into_iter().chain(self.shares.gauges()).chain(held);
+        let all = self.metrics.named().into_iter().chain(self.accounts.gauges()).chain(held);
         all.filter(move |(name, _)| sees_all || !OF_MASTERS.contains(name))
     }
 

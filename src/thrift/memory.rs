@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::shares::{Account, Taken, lock};
+use super::accounts::{Account, lock};
+use crate::share::Taken;
 
 /// A connection is charged in steps; the first is for itself and its buffers while they are small.
 const STEP: usize = 8 * 1024;
@@ -174,7 +175,7 @@ mod tests {
     use futures::FutureExt;
 
     use super::super::Config;
-    use super::super::shares::Shares;
+    use super::super::accounts::Accounts;
     use super::*;
 
     fn put(values: &Values, value: Vec<u8>) -> Result<(), NoRoom> {
@@ -184,7 +185,7 @@ mod tests {
     /// A user who alone has half of so much.
     fn account(max_memory: u64) -> Arc<Account> {
         let config = Config { max_memory: ByteSize(max_memory), ..Config::default() };
-        Shares::new(&config).account(Some(0), true)
+        Accounts::new(&config).account(Some(0), true)
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Its threads share nothing but the store: each has a runtime of its own, accepts from the same listeners when it is
 //! its turn, and keeps a connection from its first byte to its last. So an answer costs no hand-over between threads.
 
+mod accounts;
 mod admission;
 mod call;
 mod caller;
@@ -25,7 +26,6 @@ mod request;
 mod run_queue;
 mod scan;
 mod service;
-mod shares;
 mod turns;
 mod value;
 mod wait;
@@ -46,18 +46,19 @@ use std::time::Duration;
 use futures::future::try_join_all;
 use tokio::sync::watch::{Receiver, channel};
 
+#[cfg(any(test, feature = "fuzz"))]
+use self::accounts::User;
+use self::accounts::{Account, Accounts};
 use self::admission::Admission;
 pub use self::config::{Config, ZkData};
 use self::handler::Desk;
 use self::run_queue::RunQueue;
-#[cfg(any(test, feature = "fuzz"))]
-use self::shares::User;
-use self::shares::{Account, Shares};
 use self::turns::{Held, Turns};
 pub use self::watch::MAX_PATHS;
 use crate::access::{Access, Client, Identity};
 use crate::metrics::Metrics;
 use crate::net::{Accepted, Address, BindError, Bound, TakenPorts};
+use crate::share::Pool;
 use crate::store::Store;
 use crate::task::{Stop, Tasks};
 
@@ -80,7 +81,7 @@ struct Shared {
     access: Arc<Access>,
     codec: codec::Codec,
     admission: Arc<Admission>,
-    shares: Arc<Shares>,
+    accounts: Arc<Accounts>,
     config: Config,
     metrics: Arc<Metrics>,
     /// This one's number, as the kernel tells it of a peer.
@@ -126,25 +127,26 @@ impl Endpoint {
         zk_data: &ZkData,
         store: &Arc<Store>,
         access: &Arc<Access>,
+        memory: Arc<Pool>,
         metrics: &Arc<Metrics>,
         tasks: &Tasks,
     ) -> io::Result<()> {
         let Self { config, bound, taken } = self;
-        let shares = Shares::with_memory(&config, store.messages().charged());
+        let accounts = Accounts::with_memory(&config, memory);
         let shared = Arc::new(Shared {
-            desk: Desk::new(&config, zk_data, store.clone(), shares.clone(), metrics.clone()),
+            desk: Desk::new(&config, zk_data, store.clone(), accounts.clone(), metrics.clone()),
             access: access.clone(),
             codec: codec::Codec::new(&config, metrics.clone()),
             admission: Admission::new(&config, metrics.clone()),
-            shares,
+            accounts,
             config,
             metrics: metrics.clone(),
             process: i32::try_from(std::process::id()).ok(),
         });
         let (admission, stop) = (shared.admission.clone(), tasks.stop_signal());
         tasks.critical("the endpoint's clock", async move { admission.keep_time(&stop).await });
-        let (shares, stop) = (shared.shares.clone(), tasks.stop_signal());
-        tasks.critical("the endpoint's memory", async move { shares.return_memory(&stop).await });
+        let (accounts, stop) = (shared.accounts.clone(), tasks.stop_signal());
+        tasks.critical("the endpoint's memory", async move { accounts.return_memory(&stop).await });
         let (listeners, bound) = channel(bound);
         let (metrics, stop) = (metrics.clone(), tasks.stop_signal());
         tasks.critical("the endpoint's port", async move {
@@ -208,7 +210,7 @@ impl Shared {
             None => Client::Tcp,
         };
         let identity = self.access.identify(client, || accepted.groups());
-        let account = self.shares.account(credentials.map(|peer| peer.uid()), identity.grant().is_admin());
+        let account = self.accounts.account(credentials.map(|peer| peer.uid()), identity.grant().is_admin());
         let is_own = credentials.is_some_and(|peer| Some(peer.pid()) == self.process);
         let Some(place) = self.admission.admit(account.clone(), is_own) else { return };
         let (shared, stop, user) = (self.clone(), stop.clone(), account.user);
@@ -233,7 +235,7 @@ impl Peer {
     /// A user who has no more shares than others, and may do everything.
     #[cfg(any(test, feature = "fuzz"))]
     fn of(desk: &Desk, user: User) -> Self {
-        Self { account: desk.shares.account(user, false), queue: RunQueue::new(), identity: Identity::root() }
+        Self { account: desk.accounts.account(user, false), queue: RunQueue::new(), identity: Identity::root() }
     }
 }
 

@@ -11,14 +11,15 @@ use rmpv::Value;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
+use super::accounts::Account;
 use super::caller::{Bounds, Caller, Failure};
 use super::handler::{Desk, overloaded};
 use super::idl::{CallEnd, CallValues, Encoding, SentValues};
 use super::memory::Values;
 use super::request::{Request, invalid};
-use super::shares::{Account, Taken};
 use super::{Peer, value};
 use crate::model::Input;
+use crate::share::Taken;
 
 /// The call, if there is one; dropped, it is given up. It goes on only while somebody waits for it here.
 #[derive(Default)]

@@ -18,7 +18,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::task::AtomicWaker;
 
-use super::shares::{User, lock};
+use super::accounts::{User, lock};
 
 /// How long a connection may work; and how long the thread works before it looks who else has come. Shorter ones answer
 /// other users sooner, until the looks cost more than the work.

@@ -236,7 +236,7 @@ fn told<Changed>(since: Since<Changed>, now: Revision) -> (Vec<Changed>, bool, R
 mod tests {
     use std::sync::Arc;
 
-    use super::super::shares::Shares;
+    use super::super::accounts::Accounts;
     use super::super::{Config, ZkData};
     use super::*;
     use crate::clock::Moment;
@@ -260,7 +260,7 @@ mod tests {
             &Config::default(),
             &ZkData::default(),
             store.clone(),
-            Shares::new(&Config::default()),
+            Accounts::new(&Config::default()),
             Arc::default(),
         );
         let watch =
@@ -275,7 +275,7 @@ mod tests {
         let feed = Feed::new("test", "file", vec![NodePath::root()]);
         let store = Store::new(&Default::default(), vec![feed], Arc::default());
         let desk =
-            Desk::new(&Config::default(), &ZkData::default(), store, Shares::new(&Config::default()), Arc::default());
+            Desk::new(&Config::default(), &ZkData::default(), store, Accounts::new(&Config::default()), Arc::default());
         let watch = |paths: &[String]| desk.watch(&Peer::of(&desk, None), 0, paths, 0, 0);
         let mut paths: Vec<String> = (0..MAX_PATHS).map(|number| format!("/{}", number / 2)).collect();
         assert_eq!(watch(&paths).expect("as many as there may be").paths.len(), MAX_PATHS / 2);

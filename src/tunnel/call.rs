@@ -69,6 +69,7 @@ impl From<SendError> for Refused {
     fn from(error: SendError) -> Self {
         match error {
             SendError::Full | SendError::Unfit(_) => Self::Overloaded,
+            SendError::NoMemory => Self::NoMemory,
             SendError::Ended(_) => Self::Gone,
         }
     }
@@ -88,7 +89,9 @@ where
 {
     let stream = match stream {
         Ok(stream) => stream,
-        Err(CallError::Send(error @ (SendError::Full | SendError::Ended(_)))) => return Err(error.into()),
+        Err(CallError::Send(error @ (SendError::Full | SendError::NoMemory | SendError::Ended(_)))) => {
+            return Err(error.into());
+        }
         // No other master would take it either.
         Err(unfit) => return Ok(stream::iter([failed(RemoteError::new(unfit.to_string()), &[])]).boxed()),
     };

@@ -15,6 +15,7 @@ use super::frame::{Bounds, Wrong};
 use super::handle::{Handle, Shared};
 use super::message::Message;
 use super::wire::Wire;
+use crate::share::Share;
 
 /// Frames are written together up to this size.
 const GATHER: usize = 64 * 1024;
@@ -44,6 +45,8 @@ pub struct Settings {
     /// and has so long to answer, before it is taken for dead. In the middle of it, it is asked once more.
     pub pong_timeout: Duration,
     pub on_silence: OnSilence,
+    /// What is charged for what waits to be written and that no caller asked for; none: nothing.
+    pub memory: Option<Arc<Share>>,
 }
 
 /// What becomes of a conversation whose other end does not answer in time.
@@ -69,6 +72,7 @@ impl Default for Settings {
             ping_interval: Duration::from_secs(20),
             pong_timeout: Duration::from_secs(3),
             on_silence: OnSilence::Wait,
+            memory: None,
         }
     }
 }

@@ -8,11 +8,12 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use uuid::Uuid;
 
+use super::charged::charged;
 use super::conversation::Ended;
 use super::handle::{SendError, Shared};
 use super::message::Message;
 use super::php::php_value;
-use super::stream::Stream;
+use super::stream::{Slot, Stream};
 use super::trunk::{self, WINDOW};
 use super::value::Value;
 use super::{CallError, outbox::Full};
@@ -88,7 +89,8 @@ impl Feeder {
     }
 
     async fn put(&self, message: Message, is_value: bool) -> Result<(), SendError> {
-        let frame = self.shared.within_length(message.encode().into())?;
+        let memory = self.shared.lock().streams.get(&self.uuid).and_then(Slot::memory);
+        let frame = charged(self.shared.within_length(message.encode().into())?, memory.as_ref())?;
         self.shared.when_room(|| self.push(frame.clone(), is_value)).await
     }
 

@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::charged::charged;
 use super::conversation::{Ended, OnSilence, Settings};
 use super::frame::{Bounds, Progress, Scanner, Wrong};
 use super::message::{Message, check_command};
@@ -18,17 +19,23 @@ use super::stream::{Slot, Stream, StreamError};
 use super::trunk::{self, Trunk};
 use super::value::Value;
 use crate::model::Command;
+use crate::share::Share;
 use crate::sync::{Mutex, MutexGuard};
 
 /// Speaks through a conversation. Never waits for the other end.
 #[derive(Clone, Debug)]
 pub struct Handle(Arc<Shared>);
 
+/// How soon it is looked again whether there is memory for what waits to be sent.
+const MEMORY_INTERVAL: Duration = Duration::from_millis(100);
+
 /// Why a message is not sent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {
     #[error("too much waits to be sent already")]
     Full,
+    #[error("what waits to be sent takes as much memory as its user may have")]
+    NoMemory,
     #[error("the message cannot be sent: {0}")]
     Unfit(Wrong),
     #[error("the connection is lost: {0}")]
@@ -89,11 +96,11 @@ impl Handle {
     /// Sends a message of its own, or one of a stream that the other end opened.
     pub fn send(&self, message: Message) -> Result<(), SendError> {
         let ends_a_stream = matches!(message, Message::End { .. } | Message::Close { .. } | Message::Error { .. });
-        let frame = self.0.frame(message)?;
+        let frame = self.0.own(self.0.frame(message)?);
         let mut state = self.0.speaking()?;
         if !ends_a_stream {
-            state.outbox.push(frame)?;
-        } else if state.outbox.push_beyond(frame).is_err() {
+            state.outbox.push(frame?)?;
+        } else if frame.and_then(|frame| Ok(state.outbox.push_beyond(frame)?)).is_err() {
             drop(state);
             return Err(SendError::Ended(self.0.end(Ended::Stalled)));
         }
@@ -116,12 +123,18 @@ impl Handle {
     }
 
     /// Makes a request, and opens the stream of its answers. The request carries the stream's fresh uuid.
-    pub fn open(&self, request: impl FnOnce(String) -> Message) -> Result<Stream, SendError> {
+    ///
+    /// `memory` is charged for it until it has left, and for the answers until they are taken.
+    pub fn open(
+        &self,
+        memory: Option<&Arc<Share>>,
+        request: impl FnOnce(String) -> Message,
+    ) -> Result<Stream, SendError> {
         let uuid = Uuid::new_v4();
-        let frame = self.0.frame(request(uuid.to_string()))?;
+        let frame = charged(self.0.frame(request(uuid.to_string()))?, memory)?;
         let mut state = self.0.speaking()?;
         let request = state.outbox.push(frame)?;
-        state.streams.insert(uuid, Slot::default());
+        state.streams.insert(uuid, Slot::new(None, memory));
         self.0.outgoing.notify_one();
         Ok(Stream { uuid, request, shared: self.0.clone() })
     }
@@ -212,6 +225,7 @@ impl Shared {
             written.as_mut().enable();
             match send() {
                 Err(SendError::Full) => written.await,
+                Err(SendError::NoMemory) => tokio::time::sleep(MEMORY_INTERVAL).await,
                 sent => return sent,
             }
         }
@@ -251,6 +265,11 @@ impl Shared {
             check_command(command).map_err(SendError::Unfit)?;
         }
         self.fit(message.encode().into())
+    }
+
+    /// A frame that nobody asked for but the other end, which is charged for it.
+    pub(super) fn own(&self, frame: Bytes) -> Result<Bytes, SendError> {
+        charged(frame, self.settings.memory.as_ref())
     }
 
     /// A frame that is no longer than one may be.
@@ -358,11 +377,12 @@ impl Shared {
         if state.ended.is_some() {
             return;
         }
-        let pushed = push(&mut state.outbox, message.encode().into());
+        let frame = self.own(message.encode().into());
+        let pushed = frame.and_then(|frame| Ok(push(&mut state.outbox, frame)?));
         drop(state);
         match pushed {
             Ok(_) => self.outgoing.notify_one(),
-            Err(Full) => drop(self.end(Ended::Stalled)),
+            Err(_) => drop(self.end(Ended::Stalled)),
         }
     }
 

@@ -5,6 +5,7 @@
 //! sends can end its own conversation and nothing else, and nothing of it is ever executed or unserialized.
 
 mod call;
+mod charged;
 mod conversation;
 #[cfg(all(test, feature = "shuttle"))]
 mod exploration;

@@ -13,6 +13,10 @@ use super::message::{Message, RemoteError};
 use super::outbox::Outbox;
 use super::trunk::{self, WINDOW};
 use super::value::Value;
+use crate::share::{Share, Taken};
+
+/// So much of each stream is charged to nobody: there are only so many calls.
+const SMALL: usize = 4 * 1024;
 
 /// What answers one request. Dropped before its end, it is closed at the other end too; a request that has not left
 /// yet is then never sent.
@@ -34,6 +38,8 @@ pub enum StreamError {
     Closed,
     #[error("values came faster than they were taken")]
     Overflow,
+    #[error("values that were not taken take as much memory as their user may have")]
+    NoMemory,
     #[error("the master closed the stream that carries its calls")]
     TrunkClosed,
     #[error("the connection is lost: {0}")]
@@ -74,6 +80,8 @@ impl Drop for Stream {
 /// What has come of a stream and was not taken yet.
 #[derive(Debug, Default)]
 pub(super) struct Slot {
+    /// What its caller is charged for them; none: nobody is.
+    charged: Option<Taken>,
     /// The trunk over which it comes, if it does not come alone.
     pub(super) trunk: Option<Uuid>,
     /// Whether the other end waits to hear what is taken of it.
@@ -89,8 +97,13 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    pub(super) fn on(trunk: Uuid) -> Self {
-        Self { trunk: Some(trunk), ..Self::default() }
+    pub(super) fn new(trunk: Option<Uuid>, memory: Option<&Arc<Share>>) -> Self {
+        Self { trunk, charged: memory.map(Share::nothing), ..Self::default() }
+    }
+
+    /// What is charged for what goes over the stream.
+    pub(super) fn memory(&self) -> Option<Arc<Share>> {
+        self.charged.as_ref().map(Taken::share)
     }
 
     /// Adds a value, however large it is alone; false: there is no room for another, and the stream has ended by that.
@@ -102,10 +115,19 @@ impl Slot {
             self.finish(Err(StreamError::Overflow));
             return false;
         }
+        if !self.charge(self.weight + weight) {
+            self.finish(Err(StreamError::NoMemory));
+            return false;
+        }
         self.weight += weight;
         self.values.push_back((value, weight));
         self.wake();
         true
+    }
+
+    /// False: its caller may not have so much.
+    fn charge(&mut self, weight: usize) -> bool {
+        self.charged.as_mut().is_none_or(|charged| charged.resize(weight.saturating_sub(SMALL)))
     }
 
     /// Ends the stream, unless it has ended.
@@ -143,6 +165,7 @@ impl Slot {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Value>, StreamError>> {
         if let Some((value, weight)) = self.values.pop_front() {
             self.weight -= weight;
+            self.charge(self.weight);
             self.taken = (self.taken.0 + 1, self.taken.1 + weight);
             return Poll::Ready(Ok(Some(value)));
         }

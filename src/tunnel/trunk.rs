@@ -4,17 +4,20 @@
 //! opens the trunk and says what goes over it. A value waits packed until it is taken, and a master whose values are not
 //! taken rests.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::charged::charged;
 use super::conversation::Ended;
 use super::handle::{Handle, SendError, Shared, State};
 use super::message::{Message, RemoteError};
 use super::php::{NotPhp, php_value};
 use super::stream::{Slot, Stream, StreamError};
 use super::value::{Value, text};
+use crate::share::Share;
 
 /// How many bytes of values may be on the way in one stream before the master rests.
 pub(super) const WINDOW: usize = 256 * 1024;
@@ -76,17 +79,23 @@ impl Request {
 
 impl Handle {
     /// Makes a request over the trunk, which this closure opens where none is open.
-    pub fn ask(&self, closure: impl FnOnce() -> Vec<u8>, request: Request) -> Result<Stream, SendError> {
+    /// `memory` is charged as by [`Handle::open`].
+    pub fn ask(
+        &self,
+        memory: Option<&Arc<Share>>,
+        closure: impl FnOnce() -> Vec<u8>,
+        request: Request,
+    ) -> Result<Stream, SendError> {
         let shared = self.shared();
         let (trunk, id) = open(shared, closure)?;
-        let frame = shared.within_length(on(trunk, request.into_value(id)).encode().into())?;
+        let frame = charged(shared.within_length(on(trunk, request.into_value(id)).encode().into())?, memory)?;
         let mut state = shared.speaking()?;
         if state.trunk.open != Some(trunk) {
             return Err(SendError::Ended(Ended::Closed));
         }
         let request = state.outbox.push(frame)?;
         let uuid = stream_of(id);
-        state.streams.insert(uuid, Slot::on(trunk));
+        state.streams.insert(uuid, Slot::new(Some(trunk), memory));
         shared.outgoing.notify_one();
         Ok(Stream { uuid, request, shared: shared.clone() })
     }

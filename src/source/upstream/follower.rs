@@ -186,7 +186,7 @@ impl Follower {
         };
         let mut generation: Option<HashMap<String, Known>> = read_anew();
         let mut stream = match handle
-            .open(|uuid| command([("cmd", "subscribe".into()), ("uuid", uuid.into()), ("pieces", 1.into())]))
+            .open(None, |uuid| command([("cmd", "subscribe".into()), ("uuid", uuid.into()), ("pieces", 1.into())]))
         {
             Ok(stream) => stream,
             Err(error) => return Trouble::Lost(error.to_string()),

@@ -24,6 +24,7 @@ impl UpstreamLine {
 
     fn open(&self, call: Call) -> Result<Stream, CallError> {
         let left = call.until.map(|until| until.saturating_duration_since(Instant::now()).as_millis() as u64);
+        let memory = call.memory;
         let entries = |uuid: String| {
             [
                 ("cmd", "call-on".into()),
@@ -36,7 +37,7 @@ impl UpstreamLine {
                 ("window", true.into()),
             ]
         };
-        Ok(self.handle.open(|uuid| command(entries(uuid)))?)
+        Ok(self.handle.open(Some(&memory), |uuid| command(entries(uuid)))?)
     }
 }
 

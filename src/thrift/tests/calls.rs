@@ -65,7 +65,7 @@ async fn whatever_a_client_writes_arrives_as_data() {
 
 #[tokio::test]
 async fn a_call_that_was_not_sent_goes_to_another_master() {
-    for why in [Refused::Overloaded, Refused::Gone] {
+    for why in [Refused::Overloaded, Refused::NoMemory, Refused::Gone] {
         let (refusing, echoing) = (Way::new(Manner::Refuses(why)), Way::new(Manner::Echoes));
         let house = in_turn(&refusing, &echoing);
         let result = house.desk.call(&house.peer, &house.request("send", |_| {})).await.expect("a result");
@@ -74,7 +74,9 @@ async fn a_call_that_was_not_sent_goes_to_another_master() {
         let once = house.request("send", |options| options.retries = Some(0));
         let error = house.desk.call(&house.peer, &once).await.expect_err("no retries");
         match why {
-            Refused::Overloaded => assert!(exception::<Overloaded>(&error).message.contains("first")),
+            Refused::Overloaded | Refused::NoMemory => {
+                assert!(exception::<Overloaded>(&error).message.contains("first"));
+            }
             Refused::Gone => assert!(exception::<NoMaster>(&error).message.contains("first")),
         }
     }

@@ -38,7 +38,9 @@ fn serve_with(config: Config) -> Server {
     let address = endpoint.addresses().next().expect("an address").clone();
     let tasks = Tasks::new().0;
     let access = Access::new(Policy::new(&Default::default(), &[]).expect("nobody is named"));
-    endpoint.start(&ZkData::default(), &store, &access, &metrics, &tasks).expect("threads");
+    endpoint
+        .start(&ZkData::default(), &store, &access, config.memory(Arc::default()), &metrics, &tasks)
+        .expect("threads");
     Server { feed: store.publisher(0), tasks, address, _folder: folder }
 }
 

@@ -15,10 +15,10 @@ use futures::stream::{self, StreamExt};
 use rmpv::Value;
 use tokio::sync::mpsc;
 
+use super::accounts::Accounts;
 use super::handler::Desk;
 use super::idl::{self, CallOptions};
 use super::request::{Request, no_options};
-use super::shares::Shares;
 use super::{Config, Peer, ZkData};
 use crate::metrics::Metrics;
 use crate::model::{Answer, Answers, Call, Change, Command, Line, Master, Refused, Service};
@@ -119,7 +119,7 @@ impl House {
         let feed = |number| Feed::new(format!("register-{number}"), "register", vec![]);
         let store = Store::new(&Default::default(), (0..feeds).map(feed).collect(), metrics.clone());
         let feeds = (0..feeds).map(|feed| store.publisher(feed)).collect();
-        let desk = Desk::new(config, &ZkData::default(), store, Shares::new(config), metrics.clone());
+        let desk = Desk::new(config, &ZkData::default(), store, Accounts::new(config), metrics.clone());
         Self { peer: Peer::of(&desk, None), desk, feeds, metrics }
     }
 

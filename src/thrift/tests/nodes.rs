@@ -15,7 +15,7 @@ fn house(children: usize, bytes: usize) -> (Desk, Peer, Publisher) {
     let publisher = store.publisher(0);
     publisher.publish_whole((0..children).map(|number| put(&format!("/many/{number:0>bytes$}"))).collect());
     let config = Config::default();
-    let desk = Desk::new(&config, &ZkData::default(), store, Shares::new(&config), Arc::default());
+    let desk = Desk::new(&config, &ZkData::default(), store, Accounts::new(&config), Arc::default());
     let peer = Peer::of(&desk, None);
     (desk, peer, publisher)
 }

@@ -38,7 +38,7 @@ impl End {
         }
     }
 
-    async fn ended(self) -> Ended {
+    pub(super) async fn ended(self) -> Ended {
         timeout(SOON, self.run).await.expect("in time").expect("no panic")
     }
 }
@@ -55,7 +55,7 @@ pub(super) fn against_a_script(settings: Settings) -> (End, Wire<DuplexStream>) 
 }
 
 pub(super) fn listed(handle: &Handle) -> Stream {
-    handle.open(|uuid| Message::List { uuid }).expect("room to ask")
+    handle.open(None, |uuid| Message::List { uuid }).expect("room to ask")
 }
 
 pub(super) async fn next(stream: &mut Stream) -> Result<Option<Value>, StreamError> {
@@ -66,7 +66,7 @@ pub(super) async fn told(wire: &mut Wire<DuplexStream>) -> Message {
     timeout(SOON, wire.receive()).await.expect("in time").expect("a message")
 }
 
-async fn asked(wire: &mut Wire<DuplexStream>) -> String {
+pub(super) async fn asked(wire: &mut Wire<DuplexStream>) -> String {
     match told(wire).await {
         Message::List { uuid } => uuid,
         other => panic!("not asked but told {other:?}"),
@@ -77,7 +77,7 @@ pub(super) fn data(uuid: &str, data: impl Into<Value>) -> Message {
     Message::Data { uuid: uuid.into(), data: data.into() }
 }
 
-fn note(text: &str) -> Message {
+pub(super) fn note(text: &str) -> Message {
     Message::Other(Value::Map(vec![("cmd".into(), "note".into()), ("text".into(), text.into())]))
 }
 
@@ -250,7 +250,7 @@ async fn whoever_answers_late_is_silent_no_more() {
 async fn a_lost_call_is_told_from_one_that_had_not_left() {
     let (here, peer) = against_a_script(Settings::default());
     let call = || {
-        let stream = here.handle.open(|uuid| Message::List { uuid }).map_err(CallError::from);
+        let stream = here.handle.open(None, |uuid| Message::List { uuid }).map_err(CallError::from);
         let one_more = UnderWay::default().one_more(1).expect("the first");
         answers(stream, &[], Ok, one_more).expect("it is taken")
     };
@@ -268,7 +268,7 @@ async fn a_lost_call_is_told_from_one_that_had_not_left() {
 async fn only_who_may_say_it_is_believed_that_a_call_was_not_executed() {
     let (here, mut peer) = against_a_script(Settings::default());
     for (believed, is_believed) in [(&[][..], false), (&[REFUSED], false), (&[REFUSED, UNSENT], true)] {
-        let stream = here.handle.open(|uuid| Message::List { uuid }).map_err(CallError::from);
+        let stream = here.handle.open(None, |uuid| Message::List { uuid }).map_err(CallError::from);
         let mut answers = answers(stream, believed, Ok, ()).expect("it is taken");
         let Message::List { uuid } = told(&mut peer).await else { panic!("no question") };
         let error = RemoteError { class: Some(UNSENT.into()), ..RemoteError::new("no") };
@@ -348,7 +348,7 @@ async fn a_peer_that_does_not_read_is_not_asked_for_more() {
     };
     assert_eq!(refused, SendError::Full);
     assert!(sent < 400, "{sent} frames were taken");
-    assert!(matches!(here.handle.open(|uuid| Message::List { uuid }), Err(SendError::Full)));
+    assert!(matches!(here.handle.open(None, |uuid| Message::List { uuid }), Err(SendError::Full)));
     // It is still heard, and what it reads makes room.
     assert!(timeout(Duration::from_millis(1), here.handle.send_when_room(note("again"))).await.is_err());
     for _ in 0..sent {

@@ -3,6 +3,7 @@
 
 mod closures;
 mod conversation;
+mod memory;
 mod mutants;
 mod recorded;
 mod trunk;

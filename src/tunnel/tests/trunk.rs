@@ -13,11 +13,11 @@ use crate::tunnel::{
 };
 
 fn ask(handle: &Handle) -> Result<Stream, SendError> {
-    handle.ask(|| b"closure".to_vec(), Request::List)
+    handle.ask(None, || b"closure".to_vec(), Request::List)
 }
 
 fn call(handle: &Handle) -> Answers {
-    let stream = handle.ask(|| b"closure".to_vec(), demo("echo", Value::Nil)).map_err(CallError::from);
+    let stream = handle.ask(None, || b"closure".to_vec(), demo("echo", Value::Nil)).map_err(CallError::from);
     answers(stream, &[], Ok, ()).expect("it is taken")
 }
 

@@ -1,0 +1,230 @@
+//! Shares: what is scarce is shared by users first, so that whatever one of them does leaves room for the others.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Shares that nobody uses are looked for when there are as many as this, and again when there are twice as many as then
+/// remained.
+const FEW: usize = 64;
+
+/// Something of which there is only so much.
+#[derive(Debug)]
+pub struct Pool {
+    most: usize,
+    greed: usize,
+    taken: Arc<AtomicUsize>,
+}
+
+/// What one user has of a pool.
+///
+/// A user may have as many times as much as it leaves free as the pool's greed says. With a greed of one it may have a
+/// half when alone, a third when there are two. These are the dynamic thresholds by which switches share their buffers
+/// (Choudhury and Hahne, 1998): nobody configures how many users there are, what nobody else needs can be used, and there
+/// is always room for one more user.
+#[derive(Debug)]
+pub struct Share {
+    pool: Arc<Pool>,
+    /// What the user's kind may use of the pool.
+    most: usize,
+    taken: AtomicUsize,
+}
+
+/// A part of a share, given back when dropped.
+#[derive(Debug)]
+pub struct Taken {
+    share: Arc<Share>,
+    amount: usize,
+}
+
+/// The shares of all users of a pool, the same one for all that a user has.
+#[derive(Debug)]
+pub(crate) struct Shares<User> {
+    pool: Arc<Pool>,
+    kept: Mutex<Kept<User>>,
+}
+
+#[derive(Debug)]
+struct Kept<User> {
+    shares: HashMap<User, Arc<Share>>,
+    look_at: usize,
+}
+
+impl Pool {
+    pub(crate) fn new(most: usize, greed: usize) -> Arc<Self> {
+        Self::with_taken(most, greed, Arc::default())
+    }
+
+    /// The same where others who are no users count what they take, too.
+    pub(crate) fn with_taken(most: usize, greed: usize, taken: Arc<AtomicUsize>) -> Arc<Self> {
+        Arc::new(Self { most, greed, taken })
+    }
+
+    /// The share of a user, from whom one part in so many is kept.
+    pub(crate) fn share(self: &Arc<Self>, kept: Option<usize>) -> Arc<Share> {
+        let kept = kept.map_or(0, |part| self.most / part);
+        Arc::new(Share { pool: self.clone(), most: self.most - kept, taken: AtomicUsize::new(0) })
+    }
+
+    pub(crate) fn taken(&self) -> usize {
+        self.taken.load(Ordering::Relaxed)
+    }
+}
+
+impl<User: Eq + Hash> Shares<User> {
+    pub(crate) fn of(pool: Arc<Pool>) -> Self {
+        Self { pool, kept: Mutex::new(Kept { shares: HashMap::new(), look_at: FEW }) }
+    }
+
+    pub(crate) fn share(&self, user: User) -> Arc<Share> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.shares.len() >= kept.look_at {
+            kept.shares.retain(|_, share| Arc::strong_count(share) > 1);
+            kept.look_at = FEW.max(2 * kept.shares.len());
+        }
+        kept.shares.entry(user).or_insert_with(|| self.pool.share(None)).clone()
+    }
+}
+
+impl Share {
+    /// Takes so much; None: it would be more than the user may have. Who has nothing yet may take what there is.
+    pub(crate) fn take(self: &Arc<Self>, amount: usize) -> Option<Taken> {
+        self.add(amount).then(|| Taken { share: self.clone(), amount })
+    }
+
+    /// Takes nothing yet.
+    pub(crate) fn nothing(self: &Arc<Self>) -> Taken {
+        Taken { share: self.clone(), amount: 0 }
+    }
+
+    pub(crate) fn taken(&self) -> usize {
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    /// Whether so much could be taken now. To know it before something is made saves the making.
+    pub(crate) fn has_room(&self, amount: usize) -> bool {
+        self.may(self.taken(), self.pool.taken().saturating_add(amount), amount)
+    }
+
+    /// How much more the user leaves free than it has, in a pool whose greed is one.
+    pub(crate) fn free(&self) -> usize {
+        self.most.saturating_sub(self.pool.taken()).saturating_sub(self.taken())
+    }
+
+    /// Whether a user who has `own` may take so much, after which all users together have `all`.
+    fn may(&self, own: usize, all: usize, amount: usize) -> bool {
+        all <= self.most && (own == 0 || own.saturating_add(amount) / self.pool.greed <= self.most - all)
+    }
+
+    fn add(&self, amount: usize) -> bool {
+        // Both are counted before they are compared: two threads that take at once may both be refused, but never both
+        // be given what only one can have.
+        let own = self.taken.fetch_add(amount, Ordering::Relaxed);
+        let all = self.pool.taken.fetch_add(amount, Ordering::Relaxed).saturating_add(amount);
+        let may = self.may(own, all, amount);
+        if !may {
+            self.subtract(amount);
+        }
+        may
+    }
+
+    fn subtract(&self, amount: usize) {
+        self.taken.fetch_sub(amount, Ordering::Relaxed);
+        self.pool.taken.fetch_sub(amount, Ordering::Relaxed);
+    }
+}
+
+impl Taken {
+    pub(crate) fn amount(&self) -> usize {
+        self.amount
+    }
+
+    /// Of which it is a part.
+    pub(crate) fn share(&self) -> Arc<Share> {
+        self.share.clone()
+    }
+
+    /// Makes it so much; false: it stays what it is, since that would be too much. Less is never too much.
+    pub(crate) fn resize(&mut self, amount: usize) -> bool {
+        if amount <= self.amount {
+            self.share.subtract(self.amount - amount);
+        } else if !self.share.add(amount - self.amount) {
+            return false;
+        }
+        self.amount = amount;
+        true
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.share.subtract(self.amount);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn take_all(share: &Arc<Share>) -> Vec<Taken> {
+        std::iter::from_fn(|| share.take(1)).collect()
+    }
+
+    #[test]
+    fn whatever_one_user_takes_it_leaves_as_much_for_the_others() {
+        let shares = Shares::of(Pool::new(30, 1));
+        let [one, two, three] = [1, 2, 3].map(|user| shares.share(user));
+        let of_one = take_all(&one);
+        assert_eq!(of_one.len(), 15, "a half");
+        let of_two = take_all(&two);
+        assert_eq!(of_two.len(), 7);
+        let of_three = take_all(&three);
+        assert_eq!(of_three.len(), 4);
+        drop(of_one);
+        assert_eq!(take_all(&one).len(), 9, "what nobody has is shared anew");
+        drop((of_two, of_three));
+        assert_eq!(take_all(&one).len(), 15, "all is given back");
+    }
+
+    #[test]
+    fn with_more_greed_a_user_leaves_less_but_something() {
+        let shares = Shares::of(Pool::new(800, 7));
+        let first = take_all(&shares.share(1));
+        let second = take_all(&shares.share(2));
+        assert!((700..720).contains(&first.len()), "{}", first.len());
+        assert!((80..100).contains(&second.len()), "{}", second.len());
+        assert!(!take_all(&shares.share(3)).is_empty());
+    }
+
+    #[test]
+    fn who_has_nothing_may_take_all_there_is_but_what_is_kept() {
+        let pool = Pool::new(32, 1);
+        let share = pool.share(Some(16));
+        assert!(share.take(31).is_none() && share.take(usize::MAX).is_none());
+        let _all = share.take(30).expect("room");
+        assert!(pool.share(Some(16)).take(1).is_none());
+        assert!(pool.share(None).take(2).is_some());
+    }
+
+    #[test]
+    fn what_is_taken_grows_and_shrinks_and_stays_as_it_is_where_it_may_not_grow() {
+        let share = Pool::new(30, 1).share(None);
+        let mut taken = share.take(5).expect("room");
+        assert!(taken.resize(15) && !taken.resize(16) && !taken.resize(usize::MAX));
+        assert_eq!((taken.amount(), share.taken()), (15, 15));
+        assert!(taken.resize(1));
+        drop(taken);
+        assert_eq!((share.taken(), share.pool.taken()), (0, 0));
+    }
+
+    #[test]
+    fn no_share_is_kept_for_users_who_have_left() {
+        let shares = Shares::of(Pool::new(usize::MAX, 1));
+        let kept = shares.share(0);
+        let _taken = kept.take(1);
+        (1..1_000).for_each(|user| drop(shares.share(user)));
+        assert!(shares.kept.lock().expect("nobody panics").shares.len() <= FEW);
+        assert!(Arc::ptr_eq(&kept, &shares.share(0)));
+    }
+}
