@@ -211,8 +211,8 @@ fn a_stop_is_quick_and_in_order_even_while_clients_wait() {
 fn a_log_that_cannot_be_written_stops_nothing() {
     let mut roster = Roster::prepare_file("roster.sock", NODES);
     let full = || File::options().write(true).open("/dev/full").expect("a disk that is full");
-    let mut serve = binary();
-    serve.args(["serve", "--config"]).arg(roster.config()).stdout(full()).stderr(full());
+    let mut serve = roster.serve(binary());
+    serve.stdout(full()).stderr(full());
     roster.run_as(&mut serve);
     roster.becomes("live");
     assert_eq!(roster.data("/a"), b"one");
