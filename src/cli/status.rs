@@ -63,7 +63,7 @@ fn table(status: &StatusReply, services: &[ServiceStats], all: bool) -> String {
         let _ = writeln!(text, "you are {}\n", text::printable(access.as_bytes()));
     }
     if let Some(trouble) = &status.shared_trouble {
-        let _ = writeln!(text, "shared file NOT WRITTEN: {}\n", text::printable(trouble.as_bytes()));
+        let _ = writeln!(text, "shared file NOT IN ORDER: {}\n", text::printable(trouble.as_bytes()));
     }
     for taken in status.ports_taken.iter().flatten() {
         let _ = writeln!(text, "NOT LISTENING: {}\n", text::printable(taken.as_bytes()));
@@ -218,7 +218,7 @@ other   zookeeper  DOWN   1m 1s   1200  5.0 MiB           2         0      0  co
         assert!(!table(&reply, &[], false).contains("shared file"));
         reply.shared_trouble = Some("it is full; raise shared.max_size".into());
         let text = table(&reply, &[], false);
-        assert!(text.contains("\n\nshared file NOT WRITTEN: it is full; raise shared.max_size\n\nSOURCE"), "{text}");
+        assert!(text.contains("\n\nshared file NOT IN ORDER: it is full; raise shared.max_size\n\nSOURCE"), "{text}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::script::{Peer, REFUSED, Register, SOON, config, map, meeting, next, said};
 use crate::master::{Config, Event, Events, Lost, Master, Place, Service, Value};
@@ -14,6 +14,15 @@ async fn closed(events: &mut Events) -> (Place, Lost, bool) {
     loop {
         if let Event::Closed { register, why, retry_in } = next(events).await {
             return (register, why, retry_in.is_some());
+        }
+    }
+}
+
+/// How long it waits after a loss before it connects again.
+async fn delay(events: &mut Events) -> Duration {
+    loop {
+        if let Event::Closed { retry_in, .. } = next(events).await {
+            return retry_in.expect("it comes again");
         }
     }
 }
@@ -91,14 +100,15 @@ async fn a_register_that_accepts_and_closes_is_tried_later_and_later() {
     let mut longest = Duration::ZERO;
     for _ in 0..10 {
         drop(register.accepted().await);
-        let waited = loop {
-            if let Event::Closed { retry_in, .. } = next(&mut events).await {
-                break retry_in.expect("it comes again");
-            }
-        };
-        longest = longest.max(waited);
+        longest = longest.max(delay(&mut events).await);
     }
     assert!(longest > 5 * config().retry_delay, "{longest:?}");
+    // A connection that held begins the delays anew.
+    let held = register.accepted().await;
+    sleep(Duration::from_millis(1_200)).await;
+    drop(held);
+    assert!(delay(&mut events).await <= config().retry_delay);
+    assert!(Config::new("").retry_delay <= Duration::from_millis(500));
 }
 
 #[tokio::test]
