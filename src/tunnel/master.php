@@ -150,8 +150,11 @@ return function ($stream, int $room, int $levels, int $window) {
             }
             if ($is_valid) {
                 $give($id, $call->generator->current());
+                // A step may block: the loop writes what was given after the next tick, and before the one after it.
                 \React\EventLoop\Loop::futureTick(function () use ($step, $id) {
-                    $step($id);
+                    \React\EventLoop\Loop::futureTick(function () use ($step, $id) {
+                        $step($id);
+                    });
                 });
                 return;
             }
