@@ -3,6 +3,7 @@
 mod accepted;
 mod bind_error;
 mod peer;
+mod prompt;
 mod remote;
 mod socket_file;
 mod stream;
@@ -25,6 +26,7 @@ pub use self::accepted::Accepted;
 use self::bind_error::NoListener;
 pub use self::bind_error::{BindError, TakenPorts};
 pub use self::peer::{Peer, Peers, User};
+pub use self::prompt::Prompt;
 pub use self::remote::{ConnectError, Remote, secure};
 pub use self::socket_file::InTheWay;
 use self::socket_file::SocketFile;

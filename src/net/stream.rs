@@ -51,6 +51,17 @@ impl Stream {
         let _ = socket2::SockRef::from(stream).set_tcp_keepalive(&probes);
     }
 
+    /// Has the kernel acknowledge what was read, and not only with what is sent next.
+    pub(super) fn acknowledge(&self) {
+        let stream = match self {
+            Self::Tcp(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+            Self::Unix(_) => return,
+        };
+        // Without it, it is acknowledged a little later.
+        let _ = stream.set_quickack(true);
+    }
+
     /// Waits until the peer is gone, also where what it said before has not been read. Who only sends no more is there,
     /// and may wait for an answer.
     pub async fn gone(&self) {

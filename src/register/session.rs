@@ -69,13 +69,13 @@ async fn handshake(
     peer: &Peer,
     pending: &PendingConnection,
     hall: &Hall,
-) -> Option<(Wire<net::Stream>, Auth)> {
+) -> Option<(Wire<net::Prompt>, Auth)> {
     let until = Instant::now() + hall.config.auth_timeout;
     timeout_at(until, stream.readable()).await.ok()?.ok()?;
     stream.keep_alive();
     Box::pin(async {
         let stream = accept_tls(stream, peer, until, hall).await?;
-        let mut wire = Wire::new(stream, Bounds::STRANGER);
+        let mut wire = Wire::new(net::Prompt(stream), Bounds::STRANGER);
         let auth = timeout_at(until, authenticate(&mut wire, peer, pending, hall)).await.ok()??;
         Some((wire, auth))
     })
@@ -98,7 +98,7 @@ async fn accept_tls(stream: net::Stream, peer: &Peer, until: Instant, hall: &Hal
 /// Reads messages until one shows a token of ours. As before the PHP package's register, a master may ask for a sign of
 /// life, and may try several tokens; whatever else it says is refused.
 async fn authenticate(
-    wire: &mut Wire<net::Stream>,
+    wire: &mut Wire<net::Prompt>,
     peer: &Peer,
     pending: &PendingConnection,
     hall: &Hall,
