@@ -24,6 +24,9 @@ const ASK_INTERVAL: Duration = Duration::from_millis(100);
 /// The longest id of a process that is believed.
 const MAX_PROCESS_ID_BYTES: usize = 64;
 
+/// The class, of laravel/serializable-closure, by which PHP refuses what is not signed, or with another key.
+const UNSIGNED: &str = "\\InvalidSignatureException";
+
 pub(super) struct Question {
     line: Arc<MasterLine>,
     state: State,
@@ -124,7 +127,7 @@ impl Question {
 }
 
 fn offer(told: Result<Option<Value>, StreamError>, line: &MasterLine) -> Result<Offer, String> {
-    let mut told = told.map_err(|error| error.to_string())?;
+    let mut told = told.map_err(why_not)?;
     let mut process = None;
     if !line.native {
         let packed = told.unwrap_or(Value::Nil);
@@ -150,6 +153,15 @@ fn offer(told: Result<Option<Value>, StreamError>, line: &MasterLine) -> Result<
         )
     });
     Ok(Offer { process, services, left_out })
+}
+
+fn why_not(error: StreamError) -> String {
+    match &error {
+        StreamError::Failed(refused) if refused.class.as_deref().is_some_and(|class| class.ends_with(UNSIGNED)) => {
+            format!("its TunnelStream::$secretKey is not the [register] signing_key: {error}")
+        }
+        _ => error.to_string(),
+    }
 }
 
 fn service_of(name: String, told: Value) -> Service {
