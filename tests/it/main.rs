@@ -27,7 +27,6 @@ mod messages;
 mod mirror;
 mod newcomer;
 mod owners;
-mod package;
 mod php;
 mod planted;
 mod ports;

@@ -146,7 +146,8 @@ fn a_php_master_that_wants_signatures_gets_them() {
     let unsigned = Php::start(plain.port, "another key", &[]);
     unsigned.says("accepted");
     // It does not even tell its services.
-    eventually("the refusal is told", SOON, || ensure(plain.roster.log().contains("not signed"), plain.roster.log()));
+    let why = "its TunnelStream::$secretKey is not the [register] signing_key";
+    eventually("the refusal is told", SOON, || ensure(plain.roster.log().contains(why), plain.roster.log()));
     plain.has(0);
     let told = plain.roster.cli(["status"]).text();
     assert!(told.contains("1 of the masters with no list of services"), "{told}");

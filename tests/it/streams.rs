@@ -171,6 +171,20 @@ fn what_a_generator_and_a_stream_of_react_give_arrives_as_it_is_given() {
 }
 
 #[test]
+fn several_values_are_not_held_back_on_their_way() {
+    let (scene, _php) = php();
+    // PHP leaves Nagle's algorithm on: what it writes second waits until the first is acknowledged, else for 40 ms.
+    let lasted = (0..40).map(|_| {
+        let began = Instant::now();
+        assert_eq!(gives(&scene, "demo", "values", json!([])).len(), 3);
+        began.elapsed()
+    });
+    // What comes first on a connection is acknowledged at once in any case.
+    let shortest = lasted.skip(30).min().expect("one is the shortest");
+    assert!(shortest < Duration::from_millis(35), "{shortest:?}");
+}
+
+#[test]
 fn a_slow_reader_of_very_much_costs_the_master_and_the_sidecar_a_bounded_buffer() {
     const MIB: i64 = 1 << 20;
     let (scene, _php) = php();

@@ -31,9 +31,8 @@ class Connection
 
     public function say(array $message): void
     {
-        // As React does: what the socket does not take at once waits, however much it is.
+        // As React does: it waits, however much it is, until the loop finds that the socket can be written to.
         $this->unsent .= $this->socket ? pack_value($message) : '';
-        $this->write();
     }
 
     public function hasUnsent(): bool
@@ -94,9 +93,8 @@ class Connection
             return;
         }
         $at = ($this->isPlain() ? 'tcp://' : '') . "$this->host:$this->port";
-        // Two messages in a row would wait for one another.
-        $context = stream_context_create(['socket' => ['tcp_nodelay' => true], 'ssl' => ['cafile' => getenv('REGISTER_CA') ?: null]]);
-        $this->socket = @stream_socket_client($at, timeout: 5, context: $context) ?: null;
+        // As React does, without TCP_NODELAY.
+        $this->socket = @stream_socket_client($at, timeout: 5) ?: null;
         if (!$this->socket) {
             React\EventLoop\Loop::addTimer(self::RETRY, $this->connect(...));
             return;

@@ -1,10 +1,13 @@
 <?php
 // A service that gives everything a service can give, and throws everything it can throw.
 use React\EventLoop\Loop;
-use React\Promise\Pending;
-use React\Promise\Settled;
+use React\Promise\Deferred;
+use React\Promise\PromiseInterface;
 use React\Stream\ReadableStreamInterface;
 use React\Stream\ThroughStream;
+
+use function React\Promise\reject;
+use function React\Promise\resolve;
 
 enum Suit: string
 {
@@ -34,6 +37,22 @@ class Again implements JsonSerializable
     }
 }
 
+/** A promise of another library, which rejects with whatever it likes. */
+class Odd implements PromiseInterface
+{
+    public function then(?callable $fulfilled = null, ?callable $rejected = null): PromiseInterface
+    {
+        $rejected('no exception');
+        return $this;
+    }
+
+    public function catch(callable $rejected): PromiseInterface { return $this; }
+    public function finally(callable $settled): PromiseInterface { return $this; }
+    public function otherwise(callable $rejected): PromiseInterface { return $this; }
+    public function always(callable $settled): PromiseInterface { return $this; }
+    public function cancel(): void {}
+}
+
 class Demo
 {
     public function __construct() {}
@@ -59,10 +78,10 @@ class Demo
     public function values() { yield 1; yield 'two'; yield ['three' => 3]; }
     public function broken() { yield 1; throw new DomainException('midway', 9); }
     public function emptyValues() { yield from []; }
-    public function later($value) { return new Settled(true, $value); }
-    public function laterValues() { return new Settled(true, $this->values()); }
-    public function never() { return new Settled(false, new LogicException('too late', 3)); }
-    public function odd() { return new Settled(false, 'no exception'); }
+    public function later($value) { return resolve($value); }
+    public function laterValues() { return resolve($this->values()); }
+    public function never() { return reject(new LogicException('too late', 3)); }
+    public function odd() { return new Odd(); }
     public function resource() { return [STDIN]; }
     public function closure() { return ['inside' => fn () => 1]; }
     public function generatorInside() { return [$this->values()]; }
@@ -115,13 +134,13 @@ class Demo
     public function hesitant(?ReadableStreamInterface $input, float $seconds)
     {
         [$bytes, $early, $is_reading] = [0, 0, false];
-        $result = new Pending(fn () => print("cancelled\n"));
+        $result = new Deferred(fn () => print("cancelled\n"));
         $input->on('data', function ($text) use (&$bytes, &$early, &$is_reading) {
             $bytes += strlen($text);
             $early += $is_reading ? 0 : strlen($text);
         });
         $input->on('end', function () use ($result, &$bytes, &$early) {
-            $result->fulfil([$bytes, $early]);
+            $result->resolve([$bytes, $early]);
         });
         $input->on('close', fn () => print("input closed\n"));
         $input->pause();
@@ -129,13 +148,13 @@ class Demo
             $is_reading = true;
             $input->resume();
         });
-        return $result;
+        return $result->promise();
     }
 
     /** Refuses the second value, or stops to read after the first. */
     public function fussy(ReadableStreamInterface $input, bool $throws)
     {
-        $first = new Pending();
+        $first = new Deferred();
         $count = 0;
         $input->on('data', function ($value) use ($input, $throws, $first, &$count) {
             if ($throws && ++$count > 1) {
@@ -143,10 +162,10 @@ class Demo
             }
             if (!$throws) {
                 $input->close();
-                Loop::addTimer(0.5, fn () => $first->fulfil($value));
+                Loop::addTimer(0.5, fn () => $first->resolve($value));
             }
         });
-        return $first;
+        return $first->promise();
     }
 
     public function paced(int $count, float $seconds)

@@ -14,6 +14,13 @@ namespace Laravel\SerializableClosure {
     }
 }
 
+namespace Laravel\SerializableClosure\Exceptions {
+    class InvalidSignatureException extends \Exception
+    {
+        protected $message = 'Your serialized closure might have been modified or it\'s unsafe to be unserialized.';
+    }
+}
+
 namespace Laravel\SerializableClosure\Serializers {
     class Native
     {
@@ -22,7 +29,7 @@ namespace Laravel\SerializableClosure\Serializers {
         public function __unserialize(array $data): void
         {
             if (getenv('CLOSURE_KEY') && !Signed::$verified) {
-                throw new \RuntimeException('not signed');
+                throw new \Laravel\SerializableClosure\Exceptions\InvalidSignatureException();
             }
             $self = array_keys($data) === ['use', 'function', 'scope', 'this', 'self'] ? $data['self'] : '';
             if (strlen($self) !== 32) {
@@ -44,7 +51,7 @@ namespace Laravel\SerializableClosure\Serializers {
         {
             $hash = base64_encode(hash_hmac('sha256', $data['serializable'], getenv('CLOSURE_KEY'), true));
             if (getenv('CLOSURE_KEY') && !hash_equals($hash, $data['hash'])) {
-                throw new \RuntimeException('signed with another key');
+                throw new \Laravel\SerializableClosure\Exceptions\InvalidSignatureException();
             }
             self::$verified = true;
             try {

@@ -190,49 +190,71 @@ namespace React\Stream {
 namespace React\Promise {
     interface PromiseInterface
     {
-        public function then(?callable $fulfilled = null, ?callable $rejected = null);
+        public function then(?callable $fulfilled = null, ?callable $rejected = null): PromiseInterface;
+        public function cancel(): void;
     }
 
-    class Settled implements PromiseInterface
-    {
-        public function __construct(private bool $well, private $with)
-        {
-        }
-
-        public function then(?callable $fulfilled = null, ?callable $rejected = null)
-        {
-            ($this->well ? $fulfilled : $rejected)($this->with);
-            return $this;
-        }
-    }
-
-    class Pending implements PromiseInterface
+    final class Promise implements PromiseInterface
     {
         private array $waiting = [];
+        private ?array $outcome = null;
 
-        public function __construct(private $cancelled = null)
+        public function __construct(private $canceller = null)
         {
         }
 
-        public function then(?callable $fulfilled = null, ?callable $rejected = null)
+        public function then(?callable $fulfilled = null, ?callable $rejected = null): PromiseInterface
         {
-            $this->waiting[] = $fulfilled;
+            $this->waiting[] = [$fulfilled, $rejected];
+            $this->settle($this->outcome);
             return $this;
         }
 
-        public function fulfil($value)
+        public function cancel(): void
         {
-            [$waiting, $this->waiting] = [$this->waiting, []];
-            foreach ($waiting as $fulfilled) {
-                $fulfilled($value);
+            if ($this->canceller && !$this->outcome) {
+                ($this->canceller)();
             }
         }
 
-        public function cancel()
+        /** `$outcome` is which of the two callables runs, and on what. */
+        public function settle(?array $outcome): void
         {
-            if ($this->cancelled) {
-                ($this->cancelled)();
+            if ($this->outcome ??= $outcome) {
+                [$waiting, $this->waiting] = [$this->waiting, []];
+                [$which, $with] = $this->outcome;
+                foreach ($waiting as $callables) {
+                    $callables[$which] && $callables[$which]($with);
+                }
             }
         }
+    }
+
+    final class Deferred
+    {
+        private Promise $promise;
+
+        public function __construct(?callable $canceller = null)
+        {
+            $this->promise = new Promise($canceller);
+        }
+
+        public function promise(): PromiseInterface { return $this->promise; }
+        public function resolve($value): void { $this->promise->settle([0, $value]); }
+        public function reject(\Throwable $reason): void { $this->promise->settle([1, $reason]); }
+    }
+
+    function resolve($value): PromiseInterface
+    {
+        $deferred = new Deferred();
+        $deferred->resolve($value);
+        return $deferred->promise();
+    }
+
+    function reject(\Throwable $reason): PromiseInterface
+    {
+        $deferred = new Deferred();
+        $deferred->reject($reason);
+        return $deferred->promise();
     }
 }

@@ -133,7 +133,12 @@ class Tunnel
         $stream->on('close', fn () => $this->finish($stream, ['cmd' => 'close', 'uuid' => $uuid]));
         $stream->on('error', function ($error) use ($stream, $uuid) {
             // An exception that holds a closure kills the master here.
-            $data = ['exception' => serialize($error), 'message' => $error->getMessage(), 'code' => $error->getCode()];
+            $data = [
+                'exception' => serialize($error),
+                'class' => get_class($error),
+                'message' => $error->getMessage(),
+                'code' => $error->getCode(),
+            ];
             $this->finish($stream, ['cmd' => 'error', 'uuid' => $uuid, 'data' => $data]);
         });
         try {
