@@ -22,6 +22,9 @@ use crate::store::{Entry, Snapshot, Store};
 /// How often it is looked whether masters are still expected, while nothing becomes of any.
 const RECHECK: Duration = Duration::from_millis(200);
 
+/// How many masters are passed over at most that take no values beside arguments.
+const MAX_ASIDE: usize = 64;
+
 /// Calls methods on masters.
 #[derive(Debug)]
 pub(super) struct Caller {
@@ -189,7 +192,18 @@ impl Caller {
     /// The snapshot is let go before anybody waits.
     fn choose(&self, request: &Request, wanted: &resolve::Wanted) -> Result<Arc<Entry>, Failure> {
         let snapshot = self.store.snapshot();
-        let chosen = self.resolver.choose(snapshot.directory(), &request.service, wanted);
+        let choose = |wanted: &_| self.resolver.choose(snapshot.directory(), &request.service, wanted);
+        let mut chosen = choose(wanted);
+        let mut wanted = wanted.clone();
+        // Another one may take the values that are sent.
+        while let Ok(entry) = &chosen
+            && !takes_input(entry, request)
+            && wanted.not.len() < MAX_ASIDE
+        {
+            wanted.not.push(entry.master.id.as_str().into());
+            let Ok(other) = choose(&wanted) else { break };
+            chosen = Ok(other);
+        }
         chosen.map_err(|none| nobody(&snapshot, request, none.to_string()))
     }
 }
@@ -276,13 +290,11 @@ fn send(entry: &Entry, request: &Request, bounds: Bounds<'_>) -> Result<Answers,
     let (until, memory) = (Some(bounds.until.into_std()), bounds.account.memory.clone());
     let call = Call { service: service_name, method, arguments, until, input, memory };
     let mut lines: Vec<_> = entry.lines_to(service).collect();
-    if request.input.is_some() {
-        lines.retain(|line| line.takes_input());
-        if lines.is_empty() {
-            let why = "takes no values beside arguments: only a master of PHP at this sidecar's own register does";
-            return Err(unsent(request, format!("master `{id}` {why}")));
-        }
+    if !takes_input(entry, request) {
+        let why = "takes no values beside arguments: only a master of PHP at this sidecar's own register does";
+        return Err(unsent(request, format!("master `{id}` {why}")));
     }
+    lines.retain(|line| request.input.is_none() || line.takes_input());
     lines.sort_by_cached_key(|line| line.outstanding());
     let mut refused = Refused::Gone;
     for line in lines {
@@ -296,6 +308,12 @@ fn send(entry: &Entry, request: &Request, bounds: Bounds<'_>) -> Result<Answers,
         Refused::Overloaded | Refused::NoMemory => Failure::Overloaded(Overloaded { message }),
         Refused::Gone => unsent(request, message),
     })
+}
+
+/// Whether the master can be sent what the request sends, if that sends values.
+fn takes_input(entry: &Entry, request: &Request) -> bool {
+    let takes = |service| entry.lines_to(service).any(|line| line.takes_input());
+    request.input.is_none() || offered(entry, request).is_some_and(takes)
 }
 
 /// The newest version of the service that the master offers and that fits.

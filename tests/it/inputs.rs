@@ -12,6 +12,7 @@ use crate::harness::{Client, SOON, ensure, eventually, exception};
 use crate::idl::{
     Call, CallFailed, CallOptions, CallTimedOut, CallValues, InvalidRequest, NoMaster, TRosterSyncClient,
 };
+use crate::joining::following;
 use crate::masters::{Php, gives, offers};
 use crate::register::{Scene, TOKEN};
 
@@ -165,6 +166,24 @@ fn only_who_takes_a_stream_is_sent_one_and_every_mistake_is_named() {
     client.open_call(rust, String::new()).expect("none is open");
     let refused = exception::<NoMaster>(client.next_values()).expect("it takes none");
     assert!(refused.message.contains("only a master of PHP"), "{refused:?}");
+    // Nor does one of PHP that is connected elsewhere.
+    let beside = following(scene.port, "");
+    offers(&beside, &["control", "demo", "rust"]);
+    let mut client = opened(&beside, "times", "[1]");
+    let refused = exception::<NoMaster>(client.next_values()).expect("it takes none here");
+    assert!(refused.message.contains("at this sidecar's own register"), "{refused:?}");
+    // Where another one does, that is called.
+    let _php = Php::start(beside.port, "", &[]);
+    beside.has(3);
+    eventually("both offer it", SOON, || {
+        let count = beside.roster.client().instances("demo".into()).map_err(|error| format!("{error:?}"))?;
+        ensure(count.instances.len() == 2, count.instances.len())
+    });
+    for _ in 0..16 {
+        let mut client = opened(&beside, "times", "[2]");
+        let came = sent(&mut client, &[json!(3)], true).expect("it takes it");
+        assert_eq!(rest(&mut client, came).expect("the end"), [json!(6), json!("1 in all")]);
+    }
 }
 
 #[test]
