@@ -228,7 +228,12 @@ fn a_master_in_rust_waits_for_a_slow_reader_also_through_another_register() {
             let mut client = scene.roster.client();
             let mut came = client.start_call(demo("fill", "[]"), String::new()).expect("values");
             // Whoever fetches nothing has the master wait.
-            std::thread::sleep(Duration::from_millis(1_500));
+            let rests = || {
+                let before = sent.load(Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(1_000));
+                ensure(sent.load(Ordering::Relaxed) == before, before)
+            };
+            eventually("the master rests", SOON, rests);
             let ahead = sent.load(Ordering::Relaxed) - came.values.len();
             assert!((60..110).contains(&ahead), "{ahead} values of 100,000 bytes were sent that nobody fetched");
             let mut count = came.values.len();
