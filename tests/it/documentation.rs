@@ -115,3 +115,38 @@ fn every_command_and_option_in_the_documentation_exists() {
     }
     assert!(found > 20, "{found}");
 }
+
+/// The names that stand in the second column of a table as `room::name`, or `name` alone.
+fn tests_of(text: &str) -> Vec<&str> {
+    let rows = text.lines().filter_map(|row| row.strip_suffix(" |")?.rsplit_once("| ")).map(|(_, last)| last);
+    let names = rows.flat_map(|cell| cell.split('`').skip(1).step_by(2));
+    names.filter(|name| name.chars().all(|it| it.is_alphanumeric() || "_:".contains(it))).collect()
+}
+
+#[test]
+fn every_test_of_what_masters_can_do_exists() {
+    let mut sources = String::new();
+    let mut folders: Vec<_> = ["src", "tests/it", "php/tests"].map(|folder| root().join(folder)).into();
+    while let Some(folder) = folders.pop() {
+        for path in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+            match path.extension() {
+                None if path.is_dir() => folders.push(path),
+                Some(extension) if extension == "rs" || extension == "php" => {
+                    sources += &fs::read_to_string(path).expect("a source");
+                }
+                _ => {}
+            }
+        }
+    }
+    let text = fs::read_to_string(root().join("docs/masters.md")).expect("a page");
+    let text = text.split("## What PHP masters can do").nth(1).and_then(|rest| rest.split("\n## ").next());
+    let tests = tests_of(text.expect("the heading"));
+    assert!(tests.len() > 30, "{tests:?}");
+    for test in tests {
+        let name = test.rsplit("::").next().unwrap_or(test);
+        let is_there = ["fn ", "mod ", "function "]
+            .iter()
+            .any(|before| ["(", ";"].iter().any(|after| sources.contains(&format!("{before}{name}{after}"))));
+        assert!(is_there, "there is no test `{test}`");
+    }
+}
