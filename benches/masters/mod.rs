@@ -29,11 +29,16 @@ pub(crate) fn run(report: &mut Report) {
         &format!("Each offers {SERVICES} services, the same as all others. Their ends of the connections are no part of the figures."),
     );
     let (sizes, changes) = if form() == Form::Quick { ([100, 1_000], 20) } else { ([1_000, 10_000], 200) };
-    // Each takes a descriptor here, and one in the sidecar.
-    let sizes = sizes.map(|size| size.min(descriptors().saturating_sub(500)));
+    // There is one more that changes.
+    let sizes = sizes.map(|size| size.min(max_masters() - 1));
     let crowds = sizes.map(|size| crowd(size, changes));
     tell(report, &crowds);
     calls::run(report);
+}
+
+/// How many masters there may be: each takes a descriptor here, and one in the sidecar.
+fn max_masters() -> usize {
+    10_100.min(descriptors().saturating_sub(2_000))
 }
 
 /// A sidecar with a register, and the port of that.
@@ -43,12 +48,16 @@ fn sidecar() -> (Roster, u16) {
     roster.write("nodes.toml", "[nodes]\n");
     roster.write("tokens", TOKEN);
     let tokens = roster.folder().join("tokens");
-    // Heartbeats would be counted with what is measured. And a busy machine is no reason to refuse a master.
+    // Heartbeats would be counted with what is measured. And a busy machine is no reason to refuse a master: so those that
+    // connect have the descriptors which few clients and the masters leave.
+    let max_masters = max_masters();
+    let places = descriptors().saturating_sub(1_000 + max_masters);
     let register = format!(
-        "listen = \"127.0.0.1:{port}\"\nping_interval = \"10m\"\nauth_timeout = \"2m\"\nmax_unauthenticated = 40000\n\
-         tokens = {tokens:?}"
+        "listen = \"127.0.0.1:{port}\"\nping_interval = \"10m\"\nauth_timeout = \"2m\"\nmax_masters = {max_masters}\n\
+         max_unauthenticated = {places}\ntokens = {tokens:?}"
     );
     roster.configure("listen = \"\"", &register);
+    roster.configure("[thrift]\n", "[thrift]\nmax_connections = 128\nmax_watches = 128\n");
     let_wait(&roster);
     roster.run();
     roster.becomes("live");
