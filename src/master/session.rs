@@ -15,7 +15,7 @@ use super::event::Event;
 use super::service::Values;
 use super::{Services, Shared};
 use crate::net::Remote;
-use crate::tunnel::{Handle, Incoming, Message, Outlet, Place, REFUSED, RemoteError, SendError, Value};
+use crate::tunnel::{Handle, Incoming, Message, Outlet, PHP_REFUSAL, Place, REFUSED, RemoteError, SendError, Value};
 
 /// How a PHP register asks for the services: the one closure that can be answered without being run.
 const SERVICES: &[u8] = b"ServiceRegistry::getServiceNameAndMetadata()";
@@ -94,7 +94,7 @@ impl Session {
             Message::List { uuid } => self.list(uuid),
             Message::Callback { uuid, serialized } if is_within(SERVICES, &serialized) => self.list(uuid),
             Message::Callback { uuid, .. } => {
-                let refused = MethodError::new("callback not allowed").class("RuntimeException");
+                let refused = MethodError::new("callback not allowed").class(PHP_REFUSAL);
                 end(&self.handle, uuid, Err(refused));
             }
             Message::Call { uuid, service, method, arguments, is_windowed } => {

@@ -32,7 +32,7 @@ use crate::model::{Answer, Answers, Call, Command, Line, Refused};
 use crate::net::User;
 use crate::share::Share;
 use crate::tunnel::value::{get, text};
-use crate::tunnel::{Handle, LOST, Message, Outlet, REFUSED, RemoteError, UNSENT, UnderWay};
+use crate::tunnel::{Handle, LOST, Message, Outlet, PHP_REFUSAL, REFUSED, RemoteError, UNSENT, UnderWay};
 
 /// The longest that a call of a subscriber is waited for, which is the longest that any may take.
 const PATIENCE: Duration = Duration::from_secs(24 * 3_600);
@@ -97,7 +97,7 @@ impl Subscriber {
     }
 
     fn refuse(&self, uuid: String, why: &str) {
-        let _ = self.handle.send(Message::Error { uuid, error: error_of("RuntimeException", why.to_owned()) });
+        let _ = self.handle.send(Message::Error { uuid, error: error_of(PHP_REFUSAL, why.to_owned()) });
     }
 
     fn subscribe(&mut self, command: &Value) {

@@ -112,6 +112,9 @@ impl fmt::Debug for Token {
     }
 }
 
+/// The class of the errors by which a peer of PHP is refused.
+pub const PHP_REFUSAL: &str = "RuntimeException";
+
 /// What went wrong at the other end, in its own words.
 #[derive(Clone, Debug, Default, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -135,10 +138,20 @@ impl RemoteError {
     }
 
     fn into_value(self) -> Value {
+        // Of the class by which we refuse, which PHP has: it takes the exception in place of the message.
+        let exception = (self.class.as_deref() == Some(PHP_REFUSAL)).then(|| ("exception", self.serialized().into()));
         // PHP's register warns where there is none.
         let class = self.class.unwrap_or_default();
         let error = [("message", self.message.into()), ("code", self.code.into()), ("class", class.into())];
-        Value::Map(error.map(|(key, value)| (key.into(), value)).into())
+        Value::Map(error.into_iter().chain(exception).map(|(key, value)| (key.into(), value)).collect())
+    }
+
+    /// An exception with the same message and code, as PHP's `serialize()` writes it.
+    fn serialized(&self) -> String {
+        let Self { message, code, .. } = self;
+        let message = format!("s:10:\"\0*\0message\";s:{}:\"{message}\";", message.len());
+        let (class, length) = (PHP_REFUSAL, PHP_REFUSAL.len());
+        format!("O:{length}:\"{class}\":2:{{{message}s:7:\"\0*\0code\";i:{code};}}")
     }
 }
 

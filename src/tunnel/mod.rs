@@ -30,7 +30,7 @@ pub use conversation::{Conversation, Ended, Incoming, OnSilence, Settings};
 pub use feeder::Feeder;
 pub use frame::{Bounds, Wrong};
 pub use handle::{Handle, SendError};
-pub use message::{Message, Place, RemoteError, Token};
+pub use message::{Message, PHP_REFUSAL, Place, RemoteError, Token};
 pub use outlet::Outlet;
 pub use stream::{Stream, StreamError};
 pub use trunk::Request;

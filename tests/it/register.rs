@@ -2,16 +2,19 @@
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use nix::sys::signal::Signal;
 use nix::unistd::Uid;
 use rmpv::Value;
 
 use crate::harness::master::{Scripted, field, map, packed, text};
 use crate::harness::{
-    Dialect, Link, Over, Roster, SOON, binary, ensure, eventually, exception, free_port, is_skipped_without_root,
+    Dialect, Ended, Link, Over, Roster, SOON, binary, ensure, eventually, exception, free_port, is_skipped_without_root,
 };
 use crate::idl::{
     self, CallFailed, CallOptions, CallResult, Encoding, Filter, InvalidRequest, Master, NoMaster, TRosterSyncClient,
@@ -254,6 +257,12 @@ fn a_closure_that_a_master_sends_is_refused_with_an_answer() {
         (text(error, "message").as_str(), text(error, "class").as_str()),
         ("callback not allowed", "RuntimeException")
     );
+    // What the package gives to whoever listens for errors.
+    let shows =
+        "$e = unserialize(base64_decode($argv[1])); echo get_class($e), ': ', $e->getMessage(), ' ', $e->getCode();";
+    let mut php = Command::new("php");
+    php.args(["-r", shows, "--", &BASE64_STANDARD.encode(text(error, "exception"))]);
+    assert_eq!(Ended::of(&mut php).text(), "RuntimeException: callback not allowed 0");
 }
 
 #[test]

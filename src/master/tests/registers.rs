@@ -108,9 +108,9 @@ async fn no_closure_is_run() {
         assert_eq!(said(get(&error, "data").unwrap(), "message"), "callback not allowed");
     }
     peer.say(&[("cmd", "callback".into()), ("uuid", "u".into()), ("data", Value::Array(vec![]))]).await;
-    peer.hear_bytes(b"\x83\xa3cmd\xa5error\xa4uuid\xa1u\xa4data\x83\xa7message\xb4callback not allowed\xa4code\x00")
+    peer.hear_bytes(b"\x83\xa3cmd\xa5error\xa4uuid\xa1u\xa4data\x84\xa7message\xb4callback not allowed\xa4code\x00")
         .await;
-    peer.hear_bytes(b"\xa5class\xb0RuntimeException").await;
+    peer.hear_bytes(b"\xa5class\xb0RuntimeException\xa9exception\xd9").await;
 }
 
 #[tokio::test]
