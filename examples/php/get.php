@@ -10,7 +10,8 @@ use Thrift\Transport\TSocket;
 
 $runtime = getenv('XDG_RUNTIME_DIR');
 $own = $runtime ? "$runtime/roster/roster.sock" : '/tmp/roster-' . posix_getuid() . '/roster.sock';
-$sockets = array_filter(['/run/roster/roster.sock', $own], 'file_exists');
+// One that is there may be left by a sidecar that was killed, or not be for this user.
+$sockets = array_filter(['/run/roster/roster.sock', $own], static fn ($socket) => @fsockopen("unix://$socket"));
 // Over TCP nobody knows who answers, so that only ROSTER_ADDRESS leads there.
 $address = getenv('ROSTER_ADDRESS') ?: 'unix://' . (current($sockets) ?: '/run/roster/roster.sock');
 // TSocket adds a port even to a Unix socket; Roster keeps a link `roster.sock:1` for it.
