@@ -3,18 +3,19 @@
 use std::net::TcpListener;
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rmpv::Value;
 use roster::master::{Config, Master, Service};
 use roster::tunnel::Message;
+use tempfile::TempDir;
 
 use super::direct::Direct;
 use super::{TOKEN, sidecar};
 use crate::harness::{Client, Process, Roster, SOON, eventually, runtime};
 use crate::idl::{CallOptions, TRosterSyncClient};
 use crate::load::{self, Outcome};
-use crate::measure::{median, micros};
+use crate::measure::{median, memory, micros};
 use crate::report::{Report, verdict};
 use crate::{Form, form};
 
@@ -23,6 +24,9 @@ const ADDED: Duration = Duration::from_micros(60);
 
 /// Who call at once while a master's memory is watched.
 const CALLERS: usize = 8;
+
+/// Waits for a master in PHP, to ask it in one way.
+type Accept = fn(&TcpListener) -> Direct;
 
 /// A master, asked in both ways.
 struct Pair {
@@ -49,6 +53,40 @@ pub(super) fn run(report: &mut Report) {
     ];
     report.table("Calls to one master, µs", &header, &rows);
     floors(&roster, report);
+    closures(report);
+}
+
+/// Calls over the one stream that a master in PHP is given, beside a closure for each of them.
+fn closures(report: &mut Report) {
+    let (rounds, calls) = if form() == Form::Quick { (3, 500) } else { (7, 5_000) };
+    let ways: [(&str, Accept); 2] = [
+        ("a closure a call", |at| Direct::accept_php_closures(at, "demo", "echo", arguments())),
+        ("data on one stream", |at| Direct::accept_php(at, "demo", "echo", arguments())),
+    ];
+    let mut masters = ways.map(|(name, accept)| {
+        let (listener, own) = listen();
+        let (master, folder) = run_php(own);
+        let mut direct = accept(&listener);
+        (0..calls).for_each(|_| direct.ask());
+        let before = memory(master.id());
+        (name, direct, master, folder, before, Vec::new())
+    });
+    // By turns, so that what else this machine does strikes both.
+    for _ in 0..rounds {
+        for (_, direct, .., rates) in &mut masters {
+            let began = Instant::now();
+            (0..calls).for_each(|_| direct.ask());
+            rates.push(calls as f64 / began.elapsed().as_secs_f64());
+        }
+    }
+    let rows = masters.each_ref().map(|(name, _, master, _, before, rates)| {
+        let more = memory(master.id()).saturating_sub(*before) / (rounds * calls);
+        vec![(*name).to_owned(), format!("{:.0}", median(rates)), format!("{more}")]
+    });
+    let [(.., old), (.., new)] = &masters;
+    let times = median(new) / median(old);
+    report.table("Calls to a master in PHP, one after the other", &["", "calls/s", "memory a call, bytes"], &rows);
+    report.say(&format!("{times:.1} times as many (more than 1) {}", verdict(times > 1.0)));
 }
 
 /// What calls leave behind in a master in PHP, which lives for months: what it holds when nothing waits to be thrown away.
@@ -120,16 +158,19 @@ fn native(port: u16) -> Pair {
     Pair { name: "a master in Rust", direct, service, method, answer: "[\"x\"]", _master: Box::new(master) }
 }
 
+/// One of PHP, connected to this port, and its folder.
+fn run_php(port: u16) -> (Process, TempDir) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = std::fs::File::create(folder.path().join("said")).expect("a file");
+    let mut php = Command::new("php");
+    php.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/php/master.php")).args([&port.to_string(), TOKEN]);
+    (Process::start(php.stdout(output), folder.path()), folder)
+}
+
 /// Two of PHP, one connected to each.
 fn php(port: u16) -> Pair {
     let (listener, own) = listen();
-    let masters = [own, port].map(|port| {
-        let folder = tempfile::tempdir().expect("a folder");
-        let output = std::fs::File::create(folder.path().join("said")).expect("a file");
-        let mut php = Command::new("php");
-        php.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/php/master.php")).args([&port.to_string(), TOKEN]);
-        (Process::start(php.stdout(output), folder.path()), folder)
-    });
+    let masters = [own, port].map(run_php);
     let (service, method) = ("demo", "echo");
     let direct = Direct::accept_php(&listener, service, method, arguments()).into();
     Pair { name: "a master in PHP", direct, service, method, answer: "[\"x\"]", _master: Box::new(masters) }

@@ -55,6 +55,18 @@ impl Direct {
         direct
     }
 
+    /// The same as the package's own register has it: a closure for each call, which runs the package's `execute`.
+    pub(super) fn accept_php_closures(
+        listener: &TcpListener,
+        service: &'static str,
+        method: &'static str,
+        answer: Value,
+    ) -> Self {
+        let serialized = closure(service, method);
+        let question = move |uuid| Message::Callback { uuid, serialized: serialized.clone() };
+        Self::accept(listener, question, answer)
+    }
+
     /// Asks, and fails unless the answer is the right one.
     pub(super) fn ask(&mut self) {
         self.say((self.question)(Uuid::new_v4().to_string()));
@@ -90,6 +102,26 @@ impl Direct {
             }
         }
     }
+}
+
+/// A closure that calls the method with the argument `x`, as PHP's `serialize()` writes it.
+fn closure(service: &str, method: &str) -> Vec<u8> {
+    const SERIALIZERS: &str = "Laravel\\SerializableClosure\\Serializers\\Native";
+    const CLOSURE: &str = "Laravel\\SerializableClosure\\SerializableClosure";
+    let text = |text: &str| format!("s:{}:\"{text}\";", text.len());
+    let object = |class: &str, fields: usize| format!("O:{}:\"{class}\":{fields}:", class.len());
+    let function = "function ($stream) use ($service, $method) { \
+         $stream->end(\\ReactphpX\\RegisterCenter\\ServiceRegistry::execute($service, $method, ['x'])); return $stream; }";
+    let used = [text("service"), text(service), text("method"), text(method)].concat();
+    let fields = [
+        format!("{}a:2:{{{used}}}", text("use")),
+        text("function") + &text(function),
+        text("scope") + "N;",
+        text("this") + "N;",
+        text("self") + &text(&"0".repeat(32)),
+    ];
+    let native = format!("{}{{{}}}", object(SERIALIZERS, 5), fields.concat());
+    format!("{}{{{}{native}}}", object(CLOSURE, 1), text("serializable")).into_bytes()
 }
 
 impl fmt::Debug for Direct {

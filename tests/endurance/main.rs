@@ -11,6 +11,7 @@ mod faults;
 #[allow(dead_code, unused_imports)]
 #[path = "../it/harness/mod.rs"]
 mod harness;
+mod load;
 mod masters;
 mod model;
 mod network;
@@ -94,6 +95,9 @@ impl Act {
             faults.into_iter().for_each(|fault| fault.heal(&mut scene));
             worst = worst.max(scene.heals());
         }
+        if let Err(wrong) = scene.load.more(&scene.sidecars[0].roster) {
+            scene.checker.violation(&format!("no call leaves anything behind in a master of PHP: {wrong}"));
+        }
         self.report(&scene, struck, worst, &before);
         scene.checker.violations()
     }
@@ -104,6 +108,10 @@ impl Act {
         println!("  answers checked              {answers:>12}");
         println!("  questions not answered       {failures:>12}");
         println!("  calls of masters             {:>12}", scene.callers.count());
+        println!("  calls of one master of PHP   {:>12}", scene.load.made());
+        if let Ok(more) = scene.load.more(&scene.sidecars[0].roster) {
+            println!("  which left behind      {more:>12} bytes");
+        }
         println!("  violations                   {:>12}", scene.checker.violations());
         println!("  longest healing              {:>9} ms", worst.as_millis());
         for (number, (sidecar, (descriptors, memory))) in scene.sidecars.iter().zip(before).enumerate() {

@@ -13,6 +13,7 @@ use crate::faults::limits;
 use crate::harness::truth::difference;
 use crate::harness::watcher::as_told;
 use crate::harness::{Link, Tree, Zk, ensure, eventually};
+use crate::load::Load;
 use crate::masters::{Callers, Masters, NAMES, key};
 use crate::model::{LIMIT, Value};
 use crate::network::Network;
@@ -28,6 +29,7 @@ pub(crate) const TOKEN: &str = "register-center-token-2024";
 #[derive(Debug)]
 pub(crate) struct Scene {
     readers: Vec<Readers>,
+    pub(crate) load: Load,
     pub(crate) callers: Callers,
     pub(crate) masters: Masters,
     pub(crate) driver: Driver,
@@ -67,7 +69,8 @@ impl Scene {
         let masters = Masters::start(sidecars[0].register);
         let sockets: Vec<&Path> = sidecars.iter().map(|sidecar| sidecar.roster.socket()).collect();
         let callers = Callers::start(masters.trace(), &sockets, dice);
-        let scene = Self { readers, callers, masters, driver, sidecars, upstream, ensemble, checker, crowd };
+        let load = Load::start(&sidecars[0].roster, sidecars[0].register);
+        let scene = Self { readers, load, callers, masters, driver, sidecars, upstream, ensemble, checker, crowd };
         NAMES.iter().for_each(|name| scene.is_there(name));
         scene
     }

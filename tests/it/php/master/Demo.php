@@ -62,6 +62,9 @@ class Demo
     public $shown = ['list' => [1, 2.0]];
     protected $hidden = 'hidden';
 
+    /** What the process holds when nothing waits to be thrown away. */
+    public function memory() { gc_collect_cycles(); return memory_get_usage(); }
+
     public function echo(...$arguments) { return $arguments; }
     public function types(...$arguments) { return array_map('get_debug_type', $arguments); }
     public function keys(array $map) { return array_map(fn ($key) => gettype($key) . ' ' . $key, array_keys($map)); }
