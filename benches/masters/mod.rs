@@ -29,16 +29,16 @@ pub(crate) fn run(report: &mut Report) {
         &format!("Each offers {SERVICES} services, the same as all others. Their ends of the connections are no part of the figures."),
     );
     let (sizes, changes) = if form() == Form::Quick { ([100, 1_000], 20) } else { ([1_000, 10_000], 200) };
-    // There is one more that changes.
-    let sizes = sizes.map(|size| size.min(max_masters() - 1));
+    // Of one user, and there is one more that changes.
+    let sizes = sizes.map(|size| size.min(max_masters() * 7 / 8 - 1));
     let crowds = sizes.map(|size| crowd(size, changes));
     tell(report, &crowds);
     calls::run(report);
 }
 
-/// How many masters there may be: each takes a descriptor here, and one in the sidecar.
+/// How many masters there may be, seven eighths of them of one user: each takes a descriptor here, and one in the sidecar.
 fn max_masters() -> usize {
-    10_100.min(descriptors().saturating_sub(2_000))
+    11_600.min(descriptors().saturating_sub(2_000))
 }
 
 /// A sidecar with a register, and the port of that.
