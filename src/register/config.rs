@@ -114,7 +114,7 @@ impl Config {
         !self.listen.is_empty() || !self.unix.as_os_str().is_empty()
     }
 
-    /// Whether masters connect from this machine alone, as far as the address tells.
+    /// Whether masters connect from this machine alone, as far as the address shows.
     pub(super) fn is_loopback(&self) -> bool {
         let resolved = self.listen.to_socket_addrs().ok().and_then(|mut addresses| addresses.next());
         resolved.is_none_or(|address| address.ip().is_loopback())

@@ -1,4 +1,4 @@
-//! The handshake: connections that have not yet shown a token. Who says nothing keeps nobody out.
+//! The handshake: connections that have not yet shown a token. Who sends nothing keeps nobody out.
 //!
 //! All are heard at once, so that whoever shows its token waits for nobody. Where places are short, the user with the
 //! most connections gives one up, the oldest; and where they begin to be, whoever takes long does.

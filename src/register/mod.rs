@@ -10,12 +10,12 @@ mod line;
 mod offered;
 mod presence;
 mod question;
+mod report;
 mod returning;
 mod secrets;
 mod session;
 mod settling;
 mod subscriber;
-mod telling;
 mod token_file;
 
 use std::collections::{BTreeMap, HashMap};
@@ -105,7 +105,7 @@ struct Hall {
     metrics: Arc<Metrics>,
     tasks: Tasks,
     numbers: AtomicU64,
-    /// By the id of a master, what its sessions told last, by their numbers.
+    /// By the id of a master, what its sessions reported last, by their numbers.
     sessions: Mutex<HashMap<String, BTreeMap<u64, Change>>>,
 }
 
@@ -205,7 +205,7 @@ async fn accept(bound: Bound, hall: Arc<Hall>) {
     }
 }
 
-/// What is read again when an operator asks for it, and whom that is told.
+/// What is read again when an operator asks for it, and who is notified of that.
 struct Files {
     changed: watch::Sender<()>,
     token_file: PathBuf,
@@ -267,7 +267,7 @@ impl Hall {
         self.numbers.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Publishes what a session says of its master: the newest session of an id speaks for it, and when that has ended,
+    /// Publishes what a session reports of its master: the newest session of an id speaks for it, and when that has ended,
     /// the one before.
     fn publish(&self, id: &str, number: u64, change: Change) {
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
@@ -283,8 +283,8 @@ impl Hall {
         }
         // Under the lock, so that the store hears of them in the same order.
         match speakers.last_key_value() {
-            Some((speaker, told)) if *speaker == number || Some(*speaker) != spoke => {
-                self.publisher.publish(replaced.map(Change::GiveUp).into_iter().chain([told.clone()]).collect());
+            Some((speaker, reported)) if *speaker == number || Some(*speaker) != spoke => {
+                self.publisher.publish(replaced.map(Change::GiveUp).into_iter().chain([reported.clone()]).collect());
             }
             Some(_) => {}
             None => {

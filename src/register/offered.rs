@@ -56,7 +56,7 @@ impl<'h> Offered<'h> {
         self.unknown.is_some()
     }
 
-    /// The master does not tell what it offers, or there is no room for that; whether that is new.
+    /// The master does not report what it offers, or there is no room for that; whether that is new.
     pub(super) fn becomes_unknown(&mut self) -> bool {
         let is_new = self.unknown.is_none();
         self.unknown = self.unknown.take().or_else(|| self.hall.unknown.one_more(usize::MAX));

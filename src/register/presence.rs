@@ -1,4 +1,4 @@
-//! Who comes and goes, as the log tells it: each master, unless those of one user do so all the time.
+//! Who comes and goes, as the log reports it: each master, unless those of one user do so all the time.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

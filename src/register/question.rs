@@ -11,14 +11,14 @@ use crate::model::{MAX_MASTER_BYTES, MAX_SERVICE_BYTES, MAX_SERVICES, Service, c
 use crate::tunnel::value::{get, text};
 use crate::tunnel::{Message, Request, SendError, Stream, StreamError};
 
-/// A master that has not told its services after so long is said to be silent, but still heard.
-const TELL: Duration = Duration::from_secs(10);
+/// A master that has not reported its services after so long counts as silent, but its answer is still accepted.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// When a master is asked again whose queue was full, or whose answer was none.
 const ROOM: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_secs(60);
 
-/// How soon a master is asked again that says that its services have changed: one that always does is not always asked.
+/// How soon a master is asked again that reports a change of its services: one that always does is not always asked.
 const ASK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The longest id of a process that is believed.
@@ -80,7 +80,7 @@ impl Question {
         self.state = State::Answered;
     }
 
-    /// The services, or why there are none; waits for ever once they have been told. Nothing is lost when the waiting
+    /// The services, or why there are none; waits for ever once they have been reported. Nothing is lost when the waiting
     /// is given up.
     pub(super) async fn answer(&mut self) -> Result<Offer, String> {
         loop {
@@ -90,15 +90,18 @@ impl Question {
                     sleep_until(*at).await;
                     self.rested = Instant::now() + ASK_INTERVAL;
                     self.state = match self.put() {
-                        Ok(stream) => {
-                            State::Asked { stream, until: Instant::now() + TELL, is_late: false, once_more: false }
-                        }
+                        Ok(stream) => State::Asked {
+                            stream,
+                            until: Instant::now() + ANSWER_TIMEOUT,
+                            is_late: false,
+                            once_more: false,
+                        },
                         Err(_) => State::Due(Instant::now() + ROOM),
                     };
                 }
                 State::Asked { stream, until, is_late, once_more } => match timeout_at(*until, stream.next()).await {
-                    Ok(told) => {
-                        let offer = offer(told, &self.line);
+                    Ok(answer) => {
+                        let offer = offer(answer, &self.line);
                         self.state = match &offer {
                             _ if *once_more => State::Due(self.rested),
                             Ok(_) => State::Answered,
@@ -110,7 +113,7 @@ impl Question {
                     Err(_) => {
                         *is_late = true;
                         *until += if *once_more { Duration::ZERO } else { AGAIN };
-                        return Err(format!("no answer within {TELL:?}"));
+                        return Err(format!("no answer within {ANSWER_TIMEOUT:?}"));
                     }
                 },
             }
@@ -126,16 +129,16 @@ impl Question {
     }
 }
 
-fn offer(told: Result<Option<Value>, StreamError>, line: &MasterLine) -> Result<Offer, String> {
-    let mut told = told.map_err(why_not)?;
+fn offer(answer: Result<Option<Value>, StreamError>, line: &MasterLine) -> Result<Offer, String> {
+    let mut answer = answer.map_err(why_not)?;
     let mut process = None;
     if !line.native {
-        let packed = told.unwrap_or(Value::Nil);
+        let packed = answer.unwrap_or(Value::Nil);
         let unpacked = line.secrets.load().closures.unpack(&packed).map_err(|error| error.to_string())?;
         process = get(&unpacked, "id").and_then(text).filter(|id| (1..=MAX_PROCESS_ID_BYTES).contains(&id.len()));
-        told = get(&unpacked, "services").cloned();
+        answer = get(&unpacked, "services").cloned();
     }
-    let entries = match told {
+    let entries = match answer {
         Some(Value::Map(entries)) => entries,
         Some(Value::Array(none)) if none.is_empty() => Vec::new(),
         None => Vec::new(),
@@ -164,7 +167,7 @@ fn why_not(error: StreamError) -> String {
     }
 }
 
-fn service_of(name: String, told: Value) -> Service {
-    let metadata = get(&told, "metadata").cloned();
+fn service_of(name: String, service: Value) -> Service {
+    let metadata = get(&service, "metadata").cloned();
     Service { name, metadata: metadata.unwrap_or_else(|| Value::Map(Vec::new())) }
 }

@@ -19,7 +19,7 @@ struct State {
     placed: HashSet<String>,
 }
 
-/// What tells a master that has no id of its own from others: its host, or its user over a Unix socket, and the names and
+/// What distinguishes a master that has no id of its own from others: its host, or its user over a Unix socket, and the names and
 /// versions that it offers.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Likeness {

@@ -63,7 +63,7 @@ struct Auth {
     number: u64,
 }
 
-/// Gives a connection the time to show a token. Until it says something it takes no room but a place.
+/// Gives a connection the time to show a token. Until it sends something it takes no room but a place.
 async fn handshake(
     stream: net::Stream,
     peer: &Peer,
@@ -96,7 +96,7 @@ async fn accept_tls(stream: net::Stream, peer: &Peer, until: Instant, hall: &Hal
 }
 
 /// Reads messages until one shows a token of ours. As before the PHP package's register, a master may ask for a sign of
-/// life, and may try several tokens; whatever else it says is refused.
+/// life, and may try several tokens; whatever else it sends is refused.
 async fn authenticate(
     wire: &mut Wire<net::Prompt>,
     peer: &Peer,
@@ -204,7 +204,7 @@ impl Session {
         std::future::pending().await
     }
 
-    /// Asks for the services, and then for them again whenever the master says so. Ends when the conversation does,
+    /// Asks for the services, and then for them again whenever the master reports a change. Ends when the conversation does,
     /// or the token is no longer one of ours.
     async fn listen(&self, mut incoming: Incoming) {
         let mut secrets_changed = self.hall.secrets_changed.clone();
@@ -214,7 +214,7 @@ impl Session {
         let mut offered = Offered::new(&self.hall, self.peer.user);
         loop {
             tokio::select! {
-                // Who subscribes has said so before it declines to tell services.
+                // Who subscribes has done so before it declines to report services.
                 biased;
                 Ok(()) = secrets_changed.changed() => {
                     if !self.hall.secrets.load().still_admits(&self.admitted) {

@@ -6,7 +6,7 @@ use super::Hall;
 use crate::clock::Moment;
 use crate::store::FeedState;
 
-/// Where nothing was known of masters, so long nothing is said of them.
+/// Where nothing was known of masters, so long nothing is reported of them.
 const UNKNOWN_TIME: Duration = Duration::from_secs(3);
 
 /// How often it is looked whether all have come back.
@@ -50,7 +50,7 @@ impl Settling {
         let detail = if self.is_over { hall.suffering() } else { "masters may still be on their way".to_owned() };
         feed.enter(FeedState::Live, detail);
         feed.prove(Moment::now());
-        // After the proof: the shared file would tell that it is whole with the age of something never proven.
+        // After the proof: the shared file would state that it is whole with the age of something never proven.
         if !hall.publisher.filled().whole {
             hall.publisher.publish_whole(Vec::new());
         }
@@ -61,7 +61,7 @@ impl Settling {
 
     fn has_ended(&self, hall: &Hall) -> bool {
         let all_are_back = self.are_all && count_of_expected(hall) == 0;
-        // Who knows that there are no others has said so.
+        // Who knows that there are no others has reported it.
         let is_settled = !hall.publisher.feed().is_settling();
         all_are_back || is_settled || self.began.elapsed() >= hall.config.settle
     }

@@ -1,18 +1,18 @@
 //! A subscriber: a sidecar to which this register is an upstream one. It follows our masters and calls them through us.
 //!
-//! - `{cmd:"subscribe", uuid}`: tell me your masters, in the place of an earlier subscription. `data` for each
+//! - `{cmd:"subscribe", uuid}`: report your masters, in the place of an earlier subscription. `data` for each
 //!   (`{put: …}`), `{whole: true}`, then every change (`{put}`, `{drop: id}`); `{reset: true}` begins anew.
 //! - `{cmd:"subscribe", uuid, pieces: 1}`: the same, in pieces: after each comes `{piece: number}`, and nothing more
-//!   before `{cmd:"took", piece: number}`. A master that was there before a restart and has not come back is told with
-//!   `expected: true`; `{settling: true}` says that others may be on their way too, until `{settling: false}`.
-//! - `{cmd:"prove", at}`: tell me on that stream when you have told all that is true now (`{proven: at}`).
+//!   before `{cmd:"took", piece: number}`. A master that was there before a restart and has not come back is sent with
+//!   `expected: true`; `{settling: true}` means that others may be on their way too, until `{settling: false}`.
+//! - `{cmd:"prove", at}`: report on that stream when you have sent all that is true now (`{proven: at}`).
 //! - `{cmd:"call-on", uuid, master, service, method, arguments, timeout, window}`: call a master of yours; answered as a
-//!   call to a master. `timeout`, in ms, is how long the caller waits, if it says so; with `window: true` it reports what
+//!   call to a master. `timeout`, in ms, is how long the caller waits, if that is bounded; with `window: true` it reports what
 //!   it has taken of the values, if that is wanted.
 //! - `{cmd:"send-to", master, message}`: send a master of yours a command. `{cmd:"refused", why}` if you may
 //!   not: a peer on this machine must be an administrator's. On another one its own sidecar asks who commands.
 //!
-//! Like a master, it is told `register` and `remove`.
+//! Like a master, it is sent `register` and `remove`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Hall;
-use super::telling::{Teller, follow, map};
+use super::report::{Reporter, follow, map};
 use crate::model::{Answer, Answers, Call, Command, Line, Refused};
 use crate::net::User;
 use crate::share::Share;
@@ -52,7 +52,7 @@ pub(super) struct Subscriber {
     _over: DropGuard,
     calls: HashMap<String, CancellationToken>,
     under_way: UnderWay,
-    /// Ends what it is told of our masters.
+    /// Ends the report of our masters.
     following: Option<DropGuard>,
     /// What it last wanted proven.
     asked: watch::Sender<Option<u64>>,
@@ -103,16 +103,16 @@ impl Subscriber {
     fn subscribe(&mut self, command: &Value) {
         let Some(uuid) = get(command, "uuid").and_then(text) else { return };
         let over = self.over.child_token();
-        // One who subscribes again is told by the new subscription alone.
+        // One who subscribes again receives the new report alone.
         self.following = Some(over.clone().drop_guard());
         let (hall, handle) = (self.hall.clone(), self.handle.clone());
         let asked = self.asked.subscribe();
         self.took.send_replace(0);
         let took = get(command, "pieces").map(|_| self.took.subscribe());
         self.hall.tasks.short(async move {
-            let mut teller = Teller::new(&handle, uuid, took);
+            let mut reporter = Reporter::new(&handle, uuid, took);
             select! {
-                _ = follow(&hall, &mut teller, asked) => {}
+                _ = follow(&hall, &mut reporter, asked) => {}
                 () = over.cancelled() => {}
             }
         });

@@ -63,7 +63,7 @@ fn is_there(path: &Path) -> Result<bool, SecretError> {
     match own::open(path) {
         Ok(_) => Ok(true),
         Err(NotOwn::Io(error)) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        // A start reads it anyway, and tells why it cannot.
+        // A start reads it anyway, and reports why it cannot.
         Err(NotOwn::Io(error)) if error.kind() == io::ErrorKind::PermissionDenied && path.exists() => Ok(true),
         Err(NotOwn::Io(reason)) => Err(SecretError::Make { path: path.to_owned(), reason }),
         Err(why) => Err(SecretError::NotOwn { path: path.to_owned(), why }),

@@ -1,4 +1,4 @@
-//! What a subscriber is told: the masters that are connected here, and what becomes of them.
+//! The report to a subscriber: the masters that are connected here, and what becomes of them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,34 +14,34 @@ use crate::model::{Master, Revision};
 use crate::store::{Entry, Room, Since, Snapshot};
 use crate::tunnel::{Ended, Handle, Message, SendError};
 
-/// How much is told in one piece: values, and about how much memory they take. A subscriber has room for twice as much.
+/// How much is sent in one piece: values, and about how much memory they take. A subscriber has room for twice as much.
 const PIECE_VALUES: usize = 512;
 const PIECE_BYTES: usize = 4 * 1024 * 1024;
 
-/// How many changes are told before newer ones are looked for.
+/// How many changes are sent before newer ones are looked for.
 const ROOM: Room = Room { changes: 1_024, bytes: usize::MAX };
 
 /// How long a subscriber may take for a piece. One that is there takes it at once.
 const TAKE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Tells a subscriber of masters, at its own pace if it wants that.
-pub(super) struct Teller<'h> {
+/// Reports masters to a subscriber, at its own pace if it wants that.
+pub(super) struct Reporter<'h> {
     handle: &'h Handle,
     uuid: String,
     /// The last piece that the subscriber took; none: it takes all as it comes.
     took: Option<watch::Receiver<u64>>,
-    /// The number of the last piece, and how much of the next one has been told.
+    /// The number of the last piece, and how much of the next one has been sent.
     piece: u64,
     values: usize,
     bytes: usize,
 }
 
-impl<'h> Teller<'h> {
+impl<'h> Reporter<'h> {
     pub(super) fn new(handle: &'h Handle, uuid: String, took: Option<watch::Receiver<u64>>) -> Self {
         Self { handle, uuid, took, piece: 0, values: 0, bytes: 0 }
     }
 
-    async fn put(&mut self, Told { master, is_expected }: &Told) -> Result<(), Ended> {
+    async fn put(&mut self, Report { master, is_expected }: &Report) -> Result<(), Ended> {
         let bytes = master.memory_size();
         if self.values >= PIECE_VALUES || self.bytes + bytes > PIECE_BYTES {
             self.end_piece().await?;
@@ -54,15 +54,15 @@ impl<'h> Teller<'h> {
         Ok(())
     }
 
-    /// Tells something small.
-    async fn tell(&mut self, what: &str, value: Value) -> Result<(), Ended> {
+    /// Reports something small.
+    async fn report(&mut self, what: &str, value: Value) -> Result<(), Ended> {
         if self.values >= PIECE_VALUES {
             self.end_piece().await?;
         }
         self.send(map([(what, value)])).await.map(drop)
     }
 
-    /// Waits until the subscriber has taken what was told.
+    /// Waits until the subscriber has taken what was sent.
     async fn end_piece(&mut self) -> Result<(), Ended> {
         self.piece += 1;
         (self.values, self.bytes) = (0, 0);
@@ -80,7 +80,7 @@ impl<'h> Teller<'h> {
         }
     }
 
-    /// False: it is too large to be told.
+    /// False: it is too large to be sent.
     async fn send(&mut self, data: Value) -> Result<bool, Ended> {
         self.values += 1;
         match self.handle.send_when_room(Message::Data { uuid: self.uuid.clone(), data }).await {
@@ -90,25 +90,25 @@ impl<'h> Teller<'h> {
     }
 }
 
-/// A master as it is told.
-struct Told {
+/// A master as it is reported.
+struct Report {
     master: Arc<Master>,
     /// Whether it was there before a restart, and has not come back.
     is_expected: bool,
 }
 
-impl Told {
+impl Report {
     fn of(entry: &Entry, own: usize) -> Option<Self> {
         Some(Self { master: entry.told_by(own)?.clone(), is_expected: entry.is_expected_by(own) })
     }
 }
 
-/// What is to be told next: all that is kept of a snapshot while it is told, for as long as the subscriber takes.
+/// What is to be reported next: all that is kept of a snapshot while it is sent, for as long as the subscriber takes.
 struct News {
-    /// In the place of all that was told before.
+    /// In the place of all that was reported before.
     is_whole: bool,
     /// By their ids; none: it is gone.
-    masters: Vec<(Arc<str>, Option<Told>)>,
+    masters: Vec<(Arc<str>, Option<Report>)>,
     upto: Revision,
     /// Whether there is no more.
     is_all: bool,
@@ -120,21 +120,21 @@ impl News {
         match snapshot.masters_since(since, ROOM) {
             Since::Unknown => {
                 let all = snapshot.directory().masters("");
-                let told = all.filter_map(|(id, entry)| Some((id.clone(), Some(Told::of(entry, own)?))));
-                Self { is_whole: true, masters: told.collect(), upto: revision, is_all: true }
+                let reports = all.filter_map(|(id, entry)| Some((id.clone(), Some(Report::of(entry, own)?))));
+                Self { is_whole: true, masters: reports.collect(), upto: revision, is_all: true }
             }
             Since::Known { changes, upto } => {
-                let told = changes.into_iter().map(|(id, _, entry)| (id, entry.and_then(|it| Told::of(&it, own))));
-                Self { is_whole: false, masters: told.collect(), upto, is_all: upto == revision }
+                let reports = changes.into_iter().map(|(id, _, entry)| (id, entry.and_then(|it| Report::of(&it, own))));
+                Self { is_whole: false, masters: reports.collect(), upto, is_all: upto == revision }
             }
         }
     }
 }
 
-/// Tells the masters that are connected here, and then what becomes of them.
+/// Reports the masters that are connected here, and then what becomes of them.
 pub(super) async fn follow(
     hall: &Hall,
-    teller: &mut Teller<'_>,
+    reporter: &mut Reporter<'_>,
     mut asked: watch::Receiver<Option<u64>>,
 ) -> Result<(), Ended> {
     let own = hall.publisher.number();
@@ -147,43 +147,43 @@ pub(super) async fn follow(
         let is_settling = hall.publisher.feed().is_settling();
         let news = News::since(since, &hall.publisher.snapshot(), own);
         if news.is_whole {
-            teller.tell("reset", true.into()).await?;
+            reporter.report("reset", true.into()).await?;
             was_settling = false;
         }
         if is_settling && !was_settling {
-            teller.tell("settling", true.into()).await?;
+            reporter.report("settling", true.into()).await?;
             was_settling = true;
         }
         for (id, master) in news.masters {
             match master {
-                Some(master) => teller.put(&master).await?,
-                None => teller.tell("drop", id.as_ref().into()).await?,
+                Some(master) => reporter.put(&master).await?,
+                None => reporter.report("drop", id.as_ref().into()).await?,
             }
         }
         if news.is_whole {
-            teller.tell("whole", true.into()).await?;
+            reporter.report("whole", true.into()).await?;
         }
         since = news.upto;
         if !news.is_all {
             continue;
         }
         if was_settling && !is_settling {
-            teller.tell("settling", false.into()).await?;
+            reporter.report("settling", false.into()).await?;
             was_settling = false;
         }
         if let Some(at) = question.filter(|_| question != proven) {
-            teller.tell("proven", at.into()).await?;
+            reporter.report("proven", at.into()).await?;
             proven = question;
         }
         select! {
             Ok(()) = asked.changed() => {}
             () = subscription.changed() => {}
-            order = orders.recv() => pass_on(order, teller.handle),
+            order = orders.recv() => pass_on(order, reporter.handle),
         }
     }
 }
 
-/// Tells a command that masters were told, too.
+/// Passes on a command that masters were sent, too.
 fn pass_on(order: Result<Value, RecvError>, handle: &Handle) {
     let sent = order
         .map_err(|error| error.to_string())
@@ -225,8 +225,8 @@ mod tests {
         let (handle, _incoming, conversation) = Conversation::new(wire, settings);
         let conversation = tokio::spawn(conversation.run());
         let took = watch::Sender::new(0);
-        let mut teller = Teller::new(&handle, "all".into(), Some(took.subscribe()));
-        assert_eq!(teller.end_piece().await, Err(Ended::Closed));
+        let mut reporter = Reporter::new(&handle, "all".into(), Some(took.subscribe()));
+        assert_eq!(reporter.end_piece().await, Err(Ended::Closed));
         assert_eq!(conversation.await.expect("it ends"), Ended::Closed);
     }
 }
