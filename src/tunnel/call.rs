@@ -75,7 +75,7 @@ impl From<SendError> for Refused {
     }
 }
 
-/// What comes on a call's stream, as its answers. `value` tells what one `data` says; of the tunnel's own classes of
+/// What comes on a call's stream, as its answers. `value` reads what one `data` holds; of the tunnel's own classes of
 /// errors, the other end is believed those of `believed`. Until the last answer is taken, `held` is held.
 pub fn answers<V, H>(
     stream: Result<Stream, CallError>,
@@ -116,7 +116,7 @@ where
     Ok(stream::unfold(Some((stream, value, held)), next).boxed())
 }
 
-/// Whether a class is one of the tunnel's own words, which no method may say.
+/// Whether a class is one of the tunnel's own words, which no method may use.
 pub fn is_own(class: &str) -> bool {
     class.starts_with(OWN)
 }

@@ -85,7 +85,7 @@ pub struct Conversation<S> {
     incoming: mpsc::Sender<Box<Message>>,
 }
 
-/// What the other end says that is no answer to a stream of ours. Nothing more comes when the conversation has ended;
+/// What the other end sends that is no answer to a stream of ours. Nothing more comes when the conversation has ended;
 /// dropped, it ends the conversation. Boxed, since a channel has room for 32 from the start, and most never have one.
 pub type Incoming = mpsc::Receiver<Box<Message>>;
 
@@ -155,7 +155,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
                             last_asked = shared.last_asked();
                         }
                         asked += 1;
-                        shared.say_first(Message::Ping { uuid: Uuid::new_v4().to_string() });
+                        shared.send_first(Message::Ping { uuid: Uuid::new_v4().to_string() });
                     }
                 }
             }

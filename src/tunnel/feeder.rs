@@ -75,7 +75,7 @@ impl Feeder {
         Ok(self.put(trunk::give(trunk, self.uuid, value), true).await?)
     }
 
-    /// Says that there are no more.
+    /// Reports that there are no more.
     pub async fn end(&self) -> Result<(), CallError> {
         let trunk = self.on_open(|trunk, _| trunk)?;
         Ok(self.put(trunk::given(trunk, self.uuid), false).await?)

@@ -1,6 +1,6 @@
 //! The scanner: finds where a MessagePack value ends and whether it keeps the bounds, before anything is decoded.
 //!
-//! A frame does not say how long it is: its end is found by walking through its values. The walk stops where bytes
+//! A frame does not state its length: its end is found by walking through its values. The walk stops where bytes
 //! are missing and goes on from there when more have come, so that a frame sent byte by byte costs no more than one
 //! sent at once. It allocates nothing but its stack, whose height is bounded.
 //!

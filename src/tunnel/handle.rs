@@ -139,7 +139,7 @@ impl Handle {
         Ok(Stream { uuid, request, shared: self.0.clone() })
     }
 
-    /// Says that the other end may be busy until then with what it is asked, and answer nothing meanwhile.
+    /// Notes that the other end may be busy until then with what it is asked, and answer nothing meanwhile.
     pub fn wait_until(&self, until: Instant) -> Busy {
         let mut state = self.0.lock();
         state.next_busy += 1;
@@ -207,7 +207,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The state, of a conversation in which something can still be said.
+    /// The state, of a conversation in which something can still be sent.
     pub(super) fn speaking(&self) -> Result<MutexGuard<'_, State>, SendError> {
         let state = self.lock();
         match &state.ended {
@@ -252,7 +252,7 @@ impl Shared {
         bears
     }
 
-    /// The other end has said something.
+    /// The other end has sent something.
     pub(super) fn end_silence(&self) {
         if std::mem::take(&mut self.lock().is_silent) {
             self.silence.notify_one();
@@ -279,7 +279,7 @@ impl Shared {
         if fits { Ok(frame) } else { Err(SendError::Unfit(Wrong::Bytes)) }
     }
 
-    /// A frame that the other end reads, if its bounds are ours. What the queue never has room for is told at once, for
+    /// A frame that the other end reads, if its bounds are ours. What the queue never has room for is refused at once, for
     /// nobody should wait for it.
     fn fit(&self, frame: Bytes) -> Result<Bytes, SendError> {
         let Settings { bounds, queue_bytes, .. } = self.settings;
@@ -294,7 +294,7 @@ impl Shared {
     /// Sees to a message of the other end; or it is for the owner.
     pub(super) fn receive(&self, message: Message, weight: usize) -> Option<Message> {
         match message {
-            Message::Ping { uuid } => self.say_first(Message::Pong { uuid }),
+            Message::Ping { uuid } => self.send_first(Message::Pong { uuid }),
             Message::Data { uuid, data } => self.receive_value(&uuid, data, weight),
             // A ping of the owner's is a stream without values.
             Message::End { uuid } | Message::Pong { uuid } => drop(self.finish(&uuid, Ok(()))),
@@ -333,7 +333,7 @@ impl Shared {
             (!has_room).then(|| Message::Close { uuid: uuid.to_owned() })
         };
         if let Some(answer) = answer {
-            self.say(state, answer, Outbox::push_beyond);
+            self.send_own(state, answer, Outbox::push_beyond);
         }
     }
 
@@ -359,16 +359,16 @@ impl Shared {
             self.written.notify_waiters();
         } else {
             let close = slot.trunk.map(|trunk| trunk::close(trunk, uuid));
-            self.say(state, close.unwrap_or(Message::Close { uuid: uuid.to_string() }), Outbox::push_beyond);
+            self.send_own(state, close.unwrap_or(Message::Close { uuid: uuid.to_string() }), Outbox::push_beyond);
         }
     }
 
-    pub(super) fn say_first(&self, message: Message) {
-        self.say(self.lock(), message, Outbox::push_first);
+    pub(super) fn send_first(&self, message: Message) {
+        self.send_own(self.lock(), message, Outbox::push_first);
     }
 
-    /// Says what must be said; if there is no room even for that, the conversation ends.
-    pub(super) fn say(
+    /// Sends what must be sent; if there is no room even for that, the conversation ends.
+    pub(super) fn send_own(
         &self,
         mut state: MutexGuard<'_, State>,
         message: Message,
@@ -386,8 +386,8 @@ impl Shared {
         }
     }
 
-    /// What is to be written next, about so much of it. Nothing leaves once the streams have been told of the end: what
-    /// has not left by then may be asked elsewhere.
+    /// What is to be written next, about so much of it. Nothing leaves once the streams have ended: what has not left by
+    /// then may be asked elsewhere.
     pub(super) fn to_write(&self, most: usize) -> Bytes {
         let mut state = self.lock();
         if state.ended.is_some() { Bytes::new() } else { state.outbox.take(most) }

@@ -1,4 +1,4 @@
-//! Messages: what the two ends say to each other, and how it looks on the wire.
+//! Messages: what the two ends send each other, and how it looks on the wire.
 //!
 //! A message is one MessagePack map with the key `cmd`. What is read is taken leniently, what is written is what PHP
 //! peers expect.
@@ -86,7 +86,7 @@ pub enum Message {
         service: String,
         method: String,
         arguments: Value,
-        /// Whether who asks says what it has taken of the values, if that is wanted.
+        /// Whether the caller reports what it has taken of the values, if that is wanted.
         is_windowed: bool,
     },
     /// From who answers: it waits to hear how many values of the stream were taken.

@@ -1,4 +1,4 @@
-//! The outlet: sends the answers to a request, no faster than they are taken where who asked says what it takes.
+//! The outlet: sends the answers to a request, no faster than they are taken where the caller reports what it takes.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub struct Outlet {
 #[derive(Debug, Default)]
 pub(super) struct Sent {
     pub(super) given: Given,
-    /// Whether the other end knows that it is to say what it takes.
+    /// Whether the other end knows that it is to report what it takes.
     is_announced: bool,
 }
 
@@ -59,7 +59,7 @@ impl Outlet {
         }
     }
 
-    /// Whether so much is on its way now that the other end has to say what it takes.
+    /// Whether so much is on its way now that the other end has to report what it takes.
     fn push(&self, frame: Bytes) -> Result<bool, SendError> {
         let (size, mut state) = (frame.len(), self.shared().speaking()?);
         state.outbox.push(self.shared().own(frame)?)?;

@@ -1,4 +1,4 @@
-//! What a PHP master is asked to run: one closure in the serialized form that it takes, and what it says of values.
+//! What a PHP master is asked to run: one closure in the serialized form that it takes, and how it writes values.
 //!
 //! The closure runs a constant text of ours, the file `master.php` beside this one. What a caller gives, also the name of
 //! a service or a method, reaches it as data and is never PHP source.

@@ -53,12 +53,12 @@ impl Stream {
             let mut state = self.shared.lock();
             let Some(slot) = state.streams.get_mut(&self.uuid) else { return Poll::Ready(Err(StreamError::Closed)) };
             let polled = slot.poll(context);
-            if let Some(count) = slot.taken_to_say() {
+            if let Some(count) = slot.taken_to_report() {
                 let taken = match slot.trunk {
                     Some(trunk) => trunk::taken(trunk, self.uuid, count),
                     None => Message::Taken { uuid: self.uuid.to_string(), count },
                 };
-                self.shared.say(state, taken, Outbox::push_beyond);
+                self.shared.send_own(state, taken, Outbox::push_beyond);
             }
             polled
         })
@@ -90,7 +90,7 @@ pub(super) struct Slot {
     weight: usize,
     /// What was sent on it after the request.
     pub(super) given: Given,
-    /// What was taken since that was last said: values, and their weight.
+    /// What was taken since the last report of that: values, and their weight.
     taken: (usize, usize),
     end: Option<Result<(), StreamError>>,
     waker: Option<Waker>,
@@ -136,7 +136,7 @@ impl Slot {
         self.wake();
     }
 
-    /// What was taken is to be said from now on, also of what was taken before.
+    /// What is taken is to be reported from now on, also what was taken before.
     pub(super) fn begin_window(&mut self) {
         self.is_windowed = true;
         self.wake();
@@ -147,7 +147,7 @@ impl Slot {
     }
 
     /// How many values were taken that the other end must hear of, lest it rests for ever.
-    fn taken_to_say(&mut self) -> Option<usize> {
+    fn taken_to_report(&mut self) -> Option<usize> {
         let (count, weight) = self.taken;
         let is_due = weight >= WINDOW / 2 && self.is_open() && (self.trunk.is_some() || self.is_windowed);
         is_due.then(|| {

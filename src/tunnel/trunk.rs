@@ -1,7 +1,7 @@
 //! The trunk: one stream that a PHP master keeps open, on which requests go to it as data, and all answers come back.
 //!
 //! A PHP master compiles each closure that it is sent, and keeps it for ever: so it is sent one, `master.php`, which
-//! opens the trunk and says what goes over it. A value waits packed until it is taken, and a master whose values are not
+//! opens the trunk and defines what goes over it. A value waits packed until it is taken, and a master whose values are not
 //! taken rests.
 
 use std::sync::Arc;
@@ -129,18 +129,18 @@ pub(super) fn give(trunk: Uuid, stream: Uuid, value: Value) -> Message {
     on(trunk, words("give", id_of(stream), [value]))
 }
 
-/// Says that the method is sent no more values.
+/// Ends the values that are sent to the method.
 pub(super) fn given(trunk: Uuid, stream: Uuid) -> Message {
     on(trunk, words("given", id_of(stream), []))
 }
 
-/// Says that so many values of a stream were taken.
+/// Reports that so many values of a stream were taken.
 pub(super) fn taken(trunk: Uuid, stream: Uuid, count: usize) -> Message {
     on(trunk, words("taken", id_of(stream), [count.into()]))
 }
 
 impl State {
-    /// Takes in what came on the trunk. What must be said to that, if something must.
+    /// Takes in what came on the trunk. What must be sent in return, if something must.
     pub(super) fn receive_on_trunk(&mut self, trunk: Uuid, data: Value, max_weight: usize) -> Option<Message> {
         let (id, part) = part(data)?;
         let stream = stream_of(id);
