@@ -9,7 +9,10 @@ PACKAGES := zookeeper php-cli php-thrift thrift-compiler php-dba phpunit php-fpm
 BENCH_PACKAGES := redis-server
 NODE := benches/node/node_modules/.package-lock.json benches/node/gen-nodejs/zkDataService.js
 
-.PHONY: run deps test test-fresh deb check gen explore fuzz bench bench-deps endurance endurance-mutants
+# ZooKeepers of other releases than Debian's, for the tests.
+ZOOKEEPERS := 3.4.14 3.6.2 3.9.3
+
+.PHONY: run deps deps-zookeepers test test-zookeepers test-fresh deb check gen explore fuzz bench bench-deps endurance endurance-mutants
 
 run:
 	cargo run --release -- serve
@@ -17,10 +20,20 @@ run:
 deps:
 	@tests/install-packages $(PACKAGES)
 
-# Most tests wait for something most of the time, so more of them run at once than there are cores.
+# Kept outside of this folder (tests/zookeepers/fetch says where): of each, a few megabytes of an archive of some hundred.
+deps-zookeepers:
+	tests/zookeepers/fetch $(ZOOKEEPERS)
+
+# Most tests wait for something most of the time, so more of them run at once than there are cores. Where ZooKeeper 3.4 was
+# fetched, the mirror is tested with it too.
 test: deps
 	RUST_TEST_THREADS=8 cargo test
+	QUICK=1 tests/zookeepers/run 3.4.14
 	ROSTER_BIN=$(CURDIR)/target/debug/roster php/tests/run
+
+# The mirror's tests and an endurance minute with each of these ZooKeepers; ZOOKEEPERS=3.6.2 for one.
+test-zookeepers: deps deps-zookeepers
+	tests/zookeepers/run $(ZOOKEEPERS)
 
 # On bare Debian 12 and 13, in roots of their own; only for root. tests/fresh/run says what can be chosen.
 test-fresh:

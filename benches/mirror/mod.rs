@@ -6,9 +6,10 @@ mod sync;
 
 use std::time::Duration;
 
+use futures::future::try_join_all;
 use zookeeper_client::{Acls, Client, CreateMode, Error};
 
-use crate::harness::{Roster, Server, runtime};
+use crate::harness::{MULTI_READS, Roster, Server, release, runtime};
 use crate::report::Report;
 use crate::{Form, form, let_wait};
 
@@ -51,7 +52,9 @@ impl Load {
     }
 
     async fn client(&self) -> Client {
-        Client::connector().with_session_timeout(PATIENCE).connect(&self.server.address()).await.expect("a session")
+        let (major, minor) = release();
+        let connector = Client::connector().with_session_timeout(PATIENCE).with_server_version(major, minor, 0);
+        connector.connect(&self.server.address()).await.expect("a session")
     }
 
     /// A sidecar that mirrors it, and does not run yet.
@@ -90,6 +93,12 @@ fn node(of: usize, number: usize) -> String {
 async fn fill(client: &Client, nodes: usize) -> Result<(), Error> {
     let options = CreateMode::Persistent.with_acls(Acls::anyone_all());
     for of in 0..nodes / (NODES_A_FOLDER + 1) {
+        if release() < MULTI_READS {
+            client.create(&folder(of), &DATA, &options).await?;
+            let nodes = (0..NODES_A_FOLDER).map(|number| node(of, number)).collect::<Vec<_>>();
+            try_join_all(nodes.iter().map(|node| client.create(node, &DATA, &options))).await?;
+            continue;
+        }
         let mut writer = client.new_multi_writer();
         writer.add_create(&folder(of), &DATA, &options)?;
         for number in 0..NODES_A_FOLDER {

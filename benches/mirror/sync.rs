@@ -2,12 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use futures::StreamExt;
-use futures::stream::FuturesOrdered;
+use futures::stream::{self, FuturesOrdered, StreamExt, TryStreamExt};
 use zookeeper_client::{Client, Error, MultiReadResult, MultiReader};
 
 use super::{DATA, Load, PATIENCE, ROUNDS};
-use crate::harness::{Roster, eventually, runtime};
+use crate::harness::{MULTI_READS, Roster, eventually, release, runtime};
 use crate::measure::{exponent, file_in_step, file_size, median, memory, millis};
 use crate::report::{Report, verdict};
 
@@ -104,8 +103,32 @@ fn read(load: &Load) -> Duration {
     })
 }
 
+/// Reads all data, and lists what has children, one by one, with some requests in flight.
+async fn read_singly(client: &Client) -> Result<usize, Error> {
+    const IN_FLIGHT: usize = 256;
+    let (mut level, mut nodes) = (vec!["/".to_owned()], 0);
+    while !level.is_empty() {
+        let read = level.iter().map(|path| client.get_data(path));
+        let read: Vec<_> = stream::iter(read).buffered(IN_FLIGHT).try_collect().await?;
+        nodes += level.len();
+        let parents =
+            level.iter().zip(read).filter(|(_, (_, stat))| stat.num_children > 0).map(|(path, _)| path.clone());
+        let list = async |path: String| client.list_children(&path).await.map(|names| (path, names));
+        let listed: Vec<_> = stream::iter(parents).map(list).buffered(IN_FLIGHT).try_collect().await?;
+        let below = |(parent, names): (String, Vec<String>)| {
+            let parent = parent.trim_end_matches('/').to_owned();
+            names.into_iter().map(move |name| format!("{parent}/{name}"))
+        };
+        level = listed.into_iter().flat_map(below).collect();
+    }
+    Ok(nodes)
+}
+
 /// Reads all data, and lists what has children, as fast as the crate can: with as many requests in flight as there are.
 async fn read_all(client: &Client) -> Result<usize, Error> {
+    if release() < MULTI_READS {
+        return read_singly(client).await;
+    }
     let (mut level, mut nodes) = (vec!["/".to_owned()], 0);
     while !level.is_empty() {
         let mut parents = Vec::new();

@@ -9,9 +9,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::harness::{Process, Zk, ensure, eventually, free_port};
-
-const CLASS_PATH: &str = "/usr/share/java/zookeeper.jar";
+use crate::harness::{Process, Zk, chosen, class_path, ensure, eventually, free_port};
 
 /// Small: there are up to five of them.
 const JVM: [&str; 6] = [
@@ -142,7 +140,11 @@ impl Server {
         }
         let log = File::create(self.folder.path().join("log")).expect("a log");
         let mut java = Command::new("java");
-        java.args(JVM).args(["-cp", CLASS_PATH, "org.apache.zookeeper.server.quorum.QuorumPeerMain"]);
+        java.args(JVM).args([
+            "-cp",
+            &class_path(chosen().as_deref()),
+            "org.apache.zookeeper.server.quorum.QuorumPeerMain",
+        ]);
         java.arg(self.folder.path().join("zoo.cfg"));
         java.stdout(log.try_clone().expect("a log")).stderr(log);
         self.process = Some(Process::start(&mut java, self.folder.path()));

@@ -7,12 +7,13 @@
 use std::sync::Arc;
 
 use futures::StreamExt;
-use futures::future::{BoxFuture, FutureExt};
+use futures::future::FutureExt;
 use futures::stream::FuturesOrdered;
 
 use super::jute::{Listing, Reading};
 use super::pace::Pace;
-use super::session::{Answers, Session, Trouble};
+use super::session::{Answers, Asked, Session, Trouble};
+use super::watching::Watching;
 use crate::model::{Node, NodePath};
 use crate::source::Generation;
 use crate::store::Snapshot;
@@ -20,6 +21,10 @@ use crate::store::Snapshot;
 /// Requests in flight. Their replies are taken in the order of the requests: a late "no such node" must not undo
 /// what was read after it.
 const REQUESTS: usize = 8;
+
+/// Nodes that are read together by a request for each: all that are on their way are few beside the 1,000 of all clients
+/// above which a server reads no more requests.
+const SINGLES: usize = 32;
 
 /// How many requests share what may be in flight, so that none waits for the one before it.
 const SHARES: usize = 4;
@@ -37,8 +42,6 @@ const MAX_SAMPLES: usize = 32;
 
 /// Questions for sizes in flight.
 const SIZES_AT_ONCE: usize = 64;
-
-type Asked<T> = BoxFuture<'static, Result<Answers<T>, Trouble>>;
 
 /// Reads nodes through a session.
 #[derive(Clone, Copy, Debug)]
@@ -60,7 +63,7 @@ impl<'a> Bulk<'a> {
     ) -> Result<(), Trouble> {
         let samples = self.sample(paths).await?;
         let plan = |rest: &[NodePath]| self.plan(paths.len() - rest.len(), rest, &samples, compares);
-        let read = |some: &[NodePath]| self.session.read(some).boxed();
+        let read = |some: &[NodePath]| self.session.read(some);
         let ask = |some: &[NodePath]| match some {
             [path] if compares => match self.large(path) {
                 Some(known) => self.session.compare(path, known.clone()).boxed(),
@@ -89,11 +92,18 @@ impl<'a> Bulk<'a> {
             let sizes = counts.iter().map(|count| count.saturating_mul(CHILD_BYTES).saturating_add(NODE_BYTES));
             self.fitting(rest, sizes.map(|size| (size, size > LARGE)))
         };
-        let list = |some: &[NodePath]| self.session.list(some).boxed();
+        let list = |some: &[NodePath]| self.session.list(some);
         in_window(parents, self.pace.bytes(), plan, list, list, take).await
     }
 
-    fn node(&self, path: &NodePath) -> Option<&'a Arc<Node>> {
+    fn nodes_at_once(&self) -> usize {
+        match self.session.watching() {
+            Watching::Persistent => self.pace.nodes(),
+            Watching::OneShot => self.pace.nodes().min(SINGLES),
+        }
+    }
+
+    pub(super) fn node(&self, path: &NodePath) -> Option<&'a Arc<Node>> {
         self.earlier.get(path).or_else(|| self.known.node(path))
     }
 
@@ -121,7 +131,7 @@ impl<'a> Bulk<'a> {
     fn fitting(&self, paths: &[NodePath], sizes: impl Iterator<Item = (usize, bool)>) -> (usize, usize) {
         let most = self.pace.bytes() / SHARES;
         let (mut count, mut bytes, mut path_bytes) = (0, 0_usize, 0);
-        for (path, (size, is_alone)) in paths.iter().zip(sizes).take(self.pace.nodes()) {
+        for (path, (size, is_alone)) in paths.iter().zip(sizes).take(self.nodes_at_once()) {
             path_bytes += path.as_str().len();
             let with = bytes.saturating_add(size);
             if count > 0 && (with > most || path_bytes > self.pace.request_bytes() || is_alone) {

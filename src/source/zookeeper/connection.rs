@@ -15,6 +15,7 @@ use super::inbox::Inbox;
 use super::jute::{self, Frame, Malformed, ReplyHeader, code, op, xid};
 use super::request::{Failure, Reply, Request};
 use super::session::Trouble;
+use super::watching::Fired;
 use crate::clock::Moment;
 use crate::net::Stream;
 
@@ -274,7 +275,6 @@ fn make_room(received: &mut BytesMut) {
 }
 
 fn take_event(body: &[u8], inbox: &Inbox, chroot: &Chroot) -> Result<(), Trouble> {
-    const CREATED: i32 = 1;
     const DELETED: i32 = 2;
     /// Of a name that no node can have, at most so many characters are kept.
     const MAX_NAME: usize = 200;
@@ -283,7 +283,7 @@ fn take_event(body: &[u8], inbox: &Inbox, chroot: &Chroot) -> Result<(), Trouble
     }
     let (kind, path) = jute::event(body).map_err(broken)?;
     match chroot.client(&path) {
-        Some((path, None)) => inbox.changed(path, matches!(kind, CREATED | DELETED)),
+        Some((path, None)) => inbox.changed(path, Fired::of(kind)),
         Some((parent, Some(name))) => inbox.odd(parent, name.chars().take(MAX_NAME).collect(), kind != DELETED),
         None => Ok(()),
     }

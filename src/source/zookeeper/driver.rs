@@ -46,7 +46,7 @@ impl Driver {
             let trouble = self.connection.serve(&mut self.requests, &self.inbox, chroot, self.max_reply).await;
             if since.elapsed() > CALM {
                 backoff.reset();
-                self.servers.forgive();
+                self.servers.forgive(self.connection.address());
             }
             self.servers.fail(self.connection.address());
             match trouble {

@@ -20,6 +20,8 @@ use crate::net::{ConnectError, Stream, secure};
 
 const NO_SESSION: &str = "it accepts connections, but gives no session: is it a ZooKeeper, and has it a quorum?";
 
+const CLOSED_AT_PROOF: &str = "it closes the connection at the proof by SASL: it seems that it refuses the credentials";
+
 /// Why there is no session on a new connection.
 #[derive(Debug)]
 pub(super) enum NoSession {
@@ -96,7 +98,11 @@ impl Connection {
         let challenge = self.exchange(&[]).await?;
         let nonce = uuid::Uuid::new_v4().simple().to_string();
         let exchange = Exchange::new(user, password, &challenge, &nonce).map_err(wrong)?;
-        let last = self.exchange(&exchange.answer).await?;
+        let last = self.exchange(&exchange.answer).await.map_err(|no_session| match no_session {
+            // As servers before 3.5 do.
+            NoSession::Here(why) if why == NO_SESSION => NoSession::Here(CLOSED_AT_PROOF.into()),
+            other => other,
+        })?;
         exchange.check(&last).map_err(wrong)
     }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use tokio::sync::Notify;
 
 use super::session::{Event, Trouble};
+use super::watching::Fired;
 use crate::model::NodePath;
 use crate::sync::{Mutex, MutexGuard};
 
@@ -20,8 +21,8 @@ pub(super) struct Inbox {
 
 #[derive(Debug, Default)]
 struct Contents {
-    /// Of each path, whether it came or went. Another event of the same path says nothing more.
-    changed: BTreeMap<NodePath, bool>,
+    /// What events tell of each path. Another one of the same path adds nothing but of what it is.
+    changed: BTreeMap<NodePath, Fired>,
     /// Of each name that no node can have, below a path, whether it is there.
     odd: BTreeMap<(NodePath, String), bool>,
     path_bytes: usize,
@@ -32,14 +33,14 @@ struct Contents {
 
 impl Inbox {
     /// A path has changed; an error, when there is no place for more.
-    pub(super) fn changed(&self, path: NodePath, structure: bool) -> Result<(), Trouble> {
+    pub(super) fn changed(&self, path: NodePath, fired: Fired) -> Result<(), Trouble> {
         let mut contents = self.lock();
         if let Some(was) = contents.changed.get_mut(&path) {
-            *was |= structure;
+            was.add(fired);
             return Ok(());
         }
         contents.path_bytes += path.as_str().len();
-        contents.changed.insert(path, structure);
+        contents.changed.insert(path, fired);
         self.came.notify_one();
         contents.check()
     }
@@ -87,9 +88,9 @@ impl Inbox {
             contents.path_bytes -= parent.as_str().len() + name.len();
             return Some(Ok(Event::Odd { parent, name, is_there }));
         }
-        let (path, structure) = contents.changed.pop_first()?;
+        let (path, fired) = contents.changed.pop_first()?;
         contents.path_bytes -= path.as_str().len();
-        Some(Ok(Event::Changed { path, structure }))
+        Some(Ok(Event::Changed { path, fired }))
     }
 
     /// The next event. It may be awaited and dropped at any time without loss.
@@ -121,6 +122,8 @@ impl Contents {
 mod tests {
     use super::*;
 
+    const DATA: Fired = Fired { data: true, children: false };
+
     fn path(number: usize) -> NodePath {
         NodePath::parse(&format!("/{number}")).expect("a path")
     }
@@ -130,7 +133,7 @@ mod tests {
         const LENGTH: usize = 1 << 20;
         let inbox = Inbox::default();
         let long = |number: usize| path(number).child(&"x".repeat(LENGTH));
-        let taken = (0..100).take_while(|number| inbox.changed(long(*number), false).is_ok());
+        let taken = (0..100).take_while(|number| inbox.changed(long(*number), DATA).is_ok());
         assert_eq!(taken.count(), MAX_PATH_BYTES / LENGTH - 1);
         inbox.lost("too many".into());
         assert!(matches!(inbox.take(), Some(Ok(Event::Lost(_)))));
@@ -140,17 +143,18 @@ mod tests {
     #[test]
     fn the_events_of_one_path_are_one() {
         let inbox = Inbox::default();
-        for structure in [false, true, false] {
-            inbox.changed(path(1), structure).expect("place");
+        for fired in [DATA, Fired { data: false, children: true }, DATA] {
+            inbox.changed(path(1), fired).expect("place");
         }
-        assert!(matches!(inbox.take(), Some(Ok(Event::Changed { structure: true, .. }))));
+        let both = Fired { data: true, children: true };
+        assert!(matches!(inbox.take(), Some(Ok(Event::Changed { fired, .. })) if fired == both));
         assert!(inbox.take().is_none());
     }
 
     #[tokio::test]
     async fn a_loss_and_a_return_are_both_told_and_an_end_always() {
         let inbox = Inbox::default();
-        inbox.changed(path(1), false).expect("place");
+        inbox.changed(path(1), DATA).expect("place");
         inbox.lost("why".into());
         inbox.regained();
         assert!(matches!(inbox.next().await, Ok(Event::Lost(why)) if why == "why"));

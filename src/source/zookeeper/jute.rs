@@ -17,6 +17,7 @@ pub(super) mod op {
     pub(in super::super) const GET_CHILDREN_2: i32 = 12;
     pub(in super::super) const MULTI_READ: i32 = 22;
     pub(in super::super) const AUTH: i32 = 100;
+    pub(in super::super) const SET_WATCHES: i32 = 101;
     pub(in super::super) const SASL: i32 = 102;
     pub(in super::super) const ADD_WATCH: i32 = 106;
     pub(in super::super) const CLOSE: i32 = -11;
@@ -109,6 +110,8 @@ pub(super) enum Listing {
 pub(super) struct Names {
     pub(super) bytes: Bytes,
     count: usize,
+    /// Their parent's stat and how many bytes of data it has, where these were asked for.
+    pub(super) parent: Option<(Stat, usize)>,
 }
 
 impl Names {
@@ -203,10 +206,23 @@ pub(super) fn path(path: &str) -> BytesMut {
     body
 }
 
-/// A request about a path that sets no watch: `exists`, and listing with the stat.
-pub(super) fn unwatched(path: &str) -> BytesMut {
+/// A request to read a node, its stat or its children, with or without a one-shot watch.
+pub(super) fn reading(path: &str, is_watched: bool) -> BytesMut {
     let mut body = self::path(path);
-    body.put_u8(0);
+    body.put_u8(is_watched.into());
+    body
+}
+
+/// Sets one-shot watches of the data of nodes that are taken to be as they are known, whatever happened to them.
+pub(super) fn data_watches<'a>(paths: impl ExactSizeIterator<Item = Cow<'a, str>>) -> BytesMut {
+    const NOTHING_IS_NEWER: i64 = i64::MAX;
+    let mut body = BytesMut::new();
+    body.put_i64(NOTHING_IS_NEWER);
+    body.put_i32(paths.len() as i32);
+    paths.for_each(|path| put_bytes(&mut body, path.as_bytes()));
+    let (of_existence, of_children) = (0, 0);
+    body.put_i32(of_existence);
+    body.put_i32(of_children);
     body
 }
 
@@ -268,40 +284,35 @@ pub(super) fn stat(body: &[u8]) -> Result<(Stat, usize), Malformed> {
     Reader(body).stat_and_length()
 }
 
-/// The reply to listing one node with its stat: this, and how many bytes of data it has.
-pub(super) fn listed_stat(body: &[u8]) -> Result<(Stat, usize), Malformed> {
+/// The reply to reading one node.
+pub(super) fn node(body: &[u8]) -> Result<Node, Malformed> {
+    Reader(body).node()
+}
+
+/// The reply to listing one node with its stat.
+pub(super) fn listed(body: &Bytes) -> Result<Names, Malformed> {
     let mut rest = Reader(body);
-    for _ in 0..rest.int()?.max(0) {
-        rest.bytes()?;
+    let names = rest.names(body)?;
+    Ok(Names { parent: Some(rest.stat_and_length()?), ..names })
+}
+
+/// What reading a node came to that met an error of its own.
+pub(super) fn no_reading(code: i32) -> Reading {
+    match code {
+        code::NO_NODE => Reading::Absent,
+        code::NO_AUTH => Reading::Unreadable,
+        _ => Reading::Refused,
     }
-    rest.stat_and_length()
 }
 
 /// The reply to reading `count` nodes.
 pub(super) fn readings(body: &[u8], count: usize) -> Result<Vec<Reading>, Malformed> {
-    let found = |rest: &mut Reader| {
-        let data = rest.bytes()?.into();
-        Ok(Reading::Found(Node { data, stat: rest.stat()? }))
-    };
-    multi(body, count, op::GET_DATA, found, |code| match code {
-        code::NO_NODE => Reading::Absent,
-        code::NO_AUTH => Reading::Unreadable,
-        _ => Reading::Refused,
-    })
+    multi(body, count, op::GET_DATA, |rest| rest.node().map(Reading::Found), no_reading)
 }
 
 /// The reply to listing the children of `count` nodes.
 pub(super) fn listings(body: &Bytes, count: usize) -> Result<Vec<Listing>, Malformed> {
-    let found = |rest: &mut Reader| {
-        // Of nothing there are -1.
-        let count = rest.int()?.max(0) as usize;
-        let start = body.len() - rest.0.len();
-        for _ in 0..count {
-            rest.bytes()?;
-        }
-        Ok(Listing::Names(Names { bytes: body.slice(start..body.len() - rest.0.len()), count }))
-    };
-    multi(body, count, op::GET_CHILDREN, found, |_| Listing::Nothing)
+    multi(body, count, op::GET_CHILDREN, |rest| rest.names(body).map(Listing::Names), |_| Listing::Nothing)
 }
 
 fn multi<'a, T>(
@@ -361,6 +372,22 @@ impl<'a> Reader<'a> {
 
     fn text(&mut self) -> Result<Cow<'a, str>, Malformed> {
         self.bytes().map(String::from_utf8_lossy)
+    }
+
+    fn node(&mut self) -> Result<Node, Malformed> {
+        let data = self.bytes()?.into();
+        Ok(Node { data, stat: self.stat()? })
+    }
+
+    /// Of `whole`, this is what is left.
+    fn names(&mut self, whole: &Bytes) -> Result<Names, Malformed> {
+        // Of nothing there are -1.
+        let count = self.int()?.max(0) as usize;
+        let start = whole.len() - self.0.len();
+        for _ in 0..count {
+            self.bytes()?;
+        }
+        Ok(Names { bytes: whole.slice(start..whole.len() - self.0.len()), count, parent: None })
     }
 
     fn header(&mut self) -> Result<ReplyHeader, Malformed> {

@@ -1,6 +1,7 @@
 //! What is left out: nodes that may not be read, pass a limit, or have a name that no node can have.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Included, Unbounded};
 
 use crate::model::NodePath;
 
@@ -63,6 +64,24 @@ impl LeftOut {
 
     pub(super) fn remove_name(&mut self, parent: &NodePath, name: &str) {
         self.forget(&odd(parent, name));
+    }
+
+    /// Forgets the children of a node with names that no node can have.
+    pub(super) fn remove_names(&mut self, parent: &NodePath) {
+        let end = format!("\" in {parent}");
+        let odd = self.whys.range::<str, _>((Included("\""), Excluded("#"))).map(|(words, _)| words);
+        let gone: Vec<_> = odd.filter(|words| words.ends_with(&end)).cloned().collect();
+        for words in gone {
+            self.forget(&words);
+        }
+    }
+
+    /// The children of a node that are left out and have names that nodes can have.
+    pub(super) fn children(&self, parent: &NodePath) -> Vec<NodePath> {
+        let start = format!("{}/", parent.as_str().trim_end_matches('/'));
+        let below =
+            self.whys.range::<str, _>((Included(&*start), Unbounded)).map_while(|(path, _)| path.strip_prefix(&*start));
+        below.filter(|name| !name.contains('/')).filter_map(|name| parent.parse_child(name).ok()).collect()
     }
 
     /// Whether a node above this one may not be read: then nobody can follow what lies below.
@@ -186,6 +205,26 @@ mod tests {
         (0..=MOST).for_each(|number| left_out.insert(&path(number), Why::Unreadable));
         (0..=MOST).for_each(|number| assert!(left_out.remove(&path(number))));
         assert_eq!(left_out.len(), 1);
+    }
+
+    #[test]
+    fn the_children_of_a_node_are_those_right_below_it() {
+        let (mut left_out, root) = (LeftOut::default(), NodePath::root());
+        let path = |text| NodePath::parse(text).expect("a path");
+        for text in ["/a", "/a/b", "/a/b/c", "/a/d", "/a-b", "/e"] {
+            left_out.insert(&path(text), Why::Unreadable);
+        }
+        left_out.insert_below(&path("/a"), Why::NoPlaceBelow, 1);
+        [("/a", "."), ("/a", "\" in /b"), ("/b", "..")]
+            .iter()
+            .for_each(|(at, name)| left_out.insert_name(&path(at), name));
+        assert_eq!(left_out.children(&path("/a")), ["/a/b", "/a/d"].map(path));
+        assert_eq!(left_out.children(&root), ["/a", "/a-b", "/e"].map(path));
+        let before = left_out.len();
+        left_out.remove_names(&path("/a"));
+        assert_eq!((left_out.len(), left_out.children(&path("/a")).len()), (before - 2, 2));
+        left_out.remove_names(&path("/b"));
+        assert_eq!(left_out.len(), before - 3);
     }
 
     #[test]

@@ -3,22 +3,25 @@
 use super::jute::{Listing, Names};
 use super::left_out::{LeftOut, MAX_PATH_BYTES, Why};
 use super::scan::Scope;
+use super::session::Session;
 use crate::model::NodePath;
 use crate::store::Snapshot;
 
 /// The nodes of the next level: as many as there may be place for, and of the rest those that are known.
 pub(super) struct Level<'a> {
     scope: &'a Scope<'a>,
+    /// Those of these nodes that are watched are not read again.
+    watches: Option<&'a Session>,
     pub(super) paths: Vec<NodePath>,
     nodes: usize,
     bytes: usize,
 }
 
 impl<'a> Level<'a> {
-    pub(super) fn new(scope: &'a Scope<'a>, kept: usize) -> Self {
-        let nodes = scope.config.max_nodes.saturating_sub(kept);
+    /// For so many nodes is place.
+    pub(super) fn new(scope: &'a Scope<'a>, nodes: usize, watches: Option<&'a Session>) -> Self {
         let bytes = usize::try_from(scope.config.max_bytes.as_u64()).unwrap_or(usize::MAX);
-        Self { scope, paths: Vec::new(), nodes, bytes }
+        Self { scope, watches, paths: Vec::new(), nodes, bytes }
     }
 
     /// What was listed of a node, which has about so many children.
@@ -52,7 +55,7 @@ impl<'a> Level<'a> {
                 left_out.insert_name(parent, &name);
                 continue;
             };
-            if !self.scope.enters(&path) {
+            if !self.scope.enters(&path) || self.watches.is_some_and(|session| session.watches().has_data(&path)) {
                 continue;
             }
             match self.find_place(&path, known) {

@@ -12,6 +12,7 @@
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
+use std::iter::successors;
 use std::time::{Duration, Instant};
 
 use tokio::time::{MissedTickBehavior, interval, interval_at, sleep, sleep_until};
@@ -24,6 +25,7 @@ use super::scan::{Budget, Scan, Scope, quotas};
 use super::servers::Servers;
 use super::session::{Event, Session, Trouble};
 use super::update::Update;
+use super::walk::{Below, Walk};
 use crate::clock::Moment;
 use crate::model::{Change, NodePath, Revision};
 use crate::source::{Generation, difference};
@@ -189,7 +191,8 @@ impl Mirror {
         self.settle(&mut following);
         let filled = self.publisher.filled();
         let ms = began.elapsed().as_millis() as u64;
-        tracing::info!(source = self.feed().name(), nodes = filled.nodes, changed, revision, ms, "read everything");
+        let watches = session.watching();
+        tracing::info!(source = self.feed().name(), nodes = filled.nodes, changed, revision, ms, %watches, "read everything");
         let snapshot = self.publisher.snapshot();
         for root in self.config.roots.iter().filter(|root| snapshot.subtree(root, (*root).clone()).next().is_none()) {
             tracing::warn!(source = self.feed().name(), %root, "there is nothing at this root yet; it is watched");
@@ -243,40 +246,46 @@ impl Mirror {
         mut announced: BTreeSet<NodePath>,
     ) -> Result<(Vec<Change>, BTreeSet<NodePath>), Trouble> {
         let known = self.publisher.snapshot();
-        let mut scan = Scan::new(Budget::new(&self.config, self.publisher.filled()));
+        let mut scan = Scan::new(&known, Budget::new(&self.config, self.publisher.filled()));
         if let Err(trouble) = self.read_all(session, &known, &mut scan, &mut announced).await {
             self.pace.slow_down();
             self.keep_large(scan.generation);
             return Err(trouble);
         }
+        let Scan { generation, left_out, .. } = scan;
         self.pace.ease();
         self.earlier.clear();
-        self.left_out = scan.left_out;
+        self.left_out = left_out;
         let roots = self.config.roots.iter();
-        Ok((roots.flat_map(|root| difference(&known, root, &scan.generation)).collect(), announced))
+        Ok((roots.flat_map(|root| difference(&known, root, &generation)).collect(), announced))
     }
 
     async fn read_all(
         &self,
         session: &mut Session,
         known: &Snapshot,
-        scan: &mut Scan,
+        scan: &mut Scan<'_>,
         announced: &mut BTreeSet<NodePath>,
     ) -> Result<(), Trouble> {
         let scope = self.scope();
-        scope.read_all(self.bulk(session, known), scan).await?;
+        session.restore(self.large_or_known(known), self.pace.request_bytes()).await?;
+        let walk = Walk { scope: &scope, bulk: self.bulk(session, known), below: Below::All };
+        walk.read(self.config.roots.clone(), scan).await?;
         drain(&scope, session, announced, &mut scan.left_out)?;
         let paths = scan.left_out.askable(announced.iter().cloned());
-        let take = |path: &NodePath, reading| {
-            if !scan.left_out.hides(path) {
-                scan.take(path, scope.judge(path, reading, known), known);
-            }
-        };
-        self.bulk(session, known).read(&paths, false, take).await
+        let walk = Walk { scope: &scope, bulk: self.bulk(session, known), below: Below::Unwatched };
+        walk.read(paths, scan).await
     }
 
     fn scope(&self) -> Scope<'_> {
         Scope { config: &self.config, quotas: self.quotas.as_ref() }
+    }
+
+    /// The nodes of which the data need not be read if it is the same.
+    fn large_or_known<'a>(&'a self, known: &'a Snapshot) -> impl Iterator<Item = NodePath> + 'a {
+        let known = self.config.roots.iter().flat_map(|root| known.subtree(root, root.clone()));
+        let all = self.earlier.iter().chain(known);
+        all.filter(|(_, node)| node.stat.ephemeral_owner == 0).map(|(path, _)| path.clone())
     }
 
     fn bulk<'a>(&'a self, session: &'a Session, known: &'a Snapshot) -> Bulk<'a> {
@@ -382,9 +391,8 @@ impl Mirror {
         let budget = Budget::new(&self.config, self.publisher.filled());
         let bulk = Bulk { session, pace: &self.pace, known: &known, earlier: &self.earlier };
         let mut update = Update::new(&known, budget, self.held.is_none(), &mut self.left_out);
-        let take = |path: &NodePath, reading| update.take(path, scope.judge(path, reading, &known));
-        let read = bulk.read(&paths, false, take).await;
-        let changes = update.changes;
+        let read = Walk { scope: &scope, bulk, below: Below::Unwatched }.read(paths, &mut update).await;
+        let changes = update.changes();
         if let Err(trouble) = read {
             self.pace.slow_down();
             return Err(trouble);
@@ -400,7 +408,13 @@ impl Mirror {
         let was_held = self.held.is_some();
         let (changes, announced) = self.compare(session, std::mem::take(&mut dirty.paths)).await?;
         let changes = self.hold_back(changes, &announced);
-        let drift: Vec<_> = changes.iter().filter_map(Change::path).filter(|path| !announced.contains(path)).collect();
+        let known = self.publisher.snapshot();
+        let is_announced = |path: &NodePath| {
+            // Of a new node may be told by its parent, or by one above that is new too.
+            let mut above = successors(path.parent(), NodePath::parent);
+            announced.contains(path) || known.node(path).is_none() && above.any(|above| announced.contains(&above))
+        };
+        let drift: Vec<_> = changes.iter().filter_map(Change::path).filter(|path| !is_announced(path)).collect();
         if !was_held && let Some(first) = drift.first() {
             self.feed().drift.add(drift.len() as u64);
             tracing::warn!(source = self.feed().name(), drift = drift.len(), %first, "the audit found what no event told");
@@ -484,9 +498,9 @@ fn note(
     match event {
         Event::Lost(why) => return Err(Trouble::Lost(why)),
         Event::Regained => return Err(Trouble::Lost("the connection was lost, and found again".into())),
-        Event::Changed { path, structure } => {
+        Event::Changed { path, fired } => {
             let is_followed = |path: &NodePath| scope.enters(path) && !left_out.hides(path);
-            if structure {
+            if fired.is_structure() {
                 dirty.extend(path.parent().filter(is_followed));
             }
             if is_followed(&path) {

@@ -6,6 +6,8 @@ mod config;
 mod connection;
 pub(crate) mod credentials;
 mod driver;
+#[cfg(test)]
+mod fake;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 mod handshake;
@@ -20,7 +22,11 @@ mod sasl;
 mod scan;
 mod servers;
 mod session;
+#[cfg(test)]
+mod tests;
 mod update;
+mod walk;
+mod watching;
 
 pub use self::config::{Config, Patterns};
 pub(crate) use self::config::{address_of, is_secured, servers};

@@ -1,14 +1,12 @@
-//! The scan: reads subtrees as a whole, level by level.
+//! The scan: gathers all that there is, and what of it is mirrored.
 
 use std::sync::Arc;
 
 use super::Config;
-use super::bulk::Bulk;
 use super::jute::Reading;
 use super::left_out::{LeftOut, Why};
-use super::level::Level;
 use super::servers::Servers;
-use super::session::Trouble;
+use super::walk::Gather;
 use crate::model::{Node, NodePath};
 use crate::source::Generation;
 use crate::store::{Filled, Snapshot};
@@ -31,9 +29,10 @@ pub(super) fn quotas(config: &Config) -> Option<NodePath> {
 
 /// What a scan found.
 #[derive(Debug)]
-pub(super) struct Scan {
+pub(super) struct Scan<'a> {
     pub(super) generation: Generation,
     pub(super) left_out: LeftOut,
+    known: &'a Snapshot,
     budget: Budget,
 }
 
@@ -69,6 +68,10 @@ impl Budget {
         let room =
             Room { nodes: all.nodes.saturating_sub(filled.nodes), bytes: all.bytes.saturating_sub(filled.bytes) };
         Self { room, for_known: (filled.nodes > all.nodes || filled.bytes > all.bytes).then_some(all) }
+    }
+
+    pub(super) fn nodes(&self) -> usize {
+        usize::try_from(self.room.nodes).unwrap_or(usize::MAX)
     }
 
     /// Whether there is place for a node, in place of what was known of it; then it is taken.
@@ -110,7 +113,7 @@ impl Scope<'_> {
         self.config.include.is_empty() || self.config.include.is_match(path.as_str())
     }
 
-    fn is_too_deep(&self, path: &NodePath) -> bool {
+    pub(super) fn is_too_deep(&self, path: &NodePath) -> bool {
         path.depth() > self.config.max_depth
     }
 
@@ -129,58 +132,12 @@ impl Scope<'_> {
             Reading::Refused => Verdict::LeaveOut(Why::Refused, known.node(path).cloned()),
         }
     }
-
-    /// Reads all there is into a scan.
-    pub(super) async fn read_all(&self, bulk: Bulk<'_>, scan: &mut Scan) -> Result<(), Trouble> {
-        let known = bulk.known;
-        let mut level: Vec<NodePath> = self.config.roots.clone();
-        while !level.is_empty() {
-            let (mut parents, mut counts, mut expected) = (Vec::new(), Vec::new(), 0);
-            let take = |path: &NodePath, reading: Reading| {
-                let children = match &reading {
-                    Reading::Found(node) => node.stat.num_children.max(0) as usize,
-                    // Nobody knows how many.
-                    Reading::TooLarge | Reading::Refused => 1,
-                    Reading::Absent | Reading::Unreadable => 0,
-                };
-                let has_place = scan.take(path, self.judge(path, reading, known), known);
-                // What lies below a node for which there is no place has none either.
-                if children > 0 && !has_place {
-                    scan.left_out.insert_below(path, Why::NoPlaceBelow, children);
-                } else if children > 0 && !self.is_too_deep(path) {
-                    // With more than there may be place for, only what is known is still followed.
-                    let is_full = expected >= self.config.max_nodes.saturating_sub(scan.generation.len());
-                    if is_full && known.children(path).next().is_none() {
-                        scan.left_out.insert_below(path, Why::NoPlaceBelow, children);
-                    } else {
-                        expected += children;
-                        parents.push(path.clone());
-                        counts.push(children);
-                    }
-                }
-            };
-            bulk.read(&level, true, take).await?;
-            let mut next = Level::new(self, scan.generation.len());
-            let take = |parent: &NodePath, listing| {
-                let children = scan.generation.get(parent).map_or(0, |node| node.stat.num_children.max(0) as usize);
-                next.add(parent, children, listing, known, &mut scan.left_out);
-            };
-            bulk.list(&parents, &counts, take).await?;
-            level = next.paths;
-        }
-        Ok(())
-    }
 }
 
-impl Scan {
-    pub(super) fn new(budget: Budget) -> Self {
-        Self { generation: Generation::new(), left_out: LeftOut::default(), budget }
-    }
-
-    /// Takes in what became of a node; false: it passes the budget, and is left out for that.
-    pub(super) fn take(&mut self, path: &NodePath, verdict: Verdict, known: &Snapshot) -> bool {
+impl Gather for Scan<'_> {
+    fn take(&mut self, path: &NodePath, verdict: Verdict) -> bool {
         self.left_out.remove(path);
-        let known = known.node(path);
+        let known = self.known.node(path);
         let is_kept =
             |of: &mut Self| known.is_none_or(|known| of.generation.contains_key(path) || of.budget.keeps(path, known));
         match verdict {
@@ -205,6 +162,20 @@ impl Scan {
             Verdict::Gone => self.remove_all(path),
         }
         true
+    }
+
+    fn left_out(&mut self) -> &mut LeftOut {
+        &mut self.left_out
+    }
+
+    fn room(&self, max_nodes: usize) -> usize {
+        max_nodes.saturating_sub(self.generation.len())
+    }
+}
+
+impl<'a> Scan<'a> {
+    pub(super) fn new(known: &'a Snapshot, budget: Budget) -> Self {
+        Self { generation: Generation::new(), left_out: LeftOut::default(), known, budget }
     }
 
     fn remove_all(&mut self, path: &NodePath) {

@@ -1,6 +1,6 @@
 //! The servers of an ensemble: where they are, and a connection to one that gives a session.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use super::connection::{Connection, SILENCE};
 use super::credentials::Identity;
 use super::handshake::NoSession;
 use super::jute::Ticket;
+use super::watching::Watching;
 use super::{Config, address_of, is_secured, servers};
 use crate::sync::{Mutex, MutexGuard};
 use crate::task::random_below;
@@ -44,6 +45,10 @@ struct Learned {
     found: BTreeMap<usize, Vec<SocketAddr>>,
     /// The addresses that failed since a connection was last sound; the last is the one that failed last.
     failed: Vec<SocketAddr>,
+    /// The address of the last connection.
+    connected: Option<SocketAddr>,
+    /// The addresses of servers that refused a persistent watch.
+    one_shot: BTreeSet<SocketAddr>,
 }
 
 impl Servers {
@@ -79,7 +84,10 @@ impl Servers {
         for (number, address) in self.round(looked_up, &mut told) {
             let tls = self.secured[number].as_deref().map(|host| (host, self.config.tls()));
             let no_session = match Connection::open(address, tls, ticket, last_zxid, identities).await {
-                Ok(connected) => return Ok(connected),
+                Ok(connected) => {
+                    self.learned().connected = Some(address);
+                    return Ok(connected);
+                }
                 Err(no_session) => no_session,
             };
             self.fail(address);
@@ -112,7 +120,9 @@ impl Servers {
         let in_turn = shuffled(meant.len()).into_iter().map(|at| &meant[at]);
         let mut round: Vec<_> =
             in_turn.flat_map(|(number, found)| found.iter().map(|address| (*number, *address))).collect();
-        learned.failed.retain(|failed| round.iter().any(|(_, address)| address == failed));
+        let is_in_round = |address: &SocketAddr| round.iter().any(|(_, other)| other == address);
+        learned.failed.retain(is_in_round);
+        learned.one_shot.retain(is_in_round);
         round.sort_by_key(|(_, address)| learned.failed.iter().position(|failed| failed == address));
         round
     }
@@ -124,9 +134,26 @@ impl Servers {
         learned.failed.push(address);
     }
 
-    /// What failed long ago does not matter.
-    pub(super) fn forgive(&self) {
-        self.learned().failed.clear();
+    /// A connection to this address was sound. What failed before it does not matter; and what the server could not do
+    /// it may be able to do when it is sought again: it may have been upgraded.
+    pub(super) fn forgive(&self, address: SocketAddr) {
+        let mut learned = self.learned();
+        learned.failed.clear();
+        learned.one_shot.remove(&address);
+    }
+
+    /// The server that we are connected to refuses persistent watches.
+    pub(super) fn refuse_persistent(&self) {
+        let mut learned = self.learned();
+        let refusing = learned.connected;
+        learned.one_shot.extend(refusing);
+    }
+
+    /// By what the server tells of changes that we are connected to, as far as is known.
+    pub(super) fn watching(&self) -> Watching {
+        let learned = self.learned();
+        let is_one_shot = learned.connected.is_some_and(|address| learned.one_shot.contains(&address));
+        if is_one_shot { Watching::OneShot } else { Watching::Persistent }
     }
 
     fn learned(&self) -> MutexGuard<'_, Learned> {
@@ -213,11 +240,37 @@ mod tests {
             assert_eq!(order([Err(""), Err(""), Err("")]), (vec![second, third, first], 0));
         }
         assert_eq!(order([Err(""), Ok(vec![second]), Ok(vec![third])]), (vec![second, third], 1));
-        servers.forgive();
+        servers.forgive(first);
         servers.fail(second);
         for _ in 0..20 {
             assert_eq!(order([Err(""), Err(""), Err("")]).0.last(), Some(&second));
         }
+    }
+
+    #[test]
+    fn who_refuses_a_persistent_watch_is_remembered_until_it_was_sound_and_as_long_as_it_is_named() {
+        let servers = Servers::of(&Config::new("zk1,zk2"));
+        let [old, new] = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let connect = |address: SocketAddr| servers.learned().connected = Some(address);
+        let round = |addresses: [SocketAddr; 2]| {
+            servers.round(addresses.map(|address| Ok(vec![address])).into(), &mut Vec::new());
+        };
+        assert_eq!(servers.watching(), Watching::Persistent);
+        connect(old);
+        servers.refuse_persistent();
+        round([old, new]);
+        assert_eq!(servers.watching(), Watching::OneShot);
+        connect(new);
+        assert_eq!(servers.watching(), Watching::Persistent);
+        servers.forgive(new);
+        connect(old);
+        assert_eq!(servers.watching(), Watching::OneShot);
+        servers.forgive(old);
+        assert_eq!(servers.watching(), Watching::Persistent, "it may have been upgraded");
+        servers.refuse_persistent();
+        round([new, new]);
+        assert_eq!(servers.watching(), Watching::Persistent);
+        assert!(servers.learned().one_shot.is_empty());
     }
 
     #[tokio::test]

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures::future::{BoxFuture, FutureExt, TryFutureExt, try_join_all};
+use futures::stream::{FuturesOrdered, StreamExt};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -20,14 +22,21 @@ use super::inbox::Inbox;
 use super::jute::{self, Listing, Malformed, Reading, Ticket, code, op};
 use super::request::{Failure, Reply, Request};
 use super::servers::Servers;
+use super::watching::{Fired, Watches, Watching};
 use crate::model::{Node, NodePath, Stat};
 use crate::net::tls;
+use crate::sync::{Mutex, MutexGuard};
 
 /// How long the server may take for a reply.
 const REPLY: Duration = Duration::from_secs(4);
 
 /// Many nodes may take long, as long as their bytes come: the connection notices when they do not.
 const BULK: Duration = Duration::MAX;
+
+const NO_PERSISTENT: &str = "the server has no persistent watches; from now on its nodes are watched one by one";
+
+/// Requests in flight that set watches.
+const RESTORED_AT_ONCE: usize = 4;
 
 /// How long it may take for the reply that proves that it is there.
 const HEARTBEAT: Duration = Duration::from_millis(1_500);
@@ -42,6 +51,11 @@ pub(super) struct Session {
     requests: mpsc::UnboundedSender<Request>,
     inbox: Arc<Inbox>,
     watched: bool,
+    servers: Servers,
+    watching: Watching,
+    watches: Mutex<Watches>,
+    /// Whether no one-shot watches were restored since the connection is there.
+    is_new: bool,
 }
 
 /// What a session tells unasked.
@@ -49,8 +63,7 @@ pub(super) struct Session {
 pub(super) enum Event {
     Changed {
         path: NodePath,
-        /// Whether it came or went, so that its parent has other figures.
-        structure: bool,
+        fired: Fired,
     },
     /// Below a path is, or no longer is, something with a name that no node can have.
     Odd {
@@ -78,6 +91,9 @@ pub(super) enum Trouble {
     #[error("{0}")]
     Unfit(String),
 }
+
+/// What was asked, and its answers when they are awaited.
+pub(super) type Asked<T> = BoxFuture<'static, Result<Answers<T>, Trouble>>;
 
 /// The answers to some questions, or that they would be too large together.
 #[derive(Debug)]
@@ -111,6 +127,10 @@ impl Session {
             requests,
             inbox: Arc::default(),
             watched: false,
+            servers: servers.clone(),
+            watching: Watching::default(),
+            watches: Mutex::new(Watches::new(config.max_nodes.saturating_mul(2))),
+            is_new: true,
         };
         let (inbox, max_reply) = (session.inbox.clone(), Connection::max_reply(config.max_node_bytes.as_u64()));
         let servers = servers.clone();
@@ -129,18 +149,91 @@ impl Session {
         Ok(self.identities == identities(config)? && self.papers == papers(config))
     }
 
-    /// Watches all roots, with all below them.
+    /// Watches all roots, with all below them; where the server has no watch for that, the reads that follow do.
     pub(super) async fn watch(&mut self) -> Result<(), Trouble> {
-        for root in &self.roots {
-            let body = jute::recursive_watch(&self.chroot.server(root));
-            self.ask("watch", REPLY, op::ADD_WATCH, body, |reply| whole("watch", reply)).await?;
+        self.watching = self.servers.watching();
+        if self.watching == Watching::Persistent && !self.watch_roots().await? {
+            self.watching = Watching::OneShot;
         }
+        self.watches().clear();
+        self.is_new = true;
         self.watched = true;
+        Ok(())
+    }
+
+    /// Whether the server has persistent watches: then one is set for each root.
+    async fn watch_roots(&self) -> Result<bool, Trouble> {
+        for root in &self.roots {
+            let (body, servers) = (jute::recursive_watch(&self.chroot.server(root)), self.servers.clone());
+            let is_set = self.ask("watch", REPLY, op::ADD_WATCH, body, move |reply| match reply {
+                Err(Failure::Code(code @ (code::UNIMPLEMENTED | code::MARSHALLING_ERROR))) => {
+                    servers.refuse_persistent();
+                    // Servers before 3.6 close the connection then.
+                    if code == code::UNIMPLEMENTED { Err(Trouble::Lost(NO_PERSISTENT.into())) } else { Ok(false) }
+                }
+                reply => whole("watch", reply).map(|_| true),
+            });
+            if !is_set.await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// On a new connection, sets one-shot watches of the data of what is known, so that it need not be read for that. What
+    /// changed before is found by the comparison that follows.
+    pub(super) async fn restore(
+        &mut self,
+        paths: impl Iterator<Item = NodePath>,
+        request_bytes: usize,
+    ) -> Result<(), Trouble> {
+        if self.watching == Watching::Persistent || !self.is_new {
+            return Ok(());
+        }
+        let paths: Vec<NodePath> = paths.collect();
+        let bytes = |path: &NodePath| self.chroot.server(path).len() + size_of::<i32>();
+        let set = |some: &[NodePath]| {
+            let body = jute::data_watches(some.iter().map(|path| self.chroot.server(path)));
+            self.ask("watch", BULK, op::SET_WATCHES, body, |reply| whole("watch", reply).map(drop))
+        };
+        let (mut rest, mut asked) = (&paths[..], FuturesOrdered::new());
+        while !rest.is_empty() || !asked.is_empty() {
+            while !rest.is_empty() && asked.len() < RESTORED_AT_ONCE {
+                let sums = rest.iter().scan(0, |sum, path| {
+                    *sum += bytes(path);
+                    Some(*sum)
+                });
+                let count = sums.take_while(|sum| *sum <= request_bytes).count().max(1);
+                let (some, more) = rest.split_at(count);
+                asked.push_back(set(some));
+                rest = more;
+            }
+            asked.next().await.transpose()?;
+        }
+        let mut watches = self.watches();
+        paths.iter().for_each(|path| watches.set_data(path));
+        drop(watches);
+        self.is_new = false;
+        // The server has told of nodes that are gone. The comparison finds that too, and may doubt it.
+        while let Some(event) = self.come() {
+            if let Event::Lost(why) = event? {
+                return Err(Trouble::Lost(why));
+            }
+        }
         Ok(())
     }
 
     pub(super) fn is_watched(&self) -> bool {
         self.watched
+    }
+
+    pub(super) fn watching(&self) -> Watching {
+        self.watching
+    }
+
+    /// The one-shot watches.
+    pub(super) fn watches(&self) -> MutexGuard<'_, Watches> {
+        self.watches.lock().expect("nobody panics while holding it")
     }
 
     /// Lets the server catch up with its leader: one to which we come back may lag.
@@ -151,7 +244,7 @@ impl Session {
 
     /// Asks for a sign of life. Its reply comes after the events of all that the server had done before.
     pub(super) async fn heartbeat(&self) -> Result<(), Trouble> {
-        let body = jute::unwatched(&self.chroot.server(&self.roots[0]));
+        let body = jute::reading(&self.chroot.server(&self.roots[0]), false);
         let sign = |reply| match reply {
             Err(Failure::Code(code::NO_NODE | code::NO_AUTH)) => Ok(()),
             reply => whole("heartbeat", reply).map(drop),
@@ -161,27 +254,71 @@ impl Session {
 
     /// The next event. It may be awaited and dropped at any time without loss.
     pub(super) async fn next(&mut self) -> Result<Event, Trouble> {
-        self.inbox.next().await
+        self.inbox.next().await.inspect(|event| self.take_watches(event))
     }
 
     /// The next event, if one has come.
     pub(super) fn come(&mut self) -> Option<Result<Event, Trouble>> {
-        self.inbox.take()
+        let come = self.inbox.take()?;
+        Some(come.inspect(|event| self.take_watches(event)))
     }
 
-    /// Reads some nodes in one request; sent when called, answered when awaited.
-    pub(super) fn read(&self, paths: &[NodePath]) -> impl Future<Output = Result<Answers<Reading>, Trouble>> + use<> {
-        self.ask_of_many("read", op::GET_DATA, paths, |body, count| jute::readings(body, count))
+    fn take_watches(&self, event: &Event) {
+        if let Event::Changed { path, fired } = event {
+            self.watches().remove(path, *fired);
+        }
     }
 
-    /// Lists the children of some nodes in one request, as `read` does.
-    pub(super) fn list(&self, paths: &[NodePath]) -> impl Future<Output = Result<Answers<Listing>, Trouble>> + use<> {
-        self.ask_of_many("list", op::GET_CHILDREN, paths, jute::listings)
+    /// Reads some nodes, in one request or, where that sets watches, in one for each; sent when called, answered when
+    /// awaited.
+    pub(super) fn read(&self, paths: &[NodePath]) -> Asked<Reading> {
+        match self.watching {
+            Watching::Persistent => {
+                self.ask_of_many("read", op::GET_DATA, paths, |body, count| jute::readings(body, count))
+            }
+            Watching::OneShot => all(paths.iter().map(|path| self.read_watched(path)).collect()),
+        }
+    }
+
+    /// Lists the children of some nodes, as `read` does.
+    pub(super) fn list(&self, paths: &[NodePath]) -> Asked<Listing> {
+        match self.watching {
+            Watching::Persistent => self.ask_of_many("list", op::GET_CHILDREN, paths, jute::listings),
+            Watching::OneShot => all(paths.iter().map(|path| self.list_watched(path)).collect()),
+        }
+    }
+
+    fn read_watched(&self, path: &NodePath) -> impl Future<Output = Result<Reading, Trouble>> + use<> {
+        let body = jute::reading(&self.chroot.server(path), true);
+        // Of a root that is not there no parent tells that it came, and reading what may not be read sets no watch.
+        if self.roots.contains(path) || self.watches().is_unreadable(path) {
+            let exists = |reply| match reply {
+                Err(Failure::Code(code)) if is_of_one_node(code) => Ok(()),
+                reply => whole("watch", reply).map(drop),
+            };
+            drop(self.ask("watch", BULK, op::EXISTS, body.clone(), exists));
+        }
+        self.ask("read", BULK, op::GET_DATA, body, |reply| match reply {
+            Err(Failure::TooLarge) => Ok(Reading::TooLarge),
+            Err(Failure::Code(code)) if is_of_one_node(code) => Ok(jute::no_reading(code)),
+            reply => jute::node(&whole("read", reply)?).map(Reading::Found).map_err(|broken| malformed("read", broken)),
+        })
+    }
+
+    fn list_watched(&self, path: &NodePath) -> impl Future<Output = Result<Listing, Trouble>> + use<> {
+        let body = jute::reading(&self.chroot.server(path), true);
+        self.ask("list", BULK, op::GET_CHILDREN_2, body, |reply| match reply {
+            Err(Failure::TooLarge) => Ok(Listing::TooLarge),
+            Err(Failure::Code(code)) if is_of_one_node(code) => Ok(Listing::Nothing),
+            reply => {
+                jute::listed(&whole("list", reply)?).map(Listing::Names).map_err(|broken| malformed("list", broken))
+            }
+        })
     }
 
     /// How many bytes of data a node has; sent when called, as the others are.
     pub(super) fn size(&self, path: &NodePath) -> impl Future<Output = Result<usize, Trouble>> + use<> {
-        let body = jute::unwatched(&self.chroot.server(path));
+        let body = jute::reading(&self.chroot.server(path), false);
         self.ask("size", BULK, op::EXISTS, body, |reply| match reply {
             Err(Failure::Code(code)) if is_of_one_node(code) => Ok(0),
             reply => Ok(jute::stat(&whole("size", reply)?).map_err(|broken| malformed("size", broken))?.1),
@@ -195,7 +332,7 @@ impl Session {
         path: &NodePath,
         known: Arc<Node>,
     ) -> impl Future<Output = Result<Answers<Reading>, Trouble>> + use<> {
-        let body = jute::unwatched(&self.chroot.server(path));
+        let body = jute::reading(&self.chroot.server(path), false);
         self.ask("compare", BULK, op::GET_CHILDREN_2, body, move |reply| match reply {
             Err(Failure::Code(code::NO_NODE)) => Ok(Answers::All(vec![Reading::Absent])),
             Err(Failure::Code(code::NO_AUTH)) => Ok(Answers::All(vec![Reading::Unreadable])),
@@ -204,11 +341,10 @@ impl Session {
                 Ok(Answers::Changed)
             }
             reply => {
-                let listed = jute::listed_stat(&whole("compare", reply)?);
-                let (stat, length) = listed.map_err(|broken| malformed("compare", broken))?;
-                Ok(match is_same(&known, &stat, length) {
-                    true => Answers::All(vec![Reading::Found(Node { data: known.data.clone(), stat })]),
-                    false => Answers::Changed,
+                let listed = jute::listed(&whole("compare", reply)?).map_err(|broken| malformed("compare", broken))?;
+                Ok(match listed.parent.filter(|(stat, length)| is_same(&known, stat, *length)) {
+                    Some((stat, _)) => Answers::All(vec![Reading::Found(Node { data: known.data.clone(), stat })]),
+                    None => Answers::Changed,
                 })
             }
         })
@@ -220,10 +356,11 @@ impl Session {
         op: i32,
         paths: &[NodePath],
         decode: fn(&Bytes, usize) -> Result<Vec<T>, Malformed>,
-    ) -> impl Future<Output = Result<Answers<T>, Trouble>> + use<T> {
+    ) -> Asked<T> {
         let count = paths.len();
         let body = jute::multi_read(op, paths.iter().map(|path| self.chroot.server(path)));
         self.ask(what, BULK, op::MULTI_READ, body, move |reply| answers(what, reply, |body| decode(body, count)))
+            .boxed()
     }
 
     /// Sends a request at once; its answer is to be awaited. Where `read` fails, the connection is given up: another
@@ -253,6 +390,11 @@ impl Session {
     }
 }
 
+/// The answers to questions that were asked one by one.
+fn all<T: Send + 'static>(questions: Vec<impl Future<Output = Result<T, Trouble>> + Send + 'static>) -> Asked<T> {
+    try_join_all(questions).map_ok(Answers::All).boxed()
+}
+
 /// Whether an error is of the node that was asked for, and of nothing else.
 fn is_of_one_node(code: i32) -> bool {
     matches!(code, code::NO_NODE | code::NO_AUTH | code::BAD_ARGUMENTS | code::MARSHALLING_ERROR)
@@ -264,9 +406,6 @@ fn whole(what: &str, answer: Result<Bytes, Failure>) -> Result<Bytes, Trouble> {
         Ok(body) => Ok(body),
         Err(Failure::Lost(why)) => Err(Trouble::Lost(why)),
         Err(Failure::TooLarge) => Err(Trouble::Lost(format!("{what}: too large a reply"))),
-        Err(Failure::Code(code::UNIMPLEMENTED)) => Err(Trouble::Unfit(
-            "the server is older than ZooKeeper 3.6: it has no persistent watches; use a newer one".into(),
-        )),
         Err(Failure::Code(code)) => Err(Trouble::Lost(format!("{what}: the server refuses it, with error {code}"))),
     }
 }
@@ -289,7 +428,7 @@ fn malformed(what: &str, broken: Malformed) -> Trouble {
 
 /// Whether a node that has this stat and this much data has the data that is known of it. Not by the transactions alone:
 /// an ensemble that lost its data counts them anew.
-fn is_same(known: &Node, stat: &Stat, length: usize) -> bool {
+pub(super) fn is_same(known: &Node, stat: &Stat, length: usize) -> bool {
     let mark = |stat: &Stat| (stat.czxid, stat.mzxid, stat.ctime, stat.mtime, stat.version);
     known.data.len() == length && mark(&known.stat) == mark(stat)
 }

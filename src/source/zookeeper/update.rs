@@ -1,15 +1,18 @@
 //! An update: what reading some nodes again changes in the snapshot.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::left_out::{LeftOut, Why};
 use super::scan::{Budget, Verdict};
+use super::walk::Gather;
 use crate::model::{Change, Node, NodePath, Stat};
 use crate::store::Snapshot;
 
 /// Collects the changes to what is `known`.
 pub(super) struct Update<'a> {
-    pub(super) changes: Vec<Change>,
+    /// What became of each path. None: it is gone.
+    changes: BTreeMap<NodePath, Option<Arc<Node>>>,
     known: &'a Snapshot,
     budget: Budget,
     /// Whether what is known was read in this session, but for what was left out: then it has no newer state to lose.
@@ -17,17 +20,12 @@ pub(super) struct Update<'a> {
     left_out: &'a mut LeftOut,
 }
 
-impl<'a> Update<'a> {
-    pub(super) fn new(known: &'a Snapshot, budget: Budget, confirmed: bool, left_out: &'a mut LeftOut) -> Self {
-        Self { changes: Vec::new(), known, budget, confirmed, left_out }
-    }
-
-    pub(super) fn take(&mut self, path: &NodePath, verdict: Verdict) {
+impl Gather for Update<'_> {
+    fn take(&mut self, path: &NodePath, verdict: Verdict) -> bool {
         let was_left_out = self.left_out.remove(path);
-        let verdict = if self.left_out.hides(path) { Verdict::Gone } else { verdict };
         match verdict {
             Verdict::Ignore => {}
-            Verdict::Keep(node) => self.keep(path, node, self.confirmed && !was_left_out),
+            Verdict::Keep(node) => return self.keep(path, node, self.confirmed && !was_left_out),
             // What lies below cannot be followed, as it cannot be found at a start.
             Verdict::LeaveOut(Why::Unreadable, _) => {
                 self.left_out.insert(path, Why::Unreadable);
@@ -35,29 +33,60 @@ impl<'a> Update<'a> {
             }
             Verdict::LeaveOut(why, older) => {
                 self.left_out.insert(path, why);
-                if older.is_none() && self.known.node(path).is_some() {
-                    self.changes.push(Change::Delete(path.clone()));
+                if older.is_none() {
+                    self.changes.insert(path.clone(), None);
                 }
             }
             Verdict::Gone => self.delete_all(path),
         }
+        true
+    }
+
+    fn left_out(&mut self) -> &mut LeftOut {
+        self.left_out
+    }
+
+    fn room(&self, _max_nodes: usize) -> usize {
+        self.budget.nodes()
+    }
+}
+
+impl<'a> Update<'a> {
+    pub(super) fn new(known: &'a Snapshot, budget: Budget, confirmed: bool, left_out: &'a mut LeftOut) -> Self {
+        Self { changes: BTreeMap::new(), known, budget, confirmed, left_out }
+    }
+
+    pub(super) fn changes(self) -> Vec<Change> {
+        let change = |(path, node)| match node {
+            Some(node) => Change::Put(path, node),
+            None => Change::Delete(path),
+        };
+        self.changes.into_iter().map(change).collect()
     }
 
     fn delete_all(&mut self, path: &NodePath) {
-        let below = self.known.subtree(path, path.clone());
-        self.changes.extend(below.map(|(below, _)| Change::Delete(below.clone())));
+        let put = self.changes.range_mut(path.clone()..).take_while(|(below, _)| below.is_under(path));
+        put.for_each(|(_, node)| *node = None);
+        let known = self.known.subtree(path, path.clone());
+        self.changes.extend(known.map(|(below, _)| (below.clone(), None)));
     }
 
-    fn keep(&mut self, path: &NodePath, node: Arc<Node>, confirmed: bool) {
-        let old = self.known.node(path);
+    /// Whether there is place for it.
+    fn keep(&mut self, path: &NodePath, node: Arc<Node>, confirmed: bool) -> bool {
+        let old = match self.changes.get(path) {
+            Some(changed) => changed.as_ref(),
+            None => self.known.node(path),
+        };
         if old.is_some_and(|old| **old == *node || confirmed && is_older(&node.stat, &old.stat)) {
-            return;
+            return true;
         }
-        if self.budget.admits(path, &node, old) {
-            self.changes.push(Change::Put(path.clone(), node));
+        let has_place = self.budget.admits(path, &node, old);
+        if has_place {
+            self.changes.insert(path.clone(), Some(node));
         } else {
             self.left_out.insert(path, Why::NoPlace);
         }
+        has_place
     }
 }
 

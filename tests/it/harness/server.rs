@@ -10,11 +10,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::process::Process;
-use super::{SOON, Zk, ensure, eventually, free_port};
-
-/// As Debian's packages install it; TLS needs the codecs of Netty, which its own list leaves out.
-const CLASS_PATH: &str =
-    "/usr/share/java/zookeeper.jar:/usr/share/java/netty-codec.jar:/usr/share/java/netty-resolver.jar";
+use super::{SOON, Zk, chosen, class_path, ensure, eventually, free_port};
 
 /// Small, and quick to start.
 const JVM: [&str; 4] =
@@ -30,6 +26,8 @@ pub(crate) struct Server {
     heap: &'static str,
     /// More settings, as system properties.
     properties: Vec<String>,
+    /// One that was fetched. None: Debian's.
+    release: Option<String>,
     _place: Place,
 }
 
@@ -58,7 +56,8 @@ impl Server {
             folder.path().display()
         );
         std::fs::write(folder.path().join("zoo.cfg"), config).expect("the configuration is written");
-        Self { folder, port, process: None, heap: "256m", properties: Vec::new(), _place: place }
+        let (process, properties, release) = (None, Vec::new(), chosen());
+        Self { folder, port, process, heap: "256m", properties, release, _place: place }
     }
 
     pub(crate) fn address(&self) -> String {
@@ -77,6 +76,11 @@ impl Server {
     /// Has it start with a system property from now on, such as `-Djute.maxbuffer=65536`.
     pub(crate) fn set_property(&mut self, property: &str) {
         self.properties.push(property.to_owned());
+    }
+
+    /// It is of another release from its next start on.
+    pub(crate) fn becomes(&mut self, release: Option<&str>) {
+        self.release = release.map(str::to_owned);
     }
 
     /// Adds lines to its configuration, for its next start.
@@ -100,7 +104,7 @@ impl Server {
         java.arg(format!("-Xmx{}", self.heap))
             .args(JVM)
             .args(&self.properties)
-            .args(["-cp", CLASS_PATH, "org.apache.zookeeper.server.ZooKeeperServerMain"])
+            .args(["-cp", &class_path(self.release.as_deref()), "org.apache.zookeeper.server.ZooKeeperServerMain"])
             .arg(path("zoo.cfg"));
         java.stdout(log.try_clone().expect("a log")).stderr(log);
         self.process = Some(Process::start(&mut java, self.folder.path()));

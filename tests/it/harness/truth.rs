@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use zookeeper_client::{Client, Error, MultiReadResult};
 
+use super::release::{MULTI_READS, release};
 use super::{SOON, Zk, eventually};
 use crate::idl::{Node, Stat};
 
@@ -26,22 +27,52 @@ async fn read_all(client: &Client, root: &str) -> Result<Tree, Error> {
     while !level.is_empty() {
         let mut below = Vec::new();
         for paths in level.chunks(500) {
-            let mut reader = client.new_multi_reader();
-            for path in paths {
-                reader.add_get_data(path)?;
-                reader.add_get_children(path)?;
-            }
-            for (path, found) in paths.iter().zip(reader.commit().await?.chunks(2)) {
-                if let [MultiReadResult::Data { data, stat }, MultiReadResult::Children { children }] = found {
-                    tree.insert(path.clone(), Node::new(path.clone(), data.clone(), told(stat)));
-                    let base = if path == "/" { "" } else { path };
-                    below.extend(children.iter().map(|name| format!("{base}/{name}")).filter(|path| path != QUOTAS));
-                }
+            let read =
+                if release() < MULTI_READS { read_singly(client, paths).await? } else { read(client, paths).await? };
+            for (path, data, stat, children) in read {
+                let base = if path == "/" { "" } else { &path };
+                below.extend(children.iter().map(|name| format!("{base}/{name}")).filter(|path| path != QUOTAS));
+                tree.insert(path.clone(), Node::new(path, data, told(&stat)));
             }
         }
         level = below;
     }
     Ok(tree)
+}
+
+/// A node: its path, data, stat and the names of its children.
+type Read = (String, Vec<u8>, zookeeper_client::Stat, Vec<String>);
+
+async fn read(client: &Client, paths: &[String]) -> Result<Vec<Read>, Error> {
+    let mut reader = client.new_multi_reader();
+    for path in paths {
+        reader.add_get_data(path)?;
+        reader.add_get_children(path)?;
+    }
+    let found = reader.commit().await?;
+    let read = paths.iter().zip(found.chunks(2)).filter_map(|(path, found)| match found {
+        [MultiReadResult::Data { data, stat }, MultiReadResult::Children { children }] => {
+            Some((path.clone(), data.clone(), *stat, children.clone()))
+        }
+        _ => None,
+    });
+    Ok(read.collect())
+}
+
+async fn read_singly(client: &Client, paths: &[String]) -> Result<Vec<Read>, Error> {
+    let both = |path: &String| {
+        let (data, children) = (client.get_data(path), client.list_children(path));
+        let path = path.clone();
+        async move {
+            match futures::future::join(data, children).await {
+                (Ok((data, stat)), Ok(children)) => Ok(Some((path, data, stat, children))),
+                (Err(Error::NoNode | Error::NoAuth), _) | (_, Err(Error::NoNode | Error::NoAuth)) => Ok(None),
+                (Err(error), _) | (_, Err(error)) => Err(error),
+            }
+        }
+    };
+    let read = futures::future::try_join_all(paths.iter().map(both)).await?;
+    Ok(read.into_iter().flatten().collect())
 }
 
 fn told(stat: &zookeeper_client::Stat) -> Stat {

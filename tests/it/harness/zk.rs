@@ -2,12 +2,17 @@
 
 use std::time::Duration;
 
+use futures::future::try_join_all;
 use zookeeper_client::{Acls, Client, CreateMode, Error};
 
+use super::release::release;
 use super::runtime;
 
 /// How many nodes are written in one transaction.
 const BATCH: usize = 500;
+
+/// The first release that takes in a transaction the kind of request by which the crate creates nodes there.
+const CREATES_IN_MULTI: (u32, u32) = (3, 5);
 
 /// An address of ZooKeeper, a chroot, and who one is there.
 #[derive(Clone, Debug)]
@@ -15,6 +20,7 @@ pub(crate) struct Zk {
     connect: String,
     /// `USER:PASSWORD`
     identity: Option<String>,
+    release: (u32, u32),
 }
 
 /// The session that an ephemeral node lives by.
@@ -23,7 +29,12 @@ pub(crate) struct Owner(Client);
 
 impl Zk {
     pub(crate) fn new(connect: String) -> Self {
-        Self { connect, identity: None }
+        Self { connect, identity: None, release: release() }
+    }
+
+    /// The same, spoken to as one that may be of release 3.4.
+    pub(crate) fn before_3_5(&self) -> Self {
+        Self { release: (3, 4), ..self.clone() }
     }
 
     /// The connect string.
@@ -59,6 +70,12 @@ impl Zk {
         self.run(async |client| {
             let numbers: Vec<usize> = (0..count).collect();
             for some in numbers.chunks(BATCH) {
+                if self.release < CREATES_IN_MULTI {
+                    let paths = some.iter().map(|n| (format!("{prefix}{n}"), n.to_string())).collect::<Vec<_>>();
+                    let created = paths.iter().map(|(path, data)| client.create(path, data.as_bytes(), &options));
+                    try_join_all(created).await?;
+                    continue;
+                }
                 let mut writer = client.new_multi_writer();
                 for n in some {
                     writer.add_create(&format!("{prefix}{n}"), n.to_string().as_bytes(), &options)?;
@@ -128,7 +145,8 @@ impl Zk {
     }
 
     async fn client(&self, connector: zookeeper_client::Connector) -> Result<Client, Error> {
-        let connector = connector.with_fail_eagerly();
+        let (major, minor) = self.release;
+        let connector = connector.with_fail_eagerly().with_server_version(major, minor, 0);
         match &self.identity {
             Some(identity) => connector.with_auth("digest", identity.as_bytes()).connect(&self.connect).await,
             None => connector.connect(&self.connect).await,

@@ -1,0 +1,300 @@
+//! What must hold where a server has only one-shot watches, whatever happens between two requests.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::stream::{self, StreamExt};
+
+use super::Config;
+use super::fake::{Deed, Fake, Kind};
+use crate::model::{Node, NodePath};
+use crate::store::{self, Feed, Store};
+use crate::task::{Reload, Tasks};
+
+/// How long anything may take that nothing holds up.
+const SOON: Duration = Duration::from_secs(30);
+
+/// A mirror of a server, which goes with it.
+struct Mirror {
+    fake: Fake,
+    store: Arc<Store>,
+    _tasks: Tasks,
+}
+
+impl Mirror {
+    async fn start(fake: &Fake, roots: &[&str]) -> Self {
+        Self::with(fake, roots, |_| {}).await
+    }
+
+    async fn with(fake: &Fake, roots: &[&str], set: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config::new(fake.address.to_string());
+        config.roots = roots.iter().map(|root| path(root)).collect();
+        config.hold = Duration::ZERO;
+        // It would find what the watches miss.
+        config.audit_interval = Duration::from_secs(3_600);
+        set(&mut config);
+        let feed = Feed::new("zookeeper", "zookeeper", config.roots.clone());
+        let store = Store::new(&store::Config { history: 100 }, vec![feed], Arc::default());
+        let (tasks, _failures) = Tasks::new();
+        let (publisher, stop) = (store.publisher(0), tasks.stop_signal());
+        tasks.short(async move {
+            // Nobody reloads, and whoever could is there until the end.
+            let (_reloading, reload) = Reload::new();
+            super::run(config, publisher, reload, stop).await;
+        });
+        Self { fake: fake.clone(), store, _tasks: tasks }
+    }
+
+    fn nodes(&self) -> BTreeMap<String, Node> {
+        let (snapshot, root) = (self.store.snapshot(), NodePath::root());
+        let all = snapshot.subtree(&root, root.clone());
+        all.map(|(path, node)| (path.to_string(), (**node).clone())).collect()
+    }
+
+    async fn is_live(&self) {
+        self.until("live", || self.store.snapshot().feeds()[0].age() == Some(Duration::ZERO)).await;
+    }
+
+    /// Waits until it holds what the server does below its roots.
+    async fn agrees(&self, what: &str) {
+        let feeds = self.store.snapshot().feeds().to_vec();
+        let is_mirrored = |text: &String| feeds[0].roots().iter().any(|root| path(text).is_under(root));
+        let truth =
+            || -> BTreeMap<_, _> { self.fake.nodes().into_iter().filter(|(path, _)| is_mirrored(path)).collect() };
+        self.until(what, || self.nodes() == truth()).await;
+        self.is_live().await;
+        assert_eq!(self.nodes(), truth(), "{what}");
+    }
+
+    /// Waits until something holds, but no longer than this.
+    async fn until_or(&self, most: Duration, holds: impl Fn() -> bool) {
+        let end = Instant::now() + most;
+        while !holds() && Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    async fn until(&self, what: &str, holds: impl Fn() -> bool) {
+        let end = Instant::now() + SOON;
+        while !holds() {
+            assert!(
+                Instant::now() < end,
+                "{what}: mirrored {:#?}\nof {:#?}\n{:?}",
+                self.nodes(),
+                self.fake.nodes(),
+                self.store.snapshot().feeds()
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+fn path(text: &str) -> NodePath {
+    NodePath::parse(text).expect("a path")
+}
+
+/// A server with a few nodes.
+async fn furnished(kind: Kind) -> Fake {
+    let fake = Fake::start(kind).await;
+    let nodes = ["/a", "/a/b", "/a/b/c", "/a/d", "/e"].map(Deed::Create);
+    fake.does(&nodes);
+    fake.does(&[Deed::CreateEphemeral("/a/member"), Deed::Set("/a/b"), Deed::Set("/e")]);
+    fake
+}
+
+use Deed::{Close, Create, CreateEphemeral, Cut, Delete, Open, Set};
+
+/// What happens to a tree, and may happen at any time between two requests.
+const STORIES: [&[Deed]; 13] = [
+    &[Set("/a/b"), Set("/a/b"), Set("/a/b")],
+    &[Create("/a/f"), Delete("/a/f")],
+    &[Create("/a/f"), Set("/a/f"), Create("/a/f/g")],
+    &[Create("/a/f"), Create("/a/f/g"), Delete("/a/f/g"), Delete("/a/f")],
+    &[Delete("/a/b/c"), Create("/a/b/c")],
+    &[Delete("/a/b/c"), Create("/a/b/c"), Create("/a/b/c/g")],
+    &[Delete("/a/b/c"), Delete("/a/b"), Create("/a/b"), Create("/a/b/c"), Set("/a/b/c")],
+    &[Set("/a/b/c"), Delete("/a/b/c"), Delete("/a/b")],
+    &[Set("/a/member"), Delete("/a/member"), Create("/a/member"), Create("/a/member/f")],
+    &[Delete("/a/member"), CreateEphemeral("/a/member"), Set("/a/member")],
+    &[Delete("/a/d"), CreateEphemeral("/a/d"), Delete("/a/d"), Create("/a/d"), Create("/a/d/f")],
+    &[Set("/a"), Create("/f"), Set("/f"), Delete("/e")],
+    &[Set("/e"), Cut, Set("/a/b/c"), Create("/a/f"), Delete("/a/d")],
+];
+
+/// Tries many things, some of them at the same time.
+async fn try_all(trials: impl IntoIterator<Item = impl Future<Output = ()>>) {
+    const AT_ONCE: usize = 24;
+    stream::iter(trials).buffer_unordered(AT_ONCE).collect().await
+}
+
+#[tokio::test]
+async fn whatever_happens_between_two_requests_of_the_first_read_is_mirrored() {
+    let trials = STORIES.iter().flat_map(|deeds| (0..20).map(move |first| (*deeds, first)));
+    try_all(trials.flat_map(|(deeds, first)| [0, 1].map(|gap| (deeds, first, gap))).map(
+        |(deeds, first, gap)| async move {
+            let fake = furnished(Kind::Refusing).await;
+            fake.plans(first, gap, deeds);
+            let mirror = Mirror::start(&fake, &["/"]).await;
+            mirror.is_live().await;
+            fake.does_the_rest();
+            mirror.agrees(&format!("{deeds:?} from request {first}, each {gap} later")).await;
+        },
+    ))
+    .await;
+}
+
+#[tokio::test]
+async fn whatever_happens_while_a_node_is_read_again_is_mirrored() {
+    let trials = STORIES.iter().flat_map(|deeds| (0..4).map(move |after| (*deeds, after)));
+    try_all(trials.flat_map(|(deeds, after)| [0, 1].map(|gap| (deeds, after, gap))).map(
+        |(deeds, after, gap)| async move {
+            let fake = furnished(Kind::Refusing).await;
+            let mirror = Mirror::start(&fake, &["/"]).await;
+            mirror.agrees("at first").await;
+            let (first, rest) = deeds.split_first().expect("a deed");
+            let asked = fake.asked().requests;
+            fake.plans(asked + after, gap, rest);
+            fake.does(&[*first]);
+            let is_read_again = || fake.asked().requests >= asked + after + gap * rest.len();
+            mirror.until_or(Duration::from_millis(200), is_read_again).await;
+            fake.does_the_rest();
+            mirror.agrees(&format!("{deeds:?}, the second before request {after}, each {gap} later")).await;
+        },
+    ))
+    .await;
+}
+
+#[tokio::test]
+async fn a_root_that_is_missing_may_come_and_go_between_any_two_requests() {
+    const DEEDS: [Deed; 7] = [
+        Create("/late"),
+        Create("/late/root"),
+        Create("/late/root/f"),
+        Delete("/late/root/f"),
+        Delete("/late/root"),
+        Create("/late/root"),
+        Create("/late/root/g"),
+    ];
+    let trials = (0..12).flat_map(|first| [0, 1, 2].map(|gap| (first, gap)));
+    try_all(trials.map(|(first, gap)| async move {
+        let fake = furnished(Kind::Refusing).await;
+        fake.plans(first, gap, &DEEDS);
+        let mirror = Mirror::start(&fake, &["/late/root", "/e"]).await;
+        mirror.is_live().await;
+        fake.does_the_rest();
+        mirror.agrees(&format!("from request {first}, each {gap} later")).await;
+        fake.does(&[Delete("/late/root/g"), Delete("/late/root")]);
+        mirror.agrees("it is gone").await;
+        fake.does(&[Create("/late/root"), Create("/late/root/f")]);
+        mirror.agrees("it is there again").await;
+    }))
+    .await;
+}
+
+/// Many nodes in two levels.
+async fn crowded(kind: Kind) -> (Fake, usize) {
+    const FOLDERS: usize = 20;
+    const CHILDREN: usize = 50;
+    let fake = Fake::start(kind).await;
+    for folder in 0..FOLDERS {
+        let folder = format!("/{}-{folder}", "x".repeat(100));
+        fake.does(&[Create(folder.clone().leak())]);
+        (0..CHILDREN).for_each(|child| fake.does(&[Create(format!("{folder}/{child}").leak())]));
+    }
+    (fake, 1 + FOLDERS * (1 + CHILDREN))
+}
+
+#[tokio::test]
+async fn a_server_that_closes_at_a_persistent_watch_is_asked_for_one_once() {
+    let fake = furnished(Kind::Old).await;
+    let mirror = Mirror::start(&fake, &["/"]).await;
+    mirror.agrees("at first").await;
+    fake.does(&[Cut]);
+    mirror.until("it is sought again", || fake.asked().connections == 3).await;
+    fake.does(&[Set("/e"), Create("/f")]);
+    mirror.agrees("after a loss").await;
+    let asked = fake.asked();
+    assert_eq!((asked.persistent, asked.connections), (1, 3));
+}
+
+#[tokio::test]
+async fn how_nodes_are_watched_is_decided_for_each_connection() {
+    let fake = furnished(Kind::New).await;
+    let mirror = Mirror::start(&fake, &["/"]).await;
+    mirror.agrees("at first").await;
+    assert_eq!(fake.asked().lists, 0, "all was read by multi-reads");
+    fake.does(&[Deed::Become(Kind::Refusing), Cut, Set("/e")]);
+    mirror.until("its nodes are watched one by one", || fake.asked().lists > 0).await;
+    mirror.agrees("after another server").await;
+    fake.does(&[Set("/a/b/c"), Create("/f"), Create("/f/g"), Delete("/a/d")]);
+    mirror.agrees("by one-shot watches").await;
+}
+
+#[tokio::test]
+async fn after_a_loss_watches_are_set_in_short_requests_and_only_what_changed_is_read() {
+    let (fake, nodes) = crowded(Kind::Refusing).await;
+    let mirror = Mirror::start(&fake, &["/"]).await;
+    mirror.agrees("at first").await;
+    let before = fake.asked();
+    let changed: &'static str = format!("/{}-7/7", "x".repeat(100)).leak();
+    fake.does(&[Cut, Set(changed)]);
+    mirror.agrees("after a loss").await;
+    let asked = fake.asked();
+    assert_eq!(asked.data[before.data.len()..], [changed]);
+    assert_eq!(asked.restored.iter().sum::<usize>(), nodes);
+    let most = *asked.restored.iter().max().expect("watches");
+    assert!((100..320).contains(&most), "{most} paths of more than 100 bytes in a request");
+    assert_eq!(before.restored.iter().sum::<usize>(), 0, "nothing was known at first");
+    assert!(asked.most_in_flight <= 256, "{} requests at once", asked.most_in_flight);
+}
+
+#[tokio::test]
+async fn a_flood_of_events_of_one_node_is_answered_by_one_read_after_another() {
+    const CHANGES: usize = 2_000;
+    let fake = furnished(Kind::Refusing).await;
+    let mirror = Mirror::start(&fake, &["/"]).await;
+    mirror.agrees("at first").await;
+    let (before, began) = (fake.asked(), Instant::now());
+    for _ in 0..CHANGES {
+        fake.does(&[Set("/a/b"), Create("/a/f"), Delete("/a/f")]);
+        tokio::task::yield_now().await;
+    }
+    mirror.agrees("after the flood").await;
+    // One each 20 ms, of this node, of its parent, and of the child that may be there.
+    let most = 3 * (began.elapsed().as_millis() as usize / 20 + 2);
+    let asked = fake.asked();
+    let (data, lists) = (asked.data.len() - before.data.len(), asked.lists - before.lists);
+    assert!(data <= most && lists <= most, "{data} reads, {lists} lists, at most {most}");
+    assert_eq!(asked.connections, 1);
+}
+
+#[tokio::test]
+async fn a_node_that_may_not_be_read_is_watched_all_the_same() {
+    let fake = furnished(Kind::Refusing).await;
+    fake.does(&[Close("/a/b")]);
+    let mirror = Mirror::start(&fake, &["/"]).await;
+    mirror.is_live().await;
+    let feed = mirror.store.snapshot().feeds()[0].clone();
+    assert!(!mirror.nodes().contains_key("/a/b/c") && feed.left_out() == 1, "{feed:?}");
+    fake.does(&[Open("/a/b"), Set("/a/b")]);
+    mirror.agrees("it may be read again").await;
+    assert_eq!(feed.left_out(), 0);
+    fake.does(&[Close("/a/d"), Set("/a/d")]);
+    mirror.until("it may not be read", || feed.left_out() == 1).await;
+    fake.does(&[Delete("/a/d")]);
+    mirror.agrees("it is gone").await;
+    mirror.until("nothing is left out", || feed.left_out() == 0).await;
+}
+
+#[tokio::test]
+async fn that_a_node_is_gone_when_its_watch_is_restored_announces_nothing() {
+    let fake = furnished(Kind::Refusing).await;
+    let mirror = Mirror::with(&fake, &["/"], |config| config.hold = SOON).await;
+    mirror.agrees("at first").await;
+    let before = mirror.nodes().len();
+    fake.does(&[Cut, Delete("/a/member"), Delete("/a/b/c"), Delete("/a/b"), Delete("/a/d"), Delete("/a")]);
+    mirror.until("they are held", || mirror.store.snapshot().feeds()[0].detail().contains("holding 5 nodes")).await;
+    assert_eq!(mirror.nodes().len(), before);
+}

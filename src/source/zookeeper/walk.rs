@@ -1,0 +1,232 @@
+//! The walk: reads nodes and what lies below them, level by level.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::bulk::Bulk;
+use super::jute::{Listing, Names, Reading};
+use super::left_out::{LeftOut, Why};
+use super::level::Level;
+use super::scan::{Scope, Verdict};
+use super::session::{Session, Trouble, is_same};
+use super::watching::{Fired, Watching};
+use crate::model::{Node, NodePath};
+
+/// Where it is gathered what became of nodes.
+pub(super) trait Gather {
+    /// Takes in what became of a node; false: there is no place for it.
+    fn take(&mut self, path: &NodePath, verdict: Verdict) -> bool;
+
+    fn left_out(&mut self) -> &mut LeftOut;
+
+    /// For how many more nodes there is place, where there may be so many.
+    fn room(&self, max_nodes: usize) -> usize;
+}
+
+/// What lies below the nodes that are read, and is read with them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Below {
+    All,
+    /// What no watch tells of.
+    Unwatched,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Walk<'a> {
+    pub(super) scope: &'a Scope<'a>,
+    pub(super) bulk: Bulk<'a>,
+    pub(super) below: Below,
+}
+
+/// Nodes whose children are listed.
+#[derive(Debug, Default)]
+struct Parents {
+    paths: Vec<NodePath>,
+    /// About how many children each has.
+    counts: Vec<usize>,
+    states: Vec<State>,
+    expected: usize,
+    /// Others, which are to be read again.
+    again: Vec<NodePath>,
+}
+
+/// What is known of a node before its children are listed.
+#[derive(Debug)]
+enum State {
+    /// It was read. None: it is not kept.
+    Read(Option<Arc<Node>>),
+    /// Its data is watched. The list tells whether it is as it was before.
+    Watched(Arc<Node>),
+}
+
+impl Walk<'_> {
+    pub(super) async fn read(&self, start: Vec<NodePath>, into: &mut impl Gather) -> Result<(), Trouble> {
+        let mut level = start;
+        while !level.is_empty() {
+            let parents = self.read_level(level, into).await?;
+            level = self.list(parents, into).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads nodes, but for those that are watched; whose children are to be listed.
+    async fn read_level(&self, level: Vec<NodePath>, into: &mut impl Gather) -> Result<Parents, Trouble> {
+        let (mut parents, mut unread) = (Parents::default(), Vec::new());
+        for path in level {
+            match self.watched(&path) {
+                Some(node) => parents.add(&path, node.stat.num_children.max(0) as usize, State::Watched(node)),
+                None => unread.push(path),
+            }
+        }
+        let take = |path: &NodePath, reading: Reading| {
+            if !self.note_watch(path, &reading) {
+                parents.again.push(path.clone());
+            }
+            if into.left_out().hides(path) {
+                into.take(path, Verdict::Gone);
+                return;
+            }
+            let children = self.children(path, &reading).filter(|_| !self.scope.is_too_deep(path));
+            let verdict = self.scope.judge(path, reading, self.bulk.known);
+            let node = match &verdict {
+                Verdict::Keep(node) => Some(node.clone()),
+                _ => None,
+            };
+            let has_place = into.take(path, verdict);
+            let Some(children) = children else { return };
+            // With more than there may be place for, only what is known is still followed.
+            let is_full = || {
+                let is_full = children > 0 && parents.expected >= into.room(self.scope.config.max_nodes);
+                is_full && self.bulk.known.children(path).next().is_none()
+            };
+            if has_place && !is_full() {
+                parents.add(path, children, State::Read(node));
+            } else {
+                self.leave_out_below(path, children, into);
+            }
+        };
+        let compares = self.below == Below::All && self.session().watching() == Watching::Persistent;
+        self.bulk.read(&unread, compares, take).await?;
+        Ok(parents)
+    }
+
+    /// Lists the children of nodes: the next level.
+    async fn list(&self, parents: Parents, into: &mut impl Gather) -> Result<Vec<NodePath>, Trouble> {
+        let Parents { paths, counts, states, mut again, .. } = parents;
+        let watches = (self.below == Below::Unwatched).then(|| self.session());
+        let mut next = Level::new(self.scope, into.room(self.scope.config.max_nodes), watches);
+        let mut states = states.into_iter().zip(counts.iter().copied());
+        let take = |path: &NodePath, listing: Listing| {
+            let (state, children) = states.next().unwrap_or((State::Read(None), 0));
+            match self.confirm(path, state, &listing, into) {
+                None => {
+                    self.session().watches().remove(path, Fired::BOTH);
+                    return again.push(path.clone());
+                }
+                Some(false) => return self.leave_out_below(path, children, into),
+                Some(true) => {}
+            }
+            if let (Listing::Names(names), Below::Unwatched) = (&listing, self.below) {
+                again.extend(left_out_before(path, names, into.left_out()));
+            }
+            next.add(path, children, listing, self.bulk.known, into.left_out());
+        };
+        self.bulk.list(&paths, &counts, take).await?;
+        next.paths.append(&mut again);
+        Ok(next.paths)
+    }
+
+    /// What lies below a node for which there is no place has none either.
+    fn leave_out_below(&self, path: &NodePath, children: usize, into: &mut impl Gather) {
+        if children > 0 && self.below == Below::All {
+            into.left_out().insert_below(path, Why::NoPlaceBelow, children);
+        }
+    }
+
+    /// Takes in what the list of its children tells of a node, and whether there is place for it; None: it must be read.
+    fn confirm(&self, path: &NodePath, state: State, listing: &Listing, into: &mut impl Gather) -> Option<bool> {
+        let (node, was_read) = match state {
+            State::Read(node) => (node, true),
+            State::Watched(node) => (Some(node), false),
+        };
+        if self.session().watching() == Watching::OneShot && !matches!(listing, Listing::Nothing) {
+            self.session().watches().set_children(path);
+        }
+        let Listing::Names(Names { parent: Some((stat, length)), .. }) = listing else {
+            return was_read.then_some(true);
+        };
+        let Some(node) = node else { return Some(true) };
+        if !is_same(&node, stat, *length) {
+            // Where it was read, an event tells of that.
+            return was_read.then_some(true);
+        }
+        Some(if node.stat != *stat {
+            into.take(path, Verdict::Keep(Arc::new(Node { data: node.data.clone(), stat: *stat })))
+        } else {
+            was_read || into.take(path, Verdict::Keep(node))
+        })
+    }
+
+    /// What is known of a node whose data is watched, and whose children may be.
+    fn watched(&self, path: &NodePath) -> Option<Arc<Node>> {
+        let is_watched = self.session().watches().has_data(path);
+        self.bulk.node(path).filter(|node| is_watched && node.stat.ephemeral_owner == 0).cloned()
+    }
+
+    /// How many children of a node are to be listed; None: that is not to be done.
+    fn children(&self, path: &NodePath, reading: &Reading) -> Option<usize> {
+        let children = match reading {
+            Reading::Found(node) => node.stat.num_children.max(0) as usize,
+            // Nobody knows how many.
+            Reading::TooLarge | Reading::Refused => 1,
+            Reading::Absent | Reading::Unreadable => return None,
+        };
+        let has_none = matches!(reading, Reading::Found(node) if node.stat.ephemeral_owner != 0);
+        let is_listed = match (self.session().watching(), self.below) {
+            (Watching::Persistent, Below::All) => children > 0,
+            (Watching::Persistent, Below::Unwatched) => false,
+            (Watching::OneShot, Below::All) => !has_none,
+            (Watching::OneShot, Below::Unwatched) => !has_none && !self.session().watches().has_children(path),
+        };
+        is_listed.then_some(children)
+    }
+
+    /// Remembers what reading a node did to its watch; false: it is to be read again.
+    fn note_watch(&self, path: &NodePath, reading: &Reading) -> bool {
+        if self.session().watching() == Watching::Persistent {
+            return true;
+        }
+        let mut watches = self.session().watches();
+        match reading {
+            Reading::Found(_) | Reading::TooLarge => watches.set_data(path),
+            Reading::Unreadable => return watches.set_unreadable(path),
+            Reading::Absent => watches.remove_all(path),
+            Reading::Refused => watches.remove(path, Fired::BOTH),
+        }
+        true
+    }
+
+    fn session(&self) -> &Session {
+        self.bulk.session
+    }
+}
+
+impl Parents {
+    fn add(&mut self, path: &NodePath, children: usize, state: State) {
+        self.paths.push(path.clone());
+        self.counts.push(children);
+        self.states.push(state);
+        self.expected += children;
+    }
+}
+
+/// The children that were left out and are gone, so that no watch tells of it. The odd names among them are forgotten.
+fn left_out_before(parent: &NodePath, names: &Names, left_out: &mut LeftOut) -> Vec<NodePath> {
+    left_out.remove_names(parent);
+    let mut gone = left_out.children(parent);
+    if !gone.is_empty() {
+        let listed: BTreeSet<NodePath> = names.iter().filter_map(|name| parent.parse_child(&name).ok()).collect();
+        gone.retain(|path| !listed.contains(path));
+    }
+    gone
+}
