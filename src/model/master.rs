@@ -206,6 +206,7 @@ impl PartialEq for Input {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
     Value(Value),
+    Packed(Packed),
     End,
     /// The master's own error.
     Failed {
@@ -220,6 +221,40 @@ pub enum Answer {
     /// The master, or the register on the way to it, has too much to do or is leaving, and has not executed the call.
     /// It can be sent to another master.
     Refused(String),
+}
+
+/// A value as a PHP master packed it. To read it may take long.
+#[derive(Clone)]
+pub struct Packed {
+    bytes: usize,
+    unpack: Arc<dyn Fn() -> Result<Value, String> + Send + Sync>,
+}
+
+impl Packed {
+    pub fn new(bytes: usize, unpack: impl Fn() -> Result<Value, String> + Send + Sync + 'static) -> Self {
+        Self { bytes, unpack: Arc::new(unpack) }
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The value; or what is wrong with it.
+    pub fn unpack(&self) -> Result<Value, String> {
+        (self.unpack)()
+    }
+}
+
+impl Debug for Packed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Packed").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}
+
+impl PartialEq for Packed {
+    fn eq(&self, other: &Self) -> bool {
+        self.unpack() == other.unpack()
+    }
 }
 
 /// The answers to one call; dropped, the call is given up.

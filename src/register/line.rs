@@ -7,9 +7,10 @@ use std::task::Poll;
 use arc_swap::ArcSwap;
 use futures::future::FutureExt;
 use futures::stream::{self, StreamExt};
+use rmpv::Value;
 
 use super::secrets::Secrets;
-use crate::model::{Answer, Answers, Call, Command, Input, Line, Refused};
+use crate::model::{Answer, Answers, Call, Command, Input, Line, Packed, Refused};
 use crate::share::Share;
 use crate::tunnel::{CallError, Feeder, Handle, Message, REFUSED, Request, SendError, Stream, UnderWay, answers};
 
@@ -28,12 +29,16 @@ impl Line for MasterLine {
         let one_more = self.under_way.one_more(self.max_calls).ok_or(Refused::Overloaded)?;
         let held = (one_more, call.until.map(|until| self.handle.wait_until(until)));
         if self.native {
-            return answers(self.open(call), &[REFUSED], Ok, held);
+            return answers(self.open(call), &[REFUSED], held);
         }
         let (secrets, input) = (self.secrets.load_full(), call.input.clone());
         let stream = self.open(call);
         let feeder = stream.as_ref().map(Stream::feeder).ok();
-        let answers = answers(stream, &[], move |packed| secrets.closures.unpack(&packed), held)?;
+        let answers = answers(stream, &[], held)?.map(move |answer| match answer {
+            Answer::Value(value) => packed(value, &secrets),
+            other => other,
+        });
+        let answers = answers.boxed();
         Ok(match feeder.zip(input) {
             Some((feeder, input)) => fed(answers, feed(feeder, input)),
             None => answers,
@@ -85,6 +90,12 @@ impl MasterLine {
     pub(super) fn ask(&self, memory: Option<&Arc<Share>>, request: Request) -> Result<Stream, SendError> {
         self.handle.ask(memory, || self.secrets.load().closures.master(), request)
     }
+}
+
+/// A value as a PHP master gives it.
+fn packed(value: Value, secrets: &Arc<Secrets>) -> Answer {
+    let (bytes, secrets) = (value.as_slice().map_or(0, <[u8]>::len), secrets.clone());
+    Answer::Packed(Packed::new(bytes, move || secrets.closures.unpack(&value).map_err(|error| error.to_string())))
 }
 
 /// Sends the caller's values to the method, until there are no more. A connection that is lost is the answers' concern.

@@ -212,17 +212,17 @@ async fn relay(answers: Answers, outlet: &Outlet, handle: &Handle, uuid: String)
 /// Passes the values on; how the call ended.
 async fn relay_values(mut answers: Answers, outlet: &Outlet) -> Result<(), RemoteError> {
     loop {
-        match answers.next().await {
-            Some(Answer::Value(data)) => {
-                outlet.send(data).await.map_err(|_| RemoteError::new("a value is too large to be passed on"))?;
-            }
+        let value = match answers.next().await {
+            Some(Answer::Value(value)) => value,
+            Some(Answer::Packed(packed)) => packed.unpack().map_err(RemoteError::new)?,
             Some(Answer::End) => return Ok(()),
             Some(Answer::Failed { message, class, code }) => return Err(RemoteError { message, class, code }),
             Some(Answer::Lost(why)) => return Err(error_of(LOST, why)),
             Some(Answer::Unsent(why)) => return Err(error_of(UNSENT, why)),
             Some(Answer::Refused(why)) => return Err(error_of(REFUSED, why)),
             None => return Err(error_of(LOST, "the call was given up".into())),
-        }
+        };
+        outlet.send(value).await.map_err(|_| RemoteError::new("a value is too large to be passed on"))?;
     }
 }
 

@@ -59,7 +59,12 @@ impl Desk {
         let (mut several, mut bytes, mut charged) = (Vec::with_capacity(calls.len()), 0, peer.account.memory.nothing());
         for call in calls {
             peer.let_others_work().await;
-            let request = self.one_of_several(peer, call, bytes);
+            let mut request = self.one_of_several(peer, call, bytes);
+            if let Ok(unread) = &mut request
+                && let Err(invalid) = unread.read(&peer.account).await
+            {
+                request = Err(invalid.into());
+            }
             bytes += request.as_ref().map_or(0, Request::memory_size);
             if !charged.resize(bytes) {
                 self.metrics.overloaded.increment();

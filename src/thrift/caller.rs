@@ -14,7 +14,7 @@ use super::memory::{NoRoom, Values};
 use super::request::Request;
 use super::value;
 use crate::metrics::{Ending, Held, Metrics, Tally};
-use crate::model::{Answer, Answers, Call, Refused, Service};
+use crate::model::{Answer, Answers, Call, Line, Refused, Service};
 use crate::resolve::{self, Requirement, Resolver};
 use crate::share::Taken;
 use crate::store::{Entry, Snapshot, Store};
@@ -267,7 +267,7 @@ async fn attempt(
         call.tally.retried();
     }
     let master = entry.master.id.clone();
-    let answers = send(&entry, request, bounds)?;
+    let answers = send(&entry, request, bounds).await?;
     drop(entry);
     match timeout_at(bounds.until, gather(answers, &master, request, bounds)).await {
         Ok(gathered) => gathered.map(|()| master),
@@ -277,7 +277,7 @@ async fn attempt(
 }
 
 /// Sends the call by the way with the fewest calls under way that takes it.
-fn send(entry: &Entry, request: &Request, bounds: Bounds<'_>) -> Result<Answers, Failure> {
+async fn send(entry: &Entry, request: &Request, bounds: Bounds<'_>) -> Result<Answers, Failure> {
     let id = &entry.master.id;
     let Some(service) = offered(entry, request) else {
         return Err(unsent(request, unoffered(id, request)));
@@ -289,13 +289,28 @@ fn send(entry: &Entry, request: &Request, bounds: Bounds<'_>) -> Result<Answers,
     let (service_name, input) = (service.name.clone(), request.input.clone());
     let (until, memory) = (Some(bounds.until.into_std()), bounds.account.memory.clone());
     let call = Call { service: service_name, method, arguments, until, input, memory };
-    let mut lines: Vec<_> = entry.lines_to(service).collect();
+    let mut lines: Vec<_> = entry.lines_to(service).cloned().collect();
     if !takes_input(entry, request) {
         let why = "takes no values beside arguments: only a master of PHP at this sidecar's own register does";
         return Err(unsent(request, format!("master `{id}` {why}")));
     }
     lines.retain(|line| request.input.is_none() || line.takes_input());
     lines.sort_by_cached_key(|line| line.outstanding());
+    let sent = timeout_at(bounds.until, bounds.account.work(request.weight, move || call_by_one(&lines, &call))).await;
+    let refused = match sent {
+        Ok(Ok(answers)) => return Ok(answers),
+        Ok(Err(refused)) => refused,
+        Err(_) => return Err(timed_out(id.clone(), request, "was not sent")),
+    };
+    let message = format!("master `{id}`: {refused}");
+    Err(match refused {
+        Refused::Overloaded | Refused::NoMemory => Failure::Overloaded(Overloaded { message }),
+        Refused::Gone => unsent(request, message),
+    })
+}
+
+/// By the first line that takes it.
+fn call_by_one(lines: &[Arc<dyn Line>], call: &Call) -> Result<Answers, Refused> {
     let mut refused = Refused::Gone;
     for line in lines {
         match line.call(call.clone()) {
@@ -303,11 +318,7 @@ fn send(entry: &Entry, request: &Request, bounds: Bounds<'_>) -> Result<Answers,
             Err(why) => refused = why,
         }
     }
-    let message = format!("master `{id}`: {refused}");
-    Err(match refused {
-        Refused::Overloaded | Refused::NoMemory => Failure::Overloaded(Overloaded { message }),
-        Refused::Gone => unsent(request, message),
-    })
+    Err(refused)
 }
 
 /// Whether the master can be sent what the request sends, if that sends values.
@@ -325,6 +336,9 @@ fn offered<'a>(entry: &'a Entry, request: &Request) -> Option<&'a Service> {
     offers.filter(|service| fits(&request.wanted.version, service)).max_by_key(|service| service.version())
 }
 
+/// So many times as much memory does a value take as it has bytes when it is written.
+const VALUE: usize = 16;
+
 /// Waits for all that the master gives. A value is charged as long as it is held: as it came, it may take many times as
 /// much as it does when it is written.
 async fn gather(mut answers: Answers, master: &str, request: &Request, bounds: Bounds<'_>) -> Result<(), Failure> {
@@ -333,24 +347,19 @@ async fn gather(mut answers: Answers, master: &str, request: &Request, bounds: B
     };
     let given_up = |why: String| failed(format!("the call was given up: {why}"), None, 0, false);
     let put = async |value: Value, mut held: Taken| {
-        let written = value::write(request.encoding, &value).map_err(given_up)?;
-        drop(value);
+        let encoding = request.encoding;
+        let write = move || value::write(encoding, &value);
+        let written = bounds.account.work(held.amount() / VALUE, write).await.map_err(given_up)?;
         held.resize(0);
         bounds.values.put(written).await.map_err(|why| given_up(why.to_string()))
     };
     let (mut last, mut held) = (Value::Nil, bounds.account.memory.nothing());
     loop {
-        match answers.next().await {
-            Some(Answer::Value(value)) => {
-                (last, held) = (Value::Nil, bounds.account.memory.nothing());
-                if !held.resize(value::memory_size(&value)) {
-                    return Err(given_up(NoRoom::Memory.to_string()));
-                }
-                if request.all_values {
-                    put(value, std::mem::replace(&mut held, bounds.account.memory.nothing())).await?;
-                } else {
-                    last = value;
-                }
+        let value = match answers.next().await {
+            Some(Answer::Value(value)) => value,
+            Some(Answer::Packed(packed)) => {
+                let unpacked = bounds.account.work(packed.bytes(), move || packed.unpack()).await;
+                unpacked.map_err(|why| failed(why, None, 0, false))?
             }
             Some(Answer::End) if last.is_nil() => return Ok(()),
             Some(Answer::End) => return put(last, held).await,
@@ -361,6 +370,15 @@ async fn gather(mut answers: Answers, master: &str, request: &Request, bounds: B
             }
             Some(Answer::Unsent(message)) => return Err(unsent(request, format!("master `{master}`: {message}"))),
             None => return Err(failed("the way to the master was closed".into(), None, 0, true)),
+        };
+        (last, held) = (Value::Nil, bounds.account.memory.nothing());
+        if !held.resize(value::memory_size(&value)) {
+            return Err(given_up(NoRoom::Memory.to_string()));
+        }
+        if request.all_values {
+            put(value, std::mem::replace(&mut held, bounds.account.memory.nothing())).await?;
+        } else {
+            last = value;
         }
     }
 }

@@ -17,6 +17,7 @@ mod dialect;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 mod handler;
+mod heavy;
 mod masters;
 mod memory;
 mod messages;

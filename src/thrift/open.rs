@@ -67,14 +67,20 @@ impl Open {
     }
 
     /// Sends values to the method, until it has given something; how many, and what that is.
-    pub(super) async fn send(&mut self, values: Vec<Vec<u8>>, is_last: bool) -> thrift::Result<SentValues> {
+    pub(super) async fn send(
+        &mut self,
+        peer: &Peer,
+        values: Vec<Vec<u8>>,
+        is_last: bool,
+    ) -> thrift::Result<SentValues> {
         let Some(open) = &mut self.0 else { return Err(none_open("openCall")) };
         let Some(input) = open.input.clone() else {
             return Err(invalid("values", "the call that is open takes none, or no more").into());
         };
         let (mut accepted, mut given) = (0, None);
-        for value in &values {
-            let value = open.read(value)?;
+        let number = values.len();
+        for value in values {
+            let value = open.read(&peer.account, value).await?;
             tokio::select! {
                 biased;
                 Ok(()) = input.send(value) => accepted += 1,
@@ -84,7 +90,7 @@ impl Open {
                 }
             }
         }
-        let is_all = accepted as usize == values.len();
+        let is_all = accepted as usize == number;
         if is_all && is_last {
             open.input = None;
         }
@@ -140,8 +146,10 @@ fn none_open(by: &str) -> thrift::Error {
 
 impl OpenCall {
     /// Reads a value that is sent. Two of them may be on their way beside those at the master.
-    fn read(&mut self, bytes: &[u8]) -> thrift::Result<Value> {
-        let value = value::read(self.encoding, bytes).map_err(|why| invalid("values", why))?;
+    async fn read(&mut self, account: &Account, bytes: Vec<u8>) -> thrift::Result<Value> {
+        let encoding = self.encoding;
+        let value = account.work(bytes.len(), move || value::read(encoding, &bytes)).await;
+        let value = value.map_err(|why| invalid("values", why))?;
         let size = 2 * value::memory_size(&value);
         if size > self.charged.amount() && !self.charged.resize(size) {
             return Err(overloaded());

@@ -5,6 +5,8 @@ use std::time::Duration;
 use rmpv::Value;
 use semver::Version;
 
+use super::accounts::Account;
+use super::heavy::LIGHT;
 use super::idl::{self, CallOptions, Encoding, InvalidRequest, RegisterAddress};
 use super::{Config, value};
 use crate::model::{Command, Input, split_name};
@@ -34,6 +36,10 @@ pub(super) struct Request {
     pub(super) service: String,
     pub(super) method: String,
     pub(super) arguments: Value,
+    /// The arguments as they were written, as long as they are not read: that they are read later, and elsewhere.
+    pub(super) unread: Vec<u8>,
+    /// How many bytes they have, written.
+    pub(super) weight: usize,
     pub(super) timeout: Duration,
     /// Whether the client allowed it more time than the sidecar does.
     pub(super) is_cut: bool,
@@ -47,16 +53,21 @@ pub(super) struct Request {
 }
 
 impl Request {
+    /// Checks all but arguments that are heavy.
     pub(super) fn check(call: idl::Call, config: &Config) -> Result<Self, InvalidRequest> {
         let options = call.options.unwrap_or_else(no_options);
         let encoding = encoding(options.encoding.unwrap_or(Encoding::JSON), "options.encoding")?;
         let (service, exact) = split_name(&call.service_name);
         let version = version(exact, options.version.as_deref())?;
         let timeout = timeout(options.timeout_ms)?;
+        let weight = call.arguments.len();
+        let (light, unread) = if weight > LIGHT { (Vec::new(), call.arguments) } else { (call.arguments, Vec::new()) };
         Ok(Self {
             service: service.to_owned(),
             method: call.method,
-            arguments: arguments(encoding, &call.arguments)?,
+            arguments: arguments(encoding, &light)?,
+            unread,
+            weight,
             timeout: timeout.min(config.max_call_time),
             is_cut: timeout > config.max_call_time,
             retries: retries(options.retries)?,
@@ -66,6 +77,15 @@ impl Request {
             encoding,
             input: None,
         })
+    }
+
+    /// Reads arguments that are heavy.
+    pub(super) async fn read(&mut self, account: &Account) -> Result<(), InvalidRequest> {
+        if !self.unread.is_empty() {
+            let (encoding, unread) = (self.encoding, std::mem::take(&mut self.unread));
+            self.arguments = account.work(self.weight, move || arguments(encoding, &unread)).await?;
+        }
+        Ok(())
     }
 
     /// The same of a method that is sent values. What one master has taken of them no other is given.
@@ -79,7 +99,12 @@ impl Request {
         let key = if let Balance::Key(key) = balance { key.len() } else { 0 };
         let metadata: usize = metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
         let wanted = version.as_ref().map_or(0, Requirement::memory_size) + key + metadata;
-        size_of::<Self>() + self.service.len() + self.method.len() + wanted + value::memory_size(&self.arguments)
+        size_of::<Self>()
+            + self.service.len()
+            + self.method.len()
+            + self.unread.len()
+            + wanted
+            + value::memory_size(&self.arguments)
     }
 }
 

@@ -9,13 +9,14 @@ use super::idl::{
     Call, CallOutcome, CallResult, CallValues, ChildrenReply, Filter, MastersReply, MastersWatchReply, MessagesReply,
     Overloaded, SentValues, Service, ServicesReply, SubtreeReply, WatchReply,
 };
-use super::memory::size;
+use super::memory::{OVERLOADED, size};
 use super::messages::MessageWatch;
 use super::open::Open;
 use super::request::Request;
 use super::watch::{Patience, Watch};
 use super::{Peer, value};
 use crate::model::Command;
+use crate::share::Taken;
 use crate::task::Stop;
 
 /// What a change takes that is told of, or a service, beside its texts and bytes.
@@ -82,24 +83,57 @@ impl Wait {
 
     /// The answer to one that may not wait, since its user has too much of something.
     pub(super) fn refused(&self, message: &str) -> Awaited {
-        let call = || thrift::Error::from(Overloaded { message: message.to_owned() });
-        let other = ApplicationError::new(ApplicationErrorKind::InternalError, message);
-        let other = thrift::Error::Application(other);
+        self.failed(match self {
+            Wait::Call(_) | Wait::CallOn(..) | Wait::CallAll(_) | Wait::CallMany(_) | Wait::CallInOrder(..) => {
+                overload(message)
+            }
+            Wait::StartCall(..) | Wait::NextValues | Wait::SendValues(..) => overload(message),
+            _ => thrift::Error::Application(ApplicationError::new(ApplicationErrorKind::InternalError, message)),
+        })
+    }
+
+    /// The answer to one that failed.
+    fn failed(&self, why: thrift::Error) -> Awaited {
         match self {
-            Wait::Children(_) => Awaited::Children(Err(other)),
-            Wait::Subtree(_) => Awaited::Subtree(Err(other)),
-            Wait::Masters(_) => Awaited::Masters(Err(other)),
-            Wait::Services(_) => Awaited::Services(Err(other)),
-            Wait::Watch(_) => Awaited::Watch(Err(other)),
-            Wait::WatchMasters(_) => Awaited::WatchMasters(Err(other)),
-            Wait::WatchMessages(_) => Awaited::WatchMessages(Err(other)),
-            Wait::Call(_) | Wait::CallOn(..) => Awaited::Call(Err(call())),
-            Wait::CallAll(_) | Wait::CallMany(_) | Wait::CallInOrder(..) => Awaited::Calls(Err(call())),
-            Wait::StartCall(..) | Wait::NextValues => Awaited::Values(Err(call())),
-            Wait::OpenCall(..) => Awaited::Opened(Err(other)),
-            Wait::SendValues(..) => Awaited::SentValues(Err(call())),
-            Wait::Broadcast(_) | Wait::Order(_) => Awaited::Sent(Err(other)),
+            Wait::Children(_) => Awaited::Children(Err(why)),
+            Wait::Subtree(_) => Awaited::Subtree(Err(why)),
+            Wait::Masters(_) => Awaited::Masters(Err(why)),
+            Wait::Services(_) => Awaited::Services(Err(why)),
+            Wait::Watch(_) => Awaited::Watch(Err(why)),
+            Wait::WatchMasters(_) => Awaited::WatchMasters(Err(why)),
+            Wait::WatchMessages(_) => Awaited::WatchMessages(Err(why)),
+            Wait::Call(_) | Wait::CallOn(..) => Awaited::Call(Err(why)),
+            Wait::CallAll(_) | Wait::CallMany(_) | Wait::CallInOrder(..) => Awaited::Calls(Err(why)),
+            Wait::StartCall(..) | Wait::NextValues => Awaited::Values(Err(why)),
+            Wait::OpenCall(..) => Awaited::Opened(Err(why)),
+            Wait::SendValues(..) => Awaited::SentValues(Err(why)),
+            Wait::Broadcast(_) | Wait::Order(_) => Awaited::Sent(Err(why)),
         }
+    }
+
+    /// The call, if it is one.
+    fn request(&mut self) -> Option<&mut Request> {
+        match self {
+            Wait::Call(request)
+            | Wait::CallOn(_, request)
+            | Wait::CallAll(request)
+            | Wait::StartCall(_, request)
+            | Wait::OpenCall(_, request) => Some(request),
+            _ => None,
+        }
+    }
+
+    /// Reads what was not read yet. The memory that it takes since, beside what was charged before.
+    async fn read(&mut self, desk: &Desk, peer: &Peer) -> thrift::Result<Taken> {
+        let mut charged = peer.account.memory.nothing();
+        if let Some(request) = self.request().filter(|request| !request.unread.is_empty()) {
+            desk.counted(request.read(&peer.account).await.map_err(thrift::Error::from))?;
+            if !charged.resize(request.memory_size()) {
+                desk.metrics.overloaded.increment();
+                return Err(overload(OVERLOADED));
+            }
+        }
+        Ok(charged)
     }
 
     /// How many paths it watches; None: it is no watch.
@@ -133,7 +167,11 @@ impl Wait {
     }
 
     /// Waits. A stop ends watches at once, while calls may go on until they are done; dropped, they are given up.
-    pub(super) async fn until_answered(self, desk: &Desk, peer: &Peer, open: &mut Open, stop: &Stop) -> Awaited {
+    pub(super) async fn until_answered(mut self, desk: &Desk, peer: &Peer, open: &mut Open, stop: &Stop) -> Awaited {
+        let _charged = match open.beside(self.read(desk, peer)).await {
+            Ok(charged) => charged,
+            Err(why) => return self.failed(why),
+        };
         match self {
             Wait::Children(asked) => Awaited::Children(open.beside(desk.many_children(peer, &asked)).await),
             Wait::Subtree(subtree) => Awaited::Subtree(open.beside(desk.searched_subtree(peer, &subtree)).await),
@@ -157,7 +195,7 @@ impl Wait {
             }),
             Wait::NextValues => Awaited::Values(open.next().await),
             Wait::OpenCall(master, request) => Awaited::Opened(open.start_with_input(desk, peer, master, request)),
-            Wait::SendValues(values, is_last) => Awaited::SentValues(open.send(values, is_last).await),
+            Wait::SendValues(values, is_last) => Awaited::SentValues(open.send(peer, values, is_last).await),
             Wait::Broadcast(command) => Awaited::Sent(Ok(open.beside(desk.broadcast(peer, &command)).await)),
             Wait::Order(command) => Awaited::Sent(Ok(open.beside(desk.order(peer, &command)).await)),
         }
@@ -214,6 +252,10 @@ impl Awaited {
             _ => 0,
         }
     }
+}
+
+fn overload(message: &str) -> thrift::Error {
+    Overloaded { message: message.to_owned() }.into()
 }
 
 /// About how much memory a master takes that is told of, by what it offers.

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
-use rmpv::Value;
 
 use super::php::NotPhp;
 use super::{RemoteError, SendError, Stream, StreamError};
@@ -75,18 +74,13 @@ impl From<SendError> for Refused {
     }
 }
 
-/// What comes on a call's stream, as its answers. `value` reads what one `data` holds; of the tunnel's own classes of
-/// errors, the other end is believed those of `believed`. Until the last answer is taken, `held` is held.
-pub fn answers<V, H>(
+/// What comes on a call's stream, as its answers. Of the tunnel's own classes of errors, the other end is believed those
+/// of `believed`. Until the last answer is taken, `held` is held.
+pub fn answers(
     stream: Result<Stream, CallError>,
     believed: &'static [&'static str],
-    value: V,
-    held: H,
-) -> Result<Answers, Refused>
-where
-    V: Fn(Value) -> Result<Value, RemoteError> + Send + 'static,
-    H: Send + 'static,
-{
+    held: impl Send + 'static,
+) -> Result<Answers, Refused> {
     let stream = match stream {
         Ok(stream) => stream,
         Err(CallError::Send(error @ (SendError::Full | SendError::NoMemory | SendError::Ended(_)))) => {
@@ -95,10 +89,10 @@ where
         // No other master would take it either.
         Err(unfit) => return Ok(stream::iter([failed(RemoteError::new(unfit.to_string()), &[])]).boxed()),
     };
-    let next = move |open: Option<(Stream, V, H)>| async move {
-        let (mut stream, value, held) = open?;
+    let next = move |open: Option<_>| async move {
+        let (mut stream, held): (Stream, _) = open?;
         let answer = match stream.next().await {
-            Ok(Some(data)) => value(data).map_or_else(|error| failed(error, &[]), Answer::Value),
+            Ok(Some(value)) => Answer::Value(value),
             Ok(None) => Answer::End,
             Err(StreamError::Failed(error)) => failed(error, believed),
             Err(lost @ (StreamError::Lost(_) | StreamError::TrunkClosed)) => {
@@ -110,10 +104,10 @@ where
             }
             Err(other) => failed(RemoteError::new(other.to_string()), &[]),
         };
-        let open = matches!(answer, Answer::Value(_)).then_some((stream, value, held));
+        let open = matches!(answer, Answer::Value(_)).then_some((stream, held));
         Some((answer, open))
     };
-    Ok(stream::unfold(Some((stream, value, held)), next).boxed())
+    Ok(stream::unfold(Some((stream, held)), next).boxed())
 }
 
 /// Whether a class is one of the tunnel's own words, which no method may use.

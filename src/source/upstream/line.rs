@@ -45,7 +45,7 @@ impl Line for UpstreamLine {
     fn call(&self, call: Call) -> Result<Answers, Refused> {
         let one_more = self.under_way.one_more(self.max_calls).ok_or(Refused::Overloaded)?;
         let held = (one_more, self.all.one_more(usize::MAX));
-        answers(self.open(call), &[LOST, REFUSED, UNSENT], Ok, held)
+        answers(self.open(call), &[LOST, REFUSED, UNSENT], held)
     }
 
     fn send(&self, told: &Command) -> Result<(), Refused> {

@@ -1,7 +1,10 @@
 //! One call: what it gives, when it is tried again, and when it ends.
 
 use super::*;
-use crate::thrift::idl::{CallFailed, CallTimedOut, Encoding, NoMaster, Overloaded};
+use crate::task::Tasks;
+use crate::thrift::idl::{CallFailed, CallTimedOut, Encoding, InvalidRequest, NoMaster, Overloaded};
+use crate::thrift::open::Open;
+use crate::thrift::wait::{Awaited, Wait};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -261,4 +264,21 @@ async fn every_call_is_counted_by_what_it_came_to() {
     let counts = (method.calls, method.failed, method.lost, method.refused, method.retries, method.outstanding);
     assert_eq!(counts, (2, 1, 1, 0, 1, 0));
     assert_eq!((method.histogram.len(), method.histogram.iter().sum::<i64>()), (13, 1));
+}
+
+#[tokio::test]
+async fn heavy_arguments_and_results_are_read_and_written_elsewhere_and_what_is_wrong_with_them_is_told() {
+    let (way, heavy) = (Way::new(Manner::Echoes), format!("[{}1]", "1,".repeat(20_000)));
+    let house = House::with(&[("m", "mail", &way)]);
+    let called = async |arguments: &str| {
+        let call = call("send", arguments, |_| {});
+        let request = house.desk.request(&house.peer, call).expect("its arguments were not read yet");
+        let (stop, mut open) = (Tasks::new().0.stop_signal(), Open::default());
+        Wait::Call(request).until_answered(&house.desk, &house.peer, &mut open, &stop).await
+    };
+    let Awaited::Call(Ok(result)) = called(&heavy).await else { panic!("no result") };
+    assert!(String::from_utf8_lossy(&result.values[0]).contains(&heavy));
+    let Awaited::Call(Err(error)) = called(&heavy.replace(']', "")).await else { panic!("no error") };
+    assert_eq!(exception::<InvalidRequest>(&error).field, "arguments");
+    assert_eq!(house.peer.account.memory.taken(), 0);
 }

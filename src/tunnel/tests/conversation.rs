@@ -252,7 +252,7 @@ async fn a_lost_call_is_told_from_one_that_had_not_left() {
     let call = || {
         let stream = here.handle.open(None, |uuid| Message::List { uuid }).map_err(CallError::from);
         let one_more = UnderWay::default().one_more(1).expect("the first");
-        answers(stream, &[], Ok, one_more).expect("it is taken")
+        answers(stream, &[], one_more).expect("it is taken")
     };
     let mut lost = call();
     // More than the peer takes: what is asked afterwards has to wait.
@@ -269,7 +269,7 @@ async fn only_who_may_say_it_is_believed_that_a_call_was_not_executed() {
     let (here, mut peer) = against_a_script(Settings::default());
     for (believed, is_believed) in [(&[][..], false), (&[REFUSED], false), (&[REFUSED, UNSENT], true)] {
         let stream = here.handle.open(None, |uuid| Message::List { uuid }).map_err(CallError::from);
-        let mut answers = answers(stream, believed, Ok, ()).expect("it is taken");
+        let mut answers = answers(stream, believed, ()).expect("it is taken");
         let Message::List { uuid } = told(&mut peer).await else { panic!("no question") };
         let error = RemoteError { class: Some(UNSENT.into()), ..RemoteError::new("no") };
         peer.send(Message::Error { uuid, error }).await.unwrap();

@@ -18,7 +18,7 @@ fn ask(handle: &Handle) -> Result<Stream, SendError> {
 
 fn call(handle: &Handle) -> Answers {
     let stream = handle.ask(None, || b"closure".to_vec(), demo("echo", Value::Nil)).map_err(CallError::from);
-    answers(stream, &[], Ok, ()).expect("it is taken")
+    answers(stream, &[], ()).expect("it is taken")
 }
 
 /// The uuid of the trunk that is opened.
