@@ -29,7 +29,7 @@ fn largest_masters(hub: &Scene, count: usize) -> Vec<Scripted> {
 
 /// Waits until so many masters are known, which are too large to be told on one page.
 fn knows(scene: &Scene, masters: i64) {
-    eventually("all masters are there", SOON, || {
+    eventually("all masters are there", SOON * 4, || {
         let counters = scene.roster.status().counters;
         ensure((counters["masters"], counters["services"]) == (masters, 4), format!("{counters:?}"))
     });
