@@ -170,8 +170,10 @@ impl Asker {
         let Freshness { revision, age_ms, .. } = reply.freshness;
         let told = Told { sidecar: self.sidecar, way: Way::Endpoint, who: self.who, asked, revision, age_ms };
         let keys = masters::NAMES.map(|name| (masters::key(name), offers(name)));
+        // One that is not on this page may be on the next.
+        let known = keys.iter().filter(|(_, there)| *there || reply.cursor.is_none());
         let value = |there| if there { Value::Data(0) } else { Value::Absent };
-        self.checker.take(told, keys.iter().map(|(key, there)| Answer { key, value: value(*there) }));
+        self.checker.take(told, known.map(|(key, there)| Answer { key, value: value(*there) }));
         Ok(())
     }
 

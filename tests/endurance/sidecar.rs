@@ -177,10 +177,16 @@ impl Sidecar {
 
     /// What masters offer, with a proof that this is so now.
     pub(crate) fn masters(&self) -> Result<Vec<String>, String> {
-        let reply = self.roster.client().masters(Filter::new(None, None, None, None));
-        let reply = reply.map_err(|error| format!("{error:?}"))?;
-        ensure(reply.freshness.age_ms == 0, format!("the masters are {} ms old", reply.freshness.age_ms))?;
-        Ok(reply.masters.into_iter().flat_map(|master| master.services).map(|service| service.name).collect())
+        let (mut client, mut names, mut cursor) = (self.roster.client(), Vec::new(), None);
+        loop {
+            let page = client.masters(Filter::new(None, None, None, cursor)).map_err(|error| format!("{error:?}"))?;
+            ensure(page.freshness.age_ms == 0, format!("the masters are {} ms old", page.freshness.age_ms))?;
+            names.extend(page.masters.into_iter().flat_map(|master| master.services).map(|service| service.name));
+            cursor = page.cursor;
+            if cursor.is_none() {
+                return Ok(names);
+            }
+        }
     }
 
     /// Lets it have no more of something.
