@@ -33,6 +33,7 @@ mod ports;
 mod readers;
 mod recorded;
 mod register;
+mod releases;
 mod restarts;
 mod secured;
 mod shared;

@@ -16,6 +16,9 @@ use super::{SOON, Zk, chosen, class_path, ensure, eventually, free_port};
 const JVM: [&str; 4] =
     ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dzookeeper.forceSync=no", "-Dzookeeper.preAllocSize=64"];
 
+/// How long it may take to start while the machine is busy.
+const START: Duration = Duration::from_secs(90);
+
 /// A standalone ZooKeeper.
 #[derive(Debug)]
 pub(crate) struct Server {
@@ -108,7 +111,7 @@ impl Server {
             .arg(path("zoo.cfg"));
         java.stdout(log.try_clone().expect("a log")).stderr(log);
         self.process = Some(Process::start(&mut java, self.folder.path()));
-        eventually("ZooKeeper serves", SOON, || {
+        eventually("ZooKeeper serves", START, || {
             let log = || std::fs::read_to_string(path("log")).unwrap_or_default();
             if self.ask("srvr").contains("Mode: standalone") { Ok(()) } else { Err(log()) }
         });
