@@ -5,6 +5,9 @@ use std::hash::Hash;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+/// Of whatever is scarce, one part in so many is kept for administrators.
+pub(crate) const KEPT_FOR_ADMINS: usize = 16;
+
 /// Shares that nobody uses are looked for when there are as many as this, and again when there are twice as many as then
 /// remained.
 const FEW: usize = 64;
@@ -42,6 +45,8 @@ pub struct Taken {
 #[derive(Debug)]
 pub(crate) struct Shares<User> {
     pool: Arc<Pool>,
+    /// One part in so many is kept from them.
+    kept_part: Option<usize>,
     kept: Mutex<Kept<User>>,
 }
 
@@ -73,8 +78,8 @@ impl Pool {
 }
 
 impl<User: Eq + Hash> Shares<User> {
-    pub(crate) fn of(pool: Arc<Pool>) -> Self {
-        Self { pool, kept: Mutex::new(Kept { shares: HashMap::new(), look_at: FEW }) }
+    pub(crate) fn of(pool: Arc<Pool>, kept_part: Option<usize>) -> Self {
+        Self { pool, kept_part, kept: Mutex::new(Kept { shares: HashMap::new(), look_at: FEW }) }
     }
 
     pub(crate) fn share(&self, user: User) -> Arc<Share> {
@@ -83,7 +88,7 @@ impl<User: Eq + Hash> Shares<User> {
             kept.shares.retain(|_, share| Arc::strong_count(share) > 1);
             kept.look_at = FEW.max(2 * kept.shares.len());
         }
-        kept.shares.entry(user).or_insert_with(|| self.pool.share(None)).clone()
+        kept.shares.entry(user).or_insert_with(|| self.pool.share(self.kept_part)).clone()
     }
 }
 
@@ -173,7 +178,7 @@ mod tests {
 
     #[test]
     fn whatever_one_user_takes_it_leaves_as_much_for_the_others() {
-        let shares = Shares::of(Pool::new(30, 1));
+        let shares = Shares::of(Pool::new(30, 1), None);
         let [one, two, three] = [1, 2, 3].map(|user| shares.share(user));
         let of_one = take_all(&one);
         assert_eq!(of_one.len(), 15, "a half");
@@ -189,7 +194,7 @@ mod tests {
 
     #[test]
     fn with_more_greed_a_user_leaves_less_but_something() {
-        let shares = Shares::of(Pool::new(800, 7));
+        let shares = Shares::of(Pool::new(800, 7), None);
         let first = take_all(&shares.share(1));
         let second = take_all(&shares.share(2));
         assert!((700..720).contains(&first.len()), "{}", first.len());
@@ -220,7 +225,7 @@ mod tests {
 
     #[test]
     fn no_share_is_kept_for_users_who_have_left() {
-        let shares = Shares::of(Pool::new(usize::MAX, 1));
+        let shares = Shares::of(Pool::new(usize::MAX, 1), None);
         let kept = shares.share(0);
         let _taken = kept.take(1);
         (1..1_000).for_each(|user| drop(shares.share(user)));

@@ -171,7 +171,7 @@ pub struct Call {
     pub service: String,
     pub method: String,
     /// A list, or a map by parameter name.
-    pub arguments: Value,
+    pub arguments: Arc<Value>,
     /// Until when its caller waits; none: nobody says.
     pub until: Option<Instant>,
     /// What its caller sends while it goes on; none: nothing.

@@ -61,9 +61,15 @@ impl Claim {
                         return Ok(claim);
                     }
                 }
-                // Another user may have locked it, which no sidecar has to respect.
-                Err((file, Errno::EWOULDBLOCK)) if file.metadata()?.mode() & 0o077 != 0 => own::remove(&path)?,
-                Err((file, Errno::EWOULDBLOCK)) => return Err(NotClaimed::Held(Holder::of(file))),
+                Err((file, Errno::EWOULDBLOCK)) => {
+                    let is_open_to_others = file.metadata()?.mode() & 0o077 != 0;
+                    let holder = Holder::of(file);
+                    if !is_open_to_others || holder.is_alive() {
+                        return Err(NotClaimed::Held(holder));
+                    }
+                    // Another user has locked it, which no sidecar has to respect.
+                    own::remove(&path)?;
+                }
                 Err((_, error)) => return Err(NotClaimed::Failed(error.into())),
             }
         }
@@ -89,6 +95,13 @@ impl Holder {
         let mut text = String::new();
         let read = file.take(MAX_PID).read_to_string(&mut text);
         Self(read.ok().and_then(|_| text.parse().ok()))
+    }
+
+    /// Whether there is another process of this number that may have the claim: one of our user, or of root.
+    fn is_alive(&self) -> bool {
+        let process = self.0.filter(|process| *process != std::process::id());
+        let owner = process.and_then(|process| fs::metadata(format!("/proc/{process}")).ok()).map(|it| it.uid());
+        owner.is_some_and(|owner| owner == 0 || owner == geteuid().as_raw())
     }
 }
 

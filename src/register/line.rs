@@ -74,6 +74,7 @@ impl MasterLine {
     fn open(&self, call: Call) -> Result<Stream, CallError> {
         let has_input = call.input.is_some();
         let Call { service, method, arguments, memory, .. } = call;
+        let arguments = Arc::unwrap_or_clone(arguments);
         if self.native {
             return Ok(self.handle.open(Some(&memory), |uuid| Message::Call {
                 uuid,
@@ -114,9 +115,7 @@ fn fed(mut answers: Answers, feed: impl Future<Output = Result<(), CallError>> +
             && let Poll::Ready(fed) = feeding.poll_unpin(context)
         {
             feed = None;
-            if let Err(unfit @ (CallError::NotPhp(_) | CallError::Send(SendError::Unfit(_) | SendError::NoMemory))) =
-                fed
-            {
+            if let Err(unfit @ (CallError::NotPhp(_) | CallError::Send(SendError::Unfit(_)))) = fed {
                 let message = format!("a value cannot be sent to the master: {unfit}");
                 return Poll::Ready(Some(Answer::Failed { message, class: None, code: 0 }));
             }

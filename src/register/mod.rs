@@ -42,7 +42,7 @@ use crate::model::Change;
 use crate::net::tls::{self, TlsError};
 use crate::net::{Address, BindError, Bound, Peers, TakenPorts, User};
 use crate::permissions::Permissions;
-use crate::share::{Pool, Shares};
+use crate::share::{KEPT_FOR_ADMINS, Pool, Shares};
 use crate::store::Publisher;
 use crate::task::{Reload, Stop, Tasks};
 use crate::tunnel::UnderWay;
@@ -156,9 +156,9 @@ impl Register {
             ids: Arc::default(),
             presence: Presence::default(),
             returning: Returning::default(),
-            places: Shares::of(Pool::new(config.max_masters, GREED)),
-            metadata: Shares::of(Pool::new(config.max_metadata.as_u64() as usize, GREED)),
-            memory: Shares::of(memory),
+            places: Shares::of(Pool::new(config.max_masters, GREED), None),
+            metadata: Shares::of(Pool::new(config.max_metadata.as_u64() as usize, GREED), None),
+            memory: Shares::of(memory, Some(KEPT_FOR_ADMINS)),
             unknown: UnderWay::default(),
             metrics,
             tasks: tasks.clone(),

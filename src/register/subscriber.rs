@@ -193,7 +193,7 @@ fn may_command(user: User) -> bool {
 
 fn call_of(command: &Value, memory: Arc<Share>) -> Call {
     let part = |key| get(command, key).and_then(text).unwrap_or_default();
-    let arguments = get(command, "arguments").cloned().unwrap_or(Value::Nil);
+    let arguments = get(command, "arguments").cloned().unwrap_or(Value::Nil).into();
     let left = get(command, "timeout").and_then(Value::as_u64).map(Duration::from_millis);
     let until = left.map(|left| Instant::now() + left.min(PATIENCE));
     Call { service: part("service"), method: part("method"), arguments, until, input: None, memory }

@@ -6,14 +6,11 @@ use std::time::Duration;
 
 use super::Config;
 use crate::allocator;
-use crate::share::{Pool, Share, Taken};
+use crate::share::{KEPT_FOR_ADMINS, Pool, Share, Taken};
 use crate::task::Stop;
 
 /// A user, as the kernel knows it. Nobody knows who is at the other end of TCP: all of them count as one, `None`.
 pub(super) type User = Option<u32>;
-
-/// Of whatever is scarce, one part in so many is kept for administrators.
-const KEPT_FOR_ADMINS: usize = 16;
 
 /// How often it is looked whether memory can be returned; and how much less must be taken by clients, or how much more be
 /// held by the process, for that to be worth the trouble.
@@ -47,7 +44,7 @@ pub(super) struct Account {
     /// allocator's memory in pieces.
     pub(super) collecting: tokio::sync::Mutex<()>,
     /// Held while work is done that is too heavy for the threads that answer.
-    pub(super) working: tokio::sync::Mutex<()>,
+    pub(super) working: Arc<tokio::sync::Mutex<()>>,
     /// The user's calls under way, by service.
     services: Mutex<HashMap<String, usize>>,
 }

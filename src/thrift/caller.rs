@@ -300,7 +300,7 @@ async fn send(entry: &Entry, request: &Request, bounds: Bounds<'_>) -> Result<An
     let refused = match sent {
         Ok(Ok(answers)) => return Ok(answers),
         Ok(Err(refused)) => refused,
-        Err(_) => return Err(timed_out(id.clone(), request, "was not sent")),
+        Err(_) => return Err(timed_out(id.clone(), request, "gave no answer")),
     };
     let message = format!("master `{id}`: {refused}");
     Err(match refused {
@@ -336,8 +336,8 @@ fn offered<'a>(entry: &'a Entry, request: &Request) -> Option<&'a Service> {
     offers.filter(|service| fits(&request.wanted.version, service)).max_by_key(|service| service.version())
 }
 
-/// So many times as much memory does a value take as it has bytes when it is written.
-const VALUE: usize = 16;
+/// How many times as much memory a small value takes as bytes when it is written.
+const MEMORY_OF_A_BYTE: usize = 16;
 
 /// Waits for all that the master gives. A value is charged as long as it is held: as it came, it may take many times as
 /// much as it does when it is written.
@@ -349,7 +349,7 @@ async fn gather(mut answers: Answers, master: &str, request: &Request, bounds: B
     let put = async |value: Value, mut held: Taken| {
         let encoding = request.encoding;
         let write = move || value::write(encoding, &value);
-        let written = bounds.account.work(held.amount() / VALUE, write).await.map_err(given_up)?;
+        let written = bounds.account.work(held.amount() / MEMORY_OF_A_BYTE, write).await.map_err(given_up)?;
         held.resize(0);
         bounds.values.put(written).await.map_err(|why| given_up(why.to_string()))
     };

@@ -3,19 +3,36 @@
 
 use std::panic::resume_unwind;
 
+use tokio::task::spawn_blocking;
+use tokio_util::task::AbortOnDropHandle;
+
 use super::accounts::Account;
 
-/// To read or write values of so many bytes takes no longer than a turn.
-pub(super) const LIGHT: usize = 8 * 1024;
+/// Reading or writing values of no more bytes takes no longer than a turn.
+const LIGHT_BYTES: usize = 8 * 1024;
+
+/// Whether values of so many bytes are heavy work.
+pub(super) fn is_heavy(bytes: usize) -> bool {
+    bytes > LIGHT_BYTES
+}
 
 impl Account {
-    /// Does work with so many bytes of values.
+    /// Does work with so many bytes of values. Where nobody waits for it any more, it is not begun.
     pub(super) async fn work<T: Send + 'static>(&self, bytes: usize, work: impl FnOnce() -> T + Send + 'static) -> T {
-        if bytes <= LIGHT {
+        if !is_heavy(bytes) {
             return work();
         }
-        let _working = self.working.lock().await;
-        match tokio::task::spawn_blocking(work).await {
+        // A task of its own: who waits here may not be polled while it has the lock, and what has begun keeps it.
+        let working = self.working.clone();
+        let turn = AbortOnDropHandle::new(tokio::spawn(async move {
+            let working = working.lock_owned().await;
+            spawn_blocking(move || {
+                let _working = working;
+                work()
+            })
+            .await
+        }));
+        match turn.await.and_then(|done| done) {
             Ok(done) => done,
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => resume_unwind(panic),
@@ -28,10 +45,12 @@ impl Account {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::thread;
     use std::time::Duration;
 
+    use futures::FutureExt;
     use futures::future::join_all;
 
     use super::super::Config;
@@ -43,9 +62,9 @@ mod tests {
         static AT_ONCE: AtomicUsize = AtomicUsize::new(0);
         let account = Accounts::new(&Config::default()).account(Some(1), false);
         let here = thread::current().id();
-        assert_eq!(account.work(LIGHT, || thread::current().id()).await, here);
+        assert_eq!(account.work(LIGHT_BYTES, || thread::current().id()).await, here);
         let heavy = (0..4).map(|_| {
-            account.work(LIGHT + 1, move || {
+            account.work(LIGHT_BYTES + 1, move || {
                 assert_eq!(AT_ONCE.fetch_add(1, Ordering::SeqCst), 0);
                 thread::sleep(Duration::from_millis(5));
                 AT_ONCE.fetch_sub(1, Ordering::SeqCst);
@@ -53,5 +72,24 @@ mod tests {
             })
         });
         join_all(heavy).await;
+    }
+
+    #[tokio::test]
+    async fn who_is_not_polled_or_leaves_keeps_nobody_from_working() {
+        let account = Accounts::new(&Config::default()).account(Some(1), false);
+        let begun = Arc::new(AtomicUsize::new(0));
+        let heavy = || {
+            let begun = begun.clone();
+            account.work(LIGHT_BYTES + 1, move || {
+                begun.fetch_add(1, Ordering::SeqCst);
+                thread::sleep(Duration::from_millis(20));
+            })
+        };
+        let (mut first, mut second) = (Box::pin(heavy()), Box::pin(heavy()));
+        assert!(first.as_mut().now_or_never().is_none() && second.as_mut().now_or_never().is_none());
+        drop(second);
+        heavy().await;
+        assert_eq!(begun.load(Ordering::SeqCst), 2, "what nobody waits for is not begun");
+        first.await;
     }
 }

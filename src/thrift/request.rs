@@ -1,12 +1,13 @@
 //! Requests: calls as clients ask for them, checked before anything is sent.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rmpv::Value;
 use semver::Version;
 
 use super::accounts::Account;
-use super::heavy::LIGHT;
+use super::heavy::is_heavy;
 use super::idl::{self, CallOptions, Encoding, InvalidRequest, RegisterAddress};
 use super::{Config, value};
 use crate::model::{Command, Input, split_name};
@@ -35,8 +36,8 @@ const MAX_REGISTERS: usize = 64;
 pub(super) struct Request {
     pub(super) service: String,
     pub(super) method: String,
-    pub(super) arguments: Value,
-    /// The arguments as they were written, as long as they are not read: that they are read later, and elsewhere.
+    pub(super) arguments: Arc<Value>,
+    /// The arguments as they were written, where that is heavy and has not been done yet.
     pub(super) unread: Vec<u8>,
     /// How many bytes they have, written.
     pub(super) weight: usize,
@@ -61,11 +62,12 @@ impl Request {
         let version = version(exact, options.version.as_deref())?;
         let timeout = timeout(options.timeout_ms)?;
         let weight = call.arguments.len();
-        let (light, unread) = if weight > LIGHT { (Vec::new(), call.arguments) } else { (call.arguments, Vec::new()) };
+        let (light, unread) =
+            if is_heavy(weight) { (Vec::new(), call.arguments) } else { (call.arguments, Vec::new()) };
         Ok(Self {
             service: service.to_owned(),
             method: call.method,
-            arguments: arguments(encoding, &light)?,
+            arguments: arguments(encoding, &light)?.into(),
             unread,
             weight,
             timeout: timeout.min(config.max_call_time),
@@ -83,7 +85,7 @@ impl Request {
     pub(super) async fn read(&mut self, account: &Account) -> Result<(), InvalidRequest> {
         if !self.unread.is_empty() {
             let (encoding, unread) = (self.encoding, std::mem::take(&mut self.unread));
-            self.arguments = account.work(self.weight, move || arguments(encoding, &unread)).await?;
+            self.arguments = account.work(self.weight, move || arguments(encoding, &unread)).await?.into();
         }
         Ok(())
     }
@@ -231,10 +233,10 @@ mod tests {
     #[test]
     fn what_is_not_said_has_its_default() {
         let request = check(b"", |_| {}).expect("a request");
-        assert_eq!(request.arguments, Value::Array(vec![]));
+        assert_eq!(*request.arguments, Value::Array(vec![]));
         assert_eq!((request.timeout, request.retries, request.is_idempotent), (TIMEOUT, RETRIES, false));
         let patient = check(b"{}", |options| options.timeout_ms = Some(i32::MAX)).expect("a request");
-        assert_eq!((patient.timeout, patient.arguments), (Duration::from_secs(60), Value::Map(vec![])));
+        assert_eq!((patient.timeout, &*patient.arguments), (Duration::from_secs(60), &Value::Map(vec![])));
         assert!(patient.is_cut && !request.is_cut);
     }
 

@@ -123,17 +123,17 @@ impl Wait {
         }
     }
 
-    /// Reads what was not read yet. The memory that it takes since, beside what was charged before.
-    async fn read(&mut self, desk: &Desk, peer: &Peer) -> thrift::Result<Taken> {
+    /// Reads what was not read yet. The memory that it takes since, beside what was charged before; none: there is too little.
+    async fn read(&mut self, desk: &Desk, peer: &Peer) -> thrift::Result<Option<Taken>> {
         let mut charged = peer.account.memory.nothing();
         if let Some(request) = self.request().filter(|request| !request.unread.is_empty()) {
             desk.counted(request.read(&peer.account).await.map_err(thrift::Error::from))?;
             if !charged.resize(request.memory_size()) {
                 desk.metrics.overloaded.increment();
-                return Err(overload(OVERLOADED));
+                return Ok(None);
             }
         }
-        Ok(charged)
+        Ok(Some(charged))
     }
 
     /// How many paths it watches; None: it is no watch.
@@ -169,7 +169,8 @@ impl Wait {
     /// Waits. A stop ends watches at once, while calls may go on until they are done; dropped, they are given up.
     pub(super) async fn until_answered(mut self, desk: &Desk, peer: &Peer, open: &mut Open, stop: &Stop) -> Awaited {
         let _charged = match open.beside(self.read(desk, peer)).await {
-            Ok(charged) => charged,
+            Ok(Some(charged)) => charged,
+            Ok(None) => return self.refused(OVERLOADED),
             Err(why) => return self.failed(why),
         };
         match self {

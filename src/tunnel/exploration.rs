@@ -76,7 +76,7 @@ async fn call(handle: &Handle, number: usize, way: Way) -> Vec<Answer> {
         arguments: Value::from(number),
         is_windowed: false,
     };
-    let Ok(stream) = handle.open(message) else { return vec![Answer::Unsent(String::new())] };
+    let Ok(stream) = handle.open(None, message) else { return vec![Answer::Unsent(String::new())] };
     let mut answers = way(stream);
     let mut all = Vec::new();
     // The first gives up at some time.

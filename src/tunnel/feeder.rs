@@ -8,15 +8,15 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use uuid::Uuid;
 
+use super::CallError;
 use super::charged::charged;
 use super::conversation::Ended;
 use super::handle::{SendError, Shared};
 use super::message::Message;
 use super::php::php_value;
-use super::stream::{Slot, Stream};
+use super::stream::Stream;
 use super::trunk::{self, WINDOW};
 use super::value::Value;
-use super::{CallError, outbox::Full};
 
 /// Sends values over the stream of a call.
 #[derive(Debug)]
@@ -89,18 +89,16 @@ impl Feeder {
     }
 
     async fn put(&self, message: Message, is_value: bool) -> Result<(), SendError> {
-        let memory = self.shared.lock().streams.get(&self.uuid).and_then(Slot::memory);
-        let frame = charged(self.shared.within_length(message.encode().into())?, memory.as_ref())?;
+        let frame = self.shared.within_length(message.encode().into())?;
         self.shared.when_room(|| self.push(frame.clone(), is_value)).await
     }
 
     fn push(&self, frame: Bytes, is_value: bool) -> Result<(), SendError> {
         let size = frame.len();
         let mut state = self.shared.speaking()?;
-        if !state.streams.get(&self.uuid).is_some_and(|slot| slot.is_open()) {
-            return Err(SendError::Ended(Ended::Closed));
-        }
-        state.outbox.push(frame).map_err(|Full| SendError::Full)?;
+        let slot = state.streams.get(&self.uuid).filter(|slot| slot.is_open());
+        let memory = slot.ok_or(SendError::Ended(Ended::Closed))?.memory();
+        state.outbox.push(charged(frame, memory.as_ref())?)?;
         if let Some(slot) = state.streams.get_mut(&self.uuid).filter(|_| is_value) {
             slot.given.add(size);
         }

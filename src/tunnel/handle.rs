@@ -96,11 +96,11 @@ impl Handle {
     /// Sends a message of its own, or one of a stream that the other end opened.
     pub fn send(&self, message: Message) -> Result<(), SendError> {
         let ends_a_stream = matches!(message, Message::End { .. } | Message::Close { .. } | Message::Error { .. });
-        let frame = self.0.own(self.0.frame(message)?);
+        let frame = self.0.frame(message)?;
         let mut state = self.0.speaking()?;
         if !ends_a_stream {
-            state.outbox.push(frame?)?;
-        } else if frame.and_then(|frame| Ok(state.outbox.push_beyond(frame)?)).is_err() {
+            state.outbox.push(self.0.own(frame)?)?;
+        } else if state.outbox.push_beyond(frame).is_err() {
             drop(state);
             return Err(SendError::Ended(self.0.end(Ended::Stalled)));
         }

@@ -1,5 +1,6 @@
 //! The line to a master that is connected to an upstream register.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use rmpv::Value;
@@ -32,7 +33,7 @@ impl UpstreamLine {
                 ("master", self.master.as_str().into()),
                 ("service", call.service.into()),
                 ("method", call.method.into()),
-                ("arguments", call.arguments),
+                ("arguments", Arc::unwrap_or_clone(call.arguments)),
                 ("timeout", left.map_or(Value::Nil, Value::from)),
                 ("window", true.into()),
             ]

@@ -53,12 +53,17 @@ impl Fired {
     }
 }
 
+/// How many bytes a path may have in the mean of all that are remembered.
+const MEAN_PATH: usize = 128;
+
 /// The nodes of which a server has one-shot watches for this connection, as far as replies and events have been taken. An
 /// event is taken after the replies before it: so what stands here may be gone already, and then its event waits.
 #[derive(Debug)]
 pub(super) struct Watches {
     nodes: BTreeMap<NodePath, Watch>,
-    /// Of so many nodes. Of more nothing is known, so that they are read again more often.
+    /// The bytes of their paths.
+    bytes: usize,
+    /// Of so many nodes, with paths of `MEAN_PATH` bytes in the mean. Of more nothing is known, so that they are read again more often.
     most: usize,
 }
 
@@ -72,7 +77,7 @@ struct Watch {
 
 impl Watches {
     pub(super) fn new(most: usize) -> Self {
-        Self { nodes: BTreeMap::new(), most }
+        Self { nodes: BTreeMap::new(), bytes: 0, most }
     }
 
     /// The node was read.
@@ -112,7 +117,7 @@ impl Watches {
         watch.data &= !fired.data;
         watch.children &= !fired.children;
         if !watch.data && !watch.children && !watch.is_unreadable {
-            self.nodes.remove(path);
+            self.forget(path);
         }
     }
 
@@ -121,17 +126,28 @@ impl Watches {
         let below = self.nodes.range(path.clone()..).map(|(below, _)| below).take_while(|below| below.is_under(path));
         let gone: Vec<NodePath> = below.cloned().collect();
         for path in gone {
-            self.nodes.remove(&path);
+            self.forget(&path);
+        }
+    }
+
+    fn forget(&mut self, path: &NodePath) {
+        if self.nodes.remove(path).is_some() {
+            self.bytes -= path.as_str().len();
         }
     }
 
     pub(super) fn clear(&mut self) {
         self.nodes.clear();
+        self.bytes = 0;
     }
 
     fn watch(&mut self, path: &NodePath) -> Option<&mut Watch> {
-        let is_full = self.nodes.len() >= self.most;
-        if is_full { self.nodes.get_mut(path) } else { Some(self.nodes.entry(path.clone()).or_default()) }
+        let is_full = self.nodes.len() >= self.most || self.bytes >= self.most.saturating_mul(MEAN_PATH);
+        if is_full || self.nodes.contains_key(path) {
+            return self.nodes.get_mut(path);
+        }
+        self.bytes += path.as_str().len();
+        Some(self.nodes.entry(path.clone()).or_default())
     }
 }
 

@@ -58,7 +58,7 @@ impl Way {
     }
 
     fn answers(&self, call: &Call) -> Vec<Answer> {
-        let echo = || Value::Array(vec![call.method.as_str().into(), call.arguments.clone()]);
+        let echo = || Value::Array(vec![call.method.as_str().into(), Value::clone(&call.arguments)]);
         match &self.manner {
             Manner::Answers(answers) => answers.clone(),
             Manner::Echoes => vec![Answer::Value(echo()), Answer::End],
