@@ -21,6 +21,7 @@ pub mod config;
 #[cfg(test)]
 mod corpora;
 pub mod default_paths;
+mod heavy;
 pub mod master;
 pub mod metrics;
 pub mod model;

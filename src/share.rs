@@ -32,6 +32,8 @@ pub struct Share {
     /// What the user's kind may use of the pool.
     most: usize,
     taken: AtomicUsize,
+    /// Held while work is done for the user that is too heavy for threads which serve others.
+    pub(crate) working: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// A part of a share, given back when dropped.
@@ -69,7 +71,12 @@ impl Pool {
     /// The share of a user, from whom one part in so many is kept.
     pub(crate) fn share(self: &Arc<Self>, kept: Option<usize>) -> Arc<Share> {
         let kept = kept.map_or(0, |part| self.most / part);
-        Arc::new(Share { pool: self.clone(), most: self.most - kept, taken: AtomicUsize::new(0) })
+        Arc::new(Share {
+            pool: self.clone(),
+            most: self.most - kept,
+            taken: AtomicUsize::new(0),
+            working: Arc::default(),
+        })
     }
 
     pub(crate) fn taken(&self) -> usize {

@@ -58,7 +58,7 @@ impl Session {
         loop {
             let until = self.leaving.and_then(|since| since.checked_add(self.patience(news.is_none())));
             tokio::select! {
-                message = incoming.recv() => match message.map(|message| *message) {
+                message = incoming.recv() => match message.map(|arrived| arrived.into_message()) {
                     Some(message) => self.hear(message),
                     None => return,
                 },

@@ -227,7 +227,7 @@ impl Session {
                     }
                 }
                 is_silent = self.line.handle.silence_changed() => self.log_silence(is_silent),
-                message = incoming.recv() => match message.map(|message| *message) {
+                message = incoming.recv() => match message.map(|arrived| arrived.into_message()) {
                     None => return,
                     Some(Message::Register(None)) => question.ask(),
                     Some(Message::Remove(None)) => {

@@ -31,7 +31,7 @@ use super::report::{Reporter, follow, map};
 use crate::model::{Answer, Answers, Call, Command, Line, Refused};
 use crate::net::User;
 use crate::share::Share;
-use crate::tunnel::value::{get, text};
+use crate::tunnel::value::{get, memory_size, text};
 use crate::tunnel::{Handle, LOST, Message, Outlet, PHP_REFUSAL, REFUSED, RemoteError, UNSENT, UnderWay};
 
 /// The longest that a call of a subscriber is waited for, which is the longest that any may take.
@@ -147,12 +147,13 @@ impl Subscriber {
         let cancelled = self.over.child_token();
         self.calls.insert(uuid.clone(), cancelled.clone());
         let handle = self.handle.clone();
+        let memory = self.memory.clone();
         let is_windowed = get(command, "window").and_then(Value::as_bool).unwrap_or(false);
         self.hall.tasks.short(async move {
             let _one_more = one_more;
             let outlet = Outlet::new(handle.clone(), uuid.clone(), is_windowed);
             select! {
-                _ = relay(answers, &outlet, &handle, uuid) => cancelled.cancel(),
+                _ = relay(answers, &outlet, &handle, uuid, &memory) => cancelled.cancel(),
                 () = cancelled.cancelled() => {}
             }
         });
@@ -200,8 +201,8 @@ fn call_of(command: &Value, memory: Arc<Share>) -> Call {
 }
 
 /// Passes the answers to a call on to the subscriber, for as long as that may take.
-async fn relay(answers: Answers, outlet: &Outlet, handle: &Handle, uuid: String) {
-    let ended = timeout(PATIENCE, relay_values(answers, outlet)).await;
+async fn relay(answers: Answers, outlet: &Outlet, handle: &Handle, uuid: String, memory: &Arc<Share>) {
+    let ended = timeout(PATIENCE, relay_values(answers, outlet, memory)).await;
     let ended = ended.unwrap_or_else(|_| Err(error_of(LOST, format!("the call has not ended within {PATIENCE:?}"))));
     let _ = handle.send(match ended {
         Ok(()) => Message::End { uuid },
@@ -210,11 +211,14 @@ async fn relay(answers: Answers, outlet: &Outlet, handle: &Handle, uuid: String)
 }
 
 /// Passes the values on; how the call ended.
-async fn relay_values(mut answers: Answers, outlet: &Outlet) -> Result<(), RemoteError> {
+async fn relay_values(mut answers: Answers, outlet: &Outlet, memory: &Arc<Share>) -> Result<(), RemoteError> {
     loop {
         let value = match answers.next().await {
             Some(Answer::Value(value)) => value,
-            Some(Answer::Packed(packed)) => packed.unpack().map_err(RemoteError::new)?,
+            Some(Answer::Packed(packed)) => {
+                let unpacked = memory.work(packed.bytes(), move || packed.unpack()).await;
+                unpacked.map_err(RemoteError::new)?
+            }
             Some(Answer::End) => return Ok(()),
             Some(Answer::Failed { message, class, code }) => return Err(RemoteError { message, class, code }),
             Some(Answer::Lost(why)) => return Err(error_of(LOST, why)),
@@ -222,6 +226,9 @@ async fn relay_values(mut answers: Answers, outlet: &Outlet) -> Result<(), Remot
             Some(Answer::Refused(why)) => return Err(error_of(REFUSED, why)),
             None => return Err(error_of(LOST, "the call was given up".into())),
         };
+        // Until it has left.
+        let _charged =
+            memory.take(memory_size(&value)).ok_or_else(|| RemoteError::new(Refused::NoMemory.to_string()))?;
         outlet.send(value).await.map_err(|_| RemoteError::new("a value is too large to be passed on"))?;
     }
 }
@@ -235,6 +242,7 @@ mod tests {
     use futures::stream;
 
     use super::*;
+    use crate::share::Pool;
     use crate::tunnel::{Bounds, Conversation, Settings, StreamError, Wire};
 
     #[test]
@@ -256,11 +264,31 @@ mod tests {
         };
         let ((handle, mut incoming), (subscriber, _incoming)) = (begin(here), begin(there));
         let mut call = subscriber.open(None, |uuid| Message::List { uuid }).expect("room to ask");
-        let Some(Message::List { uuid }) = incoming.recv().await.map(|asked| *asked) else { panic!("nothing asked") };
+        let Some(Message::List { uuid }) = incoming.recv().await.map(|asked| asked.into_message()) else {
+            panic!("nothing asked")
+        };
         let outlet = Outlet::new(handle.clone(), uuid.clone(), false);
-        let relayed = timeout(2 * PATIENCE, relay(stream::pending().boxed(), &outlet, &handle, uuid));
+        let memory = Pool::new(1_000, 1).share(None);
+        let relayed = timeout(2 * PATIENCE, relay(stream::pending().boxed(), &outlet, &handle, uuid, &memory));
         relayed.await.expect("it does not wait for ever");
         let Err(StreamError::Failed(error)) = call.next().await else { panic!("the subscriber waits for ever") };
         assert_eq!(error.class.as_deref(), Some(LOST), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_value_that_waits_to_be_passed_on_is_charged_to_who_follows() {
+        let (here, _there) = tokio::io::duplex(4096);
+        let (handle, _incoming, _conversation) =
+            Conversation::new(Wire::new(here, Bounds::DEFAULT), Settings::default());
+        let memory = Pool::new(100_000, 1).share(None);
+        let outlet = Outlet::new(handle, "call".into(), false);
+        let answers = |values: &[usize]| {
+            let values: Vec<_> = values.iter().map(|bytes| Answer::Value("x".repeat(*bytes).into())).collect();
+            stream::iter(values.into_iter().chain([Answer::End])).boxed()
+        };
+        assert_eq!(relay_values(answers(&[40_000, 40_000]), &outlet, &memory).await, Ok(()));
+        let refused = relay_values(answers(&[200_000]), &outlet, &memory).await.expect_err("too much");
+        assert!(refused.message.contains("max_memory"), "{refused}");
+        assert_eq!(memory.taken(), 0);
     }
 }

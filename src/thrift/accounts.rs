@@ -43,8 +43,6 @@ pub(super) struct Account {
     /// Held while a reply is collected that takes many turns. Collecting several at once would be no faster, and leave the
     /// allocator's memory in pieces.
     pub(super) collecting: tokio::sync::Mutex<()>,
-    /// Held while work is done that is too heavy for the threads that answer.
-    pub(super) working: Arc<tokio::sync::Mutex<()>>,
     /// The user's calls under way, by service.
     services: Mutex<HashMap<String, usize>>,
 }
@@ -99,7 +97,6 @@ impl Accounts {
             memory: share(&self.memory),
             calls: share(&self.calls),
             collecting: Default::default(),
-            working: Default::default(),
             services: Mutex::default(),
         });
         accounts.insert(user, account.clone());

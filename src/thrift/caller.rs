@@ -296,7 +296,8 @@ async fn send(entry: &Entry, request: &Request, bounds: Bounds<'_>) -> Result<An
     }
     lines.retain(|line| request.input.is_none() || line.takes_input());
     lines.sort_by_cached_key(|line| line.outstanding());
-    let sent = timeout_at(bounds.until, bounds.account.work(request.weight, move || call_by_one(&lines, &call))).await;
+    let sent =
+        timeout_at(bounds.until, bounds.account.memory.work(request.weight, move || call_by_one(&lines, &call))).await;
     let refused = match sent {
         Ok(Ok(answers)) => return Ok(answers),
         Ok(Err(refused)) => refused,
@@ -349,7 +350,7 @@ async fn gather(mut answers: Answers, master: &str, request: &Request, bounds: B
     let put = async |value: Value, mut held: Taken| {
         let encoding = request.encoding;
         let write = move || value::write(encoding, &value);
-        let written = bounds.account.work(held.amount() / MEMORY_OF_A_BYTE, write).await.map_err(given_up)?;
+        let written = bounds.account.memory.work(held.amount() / MEMORY_OF_A_BYTE, write).await.map_err(given_up)?;
         held.resize(0);
         bounds.values.put(written).await.map_err(|why| given_up(why.to_string()))
     };
@@ -358,7 +359,7 @@ async fn gather(mut answers: Answers, master: &str, request: &Request, bounds: B
         let value = match answers.next().await {
             Some(Answer::Value(value)) => value,
             Some(Answer::Packed(packed)) => {
-                let unpacked = bounds.account.work(packed.bytes(), move || packed.unpack()).await;
+                let unpacked = bounds.account.memory.work(packed.bytes(), move || packed.unpack()).await;
                 unpacked.map_err(|why| failed(why, None, 0, false))?
             }
             Some(Answer::End) if last.is_nil() => return Ok(()),

@@ -17,7 +17,6 @@ mod dialect;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 mod handler;
-mod heavy;
 mod masters;
 mod memory;
 mod messages;

@@ -148,7 +148,7 @@ impl OpenCall {
     /// Reads a value that is sent. Two of them may be on their way beside those at the master.
     async fn read(&mut self, account: &Account, bytes: Vec<u8>) -> thrift::Result<Value> {
         let encoding = self.encoding;
-        let value = account.work(bytes.len(), move || value::read(encoding, &bytes)).await;
+        let value = account.memory.work(bytes.len(), move || value::read(encoding, &bytes)).await;
         let value = value.map_err(|why| invalid("values", why))?;
         let size = 2 * value::memory_size(&value);
         if size > self.charged.amount() && !self.charged.resize(size) {

@@ -7,9 +7,9 @@ use rmpv::Value;
 use semver::Version;
 
 use super::accounts::Account;
-use super::heavy::is_heavy;
 use super::idl::{self, CallOptions, Encoding, InvalidRequest, RegisterAddress};
 use super::{Config, value};
+use crate::heavy::is_heavy;
 use crate::model::{Command, Input, split_name};
 use crate::net::Remote;
 use crate::resolve::{Balance, NoRequirement, Requirement, Wanted};
@@ -85,7 +85,7 @@ impl Request {
     pub(super) async fn read(&mut self, account: &Account) -> Result<(), InvalidRequest> {
         if !self.unread.is_empty() {
             let (encoding, unread) = (self.encoding, std::mem::take(&mut self.unread));
-            self.arguments = account.work(self.weight, move || arguments(encoding, &unread)).await?.into();
+            self.arguments = account.memory.work(self.weight, move || arguments(encoding, &unread)).await?.into();
         }
         Ok(())
     }

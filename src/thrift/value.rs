@@ -13,6 +13,7 @@ pub(super) use crate::model::json::object;
 #[cfg(test)]
 pub(super) use crate::model::json::text;
 use crate::tunnel::frame::MAX_COMMAND_VALUES;
+pub(super) use crate::tunnel::value::memory_size;
 
 /// The deepest nesting of a value that a client writes: as deep as the reader of JSON goes.
 const MAX_DEPTH: usize = 128;
@@ -149,18 +150,6 @@ impl<'de> Visitor<'de> for Count<'_> {
         }
         Ok(())
     }
-}
-
-/// How much memory a value takes.
-pub(super) fn memory_size(value: &Value) -> usize {
-    size_of::<Value>()
-        + match value {
-            Value::String(text) => text.as_bytes().len(),
-            Value::Binary(bytes) | Value::Ext(_, bytes) => bytes.len(),
-            Value::Array(items) => items.iter().map(memory_size).sum(),
-            Value::Map(pairs) => pairs.iter().map(|(key, value)| memory_size(key) + memory_size(value)).sum(),
-            _ => 0,
-        }
 }
 
 /// Reads a value of JSON as a master takes it, and counts the values.

@@ -12,10 +12,10 @@ use tokio::sync::mpsc::error::SendTimeoutError;
 use uuid::Uuid;
 
 use super::frame::{Bounds, Wrong};
-use super::handle::{Handle, Shared};
+use super::handle::{Handle, LITTLE, Shared};
 use super::message::Message;
 use super::wire::Wire;
-use crate::share::Share;
+use crate::share::{Share, Taken};
 
 /// Frames are written together up to this size.
 const GATHER: usize = 64 * 1024;
@@ -82,12 +82,25 @@ impl Default for Settings {
 pub struct Conversation<S> {
     wire: Wire<S>,
     shared: Arc<Shared>,
-    incoming: mpsc::Sender<Box<Message>>,
+    incoming: mpsc::Sender<Box<Arrived>>,
 }
 
 /// What the other end sends that is no answer to a stream of ours. Nothing more comes when the conversation has ended;
 /// dropped, it ends the conversation. Boxed, since a channel has room for 32 from the start, and most never have one.
-pub type Incoming = mpsc::Receiver<Box<Message>>;
+pub type Incoming = mpsc::Receiver<Box<Arrived>>;
+
+/// A message that has come, for whose memory its user is charged until it is taken.
+#[derive(Debug)]
+pub struct Arrived {
+    message: Message,
+    _charged: Option<Taken>,
+}
+
+impl Arrived {
+    pub fn into_message(self) -> Message {
+        self.message
+    }
+}
 
 /// Why a conversation ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -104,6 +117,8 @@ pub enum Ended {
     Stalled,
     #[error("the other end asks for more than can be taken")]
     Flooded,
+    #[error("what the other end sends takes more memory than its user may have")]
+    NoMemory,
     #[error("the other end sent what cannot be read: {0}")]
     Wrong(#[from] Wrong),
 }
@@ -128,11 +143,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
         let (mut from, to) = tokio::io::split(stream);
         let read = async {
             let (mut asked, mut last_asked) = (0, 0);
+            let mut partial = shared.settings.memory.as_ref().map(Share::nothing);
             loop {
-                while let Some((message, weight)) = inbox.next()? {
+                while let Some(frame) = inbox.next_frame()? {
+                    let (weight, charged) = (frame.weight(), shared.charge_received(frame.weight())?);
+                    let decoded = match &shared.settings.memory {
+                        Some(memory) => memory.work(frame.len(), move || frame.decode()).await,
+                        None => frame.decode(),
+                    };
+                    let Some(message) = inbox.pass(decoded)? else { continue };
                     if let Some(message) = shared.receive(message, weight) {
-                        deliver(&self.incoming, Box::new(message)).await?;
+                        deliver(&self.incoming, Box::new(Arrived { message, _charged: charged })).await?;
                     }
+                }
+                if !partial.as_mut().is_none_or(|partial| partial.resize(inbox.held().saturating_sub(LITTLE))) {
+                    return Err(Ended::NoMemory);
                 }
                 let Settings { ping_interval, pong_timeout, .. } = shared.settings;
                 let patience = if asked == 0 { ping_interval } else { pong_timeout / PINGS };
@@ -187,7 +212,7 @@ impl From<std::io::Error> for Ended {
 }
 
 /// Hands a message to the owner, who has a moment to make room for it.
-async fn deliver(incoming: &mpsc::Sender<Box<Message>>, message: Box<Message>) -> Result<(), Ended> {
+async fn deliver(incoming: &mpsc::Sender<Box<Arrived>>, message: Box<Arrived>) -> Result<(), Ended> {
     incoming.send_timeout(message, PATIENCE).await.map_err(|error| match error {
         SendTimeoutError::Timeout(_) => Ended::Flooded,
         SendTimeoutError::Closed(_) => Ended::Closed,

@@ -19,12 +19,15 @@ use super::stream::{Slot, Stream, StreamError};
 use super::trunk::{self, Trunk};
 use super::value::Value;
 use crate::model::Command;
-use crate::share::Share;
+use crate::share::{Share, Taken};
 use crate::sync::{Mutex, MutexGuard};
 
 /// Speaks through a conversation. Never waits for the other end.
 #[derive(Clone, Debug)]
 pub struct Handle(Arc<Shared>);
+
+/// So much of what a peer sends is charged to nobody: its connections are counted.
+pub(super) const LITTLE: usize = 16 * 1024;
 
 /// How soon it is looked again whether there is memory for what waits to be sent.
 const MEMORY_INTERVAL: Duration = Duration::from_millis(100);
@@ -110,7 +113,10 @@ impl Handle {
 
     /// The same, as soon as there is room for this very message. Nothing is sent when the waiting is given up.
     pub async fn send_when_room(&self, message: Message) -> Result<(), SendError> {
-        self.0.when_room(|| self.send(message.clone())).await
+        let frame = self.0.frame(message)?;
+        let sent = self.0.when_room(|| Ok(self.0.speaking()?.outbox.push(self.0.own(frame.clone())?)?)).await;
+        self.0.outgoing.notify_one();
+        sent.map(drop)
     }
 
     /// Sends a command of the application's own, whose bytes others may share.
@@ -270,6 +276,12 @@ impl Shared {
     /// A frame that nobody asked for but the other end, which is charged for it.
     pub(super) fn own(&self, frame: Bytes) -> Result<Bytes, SendError> {
         charged(frame, self.settings.memory.as_ref())
+    }
+
+    /// Charges for what has come; none: it is little, or of nobody who is charged.
+    pub(super) fn charge_received(&self, bytes: usize) -> Result<Option<Taken>, Ended> {
+        let memory = self.settings.memory.as_ref().filter(|_| bytes > LITTLE);
+        memory.map(|memory| memory.take(bytes).ok_or(Ended::NoMemory)).transpose()
     }
 
     /// A frame that is no longer than one may be.

@@ -102,6 +102,9 @@ pub enum Message {
     Other(Value),
 }
 
+/// The longest name of a stream. What is asked under a longer one is passed over: the name is kept as long as the stream.
+const MAX_UUID_BYTES: usize = 1_024;
+
 /// What a master proves itself with. It never appears in logs.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(pub String);
@@ -185,6 +188,9 @@ impl Message {
         let Some(command) = get(&map, "cmd").and_then(text) else { return Ok(None) };
         let data = get(&map, "data").unwrap_or(&Value::Nil);
         let uuid = text_in(&map, "uuid");
+        if uuid.len() > MAX_UUID_BYTES {
+            return Ok(None);
+        }
         Ok(Some(match command.as_str() {
             "auth" => {
                 let Some(Value::String(token)) = get(&map, "token") else { return Err(Wrong::Token) };

@@ -26,7 +26,7 @@ pub mod value;
 mod wire;
 
 pub use call::{CallError, LOST, OneMore, REFUSED, UNSENT, UnderWay, answers, is_own};
-pub use conversation::{Conversation, Ended, Incoming, OnSilence, Settings};
+pub use conversation::{Arrived, Conversation, Ended, Incoming, OnSilence, Settings};
 pub use feeder::Feeder;
 pub use frame::{Bounds, Wrong};
 pub use handle::{Handle, SendError};

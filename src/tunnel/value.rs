@@ -54,3 +54,15 @@ pub fn normalize(value: &mut Value) {
         _ => {}
     }
 }
+
+/// How much memory a value takes.
+pub(crate) fn memory_size(value: &Value) -> usize {
+    size_of::<Value>()
+        + match value {
+            Value::String(text) => text.as_bytes().len(),
+            Value::Binary(bytes) | Value::Ext(_, bytes) => bytes.len(),
+            Value::Array(items) => items.iter().map(memory_size).sum(),
+            Value::Map(pairs) => pairs.iter().map(|(key, value)| memory_size(key) + memory_size(value)).sum(),
+            _ => 0,
+        }
+}

@@ -44,7 +44,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// The next message. Nothing is lost when the waiting is given up.
     pub async fn receive(&mut self) -> Result<Message, WireError> {
         loop {
-            if let Some((message, _)) = self.inbox.next()? {
+            if let Some(message) = self.inbox.next()? {
                 return Ok(message);
             }
             if self.inbox.fill(&mut self.stream).await? == 0 {
@@ -74,6 +74,37 @@ pub(super) struct Inbox {
     is_lenient: bool,
 }
 
+/// A frame that has come.
+#[derive(Debug)]
+pub(super) struct Frame {
+    bytes: BytesMut,
+    values: usize,
+    has_odd_key: bool,
+}
+
+impl Frame {
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// About how much memory its message takes.
+    pub(super) fn weight(&self) -> usize {
+        self.bytes.len() + self.values * VALUE
+    }
+
+    pub(super) fn decode(&self) -> Result<Option<Message>, Wrong> {
+        if self.has_odd_key {
+            return Err(Wrong::Key);
+        }
+        let message = Message::decode(&self.bytes)?;
+        let has_many = self.values > MAX_COMMAND_VALUES;
+        match message {
+            Some(message) if has_many && !matches!(message, Message::Data { .. }) => Err(Wrong::Values),
+            message => Ok(message),
+        }
+    }
+}
+
 impl Inbox {
     pub(super) fn new(bounds: Bounds) -> Self {
         Self { bounds, scanner: Scanner::new(bounds), buffer: BytesMut::new(), is_lenient: false }
@@ -85,38 +116,46 @@ impl Inbox {
         self
     }
 
-    /// The next message that is whole, and about how much memory it takes.
-    pub(super) fn next(&mut self) -> Result<Option<(Message, usize)>, Wrong> {
-        loop {
-            if !self.is_lenient && is_tls(&self.buffer) {
-                return Err(Wrong::Tls);
-            }
-            match self.scanner.scan(&self.buffer) {
-                Progress::Incomplete => return Ok(None),
-                Progress::Wrong(wrong) => return Err(wrong),
-                Progress::Complete(end) => {
-                    let values = self.scanner.values();
-                    let weight = end + values * VALUE;
-                    let has_odd_key = self.scanner.has_odd_key();
-                    self.scanner = Scanner::new(self.bounds);
-                    let frame = self.take(end);
-                    let message = if has_odd_key { Err(Wrong::Key) } else { Message::decode(&frame) };
-                    match message {
-                        Ok(Some(message))
-                            if values > MAX_COMMAND_VALUES && !matches!(message, Message::Data { .. }) =>
-                        {
-                            return Err(Wrong::Values);
-                        }
-                        Ok(Some(message)) => return Ok(Some((message, weight))),
-                        Ok(None) => {}
-                        Err(wrong @ (Wrong::Key | Wrong::NotAMap)) if self.is_lenient => {
-                            tracing::debug!(%wrong, "passed over a frame that is no message");
-                        }
-                        Err(wrong) => return Err(wrong),
-                    }
-                }
+    /// The next message that is whole.
+    pub(super) fn next(&mut self) -> Result<Option<Message>, Wrong> {
+        while let Some(frame) = self.next_frame()? {
+            if let Some(message) = self.pass(frame.decode())? {
+                return Ok(Some(message));
             }
         }
+        Ok(None)
+    }
+
+    /// The next frame that is whole.
+    pub(super) fn next_frame(&mut self) -> Result<Option<Frame>, Wrong> {
+        if !self.is_lenient && is_tls(&self.buffer) {
+            return Err(Wrong::Tls);
+        }
+        match self.scanner.scan(&self.buffer) {
+            Progress::Incomplete => Ok(None),
+            Progress::Wrong(wrong) => Err(wrong),
+            Progress::Complete(end) => {
+                let (values, has_odd_key) = (self.scanner.values(), self.scanner.has_odd_key());
+                self.scanner = Scanner::new(self.bounds);
+                Ok(Some(Frame { bytes: self.take(end), values, has_odd_key }))
+            }
+        }
+    }
+
+    /// The message of a frame, if it is one.
+    pub(super) fn pass(&self, decoded: Result<Option<Message>, Wrong>) -> Result<Option<Message>, Wrong> {
+        match decoded {
+            Err(wrong @ (Wrong::Key | Wrong::NotAMap)) if self.is_lenient => {
+                tracing::debug!(%wrong, "passed over a frame that is no message");
+                Ok(None)
+            }
+            decoded => decoded,
+        }
+    }
+
+    /// How many bytes are kept of what is no frame yet.
+    pub(super) fn held(&self) -> usize {
+        self.buffer.capacity()
     }
 
     fn take(&mut self, end: usize) -> BytesMut {

@@ -150,7 +150,7 @@ impl Follower {
             ended = conversation.run() => Trouble::Lost(format!("the connection was lost: {ended}")),
             trouble = self.subscribe(&handle, began, was_in_sync) => trouble,
             trouble = self.prove(&handle, began) => trouble,
-            () = async { while let Some(message) = incoming.recv().await { self.hear(&handle, *message).await } } => {
+            () = async { while let Some(arrived) = incoming.recv().await { self.hear(&handle, arrived.into_message()).await } } => {
                 Trouble::Lost("the connection was lost".into())
             }
         }

@@ -50,7 +50,7 @@ fn outcomes(output: &[u8], closures: &Closures, requests: usize) -> Result<Vec<O
     let mut inbox = Inbox::new(closures.bounds);
     inbox.put(output);
     let mut outcomes = vec![(Vec::new(), None::<Result<(), RemoteError>>); requests];
-    while let Some((message, _)) = inbox.next().expect("frames within the bounds") {
+    while let Some(message) = inbox.next().expect("frames within the bounds") {
         let (id, part) = match message {
             Message::Data { data, .. } => part(data).expect("a part of an answer"),
             Message::Error { error, .. } => return Err(error),

@@ -27,8 +27,8 @@ impl End {
         Self { handle, incoming, run: tokio::spawn(conversation.run()) }
     }
 
-    async fn hear(&mut self) -> Message {
-        *timeout(SOON, self.incoming.recv()).await.expect("in time").expect("a message")
+    pub(super) async fn hear(&mut self) -> Message {
+        timeout(SOON, self.incoming.recv()).await.expect("in time").expect("a message").into_message()
     }
 
     pub(super) async fn asked(&mut self) -> String {
@@ -491,8 +491,9 @@ async fn before_it_is_known_a_peer_may_say_little() {
     peer.write_all(&note(&"x".repeat(10_000)).encode()).await.unwrap();
     let (_handle, mut incoming, conversation) = Conversation::new(wire, Settings::default());
     tokio::spawn(conversation.run());
-    assert_eq!(incoming.recv().await, Some(Box::new(followed)));
-    assert_eq!(incoming.recv().await, Some(Box::new(note(&"x".repeat(10_000)))));
+    for expected in [followed, note(&"x".repeat(10_000))] {
+        assert_eq!(incoming.recv().await.map(|arrived| arrived.into_message()), Some(expected));
+    }
 
     let (mut peer, stream) = tokio::io::duplex(64 * 1024);
     peer.write_all(&note(&"x".repeat(10_000)).encode()).await.unwrap();

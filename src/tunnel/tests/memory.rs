@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 use super::conversation::{against_a_script, asked, data, listed, next, note, told};
@@ -85,4 +86,33 @@ async fn what_waits_for_memory_goes_when_there_is_some() {
     drop(all);
     assert_eq!(here.handle.send_when_room(long()).await, Ok(()));
     assert_eq!(told(&mut peer).await, long());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_come_is_charged_until_it_is_taken_and_a_message_that_has_come_in_part_too() {
+    let memory = memory(2_000_000);
+    let settings = || Settings { memory: Some(memory.clone()), ..Settings::default() };
+    let (mut here, mut peer) = against_a_script(settings());
+    let long = || note(&"x".repeat(100_000));
+    for _ in 0..2 {
+        peer.send(long()).await.expect("it reads");
+    }
+    peer.send(note("short")).await.expect("it reads");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!((200_000..300_000).contains(&memory.taken()), "{}", memory.taken());
+    assert_eq!([here.hear().await, here.hear().await], [long(), long()]);
+    assert!(memory.taken() < 100_000, "{}", memory.taken());
+    let frame = note(&"x".repeat(400_000)).encode();
+    peer.stream.write_all(&frame[..300_000]).await.expect("it reads");
+    assert!(memory.taken() > 280_000, "{}", memory.taken());
+    let (other, mut more) = against_a_script(settings());
+    assert!(more.stream.write_all(&frame[..300_000]).await.is_err(), "there is no room for a second one");
+    assert_eq!(other.ended().await, Ended::NoMemory);
+}
+
+#[test]
+fn what_is_asked_under_a_name_that_is_too_long_is_passed_over() {
+    let ping = |length| Message::decode(&Message::Ping { uuid: "u".repeat(length) }.encode());
+    assert!(matches!(ping(1_024), Ok(Some(Message::Ping { .. }))));
+    assert_eq!(ping(1_025), Ok(None));
 }

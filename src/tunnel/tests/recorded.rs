@@ -18,7 +18,7 @@ pub(super) fn steps() -> Vec<(String, Vec<u8>)> {
 }
 
 fn messages(inbox: &mut Inbox) -> Vec<Message> {
-    std::iter::from_fn(|| inbox.next().unwrap()).map(|(message, _)| message).collect()
+    std::iter::from_fn(|| inbox.next().unwrap()).collect()
 }
 
 fn all(bytes: &[u8]) -> Vec<Message> {

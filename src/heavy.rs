@@ -1,24 +1,23 @@
-//! Heavy work: what would hold a thread that answers for longer than a turn is done on another, one after the other for
-//! each user.
+//! Heavy work: what would hold a thread that serves many for long is done on another, one after the other for each user.
 
 use std::panic::resume_unwind;
 
 use tokio::task::spawn_blocking;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::accounts::Account;
+use crate::share::Share;
 
-/// Reading or writing values of no more bytes takes no longer than a turn.
+/// Reading or writing values of no more bytes takes no longer than a turn of the endpoint's threads.
 const LIGHT_BYTES: usize = 8 * 1024;
 
 /// Whether values of so many bytes are heavy work.
-pub(super) fn is_heavy(bytes: usize) -> bool {
+pub(crate) fn is_heavy(bytes: usize) -> bool {
     bytes > LIGHT_BYTES
 }
 
-impl Account {
+impl Share {
     /// Does work with so many bytes of values. Where nobody waits for it any more, it is not begun.
-    pub(super) async fn work<T: Send + 'static>(&self, bytes: usize, work: impl FnOnce() -> T + Send + 'static) -> T {
+    pub(crate) async fn work<T: Send + 'static>(&self, bytes: usize, work: impl FnOnce() -> T + Send + 'static) -> T {
         if !is_heavy(bytes) {
             return work();
         }
@@ -53,18 +52,17 @@ mod tests {
     use futures::FutureExt;
     use futures::future::join_all;
 
-    use super::super::Config;
-    use super::super::accounts::Accounts;
     use super::*;
+    use crate::share::Pool;
 
     #[tokio::test]
     async fn what_is_light_is_done_here_and_what_is_heavy_elsewhere_one_by_one() {
         static AT_ONCE: AtomicUsize = AtomicUsize::new(0);
-        let account = Accounts::new(&Config::default()).account(Some(1), false);
+        let user = Pool::new(1, 1).share(None);
         let here = thread::current().id();
-        assert_eq!(account.work(LIGHT_BYTES, || thread::current().id()).await, here);
+        assert_eq!(user.work(LIGHT_BYTES, || thread::current().id()).await, here);
         let heavy = (0..4).map(|_| {
-            account.work(LIGHT_BYTES + 1, move || {
+            user.work(LIGHT_BYTES + 1, move || {
                 assert_eq!(AT_ONCE.fetch_add(1, Ordering::SeqCst), 0);
                 thread::sleep(Duration::from_millis(5));
                 AT_ONCE.fetch_sub(1, Ordering::SeqCst);
@@ -76,11 +74,11 @@ mod tests {
 
     #[tokio::test]
     async fn who_is_not_polled_or_leaves_keeps_nobody_from_working() {
-        let account = Accounts::new(&Config::default()).account(Some(1), false);
+        let user = Pool::new(1, 1).share(None);
         let begun = Arc::new(AtomicUsize::new(0));
         let heavy = || {
             let begun = begun.clone();
-            account.work(LIGHT_BYTES + 1, move || {
+            user.work(LIGHT_BYTES + 1, move || {
                 begun.fetch_add(1, Ordering::SeqCst);
                 thread::sleep(Duration::from_millis(20));
             })
