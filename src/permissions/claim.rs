@@ -120,6 +120,10 @@ fn refused(path: &Path, why: NotOwn) -> io::Error {
                 "{path} belongs to {owner}, and this is a process of {user}: remove it, as {owner}"
             ))
         }
+        (NotOwn::Io(error), _) if error.kind() == io::ErrorKind::IsADirectory => io::Error::other(format!(
+            "{} is a directory, in the place of a file that Roster locks: remove it",
+            path.display()
+        )),
         (why, _) => why.at(path),
     }
 }
@@ -135,7 +139,12 @@ mod tests {
 
     fn lock(path: &Path, user: u32) -> std::process::Child {
         let mut command = std::process::Command::new("flock");
-        command.arg(path).args(["-c", "echo; exec sleep 100"]).uid(user).stdout(std::process::Stdio::piped());
+        command
+            .arg("--no-fork")
+            .arg(path)
+            .args(["sh", "-c", "echo; exec sleep 100"])
+            .uid(user)
+            .stdout(std::process::Stdio::piped());
         let mut child = command.stderr(std::process::Stdio::null()).spawn().expect("flock");
         let _ = child.stdout.take().expect("its output").read(&mut [0]);
         child
@@ -162,6 +171,27 @@ mod tests {
         assert!(matches!(Claim::of(&path), Err(NotClaimed::Held(Holder(Some(process)))) if process == own));
         assert!(claim.is_there());
         holder.kill().and_then(|()| holder.wait()).expect("it lives");
+    }
+
+    #[test]
+    fn a_living_process_of_our_user_keeps_its_claim_whatever_became_of_the_mode() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (path, hidden) = (folder.path().join("state"), folder.path().join(".state.claim"));
+        drop(Claim::of(&path).expect("free"));
+        fs::set_permissions(&hidden, fs::Permissions::from_mode(0o644)).expect("ours");
+        let mut holder = lock(&hidden, geteuid().as_raw());
+        fs::write(&hidden, holder.id().to_string()).expect("ours");
+        assert!(matches!(Claim::of(&path), Err(NotClaimed::Held(Holder(Some(process)))) if process == holder.id()));
+        holder.kill().and_then(|()| holder.wait()).expect("it lives");
+        Claim::of(&path).expect("whoever had it is gone");
+    }
+
+    #[test]
+    fn a_directory_in_the_place_of_a_claim_is_named() {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::create_dir(folder.path().join(".state.claim")).expect("a directory");
+        let refused = Claim::of(&folder.path().join("state")).expect_err("no file").to_string();
+        assert!(refused.contains(".state.claim is a directory"), "{refused}");
     }
 
     #[test]
