@@ -12,10 +12,11 @@ use tempfile::TempDir;
 use crate::harness::{Process, Zk, chosen, class_path, ensure, eventually, free_port};
 
 /// Small: there are up to five of them.
-const JVM: [&str; 6] = [
+const JVM: [&str; 7] = [
     "-Xms32m",
     "-Xmx128m",
     "-XX:+UseSerialGC",
+    "-XX:-UsePerfData",
     "-XX:TieredStopAtLevel=1",
     "-Dzookeeper.forceSync=no",
     "-Dzookeeper.preAllocSize=64",

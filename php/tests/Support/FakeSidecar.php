@@ -7,8 +7,9 @@ namespace Roster\Tests\Support;
 /** A sidecar that answers as a test says, in a process of its own. */
 final class FakeSidecar
 {
-    private readonly Folder $folder;
     private Process $process;
+    // Goes last, for what is declared before it ends first.
+    private readonly Folder $folder;
 
     /** What a client calls it: a path, or host and port. */
     public readonly string $address;

@@ -17,8 +17,9 @@ final class Roster
     public readonly string $tcp;
     public readonly string $shared;
     private readonly string $register;
-    private readonly Folder $folder;
     private ?Process $process = null;
+    // Goes last, for what is declared before it ends first.
+    private readonly Folder $folder;
 
     /** @param array<string, string> $nodes by path */
     public function __construct(array $nodes, private readonly bool $hasRegister = false)

@@ -7,9 +7,10 @@ namespace Roster\Tests\Support;
 /** A real nginx with php-fpm behind it, in a folder of their own, and a browser that asks much at once. */
 final class WebServer
 {
-    private readonly Folder $folder;
     private readonly Process $fpm;
     private readonly Process $nginx;
+    // Goes last, for what is declared before it ends first.
+    private readonly Folder $folder;
 
     public function __construct(int $workers)
     {

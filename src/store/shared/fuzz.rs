@@ -1,7 +1,5 @@
 //! What must hold for any bytes that lie in the place of the shared file.
 
-use std::io::Write;
-
 use super::image::{Half, Image};
 use super::{Contents, Env};
 
@@ -10,9 +8,10 @@ pub(super) type Pair = (Vec<u8>, Vec<u8>);
 
 /// They are refused; or LMDB, which trusts its file, reads of it what we have read.
 pub fn files(bytes: &[u8]) {
-    let mut file = tempfile::NamedTempFile::new().expect("a file");
-    file.write_all(bytes).expect("written");
-    let Ok(image) = Image::open(file.path()) else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("shared.mdb");
+    std::fs::write(&file, bytes).expect("written");
+    let Ok(image) = Image::open(&file) else { return };
     let mut entries: Vec<Pair> = Vec::new();
     let whole = image.walk(&mut |key, value| {
         entries.push((key.to_vec(), value.to_vec()));
@@ -28,7 +27,7 @@ pub fn files(bytes: &[u8]) {
     for (key, value) in &entries {
         assert_eq!(image.get(key).expect("sound").as_ref(), Some(value));
     }
-    let env = Env::reader(file.path()).expect("sound");
+    let env = Env::reader(&file).expect("sound");
     assert_eq!(env.entries().expect("sound"), entries);
 }
 

@@ -13,8 +13,13 @@ use super::process::Process;
 use super::{SOON, Zk, chosen, class_path, ensure, eventually, free_port};
 
 /// Small, and quick to start.
-const JVM: [&str; 4] =
-    ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dzookeeper.forceSync=no", "-Dzookeeper.preAllocSize=64"];
+const JVM: [&str; 5] = [
+    "-XX:+UseSerialGC",
+    "-XX:-UsePerfData",
+    "-XX:TieredStopAtLevel=1",
+    "-Dzookeeper.forceSync=no",
+    "-Dzookeeper.preAllocSize=64",
+];
 
 /// How long it may take to start while the machine is busy.
 const START: Duration = Duration::from_secs(90);
