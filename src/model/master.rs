@@ -235,13 +235,9 @@ impl Packed {
         Self { bytes, unpack: Arc::new(unpack) }
     }
 
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// The value; or what is wrong with it.
-    pub fn unpack(&self) -> Result<Value, String> {
-        (self.unpack)()
+    /// The value, or what is wrong with it; unpacked in the turn of the user who waits for it.
+    pub(crate) async fn read(self, user: &Share) -> Result<Value, String> {
+        user.work(self.bytes, move || (self.unpack)()).await
     }
 }
 
@@ -253,7 +249,7 @@ impl Debug for Packed {
 
 impl PartialEq for Packed {
     fn eq(&self, other: &Self) -> bool {
-        self.unpack() == other.unpack()
+        (self.unpack)() == (other.unpack)()
     }
 }
 

@@ -215,10 +215,7 @@ async fn relay_values(mut answers: Answers, outlet: &Outlet, memory: &Arc<Share>
     loop {
         let value = match answers.next().await {
             Some(Answer::Value(value)) => value,
-            Some(Answer::Packed(packed)) => {
-                let unpacked = memory.work(packed.bytes(), move || packed.unpack()).await;
-                unpacked.map_err(RemoteError::new)?
-            }
+            Some(Answer::Packed(packed)) => packed.read(memory).await.map_err(RemoteError::new)?,
             Some(Answer::End) => return Ok(()),
             Some(Answer::Failed { message, class, code }) => return Err(RemoteError { message, class, code }),
             Some(Answer::Lost(why)) => return Err(error_of(LOST, why)),

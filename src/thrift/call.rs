@@ -59,12 +59,7 @@ impl Desk {
         let (mut several, mut bytes, mut charged) = (Vec::with_capacity(calls.len()), 0, peer.account.memory.nothing());
         for call in calls {
             peer.let_others_work().await;
-            let mut request = self.one_of_several(peer, call, bytes);
-            if let Ok(unread) = &mut request
-                && let Err(invalid) = unread.read(&peer.account).await
-            {
-                request = Err(invalid.into());
-            }
+            let request = self.one_of_several(peer, call, bytes).await;
             bytes += request.as_ref().map_or(0, Request::memory_size);
             if !charged.resize(bytes) {
                 self.metrics.overloaded.increment();
@@ -76,13 +71,15 @@ impl Desk {
     }
 
     /// Checks one of several calls, after those whose arguments take so many bytes.
-    fn one_of_several(&self, peer: &Peer, call: idl::Call, before: usize) -> Result<Request, Unsendable> {
+    async fn one_of_several(&self, peer: &Peer, call: idl::Call, before: usize) -> Result<Request, Unsendable> {
         may_call(peer, &call)?;
         if before > MAX_ARGUMENTS {
             let message = "those of the calls before take too much; make fewer at once";
             return Err(request::invalid("arguments", message).into());
         }
-        Ok(Request::check(call, &self.config)?)
+        let mut request = Request::check(call, &self.config)?;
+        request.read(&peer.account).await?;
+        Ok(request)
     }
 
     pub(super) async fn call(&self, peer: &Peer, request: &Request) -> thrift::Result<CallResult> {

@@ -290,11 +290,13 @@ async fn send(entry: &Entry, request: &Request, bounds: Bounds<'_>) -> Result<An
     let (until, memory) = (Some(bounds.until.into_std()), bounds.account.memory.clone());
     let call = Call { service: service_name, method, arguments, until, input, memory };
     let mut lines: Vec<_> = entry.lines_to(service).cloned().collect();
-    if !takes_input(entry, request) {
-        let why = "takes no values beside arguments: only a master of PHP at this sidecar's own register does";
-        return Err(unsent(request, format!("master `{id}` {why}")));
+    if request.input.is_some() {
+        lines.retain(|line| line.takes_input());
+        if lines.is_empty() {
+            let why = "takes no values beside arguments: only a master of PHP at this sidecar's own register does";
+            return Err(unsent(request, format!("master `{id}` {why}")));
+        }
     }
-    lines.retain(|line| request.input.is_none() || line.takes_input());
     lines.sort_by_cached_key(|line| line.outstanding());
     let sent =
         timeout_at(bounds.until, bounds.account.memory.work(request.weight, move || call_by_one(&lines, &call))).await;
@@ -359,8 +361,7 @@ async fn gather(mut answers: Answers, master: &str, request: &Request, bounds: B
         let value = match answers.next().await {
             Some(Answer::Value(value)) => value,
             Some(Answer::Packed(packed)) => {
-                let unpacked = bounds.account.memory.work(packed.bytes(), move || packed.unpack()).await;
-                unpacked.map_err(|why| failed(why, None, 0, false))?
+                packed.read(&bounds.account.memory).await.map_err(|why| failed(why, None, 0, false))?
             }
             Some(Answer::End) if last.is_nil() => return Ok(()),
             Some(Answer::End) => return put(last, held).await,
