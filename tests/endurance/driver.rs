@@ -13,7 +13,7 @@ use zookeeper_client::{Acls, Client, CreateMode, Error};
 
 use crate::checker::Checker;
 use crate::dice::Dice;
-use crate::harness::{ensure, eventually};
+use crate::harness::{ensure, eventually, known_to, release};
 use crate::model::{LIMIT, Value, data_of, value_of};
 
 pub(crate) const ROOT: &str = "/app";
@@ -187,8 +187,8 @@ impl Writer {
     }
 
     async fn session(&mut self) -> Result<(), Error> {
-        let connector = Client::connector().with_session_timeout(Duration::from_secs(6)).with_fail_eagerly();
-        let connecting = connector.connect(&self.shared.connect);
+        let connector = Client::connector().with_session_timeout(Duration::from_secs(6));
+        let connecting = known_to(release(), connector).connect(&self.shared.connect);
         let client = within(Duration::from_secs(6), connecting).await?;
         within(WRITE, client.sync("/")).await?;
         loop {

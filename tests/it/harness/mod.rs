@@ -43,7 +43,7 @@ pub(crate) use self::truth::Tree;
 pub(crate) use self::users::{WWW_DATA, as_www_data, is_skipped_unless, is_skipped_without_root, of_www_data};
 pub(crate) use self::watcher::Watcher;
 pub(crate) use self::wire::Argument;
-pub(crate) use self::zk::Zk;
+pub(crate) use self::zk::{Zk, known_to};
 
 /// How long anything may take that nothing holds up.
 pub(crate) const SOON: Duration = Duration::from_secs(20);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::future::try_join_all;
-use zookeeper_client::{Acls, Client, CreateMode, Error};
+use zookeeper_client::{Acls, Client, Connector, CreateMode, Error};
 
 use super::release::release;
 use super::runtime;
@@ -144,14 +144,18 @@ impl Zk {
         })
     }
 
-    async fn client(&self, connector: zookeeper_client::Connector) -> Result<Client, Error> {
-        let (major, minor) = self.release;
-        let connector = connector.with_fail_eagerly().with_server_version(major, minor, 0);
+    async fn client(&self, connector: Connector) -> Result<Client, Error> {
+        let connector = known_to(self.release, connector);
         match &self.identity {
             Some(identity) => connector.with_auth("digest", identity.as_bytes()).connect(&self.connect).await,
             None => connector.connect(&self.connect).await,
         }
     }
+}
+
+/// Has a client make only requests that a server of this release knows.
+pub(crate) fn known_to(release: (u32, u32), connector: Connector) -> Connector {
+    connector.with_fail_eagerly().with_server_version(release.0, release.1, 0)
 }
 
 impl Owner {
