@@ -12,6 +12,7 @@ mod death;
 mod descriptors;
 mod documentation;
 mod endpoint;
+mod ensembles;
 mod export;
 mod faults;
 mod file;

@@ -28,6 +28,10 @@ pub struct Config {
     /// Patterns of the paths to leave out, with all that lies below them.
     #[serde(default)]
     pub exclude: Patterns,
+    /// Whether other servers that the ensemble has, by what it says itself, are tried where none of `connect` gives a
+    /// session.
+    #[serde(default = "Config::default_follow_reconfig")]
+    pub follow_reconfig: bool,
     /// A file with a line `digest:USER:PASSWORD` (or another scheme) for each identity. Read again on SIGHUP.
     #[serde(default)]
     pub credentials: Option<PathBuf>,
@@ -91,6 +95,7 @@ impl Config {
             roots: Self::default_roots(),
             include: Patterns::default(),
             exclude: Patterns::default(),
+            follow_reconfig: Self::default_follow_reconfig(),
             credentials: None,
             ca: None,
             certificate: None,
@@ -121,6 +126,10 @@ impl Config {
 
     fn default_roots() -> Vec<NodePath> {
         vec![NodePath::root()]
+    }
+
+    fn default_follow_reconfig() -> bool {
+        true
     }
 
     fn default_session_timeout() -> Duration {

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::chroot::Chroot;
+use super::ensemble::CONFIGURATION;
 use super::inbox::Inbox;
 use super::jute::{self, Frame, Malformed, ReplyHeader, code, op, xid};
 use super::request::{Failure, Reply, Request};
@@ -282,6 +283,9 @@ fn take_event(body: &[u8], inbox: &Inbox, chroot: &Chroot) -> Result<(), Trouble
         return Err(broken(Malformed("an event that is too large")));
     }
     let (kind, path) = jute::event(body).map_err(broken)?;
+    if path == CONFIGURATION {
+        inbox.reconfigured();
+    }
     match chroot.client(&path) {
         Some((path, None)) => inbox.changed(path, Fired::of(kind)),
         Some((parent, Some(name))) => inbox.odd(parent, name.chars().take(MAX_NAME).collect(), kind != DELETED),

@@ -26,6 +26,7 @@ struct Contents {
     /// Of each name that no node can have, below a path, whether it is there.
     odd: BTreeMap<(NodePath, String), bool>,
     path_bytes: usize,
+    reconfigured: bool,
     lost: Option<String>,
     regained: bool,
     ended: Option<Trouble>,
@@ -54,6 +55,16 @@ impl Inbox {
         }
         self.came.notify_one();
         contents.check()
+    }
+
+    /// The ensemble may have other servers.
+    pub(super) fn reconfigured(&self) {
+        self.lock().reconfigured = true;
+    }
+
+    /// Whether the ensemble may have other servers than when this was last asked.
+    pub(super) fn take_reconfigured(&self) -> bool {
+        std::mem::take(&mut self.lock().reconfigured)
     }
 
     /// What had changed before a loss does not matter: everything is read anew.

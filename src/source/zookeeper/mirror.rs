@@ -58,8 +58,9 @@ pub async fn run(config: Config, publisher: Publisher, reload: Reload, stop: Sto
     let (left_out, told) = (LeftOut::default(), Told::default());
     let quotas = quotas(&config);
     let (pace, earlier) = (Pace::new(config.max_in_flight), Generation::new());
+    let servers = Servers::of(&config);
     let mut mirror =
-        Mirror { config, publisher, reload, left_out, told, quotas, pace, earlier, held: None, lost: false };
+        Mirror { config, servers, publisher, reload, left_out, told, quotas, pace, earlier, held: None, lost: false };
     tokio::select! {
         () = mirror.keep() => {}
         () = stop.requested() => {}
@@ -68,6 +69,7 @@ pub async fn run(config: Config, publisher: Publisher, reload: Reload, stop: Sto
 
 struct Mirror {
     config: Config,
+    servers: Servers,
     publisher: Publisher,
     reload: Reload,
     left_out: LeftOut,
@@ -101,9 +103,8 @@ impl Mirror {
     async fn keep(&mut self) {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
         self.feed().enter(FeedState::Connecting, format!("connecting to {}", self.config.connect));
-        let servers = Servers::of(&self.config);
         loop {
-            let trouble = match Session::connect(&self.config, &servers).await {
+            let trouble = match Session::connect(&self.config, &self.servers).await {
                 Ok((session, driver)) => {
                     let since = Instant::now();
                     let trouble = tokio::select! {
@@ -180,6 +181,7 @@ impl Mirror {
     async fn sync(&mut self, session: &mut Session) -> Result<(), Trouble> {
         self.feed().enter(FeedState::Syncing, format!("reading all of {}", self.config.connect));
         session.watch().await?;
+        session.learn_servers().await?;
         session.catch_up().await?;
         let began = Moment::now();
         let (changes, announced) = self.compare(session, BTreeSet::new()).await?;
@@ -232,8 +234,8 @@ impl Mirror {
         let is_empty = |root: &&NodePath| {
             snapshot.subtree(root, (*root).clone()).next().is_none() && !self.left_out.is_unreadable(root)
         };
-        let servers = Servers::of(&self.config);
-        let empty = self.config.roots.iter().filter(is_empty).map(|root| servers.chroot().server(root).into_owned());
+        let empty =
+            self.config.roots.iter().filter(is_empty).map(|root| self.servers.chroot().server(root).into_owned());
         let empty: Vec<String> = empty.collect();
         (!empty.is_empty()).then(|| format!("nothing to mirror at {} yet", empty.join(", ")))
     }
@@ -366,6 +368,7 @@ impl Mirror {
     async fn prove(&mut self, session: &mut Session, dirty: &mut Dirty) -> Result<(), Trouble> {
         let asked = Moment::now();
         session.heartbeat().await?;
+        session.learn_new_servers().await?;
         if self.drain(session, dirty)? {
             dirty.proof = Some(asked);
             self.settle(dirty);

@@ -6,6 +6,7 @@ mod config;
 mod connection;
 pub(crate) mod credentials;
 mod driver;
+mod ensemble;
 #[cfg(test)]
 mod fake;
 #[cfg(any(test, feature = "fuzz"))]

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use super::chroot::Chroot;
 use super::connection::{Connection, SILENCE};
 use super::credentials::Identity;
+use super::ensemble::Ensemble;
 use super::handshake::NoSession;
 use super::jute::Ticket;
 use super::watching::Watching;
@@ -28,103 +29,154 @@ const MAX_TOLD: usize = 3;
 /// How long names may be looked up where addresses are known from before: a session's time may be running.
 const LOOKUP: Duration = Duration::from_secs(1);
 
-/// What `zookeeper.connect` names. Clones share what was learned.
+/// What `zookeeper.connect` names, and what the ensemble names beside. Clones share what was learned.
 #[derive(Clone, Debug)]
 pub(super) struct Servers {
-    addresses: Vec<String>,
-    /// Which of them are spoken to by TLS, each by the name that its certificate must have.
-    secured: Vec<Option<String>>,
+    named: Vec<Server>,
     config: Config,
     chroot: Chroot,
     learned: Arc<Mutex<Learned>>,
 }
 
+/// A host and its port; and, where it is spoken to by TLS, the name that its certificate must have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Server {
+    address: String,
+    secured: Option<String>,
+}
+
 #[derive(Debug, Default)]
 struct Learned {
     /// What each name meant when it was last found.
-    found: BTreeMap<usize, Vec<SocketAddr>>,
+    found: BTreeMap<String, Vec<SocketAddr>>,
     /// The addresses that failed since a connection was last sound; the last is the one that failed last.
     failed: Vec<SocketAddr>,
     /// The address of the last connection.
     connected: Option<SocketAddr>,
     /// The addresses of servers that refused a persistent watch.
     one_shot: BTreeSet<SocketAddr>,
+    /// The servers that the ensemble has by its own account.
+    ensemble: Ensemble,
 }
 
 impl Servers {
     pub(super) fn of(config: &Config) -> Self {
         let servers = servers(&config.connect);
-        let secured = servers.clone().map(|server| is_secured(server).then(|| host(address_of(server)))).collect();
-        let servers = servers.map(address_of);
-        let chroot = servers.clone().next_back().and_then(|server| server.find('/').map(|slash| &server[slash..]));
+        let chroot = servers.clone().next_back().map(address_of);
+        let chroot = chroot.and_then(|server| server.find('/').map(|slash| &server[slash..]));
         let chroot = Chroot::new(chroot.unwrap_or_default());
-        Self {
-            addresses: servers.map(address).collect(),
-            secured,
-            config: config.clone(),
-            chroot,
-            learned: Arc::default(),
-        }
+        let named = servers.map(|server| Server {
+            address: address(address_of(server)),
+            secured: is_secured(server).then(|| host(address_of(server))),
+        });
+        Self { named: named.collect(), config: config.clone(), chroot, learned: Arc::default() }
     }
 
     pub(super) fn chroot(&self) -> &Chroot {
         &self.chroot
     }
 
-    /// Tries each server once, in an order of chance, those that failed last, until one gives a session.
+    /// Tries each address of each server once until one gives a session: of those that `connect` names, and then of the
+    /// others that the ensemble has; each time in an order of chance, those that failed last.
     pub(super) async fn connect(
         &self,
         ticket: &Ticket,
         last_zxid: i64,
         identities: &[Identity],
     ) -> Result<(Connection, Ticket), NoSession> {
-        let patience = if self.learned().found.is_empty() { SILENCE } else { LOOKUP };
-        let looked_up = join_all(self.addresses.iter().map(|address| look_up(address, patience))).await;
         let mut told = Vec::new();
-        for (number, address) in self.round(looked_up, &mut told) {
-            let tls = self.secured[number].as_deref().map(|host| (host, self.config.tls()));
-            let no_session = match Connection::open(address, tls, ticket, last_zxid, identities).await {
-                Ok(connected) => {
-                    self.learned().connected = Some(address);
-                    return Ok(connected);
+        let ensemble = self.learned().ensemble.clone();
+        let others: Vec<Server> =
+            ensemble.servers.iter().map(|address| Server { address: address.clone(), secured: None }).collect();
+        let mut tried = BTreeSet::new();
+        for servers in [&self.named, &others] {
+            let are_named = std::ptr::eq(servers, &self.named);
+            for (number, address) in self.look_up_all(servers, &mut told).await {
+                if !tried.insert(address) || !(are_named || ensemble.may_have(address)) {
+                    continue;
                 }
-                Err(no_session) => no_session,
-            };
-            self.fail(address);
-            match no_session {
-                NoSession::Here(why) => told.push((number, why)),
-                ended => return Err(ended),
+                let tls = servers[number].secured.as_deref().map(|host| (host, self.config.tls()));
+                let no_session = match Connection::open(address, tls, ticket, last_zxid, identities).await {
+                    Ok(connected) => {
+                        self.note_connected(address, are_named);
+                        return Ok(connected);
+                    }
+                    Err(no_session) => no_session,
+                };
+                self.fail(address);
+                match no_session {
+                    NoSession::Here(why) => told.push((servers[number].address.clone(), why)),
+                    ended => return Err(ended),
+                }
             }
         }
         Err(NoSession::Here(self.told(told)))
     }
 
+    async fn look_up_all(&self, servers: &[Server], told: &mut Vec<(String, String)>) -> Vec<(usize, SocketAddr)> {
+        let patience = if self.learned().found.is_empty() { SILENCE } else { LOOKUP };
+        let looked_up = join_all(servers.iter().map(|server| look_up(&server.address, patience))).await;
+        self.round(servers, looked_up, told)
+    }
+
     /// The addresses to try, with the numbers of their servers. Where no name is found, all mean what they meant before.
     /// Where others are, one that is not may be gone, and its address be somebody else's.
-    fn round(&self, looked_up: Vec<LookedUp>, told: &mut Vec<(usize, String)>) -> Vec<(usize, SocketAddr)> {
+    fn round(
+        &self,
+        servers: &[Server],
+        looked_up: Vec<LookedUp>,
+        told: &mut Vec<(String, String)>,
+    ) -> Vec<(usize, SocketAddr)> {
         let mut learned = self.learned();
         let is_dns_away = looked_up.iter().all(Result::is_err);
         let mut meant = Vec::new();
-        for (number, looked_up) in looked_up.into_iter().enumerate() {
+        for (number, (Server { address: name, .. }, looked_up)) in servers.iter().zip(looked_up).enumerate() {
             match looked_up {
                 Ok(found) => {
-                    meant.push((number, found.clone()));
-                    learned.found.insert(number, found);
+                    meant.extend(found.iter().map(|address| (number, *address)));
+                    learned.found.insert(name.clone(), found);
                 }
-                Err(why) => match learned.found.get(&number).filter(|_| is_dns_away) {
-                    Some(found) => meant.push((number, found.clone())),
-                    None => told.push((number, why.to_owned())),
+                Err(why) => match learned.found.get(name).filter(|_| is_dns_away) {
+                    Some(found) => meant.extend(found.iter().map(|address| (number, *address))),
+                    None => told.push((name.clone(), why.to_owned())),
                 },
             }
         }
-        let in_turn = shuffled(meant.len()).into_iter().map(|at| &meant[at]);
-        let mut round: Vec<_> =
-            in_turn.flat_map(|(number, found)| found.iter().map(|address| (*number, *address))).collect();
-        let is_in_round = |address: &SocketAddr| round.iter().any(|(_, other)| other == address);
-        learned.failed.retain(is_in_round);
-        learned.one_shot.retain(is_in_round);
+        learned.forget_others(&self.named);
+        let mut round: Vec<_> = shuffled(meant.len()).into_iter().map(|at| meant[at]).collect();
         round.sort_by_key(|(_, address)| learned.failed.iter().position(|failed| failed == address));
         round
+    }
+
+    fn note_connected(&self, address: SocketAddr, is_named: bool) {
+        self.learned().connected = Some(address);
+        if !is_named {
+            let source = &self.config.name;
+            tracing::warn!(
+                source,
+                %address,
+                "no server that `connect` names gives a session, but one that the ensemble has beside: name it there, \
+                 since after a restart nothing else is known"
+            );
+        }
+    }
+
+    /// Takes in which servers the ensemble has by its own account: what it keeps in its node for that.
+    pub(super) fn learn(&self, configuration: &[u8]) {
+        let mut learned = self.learned();
+        let is_here = learned.connected.is_some_and(|address| address.ip().to_canonical().is_loopback());
+        let mut ensemble = Ensemble::read(configuration, is_here);
+        ensemble.servers.retain(|address| self.named.iter().all(|named| named.address != *address));
+        if learned.ensemble.servers != ensemble.servers {
+            let source = &self.config.name;
+            tracing::info!(source, servers = %ensemble, "these servers of the ensemble are not named by `connect`");
+        }
+        learned.ensemble = ensemble;
+    }
+
+    /// Whether it is learned which servers the ensemble has. Of those with TLS it keeps only their ports without.
+    pub(super) fn follow_reconfig(&self) -> bool {
+        self.config.follow_reconfig && !self.config.has_tls()
     }
 
     /// An address failed: it is tried after all others.
@@ -160,13 +212,26 @@ impl Servers {
         self.learned.lock().expect("nobody panics while holding it")
     }
 
-    fn told(&self, mut whys: Vec<(usize, String)>) -> String {
-        whys.sort();
+    /// Why there is no session; of the servers that `connect` names first, in its order.
+    fn told(&self, mut whys: Vec<(String, String)>) -> String {
+        let place = |address: &str| self.named.iter().position(|named| named.address == address);
+        whys.sort_by_cached_key(|(address, why)| (place(address).unwrap_or(usize::MAX), address.clone(), why.clone()));
         whys.dedup();
         let more = whys.len().saturating_sub(MAX_TOLD);
-        let named = whys.iter().take(MAX_TOLD).map(|(number, why)| format!("{}: {why}", self.addresses[*number]));
+        let named = whys.iter().take(MAX_TOLD).map(|(address, why)| format!("{address}: {why}"));
         let more = (more > 0).then(|| format!("and {more} more"));
         named.chain(more).collect::<Vec<_>>().join("; ")
+    }
+}
+
+impl Learned {
+    /// Forgets what was learned of servers that nobody names any more, and of their addresses.
+    fn forget_others(&mut self, named: &[Server]) {
+        let ensemble = &self.ensemble.servers;
+        self.found.retain(|name, _| named.iter().any(|server| server.address == *name) || ensemble.contains(name));
+        let is_found = |address: &SocketAddr| self.found.values().flatten().any(|found| found == address);
+        self.failed.retain(is_found);
+        self.one_shot.retain(is_found);
     }
 }
 
@@ -207,6 +272,10 @@ fn host(server: &str) -> String {
 mod tests {
     use super::*;
 
+    fn addresses(servers: &Servers) -> Vec<&str> {
+        servers.named.iter().map(|server| &*server.address).collect()
+    }
+
     #[test]
     fn a_server_has_a_port_and_the_last_one_the_chroot() {
         for (connect, expected) in [
@@ -216,11 +285,11 @@ mod tests {
             ("[::1]", "[::1]:2181"),
             ("[::1]:1/a", "[::1]:1"),
         ] {
-            assert_eq!(Servers::of(&Config::new(connect)).addresses, [expected]);
+            assert_eq!(addresses(&Servers::of(&Config::new(connect))), [expected]);
         }
-        assert_eq!(Servers::of(&Config::new(" zk1 , zk2:1 ,")).addresses, ["zk1:2181", "zk2:1"]);
+        assert_eq!(addresses(&Servers::of(&Config::new(" zk1 , zk2:1 ,"))), ["zk1:2181", "zk2:1"]);
         let servers = Servers::of(&Config::new("zk1,tcp://zk2:1/app"));
-        assert_eq!(servers.addresses, ["zk1:2181", "zk2:1"]);
+        assert_eq!(addresses(&servers), ["zk1:2181", "zk2:1"]);
         assert_eq!(servers.chroot.server(&crate::model::NodePath::root().child("a")), "/app/a");
     }
 
@@ -230,7 +299,7 @@ mod tests {
         let [first, second, third] = [1, 2, 3].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
         let order = |looked_up: [LookedUp; 3]| {
             let mut unknown = Vec::new();
-            let round = servers.round(looked_up.into(), &mut unknown);
+            let round = servers.round(&servers.named, looked_up.into(), &mut unknown);
             (round.into_iter().map(|(_, address)| address).collect::<Vec<_>>(), unknown.len())
         };
         assert_eq!(order([Err(""), Ok(vec![second]), Err("")]), (vec![second], 2));
@@ -253,7 +322,7 @@ mod tests {
         let [old, new] = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
         let connect = |address: SocketAddr| servers.learned().connected = Some(address);
         let round = |addresses: [SocketAddr; 2]| {
-            servers.round(addresses.map(|address| Ok(vec![address])).into(), &mut Vec::new());
+            servers.round(&servers.named, addresses.map(|address| Ok(vec![address])).into(), &mut Vec::new());
         };
         assert_eq!(servers.watching(), Watching::Persistent);
         connect(old);
@@ -271,6 +340,61 @@ mod tests {
         round([new, new]);
         assert_eq!(servers.watching(), Watching::Persistent);
         assert!(servers.learned().one_shot.is_empty());
+    }
+
+    /// A listener that takes no connection any more, so that what is sent to it gets no answer, and those that it has.
+    async fn deaf() -> (tokio::net::TcpListener, Vec<tokio::net::TcpStream>) {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
+        let listener = socket.listen(1).expect("a listener");
+        let (here, mut taken) = (listener.local_addr().expect("an address"), Vec::new());
+        let moment = Duration::from_millis(200);
+        while let Ok(stream) = timeout(moment, tokio::net::TcpStream::connect(here)).await {
+            taken.push(stream.expect("a connection"));
+        }
+        (listener, taken)
+    }
+
+    #[tokio::test]
+    async fn an_address_that_answers_nothing_costs_its_own_time_and_is_not_the_first_again() {
+        let good = super::super::fake::Fake::start(super::super::fake::Kind::New).await.address;
+        let (listener, _taken) = deaf().await;
+        let deaf = listener.local_addr().expect("an address");
+        let servers = Servers::of(&Config::new("ensemble.invalid"));
+        servers.learned().found.insert("ensemble.invalid:2181".into(), vec![deaf, good]);
+        servers.fail(good);
+        let shortest = Ticket { timeout_ms: 1, ..Ticket::default() };
+        let began = std::time::Instant::now();
+        servers.connect(&shortest, 0, &[]).await.expect("a session");
+        assert!(began.elapsed() >= super::super::connection::LEAST_SILENCE);
+        assert_eq!(servers.learned().connected, Some(good));
+        let mut told = Vec::new();
+        for _ in 0..20 {
+            assert_eq!(servers.round(&servers.named, vec![Err("")], &mut told), [(0, good), (0, deaf)]);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_ensemble_has_beside_is_tried_last_and_only_where_it_can_be() {
+        let good = super::super::fake::Fake::start(super::super::fake::Kind::New).await.address;
+        let servers = Servers::of(&Config::new("127.0.0.1:1,127.0.0.1:2"));
+        let learn = |from: &str, port: u16| {
+            servers.learned().connected = Some(from.parse().expect("an address"));
+            let lines = [format!("server.1=a:1:2;127.0.0.1:{port}"), "server.2=b:1:2;127.0.0.1:1".to_owned()];
+            servers.learn(lines.join("\n").as_bytes());
+        };
+        let wanted = Ticket { timeout_ms: 1_000, ..Ticket::default() };
+        learn("10.0.0.1:2181", good.port());
+        assert_eq!(servers.learned().ensemble.servers, [good.to_string()], "what `connect` names is not learned");
+        servers.connect(&wanted, 0, &[]).await.expect_err("loopback there is not loopback here");
+        learn("127.0.0.1:2", good.port());
+        servers.connect(&wanted, 0, &[]).await.expect("a session");
+        assert_eq!(servers.learned().connected, Some(good));
+        learn("127.0.0.1:2", 3);
+        let told = format!("{:?}", servers.connect(&wanted, 0, &[]).await.expect_err("it has left"));
+        assert!(told.contains("127.0.0.1:1: ") && told.contains("127.0.0.1:3: "), "{told}");
+        let found = servers.learned().found.keys().cloned().collect::<Vec<_>>();
+        assert_eq!(found, ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"], "what it meant is forgotten with it");
     }
 
     #[tokio::test]

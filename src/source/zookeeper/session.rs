@@ -17,6 +17,7 @@ use super::chroot::Chroot;
 use super::connection::Connection;
 use super::credentials::{self, Flaw, Identity};
 use super::driver::Driver;
+use super::ensemble::CONFIGURATION;
 use super::handshake::NoSession;
 use super::inbox::Inbox;
 use super::jute::{self, Listing, Malformed, Reading, Ticket, code, op};
@@ -234,6 +235,31 @@ impl Session {
     /// The one-shot watches.
     pub(super) fn watches(&self) -> MutexGuard<'_, Watches> {
         self.watches.lock().expect("nobody panics while holding it")
+    }
+
+    /// Learns which servers the ensemble has, and has the server tell when these change. That costs nothing else: a server
+    /// may not have the node, or not show it.
+    pub(super) async fn learn_servers(&self) -> Result<(), Trouble> {
+        if !self.servers.follow_reconfig() {
+            return Ok(());
+        }
+        // Before ZooKeeper 3.9 a one-shot watch ends a persistent one of the same path, which tells of it too.
+        let is_root = |root: &NodePath| self.chroot.server(root) == CONFIGURATION;
+        let is_watched = self.watching == Watching::OneShot || !self.roots.iter().any(is_root);
+        let body = jute::reading(CONFIGURATION, is_watched);
+        let configuration = self.ask("configuration", REPLY, op::GET_DATA, body, |reply| match reply {
+            Err(Failure::Lost(why)) => Err(Trouble::Lost(why)),
+            reply => Ok(reply.ok().and_then(|body| jute::node(&body).ok())),
+        });
+        if let Some(configuration) = configuration.await? {
+            self.servers.learn(&configuration.data);
+        }
+        Ok(())
+    }
+
+    /// The same, if the server has told that these may have changed.
+    pub(super) async fn learn_new_servers(&self) -> Result<(), Trouble> {
+        if self.inbox.take_reconfigured() { self.learn_servers().await } else { Ok(()) }
     }
 
     /// Lets the server catch up with its leader: one to which we come back may lag.

@@ -13,7 +13,7 @@ use super::process::Process;
 use super::{SOON, Zk, chosen, class_path, ensure, eventually, free_port};
 
 /// Small, and quick to start.
-const JVM: [&str; 5] = [
+pub(super) const JVM: [&str; 5] = [
     "-XX:+UseSerialGC",
     "-XX:-UsePerfData",
     "-XX:TieredStopAtLevel=1",
@@ -22,7 +22,7 @@ const JVM: [&str; 5] = [
 ];
 
 /// How long it may take to start while the machine is busy.
-const START: Duration = Duration::from_secs(90);
+pub(super) const START: Duration = Duration::from_secs(90);
 
 /// A standalone ZooKeeper.
 #[derive(Debug)]
@@ -148,24 +148,29 @@ impl Server {
 
     /// What it answers to one of its four-letter words; nothing if it cannot be reached.
     fn ask(&self, word: &str) -> String {
-        let mut answer = String::new();
-        let _ = TcpStream::connect(("127.0.0.1", self.port)).and_then(|mut stream| {
-            stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-            stream.write_all(word.as_bytes())?;
-            stream.read_to_string(&mut answer)
-        });
-        answer
+        four_letters(self.port, word)
     }
+}
+
+/// What a server of this machine answers to one of its four-letter words; nothing if it cannot be reached.
+pub(super) fn four_letters(port: u16, word: &str) -> String {
+    let mut answer = String::new();
+    let _ = TcpStream::connect(("127.0.0.1", port)).and_then(|mut stream| {
+        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+        stream.write_all(word.as_bytes())?;
+        stream.read_to_string(&mut answer)
+    });
+    answer
 }
 
 /// One of a few places for a server: each costs memory, and processor time while it starts.
 #[derive(Debug)]
-struct Place;
+pub(super) struct Place;
 
 static PLACES: (Mutex<usize>, Condvar) = (Mutex::new(5), Condvar::new());
 
 impl Place {
-    fn take() -> Self {
+    pub(super) fn take() -> Self {
         let free = PLACES.0.lock().unwrap_or_else(PoisonError::into_inner);
         *PLACES.1.wait_while(free, |free| *free == 0).unwrap_or_else(PoisonError::into_inner) -= 1;
         Self

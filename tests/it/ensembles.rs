@@ -1,0 +1,134 @@
+//! Which server of an ensemble is mirrored: the addresses of a name by turns, those that join by a reconfiguration.
+
+use std::net::TcpListener;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::harness::{
+    Ensemble, Roster, SOON, Server, binary_path, ensure, eventually, is_skipped_before, is_skipped_without_root,
+    source, unconfigured,
+};
+
+/// Waits until a node has this data, by an answer that is proven.
+fn follows(roster: &Roster, path: &str, data: &str) {
+    eventually("it is followed", 2 * SOON, || {
+        let answer = roster.get(path).map_err(|error| format!("{error:?}"))?;
+        ensure(answer.freshness.age_ms == 0 && answer.node.data == data.as_bytes(), format!("{answer:?}"))
+    });
+}
+
+/// Sets a node's data, as soon as there is a leader for it.
+fn set(ensemble: &Ensemble, data: &str) {
+    eventually("it is set", 2 * SOON, || {
+        ensemble.zk().attempt(async |client| client.set_data("/a", data.as_bytes(), None).await.map(drop))
+    });
+}
+
+/// Takes connections and says nothing on them; how many they are.
+fn silent(address: &str) -> Arc<AtomicUsize> {
+    let (listener, count) = (TcpListener::bind(address).expect("a listener"), Arc::new(AtomicUsize::new(0)));
+    let counted = count.clone();
+    std::thread::spawn(move || {
+        let mut kept = Vec::new();
+        while let Ok((stream, _)) = listener.accept() {
+            kept.push(stream);
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    count
+}
+
+#[test]
+fn of_a_name_with_several_addresses_the_silent_ones_cost_a_few_seconds() {
+    if is_skipped_without_root() {
+        return;
+    }
+    /// Of an address, since that is how long a session is.
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let server = Server::start();
+    let address = server.address();
+    let (host, port) = address.split_once(':').expect("a port");
+    let silent = ["127.0.0.2", "127.0.0.3"].map(|host| silent(&format!("{host}:{port}")));
+    let asked = || silent.iter().map(|count| count.load(Ordering::Relaxed)).sum::<usize>();
+    let mut roster = Roster::prepare(&source(&format!("ensemble.test:{port}"), ""));
+    roster.write("hosts", &format!("127.0.0.2 ensemble.test\n127.0.0.3 ensemble.test\n{host} ensemble.test\n"));
+    // They are asked in an order of chance.
+    for _ in 0..20 {
+        let before = asked();
+        let mut serve = unconfigured(Command::new("unshare"));
+        serve.args(["--mount", "sh", "-c", "mount --bind \"$0\" /etc/hosts && exec \"$@\""]);
+        serve.arg(roster.folder().join("hosts")).arg(binary_path());
+        let mut serve = roster.serve(serve);
+        let began = Instant::now();
+        roster.run_as(&mut serve);
+        roster.becomes("live");
+        let (took, asked) = (began.elapsed(), asked() - before);
+        assert!(took < PATIENCE * asked as u32 + 2 * PATIENCE, "{took:?} with {asked} silent addresses before");
+        if asked > 0 {
+            return;
+        }
+        roster.kill();
+    }
+    panic!("no silent address was asked first");
+}
+
+#[test]
+fn servers_that_join_are_followed_when_those_of_before_are_gone_and_a_restart_knows_only_connect() {
+    if is_skipped_before((3, 5), "ZooKeeper is reconfigured from 3.5 on") {
+        return;
+    }
+    let mut ensemble = Ensemble::start(&["participant"]);
+    let first = ensemble.address(1);
+    ensemble.zk().create("/a", "one");
+    let settings = "follow_reconfig = false\nname = \"still\"\nroots = [\"/b\"]";
+    let mut roster = Roster::start(&(source(&first, "roots = [\"/a\"]") + &source(&first, settings)));
+    follows(&roster, "/a", "one");
+
+    let (second, third) = (ensemble.join("participant"), ensemble.join("participant"));
+    ensemble.leave(&[1]);
+    let knows = |number| roster.log().contains(&ensemble.address(number));
+    eventually("it is told of both", SOON, || ensure(knows(second) && knows(third), roster.log()));
+    ensemble.kill(1);
+    set(&ensemble, "two");
+    follows(&roster, "/a", "two");
+    assert!(roster.log().contains("no server that `connect` names gives a session"), "{}", roster.log());
+    let still = &roster.status().sources[1];
+    assert_ne!(still.state, "live", "it was to know only `connect`: {still:?}");
+
+    // Of those that join, one more takes over; and it is known from one that `connect` does not name.
+    let fourth = ensemble.join("participant");
+    eventually("it is told of it", SOON, || ensure(roster.log().contains(&ensemble.address(fourth)), roster.log()));
+    ensemble.leave(&[second]);
+    ensemble.kill(second);
+    set(&ensemble, "three");
+    follows(&roster, "/a", "three");
+
+    roster.kill();
+    roster.run();
+    eventually("it knows only the first", SOON, || {
+        let source = roster.source();
+        let is_of_first = source.state == "down" && source.detail == format!("{first}: connection refused");
+        ensure(is_of_first, format!("{source:?}"))
+    });
+    assert_eq!(roster.data("/a"), b"three");
+}
+
+#[test]
+fn an_observer_is_mirrored_like_any_other_server() {
+    if is_skipped_before((3, 5), "the configuration of these servers is of 3.5") {
+        return;
+    }
+    let ensemble = Ensemble::start(&["participant", "observer"]);
+    assert_eq!(ensemble.serves(2), "observer");
+    ensemble.zk().create("/a", "one");
+    let roster = Roster::start(&source(&ensemble.address(2), "follow_reconfig = false"));
+    follows(&roster, "/a", "one");
+    for number in 0..20 {
+        let data = number.to_string();
+        set(&ensemble, &data);
+        follows(&roster, "/a", &data);
+    }
+    assert_eq!((roster.source().drift, roster.source().reconnects), (0, 0), "{}", roster.log());
+}

@@ -1,0 +1,148 @@
+//! An ensemble of real ZooKeepers, which servers join and leave, and of which each can be killed.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::process::Command;
+
+use tempfile::TempDir;
+use zookeeper_client::EnsembleUpdate;
+
+use super::server::{JVM, Place, START, four_letters};
+use super::{Process, Zk, chosen, class_path, ensure, eventually, free_port};
+
+/// Servers, by their numbers from 1 on. Dropped from above: the processes go before their place does.
+#[derive(Debug)]
+pub(crate) struct Ensemble {
+    members: Vec<Member>,
+    properties: Vec<String>,
+    _place: Place,
+}
+
+#[derive(Debug)]
+struct Member {
+    folder: TempDir,
+    /// As the ensemble's configuration has it.
+    line: String,
+    port: u16,
+    process: Option<Process>,
+}
+
+impl Ensemble {
+    /// With a server for each of these roles.
+    pub(crate) fn start(roles: &[&str]) -> Self {
+        Self::with(roles, &[])
+    }
+
+    /// The same, with system properties for each server.
+    pub(crate) fn with(roles: &[&str], properties: &[&str]) -> Self {
+        let properties = properties.iter().map(|property| property.to_string()).collect();
+        let mut ensemble = Self { members: Vec::new(), properties, _place: Place::take() };
+        roles.iter().for_each(|role| ensemble.prepare(role));
+        (1..=roles.len()).for_each(|number| ensemble.run(number));
+        (1..=roles.len()).for_each(|number| drop(ensemble.serves(number)));
+        ensemble
+    }
+
+    /// One more server, which is no member yet and does not run.
+    fn prepare(&mut self, role: &str) {
+        let (number, folder, port) = (self.members.len() + 1, tempfile::tempdir().expect("a folder"), free_port());
+        let data = folder.path().join("data");
+        std::fs::create_dir(&data).expect("a folder");
+        std::fs::write(data.join("myid"), number.to_string()).expect("its number is written");
+        let [quorum, election] = [free_port(), free_port()];
+        let line = format!("server.{number}=127.0.0.1:{quorum}:{election}:{role};127.0.0.1:{port}");
+        self.members.push(Member { folder, line, port, process: None });
+    }
+
+    /// Starts a server, as one that knows of all before it and of itself if it has never run.
+    pub(crate) fn run(&mut self, number: usize) {
+        let lines = self.members.iter().fold(String::new(), |mut lines, member| {
+            let _ = writeln!(lines, "{}", member.line);
+            lines
+        });
+        let member = &mut self.members[number - 1];
+        let path = |name| member.folder.path().join(name);
+        if !path("zoo.cfg").exists() {
+            std::fs::write(path("zoo.dynamic"), lines).expect("written");
+            let config = format!(
+                "tickTime=500\ninitLimit=40\nsyncLimit=6\nminSessionTimeout=400\nmaxSessionTimeout=60000\n\
+                 maxClientCnxns=0\ndataDir={}\ndynamicConfigFile={}\nreconfigEnabled=true\nstandaloneEnabled=false\n\
+                 skipACL=yes\nadmin.enableServer=false\n4lw.commands.whitelist=srvr\n{}",
+                path("data").display(),
+                path("zoo.dynamic").display(),
+                if member.line.contains(":observer;") { "peerType=observer\n" } else { "" },
+            );
+            std::fs::write(path("zoo.cfg"), config).expect("written");
+        }
+        let log = File::options().create(true).append(true).open(path("log")).expect("a log");
+        let mut java = Command::new("java");
+        java.arg("-Xmx128m").args(JVM).args(&self.properties).args([
+            "-cp",
+            &class_path(chosen().as_deref()),
+            "org.apache.zookeeper.server.quorum.QuorumPeerMain",
+        ]);
+        java.arg(path("zoo.cfg")).stdout(log.try_clone().expect("a log")).stderr(log);
+        member.process = Some(Process::start(&mut java, member.folder.path()));
+    }
+
+    /// Waits until a server serves; as what.
+    pub(crate) fn serves(&self, number: usize) -> String {
+        let member = &self.members[number - 1];
+        eventually("a server serves", START, || {
+            let answer = four_letters(member.port, "srvr");
+            let mode = answer.lines().find_map(|line| line.strip_prefix("Mode: ")).map(str::to_owned);
+            mode.ok_or_else(|| std::fs::read_to_string(member.folder.path().join("log")).unwrap_or_default())
+        })
+    }
+
+    /// Has one more server join. Its number.
+    pub(crate) fn join(&mut self, role: &str) -> usize {
+        self.prepare(role);
+        let number = self.members.len();
+        self.run(number);
+        let line = self.members[number - 1].line.clone();
+        self.reconfigure(&[&line], &[]);
+        self.serves(number);
+        number
+    }
+
+    /// Has servers leave. They go on running.
+    pub(crate) fn leave(&self, numbers: &[usize]) {
+        let numbers: Vec<String> = numbers.iter().map(usize::to_string).collect();
+        self.reconfigure(&[], &numbers.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+
+    /// Changes who is a member: lines of those that come, numbers of those that go. A leader first follows the ensemble
+    /// for a while before it may be done.
+    pub(crate) fn reconfigure(&self, joining: &[&str], leaving: &[&str]) {
+        let zk = self.zk();
+        eventually("it is reconfigured", START, || {
+            zk.attempt(async |client| {
+                let (joinings, leavings) = (joining.iter().copied(), leaving.iter().copied());
+                client.update_ensemble(EnsembleUpdate::Incremental { joinings, leavings }, None).await.map(drop)
+            })
+        });
+    }
+
+    pub(crate) fn kill(&mut self, number: usize) {
+        self.members[number - 1].process = None;
+    }
+
+    pub(crate) fn address(&self, number: usize) -> String {
+        format!("127.0.0.1:{}", self.members[number - 1].port)
+    }
+
+    /// All that run.
+    pub(crate) fn zk(&self) -> Zk {
+        let running = (1..=self.members.len()).filter(|number| self.members[number - 1].process.is_some());
+        Zk::new(running.map(|number| self.address(number)).collect::<Vec<_>>().join(","))
+    }
+
+    /// Waits until one that lost its quorum serves to read only.
+    pub(crate) fn serves_to_read(&self, number: usize) {
+        eventually("it serves to read only", START, || {
+            let mode = self.serves(number);
+            ensure(mode == "read-only", mode)
+        });
+    }
+}
