@@ -76,6 +76,10 @@ impl LockFile {
         }
     }
 
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
     /// Tells readers which transaction is the newest.
     pub(super) fn publish(&self, transaction: u64) -> io::Result<()> {
         self.file.write_all_at(&transaction.to_ne_bytes(), TRANSACTION)

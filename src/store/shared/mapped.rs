@@ -13,6 +13,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use super::env::Env;
 use super::floor::Floor;
 use super::lock_file::LockFile;
+use super::place::{Mark, mark};
 use crate::permissions::own;
 
 /// So long those who have a file open that was replaced may take to notice, before it can be emptied.
@@ -67,6 +68,11 @@ impl Mapped {
         own.take_floor(self.floor.transaction())?;
         (self.env, self.own) = (Some(env), own);
         Ok(())
+    }
+
+    /// Which file it is, and which lock file of its readers: of these two, also if others lie in their place by now.
+    pub(super) fn marks(&self) -> [Option<Mark>; 2] {
+        [&self.data, self.readers.file()].map(|file| file.metadata().ok().map(|file| mark(&file)))
     }
 
     /// Tells readers of the newest transaction.

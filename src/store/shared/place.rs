@@ -155,7 +155,7 @@ impl Place {
 
     /// Which file lies here, and which lock file.
     pub(super) fn marks(&self) -> [Option<Mark>; 2] {
-        [mark(&self.path), mark(&lock_file(&self.path))]
+        [self.path.clone(), lock_file(&self.path)].map(|path| fs::symlink_metadata(path).ok().map(|file| mark(&file)))
     }
 
     fn failed(&self, source: io::Error) -> SharedError {
@@ -167,8 +167,8 @@ impl Place {
     }
 }
 
-pub(super) fn mark(path: &Path) -> Option<Mark> {
-    fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()))
+pub(super) fn mark(file: &Metadata) -> Mark {
+    (file.dev(), file.ino())
 }
 
 /// Sets the permissions of a file.

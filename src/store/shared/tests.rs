@@ -609,6 +609,25 @@ async fn a_file_that_is_deleted_is_made_anew() {
 }
 
 #[tokio::test]
+async fn a_file_that_is_deleted_in_the_moment_when_it_is_made_is_made_anew() {
+    let house = House::new();
+    let Open { shared, store, publisher } = house.open();
+    let (tasks, _failures) = Tasks::new();
+    shared.start(&tasks, &store, &Arc::default()).expect("started");
+    publisher.publish(vec![put("/a", "1")]);
+    let (file, lock) = (house.file(), lock_file(&house.file()));
+    wait_until(|| file.exists() && lock.exists()).await;
+    [&file, &lock].iter().for_each(|file| fs::remove_file(file).expect("a file"));
+    let deleter = thread::spawn({
+        let lock = lock.clone();
+        move || while fs::remove_file(&lock).is_err() {}
+    });
+    wait_until(|| deleter.is_finished()).await;
+    wait_until(|| file.exists() && lock.exists()).await;
+    assert_eq!(tasks.stop(Duration::from_secs(20)).await, 0);
+}
+
+#[tokio::test]
 async fn that_a_source_is_whole_is_written_at_once_also_where_nothing_else_changed() {
     let house = House::new();
     let Open { shared, store, publisher } = house.open();

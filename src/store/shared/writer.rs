@@ -20,7 +20,7 @@ use super::entry::{self, Report};
 use super::kept::Kept;
 use super::lock_file::LockFile;
 use super::mapped::{Left, Mapped, Room};
-use super::place::{Mark, Place};
+use super::place::Place;
 use super::{Contents, Env};
 use crate::metrics::Metrics;
 use crate::model::{Node, NodePath, Revision};
@@ -53,7 +53,6 @@ const WRITTEN: &str = "the shared file is written, but not all is in order";
 pub(super) struct Writer {
     pub(super) place: Place,
     origin: Origin,
-    marks: [Option<Mark>; 2],
     /// None: the file is not there yet.
     pub(super) mapped: Option<Mapped>,
     left: Option<Left>,
@@ -154,7 +153,6 @@ impl Writer {
         Self {
             place,
             origin,
-            marks: [None; 2],
             mapped: None,
             left: None,
             old_locks: VecDeque::new(),

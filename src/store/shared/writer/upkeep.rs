@@ -29,7 +29,7 @@ impl Writer {
         if self.mapped.is_none() {
             self.begin().map_err(failed)?;
         }
-        if is_beat && self.place.marks() != self.marks {
+        if is_beat && self.mapped.as_ref().is_some_and(|mapped| mapped.marks() != self.place.marks()) {
             self.put_again().map_err(failed)?;
         }
         if is_beat {
@@ -69,7 +69,7 @@ impl Writer {
     }
 
     fn take(&mut self, mapped: Mapped) -> Option<Mapped> {
-        (self.origin, self.marks) = (Origin::Here, self.place.marks());
+        self.origin = Origin::Here;
         self.mapped.replace(mapped)
     }
 
