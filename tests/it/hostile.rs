@@ -316,25 +316,32 @@ fn a_node_that_the_server_refuses_to_read_costs_no_other_one() {
     }
 }
 
-/// With the second heartbeat comes an event of a node that no node can be called.
+/// With each heartbeat but the first comes an event of a node that no node can be called.
 #[derive(Debug, Default)]
-struct OddLater(AtomicUsize);
+struct OddLater(Arc<AtomicUsize>);
 
 impl Tale for OddLater {
     fn sent(&self, op: i32, frame: Vec<u8>) -> Sent {
-        let is_second = op == op::EXISTS && self.0.fetch_add(1, Ordering::Relaxed) == 1;
-        Sent::Once(if is_second { [fake_zk::changed("/\u{1b}/b"), frame].concat() } else { frame })
+        let is_later = op == op::EXISTS && self.0.fetch_add(1, Ordering::Relaxed) > 0;
+        Sent::Once(if is_later { [fake_zk::changed("/\u{1b}/b"), frame].concat() } else { frame })
     }
 }
 
 #[test]
 fn a_name_that_no_node_can_have_is_counted_when_it_comes_later() {
-    let zk = FakeZk::telling(OddLater::default());
+    let heartbeats = Arc::new(AtomicUsize::new(0));
+    let zk = FakeZk::telling(OddLater(heartbeats.clone()));
     let roster = mirroring(&zk, "");
     eventually("it is counted", SOON, || ensure(roster.source().left_out == 1, roster.log()));
     assert!(roster.log().contains(r#""\u{1b}" in /"#), "{}", roster.log());
     assert!(!roster.get("/").expect("a node").freshness.complete);
-    assert_eq!((zk.connects(), roster.source().state.as_str()), (1, "live"));
+    roster.becomes("live");
+    eventually("its event ends no connection", SOON, || {
+        let seen = || (zk.connects(), heartbeats.load(Ordering::Relaxed));
+        let (connects, before) = seen();
+        eventually("heartbeats go on", SOON, || ensure(seen().1 > before + 2, roster.log()));
+        ensure(seen().0 == connects, roster.log())
+    });
 }
 
 #[test]
