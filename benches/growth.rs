@@ -163,9 +163,10 @@ fn publish_master(n: usize) -> Duration {
     let (store, _) = empty();
     let (publisher, line): (_, Arc<dyn Line>) = (store.publisher(1), Arc::new(Nowhere));
     let join = |number: usize, services: usize| {
-        let service = |number| Service { name: format!("service-{number}"), metadata: Value::Map(Vec::new()) };
+        let service = |number| Service { name: format!("service-{number}"), metadata: Value::Map(Vec::new()).into() };
         let services = (0..services).map(service).collect();
-        let master = Master { id: format!("master-{number:06}"), address: "here".into(), connected_at: 0, services };
+        let master =
+            Master { id: format!("master-{number:06}"), peer_address: "here".into(), connected_at: 0, services };
         Change::Join(Arc::new(master), line.clone())
     };
     publisher.publish_whole((0..n).map(|number| join(number, 5)).collect());

@@ -144,8 +144,8 @@ struct Service {
 struct Master {
   /** The same at every register through which the master is known. */
   1: required string id
-  /** Where it connected from. */
-  2: required string address
+  /** Where it connected from: no address at which anybody could call it. */
+  2: required string peerAddress
   /** When it did, ms since 1970. */
   3: required i64 connectedAt
   4: required list<Service> services
@@ -196,15 +196,65 @@ struct ServicesReply {
   3: optional string cursor
 }
 
-/** One place where a service is offered. */
+/** Where clients reach an instance themselves. */
+struct Endpoint {
+  /** What it is for; empty: the service itself. */
+  1: required string name
+  /** As its registration has it (`http`, `dubbo`); empty: it does not say. */
+  2: required string protocol
+  /** A name or an address; one of IPv6 without brackets. */
+  3: required string host
+  4: required i32 port
+}
+
+/** Whether an instance can be called. One in a state that is not known here cannot. */
+enum InstanceState {
+  UP = 1,
+  /** It was there before a restart, and is expected back. */
+  RETURNING = 2
+}
+
+/** By what an instance is known. */
+struct Provenance {
+  /** The name of the source, as `status` has it. */
+  1: required string source
+  /** What it was read from: the path of a node, */
+  2: optional string path
+  /** or the id of a master. */
+  3: optional string masterId
+  /** What read it: `tunnel` (the protocol of masters). */
+  4: required string decoder
+  /** Since which revision the source reports it so. */
+  5: required i64 sinceRevision
+}
+
+/**
+ * One place where a service can be had: a master, which is called through its connection (`call`); or endpoints, which
+ * clients call themselves.
+ */
 struct Instance {
-  /** The id of the master, */
-  1: required string master
-  /** and where it connected from. */
-  2: required string address
-  3: required Service offer
+  /** The id of the master; absent: clients call one of the endpoints. */
+  1: optional string masterId
+  // 2 and 3 were an address to which nobody could connect, and the service.
   /** How many calls to the master are under way from here. */
   4: required i32 outstanding
+  /** Without a version; what is no version is a part of it (`mail@work`). */
+  5: required string serviceName
+  /** 0.0.0 where none is told. */
+  6: required string version
+  /** Empty: none is given. */
+  7: required string group
+  /** Empty: none is given. */
+  8: required string zone
+  /** 100 where none is given. It does not yet change who is called. */
+  9: required i32 weight
+  /** A JSON object. */
+  10: required string metadata
+  11: required InstanceState state
+  /** Empty for a master. */
+  12: required list<Endpoint> endpoints
+  /** By what it is known; at least one. */
+  13: required list<Provenance> provenance
 }
 
 struct InstancesReply {
@@ -567,7 +617,7 @@ service Roster {
   ServicesReply services(1: Filter filter)
     throws (1: NotReady notReady, 2: InvalidRequest invalid, 3: AccessDenied denied)
 
-  /** Who offers a service, by its name without a version: the first page. */
+  /** The instances of a service, by its name without a version: the first page. */
   InstancesReply instances(1: string serviceName)
     throws (1: NotFound notFound, 2: NotReady notReady, 3: AccessDenied denied)
 

@@ -133,6 +133,59 @@ impl From<&ChangeKind> for i32 {
   }
 }
 
+/// Whether an instance can be called. One in a state that is not known here cannot.
+#[derive(Copy, Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct InstanceState(pub i32);
+
+impl InstanceState {
+  pub const UP: InstanceState = InstanceState(1);
+  /// It was there before a restart, and is expected back.
+  pub const RETURNING: InstanceState = InstanceState(2);
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::UP,
+    Self::RETURNING,
+  ];
+}
+
+impl TSerializable for InstanceState {
+  #[allow(clippy::trivially_copy_pass_by_ref)]
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    o_prot.write_i32(self.0)
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<InstanceState> {
+    let enum_value = i_prot.read_i32()?;
+    Ok(InstanceState::from(enum_value))
+  }
+}
+
+impl From<i32> for InstanceState {
+  fn from(i: i32) -> Self {
+    match i {
+      1 => InstanceState::UP,
+      2 => InstanceState::RETURNING,
+      _ => InstanceState(i)
+    }
+  }
+}
+
+impl From<&i32> for InstanceState {
+  fn from(i: &i32) -> Self {
+    InstanceState::from(*i)
+  }
+}
+
+impl From<InstanceState> for i32 {
+  fn from(e: InstanceState) -> i32 {
+    e.0
+  }
+}
+
+impl From<&InstanceState> for i32 {
+  fn from(e: &InstanceState) -> i32 {
+    e.0
+  }
+}
+
 /// How arguments, values and messages are written.
 #[derive(Copy, Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Encoding(pub i32);
@@ -1442,8 +1495,8 @@ impl TSerializable for Service {
 pub struct Master {
   /// The same at every register through which the master is known.
   pub id: String,
-  /// Where it connected from.
-  pub address: String,
+  /// Where it connected from: no address at which anybody could call it.
+  pub peer_address: String,
   /// When it did, ms since 1970.
   pub connected_at: i64,
   pub services: Vec<Service>,
@@ -1454,10 +1507,10 @@ pub struct Master {
 }
 
 impl Master {
-  pub fn new(id: String, address: String, connected_at: i64, services: Vec<Service>, ways: i32, outstanding: i32) -> Master {
+  pub fn new(id: String, peer_address: String, connected_at: i64, services: Vec<Service>, ways: i32, outstanding: i32) -> Master {
     Master {
       id,
-      address,
+      peer_address,
       connected_at,
       services,
       ways,
@@ -1520,14 +1573,14 @@ impl TSerializable for Master {
     }
     i_prot.read_struct_end()?;
     verify_required_field_exists("Master.id", &f_1)?;
-    verify_required_field_exists("Master.address", &f_2)?;
+    verify_required_field_exists("Master.peer_address", &f_2)?;
     verify_required_field_exists("Master.connected_at", &f_3)?;
     verify_required_field_exists("Master.services", &f_4)?;
     verify_required_field_exists("Master.ways", &f_5)?;
     verify_required_field_exists("Master.outstanding", &f_6)?;
     let ret = Master {
       id: f_1.expect("auto-generated code should have checked for presence of required fields"),
-      address: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      peer_address: f_2.expect("auto-generated code should have checked for presence of required fields"),
       connected_at: f_3.expect("auto-generated code should have checked for presence of required fields"),
       services: f_4.expect("auto-generated code should have checked for presence of required fields"),
       ways: f_5.expect("auto-generated code should have checked for presence of required fields"),
@@ -1541,8 +1594,8 @@ impl TSerializable for Master {
     o_prot.write_field_begin(&TFieldIdentifier::new("id", TType::String, 1))?;
     o_prot.write_string(&self.id)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("address", TType::String, 2))?;
-    o_prot.write_string(&self.address)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("peerAddress", TType::String, 2))?;
+    o_prot.write_string(&self.peer_address)?;
     o_prot.write_field_end()?;
     o_prot.write_field_begin(&TFieldIdentifier::new("connectedAt", TType::I64, 3))?;
     o_prot.write_i64(self.connected_at)?;
@@ -2027,38 +2080,38 @@ impl TSerializable for ServicesReply {
 }
 
 //
-// Instance
+// Endpoint
 //
 
-/// One place where a service is offered.
+/// Where clients reach an instance themselves.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct Instance {
-  /// The id of the master,
-  pub master: String,
-  /// and where it connected from.
-  pub address: String,
-  pub offer: Service,
-  /// How many calls to the master are under way from here.
-  pub outstanding: i32,
+pub struct Endpoint {
+  /// What it is for; empty: the service itself.
+  pub name: String,
+  /// As its registration has it (`http`, `dubbo`); empty: it does not say.
+  pub protocol: String,
+  /// A name or an address; one of IPv6 without brackets.
+  pub host: String,
+  pub port: i32,
 }
 
-impl Instance {
-  pub fn new(master: String, address: String, offer: Service, outstanding: i32) -> Instance {
-    Instance {
-      master,
-      address,
-      offer,
-      outstanding,
+impl Endpoint {
+  pub fn new(name: String, protocol: String, host: String, port: i32) -> Endpoint {
+    Endpoint {
+      name,
+      protocol,
+      host,
+      port,
     }
   }
 }
 
-impl TSerializable for Instance {
-  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<Instance> {
+impl TSerializable for Endpoint {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<Endpoint> {
     i_prot.read_struct_begin()?;
     let mut f_1: Option<String> = None;
     let mut f_2: Option<String> = None;
-    let mut f_3: Option<Service> = None;
+    let mut f_3: Option<String> = None;
     let mut f_4: Option<i32> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
@@ -2076,7 +2129,7 @@ impl TSerializable for Instance {
           f_2 = Some(val);
         },
         3 => {
-          let val = Service::read_from_in_protocol(i_prot)?;
+          let val = i_prot.read_string()?;
           f_3 = Some(val);
         },
         4 => {
@@ -2090,32 +2143,353 @@ impl TSerializable for Instance {
       i_prot.read_field_end()?;
     }
     i_prot.read_struct_end()?;
-    verify_required_field_exists("Instance.master", &f_1)?;
-    verify_required_field_exists("Instance.address", &f_2)?;
-    verify_required_field_exists("Instance.offer", &f_3)?;
+    verify_required_field_exists("Endpoint.name", &f_1)?;
+    verify_required_field_exists("Endpoint.protocol", &f_2)?;
+    verify_required_field_exists("Endpoint.host", &f_3)?;
+    verify_required_field_exists("Endpoint.port", &f_4)?;
+    let ret = Endpoint {
+      name: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      protocol: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      host: f_3.expect("auto-generated code should have checked for presence of required fields"),
+      port: f_4.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("Endpoint");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("name", TType::String, 1))?;
+    o_prot.write_string(&self.name)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("protocol", TType::String, 2))?;
+    o_prot.write_string(&self.protocol)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("host", TType::String, 3))?;
+    o_prot.write_string(&self.host)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("port", TType::I32, 4))?;
+    o_prot.write_i32(self.port)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// Provenance
+//
+
+/// By what an instance is known.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Provenance {
+  /// The name of the source, as `status` has it.
+  pub source: String,
+  /// What it was read from: the path of a node,
+  pub path: Option<String>,
+  /// or the id of a master.
+  pub master_id: Option<String>,
+  /// What read it: `tunnel` (the protocol of masters).
+  pub decoder: String,
+  /// Since which revision the source reports it so.
+  pub since_revision: i64,
+}
+
+impl Provenance {
+  pub fn new<F2, F3>(source: String, path: F2, master_id: F3, decoder: String, since_revision: i64) -> Provenance where F2: Into<Option<String>>, F3: Into<Option<String>> {
+    Provenance {
+      source,
+      path: path.into(),
+      master_id: master_id.into(),
+      decoder,
+      since_revision,
+    }
+  }
+}
+
+impl TSerializable for Provenance {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<Provenance> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    let mut f_2: Option<String> = None;
+    let mut f_3: Option<String> = None;
+    let mut f_4: Option<String> = None;
+    let mut f_5: Option<i64> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_string()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_string()?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = i_prot.read_string()?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = i_prot.read_i64()?;
+          f_5 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("Provenance.source", &f_1)?;
+    verify_required_field_exists("Provenance.decoder", &f_4)?;
+    verify_required_field_exists("Provenance.since_revision", &f_5)?;
+    let ret = Provenance {
+      source: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      path: f_2,
+      master_id: f_3,
+      decoder: f_4.expect("auto-generated code should have checked for presence of required fields"),
+      since_revision: f_5.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("Provenance");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("source", TType::String, 1))?;
+    o_prot.write_string(&self.source)?;
+    o_prot.write_field_end()?;
+    if let Some(ref fld_var) = self.path {
+      o_prot.write_field_begin(&TFieldIdentifier::new("path", TType::String, 2))?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.master_id {
+      o_prot.write_field_begin(&TFieldIdentifier::new("masterId", TType::String, 3))?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_begin(&TFieldIdentifier::new("decoder", TType::String, 4))?;
+    o_prot.write_string(&self.decoder)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("sinceRevision", TType::I64, 5))?;
+    o_prot.write_i64(self.since_revision)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// Instance
+//
+
+/// One place where a service can be had: a master, which is called through its connection (`call`); or endpoints, which
+/// clients call themselves.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Instance {
+  /// The id of the master; absent: clients call one of the endpoints.
+  pub master_id: Option<String>,
+  /// How many calls to the master are under way from here.
+  pub outstanding: i32,
+  /// Without a version; what is no version is a part of it (`mail@work`).
+  pub service_name: String,
+  /// 0.0.0 where none is told.
+  pub version: String,
+  /// Empty: none is given.
+  pub group: String,
+  /// Empty: none is given.
+  pub zone: String,
+  /// 100 where none is given. It does not yet change who is called.
+  pub weight: i32,
+  /// A JSON object.
+  pub metadata: String,
+  pub state: InstanceState,
+  /// Empty for a master.
+  pub endpoints: Vec<Endpoint>,
+  /// By what it is known; at least one.
+  pub provenance: Vec<Provenance>,
+}
+
+impl Instance {
+  pub fn new<F1>(master_id: F1, outstanding: i32, service_name: String, version: String, group: String, zone: String, weight: i32, metadata: String, state: InstanceState, endpoints: Vec<Endpoint>, provenance: Vec<Provenance>) -> Instance where F1: Into<Option<String>> {
+    Instance {
+      master_id: master_id.into(),
+      outstanding,
+      service_name,
+      version,
+      group,
+      zone,
+      weight,
+      metadata,
+      state,
+      endpoints,
+      provenance,
+    }
+  }
+}
+
+impl TSerializable for Instance {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<Instance> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    let mut f_4: Option<i32> = None;
+    let mut f_5: Option<String> = None;
+    let mut f_6: Option<String> = None;
+    let mut f_7: Option<String> = None;
+    let mut f_8: Option<String> = None;
+    let mut f_9: Option<i32> = None;
+    let mut f_10: Option<String> = None;
+    let mut f_11: Option<InstanceState> = None;
+    let mut f_12: Option<Vec<Endpoint>> = None;
+    let mut f_13: Option<Vec<Provenance>> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        4 => {
+          let val = i_prot.read_i32()?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = i_prot.read_string()?;
+          f_5 = Some(val);
+        },
+        6 => {
+          let val = i_prot.read_string()?;
+          f_6 = Some(val);
+        },
+        7 => {
+          let val = i_prot.read_string()?;
+          f_7 = Some(val);
+        },
+        8 => {
+          let val = i_prot.read_string()?;
+          f_8 = Some(val);
+        },
+        9 => {
+          let val = i_prot.read_i32()?;
+          f_9 = Some(val);
+        },
+        10 => {
+          let val = i_prot.read_string()?;
+          f_10 = Some(val);
+        },
+        11 => {
+          let val = InstanceState::read_from_in_protocol(i_prot)?;
+          f_11 = Some(val);
+        },
+        12 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<Endpoint> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_12 = Endpoint::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_12);
+          }
+          i_prot.read_list_end()?;
+          f_12 = Some(val);
+        },
+        13 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<Provenance> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_13 = Provenance::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_13);
+          }
+          i_prot.read_list_end()?;
+          f_13 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
     verify_required_field_exists("Instance.outstanding", &f_4)?;
+    verify_required_field_exists("Instance.service_name", &f_5)?;
+    verify_required_field_exists("Instance.version", &f_6)?;
+    verify_required_field_exists("Instance.group", &f_7)?;
+    verify_required_field_exists("Instance.zone", &f_8)?;
+    verify_required_field_exists("Instance.weight", &f_9)?;
+    verify_required_field_exists("Instance.metadata", &f_10)?;
+    verify_required_field_exists("Instance.state", &f_11)?;
+    verify_required_field_exists("Instance.endpoints", &f_12)?;
+    verify_required_field_exists("Instance.provenance", &f_13)?;
     let ret = Instance {
-      master: f_1.expect("auto-generated code should have checked for presence of required fields"),
-      address: f_2.expect("auto-generated code should have checked for presence of required fields"),
-      offer: f_3.expect("auto-generated code should have checked for presence of required fields"),
+      master_id: f_1,
       outstanding: f_4.expect("auto-generated code should have checked for presence of required fields"),
+      service_name: f_5.expect("auto-generated code should have checked for presence of required fields"),
+      version: f_6.expect("auto-generated code should have checked for presence of required fields"),
+      group: f_7.expect("auto-generated code should have checked for presence of required fields"),
+      zone: f_8.expect("auto-generated code should have checked for presence of required fields"),
+      weight: f_9.expect("auto-generated code should have checked for presence of required fields"),
+      metadata: f_10.expect("auto-generated code should have checked for presence of required fields"),
+      state: f_11.expect("auto-generated code should have checked for presence of required fields"),
+      endpoints: f_12.expect("auto-generated code should have checked for presence of required fields"),
+      provenance: f_13.expect("auto-generated code should have checked for presence of required fields"),
     };
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let struct_ident = TStructIdentifier::new("Instance");
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("master", TType::String, 1))?;
-    o_prot.write_string(&self.master)?;
-    o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("address", TType::String, 2))?;
-    o_prot.write_string(&self.address)?;
-    o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("offer", TType::Struct, 3))?;
-    self.offer.write_to_out_protocol(o_prot)?;
-    o_prot.write_field_end()?;
+    if let Some(ref fld_var) = self.master_id {
+      o_prot.write_field_begin(&TFieldIdentifier::new("masterId", TType::String, 1))?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
     o_prot.write_field_begin(&TFieldIdentifier::new("outstanding", TType::I32, 4))?;
     o_prot.write_i32(self.outstanding)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("serviceName", TType::String, 5))?;
+    o_prot.write_string(&self.service_name)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("version", TType::String, 6))?;
+    o_prot.write_string(&self.version)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("group", TType::String, 7))?;
+    o_prot.write_string(&self.group)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("zone", TType::String, 8))?;
+    o_prot.write_string(&self.zone)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("weight", TType::I32, 9))?;
+    o_prot.write_i32(self.weight)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("metadata", TType::String, 10))?;
+    o_prot.write_string(&self.metadata)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("state", TType::I32, 11))?;
+    self.state.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("endpoints", TType::List, 12))?;
+    o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.endpoints.len() as i32))?;
+    for e in &self.endpoints {
+      e.write_to_out_protocol(o_prot)?;
+    }
+    o_prot.write_list_end()?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("provenance", TType::List, 13))?;
+    o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.provenance.len() as i32))?;
+    for e in &self.provenance {
+      e.write_to_out_protocol(o_prot)?;
+    }
+    o_prot.write_list_end()?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
@@ -2162,8 +2536,8 @@ impl TSerializable for InstancesReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Instance> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_12 = Instance::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_12);
+            let list_elem_14 = Instance::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_14);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -2339,8 +2713,8 @@ impl TSerializable for MastersWatchReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<MasterChange> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_13 = MasterChange::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_13);
+            let list_elem_15 = MasterChange::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_15);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -2521,8 +2895,8 @@ impl TSerializable for MessagesReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<MasterMessage> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_14 = MasterMessage::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_14);
+            let list_elem_16 = MasterMessage::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_16);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -2895,8 +3269,8 @@ impl TSerializable for CallResult {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Vec<u8>> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_15 = i_prot.read_bytes()?;
-            val.push(list_elem_15);
+            let list_elem_17 = i_prot.read_bytes()?;
+            val.push(list_elem_17);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -3077,8 +3451,8 @@ impl TSerializable for CallValues {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Vec<u8>> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_16 = i_prot.read_bytes()?;
-            val.push(list_elem_16);
+            let list_elem_18 = i_prot.read_bytes()?;
+            val.push(list_elem_18);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -3587,8 +3961,8 @@ impl TSerializable for MethodStats {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<i64> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_17 = i_prot.read_i64()?;
-            val.push(list_elem_17);
+            let list_elem_19 = i_prot.read_i64()?;
+            val.push(list_elem_19);
           }
           i_prot.read_list_end()?;
           f_13 = Some(val);
@@ -3713,8 +4087,8 @@ impl TSerializable for StatsReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<MethodStats> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_18 = MethodStats::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_18);
+            let list_elem_20 = MethodStats::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_20);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -3844,8 +4218,8 @@ impl TSerializable for SourceStatus {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_19 = i_prot.read_string()?;
-            val.push(list_elem_19);
+            let list_elem_21 = i_prot.read_string()?;
+            val.push(list_elem_21);
           }
           i_prot.read_list_end()?;
           f_5 = Some(val);
@@ -4048,8 +4422,8 @@ impl TSerializable for StatusReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<SourceStatus> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_20 = SourceStatus::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_20);
+            let list_elem_22 = SourceStatus::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_22);
           }
           i_prot.read_list_end()?;
           f_4 = Some(val);
@@ -4058,9 +4432,9 @@ impl TSerializable for StatusReply {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<String, i64> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_21 = i_prot.read_string()?;
-            let map_val_22 = i_prot.read_i64()?;
-            val.insert(map_key_21, map_val_22);
+            let map_key_23 = i_prot.read_string()?;
+            let map_val_24 = i_prot.read_i64()?;
+            val.insert(map_key_23, map_val_24);
           }
           i_prot.read_map_end()?;
           f_5 = Some(val);
@@ -4069,9 +4443,9 @@ impl TSerializable for StatusReply {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<String, i64> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_23 = i_prot.read_string()?;
-            let map_val_24 = i_prot.read_i64()?;
-            val.insert(map_key_23, map_val_24);
+            let map_key_25 = i_prot.read_string()?;
+            let map_val_26 = i_prot.read_i64()?;
+            val.insert(map_key_25, map_val_26);
           }
           i_prot.read_map_end()?;
           f_6 = Some(val);
@@ -4088,8 +4462,8 @@ impl TSerializable for StatusReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_25 = i_prot.read_string()?;
-            val.push(list_elem_25);
+            let list_elem_27 = i_prot.read_string()?;
+            val.push(list_elem_27);
           }
           i_prot.read_list_end()?;
           f_9 = Some(val);
@@ -5015,7 +5389,7 @@ pub trait TRosterSyncClient {
   fn master(&mut self, id: String) -> thrift::Result<MasterReply>;
   /// The services that masters offer.
   fn services(&mut self, filter: Filter) -> thrift::Result<ServicesReply>;
-  /// Who offers a service, by its name without a version: the first page.
+  /// The instances of a service, by its name without a version: the first page.
   fn instances(&mut self, service_name: String) -> thrift::Result<InstancesReply>;
   /// The same, with the metadata that the filter asks for, and from its cursor on. It must name a service.
   fn instances_page(&mut self, filter: Filter) -> thrift::Result<InstancesReply>;
@@ -5881,7 +6255,7 @@ pub trait RosterSyncHandler {
   fn handle_master(&self, id: String) -> thrift::Result<MasterReply>;
   /// The services that masters offer.
   fn handle_services(&self, filter: Filter) -> thrift::Result<ServicesReply>;
-  /// Who offers a service, by its name without a version: the first page.
+  /// The instances of a service, by its name without a version: the first page.
   fn handle_instances(&self, service_name: String) -> thrift::Result<InstancesReply>;
   /// The same, with the metadata that the filter asks for, and from its cursor on. It must name a service.
   fn handle_instances_page(&self, filter: Filter) -> thrift::Result<InstancesReply>;
@@ -8551,8 +8925,8 @@ impl RosterGetManyArgs {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_26 = i_prot.read_string()?;
-            val.push(list_elem_26);
+            let list_elem_28 = i_prot.read_string()?;
+            val.push(list_elem_28);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -9320,8 +9694,8 @@ impl RosterWatchArgs {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_27 = i_prot.read_string()?;
-            val.push(list_elem_27);
+            let list_elem_29 = i_prot.read_string()?;
+            val.push(list_elem_29);
           }
           i_prot.read_list_end()?;
           f_2 = Some(val);
@@ -11511,8 +11885,8 @@ impl RosterCallAllResult {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<CallOutcome> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_28 = CallOutcome::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_28);
+            let list_elem_30 = CallOutcome::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_30);
           }
           i_prot.read_list_end()?;
           f_0 = Some(val);
@@ -11600,8 +11974,8 @@ impl RosterCallManyArgs {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Call> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_29 = Call::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_29);
+            let list_elem_31 = Call::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_31);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -11680,8 +12054,8 @@ impl RosterCallManyResult {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<CallOutcome> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_30 = CallOutcome::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_30);
+            let list_elem_32 = CallOutcome::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_32);
           }
           i_prot.read_list_end()?;
           f_0 = Some(val);
@@ -11761,8 +12135,8 @@ impl RosterCallInOrderArgs {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Call> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_31 = Call::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_31);
+            let list_elem_33 = Call::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_33);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -11850,8 +12224,8 @@ impl RosterCallInOrderResult {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<CallOutcome> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_32 = CallOutcome::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_32);
+            let list_elem_34 = CallOutcome::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_34);
           }
           i_prot.read_list_end()?;
           f_0 = Some(val);
@@ -12435,8 +12809,8 @@ impl RosterSendValuesArgs {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Vec<u8>> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_33 = i_prot.read_bytes()?;
-            val.push(list_elem_33);
+            let list_elem_35 = i_prot.read_bytes()?;
+            val.push(list_elem_35);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -12785,8 +13159,8 @@ impl RosterAddRegistersArgs {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<RegisterAddress> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_34 = RegisterAddress::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_34);
+            let list_elem_36 = RegisterAddress::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_36);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -12934,8 +13308,8 @@ impl RosterRemoveRegistersArgs {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<RegisterAddress> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_35 = RegisterAddress::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_35);
+            let list_elem_37 = RegisterAddress::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_37);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);

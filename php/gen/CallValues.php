@@ -88,13 +88,13 @@ class CallValues
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->values = array();
-                        $_size97 = 0;
-                        $_etype100 = 0;
-                        $xfer += $input->readListBegin($_etype100, $_size97);
-                        for ($_i101 = 0; $_i101 < $_size97; ++$_i101) {
-                            $elem102 = null;
-                            $xfer += $input->readString($elem102);
-                            $this->values []= $elem102;
+                        $_size111 = 0;
+                        $_etype114 = 0;
+                        $xfer += $input->readListBegin($_etype114, $_size111);
+                        for ($_i115 = 0; $_i115 < $_size111; ++$_i115) {
+                            $elem116 = null;
+                            $xfer += $input->readString($elem116);
+                            $this->values []= $elem116;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -129,8 +129,8 @@ class CallValues
             }
             $xfer += $output->writeFieldBegin('values', TType::LST, 1);
             $output->writeListBegin(TType::STRING, count($this->values));
-            foreach ($this->values as $iter103) {
-                $xfer += $output->writeString($iter103);
+            foreach ($this->values as $iter117) {
+                $xfer += $output->writeString($iter117);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

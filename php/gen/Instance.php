@@ -17,7 +17,8 @@ use Thrift\Protocol\TBinaryProtocolAccelerated;
 use Thrift\Exception\TApplicationException;
 
 /**
- * One place where a service is offered.
+ * One place where a service can be had: a master, which is called through its connection (`call`); or endpoints, which
+ * clients call themselves.
  */
 class Instance
 {
@@ -25,65 +26,173 @@ class Instance
 
     static public $_TSPEC = array(
         1 => array(
-            'var' => 'master',
-            'isRequired' => true,
+            'var' => 'masterId',
+            'isRequired' => false,
             'type' => TType::STRING,
-        ),
-        2 => array(
-            'var' => 'address',
-            'isRequired' => true,
-            'type' => TType::STRING,
-        ),
-        3 => array(
-            'var' => 'offer',
-            'isRequired' => true,
-            'type' => TType::STRUCT,
-            'class' => '\Roster\Thrift\Service',
         ),
         4 => array(
             'var' => 'outstanding',
             'isRequired' => true,
             'type' => TType::I32,
         ),
+        5 => array(
+            'var' => 'serviceName',
+            'isRequired' => true,
+            'type' => TType::STRING,
+        ),
+        6 => array(
+            'var' => 'version',
+            'isRequired' => true,
+            'type' => TType::STRING,
+        ),
+        7 => array(
+            'var' => 'group',
+            'isRequired' => true,
+            'type' => TType::STRING,
+        ),
+        8 => array(
+            'var' => 'zone',
+            'isRequired' => true,
+            'type' => TType::STRING,
+        ),
+        9 => array(
+            'var' => 'weight',
+            'isRequired' => true,
+            'type' => TType::I32,
+        ),
+        10 => array(
+            'var' => 'metadata',
+            'isRequired' => true,
+            'type' => TType::STRING,
+        ),
+        11 => array(
+            'var' => 'state',
+            'isRequired' => true,
+            'type' => TType::I32,
+            'class' => '\Roster\Thrift\InstanceState',
+        ),
+        12 => array(
+            'var' => 'endpoints',
+            'isRequired' => true,
+            'type' => TType::LST,
+            'etype' => TType::STRUCT,
+            'elem' => array(
+                'type' => TType::STRUCT,
+                'class' => '\Roster\Thrift\Endpoint',
+                ),
+        ),
+        13 => array(
+            'var' => 'provenance',
+            'isRequired' => true,
+            'type' => TType::LST,
+            'etype' => TType::STRUCT,
+            'elem' => array(
+                'type' => TType::STRUCT,
+                'class' => '\Roster\Thrift\Provenance',
+                ),
+        ),
     );
 
     /**
-     * The id of the master,
+     * The id of the master; absent: clients call one of the endpoints.
      * 
      * @var string
      */
-    public $master = null;
-    /**
-     * and where it connected from.
-     * 
-     * @var string
-     */
-    public $address = null;
-    /**
-     * @var \Roster\Thrift\Service
-     */
-    public $offer = null;
+    public $masterId = null;
     /**
      * How many calls to the master are under way from here.
      * 
      * @var int
      */
     public $outstanding = null;
+    /**
+     * Without a version; what is no version is a part of it (`mail@work`).
+     * 
+     * @var string
+     */
+    public $serviceName = null;
+    /**
+     * 0.0.0 where none is told.
+     * 
+     * @var string
+     */
+    public $version = null;
+    /**
+     * Empty: none is given.
+     * 
+     * @var string
+     */
+    public $group = null;
+    /**
+     * Empty: none is given.
+     * 
+     * @var string
+     */
+    public $zone = null;
+    /**
+     * 100 where none is given. It does not yet change who is called.
+     * 
+     * @var int
+     */
+    public $weight = null;
+    /**
+     * A JSON object.
+     * 
+     * @var string
+     */
+    public $metadata = null;
+    /**
+     * @var int
+     */
+    public $state = null;
+    /**
+     * Empty for a master.
+     * 
+     * @var \Roster\Thrift\Endpoint[]
+     */
+    public $endpoints = null;
+    /**
+     * By what it is known; at least one.
+     * 
+     * @var \Roster\Thrift\Provenance[]
+     */
+    public $provenance = null;
 
     public function __construct($vals = null)
     {
         if (is_array($vals)) {
-            if (isset($vals['master'])) {
-                $this->master = $vals['master'];
-            }
-            if (isset($vals['address'])) {
-                $this->address = $vals['address'];
-            }
-            if (isset($vals['offer'])) {
-                $this->offer = $vals['offer'];
+            if (isset($vals['masterId'])) {
+                $this->masterId = $vals['masterId'];
             }
             if (isset($vals['outstanding'])) {
                 $this->outstanding = $vals['outstanding'];
+            }
+            if (isset($vals['serviceName'])) {
+                $this->serviceName = $vals['serviceName'];
+            }
+            if (isset($vals['version'])) {
+                $this->version = $vals['version'];
+            }
+            if (isset($vals['group'])) {
+                $this->group = $vals['group'];
+            }
+            if (isset($vals['zone'])) {
+                $this->zone = $vals['zone'];
+            }
+            if (isset($vals['weight'])) {
+                $this->weight = $vals['weight'];
+            }
+            if (isset($vals['metadata'])) {
+                $this->metadata = $vals['metadata'];
+            }
+            if (isset($vals['state'])) {
+                $this->state = $vals['state'];
+            }
+            if (isset($vals['endpoints'])) {
+                $this->endpoints = $vals['endpoints'];
+            }
+            if (isset($vals['provenance'])) {
+                $this->provenance = $vals['provenance'];
             }
         }
     }
@@ -109,22 +218,7 @@ class Instance
             switch ($fid) {
                 case 1:
                     if ($ftype == TType::STRING) {
-                        $xfer += $input->readString($this->master);
-                    } else {
-                        $xfer += $input->skip($ftype);
-                    }
-                    break;
-                case 2:
-                    if ($ftype == TType::STRING) {
-                        $xfer += $input->readString($this->address);
-                    } else {
-                        $xfer += $input->skip($ftype);
-                    }
-                    break;
-                case 3:
-                    if ($ftype == TType::STRUCT) {
-                        $this->offer = new \Roster\Thrift\Service();
-                        $xfer += $this->offer->read($input);
+                        $xfer += $input->readString($this->masterId);
                     } else {
                         $xfer += $input->skip($ftype);
                     }
@@ -132,6 +226,89 @@ class Instance
                 case 4:
                     if ($ftype == TType::I32) {
                         $xfer += $input->readI32($this->outstanding);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 5:
+                    if ($ftype == TType::STRING) {
+                        $xfer += $input->readString($this->serviceName);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 6:
+                    if ($ftype == TType::STRING) {
+                        $xfer += $input->readString($this->version);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 7:
+                    if ($ftype == TType::STRING) {
+                        $xfer += $input->readString($this->group);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 8:
+                    if ($ftype == TType::STRING) {
+                        $xfer += $input->readString($this->zone);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 9:
+                    if ($ftype == TType::I32) {
+                        $xfer += $input->readI32($this->weight);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 10:
+                    if ($ftype == TType::STRING) {
+                        $xfer += $input->readString($this->metadata);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 11:
+                    if ($ftype == TType::I32) {
+                        $xfer += $input->readI32($this->state);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 12:
+                    if ($ftype == TType::LST) {
+                        $this->endpoints = array();
+                        $_size69 = 0;
+                        $_etype72 = 0;
+                        $xfer += $input->readListBegin($_etype72, $_size69);
+                        for ($_i73 = 0; $_i73 < $_size69; ++$_i73) {
+                            $elem74 = null;
+                            $elem74 = new \Roster\Thrift\Endpoint();
+                            $xfer += $elem74->read($input);
+                            $this->endpoints []= $elem74;
+                        }
+                        $xfer += $input->readListEnd();
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 13:
+                    if ($ftype == TType::LST) {
+                        $this->provenance = array();
+                        $_size75 = 0;
+                        $_etype78 = 0;
+                        $xfer += $input->readListBegin($_etype78, $_size75);
+                        for ($_i79 = 0; $_i79 < $_size75; ++$_i79) {
+                            $elem80 = null;
+                            $elem80 = new \Roster\Thrift\Provenance();
+                            $xfer += $elem80->read($input);
+                            $this->provenance []= $elem80;
+                        }
+                        $xfer += $input->readListEnd();
                     } else {
                         $xfer += $input->skip($ftype);
                     }
@@ -150,27 +327,73 @@ class Instance
     {
         $xfer = 0;
         $xfer += $output->writeStructBegin('Instance');
-        if ($this->master !== null) {
-            $xfer += $output->writeFieldBegin('master', TType::STRING, 1);
-            $xfer += $output->writeString($this->master);
-            $xfer += $output->writeFieldEnd();
-        }
-        if ($this->address !== null) {
-            $xfer += $output->writeFieldBegin('address', TType::STRING, 2);
-            $xfer += $output->writeString($this->address);
-            $xfer += $output->writeFieldEnd();
-        }
-        if ($this->offer !== null) {
-            if (!is_object($this->offer)) {
-                throw new TProtocolException('Bad type in structure.', TProtocolException::INVALID_DATA);
-            }
-            $xfer += $output->writeFieldBegin('offer', TType::STRUCT, 3);
-            $xfer += $this->offer->write($output);
+        if ($this->masterId !== null) {
+            $xfer += $output->writeFieldBegin('masterId', TType::STRING, 1);
+            $xfer += $output->writeString($this->masterId);
             $xfer += $output->writeFieldEnd();
         }
         if ($this->outstanding !== null) {
             $xfer += $output->writeFieldBegin('outstanding', TType::I32, 4);
             $xfer += $output->writeI32($this->outstanding);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->serviceName !== null) {
+            $xfer += $output->writeFieldBegin('serviceName', TType::STRING, 5);
+            $xfer += $output->writeString($this->serviceName);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->version !== null) {
+            $xfer += $output->writeFieldBegin('version', TType::STRING, 6);
+            $xfer += $output->writeString($this->version);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->group !== null) {
+            $xfer += $output->writeFieldBegin('group', TType::STRING, 7);
+            $xfer += $output->writeString($this->group);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->zone !== null) {
+            $xfer += $output->writeFieldBegin('zone', TType::STRING, 8);
+            $xfer += $output->writeString($this->zone);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->weight !== null) {
+            $xfer += $output->writeFieldBegin('weight', TType::I32, 9);
+            $xfer += $output->writeI32($this->weight);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->metadata !== null) {
+            $xfer += $output->writeFieldBegin('metadata', TType::STRING, 10);
+            $xfer += $output->writeString($this->metadata);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->state !== null) {
+            $xfer += $output->writeFieldBegin('state', TType::I32, 11);
+            $xfer += $output->writeI32($this->state);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->endpoints !== null) {
+            if (!is_array($this->endpoints)) {
+                throw new TProtocolException('Bad type in structure.', TProtocolException::INVALID_DATA);
+            }
+            $xfer += $output->writeFieldBegin('endpoints', TType::LST, 12);
+            $output->writeListBegin(TType::STRUCT, count($this->endpoints));
+            foreach ($this->endpoints as $iter81) {
+                $xfer += $iter81->write($output);
+            }
+            $output->writeListEnd();
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->provenance !== null) {
+            if (!is_array($this->provenance)) {
+                throw new TProtocolException('Bad type in structure.', TProtocolException::INVALID_DATA);
+            }
+            $xfer += $output->writeFieldBegin('provenance', TType::LST, 13);
+            $output->writeListBegin(TType::STRUCT, count($this->provenance));
+            foreach ($this->provenance as $iter82) {
+                $xfer += $iter82->write($output);
+            }
+            $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

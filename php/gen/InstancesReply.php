@@ -98,14 +98,14 @@ class InstancesReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->instances = array();
-                        $_size69 = 0;
-                        $_etype72 = 0;
-                        $xfer += $input->readListBegin($_etype72, $_size69);
-                        for ($_i73 = 0; $_i73 < $_size69; ++$_i73) {
-                            $elem74 = null;
-                            $elem74 = new \Roster\Thrift\Instance();
-                            $xfer += $elem74->read($input);
-                            $this->instances []= $elem74;
+                        $_size83 = 0;
+                        $_etype86 = 0;
+                        $xfer += $input->readListBegin($_etype86, $_size83);
+                        for ($_i87 = 0; $_i87 < $_size83; ++$_i87) {
+                            $elem88 = null;
+                            $elem88 = new \Roster\Thrift\Instance();
+                            $xfer += $elem88->read($input);
+                            $this->instances []= $elem88;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -147,8 +147,8 @@ class InstancesReply
             }
             $xfer += $output->writeFieldBegin('instances', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->instances));
-            foreach ($this->instances as $iter75) {
-                $xfer += $iter75->write($output);
+            foreach ($this->instances as $iter89) {
+                $xfer += $iter89->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

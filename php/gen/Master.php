@@ -30,7 +30,7 @@ class Master
             'type' => TType::STRING,
         ),
         2 => array(
-            'var' => 'address',
+            'var' => 'peerAddress',
             'isRequired' => true,
             'type' => TType::STRING,
         ),
@@ -68,11 +68,11 @@ class Master
      */
     public $id = null;
     /**
-     * Where it connected from.
+     * Where it connected from: no address at which anybody could call it.
      * 
      * @var string
      */
-    public $address = null;
+    public $peerAddress = null;
     /**
      * When it did, ms since 1970.
      * 
@@ -102,8 +102,8 @@ class Master
             if (isset($vals['id'])) {
                 $this->id = $vals['id'];
             }
-            if (isset($vals['address'])) {
-                $this->address = $vals['address'];
+            if (isset($vals['peerAddress'])) {
+                $this->peerAddress = $vals['peerAddress'];
             }
             if (isset($vals['connectedAt'])) {
                 $this->connectedAt = $vals['connectedAt'];
@@ -148,7 +148,7 @@ class Master
                     break;
                 case 2:
                     if ($ftype == TType::STRING) {
-                        $xfer += $input->readString($this->address);
+                        $xfer += $input->readString($this->peerAddress);
                     } else {
                         $xfer += $input->skip($ftype);
                     }
@@ -210,9 +210,9 @@ class Master
             $xfer += $output->writeString($this->id);
             $xfer += $output->writeFieldEnd();
         }
-        if ($this->address !== null) {
-            $xfer += $output->writeFieldBegin('address', TType::STRING, 2);
-            $xfer += $output->writeString($this->address);
+        if ($this->peerAddress !== null) {
+            $xfer += $output->writeFieldBegin('peerAddress', TType::STRING, 2);
+            $xfer += $output->writeString($this->peerAddress);
             $xfer += $output->writeFieldEnd();
         }
         if ($this->connectedAt !== null) {

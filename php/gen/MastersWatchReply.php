@@ -98,14 +98,14 @@ class MastersWatchReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->changes = array();
-                        $_size76 = 0;
-                        $_etype79 = 0;
-                        $xfer += $input->readListBegin($_etype79, $_size76);
-                        for ($_i80 = 0; $_i80 < $_size76; ++$_i80) {
-                            $elem81 = null;
-                            $elem81 = new \Roster\Thrift\MasterChange();
-                            $xfer += $elem81->read($input);
-                            $this->changes []= $elem81;
+                        $_size90 = 0;
+                        $_etype93 = 0;
+                        $xfer += $input->readListBegin($_etype93, $_size90);
+                        for ($_i94 = 0; $_i94 < $_size90; ++$_i94) {
+                            $elem95 = null;
+                            $elem95 = new \Roster\Thrift\MasterChange();
+                            $xfer += $elem95->read($input);
+                            $this->changes []= $elem95;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -147,8 +147,8 @@ class MastersWatchReply
             }
             $xfer += $output->writeFieldBegin('changes', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->changes));
-            foreach ($this->changes as $iter82) {
-                $xfer += $iter82->write($output);
+            foreach ($this->changes as $iter96) {
+                $xfer += $iter96->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

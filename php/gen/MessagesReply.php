@@ -114,14 +114,14 @@ class MessagesReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->messages = array();
-                        $_size83 = 0;
-                        $_etype86 = 0;
-                        $xfer += $input->readListBegin($_etype86, $_size83);
-                        for ($_i87 = 0; $_i87 < $_size83; ++$_i87) {
-                            $elem88 = null;
-                            $elem88 = new \Roster\Thrift\MasterMessage();
-                            $xfer += $elem88->read($input);
-                            $this->messages []= $elem88;
+                        $_size97 = 0;
+                        $_etype100 = 0;
+                        $xfer += $input->readListBegin($_etype100, $_size97);
+                        for ($_i101 = 0; $_i101 < $_size97; ++$_i101) {
+                            $elem102 = null;
+                            $elem102 = new \Roster\Thrift\MasterMessage();
+                            $xfer += $elem102->read($input);
+                            $this->messages []= $elem102;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -169,8 +169,8 @@ class MessagesReply
             }
             $xfer += $output->writeFieldBegin('messages', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->messages));
-            foreach ($this->messages as $iter89) {
-                $xfer += $iter89->write($output);
+            foreach ($this->messages as $iter103) {
+                $xfer += $iter103->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -309,13 +309,13 @@ class MethodStats
                 case 13:
                     if ($ftype == TType::LST) {
                         $this->histogram = array();
-                        $_size104 = 0;
-                        $_etype107 = 0;
-                        $xfer += $input->readListBegin($_etype107, $_size104);
-                        for ($_i108 = 0; $_i108 < $_size104; ++$_i108) {
-                            $elem109 = null;
-                            $xfer += $input->readI64($elem109);
-                            $this->histogram []= $elem109;
+                        $_size118 = 0;
+                        $_etype121 = 0;
+                        $xfer += $input->readListBegin($_etype121, $_size118);
+                        for ($_i122 = 0; $_i122 < $_size118; ++$_i122) {
+                            $elem123 = null;
+                            $xfer += $input->readI64($elem123);
+                            $this->histogram []= $elem123;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -402,8 +402,8 @@ class MethodStats
             }
             $xfer += $output->writeFieldBegin('histogram', TType::LST, 13);
             $output->writeListBegin(TType::I64, count($this->histogram));
-            foreach ($this->histogram as $iter110) {
-                $xfer += $output->writeI64($iter110);
+            foreach ($this->histogram as $iter124) {
+                $xfer += $output->writeI64($iter124);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -137,7 +137,7 @@ interface RosterIf
      */
     public function services(\Roster\Thrift\Filter $filter);
     /**
-     * Who offers a service, by its name without a version: the first page.
+     * The instances of a service, by its name without a version: the first page.
      * 
      * @param string $serviceName
      * @return \Roster\Thrift\InstancesReply

@@ -69,14 +69,14 @@ class Roster_addRegisters_args
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->registers = array();
-                        $_size213 = 0;
-                        $_etype216 = 0;
-                        $xfer += $input->readListBegin($_etype216, $_size213);
-                        for ($_i217 = 0; $_i217 < $_size213; ++$_i217) {
-                            $elem218 = null;
-                            $elem218 = new \Roster\Thrift\RegisterAddress();
-                            $xfer += $elem218->read($input);
-                            $this->registers []= $elem218;
+                        $_size227 = 0;
+                        $_etype230 = 0;
+                        $xfer += $input->readListBegin($_etype230, $_size227);
+                        for ($_i231 = 0; $_i231 < $_size227; ++$_i231) {
+                            $elem232 = null;
+                            $elem232 = new \Roster\Thrift\RegisterAddress();
+                            $xfer += $elem232->read($input);
+                            $this->registers []= $elem232;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -103,8 +103,8 @@ class Roster_addRegisters_args
             }
             $xfer += $output->writeFieldBegin('registers', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->registers));
-            foreach ($this->registers as $iter219) {
-                $xfer += $iter219->write($output);
+            foreach ($this->registers as $iter233) {
+                $xfer += $iter233->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

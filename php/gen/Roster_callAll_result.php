@@ -108,14 +108,14 @@ class Roster_callAll_result
                 case 0:
                     if ($ftype == TType::LST) {
                         $this->success = array();
-                        $_size171 = 0;
-                        $_etype174 = 0;
-                        $xfer += $input->readListBegin($_etype174, $_size171);
-                        for ($_i175 = 0; $_i175 < $_size171; ++$_i175) {
-                            $elem176 = null;
-                            $elem176 = new \Roster\Thrift\CallOutcome();
-                            $xfer += $elem176->read($input);
-                            $this->success []= $elem176;
+                        $_size185 = 0;
+                        $_etype188 = 0;
+                        $xfer += $input->readListBegin($_etype188, $_size185);
+                        for ($_i189 = 0; $_i189 < $_size185; ++$_i189) {
+                            $elem190 = null;
+                            $elem190 = new \Roster\Thrift\CallOutcome();
+                            $xfer += $elem190->read($input);
+                            $this->success []= $elem190;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -166,8 +166,8 @@ class Roster_callAll_result
             }
             $xfer += $output->writeFieldBegin('success', TType::LST, 0);
             $output->writeListBegin(TType::STRUCT, count($this->success));
-            foreach ($this->success as $iter177) {
-                $xfer += $iter177->write($output);
+            foreach ($this->success as $iter191) {
+                $xfer += $iter191->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

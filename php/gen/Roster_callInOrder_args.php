@@ -81,14 +81,14 @@ class Roster_callInOrder_args
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->calls = array();
-                        $_size192 = 0;
-                        $_etype195 = 0;
-                        $xfer += $input->readListBegin($_etype195, $_size192);
-                        for ($_i196 = 0; $_i196 < $_size192; ++$_i196) {
-                            $elem197 = null;
-                            $elem197 = new \Roster\Thrift\Call();
-                            $xfer += $elem197->read($input);
-                            $this->calls []= $elem197;
+                        $_size206 = 0;
+                        $_etype209 = 0;
+                        $xfer += $input->readListBegin($_etype209, $_size206);
+                        for ($_i210 = 0; $_i210 < $_size206; ++$_i210) {
+                            $elem211 = null;
+                            $elem211 = new \Roster\Thrift\Call();
+                            $xfer += $elem211->read($input);
+                            $this->calls []= $elem211;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -122,8 +122,8 @@ class Roster_callInOrder_args
             }
             $xfer += $output->writeFieldBegin('calls', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->calls));
-            foreach ($this->calls as $iter198) {
-                $xfer += $iter198->write($output);
+            foreach ($this->calls as $iter212) {
+                $xfer += $iter212->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -81,13 +81,13 @@ class Roster_getMany_args
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->paths = array();
-                        $_size157 = 0;
-                        $_etype160 = 0;
-                        $xfer += $input->readListBegin($_etype160, $_size157);
-                        for ($_i161 = 0; $_i161 < $_size157; ++$_i161) {
-                            $elem162 = null;
-                            $xfer += $input->readString($elem162);
-                            $this->paths []= $elem162;
+                        $_size171 = 0;
+                        $_etype174 = 0;
+                        $xfer += $input->readListBegin($_etype174, $_size171);
+                        for ($_i175 = 0; $_i175 < $_size171; ++$_i175) {
+                            $elem176 = null;
+                            $xfer += $input->readString($elem176);
+                            $this->paths []= $elem176;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -122,8 +122,8 @@ class Roster_getMany_args
             }
             $xfer += $output->writeFieldBegin('paths', TType::LST, 1);
             $output->writeListBegin(TType::STRING, count($this->paths));
-            foreach ($this->paths as $iter163) {
-                $xfer += $output->writeString($iter163);
+            foreach ($this->paths as $iter177) {
+                $xfer += $output->writeString($iter177);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

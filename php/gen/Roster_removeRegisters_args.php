@@ -69,14 +69,14 @@ class Roster_removeRegisters_args
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->registers = array();
-                        $_size220 = 0;
-                        $_etype223 = 0;
-                        $xfer += $input->readListBegin($_etype223, $_size220);
-                        for ($_i224 = 0; $_i224 < $_size220; ++$_i224) {
-                            $elem225 = null;
-                            $elem225 = new \Roster\Thrift\RegisterAddress();
-                            $xfer += $elem225->read($input);
-                            $this->registers []= $elem225;
+                        $_size234 = 0;
+                        $_etype237 = 0;
+                        $xfer += $input->readListBegin($_etype237, $_size234);
+                        for ($_i238 = 0; $_i238 < $_size234; ++$_i238) {
+                            $elem239 = null;
+                            $elem239 = new \Roster\Thrift\RegisterAddress();
+                            $xfer += $elem239->read($input);
+                            $this->registers []= $elem239;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -103,8 +103,8 @@ class Roster_removeRegisters_args
             }
             $xfer += $output->writeFieldBegin('registers', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->registers));
-            foreach ($this->registers as $iter226) {
-                $xfer += $iter226->write($output);
+            foreach ($this->registers as $iter240) {
+                $xfer += $iter240->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -69,14 +69,14 @@ class StatsReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->methods = array();
-                        $_size111 = 0;
-                        $_etype114 = 0;
-                        $xfer += $input->readListBegin($_etype114, $_size111);
-                        for ($_i115 = 0; $_i115 < $_size111; ++$_i115) {
-                            $elem116 = null;
-                            $elem116 = new \Roster\Thrift\MethodStats();
-                            $xfer += $elem116->read($input);
-                            $this->methods []= $elem116;
+                        $_size125 = 0;
+                        $_etype128 = 0;
+                        $xfer += $input->readListBegin($_etype128, $_size125);
+                        for ($_i129 = 0; $_i129 < $_size125; ++$_i129) {
+                            $elem130 = null;
+                            $elem130 = new \Roster\Thrift\MethodStats();
+                            $xfer += $elem130->read($input);
+                            $this->methods []= $elem130;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -103,8 +103,8 @@ class StatsReply
             }
             $xfer += $output->writeFieldBegin('methods', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->methods));
-            foreach ($this->methods as $iter117) {
-                $xfer += $iter117->write($output);
+            foreach ($this->methods as $iter131) {
+                $xfer += $iter131->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

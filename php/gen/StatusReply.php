@@ -221,14 +221,14 @@ class StatusReply
                 case 4:
                     if ($ftype == TType::LST) {
                         $this->sources = array();
-                        $_size125 = 0;
-                        $_etype128 = 0;
-                        $xfer += $input->readListBegin($_etype128, $_size125);
-                        for ($_i129 = 0; $_i129 < $_size125; ++$_i129) {
-                            $elem130 = null;
-                            $elem130 = new \Roster\Thrift\SourceStatus();
-                            $xfer += $elem130->read($input);
-                            $this->sources []= $elem130;
+                        $_size139 = 0;
+                        $_etype142 = 0;
+                        $xfer += $input->readListBegin($_etype142, $_size139);
+                        for ($_i143 = 0; $_i143 < $_size139; ++$_i143) {
+                            $elem144 = null;
+                            $elem144 = new \Roster\Thrift\SourceStatus();
+                            $xfer += $elem144->read($input);
+                            $this->sources []= $elem144;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -238,16 +238,16 @@ class StatusReply
                 case 5:
                     if ($ftype == TType::MAP) {
                         $this->counters = array();
-                        $_size131 = 0;
-                        $_ktype132 = 0;
-                        $_vtype133 = 0;
-                        $xfer += $input->readMapBegin($_ktype132, $_vtype133, $_size131);
-                        for ($_i135 = 0; $_i135 < $_size131; ++$_i135) {
-                            $key136 = '';
-                            $val137 = 0;
-                            $xfer += $input->readString($key136);
-                            $xfer += $input->readI64($val137);
-                            $this->counters[$key136] = $val137;
+                        $_size145 = 0;
+                        $_ktype146 = 0;
+                        $_vtype147 = 0;
+                        $xfer += $input->readMapBegin($_ktype146, $_vtype147, $_size145);
+                        for ($_i149 = 0; $_i149 < $_size145; ++$_i149) {
+                            $key150 = '';
+                            $val151 = 0;
+                            $xfer += $input->readString($key150);
+                            $xfer += $input->readI64($val151);
+                            $this->counters[$key150] = $val151;
                         }
                         $xfer += $input->readMapEnd();
                     } else {
@@ -257,16 +257,16 @@ class StatusReply
                 case 6:
                     if ($ftype == TType::MAP) {
                         $this->limits = array();
-                        $_size138 = 0;
-                        $_ktype139 = 0;
-                        $_vtype140 = 0;
-                        $xfer += $input->readMapBegin($_ktype139, $_vtype140, $_size138);
-                        for ($_i142 = 0; $_i142 < $_size138; ++$_i142) {
-                            $key143 = '';
-                            $val144 = 0;
-                            $xfer += $input->readString($key143);
-                            $xfer += $input->readI64($val144);
-                            $this->limits[$key143] = $val144;
+                        $_size152 = 0;
+                        $_ktype153 = 0;
+                        $_vtype154 = 0;
+                        $xfer += $input->readMapBegin($_ktype153, $_vtype154, $_size152);
+                        for ($_i156 = 0; $_i156 < $_size152; ++$_i156) {
+                            $key157 = '';
+                            $val158 = 0;
+                            $xfer += $input->readString($key157);
+                            $xfer += $input->readI64($val158);
+                            $this->limits[$key157] = $val158;
                         }
                         $xfer += $input->readMapEnd();
                     } else {
@@ -290,13 +290,13 @@ class StatusReply
                 case 9:
                     if ($ftype == TType::LST) {
                         $this->portsTaken = array();
-                        $_size145 = 0;
-                        $_etype148 = 0;
-                        $xfer += $input->readListBegin($_etype148, $_size145);
-                        for ($_i149 = 0; $_i149 < $_size145; ++$_i149) {
-                            $elem150 = null;
-                            $xfer += $input->readString($elem150);
-                            $this->portsTaken []= $elem150;
+                        $_size159 = 0;
+                        $_etype162 = 0;
+                        $xfer += $input->readListBegin($_etype162, $_size159);
+                        for ($_i163 = 0; $_i163 < $_size159; ++$_i163) {
+                            $elem164 = null;
+                            $xfer += $input->readString($elem164);
+                            $this->portsTaken []= $elem164;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -341,8 +341,8 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('sources', TType::LST, 4);
             $output->writeListBegin(TType::STRUCT, count($this->sources));
-            foreach ($this->sources as $iter151) {
-                $xfer += $iter151->write($output);
+            foreach ($this->sources as $iter165) {
+                $xfer += $iter165->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
@@ -353,9 +353,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('counters', TType::MAP, 5);
             $output->writeMapBegin(TType::STRING, TType::I64, count($this->counters));
-            foreach ($this->counters as $kiter152 => $viter153) {
-                $xfer += $output->writeString($kiter152);
-                $xfer += $output->writeI64($viter153);
+            foreach ($this->counters as $kiter166 => $viter167) {
+                $xfer += $output->writeString($kiter166);
+                $xfer += $output->writeI64($viter167);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();
@@ -366,9 +366,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('limits', TType::MAP, 6);
             $output->writeMapBegin(TType::STRING, TType::I64, count($this->limits));
-            foreach ($this->limits as $kiter154 => $viter155) {
-                $xfer += $output->writeString($kiter154);
-                $xfer += $output->writeI64($viter155);
+            foreach ($this->limits as $kiter168 => $viter169) {
+                $xfer += $output->writeString($kiter168);
+                $xfer += $output->writeI64($viter169);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();
@@ -389,8 +389,8 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('portsTaken', TType::LST, 9);
             $output->writeListBegin(TType::STRING, count($this->portsTaken));
-            foreach ($this->portsTaken as $iter156) {
-                $xfer += $output->writeString($iter156);
+            foreach ($this->portsTaken as $iter170) {
+                $xfer += $output->writeString($iter170);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -4,19 +4,36 @@ declare(strict_types=1);
 
 namespace Roster;
 
-/** One place where a service is offered. */
+/**
+ * One place where a service can be had: a master, which is called through its connection (`Client::call`); or endpoints,
+ * which you call yourself.
+ */
 final class Instance
 {
     /**
-     * @param string $master the id of the master,
-     * @param string $address and where it connected from
-     * @param int $outstanding how many calls to it are under way; 0 where the shared file tells
+     * @param string $serviceName without a version
+     * @param string $version 0.0.0 where none is told
+     * @param string $group empty: none is given
+     * @param string $zone empty: none is given
+     * @param int $weight 100 where none is given
+     * @param array<string, mixed> $metadata
+     * @param list<Endpoint> $endpoints none of a master
+     * @param ?string $masterId null: one of the endpoints is called
+     * @param int $outstanding how many calls to the master are under way; 0 where the shared file tells
+     * @param list<Provenance> $provenance by what it is known
      */
     public function __construct(
-        public readonly string $master,
-        public readonly string $address,
-        public readonly Service $service,
+        public readonly string $serviceName,
+        public readonly string $version,
+        public readonly string $group,
+        public readonly string $zone,
+        public readonly int $weight,
+        public readonly array $metadata,
+        public readonly InstanceState $state,
+        public readonly array $endpoints,
+        public readonly ?string $masterId,
         public readonly int $outstanding,
+        public readonly array $provenance,
         public readonly Freshness $freshness,
     ) {
     }

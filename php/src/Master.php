@@ -8,7 +8,7 @@ namespace Roster;
 final class Master
 {
     /**
-     * @param string $address where it connected from
+     * @param string $peerAddress where it connected from: no address at which it could be called
      * @param int $connectedAt ms since 1970
      * @param list<Service> $services
      * @param int $ways how many ways the sidecar has to it
@@ -16,7 +16,7 @@ final class Master
      */
     public function __construct(
         public readonly string $id,
-        public readonly string $address,
+        public readonly string $peerAddress,
         public readonly int $connectedAt,
         public readonly array $services,
         public readonly int $ways,

@@ -42,7 +42,8 @@ final class MastersTest extends TestCase
             self::assertEquals(array_map(self::told(...), $other), array_map(self::told(...), $one));
         }
         $metadata = ['version' => '1.2.0', 'zone' => 'b', 'weight' => 3];
-        self::assertSame($metadata, $shared->instances('demo')[0]->service->metadata);
+        self::assertSame($metadata, $shared->instances('demo')[0]->metadata);
+        self::assertSame(['b', 3], [$shared->instances('demo')[0]->zone, $unix->instances('demo')[0]->weight]);
         self::assertSame(Way::Shared, $shared->freshness()->from);
         foreach ($unix->masters() as $master) {
             self::assertEquals(self::told($master), self::told($shared->master($master->id)));
@@ -55,13 +56,13 @@ final class MastersTest extends TestCase
     {
         [$instance] = $this->client->instances('spare');
         self::assertSame(['2.0.0', Way::Shared, 0], [
-            $instance->service->version, $instance->freshness->from, $instance->freshness->ageMs,
+            $instance->version, $instance->freshness->from, $instance->freshness->ageMs,
         ]);
         $this->roster->end(SIGKILL);
         $left = fn () => $this->client->instances('spare')[0];
         Process::until(static fn () => $left()->freshness->ageMs > 3_000, 'the age grows', 30);
-        self::assertSame($instance->master, $left()->master);
-        self::assertSame($instance->master, $this->client->master($instance->master)->id);
+        self::assertSame($instance->masterId, $left()->masterId);
+        self::assertSame($instance->masterId, $this->client->master($instance->masterId)->id);
         $steps = $this->client->explain();
         self::assertSame([false, false, true], array_column($steps, 'answered'));
         self::assertStringContainsString('its writer has been away for', (string) $steps[0]);
@@ -83,7 +84,7 @@ final class MastersTest extends TestCase
             self::assertSame(array_sum($versions), count($this->client->instances($name)));
             self::assertNotSame([], $this->client->masters($name));
         }
-        self::assertSame('7', $this->client->instances(7)[0]->service->name);
+        self::assertSame('7', $this->client->instances(7)[0]->serviceName);
         self::assertSame(['a'], $this->client->call(7, 'echo', ['a'])->value);
         self::assertSame('7', (new Call(7, 'echo'))->service);
     }

@@ -6,10 +6,13 @@ namespace Roster\Tests;
 
 use PHPUnit\Framework\TestCase;
 use Roster\Client;
+use Roster\Endpoint;
 use Roster\Exception\InvalidRequest;
 use Roster\Exception\NotReady;
 use Roster\Exception\TooStale;
 use Roster\Exception\Unavailable;
+use Roster\InstanceState;
+use Roster\Provenance;
 use Roster\Tests\Support\Answer;
 use Roster\Tests\Support\FakeSidecar;
 use Roster\Tests\Support\SharedFile;
@@ -213,11 +216,13 @@ final class WaysTest extends TestCase
     public function testInstancesAndMastersArePlainValues(): void
     {
         $offer = new Thrift\Service(['name' => 'mail', 'version' => '1.2.0', 'metadata' => '{"zone":"a"}']);
-        $both = ['address' => '10.0.0.1:5', 'outstanding' => 2];
-        $instance = new Thrift\Instance($both + ['master' => 'm1', 'offer' => $offer]);
+        $instance = self::instance();
         $reply = new Thrift\InstancesReply(['instances' => [$instance], 'freshness' => Answer::freshness()]);
-        $page = static function (string $id, ?string $cursor) use ($both, $offer): array {
-            $master = new Thrift\Master($both + ['id' => $id, 'connectedAt' => 9, 'services' => [$offer], 'ways' => 1]);
+        $page = static function (string $id, ?string $cursor) use ($offer): array {
+            $counts = ['connectedAt' => 9, 'ways' => 1, 'outstanding' => 2];
+            $master = new Thrift\Master(
+                $counts + ['id' => $id, 'peerAddress' => '10.0.0.1:5', 'services' => [$offer]],
+            );
             $page = ['masters' => [$master], 'cursor' => $cursor, 'freshness' => Answer::freshness()];
             return Answer::of(new Thrift\Roster_masters_result(['success' => new Thrift\MastersReply($page)]));
         };
@@ -228,12 +233,26 @@ final class WaysTest extends TestCase
         ]]);
         $roster = Client::local($fake->address, '', '');
         [$found] = $roster->instances('mail');
-        self::assertSame(['m1', 'mail', ['zone' => 'a'], 2], [
-            $found->master, $found->service->name, $found->service->metadata, $found->outstanding,
+        self::assertSame(['m1', 'mail', ['zone' => 'a'], 2, InstanceState::Unknown], [
+            $found->masterId, $found->serviceName, $found->metadata, $found->outstanding, $found->state,
         ]);
+        self::assertEquals([new Endpoint('', 'dubbo', '10.0.0.5', 20_880)], $found->endpoints);
+        self::assertEquals([new Provenance('register', null, 'm1', 'tunnel', 7)], $found->provenance);
         $masters = $roster->masters();
         self::assertSame(['m1', 'm2'], array_column($masters, 'id'));
-        self::assertSame('1.2.0', $masters[1]->services[0]->version);
+        self::assertSame(['1.2.0', '10.0.0.1:5'], [$masters[1]->services[0]->version, $masters[1]->peerAddress]);
+    }
+
+    /** As a newer sidecar may have it, in a state that this package does not know. */
+    private static function instance(): Thrift\Instance
+    {
+        $endpoint = ['name' => '', 'protocol' => 'dubbo', 'host' => '10.0.0.5', 'port' => 20_880];
+        $provenance = ['source' => 'register', 'masterId' => 'm1', 'decoder' => 'tunnel', 'sinceRevision' => 7];
+        return new Thrift\Instance([
+            'masterId' => 'm1', 'outstanding' => 2, 'serviceName' => 'mail', 'version' => '1.2.0', 'group' => '',
+            'zone' => 'a', 'weight' => 100, 'metadata' => '{"zone":"a"}', 'state' => 99,
+            'endpoints' => [new Thrift\Endpoint($endpoint)], 'provenance' => [new Thrift\Provenance($provenance)],
+        ]);
     }
 
     private static function tooStale(int $ageMs): Thrift\Roster_getMany_result

@@ -5,13 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
-use roster::model::{Node, NodePath};
+use roster::model::{Node, NodePath, view};
 use roster::store::no_node;
 use roster::store::shared::{Reader, Report, Source};
 use roster::thrift::client::Error;
 use roster::thrift::idl::{self, Freshness, NotFound, NotReady};
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::known::check_age;
 use super::tree::Tree;
@@ -21,31 +20,6 @@ pub(crate) struct SharedFile {
     reader: Reader,
     path: PathBuf,
     max_age: Option<Duration>,
-}
-
-/// A master, as the file has it.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Master {
-    id: String,
-    address: String,
-    connected_at: i64,
-    services: Vec<Offer>,
-    ways: i32,
-}
-
-#[derive(Deserialize)]
-struct Instance {
-    master: String,
-    address: String,
-    offer: Offer,
-}
-
-#[derive(Deserialize)]
-struct Offer {
-    name: String,
-    version: String,
-    metadata: Value,
 }
 
 impl SharedFile {
@@ -79,13 +53,13 @@ impl SharedFile {
         let freshness = self.freshness(&contents.report, contents.report.behind_masters())?;
         let mut services = BTreeMap::new();
         for (name, instances) in contents.services() {
-            let instances: Vec<Instance> = self.parse(instances)?;
+            let instances: Vec<view::Instance> = self.parse(instances)?;
             // The key of a long name is a digest, but who offers it knows it.
-            let name = name.or_else(|| instances.first().map(|first| first.offer.name.as_str()));
+            let name = name.or_else(|| instances.first().map(|first| first.service_name.as_str()));
             let Some(name) = name.map(str::to_owned) else { continue };
             let mut masters = BTreeMap::new();
             for instance in instances {
-                *masters.entry(instance.offer.version).or_default() += 1;
+                *masters.entry(instance.version).or_default() += 1;
             }
             services.insert(name, masters);
         }
@@ -100,14 +74,15 @@ impl SharedFile {
             let message = format!("nobody offers `{service}`");
             return Err(Error::NotFound(NotFound { path: service.into(), message, freshness }).into());
         };
-        let instances: Vec<Instance> = serde_json::from_value(instances).with_context(|| self.damaged())?;
+        let instances: Vec<view::Instance> = serde_json::from_value(instances).with_context(|| self.damaged())?;
         Ok(idl::InstancesReply { instances: instances.into_iter().map(Into::into).collect(), freshness, cursor: None })
     }
 
     pub(crate) fn masters(&self, service: Option<&str>) -> anyhow::Result<(Vec<idl::Master>, Freshness)> {
         let contents = self.reader.contents()?;
         let freshness = self.freshness(&contents.report, contents.report.behind_masters())?;
-        let mut masters: Vec<Master> = contents.masters().map(|json| self.parse(json)).collect::<Result<_, _>>()?;
+        let mut masters: Vec<view::Master> =
+            contents.masters().map(|json| self.parse(json)).collect::<Result<_, _>>()?;
         masters.retain(|master| service.is_none_or(|name| master.services.iter().any(|offer| offer.name == name)));
         masters.sort_by(|one, other| one.id.cmp(&other.id));
         Ok((masters.into_iter().map(Into::into).collect(), freshness))
@@ -145,29 +120,4 @@ fn absent(report: &Report, path: &NodePath, freshness: &Freshness) -> Error {
 
 fn told(path: &NodePath, node: &Node) -> idl::Node {
     idl::Node { path: path.to_string(), data: node.data.to_vec(), stat: node.stat.into() }
-}
-
-impl From<Master> for idl::Master {
-    fn from(master: Master) -> Self {
-        Self {
-            id: master.id,
-            address: master.address,
-            connected_at: master.connected_at,
-            services: master.services.into_iter().map(Into::into).collect(),
-            ways: master.ways,
-            outstanding: 0,
-        }
-    }
-}
-
-impl From<Instance> for idl::Instance {
-    fn from(instance: Instance) -> Self {
-        Self { master: instance.master, address: instance.address, offer: instance.offer.into(), outstanding: 0 }
-    }
-}
-
-impl From<Offer> for idl::Service {
-    fn from(offer: Offer) -> Self {
-        Self { name: offer.name, version: offer.version, metadata: offer.metadata.to_string() }
-    }
 }

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use clap::Args;
+use roster::model::view;
 use roster::thrift::idl::{Filter, Master, Service};
 use serde_json::{Value, json};
 
@@ -64,19 +65,7 @@ pub(crate) fn any() -> Filter {
 }
 
 pub(crate) fn document(master: &Master) -> Value {
-    json!({
-        "id": master.id,
-        "address": master.address,
-        "connectedAt": master.connected_at,
-        "services": master.services.iter().map(service).collect::<Vec<_>>(),
-        "ways": master.ways,
-        "outstanding": master.outstanding,
-    })
-}
-
-pub(crate) fn service(service: &Service) -> Value {
-    let metadata = serde_json::from_str(&service.metadata).unwrap_or(Value::Null);
-    json!({ "name": service.name, "version": service.version, "metadata": metadata })
+    json!(view::Master::from(master.clone()))
 }
 
 /// What a master offers, on one line.
@@ -90,7 +79,7 @@ pub(crate) fn offers(master: &Master) -> String {
 }
 
 fn table(masters: &[Master]) -> String {
-    let heading = ["ID", "ADDRESS", "CONNECTED", "WAYS", "UNDER WAY", "SERVICES"];
+    let heading = ["ID", "PEER ADDRESS", "CONNECTED", "WAYS", "UNDER WAY", "SERVICES"];
     let rows: Vec<_> = masters.iter().map(row).collect();
     text::table(heading, &["WAYS", "UNDER WAY"], &rows)
 }
@@ -98,7 +87,7 @@ fn table(masters: &[Master]) -> String {
 fn row(master: &Master) -> [String; 6] {
     [
         text::preview(master.id.as_bytes()),
-        text::preview(master.address.as_bytes()),
+        text::preview(master.peer_address.as_bytes()),
         text::time(master.connected_at),
         master.ways.to_string(),
         master.outstanding.to_string(),
@@ -118,8 +107,8 @@ mod tests {
         assert_eq!(
             table(std::slice::from_ref(&master)),
             "\
-ID  ADDRESS     CONNECTED             WAYS  UNDER WAY  SERVICES
-m1  10.0.0.1:7  2023-11-14T22:13:20Z     2          3  mail@2.0.0, log, x\\u{1b}
+ID  PEER ADDRESS  CONNECTED             WAYS  UNDER WAY  SERVICES
+m1  10.0.0.1:7    2023-11-14T22:13:20Z     2          3  mail@2.0.0, log, x\\u{1b}
 "
         );
         assert_eq!(document(&master)["services"][0]["metadata"]["a"], 1);

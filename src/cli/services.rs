@@ -3,14 +3,15 @@
 use std::io::{self, Write};
 
 use clap::Args;
+use roster::model::view;
 use roster::thrift::client::{Client, Error};
-use roster::thrift::idl::{Filter, Instance, ServiceSummary, ServicesReply};
+use roster::thrift::idl::{Endpoint, Filter, Instance, InstanceState, ServiceSummary, ServicesReply};
 use serde_json::{Value, json};
 
 use super::known::{self, Known, Source};
 use super::{Output, json, masters, stats, text};
 
-/// List the services; with a name, who offers it
+/// List the services; with a name, its instances
 #[derive(Debug, Args)]
 pub(crate) struct Services {
     /// The name of a service, without a version
@@ -99,32 +100,70 @@ fn summary_table(services: &[ServiceSummary]) -> String {
 }
 
 fn instance(instance: &Instance) -> Value {
-    json!({
-        "master": instance.master,
-        "address": instance.address,
-        "offer": masters::service(&instance.offer),
-        "outstanding": instance.outstanding,
-    })
+    json!(view::Instance::from(instance.clone()))
 }
 
 fn instance_table(instances: &[Instance]) -> String {
     let row = |instance: &Instance| {
+        let endpoints: Vec<_> = instance.endpoints.iter().map(endpoint).collect();
         [
-            text::preview(instance.master.as_bytes()),
-            text::preview(instance.address.as_bytes()),
-            instance.offer.version.clone(),
+            text::preview(instance.master_id.as_deref().unwrap_or("-").as_bytes()),
+            if endpoints.is_empty() { "-".into() } else { text::preview(endpoints.join(" ").as_bytes()) },
+            instance.version.clone(),
+            state(instance.state),
             instance.outstanding.to_string(),
-            text::preview(instance.offer.metadata.as_bytes()),
+            text::preview(instance.metadata.as_bytes()),
         ]
     };
     let rows: Vec<_> = instances.iter().map(row).collect();
-    text::table(["MASTER", "ADDRESS", "VERSION", "UNDER WAY", "METADATA"], &["UNDER WAY"], &rows)
+    text::table(["MASTER", "ENDPOINTS", "VERSION", "STATE", "UNDER WAY", "METADATA"], &["UNDER WAY"], &rows)
+}
+
+/// One of a newer sidecar has only a number.
+fn state(state: InstanceState) -> String {
+    match state {
+        InstanceState::UP => "up".into(),
+        InstanceState::RETURNING => "returning".into(),
+        InstanceState(newer) => newer.to_string(),
+    }
+}
+
+/// As one writes it: `admin=http://10.0.0.5:9990`.
+fn endpoint(Endpoint { name, protocol, host, port }: &Endpoint) -> String {
+    let name = if name.is_empty() { String::new() } else { format!("{name}=") };
+    let protocol = if protocol.is_empty() { String::new() } else { format!("{protocol}://") };
+    let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+    format!("{name}{protocol}{host}:{port}")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::collections::BTreeMap;
+
+    #[test]
+    fn a_master_has_no_endpoint_and_an_endpoint_is_shown_as_one_calls_it() {
+        let endpoints = vec![
+            Endpoint::new(String::new(), "dubbo".into(), "10.0.0.5".into(), 20_880),
+            Endpoint::new("admin".into(), String::new(), "::1".into(), 9_990),
+        ];
+        let instance = |master: Option<&str>, endpoints, state| {
+            let (version, metadata) = ("1.0.0".into(), r#"{"a":1}"#.into());
+            let (name, none) = ("mail".into(), String::new());
+            let master = master.map(str::to_owned);
+            Instance::new(master, 3, name, version, none.clone(), none, 100, metadata, state, endpoints, vec![])
+        };
+        let instances =
+            [instance(Some("m1"), vec![], InstanceState::RETURNING), instance(None, endpoints, InstanceState::UP)];
+        assert_eq!(
+            instance_table(&instances),
+            "\
+MASTER  ENDPOINTS                               VERSION  STATE      UNDER WAY  METADATA
+m1      -                                       1.0.0    returning          3  {\"a\":1}
+-       dubbo://10.0.0.5:20880 admin=[::1]:9990  1.0.0    up                 3  {\"a\":1}
+"
+        );
+    }
 
     #[test]
     fn a_service_has_a_row_a_version_and_one_when_nobody_is_left() {

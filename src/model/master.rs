@@ -28,8 +28,8 @@ pub const MAX_MASTER_BYTES: usize = 256 * 1024;
 pub struct Master {
     /// The same at every register through which the master is known.
     pub id: String,
-    /// Where it connected from.
-    pub address: String,
+    /// Where it connected from: no address at which anybody could call it.
+    pub peer_address: String,
     /// When it did, ms since 1970.
     pub connected_at: i64,
     pub services: Vec<Service>,
@@ -41,7 +41,7 @@ pub struct Service {
     /// As the master calls it, also where that is `name@version`.
     pub name: String,
     /// A map; an empty one of PHP's is an empty list.
-    pub metadata: Value,
+    pub metadata: Arc<Value>,
 }
 
 impl Master {
@@ -49,7 +49,7 @@ impl Master {
     pub fn memory_size(&self) -> usize {
         const REST: usize = 512;
         let services = self.services.iter().map(Service::memory_size).sum::<usize>();
-        REST + self.id.len() + self.address.len() + services
+        REST + self.id.len() + self.peer_address.len() + services
     }
 }
 
@@ -76,9 +76,7 @@ impl Service {
     }
 
     fn packed_bytes(&self) -> usize {
-        let mut counted = Counted(0);
-        rmpv::encode::write_value(&mut counted, &self.metadata).expect("all is counted");
-        self.name.len() + counted.0
+        self.name.len() + packed_bytes(&self.metadata)
     }
 
     /// About how many bytes of memory it takes.
@@ -92,6 +90,13 @@ impl Service {
         let entries = self.metadata.as_map()?;
         entries.iter().find(|(name, _)| name.as_str() == Some(key)).map(|(_, value)| value)
     }
+}
+
+/// How many bytes a value has as MessagePack.
+pub(super) fn packed_bytes(value: &Value) -> usize {
+    let mut counted = Counted(0);
+    rmpv::encode::write_value(&mut counted, value).expect("all is counted");
+    counted.0
 }
 
 /// Counts what is written.
@@ -330,7 +335,7 @@ mod tests {
     #[test]
     fn services_that_are_too_large_alone_or_together_are_left_out() {
         let service =
-            |name: &str, bytes: usize| Service { name: name.into(), metadata: Value::from("x".repeat(bytes)) };
+            |name: &str, bytes: usize| Service { name: name.into(), metadata: Value::from("x".repeat(bytes)).into() };
         let mut services = vec![service("small", 10), service("large", MAX_SERVICE_BYTES), service("too", 1_000_000)];
         assert_eq!(cut_to_bounds(&mut services), Some(("large".into(), 2)));
         assert_eq!(services, [service("small", 10)]);
@@ -342,15 +347,15 @@ mod tests {
 
     #[test]
     fn small_values_take_more_memory_than_bytes() {
-        let service = Service { name: "mail".into(), metadata: Value::Array(vec![Value::Nil; 100]) };
+        let service = Service { name: "mail".into(), metadata: Value::Array(vec![Value::Nil; 100]).into() };
         assert!(service.memory_size() > 100 * size_of::<Value>(), "{}", service.memory_size());
     }
 
     #[test]
     fn all_that_a_master_tells_of_itself_takes_memory() {
         let size = |id: &str, address: &str, services: usize| {
-            let services = vec![Service { name: String::new(), metadata: Value::Nil }; services];
-            Master { id: id.into(), address: address.into(), connected_at: 0, services }.memory_size()
+            let services = vec![Service { name: String::new(), metadata: Value::Nil.into() }; services];
+            Master { id: id.into(), peer_address: address.into(), connected_at: 0, services }.memory_size()
         };
         let long = "x".repeat(1_000);
         assert_eq!(size(&long, &long, 0), size("", "", 0) + 2_000);
@@ -376,7 +381,7 @@ mod tests {
     fn a_version_stands_in_the_name_or_in_the_metadata() {
         let version = |name: &str, metadata: Option<&str>| {
             let metadata = metadata.map_or(Value::Array(vec![]), |v| Value::Map(vec![("version".into(), v.into())]));
-            Service { name: name.into(), metadata }.version().to_string()
+            Service { name: name.into(), metadata: metadata.into() }.version().to_string()
         };
         assert_eq!(version("mail", Some("1.2.3")), "1.2.3");
         assert_eq!(version("mail", Some("1")), "1.0.0");
@@ -384,7 +389,7 @@ mod tests {
         assert_eq!(version("mail@2.0.0-rc.1", Some("9.9.9")), "2.0.0-rc.1");
         assert_eq!(version("mail", Some("latest")), "0.0.0");
         let number = |number: Value| {
-            Service { name: "mail".into(), metadata: Value::Map(vec![("version".into(), number)]) }
+            Service { name: "mail".into(), metadata: Value::Map(vec![("version".into(), number)]).into() }
                 .version()
                 .to_string()
         };

@@ -1,7 +1,9 @@
-//! The nouns: paths, nodes, masters, services, revisions, freshness.
+//! The nouns: paths, nodes, instances, masters, services, revisions, freshness; and the one view of each.
 
+mod instance;
 pub(crate) mod json;
 mod master;
+pub mod view;
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -10,6 +12,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::instance::{
+    DEFAULT_WEIGHT, Decoder, Endpoint, Instance, InstanceError, InstanceState, MAX_ENDPOINTS, MAX_LABEL_BYTES,
+    Provenance, Record,
+};
 pub use self::master::{
     Answer, Answers, Call, Command, Input, Line, MAX_MASTER_BYTES, MAX_SERVICE_BYTES, MAX_SERVICES, Master, Packed,
     Refused, Service, cut_to_bounds, split_name,

@@ -169,5 +169,5 @@ fn why_not(error: StreamError) -> String {
 
 fn service_of(name: String, service: Value) -> Service {
     let metadata = get(&service, "metadata").cloned();
-    Service { name, metadata: metadata.unwrap_or_else(|| Value::Map(Vec::new())) }
+    Service { name, metadata: metadata.unwrap_or_else(|| Value::Map(Vec::new())).into() }
 }

@@ -201,10 +201,10 @@ fn value_of(master: &Master, is_expected: bool) -> Value {
     let services = master
         .services
         .iter()
-        .map(|service| map([("name", service.name.as_str().into()), ("metadata", service.metadata.clone())]));
+        .map(|service| map([("name", service.name.as_str().into()), ("metadata", Value::clone(&service.metadata))]));
     let mut fields = vec![
         ("id", master.id.as_str().into()),
-        ("address", master.address.as_str().into()),
+        ("address", master.peer_address.as_str().into()),
         ("connectedAt", master.connected_at.into()),
         ("services", Value::Array(services.collect())),
     ];

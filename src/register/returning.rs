@@ -78,8 +78,8 @@ impl Likeness {
             return None;
         }
         let port = |port: &str| port.parse::<u16>().is_ok();
-        let host =
-            master.address.rsplit_once(':').filter(|(_, end)| port(end)).map_or(&*master.address, |(host, _)| host);
+        let peer = &*master.peer_address;
+        let host = peer.rsplit_once(':').filter(|(_, end)| port(end)).map_or(peer, |(host, _)| host);
         let service = |it: &crate::model::Service| (it.base_name().to_owned(), it.version().to_string());
         let mut services: Vec<_> = master.services.iter().map(service).collect();
         services.sort_unstable();
@@ -95,9 +95,9 @@ mod tests {
     use crate::model::Service;
 
     fn master(id: &str, address: &str, services: &[&str]) -> Master {
-        let service = |name: &&str| Service { name: (*name).to_owned(), metadata: Value::Map(Vec::new()) };
+        let service = |name: &&str| Service { name: (*name).to_owned(), metadata: Value::Map(Vec::new()).into() };
         let services = services.iter().map(service).collect();
-        Master { id: id.into(), address: address.into(), connected_at: 0, services }
+        Master { id: id.into(), peer_address: address.into(), connected_at: 0, services }
     }
 
     /// An id as the register makes them.

@@ -273,12 +273,12 @@ impl Session {
     }
 
     fn join(&self, services: Vec<Service>, offered: &mut Offered) {
-        let master =
-            Master { id: self.id(), address: self.peer.address.clone(), connected_at: self.connected_at, services };
+        let (id, peer_address) = (self.id(), self.peer.address.clone());
+        let master = Master { id, peer_address, connected_at: self.connected_at, services };
         if let Some(changes) = offered.changes_to_log()
             && self.hall.presence.is_logged(self.peer.user)
         {
-            let (services, address) = (master.services.len(), &master.address);
+            let (services, address) = (master.services.len(), &master.peer_address);
             tracing::info!(master = master.id, address, services, changes, "a master is there");
         }
         self.hall.publish(&self.id(), self.number, Change::Join(Arc::new(master), self.line.clone()));

@@ -210,9 +210,9 @@ mod tests {
     }
 
     fn join_by(id: &str, services: &[&str], line: Busy) -> Change {
-        let service = |name: &&str| Service { name: (*name).to_owned(), metadata: Value::Map(vec![]) };
+        let service = |name: &&str| Service { name: (*name).to_owned(), metadata: Value::Map(vec![]).into() };
         let services = services.iter().map(service).collect();
-        let master = Master { id: id.into(), address: "here".into(), connected_at: 0, services };
+        let master = Master { id: id.into(), peer_address: "here".into(), connected_at: 0, services };
         Change::Join(Arc::new(master), Arc::new(line))
     }
 

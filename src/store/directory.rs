@@ -1,6 +1,6 @@
 //! The directory: masters, the ways to each, and who offers which service.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -10,7 +10,9 @@ use semver::Version;
 
 use super::offers::Offers;
 use super::past::Past;
-use crate::model::{ChangeKind, Line, Master, Service, json};
+use crate::model::{
+    ChangeKind, Decoder, Instance, InstanceState, Line, Master, Provenance, Record, Revision, Service, json,
+};
 
 /// Who offers what. A clone shares all it can with the original; a change costs by the services of one master, not by
 /// the number of masters.
@@ -39,11 +41,21 @@ pub struct Entry {
 /// A way to a master.
 #[derive(Clone, Debug)]
 struct Way {
-    /// The number of the feed that knows it.
-    feed: usize,
+    by: ReportedBy,
     told: Arc<Master>,
+    /// Since when each of its services is reported so.
+    since: Box<[Revision]>,
     /// None: the feed knew it before a restart, and expects it back.
     line: Option<Arc<dyn Line>>,
+}
+
+/// Who reports something, and at which revision.
+#[derive(Clone, Debug)]
+pub(crate) struct ReportedBy {
+    /// The number of the feed, and its name.
+    pub(crate) feed: usize,
+    pub(crate) source: Arc<str>,
+    pub(crate) revision: Revision,
 }
 
 /// Whether it is the same master, by the same ways.
@@ -51,7 +63,7 @@ impl PartialEq for Entry {
     fn eq(&self, other: &Self) -> bool {
         let is_same = |(one, other): (&Way, &Way)| match (&one.line, &other.line) {
             (Some(one), Some(other)) => Arc::ptr_eq(one, other),
-            (None, None) => one.feed == other.feed,
+            (None, None) => one.by.feed == other.by.feed,
             _ => false,
         };
         let are_same = self.ways.len() == other.ways.len() && self.ways.iter().zip(&other.ways).all(is_same);
@@ -83,9 +95,21 @@ impl Entry {
         self.lines().any(|line| line.is_answering())
     }
 
-    /// The numbers of the feeds that know it.
-    pub fn feeds(&self) -> impl Iterator<Item = usize> {
-        self.ways.iter().map(|way| way.feed)
+    /// The names of the sources that know it.
+    pub fn sources(&self) -> impl Iterator<Item = &str> {
+        self.ways.iter().map(|way| &*way.by.source)
+    }
+
+    /// The master as an instance of a service that it offers.
+    pub fn instance(&self, service: &Service) -> Instance {
+        let state = if self.lines().next().is_some() { InstanceState::Up } else { InstanceState::Returning };
+        let id: Arc<str> = self.master.id.as_str().into();
+        let provenance = self.ways.iter().filter_map(|way| {
+            let number = way.told.services.iter().position(|it| it == service)?;
+            let (source, record) = (way.by.source.clone(), Record::Master(id.clone()));
+            Some(Provenance { source, record, decoder: Decoder::Tunnel, since: way.since[number] })
+        });
+        Instance::of_master(service, state, provenance)
     }
 
     /// Those by which a service of the master is offered. If the master itself does, no register that knows one of the same
@@ -118,11 +142,25 @@ impl Entry {
     }
 
     fn way_of(&self, feed: usize) -> Option<&Way> {
-        self.ways.iter().find(|way| way.feed == feed)
+        self.ways.iter().find(|way| way.by.feed == feed)
     }
 
     fn without(&self, feed: usize) -> Vec<Way> {
-        self.ways.iter().filter(|way| way.feed != feed).cloned().collect()
+        self.ways.iter().filter(|way| way.by.feed != feed).cloned().collect()
+    }
+}
+
+impl Way {
+    /// In the place of an old one, of which those services stand that are reported as they were.
+    fn new(by: ReportedBy, told: Arc<Master>, line: Option<Arc<dyn Line>>, old: Option<&Way>) -> Self {
+        let services = old.iter().flat_map(|old| old.told.services.iter().zip(&old.since));
+        let known: HashMap<&str, (&Service, Revision)> =
+            services.map(|(service, since)| (service.name.as_str(), (service, *since))).collect();
+        let since = told.services.iter().map(|service| match known.get(service.name.as_str()) {
+            Some((was, since)) if *was == service => *since,
+            _ => by.revision,
+        });
+        Self { since: since.collect(), by, told, line }
     }
 }
 
@@ -215,15 +253,17 @@ impl Directory {
 
     /// What became of the master by this; None, if nothing that anybody is told of. A way more or less is told: those
     /// who follow a register follow the masters that are connected to it, and not those that it knows otherwise.
-    pub(super) fn join(&mut self, feed: usize, master: Arc<Master>, line: Arc<dyn Line>) -> Option<ChangeKind> {
+    pub(super) fn join(&mut self, by: ReportedBy, master: Arc<Master>, line: Arc<dyn Line>) -> Option<ChangeKind> {
         let id: Arc<str> = master.id.as_str().into();
         let mut ways = self.ways_to(&id);
         let mut kind = if ways.is_empty() { Some(ChangeKind::Created) } else { Some(ChangeKind::Changed) };
-        match ways.iter_mut().find(|way| way.feed == feed && way.told == master && way.line.is_some()) {
-            Some(way) => (way.line, kind) = (Some(line), None),
-            None => {
-                ways.retain(|way| way.feed != feed);
-                ways.push(Way { feed, told: master, line: Some(line) });
+        match ways.iter().position(|way| way.by.feed == by.feed) {
+            Some(known) if ways[known].told == master && ways[known].line.is_some() => {
+                (ways[known].line, kind) = (Some(line), None);
+            }
+            known => {
+                let old = known.map(|known| ways.remove(known)).filter(|old| old.line.is_some());
+                ways.push(Way::new(by, master, Some(line), old.as_ref()));
             }
         }
         self.set(id, ways);
@@ -231,12 +271,12 @@ impl Directory {
     }
 
     /// The same for a master that was there before, and is expected back.
-    pub(super) fn expect(&mut self, feed: usize, master: Arc<Master>) -> ChangeKind {
+    pub(super) fn expect(&mut self, by: ReportedBy, master: Arc<Master>) -> ChangeKind {
         let id: Arc<str> = master.id.as_str().into();
         let mut ways = self.ways_to(&id);
         let kind = if ways.is_empty() { ChangeKind::Created } else { ChangeKind::Changed };
-        ways.retain(|way| way.feed != feed);
-        ways.insert(0, Way { feed, told: master, line: None });
+        ways.retain(|way| way.by.feed != by.feed);
+        ways.insert(0, Way::new(by, master, None, None));
         self.set(id, ways);
         kind
     }
@@ -310,5 +350,5 @@ fn size(master: &Master) -> usize {
     let size = |service: &Service| {
         service.name.len() + service.version().to_string().len() + json::object(&service.metadata).len() + 128
     };
-    master.id.len() + master.address.len() + master.services.iter().map(size).sum::<usize>() + 128
+    master.id.len() + master.peer_address.len() + master.services.iter().map(size).sum::<usize>() + 128
 }

@@ -26,7 +26,7 @@ const LEARNED: &str = "learned";
 /// a flag that only it could have lowered.
 #[derive(Debug)]
 pub struct Feed {
-    name: String,
+    name: Arc<str>,
     kind: &'static str,
     identity: String,
     roots: Vec<NodePath>,
@@ -65,7 +65,7 @@ struct Words {
 impl Feed {
     pub fn new(name: impl Into<String>, kind: &'static str, roots: Vec<NodePath>) -> Self {
         Self {
-            name: name.into(),
+            name: name.into().into(),
             kind,
             identity: String::new(),
             roots,
@@ -100,6 +100,11 @@ impl Feed {
     }
 
     pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its name, for what it reports.
+    pub(super) fn source(&self) -> &Arc<str> {
         &self.name
     }
 

@@ -20,6 +20,7 @@ use rmpv::Value;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
+pub(crate) use self::directory::ReportedBy;
 pub use self::directory::{Directory, Entry};
 pub use self::feed::{Feed, FeedState, left_out, no_node};
 pub use self::journal::{Room, Since};

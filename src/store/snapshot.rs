@@ -7,7 +7,7 @@ use std::time::Duration;
 use imbl::OrdMap;
 
 use super::Feed;
-use super::directory::{Directory, Entry};
+use super::directory::{Directory, Entry, ReportedBy};
 use super::journal::{Journal, Room, Since};
 use super::shared::Restored;
 use crate::model::{Change, ChangeKind, Freshness, Node, NodePath, Origin, Revision};
@@ -227,20 +227,22 @@ impl Snapshot {
     /// Makes this the next revision, if `changes` differ from what is here or make the feed whole.
     pub(super) fn apply(&mut self, feed: usize, changes: Vec<Change>, whole: bool) -> Applied {
         let mut next = Next { filled: self.filled[feed], nodes: Vec::new(), masters: Vec::new(), silent: false };
+        let (source, revision) = (self.feeds[feed].source().clone(), self.revision + 1);
+        let report = || ReportedBy { feed, source: source.clone(), revision };
         for change in changes {
             match change {
                 Change::Put(path, node) => self.put(&mut next, path, node),
                 Change::Delete(path) => self.delete(&mut next, path),
                 Change::Join(master, line) => {
                     let id = master.id.as_str().into();
-                    match self.directory.join(feed, master, line) {
+                    match self.directory.join(report(), master, line) {
                         Some(kind) => next.masters.push((id, kind)),
                         None => next.silent = true,
                     }
                 }
                 Change::Expect(master) => {
                     let id = master.id.as_str().into();
-                    next.masters.push((id, self.directory.expect(feed, master)));
+                    next.masters.push((id, self.directory.expect(report(), master)));
                 }
                 Change::GiveUp(id) if !self.directory.is_expected(feed, &id) => {}
                 Change::Leave(id) | Change::GiveUp(id) => {

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use super::*;
 use crate::clock::Moment;
-use crate::model::{Answers, Call, ChangeKind, Command, Line, Master, Node, NodePath, Refused, Stat};
+use crate::model::{
+    Answers, Call, ChangeKind, Command, InstanceState, Line, Master, Node, NodePath, Refused, Service, Stat,
+};
 
 fn path(text: &str) -> NodePath {
     NodePath::parse(text).expect(text)
@@ -247,27 +249,30 @@ fn a_frozen_store_stays_as_it_is_and_grows_old() {
     assert_eq!((publisher.feed().state(), publisher.feed().age()), (FeedState::Live, None));
 }
 
+#[derive(Debug)]
+struct Nowhere;
+
+impl Line for Nowhere {
+    fn call(&self, _: Call) -> Result<Answers, Refused> {
+        Err(Refused::Gone)
+    }
+
+    fn send(&self, _: &Command) -> Result<(), Refused> {
+        Err(Refused::Gone)
+    }
+
+    fn outstanding(&self) -> usize {
+        0
+    }
+}
+
 #[test]
 fn a_master_that_is_back_before_it_is_given_up_stays() {
-    #[derive(Debug)]
-    struct Nowhere;
-    impl Line for Nowhere {
-        fn call(&self, _: Call) -> Result<Answers, Refused> {
-            Err(Refused::Gone)
-        }
-
-        fn send(&self, _: &Command) -> Result<(), Refused> {
-            Err(Refused::Gone)
-        }
-
-        fn outstanding(&self) -> usize {
-            0
-        }
-    }
     let store = Store::new(&Config::default(), vec![Feed::new("register", "register", vec![])], Arc::default());
     let publisher = store.publisher(0);
-    let master =
-        |id: &str| Arc::new(Master { id: id.into(), address: "here".into(), connected_at: 0, services: Vec::new() });
+    let master = |id: &str| {
+        Arc::new(Master { id: id.into(), peer_address: "here".into(), connected_at: 0, services: Vec::new() })
+    };
     publisher.publish(["back", "away"].map(|id| Change::Expect(master(id))).into());
     let given_up = store.snapshot().give_up_expected(0);
     publisher.publish(vec![Change::Join(master("back"), Arc::new(Nowhere))]);
@@ -275,4 +280,33 @@ fn a_master_that_is_back_before_it_is_given_up_stays() {
     let snapshot = store.snapshot();
     assert!(snapshot.directory().master("back").is_some_and(|entry| entry.is_connected()));
     assert!(snapshot.directory().master("away").is_none());
+}
+
+#[test]
+fn an_instance_says_since_when_each_source_reports_it_so() {
+    let feeds = ["one", "two"].map(|name| Feed::new(name, "upstream", vec![]));
+    let store = Store::new(&Config::default(), feeds.into(), Arc::default());
+    let [one, two] = [0, 1].map(|feed| store.publisher(feed));
+    let join = |services: &[&str]| {
+        let service = |name: &&str| Service { name: (*name).to_owned(), metadata: Value::Map(Vec::new()).into() };
+        let services = services.iter().map(service).collect();
+        let master = Master { id: "m".into(), peer_address: "here".into(), connected_at: 0, services };
+        vec![Change::Join(Arc::new(master), Arc::new(Nowhere))]
+    };
+    let reported = |service: &str| -> Vec<(String, Revision)> {
+        let snapshot = store.snapshot();
+        let (entry, service) = snapshot.directory().instances(service).next().expect("an instance");
+        let instance = entry.instance(service);
+        assert_eq!((instance.state, instance.master().map(AsRef::as_ref)), (InstanceState::Up, Some("m")));
+        instance.provenance.iter().map(|it| (it.source.to_string(), it.since)).collect()
+    };
+    let first = one.publish(join(&["mail", "log"]));
+    let second = two.publish(join(&["mail"]));
+    assert_eq!(reported("mail"), [("one".into(), first), ("two".into(), second)]);
+    let third = two.publish(join(&["mail", "log@2.0.0"]));
+    assert_eq!(reported("mail"), [("one".into(), first), ("two".into(), second)], "of another service it says nothing");
+    assert_eq!(reported("log"), [("two".into(), third)], "the newest version");
+    two.publish(vec![Change::Leave("m".into())]);
+    let back = two.publish(join(&["mail"]));
+    assert_eq!(reported("mail"), [("one".into(), first), ("two".into(), back)]);
 }

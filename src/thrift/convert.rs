@@ -1,9 +1,9 @@
 //! From the nouns of the model to those of the interface.
 
+use super::idl;
 use super::masters::seen_services;
-use super::{idl, value};
 use crate::access::Grant;
-use crate::model::{ChangeKind, Freshness, Node, NodePath, Origin, Service, Stat};
+use crate::model::{ChangeKind, Endpoint, Freshness, InstanceState, Node, NodePath, Origin, Service, Stat, json, view};
 use crate::store::{Entry, Feed, Filled};
 
 impl From<Freshness> for idl::Freshness {
@@ -54,36 +54,138 @@ pub(super) fn node_size(path: &NodePath, node: &Node) -> usize {
     path.as_str().len() + node.data.len() + 128
 }
 
-impl From<&Service> for idl::Service {
-    fn from(service: &Service) -> Self {
+impl From<view::Service> for idl::Service {
+    fn from(service: view::Service) -> Self {
+        Self { name: service.name, version: service.version, metadata: json::object(&service.metadata.0) }
+    }
+}
+
+impl From<idl::Service> for view::Service {
+    fn from(service: idl::Service) -> Self {
+        Self { name: service.name, version: service.version, metadata: metadata(&service.metadata) }
+    }
+}
+
+impl From<view::Master> for idl::Master {
+    fn from(master: view::Master) -> Self {
         Self {
-            name: service.base_name().to_owned(),
-            version: service.version().to_string(),
-            metadata: value::object(&service.metadata),
+            id: master.id,
+            peer_address: master.peer_address,
+            connected_at: master.connected_at,
+            services: master.services.into_iter().map(Into::into).collect(),
+            ways: master.ways as i32,
+            outstanding: master.outstanding.unwrap_or(0) as i32,
         }
     }
 }
 
-/// A master, with those services that `grant` sees.
-pub(super) fn master(entry: &Entry, grant: &Grant) -> idl::Master {
-    let master = &entry.master;
-    idl::Master {
-        id: master.id.clone(),
-        address: master.address.clone(),
-        connected_at: master.connected_at,
-        services: seen_services(entry, grant).map(Into::into).collect(),
-        ways: entry.lines().count() as i32,
-        outstanding: entry.outstanding() as i32,
+impl From<idl::Master> for view::Master {
+    fn from(master: idl::Master) -> Self {
+        Self {
+            id: master.id,
+            peer_address: master.peer_address,
+            connected_at: master.connected_at,
+            services: master.services.into_iter().map(Into::into).collect(),
+            ways: master.ways as u32,
+            outstanding: Some(master.outstanding as u32),
+            sources: Vec::new(),
+        }
     }
 }
 
-pub(super) fn instance(entry: &Entry, offer: &Service) -> idl::Instance {
-    idl::Instance {
-        master: entry.master.id.clone(),
-        address: entry.master.address.clone(),
-        offer: offer.into(),
-        outstanding: entry.outstanding() as i32,
+impl From<view::Instance> for idl::Instance {
+    fn from(instance: view::Instance) -> Self {
+        let endpoint = |it: Endpoint| idl::Endpoint::new(it.name, it.protocol, it.host, it.port.into());
+        Self {
+            master_id: instance.master_id,
+            outstanding: instance.outstanding.unwrap_or(0) as i32,
+            service_name: instance.service_name,
+            version: instance.version,
+            group: instance.group,
+            zone: instance.zone,
+            weight: instance.weight as i32,
+            metadata: json::object(&instance.metadata.0),
+            state: match instance.state {
+                InstanceState::Up => idl::InstanceState::UP,
+                InstanceState::Returning => idl::InstanceState::RETURNING,
+                InstanceState::Unknown => idl::InstanceState(0),
+            },
+            endpoints: instance.endpoints.into_iter().map(endpoint).collect(),
+            provenance: instance.provenance.into_iter().map(Into::into).collect(),
+        }
     }
+}
+
+impl From<idl::Instance> for view::Instance {
+    fn from(instance: idl::Instance) -> Self {
+        let endpoint = |it: idl::Endpoint| {
+            let idl::Endpoint { name, protocol, host, port } = it;
+            Endpoint { name, protocol, host, port: port as u16 }
+        };
+        Self {
+            service_name: instance.service_name,
+            version: instance.version,
+            group: instance.group,
+            zone: instance.zone,
+            weight: instance.weight as u32,
+            metadata: metadata(&instance.metadata),
+            state: match instance.state {
+                idl::InstanceState::UP => InstanceState::Up,
+                idl::InstanceState::RETURNING => InstanceState::Returning,
+                _ => InstanceState::Unknown,
+            },
+            endpoints: instance.endpoints.into_iter().map(endpoint).collect(),
+            master_id: instance.master_id,
+            outstanding: Some(instance.outstanding as u32),
+            provenance: instance.provenance.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl From<view::Provenance> for idl::Provenance {
+    fn from(provenance: view::Provenance) -> Self {
+        let view::Provenance { source, path, master_id, decoder, since_revision } = provenance;
+        Self { source, path, master_id, decoder, since_revision: since_revision as i64 }
+    }
+}
+
+impl From<idl::Provenance> for view::Provenance {
+    fn from(provenance: idl::Provenance) -> Self {
+        let idl::Provenance { source, path, master_id, decoder, since_revision } = provenance;
+        Self { source, path, master_id, decoder, since_revision: since_revision as u64 }
+    }
+}
+
+/// What the interface has as text.
+fn metadata(text: &str) -> view::Metadata {
+    serde_json::from_str(text).unwrap_or_default()
+}
+
+/// A master, with those services that `grant` sees.
+pub(super) fn master(entry: &Entry, grant: &Grant) -> idl::Master {
+    let master = view::Master::of(&entry.master, seen_services(entry, grant));
+    let (ways, outstanding) = (entry.lines().count() as u32, Some(entry.outstanding() as u32));
+    view::Master { ways, outstanding, ..master }.into()
+}
+
+pub(super) fn instance(entry: &Entry, offer: &Service) -> idl::Instance {
+    let instance = view::Instance::from(&entry.instance(offer));
+    view::Instance { outstanding: Some(entry.outstanding() as u32), ..instance }.into()
+}
+
+/// About how many bytes an instance takes in a reply.
+pub(super) fn instance_size(instance: &idl::Instance) -> usize {
+    let texts = [&instance.service_name, &instance.group, &instance.zone, &instance.metadata];
+    let of_endpoint = |it: &idl::Endpoint| it.name.len() + it.protocol.len() + it.host.len() + 32;
+    let of_provenance = |it: &idl::Provenance| {
+        let record = it.path.as_ref().or(it.master_id.as_ref()).map_or(0, String::len);
+        it.source.len() + it.decoder.len() + record + 48
+    };
+    texts.iter().map(|text| text.len()).sum::<usize>()
+        + instance.master_id.as_ref().map_or(0, String::len)
+        + instance.endpoints.iter().map(of_endpoint).sum::<usize>()
+        + instance.provenance.iter().map(of_provenance).sum::<usize>()
+        + 128
 }
 
 pub(super) fn source(feed: &Feed, filled: Filled, now_ms: i64, grant: &Grant) -> idl::SourceStatus {

@@ -140,7 +140,7 @@ impl Desk {
             seen += cost(|| size(entry, peer.identity.grant()), filter);
             if has_metadata(offer, filter) {
                 let instance = convert::instance(entry, offer);
-                bytes += instance.master.len() + instance.address.len() + instance.offer.metadata.len() + 128;
+                bytes += convert::instance_size(&instance);
                 instances.push(instance);
             }
         }

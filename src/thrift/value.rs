@@ -9,9 +9,8 @@ use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visit
 
 use super::idl::Encoding;
 use crate::model::json::Json;
-pub(super) use crate::model::json::object;
 #[cfg(test)]
-pub(super) use crate::model::json::text;
+pub(super) use crate::model::json::{object, text};
 use crate::tunnel::frame::MAX_COMMAND_VALUES;
 pub(super) use crate::tunnel::value::memory_size;
 

@@ -65,9 +65,10 @@ fn a_watched_export_follows_changes_also_across_a_restart() {
     let arguments = ["export", "--php", file.to_str().expect("text"), "/a", "--services", "--watch"];
     let _export = Printing::start(&mut scene.roster.command(arguments));
     let metadata = json!({"zone": "a'", "weight": 3});
-    let address = scene.has(1)[0].address.clone();
-    let offer = json!({"name": "mail", "version": "1.2.0", "metadata": metadata});
-    let services = json!({"mail": [{"master": id, "address": address, "offer": offer}]});
+    let services = json!({"mail": [{
+        "serviceName": "mail", "version": "1.2.0", "zone": "a'", "weight": 3, "metadata": metadata, "state": "UP",
+        "masterId": id,
+    }]});
     becomes(&file, &json!({"nodes": [], "services": services}));
     scene.roster.write("nodes.toml", "[nodes]\n\"/a\" = \"one\"");
     becomes(&file, &json!({"nodes": {"/a": "one"}, "services": services}));

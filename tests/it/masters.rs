@@ -296,7 +296,7 @@ fn a_master_is_called_and_listed_by_its_metadata() {
                     assert_eq!(called, format!("\"{zone}\"\n"));
                 }
                 let listed = scene.roster.cli(["services", "mail", "-o", "json"].iter().chain(&metadata)).json();
-                assert_eq!(listed["instances"][0]["offer"]["metadata"]["zone"], zone);
+                assert_eq!(listed["instances"][0]["metadata"]["zone"], zone);
                 assert_eq!(listed["instances"].as_array().map(Vec::len), Some(1));
                 let masters = scene.roster.cli(["masters", "-o", "json"].iter().chain(&metadata)).json();
                 assert_eq!(masters["masters"].as_array().map(Vec::len), Some(1));

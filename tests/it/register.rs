@@ -589,11 +589,11 @@ fn an_id_is_not_taken_over_by_another_user() {
     let mut first = Scripted::connect(scene.port);
     first.say(map([("cmd", "auth".into()), ("token", TOKEN.into()), ("id", "mail-1".into())]));
     first.tells(&[]);
-    let address = scene.has(1)[0].address.clone();
+    let address = scene.has(1)[0].peer_address.clone();
     assert_eq!(auth(Scripted::connect(scene.port)), "auth-success", "the same user");
     let over_unix = Scripted::connect_unix(&scene.roster.folder().join("register.sock"));
     assert_eq!(auth(over_unix), "auth-success", "the same user over the other listener");
-    assert_eq!(scene.has(1)[0].address, address);
+    assert_eq!(scene.has(1)[0].peer_address, address);
     if !is_skipped_without_root() {
         let other = Scripted::connect_as(Uid::from_raw(65_534), scene.port);
         assert_eq!(auth(other), "auth-failed");

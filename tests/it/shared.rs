@@ -81,19 +81,20 @@ fn masters_stand_in_the_file_across_a_restart_and_then_those_that_live() {
     let master = Scripted::join(scene.port, register::TOKEN, &services);
     scene.has(1);
     let print = "$s = json_decode(dba_fetch('service/mail', $db) ?: '[]'); $f = json_decode(dba_fetch('meta/freshness', $db)); \
-                 $r = end($f->sources); echo count($s), ' ', $s[0]->offer->version ?? '-', \" $r->name $r->origin \", json_encode($r->whole);";
+                 $r = end($f->sources); \
+                 echo count($s), ' ', $s[0]->version ?? '-', ' ', $s[0]->state ?? '-', \" $r->name $r->origin \", json_encode($r->whole);";
     let reads = |roster: &Roster, expected: &str| {
         eventually(&format!("PHP reads {expected}"), SOON, || {
             let told = php(roster, print);
             ensure(told == expected, told)
         });
     };
-    reads(&scene.roster, "1 1.2.0 register LIVE true");
+    reads(&scene.roster, "1 1.2.0 UP register LIVE true");
     scene.roster.kill();
     drop(master);
     scene.roster.run();
-    reads(&scene.roster, "1 1.2.0 register RESTORED true");
-    reads(&scene.roster, "0 - register LIVE true");
+    reads(&scene.roster, "1 1.2.0 RETURNING register RESTORED true");
+    reads(&scene.roster, "0 - - register LIVE true");
 }
 
 #[test]
@@ -197,6 +198,33 @@ fn a_file_that_cannot_be_used_is_set_aside_with_one_line_and_made_anew() {
         assert_eq!(told(&roster, "set a shared file aside"), nth + 1);
         assert!(roster.log().contains(why));
     }
+}
+
+#[test]
+fn a_file_that_an_older_version_left_is_set_aside_and_the_start_goes_on() {
+    let mut roster = Roster::of_file("\"/a\" = \"one\"");
+    assert!(roster.stop().success());
+    let recorded = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/shared-format-1.mdb.gz");
+    let file = Command::new("gzip").args(["--decompress", "--stdout", recorded]).output().expect("gzip starts").stdout;
+    std::fs::write(roster.shared_file(), &file).expect("written");
+    let package = format!(
+        "require 'php/autoload.php'; $roster = Roster\\Client::local('', '', '{}'); \
+         try {{ $roster->get('/a'); }} catch (Roster\\Exception\\Unavailable $refused) {{ echo $refused->getMessage(); }}",
+        roster.shared_file().display()
+    );
+    let mut by_php = Command::new("php");
+    let by_php = by_php.args(["-r", &package]).current_dir(env!("CARGO_MANIFEST_DIR")).output().expect("PHP starts");
+    let by_php = String::from_utf8_lossy(&by_php.stdout);
+    assert!(by_php.contains("its format is 1, not 2"), "{by_php}");
+    let ended = roster.cli(["get", "/a", "--shared", roster.shared_file().to_str().expect("text")]);
+    assert!(ended.wrong.contains("it is of another format: \"1\" instead of \"2\""), "{ended:?}");
+    roster.run();
+    roster.becomes("live");
+    reads(&roster, "meta/format", "\"2\"");
+    reads(&roster, "node/a", "\"one\"");
+    assert_eq!(told(&roster, "set a shared file aside"), 1);
+    let aside = roster.folder().join("shared.mdb.set-aside");
+    assert_eq!(std::fs::read(aside).expect("it is kept"), file);
 }
 
 #[test]

@@ -35,7 +35,7 @@ use const PHP_VERSION_ID;
  */
 final class SharedFile
 {
-    private const FORMAT = '1';
+    private const FORMAT = '2';
 
     /** LMDB's keys have at most 511 bytes. What has a longer name goes by its digest. */
     private const LONGEST_NAME = 500;
@@ -272,7 +272,7 @@ final class SharedFile
         if ($format !== self::FORMAT) {
             $failure = $format === false
                 ? self::failed('it does not say its format')
-                : new WayFailed("its format is $format, not 1");
+                : new WayFailed("its format is $format, not " . self::FORMAT);
             dba_close($handle);
             throw $failure;
         }

@@ -4,9 +4,12 @@ declare(strict_types=1);
 
 namespace Roster\Read;
 
+use Roster\Endpoint;
 use Roster\Freshness;
 use Roster\Instance;
+use Roster\InstanceState;
 use Roster\Master;
+use Roster\Provenance;
 use Roster\Service;
 
 /**
@@ -18,25 +21,48 @@ final class Told
 {
     public static function instance(array $told, Freshness $freshness): Instance
     {
-        $offer = self::service($told['offer']);
-        return new Instance($told['master'], $told['address'], $offer, $told['outstanding'], $freshness);
+        return new Instance(
+            $told['serviceName'],
+            $told['version'],
+            $told['group'] ?? '',
+            $told['zone'] ?? '',
+            $told['weight'] ?? 100,
+            $told['metadata'] ?? [],
+            InstanceState::tryFrom($told['state']) ?? InstanceState::Unknown,
+            array_map(self::endpoint(...), $told['endpoints'] ?? []),
+            $told['masterId'] ?? null,
+            $told['outstanding'] ?? 0,
+            array_map(self::provenance(...), $told['provenance'] ?? []),
+            $freshness,
+        );
     }
 
     public static function master(array $told, Freshness $freshness): Master
     {
         return new Master(
             $told['id'],
-            $told['address'],
+            $told['peerAddress'],
             $told['connectedAt'],
-            array_map(self::service(...), $told['services']),
-            $told['ways'],
-            $told['outstanding'],
+            array_map(self::service(...), $told['services'] ?? []),
+            $told['ways'] ?? 0,
+            $told['outstanding'] ?? 0,
             $freshness,
         );
     }
 
     private static function service(array $told): Service
     {
-        return new Service($told['name'], $told['version'], $told['metadata']);
+        return new Service($told['name'], $told['version'], $told['metadata'] ?? []);
+    }
+
+    private static function endpoint(array $told): Endpoint
+    {
+        return new Endpoint($told['name'] ?? '', $told['protocol'] ?? '', $told['host'], $told['port']);
+    }
+
+    private static function provenance(array $told): Provenance
+    {
+        [$path, $master] = [$told['path'] ?? null, $told['masterId'] ?? null];
+        return new Provenance($told['source'], $path, $master, $told['decoder'], $told['sinceRevision']);
     }
 }

@@ -18,11 +18,13 @@ use Roster\Exception\Overloaded;
 use Roster\Exception\RosterException;
 use Roster\Freshness;
 use Roster\Instance;
+use Roster\InstanceState;
 use Roster\Master;
 use Roster\MasterChange;
 use Roster\MasterMessage;
 use Roster\Node;
 use Roster\Origin;
+use Roster\Provenance;
 use Roster\Service;
 use Roster\Source;
 use Roster\Stat;
@@ -76,15 +78,46 @@ final class Values
 
     public static function instance(Thrift\Instance $told, Freshness $freshness): Instance
     {
-        $service = self::service($told->offer);
-        return new Instance($told->master, $told->address, $service, $told->outstanding, $freshness);
+        return new Instance(
+            $told->serviceName,
+            $told->version,
+            $told->group,
+            $told->zone,
+            $told->weight,
+            self::json($told->metadata),
+            self::state($told->state),
+            array_map(self::endpoint(...), $told->endpoints),
+            $told->masterId,
+            $told->outstanding,
+            array_map(self::provenance(...), $told->provenance),
+            $freshness,
+        );
+    }
+
+    private static function state(int $told): InstanceState
+    {
+        return match ($told) {
+            Thrift\InstanceState::UP => InstanceState::Up,
+            Thrift\InstanceState::RETURNING => InstanceState::Returning,
+            default => InstanceState::Unknown,
+        };
+    }
+
+    private static function endpoint(Thrift\Endpoint $told): \Roster\Endpoint
+    {
+        return new \Roster\Endpoint($told->name, $told->protocol, $told->host, $told->port);
+    }
+
+    private static function provenance(Thrift\Provenance $told): Provenance
+    {
+        return new Provenance($told->source, $told->path, $told->masterId, $told->decoder, $told->sinceRevision);
     }
 
     public static function master(Thrift\Master $told, Freshness $freshness): Master
     {
         return new Master(
             $told->id,
-            $told->address,
+            $told->peerAddress,
             $told->connectedAt,
             array_map(self::service(...), $told->services),
             $told->ways,

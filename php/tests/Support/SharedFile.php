@@ -16,7 +16,7 @@ final class SharedFile
     {
         $this->folder = new Folder();
         $this->path = "{$this->folder->path}/shared.mdb";
-        $this->write(['meta/format' => '1']);
+        $this->write(['meta/format' => '2']);
         $this->set($data, $source, $silenceMs);
     }
 
@@ -63,7 +63,7 @@ final class SharedFile
         foreach (['', '-lock'] as $suffix) {
             rename($this->path . $suffix, "$this->path$suffix.old");
         }
-        $this->write(['meta/format' => '1']);
+        $this->write(['meta/format' => '2']);
         $this->set($data);
     }
 

@@ -6,19 +6,15 @@ mod php;
 mod size;
 
 use std::cell::Cell;
-use std::cmp::Reverse;
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
-use roster::model::NodePath;
+use roster::model::{NodePath, view};
 use roster::thrift::client::Error;
-use roster::thrift::idl::{Master, Service};
-use semver::Version;
-use serde_json::Value;
+use roster::thrift::idl::ServiceSummary;
+use serde_json::json;
 
-use self::php::Array;
 use self::size::Size;
 use super::known::{Known, Source};
 use super::text;
@@ -40,7 +36,7 @@ pub(crate) struct Export {
     /// Nodes to write, with all below each; none is needed with --services
     #[arg(value_parser = NodePath::parse, required_unless_present = "services")]
     paths: Vec<NodePath>,
-    /// Write who offers which service
+    /// Write the instances of each service
     #[arg(long)]
     services: bool,
     /// Go on and keep the file so, until interrupted; a sidecar that goes away is waited for
@@ -62,9 +58,6 @@ struct Subject {
     /// What the file took of which it was last said that it takes much.
     told: Cell<u64>,
 }
-
-/// A service's masters, with what each offers.
-type Instances<'m> = Vec<(&'m Master, &'m Service)>;
 
 impl Export {
     pub(crate) fn run(self) -> anyhow::Result<()> {
@@ -93,13 +86,15 @@ impl Subject {
                 Err(error) => return Err(error),
             }
         }
-        let masters = if self.services { known.masters(None, Vec::new())?.0 } else { Vec::new() };
+        let services = if self.services { instances(known)? } else { Vec::new() };
         let content = php::file(|file| {
             if !self.paths.is_empty() {
                 file.array("nodes", |array| nodes.values().for_each(|node| array.string(&node.path, &node.data)));
             }
             if self.services {
-                file.array("services", |array| services(array, &masters));
+                file.array("services", |array| {
+                    services.iter().for_each(|(name, instances)| array.value(name, &json!(instances)));
+                });
             }
         });
         let replaced = file::replace(&self.php, &content, self.group.as_deref());
@@ -123,28 +118,26 @@ fn is_absence(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(Error::NotFound(_)))
 }
 
-/// As `roster services NAME -o json` has the instances: the newest version first.
-fn services(to: &mut Array<'_>, masters: &[Master]) {
-    let mut services: BTreeMap<&str, Instances<'_>> = BTreeMap::new();
-    for master in masters {
-        for service in &master.services {
-            services.entry(&service.name).or_default().push((master, service));
+/// The instances of each service, as `roster services NAME -o json` has them, the newest version first; but for what changes
+/// with each call or connection.
+fn instances(known: &mut Known) -> anyhow::Result<Vec<(String, Vec<view::Instance>)>> {
+    let mut services = Vec::new();
+    for ServiceSummary { name, masters } in known.services(Vec::new())?.services {
+        if masters.is_empty() {
+            continue;
+        }
+        let found = match known.instances(&name, Vec::new()) {
+            Ok(reply) => reply.instances,
+            // It has gone meanwhile.
+            Err(error) if is_absence(&error) => continue,
+            Err(error) => return Err(error),
+        };
+        let stable =
+            |found| view::Instance { outstanding: None, provenance: Vec::new(), ..view::Instance::from(found) };
+        let instances: Vec<_> = found.into_iter().map(stable).collect();
+        if !instances.is_empty() {
+            services.push((name, instances));
         }
     }
-    for (name, mut instances) in services {
-        instances.sort_by_key(|(master, service)| (Reverse(Version::parse(&service.version).ok()), &master.id));
-        to.array(name, |list| {
-            for (master, service) in instances {
-                list.item(|instance| {
-                    instance.string("master", master.id.as_bytes());
-                    instance.string("address", master.address.as_bytes());
-                    instance.array("offer", |offer| {
-                        offer.string("name", service.name.as_bytes());
-                        offer.string("version", service.version.as_bytes());
-                        offer.value("metadata", &serde_json::from_str(&service.metadata).unwrap_or(Value::Null));
-                    });
-                });
-            }
-        });
-    }
+    Ok(services)
 }

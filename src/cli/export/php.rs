@@ -31,13 +31,6 @@ impl Array<'_> {
         self.end();
     }
 
-    /// An array without a key: the next one of a list.
-    pub(super) fn item(&mut self, fill: impl FnOnce(&mut Array<'_>)) {
-        self.indent();
-        array(self.out, self.depth, fill);
-        self.end();
-    }
-
     pub(super) fn value(&mut self, key: &str, to: &Value) {
         self.key(key);
         value(self.out, self.depth, to);

@@ -5,14 +5,13 @@ use std::fmt;
 use std::slice;
 use std::time::{Duration, Instant};
 
-use roster::model::NodePath;
+use roster::model::{NodePath, view};
 use roster::store::shared::{Contents, Reader};
 use roster::thrift::client::{Client, Error};
 use roster::thrift::idl::{Master, Node};
-use serde_json::Value;
 
 use crate::cli::connection::Connection;
-use crate::cli::masters::{any, document};
+use crate::cli::masters::any;
 use crate::cli::tree::{self, Tree};
 
 /// How long to wait before it is tried again to meet both at one revision.
@@ -132,27 +131,18 @@ fn differences(contents: &Contents, live: &Live) -> anyhow::Result<Vec<String>> 
         differs(&format!("node {path}"), filed.as_ref(), live.nodes.get(path))
     };
     let mut found: Vec<String> = paths.into_iter().filter_map(node).collect();
-    let filed = contents.masters().map(serde_json::from_slice).collect::<Result<Vec<Value>, _>>()?;
-    let filed = filed.into_iter().map(|mut master| {
-        // Which the interface does not tell.
-        master.as_object_mut().map(|master| master.shift_remove("sources"));
-        master
-    });
-    let (filed, live) = (by_id(filed), by_id(live.masters.iter().map(uncounted)));
+    let filed = contents.masters().map(serde_json::from_slice).collect::<Result<Vec<view::Master>, _>>()?;
+    let (filed, live) = (by_id(filed), by_id(live.masters.iter().cloned().map(Into::into)));
     let ids: BTreeSet<&String> = filed.keys().chain(live.keys()).collect();
     let master = |id: &String| differs(&format!("master {id:?}"), filed.get(id), live.get(id));
     found.extend(ids.into_iter().filter_map(master));
     Ok(found)
 }
 
-fn by_id(masters: impl IntoIterator<Item = Value>) -> BTreeMap<String, Value> {
-    let id = |master: &Value| master["id"].as_str().unwrap_or_default().to_owned();
-    masters.into_iter().map(|master| (id(&master), master)).collect()
-}
-
-/// As the file has a master, which is not written with each call.
-fn uncounted(master: &Master) -> Value {
-    document(&Master { outstanding: 0, ..master.clone() })
+/// But for what only one of the two has.
+fn by_id(masters: impl IntoIterator<Item = view::Master>) -> BTreeMap<String, view::Master> {
+    let masters = masters.into_iter().map(|it| view::Master { outstanding: None, sources: Vec::new(), ..it });
+    masters.map(|master| (master.id.clone(), master)).collect()
 }
 
 fn differs<T: PartialEq>(what: &str, filed: Option<&T>, live: Option<&T>) -> Option<String> {

@@ -46,6 +46,7 @@ fn news(revision: i64, kind: String, id: &str, master: Option<&Master>) -> News 
         Some(Value::Object(fields)) => fields,
         _ => [("id".to_owned(), id.into())].into_iter().collect(),
     };
-    let preview = master.map(|master| format!("{} {}", master.address, masters::offers(master))).unwrap_or_default();
+    let preview =
+        master.map(|master| format!("{} {}", master.peer_address, masters::offers(master))).unwrap_or_default();
     News { revision, kind, name: id.to_owned(), preview, fields }
 }

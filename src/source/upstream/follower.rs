@@ -396,11 +396,14 @@ fn put(master: &Value) -> Option<Told> {
     }
     let service = |value: &Value| {
         let metadata = get(value, "metadata").cloned().unwrap_or(Value::Map(Vec::new()));
-        Some(Service { name: get(value, "name").and_then(text)?, metadata })
+        Some(Service { name: get(value, "name").and_then(text)?, metadata: metadata.into() })
     };
     let mut services: Vec<Service> = services.iter().filter_map(service).collect();
     let left_out = cut_to_bounds(&mut services).map(|(name, count)| format!("{count} of its services, `{name}` first"));
     let connected_at = get(master, "connectedAt").and_then(Value::as_i64)?;
     let is_expected = get(master, "expected").and_then(Value::as_bool).unwrap_or(false);
-    Some(Told::Put(Known { master: Master { id, address, connected_at, services }, is_expected }, left_out))
+    Some(Told::Put(
+        Known { master: Master { id, peer_address: address, connected_at, services }, is_expected },
+        left_out,
+    ))
 }

@@ -2,13 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::Value;
-
 use super::Contents;
 use super::contents::{json, of_path};
 use super::entry::{self, CHILDREN};
 use super::image::{Image, Unfit};
-use crate::model::NodePath;
+use crate::model::{NodePath, view};
 
 /// A sound file as a whole; or what of it contradicts the rest.
 #[derive(Debug)]
@@ -77,9 +75,8 @@ type Offers = BTreeSet<(String, String)>;
 fn offers_of_masters(contents: &Contents) -> Result<Offers, Unfit> {
     let mut offers = Offers::new();
     for master in contents.masters() {
-        let master: Value = json(master)?;
-        let names = master["services"].as_array().into_iter().flatten().map(|service| text(&service["name"]));
-        offers.extend(names.map(|name| (name, text(&master["id"]))));
+        let view::Master { id, services, .. } = json(master)?;
+        offers.extend(services.into_iter().map(|service| (service.name, id.clone())));
     }
     Ok(offers)
 }
@@ -87,12 +84,8 @@ fn offers_of_masters(contents: &Contents) -> Result<Offers, Unfit> {
 fn offers_of_services(contents: &Contents) -> Result<Offers, Unfit> {
     let mut offers = Offers::new();
     for (_, instances) in contents.services() {
-        let instances: Vec<Value> = json(instances)?;
-        offers.extend(instances.iter().map(|it| (text(&it["offer"]["name"]), text(&it["master"]))));
+        let instances: Vec<view::Instance> = json(instances)?;
+        offers.extend(instances.into_iter().filter_map(|it| Some((it.service_name, it.master_id?))));
     }
     Ok(offers)
-}
-
-fn text(value: &Value) -> String {
-    value.as_str().unwrap_or_default().to_owned()
 }

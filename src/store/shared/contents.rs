@@ -12,9 +12,8 @@ use serde::Deserialize;
 
 use super::entry::{self, CHECKSUM, FORMAT, FRESHNESS, MASTER, NODE, Report, SERVICE, STAT, Source, VERSION};
 use super::image::{Half, Image, Unfit};
-use super::masters::Left;
-use crate::model::{Node, NodePath, Revision, Stat};
-use crate::store::{Directory, Feed, Filled};
+use crate::model::{Master, Node, NodePath, Revision, Stat, view};
+use crate::store::{Directory, Feed, Filled, ReportedBy};
 
 /// So many nodes are handed from one thread to the other at once.
 const BATCH: usize = 1_024;
@@ -130,7 +129,7 @@ impl Contents {
     /// Has the feeds begin with what of this is theirs. Their masters are expected back; a feed that had not told of all
     /// begins with none.
     pub(crate) fn restore(&self, feeds: &mut [Feed], now: SystemTime) -> Restored {
-        let masters: Option<Vec<Left>> = self.masters().map(Left::read).collect();
+        let masters: Option<Vec<view::Master>> = self.masters().map(|json| serde_json::from_slice(json).ok()).collect();
         let is_known = |source: &Source| !source.tells_of_masters() || (source.whole && masters.is_some());
         let of = |feed: &Feed| self.report.sources.iter().find(|it| it.is_of(feed) && is_known(it));
         let sources: Vec<Option<&Source>> = feeds.iter().map(of).collect();
@@ -151,12 +150,15 @@ impl Contents {
             feed.set_settling(source.settling);
         }
         let mut directory = Directory::default();
-        for Left { master, sources } in masters.into_iter().flatten() {
+        for master in masters.into_iter().flatten() {
+            let sources = master.sources.clone();
+            let master = Arc::new(Master::from(master));
             let is_of = |feed: &Feed| feed.tells_of_masters() && sources.iter().any(|name| name == feed.name());
             let owners =
                 feeds.iter().zip(&filled).enumerate().filter(|(_, (feed, filled))| filled.whole && is_of(feed));
-            for (feed, _) in owners {
-                directory.expect(feed, master.clone());
+            for (number, (feed, _)) in owners {
+                let by = ReportedBy { feed: number, source: feed.source().clone(), revision: self.report.revision };
+                directory.expect(by, master.clone());
             }
         }
         let (is_same, revision) = (nodes.len() == self.nodes.len(), self.report.revision);
@@ -172,7 +174,7 @@ pub(super) fn report(image: &Image) -> Result<Report, Unfit> {
 
 fn check_format(image: &Image) -> Result<(), Unfit> {
     match image.get(FORMAT)? {
-        Some(version) if version == VERSION => Ok(()),
+        Some(version) if version == VERSION.as_bytes() => Ok(()),
         Some(other) => Err(Unfit::Format(String::from_utf8_lossy(&other).into_owned())),
         None => Err(Unfit::Damaged("it does not say its format")),
     }

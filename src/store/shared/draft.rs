@@ -7,10 +7,11 @@ use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use lmdb::{Database, Error, RwTransaction, Transaction, WriteFlags};
 
+use super::Env;
 use super::entry::{
     self, CHECKSUM, CHILDREN, FORMAT, FRESHNESS, MASTER, NODE, Report, SERVICE, STAT, VERSION, written,
 };
-use super::{Env, masters};
+use crate::model::view;
 use crate::model::{Node, NodePath, Service, Stat};
 use crate::store::{Directory, Entry, Snapshot};
 
@@ -63,13 +64,17 @@ impl<'e> Draft<'e> {
         let (mut services, to) = (BTreeSet::new(), snapshot.directory());
         for (old, new) in from.difference(to) {
             if let Some(entry) = new.or(old) {
-                let told = new.map(|new| masters::master(new, snapshot.feeds()));
+                let told = new.map(|new| written(&master(new)));
                 self.set_of_masters(&entry::named(MASTER, &entry.master.id), told.as_deref(), max)?;
             }
             services.extend(not_in(old, new).chain(not_in(new, old)));
         }
         for name in services {
-            let instances = to.offers(name).map(|_| masters::instances(to.instances(name)));
+            let instances = to.offers(name).map(|_| {
+                let instances =
+                    to.instances(name).map(|(entry, service)| view::Instance::from(&entry.instance(service)));
+                written(&instances.collect::<Vec<_>>())
+            });
             self.set_of_masters(&entry::named(SERVICE, name), instances.as_deref(), max)?;
         }
         Ok(())
@@ -98,7 +103,7 @@ impl<'e> Draft<'e> {
 
     /// What the file says of itself.
     pub(super) fn marks(&mut self, report: &Report) -> Result<(), Error> {
-        self.set(FORMAT, Some(VERSION))?;
+        self.set(FORMAT, Some(VERSION.as_bytes()))?;
         self.set(FRESHNESS, Some(&written(report)))
     }
 
@@ -162,13 +167,19 @@ fn family(path: &NodePath, snapshot: &Snapshot) -> Vec<NodePath> {
 
 /// The services that the one offers, and the other not so.
 fn not_in<'a>(one: Option<&'a Arc<Entry>>, other: Option<&'a Arc<Entry>>) -> impl Iterator<Item = &'a str> {
-    let [one, other] = [one, other].map(|entry| entry.map(|entry| &*entry.master));
-    let at = one.map(|one| &one.address);
     let is_listed = move |service: &&Service| {
-        other.is_some_and(|other| Some(&other.address) == at && other.services.contains(service))
+        one.zip(other).is_some_and(|(one, other)| {
+            other.master.services.contains(service) && one.instance(service) == other.instance(service)
+        })
     };
-    let services = one.into_iter().flat_map(|one| &one.services);
+    let services = one.into_iter().flat_map(|one| &one.master.services);
     services.filter(move |service| !is_listed(service)).map(Service::base_name)
+}
+
+/// What `master/<id>` holds.
+fn master(entry: &Entry) -> view::Master {
+    let master = view::Master::of(&entry.master, entry.master.services.iter());
+    view::Master { ways: entry.lines().count() as u32, sources: entry.sources().map(str::to_owned).collect(), ..master }
 }
 
 /// A stat as JSON. Where the key holds only a digest, it tells the path as well.

@@ -22,7 +22,7 @@ pub(super) const FRESHNESS: &[u8] = b"meta/freshness";
 pub(super) const CHECKSUM: &[u8] = b"meta/checksum";
 
 /// Raised when an entry changes its meaning or its form; new kinds of entries are no other format.
-pub(super) const VERSION: &[u8] = b"1";
+pub(super) const VERSION: &str = "2";
 
 /// LMDB's keys have at most 511 bytes. A longer path or name goes by its digest.
 const LONGEST: usize = 500;

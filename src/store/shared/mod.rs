@@ -1,7 +1,7 @@
 //! The shared file: the newest snapshot in an LMDB file, for readers without a call and for the next start.
 //!
 //! Any LMDB of the release line 0.9 reads it (PHP's `dba`, bindings of other languages), without a subdirectory and
-//! in the unnamed database. Its format 1:
+//! in the unnamed database. Its format 2:
 //!
 //! | key | value |
 //! |---|---|
@@ -10,15 +10,15 @@
 //! | `children<path>` | JSON: the names of its children, in the order of their bytes |
 //! | `service/<name>` | JSON: an array of its instances, the newest version first; absent: nobody offers it |
 //! | `master/<id>` | JSON: a master, with the services that it offers |
-//! | `meta/format` | `1` |
+//! | `meta/format` | `2` |
 //! | `meta/freshness` | JSON: the revision, and how far it can be trusted ([`Report`]); rewritten every second |
 //! | `meta/checksum` | the sum of XXH3 over all other entries, each with the XXH3 of its key as its seed; 16 hex digits |
 //!
 //! Every node has all three entries. A path, name or id of more than 500 bytes goes by `#` and its SHA-256 in hexadecimal
 //! instead (`node#5a…`, `service#5a…`), and a stat then tells the `path`. One transaction is one revision.
 //!
-//! Masters and instances have the names of the Thrift interface, `metadata` as an object; `outstanding` is always 0, since
-//! the file is not written with each call. In the report, their sources are those without `roots`. After a restart
+//! Masters and instances are as in [`view`](crate::model::view); `outstanding` is always 0, since the file is not written
+//! with each call. In the report, their sources are those without `roots`. After a restart
 //! the masters of the earlier process stand in the file, `RESTORED` and with their age, until those that live are known.
 
 mod check;
@@ -36,7 +36,6 @@ mod kept;
 mod left;
 mod lock_file;
 mod mapped;
-mod masters;
 mod place;
 mod reader;
 mod state;

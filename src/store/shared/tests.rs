@@ -181,7 +181,7 @@ fn php_reads_it_with_no_extension_of_ours() {
 "[\"b\"]"
 false
 "[\"a\",\"LONG\",\"zk_test\"]"
-"1"
+"2"
 "#;
     assert_eq!(house.php(show), expected.replace("LONG", &long[1..]));
     assert_eq!(house.php("echo bin2hex(dba_fetch('node/a/b', $db));"), "00c3bf");
@@ -358,11 +358,11 @@ fn a_file_of_another_format_is_set_aside() {
     let open = house.open();
     let env = open.env();
     let mut transaction = env.write().expect("a transaction");
-    transaction.put(env.db, &entry::FORMAT, b"2", lmdb::WriteFlags::empty()).expect("put");
+    transaction.put(env.db, &entry::FORMAT, b"3", lmdb::WriteFlags::empty()).expect("put");
     lmdb::Transaction::commit(transaction).expect("committed");
     drop(env);
     drop(open);
-    assert!(matches!(Contents::load(&house.file()), Err(Unfit::Format(version)) if version == "2"));
+    assert!(matches!(Contents::load(&house.file()), Err(Unfit::Format(version)) if version == "3"));
     assert_set_aside(&house, &house.open());
 }
 

@@ -137,9 +137,12 @@ impl House {
 
 fn join(id: &str, services: &[&str], way: &Arc<Way>) -> Change {
     let metadata = Value::Map(vec![("zone".into(), id.into()), ("size".into(), 7.into())]);
-    let service = |name: &&str| Service { name: (*name).to_owned(), metadata: metadata.clone() };
+    let service = |name: &&str| Service { name: (*name).to_owned(), metadata: metadata.clone().into() };
     let services = services.iter().map(service).collect();
-    Change::Join(Arc::new(Master { id: id.into(), address: "here:1".into(), connected_at: 7, services }), way.clone())
+    Change::Join(
+        Arc::new(Master { id: id.into(), peer_address: "here:1".into(), connected_at: 7, services }),
+        way.clone(),
+    )
 }
 
 fn call(method: &str, arguments: &str, change: impl FnOnce(&mut CallOptions)) -> idl::Call {

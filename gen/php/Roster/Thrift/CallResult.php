@@ -110,13 +110,13 @@ class CallResult
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->values = array();
-                        $_size90 = 0;
-                        $_etype93 = 0;
-                        $xfer += $input->readListBegin($_etype93, $_size90);
-                        for ($_i94 = 0; $_i94 < $_size90; ++$_i94) {
-                            $elem95 = null;
-                            $xfer += $input->readString($elem95);
-                            $this->values []= $elem95;
+                        $_size104 = 0;
+                        $_etype107 = 0;
+                        $xfer += $input->readListBegin($_etype107, $_size104);
+                        for ($_i108 = 0; $_i108 < $_size104; ++$_i108) {
+                            $elem109 = null;
+                            $xfer += $input->readString($elem109);
+                            $this->values []= $elem109;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -164,8 +164,8 @@ class CallResult
             }
             $xfer += $output->writeFieldBegin('values', TType::LST, 1);
             $output->writeListBegin(TType::STRING, count($this->values));
-            foreach ($this->values as $iter96) {
-                $xfer += $output->writeString($iter96);
+            foreach ($this->values as $iter110) {
+                $xfer += $output->writeString($iter110);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -95,14 +95,14 @@ class Roster_callInOrder_result
                 case 0:
                     if ($ftype == TType::LST) {
                         $this->success = array();
-                        $_size199 = 0;
-                        $_etype202 = 0;
-                        $xfer += $input->readListBegin($_etype202, $_size199);
-                        for ($_i203 = 0; $_i203 < $_size199; ++$_i203) {
-                            $elem204 = null;
-                            $elem204 = new \Roster\Thrift\CallOutcome();
-                            $xfer += $elem204->read($input);
-                            $this->success []= $elem204;
+                        $_size213 = 0;
+                        $_etype216 = 0;
+                        $xfer += $input->readListBegin($_etype216, $_size213);
+                        for ($_i217 = 0; $_i217 < $_size213; ++$_i217) {
+                            $elem218 = null;
+                            $elem218 = new \Roster\Thrift\CallOutcome();
+                            $xfer += $elem218->read($input);
+                            $this->success []= $elem218;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -145,8 +145,8 @@ class Roster_callInOrder_result
             }
             $xfer += $output->writeFieldBegin('success', TType::LST, 0);
             $output->writeListBegin(TType::STRUCT, count($this->success));
-            foreach ($this->success as $iter205) {
-                $xfer += $iter205->write($output);
+            foreach ($this->success as $iter219) {
+                $xfer += $iter219->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

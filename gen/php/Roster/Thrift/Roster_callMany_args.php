@@ -69,14 +69,14 @@ class Roster_callMany_args
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->calls = array();
-                        $_size178 = 0;
-                        $_etype181 = 0;
-                        $xfer += $input->readListBegin($_etype181, $_size178);
-                        for ($_i182 = 0; $_i182 < $_size178; ++$_i182) {
-                            $elem183 = null;
-                            $elem183 = new \Roster\Thrift\Call();
-                            $xfer += $elem183->read($input);
-                            $this->calls []= $elem183;
+                        $_size192 = 0;
+                        $_etype195 = 0;
+                        $xfer += $input->readListBegin($_etype195, $_size192);
+                        for ($_i196 = 0; $_i196 < $_size192; ++$_i196) {
+                            $elem197 = null;
+                            $elem197 = new \Roster\Thrift\Call();
+                            $xfer += $elem197->read($input);
+                            $this->calls []= $elem197;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -103,8 +103,8 @@ class Roster_callMany_args
             }
             $xfer += $output->writeFieldBegin('calls', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->calls));
-            foreach ($this->calls as $iter184) {
-                $xfer += $iter184->write($output);
+            foreach ($this->calls as $iter198) {
+                $xfer += $iter198->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

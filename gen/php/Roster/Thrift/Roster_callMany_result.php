@@ -95,14 +95,14 @@ class Roster_callMany_result
                 case 0:
                     if ($ftype == TType::LST) {
                         $this->success = array();
-                        $_size185 = 0;
-                        $_etype188 = 0;
-                        $xfer += $input->readListBegin($_etype188, $_size185);
-                        for ($_i189 = 0; $_i189 < $_size185; ++$_i189) {
-                            $elem190 = null;
-                            $elem190 = new \Roster\Thrift\CallOutcome();
-                            $xfer += $elem190->read($input);
-                            $this->success []= $elem190;
+                        $_size199 = 0;
+                        $_etype202 = 0;
+                        $xfer += $input->readListBegin($_etype202, $_size199);
+                        for ($_i203 = 0; $_i203 < $_size199; ++$_i203) {
+                            $elem204 = null;
+                            $elem204 = new \Roster\Thrift\CallOutcome();
+                            $xfer += $elem204->read($input);
+                            $this->success []= $elem204;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -145,8 +145,8 @@ class Roster_callMany_result
             }
             $xfer += $output->writeFieldBegin('success', TType::LST, 0);
             $output->writeListBegin(TType::STRUCT, count($this->success));
-            foreach ($this->success as $iter191) {
-                $xfer += $iter191->write($output);
+            foreach ($this->success as $iter205) {
+                $xfer += $iter205->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -80,13 +80,13 @@ class Roster_sendValues_args
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->values = array();
-                        $_size206 = 0;
-                        $_etype209 = 0;
-                        $xfer += $input->readListBegin($_etype209, $_size206);
-                        for ($_i210 = 0; $_i210 < $_size206; ++$_i210) {
-                            $elem211 = null;
-                            $xfer += $input->readString($elem211);
-                            $this->values []= $elem211;
+                        $_size220 = 0;
+                        $_etype223 = 0;
+                        $xfer += $input->readListBegin($_etype223, $_size220);
+                        for ($_i224 = 0; $_i224 < $_size220; ++$_i224) {
+                            $elem225 = null;
+                            $xfer += $input->readString($elem225);
+                            $this->values []= $elem225;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -120,8 +120,8 @@ class Roster_sendValues_args
             }
             $xfer += $output->writeFieldBegin('values', TType::LST, 1);
             $output->writeListBegin(TType::STRING, count($this->values));
-            foreach ($this->values as $iter212) {
-                $xfer += $output->writeString($iter212);
+            foreach ($this->values as $iter226) {
+                $xfer += $output->writeString($iter226);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

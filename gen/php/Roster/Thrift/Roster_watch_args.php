@@ -111,13 +111,13 @@ class Roster_watch_args
                 case 2:
                     if ($ftype == TType::LST) {
                         $this->paths = array();
-                        $_size164 = 0;
-                        $_etype167 = 0;
-                        $xfer += $input->readListBegin($_etype167, $_size164);
-                        for ($_i168 = 0; $_i168 < $_size164; ++$_i168) {
-                            $elem169 = null;
-                            $xfer += $input->readString($elem169);
-                            $this->paths []= $elem169;
+                        $_size178 = 0;
+                        $_etype181 = 0;
+                        $xfer += $input->readListBegin($_etype181, $_size178);
+                        for ($_i182 = 0; $_i182 < $_size178; ++$_i182) {
+                            $elem183 = null;
+                            $xfer += $input->readString($elem183);
+                            $this->paths []= $elem183;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -163,8 +163,8 @@ class Roster_watch_args
             }
             $xfer += $output->writeFieldBegin('paths', TType::LST, 2);
             $output->writeListBegin(TType::STRING, count($this->paths));
-            foreach ($this->paths as $iter170) {
-                $xfer += $output->writeString($iter170);
+            foreach ($this->paths as $iter184) {
+                $xfer += $output->writeString($iter184);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -267,13 +267,13 @@ class SourceStatus
                 case 5:
                     if ($ftype == TType::LST) {
                         $this->roots = array();
-                        $_size118 = 0;
-                        $_etype121 = 0;
-                        $xfer += $input->readListBegin($_etype121, $_size118);
-                        for ($_i122 = 0; $_i122 < $_size118; ++$_i122) {
-                            $elem123 = null;
-                            $xfer += $input->readString($elem123);
-                            $this->roots []= $elem123;
+                        $_size132 = 0;
+                        $_etype135 = 0;
+                        $xfer += $input->readListBegin($_etype135, $_size132);
+                        for ($_i136 = 0; $_i136 < $_size132; ++$_i136) {
+                            $elem137 = null;
+                            $xfer += $input->readString($elem137);
+                            $this->roots []= $elem137;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -376,8 +376,8 @@ class SourceStatus
             }
             $xfer += $output->writeFieldBegin('roots', TType::LST, 5);
             $output->writeListBegin(TType::STRING, count($this->roots));
-            foreach ($this->roots as $iter124) {
-                $xfer += $output->writeString($iter124);
+            foreach ($this->roots as $iter138) {
+                $xfer += $output->writeString($iter138);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -13,6 +13,7 @@ use std::path::Path;
 
 pub(super) use self::walk::Half;
 use super::Config;
+use super::entry::VERSION;
 use crate::permissions::own::{self, NotOwn};
 
 const MAGIC: u32 = 0xBEEF_C0DE;
@@ -43,7 +44,7 @@ pub enum Unfit {
     NotOwn(NotOwn),
     #[error("it is damaged: {0}")]
     Damaged(&'static str),
-    #[error("it is of another format: {0:?} instead of \"1\"")]
+    #[error("it is of another format: {0:?} instead of {VERSION:?}")]
     Format(String),
     #[error("it is of another cluster: it holds {0}, and nothing that is mirrored now")]
     Foreign(String),

@@ -26,8 +26,9 @@ impl Line for Nowhere {
 
 fn join(id: &str, services: &[&str]) -> Change {
     let metadata = Value::Map(vec![("zone".into(), "a".into())]);
-    let services = services.iter().map(|name| Service { name: (*name).to_owned(), metadata: metadata.clone() });
-    let master = Master { id: id.into(), address: "10.0.0.1:7".into(), connected_at: 5, services: services.collect() };
+    let services = services.iter().map(|name| Service { name: (*name).to_owned(), metadata: metadata.clone().into() });
+    let master =
+        Master { id: id.into(), peer_address: "10.0.0.1:7".into(), connected_at: 5, services: services.collect() };
     Change::Join(Arc::new(master), Arc::new(Nowhere))
 }
 
@@ -61,7 +62,7 @@ impl Open {
 /// Who offers a service by the file, if it has an entry.
 fn masters_of(house: &House, service: &str) -> Option<Vec<String>> {
     let (instances, _) = Reader::open(&house.file()).and_then(|reader| reader.instances(service)).expect("read");
-    let name = |instance: &serde_json::Value| instance["master"].as_str().expect("an id").to_owned();
+    let name = |instance: &serde_json::Value| instance["masterId"].as_str().expect("an id").to_owned();
     Some(instances?.as_array().expect("an array").iter().map(name).collect())
 }
 
@@ -81,14 +82,20 @@ fn who_offers_what_is_told_with_the_names_of_the_interface() {
     };
     let offer = |name: &str, version: &str| json!({"name": name, "version": version, "metadata": {"zone": "a"}});
     let master = json!({
-        "id": "m1", "address": "10.0.0.1:7", "connectedAt": 5,
-        "services": [offer("mail", "1.2.0"), offer("log", "0.0.0")], "ways": 1, "outstanding": 0,
-        "sources": ["register"],
+        "id": "m1", "peerAddress": "10.0.0.1:7", "connectedAt": 5,
+        "services": [offer("mail", "1.2.0"), offer("log", "0.0.0")], "ways": 1, "sources": ["register"],
     });
     assert_eq!(told("master/m1"), master);
-    let instance = |id: &str, version: &str| json!({"master": id, "address": "10.0.0.1:7", "offer": offer("mail", version), "outstanding": 0});
+    let since = open.store.snapshot().revision();
+    let instance = |id: &str, version: &str| {
+        json!({
+            "serviceName": "mail", "version": version, "zone": "a", "weight": 100, "metadata": {"zone": "a"},
+            "state": "UP", "masterId": id,
+            "provenance": [{"source": "register", "masterId": id, "decoder": "tunnel", "sinceRevision": since}],
+        })
+    };
     assert_eq!(told("service/mail"), json!([instance("m2", "2.0.0"), instance("m1", "1.2.0")]));
-    assert_eq!(told("service/log")[0]["master"], "m1");
+    assert_eq!(told("service/log")[0]["masterId"], "m1");
     let (read, known) = (freshness(&house), open.freshness());
     assert_eq!((read.origin, read.complete), (known.origin, known.complete));
 

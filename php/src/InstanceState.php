@@ -1,0 +1,15 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Roster;
+
+/** Whether an instance can be called. */
+enum InstanceState: string
+{
+    case Up = 'UP';
+    /** It was there before a restart of the sidecar, and is expected back. */
+    case Returning = 'RETURNING';
+    /** A state of a newer sidecar's: it cannot be called. */
+    case Unknown = 'UNKNOWN';
+}

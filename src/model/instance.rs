@@ -1,0 +1,215 @@
+//! Instances: the places where a service can be had.
+
+use std::sync::Arc;
+
+use rmpv::Value;
+use semver::Version;
+use serde::{Deserialize, Serialize};
+
+use super::master::packed_bytes;
+use super::{MAX_SERVICE_BYTES, NodePath, Revision, Service};
+
+/// The most endpoints of an instance.
+pub const MAX_ENDPOINTS: usize = 32;
+
+/// The most bytes of a group, a zone, and of the name, the protocol and the host of an endpoint.
+pub const MAX_LABEL_BYTES: usize = 256;
+
+/// The weight of an instance that has none of its own.
+pub const DEFAULT_WEIGHT: u32 = 100;
+
+/// One place where a service can be had: a master, which is called through its connection; or endpoints, which clients
+/// call themselves.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Instance {
+    /// Without a version; what is no version is a part of it (`mail@work`).
+    pub service: Arc<str>,
+    pub version: Version,
+    /// Empty: none is given.
+    pub group: Box<str>,
+    /// Empty: none is given.
+    pub zone: Box<str>,
+    pub weight: u32,
+    /// A map; an empty one of PHP's is an empty list.
+    pub metadata: Arc<Value>,
+    pub state: InstanceState,
+    /// None of a master.
+    pub endpoints: Box<[Endpoint]>,
+    /// At least one.
+    pub provenance: Box<[Provenance]>,
+}
+
+/// Where clients reach an instance themselves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// What it is for; empty: the service itself.
+    #[serde(default)]
+    pub name: String,
+    /// As its registration has it (`http`, `dubbo`); empty: it does not say.
+    #[serde(default)]
+    pub protocol: String,
+    /// A name or an address; one of IPv6 without brackets.
+    pub host: String,
+    pub port: u16,
+}
+
+/// Whether an instance can be called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum InstanceState {
+    Up,
+    /// It was there before a restart, and is expected back.
+    Returning,
+    /// One that only a newer sidecar knows: it cannot be called.
+    #[serde(other)]
+    Unknown,
+}
+
+/// By what an instance is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Provenance {
+    /// The name of the source.
+    pub source: Arc<str>,
+    pub record: Record,
+    pub decoder: Decoder,
+    /// Since which revision the source reports it so.
+    pub since: Revision,
+}
+
+/// What an instance was read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    Node(NodePath),
+    /// The id of a master.
+    Master(Arc<str>),
+}
+
+/// What read it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decoder {
+    /// The protocol of masters, also by way of a register elsewhere.
+    Tunnel,
+}
+
+/// Why a registration makes no instance.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InstanceError {
+    #[error("an instance has at most {MAX_ENDPOINTS} endpoints, and not {0}")]
+    Endpoints(usize),
+    #[error("the {0} of an instance has at most {MAX_LABEL_BYTES} bytes")]
+    Label(&'static str),
+    #[error("the name and the metadata of an instance have at most {MAX_SERVICE_BYTES} bytes, and not {0}")]
+    Metadata(usize),
+}
+
+impl Instance {
+    /// A service as a master offers it, which is within its bounds. Group, zone and weight are those of the metadata.
+    pub fn of_master(
+        service: &Service,
+        state: InstanceState,
+        provenance: impl IntoIterator<Item = Provenance>,
+    ) -> Self {
+        let label = |key| service.metadatum(key).and_then(Value::as_str).filter(|text| text.len() <= MAX_LABEL_BYTES);
+        let weight = service.metadatum("weight").and_then(weight);
+        Self {
+            service: service.base_name().into(),
+            version: service.version(),
+            group: label("group").unwrap_or_default().into(),
+            zone: label("zone").unwrap_or_default().into(),
+            weight: weight.unwrap_or(DEFAULT_WEIGHT),
+            metadata: service.metadata.clone(),
+            state,
+            endpoints: Box::default(),
+            provenance: provenance.into_iter().collect(),
+        }
+    }
+
+    /// The id of the master through whose connection it is called; none: clients call one of its endpoints.
+    pub fn master(&self) -> Option<&Arc<str>> {
+        self.provenance.iter().find_map(|it| match &it.record {
+            Record::Master(id) => Some(id),
+            Record::Node(_) => None,
+        })
+    }
+
+    /// That it is within the bounds of an instance.
+    pub fn check(&self) -> Result<(), InstanceError> {
+        if self.endpoints.len() > MAX_ENDPOINTS {
+            return Err(InstanceError::Endpoints(self.endpoints.len()));
+        }
+        let own = [("group", &*self.group), ("zone", &self.zone)];
+        let labels = self.endpoints.iter().flat_map(|it| {
+            [("endpoint's name", &*it.name), ("endpoint's protocol", &it.protocol), ("endpoint's host", &it.host)]
+        });
+        if let Some((what, _)) = own.into_iter().chain(labels).find(|(_, label)| label.len() > MAX_LABEL_BYTES) {
+            return Err(InstanceError::Label(what));
+        }
+        let bytes = self.service.len() + packed_bytes(&self.metadata);
+        if bytes > MAX_SERVICE_BYTES { Err(InstanceError::Metadata(bytes)) } else { Ok(()) }
+    }
+}
+
+impl Decoder {
+    pub fn name(self) -> &'static str {
+        match self {
+            Decoder::Tunnel => "tunnel",
+        }
+    }
+}
+
+/// A weight as a number, or as a text of one.
+fn weight(value: &Value) -> Option<u32> {
+    let weight = value.as_u64().or_else(|| value.as_str()?.parse().ok())?;
+    u32::try_from(weight).ok().filter(|weight| i32::try_from(*weight).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(metadata: Vec<(&str, Value)>) -> Instance {
+        let metadata = metadata.into_iter().map(|(key, value)| (key.into(), value)).collect();
+        let service = Service { name: "mail@1.2".into(), metadata: Value::Map(metadata).into() };
+        let record = Record::Master("m1".into());
+        let provenance = Provenance { source: "register".into(), record, decoder: Decoder::Tunnel, since: 7 };
+        Instance::of_master(&service, InstanceState::Up, [provenance])
+    }
+
+    #[test]
+    fn a_master_is_an_instance_without_endpoints_and_its_metadata_place_and_weigh_it() {
+        let instance = of(vec![("group", "blue".into()), ("zone", "a".into()), ("weight", 7.into())]);
+        assert_eq!((&*instance.service, instance.version.to_string()), ("mail", "1.2.0".into()));
+        assert_eq!((&*instance.group, &*instance.zone, instance.weight), ("blue", "a", 7));
+        assert!(instance.endpoints.is_empty());
+        assert_eq!(instance.master().map(AsRef::as_ref), Some("m1"));
+    }
+
+    #[test]
+    fn what_is_no_group_zone_or_weight_leaves_the_default() {
+        for weight in [(-1).into(), 1.5.into(), "heavy".into(), u64::MAX.into(), Value::Nil] {
+            assert_eq!(of(vec![("weight", weight)]).weight, DEFAULT_WEIGHT);
+        }
+        assert_eq!(of(vec![("weight", "0".into())]).weight, 0);
+        let long = "x".repeat(MAX_LABEL_BYTES + 1);
+        let instance = of(vec![("group", 1.into()), ("zone", long.into())]);
+        assert_eq!((&*instance.group, &*instance.zone), ("", ""));
+        instance.check().expect("it is within its bounds");
+    }
+
+    #[test]
+    fn what_a_registration_may_hold_is_bounded() {
+        let endpoint = || Endpoint { name: "admin".into(), protocol: "http".into(), host: "10.0.0.5".into(), port: 80 };
+        let with = |endpoints: Vec<Endpoint>| Instance { endpoints: endpoints.into(), ..of(vec![]) }.check();
+        assert_eq!(with(vec![endpoint(); MAX_ENDPOINTS]), Ok(()));
+        assert_eq!(with(vec![endpoint(); MAX_ENDPOINTS + 1]), Err(InstanceError::Endpoints(MAX_ENDPOINTS + 1)));
+        let long = "x".repeat(MAX_LABEL_BYTES + 1);
+        assert_eq!(
+            with(vec![Endpoint { host: long.clone(), ..endpoint() }]),
+            Err(InstanceError::Label("endpoint's host"))
+        );
+        let zoned = Instance { zone: long.into(), ..of(vec![]) };
+        assert_eq!(zoned.check(), Err(InstanceError::Label("zone")));
+        let fat = of(vec![("fat", "x".repeat(MAX_SERVICE_BYTES).into())]);
+        assert!(matches!(fat.check(), Err(InstanceError::Metadata(_))));
+    }
+}
