@@ -17,6 +17,9 @@ const PROOF_HOLDS: Duration = Duration::from_millis(4_500);
 /// For so long after a start or a loss the masters that a source told of are expected back.
 const RETURN: Duration = Duration::from_secs(15);
 
+/// So long before a source was born it may have been in sync: longer than there are computers.
+const BEFORE_BIRTH: Duration = Duration::from_secs(100 * 365 * 86_400);
+
 /// The kind of a source that is not configured: another one told of it.
 const LEARNED: &str = "learned";
 
@@ -33,7 +36,7 @@ pub struct Feed {
     born: Moment,
     /// How old what an earlier process left was then.
     restored: Option<Duration>,
-    /// Milliseconds since `born`, plus one; 0: never.
+    /// Milliseconds since `BEFORE_BIRTH` before `born`; 0: never.
     proven: AtomicU64,
     state: AtomicU8,
     left_out: AtomicU64,
@@ -215,8 +218,18 @@ impl Feed {
         if self.is_frozen() {
             return;
         }
-        let millis = at.since(self.born).as_millis() as u64;
-        self.proven.fetch_max(millis + 1, Ordering::AcqRel);
+        self.prove_at(BEFORE_BIRTH + at.since(self.born));
+    }
+
+    /// For a source whose state nothing can prove: if it never was in sync, it is taken to have been that long ago.
+    pub fn prove_first_of_age(&self, age: Duration) {
+        if self.since_proof().is_none() && !self.is_frozen() {
+            self.prove_at((BEFORE_BIRTH + self.born.elapsed()).saturating_sub(age));
+        }
+    }
+
+    fn prove_at(&self, since: Duration) {
+        self.proven.fetch_max((since.as_millis() as u64).max(1), Ordering::AcqRel);
     }
 
     /// The same for a source that never was in sync, before what it holds is published as whole: else the shared file
@@ -252,8 +265,8 @@ impl Feed {
 
     /// The same, if this process has been in sync.
     fn since_sync(&self) -> Option<Duration> {
-        let proven = self.proven.load(Ordering::Acquire).checked_sub(1)?;
-        Some(self.born.elapsed().saturating_sub(Duration::from_millis(proven)))
+        let proven = Some(self.proven.load(Ordering::Acquire)).filter(|proven| *proven != 0)?;
+        Some((BEFORE_BIRTH + self.born.elapsed()).saturating_sub(Duration::from_millis(proven)))
     }
 
     /// Whether this process has been in sync once.
@@ -308,6 +321,26 @@ impl std::fmt::Display for FeedState {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_nothing_proves_is_as_old_as_is_told_and_a_proof_is_never_taken_back() {
+        let (hour, moment) = (Duration::from_secs(3_600), Duration::from_secs(60));
+        let feed = Feed::new("zookeeper", "zookeeper", Vec::new());
+        feed.enter(FeedState::Down, "");
+        feed.prove_first_of_age(hour * 24 * 365 * 50);
+        assert!(feed.age().is_some_and(|age| age >= hour * 24 * 365 * 50));
+        feed.prove_first_of_age(hour);
+        assert!(feed.age().is_some_and(|age| age > hour), "there was a first one");
+        feed.prove(Moment::now());
+        assert!(feed.age().is_some_and(|age| age < moment), "{:?}", feed.age());
+        feed.prove_first_of_age(hour);
+        assert!(feed.age().is_some_and(|age| age < moment));
+
+        let mut restored = Feed::new("zookeeper", "zookeeper", Vec::new());
+        restored.restore(Some(hour), 0);
+        restored.prove_first_of_age(moment);
+        assert!(restored.age().is_some_and(|age| age >= hour) && restored.origin() == Origin::Restored);
+    }
 
     #[test]
     fn a_source_that_was_lost_while_it_settled_is_waited_for_no_longer_than_any_other() {

@@ -132,3 +132,100 @@ fn an_observer_is_mirrored_like_any_other_server() {
     }
     assert_eq!((roster.source().drift, roster.source().reconnects), (0, 0), "{}", roster.log());
 }
+
+/// Servers that serve to read when they have no quorum; to new sessions only where these are local ones.
+fn that_serve_to_read(count: usize, has_local_sessions: bool) -> Ensemble {
+    let more = if has_local_sessions { "localSessionsEnabled=true\nlocalSessionsUpgradingEnabled=true\n" } else { "" };
+    Ensemble::with(&vec!["participant"; count], &["-Dreadonlymode.enabled=true"], more)
+}
+
+/// Waits until it holds this by a server that serves only to read. Its age.
+fn reads_only(roster: &Roster, data: &str) -> i64 {
+    eventually("it mirrors a read-only server", 2 * SOON, || {
+        let source = roster.source();
+        let is_read_only = source.state == "down" && source.detail.starts_with("mirrors a server that is cut off");
+        ensure(is_read_only, format!("{source:?}"))
+    });
+    let answer = roster.get("/a").expect("a node");
+    assert_eq!(answer.node.data, data.as_bytes());
+    answer.freshness.age_ms
+}
+
+#[test]
+fn a_server_without_a_quorum_is_mirrored_where_that_may_be_and_never_called_fresh() {
+    if is_skipped_before((3, 5), "the configuration of these servers is of 3.5") {
+        return;
+    }
+    let mut ensemble = that_serve_to_read(3, true);
+    ensemble.zk().create("/a", "one");
+    let written = Instant::now();
+    let connect = (1..=3).map(|number| ensemble.address(number)).collect::<Vec<_>>().join(",");
+    let settings = "follow_reconfig = false\nread_only = true";
+    let mut roster = Roster::start(&source(&connect, settings));
+    let strict = Roster::start(&source(&connect, "follow_reconfig = false"));
+    follows(&roster, "/a", "one");
+    follows(&strict, "/a", "one");
+
+    let lost = Instant::now();
+    [2, 3].into_iter().for_each(|number| ensemble.kill(number));
+    ensemble.serves_to_read(1);
+    let age = reads_only(&roster, "one");
+    assert!(age > 0 && age <= lost.elapsed().as_millis() as i64 + 4_500, "{age} ms: since it was last proven");
+    std::thread::sleep(Duration::from_secs(5));
+    assert!(!strict.source().detail.starts_with("mirrors"), "it was to take no such server: {:?}", strict.source());
+    assert!(reads_only(&roster, "one") >= age + 5_000, "the heartbeat of such a server proves nothing");
+
+    // What an earlier process left is as old as it was; and of what nobody knew before, the last change tells.
+    let age = reads_only(&roster, "one");
+    roster.stop();
+    roster.run();
+    assert!(reads_only(&roster, "one") >= age);
+    let newcomer = Roster::start(&source(&connect, settings));
+    let age = reads_only(&newcomer, "one");
+    assert!(age >= written.elapsed().as_millis() as i64 - 2_000, "{age} ms");
+    assert!(newcomer.source().session.is_some());
+
+    ensemble.run(2);
+    ensemble.serves(2);
+    set(&ensemble, "two");
+    for roster in [&roster, &newcomer, &strict] {
+        follows(roster, "/a", "two");
+        assert_eq!((roster.source().state.as_str(), roster.source().detail.as_str()), ("live", ""));
+    }
+}
+
+#[test]
+fn a_server_that_serves_only_to_read_is_left_for_a_full_one() {
+    if is_skipped_before((3, 5), "the configuration of these servers is of 3.5") {
+        return;
+    }
+    let mut cut_off = that_serve_to_read(2, true);
+    let mut other = Server::start();
+    cut_off.zk().create("/a", "old");
+    other.zk().create("/a", "new");
+    other.kill();
+    cut_off.kill(2);
+    cut_off.serves_to_read(1);
+    let connect = format!("{},{}", cut_off.address(1), other.address());
+    let roster = Roster::start(&source(&connect, "follow_reconfig = false\nread_only = true\nhold = \"0s\""));
+    reads_only(&roster, "old");
+    other.restart();
+    follows(&roster, "/a", "new");
+    other.kill();
+    eventually("it is lost", SOON, || ensure(roster.source().state == "down", "it is not"));
+}
+
+#[test]
+fn a_read_only_server_that_gives_no_session_says_what_it_needs() {
+    if is_skipped_before((3, 8), "older servers give one") {
+        return;
+    }
+    let mut ensemble = that_serve_to_read(2, false);
+    ensemble.kill(2);
+    ensemble.serves_to_read(1);
+    let roster = Roster::start(&source(&ensemble.address(1), "read_only = true"));
+    eventually("it is told why", SOON, || {
+        let source = roster.source();
+        ensure(source.detail.contains("localSessionsEnabled=true"), format!("{source:?}"))
+    });
+}

@@ -32,6 +32,10 @@ pub struct Config {
     /// session.
     #[serde(default = "Config::default_follow_reconfig")]
     pub follow_reconfig: bool,
+    /// Whether a server is mirrored, where there is no other, that serves only to read, since it is cut off from its
+    /// ensemble. Ages tell.
+    #[serde(default)]
+    pub read_only: bool,
     /// A file with a line `digest:USER:PASSWORD` (or another scheme) for each identity. Read again on SIGHUP.
     #[serde(default)]
     pub credentials: Option<PathBuf>,
@@ -96,6 +100,7 @@ impl Config {
             include: Patterns::default(),
             exclude: Patterns::default(),
             follow_reconfig: Self::default_follow_reconfig(),
+            read_only: false,
             credentials: None,
             ca: None,
             certificate: None,

@@ -70,6 +70,8 @@ pub(super) struct Connection {
     /// Bytes of replies that came whole, or were passed over.
     replied: u64,
     pub(super) last_zxid: i64,
+    /// Whether the server serves only to read, since it is cut off from its ensemble.
+    pub(super) is_read_only: bool,
 }
 
 #[derive(Debug)]
@@ -105,6 +107,7 @@ impl Connection {
             progressed: 0,
             replied: 0,
             last_zxid,
+            is_read_only: false,
         }
     }
 

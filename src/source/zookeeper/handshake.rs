@@ -20,6 +20,9 @@ use crate::net::{ConnectError, Stream, secure};
 
 const NO_SESSION: &str = "it accepts connections, but gives no session: is it a ZooKeeper, and has it a quorum?";
 
+const ONLY_KNOWN: &str =
+    "it serves to read only, and gives no new session for that: it needs localSessionsEnabled=true";
+
 const CLOSED_AT_PROOF: &str = "it closes the connection at the proof by SASL: it seems that it refuses the credentials";
 
 /// Why there is no session on a new connection.
@@ -30,22 +33,31 @@ pub(super) enum NoSession {
     Ended(Trouble),
 }
 
+/// What is wanted of a server: the session of a ticket, or a new one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted<'a> {
+    pub(super) ticket: &'a Ticket,
+    /// A server that has not come so far refuses.
+    pub(super) last_zxid: i64,
+    pub(super) identities: &'a [Identity],
+    /// Whether a server will do that serves only to read.
+    pub(super) read_only: bool,
+}
+
 impl Connection {
-    /// Connects to a server, and begins a session or resumes that of the ticket.
+    /// Connects to a server, and begins a session or resumes one.
     pub(super) async fn open(
         address: SocketAddr,
         tls: Option<(&str, ClientFiles<'_>)>,
-        ticket: &Ticket,
-        last_zxid: i64,
-        identities: &[Identity],
+        wanted: Wanted<'_>,
     ) -> Result<(Self, Ticket), NoSession> {
-        let patience = patience(ticket);
+        let patience = patience(wanted.ticket);
         let stream = match timeout(patience, connect(address, tls)).await {
             Ok(connected) => connected?,
             Err(_) => return Err(NoSession::Here("no answer".into())),
         };
-        let mut connection = Self::new(address, stream, last_zxid);
-        let greeted = timeout(patience, connection.greet(ticket, identities)).await;
+        let mut connection = Self::new(address, stream, wanted.last_zxid);
+        let greeted = timeout(patience, connection.greet(wanted)).await;
         match greeted.unwrap_or_else(|_| Err(NoSession::Here(NO_SESSION.into()))) {
             Ok(given) => Ok((connection, given)),
             Err(NoSession::Here(why)) if why == NO_SESSION && tls.is_none() && speaks_tls(address).await => {
@@ -55,14 +67,20 @@ impl Connection {
         }
     }
 
-    async fn greet(&mut self, ticket: &Ticket, identities: &[Identity]) -> Result<Ticket, NoSession> {
-        jute::put_connect(&mut self.unsent, ticket, self.last_zxid);
+    async fn greet(&mut self, wanted: Wanted<'_>) -> Result<Ticket, NoSession> {
+        let Wanted { ticket, last_zxid, identities, read_only } = wanted;
+        jute::put_connect(&mut self.unsent, ticket, last_zxid, read_only);
         let (sasl, identities): (Vec<_>, Vec<_>) = identities.iter().partition(|(scheme, _)| scheme == SASL);
         for (scheme, proof) in &identities {
             jute::put_request(&mut self.unsent, xid::AUTH, op::AUTH, &jute::auth(scheme, proof));
         }
         self.send().await?;
-        let given = jute::greeting(&self.small_frame().await?).map_err(strange)?;
+        let greeting = self.small_frame().await?;
+        if jute::refuses_session(&greeting) {
+            return Err(NoSession::Here(ONLY_KNOWN.into()));
+        }
+        let (given, is_read_only) = jute::greeting(&greeting).map_err(strange)?;
+        self.is_read_only = is_read_only;
         match (ticket.session, given.session) {
             (0, 0) => return Err(NoSession::Here(NO_SESSION.into())),
             (0, _) => {}
@@ -224,6 +242,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let ticket = Ticket { session: known, timeout_ms: TIMEOUT_MS, ..Ticket::default() };
+        let wanted = Wanted { ticket: &ticket, last_zxid: 0, identities: &[], read_only: false };
         let answering = async {
             let (mut stream, _) = listener.accept().await.expect("a connection");
             let mut answer = BytesMut::new();
@@ -236,7 +255,7 @@ mod tests {
             stream.write_all(&answer).await.expect("written");
             stream
         };
-        let (opened, _stream) = tokio::join!(Connection::open(address, None, &ticket, 0, &[]), answering);
+        let (opened, _stream) = tokio::join!(Connection::open(address, None, wanted), answering);
         opened.map(|(_, ticket)| ticket.session)
     }
 

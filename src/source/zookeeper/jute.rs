@@ -42,6 +42,7 @@ pub(super) mod code {
     pub(in super::super) const NO_AUTH: i32 = -102;
     pub(in super::super) const SESSION_EXPIRED: i32 = -112;
     pub(in super::super) const AUTH_FAILED: i32 = -115;
+    pub(in super::super) const NOT_READ_ONLY: i32 = -119;
     pub(in super::super) const SASL_REQUIRED: i32 = -124;
 }
 
@@ -168,14 +169,14 @@ pub(super) fn put_request(out: &mut BytesMut, xid: i32, op: i32, body: &[u8]) {
 }
 
 /// Appends what begins a connection: it begins a session, or resumes one.
-pub(super) fn put_connect(out: &mut BytesMut, ticket: &Ticket, last_zxid: i64) {
+pub(super) fn put_connect(out: &mut BytesMut, ticket: &Ticket, last_zxid: i64, read_only: bool) {
     put_frame(out, |out| {
         out.put_i32(0);
         out.put_i64(last_zxid);
         out.put_i32(ticket.timeout_ms);
         out.put_i64(ticket.session);
         put_bytes(out, if ticket.password.is_empty() { &[0; 16] } else { &ticket.password });
-        out.put_u8(0);
+        out.put_u8(read_only.into());
     });
 }
 
@@ -262,13 +263,20 @@ pub(super) fn header(mut message: Bytes) -> Result<(ReplyHeader, Bytes), Malform
     Ok((header, message))
 }
 
-/// The answer to a connect: the session, and the time-out that the server gives it. Session 0: there is none.
-pub(super) fn greeting(message: &[u8]) -> Result<Ticket, Malformed> {
+/// The answer to a connect: the session, and the time-out that the server gives it; and whether the server serves only to
+/// read. Session 0: there is none.
+pub(super) fn greeting(message: &[u8]) -> Result<(Ticket, bool), Malformed> {
     let mut rest = Reader(message);
     let _version = rest.int()?;
     let timeout_ms = rest.int()?;
     let session = rest.long()?;
-    Ok(Ticket { session, password: rest.bytes()?.to_vec(), timeout_ms })
+    let password = rest.bytes()?.to_vec();
+    Ok((Ticket { session, password, timeout_ms }, rest.byte().is_ok_and(|read_only| read_only != 0)))
+}
+
+/// Whether a server answers to a connect that it serves only to read, and therefore gives no session.
+pub(super) fn refuses_session(message: &Bytes) -> bool {
+    header(message.clone()).is_ok_and(|(header, rest)| header.error == code::NOT_READ_ONLY && rest.is_empty())
 }
 
 /// An event: its type, and the path as the server knows it.

@@ -13,7 +13,7 @@
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::iter::successors;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::time::{MissedTickBehavior, interval, interval_at, sleep, sleep_until};
 
@@ -53,14 +53,21 @@ const RECHECK: Duration = Duration::from_secs(10);
 /// After so long in sync, trouble is new trouble.
 const CALM: Duration = Duration::from_secs(60);
 
+/// The least age of what a server holds that serves only to read: it begins to when it has sought a quorum in vain.
+const CUT_OFF: Duration = Duration::from_secs(5);
+
+const READ_ONLY: &str =
+    "mirrors a server that is cut off from its ensemble and serves to read only; what it holds stands";
+
 /// Mirrors one ensemble into the store, until the stop.
 pub async fn run(config: Config, publisher: Publisher, reload: Reload, stop: Stop) {
     let (left_out, told) = (LeftOut::default(), Told::default());
     let quotas = quotas(&config);
     let (pace, earlier) = (Pace::new(config.max_in_flight), Generation::new());
     let servers = Servers::of(&config);
+    let (held, lost, is_read_only) = (None, false, false);
     let mut mirror =
-        Mirror { config, servers, publisher, reload, left_out, told, quotas, pace, earlier, held: None, lost: false };
+        Mirror { config, servers, publisher, reload, left_out, told, quotas, pace, earlier, held, lost, is_read_only };
     tokio::select! {
         () = mirror.keep() => {}
         () = stop.requested() => {}
@@ -81,6 +88,8 @@ struct Mirror {
     held: Option<Held>,
     /// Whether it was in sync and no longer is.
     lost: bool,
+    /// Whether the server serves only to read: then nothing proves that the ensemble still has what it holds.
+    is_read_only: bool,
 }
 
 /// Nodes that are gone from the ensemble, and kept in case it lost them.
@@ -104,6 +113,9 @@ impl Mirror {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
         self.feed().enter(FeedState::Connecting, format!("connecting to {}", self.config.connect));
         loop {
+            if self.config.read_only {
+                self.servers.set_mirrored(self.newest());
+            }
             let trouble = match Session::connect(&self.config, &self.servers).await {
                 Ok((session, driver)) => {
                     let since = Instant::now();
@@ -181,13 +193,17 @@ impl Mirror {
     async fn sync(&mut self, session: &mut Session) -> Result<(), Trouble> {
         self.feed().enter(FeedState::Syncing, format!("reading all of {}", self.config.connect));
         session.watch().await?;
+        self.is_read_only = session.is_read_only();
         session.learn_servers().await?;
         session.catch_up().await?;
         let began = Moment::now();
         let (changes, announced) = self.compare(session, BTreeSet::new()).await?;
         let changes = self.hold_back(changes, &announced);
         let changed = changes.len();
-        self.feed().prove_first(began);
+        match self.is_read_only {
+            true => self.feed().prove_first_of_age(since_last_set(&changes)),
+            false => self.feed().prove_first(began),
+        }
         let revision = self.publish(changes, Publisher::publish_whole);
         let mut following = Dirty { proof: Some(began), ..Dirty::default() };
         self.settle(&mut following);
@@ -221,11 +237,20 @@ impl Mirror {
             self.feed().enter(FeedState::Syncing, detail);
             return;
         }
-        let detail = [left_out(self.left_out.len()), self.nothing_yet()].into_iter().flatten().collect::<Vec<_>>();
-        self.feed().enter(FeedState::Live, detail.join("; "));
-        if std::mem::take(&mut self.lost) {
+        let state = if self.is_read_only { FeedState::Down } else { FeedState::Live };
+        let detail =
+            [self.is_read_only.then(|| READ_ONLY.to_owned()), left_out(self.left_out.len()), self.nothing_yet()];
+        self.feed().enter(state, detail.into_iter().flatten().collect::<Vec<_>>().join("; "));
+        if state == FeedState::Live && std::mem::take(&mut self.lost) {
             self.feed().reconnects.increment();
         }
+    }
+
+    /// The newest transaction that what is mirrored tells of.
+    fn newest(&self) -> i64 {
+        let snapshot = self.publisher.snapshot();
+        let nodes = self.config.roots.iter().flat_map(|root| snapshot.subtree(root, root.clone()));
+        nodes.map(|(_, node)| node.stat.mzxid.max(node.stat.pzxid)).max().unwrap_or(0)
     }
 
     /// At which roots there is nothing to mirror, as the server knows them: that is legal, and may be a slip.
@@ -379,6 +404,7 @@ impl Mirror {
     fn settle(&self, dirty: &mut Dirty) {
         if dirty.paths.is_empty()
             && self.held.is_none()
+            && !self.is_read_only
             && let Some(proof) = dirty.proof.take()
         {
             self.feed().prove(proof);
@@ -474,6 +500,16 @@ impl Mirror {
     fn feed(&self) -> &Feed {
         self.publisher.feed()
     }
+}
+
+/// How long ago the last of these nodes was set: then its server was in step with its ensemble, by the ensemble's clock.
+fn since_last_set(changes: &[Change]) -> Duration {
+    let set = changes.iter().filter_map(|change| match change {
+        Change::Put(_, node) => Some(node.stat.mtime),
+        _ => None,
+    });
+    let last = UNIX_EPOCH + Duration::from_millis(set.max().map_or(0, |ms| ms.max(0) as u64));
+    SystemTime::now().duration_since(last).unwrap_or_default().max(CUT_OFF)
 }
 
 /// Takes in the events that have come; false: there may be more. Under many writes there always are.

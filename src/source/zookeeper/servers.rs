@@ -7,18 +7,18 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use tokio::net::lookup_host;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::chroot::Chroot;
 use super::connection::{Connection, SILENCE};
 use super::credentials::Identity;
 use super::ensemble::Ensemble;
-use super::handshake::NoSession;
+use super::handshake::{NoSession, Wanted};
 use super::jute::Ticket;
 use super::watching::Watching;
 use super::{Config, address_of, is_secured, servers};
 use crate::sync::{Mutex, MutexGuard};
-use crate::task::random_below;
+use crate::task::{random_below, random_part};
 
 /// The port of a server that has none.
 const PORT: u16 = 2181;
@@ -28,6 +28,9 @@ const MAX_TOLD: usize = 3;
 
 /// How long names may be looked up where addresses are known from before: a session's time may be running.
 const LOOKUP: Duration = Duration::from_secs(1);
+
+/// How often, more or less, another server is looked for than one that serves only to read.
+const LOOK_FOR_FULL: Duration = Duration::from_secs(5);
 
 /// What `zookeeper.connect` names, and what the ensemble names beside. Clones share what was learned.
 #[derive(Clone, Debug)]
@@ -53,6 +56,10 @@ struct Learned {
     failed: Vec<SocketAddr>,
     /// The address of the last connection.
     connected: Option<SocketAddr>,
+    /// Whether that serves only to read.
+    is_read_only: bool,
+    /// The newest transaction of what is mirrored.
+    mirrored: i64,
     /// The addresses of servers that refused a persistent watch.
     one_shot: BTreeSet<SocketAddr>,
     /// The servers that the ensemble has by its own account.
@@ -77,30 +84,52 @@ impl Servers {
     }
 
     /// Tries each address of each server once until one gives a session: of those that `connect` names, and then of the
-    /// others that the ensemble has; each time in an order of chance, those that failed last.
+    /// others that the ensemble has; each time in an order of chance, those that failed last. Where that may be, all over
+    /// again for a server that serves only to read, if it has come as far as what is mirrored.
     pub(super) async fn connect(
         &self,
         ticket: &Ticket,
         last_zxid: i64,
         identities: &[Identity],
     ) -> Result<(Connection, Ticket), NoSession> {
-        let mut told = Vec::new();
+        let wanted = Wanted { ticket, last_zxid, identities, read_only: false };
+        let tried = match self.try_all(wanted).await {
+            Err(NoSession::Here(_)) if self.config.read_only => {
+                let last_zxid = last_zxid.max(self.learned().mirrored);
+                self.try_all(Wanted { last_zxid, read_only: true, ..wanted }).await
+            }
+            tried => tried,
+        };
+        let (connection, ticket, is_named) = tried?;
+        self.note_connected(&connection, is_named);
+        Ok((connection, ticket))
+    }
+
+    /// Waits until a server gives a session that does not only serve to read.
+    pub(super) async fn wait_for_full(&self, timeout_ms: i32, identities: &[Identity]) {
+        let ticket = Ticket { timeout_ms, ..Ticket::default() };
+        let wanted = Wanted { ticket: &ticket, last_zxid: 0, identities, read_only: false };
+        loop {
+            sleep(LOOK_FOR_FULL / 2 + random_part(LOOK_FOR_FULL)).await;
+            if let Ok((mut connection, ..)) = self.try_all(wanted).await {
+                return connection.close_session();
+            }
+        }
+    }
+
+    /// A connection to the first server that gives what is wanted, and whether `connect` names it.
+    async fn try_all(&self, wanted: Wanted<'_>) -> Result<(Connection, Ticket, bool), NoSession> {
+        let (mut told, mut tried) = (Vec::new(), BTreeSet::new());
         let ensemble = self.learned().ensemble.clone();
-        let others: Vec<Server> =
-            ensemble.servers.iter().map(|address| Server { address: address.clone(), secured: None }).collect();
-        let mut tried = BTreeSet::new();
-        for servers in [&self.named, &others] {
-            let are_named = std::ptr::eq(servers, &self.named);
+        let others = ensemble.servers.iter().map(|address| Server { address: address.clone(), secured: None });
+        for (servers, are_named) in [(&self.named, true), (&others.collect(), false)] {
             for (number, address) in self.look_up_all(servers, &mut told).await {
                 if !tried.insert(address) || !(are_named || ensemble.may_have(address)) {
                     continue;
                 }
                 let tls = servers[number].secured.as_deref().map(|host| (host, self.config.tls()));
-                let no_session = match Connection::open(address, tls, ticket, last_zxid, identities).await {
-                    Ok(connected) => {
-                        self.note_connected(address, are_named);
-                        return Ok(connected);
-                    }
+                let no_session = match Connection::open(address, tls, wanted).await {
+                    Ok((connection, ticket)) => return Ok((connection, ticket, are_named)),
                     Err(no_session) => no_session,
                 };
                 self.fail(address);
@@ -148,10 +177,15 @@ impl Servers {
         round
     }
 
-    fn note_connected(&self, address: SocketAddr, is_named: bool) {
-        self.learned().connected = Some(address);
+    fn note_connected(&self, connection: &Connection, is_named: bool) {
+        let (address, source) = (connection.address(), &self.config.name);
+        let mut learned = self.learned();
+        (learned.connected, learned.is_read_only) = (Some(address), connection.is_read_only);
+        drop(learned);
+        if connection.is_read_only {
+            tracing::warn!(source, %address, "no server has a quorum; this one serves to read what it has");
+        }
         if !is_named {
-            let source = &self.config.name;
             tracing::warn!(
                 source,
                 %address,
@@ -206,6 +240,16 @@ impl Servers {
         let learned = self.learned();
         let is_one_shot = learned.connected.is_some_and(|address| learned.one_shot.contains(&address));
         if is_one_shot { Watching::OneShot } else { Watching::Persistent }
+    }
+
+    /// Whether the server that we are connected to serves only to read.
+    pub(super) fn is_read_only(&self) -> bool {
+        self.learned().is_read_only
+    }
+
+    /// Says what is mirrored by its newest transaction: a server that serves only to read must have come so far.
+    pub(super) fn set_mirrored(&self, newest: i64) {
+        self.learned().mirrored = newest;
     }
 
     fn learned(&self) -> MutexGuard<'_, Learned> {

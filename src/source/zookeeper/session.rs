@@ -52,6 +52,7 @@ pub(super) struct Session {
     requests: mpsc::UnboundedSender<Request>,
     inbox: Arc<Inbox>,
     watched: bool,
+    is_read_only: bool,
     servers: Servers,
     watching: Watching,
     watches: Mutex<Watches>,
@@ -128,6 +129,7 @@ impl Session {
             requests,
             inbox: Arc::default(),
             watched: false,
+            is_read_only: false,
             servers: servers.clone(),
             watching: Watching::default(),
             watches: Mutex::new(Watches::new(config.max_nodes.saturating_mul(2))),
@@ -152,6 +154,7 @@ impl Session {
 
     /// Watches all roots, with all below them; where the server has no watch for that, the reads that follow do.
     pub(super) async fn watch(&mut self) -> Result<(), Trouble> {
+        self.is_read_only = self.servers.is_read_only();
         self.watching = self.servers.watching();
         if self.watching == Watching::Persistent && !self.watch_roots().await? {
             self.watching = Watching::OneShot;
@@ -228,6 +231,11 @@ impl Session {
         self.watched
     }
 
+    /// Whether the server that the watches are set at serves only to read.
+    pub(super) fn is_read_only(&self) -> bool {
+        self.is_read_only
+    }
+
     pub(super) fn watching(&self) -> Watching {
         self.watching
     }
@@ -262,8 +270,11 @@ impl Session {
         if self.inbox.take_reconfigured() { self.learn_servers().await } else { Ok(()) }
     }
 
-    /// Lets the server catch up with its leader: one to which we come back may lag.
+    /// Lets the server catch up with its leader, if it has one: one to which we come back may lag.
     pub(super) async fn catch_up(&self) -> Result<(), Trouble> {
+        if self.is_read_only {
+            return Ok(());
+        }
         let body = jute::path(&self.chroot.server(&self.roots[0]));
         self.ask("sync", REPLY, op::SYNC, body, |reply| whole("sync", reply)).await.map(drop)
     }

@@ -15,6 +15,8 @@ use super::{Process, Zk, chosen, class_path, ensure, eventually, free_port};
 pub(crate) struct Ensemble {
     members: Vec<Member>,
     properties: Vec<String>,
+    /// More lines of their configuration.
+    more: &'static str,
     _place: Place,
 }
 
@@ -30,13 +32,13 @@ struct Member {
 impl Ensemble {
     /// With a server for each of these roles.
     pub(crate) fn start(roles: &[&str]) -> Self {
-        Self::with(roles, &[])
+        Self::with(roles, &[], "")
     }
 
-    /// The same, with system properties for each server.
-    pub(crate) fn with(roles: &[&str], properties: &[&str]) -> Self {
+    /// The same, with system properties for each server, and more lines of its configuration.
+    pub(crate) fn with(roles: &[&str], properties: &[&str], more: &'static str) -> Self {
         let properties = properties.iter().map(|property| property.to_string()).collect();
-        let mut ensemble = Self { members: Vec::new(), properties, _place: Place::take() };
+        let mut ensemble = Self { members: Vec::new(), properties, more, _place: Place::take() };
         roles.iter().for_each(|role| ensemble.prepare(role));
         (1..=roles.len()).for_each(|number| ensemble.run(number));
         (1..=roles.len()).for_each(|number| drop(ensemble.serves(number)));
@@ -67,10 +69,11 @@ impl Ensemble {
             let config = format!(
                 "tickTime=500\ninitLimit=40\nsyncLimit=6\nminSessionTimeout=400\nmaxSessionTimeout=60000\n\
                  maxClientCnxns=0\ndataDir={}\ndynamicConfigFile={}\nreconfigEnabled=true\nstandaloneEnabled=false\n\
-                 skipACL=yes\nadmin.enableServer=false\n4lw.commands.whitelist=srvr\n{}",
+                 skipACL=yes\nadmin.enableServer=false\n4lw.commands.whitelist=srvr\n{}{}",
                 path("data").display(),
                 path("zoo.dynamic").display(),
                 if member.line.contains(":observer;") { "peerType=observer\n" } else { "" },
+                self.more,
             );
             std::fs::write(path("zoo.cfg"), config).expect("written");
         }
