@@ -81,7 +81,7 @@ fn put(number: usize, data: &str) -> Change {
 }
 
 fn empty() -> (Arc<Store>, Publisher) {
-    let feeds = vec![Feed::new("nodes", "bench", vec![NodePath::root()]), Feed::new("masters", "bench", Vec::new())];
+    let feeds = vec![Feed::of_nodes("nodes", "bench", vec![NodePath::root()]), Feed::of_instances("masters", "bench")];
     let store = Store::new(&Default::default(), feeds, Arc::default());
     let publisher = store.publisher(0);
     (store, publisher)

@@ -449,6 +449,12 @@ struct StatsReply {
   1: required list<MethodStats> methods
 }
 
+/** What a source fills the snapshot with. */
+enum Supply {
+  NODES = 1,
+  INSTANCES = 2
+}
+
 /** Something that fills the snapshot. */
 struct SourceStatus {
   1: required string name
@@ -458,7 +464,7 @@ struct SourceStatus {
   3: required string state
   /** What it is waiting for or suffers from, in words; empty when all is well. */
   4: required string detail
-  /** The paths that it mirrors. */
+  /** The paths of which it supplies nodes. */
   5: required list<string> roots
   /** The ZooKeeper session, in hexadecimal. */
   6: optional string session
@@ -476,6 +482,8 @@ struct SourceStatus {
   12: required i64 leftOut
   /** Differences that only an audit found, since no event had told of them. */
   13: required i64 drift
+  /** What it fills the snapshot with. */
+  14: optional list<Supply> supplies
 }
 
 struct StatusReply {

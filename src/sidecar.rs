@@ -211,14 +211,14 @@ fn feeds(config: &Config) -> Vec<Feed> {
         } else {
             format!(" include {} exclude {}", it.include, it.exclude)
         };
-        Feed::new(&it.name, "zookeeper", it.roots.clone()).of(format!("{}{patterns}", it.connect))
+        Feed::of_nodes(&it.name, "zookeeper", it.roots.clone()).of(format!("{}{patterns}", it.connect))
     });
     let files = config
         .file
         .iter()
-        .map(|it| Feed::new(&it.name, "file", vec![it.root.clone()]).of(it.path.display().to_string()));
-    let upstreams = config.upstream.iter().map(|it| Feed::new(&it.name, "upstream", Vec::new()).of(&it.connect));
-    let registers = config.register.is_on().then(|| Feed::new("register", "register", Vec::new()));
+        .map(|it| Feed::of_nodes(&it.name, "file", vec![it.root.clone()]).of(it.path.display().to_string()));
+    let upstreams = config.upstream.iter().map(|it| Feed::of_instances(&it.name, "upstream").of(&it.connect));
+    let registers = config.register.is_on().then(|| Feed::of_instances("register", "register"));
     ensembles.chain(files).chain(upstreams).chain(registers).collect()
 }
 

@@ -365,6 +365,58 @@ impl From<&CallErrorKind> for i32 {
   }
 }
 
+/// What a source fills the snapshot with.
+#[derive(Copy, Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Supply(pub i32);
+
+impl Supply {
+  pub const NODES: Supply = Supply(1);
+  pub const INSTANCES: Supply = Supply(2);
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::NODES,
+    Self::INSTANCES,
+  ];
+}
+
+impl TSerializable for Supply {
+  #[allow(clippy::trivially_copy_pass_by_ref)]
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    o_prot.write_i32(self.0)
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<Supply> {
+    let enum_value = i_prot.read_i32()?;
+    Ok(Supply::from(enum_value))
+  }
+}
+
+impl From<i32> for Supply {
+  fn from(i: i32) -> Self {
+    match i {
+      1 => Supply::NODES,
+      2 => Supply::INSTANCES,
+      _ => Supply(i)
+    }
+  }
+}
+
+impl From<&i32> for Supply {
+  fn from(i: &i32) -> Self {
+    Supply::from(*i)
+  }
+}
+
+impl From<Supply> for i32 {
+  fn from(e: Supply) -> i32 {
+    e.0
+  }
+}
+
+impl From<&Supply> for i32 {
+  fn from(e: &Supply) -> i32 {
+    e.0
+  }
+}
+
 //
 // Freshness
 //
@@ -4135,7 +4187,7 @@ pub struct SourceStatus {
   pub state: String,
   /// What it is waiting for or suffers from, in words; empty when all is well.
   pub detail: String,
-  /// The paths that it mirrors.
+  /// The paths of which it supplies nodes.
   pub roots: Vec<String>,
   /// The ZooKeeper session, in hexadecimal.
   pub session: Option<String>,
@@ -4153,10 +4205,12 @@ pub struct SourceStatus {
   pub left_out: i64,
   /// Differences that only an audit found, since no event had told of them.
   pub drift: i64,
+  /// What it fills the snapshot with.
+  pub supplies: Option<Vec<Supply>>,
 }
 
 impl SourceStatus {
-  pub fn new<F6, F7, F8>(name: String, kind: String, state: String, detail: String, roots: Vec<String>, session: F6, last_sync: F7, age_ms: F8, nodes: i64, bytes: i64, reconnects: i64, left_out: i64, drift: i64) -> SourceStatus where F6: Into<Option<String>>, F7: Into<Option<i64>>, F8: Into<Option<i64>> {
+  pub fn new<F6, F7, F8, F14>(name: String, kind: String, state: String, detail: String, roots: Vec<String>, session: F6, last_sync: F7, age_ms: F8, nodes: i64, bytes: i64, reconnects: i64, left_out: i64, drift: i64, supplies: F14) -> SourceStatus where F6: Into<Option<String>>, F7: Into<Option<i64>>, F8: Into<Option<i64>>, F14: Into<Option<Vec<Supply>>> {
     SourceStatus {
       name,
       kind,
@@ -4171,6 +4225,7 @@ impl SourceStatus {
       reconnects,
       left_out,
       drift,
+      supplies: supplies.into(),
     }
   }
 }
@@ -4191,6 +4246,7 @@ impl TSerializable for SourceStatus {
     let mut f_11: Option<i64> = None;
     let mut f_12: Option<i64> = None;
     let mut f_13: Option<i64> = None;
+    let mut f_14: Option<Vec<Supply>> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -4256,6 +4312,16 @@ impl TSerializable for SourceStatus {
           let val = i_prot.read_i64()?;
           f_13 = Some(val);
         },
+        14 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<Supply> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_22 = Supply::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_22);
+          }
+          i_prot.read_list_end()?;
+          f_14 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -4287,6 +4353,7 @@ impl TSerializable for SourceStatus {
       reconnects: f_11.expect("auto-generated code should have checked for presence of required fields"),
       left_out: f_12.expect("auto-generated code should have checked for presence of required fields"),
       drift: f_13.expect("auto-generated code should have checked for presence of required fields"),
+      supplies: f_14,
     };
     Ok(ret)
   }
@@ -4342,6 +4409,15 @@ impl TSerializable for SourceStatus {
     o_prot.write_field_begin(&TFieldIdentifier::new("drift", TType::I64, 13))?;
     o_prot.write_i64(self.drift)?;
     o_prot.write_field_end()?;
+    if let Some(ref fld_var) = self.supplies {
+      o_prot.write_field_begin(&TFieldIdentifier::new("supplies", TType::List, 14))?;
+      o_prot.write_list_begin(&TListIdentifier::new(TType::I32, fld_var.len() as i32))?;
+      for e in fld_var {
+        e.write_to_out_protocol(o_prot)?;
+      }
+      o_prot.write_list_end()?;
+      o_prot.write_field_end()?
+    }
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
   }
@@ -4422,8 +4498,8 @@ impl TSerializable for StatusReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<SourceStatus> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_22 = SourceStatus::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_22);
+            let list_elem_23 = SourceStatus::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_23);
           }
           i_prot.read_list_end()?;
           f_4 = Some(val);
@@ -4432,9 +4508,9 @@ impl TSerializable for StatusReply {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<String, i64> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_23 = i_prot.read_string()?;
-            let map_val_24 = i_prot.read_i64()?;
-            val.insert(map_key_23, map_val_24);
+            let map_key_24 = i_prot.read_string()?;
+            let map_val_25 = i_prot.read_i64()?;
+            val.insert(map_key_24, map_val_25);
           }
           i_prot.read_map_end()?;
           f_5 = Some(val);
@@ -4443,9 +4519,9 @@ impl TSerializable for StatusReply {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<String, i64> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_25 = i_prot.read_string()?;
-            let map_val_26 = i_prot.read_i64()?;
-            val.insert(map_key_25, map_val_26);
+            let map_key_26 = i_prot.read_string()?;
+            let map_val_27 = i_prot.read_i64()?;
+            val.insert(map_key_26, map_val_27);
           }
           i_prot.read_map_end()?;
           f_6 = Some(val);
@@ -4462,8 +4538,8 @@ impl TSerializable for StatusReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_27 = i_prot.read_string()?;
-            val.push(list_elem_27);
+            let list_elem_28 = i_prot.read_string()?;
+            val.push(list_elem_28);
           }
           i_prot.read_list_end()?;
           f_9 = Some(val);
@@ -8925,8 +9001,8 @@ impl RosterGetManyArgs {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_28 = i_prot.read_string()?;
-            val.push(list_elem_28);
+            let list_elem_29 = i_prot.read_string()?;
+            val.push(list_elem_29);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -9694,8 +9770,8 @@ impl RosterWatchArgs {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_29 = i_prot.read_string()?;
-            val.push(list_elem_29);
+            let list_elem_30 = i_prot.read_string()?;
+            val.push(list_elem_30);
           }
           i_prot.read_list_end()?;
           f_2 = Some(val);
@@ -11885,8 +11961,8 @@ impl RosterCallAllResult {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<CallOutcome> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_30 = CallOutcome::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_30);
+            let list_elem_31 = CallOutcome::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_31);
           }
           i_prot.read_list_end()?;
           f_0 = Some(val);
@@ -11974,8 +12050,8 @@ impl RosterCallManyArgs {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Call> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_31 = Call::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_31);
+            let list_elem_32 = Call::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_32);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -12054,8 +12130,8 @@ impl RosterCallManyResult {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<CallOutcome> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_32 = CallOutcome::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_32);
+            let list_elem_33 = CallOutcome::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_33);
           }
           i_prot.read_list_end()?;
           f_0 = Some(val);
@@ -12135,8 +12211,8 @@ impl RosterCallInOrderArgs {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Call> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_33 = Call::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_33);
+            let list_elem_34 = Call::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_34);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -12224,8 +12300,8 @@ impl RosterCallInOrderResult {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<CallOutcome> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_34 = CallOutcome::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_34);
+            let list_elem_35 = CallOutcome::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_35);
           }
           i_prot.read_list_end()?;
           f_0 = Some(val);
@@ -12809,8 +12885,8 @@ impl RosterSendValuesArgs {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Vec<u8>> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_35 = i_prot.read_bytes()?;
-            val.push(list_elem_35);
+            let list_elem_36 = i_prot.read_bytes()?;
+            val.push(list_elem_36);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -13159,8 +13235,8 @@ impl RosterAddRegistersArgs {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<RegisterAddress> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_36 = RegisterAddress::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_36);
+            let list_elem_37 = RegisterAddress::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_37);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -13308,8 +13384,8 @@ impl RosterRemoveRegistersArgs {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<RegisterAddress> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_37 = RegisterAddress::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_37);
+            let list_elem_38 = RegisterAddress::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_38);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);

@@ -81,14 +81,14 @@ class Roster_callInOrder_args
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->calls = array();
-                        $_size206 = 0;
-                        $_etype209 = 0;
-                        $xfer += $input->readListBegin($_etype209, $_size206);
-                        for ($_i210 = 0; $_i210 < $_size206; ++$_i210) {
-                            $elem211 = null;
-                            $elem211 = new \Roster\Thrift\Call();
-                            $xfer += $elem211->read($input);
-                            $this->calls []= $elem211;
+                        $_size213 = 0;
+                        $_etype216 = 0;
+                        $xfer += $input->readListBegin($_etype216, $_size213);
+                        for ($_i217 = 0; $_i217 < $_size213; ++$_i217) {
+                            $elem218 = null;
+                            $elem218 = new \Roster\Thrift\Call();
+                            $xfer += $elem218->read($input);
+                            $this->calls []= $elem218;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -122,8 +122,8 @@ class Roster_callInOrder_args
             }
             $xfer += $output->writeFieldBegin('calls', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->calls));
-            foreach ($this->calls as $iter212) {
-                $xfer += $iter212->write($output);
+            foreach ($this->calls as $iter219) {
+                $xfer += $iter219->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -69,14 +69,14 @@ class Roster_callMany_args
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->calls = array();
-                        $_size192 = 0;
-                        $_etype195 = 0;
-                        $xfer += $input->readListBegin($_etype195, $_size192);
-                        for ($_i196 = 0; $_i196 < $_size192; ++$_i196) {
-                            $elem197 = null;
-                            $elem197 = new \Roster\Thrift\Call();
-                            $xfer += $elem197->read($input);
-                            $this->calls []= $elem197;
+                        $_size199 = 0;
+                        $_etype202 = 0;
+                        $xfer += $input->readListBegin($_etype202, $_size199);
+                        for ($_i203 = 0; $_i203 < $_size199; ++$_i203) {
+                            $elem204 = null;
+                            $elem204 = new \Roster\Thrift\Call();
+                            $xfer += $elem204->read($input);
+                            $this->calls []= $elem204;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -103,8 +103,8 @@ class Roster_callMany_args
             }
             $xfer += $output->writeFieldBegin('calls', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->calls));
-            foreach ($this->calls as $iter198) {
-                $xfer += $iter198->write($output);
+            foreach ($this->calls as $iter205) {
+                $xfer += $iter205->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

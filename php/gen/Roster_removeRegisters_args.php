@@ -69,14 +69,14 @@ class Roster_removeRegisters_args
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->registers = array();
-                        $_size234 = 0;
-                        $_etype237 = 0;
-                        $xfer += $input->readListBegin($_etype237, $_size234);
-                        for ($_i238 = 0; $_i238 < $_size234; ++$_i238) {
-                            $elem239 = null;
-                            $elem239 = new \Roster\Thrift\RegisterAddress();
-                            $xfer += $elem239->read($input);
-                            $this->registers []= $elem239;
+                        $_size241 = 0;
+                        $_etype244 = 0;
+                        $xfer += $input->readListBegin($_etype244, $_size241);
+                        for ($_i245 = 0; $_i245 < $_size241; ++$_i245) {
+                            $elem246 = null;
+                            $elem246 = new \Roster\Thrift\RegisterAddress();
+                            $xfer += $elem246->read($input);
+                            $this->registers []= $elem246;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -103,8 +103,8 @@ class Roster_removeRegisters_args
             }
             $xfer += $output->writeFieldBegin('registers', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->registers));
-            foreach ($this->registers as $iter240) {
-                $xfer += $iter240->write($output);
+            foreach ($this->registers as $iter247) {
+                $xfer += $iter247->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -111,13 +111,13 @@ class Roster_watch_args
                 case 2:
                     if ($ftype == TType::LST) {
                         $this->paths = array();
-                        $_size178 = 0;
-                        $_etype181 = 0;
-                        $xfer += $input->readListBegin($_etype181, $_size178);
-                        for ($_i182 = 0; $_i182 < $_size178; ++$_i182) {
-                            $elem183 = null;
-                            $xfer += $input->readString($elem183);
-                            $this->paths []= $elem183;
+                        $_size185 = 0;
+                        $_etype188 = 0;
+                        $xfer += $input->readListBegin($_etype188, $_size185);
+                        for ($_i189 = 0; $_i189 < $_size185; ++$_i189) {
+                            $elem190 = null;
+                            $xfer += $input->readString($elem190);
+                            $this->paths []= $elem190;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -163,8 +163,8 @@ class Roster_watch_args
             }
             $xfer += $output->writeFieldBegin('paths', TType::LST, 2);
             $output->writeListBegin(TType::STRING, count($this->paths));
-            foreach ($this->paths as $iter184) {
-                $xfer += $output->writeString($iter184);
+            foreach ($this->paths as $iter191) {
+                $xfer += $output->writeString($iter191);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -93,6 +93,16 @@ class SourceStatus
             'isRequired' => true,
             'type' => TType::I64,
         ),
+        14 => array(
+            'var' => 'supplies',
+            'isRequired' => false,
+            'type' => TType::LST,
+            'etype' => TType::I32,
+            'elem' => array(
+                'type' => TType::I32,
+                'class' => '\Roster\Thrift\Supply',
+                ),
+        ),
     );
 
     /**
@@ -118,7 +128,7 @@ class SourceStatus
      */
     public $detail = null;
     /**
-     * The paths that it mirrors.
+     * The paths of which it supplies nodes.
      * 
      * @var string[]
      */
@@ -171,6 +181,12 @@ class SourceStatus
      * @var int
      */
     public $drift = null;
+    /**
+     * What it fills the snapshot with.
+     * 
+     * @var int[]
+     */
+    public $supplies = null;
 
     public function __construct($vals = null)
     {
@@ -213,6 +229,9 @@ class SourceStatus
             }
             if (isset($vals['drift'])) {
                 $this->drift = $vals['drift'];
+            }
+            if (isset($vals['supplies'])) {
+                $this->supplies = $vals['supplies'];
             }
         }
     }
@@ -336,6 +355,22 @@ class SourceStatus
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 14:
+                    if ($ftype == TType::LST) {
+                        $this->supplies = array();
+                        $_size138 = 0;
+                        $_etype141 = 0;
+                        $xfer += $input->readListBegin($_etype141, $_size138);
+                        for ($_i142 = 0; $_i142 < $_size138; ++$_i142) {
+                            $elem143 = null;
+                            $xfer += $input->readI32($elem143);
+                            $this->supplies []= $elem143;
+                        }
+                        $xfer += $input->readListEnd();
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -376,8 +411,8 @@ class SourceStatus
             }
             $xfer += $output->writeFieldBegin('roots', TType::LST, 5);
             $output->writeListBegin(TType::STRING, count($this->roots));
-            foreach ($this->roots as $iter138) {
-                $xfer += $output->writeString($iter138);
+            foreach ($this->roots as $iter144) {
+                $xfer += $output->writeString($iter144);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
@@ -420,6 +455,18 @@ class SourceStatus
         if ($this->drift !== null) {
             $xfer += $output->writeFieldBegin('drift', TType::I64, 13);
             $xfer += $output->writeI64($this->drift);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->supplies !== null) {
+            if (!is_array($this->supplies)) {
+                throw new TProtocolException('Bad type in structure.', TProtocolException::INVALID_DATA);
+            }
+            $xfer += $output->writeFieldBegin('supplies', TType::LST, 14);
+            $output->writeListBegin(TType::I32, count($this->supplies));
+            foreach ($this->supplies as $iter145) {
+                $xfer += $output->writeI32($iter145);
+            }
+            $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

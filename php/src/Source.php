@@ -10,7 +10,8 @@ final class Source
     /**
      * @param string $state `connecting`, `syncing`, `live` or `down`
      * @param string $detail what it is waiting for or suffers from; empty when all is well
-     * @param list<string> $roots the paths that it mirrors
+     * @param list<string> $supplies what it fills the snapshot with: `nodes`, `instances`
+     * @param list<string> $roots the paths of which it supplies nodes
      * @param ?int $ageMs null if it never was in sync
      */
     public function __construct(
@@ -18,6 +19,7 @@ final class Source
         public readonly string $kind,
         public readonly string $state,
         public readonly string $detail,
+        public readonly array $supplies,
         public readonly array $roots,
         public readonly ?int $ageMs,
         public readonly int $nodes,

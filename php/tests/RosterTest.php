@@ -112,8 +112,9 @@ final class RosterTest extends TestCase
     public function testTheStatusIsTold(): void
     {
         $status = $this->client(Way::Unix)->status();
-        self::assertSame(['file', 'live', ['/']], [
+        self::assertSame(['file', 'live', ['/'], ['nodes']], [
             $status->sources[0]->kind, $status->sources[0]->state, $status->sources[0]->roots,
+            $status->sources[0]->supplies,
         ]);
         self::assertArrayHasKey('requests', $status->counters);
         self::assertArrayHasKey('maxReplyBytes', $status->limits);

@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal, Write};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use roster::model::Supply;
 use roster::thrift::idl::{ChangeKind, Freshness, Node, Origin, SourceStatus, Stat, StatusReply};
 use serde_json::{Map, Value, json};
 
@@ -98,6 +99,7 @@ fn source(source: &SourceStatus) -> Value {
         "reconnects": source.reconnects,
         "leftOut": source.left_out,
         "drift": source.drift,
+        "supplies": source.supplies.iter().flatten().map(|it| Supply::from(*it)).collect::<Vec<_>>(),
     })
 }
 

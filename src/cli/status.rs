@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use clap::Args;
-use roster::thrift::idl::{Origin, SourceStatus, StatusReply};
+use roster::thrift::idl::{Origin, SourceStatus, StatusReply, Supply};
 use serde_json::Value;
 
 use super::connection::Connection;
@@ -70,7 +70,7 @@ fn table(status: &StatusReply, services: &[ServiceStats], all: bool) -> String {
     }
     let rows: Vec<_> = status.sources.iter().map(row).collect();
     text += &if all { with_roots(&rows, &status.sources) } else { text::table(HEADING, &NUMBERS, &rows) };
-    if status.sources.iter().any(tells_of_masters) {
+    if status.sources.iter().any(|source| supplies(source, Supply::INSTANCES)) {
         if status.counters.contains_key("masters") {
             text += &hub(&status.counters);
         }
@@ -83,9 +83,8 @@ fn table(status: &StatusReply, services: &[ServiceStats], all: bool) -> String {
     text
 }
 
-/// A register, own or upstream, has no nodes but masters.
-fn tells_of_masters(source: &SourceStatus) -> bool {
-    source.roots.is_empty()
+fn supplies(source: &SourceStatus, what: Supply) -> bool {
+    source.supplies.iter().flatten().any(|it| *it == what)
 }
 
 /// Whether answers wait for a source that never was in sync. A register that another one told of keeps nobody waiting.
@@ -134,7 +133,7 @@ fn trust(status: &StatusReply) -> String {
 
 /// Healthy states are in small letters, so that a bad one stands out.
 fn row(source: &SourceStatus) -> [String; 10] {
-    let of_nodes = |text: String| if tells_of_masters(source) { "-".to_owned() } else { text };
+    let of_nodes = |text: String| if supplies(source, Supply::NODES) { text } else { "-".to_owned() };
     let state = if source.state == "down" { "DOWN".to_owned() } else { source.state.clone() };
     [
         source.name.clone(),
@@ -155,9 +154,9 @@ fn with_roots(rows: &[[String; 10]], sources: &[SourceStatus]) -> String {
     let wide =
         |[a, b, c, d, e, f, g, h, i, detail]: [String; 10], roots: String| [a, b, c, d, e, f, g, h, i, roots, detail];
     let heading = wide(HEADING.map(str::to_owned), "ROOTS".into());
-    let roots = |source: &SourceStatus| match tells_of_masters(source) {
-        true => "-".to_owned(),
-        false => text::preview(source.roots.join(", ").as_bytes()),
+    let roots = |source: &SourceStatus| match supplies(source, Supply::NODES) {
+        true => text::preview(source.roots.join(", ").as_bytes()),
+        false => "-".to_owned(),
     };
     let rows: Vec<_> = rows.iter().zip(sources).map(|(row, source)| wide(row.clone(), roots(source))).collect();
     text::table(heading.each_ref().map(String::as_str), &NUMBERS, &rows)
@@ -179,7 +178,8 @@ mod tests {
 
     fn source(name: &str, state: &str, detail: &str, age: Option<i64>) -> SourceStatus {
         let [kind, name, state, detail] = ["zookeeper", name, state, detail].map(str::to_owned);
-        SourceStatus::new(name, kind, state, detail, vec!["/".into()], None, None, age, 1200, 5 << 20, 2, 0, 0)
+        let (roots, supplies) = (vec!["/".into()], vec![Supply::NODES]);
+        SourceStatus::new(name, kind, state, detail, roots, None, None, age, 1200, 5 << 20, 2, 0, 0, supplies)
     }
 
     fn reply(age: i64, other: SourceStatus) -> StatusReply {
@@ -234,12 +234,21 @@ other   zookeeper  DOWN   1m 1s   1200  5.0 MiB           2         0      0  co
     fn masters_and_calls_have_a_line_where_there_is_a_register() {
         let mut reply = reply(0, source("other", "live", "", Some(0)));
         assert!(!table(&reply, &[], false).contains("masters"));
-        let register = SourceStatus { kind: "register".into(), roots: vec![], ..source("hub", "live", "", Some(0)) };
+        let supplies = Some(vec![Supply::INSTANCES]);
+        let register =
+            SourceStatus { kind: "register".into(), roots: vec![], supplies, ..source("hub", "live", "", Some(0)) };
         reply.sources.push(register);
         reply.counters.extend([("masters".into(), 2), ("services".into(), 5), ("calls".into(), 9)]);
         let text = table(&reply, &[], false);
         assert!(text.contains("\n2 masters offer 5 services   9 calls, 0 under way\n"), "{text}");
         assert!(text.contains("hub     register   live    0s      -        -"), "{text}");
+    }
+
+    #[test]
+    fn a_mirror_whose_roots_the_client_may_not_see_is_no_register() {
+        let reply = reply(0, SourceStatus { roots: vec![], ..source("other", "live", "", Some(0)) });
+        assert!(table(&reply, &[], false).contains("0s   1200  5.0 MiB"), "{}", table(&reply, &[], false));
+        assert_eq!(document(&reply, &[])["sources"][0]["supplies"], serde_json::json!(["nodes"]));
     }
 
     #[test]

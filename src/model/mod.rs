@@ -236,6 +236,17 @@ pub enum ChangeKind {
     Deleted,
 }
 
+/// What a source fills the snapshot with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Supply {
+    Nodes,
+    Instances,
+    /// What only a newer sidecar knows.
+    #[serde(other)]
+    Unknown,
+}
+
 /// Where the data behind an answer comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]

@@ -200,7 +200,7 @@ mod tests {
     }
 
     fn store() -> (Arc<Store>, Publisher) {
-        let store = Store::new(&Default::default(), vec![Feed::new("register", "register", vec![])], Arc::default());
+        let store = Store::new(&Default::default(), vec![Feed::of_instances("register", "register")], Arc::default());
         let publisher = store.publisher(0);
         (store, publisher)
     }
@@ -332,7 +332,7 @@ mod tests {
 
     #[test]
     fn a_master_of_two_ways_goes_with_the_last() {
-        let feeds = ["one", "two"].map(|name| Feed::new(name, "upstream", vec![]));
+        let feeds = ["one", "two"].map(|name| Feed::of_instances(name, "upstream"));
         let store = Store::new(&Default::default(), feeds.into(), Arc::default());
         let [one, two] = [0, 1].map(|feed| store.publisher(feed));
         one.publish(vec![join("a", &["mail"], 1)]);
@@ -349,7 +349,7 @@ mod tests {
 
     #[test]
     fn a_master_that_left_one_register_is_called_by_another() {
-        let feeds = ["one", "two"].map(|name| Feed::new(name, "upstream", vec![]));
+        let feeds = ["one", "two"].map(|name| Feed::of_instances(name, "upstream"));
         let store = Store::new(&Default::default(), feeds.into(), Arc::default());
         let [one, two] = [0, 1].map(|feed| store.publisher(feed));
         let entry = |store: &Store| store.snapshot().directory().master("a").expect("a master").clone();
@@ -367,7 +367,7 @@ mod tests {
 
     #[test]
     fn a_register_that_claims_the_id_of_a_connected_master_neither_speaks_for_it_nor_gets_its_calls() {
-        let feeds = [Feed::new("liar", "upstream", vec![]), Feed::new("register", "register", vec![])];
+        let feeds = [Feed::of_instances("liar", "upstream"), Feed::of_instances("register", "register")];
         let store = Store::new(&Default::default(), feeds.into(), Arc::default());
         let [liar, register] = [0, 1].map(|feed| store.publisher(feed));
         register.publish(vec![join_by("a", &["mail"], Busy { outstanding: 7, is_direct: true, ..Busy::default() })]);

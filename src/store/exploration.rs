@@ -41,7 +41,7 @@ fn who_looks_for_the_revision_after_the_changes_misses_some() {
 
 /// Two write, one of the sources each, while three follow.
 fn follow(way: Follow) {
-    let feeds = ROOTS.map(|root| Feed::new(root, "file", vec![path(root)]));
+    let feeds = ROOTS.map(|root| Feed::of_nodes(root, "file", vec![path(root)]));
     let store = Store::new(&Config::default(), feeds.into(), Arc::default());
     let start = store.snapshot().revision();
     let below = ["/", "/a", "/b"].map(path);

@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 
 use crate::clock::Moment;
 use crate::metrics::Counter;
-use crate::model::{NodePath, Origin};
+use crate::model::{NodePath, Origin, Supply};
 
 /// How long a proof of being in sync holds. A source renews it every two seconds; a proof that is older means that
 /// the source is away, that the task which should renew it hangs, or that this process or machine slept.
@@ -32,6 +32,8 @@ pub struct Feed {
     name: Arc<str>,
     kind: &'static str,
     identity: String,
+    supplies: &'static [Supply],
+    /// Of the nodes that it supplies.
     roots: Vec<NodePath>,
     born: Moment,
     /// How old what an earlier process left was then.
@@ -66,11 +68,22 @@ struct Words {
 }
 
 impl Feed {
-    pub fn new(name: impl Into<String>, kind: &'static str, roots: Vec<NodePath>) -> Self {
+    /// A source of the nodes at and below these roots.
+    pub fn of_nodes(name: impl Into<String>, kind: &'static str, roots: Vec<NodePath>) -> Self {
+        Self::new(name.into(), kind, &[Supply::Nodes], roots)
+    }
+
+    /// A source of instances.
+    pub fn of_instances(name: impl Into<String>, kind: &'static str) -> Self {
+        Self::new(name.into(), kind, &[Supply::Instances], Vec::new())
+    }
+
+    fn new(name: String, kind: &'static str, supplies: &'static [Supply], roots: Vec<NodePath>) -> Self {
         Self {
-            name: name.into().into(),
+            name: name.into(),
             kind,
             identity: String::new(),
+            supplies,
             roots,
             born: Moment::now(),
             restored: None,
@@ -88,7 +101,7 @@ impl Feed {
 
     /// A register that another one told of.
     pub fn learned(name: impl Into<String>) -> Self {
-        Self::new(name, LEARNED, Vec::new())
+        Self::of_instances(name, LEARNED)
     }
 
     /// Says what is mirrored. What another process left of another identity is not of this source.
@@ -123,9 +136,13 @@ impl Feed {
         &self.roots
     }
 
-    /// Whether this feed tells of masters. One without roots does.
-    pub fn tells_of_masters(&self) -> bool {
-        self.roots.is_empty()
+    /// All that it supplies.
+    pub fn supplied(&self) -> &'static [Supply] {
+        self.supplies
+    }
+
+    pub fn supplies(&self, what: Supply) -> bool {
+        self.supplies.contains(&what)
     }
 
     /// Whether this feed has a say in how far an answer can be trusted: one that is learned has none before it was in
@@ -325,7 +342,7 @@ mod tests {
     #[test]
     fn what_nothing_proves_is_as_old_as_is_told_and_a_proof_is_never_taken_back() {
         let (hour, moment) = (Duration::from_secs(3_600), Duration::from_secs(60));
-        let feed = Feed::new("zookeeper", "zookeeper", Vec::new());
+        let feed = Feed::of_nodes("zookeeper", "zookeeper", Vec::new());
         feed.enter(FeedState::Down, "");
         feed.prove_first_of_age(hour * 24 * 365 * 50);
         assert!(feed.age().is_some_and(|age| age >= hour * 24 * 365 * 50));
@@ -336,7 +353,7 @@ mod tests {
         feed.prove_first_of_age(hour);
         assert!(feed.age().is_some_and(|age| age < moment));
 
-        let mut restored = Feed::new("zookeeper", "zookeeper", Vec::new());
+        let mut restored = Feed::of_nodes("zookeeper", "zookeeper", Vec::new());
         restored.restore(Some(hour), 0);
         restored.prove_first_of_age(moment);
         assert!(restored.age().is_some_and(|age| age >= hour) && restored.origin() == Origin::Restored);
@@ -344,7 +361,7 @@ mod tests {
 
     #[test]
     fn a_source_that_was_lost_while_it_settled_is_waited_for_no_longer_than_any_other() {
-        let mut feed = Feed::new("hub", "upstream", Vec::new());
+        let mut feed = Feed::of_instances("hub", "upstream");
         // As the shared file has it, or as the register said before it died.
         feed.set_settling(true);
         let returning = |feed: &Feed| {

@@ -10,7 +10,7 @@ use super::Feed;
 use super::directory::{Directory, Entry, ReportedBy};
 use super::journal::{Journal, Room, Since};
 use super::shared::Restored;
-use crate::model::{Change, ChangeKind, Freshness, Node, NodePath, Origin, Revision};
+use crate::model::{Change, ChangeKind, Freshness, Node, NodePath, Origin, Revision, Supply};
 
 /// Everything known at one revision.
 ///
@@ -165,9 +165,9 @@ impl Snapshot {
         &self.directory
     }
 
-    /// The feeds that tell of masters and have a say, with what they have filled in.
+    /// The feeds that supply instances and have a say, with what they have filled in.
     pub fn behind_masters(&self) -> impl Iterator<Item = (&Feed, Filled)> {
-        self.behind_all().filter(|(feed, filled)| feed.tells_of_masters() && feed.counts(filled.whole))
+        self.behind_all().filter(|(feed, filled)| feed.supplies(Supply::Instances) && feed.counts(filled.whole))
     }
 
     /// What changed at or below `paths` since a revision: as many whole revisions as have room.

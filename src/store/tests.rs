@@ -23,7 +23,7 @@ fn delete(text: &str) -> Change {
 }
 
 fn store(history: usize) -> (Arc<Store>, Publisher) {
-    let feed = Feed::new("test", "file", vec![NodePath::root()]);
+    let feed = Feed::of_nodes("test", "file", vec![NodePath::root()]);
     let store = Store::new(&Config { history }, vec![feed], Arc::default());
     let publisher = store.publisher(0);
     (store, publisher)
@@ -172,7 +172,7 @@ async fn a_change_wakes_only_those_whom_it_concerns() {
 
 #[test]
 fn an_age_grows_without_anybody_saying_so() {
-    let feed = Feed::new("test", "file", vec![NodePath::root()]);
+    let feed = Feed::of_nodes("test", "file", vec![NodePath::root()]);
     assert_eq!(feed.age(), None);
     feed.enter(FeedState::Live, "");
     feed.prove(Moment::now());
@@ -186,7 +186,7 @@ fn an_age_grows_without_anybody_saying_so() {
 
 #[test]
 fn a_state_entered_again_in_the_same_words_is_not_new() {
-    let feed = Feed::new("test", "file", vec![NodePath::root()]);
+    let feed = Feed::of_nodes("test", "file", vec![NodePath::root()]);
     feed.set_session(Some("0x1".into()));
     let entered = [(FeedState::Live, ""), (FeedState::Down, ""), (FeedState::Down, "gone"), (FeedState::Down, "gone")];
     assert_eq!(entered.map(|(state, detail)| feed.enter(state, detail)), [true, true, true, false]);
@@ -268,7 +268,7 @@ impl Line for Nowhere {
 
 #[test]
 fn a_master_that_is_back_before_it_is_given_up_stays() {
-    let store = Store::new(&Config::default(), vec![Feed::new("register", "register", vec![])], Arc::default());
+    let store = Store::new(&Config::default(), vec![Feed::of_instances("register", "register")], Arc::default());
     let publisher = store.publisher(0);
     let master = |id: &str| {
         Arc::new(Master { id: id.into(), peer_address: "here".into(), connected_at: 0, services: Vec::new() })
@@ -284,7 +284,7 @@ fn a_master_that_is_back_before_it_is_given_up_stays() {
 
 #[test]
 fn an_instance_says_since_when_each_source_reports_it_so() {
-    let feeds = ["one", "two"].map(|name| Feed::new(name, "upstream", vec![]));
+    let feeds = ["one", "two"].map(|name| Feed::of_instances(name, "upstream"));
     let store = Store::new(&Config::default(), feeds.into(), Arc::default());
     let [one, two] = [0, 1].map(|feed| store.publisher(feed));
     let join = |services: &[&str]| {

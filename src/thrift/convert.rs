@@ -3,7 +3,9 @@
 use super::idl;
 use super::masters::seen_services;
 use crate::access::Grant;
-use crate::model::{ChangeKind, Endpoint, Freshness, InstanceState, Node, NodePath, Origin, Service, Stat, json, view};
+use crate::model::{
+    ChangeKind, Endpoint, Freshness, InstanceState, Node, NodePath, Origin, Service, Stat, Supply, json, view,
+};
 use crate::store::{Entry, Feed, Filled};
 
 impl From<Freshness> for idl::Freshness {
@@ -31,6 +33,26 @@ impl From<Stat> for idl::Stat {
             mtime: stat.mtime,
             ephemeral_owner: stat.ephemeral_owner,
             num_children: stat.num_children,
+        }
+    }
+}
+
+impl From<Supply> for idl::Supply {
+    fn from(supply: Supply) -> Self {
+        match supply {
+            Supply::Nodes => Self::NODES,
+            Supply::Instances => Self::INSTANCES,
+            Supply::Unknown => Self(0),
+        }
+    }
+}
+
+impl From<idl::Supply> for Supply {
+    fn from(supply: idl::Supply) -> Self {
+        match supply {
+            idl::Supply::NODES => Self::Nodes,
+            idl::Supply::INSTANCES => Self::Instances,
+            _ => Self::Unknown,
         }
     }
 }
@@ -207,5 +229,6 @@ pub(super) fn source(feed: &Feed, filled: Filled, now_ms: i64, grant: &Grant) ->
         reconnects: feed.reconnects.get() as i64,
         left_out: feed.left_out() as i64,
         drift: feed.drift.get() as i64,
+        supplies: Some(feed.supplied().iter().map(|it| (*it).into()).collect()),
     }
 }

@@ -90,7 +90,7 @@ fn pass(input: &mut dyn TInputProtocol) -> thrift::Result<()> {
 /// What answers, with one node.
 static HOUSE: LazyLock<(Codec, Desk)> = LazyLock::new(|| {
     let (config, metrics) = (Config::default(), Arc::<Metrics>::default());
-    let feed = Feed::new("fuzz", "file", vec![NodePath::root()]);
+    let feed = Feed::of_nodes("fuzz", "file", vec![NodePath::root()]);
     let store = Store::new(&Default::default(), vec![feed], metrics.clone());
     let node = Node { data: b"data".as_slice().into(), stat: Stat::default() };
     store.publisher(0).publish_whole(vec![Change::Put(NodePath::root(), Arc::new(node))]);

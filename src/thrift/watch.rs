@@ -246,7 +246,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_watch_goes_on_while_its_source_is_away() {
-        let feed = Feed::new("test", "file", vec![NodePath::root()]);
+        let feed = Feed::of_nodes("test", "file", vec![NodePath::root()]);
         let store = Store::new(&Default::default(), vec![feed], Arc::default());
         let publisher = store.publisher(0);
         let start = publisher.publish_whole(vec![]);
@@ -272,7 +272,7 @@ mod tests {
 
     #[test]
     fn a_path_is_watched_once_and_not_too_many_are() {
-        let feed = Feed::new("test", "file", vec![NodePath::root()]);
+        let feed = Feed::of_nodes("test", "file", vec![NodePath::root()]);
         let store = Store::new(&Default::default(), vec![feed], Arc::default());
         let desk =
             Desk::new(&Config::default(), &ZkData::default(), store, Accounts::new(&Config::default()), Arc::default());

@@ -34,7 +34,7 @@ final class Report
         $origin = Origin::Live;
         $isComplete = true;
         foreach ($this->told['sources'] as $source) {
-            if (!self::isBehind($source['roots'], $paths)) {
+            if (!self::isBehind($source, $paths)) {
                 continue;
             }
             if (!$source['whole']) {
@@ -48,18 +48,17 @@ final class Report
     }
 
     /**
-     * Whether a source with these roots has a say in what lies at or below one of these paths. One without tells of
-     * masters.
+     * Whether a source has a say in what lies at or below one of these paths.
      *
-     * @param list<string> $roots
-     * @param ?list<string> $paths
+     * @param array{supplies: list<string>, roots: list<string>} $source
+     * @param ?list<string> $paths null: in instances
      */
-    private static function isBehind(array $roots, ?array $paths): bool
+    private static function isBehind(array $source, ?array $paths): bool
     {
         if ($paths === null) {
-            return $roots === [];
+            return in_array('instances', $source['supplies'], true);
         }
-        foreach ($roots as $root) {
+        foreach ($source['roots'] as $root) {
             foreach ($paths as $path) {
                 if (self::isUnder($path, $root) || self::isUnder($root, $path)) {
                     return true;

@@ -225,6 +225,7 @@ final class Values
             $told->kind,
             $told->state,
             $told->detail,
+            array_map(self::supply(...), $told->supplies ?? []),
             $told->roots,
             $told->ageMs,
             $told->nodes,
@@ -233,6 +234,11 @@ final class Values
             $told->leftOut,
             $told->drift,
         );
+    }
+
+    private static function supply(int $told): string
+    {
+        return strtolower(Thrift\Supply::$__names[$told] ?? 'unknown');
     }
 
     private static function kind(int $told): ChangeKind

@@ -30,7 +30,8 @@ final class SharedFile
             $this->write([self::key('node', $path) => $bytes, self::key('stat', $path) => self::stat($path)]);
         }
         $source += [
-            'name' => 'zookeeper', 'kind' => 'zookeeper', 'identity' => 'zk1:2181', 'roots' => ['/'], 'whole' => true,
+            'name' => 'zookeeper', 'kind' => 'zookeeper', 'identity' => 'zk1:2181', 'supplies' => ['nodes'],
+            'roots' => ['/'], 'whole' => true,
             'ageMs' => 0, 'lastSync' => 1, 'origin' => 'LIVE', 'leftOut' => 0,
         ];
         $writtenAt = (int) (microtime(true) * 1_000) - $silenceMs;

@@ -35,7 +35,7 @@ impl Mirror {
         // It would find what the watches miss.
         config.audit_interval = Duration::from_secs(3_600);
         set(&mut config);
-        let feed = Feed::new("zookeeper", "zookeeper", config.roots.clone());
+        let feed = Feed::of_nodes("zookeeper", "zookeeper", config.roots.clone());
         let store = Store::new(&store::Config { history: 100 }, vec![feed], Arc::default());
         let (tasks, _failures) = Tasks::new();
         let (publisher, stop) = (store.publisher(0), tasks.stop_signal());

@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::entry::{self, CHECKSUM, FORMAT, FRESHNESS, MASTER, NODE, Report, SERVICE, STAT, Source, VERSION};
 use super::image::{Half, Image, Unfit};
-use crate::model::{Master, Node, NodePath, Revision, Stat, view};
+use crate::model::{Master, Node, NodePath, Revision, Stat, Supply, view};
 use crate::store::{Directory, Feed, Filled, ReportedBy};
 
 /// So many nodes are handed from one thread to the other at once.
@@ -118,7 +118,7 @@ impl Contents {
 
     /// Sees to it that some of the nodes are of the feeds, if there are any.
     pub(super) fn check_cluster(&self, feeds: &[impl Borrow<Feed>]) -> Result<(), Unfit> {
-        let sources: Vec<_> = self.report.sources.iter().filter(|source| !source.tells_of_masters()).collect();
+        let sources: Vec<_> = self.report.sources.iter().filter(|source| !source.supplies(Supply::Instances)).collect();
         if sources.is_empty() || sources.iter().any(|source| feeds.iter().any(|feed| source.is_of(feed.borrow()))) {
             return Ok(());
         }
@@ -130,7 +130,7 @@ impl Contents {
     /// begins with none.
     pub(crate) fn restore(&self, feeds: &mut [Feed], now: SystemTime) -> Restored {
         let masters: Option<Vec<view::Master>> = self.masters().map(|json| serde_json::from_slice(json).ok()).collect();
-        let is_known = |source: &Source| !source.tells_of_masters() || (source.whole && masters.is_some());
+        let is_known = |source: &Source| !source.supplies(Supply::Instances) || (source.whole && masters.is_some());
         let of = |feed: &Feed| self.report.sources.iter().find(|it| it.is_of(feed) && is_known(it));
         let sources: Vec<Option<&Source>> = feeds.iter().map(of).collect();
         let (mut nodes, mut filled) = (self.nodes.clone(), vec![Filled::default(); feeds.len()]);
@@ -153,7 +153,8 @@ impl Contents {
         for master in masters.into_iter().flatten() {
             let sources = master.sources.clone();
             let master = Arc::new(Master::from(master));
-            let is_of = |feed: &Feed| feed.tells_of_masters() && sources.iter().any(|name| name == feed.name());
+            let is_of =
+                |feed: &Feed| feed.supplies(Supply::Instances) && sources.iter().any(|name| name == feed.name());
             let owners =
                 feeds.iter().zip(&filled).enumerate().filter(|(_, (feed, filled))| filled.whole && is_of(feed));
             for (number, (feed, _)) in owners {

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::kept::Kept;
-use crate::model::{Freshness, NodePath, Origin, Revision};
+use crate::model::{Freshness, NodePath, Origin, Revision, Supply};
 use crate::store::{Feed, Snapshot};
 
 pub(super) const NODE: &str = "node";
@@ -51,7 +51,8 @@ pub struct Source {
     pub kind: String,
     /// What was mirrored: of another identity, its nodes are those of another cluster.
     pub identity: String,
-    /// None: it tells of masters.
+    pub supplies: Vec<Supply>,
+    /// Of the nodes that it supplies.
     pub roots: Vec<NodePath>,
     /// Whether it was read as a whole. Else an absence is no answer.
     pub whole: bool,
@@ -125,7 +126,7 @@ impl Report {
     /// Where masters of an earlier process are `kept`, their sources are told as they were.
     pub(super) fn of(snapshot: &Snapshot, kept: Option<&Kept>, now: SystemTime) -> Self {
         let written_at = wall_clock(now);
-        let live = || snapshot.behind_all().filter(|(feed, _)| kept.is_none() || !feed.tells_of_masters());
+        let live = || snapshot.behind_all().filter(|(feed, _)| kept.is_none() || !feed.supplies(Supply::Instances));
         let mut fresh = snapshot.freshness(live());
         let mut sources: Vec<Source> =
             live().map(|(feed, filled)| Source::of(feed, filled.whole, written_at)).collect();
@@ -159,9 +160,9 @@ impl Report {
         self.sources.iter().filter(|source| source.roots.iter().any(|root| path.is_under(root) || root.is_under(path)))
     }
 
-    /// Those that tell of masters.
+    /// Those that supply instances.
     pub fn behind_masters(&self) -> impl Iterator<Item = &Source> + Clone {
-        self.sources.iter().filter(|source| source.tells_of_masters())
+        self.sources.iter().filter(|source| source.supplies(Supply::Instances))
     }
 }
 
@@ -171,6 +172,7 @@ impl Source {
             name: feed.name().to_owned(),
             kind: feed.kind().to_owned(),
             identity: feed.identity().to_owned(),
+            supplies: feed.supplied().to_vec(),
             roots: feed.roots().to_vec(),
             whole,
             age_ms: feed.age().map(millis),
@@ -197,9 +199,8 @@ impl Source {
         }
     }
 
-    /// As [`Feed::tells_of_masters`].
-    pub(super) fn tells_of_masters(&self) -> bool {
-        self.roots.is_empty()
+    pub(super) fn supplies(&self, what: Supply) -> bool {
+        self.supplies.contains(&what)
     }
 
     /// Whether this is what `feed` mirrors now.

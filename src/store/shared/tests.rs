@@ -28,7 +28,7 @@ fn put(text: &str, data: &str) -> Change {
 }
 
 fn feeds(identity: &str) -> Vec<Feed> {
-    vec![Feed::new("test", "file", vec![NodePath::root()]).of(identity)]
+    vec![Feed::of_nodes("test", "file", vec![NodePath::root()]).of(identity)]
 }
 
 /// A store with its shared file, and both directories.
@@ -291,8 +291,8 @@ fn only_what_is_mirrored_now_is_restored() {
     let roots = |of: &[&str]| of.iter().map(|root| path(root)).collect::<Vec<_>>();
     let narrow = || {
         vec![
-            Feed::new("test", "file", roots(&["/a"])).of("cluster"),
-            Feed::new("other", "file", roots(&["/b"])).of("cluster"),
+            Feed::of_nodes("test", "file", roots(&["/a"])).of("cluster"),
+            Feed::of_nodes("other", "file", roots(&["/b"])).of("cluster"),
         ]
     };
     let mut open = house.open_as(narrow());
@@ -302,7 +302,7 @@ fn only_what_is_mirrored_now_is_restored() {
     open.write();
     drop(open);
     assert_eq!(house.read().nodes.len(), 1, "what is not restored is taken out of the file");
-    let wider = House::open_as(&house, vec![Feed::new("test", "file", roots(&["/a", "/d"])).of("cluster")]);
+    let wider = House::open_as(&house, vec![Feed::of_nodes("test", "file", roots(&["/a", "/d"])).of("cluster")]);
     assert!(!wider.store.snapshot().filled()[0].whole, "nothing is known of /d");
 }
 

@@ -32,7 +32,7 @@ fn serve_with(config: Config) -> Server {
     let folder = tempfile::tempdir().expect("a folder");
     let config = Config { unix: folder.path().join("socket"), tcp: String::new(), threads: 1, ..config };
     let metrics = Arc::<Metrics>::default();
-    let feeds = vec![Feed::new("register", "register", vec![])];
+    let feeds = vec![Feed::of_instances("register", "register")];
     let store = Store::new(&Default::default(), feeds, metrics.clone());
     let endpoint = Endpoint::bind(&config, TakenPorts::Fail).expect("a socket");
     let address = endpoint.addresses().next().expect("an address").clone();

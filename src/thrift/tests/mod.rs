@@ -116,7 +116,7 @@ impl House {
     /// With so many feeds that tell of masters.
     fn new(feeds: usize, config: &Config) -> Self {
         let metrics = Arc::<Metrics>::default();
-        let feed = |number| Feed::new(format!("register-{number}"), "register", vec![]);
+        let feed = |number| Feed::of_instances(format!("register-{number}"), "register");
         let store = Store::new(&Default::default(), (0..feeds).map(feed).collect(), metrics.clone());
         let feeds = (0..feeds).map(|feed| store.publisher(feed)).collect();
         let desk = Desk::new(config, &ZkData::default(), store, Accounts::new(config), metrics.clone());

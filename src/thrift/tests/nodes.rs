@@ -10,7 +10,7 @@ use crate::thrift::idl::{ChildrenQuery, ChildrenReply, InvalidRequest, ReadOptio
 
 /// A desk with so many children of `/many`, whose names have so many bytes.
 fn house(children: usize, bytes: usize) -> (Desk, Peer, Publisher) {
-    let feed = Feed::new("test", "file", vec![NodePath::root()]);
+    let feed = Feed::of_nodes("test", "file", vec![NodePath::root()]);
     let store = Store::new(&Default::default(), vec![feed], Arc::default());
     let publisher = store.publisher(0);
     publisher.publish_whole((0..children).map(|number| put(&format!("/many/{number:0>bytes$}"))).collect());

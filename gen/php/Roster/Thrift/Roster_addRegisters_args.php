@@ -69,14 +69,14 @@ class Roster_addRegisters_args
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->registers = array();
-                        $_size227 = 0;
-                        $_etype230 = 0;
-                        $xfer += $input->readListBegin($_etype230, $_size227);
-                        for ($_i231 = 0; $_i231 < $_size227; ++$_i231) {
-                            $elem232 = null;
-                            $elem232 = new \Roster\Thrift\RegisterAddress();
-                            $xfer += $elem232->read($input);
-                            $this->registers []= $elem232;
+                        $_size234 = 0;
+                        $_etype237 = 0;
+                        $xfer += $input->readListBegin($_etype237, $_size234);
+                        for ($_i238 = 0; $_i238 < $_size234; ++$_i238) {
+                            $elem239 = null;
+                            $elem239 = new \Roster\Thrift\RegisterAddress();
+                            $xfer += $elem239->read($input);
+                            $this->registers []= $elem239;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -103,8 +103,8 @@ class Roster_addRegisters_args
             }
             $xfer += $output->writeFieldBegin('registers', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->registers));
-            foreach ($this->registers as $iter233) {
-                $xfer += $iter233->write($output);
+            foreach ($this->registers as $iter240) {
+                $xfer += $iter240->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -108,14 +108,14 @@ class Roster_callAll_result
                 case 0:
                     if ($ftype == TType::LST) {
                         $this->success = array();
-                        $_size185 = 0;
-                        $_etype188 = 0;
-                        $xfer += $input->readListBegin($_etype188, $_size185);
-                        for ($_i189 = 0; $_i189 < $_size185; ++$_i189) {
-                            $elem190 = null;
-                            $elem190 = new \Roster\Thrift\CallOutcome();
-                            $xfer += $elem190->read($input);
-                            $this->success []= $elem190;
+                        $_size192 = 0;
+                        $_etype195 = 0;
+                        $xfer += $input->readListBegin($_etype195, $_size192);
+                        for ($_i196 = 0; $_i196 < $_size192; ++$_i196) {
+                            $elem197 = null;
+                            $elem197 = new \Roster\Thrift\CallOutcome();
+                            $xfer += $elem197->read($input);
+                            $this->success []= $elem197;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -166,8 +166,8 @@ class Roster_callAll_result
             }
             $xfer += $output->writeFieldBegin('success', TType::LST, 0);
             $output->writeListBegin(TType::STRUCT, count($this->success));
-            foreach ($this->success as $iter191) {
-                $xfer += $iter191->write($output);
+            foreach ($this->success as $iter198) {
+                $xfer += $iter198->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

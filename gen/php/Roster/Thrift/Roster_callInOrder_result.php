@@ -95,14 +95,14 @@ class Roster_callInOrder_result
                 case 0:
                     if ($ftype == TType::LST) {
                         $this->success = array();
-                        $_size213 = 0;
-                        $_etype216 = 0;
-                        $xfer += $input->readListBegin($_etype216, $_size213);
-                        for ($_i217 = 0; $_i217 < $_size213; ++$_i217) {
-                            $elem218 = null;
-                            $elem218 = new \Roster\Thrift\CallOutcome();
-                            $xfer += $elem218->read($input);
-                            $this->success []= $elem218;
+                        $_size220 = 0;
+                        $_etype223 = 0;
+                        $xfer += $input->readListBegin($_etype223, $_size220);
+                        for ($_i224 = 0; $_i224 < $_size220; ++$_i224) {
+                            $elem225 = null;
+                            $elem225 = new \Roster\Thrift\CallOutcome();
+                            $xfer += $elem225->read($input);
+                            $this->success []= $elem225;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -145,8 +145,8 @@ class Roster_callInOrder_result
             }
             $xfer += $output->writeFieldBegin('success', TType::LST, 0);
             $output->writeListBegin(TType::STRUCT, count($this->success));
-            foreach ($this->success as $iter219) {
-                $xfer += $iter219->write($output);
+            foreach ($this->success as $iter226) {
+                $xfer += $iter226->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

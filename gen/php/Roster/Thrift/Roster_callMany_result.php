@@ -95,14 +95,14 @@ class Roster_callMany_result
                 case 0:
                     if ($ftype == TType::LST) {
                         $this->success = array();
-                        $_size199 = 0;
-                        $_etype202 = 0;
-                        $xfer += $input->readListBegin($_etype202, $_size199);
-                        for ($_i203 = 0; $_i203 < $_size199; ++$_i203) {
-                            $elem204 = null;
-                            $elem204 = new \Roster\Thrift\CallOutcome();
-                            $xfer += $elem204->read($input);
-                            $this->success []= $elem204;
+                        $_size206 = 0;
+                        $_etype209 = 0;
+                        $xfer += $input->readListBegin($_etype209, $_size206);
+                        for ($_i210 = 0; $_i210 < $_size206; ++$_i210) {
+                            $elem211 = null;
+                            $elem211 = new \Roster\Thrift\CallOutcome();
+                            $xfer += $elem211->read($input);
+                            $this->success []= $elem211;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -145,8 +145,8 @@ class Roster_callMany_result
             }
             $xfer += $output->writeFieldBegin('success', TType::LST, 0);
             $output->writeListBegin(TType::STRUCT, count($this->success));
-            foreach ($this->success as $iter205) {
-                $xfer += $iter205->write($output);
+            foreach ($this->success as $iter212) {
+                $xfer += $iter212->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

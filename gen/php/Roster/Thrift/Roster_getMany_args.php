@@ -81,13 +81,13 @@ class Roster_getMany_args
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->paths = array();
-                        $_size171 = 0;
-                        $_etype174 = 0;
-                        $xfer += $input->readListBegin($_etype174, $_size171);
-                        for ($_i175 = 0; $_i175 < $_size171; ++$_i175) {
-                            $elem176 = null;
-                            $xfer += $input->readString($elem176);
-                            $this->paths []= $elem176;
+                        $_size178 = 0;
+                        $_etype181 = 0;
+                        $xfer += $input->readListBegin($_etype181, $_size178);
+                        for ($_i182 = 0; $_i182 < $_size178; ++$_i182) {
+                            $elem183 = null;
+                            $xfer += $input->readString($elem183);
+                            $this->paths []= $elem183;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -122,8 +122,8 @@ class Roster_getMany_args
             }
             $xfer += $output->writeFieldBegin('paths', TType::LST, 1);
             $output->writeListBegin(TType::STRING, count($this->paths));
-            foreach ($this->paths as $iter177) {
-                $xfer += $output->writeString($iter177);
+            foreach ($this->paths as $iter184) {
+                $xfer += $output->writeString($iter184);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

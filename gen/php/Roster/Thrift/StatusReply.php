@@ -221,14 +221,14 @@ class StatusReply
                 case 4:
                     if ($ftype == TType::LST) {
                         $this->sources = array();
-                        $_size139 = 0;
-                        $_etype142 = 0;
-                        $xfer += $input->readListBegin($_etype142, $_size139);
-                        for ($_i143 = 0; $_i143 < $_size139; ++$_i143) {
-                            $elem144 = null;
-                            $elem144 = new \Roster\Thrift\SourceStatus();
-                            $xfer += $elem144->read($input);
-                            $this->sources []= $elem144;
+                        $_size146 = 0;
+                        $_etype149 = 0;
+                        $xfer += $input->readListBegin($_etype149, $_size146);
+                        for ($_i150 = 0; $_i150 < $_size146; ++$_i150) {
+                            $elem151 = null;
+                            $elem151 = new \Roster\Thrift\SourceStatus();
+                            $xfer += $elem151->read($input);
+                            $this->sources []= $elem151;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -238,25 +238,6 @@ class StatusReply
                 case 5:
                     if ($ftype == TType::MAP) {
                         $this->counters = array();
-                        $_size145 = 0;
-                        $_ktype146 = 0;
-                        $_vtype147 = 0;
-                        $xfer += $input->readMapBegin($_ktype146, $_vtype147, $_size145);
-                        for ($_i149 = 0; $_i149 < $_size145; ++$_i149) {
-                            $key150 = '';
-                            $val151 = 0;
-                            $xfer += $input->readString($key150);
-                            $xfer += $input->readI64($val151);
-                            $this->counters[$key150] = $val151;
-                        }
-                        $xfer += $input->readMapEnd();
-                    } else {
-                        $xfer += $input->skip($ftype);
-                    }
-                    break;
-                case 6:
-                    if ($ftype == TType::MAP) {
-                        $this->limits = array();
                         $_size152 = 0;
                         $_ktype153 = 0;
                         $_vtype154 = 0;
@@ -266,7 +247,26 @@ class StatusReply
                             $val158 = 0;
                             $xfer += $input->readString($key157);
                             $xfer += $input->readI64($val158);
-                            $this->limits[$key157] = $val158;
+                            $this->counters[$key157] = $val158;
+                        }
+                        $xfer += $input->readMapEnd();
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 6:
+                    if ($ftype == TType::MAP) {
+                        $this->limits = array();
+                        $_size159 = 0;
+                        $_ktype160 = 0;
+                        $_vtype161 = 0;
+                        $xfer += $input->readMapBegin($_ktype160, $_vtype161, $_size159);
+                        for ($_i163 = 0; $_i163 < $_size159; ++$_i163) {
+                            $key164 = '';
+                            $val165 = 0;
+                            $xfer += $input->readString($key164);
+                            $xfer += $input->readI64($val165);
+                            $this->limits[$key164] = $val165;
                         }
                         $xfer += $input->readMapEnd();
                     } else {
@@ -290,13 +290,13 @@ class StatusReply
                 case 9:
                     if ($ftype == TType::LST) {
                         $this->portsTaken = array();
-                        $_size159 = 0;
-                        $_etype162 = 0;
-                        $xfer += $input->readListBegin($_etype162, $_size159);
-                        for ($_i163 = 0; $_i163 < $_size159; ++$_i163) {
-                            $elem164 = null;
-                            $xfer += $input->readString($elem164);
-                            $this->portsTaken []= $elem164;
+                        $_size166 = 0;
+                        $_etype169 = 0;
+                        $xfer += $input->readListBegin($_etype169, $_size166);
+                        for ($_i170 = 0; $_i170 < $_size166; ++$_i170) {
+                            $elem171 = null;
+                            $xfer += $input->readString($elem171);
+                            $this->portsTaken []= $elem171;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -341,8 +341,8 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('sources', TType::LST, 4);
             $output->writeListBegin(TType::STRUCT, count($this->sources));
-            foreach ($this->sources as $iter165) {
-                $xfer += $iter165->write($output);
+            foreach ($this->sources as $iter172) {
+                $xfer += $iter172->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
@@ -353,9 +353,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('counters', TType::MAP, 5);
             $output->writeMapBegin(TType::STRING, TType::I64, count($this->counters));
-            foreach ($this->counters as $kiter166 => $viter167) {
-                $xfer += $output->writeString($kiter166);
-                $xfer += $output->writeI64($viter167);
+            foreach ($this->counters as $kiter173 => $viter174) {
+                $xfer += $output->writeString($kiter173);
+                $xfer += $output->writeI64($viter174);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();
@@ -366,9 +366,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('limits', TType::MAP, 6);
             $output->writeMapBegin(TType::STRING, TType::I64, count($this->limits));
-            foreach ($this->limits as $kiter168 => $viter169) {
-                $xfer += $output->writeString($kiter168);
-                $xfer += $output->writeI64($viter169);
+            foreach ($this->limits as $kiter175 => $viter176) {
+                $xfer += $output->writeString($kiter175);
+                $xfer += $output->writeI64($viter176);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();
@@ -389,8 +389,8 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('portsTaken', TType::LST, 9);
             $output->writeListBegin(TType::STRING, count($this->portsTaken));
-            foreach ($this->portsTaken as $iter170) {
-                $xfer += $output->writeString($iter170);
+            foreach ($this->portsTaken as $iter177) {
+                $xfer += $output->writeString($iter177);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -38,7 +38,7 @@ fn leave(id: &str) -> Change {
 
 /// A start of the sidecar with a register, which is feed 1.
 fn start(house: &House) -> Open {
-    house.open_as(feeds("cluster").into_iter().chain([Feed::new("register", "register", vec![])]).collect())
+    house.open_as(feeds("cluster").into_iter().chain([Feed::of_instances("register", "register")]).collect())
 }
 
 impl Open {
@@ -226,6 +226,6 @@ fn the_masters_of_a_register_that_is_switched_off_are_taken_out() {
 fn what_a_register_told_says_nothing_of_the_cluster() {
     let house = House::new();
     start(&house).settle();
-    let other = || feeds("another").into_iter().chain([Feed::new("register", "register", vec![])]).collect::<Vec<_>>();
+    let other = || feeds("another").into_iter().chain([Feed::of_instances("register", "register")]).collect::<Vec<_>>();
     assert!(house.open_as(other()).shared.left().is_none());
 }
