@@ -14,7 +14,7 @@ use roster::store::shared::Reader;
 use crate::checker::{Answer, Asked, Checker, Told, Way};
 use crate::dice::Dice;
 use crate::driver::{ROOT, paths, told};
-use crate::faults::limits;
+use crate::faults::quiet;
 use crate::harness::{Client, Dialect, Tree, any_age};
 use crate::idl::{Filter, Freshness, Node, NotFound, NotReady, TRosterSyncClient};
 use crate::masters;
@@ -49,7 +49,7 @@ impl Readers {
             checker: checker.clone(),
             stop: readers.stop.clone(),
             dice: dice.another(),
-            paths: paths().into_iter().chain(limits::paths()).collect(),
+            paths: paths().into_iter().chain(quiet::paths()).collect(),
         };
         let (one, other, file, php) =
             (asker("a reader"), asker("another reader"), asker("a file's reader"), asker("PHP"));

@@ -9,10 +9,10 @@ use crate::checker::Checker;
 use crate::dice::Dice;
 use crate::driver::{Driver, ROOT, paths};
 use crate::ensemble::Ensemble;
-use crate::faults::limits;
+use crate::faults::quiet;
 use crate::harness::truth::difference;
 use crate::harness::watcher::as_told;
-use crate::harness::{Link, Tree, Zk, ensure, eventually};
+use crate::harness::{Link, Server, Tree, Zk, ensure, eventually};
 use crate::load::Load;
 use crate::masters::{Callers, Masters, NAMES, key};
 use crate::model::{LIMIT, Value};
@@ -36,6 +36,8 @@ pub(crate) struct Scene {
     pub(crate) sidecars: Vec<Sidecar>,
     pub(crate) upstream: Link,
     pub(crate) ensemble: Ensemble,
+    /// A server alone, that may be restarted with little.
+    pub(crate) frail: Server,
     pub(crate) checker: Arc<Checker>,
     /// How many masters come at once.
     pub(crate) crowd: usize,
@@ -46,14 +48,15 @@ impl Scene {
         let checker = Arc::new(Checker::new());
         let began = Instant::now();
         checker.model(|model| {
-            let paths = paths().into_iter().chain(limits::paths());
+            let paths = paths().into_iter().chain(quiet::paths());
             paths.for_each(|path| model.become_now(&path, Value::Absent, began));
             NAMES.iter().for_each(|name| model.become_now(&key(name), Value::Anything, began));
         });
         let ensemble = Ensemble::start(servers);
+        let frail = Server::start();
         let driver = Driver::start(ensemble.zk().connect_string(), checker.clone(), dice);
         driver.goes_on(1_000);
-        let first = Sidecar::start(0, &ensemble, &checker, None, None);
+        let first = Sidecar::start(0, &ensemble, frail.address(), &checker, None, None);
         let network = Network::make();
         match &network {
             Ok(_) => println!("the second sidecar has a network of its own, in which the kernel drops and refuses"),
@@ -61,7 +64,7 @@ impl Scene {
         }
         let host = network.as_ref().map_or(Ipv4Addr::LOCALHOST, Network::host);
         let upstream = Link::at(host, format!("127.0.0.1:{}", first.register));
-        let second = Sidecar::start(1, &ensemble, &checker, Some(&upstream), network.ok());
+        let second = Sidecar::start(1, &ensemble, frail.address(), &checker, Some(&upstream), network.ok());
         let sidecars = vec![first, second];
         sidecars.iter().for_each(Sidecar::is_whole);
         let readers = sidecars.iter().map(|it| Readers::start(it.number, it.roster.folder(), &checker, dice));
@@ -70,7 +73,8 @@ impl Scene {
         let sockets: Vec<&Path> = sidecars.iter().map(|sidecar| sidecar.roster.socket()).collect();
         let callers = Callers::start(masters.trace(), &sockets, dice);
         let load = Load::start(&sidecars[0].roster, sidecars[0].register);
-        let scene = Self { readers, load, callers, masters, driver, sidecars, upstream, ensemble, checker, crowd };
+        let scene =
+            Self { readers, load, callers, masters, driver, sidecars, upstream, ensemble, frail, checker, crowd };
         NAMES.iter().for_each(|name| scene.is_there(name));
         scene
     }

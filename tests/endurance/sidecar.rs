@@ -12,8 +12,8 @@ use roster::store::shared::Reader;
 use crate::checker::Checker;
 use crate::driver::ROOT;
 use crate::ensemble::Ensemble;
-use crate::faults::limits;
-use crate::harness::{Clock, Link, Roster, Tree, binary_path, ensure, eventually, free_port, unconfigured};
+use crate::faults::quiet;
+use crate::harness::{Link, Roster, Tree, TwoAddresses, binary_path, ensure, eventually, free_port, unconfigured};
 use crate::idl::{Filter, TRosterSyncClient};
 use crate::model::LIMIT;
 use crate::network::Network;
@@ -24,10 +24,13 @@ use crate::scene::{HEALING, TOKEN};
 pub(crate) struct Sidecar {
     pub(crate) roster: Roster,
     pub(crate) lines: Vec<Link>,
+    /// To the frail server.
+    pub(crate) frail: Link,
     pub(crate) register: u16,
     pub(crate) number: usize,
     checker: Arc<Checker>,
     binary: PathBuf,
+    name: TwoAddresses,
     /// What it is upgraded to, and then back from.
     other: Option<PathBuf>,
     /// In which it runs, if it is not the machine's.
@@ -38,18 +41,23 @@ impl Sidecar {
     pub(crate) fn start(
         number: usize,
         ensemble: &Ensemble,
+        frail: String,
         checker: &Arc<Checker>,
         upstream: Option<&Link>,
         network: Option<Network>,
     ) -> Self {
         let host = network.as_ref().map_or(Ipv4Addr::LOCALHOST, Network::host);
         let lines: Vec<Link> = (0..ensemble.len()).map(|server| Link::at(host, ensemble.address(server))).collect();
-        let connect: Vec<String> = lines.iter().map(|line| line.address().to_string()).collect();
-        let connect = connect.join(",");
+        // The first one knows the servers by a name whose first address is nobody's.
+        let address = |line: &Link| match number {
+            0 => format!("{}:{}", TwoAddresses::NAME, line.address().port()),
+            _ => line.address().to_string(),
+        };
+        let (connect, frail) = (lines.iter().map(address).collect::<Vec<_>>().join(","), Link::at(host, frail));
         let mut settings = format!(
             "[[zookeeper]]\nconnect = \"{connect}\"\nroots = [\"{ROOT}\"]\nsession_timeout = \"4s\"\n\
              hold = \"20s\"\nmax_node_bytes = \"{LIMIT}B\"\n"
-        ) + &limits::settings(&connect);
+        ) + &quiet::settings(&connect, &frail.address().to_string());
         if let Some(line) = upstream {
             settings += &format!("[[upstream]]\nconnect = \"{}\"\ntoken = \"{{folder}}/token\"\n", line.address());
         }
@@ -67,24 +75,23 @@ impl Sidecar {
         roster.configure("[thrift]\n", "[thrift]\nmode = \"0666\"\n");
         roster.open_to_all();
         std::fs::create_dir_all(roster.state()).expect("a folder");
-        let (checker, binary) = (checker.clone(), binary_path());
-        let mut sidecar = Self { roster, lines, register, number, checker, binary, other: None, network };
+        let (checker, binary, name) = (checker.clone(), binary_path(), TwoAddresses::new(roster.folder()));
+        let mut sidecar = Self { roster, lines, frail, register, number, checker, binary, name, other: None, network };
         sidecar.run();
         sidecar
     }
 
     pub(crate) fn run(&mut self) {
-        self.run_by(None);
+        self.run_by(|_| {});
     }
 
-    /// Starts it; by this clock, if there is one.
-    pub(crate) fn run_by(&mut self, clock: Option<&Clock>) {
+    /// Starts it, where the command is to be something more.
+    pub(crate) fn run_by(&mut self, rules: impl FnOnce(&mut Command)) {
         self.checker.starts(self.number);
         let command = self.network.as_ref().map_or_else(|| Command::new(&self.binary), |it| it.command(&self.binary));
         let mut serve = self.roster.serve(unconfigured(command));
-        if let Some(clock) = clock {
-            clock.rules(&mut serve);
-        }
+        self.name.rules(&mut serve);
+        rules(&mut serve);
         self.roster.run_as(&mut serve);
     }
 
@@ -127,7 +134,7 @@ impl Sidecar {
         }
     }
 
-    fn ports(&self) -> impl Iterator<Item = u16> {
+    pub(crate) fn ports(&self) -> impl Iterator<Item = u16> {
         self.lines.iter().map(|line| line.address().port())
     }
 
@@ -162,6 +169,17 @@ impl Sidecar {
                 .map(|report| ensure(report.sources.iter().all(|it| it.whole), "it is not"))
                 .map_err(|e| e.to_string())?
         });
+    }
+
+    /// Whether any of its sources is behind.
+    pub(crate) fn is_behind(&self) -> Result<bool, String> {
+        let status = self.roster.client().status().map_err(|error| format!("{error:?}"))?;
+        Ok(status.sources.iter().any(|source| source.age_ms != Some(0)))
+    }
+
+    /// Waits until no source is behind.
+    pub(crate) fn is_fresh(&self) {
+        eventually("the sidecar is in sync", HEALING, || ensure(!self.is_behind()?, "it is behind"));
     }
 
     /// Whether its shared file holds what ZooKeeper does.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::harness::fake_zk::{FakeNode, FakeZk, Sent, Tale, op};
-use crate::harness::{Roster, SOON, Scene, ensure, eventually, source};
+use crate::harness::{MULTI_READS, NEARLY_FULL, Roster, SOON, Scene, ensure, eventually, release, source};
 
 /// Large nodes with one parent.
 #[derive(Debug)]
@@ -162,4 +162,34 @@ fn a_reply_that_takes_longer_than_a_session_is_awaited() {
     let log = scene.roster.log();
     let after_the_start = &log[log.rfind("connecting").unwrap_or(0)..];
     assert!(!after_the_start.contains("lost the ensemble") && !after_the_start.contains("silent"), "{log}");
+}
+
+/// Some nodes of 1 MB on a server whose heap has little room for more: a client that asks for all of them at once ends it.
+#[test]
+fn a_server_whose_heap_is_nearly_full_outlives_a_first_sync() {
+    const NODES: usize = 40;
+    let paths: Vec<String> = (0..NODES).map(|number| format!("/large-{number}")).collect();
+    let mut scene = Scene::before_zookeeper("");
+    scene.roster.kill();
+    scene.server().restart_roomy();
+    paths.iter().for_each(|path| scene.zk.create(path, vec![b'x'; 1_000_000]));
+    scene.server().restart_narrow(NEARLY_FULL);
+    for path in &paths {
+        scene.zk.run(async |client| client.get_data(path).await.map(drop));
+    }
+    scene.roster.run();
+    eventually("all are mirrored", 3 * SOON, || {
+        let (tree, freshness) = scene.roster.tree().map_err(|error| format!("{error:?}"))?;
+        let is_all = freshness.age_ms == 0 && paths.iter().all(|path| tree.contains_key(path));
+        ensure(is_all, format!("{} {}", tree.len(), scene.roster.log()))
+    });
+    assert_eq!(scene.roster.source().reconnects, 0, "{}", scene.roster.log());
+    if release() >= MULTI_READS {
+        let all_at_once = scene.zk.attempt(async |client| {
+            let mut reader = client.new_multi_reader();
+            paths.iter().try_for_each(|path| reader.add_get_data(path))?;
+            reader.commit().await.map(drop)
+        });
+        all_at_once.expect_err("it was not nearly full");
+    }
 }

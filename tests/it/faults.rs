@@ -3,7 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::{Roster, SOON, Scene, Server, any_age, ensure, eventually, exception, fresh_chroot};
+use crate::harness::{
+    DeadAddress, ODD_NAME, Roster, SOON, Scene, Server, TwoAddresses, any_age, binary, ensure, eventually, exception,
+    fresh_chroot, source,
+};
 use crate::idl::{Freshness, NotReady, ReadOptions, TRosterSyncClient, TooStale};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -75,6 +78,46 @@ fn what_comes_late_and_in_halves_is_understood() {
     scene.agrees();
     scene.link.cut();
     scene.link.falter();
+    scene.agrees();
+}
+
+#[test]
+fn a_server_is_reached_at_the_second_address_of_its_name_while_the_first_is_dead() {
+    let server = Server::start();
+    server.zk().create("/a", "");
+    let port = server.address().rsplit_once(':').and_then(|(_, port)| port.parse().ok()).expect("a port");
+    let dead = DeadAddress::at([port].into_iter());
+    let mut roster = Roster::prepare(&source(&format!("{}:{port}", TwoAddresses::NAME), ""));
+    let (name, mut serve) = (TwoAddresses::new(roster.folder()), roster.serve(binary()));
+    name.rules(&mut serve);
+    roster.run_as(&mut serve);
+    eventually("it is mirrored", SOON, || roster.get("/a"));
+    assert!(dead.was_tried());
+}
+
+#[test]
+fn a_name_that_no_client_may_ask_for_comes_stays_and_goes_alone() {
+    let scene = furnished(Scene::with(&fresh_chroot(), "audit_interval = \"500ms\""));
+    let odd = format!("/{ODD_NAME}");
+    let is_mirrored = |path: &str| !path.starts_with(&odd);
+    let counted = |count| {
+        eventually("it is counted", SOON, || {
+            let left_out = scene.roster.source().left_out;
+            ensure(left_out == count, left_out)
+        })
+    };
+    scene.link.distort(0x7f);
+    scene.zk.create(&odd, "");
+    counted(1);
+    scene.changes();
+    scene.agrees_on(is_mirrored);
+    scene.link.cut();
+    scene.is_cut_off();
+    scene.link.distort(0x7f);
+    scene.agrees_on(is_mirrored);
+    counted(1);
+    scene.zk.delete(&odd);
+    counted(0);
     scene.agrees();
 }
 

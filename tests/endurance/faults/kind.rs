@@ -25,12 +25,19 @@ pub(crate) enum Kind {
     Storm,
     TooManyNodes,
     TooLargeNodes,
+    OddNames,
+    Acls,
+    SlowLine,
+    ShortRequests,
+    FullHeap,
     FreezeSidecar,
     ExpireSession,
     KillSidecar,
     RestartSidecar,
     UpgradeSidecar,
     ClockJumps,
+    Suspend,
+    DeadAddress,
     DamageFile,
     RemoveFile,
     FullDisk,
@@ -56,16 +63,18 @@ pub(crate) enum Kind {
 pub(super) enum Part {
     Ensemble,
     Lines,
-    /// Of a source that no other fault may reach meanwhile.
-    Limits,
+    /// Sources and lines, which no other fault may reach meanwhile.
+    Quiet,
     Sidecar,
     /// At the register of a sidecar.
     Masters,
     Upstream,
+    /// So much that there is nothing beside it.
+    All,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Kind; 42] = [
+    pub(crate) const ALL: [Kind; 49] = [
         Kind::Silence,
         Kind::Cut,
         Kind::KillLeader,
@@ -74,6 +83,11 @@ impl Kind {
         Kind::Storm,
         Kind::TooManyNodes,
         Kind::TooLargeNodes,
+        Kind::OddNames,
+        Kind::Acls,
+        Kind::SlowLine,
+        Kind::ShortRequests,
+        Kind::FullHeap,
         Kind::DeleteRoot,
         Kind::FreezeSidecar,
         Kind::Falter,
@@ -90,6 +104,8 @@ impl Kind {
         Kind::RestartSidecar,
         Kind::UpgradeSidecar,
         Kind::ClockJumps,
+        Kind::Suspend,
+        Kind::DeadAddress,
         Kind::DamageFile,
         Kind::RemoveFile,
         Kind::FullDisk,
@@ -116,20 +132,24 @@ impl Kind {
 
     /// Whether both can strike at the same time.
     pub(crate) fn goes_with(self, other: Kind) -> bool {
-        use Part::{Ensemble, Limits, Lines, Masters, Sidecar};
-        let never = |one, other| matches!((one, other), (Sidecar, Masters) | (Limits, Ensemble | Lines | Sidecar));
+        use Part::{All, Ensemble, Lines, Masters, Quiet, Sidecar};
+        let never =
+            |one, other| matches!((one, other), (All, _) | (Sidecar, Masters) | (Quiet, Ensemble | Lines | Sidecar));
         let (one, other) = (self.part(), other.part());
         one != other && !never(one, other) && !never(other, one)
     }
 
     pub(super) fn part(self) -> Part {
         match self {
+            Kind::DeadAddress => Part::Quiet,
             Kind::Cut | Kind::Silence | Kind::Falter | Kind::Flicker => Part::Lines,
             Kind::BlackHole | Kind::Refuse => Part::Lines,
             Kind::KillServer | Kind::KillLeader | Kind::KillMajority | Kind::KillAll => Part::Ensemble,
             Kind::FreezeServer | Kind::FreezeLeader | Kind::Wipe | Kind::OldData => Part::Ensemble,
             Kind::DeleteRoot | Kind::Storm => Part::Ensemble,
-            Kind::TooManyNodes | Kind::TooLargeNodes => Part::Limits,
+            Kind::TooManyNodes | Kind::TooLargeNodes | Kind::OddNames | Kind::Acls => Part::Quiet,
+            Kind::SlowLine | Kind::ShortRequests | Kind::FullHeap => Part::Quiet,
+            Kind::Suspend => Part::All,
             Kind::FreezeSidecar | Kind::ExpireSession | Kind::KillSidecar | Kind::RestartSidecar => Part::Sidecar,
             Kind::UpgradeSidecar | Kind::ClockJumps | Kind::Garbage | Kind::SlowClients => Part::Sidecar,
             Kind::DamageFile | Kind::RemoveFile => Part::Sidecar,

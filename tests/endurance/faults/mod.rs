@@ -1,9 +1,12 @@
 //! The faults: each strikes a part of the scene, and is healed again.
 
+mod burden;
 mod ensemble;
 mod kind;
-pub(crate) mod limits;
+mod limits;
 mod masters;
+mod nodes;
+pub(crate) mod quiet;
 mod sidecar;
 
 use std::net::TcpStream;
@@ -39,6 +42,8 @@ impl Fault {
         let sidecar = match kind {
             // The one that may have a network of its own.
             Kind::BlackHole | Kind::Refuse => 1,
+            // The one that knows the servers by that name.
+            Kind::DeadAddress => 0,
             _ => dice.below(scene.sidecars.len()),
         };
         let servers = Self::servers(kind, scene, dice);
@@ -69,7 +74,7 @@ impl Fault {
             }
             _ if kind.part() == Part::Ensemble => format!("{kind:?} strikes servers {:?}", self.servers),
             Kind::Crowd => format!("{kind:?} comes"),
-            _ if matches!(kind.part(), Part::Upstream | Part::Limits) => format!("{kind:?} strikes"),
+            _ if matches!(kind.part(), Part::Upstream | Part::Quiet) => format!("{kind:?} strikes"),
             _ => format!("{kind:?} strikes sidecar {}", self.sidecar),
         }
     }
@@ -98,6 +103,11 @@ impl Fault {
             Kind::Storm => scene.driver.storm(true),
             Kind::TooManyNodes => scene.too_many(),
             Kind::TooLargeNodes => scene.too_large(),
+            Kind::OddNames => scene.odd_names(dice),
+            Kind::Acls => scene.acls(),
+            Kind::SlowLine => scene.slow_line(),
+            Kind::ShortRequests => scene.short_requests(),
+            Kind::FullHeap => scene.full_heap(),
             Kind::FreezeSidecar | Kind::ExpireSession => {
                 self.disturb(scene);
                 scene.sidecars[self.sidecar].roster.process().freeze();
@@ -115,6 +125,8 @@ impl Fault {
                 scene.sidecars[self.sidecar].roster.stop();
             }
             Kind::ClockJumps => self.clock_jumps(scene, dice),
+            Kind::Suspend => self.suspend(scene),
+            Kind::DeadAddress => self.dead_address(scene),
             Kind::RemoveFile => {
                 self.disturb(scene);
                 let _ = std::fs::remove_file(scene.sidecars[self.sidecar].roster.shared_file());
@@ -166,20 +178,25 @@ impl Fault {
                 self.servers.iter().for_each(|number| scene.ensemble.thaw(*number));
                 scene.ensemble.serves();
             }
-            Kind::Wipe | Kind::OldData | Kind::DeleteRoot | Kind::Garbage | Kind::SlowClients => {}
+            Kind::Wipe | Kind::OldData | Kind::DeleteRoot | Kind::DeadAddress | Kind::Garbage | Kind::SlowClients => {}
             Kind::Storm => scene.driver.storm(false),
-            Kind::TooManyNodes | Kind::TooLargeNodes => scene.empty_small(),
+            Kind::TooManyNodes | Kind::TooLargeNodes | Kind::Acls => scene.small().empty(),
+            Kind::OddNames | Kind::SlowLine => {
+                scene.sidecars.iter().flat_map(|sidecar| &sidecar.lines).for_each(Link::mend);
+                scene.small().empty();
+            }
+            Kind::ShortRequests | Kind::FullHeap => scene.frail().empty(),
             Kind::FullDisk => scene.sidecars[self.sidecar].limit("fsize", "unlimited"),
             Kind::FreezeSidecar | Kind::ExpireSession => {
                 scene.sidecars[self.sidecar].roster.process().thaw();
                 self.calm(scene);
             }
-            Kind::KillSidecar | Kind::RestartSidecar => self.run_again(scene, None),
+            Kind::KillSidecar | Kind::RestartSidecar => self.run_again(scene, |_| {}),
             Kind::UpgradeSidecar => {
                 scene.sidecars[self.sidecar].upgrade();
-                self.run_again(scene, None);
+                self.run_again(scene, |_| {});
             }
-            Kind::ClockJumps => self.restart(scene, None),
+            Kind::ClockJumps | Kind::Suspend => self.restart(scene, |_| {}),
             Kind::DamageFile | Kind::RemoveFile => {
                 if self.kind == Kind::RemoveFile {
                     scene.sidecars[self.sidecar].roster.stop();

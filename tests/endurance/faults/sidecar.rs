@@ -1,15 +1,19 @@
 //! Faults of one sidecar: that it need not answer, its file damaged, and clients that mean it ill.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use roster::store::shared::Reader;
 
 use super::{Fault, Kind, pause};
 use crate::dice::Dice;
-use crate::harness::{Clock, SOON, ensure, eventually};
+use crate::harness::{Clock, DeadAddress, Link, SOON, Sleep, ensure, eventually};
 use crate::masters::NAMES;
 use crate::scene::Scene;
+
+/// How long a machine is suspended, in seconds.
+const SLEEP: u64 = 12;
 
 impl Fault {
     /// The sidecar need not answer. With the first one goes its register.
@@ -34,32 +38,57 @@ impl Fault {
     }
 
     /// Starts it again. What it knew it knows at once, whatever became of the ensemble meanwhile.
-    pub(super) fn run_again(&self, scene: &mut Scene, clock: Option<&Clock>) {
+    pub(super) fn run_again(&self, scene: &mut Scene, rules: impl FnOnce(&mut Command)) {
         let sidecar = &mut scene.sidecars[self.sidecar];
-        sidecar.run_by(clock);
+        sidecar.run_by(rules);
         if let Err(error) = sidecar.roster.tree() {
             scene.checker.violation(&format!("what was known is known after a restart: {error:?}"));
         }
         self.calm(scene);
     }
 
-    pub(super) fn restart(&self, scene: &mut Scene, clock: Option<&Clock>) {
+    pub(super) fn restart(&self, scene: &mut Scene, rules: impl FnOnce(&mut Command)) {
         self.disturb(scene);
         scene.sidecars[self.sidecar].roster.stop();
-        self.run_again(scene, clock);
+        self.run_again(scene, rules);
     }
 
     /// Has it live by a clock that jumps, and restarts it when that is far behind.
     pub(super) fn clock_jumps(&self, scene: &mut Scene, dice: &Dice) {
         let clock = Clock::new(scene.sidecars[self.sidecar].roster.folder());
-        self.restart(scene, Some(&clock));
+        self.restart(scene, |serve| clock.rules(serve));
         for hours in [30, -30, 0, -50] {
             clock.jump(hours);
             let file = scene.sidecars[self.sidecar].roster.shared_file();
             eventually("the clock jumps", SOON, || ensure(off_by(&file)? == hours, "it has not"));
             pause(dice.below(1_000) as u64);
         }
-        self.restart(scene, Some(&clock));
+        self.restart(scene, |serve| clock.rules(serve));
+    }
+
+    /// Has it live on a machine that is suspended for longer than any proof holds.
+    pub(super) fn suspend(&self, scene: &mut Scene) {
+        let sleep = Sleep::new(scene.sidecars[self.sidecar].roster.folder());
+        self.restart(scene, |serve| sleep.rules(serve));
+        scene.sidecars[self.sidecar].is_fresh();
+        self.disturb(scene);
+        sleep.suspends(&scene.sidecars[self.sidecar].roster, SLEEP, || {});
+        self.calm(scene);
+    }
+
+    /// The first address of the servers' name falls silent. The first sidecar knows them by that name.
+    pub(super) fn dead_address(&self, scene: &Scene) {
+        let sidecar = &scene.sidecars[self.sidecar];
+        let dead = DeadAddress::at(sidecar.ports());
+        for _ in 0..2 {
+            sidecar.lines.iter().for_each(Link::cut);
+            eventually("the line is cut", SOON, || ensure(sidecar.is_behind()?, "it is fresh"));
+            sidecar.lines.iter().for_each(Link::mend);
+            sidecar.is_fresh();
+        }
+        if !dead.was_tried() {
+            scene.checker.violation("DeadAddress does nothing: nobody has tried it");
+        }
     }
 
     pub(super) fn damage(&self, scene: &Scene, dice: &Dice) {

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::library::preload;
+
 /// A clock that is off by what a file says.
 #[derive(Debug)]
 pub(crate) struct Clock {
@@ -29,7 +31,7 @@ impl Clock {
     pub(crate) fn rules(&self, command: &mut Command) {
         let libraries = std::fs::read_dir("/usr/lib").expect("libraries").flatten();
         let library = libraries.map(|folder| folder.path().join("faketime/libfaketimeMT.so.1")).find(|it| it.exists());
-        command.env("LD_PRELOAD", library.expect("faketime, if `make deps` has been run"));
+        preload(command, &library.expect("faketime, if `make deps` has been run"));
         command.env("FAKETIME_TIMESTAMP_FILE", &self.file);
         command.env("FAKETIME_NO_CACHE", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
     }

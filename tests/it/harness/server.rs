@@ -21,6 +21,9 @@ pub(super) const JVM: [&str; 5] = [
     "-Dzookeeper.preAllocSize=64",
 ];
 
+/// What is enough to read 40 nodes of 1 MB one by one, and too little to read them all at once.
+pub(crate) const NEARLY_FULL: &str = "104m";
+
 /// How long it may take to start while the machine is busy.
 pub(super) const START: Duration = Duration::from_secs(90);
 
@@ -125,7 +128,25 @@ impl Server {
     /// Starts it, after killing it if it runs, with nothing but its own nodes.
     pub(crate) fn restart_empty(&mut self) {
         self.kill();
-        std::fs::remove_dir_all(self.folder.path().join("data")).expect("its data is taken away");
+        match std::fs::remove_dir_all(self.folder.path().join("data")) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("its data is not taken away: {error}"),
+            _ => {}
+        }
+        self.restart();
+    }
+
+    /// Starts it with nothing but its own nodes, and room for many.
+    pub(crate) fn restart_roomy(&mut self) {
+        self.set_heap("512m");
+        self.restart_empty();
+    }
+
+    /// Starts it with so little memory, and ends when that is passed. Before, it writes all down anew, so that it does not
+    /// hold what it was told beside that.
+    pub(crate) fn restart_narrow(&mut self, heap: &'static str) {
+        self.restart();
+        self.set_property("-XX:+ExitOnOutOfMemoryError");
+        self.set_heap(heap);
         self.restart();
     }
 

@@ -6,8 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::Roster;
-
-const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/sleep.c");
+use super::library::{library, preload};
 
 /// A machine that can be suspended.
 #[derive(Debug)]
@@ -19,16 +18,15 @@ pub(crate) struct Sleep {
 
 impl Sleep {
     pub(crate) fn new(folder: &Path) -> Self {
-        let sleep = Self { slept: folder.join("slept"), library: folder.join("sleep.so") };
+        let sleep = Self { slept: folder.join("slept"), library: library("sleep", folder) };
         sleep.set(0);
-        let compiled = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&sleep.library).arg(SOURCE).status();
-        assert!(compiled.expect("a C compiler").success(), "it compiles {SOURCE}");
         sleep
     }
 
     /// Has a command live on that machine.
     pub(crate) fn rules(&self, command: &mut Command) {
-        command.env("LD_PRELOAD", &self.library).env("SLEPT", &self.slept);
+        preload(command, &self.library);
+        command.env("SLEPT", &self.slept);
     }
 
     /// Suspends it once, for so many seconds; `meanwhile` the world goes on.
