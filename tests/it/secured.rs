@@ -25,6 +25,7 @@ impl Secured {
         let (papers, port) = (Papers::new(), free_port());
         let read = |name| std::fs::read_to_string(papers.path(name)).expect("a file");
         papers.write("server.pem", &(read("key.pem") + &read("register.pem")));
+        papers.copy("ca.pem", "trusted.pem");
         let mut server = Server::prepare();
         server.configure(&format!(
             "secureClientPort={port}\nsecureClientPortAddress={host}\n\
@@ -32,7 +33,7 @@ impl Secured {
              ssl.keyStore.type=PEM\nssl.keyStore.location={}\nssl.trustStore.type=PEM\nssl.trustStore.location={}\n\
              ssl.hostnameVerification=false\n",
             papers.path("server.pem").display(),
-            papers.path("ca.pem").display(),
+            papers.path("trusted.pem").display(),
         ));
         server.restart();
         server.zk().create("/a", "here");
@@ -85,6 +86,47 @@ fn an_ensemble_is_mirrored_by_tls_with_a_certificate_that_may_be_renewed() {
     roster.process().signal(Signal::SIGHUP);
     says(&roster, "certificate");
     assert_eq!(roster.data("/a").len(), 900_000, "what was known stands");
+}
+
+#[test]
+fn certificates_are_renewed_without_a_gap_while_both_authorities_are_trusted() {
+    if has_no_tls() {
+        return;
+    }
+    let mut secured = Secured::start();
+    let papers = &secured.papers;
+    let read = |name| std::fs::read_to_string(papers.path(name)).expect("a file");
+    let both = read("ca.pem") + &read("other-ca.pem");
+    papers.write("trusted.pem", &both);
+    secured.server.restart();
+    let roster = Roster::start(&source(&secured.connect("tls://"), &secured.shown()));
+    roster.becomes("live");
+    let session = roster.source().session;
+
+    papers.write("ca.pem", &both);
+    for name in ["key.pem", "register.pem"] {
+        papers.copy(&format!("other-{name}"), name);
+    }
+    roster.process().signal(Signal::SIGHUP);
+    eventually("another session", SOON, || {
+        let source = roster.source();
+        ensure(source.state == "live" && source.session != session, format!("{source:?}"))
+    });
+    assert_eq!(roster.data("/a"), b"here");
+
+    // Now nothing of the old authority is left: what is shown is new, and what is believed.
+    papers.copy("other-ca.pem", "trusted.pem");
+    papers.write("server.pem", &(read("other-key.pem") + &read("other-register.pem")));
+    secured.server.restart();
+    secured.server.zk().set("/a", "renewed");
+    eventually("it is followed", SOON, || ensure(roster.data("/a") == b"renewed", roster.source().detail));
+    assert_eq!(roster.source().state, "live");
+
+    // Who shows the old one is refused.
+    let old = Papers::new();
+    let [certificate, key] = ["register.pem", "key.pem"].map(|name| old.path(name));
+    let settings = format!("ca = {:?}\ncertificate = {certificate:?}\nkey = {key:?}", papers.path("ca.pem"));
+    says(&Roster::start(&source(&secured.connect("tls://"), &settings)), "certificate");
 }
 
 #[test]
