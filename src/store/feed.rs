@@ -64,6 +64,8 @@ pub enum FeedState {
 #[derive(Clone, Debug, Default)]
 struct Words {
     detail: String,
+    /// Some of what is left out, with why. Not for everybody: they are names.
+    examples: Vec<String>,
     session: Option<String>,
 }
 
@@ -93,7 +95,7 @@ impl Feed {
             gone: AtomicBool::new(false),
             settling: AtomicBool::new(false),
             frozen: AtomicBool::new(false),
-            words: ArcSwap::from_pointee(Words { detail: "starting".into(), session: None }),
+            words: ArcSwap::from_pointee(Words { detail: "starting".into(), ..Words::default() }),
             reconnects: Counter::default(),
             drift: Counter::default(),
         }
@@ -210,7 +212,7 @@ impl Feed {
             return false;
         }
         let before = self.words.load();
-        let words = Words { detail: detail.into(), session: before.session.clone() };
+        let words = Words { detail: detail.into(), examples: Vec::new(), session: before.session.clone() };
         let is_new = self.state() != state || before.detail != words.detail;
         self.state.store(state as u8, Ordering::Release);
         self.words.store(Arc::new(words));
@@ -219,6 +221,21 @@ impl Feed {
 
     pub fn detail(&self) -> String {
         self.words.load().detail.clone()
+    }
+
+    /// The same with some of what is left out, for those who may read all.
+    pub fn detail_with_names(&self) -> String {
+        let words = self.words.load();
+        match &words.examples[..] {
+            [] => words.detail.clone(),
+            examples => format!("{}: {}", words.detail, examples.join(", ")),
+        }
+    }
+
+    /// Says what is left out, by some of it, as long as the source stays in its state.
+    pub fn set_examples(&self, examples: Vec<String>) {
+        let words = Words { examples, ..Words::clone(&self.words.load()) };
+        self.words.store(Arc::new(words));
     }
 
     pub fn set_session(&self, session: Option<String>) {

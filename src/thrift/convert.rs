@@ -219,7 +219,7 @@ pub(super) fn source(feed: &Feed, filled: Filled, now_ms: i64, grant: &Grant) ->
         name: feed.name().to_owned(),
         kind: feed.kind().to_owned(),
         state: feed.state().to_string(),
-        detail: if sees_all { feed.detail() } else { String::new() },
+        detail: if sees_all { feed.detail_with_names() } else { String::new() },
         roots: feed.roots().iter().filter(|root| grant.lists(root)).map(NodePath::to_string).collect(),
         session: feed.session(),
         last_sync: feed.since_proof().map(|since| now_ms - ms(since)),

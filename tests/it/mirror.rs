@@ -5,7 +5,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use zookeeper_client::{Acls, CreateMode};
 
-use crate::harness::{Roster, SOON, Scene, any_age, ensure, eventually, exception, fresh_chroot, source};
+use crate::harness::{Dialect, Roster, SOON, Scene, any_age, ensure, eventually, exception, fresh_chroot, source};
 use crate::idl::{ChildrenQuery, NotFound, Origin, TRosterSyncClient};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -160,6 +160,9 @@ fn nodes_that_may_not_be_read_are_counted_and_mirrored_once_they_may() {
     let answer = scene.roster.get("/open").expect("a node");
     assert!(!answer.freshness.complete, "something is missing");
     let absence = scene.roster.cli(["get", "/closed"]);
+    let named = "left out 1 node that may not be read or passes a limit: /closed (the identity may not read it)";
+    assert_eq!(scene.roster.source().detail, named);
+    assert!(scene.roster.cli(["status"]).text().contains(named));
     let told = "there is no node /closed; but zookeeper left out 1 node that may not be read or passes a limit\n";
     assert!(absence.code == Some(1) && absence.wrong.ends_with(told), "{absence:?}");
 
@@ -171,6 +174,24 @@ fn nodes_that_may_not_be_read_are_counted_and_mirrored_once_they_may() {
     assert!(scene.roster.get("/closed").expect("a node").freshness.complete, "nothing is missing");
     scene.zk.set("/closed", "changed");
     scene.agrees();
+}
+
+#[test]
+fn who_may_not_read_all_is_not_told_the_names_of_what_is_left_out() {
+    let zk = fresh_chroot();
+    zk.identified("app:secret").create("/closed", "for one");
+    zk.create("/open", "for all");
+    // All sources come before the rules.
+    let scene = Scene::with(&zk, "max_node_bytes = \"1KiB\"\n[[allow]]\ntcp = true\nread = [\"/open\"]");
+    eventually("it is counted", SOON, || ensure(scene.roster.source().left_out == 1, "it is not"));
+    assert!(scene.roster.source().detail.contains("/closed"), "{:?}", scene.roster.source());
+    scene.link.cut();
+    eventually("it is down", SOON, || ensure(scene.roster.source().state == "down", "it is not"));
+    scene.link.mend();
+    eventually("it is live", SOON, || ensure(scene.roster.source().detail.contains("/closed"), "it is not"));
+    let mut over_tcp = Dialect::ALL[0].tcp(scene.roster.port()).expect("the sidecar accepts");
+    let told = format!("{:?} {:?}", over_tcp.status(), over_tcp.get("/open".into(), any_age()));
+    assert!(told.contains("left_out: 1") && !told.contains("/closed"), "{told}");
 }
 
 #[test]

@@ -41,10 +41,18 @@ pub(super) enum Why {
     Refused,
 }
 
+/// How many are named in the state of the source, and how much of each name.
+const MOST_EXAMPLES: usize = 3;
+const MOST_OF_EXAMPLE: usize = 100;
+
 /// What is left out: nodes by their paths; what has none, by words that are no path.
 #[derive(Debug, Default)]
 pub(super) struct LeftOut {
     whys: BTreeMap<Box<str>, (Why, u64)>,
+    /// The words, by their parents, for children with names that no node can have.
+    odd: BTreeMap<Box<str>, BTreeSet<Box<str>>>,
+    /// How many of these there are, and the bytes of all paths and words.
+    odd_names: usize,
     bytes: usize,
     /// How many nodes these are.
     nodes: u64,
@@ -59,29 +67,56 @@ impl LeftOut {
 
     /// A child with a name that no node can have.
     pub(super) fn insert_name(&mut self, parent: &NodePath, name: &str) {
-        self.remember(&odd(parent, name), Why::Name, 1);
+        let words = odd(parent, name);
+        if self.odd.get(parent.as_str()).is_some_and(|names| names.contains(&*words)) {
+            return;
+        }
+        if !self.has_room(words.len()) {
+            self.more = true;
+            return;
+        }
+        self.bytes += words.len();
+        (self.odd_names, self.nodes) = (self.odd_names + 1, self.nodes + 1);
+        self.odd.entry(parent.as_str().into()).or_default().insert(words.into());
     }
 
     pub(super) fn remove_name(&mut self, parent: &NodePath, name: &str) {
-        self.forget(&odd(parent, name));
+        let Some(mut names) = self.odd.remove(parent.as_str()) else { return };
+        if let Some(words) = names.take(&*odd(parent, name)) {
+            self.count_out(&words);
+        }
+        if !names.is_empty() {
+            self.odd.insert(parent.as_str().into(), names);
+        }
     }
 
     /// Forgets the children of a node with names that no node can have.
     pub(super) fn remove_names(&mut self, parent: &NodePath) {
-        let end = format!("\" in {parent}");
-        let odd = self.whys.range::<str, _>((Included("\""), Excluded("#"))).map(|(words, _)| words);
-        let gone: Vec<_> = odd.filter(|words| words.ends_with(&end)).cloned().collect();
-        for words in gone {
-            self.forget(&words);
-        }
+        let gone = self.odd.remove(parent.as_str()).unwrap_or_default();
+        gone.iter().for_each(|words| self.count_out(words));
+    }
+
+    fn count_out(&mut self, words: &str) {
+        self.bytes -= words.len();
+        (self.odd_names, self.nodes) = (self.odd_names - 1, self.nodes - 1);
     }
 
     /// The children of a node that are left out and have names that nodes can have.
     pub(super) fn children(&self, parent: &NodePath) -> Vec<NodePath> {
         let start = format!("{}/", parent.as_str().trim_end_matches('/'));
-        let below =
-            self.whys.range::<str, _>((Included(&*start), Unbounded)).map_while(|(path, _)| path.strip_prefix(&*start));
-        below.filter(|name| !name.contains('/')).filter_map(|name| parent.parse_child(name).ok()).collect()
+        let (mut children, mut from) = (Vec::new(), Included(start.clone()));
+        loop {
+            let next = self.whys.range::<str, _>((from.as_ref().map(String::as_str), Unbounded)).next();
+            let Some(below) = next.and_then(|(path, _)| path.strip_prefix(&*start)) else { return children };
+            from = match below.split_once('/') {
+                // All below that child is leapt over: `0` is the next character after the slash.
+                Some((child, _)) => Included(format!("{start}{child}0")),
+                None => {
+                    children.extend(parent.parse_child(below));
+                    Excluded(format!("{start}{below}"))
+                }
+            };
+        }
     }
 
     /// Whether a node above this one may not be read: then nobody can follow what lies below.
@@ -111,13 +146,17 @@ impl LeftOut {
         if let Some(known) = self.whys.get_mut(path) {
             self.nodes = self.nodes - known.1 + nodes;
             *known = (why, nodes);
-        } else if self.whys.len() < MOST && self.bytes + path.len() <= MOST_BYTES {
+        } else if self.has_room(path.len()) {
             self.bytes += path.len();
             self.nodes += nodes;
             self.whys.insert(path.into(), (why, nodes));
         } else {
             self.more = true;
         }
+    }
+
+    fn has_room(&self, bytes: usize) -> bool {
+        self.whys.len() + self.odd_names < MOST && self.bytes + bytes <= MOST_BYTES
     }
 
     /// Forgets a node; whether it was left out, or may have been.
@@ -132,6 +171,22 @@ impl LeftOut {
             self.nodes -= nodes;
         }
         removed.is_some()
+    }
+
+    /// What is left out, in words, and why.
+    fn all(&self) -> impl Iterator<Item = (&str, Why)> {
+        let odd = self.odd.values().flatten().map(|words| (&**words, Why::Name));
+        odd.chain(self.whys.iter().map(|(path, (why, _))| (&**path, *why)))
+    }
+
+    /// Some of what is left out, in words.
+    pub(super) fn examples(&self) -> Vec<String> {
+        let some = self.all().take(MOST_EXAMPLES);
+        some.map(|(words, why)| match words.char_indices().nth(MOST_OF_EXAMPLE) {
+            Some((end, _)) => format!("{}… ({why})", &words[..end]),
+            None => format!("{words} ({why})"),
+        })
+        .collect()
     }
 
     /// How many nodes are left out, as far as that is known.
@@ -153,11 +208,11 @@ pub(super) struct Told(BTreeSet<Box<str>>);
 impl Told {
     /// Tells of those that are new: the first of a session by their names, then once that there are more.
     pub(super) fn tell(&mut self, source: &str, left_out: &LeftOut) {
-        for (path, (why, _)) in &left_out.whys {
+        for (path, why) in left_out.all() {
             if self.0.len() > MOST_NAMED {
                 return;
             }
-            if !self.0.insert(path.clone()) {
+            if !self.0.insert(path.into()) {
                 continue;
             }
             if self.0.len() > MOST_NAMED {
@@ -194,8 +249,28 @@ mod tests {
         }
         assert_eq!(left_out.whys.len(), 1);
         left_out.insert_name(&NodePath::root(), &"\u{1b}".repeat(1 << 20));
-        assert_eq!(left_out.whys.len(), 2);
+        assert_eq!(left_out.odd_names, 1);
         assert!(left_out.bytes <= MOST_BYTES);
+        (0..2 * MOST).for_each(|number| left_out.insert_name(&NodePath::root(), &number.to_string()));
+        assert!(left_out.odd_names < MOST && left_out.more);
+        left_out.remove_names(&NodePath::root());
+        assert_eq!((left_out.odd_names, left_out.nodes), (0, 1));
+    }
+
+    #[test]
+    fn some_are_named_in_few_words() {
+        let (mut left_out, root) = (LeftOut::default(), NodePath::root());
+        left_out.insert_name(&root, "\u{1b}[31m");
+        left_out.insert(&root.child(&"ö".repeat(1 << 10)), Why::TooLarge);
+        (0..MOST).for_each(|number| left_out.insert(&root.child(&number.to_string()), Why::Unreadable));
+        let examples = left_out.examples();
+        assert_eq!(examples.len(), MOST_EXAMPLES);
+        assert_eq!(examples[0], r#""\u{1b}[31m" in / (no node of ZooKeeper can have such a name)"#);
+        assert_eq!(examples[1], "/0 (the identity may not read it)");
+        for number in 0..MOST {
+            left_out.remove(&root.child(&number.to_string()));
+        }
+        assert_eq!(left_out.examples()[1], format!("/{}… (its data passes max_node_bytes)", "ö".repeat(99)));
     }
 
     #[test]
@@ -211,18 +286,18 @@ mod tests {
     fn the_children_of_a_node_are_those_right_below_it() {
         let (mut left_out, root) = (LeftOut::default(), NodePath::root());
         let path = |text| NodePath::parse(text).expect("a path");
-        for text in ["/a", "/a/b", "/a/b/c", "/a/d", "/a-b", "/e"] {
+        for text in ["/a", "/a/b", "/a/b/c", "/a/b/c/d", "/a/d", "/a/f/g", "/a/f-", "/a/f0", "/a-b", "/e", "/g/h"] {
             left_out.insert(&path(text), Why::Unreadable);
         }
         left_out.insert_below(&path("/a"), Why::NoPlaceBelow, 1);
         [("/a", "."), ("/a", "\" in /b"), ("/b", "..")]
             .iter()
             .for_each(|(at, name)| left_out.insert_name(&path(at), name));
-        assert_eq!(left_out.children(&path("/a")), ["/a/b", "/a/d"].map(path));
+        assert_eq!(left_out.children(&path("/a")), ["/a/b", "/a/d", "/a/f-", "/a/f0"].map(path));
         assert_eq!(left_out.children(&root), ["/a", "/a-b", "/e"].map(path));
         let before = left_out.len();
         left_out.remove_names(&path("/a"));
-        assert_eq!((left_out.len(), left_out.children(&path("/a")).len()), (before - 2, 2));
+        assert_eq!((left_out.len(), left_out.children(&path("/a")).len()), (before - 2, 4));
         left_out.remove_names(&path("/b"));
         assert_eq!(left_out.len(), before - 3);
     }

@@ -239,8 +239,9 @@ impl Mirror {
         }
         let state = if self.is_read_only { FeedState::Down } else { FeedState::Live };
         let detail =
-            [self.is_read_only.then(|| READ_ONLY.to_owned()), left_out(self.left_out.len()), self.nothing_yet()];
+            [self.is_read_only.then(|| READ_ONLY.to_owned()), self.nothing_yet(), left_out(self.left_out.len())];
         self.feed().enter(state, detail.into_iter().flatten().collect::<Vec<_>>().join("; "));
+        self.feed().set_examples(self.left_out.examples());
         if state == FeedState::Live && std::mem::take(&mut self.lost) {
             self.feed().reconnects.increment();
         }
