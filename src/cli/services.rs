@@ -158,8 +158,8 @@ mod tests {
         assert_eq!(
             instance_table(&instances),
             "\
-MASTER  ENDPOINTS                               VERSION  STATE      UNDER WAY  METADATA
-m1      -                                       1.0.0    returning          3  {\"a\":1}
+MASTER  ENDPOINTS                                VERSION  STATE      UNDER WAY  METADATA
+m1      -                                        1.0.0    returning          3  {\"a\":1}
 -       dubbo://10.0.0.5:20880 admin=[::1]:9990  1.0.0    up                 3  {\"a\":1}
 "
         );
