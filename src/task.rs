@@ -138,8 +138,8 @@ pub fn both<A: Send, B>(one: impl FnOnce() -> A + Send, other: impl FnOnce() -> 
     })
 }
 
-/// Waits between retries: each may be up to twice as long as the one before, and is a random part of that, so that
-/// many sidecars do not retry together ("full jitter").
+/// Waits between retries: each may be up to twice as long as the one before, and is a random part of that, but not less than
+/// half of the first, so that many sidecars do not retry together ("full jitter").
 #[derive(Clone, Debug)]
 pub struct Backoff {
     least: Duration,
@@ -158,7 +158,8 @@ impl Backoff {
 
     /// How long to wait before the next try.
     pub fn delay(&mut self) -> Duration {
-        let delay = random_part(self.next).max(self.least / 2);
+        let shortest = self.least / 2;
+        let delay = shortest + random_part(self.next.saturating_sub(shortest));
         self.next = (self.next * 2).min(self.most);
         delay
     }
@@ -183,6 +184,25 @@ fn random() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn many_who_retry_after_the_same_loss_are_spread_over_each_wait() {
+        const MANY: usize = 10_000;
+        const PARTS: usize = 10;
+        let (least, most) = (Duration::from_millis(100), Duration::from_secs(2));
+        let mut all = vec![Backoff::new(least, most); MANY];
+        let mut longest = least;
+        for _ in 0..6 {
+            let (shortest, mut parts) = (least / 2, [0; PARTS]);
+            for backoff in &mut all {
+                let part = (backoff.delay() - shortest).as_secs_f64() / (longest - shortest).as_secs_f64();
+                parts[((part * PARTS as f64) as usize).min(PARTS - 1)] += 1;
+            }
+            // A tenth each, but for twelve times the deviation that chance has.
+            assert!(parts.iter().all(|part| (640..1_360).contains(part)), "{longest:?}: {parts:?}");
+            longest = (longest * 2).min(most);
+        }
+    }
 
     #[tokio::test]
     async fn a_critical_task_that_ends_or_panics_is_named() {

@@ -149,7 +149,13 @@ impl Connection {
                     Err(error) => return Trouble::Lost(format!("the connection was lost: {error}")),
                 },
                 request = requests.recv() => match request {
-                    Some(request) => self.ask(request),
+                    Some(request) => {
+                        self.ask(request);
+                        // What was asked at once is sent at once.
+                        while let Ok(request) = requests.try_recv() {
+                            self.ask(request);
+                        }
+                    }
                     None => return Trouble::Ended("the session was closed".into()),
                 },
                 _ = clock.tick() => if let Err(trouble) = self.check() { return trouble },
