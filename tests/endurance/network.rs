@@ -22,7 +22,7 @@ pub(crate) struct Network {
 }
 
 /// Reads until the run closes the pipe, be it by its own death. An interrupt is meant for the run.
-const GUARD: &str = r#"trap "" INT; cat > /dev/null; ip netns delete "$0""#;
+const GUARD: &str = r#"trap "" INT TERM; cat > /dev/null; ip netns delete "$0""#;
 
 impl Network {
     /// `Err` with the reason why it is not to be had here: only root may make one, and not in every container.

@@ -19,7 +19,7 @@ pub(crate) struct Process {
 }
 
 /// Reads until the tests close the pipe, be it by their own death. An interrupt is meant for the tests.
-const GUARD: &str = r#"trap "" INT; cat > /dev/null; kill -9 "-$0"; rm -rf "$1""#;
+const GUARD: &str = r#"trap "" INT TERM; cat > /dev/null; kill -9 "-$0"; rm -rf "$1""#;
 
 impl Process {
     pub(crate) fn start(command: &mut Command, folder: &Path) -> Self {
