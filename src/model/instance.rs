@@ -1,12 +1,13 @@
 //! Instances: the places where a service can be had.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rmpv::Value;
 use semver::Version;
 use serde::{Deserialize, Serialize};
 
-use super::master::packed_bytes;
+use super::master::{has_metadata, packed_bytes};
 use super::{MAX_SERVICE_BYTES, NodePath, Revision, Service};
 
 /// The most endpoints of an instance.
@@ -132,6 +133,16 @@ impl Instance {
         })
     }
 
+    /// As [`Service::has_metadata`].
+    pub fn has_metadata(&self, wanted: &BTreeMap<String, String>) -> bool {
+        has_metadata(&self.metadata, wanted)
+    }
+
+    /// Of its name, and of its metadata as MessagePack.
+    pub fn packed_bytes(&self) -> usize {
+        self.service.len() + packed_bytes(&self.metadata)
+    }
+
     /// That it is within the bounds of an instance.
     pub fn check(&self) -> Result<(), InstanceError> {
         if self.endpoints.len() > MAX_ENDPOINTS {
@@ -144,7 +155,7 @@ impl Instance {
         if let Some((what, _)) = own.into_iter().chain(labels).find(|(_, label)| label.len() > MAX_LABEL_BYTES) {
             return Err(InstanceError::Label(what));
         }
-        let bytes = self.service.len() + packed_bytes(&self.metadata);
+        let bytes = self.packed_bytes();
         if bytes > MAX_SERVICE_BYTES { Err(InstanceError::Metadata(bytes)) } else { Ok(()) }
     }
 }

@@ -67,12 +67,7 @@ impl Service {
 
     /// Whether it has all of these metadata: a text as it is, any other value as its JSON text.
     pub fn has_metadata(&self, wanted: &BTreeMap<String, String>) -> bool {
-        wanted.iter().all(|(key, wanted)| match self.metadatum(key) {
-            Some(Value::String(text)) => text.as_bytes() == wanted.as_bytes(),
-            Some(Value::Binary(bytes)) => bytes == wanted.as_bytes(),
-            Some(other) => json::is_text(other, wanted),
-            None => false,
-        })
+        has_metadata(&self.metadata, wanted)
     }
 
     fn packed_bytes(&self) -> usize {
@@ -81,15 +76,28 @@ impl Service {
 
     /// About how many bytes of memory it takes.
     pub fn memory_size(&self) -> usize {
-        /// Of the service itself, and of its place among those who offer it.
-        const REST: usize = 256;
-        REST + self.packed_bytes() + values_in(&self.metadata) * size_of::<Value>()
+        /// Of the service itself, and of the master as an instance of it.
+        const REST: usize = 512;
+        REST + self.name.len() + self.packed_bytes() + values_in(&self.metadata) * size_of::<Value>()
     }
 
     pub fn metadatum(&self, key: &str) -> Option<&Value> {
-        let entries = self.metadata.as_map()?;
-        entries.iter().find(|(name, _)| name.as_str() == Some(key)).map(|(_, value)| value)
+        metadatum(&self.metadata, key)
     }
+}
+
+fn metadatum<'a>(metadata: &'a Value, key: &str) -> Option<&'a Value> {
+    let entries = metadata.as_map()?;
+    entries.iter().find(|(name, _)| name.as_str() == Some(key)).map(|(_, value)| value)
+}
+
+pub(super) fn has_metadata(metadata: &Value, wanted: &BTreeMap<String, String>) -> bool {
+    wanted.iter().all(|(key, wanted)| match metadatum(metadata, key) {
+        Some(Value::String(text)) => text.as_bytes() == wanted.as_bytes(),
+        Some(Value::Binary(bytes)) => bytes == wanted.as_bytes(),
+        Some(other) => json::is_text(other, wanted),
+        None => false,
+    })
 }
 
 /// How many bytes a value has as MessagePack.

@@ -9,8 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use semver::Version;
 
 pub use self::requirement::{NoRequirement, Requirement};
-use crate::model::Service;
-use crate::store::{Directory, Entry, Offering, Offers};
+use crate::store::{Directory, Entry, InstanceSet, Instances, Provider};
 use crate::task::random_below;
 
 /// So often one is drawn at random before all are looked through for those that will do.
@@ -77,22 +76,19 @@ impl Resolver {
     /// silent is chosen only where no other can be had.
     pub fn choose(&self, directory: &Directory, service: &str, wanted: &Wanted) -> Result<Arc<Entry>, NoMaster> {
         let name = || service.to_owned();
-        let Some(offers) = directory.offers(service) else {
+        let Some(instances) = directory.instances_of(service) else {
             let was_offered = directory.was_offered(service);
             return Err(if was_offered { NoMaster::NoneAlive(name()) } else { NoMaster::Unknown(name()) });
         };
         let mut met = false;
         for is_there in [Entry::is_answering, Entry::is_connected] {
-            for (version, those) in fitting(offers, wanted.version.as_ref()) {
+            for (_, those) in fitting(instances, wanted.version.as_ref()) {
                 met = true;
-                let will_do = |id: &Arc<str>| {
+                let will_do = |Provider { id, instances }: &Provider| {
+                    // What is no master is called by its clients.
                     let entry = directory.master(id).filter(|_| !wanted.not.contains(id));
                     let entry = entry.filter(|entry| is_there(entry))?;
-                    // Of the others, not even the version is parsed.
-                    let may_be = |it: &Service| it.name.starts_with(service) && it.has_metadata(&wanted.metadata);
-                    let is_it = |it: &Service| it.base_name() == service && it.version() == *version;
-                    let offers = || entry.master.services.iter().any(|it| may_be(it) && is_it(it));
-                    (wanted.metadata.is_empty() || offers()).then(|| entry.clone())
+                    instances.iter().any(|it| it.has_metadata(&wanted.metadata)).then(|| entry.clone())
                 };
                 if let Some(entry) = self.among(those, &wanted.balance, will_do) {
                     return Ok(entry);
@@ -112,9 +108,9 @@ impl Resolver {
     /// One of `those` that will do.
     fn among(
         &self,
-        those: &Offering,
+        those: &InstanceSet,
         balance: &Balance,
-        will_do: impl Fn(&Arc<str>) -> Option<Arc<Entry>>,
+        will_do: impl Fn(&Provider) -> Option<Arc<Entry>>,
     ) -> Option<Arc<Entry>> {
         match balance {
             Balance::Random => any(those, will_do),
@@ -126,7 +122,8 @@ impl Resolver {
             Balance::LeastOutstanding => {
                 let first = any(those, &will_do)?;
                 let is_other = |entry: &Arc<Entry>| !Arc::ptr_eq(entry, &first);
-                let second = if those.len() > 1 { any(those, |id| will_do(id).filter(is_other)) } else { None };
+                let second =
+                    if those.len() > 1 { any(those, |provider| will_do(provider).filter(is_other)) } else { None };
                 Some(second.filter(|second| second.outstanding() < first.outstanding()).unwrap_or(first))
             }
         }
@@ -134,7 +131,7 @@ impl Resolver {
 }
 
 /// A random one that will do, each as likely as the others.
-fn any(those: &Offering, will_do: impl Fn(&Arc<str>) -> Option<Arc<Entry>>) -> Option<Arc<Entry>> {
+fn any(those: &InstanceSet, will_do: impl Fn(&Provider) -> Option<Arc<Entry>>) -> Option<Arc<Entry>> {
     let mut drawn = (0..DRAWS).filter_map(|_| those.get(random_below(those.len())));
     if let Some(entry) = drawn.find_map(&will_do) {
         return Some(entry);
@@ -145,10 +142,10 @@ fn any(those: &Offering, will_do: impl Fn(&Arc<str>) -> Option<Arc<Entry>>) -> O
 
 /// Those of each version that meets the requirement, the newest first.
 fn fitting<'a>(
-    offers: &'a Offers,
+    instances: &'a Instances,
     version: Option<&'a Requirement>,
-) -> impl Iterator<Item = (&'a Version, &'a Offering)> {
-    offers.iter().rev().filter(move |(of, _)| version.is_none_or(|version| version.matches(of)))
+) -> impl Iterator<Item = (&'a Version, &'a InstanceSet)> {
+    instances.iter().rev().filter(move |(of, _)| version.is_none_or(|version| version.matches(of)))
 }
 
 /// The one whose hash together with the key is greatest: who comes or goes moves only its own keys.
@@ -165,7 +162,10 @@ fn rendezvous(those: impl Iterator<Item = Arc<Entry>>, key: &str) -> Option<Arc<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Answers, Call, Change, Command, Line, Master, Refused};
+    use crate::model::{
+        Answers, Call, Change, Command, Decoder, Endpoint, Instance, InstanceState, Line, Master, NodePath, Provenance,
+        Record, Refused, Service,
+    };
     use crate::store::{Feed, Publisher, Store};
     use rmpv::Value;
 
@@ -378,6 +378,35 @@ mod tests {
         assert_eq!(entry.lines().next().map(|line| line.outstanding()), Some(7), "commands go to itself first");
         register.publish(vec![Change::Leave("a".into())]);
         assert_eq!(chosen(&store, "more", &Wanted::default()), Ok("a".into()));
+    }
+
+    #[test]
+    fn instances_with_endpoints_stand_beside_masters_and_are_never_called_through_a_connection() {
+        let (store, publisher) = store();
+        publisher.publish(vec![join("m1", &["mail@1.0.0"], 0)]);
+        let mut directory = store.snapshot().directory().clone();
+        let service = Service { name: "mail@1.0.0".into(), metadata: Value::Map(vec![]).into() };
+        for host in ["10.0.0.2", "10.0.0.1"] {
+            let record = Record::Node(NodePath::root().child("mail").child(host));
+            let node = Provenance { source: "zk".into(), record, decoder: Decoder::Tunnel, since: 1 };
+            let endpoint = Endpoint { name: "".into(), protocol: "tcp".into(), host: host.into(), port: 25 };
+            let instance = Instance::of_master(&service, InstanceState::Up, [node]);
+            let instance = Instance { endpoints: [endpoint].into(), ..instance };
+            instance.check().expect("it is within its bounds");
+            directory.list(&format!("{host}:25").into(), "mail".into(), service.version(), [instance].into());
+        }
+        let found: Vec<_> = directory
+            .instances("mail")
+            .map(|(id, it)| (id.as_ref(), it.endpoints.len(), it.master().is_some()))
+            .collect();
+        assert_eq!(found, [("10.0.0.1:25", 1, false), ("10.0.0.2:25", 1, false), ("m1", 0, true)]);
+        let choose = |wanted: &Wanted| Resolver::default().choose(&directory, "mail", wanted);
+        for balance in [Balance::LeastOutstanding, Balance::RoundRobin, Balance::Random, Balance::Key("k".into())] {
+            let chosen = choose(&Wanted { balance, ..Wanted::default() }).expect("a master");
+            assert_eq!(chosen.master.id, "m1");
+        }
+        let tried = Wanted { not: vec!["m1".into()], ..Wanted::default() };
+        assert_eq!(choose(&tried).expect_err("clients call the others themselves"), NoMaster::AllTried("mail".into()));
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! The directory: masters, the ways to each, and who offers which service.
+//! The directory: masters with the ways to each, and services with their instances.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -8,18 +8,19 @@ use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use semver::Version;
 
-use super::offers::Offers;
+use super::instances::{Instances, Provider};
 use super::past::Past;
 use crate::model::{
     ChangeKind, Decoder, Instance, InstanceState, Line, Master, Provenance, Record, Revision, Service, json,
 };
 
-/// Who offers what. A clone shares all it can with the original; a change costs by the services of one master, not by
-/// the number of masters.
+/// What is there. A clone shares all it can with the original; a change costs by the services of one master, not by the
+/// number of masters or instances.
 #[derive(Clone, Debug, Default)]
 pub struct Directory {
     masters: OrdMap<Arc<str>, Arc<Entry>>,
-    services: OrdMap<Arc<str>, Offers>,
+    /// Each has at least one instance.
+    services: OrdMap<Arc<str>, Instances>,
     past: Past,
 }
 
@@ -100,16 +101,17 @@ impl Entry {
         self.ways.iter().map(|way| &*way.by.source)
     }
 
-    /// The master as an instance of a service that it offers.
-    pub fn instance(&self, service: &Service) -> Instance {
+    /// The master as an instance of each service that it offers.
+    fn instances(&self, id: &Arc<str>) -> impl Iterator<Item = Instance> {
         let state = if self.lines().next().is_some() { InstanceState::Up } else { InstanceState::Returning };
-        let id: Arc<str> = self.master.id.as_str().into();
-        let provenance = self.ways.iter().filter_map(|way| {
-            let number = way.told.services.iter().position(|it| it == service)?;
-            let (source, record) = (way.by.source.clone(), Record::Master(id.clone()));
-            Some(Provenance { source, record, decoder: Decoder::Tunnel, since: way.since[number] })
-        });
-        Instance::of_master(service, state, provenance)
+        self.master.services.iter().enumerate().map(move |(number, service)| {
+            let provenance = self.ways.iter().filter_map(|way| {
+                let since = way.since_of(service, number)?;
+                let (source, record) = (way.by.source.clone(), Record::Master(id.clone()));
+                Some(Provenance { source, record, decoder: Decoder::Tunnel, since })
+            });
+            Instance::of_master(service, state, provenance)
+        })
     }
 
     /// Those by which a service of the master is offered. If the master itself does, no register that knows one of the same
@@ -162,6 +164,14 @@ impl Way {
         });
         Self { since: since.collect(), by, told, line }
     }
+
+    /// Since when it reports this service so, which most likely has this number.
+    fn since_of(&self, service: &Service, number: usize) -> Option<Revision> {
+        let services = &self.told.services;
+        let is_it = services.get(number) == Some(service);
+        let number = if is_it { number } else { services.iter().position(|it| it == service)? };
+        self.since.get(number).copied()
+    }
 }
 
 impl Directory {
@@ -185,8 +195,8 @@ impl Directory {
         self.masters.get(id).is_some_and(|entry| entry.is_expected_by(feed))
     }
 
-    /// Who offers a service, by its name without a version. None: nobody does.
-    pub fn offers(&self, service: &str) -> Option<&Offers> {
+    /// The instances of a service, by its name without a version. None: it has none.
+    pub fn instances_of(&self, service: &str) -> Option<&Instances> {
         self.services.get(service)
     }
 
@@ -195,27 +205,32 @@ impl Directory {
         self.past.has(service)
     }
 
-    /// Each offer of a service, with its master: the newest version first, and those of one version by their ids.
-    pub fn instances<'a>(&'a self, service: &'a str) -> impl Iterator<Item = (&'a Arc<Entry>, &'a Service)> {
+    /// The same one by one, each with the id of its provider: the newest version first, and those of one version by the ids.
+    pub fn instances<'a>(&'a self, service: &'a str) -> impl Iterator<Item = (&'a Arc<str>, &'a Instance)> {
         self.instances_after(service, None)
     }
 
-    /// The same, after those of a master that offers this version.
+    /// The same, after those of a provider that has this version.
     pub fn instances_after<'a>(
         &'a self,
         service: &'a str,
         after: Option<(&'a Version, &'a str)>,
-    ) -> impl Iterator<Item = (&'a Arc<Entry>, &'a Service)> {
-        let by_version = self.offers(service).into_iter().flat_map(|offers| offers.iter().rev());
+    ) -> impl Iterator<Item = (&'a Arc<str>, &'a Instance)> {
+        let by_version = self.instances_of(service).into_iter().flat_map(|instances| instances.iter().rev());
         let by_version = by_version.skip_while(move |(version, _)| after.is_some_and(|(last, _)| *version > last));
-        by_version.flat_map(move |(version, ids)| {
-            let is_past =
-                move |id: &&Arc<str>| after.is_some_and(|(last, after)| version == last && id.as_ref() <= after);
-            let entries = ids.iter().skip_while(is_past).filter_map(|id| self.masters.get(id));
-            entries.flat_map(move |entry| {
-                let is_it = move |offer: &&Service| offer.base_name() == service && offer.version() == *version;
-                entry.master.services.iter().filter(is_it).map(move |offer| (entry, offer))
-            })
+        by_version.flat_map(move |(version, providers)| {
+            let is_past = move |provider: &&Provider| {
+                after.is_some_and(|(last, after)| version == last && provider.id.as_ref() <= after)
+            };
+            let providers = providers.iter().skip_while(is_past);
+            providers.flat_map(|Provider { id, instances }| instances.iter().map(move |instance| (id, instance)))
+        })
+    }
+
+    /// The names of the services whose instances are others in `newer`.
+    pub(super) fn changed_services<'a>(&'a self, newer: &'a Directory) -> impl Iterator<Item = &'a str> {
+        self.services.diff(&newer.services).map(|change| match change {
+            DiffItem::Add(name, _) | DiffItem::Remove(name, _) | DiffItem::Update { new: (name, _), .. } => &**name,
         })
     }
 
@@ -228,8 +243,8 @@ impl Directory {
         })
     }
 
-    /// The services that are offered, in the order of their names, after one.
-    pub fn services(&self, after: Option<&str>) -> impl Iterator<Item = (&Arc<str>, &Offers)> {
+    /// The services that have instances, in the order of their names, after one.
+    pub fn services(&self, after: Option<&str>) -> impl Iterator<Item = (&Arc<str>, &Instances)> {
         self.services.range::<_, str>((after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded))
     }
 
@@ -298,52 +313,49 @@ impl Directory {
     /// Makes these the ways to a master.
     fn set(&mut self, id: Arc<str>, ways: Vec<Way>) {
         let new = Entry::of(ways);
-        let was = self.masters.get(&id).map(|old| old.master.clone());
-        let is = new.as_ref().map(|new| new.master.clone());
-        // What it still offers stands: a change costs by what changed.
-        let before = was.as_ref().map_or(&[][..], |was| &was.services);
-        let now = is.as_ref().map_or(&[][..], |is| &is.services);
-        let (had, has) = (offered(before), offered(now));
-        self.offer(&id, now.iter().filter(|service| !had.contains(&offer(service))));
-        self.withdraw(&id, before.iter().filter(|service| !has.contains(&offer(service))));
+        let mut by_service: HashMap<(Arc<str>, Version), Vec<Instance>> = HashMap::new();
+        for instance in new.iter().flat_map(|new| new.instances(&id)) {
+            by_service.entry((instance.service.clone(), instance.version.clone())).or_default().push(instance);
+        }
+        let old = self.masters.get(&id).into_iter().flat_map(|old| &old.master.services);
+        let mut gone: Vec<_> = old.map(|service| (Arc::from(service.base_name()), service.version())).collect();
+        gone.retain(|service| !by_service.contains_key(service));
+        for ((name, version), instances) in by_service {
+            self.list(&id, name, version, instances.into());
+        }
+        for (name, version) in gone {
+            self.withdraw(&id, &name, &version);
+        }
         match new {
             Some(new) => self.masters.insert(id, Arc::new(new)),
             None => self.masters.remove(&id),
         };
     }
 
-    fn offer<'a>(&mut self, id: &Arc<str>, services: impl Iterator<Item = &'a Service>) {
-        for service in services {
-            self.past.forget(service.base_name());
-            let offers = self.services.entry(service.base_name().into()).or_default();
-            offers.entry(service.version()).or_default().insert(id);
+    /// Makes these the instances by which a provider has a service in this version. What stands is left alone: a change
+    /// costs by what changed.
+    pub(crate) fn list(&mut self, id: &Arc<str>, name: Arc<str>, version: Version, instances: Arc<[Instance]>) {
+        let known = self.services.get(&name).and_then(|by_version| by_version.get(&version)?.of(id));
+        if known.is_some_and(|known| known.instances == instances) {
+            return;
         }
+        self.past.forget(&name);
+        let providers = self.services.entry(name).or_default().entry(version).or_default();
+        providers.insert(Provider { id: id.clone(), instances });
     }
 
-    fn withdraw<'a>(&mut self, id: &str, services: impl Iterator<Item = &'a Service>) {
-        for service in services {
-            let Some(offers) = self.services.get_mut(service.base_name()) else { continue };
-            let version = service.version();
-            let Some(those) = offers.get_mut(&version) else { continue };
-            those.remove(id);
-            if those.is_empty() {
-                offers.remove(&version);
-            }
-            if offers.is_empty() {
-                self.services.remove(service.base_name());
-                self.past.remember(service.base_name());
-            }
+    fn withdraw(&mut self, id: &str, name: &str, version: &Version) {
+        let Some(by_version) = self.services.get_mut(name) else { return };
+        let Some(providers) = by_version.get_mut(version) else { return };
+        providers.remove(id);
+        if providers.is_empty() {
+            by_version.remove(version);
+        }
+        if by_version.is_empty() {
+            self.services.remove(name);
+            self.past.remember(name);
         }
     }
-}
-
-fn offered(services: &[Service]) -> HashSet<(&str, Version)> {
-    services.iter().map(offer).collect()
-}
-
-/// What of a service is listed.
-fn offer(service: &Service) -> (&str, Version) {
-    (service.base_name(), service.version())
 }
 
 fn size(master: &Master) -> usize {

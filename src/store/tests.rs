@@ -295,8 +295,7 @@ fn an_instance_says_since_when_each_source_reports_it_so() {
     };
     let reported = |service: &str| -> Vec<(String, Revision)> {
         let snapshot = store.snapshot();
-        let (entry, service) = snapshot.directory().instances(service).next().expect("an instance");
-        let instance = entry.instance(service);
+        let (_, instance) = snapshot.directory().instances(service).next().expect("an instance");
         assert_eq!((instance.state, instance.master().map(AsRef::as_ref)), (InstanceState::Up, Some("m")));
         instance.provenance.iter().map(|it| (it.source.to_string(), it.since)).collect()
     };
@@ -309,4 +308,25 @@ fn an_instance_says_since_when_each_source_reports_it_so() {
     two.publish(vec![Change::Leave("m".into())]);
     let back = two.publish(join(&["mail"]));
     assert_eq!(reported("mail"), [("one".into(), first), ("two".into(), back)]);
+}
+
+#[test]
+fn a_master_changes_the_services_that_it_offers_and_no_other() {
+    let store = Store::new(&Config::default(), vec![Feed::of_instances("register", "register")], Arc::default());
+    let publisher = store.publisher(0);
+    let join = |id: usize, services: &[&str]| {
+        let service = |name: &&str| Service { name: (*name).to_owned(), metadata: Value::Map(Vec::new()).into() };
+        let (id, services) = (format!("m{id}"), services.iter().map(service).collect());
+        Change::Join(Arc::new(Master { id, peer_address: "here".into(), connected_at: 0, services }), Arc::new(Nowhere))
+    };
+    publisher.publish((0..1_000).map(|id| join(id, &["all", &format!("s{}", id % 100)])).collect());
+    let changed = |change: Change| -> Vec<String> {
+        let before = store.snapshot();
+        publisher.publish(vec![change]);
+        before.directory().changed_services(store.snapshot().directory()).map(str::to_owned).collect()
+    };
+    assert_eq!(changed(join(7, &["all", "s7", "new"])), ["new"], "what it still offers stands");
+    assert_eq!(changed(join(7, &["all", "s7", "new"])), [""; 0], "another line");
+    assert_eq!(changed(join(7, &["all", "s8"])), ["new", "s7", "s8"]);
+    assert_eq!(changed(Change::Leave("m7".into())), ["all", "s8"]);
 }

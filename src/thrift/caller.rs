@@ -113,8 +113,8 @@ impl Caller {
         let any = self.resolver.choose(directory, &request.service, &request.wanted);
         any.map_err(|none| nobody(&snapshot, request, none.to_string()))?;
         let fits = |of: &Version| request.wanted.version.as_ref().is_none_or(|version| version.matches(of));
-        let offers = directory.offers(&request.service).into_iter().flat_map(|offers| offers.iter());
-        let mut ids: Vec<&Arc<str>> = offers.filter(|(of, _)| fits(of)).flat_map(|(_, those)| those.iter()).collect();
+        let by_version = directory.instances_of(&request.service).into_iter().flatten().filter(|(of, _)| fits(of));
+        let mut ids: Vec<&Arc<str>> = by_version.flat_map(|(_, those)| those.iter().map(|it| &it.id)).collect();
         ids.sort_unstable();
         ids.dedup();
         Ok(ids.into_iter().filter_map(|id| directory.master(id)).cloned().collect())
@@ -185,7 +185,7 @@ impl Caller {
     fn is_expected(&self, request: &Request) -> bool {
         let snapshot = self.store.snapshot();
         let directory = snapshot.directory();
-        let was_known = directory.offers(&request.service).is_some() || directory.was_offered(&request.service);
+        let was_known = directory.instances_of(&request.service).is_some() || directory.was_offered(&request.service);
         snapshot.behind_masters().any(|(feed, filled)| feed.is_returning() && (was_known || !filled.whole))
     }
 

@@ -4,7 +4,7 @@ use super::idl;
 use super::masters::seen_services;
 use crate::access::Grant;
 use crate::model::{
-    ChangeKind, Endpoint, Freshness, InstanceState, Node, NodePath, Origin, Service, Stat, Supply, json, view,
+    ChangeKind, Endpoint, Freshness, Instance, InstanceState, Node, NodePath, Origin, Stat, Supply, json, view,
 };
 use crate::store::{Entry, Feed, Filled};
 
@@ -190,9 +190,8 @@ pub(super) fn master(entry: &Entry, grant: &Grant) -> idl::Master {
     view::Master { ways, outstanding, ..master }.into()
 }
 
-pub(super) fn instance(entry: &Entry, offer: &Service) -> idl::Instance {
-    let instance = view::Instance::from(&entry.instance(offer));
-    view::Instance { outstanding: Some(entry.outstanding() as u32), ..instance }.into()
+pub(super) fn instance(instance: &Instance, outstanding: usize) -> idl::Instance {
+    view::Instance { outstanding: Some(outstanding as u32), ..view::Instance::from(instance) }.into()
 }
 
 /// About how many bytes an instance takes in a reply.

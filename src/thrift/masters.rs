@@ -10,7 +10,7 @@ use super::{Peer, convert};
 use crate::access::Grant;
 use crate::metrics::{Counter, Method};
 use crate::model::{Freshness, Service};
-use crate::store::{Directory, Entry, Offers, Snapshot};
+use crate::store::{Entry, Instances, Snapshot};
 
 /// What the cursor of a page begins with that ended among the services that are offered,
 const OFFERED: char = '+';
@@ -86,22 +86,22 @@ impl Desk {
         let is_named =
             |name: &str| grant.sees(name) && filter.service_name.as_deref().is_none_or(|wanted| wanted == name);
         let offered = directory.services(after).filter(|(name, _)| are_offered && is_named(name));
-        let offered = offered.map(|(name, offers)| (OFFERED, name, Some(offers)));
+        let offered = offered.map(|(name, instances)| (OFFERED, name, Some(instances)));
         let past = directory.past_services(if are_offered { None } else { after }).filter(|name| is_named(name));
         let past = past.map(|name| (PAST, name, None));
         let (mut services, mut bytes, mut seen, mut last, mut cursor) = (Vec::new(), 0, 0, None, None);
-        for (mark, name, offers) in offered.chain(past) {
+        for (mark, name, instances) in offered.chain(past) {
             if services.len() == limit || (bytes > self.page_bytes() && !services.is_empty()) || seen >= MAX_SEEN {
                 cursor = last;
                 break;
             }
             last = Some(format!("{mark}{name}"));
-            let masters = match offers {
-                Some(offers) => summary(directory, peer, name, offers, filter).await,
+            let masters = match instances {
+                Some(instances) => summary(peer, instances, filter).await,
                 None => BTreeMap::new(),
             };
             if filter.metadata.is_some() {
-                seen += offers.into_iter().flat_map(Offers::iter).map(|(_, ids)| ids.len()).sum::<usize>();
+                seen += instances.into_iter().flat_map(Instances::iter).map(|(_, those)| those.len()).sum::<usize>();
                 if masters.is_empty() {
                     continue;
                 }
@@ -122,14 +122,14 @@ impl Desk {
         let after = filter.cursor.as_deref().map(after).transpose()?;
         let (snapshot, freshness) = self.fresh(known)?;
         let directory = snapshot.directory();
-        if directory.offers(service).is_none() && !directory.was_offered(service) {
+        if directory.instances_of(service).is_none() && !directory.was_offered(service) {
             return Err(not_found(service, format!("no master has ever offered `{service}`"), freshness));
         }
         let after = after.as_ref().map(|(version, id)| (version, *id));
         let (mut instances, mut bytes, mut last, mut cursor) = (Vec::new(), 0, None, None);
         let mut seen = 0;
-        for (entry, offer) in directory.instances_after(service, after) {
-            let at = format!("{} {}", offer.version(), entry.master.id);
+        for (id, instance) in directory.instances_after(service, after) {
+            let at = format!("{} {id}", instance.version);
             let is_full = instances.len() >= limit || bytes > self.page_bytes() || seen >= MAX_SEEN;
             // A master may offer a version more than once: it is told of on one page.
             if is_full && last.as_ref().is_some_and(|last| *last != at) {
@@ -137,9 +137,10 @@ impl Desk {
                 break;
             }
             last = Some(at);
-            seen += cost(|| size(entry, peer.identity.grant()), filter);
-            if has_metadata(offer, filter) {
-                let instance = convert::instance(entry, offer);
+            seen += cost(|| instance.packed_bytes(), filter);
+            if filter.metadata.as_ref().is_none_or(|wanted| instance.has_metadata(wanted)) {
+                let outstanding = directory.master(id).map_or(0, |entry| entry.outstanding());
+                let instance = convert::instance(instance, outstanding);
                 bytes += convert::instance_size(&instance);
                 instances.push(instance);
             }
@@ -190,23 +191,15 @@ fn after(cursor: &str) -> thrift::Result<(Version, &str)> {
 }
 
 /// By version, how many masters offer a service as the filter asks for.
-async fn summary(
-    directory: &Directory,
-    peer: &Peer,
-    name: &str,
-    offers: &Offers,
-    filter: &Filter,
-) -> BTreeMap<String, i32> {
+async fn summary(peer: &Peer, by_version: &Instances, filter: &Filter) -> BTreeMap<String, i32> {
     let mut counts = BTreeMap::new();
-    for (version, ids) in offers {
-        let mut count = ids.len();
-        if filter.metadata.is_some() {
-            let is_it = |service: &&Service| service.base_name() == name && service.version() == *version;
+    for (version, providers) in by_version {
+        let mut count = providers.len();
+        if let Some(wanted) = &filter.metadata {
             count = 0;
-            for entry in ids.iter().filter_map(|id| directory.master(id)) {
+            for provider in providers.iter() {
                 peer.let_others_work().await;
-                let mut services = seen_services(entry, peer.identity.grant()).filter(is_it);
-                count += usize::from(services.any(|service| has_metadata(service, filter)));
+                count += usize::from(provider.instances.iter().any(|instance| instance.has_metadata(wanted)));
             }
         }
         if count > 0 {

@@ -12,7 +12,7 @@ use super::entry::{
     self, CHECKSUM, CHILDREN, FORMAT, FRESHNESS, MASTER, NODE, Report, SERVICE, STAT, VERSION, written,
 };
 use crate::model::view;
-use crate::model::{Node, NodePath, Service, Stat};
+use crate::model::{Node, NodePath, Stat};
 use crate::store::{Directory, Entry, Snapshot};
 
 /// A transaction under way.
@@ -58,21 +58,18 @@ impl<'e> Draft<'e> {
         Ok(())
     }
 
-    /// The list of a service is written anew when one master comes to offer it, offers it otherwise, or no longer does:
-    /// the other cost that is not of the change. What takes more than `max` counts as what the file has no room for.
+    /// The list of a service is written anew when one of its instances comes, goes or becomes another: the other cost that is not of the change. What takes more than `max` counts as what the file has no room for.
     pub(super) fn masters(&mut self, from: &Directory, snapshot: &Snapshot, max: u64) -> Result<(), Error> {
-        let (mut services, to) = (BTreeSet::new(), snapshot.directory());
+        let to = snapshot.directory();
         for (old, new) in from.difference(to) {
             if let Some(entry) = new.or(old) {
                 let told = new.map(|new| written(&master(new)));
                 self.set_of_masters(&entry::named(MASTER, &entry.master.id), told.as_deref(), max)?;
             }
-            services.extend(not_in(old, new).chain(not_in(new, old)));
         }
-        for name in services {
-            let instances = to.offers(name).map(|_| {
-                let instances =
-                    to.instances(name).map(|(entry, service)| view::Instance::from(&entry.instance(service)));
+        for name in from.changed_services(to) {
+            let instances = to.instances_of(name).map(|_| {
+                let instances = to.instances(name).map(|(_, instance)| view::Instance::from(instance));
                 written(&instances.collect::<Vec<_>>())
             });
             self.set_of_masters(&entry::named(SERVICE, name), instances.as_deref(), max)?;
@@ -163,17 +160,6 @@ fn family(path: &NodePath, snapshot: &Snapshot) -> Vec<NodePath> {
         family.push(parent);
     }
     family
-}
-
-/// The services that the one offers, and the other not so.
-fn not_in<'a>(one: Option<&'a Arc<Entry>>, other: Option<&'a Arc<Entry>>) -> impl Iterator<Item = &'a str> {
-    let is_listed = move |service: &&Service| {
-        one.zip(other).is_some_and(|(one, other)| {
-            other.master.services.contains(service) && one.instance(service) == other.instance(service)
-        })
-    };
-    let services = one.into_iter().flat_map(|one| &one.master.services);
-    services.filter(move |service| !is_listed(service)).map(Service::base_name)
 }
 
 /// What `master/<id>` holds.

@@ -1,0 +1,114 @@
+//! Instances of one service.
+
+use std::sync::Arc;
+
+use imbl::{OrdMap, Vector};
+use semver::Version;
+
+use crate::model::Instance;
+
+/// By version, the instances of a service; at least one.
+pub type Instances = OrdMap<Version, InstanceSet>;
+
+/// Providers by their ids. Each has a number below `len`, so that one can be chosen; and one that comes or goes moves at
+/// most one other, however many there are.
+#[derive(Clone, Debug, Default)]
+pub struct InstanceSet {
+    numbers: OrdMap<Arc<str>, usize>,
+    providers: Vector<Provider>,
+}
+
+/// What has a service in one version.
+#[derive(Clone, Debug)]
+pub struct Provider {
+    /// The id of a master; or what tells the endpoints of one instance from those of others.
+    pub id: Arc<str>,
+    /// One, but for a master that offers it under two names (`mail@1`, `mail@1.0`).
+    pub instances: Arc<[Instance]>,
+}
+
+impl InstanceSet {
+    /// How many providers it has.
+    pub fn len(&self) -> usize {
+        self.providers.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.providers.is_empty()
+    }
+
+    /// All, in the order of their ids.
+    pub fn iter(&self) -> impl Iterator<Item = &Provider> {
+        self.numbers.values().filter_map(|number| self.providers.get(*number))
+    }
+
+    /// The one with this number.
+    pub fn get(&self, number: usize) -> Option<&Provider> {
+        self.providers.get(number)
+    }
+
+    pub(super) fn of(&self, id: &str) -> Option<&Provider> {
+        self.providers.get(*self.numbers.get(id)?)
+    }
+
+    /// In the place of what the provider had.
+    pub(super) fn insert(&mut self, provider: Provider) {
+        match self.numbers.get(&provider.id) {
+            Some(number) => drop(self.providers.set(*number, provider)),
+            None => {
+                self.numbers.insert(provider.id.clone(), self.providers.len());
+                self.providers.push_back(provider);
+            }
+        }
+    }
+
+    /// The last one takes its number.
+    pub(super) fn remove(&mut self, id: &str) {
+        let Some(number) = self.numbers.remove(id) else { return };
+        if let Some(last) = self.providers.pop_back()
+            && number < self.providers.len()
+        {
+            self.numbers.insert(last.id.clone(), number);
+            self.providers.set(number, last);
+        }
+    }
+}
+
+/// What two of them share is not compared.
+impl PartialEq for InstanceSet {
+    fn eq(&self, other: &Self) -> bool {
+        self.providers.ptr_eq(&other.providers) || self.providers == other.providers
+    }
+}
+
+impl PartialEq for Provider {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.instances, &other.instances) || (self.id == other.id && self.instances == other.instances)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_comes_and_goes_each_has_one_number() {
+        let (mut set, mut expected) = (InstanceSet::default(), std::collections::BTreeSet::new());
+        for step in 0..1_000_usize {
+            let id: Arc<str> = format!("{}", step * 7 % 40).into();
+            if step % 3 == 0 {
+                set.remove(&id);
+                expected.remove(&id);
+            } else {
+                set.insert(Provider { id: id.clone(), instances: Arc::default() });
+                expected.insert(id);
+            }
+            assert!(set.iter().map(|provider| &provider.id).eq(expected.iter()));
+            assert!(set.iter().all(|provider| set.of(&provider.id).is_some_and(|found| found.id == provider.id)));
+            let numbered = (0..set.len()).map_while(|number| set.get(number));
+            let mut numbered: Vec<_> = numbered.map(|provider| &provider.id).collect();
+            numbered.sort();
+            assert!(numbered.into_iter().eq(expected.iter()));
+        }
+    }
+}
