@@ -152,6 +152,11 @@ impl Quiet<'_> {
         }
     }
 
+    /// Whether each sidecar holds these nodes and has left so many out.
+    pub(super) fn hold(&self, kept: &BTreeSet<String>, left_out: usize) -> Result<(), String> {
+        self.sidecars.iter().try_for_each(|sidecar| self.holds(&sidecar.roster, kept, left_out))
+    }
+
     /// Waits until each sidecar has noticed that its line is cut.
     pub(super) fn is_lost(&self) {
         for sidecar in self.sidecars {

@@ -150,6 +150,11 @@ impl Server {
         self.restart();
     }
 
+    /// Whether it has ended for want of memory.
+    pub(crate) fn is_out_of_memory(&self) -> bool {
+        std::fs::read_to_string(self.folder.path().join("log")).is_ok_and(|log| log.contains("OutOfMemoryError"))
+    }
+
     /// It answers nothing any more; connections stay.
     pub(crate) fn freeze(&self) {
         self.process.as_ref().expect("it runs").freeze();
