@@ -61,7 +61,7 @@ pub(crate) fn file_in_step(sidecar: &Roster) {
     };
     let written = eventually("the shared file is in step", LONG, || {
         let report = report()?;
-        ensure(report.revision as i64 >= wanted, report.revision).map(|()| report.written_at)
+        ensure(report.fresh.revision as i64 >= wanted, report.fresh.revision).map(|()| report.written_at)
     });
     eventually("it is written again", LONG, || ensure(report()?.written_at > written, "it was not"));
 }

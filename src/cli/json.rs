@@ -2,10 +2,8 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
-use roster::model::Supply;
-use roster::thrift::idl::{ChangeKind, Freshness, Node, Origin, SourceStatus, Stat, StatusReply};
+use roster::model::{Supply, view};
+use roster::thrift::idl::{ChangeKind, Freshness, Node, SourceStatus, StatusReply};
 use serde_json::{Map, Value, json};
 
 use super::text;
@@ -17,46 +15,15 @@ pub(crate) fn print(document: &Value) -> io::Result<()> {
     writeln!(out, "{}", text::printable_json(&text))
 }
 
-/// `path`, `data` (or `dataBase64` where the data is not UTF-8) and `stat`.
 pub(crate) fn node(node: &Node) -> Map<String, Value> {
-    let mut object = Map::new();
-    object.insert("path".into(), node.path.clone().into());
-    match std::str::from_utf8(&node.data) {
-        Ok(text) => object.insert("data".into(), text.into()),
-        Err(_) => object.insert("dataBase64".into(), BASE64_STANDARD.encode(&node.data).into()),
-    };
-    object.insert("stat".into(), stat(&node.stat));
-    object
-}
-
-fn stat(stat: &Stat) -> Value {
-    json!({
-        "version": stat.version,
-        "czxid": stat.czxid,
-        "mzxid": stat.mzxid,
-        "pzxid": stat.pzxid,
-        "ctime": stat.ctime,
-        "mtime": stat.mtime,
-        "ephemeralOwner": stat.ephemeral_owner,
-        "numChildren": stat.num_children,
-    })
+    match json!(view::Node::from(node.clone())) {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    }
 }
 
 pub(crate) fn freshness(freshness: &Freshness) -> Value {
-    json!({
-        "revision": freshness.revision,
-        "ageMs": freshness.age_ms,
-        "origin": origin(freshness.origin),
-        "complete": freshness.complete,
-    })
-}
-
-fn origin(origin: Origin) -> Value {
-    match origin {
-        Origin::LIVE => "LIVE".into(),
-        Origin::RESTORED => "RESTORED".into(),
-        Origin(newer) => newer.into(),
-    }
+    json!(view::Freshness::from(freshness.clone()))
 }
 
 /// The name of a kind of change; one of a newer sidecar has only a number.
@@ -105,6 +72,8 @@ fn source(source: &SourceStatus) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use roster::thrift::idl::{Origin, Stat};
+
     use super::*;
 
     fn with(data: &[u8]) -> Value {
@@ -115,7 +84,7 @@ mod tests {
     fn a_node_has_the_names_of_the_interface() {
         assert_eq!(
             with("grüß".as_bytes()).to_string(),
-            r#"{"path":"/a","data":"grüß","stat":{"version":1,"czxid":2,"mzxid":3,"pzxid":4,"ctime":5,"mtime":6,"ephemeralOwner":7,"numChildren":8}}"#
+            r#"{"path":"/a","data":"grüß","stat":{"czxid":2,"mzxid":3,"pzxid":4,"ctime":5,"mtime":6,"ephemeralOwner":7,"version":1,"numChildren":8}}"#
         );
     }
 

@@ -1,12 +1,37 @@
-//! Views: how instances and masters are written, wherever they are; with the names of the Thrift interface.
+//! Views: how nodes, instances, masters and freshness are written, wherever they are; with the names of the Thrift
+//! interface.
 
 use std::sync::Arc;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use rmpv::Value;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::json::Object;
-use super::{DEFAULT_WEIGHT, Endpoint, InstanceState, Record, Revision};
+use super::{DEFAULT_WEIGHT, Endpoint, InstanceState, Origin, Record, Revision, Stat};
+
+/// A coordination node; its data, where it is no UTF-8, as base64 under another name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Node {
+    pub path: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_base64: Option<String>,
+    pub stat: Stat,
+}
+
+/// How far an answer can be trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Freshness {
+    pub revision: Revision,
+    pub age_ms: u64,
+    pub origin: Origin,
+    pub complete: bool,
+}
 
 /// A master.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -79,6 +104,21 @@ pub struct Provenance {
 /// A map: an object in JSON, whatever of it JSON does not have.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Metadata(pub Arc<Value>);
+
+impl Node {
+    pub fn of(path: String, data: Vec<u8>, stat: Stat) -> Self {
+        match String::from_utf8(data) {
+            Ok(text) => Self { path, data: Some(text), data_base64: None, stat },
+            Err(no) => Self { path, data: None, data_base64: Some(BASE64_STANDARD.encode(no.into_bytes())), stat },
+        }
+    }
+}
+
+impl From<super::Freshness> for Freshness {
+    fn from(super::Freshness { revision, age, origin, complete }: super::Freshness) -> Self {
+        Self { revision, age_ms: age.as_millis() as u64, origin, complete }
+    }
+}
 
 impl Master {
     /// A master that offers `services`.
@@ -178,4 +218,51 @@ fn default_weight() -> u32 {
 fn all_readable<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Service>, D::Error> {
     let services = Vec::<Value>::deserialize(from)?;
     Ok(services.into_iter().filter_map(|service| rmpv::ext::from_value(service).ok()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::de::DeserializeOwned;
+    use serde_json::Value as Json;
+
+    use super::*;
+
+    /// As it is written after it was read.
+    fn written<T: DeserializeOwned + Serialize>(json: &Json) -> String {
+        let view: T = serde_json::from_value(json.clone()).expect("a view");
+        serde_json::to_string(&view).expect("JSON")
+    }
+
+    #[test]
+    fn what_the_php_package_reads_is_what_is_written() {
+        let vectors: Vec<Json> = serde_json::from_str(include_str!("../../tests/fixtures/views.json")).expect("JSON");
+        assert!(vectors.len() >= 9);
+        for vector in vectors {
+            let json = &vector["json"];
+            let found = match vector["of"].as_str().expect("a kind") {
+                "instance" => written::<Instance>(json),
+                "master" => written::<Master>(json),
+                "freshness" => written::<Freshness>(json),
+                "node" => written::<Node>(json),
+                other => panic!("{other}"),
+            };
+            assert_eq!(found, vector.get("written").unwrap_or(json).to_string(), "{}", vector["what"]);
+        }
+    }
+
+    #[test]
+    fn a_service_that_is_none_harms_no_other() {
+        let json =
+            r#"{"id":"m","peerAddress":"p","connectedAt":1,"services":[{"name":7},3,{"name":"a","version":"1.0.0"}]}"#;
+        let master: Master = serde_json::from_str(json).expect("a master");
+        let master = super::super::Master::from(master);
+        assert_eq!(master.services.iter().map(|it| it.name.as_str()).collect::<Vec<_>>(), ["a@1.0.0"]);
+    }
+
+    #[test]
+    fn data_that_is_no_text_is_base64() {
+        let node = |data: &[u8]| Node::of("/a".into(), data.to_vec(), Stat::default());
+        assert_eq!((node(b"").data.as_deref(), node("\u{fc}".as_bytes()).data.as_deref()), (Some(""), Some("\u{fc}")));
+        assert_eq!((node(b"\xff\x00").data, node(b"\xff\x00").data_base64.as_deref()), (None, Some("/wA=")));
+    }
 }

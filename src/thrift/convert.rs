@@ -37,6 +37,35 @@ impl From<Stat> for idl::Stat {
     }
 }
 
+impl From<idl::Stat> for Stat {
+    fn from(stat: idl::Stat) -> Self {
+        Self {
+            version: stat.version,
+            czxid: stat.czxid,
+            mzxid: stat.mzxid,
+            pzxid: stat.pzxid,
+            ctime: stat.ctime,
+            mtime: stat.mtime,
+            ephemeral_owner: stat.ephemeral_owner,
+            num_children: stat.num_children,
+        }
+    }
+}
+
+impl From<idl::Node> for view::Node {
+    fn from(node: idl::Node) -> Self {
+        Self::of(node.path, node.data, node.stat.into())
+    }
+}
+
+impl From<idl::Freshness> for view::Freshness {
+    fn from(fresh: idl::Freshness) -> Self {
+        // What a newer sidecar has besides is not known to be live.
+        let origin = if fresh.origin == idl::Origin::LIVE { Origin::Live } else { Origin::Restored };
+        Self { revision: fresh.revision as u64, age_ms: fresh.age_ms as u64, origin, complete: fresh.complete }
+    }
+}
+
 impl From<Supply> for idl::Supply {
     fn from(supply: Supply) -> Self {
         match supply {

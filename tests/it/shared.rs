@@ -338,8 +338,8 @@ fn a_reader_in_a_loop_sees_whole_revisions_that_never_go_back() {
             replace(&roster, &format!("{edit}"));
         }
         let contents = reader.contents().expect("a whole revision");
-        assert!(contents.report.revision >= last);
-        last = contents.report.revision;
+        assert!(contents.report.fresh.revision >= last);
+        last = contents.report.fresh.revision;
         one_value(contents.nodes.iter().map(|(path, node)| (path.as_str(), node.data.to_vec())));
         assert!(reader.node(&path).expect("read").0.is_some());
     }

@@ -9,11 +9,12 @@ final class SharedFile
 {
     public readonly string $path;
     private readonly Folder $folder;
-    private int $revision = 5;
+    private int $revision;
 
     /** @param array<string, string> $data by path */
-    public function __construct(array $data, array $source = [], int $silenceMs = 0)
+    public function __construct(array $data, array $source = [], int $silenceMs = 0, int $revision = 5)
     {
+        $this->revision = $revision;
         $this->folder = new Folder();
         $this->path = "{$this->folder->path}/shared.mdb";
         $this->write(['meta/format' => '2']);

@@ -77,7 +77,7 @@ pub(super) fn compare(reader: &Reader, connection: Connection) -> anyhow::Result
     let patience = Instant::now() + connection.timeout();
     let is_told = connection.is_told();
     let mut client = connection.client();
-    let first = reader.report().map_err(super::unsound)?.revision;
+    let first = reader.report().map_err(super::unsound)?.fresh.revision;
     loop {
         let live = match read(&mut client) {
             Ok(live) => live,
@@ -89,13 +89,13 @@ pub(super) fn compare(reader: &Reader, connection: Connection) -> anyhow::Result
         };
         if let Some(live) = live {
             let contents = reader.contents().map_err(super::unsound)?;
-            if contents.report.revision as i64 == live.revision {
+            if contents.report.fresh.revision as i64 == live.revision {
                 let differences = differences(&contents, &live)?;
                 return Ok(Comparison::At { revision: live.revision, differences });
             }
         }
         if Instant::now() > patience {
-            let last = reader.report().map_err(super::unsound)?.revision;
+            let last = reader.report().map_err(super::unsound)?.fresh.revision;
             if last != first {
                 return Ok(Comparison::Apart);
             }

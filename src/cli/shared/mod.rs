@@ -106,7 +106,7 @@ fn table(file: &Path, checked: &Checked, comparison: &Comparison) -> String {
     };
     let rows = [
         ("file", file.display().to_string()),
-        ("revision", report.revision.to_string()),
+        ("revision", report.fresh.revision.to_string()),
         ("age", text::duration(fresh.age.as_millis() as i64) + restored),
         ("nodes", checked.contents.nodes.len().to_string()),
         ("masters", checked.contents.masters().count().to_string()),

@@ -216,7 +216,7 @@ fn a_watch_goes_on_where_it_was_after_each_break_and_starts_over_after_a_reset()
     let ended = follower.follow().expect_err("the reader left");
     assert_eq!(ended.downcast::<io::Error>().expect("an error of output").kind(), io::ErrorKind::BrokenPipe);
     let stat =
-        r#""stat":{"version":0,"czxid":0,"mzxid":0,"pzxid":0,"ctime":0,"mtime":0,"ephemeralOwner":0,"numChildren":0}"#;
+        r#""stat":{"czxid":0,"mzxid":0,"pzxid":0,"ctime":0,"mtime":0,"ephemeralOwner":0,"version":0,"numChildren":0}"#;
     assert_eq!(
         follower.out.0[..5],
         [

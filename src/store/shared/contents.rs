@@ -158,11 +158,12 @@ impl Contents {
             let owners =
                 feeds.iter().zip(&filled).enumerate().filter(|(_, (feed, filled))| filled.whole && is_of(feed));
             for (number, (feed, _)) in owners {
-                let by = ReportedBy { feed: number, source: feed.source().clone(), revision: self.report.revision };
+                let by =
+                    ReportedBy { feed: number, source: feed.source().clone(), revision: self.report.fresh.revision };
                 directory.expect(by, master.clone());
             }
         }
-        let (is_same, revision) = (nodes.len() == self.nodes.len(), self.report.revision);
+        let (is_same, revision) = (nodes.len() == self.nodes.len(), self.report.fresh.revision);
         Restored { is_same, nodes, directory, filled, revision }
     }
 }

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::kept::Kept;
-use crate::model::{Freshness, NodePath, Origin, Revision, Supply};
+use crate::model::{Freshness, NodePath, Origin, Supply, view};
 use crate::store::{Feed, Snapshot};
 
 pub(super) const NODE: &str = "node";
@@ -35,10 +35,8 @@ const SILENCE: Duration = Duration::from_secs(3);
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
-    pub revision: Revision,
-    pub age_ms: u64,
-    pub origin: Origin,
-    pub complete: bool,
+    #[serde(flatten)]
+    pub fresh: view::Freshness,
     pub written_at: u64,
     pub sources: Vec<Source>,
 }
@@ -135,16 +133,15 @@ impl Report {
             fresh = source.add_to(fresh, Duration::ZERO, Duration::ZERO);
             sources.push(source);
         }
-        let Freshness { revision, age, origin, complete } = fresh;
-        Self { revision, age_ms: millis(age), origin, complete, written_at, sources }
+        Self { fresh: fresh.into(), written_at, sources }
     }
 
     /// How far an answer that is read from the file now can be trusted, if these sources are behind it.
     pub fn freshness<'a>(&self, behind: impl Iterator<Item = &'a Source>, now: SystemTime) -> Freshness {
         let silent = Duration::from_millis(wall_clock(now).saturating_sub(self.written_at));
         let silent = if silent > SILENCE { silent } else { Duration::ZERO };
-        let fresh = Freshness { revision: self.revision, age: silent, origin: Origin::Live, complete: true };
-        behind.fold(fresh, |fresh, source| source.add_to(fresh, silent, Duration::from_millis(self.age_ms)))
+        let fresh = Freshness { revision: self.fresh.revision, age: silent, origin: Origin::Live, complete: true };
+        behind.fold(fresh, |fresh, source| source.add_to(fresh, silent, Duration::from_millis(self.fresh.age_ms)))
     }
 
     /// The time since the source was last known to be in sync, for another process than the writer; None: it never was.

@@ -20,7 +20,7 @@ pub(super) fn left_at(path: &Path, feeds: &[impl Borrow<Feed>]) -> io::Result<Op
         Ok(left) => match left.check_cluster(feeds) {
             Ok(()) => {
                 let ms = began.elapsed().as_millis() as u64;
-                let (nodes, revision) = (left.nodes.len(), left.report.revision);
+                let (nodes, revision) = (left.nodes.len(), left.report.fresh.revision);
                 tracing::info!(path = %path.display(), nodes, revision, ms, "read what an earlier process left");
                 return Ok(Some(left));
             }
@@ -46,7 +46,7 @@ pub(super) fn left_at(path: &Path, feeds: &[impl Borrow<Feed>]) -> io::Result<Op
     remove(&lock_file(path))?;
     if let Some(back) = &back {
         fs::rename(&spare, path)?;
-        let (nodes, revision) = (back.nodes.len(), back.report.revision);
+        let (nodes, revision) = (back.nodes.len(), back.report.fresh.revision);
         tracing::info!(path = %path.display(), nodes, revision, "took back the shared file that had been set aside");
     }
     Ok(back)
@@ -62,12 +62,12 @@ fn is_new(path: &Path) -> bool {
 
 /// A copy that is newer than `here`.
 pub(super) fn newer_at(copy: &Path, here: Option<&Contents>, feeds: &[impl Borrow<Feed>]) -> Option<Contents> {
-    let is_newer = |revision| here.is_none_or(|here| revision > here.report.revision);
+    let is_newer = |revision| here.is_none_or(|here| revision > here.report.fresh.revision);
     let told = Image::open_own(copy).and_then(|image| contents::report(&image));
-    if told.is_ok_and(|report| !is_newer(report.revision)) {
+    if told.is_ok_and(|report| !is_newer(report.fresh.revision)) {
         return None;
     }
     let left = left_at(copy, feeds);
     let left = left.inspect_err(|error| tracing::warn!(path = %copy.display(), %error, "cannot use the copy")).ok()?;
-    left.filter(|left| is_newer(left.report.revision))
+    left.filter(|left| is_newer(left.report.fresh.revision))
 }

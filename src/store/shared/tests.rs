@@ -220,7 +220,7 @@ fn what_is_written_is_what_the_store_holds_after_any_changes() {
     let reader = Reader::open(&house.file()).expect("a reader");
     let contents = reader.contents().expect("a whole file");
     assert_eq!(contents.nodes, *snapshot.nodes());
-    assert_eq!(contents.report.revision, snapshot.revision());
+    assert_eq!(contents.report.fresh.revision, snapshot.revision());
     for (at, node) in snapshot.nodes() {
         assert_eq!(reader.node(at).expect("read").0.as_ref(), Some(node));
         let names = snapshot.children(at).map(str::to_owned).collect::<Vec<_>>();
@@ -637,7 +637,7 @@ async fn that_a_source_is_whole_is_written_at_once_also_where_nothing_else_chang
     wait_until(|| metrics.shared_writes.get() > 0).await;
     let report = || Reader::open(&house.file()).and_then(|reader| reader.report()).expect("a report");
     let revision = publisher.publish_whole(vec![]);
-    wait_until(|| report().revision == revision).await;
+    wait_until(|| report().fresh.revision == revision).await;
     assert!(report().sources[0].whole);
     assert_eq!(tasks.stop(Duration::from_secs(20)).await, 0);
 }
@@ -666,7 +666,7 @@ fn a_source_that_is_back_vouches_for_nothing_from_before() {
     open.publisher.feed().prove(Moment::now());
     open.shared.writer.write(&due).expect("written");
     let written = house.read().report;
-    assert!(written.age_ms > 0 && written.revision == due.snapshot.revision(), "{written:?}");
+    assert!(written.fresh.age_ms > 0 && written.fresh.revision == due.snapshot.revision(), "{written:?}");
 }
 
 /// Writes pairs that must always agree, until it is killed.

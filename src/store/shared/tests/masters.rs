@@ -147,7 +147,7 @@ fn masters_leave_room_for_nodes() {
     assert_eq!(freshness(&house).origin, Origin::Restored, "they stand as they were");
     open.publish(vec![put("/node", "written")]);
     let report = Reader::open(&house.file()).and_then(|reader| reader.report()).expect("a report");
-    assert_eq!(report.revision, open.store.snapshot().revision());
+    assert_eq!(report.fresh.revision, open.store.snapshot().revision());
     assert_eq!(&*house.read().nodes[&path("/node")].data, b"written");
     assert!(open.shared.writer.trouble().is_some_and(|why| why.contains("shared.max_size")));
 
