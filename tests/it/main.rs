@@ -16,6 +16,7 @@ mod ensembles;
 mod export;
 mod faults;
 mod file;
+mod full;
 mod generated;
 mod harm;
 #[allow(dead_code, unused_imports, reason = "`make endurance` and `make bench` use the rest")]

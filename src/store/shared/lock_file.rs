@@ -14,7 +14,8 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{FcntlArg, fcntl};
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, FcntlArg, fallocate, fcntl};
 use nix::libc;
 
 use crate::permissions::own;
@@ -71,13 +72,19 @@ impl LockFile {
         // Who has a larger one mapped needs all of it.
         let other = (size != lock.size).then(|| "it is of another size".to_owned());
         match other.or_else(|| lock.disorder()) {
-            None => Ok(lock),
+            None => allocate(&lock.file, lock.size).map(|()| lock),
             Some(why) => Err(io::Error::new(io::ErrorKind::InvalidData, why)),
         }
     }
 
     pub(super) fn file(&self) -> &File {
         &self.file
+    }
+
+    /// Makes the one that LMDB maps at `path`, with places for so many readers.
+    pub(super) fn make(path: &Path, readers: u32) -> io::Result<()> {
+        let size = HEADER + SLOT * readers as usize;
+        allocate(&own::create(path, 0o600)?, size as u64)
     }
 
     /// Tells readers which transaction is the newest.
@@ -261,6 +268,14 @@ impl Bytes {
 
     fn u32_at(&self, at: usize) -> u32 {
         self.0.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| u32::from_ne_bytes(*bytes))
+    }
+}
+
+/// Has all of it lie on its file system, where that can be: who touches a mapped page for which there is no room is killed.
+fn allocate(file: &File, size: u64) -> io::Result<()> {
+    match fallocate(file, FallocateFlags::empty(), 0, size as i64) {
+        Err(Errno::EOPNOTSUPP) => Ok(file.set_len(size)?),
+        result => Ok(result?),
     }
 }
 

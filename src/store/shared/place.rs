@@ -131,8 +131,6 @@ impl Place {
 
     fn map_as(&self, alias: &Path) -> Result<(Arc<Env>, LockFile), SharedError> {
         let own = lock_file(alias);
-        // That of an earlier process, or of an earlier file.
-        remove(&own).map_err(|source| self.failed(source))?;
         let env = Env::writer(alias, &self.config).map_err(|source| self.not_mapped(source))?;
         let lock = LockFile::open(&own, &own).map_err(|source| self.failed(source))?;
         Ok((env, lock))
@@ -142,7 +140,6 @@ impl Place {
     fn model(&self) -> io::Result<PathBuf> {
         let model = self.own.join("model");
         remove(&model)?;
-        remove(&lock_file(&model))?;
         let small = Config { max_size: bytesize::ByteSize::mib(1), ..self.config.clone() };
         drop(Env::writer(&model, &small).map_err(|error| io::Error::other(error.to_string()))?);
         Ok(lock_file(&model))
