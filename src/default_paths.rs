@@ -36,6 +36,20 @@ impl DefaultPaths {
         let state = if may_write(SYSTEM_STATE) { None } else { user_state() };
         Self { socket, state: state.unwrap_or_else(|| SYSTEM_STATE.into()) }
     }
+
+    /// Those of the sidecar that a client finds here, be it one whose socket this process may not open; where there is
+    /// none, those with which this process would start one.
+    pub fn of_the_running() -> Self {
+        let own = Self::of_this_process();
+        let sockets = trusted_sockets();
+        let running =
+            sockets.iter().find(|socket| is_live(socket)).or_else(|| sockets.iter().find(|it| may_be_live(it)));
+        match running {
+            Some(socket) if *socket == system_socket() => Self::default(),
+            Some(socket) => Self { socket: socket.clone(), ..own },
+            None => own,
+        }
+    }
 }
 
 /// The socket of a sidecar that a user runs without a configuration.
@@ -64,24 +78,40 @@ pub fn sockets() -> Vec<PathBuf> {
     folders.map(|folder| folder.join(SOCKET)).collect()
 }
 
+/// Those of them that no other user can have made.
+fn trusted_sockets() -> Vec<PathBuf> {
+    sockets().into_iter().filter(|socket| check_owner(socket).is_ok()).collect()
+}
+
 /// The socket at which a client finds a sidecar, or would find its shared file: the first that somebody listens to; else
 /// the first beside which there is a shared file, of a sidecar that is gone: one that can be read, if there is one.
 pub fn found() -> Option<PathBuf> {
-    let sockets: Vec<_> = sockets().into_iter().filter(|socket| check_owner(socket).is_ok()).collect();
+    let sockets = trusted_sockets();
     let is_readable = |socket: &&PathBuf| File::open(shared_file_beside(socket)).is_ok();
     let is_left = |socket: &&PathBuf| shared_file_beside(socket).exists();
     let first = sockets.iter().find(|socket| is_live(socket)).or_else(|| sockets.iter().find(is_readable));
     first.or_else(|| sockets.iter().find(is_left)).cloned()
 }
 
-/// Whether somebody listens to a socket, also where more connections wait to be accepted than may: to wait for that could
-/// take for ever.
+/// Whether somebody listens to a socket.
 pub fn is_live(socket: &Path) -> bool {
-    let connected = Socket::new(Domain::UNIX, Type::STREAM, None).and_then(|stream| {
-        stream.set_nonblocking(true)?;
-        stream.connect(&SockAddr::unix(socket)?)
-    });
-    connected.map_or_else(|error| error.kind() == io::ErrorKind::WouldBlock, |()| true)
+    connect(socket).is_ok()
+}
+
+/// Whether somebody listens to a socket, as far as this process may know: it may not be let through to it.
+pub fn may_be_live(socket: &Path) -> bool {
+    connect(socket).map_or_else(|error| error.kind() == io::ErrorKind::PermissionDenied, |()| true)
+}
+
+/// Connects to a socket, or would, where more connections wait to be accepted than may: to wait for that could take for
+/// ever.
+fn connect(socket: &Path) -> io::Result<()> {
+    let stream = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    stream.set_nonblocking(true)?;
+    match stream.connect(&SockAddr::unix(socket)?) {
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Where a sidecar with this socket has its shared file, unless its configuration says otherwise.

@@ -10,6 +10,7 @@ use clap::{Args, Subcommand};
 use nix::unistd::{Gid, Uid, User, geteuid, getgrouplist, getgroups, getuid};
 use roster::access::{Access, Client, Decision, Denied, Identity, Policy, uid};
 use roster::config::Config;
+use roster::default_paths::may_be_live;
 use roster::model::NodePath;
 
 use super::settings::{Loaded, Settings};
@@ -78,8 +79,9 @@ impl Explain {
 impl ExplainAccess {
     fn run(self) -> anyhow::Result<()> {
         let Loaded { config, origin } = self.settings.load()?;
-        let own = config.sidecar_user().unwrap_or_else(geteuid);
-        let policy = Policy::of(&config.access, &config.allow, own)?;
+        let (own, sidecar) = sidecar(&config);
+        // Where nobody knows, it is root alone: to take the user who asks for the sidecar's would allow too much.
+        let policy = Policy::of(&config.access, &config.allow, own.unwrap_or(Uid::from_raw(0)))?;
         let (client, groups) = client(self.tcp, self.user.as_deref())?;
         let decision = policy.decide(client, || groups.clone());
         let shut = shut_out(&config.thrift.unix, client, &groups);
@@ -90,8 +92,7 @@ impl ExplainAccess {
         if let Some(why) = shut {
             writeln!(out, "{why}")?;
         }
-        let runs_as = if config.thrift.unix.exists() { "runs as" } else { "does not run, and would run as" };
-        writeln!(out, "{origin}. The sidecar {runs_as} uid {own}.")?;
+        writeln!(out, "{origin}. {sidecar}.")?;
         match self.action {
             None => {}
             Some(action) => {
@@ -100,6 +101,26 @@ impl ExplainAccess {
             }
         }
         Ok(())
+    }
+}
+
+/// The user as whom the sidecar runs, as far as that can be known, and what can be said of it.
+fn sidecar(config: &Config) -> (Option<Uid>, String) {
+    let socket = &config.thrift.unix;
+    let shown = socket.display();
+    let others = "the user as whom it runs may do everything, too";
+    if !may_be_live(socket) {
+        // What is left of this user's own runs shows nothing of another user's sidecar.
+        let own = config.sidecar_user().filter(|user| *user != geteuid());
+        let runs = own.map_or_else(|| others.into(), |own| format!("it would run as uid {own}"));
+        return (own, format!("No sidecar runs at {shown}; {runs}"));
+    }
+    match fs::metadata(socket) {
+        Ok(found) => {
+            let own = Uid::from_raw(found.uid());
+            (Some(own), format!("The sidecar at {shown} runs as uid {own}"))
+        }
+        Err(_) => (None, format!("{shown} cannot be looked at: ask as root; {others}")),
     }
 }
 

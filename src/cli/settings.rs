@@ -79,8 +79,10 @@ impl Settings {
         Ok((layers, origin))
     }
 
+    /// Loads that of the sidecar that runs, which may be another user's.
     pub(crate) fn load(self) -> anyhow::Result<Loaded> {
         let (layers, origin) = self.layers([])?;
+        let layers = Layers { default_paths: DefaultPaths::of_the_running(), ..layers };
         loaded(Config::load(&layers), origin)
     }
 

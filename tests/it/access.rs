@@ -10,7 +10,9 @@ use nix::sys::signal::Signal;
 use rmpv::Value;
 
 use crate::harness::master::{Scripted, text};
-use crate::harness::{Client, Dialect, SOON, binary, ensure, eventually, exception, is_skipped_without_root};
+use crate::harness::{
+    Client, Dialect, Ended, SOON, binary, ensure, eventually, exception, is_skipped_without_root, unconfigured,
+};
 use crate::idl::{
     AccessDenied, Call, CallErrorKind, CallOptions, CallTimedOut, Encoding, RegisterAddress, TRosterSyncClient,
 };
@@ -184,4 +186,39 @@ fn what_a_user_may_do_is_explained_from_the_configuration() {
     assert_eq!((code, text.contains("no `[[allow]]` is for it")), (Some(8), true), "{text}");
     let (code, text) = explain(&["--user", "nobody-has-this-name"]);
     assert_eq!((code, text.contains("there is no user")), (Some(2), true), "{text}");
+}
+
+#[test]
+fn who_asks_is_not_taken_for_the_user_as_whom_the_sidecar_runs() {
+    if is_skipped_without_root() {
+        return;
+    }
+    let shop = Shop::with("");
+    // As the system's does, it leaves out where the socket is.
+    let config = shop.scene.roster.folder().join("system.toml");
+    std::fs::write(&config, format!("[[allow]]\nuser = '{WEB}'\ncall = ['mail.*']\n")).expect("written");
+    let explains = |run: &Path, uid: u32, what: [&str; 2], code: i32, told: &str| {
+        let enter = format!(
+            "mount -t tmpfs none /run && mkdir /run/roster && mount --bind $0 /run/roster && \
+             exec setpriv --reuid={uid} --regid={uid} --clear-groups \"$@\""
+        );
+        let mut command = unconfigured(Command::new("unshare"));
+        command.args(["--mount", "sh", "-c", &enter]).arg(run).arg(&shop.roster);
+        command.args(["explain", "access", "--config"]).arg(&config).args(what).current_dir("/");
+        let ended = Ended::of(&mut command);
+        assert_eq!(ended.code, Some(code), "uid {uid}, {what:?}: {ended:?}");
+        let text = ended.wrong + &String::from_utf8_lossy(&ended.told);
+        assert!(text.contains(told) && !text.contains("may do everything, and"), "uid {uid}, {what:?}: {text}");
+    };
+    let no_sidecar = tempfile::tempdir().expect("a folder");
+    for (uid, calls) in [(WEB, 0), (DEPLOY, 8)] {
+        for (what, code) in [(["read", "/config/db"], 8), (["call", "mail.send"], calls)] {
+            let runs = "The sidecar at /run/roster/roster.sock runs as uid 0.";
+            explains(shop.scene.roster.folder(), uid, what, code, runs);
+            for (mode, told) in [(0o755, "No sidecar runs at"), (0o700, "cannot be looked at: ask as root")] {
+                std::fs::set_permissions(no_sidecar.path(), PermissionsExt::from_mode(mode)).expect("a mode");
+                explains(no_sidecar.path(), uid, what, code, told);
+            }
+        }
+    }
 }
