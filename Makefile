@@ -3,7 +3,7 @@
 # What the tests need from Debian: ZooKeeper (with a Java runtime), PHP with LMDB and Thrift's library, Thrift's compiler,
 # a clock that jumps, networks of their own, patches; and for the PHP package its test runner, a web server, and Composer.
 PACKAGES := zookeeper php-cli php-thrift thrift-compiler php-dba phpunit php-fpm nginx-light composer faketime \
-	iproute2 iptables patch
+	iproute2 iptables patch prometheus
 
 # What `make bench` compares with, beside those.
 BENCH_PACKAGES := redis-server

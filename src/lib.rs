@@ -10,11 +10,12 @@
 //! | 0 | [`model`], [`metrics`], [`permissions`], [`default_paths`], [`secret`], [`task`], [`clock`], `sync`, `allocator` |
 //! | 1 | [`access`], [`store`], [`tunnel`], [`net`] |
 //! | 2 | [`resolve`] |
-//! | 3 | [`source`], [`register`], [`thrift`], [`master`] |
+//! | 3 | [`source`], [`register`], [`thrift`], [`master`], [`admin`] |
 //! | 4 | [`config`] |
 //! | 5 | [`sidecar`] |
 
 pub mod access;
+pub mod admin;
 mod allocator;
 pub mod clock;
 pub mod config;

@@ -3,11 +3,12 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
 use crate::access::{Access, Policy, UnknownName};
+use crate::admin::{Admin, Rooms};
 use crate::config::{Config, foreign_folders, raise_limit};
 use crate::metrics::Metrics;
 use crate::net::{Address, BindError, TakenPorts};
@@ -88,6 +89,8 @@ impl Sidecar {
         let state = shared_config.claim_state()?;
         let bind = || Register::bind(&config.register, &config.token_file(), taken_ports);
         let register = config.register.is_on().then(bind).transpose()?;
+        let bind = || Admin::bind(&config.admin, taken_ports);
+        let admin = (!config.admin.listen.is_empty()).then(bind).transpose()?;
 
         let metrics = Arc::new(Metrics::default());
         let feeds = feeds(config);
@@ -129,6 +132,13 @@ impl Sidecar {
                 tracing::info!(%address, "listening for masters");
             }
             register.start(publisher, memory.clone(), metrics.clone(), &tasks, reloads);
+        }
+        if let Some(admin) = admin {
+            if let Some(address) = admin.address() {
+                tracing::info!(%address, "listening for health and metrics");
+            }
+            let (store, access, metrics) = (store.clone(), access.clone(), metrics.clone());
+            admin.start(Rooms { store, access, metrics, memory: memory.clone(), started: Instant::now() }, &tasks);
         }
         endpoint.start(&config.zk_data, &store, &access, memory, &metrics, &tasks)?;
         match shared {

@@ -25,6 +25,7 @@ pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
     let mut check = Check { draft, mistakes: Vec::new() };
     check.thrift(&config.thrift);
     check.access(config);
+    check.loopback(&config.admin.listen, &"admin.listen".into(), "the admin server");
     check.register(&config.register);
     check.listeners(config);
     check.object_if(config.store.history == 0, &Key::from("store.history"), ZERO);
@@ -78,9 +79,7 @@ impl Check<'_> {
             self.object(&[&unix, &tcp], "there is nothing to listen on: set this or `thrift.tcp`");
         }
         self.socket(&thrift.unix, &unix);
-        if let Err(message) = loopback(&thrift.tcp) {
-            self.object(&[&tcp], message);
-        }
+        self.loopback(&thrift.tcp, &tcp, "the endpoint");
         for (name, is_zero) in [
             ("threads", thrift.threads == 0),
             ("max_connections", thrift.max_connections == 0),
@@ -144,6 +143,12 @@ impl Check<'_> {
         }
     }
 
+    fn loopback(&mut self, address: &str, key: &Key, who: &str) {
+        if let Err(message) = loopback(address, who) {
+            self.object(&[key], message);
+        }
+    }
+
     fn socket(&mut self, path: &Path, key: &Key) {
         let relative = path.is_relative() && !path.as_os_str().is_empty();
         self.object_if(relative, key, "is relative: write an absolute path, which clients can know");
@@ -189,11 +194,17 @@ impl Check<'_> {
     /// Two own listeners at one place.
     fn listeners(&mut self, config: &Config) {
         let (thrift, register) = (&config.thrift, &config.register);
-        let (tcp, unix) = ("thrift.tcp".into(), "thrift.unix".into());
-        if is_one_port(&thrift.tcp, &register.listen) {
-            let message =
-                format!("is {:?}, where `thrift.tcp` listens too: give each a port of its own", register.listen);
-            self.object(&[&"register.listen".into(), &tcp], message);
+        let unix = "thrift.unix".into();
+        let ports = [
+            ("thrift.tcp", &thrift.tcp),
+            ("register.listen", &register.listen),
+            ("admin.listen", &config.admin.listen),
+        ];
+        for (number, (key, port)) in ports.iter().enumerate() {
+            for (other, _) in ports[..number].iter().filter(|(_, other)| is_one_port(other, port)) {
+                let message = format!("is {port:?}, where `{other}` listens too: give each a port of its own");
+                self.object(&[&Key::from(*key), &Key::from(*other)], message);
+            }
         }
         if !thrift.unix.as_os_str().is_empty() && thrift.unix == register.unix {
             self.object(
@@ -360,8 +371,8 @@ fn is_one_port(one: &str, other: &str) -> bool {
     one.port() == other.port() && one.port() != 0 && same_host
 }
 
-/// What is wrong with an address to listen on; none, if it is empty.
-fn loopback(tcp: &str) -> Result<(), String> {
+/// What is wrong with an address where this one is to listen; none, if it is empty.
+fn loopback(tcp: &str, who: &str) -> Result<(), String> {
     if tcp.is_empty() {
         return Ok(());
     }
@@ -375,5 +386,5 @@ fn loopback(tcp: &str) -> Result<(), String> {
     if is_loopback {
         return Ok(());
     }
-    Err(format!("{tcp:?} is no loopback address, and the endpoint has no authentication: use \"127.0.0.1:PORT\""))
+    Err(format!("{tcp:?} is no loopback address, and {who} has no authentication: use \"127.0.0.1:PORT\""))
 }

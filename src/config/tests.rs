@@ -64,7 +64,7 @@ max_memory = "64KiB"
 max_depth = -1
 max_container = "many"
 
-[admin]
+[cache]
 listen = "0.0.0.0:8010"
 
 [zk_data]
@@ -126,7 +126,7 @@ roster.toml:12: thrift.max_request: expected a size such as "64KiB", found "64 k
 roster.toml:14: thrift.max_memory: is less than four replies: `thrift.max_reply` is 1.0 MiB
 roster.toml:15: thrift.max_depth: expected a whole number, found -1
 roster.toml:16: thrift.max_container: expected a whole number, found "many"
-roster.toml:18: admin: this version of Roster has no such key
+roster.toml:18: cache: this version of Roster has no such key
 roster.toml:22: zk_data.path: a path begins with '/'
 roster.toml:25: zookeeper.0.connect: `zk1:2181; zk2:2181` is not a server: expected `host:port,host:port/chroot`, an IPv6 address in brackets
 roster.toml:26: zookeeper.0.session_timeout: a session needs at least 1s to live through a pause
@@ -449,6 +449,7 @@ fn an_address_to_listen_on_is_a_loopback_one() {
     for tcp in ["127.0.0.1:0", "127.8.9.10:9090", "[::1]:9090", "localhost:9090", ""] {
         load("", &[], &[("thrift.tcp", tcp)]).unwrap_or_else(|error| panic!("{tcp}: {error}"));
     }
+    assert!(load("", &[], &[("admin.listen", "0.0.0.0:9191")]).is_err());
     for tcp in ["0.0.0.0:1", "10.0.0.1:1", "[::]:1", "localhost", "127.0.0.1:", ":1", "local.example:1", "unix:///x"] {
         assert!(load("", &[], &[("thrift.tcp", tcp)]).is_err(), "{tcp}");
     }

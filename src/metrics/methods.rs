@@ -5,6 +5,9 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use prometheus::proto::{Metric, MetricFamily, MetricType};
+
+use super::family::{family, histogram, sample};
 use super::{Counter, Gauge};
 
 /// So many methods are counted each by itself, and all further ones together: callers choose the names.
@@ -73,6 +76,39 @@ impl Methods {
         self.lock().iter().map(|(name, method)| (name.clone(), method.clone())).collect()
     }
 
+    /// What calls came to, as Prometheus has it; none, before there was one.
+    pub(super) fn families(&self) -> Vec<MetricFamily> {
+        let all = self.all();
+        if all.is_empty() {
+            return Vec::new();
+        }
+        let count = |name: &str, help: &str, of: fn(&Method) -> &Counter| {
+            let samples =
+                all.iter().map(|(name, method)| sample(MetricType::COUNTER, labels(name), of(method).get() as f64));
+            family(MetricType::COUNTER, name, help, samples)
+        };
+        let failures = all.iter().flat_map(|(name, method)| {
+            method.failures().map(|(reason, counter)| {
+                let labels = labels(name).into_iter().chain([("reason", reason)]);
+                sample(MetricType::COUNTER, labels, counter.get() as f64)
+            })
+        });
+        let outstanding =
+            all.iter().map(|(name, method)| sample(MetricType::GAUGE, labels(name), method.outstanding.get() as f64));
+        vec![
+            count("method_calls", "Calls of the method.", |method| &method.calls),
+            count("method_retries", "Calls that were sent to one more master.", |method| &method.retries),
+            family(MetricType::COUNTER, "method_call_failures", "Calls that came to no result, by reason.", failures),
+            family(MetricType::GAUGE, "method_calls_outstanding", "Calls under way now.", outstanding),
+            family(
+                MetricType::HISTOGRAM,
+                "method_call_duration_seconds",
+                "How long calls took that were answered, also with an error.",
+                all.iter().map(|(name, method)| method.times().sample(name)),
+            ),
+        ]
+    }
+
     fn method(&self, service: &str, method: &str) -> Arc<Method> {
         let mut methods = self.lock();
         let mut name = (service.to_owned(), method.to_owned());
@@ -88,7 +124,15 @@ impl Methods {
     }
 }
 
+fn labels((service, method): &(String, String)) -> [(&'static str, &str); 2] {
+    [("service", service), ("method", method)]
+}
+
 impl Method {
+    fn failures(&self) -> [(&'static str, &Counter); 4] {
+        [("failed", &self.failed), ("timed_out", &self.timed_out), ("lost", &self.lost), ("refused", &self.refused)]
+    }
+
     pub fn times(&self) -> Times {
         *self.times.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -103,6 +147,11 @@ impl Times {
     pub fn mean(&self) -> Duration {
         let nanos = self.sum.as_nanos() / u128::from(self.count().max(1));
         Duration::from_nanos(nanos as u64)
+    }
+
+    fn sample(&self, name: &(String, String)) -> Metric {
+        let bounds = BUCKETS.map(|millis| millis as f64 / 1_000.0);
+        histogram(labels(name), bounds.into_iter().zip(self.histogram), self.count(), self.sum.as_secs_f64())
     }
 
     fn add(&mut self, took: Duration) {

@@ -1,5 +1,6 @@
 //! Everything Roster counts, in one struct that is passed, never a global.
 
+mod family;
 mod methods;
 
 use std::collections::BTreeMap;
@@ -7,7 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwapOption;
+use prometheus::proto::{MetricFamily, MetricType};
 
+pub use self::family::{family, sample};
 pub use self::methods::{Ending, Method, Methods, Tally, Times};
 
 /// A count that only grows.
@@ -61,53 +64,99 @@ impl Drop for Held<'_> {
     }
 }
 
-/// What is counted, by the words of `status`.
-#[derive(Debug, Default)]
-pub struct Metrics {
+/// Declares what is counted: its name, its help and its kind, and whether it would tell of masters whom a client may not
+/// know of.
+macro_rules! metrics {
+    (
+        $($(#[doc = $help:literal])+ $count:ident: $kind:ident $(of $masters:ident)?,)+
+        $(; $(#[doc = $about:literal])+ $field:ident: $type:ty)+
+    ) => {
+        /// What is counted, and what is wrong now.
+        #[derive(Debug, Default)]
+        pub struct Metrics {
+            $($(#[doc = $help])+ pub $count: $kind,)+
+            $($(#[doc = $about])+ pub $field: $type,)+
+        }
+
+        impl Metrics {
+            /// Each count; those of masters only for who may know of all of them.
+            fn counts(&self, with_masters: bool) -> impl Iterator<Item = Count> {
+                let all = [$(Count {
+                    name: stringify!($count),
+                    help: concat!($($help),+).trim_start(),
+                    kind: $kind::TYPE,
+                    is_of_masters: false $(|| stringify!($masters) == "masters")?,
+                    value: self.$count.get(),
+                }),+];
+                all.into_iter().filter(move |count| with_masters || !count.is_of_masters)
+            }
+        }
+    };
+}
+
+metrics! {
     /// Requests answered, also those answered with an exception.
-    pub requests: Counter,
+    requests: Counter,
     /// Requests answered with an exception.
-    pub exceptions: Counter,
+    exceptions: Counter,
     /// Connections accepted.
-    pub connections: Counter,
+    connections: Counter,
     /// Connections open now.
-    pub connections_open: Gauge,
+    connections_open: Gauge,
     /// Connections closed at once because there were too many.
-    pub connections_refused: Counter,
+    connections_refused: Counter,
     /// Idle connections closed to make room for new ones.
-    pub connections_evicted: Counter,
+    connections_evicted: Counter,
     /// Connections closed because a request did not come in time.
-    pub timeouts: Counter,
+    timeouts: Counter,
     /// Connections closed because what came was not a request.
-    pub malformed: Counter,
+    malformed: Counter,
     /// Requests refused because too many bytes of replies waited for their readers.
-    pub overloaded: Counter,
+    overloaded: Counter,
     /// Watches that wait now.
-    pub watches_waiting: Gauge,
+    watches_waiting: Gauge,
     /// Changes published to the snapshot.
-    pub changes: Counter,
+    changes: Counter of masters,
     /// Calls of masters' methods.
-    pub calls: Counter,
-    /// Those under way now.
-    pub calls_outstanding: Gauge,
-    /// What they came to, by service and method.
-    pub methods: Methods,
+    calls: Counter,
+    /// Calls of masters' methods under way now.
+    calls_outstanding: Gauge of masters,
     /// Connections of masters refused, or closed before they had shown a token.
-    pub masters_refused: Counter,
-    /// Connections that have not shown a token yet.
-    pub masters_unauthenticated: Gauge,
+    masters_refused: Counter of masters,
+    /// Connections to the register that have not shown a token yet.
+    masters_unauthenticated: Gauge of masters,
     /// About how many bytes the services take that masters of the register offer.
-    pub metadata_bytes: Gauge,
+    metadata_bytes: Gauge of masters,
     /// Masters of whose services some are left out, since they are too large.
-    pub masters_left_out: Gauge,
+    masters_left_out: Gauge of masters,
     /// Transactions written to the shared file.
-    pub shared_writes: Counter,
+    shared_writes: Counter,
     /// Times that the shared file, or its copy, could not be written.
-    pub shared_failures: Counter,
+    shared_failures: Counter,
+    ;
+    /// What calls came to, by service and method.
+    methods: Methods;
     /// Why the shared file is not written now.
-    pub shared_trouble: ArcSwapOption<String>,
+    shared_trouble: ArcSwapOption<String>;
     /// Why the sidecar does not listen now at ports of its settings.
-    pub ports_taken: Troubles,
+    ports_taken: Troubles
+}
+
+/// One count as it stands.
+struct Count {
+    name: &'static str,
+    help: &'static str,
+    kind: MetricType,
+    is_of_masters: bool,
+    value: u64,
+}
+
+impl Counter {
+    const TYPE: MetricType = MetricType::COUNTER;
+}
+
+impl Gauge {
+    const TYPE: MetricType = MetricType::GAUGE;
 }
 
 /// What is wrong now, by the setting that it concerns, in words.
@@ -133,28 +182,26 @@ impl Troubles {
 }
 
 impl Metrics {
-    /// Each count with its name.
-    pub fn named(&self) -> [(&'static str, u64); 19] {
-        [
-            ("requests", self.requests.get()),
-            ("exceptions", self.exceptions.get()),
-            ("connections", self.connections.get()),
-            ("connectionsOpen", self.connections_open.get()),
-            ("connectionsRefused", self.connections_refused.get()),
-            ("connectionsEvicted", self.connections_evicted.get()),
-            ("timeouts", self.timeouts.get()),
-            ("malformed", self.malformed.get()),
-            ("overloaded", self.overloaded.get()),
-            ("watchesWaiting", self.watches_waiting.get()),
-            ("changes", self.changes.get()),
-            ("calls", self.calls.get()),
-            ("callsOutstanding", self.calls_outstanding.get()),
-            ("mastersRefused", self.masters_refused.get()),
-            ("mastersUnauthenticated", self.masters_unauthenticated.get()),
-            ("metadataBytes", self.metadata_bytes.get()),
-            ("mastersLeftOut", self.masters_left_out.get()),
-            ("sharedWrites", self.shared_writes.get()),
-            ("sharedFailures", self.shared_failures.get()),
-        ]
+    /// Each count by the words of `status`.
+    pub fn named(&self, with_masters: bool) -> impl Iterator<Item = (String, u64)> {
+        self.counts(with_masters).map(|count| (camel_case(count.name), count.value))
     }
+
+    /// Each count as Prometheus has it.
+    pub fn families(&self, with_masters: bool) -> Vec<MetricFamily> {
+        let counts = self.counts(with_masters);
+        let mut families: Vec<_> =
+            counts.map(|it| family(it.kind, it.name, it.help, [sample(it.kind, [], it.value as f64)])).collect();
+        if with_masters {
+            families.extend(self.methods.families());
+        }
+        families
+    }
+}
+
+/// `connectionsOpen` for `connections_open`.
+fn camel_case(name: &str) -> String {
+    let mut words = name.split('_');
+    let first = words.next().unwrap_or_default().to_owned();
+    words.fold(first, |name, word| name + &word[..1].to_uppercase() + &word[1..])
 }

@@ -149,7 +149,7 @@ impl Feed {
 
     /// Whether this feed has a say in how far an answer can be trusted: one that is learned has none before it was in
     /// sync, so that a wrong address makes nothing worse.
-    pub(super) fn counts(&self, is_whole: bool) -> bool {
+    pub fn counts(&self, is_whole: bool) -> bool {
         is_whole || self.kind != LEARNED
     }
 

@@ -75,18 +75,6 @@ struct Page {
     cursor: Option<String>,
 }
 
-/// The counters that would tell of masters that a client may not know of.
-pub(super) const OF_MASTERS: [&str; 8] = [
-    "masters",
-    "services",
-    "mastersRefused",
-    "mastersUnauthenticated",
-    "mastersLeftOut",
-    "metadataBytes",
-    "callsOutstanding",
-    "changes",
-];
-
 impl Desk {
     pub(super) fn new(
         config: &Config,
@@ -289,10 +277,7 @@ impl Desk {
             uptime_ms: self.started.elapsed().as_millis() as i64,
             freshness: snapshot.freshness(feeds()).into(),
             sources: feeds().map(|(feed, filled)| convert::source(feed, filled, now, peer.identity.grant())).collect(),
-            counters: self
-                .counters(&snapshot, peer.identity.grant())
-                .map(|(name, n)| (name.to_owned(), n as i64))
-                .collect(),
+            counters: self.counters(&snapshot, peer.identity.grant()).map(|(name, n)| (name, n as i64)).collect(),
             limits: self.limits().into_iter().map(|(name, n)| (name.to_owned(), n as i64)).collect(),
             shared_trouble: self.metrics.shared_trouble.load().as_deref().cloned(),
             access: Some(peer.identity.to_string()),
@@ -301,12 +286,11 @@ impl Desk {
     }
 
     /// Who does not see all masters is not told how many there are, nor what they do.
-    fn counters(&self, snapshot: &Snapshot, grant: &Grant) -> impl Iterator<Item = (&'static str, u64)> {
-        let directory = snapshot.directory();
+    fn counters(&self, snapshot: &Snapshot, grant: &Grant) -> impl Iterator<Item = (String, u64)> {
+        let (directory, sees_all) = (snapshot.directory(), grant.sees_all());
         let held = [("masters", directory.len() as u64), ("services", directory.count_of_services() as u64)];
-        let sees_all = grant.sees_all();
-        let all = self.metrics.named().into_iter().chain(self.accounts.gauges()).chain(held);
-        all.filter(move |(name, _)| sees_all || !OF_MASTERS.contains(name))
+        let held = sees_all.then_some(held).into_iter().flatten().chain(self.accounts.gauges());
+        self.metrics.named(sees_all).chain(held.map(|(name, n)| (name.to_owned(), n)))
     }
 
     fn limits(&self) -> [(&'static str, u64); 16] {

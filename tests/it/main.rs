@@ -1,6 +1,7 @@
 //! Drives the real binary, with a real ZooKeeper and real PHP, in temporary directories.
 
 mod access;
+mod admin;
 mod attacks;
 mod bounds;
 mod burden;

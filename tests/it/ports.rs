@@ -31,6 +31,7 @@ fn prepared(setting: &str, value: &str) -> Roster {
     std::fs::create_dir_all(roster.state()).expect("a folder");
     match setting {
         "thrift.tcp" => roster.configure(&format!("127.0.0.1:{}", roster.port()), value),
+        "admin.listen" => roster.configure("[register]", &format!("[admin]\nlisten = \"{value}\"\n[register]")),
         _ => roster.configure("listen = \"\"", &format!("listen = \"{value}\"")),
     }
     roster
@@ -38,7 +39,7 @@ fn prepared(setting: &str, value: &str) -> Roster {
 
 #[test]
 fn a_port_that_another_user_has_is_told_and_had_as_soon_as_it_is_free() {
-    for setting in ["thrift.tcp", "register.listen"] {
+    for setting in ["thrift.tcp", "register.listen", "admin.listen"] {
         let (listener, taken, user) = squat();
         let mut roster = prepared(setting, &taken.to_string());
         roster.run();

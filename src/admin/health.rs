@@ -1,0 +1,20 @@
+//! Health: what probes ask for.
+
+use axum::http::StatusCode;
+
+use crate::store::Snapshot;
+
+/// Whether each source has been read as a whole once, or is known from before: then every question has an answer, if an old
+/// one. What is old on purpose is ready.
+pub(super) fn ready(snapshot: &Snapshot) -> (StatusCode, String) {
+    let missing: Vec<String> = snapshot
+        .behind_all()
+        .filter(|(feed, filled)| feed.counts(filled.whole) && !filled.whole)
+        .map(|(feed, _)| format!("waiting for {}\n", feed.name()))
+        .collect();
+    if missing.is_empty() {
+        (StatusCode::OK, "ready\n".into())
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, missing.concat())
+    }
+}

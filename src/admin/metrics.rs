@@ -1,0 +1,153 @@
+//! The metrics that Prometheus reads, in its text format.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::body::Bytes;
+use prometheus::TextEncoder;
+use prometheus::proto::MetricType::{self, COUNTER, GAUGE};
+use prometheus::proto::{Metric, MetricFamily};
+
+use super::Rooms;
+use crate::access::{Client, Grant};
+use crate::metrics::{family, sample};
+use crate::store::{Feed, FeedState, Filled, Snapshot};
+
+/// The text is made once in so long at most, however many ask for it.
+const MAX_AGE: Duration = Duration::from_secs(1);
+
+/// The text as it was made last.
+#[derive(Debug, Default)]
+pub(super) struct Text(Mutex<Option<(Instant, Bytes)>>);
+
+impl Text {
+    /// Blocks while it is made.
+    pub(super) fn get(&self, rooms: &Rooms) -> prometheus::Result<Bytes> {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, text)) = last.as_ref().filter(|(made, _)| made.elapsed() < MAX_AGE) {
+            return Ok(text.clone());
+        }
+        let text = Bytes::from(TextEncoder::new().encode_to_string(&families(rooms))?);
+        *last = Some((Instant::now(), text.clone()));
+        Ok(text)
+    }
+}
+
+/// All that a client over TCP may know.
+fn families(rooms: &Rooms) -> Vec<MetricFamily> {
+    let identity = rooms.access.identify(Client::Tcp, Vec::new);
+    let grant = identity.grant();
+    let snapshot = rooms.store.snapshot();
+    let mut families = vec![
+        one("info", "The version of the sidecar.", [("version", env!("CARGO_PKG_VERSION"))], 1.0),
+        one("uptime_seconds", "How long the sidecar has been running.", [], rooms.started.elapsed().as_secs_f64()),
+        one("memory_charged_bytes", "What clients and masters make the sidecar hold.", [], rooms.memory.taken() as f64),
+        one(
+            "shared_file_failing",
+            "Whether the shared file is not written now, or not all of it.",
+            [],
+            f64::from(u8::from(rooms.metrics.shared_trouble.load().is_some())),
+        ),
+        one(
+            "ports_taken",
+            "Ports of the settings at which the sidecar cannot listen now.",
+            [],
+            rooms.metrics.ports_taken.get().len() as f64,
+        ),
+    ];
+    if grant.sees_all() {
+        let directory = snapshot.directory();
+        families.push(one("masters", "Masters that are known.", [], directory.len() as f64));
+        families.push(one("services", "Services that they offer.", [], directory.count_of_services() as f64));
+    }
+    families.extend(sources(&snapshot, grant));
+    families.extend(rooms.metrics.families(grant.sees_all()));
+    families
+}
+
+fn one<const N: usize>(name: &str, help: &str, labels: [(&'static str, &str); N], value: f64) -> MetricFamily {
+    family(GAUGE, name, help, [sample(GAUGE, labels, value)])
+}
+
+/// A count of a source.
+struct OfSource {
+    kind: MetricType,
+    name: &'static str,
+    help: &'static str,
+    /// Whether it would tell of nodes that a client may not read.
+    is_of_nodes: bool,
+    value: fn(&Feed, Filled) -> Option<f64>,
+}
+
+const OF_SOURCES: [OfSource; 8] = [
+    OfSource {
+        kind: GAUGE,
+        name: "source_live",
+        help: "Whether the source is in sync.",
+        is_of_nodes: false,
+        value: |feed, _| Some(f64::from(u8::from(feed.state() == FeedState::Live))),
+    },
+    OfSource {
+        kind: GAUGE,
+        name: "source_age_seconds",
+        help: "How old what is known of the source may be; 0 while it is in sync, none if it never was.",
+        is_of_nodes: false,
+        value: |feed, _| feed.age().map(|age| age.as_secs_f64()),
+    },
+    OfSource {
+        kind: GAUGE,
+        name: "source_whole",
+        help: "Whether all of the source has been read once, or is known from before.",
+        is_of_nodes: false,
+        value: |_, filled| Some(f64::from(u8::from(filled.whole))),
+    },
+    OfSource {
+        kind: GAUGE,
+        name: "source_nodes",
+        help: "Nodes that are known of the source.",
+        is_of_nodes: true,
+        value: |_, filled| Some(filled.nodes as f64),
+    },
+    OfSource {
+        kind: GAUGE,
+        name: "source_bytes",
+        help: "Bytes of their paths and data.",
+        is_of_nodes: true,
+        value: |_, filled| Some(filled.bytes as f64),
+    },
+    OfSource {
+        kind: GAUGE,
+        name: "source_left_out",
+        help: "Nodes and lists of the source that may not be read or pass a limit.",
+        is_of_nodes: false,
+        value: |feed, _| Some(feed.left_out() as f64),
+    },
+    OfSource {
+        kind: COUNTER,
+        name: "source_reconnects",
+        help: "Times that the source was lost and found again.",
+        is_of_nodes: false,
+        value: |feed, _| Some(feed.reconnects.get() as f64),
+    },
+    OfSource {
+        kind: COUNTER,
+        name: "source_drift",
+        help: "Differences that only an audit found.",
+        is_of_nodes: false,
+        value: |feed, _| Some(feed.drift.get() as f64),
+    },
+];
+
+fn sources(snapshot: &Snapshot, grant: &Grant) -> impl Iterator<Item = MetricFamily> {
+    let sees_nodes = |feed: &Feed| feed.roots().iter().all(|root| grant.reads(root));
+    OF_SOURCES.iter().filter_map(move |OfSource { kind, name, help, is_of_nodes, value }| {
+        let samples: Vec<Metric> = snapshot
+            .behind_all()
+            .filter(|(feed, _)| !is_of_nodes || sees_nodes(feed))
+            .filter_map(|(feed, filled)| {
+                Some(sample(*kind, [("source", feed.name()), ("kind", feed.kind())], value(feed, filled)?))
+            })
+            .collect();
+        (!samples.is_empty()).then(|| family(*kind, name, help, samples))
+    })
+}

@@ -1,0 +1,229 @@
+//! The admin server, asked by probes, by Prometheus, and by whoever should get nothing of it.
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::unistd::{Uid, setfsuid};
+use rmpv::Value;
+
+use crate::harness::master::Scripted;
+use crate::harness::{Process, Roster, SOON, ensure, eventually, free_port, is_skipped_without_root, source};
+use crate::register::{Scene, TOKEN};
+
+const LISTEN: &str = "[admin]\nlisten = \"127.0.0.1:0\"\n";
+
+/// Where a sidecar's admin server listens.
+fn port(roster: &Roster) -> u16 {
+    eventually("the admin server listens", SOON, || {
+        let log = roster.log();
+        let line = log.lines().rev().find(|line| line.contains("listening for health and metrics")).ok_or("not yet")?;
+        let port = line.rsplit_once(':').map(|(_, port)| port.trim()).ok_or("no port")?;
+        port.parse().map_err(|_| "no number")
+    })
+}
+
+fn connect(port: u16) -> TcpStream {
+    let stream = TcpStream::connect(("127.0.0.1", port)).expect("it accepts");
+    stream.set_read_timeout(Some(SOON)).expect("a timeout");
+    stream
+}
+
+/// The status of an answer, its head and its body.
+fn asked(port: u16, request: &str) -> (u16, String, String) {
+    let mut stream = connect(port);
+    stream.write_all(request.as_bytes()).expect("it takes the request");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{request:?}: {answer:?}"));
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+    (status, head.to_lowercase(), body.to_owned())
+}
+
+fn get(port: u16, path: &str) -> (u16, String) {
+    let (status, _, body) =
+        asked(port, &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"));
+    (status, body)
+}
+
+/// Each sample of the metrics with its value.
+fn samples(port: u16) -> HashMap<String, f64> {
+    let (status, text) = get(port, "/metrics");
+    assert_eq!(status, 200, "{text}");
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines
+        .map(|line| line.rsplit_once(' ').expect("a name and a value"))
+        .map(|(name, value)| (name.to_owned(), value.parse().expect("a number")))
+        .collect()
+}
+
+#[test]
+fn probes_are_answered_and_readiness_says_what_is_waited_for() {
+    let roster = Roster::start(&format!("{LISTEN}{}", source(&format!("127.0.0.1:{}", free_port()), "name = \"zk\"")));
+    let port = port(&roster);
+    assert_eq!(get(port, "/live"), (200, "live\n".into()));
+    assert_eq!(get(port, "/ready"), (503, "waiting for zk\n".into()));
+    assert_eq!(get(port, "/").0, 404);
+    let (status, head, _) = asked(port, "POST /live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    assert_eq!(status, 405, "{head}");
+}
+
+#[test]
+fn what_is_known_from_before_is_ready_however_old_it_is() {
+    let mut roster = Roster::prepare_file("roster.sock", "\"/a\" = \"one\"\n");
+    roster.configure("[register]", &format!("{LISTEN}[register]"));
+    roster.run();
+    roster.becomes("live");
+    eventually("it is ready", SOON, || ensure(get(port(&roster), "/ready").0 == 200, roster.log()));
+    assert_eq!(roster.stop().code(), Some(0));
+    // Its source is gone when it starts again; the shared file is what it knows.
+    std::fs::remove_file(roster.folder().join("nodes.toml")).expect("a file");
+    roster.run();
+    let port = port(&roster);
+    assert_eq!(roster.data("/a"), b"one");
+    assert_eq!(get(port, "/ready"), (200, "ready\n".into()));
+    assert!(samples(port)["roster_source_live{source=\"file\",kind=\"file\"}"] == 0.0);
+}
+
+#[test]
+fn metrics_are_what_status_says_and_what_promtool_takes() {
+    let scene = Scene::with(LISTEN);
+    let mut master = Scripted::join(scene.port, TOKEN, &[("mail", Value::Array(Vec::new()))]);
+    scene.has(1);
+    let answering = std::thread::spawn(move || {
+        let asked = master.asked("call");
+        master.answers(asked.id, [true.into()]);
+        master
+    });
+    scene.call("mail", "send", "[]").expect("an answer");
+    let _master = answering.join().expect("it answered");
+    let port = port(&scene.roster);
+    let known = eventually("the call is counted", SOON, || {
+        let known = samples(port);
+        ensure(known.contains_key("roster_method_calls_total{service=\"mail\",method=\"send\"}"), "not yet")?;
+        Ok::<_, String>(known)
+    });
+    let of_method = |name: &str| known[&format!("roster_method_{name}{{service=\"mail\",method=\"send\"}}")];
+    assert_eq!((of_method("calls_total"), of_method("call_duration_seconds_count")), (1.0, 1.0));
+    assert_eq!((known["roster_masters"], known["roster_services"], known["roster_calls_total"]), (1.0, 1.0, 1.0));
+    assert_eq!(known["roster_source_live{source=\"register\",kind=\"register\"}"], 1.0);
+    let before = scene.roster.status().counters["requests"] as f64;
+    eventually("requests are counted", SOON, || ensure(samples(port)["roster_requests_total"] >= before, "older"));
+
+    let (_, text) = get(port, "/metrics");
+    let mut promtool = Command::new("promtool");
+    promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut promtool = promtool.spawn().expect("promtool; has `make deps` been run?");
+    promtool.stdin.take().expect("a pipe").write_all(text.as_bytes()).expect("it reads");
+    let output = promtool.wait_with_output().expect("it ends");
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn the_alerts_are_of_metrics_that_there_are() {
+    let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/contrib/prometheus-rules.yml");
+    let output = Command::new("promtool").args(["check", "rules", rules]).output().expect("promtool");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut roster = Roster::prepare_file("roster.sock", "\"/a\" = \"one\"\n");
+    roster.configure("[register]", &format!("{LISTEN}[register]"));
+    roster.run();
+    roster.becomes("live");
+    let known = samples(port(&roster));
+    let rules = std::fs::read_to_string(rules).expect("rules");
+    let words = rules.split(|character: char| !character.is_alphanumeric() && character != '_');
+    for name in words.filter(|word| word.starts_with("roster_")) {
+        assert!(known.keys().any(|sample| sample.split('{').next() == Some(name)), "{name}");
+    }
+}
+
+#[test]
+fn a_prometheus_scrapes_it() {
+    let mut roster = Roster::prepare_file("roster.sock", "\"/a\" = \"one\"\n");
+    roster.configure("[register]", &format!("{LISTEN}[register]"));
+    roster.run();
+    let (port, own) = (port(&roster), free_port());
+    roster.write(
+        "prometheus.yml",
+        &format!(
+            "scrape_configs:\n- job_name: roster\n  scrape_interval: 1s\n  static_configs:\n  - targets: ['127.0.0.1:{port}']\n"
+        ),
+    );
+    let mut prometheus = Command::new("prometheus");
+    prometheus
+        .arg(format!("--config.file={}", roster.folder().join("prometheus.yml").display()))
+        .arg(format!("--storage.tsdb.path={}", roster.folder().join("tsdb").display()))
+        .arg(format!("--web.listen-address=127.0.0.1:{own}"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let folder = tempfile::tempdir().expect("a folder");
+    let _prometheus = Process::start(&mut prometheus, folder.path());
+    eventually("Prometheus has it", Duration::from_secs(60), || {
+        TcpStream::connect(("127.0.0.1", own)).map_err(|error| error.to_string())?;
+        let (_, answer) = get(own, "/api/v1/query?query=roster_source_nodes");
+        ensure(answer.contains(r#""source":"file""#) && answer.contains(r#","2"]"#), answer)
+    });
+}
+
+#[test]
+fn only_who_names_this_machine_is_answered() {
+    let roster = Roster::start(LISTEN);
+    let port = port(&roster);
+    let status = |host: &str| asked(port, &format!("GET /metrics HTTP/1.1\r\n{host}Connection: close\r\n\r\n")).0;
+    assert_eq!(status(&format!("Host: 127.0.0.1:{port}\r\n")), 200);
+    for host in ["Host: rebound.example\r\n", "Host: 127.0.0.1.rebound.example:80\r\n", ""] {
+        assert_eq!(status(host), 421, "{host:?}");
+    }
+}
+
+#[test]
+fn who_may_not_know_of_masters_learns_nothing_of_them() {
+    let scene = Scene::with(&format!("{LISTEN}[[allow]]\nuser = \"*\"\nread = [\"/\", \"*\"]\ncall = [\"*\"]\n"));
+    let mut master = Scripted::join(scene.port, TOKEN, &[("mail", Value::Array(Vec::new()))]);
+    scene.has(1);
+    let answering = std::thread::spawn(move || {
+        let asked = master.asked("call");
+        master.answers(asked.id, [Value::Nil]);
+        master
+    });
+    scene.call("mail", "send", "[]").expect("an answer");
+    let _master = answering.join().expect("it answered");
+    let (_, text) = get(port(&scene.roster), "/metrics");
+    assert!(text.contains("roster_requests_total") && text.contains("roster_source_live"), "{text}");
+    for word in ["mail", "send", "roster_masters", "roster_source_nodes{kind=\"file\""] {
+        assert!(!text.contains(word), "{word}: {text}");
+    }
+}
+
+#[test]
+fn one_user_keeps_no_other_from_the_metrics_and_no_stop_waits_for_one() {
+    if is_skipped_without_root() {
+        return;
+    }
+    let mut roster = Roster::start(LISTEN);
+    let port = port(&roster);
+    let silent = std::thread::spawn(move || {
+        // The file system's user belongs to the thread, and owns the sockets that it makes.
+        setfsuid(Uid::from_raw(65_534));
+        let half = |number: usize| {
+            let mut stream = connect(port);
+            let _ = stream.write_all(if number.is_multiple_of(2) { b"" } else { b"GET /metrics HTTP/1.1\r\nHost: l" });
+            stream
+        };
+        (0..300).map(half).collect::<Vec<_>>()
+    });
+    let silent = silent.join().expect("no panic");
+    for path in ["/live", "/metrics"] {
+        assert_eq!(get(port, path).0, 200);
+    }
+    for garbage in ["\0\u{1}\u{2}\r\n\r\n".to_owned(), format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(100_000))]
+    {
+        let mut stream = connect(port);
+        let _ = stream.write_all(garbage.as_bytes());
+        let _ = stream.read_to_end(&mut Vec::new());
+    }
+    let began = Instant::now();
+    assert_eq!(roster.stop().code(), Some(0));
+    assert!(began.elapsed() < Duration::from_secs(8), "the stop waited for {} connections", silent.len());
+}
