@@ -4,6 +4,7 @@ require __DIR__ . '/autoload.php';
 
 use Roster\Thrift\ReadOptions;
 use Roster\Thrift\RosterClient;
+use Thrift\Exception\TException;
 use Thrift\Protocol\TBinaryProtocol;
 use Thrift\Transport\TBufferedTransport;
 use Thrift\Transport\TSocket;
@@ -19,6 +20,11 @@ $address = getenv('ROSTER_ADDRESS') ?: 'unix://' . (current($sockets) ?: '/run/r
 
 $transport = new TBufferedTransport(new TSocket($host, (int) $port));
 $client = new RosterClient(new TBinaryProtocol($transport));
-$transport->open();
-echo $client->get($argv[1] ?? '/zk_test', new ReadOptions())->node->data, "\n";
-$transport->close();
+try {
+    $transport->open();
+    echo $client->get($argv[1] ?? '/zk_test', new ReadOptions())->node->data, "\n";
+    $transport->close();
+} catch (TException $failure) {
+    fwrite(STDERR, "{$failure->getMessage()}\n");
+    exit(1);
+}

@@ -4,4 +4,4 @@ require __DIR__ . '/../../php/autoload.php';
 
 header('Content-Type: text/plain; charset=utf-8');
 $node = Roster\Client::local()->get('/greeting');
-echo $node === null ? 'There is no /greeting.' : "{$node->data}, as it was {$node->freshness->ageMs} ms ago", "\n";
+echo $node === null ? 'There is no /greeting: create it in ZooKeeper.' : "{$node->data}, as it was {$node->freshness->ageMs} ms ago", "\n";

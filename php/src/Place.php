@@ -37,11 +37,15 @@ final class Place
         return array_map(self::socket(...), array_values(array_unique([...$found, ...$folders])));
     }
 
-    /** @return list<string> the sockets in folders of this user's that are missing, or that another user may write */
+    /** @return array<string, string> why sockets in folders of this user's are not tried */
     public static function passedOver(): array
     {
+        if (!function_exists('posix_geteuid')) {
+            return [self::socket('/tmp/roster-UID') => 'without PHP\'s extension posix nobody knows which folders are own'];
+        }
         $isForeign = static fn (string $folder) => !self::isOwn($folder);
-        return array_map(self::socket(...), array_values(array_filter(self::userFolders(), $isForeign)));
+        $sockets = array_map(self::socket(...), array_filter(self::userFolders(), $isForeign));
+        return array_fill_keys($sockets, 'its folder is not there, or another user may write it');
     }
 
     /** The shared file lies beside the socket. */

@@ -260,12 +260,9 @@ final class Ways
     /** @return list<Step> */
     private function passedOver(): array
     {
-        $step = static fn (string $socket) => new Step(
-            Way::Unix,
-            "unix://$socket",
-            failure: 'not tried: its folder is not there, or another user may write it',
-        );
-        return $this->isSought ? array_map($step, Place::passedOver()) : [];
+        $sockets = $this->isSought ? Place::passedOver() : [];
+        $step = static fn (string $socket, string $why) => new Step(Way::Unix, "unix://$socket", failure: "not tried: $why");
+        return array_map($step, array_keys($sockets), $sockets);
     }
 
     private function log(SharedFile|Endpoint $reader, RosterException $failure): void

@@ -16,6 +16,7 @@ use Roster\Provenance;
 use Roster\Tests\Support\Answer;
 use Roster\Tests\Support\FakeSidecar;
 use Roster\Tests\Support\SharedFile;
+use Roster\Tests\Support\Skip;
 use Roster\Thrift;
 use Roster\Timeouts;
 use Roster\Way;
@@ -107,6 +108,19 @@ final class WaysTest extends TestCase
         $missing = 'unix:///nonexistent/socket: Thrift\'s PHP library is not there'
             . ' (Debian: php-thrift; Composer: apache/thrift)';
         self::assertSame(['of the file', $missing, $missing, $missing], $told);
+    }
+
+    public function testWithoutPosixItIsSaidThatTheUsersFoldersAreNotTried(): void
+    {
+        if (is_dir('/run/roster')) {
+            Skip::because('a sidecar is installed here');
+        }
+        $code = 'require $argv[1]; try { Roster\Client::local()->get("/a"); }'
+            . ' catch (Roster\Exception\Unavailable $failure) { echo array_slice($failure->steps, -1)[0]; }';
+        $command = PHP_BINARY . ' -d disable_functions=posix_geteuid -r ' . escapeshellarg($code);
+        exec("$command " . escapeshellarg(dirname(__DIR__) . '/autoload.php') . ' 2>&1', $told);
+        $why = 'not tried: without PHP\'s extension posix nobody knows which folders are own';
+        self::assertSame(["unix:///tmp/roster-UID/roster.sock: $why"], $told);
     }
 
     public function testWithoutAnyWayNothingIsSaidToBeConfigured(): void

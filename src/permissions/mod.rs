@@ -92,7 +92,7 @@ pub fn give_to(file: impl AsFd, group: &str) -> io::Result<()> {
 pub fn not_in(group: &str) -> String {
     format!(
         "the sidecar's user is not in it: `usermod -aG {group} USER`, or `SupplementaryGroups={group}` in the unit, and \
-         start it again"
+         start it again; for a sidecar of your own, `--set thrift.group= --set shared.group=`, or another `--config`"
     )
 }
 

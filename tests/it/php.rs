@@ -40,12 +40,15 @@ fn the_client_of_the_article_gets_the_data_byte_for_byte() {
 }
 
 #[test]
-fn the_client_of_the_article_is_told_when_there_is_no_data() {
+fn the_examples_are_told_in_one_line_when_there_is_no_data() {
     let roster = Roster::of_file(r#""/other" = "here""#);
     let output = php(format!("{EXAMPLES}/zk_data.php")).arg(roster.port().to_string()).output().expect("PHP starts");
-    let told = String::from_utf8_lossy(&output.stdout);
-    assert!(!output.status.success() && told.contains("TApplicationException"), "{told}");
-    assert!(told.contains("/zk_test"), "{told}");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && told.contains("/zk_test") && told.lines().count() == 1, "{told}");
+    let address = format!("unix://{}", roster.socket().display());
+    let output = php(format!("{EXAMPLES}/get.php")).env("ROSTER_ADDRESS", address).output().expect("PHP starts");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && told.contains("/zk_test") && told.lines().count() == 1, "{told}");
 }
 
 #[test]
