@@ -4,9 +4,9 @@ mod requirement;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use semver::Version;
+use xxhash_rust::xxh3::Xxh3;
 
 pub use self::requirement::{NoRequirement, Requirement};
 use crate::store::{Directory, Entry, InstanceSet, Instances, Provider};
@@ -65,67 +65,54 @@ fn in_words(metadata: &BTreeMap<String, String>) -> String {
     }
 }
 
-/// Chooses masters.
-#[derive(Debug, Default)]
-pub struct Resolver {
-    turn: AtomicUsize,
-}
-
-impl Resolver {
-    /// A master that offers `service`, by its name without a version: of the newest version that will do. One that is
-    /// silent is chosen only where no other can be had.
-    pub fn choose(&self, directory: &Directory, service: &str, wanted: &Wanted) -> Result<Arc<Entry>, NoMaster> {
-        let name = || service.to_owned();
-        let Some(instances) = directory.instances_of(service) else {
-            let was_offered = directory.was_offered(service);
-            return Err(if was_offered { NoMaster::NoneAlive(name()) } else { NoMaster::Unknown(name()) });
-        };
-        let mut met = false;
-        for is_there in [Entry::is_answering, Entry::is_connected] {
-            for (_, those) in fitting(instances, wanted.version.as_ref()) {
-                met = true;
-                let will_do = |Provider { id, instances }: &Provider| {
-                    // What is no master is called by its clients.
-                    let entry = directory.master(id).filter(|_| !wanted.not.contains(id));
-                    let entry = entry.filter(|entry| is_there(entry))?;
-                    instances.iter().any(|it| it.has_metadata(&wanted.metadata)).then(|| entry.clone())
-                };
-                if let Some(entry) = self.among(those, &wanted.balance, will_do) {
-                    return Ok(entry);
-                }
+/// A master that offers `service`, by its name without a version: of the newest version that will do. One that is
+/// silent is chosen only where no other can be had.
+pub fn choose(directory: &Directory, service: &str, wanted: &Wanted) -> Result<Arc<Entry>, NoMaster> {
+    let name = || service.to_owned();
+    let Some(instances) = directory.instances_of(service) else {
+        let was_offered = directory.was_offered(service);
+        return Err(if was_offered { NoMaster::NoneAlive(name()) } else { NoMaster::Unknown(name()) });
+    };
+    let mut met = false;
+    for is_there in [Entry::is_answering, Entry::is_connected] {
+        for (_, those) in fitting(instances, wanted.version.as_ref()) {
+            met = true;
+            let will_do = |Provider { id, instances }: &Provider| {
+                // What is no master is called by its clients.
+                let entry = directory.master(id).filter(|_| !wanted.not.contains(id));
+                let entry = entry.filter(|entry| is_there(entry))?;
+                instances.iter().any(|it| it.has_metadata(&wanted.metadata)).then(|| entry.clone())
+            };
+            if let Some(entry) = among(those, &wanted.balance, will_do) {
+                return Ok(entry);
             }
         }
-        Err(match &wanted.version {
-            Some(version) if !met => NoMaster::NoVersion(name(), version.to_string()),
-            _ if !wanted.metadata.is_empty() && wanted.not.is_empty() => {
-                NoMaster::NoMetadata(name(), in_words(&wanted.metadata))
-            }
-            _ if wanted.not.is_empty() => NoMaster::NoneConnected(name()),
-            _ => NoMaster::AllTried(name()),
-        })
     }
+    Err(match &wanted.version {
+        Some(version) if !met => NoMaster::NoVersion(name(), version.to_string()),
+        _ if !wanted.metadata.is_empty() && wanted.not.is_empty() => {
+            NoMaster::NoMetadata(name(), in_words(&wanted.metadata))
+        }
+        _ if wanted.not.is_empty() => NoMaster::NoneConnected(name()),
+        _ => NoMaster::AllTried(name()),
+    })
+}
 
-    /// One of `those` that will do.
-    fn among(
-        &self,
-        those: &InstanceSet,
-        balance: &Balance,
-        will_do: impl Fn(&Provider) -> Option<Arc<Entry>>,
-    ) -> Option<Arc<Entry>> {
-        match balance {
-            Balance::Random => any(those, will_do),
-            Balance::RoundRobin => (0..those.len()).find_map(|_| {
-                let turn = self.turn.fetch_add(1, Ordering::Relaxed) % those.len();
-                those.get(turn).and_then(&will_do)
-            }),
-            Balance::Key(key) => rendezvous(those.iter().filter_map(will_do), key),
-            Balance::LeastOutstanding => {
-                let first = any(those, &will_do)?;
-                let is_other = |entry: &Arc<Entry>| !Arc::ptr_eq(entry, &first);
-                let second =
-                    if those.len() > 1 { any(those, |provider| will_do(provider).filter(is_other)) } else { None };
-                Some(second.filter(|second| second.outstanding() < first.outstanding()).unwrap_or(first))
-            }
+/// One of `those` that will do.
+fn among(
+    those: &InstanceSet,
+    balance: &Balance,
+    will_do: impl Fn(&Provider) -> Option<Arc<Entry>>,
+) -> Option<Arc<Entry>> {
+    match balance {
+        Balance::Random => any(those, will_do),
+        Balance::RoundRobin => (0..those.len()).find_map(|_| those.take_turn().and_then(&will_do)),
+        Balance::Key(key) => rendezvous(those.iter().filter_map(will_do), key),
+        Balance::LeastOutstanding => {
+            let first = any(those, &will_do)?;
+            let is_other = |entry: &Arc<Entry>| !Arc::ptr_eq(entry, &first);
+            let second = if those.len() > 1 { any(those, |provider| will_do(provider).filter(is_other)) } else { None };
+            Some(second.filter(|second| second.outstanding() < first.outstanding()).unwrap_or(first))
         }
     }
 }
@@ -148,15 +135,16 @@ fn fitting<'a>(
     instances.iter().rev().filter(move |(of, _)| version.is_none_or(|version| version.matches(of)))
 }
 
-/// The one whose hash together with the key is greatest: who comes or goes moves only its own keys.
+/// The one whose weight is greatest: who comes or goes moves only its own keys.
 fn rendezvous(those: impl Iterator<Item = Arc<Entry>>, key: &str) -> Option<Arc<Entry>> {
-    use std::hash::{DefaultHasher, Hash, Hasher};
-    let weight = |entry: &Arc<Entry>| {
-        let mut hasher = DefaultHasher::new();
-        (key, &entry.master.id).hash(&mut hasher);
-        hasher.finish()
-    };
-    those.max_by_key(weight)
+    those.max_by_key(|entry| weight(key, &entry.master.id))
+}
+
+/// XXH3 of the key, a zero byte and the id; PHP has it as `hash('xxh3', "$key\0$id")`.
+fn weight(key: &str, id: &str) -> u64 {
+    let mut hasher = Xxh3::new();
+    [key.as_bytes(), b"\0", id.as_bytes()].iter().for_each(|part| hasher.update(part));
+    hasher.digest()
 }
 
 #[cfg(test)]
@@ -218,7 +206,7 @@ mod tests {
 
     fn chosen(store: &Store, service: &str, wanted: &Wanted) -> Result<String, NoMaster> {
         let snapshot = store.snapshot();
-        Resolver::default().choose(snapshot.directory(), service, wanted).map(|entry| entry.master.id.clone())
+        choose(snapshot.directory(), service, wanted).map(|entry| entry.master.id.clone())
     }
 
     #[test]
@@ -260,10 +248,9 @@ mod tests {
         let (store, publisher) = store();
         publisher.publish(vec![join("a", &["mail"], 9), join("b", &["mail"], 0), join("c", &["mail"], 9)]);
         let snapshot = store.snapshot();
-        let resolver = Resolver::default();
         let count = |balance: Balance, id: &str| {
             let wanted = Wanted { balance, ..Wanted::default() };
-            let choose = || resolver.choose(snapshot.directory(), "mail", &wanted).expect("a master");
+            let choose = || super::choose(snapshot.directory(), "mail", &wanted).expect("a master");
             (0..300).filter(|_| choose().master.id == id).count()
         };
         assert_eq!(count(Balance::RoundRobin, "a"), 100);
@@ -272,6 +259,31 @@ mod tests {
         assert!((160..240).contains(&idle), "two thirds of all pairs have the idle one: {idle}");
         let keyed = ["a", "b", "c"].map(|id| count(Balance::Key("user 7".into()), id));
         assert_eq!(keyed.iter().max(), Some(&300), "a key stays with its master");
+    }
+
+    #[test]
+    fn each_service_has_turns_of_its_own() {
+        let (store, publisher) = store();
+        publisher.publish(vec![join("a", &["mail", "log"], 0), join("b", &["mail", "log"], 0)]);
+        let by_turns = Wanted { balance: Balance::RoundRobin, ..Wanted::default() };
+        let turn = |service: &str| chosen(&store, service, &by_turns).expect("a master");
+        let turns = [0; 4].map(|_| (turn("mail"), turn("log")));
+        for id in ["a", "b"] {
+            let those = turns.iter().filter(|(mail, log)| mail == id && log == id).count();
+            assert_eq!(those, 2, "two services called in turn reach every master: {turns:?}");
+        }
+        // Who comes and goes begins nothing anew.
+        let before = turn("mail");
+        publisher.publish(vec![join("c", &["other"], 0), join("d", &["mail"], 0)]);
+        publisher.publish(vec![Change::Leave("d".into())]);
+        assert_ne!(turn("mail"), before);
+    }
+
+    #[test]
+    fn the_weight_of_a_key_is_what_php_computes() {
+        let weights = [("k", "m1"), ("k", "m2"), ("user-7", "a"), ("user-7", "ü")].map(|(key, id)| weight(key, id));
+        let of_php = [0x9f3d_8ac8_823b_0710, 0xa671_bd8e_9051_b98e, 0x6f93_58d1_f000_3702, 0xc860_04a8_e979_c51a];
+        assert_eq!(weights, of_php);
     }
 
     #[test]
@@ -305,10 +317,10 @@ mod tests {
     fn who_comes_after_one_that_was_tried_gets_no_more_than_its_share() {
         let (store, publisher) = store();
         publisher.publish(["a", "b", "c", "d"].map(|id| join(id, &["mail"], 0)).into());
-        let (snapshot, resolver) = (store.snapshot(), Resolver::default());
+        let snapshot = store.snapshot();
         for balance in [Balance::LeastOutstanding, Balance::Random, Balance::RoundRobin] {
             let wanted = Wanted { balance, not: vec!["a".into()], ..Wanted::default() };
-            let choose = || resolver.choose(snapshot.directory(), "mail", &wanted).expect("a master").master.id.clone();
+            let choose = || super::choose(snapshot.directory(), "mail", &wanted).expect("a master").master.id.clone();
             let chosen: Vec<String> = (0..600).map(|_| choose()).collect();
             for id in ["b", "c", "d"] {
                 let count = chosen.iter().filter(|chosen| *chosen == id).count();
@@ -400,7 +412,7 @@ mod tests {
             .map(|(id, it)| (id.as_ref(), it.endpoints.len(), it.master().is_some()))
             .collect();
         assert_eq!(found, [("10.0.0.1:25", 1, false), ("10.0.0.2:25", 1, false), ("m1", 0, true)]);
-        let choose = |wanted: &Wanted| Resolver::default().choose(&directory, "mail", wanted);
+        let choose = |wanted: &Wanted| super::choose(&directory, "mail", wanted);
         for balance in [Balance::LeastOutstanding, Balance::RoundRobin, Balance::Random, Balance::Key("k".into())] {
             let chosen = choose(&Wanted { balance, ..Wanted::default() }).expect("a master");
             assert_eq!(chosen.master.id, "m1");

@@ -1,6 +1,7 @@
 //! Instances of one service.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use imbl::{OrdMap, Vector};
 use semver::Version;
@@ -16,6 +17,8 @@ pub type Instances = OrdMap<Version, InstanceSet>;
 pub struct InstanceSet {
     numbers: OrdMap<Arc<str>, usize>,
     providers: Vector<Provider>,
+    /// How often one has been chosen by turns, of all sets that came from one another.
+    turns: Arc<AtomicUsize>,
 }
 
 /// What has a service in one version.
@@ -45,6 +48,12 @@ impl InstanceSet {
     /// The one with this number.
     pub fn get(&self, number: usize) -> Option<&Provider> {
         self.providers.get(number)
+    }
+
+    /// The one whose turn it is; it is the next one's then.
+    pub fn take_turn(&self) -> Option<&Provider> {
+        let turn = self.turns.fetch_add(1, Ordering::Relaxed);
+        self.providers.get(turn % self.len().max(1))
     }
 
     pub(super) fn of(&self, id: &str) -> Option<&Provider> {

@@ -15,7 +15,7 @@ use super::request::Request;
 use super::value;
 use crate::metrics::{Ending, Held, Metrics, Tally};
 use crate::model::{Answer, Answers, Call, Line, Refused, Service};
-use crate::resolve::{self, Requirement, Resolver};
+use crate::resolve::{self, Requirement};
 use crate::share::Taken;
 use crate::store::{Entry, Snapshot, Store};
 
@@ -29,7 +29,6 @@ const MAX_ASIDE: usize = 64;
 #[derive(Debug)]
 pub(super) struct Caller {
     store: Arc<Store>,
-    resolver: Resolver,
     metrics: Arc<Metrics>,
 }
 
@@ -61,7 +60,7 @@ struct UnderWay<'a> {
 
 impl Caller {
     pub(super) fn new(store: Arc<Store>, metrics: Arc<Metrics>) -> Self {
-        Self { store, resolver: Resolver::default(), metrics }
+        Self { store, metrics }
     }
 
     /// Calls one of the masters that offer the service.
@@ -110,7 +109,7 @@ impl Caller {
     fn all_now(&self, request: &Request) -> Result<Vec<Arc<Entry>>, Failure> {
         let snapshot = self.store.snapshot();
         let directory = snapshot.directory();
-        let any = self.resolver.choose(directory, &request.service, &request.wanted);
+        let any = resolve::choose(directory, &request.service, &request.wanted);
         any.map_err(|none| nobody(&snapshot, request, none.to_string()))?;
         let fits = |of: &Version| request.wanted.version.as_ref().is_none_or(|version| version.matches(of));
         let by_version = directory.instances_of(&request.service).into_iter().flatten().filter(|(of, _)| fits(of));
@@ -192,7 +191,7 @@ impl Caller {
     /// The snapshot is let go before anybody waits.
     fn choose(&self, request: &Request, wanted: &resolve::Wanted) -> Result<Arc<Entry>, Failure> {
         let snapshot = self.store.snapshot();
-        let choose = |wanted: &_| self.resolver.choose(snapshot.directory(), &request.service, wanted);
+        let choose = |wanted: &_| resolve::choose(snapshot.directory(), &request.service, wanted);
         let mut chosen = choose(wanted);
         let mut wanted = wanted.clone();
         // Another one may take the values that are sent.
