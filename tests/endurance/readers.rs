@@ -231,7 +231,7 @@ impl Asker {
                     Ok((node, report)) => {
                         let age = report.freshness(report.behind(&parsed), SystemTime::now()).age.as_millis() as i64;
                         let data = node.as_ref().map(|node| node.data.as_ref());
-                        self.bring(Way::File(0), asked, report.revision as i64, age, [(path.as_str(), data)]);
+                        self.bring(Way::File(0), asked, report.fresh.revision as i64, age, [(path.as_str(), data)]);
                     }
                     Err(why) => {
                         self.checker.fails(self.sidecar, self.who, asked, &why);
