@@ -50,7 +50,8 @@ target/tools/bin/cargo-deb:
 check: deps
 	cargo fmt --check
 	for patch in tests/endurance/mutants/*.patch; do patch --dry-run --quiet --strip=1 < $$patch || exit 1; done
-	cargo clippy --all-targets --test endurance -- -D warnings
+	cargo clippy --all-targets -- -D warnings
+	cargo clippy --test endurance -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
 
 # The PHP package carries a copy of its own, so that it can be installed alone.
