@@ -20,6 +20,11 @@ fn what_a_master_may_send_holds() {
 }
 
 #[test]
+fn what_registers_and_those_who_follow_them_may_send_holds() {
+    replay("upstream", tunnel::fuzz::upstream);
+}
+
+#[test]
 fn what_php_may_be_given_holds() {
     replay("php_values", tunnel::fuzz::php_values);
 }

@@ -11,7 +11,7 @@ use super::session::Session;
 use super::{Config, Shared};
 use crate::net::{Remote, Stream};
 use crate::task::Backoff;
-use crate::tunnel::{Bounds, Conversation, Ended, Message, Place, Wire};
+use crate::tunnel::{Bounds, Conversation, Ended, Message, Place, Role, Wire};
 
 /// A connection that held so long is made again soon. One that a register accepts and closes, as one that has no place
 /// does, is made again later and later.
@@ -74,7 +74,7 @@ impl Link<'_> {
         shared.tell(Event::Connected { register: register.clone() });
         let mut wire = Wire::new(stream, Bounds::STRANGER);
         let token = shared.config.token.clone();
-        wire.send(Message::Auth { token, native: true, id: Some(shared.id.clone()) }).await?;
+        wire.send(Message::Auth { token, role: Role::Native, id: Some(shared.id.clone()) }).await?;
         loop {
             match wire.receive().await? {
                 Message::AuthSuccess { .. } => {

@@ -38,7 +38,9 @@ pub struct Freshness {
 #[serde(rename_all = "camelCase")]
 pub struct Master {
     pub id: String,
+    #[serde(default)]
     pub peer_address: String,
+    #[serde(default)]
     pub connected_at: i64,
     #[serde(default, deserialize_with = "all_readable")]
     pub services: Vec<Service>,
@@ -56,6 +58,8 @@ pub struct Master {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Service {
     pub name: String,
+    /// Empty: it is what the name or the metadata say.
+    #[serde(default)]
     pub version: String,
     #[serde(default)]
     pub metadata: Metadata,
@@ -101,7 +105,7 @@ pub struct Provenance {
     pub since_revision: Revision,
 }
 
-/// A map: an object in JSON, whatever of it JSON does not have.
+/// A map: an object in JSON, whatever of it JSON does not have; in MessagePack, as the master sent it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Metadata(pub Arc<Value>);
 
@@ -156,7 +160,7 @@ impl Service {
 impl From<Service> for super::Service {
     fn from(Service { name, version, metadata: Metadata(metadata) }: Service) -> Self {
         let service = Self { name, metadata };
-        if service.version().to_string() == version {
+        if version.is_empty() || service.version().to_string() == version {
             return service;
         }
         Self { name: format!("{}@{version}", service.name), ..service }
@@ -200,7 +204,7 @@ impl Default for Metadata {
 
 impl Serialize for Metadata {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        Object(&self.0).serialize(to)
+        if to.is_human_readable() { Object(&self.0).serialize(to) } else { self.0.serialize(to) }
     }
 }
 

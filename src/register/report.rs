@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use super::Hall;
 use crate::model::{Master, Revision};
 use crate::store::{Entry, Room, Since, Snapshot};
+use crate::tunnel::upstream::Report;
 use crate::tunnel::{Ended, Handle, Message, SendError};
 
 /// How much is sent in one piece: values, and about how much memory they take. A subscriber has room for twice as much.
@@ -41,13 +42,13 @@ impl<'h> Reporter<'h> {
         Self { handle, uuid, took, piece: 0, values: 0, bytes: 0 }
     }
 
-    async fn put(&mut self, Report { master, is_expected }: &Report) -> Result<(), Ended> {
+    async fn put(&mut self, master: &Arc<Master>, is_expected: bool) -> Result<(), Ended> {
         let bytes = master.memory_size();
         if self.values >= PIECE_VALUES || self.bytes + bytes > PIECE_BYTES {
             self.end_piece().await?;
         }
         self.bytes += bytes;
-        if self.send(map([("put", value_of(master, *is_expected))])).await? {
+        if self.send(&Report::Put { master: master.clone(), is_expected }).await? {
             return Ok(());
         }
         tracing::warn!(master = master.id, "a master is too large for the sidecars that follow this one; left it out");
@@ -55,11 +56,11 @@ impl<'h> Reporter<'h> {
     }
 
     /// Reports something small.
-    async fn report(&mut self, what: &str, value: Value) -> Result<(), Ended> {
+    async fn report(&mut self, report: Report) -> Result<(), Ended> {
         if self.values >= PIECE_VALUES {
             self.end_piece().await?;
         }
-        self.send(map([(what, value)])).await.map(drop)
+        self.send(&report).await.map(drop)
     }
 
     /// Waits until the subscriber has taken what was sent.
@@ -67,7 +68,7 @@ impl<'h> Reporter<'h> {
         self.piece += 1;
         (self.values, self.bytes) = (0, 0);
         if self.took.is_some() {
-            self.send(map([("piece", self.piece.into())])).await?;
+            self.send(&Report::Piece(self.piece)).await?;
         }
         let Some(took) = &mut self.took else { return Ok(()) };
         match timeout(TAKE_TIMEOUT, took.wait_for(|took| *took >= self.piece)).await {
@@ -81,26 +82,21 @@ impl<'h> Reporter<'h> {
     }
 
     /// False: it is too large to be sent.
-    async fn send(&mut self, data: Value) -> Result<bool, Ended> {
+    async fn send(&mut self, report: &Report) -> Result<bool, Ended> {
         self.values += 1;
-        match self.handle.send_when_room(Message::Data { uuid: self.uuid.clone(), data }).await {
+        let message = Message::Data { uuid: self.uuid.clone(), data: report.encode() };
+        match self.handle.send_when_room(message).await {
             Err(SendError::Ended(ended)) => Err(ended),
             sent => Ok(sent.is_ok()),
         }
     }
 }
 
-/// A master as it is reported.
-struct Report {
-    master: Arc<Master>,
-    /// Whether it was there before a restart, and has not come back.
-    is_expected: bool,
-}
+/// A master as the register itself knows it, and whether it was there before a restart and has not come back.
+type Known = (Arc<Master>, bool);
 
-impl Report {
-    fn of(entry: &Entry, own: usize) -> Option<Self> {
-        Some(Self { master: entry.told_by(own)?.clone(), is_expected: entry.is_expected_by(own) })
-    }
+fn known(entry: &Entry, own: usize) -> Option<Known> {
+    Some((entry.told_by(own)?.clone(), entry.is_expected_by(own)))
 }
 
 /// What is to be reported next: all that is kept of a snapshot while it is sent, for as long as the subscriber takes.
@@ -108,7 +104,7 @@ struct News {
     /// In the place of all that was reported before.
     is_whole: bool,
     /// By their ids; none: it is gone.
-    masters: Vec<(Arc<str>, Option<Report>)>,
+    masters: Vec<(Arc<str>, Option<Known>)>,
     upto: Revision,
     /// Whether there is no more.
     is_all: bool,
@@ -120,12 +116,12 @@ impl News {
         match snapshot.masters_since(since, ROOM) {
             Since::Unknown => {
                 let all = snapshot.directory().masters("");
-                let reports = all.filter_map(|(id, entry)| Some((id.clone(), Some(Report::of(entry, own)?))));
-                Self { is_whole: true, masters: reports.collect(), upto: revision, is_all: true }
+                let masters = all.filter_map(|(id, entry)| Some((id.clone(), Some(known(entry, own)?))));
+                Self { is_whole: true, masters: masters.collect(), upto: revision, is_all: true }
             }
             Since::Known { changes, upto } => {
-                let reports = changes.into_iter().map(|(id, _, entry)| (id, entry.and_then(|it| Report::of(&it, own))));
-                Self { is_whole: false, masters: reports.collect(), upto, is_all: upto == revision }
+                let masters = changes.into_iter().map(|(id, _, entry)| (id, entry.and_then(|it| known(&it, own))));
+                Self { is_whole: false, masters: masters.collect(), upto, is_all: upto == revision }
             }
         }
     }
@@ -135,7 +131,7 @@ impl News {
 pub(super) async fn follow(
     hall: &Hall,
     reporter: &mut Reporter<'_>,
-    mut asked: watch::Receiver<Option<u64>>,
+    mut asked: watch::Receiver<Option<Duration>>,
 ) -> Result<(), Ended> {
     let own = hall.publisher.number();
     let subscription = hall.publisher.subscribe_to_masters();
@@ -147,32 +143,32 @@ pub(super) async fn follow(
         let is_settling = hall.publisher.feed().is_settling();
         let news = News::since(since, &hall.publisher.snapshot(), own);
         if news.is_whole {
-            reporter.report("reset", true.into()).await?;
+            reporter.report(Report::Reset).await?;
             was_settling = false;
         }
         if is_settling && !was_settling {
-            reporter.report("settling", true.into()).await?;
+            reporter.report(Report::Settling(true)).await?;
             was_settling = true;
         }
         for (id, master) in news.masters {
             match master {
-                Some(master) => reporter.put(&master).await?,
-                None => reporter.report("drop", id.as_ref().into()).await?,
+                Some((master, is_expected)) => reporter.put(&master, is_expected).await?,
+                None => reporter.report(Report::Drop(id.as_ref().into())).await?,
             }
         }
         if news.is_whole {
-            reporter.report("whole", true.into()).await?;
+            reporter.report(Report::Whole).await?;
         }
         since = news.upto;
         if !news.is_all {
             continue;
         }
         if was_settling && !is_settling {
-            reporter.report("settling", false.into()).await?;
+            reporter.report(Report::Settling(false)).await?;
             was_settling = false;
         }
         if let Some(at) = question.filter(|_| question != proven) {
-            reporter.report("proven", at.into()).await?;
+            reporter.report(Report::Proven(at)).await?;
             proven = question;
         }
         select! {
@@ -191,25 +187,6 @@ fn pass_on(order: Result<Value, RecvError>, handle: &Handle) {
     if let Err(why) = sent {
         tracing::warn!(why, "a sidecar that follows this one was not told of registers");
     }
-}
-
-pub(super) fn map<const N: usize>(entries: [(&str, Value); N]) -> Value {
-    Value::Map(entries.into_iter().map(|(key, value)| (key.into(), value)).collect())
-}
-
-fn value_of(master: &Master, is_expected: bool) -> Value {
-    let services = master
-        .services
-        .iter()
-        .map(|service| map([("name", service.name.as_str().into()), ("metadata", Value::clone(&service.metadata))]));
-    let mut fields = vec![
-        ("id", master.id.as_str().into()),
-        ("address", master.peer_address.as_str().into()),
-        ("connectedAt", master.connected_at.into()),
-        ("services", Value::Array(services.collect())),
-    ];
-    fields.extend(is_expected.then_some(("expected", true.into())));
-    Value::Map(fields.into_iter().map(|(key, value)| (key.into(), value)).collect())
 }
 
 #[cfg(test)]

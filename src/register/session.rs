@@ -12,10 +12,12 @@ use super::line::MasterLine;
 use super::offered::Offered;
 use super::question::{Offer, Question};
 use super::secrets::{Admitted, EXAMPLE_TOKEN};
-use super::subscriber::Subscriber;
+use super::subscriber::{Follows, Subscriber};
 use crate::model::{Change, Master, Service};
 use crate::net::{self, Peer};
-use crate::tunnel::{Bounds, Conversation, Ended, Handle, Incoming, Message, Token, UnderWay, Wire, WireError, Wrong};
+use crate::tunnel::{
+    Bounds, Conversation, Ended, Handle, Incoming, Message, Role, Token, UnderWay, Wire, WireError, Wrong,
+};
 
 /// How long a wrong token is left waiting for its refusal: who guesses is slowed down.
 const AUTH_FAILURE_DELAY: Duration = Duration::from_secs(1);
@@ -58,7 +60,8 @@ pub(super) async fn serve(stream: net::Stream, peer: Peer, pending: PendingConne
 /// A master that has authenticated.
 struct Auth {
     admitted: Admitted,
-    native: bool,
+    role: Role,
+    follows: Follows,
     claim: Claim,
     number: u64,
 }
@@ -114,7 +117,7 @@ async fn authenticate(
             }
         };
         let admitted = match message {
-            Message::Auth { token, native, id } => admit(&token, native, id, peer, hall),
+            Message::Auth { token, role, id } => admit(&token, role, id, peer, hall),
             other => {
                 wire.send(before_authentication(other)).await.ok()?;
                 continue;
@@ -145,18 +148,19 @@ fn before_authentication(message: Message) -> Message {
 }
 
 /// Who a token shows to be there, or why nobody is let in by it.
-fn admit(token: &Token, native: bool, id: Option<String>, peer: &Peer, hall: &Hall) -> Result<Auth, &'static str> {
+fn admit(token: &Token, role: Role, id: Option<String>, peer: &Peer, hall: &Hall) -> Result<Auth, &'static str> {
     const WRONG: &str = "a wrong token";
     const EXAMPLE: &str = "the token of the public examples, which does not serve here; the register's own are in the file \
                            `[register] tokens`, else in `register.token` in `[shared] state`";
     let wrong = if token.0 == EXAMPLE_TOKEN { EXAMPLE } else { WRONG };
     let admitted = hall.secrets.load().admit(token).ok_or(wrong)?;
     let number = hall.next_number();
+    let follows = Follows::of(role, id.as_deref());
     let claim = match id.filter(|id| !id.is_empty()) {
         Some(id) => hall.ids.claim(id, peer.user).ok_or("a master of another user has this id")?,
         None => hall.ids.claim_made(&hall.name, peer.user),
     };
-    Ok(Auth { admitted, native, claim, number })
+    Ok(Auth { admitted, role, follows, claim, number })
 }
 
 struct Session {
@@ -166,6 +170,7 @@ struct Session {
     number: u64,
     admitted: Admitted,
     peer: Peer,
+    follows: Follows,
     connected_at: i64,
     line: Arc<MasterLine>,
     /// The calls that the peer has under way to other masters.
@@ -175,10 +180,10 @@ struct Session {
 
 impl Session {
     fn new(auth: Auth, peer: Peer, handle: Handle, hall: Arc<Hall>) -> Self {
-        let Auth { admitted, native, claim, number } = auth;
+        let Auth { admitted, role, follows, claim, number } = auth;
         let line = Arc::new(MasterLine {
             handle,
-            native,
+            native: role != Role::Php,
             secrets: hall.secrets.clone(),
             under_way: UnderWay::default(),
             max_calls: hall.config.max_calls_per_master,
@@ -189,6 +194,7 @@ impl Session {
             number,
             admitted,
             peer,
+            follows,
             connected_at,
             line,
             relayed: UnderWay::default(),
@@ -208,9 +214,12 @@ impl Session {
     /// or the token is no longer one of ours.
     async fn listen(&self, mut incoming: Incoming) {
         let mut secrets_changed = self.hall.secrets_changed.clone();
-        let mut subscriber =
-            Subscriber::new(self.peer.user, self.line.handle.clone(), self.relayed.clone(), self.hall.clone());
+        let (user, handle, relayed) = (self.peer.user, self.line.handle.clone(), self.relayed.clone());
+        let mut subscriber = Subscriber::new(user, self.follows, handle, relayed, self.hall.clone());
         let mut question = Question::new(self.line.clone());
+        if subscriber.follows() {
+            question.withdraw();
+        }
         let mut offered = Offered::new(&self.hall, self.peer.user);
         loop {
             tokio::select! {
@@ -229,8 +238,8 @@ impl Session {
                 is_silent = self.line.handle.silence_changed() => self.log_silence(is_silent),
                 message = incoming.recv() => match message.map(|arrived| arrived.into_message()) {
                     None => return,
-                    Some(Message::Register(None)) => question.ask(),
-                    Some(Message::Remove(None)) => {
+                    Some(Message::Register(None)) if !subscriber.follows() => question.ask(),
+                    Some(Message::Remove(None)) if !subscriber.follows() => {
                         question.withdraw();
                         if offered.withdraw() {
                             self.join(Vec::new(), &mut offered);

@@ -1,18 +1,4 @@
 //! A subscriber: a sidecar to which this register is an upstream one. It follows our masters and calls them through us.
-//!
-//! - `{cmd:"subscribe", uuid}`: report your masters, in the place of an earlier subscription. `data` for each
-//!   (`{put: …}`), `{whole: true}`, then every change (`{put}`, `{drop: id}`); `{reset: true}` begins anew.
-//! - `{cmd:"subscribe", uuid, pieces: 1}`: the same, in pieces: after each comes `{piece: number}`, and nothing more
-//!   before `{cmd:"took", piece: number}`. A master that was there before a restart and has not come back is sent with
-//!   `expected: true`; `{settling: true}` means that others may be on their way too, until `{settling: false}`.
-//! - `{cmd:"prove", at}`: report on that stream when you have sent all that is true now (`{proven: at}`).
-//! - `{cmd:"call-on", uuid, master, service, method, arguments, timeout, window}`: call a master of yours; answered as a
-//!   call to a master. `timeout`, in ms, is how long the caller waits, if that is bounded; with `window: true` it reports what
-//!   it has taken of the values, if that is wanted.
-//! - `{cmd:"send-to", master, message}`: send a master of yours a command. `{cmd:"refused", why}` if you may
-//!   not: a peer on this machine must be an administrator's. On another one its own sidecar asks who commands.
-//!
-//! Like a master, it is sent `register` and `remove`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -27,12 +13,13 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Hall;
-use super::report::{Reporter, follow, map};
+use super::report::{Reporter, follow};
 use crate::model::{Answer, Answers, Call, Command, Line, Refused};
 use crate::net::User;
 use crate::share::Share;
-use crate::tunnel::value::{get, memory_size, text};
-use crate::tunnel::{Handle, LOST, Message, Outlet, PHP_REFUSAL, REFUSED, RemoteError, UNSENT, UnderWay};
+use crate::tunnel::upstream::{Refusal, Request};
+use crate::tunnel::value::memory_size;
+use crate::tunnel::{Handle, LOST, Message, Outlet, PHP_REFUSAL, REFUSED, RemoteError, Role, UNSENT, UnderWay};
 
 /// The longest that a call of a subscriber is waited for, which is the longest that any may take.
 const PATIENCE: Duration = Duration::from_secs(24 * 3_600);
@@ -43,8 +30,29 @@ const MAX_CALLS: usize = 16_384;
 /// How many calls that have ended are kept beyond as many as are under way, until they are forgotten together.
 const ENDED: usize = 64;
 
+/// Whether a peer follows this register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Follows {
+    Yes,
+    /// If it subscribes, as followers of older versions do, which do not say what they are.
+    Perhaps,
+    No,
+}
+
+impl Follows {
+    pub(super) fn of(role: Role, id: Option<&str>) -> Self {
+        match (role, id) {
+            (Role::Follower, _) => Self::Yes,
+            // A master in Rust has an id of its own.
+            (Role::Native, None) => Self::Perhaps,
+            (Role::Native, Some(_)) | (Role::Php, _) => Self::No,
+        }
+    }
+}
+
 pub(super) struct Subscriber {
     user: User,
+    follows: Follows,
     memory: Arc<Share>,
     handle: Handle,
     hall: Arc<Hall>,
@@ -55,38 +63,37 @@ pub(super) struct Subscriber {
     /// Ends the report of our masters.
     following: Option<DropGuard>,
     /// What it last wanted proven.
-    asked: watch::Sender<Option<u64>>,
+    asked: watch::Sender<Option<Duration>>,
     /// The last piece that it took.
     took: watch::Sender<u64>,
 }
 
 impl Subscriber {
-    pub(super) fn new(user: User, handle: Handle, under_way: UnderWay, hall: Arc<Hall>) -> Self {
+    pub(super) fn new(user: User, follows: Follows, handle: Handle, under_way: UnderWay, hall: Arc<Hall>) -> Self {
         let over = CancellationToken::new();
         let (asked, calls) = (watch::Sender::new(None), HashMap::new());
         let (following, took) = (None, watch::Sender::new(0));
         let _over = over.clone().drop_guard();
         let memory = hall.memory.share(user);
-        Self { user, memory, handle, hall, over, _over, calls, under_way, following, asked, took }
+        Self { user, follows, memory, handle, hall, over, _over, calls, under_way, following, asked, took }
     }
 
-    /// Whether it has subscribed: no master then, and nobody expects services of it.
+    /// Whether it is a follower: no master then, and nobody expects services of it.
     pub(super) fn follows(&self) -> bool {
-        self.following.is_some()
+        self.follows == Follows::Yes
     }
 
     /// Sees to a message that is not about the peer's own services. What is handed back is the application's.
     pub(super) fn take(&mut self, message: Message) -> Option<Value> {
         match message {
             Message::Close { uuid } => drop(self.calls.remove(&uuid).map(|call| call.cancel())),
-            Message::Other(command) => match get(&command, "cmd").and_then(text).as_deref() {
-                Some("subscribe") => self.subscribe(&command),
-                Some("prove") => drop(self.asked.send_replace(get(&command, "at").and_then(Value::as_u64))),
-                Some("took") => _ = self.took.send_replace(get(&command, "piece").and_then(Value::as_u64).unwrap_or(0)),
-                Some("call-on") => self.call(&command),
-                Some("send-to") => self.send(&command),
-                _ if self.follows() => {}
-                _ => return Some(command),
+            Message::Other(command) => match (self.follows, Request::decode_subscription(&command)) {
+                (Follows::Yes, _) => self.serve(command),
+                (Follows::Perhaps, Some(_)) => {
+                    self.follows = Follows::Yes;
+                    self.serve(command);
+                }
+                (Follows::Perhaps, None) | (Follows::No, _) => return Some(command),
             },
             Message::Callback { uuid, .. } => self.refuse(uuid, "callback not allowed"),
             Message::List { uuid } => self.refuse(uuid, "a register, which offers nothing"),
@@ -100,15 +107,30 @@ impl Subscriber {
         let _ = self.handle.send(Message::Error { uuid, error: error_of(PHP_REFUSAL, why.to_owned()) });
     }
 
-    fn subscribe(&mut self, command: &Value) {
-        let Some(uuid) = get(command, "uuid").and_then(text) else { return };
+    fn serve(&mut self, command: Value) {
+        match Request::decode(command) {
+            Some(Request::Subscribe { uuid, in_pieces }) => self.subscribe(uuid, in_pieces),
+            Some(Request::Prove { at }) => drop(self.asked.send_replace(Some(at))),
+            Some(Request::Took { piece }) => drop(self.took.send_replace(piece)),
+            Some(Request::Call { uuid, master, service, method, arguments, timeout, is_windowed }) => {
+                let until = timeout.map(|left| Instant::now() + left.min(PATIENCE));
+                let (arguments, memory) = (arguments.into(), self.memory.clone());
+                let call = Call { service, method, arguments, until, input: None, memory };
+                self.call(uuid, &master, call, is_windowed);
+            }
+            Some(Request::Send { master, message }) => self.send(&master, message),
+            None => {}
+        }
+    }
+
+    fn subscribe(&mut self, uuid: String, in_pieces: bool) {
         let over = self.over.child_token();
         // One who subscribes again receives the new report alone.
         self.following = Some(over.clone().drop_guard());
         let (hall, handle) = (self.hall.clone(), self.handle.clone());
         let asked = self.asked.subscribe();
         self.took.send_replace(0);
-        let took = get(command, "pieces").map(|_| self.took.subscribe());
+        let took = in_pieces.then(|| self.took.subscribe());
         self.hall.tasks.short(async move {
             let mut reporter = Reporter::new(&handle, uuid, took);
             select! {
@@ -118,16 +140,15 @@ impl Subscriber {
         });
     }
 
-    fn call(&mut self, command: &Value) {
-        let Some(uuid) = get(command, "uuid").and_then(text) else { return };
+    fn call(&mut self, uuid: String, master: &str, call: Call, is_windowed: bool) {
         // Not at each call, since it looks at all of them.
         if self.calls.len() > 2 * self.under_way.get() + ENDED {
             self.calls.retain(|_, call| !call.is_cancelled());
         }
-        let answers = match self.line(command) {
+        let answers = match self.line(master) {
             Some(line) => match self.under_way.one_more(MAX_CALLS) {
                 Some(one_more) => {
-                    let answers = line.call(call_of(command, self.memory.clone()));
+                    let answers = line.call(call);
                     answers.map(|answers| (answers, one_more)).map_err(|refused| match refused {
                         Refused::Overloaded | Refused::NoMemory => error_of(REFUSED, refused.to_string()),
                         Refused::Gone => error_of(UNSENT, refused.to_string()),
@@ -148,7 +169,6 @@ impl Subscriber {
         self.calls.insert(uuid.clone(), cancelled.clone());
         let handle = self.handle.clone();
         let memory = self.memory.clone();
-        let is_windowed = get(command, "window").and_then(Value::as_bool).unwrap_or(false);
         self.hall.tasks.short(async move {
             let _one_more = one_more;
             let outlet = Outlet::new(handle.clone(), uuid.clone(), is_windowed);
@@ -159,7 +179,7 @@ impl Subscriber {
         });
     }
 
-    fn send(&self, command: &Value) {
+    fn send(&self, master: &str, message: Value) {
         if !may_command(self.user) {
             let (user, own) = (self.user, geteuid());
             let why = format!(
@@ -167,19 +187,18 @@ impl Subscriber {
                  runs as one of them"
             );
             tracing::warn!(why, "a command for a master was refused");
-            let _ = self.handle.send(Message::Other(map([("cmd", "refused".into()), ("why", why.into())])));
+            let _ = self.handle.send(Refusal { why }.encode());
             return;
         }
-        if let (Some(line), Some(message)) = (self.line(command), get(command, "message")) {
-            let _ = line.send(&Command::new(message.clone()));
+        if let Some(line) = self.line(master) {
+            let _ = line.send(&Command::new(message));
         }
     }
 
-    /// The line to the master that a command names, if it is connected here.
-    fn line(&self, command: &Value) -> Option<Arc<dyn Line>> {
-        let id = get(command, "master").and_then(text)?;
+    /// The line to a master, if it is connected here.
+    fn line(&self, id: &str) -> Option<Arc<dyn Line>> {
         let snapshot = self.hall.publisher.snapshot();
-        snapshot.directory().master(&id)?.line_of(self.hall.publisher.number()).cloned()
+        snapshot.directory().master(id)?.line_of(self.hall.publisher.number()).cloned()
     }
 }
 
@@ -190,14 +209,6 @@ fn may_command(user: User) -> bool {
         User::Uid(uid) => uid == 0 || uid == geteuid().as_raw(),
         User::Address(address) => !address.is_loopback(),
     }
-}
-
-fn call_of(command: &Value, memory: Arc<Share>) -> Call {
-    let part = |key| get(command, key).and_then(text).unwrap_or_default();
-    let arguments = get(command, "arguments").cloned().unwrap_or(Value::Nil).into();
-    let left = get(command, "timeout").and_then(Value::as_u64).map(Duration::from_millis);
-    let until = left.map(|left| Instant::now() + left.min(PATIENCE));
-    Call { service: part("service"), method: part("method"), arguments, until, input: None, memory }
 }
 
 /// Passes the answers to a call on to the subscriber, for as long as that may take.

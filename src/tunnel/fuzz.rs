@@ -5,6 +5,7 @@ use rmpv::Value;
 use super::frame::{Bounds, Progress, Scanner};
 use super::message::Message;
 use super::php::php_value;
+use super::upstream::{Refusal, Report, Request};
 
 const BOUNDS: Bounds = Bounds { bytes: 64 * 1024, ..Bounds::DEFAULT };
 
@@ -33,6 +34,36 @@ pub fn php_values(bytes: &[u8]) {
     if let Ok(value) = php_value(value) {
         assert!(is_php(&value), "{value}");
     }
+}
+
+/// What a register and a sidecar that follows it read of each other's frames is written and read again as the same.
+pub fn upstream(bytes: &[u8]) {
+    let Progress::Complete(end) = Scanner::new(BOUNDS).scan(bytes) else { return };
+    match Message::decode(&bytes[..end]) {
+        Ok(Some(Message::Data { data, .. })) => {
+            let Ok(report) = Report::decode(data) else { return };
+            let written = report.encode();
+            let again = Report::decode(written.clone()).expect("our own is a report");
+            // Not the reports themselves: what is no number equals nothing.
+            assert_eq!(packed(&again.encode()), packed(&written));
+        }
+        Ok(Some(Message::Other(map))) => {
+            if let Some(Refusal { why }) = Refusal::decode(&map) {
+                assert!(why.chars().count() <= 500);
+            }
+            let Some(request) = Request::decode(map) else { return };
+            let written = request.encode().encode();
+            let Ok(Some(Message::Other(map))) = Message::decode(&written) else { panic!("our own is no command") };
+            assert_eq!(Request::decode(map).expect("and is a request").encode().encode(), written);
+        }
+        _ => {}
+    }
+}
+
+fn packed(value: &Value) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    rmpv::encode::write_value(&mut bytes, value).expect("a vector takes all");
+    bytes
 }
 
 fn is_php(value: &Value) -> bool {

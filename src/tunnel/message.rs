@@ -30,10 +30,10 @@ const RESERVED: [&str; 14] = [
 /// One message.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Message {
-    /// A master names itself; `native`: it understands `list` and `call`, not PHP closures.
+    /// A peer shows the register a token, and as what it connects.
     Auth {
         token: Token,
-        native: bool,
+        role: Role,
         /// The master's own, the same at every register.
         id: Option<String>,
     },
@@ -112,6 +112,38 @@ pub struct Token(pub String);
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Token(…)")
+    }
+}
+
+/// As what a peer connects to a register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A master that runs PHP closures.
+    Php,
+    /// A master that understands `list` and `call`.
+    Native,
+    /// A sidecar that follows the register, by the [upstream protocol](super::upstream). To a register of an older version
+    /// it is a native master, until it subscribes.
+    Follower,
+}
+
+impl Role {
+    fn of(auth: &Value) -> Self {
+        let is_set = |key| get(auth, key).is_some_and(|set| *set == Value::from(1) || *set == true.into());
+        match (is_set("follows"), is_set("native")) {
+            (true, _) => Self::Follower,
+            (false, true) => Self::Native,
+            (false, false) => Self::Php,
+        }
+    }
+
+    /// The keys by which a peer says that it is one.
+    fn keys(self) -> &'static [&'static str] {
+        match self {
+            Self::Php => &[],
+            Self::Native => &["native"],
+            Self::Follower => &["native", "follows"],
+        }
     }
 }
 
@@ -194,10 +226,8 @@ impl Message {
         Ok(Some(match command.as_str() {
             "auth" => {
                 let Some(Value::String(token)) = get(&map, "token") else { return Err(Wrong::Token) };
-                let native =
-                    get(&map, "native").is_some_and(|native| *native == Value::from(1) || *native == true.into());
                 let id = get(&map, "id").and_then(text);
-                Self::Auth { token: Token(token.as_str().unwrap_or_default().to_owned()), native, id }
+                Self::Auth { token: Token(token.as_str().unwrap_or_default().to_owned()), role: Role::of(&map), id }
             }
             "auth-success" => Self::AuthSuccess { message: text_in(&map, "message") },
             "auth-failed" => {
@@ -238,10 +268,10 @@ impl Message {
 
     fn into_value(self) -> Value {
         match self {
-            Self::Auth { token, native, id } => {
-                let native = native.then(|| ("native", 1.into()));
+            Self::Auth { token, role, id } => {
+                let role = role.keys().iter().map(|key| (*key, 1.into()));
                 let id = id.map(|id| ("id", id.into()));
-                command("auth", [("token", token.0.into())].into_iter().chain(native).chain(id))
+                command("auth", [("token", token.0.into())].into_iter().chain(role).chain(id))
             }
             Self::AuthSuccess { message } => command("auth-success", [("message", message.into())]),
             // Some masters look for the one key, some for the other.
@@ -283,7 +313,7 @@ pub fn check_command(map: &Value) -> Result<(), Wrong> {
     reserved.map_or(Ok(()), |reserved| Err(Wrong::Reserved(reserved)))
 }
 
-fn command(name: &str, rest: impl IntoIterator<Item = (&'static str, Value)>) -> Value {
+pub(super) fn command(name: &str, rest: impl IntoIterator<Item = (&'static str, Value)>) -> Value {
     let rest = rest.into_iter().map(|(key, value)| (key.into(), value));
     Value::Map(std::iter::once(("cmd".into(), name.into())).chain(rest).collect())
 }

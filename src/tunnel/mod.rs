@@ -22,6 +22,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod trunk;
+pub mod upstream;
 pub mod value;
 mod wire;
 
@@ -30,7 +31,7 @@ pub use conversation::{Arrived, Conversation, Ended, Incoming, OnSilence, Settin
 pub use feeder::Feeder;
 pub use frame::{Bounds, Wrong};
 pub use handle::{Handle, SendError};
-pub use message::{Message, PHP_REFUSAL, Place, RemoteError, Token};
+pub use message::{Message, PHP_REFUSAL, Place, RemoteError, Role, Token};
 pub use outlet::Outlet;
 pub use stream::{Stream, StreamError};
 pub use trunk::Request;

@@ -196,8 +196,7 @@ fn followers_are_handed_the_largest_masters_at_their_own_pace() {
 fn a_subscriber_is_told_no_more_than_it_has_taken() {
     let hub = Scene::new();
     let masters = largest_masters(&hub, 6);
-    let mut follower = Scripted::connect(hub.port);
-    follower.say(map([("cmd", "auth".into()), ("token", TOKEN.into()), ("native", 1.into())]));
+    let mut follower = Scripted::follow(hub.port, TOKEN);
     follower.say(map([("cmd", "subscribe".into()), ("uuid", "u".into()), ("pieces", 1.into())]));
     let (mut put, mut pieces, mut in_piece) = (0, 0, 0);
     loop {

@@ -357,12 +357,38 @@ fn a_register_proves_what_it_has_told_before() {
     let hub = Scene::new();
     let _mail = mail(hub.port);
     hub.has(1);
-    let mut follower = Scripted::join(hub.port, TOKEN, &[]);
+    let mut follower = Scripted::follow(hub.port, TOKEN);
     follower.say(map([("cmd", "subscribe".into()), ("uuid", "all".into())]));
     follower.say(map([("cmd", "prove".into()), ("at", 7.into())]));
     let told = iter::from_fn(|| Some(field(&follower.hears_command("data"), "data").clone()));
     let told: Vec<_> = told.take_while(|told| field(told, "proven").is_nil()).collect();
     assert!(told.iter().any(|told| !field(told, "whole").is_nil()), "{told:?}");
+}
+
+#[test]
+fn a_follower_is_asked_for_no_services_and_one_of_an_older_version_is_one_when_it_subscribes() {
+    let hub = Scene::new();
+    let mut master = mail(hub.port);
+    let id = hub.has(1)[0].id.clone();
+    let mut newer = Scripted::follow(hub.port, TOKEN);
+    // A register's question would come before the answer.
+    newer.say(map([("cmd", "ping".into()), ("uuid", "mine".into())]));
+    assert_eq!(text(&newer.hears().expect("an answer"), "cmd"), "pong");
+
+    let mut older = Scripted::connect(hub.port);
+    older.say(map([("cmd", "auth".into()), ("token", TOKEN.into()), ("native", 1.into())]));
+    let uuid = text(&older.hears_command("list"), "uuid");
+    older.say(map([("cmd", "subscribe".into()), ("uuid", "all".into()), ("pieces", 1.into())]));
+    let error = map([("message", "a subscriber, which offers nothing".into())]);
+    older.say(map([("cmd", "error".into()), ("uuid", uuid.into()), ("data", error)]));
+    for mut follower in [newer, older] {
+        let name = |name: &str| map([("cmd", name.into())]);
+        // Neither is a master, whatever it sends besides.
+        ["register", "remove", "novel"].into_iter().for_each(|it| follower.say(name(it)));
+        follower.say(map([("cmd", "send-to".into()), ("master", id.as_str().into()), ("message", name("own"))]));
+        master.hears_command("own");
+    }
+    assert_eq!(hub.has(1)[0].id, id);
 }
 
 #[test]

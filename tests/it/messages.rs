@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use rmpv::Value;
 use serde_json::{Value as Json, json};
 
-use crate::harness::master::{Scripted, map};
+use crate::harness::master::{Scripted, map, text};
 use crate::harness::{Dialect, Printing, SOON, ensure, eventually, exception};
 use crate::idl::{AccessDenied, Encoding, InvalidRequest, MessagesReply, TRosterSyncClient};
 use crate::masters::{Php, gives, offers};
@@ -138,4 +138,39 @@ fn a_client_is_given_the_messages_of_masters_that_it_may_see_and_no_others() {
         let mut client = over_tcp(&format!("[[allow]]\ntcp = true\n{rules}\n"));
         exception::<AccessDenied>(client.watch_messages(0, 0, 0, Encoding::JSON)).expect("it is denied");
     }
+}
+
+#[test]
+fn a_master_may_name_its_messages_as_the_upstream_protocol_names_its_own() {
+    let scene = Scene::new();
+    let mut mail = Scripted::join(scene.port, TOKEN, &[("mail", Value::Array(Vec::new()))]);
+    let id = scene.has(1)[0].id.clone();
+    let mut native = Scripted::connect(scene.port);
+    native.say(map([("cmd", "auth".into()), ("token", TOKEN.into()), ("native", 1.into()), ("id", "native".into())]));
+    let uuid = text(&native.hears_command("list"), "uuid");
+    native.say(map([("cmd", "end".into()), ("uuid", uuid.into())]));
+    scene.has(2);
+    let verbs = ["subscribe", "prove", "took", "call-on", "send-to", "refused"];
+    for verb in verbs {
+        for master in [&mut mail, &mut native] {
+            let message = map([("cmd", "never".into())]);
+            let fields =
+                [("cmd", verb.into()), ("uuid", "u".into()), ("master", id.as_str().into()), ("message", message)];
+            master.say(map(fields));
+        }
+        eventually("both have come", SOON, || {
+            let count = contents(&messages(&scene, 0, 0)).iter().filter(|it| it["cmd"] == verb).count();
+            ensure(count == 2, format!("{count} of {verb}"))
+        });
+    }
+    // And what masters are sent may be named so.
+    scene.roster.client().broadcast(br#"{"cmd":"subscribe","uuid":"u"}"#.to_vec(), Encoding::JSON).expect("sent");
+    loop {
+        match text(&mail.hears().expect("a command"), "cmd").as_str() {
+            "subscribe" => break,
+            "never" => panic!("one master commands another"),
+            _ => {}
+        }
+    }
+    assert!(scene.has(2).iter().any(|it| it.id == id && it.services.len() == 1), "it is a master as before");
 }

@@ -403,7 +403,7 @@ fn no_command_of_the_tunnel_itself_reaches_a_master_from_another_peer() {
     let scene = Scene::new();
     let mut master = scene.join(&[("mail", Value::Array(Vec::new()))]);
     let id = scene.has(1)[0].id.clone();
-    let mut peer = scene.join(&[]);
+    let mut peer = Scripted::follow(scene.port, TOKEN);
     let callback = map([
         ("cmd", "callback".into()),
         ("uuid", "u".into()),
@@ -434,8 +434,7 @@ fn who_is_no_administrator_of_this_machine_sends_masters_no_command() {
     let scene = Scene::new();
     let mut master = scene.join(&[("mail", Value::Array(Vec::new()))]);
     let id = scene.has(1)[0].id.clone();
-    let mut peer = Scripted::connect_as(Uid::from_raw(65_534), scene.port);
-    peer.say(map([("cmd", "auth".into()), ("token", TOKEN.into())]));
+    let mut peer = Scripted::connect_as(Uid::from_raw(65_534), scene.port).follows(TOKEN);
     let place = map([("host", "192.0.2.1".into()), ("port", 8010.into())]);
     let evil = map([("cmd", "register".into()), ("registers", Value::Array(vec![place]))]);
     for message in [evil, map([("cmd", "reload".into())])] {
@@ -624,8 +623,7 @@ fn masters_grow_old_when_their_register_falls_silent() {
 #[test]
 fn who_subscribes_again_is_told_by_the_new_subscription_alone() {
     let hub = Scene::new();
-    let mut subscriber = Scripted::connect(hub.port);
-    subscriber.say(map([("cmd", "auth".into()), ("token", TOKEN.into())]));
+    let mut subscriber = Scripted::follow(hub.port, TOKEN);
     // By which subscriptions it is told anything, until one has told the whole.
     let mut tellers = |uuid: &str| {
         subscriber.say(map([("cmd", "subscribe".into()), ("uuid", uuid.into())]));

@@ -7,30 +7,25 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
-use rmpv::Value;
 use tokio::sync::mpsc;
 use tokio::time::{sleep_until, timeout};
 
-use super::line::{UpstreamLine, command};
+use super::line::UpstreamLine;
 use super::{Config, Order, PROVE};
 use crate::clock::Moment;
-use crate::model::{Change, MAX_SERVICES, Master, Service, cut_to_bounds};
+use crate::model::{Change, Master, cut_to_bounds};
 use crate::net::{Remote, Stream};
 use crate::secret;
 use crate::store::{Feed, FeedState, Publisher};
 use crate::task::{Backoff, Reload};
-use crate::tunnel::value::{get, text};
-use crate::tunnel::{Bounds, Conversation, Handle, Message, RemoteError, Token, UnderWay, Wire};
+use crate::tunnel::upstream::{Refusal, Report, Request, Unread};
+use crate::tunnel::{Bounds, Conversation, Handle, Message, RemoteError, Role, Token, UnderWay, Wire};
 
 /// How long the register may take to be connected to, and to answer our token.
 const GREET: Duration = Duration::from_secs(5);
 
 /// After a connection that held so long, trouble is new trouble.
 const HELD: Duration = Duration::from_secs(1);
-
-/// The longest id and address of a master. A register takes an id in a frame of 4 KiB, and an address is of an IP.
-const MAX_ID_BYTES: usize = 4 * 1024;
-const MAX_ADDRESS_BYTES: usize = 256;
 
 pub(super) struct Follower {
     pub(super) remote: Remote,
@@ -59,37 +54,9 @@ enum Trouble {
     Lost(String),
 }
 
-/// What the register tells of its masters.
-enum Told {
-    Reset,
-    /// A master, and what of it is left out, in words.
-    Put(Known, Option<String>),
-    /// A master by its id, and what of it is larger than it may be, in words.
-    TooLarge(String, String),
-    Drop(String),
-    Whole,
-    /// Whether the register still gives masters time to come back.
-    Settling(bool),
-    /// That is a piece, after which the register waits.
-    Piece(u64),
-    /// All that was true so long after the connection was made.
-    Proven(Duration),
-}
-
-impl Told {
-    /// The same where masters have had their time to come back.
-    fn settled(self) -> Self {
-        match self {
-            Self::Put(known, _) if known.is_expected => Self::Drop(known.master.id),
-            Self::Settling(_) => Self::Settling(false),
-            told => told,
-        }
-    }
-}
-
 /// A master, and whether it was there before the register's restart and has not come back.
 struct Known {
-    master: Master,
+    master: Arc<Master>,
     is_expected: bool,
 }
 
@@ -132,7 +99,7 @@ impl Follower {
             let stream = connected.map_err(|error| unreachable(error.to_string()))?;
             let mut wire = Wire::new(stream, Bounds::STRANGER);
             let token = Token(token.to_owned());
-            let auth = Message::Auth { token, native: true, id: None };
+            let auth = Message::Auth { token, role: Role::Follower, id: None };
             wire.send(auth).await.map_err(|error| unreachable(error.to_string()))?;
             match wire.receive().await.map_err(|error| unreachable(error.to_string()))? {
                 Message::AuthSuccess { .. } => Ok(wire),
@@ -166,9 +133,10 @@ impl Follower {
                 let _ = handle.send(Message::Error { uuid, error });
                 return;
             }
-            Message::Other(command) if get(&command, "cmd").and_then(text).as_deref() == Some("refused") => {
-                let why: String = get(&command, "why").and_then(text).unwrap_or_default().chars().take(500).collect();
-                tracing::warn!(source = self.feed().name(), why, "the register does not pass a command on");
+            Message::Other(command) => {
+                if let Some(Refusal { why }) = Refusal::decode(&command) {
+                    tracing::warn!(source = self.feed().name(), why, "the register does not pass a command on");
+                }
                 return;
             }
             _ => return,
@@ -185,9 +153,7 @@ impl Follower {
             Some(HashMap::new())
         };
         let mut generation: Option<HashMap<String, Known>> = read_anew();
-        let mut stream = match handle
-            .open(None, |uuid| command([("cmd", "subscribe".into()), ("uuid", uuid.into()), ("pieces", 1.into())]))
-        {
+        let mut stream = match handle.open(None, |uuid| Request::Subscribe { uuid, in_pieces: true }.encode()) {
             Ok(stream) => stream,
             Err(error) => return Trouble::Lost(error.to_string()),
         };
@@ -203,51 +169,58 @@ impl Follower {
                     continue;
                 }
             };
-            let told = match next {
-                Ok(Some(value)) if has_settled => told(&value).map(Told::settled),
-                Ok(Some(value)) => told(&value),
+            let report = match next {
+                Ok(Some(value)) => Report::decode(value),
                 Ok(None) => return Trouble::Lost("the register ended the subscription".into()),
                 Err(error) => return Trouble::Lost(error.to_string()),
             };
-            match &told {
-                Some(Told::Reset) => sizes = Sizes::default(),
-                Some(Told::Drop(id)) => sizes.remove(id),
-                Some(Told::Put(known, _)) => sizes.insert(&known.master),
-                Some(Told::TooLarge(..) | Told::Whole | Told::Settling(_) | Told::Piece(_) | Told::Proven(_))
-                | None => {}
+            let mut warn = |master: &str, why: String| {
+                if !std::mem::replace(&mut has_left_out, true) {
+                    let source = self.feed().name();
+                    tracing::warn!(source, master, why, "left out a master, or some of its services");
+                }
+            };
+            let mut report = match report {
+                Ok(report) if has_settled => settled(report),
+                Ok(report) => report,
+                Err(Unread::Unknown) => continue,
+                // What it offered before stands until all is told anew.
+                Err(Unread::TooLarge { id, why }) => {
+                    warn(&id, why);
+                    continue;
+                }
+            };
+            if let Report::Put { master, .. } = &mut report
+                && let Some((name, count)) = cut_to_bounds(&mut Arc::make_mut(master).services)
+            {
+                warn(&master.id, format!("{count} of its services, `{name}` first"));
+            }
+            match &report {
+                Report::Reset => sizes = Sizes::default(),
+                Report::Drop(id) => sizes.remove(id),
+                Report::Put { master, .. } => sizes.insert(master),
+                Report::Whole | Report::Settling(_) | Report::Piece(_) | Report::Proven(_) => {}
             }
             if let Some(trouble) = sizes.beyond(&self.config) {
                 return trouble;
             }
-            let left_out = match &told {
-                // What it offered before stands until all is told anew.
-                Some(Told::TooLarge(id, why)) => Some((id, why.clone())),
-                Some(Told::Put(known, Some(why))) => Some((&known.master.id, why.clone())),
-                _ => None,
-            };
-            if let Some((master, why)) = left_out
-                && !std::mem::replace(&mut has_left_out, true)
-            {
-                tracing::warn!(source = self.feed().name(), master, why, "left out a master, or some of its services");
-            }
-            match (told, &mut generation) {
-                (None, _) => {}
-                (Some(Told::Reset), _) => generation = read_anew(),
-                (Some(Told::Put(known, _)), Some(generation)) => {
-                    drop(generation.insert(known.master.id.clone(), known))
+            match (report, &mut generation) {
+                (Report::Reset, _) => generation = read_anew(),
+                (Report::Put { master, is_expected }, Some(generation)) => {
+                    generation.insert(master.id.clone(), Known { master, is_expected });
                 }
-                (Some(Told::Drop(id)), Some(generation)) => drop(generation.remove(&id)),
-                (Some(Told::Put(known, _)), None) => drop(self.publisher.publish(vec![self.join(handle, known)])),
-                (Some(Told::Drop(id)), None) => drop(self.publisher.publish(vec![Change::Leave(id)])),
-                (Some(Told::TooLarge(..)), _) => {}
-                (Some(Told::Settling(is_settling)), _) => self.feed().set_settling(is_settling),
-                (Some(Told::Piece(number)), _) => {
-                    let took = command([("cmd", "took".into()), ("piece", number.into())]);
-                    if let Err(error) = handle.send_when_room(took).await {
+                (Report::Drop(id), Some(generation)) => drop(generation.remove(&id)),
+                (Report::Put { master, is_expected }, None) => {
+                    self.publisher.publish(vec![self.join(handle, Known { master, is_expected })]);
+                }
+                (Report::Drop(id), None) => drop(self.publisher.publish(vec![Change::Leave(id)])),
+                (Report::Settling(is_settling), _) => self.feed().set_settling(is_settling),
+                (Report::Piece(piece), _) => {
+                    if let Err(error) = handle.send_when_room(Request::Took { piece }.encode()).await {
                         return Trouble::Lost(error.to_string());
                     }
                 }
-                (Some(Told::Whole), whole) => {
+                (Report::Whole, whole) => {
                     if std::mem::take(&mut was_lost) {
                         self.feed().reconnects.increment();
                     }
@@ -257,8 +230,8 @@ impl Follower {
                     self.feed().prove(began);
                     generation = None;
                 }
-                (Some(Told::Proven(at)), None) => self.feed().prove(began + at.min(began.elapsed())),
-                (Some(Told::Proven(_)), Some(_)) => {}
+                (Report::Proven(at), None) => self.feed().prove(began + at.min(began.elapsed())),
+                (Report::Proven(_), Some(_)) => {}
             }
         }
     }
@@ -281,8 +254,8 @@ impl Follower {
     async fn prove(&self, handle: &Handle, began: Moment) -> Trouble {
         loop {
             tokio::time::sleep(PROVE).await;
-            let at = began.elapsed().as_millis() as u64;
-            if let Err(error) = handle.send_when_room(command([("cmd", "prove".into()), ("at", at.into())])).await {
+            let request = Request::Prove { at: began.elapsed() };
+            if let Err(error) = handle.send_when_room(request.encode()).await {
                 return Trouble::Lost(error.to_string());
             }
         }
@@ -304,11 +277,11 @@ impl Follower {
 
     fn join(&self, handle: &Handle, Known { master, is_expected }: Known) -> Change {
         if is_expected {
-            return Change::Expect(Arc::new(master));
+            return Change::Expect(master);
         }
         let max_calls = self.config.max_calls_per_master;
         let line = UpstreamLine::new(handle.clone(), master.id.clone(), max_calls, self.calls.clone());
-        Change::Join(Arc::new(master), Arc::new(line))
+        Change::Join(master, Arc::new(line))
     }
 
     /// Says that the register is not followed, and why. What it told stands.
@@ -354,56 +327,11 @@ impl Sizes {
     }
 }
 
-fn told(value: &Value) -> Option<Told> {
-    if let Some(master) = get(value, "put") {
-        return put(master);
+/// The same report where masters have had their time to come back.
+fn settled(report: Report) -> Report {
+    match report {
+        Report::Put { master, is_expected: true } => Report::Drop(master.id.clone()),
+        Report::Settling(_) => Report::Settling(false),
+        report => report,
     }
-    if let Some(id) = get(value, "drop").and_then(text) {
-        return Some(Told::Drop(id));
-    }
-    if get(value, "whole").is_some() {
-        return Some(Told::Whole);
-    }
-    if let Some(at) = get(value, "proven").and_then(Value::as_u64) {
-        return Some(Told::Proven(Duration::from_millis(at)));
-    }
-    if let Some(is_settling) = get(value, "settling").and_then(Value::as_bool) {
-        return Some(Told::Settling(is_settling));
-    }
-    if let Some(number) = get(value, "piece").and_then(Value::as_u64) {
-        return Some(Told::Piece(number));
-    }
-    get(value, "reset").map(|_| Told::Reset)
-}
-
-/// What of a master is larger than it may be, in words.
-fn too_large(id: &str, address: &str, services: &[Value]) -> Option<String> {
-    if id.len() > MAX_ID_BYTES {
-        return Some(format!("its id has more than {MAX_ID_BYTES} bytes"));
-    }
-    if address.len() > MAX_ADDRESS_BYTES {
-        return Some(format!("its address has more than {MAX_ADDRESS_BYTES} bytes"));
-    }
-    (services.len() > MAX_SERVICES).then(|| format!("it offers more than {MAX_SERVICES} services"))
-}
-
-fn put(master: &Value) -> Option<Told> {
-    let id = get(master, "id").and_then(text).filter(|id| !id.is_empty())?;
-    let address = get(master, "address").and_then(text)?;
-    let services = get(master, "services")?.as_array()?;
-    if let Some(why) = too_large(&id, &address, services) {
-        return Some(Told::TooLarge(id.chars().take(100).collect(), why));
-    }
-    let service = |value: &Value| {
-        let metadata = get(value, "metadata").cloned().unwrap_or(Value::Map(Vec::new()));
-        Some(Service { name: get(value, "name").and_then(text)?, metadata: metadata.into() })
-    };
-    let mut services: Vec<Service> = services.iter().filter_map(service).collect();
-    let left_out = cut_to_bounds(&mut services).map(|(name, count)| format!("{count} of its services, `{name}` first"));
-    let connected_at = get(master, "connectedAt").and_then(Value::as_i64)?;
-    let is_expected = get(master, "expected").and_then(Value::as_bool).unwrap_or(false);
-    Some(Told::Put(
-        Known { master: Master { id, peer_address: address, connected_at, services }, is_expected },
-        left_out,
-    ))
 }

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use rmpv::Value;
-
 use crate::model::{Answers, Call, Command, Line, Refused};
-use crate::tunnel::{CallError, Handle, LOST, Message, REFUSED, Stream, UNSENT, UnderWay, answers};
+use crate::tunnel::upstream::Request;
+use crate::tunnel::{CallError, Handle, LOST, REFUSED, Stream, UNSENT, UnderWay, answers};
 
 #[derive(Debug)]
 pub(super) struct UpstreamLine {
@@ -24,21 +23,17 @@ impl UpstreamLine {
     }
 
     fn open(&self, call: Call) -> Result<Stream, CallError> {
-        let left = call.until.map(|until| until.saturating_duration_since(Instant::now()).as_millis() as u64);
-        let memory = call.memory;
-        let entries = |uuid: String| {
-            [
-                ("cmd", "call-on".into()),
-                ("uuid", uuid.into()),
-                ("master", self.master.as_str().into()),
-                ("service", call.service.into()),
-                ("method", call.method.into()),
-                ("arguments", Arc::unwrap_or_clone(call.arguments)),
-                ("timeout", left.map_or(Value::Nil, Value::from)),
-                ("window", true.into()),
-            ]
+        let Call { service, method, arguments, until, memory, .. } = call;
+        let request = |uuid| Request::Call {
+            uuid,
+            master: self.master.clone(),
+            service,
+            method,
+            arguments: Arc::unwrap_or_clone(arguments),
+            timeout: until.map(|until| until.saturating_duration_since(Instant::now())),
+            is_windowed: true,
         };
-        Ok(self.handle.open(Some(&memory), |uuid| command(entries(uuid)))?)
+        Ok(self.handle.open(Some(&memory), |uuid| request(uuid).encode())?)
     }
 }
 
@@ -49,10 +44,9 @@ impl Line for UpstreamLine {
         answers(self.open(call), &[LOST, REFUSED, UNSENT], held)
     }
 
-    fn send(&self, told: &Command) -> Result<(), Refused> {
-        let (master, message) = (self.master.as_str().into(), told.message().clone());
-        let entries = [("cmd", "send-to".into()), ("master", master), ("message", message)];
-        self.handle.send(command(entries)).map_err(Refused::from)
+    fn send(&self, command: &Command) -> Result<(), Refused> {
+        let request = Request::Send { master: self.master.clone(), message: command.message().clone() };
+        self.handle.send(request.encode()).map_err(Refused::from)
     }
 
     fn outstanding(&self) -> usize {
@@ -66,8 +60,4 @@ impl Line for UpstreamLine {
     fn is_answering(&self) -> bool {
         self.handle.is_answering()
     }
-}
-
-pub(super) fn command<const N: usize>(entries: [(&str, Value); N]) -> Message {
-    Message::Other(Value::Map(entries.into_iter().map(|(key, value)| (key.into(), value)).collect()))
 }

@@ -7,6 +7,7 @@ mod memory;
 mod mutants;
 mod recorded;
 mod trunk;
+mod upstream;
 mod values;
 mod windows;
 mod words;

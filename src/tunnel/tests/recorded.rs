@@ -5,7 +5,7 @@ use serde_json::Value as Json;
 use crate::tunnel::frame::{Progress, Scanner};
 use crate::tunnel::value::get;
 use crate::tunnel::wire::Inbox;
-use crate::tunnel::{Bounds, Message, RemoteError, Token, Value};
+use crate::tunnel::{Bounds, Message, RemoteError, Role, Token, Value};
 
 /// What the master sent, step by step.
 pub(super) fn steps() -> Vec<(String, Vec<u8>)> {
@@ -47,7 +47,7 @@ fn map(pairs: &[(&str, Value)]) -> Value {
 #[test]
 fn every_message_of_an_unmodified_master_is_understood() {
     let token = Token("register-center-token-2024".into());
-    assert_eq!(said("auth"), [Message::Auth { token, native: false, id: None }]);
+    assert_eq!(said("auth"), [Message::Auth { token, role: Role::Php, id: None }]);
     let metadata = map(&[("version", "1.2.0".into()), ("zone", "b".into()), ("weight", 3.into())]);
     let echo = map(&[("name", "echo".into()), ("metadata", metadata)]);
     let bare = map(&[("name", "bare".into()), ("metadata", Value::Array(vec![]))]);

@@ -1,7 +1,7 @@
 //! Messages as they are written, and as peers of other habits write them.
 
 use crate::tunnel::value::string;
-use crate::tunnel::{Message, Place, RemoteError, Token, Value, Wrong};
+use crate::tunnel::{Message, Place, RemoteError, Role, Token, Value, Wrong};
 
 fn written(value: Value) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -24,8 +24,9 @@ fn every_message_is_read_as_it_was_written() {
     let place = Place { host: "10.0.0.1".into(), port: 8010 };
     let error = RemoteError { message: "no".into(), class: Some("E".into()), code: -7 };
     for message in [
-        Message::Auth { token: token(), native: false, id: None },
-        Message::Auth { token: token(), native: true, id: None },
+        Message::Auth { token: token(), role: Role::Php, id: None },
+        Message::Auth { token: token(), role: Role::Native, id: Some("m".into()) },
+        Message::Auth { token: token(), role: Role::Follower, id: None },
         Message::AuthSuccess { message: "welcome".into() },
         Message::AuthFailed { message: "no".into() },
         Message::Callback { uuid: uuid(), serialized: b"O:1\0\xff".to_vec() },
@@ -120,6 +121,6 @@ fn a_serialized_exception_is_not_looked_into() {
 
 #[test]
 fn a_token_is_not_shown() {
-    let auth = Message::Auth { token: Token("secret".into()), native: true, id: None };
+    let auth = Message::Auth { token: Token("secret".into()), role: Role::Php, id: None };
     assert!(!format!("{auth:?}").contains("secret"));
 }

@@ -72,6 +72,17 @@ impl Scripted {
         master
     }
 
+    /// A sidecar that follows the register, and has not subscribed.
+    pub(crate) fn follow(port: u16, token: &str) -> Self {
+        Self::connect(port).follows(token)
+    }
+
+    pub(crate) fn follows(mut self, token: &str) -> Self {
+        self.say(map([("cmd", "auth".into()), ("token", token.into()), ("native", 1.into()), ("follows", 1.into())]));
+        assert_eq!(text(&self.hears().expect("an answer"), "cmd"), "auth-success");
+        self
+    }
+
     /// Answers the question for its services.
     pub(crate) fn tells(&mut self, services: &[(&str, Value)]) {
         let question = self.asked("list");
