@@ -12,6 +12,7 @@ use roster::config::{Config, Layers};
 use roster::permissions::own::name_of;
 
 use super::settings::{self, NO_SOURCE, Settings};
+use super::text;
 
 /// Check or show a configuration
 #[derive(Debug, Args)]
@@ -68,7 +69,7 @@ fn check(file: Option<PathBuf>, user: Option<&str>, settings: Settings) -> anyho
     }
     let mut doubts = 0;
     let config = Config::check(&layers, |doubt| {
-        eprintln!("warning: {doubt}");
+        eprintln!("warning: {}", text::printable(doubt.to_string().as_bytes()));
         doubts += 1;
     });
     let config = config.map_err(|mistakes| anyhow::Error::from(mistakes).context(origin.clone()))?;

@@ -62,11 +62,11 @@ pub(crate) fn code(result: anyhow::Result<()>) -> ExitCode {
 fn tell(error: &anyhow::Error) {
     match error.downcast_ref::<Mistakes>() {
         // Each line begins with its place, as editors like it.
-        Some(mistakes) => eprintln!("{mistakes}"),
+        Some(mistakes) => eprintln!("{}", text::printable(mistakes.to_string().as_bytes())),
         None => eprintln!("roster: {}", told(error)),
     }
     if let Some(origin) = error.downcast_ref::<Origin>() {
-        eprintln!("{origin}");
+        eprintln!("{}", text::printable(origin.to_string().as_bytes()));
     }
     match error.downcast_ref() {
         Some(Error::Unreachable { address, source }) => eprintln!("{}", way_in([(address, source)])),

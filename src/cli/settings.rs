@@ -2,12 +2,16 @@
 
 use std::env;
 use std::fmt;
+use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use nix::unistd::geteuid;
 use roster::config::{Config, Layers, Mistakes};
 use roster::default_paths::DefaultPaths;
+use roster::permissions::own::name_of;
 
 use super::demo;
 
@@ -135,9 +139,27 @@ fn names(layers: &Layers) -> Vec<String> {
 
 /// A file's path and its text, as a layer.
 pub(crate) fn read(path: &Path) -> Result<(PathBuf, String), Unreadable> {
-    match std::fs::read_to_string(path) {
+    let text = fs::read(path).map_err(|error| with_owner(path, error)).and_then(|bytes| {
+        String::from_utf8(bytes).map_err(|error| {
+            let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+            let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+            io::Error::other(format!("line {line} is not UTF-8: save the file in that encoding"))
+        })
+    });
+    match text {
         Ok(text) => Ok((path.to_owned(), text)),
         Err(source) => Err(Unreadable { path: path.to_owned(), source }),
+    }
+}
+
+/// Who may not read a file says little without whose it is.
+fn with_owner(path: &Path, error: io::Error) -> io::Error {
+    match fs::metadata(path) {
+        Ok(found) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let (owner, mode, user) = (name_of(found.uid()), found.mode() & 0o777, name_of(geteuid().as_raw()));
+            io::Error::other(format!("{error}: it is of {owner}, mode {mode:04o}, and {user} asks; use sudo"))
+        }
+        _ => error,
     }
 }
 
@@ -174,6 +196,16 @@ mod tests {
     fn a_flag_is_cut_at_its_first_equals_sign() {
         assert_eq!(key_and_value("a.b=c=d"), Ok(("a.b".into(), "c=d".into())));
         assert!(key_and_value("a.b").is_err());
+    }
+
+    #[test]
+    fn what_is_no_utf8_is_named_by_its_line() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        for (bytes, line) in [(&b"\xff\xfe[\0"[..], 1), (b"# one\n# M\xfcller\n", 2)] {
+            fs::write(file.path(), bytes).expect("written");
+            let told = read(file.path()).expect_err("it is no text").to_string();
+            assert!(told.ends_with(&format!(": line {line} is not UTF-8: save the file in that encoding")), "{told}");
+        }
     }
 
     #[test]

@@ -360,7 +360,12 @@ impl Check<'_> {
 pub fn log_filter_flaw(filter: &str) -> Option<String> {
     let is_stray = |part: &str| part.chars().all(char::is_alphanumeric) && part.parse::<LevelFilter>().is_err();
     let is_wrong = filter.split(',').any(is_stray) || EnvFilter::try_new(filter).is_err();
-    is_wrong.then(|| format!("{filter:?} is no filter: expected a level, such as \"info\" or \"info,roster=debug\""))
+    is_wrong.then(|| {
+        format!(
+            "{filter:?} is no filter: expected one of error, warn, info, debug and trace, and after commas others for \
+             single modules: \"info,roster=debug\""
+        )
+    })
 }
 
 /// Whether of two listeners the second finds its port taken by the first.

@@ -20,6 +20,11 @@ pub(super) fn check(connect: &str) -> Result<(), String> {
     }
     while let Some(server) = servers.next() {
         let server = address_of(server);
+        if let Some((scheme, _)) = server.split_once("://") {
+            return Err(format!(
+                "`{server}` begins with `{scheme}://`: write `tls://` for TLS, and else the host alone"
+            ));
+        }
         let (address, chroot) = match server.find('/') {
             Some(slash) if servers.peek().is_none() => server.split_at(slash),
             _ => (server, "/"),
@@ -71,6 +76,14 @@ mod tests {
             "zk1,,zk2",
         ] {
             assert_eq!(check(connect), Ok(()), "{connect}");
+        }
+    }
+
+    #[test]
+    fn a_server_of_another_scheme_is_named_whole() {
+        for connect in ["TLS://zk1:2281/app", "zookeeper://zk1:2181/app"] {
+            let told = check(connect).expect_err("no such scheme");
+            assert!(told.starts_with(&format!("`{connect}` begins")) && told.contains("`tls://`"), "{told}");
         }
     }
 

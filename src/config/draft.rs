@@ -15,6 +15,13 @@ use super::{Config, Layers};
 const PREFIX: &str = "ROSTER_";
 const LEVELS: &str = "__";
 
+/// What TOML's parser says of a key that is there already.
+const REPEATED: &str = "duplicate key";
+
+/// The tables of which there may be several, and those of which there is one.
+const LISTS: [&str; 4] = ["zookeeper", "file", "upstream", "allow"];
+const TABLES: [&str; 8] = ["thrift", "access", "zk_data", "register", "store", "shared", "log", "sidecar"];
+
 #[derive(Debug)]
 pub(super) struct Draft {
     root: Entry,
@@ -42,10 +49,12 @@ pub(super) enum Value {
 }
 
 impl Draft {
-    /// A file that is no TOML has only these mistakes: what else it says cannot be known.
+    /// A file that is no TOML has only these mistakes: what else it says cannot be known, but of one that only repeats keys.
     pub(super) fn new(layers: &Layers) -> Result<Self, Mistakes> {
         let (path, text) = layers.file.as_ref().map_or((Path::new("the defaults"), ""), |(path, text)| (path, text));
-        let mut draft = Self { root: parse(path, text)?, mistakes: misspelt(&layers.environment) };
+        let (root, repeated) = parse(path, text)?;
+        let mut draft = Self { root, mistakes: misspelt(&layers.environment) };
+        draft.mistakes.extend(repeated);
         for (key, place, raw) in variables(&layers.environment).into_iter().chain(flags(&layers.flags)) {
             draft.set(key, place, raw);
         }
@@ -71,7 +80,7 @@ impl Draft {
             // and where nothing is left, all is default.
             let (key, told) = (&refusal.key, self.is_told(&refusal.key));
             if !told {
-                let hint = if refusal.list { self.as_list(key) } else { String::new() };
+                let hint = if refusal.list { self.as_list(key) } else { self.hint(key, refusal.message == UNKNOWN) };
                 self.mistakes.push(self.mistake(key.clone(), refusal.message + &hint));
             }
             match key.parts().split_last() {
@@ -103,6 +112,29 @@ impl Draft {
                 format!("; write `{}='[{text:?}]'`, or `{}={text}`", variable(key), variable(&first))
             }
             (Value::Text(text), _) => format!("; write `[{text:?}]`"),
+            _ => String::new(),
+        }
+    }
+
+    /// What somebody may have meant by a key that is not known there, or whose value is of another kind.
+    fn hint(&self, key: &Key, is_unknown: bool) -> String {
+        let Some(name) = key.parts().last() else { return String::new() };
+        if is_unknown {
+            let lists = LISTS.iter().filter(|list| is_known(&Key::new([list, "0", name.as_str()])));
+            let tables = TABLES.iter().filter(|table| is_known(&Key::new([table, name.as_str()])));
+            let homes: Vec<_> =
+                lists.map(|list| format!("`[[{list}]]`")).chain(tables.map(|table| format!("`[{table}]`"))).collect();
+            return if homes.is_empty() { String::new() } else { format!("; it belongs under {}", homes.join(" or ")) };
+        }
+        let entry = key.parts().iter().try_fold(&self.root, |entry, part| entry.part(part));
+        match (name.as_str(), entry.map(|entry| &entry.value)) {
+            ("mode", Some(Value::Integer(_))) => "; write octal digits in quotes: \"0660\"".to_owned(),
+            ("connect", Some(Value::List(items))) => {
+                let servers = items
+                    .iter()
+                    .filter_map(|item| if let Value::Text(text) = &item.value { Some(&**text) } else { None });
+                format!("; write {:?}", servers.collect::<Vec<_>>().join(","))
+            }
             _ => String::new(),
         }
     }
@@ -253,24 +285,39 @@ fn from_entries(entries: DeTable<'_>, place: &dyn Fn(usize) -> Place) -> BTreeMa
     entries.into_iter().map(entry).collect()
 }
 
-fn parse(path: &Path, text: &str) -> Result<Entry, Mistakes> {
+/// What a text says, and which keys it repeats.
+fn parse(path: &Path, text: &str) -> Result<(Entry, Vec<Mistake>), Mistakes> {
     let file: Arc<str> = path.to_string_lossy().into();
     let ends: Vec<usize> = text.match_indices('\n').map(|(at, _)| at).collect();
     let place = |at| Place::Line { file: file.clone(), line: ends.partition_point(|end| *end < at) + 1 };
     let (table, errors) = DeTable::parse_recoverable(text);
-    if errors.is_empty() {
-        let root = Entry::from_toml(DeValue::Table(table.into_inner()), 0, &place);
-        return Ok(Entry { place: Place::File(file), ..root });
-    }
     let mistake = |error: &toml::de::Error| {
         let span = error.span().unwrap_or(text.len()..text.len());
-        let message = match (error.message(), text.get(span.clone())) {
-            ("duplicate key", Some(key)) => format!("the key `{key}` is set twice"),
-            (other, _) => other.to_owned(),
+        let line = text.lines().nth(ends.partition_point(|end| *end < span.start)).unwrap_or_default();
+        let (key, message) = match (error.message(), text.get(span.clone())) {
+            (REPEATED, Some(key)) => (Key::new([key]), "is set twice".to_owned()),
+            (other, _) => (Key::default(), format!("{other}{}", stray(line))),
         };
-        Mistake { place: place(span.start), key: Key::default(), message }
+        Mistake { place: place(span.start), key, message }
     };
-    Err(Mistakes::new(errors.iter().map(mistake).collect()))
+    let mistakes = errors.iter().map(mistake).collect();
+    if errors.iter().any(|error| error.message() != REPEATED) {
+        return Err(Mistakes::new(mistakes));
+    }
+    let root = Entry::from_toml(DeValue::Table(table.into_inner()), 0, &place);
+    Ok((Entry { place: Place::File(file.clone()), ..root }, mistakes))
+}
+
+/// The first character of what TOML cannot read that only looks like one of TOML's own.
+fn stray(line: &str) -> String {
+    let meant = |c: char| match c {
+        '\u{2018}'..='\u{201f}' | '\u{ab}' | '\u{bb}' => Some("a plain quotation mark"),
+        '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}' => Some("nothing there"),
+        c if c.is_whitespace() && !c.is_ascii() => Some("a plain space"),
+        _ => None,
+    };
+    let found = line.chars().find_map(|c| Some((u32::from(c), meant(c)?)));
+    found.map_or_else(String::new, |(number, meant)| format!("; there is a character U+{number:04X}: write {meant}"))
 }
 
 /// `ROSTER_THRIFT__TCP` is `thrift.tcp`. A name without a double underscore is no configuration; see `misspelt`.

@@ -46,6 +46,46 @@ fn keys(value: &toml::Value, above: &str, into: &mut BTreeSet<String>) {
 }
 
 #[test]
+fn a_character_that_only_looks_like_one_of_toml_is_named() {
+    let told = |line: &str| mistakes(&format!("[[zookeeper]]\n{line}\n"), &[], &[]);
+    for (line, end) in [
+        ("connect = “zk1”", "; there is a character U+201C: write a plain quotation mark"),
+        ("connect = \"zk1”", "; there is a character U+201D: write a plain quotation mark"),
+        ("connect\u{a0}= \"zk1\"", "; there is a character U+00A0: write a plain space"),
+        ("con\u{200b}nect = \"zk1\"", "; there is a character U+200B: write nothing there"),
+    ] {
+        let told = told(line);
+        assert!(told.starts_with("roster.toml:2: ") && told.ends_with(end), "{line}: {told}");
+    }
+}
+
+#[test]
+fn what_stands_in_the_wrong_table_or_is_of_another_kind_is_told_with_what_to_write() {
+    let text =
+        "connect = 'zk1'\nhistory = 1\n[thrift]\nmode = 660\nroots = []\n[[zookeeper]]\nconnect = ['zk1:1', 'zk2:1']\n";
+    assert_eq!(
+        mistakes(text, &[], &[]),
+        "\
+roster.toml:1: connect: this version of Roster has no such key; it belongs under `[[zookeeper]]` or `[[upstream]]`
+roster.toml:2: history: this version of Roster has no such key; it belongs under `[store]`
+roster.toml:4: thrift.mode: expected a string, found 660; write octal digits in quotes: \"0660\"
+roster.toml:5: thrift.roots: this version of Roster has no such key; it belongs under `[[zookeeper]]`
+roster.toml:7: zookeeper.0.connect: expected a string, found a list; write \"zk1:1,zk2:1\""
+    );
+}
+
+#[test]
+fn a_key_and_a_table_that_are_repeated_hide_no_other_mistake() {
+    let text = "[thrift]\ntcp = ''\ntcp = ''\n[log]\nlevel = 'loud'\n[thrift]\nthreads = 'x'\n";
+    let told = mistakes(text, &[], &[]);
+    let lines: Vec<_> = told.lines().filter_map(|line| line.split(" \"").next()).collect();
+    let threads = "roster.toml:7: thrift.threads: expected a whole number, found";
+    let repeated =
+        ["roster.toml:3: tcp: is set twice", "roster.toml:5: log.level:", "roster.toml:6: thrift: is set twice"];
+    assert_eq!(lines, [&repeated[..], &[threads]].concat(), "{told}");
+}
+
+#[test]
 fn every_mistake_is_told_at_once_with_its_line_and_its_cure() {
     let file = r#"# Nothing here is right.
 colour = "blue"
@@ -145,7 +185,7 @@ roster.toml:49: file.0.root: `/config/static` overlaps `/config` of `zookeeper.1
 roster.toml:52: file.1.name: is empty: status and logs need a name
 roster.toml:53: file.1.path: is empty: write the path of a file
 roster.toml:57: store.history: expected a whole number, found floating point `2.5`
-roster.toml:60: log.level: "verbose" is no filter: expected a level, such as "info" or "info,roster=debug"
+roster.toml:60: log.level: "verbose" is no filter: expected one of error, warn, info, debug and trace, and after commas others for single modules: "info,roster=debug"
 roster.toml:61: log.format: expected "human" or "json", found "xml"
 roster.toml:64: sidecar.stop_timeout: expected a duration such as "30s" or "250ms", found boolean `true`
 roster.toml:65: sidecar."a b": this version of Roster has no such key
@@ -422,7 +462,7 @@ fn what_is_no_toml_is_told_by_lines_alone() {
     assert_eq!(
         mistakes(file, &[("ROSTER_NO__KEY", "1")], &[]),
         "roster.toml:2: string values must be quoted, expected literal string\n\
-         roster.toml:4: the key `threads` is set twice\n\
+         roster.toml:4: threads: is set twice\n\
          roster.toml:6: extra `=`, expected nothing\n\
          roster.toml:6: unexpected key or value, expected newline, `#`"
     );

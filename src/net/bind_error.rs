@@ -1,6 +1,7 @@
 //! Why there is no listener where a setting asks for one, and who is in the way.
 
 use std::io;
+use std::path::PathBuf;
 
 use super::{Address, InTheWay};
 use crate::permissions::own::name_of;
@@ -28,14 +29,18 @@ pub(super) enum NoListener {
     #[error(transparent)]
     Io(#[from] io::Error),
     #[error(
-        "another process{of} listens there; stop it, or choose another with `--set {setting}=…` or {variable}=…",
-        of = of(*user), variable = variable(setting)
+        "another process{who} listens there; stop it, or choose another with `--set {setting}=…` or {variable}=…",
+        who = who(*process, *user), variable = variable(setting)
     )]
     Taken {
         setting: &'static str,
         /// Whose it is, where the kernel says it.
         user: Option<u32>,
+        /// Its number, where the kernel says it.
+        process: Option<i32>,
     },
+    #[error("cannot make its folder {}: {error}; have it made, or choose another place", folder.display())]
+    Folder { folder: PathBuf, error: io::Error },
     #[error(transparent)]
     InTheWay(#[from] InTheWay),
 }
@@ -47,11 +52,13 @@ impl BindError {
     }
 }
 
-fn of(user: Option<u32>) -> String {
-    user.map_or_else(String::new, |uid| match name_of(uid) {
+fn who(process: Option<i32>, user: Option<u32>) -> String {
+    let number = process.map_or_else(String::new, |process| format!(" ({process})"));
+    let of = user.map_or_else(String::new, |uid| match name_of(uid) {
         name if name.starts_with("uid ") => format!(" of {name}"),
         name => format!(" of {name} (uid {uid})"),
-    })
+    });
+    number + &of
 }
 
 /// The variable of the environment that sets a key.

@@ -19,6 +19,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::socket::{UnixCredentials, getsockopt, sockopt::PeerCredentials};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -112,7 +113,7 @@ impl Bound {
             }
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                 let user = resolve(address).ok().and_then(|address| Peers::new().listener(address));
-                let why = NoListener::Taken { setting, user };
+                let why = NoListener::Taken { setting, user, process: None };
                 Err(BindError { setting, address: Address::Tcp(address.to_owned()), why })
             }
             Err(error) => Err(BindError { setting, address: Address::Tcp(address.to_owned()), why: error.into() }),
@@ -246,18 +247,33 @@ fn listen(address: &str) -> io::Result<std::net::TcpListener> {
     socket.listen(BACKLOG)?.into_std()
 }
 
+/// The process that listens to a socket; none: it has more to accept than it may.
+fn listener_at(path: &Path) -> Option<UnixCredentials> {
+    let stream = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).ok()?;
+    stream.set_nonblocking(true).ok()?;
+    stream.connect(&socket2::SockAddr::unix(path).ok()?).ok()?;
+    getsockopt(&stream, PeerCredentials).ok()
+}
+
 fn listen_under(
     setting: &'static str,
     path: &Path,
     permissions: &Permissions,
 ) -> Result<(std::os::unix::net::UnixListener, (SocketFile, Claim)), NoListener> {
+    let taken = || {
+        let listener = listener_at(path);
+        let (process, user) = (listener.map(|it| it.pid()), listener.map(|it| it.uid()));
+        NoListener::Taken { setting, user, process }
+    };
     if is_live(path) {
-        return Err(NoListener::Taken { setting, user: None });
+        return Err(taken());
     }
-    path.parent().map_or(Ok(()), make_folder)?;
+    if let Some(folder) = path.parent() {
+        make_folder(folder).map_err(|error| NoListener::Folder { folder: folder.to_owned(), error })?;
+    }
     // Two that start at the same moment find nobody who listens.
     let claim = Claim::of(path).map_err(|why| match why {
-        NotClaimed::Held(_) => NoListener::Taken { setting, user: None },
+        NotClaimed::Held(_) => taken(),
         NotClaimed::Failed(error) => error.into(),
     })?;
     InTheWay::none_at(path)?;

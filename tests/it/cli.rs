@@ -224,8 +224,20 @@ fn a_second_sidecar_on_the_same_socket_is_refused() {
     let roster = Roster::of_file(NODES);
     let second = Ended::of(binary().args(["serve", "--config"]).arg(roster.config()));
     assert_ne!(second.code, Some(0));
-    assert!(second.wrong.contains("another process listens there"), "{second:?}");
+    let who = format!("another process ({}) of ", roster.process().id());
+    assert!(second.wrong.contains(&who) && second.wrong.contains(" listens there; stop it"), "{second:?}");
     assert_eq!(roster.data("/a"), b"one");
+}
+
+#[test]
+fn what_cannot_be_seen_in_a_configuration_is_shown_and_a_folder_that_cannot_be_made_is_named() {
+    let check = Ended::of(binary().args(["config", "check", "--set", "zookeeper.0.connect=zk1:2181\u{200b}"]));
+    assert!(check.code == Some(2) && check.wrong.contains("`zk1:2181\\u{200b}` is not a server"), "{check:?}");
+    let settings =
+        ["thrift.unix=/proc/nope/x.sock", "thrift.tcp=", "register.listen=", "shared.path=", "shared.state="];
+    let flags = settings.iter().flat_map(|setting| ["--set", setting]);
+    let serve = Ended::of(binary().args(["serve", "--config", "/dev/null"]).args(flags));
+    assert!(serve.wrong.contains("cannot make its folder /proc/nope: ") && serve.code == Some(1), "{serve:?}");
 }
 
 #[test]
