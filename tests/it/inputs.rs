@@ -103,11 +103,12 @@ fn a_method_that_never_reads_is_given_up_when_its_callers_time_is_over_or_the_ca
     let failed = (0..20).find_map(|_| sent(&mut client, std::slice::from_ref(&chunk), false).err());
     exception::<CallTimedOut>(Err::<(), _>(failed.expect("it is full"))).expect("it is too late");
     php.says("input closed");
-    let mut client = opened(&scene, "hesitant", "[60]");
-    sent(&mut client, &[json!("x")], false).expect("it is taken");
-    drop(client);
-    eventually("the other one is closed too", SOON, || {
-        ensure(php.said().matches("input closed").count() == 2, php.said())
+    // Whoever leaves before the method has begun has nothing closed.
+    eventually("another one is closed too", SOON, || {
+        let mut client = opened(&scene, "hesitant", "[60]");
+        sent(&mut client, &[json!("x")], false).expect("it is taken");
+        drop(client);
+        ensure(php.said().matches("input closed").count() >= 2, php.said())
     });
 }
 
