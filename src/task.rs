@@ -165,6 +165,11 @@ impl Backoff {
     }
 }
 
+/// Half of a duration, up to one and a half of it: so long what many do again and again rests, lest they do it together.
+pub fn around(mean: Duration) -> Duration {
+    mean / 2 + random_part(mean)
+}
+
 /// A random part of a duration.
 pub fn random_part(of: Duration) -> Duration {
     of.mul_f64((random() >> 11) as f64 / (1u64 << 53) as f64)

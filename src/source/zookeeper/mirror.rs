@@ -30,7 +30,7 @@ use crate::clock::Moment;
 use crate::model::{Change, NodePath, Revision};
 use crate::source::{Generation, difference};
 use crate::store::{Feed, FeedState, Publisher, Snapshot, left_out};
-use crate::task::{Backoff, Reload, Stop, random_part};
+use crate::task::{Backoff, Reload, Stop, around, random_part};
 
 /// After an event, so long for more of them; and at least so long between two publications.
 const GATHER: Duration = Duration::from_millis(2);
@@ -44,11 +44,12 @@ const HEARTBEAT: Duration = Duration::from_secs(2);
 /// How often a lost connection is probed, in case its return was not told.
 const PROBE: Duration = Duration::from_secs(1);
 
-/// How long to wait where trying again cannot help soon.
+/// How long to wait, more or less, where trying again cannot help soon.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// While nodes are held that the ensemble no longer has, how often it is looked whether they came back.
-const RECHECK: Duration = Duration::from_secs(10);
+/// How soon, more or less, all is read for one reason: what is held may have come back, or what may be read now have more
+/// below it.
+const RECHECK: Duration = Duration::from_secs(8);
 
 /// After so long in sync, trouble is new trouble.
 const CALM: Duration = Duration::from_secs(60);
@@ -133,7 +134,7 @@ impl Mirror {
             self.down(&trouble);
             self.feed().set_session(None);
             match trouble {
-                Trouble::Refused | Trouble::Unfit(_) => self.wait(PATIENCE).await,
+                Trouble::Refused | Trouble::Unfit(_) => self.wait(around(PATIENCE)).await,
                 Trouble::Lost(_) | Trouble::Ended(_) => self.wait(backoff.delay()).await,
             }
         }
@@ -162,7 +163,7 @@ impl Mirror {
             self.down(&trouble);
             match trouble {
                 Trouble::Refused | Trouble::Ended(_) => return trouble,
-                Trouble::Unfit(_) => self.wait(PATIENCE).await,
+                Trouble::Unfit(_) => self.wait(around(PATIENCE)).await,
                 Trouble::Lost(_) if !session.is_watched() => return trouble,
                 Trouble::Lost(_) => {
                     if let Err(ended) = regained(&mut session).await {
@@ -359,7 +360,7 @@ impl Mirror {
         let (mut due, mut published) = (Instant::now(), Instant::now());
         let mut heartbeat = interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut audit = Instant::now() + self.until_audit();
+        let mut audit = Instant::now() + until_audit(&self.config, self.held);
         loop {
             tokio::select! {
                 // With so many that all is read anyway, no more are taken until it is.
@@ -375,14 +376,14 @@ impl Mirror {
                 }
                 () = sleep_until(due.into()), if !dirty.paths.is_empty() => {
                     if self.read_again(session, &mut dirty).await? {
-                        audit = audit.min(Instant::now() + RECHECK);
+                        audit = audit.min(Instant::now() + around(RECHECK));
                     }
                     published = Instant::now();
                 }
                 _ = heartbeat.tick() => self.prove(session, &mut dirty).await?,
                 () = sleep_until(audit.into()) => {
                     self.audit(session, &mut dirty).await?;
-                    audit = Instant::now() + self.until_audit();
+                    audit = Instant::now() + until_audit(&self.config, self.held);
                 }
                 () = self.reload.requested() => self.check_identity(session)?,
             }
@@ -455,13 +456,6 @@ impl Mirror {
         Ok(())
     }
 
-    fn until_audit(&self) -> Duration {
-        match self.held {
-            Some(held) => RECHECK.min(self.config.hold.saturating_sub(held.since.elapsed())),
-            None => self.config.audit_interval / 2 + random_part(self.config.audit_interval),
-        }
-    }
-
     fn drain(&mut self, session: &mut Session, dirty: &mut Dirty) -> Result<bool, Trouble> {
         let scope = Scope { config: &self.config, quotas: self.quotas.as_ref() };
         drain(&scope, session, &mut dirty.paths, &mut self.left_out)
@@ -500,6 +494,14 @@ impl Mirror {
 
     fn feed(&self) -> &Feed {
         self.publisher.feed()
+    }
+}
+
+/// When the next audit is due. Sidecars that came back together after a loss must not read everything together again.
+fn until_audit(config: &Config, held: Option<Held>) -> Duration {
+    match held {
+        Some(held) => around(RECHECK).min(config.hold.saturating_sub(held.since.elapsed())),
+        None => around(config.audit_interval),
     }
 }
 
@@ -570,5 +572,29 @@ async fn regained(session: &mut Session) -> Result<(), Trouble> {
             event = session.next() => if let Event::Regained = event? { return Ok(()) },
             _ = probe.tick() => if session.heartbeat().await.is_ok() { return Ok(()) },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_audits_of_many_come_at_no_moment_together() {
+        const MANY: u32 = 10_000;
+        const PARTS: u32 = 10;
+        let config = Config::new("zk:2181");
+        let held = Held { since: Moment::now(), nodes: 1 };
+        for (held, mean) in [(None, config.audit_interval), (Some(held), RECHECK)] {
+            let mut parts = [0; PARTS as usize];
+            for _ in 0..MANY {
+                let later = until_audit(&config, held).checked_sub(mean / 2).expect("half of it at least");
+                parts[later.div_duration_f64(mean / PARTS) as usize] += 1;
+            }
+            // A tenth each, but for twelve times the deviation that chance has.
+            assert!(parts.iter().all(|part| (640..1_360).contains(part)), "{mean:?}: {parts:?}");
+        }
+        let short = Config { hold: Duration::from_secs(1), ..config };
+        assert!(until_audit(&short, Some(held)) <= short.hold, "what is held is believed gone in time");
     }
 }

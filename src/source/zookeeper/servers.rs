@@ -18,7 +18,7 @@ use super::jute::Ticket;
 use super::watching::Watching;
 use super::{Config, address_of, is_secured, servers};
 use crate::sync::{Mutex, MutexGuard};
-use crate::task::{random_below, random_part};
+use crate::task::{around, random_below};
 
 /// The port of a server that has none.
 const PORT: u16 = 2181;
@@ -110,7 +110,7 @@ impl Servers {
         let ticket = Ticket { timeout_ms, ..Ticket::default() };
         let wanted = Wanted { ticket: &ticket, last_zxid: 0, identities, read_only: false };
         loop {
-            sleep(LOOK_FOR_FULL / 2 + random_part(LOOK_FOR_FULL)).await;
+            sleep(around(LOOK_FOR_FULL)).await;
             if let Ok((mut connection, ..)) = self.try_all(wanted).await {
                 return connection.close_session();
             }
