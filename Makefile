@@ -70,7 +70,7 @@ fuzz:
 	fuzz/run
 
 # QUICK=1 for a short form, FULL=1 for every case; BENCH=endpoint for one part (endpoint, php, mirror, masters, watchers,
-# start, growth).
+# start, growth, herd).
 bench: bench-deps
 	cargo bench --bench side-by-side
 

@@ -8,6 +8,7 @@ mod growth;
 #[allow(dead_code, unused_imports)]
 #[path = "../tests/it/harness/mod.rs"]
 mod harness;
+mod herd;
 mod load;
 mod masters;
 mod measure;
@@ -30,7 +31,7 @@ pub(crate) use roster::thrift::idl;
 type Part = fn(&mut Report);
 
 /// What `BENCH` may name, in the order in which they run.
-const PARTS: [(&str, Part); 7] = [
+const PARTS: [(&str, Part); 8] = [
     ("endpoint", endpoint::run),
     ("php", php::run),
     ("mirror", mirror::run),
@@ -38,6 +39,7 @@ const PARTS: [(&str, Part); 7] = [
     ("watchers", watchers::run),
     ("start", start::run),
     ("growth", growth::run),
+    ("herd", herd::run),
 ];
 
 fn main() {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures::future::try_join_all;
 use zookeeper_client::{Acls, Client, CreateMode, Error};
 
+pub(crate) use self::sync::read_all;
 use crate::harness::{MULTI_READS, Roster, Server, release, runtime};
 use crate::report::Report;
 use crate::{Form, form, let_wait};
@@ -36,7 +37,7 @@ pub(crate) fn run(report: &mut Report) {
 #[derive(Debug)]
 pub(crate) struct Load {
     pub(crate) server: Server,
-    nodes: usize,
+    pub(crate) nodes: usize,
 }
 
 impl Load {
@@ -52,9 +53,7 @@ impl Load {
     }
 
     async fn client(&self) -> Client {
-        let (major, minor) = release();
-        let connector = Client::connector().with_session_timeout(PATIENCE).with_server_version(major, minor, 0);
-        connector.connect(&self.server.address()).await.expect("a session")
+        connect(&self.server.address()).await
     }
 
     /// A sidecar that mirrors it, and does not run yet.
@@ -80,6 +79,13 @@ impl Load {
     pub(crate) fn last(&self) -> String {
         node(self.nodes / (NODES_A_FOLDER + 1) - 1, NODES_A_FOLDER - 1)
     }
+}
+
+/// A bare client, with a session.
+pub(crate) async fn connect(address: &str) -> Client {
+    let (major, minor) = release();
+    let connector = Client::connector().with_session_timeout(PATIENCE).with_server_version(major, minor, 0);
+    connector.connect(address).await.expect("a session")
 }
 
 fn folder(number: usize) -> String {

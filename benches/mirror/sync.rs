@@ -125,7 +125,7 @@ async fn read_singly(client: &Client) -> Result<usize, Error> {
 }
 
 /// Reads all data, and lists what has children, as fast as the crate can: with as many requests in flight as there are.
-async fn read_all(client: &Client) -> Result<usize, Error> {
+pub(crate) async fn read_all(client: &Client) -> Result<usize, Error> {
     if release() < MULTI_READS {
         return read_singly(client).await;
     }

@@ -92,7 +92,7 @@ impl Ensemble {
     pub(crate) fn serves(&self, number: usize) -> String {
         let member = &self.members[number - 1];
         eventually("a server serves", START, || {
-            let answer = four_letters(member.port, "srvr");
+            let answer = four_letters(("127.0.0.1", member.port), "srvr");
             let mode = answer.lines().find_map(|line| line.strip_prefix("Mode: ")).map(str::to_owned);
             mode.ok_or_else(|| std::fs::read_to_string(member.folder.path().join("log")).unwrap_or_default())
         })

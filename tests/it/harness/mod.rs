@@ -41,7 +41,7 @@ pub(crate) use self::process::Process;
 pub(crate) use self::release::{MULTI_READS, chosen, class_path, is_fetched, is_skipped_before, release};
 pub(crate) use self::roster::Roster;
 pub(crate) use self::scene::{Scene, fresh_chroot, source};
-pub(crate) use self::server::{NEARLY_FULL, Server};
+pub(crate) use self::server::{NEARLY_FULL, Server, four_letters};
 pub(crate) use self::sleep::Sleep;
 pub(crate) use self::truth::Tree;
 pub(crate) use self::two_addresses::{DeadAddress, TwoAddresses};

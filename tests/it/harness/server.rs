@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpStream, ToSocketAddrs};
 use std::process::Command;
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -101,6 +101,10 @@ impl Server {
         std::fs::write(path, config + lines).expect("the configuration is written");
     }
 
+    pub(crate) fn process(&self) -> &Process {
+        self.process.as_ref().expect("it runs")
+    }
+
     /// Kills it.
     pub(crate) fn kill(&mut self) {
         self.process = None;
@@ -157,11 +161,11 @@ impl Server {
 
     /// It answers nothing any more; connections stay.
     pub(crate) fn freeze(&self) {
-        self.process.as_ref().expect("it runs").freeze();
+        self.process().freeze();
     }
 
     pub(crate) fn thaw(&self) {
-        self.process.as_ref().expect("it runs").thaw();
+        self.process().thaw();
     }
 
     /// Waits until it has closed a session, whose number is in hexadecimal.
@@ -174,14 +178,14 @@ impl Server {
 
     /// What it answers to one of its four-letter words; nothing if it cannot be reached.
     fn ask(&self, word: &str) -> String {
-        four_letters(self.port, word)
+        four_letters(("127.0.0.1", self.port), word)
     }
 }
 
-/// What a server of this machine answers to one of its four-letter words; nothing if it cannot be reached.
-pub(super) fn four_letters(port: u16, word: &str) -> String {
+/// What a server answers to one of its four-letter words; nothing if it cannot be reached.
+pub(crate) fn four_letters(server: impl ToSocketAddrs, word: &str) -> String {
     let mut answer = String::new();
-    let _ = TcpStream::connect(("127.0.0.1", port)).and_then(|mut stream| {
+    let _ = TcpStream::connect(server).and_then(|mut stream| {
         stream.set_read_timeout(Some(Duration::from_secs(1)))?;
         stream.write_all(word.as_bytes())?;
         stream.read_to_string(&mut answer)
