@@ -120,6 +120,18 @@ impl Bound {
         }
     }
 
+    /// The same, or why not yet where another process has the port and `taken_ports` says to wait for it.
+    pub fn tcp_unless_taken(
+        setting: &'static str,
+        address: &str,
+        taken_ports: TakenPorts,
+    ) -> Result<Result<Self, BindError>, BindError> {
+        match Self::tcp(setting, address) {
+            Err(error) if !error.is_taken() || taken_ports == TakenPorts::Fail => Err(error),
+            bound => Ok(bound),
+        }
+    }
+
     /// Listens at a port as soon as the process ends that has `taken` it; until then `metrics` say why not yet. None: the
     /// stop came first.
     pub async fn when_free(mut taken: BindError, metrics: &Metrics, stop: &Stop) -> Option<Self> {

@@ -114,10 +114,9 @@ impl Register {
     pub fn bind(config: &Config, token_file: &Path, taken_ports: TakenPorts) -> Result<Self, RegisterError> {
         let (mut bound, mut taken) = (Vec::new(), None);
         if !config.listen.is_empty() {
-            match Bound::tcp("register.listen", &config.listen) {
+            match Bound::tcp_unless_taken("register.listen", &config.listen, taken_ports)? {
                 Ok(port) => bound.push(port),
-                Err(error) if error.is_taken() && taken_ports == TakenPorts::Wait => taken = Some(error),
-                Err(error) => return Err(error.into()),
+                Err(error) => taken = Some(error),
             }
         }
         let is_loopback = match &taken {

@@ -105,12 +105,11 @@ impl Endpoint {
             bound.push(Bound::unix("thrift.unix", &config.unix, &config.permissions())?);
         }
         if !config.tcp.is_empty() {
-            match Bound::tcp("thrift.tcp", &config.tcp) {
+            // Without a Unix socket nobody could ask meanwhile.
+            let taken_ports = if bound.is_empty() { TakenPorts::Fail } else { taken_ports };
+            match Bound::tcp_unless_taken("thrift.tcp", &config.tcp, taken_ports)? {
                 Ok(port) => bound.push(port),
-                Err(error) if error.is_taken() && taken_ports == TakenPorts::Wait && !bound.is_empty() => {
-                    taken = Some(error);
-                }
-                Err(error) => return Err(error),
+                Err(error) => taken = Some(error),
             }
         }
         Ok(Self { bound, taken, config: config.clone() })
