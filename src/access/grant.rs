@@ -37,6 +37,10 @@ impl Grant {
         self.read.paths.covers(path)
     }
 
+    pub fn reads_all(&self, paths: &[NodePath]) -> bool {
+        paths.iter().all(|path| self.reads(path))
+    }
+
     /// Whether the path may be read, or leads to something that may be.
     pub fn lists(&self, path: &NodePath) -> bool {
         self.reads(path) || self.read.paths.leads(path)
