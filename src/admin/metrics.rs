@@ -46,7 +46,7 @@ fn families(rooms: &Rooms) -> Vec<MetricFamily> {
             "shared_file_failing",
             "Whether the shared file is not written now, or not all of it.",
             [],
-            f64::from(u8::from(rooms.metrics.shared_trouble.load().is_some())),
+            flag(rooms.metrics.shared_trouble.load().is_some()),
         ),
         one(
             "ports_taken",
@@ -69,6 +69,10 @@ fn one<const N: usize>(name: &str, help: &str, labels: [(&'static str, &str); N]
     family(GAUGE, name, help, [sample(GAUGE, labels, value)])
 }
 
+fn flag(is_set: bool) -> f64 {
+    u8::from(is_set).into()
+}
+
 /// A count of a source.
 struct OfSource {
     kind: MetricType,
@@ -85,7 +89,7 @@ const OF_SOURCES: [OfSource; 8] = [
         name: "source_live",
         help: "Whether the source is in sync.",
         is_of_nodes: false,
-        value: |feed, _| Some(f64::from(u8::from(feed.state() == FeedState::Live))),
+        value: |feed, _| Some(flag(feed.state() == FeedState::Live)),
     },
     OfSource {
         kind: GAUGE,
@@ -99,7 +103,7 @@ const OF_SOURCES: [OfSource; 8] = [
         name: "source_whole",
         help: "Whether all of the source has been read once, or is known from before.",
         is_of_nodes: false,
-        value: |_, filled| Some(f64::from(u8::from(filled.whole))),
+        value: |_, filled| Some(flag(filled.whole)),
     },
     OfSource {
         kind: GAUGE,
@@ -139,11 +143,10 @@ const OF_SOURCES: [OfSource; 8] = [
 ];
 
 fn sources(snapshot: &Snapshot, grant: &Grant) -> impl Iterator<Item = MetricFamily> {
-    let sees_nodes = |feed: &Feed| feed.roots().iter().all(|root| grant.reads(root));
     OF_SOURCES.iter().filter_map(move |OfSource { kind, name, help, is_of_nodes, value }| {
         let samples: Vec<Metric> = snapshot
             .behind_all()
-            .filter(|(feed, _)| !is_of_nodes || sees_nodes(feed))
+            .filter(|(feed, _)| !is_of_nodes || grant.reads_all(feed.roots()))
             .filter_map(|(feed, filled)| {
                 Some(sample(*kind, [("source", feed.name()), ("kind", feed.kind())], value(feed, filled)?))
             })

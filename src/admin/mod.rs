@@ -67,10 +67,7 @@ struct Answers {
 impl Admin {
     /// Begins to listen. A port that another process has keeps nobody from the rest.
     pub fn bind(config: &Config, taken_ports: TakenPorts) -> Result<Self, BindError> {
-        match Bound::tcp("admin.listen", &config.listen) {
-            Err(error) if !error.is_taken() || taken_ports != TakenPorts::Wait => Err(error),
-            bound => Ok(Self(bound)),
-        }
+        Bound::tcp_unless_taken("admin.listen", &config.listen, taken_ports).map(Self)
     }
 
     /// Where it listens.
@@ -139,9 +136,8 @@ async fn ready(State(answers): State<Arc<Answers>>) -> (StatusCode, String) {
 async fn metrics(State(answers): State<Arc<Answers>>) -> Response {
     // With thousands of methods it takes longer than a thread that serves others has.
     let text = tokio::task::spawn_blocking(move || answers.text.get(&answers.rooms)).await;
-    match text {
-        Ok(Ok(text)) => ([(CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
-        Ok(Err(error)) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    match text.map_err(|error| error.to_string()).and_then(|text| text.map_err(|error| error.to_string())) {
+        Ok(text) => ([(CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
 }
