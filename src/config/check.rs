@@ -143,10 +143,22 @@ impl Check<'_> {
         }
     }
 
+    /// What is wrong with an address where this one is to listen; nothing, if it is empty.
     fn loopback(&mut self, address: &str, key: &Key, who: &str) {
-        if let Err(message) = loopback(address, who) {
-            self.object(&[key], message);
+        if address.is_empty() {
+            return;
         }
+        if !matches!(address.parse(), Ok(Address::Tcp(_))) {
+            let message = format!("{address:?} is not an address: expected `host:port`, such as \"127.0.0.1:9090\"");
+            return self.object(&[key], message);
+        }
+        let is_loopback = match address.parse::<SocketAddr>() {
+            Ok(address) => address.ip().is_loopback(),
+            Err(_) => address.rsplit_once(':').is_some_and(|(host, _)| host == "localhost"),
+        };
+        let message =
+            format!("{address:?} is no loopback address, and {who} has no authentication: use \"127.0.0.1:PORT\"");
+        self.object_if(!is_loopback, key, &message);
     }
 
     fn socket(&mut self, path: &Path, key: &Key) {
@@ -374,22 +386,4 @@ fn is_one_port(one: &str, other: &str) -> bool {
     let (Ok(one), Ok(other)) = (parse(one), parse(other)) else { return !one.is_empty() && one == other };
     let same_host = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
     one.port() == other.port() && one.port() != 0 && same_host
-}
-
-/// What is wrong with an address where this one is to listen; none, if it is empty.
-fn loopback(tcp: &str, who: &str) -> Result<(), String> {
-    if tcp.is_empty() {
-        return Ok(());
-    }
-    let Ok(Address::Tcp(_)) = tcp.parse() else {
-        return Err(format!("{tcp:?} is not an address: expected `host:port`, such as \"127.0.0.1:9090\""));
-    };
-    let is_loopback = match tcp.parse::<SocketAddr>() {
-        Ok(address) => address.ip().is_loopback(),
-        Err(_) => tcp.rsplit_once(':').is_some_and(|(host, _)| host == "localhost"),
-    };
-    if is_loopback {
-        return Ok(());
-    }
-    Err(format!("{tcp:?} is no loopback address, and {who} has no authentication: use \"127.0.0.1:PORT\""))
 }
