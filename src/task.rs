@@ -186,25 +186,32 @@ fn random() -> u64 {
     RandomState::new().hash_one(0)
 }
 
+/// That many waits are spread evenly from the shortest to the longest.
+#[cfg(test)]
+pub(crate) fn assert_spread(shortest: Duration, longest: Duration, mut wait: impl FnMut() -> Duration) {
+    const MANY: usize = 10_000;
+    let mut parts = [0; 10];
+    for _ in 0..MANY {
+        let later = wait().checked_sub(shortest).expect("no wait is shorter");
+        let part = later.div_duration_f64((longest - shortest) / parts.len() as u32) as usize;
+        parts[part] += 1;
+    }
+    // A tenth each, but for twelve times the deviation that chance has.
+    assert!(parts.iter().all(|part| (640..1_360).contains(part)), "{shortest:?} to {longest:?}: {parts:?}");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn many_who_retry_after_the_same_loss_are_spread_over_each_wait() {
-        const MANY: usize = 10_000;
-        const PARTS: usize = 10;
         let (least, most) = (Duration::from_millis(100), Duration::from_secs(2));
-        let mut all = vec![Backoff::new(least, most); MANY];
+        let mut all = vec![Backoff::new(least, most); 10_000];
         let mut longest = least;
         for _ in 0..6 {
-            let (shortest, mut parts) = (least / 2, [0; PARTS]);
-            for backoff in &mut all {
-                let part = (backoff.delay() - shortest).as_secs_f64() / (longest - shortest).as_secs_f64();
-                parts[((part * PARTS as f64) as usize).min(PARTS - 1)] += 1;
-            }
-            // A tenth each, but for twelve times the deviation that chance has.
-            assert!(parts.iter().all(|part| (640..1_360).contains(part)), "{longest:?}: {parts:?}");
+            let mut backoffs = all.iter_mut();
+            assert_spread(least / 2, longest, || backoffs.next().expect("one for each wait").delay());
             longest = (longest * 2).min(most);
         }
     }

@@ -113,10 +113,8 @@ impl Mirror {
     async fn keep(&mut self) {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
         self.feed().enter(FeedState::Connecting, format!("connecting to {}", self.config.connect));
+        self.note_mirrored();
         loop {
-            if self.config.read_only {
-                self.servers.set_mirrored(self.newest());
-            }
             let trouble = match Session::connect(&self.config, &self.servers).await {
                 Ok((session, driver)) => {
                     let since = Instant::now();
@@ -124,6 +122,7 @@ impl Mirror {
                         trouble = self.serve(session) => trouble,
                         never = driver.run() => match never {},
                     };
+                    self.note_mirrored();
                     if since.elapsed() > CALM {
                         backoff.reset();
                     }
@@ -248,11 +247,15 @@ impl Mirror {
         }
     }
 
-    /// The newest transaction that what is mirrored tells of.
-    fn newest(&self) -> i64 {
+    /// Notes how far what is mirrored has come, by which servers are chosen that serve only to read.
+    fn note_mirrored(&self) {
+        if !self.config.read_only {
+            return;
+        }
         let snapshot = self.publisher.snapshot();
         let nodes = self.config.roots.iter().flat_map(|root| snapshot.subtree(root, root.clone()));
-        nodes.map(|(_, node)| node.stat.mzxid.max(node.stat.pzxid)).max().unwrap_or(0)
+        let newest = nodes.map(|(_, node)| node.stat.mzxid.max(node.stat.pzxid)).max();
+        self.servers.set_mirrored(newest.unwrap_or(0));
     }
 
     /// At which roots there is nothing to mirror, as the server knows them: that is legal, and may be a slip.
@@ -578,21 +581,14 @@ async fn regained(session: &mut Session) -> Result<(), Trouble> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::task::assert_spread;
 
     #[test]
     fn the_audits_of_many_come_at_no_moment_together() {
-        const MANY: u32 = 10_000;
-        const PARTS: u32 = 10;
         let config = Config::new("zk:2181");
         let held = Held { since: Moment::now(), nodes: 1 };
         for (held, mean) in [(None, config.audit_interval), (Some(held), RECHECK)] {
-            let mut parts = [0; PARTS as usize];
-            for _ in 0..MANY {
-                let later = until_audit(&config, held).checked_sub(mean / 2).expect("half of it at least");
-                parts[later.div_duration_f64(mean / PARTS) as usize] += 1;
-            }
-            // A tenth each, but for twelve times the deviation that chance has.
-            assert!(parts.iter().all(|part| (640..1_360).contains(part)), "{mean:?}: {parts:?}");
+            assert_spread(mean / 2, mean / 2 * 3, || until_audit(&config, held));
         }
         let short = Config { hold: Duration::from_secs(1), ..config };
         assert!(until_audit(&short, Some(held)) <= short.hold, "what is held is believed gone in time");
