@@ -150,8 +150,8 @@ impl Contents {
             feed.set_settling(source.settling);
         }
         let mut directory = Directory::default();
-        for master in masters.into_iter().flatten() {
-            let sources = master.sources.clone();
+        for mut master in masters.into_iter().flatten() {
+            let sources = std::mem::take(&mut master.sources);
             let master = Arc::new(Master::from(master));
             let is_of =
                 |feed: &Feed| feed.supplies(Supply::Instances) && sources.iter().any(|name| name == feed.name());

@@ -17,10 +17,9 @@
 //! Every node has all three entries. A path, name or id of more than 500 bytes goes by `#` and its SHA-256 in hexadecimal
 //! instead (`node#5a…`, `service#5a…`), and a stat then tells the `path`. One transaction is one revision.
 //!
-//! Masters and instances are as in [`view`](crate::model::view); `outstanding` is always 0, since the file is not written
-//! with each call. In the report, their sources are those that supply
-//! `instances`. After a restart
-//! the masters of the earlier process stand in the file, `RESTORED` and with their age, until those that live are known.
+//! Masters and instances are as in [`view`](crate::model::view), without `outstanding`, since the file is not written with
+//! each call. In the report, their sources are those that supply `instances`. After a restart the masters of the earlier
+//! process stand in the file, `RESTORED` and with their age, until those that live are known.
 
 mod check;
 mod config;
