@@ -59,6 +59,19 @@ fn samples(port: u16) -> HashMap<String, f64> {
         .collect()
 }
 
+/// Offers `mail`, and has answered a call of `send`.
+fn master_that_was_called(scene: &Scene) -> Scripted {
+    let mut master = Scripted::join(scene.port, TOKEN, &[("mail", Value::Array(Vec::new()))]);
+    scene.has(1);
+    let answering = std::thread::spawn(move || {
+        let asked = master.asked("call");
+        master.answers(asked.id, [true.into()]);
+        master
+    });
+    scene.call("mail", "send", "[]").expect("an answer");
+    answering.join().expect("it answered")
+}
+
 #[test]
 fn probes_are_answered_and_readiness_says_what_is_waited_for() {
     let roster = Roster::start(&format!("{LISTEN}{}", source(&format!("127.0.0.1:{}", free_port()), "name = \"zk\"")));
@@ -90,15 +103,7 @@ fn what_is_known_from_before_is_ready_however_old_it_is() {
 #[test]
 fn metrics_are_what_status_says_and_what_promtool_takes() {
     let scene = Scene::with(LISTEN);
-    let mut master = Scripted::join(scene.port, TOKEN, &[("mail", Value::Array(Vec::new()))]);
-    scene.has(1);
-    let answering = std::thread::spawn(move || {
-        let asked = master.asked("call");
-        master.answers(asked.id, [true.into()]);
-        master
-    });
-    scene.call("mail", "send", "[]").expect("an answer");
-    let _master = answering.join().expect("it answered");
+    let _master = master_that_was_called(&scene);
     let port = port(&scene.roster);
     let known = eventually("the call is counted", SOON, || {
         let known = samples(port);
@@ -180,18 +185,12 @@ fn only_who_names_this_machine_is_answered() {
 #[test]
 fn who_may_not_know_of_masters_learns_nothing_of_them() {
     let scene = Scene::with(&format!("{LISTEN}[[allow]]\nuser = \"*\"\nread = [\"/\", \"*\"]\ncall = [\"*\"]\n"));
-    let mut master = Scripted::join(scene.port, TOKEN, &[("mail", Value::Array(Vec::new()))]);
-    scene.has(1);
-    let answering = std::thread::spawn(move || {
-        let asked = master.asked("call");
-        master.answers(asked.id, [Value::Nil]);
-        master
-    });
-    scene.call("mail", "send", "[]").expect("an answer");
-    let _master = answering.join().expect("it answered");
+    let _master = master_that_was_called(&scene);
     let (_, text) = get(port(&scene.roster), "/metrics");
     assert!(text.contains("roster_requests_total") && text.contains("roster_source_live"), "{text}");
-    for word in ["mail", "send", "roster_masters", "roster_source_nodes{kind=\"file\""] {
+    assert!(text.contains("roster_source_nodes{source=\"register\""), "{text}");
+    let of_file = ["nodes", "bytes"].map(|what| format!("roster_source_{what}{{source=\"file\""));
+    for word in ["mail", "send", "roster_masters", &of_file[0], &of_file[1]] {
         assert!(!text.contains(word), "{word}: {text}");
     }
 }
