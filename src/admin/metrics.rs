@@ -1,35 +1,77 @@
 //! The metrics that Prometheus reads, in its text format.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
+use axum::http::StatusCode;
 use prometheus::TextEncoder;
 use prometheus::proto::MetricType::{self, COUNTER, GAUGE};
 use prometheus::proto::{Metric, MetricFamily};
+use tokio::sync::Mutex;
 
 use super::Rooms;
 use crate::access::{Client, Grant};
 use crate::metrics::{family, sample};
+use crate::share::{Share, Taken};
 use crate::store::{Feed, FeedState, Filled, Snapshot};
 
 /// The text is made once in so long at most, however many ask for it.
 const MAX_AGE: Duration = Duration::from_secs(1);
 
-/// The text as it was made last.
-#[derive(Debug, Default)]
-pub(super) struct Text(Mutex<Option<(Instant, Bytes)>>);
+/// The text as it was made last, which is charged until the last one who asked for it has taken it.
+#[derive(Debug)]
+pub(super) struct Text {
+    last: Option<(Instant, Bytes)>,
+    memory: Arc<Share>,
+}
+
+/// Why there is no text.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoText {
+    #[error(transparent)]
+    Unwritable(#[from] prometheus::Error),
+    #[error("overloaded: earlier metrics that nobody takes, and clients, use all of thrift.max_memory; try again")]
+    NoMemory,
+}
+
+/// A text with what is charged for it.
+struct Charged {
+    text: String,
+    _taken: Taken,
+}
 
 impl Text {
+    pub(super) fn of(rooms: &Rooms) -> Arc<Mutex<Self>> {
+        Arc::new(Mutex::new(Self { last: None, memory: rooms.memory.share(None) }))
+    }
+
     /// Blocks while it is made.
-    pub(super) fn get(&self, rooms: &Rooms) -> prometheus::Result<Bytes> {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, text)) = last.as_ref().filter(|(made, _)| made.elapsed() < MAX_AGE) {
+    pub(super) fn get(&mut self, rooms: &Rooms) -> Result<Bytes, NoText> {
+        if let Some((_, text)) = self.last.as_ref().filter(|(made, _)| made.elapsed() < MAX_AGE) {
             return Ok(text.clone());
         }
-        let text = Bytes::from(TextEncoder::new().encode_to_string(&families(rooms))?);
-        *last = Some((Instant::now(), text.clone()));
+        self.last = None;
+        let text = TextEncoder::new().encode_to_string(&families(rooms))?;
+        let taken = self.memory.take(text.capacity()).ok_or(NoText::NoMemory)?;
+        let text = Bytes::from_owner(Charged { text, _taken: taken });
+        self.last = Some((Instant::now(), text.clone()));
         Ok(text)
+    }
+}
+
+impl NoText {
+    pub(super) fn status(&self) -> StatusCode {
+        match self {
+            Self::Unwritable(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::NoMemory => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
+impl AsRef<[u8]> for Charged {
+    fn as_ref(&self) -> &[u8] {
+        self.text.as_bytes()
     }
 }
 
@@ -153,4 +195,38 @@ fn sources(snapshot: &Snapshot, grant: &Grant) -> impl Iterator<Item = MetricFam
             .collect();
         (!samples.is_empty()).then(|| family(*kind, name, help, samples))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::{Access, Policy};
+    use crate::share::Pool;
+    use crate::store::Store;
+
+    #[test]
+    fn one_text_is_for_all_who_ask_and_is_charged_until_the_last_has_taken_it() {
+        let memory = Pool::new(1 << 20, 1);
+        let rooms = Rooms {
+            store: Store::new(&Default::default(), Vec::new(), Arc::default()),
+            access: Access::new(Policy::new(&Default::default(), &[]).expect("no rules")),
+            metrics: Arc::default(),
+            memory: memory.clone(),
+            started: Instant::now(),
+        };
+        let text = Text::of(&rooms);
+        let mut text = text.try_lock().expect("nobody has it");
+        let mut get = || text.get(&rooms);
+        let first = get().expect("room");
+        let charged = memory.taken();
+        assert!(charged >= first.len() && std::ptr::eq(first.as_ptr(), get().expect("the same").as_ptr()));
+        std::thread::sleep(MAX_AGE);
+        let second = get().expect("room");
+        assert!(memory.taken() > charged, "the first is still held");
+        drop(first);
+        assert!(memory.taken() >= second.len() && memory.taken() < 2 * charged);
+        let _rest = memory.share(None).take((1 << 20) - memory.taken()).expect("room");
+        let another = Text::of(&rooms);
+        assert!(matches!(another.try_lock().expect("nobody has it").get(&rooms), Err(NoText::NoMemory)));
+    }
 }

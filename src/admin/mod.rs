@@ -3,6 +3,7 @@
 mod config;
 mod health;
 mod metrics;
+mod places;
 #[cfg(test)]
 mod tests;
 
@@ -23,21 +24,17 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 
 pub use self::config::Config;
+use self::places::{Place, Places};
 use crate::access::Access;
 use crate::metrics::Metrics;
 use crate::net::{Accepted, Address, BindError, Bound, Peers, Stream, TakenPorts};
-use crate::share::{Pool, Shares, Taken};
+use crate::share::Pool;
 use crate::store::Store;
 use crate::task::{Stop, Tasks};
 
-/// How many connections there may be; a user has at most a half of them.
-const MAX_CONNECTIONS: usize = 64;
-
-/// How soon a request must be whole, and how long a connection may be silent between two.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long one connection may last, whatever it does: whoever takes no answer gives up its place.
-const MAX_TIME: Duration = Duration::from_secs(60);
+/// How soon a request must be whole, and its answer taken. Each connection is for one request: none waits for another, and
+/// none can end while an answer is on its way.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The largest request, which has no body.
 const MAX_REQUEST: usize = 16 * 1024;
@@ -61,7 +58,7 @@ pub struct Rooms {
 #[derive(Debug)]
 struct Answers {
     rooms: Rooms,
-    text: metrics::Text,
+    text: Arc<tokio::sync::Mutex<metrics::Text>>,
 }
 
 impl Admin {
@@ -77,7 +74,7 @@ impl Admin {
 
     pub fn start(self, rooms: Rooms, tasks: &Tasks) {
         let (connections, stop) = (tasks.clone(), tasks.stop_signal());
-        let shares = Shares::of(Pool::new(MAX_CONNECTIONS, 1), None);
+        let places = Arc::<Places>::default();
         tasks.critical("the admin server", async move {
             let bound = match self.0 {
                 Ok(bound) => bound,
@@ -89,10 +86,8 @@ impl Admin {
             let (router, peers) = (router(rooms), Peers::new());
             let serve = |accepted: Accepted| {
                 let Ok(stream) = accepted.into_stream() else { return };
-                // Who has too many is closed at once.
-                let place = peers.of(&stream).and_then(|peer| shares.share(peer.user).take(1));
-                if let Some(place) = place {
-                    connections.short(converse(stream, router.clone(), place, stop.clone()));
+                if let Some(peer) = peers.of(&stream) {
+                    connections.short(answer(stream, router.clone(), places.take(peer.user), stop.clone()));
                 }
             };
             if let Err(error) = bound.accept(&stop, serve).await {
@@ -103,23 +98,24 @@ impl Admin {
     }
 }
 
-/// Answers one connection, and then gives up its place.
-async fn converse(stream: Stream, router: Router, place: Taken, stop: Stop) {
+/// Answers one request.
+async fn answer(stream: Stream, router: Router, place: Place, stop: Stop) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(REQUEST_TIMEOUT)
+        .header_read_timeout(TIMEOUT)
+        .keep_alive(false)
         .max_buf_size(MAX_REQUEST)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     tokio::select! {
         // Whatever a client does wrong ends its connection, and is nobody else's concern.
-        _ = tokio::time::timeout(MAX_TIME, connection) => {}
+        _ = tokio::time::timeout(2 * TIMEOUT, connection) => {}
+        () = place.is_needed_by_another() => {}
         () = stop.requested() => {}
     }
-    drop(place);
 }
 
 fn router(rooms: Rooms) -> Router {
-    let answers = Arc::new(Answers { rooms, text: metrics::Text::default() });
+    let answers = Arc::new(Answers { text: metrics::Text::of(&rooms), rooms });
     Router::new()
         .route("/live", get(|| async { "live\n" }))
         .route("/ready", get(ready))
@@ -134,10 +130,13 @@ async fn ready(State(answers): State<Arc<Answers>>) -> (StatusCode, String) {
 }
 
 async fn metrics(State(answers): State<Arc<Answers>>) -> Response {
-    // With thousands of methods it takes longer than a thread that serves others has.
-    let text = tokio::task::spawn_blocking(move || answers.text.get(&answers.rooms)).await;
-    match text.map_err(|error| error.to_string()).and_then(|text| text.map_err(|error| error.to_string())) {
-        Ok(text) => ([(CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
+    let mut text = answers.text.clone().lock_owned().await;
+    // With thousands of methods it takes longer than a thread that serves others has. Whoever asked may be gone before it is
+    // done, and the next one waits for it all the same.
+    let text = tokio::task::spawn_blocking(move || text.get(&answers.rooms)).await;
+    match text {
+        Ok(Ok(text)) => ([(CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
+        Ok(Err(error)) => (error.status(), format!("{error}\n")).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
 }

@@ -1,11 +1,13 @@
 //! What systemd is told: that the sidecar is ready, that it still answers, that it stops.
 
 use std::future::pending;
+use std::thread;
 use std::time::Duration;
 
 use roster::net::Address;
 use roster::thrift::client::Client;
 use sd_notify::NotifyState;
+use tokio::sync::oneshot;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 pub(crate) struct Systemd {
@@ -34,18 +36,26 @@ impl Systemd {
         let Some(feeding) = &mut self.feeding else { return pending().await };
         feeding.tick().await;
         let Some(address) = self.address.clone() else { return };
-        let patience = self.patience;
-        let answered = tokio::task::spawn_blocking(move || Client::new(address, patience).status());
-        match answered.await {
-            Ok(Ok(_)) => notify(&[NotifyState::Watchdog]),
-            Ok(Err(error)) => tracing::error!(%error, "the endpoint does not answer; the watchdog is not fed"),
-            Err(error) => tracing::error!(%error, "cannot ask the endpoint; the watchdog is not fed"),
+        match ask(address, self.patience).await {
+            Ok(()) => notify(&[NotifyState::Watchdog]),
+            Err(error) => tracing::error!(%error, "the endpoint does not answer; the watchdog is not fed"),
         }
     }
 
     pub(crate) fn stopping(&self) {
         notify(&[NotifyState::Stopping]);
     }
+}
+
+/// Asks on a thread of its own, since those that the runtime has for blocking work may all be busy with it.
+async fn ask(address: Address, patience: Duration) -> anyhow::Result<()> {
+    let (answered, answer) = oneshot::channel();
+    thread::Builder::new().name("watchdog".into()).spawn(move || {
+        // Nobody takes it at the stop.
+        let _ = answered.send(Client::new(address, patience).status());
+    })?;
+    answer.await??;
+    Ok(())
 }
 
 fn notify(state: &[NotifyState<'_>]) {

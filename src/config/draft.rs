@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use serde::Deserialize;
 use toml::Spanned;
@@ -18,9 +18,13 @@ const LEVELS: &str = "__";
 /// What TOML's parser says of a key that is there already.
 const REPEATED: &str = "duplicate key";
 
-/// The tables of which there may be several, and those of which there is one.
+/// The tables of which there may be several.
 const LISTS: [&str; 4] = ["zookeeper", "file", "upstream", "allow"];
-const TABLES: [&str; 8] = ["thrift", "access", "zk_data", "register", "store", "shared", "log", "sidecar"];
+
+/// Those of which there is one, which are there by default.
+static TABLES: LazyLock<Vec<String>> = LazyLock::new(|| {
+    toml::Table::try_from(Config::default()).map_or_else(|_| Vec::new(), |all| all.keys().cloned().collect())
+});
 
 #[derive(Debug)]
 pub(super) struct Draft {
@@ -121,7 +125,7 @@ impl Draft {
         let Some(name) = key.parts().last() else { return String::new() };
         if is_unknown {
             let lists = LISTS.iter().filter(|list| is_known(&Key::new([list, "0", name.as_str()])));
-            let tables = TABLES.iter().filter(|table| is_known(&Key::new([table, name.as_str()])));
+            let tables = TABLES.iter().filter(|table| is_known(&Key::new([table.as_str(), name])));
             let homes: Vec<_> =
                 lists.map(|list| format!("`[[{list}]]`")).chain(tables.map(|table| format!("`[{table}]`"))).collect();
             return if homes.is_empty() { String::new() } else { format!("; it belongs under {}", homes.join(" or ")) };

@@ -1,17 +1,17 @@
 //! What is counted of calls, by service and method.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+use imbl::OrdMap;
 use prometheus::proto::{Metric, MetricFamily, MetricType};
 
 use super::family::{family, histogram, sample};
 use super::{Counter, Gauge};
 
-/// So many methods are counted each by itself, and all further ones together: callers choose the names.
-const MAX_METHODS: usize = 4_096;
+/// So many methods are counted each by itself.
+const MAX_METHODS: usize = 1_024;
 /// The longest names that are kept, service and method together.
 const MAX_NAME: usize = 256;
 /// The name under which all others are counted.
@@ -21,8 +21,13 @@ const OTHER: &str = "other";
 const BUCKETS: [u128; 12] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000];
 
 /// All methods that have been called.
+///
+/// Callers choose the names. So a method is counted by itself from its first answer on; until then, and where there are too
+/// many, it is counted with the others of its service, if that is offered at all.
 #[derive(Debug, Default)]
-pub struct Methods(Mutex<BTreeMap<(String, String), Arc<Method>>>);
+pub struct Methods(ArcSwap<Rows>);
+
+type Rows = OrdMap<String, OrdMap<String, Arc<Method>>>;
 
 /// What is counted of one method.
 #[derive(Debug, Default)]
@@ -61,19 +66,28 @@ pub enum Ending {
 
 /// One call while it is under way; one that is given up is dropped without an ending.
 #[derive(Debug)]
-pub struct Tally(Arc<Method>);
+pub struct Tally<'a> {
+    methods: &'a Methods,
+    service: &'a str,
+    method: &'a str,
+    row: Arc<Method>,
+    retries: u64,
+}
 
 impl Methods {
-    pub fn begin(&self, service: &str, method: &str) -> Tally {
-        let method = self.method(service, method);
-        method.calls.increment();
-        method.outstanding.0.fetch_add(1, Ordering::Relaxed);
-        Tally(method)
+    /// Counts a call of a service that is offered, or else has a name that its caller made up.
+    pub fn begin<'a>(&'a self, service: &'a str, method: &'a str, is_offered: bool) -> Tally<'a> {
+        let row = self.row(service, method).unwrap_or_else(|| self.others_of(if is_offered { service } else { OTHER }));
+        row.outstanding.add(1);
+        Tally { methods: self, service, method, row, retries: 0 }
     }
 
-    /// Service, method and counts, in the order of the names.
+    /// Service, method and counts of what was called, in the order of the names.
     pub fn all(&self) -> Vec<((String, String), Arc<Method>)> {
-        self.lock().iter().map(|(name, method)| (name.clone(), method.clone())).collect()
+        let rows = self.0.load();
+        let all = rows.iter().flat_map(|(service, methods)| methods.iter().map(move |it| (service, it)));
+        let all = all.filter(|(_, (_, counts))| counts.calls.get() > 0 || counts.outstanding.get() > 0);
+        all.map(|(service, (method, counts))| ((service.clone(), method.clone()), counts.clone())).collect()
     }
 
     /// What calls came to, as Prometheus has it; none, before there was one.
@@ -109,18 +123,30 @@ impl Methods {
         ]
     }
 
-    fn method(&self, service: &str, method: &str) -> Arc<Method> {
-        let mut methods = self.lock();
-        let mut name = (service.to_owned(), method.to_owned());
-        let is_new = !methods.contains_key(&name);
-        if is_new && (methods.len() >= MAX_METHODS || service.len() + method.len() > MAX_NAME) {
-            name = (OTHER.into(), OTHER.into());
-        }
-        methods.entry(name).or_default().clone()
+    fn row(&self, service: &str, method: &str) -> Option<Arc<Method>> {
+        self.0.load().get(service)?.get(method).cloned()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<(String, String), Arc<Method>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn others_of(&self, service: &str) -> Arc<Method> {
+        let of_service = self.row(service, OTHER).or_else(|| self.add(service, OTHER));
+        of_service.or_else(|| self.row(OTHER, OTHER)).unwrap_or_else(|| self.insert(OTHER, OTHER))
+    }
+
+    /// None: there are too many, or its name is too long.
+    fn add(&self, service: &str, method: &str) -> Option<Arc<Method>> {
+        let count: usize = self.0.load().values().map(OrdMap::len).sum();
+        (count < MAX_METHODS && service.len() + method.len() <= MAX_NAME).then(|| self.insert(service, method))
+    }
+
+    fn insert(&self, service: &str, method: &str) -> Arc<Method> {
+        let new = Arc::<Method>::default();
+        self.0.rcu(|rows| {
+            let mut rows = Rows::clone(rows);
+            rows.entry(service.to_owned()).or_default().entry(method.to_owned()).or_insert_with(|| new.clone());
+            rows
+        });
+        // Another thread may have been sooner.
+        self.row(service, method).unwrap_or(new)
     }
 }
 
@@ -163,28 +189,39 @@ impl Times {
     }
 }
 
-impl Tally {
-    pub fn retried(&self) {
-        self.0.retries.increment();
+impl Tally<'_> {
+    pub fn retried(&mut self) {
+        self.retries += 1;
     }
 
-    pub fn end(self, ending: Ending, took: Duration) {
+    pub fn end(mut self, ending: Ending, took: Duration) {
         match ending {
-            Ending::Answered => {}
-            Ending::Failed => self.0.failed.increment(),
-            Ending::TimedOut => self.0.timed_out.increment(),
-            Ending::Lost => self.0.lost.increment(),
-            Ending::Refused => self.0.refused.increment(),
+            Ending::Answered => self.move_to_own_row(),
+            Ending::Failed => self.row.failed.increment(),
+            Ending::TimedOut => self.row.timed_out.increment(),
+            Ending::Lost => self.row.lost.increment(),
+            Ending::Refused => self.row.refused.increment(),
         }
         if let Ending::Answered | Ending::Failed = ending {
-            self.0.times.lock().unwrap_or_else(PoisonError::into_inner).add(took);
+            self.row.times.lock().unwrap_or_else(PoisonError::into_inner).add(took);
+        }
+    }
+
+    /// There is such a method, since it was answered.
+    fn move_to_own_row(&mut self) {
+        let own = self.methods.row(self.service, self.method);
+        if let Some(own) = own.or_else(|| self.methods.add(self.service, self.method)) {
+            own.outstanding.add(1);
+            std::mem::replace(&mut self.row, own).outstanding.sub(1);
         }
     }
 }
 
-impl Drop for Tally {
+impl Drop for Tally<'_> {
     fn drop(&mut self) {
-        self.0.outstanding.0.fetch_sub(1, Ordering::Relaxed);
+        self.row.outstanding.sub(1);
+        self.row.calls.increment();
+        self.row.retries.add(self.retries);
     }
 }
 
@@ -204,36 +241,64 @@ mod tests {
             (Ending::Lost, millis(9_000)),
             (Ending::Refused, millis(0)),
         ] {
-            methods.begin("mail", "send").end(ending, took);
+            let mut tally = methods.begin("mail", "send", true);
+            tally.retried();
+            tally.end(ending, took);
         }
-        let under_way = methods.begin("mail", "send");
-        under_way.retried();
+        let under_way = methods.begin("mail", "send", true);
         let all = methods.all();
         let [(name, method)] = all.as_slice() else { panic!("{all:?}") };
         assert_eq!(*name, ("mail".into(), "send".into()));
         let counts = [&method.calls, &method.failed, &method.timed_out, &method.lost, &method.refused, &method.retries];
-        assert_eq!(counts.map(Counter::get), [7, 1, 1, 1, 1, 1]);
+        assert_eq!(counts.map(Counter::get), [6, 1, 1, 1, 1, 6]);
         assert_eq!(method.outstanding.get(), 1);
         let times = method.times();
         assert_eq!((times.least, times.most, times.mean()), (millis(1), millis(8_000), millis(8_004) / 3));
         assert_eq!(times.histogram, [1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
         drop(under_way);
-        assert_eq!(method.outstanding.get(), 0, "a call that is given up is no longer under way");
+        let counts = [method.outstanding.get(), method.calls.get()];
+        assert_eq!(counts, [0, 7], "a call that is given up is no longer under way, but was one");
+    }
+
+    fn calls(methods: &Methods) -> Vec<(String, String, u64)> {
+        let all = methods.all().into_iter();
+        all.map(|((service, method), counts)| (service, method, counts.calls.get())).collect()
+    }
+
+    fn row(service: &str, method: &str, calls: u64) -> (String, String, u64) {
+        (service.into(), method.into(), calls)
+    }
+
+    #[test]
+    fn only_what_was_answered_has_a_row_and_the_rest_is_counted_together() {
+        let methods = Methods::default();
+        let answer = |service, method| methods.begin(service, method, true).end(Ending::Answered, Duration::ZERO);
+        for number in 0..100 {
+            let made_up = number.to_string();
+            methods.begin("mail", &made_up, true).end(Ending::Failed, Duration::ZERO);
+            methods.begin(&made_up, "send", false).end(Ending::Refused, Duration::ZERO);
+        }
+        assert_eq!(calls(&methods), [row("mail", OTHER, 100), row(OTHER, OTHER, 100)]);
+        answer("mail", "send");
+        methods.begin("mail", "send", true).end(Ending::Failed, Duration::ZERO);
+        assert_eq!(calls(&methods), [row("mail", OTHER, 100), row("mail", "send", 2), row(OTHER, OTHER, 100)]);
+        assert!(methods.all().iter().all(|(_, counts)| counts.outstanding.get() == 0));
     }
 
     #[test]
     fn names_beyond_the_bounds_are_counted_together() {
         let methods = Methods::default();
-        methods.begin("mail", &"x".repeat(MAX_NAME));
+        let answer =
+            |service: &str, method: &str| methods.begin(service, method, true).end(Ending::Answered, Duration::ZERO);
+        answer("mail", &"x".repeat(MAX_NAME));
         for number in 0..MAX_METHODS + 10 {
-            methods.begin("mail", &number.to_string());
+            answer("mail", &number.to_string());
         }
-        methods.begin("mail", "0");
-        let all = methods.all();
-        let calls = |service: &str, method: &str| {
-            let found = all.iter().find(|((s, m), _)| s == service && m == method);
-            found.map(|(_, method)| method.calls.get())
-        };
-        assert_eq!((all.len(), calls("mail", "0"), calls(OTHER, OTHER)), (MAX_METHODS, Some(2), Some(12)));
+        answer("mail", "0");
+        answer("sms", "send");
+        let all = calls(&methods);
+        let most = MAX_METHODS + 1;
+        assert_eq!((all.len(), all.last()), (most, Some(&row(OTHER, OTHER, 1))));
+        assert!(all.contains(&row("mail", "0", 2)) && all.contains(&row("mail", OTHER, 12)), "{all:?}");
     }
 }

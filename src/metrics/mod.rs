@@ -118,7 +118,7 @@ metrics! {
     /// Changes published to the snapshot.
     changes: Counter of masters,
     /// Calls of masters' methods.
-    calls: Counter,
+    calls: Counter of masters,
     /// Calls of masters' methods under way now.
     calls_outstanding: Gauge of masters,
     /// Connections of masters refused, or closed before they had shown a token.

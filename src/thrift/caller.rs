@@ -53,7 +53,7 @@ pub(super) struct Bounds<'a> {
 struct UnderWay<'a> {
     _counted: Held<'a>,
     _taken: CallTaken,
-    tally: Tally,
+    tally: Tally<'a>,
     started: Instant,
     attempts: i32,
 }
@@ -119,9 +119,10 @@ impl Caller {
         Ok(ids.into_iter().filter_map(|id| directory.master(id)).cloned().collect())
     }
 
-    fn begin(&self, request: &Request, account: &Arc<Account>) -> Result<UnderWay<'_>, Failure> {
+    fn begin<'a>(&'a self, request: &'a Request, account: &Arc<Account>) -> Result<UnderWay<'a>, Failure> {
         self.metrics.calls.increment();
-        let tally = self.metrics.methods.begin(&request.service, &request.method);
+        let is_offered = self.store.snapshot().directory().instances_of(&request.service).is_some();
+        let tally = self.metrics.methods.begin(&request.service, &request.method, is_offered);
         let (counted, started) = (self.metrics.calls_outstanding.hold(), Instant::now());
         match account.call(&request.service) {
             Ok(taken) => Ok(UnderWay { _counted: counted, _taken: taken, tally, started, attempts: 0 }),

@@ -196,6 +196,85 @@ fn who_may_not_know_of_masters_learns_nothing_of_them() {
 }
 
 #[test]
+fn names_that_callers_make_up_have_no_lines() {
+    let scene = Scene::with(LISTEN);
+    for number in 0..20 {
+        scene.call(&format!("made-up-{number}"), "send", "[]").expect_err("nobody offers it");
+    }
+    let port = port(&scene.roster);
+    let refused = eventually("they are counted together", SOON, || {
+        let known = samples(port);
+        let calls = known.get("roster_method_calls_total{service=\"other\",method=\"other\"}").copied();
+        ensure(calls == Some(20.0), format!("{calls:?}"))?;
+        Ok::<_, String>(known)
+    });
+    assert!(!refused.keys().any(|name| name.contains("made-up")), "{refused:?}");
+}
+
+/// Connections of a user that ask and never read, or send nothing.
+fn greedy(port: u16, uid: u32) -> Vec<TcpStream> {
+    let connections = std::thread::spawn(move || {
+        // The file system's user belongs to the thread, and owns the sockets that it makes.
+        setfsuid(Uid::from_raw(uid));
+        let connect = |number: usize| {
+            let mut stream = connect(port);
+            let request: &[u8] =
+                if number.is_multiple_of(2) { b"" } else { b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n" };
+            // Its place may be another's already.
+            let _ = stream.write_all(request);
+            stream
+        };
+        (0..64).map(connect).collect::<Vec<_>>()
+    });
+    connections.join().expect("no panic")
+}
+
+#[test]
+fn many_users_together_keep_no_probe_from_its_answer() {
+    if is_skipped_without_root() {
+        return;
+    }
+    let roster = Roster::start(LISTEN);
+    let port = port(&roster);
+    let _greedy: Vec<_> = (70_001..70_012).map(|uid| greedy(port, uid)).collect();
+    for path in ["/live", "/ready", "/metrics"] {
+        assert_eq!(get(port, path).0, 200, "as root, {path}");
+    }
+    let other = std::thread::spawn(move || {
+        setfsuid(Uid::from_raw(65_534));
+        ["/live", "/ready", "/metrics"].map(|path| get(port, path).0)
+    });
+    assert_eq!(other.join().expect("no panic"), [200; 3]);
+}
+
+#[test]
+fn scrapes_that_are_broken_off_take_no_threads() {
+    let scene = Scene::with(LISTEN);
+    let port = port(&scene.roster);
+    get(port, "/metrics");
+    let threads = || {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", scene.roster.process().id())).expect("a process");
+        let line = status.lines().find_map(|line| line.strip_prefix("Threads:")).expect("a count");
+        line.trim().parse::<usize>().expect("a number")
+    };
+    let (before, began, mut most) = (threads(), Instant::now(), 0);
+    while began.elapsed() < Duration::from_secs(3) {
+        let asked: Vec<_> = (0..32)
+            .map(|_| {
+                let mut stream = connect(port);
+                let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
+                stream
+            })
+            .collect();
+        drop(asked);
+        most = most.max(threads());
+    }
+    assert!(most <= before + 3, "{before} threads, and then {most}");
+    assert_eq!(get(port, "/live").0, 200);
+}
+
+#[test]
 fn one_user_keeps_no_other_from_the_metrics_and_no_stop_waits_for_one() {
     if is_skipped_without_root() {
         return;

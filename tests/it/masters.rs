@@ -367,7 +367,7 @@ fn status_tells_how_the_calls_of_each_service_went() {
         };
         assert_eq!(row("SERVICE")[..3], ["SERVICE", "CALLS", "FAILED"]);
         assert_eq!(row("mail"), ["mail", "3", "1", "0", "0", "0", "0"]);
-        assert_eq!(row("nobody"), ["nobody", "1", "0", "0", "0", "1", "0"]);
+        assert_eq!(row("other"), ["other", "1", "0", "0", "0", "1", "0"]);
         let document = scene.roster.cli(["status", "-o", "json"]).json();
         let mail = &document["services"][0];
         assert_eq!((&mail["serviceName"], &mail["calls"], &mail["failed"]), (&json!("mail"), &json!(3), &json!(1)));
