@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::harness::{
-    Ensemble, Roster, SOON, Server, binary_path, ensure, eventually, is_skipped_before, is_skipped_without_root,
-    source, unconfigured,
+    Ensemble, ExtraAddress, Roster, SOON, Server, binary_path, ensure, eventually, is_skipped_before,
+    is_skipped_without_root, source, unconfigured,
 };
 
 /// Waits until a node has this data, by an answer that is proven.
@@ -79,7 +79,8 @@ fn servers_that_join_are_followed_when_those_of_before_are_gone_and_a_restart_kn
     if is_skipped_before((3, 5), "ZooKeeper is reconfigured from 3.5 on") {
         return;
     }
-    let mut ensemble = Ensemble::start(&["participant"]);
+    let Some(address) = ExtraAddress::take() else { return };
+    let mut ensemble = Ensemble::elsewhere(&address, &["participant"]);
     let first = ensemble.address(1);
     ensemble.zk().create("/a", "one");
     let settings = "follow_reconfig = false\nname = \"still\"\nroots = [\"/b\"]";

@@ -1,12 +1,14 @@
 //! What pretends to be a ZooKeeper and is none: it ends nothing but its own connection, takes neither memory nor
 //! processor without bound, and what it tells that cannot be is left out, counted and named.
 
-use std::sync::Arc;
+use std::io::Read;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::harness::fake_zk::{self, FakeNode, FakeZk, Sent, Tale, op};
-use crate::harness::{Ended, Roster, SOON, any_age, binary, ensure, eventually, source};
+use crate::harness::{Ended, ExtraAddress, Roster, SOON, any_age, binary, ensure, eventually, source};
 use crate::idl::{Origin, TRosterSyncClient};
 
 /// The most memory that a sidecar may take beside what it mirrors.
@@ -353,4 +355,107 @@ fn times_at_their_extremes_are_shown() {
     let told = |arguments: &[&str]| Ended::of(binary().args(arguments).args(["--address", &address])).text();
     assert!(told(&["ls", "--long", "/"]).contains("first"));
     assert!(told(&["get", "/first", "-o", "json"]).contains(&i64::MAX.to_string()));
+}
+
+/// Names servers of its ensemble, gives a session that a server could recognize, and has a root.
+#[derive(Debug)]
+struct Naming(String);
+
+const SESSION: [u8; 8] = *b"0session";
+const TIMEOUT_MS: i32 = 2_222;
+const PASSWORD: [u8; 16] = *b"its own password";
+
+impl Tale for Naming {
+    fn node(&self, path: &str) -> Option<FakeNode> {
+        let data = if path == "/zookeeper/config" { self.0.clone().into_bytes() } else { Vec::new() };
+        ["/", "/zookeeper/config"].contains(&path).then(|| FakeNode { data, ..FakeNode::default() })
+    }
+
+    fn sent(&self, op: i32, mut frame: Vec<u8>) -> Sent {
+        if op == op::CONNECT {
+            frame[8..12].copy_from_slice(&TIMEOUT_MS.to_be_bytes());
+            frame[12..20].copy_from_slice(&SESSION);
+            frame[24..40].copy_from_slice(&PASSWORD);
+        }
+        Sent::Once(frame)
+    }
+}
+
+/// Takes connections, and answers nothing; what has come on each.
+fn listening(ip: impl Into<IpAddr>, port: u16) -> (SocketAddr, Arc<Mutex<Vec<Vec<u8>>>>) {
+    const LISTENS: Duration = Duration::from_millis(700);
+    let listener = TcpListener::bind(SocketAddr::new(ip.into(), port)).expect("a listener");
+    let (address, heard) = (listener.local_addr().expect("an address"), Arc::<Mutex<Vec<_>>>::default());
+    let hearing = heard.clone();
+    std::thread::spawn(move || {
+        while let Ok((mut stream, _)) = listener.accept() {
+            stream.set_read_timeout(Some(LISTENS)).expect("a time limit");
+            let (mut came, mut some) = (Vec::new(), [0; 1024]);
+            while let Ok(length @ 1..) = stream.read(&mut some) {
+                came.extend_from_slice(&some[..length]);
+            }
+            hearing.lock().expect("no panic").push(came);
+        }
+    });
+    (address, heard)
+}
+
+/// A sidecar with a password that mirrors this server, and knows what it names.
+fn shown_to(zk: &FakeZk) -> Roster {
+    let mut roster = Roster::prepare(&source(&zk.connect_string(), "credentials = \"{folder}/credentials\""));
+    roster.write("credentials", "digest:app:secret\n");
+    roster.run();
+    roster.becomes("live");
+    roster
+}
+
+#[test]
+fn what_an_ensemble_names_over_loopback_is_not_tried_since_that_may_be_a_tunnel() {
+    let (here, heard) = listening(Ipv4Addr::LOCALHOST, 0);
+    let port = here.port();
+    let (_, heard_by_6) = listening(Ipv6Addr::LOCALHOST, port);
+    let named = ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "127.0.0.2"];
+    let lines = named.iter().enumerate().map(|(n, host)| format!("server.{n}=x:1:2:participant;{host}:{port}\n"));
+    let zk = FakeZk::telling(Naming(lines.collect()));
+    let roster = shown_to(&zk);
+    drop(zk);
+    roster.becomes("down");
+    std::thread::sleep(Duration::from_secs(5));
+    for heard in [heard, heard_by_6] {
+        assert_eq!(*heard.lock().expect("no panic"), [[0; 0]; 0], "{}", roster.log());
+    }
+}
+
+/// The beginning of a handshake by TLS.
+const HANDSHAKE: &[u8] = &[22, 3];
+
+/// What asks for a session, and nothing more: no transaction is known, and no session.
+fn wants_a_session(timeout_ms: u32) -> Vec<u8> {
+    let (version, transaction, session, read_only) = ([0; 4], [0; 8], [0; 8], [0]);
+    let password = [&16_u32.to_be_bytes()[..], &[0; 16]].concat();
+    let message = [&version[..], &transaction, &timeout_ms.to_be_bytes(), &session, &password, &read_only].concat();
+    [&(message.len() as u32).to_be_bytes()[..], &message].concat()
+}
+
+#[test]
+fn what_an_ensemble_names_gets_neither_a_session_nor_a_password_unless_it_answers_and_is_never_this_machine() {
+    let Some(address) = ExtraAddress::take() else { return };
+    let (here, heard_here) = listening(Ipv4Addr::LOCALHOST, 0);
+    let (there, heard) = listening(address.ip, 0);
+    let port = here.port();
+    let lines = format!(
+        "server.1=x:1:2:participant;127.0.0.1:{port}\nserver.2=x:1:2:participant;localhost:{port}\n\
+         server.3=x:1:2:participant;{there}\nserver.4=127.0.0.1:1:2:participant;{port}\n"
+    );
+    let zk = FakeZk::at(address.ip, Naming(lines));
+    let roster = shown_to(&zk);
+    eventually("it is told", SOON, || ensure(roster.log().contains("are not named by `connect`"), roster.log()));
+    drop(zk);
+    // Beside the greeting, a probe asks whether it speaks TLS.
+    eventually("it is tried", SOON, || ensure(heard.lock().expect("no panic").len() > 3, roster.log()));
+    let heard = heard.lock().expect("no panic").clone();
+    for came in &heard {
+        assert!(*came == wants_a_session(2_000) || came.starts_with(HANDSHAKE), "{came:?}");
+    }
+    assert_eq!(*heard_here.lock().expect("no panic"), [[0; 0]; 0], "{}", roster.log());
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Where a server of ZooKeeper 3.5 and newer keeps the configuration of its ensemble, whatever the chroot is.
 pub(super) const CONFIGURATION: &str = "/zookeeper/config";
@@ -16,26 +16,35 @@ const MAX_HOST_BYTES: usize = 253;
 pub(super) struct Ensemble {
     /// `HOST:PORT`, in order.
     pub(super) servers: Vec<String>,
-    /// Whether it was told by a server of this machine, for which loopback addresses mean the same as here.
-    is_here: bool,
 }
 
 impl Ensemble {
-    pub(super) fn read(configuration: &[u8], is_here: bool) -> Self {
+    pub(super) fn read(configuration: &[u8]) -> Self {
         let lines = String::from_utf8_lossy(configuration);
         let servers: BTreeSet<String> = lines.lines().filter_map(server).take(MAX_SERVERS).collect();
-        Self { servers: servers.into_iter().collect(), is_here }
+        Self { servers: servers.into_iter().collect() }
     }
+}
 
-    /// Whether one of its servers can be found at this address.
-    pub(super) fn may_have(&self, address: SocketAddr) -> bool {
-        let ip = address.ip().to_canonical();
-        let is_of_one_machine = match ip {
-            IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local(),
-            IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local(),
-        };
-        let is_nobody = ip.is_unspecified() || ip.is_multicast() || ip == IpAddr::V4(std::net::Ipv4Addr::BROADCAST);
-        !is_nobody && (self.is_here || !is_of_one_machine)
+/// Whether an address can be that of a server which the ensemble names: not what reaches only this machine or its own
+/// link, where it would mean something else than to the ensemble, nor what is nobody's.
+pub(super) fn may_be_at(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => {
+            !(ip.is_loopback() || ip.is_link_local() || ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast())
+        }
+        IpAddr::V6(ip) => {
+            !(ip.is_loopback() || ip.is_unicast_link_local() || ip.is_unspecified() || ip.is_multicast())
+                && translated(ip).is_none_or(|ip| may_be_at(ip.into()))
+        }
+    }
+}
+
+/// The address to which a translator of the well-known prefix sends what is for this one (RFC 6052).
+fn translated(ip: Ipv6Addr) -> Option<Ipv4Addr> {
+    match ip.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some((u32::from(high) << 16 | u32::from(low)).into()),
+        _ => None,
     }
 }
 
@@ -112,25 +121,36 @@ mod tests {
     #[test]
     fn what_is_named_without_end_is_bounded_and_what_is_no_text_is_nothing() {
         let endless: String = (0..10_000).map(|n| format!("server.{n}=zk{n}:2888:3888;2181\n")).collect();
-        assert_eq!(Ensemble::read(endless.as_bytes(), false).servers.len(), MAX_SERVERS);
+        assert_eq!(Ensemble::read(endless.as_bytes()).servers.len(), MAX_SERVERS);
         let long = format!("server.1={}:2888:3888;2181", "x".repeat(MAX_HOST_BYTES + 1));
         for nothing in [&b"\xff\xfe\x00"[..], long.as_bytes(), b""] {
-            assert_eq!(Ensemble::read(nothing, false), Ensemble::default());
+            assert_eq!(Ensemble::read(nothing), Ensemble::default());
         }
     }
 
     #[test]
-    fn addresses_of_one_machine_mean_something_only_there() {
-        let may_have = |is_here, ip: &str| {
-            let address = SocketAddr::new(ip.parse().expect("an address"), 2181);
-            Ensemble { servers: Vec::new(), is_here }.may_have(address)
-        };
-        for ip in ["127.0.0.1", "::1", "::ffff:127.0.0.1", "169.254.169.254", "fe80::1"] {
-            assert!(!may_have(false, ip) && may_have(true, ip), "{ip}");
+    fn what_only_this_machine_or_its_link_reaches_is_no_server_of_an_ensemble() {
+        let may_be_at = |ip: &str| may_be_at(ip.parse().expect("an address"));
+        for ip in [
+            "127.0.0.1",
+            "127.1.2.3",
+            "169.254.169.254",
+            "0.0.0.0",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::1",
+            "::",
+            "fe80::1",
+            "ff02::1",
+            "::ffff:127.0.0.1",
+            "::ffff:169.254.169.254",
+            "64:ff9b::a9fe:a9fe",
+            "64:ff9b::7f00:1",
+        ] {
+            assert!(!may_be_at(ip), "{ip}");
         }
-        for ip in ["0.0.0.0", "::", "224.0.0.1", "ff02::1", "255.255.255.255"] {
-            assert!(!may_have(false, ip) && !may_have(true, ip), "{ip}");
+        for ip in ["10.0.0.1", "192.168.0.1", "fd00::1", "2001:db8::1", "64:ff9b::a00:1"] {
+            assert!(may_be_at(ip), "{ip}");
         }
-        assert!(may_have(false, "10.0.0.1") && may_have(true, "fd00::1"));
     }
 }

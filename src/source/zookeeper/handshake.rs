@@ -70,10 +70,6 @@ impl Connection {
     async fn greet(&mut self, wanted: Wanted<'_>) -> Result<Ticket, NoSession> {
         let Wanted { ticket, last_zxid, identities, read_only } = wanted;
         jute::put_connect(&mut self.unsent, ticket, last_zxid, read_only);
-        let (sasl, identities): (Vec<_>, Vec<_>) = identities.iter().partition(|(scheme, _)| scheme == SASL);
-        for (scheme, proof) in &identities {
-            jute::put_request(&mut self.unsent, xid::AUTH, op::AUTH, &jute::auth(scheme, proof));
-        }
         self.send().await?;
         let greeting = self.small_frame().await?;
         if jute::refuses_session(&greeting) {
@@ -90,6 +86,12 @@ impl Connection {
         let length = u64::try_from(given.timeout_ms).ok().filter(|length| *length > 0);
         let length = length.ok_or(Malformed("a session without a length")).map_err(strange)?;
         self.silence = SILENCE.min(Duration::from_millis(length) * 2 / 5).max(LEAST_SILENCE);
+        // Only now, since what listens there may be no ZooKeeper.
+        let (sasl, identities): (Vec<_>, Vec<_>) = identities.iter().partition(|(scheme, _)| scheme == SASL);
+        for (scheme, proof) in &identities {
+            jute::put_request(&mut self.unsent, xid::AUTH, op::AUTH, &jute::auth(scheme, proof));
+        }
+        self.send().await?;
         for _ in identities {
             let (header, _) = jute::header(self.small_frame().await?).map_err(strange)?;
             match header.error {

@@ -1,6 +1,7 @@
 //! Jute: the bytes of ZooKeeper's protocol, as far as a mirror speaks it. No length or count in them is trusted.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -81,6 +82,13 @@ pub(super) struct Ticket {
     pub(super) session: i64,
     pub(super) password: Vec<u8>,
     pub(super) timeout_ms: i32,
+}
+
+impl Ticket {
+    /// What a new session is asked for by, of this length.
+    pub(super) fn for_new(timeout: Duration) -> Self {
+        Self { timeout_ms: timeout.as_millis().try_into().unwrap_or(i32::MAX), ..Self::default() }
+    }
 }
 
 /// What reading one node came to.

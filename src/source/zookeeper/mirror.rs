@@ -149,7 +149,6 @@ impl Mirror {
 
     /// Keeps the store in step for as long as the session lives; why it no longer does.
     async fn serve(&mut self, mut session: Session) -> Trouble {
-        self.feed().set_session(Some(session.id()));
         self.told = Told::default();
         tracing::info!(source = self.feed().name(), session = session.id(), "connected");
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
@@ -193,6 +192,7 @@ impl Mirror {
     async fn sync(&mut self, session: &mut Session) -> Result<(), Trouble> {
         self.feed().enter(FeedState::Syncing, format!("reading all of {}", self.config.connect));
         session.watch().await?;
+        self.feed().set_session(Some(session.id()));
         self.is_read_only = session.is_read_only();
         session.learn_servers().await?;
         session.catch_up().await?;

@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 use super::chroot::Chroot;
 use super::connection::{Connection, SILENCE};
 use super::credentials::Identity;
-use super::ensemble::Ensemble;
+use super::ensemble::{Ensemble, may_be_at};
 use super::handshake::{NoSession, Wanted};
 use super::jute::Ticket;
 use super::watching::Watching;
@@ -54,8 +54,9 @@ struct Learned {
     found: BTreeMap<String, Vec<SocketAddr>>,
     /// The addresses that failed since a connection was last sound; the last is the one that failed last.
     failed: Vec<SocketAddr>,
-    /// The address of the last connection.
+    /// The address of the last connection, and its session.
     connected: Option<SocketAddr>,
+    session: i64,
     /// Whether that serves only to read.
     is_read_only: bool,
     /// The newest transaction of what is mirrored.
@@ -84,8 +85,8 @@ impl Servers {
     }
 
     /// Tries each address of each server once until one gives a session: of those that `connect` names, and then of the
-    /// others that the ensemble has; each time in an order of chance, those that failed last. Where that may be, all over
-    /// again for a server that serves only to read, if it has come as far as what is mirrored.
+    /// others that the ensemble has; each time in an order of chance, those that failed last. Where that may be, those of
+    /// `connect` again for a server that serves only to read, if it has come as far as what is mirrored.
     pub(super) async fn connect(
         &self,
         ticket: &Ticket,
@@ -101,13 +102,13 @@ impl Servers {
             tried => tried,
         };
         let (connection, ticket, is_named) = tried?;
-        self.note_connected(&connection, is_named);
+        self.note_connected(&connection, &ticket, is_named);
         Ok((connection, ticket))
     }
 
     /// Waits until a server gives a session that does not only serve to read.
-    pub(super) async fn wait_for_full(&self, timeout_ms: i32, identities: &[Identity]) {
-        let ticket = Ticket { timeout_ms, ..Ticket::default() };
+    pub(super) async fn wait_for_full(&self, identities: &[Identity]) {
+        let ticket = Ticket::for_new(self.config.session_timeout);
         let wanted = Wanted { ticket: &ticket, last_zxid: 0, identities, read_only: false };
         loop {
             sleep(around(LOOK_FOR_FULL)).await;
@@ -120,11 +121,14 @@ impl Servers {
     /// A connection to the first server that gives what is wanted, and whether `connect` names it.
     async fn try_all(&self, wanted: Wanted<'_>) -> Result<(Connection, Ticket, bool), NoSession> {
         let (mut told, mut tried) = (Vec::new(), BTreeSet::new());
-        let ensemble = self.learned().ensemble.clone();
-        let others = ensemble.servers.iter().map(|address| Server { address: address.clone(), secured: None });
-        for (servers, are_named) in [(&self.named, true), (&others.collect(), false)] {
+        // Of the others nothing is wanted but a session of their own: they are shown nothing that another server gave,
+        // since what listens there may be no server of the ensemble.
+        let fresh = Ticket::for_new(self.config.session_timeout);
+        let of_others = Wanted { ticket: &fresh, last_zxid: 0, ..wanted };
+        let others = if wanted.read_only { Vec::new() } else { self.others() };
+        for (servers, wanted, are_named) in [(&self.named, wanted, true), (&others, of_others, false)] {
             for (number, address) in self.look_up_all(servers, &mut told).await {
-                if !tried.insert(address) || !(are_named || ensemble.may_have(address)) {
+                if !tried.insert(address) || !(are_named || may_be_at(address.ip())) {
                     continue;
                 }
                 let tls = servers[number].secured.as_deref().map(|host| (host, self.config.tls()));
@@ -140,6 +144,13 @@ impl Servers {
             }
         }
         Err(NoSession::Here(self.told(told)))
+    }
+
+    /// The servers that the ensemble names beside.
+    fn others(&self) -> Vec<Server> {
+        let learned = self.learned();
+        let servers = learned.ensemble.servers.iter();
+        servers.map(|address| Server { address: address.clone(), secured: None }).collect()
     }
 
     async fn look_up_all(&self, servers: &[Server], told: &mut Vec<(String, String)>) -> Vec<(usize, SocketAddr)> {
@@ -177,10 +188,11 @@ impl Servers {
         round
     }
 
-    fn note_connected(&self, connection: &Connection, is_named: bool) {
+    fn note_connected(&self, connection: &Connection, ticket: &Ticket, is_named: bool) {
         let (address, source) = (connection.address(), &self.config.name);
         let mut learned = self.learned();
-        (learned.connected, learned.is_read_only) = (Some(address), connection.is_read_only);
+        (learned.connected, learned.session) = (Some(address), ticket.session);
+        learned.is_read_only = connection.is_read_only;
         drop(learned);
         if connection.is_read_only {
             tracing::warn!(source, %address, "no server has a quorum; this one serves to read what it has");
@@ -197,9 +209,11 @@ impl Servers {
 
     /// Takes in which servers the ensemble has by its own account: what it keeps in its node for that.
     pub(super) fn learn(&self, configuration: &[u8]) {
+        if !self.follow_reconfig() {
+            return;
+        }
         let mut learned = self.learned();
-        let is_here = learned.connected.is_some_and(|address| address.ip().to_canonical().is_loopback());
-        let mut ensemble = Ensemble::read(configuration, is_here);
+        let mut ensemble = Ensemble::read(configuration);
         ensemble.servers.retain(|address| self.named.iter().all(|named| named.address != *address));
         if learned.ensemble.servers != ensemble.servers {
             let source = &self.config.name;
@@ -208,9 +222,11 @@ impl Servers {
         learned.ensemble = ensemble;
     }
 
-    /// Whether it is learned which servers the ensemble has. Of those with TLS it keeps only their ports without.
+    /// Whether it is learned which servers the ensemble has. Of those with TLS it keeps only their ports without; and a
+    /// server at a loopback address is on this machine, as the others are then, or behind a tunnel, which they are not.
     pub(super) fn follow_reconfig(&self) -> bool {
-        self.config.follow_reconfig && !self.config.has_tls()
+        let is_loopback = |address: SocketAddr| address.ip().to_canonical().is_loopback();
+        self.config.follow_reconfig && !self.config.has_tls() && !self.learned().connected.is_some_and(is_loopback)
     }
 
     /// An address failed: it is tried after all others.
@@ -240,6 +256,11 @@ impl Servers {
         let learned = self.learned();
         let is_one_shot = learned.connected.is_some_and(|address| learned.one_shot.contains(&address));
         if is_one_shot { Watching::OneShot } else { Watching::Persistent }
+    }
+
+    /// The session that the server gave that we are connected to.
+    pub(super) fn session(&self) -> i64 {
+        self.learned().session
     }
 
     /// Whether the server that we are connected to serves only to read.
@@ -418,27 +439,41 @@ mod tests {
         }
     }
 
+    /// Takes in that these are the ensemble's servers, as told by one at `from`.
+    fn learn(servers: &Servers, from: &str, others: &[&str]) {
+        servers.learned().connected = Some(from.parse().expect("an address"));
+        let lines = others.iter().enumerate().map(|(n, other)| format!("server.{n}=a:1:2;{other}"));
+        servers.learn(lines.collect::<Vec<_>>().join("\n").as_bytes());
+    }
+
     #[tokio::test]
-    async fn what_the_ensemble_has_beside_is_tried_last_and_only_where_it_can_be() {
+    async fn what_the_ensemble_has_beside_is_forgotten_with_what_it_meant_and_is_never_on_this_machine() {
         let good = super::super::fake::Fake::start(super::super::fake::Kind::New).await.address;
         let servers = Servers::of(&Config::new("127.0.0.1:1,127.0.0.1:2"));
-        let learn = |from: &str, port: u16| {
-            servers.learned().connected = Some(from.parse().expect("an address"));
-            let lines = [format!("server.1=a:1:2;127.0.0.1:{port}"), "server.2=b:1:2;127.0.0.1:1".to_owned()];
-            servers.learn(lines.join("\n").as_bytes());
-        };
         let wanted = Ticket { timeout_ms: 1_000, ..Ticket::default() };
-        learn("10.0.0.1:2181", good.port());
+        learn(&servers, "10.0.0.1:2181", &[&good.to_string(), "127.0.0.1:1"]);
         assert_eq!(servers.learned().ensemble.servers, [good.to_string()], "what `connect` names is not learned");
         servers.connect(&wanted, 0, &[]).await.expect_err("loopback there is not loopback here");
-        learn("127.0.0.1:2", good.port());
-        servers.connect(&wanted, 0, &[]).await.expect("a session");
-        assert_eq!(servers.learned().connected, Some(good));
-        learn("127.0.0.1:2", 3);
-        let told = format!("{:?}", servers.connect(&wanted, 0, &[]).await.expect_err("it has left"));
-        assert!(told.contains("127.0.0.1:1: ") && told.contains("127.0.0.1:3: "), "{told}");
+        learn(&servers, "10.0.0.1:2181", &["127.0.0.1:3"]);
+        servers.connect(&wanted, 0, &[]).await.expect_err("it has left");
         let found = servers.learned().found.keys().cloned().collect::<Vec<_>>();
-        assert_eq!(found, ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"], "what it meant is forgotten with it");
+        assert_eq!(found, ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"]);
+    }
+
+    #[test]
+    fn nothing_is_learned_that_would_lead_around_tls_or_a_tunnel_or_the_operators_will() {
+        let learned = |config: Config, from: &str| {
+            let servers = Servers::of(&config);
+            learn(&servers, from, &["10.0.0.2:2181"]);
+            servers.others().len()
+        };
+        let still = Config { follow_reconfig: false, ..Config::new("10.0.0.1") };
+        assert_eq!(learned(Config::new("10.0.0.1"), "10.0.0.1:2181"), 1);
+        assert_eq!(learned(Config::new("tls://10.0.0.1"), "10.0.0.1:2181"), 0);
+        assert_eq!(learned(still, "10.0.0.1:2181"), 0);
+        for tunnel in ["127.0.0.1:2181", "[::1]:2181", "[::ffff:127.0.0.1]:2181"] {
+            assert_eq!(learned(Config::new("10.0.0.1"), tunnel), 0, "{tunnel}");
+        }
     }
 
     #[tokio::test]

@@ -1,6 +1,7 @@
 //! One ZooKeeper session: watches and reads, each with a deadline.
 //!
-//! It lives on across connections, but its watches do not: with each connection they are to be set anew.
+//! It lives on across connections, but its watches do not: with each connection they are to be set anew. (At a server that
+//! only the ensemble names it goes on by another session of ZooKeeper's, which nothing else tells from the first.)
 
 use std::future::Future;
 use std::sync::Arc;
@@ -44,7 +45,6 @@ const HEARTBEAT: Duration = Duration::from_millis(1_500);
 
 #[derive(Debug)]
 pub(super) struct Session {
-    id: i64,
     chroot: Chroot,
     roots: Vec<NodePath>,
     identities: Vec<Identity>,
@@ -112,8 +112,7 @@ impl Session {
     /// A session, and what must be awaited for it to do anything.
     pub(super) async fn connect(config: &Config, servers: &Servers) -> Result<(Self, Driver), Trouble> {
         let identities = identities(config)?;
-        let timeout_ms = config.session_timeout.as_millis().try_into().unwrap_or(i32::MAX);
-        let wanted = Ticket { timeout_ms, ..Ticket::default() };
+        let wanted = Ticket::for_new(config.session_timeout);
         let (connection, ticket) = match servers.connect(&wanted, 0, &identities).await {
             Ok(connected) => connected,
             Err(NoSession::Here(why)) => return Err(Trouble::Ended(why)),
@@ -121,7 +120,6 @@ impl Session {
         };
         let (requests, received) = mpsc::unbounded_channel();
         let session = Self {
-            id: ticket.session,
             chroot: servers.chroot().clone(),
             roots: config.roots.clone(),
             identities: identities.clone(),
@@ -141,7 +139,7 @@ impl Session {
     }
 
     pub(super) fn id(&self) -> String {
-        format!("{:#x}", self.id)
+        format!("{:#x}", self.servers.session())
     }
 
     /// Whether it was made with the credentials, and the certificates, that are configured now.

@@ -2,18 +2,21 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
+use std::net::Ipv4Addr;
 use std::process::Command;
 
 use tempfile::TempDir;
 use zookeeper_client::EnsembleUpdate;
 
 use super::server::{JVM, Place, START, four_letters};
-use super::{Process, Zk, chosen, class_path, ensure, eventually, free_port};
+use super::{ExtraAddress, Process, Zk, chosen, class_path, ensure, eventually, free_port};
 
 /// Servers, by their numbers from 1 on. Dropped from above: the processes go before their place does.
 #[derive(Debug)]
 pub(crate) struct Ensemble {
     members: Vec<Member>,
+    /// Where all listen.
+    host: Ipv4Addr,
     properties: Vec<String>,
     /// More lines of their configuration.
     more: &'static str,
@@ -32,13 +35,22 @@ struct Member {
 impl Ensemble {
     /// With a server for each of these roles.
     pub(crate) fn start(roles: &[&str]) -> Self {
-        Self::with(roles, &[], "")
+        Self::at(Ipv4Addr::LOCALHOST, roles, &[], "")
+    }
+
+    /// The same at another address of this machine.
+    pub(crate) fn elsewhere(address: &ExtraAddress, roles: &[&str]) -> Self {
+        Self::at(address.ip, roles, &[], "")
     }
 
     /// The same, with system properties for each server, and more lines of its configuration.
     pub(crate) fn with(roles: &[&str], properties: &[&str], more: &'static str) -> Self {
+        Self::at(Ipv4Addr::LOCALHOST, roles, properties, more)
+    }
+
+    fn at(host: Ipv4Addr, roles: &[&str], properties: &[&str], more: &'static str) -> Self {
         let properties = properties.iter().map(|property| property.to_string()).collect();
-        let mut ensemble = Self { members: Vec::new(), properties, more, _place: Place::take() };
+        let mut ensemble = Self { members: Vec::new(), host, properties, more, _place: Place::take() };
         roles.iter().for_each(|role| ensemble.prepare(role));
         (1..=roles.len()).for_each(|number| ensemble.run(number));
         (1..=roles.len()).for_each(|number| drop(ensemble.serves(number)));
@@ -52,7 +64,7 @@ impl Ensemble {
         std::fs::create_dir(&data).expect("a folder");
         std::fs::write(data.join("myid"), number.to_string()).expect("its number is written");
         let [quorum, election] = [free_port(), free_port()];
-        let line = format!("server.{number}=127.0.0.1:{quorum}:{election}:{role};127.0.0.1:{port}");
+        let line = format!("server.{number}={host}:{quorum}:{election}:{role};{host}:{port}", host = self.host);
         self.members.push(Member { folder, line, port, process: None });
     }
 
@@ -92,7 +104,7 @@ impl Ensemble {
     pub(crate) fn serves(&self, number: usize) -> String {
         let member = &self.members[number - 1];
         eventually("a server serves", START, || {
-            let answer = four_letters(("127.0.0.1", member.port), "srvr");
+            let answer = four_letters((self.host, member.port), "srvr");
             let mode = answer.lines().find_map(|line| line.strip_prefix("Mode: ")).map(str::to_owned);
             mode.ok_or_else(|| std::fs::read_to_string(member.folder.path().join("log")).unwrap_or_default())
         })
@@ -132,7 +144,7 @@ impl Ensemble {
     }
 
     pub(crate) fn address(&self, number: usize) -> String {
-        format!("127.0.0.1:{}", self.members[number - 1].port)
+        format!("{}:{}", self.host, self.members[number - 1].port)
     }
 
     /// All that run.

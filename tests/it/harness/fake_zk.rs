@@ -84,7 +84,11 @@ pub(crate) enum Sent {
 
 impl FakeZk {
     pub(crate) fn telling(tale: impl Tale) -> Self {
-        let listener = runtime().block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).expect("a listener");
+        Self::at(Ipv4Addr::LOCALHOST, tale)
+    }
+
+    pub(crate) fn at(host: Ipv4Addr, tale: impl Tale) -> Self {
+        let listener = runtime().block_on(TcpListener::bind((host, 0))).expect("a listener");
         let address = listener.local_addr().expect("an address");
         let (gone, watched) = watch::channel(false);
         let connects = Arc::new(AtomicUsize::new(0));
@@ -218,6 +222,14 @@ fn answer(tale: &dyn Tale, op: i32, mut request: Request) -> (i32, Vec<u8>) {
     match op {
         op::EXISTS => match tale.node(&request.text()) {
             Some(node) => (0, stat(&node)),
+            None => (NO_NODE, Vec::new()),
+        },
+        op::GET_DATA => match tale.node(&request.text()) {
+            Some(node) => {
+                let mut body = Vec::new();
+                put(&mut body, &node.data);
+                (0, [body, stat(&node)].concat())
+            }
             None => (NO_NODE, Vec::new()),
         },
         op::GET_CHILDREN_2 => {
