@@ -186,7 +186,7 @@ impl Sidecar {
                 let snapshot = store.snapshot();
                 let connected = snapshot.directory().masters("").filter(|(_, entry)| entry.is_connected());
                 if connected.count() >= count {
-                    snapshot.behind_masters().for_each(|(feed, _)| feed.set_settling(false));
+                    store.end_settling();
                     if snapshot.behind_masters().all(|(feed, filled)| filled.whole && feed.state() == FeedState::Live) {
                         return;
                     }

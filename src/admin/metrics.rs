@@ -166,7 +166,7 @@ const OF_SOURCES: [OfSource; 8] = [
         name: "source_left_out",
         help: "Nodes and lists of the source that may not be read or pass a limit.",
         is_of_nodes: false,
-        value: |feed, _| Some(feed.left_out() as f64),
+        value: |_, filled| Some(filled.left_out as f64),
     },
     OfSource {
         kind: COUNTER,

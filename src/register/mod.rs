@@ -216,7 +216,7 @@ async fn keep(hall: Arc<Hall>, mut settling: Settling, files: Files, mut reload:
     loop {
         hall.presence.report();
         settling.look(&hall);
-        let pause = if hall.publisher.feed().is_settling() { LOOK } else { PROVE };
+        let pause = if hall.publisher.filled().settling { LOOK } else { PROVE };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = reload.requested() => hall.read_again(&files),
@@ -283,7 +283,8 @@ impl Hall {
         // Under the lock, so that the store hears of them in the same order.
         match speakers.last_key_value() {
             Some((speaker, reported)) if *speaker == number || Some(*speaker) != spoke => {
-                self.publisher.publish(replaced.map(Change::GiveUp).into_iter().chain([reported.clone()]).collect());
+                self.publisher
+                    .publish(replaced.map(Change::GiveUp).into_iter().chain([reported.clone()]).collect::<Vec<_>>());
             }
             Some(_) => {}
             None => {

@@ -140,8 +140,9 @@ pub(super) async fn follow(
     loop {
         // Before the snapshot, which then is no older than the question.
         let question = *asked.borrow_and_update();
-        let is_settling = hall.publisher.feed().is_settling();
-        let news = News::since(since, &hall.publisher.snapshot(), own);
+        let snapshot = hall.publisher.snapshot();
+        let is_settling = snapshot.filled()[own].settling;
+        let news = News::since(since, &snapshot, own);
         if news.is_whole {
             reporter.report(Report::Reset).await?;
             was_settling = false;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::Hall;
 use crate::clock::Moment;
-use crate::store::FeedState;
+use crate::store::{Batch, FeedState, Proof};
 
 /// Where nothing was known of masters, so long nothing is reported of them.
 const UNKNOWN_TIME: Duration = Duration::from_secs(3);
@@ -22,10 +22,10 @@ pub(super) struct Settling {
 
 impl Settling {
     pub(super) fn begin(hall: &Hall) -> Self {
-        let (feed, own) = (hall.publisher.feed(), hall.publisher.number());
-        let is_restored = hall.publisher.filled().whole;
-        let are_all = is_restored && !feed.is_settling();
-        feed.set_settling(true);
+        let (filled, own) = (hall.publisher.filled(), hall.publisher.number());
+        let is_restored = filled.whole;
+        let are_all = is_restored && !filled.settling;
+        hall.publisher.publish(Batch::settling(true));
         hall.returning.expect(hall.publisher.snapshot().directory().expected_by(own).map(AsRef::as_ref));
         Self { began: Instant::now(), is_restored, are_all, is_over: false }
     }
@@ -49,20 +49,14 @@ impl Settling {
         }
         let detail = if self.is_over { hall.suffering() } else { "masters may still be on their way".to_owned() };
         feed.enter(FeedState::Live, detail);
-        feed.prove(Moment::now());
-        // After the proof: the shared file would state that it is whole with the age of something never proven.
-        if !hall.publisher.filled().whole {
-            hall.publisher.publish_whole(Vec::new());
-        }
-        if self.is_over {
-            feed.set_settling(false);
-        }
+        let (settling, proof) = (Some(!self.is_over), Some(Proof::Seen(Moment::now())));
+        hall.publisher.publish(Batch { settling, proof, ..Batch::whole(Vec::new()) });
     }
 
     fn has_ended(&self, hall: &Hall) -> bool {
         let all_are_back = self.are_all && count_of_expected(hall) == 0;
         // Who knows that there are no others has reported it.
-        let is_settled = !hall.publisher.feed().is_settling();
+        let is_settled = !hall.publisher.filled().settling;
         all_are_back || is_settled || self.began.elapsed() >= hall.config.settle
     }
 }

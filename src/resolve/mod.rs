@@ -316,7 +316,7 @@ mod tests {
     #[test]
     fn who_comes_after_one_that_was_tried_gets_no_more_than_its_share() {
         let (store, publisher) = store();
-        publisher.publish(["a", "b", "c", "d"].map(|id| join(id, &["mail"], 0)).into());
+        publisher.publish(["a", "b", "c", "d"].map(|id| join(id, &["mail"], 0)).to_vec());
         let snapshot = store.snapshot();
         for balance in [Balance::LeastOutstanding, Balance::Random, Balance::RoundRobin] {
             let wanted = Wanted { balance, not: vec!["a".into()], ..Wanted::default() };

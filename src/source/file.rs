@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{Generation, difference};
 use crate::clock::Moment;
 use crate::model::{Node, NodePath, PathError, Stat};
-use crate::store::{FeedState, Publisher};
+use crate::store::{Batch, FeedState, Proof, Publisher};
 use crate::task::{Reload, Stop};
 
 /// How often the file is looked at. (Its folder could be watched instead; but what an edit is differs by editor,
@@ -110,10 +110,8 @@ fn take(config: &Config, publisher: &Publisher, looked: Moment) {
         Ok(fresh) => {
             let changes = difference(&publisher.snapshot(), &config.root, &fresh);
             tracing::info!(source = feed.name(), nodes = fresh.len(), changes = changes.len(), "read the file");
-            feed.prove_first(looked);
-            publisher.publish_whole(changes);
+            publisher.publish(Batch { proof: Some(Proof::Seen(looked)), ..Batch::whole(changes) });
             feed.enter(FeedState::Live, "");
-            feed.prove(looked);
         }
         Err(error) => {
             if feed.enter(FeedState::Down, error.to_string()) {

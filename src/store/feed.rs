@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+use super::Proof;
 use crate::clock::Moment;
 use crate::metrics::Counter;
 use crate::model::{NodePath, Origin, Supply};
@@ -41,9 +42,7 @@ pub struct Feed {
     /// Milliseconds since `BEFORE_BIRTH` before `born`; 0: never.
     proven: AtomicU64,
     state: AtomicU8,
-    left_out: AtomicU64,
     gone: AtomicBool,
-    settling: AtomicBool,
     frozen: AtomicBool,
     words: ArcSwap<Words>,
     /// How often the source was lost and found again.
@@ -91,9 +90,7 @@ impl Feed {
             restored: None,
             proven: AtomicU64::new(0),
             state: AtomicU8::new(FeedState::Connecting as u8),
-            left_out: AtomicU64::new(0),
             gone: AtomicBool::new(false),
-            settling: AtomicBool::new(false),
             frozen: AtomicBool::new(false),
             words: ArcSwap::from_pointee(Words { detail: "starting".into(), ..Words::default() }),
             reconnects: Counter::default(),
@@ -112,9 +109,8 @@ impl Feed {
     }
 
     /// Begins with what an earlier process left, which is of that age; None: it never was in sync.
-    pub(super) fn restore(&mut self, age: Option<Duration>, left_out: u64) {
+    pub(super) fn restore(&mut self, age: Option<Duration>) {
         (self.restored, self.born) = (age, Moment::now());
-        self.set_left_out(left_out);
     }
 
     pub fn name(&self) -> &str {
@@ -162,22 +158,13 @@ impl Feed {
         self.gone.store(true, Ordering::Release);
     }
 
-    /// Says whether masters are still given time to come back, whose absence is no answer until then.
-    pub fn set_settling(&self, is_settling: bool) {
-        self.settling.store(is_settling, Ordering::Release);
-    }
-
-    pub fn is_settling(&self) -> bool {
-        self.settling.load(Ordering::Acquire)
-    }
-
     /// Whether masters that the source told of may soon be back: it settles, or was started or lost just now. One that
     /// was lost while it settled may never be back to say that it has ended.
-    pub fn is_returning(&self) -> bool {
+    pub fn is_returning(&self, is_settling: bool) -> bool {
         let since = self.since_sync().unwrap_or_else(|| self.born.elapsed());
         let is_returning = match self.state() {
-            FeedState::Live => self.is_settling(),
-            FeedState::Syncing => self.is_settling() || since < RETURN,
+            FeedState::Live => is_settling,
+            FeedState::Syncing => is_settling || since < RETURN,
             FeedState::Connecting | FeedState::Down => since < RETURN,
         };
         is_returning && !self.is_frozen() && !self.is_gone()
@@ -255,30 +242,29 @@ impl Feed {
         self.prove_at(BEFORE_BIRTH + at.since(self.born));
     }
 
-    /// For a source whose state nothing can prove: if it never was in sync, it is taken to have been that long ago.
-    pub fn prove_first_of_age(&self, age: Duration) {
-        if self.since_proof().is_none() && !self.is_frozen() {
-            self.prove_at((BEFORE_BIRTH + self.born.elapsed()).saturating_sub(age));
+    pub(super) fn take(&self, proof: Proof) {
+        match proof {
+            Proof::Seen(at) => self.prove(at),
+            Proof::OfAge(age) if self.since_proof().is_none() && !self.is_frozen() => {
+                self.prove_at((BEFORE_BIRTH + self.born.elapsed()).saturating_sub(age));
+            }
+            Proof::OfAge(_) => {}
+        }
+    }
+
+    /// The same before what the source holds is published as whole for the first time. What is left of an earlier process
+    /// stays as old as it is until then.
+    pub(super) fn begin(&self, proof: Proof) {
+        if self.since_proof().is_none() {
+            self.take(proof);
+        }
+        if self.was_in_sync() && matches!(proof, Proof::Seen(_)) && self.state() != FeedState::Live {
+            self.enter(FeedState::Live, "");
         }
     }
 
     fn prove_at(&self, since: Duration) {
         self.proven.fetch_max((since.as_millis() as u64).max(1), Ordering::AcqRel);
-    }
-
-    /// The same for a source that never was in sync, before what it holds is published as whole: else the shared file
-    /// could tell that it is whole, with the age of something never proven.
-    pub fn prove_first(&self, at: Moment) {
-        if self.since_proof().is_none() {
-            self.prove(at);
-        }
-    }
-
-    /// For a source whose first whole state is about to be seen.
-    pub(super) fn go_live_if_proven(&self) {
-        if self.was_in_sync() && self.state() != FeedState::Live {
-            self.enter(FeedState::Live, "");
-        }
     }
 
     /// The time since the source was last known to be in sync; zero while it is. None: it never was.
@@ -311,15 +297,6 @@ impl Feed {
     /// Restored until this process has been in sync once.
     pub fn origin(&self) -> Origin {
         if self.restored.is_some() && !self.was_in_sync() { Origin::Restored } else { Origin::Live }
-    }
-
-    /// How many nodes may not be read or passed a limit.
-    pub fn left_out(&self) -> u64 {
-        self.left_out.load(Ordering::Relaxed)
-    }
-
-    pub fn set_left_out(&self, nodes: u64) {
-        self.left_out.store(nodes, Ordering::Relaxed);
     }
 }
 
@@ -361,30 +338,29 @@ mod tests {
         let (hour, moment) = (Duration::from_secs(3_600), Duration::from_secs(60));
         let feed = Feed::of_nodes("zookeeper", "zookeeper", Vec::new());
         feed.enter(FeedState::Down, "");
-        feed.prove_first_of_age(hour * 24 * 365 * 50);
+        feed.take(Proof::OfAge(hour * 24 * 365 * 50));
         assert!(feed.age().is_some_and(|age| age >= hour * 24 * 365 * 50));
-        feed.prove_first_of_age(hour);
+        feed.take(Proof::OfAge(hour));
         assert!(feed.age().is_some_and(|age| age > hour), "there was a first one");
         feed.prove(Moment::now());
         assert!(feed.age().is_some_and(|age| age < moment), "{:?}", feed.age());
-        feed.prove_first_of_age(hour);
+        feed.take(Proof::OfAge(hour));
         assert!(feed.age().is_some_and(|age| age < moment));
 
         let mut restored = Feed::of_nodes("zookeeper", "zookeeper", Vec::new());
-        restored.restore(Some(hour), 0);
-        restored.prove_first_of_age(moment);
+        restored.restore(Some(hour));
+        restored.take(Proof::OfAge(moment));
         assert!(restored.age().is_some_and(|age| age >= hour) && restored.origin() == Origin::Restored);
     }
 
     #[test]
     fn a_source_that_was_lost_while_it_settled_is_waited_for_no_longer_than_any_other() {
         let mut feed = Feed::of_instances("hub", "upstream");
-        // As the shared file has it, or as the register said before it died.
-        feed.set_settling(true);
         let returning = |feed: &Feed| {
             [FeedState::Connecting, FeedState::Down, FeedState::Syncing, FeedState::Live].map(|state| {
                 feed.enter(state, "");
-                feed.is_returning()
+                // As the shared file has it, or as the register said before it died.
+                feed.is_returning(true)
             })
         };
         assert_eq!(returning(&feed), [true, true, true, true]);

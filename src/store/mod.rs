@@ -1,5 +1,6 @@
 //! The store: one writer publishes snapshots, any number of readers hold them without locks.
 
+mod batch;
 mod directory;
 #[cfg(all(test, feature = "shuttle"))]
 mod exploration;
@@ -20,6 +21,7 @@ use rmpv::Value;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
+pub use self::batch::{Batch, Proof};
 pub(crate) use self::directory::ReportedBy;
 pub use self::directory::{Directory, Entry};
 pub use self::feed::{Feed, FeedState, left_out, no_node};
@@ -158,6 +160,13 @@ impl Store {
         self.snapshot().feeds().iter().for_each(|feed| feed.freeze());
     }
 
+    /// Says that all masters are there: none is given any more time to come back.
+    pub fn end_settling(&self) {
+        for feed in 0..self.snapshot().feeds().len() {
+            self.publish(feed, Batch::settling(false));
+        }
+    }
+
     fn admit(&self, feed: &Arc<Feed>) -> usize {
         let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = Snapshot::clone(&self.current.load());
@@ -166,22 +175,29 @@ impl Store {
         number
     }
 
-    fn publish(&self, feed: usize, changes: Vec<Change>, whole: bool) -> Revision {
+    fn publish(&self, number: usize, batch: Batch) -> Revision {
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.snapshot();
         if *writer == Writing::Frozen {
-            return self.current.load().revision();
+            return known.revision();
         }
-        let mut next = Snapshot::clone(&self.current.load());
-        let told = next.apply(feed, changes, whole);
-        if !told.changed {
-            return next.revision();
+        let mut next = Snapshot::clone(&known);
+        let (feed, proof) = (known.feeds()[number].as_ref(), batch.proof);
+        let told = next.apply(number, batch);
+        if let Some(proof) = proof
+            && next.filled()[number].whole
+            && !known.filled()[number].whole
+        {
+            // Else the shared file could say, until it is written again, that the source is whole with the age of something
+            // never proven, or that it is not in sync yet.
+            feed.begin(proof);
         }
         let revision = next.revision();
-        if whole && !self.current.load().filled()[feed].whole {
-            // Else the shared file could say that it is not in sync yet, until it is written again.
-            next.feeds()[feed].go_live_if_proven();
+        if told.changed {
+            self.current.store(Arc::new(next));
         }
-        self.current.store(Arc::new(next));
+        // What is proven is what can be read now.
+        proof.into_iter().for_each(|proof| feed.take(proof));
         drop(writer);
         self.metrics.changes.add(told.paths.len() as u64);
         self.subscriptions.wake(&told.paths, told.masters);
@@ -198,14 +214,13 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Publishes some changes as one revision; none is made when nothing differs.
-    pub fn publish(&self, changes: Vec<Change>) -> Revision {
-        self.store.publish(self.number, changes, false)
+    /// Publishes as one revision; none is made when nothing differs.
+    pub fn publish(&self, batch: impl Into<Batch>) -> Revision {
+        self.store.publish(self.number, batch.into())
     }
 
-    /// As `publish`; and from now on what the source holds is whole, so that an absence is an answer.
     pub fn publish_whole(&self, changes: Vec<Change>) -> Revision {
-        self.store.publish(self.number, changes, true)
+        self.publish(Batch::whole(changes))
     }
 
     /// For one more source, which nobody has configured.

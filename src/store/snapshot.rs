@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use imbl::OrdMap;
 
-use super::Feed;
 use super::directory::{Directory, Entry, ReportedBy};
 use super::journal::{Journal, Room, Since};
 use super::shared::Restored;
+use super::{Batch, Feed};
 use crate::model::{Change, ChangeKind, Freshness, Node, NodePath, Origin, Revision, Supply};
 
 /// Everything known at one revision.
@@ -26,7 +26,7 @@ pub struct Snapshot {
     filled: Arc<[Filled]>,
 }
 
-/// How much a feed has filled in.
+/// How much a feed has filled in, and how far that is all of its source.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Filled {
     /// Whether it has published a whole generation. Before, an absence is no answer.
@@ -34,6 +34,10 @@ pub struct Filled {
     pub nodes: u64,
     /// Of paths and data.
     pub bytes: u64,
+    /// How much of the source may not be read or passes a limit.
+    pub left_out: u64,
+    /// Whether masters are still given time to come back, whose absence is no answer until then.
+    pub settling: bool,
 }
 
 /// What `apply` did.
@@ -156,7 +160,7 @@ impl Snapshot {
         feeds.fold(fresh, |fresh, (feed, filled)| Freshness {
             age: fresh.age.max(feed.age_at_least()),
             origin: if feed.origin() == Origin::Restored { Origin::Restored } else { fresh.origin },
-            complete: fresh.complete && filled.whole && feed.left_out() == 0 && !feed.is_settling(),
+            complete: fresh.complete && filled.is_complete(),
             ..fresh
         })
     }
@@ -224,12 +228,12 @@ impl Snapshot {
         self.directory.expected_by(feed).map(|master| Change::GiveUp(master.id.clone())).collect()
     }
 
-    /// Makes this the next revision, if `changes` differ from what is here or make the feed whole.
-    pub(super) fn apply(&mut self, feed: usize, changes: Vec<Change>, whole: bool) -> Applied {
+    /// Makes this the next revision, if what a feed says differs from what is here.
+    pub(super) fn apply(&mut self, feed: usize, batch: Batch) -> Applied {
         let mut next = Next { filled: self.filled[feed], nodes: Vec::new(), masters: Vec::new(), silent: false };
         let (source, revision) = (self.feeds[feed].source().clone(), self.revision + 1);
         let report = || ReportedBy { feed, source: source.clone(), revision };
-        for change in changes {
+        for change in batch.changes {
             match change {
                 Change::Put(path, node) => self.put(&mut next, path, node),
                 Change::Delete(path) => self.delete(&mut next, path),
@@ -252,7 +256,9 @@ impl Snapshot {
                 }
             }
         }
-        next.filled.whole |= whole;
+        next.filled.whole |= batch.whole;
+        next.filled.left_out = batch.left_out.unwrap_or(next.filled.left_out);
+        next.filled.settling = batch.settling.unwrap_or(next.filled.settling);
         let told = !next.nodes.is_empty() || !next.masters.is_empty();
         let changed = next.silent || told || next.filled != self.filled[feed];
         let (paths, masters) = (next.nodes.iter().map(|(path, _)| path.clone()).collect(), !next.masters.is_empty());
@@ -288,6 +294,11 @@ impl Snapshot {
 }
 
 impl Filled {
+    /// Whether an absence is an answer.
+    fn is_complete(&self) -> bool {
+        self.whole && self.left_out == 0 && !self.settling
+    }
+
     pub(super) fn add(&mut self, path: &NodePath, node: &Node) {
         self.nodes += 1;
         self.bytes += (path.as_str().len() + node.data.len()) as u64;

@@ -42,7 +42,7 @@ fn told(store: &Store, since: Revision, below: &str, changes: usize) -> Option<(
 fn children_are_told_once_each_in_order() {
     let (store, publisher) = store(100);
     let paths = ["/", "/a", "/a/b", "/a/b/c", "/a/b/c/d", "/a/b/e", "/a/b-1", "/a/c", "/ab"];
-    publisher.publish(paths.into_iter().map(|path| put(path, "x")).collect());
+    publisher.publish(paths.into_iter().map(|path| put(path, "x")).collect::<Vec<_>>());
     let snapshot = store.snapshot();
     let names = |parent: &str| snapshot.children(&path(parent)).map(str::to_owned).collect::<Vec<_>>();
     assert_eq!(names("/"), ["a", "ab"]);
@@ -68,7 +68,7 @@ fn what_is_filled_in_is_counted() {
     let (store, publisher) = store(100);
     publisher.publish(vec![put("/a", "1"), put("/a/b", "12"), put("/ab", "1")]);
     publisher.publish(vec![delete("/a/b"), put("/a", "123"), delete("/nowhere")]);
-    assert_eq!(publisher.filled(), Filled { whole: false, nodes: 2, bytes: 9 });
+    assert_eq!(publisher.filled(), Filled { nodes: 2, bytes: 9, ..Filled::default() });
     assert!(store.snapshot().node(&path("/a/b")).is_none());
 }
 
@@ -144,7 +144,7 @@ fn a_watcher_too_far_behind_or_from_the_future_is_reset() {
     assert_eq!(told(&store, store.snapshot().revision() + 1, "/", 9), None);
     assert_eq!(told(&store, 0, "/", 9), None);
     let before = store.snapshot().revision();
-    publisher.publish((0..4).map(|i| put(&format!("/n{i}"), "1")).collect());
+    publisher.publish((0..4).map(|i| put(&format!("/n{i}"), "1")).collect::<Vec<_>>());
     assert_eq!(told(&store, before, "/", 9), None, "a change larger than the history is a reset");
 }
 
@@ -237,6 +237,33 @@ fn what_a_source_says_after_it_has_published_is_not_said_of_what_was_before() {
 }
 
 #[test]
+fn what_a_batch_says_is_there_at_its_revision_and_its_proof_is_of_what_can_be_read() {
+    let (store, publisher) = store(10);
+    let freshness = || store.snapshot().freshness(store.snapshot().behind_all());
+    let began = Moment::now();
+    let first = Batch { left_out: Some(2), proof: Some(Proof::Seen(began)), ..Batch::whole(vec![put("/a", "1")]) };
+    let revision = publisher.publish(first);
+    assert_eq!((publisher.feed().state(), publisher.feed().age()), (FeedState::Live, Some(Duration::ZERO)));
+    assert!(!freshness().complete && publisher.filled().left_out == 2);
+    let settling = Batch { left_out: Some(0), settling: Some(true), ..Batch::default() };
+    assert_eq!(publisher.publish(settling), revision + 1, "what can be trusted is of one revision too");
+    assert!(!freshness().complete && publisher.filled().left_out == 0);
+    assert_eq!(publisher.publish(Batch::settling(false)), revision + 2);
+    assert!(freshness().complete);
+    let nothing = Batch { left_out: Some(0), settling: Some(false), ..Batch::whole(Vec::new()) };
+    assert_eq!(publisher.publish(nothing), revision + 2, "nothing is new");
+}
+
+#[test]
+fn what_nobody_can_prove_does_not_go_live_with_its_first_batch() {
+    let (_store, publisher) = store(10);
+    publisher.feed().enter(FeedState::Syncing, "");
+    let hour = Duration::from_secs(3_600);
+    publisher.publish(Batch { proof: Some(Proof::OfAge(hour)), ..Batch::whole(Vec::new()) });
+    assert!(publisher.feed().state() == FeedState::Syncing && publisher.feed().age() >= Some(hour));
+}
+
+#[test]
 fn a_frozen_store_stays_as_it_is_and_grows_old() {
     let (store, publisher) = store(100);
     let revision = publisher.publish_whole(vec![put("/a", "1")]);
@@ -273,7 +300,7 @@ fn a_master_that_is_back_before_it_is_given_up_stays() {
     let master = |id: &str| {
         Arc::new(Master { id: id.into(), peer_address: "here".into(), connected_at: 0, services: Vec::new() })
     };
-    publisher.publish(["back", "away"].map(|id| Change::Expect(master(id))).into());
+    publisher.publish(["back", "away"].map(|id| Change::Expect(master(id))).to_vec());
     let given_up = store.snapshot().give_up_expected(0);
     publisher.publish(vec![Change::Join(master("back"), Arc::new(Nowhere))]);
     publisher.publish(given_up);
@@ -319,7 +346,7 @@ fn a_master_changes_the_services_that_it_offers_and_no_other() {
         let (id, services) = (format!("m{id}"), services.iter().map(service).collect());
         Change::Join(Arc::new(Master { id, peer_address: "here".into(), connected_at: 0, services }), Arc::new(Nowhere))
     };
-    publisher.publish((0..1_000).map(|id| join(id, &["all", &format!("s{}", id % 100)])).collect());
+    publisher.publish((0..1_000).map(|id| join(id, &["all", &format!("s{}", id % 100)])).collect::<Vec<_>>());
     let changed = |change: Change| -> Vec<String> {
         let before = store.snapshot();
         publisher.publish(vec![change]);

@@ -186,7 +186,9 @@ impl Caller {
         let snapshot = self.store.snapshot();
         let directory = snapshot.directory();
         let was_known = directory.instances_of(&request.service).is_some() || directory.was_offered(&request.service);
-        snapshot.behind_masters().any(|(feed, filled)| feed.is_returning() && (was_known || !filled.whole))
+        snapshot
+            .behind_masters()
+            .any(|(feed, filled)| feed.is_returning(filled.settling) && (was_known || !filled.whole))
     }
 
     /// The snapshot is let go before anybody waits.

@@ -255,7 +255,7 @@ pub(super) fn source(feed: &Feed, filled: Filled, now_ms: i64, grant: &Grant) ->
         nodes: seen(filled.nodes),
         bytes: seen(filled.bytes),
         reconnects: feed.reconnects.get() as i64,
-        left_out: feed.left_out() as i64,
+        left_out: filled.left_out as i64,
         drift: feed.drift.get() as i64,
         supplies: Some(feed.supplied().iter().map(|it| (*it).into()).collect()),
     }

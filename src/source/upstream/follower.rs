@@ -16,7 +16,7 @@ use crate::clock::Moment;
 use crate::model::{Change, Master, cut_to_bounds};
 use crate::net::{Remote, Stream};
 use crate::secret;
-use crate::store::{Feed, FeedState, Publisher};
+use crate::store::{Batch, Feed, FeedState, Proof, Publisher};
 use crate::task::{Backoff, Reload};
 use crate::tunnel::upstream::{Refusal, Report, Request, Unread};
 use crate::tunnel::{Bounds, Conversation, Handle, Message, RemoteError, Role, Token, UnderWay, Wire};
@@ -148,7 +148,7 @@ impl Follower {
     /// Takes in the whole state, at once, and then every change. `was_in_sync`: also by an earlier connection.
     async fn subscribe(&self, handle: &Handle, began: Moment, was_in_sync: &mut bool) -> Trouble {
         let read_anew = || {
-            self.feed().set_settling(false);
+            self.publisher.publish(Batch::settling(false));
             self.feed().enter(FeedState::Syncing, format!("reading the masters of {}", self.remote));
             Some(HashMap::new())
         };
@@ -214,7 +214,7 @@ impl Follower {
                     self.publisher.publish(vec![self.join(handle, Known { master, is_expected })]);
                 }
                 (Report::Drop(id), None) => drop(self.publisher.publish(vec![Change::Leave(id)])),
-                (Report::Settling(is_settling), _) => self.feed().set_settling(is_settling),
+                (Report::Settling(is_settling), _) => drop(self.publisher.publish(Batch::settling(is_settling))),
                 (Report::Piece(piece), _) => {
                     if let Err(error) = handle.send_when_room(Request::Took { piece }.encode()).await {
                         return Trouble::Lost(error.to_string());
@@ -225,9 +225,7 @@ impl Follower {
                         self.feed().reconnects.increment();
                     }
                     *was_in_sync = true;
-                    self.feed().prove_first(began);
-                    self.publish_whole(handle, whole.take().unwrap_or_default());
-                    self.feed().prove(began);
+                    self.publish_whole(handle, whole.take().unwrap_or_default(), began);
                     generation = None;
                 }
                 (Report::Proven(at), None) => self.feed().prove(began + at.min(began.elapsed())),
@@ -241,11 +239,11 @@ impl Follower {
         if let Some(generation) = generation {
             generation.retain(|_, known| !known.is_expected);
         }
-        if self.feed().is_settling() {
+        if self.publisher.filled().settling {
             let (source, settle) = (self.feed().name(), self.config.settle);
             tracing::warn!(source, ?settle, "the register gives masters time to come back for longer than `settle`");
             self.publisher.clear_expected();
-            self.feed().set_settling(false);
+            self.publisher.publish(Batch::settling(false));
         }
     }
 
@@ -261,7 +259,7 @@ impl Follower {
         }
     }
 
-    fn publish_whole(&self, handle: &Handle, masters: HashMap<String, Known>) {
+    fn publish_whole(&self, handle: &Handle, masters: HashMap<String, Known>, began: Moment) {
         let snapshot = self.publisher.snapshot();
         let own = self.publisher.number();
         let known = snapshot.directory().masters("").filter(|(_, entry)| entry.told_by(own).is_some());
@@ -270,7 +268,7 @@ impl Follower {
         let mut changes: Vec<Change> = gone.collect();
         let count = masters.len();
         changes.extend(masters.into_values().map(|known| self.join(handle, known)));
-        self.publisher.publish_whole(changes);
+        self.publisher.publish(Batch { proof: Some(Proof::Seen(began)), ..Batch::whole(changes) });
         self.feed().enter(FeedState::Live, "");
         tracing::info!(source = self.feed().name(), masters = count, "in sync");
     }

@@ -29,7 +29,7 @@ use super::walk::{Below, Walk};
 use crate::clock::Moment;
 use crate::model::{Change, NodePath, Revision};
 use crate::source::{Generation, difference};
-use crate::store::{Feed, FeedState, Publisher, Snapshot, left_out};
+use crate::store::{Batch, Feed, FeedState, Proof, Publisher, Snapshot, left_out};
 use crate::task::{Backoff, Reload, Stop, around, random_part};
 
 /// After an event, so long for more of them; and at least so long between two publications.
@@ -200,13 +200,11 @@ impl Mirror {
         let (changes, announced) = self.compare(session, BTreeSet::new()).await?;
         let changes = self.hold_back(changes, &announced);
         let changed = changes.len();
-        match self.is_read_only {
-            true => self.feed().prove_first_of_age(since_last_set(&changes)),
-            false => self.feed().prove_first(began),
-        }
-        let revision = self.publish(changes, Publisher::publish_whole);
-        let mut following = Dirty { proof: Some(began), ..Dirty::default() };
-        self.settle(&mut following);
+        let proof = match self.is_read_only {
+            true => Some(Proof::OfAge(since_last_set(&changes))),
+            false => self.held.is_none().then_some(Proof::Seen(began)),
+        };
+        let revision = self.publish(Batch { proof, ..Batch::whole(changes) });
         let filled = self.publisher.filled();
         let ms = began.elapsed().as_millis() as u64;
         let watches = session.watching();
@@ -218,13 +216,11 @@ impl Mirror {
         Ok(())
     }
 
-    /// Publishes, and says what the store then holds. No answer is told as complete before it is.
-    fn publish(&mut self, changes: Vec<Change>, publish: impl FnOnce(&Publisher, Vec<Change>) -> Revision) -> Revision {
+    /// Publishes, and says what the store then holds.
+    fn publish(&mut self, batch: Batch) -> Revision {
         let held = self.held.map_or(0, |held| held.nodes);
-        let left_out = self.left_out.len() + held as u64;
-        self.feed().set_left_out(left_out.max(self.feed().left_out()));
-        let revision = publish(&self.publisher, changes);
-        self.feed().set_left_out(left_out);
+        let left_out = Some(self.left_out.len() + held as u64);
+        let revision = self.publisher.publish(Batch { left_out, ..batch });
         self.told.tell(self.publisher.feed().name(), &self.left_out);
         self.report(held);
         revision
@@ -401,19 +397,17 @@ impl Mirror {
         session.learn_new_servers().await?;
         if self.drain(session, dirty)? {
             dirty.proof = Some(asked);
-            self.settle(dirty);
+            if let Some(at) = self.proof(dirty) {
+                self.feed().prove(at);
+            }
         }
         Ok(())
     }
 
-    fn settle(&self, dirty: &mut Dirty) {
-        if dirty.paths.is_empty()
-            && self.held.is_none()
-            && !self.is_read_only
-            && let Some(proof) = dirty.proof.take()
-        {
-            self.feed().prove(proof);
-        }
+    /// Since when the store holds what the server does, when what is read has been published.
+    fn proof(&self, dirty: &mut Dirty) -> Option<Moment> {
+        let is_proven = dirty.paths.is_empty() && self.held.is_none() && !self.is_read_only;
+        if is_proven { dirty.proof.take() } else { None }
     }
 
     /// Reads again what changed, and publishes it; whether what lies below some of it may be read now, and was not before.
@@ -431,8 +425,8 @@ impl Mirror {
             self.pace.slow_down();
             return Err(trouble);
         }
-        self.publish(changes, Publisher::publish);
-        self.settle(dirty);
+        let proof = self.proof(dirty).map(Proof::Seen);
+        self.publish(Batch { proof, ..changes.into() });
         Ok(unreadable.iter().any(|path| !self.left_out.is_unreadable(path)))
     }
 
@@ -453,9 +447,9 @@ impl Mirror {
             self.feed().drift.add(drift.len() as u64);
             tracing::warn!(source = self.feed().name(), drift = drift.len(), %first, "the audit found what no event told");
         }
-        self.publish(changes, Publisher::publish);
         dirty.proof = Some(began);
-        self.settle(dirty);
+        let proof = self.proof(dirty).map(Proof::Seen);
+        self.publish(Batch { proof, ..changes.into() });
         Ok(())
     }
 

@@ -146,8 +146,8 @@ impl Contents {
         for ((feed, filled), source) in feeds.iter_mut().zip(&mut filled).zip(sources) {
             let Some(source) = source else { continue };
             filled.whole = source.whole && feed.roots().iter().all(|root| source.covers(root));
-            feed.restore(self.report.age_of(source, now), source.left_out);
-            feed.set_settling(source.settling);
+            (filled.left_out, filled.settling) = (source.left_out, source.settling);
+            feed.restore(self.report.age_of(source, now));
         }
         let mut directory = Directory::default();
         for mut master in masters.into_iter().flatten() {

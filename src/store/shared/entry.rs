@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::kept::Kept;
 use crate::model::{Freshness, NodePath, Origin, Supply, view};
-use crate::store::{Feed, Snapshot};
+use crate::store::{Feed, Filled, Snapshot};
 
 pub(super) const NODE: &str = "node";
 pub(super) const STAT: &str = "stat";
@@ -126,8 +126,7 @@ impl Report {
         let written_at = wall_clock(now);
         let live = || snapshot.behind_all().filter(|(feed, _)| kept.is_none() || !feed.supplies(Supply::Instances));
         let mut fresh = snapshot.freshness(live());
-        let mut sources: Vec<Source> =
-            live().map(|(feed, filled)| Source::of(feed, filled.whole, written_at)).collect();
+        let mut sources: Vec<Source> = live().map(|(feed, filled)| Source::of(feed, filled, written_at)).collect();
         for (source, age) in kept.into_iter().flat_map(Kept::sources) {
             let source = source.of_earlier(age, written_at);
             fresh = source.add_to(fresh, Duration::ZERO, Duration::ZERO);
@@ -164,19 +163,19 @@ impl Report {
 }
 
 impl Source {
-    fn of(feed: &Feed, whole: bool, written_at: u64) -> Self {
+    fn of(feed: &Feed, filled: Filled, written_at: u64) -> Self {
         Self {
             name: feed.name().to_owned(),
             kind: feed.kind().to_owned(),
             identity: feed.identity().to_owned(),
             supplies: feed.supplied().to_vec(),
             roots: feed.roots().to_vec(),
-            whole,
+            whole: filled.whole,
             age_ms: feed.age().map(millis),
             last_sync: feed.since_proof().map(|since| written_at.saturating_sub(millis(since))),
             origin: feed.origin(),
-            left_out: feed.left_out(),
-            settling: feed.is_settling(),
+            left_out: filled.left_out,
+            settling: filled.settling,
         }
     }
 

@@ -92,7 +92,7 @@ fn services_come_in_pages_and_those_that_are_offered_first() {
 fn the_metadata_of_very_many_masters_are_compared_by_turns() {
     let house = House::with(&[]);
     let way = Way::new(Manner::Silent);
-    house.feeds[0].publish((0..5_000).map(|number| join(&number.to_string(), &["mail"], &way)).collect());
+    house.feeds[0].publish((0..5_000).map(|number| join(&number.to_string(), &["mail"], &way)).collect::<Vec<_>>());
     // Nobody begins a turn, so that it is over after a while.
     std::thread::sleep(Duration::from_millis(2));
     let wanted = filter(None, &[("zone", "7")]);
@@ -169,7 +169,7 @@ fn no_cursor_is_the_id_of_a_master_that_the_client_may_not_know_of() {
     let way = Way::new(Manner::Silent);
     let hidden = (0..10_000).map(|number| join(&format!("hidden-{number}"), &["log"], &way));
     let seen = ["a", "i", "z"].map(|id| join(id, &["mail"], &way));
-    house.feeds[0].publish(hidden.chain(seen).collect());
+    house.feeds[0].publish(hidden.chain(seen).collect::<Vec<_>>());
     house.peer.identity = who_sees_mail_alone();
     let page = |wanted: Filter| {
         let reply = by_turns(house.desk.masters(&house.peer, &wanted)).expect("masters");

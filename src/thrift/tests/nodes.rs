@@ -135,10 +135,10 @@ async fn a_change_is_found_behind_more_others_than_are_searched_at_once() {
     let (desk, peer, publisher) = house(1, 1);
     let since = desk.store.snapshot().revision();
     for _ in 0..20 {
-        publisher.publish((0..1_000).map(|number| put(&format!("/other/{number}"))).collect());
+        publisher.publish((0..1_000).map(|number| put(&format!("/other/{number}"))).collect::<Vec<_>>());
         publisher.publish(vec![Change::Delete(NodePath::parse("/other").expect("a path"))]);
         let gone = (0..1_000).map(|number| NodePath::parse(&format!("/other/{number}")).expect("a path"));
-        publisher.publish(gone.map(Change::Delete).collect());
+        publisher.publish(gone.map(Change::Delete).collect::<Vec<_>>());
     }
     publisher.publish(vec![put("/many/new")]);
     let watch = desk.watch(&peer, since as i64, &["/many".to_owned()], 1_000, 0).expect("a request that makes sense");

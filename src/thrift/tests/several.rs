@@ -158,7 +158,7 @@ async fn a_command_for_many_masters_lets_others_have_their_turn() {
         Change::Join(master, _) => Change::Join(master, Arc::new(Slow)),
         other => panic!("{other:?}"),
     };
-    house.feeds[0].publish((0..20).map(slow).collect());
+    house.feeds[0].publish((0..20).map(slow).collect::<Vec<_>>());
     let reload = request::command(br#"{"cmd":"reload"}"#, Encoding::JSON).expect("a command");
     let (mut sending, mut turns) = (std::pin::pin!(house.desk.broadcast(&house.peer, &reload)), 0);
     let sent = loop {

@@ -6,6 +6,7 @@ use serde_json::json;
 use super::*;
 use crate::clock::Moment;
 use crate::model::{Answers, Call, Command, Line, Master, Refused, Service};
+use crate::store::Batch;
 
 #[derive(Debug)]
 struct Nowhere;
@@ -172,7 +173,7 @@ fn masters_that_were_known_stand_until_all_that_live_are_known() {
         let expected =
             |open: &Open, id: &str| open.store.snapshot().directory().master(id).map(|it| !it.is_connected());
         assert_eq!(["old", "both"].map(|id| expected(&open, id)), [Some(true); 2]);
-        open.store.publisher(1).feed().set_settling(true);
+        open.store.publisher(1).publish(Batch::settling(true));
         open.tell(vec![join("both", &["mail"]), join("new", &["mail"])]);
         assert_eq!(["old", "both"].map(|id| expected(&open, id)), [Some(true), Some(false)]);
         let told = freshness(&house);
@@ -182,7 +183,7 @@ fn masters_that_were_known_stand_until_all_that_live_are_known() {
         if restart == 0 {
             continue;
         }
-        open.store.publisher(1).feed().set_settling(false);
+        open.store.publisher(1).publish(Batch::settling(false));
         open.settle();
         let told = freshness(&house);
         assert_eq!((told.origin, told.complete), (Origin::Live, true));
