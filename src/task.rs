@@ -129,6 +129,12 @@ impl Reload {
     }
 }
 
+/// Does work on a thread for which nobody waits, nor the end of the process: work that nobody can stop, and that changes
+/// nothing.
+pub(crate) fn unawaited(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(work).map(drop)
+}
+
 /// Does two things at the same time, and waits for both.
 pub fn both<A: Send, B>(one: impl FnOnce() -> A + Send, other: impl FnOnce() -> B) -> (A, B) {
     std::thread::scope(|scope| {

@@ -44,7 +44,10 @@ impl Serve {
         let origin = loaded.origin.clone();
         let started = start(loaded);
         let (runtime, started, reports) = started.map_err(|error| error.context(origin))?;
-        runtime.block_on(serve(started, load, reports))
+        let ended = runtime.block_on(serve(started, load, reports));
+        // What had to end has, and nothing else is waited for.
+        runtime.shutdown_background();
+        ended
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod accepted;
 mod bind_error;
+pub(crate) mod names;
 mod peer;
 mod prompt;
 mod remote;
@@ -11,7 +12,7 @@ pub mod tls;
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -26,6 +27,7 @@ use tokio::io::unix::AsyncFd;
 pub use self::accepted::Accepted;
 use self::bind_error::NoListener;
 pub use self::bind_error::{BindError, TakenPorts};
+use self::names::{Names, look_up_first};
 pub use self::peer::{Peer, Peers, User};
 pub use self::prompt::Prompt;
 pub use self::remote::{ConnectError, Remote, secure};
@@ -49,6 +51,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// How soon it is tried again to listen at a port that another process has taken, and how late.
 const MIN_RETRY_DELAY: Duration = Duration::from_millis(250);
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(5);
+
+/// How long the name may be looked up of an address to listen at.
+const LOOKUP: Duration = Duration::from_secs(5);
 
 /// How many connections are accepted before others may work.
 const MAX_ACCEPTED: usize = 256;
@@ -106,13 +111,22 @@ enum Socket {
 impl Bound {
     /// Listens at `host:port`, as `setting` says.
     pub fn tcp(setting: &'static str, address: &str) -> Result<Self, BindError> {
-        match listen(address) {
+        Self::tcp_at(setting, address, listening_address(address))
+    }
+
+    /// The same at the address that this one means.
+    fn tcp_at(setting: &'static str, address: &str, meant: io::Result<SocketAddr>) -> Result<Self, BindError> {
+        let (meant, listening) = match meant {
+            Ok(address) => (Some(address), listen(address)),
+            Err(error) => (None, Err(error)),
+        };
+        match listening {
             Ok(listener) => {
                 let local = listener.local_addr().map_or_else(|_| address.to_owned(), |address| address.to_string());
                 Ok(Self { socket: Arc::new(Socket::Tcp(listener)), _file: None, address: Address::Tcp(local) })
             }
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                let user = resolve(address).ok().and_then(|address| Peers::new().listener(address));
+                let user = meant.and_then(|address| Peers::new().listener(address));
                 let why = NoListener::Taken { setting, user, process: None };
                 Err(BindError { setting, address: Address::Tcp(address.to_owned()), why })
             }
@@ -136,7 +150,7 @@ impl Bound {
     /// stop came first.
     pub async fn when_free(mut taken: BindError, metrics: &Metrics, stop: &Stop) -> Option<Self> {
         let setting = taken.setting;
-        let mut pauses = Backoff::new(MIN_RETRY_DELAY, MAX_RETRY_DELAY);
+        let (names, mut pauses) = (Names::new(1), Backoff::new(MIN_RETRY_DELAY, MAX_RETRY_DELAY));
         tracing::error!(error = %taken, "going on without this port, until it is free");
         loop {
             metrics.ports_taken.set(setting, taken.to_string());
@@ -144,7 +158,9 @@ impl Bound {
                 () = tokio::time::sleep(pauses.delay()) => {}
                 () = stop.requested() => return None,
             }
-            match Self::tcp(setting, &taken.address.to_string()) {
+            let address = taken.address.to_string();
+            let meant = names.look_up(&address, LOOKUP).await.map(|found| found[0]).map_err(io::Error::from);
+            match Self::tcp_at(setting, &address, meant) {
                 Ok(bound) => {
                     metrics.ports_taken.clear(setting);
                     tracing::info!(setting, address = %bound.address, "the port is free: listening");
@@ -244,12 +260,12 @@ impl AsRawFd for Socket {
     }
 }
 
-fn resolve(address: &str) -> io::Result<SocketAddr> {
-    Ok(address.to_socket_addrs()?.next().ok_or(io::ErrorKind::AddrNotAvailable)?)
+/// What an address to listen at means.
+pub(crate) fn listening_address(address: &str) -> io::Result<SocketAddr> {
+    look_up_first(address, LOOKUP)
 }
 
-fn listen(address: &str) -> io::Result<std::net::TcpListener> {
-    let address = resolve(address)?;
+fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = match address {
         SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
         SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,

@@ -4,17 +4,24 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::LazyLock;
+use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use rustls::{CertificateError, Error as TlsFault};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use super::names::Names;
 use super::tls::{self, ClientFiles, TlsError};
 use super::{AddressError, Peers, Stream};
 use crate::permissions::own::name_of;
 
 const TLS: &str = "tls://";
+
+/// The names of remotes that this process looks up at once, and how long.
+static NAMES: LazyLock<Names> = LazyLock::new(|| Names::new(64));
+const LOOKUP: Duration = Duration::from_secs(10);
 
 /// The longest name of a host.
 const MAX_HOST: usize = 253;
@@ -76,7 +83,9 @@ impl Remote {
     /// any process can take a port while nobody listens there.
     pub async fn connect(&self, ca: Option<&Path>, user: Option<u32>) -> Result<Stream, ConnectError> {
         let host = self.host.trim_start_matches('[').trim_end_matches(']');
-        let stream = TcpStream::connect((host, self.port)).await?;
+        let addresses =
+            NAMES.look_up(&format!("{}:{}", self.host, self.port), LOOKUP).await.map_err(io::Error::from)?;
+        let stream = TcpStream::connect(&*addresses).await?;
         stream.set_nodelay(true)?;
         if !self.tls {
             if let Some(user) = user {

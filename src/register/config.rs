@@ -1,6 +1,5 @@
 //! `[register]`: where masters connect, who may, and the bounds.
 
-use std::net::ToSocketAddrs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::secrets::{SecretError, Secrets};
 use super::token_file;
+use crate::net::listening_address;
 use crate::net::tls::{self, TlsError};
 use crate::permissions::Mode;
 use crate::secret::warn_if_open;
@@ -116,8 +116,7 @@ impl Config {
 
     /// Whether masters connect from this machine alone, as far as the address shows.
     pub(super) fn is_loopback(&self) -> bool {
-        let resolved = self.listen.to_socket_addrs().ok().and_then(|mut addresses| addresses.next());
-        resolved.is_none_or(|address| address.ip().is_loopback())
+        listening_address(&self.listen).map_or(true, |address| address.ip().is_loopback())
     }
 
     /// What is wrong with its secrets, the tokens in `made` if the configuration names no file.

@@ -28,6 +28,7 @@ mod joining;
 mod masters;
 mod messages;
 mod mirror;
+mod names;
 mod newcomer;
 mod owners;
 mod php;

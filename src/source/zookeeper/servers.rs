@@ -5,9 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
-use tokio::net::lookup_host;
-use tokio::time::{sleep, timeout};
+use futures::stream::{self, StreamExt};
+use tokio::time::{Instant, sleep};
 
 use super::chroot::Chroot;
 use super::connection::{Connection, SILENCE};
@@ -17,6 +16,7 @@ use super::handshake::{NoSession, Wanted};
 use super::jute::Ticket;
 use super::watching::Watching;
 use super::{Config, address_of, is_secured, servers};
+use crate::net::names::{Names, NotFound};
 use crate::sync::{Mutex, MutexGuard};
 use crate::task::{around, random_below};
 
@@ -26,7 +26,11 @@ const PORT: u16 = 2181;
 /// Of how many servers it is told why they give no session.
 const MAX_TOLD: usize = 3;
 
-/// How long names may be looked up where addresses are known from before: a session's time may be running.
+/// How many names are looked up at once: of those that `connect` has, and of those that the ensemble has beside.
+const MAX_LOOKUPS: usize = 16;
+const MAX_LOOKUPS_OF_OTHERS: usize = 2;
+
+/// How long all names may be looked up where addresses are known from before: a session's time may be running.
 const LOOKUP: Duration = Duration::from_secs(1);
 
 /// How often, more or less, another server is looked for than one that serves only to read.
@@ -38,6 +42,8 @@ pub(super) struct Servers {
     named: Vec<Server>,
     config: Config,
     chroot: Chroot,
+    names: Names,
+    names_of_others: Names,
     learned: Arc<Mutex<Learned>>,
 }
 
@@ -77,7 +83,9 @@ impl Servers {
             address: address(address_of(server)),
             secured: is_secured(server).then(|| host(address_of(server))),
         });
-        Self { named: named.collect(), config: config.clone(), chroot, learned: Arc::default() }
+        let (names, names_of_others) = (Names::new(MAX_LOOKUPS), Names::new(MAX_LOOKUPS_OF_OTHERS));
+        let (named, config, learned) = (named.collect(), config.clone(), Arc::default());
+        Self { named, config, chroot, names, names_of_others, learned }
     }
 
     pub(super) fn chroot(&self) -> &Chroot {
@@ -126,8 +134,9 @@ impl Servers {
         let fresh = Ticket::for_new(self.config.session_timeout);
         let of_others = Wanted { ticket: &fresh, last_zxid: 0, ..wanted };
         let others = if wanted.read_only { Vec::new() } else { self.others() };
-        for (servers, wanted, are_named) in [(&self.named, wanted, true), (&others, of_others, false)] {
-            for (number, address) in self.look_up_all(servers, &mut told).await {
+        let all = [(&self.named, &self.names, wanted, true), (&others, &self.names_of_others, of_others, false)];
+        for (servers, names, wanted, are_named) in all {
+            for (number, address) in self.look_up_all(servers, names, &mut told).await {
                 if !tried.insert(address) || !(are_named || may_be_at(address.ip())) {
                     continue;
                 }
@@ -153,10 +162,22 @@ impl Servers {
         servers.map(|address| Server { address: address.clone(), secured: None }).collect()
     }
 
-    async fn look_up_all(&self, servers: &[Server], told: &mut Vec<(String, String)>) -> Vec<(usize, SocketAddr)> {
-        let patience = if self.learned().found.is_empty() { SILENCE } else { LOOKUP };
-        let looked_up = join_all(servers.iter().map(|server| look_up(&server.address, patience))).await;
-        self.round(servers, looked_up, told)
+    /// Where there is no time for all names, others are looked up the next time.
+    async fn look_up_all(
+        &self,
+        servers: &[Server],
+        names: &Names,
+        told: &mut Vec<(String, String)>,
+    ) -> Vec<(usize, SocketAddr)> {
+        let end = Instant::now() + if self.learned().found.is_empty() { SILENCE } else { LOOKUP };
+        let look_up = |number: usize| async move {
+            let looked_up = names.look_up(&servers[number].address, end.duration_since(Instant::now())).await;
+            (number, looked_up.map_err(in_words))
+        };
+        let looking_up = stream::iter(shuffled(servers.len()).into_iter().map(look_up));
+        let mut looked_up: Vec<_> = looking_up.buffer_unordered(names.most()).collect().await;
+        looked_up.sort_unstable_by_key(|(number, _)| *number);
+        self.round(servers, looked_up.into_iter().map(|(_, looked_up)| looked_up).collect(), told)
     }
 
     /// The addresses to try, with the numbers of their servers. Where no name is found, all mean what they meant before.
@@ -178,7 +199,7 @@ impl Servers {
                 }
                 Err(why) => match learned.found.get(name).filter(|_| is_dns_away) {
                     Some(found) => meant.extend(found.iter().map(|address| (number, *address))),
-                    None => told.push((name.clone(), why.to_owned())),
+                    None => told.push((name.clone(), why)),
                 },
             }
         }
@@ -300,14 +321,12 @@ impl Learned {
     }
 }
 
-type LookedUp = Result<Vec<SocketAddr>, &'static str>;
+type LookedUp = Result<Vec<SocketAddr>, String>;
 
-async fn look_up(name: &str, patience: Duration) -> LookedUp {
-    const UNKNOWN: &str = "unknown host";
-    match timeout(patience, lookup_host(name)).await {
-        Ok(Ok(addresses)) => Some(addresses.collect()).filter(|found: &Vec<_>| !found.is_empty()).ok_or(UNKNOWN),
-        Ok(Err(_)) => Err(UNKNOWN),
-        Err(_) => Err("its name is not found in time"),
+fn in_words(why: NotFound) -> String {
+    match why {
+        NotFound::Unknown(_) => "unknown host".into(),
+        NotFound::Late => why.to_string(),
     }
 }
 
@@ -367,17 +386,20 @@ mod tests {
             let round = servers.round(&servers.named, looked_up.into(), &mut unknown);
             (round.into_iter().map(|(_, address)| address).collect::<Vec<_>>(), unknown.len())
         };
-        assert_eq!(order([Err(""), Ok(vec![second]), Err("")]), (vec![second], 2));
+        assert_eq!(order([Err(String::new()), Ok(vec![second]), Err(String::new())]), (vec![second], 2));
         assert_eq!(order([Ok(vec![first]), Ok(vec![second]), Ok(vec![third])]).1, 0);
         [first, third, first].into_iter().for_each(|address| servers.clone().fail(address));
         for _ in 0..20 {
-            assert_eq!(order([Err(""), Err(""), Err("")]), (vec![second, third, first], 0));
+            assert_eq!(
+                order([Err(String::new()), Err(String::new()), Err(String::new())]),
+                (vec![second, third, first], 0)
+            );
         }
-        assert_eq!(order([Err(""), Ok(vec![second]), Ok(vec![third])]), (vec![second, third], 1));
+        assert_eq!(order([Err(String::new()), Ok(vec![second]), Ok(vec![third])]), (vec![second, third], 1));
         servers.forgive(first);
         servers.fail(second);
         for _ in 0..20 {
-            assert_eq!(order([Err(""), Err(""), Err("")]).0.last(), Some(&second));
+            assert_eq!(order([Err(String::new()), Err(String::new()), Err(String::new())]).0.last(), Some(&second));
         }
     }
 
@@ -414,7 +436,7 @@ mod tests {
         let listener = socket.listen(1).expect("a listener");
         let (here, mut taken) = (listener.local_addr().expect("an address"), Vec::new());
         let moment = Duration::from_millis(200);
-        while let Ok(stream) = timeout(moment, tokio::net::TcpStream::connect(here)).await {
+        while let Ok(stream) = tokio::time::timeout(moment, tokio::net::TcpStream::connect(here)).await {
             taken.push(stream.expect("a connection"));
         }
         (listener, taken)
@@ -435,7 +457,7 @@ mod tests {
         assert_eq!(servers.learned().connected, Some(good));
         let mut told = Vec::new();
         for _ in 0..20 {
-            assert_eq!(servers.round(&servers.named, vec![Err("")], &mut told), [(0, good), (0, deaf)]);
+            assert_eq!(servers.round(&servers.named, vec![Err(String::new())], &mut told), [(0, good), (0, deaf)]);
         }
     }
 

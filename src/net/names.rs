@@ -1,0 +1,135 @@
+//! Names of hosts: looked up a few at a time, on threads for which nothing has to wait.
+//!
+//! The C library may take minutes for a name for which no server answers, and cannot be stopped. On the threads that the
+//! runtime has for blocking work, it would hold up the work of others, and the end of the process.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::task::unawaited;
+
+type Found = Result<Vec<SocketAddr>, NotFound>;
+
+/// Why there is no address.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum NotFound {
+    #[error(transparent)]
+    Unknown(Arc<io::Error>),
+    #[error("its name is not found in time")]
+    Late,
+}
+
+/// Looks up so many names at once, and each once at a time: those that hang take no more threads when they are asked for
+/// again, and keep no others from being looked up than those that share this. Clones are the same.
+#[derive(Clone, Debug)]
+pub(crate) struct Names {
+    most: usize,
+    /// What threads are looking up, or have just found.
+    running: Arc<Mutex<BTreeMap<String, watch::Receiver<Option<Found>>>>>,
+}
+
+impl Names {
+    pub(crate) fn new(most: usize) -> Self {
+        Self { most, running: Arc::default() }
+    }
+
+    /// How many names it looks up at once.
+    pub(crate) fn most(&self) -> usize {
+        self.most
+    }
+
+    /// What `host:port` means, one address or more.
+    pub(crate) async fn look_up(&self, name: &str, within: Duration) -> Found {
+        if let Ok(address) = name.parse() {
+            return Ok(vec![address]);
+        }
+        let mut running = self.start(name)?;
+        match timeout(within, running.wait_for(Option::is_some)).await {
+            Ok(Ok(found)) => found.clone().unwrap_or(Err(NotFound::Late)),
+            Ok(Err(_)) | Err(_) => Err(NotFound::Late),
+        }
+    }
+
+    fn start(&self, name: &str) -> Result<watch::Receiver<Option<Found>>, NotFound> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        // A thread that has ended has dropped its end of the channel.
+        running.retain(|_, found| found.has_changed().is_ok());
+        if let Some(found) = running.get(name) {
+            return Ok(found.clone());
+        }
+        if running.len() >= self.most {
+            return Err(NotFound::Late);
+        }
+        let ((finding, found), looked_up) = (watch::channel(None), name.to_owned());
+        unawaited("names", move || drop(finding.send_replace(Some(resolve(&looked_up)))))?;
+        running.insert(name.to_owned(), found.clone());
+        Ok(found)
+    }
+}
+
+/// The first address that `host:port` means, for those who have nothing else to do.
+pub(crate) fn look_up_first(address: &str, within: Duration) -> io::Result<SocketAddr> {
+    if let Ok(address) = address.parse() {
+        return Ok(address);
+    }
+    let ((finding, found), address) = (mpsc::channel(), address.to_owned());
+    unawaited("names", move || drop(finding.send(address.to_socket_addrs())))?;
+    let found = found.recv_timeout(within).map_err(|_| io::Error::new(io::ErrorKind::TimedOut, NotFound::Late))?;
+    found?.next().ok_or(io::ErrorKind::AddrNotAvailable.into())
+}
+
+fn resolve(name: &str) -> Found {
+    let addresses: Vec<_> = name.to_socket_addrs()?.collect();
+    if addresses.is_empty() { Err(io::Error::from(io::ErrorKind::AddrNotAvailable).into()) } else { Ok(addresses) }
+}
+
+impl From<io::Error> for NotFound {
+    fn from(error: io::Error) -> Self {
+        Self::Unknown(Arc::new(error))
+    }
+}
+
+impl From<NotFound> for io::Error {
+    fn from(why: NotFound) -> Self {
+        Self::other(why)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_is_itself_and_a_name_is_looked_up_once_at_a_time() {
+        const LONG: Duration = Duration::from_secs(30);
+        let names = Names::new(1);
+        for address in ["127.0.0.1:7", "[::1]:7"] {
+            assert_eq!(names.look_up(address, Duration::ZERO).await.expect("found")[0].to_string(), address);
+        }
+        let both = [names.look_up("localhost:7", LONG), names.look_up("localhost:7", LONG)];
+        for found in futures::future::join_all(both).await {
+            assert!(found.expect("found").iter().all(|address| address.ip().is_loopback() && address.port() == 7));
+        }
+        assert!(look_up_first("localhost:7", LONG).expect("found").ip().is_loopback());
+    }
+
+    #[tokio::test]
+    async fn names_that_hang_are_bounded_and_give_way_when_they_are_found() {
+        let names = Names::new(1);
+        let (finding, found) = watch::channel(None);
+        names.running.lock().expect("no panic").insert("hangs.test:7".into(), found);
+        for name in ["hangs.test:7", "localhost:7"] {
+            let late = names.look_up(name, Duration::from_millis(20)).await;
+            assert!(matches!(late, Err(NotFound::Late)), "{name}: {late:?}");
+        }
+        assert_eq!(names.running.lock().expect("no panic").len(), 1);
+        drop(finding);
+        names.look_up("localhost:7", Duration::from_secs(30)).await.expect("found");
+    }
+}
