@@ -2,30 +2,95 @@
 //! be it the sidecar or a reader of its shared file.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
-use crate::harness::{Roster, SOON, binary_path, ensure, eventually, is_skipped_without_root};
+use crate::harness::{Process, Roster, SOON, binary_path, ensure, eventually, is_skipped_without_root};
 
-/// A sidecar whose shared file is to lie on a file system of its own of 256 KiB, of which so much is free.
-fn start_with(free_kib: usize) -> (Roster, PathBuf) {
-    let mut roster = Roster::prepare_file("roster.sock", "\"/a\" = \"one\"\n");
-    let small = roster.folder().join("small");
-    std::fs::create_dir(&small).expect("a folder");
-    roster.configure("[register]", &format!("[shared]\npath = {:?}\n[register]", small.join("shared.mdb")));
-    let script = format!(
-        "mount -t tmpfs -o size=256k,mode=755 tmpfs \"$0\" && head -c {}k /dev/zero > \"$0/rest\" && exec \"$@\"",
-        256 - free_kib
-    );
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "sh", "-c", &script]).arg(&small).arg(binary_path());
-    let mut serve = roster.serve(command);
-    roster.run_as(&mut serve);
-    roster.becomes("live");
-    // As its namespace has it.
-    let seen = format!("/proc/{}/root{}", roster.process().id(), small.display());
-    (roster, seen.into())
+/// A sidecar whose shared file is to lie on a file system of its own of 256 KiB, which stays while it does not run.
+struct Small {
+    roster: Roster,
+    /// What keeps its namespace.
+    holder: Process,
+    /// Where it is mounted there.
+    mount: PathBuf,
 }
+
+impl Small {
+    /// So much of it is free. It does not run yet.
+    fn prepare(free_kib: usize) -> Self {
+        let roster = Roster::prepare_file("roster.sock", "\"/a\" = \"one\"\n");
+        roster.open_to_all();
+        let mount = roster.folder().join("small");
+        std::fs::create_dir(&mount).expect("a folder");
+        let shared = format!("[shared]\ngroup = \"www-data\"\npath = {:?}\n[register]", mount.join("shared.mdb"));
+        roster.configure("[register]", &shared);
+        let script = format!(
+            "mount -t tmpfs -o size=256k,mode=755 tmpfs \"$0\" && head -c {}k /dev/zero > \"$0/rest\" && exec sleep 600",
+            256 - free_kib
+        );
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", &script]).arg(&mount);
+        let holder = Process::start(&mut command, roster.folder());
+        let small = Self { roster, holder, mount };
+        eventually("it is mounted", SOON, || small.seen("rest").metadata().map(drop));
+        small
+    }
+
+    fn start(free_kib: usize) -> Self {
+        let mut small = Self::prepare(free_kib);
+        small.run();
+        small
+    }
+
+    /// Runs the sidecar until it answers.
+    fn run(&mut self) {
+        let mut command = self.within();
+        command.arg(binary_path());
+        let mut serve = self.roster.serve(command);
+        self.roster.run_as(&mut serve);
+        self.roster.becomes("live");
+    }
+
+    /// What runs a command in its namespace.
+    fn within(&self) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["--mount", "--target", &self.holder.id().to_string()]);
+        command
+    }
+
+    /// What is there, as it is seen from here.
+    fn seen(&self, name: &str) -> PathBuf {
+        let root = format!("/proc/{}/root{}", self.holder.id(), self.mount.display());
+        Path::new(&root).join(name)
+    }
+
+    /// Runs a script as www-data, who may read the shared file, `$0`, and write its lock file.
+    fn as_www_data(&self, script: &str) -> Child {
+        let mut command = self.within();
+        command.args(["setpriv", "--reuid", "www-data", "--regid", "www-data", "--clear-groups", "sh", "-c", script]);
+        command.arg(self.mount.join("shared.mdb")).stderr(Stdio::null()).spawn().expect("util-linux")
+    }
+
+    /// Waits until the file holds these data.
+    fn holds(&self, data: &str) {
+        eventually(&format!("the file holds {data}"), SOON, || {
+            ensure(self.roster.status().shared_trouble.is_none(), self.roster.log())?;
+            let read = std::fs::read(self.seen("shared.mdb")).map_err(|error| error.to_string())?;
+            ensure(read.windows(data.len()).any(|read| read == data.as_bytes()), "the node is not in it")
+        });
+    }
+
+    fn change(&self, data: &str) {
+        self.roster.write("nodes.toml", &format!("[nodes]\n\"/a\" = \"{data}\"\n"));
+        self.roster.process().signal(nix::sys::signal::Signal::SIGHUP);
+    }
+}
+
+/// Fills the file system by the lock file, until there is no room.
+const GROW: &str = "head -c 1M /dev/zero >> \"$0-lock\"";
 
 #[test]
 fn a_sidecar_lives_where_its_shared_file_has_no_room_and_writes_it_when_there_is() {
@@ -33,21 +98,87 @@ fn a_sidecar_lives_where_its_shared_file_has_no_room_and_writes_it_when_there_is
         return;
     }
     for free in [0, 4, 8, 12, 16, 24, 72, 80, 140, 150, 160] {
-        let (roster, small) = start_with(free);
-        assert_eq!(roster.data("/a"), b"one");
+        let small = Small::start(free);
+        assert_eq!(small.roster.data("/a"), b"one");
         if free < 140 {
             eventually("it says why it is not written", SOON, || {
-                let trouble = roster.status().shared_trouble.unwrap_or_default();
+                let trouble = small.roster.status().shared_trouble.unwrap_or_default();
                 ensure(trouble.contains("No space left on device"), format!("{free} KiB: {trouble}"))
             });
         }
-        std::fs::remove_file(small.join("rest")).expect("a file");
-        eventually("it is written", SOON, || {
-            ensure(roster.status().shared_trouble.is_none(), roster.log())?;
-            let read = std::fs::read(small.join("shared.mdb")).map_err(|error| error.to_string())?;
-            ensure(read.windows(3).any(|data| data == b"one"), "the node is not in it")
-        });
+        std::fs::remove_file(small.seen("rest")).expect("a file");
+        small.holds("one");
     }
+}
+
+#[test]
+fn a_start_takes_back_what_readers_have_filled_while_it_was_away() {
+    if is_skipped_without_root() {
+        return;
+    }
+    let mut small = Small::start(256);
+    small.holds("one");
+    let size = |small: &Small| small.seen("shared.mdb-lock").metadata().expect("a lock file").len();
+    let right = size(&small);
+    for (data, is_killed) in [("two", false), ("three", true)] {
+        if is_killed {
+            small.roster.kill();
+        } else {
+            assert!(small.roster.stop().success());
+        }
+        // It stays, and has the lock file open.
+        let mut reader = small.as_www_data(&format!("exec 3<> \"$0-lock\"; {GROW}; sleep 600"));
+        eventually("the reader has filled it", SOON, || ensure(size(&small) > right, "not yet"));
+        thread::sleep(Duration::from_millis(200));
+        assert!(std::fs::write(small.seen("more"), [0; 4_096]).is_err(), "there is room");
+        let _ = std::fs::remove_file(small.seen("more"));
+        small.run();
+        small.change(data);
+        small.holds(data);
+        assert_eq!(size(&small), right);
+        reader.kill().and_then(|()| reader.wait()).expect("it runs");
+    }
+    assert!(!small.roster.log().contains("a new shared file takes the place"), "its readers would have noticed");
+}
+
+#[test]
+fn a_start_takes_back_what_a_killed_process_left() {
+    if is_skipped_without_root() {
+        return;
+    }
+    for left in ["fresh", "fresh-lock", "data-lock", "model", "model-lock", "shared.claim"] {
+        let mut small = Small::start(256);
+        small.holds("one");
+        small.roster.kill();
+        let left = small.seen(".shared.mdb").join(left.replace("shared.claim", ".shared.claim"));
+        let full = std::fs::write(&left, vec![0; 256 << 10]);
+        assert!(full.is_err() && left.metadata().is_ok_and(|left| left.len() > 0), "{left:?}");
+        small.run();
+        small.change("two");
+        small.holds("two");
+    }
+}
+
+#[test]
+fn a_reader_that_grows_lock_files_again_and_again_keeps_nobody_from_starting_and_ends_with_itself() {
+    if is_skipped_without_root() {
+        return;
+    }
+    let mut small = Small::start(256);
+    small.holds("one");
+    // The one that is there, and the one that was there first.
+    let script = format!("exec 3>> \"$0-lock\"; while :; do {GROW}; head -c 1M /dev/zero >&3; done");
+    let mut reader = small.as_www_data(&script);
+    thread::sleep(Duration::from_secs(2));
+    assert_eq!(small.roster.data("/a"), b"one");
+    std::fs::remove_file(small.seen("shared.mdb-lock")).expect("a lock file");
+    thread::sleep(Duration::from_secs(2));
+    assert!(small.roster.stop().success());
+    small.run();
+    small.change("two");
+    eventually("it is answered", SOON, || ensure(small.roster.data("/a") == b"two", "not yet"));
+    reader.kill().and_then(|()| reader.wait()).expect("it runs");
+    small.holds("two");
 }
 
 #[test]
@@ -55,17 +186,16 @@ fn readers_live_where_the_file_system_of_the_shared_file_is_full() {
     if is_skipped_without_root() {
         return;
     }
-    let (roster, small) = start_with(256);
-    let file = small.join("shared.mdb");
+    let small = Small::start(256);
+    let file = small.seen("shared.mdb");
     eventually("the file is there", SOON, || file.metadata().map(drop));
     std::fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).expect("a mode");
-    let fill = format!("head -c 256k /dev/zero > {:?}", small.join("rest"));
+    let fill = format!("head -c 256k /dev/zero > {:?}", small.seen("rest"));
     assert!(!Command::new("sh").args(["-c", &fill]).output().expect("a shell").status.success(), "it is not full");
     // Each has a place of its own in the table of readers, of which 64 lie on a page.
     let code = format!("$db = dba_open({:?}, 'r', 'lmdb'); echo dba_fetch('node/a', $db); sleep(600);", file);
-    let mut readers: Vec<_> = (0..70)
-        .map(|_| Command::new("php").args(["-r", &code]).stdout(std::process::Stdio::piped()).spawn().expect("PHP"))
-        .collect();
+    let mut readers: Vec<_> =
+        (0..70).map(|_| Command::new("php").args(["-r", &code]).stdout(Stdio::piped()).spawn().expect("PHP")).collect();
     for reader in &mut readers {
         let mut read = [0; 3];
         std::io::Read::read_exact(reader.stdout.as_mut().expect("a pipe"), &mut read).expect("what it reads");
@@ -75,5 +205,5 @@ fn readers_live_where_the_file_system_of_the_shared_file_is_full() {
         reader.kill().expect("it runs");
         reader.wait().expect("it ends");
     }
-    assert_eq!(roster.data("/a"), b"one");
+    assert_eq!(small.roster.data("/a"), b"one");
 }

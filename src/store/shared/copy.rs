@@ -27,6 +27,8 @@ pub(super) async fn keep(
     metrics: Arc<Metrics>,
 ) {
     let (mut copied, mut failing, mut patience) = (None, false, interval);
+    // A process that was killed may have left one half done, as large as the disk.
+    let _ = own::remove(&half(&path));
     loop {
         let is_last = tokio::time::timeout(patience, written.wait_for(|_| false)).await.is_ok();
         let (revision, env) = written.borrow().clone();
@@ -51,7 +53,7 @@ pub(super) async fn keep(
 
 /// A copy under another name takes the place of the old one when it is whole and on the disk.
 pub(super) fn copy(env: &Env, path: &Path) -> io::Result<()> {
-    let fresh = path.with_extension("new");
+    let fresh = half(path);
     let result = write(env, &fresh).and_then(|()| fs::rename(&fresh, path));
     if result.is_err() {
         // It may be what fills the disk.
@@ -59,6 +61,11 @@ pub(super) fn copy(env: &Env, path: &Path) -> io::Result<()> {
     }
     result?;
     File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
+}
+
+/// What a copy is called before it is whole.
+fn half(path: &Path) -> PathBuf {
+    path.with_extension("new")
 }
 
 fn write(env: &Env, path: &Path) -> io::Result<()> {

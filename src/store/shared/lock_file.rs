@@ -18,7 +18,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, fallocate, fcntl};
 use nix::libc;
 
-use crate::permissions::own;
+use crate::permissions::own::{self, NotOwn};
 
 /// The magic number and the format, and what kind of mutex it is: never changed once the file is made.
 const STAMPS: [std::ops::Range<usize>; 2] = [0..8, 24..28];
@@ -77,14 +77,24 @@ impl LockFile {
         }
     }
 
+    /// The one that an earlier process left at `path`, of no more than `size` if that made it: only to be cut.
+    pub(super) fn left(path: &Path, size: u64) -> Result<Self, NotOwn> {
+        let file = own::open_with(path, File::options().write(true))?;
+        Ok(Self { file, stamps: Vec::new(), size, is_held: false, fault: None })
+    }
+
     pub(super) fn file(&self) -> &File {
         &self.file
     }
 
     /// Makes the one that LMDB maps at `path`, with places for so many readers.
     pub(super) fn make(path: &Path, readers: u32) -> io::Result<()> {
-        let size = HEADER + SLOT * readers as usize;
-        allocate(&own::create(path, 0o600)?, size as u64)
+        allocate(&own::create(path, 0o600)?, Self::size(readers))
+    }
+
+    /// How large one is that has places for so many readers.
+    pub(super) fn size(readers: u32) -> u64 {
+        HEADER as u64 + SLOT as u64 * u64::from(readers)
     }
 
     /// Tells readers which transaction is the newest.
@@ -122,9 +132,13 @@ impl LockFile {
     /// Of one that lies beside a file: how many slots of readers were ever taken, and how many there are. None: there is
     /// none, or LMDB could not work with it at once.
     pub(super) fn slots(path: &Path) -> Option<(u32, u32)> {
-        let bytes = Bytes(fs::read(path).ok()?);
-        let is_free = bytes.mutex_holder().is_none() && bytes.count() <= bytes.slots();
-        is_free.then(|| (bytes.count(), bytes.slots()))
+        let (file, mut header) = (File::open(path).ok()?, vec![0; HEADER]);
+        file.read_exact_at(&mut header, 0).ok()?;
+        // Not all of it is read: a reader can make it as large as it likes.
+        let slots = file.metadata().ok()?.len().saturating_sub(HEADER as u64) / SLOT as u64;
+        let (header, slots) = (Bytes(header), u32::try_from(slots).unwrap_or(u32::MAX));
+        let is_free = header.mutex_holder().is_none() && header.count() <= slots;
+        is_free.then(|| (header.count(), slots))
     }
 
     /// Mends what can be mended in place, and frees the slots of dead readers. What has been out of order for long.

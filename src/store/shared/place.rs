@@ -14,7 +14,7 @@ use super::env::Env;
 use super::lock_file::LockFile;
 use super::mapped::Mapped;
 use super::{Config, SharedError, lock_file};
-use crate::permissions::own::{self, create, remove};
+use crate::permissions::own::{self, NotOwn, create, remove};
 use crate::permissions::{Claim, Mode, NotClaimed, Permissions, make_folder};
 
 /// Where the file lies, and what its configuration says of it. No other process may write there as long as this lives.
@@ -24,6 +24,8 @@ pub(super) struct Place {
     pub(super) config: Config,
     /// The writer's own folder.
     own: PathBuf,
+    /// The lock file that an earlier process left, which its readers may still write.
+    before: Option<LockFile>,
     claim: Claim,
 }
 
@@ -36,6 +38,9 @@ pub(super) enum Beginning<'a> {
     /// The bytes of this file.
     Copy(&'a Path),
 }
+
+/// LMDB's own lock files: of a file that it found, and of one that was made.
+const LOCKS: [&str; 2] = ["data-lock", "fresh-lock"];
 
 /// Which file it is.
 pub(super) type Mark = (u64, u64);
@@ -59,11 +64,17 @@ impl Place {
             NotClaimed::Held(holder) => SharedError::Taken(path.clone(), holder),
             NotClaimed::Failed(error) => io(error),
         })?;
+        let before = clear(&path, &own, &config).map_err(io)?;
         let fresh = own.join("fresh");
         create(&fresh, 0o600).map_err(io)?;
         // Whether that can be is known at once.
         permit(&fresh, &config.permissions())?;
-        Ok(Self { path, config, own, claim })
+        Ok(Self { path, config, own, before, claim })
+    }
+
+    /// Takes away what readers have written behind the end of the lock file that was here before.
+    pub(super) fn cut(&self) {
+        self.before.iter().for_each(LockFile::cut);
     }
 
     /// Maps the file that lies here, if that can be done so that its readers notice nothing; else a new one takes its
@@ -72,8 +83,7 @@ impl Place {
         permit(&self.path, &self.config.permissions())?;
         let (env, own) = self.map()?;
         let public = lock_file(&self.path);
-        let lock = self.model().and_then(|model| LockFile::open(&public, &model));
-        match lock {
+        match LockFile::open(&public, &self.own.join(LOCKS[0])) {
             Ok(lock) => {
                 permit(&public, &self.config.lock_permissions())?;
                 Mapped::new(env, own, lock, &self.path).map_err(|source| self.failed(source))
@@ -142,6 +152,7 @@ impl Place {
         remove(&model)?;
         let small = Config { max_size: bytesize::ByteSize::mib(1), ..self.config.clone() };
         drop(Env::writer(&model, &small).map_err(|error| io::Error::other(error.to_string()))?);
+        remove(&model)?;
         Ok(lock_file(&model))
     }
 
@@ -166,6 +177,30 @@ impl Place {
 
 pub(super) fn mark(file: &Metadata) -> Mark {
     (file.dev(), file.ino())
+}
+
+/// Frees what an earlier process left on the file system, before anything needs room there: the files that only it knew,
+/// and what readers wrote behind the end of its lock file meanwhile. That one, which they may still write.
+fn clear(path: &Path, own: &Path, config: &Config) -> io::Result<Option<LockFile>> {
+    // Readers may still have all of a larger one mapped, which a larger `max_readers` made.
+    let made = LOCKS.iter().filter_map(|name| fs::symlink_metadata(own.join(name)).ok());
+    let size = made.map(|lock| lock.len()).fold(LockFile::size(config.max_readers), u64::max);
+    let lock = lock_file(path);
+    let before = match LockFile::left(&lock, size) {
+        Ok(before) => Some(before),
+        Err(NotOwn::Io(_)) => None,
+        Err(why) => {
+            tracing::warn!(path = %lock.display(), %why, "remove what lies in the place of the shared file's lock file");
+            // Where that cannot be, whatever comes to need its place says why.
+            let _ = remove(&lock);
+            None
+        }
+    };
+    before.iter().for_each(LockFile::cut);
+    for name in LOCKS.into_iter().chain(["fresh", "model", "model-lock"]) {
+        remove(&own.join(name))?;
+    }
+    Ok(before)
 }
 
 /// Sets the permissions of a file.

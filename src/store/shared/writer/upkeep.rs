@@ -26,6 +26,8 @@ impl Writer {
     /// room for a transaction; or why the file cannot be written.
     pub(in crate::store::shared) fn make_ready(&mut self, is_beat: bool, now: Instant) -> Result<Room, String> {
         let failed = |error: SharedError| error.to_string();
+        // First of all: it may be what fills the disk.
+        self.cut();
         if self.mapped.is_none() {
             self.begin().map_err(failed)?;
         }
@@ -33,7 +35,7 @@ impl Writer {
             self.put_again().map_err(failed)?;
         }
         if is_beat {
-            self.tend_old(now);
+            self.left = self.left.take().filter(|left| left.empty(now).is_err());
         }
         let Some(mapped) = &mut self.mapped else { return Err("it is not there".into()) };
         if mapped.env.is_none() {
@@ -68,15 +70,20 @@ impl Writer {
         Ok(())
     }
 
-    fn take(&mut self, mapped: Mapped) -> Option<Mapped> {
+    /// What this one replaces.
+    fn take(&mut self, mapped: Mapped) -> Option<Left> {
         self.origin = Origin::Here;
-        self.mapped.replace(mapped)
+        let old = self.mapped.replace(mapped)?;
+        let (left, lock) = self.say_farewell(old);
+        self.old_locks.truncate(MAX_OLD_LOCKS - 1);
+        self.old_locks.push_front(lock);
+        Some(left)
     }
 
-    /// What was replaced gives up its memory as soon as it may, and does not grow by who still has it open.
-    fn tend_old(&mut self, now: Instant) {
-        self.left = self.left.take().filter(|left| left.empty(now).is_err());
-        self.old_locks.iter().for_each(LockFile::cut);
+    /// Takes away what readers have written behind the end of any lock file that they may have.
+    fn cut(&self) {
+        self.place.cut();
+        self.mapped.iter().map(|mapped| &mapped.readers).chain(&self.old_locks).for_each(LockFile::cut);
     }
 
     /// Another file takes its place, with the same state; or why not.
@@ -94,12 +101,7 @@ impl Writer {
             Ok(fresh) => {
                 tracing::warn!(path = %self.place.path.display(), why, "replaced the shared file");
                 self.failed = None;
-                if let Some(old) = self.take(fresh) {
-                    let (left, lock) = self.say_farewell(old);
-                    self.left = Some(left);
-                    self.old_locks.truncate(MAX_OLD_LOCKS - 1);
-                    self.old_locks.push_front(lock);
-                }
+                self.left = self.take(fresh);
                 Ok(())
             }
             Err(error) => {
@@ -128,15 +130,16 @@ impl Writer {
         if !self.place.is_there() {
             self.place = Place::claim(self.place.path.clone(), self.place.config.clone())?;
         }
-        match self.env() {
-            Ok(env) => drop(self.take(self.place.put(Beginning::State(&env))?)),
+        let left = match self.env() {
+            Ok(env) => self.take(self.place.put(Beginning::State(&env))?),
             Err(_) => {
                 (self.nodes, self.directory, self.kept, self.sum) =
                     (OrdMap::new(), Directory::default(), Kept::nothing(), 0);
                 (self.of_masters, self.report, self.standing) = (0, None, None);
-                drop(self.take(self.place.put(Beginning::Nothing)?));
+                self.take(self.place.put(Beginning::Nothing)?)
             }
-        }
+        };
+        self.left = self.left.take().or(left);
         tracing::warn!(path = %self.place.path.display(), "the shared file was deleted; made it anew");
         Ok(())
     }
