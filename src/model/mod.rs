@@ -268,6 +268,18 @@ pub struct Freshness {
     pub complete: bool,
 }
 
+impl Freshness {
+    /// The same with one more source behind the answer.
+    pub fn and(self, age: Duration, origin: Origin, complete: bool) -> Self {
+        Self {
+            age: self.age.max(age),
+            origin: if origin == Origin::Restored { origin } else { self.origin },
+            complete: self.complete && complete,
+            ..self
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

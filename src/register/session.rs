@@ -257,6 +257,7 @@ impl Session {
                             let (master, address) = (self.id(), &self.peer.address);
                             tracing::warn!(master, address, why, "a master offers too much");
                         }
+                        subscriber.offers();
                         self.join(services, &mut offered);
                     }
                     Err(_) if subscriber.follows() => question.withdraw(),

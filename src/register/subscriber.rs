@@ -34,7 +34,7 @@ const ENDED: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Follows {
     Yes,
-    /// If it subscribes, as followers of older versions do, which do not say what they are.
+    /// If it subscribes and has reported no services, as followers of older versions do, which do not say what they are.
     Perhaps,
     No,
 }
@@ -81,6 +81,13 @@ impl Subscriber {
     /// Whether it is a follower: no master then, and nobody expects services of it.
     pub(super) fn follows(&self) -> bool {
         self.follows == Follows::Yes
+    }
+
+    /// Says that it has reported services: a master, whatever it announces later.
+    pub(super) fn offers(&mut self) {
+        if self.follows == Follows::Perhaps {
+            self.follows = Follows::No;
+        }
     }
 
     /// Sees to a message that is not about the peer's own services. What is handed back is the application's.

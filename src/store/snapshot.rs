@@ -157,12 +157,7 @@ impl Snapshot {
     pub fn freshness<'a>(&self, feeds: impl Iterator<Item = (&'a Feed, Filled)>) -> Freshness {
         let fresh = Freshness { revision: self.revision, age: Duration::ZERO, origin: Origin::Live, complete: true };
         let feeds = feeds.filter(|(feed, filled)| feed.counts(filled.whole));
-        feeds.fold(fresh, |fresh, (feed, filled)| Freshness {
-            age: fresh.age.max(feed.age_at_least()),
-            origin: if feed.origin() == Origin::Restored { Origin::Restored } else { fresh.origin },
-            complete: fresh.complete && filled.is_complete(),
-            ..fresh
-        })
+        feeds.fold(fresh, |fresh, (feed, filled)| fresh.and(feed.age_at_least(), feed.origin(), filled.is_complete()))
     }
 
     pub fn directory(&self) -> &Directory {

@@ -392,6 +392,25 @@ fn a_follower_is_asked_for_no_services_and_one_of_an_older_version_is_one_when_i
 }
 
 #[test]
+fn who_has_offered_services_is_a_master_and_no_follower_whatever_it_announces() {
+    let hub = Scene::new();
+    let mut master = Scripted::connect(hub.port);
+    master.say(map([("cmd", "auth".into()), ("token", TOKEN.into()), ("native", 1.into())]));
+    let uuid = text(&master.hears_command("list"), "uuid");
+    let services = map([("mail", map([("name", "mail".into())]))]);
+    master.say(map([("cmd", "data".into()), ("uuid", uuid.as_str().into()), ("data", services)]));
+    master.say(map([("cmd", "end".into()), ("uuid", uuid.into())]));
+    hub.has(1);
+    master.say(map([("cmd", "subscribe".into()), ("uuid", "all".into()), ("pieces", 1.into())]));
+    // What it is answered would come before this.
+    master.say(map([("cmd", "ping".into()), ("uuid", "mine".into())]));
+    let heard = iter::from_fn(|| Some(text(&master.hears().expect("an answer"), "cmd")));
+    let heard: Vec<_> = heard.take_while(|command| command != "pong").collect();
+    assert!(!heard.contains(&"data".to_owned()), "{heard:?}");
+    assert_eq!(hub.has(1)[0].services[0].name, "mail");
+}
+
+#[test]
 fn masters_that_a_stopping_register_closes_are_not_gone_for_those_who_follow_it() {
     const COUNT: usize = 50;
     let mut hub = Scene::new();

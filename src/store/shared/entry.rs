@@ -187,12 +187,8 @@ impl Source {
 
     /// What is left of `fresh` with this source behind it too.
     fn add_to(&self, fresh: Freshness, silent: Duration, never: Duration) -> Freshness {
-        Freshness {
-            age: fresh.age.max(silent + self.age_ms.map_or(never, Duration::from_millis)),
-            origin: if self.origin == Origin::Restored { Origin::Restored } else { fresh.origin },
-            complete: fresh.complete && self.whole && self.left_out == 0 && !self.settling,
-            ..fresh
-        }
+        let age = silent + self.age_ms.map_or(never, Duration::from_millis);
+        fresh.and(age, self.origin, self.whole && self.left_out == 0 && !self.settling)
     }
 
     pub(super) fn supplies(&self, what: Supply) -> bool {
