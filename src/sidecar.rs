@@ -15,10 +15,11 @@ use crate::net::{Address, BindError, TakenPorts};
 use crate::permissions::Claim;
 use crate::register::{Register, RegisterError};
 use crate::secret::warn_if_open;
+use crate::share::Pool;
 use crate::source;
 use crate::store::shared::{self, Shared, SharedError, StateTaken};
-use crate::store::{Feed, FeedState, Store};
-use crate::task::{Failure, Reload, Tasks};
+use crate::store::{Feed, FeedState, Publisher, Store};
+use crate::task::{Failure, Phase, Reload, Tasks};
 use crate::thrift::Endpoint;
 
 /// How often it is looked whether masters are there that are expected, and what is waited in between.
@@ -93,7 +94,7 @@ impl Sidecar {
         let admin = (!config.admin.listen.is_empty()).then(bind).transpose()?;
 
         let metrics = Arc::new(Metrics::default());
-        let feeds = feeds(config);
+        let (feeds, starts): (Vec<Feed>, Vec<Start>) = sources(config, register).unzip();
         let beside = config.thrift.unix.parent();
         let shared = open_shared(&shared_config, beside, &feeds, &metrics)?;
         let store = match shared.as_ref().and_then(Shared::left) {
@@ -109,41 +110,24 @@ impl Sidecar {
         let memory = config.thrift.memory(store.messages().charged());
         let (tasks, failures) = Tasks::new();
         let (reload, reloads) = Reload::new();
-        let mut publishers = (0..).map(|feed| store.publisher(feed));
-        for (ensemble, publisher) in config.zookeeper.iter().zip(&mut publishers) {
-            ensemble.credentials.iter().for_each(|path| warn_if_open("zookeeper.credentials", path));
-            ensemble.key.iter().for_each(|path| warn_if_open("zookeeper.key", path));
-            let mirror = source::zookeeper::run(ensemble.clone(), publisher, reloads.clone(), tasks.stop_signal());
-            tasks.critical(format!("the mirror of {}", ensemble.name), mirror);
+        let context =
+            Context { tasks: tasks.clone(), reload: reloads, memory: memory.clone(), metrics: metrics.clone() };
+        for (feed, start) in starts.into_iter().enumerate() {
+            start(store.publisher(feed), &context);
         }
-        for (file, publisher) in config.file.iter().zip(&mut publishers) {
-            let reader = source::file::run(file.clone(), publisher, reloads.clone(), tasks.stop_signal());
-            tasks.critical(format!("the reader of {}", file.name), reader);
-        }
-        for (upstream, publisher) in config.upstream.iter().zip(&mut publishers) {
-            warn_if_open("upstream.token", &upstream.token);
-            let follower = source::upstream::run(upstream.clone(), publisher, reloads.clone(), tasks.stop_signal());
-            tasks.critical(format!("the follower of {}", upstream.name), follower);
-        }
-        if let Some(register) = register
-            && let Some(publisher) = publishers.next()
-        {
-            for address in register.addresses() {
-                tracing::info!(%address, "listening for masters");
-            }
-            register.start(publisher, memory.clone(), metrics.clone(), &tasks, reloads);
-        }
+        let clients = tasks.of(Phase::Clients);
         if let Some(admin) = admin {
             if let Some(address) = admin.address() {
                 tracing::info!(%address, "listening for health and metrics");
             }
             let (store, access, metrics) = (store.clone(), access.clone(), metrics.clone());
-            admin.start(Rooms { store, access, metrics, memory: memory.clone(), started: Instant::now() }, &tasks);
+            admin.start(Rooms { store, access, metrics, memory: memory.clone(), started: Instant::now() }, &clients);
         }
-        endpoint.start(&config.zk_data, &store, &access, memory, &metrics, &tasks)?;
+        endpoint.start(&config.zk_data, &store, &access, memory, &metrics, &clients)?;
+        let last = tasks.of(Phase::SharedFile);
         match shared {
-            Some(shared) => shared.start(&tasks, &store, &metrics)?,
-            None => Shared::start_later(&shared_config, beside, &tasks, &store, &metrics)?,
+            Some(shared) => shared.start(&last, &store, &metrics)?,
+            None => Shared::start_later(&shared_config, beside, &last, &store, &metrics)?,
         }
         let stop_timeout = config.sidecar.stop_timeout;
         Ok(Self { tasks, failures, reload, store, access, addresses, stop_timeout, _state: state })
@@ -207,29 +191,65 @@ impl Sidecar {
         tracing::info!("stopping");
         self.freeze();
         match self.tasks.stop(self.stop_timeout).await {
-            0 => tracing::info!("stopped"),
-            cut => tracing::warn!(cut, deadline = ?self.stop_timeout, "stopped; some tasks had to be cut"),
+            cut if cut.is_empty() => tracing::info!("stopped"),
+            cut => tracing::warn!(%cut, deadline = ?self.stop_timeout, "stopped; some tasks had to be cut"),
         }
     }
 }
 
-fn feeds(config: &Config) -> Vec<Feed> {
-    let ensembles = config.zookeeper.iter().map(|it| {
-        // Other patterns are another mirror: what it holds says nothing of what this one would.
-        let patterns = if it.include.is_empty() && it.exclude.is_empty() {
-            String::new()
-        } else {
-            format!(" include {} exclude {}", it.include, it.exclude)
-        };
-        Feed::of_nodes(&it.name, "zookeeper", it.roots.clone()).of(format!("{}{patterns}", it.connect))
+/// What sources are started with.
+struct Context {
+    tasks: Tasks,
+    reload: Reload,
+    memory: Arc<Pool>,
+    metrics: Arc<Metrics>,
+}
+
+/// Starts one source, which fills its feed.
+type Start<'a> = Box<dyn FnOnce(Publisher, &Context) + 'a>;
+
+/// The sources, each as the store sees it, and how it is started.
+fn sources(config: &Config, register: Option<Register>) -> impl Iterator<Item = (Feed, Start<'_>)> {
+    let ensembles = config.zookeeper.iter().map(|ensemble| {
+        source(ensemble.feed(), move |publisher, context| {
+            ensemble.credentials.iter().for_each(|path| warn_if_open("zookeeper.credentials", path));
+            ensemble.key.iter().for_each(|path| warn_if_open("zookeeper.key", path));
+            let tasks = context.tasks.of(Phase::Sources);
+            let mirror =
+                source::zookeeper::run(ensemble.clone(), publisher, context.reload.clone(), tasks.stop_signal());
+            tasks.critical(format!("the mirror of {}", ensemble.name), mirror);
+        })
     });
-    let files = config
-        .file
-        .iter()
-        .map(|it| Feed::of_nodes(&it.name, "file", vec![it.root.clone()]).of(it.path.display().to_string()));
-    let upstreams = config.upstream.iter().map(|it| Feed::of_instances(&it.name, "upstream").of(&it.connect));
-    let registers = config.register.is_on().then(|| Feed::of_instances("register", "register"));
-    ensembles.chain(files).chain(upstreams).chain(registers).collect()
+    let files = config.file.iter().map(|file| {
+        source(file.feed(), move |publisher, context| {
+            let tasks = context.tasks.of(Phase::Sources);
+            let reader = source::file::run(file.clone(), publisher, context.reload.clone(), tasks.stop_signal());
+            tasks.critical(format!("the reader of {}", file.name), reader);
+        })
+    });
+    let upstreams = config.upstream.iter().map(|upstream| {
+        source(upstream.feed(), move |publisher, context| {
+            warn_if_open("upstream.token", &upstream.token);
+            let tasks = context.tasks.of(Phase::Sources);
+            let follower =
+                source::upstream::run(upstream.clone(), publisher, context.reload.clone(), tasks.stop_signal());
+            tasks.critical(format!("the follower of {}", upstream.name), follower);
+        })
+    });
+    let register = register.map(|register| {
+        source(config.register.feed(), move |publisher, context| {
+            for address in register.addresses() {
+                tracing::info!(%address, "listening for masters");
+            }
+            let (memory, metrics) = (context.memory.clone(), context.metrics.clone());
+            register.start(publisher, memory, metrics, &context.tasks.of(Phase::Masters), context.reload.clone());
+        })
+    });
+    ensembles.chain(files).chain(upstreams).chain(register)
+}
+
+fn source<'a>(feed: Feed, start: impl FnOnce(Publisher, &Context) + 'a) -> (Feed, Start<'a>) {
+    (feed, Box::new(start))
 }
 
 /// Without a shared file the endpoint works as well: only what an operator must put right keeps it from starting.

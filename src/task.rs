@@ -1,11 +1,14 @@
 //! Tasks: started under a name, watched, stopped together; and how long to wait before a retry.
 
+use std::fmt;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -16,9 +19,47 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 /// should stop: a sidecar that lost a part must not pretend to be whole.
 #[derive(Clone, Debug)]
 pub struct Tasks {
+    /// Of the phase in which these tasks are stopped.
     tracker: TaskTracker,
     stop: CancellationToken,
+    phases: Arc<[(TaskTracker, CancellationToken); PHASES.len()]>,
     failures: mpsc::UnboundedSender<Failure>,
+}
+
+/// When tasks are stopped: those of a phase are asked to end when all of the phases before have ended, or have had their time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// What answers clients: no more are let in, and calls under way come to their end.
+    Clients,
+    /// The register, by which calls go.
+    Masters,
+    Sources,
+    /// The last copy of what is known.
+    SharedFile,
+}
+
+const PHASES: [(Phase, &str); 4] = [
+    (Phase::Clients, "clients"),
+    (Phase::Masters, "masters"),
+    (Phase::Sources, "sources"),
+    (Phase::SharedFile, "the shared file"),
+];
+
+/// How many tasks of each phase did not end in time.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Cut(Vec<(&'static str, usize)>);
+
+impl Cut {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Display for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words: Vec<_> = self.0.iter().map(|(phase, count)| format!("{count} of {phase}")).collect();
+        f.write_str(&words.join(", "))
+    }
 }
 
 /// A critical task that is no more, and why.
@@ -40,10 +81,18 @@ impl Stop {
 }
 
 impl Tasks {
-    /// The tasks, and where the first critical one to fail is told.
+    /// The tasks, of the first phase, and where the first critical one to fail is told.
     pub fn new() -> (Self, mpsc::UnboundedReceiver<Failure>) {
         let (failures, failed) = mpsc::unbounded_channel();
-        (Self { tracker: TaskTracker::new(), stop: CancellationToken::new(), failures }, failed)
+        let phases = Arc::new(PHASES.map(|_| (TaskTracker::new(), CancellationToken::new())));
+        let (tracker, stop) = phases[0].clone();
+        (Self { tracker, stop, phases, failures }, failed)
+    }
+
+    /// The same, for tasks that are stopped in this phase.
+    pub fn of(&self, phase: Phase) -> Self {
+        let (tracker, stop) = self.phases[phase as usize].clone();
+        Self { tracker, stop, ..self.clone() }
     }
 
     pub fn stop_signal(&self) -> Stop {
@@ -101,12 +150,22 @@ impl Tasks {
         let _ = self.failures.send(Failure { task, how });
     }
 
-    /// Asks every task to end and waits until all have, at most for `deadline`. How many had to be cut.
-    pub async fn stop(&self, deadline: Duration) -> usize {
-        self.stop.cancel();
-        self.tracker.close();
-        let _ = tokio::time::timeout(deadline, self.tracker.wait()).await;
-        self.tracker.len()
+    /// Asks the tasks of one phase after the other to end, and waits until they have. All together have `deadline`; a phase
+    /// leaves a quarter of what is left to those after it.
+    pub async fn stop(&self, deadline: Duration) -> Cut {
+        let began = Instant::now();
+        let mut cut = Cut::default();
+        for (number, (tracker, stop)) in self.phases.iter().enumerate() {
+            let is_last = self.phases[number + 1..].iter().all(|(tracker, _)| tracker.is_empty());
+            let left = deadline.saturating_sub(began.elapsed());
+            stop.cancel();
+            tracker.close();
+            let _ = timeout(if is_last { left } else { left - left / 4 }, tracker.wait()).await;
+            if !tracker.is_empty() {
+                cut.0.push((PHASES[number].1, tracker.len()));
+            }
+        }
+        cut
     }
 }
 
@@ -238,10 +297,33 @@ mod tests {
         let (tasks, mut failed) = Tasks::new();
         let stop = tasks.stop_signal();
         tasks.critical("willing", async move { stop.requested().await });
-        assert_eq!(tasks.stop(Duration::from_secs(5)).await, 0);
+        assert!(tasks.stop(Duration::from_secs(5)).await.is_empty());
         assert!(failed.try_recv().is_err(), "an end that was asked for is no failure");
         tasks.short(std::future::pending());
-        assert_eq!(tasks.stop(Duration::from_millis(10)).await, 1);
+        assert_eq!(tasks.stop(Duration::from_millis(10)).await.to_string(), "1 of clients");
+    }
+
+    #[tokio::test]
+    async fn phases_are_stopped_one_after_the_other_and_one_that_hangs_leaves_time_to_the_rest() {
+        let (tasks, _failed) = Tasks::new();
+        let (ended, mut order) = mpsc::unbounded_channel();
+        for (phase, _) in PHASES.into_iter().rev() {
+            let (tasks, ended) = (tasks.of(phase), ended.clone());
+            let stop = tasks.stop_signal();
+            tasks.critical("a task", async move {
+                stop.requested().await;
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                let _ = ended.send(phase);
+                if phase == Phase::Masters {
+                    std::future::pending().await
+                }
+            });
+        }
+        let cut = tasks.stop(Duration::from_secs(1)).await;
+        drop(ended);
+        let order: Vec<_> = std::iter::from_fn(|| order.try_recv().ok()).collect();
+        assert_eq!(order, PHASES.map(|(phase, _)| phase));
+        assert_eq!(cut.to_string(), "1 of masters");
     }
 
     #[test]

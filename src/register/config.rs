@@ -14,6 +14,7 @@ use crate::net::tls::{self, TlsError};
 use crate::permissions::Mode;
 use crate::secret::warn_if_open;
 use crate::share::Share;
+use crate::store::Feed;
 use crate::tunnel::{Bounds, OnSilence, Settings};
 
 /// `[register]`.
@@ -112,6 +113,10 @@ impl Config {
     /// Whether there is to be a register.
     pub fn is_on(&self) -> bool {
         !self.listen.is_empty() || !self.unix.as_os_str().is_empty()
+    }
+
+    pub(crate) fn feed(&self) -> Feed {
+        Feed::of_instances("register", "register")
     }
 
     /// Whether masters connect from this machine alone, as far as the address shows.

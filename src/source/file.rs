@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{Generation, difference};
 use crate::clock::Moment;
 use crate::model::{Node, NodePath, PathError, Stat};
-use crate::store::{Batch, FeedState, Proof, Publisher};
+use crate::store::{Batch, Feed, FeedState, Identity, Proof, Publisher};
 use crate::task::{Reload, Stop};
 
 /// How often the file is looked at. (Its folder could be watched instead; but what an edit is differs by editor,
@@ -38,6 +38,11 @@ pub struct Config {
 impl Config {
     fn default_name() -> String {
         "file".into()
+    }
+
+    pub(crate) fn feed(&self) -> Feed {
+        let identity = Identity::new(self.path.display().to_string());
+        Feed::of_nodes(&self.name, "file", vec![self.root.clone()]).of(identity)
     }
 
     /// Why a start would have no nodes of the file.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use super::Proof;
+use super::{Identity, Proof};
 use crate::clock::Moment;
 use crate::metrics::Counter;
 use crate::model::{NodePath, Origin, Supply};
@@ -32,7 +32,7 @@ const LEARNED: &str = "learned";
 pub struct Feed {
     name: Arc<str>,
     kind: &'static str,
-    identity: String,
+    identity: Identity,
     supplies: &'static [Supply],
     /// Of the nodes that it supplies.
     roots: Vec<NodePath>,
@@ -83,7 +83,7 @@ impl Feed {
         Self {
             name: name.into(),
             kind,
-            identity: String::new(),
+            identity: Identity::default(),
             supplies,
             roots,
             born: Moment::now(),
@@ -104,8 +104,8 @@ impl Feed {
     }
 
     /// Says what is mirrored. What another process left of another identity is not of this source.
-    pub fn of(self, identity: impl Into<String>) -> Self {
-        Self { identity: identity.into(), ..self }
+    pub fn of(self, identity: Identity) -> Self {
+        Self { identity, ..self }
     }
 
     /// Begins with what an earlier process left, which is of that age; None: it never was in sync.
@@ -126,7 +126,7 @@ impl Feed {
         self.kind
     }
 
-    pub fn identity(&self) -> &str {
+    pub fn identity(&self) -> &Identity {
         &self.identity
     }
 

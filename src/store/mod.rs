@@ -5,6 +5,7 @@ mod directory;
 #[cfg(all(test, feature = "shuttle"))]
 mod exploration;
 mod feed;
+mod identity;
 mod instances;
 mod journal;
 mod messages;
@@ -25,6 +26,7 @@ pub use self::batch::{Batch, Proof};
 pub(crate) use self::directory::ReportedBy;
 pub use self::directory::{Directory, Entry};
 pub use self::feed::{Feed, FeedState, left_out, no_node};
+pub use self::identity::Identity;
 pub use self::instances::{InstanceSet, Instances, Provider};
 pub use self::journal::{Room, Since};
 pub use self::messages::{MasterMessage, Messages};

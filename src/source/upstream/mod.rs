@@ -19,7 +19,7 @@ use self::follower::Follower;
 use crate::access::Wildcards;
 use crate::clock::Moment;
 use crate::net::{AddressError, Remote};
-use crate::store::{Feed, FeedState, Publisher};
+use crate::store::{Feed, FeedState, Identity, Publisher};
 use crate::task::{Reload, Stop};
 use crate::tunnel::{Bounds, Place, Settings, UnderWay};
 
@@ -97,6 +97,10 @@ impl Config {
 
     fn default_settle() -> Duration {
         Duration::from_secs(60)
+    }
+
+    pub(crate) fn feed(&self) -> Feed {
+        Feed::of_instances(&self.name, "upstream").of(Identity::new(&self.connect))
     }
 
     fn settings(&self) -> Settings {

@@ -7,8 +7,10 @@ use bytesize::ByteSize;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
 
+use super::servers::address;
 use crate::model::NodePath;
 use crate::net::tls::ClientFiles;
+use crate::store::{Feed, Identity};
 
 /// `[[zookeeper]]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -116,6 +118,18 @@ impl Config {
         }
     }
 
+    /// Other patterns are another mirror: what it holds says nothing of what this one would.
+    pub(crate) fn feed(&self) -> Feed {
+        let servers = servers(&self.connect).map(address_of);
+        let what = [
+            servers.clone().next_back().and_then(|last| Some(last[last.find('/')?..].to_owned())),
+            (!self.include.is_empty()).then(|| format!(" include {}", self.include)),
+            (!self.exclude.is_empty()).then(|| format!(" exclude {}", self.exclude)),
+        ];
+        let identity = Identity::of_cluster(servers.map(address), what.into_iter().flatten().collect::<String>());
+        Feed::of_nodes(&self.name, "zookeeper", self.roots.clone()).of(identity)
+    }
+
     /// Whether a server is spoken to by TLS.
     pub fn has_tls(&self) -> bool {
         servers(&self.connect).any(is_secured)
@@ -220,5 +234,27 @@ impl TryFrom<Vec<String>> for Patterns {
 impl From<Patterns> for Vec<String> {
     fn from(patterns: Patterns) -> Vec<String> {
         patterns.texts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_is_known_again_however_its_servers_are_written() {
+        let identity = |connect: &str| Config::new(connect).feed().identity().clone();
+        for (before, after) in [
+            ("a:2181, b:2181/apps", "b/apps"),
+            ("tls://a:2281,tls://b:2281", "tls://b:2281"),
+            ("a,b,", "tcp://a:2181,c"),
+        ] {
+            assert!(identity(before).is_same(&identity(after)), "{before} {after}");
+        }
+        for (one, other) in [("tls://a:1", "tls://b:1"), ("a:1/apps", "a:1/other"), ("a:1", "a:1/apps")] {
+            assert!(!identity(one).is_same(&identity(other)), "{one} {other}");
+        }
+        let excluding = Config { exclude: vec!["/x/**".to_owned()].try_into().expect("a pattern"), ..Config::new("a") };
+        assert!(!excluding.feed().identity().is_same(&identity("a")));
     }
 }

@@ -336,7 +336,7 @@ fn shuffled(count: usize) -> Vec<usize> {
 }
 
 /// The host and the port of a server in `zookeeper.connect`.
-fn address(server: &str) -> String {
+pub(super) fn address(server: &str) -> String {
     let address = server.split('/').next().unwrap_or(server);
     let has_port = address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
     if has_port { address.to_owned() } else { format!("{address}:{PORT}") }

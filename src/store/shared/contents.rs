@@ -122,7 +122,7 @@ impl Contents {
         if sources.is_empty() || sources.iter().any(|source| feeds.iter().any(|feed| source.is_of(feed.borrow()))) {
             return Ok(());
         }
-        let identities: Vec<_> = sources.iter().map(|source| source.identity.as_str()).collect();
+        let identities: Vec<_> = sources.iter().map(|source| source.identity.to_string()).collect();
         Err(Unfit::Foreign(identities.join(", ")))
     }
 

@@ -16,6 +16,7 @@ use super::image::Image;
 use super::*;
 use crate::clock::Moment;
 use crate::model::{Change, Freshness, Node, NodePath, Origin, Revision, Stat};
+use crate::store::Identity;
 use crate::store::{self, FeedState, Publisher, Room, Since, Snapshot};
 
 fn path(text: &str) -> NodePath {
@@ -28,7 +29,7 @@ fn put(text: &str, data: &str) -> Change {
 }
 
 fn feeds(identity: &str) -> Vec<Feed> {
-    vec![Feed::of_nodes("test", "file", vec![NodePath::root()]).of(identity)]
+    vec![Feed::of_nodes("test", "file", vec![NodePath::root()]).of(Identity::new(identity))]
 }
 
 /// A store with its shared file, and both directories.
@@ -192,7 +193,7 @@ false
     assert_eq!(house.php(&far), "far601");
     let fresh = "$f = json_decode(dba_fetch('meta/freshness', $db)); echo \"$f->revision $f->ageMs $f->origin \", \
                  json_encode($f->complete), ' ', abs(microtime(true) * 1000 - $f->writtenAt) < 600000 ? 'now' : 'then', \
-                 ' ', $f->sources[0]->identity;";
+                 ' ', $f->sources[0]->identity->what;";
     assert_eq!(house.php(fresh), format!("{revision} 0 LIVE true now cluster"));
     drop(open);
     assert!(house.php("echo dba_fetch('node/zk_test', $db);") == "hello", "also when the writer is gone");
@@ -291,8 +292,8 @@ fn only_what_is_mirrored_now_is_restored() {
     let roots = |of: &[&str]| of.iter().map(|root| path(root)).collect::<Vec<_>>();
     let narrow = || {
         vec![
-            Feed::of_nodes("test", "file", roots(&["/a"])).of("cluster"),
-            Feed::of_nodes("other", "file", roots(&["/b"])).of("cluster"),
+            Feed::of_nodes("test", "file", roots(&["/a"])).of(Identity::new("cluster")),
+            Feed::of_nodes("other", "file", roots(&["/b"])).of(Identity::new("cluster")),
         ]
     };
     let mut open = house.open_as(narrow());
@@ -302,7 +303,8 @@ fn only_what_is_mirrored_now_is_restored() {
     open.write();
     drop(open);
     assert_eq!(house.read().nodes.len(), 1, "what is not restored is taken out of the file");
-    let wider = House::open_as(&house, vec![Feed::of_nodes("test", "file", roots(&["/a", "/d"])).of("cluster")]);
+    let wider =
+        House::open_as(&house, vec![Feed::of_nodes("test", "file", roots(&["/a", "/d"])).of(Identity::new("cluster"))]);
     assert!(!wider.store.snapshot().filled()[0].whole, "nothing is known of /d");
 }
 
@@ -473,7 +475,7 @@ async fn what_is_unmapped_after_a_large_change_is_written_and_copied_as_before()
     };
     written((0..5_000).map(|number| put(&format!("/{number}"), "large")).collect()).await;
     written(vec![put("/0", "small")]).await;
-    assert_eq!(tasks.stop(Duration::from_secs(20)).await, 0);
+    assert!(tasks.stop(Duration::from_secs(20)).await.is_empty());
     for file in [house.file(), house.copy()] {
         let nodes = Contents::load(&file).expect("a whole file").nodes;
         assert_eq!((nodes.len(), &*nodes[&path("/0")].data), (5_000, &b"small"[..]));
@@ -576,7 +578,7 @@ async fn its_writer_follows_the_store_and_leaves_a_copy_at_the_stop() {
     assert_eq!(house.php("echo dba_fetch('node/a', $db);"), "1");
     let written = metrics.shared_writes.get();
     wait_until(|| metrics.shared_writes.get() > written).await;
-    assert_eq!(tasks.stop(Duration::from_secs(20)).await, 0);
+    assert!(tasks.stop(Duration::from_secs(20)).await.is_empty());
     assert!(failures.try_recv().is_err());
     let left = Contents::load(&house.copy()).expect("a whole copy");
     assert_eq!(left.nodes, *store.snapshot().nodes());
@@ -603,7 +605,7 @@ async fn a_file_that_is_deleted_is_made_anew() {
     wait_until(|| holds("2")).await;
     let mode = |path: &Path| path.metadata().expect("a file").permissions().mode() & 0o777;
     assert_eq!((mode(&house.file()), mode(&lock)), (0o640, 0o660));
-    assert_eq!(tasks.stop(Duration::from_secs(20)).await, 0);
+    assert!(tasks.stop(Duration::from_secs(20)).await.is_empty());
     let left = Contents::load(&house.copy()).expect("a whole copy");
     assert_eq!(left.nodes, *store.snapshot().nodes(), "the copy is of the new file");
 }
@@ -624,7 +626,7 @@ async fn a_file_that_is_deleted_in_the_moment_when_it_is_made_is_made_anew() {
     });
     wait_until(|| deleter.is_finished()).await;
     wait_until(|| file.exists() && lock.exists()).await;
-    assert_eq!(tasks.stop(Duration::from_secs(20)).await, 0);
+    assert!(tasks.stop(Duration::from_secs(20)).await.is_empty());
 }
 
 #[tokio::test]
@@ -639,7 +641,7 @@ async fn that_a_source_is_whole_is_written_at_once_also_where_nothing_else_chang
     let revision = publisher.publish_whole(vec![]);
     wait_until(|| report().fresh.revision == revision).await;
     assert!(report().sources[0].whole);
-    assert_eq!(tasks.stop(Duration::from_secs(20)).await, 0);
+    assert!(tasks.stop(Duration::from_secs(20)).await.is_empty());
 }
 
 #[test]
