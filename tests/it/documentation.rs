@@ -1,13 +1,13 @@
 //! The pages of the documentation: what they link to is there, and what they have a reader type exists.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::harness::{Ended, binary};
 
 /// README.md is the first page: what is for one reader at one moment has a page of its own.
-const MAX_README_BYTES: usize = 10_000;
+const MAX_README_BYTES: usize = 8 * 1024;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -16,7 +16,8 @@ fn root() -> &'static Path {
 /// All pages and their texts.
 fn pages() -> Vec<(PathBuf, String)> {
     let docs = fs::read_dir(root().join("docs")).expect("a folder").map(|entry| entry.expect("an entry").path());
-    let others = ["README.md", "ARCHITECTURE.md", "php/README.md"].map(|name| root().join(name));
+    let others = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "php/README.md"]
+        .map(|name| root().join(name));
     let files = docs.filter(|file| file.extension().is_some_and(|extension| extension == "md")).chain(others);
     files.map(|file| (file.clone(), fs::read_to_string(&file).expect("a page"))).collect()
 }
@@ -70,6 +71,54 @@ fn the_readme_is_short_and_leads_to_every_page() {
     {
         assert!(linked.contains(page), "README.md has no link to {}", page.display());
     }
+}
+
+/// The rooms that ARCHITECTURE.md lists, with their floors.
+fn floors() -> HashMap<String, u8> {
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("a page");
+    let room = |line: &str| {
+        let mut cells = line.strip_prefix("| ")?.split(" | ");
+        let floor = cells.next()?.parse().ok()?;
+        Some((cells.next()?.trim_matches(['`', '/']).to_owned(), floor))
+    };
+    text.lines().filter_map(room).collect()
+}
+
+/// The Rust files of a room.
+fn files_of(room: &Path) -> Vec<PathBuf> {
+    if room.is_file() {
+        return vec![room.to_owned()];
+    }
+    let entries = fs::read_dir(room).expect("a folder").map(|entry| entry.expect("an entry").path());
+    entries.flat_map(|entry| files_of(&entry)).filter(|file| file.extension().is_some_and(|it| it == "rs")).collect()
+}
+
+#[test]
+fn every_room_has_its_floor_and_uses_only_lower_ones() {
+    let floors = floors();
+    let rooms = fs::read_dir(root().join("src")).expect("a folder").map(|entry| entry.expect("an entry").path());
+    let mut known = 0;
+    for folder in rooms {
+        let room = folder.file_stem().expect("a name").to_string_lossy().into_owned();
+        // The map, the binary, and what only tests use.
+        if ["lib", "main", "cli", "corpora"].contains(&&*room) {
+            continue;
+        }
+        let floor = floors.get(&room).unwrap_or_else(|| panic!("ARCHITECTURE.md has no floor for `{room}`"));
+        known += 1;
+        for file in files_of(&folder).iter().filter(|file| !file.components().any(|it| it.as_os_str() == "tests")) {
+            let text = fs::read_to_string(file).expect("a file");
+            let code = text.split("#[cfg(test)]\nmod").next().unwrap_or_default();
+            let words = code.split("crate::").skip(1);
+            let used =
+                words.filter_map(|rest| rest.split(|letter: char| !letter.is_alphanumeric() && letter != '_').next());
+            for other in used.filter(|other| *other != room && *other != "share") {
+                let is_lower = floors.get(other).is_none_or(|of_other| of_other < floor);
+                assert!(is_lower, "{} uses `{other}`, which is on no lower floor", file.display());
+            }
+        }
+    }
+    assert_eq!(known, floors.len(), "ARCHITECTURE.md has rooms that are none");
 }
 
 #[test]
