@@ -195,6 +195,49 @@ fn a_server_without_a_quorum_is_mirrored_where_that_may_be_and_never_called_fres
     }
 }
 
+/// Looks for a while, longer than a session lasts, that what it holds stays as it is, by no server that is cut off.
+fn takes_none(roster: &Roster, data: &str) {
+    const WATCHED: Duration = Duration::from_secs(6);
+    let began = Instant::now();
+    while began.elapsed() < WATCHED {
+        let source = roster.source();
+        assert!(source.state != "live" && !source.detail.starts_with("mirrors"), "{source:?}");
+        assert_eq!(roster.data("/a"), data.as_bytes());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_read_only_server_that_is_behind_what_is_mirrored_is_refused_also_after_a_restart() {
+    if is_skipped_before((3, 5), "the configuration of these servers is of 3.5") {
+        return;
+    }
+    let mut ensemble = that_serve_to_read(3, true);
+    ensemble.zk().create("/a", "one");
+    let connect = (1..=3).map(|number| ensemble.address(number)).collect::<Vec<_>>().join(",");
+    let settings = source(&connect, "follow_reconfig = false\nread_only = true\nroots = [\"/a\"]");
+    let mut roster = Roster::start(&settings);
+    follows(&roster, "/a", "one");
+    ensemble.kill(3);
+    set(&ensemble, "two");
+    follows(&roster, "/a", "two");
+    [1, 2].into_iter().for_each(|number| ensemble.kill(number));
+    ensemble.run(3);
+    ensemble.serves_to_read(3);
+    let newcomer = Roster::start(&settings);
+    reads_only(&newcomer, "one");
+    takes_none(&roster, "two");
+    roster.stop();
+    roster.run();
+    takes_none(&roster, "two");
+
+    ensemble.run(1);
+    ensemble.serves(1);
+    for roster in [&roster, &newcomer] {
+        follows(roster, "/a", "two");
+    }
+}
+
 #[test]
 fn a_server_that_serves_only_to_read_is_left_for_a_full_one() {
     if is_skipped_before((3, 5), "the configuration of these servers is of 3.5") {

@@ -9,7 +9,10 @@ use tempfile::TempDir;
 use zookeeper_client::EnsembleUpdate;
 
 use super::server::{JVM, Place, START, four_letters};
-use super::{ExtraAddress, Process, Zk, chosen, class_path, ensure, eventually, free_port};
+use super::{ExtraAddress, Process, Zk, chosen, class_path, eventually, free_port};
+
+/// As what a server serves that has lost its quorum.
+const READ_ONLY: &str = "read-only";
 
 /// Servers, by their numbers from 1 on. Dropped from above: the processes go before their place does.
 #[derive(Debug)]
@@ -100,13 +103,23 @@ impl Ensemble {
         member.process = Some(Process::start(&mut java, member.folder.path()));
     }
 
-    /// Waits until a server serves; as what.
+    /// Waits until a server serves, and not only to read; as what.
     pub(crate) fn serves(&self, number: usize) -> String {
+        self.is_in_mode(number, |mode| mode != READ_ONLY)
+    }
+
+    /// Waits until one that lost its quorum serves to read only.
+    pub(crate) fn serves_to_read(&self, number: usize) {
+        self.is_in_mode(number, |mode| mode == READ_ONLY);
+    }
+
+    fn is_in_mode(&self, number: usize, is_wanted: fn(&str) -> bool) -> String {
         let member = &self.members[number - 1];
         eventually("a server serves", START, || {
             let answer = four_letters((self.host, member.port), "srvr");
-            let mode = answer.lines().find_map(|line| line.strip_prefix("Mode: ")).map(str::to_owned);
-            mode.ok_or_else(|| std::fs::read_to_string(member.folder.path().join("log")).unwrap_or_default())
+            let mode = answer.lines().find_map(|line| line.strip_prefix("Mode: ")).filter(|mode| is_wanted(mode));
+            let log = || std::fs::read_to_string(member.folder.path().join("log")).unwrap_or_default();
+            mode.map(str::to_owned).ok_or_else(|| answer.clone() + &log())
         })
     }
 
@@ -151,13 +164,5 @@ impl Ensemble {
     pub(crate) fn zk(&self) -> Zk {
         let running = (1..=self.members.len()).filter(|number| self.members[number - 1].process.is_some());
         Zk::new(running.map(|number| self.address(number)).collect::<Vec<_>>().join(","))
-    }
-
-    /// Waits until one that lost its quorum serves to read only.
-    pub(crate) fn serves_to_read(&self, number: usize) {
-        eventually("it serves to read only", START, || {
-            let mode = self.serves(number);
-            ensure(mode == "read-only", mode)
-        });
     }
 }
