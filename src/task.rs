@@ -237,18 +237,12 @@ pub fn around(mean: Duration) -> Duration {
 
 /// A random part of a duration.
 pub fn random_part(of: Duration) -> Duration {
-    of.mul_f64((random() >> 11) as f64 / (1u64 << 53) as f64)
+    of.mul_f64(fastrand::f64())
 }
 
 /// A random number below `end`; 0 where there is none.
 pub fn random_below(end: usize) -> usize {
-    (random() % end.max(1) as u64) as usize
-}
-
-/// Jitter and balance need no better randomness than that of a hash map's keys.
-fn random() -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(0)
+    fastrand::usize(..end.max(1))
 }
 
 /// That many waits are spread evenly from the shortest to the longest.

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
+use subtle::{Choice, ConstantTimeEq};
 
 use super::{Config, token_file};
 use crate::permissions::own::NotOwn;
@@ -98,8 +99,8 @@ impl Secrets {
     /// whichever it is like, and however much.
     pub(super) fn admit(&self, token: &Token) -> Option<Admitted> {
         let shown = digest(&token.0);
-        let is_ours = self.tokens.iter().fold(false, |found, ours| found | is_same(ours, &shown));
-        is_ours.then_some(Admitted(shown))
+        let is_ours = self.tokens.iter().fold(Choice::from(0), |found, ours| found | ours.ct_eq(&shown));
+        bool::from(is_ours).then_some(Admitted(shown))
     }
 
     pub(super) fn still_admits(&self, admitted: &Admitted) -> bool {
@@ -113,10 +114,6 @@ pub(super) struct Admitted([u8; 32]);
 
 fn digest(token: &str) -> [u8; 32] {
     Sha256::digest(token.as_bytes()).into()
-}
-
-fn is_same(left: &[u8; 32], right: &[u8; 32]) -> bool {
-    left.iter().zip(right).fold(0, |difference, (left, right)| difference | (left ^ right)) == 0
 }
 
 fn signing_key(path: &Path) -> Result<SigningKey, SecretError> {

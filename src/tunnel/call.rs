@@ -1,10 +1,11 @@
 //! A call over a tunnel: the answers to it, and how many are under way.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
+use tokio::sync::Notify;
 
 use super::php::NotPhp;
 use super::{RemoteError, SendError, Stream, StreamError};
@@ -25,7 +26,13 @@ pub const UNSENT: &str = "roster:unsent";
 
 /// How many there are of something of which there may be so many.
 #[derive(Clone, Debug, Default)]
-pub struct UnderWay(Arc<AtomicUsize>);
+pub struct UnderWay(Arc<Count>);
+
+#[derive(Debug, Default)]
+struct Count {
+    now: AtomicUsize,
+    is_none: Notify,
+}
 
 /// One of them, until dropped.
 #[derive(Debug)]
@@ -33,25 +40,34 @@ pub struct OneMore(UnderWay);
 
 impl UnderWay {
     pub fn get(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
+        self.0.now.load(Ordering::SeqCst)
     }
 
     /// Waits until there is none.
     pub async fn none(&self) {
-        while self.get() > 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+        loop {
+            // From now on, so that none is missed between the look and the wait.
+            let mut is_none = pin!(self.0.is_none.notified());
+            is_none.as_mut().enable();
+            if self.get() == 0 {
+                return;
+            }
+            is_none.await;
         }
     }
 
     pub fn one_more(&self, max: usize) -> Option<OneMore> {
         let one_more = |n| (n < max).then_some(n + 1);
-        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok().map(|_| OneMore(self.clone()))
+        let counted = self.0.now.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        counted.ok().map(|_| OneMore(self.clone()))
     }
 }
 
 impl Drop for OneMore {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
+        if self.0.0.now.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.0.is_none.notify_waiters();
+        }
     }
 }
 
@@ -121,5 +137,25 @@ fn failed(RemoteError { message, class, code }: RemoteError, believed: &[&str]) 
         Some(UNSENT) => Answer::Unsent(message),
         Some(REFUSED) => Answer::Refused(message),
         _ => Answer::Failed { message, class: class.filter(|class| !is_own(class)), code },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_waits_until_there_is_none_is_woken_by_the_end_of_the_last() {
+        let under_way = UnderWay::default();
+        assert!(under_way.none().now_or_never().is_some());
+        let [one, other] = [2, 2].map(|max| under_way.one_more(max).expect("room"));
+        assert!(under_way.one_more(2).is_none());
+        let mut none = pin!(under_way.none());
+        drop(one);
+        assert!(none.as_mut().now_or_never().is_none());
+        drop(other);
+        assert!(none.now_or_never().is_some());
     }
 }
