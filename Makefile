@@ -54,10 +54,8 @@ check: deps
 	cargo clippy --test endurance -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
 
-# The PHP package carries a copy of its own, so that it can be installed alone.
 gen:
 	gen/regenerate
-	rm -rf php/gen && cp -r gen/php/Roster/Thrift php/gen
 
 # Thousands of orders in which the store is written and watched, and in which calls are made, answered and cut off.
 explore:

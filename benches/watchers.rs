@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 use crate::harness::{Dialect, Roster, Server, ensure, eventually, runtime};
-use crate::idl::{RosterSyncClient, TRosterSyncClient};
+use crate::idl::{RosterSyncClient, TRosterSyncClient, WatchRequest};
 use crate::measure::{median, memory, micros, millis, processor_time, switches};
 use crate::report::{Report, verdict};
 use crate::{Form, descriptors, form};
@@ -114,7 +114,7 @@ fn watch(since: i64) -> Vec<u8> {
     let (dialect, mut request) = (Dialect::ALL[1], Vec::new());
     // No answer comes to this one.
     let mut client = RosterSyncClient::new(dialect.input(std::io::empty()), dialect.output(&mut request));
-    let _ = client.watch(since, vec![NODE.to_owned()], 600_000, 0);
+    let _ = client.watch(WatchRequest::new(since, None, vec![NODE.to_owned()], 600_000, 0));
     drop(client);
     request
 }

@@ -4,9 +4,15 @@
  *
  * Paths are those of ZooKeeper: absolute, `/`-separated, without a slash at the end, below the chroot of the
  * connect string. Times of coordination nodes are in milliseconds since 1970, durations in milliseconds.
+ *
+ * Every method takes one request and returns one reply, both structs that may gain optional fields; and an exception has
+ * the same number in every method. So clients and sidecars of different versions understand each other.
  */
 namespace php Roster.Thrift
 namespace rs roster
+
+/** It is raised when something is taken away or changes its meaning, and not when something is added. */
+const i32 INTERFACE_VERSION = 1
 
 /** Where the data behind an answer comes from. */
 enum Origin {
@@ -26,15 +32,6 @@ struct Freshness {
   /** False when the sources behind the answer are known to hold more than Roster does: a first sync is not yet
    *  done, a node may not be read, or a limit was passed. `status` says which. */
   4: required bool complete
-}
-
-/** How to read. */
-struct ReadOptions {
-  /** Refuse with TooStale rather than answer from data older than this. Absent: any age will do. */
-  1: optional i64 maxAgeMs
-  /** Of `getMany`: answer no more than `unchanged` if none of the paths has changed since this revision. So more paths
-   *  than a request may hold are read at one revision. */
-  2: optional i64 since
 }
 
 /** A coordination node's own figures, as ZooKeeper keeps them; those that a static file cannot know are 0. */
@@ -64,9 +61,23 @@ struct Node {
   3: required Stat stat
 }
 
+struct GetRequest {
+  1: required string path
+  /** Refuse with TooStale rather than answer from data older than this. Absent: any age will do. So of every read. */
+  2: optional i64 maxAgeMs
+}
+
 struct NodeReply {
   1: required Node node
   2: required Freshness freshness
+}
+
+struct GetManyRequest {
+  1: required list<string> paths
+  2: optional i64 maxAgeMs
+  /** Answer no more than `unchanged` if none of the paths has changed since this revision. So more paths than a request
+   *  may hold are read at one revision. */
+  3: optional i64 since
 }
 
 struct NodesReply {
@@ -77,23 +88,32 @@ struct NodesReply {
   3: optional bool unchanged
 }
 
+struct ChildrenRequest {
+  /** Of this node. */
+  1: required string path
+  2: optional i64 maxAgeMs
+  /** At most this many names, in pages (0: as many as a page may hold). Absent, without a cursor: all of them at once;
+   *  more than a reply may hold are an InvalidRequest. */
+  3: optional i32 limit
+  /** The `cursor` of the page before. */
+  4: optional string cursor
+}
+
 struct ChildrenReply {
   /** The last parts of the children's paths, in the order of their bytes. */
   1: required list<string> names
   2: required Freshness freshness
-  /** Of `childrenPage`: where the next page begins; absent on the last page. */
+  /** Where the next page begins; absent on the last page. */
   3: optional string cursor
 }
 
-/** Which children. */
-struct ChildrenQuery {
-  /** Of this node. */
+struct SubtreeRequest {
   1: required string path
-  /** At most so many (absent or 0: as many as a page may hold). */
-  2: optional i32 limit
-  /** What the page before said. */
-  3: optional string cursor
-  4: optional ReadOptions options
+  2: optional i64 maxAgeMs
+  /** At most this many nodes. Absent, or 0: as many as a page may hold. */
+  3: optional i32 limit
+  /** The `cursor` of the page before. */
+  4: optional string cursor
 }
 
 struct SubtreeReply {
@@ -118,6 +138,18 @@ struct Change {
   2: required ChangeKind kind
   /** The node as it is now; absent when it is deleted. */
   3: optional Node node
+}
+
+struct WatchRequest {
+  /** The revision that is known. Absent, or 0: none, so that the answer is `reset`, at once. */
+  1: optional i64 since
+  2: optional i64 maxAgeMs
+  /** At or below these; at most 1,024. Absent, or empty: anywhere. */
+  3: optional list<string> paths
+  /** At most this long, and no longer than `max_watch` of the sidecar. Absent: 10 s. */
+  4: optional i32 timeoutMs
+  /** About this many changes at a time. Absent, or 0: as many as a reply may hold. */
+  5: optional i32 limit
 }
 
 struct WatchReply {
@@ -149,10 +181,15 @@ struct Master {
   /** When it did, ms since 1970. */
   3: required i64 connectedAt
   4: required list<Service> services
-  /** How many ways there are to it: our own register, and upstream ones. */
-  5: required i32 ways
+  /** How many routes there are to it: our own register, and upstream ones. */
+  5: required i32 routes
   /** How many calls to it are under way from here. */
   6: required i32 outstanding
+}
+
+struct MasterRequest {
+  1: required string id
+  2: optional i64 maxAgeMs
 }
 
 struct MasterReply {
@@ -168,16 +205,17 @@ struct MastersReply {
   3: required Freshness freshness
 }
 
-/** Which masters, or services; what is absent does not restrict. */
-struct Filter {
+/** Which masters, services or instances; what is absent does not restrict. */
+struct ServiceQuery {
   /** The name of a service, without a version. */
   1: optional string serviceName
-  /** Metadata that the service must have, at most 8, by key: a string as it is, any other value as its JSON text. */
-  2: optional map<string, string> metadata
-  /** At most so many (0: as many as a reply may hold). */
+  2: optional i64 maxAgeMs
+  /** At most this many. Absent, or 0: as many as a page may hold. */
   3: optional i32 limit
-  /** What the page before said. */
+  /** The `cursor` of the page before. */
   4: optional string cursor
+  /** Metadata that the service must have, at most 8, by key: a string as it is, any other value as its JSON text. */
+  5: optional map<string, string> metadata
 }
 
 /** A service and who offers it. */
@@ -261,7 +299,7 @@ struct InstancesReply {
   /** The newest version first. */
   1: required list<Instance> instances
   2: required Freshness freshness
-  /** Where the next page begins, for `instancesPage`; absent on the last page. */
+  /** Where the next page begins; absent on the last page. */
   3: optional string cursor
 }
 
@@ -272,6 +310,14 @@ struct MasterChange {
   2: required ChangeKind kind
   /** The master as it is now; absent when it is gone. */
   3: optional Master master
+}
+
+struct WatchMastersRequest {
+  /** As in WatchRequest. */
+  1: optional i64 since
+  2: optional i64 maxAgeMs
+  3: optional i32 timeoutMs
+  4: optional i32 limit
 }
 
 struct MastersWatchReply {
@@ -292,12 +338,22 @@ enum Encoding {
 
 /** A command of the application's own that a master sent to the register. */
 struct MasterMessage {
-  /** The id of the master. */
-  1: required string master
+  1: required string masterId
   /** When it came, ms since 1970. */
   2: required i64 receivedAt
   /** The whole command, a map with the key `cmd`. */
   3: required binary message
+}
+
+struct WatchMessagesRequest {
+  /** The cursor of the reply before. Absent, or 0: none, so that all that is kept is the answer, at once. */
+  1: optional i64 since
+  /** At most this long, and no longer than `max_watch` of the sidecar. Absent: 10 s. */
+  2: optional i32 timeoutMs
+  /** At most this many messages at a time. Absent, or 0: as many as a reply may hold. */
+  3: optional i32 limit
+  /** Of the messages. Absent: JSON. */
+  4: optional Encoding encoding
 }
 
 struct MessagesReply {
@@ -319,57 +375,62 @@ enum Balance {
   ROUND_ROBIN = 2,
   RANDOM = 3,
   /** The same one for the same `key`, as long as it is there. */
-  KEY = 4
-}
-
-struct CallOptions {
-  /** How long all attempts may take together. Absent: 5 s. */
-  1: optional i32 timeoutMs
-  /** How often it may be tried again, each time on another master. Only where that is safe: the call was not sent, or
-   *  it is `idempotent`. Absent: 2. */
-  2: optional i32 retries
-  /** Whether it does no harm to execute it twice. Absent: it may. */
-  3: optional bool idempotent
-  /** A requirement of versions as Composer writes them: `^1.2`, `~1.2.3`, `1.2.*`, `>=1.2 <2.0 || ^3.0`; `1.2.3` is that
-   *  version and no other. At most 256 bytes and 32 alternatives. Absent: the newest version there is; for `callAll`,
-   *  any. */
-  4: optional string version
-  /** Absent: LEAST_OUTSTANDING. */
-  5: optional Balance balance
-  /** For the balance KEY, at most 1,024 bytes. */
-  6: optional string key
-  /** Whether every value of a method that gives many is wanted. Absent: the last one alone. */
-  7: optional bool allValues
-  /** Of the arguments and the values. Absent: JSON. */
-  8: optional Encoding encoding
+  CONSISTENT_HASH = 4
 }
 
 /** One call of a method. */
 struct Call {
+  /** `name@1.2.0` is the name in just that version. */
   1: required string serviceName
   2: required string method
-  /** A list, or an object by parameter name; empty: no arguments. */
-  3: required binary arguments
-  4: optional CallOptions options
+  /** A list, or an object by parameter name. Absent, or empty: no arguments. */
+  3: optional binary arguments
+  /** Of the arguments and the values. Absent: JSON. */
+  4: optional Encoding encoding
+  /** The master that it is for. Absent: one of those that offer the service. */
+  5: optional string masterId
+  /** Only on a master that offers the service with these metadata, at most 8, as in ServiceQuery. Not with `masterId`. */
+  6: optional map<string, string> metadata
+  /** A requirement of versions as Composer writes them: `^1.2`, `~1.2.3`, `1.2.*`, `>=1.2 <2.0 || ^3.0`; `1.2.3` is that
+   *  version and no other. At most 256 bytes and 32 alternatives. Absent: the newest version there is; for `callAll`,
+   *  any version. */
+  7: optional string version
+  /** Absent: LEAST_OUTSTANDING. */
+  8: optional Balance balance
+  /** For CONSISTENT_HASH, at most 1,024 bytes. */
+  9: optional string key
+  /** How long all attempts may take together. Absent: 5 s. */
+  10: optional i32 timeoutMs
+  /** How often it may be tried again, each time on another master. Only where that is safe: the call was not sent, or
+   *  it is `idempotent`. Absent: 2. */
+  11: optional i32 retries
+  /** Whether it does no harm to execute it twice. Absent: it may. */
+  12: optional bool idempotent
+  /** Whether every value of a method that gives many is wanted. Absent: the last one alone. */
+  13: optional bool allValues
 }
 
 struct CallResult {
   /** What the method gave: nothing for null, one value, or with `allValues` as many as it gave, nulls among them. */
   1: required list<binary> values
   /** The id of the master that answered. */
-  2: required string master
+  2: required string masterId
   3: required i64 durationUs
   /** How many masters were tried. */
   4: required i32 attempts
 }
 
 /** How a call came to its end. */
-struct CallEnd {
+struct CallCompletion {
   /** The id of the master that answered. */
-  1: required string master
+  1: required string masterId
   2: required i64 durationUs
   /** How many masters were tried. */
   3: required i32 attempts
+}
+
+/** For the call that the connection has open. */
+struct NextValuesRequest {
 }
 
 /** What has come of a call whose values are fetched as they come. */
@@ -377,11 +438,18 @@ struct CallValues {
   /** What the method gave since the last time, nulls among it; empty at the end alone. */
   1: required list<binary> values
   /** How the call ended, and with these values; absent: there may be more. */
-  2: optional CallEnd ended
+  2: optional CallCompletion completion
+}
+
+struct SendValuesRequest {
+  /** Written as the `encoding` of the call says. */
+  1: optional list<binary> values
+  /** Whether there are no more after them. Absent: there may be. */
+  2: optional bool isLast
 }
 
 /** What became of values that were sent to a call. */
-struct SentValues {
+struct SentValuesReply {
   /** How many of them were taken; those after them are to be sent again. */
   1: required i32 accepted
   /** What the method has given meanwhile. */
@@ -411,16 +479,45 @@ struct CallError {
 
 /** What one of several calls came to: a result or an error. */
 struct CallOutcome {
-  /** The id of the master; absent where none was reached. */
-  1: optional string master
+  /** Absent where no master was reached. */
+  1: optional string masterId
   2: optional CallResult result
   3: optional CallError error
+}
+
+struct CallsRequest {
+  1: required list<Call> calls
+}
+
+struct CallsReply {
+  1: required list<CallOutcome> outcomes
+}
+
+struct BroadcastRequest {
+  /** A map with the key `cmd`. */
+  1: required binary message
+  /** Of the message. Absent: JSON. */
+  2: optional Encoding encoding
 }
 
 /** Where a register is. */
 struct RegisterAddress {
   1: required string host
   2: required i32 port
+}
+
+struct RegistersRequest {
+  /** At most 64. */
+  1: required list<RegisterAddress> registers
+}
+
+/** What became of a command. */
+struct CommandReply {
+  /** To how many masters it was sent. */
+  1: required i32 masters
+}
+
+struct StatsRequest {
 }
 
 /** What was counted of one method. */
@@ -479,14 +576,18 @@ struct SourceStatus {
   /** How often it lost its source and found it again. */
   11: required i64 reconnects
   /** How many nodes it was not allowed to read, or left out because a limit was passed. */
-  12: required i64 leftOut
+  12: required i64 skippedNodes
   /** Differences that only an audit found, since no event had told of them. */
   13: required i64 drift
   /** What it fills the snapshot with. */
   14: optional list<Supply> supplies
 }
 
+struct StatusRequest {
+}
+
 struct StatusReply {
+  /** Of the sidecar. */
   1: required string version
   2: required i64 uptimeMs
   /** Over all sources: the greatest age. */
@@ -497,7 +598,7 @@ struct StatusReply {
   /** The bounds in force, by name. */
   6: required map<string, i64> limits
   /** Why the shared file is not written; absent: it is, or there is to be none. */
-  7: optional string sharedTrouble
+  7: optional string sharedFileError
   /** Who the client is, and what it may do, in words. */
   8: optional string access
   /**
@@ -505,13 +606,26 @@ struct StatusReply {
    * setting, whose process it is, and the cure. The sidecar tries again until it can. Absent: it listens at all.
    */
   9: optional list<string> portsTaken
+  /** INTERFACE_VERSION of the sidecar. */
+  10: optional i32 interfaceVersion
+  /** What the sidecar can do: the names of its methods. */
+  11: optional set<string> capabilities
 }
 
-/** There is no such coordination node. An absence has its freshness too. */
+/** What is not there. */
+enum EntityKind {
+  NODE = 1,
+  SERVICE = 2,
+  MASTER = 3
+}
+
+/** There is no such thing. An absence has its freshness too. */
 exception NotFound {
-  1: required string path
-  2: required string message
-  3: required Freshness freshness
+  1: required EntityKind kind
+  /** The path of the node, the name of the service, or the id of the master. */
+  2: required string name
+  3: required string message
+  4: required Freshness freshness
 }
 
 /** The source behind the answer has not yet been read as a whole: nothing is known, not even an absence. */
@@ -539,7 +653,7 @@ exception NoMaster {
 
 /** The master's own error; or the connection to it was lost with the call under way. */
 exception CallFailed {
-  1: required string master
+  1: required string masterId
   2: required string message
   /** The class of the master's exception. */
   3: optional string className
@@ -550,7 +664,7 @@ exception CallFailed {
 
 /** No answer in time. Whether the call was executed is not known. */
 exception CallTimedOut {
-  1: optional string master
+  1: optional string masterId
   2: required i32 timeoutMs
   3: required string message
 }
@@ -576,149 +690,132 @@ exception InvalidRequest {
 
 service Roster {
   /** One coordination node. */
-  NodeReply get(1: string path, 2: ReadOptions options)
+  NodeReply get(1: GetRequest request)
     throws (1: NotFound notFound, 2: NotReady notReady, 3: TooStale tooStale, 4: InvalidRequest invalid,
             5: AccessDenied denied)
 
   /** Several coordination nodes at one revision. */
-  NodesReply getMany(1: list<string> paths, 2: ReadOptions options)
-    throws (1: NotReady notReady, 2: TooStale tooStale, 3: InvalidRequest invalid, 4: AccessDenied denied)
+  NodesReply getMany(1: GetManyRequest request)
+    throws (2: NotReady notReady, 3: TooStale tooStale, 4: InvalidRequest invalid, 5: AccessDenied denied)
 
-  /** The names of a node's children. More than a reply may hold are an InvalidRequest. */
-  ChildrenReply children(1: string path, 2: ReadOptions options)
+  /** The names of a node's children. What comes or goes between two pages may be among them or not. */
+  ChildrenReply children(1: ChildrenRequest request)
     throws (1: NotFound notFound, 2: NotReady notReady, 3: TooStale tooStale, 4: InvalidRequest invalid,
             5: AccessDenied denied)
 
-  /** The same in pages. What comes or goes between two of them may be told or not. */
-  ChildrenReply childrenPage(1: ChildrenQuery query)
-    throws (1: NotFound notFound, 2: NotReady notReady, 3: TooStale tooStale, 4: InvalidRequest invalid,
-            5: AccessDenied denied)
+  /** A node and all below it, in pages. */
+  SubtreeReply subtree(1: SubtreeRequest request)
+    throws (2: NotReady notReady, 3: TooStale tooStale, 4: InvalidRequest invalid, 5: AccessDenied denied)
 
   /**
-   * A node and all below it, in pages of at most `limit` nodes (0: as many as a reply may hold).
-   * `cursor` is empty for the first page, then what the page before said.
+   * Waits until something at or below `paths` is newer than revision `since`, and tells what. A revision is told whole,
+   * so there is never a hole: to follow, pass the revision of each reply as the next `since`. The data of a change may
+   * already be newer than its revision; that newer change is then told again.
    */
-  SubtreeReply subtree(1: string path, 2: i32 limit, 3: string cursor, 4: ReadOptions options)
-    throws (1: NotReady notReady, 2: TooStale tooStale, 3: InvalidRequest invalid, 4: AccessDenied denied)
-
-  /**
-   * Waits until something at or below `paths` (empty: anywhere) is newer than revision `since`, and tells what;
-   * at most `timeoutMs`, and about `limit` changes at a time (0: as many as a reply may hold). A revision is told
-   * whole, so there is never a hole: to follow, pass the revision of each reply as the next `since`. The data of
-   * a change may already be newer than its revision; that newer change is then told again.
-   * `since` 0 answers `reset` at once.
-   */
-  WatchReply watch(1: i64 since, 2: list<string> paths, 3: i32 timeoutMs, 4: i32 limit)
-    throws (1: NotReady notReady, 2: InvalidRequest invalid, 3: AccessDenied denied)
+  WatchReply watch(1: WatchRequest request)
+    throws (2: NotReady notReady, 3: TooStale tooStale, 4: InvalidRequest invalid, 5: AccessDenied denied)
 
   /** What the sidecar is doing. */
-  StatusReply status()
+  StatusReply status(1: StatusRequest request)
 
   /** The masters that are there, in pages. */
-  MastersReply masters(1: Filter filter)
-    throws (1: NotReady notReady, 2: InvalidRequest invalid, 3: AccessDenied denied)
+  MastersReply masters(1: ServiceQuery request)
+    throws (2: NotReady notReady, 3: TooStale tooStale, 4: InvalidRequest invalid, 5: AccessDenied denied)
 
   /** One master. */
-  MasterReply master(1: string id) throws (1: NotFound notFound, 2: NotReady notReady, 3: AccessDenied denied)
+  MasterReply master(1: MasterRequest request)
+    throws (1: NotFound notFound, 2: NotReady notReady, 3: TooStale tooStale, 4: InvalidRequest invalid,
+            5: AccessDenied denied)
 
-  /** The services that masters offer. */
-  ServicesReply services(1: Filter filter)
-    throws (1: NotReady notReady, 2: InvalidRequest invalid, 3: AccessDenied denied)
+  /** The services that masters offer, in pages. */
+  ServicesReply services(1: ServiceQuery request)
+    throws (2: NotReady notReady, 3: TooStale tooStale, 4: InvalidRequest invalid, 5: AccessDenied denied)
 
-  /** The instances of a service, by its name without a version: the first page. */
-  InstancesReply instances(1: string serviceName)
-    throws (1: NotFound notFound, 2: NotReady notReady, 3: AccessDenied denied)
-
-  /** The same, with the metadata that the filter asks for, and from its cursor on. It must name a service. */
-  InstancesReply instancesPage(1: Filter filter)
-    throws (1: NotFound notFound, 2: NotReady notReady, 3: InvalidRequest invalid, 4: AccessDenied denied)
+  /** The instances of a service, which the query must name, in pages. */
+  InstancesReply instances(1: ServiceQuery request)
+    throws (1: NotFound notFound, 2: NotReady notReady, 3: TooStale tooStale, 4: InvalidRequest invalid,
+            5: AccessDenied denied)
 
   /** As `watch`, for masters. */
-  MastersWatchReply watchMasters(1: i64 since, 2: i32 timeoutMs, 3: i32 limit)
-    throws (1: NotReady notReady, 2: InvalidRequest invalid, 3: AccessDenied denied)
+  MastersWatchReply watchMasters(1: WatchMastersRequest request)
+    throws (2: NotReady notReady, 3: TooStale tooStale, 4: InvalidRequest invalid, 5: AccessDenied denied)
 
   /**
    * Waits until a master connected to this sidecar's register has sent a command of its own after the cursor `since`, and
-   * gives what has come; at most `timeoutMs`, and `limit` messages at a time (0: as many as a reply may hold). `since` 0
-   * answers at once with all that is kept: of the newest 1,024 messages, 256 of one master and 4 MiB. Given are those of
+   * gives what has come: of the newest 1,024 messages, 256 of one master and 4 MiB, which are kept. Given are those of
    * masters that offered a service which the client may see.
    */
-  MessagesReply watchMessages(1: i64 since, 2: i32 timeoutMs, 3: i32 limit, 4: Encoding encoding)
-    throws (1: InvalidRequest invalid, 2: AccessDenied denied)
+  MessagesReply watchMessages(1: WatchMessagesRequest request)
+    throws (4: InvalidRequest invalid, 5: AccessDenied denied)
 
-  /** Calls a method of a service, on one of the masters that offer it; `name@1.2.0` is the name in just that version. */
-  CallResult call(1: string serviceName, 2: string method, 3: binary callArguments, 4: CallOptions options)
-    throws (1: NoMaster noMaster, 2: CallFailed failed, 3: CallTimedOut timedOut, 4: Overloaded overloaded,
-            5: InvalidRequest invalid, 6: AccessDenied denied)
-
-  /** The same, on one of those masters that offer it with the metadata of the filter, whose other fields do not matter. */
-  CallResult callWhere(1: Call call, 2: Filter filter)
-    throws (1: NoMaster noMaster, 2: CallFailed failed, 3: CallTimedOut timedOut, 4: Overloaded overloaded,
-            5: InvalidRequest invalid, 6: AccessDenied denied)
-
-  /** The same, on one master. */
-  CallResult callOn(1: string masterId, 2: string serviceName, 3: string method, 4: binary callArguments,
-                    5: CallOptions options)
-    throws (1: NoMaster noMaster, 2: CallFailed failed, 3: CallTimedOut timedOut, 4: Overloaded overloaded,
-            5: InvalidRequest invalid, 6: AccessDenied denied)
+  /** Calls a method of a service, on one of the masters that offer it. */
+  CallResult call(1: Call request)
+    throws (4: InvalidRequest invalid, 5: AccessDenied denied, 6: NoMaster noMaster, 7: CallFailed failed,
+            8: CallTimedOut timedOut, 9: Overloaded overloaded)
 
   /** The same, on every master that offers it, in any version or in one that meets `version`: an outcome a master. */
-  list<CallOutcome> callAll(1: string serviceName, 2: string method, 3: binary callArguments, 4: CallOptions options)
-    throws (1: NoMaster noMaster, 2: InvalidRequest invalid, 3: AccessDenied denied)
+  CallsReply callAll(1: Call request)
+    throws (4: InvalidRequest invalid, 5: AccessDenied denied, 6: NoMaster noMaster, 9: Overloaded overloaded)
 
   /** Several calls side by side: their outcomes, in the order of the calls. */
-  list<CallOutcome> callMany(1: list<Call> calls) throws (1: InvalidRequest invalid, 2: AccessDenied denied)
-
-  /** Several calls on one master, each after the one before has ended: their outcomes, in the order of the calls. It is the
-   *  master with this id, or one of those that offer the service of the first call (empty). After one that was lost or
-   *  came to no end in time, none is sent. */
-  list<CallOutcome> callInOrder(1: list<Call> calls, 2: string masterId)
-    throws (1: InvalidRequest invalid, 2: AccessDenied denied)
+  CallsReply callMany(1: CallsRequest request)
+    throws (4: InvalidRequest invalid, 5: AccessDenied denied, 9: Overloaded overloaded)
 
   /**
-   * Starts a call whose values are fetched as they come, on the master with this id, or on one of those that offer the
-   * service (empty); and waits for the first values, or the end. Every value is given, whatever `allValues` says.
+   * Several calls on one master, each after the one before has ended: their outcomes, in the order of the calls. It is
+   * the master that the first call names, or one of those that offer its service; the others name none, or the same.
+   * After one that was lost or came to no end in time, none is sent.
+   */
+  CallsReply callInOrder(1: CallsRequest request)
+    throws (4: InvalidRequest invalid, 5: AccessDenied denied, 9: Overloaded overloaded)
+
+  /**
+   * Starts a call whose values are fetched as they come; and waits for the first values, or the end. Every value is
+   * given, whatever `allValues` says.
    *
    * The call belongs to its connection, which has one open at most: whoever closes it gives the call up. `timeoutMs` is
    * for all values together. Once a value was given out, no other master is tried. A call fails when more of its values
    * wait to be fetched than fit into a reply, unless its master rests meanwhile, as those of PHP do.
    */
-  CallValues startCall(1: Call call, 2: string masterId)
-    throws (1: NoMaster noMaster, 2: CallFailed failed, 3: CallTimedOut timedOut, 4: Overloaded overloaded,
-            5: InvalidRequest invalid, 6: AccessDenied denied)
-
-  /** What has come since of the call that is open; waits for at least one value, or the end. After the end, or the
-   *  exception that the call came to, none is open. */
-  CallValues nextValues()
-    throws (1: NoMaster noMaster, 2: CallFailed failed, 3: CallTimedOut timedOut, 4: Overloaded overloaded,
-            5: InvalidRequest invalid)
+  CallValues startCall(1: Call request)
+    throws (4: InvalidRequest invalid, 5: AccessDenied denied, 6: NoMaster noMaster, 7: CallFailed failed,
+            8: CallTimedOut timedOut, 9: Overloaded overloaded)
 
   /**
-   * As `startCall`, of a method that is sent more values while it goes on; it waits for nothing. The method has a parameter
-   * of the type `React\Stream\ReadableStreamInterface` (or another that `React\Stream\ThroughStream` is), and the values
-   * come on that stream. Only masters of PHP that are connected to this sidecar's own register have such methods. The
-   * call is tried on one master and no other.
+   * What has come since of the call that is open; waits for at least one value, or the end. After the end, or the
+   * exception that the call came to, none is open.
    */
-  void openCall(1: Call call, 2: string masterId) throws (1: InvalidRequest invalid, 2: AccessDenied denied)
+  CallValues nextValues(1: NextValuesRequest request)
+    throws (4: InvalidRequest invalid, 5: AccessDenied denied, 6: NoMaster noMaster, 7: CallFailed failed,
+            8: CallTimedOut timedOut, 9: Overloaded overloaded)
 
   /**
-   * Sends values to the method of the call that `openCall` opened, written as its `encoding` says; with `isLast`, there are
-   * no more after them. Waits, within the call's time, while the method takes no more, but not once the method has given
-   * something: then those that were not taken are to be sent again.
+   * As `startCall`, of a method that is sent more values while it goes on; it waits for nothing, and gives none. The
+   * method has a parameter of the type `React\Stream\ReadableStreamInterface` (or another that
+   * `React\Stream\ThroughStream` is), and the values come on that stream. Only masters of PHP that are connected to this
+   * sidecar's own register have such methods. The call is tried on one master and no other.
    */
-  SentValues sendValues(1: list<binary> values, 2: bool isLast)
-    throws (1: NoMaster noMaster, 2: CallFailed failed, 3: CallTimedOut timedOut, 4: Overloaded overloaded,
-            5: InvalidRequest invalid)
+  CallValues openCall(1: Call request)
+    throws (4: InvalidRequest invalid, 5: AccessDenied denied, 6: NoMaster noMaster, 7: CallFailed failed,
+            8: CallTimedOut timedOut, 9: Overloaded overloaded)
 
-  /** Sends a command, a map with the key `cmd`, to every master; to how many it was sent. */
-  i32 broadcast(1: binary message, 2: Encoding encoding) throws (1: InvalidRequest invalid, 2: AccessDenied denied)
+  /**
+   * Sends values to the method of the call that `openCall` opened. Waits, within the call's time, while the method takes
+   * no more, but not once the method has given something: then those that were not taken are to be sent again.
+   */
+  SentValuesReply sendValues(1: SendValuesRequest request)
+    throws (4: InvalidRequest invalid, 5: AccessDenied denied, 6: NoMaster noMaster, 7: CallFailed failed,
+            8: CallTimedOut timedOut, 9: Overloaded overloaded)
 
-  /** Tells every master to connect to these registers as well; to how many it was told. */
-  i32 addRegisters(1: list<RegisterAddress> registers) throws (1: InvalidRequest invalid, 2: AccessDenied denied)
+  /** Sends a command to every master. */
+  CommandReply broadcast(1: BroadcastRequest request) throws (4: InvalidRequest invalid, 5: AccessDenied denied)
 
-  /** Tells every master to leave these registers; to how many it was told. */
-  i32 removeRegisters(1: list<RegisterAddress> registers) throws (1: InvalidRequest invalid, 2: AccessDenied denied)
+  /** Tells every master to connect to these registers as well. */
+  CommandReply addRegisters(1: RegistersRequest request) throws (4: InvalidRequest invalid, 5: AccessDenied denied)
+
+  /** Tells every master to leave these registers. */
+  CommandReply removeRegisters(1: RegistersRequest request) throws (4: InvalidRequest invalid, 5: AccessDenied denied)
 
   /** What was counted of the calls, by method. */
-  StatsReply stats()
+  StatsReply stats(1: StatsRequest request)
 }

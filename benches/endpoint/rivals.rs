@@ -8,7 +8,7 @@ use std::rc::Rc;
 use roster::net::Address;
 use tempfile::TempDir;
 
-use crate::harness::{self, Argument, Dialect, Process, Roster, SOON, Zk, eventually, free_port};
+use crate::harness::{self, Dialect, Process, Roster, SOON, Zk, eventually, free_port};
 use crate::let_wait;
 use crate::load::{self, Answer, Ask};
 
@@ -44,8 +44,8 @@ fn roster(data: &str) -> [Rival; 2] {
     roster.becomes("live");
     let roster = Rc::new(roster);
     let dialect = Dialect::ALL[0];
-    let zk_data = ("zkData", dialect.call("zkData", 1, &[]));
-    let get = ("get", dialect.call("get", 1, &[Argument::Text(NODE.as_bytes()), Argument::Options]));
+    let zk_data = ("zkData", dialect.call_with_nothing("zkData", 1));
+    let get = ("get", dialect.get(1, NODE));
     [zk_data, get].map(|(name, request)| {
         let mut wire = roster.wire(dialect);
         wire.send(&request);

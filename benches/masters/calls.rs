@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use super::direct::Direct;
 use super::{TOKEN, sidecar};
 use crate::harness::{Client, Process, Roster, SOON, eventually, runtime};
-use crate::idl::{CallOptions, TRosterSyncClient};
+use crate::idl::{Call, TRosterSyncClient};
 use crate::load::{self, Outcome};
 use crate::measure::{median, memory, micros};
 use crate::report::{Report, verdict};
@@ -93,8 +93,10 @@ fn closures(report: &mut Report) {
 fn floors(roster: &Roster, report: &mut Report) {
     let calls = if form() == Form::Quick { 2_000 } else { 1_000_000 };
     let floor = || {
-        let options = CallOptions::new(20_000, None, None, None, None, None, None, None);
-        let told = roster.client().call("control".into(), "memory".into(), b"[]".to_vec(), options).expect("an answer");
+        let told = roster
+            .client()
+            .call(Call { timeout_ms: Some(20_000), ..Call::of("control", "memory", "[]") })
+            .expect("an answer");
         std::str::from_utf8(&told.values[0]).ok().and_then(|bytes| bytes.parse::<i64>().ok()).expect("a number")
     };
     let make = |calls: usize| {
@@ -122,8 +124,9 @@ fn floors(roster: &Roster, report: &mut Report) {
 
 /// Calls through the sidecar, and fails unless the answer is the right one.
 pub(super) fn call(client: &mut Client, service: &str, method: &str, answer: &str) {
-    let options = CallOptions::new(20_000, None, None, None, None, None, None, None);
-    let result = client.call(service.into(), method.into(), b"[\"x\"]".to_vec(), options).expect("an answer");
+    let result = client
+        .call(Call { timeout_ms: Some(20_000), ..Call::of(service, method, b"[\"x\"]".to_vec()) })
+        .expect("an answer");
     assert_eq!(result.values, [answer.as_bytes()]);
 }
 
@@ -183,10 +186,9 @@ impl Pair {
             _ => (7, Duration::from_millis(500)),
         };
         let mut client = roster.client();
-        let options = || CallOptions::new(1_000, None, None, None, None, None, None, None);
         eventually("the master is there", SOON, || {
             client
-                .call(self.service.into(), self.method.into(), b"[]".to_vec(), options())
+                .call(Call { timeout_ms: Some(1_000), ..Call::of(self.service, self.method, "[]") })
                 .map_err(|error| format!("{error:?}"))
         });
         let (mut direct, mut through, mut many) = (Vec::new(), Vec::new(), Vec::new());

@@ -10,7 +10,7 @@ use roster::register::EXAMPLE_TOKEN as TOKEN;
 
 use crate::harness::master::{Scripted, map};
 use crate::harness::{Client, Crowd, Roster, ensure, eventually, free_port};
-use crate::idl::{Filter, TRosterSyncClient};
+use crate::idl::{ServiceQuery, TRosterSyncClient, WatchMastersRequest};
 use crate::load;
 use crate::measure::{file_in_step, file_size, median, memory, micros, millis, percentile, processor_time};
 use crate::report::{Report, verdict};
@@ -99,7 +99,7 @@ fn crowd(masters: usize, changes: usize) -> Figures {
 }
 
 fn are_there(roster: &Roster, masters: usize) {
-    let all = || Filter::new("greeter".to_owned(), None, None, None);
+    let all = || ServiceQuery { service_name: Some("greeter".to_owned()), ..ServiceQuery::default() };
     eventually("all masters are there", PATIENCE, || {
         // Counting them is work too.
         std::thread::sleep(Duration::from_millis(100));
@@ -141,12 +141,16 @@ fn version() -> Value {
 }
 
 fn revision(client: &mut Client) -> i64 {
-    client.services(Filter::new("none".to_owned(), None, None, None)).expect("a reply").freshness.revision
+    client
+        .services(ServiceQuery { service_name: Some("none".to_owned()), ..ServiceQuery::default() })
+        .expect("a reply")
+        .freshness
+        .revision
 }
 
 /// Waits until a watcher is told of a master with so many services; the revision of that.
 fn sees(client: &mut Client, since: i64, services: usize) -> i64 {
-    let reply = client.watch_masters(since, 20_000, 0).expect("a reply");
+    let reply = client.watch_masters(WatchMastersRequest::new(since, None, 20_000, 0)).expect("a reply");
     let told: Vec<_> = reply.changes.iter().filter_map(|change| change.master.as_ref()).collect();
     assert!(told.len() == 1 && told[0].services.len() == services, "{told:?}");
     reply.freshness.revision

@@ -9,8 +9,8 @@ use tokio::time::MissedTickBehavior;
 use zookeeper_client::AddWatchMode;
 
 use super::{Load, NODES_A_FOLDER, PATIENCE, ROUNDS, node};
-use crate::harness::{Roster, any_age, eventually, runtime};
-use crate::idl::{Change, TRosterSyncClient};
+use crate::harness::{Roster, eventually, runtime};
+use crate::idl::{Change, GetManyRequest, GetRequest, TRosterSyncClient, WatchRequest};
 use crate::measure::{exponent, median, micros, millis, percentile, processor_time};
 use crate::report::{Report, verdict};
 use crate::{Form, form};
@@ -136,13 +136,13 @@ fn bare(seeing: &Seeing<'_>, seen: Sender<Instant>) {
 
 fn thrift(seeing: &Seeing<'_>, seen: Sender<Instant>) {
     let (path, mut client) = (node(0, 0), seeing.sidecar.client());
-    let mut since = client.get(path.clone(), any_age()).expect("the node is there").freshness.revision;
+    let mut since = client.get(GetRequest::new(path.clone(), None)).expect("the node is there").freshness.revision;
     let _ = seen.send(Instant::now());
     for number in 0..seeing.sets {
         let data = number.to_string();
         let is_it = |change: &Change| change.node.as_ref().is_some_and(|node| node.data == data.as_bytes());
         loop {
-            let reply = client.watch(since, vec![path.clone()], 20_000, 0).expect("a reply");
+            let reply = client.watch(WatchRequest::new(since, None, vec![path.clone()], 20_000, 0)).expect("a reply");
             since = reply.freshness.revision;
             if reply.changes.iter().any(is_it) {
                 break;
@@ -193,8 +193,10 @@ fn sustained(report: &mut Report, load: &Load, sidecar: &Roster) {
     let last: BTreeMap<_, _> = (sets - TURNS..sets).map(|number| (at(number), number.to_string())).collect();
     let mut reader = sidecar.client();
     eventually("the last sets are seen", PATIENCE, || {
-        let nodes =
-            reader.get_many(last.keys().cloned().collect(), any_age()).map_err(|error| format!("{error:?}"))?.nodes;
+        let nodes = reader
+            .get_many(GetManyRequest::new(last.keys().cloned().collect(), None, None))
+            .map_err(|error| format!("{error:?}"))?
+            .nodes;
         let behind = last.iter().find(|(path, data)| nodes.get(*path).is_none_or(|node| node.data != data.as_bytes()));
         behind.map_or(Ok(()), |(path, data)| Err(format!("{path} is not {data}")))
     });

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{Load, PATIENCE, ROUNDS, node};
 use crate::harness::{Client, Link, Roster, runtime};
-use crate::idl::TRosterSyncClient;
+use crate::idl::{StatusRequest, TRosterSyncClient};
 use crate::measure::{exponent, median, millis, processor_time};
 use crate::report::Report;
 
@@ -88,7 +88,7 @@ impl State {
     fn becomes(&mut self, wanted: &str) -> Instant {
         let end = Instant::now() + PATIENCE;
         loop {
-            let source = self.0.status().expect("a status").sources.remove(0);
+            let source = self.0.status(StatusRequest::default()).expect("a status").sources.remove(0);
             let now = Instant::now();
             if source.state == wanted || (wanted == "syncing" && source.state == "live") {
                 return now;

@@ -2,7 +2,7 @@
 // Prints the data of a coordination node: php get.php [PATH]
 require __DIR__ . '/autoload.php';
 
-use Roster\Thrift\ReadOptions;
+use Roster\Thrift\GetRequest;
 use Roster\Thrift\RosterClient;
 use Thrift\Exception\TException;
 use Thrift\Protocol\TBinaryProtocol;
@@ -22,7 +22,7 @@ $transport = new TBufferedTransport(new TSocket($host, (int) $port));
 $client = new RosterClient(new TBinaryProtocol($transport));
 try {
     $transport->open();
-    echo $client->get($argv[1] ?? '/zk_test', new ReadOptions())->node->data, "\n";
+    echo $client->get(new GetRequest(['path' => $argv[1] ?? '/zk_test']))->node->data, "\n";
     $transport->close();
 } catch (TException $failure) {
     fwrite(STDERR, "{$failure->getMessage()}\n");

@@ -250,12 +250,12 @@ impl Balance {
   pub const ROUND_ROBIN: Balance = Balance(2);
   pub const RANDOM: Balance = Balance(3);
   /// The same one for the same `key`, as long as it is there.
-  pub const KEY: Balance = Balance(4);
+  pub const CONSISTENT_HASH: Balance = Balance(4);
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::LEAST_OUTSTANDING,
     Self::ROUND_ROBIN,
     Self::RANDOM,
-    Self::KEY,
+    Self::CONSISTENT_HASH,
   ];
 }
 
@@ -276,7 +276,7 @@ impl From<i32> for Balance {
       1 => Balance::LEAST_OUTSTANDING,
       2 => Balance::ROUND_ROBIN,
       3 => Balance::RANDOM,
-      4 => Balance::KEY,
+      4 => Balance::CONSISTENT_HASH,
       _ => Balance(i)
     }
   }
@@ -417,6 +417,61 @@ impl From<&Supply> for i32 {
   }
 }
 
+/// What is not there.
+#[derive(Copy, Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct EntityKind(pub i32);
+
+impl EntityKind {
+  pub const NODE: EntityKind = EntityKind(1);
+  pub const SERVICE: EntityKind = EntityKind(2);
+  pub const MASTER: EntityKind = EntityKind(3);
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::NODE,
+    Self::SERVICE,
+    Self::MASTER,
+  ];
+}
+
+impl TSerializable for EntityKind {
+  #[allow(clippy::trivially_copy_pass_by_ref)]
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    o_prot.write_i32(self.0)
+  }
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<EntityKind> {
+    let enum_value = i_prot.read_i32()?;
+    Ok(EntityKind::from(enum_value))
+  }
+}
+
+impl From<i32> for EntityKind {
+  fn from(i: i32) -> Self {
+    match i {
+      1 => EntityKind::NODE,
+      2 => EntityKind::SERVICE,
+      3 => EntityKind::MASTER,
+      _ => EntityKind(i)
+    }
+  }
+}
+
+impl From<&i32> for EntityKind {
+  fn from(i: &i32) -> Self {
+    EntityKind::from(*i)
+  }
+}
+
+impl From<EntityKind> for i32 {
+  fn from(e: EntityKind) -> i32 {
+    e.0
+  }
+}
+
+impl From<&EntityKind> for i32 {
+  fn from(e: &EntityKind) -> i32 {
+    e.0
+  }
+}
+
 //
 // Freshness
 //
@@ -511,89 +566,6 @@ impl TSerializable for Freshness {
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
-  }
-}
-
-//
-// ReadOptions
-//
-
-/// How to read.
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct ReadOptions {
-  /// Refuse with TooStale rather than answer from data older than this. Absent: any age will do.
-  pub max_age_ms: Option<i64>,
-  /// Of `getMany`: answer no more than `unchanged` if none of the paths has changed since this revision. So more paths
-  /// than a request may hold are read at one revision.
-  pub since: Option<i64>,
-}
-
-impl ReadOptions {
-  pub fn new<F1, F2>(max_age_ms: F1, since: F2) -> ReadOptions where F1: Into<Option<i64>>, F2: Into<Option<i64>> {
-    ReadOptions {
-      max_age_ms: max_age_ms.into(),
-      since: since.into(),
-    }
-  }
-}
-
-impl TSerializable for ReadOptions {
-  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<ReadOptions> {
-    i_prot.read_struct_begin()?;
-    let mut f_1: Option<i64> = None;
-    let mut f_2: Option<i64> = None;
-    loop {
-      let field_ident = i_prot.read_field_begin()?;
-      if field_ident.field_type == TType::Stop {
-        break;
-      }
-      let field_id = field_id(&field_ident)?;
-      match field_id {
-        1 => {
-          let val = i_prot.read_i64()?;
-          f_1 = Some(val);
-        },
-        2 => {
-          let val = i_prot.read_i64()?;
-          f_2 = Some(val);
-        },
-        _ => {
-          i_prot.skip(field_ident.field_type)?;
-        },
-      };
-      i_prot.read_field_end()?;
-    }
-    i_prot.read_struct_end()?;
-    let ret = ReadOptions {
-      max_age_ms: f_1,
-      since: f_2,
-    };
-    Ok(ret)
-  }
-  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("ReadOptions");
-    o_prot.write_struct_begin(&struct_ident)?;
-    if let Some(fld_var) = self.max_age_ms {
-      o_prot.write_field_begin(&TFieldIdentifier::new("maxAgeMs", TType::I64, 1))?;
-      o_prot.write_i64(fld_var)?;
-      o_prot.write_field_end()?
-    }
-    if let Some(fld_var) = self.since {
-      o_prot.write_field_begin(&TFieldIdentifier::new("since", TType::I64, 2))?;
-      o_prot.write_i64(fld_var)?;
-      o_prot.write_field_end()?
-    }
-    o_prot.write_field_stop()?;
-    o_prot.write_struct_end()
-  }
-}
-
-impl Default for ReadOptions {
-  fn default() -> Self {
-    ReadOptions{
-      max_age_ms: Some(0),
-      since: Some(0),
-    }
   }
 }
 
@@ -828,6 +800,76 @@ impl TSerializable for Node {
 }
 
 //
+// GetRequest
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct GetRequest {
+  pub path: String,
+  /// Refuse with TooStale rather than answer from data older than this. Absent: any age will do. So of every read.
+  pub max_age_ms: Option<i64>,
+}
+
+impl GetRequest {
+  pub fn new<F2>(path: String, max_age_ms: F2) -> GetRequest where F2: Into<Option<i64>> {
+    GetRequest {
+      path,
+      max_age_ms: max_age_ms.into(),
+    }
+  }
+}
+
+impl TSerializable for GetRequest {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<GetRequest> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    let mut f_2: Option<i64> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_i64()?;
+          f_2 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("GetRequest.path", &f_1)?;
+    let ret = GetRequest {
+      path: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      max_age_ms: f_2,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("GetRequest");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("path", TType::String, 1))?;
+    o_prot.write_string(&self.path)?;
+    o_prot.write_field_end()?;
+    if let Some(fld_var) = self.max_age_ms {
+      o_prot.write_field_begin(&TFieldIdentifier::new("maxAgeMs", TType::I64, 2))?;
+      o_prot.write_i64(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
 // NodeReply
 //
 
@@ -896,6 +938,100 @@ impl TSerializable for NodeReply {
 }
 
 //
+// GetManyRequest
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct GetManyRequest {
+  pub paths: Vec<String>,
+  pub max_age_ms: Option<i64>,
+  /// Answer no more than `unchanged` if none of the paths has changed since this revision. So more paths than a request
+  /// may hold are read at one revision.
+  pub since: Option<i64>,
+}
+
+impl GetManyRequest {
+  pub fn new<F2, F3>(paths: Vec<String>, max_age_ms: F2, since: F3) -> GetManyRequest where F2: Into<Option<i64>>, F3: Into<Option<i64>> {
+    GetManyRequest {
+      paths,
+      max_age_ms: max_age_ms.into(),
+      since: since.into(),
+    }
+  }
+}
+
+impl TSerializable for GetManyRequest {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<GetManyRequest> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<Vec<String>> = None;
+    let mut f_2: Option<i64> = None;
+    let mut f_3: Option<i64> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_0 = i_prot.read_string()?;
+            val.push(list_elem_0);
+          }
+          i_prot.read_list_end()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_i64()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_i64()?;
+          f_3 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("GetManyRequest.paths", &f_1)?;
+    let ret = GetManyRequest {
+      paths: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      max_age_ms: f_2,
+      since: f_3,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("GetManyRequest");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("paths", TType::List, 1))?;
+    o_prot.write_list_begin(&TListIdentifier::new(TType::String, self.paths.len() as i32))?;
+    for e in &self.paths {
+      o_prot.write_string(e)?;
+    }
+    o_prot.write_list_end()?;
+    o_prot.write_field_end()?;
+    if let Some(fld_var) = self.max_age_ms {
+      o_prot.write_field_begin(&TFieldIdentifier::new("maxAgeMs", TType::I64, 2))?;
+      o_prot.write_i64(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.since {
+      o_prot.write_field_begin(&TFieldIdentifier::new("since", TType::I64, 3))?;
+      o_prot.write_i64(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
 // NodesReply
 //
 
@@ -935,9 +1071,9 @@ impl TSerializable for NodesReply {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<String, Node> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_0 = i_prot.read_string()?;
-            let map_val_1 = Node::read_from_in_protocol(i_prot)?;
-            val.insert(map_key_0, map_val_1);
+            let map_key_1 = i_prot.read_string()?;
+            let map_val_2 = Node::read_from_in_protocol(i_prot)?;
+            val.insert(map_key_1, map_val_2);
           }
           i_prot.read_map_end()?;
           f_1 = Some(val);
@@ -991,6 +1127,105 @@ impl TSerializable for NodesReply {
 }
 
 //
+// ChildrenRequest
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ChildrenRequest {
+  /// Of this node.
+  pub path: String,
+  pub max_age_ms: Option<i64>,
+  /// At most this many names, in pages (0: as many as a page may hold). Absent, without a cursor: all of them at once;
+  /// more than a reply may hold are an InvalidRequest.
+  pub limit: Option<i32>,
+  /// The `cursor` of the page before.
+  pub cursor: Option<String>,
+}
+
+impl ChildrenRequest {
+  pub fn new<F2, F3, F4>(path: String, max_age_ms: F2, limit: F3, cursor: F4) -> ChildrenRequest where F2: Into<Option<i64>>, F3: Into<Option<i32>>, F4: Into<Option<String>> {
+    ChildrenRequest {
+      path,
+      max_age_ms: max_age_ms.into(),
+      limit: limit.into(),
+      cursor: cursor.into(),
+    }
+  }
+}
+
+impl TSerializable for ChildrenRequest {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<ChildrenRequest> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    let mut f_2: Option<i64> = None;
+    let mut f_3: Option<i32> = None;
+    let mut f_4: Option<String> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_i64()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_i32()?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = i_prot.read_string()?;
+          f_4 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("ChildrenRequest.path", &f_1)?;
+    let ret = ChildrenRequest {
+      path: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      max_age_ms: f_2,
+      limit: f_3,
+      cursor: f_4,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("ChildrenRequest");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("path", TType::String, 1))?;
+    o_prot.write_string(&self.path)?;
+    o_prot.write_field_end()?;
+    if let Some(fld_var) = self.max_age_ms {
+      o_prot.write_field_begin(&TFieldIdentifier::new("maxAgeMs", TType::I64, 2))?;
+      o_prot.write_i64(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.limit {
+      o_prot.write_field_begin(&TFieldIdentifier::new("limit", TType::I32, 3))?;
+      o_prot.write_i32(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.cursor {
+      o_prot.write_field_begin(&TFieldIdentifier::new("cursor", TType::String, 4))?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
 // ChildrenReply
 //
 
@@ -999,7 +1234,7 @@ pub struct ChildrenReply {
   /// The last parts of the children's paths, in the order of their bytes.
   pub names: Vec<String>,
   pub freshness: Freshness,
-  /// Of `childrenPage`: where the next page begins; absent on the last page.
+  /// Where the next page begins; absent on the last page.
   pub cursor: Option<String>,
 }
 
@@ -1030,8 +1265,8 @@ impl TSerializable for ChildrenReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_2 = i_prot.read_string()?;
-            val.push(list_elem_2);
+            let list_elem_3 = i_prot.read_string()?;
+            val.push(list_elem_3);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -1084,39 +1319,37 @@ impl TSerializable for ChildrenReply {
 }
 
 //
-// ChildrenQuery
+// SubtreeRequest
 //
 
-/// Which children.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct ChildrenQuery {
-  /// Of this node.
+pub struct SubtreeRequest {
   pub path: String,
-  /// At most so many (absent or 0: as many as a page may hold).
+  pub max_age_ms: Option<i64>,
+  /// At most this many nodes. Absent, or 0: as many as a page may hold.
   pub limit: Option<i32>,
-  /// What the page before said.
+  /// The `cursor` of the page before.
   pub cursor: Option<String>,
-  pub options: Option<ReadOptions>,
 }
 
-impl ChildrenQuery {
-  pub fn new<F2, F3, F4>(path: String, limit: F2, cursor: F3, options: F4) -> ChildrenQuery where F2: Into<Option<i32>>, F3: Into<Option<String>>, F4: Into<Option<ReadOptions>> {
-    ChildrenQuery {
+impl SubtreeRequest {
+  pub fn new<F2, F3, F4>(path: String, max_age_ms: F2, limit: F3, cursor: F4) -> SubtreeRequest where F2: Into<Option<i64>>, F3: Into<Option<i32>>, F4: Into<Option<String>> {
+    SubtreeRequest {
       path,
+      max_age_ms: max_age_ms.into(),
       limit: limit.into(),
       cursor: cursor.into(),
-      options: options.into(),
     }
   }
 }
 
-impl TSerializable for ChildrenQuery {
-  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<ChildrenQuery> {
+impl TSerializable for SubtreeRequest {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<SubtreeRequest> {
     i_prot.read_struct_begin()?;
     let mut f_1: Option<String> = None;
-    let mut f_2: Option<i32> = None;
-    let mut f_3: Option<String> = None;
-    let mut f_4: Option<ReadOptions> = None;
+    let mut f_2: Option<i64> = None;
+    let mut f_3: Option<i32> = None;
+    let mut f_4: Option<String> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -1129,15 +1362,15 @@ impl TSerializable for ChildrenQuery {
           f_1 = Some(val);
         },
         2 => {
-          let val = i_prot.read_i32()?;
+          let val = i_prot.read_i64()?;
           f_2 = Some(val);
         },
         3 => {
-          let val = i_prot.read_string()?;
+          let val = i_prot.read_i32()?;
           f_3 = Some(val);
         },
         4 => {
-          let val = ReadOptions::read_from_in_protocol(i_prot)?;
+          let val = i_prot.read_string()?;
           f_4 = Some(val);
         },
         _ => {
@@ -1147,34 +1380,34 @@ impl TSerializable for ChildrenQuery {
       i_prot.read_field_end()?;
     }
     i_prot.read_struct_end()?;
-    verify_required_field_exists("ChildrenQuery.path", &f_1)?;
-    let ret = ChildrenQuery {
+    verify_required_field_exists("SubtreeRequest.path", &f_1)?;
+    let ret = SubtreeRequest {
       path: f_1.expect("auto-generated code should have checked for presence of required fields"),
-      limit: f_2,
-      cursor: f_3,
-      options: f_4,
+      max_age_ms: f_2,
+      limit: f_3,
+      cursor: f_4,
     };
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("ChildrenQuery");
+    let struct_ident = TStructIdentifier::new("SubtreeRequest");
     o_prot.write_struct_begin(&struct_ident)?;
     o_prot.write_field_begin(&TFieldIdentifier::new("path", TType::String, 1))?;
     o_prot.write_string(&self.path)?;
     o_prot.write_field_end()?;
+    if let Some(fld_var) = self.max_age_ms {
+      o_prot.write_field_begin(&TFieldIdentifier::new("maxAgeMs", TType::I64, 2))?;
+      o_prot.write_i64(fld_var)?;
+      o_prot.write_field_end()?
+    }
     if let Some(fld_var) = self.limit {
-      o_prot.write_field_begin(&TFieldIdentifier::new("limit", TType::I32, 2))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("limit", TType::I32, 3))?;
       o_prot.write_i32(fld_var)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.cursor {
-      o_prot.write_field_begin(&TFieldIdentifier::new("cursor", TType::String, 3))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("cursor", TType::String, 4))?;
       o_prot.write_string(fld_var)?;
-      o_prot.write_field_end()?
-    }
-    if let Some(ref fld_var) = self.options {
-      o_prot.write_field_begin(&TFieldIdentifier::new("options", TType::Struct, 4))?;
-      fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     o_prot.write_field_stop()?;
@@ -1223,8 +1456,8 @@ impl TSerializable for SubtreeReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Node> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_3 = Node::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_3);
+            let list_elem_4 = Node::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_4);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -1361,6 +1594,141 @@ impl TSerializable for Change {
 }
 
 //
+// WatchRequest
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct WatchRequest {
+  /// The revision that is known. Absent, or 0: none, so that the answer is `reset`, at once.
+  pub since: Option<i64>,
+  pub max_age_ms: Option<i64>,
+  /// At or below these; at most 1,024. Absent, or empty: anywhere.
+  pub paths: Option<Vec<String>>,
+  /// At most this long, and no longer than `max_watch` of the sidecar. Absent: 10 s.
+  pub timeout_ms: Option<i32>,
+  /// About this many changes at a time. Absent, or 0: as many as a reply may hold.
+  pub limit: Option<i32>,
+}
+
+impl WatchRequest {
+  pub fn new<F1, F2, F3, F4, F5>(since: F1, max_age_ms: F2, paths: F3, timeout_ms: F4, limit: F5) -> WatchRequest where F1: Into<Option<i64>>, F2: Into<Option<i64>>, F3: Into<Option<Vec<String>>>, F4: Into<Option<i32>>, F5: Into<Option<i32>> {
+    WatchRequest {
+      since: since.into(),
+      max_age_ms: max_age_ms.into(),
+      paths: paths.into(),
+      timeout_ms: timeout_ms.into(),
+      limit: limit.into(),
+    }
+  }
+}
+
+impl TSerializable for WatchRequest {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<WatchRequest> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<i64> = None;
+    let mut f_2: Option<i64> = None;
+    let mut f_3: Option<Vec<String>> = None;
+    let mut f_4: Option<i32> = None;
+    let mut f_5: Option<i32> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_i64()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_i64()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_5 = i_prot.read_string()?;
+            val.push(list_elem_5);
+          }
+          i_prot.read_list_end()?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = i_prot.read_i32()?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = i_prot.read_i32()?;
+          f_5 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = WatchRequest {
+      since: f_1,
+      max_age_ms: f_2,
+      paths: f_3,
+      timeout_ms: f_4,
+      limit: f_5,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("WatchRequest");
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(fld_var) = self.since {
+      o_prot.write_field_begin(&TFieldIdentifier::new("since", TType::I64, 1))?;
+      o_prot.write_i64(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.max_age_ms {
+      o_prot.write_field_begin(&TFieldIdentifier::new("maxAgeMs", TType::I64, 2))?;
+      o_prot.write_i64(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.paths {
+      o_prot.write_field_begin(&TFieldIdentifier::new("paths", TType::List, 3))?;
+      o_prot.write_list_begin(&TListIdentifier::new(TType::String, fld_var.len() as i32))?;
+      for e in fld_var {
+        o_prot.write_string(e)?;
+      }
+      o_prot.write_list_end()?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.timeout_ms {
+      o_prot.write_field_begin(&TFieldIdentifier::new("timeoutMs", TType::I32, 4))?;
+      o_prot.write_i32(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.limit {
+      o_prot.write_field_begin(&TFieldIdentifier::new("limit", TType::I32, 5))?;
+      o_prot.write_i32(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+impl Default for WatchRequest {
+  fn default() -> Self {
+    WatchRequest{
+      since: None,
+      max_age_ms: None,
+      paths: None,
+      timeout_ms: None,
+      limit: None,
+    }
+  }
+}
+
+//
 // WatchReply
 //
 
@@ -1402,8 +1770,8 @@ impl TSerializable for WatchReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Change> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_4 = Change::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_4);
+            let list_elem_6 = Change::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_6);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -1552,20 +1920,20 @@ pub struct Master {
   /// When it did, ms since 1970.
   pub connected_at: i64,
   pub services: Vec<Service>,
-  /// How many ways there are to it: our own register, and upstream ones.
-  pub ways: i32,
+  /// How many routes there are to it: our own register, and upstream ones.
+  pub routes: i32,
   /// How many calls to it are under way from here.
   pub outstanding: i32,
 }
 
 impl Master {
-  pub fn new(id: String, peer_address: String, connected_at: i64, services: Vec<Service>, ways: i32, outstanding: i32) -> Master {
+  pub fn new(id: String, peer_address: String, connected_at: i64, services: Vec<Service>, routes: i32, outstanding: i32) -> Master {
     Master {
       id,
       peer_address,
       connected_at,
       services,
-      ways,
+      routes,
       outstanding,
     }
   }
@@ -1603,8 +1971,8 @@ impl TSerializable for Master {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Service> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_5 = Service::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_5);
+            let list_elem_7 = Service::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_7);
           }
           i_prot.read_list_end()?;
           f_4 = Some(val);
@@ -1628,14 +1996,14 @@ impl TSerializable for Master {
     verify_required_field_exists("Master.peer_address", &f_2)?;
     verify_required_field_exists("Master.connected_at", &f_3)?;
     verify_required_field_exists("Master.services", &f_4)?;
-    verify_required_field_exists("Master.ways", &f_5)?;
+    verify_required_field_exists("Master.routes", &f_5)?;
     verify_required_field_exists("Master.outstanding", &f_6)?;
     let ret = Master {
       id: f_1.expect("auto-generated code should have checked for presence of required fields"),
       peer_address: f_2.expect("auto-generated code should have checked for presence of required fields"),
       connected_at: f_3.expect("auto-generated code should have checked for presence of required fields"),
       services: f_4.expect("auto-generated code should have checked for presence of required fields"),
-      ways: f_5.expect("auto-generated code should have checked for presence of required fields"),
+      routes: f_5.expect("auto-generated code should have checked for presence of required fields"),
       outstanding: f_6.expect("auto-generated code should have checked for presence of required fields"),
     };
     Ok(ret)
@@ -1659,12 +2027,81 @@ impl TSerializable for Master {
     }
     o_prot.write_list_end()?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("ways", TType::I32, 5))?;
-    o_prot.write_i32(self.ways)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("routes", TType::I32, 5))?;
+    o_prot.write_i32(self.routes)?;
     o_prot.write_field_end()?;
     o_prot.write_field_begin(&TFieldIdentifier::new("outstanding", TType::I32, 6))?;
     o_prot.write_i32(self.outstanding)?;
     o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// MasterRequest
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct MasterRequest {
+  pub id: String,
+  pub max_age_ms: Option<i64>,
+}
+
+impl MasterRequest {
+  pub fn new<F2>(id: String, max_age_ms: F2) -> MasterRequest where F2: Into<Option<i64>> {
+    MasterRequest {
+      id,
+      max_age_ms: max_age_ms.into(),
+    }
+  }
+}
+
+impl TSerializable for MasterRequest {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<MasterRequest> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<String> = None;
+    let mut f_2: Option<i64> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_string()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_i64()?;
+          f_2 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("MasterRequest.id", &f_1)?;
+    let ret = MasterRequest {
+      id: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      max_age_ms: f_2,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("MasterRequest");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("id", TType::String, 1))?;
+    o_prot.write_string(&self.id)?;
+    o_prot.write_field_end()?;
+    if let Some(fld_var) = self.max_age_ms {
+      o_prot.write_field_begin(&TFieldIdentifier::new("maxAgeMs", TType::I64, 2))?;
+      o_prot.write_i64(fld_var)?;
+      o_prot.write_field_end()?
+    }
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
   }
@@ -1778,8 +2215,8 @@ impl TSerializable for MastersReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Master> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_6 = Master::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_6);
+            let list_elem_8 = Master::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_8);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -1832,40 +2269,43 @@ impl TSerializable for MastersReply {
 }
 
 //
-// Filter
+// ServiceQuery
 //
 
-/// Which masters, or services; what is absent does not restrict.
+/// Which masters, services or instances; what is absent does not restrict.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct Filter {
+pub struct ServiceQuery {
   /// The name of a service, without a version.
   pub service_name: Option<String>,
+  pub max_age_ms: Option<i64>,
+  /// At most this many. Absent, or 0: as many as a page may hold.
+  pub limit: Option<i32>,
+  /// The `cursor` of the page before.
+  pub cursor: Option<String>,
   /// Metadata that the service must have, at most 8, by key: a string as it is, any other value as its JSON text.
   pub metadata: Option<BTreeMap<String, String>>,
-  /// At most so many (0: as many as a reply may hold).
-  pub limit: Option<i32>,
-  /// What the page before said.
-  pub cursor: Option<String>,
 }
 
-impl Filter {
-  pub fn new<F1, F2, F3, F4>(service_name: F1, metadata: F2, limit: F3, cursor: F4) -> Filter where F1: Into<Option<String>>, F2: Into<Option<BTreeMap<String, String>>>, F3: Into<Option<i32>>, F4: Into<Option<String>> {
-    Filter {
+impl ServiceQuery {
+  pub fn new<F1, F2, F3, F4, F5>(service_name: F1, max_age_ms: F2, limit: F3, cursor: F4, metadata: F5) -> ServiceQuery where F1: Into<Option<String>>, F2: Into<Option<i64>>, F3: Into<Option<i32>>, F4: Into<Option<String>>, F5: Into<Option<BTreeMap<String, String>>> {
+    ServiceQuery {
       service_name: service_name.into(),
-      metadata: metadata.into(),
+      max_age_ms: max_age_ms.into(),
       limit: limit.into(),
       cursor: cursor.into(),
+      metadata: metadata.into(),
     }
   }
 }
 
-impl TSerializable for Filter {
-  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<Filter> {
+impl TSerializable for ServiceQuery {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<ServiceQuery> {
     i_prot.read_struct_begin()?;
     let mut f_1: Option<String> = None;
-    let mut f_2: Option<BTreeMap<String, String>> = None;
+    let mut f_2: Option<i64> = None;
     let mut f_3: Option<i32> = None;
     let mut f_4: Option<String> = None;
+    let mut f_5: Option<BTreeMap<String, String>> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -1878,14 +2318,7 @@ impl TSerializable for Filter {
           f_1 = Some(val);
         },
         2 => {
-          let map_ident = i_prot.read_map_begin()?;
-          let mut val: BTreeMap<String, String> = BTreeMap::new();
-          for _ in 0..map_ident.size {
-            let map_key_7 = i_prot.read_string()?;
-            let map_val_8 = i_prot.read_string()?;
-            val.insert(map_key_7, map_val_8);
-          }
-          i_prot.read_map_end()?;
+          let val = i_prot.read_i64()?;
           f_2 = Some(val);
         },
         3 => {
@@ -1896,6 +2329,17 @@ impl TSerializable for Filter {
           let val = i_prot.read_string()?;
           f_4 = Some(val);
         },
+        5 => {
+          let map_ident = i_prot.read_map_begin()?;
+          let mut val: BTreeMap<String, String> = BTreeMap::new();
+          for _ in 0..map_ident.size {
+            let map_key_9 = i_prot.read_string()?;
+            let map_val_10 = i_prot.read_string()?;
+            val.insert(map_key_9, map_val_10);
+          }
+          i_prot.read_map_end()?;
+          f_5 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -1903,30 +2347,26 @@ impl TSerializable for Filter {
       i_prot.read_field_end()?;
     }
     i_prot.read_struct_end()?;
-    let ret = Filter {
+    let ret = ServiceQuery {
       service_name: f_1,
-      metadata: f_2,
+      max_age_ms: f_2,
       limit: f_3,
       cursor: f_4,
+      metadata: f_5,
     };
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("Filter");
+    let struct_ident = TStructIdentifier::new("ServiceQuery");
     o_prot.write_struct_begin(&struct_ident)?;
     if let Some(ref fld_var) = self.service_name {
       o_prot.write_field_begin(&TFieldIdentifier::new("serviceName", TType::String, 1))?;
       o_prot.write_string(fld_var)?;
       o_prot.write_field_end()?
     }
-    if let Some(ref fld_var) = self.metadata {
-      o_prot.write_field_begin(&TFieldIdentifier::new("metadata", TType::Map, 2))?;
-      o_prot.write_map_begin(&TMapIdentifier::new(TType::String, TType::String, fld_var.len() as i32))?;
-      for (k, v) in fld_var {
-        o_prot.write_string(k)?;
-        o_prot.write_string(v)?;
-      }
-      o_prot.write_map_end()?;
+    if let Some(fld_var) = self.max_age_ms {
+      o_prot.write_field_begin(&TFieldIdentifier::new("maxAgeMs", TType::I64, 2))?;
+      o_prot.write_i64(fld_var)?;
       o_prot.write_field_end()?
     }
     if let Some(fld_var) = self.limit {
@@ -1939,18 +2379,29 @@ impl TSerializable for Filter {
       o_prot.write_string(fld_var)?;
       o_prot.write_field_end()?
     }
+    if let Some(ref fld_var) = self.metadata {
+      o_prot.write_field_begin(&TFieldIdentifier::new("metadata", TType::Map, 5))?;
+      o_prot.write_map_begin(&TMapIdentifier::new(TType::String, TType::String, fld_var.len() as i32))?;
+      for (k, v) in fld_var {
+        o_prot.write_string(k)?;
+        o_prot.write_string(v)?;
+      }
+      o_prot.write_map_end()?;
+      o_prot.write_field_end()?
+    }
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
   }
 }
 
-impl Default for Filter {
+impl Default for ServiceQuery {
   fn default() -> Self {
-    Filter{
-      service_name: Some("".to_owned()),
-      metadata: Some(BTreeMap::new()),
-      limit: Some(0),
-      cursor: Some("".to_owned()),
+    ServiceQuery{
+      service_name: None,
+      max_age_ms: None,
+      limit: None,
+      cursor: None,
+      metadata: None,
     }
   }
 }
@@ -1996,9 +2447,9 @@ impl TSerializable for ServiceSummary {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<String, i32> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_9 = i_prot.read_string()?;
-            let map_val_10 = i_prot.read_i32()?;
-            val.insert(map_key_9, map_val_10);
+            let map_key_11 = i_prot.read_string()?;
+            let map_val_12 = i_prot.read_i32()?;
+            val.insert(map_key_11, map_val_12);
           }
           i_prot.read_map_end()?;
           f_2 = Some(val);
@@ -2078,8 +2529,8 @@ impl TSerializable for ServicesReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<ServiceSummary> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_11 = ServiceSummary::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_11);
+            let list_elem_13 = ServiceSummary::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_13);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -2449,8 +2900,8 @@ impl TSerializable for Instance {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Endpoint> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_12 = Endpoint::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_12);
+            let list_elem_14 = Endpoint::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_14);
           }
           i_prot.read_list_end()?;
           f_12 = Some(val);
@@ -2459,8 +2910,8 @@ impl TSerializable for Instance {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Provenance> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_13 = Provenance::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_13);
+            let list_elem_15 = Provenance::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_15);
           }
           i_prot.read_list_end()?;
           f_13 = Some(val);
@@ -2557,7 +3008,7 @@ pub struct InstancesReply {
   /// The newest version first.
   pub instances: Vec<Instance>,
   pub freshness: Freshness,
-  /// Where the next page begins, for `instancesPage`; absent on the last page.
+  /// Where the next page begins; absent on the last page.
   pub cursor: Option<String>,
 }
 
@@ -2588,8 +3039,8 @@ impl TSerializable for InstancesReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Instance> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_14 = Instance::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_14);
+            let list_elem_16 = Instance::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_16);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -2726,6 +3177,114 @@ impl TSerializable for MasterChange {
 }
 
 //
+// WatchMastersRequest
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct WatchMastersRequest {
+  /// As in WatchRequest.
+  pub since: Option<i64>,
+  pub max_age_ms: Option<i64>,
+  pub timeout_ms: Option<i32>,
+  pub limit: Option<i32>,
+}
+
+impl WatchMastersRequest {
+  pub fn new<F1, F2, F3, F4>(since: F1, max_age_ms: F2, timeout_ms: F3, limit: F4) -> WatchMastersRequest where F1: Into<Option<i64>>, F2: Into<Option<i64>>, F3: Into<Option<i32>>, F4: Into<Option<i32>> {
+    WatchMastersRequest {
+      since: since.into(),
+      max_age_ms: max_age_ms.into(),
+      timeout_ms: timeout_ms.into(),
+      limit: limit.into(),
+    }
+  }
+}
+
+impl TSerializable for WatchMastersRequest {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<WatchMastersRequest> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<i64> = None;
+    let mut f_2: Option<i64> = None;
+    let mut f_3: Option<i32> = None;
+    let mut f_4: Option<i32> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_i64()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_i64()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_i32()?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = i_prot.read_i32()?;
+          f_4 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = WatchMastersRequest {
+      since: f_1,
+      max_age_ms: f_2,
+      timeout_ms: f_3,
+      limit: f_4,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("WatchMastersRequest");
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(fld_var) = self.since {
+      o_prot.write_field_begin(&TFieldIdentifier::new("since", TType::I64, 1))?;
+      o_prot.write_i64(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.max_age_ms {
+      o_prot.write_field_begin(&TFieldIdentifier::new("maxAgeMs", TType::I64, 2))?;
+      o_prot.write_i64(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.timeout_ms {
+      o_prot.write_field_begin(&TFieldIdentifier::new("timeoutMs", TType::I32, 3))?;
+      o_prot.write_i32(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.limit {
+      o_prot.write_field_begin(&TFieldIdentifier::new("limit", TType::I32, 4))?;
+      o_prot.write_i32(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+impl Default for WatchMastersRequest {
+  fn default() -> Self {
+    WatchMastersRequest{
+      since: None,
+      max_age_ms: None,
+      timeout_ms: None,
+      limit: None,
+    }
+  }
+}
+
+//
 // MastersWatchReply
 //
 
@@ -2765,8 +3324,8 @@ impl TSerializable for MastersWatchReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<MasterChange> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_15 = MasterChange::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_15);
+            let list_elem_17 = MasterChange::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_17);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -2824,8 +3383,7 @@ impl TSerializable for MastersWatchReply {
 /// A command of the application's own that a master sent to the register.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct MasterMessage {
-  /// The id of the master.
-  pub master: String,
+  pub master_id: String,
   /// When it came, ms since 1970.
   pub received_at: i64,
   /// The whole command, a map with the key `cmd`.
@@ -2833,9 +3391,9 @@ pub struct MasterMessage {
 }
 
 impl MasterMessage {
-  pub fn new(master: String, received_at: i64, message: Vec<u8>) -> MasterMessage {
+  pub fn new(master_id: String, received_at: i64, message: Vec<u8>) -> MasterMessage {
     MasterMessage {
-      master,
+      master_id,
       received_at,
       message,
     }
@@ -2874,11 +3432,11 @@ impl TSerializable for MasterMessage {
       i_prot.read_field_end()?;
     }
     i_prot.read_struct_end()?;
-    verify_required_field_exists("MasterMessage.master", &f_1)?;
+    verify_required_field_exists("MasterMessage.master_id", &f_1)?;
     verify_required_field_exists("MasterMessage.received_at", &f_2)?;
     verify_required_field_exists("MasterMessage.message", &f_3)?;
     let ret = MasterMessage {
-      master: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      master_id: f_1.expect("auto-generated code should have checked for presence of required fields"),
       received_at: f_2.expect("auto-generated code should have checked for presence of required fields"),
       message: f_3.expect("auto-generated code should have checked for presence of required fields"),
     };
@@ -2887,8 +3445,8 @@ impl TSerializable for MasterMessage {
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let struct_ident = TStructIdentifier::new("MasterMessage");
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("master", TType::String, 1))?;
-    o_prot.write_string(&self.master)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("masterId", TType::String, 1))?;
+    o_prot.write_string(&self.master_id)?;
     o_prot.write_field_end()?;
     o_prot.write_field_begin(&TFieldIdentifier::new("receivedAt", TType::I64, 2))?;
     o_prot.write_i64(self.received_at)?;
@@ -2898,6 +3456,117 @@ impl TSerializable for MasterMessage {
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
+  }
+}
+
+//
+// WatchMessagesRequest
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct WatchMessagesRequest {
+  /// The cursor of the reply before. Absent, or 0: none, so that all that is kept is the answer, at once.
+  pub since: Option<i64>,
+  /// At most this long, and no longer than `max_watch` of the sidecar. Absent: 10 s.
+  pub timeout_ms: Option<i32>,
+  /// At most this many messages at a time. Absent, or 0: as many as a reply may hold.
+  pub limit: Option<i32>,
+  /// Of the messages. Absent: JSON.
+  pub encoding: Option<Encoding>,
+}
+
+impl WatchMessagesRequest {
+  pub fn new<F1, F2, F3, F4>(since: F1, timeout_ms: F2, limit: F3, encoding: F4) -> WatchMessagesRequest where F1: Into<Option<i64>>, F2: Into<Option<i32>>, F3: Into<Option<i32>>, F4: Into<Option<Encoding>> {
+    WatchMessagesRequest {
+      since: since.into(),
+      timeout_ms: timeout_ms.into(),
+      limit: limit.into(),
+      encoding: encoding.into(),
+    }
+  }
+}
+
+impl TSerializable for WatchMessagesRequest {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<WatchMessagesRequest> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<i64> = None;
+    let mut f_2: Option<i32> = None;
+    let mut f_3: Option<i32> = None;
+    let mut f_4: Option<Encoding> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_i64()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_i32()?;
+          f_2 = Some(val);
+        },
+        3 => {
+          let val = i_prot.read_i32()?;
+          f_3 = Some(val);
+        },
+        4 => {
+          let val = Encoding::read_from_in_protocol(i_prot)?;
+          f_4 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = WatchMessagesRequest {
+      since: f_1,
+      timeout_ms: f_2,
+      limit: f_3,
+      encoding: f_4,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("WatchMessagesRequest");
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(fld_var) = self.since {
+      o_prot.write_field_begin(&TFieldIdentifier::new("since", TType::I64, 1))?;
+      o_prot.write_i64(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.timeout_ms {
+      o_prot.write_field_begin(&TFieldIdentifier::new("timeoutMs", TType::I32, 2))?;
+      o_prot.write_i32(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.limit {
+      o_prot.write_field_begin(&TFieldIdentifier::new("limit", TType::I32, 3))?;
+      o_prot.write_i32(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.encoding {
+      o_prot.write_field_begin(&TFieldIdentifier::new("encoding", TType::I32, 4))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+impl Default for WatchMessagesRequest {
+  fn default() -> Self {
+    WatchMessagesRequest{
+      since: None,
+      timeout_ms: None,
+      limit: None,
+      encoding: None,
+    }
   }
 }
 
@@ -2947,8 +3616,8 @@ impl TSerializable for MessagesReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<MasterMessage> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_16 = MasterMessage::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_16);
+            let list_elem_18 = MasterMessage::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_18);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -3009,11 +3678,31 @@ impl TSerializable for MessagesReply {
 }
 
 //
-// CallOptions
+// Call
 //
 
+/// One call of a method.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct CallOptions {
+pub struct Call {
+  /// `name@1.2.0` is the name in just that version.
+  pub service_name: String,
+  pub method: String,
+  /// A list, or an object by parameter name. Absent, or empty: no arguments.
+  pub arguments: Option<Vec<u8>>,
+  /// Of the arguments and the values. Absent: JSON.
+  pub encoding: Option<Encoding>,
+  /// The master that it is for. Absent: one of those that offer the service.
+  pub master_id: Option<String>,
+  /// Only on a master that offers the service with these metadata, at most 8, as in ServiceQuery. Not with `masterId`.
+  pub metadata: Option<BTreeMap<String, String>>,
+  /// A requirement of versions as Composer writes them: `^1.2`, `~1.2.3`, `1.2.*`, `>=1.2 <2.0 || ^3.0`; `1.2.3` is that
+  /// version and no other. At most 256 bytes and 32 alternatives. Absent: the newest version there is; for `callAll`,
+  /// any version.
+  pub version: Option<String>,
+  /// Absent: LEAST_OUTSTANDING.
+  pub balance: Option<Balance>,
+  /// For CONSISTENT_HASH, at most 1,024 bytes.
+  pub key: Option<String>,
   /// How long all attempts may take together. Absent: 5 s.
   pub timeout_ms: Option<i32>,
   /// How often it may be tried again, each time on another master. Only where that is safe: the call was not sent, or
@@ -3021,188 +3710,26 @@ pub struct CallOptions {
   pub retries: Option<i32>,
   /// Whether it does no harm to execute it twice. Absent: it may.
   pub idempotent: Option<bool>,
-  /// A requirement of versions as Composer writes them: `^1.2`, `~1.2.3`, `1.2.*`, `>=1.2 <2.0 || ^3.0`; `1.2.3` is that
-  /// version and no other. At most 256 bytes and 32 alternatives. Absent: the newest version there is; for `callAll`,
-  /// any.
-  pub version: Option<String>,
-  /// Absent: LEAST_OUTSTANDING.
-  pub balance: Option<Balance>,
-  /// For the balance KEY, at most 1,024 bytes.
-  pub key: Option<String>,
   /// Whether every value of a method that gives many is wanted. Absent: the last one alone.
   pub all_values: Option<bool>,
-  /// Of the arguments and the values. Absent: JSON.
-  pub encoding: Option<Encoding>,
-}
-
-impl CallOptions {
-  pub fn new<F1, F2, F3, F4, F5, F6, F7, F8>(timeout_ms: F1, retries: F2, idempotent: F3, version: F4, balance: F5, key: F6, all_values: F7, encoding: F8) -> CallOptions where F1: Into<Option<i32>>, F2: Into<Option<i32>>, F3: Into<Option<bool>>, F4: Into<Option<String>>, F5: Into<Option<Balance>>, F6: Into<Option<String>>, F7: Into<Option<bool>>, F8: Into<Option<Encoding>> {
-    CallOptions {
-      timeout_ms: timeout_ms.into(),
-      retries: retries.into(),
-      idempotent: idempotent.into(),
-      version: version.into(),
-      balance: balance.into(),
-      key: key.into(),
-      all_values: all_values.into(),
-      encoding: encoding.into(),
-    }
-  }
-}
-
-impl TSerializable for CallOptions {
-  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<CallOptions> {
-    i_prot.read_struct_begin()?;
-    let mut f_1: Option<i32> = None;
-    let mut f_2: Option<i32> = None;
-    let mut f_3: Option<bool> = None;
-    let mut f_4: Option<String> = None;
-    let mut f_5: Option<Balance> = None;
-    let mut f_6: Option<String> = None;
-    let mut f_7: Option<bool> = None;
-    let mut f_8: Option<Encoding> = None;
-    loop {
-      let field_ident = i_prot.read_field_begin()?;
-      if field_ident.field_type == TType::Stop {
-        break;
-      }
-      let field_id = field_id(&field_ident)?;
-      match field_id {
-        1 => {
-          let val = i_prot.read_i32()?;
-          f_1 = Some(val);
-        },
-        2 => {
-          let val = i_prot.read_i32()?;
-          f_2 = Some(val);
-        },
-        3 => {
-          let val = i_prot.read_bool()?;
-          f_3 = Some(val);
-        },
-        4 => {
-          let val = i_prot.read_string()?;
-          f_4 = Some(val);
-        },
-        5 => {
-          let val = Balance::read_from_in_protocol(i_prot)?;
-          f_5 = Some(val);
-        },
-        6 => {
-          let val = i_prot.read_string()?;
-          f_6 = Some(val);
-        },
-        7 => {
-          let val = i_prot.read_bool()?;
-          f_7 = Some(val);
-        },
-        8 => {
-          let val = Encoding::read_from_in_protocol(i_prot)?;
-          f_8 = Some(val);
-        },
-        _ => {
-          i_prot.skip(field_ident.field_type)?;
-        },
-      };
-      i_prot.read_field_end()?;
-    }
-    i_prot.read_struct_end()?;
-    let ret = CallOptions {
-      timeout_ms: f_1,
-      retries: f_2,
-      idempotent: f_3,
-      version: f_4,
-      balance: f_5,
-      key: f_6,
-      all_values: f_7,
-      encoding: f_8,
-    };
-    Ok(ret)
-  }
-  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("CallOptions");
-    o_prot.write_struct_begin(&struct_ident)?;
-    if let Some(fld_var) = self.timeout_ms {
-      o_prot.write_field_begin(&TFieldIdentifier::new("timeoutMs", TType::I32, 1))?;
-      o_prot.write_i32(fld_var)?;
-      o_prot.write_field_end()?
-    }
-    if let Some(fld_var) = self.retries {
-      o_prot.write_field_begin(&TFieldIdentifier::new("retries", TType::I32, 2))?;
-      o_prot.write_i32(fld_var)?;
-      o_prot.write_field_end()?
-    }
-    if let Some(fld_var) = self.idempotent {
-      o_prot.write_field_begin(&TFieldIdentifier::new("idempotent", TType::Bool, 3))?;
-      o_prot.write_bool(fld_var)?;
-      o_prot.write_field_end()?
-    }
-    if let Some(ref fld_var) = self.version {
-      o_prot.write_field_begin(&TFieldIdentifier::new("version", TType::String, 4))?;
-      o_prot.write_string(fld_var)?;
-      o_prot.write_field_end()?
-    }
-    if let Some(ref fld_var) = self.balance {
-      o_prot.write_field_begin(&TFieldIdentifier::new("balance", TType::I32, 5))?;
-      fld_var.write_to_out_protocol(o_prot)?;
-      o_prot.write_field_end()?
-    }
-    if let Some(ref fld_var) = self.key {
-      o_prot.write_field_begin(&TFieldIdentifier::new("key", TType::String, 6))?;
-      o_prot.write_string(fld_var)?;
-      o_prot.write_field_end()?
-    }
-    if let Some(fld_var) = self.all_values {
-      o_prot.write_field_begin(&TFieldIdentifier::new("allValues", TType::Bool, 7))?;
-      o_prot.write_bool(fld_var)?;
-      o_prot.write_field_end()?
-    }
-    if let Some(ref fld_var) = self.encoding {
-      o_prot.write_field_begin(&TFieldIdentifier::new("encoding", TType::I32, 8))?;
-      fld_var.write_to_out_protocol(o_prot)?;
-      o_prot.write_field_end()?
-    }
-    o_prot.write_field_stop()?;
-    o_prot.write_struct_end()
-  }
-}
-
-impl Default for CallOptions {
-  fn default() -> Self {
-    CallOptions{
-      timeout_ms: Some(0),
-      retries: Some(0),
-      idempotent: Some(false),
-      version: Some("".to_owned()),
-      balance: None,
-      key: Some("".to_owned()),
-      all_values: Some(false),
-      encoding: None,
-    }
-  }
-}
-
-//
-// Call
-//
-
-/// One call of a method.
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct Call {
-  pub service_name: String,
-  pub method: String,
-  /// A list, or an object by parameter name; empty: no arguments.
-  pub arguments: Vec<u8>,
-  pub options: Option<CallOptions>,
 }
 
 impl Call {
-  pub fn new<F4>(service_name: String, method: String, arguments: Vec<u8>, options: F4) -> Call where F4: Into<Option<CallOptions>> {
+  pub fn new<F3, F4, F5, F6, F7, F8, F9, F10, F11, F12, F13>(service_name: String, method: String, arguments: F3, encoding: F4, master_id: F5, metadata: F6, version: F7, balance: F8, key: F9, timeout_ms: F10, retries: F11, idempotent: F12, all_values: F13) -> Call where F3: Into<Option<Vec<u8>>>, F4: Into<Option<Encoding>>, F5: Into<Option<String>>, F6: Into<Option<BTreeMap<String, String>>>, F7: Into<Option<String>>, F8: Into<Option<Balance>>, F9: Into<Option<String>>, F10: Into<Option<i32>>, F11: Into<Option<i32>>, F12: Into<Option<bool>>, F13: Into<Option<bool>> {
     Call {
       service_name,
       method,
-      arguments,
-      options: options.into(),
+      arguments: arguments.into(),
+      encoding: encoding.into(),
+      master_id: master_id.into(),
+      metadata: metadata.into(),
+      version: version.into(),
+      balance: balance.into(),
+      key: key.into(),
+      timeout_ms: timeout_ms.into(),
+      retries: retries.into(),
+      idempotent: idempotent.into(),
+      all_values: all_values.into(),
     }
   }
 }
@@ -3213,7 +3740,16 @@ impl TSerializable for Call {
     let mut f_1: Option<String> = None;
     let mut f_2: Option<String> = None;
     let mut f_3: Option<Vec<u8>> = None;
-    let mut f_4: Option<CallOptions> = None;
+    let mut f_4: Option<Encoding> = None;
+    let mut f_5: Option<String> = None;
+    let mut f_6: Option<BTreeMap<String, String>> = None;
+    let mut f_7: Option<String> = None;
+    let mut f_8: Option<Balance> = None;
+    let mut f_9: Option<String> = None;
+    let mut f_10: Option<i32> = None;
+    let mut f_11: Option<i32> = None;
+    let mut f_12: Option<bool> = None;
+    let mut f_13: Option<bool> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -3234,8 +3770,51 @@ impl TSerializable for Call {
           f_3 = Some(val);
         },
         4 => {
-          let val = CallOptions::read_from_in_protocol(i_prot)?;
+          let val = Encoding::read_from_in_protocol(i_prot)?;
           f_4 = Some(val);
+        },
+        5 => {
+          let val = i_prot.read_string()?;
+          f_5 = Some(val);
+        },
+        6 => {
+          let map_ident = i_prot.read_map_begin()?;
+          let mut val: BTreeMap<String, String> = BTreeMap::new();
+          for _ in 0..map_ident.size {
+            let map_key_19 = i_prot.read_string()?;
+            let map_val_20 = i_prot.read_string()?;
+            val.insert(map_key_19, map_val_20);
+          }
+          i_prot.read_map_end()?;
+          f_6 = Some(val);
+        },
+        7 => {
+          let val = i_prot.read_string()?;
+          f_7 = Some(val);
+        },
+        8 => {
+          let val = Balance::read_from_in_protocol(i_prot)?;
+          f_8 = Some(val);
+        },
+        9 => {
+          let val = i_prot.read_string()?;
+          f_9 = Some(val);
+        },
+        10 => {
+          let val = i_prot.read_i32()?;
+          f_10 = Some(val);
+        },
+        11 => {
+          let val = i_prot.read_i32()?;
+          f_11 = Some(val);
+        },
+        12 => {
+          let val = i_prot.read_bool()?;
+          f_12 = Some(val);
+        },
+        13 => {
+          let val = i_prot.read_bool()?;
+          f_13 = Some(val);
         },
         _ => {
           i_prot.skip(field_ident.field_type)?;
@@ -3246,12 +3825,20 @@ impl TSerializable for Call {
     i_prot.read_struct_end()?;
     verify_required_field_exists("Call.service_name", &f_1)?;
     verify_required_field_exists("Call.method", &f_2)?;
-    verify_required_field_exists("Call.arguments", &f_3)?;
     let ret = Call {
       service_name: f_1.expect("auto-generated code should have checked for presence of required fields"),
       method: f_2.expect("auto-generated code should have checked for presence of required fields"),
-      arguments: f_3.expect("auto-generated code should have checked for presence of required fields"),
-      options: f_4,
+      arguments: f_3,
+      encoding: f_4,
+      master_id: f_5,
+      metadata: f_6,
+      version: f_7,
+      balance: f_8,
+      key: f_9,
+      timeout_ms: f_10,
+      retries: f_11,
+      idempotent: f_12,
+      all_values: f_13,
     };
     Ok(ret)
   }
@@ -3264,12 +3851,64 @@ impl TSerializable for Call {
     o_prot.write_field_begin(&TFieldIdentifier::new("method", TType::String, 2))?;
     o_prot.write_string(&self.method)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("arguments", TType::String, 3))?;
-    o_prot.write_bytes(&self.arguments)?;
-    o_prot.write_field_end()?;
-    if let Some(ref fld_var) = self.options {
-      o_prot.write_field_begin(&TFieldIdentifier::new("options", TType::Struct, 4))?;
+    if let Some(ref fld_var) = self.arguments {
+      o_prot.write_field_begin(&TFieldIdentifier::new("arguments", TType::String, 3))?;
+      o_prot.write_bytes(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.encoding {
+      o_prot.write_field_begin(&TFieldIdentifier::new("encoding", TType::I32, 4))?;
       fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.master_id {
+      o_prot.write_field_begin(&TFieldIdentifier::new("masterId", TType::String, 5))?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.metadata {
+      o_prot.write_field_begin(&TFieldIdentifier::new("metadata", TType::Map, 6))?;
+      o_prot.write_map_begin(&TMapIdentifier::new(TType::String, TType::String, fld_var.len() as i32))?;
+      for (k, v) in fld_var {
+        o_prot.write_string(k)?;
+        o_prot.write_string(v)?;
+      }
+      o_prot.write_map_end()?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.version {
+      o_prot.write_field_begin(&TFieldIdentifier::new("version", TType::String, 7))?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.balance {
+      o_prot.write_field_begin(&TFieldIdentifier::new("balance", TType::I32, 8))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.key {
+      o_prot.write_field_begin(&TFieldIdentifier::new("key", TType::String, 9))?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.timeout_ms {
+      o_prot.write_field_begin(&TFieldIdentifier::new("timeoutMs", TType::I32, 10))?;
+      o_prot.write_i32(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.retries {
+      o_prot.write_field_begin(&TFieldIdentifier::new("retries", TType::I32, 11))?;
+      o_prot.write_i32(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.idempotent {
+      o_prot.write_field_begin(&TFieldIdentifier::new("idempotent", TType::Bool, 12))?;
+      o_prot.write_bool(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.all_values {
+      o_prot.write_field_begin(&TFieldIdentifier::new("allValues", TType::Bool, 13))?;
+      o_prot.write_bool(fld_var)?;
       o_prot.write_field_end()?
     }
     o_prot.write_field_stop()?;
@@ -3286,17 +3925,17 @@ pub struct CallResult {
   /// What the method gave: nothing for null, one value, or with `allValues` as many as it gave, nulls among them.
   pub values: Vec<Vec<u8>>,
   /// The id of the master that answered.
-  pub master: String,
+  pub master_id: String,
   pub duration_us: i64,
   /// How many masters were tried.
   pub attempts: i32,
 }
 
 impl CallResult {
-  pub fn new(values: Vec<Vec<u8>>, master: String, duration_us: i64, attempts: i32) -> CallResult {
+  pub fn new(values: Vec<Vec<u8>>, master_id: String, duration_us: i64, attempts: i32) -> CallResult {
     CallResult {
       values,
-      master,
+      master_id,
       duration_us,
       attempts,
     }
@@ -3321,8 +3960,8 @@ impl TSerializable for CallResult {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Vec<u8>> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_17 = i_prot.read_bytes()?;
-            val.push(list_elem_17);
+            let list_elem_21 = i_prot.read_bytes()?;
+            val.push(list_elem_21);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -3347,12 +3986,12 @@ impl TSerializable for CallResult {
     }
     i_prot.read_struct_end()?;
     verify_required_field_exists("CallResult.values", &f_1)?;
-    verify_required_field_exists("CallResult.master", &f_2)?;
+    verify_required_field_exists("CallResult.master_id", &f_2)?;
     verify_required_field_exists("CallResult.duration_us", &f_3)?;
     verify_required_field_exists("CallResult.attempts", &f_4)?;
     let ret = CallResult {
       values: f_1.expect("auto-generated code should have checked for presence of required fields"),
-      master: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      master_id: f_2.expect("auto-generated code should have checked for presence of required fields"),
       duration_us: f_3.expect("auto-generated code should have checked for presence of required fields"),
       attempts: f_4.expect("auto-generated code should have checked for presence of required fields"),
     };
@@ -3368,8 +4007,8 @@ impl TSerializable for CallResult {
     }
     o_prot.write_list_end()?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("master", TType::String, 2))?;
-    o_prot.write_string(&self.master)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("masterId", TType::String, 2))?;
+    o_prot.write_string(&self.master_id)?;
     o_prot.write_field_end()?;
     o_prot.write_field_begin(&TFieldIdentifier::new("durationUs", TType::I64, 3))?;
     o_prot.write_i64(self.duration_us)?;
@@ -3383,31 +4022,31 @@ impl TSerializable for CallResult {
 }
 
 //
-// CallEnd
+// CallCompletion
 //
 
 /// How a call came to its end.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct CallEnd {
+pub struct CallCompletion {
   /// The id of the master that answered.
-  pub master: String,
+  pub master_id: String,
   pub duration_us: i64,
   /// How many masters were tried.
   pub attempts: i32,
 }
 
-impl CallEnd {
-  pub fn new(master: String, duration_us: i64, attempts: i32) -> CallEnd {
-    CallEnd {
-      master,
+impl CallCompletion {
+  pub fn new(master_id: String, duration_us: i64, attempts: i32) -> CallCompletion {
+    CallCompletion {
+      master_id,
       duration_us,
       attempts,
     }
   }
 }
 
-impl TSerializable for CallEnd {
-  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<CallEnd> {
+impl TSerializable for CallCompletion {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<CallCompletion> {
     i_prot.read_struct_begin()?;
     let mut f_1: Option<String> = None;
     let mut f_2: Option<i64> = None;
@@ -3438,21 +4077,21 @@ impl TSerializable for CallEnd {
       i_prot.read_field_end()?;
     }
     i_prot.read_struct_end()?;
-    verify_required_field_exists("CallEnd.master", &f_1)?;
-    verify_required_field_exists("CallEnd.duration_us", &f_2)?;
-    verify_required_field_exists("CallEnd.attempts", &f_3)?;
-    let ret = CallEnd {
-      master: f_1.expect("auto-generated code should have checked for presence of required fields"),
+    verify_required_field_exists("CallCompletion.master_id", &f_1)?;
+    verify_required_field_exists("CallCompletion.duration_us", &f_2)?;
+    verify_required_field_exists("CallCompletion.attempts", &f_3)?;
+    let ret = CallCompletion {
+      master_id: f_1.expect("auto-generated code should have checked for presence of required fields"),
       duration_us: f_2.expect("auto-generated code should have checked for presence of required fields"),
       attempts: f_3.expect("auto-generated code should have checked for presence of required fields"),
     };
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("CallEnd");
+    let struct_ident = TStructIdentifier::new("CallCompletion");
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("master", TType::String, 1))?;
-    o_prot.write_string(&self.master)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("masterId", TType::String, 1))?;
+    o_prot.write_string(&self.master_id)?;
     o_prot.write_field_end()?;
     o_prot.write_field_begin(&TFieldIdentifier::new("durationUs", TType::I64, 2))?;
     o_prot.write_i64(self.duration_us)?;
@@ -3466,6 +4105,55 @@ impl TSerializable for CallEnd {
 }
 
 //
+// NextValuesRequest
+//
+
+/// For the call that the connection has open.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct NextValuesRequest {
+}
+
+impl NextValuesRequest {
+  pub fn new() -> NextValuesRequest {
+    NextValuesRequest {}
+  }
+}
+
+impl TSerializable for NextValuesRequest {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<NextValuesRequest> {
+    i_prot.read_struct_begin()?;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = NextValuesRequest {};
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("NextValuesRequest");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+impl Default for NextValuesRequest {
+  fn default() -> Self {
+    NextValuesRequest{}
+  }
+}
+
+//
 // CallValues
 //
 
@@ -3475,14 +4163,14 @@ pub struct CallValues {
   /// What the method gave since the last time, nulls among it; empty at the end alone.
   pub values: Vec<Vec<u8>>,
   /// How the call ended, and with these values; absent: there may be more.
-  pub ended: Option<CallEnd>,
+  pub completion: Option<CallCompletion>,
 }
 
 impl CallValues {
-  pub fn new<F2>(values: Vec<Vec<u8>>, ended: F2) -> CallValues where F2: Into<Option<CallEnd>> {
+  pub fn new<F2>(values: Vec<Vec<u8>>, completion: F2) -> CallValues where F2: Into<Option<CallCompletion>> {
     CallValues {
       values,
-      ended: ended.into(),
+      completion: completion.into(),
     }
   }
 }
@@ -3491,7 +4179,7 @@ impl TSerializable for CallValues {
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<CallValues> {
     i_prot.read_struct_begin()?;
     let mut f_1: Option<Vec<Vec<u8>>> = None;
-    let mut f_2: Option<CallEnd> = None;
+    let mut f_2: Option<CallCompletion> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -3503,14 +4191,14 @@ impl TSerializable for CallValues {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Vec<u8>> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_18 = i_prot.read_bytes()?;
-            val.push(list_elem_18);
+            let list_elem_22 = i_prot.read_bytes()?;
+            val.push(list_elem_22);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
         },
         2 => {
-          let val = CallEnd::read_from_in_protocol(i_prot)?;
+          let val = CallCompletion::read_from_in_protocol(i_prot)?;
           f_2 = Some(val);
         },
         _ => {
@@ -3523,7 +4211,7 @@ impl TSerializable for CallValues {
     verify_required_field_exists("CallValues.values", &f_1)?;
     let ret = CallValues {
       values: f_1.expect("auto-generated code should have checked for presence of required fields"),
-      ended: f_2,
+      completion: f_2,
     };
     Ok(ret)
   }
@@ -3537,8 +4225,8 @@ impl TSerializable for CallValues {
     }
     o_prot.write_list_end()?;
     o_prot.write_field_end()?;
-    if let Some(ref fld_var) = self.ended {
-      o_prot.write_field_begin(&TFieldIdentifier::new("ended", TType::Struct, 2))?;
+    if let Some(ref fld_var) = self.completion {
+      o_prot.write_field_begin(&TFieldIdentifier::new("completion", TType::Struct, 2))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -3548,29 +4236,120 @@ impl TSerializable for CallValues {
 }
 
 //
-// SentValues
+// SendValuesRequest
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct SendValuesRequest {
+  /// Written as the `encoding` of the call says.
+  pub values: Option<Vec<Vec<u8>>>,
+  /// Whether there are no more after them. Absent: there may be.
+  pub is_last: Option<bool>,
+}
+
+impl SendValuesRequest {
+  pub fn new<F1, F2>(values: F1, is_last: F2) -> SendValuesRequest where F1: Into<Option<Vec<Vec<u8>>>>, F2: Into<Option<bool>> {
+    SendValuesRequest {
+      values: values.into(),
+      is_last: is_last.into(),
+    }
+  }
+}
+
+impl TSerializable for SendValuesRequest {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<SendValuesRequest> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<Vec<Vec<u8>>> = None;
+    let mut f_2: Option<bool> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<Vec<u8>> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_23 = i_prot.read_bytes()?;
+            val.push(list_elem_23);
+          }
+          i_prot.read_list_end()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = i_prot.read_bool()?;
+          f_2 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = SendValuesRequest {
+      values: f_1,
+      is_last: f_2,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("SendValuesRequest");
+    o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.values {
+      o_prot.write_field_begin(&TFieldIdentifier::new("values", TType::List, 1))?;
+      o_prot.write_list_begin(&TListIdentifier::new(TType::String, fld_var.len() as i32))?;
+      for e in fld_var {
+        o_prot.write_bytes(e)?;
+      }
+      o_prot.write_list_end()?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.is_last {
+      o_prot.write_field_begin(&TFieldIdentifier::new("isLast", TType::Bool, 2))?;
+      o_prot.write_bool(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+impl Default for SendValuesRequest {
+  fn default() -> Self {
+    SendValuesRequest{
+      values: None,
+      is_last: None,
+    }
+  }
+}
+
+//
+// SentValuesReply
 //
 
 /// What became of values that were sent to a call.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct SentValues {
+pub struct SentValuesReply {
   /// How many of them were taken; those after them are to be sent again.
   pub accepted: i32,
   /// What the method has given meanwhile.
   pub values: CallValues,
 }
 
-impl SentValues {
-  pub fn new(accepted: i32, values: CallValues) -> SentValues {
-    SentValues {
+impl SentValuesReply {
+  pub fn new(accepted: i32, values: CallValues) -> SentValuesReply {
+    SentValuesReply {
       accepted,
       values,
     }
   }
 }
 
-impl TSerializable for SentValues {
-  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<SentValues> {
+impl TSerializable for SentValuesReply {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<SentValuesReply> {
     i_prot.read_struct_begin()?;
     let mut f_1: Option<i32> = None;
     let mut f_2: Option<CallValues> = None;
@@ -3596,16 +4375,16 @@ impl TSerializable for SentValues {
       i_prot.read_field_end()?;
     }
     i_prot.read_struct_end()?;
-    verify_required_field_exists("SentValues.accepted", &f_1)?;
-    verify_required_field_exists("SentValues.values", &f_2)?;
-    let ret = SentValues {
+    verify_required_field_exists("SentValuesReply.accepted", &f_1)?;
+    verify_required_field_exists("SentValuesReply.values", &f_2)?;
+    let ret = SentValuesReply {
       accepted: f_1.expect("auto-generated code should have checked for presence of required fields"),
       values: f_2.expect("auto-generated code should have checked for presence of required fields"),
     };
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("SentValues");
+    let struct_ident = TStructIdentifier::new("SentValuesReply");
     o_prot.write_struct_begin(&struct_ident)?;
     o_prot.write_field_begin(&TFieldIdentifier::new("accepted", TType::I32, 1))?;
     o_prot.write_i32(self.accepted)?;
@@ -3734,16 +4513,16 @@ impl TSerializable for CallError {
 /// What one of several calls came to: a result or an error.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct CallOutcome {
-  /// The id of the master; absent where none was reached.
-  pub master: Option<String>,
+  /// Absent where no master was reached.
+  pub master_id: Option<String>,
   pub result: Option<CallResult>,
   pub error: Option<CallError>,
 }
 
 impl CallOutcome {
-  pub fn new<F1, F2, F3>(master: F1, result: F2, error: F3) -> CallOutcome where F1: Into<Option<String>>, F2: Into<Option<CallResult>>, F3: Into<Option<CallError>> {
+  pub fn new<F1, F2, F3>(master_id: F1, result: F2, error: F3) -> CallOutcome where F1: Into<Option<String>>, F2: Into<Option<CallResult>>, F3: Into<Option<CallError>> {
     CallOutcome {
-      master: master.into(),
+      master_id: master_id.into(),
       result: result.into(),
       error: error.into(),
     }
@@ -3783,7 +4562,7 @@ impl TSerializable for CallOutcome {
     }
     i_prot.read_struct_end()?;
     let ret = CallOutcome {
-      master: f_1,
+      master_id: f_1,
       result: f_2,
       error: f_3,
     };
@@ -3792,8 +4571,8 @@ impl TSerializable for CallOutcome {
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let struct_ident = TStructIdentifier::new("CallOutcome");
     o_prot.write_struct_begin(&struct_ident)?;
-    if let Some(ref fld_var) = self.master {
-      o_prot.write_field_begin(&TFieldIdentifier::new("master", TType::String, 1))?;
+    if let Some(ref fld_var) = self.master_id {
+      o_prot.write_field_begin(&TFieldIdentifier::new("masterId", TType::String, 1))?;
       o_prot.write_string(fld_var)?;
       o_prot.write_field_end()?
     }
@@ -3815,10 +4594,213 @@ impl TSerializable for CallOutcome {
 impl Default for CallOutcome {
   fn default() -> Self {
     CallOutcome{
-      master: Some("".to_owned()),
+      master_id: None,
       result: None,
       error: None,
     }
+  }
+}
+
+//
+// CallsRequest
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct CallsRequest {
+  pub calls: Vec<Call>,
+}
+
+impl CallsRequest {
+  pub fn new(calls: Vec<Call>) -> CallsRequest {
+    CallsRequest {
+      calls,
+    }
+  }
+}
+
+impl TSerializable for CallsRequest {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<CallsRequest> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<Vec<Call>> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<Call> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_24 = Call::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_24);
+          }
+          i_prot.read_list_end()?;
+          f_1 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("CallsRequest.calls", &f_1)?;
+    let ret = CallsRequest {
+      calls: f_1.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("CallsRequest");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("calls", TType::List, 1))?;
+    o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.calls.len() as i32))?;
+    for e in &self.calls {
+      e.write_to_out_protocol(o_prot)?;
+    }
+    o_prot.write_list_end()?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// CallsReply
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct CallsReply {
+  pub outcomes: Vec<CallOutcome>,
+}
+
+impl CallsReply {
+  pub fn new(outcomes: Vec<CallOutcome>) -> CallsReply {
+    CallsReply {
+      outcomes,
+    }
+  }
+}
+
+impl TSerializable for CallsReply {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<CallsReply> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<Vec<CallOutcome>> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<CallOutcome> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_25 = CallOutcome::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_25);
+          }
+          i_prot.read_list_end()?;
+          f_1 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("CallsReply.outcomes", &f_1)?;
+    let ret = CallsReply {
+      outcomes: f_1.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("CallsReply");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("outcomes", TType::List, 1))?;
+    o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.outcomes.len() as i32))?;
+    for e in &self.outcomes {
+      e.write_to_out_protocol(o_prot)?;
+    }
+    o_prot.write_list_end()?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// BroadcastRequest
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct BroadcastRequest {
+  /// A map with the key `cmd`.
+  pub message: Vec<u8>,
+  /// Of the message. Absent: JSON.
+  pub encoding: Option<Encoding>,
+}
+
+impl BroadcastRequest {
+  pub fn new<F2>(message: Vec<u8>, encoding: F2) -> BroadcastRequest where F2: Into<Option<Encoding>> {
+    BroadcastRequest {
+      message,
+      encoding: encoding.into(),
+    }
+  }
+}
+
+impl TSerializable for BroadcastRequest {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<BroadcastRequest> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<Vec<u8>> = None;
+    let mut f_2: Option<Encoding> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_bytes()?;
+          f_1 = Some(val);
+        },
+        2 => {
+          let val = Encoding::read_from_in_protocol(i_prot)?;
+          f_2 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("BroadcastRequest.message", &f_1)?;
+    let ret = BroadcastRequest {
+      message: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      encoding: f_2,
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("BroadcastRequest");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("message", TType::String, 1))?;
+    o_prot.write_bytes(&self.message)?;
+    o_prot.write_field_end()?;
+    if let Some(ref fld_var) = self.encoding {
+      o_prot.write_field_begin(&TFieldIdentifier::new("encoding", TType::I32, 2))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
   }
 }
 
@@ -3888,6 +4870,179 @@ impl TSerializable for RegisterAddress {
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
+  }
+}
+
+//
+// RegistersRequest
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct RegistersRequest {
+  /// At most 64.
+  pub registers: Vec<RegisterAddress>,
+}
+
+impl RegistersRequest {
+  pub fn new(registers: Vec<RegisterAddress>) -> RegistersRequest {
+    RegistersRequest {
+      registers,
+    }
+  }
+}
+
+impl TSerializable for RegistersRequest {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RegistersRequest> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<Vec<RegisterAddress>> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<RegisterAddress> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_26 = RegisterAddress::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_26);
+          }
+          i_prot.read_list_end()?;
+          f_1 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("RegistersRequest.registers", &f_1)?;
+    let ret = RegistersRequest {
+      registers: f_1.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("RegistersRequest");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("registers", TType::List, 1))?;
+    o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.registers.len() as i32))?;
+    for e in &self.registers {
+      e.write_to_out_protocol(o_prot)?;
+    }
+    o_prot.write_list_end()?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// CommandReply
+//
+
+/// What became of a command.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct CommandReply {
+  /// To how many masters it was sent.
+  pub masters: i32,
+}
+
+impl CommandReply {
+  pub fn new(masters: i32) -> CommandReply {
+    CommandReply {
+      masters,
+    }
+  }
+}
+
+impl TSerializable for CommandReply {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<CommandReply> {
+    i_prot.read_struct_begin()?;
+    let mut f_1: Option<i32> = None;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        1 => {
+          let val = i_prot.read_i32()?;
+          f_1 = Some(val);
+        },
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    verify_required_field_exists("CommandReply.masters", &f_1)?;
+    let ret = CommandReply {
+      masters: f_1.expect("auto-generated code should have checked for presence of required fields"),
+    };
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("CommandReply");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("masters", TType::I32, 1))?;
+    o_prot.write_i32(self.masters)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+//
+// StatsRequest
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct StatsRequest {
+}
+
+impl StatsRequest {
+  pub fn new() -> StatsRequest {
+    StatsRequest {}
+  }
+}
+
+impl TSerializable for StatsRequest {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<StatsRequest> {
+    i_prot.read_struct_begin()?;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = StatsRequest {};
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("StatsRequest");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+impl Default for StatsRequest {
+  fn default() -> Self {
+    StatsRequest{}
   }
 }
 
@@ -4013,8 +5168,8 @@ impl TSerializable for MethodStats {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<i64> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_19 = i_prot.read_i64()?;
-            val.push(list_elem_19);
+            let list_elem_27 = i_prot.read_i64()?;
+            val.push(list_elem_27);
           }
           i_prot.read_list_end()?;
           f_13 = Some(val);
@@ -4139,8 +5294,8 @@ impl TSerializable for StatsReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<MethodStats> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_20 = MethodStats::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_20);
+            let list_elem_28 = MethodStats::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_28);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -4202,7 +5357,7 @@ pub struct SourceStatus {
   /// How often it lost its source and found it again.
   pub reconnects: i64,
   /// How many nodes it was not allowed to read, or left out because a limit was passed.
-  pub left_out: i64,
+  pub skipped_nodes: i64,
   /// Differences that only an audit found, since no event had told of them.
   pub drift: i64,
   /// What it fills the snapshot with.
@@ -4210,7 +5365,7 @@ pub struct SourceStatus {
 }
 
 impl SourceStatus {
-  pub fn new<F6, F7, F8, F14>(name: String, kind: String, state: String, detail: String, roots: Vec<String>, session: F6, last_sync: F7, age_ms: F8, nodes: i64, bytes: i64, reconnects: i64, left_out: i64, drift: i64, supplies: F14) -> SourceStatus where F6: Into<Option<String>>, F7: Into<Option<i64>>, F8: Into<Option<i64>>, F14: Into<Option<Vec<Supply>>> {
+  pub fn new<F6, F7, F8, F14>(name: String, kind: String, state: String, detail: String, roots: Vec<String>, session: F6, last_sync: F7, age_ms: F8, nodes: i64, bytes: i64, reconnects: i64, skipped_nodes: i64, drift: i64, supplies: F14) -> SourceStatus where F6: Into<Option<String>>, F7: Into<Option<i64>>, F8: Into<Option<i64>>, F14: Into<Option<Vec<Supply>>> {
     SourceStatus {
       name,
       kind,
@@ -4223,7 +5378,7 @@ impl SourceStatus {
       nodes,
       bytes,
       reconnects,
-      left_out,
+      skipped_nodes,
       drift,
       supplies: supplies.into(),
     }
@@ -4274,8 +5429,8 @@ impl TSerializable for SourceStatus {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_21 = i_prot.read_string()?;
-            val.push(list_elem_21);
+            let list_elem_29 = i_prot.read_string()?;
+            val.push(list_elem_29);
           }
           i_prot.read_list_end()?;
           f_5 = Some(val);
@@ -4316,8 +5471,8 @@ impl TSerializable for SourceStatus {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Supply> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_22 = Supply::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_22);
+            let list_elem_30 = Supply::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_30);
           }
           i_prot.read_list_end()?;
           f_14 = Some(val);
@@ -4337,7 +5492,7 @@ impl TSerializable for SourceStatus {
     verify_required_field_exists("SourceStatus.nodes", &f_9)?;
     verify_required_field_exists("SourceStatus.bytes", &f_10)?;
     verify_required_field_exists("SourceStatus.reconnects", &f_11)?;
-    verify_required_field_exists("SourceStatus.left_out", &f_12)?;
+    verify_required_field_exists("SourceStatus.skipped_nodes", &f_12)?;
     verify_required_field_exists("SourceStatus.drift", &f_13)?;
     let ret = SourceStatus {
       name: f_1.expect("auto-generated code should have checked for presence of required fields"),
@@ -4351,7 +5506,7 @@ impl TSerializable for SourceStatus {
       nodes: f_9.expect("auto-generated code should have checked for presence of required fields"),
       bytes: f_10.expect("auto-generated code should have checked for presence of required fields"),
       reconnects: f_11.expect("auto-generated code should have checked for presence of required fields"),
-      left_out: f_12.expect("auto-generated code should have checked for presence of required fields"),
+      skipped_nodes: f_12.expect("auto-generated code should have checked for presence of required fields"),
       drift: f_13.expect("auto-generated code should have checked for presence of required fields"),
       supplies: f_14,
     };
@@ -4403,8 +5558,8 @@ impl TSerializable for SourceStatus {
     o_prot.write_field_begin(&TFieldIdentifier::new("reconnects", TType::I64, 11))?;
     o_prot.write_i64(self.reconnects)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("leftOut", TType::I64, 12))?;
-    o_prot.write_i64(self.left_out)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("skippedNodes", TType::I64, 12))?;
+    o_prot.write_i64(self.skipped_nodes)?;
     o_prot.write_field_end()?;
     o_prot.write_field_begin(&TFieldIdentifier::new("drift", TType::I64, 13))?;
     o_prot.write_i64(self.drift)?;
@@ -4424,11 +5579,60 @@ impl TSerializable for SourceStatus {
 }
 
 //
+// StatusRequest
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct StatusRequest {
+}
+
+impl StatusRequest {
+  pub fn new() -> StatusRequest {
+    StatusRequest {}
+  }
+}
+
+impl TSerializable for StatusRequest {
+  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<StatusRequest> {
+    i_prot.read_struct_begin()?;
+    loop {
+      let field_ident = i_prot.read_field_begin()?;
+      if field_ident.field_type == TType::Stop {
+        break;
+      }
+      let field_id = field_id(&field_ident)?;
+      match field_id {
+        _ => {
+          i_prot.skip(field_ident.field_type)?;
+        },
+      };
+      i_prot.read_field_end()?;
+    }
+    i_prot.read_struct_end()?;
+    let ret = StatusRequest {};
+    Ok(ret)
+  }
+  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+    let struct_ident = TStructIdentifier::new("StatusRequest");
+    o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_stop()?;
+    o_prot.write_struct_end()
+  }
+}
+
+impl Default for StatusRequest {
+  fn default() -> Self {
+    StatusRequest{}
+  }
+}
+
+//
 // StatusReply
 //
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct StatusReply {
+  /// Of the sidecar.
   pub version: String,
   pub uptime_ms: i64,
   /// Over all sources: the greatest age.
@@ -4439,16 +5643,20 @@ pub struct StatusReply {
   /// The bounds in force, by name.
   pub limits: BTreeMap<String, i64>,
   /// Why the shared file is not written; absent: it is, or there is to be none.
-  pub shared_trouble: Option<String>,
+  pub shared_file_error: Option<String>,
   /// Who the client is, and what it may do, in words.
   pub access: Option<String>,
   /// Ports of the configuration at which the sidecar does not listen, since other processes do: a line for each, with its
   /// setting, whose process it is, and the cure. The sidecar tries again until it can. Absent: it listens at all.
   pub ports_taken: Option<Vec<String>>,
+  /// INTERFACE_VERSION of the sidecar.
+  pub interface_version: Option<i32>,
+  /// What the sidecar can do: the names of its methods.
+  pub capabilities: Option<BTreeSet<String>>,
 }
 
 impl StatusReply {
-  pub fn new<F7, F8, F9>(version: String, uptime_ms: i64, freshness: Freshness, sources: Vec<SourceStatus>, counters: BTreeMap<String, i64>, limits: BTreeMap<String, i64>, shared_trouble: F7, access: F8, ports_taken: F9) -> StatusReply where F7: Into<Option<String>>, F8: Into<Option<String>>, F9: Into<Option<Vec<String>>> {
+  pub fn new<F7, F8, F9, F10, F11>(version: String, uptime_ms: i64, freshness: Freshness, sources: Vec<SourceStatus>, counters: BTreeMap<String, i64>, limits: BTreeMap<String, i64>, shared_file_error: F7, access: F8, ports_taken: F9, interface_version: F10, capabilities: F11) -> StatusReply where F7: Into<Option<String>>, F8: Into<Option<String>>, F9: Into<Option<Vec<String>>>, F10: Into<Option<i32>>, F11: Into<Option<BTreeSet<String>>> {
     StatusReply {
       version,
       uptime_ms,
@@ -4456,9 +5664,11 @@ impl StatusReply {
       sources,
       counters,
       limits,
-      shared_trouble: shared_trouble.into(),
+      shared_file_error: shared_file_error.into(),
       access: access.into(),
       ports_taken: ports_taken.into(),
+      interface_version: interface_version.into(),
+      capabilities: capabilities.into(),
     }
   }
 }
@@ -4475,6 +5685,8 @@ impl TSerializable for StatusReply {
     let mut f_7: Option<String> = None;
     let mut f_8: Option<String> = None;
     let mut f_9: Option<Vec<String>> = None;
+    let mut f_10: Option<i32> = None;
+    let mut f_11: Option<BTreeSet<String>> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -4498,8 +5710,8 @@ impl TSerializable for StatusReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<SourceStatus> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_23 = SourceStatus::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_23);
+            let list_elem_31 = SourceStatus::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_31);
           }
           i_prot.read_list_end()?;
           f_4 = Some(val);
@@ -4508,9 +5720,9 @@ impl TSerializable for StatusReply {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<String, i64> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_24 = i_prot.read_string()?;
-            let map_val_25 = i_prot.read_i64()?;
-            val.insert(map_key_24, map_val_25);
+            let map_key_32 = i_prot.read_string()?;
+            let map_val_33 = i_prot.read_i64()?;
+            val.insert(map_key_32, map_val_33);
           }
           i_prot.read_map_end()?;
           f_5 = Some(val);
@@ -4519,9 +5731,9 @@ impl TSerializable for StatusReply {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<String, i64> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_26 = i_prot.read_string()?;
-            let map_val_27 = i_prot.read_i64()?;
-            val.insert(map_key_26, map_val_27);
+            let map_key_34 = i_prot.read_string()?;
+            let map_val_35 = i_prot.read_i64()?;
+            val.insert(map_key_34, map_val_35);
           }
           i_prot.read_map_end()?;
           f_6 = Some(val);
@@ -4538,11 +5750,25 @@ impl TSerializable for StatusReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_28 = i_prot.read_string()?;
-            val.push(list_elem_28);
+            let list_elem_36 = i_prot.read_string()?;
+            val.push(list_elem_36);
           }
           i_prot.read_list_end()?;
           f_9 = Some(val);
+        },
+        10 => {
+          let val = i_prot.read_i32()?;
+          f_10 = Some(val);
+        },
+        11 => {
+          let set_ident = i_prot.read_set_begin()?;
+          let mut val: BTreeSet<String> = BTreeSet::new();
+          for _ in 0..set_ident.size {
+            let set_elem_37 = i_prot.read_string()?;
+            val.insert(set_elem_37);
+          }
+          i_prot.read_set_end()?;
+          f_11 = Some(val);
         },
         _ => {
           i_prot.skip(field_ident.field_type)?;
@@ -4564,9 +5790,11 @@ impl TSerializable for StatusReply {
       sources: f_4.expect("auto-generated code should have checked for presence of required fields"),
       counters: f_5.expect("auto-generated code should have checked for presence of required fields"),
       limits: f_6.expect("auto-generated code should have checked for presence of required fields"),
-      shared_trouble: f_7,
+      shared_file_error: f_7,
       access: f_8,
       ports_taken: f_9,
+      interface_version: f_10,
+      capabilities: f_11,
     };
     Ok(ret)
   }
@@ -4605,8 +5833,8 @@ impl TSerializable for StatusReply {
     }
     o_prot.write_map_end()?;
     o_prot.write_field_end()?;
-    if let Some(ref fld_var) = self.shared_trouble {
-      o_prot.write_field_begin(&TFieldIdentifier::new("sharedTrouble", TType::String, 7))?;
+    if let Some(ref fld_var) = self.shared_file_error {
+      o_prot.write_field_begin(&TFieldIdentifier::new("sharedFileError", TType::String, 7))?;
       o_prot.write_string(fld_var)?;
       o_prot.write_field_end()?
     }
@@ -4624,6 +5852,20 @@ impl TSerializable for StatusReply {
       o_prot.write_list_end()?;
       o_prot.write_field_end()?
     }
+    if let Some(fld_var) = self.interface_version {
+      o_prot.write_field_begin(&TFieldIdentifier::new("interfaceVersion", TType::I32, 10))?;
+      o_prot.write_i32(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.capabilities {
+      o_prot.write_field_begin(&TFieldIdentifier::new("capabilities", TType::Set, 11))?;
+      o_prot.write_set_begin(&TSetIdentifier::new(TType::String, fld_var.len() as i32))?;
+      for e in fld_var {
+        o_prot.write_string(e)?;
+      }
+      o_prot.write_set_end()?;
+      o_prot.write_field_end()?
+    }
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
   }
@@ -4633,18 +5875,21 @@ impl TSerializable for StatusReply {
 // NotFound
 //
 
-/// There is no such coordination node. An absence has its freshness too.
+/// There is no such thing. An absence has its freshness too.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct NotFound {
-  pub path: String,
+  pub kind: EntityKind,
+  /// The path of the node, the name of the service, or the id of the master.
+  pub name: String,
   pub message: String,
   pub freshness: Freshness,
 }
 
 impl NotFound {
-  pub fn new(path: String, message: String, freshness: Freshness) -> NotFound {
+  pub fn new(kind: EntityKind, name: String, message: String, freshness: Freshness) -> NotFound {
     NotFound {
-      path,
+      kind,
+      name,
       message,
       freshness,
     }
@@ -4654,9 +5899,10 @@ impl NotFound {
 impl TSerializable for NotFound {
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<NotFound> {
     i_prot.read_struct_begin()?;
-    let mut f_1: Option<String> = None;
+    let mut f_1: Option<EntityKind> = None;
     let mut f_2: Option<String> = None;
-    let mut f_3: Option<Freshness> = None;
+    let mut f_3: Option<String> = None;
+    let mut f_4: Option<Freshness> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -4665,7 +5911,7 @@ impl TSerializable for NotFound {
       let field_id = field_id(&field_ident)?;
       match field_id {
         1 => {
-          let val = i_prot.read_string()?;
+          let val = EntityKind::read_from_in_protocol(i_prot)?;
           f_1 = Some(val);
         },
         2 => {
@@ -4673,8 +5919,12 @@ impl TSerializable for NotFound {
           f_2 = Some(val);
         },
         3 => {
-          let val = Freshness::read_from_in_protocol(i_prot)?;
+          let val = i_prot.read_string()?;
           f_3 = Some(val);
+        },
+        4 => {
+          let val = Freshness::read_from_in_protocol(i_prot)?;
+          f_4 = Some(val);
         },
         _ => {
           i_prot.skip(field_ident.field_type)?;
@@ -4683,26 +5933,31 @@ impl TSerializable for NotFound {
       i_prot.read_field_end()?;
     }
     i_prot.read_struct_end()?;
-    verify_required_field_exists("NotFound.path", &f_1)?;
-    verify_required_field_exists("NotFound.message", &f_2)?;
-    verify_required_field_exists("NotFound.freshness", &f_3)?;
+    verify_required_field_exists("NotFound.kind", &f_1)?;
+    verify_required_field_exists("NotFound.name", &f_2)?;
+    verify_required_field_exists("NotFound.message", &f_3)?;
+    verify_required_field_exists("NotFound.freshness", &f_4)?;
     let ret = NotFound {
-      path: f_1.expect("auto-generated code should have checked for presence of required fields"),
-      message: f_2.expect("auto-generated code should have checked for presence of required fields"),
-      freshness: f_3.expect("auto-generated code should have checked for presence of required fields"),
+      kind: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      name: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      message: f_3.expect("auto-generated code should have checked for presence of required fields"),
+      freshness: f_4.expect("auto-generated code should have checked for presence of required fields"),
     };
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let struct_ident = TStructIdentifier::new("NotFound");
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("path", TType::String, 1))?;
-    o_prot.write_string(&self.path)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("kind", TType::I32, 1))?;
+    self.kind.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("message", TType::String, 2))?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("name", TType::String, 2))?;
+    o_prot.write_string(&self.name)?;
+    o_prot.write_field_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("message", TType::String, 3))?;
     o_prot.write_string(&self.message)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("freshness", TType::Struct, 3))?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("freshness", TType::Struct, 4))?;
     self.freshness.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -4996,7 +6251,7 @@ impl Display for NoMaster {
 /// The master's own error; or the connection to it was lost with the call under way.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct CallFailed {
-  pub master: String,
+  pub master_id: String,
   pub message: String,
   /// The class of the master's exception.
   pub class_name: Option<String>,
@@ -5006,9 +6261,9 @@ pub struct CallFailed {
 }
 
 impl CallFailed {
-  pub fn new<F3>(master: String, message: String, class_name: F3, code: i64, lost: bool) -> CallFailed where F3: Into<Option<String>> {
+  pub fn new<F3>(master_id: String, message: String, class_name: F3, code: i64, lost: bool) -> CallFailed where F3: Into<Option<String>> {
     CallFailed {
-      master,
+      master_id,
       message,
       class_name: class_name.into(),
       code,
@@ -5059,12 +6314,12 @@ impl TSerializable for CallFailed {
       i_prot.read_field_end()?;
     }
     i_prot.read_struct_end()?;
-    verify_required_field_exists("CallFailed.master", &f_1)?;
+    verify_required_field_exists("CallFailed.master_id", &f_1)?;
     verify_required_field_exists("CallFailed.message", &f_2)?;
     verify_required_field_exists("CallFailed.code", &f_4)?;
     verify_required_field_exists("CallFailed.lost", &f_5)?;
     let ret = CallFailed {
-      master: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      master_id: f_1.expect("auto-generated code should have checked for presence of required fields"),
       message: f_2.expect("auto-generated code should have checked for presence of required fields"),
       class_name: f_3,
       code: f_4.expect("auto-generated code should have checked for presence of required fields"),
@@ -5075,8 +6330,8 @@ impl TSerializable for CallFailed {
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let struct_ident = TStructIdentifier::new("CallFailed");
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("master", TType::String, 1))?;
-    o_prot.write_string(&self.master)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("masterId", TType::String, 1))?;
+    o_prot.write_string(&self.master_id)?;
     o_prot.write_field_end()?;
     o_prot.write_field_begin(&TFieldIdentifier::new("message", TType::String, 2))?;
     o_prot.write_string(&self.message)?;
@@ -5118,15 +6373,15 @@ impl Display for CallFailed {
 /// No answer in time. Whether the call was executed is not known.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct CallTimedOut {
-  pub master: Option<String>,
+  pub master_id: Option<String>,
   pub timeout_ms: i32,
   pub message: String,
 }
 
 impl CallTimedOut {
-  pub fn new<F1>(master: F1, timeout_ms: i32, message: String) -> CallTimedOut where F1: Into<Option<String>> {
+  pub fn new<F1>(master_id: F1, timeout_ms: i32, message: String) -> CallTimedOut where F1: Into<Option<String>> {
     CallTimedOut {
-      master: master.into(),
+      master_id: master_id.into(),
       timeout_ms,
       message,
     }
@@ -5168,7 +6423,7 @@ impl TSerializable for CallTimedOut {
     verify_required_field_exists("CallTimedOut.timeout_ms", &f_2)?;
     verify_required_field_exists("CallTimedOut.message", &f_3)?;
     let ret = CallTimedOut {
-      master: f_1,
+      master_id: f_1,
       timeout_ms: f_2.expect("auto-generated code should have checked for presence of required fields"),
       message: f_3.expect("auto-generated code should have checked for presence of required fields"),
     };
@@ -5177,8 +6432,8 @@ impl TSerializable for CallTimedOut {
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let struct_ident = TStructIdentifier::new("CallTimedOut");
     o_prot.write_struct_begin(&struct_ident)?;
-    if let Some(ref fld_var) = self.master {
-      o_prot.write_field_begin(&TFieldIdentifier::new("master", TType::String, 1))?;
+    if let Some(ref fld_var) = self.master_id {
+      o_prot.write_field_begin(&TFieldIdentifier::new("masterId", TType::String, 1))?;
       o_prot.write_string(fld_var)?;
       o_prot.write_field_end()?
     }
@@ -5435,88 +6690,77 @@ impl Display for InvalidRequest {
   }
 }
 
+pub const INTERFACE_VERSION: i32 = 1;
+
 //
 // Roster service client
 //
 
 pub trait TRosterSyncClient {
   /// One coordination node.
-  fn get(&mut self, path: String, options: ReadOptions) -> thrift::Result<NodeReply>;
+  fn get(&mut self, request: GetRequest) -> thrift::Result<NodeReply>;
   /// Several coordination nodes at one revision.
-  fn get_many(&mut self, paths: Vec<String>, options: ReadOptions) -> thrift::Result<NodesReply>;
-  /// The names of a node's children. More than a reply may hold are an InvalidRequest.
-  fn children(&mut self, path: String, options: ReadOptions) -> thrift::Result<ChildrenReply>;
-  /// The same in pages. What comes or goes between two of them may be told or not.
-  fn children_page(&mut self, query: ChildrenQuery) -> thrift::Result<ChildrenReply>;
-  /// A node and all below it, in pages of at most `limit` nodes (0: as many as a reply may hold).
-  /// `cursor` is empty for the first page, then what the page before said.
-  fn subtree(&mut self, path: String, limit: i32, cursor: String, options: ReadOptions) -> thrift::Result<SubtreeReply>;
-  /// Waits until something at or below `paths` (empty: anywhere) is newer than revision `since`, and tells what;
-  /// at most `timeoutMs`, and about `limit` changes at a time (0: as many as a reply may hold). A revision is told
-  /// whole, so there is never a hole: to follow, pass the revision of each reply as the next `since`. The data of
-  /// a change may already be newer than its revision; that newer change is then told again.
-  /// `since` 0 answers `reset` at once.
-  fn watch(&mut self, since: i64, paths: Vec<String>, timeout_ms: i32, limit: i32) -> thrift::Result<WatchReply>;
+  fn get_many(&mut self, request: GetManyRequest) -> thrift::Result<NodesReply>;
+  /// The names of a node's children. What comes or goes between two pages may be among them or not.
+  fn children(&mut self, request: ChildrenRequest) -> thrift::Result<ChildrenReply>;
+  /// A node and all below it, in pages.
+  fn subtree(&mut self, request: SubtreeRequest) -> thrift::Result<SubtreeReply>;
+  /// Waits until something at or below `paths` is newer than revision `since`, and tells what. A revision is told whole,
+  /// so there is never a hole: to follow, pass the revision of each reply as the next `since`. The data of a change may
+  /// already be newer than its revision; that newer change is then told again.
+  fn watch(&mut self, request: WatchRequest) -> thrift::Result<WatchReply>;
   /// What the sidecar is doing.
-  fn status(&mut self) -> thrift::Result<StatusReply>;
+  fn status(&mut self, request: StatusRequest) -> thrift::Result<StatusReply>;
   /// The masters that are there, in pages.
-  fn masters(&mut self, filter: Filter) -> thrift::Result<MastersReply>;
+  fn masters(&mut self, request: ServiceQuery) -> thrift::Result<MastersReply>;
   /// One master.
-  fn master(&mut self, id: String) -> thrift::Result<MasterReply>;
-  /// The services that masters offer.
-  fn services(&mut self, filter: Filter) -> thrift::Result<ServicesReply>;
-  /// The instances of a service, by its name without a version: the first page.
-  fn instances(&mut self, service_name: String) -> thrift::Result<InstancesReply>;
-  /// The same, with the metadata that the filter asks for, and from its cursor on. It must name a service.
-  fn instances_page(&mut self, filter: Filter) -> thrift::Result<InstancesReply>;
+  fn master(&mut self, request: MasterRequest) -> thrift::Result<MasterReply>;
+  /// The services that masters offer, in pages.
+  fn services(&mut self, request: ServiceQuery) -> thrift::Result<ServicesReply>;
+  /// The instances of a service, which the query must name, in pages.
+  fn instances(&mut self, request: ServiceQuery) -> thrift::Result<InstancesReply>;
   /// As `watch`, for masters.
-  fn watch_masters(&mut self, since: i64, timeout_ms: i32, limit: i32) -> thrift::Result<MastersWatchReply>;
+  fn watch_masters(&mut self, request: WatchMastersRequest) -> thrift::Result<MastersWatchReply>;
   /// Waits until a master connected to this sidecar's register has sent a command of its own after the cursor `since`, and
-  /// gives what has come; at most `timeoutMs`, and `limit` messages at a time (0: as many as a reply may hold). `since` 0
-  /// answers at once with all that is kept: of the newest 1,024 messages, 256 of one master and 4 MiB. Given are those of
+  /// gives what has come: of the newest 1,024 messages, 256 of one master and 4 MiB, which are kept. Given are those of
   /// masters that offered a service which the client may see.
-  fn watch_messages(&mut self, since: i64, timeout_ms: i32, limit: i32, encoding: Encoding) -> thrift::Result<MessagesReply>;
-  /// Calls a method of a service, on one of the masters that offer it; `name@1.2.0` is the name in just that version.
-  fn call(&mut self, service_name: String, method: String, call_arguments: Vec<u8>, options: CallOptions) -> thrift::Result<CallResult>;
-  /// The same, on one of those masters that offer it with the metadata of the filter, whose other fields do not matter.
-  fn call_where(&mut self, call: Call, filter: Filter) -> thrift::Result<CallResult>;
-  /// The same, on one master.
-  fn call_on(&mut self, master_id: String, service_name: String, method: String, call_arguments: Vec<u8>, options: CallOptions) -> thrift::Result<CallResult>;
+  fn watch_messages(&mut self, request: WatchMessagesRequest) -> thrift::Result<MessagesReply>;
+  /// Calls a method of a service, on one of the masters that offer it.
+  fn call(&mut self, request: Call) -> thrift::Result<CallResult>;
   /// The same, on every master that offers it, in any version or in one that meets `version`: an outcome a master.
-  fn call_all(&mut self, service_name: String, method: String, call_arguments: Vec<u8>, options: CallOptions) -> thrift::Result<Vec<CallOutcome>>;
+  fn call_all(&mut self, request: Call) -> thrift::Result<CallsReply>;
   /// Several calls side by side: their outcomes, in the order of the calls.
-  fn call_many(&mut self, calls: Vec<Call>) -> thrift::Result<Vec<CallOutcome>>;
-  /// Several calls on one master, each after the one before has ended: their outcomes, in the order of the calls. It is the
-  /// master with this id, or one of those that offer the service of the first call (empty). After one that was lost or
-  /// came to no end in time, none is sent.
-  fn call_in_order(&mut self, calls: Vec<Call>, master_id: String) -> thrift::Result<Vec<CallOutcome>>;
-  /// Starts a call whose values are fetched as they come, on the master with this id, or on one of those that offer the
-  /// service (empty); and waits for the first values, or the end. Every value is given, whatever `allValues` says.
+  fn call_many(&mut self, request: CallsRequest) -> thrift::Result<CallsReply>;
+  /// Several calls on one master, each after the one before has ended: their outcomes, in the order of the calls. It is
+  /// the master that the first call names, or one of those that offer its service; the others name none, or the same.
+  /// After one that was lost or came to no end in time, none is sent.
+  fn call_in_order(&mut self, request: CallsRequest) -> thrift::Result<CallsReply>;
+  /// Starts a call whose values are fetched as they come; and waits for the first values, or the end. Every value is
+  /// given, whatever `allValues` says.
   /// 
   /// The call belongs to its connection, which has one open at most: whoever closes it gives the call up. `timeoutMs` is
   /// for all values together. Once a value was given out, no other master is tried. A call fails when more of its values
   /// wait to be fetched than fit into a reply, unless its master rests meanwhile, as those of PHP do.
-  fn start_call(&mut self, call: Call, master_id: String) -> thrift::Result<CallValues>;
+  fn start_call(&mut self, request: Call) -> thrift::Result<CallValues>;
   /// What has come since of the call that is open; waits for at least one value, or the end. After the end, or the
   /// exception that the call came to, none is open.
-  fn next_values(&mut self) -> thrift::Result<CallValues>;
-  /// As `startCall`, of a method that is sent more values while it goes on; it waits for nothing. The method has a parameter
-  /// of the type `React\Stream\ReadableStreamInterface` (or another that `React\Stream\ThroughStream` is), and the values
-  /// come on that stream. Only masters of PHP that are connected to this sidecar's own register have such methods. The
-  /// call is tried on one master and no other.
-  fn open_call(&mut self, call: Call, master_id: String) -> thrift::Result<()>;
-  /// Sends values to the method of the call that `openCall` opened, written as its `encoding` says; with `isLast`, there are
-  /// no more after them. Waits, within the call's time, while the method takes no more, but not once the method has given
-  /// something: then those that were not taken are to be sent again.
-  fn send_values(&mut self, values: Vec<Vec<u8>>, is_last: bool) -> thrift::Result<SentValues>;
-  /// Sends a command, a map with the key `cmd`, to every master; to how many it was sent.
-  fn broadcast(&mut self, message: Vec<u8>, encoding: Encoding) -> thrift::Result<i32>;
-  /// Tells every master to connect to these registers as well; to how many it was told.
-  fn add_registers(&mut self, registers: Vec<RegisterAddress>) -> thrift::Result<i32>;
-  /// Tells every master to leave these registers; to how many it was told.
-  fn remove_registers(&mut self, registers: Vec<RegisterAddress>) -> thrift::Result<i32>;
+  fn next_values(&mut self, request: NextValuesRequest) -> thrift::Result<CallValues>;
+  /// As `startCall`, of a method that is sent more values while it goes on; it waits for nothing, and gives none. The
+  /// method has a parameter of the type `React\Stream\ReadableStreamInterface` (or another that
+  /// `React\Stream\ThroughStream` is), and the values come on that stream. Only masters of PHP that are connected to this
+  /// sidecar's own register have such methods. The call is tried on one master and no other.
+  fn open_call(&mut self, request: Call) -> thrift::Result<CallValues>;
+  /// Sends values to the method of the call that `openCall` opened. Waits, within the call's time, while the method takes
+  /// no more, but not once the method has given something: then those that were not taken are to be sent again.
+  fn send_values(&mut self, request: SendValuesRequest) -> thrift::Result<SentValuesReply>;
+  /// Sends a command to every master.
+  fn broadcast(&mut self, request: BroadcastRequest) -> thrift::Result<CommandReply>;
+  /// Tells every master to connect to these registers as well.
+  fn add_registers(&mut self, request: RegistersRequest) -> thrift::Result<CommandReply>;
+  /// Tells every master to leave these registers.
+  fn remove_registers(&mut self, request: RegistersRequest) -> thrift::Result<CommandReply>;
   /// What was counted of the calls, by method.
-  fn stats(&mut self) -> thrift::Result<StatsReply>;
+  fn stats(&mut self, request: StatsRequest) -> thrift::Result<StatsReply>;
 }
 
 pub trait TRosterSyncClientMarker {}
@@ -5543,12 +6787,12 @@ impl <IP, OP> TThriftClient for RosterSyncClient<IP, OP> where IP: TInputProtoco
 impl <IP, OP> TRosterSyncClientMarker for RosterSyncClient<IP, OP> where IP: TInputProtocol, OP: TOutputProtocol {}
 
 impl <C: TThriftClient + TRosterSyncClientMarker> TRosterSyncClient for C {
-  fn get(&mut self, path: String, options: ReadOptions) -> thrift::Result<NodeReply> {
+  fn get(&mut self, request: GetRequest) -> thrift::Result<NodeReply> {
     (
       {
         self.increment_sequence_number();
         let message_ident = TMessageIdentifier::new("get", TMessageType::Call, self.sequence_number());
-        let call_args = RosterGetArgs { path, options };
+        let call_args = RosterGetArgs { request };
         self.o_prot_mut().write_message_begin(&message_ident)?;
         call_args.write_to_out_protocol(self.o_prot_mut())?;
         self.o_prot_mut().write_message_end()?;
@@ -5570,12 +6814,12 @@ impl <C: TThriftClient + TRosterSyncClientMarker> TRosterSyncClient for C {
       result.ok_or()
     }
   }
-  fn get_many(&mut self, paths: Vec<String>, options: ReadOptions) -> thrift::Result<NodesReply> {
+  fn get_many(&mut self, request: GetManyRequest) -> thrift::Result<NodesReply> {
     (
       {
         self.increment_sequence_number();
         let message_ident = TMessageIdentifier::new("getMany", TMessageType::Call, self.sequence_number());
-        let call_args = RosterGetManyArgs { paths, options };
+        let call_args = RosterGetManyArgs { request };
         self.o_prot_mut().write_message_begin(&message_ident)?;
         call_args.write_to_out_protocol(self.o_prot_mut())?;
         self.o_prot_mut().write_message_end()?;
@@ -5597,12 +6841,12 @@ impl <C: TThriftClient + TRosterSyncClientMarker> TRosterSyncClient for C {
       result.ok_or()
     }
   }
-  fn children(&mut self, path: String, options: ReadOptions) -> thrift::Result<ChildrenReply> {
+  fn children(&mut self, request: ChildrenRequest) -> thrift::Result<ChildrenReply> {
     (
       {
         self.increment_sequence_number();
         let message_ident = TMessageIdentifier::new("children", TMessageType::Call, self.sequence_number());
-        let call_args = RosterChildrenArgs { path, options };
+        let call_args = RosterChildrenArgs { request };
         self.o_prot_mut().write_message_begin(&message_ident)?;
         call_args.write_to_out_protocol(self.o_prot_mut())?;
         self.o_prot_mut().write_message_end()?;
@@ -5624,39 +6868,12 @@ impl <C: TThriftClient + TRosterSyncClientMarker> TRosterSyncClient for C {
       result.ok_or()
     }
   }
-  fn children_page(&mut self, query: ChildrenQuery) -> thrift::Result<ChildrenReply> {
-    (
-      {
-        self.increment_sequence_number();
-        let message_ident = TMessageIdentifier::new("childrenPage", TMessageType::Call, self.sequence_number());
-        let call_args = RosterChildrenPageArgs { query };
-        self.o_prot_mut().write_message_begin(&message_ident)?;
-        call_args.write_to_out_protocol(self.o_prot_mut())?;
-        self.o_prot_mut().write_message_end()?;
-        self.o_prot_mut().flush()
-      }
-    )?;
-    {
-      let message_ident = self.i_prot_mut().read_message_begin()?;
-      verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
-      verify_expected_service_call("childrenPage", &message_ident.name)?;
-      if message_ident.message_type == TMessageType::Exception {
-        let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
-        self.i_prot_mut().read_message_end()?;
-        return Err(thrift::Error::Application(remote_error))
-      }
-      verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
-      let result = RosterChildrenPageResult::read_from_in_protocol(self.i_prot_mut())?;
-      self.i_prot_mut().read_message_end()?;
-      result.ok_or()
-    }
-  }
-  fn subtree(&mut self, path: String, limit: i32, cursor: String, options: ReadOptions) -> thrift::Result<SubtreeReply> {
+  fn subtree(&mut self, request: SubtreeRequest) -> thrift::Result<SubtreeReply> {
     (
       {
         self.increment_sequence_number();
         let message_ident = TMessageIdentifier::new("subtree", TMessageType::Call, self.sequence_number());
-        let call_args = RosterSubtreeArgs { path, limit, cursor, options };
+        let call_args = RosterSubtreeArgs { request };
         self.o_prot_mut().write_message_begin(&message_ident)?;
         call_args.write_to_out_protocol(self.o_prot_mut())?;
         self.o_prot_mut().write_message_end()?;
@@ -5678,12 +6895,12 @@ impl <C: TThriftClient + TRosterSyncClientMarker> TRosterSyncClient for C {
       result.ok_or()
     }
   }
-  fn watch(&mut self, since: i64, paths: Vec<String>, timeout_ms: i32, limit: i32) -> thrift::Result<WatchReply> {
+  fn watch(&mut self, request: WatchRequest) -> thrift::Result<WatchReply> {
     (
       {
         self.increment_sequence_number();
         let message_ident = TMessageIdentifier::new("watch", TMessageType::Call, self.sequence_number());
-        let call_args = RosterWatchArgs { since, paths, timeout_ms, limit };
+        let call_args = RosterWatchArgs { request };
         self.o_prot_mut().write_message_begin(&message_ident)?;
         call_args.write_to_out_protocol(self.o_prot_mut())?;
         self.o_prot_mut().write_message_end()?;
@@ -5705,12 +6922,12 @@ impl <C: TThriftClient + TRosterSyncClientMarker> TRosterSyncClient for C {
       result.ok_or()
     }
   }
-  fn status(&mut self) -> thrift::Result<StatusReply> {
+  fn status(&mut self, request: StatusRequest) -> thrift::Result<StatusReply> {
     (
       {
         self.increment_sequence_number();
         let message_ident = TMessageIdentifier::new("status", TMessageType::Call, self.sequence_number());
-        let call_args = RosterStatusArgs {  };
+        let call_args = RosterStatusArgs { request };
         self.o_prot_mut().write_message_begin(&message_ident)?;
         call_args.write_to_out_protocol(self.o_prot_mut())?;
         self.o_prot_mut().write_message_end()?;
@@ -5732,12 +6949,12 @@ impl <C: TThriftClient + TRosterSyncClientMarker> TRosterSyncClient for C {
       result.ok_or()
     }
   }
-  fn masters(&mut self, filter: Filter) -> thrift::Result<MastersReply> {
+  fn masters(&mut self, request: ServiceQuery) -> thrift::Result<MastersReply> {
     (
       {
         self.increment_sequence_number();
         let message_ident = TMessageIdentifier::new("masters", TMessageType::Call, self.sequence_number());
-        let call_args = RosterMastersArgs { filter };
+        let call_args = RosterMastersArgs { request };
         self.o_prot_mut().write_message_begin(&message_ident)?;
         call_args.write_to_out_protocol(self.o_prot_mut())?;
         self.o_prot_mut().write_message_end()?;
@@ -5759,12 +6976,12 @@ impl <C: TThriftClient + TRosterSyncClientMarker> TRosterSyncClient for C {
       result.ok_or()
     }
   }
-  fn master(&mut self, id: String) -> thrift::Result<MasterReply> {
+  fn master(&mut self, request: MasterRequest) -> thrift::Result<MasterReply> {
     (
       {
         self.increment_sequence_number();
         let message_ident = TMessageIdentifier::new("master", TMessageType::Call, self.sequence_number());
-        let call_args = RosterMasterArgs { id };
+        let call_args = RosterMasterArgs { request };
         self.o_prot_mut().write_message_begin(&message_ident)?;
         call_args.write_to_out_protocol(self.o_prot_mut())?;
         self.o_prot_mut().write_message_end()?;
@@ -5786,12 +7003,12 @@ impl <C: TThriftClient + TRosterSyncClientMarker> TRosterSyncClient for C {
       result.ok_or()
     }
   }
-  fn services(&mut self, filter: Filter) -> thrift::Result<ServicesReply> {
+  fn services(&mut self, request: ServiceQuery) -> thrift::Result<ServicesReply> {
     (
       {
         self.increment_sequence_number();
         let message_ident = TMessageIdentifier::new("services", TMessageType::Call, self.sequence_number());
-        let call_args = RosterServicesArgs { filter };
+        let call_args = RosterServicesArgs { request };
         self.o_prot_mut().write_message_begin(&message_ident)?;
         call_args.write_to_out_protocol(self.o_prot_mut())?;
         self.o_prot_mut().write_message_end()?;
@@ -5813,12 +7030,12 @@ impl <C: TThriftClient + TRosterSyncClientMarker> TRosterSyncClient for C {
       result.ok_or()
     }
   }
-  fn instances(&mut self, service_name: String) -> thrift::Result<InstancesReply> {
+  fn instances(&mut self, request: ServiceQuery) -> thrift::Result<InstancesReply> {
     (
       {
         self.increment_sequence_number();
         let message_ident = TMessageIdentifier::new("instances", TMessageType::Call, self.sequence_number());
-        let call_args = RosterInstancesArgs { service_name };
+        let call_args = RosterInstancesArgs { request };
         self.o_prot_mut().write_message_begin(&message_ident)?;
         call_args.write_to_out_protocol(self.o_prot_mut())?;
         self.o_prot_mut().write_message_end()?;
@@ -5840,39 +7057,12 @@ impl <C: TThriftClient + TRosterSyncClientMarker> TRosterSyncClient for C {
       result.ok_or()
     }
   }
-  fn instances_page(&mut self, filter: Filter) -> thrift::Result<InstancesReply> {
-    (
-      {
-        self.increment_sequence_number();
-        let message_ident = TMessageIdentifier::new("instancesPage", TMessageType::Call, self.sequence_number());
-        let call_args = RosterInstancesPageArgs { filter };
-        self.o_prot_mut().write_message_begin(&message_ident)?;
-        call_args.write_to_out_protocol(self.o_prot_mut())?;
-        self.o_prot_mut().write_message_end()?;
-        self.o_prot_mut().flush()
-      }
-    )?;
-    {
-      let message_ident = self.i_prot_mut().read_message_begin()?;
-      verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
-      verify_expected_service_call("instancesPage", &message_ident.name)?;
-      if message_ident.message_type == TMessageType::Exception {
-        let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
-        self.i_prot_mut().read_message_end()?;
-        return Err(thrift::Error::Application(remote_error))
-      }
-      verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
-      let result = RosterInstancesPageResult::read_from_in_protocol(self.i_prot_mut())?;
-      self.i_prot_mut().read_message_end()?;
-      result.ok_or()
-    }
-  }
-  fn watch_masters(&mut self, since: i64, timeout_ms: i32, limit: i32) -> thrift::Result<MastersWatchReply> {
+  fn watch_masters(&mut self, request: WatchMastersRequest) -> thrift::Result<MastersWatchReply> {
     (
       {
         self.increment_sequence_number();
         let message_ident = TMessageIdentifier::new("watchMasters", TMessageType::Call, self.sequence_number());
-        let call_args = RosterWatchMastersArgs { since, timeout_ms, limit };
+        let call_args = RosterWatchMastersArgs { request };
         self.o_prot_mut().write_message_begin(&message_ident)?;
         call_args.write_to_out_protocol(self.o_prot_mut())?;
         self.o_prot_mut().write_message_end()?;
@@ -5894,12 +7084,12 @@ impl <C: TThriftClient + TRosterSyncClientMarker> TRosterSyncClient for C {
       result.ok_or()
     }
   }
-  fn watch_messages(&mut self, since: i64, timeout_ms: i32, limit: i32, encoding: Encoding) -> thrift::Result<MessagesReply> {
+  fn watch_messages(&mut self, request: WatchMessagesRequest) -> thrift::Result<MessagesReply> {
     (
       {
         self.increment_sequence_number();
         let message_ident = TMessageIdentifier::new("watchMessages", TMessageType::Call, self.sequence_number());
-        let call_args = RosterWatchMessagesArgs { since, timeout_ms, limit, encoding };
+        let call_args = RosterWatchMessagesArgs { request };
         self.o_prot_mut().write_message_begin(&message_ident)?;
         call_args.write_to_out_protocol(self.o_prot_mut())?;
         self.o_prot_mut().write_message_end()?;
@@ -5921,12 +7111,12 @@ impl <C: TThriftClient + TRosterSyncClientMarker> TRosterSyncClient for C {
       result.ok_or()
     }
   }
-  fn call(&mut self, service_name: String, method: String, call_arguments: Vec<u8>, options: CallOptions) -> thrift::Result<CallResult> {
+  fn call(&mut self, request: Call) -> thrift::Result<CallResult> {
     (
       {
         self.increment_sequence_number();
         let message_ident = TMessageIdentifier::new("call", TMessageType::Call, self.sequence_number());
-        let call_args = RosterCallArgs { service_name, method, call_arguments, options };
+        let call_args = RosterCallArgs { request };
         self.o_prot_mut().write_message_begin(&message_ident)?;
         call_args.write_to_out_protocol(self.o_prot_mut())?;
         self.o_prot_mut().write_message_end()?;
@@ -5948,66 +7138,12 @@ impl <C: TThriftClient + TRosterSyncClientMarker> TRosterSyncClient for C {
       result.ok_or()
     }
   }
-  fn call_where(&mut self, call: Call, filter: Filter) -> thrift::Result<CallResult> {
-    (
-      {
-        self.increment_sequence_number();
-        let message_ident = TMessageIdentifier::new("callWhere", TMessageType::Call, self.sequence_number());
-        let call_args = RosterCallWhereArgs { call, filter };
-        self.o_prot_mut().write_message_begin(&message_ident)?;
-        call_args.write_to_out_protocol(self.o_prot_mut())?;
-        self.o_prot_mut().write_message_end()?;
-        self.o_prot_mut().flush()
-      }
-    )?;
-    {
-      let message_ident = self.i_prot_mut().read_message_begin()?;
-      verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
-      verify_expected_service_call("callWhere", &message_ident.name)?;
-      if message_ident.message_type == TMessageType::Exception {
-        let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
-        self.i_prot_mut().read_message_end()?;
-        return Err(thrift::Error::Application(remote_error))
-      }
-      verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
-      let result = RosterCallWhereResult::read_from_in_protocol(self.i_prot_mut())?;
-      self.i_prot_mut().read_message_end()?;
-      result.ok_or()
-    }
-  }
-  fn call_on(&mut self, master_id: String, service_name: String, method: String, call_arguments: Vec<u8>, options: CallOptions) -> thrift::Result<CallResult> {
-    (
-      {
-        self.increment_sequence_number();
-        let message_ident = TMessageIdentifier::new("callOn", TMessageType::Call, self.sequence_number());
-        let call_args = RosterCallOnArgs { master_id, service_name, method, call_arguments, options };
-        self.o_prot_mut().write_message_begin(&message_ident)?;
-        call_args.write_to_out_protocol(self.o_prot_mut())?;
-        self.o_prot_mut().write_message_end()?;
-        self.o_prot_mut().flush()
-      }
-    )?;
-    {
-      let message_ident = self.i_prot_mut().read_message_begin()?;
-      verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
-      verify_expected_service_call("callOn", &message_ident.name)?;
-      if message_ident.message_type == TMessageType::Exception {
-        let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
-        self.i_prot_mut().read_message_end()?;
-        return Err(thrift::Error::Application(remote_error))
-      }
-      verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
-      let result = RosterCallOnResult::read_from_in_protocol(self.i_prot_mut())?;
-      self.i_prot_mut().read_message_end()?;
-      result.ok_or()
-    }
-  }
-  fn call_all(&mut self, service_name: String, method: String, call_arguments: Vec<u8>, options: CallOptions) -> thrift::Result<Vec<CallOutcome>> {
+  fn call_all(&mut self, request: Call) -> thrift::Result<CallsReply> {
     (
       {
         self.increment_sequence_number();
         let message_ident = TMessageIdentifier::new("callAll", TMessageType::Call, self.sequence_number());
-        let call_args = RosterCallAllArgs { service_name, method, call_arguments, options };
+        let call_args = RosterCallAllArgs { request };
         self.o_prot_mut().write_message_begin(&message_ident)?;
         call_args.write_to_out_protocol(self.o_prot_mut())?;
         self.o_prot_mut().write_message_end()?;
@@ -6029,12 +7165,12 @@ impl <C: TThriftClient + TRosterSyncClientMarker> TRosterSyncClient for C {
       result.ok_or()
     }
   }
-  fn call_many(&mut self, calls: Vec<Call>) -> thrift::Result<Vec<CallOutcome>> {
+  fn call_many(&mut self, request: CallsRequest) -> thrift::Result<CallsReply> {
     (
       {
         self.increment_sequence_number();
         let message_ident = TMessageIdentifier::new("callMany", TMessageType::Call, self.sequence_number());
-        let call_args = RosterCallManyArgs { calls };
+        let call_args = RosterCallManyArgs { request };
         self.o_prot_mut().write_message_begin(&message_ident)?;
         call_args.write_to_out_protocol(self.o_prot_mut())?;
         self.o_prot_mut().write_message_end()?;
@@ -6056,12 +7192,12 @@ impl <C: TThriftClient + TRosterSyncClientMarker> TRosterSyncClient for C {
       result.ok_or()
     }
   }
-  fn call_in_order(&mut self, calls: Vec<Call>, master_id: String) -> thrift::Result<Vec<CallOutcome>> {
+  fn call_in_order(&mut self, request: CallsRequest) -> thrift::Result<CallsReply> {
     (
       {
         self.increment_sequence_number();
         let message_ident = TMessageIdentifier::new("callInOrder", TMessageType::Call, self.sequence_number());
-        let call_args = RosterCallInOrderArgs { calls, master_id };
+        let call_args = RosterCallInOrderArgs { request };
         self.o_prot_mut().write_message_begin(&message_ident)?;
         call_args.write_to_out_protocol(self.o_prot_mut())?;
         self.o_prot_mut().write_message_end()?;
@@ -6083,12 +7219,12 @@ impl <C: TThriftClient + TRosterSyncClientMarker> TRosterSyncClient for C {
       result.ok_or()
     }
   }
-  fn start_call(&mut self, call: Call, master_id: String) -> thrift::Result<CallValues> {
+  fn start_call(&mut self, request: Call) -> thrift::Result<CallValues> {
     (
       {
         self.increment_sequence_number();
         let message_ident = TMessageIdentifier::new("startCall", TMessageType::Call, self.sequence_number());
-        let call_args = RosterStartCallArgs { call, master_id };
+        let call_args = RosterStartCallArgs { request };
         self.o_prot_mut().write_message_begin(&message_ident)?;
         call_args.write_to_out_protocol(self.o_prot_mut())?;
         self.o_prot_mut().write_message_end()?;
@@ -6110,12 +7246,12 @@ impl <C: TThriftClient + TRosterSyncClientMarker> TRosterSyncClient for C {
       result.ok_or()
     }
   }
-  fn next_values(&mut self) -> thrift::Result<CallValues> {
+  fn next_values(&mut self, request: NextValuesRequest) -> thrift::Result<CallValues> {
     (
       {
         self.increment_sequence_number();
         let message_ident = TMessageIdentifier::new("nextValues", TMessageType::Call, self.sequence_number());
-        let call_args = RosterNextValuesArgs {  };
+        let call_args = RosterNextValuesArgs { request };
         self.o_prot_mut().write_message_begin(&message_ident)?;
         call_args.write_to_out_protocol(self.o_prot_mut())?;
         self.o_prot_mut().write_message_end()?;
@@ -6137,12 +7273,12 @@ impl <C: TThriftClient + TRosterSyncClientMarker> TRosterSyncClient for C {
       result.ok_or()
     }
   }
-  fn open_call(&mut self, call: Call, master_id: String) -> thrift::Result<()> {
+  fn open_call(&mut self, request: Call) -> thrift::Result<CallValues> {
     (
       {
         self.increment_sequence_number();
         let message_ident = TMessageIdentifier::new("openCall", TMessageType::Call, self.sequence_number());
-        let call_args = RosterOpenCallArgs { call, master_id };
+        let call_args = RosterOpenCallArgs { request };
         self.o_prot_mut().write_message_begin(&message_ident)?;
         call_args.write_to_out_protocol(self.o_prot_mut())?;
         self.o_prot_mut().write_message_end()?;
@@ -6164,12 +7300,12 @@ impl <C: TThriftClient + TRosterSyncClientMarker> TRosterSyncClient for C {
       result.ok_or()
     }
   }
-  fn send_values(&mut self, values: Vec<Vec<u8>>, is_last: bool) -> thrift::Result<SentValues> {
+  fn send_values(&mut self, request: SendValuesRequest) -> thrift::Result<SentValuesReply> {
     (
       {
         self.increment_sequence_number();
         let message_ident = TMessageIdentifier::new("sendValues", TMessageType::Call, self.sequence_number());
-        let call_args = RosterSendValuesArgs { values, is_last };
+        let call_args = RosterSendValuesArgs { request };
         self.o_prot_mut().write_message_begin(&message_ident)?;
         call_args.write_to_out_protocol(self.o_prot_mut())?;
         self.o_prot_mut().write_message_end()?;
@@ -6191,12 +7327,12 @@ impl <C: TThriftClient + TRosterSyncClientMarker> TRosterSyncClient for C {
       result.ok_or()
     }
   }
-  fn broadcast(&mut self, message: Vec<u8>, encoding: Encoding) -> thrift::Result<i32> {
+  fn broadcast(&mut self, request: BroadcastRequest) -> thrift::Result<CommandReply> {
     (
       {
         self.increment_sequence_number();
         let message_ident = TMessageIdentifier::new("broadcast", TMessageType::Call, self.sequence_number());
-        let call_args = RosterBroadcastArgs { message, encoding };
+        let call_args = RosterBroadcastArgs { request };
         self.o_prot_mut().write_message_begin(&message_ident)?;
         call_args.write_to_out_protocol(self.o_prot_mut())?;
         self.o_prot_mut().write_message_end()?;
@@ -6218,12 +7354,12 @@ impl <C: TThriftClient + TRosterSyncClientMarker> TRosterSyncClient for C {
       result.ok_or()
     }
   }
-  fn add_registers(&mut self, registers: Vec<RegisterAddress>) -> thrift::Result<i32> {
+  fn add_registers(&mut self, request: RegistersRequest) -> thrift::Result<CommandReply> {
     (
       {
         self.increment_sequence_number();
         let message_ident = TMessageIdentifier::new("addRegisters", TMessageType::Call, self.sequence_number());
-        let call_args = RosterAddRegistersArgs { registers };
+        let call_args = RosterAddRegistersArgs { request };
         self.o_prot_mut().write_message_begin(&message_ident)?;
         call_args.write_to_out_protocol(self.o_prot_mut())?;
         self.o_prot_mut().write_message_end()?;
@@ -6245,12 +7381,12 @@ impl <C: TThriftClient + TRosterSyncClientMarker> TRosterSyncClient for C {
       result.ok_or()
     }
   }
-  fn remove_registers(&mut self, registers: Vec<RegisterAddress>) -> thrift::Result<i32> {
+  fn remove_registers(&mut self, request: RegistersRequest) -> thrift::Result<CommandReply> {
     (
       {
         self.increment_sequence_number();
         let message_ident = TMessageIdentifier::new("removeRegisters", TMessageType::Call, self.sequence_number());
-        let call_args = RosterRemoveRegistersArgs { registers };
+        let call_args = RosterRemoveRegistersArgs { request };
         self.o_prot_mut().write_message_begin(&message_ident)?;
         call_args.write_to_out_protocol(self.o_prot_mut())?;
         self.o_prot_mut().write_message_end()?;
@@ -6272,12 +7408,12 @@ impl <C: TThriftClient + TRosterSyncClientMarker> TRosterSyncClient for C {
       result.ok_or()
     }
   }
-  fn stats(&mut self) -> thrift::Result<StatsReply> {
+  fn stats(&mut self, request: StatsRequest) -> thrift::Result<StatsReply> {
     (
       {
         self.increment_sequence_number();
         let message_ident = TMessageIdentifier::new("stats", TMessageType::Call, self.sequence_number());
-        let call_args = RosterStatsArgs {  };
+        let call_args = RosterStatsArgs { request };
         self.o_prot_mut().write_message_begin(&message_ident)?;
         call_args.write_to_out_protocol(self.o_prot_mut())?;
         self.o_prot_mut().write_message_end()?;
@@ -6307,82 +7443,69 @@ impl <C: TThriftClient + TRosterSyncClientMarker> TRosterSyncClient for C {
 
 pub trait RosterSyncHandler {
   /// One coordination node.
-  fn handle_get(&self, path: String, options: ReadOptions) -> thrift::Result<NodeReply>;
+  fn handle_get(&self, request: GetRequest) -> thrift::Result<NodeReply>;
   /// Several coordination nodes at one revision.
-  fn handle_get_many(&self, paths: Vec<String>, options: ReadOptions) -> thrift::Result<NodesReply>;
-  /// The names of a node's children. More than a reply may hold are an InvalidRequest.
-  fn handle_children(&self, path: String, options: ReadOptions) -> thrift::Result<ChildrenReply>;
-  /// The same in pages. What comes or goes between two of them may be told or not.
-  fn handle_children_page(&self, query: ChildrenQuery) -> thrift::Result<ChildrenReply>;
-  /// A node and all below it, in pages of at most `limit` nodes (0: as many as a reply may hold).
-  /// `cursor` is empty for the first page, then what the page before said.
-  fn handle_subtree(&self, path: String, limit: i32, cursor: String, options: ReadOptions) -> thrift::Result<SubtreeReply>;
-  /// Waits until something at or below `paths` (empty: anywhere) is newer than revision `since`, and tells what;
-  /// at most `timeoutMs`, and about `limit` changes at a time (0: as many as a reply may hold). A revision is told
-  /// whole, so there is never a hole: to follow, pass the revision of each reply as the next `since`. The data of
-  /// a change may already be newer than its revision; that newer change is then told again.
-  /// `since` 0 answers `reset` at once.
-  fn handle_watch(&self, since: i64, paths: Vec<String>, timeout_ms: i32, limit: i32) -> thrift::Result<WatchReply>;
+  fn handle_get_many(&self, request: GetManyRequest) -> thrift::Result<NodesReply>;
+  /// The names of a node's children. What comes or goes between two pages may be among them or not.
+  fn handle_children(&self, request: ChildrenRequest) -> thrift::Result<ChildrenReply>;
+  /// A node and all below it, in pages.
+  fn handle_subtree(&self, request: SubtreeRequest) -> thrift::Result<SubtreeReply>;
+  /// Waits until something at or below `paths` is newer than revision `since`, and tells what. A revision is told whole,
+  /// so there is never a hole: to follow, pass the revision of each reply as the next `since`. The data of a change may
+  /// already be newer than its revision; that newer change is then told again.
+  fn handle_watch(&self, request: WatchRequest) -> thrift::Result<WatchReply>;
   /// What the sidecar is doing.
-  fn handle_status(&self) -> thrift::Result<StatusReply>;
+  fn handle_status(&self, request: StatusRequest) -> thrift::Result<StatusReply>;
   /// The masters that are there, in pages.
-  fn handle_masters(&self, filter: Filter) -> thrift::Result<MastersReply>;
+  fn handle_masters(&self, request: ServiceQuery) -> thrift::Result<MastersReply>;
   /// One master.
-  fn handle_master(&self, id: String) -> thrift::Result<MasterReply>;
-  /// The services that masters offer.
-  fn handle_services(&self, filter: Filter) -> thrift::Result<ServicesReply>;
-  /// The instances of a service, by its name without a version: the first page.
-  fn handle_instances(&self, service_name: String) -> thrift::Result<InstancesReply>;
-  /// The same, with the metadata that the filter asks for, and from its cursor on. It must name a service.
-  fn handle_instances_page(&self, filter: Filter) -> thrift::Result<InstancesReply>;
+  fn handle_master(&self, request: MasterRequest) -> thrift::Result<MasterReply>;
+  /// The services that masters offer, in pages.
+  fn handle_services(&self, request: ServiceQuery) -> thrift::Result<ServicesReply>;
+  /// The instances of a service, which the query must name, in pages.
+  fn handle_instances(&self, request: ServiceQuery) -> thrift::Result<InstancesReply>;
   /// As `watch`, for masters.
-  fn handle_watch_masters(&self, since: i64, timeout_ms: i32, limit: i32) -> thrift::Result<MastersWatchReply>;
+  fn handle_watch_masters(&self, request: WatchMastersRequest) -> thrift::Result<MastersWatchReply>;
   /// Waits until a master connected to this sidecar's register has sent a command of its own after the cursor `since`, and
-  /// gives what has come; at most `timeoutMs`, and `limit` messages at a time (0: as many as a reply may hold). `since` 0
-  /// answers at once with all that is kept: of the newest 1,024 messages, 256 of one master and 4 MiB. Given are those of
+  /// gives what has come: of the newest 1,024 messages, 256 of one master and 4 MiB, which are kept. Given are those of
   /// masters that offered a service which the client may see.
-  fn handle_watch_messages(&self, since: i64, timeout_ms: i32, limit: i32, encoding: Encoding) -> thrift::Result<MessagesReply>;
-  /// Calls a method of a service, on one of the masters that offer it; `name@1.2.0` is the name in just that version.
-  fn handle_call(&self, service_name: String, method: String, call_arguments: Vec<u8>, options: CallOptions) -> thrift::Result<CallResult>;
-  /// The same, on one of those masters that offer it with the metadata of the filter, whose other fields do not matter.
-  fn handle_call_where(&self, call: Call, filter: Filter) -> thrift::Result<CallResult>;
-  /// The same, on one master.
-  fn handle_call_on(&self, master_id: String, service_name: String, method: String, call_arguments: Vec<u8>, options: CallOptions) -> thrift::Result<CallResult>;
+  fn handle_watch_messages(&self, request: WatchMessagesRequest) -> thrift::Result<MessagesReply>;
+  /// Calls a method of a service, on one of the masters that offer it.
+  fn handle_call(&self, request: Call) -> thrift::Result<CallResult>;
   /// The same, on every master that offers it, in any version or in one that meets `version`: an outcome a master.
-  fn handle_call_all(&self, service_name: String, method: String, call_arguments: Vec<u8>, options: CallOptions) -> thrift::Result<Vec<CallOutcome>>;
+  fn handle_call_all(&self, request: Call) -> thrift::Result<CallsReply>;
   /// Several calls side by side: their outcomes, in the order of the calls.
-  fn handle_call_many(&self, calls: Vec<Call>) -> thrift::Result<Vec<CallOutcome>>;
-  /// Several calls on one master, each after the one before has ended: their outcomes, in the order of the calls. It is the
-  /// master with this id, or one of those that offer the service of the first call (empty). After one that was lost or
-  /// came to no end in time, none is sent.
-  fn handle_call_in_order(&self, calls: Vec<Call>, master_id: String) -> thrift::Result<Vec<CallOutcome>>;
-  /// Starts a call whose values are fetched as they come, on the master with this id, or on one of those that offer the
-  /// service (empty); and waits for the first values, or the end. Every value is given, whatever `allValues` says.
+  fn handle_call_many(&self, request: CallsRequest) -> thrift::Result<CallsReply>;
+  /// Several calls on one master, each after the one before has ended: their outcomes, in the order of the calls. It is
+  /// the master that the first call names, or one of those that offer its service; the others name none, or the same.
+  /// After one that was lost or came to no end in time, none is sent.
+  fn handle_call_in_order(&self, request: CallsRequest) -> thrift::Result<CallsReply>;
+  /// Starts a call whose values are fetched as they come; and waits for the first values, or the end. Every value is
+  /// given, whatever `allValues` says.
   /// 
   /// The call belongs to its connection, which has one open at most: whoever closes it gives the call up. `timeoutMs` is
   /// for all values together. Once a value was given out, no other master is tried. A call fails when more of its values
   /// wait to be fetched than fit into a reply, unless its master rests meanwhile, as those of PHP do.
-  fn handle_start_call(&self, call: Call, master_id: String) -> thrift::Result<CallValues>;
+  fn handle_start_call(&self, request: Call) -> thrift::Result<CallValues>;
   /// What has come since of the call that is open; waits for at least one value, or the end. After the end, or the
   /// exception that the call came to, none is open.
-  fn handle_next_values(&self) -> thrift::Result<CallValues>;
-  /// As `startCall`, of a method that is sent more values while it goes on; it waits for nothing. The method has a parameter
-  /// of the type `React\Stream\ReadableStreamInterface` (or another that `React\Stream\ThroughStream` is), and the values
-  /// come on that stream. Only masters of PHP that are connected to this sidecar's own register have such methods. The
-  /// call is tried on one master and no other.
-  fn handle_open_call(&self, call: Call, master_id: String) -> thrift::Result<()>;
-  /// Sends values to the method of the call that `openCall` opened, written as its `encoding` says; with `isLast`, there are
-  /// no more after them. Waits, within the call's time, while the method takes no more, but not once the method has given
-  /// something: then those that were not taken are to be sent again.
-  fn handle_send_values(&self, values: Vec<Vec<u8>>, is_last: bool) -> thrift::Result<SentValues>;
-  /// Sends a command, a map with the key `cmd`, to every master; to how many it was sent.
-  fn handle_broadcast(&self, message: Vec<u8>, encoding: Encoding) -> thrift::Result<i32>;
-  /// Tells every master to connect to these registers as well; to how many it was told.
-  fn handle_add_registers(&self, registers: Vec<RegisterAddress>) -> thrift::Result<i32>;
-  /// Tells every master to leave these registers; to how many it was told.
-  fn handle_remove_registers(&self, registers: Vec<RegisterAddress>) -> thrift::Result<i32>;
+  fn handle_next_values(&self, request: NextValuesRequest) -> thrift::Result<CallValues>;
+  /// As `startCall`, of a method that is sent more values while it goes on; it waits for nothing, and gives none. The
+  /// method has a parameter of the type `React\Stream\ReadableStreamInterface` (or another that
+  /// `React\Stream\ThroughStream` is), and the values come on that stream. Only masters of PHP that are connected to this
+  /// sidecar's own register have such methods. The call is tried on one master and no other.
+  fn handle_open_call(&self, request: Call) -> thrift::Result<CallValues>;
+  /// Sends values to the method of the call that `openCall` opened. Waits, within the call's time, while the method takes
+  /// no more, but not once the method has given something: then those that were not taken are to be sent again.
+  fn handle_send_values(&self, request: SendValuesRequest) -> thrift::Result<SentValuesReply>;
+  /// Sends a command to every master.
+  fn handle_broadcast(&self, request: BroadcastRequest) -> thrift::Result<CommandReply>;
+  /// Tells every master to connect to these registers as well.
+  fn handle_add_registers(&self, request: RegistersRequest) -> thrift::Result<CommandReply>;
+  /// Tells every master to leave these registers.
+  fn handle_remove_registers(&self, request: RegistersRequest) -> thrift::Result<CommandReply>;
   /// What was counted of the calls, by method.
-  fn handle_stats(&self) -> thrift::Result<StatsReply>;
+  fn handle_stats(&self, request: StatsRequest) -> thrift::Result<StatsReply>;
 }
 
 pub struct RosterSyncProcessor<H: RosterSyncHandler> {
@@ -6403,9 +7526,6 @@ impl <H: RosterSyncHandler> RosterSyncProcessor<H> {
   }
   fn process_children(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     TRosterProcessFunctions::process_children(&self.handler, incoming_sequence_number, i_prot, o_prot)
-  }
-  fn process_children_page(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    TRosterProcessFunctions::process_children_page(&self.handler, incoming_sequence_number, i_prot, o_prot)
   }
   fn process_subtree(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     TRosterProcessFunctions::process_subtree(&self.handler, incoming_sequence_number, i_prot, o_prot)
@@ -6428,9 +7548,6 @@ impl <H: RosterSyncHandler> RosterSyncProcessor<H> {
   fn process_instances(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     TRosterProcessFunctions::process_instances(&self.handler, incoming_sequence_number, i_prot, o_prot)
   }
-  fn process_instances_page(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    TRosterProcessFunctions::process_instances_page(&self.handler, incoming_sequence_number, i_prot, o_prot)
-  }
   fn process_watch_masters(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     TRosterProcessFunctions::process_watch_masters(&self.handler, incoming_sequence_number, i_prot, o_prot)
   }
@@ -6439,12 +7556,6 @@ impl <H: RosterSyncHandler> RosterSyncProcessor<H> {
   }
   fn process_call(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     TRosterProcessFunctions::process_call(&self.handler, incoming_sequence_number, i_prot, o_prot)
-  }
-  fn process_call_where(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    TRosterProcessFunctions::process_call_where(&self.handler, incoming_sequence_number, i_prot, o_prot)
-  }
-  fn process_call_on(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    TRosterProcessFunctions::process_call_on(&self.handler, incoming_sequence_number, i_prot, o_prot)
   }
   fn process_call_all(&self, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     TRosterProcessFunctions::process_call_all(&self.handler, incoming_sequence_number, i_prot, o_prot)
@@ -6486,7 +7597,7 @@ pub struct TRosterProcessFunctions;
 impl TRosterProcessFunctions {
   pub fn process_get<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let args = RosterGetArgs::read_from_in_protocol(i_prot)?;
-    match handler.handle_get(args.path, args.options) {
+    match handler.handle_get(args.request) {
       Ok(handler_return) => {
         let message_ident = TMessageIdentifier::new("get", TMessageType::Reply, incoming_sequence_number);
         o_prot.write_message_begin(&message_ident)?;
@@ -6578,7 +7689,7 @@ impl TRosterProcessFunctions {
   }
   pub fn process_get_many<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let args = RosterGetManyArgs::read_from_in_protocol(i_prot)?;
-    match handler.handle_get_many(args.paths, args.options) {
+    match handler.handle_get_many(args.request) {
       Ok(handler_return) => {
         let message_ident = TMessageIdentifier::new("getMany", TMessageType::Reply, incoming_sequence_number);
         o_prot.write_message_begin(&message_ident)?;
@@ -6662,7 +7773,7 @@ impl TRosterProcessFunctions {
   }
   pub fn process_children<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let args = RosterChildrenArgs::read_from_in_protocol(i_prot)?;
-    match handler.handle_children(args.path, args.options) {
+    match handler.handle_children(args.request) {
       Ok(handler_return) => {
         let message_ident = TMessageIdentifier::new("children", TMessageType::Reply, incoming_sequence_number);
         o_prot.write_message_begin(&message_ident)?;
@@ -6752,101 +7863,9 @@ impl TRosterProcessFunctions {
       },
     }
   }
-  pub fn process_children_page<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let args = RosterChildrenPageArgs::read_from_in_protocol(i_prot)?;
-    match handler.handle_children_page(args.query) {
-      Ok(handler_return) => {
-        let message_ident = TMessageIdentifier::new("childrenPage", TMessageType::Reply, incoming_sequence_number);
-        o_prot.write_message_begin(&message_ident)?;
-        let ret = RosterChildrenPageResult { result_value: Some(handler_return), not_found: None, not_ready: None, too_stale: None, invalid: None, denied: None };
-        ret.write_to_out_protocol(o_prot)?;
-        o_prot.write_message_end()?;
-        o_prot.flush()
-      },
-      Err(e) => {
-        match e {
-          thrift::Error::User(usr_err) => {
-            if usr_err.downcast_ref::<NotFound>().is_some() {
-              let err = usr_err.downcast::<NotFound>().expect("downcast already checked");
-              let ret_err = RosterChildrenPageResult{ result_value: None, not_found: Some(*err), not_ready: None, too_stale: None, invalid: None, denied: None };
-              let message_ident = TMessageIdentifier::new("childrenPage", TMessageType::Reply, incoming_sequence_number);
-              o_prot.write_message_begin(&message_ident)?;
-              ret_err.write_to_out_protocol(o_prot)?;
-              o_prot.write_message_end()?;
-              o_prot.flush()
-            } else if usr_err.downcast_ref::<NotReady>().is_some() {
-              let err = usr_err.downcast::<NotReady>().expect("downcast already checked");
-              let ret_err = RosterChildrenPageResult{ result_value: None, not_found: None, not_ready: Some(*err), too_stale: None, invalid: None, denied: None };
-              let message_ident = TMessageIdentifier::new("childrenPage", TMessageType::Reply, incoming_sequence_number);
-              o_prot.write_message_begin(&message_ident)?;
-              ret_err.write_to_out_protocol(o_prot)?;
-              o_prot.write_message_end()?;
-              o_prot.flush()
-            } else if usr_err.downcast_ref::<TooStale>().is_some() {
-              let err = usr_err.downcast::<TooStale>().expect("downcast already checked");
-              let ret_err = RosterChildrenPageResult{ result_value: None, not_found: None, not_ready: None, too_stale: Some(*err), invalid: None, denied: None };
-              let message_ident = TMessageIdentifier::new("childrenPage", TMessageType::Reply, incoming_sequence_number);
-              o_prot.write_message_begin(&message_ident)?;
-              ret_err.write_to_out_protocol(o_prot)?;
-              o_prot.write_message_end()?;
-              o_prot.flush()
-            } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
-              let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
-              let ret_err = RosterChildrenPageResult{ result_value: None, not_found: None, not_ready: None, too_stale: None, invalid: Some(*err), denied: None };
-              let message_ident = TMessageIdentifier::new("childrenPage", TMessageType::Reply, incoming_sequence_number);
-              o_prot.write_message_begin(&message_ident)?;
-              ret_err.write_to_out_protocol(o_prot)?;
-              o_prot.write_message_end()?;
-              o_prot.flush()
-            } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
-              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
-              let ret_err = RosterChildrenPageResult{ result_value: None, not_found: None, not_ready: None, too_stale: None, invalid: None, denied: Some(*err) };
-              let message_ident = TMessageIdentifier::new("childrenPage", TMessageType::Reply, incoming_sequence_number);
-              o_prot.write_message_begin(&message_ident)?;
-              ret_err.write_to_out_protocol(o_prot)?;
-              o_prot.write_message_end()?;
-              o_prot.flush()
-            } else {
-              let ret_err = {
-                ApplicationError::new(
-                  ApplicationErrorKind::Unknown,
-                  usr_err.to_string()
-                )
-              };
-              let message_ident = TMessageIdentifier::new("childrenPage", TMessageType::Exception, incoming_sequence_number);
-              o_prot.write_message_begin(&message_ident)?;
-              thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
-              o_prot.write_message_end()?;
-              o_prot.flush()
-            }
-          },
-          thrift::Error::Application(app_err) => {
-            let message_ident = TMessageIdentifier::new("childrenPage", TMessageType::Exception, incoming_sequence_number);
-            o_prot.write_message_begin(&message_ident)?;
-            thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
-            o_prot.write_message_end()?;
-            o_prot.flush()
-          },
-          _ => {
-            let ret_err = {
-              ApplicationError::new(
-                ApplicationErrorKind::Unknown,
-                e.to_string()
-              )
-            };
-            let message_ident = TMessageIdentifier::new("childrenPage", TMessageType::Exception, incoming_sequence_number);
-            o_prot.write_message_begin(&message_ident)?;
-            thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
-            o_prot.write_message_end()?;
-            o_prot.flush()
-          },
-        }
-      },
-    }
-  }
   pub fn process_subtree<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let args = RosterSubtreeArgs::read_from_in_protocol(i_prot)?;
-    match handler.handle_subtree(args.path, args.limit, args.cursor, args.options) {
+    match handler.handle_subtree(args.request) {
       Ok(handler_return) => {
         let message_ident = TMessageIdentifier::new("subtree", TMessageType::Reply, incoming_sequence_number);
         o_prot.write_message_begin(&message_ident)?;
@@ -6930,11 +7949,11 @@ impl TRosterProcessFunctions {
   }
   pub fn process_watch<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let args = RosterWatchArgs::read_from_in_protocol(i_prot)?;
-    match handler.handle_watch(args.since, args.paths, args.timeout_ms, args.limit) {
+    match handler.handle_watch(args.request) {
       Ok(handler_return) => {
         let message_ident = TMessageIdentifier::new("watch", TMessageType::Reply, incoming_sequence_number);
         o_prot.write_message_begin(&message_ident)?;
-        let ret = RosterWatchResult { result_value: Some(handler_return), not_ready: None, invalid: None, denied: None };
+        let ret = RosterWatchResult { result_value: Some(handler_return), not_ready: None, too_stale: None, invalid: None, denied: None };
         ret.write_to_out_protocol(o_prot)?;
         o_prot.write_message_end()?;
         o_prot.flush()
@@ -6944,7 +7963,15 @@ impl TRosterProcessFunctions {
           thrift::Error::User(usr_err) => {
             if usr_err.downcast_ref::<NotReady>().is_some() {
               let err = usr_err.downcast::<NotReady>().expect("downcast already checked");
-              let ret_err = RosterWatchResult{ result_value: None, not_ready: Some(*err), invalid: None, denied: None };
+              let ret_err = RosterWatchResult{ result_value: None, not_ready: Some(*err), too_stale: None, invalid: None, denied: None };
+              let message_ident = TMessageIdentifier::new("watch", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<TooStale>().is_some() {
+              let err = usr_err.downcast::<TooStale>().expect("downcast already checked");
+              let ret_err = RosterWatchResult{ result_value: None, not_ready: None, too_stale: Some(*err), invalid: None, denied: None };
               let message_ident = TMessageIdentifier::new("watch", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -6952,7 +7979,7 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
               let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
-              let ret_err = RosterWatchResult{ result_value: None, not_ready: None, invalid: Some(*err), denied: None };
+              let ret_err = RosterWatchResult{ result_value: None, not_ready: None, too_stale: None, invalid: Some(*err), denied: None };
               let message_ident = TMessageIdentifier::new("watch", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -6960,7 +7987,7 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
               let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
-              let ret_err = RosterWatchResult{ result_value: None, not_ready: None, invalid: None, denied: Some(*err) };
+              let ret_err = RosterWatchResult{ result_value: None, not_ready: None, too_stale: None, invalid: None, denied: Some(*err) };
               let message_ident = TMessageIdentifier::new("watch", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -7005,8 +8032,8 @@ impl TRosterProcessFunctions {
     }
   }
   pub fn process_status<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let _ = RosterStatusArgs::read_from_in_protocol(i_prot)?;
-    match handler.handle_status() {
+    let args = RosterStatusArgs::read_from_in_protocol(i_prot)?;
+    match handler.handle_status(args.request) {
       Ok(handler_return) => {
         let message_ident = TMessageIdentifier::new("status", TMessageType::Reply, incoming_sequence_number);
         o_prot.write_message_begin(&message_ident)?;
@@ -7043,11 +8070,11 @@ impl TRosterProcessFunctions {
   }
   pub fn process_masters<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let args = RosterMastersArgs::read_from_in_protocol(i_prot)?;
-    match handler.handle_masters(args.filter) {
+    match handler.handle_masters(args.request) {
       Ok(handler_return) => {
         let message_ident = TMessageIdentifier::new("masters", TMessageType::Reply, incoming_sequence_number);
         o_prot.write_message_begin(&message_ident)?;
-        let ret = RosterMastersResult { result_value: Some(handler_return), not_ready: None, invalid: None, denied: None };
+        let ret = RosterMastersResult { result_value: Some(handler_return), not_ready: None, too_stale: None, invalid: None, denied: None };
         ret.write_to_out_protocol(o_prot)?;
         o_prot.write_message_end()?;
         o_prot.flush()
@@ -7057,7 +8084,15 @@ impl TRosterProcessFunctions {
           thrift::Error::User(usr_err) => {
             if usr_err.downcast_ref::<NotReady>().is_some() {
               let err = usr_err.downcast::<NotReady>().expect("downcast already checked");
-              let ret_err = RosterMastersResult{ result_value: None, not_ready: Some(*err), invalid: None, denied: None };
+              let ret_err = RosterMastersResult{ result_value: None, not_ready: Some(*err), too_stale: None, invalid: None, denied: None };
+              let message_ident = TMessageIdentifier::new("masters", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<TooStale>().is_some() {
+              let err = usr_err.downcast::<TooStale>().expect("downcast already checked");
+              let ret_err = RosterMastersResult{ result_value: None, not_ready: None, too_stale: Some(*err), invalid: None, denied: None };
               let message_ident = TMessageIdentifier::new("masters", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -7065,7 +8100,7 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
               let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
-              let ret_err = RosterMastersResult{ result_value: None, not_ready: None, invalid: Some(*err), denied: None };
+              let ret_err = RosterMastersResult{ result_value: None, not_ready: None, too_stale: None, invalid: Some(*err), denied: None };
               let message_ident = TMessageIdentifier::new("masters", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -7073,7 +8108,7 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
               let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
-              let ret_err = RosterMastersResult{ result_value: None, not_ready: None, invalid: None, denied: Some(*err) };
+              let ret_err = RosterMastersResult{ result_value: None, not_ready: None, too_stale: None, invalid: None, denied: Some(*err) };
               let message_ident = TMessageIdentifier::new("masters", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -7119,11 +8154,11 @@ impl TRosterProcessFunctions {
   }
   pub fn process_master<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let args = RosterMasterArgs::read_from_in_protocol(i_prot)?;
-    match handler.handle_master(args.id) {
+    match handler.handle_master(args.request) {
       Ok(handler_return) => {
         let message_ident = TMessageIdentifier::new("master", TMessageType::Reply, incoming_sequence_number);
         o_prot.write_message_begin(&message_ident)?;
-        let ret = RosterMasterResult { result_value: Some(handler_return), not_found: None, not_ready: None, denied: None };
+        let ret = RosterMasterResult { result_value: Some(handler_return), not_found: None, not_ready: None, too_stale: None, invalid: None, denied: None };
         ret.write_to_out_protocol(o_prot)?;
         o_prot.write_message_end()?;
         o_prot.flush()
@@ -7133,7 +8168,7 @@ impl TRosterProcessFunctions {
           thrift::Error::User(usr_err) => {
             if usr_err.downcast_ref::<NotFound>().is_some() {
               let err = usr_err.downcast::<NotFound>().expect("downcast already checked");
-              let ret_err = RosterMasterResult{ result_value: None, not_found: Some(*err), not_ready: None, denied: None };
+              let ret_err = RosterMasterResult{ result_value: None, not_found: Some(*err), not_ready: None, too_stale: None, invalid: None, denied: None };
               let message_ident = TMessageIdentifier::new("master", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -7141,7 +8176,23 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<NotReady>().is_some() {
               let err = usr_err.downcast::<NotReady>().expect("downcast already checked");
-              let ret_err = RosterMasterResult{ result_value: None, not_found: None, not_ready: Some(*err), denied: None };
+              let ret_err = RosterMasterResult{ result_value: None, not_found: None, not_ready: Some(*err), too_stale: None, invalid: None, denied: None };
+              let message_ident = TMessageIdentifier::new("master", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<TooStale>().is_some() {
+              let err = usr_err.downcast::<TooStale>().expect("downcast already checked");
+              let ret_err = RosterMasterResult{ result_value: None, not_found: None, not_ready: None, too_stale: Some(*err), invalid: None, denied: None };
+              let message_ident = TMessageIdentifier::new("master", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
+              let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
+              let ret_err = RosterMasterResult{ result_value: None, not_found: None, not_ready: None, too_stale: None, invalid: Some(*err), denied: None };
               let message_ident = TMessageIdentifier::new("master", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -7149,7 +8200,7 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
               let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
-              let ret_err = RosterMasterResult{ result_value: None, not_found: None, not_ready: None, denied: Some(*err) };
+              let ret_err = RosterMasterResult{ result_value: None, not_found: None, not_ready: None, too_stale: None, invalid: None, denied: Some(*err) };
               let message_ident = TMessageIdentifier::new("master", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -7195,11 +8246,11 @@ impl TRosterProcessFunctions {
   }
   pub fn process_services<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let args = RosterServicesArgs::read_from_in_protocol(i_prot)?;
-    match handler.handle_services(args.filter) {
+    match handler.handle_services(args.request) {
       Ok(handler_return) => {
         let message_ident = TMessageIdentifier::new("services", TMessageType::Reply, incoming_sequence_number);
         o_prot.write_message_begin(&message_ident)?;
-        let ret = RosterServicesResult { result_value: Some(handler_return), not_ready: None, invalid: None, denied: None };
+        let ret = RosterServicesResult { result_value: Some(handler_return), not_ready: None, too_stale: None, invalid: None, denied: None };
         ret.write_to_out_protocol(o_prot)?;
         o_prot.write_message_end()?;
         o_prot.flush()
@@ -7209,7 +8260,15 @@ impl TRosterProcessFunctions {
           thrift::Error::User(usr_err) => {
             if usr_err.downcast_ref::<NotReady>().is_some() {
               let err = usr_err.downcast::<NotReady>().expect("downcast already checked");
-              let ret_err = RosterServicesResult{ result_value: None, not_ready: Some(*err), invalid: None, denied: None };
+              let ret_err = RosterServicesResult{ result_value: None, not_ready: Some(*err), too_stale: None, invalid: None, denied: None };
+              let message_ident = TMessageIdentifier::new("services", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<TooStale>().is_some() {
+              let err = usr_err.downcast::<TooStale>().expect("downcast already checked");
+              let ret_err = RosterServicesResult{ result_value: None, not_ready: None, too_stale: Some(*err), invalid: None, denied: None };
               let message_ident = TMessageIdentifier::new("services", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -7217,7 +8276,7 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
               let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
-              let ret_err = RosterServicesResult{ result_value: None, not_ready: None, invalid: Some(*err), denied: None };
+              let ret_err = RosterServicesResult{ result_value: None, not_ready: None, too_stale: None, invalid: Some(*err), denied: None };
               let message_ident = TMessageIdentifier::new("services", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -7225,7 +8284,7 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
               let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
-              let ret_err = RosterServicesResult{ result_value: None, not_ready: None, invalid: None, denied: Some(*err) };
+              let ret_err = RosterServicesResult{ result_value: None, not_ready: None, too_stale: None, invalid: None, denied: Some(*err) };
               let message_ident = TMessageIdentifier::new("services", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -7271,11 +8330,11 @@ impl TRosterProcessFunctions {
   }
   pub fn process_instances<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let args = RosterInstancesArgs::read_from_in_protocol(i_prot)?;
-    match handler.handle_instances(args.service_name) {
+    match handler.handle_instances(args.request) {
       Ok(handler_return) => {
         let message_ident = TMessageIdentifier::new("instances", TMessageType::Reply, incoming_sequence_number);
         o_prot.write_message_begin(&message_ident)?;
-        let ret = RosterInstancesResult { result_value: Some(handler_return), not_found: None, not_ready: None, denied: None };
+        let ret = RosterInstancesResult { result_value: Some(handler_return), not_found: None, not_ready: None, too_stale: None, invalid: None, denied: None };
         ret.write_to_out_protocol(o_prot)?;
         o_prot.write_message_end()?;
         o_prot.flush()
@@ -7285,7 +8344,7 @@ impl TRosterProcessFunctions {
           thrift::Error::User(usr_err) => {
             if usr_err.downcast_ref::<NotFound>().is_some() {
               let err = usr_err.downcast::<NotFound>().expect("downcast already checked");
-              let ret_err = RosterInstancesResult{ result_value: None, not_found: Some(*err), not_ready: None, denied: None };
+              let ret_err = RosterInstancesResult{ result_value: None, not_found: Some(*err), not_ready: None, too_stale: None, invalid: None, denied: None };
               let message_ident = TMessageIdentifier::new("instances", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -7293,7 +8352,23 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<NotReady>().is_some() {
               let err = usr_err.downcast::<NotReady>().expect("downcast already checked");
-              let ret_err = RosterInstancesResult{ result_value: None, not_found: None, not_ready: Some(*err), denied: None };
+              let ret_err = RosterInstancesResult{ result_value: None, not_found: None, not_ready: Some(*err), too_stale: None, invalid: None, denied: None };
+              let message_ident = TMessageIdentifier::new("instances", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<TooStale>().is_some() {
+              let err = usr_err.downcast::<TooStale>().expect("downcast already checked");
+              let ret_err = RosterInstancesResult{ result_value: None, not_found: None, not_ready: None, too_stale: Some(*err), invalid: None, denied: None };
+              let message_ident = TMessageIdentifier::new("instances", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
+              let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
+              let ret_err = RosterInstancesResult{ result_value: None, not_found: None, not_ready: None, too_stale: None, invalid: Some(*err), denied: None };
               let message_ident = TMessageIdentifier::new("instances", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -7301,7 +8376,7 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
               let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
-              let ret_err = RosterInstancesResult{ result_value: None, not_found: None, not_ready: None, denied: Some(*err) };
+              let ret_err = RosterInstancesResult{ result_value: None, not_found: None, not_ready: None, too_stale: None, invalid: None, denied: Some(*err) };
               let message_ident = TMessageIdentifier::new("instances", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -7345,97 +8420,13 @@ impl TRosterProcessFunctions {
       },
     }
   }
-  pub fn process_instances_page<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let args = RosterInstancesPageArgs::read_from_in_protocol(i_prot)?;
-    match handler.handle_instances_page(args.filter) {
-      Ok(handler_return) => {
-        let message_ident = TMessageIdentifier::new("instancesPage", TMessageType::Reply, incoming_sequence_number);
-        o_prot.write_message_begin(&message_ident)?;
-        let ret = RosterInstancesPageResult { result_value: Some(handler_return), not_found: None, not_ready: None, invalid: None, denied: None };
-        ret.write_to_out_protocol(o_prot)?;
-        o_prot.write_message_end()?;
-        o_prot.flush()
-      },
-      Err(e) => {
-        match e {
-          thrift::Error::User(usr_err) => {
-            if usr_err.downcast_ref::<NotFound>().is_some() {
-              let err = usr_err.downcast::<NotFound>().expect("downcast already checked");
-              let ret_err = RosterInstancesPageResult{ result_value: None, not_found: Some(*err), not_ready: None, invalid: None, denied: None };
-              let message_ident = TMessageIdentifier::new("instancesPage", TMessageType::Reply, incoming_sequence_number);
-              o_prot.write_message_begin(&message_ident)?;
-              ret_err.write_to_out_protocol(o_prot)?;
-              o_prot.write_message_end()?;
-              o_prot.flush()
-            } else if usr_err.downcast_ref::<NotReady>().is_some() {
-              let err = usr_err.downcast::<NotReady>().expect("downcast already checked");
-              let ret_err = RosterInstancesPageResult{ result_value: None, not_found: None, not_ready: Some(*err), invalid: None, denied: None };
-              let message_ident = TMessageIdentifier::new("instancesPage", TMessageType::Reply, incoming_sequence_number);
-              o_prot.write_message_begin(&message_ident)?;
-              ret_err.write_to_out_protocol(o_prot)?;
-              o_prot.write_message_end()?;
-              o_prot.flush()
-            } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
-              let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
-              let ret_err = RosterInstancesPageResult{ result_value: None, not_found: None, not_ready: None, invalid: Some(*err), denied: None };
-              let message_ident = TMessageIdentifier::new("instancesPage", TMessageType::Reply, incoming_sequence_number);
-              o_prot.write_message_begin(&message_ident)?;
-              ret_err.write_to_out_protocol(o_prot)?;
-              o_prot.write_message_end()?;
-              o_prot.flush()
-            } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
-              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
-              let ret_err = RosterInstancesPageResult{ result_value: None, not_found: None, not_ready: None, invalid: None, denied: Some(*err) };
-              let message_ident = TMessageIdentifier::new("instancesPage", TMessageType::Reply, incoming_sequence_number);
-              o_prot.write_message_begin(&message_ident)?;
-              ret_err.write_to_out_protocol(o_prot)?;
-              o_prot.write_message_end()?;
-              o_prot.flush()
-            } else {
-              let ret_err = {
-                ApplicationError::new(
-                  ApplicationErrorKind::Unknown,
-                  usr_err.to_string()
-                )
-              };
-              let message_ident = TMessageIdentifier::new("instancesPage", TMessageType::Exception, incoming_sequence_number);
-              o_prot.write_message_begin(&message_ident)?;
-              thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
-              o_prot.write_message_end()?;
-              o_prot.flush()
-            }
-          },
-          thrift::Error::Application(app_err) => {
-            let message_ident = TMessageIdentifier::new("instancesPage", TMessageType::Exception, incoming_sequence_number);
-            o_prot.write_message_begin(&message_ident)?;
-            thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
-            o_prot.write_message_end()?;
-            o_prot.flush()
-          },
-          _ => {
-            let ret_err = {
-              ApplicationError::new(
-                ApplicationErrorKind::Unknown,
-                e.to_string()
-              )
-            };
-            let message_ident = TMessageIdentifier::new("instancesPage", TMessageType::Exception, incoming_sequence_number);
-            o_prot.write_message_begin(&message_ident)?;
-            thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
-            o_prot.write_message_end()?;
-            o_prot.flush()
-          },
-        }
-      },
-    }
-  }
   pub fn process_watch_masters<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let args = RosterWatchMastersArgs::read_from_in_protocol(i_prot)?;
-    match handler.handle_watch_masters(args.since, args.timeout_ms, args.limit) {
+    match handler.handle_watch_masters(args.request) {
       Ok(handler_return) => {
         let message_ident = TMessageIdentifier::new("watchMasters", TMessageType::Reply, incoming_sequence_number);
         o_prot.write_message_begin(&message_ident)?;
-        let ret = RosterWatchMastersResult { result_value: Some(handler_return), not_ready: None, invalid: None, denied: None };
+        let ret = RosterWatchMastersResult { result_value: Some(handler_return), not_ready: None, too_stale: None, invalid: None, denied: None };
         ret.write_to_out_protocol(o_prot)?;
         o_prot.write_message_end()?;
         o_prot.flush()
@@ -7445,7 +8436,15 @@ impl TRosterProcessFunctions {
           thrift::Error::User(usr_err) => {
             if usr_err.downcast_ref::<NotReady>().is_some() {
               let err = usr_err.downcast::<NotReady>().expect("downcast already checked");
-              let ret_err = RosterWatchMastersResult{ result_value: None, not_ready: Some(*err), invalid: None, denied: None };
+              let ret_err = RosterWatchMastersResult{ result_value: None, not_ready: Some(*err), too_stale: None, invalid: None, denied: None };
+              let message_ident = TMessageIdentifier::new("watchMasters", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<TooStale>().is_some() {
+              let err = usr_err.downcast::<TooStale>().expect("downcast already checked");
+              let ret_err = RosterWatchMastersResult{ result_value: None, not_ready: None, too_stale: Some(*err), invalid: None, denied: None };
               let message_ident = TMessageIdentifier::new("watchMasters", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -7453,7 +8452,7 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
               let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
-              let ret_err = RosterWatchMastersResult{ result_value: None, not_ready: None, invalid: Some(*err), denied: None };
+              let ret_err = RosterWatchMastersResult{ result_value: None, not_ready: None, too_stale: None, invalid: Some(*err), denied: None };
               let message_ident = TMessageIdentifier::new("watchMasters", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -7461,7 +8460,7 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
               let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
-              let ret_err = RosterWatchMastersResult{ result_value: None, not_ready: None, invalid: None, denied: Some(*err) };
+              let ret_err = RosterWatchMastersResult{ result_value: None, not_ready: None, too_stale: None, invalid: None, denied: Some(*err) };
               let message_ident = TMessageIdentifier::new("watchMasters", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -7507,7 +8506,7 @@ impl TRosterProcessFunctions {
   }
   pub fn process_watch_messages<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let args = RosterWatchMessagesArgs::read_from_in_protocol(i_prot)?;
-    match handler.handle_watch_messages(args.since, args.timeout_ms, args.limit, args.encoding) {
+    match handler.handle_watch_messages(args.request) {
       Ok(handler_return) => {
         let message_ident = TMessageIdentifier::new("watchMessages", TMessageType::Reply, incoming_sequence_number);
         o_prot.write_message_begin(&message_ident)?;
@@ -7575,11 +8574,11 @@ impl TRosterProcessFunctions {
   }
   pub fn process_call<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let args = RosterCallArgs::read_from_in_protocol(i_prot)?;
-    match handler.handle_call(args.service_name, args.method, args.call_arguments, args.options) {
+    match handler.handle_call(args.request) {
       Ok(handler_return) => {
         let message_ident = TMessageIdentifier::new("call", TMessageType::Reply, incoming_sequence_number);
         o_prot.write_message_begin(&message_ident)?;
-        let ret = RosterCallResult { result_value: Some(handler_return), no_master: None, failed: None, timed_out: None, overloaded: None, invalid: None, denied: None };
+        let ret = RosterCallResult { result_value: Some(handler_return), invalid: None, denied: None, no_master: None, failed: None, timed_out: None, overloaded: None };
         ret.write_to_out_protocol(o_prot)?;
         o_prot.write_message_end()?;
         o_prot.flush()
@@ -7587,41 +8586,9 @@ impl TRosterProcessFunctions {
       Err(e) => {
         match e {
           thrift::Error::User(usr_err) => {
-            if usr_err.downcast_ref::<NoMaster>().is_some() {
-              let err = usr_err.downcast::<NoMaster>().expect("downcast already checked");
-              let ret_err = RosterCallResult{ result_value: None, no_master: Some(*err), failed: None, timed_out: None, overloaded: None, invalid: None, denied: None };
-              let message_ident = TMessageIdentifier::new("call", TMessageType::Reply, incoming_sequence_number);
-              o_prot.write_message_begin(&message_ident)?;
-              ret_err.write_to_out_protocol(o_prot)?;
-              o_prot.write_message_end()?;
-              o_prot.flush()
-            } else if usr_err.downcast_ref::<CallFailed>().is_some() {
-              let err = usr_err.downcast::<CallFailed>().expect("downcast already checked");
-              let ret_err = RosterCallResult{ result_value: None, no_master: None, failed: Some(*err), timed_out: None, overloaded: None, invalid: None, denied: None };
-              let message_ident = TMessageIdentifier::new("call", TMessageType::Reply, incoming_sequence_number);
-              o_prot.write_message_begin(&message_ident)?;
-              ret_err.write_to_out_protocol(o_prot)?;
-              o_prot.write_message_end()?;
-              o_prot.flush()
-            } else if usr_err.downcast_ref::<CallTimedOut>().is_some() {
-              let err = usr_err.downcast::<CallTimedOut>().expect("downcast already checked");
-              let ret_err = RosterCallResult{ result_value: None, no_master: None, failed: None, timed_out: Some(*err), overloaded: None, invalid: None, denied: None };
-              let message_ident = TMessageIdentifier::new("call", TMessageType::Reply, incoming_sequence_number);
-              o_prot.write_message_begin(&message_ident)?;
-              ret_err.write_to_out_protocol(o_prot)?;
-              o_prot.write_message_end()?;
-              o_prot.flush()
-            } else if usr_err.downcast_ref::<Overloaded>().is_some() {
-              let err = usr_err.downcast::<Overloaded>().expect("downcast already checked");
-              let ret_err = RosterCallResult{ result_value: None, no_master: None, failed: None, timed_out: None, overloaded: Some(*err), invalid: None, denied: None };
-              let message_ident = TMessageIdentifier::new("call", TMessageType::Reply, incoming_sequence_number);
-              o_prot.write_message_begin(&message_ident)?;
-              ret_err.write_to_out_protocol(o_prot)?;
-              o_prot.write_message_end()?;
-              o_prot.flush()
-            } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
+            if usr_err.downcast_ref::<InvalidRequest>().is_some() {
               let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
-              let ret_err = RosterCallResult{ result_value: None, no_master: None, failed: None, timed_out: None, overloaded: None, invalid: Some(*err), denied: None };
+              let ret_err = RosterCallResult{ result_value: None, invalid: Some(*err), denied: None, no_master: None, failed: None, timed_out: None, overloaded: None };
               let message_ident = TMessageIdentifier::new("call", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -7629,7 +8596,39 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
               let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
-              let ret_err = RosterCallResult{ result_value: None, no_master: None, failed: None, timed_out: None, overloaded: None, invalid: None, denied: Some(*err) };
+              let ret_err = RosterCallResult{ result_value: None, invalid: None, denied: Some(*err), no_master: None, failed: None, timed_out: None, overloaded: None };
+              let message_ident = TMessageIdentifier::new("call", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<NoMaster>().is_some() {
+              let err = usr_err.downcast::<NoMaster>().expect("downcast already checked");
+              let ret_err = RosterCallResult{ result_value: None, invalid: None, denied: None, no_master: Some(*err), failed: None, timed_out: None, overloaded: None };
+              let message_ident = TMessageIdentifier::new("call", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<CallFailed>().is_some() {
+              let err = usr_err.downcast::<CallFailed>().expect("downcast already checked");
+              let ret_err = RosterCallResult{ result_value: None, invalid: None, denied: None, no_master: None, failed: Some(*err), timed_out: None, overloaded: None };
+              let message_ident = TMessageIdentifier::new("call", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<CallTimedOut>().is_some() {
+              let err = usr_err.downcast::<CallTimedOut>().expect("downcast already checked");
+              let ret_err = RosterCallResult{ result_value: None, invalid: None, denied: None, no_master: None, failed: None, timed_out: Some(*err), overloaded: None };
+              let message_ident = TMessageIdentifier::new("call", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<Overloaded>().is_some() {
+              let err = usr_err.downcast::<Overloaded>().expect("downcast already checked");
+              let ret_err = RosterCallResult{ result_value: None, invalid: None, denied: None, no_master: None, failed: None, timed_out: None, overloaded: Some(*err) };
               let message_ident = TMessageIdentifier::new("call", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -7673,213 +8672,13 @@ impl TRosterProcessFunctions {
       },
     }
   }
-  pub fn process_call_where<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let args = RosterCallWhereArgs::read_from_in_protocol(i_prot)?;
-    match handler.handle_call_where(args.call, args.filter) {
-      Ok(handler_return) => {
-        let message_ident = TMessageIdentifier::new("callWhere", TMessageType::Reply, incoming_sequence_number);
-        o_prot.write_message_begin(&message_ident)?;
-        let ret = RosterCallWhereResult { result_value: Some(handler_return), no_master: None, failed: None, timed_out: None, overloaded: None, invalid: None, denied: None };
-        ret.write_to_out_protocol(o_prot)?;
-        o_prot.write_message_end()?;
-        o_prot.flush()
-      },
-      Err(e) => {
-        match e {
-          thrift::Error::User(usr_err) => {
-            if usr_err.downcast_ref::<NoMaster>().is_some() {
-              let err = usr_err.downcast::<NoMaster>().expect("downcast already checked");
-              let ret_err = RosterCallWhereResult{ result_value: None, no_master: Some(*err), failed: None, timed_out: None, overloaded: None, invalid: None, denied: None };
-              let message_ident = TMessageIdentifier::new("callWhere", TMessageType::Reply, incoming_sequence_number);
-              o_prot.write_message_begin(&message_ident)?;
-              ret_err.write_to_out_protocol(o_prot)?;
-              o_prot.write_message_end()?;
-              o_prot.flush()
-            } else if usr_err.downcast_ref::<CallFailed>().is_some() {
-              let err = usr_err.downcast::<CallFailed>().expect("downcast already checked");
-              let ret_err = RosterCallWhereResult{ result_value: None, no_master: None, failed: Some(*err), timed_out: None, overloaded: None, invalid: None, denied: None };
-              let message_ident = TMessageIdentifier::new("callWhere", TMessageType::Reply, incoming_sequence_number);
-              o_prot.write_message_begin(&message_ident)?;
-              ret_err.write_to_out_protocol(o_prot)?;
-              o_prot.write_message_end()?;
-              o_prot.flush()
-            } else if usr_err.downcast_ref::<CallTimedOut>().is_some() {
-              let err = usr_err.downcast::<CallTimedOut>().expect("downcast already checked");
-              let ret_err = RosterCallWhereResult{ result_value: None, no_master: None, failed: None, timed_out: Some(*err), overloaded: None, invalid: None, denied: None };
-              let message_ident = TMessageIdentifier::new("callWhere", TMessageType::Reply, incoming_sequence_number);
-              o_prot.write_message_begin(&message_ident)?;
-              ret_err.write_to_out_protocol(o_prot)?;
-              o_prot.write_message_end()?;
-              o_prot.flush()
-            } else if usr_err.downcast_ref::<Overloaded>().is_some() {
-              let err = usr_err.downcast::<Overloaded>().expect("downcast already checked");
-              let ret_err = RosterCallWhereResult{ result_value: None, no_master: None, failed: None, timed_out: None, overloaded: Some(*err), invalid: None, denied: None };
-              let message_ident = TMessageIdentifier::new("callWhere", TMessageType::Reply, incoming_sequence_number);
-              o_prot.write_message_begin(&message_ident)?;
-              ret_err.write_to_out_protocol(o_prot)?;
-              o_prot.write_message_end()?;
-              o_prot.flush()
-            } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
-              let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
-              let ret_err = RosterCallWhereResult{ result_value: None, no_master: None, failed: None, timed_out: None, overloaded: None, invalid: Some(*err), denied: None };
-              let message_ident = TMessageIdentifier::new("callWhere", TMessageType::Reply, incoming_sequence_number);
-              o_prot.write_message_begin(&message_ident)?;
-              ret_err.write_to_out_protocol(o_prot)?;
-              o_prot.write_message_end()?;
-              o_prot.flush()
-            } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
-              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
-              let ret_err = RosterCallWhereResult{ result_value: None, no_master: None, failed: None, timed_out: None, overloaded: None, invalid: None, denied: Some(*err) };
-              let message_ident = TMessageIdentifier::new("callWhere", TMessageType::Reply, incoming_sequence_number);
-              o_prot.write_message_begin(&message_ident)?;
-              ret_err.write_to_out_protocol(o_prot)?;
-              o_prot.write_message_end()?;
-              o_prot.flush()
-            } else {
-              let ret_err = {
-                ApplicationError::new(
-                  ApplicationErrorKind::Unknown,
-                  usr_err.to_string()
-                )
-              };
-              let message_ident = TMessageIdentifier::new("callWhere", TMessageType::Exception, incoming_sequence_number);
-              o_prot.write_message_begin(&message_ident)?;
-              thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
-              o_prot.write_message_end()?;
-              o_prot.flush()
-            }
-          },
-          thrift::Error::Application(app_err) => {
-            let message_ident = TMessageIdentifier::new("callWhere", TMessageType::Exception, incoming_sequence_number);
-            o_prot.write_message_begin(&message_ident)?;
-            thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
-            o_prot.write_message_end()?;
-            o_prot.flush()
-          },
-          _ => {
-            let ret_err = {
-              ApplicationError::new(
-                ApplicationErrorKind::Unknown,
-                e.to_string()
-              )
-            };
-            let message_ident = TMessageIdentifier::new("callWhere", TMessageType::Exception, incoming_sequence_number);
-            o_prot.write_message_begin(&message_ident)?;
-            thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
-            o_prot.write_message_end()?;
-            o_prot.flush()
-          },
-        }
-      },
-    }
-  }
-  pub fn process_call_on<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let args = RosterCallOnArgs::read_from_in_protocol(i_prot)?;
-    match handler.handle_call_on(args.master_id, args.service_name, args.method, args.call_arguments, args.options) {
-      Ok(handler_return) => {
-        let message_ident = TMessageIdentifier::new("callOn", TMessageType::Reply, incoming_sequence_number);
-        o_prot.write_message_begin(&message_ident)?;
-        let ret = RosterCallOnResult { result_value: Some(handler_return), no_master: None, failed: None, timed_out: None, overloaded: None, invalid: None, denied: None };
-        ret.write_to_out_protocol(o_prot)?;
-        o_prot.write_message_end()?;
-        o_prot.flush()
-      },
-      Err(e) => {
-        match e {
-          thrift::Error::User(usr_err) => {
-            if usr_err.downcast_ref::<NoMaster>().is_some() {
-              let err = usr_err.downcast::<NoMaster>().expect("downcast already checked");
-              let ret_err = RosterCallOnResult{ result_value: None, no_master: Some(*err), failed: None, timed_out: None, overloaded: None, invalid: None, denied: None };
-              let message_ident = TMessageIdentifier::new("callOn", TMessageType::Reply, incoming_sequence_number);
-              o_prot.write_message_begin(&message_ident)?;
-              ret_err.write_to_out_protocol(o_prot)?;
-              o_prot.write_message_end()?;
-              o_prot.flush()
-            } else if usr_err.downcast_ref::<CallFailed>().is_some() {
-              let err = usr_err.downcast::<CallFailed>().expect("downcast already checked");
-              let ret_err = RosterCallOnResult{ result_value: None, no_master: None, failed: Some(*err), timed_out: None, overloaded: None, invalid: None, denied: None };
-              let message_ident = TMessageIdentifier::new("callOn", TMessageType::Reply, incoming_sequence_number);
-              o_prot.write_message_begin(&message_ident)?;
-              ret_err.write_to_out_protocol(o_prot)?;
-              o_prot.write_message_end()?;
-              o_prot.flush()
-            } else if usr_err.downcast_ref::<CallTimedOut>().is_some() {
-              let err = usr_err.downcast::<CallTimedOut>().expect("downcast already checked");
-              let ret_err = RosterCallOnResult{ result_value: None, no_master: None, failed: None, timed_out: Some(*err), overloaded: None, invalid: None, denied: None };
-              let message_ident = TMessageIdentifier::new("callOn", TMessageType::Reply, incoming_sequence_number);
-              o_prot.write_message_begin(&message_ident)?;
-              ret_err.write_to_out_protocol(o_prot)?;
-              o_prot.write_message_end()?;
-              o_prot.flush()
-            } else if usr_err.downcast_ref::<Overloaded>().is_some() {
-              let err = usr_err.downcast::<Overloaded>().expect("downcast already checked");
-              let ret_err = RosterCallOnResult{ result_value: None, no_master: None, failed: None, timed_out: None, overloaded: Some(*err), invalid: None, denied: None };
-              let message_ident = TMessageIdentifier::new("callOn", TMessageType::Reply, incoming_sequence_number);
-              o_prot.write_message_begin(&message_ident)?;
-              ret_err.write_to_out_protocol(o_prot)?;
-              o_prot.write_message_end()?;
-              o_prot.flush()
-            } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
-              let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
-              let ret_err = RosterCallOnResult{ result_value: None, no_master: None, failed: None, timed_out: None, overloaded: None, invalid: Some(*err), denied: None };
-              let message_ident = TMessageIdentifier::new("callOn", TMessageType::Reply, incoming_sequence_number);
-              o_prot.write_message_begin(&message_ident)?;
-              ret_err.write_to_out_protocol(o_prot)?;
-              o_prot.write_message_end()?;
-              o_prot.flush()
-            } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
-              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
-              let ret_err = RosterCallOnResult{ result_value: None, no_master: None, failed: None, timed_out: None, overloaded: None, invalid: None, denied: Some(*err) };
-              let message_ident = TMessageIdentifier::new("callOn", TMessageType::Reply, incoming_sequence_number);
-              o_prot.write_message_begin(&message_ident)?;
-              ret_err.write_to_out_protocol(o_prot)?;
-              o_prot.write_message_end()?;
-              o_prot.flush()
-            } else {
-              let ret_err = {
-                ApplicationError::new(
-                  ApplicationErrorKind::Unknown,
-                  usr_err.to_string()
-                )
-              };
-              let message_ident = TMessageIdentifier::new("callOn", TMessageType::Exception, incoming_sequence_number);
-              o_prot.write_message_begin(&message_ident)?;
-              thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
-              o_prot.write_message_end()?;
-              o_prot.flush()
-            }
-          },
-          thrift::Error::Application(app_err) => {
-            let message_ident = TMessageIdentifier::new("callOn", TMessageType::Exception, incoming_sequence_number);
-            o_prot.write_message_begin(&message_ident)?;
-            thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
-            o_prot.write_message_end()?;
-            o_prot.flush()
-          },
-          _ => {
-            let ret_err = {
-              ApplicationError::new(
-                ApplicationErrorKind::Unknown,
-                e.to_string()
-              )
-            };
-            let message_ident = TMessageIdentifier::new("callOn", TMessageType::Exception, incoming_sequence_number);
-            o_prot.write_message_begin(&message_ident)?;
-            thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
-            o_prot.write_message_end()?;
-            o_prot.flush()
-          },
-        }
-      },
-    }
-  }
   pub fn process_call_all<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let args = RosterCallAllArgs::read_from_in_protocol(i_prot)?;
-    match handler.handle_call_all(args.service_name, args.method, args.call_arguments, args.options) {
+    match handler.handle_call_all(args.request) {
       Ok(handler_return) => {
         let message_ident = TMessageIdentifier::new("callAll", TMessageType::Reply, incoming_sequence_number);
         o_prot.write_message_begin(&message_ident)?;
-        let ret = RosterCallAllResult { result_value: Some(handler_return), no_master: None, invalid: None, denied: None };
+        let ret = RosterCallAllResult { result_value: Some(handler_return), invalid: None, denied: None, no_master: None, overloaded: None };
         ret.write_to_out_protocol(o_prot)?;
         o_prot.write_message_end()?;
         o_prot.flush()
@@ -7887,17 +8686,9 @@ impl TRosterProcessFunctions {
       Err(e) => {
         match e {
           thrift::Error::User(usr_err) => {
-            if usr_err.downcast_ref::<NoMaster>().is_some() {
-              let err = usr_err.downcast::<NoMaster>().expect("downcast already checked");
-              let ret_err = RosterCallAllResult{ result_value: None, no_master: Some(*err), invalid: None, denied: None };
-              let message_ident = TMessageIdentifier::new("callAll", TMessageType::Reply, incoming_sequence_number);
-              o_prot.write_message_begin(&message_ident)?;
-              ret_err.write_to_out_protocol(o_prot)?;
-              o_prot.write_message_end()?;
-              o_prot.flush()
-            } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
+            if usr_err.downcast_ref::<InvalidRequest>().is_some() {
               let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
-              let ret_err = RosterCallAllResult{ result_value: None, no_master: None, invalid: Some(*err), denied: None };
+              let ret_err = RosterCallAllResult{ result_value: None, invalid: Some(*err), denied: None, no_master: None, overloaded: None };
               let message_ident = TMessageIdentifier::new("callAll", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -7905,7 +8696,23 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
               let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
-              let ret_err = RosterCallAllResult{ result_value: None, no_master: None, invalid: None, denied: Some(*err) };
+              let ret_err = RosterCallAllResult{ result_value: None, invalid: None, denied: Some(*err), no_master: None, overloaded: None };
+              let message_ident = TMessageIdentifier::new("callAll", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<NoMaster>().is_some() {
+              let err = usr_err.downcast::<NoMaster>().expect("downcast already checked");
+              let ret_err = RosterCallAllResult{ result_value: None, invalid: None, denied: None, no_master: Some(*err), overloaded: None };
+              let message_ident = TMessageIdentifier::new("callAll", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<Overloaded>().is_some() {
+              let err = usr_err.downcast::<Overloaded>().expect("downcast already checked");
+              let ret_err = RosterCallAllResult{ result_value: None, invalid: None, denied: None, no_master: None, overloaded: Some(*err) };
               let message_ident = TMessageIdentifier::new("callAll", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -7951,11 +8758,11 @@ impl TRosterProcessFunctions {
   }
   pub fn process_call_many<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let args = RosterCallManyArgs::read_from_in_protocol(i_prot)?;
-    match handler.handle_call_many(args.calls) {
+    match handler.handle_call_many(args.request) {
       Ok(handler_return) => {
         let message_ident = TMessageIdentifier::new("callMany", TMessageType::Reply, incoming_sequence_number);
         o_prot.write_message_begin(&message_ident)?;
-        let ret = RosterCallManyResult { result_value: Some(handler_return), invalid: None, denied: None };
+        let ret = RosterCallManyResult { result_value: Some(handler_return), invalid: None, denied: None, overloaded: None };
         ret.write_to_out_protocol(o_prot)?;
         o_prot.write_message_end()?;
         o_prot.flush()
@@ -7965,7 +8772,7 @@ impl TRosterProcessFunctions {
           thrift::Error::User(usr_err) => {
             if usr_err.downcast_ref::<InvalidRequest>().is_some() {
               let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
-              let ret_err = RosterCallManyResult{ result_value: None, invalid: Some(*err), denied: None };
+              let ret_err = RosterCallManyResult{ result_value: None, invalid: Some(*err), denied: None, overloaded: None };
               let message_ident = TMessageIdentifier::new("callMany", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -7973,7 +8780,15 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
               let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
-              let ret_err = RosterCallManyResult{ result_value: None, invalid: None, denied: Some(*err) };
+              let ret_err = RosterCallManyResult{ result_value: None, invalid: None, denied: Some(*err), overloaded: None };
+              let message_ident = TMessageIdentifier::new("callMany", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<Overloaded>().is_some() {
+              let err = usr_err.downcast::<Overloaded>().expect("downcast already checked");
+              let ret_err = RosterCallManyResult{ result_value: None, invalid: None, denied: None, overloaded: Some(*err) };
               let message_ident = TMessageIdentifier::new("callMany", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -8019,11 +8834,11 @@ impl TRosterProcessFunctions {
   }
   pub fn process_call_in_order<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let args = RosterCallInOrderArgs::read_from_in_protocol(i_prot)?;
-    match handler.handle_call_in_order(args.calls, args.master_id) {
+    match handler.handle_call_in_order(args.request) {
       Ok(handler_return) => {
         let message_ident = TMessageIdentifier::new("callInOrder", TMessageType::Reply, incoming_sequence_number);
         o_prot.write_message_begin(&message_ident)?;
-        let ret = RosterCallInOrderResult { result_value: Some(handler_return), invalid: None, denied: None };
+        let ret = RosterCallInOrderResult { result_value: Some(handler_return), invalid: None, denied: None, overloaded: None };
         ret.write_to_out_protocol(o_prot)?;
         o_prot.write_message_end()?;
         o_prot.flush()
@@ -8033,7 +8848,7 @@ impl TRosterProcessFunctions {
           thrift::Error::User(usr_err) => {
             if usr_err.downcast_ref::<InvalidRequest>().is_some() {
               let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
-              let ret_err = RosterCallInOrderResult{ result_value: None, invalid: Some(*err), denied: None };
+              let ret_err = RosterCallInOrderResult{ result_value: None, invalid: Some(*err), denied: None, overloaded: None };
               let message_ident = TMessageIdentifier::new("callInOrder", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -8041,7 +8856,15 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
               let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
-              let ret_err = RosterCallInOrderResult{ result_value: None, invalid: None, denied: Some(*err) };
+              let ret_err = RosterCallInOrderResult{ result_value: None, invalid: None, denied: Some(*err), overloaded: None };
+              let message_ident = TMessageIdentifier::new("callInOrder", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<Overloaded>().is_some() {
+              let err = usr_err.downcast::<Overloaded>().expect("downcast already checked");
+              let ret_err = RosterCallInOrderResult{ result_value: None, invalid: None, denied: None, overloaded: Some(*err) };
               let message_ident = TMessageIdentifier::new("callInOrder", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -8087,11 +8910,11 @@ impl TRosterProcessFunctions {
   }
   pub fn process_start_call<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let args = RosterStartCallArgs::read_from_in_protocol(i_prot)?;
-    match handler.handle_start_call(args.call, args.master_id) {
+    match handler.handle_start_call(args.request) {
       Ok(handler_return) => {
         let message_ident = TMessageIdentifier::new("startCall", TMessageType::Reply, incoming_sequence_number);
         o_prot.write_message_begin(&message_ident)?;
-        let ret = RosterStartCallResult { result_value: Some(handler_return), no_master: None, failed: None, timed_out: None, overloaded: None, invalid: None, denied: None };
+        let ret = RosterStartCallResult { result_value: Some(handler_return), invalid: None, denied: None, no_master: None, failed: None, timed_out: None, overloaded: None };
         ret.write_to_out_protocol(o_prot)?;
         o_prot.write_message_end()?;
         o_prot.flush()
@@ -8099,41 +8922,9 @@ impl TRosterProcessFunctions {
       Err(e) => {
         match e {
           thrift::Error::User(usr_err) => {
-            if usr_err.downcast_ref::<NoMaster>().is_some() {
-              let err = usr_err.downcast::<NoMaster>().expect("downcast already checked");
-              let ret_err = RosterStartCallResult{ result_value: None, no_master: Some(*err), failed: None, timed_out: None, overloaded: None, invalid: None, denied: None };
-              let message_ident = TMessageIdentifier::new("startCall", TMessageType::Reply, incoming_sequence_number);
-              o_prot.write_message_begin(&message_ident)?;
-              ret_err.write_to_out_protocol(o_prot)?;
-              o_prot.write_message_end()?;
-              o_prot.flush()
-            } else if usr_err.downcast_ref::<CallFailed>().is_some() {
-              let err = usr_err.downcast::<CallFailed>().expect("downcast already checked");
-              let ret_err = RosterStartCallResult{ result_value: None, no_master: None, failed: Some(*err), timed_out: None, overloaded: None, invalid: None, denied: None };
-              let message_ident = TMessageIdentifier::new("startCall", TMessageType::Reply, incoming_sequence_number);
-              o_prot.write_message_begin(&message_ident)?;
-              ret_err.write_to_out_protocol(o_prot)?;
-              o_prot.write_message_end()?;
-              o_prot.flush()
-            } else if usr_err.downcast_ref::<CallTimedOut>().is_some() {
-              let err = usr_err.downcast::<CallTimedOut>().expect("downcast already checked");
-              let ret_err = RosterStartCallResult{ result_value: None, no_master: None, failed: None, timed_out: Some(*err), overloaded: None, invalid: None, denied: None };
-              let message_ident = TMessageIdentifier::new("startCall", TMessageType::Reply, incoming_sequence_number);
-              o_prot.write_message_begin(&message_ident)?;
-              ret_err.write_to_out_protocol(o_prot)?;
-              o_prot.write_message_end()?;
-              o_prot.flush()
-            } else if usr_err.downcast_ref::<Overloaded>().is_some() {
-              let err = usr_err.downcast::<Overloaded>().expect("downcast already checked");
-              let ret_err = RosterStartCallResult{ result_value: None, no_master: None, failed: None, timed_out: None, overloaded: Some(*err), invalid: None, denied: None };
-              let message_ident = TMessageIdentifier::new("startCall", TMessageType::Reply, incoming_sequence_number);
-              o_prot.write_message_begin(&message_ident)?;
-              ret_err.write_to_out_protocol(o_prot)?;
-              o_prot.write_message_end()?;
-              o_prot.flush()
-            } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
+            if usr_err.downcast_ref::<InvalidRequest>().is_some() {
               let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
-              let ret_err = RosterStartCallResult{ result_value: None, no_master: None, failed: None, timed_out: None, overloaded: None, invalid: Some(*err), denied: None };
+              let ret_err = RosterStartCallResult{ result_value: None, invalid: Some(*err), denied: None, no_master: None, failed: None, timed_out: None, overloaded: None };
               let message_ident = TMessageIdentifier::new("startCall", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -8141,7 +8932,39 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
               let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
-              let ret_err = RosterStartCallResult{ result_value: None, no_master: None, failed: None, timed_out: None, overloaded: None, invalid: None, denied: Some(*err) };
+              let ret_err = RosterStartCallResult{ result_value: None, invalid: None, denied: Some(*err), no_master: None, failed: None, timed_out: None, overloaded: None };
+              let message_ident = TMessageIdentifier::new("startCall", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<NoMaster>().is_some() {
+              let err = usr_err.downcast::<NoMaster>().expect("downcast already checked");
+              let ret_err = RosterStartCallResult{ result_value: None, invalid: None, denied: None, no_master: Some(*err), failed: None, timed_out: None, overloaded: None };
+              let message_ident = TMessageIdentifier::new("startCall", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<CallFailed>().is_some() {
+              let err = usr_err.downcast::<CallFailed>().expect("downcast already checked");
+              let ret_err = RosterStartCallResult{ result_value: None, invalid: None, denied: None, no_master: None, failed: Some(*err), timed_out: None, overloaded: None };
+              let message_ident = TMessageIdentifier::new("startCall", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<CallTimedOut>().is_some() {
+              let err = usr_err.downcast::<CallTimedOut>().expect("downcast already checked");
+              let ret_err = RosterStartCallResult{ result_value: None, invalid: None, denied: None, no_master: None, failed: None, timed_out: Some(*err), overloaded: None };
+              let message_ident = TMessageIdentifier::new("startCall", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<Overloaded>().is_some() {
+              let err = usr_err.downcast::<Overloaded>().expect("downcast already checked");
+              let ret_err = RosterStartCallResult{ result_value: None, invalid: None, denied: None, no_master: None, failed: None, timed_out: None, overloaded: Some(*err) };
               let message_ident = TMessageIdentifier::new("startCall", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -8186,12 +9009,12 @@ impl TRosterProcessFunctions {
     }
   }
   pub fn process_next_values<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let _ = RosterNextValuesArgs::read_from_in_protocol(i_prot)?;
-    match handler.handle_next_values() {
+    let args = RosterNextValuesArgs::read_from_in_protocol(i_prot)?;
+    match handler.handle_next_values(args.request) {
       Ok(handler_return) => {
         let message_ident = TMessageIdentifier::new("nextValues", TMessageType::Reply, incoming_sequence_number);
         o_prot.write_message_begin(&message_ident)?;
-        let ret = RosterNextValuesResult { result_value: Some(handler_return), no_master: None, failed: None, timed_out: None, overloaded: None, invalid: None };
+        let ret = RosterNextValuesResult { result_value: Some(handler_return), invalid: None, denied: None, no_master: None, failed: None, timed_out: None, overloaded: None };
         ret.write_to_out_protocol(o_prot)?;
         o_prot.write_message_end()?;
         o_prot.flush()
@@ -8199,9 +9022,25 @@ impl TRosterProcessFunctions {
       Err(e) => {
         match e {
           thrift::Error::User(usr_err) => {
-            if usr_err.downcast_ref::<NoMaster>().is_some() {
+            if usr_err.downcast_ref::<InvalidRequest>().is_some() {
+              let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
+              let ret_err = RosterNextValuesResult{ result_value: None, invalid: Some(*err), denied: None, no_master: None, failed: None, timed_out: None, overloaded: None };
+              let message_ident = TMessageIdentifier::new("nextValues", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
+              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
+              let ret_err = RosterNextValuesResult{ result_value: None, invalid: None, denied: Some(*err), no_master: None, failed: None, timed_out: None, overloaded: None };
+              let message_ident = TMessageIdentifier::new("nextValues", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<NoMaster>().is_some() {
               let err = usr_err.downcast::<NoMaster>().expect("downcast already checked");
-              let ret_err = RosterNextValuesResult{ result_value: None, no_master: Some(*err), failed: None, timed_out: None, overloaded: None, invalid: None };
+              let ret_err = RosterNextValuesResult{ result_value: None, invalid: None, denied: None, no_master: Some(*err), failed: None, timed_out: None, overloaded: None };
               let message_ident = TMessageIdentifier::new("nextValues", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -8209,7 +9048,7 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<CallFailed>().is_some() {
               let err = usr_err.downcast::<CallFailed>().expect("downcast already checked");
-              let ret_err = RosterNextValuesResult{ result_value: None, no_master: None, failed: Some(*err), timed_out: None, overloaded: None, invalid: None };
+              let ret_err = RosterNextValuesResult{ result_value: None, invalid: None, denied: None, no_master: None, failed: Some(*err), timed_out: None, overloaded: None };
               let message_ident = TMessageIdentifier::new("nextValues", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -8217,7 +9056,7 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<CallTimedOut>().is_some() {
               let err = usr_err.downcast::<CallTimedOut>().expect("downcast already checked");
-              let ret_err = RosterNextValuesResult{ result_value: None, no_master: None, failed: None, timed_out: Some(*err), overloaded: None, invalid: None };
+              let ret_err = RosterNextValuesResult{ result_value: None, invalid: None, denied: None, no_master: None, failed: None, timed_out: Some(*err), overloaded: None };
               let message_ident = TMessageIdentifier::new("nextValues", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -8225,15 +9064,7 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<Overloaded>().is_some() {
               let err = usr_err.downcast::<Overloaded>().expect("downcast already checked");
-              let ret_err = RosterNextValuesResult{ result_value: None, no_master: None, failed: None, timed_out: None, overloaded: Some(*err), invalid: None };
-              let message_ident = TMessageIdentifier::new("nextValues", TMessageType::Reply, incoming_sequence_number);
-              o_prot.write_message_begin(&message_ident)?;
-              ret_err.write_to_out_protocol(o_prot)?;
-              o_prot.write_message_end()?;
-              o_prot.flush()
-            } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
-              let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
-              let ret_err = RosterNextValuesResult{ result_value: None, no_master: None, failed: None, timed_out: None, overloaded: None, invalid: Some(*err) };
+              let ret_err = RosterNextValuesResult{ result_value: None, invalid: None, denied: None, no_master: None, failed: None, timed_out: None, overloaded: Some(*err) };
               let message_ident = TMessageIdentifier::new("nextValues", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -8279,11 +9110,11 @@ impl TRosterProcessFunctions {
   }
   pub fn process_open_call<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let args = RosterOpenCallArgs::read_from_in_protocol(i_prot)?;
-    match handler.handle_open_call(args.call, args.master_id) {
-      Ok(_) => {
+    match handler.handle_open_call(args.request) {
+      Ok(handler_return) => {
         let message_ident = TMessageIdentifier::new("openCall", TMessageType::Reply, incoming_sequence_number);
         o_prot.write_message_begin(&message_ident)?;
-        let ret = RosterOpenCallResult { invalid: None, denied: None };
+        let ret = RosterOpenCallResult { result_value: Some(handler_return), invalid: None, denied: None, no_master: None, failed: None, timed_out: None, overloaded: None };
         ret.write_to_out_protocol(o_prot)?;
         o_prot.write_message_end()?;
         o_prot.flush()
@@ -8293,7 +9124,7 @@ impl TRosterProcessFunctions {
           thrift::Error::User(usr_err) => {
             if usr_err.downcast_ref::<InvalidRequest>().is_some() {
               let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
-              let ret_err = RosterOpenCallResult{ invalid: Some(*err), denied: None };
+              let ret_err = RosterOpenCallResult{ result_value: None, invalid: Some(*err), denied: None, no_master: None, failed: None, timed_out: None, overloaded: None };
               let message_ident = TMessageIdentifier::new("openCall", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -8301,7 +9132,39 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
               let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
-              let ret_err = RosterOpenCallResult{ invalid: None, denied: Some(*err) };
+              let ret_err = RosterOpenCallResult{ result_value: None, invalid: None, denied: Some(*err), no_master: None, failed: None, timed_out: None, overloaded: None };
+              let message_ident = TMessageIdentifier::new("openCall", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<NoMaster>().is_some() {
+              let err = usr_err.downcast::<NoMaster>().expect("downcast already checked");
+              let ret_err = RosterOpenCallResult{ result_value: None, invalid: None, denied: None, no_master: Some(*err), failed: None, timed_out: None, overloaded: None };
+              let message_ident = TMessageIdentifier::new("openCall", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<CallFailed>().is_some() {
+              let err = usr_err.downcast::<CallFailed>().expect("downcast already checked");
+              let ret_err = RosterOpenCallResult{ result_value: None, invalid: None, denied: None, no_master: None, failed: Some(*err), timed_out: None, overloaded: None };
+              let message_ident = TMessageIdentifier::new("openCall", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<CallTimedOut>().is_some() {
+              let err = usr_err.downcast::<CallTimedOut>().expect("downcast already checked");
+              let ret_err = RosterOpenCallResult{ result_value: None, invalid: None, denied: None, no_master: None, failed: None, timed_out: Some(*err), overloaded: None };
+              let message_ident = TMessageIdentifier::new("openCall", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<Overloaded>().is_some() {
+              let err = usr_err.downcast::<Overloaded>().expect("downcast already checked");
+              let ret_err = RosterOpenCallResult{ result_value: None, invalid: None, denied: None, no_master: None, failed: None, timed_out: None, overloaded: Some(*err) };
               let message_ident = TMessageIdentifier::new("openCall", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -8347,11 +9210,11 @@ impl TRosterProcessFunctions {
   }
   pub fn process_send_values<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let args = RosterSendValuesArgs::read_from_in_protocol(i_prot)?;
-    match handler.handle_send_values(args.values, args.is_last) {
+    match handler.handle_send_values(args.request) {
       Ok(handler_return) => {
         let message_ident = TMessageIdentifier::new("sendValues", TMessageType::Reply, incoming_sequence_number);
         o_prot.write_message_begin(&message_ident)?;
-        let ret = RosterSendValuesResult { result_value: Some(handler_return), no_master: None, failed: None, timed_out: None, overloaded: None, invalid: None };
+        let ret = RosterSendValuesResult { result_value: Some(handler_return), invalid: None, denied: None, no_master: None, failed: None, timed_out: None, overloaded: None };
         ret.write_to_out_protocol(o_prot)?;
         o_prot.write_message_end()?;
         o_prot.flush()
@@ -8359,9 +9222,25 @@ impl TRosterProcessFunctions {
       Err(e) => {
         match e {
           thrift::Error::User(usr_err) => {
-            if usr_err.downcast_ref::<NoMaster>().is_some() {
+            if usr_err.downcast_ref::<InvalidRequest>().is_some() {
+              let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
+              let ret_err = RosterSendValuesResult{ result_value: None, invalid: Some(*err), denied: None, no_master: None, failed: None, timed_out: None, overloaded: None };
+              let message_ident = TMessageIdentifier::new("sendValues", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<AccessDenied>().is_some() {
+              let err = usr_err.downcast::<AccessDenied>().expect("downcast already checked");
+              let ret_err = RosterSendValuesResult{ result_value: None, invalid: None, denied: Some(*err), no_master: None, failed: None, timed_out: None, overloaded: None };
+              let message_ident = TMessageIdentifier::new("sendValues", TMessageType::Reply, incoming_sequence_number);
+              o_prot.write_message_begin(&message_ident)?;
+              ret_err.write_to_out_protocol(o_prot)?;
+              o_prot.write_message_end()?;
+              o_prot.flush()
+            } else if usr_err.downcast_ref::<NoMaster>().is_some() {
               let err = usr_err.downcast::<NoMaster>().expect("downcast already checked");
-              let ret_err = RosterSendValuesResult{ result_value: None, no_master: Some(*err), failed: None, timed_out: None, overloaded: None, invalid: None };
+              let ret_err = RosterSendValuesResult{ result_value: None, invalid: None, denied: None, no_master: Some(*err), failed: None, timed_out: None, overloaded: None };
               let message_ident = TMessageIdentifier::new("sendValues", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -8369,7 +9248,7 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<CallFailed>().is_some() {
               let err = usr_err.downcast::<CallFailed>().expect("downcast already checked");
-              let ret_err = RosterSendValuesResult{ result_value: None, no_master: None, failed: Some(*err), timed_out: None, overloaded: None, invalid: None };
+              let ret_err = RosterSendValuesResult{ result_value: None, invalid: None, denied: None, no_master: None, failed: Some(*err), timed_out: None, overloaded: None };
               let message_ident = TMessageIdentifier::new("sendValues", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -8377,7 +9256,7 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<CallTimedOut>().is_some() {
               let err = usr_err.downcast::<CallTimedOut>().expect("downcast already checked");
-              let ret_err = RosterSendValuesResult{ result_value: None, no_master: None, failed: None, timed_out: Some(*err), overloaded: None, invalid: None };
+              let ret_err = RosterSendValuesResult{ result_value: None, invalid: None, denied: None, no_master: None, failed: None, timed_out: Some(*err), overloaded: None };
               let message_ident = TMessageIdentifier::new("sendValues", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -8385,15 +9264,7 @@ impl TRosterProcessFunctions {
               o_prot.flush()
             } else if usr_err.downcast_ref::<Overloaded>().is_some() {
               let err = usr_err.downcast::<Overloaded>().expect("downcast already checked");
-              let ret_err = RosterSendValuesResult{ result_value: None, no_master: None, failed: None, timed_out: None, overloaded: Some(*err), invalid: None };
-              let message_ident = TMessageIdentifier::new("sendValues", TMessageType::Reply, incoming_sequence_number);
-              o_prot.write_message_begin(&message_ident)?;
-              ret_err.write_to_out_protocol(o_prot)?;
-              o_prot.write_message_end()?;
-              o_prot.flush()
-            } else if usr_err.downcast_ref::<InvalidRequest>().is_some() {
-              let err = usr_err.downcast::<InvalidRequest>().expect("downcast already checked");
-              let ret_err = RosterSendValuesResult{ result_value: None, no_master: None, failed: None, timed_out: None, overloaded: None, invalid: Some(*err) };
+              let ret_err = RosterSendValuesResult{ result_value: None, invalid: None, denied: None, no_master: None, failed: None, timed_out: None, overloaded: Some(*err) };
               let message_ident = TMessageIdentifier::new("sendValues", TMessageType::Reply, incoming_sequence_number);
               o_prot.write_message_begin(&message_ident)?;
               ret_err.write_to_out_protocol(o_prot)?;
@@ -8439,7 +9310,7 @@ impl TRosterProcessFunctions {
   }
   pub fn process_broadcast<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let args = RosterBroadcastArgs::read_from_in_protocol(i_prot)?;
-    match handler.handle_broadcast(args.message, args.encoding) {
+    match handler.handle_broadcast(args.request) {
       Ok(handler_return) => {
         let message_ident = TMessageIdentifier::new("broadcast", TMessageType::Reply, incoming_sequence_number);
         o_prot.write_message_begin(&message_ident)?;
@@ -8507,7 +9378,7 @@ impl TRosterProcessFunctions {
   }
   pub fn process_add_registers<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let args = RosterAddRegistersArgs::read_from_in_protocol(i_prot)?;
-    match handler.handle_add_registers(args.registers) {
+    match handler.handle_add_registers(args.request) {
       Ok(handler_return) => {
         let message_ident = TMessageIdentifier::new("addRegisters", TMessageType::Reply, incoming_sequence_number);
         o_prot.write_message_begin(&message_ident)?;
@@ -8575,7 +9446,7 @@ impl TRosterProcessFunctions {
   }
   pub fn process_remove_registers<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let args = RosterRemoveRegistersArgs::read_from_in_protocol(i_prot)?;
-    match handler.handle_remove_registers(args.registers) {
+    match handler.handle_remove_registers(args.request) {
       Ok(handler_return) => {
         let message_ident = TMessageIdentifier::new("removeRegisters", TMessageType::Reply, incoming_sequence_number);
         o_prot.write_message_begin(&message_ident)?;
@@ -8642,8 +9513,8 @@ impl TRosterProcessFunctions {
     }
   }
   pub fn process_stats<H: RosterSyncHandler>(handler: &H, incoming_sequence_number: i32, i_prot: &mut dyn TInputProtocol, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let _ = RosterStatsArgs::read_from_in_protocol(i_prot)?;
-    match handler.handle_stats() {
+    let args = RosterStatsArgs::read_from_in_protocol(i_prot)?;
+    match handler.handle_stats(args.request) {
       Ok(handler_return) => {
         let message_ident = TMessageIdentifier::new("stats", TMessageType::Reply, incoming_sequence_number);
         o_prot.write_message_begin(&message_ident)?;
@@ -8693,9 +9564,6 @@ impl <H: RosterSyncHandler> TProcessor for RosterSyncProcessor<H> {
       "children" => {
         self.process_children(message_ident.sequence_number, i_prot, o_prot)
       },
-      "childrenPage" => {
-        self.process_children_page(message_ident.sequence_number, i_prot, o_prot)
-      },
       "subtree" => {
         self.process_subtree(message_ident.sequence_number, i_prot, o_prot)
       },
@@ -8717,9 +9585,6 @@ impl <H: RosterSyncHandler> TProcessor for RosterSyncProcessor<H> {
       "instances" => {
         self.process_instances(message_ident.sequence_number, i_prot, o_prot)
       },
-      "instancesPage" => {
-        self.process_instances_page(message_ident.sequence_number, i_prot, o_prot)
-      },
       "watchMasters" => {
         self.process_watch_masters(message_ident.sequence_number, i_prot, o_prot)
       },
@@ -8728,12 +9593,6 @@ impl <H: RosterSyncHandler> TProcessor for RosterSyncProcessor<H> {
       },
       "call" => {
         self.process_call(message_ident.sequence_number, i_prot, o_prot)
-      },
-      "callWhere" => {
-        self.process_call_where(message_ident.sequence_number, i_prot, o_prot)
-      },
-      "callOn" => {
-        self.process_call_on(message_ident.sequence_number, i_prot, o_prot)
       },
       "callAll" => {
         self.process_call_all(message_ident.sequence_number, i_prot, o_prot)
@@ -8789,15 +9648,13 @@ impl <H: RosterSyncHandler> TProcessor for RosterSyncProcessor<H> {
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct RosterGetArgs {
-  path: String,
-  options: ReadOptions,
+  request: GetRequest,
 }
 
 impl RosterGetArgs {
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterGetArgs> {
     i_prot.read_struct_begin()?;
-    let mut f_1: Option<String> = None;
-    let mut f_2: Option<ReadOptions> = None;
+    let mut f_1: Option<GetRequest> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -8806,12 +9663,8 @@ impl RosterGetArgs {
       let field_id = field_id(&field_ident)?;
       match field_id {
         1 => {
-          let val = i_prot.read_string()?;
+          let val = GetRequest::read_from_in_protocol(i_prot)?;
           f_1 = Some(val);
-        },
-        2 => {
-          let val = ReadOptions::read_from_in_protocol(i_prot)?;
-          f_2 = Some(val);
         },
         _ => {
           i_prot.skip(field_ident.field_type)?;
@@ -8820,22 +9673,17 @@ impl RosterGetArgs {
       i_prot.read_field_end()?;
     }
     i_prot.read_struct_end()?;
-    verify_required_field_exists("RosterGetArgs.path", &f_1)?;
-    verify_required_field_exists("RosterGetArgs.options", &f_2)?;
+    verify_required_field_exists("RosterGetArgs.request", &f_1)?;
     let ret = RosterGetArgs {
-      path: f_1.expect("auto-generated code should have checked for presence of required fields"),
-      options: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      request: f_1.expect("auto-generated code should have checked for presence of required fields"),
     };
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let struct_ident = TStructIdentifier::new("get_args");
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("path", TType::String, 1))?;
-    o_prot.write_string(&self.path)?;
-    o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("options", TType::Struct, 2))?;
-    self.options.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    self.request.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
@@ -8981,15 +9829,13 @@ impl RosterGetResult {
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct RosterGetManyArgs {
-  paths: Vec<String>,
-  options: ReadOptions,
+  request: GetManyRequest,
 }
 
 impl RosterGetManyArgs {
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterGetManyArgs> {
     i_prot.read_struct_begin()?;
-    let mut f_1: Option<Vec<String>> = None;
-    let mut f_2: Option<ReadOptions> = None;
+    let mut f_1: Option<GetManyRequest> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -8998,18 +9844,8 @@ impl RosterGetManyArgs {
       let field_id = field_id(&field_ident)?;
       match field_id {
         1 => {
-          let list_ident = i_prot.read_list_begin()?;
-          let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
-          for _ in 0..list_ident.size {
-            let list_elem_29 = i_prot.read_string()?;
-            val.push(list_elem_29);
-          }
-          i_prot.read_list_end()?;
+          let val = GetManyRequest::read_from_in_protocol(i_prot)?;
           f_1 = Some(val);
-        },
-        2 => {
-          let val = ReadOptions::read_from_in_protocol(i_prot)?;
-          f_2 = Some(val);
         },
         _ => {
           i_prot.skip(field_ident.field_type)?;
@@ -9018,26 +9854,17 @@ impl RosterGetManyArgs {
       i_prot.read_field_end()?;
     }
     i_prot.read_struct_end()?;
-    verify_required_field_exists("RosterGetManyArgs.paths", &f_1)?;
-    verify_required_field_exists("RosterGetManyArgs.options", &f_2)?;
+    verify_required_field_exists("RosterGetManyArgs.request", &f_1)?;
     let ret = RosterGetManyArgs {
-      paths: f_1.expect("auto-generated code should have checked for presence of required fields"),
-      options: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      request: f_1.expect("auto-generated code should have checked for presence of required fields"),
     };
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let struct_ident = TStructIdentifier::new("getMany_args");
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("paths", TType::List, 1))?;
-    o_prot.write_list_begin(&TListIdentifier::new(TType::String, self.paths.len() as i32))?;
-    for e in &self.paths {
-      o_prot.write_string(e)?;
-    }
-    o_prot.write_list_end()?;
-    o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("options", TType::Struct, 2))?;
-    self.options.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    self.request.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
@@ -9083,10 +9910,10 @@ impl RosterGetManyResult {
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterGetManyResult> {
     i_prot.read_struct_begin()?;
     let mut f_0: Option<NodesReply> = None;
-    let mut f_1: Option<NotReady> = None;
-    let mut f_2: Option<TooStale> = None;
-    let mut f_3: Option<InvalidRequest> = None;
-    let mut f_4: Option<AccessDenied> = None;
+    let mut f_2: Option<NotReady> = None;
+    let mut f_3: Option<TooStale> = None;
+    let mut f_4: Option<InvalidRequest> = None;
+    let mut f_5: Option<AccessDenied> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -9098,21 +9925,21 @@ impl RosterGetManyResult {
           let val = NodesReply::read_from_in_protocol(i_prot)?;
           f_0 = Some(val);
         },
-        1 => {
-          let val = NotReady::read_from_in_protocol(i_prot)?;
-          f_1 = Some(val);
-        },
         2 => {
-          let val = TooStale::read_from_in_protocol(i_prot)?;
+          let val = NotReady::read_from_in_protocol(i_prot)?;
           f_2 = Some(val);
         },
         3 => {
-          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          let val = TooStale::read_from_in_protocol(i_prot)?;
           f_3 = Some(val);
         },
         4 => {
-          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
           f_4 = Some(val);
+        },
+        5 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_5 = Some(val);
         },
         _ => {
           i_prot.skip(field_ident.field_type)?;
@@ -9123,10 +9950,10 @@ impl RosterGetManyResult {
     i_prot.read_struct_end()?;
     let ret = RosterGetManyResult {
       result_value: f_0,
-      not_ready: f_1,
-      too_stale: f_2,
-      invalid: f_3,
-      denied: f_4,
+      not_ready: f_2,
+      too_stale: f_3,
+      invalid: f_4,
+      denied: f_5,
     };
     Ok(ret)
   }
@@ -9139,22 +9966,22 @@ impl RosterGetManyResult {
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.not_ready {
-      o_prot.write_field_begin(&TFieldIdentifier::new("notReady", TType::Struct, 1))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("notReady", TType::Struct, 2))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.too_stale {
-      o_prot.write_field_begin(&TFieldIdentifier::new("tooStale", TType::Struct, 2))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("tooStale", TType::Struct, 3))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.invalid {
-      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 3))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 4))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.denied {
-      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 4))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 5))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -9169,15 +9996,13 @@ impl RosterGetManyResult {
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct RosterChildrenArgs {
-  path: String,
-  options: ReadOptions,
+  request: ChildrenRequest,
 }
 
 impl RosterChildrenArgs {
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterChildrenArgs> {
     i_prot.read_struct_begin()?;
-    let mut f_1: Option<String> = None;
-    let mut f_2: Option<ReadOptions> = None;
+    let mut f_1: Option<ChildrenRequest> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -9186,12 +10011,8 @@ impl RosterChildrenArgs {
       let field_id = field_id(&field_ident)?;
       match field_id {
         1 => {
-          let val = i_prot.read_string()?;
+          let val = ChildrenRequest::read_from_in_protocol(i_prot)?;
           f_1 = Some(val);
-        },
-        2 => {
-          let val = ReadOptions::read_from_in_protocol(i_prot)?;
-          f_2 = Some(val);
         },
         _ => {
           i_prot.skip(field_ident.field_type)?;
@@ -9200,22 +10021,17 @@ impl RosterChildrenArgs {
       i_prot.read_field_end()?;
     }
     i_prot.read_struct_end()?;
-    verify_required_field_exists("RosterChildrenArgs.path", &f_1)?;
-    verify_required_field_exists("RosterChildrenArgs.options", &f_2)?;
+    verify_required_field_exists("RosterChildrenArgs.request", &f_1)?;
     let ret = RosterChildrenArgs {
-      path: f_1.expect("auto-generated code should have checked for presence of required fields"),
-      options: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      request: f_1.expect("auto-generated code should have checked for presence of required fields"),
     };
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let struct_ident = TStructIdentifier::new("children_args");
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("path", TType::String, 1))?;
-    o_prot.write_string(&self.path)?;
-    o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("options", TType::Struct, 2))?;
-    self.options.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    self.request.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
@@ -9356,205 +10172,18 @@ impl RosterChildrenResult {
 }
 
 //
-// RosterChildrenPageArgs
-//
-
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-struct RosterChildrenPageArgs {
-  query: ChildrenQuery,
-}
-
-impl RosterChildrenPageArgs {
-  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterChildrenPageArgs> {
-    i_prot.read_struct_begin()?;
-    let mut f_1: Option<ChildrenQuery> = None;
-    loop {
-      let field_ident = i_prot.read_field_begin()?;
-      if field_ident.field_type == TType::Stop {
-        break;
-      }
-      let field_id = field_id(&field_ident)?;
-      match field_id {
-        1 => {
-          let val = ChildrenQuery::read_from_in_protocol(i_prot)?;
-          f_1 = Some(val);
-        },
-        _ => {
-          i_prot.skip(field_ident.field_type)?;
-        },
-      };
-      i_prot.read_field_end()?;
-    }
-    i_prot.read_struct_end()?;
-    verify_required_field_exists("RosterChildrenPageArgs.query", &f_1)?;
-    let ret = RosterChildrenPageArgs {
-      query: f_1.expect("auto-generated code should have checked for presence of required fields"),
-    };
-    Ok(ret)
-  }
-  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("childrenPage_args");
-    o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("query", TType::Struct, 1))?;
-    self.query.write_to_out_protocol(o_prot)?;
-    o_prot.write_field_end()?;
-    o_prot.write_field_stop()?;
-    o_prot.write_struct_end()
-  }
-}
-
-//
-// RosterChildrenPageResult
-//
-
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-struct RosterChildrenPageResult {
-  result_value: Option<ChildrenReply>,
-  not_found: Option<NotFound>,
-  not_ready: Option<NotReady>,
-  too_stale: Option<TooStale>,
-  invalid: Option<InvalidRequest>,
-  denied: Option<AccessDenied>,
-}
-
-impl RosterChildrenPageResult {
-  fn ok_or(self) -> thrift::Result<ChildrenReply> {
-    if self.not_found.is_some() {
-      Err(thrift::Error::User(Box::new(self.not_found.unwrap())))
-    } else if self.not_ready.is_some() {
-      Err(thrift::Error::User(Box::new(self.not_ready.unwrap())))
-    } else if self.too_stale.is_some() {
-      Err(thrift::Error::User(Box::new(self.too_stale.unwrap())))
-    } else if self.invalid.is_some() {
-      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
-    } else if self.denied.is_some() {
-      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
-    } else if self.result_value.is_some() {
-      Ok(self.result_value.unwrap())
-    } else {
-      Err(
-        thrift::Error::Application(
-          ApplicationError::new(
-            ApplicationErrorKind::MissingResult,
-            "no result received for RosterChildrenPage"
-          )
-        )
-      )
-    }
-  }
-  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterChildrenPageResult> {
-    i_prot.read_struct_begin()?;
-    let mut f_0: Option<ChildrenReply> = None;
-    let mut f_1: Option<NotFound> = None;
-    let mut f_2: Option<NotReady> = None;
-    let mut f_3: Option<TooStale> = None;
-    let mut f_4: Option<InvalidRequest> = None;
-    let mut f_5: Option<AccessDenied> = None;
-    loop {
-      let field_ident = i_prot.read_field_begin()?;
-      if field_ident.field_type == TType::Stop {
-        break;
-      }
-      let field_id = field_id(&field_ident)?;
-      match field_id {
-        0 => {
-          let val = ChildrenReply::read_from_in_protocol(i_prot)?;
-          f_0 = Some(val);
-        },
-        1 => {
-          let val = NotFound::read_from_in_protocol(i_prot)?;
-          f_1 = Some(val);
-        },
-        2 => {
-          let val = NotReady::read_from_in_protocol(i_prot)?;
-          f_2 = Some(val);
-        },
-        3 => {
-          let val = TooStale::read_from_in_protocol(i_prot)?;
-          f_3 = Some(val);
-        },
-        4 => {
-          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
-          f_4 = Some(val);
-        },
-        5 => {
-          let val = AccessDenied::read_from_in_protocol(i_prot)?;
-          f_5 = Some(val);
-        },
-        _ => {
-          i_prot.skip(field_ident.field_type)?;
-        },
-      };
-      i_prot.read_field_end()?;
-    }
-    i_prot.read_struct_end()?;
-    let ret = RosterChildrenPageResult {
-      result_value: f_0,
-      not_found: f_1,
-      not_ready: f_2,
-      too_stale: f_3,
-      invalid: f_4,
-      denied: f_5,
-    };
-    Ok(ret)
-  }
-  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("RosterChildrenPageResult");
-    o_prot.write_struct_begin(&struct_ident)?;
-    if let Some(ref fld_var) = self.result_value {
-      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
-      fld_var.write_to_out_protocol(o_prot)?;
-      o_prot.write_field_end()?
-    }
-    if let Some(ref fld_var) = self.not_found {
-      o_prot.write_field_begin(&TFieldIdentifier::new("notFound", TType::Struct, 1))?;
-      fld_var.write_to_out_protocol(o_prot)?;
-      o_prot.write_field_end()?
-    }
-    if let Some(ref fld_var) = self.not_ready {
-      o_prot.write_field_begin(&TFieldIdentifier::new("notReady", TType::Struct, 2))?;
-      fld_var.write_to_out_protocol(o_prot)?;
-      o_prot.write_field_end()?
-    }
-    if let Some(ref fld_var) = self.too_stale {
-      o_prot.write_field_begin(&TFieldIdentifier::new("tooStale", TType::Struct, 3))?;
-      fld_var.write_to_out_protocol(o_prot)?;
-      o_prot.write_field_end()?
-    }
-    if let Some(ref fld_var) = self.invalid {
-      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 4))?;
-      fld_var.write_to_out_protocol(o_prot)?;
-      o_prot.write_field_end()?
-    }
-    if let Some(ref fld_var) = self.denied {
-      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 5))?;
-      fld_var.write_to_out_protocol(o_prot)?;
-      o_prot.write_field_end()?
-    }
-    o_prot.write_field_stop()?;
-    o_prot.write_struct_end()
-  }
-}
-
-//
 // RosterSubtreeArgs
 //
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct RosterSubtreeArgs {
-  path: String,
-  limit: i32,
-  cursor: String,
-  options: ReadOptions,
+  request: SubtreeRequest,
 }
 
 impl RosterSubtreeArgs {
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterSubtreeArgs> {
     i_prot.read_struct_begin()?;
-    let mut f_1: Option<String> = None;
-    let mut f_2: Option<i32> = None;
-    let mut f_3: Option<String> = None;
-    let mut f_4: Option<ReadOptions> = None;
+    let mut f_1: Option<SubtreeRequest> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -9563,20 +10192,8 @@ impl RosterSubtreeArgs {
       let field_id = field_id(&field_ident)?;
       match field_id {
         1 => {
-          let val = i_prot.read_string()?;
+          let val = SubtreeRequest::read_from_in_protocol(i_prot)?;
           f_1 = Some(val);
-        },
-        2 => {
-          let val = i_prot.read_i32()?;
-          f_2 = Some(val);
-        },
-        3 => {
-          let val = i_prot.read_string()?;
-          f_3 = Some(val);
-        },
-        4 => {
-          let val = ReadOptions::read_from_in_protocol(i_prot)?;
-          f_4 = Some(val);
         },
         _ => {
           i_prot.skip(field_ident.field_type)?;
@@ -9585,32 +10202,17 @@ impl RosterSubtreeArgs {
       i_prot.read_field_end()?;
     }
     i_prot.read_struct_end()?;
-    verify_required_field_exists("RosterSubtreeArgs.path", &f_1)?;
-    verify_required_field_exists("RosterSubtreeArgs.limit", &f_2)?;
-    verify_required_field_exists("RosterSubtreeArgs.cursor", &f_3)?;
-    verify_required_field_exists("RosterSubtreeArgs.options", &f_4)?;
+    verify_required_field_exists("RosterSubtreeArgs.request", &f_1)?;
     let ret = RosterSubtreeArgs {
-      path: f_1.expect("auto-generated code should have checked for presence of required fields"),
-      limit: f_2.expect("auto-generated code should have checked for presence of required fields"),
-      cursor: f_3.expect("auto-generated code should have checked for presence of required fields"),
-      options: f_4.expect("auto-generated code should have checked for presence of required fields"),
+      request: f_1.expect("auto-generated code should have checked for presence of required fields"),
     };
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let struct_ident = TStructIdentifier::new("subtree_args");
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("path", TType::String, 1))?;
-    o_prot.write_string(&self.path)?;
-    o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("limit", TType::I32, 2))?;
-    o_prot.write_i32(self.limit)?;
-    o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("cursor", TType::String, 3))?;
-    o_prot.write_string(&self.cursor)?;
-    o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("options", TType::Struct, 4))?;
-    self.options.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    self.request.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
@@ -9656,10 +10258,10 @@ impl RosterSubtreeResult {
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterSubtreeResult> {
     i_prot.read_struct_begin()?;
     let mut f_0: Option<SubtreeReply> = None;
-    let mut f_1: Option<NotReady> = None;
-    let mut f_2: Option<TooStale> = None;
-    let mut f_3: Option<InvalidRequest> = None;
-    let mut f_4: Option<AccessDenied> = None;
+    let mut f_2: Option<NotReady> = None;
+    let mut f_3: Option<TooStale> = None;
+    let mut f_4: Option<InvalidRequest> = None;
+    let mut f_5: Option<AccessDenied> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -9671,21 +10273,21 @@ impl RosterSubtreeResult {
           let val = SubtreeReply::read_from_in_protocol(i_prot)?;
           f_0 = Some(val);
         },
-        1 => {
-          let val = NotReady::read_from_in_protocol(i_prot)?;
-          f_1 = Some(val);
-        },
         2 => {
-          let val = TooStale::read_from_in_protocol(i_prot)?;
+          let val = NotReady::read_from_in_protocol(i_prot)?;
           f_2 = Some(val);
         },
         3 => {
-          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          let val = TooStale::read_from_in_protocol(i_prot)?;
           f_3 = Some(val);
         },
         4 => {
-          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
           f_4 = Some(val);
+        },
+        5 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_5 = Some(val);
         },
         _ => {
           i_prot.skip(field_ident.field_type)?;
@@ -9696,10 +10298,10 @@ impl RosterSubtreeResult {
     i_prot.read_struct_end()?;
     let ret = RosterSubtreeResult {
       result_value: f_0,
-      not_ready: f_1,
-      too_stale: f_2,
-      invalid: f_3,
-      denied: f_4,
+      not_ready: f_2,
+      too_stale: f_3,
+      invalid: f_4,
+      denied: f_5,
     };
     Ok(ret)
   }
@@ -9712,22 +10314,22 @@ impl RosterSubtreeResult {
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.not_ready {
-      o_prot.write_field_begin(&TFieldIdentifier::new("notReady", TType::Struct, 1))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("notReady", TType::Struct, 2))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.too_stale {
-      o_prot.write_field_begin(&TFieldIdentifier::new("tooStale", TType::Struct, 2))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("tooStale", TType::Struct, 3))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.invalid {
-      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 3))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 4))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.denied {
-      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 4))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 5))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -9742,19 +10344,13 @@ impl RosterSubtreeResult {
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct RosterWatchArgs {
-  since: i64,
-  paths: Vec<String>,
-  timeout_ms: i32,
-  limit: i32,
+  request: WatchRequest,
 }
 
 impl RosterWatchArgs {
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterWatchArgs> {
     i_prot.read_struct_begin()?;
-    let mut f_1: Option<i64> = None;
-    let mut f_2: Option<Vec<String>> = None;
-    let mut f_3: Option<i32> = None;
-    let mut f_4: Option<i32> = None;
+    let mut f_1: Option<WatchRequest> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -9763,26 +10359,8 @@ impl RosterWatchArgs {
       let field_id = field_id(&field_ident)?;
       match field_id {
         1 => {
-          let val = i_prot.read_i64()?;
+          let val = WatchRequest::read_from_in_protocol(i_prot)?;
           f_1 = Some(val);
-        },
-        2 => {
-          let list_ident = i_prot.read_list_begin()?;
-          let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
-          for _ in 0..list_ident.size {
-            let list_elem_30 = i_prot.read_string()?;
-            val.push(list_elem_30);
-          }
-          i_prot.read_list_end()?;
-          f_2 = Some(val);
-        },
-        3 => {
-          let val = i_prot.read_i32()?;
-          f_3 = Some(val);
-        },
-        4 => {
-          let val = i_prot.read_i32()?;
-          f_4 = Some(val);
         },
         _ => {
           i_prot.skip(field_ident.field_type)?;
@@ -9791,36 +10369,17 @@ impl RosterWatchArgs {
       i_prot.read_field_end()?;
     }
     i_prot.read_struct_end()?;
-    verify_required_field_exists("RosterWatchArgs.since", &f_1)?;
-    verify_required_field_exists("RosterWatchArgs.paths", &f_2)?;
-    verify_required_field_exists("RosterWatchArgs.timeout_ms", &f_3)?;
-    verify_required_field_exists("RosterWatchArgs.limit", &f_4)?;
+    verify_required_field_exists("RosterWatchArgs.request", &f_1)?;
     let ret = RosterWatchArgs {
-      since: f_1.expect("auto-generated code should have checked for presence of required fields"),
-      paths: f_2.expect("auto-generated code should have checked for presence of required fields"),
-      timeout_ms: f_3.expect("auto-generated code should have checked for presence of required fields"),
-      limit: f_4.expect("auto-generated code should have checked for presence of required fields"),
+      request: f_1.expect("auto-generated code should have checked for presence of required fields"),
     };
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let struct_ident = TStructIdentifier::new("watch_args");
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("since", TType::I64, 1))?;
-    o_prot.write_i64(self.since)?;
-    o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("paths", TType::List, 2))?;
-    o_prot.write_list_begin(&TListIdentifier::new(TType::String, self.paths.len() as i32))?;
-    for e in &self.paths {
-      o_prot.write_string(e)?;
-    }
-    o_prot.write_list_end()?;
-    o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("timeoutMs", TType::I32, 3))?;
-    o_prot.write_i32(self.timeout_ms)?;
-    o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("limit", TType::I32, 4))?;
-    o_prot.write_i32(self.limit)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    self.request.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
@@ -9835,6 +10394,7 @@ impl RosterWatchArgs {
 struct RosterWatchResult {
   result_value: Option<WatchReply>,
   not_ready: Option<NotReady>,
+  too_stale: Option<TooStale>,
   invalid: Option<InvalidRequest>,
   denied: Option<AccessDenied>,
 }
@@ -9843,6 +10403,8 @@ impl RosterWatchResult {
   fn ok_or(self) -> thrift::Result<WatchReply> {
     if self.not_ready.is_some() {
       Err(thrift::Error::User(Box::new(self.not_ready.unwrap())))
+    } else if self.too_stale.is_some() {
+      Err(thrift::Error::User(Box::new(self.too_stale.unwrap())))
     } else if self.invalid.is_some() {
       Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
     } else if self.denied.is_some() {
@@ -9863,9 +10425,10 @@ impl RosterWatchResult {
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterWatchResult> {
     i_prot.read_struct_begin()?;
     let mut f_0: Option<WatchReply> = None;
-    let mut f_1: Option<NotReady> = None;
-    let mut f_2: Option<InvalidRequest> = None;
-    let mut f_3: Option<AccessDenied> = None;
+    let mut f_2: Option<NotReady> = None;
+    let mut f_3: Option<TooStale> = None;
+    let mut f_4: Option<InvalidRequest> = None;
+    let mut f_5: Option<AccessDenied> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -9877,17 +10440,21 @@ impl RosterWatchResult {
           let val = WatchReply::read_from_in_protocol(i_prot)?;
           f_0 = Some(val);
         },
-        1 => {
-          let val = NotReady::read_from_in_protocol(i_prot)?;
-          f_1 = Some(val);
-        },
         2 => {
-          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          let val = NotReady::read_from_in_protocol(i_prot)?;
           f_2 = Some(val);
         },
         3 => {
-          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          let val = TooStale::read_from_in_protocol(i_prot)?;
           f_3 = Some(val);
+        },
+        4 => {
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_5 = Some(val);
         },
         _ => {
           i_prot.skip(field_ident.field_type)?;
@@ -9898,9 +10465,10 @@ impl RosterWatchResult {
     i_prot.read_struct_end()?;
     let ret = RosterWatchResult {
       result_value: f_0,
-      not_ready: f_1,
-      invalid: f_2,
-      denied: f_3,
+      not_ready: f_2,
+      too_stale: f_3,
+      invalid: f_4,
+      denied: f_5,
     };
     Ok(ret)
   }
@@ -9913,17 +10481,22 @@ impl RosterWatchResult {
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.not_ready {
-      o_prot.write_field_begin(&TFieldIdentifier::new("notReady", TType::Struct, 1))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("notReady", TType::Struct, 2))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.too_stale {
+      o_prot.write_field_begin(&TFieldIdentifier::new("tooStale", TType::Struct, 3))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.invalid {
-      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 2))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 4))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.denied {
-      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 3))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 5))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -9938,11 +10511,13 @@ impl RosterWatchResult {
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct RosterStatusArgs {
+  request: StatusRequest,
 }
 
 impl RosterStatusArgs {
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterStatusArgs> {
     i_prot.read_struct_begin()?;
+    let mut f_1: Option<StatusRequest> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -9950,6 +10525,10 @@ impl RosterStatusArgs {
       }
       let field_id = field_id(&field_ident)?;
       match field_id {
+        1 => {
+          let val = StatusRequest::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -9957,12 +10536,18 @@ impl RosterStatusArgs {
       i_prot.read_field_end()?;
     }
     i_prot.read_struct_end()?;
-    let ret = RosterStatusArgs {};
+    verify_required_field_exists("RosterStatusArgs.request", &f_1)?;
+    let ret = RosterStatusArgs {
+      request: f_1.expect("auto-generated code should have checked for presence of required fields"),
+    };
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let struct_ident = TStructIdentifier::new("status_args");
     o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    self.request.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
   }
@@ -10037,13 +10622,13 @@ impl RosterStatusResult {
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct RosterMastersArgs {
-  filter: Filter,
+  request: ServiceQuery,
 }
 
 impl RosterMastersArgs {
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterMastersArgs> {
     i_prot.read_struct_begin()?;
-    let mut f_1: Option<Filter> = None;
+    let mut f_1: Option<ServiceQuery> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -10052,7 +10637,7 @@ impl RosterMastersArgs {
       let field_id = field_id(&field_ident)?;
       match field_id {
         1 => {
-          let val = Filter::read_from_in_protocol(i_prot)?;
+          let val = ServiceQuery::read_from_in_protocol(i_prot)?;
           f_1 = Some(val);
         },
         _ => {
@@ -10062,17 +10647,17 @@ impl RosterMastersArgs {
       i_prot.read_field_end()?;
     }
     i_prot.read_struct_end()?;
-    verify_required_field_exists("RosterMastersArgs.filter", &f_1)?;
+    verify_required_field_exists("RosterMastersArgs.request", &f_1)?;
     let ret = RosterMastersArgs {
-      filter: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      request: f_1.expect("auto-generated code should have checked for presence of required fields"),
     };
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let struct_ident = TStructIdentifier::new("masters_args");
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("filter", TType::Struct, 1))?;
-    self.filter.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    self.request.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
@@ -10087,6 +10672,7 @@ impl RosterMastersArgs {
 struct RosterMastersResult {
   result_value: Option<MastersReply>,
   not_ready: Option<NotReady>,
+  too_stale: Option<TooStale>,
   invalid: Option<InvalidRequest>,
   denied: Option<AccessDenied>,
 }
@@ -10095,6 +10681,8 @@ impl RosterMastersResult {
   fn ok_or(self) -> thrift::Result<MastersReply> {
     if self.not_ready.is_some() {
       Err(thrift::Error::User(Box::new(self.not_ready.unwrap())))
+    } else if self.too_stale.is_some() {
+      Err(thrift::Error::User(Box::new(self.too_stale.unwrap())))
     } else if self.invalid.is_some() {
       Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
     } else if self.denied.is_some() {
@@ -10115,9 +10703,10 @@ impl RosterMastersResult {
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterMastersResult> {
     i_prot.read_struct_begin()?;
     let mut f_0: Option<MastersReply> = None;
-    let mut f_1: Option<NotReady> = None;
-    let mut f_2: Option<InvalidRequest> = None;
-    let mut f_3: Option<AccessDenied> = None;
+    let mut f_2: Option<NotReady> = None;
+    let mut f_3: Option<TooStale> = None;
+    let mut f_4: Option<InvalidRequest> = None;
+    let mut f_5: Option<AccessDenied> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -10129,17 +10718,21 @@ impl RosterMastersResult {
           let val = MastersReply::read_from_in_protocol(i_prot)?;
           f_0 = Some(val);
         },
-        1 => {
-          let val = NotReady::read_from_in_protocol(i_prot)?;
-          f_1 = Some(val);
-        },
         2 => {
-          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          let val = NotReady::read_from_in_protocol(i_prot)?;
           f_2 = Some(val);
         },
         3 => {
-          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          let val = TooStale::read_from_in_protocol(i_prot)?;
           f_3 = Some(val);
+        },
+        4 => {
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_5 = Some(val);
         },
         _ => {
           i_prot.skip(field_ident.field_type)?;
@@ -10150,9 +10743,10 @@ impl RosterMastersResult {
     i_prot.read_struct_end()?;
     let ret = RosterMastersResult {
       result_value: f_0,
-      not_ready: f_1,
-      invalid: f_2,
-      denied: f_3,
+      not_ready: f_2,
+      too_stale: f_3,
+      invalid: f_4,
+      denied: f_5,
     };
     Ok(ret)
   }
@@ -10165,17 +10759,22 @@ impl RosterMastersResult {
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.not_ready {
-      o_prot.write_field_begin(&TFieldIdentifier::new("notReady", TType::Struct, 1))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("notReady", TType::Struct, 2))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.too_stale {
+      o_prot.write_field_begin(&TFieldIdentifier::new("tooStale", TType::Struct, 3))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.invalid {
-      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 2))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 4))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.denied {
-      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 3))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 5))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -10190,13 +10789,13 @@ impl RosterMastersResult {
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct RosterMasterArgs {
-  id: String,
+  request: MasterRequest,
 }
 
 impl RosterMasterArgs {
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterMasterArgs> {
     i_prot.read_struct_begin()?;
-    let mut f_1: Option<String> = None;
+    let mut f_1: Option<MasterRequest> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -10205,7 +10804,7 @@ impl RosterMasterArgs {
       let field_id = field_id(&field_ident)?;
       match field_id {
         1 => {
-          let val = i_prot.read_string()?;
+          let val = MasterRequest::read_from_in_protocol(i_prot)?;
           f_1 = Some(val);
         },
         _ => {
@@ -10215,17 +10814,17 @@ impl RosterMasterArgs {
       i_prot.read_field_end()?;
     }
     i_prot.read_struct_end()?;
-    verify_required_field_exists("RosterMasterArgs.id", &f_1)?;
+    verify_required_field_exists("RosterMasterArgs.request", &f_1)?;
     let ret = RosterMasterArgs {
-      id: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      request: f_1.expect("auto-generated code should have checked for presence of required fields"),
     };
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let struct_ident = TStructIdentifier::new("master_args");
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("id", TType::String, 1))?;
-    o_prot.write_string(&self.id)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    self.request.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
@@ -10241,6 +10840,8 @@ struct RosterMasterResult {
   result_value: Option<MasterReply>,
   not_found: Option<NotFound>,
   not_ready: Option<NotReady>,
+  too_stale: Option<TooStale>,
+  invalid: Option<InvalidRequest>,
   denied: Option<AccessDenied>,
 }
 
@@ -10250,6 +10851,10 @@ impl RosterMasterResult {
       Err(thrift::Error::User(Box::new(self.not_found.unwrap())))
     } else if self.not_ready.is_some() {
       Err(thrift::Error::User(Box::new(self.not_ready.unwrap())))
+    } else if self.too_stale.is_some() {
+      Err(thrift::Error::User(Box::new(self.too_stale.unwrap())))
+    } else if self.invalid.is_some() {
+      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
     } else if self.denied.is_some() {
       Err(thrift::Error::User(Box::new(self.denied.unwrap())))
     } else if self.result_value.is_some() {
@@ -10270,7 +10875,9 @@ impl RosterMasterResult {
     let mut f_0: Option<MasterReply> = None;
     let mut f_1: Option<NotFound> = None;
     let mut f_2: Option<NotReady> = None;
-    let mut f_3: Option<AccessDenied> = None;
+    let mut f_3: Option<TooStale> = None;
+    let mut f_4: Option<InvalidRequest> = None;
+    let mut f_5: Option<AccessDenied> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -10291,8 +10898,16 @@ impl RosterMasterResult {
           f_2 = Some(val);
         },
         3 => {
-          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          let val = TooStale::read_from_in_protocol(i_prot)?;
           f_3 = Some(val);
+        },
+        4 => {
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_5 = Some(val);
         },
         _ => {
           i_prot.skip(field_ident.field_type)?;
@@ -10305,7 +10920,9 @@ impl RosterMasterResult {
       result_value: f_0,
       not_found: f_1,
       not_ready: f_2,
-      denied: f_3,
+      too_stale: f_3,
+      invalid: f_4,
+      denied: f_5,
     };
     Ok(ret)
   }
@@ -10327,8 +10944,18 @@ impl RosterMasterResult {
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
+    if let Some(ref fld_var) = self.too_stale {
+      o_prot.write_field_begin(&TFieldIdentifier::new("tooStale", TType::Struct, 3))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.invalid {
+      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 4))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
     if let Some(ref fld_var) = self.denied {
-      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 3))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 5))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -10343,13 +10970,13 @@ impl RosterMasterResult {
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct RosterServicesArgs {
-  filter: Filter,
+  request: ServiceQuery,
 }
 
 impl RosterServicesArgs {
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterServicesArgs> {
     i_prot.read_struct_begin()?;
-    let mut f_1: Option<Filter> = None;
+    let mut f_1: Option<ServiceQuery> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -10358,7 +10985,7 @@ impl RosterServicesArgs {
       let field_id = field_id(&field_ident)?;
       match field_id {
         1 => {
-          let val = Filter::read_from_in_protocol(i_prot)?;
+          let val = ServiceQuery::read_from_in_protocol(i_prot)?;
           f_1 = Some(val);
         },
         _ => {
@@ -10368,17 +10995,17 @@ impl RosterServicesArgs {
       i_prot.read_field_end()?;
     }
     i_prot.read_struct_end()?;
-    verify_required_field_exists("RosterServicesArgs.filter", &f_1)?;
+    verify_required_field_exists("RosterServicesArgs.request", &f_1)?;
     let ret = RosterServicesArgs {
-      filter: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      request: f_1.expect("auto-generated code should have checked for presence of required fields"),
     };
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let struct_ident = TStructIdentifier::new("services_args");
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("filter", TType::Struct, 1))?;
-    self.filter.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    self.request.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
@@ -10393,6 +11020,7 @@ impl RosterServicesArgs {
 struct RosterServicesResult {
   result_value: Option<ServicesReply>,
   not_ready: Option<NotReady>,
+  too_stale: Option<TooStale>,
   invalid: Option<InvalidRequest>,
   denied: Option<AccessDenied>,
 }
@@ -10401,6 +11029,8 @@ impl RosterServicesResult {
   fn ok_or(self) -> thrift::Result<ServicesReply> {
     if self.not_ready.is_some() {
       Err(thrift::Error::User(Box::new(self.not_ready.unwrap())))
+    } else if self.too_stale.is_some() {
+      Err(thrift::Error::User(Box::new(self.too_stale.unwrap())))
     } else if self.invalid.is_some() {
       Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
     } else if self.denied.is_some() {
@@ -10421,9 +11051,10 @@ impl RosterServicesResult {
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterServicesResult> {
     i_prot.read_struct_begin()?;
     let mut f_0: Option<ServicesReply> = None;
-    let mut f_1: Option<NotReady> = None;
-    let mut f_2: Option<InvalidRequest> = None;
-    let mut f_3: Option<AccessDenied> = None;
+    let mut f_2: Option<NotReady> = None;
+    let mut f_3: Option<TooStale> = None;
+    let mut f_4: Option<InvalidRequest> = None;
+    let mut f_5: Option<AccessDenied> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -10435,17 +11066,21 @@ impl RosterServicesResult {
           let val = ServicesReply::read_from_in_protocol(i_prot)?;
           f_0 = Some(val);
         },
-        1 => {
-          let val = NotReady::read_from_in_protocol(i_prot)?;
-          f_1 = Some(val);
-        },
         2 => {
-          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          let val = NotReady::read_from_in_protocol(i_prot)?;
           f_2 = Some(val);
         },
         3 => {
-          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          let val = TooStale::read_from_in_protocol(i_prot)?;
           f_3 = Some(val);
+        },
+        4 => {
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_5 = Some(val);
         },
         _ => {
           i_prot.skip(field_ident.field_type)?;
@@ -10456,9 +11091,10 @@ impl RosterServicesResult {
     i_prot.read_struct_end()?;
     let ret = RosterServicesResult {
       result_value: f_0,
-      not_ready: f_1,
-      invalid: f_2,
-      denied: f_3,
+      not_ready: f_2,
+      too_stale: f_3,
+      invalid: f_4,
+      denied: f_5,
     };
     Ok(ret)
   }
@@ -10471,17 +11107,22 @@ impl RosterServicesResult {
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.not_ready {
-      o_prot.write_field_begin(&TFieldIdentifier::new("notReady", TType::Struct, 1))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("notReady", TType::Struct, 2))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.too_stale {
+      o_prot.write_field_begin(&TFieldIdentifier::new("tooStale", TType::Struct, 3))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.invalid {
-      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 2))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 4))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.denied {
-      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 3))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 5))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -10496,13 +11137,13 @@ impl RosterServicesResult {
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct RosterInstancesArgs {
-  service_name: String,
+  request: ServiceQuery,
 }
 
 impl RosterInstancesArgs {
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterInstancesArgs> {
     i_prot.read_struct_begin()?;
-    let mut f_1: Option<String> = None;
+    let mut f_1: Option<ServiceQuery> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -10511,7 +11152,7 @@ impl RosterInstancesArgs {
       let field_id = field_id(&field_ident)?;
       match field_id {
         1 => {
-          let val = i_prot.read_string()?;
+          let val = ServiceQuery::read_from_in_protocol(i_prot)?;
           f_1 = Some(val);
         },
         _ => {
@@ -10521,17 +11162,17 @@ impl RosterInstancesArgs {
       i_prot.read_field_end()?;
     }
     i_prot.read_struct_end()?;
-    verify_required_field_exists("RosterInstancesArgs.service_name", &f_1)?;
+    verify_required_field_exists("RosterInstancesArgs.request", &f_1)?;
     let ret = RosterInstancesArgs {
-      service_name: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      request: f_1.expect("auto-generated code should have checked for presence of required fields"),
     };
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let struct_ident = TStructIdentifier::new("instances_args");
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("serviceName", TType::String, 1))?;
-    o_prot.write_string(&self.service_name)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    self.request.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
@@ -10547,6 +11188,8 @@ struct RosterInstancesResult {
   result_value: Option<InstancesReply>,
   not_found: Option<NotFound>,
   not_ready: Option<NotReady>,
+  too_stale: Option<TooStale>,
+  invalid: Option<InvalidRequest>,
   denied: Option<AccessDenied>,
 }
 
@@ -10556,6 +11199,10 @@ impl RosterInstancesResult {
       Err(thrift::Error::User(Box::new(self.not_found.unwrap())))
     } else if self.not_ready.is_some() {
       Err(thrift::Error::User(Box::new(self.not_ready.unwrap())))
+    } else if self.too_stale.is_some() {
+      Err(thrift::Error::User(Box::new(self.too_stale.unwrap())))
+    } else if self.invalid.is_some() {
+      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
     } else if self.denied.is_some() {
       Err(thrift::Error::User(Box::new(self.denied.unwrap())))
     } else if self.result_value.is_some() {
@@ -10576,7 +11223,9 @@ impl RosterInstancesResult {
     let mut f_0: Option<InstancesReply> = None;
     let mut f_1: Option<NotFound> = None;
     let mut f_2: Option<NotReady> = None;
-    let mut f_3: Option<AccessDenied> = None;
+    let mut f_3: Option<TooStale> = None;
+    let mut f_4: Option<InvalidRequest> = None;
+    let mut f_5: Option<AccessDenied> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -10597,8 +11246,16 @@ impl RosterInstancesResult {
           f_2 = Some(val);
         },
         3 => {
-          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          let val = TooStale::read_from_in_protocol(i_prot)?;
           f_3 = Some(val);
+        },
+        4 => {
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_5 = Some(val);
         },
         _ => {
           i_prot.skip(field_ident.field_type)?;
@@ -10611,7 +11268,9 @@ impl RosterInstancesResult {
       result_value: f_0,
       not_found: f_1,
       not_ready: f_2,
-      denied: f_3,
+      too_stale: f_3,
+      invalid: f_4,
+      denied: f_5,
     };
     Ok(ret)
   }
@@ -10633,175 +11292,18 @@ impl RosterInstancesResult {
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
-    if let Some(ref fld_var) = self.denied {
-      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 3))?;
-      fld_var.write_to_out_protocol(o_prot)?;
-      o_prot.write_field_end()?
-    }
-    o_prot.write_field_stop()?;
-    o_prot.write_struct_end()
-  }
-}
-
-//
-// RosterInstancesPageArgs
-//
-
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-struct RosterInstancesPageArgs {
-  filter: Filter,
-}
-
-impl RosterInstancesPageArgs {
-  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterInstancesPageArgs> {
-    i_prot.read_struct_begin()?;
-    let mut f_1: Option<Filter> = None;
-    loop {
-      let field_ident = i_prot.read_field_begin()?;
-      if field_ident.field_type == TType::Stop {
-        break;
-      }
-      let field_id = field_id(&field_ident)?;
-      match field_id {
-        1 => {
-          let val = Filter::read_from_in_protocol(i_prot)?;
-          f_1 = Some(val);
-        },
-        _ => {
-          i_prot.skip(field_ident.field_type)?;
-        },
-      };
-      i_prot.read_field_end()?;
-    }
-    i_prot.read_struct_end()?;
-    verify_required_field_exists("RosterInstancesPageArgs.filter", &f_1)?;
-    let ret = RosterInstancesPageArgs {
-      filter: f_1.expect("auto-generated code should have checked for presence of required fields"),
-    };
-    Ok(ret)
-  }
-  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("instancesPage_args");
-    o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("filter", TType::Struct, 1))?;
-    self.filter.write_to_out_protocol(o_prot)?;
-    o_prot.write_field_end()?;
-    o_prot.write_field_stop()?;
-    o_prot.write_struct_end()
-  }
-}
-
-//
-// RosterInstancesPageResult
-//
-
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-struct RosterInstancesPageResult {
-  result_value: Option<InstancesReply>,
-  not_found: Option<NotFound>,
-  not_ready: Option<NotReady>,
-  invalid: Option<InvalidRequest>,
-  denied: Option<AccessDenied>,
-}
-
-impl RosterInstancesPageResult {
-  fn ok_or(self) -> thrift::Result<InstancesReply> {
-    if self.not_found.is_some() {
-      Err(thrift::Error::User(Box::new(self.not_found.unwrap())))
-    } else if self.not_ready.is_some() {
-      Err(thrift::Error::User(Box::new(self.not_ready.unwrap())))
-    } else if self.invalid.is_some() {
-      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
-    } else if self.denied.is_some() {
-      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
-    } else if self.result_value.is_some() {
-      Ok(self.result_value.unwrap())
-    } else {
-      Err(
-        thrift::Error::Application(
-          ApplicationError::new(
-            ApplicationErrorKind::MissingResult,
-            "no result received for RosterInstancesPage"
-          )
-        )
-      )
-    }
-  }
-  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterInstancesPageResult> {
-    i_prot.read_struct_begin()?;
-    let mut f_0: Option<InstancesReply> = None;
-    let mut f_1: Option<NotFound> = None;
-    let mut f_2: Option<NotReady> = None;
-    let mut f_3: Option<InvalidRequest> = None;
-    let mut f_4: Option<AccessDenied> = None;
-    loop {
-      let field_ident = i_prot.read_field_begin()?;
-      if field_ident.field_type == TType::Stop {
-        break;
-      }
-      let field_id = field_id(&field_ident)?;
-      match field_id {
-        0 => {
-          let val = InstancesReply::read_from_in_protocol(i_prot)?;
-          f_0 = Some(val);
-        },
-        1 => {
-          let val = NotFound::read_from_in_protocol(i_prot)?;
-          f_1 = Some(val);
-        },
-        2 => {
-          let val = NotReady::read_from_in_protocol(i_prot)?;
-          f_2 = Some(val);
-        },
-        3 => {
-          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
-          f_3 = Some(val);
-        },
-        4 => {
-          let val = AccessDenied::read_from_in_protocol(i_prot)?;
-          f_4 = Some(val);
-        },
-        _ => {
-          i_prot.skip(field_ident.field_type)?;
-        },
-      };
-      i_prot.read_field_end()?;
-    }
-    i_prot.read_struct_end()?;
-    let ret = RosterInstancesPageResult {
-      result_value: f_0,
-      not_found: f_1,
-      not_ready: f_2,
-      invalid: f_3,
-      denied: f_4,
-    };
-    Ok(ret)
-  }
-  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("RosterInstancesPageResult");
-    o_prot.write_struct_begin(&struct_ident)?;
-    if let Some(ref fld_var) = self.result_value {
-      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
-      fld_var.write_to_out_protocol(o_prot)?;
-      o_prot.write_field_end()?
-    }
-    if let Some(ref fld_var) = self.not_found {
-      o_prot.write_field_begin(&TFieldIdentifier::new("notFound", TType::Struct, 1))?;
-      fld_var.write_to_out_protocol(o_prot)?;
-      o_prot.write_field_end()?
-    }
-    if let Some(ref fld_var) = self.not_ready {
-      o_prot.write_field_begin(&TFieldIdentifier::new("notReady", TType::Struct, 2))?;
+    if let Some(ref fld_var) = self.too_stale {
+      o_prot.write_field_begin(&TFieldIdentifier::new("tooStale", TType::Struct, 3))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.invalid {
-      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 3))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 4))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.denied {
-      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 4))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 5))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -10816,17 +11318,13 @@ impl RosterInstancesPageResult {
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct RosterWatchMastersArgs {
-  since: i64,
-  timeout_ms: i32,
-  limit: i32,
+  request: WatchMastersRequest,
 }
 
 impl RosterWatchMastersArgs {
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterWatchMastersArgs> {
     i_prot.read_struct_begin()?;
-    let mut f_1: Option<i64> = None;
-    let mut f_2: Option<i32> = None;
-    let mut f_3: Option<i32> = None;
+    let mut f_1: Option<WatchMastersRequest> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -10835,16 +11333,8 @@ impl RosterWatchMastersArgs {
       let field_id = field_id(&field_ident)?;
       match field_id {
         1 => {
-          let val = i_prot.read_i64()?;
+          let val = WatchMastersRequest::read_from_in_protocol(i_prot)?;
           f_1 = Some(val);
-        },
-        2 => {
-          let val = i_prot.read_i32()?;
-          f_2 = Some(val);
-        },
-        3 => {
-          let val = i_prot.read_i32()?;
-          f_3 = Some(val);
         },
         _ => {
           i_prot.skip(field_ident.field_type)?;
@@ -10853,27 +11343,17 @@ impl RosterWatchMastersArgs {
       i_prot.read_field_end()?;
     }
     i_prot.read_struct_end()?;
-    verify_required_field_exists("RosterWatchMastersArgs.since", &f_1)?;
-    verify_required_field_exists("RosterWatchMastersArgs.timeout_ms", &f_2)?;
-    verify_required_field_exists("RosterWatchMastersArgs.limit", &f_3)?;
+    verify_required_field_exists("RosterWatchMastersArgs.request", &f_1)?;
     let ret = RosterWatchMastersArgs {
-      since: f_1.expect("auto-generated code should have checked for presence of required fields"),
-      timeout_ms: f_2.expect("auto-generated code should have checked for presence of required fields"),
-      limit: f_3.expect("auto-generated code should have checked for presence of required fields"),
+      request: f_1.expect("auto-generated code should have checked for presence of required fields"),
     };
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let struct_ident = TStructIdentifier::new("watchMasters_args");
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("since", TType::I64, 1))?;
-    o_prot.write_i64(self.since)?;
-    o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("timeoutMs", TType::I32, 2))?;
-    o_prot.write_i32(self.timeout_ms)?;
-    o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("limit", TType::I32, 3))?;
-    o_prot.write_i32(self.limit)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    self.request.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
@@ -10888,6 +11368,7 @@ impl RosterWatchMastersArgs {
 struct RosterWatchMastersResult {
   result_value: Option<MastersWatchReply>,
   not_ready: Option<NotReady>,
+  too_stale: Option<TooStale>,
   invalid: Option<InvalidRequest>,
   denied: Option<AccessDenied>,
 }
@@ -10896,6 +11377,8 @@ impl RosterWatchMastersResult {
   fn ok_or(self) -> thrift::Result<MastersWatchReply> {
     if self.not_ready.is_some() {
       Err(thrift::Error::User(Box::new(self.not_ready.unwrap())))
+    } else if self.too_stale.is_some() {
+      Err(thrift::Error::User(Box::new(self.too_stale.unwrap())))
     } else if self.invalid.is_some() {
       Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
     } else if self.denied.is_some() {
@@ -10916,9 +11399,10 @@ impl RosterWatchMastersResult {
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterWatchMastersResult> {
     i_prot.read_struct_begin()?;
     let mut f_0: Option<MastersWatchReply> = None;
-    let mut f_1: Option<NotReady> = None;
-    let mut f_2: Option<InvalidRequest> = None;
-    let mut f_3: Option<AccessDenied> = None;
+    let mut f_2: Option<NotReady> = None;
+    let mut f_3: Option<TooStale> = None;
+    let mut f_4: Option<InvalidRequest> = None;
+    let mut f_5: Option<AccessDenied> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -10930,17 +11414,21 @@ impl RosterWatchMastersResult {
           let val = MastersWatchReply::read_from_in_protocol(i_prot)?;
           f_0 = Some(val);
         },
-        1 => {
-          let val = NotReady::read_from_in_protocol(i_prot)?;
-          f_1 = Some(val);
-        },
         2 => {
-          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          let val = NotReady::read_from_in_protocol(i_prot)?;
           f_2 = Some(val);
         },
         3 => {
-          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          let val = TooStale::read_from_in_protocol(i_prot)?;
           f_3 = Some(val);
+        },
+        4 => {
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          f_4 = Some(val);
+        },
+        5 => {
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          f_5 = Some(val);
         },
         _ => {
           i_prot.skip(field_ident.field_type)?;
@@ -10951,9 +11439,10 @@ impl RosterWatchMastersResult {
     i_prot.read_struct_end()?;
     let ret = RosterWatchMastersResult {
       result_value: f_0,
-      not_ready: f_1,
-      invalid: f_2,
-      denied: f_3,
+      not_ready: f_2,
+      too_stale: f_3,
+      invalid: f_4,
+      denied: f_5,
     };
     Ok(ret)
   }
@@ -10966,17 +11455,22 @@ impl RosterWatchMastersResult {
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.not_ready {
-      o_prot.write_field_begin(&TFieldIdentifier::new("notReady", TType::Struct, 1))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("notReady", TType::Struct, 2))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.too_stale {
+      o_prot.write_field_begin(&TFieldIdentifier::new("tooStale", TType::Struct, 3))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.invalid {
-      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 2))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 4))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.denied {
-      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 3))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 5))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -10991,19 +11485,13 @@ impl RosterWatchMastersResult {
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct RosterWatchMessagesArgs {
-  since: i64,
-  timeout_ms: i32,
-  limit: i32,
-  encoding: Encoding,
+  request: WatchMessagesRequest,
 }
 
 impl RosterWatchMessagesArgs {
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterWatchMessagesArgs> {
     i_prot.read_struct_begin()?;
-    let mut f_1: Option<i64> = None;
-    let mut f_2: Option<i32> = None;
-    let mut f_3: Option<i32> = None;
-    let mut f_4: Option<Encoding> = None;
+    let mut f_1: Option<WatchMessagesRequest> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -11012,20 +11500,8 @@ impl RosterWatchMessagesArgs {
       let field_id = field_id(&field_ident)?;
       match field_id {
         1 => {
-          let val = i_prot.read_i64()?;
+          let val = WatchMessagesRequest::read_from_in_protocol(i_prot)?;
           f_1 = Some(val);
-        },
-        2 => {
-          let val = i_prot.read_i32()?;
-          f_2 = Some(val);
-        },
-        3 => {
-          let val = i_prot.read_i32()?;
-          f_3 = Some(val);
-        },
-        4 => {
-          let val = Encoding::read_from_in_protocol(i_prot)?;
-          f_4 = Some(val);
         },
         _ => {
           i_prot.skip(field_ident.field_type)?;
@@ -11034,32 +11510,17 @@ impl RosterWatchMessagesArgs {
       i_prot.read_field_end()?;
     }
     i_prot.read_struct_end()?;
-    verify_required_field_exists("RosterWatchMessagesArgs.since", &f_1)?;
-    verify_required_field_exists("RosterWatchMessagesArgs.timeout_ms", &f_2)?;
-    verify_required_field_exists("RosterWatchMessagesArgs.limit", &f_3)?;
-    verify_required_field_exists("RosterWatchMessagesArgs.encoding", &f_4)?;
+    verify_required_field_exists("RosterWatchMessagesArgs.request", &f_1)?;
     let ret = RosterWatchMessagesArgs {
-      since: f_1.expect("auto-generated code should have checked for presence of required fields"),
-      timeout_ms: f_2.expect("auto-generated code should have checked for presence of required fields"),
-      limit: f_3.expect("auto-generated code should have checked for presence of required fields"),
-      encoding: f_4.expect("auto-generated code should have checked for presence of required fields"),
+      request: f_1.expect("auto-generated code should have checked for presence of required fields"),
     };
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let struct_ident = TStructIdentifier::new("watchMessages_args");
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("since", TType::I64, 1))?;
-    o_prot.write_i64(self.since)?;
-    o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("timeoutMs", TType::I32, 2))?;
-    o_prot.write_i32(self.timeout_ms)?;
-    o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("limit", TType::I32, 3))?;
-    o_prot.write_i32(self.limit)?;
-    o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("encoding", TType::I32, 4))?;
-    self.encoding.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    self.request.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
@@ -11099,8 +11560,8 @@ impl RosterWatchMessagesResult {
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterWatchMessagesResult> {
     i_prot.read_struct_begin()?;
     let mut f_0: Option<MessagesReply> = None;
-    let mut f_1: Option<InvalidRequest> = None;
-    let mut f_2: Option<AccessDenied> = None;
+    let mut f_4: Option<InvalidRequest> = None;
+    let mut f_5: Option<AccessDenied> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -11112,13 +11573,13 @@ impl RosterWatchMessagesResult {
           let val = MessagesReply::read_from_in_protocol(i_prot)?;
           f_0 = Some(val);
         },
-        1 => {
+        4 => {
           let val = InvalidRequest::read_from_in_protocol(i_prot)?;
-          f_1 = Some(val);
+          f_4 = Some(val);
         },
-        2 => {
+        5 => {
           let val = AccessDenied::read_from_in_protocol(i_prot)?;
-          f_2 = Some(val);
+          f_5 = Some(val);
         },
         _ => {
           i_prot.skip(field_ident.field_type)?;
@@ -11129,8 +11590,8 @@ impl RosterWatchMessagesResult {
     i_prot.read_struct_end()?;
     let ret = RosterWatchMessagesResult {
       result_value: f_0,
-      invalid: f_1,
-      denied: f_2,
+      invalid: f_4,
+      denied: f_5,
     };
     Ok(ret)
   }
@@ -11143,12 +11604,12 @@ impl RosterWatchMessagesResult {
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.invalid {
-      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 1))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 4))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.denied {
-      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 2))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 5))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -11163,19 +11624,13 @@ impl RosterWatchMessagesResult {
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct RosterCallArgs {
-  service_name: String,
-  method: String,
-  call_arguments: Vec<u8>,
-  options: CallOptions,
+  request: Call,
 }
 
 impl RosterCallArgs {
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterCallArgs> {
     i_prot.read_struct_begin()?;
-    let mut f_1: Option<String> = None;
-    let mut f_2: Option<String> = None;
-    let mut f_3: Option<Vec<u8>> = None;
-    let mut f_4: Option<CallOptions> = None;
+    let mut f_1: Option<Call> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -11184,20 +11639,8 @@ impl RosterCallArgs {
       let field_id = field_id(&field_ident)?;
       match field_id {
         1 => {
-          let val = i_prot.read_string()?;
+          let val = Call::read_from_in_protocol(i_prot)?;
           f_1 = Some(val);
-        },
-        2 => {
-          let val = i_prot.read_string()?;
-          f_2 = Some(val);
-        },
-        3 => {
-          let val = i_prot.read_bytes()?;
-          f_3 = Some(val);
-        },
-        4 => {
-          let val = CallOptions::read_from_in_protocol(i_prot)?;
-          f_4 = Some(val);
         },
         _ => {
           i_prot.skip(field_ident.field_type)?;
@@ -11206,32 +11649,17 @@ impl RosterCallArgs {
       i_prot.read_field_end()?;
     }
     i_prot.read_struct_end()?;
-    verify_required_field_exists("RosterCallArgs.service_name", &f_1)?;
-    verify_required_field_exists("RosterCallArgs.method", &f_2)?;
-    verify_required_field_exists("RosterCallArgs.call_arguments", &f_3)?;
-    verify_required_field_exists("RosterCallArgs.options", &f_4)?;
+    verify_required_field_exists("RosterCallArgs.request", &f_1)?;
     let ret = RosterCallArgs {
-      service_name: f_1.expect("auto-generated code should have checked for presence of required fields"),
-      method: f_2.expect("auto-generated code should have checked for presence of required fields"),
-      call_arguments: f_3.expect("auto-generated code should have checked for presence of required fields"),
-      options: f_4.expect("auto-generated code should have checked for presence of required fields"),
+      request: f_1.expect("auto-generated code should have checked for presence of required fields"),
     };
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let struct_ident = TStructIdentifier::new("call_args");
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("serviceName", TType::String, 1))?;
-    o_prot.write_string(&self.service_name)?;
-    o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("method", TType::String, 2))?;
-    o_prot.write_string(&self.method)?;
-    o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("callArguments", TType::String, 3))?;
-    o_prot.write_bytes(&self.call_arguments)?;
-    o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("options", TType::Struct, 4))?;
-    self.options.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    self.request.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
@@ -11245,17 +11673,21 @@ impl RosterCallArgs {
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct RosterCallResult {
   result_value: Option<CallResult>,
+  invalid: Option<InvalidRequest>,
+  denied: Option<AccessDenied>,
   no_master: Option<NoMaster>,
   failed: Option<CallFailed>,
   timed_out: Option<CallTimedOut>,
   overloaded: Option<Overloaded>,
-  invalid: Option<InvalidRequest>,
-  denied: Option<AccessDenied>,
 }
 
 impl RosterCallResult {
   fn ok_or(self) -> thrift::Result<CallResult> {
-    if self.no_master.is_some() {
+    if self.invalid.is_some() {
+      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.denied.is_some() {
+      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
+    } else if self.no_master.is_some() {
       Err(thrift::Error::User(Box::new(self.no_master.unwrap())))
     } else if self.failed.is_some() {
       Err(thrift::Error::User(Box::new(self.failed.unwrap())))
@@ -11263,10 +11695,6 @@ impl RosterCallResult {
       Err(thrift::Error::User(Box::new(self.timed_out.unwrap())))
     } else if self.overloaded.is_some() {
       Err(thrift::Error::User(Box::new(self.overloaded.unwrap())))
-    } else if self.invalid.is_some() {
-      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
-    } else if self.denied.is_some() {
-      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
     } else if self.result_value.is_some() {
       Ok(self.result_value.unwrap())
     } else {
@@ -11283,12 +11711,12 @@ impl RosterCallResult {
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterCallResult> {
     i_prot.read_struct_begin()?;
     let mut f_0: Option<CallResult> = None;
-    let mut f_1: Option<NoMaster> = None;
-    let mut f_2: Option<CallFailed> = None;
-    let mut f_3: Option<CallTimedOut> = None;
-    let mut f_4: Option<Overloaded> = None;
-    let mut f_5: Option<InvalidRequest> = None;
-    let mut f_6: Option<AccessDenied> = None;
+    let mut f_4: Option<InvalidRequest> = None;
+    let mut f_5: Option<AccessDenied> = None;
+    let mut f_6: Option<NoMaster> = None;
+    let mut f_7: Option<CallFailed> = None;
+    let mut f_8: Option<CallTimedOut> = None;
+    let mut f_9: Option<Overloaded> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -11300,29 +11728,29 @@ impl RosterCallResult {
           let val = CallResult::read_from_in_protocol(i_prot)?;
           f_0 = Some(val);
         },
-        1 => {
-          let val = NoMaster::read_from_in_protocol(i_prot)?;
-          f_1 = Some(val);
-        },
-        2 => {
-          let val = CallFailed::read_from_in_protocol(i_prot)?;
-          f_2 = Some(val);
-        },
-        3 => {
-          let val = CallTimedOut::read_from_in_protocol(i_prot)?;
-          f_3 = Some(val);
-        },
         4 => {
-          let val = Overloaded::read_from_in_protocol(i_prot)?;
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
           f_4 = Some(val);
         },
         5 => {
-          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
           f_5 = Some(val);
         },
         6 => {
-          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          let val = NoMaster::read_from_in_protocol(i_prot)?;
           f_6 = Some(val);
+        },
+        7 => {
+          let val = CallFailed::read_from_in_protocol(i_prot)?;
+          f_7 = Some(val);
+        },
+        8 => {
+          let val = CallTimedOut::read_from_in_protocol(i_prot)?;
+          f_8 = Some(val);
+        },
+        9 => {
+          let val = Overloaded::read_from_in_protocol(i_prot)?;
+          f_9 = Some(val);
         },
         _ => {
           i_prot.skip(field_ident.field_type)?;
@@ -11333,12 +11761,12 @@ impl RosterCallResult {
     i_prot.read_struct_end()?;
     let ret = RosterCallResult {
       result_value: f_0,
-      no_master: f_1,
-      failed: f_2,
-      timed_out: f_3,
-      overloaded: f_4,
-      invalid: f_5,
-      denied: f_6,
+      invalid: f_4,
+      denied: f_5,
+      no_master: f_6,
+      failed: f_7,
+      timed_out: f_8,
+      overloaded: f_9,
     };
     Ok(ret)
   }
@@ -11350,478 +11778,33 @@ impl RosterCallResult {
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
-    if let Some(ref fld_var) = self.no_master {
-      o_prot.write_field_begin(&TFieldIdentifier::new("noMaster", TType::Struct, 1))?;
-      fld_var.write_to_out_protocol(o_prot)?;
-      o_prot.write_field_end()?
-    }
-    if let Some(ref fld_var) = self.failed {
-      o_prot.write_field_begin(&TFieldIdentifier::new("failed", TType::Struct, 2))?;
-      fld_var.write_to_out_protocol(o_prot)?;
-      o_prot.write_field_end()?
-    }
-    if let Some(ref fld_var) = self.timed_out {
-      o_prot.write_field_begin(&TFieldIdentifier::new("timedOut", TType::Struct, 3))?;
-      fld_var.write_to_out_protocol(o_prot)?;
-      o_prot.write_field_end()?
-    }
-    if let Some(ref fld_var) = self.overloaded {
-      o_prot.write_field_begin(&TFieldIdentifier::new("overloaded", TType::Struct, 4))?;
-      fld_var.write_to_out_protocol(o_prot)?;
-      o_prot.write_field_end()?
-    }
     if let Some(ref fld_var) = self.invalid {
-      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 5))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 4))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.denied {
-      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 6))?;
-      fld_var.write_to_out_protocol(o_prot)?;
-      o_prot.write_field_end()?
-    }
-    o_prot.write_field_stop()?;
-    o_prot.write_struct_end()
-  }
-}
-
-//
-// RosterCallWhereArgs
-//
-
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-struct RosterCallWhereArgs {
-  call: Call,
-  filter: Filter,
-}
-
-impl RosterCallWhereArgs {
-  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterCallWhereArgs> {
-    i_prot.read_struct_begin()?;
-    let mut f_1: Option<Call> = None;
-    let mut f_2: Option<Filter> = None;
-    loop {
-      let field_ident = i_prot.read_field_begin()?;
-      if field_ident.field_type == TType::Stop {
-        break;
-      }
-      let field_id = field_id(&field_ident)?;
-      match field_id {
-        1 => {
-          let val = Call::read_from_in_protocol(i_prot)?;
-          f_1 = Some(val);
-        },
-        2 => {
-          let val = Filter::read_from_in_protocol(i_prot)?;
-          f_2 = Some(val);
-        },
-        _ => {
-          i_prot.skip(field_ident.field_type)?;
-        },
-      };
-      i_prot.read_field_end()?;
-    }
-    i_prot.read_struct_end()?;
-    verify_required_field_exists("RosterCallWhereArgs.call", &f_1)?;
-    verify_required_field_exists("RosterCallWhereArgs.filter", &f_2)?;
-    let ret = RosterCallWhereArgs {
-      call: f_1.expect("auto-generated code should have checked for presence of required fields"),
-      filter: f_2.expect("auto-generated code should have checked for presence of required fields"),
-    };
-    Ok(ret)
-  }
-  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("callWhere_args");
-    o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("call", TType::Struct, 1))?;
-    self.call.write_to_out_protocol(o_prot)?;
-    o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("filter", TType::Struct, 2))?;
-    self.filter.write_to_out_protocol(o_prot)?;
-    o_prot.write_field_end()?;
-    o_prot.write_field_stop()?;
-    o_prot.write_struct_end()
-  }
-}
-
-//
-// RosterCallWhereResult
-//
-
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-struct RosterCallWhereResult {
-  result_value: Option<CallResult>,
-  no_master: Option<NoMaster>,
-  failed: Option<CallFailed>,
-  timed_out: Option<CallTimedOut>,
-  overloaded: Option<Overloaded>,
-  invalid: Option<InvalidRequest>,
-  denied: Option<AccessDenied>,
-}
-
-impl RosterCallWhereResult {
-  fn ok_or(self) -> thrift::Result<CallResult> {
-    if self.no_master.is_some() {
-      Err(thrift::Error::User(Box::new(self.no_master.unwrap())))
-    } else if self.failed.is_some() {
-      Err(thrift::Error::User(Box::new(self.failed.unwrap())))
-    } else if self.timed_out.is_some() {
-      Err(thrift::Error::User(Box::new(self.timed_out.unwrap())))
-    } else if self.overloaded.is_some() {
-      Err(thrift::Error::User(Box::new(self.overloaded.unwrap())))
-    } else if self.invalid.is_some() {
-      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
-    } else if self.denied.is_some() {
-      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
-    } else if self.result_value.is_some() {
-      Ok(self.result_value.unwrap())
-    } else {
-      Err(
-        thrift::Error::Application(
-          ApplicationError::new(
-            ApplicationErrorKind::MissingResult,
-            "no result received for RosterCallWhere"
-          )
-        )
-      )
-    }
-  }
-  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterCallWhereResult> {
-    i_prot.read_struct_begin()?;
-    let mut f_0: Option<CallResult> = None;
-    let mut f_1: Option<NoMaster> = None;
-    let mut f_2: Option<CallFailed> = None;
-    let mut f_3: Option<CallTimedOut> = None;
-    let mut f_4: Option<Overloaded> = None;
-    let mut f_5: Option<InvalidRequest> = None;
-    let mut f_6: Option<AccessDenied> = None;
-    loop {
-      let field_ident = i_prot.read_field_begin()?;
-      if field_ident.field_type == TType::Stop {
-        break;
-      }
-      let field_id = field_id(&field_ident)?;
-      match field_id {
-        0 => {
-          let val = CallResult::read_from_in_protocol(i_prot)?;
-          f_0 = Some(val);
-        },
-        1 => {
-          let val = NoMaster::read_from_in_protocol(i_prot)?;
-          f_1 = Some(val);
-        },
-        2 => {
-          let val = CallFailed::read_from_in_protocol(i_prot)?;
-          f_2 = Some(val);
-        },
-        3 => {
-          let val = CallTimedOut::read_from_in_protocol(i_prot)?;
-          f_3 = Some(val);
-        },
-        4 => {
-          let val = Overloaded::read_from_in_protocol(i_prot)?;
-          f_4 = Some(val);
-        },
-        5 => {
-          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
-          f_5 = Some(val);
-        },
-        6 => {
-          let val = AccessDenied::read_from_in_protocol(i_prot)?;
-          f_6 = Some(val);
-        },
-        _ => {
-          i_prot.skip(field_ident.field_type)?;
-        },
-      };
-      i_prot.read_field_end()?;
-    }
-    i_prot.read_struct_end()?;
-    let ret = RosterCallWhereResult {
-      result_value: f_0,
-      no_master: f_1,
-      failed: f_2,
-      timed_out: f_3,
-      overloaded: f_4,
-      invalid: f_5,
-      denied: f_6,
-    };
-    Ok(ret)
-  }
-  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("RosterCallWhereResult");
-    o_prot.write_struct_begin(&struct_ident)?;
-    if let Some(ref fld_var) = self.result_value {
-      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 5))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.no_master {
-      o_prot.write_field_begin(&TFieldIdentifier::new("noMaster", TType::Struct, 1))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("noMaster", TType::Struct, 6))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.failed {
-      o_prot.write_field_begin(&TFieldIdentifier::new("failed", TType::Struct, 2))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("failed", TType::Struct, 7))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.timed_out {
-      o_prot.write_field_begin(&TFieldIdentifier::new("timedOut", TType::Struct, 3))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("timedOut", TType::Struct, 8))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.overloaded {
-      o_prot.write_field_begin(&TFieldIdentifier::new("overloaded", TType::Struct, 4))?;
-      fld_var.write_to_out_protocol(o_prot)?;
-      o_prot.write_field_end()?
-    }
-    if let Some(ref fld_var) = self.invalid {
-      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 5))?;
-      fld_var.write_to_out_protocol(o_prot)?;
-      o_prot.write_field_end()?
-    }
-    if let Some(ref fld_var) = self.denied {
-      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 6))?;
-      fld_var.write_to_out_protocol(o_prot)?;
-      o_prot.write_field_end()?
-    }
-    o_prot.write_field_stop()?;
-    o_prot.write_struct_end()
-  }
-}
-
-//
-// RosterCallOnArgs
-//
-
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-struct RosterCallOnArgs {
-  master_id: String,
-  service_name: String,
-  method: String,
-  call_arguments: Vec<u8>,
-  options: CallOptions,
-}
-
-impl RosterCallOnArgs {
-  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterCallOnArgs> {
-    i_prot.read_struct_begin()?;
-    let mut f_1: Option<String> = None;
-    let mut f_2: Option<String> = None;
-    let mut f_3: Option<String> = None;
-    let mut f_4: Option<Vec<u8>> = None;
-    let mut f_5: Option<CallOptions> = None;
-    loop {
-      let field_ident = i_prot.read_field_begin()?;
-      if field_ident.field_type == TType::Stop {
-        break;
-      }
-      let field_id = field_id(&field_ident)?;
-      match field_id {
-        1 => {
-          let val = i_prot.read_string()?;
-          f_1 = Some(val);
-        },
-        2 => {
-          let val = i_prot.read_string()?;
-          f_2 = Some(val);
-        },
-        3 => {
-          let val = i_prot.read_string()?;
-          f_3 = Some(val);
-        },
-        4 => {
-          let val = i_prot.read_bytes()?;
-          f_4 = Some(val);
-        },
-        5 => {
-          let val = CallOptions::read_from_in_protocol(i_prot)?;
-          f_5 = Some(val);
-        },
-        _ => {
-          i_prot.skip(field_ident.field_type)?;
-        },
-      };
-      i_prot.read_field_end()?;
-    }
-    i_prot.read_struct_end()?;
-    verify_required_field_exists("RosterCallOnArgs.master_id", &f_1)?;
-    verify_required_field_exists("RosterCallOnArgs.service_name", &f_2)?;
-    verify_required_field_exists("RosterCallOnArgs.method", &f_3)?;
-    verify_required_field_exists("RosterCallOnArgs.call_arguments", &f_4)?;
-    verify_required_field_exists("RosterCallOnArgs.options", &f_5)?;
-    let ret = RosterCallOnArgs {
-      master_id: f_1.expect("auto-generated code should have checked for presence of required fields"),
-      service_name: f_2.expect("auto-generated code should have checked for presence of required fields"),
-      method: f_3.expect("auto-generated code should have checked for presence of required fields"),
-      call_arguments: f_4.expect("auto-generated code should have checked for presence of required fields"),
-      options: f_5.expect("auto-generated code should have checked for presence of required fields"),
-    };
-    Ok(ret)
-  }
-  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("callOn_args");
-    o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("masterId", TType::String, 1))?;
-    o_prot.write_string(&self.master_id)?;
-    o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("serviceName", TType::String, 2))?;
-    o_prot.write_string(&self.service_name)?;
-    o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("method", TType::String, 3))?;
-    o_prot.write_string(&self.method)?;
-    o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("callArguments", TType::String, 4))?;
-    o_prot.write_bytes(&self.call_arguments)?;
-    o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("options", TType::Struct, 5))?;
-    self.options.write_to_out_protocol(o_prot)?;
-    o_prot.write_field_end()?;
-    o_prot.write_field_stop()?;
-    o_prot.write_struct_end()
-  }
-}
-
-//
-// RosterCallOnResult
-//
-
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-struct RosterCallOnResult {
-  result_value: Option<CallResult>,
-  no_master: Option<NoMaster>,
-  failed: Option<CallFailed>,
-  timed_out: Option<CallTimedOut>,
-  overloaded: Option<Overloaded>,
-  invalid: Option<InvalidRequest>,
-  denied: Option<AccessDenied>,
-}
-
-impl RosterCallOnResult {
-  fn ok_or(self) -> thrift::Result<CallResult> {
-    if self.no_master.is_some() {
-      Err(thrift::Error::User(Box::new(self.no_master.unwrap())))
-    } else if self.failed.is_some() {
-      Err(thrift::Error::User(Box::new(self.failed.unwrap())))
-    } else if self.timed_out.is_some() {
-      Err(thrift::Error::User(Box::new(self.timed_out.unwrap())))
-    } else if self.overloaded.is_some() {
-      Err(thrift::Error::User(Box::new(self.overloaded.unwrap())))
-    } else if self.invalid.is_some() {
-      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
-    } else if self.denied.is_some() {
-      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
-    } else if self.result_value.is_some() {
-      Ok(self.result_value.unwrap())
-    } else {
-      Err(
-        thrift::Error::Application(
-          ApplicationError::new(
-            ApplicationErrorKind::MissingResult,
-            "no result received for RosterCallOn"
-          )
-        )
-      )
-    }
-  }
-  fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterCallOnResult> {
-    i_prot.read_struct_begin()?;
-    let mut f_0: Option<CallResult> = None;
-    let mut f_1: Option<NoMaster> = None;
-    let mut f_2: Option<CallFailed> = None;
-    let mut f_3: Option<CallTimedOut> = None;
-    let mut f_4: Option<Overloaded> = None;
-    let mut f_5: Option<InvalidRequest> = None;
-    let mut f_6: Option<AccessDenied> = None;
-    loop {
-      let field_ident = i_prot.read_field_begin()?;
-      if field_ident.field_type == TType::Stop {
-        break;
-      }
-      let field_id = field_id(&field_ident)?;
-      match field_id {
-        0 => {
-          let val = CallResult::read_from_in_protocol(i_prot)?;
-          f_0 = Some(val);
-        },
-        1 => {
-          let val = NoMaster::read_from_in_protocol(i_prot)?;
-          f_1 = Some(val);
-        },
-        2 => {
-          let val = CallFailed::read_from_in_protocol(i_prot)?;
-          f_2 = Some(val);
-        },
-        3 => {
-          let val = CallTimedOut::read_from_in_protocol(i_prot)?;
-          f_3 = Some(val);
-        },
-        4 => {
-          let val = Overloaded::read_from_in_protocol(i_prot)?;
-          f_4 = Some(val);
-        },
-        5 => {
-          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
-          f_5 = Some(val);
-        },
-        6 => {
-          let val = AccessDenied::read_from_in_protocol(i_prot)?;
-          f_6 = Some(val);
-        },
-        _ => {
-          i_prot.skip(field_ident.field_type)?;
-        },
-      };
-      i_prot.read_field_end()?;
-    }
-    i_prot.read_struct_end()?;
-    let ret = RosterCallOnResult {
-      result_value: f_0,
-      no_master: f_1,
-      failed: f_2,
-      timed_out: f_3,
-      overloaded: f_4,
-      invalid: f_5,
-      denied: f_6,
-    };
-    Ok(ret)
-  }
-  fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("RosterCallOnResult");
-    o_prot.write_struct_begin(&struct_ident)?;
-    if let Some(ref fld_var) = self.result_value {
-      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
-      fld_var.write_to_out_protocol(o_prot)?;
-      o_prot.write_field_end()?
-    }
-    if let Some(ref fld_var) = self.no_master {
-      o_prot.write_field_begin(&TFieldIdentifier::new("noMaster", TType::Struct, 1))?;
-      fld_var.write_to_out_protocol(o_prot)?;
-      o_prot.write_field_end()?
-    }
-    if let Some(ref fld_var) = self.failed {
-      o_prot.write_field_begin(&TFieldIdentifier::new("failed", TType::Struct, 2))?;
-      fld_var.write_to_out_protocol(o_prot)?;
-      o_prot.write_field_end()?
-    }
-    if let Some(ref fld_var) = self.timed_out {
-      o_prot.write_field_begin(&TFieldIdentifier::new("timedOut", TType::Struct, 3))?;
-      fld_var.write_to_out_protocol(o_prot)?;
-      o_prot.write_field_end()?
-    }
-    if let Some(ref fld_var) = self.overloaded {
-      o_prot.write_field_begin(&TFieldIdentifier::new("overloaded", TType::Struct, 4))?;
-      fld_var.write_to_out_protocol(o_prot)?;
-      o_prot.write_field_end()?
-    }
-    if let Some(ref fld_var) = self.invalid {
-      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 5))?;
-      fld_var.write_to_out_protocol(o_prot)?;
-      o_prot.write_field_end()?
-    }
-    if let Some(ref fld_var) = self.denied {
-      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 6))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("overloaded", TType::Struct, 9))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -11836,19 +11819,13 @@ impl RosterCallOnResult {
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct RosterCallAllArgs {
-  service_name: String,
-  method: String,
-  call_arguments: Vec<u8>,
-  options: CallOptions,
+  request: Call,
 }
 
 impl RosterCallAllArgs {
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterCallAllArgs> {
     i_prot.read_struct_begin()?;
-    let mut f_1: Option<String> = None;
-    let mut f_2: Option<String> = None;
-    let mut f_3: Option<Vec<u8>> = None;
-    let mut f_4: Option<CallOptions> = None;
+    let mut f_1: Option<Call> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -11857,20 +11834,8 @@ impl RosterCallAllArgs {
       let field_id = field_id(&field_ident)?;
       match field_id {
         1 => {
-          let val = i_prot.read_string()?;
+          let val = Call::read_from_in_protocol(i_prot)?;
           f_1 = Some(val);
-        },
-        2 => {
-          let val = i_prot.read_string()?;
-          f_2 = Some(val);
-        },
-        3 => {
-          let val = i_prot.read_bytes()?;
-          f_3 = Some(val);
-        },
-        4 => {
-          let val = CallOptions::read_from_in_protocol(i_prot)?;
-          f_4 = Some(val);
         },
         _ => {
           i_prot.skip(field_ident.field_type)?;
@@ -11879,32 +11844,17 @@ impl RosterCallAllArgs {
       i_prot.read_field_end()?;
     }
     i_prot.read_struct_end()?;
-    verify_required_field_exists("RosterCallAllArgs.service_name", &f_1)?;
-    verify_required_field_exists("RosterCallAllArgs.method", &f_2)?;
-    verify_required_field_exists("RosterCallAllArgs.call_arguments", &f_3)?;
-    verify_required_field_exists("RosterCallAllArgs.options", &f_4)?;
+    verify_required_field_exists("RosterCallAllArgs.request", &f_1)?;
     let ret = RosterCallAllArgs {
-      service_name: f_1.expect("auto-generated code should have checked for presence of required fields"),
-      method: f_2.expect("auto-generated code should have checked for presence of required fields"),
-      call_arguments: f_3.expect("auto-generated code should have checked for presence of required fields"),
-      options: f_4.expect("auto-generated code should have checked for presence of required fields"),
+      request: f_1.expect("auto-generated code should have checked for presence of required fields"),
     };
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let struct_ident = TStructIdentifier::new("callAll_args");
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("serviceName", TType::String, 1))?;
-    o_prot.write_string(&self.service_name)?;
-    o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("method", TType::String, 2))?;
-    o_prot.write_string(&self.method)?;
-    o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("callArguments", TType::String, 3))?;
-    o_prot.write_bytes(&self.call_arguments)?;
-    o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("options", TType::Struct, 4))?;
-    self.options.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    self.request.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
@@ -11917,20 +11867,23 @@ impl RosterCallAllArgs {
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct RosterCallAllResult {
-  result_value: Option<Vec<CallOutcome>>,
-  no_master: Option<NoMaster>,
+  result_value: Option<CallsReply>,
   invalid: Option<InvalidRequest>,
   denied: Option<AccessDenied>,
+  no_master: Option<NoMaster>,
+  overloaded: Option<Overloaded>,
 }
 
 impl RosterCallAllResult {
-  fn ok_or(self) -> thrift::Result<Vec<CallOutcome>> {
-    if self.no_master.is_some() {
-      Err(thrift::Error::User(Box::new(self.no_master.unwrap())))
-    } else if self.invalid.is_some() {
+  fn ok_or(self) -> thrift::Result<CallsReply> {
+    if self.invalid.is_some() {
       Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
     } else if self.denied.is_some() {
       Err(thrift::Error::User(Box::new(self.denied.unwrap())))
+    } else if self.no_master.is_some() {
+      Err(thrift::Error::User(Box::new(self.no_master.unwrap())))
+    } else if self.overloaded.is_some() {
+      Err(thrift::Error::User(Box::new(self.overloaded.unwrap())))
     } else if self.result_value.is_some() {
       Ok(self.result_value.unwrap())
     } else {
@@ -11946,10 +11899,11 @@ impl RosterCallAllResult {
   }
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterCallAllResult> {
     i_prot.read_struct_begin()?;
-    let mut f_0: Option<Vec<CallOutcome>> = None;
-    let mut f_1: Option<NoMaster> = None;
-    let mut f_2: Option<InvalidRequest> = None;
-    let mut f_3: Option<AccessDenied> = None;
+    let mut f_0: Option<CallsReply> = None;
+    let mut f_4: Option<InvalidRequest> = None;
+    let mut f_5: Option<AccessDenied> = None;
+    let mut f_6: Option<NoMaster> = None;
+    let mut f_9: Option<Overloaded> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -11958,26 +11912,24 @@ impl RosterCallAllResult {
       let field_id = field_id(&field_ident)?;
       match field_id {
         0 => {
-          let list_ident = i_prot.read_list_begin()?;
-          let mut val: Vec<CallOutcome> = Vec::with_capacity(list_ident.size as usize);
-          for _ in 0..list_ident.size {
-            let list_elem_31 = CallOutcome::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_31);
-          }
-          i_prot.read_list_end()?;
+          let val = CallsReply::read_from_in_protocol(i_prot)?;
           f_0 = Some(val);
         },
-        1 => {
-          let val = NoMaster::read_from_in_protocol(i_prot)?;
-          f_1 = Some(val);
-        },
-        2 => {
+        4 => {
           let val = InvalidRequest::read_from_in_protocol(i_prot)?;
-          f_2 = Some(val);
+          f_4 = Some(val);
         },
-        3 => {
+        5 => {
           let val = AccessDenied::read_from_in_protocol(i_prot)?;
-          f_3 = Some(val);
+          f_5 = Some(val);
+        },
+        6 => {
+          let val = NoMaster::read_from_in_protocol(i_prot)?;
+          f_6 = Some(val);
+        },
+        9 => {
+          let val = Overloaded::read_from_in_protocol(i_prot)?;
+          f_9 = Some(val);
         },
         _ => {
           i_prot.skip(field_ident.field_type)?;
@@ -11988,9 +11940,10 @@ impl RosterCallAllResult {
     i_prot.read_struct_end()?;
     let ret = RosterCallAllResult {
       result_value: f_0,
-      no_master: f_1,
-      invalid: f_2,
-      denied: f_3,
+      invalid: f_4,
+      denied: f_5,
+      no_master: f_6,
+      overloaded: f_9,
     };
     Ok(ret)
   }
@@ -11998,26 +11951,27 @@ impl RosterCallAllResult {
     let struct_ident = TStructIdentifier::new("RosterCallAllResult");
     o_prot.write_struct_begin(&struct_ident)?;
     if let Some(ref fld_var) = self.result_value {
-      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::List, 0))?;
-      o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, fld_var.len() as i32))?;
-      for e in fld_var {
-        e.write_to_out_protocol(o_prot)?;
-      }
-      o_prot.write_list_end()?;
-      o_prot.write_field_end()?
-    }
-    if let Some(ref fld_var) = self.no_master {
-      o_prot.write_field_begin(&TFieldIdentifier::new("noMaster", TType::Struct, 1))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.invalid {
-      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 2))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 4))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.denied {
-      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 3))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 5))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.no_master {
+      o_prot.write_field_begin(&TFieldIdentifier::new("noMaster", TType::Struct, 6))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.overloaded {
+      o_prot.write_field_begin(&TFieldIdentifier::new("overloaded", TType::Struct, 9))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -12032,13 +11986,13 @@ impl RosterCallAllResult {
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct RosterCallManyArgs {
-  calls: Vec<Call>,
+  request: CallsRequest,
 }
 
 impl RosterCallManyArgs {
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterCallManyArgs> {
     i_prot.read_struct_begin()?;
-    let mut f_1: Option<Vec<Call>> = None;
+    let mut f_1: Option<CallsRequest> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -12047,13 +12001,7 @@ impl RosterCallManyArgs {
       let field_id = field_id(&field_ident)?;
       match field_id {
         1 => {
-          let list_ident = i_prot.read_list_begin()?;
-          let mut val: Vec<Call> = Vec::with_capacity(list_ident.size as usize);
-          for _ in 0..list_ident.size {
-            let list_elem_32 = Call::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_32);
-          }
-          i_prot.read_list_end()?;
+          let val = CallsRequest::read_from_in_protocol(i_prot)?;
           f_1 = Some(val);
         },
         _ => {
@@ -12063,21 +12011,17 @@ impl RosterCallManyArgs {
       i_prot.read_field_end()?;
     }
     i_prot.read_struct_end()?;
-    verify_required_field_exists("RosterCallManyArgs.calls", &f_1)?;
+    verify_required_field_exists("RosterCallManyArgs.request", &f_1)?;
     let ret = RosterCallManyArgs {
-      calls: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      request: f_1.expect("auto-generated code should have checked for presence of required fields"),
     };
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let struct_ident = TStructIdentifier::new("callMany_args");
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("calls", TType::List, 1))?;
-    o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.calls.len() as i32))?;
-    for e in &self.calls {
-      e.write_to_out_protocol(o_prot)?;
-    }
-    o_prot.write_list_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    self.request.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
@@ -12090,17 +12034,20 @@ impl RosterCallManyArgs {
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct RosterCallManyResult {
-  result_value: Option<Vec<CallOutcome>>,
+  result_value: Option<CallsReply>,
   invalid: Option<InvalidRequest>,
   denied: Option<AccessDenied>,
+  overloaded: Option<Overloaded>,
 }
 
 impl RosterCallManyResult {
-  fn ok_or(self) -> thrift::Result<Vec<CallOutcome>> {
+  fn ok_or(self) -> thrift::Result<CallsReply> {
     if self.invalid.is_some() {
       Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
     } else if self.denied.is_some() {
       Err(thrift::Error::User(Box::new(self.denied.unwrap())))
+    } else if self.overloaded.is_some() {
+      Err(thrift::Error::User(Box::new(self.overloaded.unwrap())))
     } else if self.result_value.is_some() {
       Ok(self.result_value.unwrap())
     } else {
@@ -12116,9 +12063,10 @@ impl RosterCallManyResult {
   }
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterCallManyResult> {
     i_prot.read_struct_begin()?;
-    let mut f_0: Option<Vec<CallOutcome>> = None;
-    let mut f_1: Option<InvalidRequest> = None;
-    let mut f_2: Option<AccessDenied> = None;
+    let mut f_0: Option<CallsReply> = None;
+    let mut f_4: Option<InvalidRequest> = None;
+    let mut f_5: Option<AccessDenied> = None;
+    let mut f_9: Option<Overloaded> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -12127,22 +12075,20 @@ impl RosterCallManyResult {
       let field_id = field_id(&field_ident)?;
       match field_id {
         0 => {
-          let list_ident = i_prot.read_list_begin()?;
-          let mut val: Vec<CallOutcome> = Vec::with_capacity(list_ident.size as usize);
-          for _ in 0..list_ident.size {
-            let list_elem_33 = CallOutcome::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_33);
-          }
-          i_prot.read_list_end()?;
+          let val = CallsReply::read_from_in_protocol(i_prot)?;
           f_0 = Some(val);
         },
-        1 => {
+        4 => {
           let val = InvalidRequest::read_from_in_protocol(i_prot)?;
-          f_1 = Some(val);
+          f_4 = Some(val);
         },
-        2 => {
+        5 => {
           let val = AccessDenied::read_from_in_protocol(i_prot)?;
-          f_2 = Some(val);
+          f_5 = Some(val);
+        },
+        9 => {
+          let val = Overloaded::read_from_in_protocol(i_prot)?;
+          f_9 = Some(val);
         },
         _ => {
           i_prot.skip(field_ident.field_type)?;
@@ -12153,8 +12099,9 @@ impl RosterCallManyResult {
     i_prot.read_struct_end()?;
     let ret = RosterCallManyResult {
       result_value: f_0,
-      invalid: f_1,
-      denied: f_2,
+      invalid: f_4,
+      denied: f_5,
+      overloaded: f_9,
     };
     Ok(ret)
   }
@@ -12162,21 +12109,22 @@ impl RosterCallManyResult {
     let struct_ident = TStructIdentifier::new("RosterCallManyResult");
     o_prot.write_struct_begin(&struct_ident)?;
     if let Some(ref fld_var) = self.result_value {
-      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::List, 0))?;
-      o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, fld_var.len() as i32))?;
-      for e in fld_var {
-        e.write_to_out_protocol(o_prot)?;
-      }
-      o_prot.write_list_end()?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
+      fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.invalid {
-      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 1))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 4))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.denied {
-      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 2))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 5))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.overloaded {
+      o_prot.write_field_begin(&TFieldIdentifier::new("overloaded", TType::Struct, 9))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -12191,15 +12139,13 @@ impl RosterCallManyResult {
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct RosterCallInOrderArgs {
-  calls: Vec<Call>,
-  master_id: String,
+  request: CallsRequest,
 }
 
 impl RosterCallInOrderArgs {
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterCallInOrderArgs> {
     i_prot.read_struct_begin()?;
-    let mut f_1: Option<Vec<Call>> = None;
-    let mut f_2: Option<String> = None;
+    let mut f_1: Option<CallsRequest> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -12208,18 +12154,8 @@ impl RosterCallInOrderArgs {
       let field_id = field_id(&field_ident)?;
       match field_id {
         1 => {
-          let list_ident = i_prot.read_list_begin()?;
-          let mut val: Vec<Call> = Vec::with_capacity(list_ident.size as usize);
-          for _ in 0..list_ident.size {
-            let list_elem_34 = Call::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_34);
-          }
-          i_prot.read_list_end()?;
+          let val = CallsRequest::read_from_in_protocol(i_prot)?;
           f_1 = Some(val);
-        },
-        2 => {
-          let val = i_prot.read_string()?;
-          f_2 = Some(val);
         },
         _ => {
           i_prot.skip(field_ident.field_type)?;
@@ -12228,26 +12164,17 @@ impl RosterCallInOrderArgs {
       i_prot.read_field_end()?;
     }
     i_prot.read_struct_end()?;
-    verify_required_field_exists("RosterCallInOrderArgs.calls", &f_1)?;
-    verify_required_field_exists("RosterCallInOrderArgs.master_id", &f_2)?;
+    verify_required_field_exists("RosterCallInOrderArgs.request", &f_1)?;
     let ret = RosterCallInOrderArgs {
-      calls: f_1.expect("auto-generated code should have checked for presence of required fields"),
-      master_id: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      request: f_1.expect("auto-generated code should have checked for presence of required fields"),
     };
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let struct_ident = TStructIdentifier::new("callInOrder_args");
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("calls", TType::List, 1))?;
-    o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.calls.len() as i32))?;
-    for e in &self.calls {
-      e.write_to_out_protocol(o_prot)?;
-    }
-    o_prot.write_list_end()?;
-    o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("masterId", TType::String, 2))?;
-    o_prot.write_string(&self.master_id)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    self.request.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
@@ -12260,17 +12187,20 @@ impl RosterCallInOrderArgs {
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct RosterCallInOrderResult {
-  result_value: Option<Vec<CallOutcome>>,
+  result_value: Option<CallsReply>,
   invalid: Option<InvalidRequest>,
   denied: Option<AccessDenied>,
+  overloaded: Option<Overloaded>,
 }
 
 impl RosterCallInOrderResult {
-  fn ok_or(self) -> thrift::Result<Vec<CallOutcome>> {
+  fn ok_or(self) -> thrift::Result<CallsReply> {
     if self.invalid.is_some() {
       Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
     } else if self.denied.is_some() {
       Err(thrift::Error::User(Box::new(self.denied.unwrap())))
+    } else if self.overloaded.is_some() {
+      Err(thrift::Error::User(Box::new(self.overloaded.unwrap())))
     } else if self.result_value.is_some() {
       Ok(self.result_value.unwrap())
     } else {
@@ -12286,9 +12216,10 @@ impl RosterCallInOrderResult {
   }
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterCallInOrderResult> {
     i_prot.read_struct_begin()?;
-    let mut f_0: Option<Vec<CallOutcome>> = None;
-    let mut f_1: Option<InvalidRequest> = None;
-    let mut f_2: Option<AccessDenied> = None;
+    let mut f_0: Option<CallsReply> = None;
+    let mut f_4: Option<InvalidRequest> = None;
+    let mut f_5: Option<AccessDenied> = None;
+    let mut f_9: Option<Overloaded> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -12297,22 +12228,20 @@ impl RosterCallInOrderResult {
       let field_id = field_id(&field_ident)?;
       match field_id {
         0 => {
-          let list_ident = i_prot.read_list_begin()?;
-          let mut val: Vec<CallOutcome> = Vec::with_capacity(list_ident.size as usize);
-          for _ in 0..list_ident.size {
-            let list_elem_35 = CallOutcome::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_35);
-          }
-          i_prot.read_list_end()?;
+          let val = CallsReply::read_from_in_protocol(i_prot)?;
           f_0 = Some(val);
         },
-        1 => {
+        4 => {
           let val = InvalidRequest::read_from_in_protocol(i_prot)?;
-          f_1 = Some(val);
+          f_4 = Some(val);
         },
-        2 => {
+        5 => {
           let val = AccessDenied::read_from_in_protocol(i_prot)?;
-          f_2 = Some(val);
+          f_5 = Some(val);
+        },
+        9 => {
+          let val = Overloaded::read_from_in_protocol(i_prot)?;
+          f_9 = Some(val);
         },
         _ => {
           i_prot.skip(field_ident.field_type)?;
@@ -12323,8 +12252,9 @@ impl RosterCallInOrderResult {
     i_prot.read_struct_end()?;
     let ret = RosterCallInOrderResult {
       result_value: f_0,
-      invalid: f_1,
-      denied: f_2,
+      invalid: f_4,
+      denied: f_5,
+      overloaded: f_9,
     };
     Ok(ret)
   }
@@ -12332,21 +12262,22 @@ impl RosterCallInOrderResult {
     let struct_ident = TStructIdentifier::new("RosterCallInOrderResult");
     o_prot.write_struct_begin(&struct_ident)?;
     if let Some(ref fld_var) = self.result_value {
-      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::List, 0))?;
-      o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, fld_var.len() as i32))?;
-      for e in fld_var {
-        e.write_to_out_protocol(o_prot)?;
-      }
-      o_prot.write_list_end()?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
+      fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.invalid {
-      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 1))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 4))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.denied {
-      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 2))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 5))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.overloaded {
+      o_prot.write_field_begin(&TFieldIdentifier::new("overloaded", TType::Struct, 9))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -12361,15 +12292,13 @@ impl RosterCallInOrderResult {
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct RosterStartCallArgs {
-  call: Call,
-  master_id: String,
+  request: Call,
 }
 
 impl RosterStartCallArgs {
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterStartCallArgs> {
     i_prot.read_struct_begin()?;
     let mut f_1: Option<Call> = None;
-    let mut f_2: Option<String> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -12381,10 +12310,6 @@ impl RosterStartCallArgs {
           let val = Call::read_from_in_protocol(i_prot)?;
           f_1 = Some(val);
         },
-        2 => {
-          let val = i_prot.read_string()?;
-          f_2 = Some(val);
-        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -12392,22 +12317,17 @@ impl RosterStartCallArgs {
       i_prot.read_field_end()?;
     }
     i_prot.read_struct_end()?;
-    verify_required_field_exists("RosterStartCallArgs.call", &f_1)?;
-    verify_required_field_exists("RosterStartCallArgs.master_id", &f_2)?;
+    verify_required_field_exists("RosterStartCallArgs.request", &f_1)?;
     let ret = RosterStartCallArgs {
-      call: f_1.expect("auto-generated code should have checked for presence of required fields"),
-      master_id: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      request: f_1.expect("auto-generated code should have checked for presence of required fields"),
     };
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let struct_ident = TStructIdentifier::new("startCall_args");
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("call", TType::Struct, 1))?;
-    self.call.write_to_out_protocol(o_prot)?;
-    o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("masterId", TType::String, 2))?;
-    o_prot.write_string(&self.master_id)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    self.request.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
@@ -12421,17 +12341,21 @@ impl RosterStartCallArgs {
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct RosterStartCallResult {
   result_value: Option<CallValues>,
+  invalid: Option<InvalidRequest>,
+  denied: Option<AccessDenied>,
   no_master: Option<NoMaster>,
   failed: Option<CallFailed>,
   timed_out: Option<CallTimedOut>,
   overloaded: Option<Overloaded>,
-  invalid: Option<InvalidRequest>,
-  denied: Option<AccessDenied>,
 }
 
 impl RosterStartCallResult {
   fn ok_or(self) -> thrift::Result<CallValues> {
-    if self.no_master.is_some() {
+    if self.invalid.is_some() {
+      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.denied.is_some() {
+      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
+    } else if self.no_master.is_some() {
       Err(thrift::Error::User(Box::new(self.no_master.unwrap())))
     } else if self.failed.is_some() {
       Err(thrift::Error::User(Box::new(self.failed.unwrap())))
@@ -12439,10 +12363,6 @@ impl RosterStartCallResult {
       Err(thrift::Error::User(Box::new(self.timed_out.unwrap())))
     } else if self.overloaded.is_some() {
       Err(thrift::Error::User(Box::new(self.overloaded.unwrap())))
-    } else if self.invalid.is_some() {
-      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
-    } else if self.denied.is_some() {
-      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
     } else if self.result_value.is_some() {
       Ok(self.result_value.unwrap())
     } else {
@@ -12459,12 +12379,12 @@ impl RosterStartCallResult {
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterStartCallResult> {
     i_prot.read_struct_begin()?;
     let mut f_0: Option<CallValues> = None;
-    let mut f_1: Option<NoMaster> = None;
-    let mut f_2: Option<CallFailed> = None;
-    let mut f_3: Option<CallTimedOut> = None;
-    let mut f_4: Option<Overloaded> = None;
-    let mut f_5: Option<InvalidRequest> = None;
-    let mut f_6: Option<AccessDenied> = None;
+    let mut f_4: Option<InvalidRequest> = None;
+    let mut f_5: Option<AccessDenied> = None;
+    let mut f_6: Option<NoMaster> = None;
+    let mut f_7: Option<CallFailed> = None;
+    let mut f_8: Option<CallTimedOut> = None;
+    let mut f_9: Option<Overloaded> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -12476,29 +12396,29 @@ impl RosterStartCallResult {
           let val = CallValues::read_from_in_protocol(i_prot)?;
           f_0 = Some(val);
         },
-        1 => {
-          let val = NoMaster::read_from_in_protocol(i_prot)?;
-          f_1 = Some(val);
-        },
-        2 => {
-          let val = CallFailed::read_from_in_protocol(i_prot)?;
-          f_2 = Some(val);
-        },
-        3 => {
-          let val = CallTimedOut::read_from_in_protocol(i_prot)?;
-          f_3 = Some(val);
-        },
         4 => {
-          let val = Overloaded::read_from_in_protocol(i_prot)?;
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
           f_4 = Some(val);
         },
         5 => {
-          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
           f_5 = Some(val);
         },
         6 => {
-          let val = AccessDenied::read_from_in_protocol(i_prot)?;
+          let val = NoMaster::read_from_in_protocol(i_prot)?;
           f_6 = Some(val);
+        },
+        7 => {
+          let val = CallFailed::read_from_in_protocol(i_prot)?;
+          f_7 = Some(val);
+        },
+        8 => {
+          let val = CallTimedOut::read_from_in_protocol(i_prot)?;
+          f_8 = Some(val);
+        },
+        9 => {
+          let val = Overloaded::read_from_in_protocol(i_prot)?;
+          f_9 = Some(val);
         },
         _ => {
           i_prot.skip(field_ident.field_type)?;
@@ -12509,12 +12429,12 @@ impl RosterStartCallResult {
     i_prot.read_struct_end()?;
     let ret = RosterStartCallResult {
       result_value: f_0,
-      no_master: f_1,
-      failed: f_2,
-      timed_out: f_3,
-      overloaded: f_4,
-      invalid: f_5,
-      denied: f_6,
+      invalid: f_4,
+      denied: f_5,
+      no_master: f_6,
+      failed: f_7,
+      timed_out: f_8,
+      overloaded: f_9,
     };
     Ok(ret)
   }
@@ -12526,33 +12446,33 @@ impl RosterStartCallResult {
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
-    if let Some(ref fld_var) = self.no_master {
-      o_prot.write_field_begin(&TFieldIdentifier::new("noMaster", TType::Struct, 1))?;
-      fld_var.write_to_out_protocol(o_prot)?;
-      o_prot.write_field_end()?
-    }
-    if let Some(ref fld_var) = self.failed {
-      o_prot.write_field_begin(&TFieldIdentifier::new("failed", TType::Struct, 2))?;
-      fld_var.write_to_out_protocol(o_prot)?;
-      o_prot.write_field_end()?
-    }
-    if let Some(ref fld_var) = self.timed_out {
-      o_prot.write_field_begin(&TFieldIdentifier::new("timedOut", TType::Struct, 3))?;
-      fld_var.write_to_out_protocol(o_prot)?;
-      o_prot.write_field_end()?
-    }
-    if let Some(ref fld_var) = self.overloaded {
-      o_prot.write_field_begin(&TFieldIdentifier::new("overloaded", TType::Struct, 4))?;
-      fld_var.write_to_out_protocol(o_prot)?;
-      o_prot.write_field_end()?
-    }
     if let Some(ref fld_var) = self.invalid {
-      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 5))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 4))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.denied {
-      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 6))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 5))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.no_master {
+      o_prot.write_field_begin(&TFieldIdentifier::new("noMaster", TType::Struct, 6))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.failed {
+      o_prot.write_field_begin(&TFieldIdentifier::new("failed", TType::Struct, 7))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.timed_out {
+      o_prot.write_field_begin(&TFieldIdentifier::new("timedOut", TType::Struct, 8))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.overloaded {
+      o_prot.write_field_begin(&TFieldIdentifier::new("overloaded", TType::Struct, 9))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -12567,11 +12487,13 @@ impl RosterStartCallResult {
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct RosterNextValuesArgs {
+  request: NextValuesRequest,
 }
 
 impl RosterNextValuesArgs {
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterNextValuesArgs> {
     i_prot.read_struct_begin()?;
+    let mut f_1: Option<NextValuesRequest> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -12579,6 +12501,10 @@ impl RosterNextValuesArgs {
       }
       let field_id = field_id(&field_ident)?;
       match field_id {
+        1 => {
+          let val = NextValuesRequest::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -12586,12 +12512,18 @@ impl RosterNextValuesArgs {
       i_prot.read_field_end()?;
     }
     i_prot.read_struct_end()?;
-    let ret = RosterNextValuesArgs {};
+    verify_required_field_exists("RosterNextValuesArgs.request", &f_1)?;
+    let ret = RosterNextValuesArgs {
+      request: f_1.expect("auto-generated code should have checked for presence of required fields"),
+    };
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let struct_ident = TStructIdentifier::new("nextValues_args");
     o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    self.request.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
   }
@@ -12604,16 +12536,21 @@ impl RosterNextValuesArgs {
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct RosterNextValuesResult {
   result_value: Option<CallValues>,
+  invalid: Option<InvalidRequest>,
+  denied: Option<AccessDenied>,
   no_master: Option<NoMaster>,
   failed: Option<CallFailed>,
   timed_out: Option<CallTimedOut>,
   overloaded: Option<Overloaded>,
-  invalid: Option<InvalidRequest>,
 }
 
 impl RosterNextValuesResult {
   fn ok_or(self) -> thrift::Result<CallValues> {
-    if self.no_master.is_some() {
+    if self.invalid.is_some() {
+      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.denied.is_some() {
+      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
+    } else if self.no_master.is_some() {
       Err(thrift::Error::User(Box::new(self.no_master.unwrap())))
     } else if self.failed.is_some() {
       Err(thrift::Error::User(Box::new(self.failed.unwrap())))
@@ -12621,8 +12558,6 @@ impl RosterNextValuesResult {
       Err(thrift::Error::User(Box::new(self.timed_out.unwrap())))
     } else if self.overloaded.is_some() {
       Err(thrift::Error::User(Box::new(self.overloaded.unwrap())))
-    } else if self.invalid.is_some() {
-      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
     } else if self.result_value.is_some() {
       Ok(self.result_value.unwrap())
     } else {
@@ -12639,11 +12574,12 @@ impl RosterNextValuesResult {
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterNextValuesResult> {
     i_prot.read_struct_begin()?;
     let mut f_0: Option<CallValues> = None;
-    let mut f_1: Option<NoMaster> = None;
-    let mut f_2: Option<CallFailed> = None;
-    let mut f_3: Option<CallTimedOut> = None;
-    let mut f_4: Option<Overloaded> = None;
-    let mut f_5: Option<InvalidRequest> = None;
+    let mut f_4: Option<InvalidRequest> = None;
+    let mut f_5: Option<AccessDenied> = None;
+    let mut f_6: Option<NoMaster> = None;
+    let mut f_7: Option<CallFailed> = None;
+    let mut f_8: Option<CallTimedOut> = None;
+    let mut f_9: Option<Overloaded> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -12655,25 +12591,29 @@ impl RosterNextValuesResult {
           let val = CallValues::read_from_in_protocol(i_prot)?;
           f_0 = Some(val);
         },
-        1 => {
-          let val = NoMaster::read_from_in_protocol(i_prot)?;
-          f_1 = Some(val);
-        },
-        2 => {
-          let val = CallFailed::read_from_in_protocol(i_prot)?;
-          f_2 = Some(val);
-        },
-        3 => {
-          let val = CallTimedOut::read_from_in_protocol(i_prot)?;
-          f_3 = Some(val);
-        },
         4 => {
-          let val = Overloaded::read_from_in_protocol(i_prot)?;
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
           f_4 = Some(val);
         },
         5 => {
-          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
           f_5 = Some(val);
+        },
+        6 => {
+          let val = NoMaster::read_from_in_protocol(i_prot)?;
+          f_6 = Some(val);
+        },
+        7 => {
+          let val = CallFailed::read_from_in_protocol(i_prot)?;
+          f_7 = Some(val);
+        },
+        8 => {
+          let val = CallTimedOut::read_from_in_protocol(i_prot)?;
+          f_8 = Some(val);
+        },
+        9 => {
+          let val = Overloaded::read_from_in_protocol(i_prot)?;
+          f_9 = Some(val);
         },
         _ => {
           i_prot.skip(field_ident.field_type)?;
@@ -12684,11 +12624,12 @@ impl RosterNextValuesResult {
     i_prot.read_struct_end()?;
     let ret = RosterNextValuesResult {
       result_value: f_0,
-      no_master: f_1,
-      failed: f_2,
-      timed_out: f_3,
-      overloaded: f_4,
-      invalid: f_5,
+      invalid: f_4,
+      denied: f_5,
+      no_master: f_6,
+      failed: f_7,
+      timed_out: f_8,
+      overloaded: f_9,
     };
     Ok(ret)
   }
@@ -12700,28 +12641,33 @@ impl RosterNextValuesResult {
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
+    if let Some(ref fld_var) = self.invalid {
+      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 4))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.denied {
+      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 5))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
     if let Some(ref fld_var) = self.no_master {
-      o_prot.write_field_begin(&TFieldIdentifier::new("noMaster", TType::Struct, 1))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("noMaster", TType::Struct, 6))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.failed {
-      o_prot.write_field_begin(&TFieldIdentifier::new("failed", TType::Struct, 2))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("failed", TType::Struct, 7))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.timed_out {
-      o_prot.write_field_begin(&TFieldIdentifier::new("timedOut", TType::Struct, 3))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("timedOut", TType::Struct, 8))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.overloaded {
-      o_prot.write_field_begin(&TFieldIdentifier::new("overloaded", TType::Struct, 4))?;
-      fld_var.write_to_out_protocol(o_prot)?;
-      o_prot.write_field_end()?
-    }
-    if let Some(ref fld_var) = self.invalid {
-      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 5))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("overloaded", TType::Struct, 9))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -12736,15 +12682,13 @@ impl RosterNextValuesResult {
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct RosterOpenCallArgs {
-  call: Call,
-  master_id: String,
+  request: Call,
 }
 
 impl RosterOpenCallArgs {
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterOpenCallArgs> {
     i_prot.read_struct_begin()?;
     let mut f_1: Option<Call> = None;
-    let mut f_2: Option<String> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -12756,10 +12700,6 @@ impl RosterOpenCallArgs {
           let val = Call::read_from_in_protocol(i_prot)?;
           f_1 = Some(val);
         },
-        2 => {
-          let val = i_prot.read_string()?;
-          f_2 = Some(val);
-        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -12767,22 +12707,17 @@ impl RosterOpenCallArgs {
       i_prot.read_field_end()?;
     }
     i_prot.read_struct_end()?;
-    verify_required_field_exists("RosterOpenCallArgs.call", &f_1)?;
-    verify_required_field_exists("RosterOpenCallArgs.master_id", &f_2)?;
+    verify_required_field_exists("RosterOpenCallArgs.request", &f_1)?;
     let ret = RosterOpenCallArgs {
-      call: f_1.expect("auto-generated code should have checked for presence of required fields"),
-      master_id: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      request: f_1.expect("auto-generated code should have checked for presence of required fields"),
     };
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let struct_ident = TStructIdentifier::new("openCall_args");
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("call", TType::Struct, 1))?;
-    self.call.write_to_out_protocol(o_prot)?;
-    o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("masterId", TType::String, 2))?;
-    o_prot.write_string(&self.master_id)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    self.request.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
@@ -12795,24 +12730,51 @@ impl RosterOpenCallArgs {
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct RosterOpenCallResult {
+  result_value: Option<CallValues>,
   invalid: Option<InvalidRequest>,
   denied: Option<AccessDenied>,
+  no_master: Option<NoMaster>,
+  failed: Option<CallFailed>,
+  timed_out: Option<CallTimedOut>,
+  overloaded: Option<Overloaded>,
 }
 
 impl RosterOpenCallResult {
-  fn ok_or(self) -> thrift::Result<()> {
+  fn ok_or(self) -> thrift::Result<CallValues> {
     if self.invalid.is_some() {
       Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
     } else if self.denied.is_some() {
       Err(thrift::Error::User(Box::new(self.denied.unwrap())))
+    } else if self.no_master.is_some() {
+      Err(thrift::Error::User(Box::new(self.no_master.unwrap())))
+    } else if self.failed.is_some() {
+      Err(thrift::Error::User(Box::new(self.failed.unwrap())))
+    } else if self.timed_out.is_some() {
+      Err(thrift::Error::User(Box::new(self.timed_out.unwrap())))
+    } else if self.overloaded.is_some() {
+      Err(thrift::Error::User(Box::new(self.overloaded.unwrap())))
+    } else if self.result_value.is_some() {
+      Ok(self.result_value.unwrap())
     } else {
-      Ok(())
+      Err(
+        thrift::Error::Application(
+          ApplicationError::new(
+            ApplicationErrorKind::MissingResult,
+            "no result received for RosterOpenCall"
+          )
+        )
+      )
     }
   }
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterOpenCallResult> {
     i_prot.read_struct_begin()?;
-    let mut f_1: Option<InvalidRequest> = None;
-    let mut f_2: Option<AccessDenied> = None;
+    let mut f_0: Option<CallValues> = None;
+    let mut f_4: Option<InvalidRequest> = None;
+    let mut f_5: Option<AccessDenied> = None;
+    let mut f_6: Option<NoMaster> = None;
+    let mut f_7: Option<CallFailed> = None;
+    let mut f_8: Option<CallTimedOut> = None;
+    let mut f_9: Option<Overloaded> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -12820,13 +12782,33 @@ impl RosterOpenCallResult {
       }
       let field_id = field_id(&field_ident)?;
       match field_id {
-        1 => {
-          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
-          f_1 = Some(val);
+        0 => {
+          let val = CallValues::read_from_in_protocol(i_prot)?;
+          f_0 = Some(val);
         },
-        2 => {
+        4 => {
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          f_4 = Some(val);
+        },
+        5 => {
           let val = AccessDenied::read_from_in_protocol(i_prot)?;
-          f_2 = Some(val);
+          f_5 = Some(val);
+        },
+        6 => {
+          let val = NoMaster::read_from_in_protocol(i_prot)?;
+          f_6 = Some(val);
+        },
+        7 => {
+          let val = CallFailed::read_from_in_protocol(i_prot)?;
+          f_7 = Some(val);
+        },
+        8 => {
+          let val = CallTimedOut::read_from_in_protocol(i_prot)?;
+          f_8 = Some(val);
+        },
+        9 => {
+          let val = Overloaded::read_from_in_protocol(i_prot)?;
+          f_9 = Some(val);
         },
         _ => {
           i_prot.skip(field_ident.field_type)?;
@@ -12836,21 +12818,51 @@ impl RosterOpenCallResult {
     }
     i_prot.read_struct_end()?;
     let ret = RosterOpenCallResult {
-      invalid: f_1,
-      denied: f_2,
+      result_value: f_0,
+      invalid: f_4,
+      denied: f_5,
+      no_master: f_6,
+      failed: f_7,
+      timed_out: f_8,
+      overloaded: f_9,
     };
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let struct_ident = TStructIdentifier::new("RosterOpenCallResult");
     o_prot.write_struct_begin(&struct_ident)?;
+    if let Some(ref fld_var) = self.result_value {
+      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
     if let Some(ref fld_var) = self.invalid {
-      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 1))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 4))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.denied {
-      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 2))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 5))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.no_master {
+      o_prot.write_field_begin(&TFieldIdentifier::new("noMaster", TType::Struct, 6))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.failed {
+      o_prot.write_field_begin(&TFieldIdentifier::new("failed", TType::Struct, 7))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.timed_out {
+      o_prot.write_field_begin(&TFieldIdentifier::new("timedOut", TType::Struct, 8))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.overloaded {
+      o_prot.write_field_begin(&TFieldIdentifier::new("overloaded", TType::Struct, 9))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -12865,15 +12877,13 @@ impl RosterOpenCallResult {
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct RosterSendValuesArgs {
-  values: Vec<Vec<u8>>,
-  is_last: bool,
+  request: SendValuesRequest,
 }
 
 impl RosterSendValuesArgs {
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterSendValuesArgs> {
     i_prot.read_struct_begin()?;
-    let mut f_1: Option<Vec<Vec<u8>>> = None;
-    let mut f_2: Option<bool> = None;
+    let mut f_1: Option<SendValuesRequest> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -12882,18 +12892,8 @@ impl RosterSendValuesArgs {
       let field_id = field_id(&field_ident)?;
       match field_id {
         1 => {
-          let list_ident = i_prot.read_list_begin()?;
-          let mut val: Vec<Vec<u8>> = Vec::with_capacity(list_ident.size as usize);
-          for _ in 0..list_ident.size {
-            let list_elem_36 = i_prot.read_bytes()?;
-            val.push(list_elem_36);
-          }
-          i_prot.read_list_end()?;
+          let val = SendValuesRequest::read_from_in_protocol(i_prot)?;
           f_1 = Some(val);
-        },
-        2 => {
-          let val = i_prot.read_bool()?;
-          f_2 = Some(val);
         },
         _ => {
           i_prot.skip(field_ident.field_type)?;
@@ -12902,26 +12902,17 @@ impl RosterSendValuesArgs {
       i_prot.read_field_end()?;
     }
     i_prot.read_struct_end()?;
-    verify_required_field_exists("RosterSendValuesArgs.values", &f_1)?;
-    verify_required_field_exists("RosterSendValuesArgs.is_last", &f_2)?;
+    verify_required_field_exists("RosterSendValuesArgs.request", &f_1)?;
     let ret = RosterSendValuesArgs {
-      values: f_1.expect("auto-generated code should have checked for presence of required fields"),
-      is_last: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      request: f_1.expect("auto-generated code should have checked for presence of required fields"),
     };
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let struct_ident = TStructIdentifier::new("sendValues_args");
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("values", TType::List, 1))?;
-    o_prot.write_list_begin(&TListIdentifier::new(TType::String, self.values.len() as i32))?;
-    for e in &self.values {
-      o_prot.write_bytes(e)?;
-    }
-    o_prot.write_list_end()?;
-    o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("isLast", TType::Bool, 2))?;
-    o_prot.write_bool(self.is_last)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    self.request.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
@@ -12934,17 +12925,22 @@ impl RosterSendValuesArgs {
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct RosterSendValuesResult {
-  result_value: Option<SentValues>,
+  result_value: Option<SentValuesReply>,
+  invalid: Option<InvalidRequest>,
+  denied: Option<AccessDenied>,
   no_master: Option<NoMaster>,
   failed: Option<CallFailed>,
   timed_out: Option<CallTimedOut>,
   overloaded: Option<Overloaded>,
-  invalid: Option<InvalidRequest>,
 }
 
 impl RosterSendValuesResult {
-  fn ok_or(self) -> thrift::Result<SentValues> {
-    if self.no_master.is_some() {
+  fn ok_or(self) -> thrift::Result<SentValuesReply> {
+    if self.invalid.is_some() {
+      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
+    } else if self.denied.is_some() {
+      Err(thrift::Error::User(Box::new(self.denied.unwrap())))
+    } else if self.no_master.is_some() {
       Err(thrift::Error::User(Box::new(self.no_master.unwrap())))
     } else if self.failed.is_some() {
       Err(thrift::Error::User(Box::new(self.failed.unwrap())))
@@ -12952,8 +12948,6 @@ impl RosterSendValuesResult {
       Err(thrift::Error::User(Box::new(self.timed_out.unwrap())))
     } else if self.overloaded.is_some() {
       Err(thrift::Error::User(Box::new(self.overloaded.unwrap())))
-    } else if self.invalid.is_some() {
-      Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
     } else if self.result_value.is_some() {
       Ok(self.result_value.unwrap())
     } else {
@@ -12969,12 +12963,13 @@ impl RosterSendValuesResult {
   }
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterSendValuesResult> {
     i_prot.read_struct_begin()?;
-    let mut f_0: Option<SentValues> = None;
-    let mut f_1: Option<NoMaster> = None;
-    let mut f_2: Option<CallFailed> = None;
-    let mut f_3: Option<CallTimedOut> = None;
-    let mut f_4: Option<Overloaded> = None;
-    let mut f_5: Option<InvalidRequest> = None;
+    let mut f_0: Option<SentValuesReply> = None;
+    let mut f_4: Option<InvalidRequest> = None;
+    let mut f_5: Option<AccessDenied> = None;
+    let mut f_6: Option<NoMaster> = None;
+    let mut f_7: Option<CallFailed> = None;
+    let mut f_8: Option<CallTimedOut> = None;
+    let mut f_9: Option<Overloaded> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -12983,28 +12978,32 @@ impl RosterSendValuesResult {
       let field_id = field_id(&field_ident)?;
       match field_id {
         0 => {
-          let val = SentValues::read_from_in_protocol(i_prot)?;
+          let val = SentValuesReply::read_from_in_protocol(i_prot)?;
           f_0 = Some(val);
         },
-        1 => {
-          let val = NoMaster::read_from_in_protocol(i_prot)?;
-          f_1 = Some(val);
-        },
-        2 => {
-          let val = CallFailed::read_from_in_protocol(i_prot)?;
-          f_2 = Some(val);
-        },
-        3 => {
-          let val = CallTimedOut::read_from_in_protocol(i_prot)?;
-          f_3 = Some(val);
-        },
         4 => {
-          let val = Overloaded::read_from_in_protocol(i_prot)?;
+          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
           f_4 = Some(val);
         },
         5 => {
-          let val = InvalidRequest::read_from_in_protocol(i_prot)?;
+          let val = AccessDenied::read_from_in_protocol(i_prot)?;
           f_5 = Some(val);
+        },
+        6 => {
+          let val = NoMaster::read_from_in_protocol(i_prot)?;
+          f_6 = Some(val);
+        },
+        7 => {
+          let val = CallFailed::read_from_in_protocol(i_prot)?;
+          f_7 = Some(val);
+        },
+        8 => {
+          let val = CallTimedOut::read_from_in_protocol(i_prot)?;
+          f_8 = Some(val);
+        },
+        9 => {
+          let val = Overloaded::read_from_in_protocol(i_prot)?;
+          f_9 = Some(val);
         },
         _ => {
           i_prot.skip(field_ident.field_type)?;
@@ -13015,11 +13014,12 @@ impl RosterSendValuesResult {
     i_prot.read_struct_end()?;
     let ret = RosterSendValuesResult {
       result_value: f_0,
-      no_master: f_1,
-      failed: f_2,
-      timed_out: f_3,
-      overloaded: f_4,
-      invalid: f_5,
+      invalid: f_4,
+      denied: f_5,
+      no_master: f_6,
+      failed: f_7,
+      timed_out: f_8,
+      overloaded: f_9,
     };
     Ok(ret)
   }
@@ -13031,28 +13031,33 @@ impl RosterSendValuesResult {
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
+    if let Some(ref fld_var) = self.invalid {
+      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 4))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.denied {
+      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 5))?;
+      fld_var.write_to_out_protocol(o_prot)?;
+      o_prot.write_field_end()?
+    }
     if let Some(ref fld_var) = self.no_master {
-      o_prot.write_field_begin(&TFieldIdentifier::new("noMaster", TType::Struct, 1))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("noMaster", TType::Struct, 6))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.failed {
-      o_prot.write_field_begin(&TFieldIdentifier::new("failed", TType::Struct, 2))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("failed", TType::Struct, 7))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.timed_out {
-      o_prot.write_field_begin(&TFieldIdentifier::new("timedOut", TType::Struct, 3))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("timedOut", TType::Struct, 8))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.overloaded {
-      o_prot.write_field_begin(&TFieldIdentifier::new("overloaded", TType::Struct, 4))?;
-      fld_var.write_to_out_protocol(o_prot)?;
-      o_prot.write_field_end()?
-    }
-    if let Some(ref fld_var) = self.invalid {
-      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 5))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("overloaded", TType::Struct, 9))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -13067,15 +13072,13 @@ impl RosterSendValuesResult {
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct RosterBroadcastArgs {
-  message: Vec<u8>,
-  encoding: Encoding,
+  request: BroadcastRequest,
 }
 
 impl RosterBroadcastArgs {
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterBroadcastArgs> {
     i_prot.read_struct_begin()?;
-    let mut f_1: Option<Vec<u8>> = None;
-    let mut f_2: Option<Encoding> = None;
+    let mut f_1: Option<BroadcastRequest> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -13084,12 +13087,8 @@ impl RosterBroadcastArgs {
       let field_id = field_id(&field_ident)?;
       match field_id {
         1 => {
-          let val = i_prot.read_bytes()?;
+          let val = BroadcastRequest::read_from_in_protocol(i_prot)?;
           f_1 = Some(val);
-        },
-        2 => {
-          let val = Encoding::read_from_in_protocol(i_prot)?;
-          f_2 = Some(val);
         },
         _ => {
           i_prot.skip(field_ident.field_type)?;
@@ -13098,22 +13097,17 @@ impl RosterBroadcastArgs {
       i_prot.read_field_end()?;
     }
     i_prot.read_struct_end()?;
-    verify_required_field_exists("RosterBroadcastArgs.message", &f_1)?;
-    verify_required_field_exists("RosterBroadcastArgs.encoding", &f_2)?;
+    verify_required_field_exists("RosterBroadcastArgs.request", &f_1)?;
     let ret = RosterBroadcastArgs {
-      message: f_1.expect("auto-generated code should have checked for presence of required fields"),
-      encoding: f_2.expect("auto-generated code should have checked for presence of required fields"),
+      request: f_1.expect("auto-generated code should have checked for presence of required fields"),
     };
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let struct_ident = TStructIdentifier::new("broadcast_args");
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("message", TType::String, 1))?;
-    o_prot.write_bytes(&self.message)?;
-    o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("encoding", TType::I32, 2))?;
-    self.encoding.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    self.request.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
@@ -13126,13 +13120,13 @@ impl RosterBroadcastArgs {
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct RosterBroadcastResult {
-  result_value: Option<i32>,
+  result_value: Option<CommandReply>,
   invalid: Option<InvalidRequest>,
   denied: Option<AccessDenied>,
 }
 
 impl RosterBroadcastResult {
-  fn ok_or(self) -> thrift::Result<i32> {
+  fn ok_or(self) -> thrift::Result<CommandReply> {
     if self.invalid.is_some() {
       Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
     } else if self.denied.is_some() {
@@ -13152,9 +13146,9 @@ impl RosterBroadcastResult {
   }
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterBroadcastResult> {
     i_prot.read_struct_begin()?;
-    let mut f_0: Option<i32> = None;
-    let mut f_1: Option<InvalidRequest> = None;
-    let mut f_2: Option<AccessDenied> = None;
+    let mut f_0: Option<CommandReply> = None;
+    let mut f_4: Option<InvalidRequest> = None;
+    let mut f_5: Option<AccessDenied> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -13163,16 +13157,16 @@ impl RosterBroadcastResult {
       let field_id = field_id(&field_ident)?;
       match field_id {
         0 => {
-          let val = i_prot.read_i32()?;
+          let val = CommandReply::read_from_in_protocol(i_prot)?;
           f_0 = Some(val);
         },
-        1 => {
+        4 => {
           let val = InvalidRequest::read_from_in_protocol(i_prot)?;
-          f_1 = Some(val);
+          f_4 = Some(val);
         },
-        2 => {
+        5 => {
           let val = AccessDenied::read_from_in_protocol(i_prot)?;
-          f_2 = Some(val);
+          f_5 = Some(val);
         },
         _ => {
           i_prot.skip(field_ident.field_type)?;
@@ -13183,26 +13177,26 @@ impl RosterBroadcastResult {
     i_prot.read_struct_end()?;
     let ret = RosterBroadcastResult {
       result_value: f_0,
-      invalid: f_1,
-      denied: f_2,
+      invalid: f_4,
+      denied: f_5,
     };
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let struct_ident = TStructIdentifier::new("RosterBroadcastResult");
     o_prot.write_struct_begin(&struct_ident)?;
-    if let Some(fld_var) = self.result_value {
-      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::I32, 0))?;
-      o_prot.write_i32(fld_var)?;
+    if let Some(ref fld_var) = self.result_value {
+      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
+      fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.invalid {
-      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 1))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 4))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.denied {
-      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 2))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 5))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -13217,13 +13211,13 @@ impl RosterBroadcastResult {
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct RosterAddRegistersArgs {
-  registers: Vec<RegisterAddress>,
+  request: RegistersRequest,
 }
 
 impl RosterAddRegistersArgs {
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterAddRegistersArgs> {
     i_prot.read_struct_begin()?;
-    let mut f_1: Option<Vec<RegisterAddress>> = None;
+    let mut f_1: Option<RegistersRequest> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -13232,13 +13226,7 @@ impl RosterAddRegistersArgs {
       let field_id = field_id(&field_ident)?;
       match field_id {
         1 => {
-          let list_ident = i_prot.read_list_begin()?;
-          let mut val: Vec<RegisterAddress> = Vec::with_capacity(list_ident.size as usize);
-          for _ in 0..list_ident.size {
-            let list_elem_37 = RegisterAddress::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_37);
-          }
-          i_prot.read_list_end()?;
+          let val = RegistersRequest::read_from_in_protocol(i_prot)?;
           f_1 = Some(val);
         },
         _ => {
@@ -13248,21 +13236,17 @@ impl RosterAddRegistersArgs {
       i_prot.read_field_end()?;
     }
     i_prot.read_struct_end()?;
-    verify_required_field_exists("RosterAddRegistersArgs.registers", &f_1)?;
+    verify_required_field_exists("RosterAddRegistersArgs.request", &f_1)?;
     let ret = RosterAddRegistersArgs {
-      registers: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      request: f_1.expect("auto-generated code should have checked for presence of required fields"),
     };
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let struct_ident = TStructIdentifier::new("addRegisters_args");
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("registers", TType::List, 1))?;
-    o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.registers.len() as i32))?;
-    for e in &self.registers {
-      e.write_to_out_protocol(o_prot)?;
-    }
-    o_prot.write_list_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    self.request.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
@@ -13275,13 +13259,13 @@ impl RosterAddRegistersArgs {
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct RosterAddRegistersResult {
-  result_value: Option<i32>,
+  result_value: Option<CommandReply>,
   invalid: Option<InvalidRequest>,
   denied: Option<AccessDenied>,
 }
 
 impl RosterAddRegistersResult {
-  fn ok_or(self) -> thrift::Result<i32> {
+  fn ok_or(self) -> thrift::Result<CommandReply> {
     if self.invalid.is_some() {
       Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
     } else if self.denied.is_some() {
@@ -13301,9 +13285,9 @@ impl RosterAddRegistersResult {
   }
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterAddRegistersResult> {
     i_prot.read_struct_begin()?;
-    let mut f_0: Option<i32> = None;
-    let mut f_1: Option<InvalidRequest> = None;
-    let mut f_2: Option<AccessDenied> = None;
+    let mut f_0: Option<CommandReply> = None;
+    let mut f_4: Option<InvalidRequest> = None;
+    let mut f_5: Option<AccessDenied> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -13312,16 +13296,16 @@ impl RosterAddRegistersResult {
       let field_id = field_id(&field_ident)?;
       match field_id {
         0 => {
-          let val = i_prot.read_i32()?;
+          let val = CommandReply::read_from_in_protocol(i_prot)?;
           f_0 = Some(val);
         },
-        1 => {
+        4 => {
           let val = InvalidRequest::read_from_in_protocol(i_prot)?;
-          f_1 = Some(val);
+          f_4 = Some(val);
         },
-        2 => {
+        5 => {
           let val = AccessDenied::read_from_in_protocol(i_prot)?;
-          f_2 = Some(val);
+          f_5 = Some(val);
         },
         _ => {
           i_prot.skip(field_ident.field_type)?;
@@ -13332,26 +13316,26 @@ impl RosterAddRegistersResult {
     i_prot.read_struct_end()?;
     let ret = RosterAddRegistersResult {
       result_value: f_0,
-      invalid: f_1,
-      denied: f_2,
+      invalid: f_4,
+      denied: f_5,
     };
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let struct_ident = TStructIdentifier::new("RosterAddRegistersResult");
     o_prot.write_struct_begin(&struct_ident)?;
-    if let Some(fld_var) = self.result_value {
-      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::I32, 0))?;
-      o_prot.write_i32(fld_var)?;
+    if let Some(ref fld_var) = self.result_value {
+      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
+      fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.invalid {
-      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 1))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 4))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.denied {
-      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 2))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 5))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -13366,13 +13350,13 @@ impl RosterAddRegistersResult {
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct RosterRemoveRegistersArgs {
-  registers: Vec<RegisterAddress>,
+  request: RegistersRequest,
 }
 
 impl RosterRemoveRegistersArgs {
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterRemoveRegistersArgs> {
     i_prot.read_struct_begin()?;
-    let mut f_1: Option<Vec<RegisterAddress>> = None;
+    let mut f_1: Option<RegistersRequest> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -13381,13 +13365,7 @@ impl RosterRemoveRegistersArgs {
       let field_id = field_id(&field_ident)?;
       match field_id {
         1 => {
-          let list_ident = i_prot.read_list_begin()?;
-          let mut val: Vec<RegisterAddress> = Vec::with_capacity(list_ident.size as usize);
-          for _ in 0..list_ident.size {
-            let list_elem_38 = RegisterAddress::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_38);
-          }
-          i_prot.read_list_end()?;
+          let val = RegistersRequest::read_from_in_protocol(i_prot)?;
           f_1 = Some(val);
         },
         _ => {
@@ -13397,21 +13375,17 @@ impl RosterRemoveRegistersArgs {
       i_prot.read_field_end()?;
     }
     i_prot.read_struct_end()?;
-    verify_required_field_exists("RosterRemoveRegistersArgs.registers", &f_1)?;
+    verify_required_field_exists("RosterRemoveRegistersArgs.request", &f_1)?;
     let ret = RosterRemoveRegistersArgs {
-      registers: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      request: f_1.expect("auto-generated code should have checked for presence of required fields"),
     };
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let struct_ident = TStructIdentifier::new("removeRegisters_args");
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("registers", TType::List, 1))?;
-    o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.registers.len() as i32))?;
-    for e in &self.registers {
-      e.write_to_out_protocol(o_prot)?;
-    }
-    o_prot.write_list_end()?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    self.request.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
@@ -13424,13 +13398,13 @@ impl RosterRemoveRegistersArgs {
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct RosterRemoveRegistersResult {
-  result_value: Option<i32>,
+  result_value: Option<CommandReply>,
   invalid: Option<InvalidRequest>,
   denied: Option<AccessDenied>,
 }
 
 impl RosterRemoveRegistersResult {
-  fn ok_or(self) -> thrift::Result<i32> {
+  fn ok_or(self) -> thrift::Result<CommandReply> {
     if self.invalid.is_some() {
       Err(thrift::Error::User(Box::new(self.invalid.unwrap())))
     } else if self.denied.is_some() {
@@ -13450,9 +13424,9 @@ impl RosterRemoveRegistersResult {
   }
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterRemoveRegistersResult> {
     i_prot.read_struct_begin()?;
-    let mut f_0: Option<i32> = None;
-    let mut f_1: Option<InvalidRequest> = None;
-    let mut f_2: Option<AccessDenied> = None;
+    let mut f_0: Option<CommandReply> = None;
+    let mut f_4: Option<InvalidRequest> = None;
+    let mut f_5: Option<AccessDenied> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -13461,16 +13435,16 @@ impl RosterRemoveRegistersResult {
       let field_id = field_id(&field_ident)?;
       match field_id {
         0 => {
-          let val = i_prot.read_i32()?;
+          let val = CommandReply::read_from_in_protocol(i_prot)?;
           f_0 = Some(val);
         },
-        1 => {
+        4 => {
           let val = InvalidRequest::read_from_in_protocol(i_prot)?;
-          f_1 = Some(val);
+          f_4 = Some(val);
         },
-        2 => {
+        5 => {
           let val = AccessDenied::read_from_in_protocol(i_prot)?;
-          f_2 = Some(val);
+          f_5 = Some(val);
         },
         _ => {
           i_prot.skip(field_ident.field_type)?;
@@ -13481,26 +13455,26 @@ impl RosterRemoveRegistersResult {
     i_prot.read_struct_end()?;
     let ret = RosterRemoveRegistersResult {
       result_value: f_0,
-      invalid: f_1,
-      denied: f_2,
+      invalid: f_4,
+      denied: f_5,
     };
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let struct_ident = TStructIdentifier::new("RosterRemoveRegistersResult");
     o_prot.write_struct_begin(&struct_ident)?;
-    if let Some(fld_var) = self.result_value {
-      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::I32, 0))?;
-      o_prot.write_i32(fld_var)?;
+    if let Some(ref fld_var) = self.result_value {
+      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
+      fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.invalid {
-      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 1))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 4))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.denied {
-      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 2))?;
+      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 5))?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -13515,11 +13489,13 @@ impl RosterRemoveRegistersResult {
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct RosterStatsArgs {
+  request: StatsRequest,
 }
 
 impl RosterStatsArgs {
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<RosterStatsArgs> {
     i_prot.read_struct_begin()?;
+    let mut f_1: Option<StatsRequest> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -13527,6 +13503,10 @@ impl RosterStatsArgs {
       }
       let field_id = field_id(&field_ident)?;
       match field_id {
+        1 => {
+          let val = StatsRequest::read_from_in_protocol(i_prot)?;
+          f_1 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -13534,12 +13514,18 @@ impl RosterStatsArgs {
       i_prot.read_field_end()?;
     }
     i_prot.read_struct_end()?;
-    let ret = RosterStatsArgs {};
+    verify_required_field_exists("RosterStatsArgs.request", &f_1)?;
+    let ret = RosterStatsArgs {
+      request: f_1.expect("auto-generated code should have checked for presence of required fields"),
+    };
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
     let struct_ident = TStructIdentifier::new("stats_args");
     o_prot.write_struct_begin(&struct_ident)?;
+    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    self.request.write_to_out_protocol(o_prot)?;
+    o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
   }

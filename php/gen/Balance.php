@@ -33,13 +33,13 @@ final class Balance
     /**
      * The same one for the same `key`, as long as it is there.
      */
-    const KEY = 4;
+    const CONSISTENT_HASH = 4;
 
     static public $__names = array(
         1 => 'LEAST_OUTSTANDING',
         2 => 'ROUND_ROBIN',
         3 => 'RANDOM',
-        4 => 'KEY',
+        4 => 'CONSISTENT_HASH',
     );
 }
 

@@ -36,18 +36,74 @@ class Call
         ),
         3 => array(
             'var' => 'arguments',
-            'isRequired' => true,
+            'isRequired' => false,
             'type' => TType::STRING,
         ),
         4 => array(
-            'var' => 'options',
+            'var' => 'encoding',
             'isRequired' => false,
-            'type' => TType::STRUCT,
-            'class' => '\Roster\Thrift\CallOptions',
+            'type' => TType::I32,
+            'class' => '\Roster\Thrift\Encoding',
+        ),
+        5 => array(
+            'var' => 'masterId',
+            'isRequired' => false,
+            'type' => TType::STRING,
+        ),
+        6 => array(
+            'var' => 'metadata',
+            'isRequired' => false,
+            'type' => TType::MAP,
+            'ktype' => TType::STRING,
+            'vtype' => TType::STRING,
+            'key' => array(
+                'type' => TType::STRING,
+            ),
+            'val' => array(
+                'type' => TType::STRING,
+                ),
+        ),
+        7 => array(
+            'var' => 'version',
+            'isRequired' => false,
+            'type' => TType::STRING,
+        ),
+        8 => array(
+            'var' => 'balance',
+            'isRequired' => false,
+            'type' => TType::I32,
+            'class' => '\Roster\Thrift\Balance',
+        ),
+        9 => array(
+            'var' => 'key',
+            'isRequired' => false,
+            'type' => TType::STRING,
+        ),
+        10 => array(
+            'var' => 'timeoutMs',
+            'isRequired' => false,
+            'type' => TType::I32,
+        ),
+        11 => array(
+            'var' => 'retries',
+            'isRequired' => false,
+            'type' => TType::I32,
+        ),
+        12 => array(
+            'var' => 'idempotent',
+            'isRequired' => false,
+            'type' => TType::BOOL,
+        ),
+        13 => array(
+            'var' => 'allValues',
+            'isRequired' => false,
+            'type' => TType::BOOL,
         ),
     );
 
     /**
+     * `name@1.2.0` is the name in just that version.
+     * 
      * @var string
      */
     public $serviceName = null;
@@ -56,15 +112,74 @@ class Call
      */
     public $method = null;
     /**
-     * A list, or an object by parameter name; empty: no arguments.
+     * A list, or an object by parameter name. Absent, or empty: no arguments.
      * 
      * @var string
      */
     public $arguments = null;
     /**
-     * @var \Roster\Thrift\CallOptions
+     * Of the arguments and the values. Absent: JSON.
+     * 
+     * @var int
      */
-    public $options = null;
+    public $encoding = null;
+    /**
+     * The master that it is for. Absent: one of those that offer the service.
+     * 
+     * @var string
+     */
+    public $masterId = null;
+    /**
+     * Only on a master that offers the service with these metadata, at most 8, as in ServiceQuery. Not with `masterId`.
+     * 
+     * @var array
+     */
+    public $metadata = null;
+    /**
+     * A requirement of versions as Composer writes them: `^1.2`, `~1.2.3`, `1.2.*`, `>=1.2 <2.0 || ^3.0`; `1.2.3` is that
+     * version and no other. At most 256 bytes and 32 alternatives. Absent: the newest version there is; for `callAll`,
+     * any version.
+     * 
+     * @var string
+     */
+    public $version = null;
+    /**
+     * Absent: LEAST_OUTSTANDING.
+     * 
+     * @var int
+     */
+    public $balance = null;
+    /**
+     * For CONSISTENT_HASH, at most 1,024 bytes.
+     * 
+     * @var string
+     */
+    public $key = null;
+    /**
+     * How long all attempts may take together. Absent: 5 s.
+     * 
+     * @var int
+     */
+    public $timeoutMs = null;
+    /**
+     * How often it may be tried again, each time on another master. Only where that is safe: the call was not sent, or
+     * it is `idempotent`. Absent: 2.
+     * 
+     * @var int
+     */
+    public $retries = null;
+    /**
+     * Whether it does no harm to execute it twice. Absent: it may.
+     * 
+     * @var bool
+     */
+    public $idempotent = null;
+    /**
+     * Whether every value of a method that gives many is wanted. Absent: the last one alone.
+     * 
+     * @var bool
+     */
+    public $allValues = null;
 
     public function __construct($vals = null)
     {
@@ -78,8 +193,35 @@ class Call
             if (isset($vals['arguments'])) {
                 $this->arguments = $vals['arguments'];
             }
-            if (isset($vals['options'])) {
-                $this->options = $vals['options'];
+            if (isset($vals['encoding'])) {
+                $this->encoding = $vals['encoding'];
+            }
+            if (isset($vals['masterId'])) {
+                $this->masterId = $vals['masterId'];
+            }
+            if (isset($vals['metadata'])) {
+                $this->metadata = $vals['metadata'];
+            }
+            if (isset($vals['version'])) {
+                $this->version = $vals['version'];
+            }
+            if (isset($vals['balance'])) {
+                $this->balance = $vals['balance'];
+            }
+            if (isset($vals['key'])) {
+                $this->key = $vals['key'];
+            }
+            if (isset($vals['timeoutMs'])) {
+                $this->timeoutMs = $vals['timeoutMs'];
+            }
+            if (isset($vals['retries'])) {
+                $this->retries = $vals['retries'];
+            }
+            if (isset($vals['idempotent'])) {
+                $this->idempotent = $vals['idempotent'];
+            }
+            if (isset($vals['allValues'])) {
+                $this->allValues = $vals['allValues'];
             }
         }
     }
@@ -125,9 +267,83 @@ class Call
                     }
                     break;
                 case 4:
-                    if ($ftype == TType::STRUCT) {
-                        $this->options = new \Roster\Thrift\CallOptions();
-                        $xfer += $this->options->read($input);
+                    if ($ftype == TType::I32) {
+                        $xfer += $input->readI32($this->encoding);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 5:
+                    if ($ftype == TType::STRING) {
+                        $xfer += $input->readString($this->masterId);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 6:
+                    if ($ftype == TType::MAP) {
+                        $this->metadata = array();
+                        $_size118 = 0;
+                        $_ktype119 = 0;
+                        $_vtype120 = 0;
+                        $xfer += $input->readMapBegin($_ktype119, $_vtype120, $_size118);
+                        for ($_i122 = 0; $_i122 < $_size118; ++$_i122) {
+                            $key123 = '';
+                            $val124 = '';
+                            $xfer += $input->readString($key123);
+                            $xfer += $input->readString($val124);
+                            $this->metadata[$key123] = $val124;
+                        }
+                        $xfer += $input->readMapEnd();
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 7:
+                    if ($ftype == TType::STRING) {
+                        $xfer += $input->readString($this->version);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 8:
+                    if ($ftype == TType::I32) {
+                        $xfer += $input->readI32($this->balance);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 9:
+                    if ($ftype == TType::STRING) {
+                        $xfer += $input->readString($this->key);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 10:
+                    if ($ftype == TType::I32) {
+                        $xfer += $input->readI32($this->timeoutMs);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 11:
+                    if ($ftype == TType::I32) {
+                        $xfer += $input->readI32($this->retries);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 12:
+                    if ($ftype == TType::BOOL) {
+                        $xfer += $input->readBool($this->idempotent);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 13:
+                    if ($ftype == TType::BOOL) {
+                        $xfer += $input->readBool($this->allValues);
                     } else {
                         $xfer += $input->skip($ftype);
                     }
@@ -161,12 +377,62 @@ class Call
             $xfer += $output->writeString($this->arguments);
             $xfer += $output->writeFieldEnd();
         }
-        if ($this->options !== null) {
-            if (!is_object($this->options)) {
+        if ($this->encoding !== null) {
+            $xfer += $output->writeFieldBegin('encoding', TType::I32, 4);
+            $xfer += $output->writeI32($this->encoding);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->masterId !== null) {
+            $xfer += $output->writeFieldBegin('masterId', TType::STRING, 5);
+            $xfer += $output->writeString($this->masterId);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->metadata !== null) {
+            if (!is_array($this->metadata)) {
                 throw new TProtocolException('Bad type in structure.', TProtocolException::INVALID_DATA);
             }
-            $xfer += $output->writeFieldBegin('options', TType::STRUCT, 4);
-            $xfer += $this->options->write($output);
+            $xfer += $output->writeFieldBegin('metadata', TType::MAP, 6);
+            $output->writeMapBegin(TType::STRING, TType::STRING, count($this->metadata));
+            foreach ($this->metadata as $kiter125 => $viter126) {
+                $xfer += $output->writeString($kiter125);
+                $xfer += $output->writeString($viter126);
+            }
+            $output->writeMapEnd();
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->version !== null) {
+            $xfer += $output->writeFieldBegin('version', TType::STRING, 7);
+            $xfer += $output->writeString($this->version);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->balance !== null) {
+            $xfer += $output->writeFieldBegin('balance', TType::I32, 8);
+            $xfer += $output->writeI32($this->balance);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->key !== null) {
+            $xfer += $output->writeFieldBegin('key', TType::STRING, 9);
+            $xfer += $output->writeString($this->key);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->timeoutMs !== null) {
+            $xfer += $output->writeFieldBegin('timeoutMs', TType::I32, 10);
+            $xfer += $output->writeI32($this->timeoutMs);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->retries !== null) {
+            $xfer += $output->writeFieldBegin('retries', TType::I32, 11);
+            $xfer += $output->writeI32($this->retries);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->idempotent !== null) {
+            $xfer += $output->writeFieldBegin('idempotent', TType::BOOL, 12);
+            $xfer += $output->writeBool($this->idempotent);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->allValues !== null) {
+            $xfer += $output->writeFieldBegin('allValues', TType::BOOL, 13);
+            $xfer += $output->writeBool($this->allValues);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

@@ -25,7 +25,7 @@ class CallFailed extends TException
 
     static public $_TSPEC = array(
         1 => array(
-            'var' => 'master',
+            'var' => 'masterId',
             'isRequired' => true,
             'type' => TType::STRING,
         ),
@@ -54,7 +54,7 @@ class CallFailed extends TException
     /**
      * @var string
      */
-    public $master = null;
+    public $masterId = null;
     /**
      * @var string
      */
@@ -79,8 +79,8 @@ class CallFailed extends TException
     public function __construct($vals = null)
     {
         if (is_array($vals)) {
-            if (isset($vals['master'])) {
-                $this->master = $vals['master'];
+            if (isset($vals['masterId'])) {
+                $this->masterId = $vals['masterId'];
             }
             if (isset($vals['message'])) {
                 $this->message = $vals['message'];
@@ -118,7 +118,7 @@ class CallFailed extends TException
             switch ($fid) {
                 case 1:
                     if ($ftype == TType::STRING) {
-                        $xfer += $input->readString($this->master);
+                        $xfer += $input->readString($this->masterId);
                     } else {
                         $xfer += $input->skip($ftype);
                     }
@@ -165,9 +165,9 @@ class CallFailed extends TException
     {
         $xfer = 0;
         $xfer += $output->writeStructBegin('CallFailed');
-        if ($this->master !== null) {
-            $xfer += $output->writeFieldBegin('master', TType::STRING, 1);
-            $xfer += $output->writeString($this->master);
+        if ($this->masterId !== null) {
+            $xfer += $output->writeFieldBegin('masterId', TType::STRING, 1);
+            $xfer += $output->writeString($this->masterId);
             $xfer += $output->writeFieldEnd();
         }
         if ($this->message !== null) {

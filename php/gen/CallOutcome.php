@@ -25,7 +25,7 @@ class CallOutcome
 
     static public $_TSPEC = array(
         1 => array(
-            'var' => 'master',
+            'var' => 'masterId',
             'isRequired' => false,
             'type' => TType::STRING,
         ),
@@ -44,11 +44,11 @@ class CallOutcome
     );
 
     /**
-     * The id of the master; absent where none was reached.
+     * Absent where no master was reached.
      * 
      * @var string
      */
-    public $master = null;
+    public $masterId = null;
     /**
      * @var \Roster\Thrift\CallResult
      */
@@ -61,8 +61,8 @@ class CallOutcome
     public function __construct($vals = null)
     {
         if (is_array($vals)) {
-            if (isset($vals['master'])) {
-                $this->master = $vals['master'];
+            if (isset($vals['masterId'])) {
+                $this->masterId = $vals['masterId'];
             }
             if (isset($vals['result'])) {
                 $this->result = $vals['result'];
@@ -94,7 +94,7 @@ class CallOutcome
             switch ($fid) {
                 case 1:
                     if ($ftype == TType::STRING) {
-                        $xfer += $input->readString($this->master);
+                        $xfer += $input->readString($this->masterId);
                     } else {
                         $xfer += $input->skip($ftype);
                     }
@@ -129,9 +129,9 @@ class CallOutcome
     {
         $xfer = 0;
         $xfer += $output->writeStructBegin('CallOutcome');
-        if ($this->master !== null) {
-            $xfer += $output->writeFieldBegin('master', TType::STRING, 1);
-            $xfer += $output->writeString($this->master);
+        if ($this->masterId !== null) {
+            $xfer += $output->writeFieldBegin('masterId', TType::STRING, 1);
+            $xfer += $output->writeString($this->masterId);
             $xfer += $output->writeFieldEnd();
         }
         if ($this->result !== null) {

@@ -31,7 +31,7 @@ class CallResult
                 ),
         ),
         2 => array(
-            'var' => 'master',
+            'var' => 'masterId',
             'isRequired' => true,
             'type' => TType::STRING,
         ),
@@ -58,7 +58,7 @@ class CallResult
      * 
      * @var string
      */
-    public $master = null;
+    public $masterId = null;
     /**
      * @var int
      */
@@ -76,8 +76,8 @@ class CallResult
             if (isset($vals['values'])) {
                 $this->values = $vals['values'];
             }
-            if (isset($vals['master'])) {
-                $this->master = $vals['master'];
+            if (isset($vals['masterId'])) {
+                $this->masterId = $vals['masterId'];
             }
             if (isset($vals['durationUs'])) {
                 $this->durationUs = $vals['durationUs'];
@@ -110,13 +110,13 @@ class CallResult
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->values = array();
-                        $_size104 = 0;
-                        $_etype107 = 0;
-                        $xfer += $input->readListBegin($_etype107, $_size104);
-                        for ($_i108 = 0; $_i108 < $_size104; ++$_i108) {
-                            $elem109 = null;
-                            $xfer += $input->readString($elem109);
-                            $this->values []= $elem109;
+                        $_size127 = 0;
+                        $_etype130 = 0;
+                        $xfer += $input->readListBegin($_etype130, $_size127);
+                        for ($_i131 = 0; $_i131 < $_size127; ++$_i131) {
+                            $elem132 = null;
+                            $xfer += $input->readString($elem132);
+                            $this->values []= $elem132;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -125,7 +125,7 @@ class CallResult
                     break;
                 case 2:
                     if ($ftype == TType::STRING) {
-                        $xfer += $input->readString($this->master);
+                        $xfer += $input->readString($this->masterId);
                     } else {
                         $xfer += $input->skip($ftype);
                     }
@@ -164,15 +164,15 @@ class CallResult
             }
             $xfer += $output->writeFieldBegin('values', TType::LST, 1);
             $output->writeListBegin(TType::STRING, count($this->values));
-            foreach ($this->values as $iter110) {
-                $xfer += $output->writeString($iter110);
+            foreach ($this->values as $iter133) {
+                $xfer += $output->writeString($iter133);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
         }
-        if ($this->master !== null) {
-            $xfer += $output->writeFieldBegin('master', TType::STRING, 2);
-            $xfer += $output->writeString($this->master);
+        if ($this->masterId !== null) {
+            $xfer += $output->writeFieldBegin('masterId', TType::STRING, 2);
+            $xfer += $output->writeString($this->masterId);
             $xfer += $output->writeFieldEnd();
         }
         if ($this->durationUs !== null) {

@@ -25,7 +25,7 @@ class CallTimedOut extends TException
 
     static public $_TSPEC = array(
         1 => array(
-            'var' => 'master',
+            'var' => 'masterId',
             'isRequired' => false,
             'type' => TType::STRING,
         ),
@@ -44,7 +44,7 @@ class CallTimedOut extends TException
     /**
      * @var string
      */
-    public $master = null;
+    public $masterId = null;
     /**
      * @var int
      */
@@ -57,8 +57,8 @@ class CallTimedOut extends TException
     public function __construct($vals = null)
     {
         if (is_array($vals)) {
-            if (isset($vals['master'])) {
-                $this->master = $vals['master'];
+            if (isset($vals['masterId'])) {
+                $this->masterId = $vals['masterId'];
             }
             if (isset($vals['timeoutMs'])) {
                 $this->timeoutMs = $vals['timeoutMs'];
@@ -90,7 +90,7 @@ class CallTimedOut extends TException
             switch ($fid) {
                 case 1:
                     if ($ftype == TType::STRING) {
-                        $xfer += $input->readString($this->master);
+                        $xfer += $input->readString($this->masterId);
                     } else {
                         $xfer += $input->skip($ftype);
                     }
@@ -123,9 +123,9 @@ class CallTimedOut extends TException
     {
         $xfer = 0;
         $xfer += $output->writeStructBegin('CallTimedOut');
-        if ($this->master !== null) {
-            $xfer += $output->writeFieldBegin('master', TType::STRING, 1);
-            $xfer += $output->writeString($this->master);
+        if ($this->masterId !== null) {
+            $xfer += $output->writeFieldBegin('masterId', TType::STRING, 1);
+            $xfer += $output->writeString($this->masterId);
             $xfer += $output->writeFieldEnd();
         }
         if ($this->timeoutMs !== null) {

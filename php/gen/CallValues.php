@@ -34,10 +34,10 @@ class CallValues
                 ),
         ),
         2 => array(
-            'var' => 'ended',
+            'var' => 'completion',
             'isRequired' => false,
             'type' => TType::STRUCT,
-            'class' => '\Roster\Thrift\CallEnd',
+            'class' => '\Roster\Thrift\CallCompletion',
         ),
     );
 
@@ -50,9 +50,9 @@ class CallValues
     /**
      * How the call ended, and with these values; absent: there may be more.
      * 
-     * @var \Roster\Thrift\CallEnd
+     * @var \Roster\Thrift\CallCompletion
      */
-    public $ended = null;
+    public $completion = null;
 
     public function __construct($vals = null)
     {
@@ -60,8 +60,8 @@ class CallValues
             if (isset($vals['values'])) {
                 $this->values = $vals['values'];
             }
-            if (isset($vals['ended'])) {
-                $this->ended = $vals['ended'];
+            if (isset($vals['completion'])) {
+                $this->completion = $vals['completion'];
             }
         }
     }
@@ -88,13 +88,13 @@ class CallValues
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->values = array();
-                        $_size111 = 0;
-                        $_etype114 = 0;
-                        $xfer += $input->readListBegin($_etype114, $_size111);
-                        for ($_i115 = 0; $_i115 < $_size111; ++$_i115) {
-                            $elem116 = null;
-                            $xfer += $input->readString($elem116);
-                            $this->values []= $elem116;
+                        $_size134 = 0;
+                        $_etype137 = 0;
+                        $xfer += $input->readListBegin($_etype137, $_size134);
+                        for ($_i138 = 0; $_i138 < $_size134; ++$_i138) {
+                            $elem139 = null;
+                            $xfer += $input->readString($elem139);
+                            $this->values []= $elem139;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -103,8 +103,8 @@ class CallValues
                     break;
                 case 2:
                     if ($ftype == TType::STRUCT) {
-                        $this->ended = new \Roster\Thrift\CallEnd();
-                        $xfer += $this->ended->read($input);
+                        $this->completion = new \Roster\Thrift\CallCompletion();
+                        $xfer += $this->completion->read($input);
                     } else {
                         $xfer += $input->skip($ftype);
                     }
@@ -129,18 +129,18 @@ class CallValues
             }
             $xfer += $output->writeFieldBegin('values', TType::LST, 1);
             $output->writeListBegin(TType::STRING, count($this->values));
-            foreach ($this->values as $iter117) {
-                $xfer += $output->writeString($iter117);
+            foreach ($this->values as $iter140) {
+                $xfer += $output->writeString($iter140);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
         }
-        if ($this->ended !== null) {
-            if (!is_object($this->ended)) {
+        if ($this->completion !== null) {
+            if (!is_object($this->completion)) {
                 throw new TProtocolException('Bad type in structure.', TProtocolException::INVALID_DATA);
             }
-            $xfer += $output->writeFieldBegin('ended', TType::STRUCT, 2);
-            $xfer += $this->ended->write($output);
+            $xfer += $output->writeFieldBegin('completion', TType::STRUCT, 2);
+            $xfer += $this->completion->write($output);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

@@ -54,7 +54,7 @@ class ChildrenReply
      */
     public $freshness = null;
     /**
-     * Of `childrenPage`: where the next page begins; absent on the last page.
+     * Where the next page begins; absent on the last page.
      * 
      * @var string
      */
@@ -97,13 +97,13 @@ class ChildrenReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->names = array();
-                        $_size9 = 0;
-                        $_etype12 = 0;
-                        $xfer += $input->readListBegin($_etype12, $_size9);
-                        for ($_i13 = 0; $_i13 < $_size9; ++$_i13) {
-                            $elem14 = null;
-                            $xfer += $input->readString($elem14);
-                            $this->names []= $elem14;
+                        $_size16 = 0;
+                        $_etype19 = 0;
+                        $xfer += $input->readListBegin($_etype19, $_size16);
+                        for ($_i20 = 0; $_i20 < $_size16; ++$_i20) {
+                            $elem21 = null;
+                            $xfer += $input->readString($elem21);
+                            $this->names []= $elem21;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -145,8 +145,8 @@ class ChildrenReply
             }
             $xfer += $output->writeFieldBegin('names', TType::LST, 1);
             $output->writeListBegin(TType::STRING, count($this->names));
-            foreach ($this->names as $iter15) {
-                $xfer += $output->writeString($iter15);
+            foreach ($this->names as $iter22) {
+                $xfer += $output->writeString($iter22);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

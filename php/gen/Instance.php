@@ -282,14 +282,14 @@ class Instance
                 case 12:
                     if ($ftype == TType::LST) {
                         $this->endpoints = array();
-                        $_size69 = 0;
-                        $_etype72 = 0;
-                        $xfer += $input->readListBegin($_etype72, $_size69);
-                        for ($_i73 = 0; $_i73 < $_size69; ++$_i73) {
-                            $elem74 = null;
-                            $elem74 = new \Roster\Thrift\Endpoint();
-                            $xfer += $elem74->read($input);
-                            $this->endpoints []= $elem74;
+                        $_size83 = 0;
+                        $_etype86 = 0;
+                        $xfer += $input->readListBegin($_etype86, $_size83);
+                        for ($_i87 = 0; $_i87 < $_size83; ++$_i87) {
+                            $elem88 = null;
+                            $elem88 = new \Roster\Thrift\Endpoint();
+                            $xfer += $elem88->read($input);
+                            $this->endpoints []= $elem88;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -299,14 +299,14 @@ class Instance
                 case 13:
                     if ($ftype == TType::LST) {
                         $this->provenance = array();
-                        $_size75 = 0;
-                        $_etype78 = 0;
-                        $xfer += $input->readListBegin($_etype78, $_size75);
-                        for ($_i79 = 0; $_i79 < $_size75; ++$_i79) {
-                            $elem80 = null;
-                            $elem80 = new \Roster\Thrift\Provenance();
-                            $xfer += $elem80->read($input);
-                            $this->provenance []= $elem80;
+                        $_size89 = 0;
+                        $_etype92 = 0;
+                        $xfer += $input->readListBegin($_etype92, $_size89);
+                        for ($_i93 = 0; $_i93 < $_size89; ++$_i93) {
+                            $elem94 = null;
+                            $elem94 = new \Roster\Thrift\Provenance();
+                            $xfer += $elem94->read($input);
+                            $this->provenance []= $elem94;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -378,8 +378,8 @@ class Instance
             }
             $xfer += $output->writeFieldBegin('endpoints', TType::LST, 12);
             $output->writeListBegin(TType::STRUCT, count($this->endpoints));
-            foreach ($this->endpoints as $iter81) {
-                $xfer += $iter81->write($output);
+            foreach ($this->endpoints as $iter95) {
+                $xfer += $iter95->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
@@ -390,8 +390,8 @@ class Instance
             }
             $xfer += $output->writeFieldBegin('provenance', TType::LST, 13);
             $output->writeListBegin(TType::STRUCT, count($this->provenance));
-            foreach ($this->provenance as $iter82) {
-                $xfer += $iter82->write($output);
+            foreach ($this->provenance as $iter96) {
+                $xfer += $iter96->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -55,7 +55,7 @@ class InstancesReply
      */
     public $freshness = null;
     /**
-     * Where the next page begins, for `instancesPage`; absent on the last page.
+     * Where the next page begins; absent on the last page.
      * 
      * @var string
      */
@@ -98,14 +98,14 @@ class InstancesReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->instances = array();
-                        $_size83 = 0;
-                        $_etype86 = 0;
-                        $xfer += $input->readListBegin($_etype86, $_size83);
-                        for ($_i87 = 0; $_i87 < $_size83; ++$_i87) {
-                            $elem88 = null;
-                            $elem88 = new \Roster\Thrift\Instance();
-                            $xfer += $elem88->read($input);
-                            $this->instances []= $elem88;
+                        $_size97 = 0;
+                        $_etype100 = 0;
+                        $xfer += $input->readListBegin($_etype100, $_size97);
+                        for ($_i101 = 0; $_i101 < $_size97; ++$_i101) {
+                            $elem102 = null;
+                            $elem102 = new \Roster\Thrift\Instance();
+                            $xfer += $elem102->read($input);
+                            $this->instances []= $elem102;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -147,8 +147,8 @@ class InstancesReply
             }
             $xfer += $output->writeFieldBegin('instances', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->instances));
-            foreach ($this->instances as $iter89) {
-                $xfer += $iter89->write($output);
+            foreach ($this->instances as $iter103) {
+                $xfer += $iter103->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -50,7 +50,7 @@ class Master
                 ),
         ),
         5 => array(
-            'var' => 'ways',
+            'var' => 'routes',
             'isRequired' => true,
             'type' => TType::I32,
         ),
@@ -84,11 +84,11 @@ class Master
      */
     public $services = null;
     /**
-     * How many ways there are to it: our own register, and upstream ones.
+     * How many routes there are to it: our own register, and upstream ones.
      * 
      * @var int
      */
-    public $ways = null;
+    public $routes = null;
     /**
      * How many calls to it are under way from here.
      * 
@@ -111,8 +111,8 @@ class Master
             if (isset($vals['services'])) {
                 $this->services = $vals['services'];
             }
-            if (isset($vals['ways'])) {
-                $this->ways = $vals['ways'];
+            if (isset($vals['routes'])) {
+                $this->routes = $vals['routes'];
             }
             if (isset($vals['outstanding'])) {
                 $this->outstanding = $vals['outstanding'];
@@ -163,14 +163,14 @@ class Master
                 case 4:
                     if ($ftype == TType::LST) {
                         $this->services = array();
-                        $_size30 = 0;
-                        $_etype33 = 0;
-                        $xfer += $input->readListBegin($_etype33, $_size30);
-                        for ($_i34 = 0; $_i34 < $_size30; ++$_i34) {
-                            $elem35 = null;
-                            $elem35 = new \Roster\Thrift\Service();
-                            $xfer += $elem35->read($input);
-                            $this->services []= $elem35;
+                        $_size44 = 0;
+                        $_etype47 = 0;
+                        $xfer += $input->readListBegin($_etype47, $_size44);
+                        for ($_i48 = 0; $_i48 < $_size44; ++$_i48) {
+                            $elem49 = null;
+                            $elem49 = new \Roster\Thrift\Service();
+                            $xfer += $elem49->read($input);
+                            $this->services []= $elem49;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -179,7 +179,7 @@ class Master
                     break;
                 case 5:
                     if ($ftype == TType::I32) {
-                        $xfer += $input->readI32($this->ways);
+                        $xfer += $input->readI32($this->routes);
                     } else {
                         $xfer += $input->skip($ftype);
                     }
@@ -226,15 +226,15 @@ class Master
             }
             $xfer += $output->writeFieldBegin('services', TType::LST, 4);
             $output->writeListBegin(TType::STRUCT, count($this->services));
-            foreach ($this->services as $iter36) {
-                $xfer += $iter36->write($output);
+            foreach ($this->services as $iter50) {
+                $xfer += $iter50->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
         }
-        if ($this->ways !== null) {
-            $xfer += $output->writeFieldBegin('ways', TType::I32, 5);
-            $xfer += $output->writeI32($this->ways);
+        if ($this->routes !== null) {
+            $xfer += $output->writeFieldBegin('routes', TType::I32, 5);
+            $xfer += $output->writeI32($this->routes);
             $xfer += $output->writeFieldEnd();
         }
         if ($this->outstanding !== null) {

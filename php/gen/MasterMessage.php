@@ -25,7 +25,7 @@ class MasterMessage
 
     static public $_TSPEC = array(
         1 => array(
-            'var' => 'master',
+            'var' => 'masterId',
             'isRequired' => true,
             'type' => TType::STRING,
         ),
@@ -42,11 +42,9 @@ class MasterMessage
     );
 
     /**
-     * The id of the master.
-     * 
      * @var string
      */
-    public $master = null;
+    public $masterId = null;
     /**
      * When it came, ms since 1970.
      * 
@@ -63,8 +61,8 @@ class MasterMessage
     public function __construct($vals = null)
     {
         if (is_array($vals)) {
-            if (isset($vals['master'])) {
-                $this->master = $vals['master'];
+            if (isset($vals['masterId'])) {
+                $this->masterId = $vals['masterId'];
             }
             if (isset($vals['receivedAt'])) {
                 $this->receivedAt = $vals['receivedAt'];
@@ -96,7 +94,7 @@ class MasterMessage
             switch ($fid) {
                 case 1:
                     if ($ftype == TType::STRING) {
-                        $xfer += $input->readString($this->master);
+                        $xfer += $input->readString($this->masterId);
                     } else {
                         $xfer += $input->skip($ftype);
                     }
@@ -129,9 +127,9 @@ class MasterMessage
     {
         $xfer = 0;
         $xfer += $output->writeStructBegin('MasterMessage');
-        if ($this->master !== null) {
-            $xfer += $output->writeFieldBegin('master', TType::STRING, 1);
-            $xfer += $output->writeString($this->master);
+        if ($this->masterId !== null) {
+            $xfer += $output->writeFieldBegin('masterId', TType::STRING, 1);
+            $xfer += $output->writeString($this->masterId);
             $xfer += $output->writeFieldEnd();
         }
         if ($this->receivedAt !== null) {

@@ -98,14 +98,14 @@ class MastersReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->masters = array();
-                        $_size37 = 0;
-                        $_etype40 = 0;
-                        $xfer += $input->readListBegin($_etype40, $_size37);
-                        for ($_i41 = 0; $_i41 < $_size37; ++$_i41) {
-                            $elem42 = null;
-                            $elem42 = new \Roster\Thrift\Master();
-                            $xfer += $elem42->read($input);
-                            $this->masters []= $elem42;
+                        $_size51 = 0;
+                        $_etype54 = 0;
+                        $xfer += $input->readListBegin($_etype54, $_size51);
+                        for ($_i55 = 0; $_i55 < $_size51; ++$_i55) {
+                            $elem56 = null;
+                            $elem56 = new \Roster\Thrift\Master();
+                            $xfer += $elem56->read($input);
+                            $this->masters []= $elem56;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -147,8 +147,8 @@ class MastersReply
             }
             $xfer += $output->writeFieldBegin('masters', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->masters));
-            foreach ($this->masters as $iter43) {
-                $xfer += $iter43->write($output);
+            foreach ($this->masters as $iter57) {
+                $xfer += $iter57->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

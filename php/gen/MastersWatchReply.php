@@ -98,14 +98,14 @@ class MastersWatchReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->changes = array();
-                        $_size90 = 0;
-                        $_etype93 = 0;
-                        $xfer += $input->readListBegin($_etype93, $_size90);
-                        for ($_i94 = 0; $_i94 < $_size90; ++$_i94) {
-                            $elem95 = null;
-                            $elem95 = new \Roster\Thrift\MasterChange();
-                            $xfer += $elem95->read($input);
-                            $this->changes []= $elem95;
+                        $_size104 = 0;
+                        $_etype107 = 0;
+                        $xfer += $input->readListBegin($_etype107, $_size104);
+                        for ($_i108 = 0; $_i108 < $_size104; ++$_i108) {
+                            $elem109 = null;
+                            $elem109 = new \Roster\Thrift\MasterChange();
+                            $xfer += $elem109->read($input);
+                            $this->changes []= $elem109;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -147,8 +147,8 @@ class MastersWatchReply
             }
             $xfer += $output->writeFieldBegin('changes', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->changes));
-            foreach ($this->changes as $iter96) {
-                $xfer += $iter96->write($output);
+            foreach ($this->changes as $iter110) {
+                $xfer += $iter110->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -114,14 +114,14 @@ class MessagesReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->messages = array();
-                        $_size97 = 0;
-                        $_etype100 = 0;
-                        $xfer += $input->readListBegin($_etype100, $_size97);
-                        for ($_i101 = 0; $_i101 < $_size97; ++$_i101) {
-                            $elem102 = null;
-                            $elem102 = new \Roster\Thrift\MasterMessage();
-                            $xfer += $elem102->read($input);
-                            $this->messages []= $elem102;
+                        $_size111 = 0;
+                        $_etype114 = 0;
+                        $xfer += $input->readListBegin($_etype114, $_size111);
+                        for ($_i115 = 0; $_i115 < $_size111; ++$_i115) {
+                            $elem116 = null;
+                            $elem116 = new \Roster\Thrift\MasterMessage();
+                            $xfer += $elem116->read($input);
+                            $this->messages []= $elem116;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -169,8 +169,8 @@ class MessagesReply
             }
             $xfer += $output->writeFieldBegin('messages', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->messages));
-            foreach ($this->messages as $iter103) {
-                $xfer += $iter103->write($output);
+            foreach ($this->messages as $iter117) {
+                $xfer += $iter117->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -309,13 +309,13 @@ class MethodStats
                 case 13:
                     if ($ftype == TType::LST) {
                         $this->histogram = array();
-                        $_size118 = 0;
-                        $_etype121 = 0;
-                        $xfer += $input->readListBegin($_etype121, $_size118);
-                        for ($_i122 = 0; $_i122 < $_size118; ++$_i122) {
-                            $elem123 = null;
-                            $xfer += $input->readI64($elem123);
-                            $this->histogram []= $elem123;
+                        $_size169 = 0;
+                        $_etype172 = 0;
+                        $xfer += $input->readListBegin($_etype172, $_size169);
+                        for ($_i173 = 0; $_i173 < $_size169; ++$_i173) {
+                            $elem174 = null;
+                            $xfer += $input->readI64($elem174);
+                            $this->histogram []= $elem174;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -402,8 +402,8 @@ class MethodStats
             }
             $xfer += $output->writeFieldBegin('histogram', TType::LST, 13);
             $output->writeListBegin(TType::I64, count($this->histogram));
-            foreach ($this->histogram as $iter124) {
-                $xfer += $output->writeI64($iter124);
+            foreach ($this->histogram as $iter175) {
+                $xfer += $output->writeI64($iter175);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

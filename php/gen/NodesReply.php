@@ -102,17 +102,17 @@ class NodesReply
                 case 1:
                     if ($ftype == TType::MAP) {
                         $this->nodes = array();
-                        $_size0 = 0;
-                        $_ktype1 = 0;
-                        $_vtype2 = 0;
-                        $xfer += $input->readMapBegin($_ktype1, $_vtype2, $_size0);
-                        for ($_i4 = 0; $_i4 < $_size0; ++$_i4) {
-                            $key5 = '';
-                            $val6 = new \Roster\Thrift\Node();
-                            $xfer += $input->readString($key5);
-                            $val6 = new \Roster\Thrift\Node();
-                            $xfer += $val6->read($input);
-                            $this->nodes[$key5] = $val6;
+                        $_size7 = 0;
+                        $_ktype8 = 0;
+                        $_vtype9 = 0;
+                        $xfer += $input->readMapBegin($_ktype8, $_vtype9, $_size7);
+                        for ($_i11 = 0; $_i11 < $_size7; ++$_i11) {
+                            $key12 = '';
+                            $val13 = new \Roster\Thrift\Node();
+                            $xfer += $input->readString($key12);
+                            $val13 = new \Roster\Thrift\Node();
+                            $xfer += $val13->read($input);
+                            $this->nodes[$key12] = $val13;
                         }
                         $xfer += $input->readMapEnd();
                     } else {
@@ -154,9 +154,9 @@ class NodesReply
             }
             $xfer += $output->writeFieldBegin('nodes', TType::MAP, 1);
             $output->writeMapBegin(TType::STRING, TType::STRUCT, count($this->nodes));
-            foreach ($this->nodes as $kiter7 => $viter8) {
-                $xfer += $output->writeString($kiter7);
-                $xfer += $viter8->write($output);
+            foreach ($this->nodes as $kiter14 => $viter15) {
+                $xfer += $output->writeString($kiter14);
+                $xfer += $viter15->write($output);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();

@@ -17,7 +17,7 @@ use Thrift\Protocol\TBinaryProtocolAccelerated;
 use Thrift\Exception\TApplicationException;
 
 /**
- * There is no such coordination node. An absence has its freshness too.
+ * There is no such thing. An absence has its freshness too.
  */
 class NotFound extends TException
 {
@@ -25,16 +25,22 @@ class NotFound extends TException
 
     static public $_TSPEC = array(
         1 => array(
-            'var' => 'path',
+            'var' => 'kind',
             'isRequired' => true,
-            'type' => TType::STRING,
+            'type' => TType::I32,
+            'class' => '\Roster\Thrift\EntityKind',
         ),
         2 => array(
-            'var' => 'message',
+            'var' => 'name',
             'isRequired' => true,
             'type' => TType::STRING,
         ),
         3 => array(
+            'var' => 'message',
+            'isRequired' => true,
+            'type' => TType::STRING,
+        ),
+        4 => array(
             'var' => 'freshness',
             'isRequired' => true,
             'type' => TType::STRUCT,
@@ -43,9 +49,15 @@ class NotFound extends TException
     );
 
     /**
+     * @var int
+     */
+    public $kind = null;
+    /**
+     * The path of the node, the name of the service, or the id of the master.
+     * 
      * @var string
      */
-    public $path = null;
+    public $name = null;
     /**
      * @var string
      */
@@ -58,8 +70,11 @@ class NotFound extends TException
     public function __construct($vals = null)
     {
         if (is_array($vals)) {
-            if (isset($vals['path'])) {
-                $this->path = $vals['path'];
+            if (isset($vals['kind'])) {
+                $this->kind = $vals['kind'];
+            }
+            if (isset($vals['name'])) {
+                $this->name = $vals['name'];
             }
             if (isset($vals['message'])) {
                 $this->message = $vals['message'];
@@ -90,20 +105,27 @@ class NotFound extends TException
             }
             switch ($fid) {
                 case 1:
-                    if ($ftype == TType::STRING) {
-                        $xfer += $input->readString($this->path);
+                    if ($ftype == TType::I32) {
+                        $xfer += $input->readI32($this->kind);
                     } else {
                         $xfer += $input->skip($ftype);
                     }
                     break;
                 case 2:
                     if ($ftype == TType::STRING) {
-                        $xfer += $input->readString($this->message);
+                        $xfer += $input->readString($this->name);
                     } else {
                         $xfer += $input->skip($ftype);
                     }
                     break;
                 case 3:
+                    if ($ftype == TType::STRING) {
+                        $xfer += $input->readString($this->message);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 4:
                     if ($ftype == TType::STRUCT) {
                         $this->freshness = new \Roster\Thrift\Freshness();
                         $xfer += $this->freshness->read($input);
@@ -125,13 +147,18 @@ class NotFound extends TException
     {
         $xfer = 0;
         $xfer += $output->writeStructBegin('NotFound');
-        if ($this->path !== null) {
-            $xfer += $output->writeFieldBegin('path', TType::STRING, 1);
-            $xfer += $output->writeString($this->path);
+        if ($this->kind !== null) {
+            $xfer += $output->writeFieldBegin('kind', TType::I32, 1);
+            $xfer += $output->writeI32($this->kind);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->name !== null) {
+            $xfer += $output->writeFieldBegin('name', TType::STRING, 2);
+            $xfer += $output->writeString($this->name);
             $xfer += $output->writeFieldEnd();
         }
         if ($this->message !== null) {
-            $xfer += $output->writeFieldBegin('message', TType::STRING, 2);
+            $xfer += $output->writeFieldBegin('message', TType::STRING, 3);
             $xfer += $output->writeString($this->message);
             $xfer += $output->writeFieldEnd();
         }
@@ -139,7 +166,7 @@ class NotFound extends TException
             if (!is_object($this->freshness)) {
                 throw new TProtocolException('Bad type in structure.', TProtocolException::INVALID_DATA);
             }
-            $xfer += $output->writeFieldBegin('freshness', TType::STRUCT, 3);
+            $xfer += $output->writeFieldBegin('freshness', TType::STRUCT, 4);
             $xfer += $this->freshness->write($output);
             $xfer += $output->writeFieldEnd();
         }

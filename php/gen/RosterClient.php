@@ -30,17 +30,16 @@ class RosterClient implements \Roster\Thrift\RosterIf
     }
 
 
-    public function get($path, \Roster\Thrift\ReadOptions $options)
+    public function get(\Roster\Thrift\GetRequest $request)
     {
-        $this->send_get($path, $options);
+        $this->send_get($request);
         return $this->recv_get();
     }
 
-    public function send_get($path, \Roster\Thrift\ReadOptions $options)
+    public function send_get(\Roster\Thrift\GetRequest $request)
     {
         $args = new \Roster\Thrift\Roster_get_args();
-        $args->path = $path;
-        $args->options = $options;
+        $args->request = $request;
         $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
         if ($bin_accel) {
             thrift_protocol_write_binary(
@@ -105,17 +104,16 @@ class RosterClient implements \Roster\Thrift\RosterIf
         throw new \Exception("get failed: unknown result");
     }
 
-    public function getMany(array $paths, \Roster\Thrift\ReadOptions $options)
+    public function getMany(\Roster\Thrift\GetManyRequest $request)
     {
-        $this->send_getMany($paths, $options);
+        $this->send_getMany($request);
         return $this->recv_getMany();
     }
 
-    public function send_getMany(array $paths, \Roster\Thrift\ReadOptions $options)
+    public function send_getMany(\Roster\Thrift\GetManyRequest $request)
     {
         $args = new \Roster\Thrift\Roster_getMany_args();
-        $args->paths = $paths;
-        $args->options = $options;
+        $args->request = $request;
         $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
         if ($bin_accel) {
             thrift_protocol_write_binary(
@@ -177,17 +175,16 @@ class RosterClient implements \Roster\Thrift\RosterIf
         throw new \Exception("getMany failed: unknown result");
     }
 
-    public function children($path, \Roster\Thrift\ReadOptions $options)
+    public function children(\Roster\Thrift\ChildrenRequest $request)
     {
-        $this->send_children($path, $options);
+        $this->send_children($request);
         return $this->recv_children();
     }
 
-    public function send_children($path, \Roster\Thrift\ReadOptions $options)
+    public function send_children(\Roster\Thrift\ChildrenRequest $request)
     {
         $args = new \Roster\Thrift\Roster_children_args();
-        $args->path = $path;
-        $args->options = $options;
+        $args->request = $request;
         $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
         if ($bin_accel) {
             thrift_protocol_write_binary(
@@ -252,93 +249,16 @@ class RosterClient implements \Roster\Thrift\RosterIf
         throw new \Exception("children failed: unknown result");
     }
 
-    public function childrenPage(\Roster\Thrift\ChildrenQuery $query)
+    public function subtree(\Roster\Thrift\SubtreeRequest $request)
     {
-        $this->send_childrenPage($query);
-        return $this->recv_childrenPage();
-    }
-
-    public function send_childrenPage(\Roster\Thrift\ChildrenQuery $query)
-    {
-        $args = new \Roster\Thrift\Roster_childrenPage_args();
-        $args->query = $query;
-        $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
-        if ($bin_accel) {
-            thrift_protocol_write_binary(
-                $this->output_,
-                'childrenPage',
-                TMessageType::CALL,
-                $args,
-                $this->seqid_,
-                $this->output_->isStrictWrite()
-            );
-        } else {
-            $this->output_->writeMessageBegin('childrenPage', TMessageType::CALL, $this->seqid_);
-            $args->write($this->output_);
-            $this->output_->writeMessageEnd();
-            $this->output_->getTransport()->flush();
-        }
-    }
-
-    public function recv_childrenPage()
-    {
-        $bin_accel = ($this->input_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_read_binary');
-        if ($bin_accel) {
-            $result = thrift_protocol_read_binary(
-                $this->input_,
-                '\Roster\Thrift\Roster_childrenPage_result',
-                $this->input_->isStrictRead()
-            );
-        } else {
-            $rseqid = 0;
-            $fname = null;
-            $mtype = 0;
-
-            $this->input_->readMessageBegin($fname, $mtype, $rseqid);
-            if ($mtype == TMessageType::EXCEPTION) {
-                $x = new TApplicationException();
-                $x->read($this->input_);
-                $this->input_->readMessageEnd();
-                throw $x;
-            }
-            $result = new \Roster\Thrift\Roster_childrenPage_result();
-            $result->read($this->input_);
-            $this->input_->readMessageEnd();
-        }
-        if ($result->success !== null) {
-            return $result->success;
-        }
-        if ($result->notFound !== null) {
-            throw $result->notFound;
-        }
-        if ($result->notReady !== null) {
-            throw $result->notReady;
-        }
-        if ($result->tooStale !== null) {
-            throw $result->tooStale;
-        }
-        if ($result->invalid !== null) {
-            throw $result->invalid;
-        }
-        if ($result->denied !== null) {
-            throw $result->denied;
-        }
-        throw new \Exception("childrenPage failed: unknown result");
-    }
-
-    public function subtree($path, $limit, $cursor, \Roster\Thrift\ReadOptions $options)
-    {
-        $this->send_subtree($path, $limit, $cursor, $options);
+        $this->send_subtree($request);
         return $this->recv_subtree();
     }
 
-    public function send_subtree($path, $limit, $cursor, \Roster\Thrift\ReadOptions $options)
+    public function send_subtree(\Roster\Thrift\SubtreeRequest $request)
     {
         $args = new \Roster\Thrift\Roster_subtree_args();
-        $args->path = $path;
-        $args->limit = $limit;
-        $args->cursor = $cursor;
-        $args->options = $options;
+        $args->request = $request;
         $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
         if ($bin_accel) {
             thrift_protocol_write_binary(
@@ -400,19 +320,16 @@ class RosterClient implements \Roster\Thrift\RosterIf
         throw new \Exception("subtree failed: unknown result");
     }
 
-    public function watch($since, array $paths, $timeoutMs, $limit)
+    public function watch(\Roster\Thrift\WatchRequest $request)
     {
-        $this->send_watch($since, $paths, $timeoutMs, $limit);
+        $this->send_watch($request);
         return $this->recv_watch();
     }
 
-    public function send_watch($since, array $paths, $timeoutMs, $limit)
+    public function send_watch(\Roster\Thrift\WatchRequest $request)
     {
         $args = new \Roster\Thrift\Roster_watch_args();
-        $args->since = $since;
-        $args->paths = $paths;
-        $args->timeoutMs = $timeoutMs;
-        $args->limit = $limit;
+        $args->request = $request;
         $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
         if ($bin_accel) {
             thrift_protocol_write_binary(
@@ -462,6 +379,9 @@ class RosterClient implements \Roster\Thrift\RosterIf
         if ($result->notReady !== null) {
             throw $result->notReady;
         }
+        if ($result->tooStale !== null) {
+            throw $result->tooStale;
+        }
         if ($result->invalid !== null) {
             throw $result->invalid;
         }
@@ -471,15 +391,16 @@ class RosterClient implements \Roster\Thrift\RosterIf
         throw new \Exception("watch failed: unknown result");
     }
 
-    public function status()
+    public function status(\Roster\Thrift\StatusRequest $request)
     {
-        $this->send_status();
+        $this->send_status($request);
         return $this->recv_status();
     }
 
-    public function send_status()
+    public function send_status(\Roster\Thrift\StatusRequest $request)
     {
         $args = new \Roster\Thrift\Roster_status_args();
+        $args->request = $request;
         $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
         if ($bin_accel) {
             thrift_protocol_write_binary(
@@ -529,16 +450,16 @@ class RosterClient implements \Roster\Thrift\RosterIf
         throw new \Exception("status failed: unknown result");
     }
 
-    public function masters(\Roster\Thrift\Filter $filter)
+    public function masters(\Roster\Thrift\ServiceQuery $request)
     {
-        $this->send_masters($filter);
+        $this->send_masters($request);
         return $this->recv_masters();
     }
 
-    public function send_masters(\Roster\Thrift\Filter $filter)
+    public function send_masters(\Roster\Thrift\ServiceQuery $request)
     {
         $args = new \Roster\Thrift\Roster_masters_args();
-        $args->filter = $filter;
+        $args->request = $request;
         $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
         if ($bin_accel) {
             thrift_protocol_write_binary(
@@ -588,6 +509,9 @@ class RosterClient implements \Roster\Thrift\RosterIf
         if ($result->notReady !== null) {
             throw $result->notReady;
         }
+        if ($result->tooStale !== null) {
+            throw $result->tooStale;
+        }
         if ($result->invalid !== null) {
             throw $result->invalid;
         }
@@ -597,16 +521,16 @@ class RosterClient implements \Roster\Thrift\RosterIf
         throw new \Exception("masters failed: unknown result");
     }
 
-    public function master($id)
+    public function master(\Roster\Thrift\MasterRequest $request)
     {
-        $this->send_master($id);
+        $this->send_master($request);
         return $this->recv_master();
     }
 
-    public function send_master($id)
+    public function send_master(\Roster\Thrift\MasterRequest $request)
     {
         $args = new \Roster\Thrift\Roster_master_args();
-        $args->id = $id;
+        $args->request = $request;
         $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
         if ($bin_accel) {
             thrift_protocol_write_binary(
@@ -659,22 +583,28 @@ class RosterClient implements \Roster\Thrift\RosterIf
         if ($result->notReady !== null) {
             throw $result->notReady;
         }
+        if ($result->tooStale !== null) {
+            throw $result->tooStale;
+        }
+        if ($result->invalid !== null) {
+            throw $result->invalid;
+        }
         if ($result->denied !== null) {
             throw $result->denied;
         }
         throw new \Exception("master failed: unknown result");
     }
 
-    public function services(\Roster\Thrift\Filter $filter)
+    public function services(\Roster\Thrift\ServiceQuery $request)
     {
-        $this->send_services($filter);
+        $this->send_services($request);
         return $this->recv_services();
     }
 
-    public function send_services(\Roster\Thrift\Filter $filter)
+    public function send_services(\Roster\Thrift\ServiceQuery $request)
     {
         $args = new \Roster\Thrift\Roster_services_args();
-        $args->filter = $filter;
+        $args->request = $request;
         $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
         if ($bin_accel) {
             thrift_protocol_write_binary(
@@ -724,6 +654,9 @@ class RosterClient implements \Roster\Thrift\RosterIf
         if ($result->notReady !== null) {
             throw $result->notReady;
         }
+        if ($result->tooStale !== null) {
+            throw $result->tooStale;
+        }
         if ($result->invalid !== null) {
             throw $result->invalid;
         }
@@ -733,16 +666,16 @@ class RosterClient implements \Roster\Thrift\RosterIf
         throw new \Exception("services failed: unknown result");
     }
 
-    public function instances($serviceName)
+    public function instances(\Roster\Thrift\ServiceQuery $request)
     {
-        $this->send_instances($serviceName);
+        $this->send_instances($request);
         return $this->recv_instances();
     }
 
-    public function send_instances($serviceName)
+    public function send_instances(\Roster\Thrift\ServiceQuery $request)
     {
         $args = new \Roster\Thrift\Roster_instances_args();
-        $args->serviceName = $serviceName;
+        $args->request = $request;
         $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
         if ($bin_accel) {
             thrift_protocol_write_binary(
@@ -795,73 +728,8 @@ class RosterClient implements \Roster\Thrift\RosterIf
         if ($result->notReady !== null) {
             throw $result->notReady;
         }
-        if ($result->denied !== null) {
-            throw $result->denied;
-        }
-        throw new \Exception("instances failed: unknown result");
-    }
-
-    public function instancesPage(\Roster\Thrift\Filter $filter)
-    {
-        $this->send_instancesPage($filter);
-        return $this->recv_instancesPage();
-    }
-
-    public function send_instancesPage(\Roster\Thrift\Filter $filter)
-    {
-        $args = new \Roster\Thrift\Roster_instancesPage_args();
-        $args->filter = $filter;
-        $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
-        if ($bin_accel) {
-            thrift_protocol_write_binary(
-                $this->output_,
-                'instancesPage',
-                TMessageType::CALL,
-                $args,
-                $this->seqid_,
-                $this->output_->isStrictWrite()
-            );
-        } else {
-            $this->output_->writeMessageBegin('instancesPage', TMessageType::CALL, $this->seqid_);
-            $args->write($this->output_);
-            $this->output_->writeMessageEnd();
-            $this->output_->getTransport()->flush();
-        }
-    }
-
-    public function recv_instancesPage()
-    {
-        $bin_accel = ($this->input_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_read_binary');
-        if ($bin_accel) {
-            $result = thrift_protocol_read_binary(
-                $this->input_,
-                '\Roster\Thrift\Roster_instancesPage_result',
-                $this->input_->isStrictRead()
-            );
-        } else {
-            $rseqid = 0;
-            $fname = null;
-            $mtype = 0;
-
-            $this->input_->readMessageBegin($fname, $mtype, $rseqid);
-            if ($mtype == TMessageType::EXCEPTION) {
-                $x = new TApplicationException();
-                $x->read($this->input_);
-                $this->input_->readMessageEnd();
-                throw $x;
-            }
-            $result = new \Roster\Thrift\Roster_instancesPage_result();
-            $result->read($this->input_);
-            $this->input_->readMessageEnd();
-        }
-        if ($result->success !== null) {
-            return $result->success;
-        }
-        if ($result->notFound !== null) {
-            throw $result->notFound;
-        }
-        if ($result->notReady !== null) {
-            throw $result->notReady;
+        if ($result->tooStale !== null) {
+            throw $result->tooStale;
         }
         if ($result->invalid !== null) {
             throw $result->invalid;
@@ -869,21 +737,19 @@ class RosterClient implements \Roster\Thrift\RosterIf
         if ($result->denied !== null) {
             throw $result->denied;
         }
-        throw new \Exception("instancesPage failed: unknown result");
+        throw new \Exception("instances failed: unknown result");
     }
 
-    public function watchMasters($since, $timeoutMs, $limit)
+    public function watchMasters(\Roster\Thrift\WatchMastersRequest $request)
     {
-        $this->send_watchMasters($since, $timeoutMs, $limit);
+        $this->send_watchMasters($request);
         return $this->recv_watchMasters();
     }
 
-    public function send_watchMasters($since, $timeoutMs, $limit)
+    public function send_watchMasters(\Roster\Thrift\WatchMastersRequest $request)
     {
         $args = new \Roster\Thrift\Roster_watchMasters_args();
-        $args->since = $since;
-        $args->timeoutMs = $timeoutMs;
-        $args->limit = $limit;
+        $args->request = $request;
         $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
         if ($bin_accel) {
             thrift_protocol_write_binary(
@@ -933,6 +799,9 @@ class RosterClient implements \Roster\Thrift\RosterIf
         if ($result->notReady !== null) {
             throw $result->notReady;
         }
+        if ($result->tooStale !== null) {
+            throw $result->tooStale;
+        }
         if ($result->invalid !== null) {
             throw $result->invalid;
         }
@@ -942,19 +811,16 @@ class RosterClient implements \Roster\Thrift\RosterIf
         throw new \Exception("watchMasters failed: unknown result");
     }
 
-    public function watchMessages($since, $timeoutMs, $limit, $encoding)
+    public function watchMessages(\Roster\Thrift\WatchMessagesRequest $request)
     {
-        $this->send_watchMessages($since, $timeoutMs, $limit, $encoding);
+        $this->send_watchMessages($request);
         return $this->recv_watchMessages();
     }
 
-    public function send_watchMessages($since, $timeoutMs, $limit, $encoding)
+    public function send_watchMessages(\Roster\Thrift\WatchMessagesRequest $request)
     {
         $args = new \Roster\Thrift\Roster_watchMessages_args();
-        $args->since = $since;
-        $args->timeoutMs = $timeoutMs;
-        $args->limit = $limit;
-        $args->encoding = $encoding;
+        $args->request = $request;
         $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
         if ($bin_accel) {
             thrift_protocol_write_binary(
@@ -1010,19 +876,16 @@ class RosterClient implements \Roster\Thrift\RosterIf
         throw new \Exception("watchMessages failed: unknown result");
     }
 
-    public function call($serviceName, $method, $callArguments, \Roster\Thrift\CallOptions $options)
+    public function call(\Roster\Thrift\Call $request)
     {
-        $this->send_call($serviceName, $method, $callArguments, $options);
+        $this->send_call($request);
         return $this->recv_call();
     }
 
-    public function send_call($serviceName, $method, $callArguments, \Roster\Thrift\CallOptions $options)
+    public function send_call(\Roster\Thrift\Call $request)
     {
         $args = new \Roster\Thrift\Roster_call_args();
-        $args->serviceName = $serviceName;
-        $args->method = $method;
-        $args->callArguments = $callArguments;
-        $args->options = $options;
+        $args->request = $request;
         $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
         if ($bin_accel) {
             thrift_protocol_write_binary(
@@ -1069,6 +932,12 @@ class RosterClient implements \Roster\Thrift\RosterIf
         if ($result->success !== null) {
             return $result->success;
         }
+        if ($result->invalid !== null) {
+            throw $result->invalid;
+        }
+        if ($result->denied !== null) {
+            throw $result->denied;
+        }
         if ($result->noMaster !== null) {
             throw $result->noMaster;
         }
@@ -1080,188 +949,20 @@ class RosterClient implements \Roster\Thrift\RosterIf
         }
         if ($result->overloaded !== null) {
             throw $result->overloaded;
-        }
-        if ($result->invalid !== null) {
-            throw $result->invalid;
-        }
-        if ($result->denied !== null) {
-            throw $result->denied;
         }
         throw new \Exception("call failed: unknown result");
     }
 
-    public function callWhere(\Roster\Thrift\Call $call, \Roster\Thrift\Filter $filter)
+    public function callAll(\Roster\Thrift\Call $request)
     {
-        $this->send_callWhere($call, $filter);
-        return $this->recv_callWhere();
-    }
-
-    public function send_callWhere(\Roster\Thrift\Call $call, \Roster\Thrift\Filter $filter)
-    {
-        $args = new \Roster\Thrift\Roster_callWhere_args();
-        $args->call = $call;
-        $args->filter = $filter;
-        $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
-        if ($bin_accel) {
-            thrift_protocol_write_binary(
-                $this->output_,
-                'callWhere',
-                TMessageType::CALL,
-                $args,
-                $this->seqid_,
-                $this->output_->isStrictWrite()
-            );
-        } else {
-            $this->output_->writeMessageBegin('callWhere', TMessageType::CALL, $this->seqid_);
-            $args->write($this->output_);
-            $this->output_->writeMessageEnd();
-            $this->output_->getTransport()->flush();
-        }
-    }
-
-    public function recv_callWhere()
-    {
-        $bin_accel = ($this->input_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_read_binary');
-        if ($bin_accel) {
-            $result = thrift_protocol_read_binary(
-                $this->input_,
-                '\Roster\Thrift\Roster_callWhere_result',
-                $this->input_->isStrictRead()
-            );
-        } else {
-            $rseqid = 0;
-            $fname = null;
-            $mtype = 0;
-
-            $this->input_->readMessageBegin($fname, $mtype, $rseqid);
-            if ($mtype == TMessageType::EXCEPTION) {
-                $x = new TApplicationException();
-                $x->read($this->input_);
-                $this->input_->readMessageEnd();
-                throw $x;
-            }
-            $result = new \Roster\Thrift\Roster_callWhere_result();
-            $result->read($this->input_);
-            $this->input_->readMessageEnd();
-        }
-        if ($result->success !== null) {
-            return $result->success;
-        }
-        if ($result->noMaster !== null) {
-            throw $result->noMaster;
-        }
-        if ($result->failed !== null) {
-            throw $result->failed;
-        }
-        if ($result->timedOut !== null) {
-            throw $result->timedOut;
-        }
-        if ($result->overloaded !== null) {
-            throw $result->overloaded;
-        }
-        if ($result->invalid !== null) {
-            throw $result->invalid;
-        }
-        if ($result->denied !== null) {
-            throw $result->denied;
-        }
-        throw new \Exception("callWhere failed: unknown result");
-    }
-
-    public function callOn($masterId, $serviceName, $method, $callArguments, \Roster\Thrift\CallOptions $options)
-    {
-        $this->send_callOn($masterId, $serviceName, $method, $callArguments, $options);
-        return $this->recv_callOn();
-    }
-
-    public function send_callOn($masterId, $serviceName, $method, $callArguments, \Roster\Thrift\CallOptions $options)
-    {
-        $args = new \Roster\Thrift\Roster_callOn_args();
-        $args->masterId = $masterId;
-        $args->serviceName = $serviceName;
-        $args->method = $method;
-        $args->callArguments = $callArguments;
-        $args->options = $options;
-        $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
-        if ($bin_accel) {
-            thrift_protocol_write_binary(
-                $this->output_,
-                'callOn',
-                TMessageType::CALL,
-                $args,
-                $this->seqid_,
-                $this->output_->isStrictWrite()
-            );
-        } else {
-            $this->output_->writeMessageBegin('callOn', TMessageType::CALL, $this->seqid_);
-            $args->write($this->output_);
-            $this->output_->writeMessageEnd();
-            $this->output_->getTransport()->flush();
-        }
-    }
-
-    public function recv_callOn()
-    {
-        $bin_accel = ($this->input_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_read_binary');
-        if ($bin_accel) {
-            $result = thrift_protocol_read_binary(
-                $this->input_,
-                '\Roster\Thrift\Roster_callOn_result',
-                $this->input_->isStrictRead()
-            );
-        } else {
-            $rseqid = 0;
-            $fname = null;
-            $mtype = 0;
-
-            $this->input_->readMessageBegin($fname, $mtype, $rseqid);
-            if ($mtype == TMessageType::EXCEPTION) {
-                $x = new TApplicationException();
-                $x->read($this->input_);
-                $this->input_->readMessageEnd();
-                throw $x;
-            }
-            $result = new \Roster\Thrift\Roster_callOn_result();
-            $result->read($this->input_);
-            $this->input_->readMessageEnd();
-        }
-        if ($result->success !== null) {
-            return $result->success;
-        }
-        if ($result->noMaster !== null) {
-            throw $result->noMaster;
-        }
-        if ($result->failed !== null) {
-            throw $result->failed;
-        }
-        if ($result->timedOut !== null) {
-            throw $result->timedOut;
-        }
-        if ($result->overloaded !== null) {
-            throw $result->overloaded;
-        }
-        if ($result->invalid !== null) {
-            throw $result->invalid;
-        }
-        if ($result->denied !== null) {
-            throw $result->denied;
-        }
-        throw new \Exception("callOn failed: unknown result");
-    }
-
-    public function callAll($serviceName, $method, $callArguments, \Roster\Thrift\CallOptions $options)
-    {
-        $this->send_callAll($serviceName, $method, $callArguments, $options);
+        $this->send_callAll($request);
         return $this->recv_callAll();
     }
 
-    public function send_callAll($serviceName, $method, $callArguments, \Roster\Thrift\CallOptions $options)
+    public function send_callAll(\Roster\Thrift\Call $request)
     {
         $args = new \Roster\Thrift\Roster_callAll_args();
-        $args->serviceName = $serviceName;
-        $args->method = $method;
-        $args->callArguments = $callArguments;
-        $args->options = $options;
+        $args->request = $request;
         $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
         if ($bin_accel) {
             thrift_protocol_write_binary(
@@ -1308,28 +1009,31 @@ class RosterClient implements \Roster\Thrift\RosterIf
         if ($result->success !== null) {
             return $result->success;
         }
-        if ($result->noMaster !== null) {
-            throw $result->noMaster;
-        }
         if ($result->invalid !== null) {
             throw $result->invalid;
         }
         if ($result->denied !== null) {
             throw $result->denied;
         }
+        if ($result->noMaster !== null) {
+            throw $result->noMaster;
+        }
+        if ($result->overloaded !== null) {
+            throw $result->overloaded;
+        }
         throw new \Exception("callAll failed: unknown result");
     }
 
-    public function callMany(array $calls)
+    public function callMany(\Roster\Thrift\CallsRequest $request)
     {
-        $this->send_callMany($calls);
+        $this->send_callMany($request);
         return $this->recv_callMany();
     }
 
-    public function send_callMany(array $calls)
+    public function send_callMany(\Roster\Thrift\CallsRequest $request)
     {
         $args = new \Roster\Thrift\Roster_callMany_args();
-        $args->calls = $calls;
+        $args->request = $request;
         $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
         if ($bin_accel) {
             thrift_protocol_write_binary(
@@ -1382,20 +1086,22 @@ class RosterClient implements \Roster\Thrift\RosterIf
         if ($result->denied !== null) {
             throw $result->denied;
         }
+        if ($result->overloaded !== null) {
+            throw $result->overloaded;
+        }
         throw new \Exception("callMany failed: unknown result");
     }
 
-    public function callInOrder(array $calls, $masterId)
+    public function callInOrder(\Roster\Thrift\CallsRequest $request)
     {
-        $this->send_callInOrder($calls, $masterId);
+        $this->send_callInOrder($request);
         return $this->recv_callInOrder();
     }
 
-    public function send_callInOrder(array $calls, $masterId)
+    public function send_callInOrder(\Roster\Thrift\CallsRequest $request)
     {
         $args = new \Roster\Thrift\Roster_callInOrder_args();
-        $args->calls = $calls;
-        $args->masterId = $masterId;
+        $args->request = $request;
         $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
         if ($bin_accel) {
             thrift_protocol_write_binary(
@@ -1448,20 +1154,22 @@ class RosterClient implements \Roster\Thrift\RosterIf
         if ($result->denied !== null) {
             throw $result->denied;
         }
+        if ($result->overloaded !== null) {
+            throw $result->overloaded;
+        }
         throw new \Exception("callInOrder failed: unknown result");
     }
 
-    public function startCall(\Roster\Thrift\Call $call, $masterId)
+    public function startCall(\Roster\Thrift\Call $request)
     {
-        $this->send_startCall($call, $masterId);
+        $this->send_startCall($request);
         return $this->recv_startCall();
     }
 
-    public function send_startCall(\Roster\Thrift\Call $call, $masterId)
+    public function send_startCall(\Roster\Thrift\Call $request)
     {
         $args = new \Roster\Thrift\Roster_startCall_args();
-        $args->call = $call;
-        $args->masterId = $masterId;
+        $args->request = $request;
         $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
         if ($bin_accel) {
             thrift_protocol_write_binary(
@@ -1508,6 +1216,12 @@ class RosterClient implements \Roster\Thrift\RosterIf
         if ($result->success !== null) {
             return $result->success;
         }
+        if ($result->invalid !== null) {
+            throw $result->invalid;
+        }
+        if ($result->denied !== null) {
+            throw $result->denied;
+        }
         if ($result->noMaster !== null) {
             throw $result->noMaster;
         }
@@ -1520,24 +1234,19 @@ class RosterClient implements \Roster\Thrift\RosterIf
         if ($result->overloaded !== null) {
             throw $result->overloaded;
         }
-        if ($result->invalid !== null) {
-            throw $result->invalid;
-        }
-        if ($result->denied !== null) {
-            throw $result->denied;
-        }
         throw new \Exception("startCall failed: unknown result");
     }
 
-    public function nextValues()
+    public function nextValues(\Roster\Thrift\NextValuesRequest $request)
     {
-        $this->send_nextValues();
+        $this->send_nextValues($request);
         return $this->recv_nextValues();
     }
 
-    public function send_nextValues()
+    public function send_nextValues(\Roster\Thrift\NextValuesRequest $request)
     {
         $args = new \Roster\Thrift\Roster_nextValues_args();
+        $args->request = $request;
         $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
         if ($bin_accel) {
             thrift_protocol_write_binary(
@@ -1584,6 +1293,12 @@ class RosterClient implements \Roster\Thrift\RosterIf
         if ($result->success !== null) {
             return $result->success;
         }
+        if ($result->invalid !== null) {
+            throw $result->invalid;
+        }
+        if ($result->denied !== null) {
+            throw $result->denied;
+        }
         if ($result->noMaster !== null) {
             throw $result->noMaster;
         }
@@ -1596,23 +1311,19 @@ class RosterClient implements \Roster\Thrift\RosterIf
         if ($result->overloaded !== null) {
             throw $result->overloaded;
         }
-        if ($result->invalid !== null) {
-            throw $result->invalid;
-        }
         throw new \Exception("nextValues failed: unknown result");
     }
 
-    public function openCall(\Roster\Thrift\Call $call, $masterId)
+    public function openCall(\Roster\Thrift\Call $request)
     {
-        $this->send_openCall($call, $masterId);
-        $this->recv_openCall();
+        $this->send_openCall($request);
+        return $this->recv_openCall();
     }
 
-    public function send_openCall(\Roster\Thrift\Call $call, $masterId)
+    public function send_openCall(\Roster\Thrift\Call $request)
     {
         $args = new \Roster\Thrift\Roster_openCall_args();
-        $args->call = $call;
-        $args->masterId = $masterId;
+        $args->request = $request;
         $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
         if ($bin_accel) {
             thrift_protocol_write_binary(
@@ -1656,26 +1367,40 @@ class RosterClient implements \Roster\Thrift\RosterIf
             $result->read($this->input_);
             $this->input_->readMessageEnd();
         }
+        if ($result->success !== null) {
+            return $result->success;
+        }
         if ($result->invalid !== null) {
             throw $result->invalid;
         }
         if ($result->denied !== null) {
             throw $result->denied;
         }
-        return;
+        if ($result->noMaster !== null) {
+            throw $result->noMaster;
+        }
+        if ($result->failed !== null) {
+            throw $result->failed;
+        }
+        if ($result->timedOut !== null) {
+            throw $result->timedOut;
+        }
+        if ($result->overloaded !== null) {
+            throw $result->overloaded;
+        }
+        throw new \Exception("openCall failed: unknown result");
     }
 
-    public function sendValues(array $values, $isLast)
+    public function sendValues(\Roster\Thrift\SendValuesRequest $request)
     {
-        $this->send_sendValues($values, $isLast);
+        $this->send_sendValues($request);
         return $this->recv_sendValues();
     }
 
-    public function send_sendValues(array $values, $isLast)
+    public function send_sendValues(\Roster\Thrift\SendValuesRequest $request)
     {
         $args = new \Roster\Thrift\Roster_sendValues_args();
-        $args->values = $values;
-        $args->isLast = $isLast;
+        $args->request = $request;
         $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
         if ($bin_accel) {
             thrift_protocol_write_binary(
@@ -1722,6 +1447,12 @@ class RosterClient implements \Roster\Thrift\RosterIf
         if ($result->success !== null) {
             return $result->success;
         }
+        if ($result->invalid !== null) {
+            throw $result->invalid;
+        }
+        if ($result->denied !== null) {
+            throw $result->denied;
+        }
         if ($result->noMaster !== null) {
             throw $result->noMaster;
         }
@@ -1734,23 +1465,19 @@ class RosterClient implements \Roster\Thrift\RosterIf
         if ($result->overloaded !== null) {
             throw $result->overloaded;
         }
-        if ($result->invalid !== null) {
-            throw $result->invalid;
-        }
         throw new \Exception("sendValues failed: unknown result");
     }
 
-    public function broadcast($message, $encoding)
+    public function broadcast(\Roster\Thrift\BroadcastRequest $request)
     {
-        $this->send_broadcast($message, $encoding);
+        $this->send_broadcast($request);
         return $this->recv_broadcast();
     }
 
-    public function send_broadcast($message, $encoding)
+    public function send_broadcast(\Roster\Thrift\BroadcastRequest $request)
     {
         $args = new \Roster\Thrift\Roster_broadcast_args();
-        $args->message = $message;
-        $args->encoding = $encoding;
+        $args->request = $request;
         $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
         if ($bin_accel) {
             thrift_protocol_write_binary(
@@ -1806,16 +1533,16 @@ class RosterClient implements \Roster\Thrift\RosterIf
         throw new \Exception("broadcast failed: unknown result");
     }
 
-    public function addRegisters(array $registers)
+    public function addRegisters(\Roster\Thrift\RegistersRequest $request)
     {
-        $this->send_addRegisters($registers);
+        $this->send_addRegisters($request);
         return $this->recv_addRegisters();
     }
 
-    public function send_addRegisters(array $registers)
+    public function send_addRegisters(\Roster\Thrift\RegistersRequest $request)
     {
         $args = new \Roster\Thrift\Roster_addRegisters_args();
-        $args->registers = $registers;
+        $args->request = $request;
         $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
         if ($bin_accel) {
             thrift_protocol_write_binary(
@@ -1871,16 +1598,16 @@ class RosterClient implements \Roster\Thrift\RosterIf
         throw new \Exception("addRegisters failed: unknown result");
     }
 
-    public function removeRegisters(array $registers)
+    public function removeRegisters(\Roster\Thrift\RegistersRequest $request)
     {
-        $this->send_removeRegisters($registers);
+        $this->send_removeRegisters($request);
         return $this->recv_removeRegisters();
     }
 
-    public function send_removeRegisters(array $registers)
+    public function send_removeRegisters(\Roster\Thrift\RegistersRequest $request)
     {
         $args = new \Roster\Thrift\Roster_removeRegisters_args();
-        $args->registers = $registers;
+        $args->request = $request;
         $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
         if ($bin_accel) {
             thrift_protocol_write_binary(
@@ -1936,15 +1663,16 @@ class RosterClient implements \Roster\Thrift\RosterIf
         throw new \Exception("removeRegisters failed: unknown result");
     }
 
-    public function stats()
+    public function stats(\Roster\Thrift\StatsRequest $request)
     {
-        $this->send_stats();
+        $this->send_stats($request);
         return $this->recv_stats();
     }
 
-    public function send_stats()
+    public function send_stats(\Roster\Thrift\StatsRequest $request)
     {
         $args = new \Roster\Thrift\Roster_stats_args();
+        $args->request = $request;
         $bin_accel = ($this->output_ instanceof TBinaryProtocolAccelerated) && function_exists('thrift_protocol_write_binary');
         if ($bin_accel) {
             thrift_protocol_write_binary(

@@ -21,8 +21,7 @@ interface RosterIf
     /**
      * One coordination node.
      * 
-     * @param string $path
-     * @param \Roster\Thrift\ReadOptions $options
+     * @param \Roster\Thrift\GetRequest $request
      * @return \Roster\Thrift\NodeReply
      * @throws \Roster\Thrift\NotFound
      * @throws \Roster\Thrift\NotReady
@@ -30,24 +29,22 @@ interface RosterIf
      * @throws \Roster\Thrift\InvalidRequest
      * @throws \Roster\Thrift\AccessDenied
      */
-    public function get($path, \Roster\Thrift\ReadOptions $options);
+    public function get(\Roster\Thrift\GetRequest $request);
     /**
      * Several coordination nodes at one revision.
      * 
-     * @param string[] $paths
-     * @param \Roster\Thrift\ReadOptions $options
+     * @param \Roster\Thrift\GetManyRequest $request
      * @return \Roster\Thrift\NodesReply
      * @throws \Roster\Thrift\NotReady
      * @throws \Roster\Thrift\TooStale
      * @throws \Roster\Thrift\InvalidRequest
      * @throws \Roster\Thrift\AccessDenied
      */
-    public function getMany(array $paths, \Roster\Thrift\ReadOptions $options);
+    public function getMany(\Roster\Thrift\GetManyRequest $request);
     /**
-     * The names of a node's children. More than a reply may hold are an InvalidRequest.
+     * The names of a node's children. What comes or goes between two pages may be among them or not.
      * 
-     * @param string $path
-     * @param \Roster\Thrift\ReadOptions $options
+     * @param \Roster\Thrift\ChildrenRequest $request
      * @return \Roster\Thrift\ChildrenReply
      * @throws \Roster\Thrift\NotFound
      * @throws \Roster\Thrift\NotReady
@@ -55,309 +52,253 @@ interface RosterIf
      * @throws \Roster\Thrift\InvalidRequest
      * @throws \Roster\Thrift\AccessDenied
      */
-    public function children($path, \Roster\Thrift\ReadOptions $options);
+    public function children(\Roster\Thrift\ChildrenRequest $request);
     /**
-     * The same in pages. What comes or goes between two of them may be told or not.
+     * A node and all below it, in pages.
      * 
-     * @param \Roster\Thrift\ChildrenQuery $query
-     * @return \Roster\Thrift\ChildrenReply
-     * @throws \Roster\Thrift\NotFound
-     * @throws \Roster\Thrift\NotReady
-     * @throws \Roster\Thrift\TooStale
-     * @throws \Roster\Thrift\InvalidRequest
-     * @throws \Roster\Thrift\AccessDenied
-     */
-    public function childrenPage(\Roster\Thrift\ChildrenQuery $query);
-    /**
-     * A node and all below it, in pages of at most `limit` nodes (0: as many as a reply may hold).
-     * `cursor` is empty for the first page, then what the page before said.
-     * 
-     * @param string $path
-     * @param int $limit
-     * @param string $cursor
-     * @param \Roster\Thrift\ReadOptions $options
+     * @param \Roster\Thrift\SubtreeRequest $request
      * @return \Roster\Thrift\SubtreeReply
      * @throws \Roster\Thrift\NotReady
      * @throws \Roster\Thrift\TooStale
      * @throws \Roster\Thrift\InvalidRequest
      * @throws \Roster\Thrift\AccessDenied
      */
-    public function subtree($path, $limit, $cursor, \Roster\Thrift\ReadOptions $options);
+    public function subtree(\Roster\Thrift\SubtreeRequest $request);
     /**
-     * Waits until something at or below `paths` (empty: anywhere) is newer than revision `since`, and tells what;
-     * at most `timeoutMs`, and about `limit` changes at a time (0: as many as a reply may hold). A revision is told
-     * whole, so there is never a hole: to follow, pass the revision of each reply as the next `since`. The data of
-     * a change may already be newer than its revision; that newer change is then told again.
-     * `since` 0 answers `reset` at once.
+     * Waits until something at or below `paths` is newer than revision `since`, and tells what. A revision is told whole,
+     * so there is never a hole: to follow, pass the revision of each reply as the next `since`. The data of a change may
+     * already be newer than its revision; that newer change is then told again.
      * 
-     * @param int $since
-     * @param string[] $paths
-     * @param int $timeoutMs
-     * @param int $limit
+     * @param \Roster\Thrift\WatchRequest $request
      * @return \Roster\Thrift\WatchReply
      * @throws \Roster\Thrift\NotReady
+     * @throws \Roster\Thrift\TooStale
      * @throws \Roster\Thrift\InvalidRequest
      * @throws \Roster\Thrift\AccessDenied
      */
-    public function watch($since, array $paths, $timeoutMs, $limit);
+    public function watch(\Roster\Thrift\WatchRequest $request);
     /**
      * What the sidecar is doing.
      * 
+     * @param \Roster\Thrift\StatusRequest $request
      * @return \Roster\Thrift\StatusReply
      */
-    public function status();
+    public function status(\Roster\Thrift\StatusRequest $request);
     /**
      * The masters that are there, in pages.
      * 
-     * @param \Roster\Thrift\Filter $filter
+     * @param \Roster\Thrift\ServiceQuery $request
      * @return \Roster\Thrift\MastersReply
      * @throws \Roster\Thrift\NotReady
+     * @throws \Roster\Thrift\TooStale
      * @throws \Roster\Thrift\InvalidRequest
      * @throws \Roster\Thrift\AccessDenied
      */
-    public function masters(\Roster\Thrift\Filter $filter);
+    public function masters(\Roster\Thrift\ServiceQuery $request);
     /**
      * One master.
      * 
-     * @param string $id
+     * @param \Roster\Thrift\MasterRequest $request
      * @return \Roster\Thrift\MasterReply
      * @throws \Roster\Thrift\NotFound
      * @throws \Roster\Thrift\NotReady
+     * @throws \Roster\Thrift\TooStale
+     * @throws \Roster\Thrift\InvalidRequest
      * @throws \Roster\Thrift\AccessDenied
      */
-    public function master($id);
+    public function master(\Roster\Thrift\MasterRequest $request);
     /**
-     * The services that masters offer.
+     * The services that masters offer, in pages.
      * 
-     * @param \Roster\Thrift\Filter $filter
+     * @param \Roster\Thrift\ServiceQuery $request
      * @return \Roster\Thrift\ServicesReply
      * @throws \Roster\Thrift\NotReady
+     * @throws \Roster\Thrift\TooStale
      * @throws \Roster\Thrift\InvalidRequest
      * @throws \Roster\Thrift\AccessDenied
      */
-    public function services(\Roster\Thrift\Filter $filter);
+    public function services(\Roster\Thrift\ServiceQuery $request);
     /**
-     * The instances of a service, by its name without a version: the first page.
+     * The instances of a service, which the query must name, in pages.
      * 
-     * @param string $serviceName
+     * @param \Roster\Thrift\ServiceQuery $request
      * @return \Roster\Thrift\InstancesReply
      * @throws \Roster\Thrift\NotFound
      * @throws \Roster\Thrift\NotReady
-     * @throws \Roster\Thrift\AccessDenied
-     */
-    public function instances($serviceName);
-    /**
-     * The same, with the metadata that the filter asks for, and from its cursor on. It must name a service.
-     * 
-     * @param \Roster\Thrift\Filter $filter
-     * @return \Roster\Thrift\InstancesReply
-     * @throws \Roster\Thrift\NotFound
-     * @throws \Roster\Thrift\NotReady
+     * @throws \Roster\Thrift\TooStale
      * @throws \Roster\Thrift\InvalidRequest
      * @throws \Roster\Thrift\AccessDenied
      */
-    public function instancesPage(\Roster\Thrift\Filter $filter);
+    public function instances(\Roster\Thrift\ServiceQuery $request);
     /**
      * As `watch`, for masters.
      * 
-     * @param int $since
-     * @param int $timeoutMs
-     * @param int $limit
+     * @param \Roster\Thrift\WatchMastersRequest $request
      * @return \Roster\Thrift\MastersWatchReply
      * @throws \Roster\Thrift\NotReady
+     * @throws \Roster\Thrift\TooStale
      * @throws \Roster\Thrift\InvalidRequest
      * @throws \Roster\Thrift\AccessDenied
      */
-    public function watchMasters($since, $timeoutMs, $limit);
+    public function watchMasters(\Roster\Thrift\WatchMastersRequest $request);
     /**
      * Waits until a master connected to this sidecar's register has sent a command of its own after the cursor `since`, and
-     * gives what has come; at most `timeoutMs`, and `limit` messages at a time (0: as many as a reply may hold). `since` 0
-     * answers at once with all that is kept: of the newest 1,024 messages, 256 of one master and 4 MiB. Given are those of
+     * gives what has come: of the newest 1,024 messages, 256 of one master and 4 MiB, which are kept. Given are those of
      * masters that offered a service which the client may see.
      * 
-     * @param int $since
-     * @param int $timeoutMs
-     * @param int $limit
-     * @param int $encoding
+     * @param \Roster\Thrift\WatchMessagesRequest $request
      * @return \Roster\Thrift\MessagesReply
      * @throws \Roster\Thrift\InvalidRequest
      * @throws \Roster\Thrift\AccessDenied
      */
-    public function watchMessages($since, $timeoutMs, $limit, $encoding);
+    public function watchMessages(\Roster\Thrift\WatchMessagesRequest $request);
     /**
-     * Calls a method of a service, on one of the masters that offer it; `name@1.2.0` is the name in just that version.
+     * Calls a method of a service, on one of the masters that offer it.
      * 
-     * @param string $serviceName
-     * @param string $method
-     * @param string $callArguments
-     * @param \Roster\Thrift\CallOptions $options
+     * @param \Roster\Thrift\Call $request
      * @return \Roster\Thrift\CallResult
+     * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
      * @throws \Roster\Thrift\NoMaster
      * @throws \Roster\Thrift\CallFailed
      * @throws \Roster\Thrift\CallTimedOut
      * @throws \Roster\Thrift\Overloaded
-     * @throws \Roster\Thrift\InvalidRequest
-     * @throws \Roster\Thrift\AccessDenied
      */
-    public function call($serviceName, $method, $callArguments, \Roster\Thrift\CallOptions $options);
-    /**
-     * The same, on one of those masters that offer it with the metadata of the filter, whose other fields do not matter.
-     * 
-     * @param \Roster\Thrift\Call $call
-     * @param \Roster\Thrift\Filter $filter
-     * @return \Roster\Thrift\CallResult
-     * @throws \Roster\Thrift\NoMaster
-     * @throws \Roster\Thrift\CallFailed
-     * @throws \Roster\Thrift\CallTimedOut
-     * @throws \Roster\Thrift\Overloaded
-     * @throws \Roster\Thrift\InvalidRequest
-     * @throws \Roster\Thrift\AccessDenied
-     */
-    public function callWhere(\Roster\Thrift\Call $call, \Roster\Thrift\Filter $filter);
-    /**
-     * The same, on one master.
-     * 
-     * @param string $masterId
-     * @param string $serviceName
-     * @param string $method
-     * @param string $callArguments
-     * @param \Roster\Thrift\CallOptions $options
-     * @return \Roster\Thrift\CallResult
-     * @throws \Roster\Thrift\NoMaster
-     * @throws \Roster\Thrift\CallFailed
-     * @throws \Roster\Thrift\CallTimedOut
-     * @throws \Roster\Thrift\Overloaded
-     * @throws \Roster\Thrift\InvalidRequest
-     * @throws \Roster\Thrift\AccessDenied
-     */
-    public function callOn($masterId, $serviceName, $method, $callArguments, \Roster\Thrift\CallOptions $options);
+    public function call(\Roster\Thrift\Call $request);
     /**
      * The same, on every master that offers it, in any version or in one that meets `version`: an outcome a master.
      * 
-     * @param string $serviceName
-     * @param string $method
-     * @param string $callArguments
-     * @param \Roster\Thrift\CallOptions $options
-     * @return \Roster\Thrift\CallOutcome[]
-     * @throws \Roster\Thrift\NoMaster
+     * @param \Roster\Thrift\Call $request
+     * @return \Roster\Thrift\CallsReply
      * @throws \Roster\Thrift\InvalidRequest
      * @throws \Roster\Thrift\AccessDenied
+     * @throws \Roster\Thrift\NoMaster
+     * @throws \Roster\Thrift\Overloaded
      */
-    public function callAll($serviceName, $method, $callArguments, \Roster\Thrift\CallOptions $options);
+    public function callAll(\Roster\Thrift\Call $request);
     /**
      * Several calls side by side: their outcomes, in the order of the calls.
      * 
-     * @param \Roster\Thrift\Call[] $calls
-     * @return \Roster\Thrift\CallOutcome[]
+     * @param \Roster\Thrift\CallsRequest $request
+     * @return \Roster\Thrift\CallsReply
      * @throws \Roster\Thrift\InvalidRequest
      * @throws \Roster\Thrift\AccessDenied
+     * @throws \Roster\Thrift\Overloaded
      */
-    public function callMany(array $calls);
+    public function callMany(\Roster\Thrift\CallsRequest $request);
     /**
-     * Several calls on one master, each after the one before has ended: their outcomes, in the order of the calls. It is the
-     * master with this id, or one of those that offer the service of the first call (empty). After one that was lost or
-     * came to no end in time, none is sent.
+     * Several calls on one master, each after the one before has ended: their outcomes, in the order of the calls. It is
+     * the master that the first call names, or one of those that offer its service; the others name none, or the same.
+     * After one that was lost or came to no end in time, none is sent.
      * 
-     * @param \Roster\Thrift\Call[] $calls
-     * @param string $masterId
-     * @return \Roster\Thrift\CallOutcome[]
+     * @param \Roster\Thrift\CallsRequest $request
+     * @return \Roster\Thrift\CallsReply
      * @throws \Roster\Thrift\InvalidRequest
      * @throws \Roster\Thrift\AccessDenied
+     * @throws \Roster\Thrift\Overloaded
      */
-    public function callInOrder(array $calls, $masterId);
+    public function callInOrder(\Roster\Thrift\CallsRequest $request);
     /**
-     * Starts a call whose values are fetched as they come, on the master with this id, or on one of those that offer the
-     * service (empty); and waits for the first values, or the end. Every value is given, whatever `allValues` says.
+     * Starts a call whose values are fetched as they come; and waits for the first values, or the end. Every value is
+     * given, whatever `allValues` says.
      * 
      * The call belongs to its connection, which has one open at most: whoever closes it gives the call up. `timeoutMs` is
      * for all values together. Once a value was given out, no other master is tried. A call fails when more of its values
      * wait to be fetched than fit into a reply, unless its master rests meanwhile, as those of PHP do.
      * 
-     * @param \Roster\Thrift\Call $call
-     * @param string $masterId
+     * @param \Roster\Thrift\Call $request
      * @return \Roster\Thrift\CallValues What has come of a call whose values are fetched as they come.
      * 
+     * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
      * @throws \Roster\Thrift\NoMaster
      * @throws \Roster\Thrift\CallFailed
      * @throws \Roster\Thrift\CallTimedOut
      * @throws \Roster\Thrift\Overloaded
-     * @throws \Roster\Thrift\InvalidRequest
-     * @throws \Roster\Thrift\AccessDenied
      */
-    public function startCall(\Roster\Thrift\Call $call, $masterId);
+    public function startCall(\Roster\Thrift\Call $request);
     /**
      * What has come since of the call that is open; waits for at least one value, or the end. After the end, or the
      * exception that the call came to, none is open.
      * 
+     * @param \Roster\Thrift\NextValuesRequest $request
      * @return \Roster\Thrift\CallValues What has come of a call whose values are fetched as they come.
      * 
+     * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
      * @throws \Roster\Thrift\NoMaster
      * @throws \Roster\Thrift\CallFailed
      * @throws \Roster\Thrift\CallTimedOut
      * @throws \Roster\Thrift\Overloaded
-     * @throws \Roster\Thrift\InvalidRequest
      */
-    public function nextValues();
+    public function nextValues(\Roster\Thrift\NextValuesRequest $request);
     /**
-     * As `startCall`, of a method that is sent more values while it goes on; it waits for nothing. The method has a parameter
-     * of the type `React\Stream\ReadableStreamInterface` (or another that `React\Stream\ThroughStream` is), and the values
-     * come on that stream. Only masters of PHP that are connected to this sidecar's own register have such methods. The
-     * call is tried on one master and no other.
+     * As `startCall`, of a method that is sent more values while it goes on; it waits for nothing, and gives none. The
+     * method has a parameter of the type `React\Stream\ReadableStreamInterface` (or another that
+     * `React\Stream\ThroughStream` is), and the values come on that stream. Only masters of PHP that are connected to this
+     * sidecar's own register have such methods. The call is tried on one master and no other.
      * 
-     * @param \Roster\Thrift\Call $call
-     * @param string $masterId
+     * @param \Roster\Thrift\Call $request
+     * @return \Roster\Thrift\CallValues What has come of a call whose values are fetched as they come.
+     * 
      * @throws \Roster\Thrift\InvalidRequest
      * @throws \Roster\Thrift\AccessDenied
-     */
-    public function openCall(\Roster\Thrift\Call $call, $masterId);
-    /**
-     * Sends values to the method of the call that `openCall` opened, written as its `encoding` says; with `isLast`, there are
-     * no more after them. Waits, within the call's time, while the method takes no more, but not once the method has given
-     * something: then those that were not taken are to be sent again.
-     * 
-     * @param string[] $values
-     * @param bool $isLast
-     * @return \Roster\Thrift\SentValues What became of values that were sent to a call.
-     * 
      * @throws \Roster\Thrift\NoMaster
      * @throws \Roster\Thrift\CallFailed
      * @throws \Roster\Thrift\CallTimedOut
      * @throws \Roster\Thrift\Overloaded
-     * @throws \Roster\Thrift\InvalidRequest
      */
-    public function sendValues(array $values, $isLast);
+    public function openCall(\Roster\Thrift\Call $request);
     /**
-     * Sends a command, a map with the key `cmd`, to every master; to how many it was sent.
+     * Sends values to the method of the call that `openCall` opened. Waits, within the call's time, while the method takes
+     * no more, but not once the method has given something: then those that were not taken are to be sent again.
      * 
-     * @param string $message
-     * @param int $encoding
-     * @return int
+     * @param \Roster\Thrift\SendValuesRequest $request
+     * @return \Roster\Thrift\SentValuesReply What became of values that were sent to a call.
+     * 
+     * @throws \Roster\Thrift\InvalidRequest
+     * @throws \Roster\Thrift\AccessDenied
+     * @throws \Roster\Thrift\NoMaster
+     * @throws \Roster\Thrift\CallFailed
+     * @throws \Roster\Thrift\CallTimedOut
+     * @throws \Roster\Thrift\Overloaded
+     */
+    public function sendValues(\Roster\Thrift\SendValuesRequest $request);
+    /**
+     * Sends a command to every master.
+     * 
+     * @param \Roster\Thrift\BroadcastRequest $request
+     * @return \Roster\Thrift\CommandReply What became of a command.
+     * 
      * @throws \Roster\Thrift\InvalidRequest
      * @throws \Roster\Thrift\AccessDenied
      */
-    public function broadcast($message, $encoding);
+    public function broadcast(\Roster\Thrift\BroadcastRequest $request);
     /**
-     * Tells every master to connect to these registers as well; to how many it was told.
+     * Tells every master to connect to these registers as well.
      * 
-     * @param \Roster\Thrift\RegisterAddress[] $registers
-     * @return int
+     * @param \Roster\Thrift\RegistersRequest $request
+     * @return \Roster\Thrift\CommandReply What became of a command.
+     * 
      * @throws \Roster\Thrift\InvalidRequest
      * @throws \Roster\Thrift\AccessDenied
      */
-    public function addRegisters(array $registers);
+    public function addRegisters(\Roster\Thrift\RegistersRequest $request);
     /**
-     * Tells every master to leave these registers; to how many it was told.
+     * Tells every master to leave these registers.
      * 
-     * @param \Roster\Thrift\RegisterAddress[] $registers
-     * @return int
+     * @param \Roster\Thrift\RegistersRequest $request
+     * @return \Roster\Thrift\CommandReply What became of a command.
+     * 
      * @throws \Roster\Thrift\InvalidRequest
      * @throws \Roster\Thrift\AccessDenied
      */
-    public function removeRegisters(array $registers);
+    public function removeRegisters(\Roster\Thrift\RegistersRequest $request);
     /**
      * What was counted of the calls, by method.
      * 
+     * @param \Roster\Thrift\StatsRequest $request
      * @return \Roster\Thrift\StatsReply
      */
-    public function stats();
+    public function stats(\Roster\Thrift\StatsRequest $request);
 }

@@ -22,27 +22,23 @@ class Roster_addRegisters_args
 
     static public $_TSPEC = array(
         1 => array(
-            'var' => 'registers',
+            'var' => 'request',
             'isRequired' => false,
-            'type' => TType::LST,
-            'etype' => TType::STRUCT,
-            'elem' => array(
-                'type' => TType::STRUCT,
-                'class' => '\Roster\Thrift\RegisterAddress',
-                ),
+            'type' => TType::STRUCT,
+            'class' => '\Roster\Thrift\RegistersRequest',
         ),
     );
 
     /**
-     * @var \Roster\Thrift\RegisterAddress[]
+     * @var \Roster\Thrift\RegistersRequest
      */
-    public $registers = null;
+    public $request = null;
 
     public function __construct($vals = null)
     {
         if (is_array($vals)) {
-            if (isset($vals['registers'])) {
-                $this->registers = $vals['registers'];
+            if (isset($vals['request'])) {
+                $this->request = $vals['request'];
             }
         }
     }
@@ -67,18 +63,9 @@ class Roster_addRegisters_args
             }
             switch ($fid) {
                 case 1:
-                    if ($ftype == TType::LST) {
-                        $this->registers = array();
-                        $_size234 = 0;
-                        $_etype237 = 0;
-                        $xfer += $input->readListBegin($_etype237, $_size234);
-                        for ($_i238 = 0; $_i238 < $_size234; ++$_i238) {
-                            $elem239 = null;
-                            $elem239 = new \Roster\Thrift\RegisterAddress();
-                            $xfer += $elem239->read($input);
-                            $this->registers []= $elem239;
-                        }
-                        $xfer += $input->readListEnd();
+                    if ($ftype == TType::STRUCT) {
+                        $this->request = new \Roster\Thrift\RegistersRequest();
+                        $xfer += $this->request->read($input);
                     } else {
                         $xfer += $input->skip($ftype);
                     }
@@ -97,16 +84,12 @@ class Roster_addRegisters_args
     {
         $xfer = 0;
         $xfer += $output->writeStructBegin('Roster_addRegisters_args');
-        if ($this->registers !== null) {
-            if (!is_array($this->registers)) {
+        if ($this->request !== null) {
+            if (!is_object($this->request)) {
                 throw new TProtocolException('Bad type in structure.', TProtocolException::INVALID_DATA);
             }
-            $xfer += $output->writeFieldBegin('registers', TType::LST, 1);
-            $output->writeListBegin(TType::STRUCT, count($this->registers));
-            foreach ($this->registers as $iter240) {
-                $xfer += $iter240->write($output);
-            }
-            $output->writeListEnd();
+            $xfer += $output->writeFieldBegin('request', TType::STRUCT, 1);
+            $xfer += $this->request->write($output);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

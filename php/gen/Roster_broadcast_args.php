@@ -22,35 +22,23 @@ class Roster_broadcast_args
 
     static public $_TSPEC = array(
         1 => array(
-            'var' => 'message',
+            'var' => 'request',
             'isRequired' => false,
-            'type' => TType::STRING,
-        ),
-        2 => array(
-            'var' => 'encoding',
-            'isRequired' => false,
-            'type' => TType::I32,
-            'class' => '\Roster\Thrift\Encoding',
+            'type' => TType::STRUCT,
+            'class' => '\Roster\Thrift\BroadcastRequest',
         ),
     );
 
     /**
-     * @var string
+     * @var \Roster\Thrift\BroadcastRequest
      */
-    public $message = null;
-    /**
-     * @var int
-     */
-    public $encoding = null;
+    public $request = null;
 
     public function __construct($vals = null)
     {
         if (is_array($vals)) {
-            if (isset($vals['message'])) {
-                $this->message = $vals['message'];
-            }
-            if (isset($vals['encoding'])) {
-                $this->encoding = $vals['encoding'];
+            if (isset($vals['request'])) {
+                $this->request = $vals['request'];
             }
         }
     }
@@ -75,15 +63,9 @@ class Roster_broadcast_args
             }
             switch ($fid) {
                 case 1:
-                    if ($ftype == TType::STRING) {
-                        $xfer += $input->readString($this->message);
-                    } else {
-                        $xfer += $input->skip($ftype);
-                    }
-                    break;
-                case 2:
-                    if ($ftype == TType::I32) {
-                        $xfer += $input->readI32($this->encoding);
+                    if ($ftype == TType::STRUCT) {
+                        $this->request = new \Roster\Thrift\BroadcastRequest();
+                        $xfer += $this->request->read($input);
                     } else {
                         $xfer += $input->skip($ftype);
                     }
@@ -102,14 +84,12 @@ class Roster_broadcast_args
     {
         $xfer = 0;
         $xfer += $output->writeStructBegin('Roster_broadcast_args');
-        if ($this->message !== null) {
-            $xfer += $output->writeFieldBegin('message', TType::STRING, 1);
-            $xfer += $output->writeString($this->message);
-            $xfer += $output->writeFieldEnd();
-        }
-        if ($this->encoding !== null) {
-            $xfer += $output->writeFieldBegin('encoding', TType::I32, 2);
-            $xfer += $output->writeI32($this->encoding);
+        if ($this->request !== null) {
+            if (!is_object($this->request)) {
+                throw new TProtocolException('Bad type in structure.', TProtocolException::INVALID_DATA);
+            }
+            $xfer += $output->writeFieldBegin('request', TType::STRUCT, 1);
+            $xfer += $this->request->write($output);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

@@ -24,15 +24,16 @@ class Roster_broadcast_result
         0 => array(
             'var' => 'success',
             'isRequired' => false,
-            'type' => TType::I32,
+            'type' => TType::STRUCT,
+            'class' => '\Roster\Thrift\CommandReply',
         ),
-        1 => array(
+        4 => array(
             'var' => 'invalid',
             'isRequired' => false,
             'type' => TType::STRUCT,
             'class' => '\Roster\Thrift\InvalidRequest',
         ),
-        2 => array(
+        5 => array(
             'var' => 'denied',
             'isRequired' => false,
             'type' => TType::STRUCT,
@@ -41,7 +42,7 @@ class Roster_broadcast_result
     );
 
     /**
-     * @var int
+     * @var \Roster\Thrift\CommandReply
      */
     public $success = null;
     /**
@@ -88,13 +89,14 @@ class Roster_broadcast_result
             }
             switch ($fid) {
                 case 0:
-                    if ($ftype == TType::I32) {
-                        $xfer += $input->readI32($this->success);
+                    if ($ftype == TType::STRUCT) {
+                        $this->success = new \Roster\Thrift\CommandReply();
+                        $xfer += $this->success->read($input);
                     } else {
                         $xfer += $input->skip($ftype);
                     }
                     break;
-                case 1:
+                case 4:
                     if ($ftype == TType::STRUCT) {
                         $this->invalid = new \Roster\Thrift\InvalidRequest();
                         $xfer += $this->invalid->read($input);
@@ -102,7 +104,7 @@ class Roster_broadcast_result
                         $xfer += $input->skip($ftype);
                     }
                     break;
-                case 2:
+                case 5:
                     if ($ftype == TType::STRUCT) {
                         $this->denied = new \Roster\Thrift\AccessDenied();
                         $xfer += $this->denied->read($input);
@@ -125,17 +127,20 @@ class Roster_broadcast_result
         $xfer = 0;
         $xfer += $output->writeStructBegin('Roster_broadcast_result');
         if ($this->success !== null) {
-            $xfer += $output->writeFieldBegin('success', TType::I32, 0);
-            $xfer += $output->writeI32($this->success);
+            if (!is_object($this->success)) {
+                throw new TProtocolException('Bad type in structure.', TProtocolException::INVALID_DATA);
+            }
+            $xfer += $output->writeFieldBegin('success', TType::STRUCT, 0);
+            $xfer += $this->success->write($output);
             $xfer += $output->writeFieldEnd();
         }
         if ($this->invalid !== null) {
-            $xfer += $output->writeFieldBegin('invalid', TType::STRUCT, 1);
+            $xfer += $output->writeFieldBegin('invalid', TType::STRUCT, 4);
             $xfer += $this->invalid->write($output);
             $xfer += $output->writeFieldEnd();
         }
         if ($this->denied !== null) {
-            $xfer += $output->writeFieldBegin('denied', TType::STRUCT, 2);
+            $xfer += $output->writeFieldBegin('denied', TType::STRUCT, 5);
             $xfer += $this->denied->write($output);
             $xfer += $output->writeFieldEnd();
         }

@@ -22,59 +22,23 @@ class Roster_callAll_args
 
     static public $_TSPEC = array(
         1 => array(
-            'var' => 'serviceName',
-            'isRequired' => false,
-            'type' => TType::STRING,
-        ),
-        2 => array(
-            'var' => 'method',
-            'isRequired' => false,
-            'type' => TType::STRING,
-        ),
-        3 => array(
-            'var' => 'callArguments',
-            'isRequired' => false,
-            'type' => TType::STRING,
-        ),
-        4 => array(
-            'var' => 'options',
+            'var' => 'request',
             'isRequired' => false,
             'type' => TType::STRUCT,
-            'class' => '\Roster\Thrift\CallOptions',
+            'class' => '\Roster\Thrift\Call',
         ),
     );
 
     /**
-     * @var string
+     * @var \Roster\Thrift\Call
      */
-    public $serviceName = null;
-    /**
-     * @var string
-     */
-    public $method = null;
-    /**
-     * @var string
-     */
-    public $callArguments = null;
-    /**
-     * @var \Roster\Thrift\CallOptions
-     */
-    public $options = null;
+    public $request = null;
 
     public function __construct($vals = null)
     {
         if (is_array($vals)) {
-            if (isset($vals['serviceName'])) {
-                $this->serviceName = $vals['serviceName'];
-            }
-            if (isset($vals['method'])) {
-                $this->method = $vals['method'];
-            }
-            if (isset($vals['callArguments'])) {
-                $this->callArguments = $vals['callArguments'];
-            }
-            if (isset($vals['options'])) {
-                $this->options = $vals['options'];
+            if (isset($vals['request'])) {
+                $this->request = $vals['request'];
             }
         }
     }
@@ -99,30 +63,9 @@ class Roster_callAll_args
             }
             switch ($fid) {
                 case 1:
-                    if ($ftype == TType::STRING) {
-                        $xfer += $input->readString($this->serviceName);
-                    } else {
-                        $xfer += $input->skip($ftype);
-                    }
-                    break;
-                case 2:
-                    if ($ftype == TType::STRING) {
-                        $xfer += $input->readString($this->method);
-                    } else {
-                        $xfer += $input->skip($ftype);
-                    }
-                    break;
-                case 3:
-                    if ($ftype == TType::STRING) {
-                        $xfer += $input->readString($this->callArguments);
-                    } else {
-                        $xfer += $input->skip($ftype);
-                    }
-                    break;
-                case 4:
                     if ($ftype == TType::STRUCT) {
-                        $this->options = new \Roster\Thrift\CallOptions();
-                        $xfer += $this->options->read($input);
+                        $this->request = new \Roster\Thrift\Call();
+                        $xfer += $this->request->read($input);
                     } else {
                         $xfer += $input->skip($ftype);
                     }
@@ -141,27 +84,12 @@ class Roster_callAll_args
     {
         $xfer = 0;
         $xfer += $output->writeStructBegin('Roster_callAll_args');
-        if ($this->serviceName !== null) {
-            $xfer += $output->writeFieldBegin('serviceName', TType::STRING, 1);
-            $xfer += $output->writeString($this->serviceName);
-            $xfer += $output->writeFieldEnd();
-        }
-        if ($this->method !== null) {
-            $xfer += $output->writeFieldBegin('method', TType::STRING, 2);
-            $xfer += $output->writeString($this->method);
-            $xfer += $output->writeFieldEnd();
-        }
-        if ($this->callArguments !== null) {
-            $xfer += $output->writeFieldBegin('callArguments', TType::STRING, 3);
-            $xfer += $output->writeString($this->callArguments);
-            $xfer += $output->writeFieldEnd();
-        }
-        if ($this->options !== null) {
-            if (!is_object($this->options)) {
+        if ($this->request !== null) {
+            if (!is_object($this->request)) {
                 throw new TProtocolException('Bad type in structure.', TProtocolException::INVALID_DATA);
             }
-            $xfer += $output->writeFieldBegin('options', TType::STRUCT, 4);
-            $xfer += $this->options->write($output);
+            $xfer += $output->writeFieldBegin('request', TType::STRUCT, 1);
+            $xfer += $this->request->write($output);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

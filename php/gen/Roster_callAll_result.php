@@ -24,41 +24,39 @@ class Roster_callAll_result
         0 => array(
             'var' => 'success',
             'isRequired' => false,
-            'type' => TType::LST,
-            'etype' => TType::STRUCT,
-            'elem' => array(
-                'type' => TType::STRUCT,
-                'class' => '\Roster\Thrift\CallOutcome',
-                ),
-        ),
-        1 => array(
-            'var' => 'noMaster',
-            'isRequired' => false,
             'type' => TType::STRUCT,
-            'class' => '\Roster\Thrift\NoMaster',
+            'class' => '\Roster\Thrift\CallsReply',
         ),
-        2 => array(
+        4 => array(
             'var' => 'invalid',
             'isRequired' => false,
             'type' => TType::STRUCT,
             'class' => '\Roster\Thrift\InvalidRequest',
         ),
-        3 => array(
+        5 => array(
             'var' => 'denied',
             'isRequired' => false,
             'type' => TType::STRUCT,
             'class' => '\Roster\Thrift\AccessDenied',
         ),
+        6 => array(
+            'var' => 'noMaster',
+            'isRequired' => false,
+            'type' => TType::STRUCT,
+            'class' => '\Roster\Thrift\NoMaster',
+        ),
+        9 => array(
+            'var' => 'overloaded',
+            'isRequired' => false,
+            'type' => TType::STRUCT,
+            'class' => '\Roster\Thrift\Overloaded',
+        ),
     );
 
     /**
-     * @var \Roster\Thrift\CallOutcome[]
+     * @var \Roster\Thrift\CallsReply
      */
     public $success = null;
-    /**
-     * @var \Roster\Thrift\NoMaster
-     */
-    public $noMaster = null;
     /**
      * @var \Roster\Thrift\InvalidRequest
      */
@@ -67,6 +65,14 @@ class Roster_callAll_result
      * @var \Roster\Thrift\AccessDenied
      */
     public $denied = null;
+    /**
+     * @var \Roster\Thrift\NoMaster
+     */
+    public $noMaster = null;
+    /**
+     * @var \Roster\Thrift\Overloaded
+     */
+    public $overloaded = null;
 
     public function __construct($vals = null)
     {
@@ -74,14 +80,17 @@ class Roster_callAll_result
             if (isset($vals['success'])) {
                 $this->success = $vals['success'];
             }
-            if (isset($vals['noMaster'])) {
-                $this->noMaster = $vals['noMaster'];
-            }
             if (isset($vals['invalid'])) {
                 $this->invalid = $vals['invalid'];
             }
             if (isset($vals['denied'])) {
                 $this->denied = $vals['denied'];
+            }
+            if (isset($vals['noMaster'])) {
+                $this->noMaster = $vals['noMaster'];
+            }
+            if (isset($vals['overloaded'])) {
+                $this->overloaded = $vals['overloaded'];
             }
         }
     }
@@ -106,31 +115,14 @@ class Roster_callAll_result
             }
             switch ($fid) {
                 case 0:
-                    if ($ftype == TType::LST) {
-                        $this->success = array();
-                        $_size192 = 0;
-                        $_etype195 = 0;
-                        $xfer += $input->readListBegin($_etype195, $_size192);
-                        for ($_i196 = 0; $_i196 < $_size192; ++$_i196) {
-                            $elem197 = null;
-                            $elem197 = new \Roster\Thrift\CallOutcome();
-                            $xfer += $elem197->read($input);
-                            $this->success []= $elem197;
-                        }
-                        $xfer += $input->readListEnd();
-                    } else {
-                        $xfer += $input->skip($ftype);
-                    }
-                    break;
-                case 1:
                     if ($ftype == TType::STRUCT) {
-                        $this->noMaster = new \Roster\Thrift\NoMaster();
-                        $xfer += $this->noMaster->read($input);
+                        $this->success = new \Roster\Thrift\CallsReply();
+                        $xfer += $this->success->read($input);
                     } else {
                         $xfer += $input->skip($ftype);
                     }
                     break;
-                case 2:
+                case 4:
                     if ($ftype == TType::STRUCT) {
                         $this->invalid = new \Roster\Thrift\InvalidRequest();
                         $xfer += $this->invalid->read($input);
@@ -138,10 +130,26 @@ class Roster_callAll_result
                         $xfer += $input->skip($ftype);
                     }
                     break;
-                case 3:
+                case 5:
                     if ($ftype == TType::STRUCT) {
                         $this->denied = new \Roster\Thrift\AccessDenied();
                         $xfer += $this->denied->read($input);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 6:
+                    if ($ftype == TType::STRUCT) {
+                        $this->noMaster = new \Roster\Thrift\NoMaster();
+                        $xfer += $this->noMaster->read($input);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 9:
+                    if ($ftype == TType::STRUCT) {
+                        $this->overloaded = new \Roster\Thrift\Overloaded();
+                        $xfer += $this->overloaded->read($input);
                     } else {
                         $xfer += $input->skip($ftype);
                     }
@@ -161,30 +169,31 @@ class Roster_callAll_result
         $xfer = 0;
         $xfer += $output->writeStructBegin('Roster_callAll_result');
         if ($this->success !== null) {
-            if (!is_array($this->success)) {
+            if (!is_object($this->success)) {
                 throw new TProtocolException('Bad type in structure.', TProtocolException::INVALID_DATA);
             }
-            $xfer += $output->writeFieldBegin('success', TType::LST, 0);
-            $output->writeListBegin(TType::STRUCT, count($this->success));
-            foreach ($this->success as $iter198) {
-                $xfer += $iter198->write($output);
-            }
-            $output->writeListEnd();
-            $xfer += $output->writeFieldEnd();
-        }
-        if ($this->noMaster !== null) {
-            $xfer += $output->writeFieldBegin('noMaster', TType::STRUCT, 1);
-            $xfer += $this->noMaster->write($output);
+            $xfer += $output->writeFieldBegin('success', TType::STRUCT, 0);
+            $xfer += $this->success->write($output);
             $xfer += $output->writeFieldEnd();
         }
         if ($this->invalid !== null) {
-            $xfer += $output->writeFieldBegin('invalid', TType::STRUCT, 2);
+            $xfer += $output->writeFieldBegin('invalid', TType::STRUCT, 4);
             $xfer += $this->invalid->write($output);
             $xfer += $output->writeFieldEnd();
         }
         if ($this->denied !== null) {
-            $xfer += $output->writeFieldBegin('denied', TType::STRUCT, 3);
+            $xfer += $output->writeFieldBegin('denied', TType::STRUCT, 5);
             $xfer += $this->denied->write($output);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->noMaster !== null) {
+            $xfer += $output->writeFieldBegin('noMaster', TType::STRUCT, 6);
+            $xfer += $this->noMaster->write($output);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->overloaded !== null) {
+            $xfer += $output->writeFieldBegin('overloaded', TType::STRUCT, 9);
+            $xfer += $this->overloaded->write($output);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

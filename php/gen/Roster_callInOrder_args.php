@@ -22,39 +22,23 @@ class Roster_callInOrder_args
 
     static public $_TSPEC = array(
         1 => array(
-            'var' => 'calls',
+            'var' => 'request',
             'isRequired' => false,
-            'type' => TType::LST,
-            'etype' => TType::STRUCT,
-            'elem' => array(
-                'type' => TType::STRUCT,
-                'class' => '\Roster\Thrift\Call',
-                ),
-        ),
-        2 => array(
-            'var' => 'masterId',
-            'isRequired' => false,
-            'type' => TType::STRING,
+            'type' => TType::STRUCT,
+            'class' => '\Roster\Thrift\CallsRequest',
         ),
     );
 
     /**
-     * @var \Roster\Thrift\Call[]
+     * @var \Roster\Thrift\CallsRequest
      */
-    public $calls = null;
-    /**
-     * @var string
-     */
-    public $masterId = null;
+    public $request = null;
 
     public function __construct($vals = null)
     {
         if (is_array($vals)) {
-            if (isset($vals['calls'])) {
-                $this->calls = $vals['calls'];
-            }
-            if (isset($vals['masterId'])) {
-                $this->masterId = $vals['masterId'];
+            if (isset($vals['request'])) {
+                $this->request = $vals['request'];
             }
         }
     }
@@ -79,25 +63,9 @@ class Roster_callInOrder_args
             }
             switch ($fid) {
                 case 1:
-                    if ($ftype == TType::LST) {
-                        $this->calls = array();
-                        $_size213 = 0;
-                        $_etype216 = 0;
-                        $xfer += $input->readListBegin($_etype216, $_size213);
-                        for ($_i217 = 0; $_i217 < $_size213; ++$_i217) {
-                            $elem218 = null;
-                            $elem218 = new \Roster\Thrift\Call();
-                            $xfer += $elem218->read($input);
-                            $this->calls []= $elem218;
-                        }
-                        $xfer += $input->readListEnd();
-                    } else {
-                        $xfer += $input->skip($ftype);
-                    }
-                    break;
-                case 2:
-                    if ($ftype == TType::STRING) {
-                        $xfer += $input->readString($this->masterId);
+                    if ($ftype == TType::STRUCT) {
+                        $this->request = new \Roster\Thrift\CallsRequest();
+                        $xfer += $this->request->read($input);
                     } else {
                         $xfer += $input->skip($ftype);
                     }
@@ -116,21 +84,12 @@ class Roster_callInOrder_args
     {
         $xfer = 0;
         $xfer += $output->writeStructBegin('Roster_callInOrder_args');
-        if ($this->calls !== null) {
-            if (!is_array($this->calls)) {
+        if ($this->request !== null) {
+            if (!is_object($this->request)) {
                 throw new TProtocolException('Bad type in structure.', TProtocolException::INVALID_DATA);
             }
-            $xfer += $output->writeFieldBegin('calls', TType::LST, 1);
-            $output->writeListBegin(TType::STRUCT, count($this->calls));
-            foreach ($this->calls as $iter219) {
-                $xfer += $iter219->write($output);
-            }
-            $output->writeListEnd();
-            $xfer += $output->writeFieldEnd();
-        }
-        if ($this->masterId !== null) {
-            $xfer += $output->writeFieldBegin('masterId', TType::STRING, 2);
-            $xfer += $output->writeString($this->masterId);
+            $xfer += $output->writeFieldBegin('request', TType::STRUCT, 1);
+            $xfer += $this->request->write($output);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

@@ -24,29 +24,31 @@ class Roster_callInOrder_result
         0 => array(
             'var' => 'success',
             'isRequired' => false,
-            'type' => TType::LST,
-            'etype' => TType::STRUCT,
-            'elem' => array(
-                'type' => TType::STRUCT,
-                'class' => '\Roster\Thrift\CallOutcome',
-                ),
+            'type' => TType::STRUCT,
+            'class' => '\Roster\Thrift\CallsReply',
         ),
-        1 => array(
+        4 => array(
             'var' => 'invalid',
             'isRequired' => false,
             'type' => TType::STRUCT,
             'class' => '\Roster\Thrift\InvalidRequest',
         ),
-        2 => array(
+        5 => array(
             'var' => 'denied',
             'isRequired' => false,
             'type' => TType::STRUCT,
             'class' => '\Roster\Thrift\AccessDenied',
         ),
+        9 => array(
+            'var' => 'overloaded',
+            'isRequired' => false,
+            'type' => TType::STRUCT,
+            'class' => '\Roster\Thrift\Overloaded',
+        ),
     );
 
     /**
-     * @var \Roster\Thrift\CallOutcome[]
+     * @var \Roster\Thrift\CallsReply
      */
     public $success = null;
     /**
@@ -57,6 +59,10 @@ class Roster_callInOrder_result
      * @var \Roster\Thrift\AccessDenied
      */
     public $denied = null;
+    /**
+     * @var \Roster\Thrift\Overloaded
+     */
+    public $overloaded = null;
 
     public function __construct($vals = null)
     {
@@ -69,6 +75,9 @@ class Roster_callInOrder_result
             }
             if (isset($vals['denied'])) {
                 $this->denied = $vals['denied'];
+            }
+            if (isset($vals['overloaded'])) {
+                $this->overloaded = $vals['overloaded'];
             }
         }
     }
@@ -93,23 +102,14 @@ class Roster_callInOrder_result
             }
             switch ($fid) {
                 case 0:
-                    if ($ftype == TType::LST) {
-                        $this->success = array();
-                        $_size220 = 0;
-                        $_etype223 = 0;
-                        $xfer += $input->readListBegin($_etype223, $_size220);
-                        for ($_i224 = 0; $_i224 < $_size220; ++$_i224) {
-                            $elem225 = null;
-                            $elem225 = new \Roster\Thrift\CallOutcome();
-                            $xfer += $elem225->read($input);
-                            $this->success []= $elem225;
-                        }
-                        $xfer += $input->readListEnd();
+                    if ($ftype == TType::STRUCT) {
+                        $this->success = new \Roster\Thrift\CallsReply();
+                        $xfer += $this->success->read($input);
                     } else {
                         $xfer += $input->skip($ftype);
                     }
                     break;
-                case 1:
+                case 4:
                     if ($ftype == TType::STRUCT) {
                         $this->invalid = new \Roster\Thrift\InvalidRequest();
                         $xfer += $this->invalid->read($input);
@@ -117,10 +117,18 @@ class Roster_callInOrder_result
                         $xfer += $input->skip($ftype);
                     }
                     break;
-                case 2:
+                case 5:
                     if ($ftype == TType::STRUCT) {
                         $this->denied = new \Roster\Thrift\AccessDenied();
                         $xfer += $this->denied->read($input);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 9:
+                    if ($ftype == TType::STRUCT) {
+                        $this->overloaded = new \Roster\Thrift\Overloaded();
+                        $xfer += $this->overloaded->read($input);
                     } else {
                         $xfer += $input->skip($ftype);
                     }
@@ -140,25 +148,26 @@ class Roster_callInOrder_result
         $xfer = 0;
         $xfer += $output->writeStructBegin('Roster_callInOrder_result');
         if ($this->success !== null) {
-            if (!is_array($this->success)) {
+            if (!is_object($this->success)) {
                 throw new TProtocolException('Bad type in structure.', TProtocolException::INVALID_DATA);
             }
-            $xfer += $output->writeFieldBegin('success', TType::LST, 0);
-            $output->writeListBegin(TType::STRUCT, count($this->success));
-            foreach ($this->success as $iter226) {
-                $xfer += $iter226->write($output);
-            }
-            $output->writeListEnd();
+            $xfer += $output->writeFieldBegin('success', TType::STRUCT, 0);
+            $xfer += $this->success->write($output);
             $xfer += $output->writeFieldEnd();
         }
         if ($this->invalid !== null) {
-            $xfer += $output->writeFieldBegin('invalid', TType::STRUCT, 1);
+            $xfer += $output->writeFieldBegin('invalid', TType::STRUCT, 4);
             $xfer += $this->invalid->write($output);
             $xfer += $output->writeFieldEnd();
         }
         if ($this->denied !== null) {
-            $xfer += $output->writeFieldBegin('denied', TType::STRUCT, 2);
+            $xfer += $output->writeFieldBegin('denied', TType::STRUCT, 5);
             $xfer += $this->denied->write($output);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->overloaded !== null) {
+            $xfer += $output->writeFieldBegin('overloaded', TType::STRUCT, 9);
+            $xfer += $this->overloaded->write($output);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

@@ -22,27 +22,23 @@ class Roster_callMany_args
 
     static public $_TSPEC = array(
         1 => array(
-            'var' => 'calls',
+            'var' => 'request',
             'isRequired' => false,
-            'type' => TType::LST,
-            'etype' => TType::STRUCT,
-            'elem' => array(
-                'type' => TType::STRUCT,
-                'class' => '\Roster\Thrift\Call',
-                ),
+            'type' => TType::STRUCT,
+            'class' => '\Roster\Thrift\CallsRequest',
         ),
     );
 
     /**
-     * @var \Roster\Thrift\Call[]
+     * @var \Roster\Thrift\CallsRequest
      */
-    public $calls = null;
+    public $request = null;
 
     public function __construct($vals = null)
     {
         if (is_array($vals)) {
-            if (isset($vals['calls'])) {
-                $this->calls = $vals['calls'];
+            if (isset($vals['request'])) {
+                $this->request = $vals['request'];
             }
         }
     }
@@ -67,18 +63,9 @@ class Roster_callMany_args
             }
             switch ($fid) {
                 case 1:
-                    if ($ftype == TType::LST) {
-                        $this->calls = array();
-                        $_size199 = 0;
-                        $_etype202 = 0;
-                        $xfer += $input->readListBegin($_etype202, $_size199);
-                        for ($_i203 = 0; $_i203 < $_size199; ++$_i203) {
-                            $elem204 = null;
-                            $elem204 = new \Roster\Thrift\Call();
-                            $xfer += $elem204->read($input);
-                            $this->calls []= $elem204;
-                        }
-                        $xfer += $input->readListEnd();
+                    if ($ftype == TType::STRUCT) {
+                        $this->request = new \Roster\Thrift\CallsRequest();
+                        $xfer += $this->request->read($input);
                     } else {
                         $xfer += $input->skip($ftype);
                     }
@@ -97,16 +84,12 @@ class Roster_callMany_args
     {
         $xfer = 0;
         $xfer += $output->writeStructBegin('Roster_callMany_args');
-        if ($this->calls !== null) {
-            if (!is_array($this->calls)) {
+        if ($this->request !== null) {
+            if (!is_object($this->request)) {
                 throw new TProtocolException('Bad type in structure.', TProtocolException::INVALID_DATA);
             }
-            $xfer += $output->writeFieldBegin('calls', TType::LST, 1);
-            $output->writeListBegin(TType::STRUCT, count($this->calls));
-            foreach ($this->calls as $iter205) {
-                $xfer += $iter205->write($output);
-            }
-            $output->writeListEnd();
+            $xfer += $output->writeFieldBegin('request', TType::STRUCT, 1);
+            $xfer += $this->request->write($output);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

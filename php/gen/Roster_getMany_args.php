@@ -22,39 +22,23 @@ class Roster_getMany_args
 
     static public $_TSPEC = array(
         1 => array(
-            'var' => 'paths',
-            'isRequired' => false,
-            'type' => TType::LST,
-            'etype' => TType::STRING,
-            'elem' => array(
-                'type' => TType::STRING,
-                ),
-        ),
-        2 => array(
-            'var' => 'options',
+            'var' => 'request',
             'isRequired' => false,
             'type' => TType::STRUCT,
-            'class' => '\Roster\Thrift\ReadOptions',
+            'class' => '\Roster\Thrift\GetManyRequest',
         ),
     );
 
     /**
-     * @var string[]
+     * @var \Roster\Thrift\GetManyRequest
      */
-    public $paths = null;
-    /**
-     * @var \Roster\Thrift\ReadOptions
-     */
-    public $options = null;
+    public $request = null;
 
     public function __construct($vals = null)
     {
         if (is_array($vals)) {
-            if (isset($vals['paths'])) {
-                $this->paths = $vals['paths'];
-            }
-            if (isset($vals['options'])) {
-                $this->options = $vals['options'];
+            if (isset($vals['request'])) {
+                $this->request = $vals['request'];
             }
         }
     }
@@ -79,25 +63,9 @@ class Roster_getMany_args
             }
             switch ($fid) {
                 case 1:
-                    if ($ftype == TType::LST) {
-                        $this->paths = array();
-                        $_size178 = 0;
-                        $_etype181 = 0;
-                        $xfer += $input->readListBegin($_etype181, $_size178);
-                        for ($_i182 = 0; $_i182 < $_size178; ++$_i182) {
-                            $elem183 = null;
-                            $xfer += $input->readString($elem183);
-                            $this->paths []= $elem183;
-                        }
-                        $xfer += $input->readListEnd();
-                    } else {
-                        $xfer += $input->skip($ftype);
-                    }
-                    break;
-                case 2:
                     if ($ftype == TType::STRUCT) {
-                        $this->options = new \Roster\Thrift\ReadOptions();
-                        $xfer += $this->options->read($input);
+                        $this->request = new \Roster\Thrift\GetManyRequest();
+                        $xfer += $this->request->read($input);
                     } else {
                         $xfer += $input->skip($ftype);
                     }
@@ -116,24 +84,12 @@ class Roster_getMany_args
     {
         $xfer = 0;
         $xfer += $output->writeStructBegin('Roster_getMany_args');
-        if ($this->paths !== null) {
-            if (!is_array($this->paths)) {
+        if ($this->request !== null) {
+            if (!is_object($this->request)) {
                 throw new TProtocolException('Bad type in structure.', TProtocolException::INVALID_DATA);
             }
-            $xfer += $output->writeFieldBegin('paths', TType::LST, 1);
-            $output->writeListBegin(TType::STRING, count($this->paths));
-            foreach ($this->paths as $iter184) {
-                $xfer += $output->writeString($iter184);
-            }
-            $output->writeListEnd();
-            $xfer += $output->writeFieldEnd();
-        }
-        if ($this->options !== null) {
-            if (!is_object($this->options)) {
-                throw new TProtocolException('Bad type in structure.', TProtocolException::INVALID_DATA);
-            }
-            $xfer += $output->writeFieldBegin('options', TType::STRUCT, 2);
-            $xfer += $this->options->write($output);
+            $xfer += $output->writeFieldBegin('request', TType::STRUCT, 1);
+            $xfer += $this->request->write($output);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

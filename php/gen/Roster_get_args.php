@@ -22,35 +22,23 @@ class Roster_get_args
 
     static public $_TSPEC = array(
         1 => array(
-            'var' => 'path',
-            'isRequired' => false,
-            'type' => TType::STRING,
-        ),
-        2 => array(
-            'var' => 'options',
+            'var' => 'request',
             'isRequired' => false,
             'type' => TType::STRUCT,
-            'class' => '\Roster\Thrift\ReadOptions',
+            'class' => '\Roster\Thrift\GetRequest',
         ),
     );
 
     /**
-     * @var string
+     * @var \Roster\Thrift\GetRequest
      */
-    public $path = null;
-    /**
-     * @var \Roster\Thrift\ReadOptions
-     */
-    public $options = null;
+    public $request = null;
 
     public function __construct($vals = null)
     {
         if (is_array($vals)) {
-            if (isset($vals['path'])) {
-                $this->path = $vals['path'];
-            }
-            if (isset($vals['options'])) {
-                $this->options = $vals['options'];
+            if (isset($vals['request'])) {
+                $this->request = $vals['request'];
             }
         }
     }
@@ -75,16 +63,9 @@ class Roster_get_args
             }
             switch ($fid) {
                 case 1:
-                    if ($ftype == TType::STRING) {
-                        $xfer += $input->readString($this->path);
-                    } else {
-                        $xfer += $input->skip($ftype);
-                    }
-                    break;
-                case 2:
                     if ($ftype == TType::STRUCT) {
-                        $this->options = new \Roster\Thrift\ReadOptions();
-                        $xfer += $this->options->read($input);
+                        $this->request = new \Roster\Thrift\GetRequest();
+                        $xfer += $this->request->read($input);
                     } else {
                         $xfer += $input->skip($ftype);
                     }
@@ -103,17 +84,12 @@ class Roster_get_args
     {
         $xfer = 0;
         $xfer += $output->writeStructBegin('Roster_get_args');
-        if ($this->path !== null) {
-            $xfer += $output->writeFieldBegin('path', TType::STRING, 1);
-            $xfer += $output->writeString($this->path);
-            $xfer += $output->writeFieldEnd();
-        }
-        if ($this->options !== null) {
-            if (!is_object($this->options)) {
+        if ($this->request !== null) {
+            if (!is_object($this->request)) {
                 throw new TProtocolException('Bad type in structure.', TProtocolException::INVALID_DATA);
             }
-            $xfer += $output->writeFieldBegin('options', TType::STRUCT, 2);
-            $xfer += $this->options->write($output);
+            $xfer += $output->writeFieldBegin('request', TType::STRUCT, 1);
+            $xfer += $this->request->write($output);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

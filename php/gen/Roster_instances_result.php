@@ -40,6 +40,18 @@ class Roster_instances_result
             'class' => '\Roster\Thrift\NotReady',
         ),
         3 => array(
+            'var' => 'tooStale',
+            'isRequired' => false,
+            'type' => TType::STRUCT,
+            'class' => '\Roster\Thrift\TooStale',
+        ),
+        4 => array(
+            'var' => 'invalid',
+            'isRequired' => false,
+            'type' => TType::STRUCT,
+            'class' => '\Roster\Thrift\InvalidRequest',
+        ),
+        5 => array(
             'var' => 'denied',
             'isRequired' => false,
             'type' => TType::STRUCT,
@@ -60,6 +72,14 @@ class Roster_instances_result
      */
     public $notReady = null;
     /**
+     * @var \Roster\Thrift\TooStale
+     */
+    public $tooStale = null;
+    /**
+     * @var \Roster\Thrift\InvalidRequest
+     */
+    public $invalid = null;
+    /**
      * @var \Roster\Thrift\AccessDenied
      */
     public $denied = null;
@@ -75,6 +95,12 @@ class Roster_instances_result
             }
             if (isset($vals['notReady'])) {
                 $this->notReady = $vals['notReady'];
+            }
+            if (isset($vals['tooStale'])) {
+                $this->tooStale = $vals['tooStale'];
+            }
+            if (isset($vals['invalid'])) {
+                $this->invalid = $vals['invalid'];
             }
             if (isset($vals['denied'])) {
                 $this->denied = $vals['denied'];
@@ -127,6 +153,22 @@ class Roster_instances_result
                     break;
                 case 3:
                     if ($ftype == TType::STRUCT) {
+                        $this->tooStale = new \Roster\Thrift\TooStale();
+                        $xfer += $this->tooStale->read($input);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 4:
+                    if ($ftype == TType::STRUCT) {
+                        $this->invalid = new \Roster\Thrift\InvalidRequest();
+                        $xfer += $this->invalid->read($input);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 5:
+                    if ($ftype == TType::STRUCT) {
                         $this->denied = new \Roster\Thrift\AccessDenied();
                         $xfer += $this->denied->read($input);
                     } else {
@@ -165,8 +207,18 @@ class Roster_instances_result
             $xfer += $this->notReady->write($output);
             $xfer += $output->writeFieldEnd();
         }
+        if ($this->tooStale !== null) {
+            $xfer += $output->writeFieldBegin('tooStale', TType::STRUCT, 3);
+            $xfer += $this->tooStale->write($output);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->invalid !== null) {
+            $xfer += $output->writeFieldBegin('invalid', TType::STRUCT, 4);
+            $xfer += $this->invalid->write($output);
+            $xfer += $output->writeFieldEnd();
+        }
         if ($this->denied !== null) {
-            $xfer += $output->writeFieldBegin('denied', TType::STRUCT, 3);
+            $xfer += $output->writeFieldBegin('denied', TType::STRUCT, 5);
             $xfer += $this->denied->write($output);
             $xfer += $output->writeFieldEnd();
         }

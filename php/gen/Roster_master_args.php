@@ -22,22 +22,23 @@ class Roster_master_args
 
     static public $_TSPEC = array(
         1 => array(
-            'var' => 'id',
+            'var' => 'request',
             'isRequired' => false,
-            'type' => TType::STRING,
+            'type' => TType::STRUCT,
+            'class' => '\Roster\Thrift\MasterRequest',
         ),
     );
 
     /**
-     * @var string
+     * @var \Roster\Thrift\MasterRequest
      */
-    public $id = null;
+    public $request = null;
 
     public function __construct($vals = null)
     {
         if (is_array($vals)) {
-            if (isset($vals['id'])) {
-                $this->id = $vals['id'];
+            if (isset($vals['request'])) {
+                $this->request = $vals['request'];
             }
         }
     }
@@ -62,8 +63,9 @@ class Roster_master_args
             }
             switch ($fid) {
                 case 1:
-                    if ($ftype == TType::STRING) {
-                        $xfer += $input->readString($this->id);
+                    if ($ftype == TType::STRUCT) {
+                        $this->request = new \Roster\Thrift\MasterRequest();
+                        $xfer += $this->request->read($input);
                     } else {
                         $xfer += $input->skip($ftype);
                     }
@@ -82,9 +84,12 @@ class Roster_master_args
     {
         $xfer = 0;
         $xfer += $output->writeStructBegin('Roster_master_args');
-        if ($this->id !== null) {
-            $xfer += $output->writeFieldBegin('id', TType::STRING, 1);
-            $xfer += $output->writeString($this->id);
+        if ($this->request !== null) {
+            if (!is_object($this->request)) {
+                throw new TProtocolException('Bad type in structure.', TProtocolException::INVALID_DATA);
+            }
+            $xfer += $output->writeFieldBegin('request', TType::STRUCT, 1);
+            $xfer += $this->request->write($output);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

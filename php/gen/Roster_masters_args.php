@@ -22,23 +22,23 @@ class Roster_masters_args
 
     static public $_TSPEC = array(
         1 => array(
-            'var' => 'filter',
+            'var' => 'request',
             'isRequired' => false,
             'type' => TType::STRUCT,
-            'class' => '\Roster\Thrift\Filter',
+            'class' => '\Roster\Thrift\ServiceQuery',
         ),
     );
 
     /**
-     * @var \Roster\Thrift\Filter
+     * @var \Roster\Thrift\ServiceQuery
      */
-    public $filter = null;
+    public $request = null;
 
     public function __construct($vals = null)
     {
         if (is_array($vals)) {
-            if (isset($vals['filter'])) {
-                $this->filter = $vals['filter'];
+            if (isset($vals['request'])) {
+                $this->request = $vals['request'];
             }
         }
     }
@@ -64,8 +64,8 @@ class Roster_masters_args
             switch ($fid) {
                 case 1:
                     if ($ftype == TType::STRUCT) {
-                        $this->filter = new \Roster\Thrift\Filter();
-                        $xfer += $this->filter->read($input);
+                        $this->request = new \Roster\Thrift\ServiceQuery();
+                        $xfer += $this->request->read($input);
                     } else {
                         $xfer += $input->skip($ftype);
                     }
@@ -84,12 +84,12 @@ class Roster_masters_args
     {
         $xfer = 0;
         $xfer += $output->writeStructBegin('Roster_masters_args');
-        if ($this->filter !== null) {
-            if (!is_object($this->filter)) {
+        if ($this->request !== null) {
+            if (!is_object($this->request)) {
                 throw new TProtocolException('Bad type in structure.', TProtocolException::INVALID_DATA);
             }
-            $xfer += $output->writeFieldBegin('filter', TType::STRUCT, 1);
-            $xfer += $this->filter->write($output);
+            $xfer += $output->writeFieldBegin('request', TType::STRUCT, 1);
+            $xfer += $this->request->write($output);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

@@ -21,20 +21,54 @@ class Roster_openCall_result
     static public $isValidate = false;
 
     static public $_TSPEC = array(
-        1 => array(
+        0 => array(
+            'var' => 'success',
+            'isRequired' => false,
+            'type' => TType::STRUCT,
+            'class' => '\Roster\Thrift\CallValues',
+        ),
+        4 => array(
             'var' => 'invalid',
             'isRequired' => false,
             'type' => TType::STRUCT,
             'class' => '\Roster\Thrift\InvalidRequest',
         ),
-        2 => array(
+        5 => array(
             'var' => 'denied',
             'isRequired' => false,
             'type' => TType::STRUCT,
             'class' => '\Roster\Thrift\AccessDenied',
         ),
+        6 => array(
+            'var' => 'noMaster',
+            'isRequired' => false,
+            'type' => TType::STRUCT,
+            'class' => '\Roster\Thrift\NoMaster',
+        ),
+        7 => array(
+            'var' => 'failed',
+            'isRequired' => false,
+            'type' => TType::STRUCT,
+            'class' => '\Roster\Thrift\CallFailed',
+        ),
+        8 => array(
+            'var' => 'timedOut',
+            'isRequired' => false,
+            'type' => TType::STRUCT,
+            'class' => '\Roster\Thrift\CallTimedOut',
+        ),
+        9 => array(
+            'var' => 'overloaded',
+            'isRequired' => false,
+            'type' => TType::STRUCT,
+            'class' => '\Roster\Thrift\Overloaded',
+        ),
     );
 
+    /**
+     * @var \Roster\Thrift\CallValues
+     */
+    public $success = null;
     /**
      * @var \Roster\Thrift\InvalidRequest
      */
@@ -43,15 +77,46 @@ class Roster_openCall_result
      * @var \Roster\Thrift\AccessDenied
      */
     public $denied = null;
+    /**
+     * @var \Roster\Thrift\NoMaster
+     */
+    public $noMaster = null;
+    /**
+     * @var \Roster\Thrift\CallFailed
+     */
+    public $failed = null;
+    /**
+     * @var \Roster\Thrift\CallTimedOut
+     */
+    public $timedOut = null;
+    /**
+     * @var \Roster\Thrift\Overloaded
+     */
+    public $overloaded = null;
 
     public function __construct($vals = null)
     {
         if (is_array($vals)) {
+            if (isset($vals['success'])) {
+                $this->success = $vals['success'];
+            }
             if (isset($vals['invalid'])) {
                 $this->invalid = $vals['invalid'];
             }
             if (isset($vals['denied'])) {
                 $this->denied = $vals['denied'];
+            }
+            if (isset($vals['noMaster'])) {
+                $this->noMaster = $vals['noMaster'];
+            }
+            if (isset($vals['failed'])) {
+                $this->failed = $vals['failed'];
+            }
+            if (isset($vals['timedOut'])) {
+                $this->timedOut = $vals['timedOut'];
+            }
+            if (isset($vals['overloaded'])) {
+                $this->overloaded = $vals['overloaded'];
             }
         }
     }
@@ -75,7 +140,15 @@ class Roster_openCall_result
                 break;
             }
             switch ($fid) {
-                case 1:
+                case 0:
+                    if ($ftype == TType::STRUCT) {
+                        $this->success = new \Roster\Thrift\CallValues();
+                        $xfer += $this->success->read($input);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 4:
                     if ($ftype == TType::STRUCT) {
                         $this->invalid = new \Roster\Thrift\InvalidRequest();
                         $xfer += $this->invalid->read($input);
@@ -83,10 +156,42 @@ class Roster_openCall_result
                         $xfer += $input->skip($ftype);
                     }
                     break;
-                case 2:
+                case 5:
                     if ($ftype == TType::STRUCT) {
                         $this->denied = new \Roster\Thrift\AccessDenied();
                         $xfer += $this->denied->read($input);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 6:
+                    if ($ftype == TType::STRUCT) {
+                        $this->noMaster = new \Roster\Thrift\NoMaster();
+                        $xfer += $this->noMaster->read($input);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 7:
+                    if ($ftype == TType::STRUCT) {
+                        $this->failed = new \Roster\Thrift\CallFailed();
+                        $xfer += $this->failed->read($input);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 8:
+                    if ($ftype == TType::STRUCT) {
+                        $this->timedOut = new \Roster\Thrift\CallTimedOut();
+                        $xfer += $this->timedOut->read($input);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 9:
+                    if ($ftype == TType::STRUCT) {
+                        $this->overloaded = new \Roster\Thrift\Overloaded();
+                        $xfer += $this->overloaded->read($input);
                     } else {
                         $xfer += $input->skip($ftype);
                     }
@@ -105,14 +210,42 @@ class Roster_openCall_result
     {
         $xfer = 0;
         $xfer += $output->writeStructBegin('Roster_openCall_result');
+        if ($this->success !== null) {
+            if (!is_object($this->success)) {
+                throw new TProtocolException('Bad type in structure.', TProtocolException::INVALID_DATA);
+            }
+            $xfer += $output->writeFieldBegin('success', TType::STRUCT, 0);
+            $xfer += $this->success->write($output);
+            $xfer += $output->writeFieldEnd();
+        }
         if ($this->invalid !== null) {
-            $xfer += $output->writeFieldBegin('invalid', TType::STRUCT, 1);
+            $xfer += $output->writeFieldBegin('invalid', TType::STRUCT, 4);
             $xfer += $this->invalid->write($output);
             $xfer += $output->writeFieldEnd();
         }
         if ($this->denied !== null) {
-            $xfer += $output->writeFieldBegin('denied', TType::STRUCT, 2);
+            $xfer += $output->writeFieldBegin('denied', TType::STRUCT, 5);
             $xfer += $this->denied->write($output);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->noMaster !== null) {
+            $xfer += $output->writeFieldBegin('noMaster', TType::STRUCT, 6);
+            $xfer += $this->noMaster->write($output);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->failed !== null) {
+            $xfer += $output->writeFieldBegin('failed', TType::STRUCT, 7);
+            $xfer += $this->failed->write($output);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->timedOut !== null) {
+            $xfer += $output->writeFieldBegin('timedOut', TType::STRUCT, 8);
+            $xfer += $this->timedOut->write($output);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->overloaded !== null) {
+            $xfer += $output->writeFieldBegin('overloaded', TType::STRUCT, 9);
+            $xfer += $this->overloaded->write($output);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

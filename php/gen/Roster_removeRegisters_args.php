@@ -22,27 +22,23 @@ class Roster_removeRegisters_args
 
     static public $_TSPEC = array(
         1 => array(
-            'var' => 'registers',
+            'var' => 'request',
             'isRequired' => false,
-            'type' => TType::LST,
-            'etype' => TType::STRUCT,
-            'elem' => array(
-                'type' => TType::STRUCT,
-                'class' => '\Roster\Thrift\RegisterAddress',
-                ),
+            'type' => TType::STRUCT,
+            'class' => '\Roster\Thrift\RegistersRequest',
         ),
     );
 
     /**
-     * @var \Roster\Thrift\RegisterAddress[]
+     * @var \Roster\Thrift\RegistersRequest
      */
-    public $registers = null;
+    public $request = null;
 
     public function __construct($vals = null)
     {
         if (is_array($vals)) {
-            if (isset($vals['registers'])) {
-                $this->registers = $vals['registers'];
+            if (isset($vals['request'])) {
+                $this->request = $vals['request'];
             }
         }
     }
@@ -67,18 +63,9 @@ class Roster_removeRegisters_args
             }
             switch ($fid) {
                 case 1:
-                    if ($ftype == TType::LST) {
-                        $this->registers = array();
-                        $_size241 = 0;
-                        $_etype244 = 0;
-                        $xfer += $input->readListBegin($_etype244, $_size241);
-                        for ($_i245 = 0; $_i245 < $_size241; ++$_i245) {
-                            $elem246 = null;
-                            $elem246 = new \Roster\Thrift\RegisterAddress();
-                            $xfer += $elem246->read($input);
-                            $this->registers []= $elem246;
-                        }
-                        $xfer += $input->readListEnd();
+                    if ($ftype == TType::STRUCT) {
+                        $this->request = new \Roster\Thrift\RegistersRequest();
+                        $xfer += $this->request->read($input);
                     } else {
                         $xfer += $input->skip($ftype);
                     }
@@ -97,16 +84,12 @@ class Roster_removeRegisters_args
     {
         $xfer = 0;
         $xfer += $output->writeStructBegin('Roster_removeRegisters_args');
-        if ($this->registers !== null) {
-            if (!is_array($this->registers)) {
+        if ($this->request !== null) {
+            if (!is_object($this->request)) {
                 throw new TProtocolException('Bad type in structure.', TProtocolException::INVALID_DATA);
             }
-            $xfer += $output->writeFieldBegin('registers', TType::LST, 1);
-            $output->writeListBegin(TType::STRUCT, count($this->registers));
-            foreach ($this->registers as $iter247) {
-                $xfer += $iter247->write($output);
-            }
-            $output->writeListEnd();
+            $xfer += $output->writeFieldBegin('request', TType::STRUCT, 1);
+            $xfer += $this->request->write($output);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

@@ -22,38 +22,23 @@ class Roster_sendValues_args
 
     static public $_TSPEC = array(
         1 => array(
-            'var' => 'values',
+            'var' => 'request',
             'isRequired' => false,
-            'type' => TType::LST,
-            'etype' => TType::STRING,
-            'elem' => array(
-                'type' => TType::STRING,
-                ),
-        ),
-        2 => array(
-            'var' => 'isLast',
-            'isRequired' => false,
-            'type' => TType::BOOL,
+            'type' => TType::STRUCT,
+            'class' => '\Roster\Thrift\SendValuesRequest',
         ),
     );
 
     /**
-     * @var string[]
+     * @var \Roster\Thrift\SendValuesRequest
      */
-    public $values = null;
-    /**
-     * @var bool
-     */
-    public $isLast = null;
+    public $request = null;
 
     public function __construct($vals = null)
     {
         if (is_array($vals)) {
-            if (isset($vals['values'])) {
-                $this->values = $vals['values'];
-            }
-            if (isset($vals['isLast'])) {
-                $this->isLast = $vals['isLast'];
+            if (isset($vals['request'])) {
+                $this->request = $vals['request'];
             }
         }
     }
@@ -78,24 +63,9 @@ class Roster_sendValues_args
             }
             switch ($fid) {
                 case 1:
-                    if ($ftype == TType::LST) {
-                        $this->values = array();
-                        $_size227 = 0;
-                        $_etype230 = 0;
-                        $xfer += $input->readListBegin($_etype230, $_size227);
-                        for ($_i231 = 0; $_i231 < $_size227; ++$_i231) {
-                            $elem232 = null;
-                            $xfer += $input->readString($elem232);
-                            $this->values []= $elem232;
-                        }
-                        $xfer += $input->readListEnd();
-                    } else {
-                        $xfer += $input->skip($ftype);
-                    }
-                    break;
-                case 2:
-                    if ($ftype == TType::BOOL) {
-                        $xfer += $input->readBool($this->isLast);
+                    if ($ftype == TType::STRUCT) {
+                        $this->request = new \Roster\Thrift\SendValuesRequest();
+                        $xfer += $this->request->read($input);
                     } else {
                         $xfer += $input->skip($ftype);
                     }
@@ -114,21 +84,12 @@ class Roster_sendValues_args
     {
         $xfer = 0;
         $xfer += $output->writeStructBegin('Roster_sendValues_args');
-        if ($this->values !== null) {
-            if (!is_array($this->values)) {
+        if ($this->request !== null) {
+            if (!is_object($this->request)) {
                 throw new TProtocolException('Bad type in structure.', TProtocolException::INVALID_DATA);
             }
-            $xfer += $output->writeFieldBegin('values', TType::LST, 1);
-            $output->writeListBegin(TType::STRING, count($this->values));
-            foreach ($this->values as $iter233) {
-                $xfer += $output->writeString($iter233);
-            }
-            $output->writeListEnd();
-            $xfer += $output->writeFieldEnd();
-        }
-        if ($this->isLast !== null) {
-            $xfer += $output->writeFieldBegin('isLast', TType::BOOL, 2);
-            $xfer += $output->writeBool($this->isLast);
+            $xfer += $output->writeFieldBegin('request', TType::STRUCT, 1);
+            $xfer += $this->request->write($output);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

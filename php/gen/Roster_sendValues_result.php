@@ -25,44 +25,58 @@ class Roster_sendValues_result
             'var' => 'success',
             'isRequired' => false,
             'type' => TType::STRUCT,
-            'class' => '\Roster\Thrift\SentValues',
-        ),
-        1 => array(
-            'var' => 'noMaster',
-            'isRequired' => false,
-            'type' => TType::STRUCT,
-            'class' => '\Roster\Thrift\NoMaster',
-        ),
-        2 => array(
-            'var' => 'failed',
-            'isRequired' => false,
-            'type' => TType::STRUCT,
-            'class' => '\Roster\Thrift\CallFailed',
-        ),
-        3 => array(
-            'var' => 'timedOut',
-            'isRequired' => false,
-            'type' => TType::STRUCT,
-            'class' => '\Roster\Thrift\CallTimedOut',
+            'class' => '\Roster\Thrift\SentValuesReply',
         ),
         4 => array(
-            'var' => 'overloaded',
-            'isRequired' => false,
-            'type' => TType::STRUCT,
-            'class' => '\Roster\Thrift\Overloaded',
-        ),
-        5 => array(
             'var' => 'invalid',
             'isRequired' => false,
             'type' => TType::STRUCT,
             'class' => '\Roster\Thrift\InvalidRequest',
         ),
+        5 => array(
+            'var' => 'denied',
+            'isRequired' => false,
+            'type' => TType::STRUCT,
+            'class' => '\Roster\Thrift\AccessDenied',
+        ),
+        6 => array(
+            'var' => 'noMaster',
+            'isRequired' => false,
+            'type' => TType::STRUCT,
+            'class' => '\Roster\Thrift\NoMaster',
+        ),
+        7 => array(
+            'var' => 'failed',
+            'isRequired' => false,
+            'type' => TType::STRUCT,
+            'class' => '\Roster\Thrift\CallFailed',
+        ),
+        8 => array(
+            'var' => 'timedOut',
+            'isRequired' => false,
+            'type' => TType::STRUCT,
+            'class' => '\Roster\Thrift\CallTimedOut',
+        ),
+        9 => array(
+            'var' => 'overloaded',
+            'isRequired' => false,
+            'type' => TType::STRUCT,
+            'class' => '\Roster\Thrift\Overloaded',
+        ),
     );
 
     /**
-     * @var \Roster\Thrift\SentValues
+     * @var \Roster\Thrift\SentValuesReply
      */
     public $success = null;
+    /**
+     * @var \Roster\Thrift\InvalidRequest
+     */
+    public $invalid = null;
+    /**
+     * @var \Roster\Thrift\AccessDenied
+     */
+    public $denied = null;
     /**
      * @var \Roster\Thrift\NoMaster
      */
@@ -79,16 +93,18 @@ class Roster_sendValues_result
      * @var \Roster\Thrift\Overloaded
      */
     public $overloaded = null;
-    /**
-     * @var \Roster\Thrift\InvalidRequest
-     */
-    public $invalid = null;
 
     public function __construct($vals = null)
     {
         if (is_array($vals)) {
             if (isset($vals['success'])) {
                 $this->success = $vals['success'];
+            }
+            if (isset($vals['invalid'])) {
+                $this->invalid = $vals['invalid'];
+            }
+            if (isset($vals['denied'])) {
+                $this->denied = $vals['denied'];
             }
             if (isset($vals['noMaster'])) {
                 $this->noMaster = $vals['noMaster'];
@@ -101,9 +117,6 @@ class Roster_sendValues_result
             }
             if (isset($vals['overloaded'])) {
                 $this->overloaded = $vals['overloaded'];
-            }
-            if (isset($vals['invalid'])) {
-                $this->invalid = $vals['invalid'];
             }
         }
     }
@@ -129,13 +142,29 @@ class Roster_sendValues_result
             switch ($fid) {
                 case 0:
                     if ($ftype == TType::STRUCT) {
-                        $this->success = new \Roster\Thrift\SentValues();
+                        $this->success = new \Roster\Thrift\SentValuesReply();
                         $xfer += $this->success->read($input);
                     } else {
                         $xfer += $input->skip($ftype);
                     }
                     break;
-                case 1:
+                case 4:
+                    if ($ftype == TType::STRUCT) {
+                        $this->invalid = new \Roster\Thrift\InvalidRequest();
+                        $xfer += $this->invalid->read($input);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 5:
+                    if ($ftype == TType::STRUCT) {
+                        $this->denied = new \Roster\Thrift\AccessDenied();
+                        $xfer += $this->denied->read($input);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 6:
                     if ($ftype == TType::STRUCT) {
                         $this->noMaster = new \Roster\Thrift\NoMaster();
                         $xfer += $this->noMaster->read($input);
@@ -143,7 +172,7 @@ class Roster_sendValues_result
                         $xfer += $input->skip($ftype);
                     }
                     break;
-                case 2:
+                case 7:
                     if ($ftype == TType::STRUCT) {
                         $this->failed = new \Roster\Thrift\CallFailed();
                         $xfer += $this->failed->read($input);
@@ -151,7 +180,7 @@ class Roster_sendValues_result
                         $xfer += $input->skip($ftype);
                     }
                     break;
-                case 3:
+                case 8:
                     if ($ftype == TType::STRUCT) {
                         $this->timedOut = new \Roster\Thrift\CallTimedOut();
                         $xfer += $this->timedOut->read($input);
@@ -159,18 +188,10 @@ class Roster_sendValues_result
                         $xfer += $input->skip($ftype);
                     }
                     break;
-                case 4:
+                case 9:
                     if ($ftype == TType::STRUCT) {
                         $this->overloaded = new \Roster\Thrift\Overloaded();
                         $xfer += $this->overloaded->read($input);
-                    } else {
-                        $xfer += $input->skip($ftype);
-                    }
-                    break;
-                case 5:
-                    if ($ftype == TType::STRUCT) {
-                        $this->invalid = new \Roster\Thrift\InvalidRequest();
-                        $xfer += $this->invalid->read($input);
                     } else {
                         $xfer += $input->skip($ftype);
                     }
@@ -197,29 +218,34 @@ class Roster_sendValues_result
             $xfer += $this->success->write($output);
             $xfer += $output->writeFieldEnd();
         }
+        if ($this->invalid !== null) {
+            $xfer += $output->writeFieldBegin('invalid', TType::STRUCT, 4);
+            $xfer += $this->invalid->write($output);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->denied !== null) {
+            $xfer += $output->writeFieldBegin('denied', TType::STRUCT, 5);
+            $xfer += $this->denied->write($output);
+            $xfer += $output->writeFieldEnd();
+        }
         if ($this->noMaster !== null) {
-            $xfer += $output->writeFieldBegin('noMaster', TType::STRUCT, 1);
+            $xfer += $output->writeFieldBegin('noMaster', TType::STRUCT, 6);
             $xfer += $this->noMaster->write($output);
             $xfer += $output->writeFieldEnd();
         }
         if ($this->failed !== null) {
-            $xfer += $output->writeFieldBegin('failed', TType::STRUCT, 2);
+            $xfer += $output->writeFieldBegin('failed', TType::STRUCT, 7);
             $xfer += $this->failed->write($output);
             $xfer += $output->writeFieldEnd();
         }
         if ($this->timedOut !== null) {
-            $xfer += $output->writeFieldBegin('timedOut', TType::STRUCT, 3);
+            $xfer += $output->writeFieldBegin('timedOut', TType::STRUCT, 8);
             $xfer += $this->timedOut->write($output);
             $xfer += $output->writeFieldEnd();
         }
         if ($this->overloaded !== null) {
-            $xfer += $output->writeFieldBegin('overloaded', TType::STRUCT, 4);
+            $xfer += $output->writeFieldBegin('overloaded', TType::STRUCT, 9);
             $xfer += $this->overloaded->write($output);
-            $xfer += $output->writeFieldEnd();
-        }
-        if ($this->invalid !== null) {
-            $xfer += $output->writeFieldBegin('invalid', TType::STRUCT, 5);
-            $xfer += $this->invalid->write($output);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

@@ -27,19 +27,25 @@ class Roster_services_result
             'type' => TType::STRUCT,
             'class' => '\Roster\Thrift\ServicesReply',
         ),
-        1 => array(
+        2 => array(
             'var' => 'notReady',
             'isRequired' => false,
             'type' => TType::STRUCT,
             'class' => '\Roster\Thrift\NotReady',
         ),
-        2 => array(
+        3 => array(
+            'var' => 'tooStale',
+            'isRequired' => false,
+            'type' => TType::STRUCT,
+            'class' => '\Roster\Thrift\TooStale',
+        ),
+        4 => array(
             'var' => 'invalid',
             'isRequired' => false,
             'type' => TType::STRUCT,
             'class' => '\Roster\Thrift\InvalidRequest',
         ),
-        3 => array(
+        5 => array(
             'var' => 'denied',
             'isRequired' => false,
             'type' => TType::STRUCT,
@@ -55,6 +61,10 @@ class Roster_services_result
      * @var \Roster\Thrift\NotReady
      */
     public $notReady = null;
+    /**
+     * @var \Roster\Thrift\TooStale
+     */
+    public $tooStale = null;
     /**
      * @var \Roster\Thrift\InvalidRequest
      */
@@ -72,6 +82,9 @@ class Roster_services_result
             }
             if (isset($vals['notReady'])) {
                 $this->notReady = $vals['notReady'];
+            }
+            if (isset($vals['tooStale'])) {
+                $this->tooStale = $vals['tooStale'];
             }
             if (isset($vals['invalid'])) {
                 $this->invalid = $vals['invalid'];
@@ -109,7 +122,7 @@ class Roster_services_result
                         $xfer += $input->skip($ftype);
                     }
                     break;
-                case 1:
+                case 2:
                     if ($ftype == TType::STRUCT) {
                         $this->notReady = new \Roster\Thrift\NotReady();
                         $xfer += $this->notReady->read($input);
@@ -117,7 +130,15 @@ class Roster_services_result
                         $xfer += $input->skip($ftype);
                     }
                     break;
-                case 2:
+                case 3:
+                    if ($ftype == TType::STRUCT) {
+                        $this->tooStale = new \Roster\Thrift\TooStale();
+                        $xfer += $this->tooStale->read($input);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 4:
                     if ($ftype == TType::STRUCT) {
                         $this->invalid = new \Roster\Thrift\InvalidRequest();
                         $xfer += $this->invalid->read($input);
@@ -125,7 +146,7 @@ class Roster_services_result
                         $xfer += $input->skip($ftype);
                     }
                     break;
-                case 3:
+                case 5:
                     if ($ftype == TType::STRUCT) {
                         $this->denied = new \Roster\Thrift\AccessDenied();
                         $xfer += $this->denied->read($input);
@@ -156,17 +177,22 @@ class Roster_services_result
             $xfer += $output->writeFieldEnd();
         }
         if ($this->notReady !== null) {
-            $xfer += $output->writeFieldBegin('notReady', TType::STRUCT, 1);
+            $xfer += $output->writeFieldBegin('notReady', TType::STRUCT, 2);
             $xfer += $this->notReady->write($output);
             $xfer += $output->writeFieldEnd();
         }
+        if ($this->tooStale !== null) {
+            $xfer += $output->writeFieldBegin('tooStale', TType::STRUCT, 3);
+            $xfer += $this->tooStale->write($output);
+            $xfer += $output->writeFieldEnd();
+        }
         if ($this->invalid !== null) {
-            $xfer += $output->writeFieldBegin('invalid', TType::STRUCT, 2);
+            $xfer += $output->writeFieldBegin('invalid', TType::STRUCT, 4);
             $xfer += $this->invalid->write($output);
             $xfer += $output->writeFieldEnd();
         }
         if ($this->denied !== null) {
-            $xfer += $output->writeFieldBegin('denied', TType::STRUCT, 3);
+            $xfer += $output->writeFieldBegin('denied', TType::STRUCT, 5);
             $xfer += $this->denied->write($output);
             $xfer += $output->writeFieldEnd();
         }

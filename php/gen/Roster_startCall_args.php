@@ -22,35 +22,23 @@ class Roster_startCall_args
 
     static public $_TSPEC = array(
         1 => array(
-            'var' => 'call',
+            'var' => 'request',
             'isRequired' => false,
             'type' => TType::STRUCT,
             'class' => '\Roster\Thrift\Call',
-        ),
-        2 => array(
-            'var' => 'masterId',
-            'isRequired' => false,
-            'type' => TType::STRING,
         ),
     );
 
     /**
      * @var \Roster\Thrift\Call
      */
-    public $call = null;
-    /**
-     * @var string
-     */
-    public $masterId = null;
+    public $request = null;
 
     public function __construct($vals = null)
     {
         if (is_array($vals)) {
-            if (isset($vals['call'])) {
-                $this->call = $vals['call'];
-            }
-            if (isset($vals['masterId'])) {
-                $this->masterId = $vals['masterId'];
+            if (isset($vals['request'])) {
+                $this->request = $vals['request'];
             }
         }
     }
@@ -76,15 +64,8 @@ class Roster_startCall_args
             switch ($fid) {
                 case 1:
                     if ($ftype == TType::STRUCT) {
-                        $this->call = new \Roster\Thrift\Call();
-                        $xfer += $this->call->read($input);
-                    } else {
-                        $xfer += $input->skip($ftype);
-                    }
-                    break;
-                case 2:
-                    if ($ftype == TType::STRING) {
-                        $xfer += $input->readString($this->masterId);
+                        $this->request = new \Roster\Thrift\Call();
+                        $xfer += $this->request->read($input);
                     } else {
                         $xfer += $input->skip($ftype);
                     }
@@ -103,17 +84,12 @@ class Roster_startCall_args
     {
         $xfer = 0;
         $xfer += $output->writeStructBegin('Roster_startCall_args');
-        if ($this->call !== null) {
-            if (!is_object($this->call)) {
+        if ($this->request !== null) {
+            if (!is_object($this->request)) {
                 throw new TProtocolException('Bad type in structure.', TProtocolException::INVALID_DATA);
             }
-            $xfer += $output->writeFieldBegin('call', TType::STRUCT, 1);
-            $xfer += $this->call->write($output);
-            $xfer += $output->writeFieldEnd();
-        }
-        if ($this->masterId !== null) {
-            $xfer += $output->writeFieldBegin('masterId', TType::STRING, 2);
-            $xfer += $output->writeString($this->masterId);
+            $xfer += $output->writeFieldBegin('request', TType::STRUCT, 1);
+            $xfer += $this->request->write($output);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

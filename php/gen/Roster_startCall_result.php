@@ -27,41 +27,41 @@ class Roster_startCall_result
             'type' => TType::STRUCT,
             'class' => '\Roster\Thrift\CallValues',
         ),
-        1 => array(
-            'var' => 'noMaster',
-            'isRequired' => false,
-            'type' => TType::STRUCT,
-            'class' => '\Roster\Thrift\NoMaster',
-        ),
-        2 => array(
-            'var' => 'failed',
-            'isRequired' => false,
-            'type' => TType::STRUCT,
-            'class' => '\Roster\Thrift\CallFailed',
-        ),
-        3 => array(
-            'var' => 'timedOut',
-            'isRequired' => false,
-            'type' => TType::STRUCT,
-            'class' => '\Roster\Thrift\CallTimedOut',
-        ),
         4 => array(
-            'var' => 'overloaded',
-            'isRequired' => false,
-            'type' => TType::STRUCT,
-            'class' => '\Roster\Thrift\Overloaded',
-        ),
-        5 => array(
             'var' => 'invalid',
             'isRequired' => false,
             'type' => TType::STRUCT,
             'class' => '\Roster\Thrift\InvalidRequest',
         ),
-        6 => array(
+        5 => array(
             'var' => 'denied',
             'isRequired' => false,
             'type' => TType::STRUCT,
             'class' => '\Roster\Thrift\AccessDenied',
+        ),
+        6 => array(
+            'var' => 'noMaster',
+            'isRequired' => false,
+            'type' => TType::STRUCT,
+            'class' => '\Roster\Thrift\NoMaster',
+        ),
+        7 => array(
+            'var' => 'failed',
+            'isRequired' => false,
+            'type' => TType::STRUCT,
+            'class' => '\Roster\Thrift\CallFailed',
+        ),
+        8 => array(
+            'var' => 'timedOut',
+            'isRequired' => false,
+            'type' => TType::STRUCT,
+            'class' => '\Roster\Thrift\CallTimedOut',
+        ),
+        9 => array(
+            'var' => 'overloaded',
+            'isRequired' => false,
+            'type' => TType::STRUCT,
+            'class' => '\Roster\Thrift\Overloaded',
         ),
     );
 
@@ -69,6 +69,14 @@ class Roster_startCall_result
      * @var \Roster\Thrift\CallValues
      */
     public $success = null;
+    /**
+     * @var \Roster\Thrift\InvalidRequest
+     */
+    public $invalid = null;
+    /**
+     * @var \Roster\Thrift\AccessDenied
+     */
+    public $denied = null;
     /**
      * @var \Roster\Thrift\NoMaster
      */
@@ -85,20 +93,18 @@ class Roster_startCall_result
      * @var \Roster\Thrift\Overloaded
      */
     public $overloaded = null;
-    /**
-     * @var \Roster\Thrift\InvalidRequest
-     */
-    public $invalid = null;
-    /**
-     * @var \Roster\Thrift\AccessDenied
-     */
-    public $denied = null;
 
     public function __construct($vals = null)
     {
         if (is_array($vals)) {
             if (isset($vals['success'])) {
                 $this->success = $vals['success'];
+            }
+            if (isset($vals['invalid'])) {
+                $this->invalid = $vals['invalid'];
+            }
+            if (isset($vals['denied'])) {
+                $this->denied = $vals['denied'];
             }
             if (isset($vals['noMaster'])) {
                 $this->noMaster = $vals['noMaster'];
@@ -111,12 +117,6 @@ class Roster_startCall_result
             }
             if (isset($vals['overloaded'])) {
                 $this->overloaded = $vals['overloaded'];
-            }
-            if (isset($vals['invalid'])) {
-                $this->invalid = $vals['invalid'];
-            }
-            if (isset($vals['denied'])) {
-                $this->denied = $vals['denied'];
             }
         }
     }
@@ -148,39 +148,7 @@ class Roster_startCall_result
                         $xfer += $input->skip($ftype);
                     }
                     break;
-                case 1:
-                    if ($ftype == TType::STRUCT) {
-                        $this->noMaster = new \Roster\Thrift\NoMaster();
-                        $xfer += $this->noMaster->read($input);
-                    } else {
-                        $xfer += $input->skip($ftype);
-                    }
-                    break;
-                case 2:
-                    if ($ftype == TType::STRUCT) {
-                        $this->failed = new \Roster\Thrift\CallFailed();
-                        $xfer += $this->failed->read($input);
-                    } else {
-                        $xfer += $input->skip($ftype);
-                    }
-                    break;
-                case 3:
-                    if ($ftype == TType::STRUCT) {
-                        $this->timedOut = new \Roster\Thrift\CallTimedOut();
-                        $xfer += $this->timedOut->read($input);
-                    } else {
-                        $xfer += $input->skip($ftype);
-                    }
-                    break;
                 case 4:
-                    if ($ftype == TType::STRUCT) {
-                        $this->overloaded = new \Roster\Thrift\Overloaded();
-                        $xfer += $this->overloaded->read($input);
-                    } else {
-                        $xfer += $input->skip($ftype);
-                    }
-                    break;
-                case 5:
                     if ($ftype == TType::STRUCT) {
                         $this->invalid = new \Roster\Thrift\InvalidRequest();
                         $xfer += $this->invalid->read($input);
@@ -188,10 +156,42 @@ class Roster_startCall_result
                         $xfer += $input->skip($ftype);
                     }
                     break;
-                case 6:
+                case 5:
                     if ($ftype == TType::STRUCT) {
                         $this->denied = new \Roster\Thrift\AccessDenied();
                         $xfer += $this->denied->read($input);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 6:
+                    if ($ftype == TType::STRUCT) {
+                        $this->noMaster = new \Roster\Thrift\NoMaster();
+                        $xfer += $this->noMaster->read($input);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 7:
+                    if ($ftype == TType::STRUCT) {
+                        $this->failed = new \Roster\Thrift\CallFailed();
+                        $xfer += $this->failed->read($input);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 8:
+                    if ($ftype == TType::STRUCT) {
+                        $this->timedOut = new \Roster\Thrift\CallTimedOut();
+                        $xfer += $this->timedOut->read($input);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 9:
+                    if ($ftype == TType::STRUCT) {
+                        $this->overloaded = new \Roster\Thrift\Overloaded();
+                        $xfer += $this->overloaded->read($input);
                     } else {
                         $xfer += $input->skip($ftype);
                     }
@@ -218,34 +218,34 @@ class Roster_startCall_result
             $xfer += $this->success->write($output);
             $xfer += $output->writeFieldEnd();
         }
-        if ($this->noMaster !== null) {
-            $xfer += $output->writeFieldBegin('noMaster', TType::STRUCT, 1);
-            $xfer += $this->noMaster->write($output);
-            $xfer += $output->writeFieldEnd();
-        }
-        if ($this->failed !== null) {
-            $xfer += $output->writeFieldBegin('failed', TType::STRUCT, 2);
-            $xfer += $this->failed->write($output);
-            $xfer += $output->writeFieldEnd();
-        }
-        if ($this->timedOut !== null) {
-            $xfer += $output->writeFieldBegin('timedOut', TType::STRUCT, 3);
-            $xfer += $this->timedOut->write($output);
-            $xfer += $output->writeFieldEnd();
-        }
-        if ($this->overloaded !== null) {
-            $xfer += $output->writeFieldBegin('overloaded', TType::STRUCT, 4);
-            $xfer += $this->overloaded->write($output);
-            $xfer += $output->writeFieldEnd();
-        }
         if ($this->invalid !== null) {
-            $xfer += $output->writeFieldBegin('invalid', TType::STRUCT, 5);
+            $xfer += $output->writeFieldBegin('invalid', TType::STRUCT, 4);
             $xfer += $this->invalid->write($output);
             $xfer += $output->writeFieldEnd();
         }
         if ($this->denied !== null) {
-            $xfer += $output->writeFieldBegin('denied', TType::STRUCT, 6);
+            $xfer += $output->writeFieldBegin('denied', TType::STRUCT, 5);
             $xfer += $this->denied->write($output);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->noMaster !== null) {
+            $xfer += $output->writeFieldBegin('noMaster', TType::STRUCT, 6);
+            $xfer += $this->noMaster->write($output);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->failed !== null) {
+            $xfer += $output->writeFieldBegin('failed', TType::STRUCT, 7);
+            $xfer += $this->failed->write($output);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->timedOut !== null) {
+            $xfer += $output->writeFieldBegin('timedOut', TType::STRUCT, 8);
+            $xfer += $this->timedOut->write($output);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->overloaded !== null) {
+            $xfer += $output->writeFieldBegin('overloaded', TType::STRUCT, 9);
+            $xfer += $this->overloaded->write($output);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

@@ -21,11 +21,26 @@ class Roster_status_args
     static public $isValidate = false;
 
     static public $_TSPEC = array(
+        1 => array(
+            'var' => 'request',
+            'isRequired' => false,
+            'type' => TType::STRUCT,
+            'class' => '\Roster\Thrift\StatusRequest',
+        ),
     );
 
+    /**
+     * @var \Roster\Thrift\StatusRequest
+     */
+    public $request = null;
 
-    public function __construct()
+    public function __construct($vals = null)
     {
+        if (is_array($vals)) {
+            if (isset($vals['request'])) {
+                $this->request = $vals['request'];
+            }
+        }
     }
 
     public function getName()
@@ -47,6 +62,14 @@ class Roster_status_args
                 break;
             }
             switch ($fid) {
+                case 1:
+                    if ($ftype == TType::STRUCT) {
+                        $this->request = new \Roster\Thrift\StatusRequest();
+                        $xfer += $this->request->read($input);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -61,6 +84,14 @@ class Roster_status_args
     {
         $xfer = 0;
         $xfer += $output->writeStructBegin('Roster_status_args');
+        if ($this->request !== null) {
+            if (!is_object($this->request)) {
+                throw new TProtocolException('Bad type in structure.', TProtocolException::INVALID_DATA);
+            }
+            $xfer += $output->writeFieldBegin('request', TType::STRUCT, 1);
+            $xfer += $this->request->write($output);
+            $xfer += $output->writeFieldEnd();
+        }
         $xfer += $output->writeFieldStop();
         $xfer += $output->writeStructEnd();
         return $xfer;

@@ -22,59 +22,23 @@ class Roster_subtree_args
 
     static public $_TSPEC = array(
         1 => array(
-            'var' => 'path',
-            'isRequired' => false,
-            'type' => TType::STRING,
-        ),
-        2 => array(
-            'var' => 'limit',
-            'isRequired' => false,
-            'type' => TType::I32,
-        ),
-        3 => array(
-            'var' => 'cursor',
-            'isRequired' => false,
-            'type' => TType::STRING,
-        ),
-        4 => array(
-            'var' => 'options',
+            'var' => 'request',
             'isRequired' => false,
             'type' => TType::STRUCT,
-            'class' => '\Roster\Thrift\ReadOptions',
+            'class' => '\Roster\Thrift\SubtreeRequest',
         ),
     );
 
     /**
-     * @var string
+     * @var \Roster\Thrift\SubtreeRequest
      */
-    public $path = null;
-    /**
-     * @var int
-     */
-    public $limit = null;
-    /**
-     * @var string
-     */
-    public $cursor = null;
-    /**
-     * @var \Roster\Thrift\ReadOptions
-     */
-    public $options = null;
+    public $request = null;
 
     public function __construct($vals = null)
     {
         if (is_array($vals)) {
-            if (isset($vals['path'])) {
-                $this->path = $vals['path'];
-            }
-            if (isset($vals['limit'])) {
-                $this->limit = $vals['limit'];
-            }
-            if (isset($vals['cursor'])) {
-                $this->cursor = $vals['cursor'];
-            }
-            if (isset($vals['options'])) {
-                $this->options = $vals['options'];
+            if (isset($vals['request'])) {
+                $this->request = $vals['request'];
             }
         }
     }
@@ -99,30 +63,9 @@ class Roster_subtree_args
             }
             switch ($fid) {
                 case 1:
-                    if ($ftype == TType::STRING) {
-                        $xfer += $input->readString($this->path);
-                    } else {
-                        $xfer += $input->skip($ftype);
-                    }
-                    break;
-                case 2:
-                    if ($ftype == TType::I32) {
-                        $xfer += $input->readI32($this->limit);
-                    } else {
-                        $xfer += $input->skip($ftype);
-                    }
-                    break;
-                case 3:
-                    if ($ftype == TType::STRING) {
-                        $xfer += $input->readString($this->cursor);
-                    } else {
-                        $xfer += $input->skip($ftype);
-                    }
-                    break;
-                case 4:
                     if ($ftype == TType::STRUCT) {
-                        $this->options = new \Roster\Thrift\ReadOptions();
-                        $xfer += $this->options->read($input);
+                        $this->request = new \Roster\Thrift\SubtreeRequest();
+                        $xfer += $this->request->read($input);
                     } else {
                         $xfer += $input->skip($ftype);
                     }
@@ -141,27 +84,12 @@ class Roster_subtree_args
     {
         $xfer = 0;
         $xfer += $output->writeStructBegin('Roster_subtree_args');
-        if ($this->path !== null) {
-            $xfer += $output->writeFieldBegin('path', TType::STRING, 1);
-            $xfer += $output->writeString($this->path);
-            $xfer += $output->writeFieldEnd();
-        }
-        if ($this->limit !== null) {
-            $xfer += $output->writeFieldBegin('limit', TType::I32, 2);
-            $xfer += $output->writeI32($this->limit);
-            $xfer += $output->writeFieldEnd();
-        }
-        if ($this->cursor !== null) {
-            $xfer += $output->writeFieldBegin('cursor', TType::STRING, 3);
-            $xfer += $output->writeString($this->cursor);
-            $xfer += $output->writeFieldEnd();
-        }
-        if ($this->options !== null) {
-            if (!is_object($this->options)) {
+        if ($this->request !== null) {
+            if (!is_object($this->request)) {
                 throw new TProtocolException('Bad type in structure.', TProtocolException::INVALID_DATA);
             }
-            $xfer += $output->writeFieldBegin('options', TType::STRUCT, 4);
-            $xfer += $this->options->write($output);
+            $xfer += $output->writeFieldBegin('request', TType::STRUCT, 1);
+            $xfer += $this->request->write($output);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

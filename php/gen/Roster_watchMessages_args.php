@@ -22,59 +22,23 @@ class Roster_watchMessages_args
 
     static public $_TSPEC = array(
         1 => array(
-            'var' => 'since',
+            'var' => 'request',
             'isRequired' => false,
-            'type' => TType::I64,
-        ),
-        2 => array(
-            'var' => 'timeoutMs',
-            'isRequired' => false,
-            'type' => TType::I32,
-        ),
-        3 => array(
-            'var' => 'limit',
-            'isRequired' => false,
-            'type' => TType::I32,
-        ),
-        4 => array(
-            'var' => 'encoding',
-            'isRequired' => false,
-            'type' => TType::I32,
-            'class' => '\Roster\Thrift\Encoding',
+            'type' => TType::STRUCT,
+            'class' => '\Roster\Thrift\WatchMessagesRequest',
         ),
     );
 
     /**
-     * @var int
+     * @var \Roster\Thrift\WatchMessagesRequest
      */
-    public $since = null;
-    /**
-     * @var int
-     */
-    public $timeoutMs = null;
-    /**
-     * @var int
-     */
-    public $limit = null;
-    /**
-     * @var int
-     */
-    public $encoding = null;
+    public $request = null;
 
     public function __construct($vals = null)
     {
         if (is_array($vals)) {
-            if (isset($vals['since'])) {
-                $this->since = $vals['since'];
-            }
-            if (isset($vals['timeoutMs'])) {
-                $this->timeoutMs = $vals['timeoutMs'];
-            }
-            if (isset($vals['limit'])) {
-                $this->limit = $vals['limit'];
-            }
-            if (isset($vals['encoding'])) {
-                $this->encoding = $vals['encoding'];
+            if (isset($vals['request'])) {
+                $this->request = $vals['request'];
             }
         }
     }
@@ -99,29 +63,9 @@ class Roster_watchMessages_args
             }
             switch ($fid) {
                 case 1:
-                    if ($ftype == TType::I64) {
-                        $xfer += $input->readI64($this->since);
-                    } else {
-                        $xfer += $input->skip($ftype);
-                    }
-                    break;
-                case 2:
-                    if ($ftype == TType::I32) {
-                        $xfer += $input->readI32($this->timeoutMs);
-                    } else {
-                        $xfer += $input->skip($ftype);
-                    }
-                    break;
-                case 3:
-                    if ($ftype == TType::I32) {
-                        $xfer += $input->readI32($this->limit);
-                    } else {
-                        $xfer += $input->skip($ftype);
-                    }
-                    break;
-                case 4:
-                    if ($ftype == TType::I32) {
-                        $xfer += $input->readI32($this->encoding);
+                    if ($ftype == TType::STRUCT) {
+                        $this->request = new \Roster\Thrift\WatchMessagesRequest();
+                        $xfer += $this->request->read($input);
                     } else {
                         $xfer += $input->skip($ftype);
                     }
@@ -140,24 +84,12 @@ class Roster_watchMessages_args
     {
         $xfer = 0;
         $xfer += $output->writeStructBegin('Roster_watchMessages_args');
-        if ($this->since !== null) {
-            $xfer += $output->writeFieldBegin('since', TType::I64, 1);
-            $xfer += $output->writeI64($this->since);
-            $xfer += $output->writeFieldEnd();
-        }
-        if ($this->timeoutMs !== null) {
-            $xfer += $output->writeFieldBegin('timeoutMs', TType::I32, 2);
-            $xfer += $output->writeI32($this->timeoutMs);
-            $xfer += $output->writeFieldEnd();
-        }
-        if ($this->limit !== null) {
-            $xfer += $output->writeFieldBegin('limit', TType::I32, 3);
-            $xfer += $output->writeI32($this->limit);
-            $xfer += $output->writeFieldEnd();
-        }
-        if ($this->encoding !== null) {
-            $xfer += $output->writeFieldBegin('encoding', TType::I32, 4);
-            $xfer += $output->writeI32($this->encoding);
+        if ($this->request !== null) {
+            if (!is_object($this->request)) {
+                throw new TProtocolException('Bad type in structure.', TProtocolException::INVALID_DATA);
+            }
+            $xfer += $output->writeFieldBegin('request', TType::STRUCT, 1);
+            $xfer += $this->request->write($output);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

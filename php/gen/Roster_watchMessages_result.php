@@ -27,13 +27,13 @@ class Roster_watchMessages_result
             'type' => TType::STRUCT,
             'class' => '\Roster\Thrift\MessagesReply',
         ),
-        1 => array(
+        4 => array(
             'var' => 'invalid',
             'isRequired' => false,
             'type' => TType::STRUCT,
             'class' => '\Roster\Thrift\InvalidRequest',
         ),
-        2 => array(
+        5 => array(
             'var' => 'denied',
             'isRequired' => false,
             'type' => TType::STRUCT,
@@ -96,7 +96,7 @@ class Roster_watchMessages_result
                         $xfer += $input->skip($ftype);
                     }
                     break;
-                case 1:
+                case 4:
                     if ($ftype == TType::STRUCT) {
                         $this->invalid = new \Roster\Thrift\InvalidRequest();
                         $xfer += $this->invalid->read($input);
@@ -104,7 +104,7 @@ class Roster_watchMessages_result
                         $xfer += $input->skip($ftype);
                     }
                     break;
-                case 2:
+                case 5:
                     if ($ftype == TType::STRUCT) {
                         $this->denied = new \Roster\Thrift\AccessDenied();
                         $xfer += $this->denied->read($input);
@@ -135,12 +135,12 @@ class Roster_watchMessages_result
             $xfer += $output->writeFieldEnd();
         }
         if ($this->invalid !== null) {
-            $xfer += $output->writeFieldBegin('invalid', TType::STRUCT, 1);
+            $xfer += $output->writeFieldBegin('invalid', TType::STRUCT, 4);
             $xfer += $this->invalid->write($output);
             $xfer += $output->writeFieldEnd();
         }
         if ($this->denied !== null) {
-            $xfer += $output->writeFieldBegin('denied', TType::STRUCT, 2);
+            $xfer += $output->writeFieldBegin('denied', TType::STRUCT, 5);
             $xfer += $this->denied->write($output);
             $xfer += $output->writeFieldEnd();
         }

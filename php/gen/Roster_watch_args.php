@@ -22,62 +22,23 @@ class Roster_watch_args
 
     static public $_TSPEC = array(
         1 => array(
-            'var' => 'since',
+            'var' => 'request',
             'isRequired' => false,
-            'type' => TType::I64,
-        ),
-        2 => array(
-            'var' => 'paths',
-            'isRequired' => false,
-            'type' => TType::LST,
-            'etype' => TType::STRING,
-            'elem' => array(
-                'type' => TType::STRING,
-                ),
-        ),
-        3 => array(
-            'var' => 'timeoutMs',
-            'isRequired' => false,
-            'type' => TType::I32,
-        ),
-        4 => array(
-            'var' => 'limit',
-            'isRequired' => false,
-            'type' => TType::I32,
+            'type' => TType::STRUCT,
+            'class' => '\Roster\Thrift\WatchRequest',
         ),
     );
 
     /**
-     * @var int
+     * @var \Roster\Thrift\WatchRequest
      */
-    public $since = null;
-    /**
-     * @var string[]
-     */
-    public $paths = null;
-    /**
-     * @var int
-     */
-    public $timeoutMs = null;
-    /**
-     * @var int
-     */
-    public $limit = null;
+    public $request = null;
 
     public function __construct($vals = null)
     {
         if (is_array($vals)) {
-            if (isset($vals['since'])) {
-                $this->since = $vals['since'];
-            }
-            if (isset($vals['paths'])) {
-                $this->paths = $vals['paths'];
-            }
-            if (isset($vals['timeoutMs'])) {
-                $this->timeoutMs = $vals['timeoutMs'];
-            }
-            if (isset($vals['limit'])) {
-                $this->limit = $vals['limit'];
+            if (isset($vals['request'])) {
+                $this->request = $vals['request'];
             }
         }
     }
@@ -102,38 +63,9 @@ class Roster_watch_args
             }
             switch ($fid) {
                 case 1:
-                    if ($ftype == TType::I64) {
-                        $xfer += $input->readI64($this->since);
-                    } else {
-                        $xfer += $input->skip($ftype);
-                    }
-                    break;
-                case 2:
-                    if ($ftype == TType::LST) {
-                        $this->paths = array();
-                        $_size185 = 0;
-                        $_etype188 = 0;
-                        $xfer += $input->readListBegin($_etype188, $_size185);
-                        for ($_i189 = 0; $_i189 < $_size185; ++$_i189) {
-                            $elem190 = null;
-                            $xfer += $input->readString($elem190);
-                            $this->paths []= $elem190;
-                        }
-                        $xfer += $input->readListEnd();
-                    } else {
-                        $xfer += $input->skip($ftype);
-                    }
-                    break;
-                case 3:
-                    if ($ftype == TType::I32) {
-                        $xfer += $input->readI32($this->timeoutMs);
-                    } else {
-                        $xfer += $input->skip($ftype);
-                    }
-                    break;
-                case 4:
-                    if ($ftype == TType::I32) {
-                        $xfer += $input->readI32($this->limit);
+                    if ($ftype == TType::STRUCT) {
+                        $this->request = new \Roster\Thrift\WatchRequest();
+                        $xfer += $this->request->read($input);
                     } else {
                         $xfer += $input->skip($ftype);
                     }
@@ -152,31 +84,12 @@ class Roster_watch_args
     {
         $xfer = 0;
         $xfer += $output->writeStructBegin('Roster_watch_args');
-        if ($this->since !== null) {
-            $xfer += $output->writeFieldBegin('since', TType::I64, 1);
-            $xfer += $output->writeI64($this->since);
-            $xfer += $output->writeFieldEnd();
-        }
-        if ($this->paths !== null) {
-            if (!is_array($this->paths)) {
+        if ($this->request !== null) {
+            if (!is_object($this->request)) {
                 throw new TProtocolException('Bad type in structure.', TProtocolException::INVALID_DATA);
             }
-            $xfer += $output->writeFieldBegin('paths', TType::LST, 2);
-            $output->writeListBegin(TType::STRING, count($this->paths));
-            foreach ($this->paths as $iter191) {
-                $xfer += $output->writeString($iter191);
-            }
-            $output->writeListEnd();
-            $xfer += $output->writeFieldEnd();
-        }
-        if ($this->timeoutMs !== null) {
-            $xfer += $output->writeFieldBegin('timeoutMs', TType::I32, 3);
-            $xfer += $output->writeI32($this->timeoutMs);
-            $xfer += $output->writeFieldEnd();
-        }
-        if ($this->limit !== null) {
-            $xfer += $output->writeFieldBegin('limit', TType::I32, 4);
-            $xfer += $output->writeI32($this->limit);
+            $xfer += $output->writeFieldBegin('request', TType::STRUCT, 1);
+            $xfer += $this->request->write($output);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

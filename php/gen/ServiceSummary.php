@@ -96,16 +96,16 @@ class ServiceSummary
                 case 2:
                     if ($ftype == TType::MAP) {
                         $this->masters = array();
-                        $_size53 = 0;
-                        $_ktype54 = 0;
-                        $_vtype55 = 0;
-                        $xfer += $input->readMapBegin($_ktype54, $_vtype55, $_size53);
-                        for ($_i57 = 0; $_i57 < $_size53; ++$_i57) {
-                            $key58 = '';
-                            $val59 = 0;
-                            $xfer += $input->readString($key58);
-                            $xfer += $input->readI32($val59);
-                            $this->masters[$key58] = $val59;
+                        $_size67 = 0;
+                        $_ktype68 = 0;
+                        $_vtype69 = 0;
+                        $xfer += $input->readMapBegin($_ktype68, $_vtype69, $_size67);
+                        for ($_i71 = 0; $_i71 < $_size67; ++$_i71) {
+                            $key72 = '';
+                            $val73 = 0;
+                            $xfer += $input->readString($key72);
+                            $xfer += $input->readI32($val73);
+                            $this->masters[$key72] = $val73;
                         }
                         $xfer += $input->readMapEnd();
                     } else {
@@ -137,9 +137,9 @@ class ServiceSummary
             }
             $xfer += $output->writeFieldBegin('masters', TType::MAP, 2);
             $output->writeMapBegin(TType::STRING, TType::I32, count($this->masters));
-            foreach ($this->masters as $kiter60 => $viter61) {
-                $xfer += $output->writeString($kiter60);
-                $xfer += $output->writeI32($viter61);
+            foreach ($this->masters as $kiter74 => $viter75) {
+                $xfer += $output->writeString($kiter74);
+                $xfer += $output->writeI32($viter75);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();

@@ -99,14 +99,14 @@ class ServicesReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->services = array();
-                        $_size62 = 0;
-                        $_etype65 = 0;
-                        $xfer += $input->readListBegin($_etype65, $_size62);
-                        for ($_i66 = 0; $_i66 < $_size62; ++$_i66) {
-                            $elem67 = null;
-                            $elem67 = new \Roster\Thrift\ServiceSummary();
-                            $xfer += $elem67->read($input);
-                            $this->services []= $elem67;
+                        $_size76 = 0;
+                        $_etype79 = 0;
+                        $xfer += $input->readListBegin($_etype79, $_size76);
+                        for ($_i80 = 0; $_i80 < $_size76; ++$_i80) {
+                            $elem81 = null;
+                            $elem81 = new \Roster\Thrift\ServiceSummary();
+                            $xfer += $elem81->read($input);
+                            $this->services []= $elem81;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -148,8 +148,8 @@ class ServicesReply
             }
             $xfer += $output->writeFieldBegin('services', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->services));
-            foreach ($this->services as $iter68) {
-                $xfer += $iter68->write($output);
+            foreach ($this->services as $iter82) {
+                $xfer += $iter82->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

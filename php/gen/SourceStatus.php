@@ -84,7 +84,7 @@ class SourceStatus
             'type' => TType::I64,
         ),
         12 => array(
-            'var' => 'leftOut',
+            'var' => 'skippedNodes',
             'isRequired' => true,
             'type' => TType::I64,
         ),
@@ -174,7 +174,7 @@ class SourceStatus
      * 
      * @var int
      */
-    public $leftOut = null;
+    public $skippedNodes = null;
     /**
      * Differences that only an audit found, since no event had told of them.
      * 
@@ -224,8 +224,8 @@ class SourceStatus
             if (isset($vals['reconnects'])) {
                 $this->reconnects = $vals['reconnects'];
             }
-            if (isset($vals['leftOut'])) {
-                $this->leftOut = $vals['leftOut'];
+            if (isset($vals['skippedNodes'])) {
+                $this->skippedNodes = $vals['skippedNodes'];
             }
             if (isset($vals['drift'])) {
                 $this->drift = $vals['drift'];
@@ -286,13 +286,13 @@ class SourceStatus
                 case 5:
                     if ($ftype == TType::LST) {
                         $this->roots = array();
-                        $_size132 = 0;
-                        $_etype135 = 0;
-                        $xfer += $input->readListBegin($_etype135, $_size132);
-                        for ($_i136 = 0; $_i136 < $_size132; ++$_i136) {
-                            $elem137 = null;
-                            $xfer += $input->readString($elem137);
-                            $this->roots []= $elem137;
+                        $_size183 = 0;
+                        $_etype186 = 0;
+                        $xfer += $input->readListBegin($_etype186, $_size183);
+                        for ($_i187 = 0; $_i187 < $_size183; ++$_i187) {
+                            $elem188 = null;
+                            $xfer += $input->readString($elem188);
+                            $this->roots []= $elem188;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -343,7 +343,7 @@ class SourceStatus
                     break;
                 case 12:
                     if ($ftype == TType::I64) {
-                        $xfer += $input->readI64($this->leftOut);
+                        $xfer += $input->readI64($this->skippedNodes);
                     } else {
                         $xfer += $input->skip($ftype);
                     }
@@ -358,13 +358,13 @@ class SourceStatus
                 case 14:
                     if ($ftype == TType::LST) {
                         $this->supplies = array();
-                        $_size138 = 0;
-                        $_etype141 = 0;
-                        $xfer += $input->readListBegin($_etype141, $_size138);
-                        for ($_i142 = 0; $_i142 < $_size138; ++$_i142) {
-                            $elem143 = null;
-                            $xfer += $input->readI32($elem143);
-                            $this->supplies []= $elem143;
+                        $_size189 = 0;
+                        $_etype192 = 0;
+                        $xfer += $input->readListBegin($_etype192, $_size189);
+                        for ($_i193 = 0; $_i193 < $_size189; ++$_i193) {
+                            $elem194 = null;
+                            $xfer += $input->readI32($elem194);
+                            $this->supplies []= $elem194;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -411,8 +411,8 @@ class SourceStatus
             }
             $xfer += $output->writeFieldBegin('roots', TType::LST, 5);
             $output->writeListBegin(TType::STRING, count($this->roots));
-            foreach ($this->roots as $iter144) {
-                $xfer += $output->writeString($iter144);
+            foreach ($this->roots as $iter195) {
+                $xfer += $output->writeString($iter195);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
@@ -447,9 +447,9 @@ class SourceStatus
             $xfer += $output->writeI64($this->reconnects);
             $xfer += $output->writeFieldEnd();
         }
-        if ($this->leftOut !== null) {
-            $xfer += $output->writeFieldBegin('leftOut', TType::I64, 12);
-            $xfer += $output->writeI64($this->leftOut);
+        if ($this->skippedNodes !== null) {
+            $xfer += $output->writeFieldBegin('skippedNodes', TType::I64, 12);
+            $xfer += $output->writeI64($this->skippedNodes);
             $xfer += $output->writeFieldEnd();
         }
         if ($this->drift !== null) {
@@ -463,8 +463,8 @@ class SourceStatus
             }
             $xfer += $output->writeFieldBegin('supplies', TType::LST, 14);
             $output->writeListBegin(TType::I32, count($this->supplies));
-            foreach ($this->supplies as $iter145) {
-                $xfer += $output->writeI32($iter145);
+            foreach ($this->supplies as $iter196) {
+                $xfer += $output->writeI32($iter196);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -69,14 +69,14 @@ class StatsReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->methods = array();
-                        $_size125 = 0;
-                        $_etype128 = 0;
-                        $xfer += $input->readListBegin($_etype128, $_size125);
-                        for ($_i129 = 0; $_i129 < $_size125; ++$_i129) {
-                            $elem130 = null;
-                            $elem130 = new \Roster\Thrift\MethodStats();
-                            $xfer += $elem130->read($input);
-                            $this->methods []= $elem130;
+                        $_size176 = 0;
+                        $_etype179 = 0;
+                        $xfer += $input->readListBegin($_etype179, $_size176);
+                        for ($_i180 = 0; $_i180 < $_size176; ++$_i180) {
+                            $elem181 = null;
+                            $elem181 = new \Roster\Thrift\MethodStats();
+                            $xfer += $elem181->read($input);
+                            $this->methods []= $elem181;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -103,8 +103,8 @@ class StatsReply
             }
             $xfer += $output->writeFieldBegin('methods', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->methods));
-            foreach ($this->methods as $iter131) {
-                $xfer += $iter131->write($output);
+            foreach ($this->methods as $iter182) {
+                $xfer += $iter182->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

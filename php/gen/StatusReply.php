@@ -74,7 +74,7 @@ class StatusReply
                 ),
         ),
         7 => array(
-            'var' => 'sharedTrouble',
+            'var' => 'sharedFileError',
             'isRequired' => false,
             'type' => TType::STRING,
         ),
@@ -92,9 +92,25 @@ class StatusReply
                 'type' => TType::STRING,
                 ),
         ),
+        10 => array(
+            'var' => 'interfaceVersion',
+            'isRequired' => false,
+            'type' => TType::I32,
+        ),
+        11 => array(
+            'var' => 'capabilities',
+            'isRequired' => false,
+            'type' => TType::SET,
+            'etype' => TType::STRING,
+            'elem' => array(
+                'type' => TType::STRING,
+                ),
+        ),
     );
 
     /**
+     * Of the sidecar.
+     * 
      * @var string
      */
     public $version = null;
@@ -129,7 +145,7 @@ class StatusReply
      * 
      * @var string
      */
-    public $sharedTrouble = null;
+    public $sharedFileError = null;
     /**
      * Who the client is, and what it may do, in words.
      * 
@@ -143,6 +159,18 @@ class StatusReply
      * @var string[]
      */
     public $portsTaken = null;
+    /**
+     * INTERFACE_VERSION of the sidecar.
+     * 
+     * @var int
+     */
+    public $interfaceVersion = null;
+    /**
+     * What the sidecar can do: the names of its methods.
+     * 
+     * @var string[]
+     */
+    public $capabilities = null;
 
     public function __construct($vals = null)
     {
@@ -165,14 +193,20 @@ class StatusReply
             if (isset($vals['limits'])) {
                 $this->limits = $vals['limits'];
             }
-            if (isset($vals['sharedTrouble'])) {
-                $this->sharedTrouble = $vals['sharedTrouble'];
+            if (isset($vals['sharedFileError'])) {
+                $this->sharedFileError = $vals['sharedFileError'];
             }
             if (isset($vals['access'])) {
                 $this->access = $vals['access'];
             }
             if (isset($vals['portsTaken'])) {
                 $this->portsTaken = $vals['portsTaken'];
+            }
+            if (isset($vals['interfaceVersion'])) {
+                $this->interfaceVersion = $vals['interfaceVersion'];
+            }
+            if (isset($vals['capabilities'])) {
+                $this->capabilities = $vals['capabilities'];
             }
         }
     }
@@ -221,14 +255,14 @@ class StatusReply
                 case 4:
                     if ($ftype == TType::LST) {
                         $this->sources = array();
-                        $_size146 = 0;
-                        $_etype149 = 0;
-                        $xfer += $input->readListBegin($_etype149, $_size146);
-                        for ($_i150 = 0; $_i150 < $_size146; ++$_i150) {
-                            $elem151 = null;
-                            $elem151 = new \Roster\Thrift\SourceStatus();
-                            $xfer += $elem151->read($input);
-                            $this->sources []= $elem151;
+                        $_size197 = 0;
+                        $_etype200 = 0;
+                        $xfer += $input->readListBegin($_etype200, $_size197);
+                        for ($_i201 = 0; $_i201 < $_size197; ++$_i201) {
+                            $elem202 = null;
+                            $elem202 = new \Roster\Thrift\SourceStatus();
+                            $xfer += $elem202->read($input);
+                            $this->sources []= $elem202;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -238,16 +272,16 @@ class StatusReply
                 case 5:
                     if ($ftype == TType::MAP) {
                         $this->counters = array();
-                        $_size152 = 0;
-                        $_ktype153 = 0;
-                        $_vtype154 = 0;
-                        $xfer += $input->readMapBegin($_ktype153, $_vtype154, $_size152);
-                        for ($_i156 = 0; $_i156 < $_size152; ++$_i156) {
-                            $key157 = '';
-                            $val158 = 0;
-                            $xfer += $input->readString($key157);
-                            $xfer += $input->readI64($val158);
-                            $this->counters[$key157] = $val158;
+                        $_size203 = 0;
+                        $_ktype204 = 0;
+                        $_vtype205 = 0;
+                        $xfer += $input->readMapBegin($_ktype204, $_vtype205, $_size203);
+                        for ($_i207 = 0; $_i207 < $_size203; ++$_i207) {
+                            $key208 = '';
+                            $val209 = 0;
+                            $xfer += $input->readString($key208);
+                            $xfer += $input->readI64($val209);
+                            $this->counters[$key208] = $val209;
                         }
                         $xfer += $input->readMapEnd();
                     } else {
@@ -257,16 +291,16 @@ class StatusReply
                 case 6:
                     if ($ftype == TType::MAP) {
                         $this->limits = array();
-                        $_size159 = 0;
-                        $_ktype160 = 0;
-                        $_vtype161 = 0;
-                        $xfer += $input->readMapBegin($_ktype160, $_vtype161, $_size159);
-                        for ($_i163 = 0; $_i163 < $_size159; ++$_i163) {
-                            $key164 = '';
-                            $val165 = 0;
-                            $xfer += $input->readString($key164);
-                            $xfer += $input->readI64($val165);
-                            $this->limits[$key164] = $val165;
+                        $_size210 = 0;
+                        $_ktype211 = 0;
+                        $_vtype212 = 0;
+                        $xfer += $input->readMapBegin($_ktype211, $_vtype212, $_size210);
+                        for ($_i214 = 0; $_i214 < $_size210; ++$_i214) {
+                            $key215 = '';
+                            $val216 = 0;
+                            $xfer += $input->readString($key215);
+                            $xfer += $input->readI64($val216);
+                            $this->limits[$key215] = $val216;
                         }
                         $xfer += $input->readMapEnd();
                     } else {
@@ -275,7 +309,7 @@ class StatusReply
                     break;
                 case 7:
                     if ($ftype == TType::STRING) {
-                        $xfer += $input->readString($this->sharedTrouble);
+                        $xfer += $input->readString($this->sharedFileError);
                     } else {
                         $xfer += $input->skip($ftype);
                     }
@@ -290,15 +324,38 @@ class StatusReply
                 case 9:
                     if ($ftype == TType::LST) {
                         $this->portsTaken = array();
-                        $_size166 = 0;
-                        $_etype169 = 0;
-                        $xfer += $input->readListBegin($_etype169, $_size166);
-                        for ($_i170 = 0; $_i170 < $_size166; ++$_i170) {
-                            $elem171 = null;
-                            $xfer += $input->readString($elem171);
-                            $this->portsTaken []= $elem171;
+                        $_size217 = 0;
+                        $_etype220 = 0;
+                        $xfer += $input->readListBegin($_etype220, $_size217);
+                        for ($_i221 = 0; $_i221 < $_size217; ++$_i221) {
+                            $elem222 = null;
+                            $xfer += $input->readString($elem222);
+                            $this->portsTaken []= $elem222;
                         }
                         $xfer += $input->readListEnd();
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 10:
+                    if ($ftype == TType::I32) {
+                        $xfer += $input->readI32($this->interfaceVersion);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 11:
+                    if ($ftype == TType::SET) {
+                        $this->capabilities = array();
+                        $_size223 = 0;
+                        $_etype226 = 0;
+                        $xfer += $input->readSetBegin($_etype226, $_size223);
+                        for ($_i227 = 0; $_i227 < $_size223; ++$_i227) {
+                            $elem228 = null;
+                            $xfer += $input->readString($elem228);
+                            $this->capabilities[$elem228] = true;
+                        }
+                        $xfer += $input->readSetEnd();
                     } else {
                         $xfer += $input->skip($ftype);
                     }
@@ -341,8 +398,8 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('sources', TType::LST, 4);
             $output->writeListBegin(TType::STRUCT, count($this->sources));
-            foreach ($this->sources as $iter172) {
-                $xfer += $iter172->write($output);
+            foreach ($this->sources as $iter229) {
+                $xfer += $iter229->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
@@ -353,9 +410,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('counters', TType::MAP, 5);
             $output->writeMapBegin(TType::STRING, TType::I64, count($this->counters));
-            foreach ($this->counters as $kiter173 => $viter174) {
-                $xfer += $output->writeString($kiter173);
-                $xfer += $output->writeI64($viter174);
+            foreach ($this->counters as $kiter230 => $viter231) {
+                $xfer += $output->writeString($kiter230);
+                $xfer += $output->writeI64($viter231);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();
@@ -366,16 +423,16 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('limits', TType::MAP, 6);
             $output->writeMapBegin(TType::STRING, TType::I64, count($this->limits));
-            foreach ($this->limits as $kiter175 => $viter176) {
-                $xfer += $output->writeString($kiter175);
-                $xfer += $output->writeI64($viter176);
+            foreach ($this->limits as $kiter232 => $viter233) {
+                $xfer += $output->writeString($kiter232);
+                $xfer += $output->writeI64($viter233);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();
         }
-        if ($this->sharedTrouble !== null) {
-            $xfer += $output->writeFieldBegin('sharedTrouble', TType::STRING, 7);
-            $xfer += $output->writeString($this->sharedTrouble);
+        if ($this->sharedFileError !== null) {
+            $xfer += $output->writeFieldBegin('sharedFileError', TType::STRING, 7);
+            $xfer += $output->writeString($this->sharedFileError);
             $xfer += $output->writeFieldEnd();
         }
         if ($this->access !== null) {
@@ -389,10 +446,27 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('portsTaken', TType::LST, 9);
             $output->writeListBegin(TType::STRING, count($this->portsTaken));
-            foreach ($this->portsTaken as $iter177) {
-                $xfer += $output->writeString($iter177);
+            foreach ($this->portsTaken as $iter234) {
+                $xfer += $output->writeString($iter234);
             }
             $output->writeListEnd();
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->interfaceVersion !== null) {
+            $xfer += $output->writeFieldBegin('interfaceVersion', TType::I32, 10);
+            $xfer += $output->writeI32($this->interfaceVersion);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->capabilities !== null) {
+            if (!is_array($this->capabilities)) {
+                throw new TProtocolException('Bad type in structure.', TProtocolException::INVALID_DATA);
+            }
+            $xfer += $output->writeFieldBegin('capabilities', TType::SET, 11);
+            $output->writeSetBegin(TType::STRING, count($this->capabilities));
+            foreach ($this->capabilities as $iter235 => $iter236) {
+                $xfer += $output->writeString($iter235);
+            }
+            $output->writeSetEnd();
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

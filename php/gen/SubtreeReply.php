@@ -100,14 +100,14 @@ class SubtreeReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->nodes = array();
-                        $_size16 = 0;
-                        $_etype19 = 0;
-                        $xfer += $input->readListBegin($_etype19, $_size16);
-                        for ($_i20 = 0; $_i20 < $_size16; ++$_i20) {
-                            $elem21 = null;
-                            $elem21 = new \Roster\Thrift\Node();
-                            $xfer += $elem21->read($input);
-                            $this->nodes []= $elem21;
+                        $_size23 = 0;
+                        $_etype26 = 0;
+                        $xfer += $input->readListBegin($_etype26, $_size23);
+                        for ($_i27 = 0; $_i27 < $_size23; ++$_i27) {
+                            $elem28 = null;
+                            $elem28 = new \Roster\Thrift\Node();
+                            $xfer += $elem28->read($input);
+                            $this->nodes []= $elem28;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -149,8 +149,8 @@ class SubtreeReply
             }
             $xfer += $output->writeFieldBegin('nodes', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->nodes));
-            foreach ($this->nodes as $iter22) {
-                $xfer += $iter22->write($output);
+            foreach ($this->nodes as $iter29) {
+                $xfer += $iter29->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

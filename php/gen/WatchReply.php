@@ -101,14 +101,14 @@ class WatchReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->changes = array();
-                        $_size23 = 0;
-                        $_etype26 = 0;
-                        $xfer += $input->readListBegin($_etype26, $_size23);
-                        for ($_i27 = 0; $_i27 < $_size23; ++$_i27) {
-                            $elem28 = null;
-                            $elem28 = new \Roster\Thrift\Change();
-                            $xfer += $elem28->read($input);
-                            $this->changes []= $elem28;
+                        $_size37 = 0;
+                        $_etype40 = 0;
+                        $xfer += $input->readListBegin($_etype40, $_size37);
+                        for ($_i41 = 0; $_i41 < $_size37; ++$_i41) {
+                            $elem42 = null;
+                            $elem42 = new \Roster\Thrift\Change();
+                            $xfer += $elem42->read($input);
+                            $this->changes []= $elem42;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -150,8 +150,8 @@ class WatchReply
             }
             $xfer += $output->writeFieldBegin('changes', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->changes));
-            foreach ($this->changes as $iter29) {
-                $xfer += $iter29->write($output);
+            foreach ($this->changes as $iter43) {
+                $xfer += $iter43->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

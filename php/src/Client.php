@@ -233,7 +233,7 @@ final class Client
             $key,
             $allValues,
         );
-        return $this->ways()->consult(static fn (Endpoint $way) => $way->call($call, $metadata));
+        return $this->ways()->consult(static fn (Endpoint $way) => $way->call($call, metadata: $metadata));
     }
 
     /**
@@ -259,7 +259,7 @@ final class Client
             idempotent: $idempotent,
             allValues: $allValues,
         );
-        return $this->ways()->consult(static fn (Endpoint $way) => $way->callOn((string) $master, $call));
+        return $this->ways()->consult(static fn (Endpoint $way) => $way->call($call, (string) $master));
     }
 
     /**
@@ -290,9 +290,10 @@ final class Client
         ?iterable $input = null,
     ): \Generator {
         $call = new Call($service, $method, $args, $timeoutMs, $retries, $idempotent, $version, $balance, $key);
+        $master = $master === null ? null : (string) $master;
         return $input === null
-            ? $this->ways()->stream($call, (string) $master)
-            : $this->ways()->exchange($call, (string) $master, $input);
+            ? $this->ways()->stream($call, $master)
+            : $this->ways()->exchange($call, $master, $input);
     }
 
     /**
@@ -348,7 +349,7 @@ final class Client
     public function callInOrder(array $calls, ?string $master = null): array
     {
         $outcomes = $this->ways()->consult(
-            static fn (Endpoint $way) => $way->callInOrder(array_values($calls), $master ?? ''),
+            static fn (Endpoint $way) => $way->callInOrder(array_values($calls), $master),
         );
         return array_combine(array_keys($calls), $outcomes);
     }

@@ -102,10 +102,10 @@ final class Ways
     /**
      * The values of a call as they come, over a connection of its own.
      *
-     * @param string $master its id; empty: any
+     * @param ?string $master its id; null: any
      * @return \Generator<int, mixed>
      */
-    public function stream(Call $call, string $master): \Generator
+    public function stream(Call $call, ?string $master): \Generator
     {
         $start = static fn (Endpoint $way) => [$way, $way->startCall($call, $master)];
         [$way, $given] = $this->consultant()($start);
@@ -114,7 +114,7 @@ final class Ways
                 foreach ($given->values as $value) {
                     yield MessagePack::unpack($value);
                 }
-                if ($given->ended !== null) {
+                if ($given->completion !== null) {
                     return;
                 }
                 $given = $way->nextValues($call);
@@ -130,7 +130,7 @@ final class Ways
      * @param iterable<mixed> $input
      * @return \Generator<int, mixed>
      */
-    public function exchange(Call $call, string $master, iterable $input): \Generator
+    public function exchange(Call $call, ?string $master, iterable $input): \Generator
     {
         $way = $this->consultant()(static function (Endpoint $way) use ($call, $master): Endpoint {
             $way->openCall($call, $master);
@@ -146,14 +146,14 @@ final class Ways
                 do {
                     $sent = $way->sendValues($call, [$packed], false);
                     yield from self::unpacked($sent->values);
-                    if ($sent->values->ended !== null) {
+                    if ($sent->values->completion !== null) {
                         return;
                     }
                 } while ($sent->accepted === 0);
             }
             $given = $way->sendValues($call, [], true)->values;
             yield from self::unpacked($given);
-            while ($given->ended === null) {
+            while ($given->completion === null) {
                 $given = $way->nextValues($call);
                 yield from self::unpacked($given);
             }

@@ -51,7 +51,7 @@ final class CallTest extends TestCase
     public static function errors(): array
     {
         $why = ['message' => 'why'];
-        $failed = new Thrift\CallFailed($why + ['master' => 'm', 'code' => 7, 'lost' => false]);
+        $failed = new Thrift\CallFailed($why + ['masterId' => 'm', 'code' => 7, 'lost' => false]);
         return [
             [['noMaster' => new Thrift\NoMaster($why + ['serviceName' => 'users'])], NoMaster::class],
             [['failed' => $failed], CallFailed::class],
@@ -63,7 +63,7 @@ final class CallTest extends TestCase
 
     public function testTheMastersOwnErrorKeepsItsClassAndCode(): void
     {
-        $failed = ['master' => 'm', 'message' => 'no', 'className' => 'DomainException', 'code' => 7, 'lost' => false];
+        $failed = ['masterId' => 'm', 'message' => 'no', 'className' => 'DomainException', 'code' => 7, 'lost' => false];
         $error = self::failure($this->client(Answer::of(
             new Thrift\Roster_call_result(['failed' => new Thrift\CallFailed($failed)])
         )));
@@ -159,7 +159,7 @@ final class CallTest extends TestCase
     private static function returned(array $values, mixed ...$how): array
     {
         $values = array_map(static fn (string $json) => MessagePack::pack(json_decode($json, true)), $values);
-        $result = ['values' => $values, 'master' => 'm1', 'durationUs' => 1_500, 'attempts' => 1];
+        $result = ['values' => $values, 'masterId' => 'm1', 'durationUs' => 1_500, 'attempts' => 1];
         return Answer::of(new Thrift\Roster_call_result(['success' => new Thrift\CallResult($result)]), ...$how);
     }
 }

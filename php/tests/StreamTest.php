@@ -46,7 +46,7 @@ final class StreamTest extends TestCase
 
     public function testAnErrorAfterSomeValuesArrivesAsWhatItIs(): void
     {
-        $full = ['master' => 'm', 'message' => 'full', 'className' => 'Full', 'code' => 7, 'lost' => false];
+        $full = ['masterId' => 'm', 'message' => 'full', 'className' => 'Full', 'code' => 7, 'lost' => false];
         $failed = new Thrift\Roster_nextValues_result(['failed' => new Thrift\CallFailed($full)]);
         $error = self::failure(new FakeSidecar([[self::first(['1']), Answer::of($failed)]]));
         self::assertSame(['full', 'Full', 7, false], [
@@ -114,7 +114,7 @@ final class StreamTest extends TestCase
     private static function told(array $values, bool $isAll): Thrift\CallValues
     {
         $values = array_map(static fn (string $json) => MessagePack::pack(json_decode($json, true)), $values);
-        $end = new Thrift\CallEnd(['master' => 'm1', 'durationUs' => 1_500, 'attempts' => 1]);
-        return new Thrift\CallValues(['values' => $values, 'ended' => $isAll ? $end : null]);
+        $end = new Thrift\CallCompletion(['masterId' => 'm1', 'durationUs' => 1_500, 'attempts' => 1]);
+        return new Thrift\CallValues(['values' => $values, 'completion' => $isAll ? $end : null]);
     }
 }

@@ -163,7 +163,8 @@ final class WaysTest extends TestCase
 
     public function testWhatIsMissingIsNullOrTheDefaultAndItsFreshnessIsKnown(): void
     {
-        $absence = new Thrift\NotFound(['path' => '/a', 'message' => 'no', 'freshness' => Answer::freshness(9)]);
+        $what = ['kind' => Thrift\EntityKind::NODE, 'name' => '/a', 'message' => 'no'];
+        $absence = new Thrift\NotFound($what + ['freshness' => Answer::freshness(9)]);
         $fake = new FakeSidecar([[
             Answer::nodes([]),
             Answer::nodes([]),
@@ -233,7 +234,7 @@ final class WaysTest extends TestCase
         $instance = self::instance();
         $reply = new Thrift\InstancesReply(['instances' => [$instance], 'freshness' => Answer::freshness()]);
         $page = static function (string $id, ?string $cursor) use ($offer): array {
-            $counts = ['connectedAt' => 9, 'ways' => 1, 'outstanding' => 2];
+            $counts = ['connectedAt' => 9, 'routes' => 1, 'outstanding' => 2];
             $master = new Thrift\Master(
                 $counts + ['id' => $id, 'peerAddress' => '10.0.0.1:5', 'services' => [$offer]],
             );

@@ -19,7 +19,7 @@ pub(crate) struct Broadcast {
 
 impl Broadcast {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let masters = self.connection.client().broadcast(self.message.into_bytes())?;
+        let masters = self.connection.client().broadcast(self.message.into_bytes())?.masters;
         Ok(writeln!(io::stdout(), "sent to {masters} masters")?)
     }
 }

@@ -13,12 +13,11 @@ use roster::config::Config;
 use roster::default_paths;
 use roster::net::Address;
 use roster::thrift::client::{Client, Error};
-use roster::thrift::idl::Filter;
+use roster::thrift::idl::ServiceQuery;
 use tokio::process::Command;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
-use super::masters::any;
 use super::sample::SERVICE;
 
 const TREE: &str = include_str!("../../examples/tree.toml");
@@ -154,7 +153,8 @@ impl Invitation {
 /// Whether nodes are known, and so many sample masters.
 async fn is_ready(address: Address, masters: usize) -> bool {
     let nodes = ask(address.clone(), |client| client.children("/", None)).await;
-    let found = ask(address, |client| client.masters(Filter { service_name: Some(SERVICE.into()), ..any() })).await;
+    let query = ServiceQuery { service_name: Some(SERVICE.into()), ..ServiceQuery::default() };
+    let found = ask(address, |client| client.masters(query)).await;
     nodes.is_some() && found.is_some_and(|reply| reply.masters.len() >= masters)
 }
 

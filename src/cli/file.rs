@@ -9,10 +9,9 @@ use roster::model::{Node, NodePath, view};
 use roster::store::no_node;
 use roster::store::shared::{Reader, Report, Source};
 use roster::thrift::client::Error;
-use roster::thrift::idl::{self, Freshness, NotFound, NotReady};
+use roster::thrift::idl::{self, EntityKind, Freshness, NotFound, NotReady, TooStale};
 use serde::Deserialize;
 
-use super::known::check_age;
 use super::tree::Tree;
 
 #[derive(Debug)]
@@ -72,7 +71,7 @@ impl SharedFile {
         let freshness = self.freshness(&report, report.behind_masters())?;
         let Some(instances) = instances else {
             let message = format!("nobody offers `{service}`");
-            return Err(Error::NotFound(NotFound { path: service.into(), message, freshness }).into());
+            return Err(not_found(EntityKind::SERVICE, service, message, freshness).into());
         };
         let instances: Vec<view::Instance> = serde_json::from_value(instances).with_context(|| self.damaged())?;
         Ok(idl::InstancesReply { instances: instances.into_iter().map(Into::into).collect(), freshness, cursor: None })
@@ -115,7 +114,21 @@ impl SharedFile {
 fn absent(report: &Report, path: &NodePath, freshness: &Freshness) -> Error {
     let behind = report.behind(path).map(|source| (source.name.as_str(), source.left_out));
     let message = no_node(path, behind).unwrap_or_else(|| format!("no source of the shared file mirrors {path}"));
-    Error::NotFound(NotFound { path: path.to_string(), message, freshness: freshness.clone() })
+    not_found(EntityKind::NODE, path.as_str(), message, freshness.clone())
+}
+
+fn not_found(kind: EntityKind, name: &str, message: String, freshness: Freshness) -> Error {
+    Error::NotFound(NotFound { kind, name: name.to_owned(), message, freshness })
+}
+
+/// Refuses an answer that is too old, as the sidecar does.
+fn check_age(freshness: &Freshness, max_age: Option<Duration>) -> Result<(), Error> {
+    let max_age_ms = max_age.map_or(i64::MAX, |max| i64::try_from(max.as_millis()).unwrap_or(i64::MAX));
+    if freshness.age_ms <= max_age_ms {
+        return Ok(());
+    }
+    let message = "`roster status` tells which source is behind".into();
+    Err(Error::TooStale(TooStale { age_ms: freshness.age_ms, max_age_ms, message }))
 }
 
 fn told(path: &NodePath, node: &Node) -> idl::Node {

@@ -39,12 +39,14 @@ pub(crate) fn change_kind(kind: ChangeKind) -> String {
 pub(crate) fn status(status: &StatusReply) -> Value {
     json!({
         "version": status.version,
+        "interfaceVersion": status.interface_version,
+        "capabilities": status.capabilities,
         "uptimeMs": status.uptime_ms,
         "freshness": freshness(&status.freshness),
         "sources": status.sources.iter().map(source).collect::<Vec<_>>(),
         "counters": status.counters,
         "limits": status.limits,
-        "sharedTrouble": status.shared_trouble,
+        "sharedFileError": status.shared_file_error,
         "portsTaken": status.ports_taken.as_deref().unwrap_or_default(),
         "access": status.access,
     })
@@ -64,7 +66,7 @@ fn source(source: &SourceStatus) -> Value {
         "nodes": source.nodes,
         "bytes": source.bytes,
         "reconnects": source.reconnects,
-        "leftOut": source.left_out,
+        "skippedNodes": source.skipped_nodes,
         "drift": source.drift,
         "supplies": source.supplies.iter().flatten().map(|it| Supply::from(*it)).collect::<Vec<_>>(),
     })

@@ -7,12 +7,11 @@ use clap::Args;
 use roster::model::NodePath;
 use roster::thrift::client::{Client, Error};
 use roster::thrift::idl::{
-    ChildrenReply, Filter, Freshness, InstancesReply, Master, NodeReply, NotFound, ServicesReply, TooStale,
+    ChildrenReply, EntityKind, Freshness, InstancesReply, Master, NodeReply, NotFound, ServiceQuery, ServicesReply,
 };
 
 use super::connection::{Connection, duration};
 use super::file::SharedFile;
-use super::masters::any;
 use super::services;
 use super::tree::{self, Tree};
 
@@ -77,18 +76,15 @@ impl Known {
         };
         if tree.is_empty() {
             let message = format!("there is no node at or below {root}");
-            return Err(Error::NotFound(NotFound { path: root.to_string(), message, freshness }).into());
+            let absence = NotFound { kind: EntityKind::NODE, name: root.to_string(), message, freshness };
+            return Err(Error::NotFound(absence).into());
         }
         Ok((tree, freshness))
     }
 
     pub(crate) fn services(&mut self, metadata: Metadata) -> anyhow::Result<ServicesReply> {
         match self {
-            Known::Sidecar { client, max_age } => {
-                let reply = services::read(client, filter(None, metadata))?;
-                check_age(&reply.freshness, *max_age)?;
-                Ok(reply)
-            }
+            Known::Sidecar { client, max_age } => Ok(services::read(client, query(None, metadata, *max_age))?),
             Known::File(file) => file.services(),
         }
     }
@@ -98,14 +94,13 @@ impl Known {
             Known::Sidecar { client, max_age } => (client, *max_age),
             Known::File(file) => return file.instances(service),
         };
-        let mut filter = filter(Some(service.to_owned()), metadata);
+        let mut query = query(Some(service.to_owned()), metadata, max_age);
         let mut instances = Vec::new();
         loop {
-            let page = client.instances(filter.clone())?;
-            check_age(&page.freshness, max_age)?;
+            let page = client.instances(query.clone())?;
             instances.extend(page.instances);
             match page.cursor {
-                Some(cursor) => filter.cursor = Some(cursor),
+                Some(cursor) => query.cursor = Some(cursor),
                 None => return Ok(InstancesReply { instances, ..page }),
             }
         }
@@ -121,14 +116,13 @@ impl Known {
             Known::Sidecar { client, max_age } => (client, *max_age),
             Known::File(file) => return file.masters(service.as_deref()),
         };
-        let mut filter = filter(service, metadata);
+        let mut query = query(service, metadata, max_age);
         let mut masters = Vec::new();
         loop {
-            let page = client.masters(filter.clone())?;
-            check_age(&page.freshness, max_age)?;
+            let page = client.masters(query.clone())?;
             masters.extend(page.masters);
             match page.cursor {
-                Some(cursor) => filter.cursor = Some(cursor),
+                Some(cursor) => query.cursor = Some(cursor),
                 None => return Ok((masters, page.freshness)),
             }
         }
@@ -149,9 +143,10 @@ fn all_children(client: &mut Client, path: &NodePath, max_age: Option<Duration>)
 /// What a service must have to be told of.
 type Metadata = Vec<(String, String)>;
 
-fn filter(service_name: Option<String>, metadata: Metadata) -> Filter {
+fn query(service_name: Option<String>, metadata: Metadata, max_age: Option<Duration>) -> ServiceQuery {
     let metadata = (!metadata.is_empty()).then(|| metadata.into_iter().collect());
-    Filter { service_name, metadata, ..any() }
+    let max_age_ms = max_age.map(|max| i64::try_from(max.as_millis()).unwrap_or(i64::MAX));
+    ServiceQuery { service_name, metadata, max_age_ms, ..ServiceQuery::default() }
 }
 
 /// A metadatum as it is given on the command line.
@@ -160,14 +155,4 @@ pub(crate) fn metadatum(text: &str) -> Result<(String, String), String> {
         Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
         _ => Err("expected KEY=VALUE".into()),
     }
-}
-
-/// Refuses an answer that is too old, as the sidecar does where the interface lets it.
-pub(crate) fn check_age(freshness: &Freshness, max_age: Option<Duration>) -> Result<(), Error> {
-    let max_age_ms = max_age.map_or(i64::MAX, |max| i64::try_from(max.as_millis()).unwrap_or(i64::MAX));
-    if freshness.age_ms <= max_age_ms {
-        return Ok(());
-    }
-    let message = "`roster status` tells which source is behind".into();
-    Err(Error::TooStale(TooStale { age_ms: freshness.age_ms, max_age_ms, message }))
 }

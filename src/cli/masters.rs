@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use clap::Args;
 use roster::model::view;
-use roster::thrift::idl::{Filter, Master, Service};
+use roster::thrift::idl::{Master, Service};
 use serde_json::{Value, json};
 
 use super::known::{self, Known, Source};
@@ -59,11 +59,6 @@ pub(crate) fn tell_none(known: &mut Known, service: Option<&str>, metadata: &[(S
     Ok(())
 }
 
-/// The filter that lets everything pass. (The generated default one lets nothing pass.)
-pub(crate) fn any() -> Filter {
-    Filter::new(None, None, None, None)
-}
-
 pub(crate) fn document(master: &Master) -> Value {
     json!(view::Master::from(master.clone()))
 }
@@ -89,7 +84,7 @@ fn row(master: &Master) -> [String; 6] {
         text::preview(master.id.as_bytes()),
         text::preview(master.peer_address.as_bytes()),
         text::time(master.connected_at),
-        master.ways.to_string(),
+        master.routes.to_string(),
         master.outstanding.to_string(),
         offers(master),
     ]

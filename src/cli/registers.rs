@@ -35,11 +35,11 @@ struct Addresses {
 
 impl Registers {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let told = match self.command {
+        let sent = match self.command {
             Command::Add(Addresses { registers, connection }) => connection.client().add_registers(registers)?,
             Command::Remove(Addresses { registers, connection }) => connection.client().remove_registers(registers)?,
         };
-        Ok(writeln!(io::stdout(), "told {told} masters and sidecars")?)
+        Ok(writeln!(io::stdout(), "told {} masters and sidecars", sent.masters)?)
     }
 }
 

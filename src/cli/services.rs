@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use clap::Args;
 use roster::model::view;
 use roster::thrift::client::{Client, Error};
-use roster::thrift::idl::{Endpoint, Filter, Instance, InstanceState, ServiceSummary, ServicesReply};
+use roster::thrift::idl::{Endpoint, Instance, InstanceState, ServiceQuery, ServiceSummary, ServicesReply};
 use serde_json::{Value, json};
 
 use super::known::{self, Known, Source};
@@ -38,7 +38,7 @@ impl Services {
                 methods.retain(|method| name.as_ref().is_none_or(|name| method.service_name == *name));
                 if let (Some(name), true) = (&name, methods.is_empty()) {
                     // That it is unknown is an error.
-                    client.instances(Filter { service_name: Some(name.clone()), ..masters::any() })?;
+                    client.instances(ServiceQuery { service_name: Some(name.clone()), ..ServiceQuery::default() })?;
                     eprintln!("roster: no method of the service `{}` was called", text::preview(name.as_bytes()));
                 }
                 (
@@ -71,10 +71,10 @@ impl Services {
 }
 
 /// All pages of the services, as one that is as fresh as the first.
-pub(crate) fn read(client: &mut Client, filter: Filter) -> Result<ServicesReply, Error> {
-    let mut whole = client.services(filter.clone())?;
+pub(crate) fn read(client: &mut Client, query: ServiceQuery) -> Result<ServicesReply, Error> {
+    let mut whole = client.services(query.clone())?;
     while let Some(cursor) = whole.cursor.take() {
-        let page = client.services(Filter { cursor: Some(cursor), ..filter.clone() })?;
+        let page = client.services(ServiceQuery { cursor: Some(cursor), ..query.clone() })?;
         whole.services.extend(page.services);
         whole.cursor = page.cursor;
     }

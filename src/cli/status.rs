@@ -62,7 +62,7 @@ fn table(status: &StatusReply, services: &[ServiceStats], all: bool) -> String {
     if let Some(access) = &status.access {
         let _ = writeln!(text, "you are {}\n", text::printable(access.as_bytes()));
     }
-    if let Some(trouble) = &status.shared_trouble {
+    if let Some(trouble) = &status.shared_file_error {
         let _ = writeln!(text, "shared file NOT IN ORDER: {}\n", text::printable(trouble.as_bytes()));
     }
     for taken in status.ports_taken.iter().flatten() {
@@ -143,7 +143,7 @@ fn row(source: &SourceStatus) -> [String; 10] {
         of_nodes(source.nodes.to_string()),
         of_nodes(text::size(source.bytes)),
         source.reconnects.to_string(),
-        source.left_out.to_string(),
+        source.skipped_nodes.to_string(),
         source.drift.to_string(),
         source.detail.clone(),
     ]
@@ -193,6 +193,8 @@ mod tests {
             None,
             Some("user 33: may watch".to_owned()),
             None,
+            None,
+            None,
         )
     }
 
@@ -216,7 +218,7 @@ other   zookeeper  DOWN   1m 1s   1200  5.0 MiB           2         0      0  co
     fn a_shared_file_that_is_not_written_stands_out() {
         let mut reply = reply(0, source("other", "live", "", Some(0)));
         assert!(!table(&reply, &[], false).contains("shared file"));
-        reply.shared_trouble = Some("it is full; raise shared.max_size".into());
+        reply.shared_file_error = Some("it is full; raise shared.max_size".into());
         let text = table(&reply, &[], false);
         assert!(text.contains("\n\nshared file NOT IN ORDER: it is full; raise shared.max_size\n\nSOURCE"), "{text}");
     }

@@ -36,7 +36,7 @@ fn read_once(
     root: &NodePath,
     max_age: Option<Duration>,
 ) -> anyhow::Result<Option<(Tree, Freshness)>> {
-    let mut page = client.subtree(root.as_str(), String::new(), max_age)?;
+    let mut page = client.subtree(root.as_str(), None, max_age)?;
     let first = page.freshness.revision;
     let mut tree = Tree::new();
     loop {
@@ -44,7 +44,7 @@ fn read_once(
             tree.insert(NodePath::parse(&node.path)?, node);
         }
         match page.cursor {
-            Some(cursor) => page = client.subtree(root.as_str(), cursor, max_age)?,
+            Some(cursor) => page = client.subtree(root.as_str(), Some(cursor), max_age)?,
             None => break,
         }
     }

@@ -11,9 +11,8 @@ use super::Peer;
 use super::caller::{self, Bounds, Failure};
 use super::handler::{Desk, denied};
 use super::idl::{
-    self, CallEnd, CallError, CallErrorKind, CallOutcome, CallResult, Filter, InvalidRequest, Overloaded,
+    self, CallCompletion, CallError, CallErrorKind, CallOutcome, CallResult, CallsReply, InvalidRequest, Overloaded,
 };
-use super::masters::check_metadata;
 use super::memory::{Budget, OVERLOADED, Values};
 use super::request::{self, Request};
 use crate::access::Denied;
@@ -40,12 +39,12 @@ impl Desk {
         Ok(Request::check(call, &self.config)?)
     }
 
-    /// Checks a call of a service with certain metadata.
-    pub(super) fn request_where(&self, peer: &Peer, call: idl::Call, filter: Filter) -> thrift::Result<Request> {
-        check_metadata(&filter)?;
-        let mut request = self.request(peer, call)?;
-        request.wanted.metadata = filter.metadata.unwrap_or_default();
-        Ok(request)
+    /// Checks a call of all masters.
+    pub(super) fn request_for_all(&self, peer: &Peer, call: idl::Call) -> thrift::Result<Request> {
+        if call.master_id.is_some() {
+            return Err(request::invalid("masterId", "all masters are called that offer the service").into());
+        }
+        self.request(peer, call)
     }
 
     /// Checks several calls by turns, since to read their arguments may take long. What they take is charged while they
@@ -86,62 +85,56 @@ impl Desk {
         Ok(self.call_within(peer, &self.budget(peer), request).await?)
     }
 
-    pub(super) async fn call_on(&self, peer: &Peer, master: &str, request: &Request) -> thrift::Result<CallResult> {
-        Ok(self.call_on_within(peer, &self.budget(peer), master, request).await?)
-    }
-
-    pub(super) async fn call_all(&self, peer: &Peer, request: &Request) -> thrift::Result<Vec<CallOutcome>> {
+    pub(super) async fn call_all(&self, peer: &Peer, request: &Request) -> thrift::Result<CallsReply> {
         let (budget, until) = (self.budget(peer), Instant::now() + request.timeout);
         let calls = self.caller.all(request, until).await?.into_iter().map(|entry| async {
             peer.let_others_work().await;
             let (master, values) = (entry.master.id.clone(), Values::new(&budget));
             let end =
                 self.caller.call_on(entry, request, Bounds { account: &peer.account, until, values: &values }).await;
-            CallOutcome { master: Some(master), ..outcome(end.map(|end| result(end, values))) }
+            CallOutcome { master_id: Some(master), ..outcome(end.map(|end| result(end, values))) }
         });
-        Ok(stream::iter(calls).buffered(self.config.max_call_all).collect().await)
+        Ok(CallsReply { outcomes: stream::iter(calls).buffered(self.config.max_call_all).collect().await })
     }
 
-    pub(super) async fn call_many(&self, peer: &Peer, calls: Vec<idl::Call>) -> thrift::Result<Vec<CallOutcome>> {
+    pub(super) async fn call_many(&self, peer: &Peer, calls: Vec<idl::Call>) -> thrift::Result<CallsReply> {
         let (several, _charged) = self.several(peer, calls).await?;
         let budget = self.budget(peer);
         let calls = several.iter().map(async |request| match request {
             Ok(request) => outcome(self.call_within(peer, &budget, request).await),
             Err(unsendable) => CallOutcome::new(None, None, CallError::from(unsendable)),
         });
-        Ok(join_all(calls).await)
+        Ok(CallsReply { outcomes: join_all(calls).await })
     }
 
     /// Makes the calls one after the other, all on the master that carries out the first of them.
-    pub(super) async fn call_in_order(
-        &self,
-        peer: &Peer,
-        mut master: String,
-        calls: Vec<idl::Call>,
-    ) -> thrift::Result<Vec<CallOutcome>> {
+    pub(super) async fn call_in_order(&self, peer: &Peer, calls: Vec<idl::Call>) -> thrift::Result<CallsReply> {
+        let mut master = calls.first().and_then(|call| call.master_id.clone());
+        if calls.iter().any(|call| call.master_id.is_some() && call.master_id != master) {
+            return Err(request::invalid("calls", "one names another master than the first").into());
+        }
         let (several, _charged) = self.several(peer, calls).await?;
         let (budget, mut is_lost) = (self.budget(peer), false);
         let mut outcomes = Vec::new();
-        for request in &several {
-            let called = match request {
+        for request in several {
+            let request = match request {
+                Ok(request) => Request { master: master.clone(), ..request },
                 Err(unsendable) => {
-                    outcomes.push(CallOutcome::new(None, None, CallError::from(unsendable)));
+                    outcomes.push(CallOutcome::new(None, None, CallError::from(&unsendable)));
                     continue;
                 }
-                Ok(request) if is_lost => {
-                    Err(caller::unsent(request, "not sent: a call before it was lost, or came to no end".into()))
-                }
-                Ok(request) if master.is_empty() => self.call_within(peer, &budget, request).await,
-                Ok(request) => self.call_on_within(peer, &budget, &master, request).await,
+            };
+            let called = if is_lost {
+                Err(caller::unsent(&request, "not sent: a call before it was lost, or came to no end".into()))
+            } else {
+                self.call_within(peer, &budget, &request).await
             };
             is_lost |= called.as_ref().is_err_and(Failure::came_to_no_end);
             let outcome = outcome(called);
-            if let Some(called) = outcome.master.as_ref().filter(|_| master.is_empty()) {
-                called.clone_into(&mut master);
-            }
+            master = master.or_else(|| outcome.master_id.clone());
             outcomes.push(outcome);
         }
-        Ok(outcomes)
+        Ok(CallsReply { outcomes })
     }
 
     /// Sends a command to every master, and to the sidecars that follow this one.
@@ -167,19 +160,6 @@ impl Desk {
         Ok(result(end, values))
     }
 
-    async fn call_on_within(
-        &self,
-        peer: &Peer,
-        budget: &Arc<Budget>,
-        master: &str,
-        request: &Request,
-    ) -> Result<CallResult, Failure> {
-        let values = Values::new(budget);
-        let bounds = Bounds { account: &peer.account, until: Instant::now() + request.timeout, values: &values };
-        let end = self.caller.call_one(master, request, bounds).await?;
-        Ok(result(end, values))
-    }
-
     /// Room for the values of one reply.
     pub(super) fn budget(&self, peer: &Peer) -> Arc<Budget> {
         Budget::new(&peer.account, self.max_reply())
@@ -191,9 +171,9 @@ fn may_call(peer: &Peer, call: &idl::Call) -> Result<(), Denied> {
     peer.identity.may_call(split_name(&call.service_name).0, &call.method)
 }
 
-fn result(end: CallEnd, values: Values) -> CallResult {
-    let CallEnd { master, duration_us, attempts } = end;
-    CallResult { values: values.into_all(), master, duration_us, attempts }
+fn result(end: CallCompletion, values: Values) -> CallResult {
+    let CallCompletion { master_id, duration_us, attempts } = end;
+    CallResult { values: values.into_all(), master_id, duration_us, attempts }
 }
 
 impl From<InvalidRequest> for Unsendable {
@@ -232,15 +212,15 @@ impl From<Failure> for thrift::Error {
 fn outcome(result: Result<CallResult, Failure>) -> CallOutcome {
     let error = |kind, message| CallError::new(kind, message, None, None, None);
     match result {
-        Ok(result) => CallOutcome::new(result.master.clone(), result, None),
+        Ok(result) => CallOutcome::new(result.master_id.clone(), result, None),
         Err(Failure::NoMaster(none)) => CallOutcome::new(None, None, error(CallErrorKind::NO_MASTER, none.message)),
         Err(Failure::Overloaded(over)) => CallOutcome::new(None, None, error(CallErrorKind::OVERLOADED, over.message)),
         Err(Failure::TimedOut(late)) => {
-            CallOutcome::new(late.master, None, error(CallErrorKind::TIMED_OUT, late.message))
+            CallOutcome::new(late.master_id, None, error(CallErrorKind::TIMED_OUT, late.message))
         }
         Err(Failure::Failed(failed)) => {
-            let idl::CallFailed { master, message, class_name, code, lost } = failed;
-            CallOutcome::new(master, None, CallError::new(CallErrorKind::FAILED, message, class_name, code, lost))
+            let idl::CallFailed { master_id, message, class_name, code, lost } = failed;
+            CallOutcome::new(master_id, None, CallError::new(CallErrorKind::FAILED, message, class_name, code, lost))
         }
     }
 }

@@ -9,7 +9,7 @@ use semver::Version;
 use tokio::time::{Instant, timeout_at};
 
 use super::accounts::{Account, CallTaken, TooManyCalls};
-use super::idl::{CallEnd, CallFailed, CallTimedOut, NoMaster, Overloaded};
+use super::idl::{CallCompletion, CallFailed, CallTimedOut, NoMaster, Overloaded};
 use super::memory::{NoRoom, Values};
 use super::request::Request;
 use super::value;
@@ -17,7 +17,7 @@ use crate::metrics::{Ending, Held, Metrics, Tally};
 use crate::model::{Answer, Answers, Call, Line, Refused, Service};
 use crate::resolve::{self, Requirement};
 use crate::share::Taken;
-use crate::store::{Entry, Snapshot, Store};
+use crate::store::{Entry, Provider, Snapshot, Store};
 
 /// How often it is looked whether masters are still expected, while nothing becomes of any.
 const RECHECK: Duration = Duration::from_millis(200);
@@ -63,16 +63,14 @@ impl Caller {
         Self { store, metrics }
     }
 
-    /// Calls one of the masters that offer the service.
-    pub(super) async fn call(&self, request: &Request, bounds: Bounds<'_>) -> Result<CallEnd, Failure> {
+    /// Calls the master that the request is for, or one of those that offer the service.
+    pub(super) async fn call(&self, request: &Request, bounds: Bounds<'_>) -> Result<CallCompletion, Failure> {
+        if let Some(id) = &request.master {
+            return self.call_on(self.one(id, request, bounds.until).await?, request, bounds).await;
+        }
         let mut call = self.begin(request, bounds.account)?;
         let master = self.on_any(request, bounds, &mut call).await;
         call.end(master)
-    }
-
-    /// Calls the master with this id and no other.
-    pub(super) async fn call_one(&self, id: &str, request: &Request, bounds: Bounds<'_>) -> Result<CallEnd, Failure> {
-        self.call_on(self.one(id, request, bounds.until).await?, request, bounds).await
     }
 
     /// Calls this master and no other.
@@ -81,7 +79,7 @@ impl Caller {
         entry: Arc<Entry>,
         request: &Request,
         bounds: Bounds<'_>,
-    ) -> Result<CallEnd, Failure> {
+    ) -> Result<CallCompletion, Failure> {
         let mut call = self.begin(request, bounds.account)?;
         let master = attempt(entry, request, bounds, &mut call).await;
         call.end(master)
@@ -100,8 +98,8 @@ impl Caller {
         .await
     }
 
-    /// All masters that offer the service in a version that fits; where none is asked for, in any. If none is connected,
-    /// those that are expected back are waited for.
+    /// All masters that offer the service in a version and with metadata that fit; where no version is asked for, in any. If
+    /// none is connected, those that are expected back are waited for.
     pub(super) async fn all(&self, request: &Request, until: Instant) -> Result<Vec<Arc<Entry>>, Failure> {
         self.when_back(request, until, || self.all_now(request)).await
     }
@@ -113,7 +111,10 @@ impl Caller {
         any.map_err(|none| nobody(&snapshot, request, none.to_string()))?;
         let fits = |of: &Version| request.wanted.version.as_ref().is_none_or(|version| version.matches(of));
         let by_version = directory.instances_of(&request.service).into_iter().flatten().filter(|(of, _)| fits(of));
-        let mut ids: Vec<&Arc<str>> = by_version.flat_map(|(_, those)| those.iter().map(|it| &it.id)).collect();
+        let has_metadata =
+            |it: &&Provider| it.instances.iter().any(|instance| instance.has_metadata(&request.wanted.metadata));
+        let providers = by_version.flat_map(|(_, those)| those.iter().filter(has_metadata));
+        let mut ids: Vec<&Arc<str>> = providers.map(|it| &it.id).collect();
         ids.sort_unstable();
         ids.dedup();
         Ok(ids.into_iter().filter_map(|id| directory.master(id)).cloned().collect())
@@ -240,10 +241,10 @@ impl Failure {
 }
 
 impl UnderWay<'_> {
-    fn end(self, master: Result<String, Failure>) -> Result<CallEnd, Failure> {
+    fn end(self, master: Result<String, Failure>) -> Result<CallCompletion, Failure> {
         let took = self.started.elapsed();
         self.tally.end(master.as_ref().err().map_or(Ending::Answered, Failure::ending), took);
-        Ok(CallEnd { master: master?, duration_us: took.as_micros() as i64, attempts: self.attempts })
+        Ok(CallCompletion { master_id: master?, duration_us: took.as_micros() as i64, attempts: self.attempts })
     }
 }
 
@@ -348,7 +349,7 @@ const MEMORY_OF_A_BYTE: usize = 16;
 /// much as it does when it is written.
 async fn gather(mut answers: Answers, master: &str, request: &Request, bounds: Bounds<'_>) -> Result<(), Failure> {
     let failed = |message, class_name, code, lost| {
-        Failure::Failed(CallFailed { master: master.to_owned(), message, class_name, code, lost })
+        Failure::Failed(CallFailed { master_id: master.to_owned(), message, class_name, code, lost })
     };
     let given_up = |why: String| failed(format!("the call was given up: {why}"), None, 0, false);
     let put = async |value: Value, mut held: Taken| {
@@ -397,7 +398,7 @@ fn timed_out(master: String, request: &Request, what: &str) -> Failure {
     let Request { service, method, timeout, is_cut, .. } = request;
     let limit = if *is_cut { ", the most that `[thrift] max_call_time` allows" } else { "" };
     let message = format!("{service}.{method} {what} within {}{limit}", humantime::format_duration(*timeout));
-    Failure::TimedOut(CallTimedOut { master: Some(master), timeout_ms: timeout.as_millis() as i32, message })
+    Failure::TimedOut(CallTimedOut { master_id: Some(master), timeout_ms: timeout.as_millis() as i32, message })
 }
 
 /// Says the same of a master that is not there as of one that does not offer the service: who may call is not always who

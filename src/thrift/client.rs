@@ -1,6 +1,5 @@
 //! Client: a blocking connection to a sidecar, as the command line and tests use it.
 
-use std::collections::BTreeMap;
 use std::io::{self, BufReader, Read, Write};
 use std::net::ToSocketAddrs;
 use std::path::Path;
@@ -12,12 +11,13 @@ use thrift::protocol::{TBinaryInputProtocol, TBinaryOutputProtocol};
 use thrift::transport::TBufferedWriteTransport;
 
 use super::idl::{
-    AccessDenied, Call, CallFailed, CallOptions, CallOutcome, CallResult, CallTimedOut, CallValues, ChildrenQuery,
-    ChildrenReply, Encoding, Filter, InstancesReply, InvalidRequest, MastersReply, MastersWatchReply, MessagesReply,
-    NoMaster, NodeReply, NotFound, NotReady, Overloaded, ReadOptions, RegisterAddress, RosterSyncClient, SentValues,
-    ServicesReply, StatsReply, StatusReply, SubtreeReply, TRosterSyncClient, TooStale, WatchReply,
+    AccessDenied, BroadcastRequest, Call, CallFailed, CallResult, CallTimedOut, CallValues, CallsReply, CallsRequest,
+    ChildrenReply, ChildrenRequest, CommandReply, GetRequest, InstancesReply, InvalidRequest, MastersReply,
+    MastersWatchReply, MessagesReply, NextValuesRequest, NoMaster, NodeReply, NotFound, NotReady, Overloaded,
+    RegisterAddress, RegistersRequest, RosterSyncClient, SendValuesRequest, SentValuesReply, ServiceQuery,
+    ServicesReply, StatsReply, StatsRequest, StatusReply, StatusRequest, SubtreeReply, SubtreeRequest,
+    TRosterSyncClient, TooStale, WatchMastersRequest, WatchMessagesRequest, WatchReply, WatchRequest,
 };
-use super::request::no_options;
 use crate::default_paths;
 use crate::net::Address;
 
@@ -57,9 +57,9 @@ pub enum Error {
     Invalid(InvalidRequest),
     #[error("{}", .0.message)]
     NoMaster(NoMaster),
-    #[error("master {}: {}", .0.master, .0.message)]
+    #[error("master {}: {}", .0.master_id, .0.message)]
     CallFailed(CallFailed),
-    #[error("master {}: {}", .0.master.as_deref().unwrap_or("?"), .0.message)]
+    #[error("master {}: {}", .0.master_id.as_deref().unwrap_or("?"), .0.message)]
     CallTimedOut(CallTimedOut),
     #[error("{}", .0.message)]
     Overloaded(Overloaded),
@@ -88,11 +88,14 @@ impl Client {
     }
 
     pub fn get(&mut self, path: &str, max_age: Option<Duration>) -> Result<NodeReply, Error> {
-        self.ask(self.timeout, |sidecar| sidecar.get(path.to_owned(), options(max_age)))
+        let request = GetRequest::new(path.to_owned(), max_age.map(age));
+        self.ask(self.timeout, |sidecar| sidecar.get(request))
     }
 
+    /// All children of a node at once.
     pub fn children(&mut self, path: &str, max_age: Option<Duration>) -> Result<ChildrenReply, Error> {
-        self.ask(self.timeout, |sidecar| sidecar.children(path.to_owned(), options(max_age)))
+        let request = ChildrenRequest::new(path.to_owned(), max_age.map(age), None, None);
+        self.ask(self.timeout, |sidecar| sidecar.children(request))
     }
 
     /// One page of a node's children; `cursor` is none for the first.
@@ -102,130 +105,117 @@ impl Client {
         cursor: Option<String>,
         max_age: Option<Duration>,
     ) -> Result<ChildrenReply, Error> {
-        let query = ChildrenQuery::new(path.to_owned(), None, cursor, options(max_age));
-        self.ask(self.timeout, |sidecar| sidecar.children_page(query))
+        let request = ChildrenRequest::new(path.to_owned(), max_age.map(age), 0, cursor);
+        self.ask(self.timeout, |sidecar| sidecar.children(request))
     }
 
-    /// One page of a subtree; `cursor` is empty for the first.
-    pub fn subtree(&mut self, path: &str, cursor: String, max_age: Option<Duration>) -> Result<SubtreeReply, Error> {
-        self.ask(self.timeout, |sidecar| sidecar.subtree(path.to_owned(), 0, cursor, options(max_age)))
+    /// One page of a subtree; `cursor` is none for the first.
+    pub fn subtree(
+        &mut self,
+        path: &str,
+        cursor: Option<String>,
+        max_age: Option<Duration>,
+    ) -> Result<SubtreeReply, Error> {
+        let request = SubtreeRequest::new(path.to_owned(), max_age.map(age), None, cursor);
+        self.ask(self.timeout, |sidecar| sidecar.subtree(request))
     }
 
     /// Waits for changes, at most for `wait` beside the client's own timeout.
     pub fn watch(&mut self, since: i64, paths: Vec<String>, wait: Duration) -> Result<WatchReply, Error> {
-        self.ask(self.timeout + wait, |sidecar| sidecar.watch(since, paths, millis(wait), 0))
+        let request = WatchRequest::new(since, None, paths, millis(wait), None);
+        self.ask(self.timeout + wait, |sidecar| sidecar.watch(request))
     }
 
     pub fn status(&mut self) -> Result<StatusReply, Error> {
-        self.ask(self.timeout, |sidecar| sidecar.status())
+        self.ask(self.timeout, |sidecar| sidecar.status(StatusRequest::default()))
     }
 
-    /// One page of the masters that `filter` lets pass.
-    pub fn masters(&mut self, filter: Filter) -> Result<MastersReply, Error> {
-        self.ask(self.timeout, |sidecar| sidecar.masters(filter))
+    /// One page of the masters that the query lets pass.
+    pub fn masters(&mut self, query: ServiceQuery) -> Result<MastersReply, Error> {
+        self.ask(self.timeout, |sidecar| sidecar.masters(query))
     }
 
-    pub fn services(&mut self, filter: Filter) -> Result<ServicesReply, Error> {
-        self.ask(self.timeout, |sidecar| sidecar.services(filter))
+    /// One page of the services that the query lets pass.
+    pub fn services(&mut self, query: ServiceQuery) -> Result<ServicesReply, Error> {
+        self.ask(self.timeout, |sidecar| sidecar.services(query))
     }
 
-    /// One page of the instances that `filter` lets pass.
-    pub fn instances(&mut self, filter: Filter) -> Result<InstancesReply, Error> {
-        self.ask(self.timeout, |sidecar| sidecar.instances_page(filter))
+    /// One page of the instances that the query lets pass.
+    pub fn instances(&mut self, query: ServiceQuery) -> Result<InstancesReply, Error> {
+        self.ask(self.timeout, |sidecar| sidecar.instances(query))
     }
 
     /// Waits for changes of masters, at most for `wait` beside the client's own timeout.
     pub fn watch_masters(&mut self, since: i64, wait: Duration) -> Result<MastersWatchReply, Error> {
-        self.ask(self.timeout + wait, |sidecar| sidecar.watch_masters(since, millis(wait), 0))
+        let request = WatchMastersRequest::new(since, None, millis(wait), None);
+        self.ask(self.timeout + wait, |sidecar| sidecar.watch_masters(request))
     }
 
     /// Waits for messages of masters after a cursor, at most for `wait` beside the client's own timeout.
     pub fn watch_messages(&mut self, since: i64, wait: Duration) -> Result<MessagesReply, Error> {
-        self.ask(self.timeout + wait, |sidecar| sidecar.watch_messages(since, millis(wait), 0, Encoding::JSON))
+        let request = WatchMessagesRequest::new(since, millis(wait), None, None);
+        self.ask(self.timeout + wait, |sidecar| sidecar.watch_messages(request))
     }
 
-    /// Calls a method, on the master with this id if there is one. The call may take `wait`, whatever its options say,
-    /// beside the client's own timeout.
-    pub fn call(&mut self, master: Option<String>, call: Call, wait: Duration) -> Result<CallResult, Error> {
-        let Call { service_name, method, arguments, options } = call;
-        let options = within(wait, options);
-        self.ask(self.timeout + wait, |sidecar| match master {
-            Some(master) => sidecar.call_on(master, service_name, method, arguments, options),
-            None => sidecar.call(service_name, method, arguments, options),
-        })
-    }
-
-    /// Calls a method on a master that offers the service with these metadata.
-    pub fn call_where(
-        &mut self,
-        metadata: BTreeMap<String, String>,
-        call: Call,
-        wait: Duration,
-    ) -> Result<CallResult, Error> {
-        let call = Call { options: Some(within(wait, call.options)), ..call };
-        let filter = Filter { metadata: Some(metadata), service_name: None, limit: None, cursor: None };
-        self.ask(self.timeout + wait, |sidecar| sidecar.call_where(call, filter))
+    /// Calls a method. The call may take `wait`, whatever it says itself, beside the client's own timeout.
+    pub fn call(&mut self, call: Call, wait: Duration) -> Result<CallResult, Error> {
+        self.ask(self.timeout + wait, |sidecar| sidecar.call(within(wait, call)))
     }
 
     /// Calls a method on all masters that offer it.
-    pub fn call_all(&mut self, call: Call, wait: Duration) -> Result<Vec<CallOutcome>, Error> {
-        let Call { service_name, method, arguments, options } = call;
-        let options = within(wait, options);
-        self.ask(self.timeout + wait, |sidecar| sidecar.call_all(service_name, method, arguments, options))
+    pub fn call_all(&mut self, call: Call, wait: Duration) -> Result<CallsReply, Error> {
+        self.ask(self.timeout + wait, |sidecar| sidecar.call_all(within(wait, call)))
     }
 
-    /// Makes several calls one after the other, on the master with this id if there is one. Each may take `wait`.
-    pub fn call_in_order(
-        &mut self,
-        master: Option<String>,
-        calls: Vec<Call>,
-        wait: Duration,
-    ) -> Result<Vec<CallOutcome>, Error> {
+    /// Makes several calls one after the other, on the master that the first names, if it names one. Each may take `wait`.
+    pub fn call_in_order(&mut self, calls: Vec<Call>, wait: Duration) -> Result<CallsReply, Error> {
         let whole = wait.saturating_mul(u32::try_from(calls.len()).unwrap_or(u32::MAX));
-        let calls = calls.into_iter().map(|call| Call { options: Some(within(wait, call.options)), ..call }).collect();
-        self.ask(self.timeout.saturating_add(whole), |sidecar| sidecar.call_in_order(calls, master.unwrap_or_default()))
+        let calls = calls.into_iter().map(|call| within(wait, call)).collect();
+        self.ask(self.timeout.saturating_add(whole), |sidecar| sidecar.call_in_order(CallsRequest { calls }))
     }
 
-    /// Starts a call whose values are fetched as they come, on the master with this id if there is one; the first of
-    /// them.
-    pub fn start_call(&mut self, master: Option<String>, call: Call, wait: Duration) -> Result<CallValues, Error> {
-        let call = Call { options: Some(within(wait, call.options)), ..call };
-        self.ask(self.timeout + wait, |sidecar| sidecar.start_call(call, master.unwrap_or_default()))
+    /// Starts a call whose values are fetched as they come; the first of them.
+    pub fn start_call(&mut self, call: Call, wait: Duration) -> Result<CallValues, Error> {
+        self.ask(self.timeout + wait, |sidecar| sidecar.start_call(within(wait, call)))
     }
 
     /// What came since of the call that was started, which may take `wait` beside the client's own timeout.
     pub fn next_values(&mut self, wait: Duration) -> Result<CallValues, Error> {
-        self.ask(self.timeout + wait, |sidecar| sidecar.next_values())
+        self.ask(self.timeout + wait, |sidecar| sidecar.next_values(NextValuesRequest::default()))
     }
 
     /// As `start_call`, of a method that is sent values.
-    pub fn open_call(&mut self, master: Option<String>, call: Call, wait: Duration) -> Result<(), Error> {
-        let call = Call { options: Some(within(wait, call.options)), ..call };
-        self.ask(self.timeout, |sidecar| sidecar.open_call(call, master.unwrap_or_default()))
+    pub fn open_call(&mut self, call: Call, wait: Duration) -> Result<CallValues, Error> {
+        self.ask(self.timeout, |sidecar| sidecar.open_call(within(wait, call)))
     }
 
     /// Sends the method values, which may take `wait`.
-    pub fn send_values(&mut self, values: Vec<Vec<u8>>, is_last: bool, wait: Duration) -> Result<SentValues, Error> {
-        self.ask(self.timeout + wait, |sidecar| sidecar.send_values(values, is_last))
+    pub fn send_values(
+        &mut self,
+        values: Vec<Vec<u8>>,
+        is_last: bool,
+        wait: Duration,
+    ) -> Result<SentValuesReply, Error> {
+        self.ask(self.timeout + wait, |sidecar| sidecar.send_values(SendValuesRequest::new(values, is_last)))
     }
 
-    /// Sends a command, a JSON text, to all masters; to how many it was sent.
-    pub fn broadcast(&mut self, message: Vec<u8>) -> Result<i32, Error> {
-        self.ask(self.timeout, |sidecar| sidecar.broadcast(message, Encoding::JSON))
+    /// Sends a command, a JSON text, to all masters.
+    pub fn broadcast(&mut self, message: Vec<u8>) -> Result<CommandReply, Error> {
+        self.ask(self.timeout, |sidecar| sidecar.broadcast(BroadcastRequest::new(message, None)))
     }
 
-    /// Tells all masters to connect to these registers as well; how many were told.
-    pub fn add_registers(&mut self, registers: Vec<RegisterAddress>) -> Result<i32, Error> {
-        self.ask(self.timeout, |sidecar| sidecar.add_registers(registers))
+    /// Has all masters connect to these registers as well.
+    pub fn add_registers(&mut self, registers: Vec<RegisterAddress>) -> Result<CommandReply, Error> {
+        self.ask(self.timeout, |sidecar| sidecar.add_registers(RegistersRequest { registers }))
     }
 
-    /// Tells all masters to leave these registers; how many were told.
-    pub fn remove_registers(&mut self, registers: Vec<RegisterAddress>) -> Result<i32, Error> {
-        self.ask(self.timeout, |sidecar| sidecar.remove_registers(registers))
+    /// Has all masters leave these registers.
+    pub fn remove_registers(&mut self, registers: Vec<RegisterAddress>) -> Result<CommandReply, Error> {
+        self.ask(self.timeout, |sidecar| sidecar.remove_registers(RegistersRequest { registers }))
     }
 
     pub fn stats(&mut self) -> Result<StatsReply, Error> {
-        self.ask(self.timeout, |sidecar| sidecar.stats())
+        self.ask(self.timeout, |sidecar| sidecar.stats(StatsRequest::default()))
     }
 
     fn ask<Reply>(
@@ -298,13 +288,12 @@ fn explain(address: Address, error: thrift::Error, after: Duration) -> Error {
     }
 }
 
-/// (The generated default of the options is no help: it allows no age at all.)
-fn options(max_age: Option<Duration>) -> ReadOptions {
-    ReadOptions::new(max_age.map(|age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX)), None)
+fn age(max: Duration) -> i64 {
+    i64::try_from(max.as_millis()).unwrap_or(i64::MAX)
 }
 
-fn within(wait: Duration, options: Option<CallOptions>) -> CallOptions {
-    CallOptions { timeout_ms: Some(millis(wait)), ..options.unwrap_or_else(no_options) }
+fn within(wait: Duration, call: Call) -> Call {
+    Call { timeout_ms: Some(millis(wait)), ..call }
 }
 
 fn millis(wait: Duration) -> i32 {

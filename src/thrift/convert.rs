@@ -124,7 +124,7 @@ impl From<view::Master> for idl::Master {
             peer_address: master.peer_address,
             connected_at: master.connected_at,
             services: master.services.into_iter().map(Into::into).collect(),
-            ways: master.ways as i32,
+            routes: master.ways as i32,
             outstanding: master.outstanding.unwrap_or(0) as i32,
         }
     }
@@ -137,7 +137,7 @@ impl From<idl::Master> for view::Master {
             peer_address: master.peer_address,
             connected_at: master.connected_at,
             services: master.services.into_iter().map(Into::into).collect(),
-            ways: master.ways as u32,
+            ways: master.routes as u32,
             outstanding: Some(master.outstanding as u32),
             sources: Vec::new(),
         }
@@ -255,7 +255,7 @@ pub(super) fn source(feed: &Feed, filled: Filled, now_ms: i64, grant: &Grant) ->
         nodes: seen(filled.nodes),
         bytes: seen(filled.bytes),
         reconnects: feed.reconnects.get() as i64,
-        left_out: filled.left_out as i64,
+        skipped_nodes: filled.left_out as i64,
         drift: feed.drift.get() as i64,
         supplies: Some(feed.supplied().iter().map(|it| (*it).into()).collect()),
     }

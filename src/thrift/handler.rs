@@ -2,14 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::slice;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::accounts::Accounts;
 use super::caller::Caller;
 use super::convert;
-use super::idl::{self, AccessDenied, ChildrenQuery, InvalidRequest, NotFound, NotReady, ReadOptions, TooStale};
+use super::idl::{
+    self, AccessDenied, ChildrenRequest, EntityKind, GetManyRequest, GetRequest, InvalidRequest, NotFound, NotReady,
+    SubtreeRequest, TooStale,
+};
 use super::memory::OVERLOADED;
+use super::methods::METHODS;
 use super::{Config, Peer, ZkData};
 use crate::access::{Denied, Grant};
 use crate::metrics::Metrics;
@@ -44,7 +49,7 @@ pub(super) struct Desk {
     started: Instant,
 }
 
-/// The arguments of `subtree`, checked.
+/// The request of `subtree`, checked.
 #[derive(Debug)]
 pub(super) struct Subtree {
     path: NodePath,
@@ -52,17 +57,25 @@ pub(super) struct Subtree {
     roots: Vec<NodePath>,
     limit: usize,
     after: Option<NodePath>,
-    options: ReadOptions,
+    max_age_ms: Option<i64>,
 }
 
-/// The arguments of `children` and `childrenPage`, checked.
+/// The request of `children`, checked.
 #[derive(Debug)]
 pub(super) struct Children {
     path: NodePath,
     after: Option<String>,
     /// The most names of a page; None: all are to be told at once.
     page: Option<usize>,
-    options: ReadOptions,
+    max_age_ms: Option<i64>,
+}
+
+/// What an answer is about, which says whose sources are behind it.
+#[derive(Clone, Copy)]
+pub(super) enum Subject<'a> {
+    Node(&'a NodePath),
+    Nodes(&'a [NodePath]),
+    Masters,
 }
 
 /// A page of nodes while it is collected.
@@ -122,26 +135,20 @@ impl Desk {
         })
     }
 
-    pub(super) fn get(&self, peer: &Peer, path: &str, options: &ReadOptions) -> thrift::Result<idl::NodeReply> {
-        let path = parse("path", path)?;
+    pub(super) fn get(&self, peer: &Peer, request: &GetRequest) -> thrift::Result<idl::NodeReply> {
+        let path = parse("path", &request.path)?;
         peer.identity.may_read(&path).map_err(denied)?;
-        let (snapshot, freshness) = self.fresh(|snapshot| fresh_enough(snapshot, &[&path], options))?;
+        let (snapshot, freshness) = self.fresh(Subject::Node(&path), request.max_age_ms)?;
         let node = snapshot.node(&path).ok_or_else(|| not_found(&snapshot, &path, freshness))?;
         Ok(idl::NodeReply { node: convert::node(&path, node), freshness: freshness.into() })
     }
 
-    pub(super) fn get_many(
-        &self,
-        peer: &Peer,
-        paths: &[String],
-        options: &ReadOptions,
-    ) -> thrift::Result<idl::NodesReply> {
-        let paths: Vec<NodePath> = paths.iter().map(|path| parse("paths", path)).collect::<Result<_, _>>()?;
+    pub(super) fn get_many(&self, peer: &Peer, request: &GetManyRequest) -> thrift::Result<idl::NodesReply> {
+        let paths: Vec<NodePath> = request.paths.iter().map(|path| parse("paths", path)).collect::<Result<_, _>>()?;
         paths.iter().try_for_each(|path| peer.identity.may_read(path)).map_err(denied)?;
-        let all: Vec<&NodePath> = paths.iter().collect();
-        let (snapshot, freshness) = self.fresh(|snapshot| fresh_enough(snapshot, &all, options))?;
+        let (snapshot, freshness) = self.fresh(Subject::Nodes(&paths), request.max_age_ms)?;
         let (mut nodes, mut bytes) = (BTreeMap::new(), 0);
-        let since = options.since.map(Revision::try_from).transpose().map_err(|_| invalid("since", NO_REVISION))?;
+        let since = request.since.map(Revision::try_from).transpose().map_err(|_| invalid("since", NO_REVISION))?;
         if since.is_some_and(|since| snapshot.is_unchanged(since, &paths)) {
             return Ok(idl::NodesReply { nodes, freshness: freshness.into(), unchanged: Some(true) });
         }
@@ -156,26 +163,22 @@ impl Desk {
     }
 
     /// Checks what `children` was asked.
-    pub(super) fn children_of(&self, peer: &Peer, path: &str, options: ReadOptions) -> thrift::Result<Children> {
-        let path = parse("path", path)?;
-        peer.identity.may_list(&path).map_err(denied)?;
-        Ok(Children { path, after: None, page: None, options })
-    }
-
-    /// The same of `childrenPage`.
-    pub(super) fn children_page_of(&self, peer: &Peer, query: ChildrenQuery) -> thrift::Result<Children> {
-        let page = Some(page_size(query.limit.unwrap_or(0))?);
-        if query.cursor.as_ref().is_some_and(|cursor| cursor.contains('/')) {
-            return Err(invalid("query.cursor", "no page of children ended so"));
+    pub(super) fn children_of(&self, peer: &Peer, request: ChildrenRequest) -> thrift::Result<Children> {
+        let ChildrenRequest { path, max_age_ms, limit, cursor } = request;
+        let path = parse("path", &path)?;
+        let is_paged = limit.is_some() || cursor.is_some();
+        let page = if is_paged { Some(page_size(limit)?) } else { None };
+        if cursor.as_ref().is_some_and(|cursor| cursor.contains('/')) {
+            return Err(invalid("cursor", "no page of children ended so"));
         }
-        let options = query.options.unwrap_or_else(|| ReadOptions::new(None, None));
-        Ok(Children { after: query.cursor, page, ..self.children_of(peer, &query.path, options)? })
+        peer.identity.may_list(&path).map_err(denied)?;
+        Ok(Children { path, after: cursor, page, max_age_ms })
     }
 
     /// The names of those children that may be read, or lead to something that may be. None: they are too many to be
     /// told at once.
     pub(super) fn children(&self, peer: &Peer, asked: &Children) -> thrift::Result<Option<idl::ChildrenReply>> {
-        let (snapshot, freshness) = self.fresh(|snapshot| asked.fresh_enough(snapshot))?;
+        let (snapshot, freshness) = self.fresh(Subject::Node(&asked.path), asked.max_age_ms)?;
         let mut children = snapshot.children_after(&asked.path, asked.after.as_deref());
         let slice: Vec<&str> = children.by_ref().take(asked.page.unwrap_or(SLICE).min(SLICE)).collect();
         if slice.is_empty() && asked.after.is_none() && snapshot.node(&asked.path).is_none() {
@@ -191,7 +194,7 @@ impl Desk {
     /// The same, by turns.
     pub(super) async fn many_children(&self, peer: &Peer, asked: &Children) -> thrift::Result<idl::ChildrenReply> {
         let _collecting = peer.account.collecting.lock().await;
-        let (snapshot, freshness) = self.fresh(|snapshot| asked.fresh_enough(snapshot))?;
+        let (snapshot, freshness) = self.fresh(Subject::Node(&asked.path), asked.max_age_ms)?;
         let mut children = snapshot.children_after(&asked.path, asked.after.as_deref());
         let (mut names, mut bytes) = (Vec::<String>::new(), 0);
         let mut charged = peer.account.memory.nothing();
@@ -220,35 +223,28 @@ impl Desk {
         match asked.page {
             Some(limit) => Ok(names == limit || bytes > self.page_bytes() && names > 0),
             None if bytes > self.whole_bytes() => {
-                Err(invalid("path", "more children than a reply may hold; read them by `childrenPage`"))
+                Err(invalid("path", "more children than a reply may hold; read them in pages, with a `limit`"))
             }
             None => Ok(false),
         }
     }
 
     /// Checks what `subtree` was asked.
-    pub(super) fn subtree_of(
-        &self,
-        peer: &Peer,
-        path: &str,
-        limit: i32,
-        cursor: &str,
-        options: ReadOptions,
-    ) -> thrift::Result<Subtree> {
-        let path = parse("path", path)?;
-        let limit = page_size(limit)?;
-        let after = if cursor.is_empty() { None } else { Some(parse("cursor", cursor)?) };
+    pub(super) fn subtree_of(&self, peer: &Peer, request: &SubtreeRequest) -> thrift::Result<Subtree> {
+        let path = parse("path", &request.path)?;
+        let limit = page_size(request.limit)?;
+        let after = request.cursor.as_deref().map(|cursor| parse("cursor", cursor)).transpose()?;
         if after.as_ref().is_some_and(|after| !after.is_under(&path)) {
             return Err(invalid("cursor", "it is of another path; pass the one that the page before said"));
         }
         peer.identity.may_list(&path).map_err(denied)?;
         self.ensure_room_for_page(peer)?;
         let roots = peer.identity.grant().roots(&path);
-        Ok(Subtree { path, roots, limit, after, options })
+        Ok(Subtree { path, roots, limit, after, max_age_ms: request.max_age_ms })
     }
 
     pub(super) fn subtree(&self, subtree: &Subtree) -> thrift::Result<idl::SubtreeReply> {
-        let (snapshot, freshness) = self.fresh(|snapshot| subtree.fresh_enough(snapshot))?;
+        let (snapshot, freshness) = self.fresh(Subject::Node(&subtree.path), subtree.max_age_ms)?;
         let mut page = Page::new(subtree.limit, self.page_bytes());
         let _ = subtree.nodes(&snapshot).try_for_each(|(at, node)| page.add(at, node));
         Ok(page.reply(freshness))
@@ -257,7 +253,7 @@ impl Desk {
     /// The same, by turns, where what may be read has to be searched for.
     pub(super) async fn searched_subtree(&self, peer: &Peer, subtree: &Subtree) -> thrift::Result<idl::SubtreeReply> {
         let _collecting = peer.account.collecting.lock().await;
-        let (snapshot, freshness) = self.fresh(|snapshot| subtree.fresh_enough(snapshot))?;
+        let (snapshot, freshness) = self.fresh(Subject::Node(&subtree.path), subtree.max_age_ms)?;
         let mut page = Page::new(subtree.limit, self.page_bytes());
         for (at, node) in subtree.nodes(&snapshot) {
             peer.let_others_work().await;
@@ -279,9 +275,11 @@ impl Desk {
             sources: feeds().map(|(feed, filled)| convert::source(feed, filled, now, peer.identity.grant())).collect(),
             counters: self.counters(&snapshot, peer.identity.grant()).map(|(name, n)| (name, n as i64)).collect(),
             limits: self.limits().into_iter().map(|(name, n)| (name.to_owned(), n as i64)).collect(),
-            shared_trouble: self.metrics.shared_trouble.load().as_deref().cloned(),
+            shared_file_error: self.metrics.shared_trouble.load().as_deref().cloned(),
             access: Some(peer.identity.to_string()),
             ports_taken: Some(self.metrics.ports_taken.get()).filter(|taken| !taken.is_empty()),
+            interface_version: Some(idl::INTERFACE_VERSION),
+            capabilities: Some(METHODS.map(str::to_owned).into()),
         })
     }
 
@@ -315,20 +313,32 @@ impl Desk {
         ]
     }
 
-    /// The newest snapshot with its freshness. A source vouches for what it has published: what it says after a newer
-    /// snapshot has come is not said of the one before. So ages are read before the snapshot.
+    /// The newest snapshot with the freshness of an answer from it, if that can be given: every source behind it has been
+    /// read as a whole, and none is older than the client allows.
+    ///
+    /// A source vouches for what it has published: what it says after a newer snapshot has come is not said of the one
+    /// before. So ages are read before the snapshot.
     pub(super) fn fresh(
         &self,
-        freshness: impl Fn(&Snapshot) -> thrift::Result<Freshness>,
+        subject: Subject<'_>,
+        max_age_ms: Option<i64>,
     ) -> thrift::Result<(Arc<Snapshot>, Freshness)> {
         let before = self.store.snapshot();
-        let said = freshness(&before)?;
+        let said = subject.freshness(&before)?;
         let snapshot = self.store.snapshot();
-        if snapshot.revision() == before.revision() {
-            return Ok((snapshot, said));
+        let fresh = if snapshot.revision() == before.revision() {
+            said
+        } else {
+            let now = subject.freshness(&snapshot)?;
+            Freshness { age: said.age.max(now.age), ..now }
+        };
+        let age_ms = fresh.age.as_millis() as i64;
+        match max_age_ms {
+            Some(max_age_ms) if age_ms > max_age_ms => {
+                Err(TooStale { age_ms, max_age_ms, message: subject.why_stale(&snapshot) }.into())
+            }
+            _ => Ok((snapshot, fresh)),
         }
-        let now = freshness(&snapshot)?;
-        Ok((snapshot, Freshness { age: said.age.max(now.age), ..now }))
     }
 
     /// That the user has room for one more page, before it is made.
@@ -353,17 +363,32 @@ impl Desk {
     }
 }
 
-impl Children {
-    fn fresh_enough(&self, snapshot: &Snapshot) -> thrift::Result<Freshness> {
-        fresh_enough(snapshot, &[&self.path], &self.options)
+impl Subject<'_> {
+    /// How fresh an answer is, if all that are behind it have been read as a whole.
+    fn freshness(&self, snapshot: &Snapshot) -> thrift::Result<Freshness> {
+        ensure_known(self.behind(snapshot))?;
+        Ok(snapshot.freshness(self.behind(snapshot)))
+    }
+
+    /// Which source is behind, and why.
+    fn why_stale(&self, snapshot: &Snapshot) -> String {
+        let oldest = self.behind(snapshot).map(|(feed, _)| feed).max_by_key(|feed| feed.age());
+        oldest.map_or_else(String::new, |feed| format!("{} is {}: {}", feed.name(), feed.state(), feed.detail()))
+    }
+
+    fn behind<'s>(&self, snapshot: &'s Snapshot) -> impl Iterator<Item = (&'s Feed, Filled)> {
+        let paths = match self {
+            Subject::Node(path) => slice::from_ref(*path),
+            Subject::Nodes(paths) => paths,
+            Subject::Masters => &[],
+        };
+        let masters = matches!(self, Subject::Masters).then(|| snapshot.behind_masters());
+        let nodes = snapshot.behind_all().filter(move |(feed, _)| paths.iter().any(|path| feed.is_behind(path)));
+        masters.into_iter().flatten().chain(nodes)
     }
 }
 
 impl Subtree {
-    fn fresh_enough(&self, snapshot: &Snapshot) -> thrift::Result<Freshness> {
-        fresh_enough(snapshot, &[&self.path], &self.options)
-    }
-
     /// What lies below after the page before; not all of it may be readable.
     fn nodes<'a>(&'a self, snapshot: &'a Snapshot) -> impl Iterator<Item = (&'a NodePath, &'a Arc<Node>)> {
         let after = self.after.as_ref();
@@ -394,28 +419,8 @@ impl Page {
     }
 }
 
-/// How fresh an answer about `paths` is, if it can be given: every source behind it has been read as a whole, and
-/// none is older than the client allows.
-pub(super) fn fresh_enough(
-    snapshot: &Snapshot,
-    paths: &[&NodePath],
-    options: &ReadOptions,
-) -> thrift::Result<Freshness> {
-    paths.iter().try_for_each(|path| ensure_known(snapshot.behind(path)))?;
-    let behind = || snapshot.behind_all().filter(|(feed, _)| paths.iter().any(|path| feed.is_behind(path)));
-    let freshness = snapshot.freshness(behind());
-    let max = options.max_age_ms.unwrap_or(i64::MAX);
-    if freshness.age.as_millis() as i64 > max {
-        let oldest = behind().map(|(feed, _)| feed).max_by_key(|feed| feed.age());
-        let why = oldest.map(|feed| format!("{} is {}: {}", feed.name(), feed.state(), feed.detail()));
-        let age_ms = freshness.age.as_millis() as i64;
-        return Err(TooStale { age_ms, max_age_ms: max, message: why.unwrap_or_default() }.into());
-    }
-    Ok(freshness)
-}
-
 /// That each of the feeds has been read as a whole.
-pub(super) fn ensure_known<'a>(feeds: impl Iterator<Item = (&'a Feed, Filled)>) -> thrift::Result<()> {
+fn ensure_known<'a>(feeds: impl Iterator<Item = (&'a Feed, Filled)>) -> thrift::Result<()> {
     let Some(feed) = waited_for(feeds) else { return Ok(()) };
     let message = format!("waiting for {}: {}", feed.name(), feed.detail());
     Err(NotReady { source: feed.name().to_owned(), message }.into())
@@ -434,11 +439,11 @@ pub(super) fn absence(snapshot: &Snapshot, path: &NodePath) -> String {
 
 fn not_found(snapshot: &Snapshot, path: &NodePath, freshness: Freshness) -> thrift::Error {
     let message = absence(snapshot, path);
-    NotFound { path: path.to_string(), message, freshness: freshness.into() }.into()
+    NotFound { kind: EntityKind::NODE, name: path.to_string(), message, freshness: freshness.into() }.into()
 }
 
-pub(super) fn page_size(limit: i32) -> thrift::Result<usize> {
-    match usize::try_from(limit) {
+pub(super) fn page_size(limit: Option<i32>) -> thrift::Result<usize> {
+    match usize::try_from(limit.unwrap_or(0)) {
         Ok(0) => Ok(MAX_PAGE),
         Ok(limit) => Ok(limit.min(MAX_PAGE)),
         Err(_) => Err(invalid("limit", "must not be below 0")),

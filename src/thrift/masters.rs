@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use semver::Version;
 
-use super::handler::{Desk, denied, ensure_known, invalid, page_size};
-use super::idl::{self, Filter, NotFound};
-use super::{Peer, convert};
+use super::handler::{Desk, Subject, denied, invalid, page_size};
+use super::idl::{self, EntityKind, InvalidRequest, MasterRequest, NotFound, ServiceQuery};
+use super::{Peer, convert, request};
 use crate::access::Grant;
 use crate::metrics::{Counter, Method};
 use crate::model::{Freshness, Service};
-use crate::store::{Entry, Instances, Snapshot};
+use crate::store::{Entry, Instances};
 
 /// What the cursor of a page begins with that ended among the services that are offered,
 const OFFERED: char = '+';
@@ -29,12 +29,12 @@ const COMPARED: usize = 512;
 
 impl Desk {
     /// By turns, where many masters are passed by that the client may not know of.
-    pub(super) async fn masters(&self, peer: &Peer, filter: &Filter) -> thrift::Result<idl::MastersReply> {
+    pub(super) async fn masters(&self, peer: &Peer, filter: &ServiceQuery) -> thrift::Result<idl::MastersReply> {
         peer.identity.may_see_any().map_err(denied)?;
-        check_metadata(filter)?;
+        check_metadata(filter.metadata.as_ref())?;
         self.ensure_room_for_page(peer)?;
-        let limit = page_size(filter.limit.unwrap_or(0))?;
-        let (snapshot, freshness) = self.fresh(known)?;
+        let limit = page_size(filter.limit)?;
+        let (snapshot, freshness) = self.fresh(Subject::Masters, filter.max_age_ms)?;
         let after = filter.cursor.as_deref().unwrap_or("");
         let (mut masters, mut bytes, mut last, mut cursor) = (Vec::new(), 0, None, None);
         let later = snapshot.directory().masters(after).filter(|(id, _)| id.as_ref() > after);
@@ -62,24 +62,24 @@ impl Desk {
         Ok(idl::MastersReply { masters, cursor, freshness: freshness.into() })
     }
 
-    pub(super) fn master(&self, peer: &Peer, id: &str) -> thrift::Result<idl::MasterReply> {
+    pub(super) fn master(&self, peer: &Peer, request: &MasterRequest) -> thrift::Result<idl::MasterReply> {
         peer.identity.may_see_any().map_err(denied)?;
-        let grant = peer.identity.grant();
-        let (snapshot, freshness) = self.fresh(known)?;
+        let (id, grant) = (request.id.as_str(), peer.identity.grant());
+        let (snapshot, freshness) = self.fresh(Subject::Masters, request.max_age_ms)?;
         match snapshot.directory().master(id).filter(|entry| is_visible(entry, grant)) {
             Some(entry) => Ok(idl::MasterReply { master: convert::master(entry, grant), freshness: freshness.into() }),
-            None => Err(not_found(id, format!("there is no master `{id}`"), freshness)),
+            None => Err(not_found(EntityKind::MASTER, id, format!("there is no master `{id}`"), freshness)),
         }
     }
 
     /// The services that are offered, and after them those that nobody offers any more. By turns, where the metadata of
     /// masters are compared.
-    pub(super) async fn services(&self, peer: &Peer, filter: &Filter) -> thrift::Result<idl::ServicesReply> {
+    pub(super) async fn services(&self, peer: &Peer, filter: &ServiceQuery) -> thrift::Result<idl::ServicesReply> {
         peer.identity.may_see_any().map_err(denied)?;
-        check_metadata(filter)?;
+        check_metadata(filter.metadata.as_ref())?;
         self.ensure_room_for_page(peer)?;
-        let limit = page_size(filter.limit.unwrap_or(0))?;
-        let (snapshot, freshness) = self.fresh(known)?;
+        let limit = page_size(filter.limit)?;
+        let (snapshot, freshness) = self.fresh(Subject::Masters, filter.max_age_ms)?;
         let (are_offered, after) = place(filter)?;
         let directory = snapshot.directory();
         let grant = peer.identity.grant();
@@ -112,18 +112,19 @@ impl Desk {
         Ok(idl::ServicesReply { services, freshness: freshness.into(), cursor })
     }
 
-    pub(super) fn instances(&self, peer: &Peer, filter: &Filter) -> thrift::Result<idl::InstancesReply> {
+    pub(super) fn instances(&self, peer: &Peer, filter: &ServiceQuery) -> thrift::Result<idl::InstancesReply> {
         let service = filter.service_name.as_deref();
-        let service = service.ok_or_else(|| invalid("filter.serviceName", "there must be one"))?;
+        let service = service.ok_or_else(|| invalid("serviceName", "there must be one"))?;
         peer.identity.may_see(service).map_err(denied)?;
-        check_metadata(filter)?;
+        check_metadata(filter.metadata.as_ref())?;
         self.ensure_room_for_page(peer)?;
-        let limit = page_size(filter.limit.unwrap_or(0))?;
+        let limit = page_size(filter.limit)?;
         let after = filter.cursor.as_deref().map(after).transpose()?;
-        let (snapshot, freshness) = self.fresh(known)?;
+        let (snapshot, freshness) = self.fresh(Subject::Masters, filter.max_age_ms)?;
         let directory = snapshot.directory();
         if directory.instances_of(service).is_none() && !directory.was_offered(service) {
-            return Err(not_found(service, format!("no master has ever offered `{service}`"), freshness));
+            let message = format!("no master has ever offered `{service}`");
+            return Err(not_found(EntityKind::SERVICE, service, message, freshness));
         }
         let after = after.as_ref().map(|(version, id)| (version, *id));
         let (mut instances, mut bytes, mut last, mut cursor) = (Vec::new(), 0, None, None);
@@ -157,11 +158,11 @@ impl Desk {
     }
 }
 
-/// That a filter does not ask for more than may be compared.
-pub(super) fn check_metadata(filter: &Filter) -> thrift::Result<()> {
-    match filter.metadata.as_ref().map_or(0, BTreeMap::len) {
+/// That no more metadata are asked for than may be compared.
+pub(super) fn check_metadata(metadata: Option<&BTreeMap<String, String>>) -> Result<(), InvalidRequest> {
+    match metadata.map_or(0, BTreeMap::len) {
         ..=MAX_METADATA => Ok(()),
-        _ => Err(invalid("filter.metadata", &format!("more than {MAX_METADATA} of them"))),
+        _ => Err(request::invalid("metadata", format!("more than {MAX_METADATA} of them"))),
     }
 }
 
@@ -172,26 +173,26 @@ fn size(entry: &Entry, grant: &Grant) -> usize {
 }
 
 /// How many masters could be passed by in the time that it takes to compare one of so many bytes.
-fn cost(size: impl Fn() -> usize, filter: &Filter) -> usize {
+fn cost(size: impl Fn() -> usize, filter: &ServiceQuery) -> usize {
     1 + filter.metadata.as_ref().map_or(0, |wanted| wanted.len() * size() / COMPARED)
 }
 
 /// Whether a page of services begins among those that are offered, and after which name.
-fn place(filter: &Filter) -> thrift::Result<(bool, Option<&str>)> {
+fn place(filter: &ServiceQuery) -> thrift::Result<(bool, Option<&str>)> {
     let Some(cursor) = filter.cursor.as_deref() else { return Ok((true, None)) };
     let offered = cursor.strip_prefix(OFFERED).map(|after| (true, Some(after)));
     let place = offered.or_else(|| cursor.strip_prefix(PAST).map(|after| (false, Some(after))));
-    place.ok_or_else(|| invalid("filter.cursor", "no page of services ended so"))
+    place.ok_or_else(|| invalid("cursor", "no page of services ended so"))
 }
 
 /// After which version and master a page of instances begins.
 fn after(cursor: &str) -> thrift::Result<(Version, &str)> {
     let place = cursor.split_once(' ').and_then(|(version, id)| Some((Version::parse(version).ok()?, id)));
-    place.ok_or_else(|| invalid("filter.cursor", "no page of instances ended so"))
+    place.ok_or_else(|| invalid("cursor", "no page of instances ended so"))
 }
 
 /// By version, how many masters offer a service as the filter asks for.
-async fn summary(peer: &Peer, by_version: &Instances, filter: &Filter) -> BTreeMap<String, i32> {
+async fn summary(peer: &Peer, by_version: &Instances, filter: &ServiceQuery) -> BTreeMap<String, i32> {
     let mut counts = BTreeMap::new();
     for (version, providers) in by_version {
         let mut count = providers.len();
@@ -209,12 +210,6 @@ async fn summary(peer: &Peer, by_version: &Instances, filter: &Filter) -> BTreeM
     counts
 }
 
-/// How fresh an answer about masters is, if all that tell of masters have told all.
-pub(super) fn known(snapshot: &Snapshot) -> thrift::Result<Freshness> {
-    ensure_known(snapshot.behind_masters())?;
-    Ok(snapshot.freshness(snapshot.behind_masters()))
-}
-
 /// Whether a client may know of a master: it sees one of its services. One without services is for those who see all.
 pub(super) fn is_visible(entry: &Entry, grant: &Grant) -> bool {
     grant.sees_one_of(entry.master.services.iter().map(Service::base_name))
@@ -226,19 +221,19 @@ pub(super) fn seen_services<'a>(entry: &'a Entry, grant: &'a Grant) -> impl Iter
 }
 
 /// Whether the filter lets a master pass: it offers one of the services that are named with the metadata asked for.
-fn may_pass(entry: &Entry, grant: &Grant, filter: &Filter) -> bool {
+fn may_pass(entry: &Entry, grant: &Grant, filter: &ServiceQuery) -> bool {
     let is_named = |service: &&Service| filter.service_name.as_deref().is_none_or(|name| service.base_name() == name);
     let any = filter.service_name.is_none() && filter.metadata.is_none();
     any || seen_services(entry, grant).filter(is_named).any(|service| has_metadata(service, filter))
 }
 
 /// Whether a service has all the metadata that the filter asks for.
-fn has_metadata(service: &Service, filter: &Filter) -> bool {
+fn has_metadata(service: &Service, filter: &ServiceQuery) -> bool {
     filter.metadata.as_ref().is_none_or(|wanted| service.has_metadata(wanted))
 }
 
-fn not_found(what: &str, message: String, freshness: Freshness) -> thrift::Error {
-    NotFound { path: what.to_owned(), message, freshness: freshness.into() }.into()
+fn not_found(kind: EntityKind, name: &str, message: String, freshness: Freshness) -> thrift::Error {
+    NotFound { kind, name: name.to_owned(), message, freshness: freshness.into() }.into()
 }
 
 fn stats(service_name: String, name: String, method: &Method) -> idl::MethodStats {

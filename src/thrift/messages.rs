@@ -2,9 +2,9 @@
 
 use super::Peer;
 use super::handler::{Desk, denied, invalid};
-use super::idl::{self, Encoding};
-use super::value;
+use super::idl::{self, Encoding, WatchMessagesRequest};
 use super::watch::{Patience, Told};
+use super::{request, value};
 use crate::model::Revision;
 use crate::store::MasterMessage;
 use crate::task::Stop;
@@ -12,7 +12,7 @@ use crate::task::Stop;
 /// How much longer than its MessagePack the JSON of a message may be: control characters are escaped.
 const GROWTH: usize = 8;
 
-/// The arguments of `watchMessages`, checked.
+/// The request of `watchMessages`, checked.
 #[derive(Debug)]
 pub(super) struct MessageWatch {
     patience: Patience,
@@ -21,19 +21,13 @@ pub(super) struct MessageWatch {
 
 impl Desk {
     /// Checks what `watchMessages` was asked.
-    pub(super) fn watch_messages(
-        &self,
-        peer: &Peer,
-        since: i64,
-        timeout_ms: i32,
-        limit: i32,
-        encoding: Encoding,
-    ) -> thrift::Result<MessageWatch> {
+    pub(super) fn watch_messages(&self, peer: &Peer, request: &WatchMessagesRequest) -> thrift::Result<MessageWatch> {
         peer.identity.may_watch().and_then(|()| peer.identity.may_see_any()).map_err(denied)?;
-        if since < 0 {
+        let WatchMessagesRequest { since, timeout_ms, limit, encoding } = *request;
+        if since.is_some_and(|since| since < 0) {
             return Err(invalid("since", "a cursor is not below 0"));
         }
-        Ok(MessageWatch { patience: self.patience(since, timeout_ms, limit)?, encoding })
+        Ok(MessageWatch { patience: self.patience(since, timeout_ms, limit)?, encoding: request::encoding(encoding)? })
     }
 
     /// Waits for what `watchMessages` waits for.
@@ -78,5 +72,5 @@ fn written(message: &MasterMessage, encoding: Encoding) -> Option<Vec<u8>> {
 }
 
 fn converted(message: &MasterMessage, written: Vec<u8>) -> idl::MasterMessage {
-    idl::MasterMessage { master: message.master.clone(), received_at: message.received_at, message: written }
+    idl::MasterMessage { master_id: message.master.clone(), received_at: message.received_at, message: written }
 }

@@ -20,6 +20,7 @@ mod handler;
 mod masters;
 mod memory;
 mod messages;
+mod methods;
 mod open;
 mod refusal;
 mod request;

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 use super::accounts::Account;
 use super::caller::{Bounds, Caller, Failure};
 use super::handler::{Desk, overloaded};
-use super::idl::{CallEnd, CallValues, Encoding, SentValues};
+use super::idl::{CallCompletion, CallValues, Encoding, SendValuesRequest, SentValuesReply};
 use super::memory::Values;
 use super::request::{Request, invalid};
 use super::{Peer, value};
@@ -31,7 +31,7 @@ struct OpenCall {
     encoding: Encoding,
     /// What values take that are on their way there.
     charged: Taken,
-    call: MaybeDone<BoxFuture<'static, Result<CallEnd, Failure>>>,
+    call: MaybeDone<BoxFuture<'static, Result<CallCompletion, Failure>>>,
     values: Arc<Values>,
     /// How long what it gave is kept for who does not fetch it.
     until: Instant,
@@ -43,36 +43,32 @@ impl Open {
         &mut self,
         desk: &Desk,
         peer: &Peer,
-        master: String,
         request: Request,
-    ) -> thrift::Result<()> {
+    ) -> thrift::Result<CallValues> {
         let (sender, input) = Input::new();
-        self.start(desk, peer, master, request.with_input(input))?;
+        self.start(desk, peer, request.with_input(input))?;
         self.0.iter_mut().for_each(|open| open.input = Some(sender.clone()));
-        Ok(())
+        Ok(CallValues::new(Vec::new(), None))
     }
 
-    /// Starts a call on the master with this id, or on one of those that offer the service.
-    pub(super) fn start(&mut self, desk: &Desk, peer: &Peer, master: String, request: Request) -> thrift::Result<()> {
+    /// Starts a call of which every value is wanted.
+    pub(super) fn start(&mut self, desk: &Desk, peer: &Peer, request: Request) -> thrift::Result<()> {
         if self.is_some() {
             return Err(invalid("call", "the connection has one open already: fetch the rest of its values").into());
         }
         let values = Arc::new(Values::fetched(&desk.budget(peer)));
         let until = Instant::now() + request.timeout + desk.config.idle_timeout;
         let (encoding, charged) = (request.encoding, peer.account.memory.nothing());
-        let call = carry_out(desk.caller.clone(), peer.account.clone(), master, request, values.clone());
+        let request = Request { all_values: true, ..request };
+        let call = carry_out(desk.caller.clone(), peer.account.clone(), request, values.clone());
         let call = maybe_done(call.boxed());
         self.0 = Some(Box::new(OpenCall { input: None, encoding, charged, call, values, until }));
         Ok(())
     }
 
     /// Sends values to the method, until it has given something; how many, and what that is.
-    pub(super) async fn send(
-        &mut self,
-        peer: &Peer,
-        values: Vec<Vec<u8>>,
-        is_last: bool,
-    ) -> thrift::Result<SentValues> {
+    pub(super) async fn send(&mut self, peer: &Peer, request: SendValuesRequest) -> thrift::Result<SentValuesReply> {
+        let (values, is_last) = (request.values.unwrap_or_default(), request.is_last.unwrap_or(false));
         let Some(open) = &mut self.0 else { return Err(none_open("openCall")) };
         let Some(input) = open.input.clone() else {
             return Err(invalid("values", "the call that is open takes none, or no more").into());
@@ -97,7 +93,7 @@ impl Open {
         drop(input);
         let given = given.or_else(|| poll_fn(|context| open.poll_next(context)).now_or_never());
         let given = given.unwrap_or_else(|| Ok(CallValues::new(Vec::new(), None)));
-        Ok(SentValues::new(accepted, self.give_out(given)?))
+        Ok(SentValuesReply::new(accepted, self.give_out(given)?))
     }
 
     /// Waits for values, or the end. After that, or an error, no call is open.
@@ -108,7 +104,7 @@ impl Open {
     }
 
     fn give_out(&mut self, next: Result<CallValues, Failure>) -> thrift::Result<CallValues> {
-        if !matches!(next, Ok(CallValues { ended: None, .. })) {
+        if !matches!(next, Ok(CallValues { completion: None, .. })) {
             self.give_up();
         }
         Ok(next?)
@@ -170,20 +166,16 @@ impl OpenCall {
         }
         let is_told = is_done && (values.is_empty() || matches!(self.call, MaybeDone::Done(Ok(_))));
         let ended = if is_told { Pin::new(&mut self.call).take_output() } else { None };
-        Poll::Ready(ended.transpose().map(|ended| CallValues { values, ended }))
+        Poll::Ready(ended.transpose().map(|completion| CallValues { values, completion }))
     }
 }
 
 async fn carry_out(
     caller: Arc<Caller>,
     account: Arc<Account>,
-    master: String,
     request: Request,
     values: Arc<Values>,
-) -> Result<CallEnd, Failure> {
+) -> Result<CallCompletion, Failure> {
     let bounds = Bounds { account: &account, until: Instant::now() + request.timeout, values: &values };
-    if master.is_empty() {
-        return caller.call(&request, bounds).await;
-    }
-    caller.call_one(&master, &request, bounds).await
+    caller.call(&request, bounds).await
 }

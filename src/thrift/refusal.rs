@@ -7,7 +7,7 @@ use thrift::protocol::{
 
 use super::idl::InvalidRequest;
 use super::request::invalid;
-use super::scan::Wrong;
+use super::scan::{CALLS, Wrong};
 
 /// Why a message is not answered, and nothing after it.
 #[derive(Clone, Copy, Debug)]
@@ -17,15 +17,12 @@ pub(super) enum Refusal {
     Overloaded,
 }
 
-/// That a call is longer than it may be, and the number of the field that its result has for that.
-pub(super) struct TooLong {
-    field: i16,
-    invalid: InvalidRequest,
-}
+/// The number of the field that every result has for this exception.
+const INVALID: i16 = 4;
 
 /// As the interface has it, since it is the client's own mistake, and no other sidecar would take the call. None: it is
 /// no call, or is refused for something else.
-pub(super) fn too_long(request: &TMessageIdentifier, why: Refusal, max_call: ByteSize) -> Option<TooLong> {
+pub(super) fn too_long(request: &TMessageIdentifier, why: Refusal, max_call: ByteSize) -> Option<InvalidRequest> {
     let message = match why {
         Refusal::Wrong(Wrong::Message) => {
             format!("the request is longer than {max_call}, which [thrift] max_call allows")
@@ -37,25 +34,23 @@ pub(super) fn too_long(request: &TMessageIdentifier, why: Refusal, max_call: Byt
         }
         _ => return None,
     };
-    let (field, argument) = match request.name.as_str() {
-        "call" | "callOn" | "callWhere" | "startCall" => (5, "arguments"),
-        "callAll" => (2, "arguments"),
-        "callMany" | "callInOrder" => (1, "arguments"),
-        "broadcast" => (1, "message"),
+    let argument = match request.name.as_str() {
+        "broadcast" => "message",
+        call if CALLS.contains(&call.as_bytes()) => "arguments",
         _ => return None,
     };
-    Some(TooLong { field, invalid: invalid(argument, message) })
+    Some(invalid(argument, message))
 }
 
 pub(super) fn write_invalid(
     request: &TMessageIdentifier,
-    TooLong { field, invalid }: &TooLong,
+    invalid: &InvalidRequest,
     output: &mut dyn TOutputProtocol,
 ) -> thrift::Result<()> {
     let TMessageIdentifier { name, sequence_number, .. } = request.clone();
     output.write_message_begin(&TMessageIdentifier::new(name, TMessageType::Reply, sequence_number))?;
     output.write_struct_begin(&TStructIdentifier::new("result"))?;
-    output.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, *field))?;
+    output.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, INVALID))?;
     invalid.write_to_out_protocol(output)?;
     output.write_field_end()?;
     output.write_field_stop()?;
@@ -65,7 +60,6 @@ pub(super) fn write_invalid(
 
 #[cfg(test)]
 mod tests {
-    use super::super::scan::CALLS;
     use super::*;
 
     const INTERFACE: &str = include_str!("../../idl/roster.thrift");
@@ -75,11 +69,11 @@ mod tests {
         for name in CALLS {
             let name = std::str::from_utf8(name).expect("a name");
             let request = TMessageIdentifier::new(name, TMessageType::Call, 0);
-            let told = too_long(&request, Refusal::Wrong(Wrong::Message), ByteSize::mib(1)).expect(name);
+            too_long(&request, Refusal::Wrong(Wrong::Message), ByteSize::mib(1)).expect(name);
             let (_, method) = INTERFACE.split_once(&format!(" {name}(1:")).expect(name);
             let (exceptions, _) = method.split_once(": InvalidRequest invalid").expect(name);
             let field = exceptions.rsplit([' ', '(']).next().expect("a number");
-            assert_eq!(field, told.field.to_string(), "{name}");
+            assert_eq!(field, INVALID.to_string(), "{name}");
             assert_eq!(exceptions.matches("throws").count(), 1, "{name}");
         }
         let short = TMessageIdentifier::new("get", TMessageType::Call, 0);

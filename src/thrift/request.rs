@@ -7,7 +7,8 @@ use rmpv::Value;
 use semver::Version;
 
 use super::accounts::Account;
-use super::idl::{self, CallOptions, Encoding, InvalidRequest, RegisterAddress};
+use super::idl::{self, BroadcastRequest, Encoding, InvalidRequest, RegisterAddress};
+use super::masters::check_metadata;
 use super::{Config, value};
 use crate::heavy::is_heavy;
 use crate::model::{Command, Input, split_name};
@@ -34,6 +35,8 @@ const MAX_REGISTERS: usize = 64;
 /// A call that makes sense.
 #[derive(Clone, Debug)]
 pub(super) struct Request {
+    /// The id of the only one that it is for.
+    pub(super) master: Option<String>,
     pub(super) service: String,
     pub(super) method: String,
     pub(super) arguments: Arc<Value>,
@@ -56,15 +59,25 @@ pub(super) struct Request {
 impl Request {
     /// Checks all but arguments that are heavy.
     pub(super) fn check(call: idl::Call, config: &Config) -> Result<Self, InvalidRequest> {
-        let options = call.options.unwrap_or_else(no_options);
-        let encoding = encoding(options.encoding.unwrap_or(Encoding::JSON), "options.encoding")?;
+        let encoding = encoding(call.encoding)?;
         let (service, exact) = split_name(&call.service_name);
-        let version = version(exact, options.version.as_deref())?;
-        let timeout = timeout(options.timeout_ms)?;
-        let weight = call.arguments.len();
-        let (light, unread) =
-            if is_heavy(weight) { (Vec::new(), call.arguments) } else { (call.arguments, Vec::new()) };
+        let version = version(exact, call.version.as_deref())?;
+        let timeout = timeout(call.timeout_ms)?;
+        check_metadata(call.metadata.as_ref())?;
+        if call.master_id.is_some() && call.metadata.is_some() {
+            return Err(invalid("metadata", "they choose a master, which `masterId` does already"));
+        }
+        let written = call.arguments.unwrap_or_default();
+        let weight = written.len();
+        let (light, unread) = if is_heavy(weight) { (Vec::new(), written) } else { (written, Vec::new()) };
+        let wanted = Wanted {
+            version,
+            balance: balance(call.balance, call.key)?,
+            metadata: call.metadata.unwrap_or_default(),
+            ..Wanted::default()
+        };
         Ok(Self {
+            master: call.master_id,
             service: service.to_owned(),
             method: call.method,
             arguments: arguments(encoding, &light)?.into(),
@@ -72,10 +85,10 @@ impl Request {
             weight,
             timeout: timeout.min(config.max_call_time),
             is_cut: timeout > config.max_call_time,
-            retries: retries(options.retries)?,
-            is_idempotent: options.idempotent.unwrap_or(false),
-            wanted: Wanted { version, balance: balance(options.balance, options.key)?, ..Wanted::default() },
-            all_values: options.all_values.unwrap_or(false),
+            retries: retries(call.retries)?,
+            is_idempotent: call.idempotent.unwrap_or(false),
+            wanted,
+            all_values: call.all_values.unwrap_or(false),
             encoding,
             input: None,
         })
@@ -102,6 +115,7 @@ impl Request {
         let metadata: usize = metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
         let wanted = version.as_ref().map_or(0, Requirement::memory_size) + key + metadata;
         size_of::<Self>()
+            + self.master.as_ref().map_or(0, String::len)
             + self.service.len()
             + self.method.len()
             + self.unread.len()
@@ -110,15 +124,31 @@ impl Request {
     }
 }
 
-/// Not the default ones: in the generated code, those allow no time at all.
-pub(super) fn no_options() -> CallOptions {
-    CallOptions::new(None, None, None, None, None, None, None, None)
+impl idl::Call {
+    /// A call of which nothing else is said.
+    pub fn of(service: impl Into<String>, method: impl Into<String>, arguments: impl Into<Vec<u8>>) -> Self {
+        Self {
+            service_name: service.into(),
+            method: method.into(),
+            arguments: Some(arguments.into()),
+            encoding: None,
+            master_id: None,
+            metadata: None,
+            version: None,
+            balance: None,
+            key: None,
+            timeout_ms: None,
+            retries: None,
+            idempotent: None,
+            all_values: None,
+        }
+    }
 }
 
 /// A command of the application's own, for all masters.
-pub(super) fn command(message: &[u8], encoding: Encoding) -> Result<Command, InvalidRequest> {
-    let encoding = self::encoding(encoding, "encoding")?;
-    let message = value::read(encoding, message).map_err(|why| invalid("message", why))?;
+pub(super) fn command(request: &BroadcastRequest) -> Result<Command, InvalidRequest> {
+    let encoding = encoding(request.encoding)?;
+    let message = value::read(encoding, &request.message).map_err(|why| invalid("message", why))?;
     if !message.is_map() {
         let form = if encoding == Encoding::JSON { "a JSON object" } else { "a map" };
         return Err(invalid("message", format!("a command is {form}")));
@@ -168,21 +198,19 @@ fn timeout(millis: Option<i32>) -> Result<Duration, InvalidRequest> {
     match millis.map(u64::try_from) {
         None => Ok(TIMEOUT),
         Some(Ok(millis @ 1..)) => Ok(Duration::from_millis(millis)),
-        Some(_) => Err(invalid("options.timeoutMs", "must be above 0")),
+        Some(_) => Err(invalid("timeoutMs", "must be above 0")),
     }
 }
 
 fn retries(retries: Option<i32>) -> Result<usize, InvalidRequest> {
     let retries = retries.map_or(Ok(RETRIES), usize::try_from);
-    retries.map(|retries| retries.min(MAX_RETRIES)).map_err(|_| invalid("options.retries", "must not be below 0"))
+    retries.map(|retries| retries.min(MAX_RETRIES)).map_err(|_| invalid("retries", "must not be below 0"))
 }
 
 /// What the version must meet: what is asked for, and of `name@version` to be just that one.
 fn version(exact: Option<Version>, asked: Option<&str>) -> Result<Option<Requirement>, InvalidRequest> {
-    let asked: Option<Requirement> = asked
-        .map(str::parse)
-        .transpose()
-        .map_err(|error: NoRequirement| invalid("options.version", error.to_string()))?;
+    let asked: Option<Requirement> =
+        asked.map(str::parse).transpose().map_err(|error: NoRequirement| invalid("version", error.to_string()))?;
     Ok(match (exact, asked) {
         (None, asked) => asked,
         (Some(exact), None) => Some(Requirement::exactly(&exact)),
@@ -195,19 +223,20 @@ fn balance(balance: Option<idl::Balance>, key: Option<String>) -> Result<Balance
         (None | Some(idl::Balance::LEAST_OUTSTANDING), _) => Ok(Balance::LeastOutstanding),
         (Some(idl::Balance::ROUND_ROBIN), _) => Ok(Balance::RoundRobin),
         (Some(idl::Balance::RANDOM), _) => Ok(Balance::Random),
-        (Some(idl::Balance::KEY), Some(key)) if key.len() > MAX_KEY => {
-            Err(invalid("options.key", format!("longer than {MAX_KEY} bytes; give a hash of it")))
+        (Some(idl::Balance::CONSISTENT_HASH), Some(key)) if key.len() > MAX_KEY => {
+            Err(invalid("key", format!("longer than {MAX_KEY} bytes; give a hash of it")))
         }
-        (Some(idl::Balance::KEY), Some(key)) => Ok(Balance::Key(key)),
-        (Some(idl::Balance::KEY), None) => Err(invalid("options.key", "the balance KEY needs one")),
-        (Some(idl::Balance(unknown)), _) => Err(invalid("options.balance", format!("{unknown} is none"))),
+        (Some(idl::Balance::CONSISTENT_HASH), Some(key)) => Ok(Balance::Key(key)),
+        (Some(idl::Balance::CONSISTENT_HASH), None) => Err(invalid("key", "the balance CONSISTENT_HASH needs one")),
+        (Some(idl::Balance(unknown)), _) => Err(invalid("balance", format!("{unknown} is none"))),
     }
 }
 
-fn encoding(encoding: Encoding, field: &str) -> Result<Encoding, InvalidRequest> {
+pub(super) fn encoding(encoding: Option<Encoding>) -> Result<Encoding, InvalidRequest> {
     match encoding {
-        Encoding::JSON | Encoding::MSGPACK => Ok(encoding),
-        Encoding(unknown) => Err(invalid(field, format!("{unknown} is none"))),
+        None => Ok(Encoding::JSON),
+        Some(known @ (Encoding::JSON | Encoding::MSGPACK)) => Ok(known),
+        Some(Encoding(unknown)) => Err(invalid("encoding", format!("{unknown} is none"))),
     }
 }
 
@@ -219,15 +248,14 @@ pub(super) fn invalid(field: &str, message: impl Into<String>) -> InvalidRequest
 mod tests {
     use super::*;
 
-    fn check(arguments: &[u8], change: impl FnOnce(&mut CallOptions)) -> Result<Request, InvalidRequest> {
-        let mut options = no_options();
-        change(&mut options);
-        let call = idl::Call::new("mail".into(), "send".into(), arguments.to_vec(), options);
+    fn check(arguments: &[u8], change: impl FnOnce(&mut idl::Call)) -> Result<Request, InvalidRequest> {
+        let mut call = idl::Call::of("mail", "send", arguments);
+        change(&mut call);
         Request::check(call, &Config::default())
     }
 
-    fn packed(value: &Value) -> Vec<u8> {
-        value::write(Encoding::MSGPACK, value).expect("MessagePack has all")
+    fn in_msgpack(value: &Value) -> BroadcastRequest {
+        BroadcastRequest::new(value::write(Encoding::MSGPACK, value).expect("MessagePack has all"), Encoding::MSGPACK)
     }
 
     #[test]
@@ -235,7 +263,7 @@ mod tests {
         let request = check(b"", |_| {}).expect("a request");
         assert_eq!(*request.arguments, Value::Array(vec![]));
         assert_eq!((request.timeout, request.retries, request.is_idempotent), (TIMEOUT, RETRIES, false));
-        let patient = check(b"{}", |options| options.timeout_ms = Some(i32::MAX)).expect("a request");
+        let patient = check(b"{}", |call| call.timeout_ms = Some(i32::MAX)).expect("a request");
         assert_eq!((patient.timeout, &*patient.arguments), (Duration::from_secs(60), &Value::Map(vec![])));
         assert!(patient.is_cut && !request.is_cut);
     }
@@ -243,8 +271,7 @@ mod tests {
     #[test]
     fn a_version_in_the_name_is_the_one_that_is_wanted() {
         let request = |service: &str, version: Option<&str>| {
-            let options = CallOptions { version: version.map(Into::into), ..no_options() };
-            let call = idl::Call::new(service.into(), "send".into(), Vec::new(), options);
+            let call = idl::Call { version: version.map(Into::into), ..idl::Call::of(service, "send", "") };
             Request::check(call, &Config::default()).expect("a request")
         };
         let wanted = |service: &str, version: Option<&str>| {
@@ -265,34 +292,34 @@ mod tests {
         for arguments in [&b"7"[..], b"\"text\"", b"null", b"[1", b"[1] 2", b"\xff"] {
             assert_eq!(field(check(arguments, |_| {})), "arguments");
         }
-        assert_eq!(field(check(b"\x07", |options| options.encoding = Some(Encoding::MSGPACK))), "arguments");
-        assert_eq!(field(check(b"", |options| options.encoding = Some(Encoding(9)))), "options.encoding");
-        assert_eq!(field(check(b"", |options| options.timeout_ms = Some(0))), "options.timeoutMs");
-        assert_eq!(field(check(b"", |options| options.retries = Some(-1))), "options.retries");
-        assert_eq!(field(check(b"", |options| options.version = Some("one".into()))), "options.version");
-        assert_eq!(field(check(b"", |options| options.balance = Some(idl::Balance::KEY))), "options.key");
-        assert_eq!(field(check(b"", |options| options.balance = Some(idl::Balance(0)))), "options.balance");
-        let long = |options: &mut CallOptions| options.version = Some(format!("{}*", "1|".repeat(500_000)));
-        assert_eq!(field(check(b"", long)), "options.version");
-        assert_eq!(field(check(b"", by_key(MAX_KEY + 1))), "options.key");
+        assert_eq!(field(check(b"\x07", |call| call.encoding = Some(Encoding::MSGPACK))), "arguments");
+        assert_eq!(field(check(b"", |call| call.encoding = Some(Encoding(9)))), "encoding");
+        assert_eq!(field(check(b"", |call| call.timeout_ms = Some(0))), "timeoutMs");
+        assert_eq!(field(check(b"", |call| call.retries = Some(-1))), "retries");
+        assert_eq!(field(check(b"", |call| call.version = Some("one".into()))), "version");
+        assert_eq!(field(check(b"", |call| call.balance = Some(idl::Balance::CONSISTENT_HASH))), "key");
+        assert_eq!(field(check(b"", |call| call.balance = Some(idl::Balance(0)))), "balance");
+        let long = |call: &mut idl::Call| call.version = Some(format!("{}*", "1|".repeat(500_000)));
+        assert_eq!(field(check(b"", long)), "version");
+        assert_eq!(field(check(b"", by_key(MAX_KEY + 1))), "key");
     }
 
-    fn by_key(length: usize) -> impl FnOnce(&mut CallOptions) {
-        move |options| (options.balance, options.key) = (Some(idl::Balance::KEY), Some("k".repeat(length)))
+    fn by_key(length: usize) -> impl FnOnce(&mut idl::Call) {
+        move |call| (call.balance, call.key) = (Some(idl::Balance::CONSISTENT_HASH), Some("k".repeat(length)))
     }
 
     #[test]
     fn what_a_call_wants_of_a_master_is_charged() {
-        let size = |change: fn(&mut CallOptions)| check(b"", change).expect("a request").memory_size();
+        let size = |change: fn(&mut idl::Call)| check(b"", change).expect("a request").memory_size();
         let plain = size(|_| {});
-        assert!(size(|options| options.version = Some(["1"; 32].join("|"))) > plain + 32 * 100);
+        assert!(size(|call| call.version = Some(["1"; 32].join("|"))) > plain + 32 * 100);
         let keyed = check(b"", by_key(MAX_KEY)).expect("a request").memory_size();
         assert_eq!(keyed, plain + MAX_KEY);
     }
 
     #[test]
     fn no_command_of_the_tunnel_itself_is_sent_for_a_client() {
-        let check = |text: &str| command(text.as_bytes(), Encoding::JSON);
+        let check = |text: &str| command(&BroadcastRequest::new(text.into(), None));
         assert!(check(r#"{"cmd":"reload","what":[1]}"#).is_ok());
         for text in [r#"{"cmd":"callback","data":{"serialized":"O:…"}}"#, r#"{"cmd":7}"#, "{}", "[]", "reload"] {
             assert!(check(text).is_err(), "{text}");
@@ -300,9 +327,9 @@ mod tests {
         assert_eq!(check("[]").expect_err("a mistake").message, "a command is a JSON object");
         // The second `cmd` of a map could win at the receiver.
         let twice = Value::Map(vec![("cmd".into(), "reload".into()), ("cmd".into(), "callback".into())]);
-        assert!(command(&packed(&twice), Encoding::MSGPACK).is_err());
+        assert!(command(&in_msgpack(&twice)).is_err());
         let binary = Value::Map(vec![(Value::Binary(b"cmd".to_vec()), "callback".into())]);
-        assert!(command(&packed(&binary), Encoding::MSGPACK).is_err());
+        assert!(command(&in_msgpack(&binary)).is_err());
     }
 
     #[test]
@@ -312,7 +339,7 @@ mod tests {
                 Value::Array(vec![Value::Map(vec![("host".into(), "hub".into()), ("port".into(), 0.into())])]);
             for name in [Value::from(name), Value::Binary(name.into())] {
                 let message = Value::Map(vec![("cmd".into(), name), ("registers".into(), registers.clone())]);
-                let refused = command(&packed(&message), Encoding::MSGPACK);
+                let refused = command(&in_msgpack(&message));
                 assert!(refused.expect_err("a mistake").message.ends_with(by));
             }
         }

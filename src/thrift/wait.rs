@@ -6,8 +6,9 @@ use thrift::{ApplicationError, ApplicationErrorKind};
 
 use super::handler::{Children, Desk, NAME_OVERHEAD, Subtree, overloaded};
 use super::idl::{
-    Call, CallOutcome, CallResult, CallValues, ChildrenReply, Filter, MastersReply, MastersWatchReply, MessagesReply,
-    Overloaded, SentValues, Service, ServicesReply, SubtreeReply, WatchReply,
+    Call, CallResult, CallValues, CallsReply, ChildrenReply, CommandReply, MastersReply, MastersWatchReply,
+    MessagesReply, Overloaded, SendValuesRequest, SentValuesReply, Service, ServiceQuery, ServicesReply, SubtreeReply,
+    WatchReply,
 };
 use super::memory::{OVERLOADED, size};
 use super::messages::MessageWatch;
@@ -30,26 +31,21 @@ pub(super) enum Wait {
     /// Until what may be read of it is found.
     Subtree(Subtree),
     /// Until those are found that the client may know of.
-    Masters(Filter),
+    Masters(ServiceQuery),
     /// Until the metadata of all masters are compared.
-    Services(Filter),
+    Services(ServiceQuery),
     Watch(Watch),
     WatchMasters(Patience),
     WatchMessages(MessageWatch),
     Call(Request),
-    /// On the master with this id.
-    CallOn(String, Request),
     CallAll(Request),
     CallMany(Vec<Call>),
-    /// On the master with this id; empty: on one of those that offer the service of the first.
-    CallInOrder(String, Vec<Call>),
-    /// On the master with this id; empty: on one of those that offer the service.
-    StartCall(String, Request),
+    CallInOrder(Vec<Call>),
+    StartCall(Request),
     NextValues,
     /// As `StartCall`, of a method that is sent values.
-    OpenCall(String, Request),
-    /// And whether there are no more after them.
-    SendValues(Vec<Vec<u8>>, bool),
+    OpenCall(Request),
+    SendValues(SendValuesRequest),
     /// Until it is sent to all masters.
     Broadcast(Command),
     /// The same, and to the sidecars that follow this one.
@@ -67,12 +63,11 @@ pub(super) enum Awaited {
     WatchMasters(thrift::Result<MastersWatchReply>),
     WatchMessages(thrift::Result<MessagesReply>),
     Call(thrift::Result<CallResult>),
-    Calls(thrift::Result<Vec<CallOutcome>>),
+    Calls(thrift::Result<CallsReply>),
     Values(thrift::Result<CallValues>),
-    Opened(thrift::Result<()>),
-    SentValues(thrift::Result<SentValues>),
-    /// To how many it was sent.
-    Sent(thrift::Result<i32>),
+    Opened(thrift::Result<CallValues>),
+    SentValues(thrift::Result<SentValuesReply>),
+    Sent(thrift::Result<CommandReply>),
 }
 
 impl Wait {
@@ -84,10 +79,8 @@ impl Wait {
     /// The answer to one that may not wait, since its user has too much of something.
     pub(super) fn refused(&self, message: &str) -> Awaited {
         self.failed(match self {
-            Wait::Call(_) | Wait::CallOn(..) | Wait::CallAll(_) | Wait::CallMany(_) | Wait::CallInOrder(..) => {
-                overload(message)
-            }
-            Wait::StartCall(..) | Wait::NextValues | Wait::SendValues(..) => overload(message),
+            Wait::Call(_) | Wait::CallAll(_) | Wait::CallMany(_) | Wait::CallInOrder(_) => overload(message),
+            Wait::StartCall(_) | Wait::NextValues | Wait::SendValues(_) => overload(message),
             _ => thrift::Error::Application(ApplicationError::new(ApplicationErrorKind::InternalError, message)),
         })
     }
@@ -102,11 +95,11 @@ impl Wait {
             Wait::Watch(_) => Awaited::Watch(Err(why)),
             Wait::WatchMasters(_) => Awaited::WatchMasters(Err(why)),
             Wait::WatchMessages(_) => Awaited::WatchMessages(Err(why)),
-            Wait::Call(_) | Wait::CallOn(..) => Awaited::Call(Err(why)),
-            Wait::CallAll(_) | Wait::CallMany(_) | Wait::CallInOrder(..) => Awaited::Calls(Err(why)),
-            Wait::StartCall(..) | Wait::NextValues => Awaited::Values(Err(why)),
-            Wait::OpenCall(..) => Awaited::Opened(Err(why)),
-            Wait::SendValues(..) => Awaited::SentValues(Err(why)),
+            Wait::Call(_) => Awaited::Call(Err(why)),
+            Wait::CallAll(_) | Wait::CallMany(_) | Wait::CallInOrder(_) => Awaited::Calls(Err(why)),
+            Wait::StartCall(_) | Wait::NextValues => Awaited::Values(Err(why)),
+            Wait::OpenCall(_) => Awaited::Opened(Err(why)),
+            Wait::SendValues(_) => Awaited::SentValues(Err(why)),
             Wait::Broadcast(_) | Wait::Order(_) => Awaited::Sent(Err(why)),
         }
     }
@@ -114,11 +107,9 @@ impl Wait {
     /// The call, if it is one.
     fn request(&mut self) -> Option<&mut Request> {
         match self {
-            Wait::Call(request)
-            | Wait::CallOn(_, request)
-            | Wait::CallAll(request)
-            | Wait::StartCall(_, request)
-            | Wait::OpenCall(_, request) => Some(request),
+            Wait::Call(request) | Wait::CallAll(request) | Wait::StartCall(request) | Wait::OpenCall(request) => {
+                Some(request)
+            }
             _ => None,
         }
     }
@@ -149,16 +140,13 @@ impl Wait {
     pub(super) fn memory_size(&self) -> usize {
         match self {
             Wait::Watch(watch) => watch.memory_size(),
-            Wait::Call(request)
-            | Wait::CallOn(_, request)
-            | Wait::StartCall(_, request)
-            | Wait::OpenCall(_, request) => request.memory_size(),
-            Wait::SendValues(values, _) => size(values),
+            Wait::Call(request) | Wait::StartCall(request) | Wait::OpenCall(request) => request.memory_size(),
+            Wait::SendValues(sent) => sent.values.as_ref().map_or(0, |values| size(values)),
             // One after the other they are written for each master.
             Wait::CallAll(request) => request.memory_size(),
             // What is made of the arguments is charged as it is made.
-            Wait::CallMany(calls) | Wait::CallInOrder(_, calls) => {
-                calls.iter().map(|call| size_of::<Call>() + call.arguments.len()).sum()
+            Wait::CallMany(calls) | Wait::CallInOrder(calls) => {
+                calls.iter().map(|call| size_of::<Call>() + call.arguments.as_ref().map_or(0, Vec::len)).sum()
             }
             Wait::Broadcast(command) | Wait::Order(command) => value::memory_size(command.message()),
             Wait::WatchMasters(_) | Wait::WatchMessages(_) | Wait::NextValues => 0,
@@ -184,21 +172,22 @@ impl Wait {
             }
             Wait::WatchMessages(watch) => Awaited::WatchMessages(open.beside(desk.messages(peer, &watch, stop)).await),
             Wait::Call(request) => Awaited::Call(open.beside(desk.call(peer, &request)).await),
-            Wait::CallOn(master, request) => Awaited::Call(open.beside(desk.call_on(peer, &master, &request)).await),
             Wait::CallAll(request) => Awaited::Calls(open.beside(desk.call_all(peer, &request)).await),
             Wait::CallMany(calls) => Awaited::Calls(open.beside(desk.call_many(peer, calls)).await),
-            Wait::CallInOrder(master, calls) => {
-                Awaited::Calls(open.beside(desk.call_in_order(peer, master, calls)).await)
-            }
-            Wait::StartCall(master, request) => Awaited::Values(match open.start(desk, peer, master, request) {
+            Wait::CallInOrder(calls) => Awaited::Calls(open.beside(desk.call_in_order(peer, calls)).await),
+            Wait::StartCall(request) => Awaited::Values(match open.start(desk, peer, request) {
                 Ok(()) => open.next().await,
                 Err(refused) => Err(refused),
             }),
             Wait::NextValues => Awaited::Values(open.next().await),
-            Wait::OpenCall(master, request) => Awaited::Opened(open.start_with_input(desk, peer, master, request)),
-            Wait::SendValues(values, is_last) => Awaited::SentValues(open.send(peer, values, is_last).await),
-            Wait::Broadcast(command) => Awaited::Sent(Ok(open.beside(desk.broadcast(peer, &command)).await)),
-            Wait::Order(command) => Awaited::Sent(Ok(open.beside(desk.order(peer, &command)).await)),
+            Wait::OpenCall(request) => Awaited::Opened(open.start_with_input(desk, peer, request)),
+            Wait::SendValues(request) => Awaited::SentValues(open.send(peer, request).await),
+            Wait::Broadcast(command) => {
+                Awaited::Sent(Ok(CommandReply { masters: open.beside(desk.broadcast(peer, &command)).await }))
+            }
+            Wait::Order(command) => {
+                Awaited::Sent(Ok(CommandReply { masters: open.beside(desk.order(peer, &command)).await }))
+            }
         }
     }
 }
@@ -231,8 +220,8 @@ impl Awaited {
                 reply.services.iter().map(|it| it.name.len() + CHANGE_OVERHEAD + versions(&it.masters)).sum()
             }
             Awaited::Call(Ok(result)) => size(&result.values),
-            Awaited::Calls(Ok(outcomes)) => {
-                outcomes.iter().flat_map(|outcome| &outcome.result).map(|result| size(&result.values)).sum()
+            Awaited::Calls(Ok(reply)) => {
+                reply.outcomes.iter().flat_map(|outcome| &outcome.result).map(|result| size(&result.values)).sum()
             }
             Awaited::Values(Ok(values)) => size(&values.values),
             Awaited::SentValues(Ok(sent)) => size(&sent.values.values),
@@ -246,7 +235,7 @@ impl Awaited {
                 masters.map(|master| size_of_services(master.map_or(&[], |master| &master.services))).sum()
             }
             Awaited::WatchMessages(Ok(reply)) => {
-                let sizes = reply.messages.iter().map(|it| it.master.len() + it.message.len() + CHANGE_OVERHEAD);
+                let sizes = reply.messages.iter().map(|it| it.master_id.len() + it.message.len() + CHANGE_OVERHEAD);
                 sizes.sum()
             }
             // Failures, and what has no more than a number.

@@ -6,9 +6,9 @@ use thrift::{ApplicationError, ApplicationErrorKind};
 
 use super::Peer;
 use super::convert;
-use super::handler::{Desk, NO_REVISION, absence, denied, fresh_enough, invalid, page_size, parse};
-use super::idl::{self, ReadOptions};
-use super::masters::{is_visible, known};
+use super::handler::{Desk, NO_REVISION, Subject, absence, denied, invalid, page_size, parse};
+use super::idl::{self, WatchMastersRequest, WatchRequest};
+use super::masters::is_visible;
 use crate::access::Grant;
 use crate::model::{ChangeKind, Freshness, NodePath, Revision};
 use crate::store::{MasterChange, Room, Since, Subscription};
@@ -24,7 +24,10 @@ pub(super) const TOO_MANY_WATCHES: &str = "overloaded: this user's watches are a
 /// What a path takes that is watched, beside its bytes: here and where the store looks for who waits.
 const PATH_OVERHEAD: usize = 256;
 
-/// The arguments of `watch`, checked.
+/// How long a watch waits that does not say.
+const DEFAULT_TIMEOUT_MS: i32 = 10_000;
+
+/// The request of `watch`, checked.
 #[derive(Debug)]
 pub(super) struct Watch {
     paths: Vec<NodePath>,
@@ -37,6 +40,7 @@ pub(super) struct Patience {
     since: Revision,
     timeout: Duration,
     pub(super) limit: usize,
+    max_age_ms: Option<i64>,
 }
 
 /// An answer, whether it is worth to be given before the time is over, and whether it tells up to the present.
@@ -60,16 +64,11 @@ impl Watch {
 
 impl Desk {
     /// Checks what `watch` was asked.
-    pub(super) fn watch(
-        &self,
-        peer: &Peer,
-        since: i64,
-        paths: &[String],
-        timeout_ms: i32,
-        limit: i32,
-    ) -> thrift::Result<Watch> {
+    pub(super) fn watch(&self, peer: &Peer, request: &WatchRequest) -> thrift::Result<Watch> {
         peer.identity.may_watch().map_err(denied)?;
-        let patience = self.patience(since, timeout_ms, limit)?;
+        let WatchRequest { since, max_age_ms, timeout_ms, limit, .. } = *request;
+        let patience = Patience { max_age_ms, ..self.patience(since, timeout_ms, limit)? };
+        let paths = request.paths.as_deref().unwrap_or_default();
         if paths.len() > MAX_PATHS {
             return Err(invalid("paths", &format!("more than {MAX_PATHS}; watch what lies above them")));
         }
@@ -93,22 +92,23 @@ impl Desk {
     }
 
     /// Checks what `watchMasters` was asked.
-    pub(super) fn watch_masters(
-        &self,
-        peer: &Peer,
-        since: i64,
-        timeout_ms: i32,
-        limit: i32,
-    ) -> thrift::Result<Patience> {
+    pub(super) fn watch_masters(&self, peer: &Peer, request: &WatchMastersRequest) -> thrift::Result<Patience> {
         peer.identity.may_watch().and_then(|()| peer.identity.may_see_any()).map_err(denied)?;
-        self.patience(since, timeout_ms, limit)
+        let WatchMastersRequest { since, max_age_ms, timeout_ms, limit } = *request;
+        Ok(Patience { max_age_ms, ..self.patience(since, timeout_ms, limit)? })
     }
 
-    pub(super) fn patience(&self, since: i64, timeout_ms: i32, limit: i32) -> thrift::Result<Patience> {
-        let since = Revision::try_from(since).map_err(|_| invalid("since", NO_REVISION))?;
-        let timeout = u64::try_from(timeout_ms).map_err(|_| invalid("timeoutMs", "must not be below 0"))?;
+    pub(super) fn patience(
+        &self,
+        since: Option<i64>,
+        timeout_ms: Option<i32>,
+        limit: Option<i32>,
+    ) -> thrift::Result<Patience> {
+        let since = Revision::try_from(since.unwrap_or(0)).map_err(|_| invalid("since", NO_REVISION))?;
+        let timeout = u64::try_from(timeout_ms.unwrap_or(DEFAULT_TIMEOUT_MS));
+        let timeout = timeout.map_err(|_| invalid("timeoutMs", "must not be below 0"))?;
         let timeout = Duration::from_millis(timeout).min(self.config.max_watch);
-        Ok(Patience { since, timeout, limit: page_size(limit)? })
+        Ok(Patience { since, timeout, limit: page_size(limit)?, max_age_ms: None })
     }
 
     /// Waits for what `watch` waits for.
@@ -166,10 +166,7 @@ impl Desk {
     }
 
     fn changes_since(&self, peer: &Peer, watch: &Watch, since: Revision) -> thrift::Result<Told<idl::WatchReply>> {
-        // Not the default options: in the generated code, those allow no age at all.
-        let any_age = ReadOptions::new(None, None);
-        let paths: Vec<&NodePath> = watch.paths.iter().collect();
-        let (snapshot, fresh) = self.fresh(|snapshot| fresh_enough(snapshot, &paths, &any_age))?;
+        let (snapshot, fresh) = self.fresh(Subject::Nodes(&watch.paths), watch.patience.max_age_ms)?;
         let since = snapshot.changes_since(since, &watch.paths, self.room(watch.patience));
         let (changes, reset, revision) = told(since, fresh.revision);
         let readable = changes.into_iter().filter(|(path, ..)| peer.identity.grant().reads(path));
@@ -191,7 +188,7 @@ impl Desk {
         patience: Patience,
         since: Revision,
     ) -> thrift::Result<Told<idl::MastersWatchReply>> {
-        let (snapshot, fresh) = self.fresh(known)?;
+        let (snapshot, fresh) = self.fresh(Subject::Masters, patience.max_age_ms)?;
         let (changes, reset, revision) = told(snapshot.masters_since(since, self.room(patience)), fresh.revision);
         let changes = changes.into_iter().filter_map(|change| master_change(change, peer.identity.grant()));
         let changes: Vec<_> = changes.collect();
@@ -263,8 +260,8 @@ mod tests {
             Accounts::new(&Config::default()),
             Arc::default(),
         );
-        let watch =
-            desk.watch(&Peer::of(&desk, None), start as i64, &[], 1_000, 0).expect("a request that makes sense");
+        let request = WatchRequest { since: Some(start as i64), timeout_ms: Some(1_000), ..WatchRequest::default() };
+        let watch = desk.watch(&Peer::of(&desk, None), &request).expect("a request that makes sense");
         let reply = desk.changes(&Peer::of(&desk, None), &watch, &Tasks::new().0.stop_signal()).await.expect("a reply");
         assert_eq!(reply.changes.len(), 1);
         assert!(reply.freshness.age_ms > 0);
@@ -276,7 +273,10 @@ mod tests {
         let store = Store::new(&Default::default(), vec![feed], Arc::default());
         let desk =
             Desk::new(&Config::default(), &ZkData::default(), store, Accounts::new(&Config::default()), Arc::default());
-        let watch = |paths: &[String]| desk.watch(&Peer::of(&desk, None), 0, paths, 0, 0);
+        let watch = |paths: &[String]| {
+            let request = WatchRequest { paths: Some(paths.to_vec()), ..WatchRequest::default() };
+            desk.watch(&Peer::of(&desk, None), &request)
+        };
         let mut paths: Vec<String> = (0..MAX_PATHS).map(|number| format!("/{}", number / 2)).collect();
         assert_eq!(watch(&paths).expect("as many as there may be").paths.len(), MAX_PATHS / 2);
         paths.push("/one-more".into());

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::harness::{Client, Dialect, Process, Roster, SOON, eventually};
-use crate::idl::{CallOptions, TRosterSyncClient};
+use crate::idl::{Call, TRosterSyncClient};
 use crate::scene::TOKEN;
 
 /// Only this master offers it.
@@ -84,7 +84,7 @@ fn call(socket: &Path, made: &AtomicU64, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
         if let Ok(mut client) = Dialect::ALL[0].unix(socket) {
             while !stop.load(Ordering::Relaxed) && made.load(Ordering::Relaxed) < MOST {
-                let called = client.call(SERVICE.into(), "echo".into(), b"[\"x\"]".to_vec(), options());
+                let called = client.call(call_of("echo", "[\"x\"]"));
                 match called {
                     Ok(_) => {
                         made.fetch_add(1, Ordering::Relaxed);
@@ -103,12 +103,12 @@ fn call(socket: &Path, made: &AtomicU64, stop: &AtomicBool) {
 fn floor(roster: &Roster) -> i64 {
     eventually("the master tells what it holds", 2 * SOON, || {
         let mut client: Client = roster.try_client(Dialect::ALL[0]).map_err(|error| format!("{error:?}"))?;
-        let told = client.call(SERVICE.into(), "memory".into(), b"[]".to_vec(), options());
+        let told = client.call(call_of("memory", "[]"));
         let told = told.map_err(|error| format!("{error:?}"))?;
         std::str::from_utf8(&told.values[0]).ok().and_then(|bytes| bytes.parse().ok()).ok_or("no number".to_owned())
     })
 }
 
-fn options() -> CallOptions {
-    CallOptions::new(2_000, None, None, None, None, None, None, None)
+fn call_of(method: &str, arguments: &str) -> Call {
+    Call { timeout_ms: Some(2_000), ..Call::of(SERVICE, method, arguments) }
 }

@@ -17,7 +17,7 @@ use tokio::runtime::Runtime;
 
 use crate::dice::Dice;
 use crate::harness::{Client, Dialect, Process};
-use crate::idl::{CallFailed, CallOptions, NoMaster, Overloaded, TRosterSyncClient};
+use crate::idl::{Call, CallFailed, NoMaster, Overloaded, TRosterSyncClient};
 use crate::scene::TOKEN;
 
 /// The masters, each with a service of its own name.
@@ -185,8 +185,8 @@ impl Calls {
                 0 => ("trace", json!([line])),
                 _ => ("control", json!([self.trace, line])),
             };
-            let options = CallOptions::new(2_000, None, None, None, None, None, None, None);
-            let called = client.call(service.into(), "append".into(), arguments.to_string().into(), options);
+            let called =
+                client.call(Call { timeout_ms: Some(2_000), ..Call::of(service, "append", arguments.to_string()) });
             let is_broken = matches!(&called, Err(error) if !matches!(error, thrift::Error::User(_)));
             self.ended.lock().unwrap_or_else(PoisonError::into_inner).insert(number, executed(called.map(drop)));
             if is_broken {

@@ -3,7 +3,7 @@
 // prints each answer as a line of JSON.
 require __DIR__ . '/../../examples/php/autoload.php';
 
-use Roster\Thrift\{NotFound, ReadOptions, RosterClient};
+use Roster\Thrift\{GetRequest, NotFound, RosterClient};
 use Thrift\Protocol\TBinaryProtocol;
 use Thrift\Transport\{TBufferedTransport, TSocket};
 
@@ -20,7 +20,7 @@ function endpoint(string $folder, string $path): array
             $transport->open();
             $client = new RosterClient(new TBinaryProtocol($transport));
         }
-        $reply = $client->get($path, new ReadOptions());
+        $reply = $client->get(new GetRequest(['path' => $path]));
         return ['data' => $reply->node->data, 'revision' => $reply->freshness->revision, 'age' => $reply->freshness->ageMs];
     } catch (NotFound $absent) {
         return ['data' => null, 'revision' => $absent->freshness->revision, 'age' => $absent->freshness->ageMs];

@@ -15,8 +15,11 @@ use crate::checker::{Answer, Asked, Checker, Told, Way};
 use crate::dice::Dice;
 use crate::driver::{ROOT, paths, told};
 use crate::faults::quiet;
-use crate::harness::{Client, Dialect, Tree, any_age};
-use crate::idl::{Filter, Freshness, Node, NotFound, NotReady, TRosterSyncClient};
+use crate::harness::{Client, Dialect, Tree};
+use crate::idl::{
+    ChildrenRequest, Freshness, GetManyRequest, GetRequest, Node, NotFound, NotReady, ServiceQuery, SubtreeRequest,
+    TRosterSyncClient, WatchRequest,
+};
 use crate::masters;
 use crate::model::Value;
 
@@ -130,7 +133,7 @@ impl Asker {
 
     fn get(&self, client: &mut Client, asked: Asked) -> thrift::Result<()> {
         let path = self.dice.one_of(&self.paths);
-        match client.get(path.clone(), any_age()) {
+        match client.get(GetRequest::new(path.clone(), None)) {
             Ok(reply) => self.tell(asked, &reply.freshness, [(path.as_str(), Some(reply.node.data.as_slice()))]),
             Err(thrift::Error::User(error)) if error.is::<NotFound>() => {
                 let absent = error.downcast_ref::<NotFound>().expect("it was looked at");
@@ -143,7 +146,7 @@ impl Asker {
 
     fn get_many(&self, client: &mut Client, asked: Asked) -> thrift::Result<()> {
         let some: Vec<String> = (0..10).map(|_| self.dice.one_of(&self.paths).clone()).collect();
-        let reply = client.get_many(some.clone(), any_age())?;
+        let reply = client.get_many(GetManyRequest::new(some.clone(), None, None))?;
         let data = |path: &String| reply.nodes.get(path).map(|node| node.data.as_slice());
         self.tell(asked, &reply.freshness, some.iter().map(|path| (path.as_str(), data(path))));
         Ok(())
@@ -152,7 +155,7 @@ impl Asker {
     /// A name that is missing is an absence; of one that is there only the presence is told.
     fn children(&self, client: &mut Client, asked: Asked) -> thrift::Result<()> {
         let parent = self.dice.one_of(&self.paths);
-        let Ok(reply) = client.children(parent.clone(), any_age()) else { return Ok(()) };
+        let Ok(reply) = client.children(ChildrenRequest::new(parent.clone(), None, None, None)) else { return Ok(()) };
         let is_child = |path: &&String| path.rsplit_once('/').is_some_and(|(above, _)| above == parent);
         let is_absent = |path: &&String| !reply.names.iter().any(|name| path.ends_with(&format!("/{name}")));
         let absent = self.paths.iter().filter(is_child).filter(is_absent);
@@ -162,7 +165,7 @@ impl Asker {
 
     /// Which masters are there. A register that has just started waits for them.
     fn masters(&self, client: &mut Client, asked: Asked) -> thrift::Result<()> {
-        let reply = match client.masters(Filter::new(None, None, None, None)) {
+        let reply = match client.masters(ServiceQuery::default()) {
             Err(thrift::Error::User(error)) if error.is::<NotReady>() => return Ok(()),
             reply => reply?,
         };
@@ -304,7 +307,7 @@ impl Asker {
     ) -> thrift::Result<()> {
         while self.goes_on() {
             let asked = self.checker.asks(self.sidecar, way);
-            let reply = client.watch(*since, vec![ROOT.into()], 300, limit)?;
+            let reply = client.watch(WatchRequest::new(*since, None, vec![ROOT.into()], 300, limit))?;
             let mut tree = copy.lock().unwrap_or_else(PoisonError::into_inner);
             if reply.reset {
                 drop(tree);
@@ -334,13 +337,13 @@ impl Asker {
 
 /// All of it; how fresh, if it is all of one revision.
 fn read_all(client: &mut Client) -> thrift::Result<(Tree, Option<Freshness>)> {
-    let mut page = client.subtree(ROOT.into(), 0, String::new(), any_age())?;
+    let mut page = client.subtree(SubtreeRequest::new(ROOT.into(), None, None, None))?;
     let (first, mut is_one, mut tree) = (page.freshness.clone(), true, Tree::new());
     loop {
         tree.extend(page.nodes.into_iter().map(|node| (node.path.clone(), node)));
         is_one &= page.freshness.revision == first.revision;
         let Some(cursor) = page.cursor else { return Ok((tree, is_one.then_some(first))) };
-        page = client.subtree(ROOT.into(), 0, cursor, any_age())?;
+        page = client.subtree(SubtreeRequest::new(ROOT.into(), None, None, cursor))?;
     }
 }
 

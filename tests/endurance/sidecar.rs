@@ -14,7 +14,7 @@ use crate::driver::ROOT;
 use crate::ensemble::Ensemble;
 use crate::faults::quiet;
 use crate::harness::{Link, Roster, Tree, TwoAddresses, binary_path, ensure, eventually, free_port, unconfigured};
-use crate::idl::{Filter, TRosterSyncClient};
+use crate::idl::{ServiceQuery, StatusRequest, TRosterSyncClient};
 use crate::model::LIMIT;
 use crate::network::Network;
 use crate::scene::{HEALING, TOKEN};
@@ -173,7 +173,7 @@ impl Sidecar {
 
     /// Whether any of its sources is behind.
     pub(crate) fn is_behind(&self) -> Result<bool, String> {
-        let status = self.roster.client().status().map_err(|error| format!("{error:?}"))?;
+        let status = self.roster.client().status(StatusRequest::default()).map_err(|error| format!("{error:?}"))?;
         Ok(status.sources.iter().any(|source| source.age_ms != Some(0)))
     }
 
@@ -197,7 +197,9 @@ impl Sidecar {
     pub(crate) fn masters(&self) -> Result<Vec<String>, String> {
         let (mut client, mut names, mut cursor) = (self.roster.client(), Vec::new(), None);
         loop {
-            let page = client.masters(Filter::new(None, None, None, cursor)).map_err(|error| format!("{error:?}"))?;
+            let page = client
+                .masters(ServiceQuery { cursor, ..ServiceQuery::default() })
+                .map_err(|error| format!("{error:?}"))?;
             ensure(page.freshness.age_ms == 0, format!("the masters are {} ms old", page.freshness.age_ms))?;
             names.extend(page.masters.into_iter().flat_map(|master| master.services).map(|service| service.name));
             cursor = page.cursor;
@@ -215,6 +217,6 @@ impl Sidecar {
     }
 
     pub(crate) fn answers(&self) -> Result<(), String> {
-        self.roster.client().status().map(drop).map_err(|error| format!("{error:?}"))
+        self.roster.client().status(StatusRequest::default()).map(drop).map_err(|error| format!("{error:?}"))
     }
 }

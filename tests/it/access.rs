@@ -14,7 +14,8 @@ use crate::harness::{
     Client, Dialect, Ended, SOON, binary, ensure, eventually, exception, is_skipped_without_root, unconfigured,
 };
 use crate::idl::{
-    AccessDenied, Call, CallErrorKind, CallOptions, CallTimedOut, Encoding, RegisterAddress, TRosterSyncClient,
+    AccessDenied, BroadcastRequest, Call, CallErrorKind, CallTimedOut, CallsRequest, RegisterAddress, RegistersRequest,
+    TRosterSyncClient,
 };
 use crate::register::{Scene, TOKEN};
 
@@ -99,19 +100,19 @@ fn over_tcp_nobody_commands_and_only_what_is_set_is_called() {
         let client = Dialect::ALL[0].tcp(scene.roster.port()).expect("a connection");
         (scene, master, client)
     };
-    let options = || CallOptions::new(Some(300), None, None, None, None, None, None, None);
     let (scene, mut master, mut client) = roster("");
-    let call = |client: &mut Client| client.call("mail".into(), "send".into(), Vec::new(), options());
-    let broadcast = |client: &mut Client| client.broadcast(b"{\"cmd\":\"reload\"}".to_vec(), Encoding::JSON);
+    let call = |client: &mut Client| client.call(Call { timeout_ms: Some(300), ..Call::of("mail", "send", "") });
+    let broadcast =
+        |client: &mut Client| client.broadcast(BroadcastRequest::new(b"{\"cmd\":\"reload\"}".to_vec(), None));
     let evil = || vec![RegisterAddress::new("127.0.0.1".into(), 9)];
     assert!(denied(call(&mut client)).contains("tcp_calls"));
     assert!(denied(broadcast(&mut client)).contains("Unix socket"));
-    assert!(denied(client.add_registers(evil())).contains("administrators"));
-    let one = Call::new("mail".to_owned(), "send".to_owned(), Vec::new(), options());
-    let outcomes = client.call_many(vec![one]).expect("outcomes");
+    assert!(denied(client.add_registers(RegistersRequest::new(evil()))).contains("administrators"));
+    let one = Call { timeout_ms: Some(300), ..Call::of("mail", "send", "") };
+    let outcomes = client.call_many(CallsRequest { calls: vec![one] }).expect("outcomes").outcomes;
     assert_eq!(outcomes[0].error.as_ref().map(|error| error.kind), Some(CallErrorKind::DENIED));
     // The first that the master hears is what the test's own user sends.
-    assert_eq!(broadcast(&mut scene.roster.client()).expect("an administrator"), 1);
+    assert_eq!(broadcast(&mut scene.roster.client()).expect("an administrator").masters, 1);
     while let Some(message) = master.hears()
         && text(&message, "cmd") != "reload"
     {
@@ -120,7 +121,7 @@ fn over_tcp_nobody_commands_and_only_what_is_set_is_called() {
 
     let (_scene, _master, mut client) = roster("[access]\ntcp_calls = true\n");
     exception::<CallTimedOut>(call(&mut client)).expect("it was made");
-    assert!(denied(client.remove_registers(evil())).contains("Unix socket"));
+    assert!(denied(client.remove_registers(RegistersRequest::new(evil()))).contains("Unix socket"));
 }
 
 fn denied(answer: thrift::Result<impl std::fmt::Debug>) -> String {

@@ -10,7 +10,7 @@ use rmpv::Value;
 use crate::harness::master::{Scripted, field, map, packed, text};
 
 use crate::harness::{SOON, ensure, eventually, is_skipped_without_root};
-use crate::idl::{Filter, TRosterSyncClient};
+use crate::idl::{ServiceQuery, TRosterSyncClient};
 use crate::register::{Scene, TOKEN};
 
 fn offered(scene: &Scene) -> Vec<String> {
@@ -79,7 +79,7 @@ fn the_masters_of_one_user_leave_room_for_those_of_others() {
     other.say(map([("cmd", "auth".into()), ("token", TOKEN.into())]));
     other.tells(&[("mail", about())]);
     eventually("another user's master is known", SOON, || {
-        let mail = Filter::new("mail".to_owned(), None, None, None);
+        let mail = ServiceQuery { service_name: Some("mail".to_owned()), ..ServiceQuery::default() };
         let masters = scene.roster.client().masters(mail).map_err(|error| error.to_string())?.masters;
         ensure(masters.len() == 1, format!("{} of them are known", masters.len()))
     });

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use crate::harness::{Dialect, Process, Roster, SOON, binary, binary_path, ensure, eventually, unconfigured};
-use crate::idl::TRosterSyncClient;
+use crate::idl::{StatusRequest, TRosterSyncClient};
 use crate::readers::is_long;
 
 /// Starts both; one ends, and the other one goes on.
@@ -41,7 +41,9 @@ fn of_two_on_one_socket_one_lives() {
         // Each has a file of its own, which thus keeps neither from it.
         let file = |name| [format!("shared.path=\"{name}-{round}.mdb\"")];
         let commands = ["one", "other"].map(|name| serve(&roster, &file(name)));
-        one_lives(commands, || roster.try_client(Dialect::ALL[0]).is_ok_and(|mut client| client.status().is_ok()));
+        one_lives(commands, || {
+            roster.try_client(Dialect::ALL[0]).is_ok_and(|mut client| client.status(StatusRequest::default()).is_ok())
+        });
     }
 }
 

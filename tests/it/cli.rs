@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::harness::{Dialect, Ended, Printing, Roster, SOON, Scene, binary, ensure, eventually, exception};
-use crate::idl::{NotFound, TRosterSyncClient};
+use crate::idl::{NotFound, StatusRequest, TRosterSyncClient, WatchRequest};
 
 const NODES: &str = r#"
 "/a" = "one"
@@ -195,15 +195,17 @@ fn a_file_is_read_again_when_it_is_edited_and_stands_while_it_is_wrong() {
 fn a_stop_is_quick_and_in_order_even_while_clients_wait() {
     let mut roster = Roster::of_file(NODES);
     let (mut idle, socket) = (roster.client(), roster.socket().to_owned());
-    let since = idle.watch(0, vec![], 0, 0).expect("an answer").freshness.revision;
-    let watch = std::thread::spawn(move || Dialect::ALL[0].unix(&socket)?.watch(since, vec![], 60_000, 0));
+    let since = idle.watch(WatchRequest::new(0, None, vec![], 0, 0)).expect("an answer").freshness.revision;
+    let watch = std::thread::spawn(move || {
+        Dialect::ALL[0].unix(&socket)?.watch(WatchRequest::new(since, None, vec![], 60_000, 0))
+    });
     eventually("it waits", SOON, || ensure(roster.status().counters["watchesWaiting"] == 1, "it does not"));
     let start = Instant::now();
     assert_eq!(roster.stop().code(), Some(0));
     assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
     let answer = watch.join().expect("no panic").expect("an answer, as if the time had run out");
     assert!(answer.changes.is_empty() && !answer.reset);
-    idle.status().expect_err("nobody is there");
+    idle.status(StatusRequest::default()).expect_err("nobody is there");
     assert!(!roster.socket().exists(), "the socket is taken away");
 }
 

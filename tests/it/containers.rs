@@ -118,7 +118,7 @@ fn the_sidecar_and_php_share_the_file_in_every_order() {
         php.reads(&format!("two {round}"));
         change(&roster, &format!("three {round}"));
         php.reads(&format!("three {round}"));
-        assert_eq!(roster.status().shared_trouble, None);
+        assert_eq!(roster.status().shared_file_error, None);
     }
     assert!(!roster.log().contains("replaced the shared file"), "who has it open goes on with it");
 }

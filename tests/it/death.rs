@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use serde_json::json;
 
 use crate::harness::{Over, SOON, ensure, eventually};
-use crate::idl::{CallFailed, CallOptions, CallResult, NoMaster, Overloaded, TRosterSyncClient};
+use crate::idl::{Call, CallFailed, CallResult, NoMaster, Overloaded, TRosterSyncClient};
 use crate::masters::Php;
 use crate::register::Scene;
 
@@ -51,9 +51,16 @@ fn under_load(is_idempotent: bool) -> Vec<(Told, usize)> {
         let (mut client, mut all) = (scene.roster.client(), HashMap::new());
         while !over.load(Ordering::Relaxed) {
             let id = format!("{number}-{}", all.len());
-            let arguments = json!([file, format!("{id}\n")]).to_string().into();
-            let options = CallOptions::new(60_000, 5, is_idempotent, None, None, None, None, None);
-            all.insert(id, told(client.call("control".into(), "append".into(), arguments, options)));
+            let arguments = json!([file, format!("{id}\n")]).to_string();
+            all.insert(
+                id,
+                told(client.call(Call {
+                    timeout_ms: Some(60_000),
+                    retries: Some(5),
+                    idempotent: Some(is_idempotent),
+                    ..Call::of("control", "append", arguments)
+                })),
+            );
             made.fetch_add(1, Ordering::Relaxed);
         }
         all

@@ -9,8 +9,8 @@ use std::time::Duration;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::geteuid;
 
-use crate::harness::{Argument, Dialect, Roster, SOON, binary_path, eventually, free_port, unconfigured};
-use crate::idl::TRosterSyncClient;
+use crate::harness::{Dialect, Roster, SOON, binary_path, eventually, free_port, unconfigured};
+use crate::idl::{TRosterSyncClient, WatchRequest};
 
 const NODES: &str = "\"/a\" = \"one\"\n";
 const BINARY: Dialect = Dialect { compact: false, framed: false };
@@ -55,9 +55,8 @@ fn one_who_takes_every_connection_over_tcp_keeps_nobody_from_an_answer() {
     assert!(told.contains("thrift.max_watches = 16384") && told.contains("limit=1024"), "{log}");
     assert_eq!(roster.status().limits["maxWatches"], 160, "of the hard limit, not of the soft one");
 
-    let since = roster.client().watch(0, vec![], 0, 0).expect("an answer").freshness.revision;
-    let arguments = [Argument::Long(since), Argument::Texts(&[]), Argument::Number(60_000), Argument::Number(0)];
-    let watch = BINARY.call("watch", 1, &arguments);
+    let since = roster.client().watch(WatchRequest::new(0, None, vec![], 0, 0)).expect("an answer").freshness.revision;
+    let watch = BINARY.call("watch", 1, &WatchRequest::new(since, None, None, 60_000, None));
     let connect = |port: u16| TcpStream::connect(("127.0.0.1", port)).expect("the kernel accepts");
     let _watching: Vec<_> = (0..CONNECTIONS)
         .map(|_| {

@@ -10,8 +10,11 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use thrift::ApplicationErrorKind;
 use thrift::protocol::TMessageType;
 
-use crate::harness::{Argument, Dialect, Roster, SOON, any_age, ensure, eventually, exception};
-use crate::idl::{InvalidRequest, NotFound, NotReady, TRosterSyncClient};
+use crate::harness::{Dialect, Roster, SOON, ensure, eventually, exception};
+use crate::idl::{
+    ChildrenRequest, GetManyRequest, GetRequest, InvalidRequest, NotFound, NotReady, StatusRequest, SubtreeRequest,
+    TRosterSyncClient, WatchRequest,
+};
 
 const NODES: &str = r#"
 "/zk_test" = { base64 = "dv8=" }
@@ -49,16 +52,26 @@ fn the_generated_client_works_in_every_dialect_on_every_listener() {
     for dialect in Dialect::ALL {
         for client in [dialect.unix(roster.socket()), dialect.tcp(roster.port())] {
             let mut client = client.expect("a connection");
-            assert_eq!(client.get("/zk_test".into(), any_age()).expect("a node").node.data, b"v\xff");
-            let many = client.get_many(vec!["/a".into(), "/no".into()], any_age()).expect("an answer").nodes;
+            assert_eq!(client.get(GetRequest::new("/zk_test".into(), None)).expect("a node").node.data, b"v\xff");
+            let many = client
+                .get_many(GetManyRequest::new(vec!["/a".into(), "/no".into()], None, None))
+                .expect("an answer")
+                .nodes;
             assert_eq!(many.into_keys().collect::<Vec<_>>(), ["/a"]);
-            assert_eq!(client.children("/".into(), any_age()).expect("names").names, ["a", "zk_test"]);
-            assert_eq!(client.subtree("/a".into(), 0, "".into(), any_age()).expect("a page").nodes.len(), 2);
-            let start = client.watch(0, vec![], 0, 0).expect("an answer");
+            assert_eq!(
+                client.children(ChildrenRequest::new("/".into(), None, None, None)).expect("names").names,
+                ["a", "zk_test"]
+            );
+            assert_eq!(
+                client.subtree(SubtreeRequest::new("/a".into(), None, None, None)).expect("a page").nodes.len(),
+                2
+            );
+            let start = client.watch(WatchRequest::new(0, None, vec![], 0, 0)).expect("an answer");
             assert!(start.reset);
-            let changes = client.watch(start.freshness.revision, vec![], 10, 0).expect("an answer");
+            let changes =
+                client.watch(WatchRequest::new(start.freshness.revision, None, vec![], 10, 0)).expect("an answer");
             assert!(!changes.reset && changes.changes.is_empty());
-            assert_eq!(client.status().expect("a status").sources.len(), 1);
+            assert_eq!(client.status(StatusRequest::default()).expect("a status").sources.len(), 1);
         }
     }
 }
@@ -108,7 +121,7 @@ fn a_service_may_be_named_before_its_method() {
             ("zkData", "zkData"),
             ("zkDataService:zkData", "zkData"),
         ] {
-            wire.send(&dialect.call(called, 1, &[]));
+            wire.send(&dialect.call(called, 1, &StatusRequest::default()));
             let reply = wire.receive();
             assert_eq!((reply.message.name.as_str(), reply.error), (answered, None), "{dialect:?}");
         }
@@ -121,7 +134,7 @@ fn an_unknown_method_gets_an_exception_and_the_connection_goes_on() {
     for dialect in Dialect::ALL {
         let mut wire = roster.wire(dialect);
         for name in ["nonsense", "Roster:nonsense", "zkDataService:get", "Nobody:get", ":", "Roster:Roster:get", ""] {
-            wire.send(&dialect.call(name, 1, &[Argument::Text(b"/a"), Argument::Options]));
+            wire.send(&dialect.call(name, 1, &GetRequest::new("/a".into(), None)));
             let error = wire.receive().error.expect(name);
             assert_eq!(error.kind, ApplicationErrorKind::UnknownMethod, "{name}: {}", error.message);
         }
@@ -135,11 +148,14 @@ fn a_request_that_can_be_read_but_not_understood_gets_an_exception_and_the_conne
     let roster = Roster::of_file(NODES);
     for dialect in Dialect::ALL {
         let mut wire = roster.wire(dialect);
-        for arguments in [&[][..], &[Argument::Text(b"/\xff"), Argument::Options], &[Argument::Options]] {
-            wire.send(&dialect.call("get", 1, arguments));
+        let mut no_text = dialect.get(1, "/~");
+        no_text.iter_mut().filter(|byte| **byte == b'~').for_each(|byte| *byte = 0xff);
+        let nothing = WatchRequest::default();
+        for request in [dialect.call_with_nothing("get", 1), no_text, dialect.call("get", 1, &nothing)] {
+            wire.send(&request);
             wire.receive();
             wire.send(&dialect.get(2, "/a"));
-            assert_eq!(wire.receive().message.message_type, TMessageType::Reply, "{dialect:?} {arguments:?}");
+            assert_eq!(wire.receive().message.message_type, TMessageType::Reply, "{dialect:?} {request:?}");
         }
     }
 }
@@ -154,7 +170,7 @@ fn every_exception_leaves_the_connection_as_it_was() {
     eventually("the file is read", SOON, || roster.get("/file"));
     let mut client = roster.client();
     for _ in 0..3 {
-        let mut get = |path: &str| client.get(path.into(), any_age());
+        let mut get = |path: &str| client.get(GetRequest::new(path.into(), None));
         exception::<NotFound>(get("/file/no")).expect("an absence");
         exception::<NotFound>(get("/elsewhere")).expect("nobody's path");
         exception::<InvalidRequest>(get("/file/")).expect("not a path");
@@ -180,11 +196,7 @@ fn half_a_request_and_then_silence_is_not_waited_for_long() {
 fn a_watch_of_who_sends_no_more_goes_on_until_its_client_is_gone() {
     let roster = Roster::of_file(NODES);
     let since = roster.status().freshness.revision;
-    let watch = |timeout_ms| {
-        let arguments =
-            [Argument::Long(since), Argument::Texts(&[]), Argument::Number(timeout_ms), Argument::Number(0)];
-        BINARY.call("watch", 1, &arguments)
-    };
+    let watch = |timeout_ms: i32| BINARY.call("watch", 1, &WatchRequest::new(since, None, None, timeout_ms, None));
     let unix = || socket2::Socket::from(UnixStream::connect(roster.socket()).expect("a connection"));
     let tcp = || socket2::Socket::from(TcpStream::connect(("127.0.0.1", roster.port())).expect("a connection"));
     let ask = |mut client: socket2::Socket, timeout_ms| {
@@ -340,7 +352,7 @@ fn where_there_is_no_place_the_longest_idle_client_makes_it() {
 fn a_watch_whose_client_is_gone_is_waited_for_no_more() {
     let roster = Roster::of_file(NODES);
     let waiting = || roster.status().counters["watchesWaiting"];
-    let since = roster.client().watch(0, vec![], 0, 0).expect("an answer").freshness.revision;
+    let since = roster.client().watch(WatchRequest::new(0, None, vec![], 0, 0)).expect("an answer").freshness.revision;
     let request = watch_for_a_minute(since);
     let streams: Vec<UnixStream> = (0..50)
         .map(|_| {
@@ -356,10 +368,5 @@ fn a_watch_whose_client_is_gone_is_waited_for_no_more() {
 
 /// A binary call of `watch` anywhere.
 fn watch_for_a_minute(since: i64) -> Vec<u8> {
-    [
-        &b"\x80\x01\x00\x01\x00\x00\x00\x05watch\x00\x00\x00\x01\x0a\x00\x01"[..],
-        &since.to_be_bytes(),
-        b"\x0f\x00\x02\x0b\x00\x00\x00\x00\x08\x00\x03\x00\x00\xea\x60\x08\x00\x04\x00\x00\x00\x00\x00",
-    ]
-    .concat()
+    BINARY.call("watch", 1, &WatchRequest::new(since, None, None, 60_000, None))
 }

@@ -4,10 +4,10 @@
 use std::time::{Duration, Instant};
 
 use crate::harness::{
-    DeadAddress, ODD_NAME, Roster, SOON, Scene, Server, TwoAddresses, any_age, binary, ensure, eventually, exception,
+    DeadAddress, ODD_NAME, Roster, SOON, Scene, Server, TwoAddresses, binary, ensure, eventually, exception,
     fresh_chroot, source,
 };
-use crate::idl::{Freshness, NotReady, ReadOptions, TRosterSyncClient, TooStale};
+use crate::idl::{ChildrenRequest, Freshness, GetRequest, NotReady, TRosterSyncClient, TooStale};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -106,7 +106,7 @@ fn a_name_that_no_client_may_ask_for_comes_stays_and_goes_alone() {
     let is_mirrored = |path: &str| !path.starts_with(&odd);
     let counted = |count| {
         eventually("it is counted", SOON, || {
-            let left_out = scene.roster.source().left_out;
+            let left_out = scene.roster.source().skipped_nodes;
             ensure(left_out == count, left_out)
         })
     };
@@ -274,7 +274,7 @@ fn a_resync_without_a_difference_changes_no_revision() {
 #[test]
 fn an_answer_says_how_old_it_is_and_is_refused_where_that_is_too_old() {
     let scene = furnished(Scene::new());
-    let demanding = || scene.roster.client().get("/old".into(), ReadOptions::new(100, None));
+    let demanding = || scene.roster.client().get(GetRequest::new("/old".into(), 100));
     demanding().expect("it is fresh");
     let cut = Instant::now();
     scene.link.cut();
@@ -300,7 +300,8 @@ fn nothing_is_known_before_zookeeper_is_reached_and_the_client_is_told() {
     let refusal: NotReady = exception(scene.roster.get("/")).expect("nothing is known");
     assert_eq!(refusal.source, "zookeeper");
     assert!(!refusal.message.is_empty());
-    exception::<NotReady>(scene.roster.client().children("/".into(), any_age())).expect("not an absence");
+    exception::<NotReady>(scene.roster.client().children(ChildrenRequest::new("/".into(), None, None, None)))
+        .expect("not an absence");
     let source = scene.roster.source();
     assert_ne!(source.state, "live");
     assert_eq!((source.last_sync, source.age_ms), (None, None), "it never was in sync");

@@ -77,7 +77,7 @@ impl Small {
     /// Waits until the file holds these data.
     fn holds(&self, data: &str) {
         eventually(&format!("the file holds {data}"), SOON, || {
-            ensure(self.roster.status().shared_trouble.is_none(), self.roster.log())?;
+            ensure(self.roster.status().shared_file_error.is_none(), self.roster.log())?;
             let read = std::fs::read(self.seen("shared.mdb")).map_err(|error| error.to_string())?;
             ensure(read.windows(data.len()).any(|read| read == data.as_bytes()), "the node is not in it")
         });
@@ -102,7 +102,7 @@ fn a_sidecar_lives_where_its_shared_file_has_no_room_and_writes_it_when_there_is
         assert_eq!(small.roster.data("/a"), b"one");
         if free < 140 {
             eventually("it says why it is not written", SOON, || {
-                let trouble = small.roster.status().shared_trouble.unwrap_or_default();
+                let trouble = small.roster.status().shared_file_error.unwrap_or_default();
                 ensure(trouble.contains("No space left on device"), format!("{free} KiB: {trouble}"))
             });
         }

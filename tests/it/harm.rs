@@ -124,7 +124,7 @@ fn assert_harmless(why: Option<&str>, what: Attack) {
     });
     change(&roster, "three");
     eventually("PHP reads it again", HEALED, || {
-        let (read, trouble) = (read(&roster), roster.status().shared_trouble);
+        let (read, trouble) = (read(&roster), roster.status().shared_file_error);
         ensure(read == "three" && trouble.is_none(), format!("{read:?} {trouble:?}"))
     });
     let log = roster.log();
@@ -265,7 +265,7 @@ fn replace(roster: &Roster, round: usize) {
 fn reads(roster: &Roster, round: usize, within: Duration) {
     eventually(&format!("PHP reads round {round}"), within, || {
         let now = read(roster);
-        ensure(now == round.to_string(), format!("{now} {:?}", roster.status().shared_trouble))
+        ensure(now == round.to_string(), format!("{now} {:?}", roster.status().shared_file_error))
     });
 }
 
@@ -315,13 +315,13 @@ fn a_reader_that_keeps_an_old_state_fills_neither_the_file_nor_the_memory() {
         replace(&roster, round);
         round += 1;
         std::thread::sleep(Duration::from_millis(50));
-        let trouble = roster.status().shared_trouble.unwrap_or_default();
+        let trouble = roster.status().shared_file_error.unwrap_or_default();
         ensure(trouble.starts_with(&name) && trouble.contains("keeps an old state of it"), trouble)
     });
     assert!(size() < before + (40 << 20), "from {before} to {}", size());
     drop(files);
     reads(&roster, round - 1, HEALED);
-    assert!(roster.status().shared_trouble.is_none());
+    assert!(roster.status().shared_file_error.is_none());
 }
 
 #[test]
@@ -344,7 +344,7 @@ fn a_reader_that_keeps_the_first_state_for_ever_is_named_and_fills_neither_the_f
             eventually("the endpoint goes on", SOON, || ensure(roster.data("/a") == last.as_bytes(), "it does not"));
             assert!(size() < before + (60 << 20), "from {before} to {}", size());
             assert!(roster.memory() < memory + (80 << 20), "from {memory} to {}", roster.memory());
-            let trouble = roster.status().shared_trouble.unwrap_or_default();
+            let trouble = roster.status().shared_file_error.unwrap_or_default();
             let is_named = trouble.starts_with(&named) && trouble.contains("keeps an old state of it");
             named_since = is_named.then(|| named_since.unwrap_or_else(Instant::now));
             replaced = roster.log().matches("replaced the shared file").count();
@@ -353,7 +353,7 @@ fn a_reader_that_keeps_the_first_state_for_ever_is_named_and_fills_neither_the_f
         });
     });
     reads(&roster, round - 1, HEALED);
-    assert!(roster.status().shared_trouble.is_none());
+    assert!(roster.status().shared_file_error.is_none());
 }
 
 /// The file as other languages read it.

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::harness::fake_zk::{self, FakeNode, FakeZk, Sent, Tale, op};
-use crate::harness::{Ended, ExtraAddress, Roster, SOON, any_age, binary, ensure, eventually, source};
-use crate::idl::{Origin, TRosterSyncClient};
+use crate::harness::{Ended, ExtraAddress, Roster, SOON, binary, ensure, eventually, source};
+use crate::idl::{Origin, SubtreeRequest, TRosterSyncClient};
 
 /// The most memory that a sidecar may take beside what it mirrors.
 const MEMORY: usize = 400 << 20;
@@ -180,7 +180,7 @@ fn a_reply_of_600_mib_costs_one_node_and_no_memory() {
     roster.becomes("live");
     let (tree, freshness) = roster.tree().expect("a tree");
     assert_eq!(tree.keys().collect::<Vec<_>>(), ["/", "/first", "/last"]);
-    assert_eq!((roster.source().left_out, freshness.complete), (1, false));
+    assert_eq!((roster.source().skipped_nodes, freshness.complete), (1, false));
     assert!(roster.memory() < MEMORY, "{} bytes", roster.memory());
 }
 
@@ -267,14 +267,14 @@ fn names_that_no_node_can_have_are_left_out_and_nothing_else() {
     let expected = ["/", "/...", "/first", "/last"];
     let (tree, freshness) = roster.tree().expect("a tree");
     assert_eq!(tree.keys().collect::<Vec<_>>(), expected);
-    assert_eq!((roster.source().left_out, freshness.complete), (IMPOSSIBLE.len() as i64, false));
+    assert_eq!((roster.source().skipped_nodes, freshness.complete), (IMPOSSIBLE.len() as i64, false));
     for named in [r#"".." in /"#, r#""a/b" in /"#, r#""\u{1b}" in /"#] {
         assert!(roster.log().contains(named), "{named}: {}", roster.log());
     }
     roster.stop();
     drop(zk);
     roster.run();
-    let restored = roster.client().subtree("/".into(), 100, String::new(), any_age()).expect("what was known");
+    let restored = roster.client().subtree(SubtreeRequest::new("/".into(), None, None, None)).expect("what was known");
     assert_eq!(restored.nodes.iter().map(|node| node.path.as_str()).collect::<Vec<_>>(), expected);
     assert_eq!(restored.freshness.origin, Origin::RESTORED);
 }
@@ -313,7 +313,7 @@ fn a_node_that_the_server_refuses_to_read_costs_no_other_one() {
         roster.becomes("live");
         let (tree, freshness) = roster.tree().expect("a tree");
         assert_eq!(tree.keys().collect::<Vec<_>>(), ["/", "/a", "/b", "/c"]);
-        assert_eq!((roster.source().left_out, freshness.complete), (1, false));
+        assert_eq!((roster.source().skipped_nodes, freshness.complete), (1, false));
         assert!(roster.log().contains("path=/bad"), "{}", roster.log());
     }
 }
@@ -334,7 +334,7 @@ fn a_name_that_no_node_can_have_is_counted_when_it_comes_later() {
     let heartbeats = Arc::new(AtomicUsize::new(0));
     let zk = FakeZk::telling(OddLater(heartbeats.clone()));
     let roster = mirroring(&zk, "");
-    eventually("it is counted", SOON, || ensure(roster.source().left_out == 1, roster.log()));
+    eventually("it is counted", SOON, || ensure(roster.source().skipped_nodes == 1, roster.log()));
     assert!(roster.log().contains(r#""\u{1b}" in /"#), "{}", roster.log());
     assert!(!roster.get("/").expect("a node").freshness.complete);
     roster.becomes("live");

@@ -10,7 +10,8 @@ use serde_json::{Value as Json, json};
 use crate::harness::master::{Scripted, map, text};
 use crate::harness::{Client, SOON, ensure, eventually, exception};
 use crate::idl::{
-    Call, CallFailed, CallOptions, CallTimedOut, CallValues, InvalidRequest, NoMaster, TRosterSyncClient,
+    Call, CallFailed, CallTimedOut, CallValues, InvalidRequest, NextValuesRequest, NoMaster, SendValuesRequest,
+    ServiceQuery, StatusRequest, TRosterSyncClient,
 };
 use crate::joining::following;
 use crate::masters::{Php, gives, offers};
@@ -24,13 +25,12 @@ fn scene() -> (Scene, Php) {
 }
 
 fn call(method: &str, arguments: &str, timeout_ms: i32) -> Call {
-    let options = CallOptions::new(timeout_ms, None, None, None, None, None, None, None);
-    Call::new("demo".into(), method.into(), arguments.into(), options)
+    Call { timeout_ms: Some(timeout_ms), ..Call::of("demo", method, arguments) }
 }
 
 fn opened(scene: &Scene, method: &str, arguments: &str) -> Client {
     let mut client = scene.roster.client();
-    client.open_call(call(method, arguments, 30_000), String::new()).expect("none is open");
+    client.open_call(call(method, arguments, 30_000)).expect("none is open");
     client
 }
 
@@ -39,11 +39,11 @@ fn sent(client: &mut Client, values: &[Json], is_last: bool) -> thrift::Result<C
     let mut rest: Vec<Vec<u8>> = values.iter().map(|value| value.to_string().into_bytes()).collect();
     let mut came = Vec::new();
     loop {
-        let reply = client.send_values(rest.clone(), is_last)?;
+        let reply = client.send_values(SendValuesRequest::new(rest.clone(), is_last))?;
         rest.drain(..reply.accepted as usize);
         came.extend(reply.values.values);
-        if rest.is_empty() || reply.values.ended.is_some() {
-            return Ok(CallValues::new(came, reply.values.ended));
+        if rest.is_empty() || reply.values.completion.is_some() {
+            return Ok(CallValues::new(came, reply.values.completion));
         }
     }
 }
@@ -51,8 +51,8 @@ fn sent(client: &mut Client, values: &[Json], is_last: bool) -> thrift::Result<C
 /// All that comes until the end, after what has come.
 fn rest(client: &mut Client, mut came: CallValues) -> thrift::Result<Vec<Json>> {
     let mut values = std::mem::take(&mut came.values);
-    while came.ended.is_none() {
-        came = client.next_values()?;
+    while came.completion.is_none() {
+        came = client.next_values(NextValuesRequest::default())?;
         values.append(&mut came.values);
     }
     Ok(values.iter().map(|value| serde_json::from_slice(value).expect("JSON")).collect())
@@ -63,16 +63,20 @@ fn a_method_reads_what_its_caller_sends_and_gives_values_meanwhile() {
     let (scene, _php) = scene();
     let mut client = opened(&scene, "times", "[10]");
     let first = sent(&mut client, &[json!(1)], false).expect("it is taken");
-    let first = if first.values.is_empty() { client.next_values().expect("a value") } else { first };
-    assert_eq!((first.values, first.ended), (vec![b"10".to_vec()], None), "before the next is sent");
+    let first = if first.values.is_empty() {
+        client.next_values(NextValuesRequest::default()).expect("a value")
+    } else {
+        first
+    };
+    assert_eq!((first.values, first.completion), (vec![b"10".to_vec()], None), "before the next is sent");
     let came = sent(&mut client, &[json!(2), json!("text"), json!(0.5)], true).expect("they are taken");
     assert_eq!(rest(&mut client, came).expect("the end"), [json!(20), json!("text"), json!(5.0), json!("4 in all")]);
-    exception::<InvalidRequest>(client.send_values(Vec::new(), true)).expect("none is open");
+    exception::<InvalidRequest>(client.send_values(SendValuesRequest::new(Vec::new(), true))).expect("none is open");
     // By name, and none at all.
     let mut client = opened(&scene, "times", r#"{"factor": 2}"#);
     let came = sent(&mut client, &[], true).expect("nothing is taken");
     assert_eq!(rest(&mut client, came).expect("the end"), [json!("0 in all")]);
-    assert_eq!(client.status().expect("an answer").counters["callsOutstanding"], 0);
+    assert_eq!(client.status(StatusRequest::default()).expect("an answer").counters["callsOutstanding"], 0);
 }
 
 #[test]
@@ -84,7 +88,7 @@ fn a_method_that_does_not_read_is_sent_a_bounded_amount_and_its_caller_waits() {
     let chunk = json!("x".repeat(50_000));
     for _ in 0..COUNT {
         let came = sent(&mut client, std::slice::from_ref(&chunk), false).expect("it is taken");
-        assert!(came.values.is_empty() && came.ended.is_none(), "{came:?}");
+        assert!(came.values.is_empty() && came.completion.is_none(), "{came:?}");
     }
     assert!(begun.elapsed() > Duration::from_secs(1), "the caller has waited");
     let came = sent(&mut client, &[], true).expect("the end is sent");
@@ -98,7 +102,7 @@ fn a_method_that_does_not_read_is_sent_a_bounded_amount_and_its_caller_waits() {
 fn a_method_that_never_reads_is_given_up_when_its_callers_time_is_over_or_the_caller_leaves() {
     let (scene, php) = scene();
     let mut client = scene.roster.client();
-    client.open_call(call("hesitant", "[60]", 700), String::new()).expect("none is open");
+    client.open_call(call("hesitant", "[60]", 700)).expect("none is open");
     let chunk = json!("x".repeat(50_000));
     let failed = (0..20).find_map(|_| sent(&mut client, std::slice::from_ref(&chunk), false).err());
     exception::<CallTimedOut>(Err::<(), _>(failed.expect("it is full"))).expect("it is too late");
@@ -126,7 +130,7 @@ fn what_a_method_refuses_of_its_input_ends_the_call_and_what_it_does_not_read_is
     assert!(came.values.is_empty());
     for _ in 0..20 {
         let came = sent(&mut client, std::slice::from_ref(&chunk), false).expect("it is taken, and not read");
-        if came.ended.is_some() || !came.values.is_empty() {
+        if came.completion.is_some() || !came.values.is_empty() {
             assert_eq!(rest(&mut client, came).expect("the end"), [json!("first")]);
             return;
         }
@@ -139,18 +143,19 @@ fn what_a_method_refuses_of_its_input_ends_the_call_and_what_it_does_not_read_is
 fn only_who_takes_a_stream_is_sent_one_and_every_mistake_is_named() {
     let (scene, _php) = scene();
     let mut client = opened(&scene, "echo", "[1]");
-    let failed = client.next_values();
+    let failed = client.next_values(NextValuesRequest::default());
     let failed = exception::<CallFailed>(failed).expect("it takes none");
     assert_eq!(failed.message, "Method 'echo' has no parameter that takes a stream");
     let mut client = opened(&scene, "times", "[1]");
-    exception::<InvalidRequest>(client.send_values(vec![b"{".to_vec()], false)).expect("no JSON");
-    exception::<InvalidRequest>(client.open_call(call("times", "[1]", 1_000), String::new())).expect("one is open");
-    client.start_call(call("echo", "[1]", 1_000), String::new()).expect_err("one is open");
+    exception::<InvalidRequest>(client.send_values(SendValuesRequest::new(vec![b"{".to_vec()], false)))
+        .expect("no JSON");
+    exception::<InvalidRequest>(client.open_call(call("times", "[1]", 1_000))).expect("one is open");
+    client.start_call(call("echo", "[1]", 1_000)).expect_err("one is open");
     let came = sent(&mut client, &[json!(3)], true).expect("it goes on");
     assert_eq!(rest(&mut client, came).expect("the end"), [json!(3), json!("1 in all")]);
     // A call that was started otherwise takes no values.
-    let started = client.start_call(call("paced", "[2, 0.1]", 5_000), String::new()).expect("a value");
-    exception::<InvalidRequest>(client.send_values(Vec::new(), true)).expect("it takes none");
+    let started = client.start_call(call("paced", "[2, 0.1]", 5_000)).expect("a value");
+    exception::<InvalidRequest>(client.send_values(SendValuesRequest::new(Vec::new(), true))).expect("it takes none");
     assert_eq!(rest(&mut client, started).expect("the end"), [json!(1), json!(2)]);
     // A master that understands calls, and runs no closure.
     let hello = [("cmd", "auth".into()), ("token", TOKEN.into()), ("native", 1.into())];
@@ -164,20 +169,24 @@ fn only_who_takes_a_stream_is_sent_one_and_every_mistake_is_named() {
     native.say(map([("cmd", "end".into()), ("uuid", list.as_str().into())]));
     scene.has(2);
     let rust = Call { service_name: "rust".into(), ..call("times", "[1]", 1_000) };
-    client.open_call(rust, String::new()).expect("none is open");
-    let refused = exception::<NoMaster>(client.next_values()).expect("it takes none");
+    client.open_call(rust).expect("none is open");
+    let refused = exception::<NoMaster>(client.next_values(NextValuesRequest::default())).expect("it takes none");
     assert!(refused.message.contains("only a master of PHP"), "{refused:?}");
     // Nor does one of PHP that is connected elsewhere.
     let beside = following(scene.port, "");
     offers(&beside, &["control", "demo", "rust"]);
     let mut client = opened(&beside, "times", "[1]");
-    let refused = exception::<NoMaster>(client.next_values()).expect("it takes none here");
+    let refused = exception::<NoMaster>(client.next_values(NextValuesRequest::default())).expect("it takes none here");
     assert!(refused.message.contains("at this sidecar's own register"), "{refused:?}");
     // Where another one does, that is called.
     let _php = Php::start(beside.port, "", &[]);
     beside.has(3);
     eventually("both offer it", SOON, || {
-        let count = beside.roster.client().instances("demo".into()).map_err(|error| format!("{error:?}"))?;
+        let count = beside
+            .roster
+            .client()
+            .instances(ServiceQuery { service_name: Some("demo".into()), ..ServiceQuery::default() })
+            .map_err(|error| format!("{error:?}"))?;
         ensure(count.instances.len() == 2, count.instances.len())
     });
     for _ in 0..16 {
@@ -206,7 +215,7 @@ fn calls_with_inputs_leave_nothing_behind_in_the_master() {
         let mut client = scene.roster.client();
         for number in 0..count {
             let method = ["times", "echo"][number % 2];
-            client.open_call(self::call(method, "[2]", 30_000), String::new()).expect("none is open");
+            client.open_call(self::call(method, "[2]", 30_000)).expect("none is open");
             let came = sent(&mut client, &[json!(1)], true);
             let _ = came.and_then(|came| rest(&mut client, came));
         }

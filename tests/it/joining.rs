@@ -9,7 +9,7 @@ use rmpv::Value;
 
 use crate::harness::master::{Scripted, field, map, text};
 use crate::harness::{Link, SOON, ensure, eventually, free_port};
-use crate::idl::{CallOptions, Encoding, Filter, SourceStatus, TRosterSyncClient};
+use crate::idl::{BroadcastRequest, Call, ServiceQuery, SourceStatus, TRosterSyncClient};
 use crate::masters::Php;
 use crate::register::{Scene, TOKEN};
 
@@ -137,8 +137,7 @@ fn calls_through_an_upstream_may_finish_when_either_sidecar_stops() {
         beside.has(1);
         std::thread::scope(|scope| {
             let call = scope.spawn(|| {
-                let options = CallOptions::new(60_000, None, None, None, None, None, None, None);
-                beside.roster.client().call("mail".into(), "send".into(), b"[]".to_vec(), options)
+                beside.roster.client().call(Call { timeout_ms: Some(60_000), ..Call::of("mail", "send", "[]") })
             });
             let asked = master.asked("call");
             let stopping = if stops_hub { &hub } else { &beside };
@@ -177,7 +176,7 @@ fn a_master_of_two_registers_that_follow_each_other_is_gone_from_both_when_it_is
         master
     };
     let masters = [join(one.port), join(other.port)];
-    let ways = |scene: &Scene| scene.masters().map(|masters| masters.first().map_or(0, |master| master.ways));
+    let ways = |scene: &Scene| scene.masters().map(|masters| masters.first().map_or(0, |master| master.routes));
     for scene in [&one, &other] {
         eventually("there are two ways", SOON, || ensure(ways(scene)? == 2, format!("{:?}", scene.masters())));
     }
@@ -290,7 +289,7 @@ fn a_register_that_never_ends_settling_is_waited_for_no_longer_than_settle() {
         Value::Map(fields.into_iter().chain(more).map(|(key, value)| (key.into(), value)).collect())
     };
     let expected = || Some(("expected", true.into()));
-    let all = || Filter::new(None, None, None, None);
+    let all = || ServiceQuery::default();
     let is_complete = || scene.roster.client().masters(all()).expect("an answer").freshness.complete;
     report("settling", true.into());
     report("put", put("here", None));
@@ -436,11 +435,16 @@ fn a_process_of_php_at_two_registers_that_a_sidecar_follows_is_one_master() {
     assert_eq!(other.has(1)[0].id, id, "it has one id everywhere");
     assert_eq!(beside.has(1)[0].id, id);
     let mut client = beside.roster.client();
-    let options = || CallOptions::new(20_000, None, None, None, None, None, None, None);
-    let outcomes = client.call_all("control".into(), "pid".into(), b"[]".to_vec(), options()).expect("outcomes");
+    let outcomes = client
+        .call_all(Call { timeout_ms: Some(20_000), ..Call::of("control", "pid", "[]") })
+        .expect("outcomes")
+        .outcomes;
     assert_eq!(outcomes.len(), 1, "{outcomes:?}");
-    assert!(outcomes[0].result.is_some() && outcomes[0].master.as_deref() == Some(&*id), "{outcomes:?}");
-    assert_eq!(client.broadcast(br#"{"cmd":"reload"}"#.to_vec(), Encoding::JSON).expect("sent"), 1);
+    assert!(outcomes[0].result.is_some() && outcomes[0].master_id.as_deref() == Some(&*id), "{outcomes:?}");
+    assert_eq!(
+        client.broadcast(BroadcastRequest::new(br#"{"cmd":"reload"}"#.to_vec(), None)).expect("sent").masters,
+        1
+    );
     php.says("command: {\"cmd\":\"reload\"}");
     std::thread::sleep(std::time::Duration::from_millis(300));
     assert_eq!(php.said().matches("reload").count(), 1, "{}", php.said());

@@ -10,7 +10,7 @@ use roster::master::{Config, Master, MethodError, Service, Values};
 use serde_json::{Value as Json, json};
 
 use crate::harness::{Process, SOON, ensure, eventually, exception};
-use crate::idl::{CallFailed, CallOptions, CallTimedOut, NoMaster, TRosterSyncClient};
+use crate::idl::{Call, CallFailed, CallTimedOut, NoMaster, TRosterSyncClient};
 use crate::register::{Scene, TOKEN};
 
 /// A master on real PHP; it ends when this is dropped.
@@ -51,8 +51,11 @@ impl Drop for Php {
 
 /// All values that a call gives, or the class and the message of its error.
 fn called(scene: &Scene, service: &str, method: &str, arguments: &Json) -> Result<Vec<Json>, (String, String)> {
-    let options = CallOptions::new(60_000, None, None, None, None, None, true, None);
-    let result = scene.roster.client().call(service.into(), method.into(), arguments.to_string().into(), options);
+    let result = scene.roster.client().call(Call {
+        timeout_ms: Some(60_000),
+        all_values: Some(true),
+        ..Call::of(service, method, arguments.to_string())
+    });
     match result {
         Ok(result) => Ok(result.values.iter().map(|value| serde_json::from_slice(value).expect("JSON")).collect()),
         Err(error) => {
@@ -166,8 +169,8 @@ fn a_php_master_goes_on_while_a_call_waits_and_its_services_change() {
     let scene = Scene::new();
     let _php = Php::start(scene.port, "", &[]);
     offers(&scene, &["control", "demo"]);
-    let options = CallOptions::new(300, None, None, None, None, None, None, None);
-    let late = scene.roster.client().call("control".into(), "later".into(), b"[30]".to_vec(), options);
+    let late =
+        scene.roster.client().call(Call { timeout_ms: Some(300), ..Call::of("control", "later", b"[30]".to_vec()) });
     exception::<CallTimedOut>(late).expect("the call is too late");
     std::thread::scope(|scope| {
         let slow = scope.spawn(|| gives(&scene, "control", "later", json!([1.5, "late"])));
@@ -394,8 +397,7 @@ fn a_rust_master_hears_that_its_caller_is_gone_and_comes_back_to_a_register_that
     });
     with_master(slow, &[scene.port], |_| {
         offers(&scene, &["slow"]);
-        let options = CallOptions::new(200, None, None, None, None, None, None, None);
-        let late = scene.roster.client().call("slow".into(), "wait".into(), b"[]".to_vec(), options);
+        let late = scene.roster.client().call(Call { timeout_ms: Some(200), ..Call::of("slow", "wait", "[]") });
         exception::<CallTimedOut>(late).expect("the call is too late");
         heard.recv_timeout(SOON).expect("the master hears that nobody waits");
         scene.roster.kill();
@@ -433,6 +435,6 @@ fn the_command_line_makes_several_calls_in_order_on_one_master() {
     let id = &scene.masters().expect("masters")[1].id;
     let (code, printed, _) = in_order("{\"call\":\"control.pid\"}", &["--master", id, "-o", "json"]);
     let outcomes: Json = serde_json::from_str(&printed).expect("JSON");
-    assert_eq!((code, &outcomes[0]["master"]), (Some(0), &json!(id)));
+    assert_eq!((code, &outcomes[0]["masterId"]), (Some(0), &json!(id)));
     drop(masters);
 }

@@ -8,12 +8,14 @@ use serde_json::{Value as Json, json};
 
 use crate::harness::master::{Scripted, map, text};
 use crate::harness::{Dialect, Printing, SOON, ensure, eventually, exception};
-use crate::idl::{AccessDenied, Encoding, InvalidRequest, MessagesReply, TRosterSyncClient};
+use crate::idl::{
+    AccessDenied, BroadcastRequest, Encoding, InvalidRequest, MessagesReply, TRosterSyncClient, WatchMessagesRequest,
+};
 use crate::masters::{Php, gives, offers};
 use crate::register::{Scene, TOKEN};
 
 fn messages(scene: &Scene, since: i64, timeout_ms: i32) -> MessagesReply {
-    scene.roster.client().watch_messages(since, timeout_ms, 0, Encoding::JSON).expect("an answer")
+    scene.roster.client().watch_messages(WatchMessagesRequest::new(since, timeout_ms, None, None)).expect("an answer")
 }
 
 fn contents(reply: &MessagesReply) -> Vec<Json> {
@@ -49,9 +51,9 @@ fn what_a_master_of_php_sends_reaches_who_watches_by_thrift_and_the_command_line
     });
     let expected = json!({"cmd": "deployed", "build": [7, "\u{e4}"]});
     assert_eq!((contents(&waiting), waiting.missed, waiting.reset), (vec![expected.clone()], 0, false));
-    assert_eq!(waiting.messages[0].master, master);
+    assert_eq!(waiting.messages[0].master_id, master);
     let printed: Json = serde_json::from_str(&watch.line()).expect("JSON");
-    assert_eq!((&printed["kind"], &printed["master"]), (&json!("MESSAGE"), &json!(master)));
+    assert_eq!((&printed["kind"], &printed["masterId"]), (&json!("MESSAGE"), &json!(master)));
     assert_eq!(printed["message"], expected);
     // What is the register's own business is none of the application's.
     announce(json!({"cmd": "register"}));
@@ -83,7 +85,8 @@ fn who_falls_behind_learns_how_many_messages_are_missed_and_after_a_restart_that
     let restarted = messages(&scene, behind.cursor, 20_000);
     assert!(restarted.reset && restarted.messages.is_empty() && restarted.cursor > behind.cursor, "{restarted:?}");
     let mut client = scene.roster.client();
-    exception::<InvalidRequest>(client.watch_messages(-1, 0, 0, Encoding::JSON)).expect("no cursor");
+    exception::<InvalidRequest>(client.watch_messages(WatchMessagesRequest::new(-1, 0, None, None)))
+        .expect("no cursor");
 }
 
 #[test]
@@ -96,7 +99,11 @@ fn a_message_that_json_does_not_have_is_missed_there_and_the_next_arrives() {
     has_come(&scene, 1);
     let reply = messages(&scene, 0, 0);
     assert_eq!((contents(&reply), reply.missed), (vec![json!({"cmd": "note", "n": 1})], 1));
-    let packed = scene.roster.client().watch_messages(0, 0, 0, Encoding::MSGPACK).expect("an answer");
+    let packed = scene
+        .roster
+        .client()
+        .watch_messages(WatchMessagesRequest::new(0, 0, None, Encoding::MSGPACK))
+        .expect("an answer");
     assert_eq!((packed.messages.len(), packed.missed), (2, 0));
 }
 
@@ -123,7 +130,7 @@ fn a_client_is_given_the_messages_of_masters_that_it_may_see_and_no_others() {
         Dialect::ALL[0].tcp(scene.roster.port()).expect("a connection")
     };
     let mut client = over_tcp("[[allow]]\ntcp = true\nread = [\"mail\"]\nwatch = true\n");
-    let reply = client.watch_messages(0, 0, 0, Encoding::JSON).expect("an answer");
+    let reply = client.watch_messages(WatchMessagesRequest::new(0, 0, None, None)).expect("an answer");
     assert_eq!(contents(&reply), [json!({"cmd": "note", "n": 1})]);
     let begun = Instant::now();
     let waited = std::thread::scope(|scope| {
@@ -131,12 +138,13 @@ fn a_client_is_given_the_messages_of_masters_that_it_may_see_and_no_others() {
             std::thread::sleep(Duration::from_millis(100));
             billing.say(note(3));
         });
-        client.watch_messages(reply.cursor, 1_000, 0, Encoding::JSON).expect("an answer")
+        client.watch_messages(WatchMessagesRequest::new(reply.cursor, 1_000, None, None)).expect("an answer")
     });
     assert!(waited.messages.is_empty() && begun.elapsed() >= Duration::from_millis(900), "{waited:?}");
     for rules in ["read = [\"mail\"]", "read = [\"/\"]\nwatch = true"] {
         let mut client = over_tcp(&format!("[[allow]]\ntcp = true\n{rules}\n"));
-        exception::<AccessDenied>(client.watch_messages(0, 0, 0, Encoding::JSON)).expect("it is denied");
+        exception::<AccessDenied>(client.watch_messages(WatchMessagesRequest::new(0, 0, None, None)))
+            .expect("it is denied");
     }
 }
 
@@ -164,7 +172,11 @@ fn a_master_may_name_its_messages_as_the_upstream_protocol_names_its_own() {
         });
     }
     // And what masters are sent may be named so.
-    scene.roster.client().broadcast(br#"{"cmd":"subscribe","uuid":"u"}"#.to_vec(), Encoding::JSON).expect("sent");
+    scene
+        .roster
+        .client()
+        .broadcast(BroadcastRequest::new(br#"{"cmd":"subscribe","uuid":"u"}"#.to_vec(), None))
+        .expect("sent");
     loop {
         match text(&mail.hears().expect("a command"), "cmd").as_str() {
             "subscribe" => break,

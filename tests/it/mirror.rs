@@ -5,8 +5,8 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use zookeeper_client::{Acls, CreateMode};
 
-use crate::harness::{Dialect, Roster, SOON, Scene, any_age, ensure, eventually, exception, fresh_chroot, source};
-use crate::idl::{ChildrenQuery, NotFound, Origin, TRosterSyncClient};
+use crate::harness::{Dialect, Roster, SOON, Scene, ensure, eventually, exception, fresh_chroot, source};
+use crate::idl::{ChildrenRequest, GetRequest, NotFound, Origin, StatusRequest, TRosterSyncClient};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -40,7 +40,8 @@ fn a_node_that_comes_again_has_nothing_of_its_former_life() {
     }
     scene.zk.create("/a", "");
     scene.agrees();
-    let answer = scene.roster.client().children("/a".into(), any_age()).expect("an answer");
+    let answer =
+        scene.roster.client().children(ChildrenRequest::new("/a".into(), None, None, None)).expect("an answer");
     assert!(answer.names.is_empty(), "{:?}", answer.names);
 }
 
@@ -55,8 +56,8 @@ fn long_paths_are_read_in_requests_that_a_server_takes() {
     eventually("all are read at once", SOON, || {
         let (mut client, mut found, mut cursor) = (scene.roster.client(), Vec::new(), None);
         loop {
-            let query = ChildrenQuery::new("/long".to_owned(), None, cursor, any_age());
-            let page = client.children_page(query).map_err(|error| format!("{error:?}"))?;
+            let request = ChildrenRequest::new("/long".to_owned(), None, 0, cursor);
+            let page = client.children(request).map_err(|error| format!("{error:?}"))?;
             ensure(page.freshness.age_ms == 0 && page.freshness.origin == Origin::LIVE, "it is not in sync")?;
             found.extend(page.names);
             cursor = page.cursor;
@@ -74,7 +75,8 @@ fn ten_thousand_children_are_mirrored_and_let_go() {
     scene.zk.create("/many", "");
     scene.zk.create_many("/many/child-", 10_000);
     scene.agrees();
-    let answer = scene.roster.client().children("/many".into(), any_age()).expect("an answer");
+    let answer =
+        scene.roster.client().children(ChildrenRequest::new("/many".into(), None, None, None)).expect("an answer");
     assert_eq!(answer.names.len(), 10_000);
     assert_eq!(answer.names.first().map(String::as_str), Some("child-0"));
     scene.zk.delete_all("/many");
@@ -119,7 +121,7 @@ fn a_root_or_a_chroot_that_is_missing_is_watched_until_it_is_there() {
     let zk = fresh_chroot();
     let scene = Scene::with(&zk, "roots = [\"/late/root\"]");
     let answer = eventually("the root is missing", SOON, || exception::<NotFound>(scene.roster.get("/late/root")));
-    assert_eq!(answer.path, "/late/root");
+    assert_eq!(answer.name, "/late/root");
     scene.zk.create("/late/root/a", "here");
     scene.zk.create("/elsewhere", "");
     scene.agrees_on(|path| path.starts_with("/late/root"));
@@ -155,7 +157,7 @@ fn nodes_that_may_not_be_read_are_counted_and_mirrored_once_they_may() {
     let right = scene.zk.identified("app:secret");
     scene.zk.create("/open", "for all");
     right.create("/closed", "for one");
-    eventually("it is counted", SOON, || ensure(scene.roster.source().left_out == 1, "it is not"));
+    eventually("it is counted", SOON, || ensure(scene.roster.source().skipped_nodes == 1, "it is not"));
     scene.agrees_on(|path| path != "/closed");
     let answer = scene.roster.get("/open").expect("a node");
     assert!(!answer.freshness.complete, "something is missing");
@@ -183,15 +185,19 @@ fn who_may_not_read_all_is_not_told_the_names_of_what_is_left_out() {
     zk.create("/open", "for all");
     // All sources come before the rules.
     let scene = Scene::with(&zk, "max_node_bytes = \"1KiB\"\n[[allow]]\ntcp = true\nread = [\"/open\"]");
-    eventually("it is counted", SOON, || ensure(scene.roster.source().left_out == 1, "it is not"));
+    eventually("it is counted", SOON, || ensure(scene.roster.source().skipped_nodes == 1, "it is not"));
     assert!(scene.roster.source().detail.contains("/closed"), "{:?}", scene.roster.source());
     scene.link.cut();
     eventually("it is down", SOON, || ensure(scene.roster.source().state == "down", "it is not"));
     scene.link.mend();
     eventually("it is live", SOON, || ensure(scene.roster.source().detail.contains("/closed"), "it is not"));
     let mut over_tcp = Dialect::ALL[0].tcp(scene.roster.port()).expect("the sidecar accepts");
-    let told = format!("{:?} {:?}", over_tcp.status(), over_tcp.get("/open".into(), any_age()));
-    assert!(told.contains("left_out: 1") && !told.contains("/closed"), "{told}");
+    let told = format!(
+        "{:?} {:?}",
+        over_tcp.status(StatusRequest::default()),
+        over_tcp.get(GetRequest::new("/open".into(), None))
+    );
+    assert!(told.contains("skipped_nodes: 1") && !told.contains("/closed"), "{told}");
 }
 
 #[test]
@@ -207,7 +213,7 @@ fn the_first_nodes_that_are_left_out_are_named_in_the_log_and_that_there_are_mor
         ensure(log.lines().any(|line| line.contains("WARN") && is_told(line)), log)
     });
     (0..14).for_each(|number| private.create(&format!("/more-{number}"), "for one"));
-    eventually("all are counted", SOON, || ensure(scene.roster.source().left_out == 15, scene.roster.log()));
+    eventually("all are counted", SOON, || ensure(scene.roster.source().skipped_nodes == 15, scene.roster.log()));
     eventually("there are more", SOON, || ensure(lines("left out more nodes") > 0, scene.roster.log()));
     // A busy machine may lose a session, and the next one tells anew.
     let sessions = lines("connected source=");
@@ -219,10 +225,10 @@ fn the_first_nodes_that_are_left_out_are_named_in_the_log_and_that_there_are_mor
 fn a_change_of_rights_is_found_by_the_audit() {
     let scene = Scene::with(&fresh_chroot(), "audit_interval = \"500ms\"");
     scene.zk.identified("app:secret").create("/closed", "for one");
-    eventually("it is counted", SOON, || ensure(scene.roster.source().left_out == 1, "it is not"));
+    eventually("it is counted", SOON, || ensure(scene.roster.source().skipped_nodes == 1, "it is not"));
     scene.zk.identified("app:secret").open("/closed");
     scene.agrees();
-    assert_eq!(scene.roster.source().left_out, 0);
+    assert_eq!(scene.roster.source().skipped_nodes, 0);
 }
 
 #[test]
@@ -239,7 +245,7 @@ fn what_lies_below_a_node_that_may_not_be_read_is_left_out_whatever_happens_to_i
     owner.open("/closed/other");
     zk.create("/last", "");
     scene.agrees();
-    assert_eq!(scene.roster.source().left_out, 1);
+    assert_eq!(scene.roster.source().skipped_nodes, 1);
 
     // That it may be read now no event tells, but its next change does; and that it may not, a new child.
     owner.open("/closed");
@@ -291,7 +297,7 @@ fn what_passes_a_limit_is_left_out_and_counted() {
         scene.agrees();
         scene.zk.create("/a/b", "small");
         scene.zk.create(path, [b'x'; 2_000]);
-        let missing = || ensure(scene.roster.source().left_out == 1, scene.roster.source().left_out);
+        let missing = || ensure(scene.roster.source().skipped_nodes == 1, scene.roster.source().skipped_nodes);
         eventually(&format!("{path} is counted"), SOON, missing);
         scene.agrees_on(|other| other != path);
         assert!(!scene.roster.get("/a/b").expect("a node").freshness.complete, "{path} is missing");
@@ -309,14 +315,14 @@ fn who_came_first_stays_when_there_are_too_many_nodes() {
     eventually("the early are there", SOON, || scene.roster.get("/early-3"));
     scene.zk.create_many("/a-late-", 3);
     eventually("the late are counted", SOON, || {
-        ensure(scene.roster.source().left_out == 3, scene.roster.source().left_out)
+        ensure(scene.roster.source().skipped_nodes == 3, scene.roster.source().skipped_nodes)
     });
     scene.zk.set("/early-2", "changed");
     scene.agrees_on(|path| !path.starts_with("/a-late"));
     assert!(!scene.roster.get("/early-2").expect("a node").freshness.complete);
     scene.zk.delete("/early-0");
     eventually("one of the late takes the place", SOON, || {
-        ensure(scene.roster.source().left_out == 2, scene.roster.source().left_out)
+        ensure(scene.roster.source().skipped_nodes == 2, scene.roster.source().skipped_nodes)
     });
 }
 
@@ -335,7 +341,7 @@ fn a_limit_that_is_lowered_holds_for_what_an_earlier_process_left() {
         scene.roster.run();
         eventually("the rest is left out", SOON, || {
             let source = scene.roster.source();
-            ensure((source.nodes, source.left_out) == (kept, 9 - kept), format!("{source:?}"))
+            ensure((source.nodes, source.skipped_nodes) == (kept, 9 - kept), format!("{source:?}"))
         });
         assert!(!scene.roster.get("/0").expect("a node").freshness.complete);
         // What has its place is followed as ever, and who came first stays.
@@ -354,7 +360,7 @@ fn each_child_counts_for_which_there_is_no_place() {
     // The root and these two.
     let scene = Scene::with(&zk, "max_nodes = 3");
     eventually("all are counted", SOON, || {
-        ensure(scene.roster.source().left_out == 50, scene.roster.source().left_out)
+        ensure(scene.roster.source().skipped_nodes == 50, scene.roster.source().skipped_nodes)
     });
 }
 

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use nix::unistd::{Uid, geteuid, setfsuid};
 
 use crate::harness::{Dialect, Roster, SOON, ensure, eventually};
-use crate::idl::TRosterSyncClient;
+use crate::idl::{StatusRequest, TRosterSyncClient};
 
 const NODES: &str = "\"/a\" = \"one\"\n";
 /// Another user, where the tests may be one.
@@ -61,7 +61,7 @@ fn a_port_that_another_user_has_is_told_and_had_as_soon_as_it_is_free() {
             ensure(roster.status().ports_taken.is_none(), "its status says otherwise")
         });
         if setting == "thrift.tcp" {
-            Dialect::ALL[0].tcp(taken.port()).expect("it accepts").status().expect("an answer");
+            Dialect::ALL[0].tcp(taken.port()).expect("it accepts").status(StatusRequest::default()).expect("an answer");
         }
         assert_eq!(roster.stop().code(), Some(0));
     }

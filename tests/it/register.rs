@@ -14,10 +14,12 @@ use rmpv::Value;
 
 use crate::harness::master::{Scripted, field, map, packed, text};
 use crate::harness::{
-    Dialect, Ended, Link, Over, Roster, SOON, binary, ensure, eventually, exception, free_port, is_skipped_without_root,
+    Dialect, Ended, Link, Over, Roster, SOON, binary, ensure, eventually, exception, free_port,
+    is_skipped_without_root, offering,
 };
 use crate::idl::{
-    self, CallFailed, CallOptions, CallResult, Encoding, Filter, InvalidRequest, Master, NoMaster, TRosterSyncClient,
+    BroadcastRequest, Call, CallFailed, CallResult, CallsRequest, InvalidRequest, Master, NoMaster, ServiceQuery,
+    TRosterSyncClient,
 };
 
 pub(crate) const TOKEN: &str = "register-center-token-2024";
@@ -57,7 +59,9 @@ impl Scene {
     pub(crate) fn masters(&self) -> Result<Vec<Master>, String> {
         let (mut client, mut masters, mut cursor) = (self.roster.client(), Vec::new(), None);
         loop {
-            let page = client.masters(Filter::new(None, None, None, cursor)).map_err(|error| format!("{error:?}"))?;
+            let page = client
+                .masters(ServiceQuery { cursor, ..ServiceQuery::default() })
+                .map_err(|error| format!("{error:?}"))?;
             masters.extend(page.masters);
             cursor = page.cursor;
             if cursor.is_none() {
@@ -75,13 +79,8 @@ impl Scene {
     }
 
     pub(crate) fn call(&self, service: &str, method: &str, arguments: &str) -> thrift::Result<CallResult> {
-        let options = CallOptions::new(None, None, None, None, None, None, None, None);
-        self.roster.client().call(service.into(), method.into(), arguments.into(), options)
+        self.roster.client().call(Call::of(service, method, arguments))
     }
-}
-
-fn no_options() -> CallOptions {
-    CallOptions::new(None, None, None, None, None, None, None, None)
 }
 
 #[test]
@@ -95,7 +94,7 @@ fn a_master_is_there_from_its_services_to_its_end() {
 
     master.say(map([("cmd", "register".into())]));
     master.tells(&[("other", Value::Array(Vec::new()))]);
-    let offers = |name: &str| scene.roster.client().instances(name.into()).map(|reply| reply.instances.len());
+    let offers = |name: &str| scene.roster.client().instances(offering(name)).map(|reply| reply.instances.len());
     eventually("the new service is there", SOON, || offers("other"));
     eventually("the old one is not", SOON, || ensure(offers("mail").unwrap_or(0) == 0, "it is"));
 
@@ -181,8 +180,8 @@ fn a_method_that_blocks_its_master_has_the_time_that_its_caller_gives_it() {
         let mut master = scene.join(&[("mail", Value::Array(Vec::new()))]);
         std::thread::scope(|scope| {
             let call = scope.spawn(|| {
-                let options = CallOptions { timeout_ms: Some(10_000), ..no_options() };
-                scene.roster.client().call("mail".into(), "send".into(), b"[]".to_vec(), options)
+                let call = Call { timeout_ms: Some(10_000), ..Call::of("mail", "send", "[]") };
+                scene.roster.client().call(call)
             });
             let asked = master.asked("call");
             // It answers nothing meanwhile, as a PHP process that is in the method.
@@ -215,8 +214,8 @@ fn a_master_that_is_dead_is_dropped_though_it_is_called_all_the_time() {
             scope.spawn(move || {
                 std::thread::sleep(Duration::from_millis(150 * wait));
                 while !over.load(Ordering::Relaxed) {
-                    let options = CallOptions { timeout_ms: Some(600), ..no_options() };
-                    let _ = scene.roster.client().call("mail".into(), "send".into(), b"[]".to_vec(), options);
+                    let call = Call { timeout_ms: Some(600), ..Call::of("mail", "send", "[]") };
+                    let _ = scene.roster.client().call(call);
                     std::thread::sleep(Duration::from_millis(20));
                 }
             });
@@ -238,8 +237,8 @@ fn an_argument_that_is_too_large_is_said_to_be() {
     assert!(invalid.field == "arguments" && invalid.message.contains("max_call"), "{invalid:?}");
     for dialect in Dialect::ALL {
         let mut client = scene.roster.try_client(dialect).expect("it accepts");
-        let call = idl::Call::new("mail".into(), "send".into(), large.clone().into_bytes(), no_options());
-        let invalid: InvalidRequest = exception(client.call_many(vec![call])).expect("an exception");
+        let calls = vec![Call::of("mail", "send", large.clone())];
+        let invalid: InvalidRequest = exception(client.call_many(CallsRequest { calls })).expect("an exception");
         assert!(invalid.message.contains("1.0 MiB"), "{dialect:?}: {invalid:?}");
     }
 }
@@ -272,7 +271,7 @@ fn a_service_is_called_by_whatever_name_its_master_gives_it() {
     let names = ["mail@work", "mail@home", "7", "api@1.0.0", "api@2.0.0"];
     let mut masters = names.map(|name| scene.join(&[(name, none())]));
     scene.has(names.len());
-    let services = scene.roster.client().services(Filter::new(None, None, None, None)).expect("an answer").services;
+    let services = scene.roster.client().services(ServiceQuery::default()).expect("an answer").services;
     let listed: Vec<_> = services.iter().map(|it| (it.name.as_str(), it.masters.len())).collect();
     assert_eq!(listed, [("7", 1), ("api", 2), ("mail@home", 1), ("mail@work", 1)]);
     for (name, master) in names.iter().zip(&mut masters) {
@@ -382,16 +381,14 @@ fn a_large_command_reaches_every_master_also_when_its_sender_leaves_at_once() {
     scene.has(masters.len());
     let large = "x".repeat(900_000);
     let message = format!(r#"{{"cmd":"reload","what":"{large}"}}"#).into_bytes();
-    let sent = scene.roster.client().broadcast(message.clone(), Encoding::JSON);
-    assert_eq!(sent.expect("an answer"), masters.len() as i32);
+    let sent = scene.roster.client().broadcast(BroadcastRequest::new(message.clone(), None));
+    assert_eq!(sent.expect("an answer").masters, masters.len() as i32);
     for master in &mut masters {
         assert!(text(&master.hears_command("reload"), "what") == large);
     }
     let mut stream = UnixStream::connect(scene.roster.socket()).expect("the sidecar accepts");
-    let head = b"\x80\x01\x00\x01\x00\x00\x00\x09broadcast\x00\x00\x00\x01\x0b\x00\x01";
-    let encoding = b"\x08\x00\x02\x00\x00\x00\x01\x00";
-    let length = (message.len() as u32).to_be_bytes();
-    stream.write_all(&[&head[..], &length, &message, encoding].concat()).expect("it reads");
+    let request = Dialect::ALL[0].call("broadcast", 1, &BroadcastRequest::new(message, None));
+    stream.write_all(&request).expect("it reads");
     drop(stream);
     for master in &mut masters {
         assert!(text(&master.hears_command("reload"), "what") == large);
@@ -442,7 +439,11 @@ fn who_is_no_administrator_of_this_machine_sends_masters_no_command() {
         let why = text(&peer.hears_command("refused"), "why");
         assert!(why.contains("uid 65534") && why.contains("root"), "{why}");
     }
-    scene.roster.client().broadcast(br#"{"cmd":"own"}"#.to_vec(), Encoding::JSON).expect("an administrator");
+    scene
+        .roster
+        .client()
+        .broadcast(BroadcastRequest::new(br#"{"cmd":"own"}"#.to_vec(), None))
+        .expect("an administrator");
     loop {
         match text(&master.hears().expect("a command"), "cmd").as_str() {
             "own" => break,
@@ -480,8 +481,11 @@ fn a_master_that_falls_silent_is_dropped_and_its_calls_go_elsewhere_when_that_is
     std::thread::scope(|scope| {
         let scene = &scene;
         let call = |idempotent: bool| {
-            let options = CallOptions::new(60_000, None, idempotent, None, None, None, None, None);
-            scene.roster.client().call("mail".into(), "send".into(), vec![], options)
+            scene.roster.client().call(Call {
+                timeout_ms: Some(60_000),
+                idempotent: Some(idempotent),
+                ..Call::of("mail", "send", "")
+            })
         };
         let risky = scope.spawn(move || exception::<CallFailed>(call(false)));
         let safe = scope.spawn(move || call(true));
@@ -610,7 +614,7 @@ fn masters_grow_old_when_their_register_falls_silent() {
     beside.roster.write("hub-token", TOKEN);
     beside.roster.process().signal(Signal::SIGHUP);
     beside.has(1);
-    let age = || beside.roster.client().masters(Filter::new(None, None, None, None)).map(|it| it.freshness.age_ms);
+    let age = || beside.roster.client().masters(ServiceQuery::default()).map(|it| it.freshness.age_ms);
     eventually("they are fresh", SOON, || ensure(age().unwrap_or(1) == 0, "they are old"));
     line.fall_silent();
     // Sooner than the tunnel takes the register for dead.

@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 
 use crate::harness::master::Scripted;
 use crate::harness::{SOON, ensure, eventually, exception};
-use crate::idl::{Filter, MastersReply, NoMaster, Origin, TRosterSyncClient};
+use crate::idl::{MastersReply, NoMaster, Origin, ServiceQuery, TRosterSyncClient};
 use crate::joining::following;
 use crate::register::{Scene, TOKEN};
 
@@ -35,13 +35,13 @@ fn masters(scene: &Scene) -> MastersReply {
     scene.roster.client().masters(all()).expect("an answer")
 }
 
-fn all() -> Filter {
-    Filter::new(None, None, None, None)
+fn all() -> ServiceQuery {
+    ServiceQuery::default()
 }
 
 /// How many masters are told of, and how many of them have a connection.
 fn counts(reply: &MastersReply) -> (usize, usize) {
-    (reply.masters.len(), reply.masters.iter().filter(|master| master.ways > 0).count())
+    (reply.masters.len(), reply.masters.iter().filter(|master| master.routes > 0).count())
 }
 
 /// Waits until all that is known of masters is said to be so now.

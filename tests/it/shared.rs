@@ -256,11 +256,11 @@ fn a_full_file_is_told_once_and_the_endpoint_goes_on() {
     eventually("it is counted", SOON, || ensure(roster.status().counters["sharedFailures"] > 1, "not yet"));
     assert_eq!(told(&roster, "cannot write the shared file"), 1);
     assert!(roster.log().contains("raise shared.max_size"));
-    assert!(roster.status().shared_trouble.is_some_and(|why| why.contains("raise shared.max_size")));
+    assert!(roster.status().shared_file_error.is_some_and(|why| why.contains("raise shared.max_size")));
     reads(&roster, "node/a", "\"one\"");
     roster.write("nodes.toml", "[nodes]\n\"/a\" = \"three\"");
     reads(&roster, "node/a", "\"three\"");
-    eventually("it is well", SOON, || ensure(roster.status().shared_trouble.is_none(), "not yet"));
+    eventually("it is well", SOON, || ensure(roster.status().shared_file_error.is_none(), "not yet"));
     assert_eq!(told(&roster, "the shared file is written again"), 1);
 }
 
@@ -270,11 +270,11 @@ fn a_file_that_cannot_be_is_told_and_made_when_it_can() {
     std::fs::create_dir(roster.shared_file()).expect("something else in its place");
     roster.run();
     assert_eq!(roster.data("/a"), b"one");
-    let trouble = roster.status().shared_trouble.expect("it is told");
+    let trouble = roster.status().shared_file_error.expect("it is told");
     assert!(trouble.contains("Is a directory"), "{trouble}");
     std::fs::remove_dir(roster.shared_file()).expect("it is empty");
     reads(&roster, "node/a", "\"one\"");
-    assert_eq!(roster.status().shared_trouble, None);
+    assert_eq!(roster.status().shared_file_error, None);
 }
 
 /// Starts it with a wall clock of its own.

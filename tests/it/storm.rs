@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::harness::{Crowd, Over, ensure, eventually};
-use crate::idl::{Filter, TRosterSyncClient};
+use crate::idl::{ServiceQuery, StatusRequest, TRosterSyncClient};
 use crate::register::{Scene, TOKEN};
 
 const MASTERS: usize = 500;
@@ -15,7 +15,7 @@ const SECONDS: Duration = Duration::from_secs(60);
 
 /// How many masters offer the first service, as a client is told.
 fn offering(scene: &Scene) -> Result<usize, String> {
-    let all = Filter::new("greeter".to_owned(), None, None, None);
+    let all = ServiceQuery { service_name: Some("greeter".to_owned()), ..ServiceQuery::default() };
     let told = scene.roster.client().services(all).map_err(|error| format!("{error:?}"))?;
     Ok(told.services.iter().flat_map(|service| service.masters.values()).sum::<i32>() as usize)
 }
@@ -39,7 +39,7 @@ fn masters_that_are_cut_off_together_are_all_back_soon_and_clients_are_answered_
             let mut answers = 0;
             while !over.load(Ordering::Relaxed) {
                 answers += usize::from(scene.call("greeter", "hello", "").is_ok());
-                scene.roster.client().status().expect("an answer");
+                scene.roster.client().status(StatusRequest::default()).expect("an answer");
             }
             answers
         });

@@ -10,7 +10,7 @@ use serde_json::{Value as Json, json};
 
 use crate::harness::master::Scripted;
 use crate::harness::{Client, Printing, SOON, ensure, eventually, exception};
-use crate::idl::{Call, CallFailed, CallOptions, CallTimedOut, InvalidRequest, TRosterSyncClient};
+use crate::idl::{Call, CallFailed, CallTimedOut, InvalidRequest, NextValuesRequest, StatusRequest, TRosterSyncClient};
 use crate::joining::following;
 use crate::masters::{Php, gives, offers, with_master};
 use crate::register::{Scene, TOKEN};
@@ -43,9 +43,9 @@ impl Mail {
                 self.is_called();
                 self.gives(1);
             });
-            client.start_call(listing(), String::new()).expect("a value")
+            client.start_call(listing()).expect("a value")
         });
-        assert_eq!((first.values, first.ended), (vec![b"1".to_vec()], None));
+        assert_eq!((first.values, first.completion), (vec![b"1".to_vec()], None));
     }
 
     /// Waits until it is told that nobody wants more.
@@ -55,8 +55,7 @@ impl Mail {
 }
 
 fn listing() -> Call {
-    let options = CallOptions::new(60_000, None, None, None, None, None, None, None);
-    Call::new("mail".into(), "list".into(), Vec::new(), options)
+    Call { timeout_ms: Some(60_000), ..Call::of("mail", "list", "") }
 }
 
 #[test]
@@ -98,12 +97,12 @@ fn an_error_after_some_values_arrives_as_what_it_is_and_the_connection_can_be_us
     let mut mail = Mail::join(&scene);
     let mut client = scene.roster.client();
     mail.begins(&mut client);
-    exception::<InvalidRequest>(client.start_call(listing(), String::new())).expect("one is open");
+    exception::<InvalidRequest>(client.start_call(listing())).expect("one is open");
     mail.master.fails(mail.call, "Full", "no", 7);
-    let failed = exception::<CallFailed>(client.next_values()).expect("a failed call");
+    let failed = exception::<CallFailed>(client.next_values(NextValuesRequest::default())).expect("a failed call");
     assert_eq!((&*failed.message, failed.class_name.as_deref(), failed.code), ("no", Some("Full"), 7));
-    exception::<InvalidRequest>(client.next_values()).expect("none is open");
-    assert_eq!(client.status().expect("an answer").counters["callsOutstanding"], 0);
+    exception::<InvalidRequest>(client.next_values(NextValuesRequest::default())).expect("none is open");
+    assert_eq!(client.status(StatusRequest::default()).expect("an answer").counters["callsOutstanding"], 0);
 }
 
 #[test]
@@ -122,7 +121,7 @@ fn values_that_nobody_fetches_take_bounded_memory_and_end_the_call_of_a_master_t
     assert!(more < 40 * MIB, "{} MiB", more / MIB);
     let mut values = 0;
     let failed = loop {
-        match client.next_values() {
+        match client.next_values(NextValuesRequest::default()) {
             Ok(next) => values += next.values.len(),
             failed => break exception::<CallFailed>(failed).expect("a failed call"),
         }
@@ -134,19 +133,18 @@ fn values_that_nobody_fetches_take_bounded_memory_and_end_the_call_of_a_master_t
 /// What a client gets of a call as it comes, and how long after the beginning.
 fn fetched(client: &mut Client, method: &str, arguments: &str, mut each: impl FnMut(Duration, &[u8])) {
     let begun = Instant::now();
-    let mut next = client.start_call(demo(method, arguments), String::new()).expect("values");
+    let mut next = client.start_call(demo(method, arguments)).expect("values");
     loop {
         next.values.iter().for_each(|value| each(begun.elapsed(), value));
-        if next.ended.is_some() {
+        if next.completion.is_some() {
             return;
         }
-        next = client.next_values().expect("values, or the end");
+        next = client.next_values(NextValuesRequest::default()).expect("values, or the end");
     }
 }
 
 fn demo(method: &str, arguments: &str) -> Call {
-    let options = CallOptions::new(60_000, None, None, None, None, None, true, None);
-    Call::new("demo".into(), method.into(), arguments.into(), options)
+    Call { timeout_ms: Some(60_000), all_values: Some(true), ..Call::of("demo", method, arguments) }
 }
 
 /// A register, and a master of PHP that is there.
@@ -226,7 +224,7 @@ fn a_master_in_rust_waits_for_a_slow_reader_also_through_another_register() {
             offers(scene, &["demo"]);
             sent.store(0, Ordering::Relaxed);
             let mut client = scene.roster.client();
-            let mut came = client.start_call(demo("fill", "[]"), String::new()).expect("values");
+            let mut came = client.start_call(demo("fill", "[]")).expect("values");
             // Whoever fetches nothing has the master wait.
             let rests = || {
                 let before = sent.load(Ordering::Relaxed);
@@ -237,8 +235,8 @@ fn a_master_in_rust_waits_for_a_slow_reader_also_through_another_register() {
             let ahead = sent.load(Ordering::Relaxed) - came.values.len();
             assert!((60..110).contains(&ahead), "{ahead} values of 100,000 bytes were sent that nobody fetched");
             let mut count = came.values.len();
-            while came.ended.is_none() {
-                came = client.next_values().expect("values, or the end");
+            while came.completion.is_none() {
+                came = client.next_values(NextValuesRequest::default()).expect("values, or the end");
                 count += came.values.len();
             }
             assert_eq!(count, COUNT);
@@ -251,21 +249,20 @@ fn what_never_ends_stops_with_its_caller() {
     let (scene, php) = php();
     for method in ["forever", "foreverStream"] {
         // One who is too late,
-        let options = CallOptions::new(300, None, None, None, None, None, None, None);
-        let late = scene.roster.client().call("demo".into(), method.into(), b"[]".to_vec(), options);
+        let late = scene.roster.client().call(Call { timeout_ms: Some(300), ..Call::of("demo", method, "[]") });
         exception::<CallTimedOut>(late).expect("the call is too late");
         php.says("stopped");
         // and one who leaves in the midst of it.
         let mut client = scene.roster.client();
-        client.start_call(demo(method, "[]"), String::new()).expect("values");
+        client.start_call(demo(method, "[]")).expect("values");
         drop(client);
         eventually("both have stopped", SOON, || {
             let said = php.said();
             ensure(said.matches(&format!("{method} stopped")).count() == 2, said)
         });
     }
-    let options = CallOptions::new(300, None, None, None, None, None, None, None);
-    let late = scene.roster.client().call("control".into(), "later".into(), b"[30]".to_vec(), options);
+    let late =
+        scene.roster.client().call(Call { timeout_ms: Some(300), ..Call::of("control", "later", b"[30]".to_vec()) });
     exception::<CallTimedOut>(late).expect("the call is too late");
     php.says("cancelled");
 }
@@ -278,8 +275,7 @@ fn calls_of_every_kind_leave_nothing_behind_in_the_master() {
     let call = |count: usize| {
         let mut client = scene.roster.client();
         for kind in kinds.iter().cycle().take(count) {
-            let _ =
-                client.call("demo".into(), (*kind).into(), b"[[1]]".to_vec(), demo(kind, "").options.expect("some"));
+            let _ = client.call(demo(kind, "[[1]]"));
         }
     };
     call(100);

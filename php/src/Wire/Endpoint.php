@@ -69,7 +69,8 @@ final class Endpoint
     private function someNodes(array $paths, ?int $since, ?int $maxAge, Deadline $deadline): Answer
     {
         return $this->read($deadline, function (Thrift\RosterClient $roster) use ($paths, $since, $maxAge): Answer {
-            $reply = $roster->getMany($paths, new Thrift\ReadOptions(['maxAgeMs' => $maxAge, 'since' => $since]));
+            $request = new Thrift\GetManyRequest(['paths' => $paths, 'maxAgeMs' => $maxAge, 'since' => $since]);
+            $reply = $roster->getMany($request);
             $freshness = Values::freshness($reply->freshness, $this->way);
             $node = static fn (Thrift\Node $node) => Values::node($node, $freshness);
             return new Answer($reply->unchanged ? null : array_map($node, $reply->nodes), $freshness);
@@ -79,19 +80,16 @@ final class Endpoint
     /** In pages, where they are more than a reply may hold: what comes or goes meanwhile may be among them or not. */
     public function children(string $path, ?int $maxAge, Deadline $deadline): Answer
     {
-        $options = static fn () => new Thrift\ReadOptions(['maxAgeMs' => $maxAge]);
-        $whole = static fn (Thrift\RosterClient $roster) => $roster->children($path, $options());
+        $request = ['path' => $path, 'maxAgeMs' => $maxAge];
         try {
-            $all = $this->names($whole, $deadline);
+            $all = $this->names($request, $deadline);
             return new Answer($all->value[0], $all->freshness);
         } catch (Exception\InvalidRequest) {
             // Where it is the path that makes no sense, the first page says so again.
         }
         [$names, $cursor, $fresh] = [[], null, []];
         do {
-            $query = ['path' => $path, 'cursor' => $cursor, 'options' => $options()];
-            $part = static fn (Thrift\RosterClient $roster) => $roster->childrenPage(new Thrift\ChildrenQuery($query));
-            $page = $this->names($part, $deadline);
+            $page = $this->names($request + ['limit' => 0, 'cursor' => $cursor], $deadline);
             [$some, $cursor] = $page->value;
             array_push($names, ...$some ?? []);
             $fresh[] = $page->freshness;
@@ -99,12 +97,16 @@ final class Endpoint
         return new Answer($some === null ? null : $names, Values::together($fresh, $fresh[0]->revision));
     }
 
-    /** Names of children, null where there is no such node; and where the next page begins. */
-    private function names(\Closure $question, Deadline $deadline): Answer
+    /**
+     * Names of children, null where there is no such node; and where the next page begins.
+     *
+     * @param array<string, mixed> $request
+     */
+    private function names(array $request, Deadline $deadline): Answer
     {
-        return $this->read($deadline, function (Thrift\RosterClient $roster) use ($question): Answer {
+        return $this->read($deadline, function (Thrift\RosterClient $roster) use ($request): Answer {
             try {
-                $reply = $question($roster);
+                $reply = $roster->children(new Thrift\ChildrenRequest($request));
                 $names = array_values($reply->names);
             } catch (Thrift\NotFound $absence) {
                 [$reply, $names] = [$absence, null];
@@ -130,13 +132,11 @@ final class Endpoint
             $deadline,
             function (Thrift\RosterClient $roster) use ($service, $cursor, $maxAge): Answer {
                 try {
-                    $page = $cursor === null
-                        ? $roster->instances($service)
-                        : $roster->instancesPage(new Thrift\Filter(['serviceName' => $service, 'cursor' => $cursor]));
+                    $page = $roster->instances(self::query($maxAge, $cursor, $service));
                 } catch (Thrift\NotFound $absence) {
-                    return new Answer([[], null], $this->fresh($absence->freshness, $maxAge));
+                    return new Answer([[], null], Values::freshness($absence->freshness, $this->way));
                 }
-                $freshness = $this->fresh($page->freshness, $maxAge);
+                $freshness = Values::freshness($page->freshness, $this->way);
                 $instance = static fn (Thrift\Instance $instance) => Values::instance($instance, $freshness);
                 return new Answer([array_map($instance, $page->instances), $page->cursor], $freshness);
             },
@@ -147,11 +147,11 @@ final class Endpoint
     {
         return $this->read($deadline, function (Thrift\RosterClient $roster) use ($id, $maxAge): Answer {
             try {
-                $reply = $roster->master($id);
+                $reply = $roster->master(new Thrift\MasterRequest(['id' => $id, 'maxAgeMs' => $maxAge]));
             } catch (Thrift\NotFound $absence) {
-                return new Answer(null, $this->fresh($absence->freshness, $maxAge));
+                return new Answer(null, Values::freshness($absence->freshness, $this->way));
             }
-            $freshness = $this->fresh($reply->freshness, $maxAge);
+            $freshness = Values::freshness($reply->freshness, $this->way);
             return new Answer(Values::master($reply->master, $freshness), $freshness);
         });
     }
@@ -178,8 +178,8 @@ final class Endpoint
         return $this->read(
             $deadline,
             function (Thrift\RosterClient $roster) use ($service, $cursor, $maxAge, $metadata): Answer {
-                $reply = $roster->masters(self::filter($metadata, $cursor, $service));
-                $freshness = $this->fresh($reply->freshness, $maxAge);
+                $reply = $roster->masters(self::query($maxAge, $cursor, $service, $metadata));
+                $freshness = Values::freshness($reply->freshness, $this->way);
                 $master = static fn (Thrift\Master $master) => Values::master($master, $freshness);
                 return new Answer([array_map($master, $reply->masters), $reply->cursor], $freshness);
             },
@@ -191,8 +191,8 @@ final class Endpoint
         [$services, $cursor] = [[], null];
         do {
             $page = $this->read($deadline, function (Thrift\RosterClient $roster) use ($metadata, $cursor, $maxAge): Answer {
-                $reply = $roster->services(self::filter($metadata, $cursor));
-                $freshness = $this->fresh($reply->freshness, $maxAge);
+                $reply = $roster->services(self::query($maxAge, $cursor, metadata: $metadata));
+                $freshness = Values::freshness($reply->freshness, $this->way);
                 return new Answer([array_map(Values::summary(...), $reply->services), $reply->cursor], $freshness);
             });
             [$some, $cursor] = $page->value;
@@ -206,17 +206,17 @@ final class Endpoint
     public function status(Deadline $deadline): Answer
     {
         return $this->read($deadline, function (Thrift\RosterClient $roster): Answer {
-            $reply = $roster->status();
+            $reply = $roster->status(new Thrift\StatusRequest());
             $freshness = Values::freshness($reply->freshness, $this->way);
             return new Answer(Values::status($reply, $freshness), $freshness);
         });
     }
 
     /** One page of a node and all below it: nodes, and where the next page begins. */
-    public function subtree(string $path, string $cursor, Deadline $deadline): Answer
+    public function subtree(string $path, ?string $cursor, Deadline $deadline): Answer
     {
         return $this->read($deadline, function (Thrift\RosterClient $roster) use ($path, $cursor): Answer {
-            $reply = $roster->subtree($path, 0, $cursor, new Thrift\ReadOptions());
+            $reply = $roster->subtree(new Thrift\SubtreeRequest(['path' => $path, 'cursor' => $cursor]));
             $freshness = Values::freshness($reply->freshness, $this->way);
             $nodes = array_map(static fn (Thrift\Node $node) => Values::node($node, $freshness), $reply->nodes);
             return new Answer([$nodes, $reply->cursor], $freshness);
@@ -231,7 +231,8 @@ final class Endpoint
     public function watch(int $since, array $paths, int $waitMs): Answer
     {
         return $this->follow($waitMs, function (Thrift\RosterClient $roster) use ($since, $paths, $waitMs): Answer {
-            $reply = $roster->watch($since, $paths, $waitMs, 0);
+            $request = ['since' => $since, 'paths' => $paths, 'timeoutMs' => $waitMs];
+            $reply = $roster->watch(new Thrift\WatchRequest($request));
             $freshness = Values::freshness($reply->freshness, $this->way);
             $change = static fn (Thrift\Change $change) => Values::change($change, $freshness);
             return new Answer($reply->reset ? null : array_map($change, $reply->changes), $freshness);
@@ -242,7 +243,8 @@ final class Endpoint
     public function watchMasters(int $since, int $waitMs): Answer
     {
         return $this->follow($waitMs, function (Thrift\RosterClient $roster) use ($since, $waitMs): Answer {
-            $reply = $roster->watchMasters($since, $waitMs, 0);
+            $request = new Thrift\WatchMastersRequest(['since' => $since, 'timeoutMs' => $waitMs]);
+            $reply = $roster->watchMasters($request);
             $freshness = Values::freshness($reply->freshness, $this->way);
             $change = static fn (Thrift\MasterChange $change) => Values::masterChange($change, $freshness);
             return new Answer($reply->reset ? null : array_map($change, $reply->changes), $freshness);
@@ -253,32 +255,22 @@ final class Endpoint
     public function watchMessages(int $since, int $waitMs): Answer
     {
         return $this->follow($waitMs, function (Thrift\RosterClient $roster) use ($since, $waitMs): Answer {
-            $reply = $roster->watchMessages($since, $waitMs, 0, Thrift\Encoding::MSGPACK);
+            $request = ['since' => $since, 'timeoutMs' => $waitMs, 'encoding' => Thrift\Encoding::MSGPACK];
+            $reply = $roster->watchMessages(new Thrift\WatchMessagesRequest($request));
             $freshness = new Freshness($reply->cursor, 0, Origin::Live, true, $this->way);
             return new Answer($reply->reset ? null : Values::messages($reply), $freshness);
         });
     }
 
-    /** @param array<string|int|float|bool> $metadata what the service must have */
-    public function call(Call $call, array $metadata = []): CallResult
+    /**
+     * @param ?string $master the id of the only one that it is for; null: any that offers the service
+     * @param array<string|int|float|bool> $metadata what the service must have
+     */
+    public function call(Call $call, ?string $master = null, array $metadata = []): CallResult
     {
         return $this->send(
-            static fn (Thrift\RosterClient $roster) => Values::result(
-                $metadata === []
-                    ? $roster->call($call->service, $call->method, $call->arguments, Values::options($call))
-                    : $roster->callWhere(Values::call($call), self::filter($metadata)),
-            ),
-            $call->timeoutMs,
-            $call->idempotent,
-        );
-    }
-
-    public function callOn(string $master, Call $call): CallResult
-    {
-        return $this->send(
-            static fn (Thrift\RosterClient $roster) => Values::result(
-                $roster->callOn($master, $call->service, $call->method, $call->arguments, Values::options($call)),
-            ),
+            static fn (Thrift\RosterClient $roster) =>
+                Values::result($roster->call(Values::call($call, $master, $metadata))),
             $call->timeoutMs,
             $call->idempotent,
         );
@@ -290,7 +282,7 @@ final class Endpoint
         return $this->send(
             static fn (Thrift\RosterClient $roster) => array_map(
                 static fn (Thrift\CallOutcome $outcome) => Values::outcome($outcome, $call),
-                $roster->callAll($call->service, $call->method, $call->arguments, Values::options($call)),
+                $roster->callAll(Values::call($call))->outcomes,
             ),
             $call->timeoutMs,
             $call->idempotent,
@@ -304,8 +296,11 @@ final class Endpoint
     public function callMany(array $calls): array
     {
         return $this->send(
-            static fn (Thrift\RosterClient $roster) =>
-                array_map(Values::outcome(...), $roster->callMany(array_map(Values::call(...), $calls)), $calls),
+            static fn (Thrift\RosterClient $roster) => array_map(
+                Values::outcome(...),
+                $roster->callMany(self::calls($calls))->outcomes,
+                $calls,
+            ),
             max([0, ...array_column($calls, 'timeoutMs')]),
             !in_array(false, array_column($calls, 'idempotent'), true),
         );
@@ -315,12 +310,12 @@ final class Endpoint
      * @param list<Call> $calls
      * @return list<CallOutcome>
      */
-    public function callInOrder(array $calls, string $master): array
+    public function callInOrder(array $calls, ?string $master): array
     {
         return $this->send(
             static fn (Thrift\RosterClient $roster) => array_map(
                 Values::outcome(...),
-                $roster->callInOrder(array_map(Values::call(...), $calls), $master),
+                $roster->callInOrder(self::calls($calls, $master))->outcomes,
                 $calls,
             ),
             array_sum(array_column($calls, 'timeoutMs')),
@@ -328,23 +323,20 @@ final class Endpoint
         );
     }
 
-    public function startCall(Call $call, string $master): Thrift\CallValues
+    public function startCall(Call $call, ?string $master): Thrift\CallValues
     {
         return $this->send(
-            static fn (Thrift\RosterClient $roster) => $roster->startCall(Values::call($call), $master),
+            static fn (Thrift\RosterClient $roster) => $roster->startCall(Values::call($call, $master)),
             $call->timeoutMs,
             $call->idempotent,
         );
     }
 
     /** As `startCall`, of a method that is sent values. */
-    public function openCall(Call $call, string $master): void
+    public function openCall(Call $call, ?string $master): void
     {
         $this->send(
-            static function (Thrift\RosterClient $roster) use ($call, $master): array {
-                $roster->openCall(Values::call($call), $master);
-                return [];
-            },
+            static fn (Thrift\RosterClient $roster) => $roster->openCall(Values::call($call, $master)),
             0,
             false,
         );
@@ -355,15 +347,16 @@ final class Endpoint
      *
      * @param list<string> $values
      */
-    public function sendValues(Call $call, array $values, bool $isLast): Thrift\SentValues
+    public function sendValues(Call $call, array $values, bool $isLast): Thrift\SentValuesReply
     {
-        return $this->onOpen($call, static fn (Thrift\RosterClient $roster) => $roster->sendValues($values, $isLast));
+        $request = new Thrift\SendValuesRequest(['values' => $values, 'isLast' => $isLast]);
+        return $this->onOpen($call, static fn (Thrift\RosterClient $roster) => $roster->sendValues($request));
     }
 
     /** What came since of the call that was started here. */
     public function nextValues(Call $call): Thrift\CallValues
     {
-        return $this->onOpen($call, static fn (Thrift\RosterClient $roster) => $roster->nextValues());
+        return $this->onOpen($call, static fn (Thrift\RosterClient $roster) => $roster->nextValues(new Thrift\NextValuesRequest()));
     }
 
     private function onOpen(Call $call, callable $question): object
@@ -376,14 +369,25 @@ final class Endpoint
         }
     }
 
-    /** @param array<string|int|float|bool> $metadata */
-    private static function filter(array $metadata, ?string $cursor = null, ?string $service = null): Thrift\Filter
+    /** @param list<Call> $calls */
+    private static function calls(array $calls, ?string $master = null): Thrift\CallsRequest
     {
-        $text = static fn (string|int|float|bool $value) => is_string($value) ? $value : json_encode($value);
-        return new Thrift\Filter([
+        $call = static fn (Call $call) => Values::call($call, $master);
+        return new Thrift\CallsRequest(['calls' => array_map($call, $calls)]);
+    }
+
+    /** @param array<string|int|float|bool> $metadata */
+    private static function query(
+        ?int $maxAge,
+        ?string $cursor,
+        ?string $service = null,
+        array $metadata = [],
+    ): Thrift\ServiceQuery {
+        return new Thrift\ServiceQuery([
             'serviceName' => $service,
-            'metadata' => $metadata === [] ? null : array_map($text, $metadata),
+            'maxAgeMs' => $maxAge,
             'cursor' => $cursor,
+            'metadata' => Values::metadata($metadata),
         ]);
     }
 
@@ -406,14 +410,6 @@ final class Endpoint
                 default => new Exception\CallFailed($failure->getMessage(), lost: true),
             };
         }
-    }
-
-    private function fresh(Thrift\Freshness $told, ?int $maxAge): \Roster\Freshness
-    {
-        if ($maxAge !== null && $told->ageMs > $maxAge) {
-            throw new Exception\TooStale($told->ageMs, $maxAge, $this->target());
-        }
-        return Values::freshness($told, $this->way);
     }
 
     private function read(Deadline $deadline, callable $question, int $patienceMs = 0): Answer
@@ -459,9 +455,9 @@ final class Endpoint
         } catch (Thrift\NoMaster $told) {
             throw new Exception\NoMaster($told->serviceName, $told->message);
         } catch (Thrift\CallFailed $told) {
-            throw new Exception\CallFailed($told->message, $told->master, $told->className, $told->code, $told->lost);
+            throw new Exception\CallFailed($told->message, $told->masterId, $told->className, $told->code, $told->lost);
         } catch (Thrift\CallTimedOut $told) {
-            throw new Exception\CallTimedOut($told->message, $told->timeoutMs, $told->master);
+            throw new Exception\CallTimedOut($told->message, $told->timeoutMs, $told->masterId);
         } catch (Thrift\Overloaded $told) {
             throw new Exception\Overloaded($told->message);
         } catch (TApplicationException $told) {

@@ -27,7 +27,7 @@ final class NodeFollower extends Follower
     {
         $present = static fn (Node $node) => new Change(ChangeKind::Present, $node->path, $node, $node->freshness);
         foreach ($this->paths as $path) {
-            $cursor = '';
+            $cursor = null;
             do {
                 $page = $this->answer(
                     static fn (Endpoint $way, Deadline $deadline) => $way->subtree($path, $cursor, $deadline)

@@ -120,7 +120,7 @@ final class Values
             $told->peerAddress,
             $told->connectedAt,
             array_map(self::service(...), $told->services),
-            $told->ways,
+            $told->routes,
             $told->outstanding,
             $freshness,
         );
@@ -137,7 +137,7 @@ final class Values
     {
         $missed = $told->missed === 0 ? [] : [new MasterMessage('', [], 0, $told->missed)];
         $message = static fn (Thrift\MasterMessage $message) => new MasterMessage(
-            $message->master,
+            $message->masterId,
             MessagePack::unpack($message->message),
             $message->receivedAt,
         );
@@ -151,41 +151,52 @@ final class Values
         return [$told->name, $told->masters];
     }
 
-    public static function call(Call $call): Thrift\Call
+    /**
+     * @param ?string $masterId of the only one that it is for; null: any that offers the service
+     * @param array<string|int|float|bool> $metadata what the service must have
+     */
+    public static function call(Call $call, ?string $masterId = null, array $metadata = []): Thrift\Call
     {
         return new Thrift\Call([
             'serviceName' => $call->service,
             'method' => $call->method,
             'arguments' => $call->arguments,
-            'options' => self::options($call),
-        ]);
-    }
-
-    public static function options(Call $call): Thrift\CallOptions
-    {
-        return new Thrift\CallOptions([
-            'timeoutMs' => $call->timeoutMs,
-            'retries' => $call->retries,
-            'idempotent' => $call->idempotent,
+            'encoding' => Thrift\Encoding::MSGPACK,
+            'masterId' => $masterId,
+            'metadata' => self::metadata($metadata),
             'version' => $call->version,
             'balance' => $call->balance->value,
             'key' => $call->key,
+            'timeoutMs' => $call->timeoutMs,
+            'retries' => $call->retries,
+            'idempotent' => $call->idempotent,
             'allValues' => $call->allValues,
-            'encoding' => Thrift\Encoding::MSGPACK,
         ]);
+    }
+
+    /**
+     * What a service must have; null: nothing.
+     *
+     * @param array<string|int|float|bool> $metadata
+     * @return ?array<string>
+     */
+    public static function metadata(array $metadata): ?array
+    {
+        $text = static fn (string|int|float|bool $value) => is_string($value) ? $value : json_encode($value);
+        return $metadata === [] ? null : array_map($text, $metadata);
     }
 
     public static function result(Thrift\CallResult $told): CallResult
     {
         $values = array_map(MessagePack::unpack(...), $told->values);
         $last = $values === [] ? null : $values[array_key_last($values)];
-        return new CallResult($last, $values, $told->master, $told->durationUs / 1_000, $told->attempts);
+        return new CallResult($last, $values, $told->masterId, $told->durationUs / 1_000, $told->attempts);
     }
 
     public static function outcome(Thrift\CallOutcome $told, Call $call): CallOutcome
     {
         $result = $told->result ? self::result($told->result) : null;
-        return new CallOutcome($told->master, $result, $told->error ? self::error($told, $call) : null);
+        return new CallOutcome($told->masterId, $result, $told->error ? self::error($told, $call) : null);
     }
 
     private static function error(Thrift\CallOutcome $told, Call $call): RosterException
@@ -194,12 +205,12 @@ final class Values
         $code = $error->code ?? 0;
         return match ($error->kind) {
             Thrift\CallErrorKind::NO_MASTER => new NoMaster($call->service, $error->message),
-            Thrift\CallErrorKind::TIMED_OUT => new CallTimedOut($error->message, $call->timeoutMs, $told->master),
+            Thrift\CallErrorKind::TIMED_OUT => new CallTimedOut($error->message, $call->timeoutMs, $told->masterId),
             Thrift\CallErrorKind::OVERLOADED => new Overloaded($error->message),
             Thrift\CallErrorKind::DENIED => new AccessDenied($error->message),
             Thrift\CallErrorKind::INVALID => new InvalidRequest('call', $error->message),
             default =>
-                new CallFailed($error->message, $told->master ?? '', $error->className, $code, (bool) $error->lost),
+                new CallFailed($error->message, $told->masterId ?? '', $error->className, $code, (bool) $error->lost),
         };
     }
 
@@ -213,7 +224,7 @@ final class Values
             $sources,
             $told->counters,
             $told->limits,
-            $told->sharedTrouble,
+            $told->sharedFileError,
             $told->portsTaken ?? [],
         );
     }
@@ -231,7 +242,7 @@ final class Values
             $told->nodes,
             $told->bytes,
             $told->reconnects,
-            $told->leftOut,
+            $told->skippedNodes,
             $told->drift,
         );
     }

@@ -2,7 +2,7 @@
 
 use std::io::BufRead;
 
-use roster::thrift::idl::{self, CallOptions};
+use roster::thrift::idl;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -25,25 +25,25 @@ struct Line {
 }
 
 /// The calls of all lines; empty ones are passed over.
-pub(super) fn read(input: impl BufRead, options: &CallOptions) -> anyhow::Result<Vec<idl::Call>> {
+pub(super) fn read(input: impl BufRead) -> anyhow::Result<Vec<idl::Call>> {
     let mut calls = Vec::new();
     for (number, line) in (1..).zip(input.lines()) {
         let line = line?;
         if !line.trim().is_empty() {
-            calls.push(call(&line, options).map_err(|why| Unreadable { number, why })?);
+            calls.push(call(&line).map_err(|why| Unreadable { number, why })?);
         }
     }
     Ok(calls)
 }
 
-fn call(line: &str, options: &CallOptions) -> Result<idl::Call, String> {
+fn call(line: &str) -> Result<idl::Call, String> {
     let Line { call, arguments } = serde_json::from_str(line).map_err(|error| error.to_string())?;
     let (service, method) = service_and_method(&call)?;
     let arguments = match arguments.unwrap_or_else(|| json!([])) {
         arguments @ (Value::Array(_) | Value::Object(_)) => arguments,
         _ => return Err("its arguments are neither a list nor an object".into()),
     };
-    Ok(idl::Call::new(service, method, arguments.to_string().into_bytes(), options.clone()))
+    Ok(idl::Call::of(service, method, arguments.to_string()))
 }
 
 /// By what it is called in what is printed.
@@ -56,8 +56,9 @@ mod tests {
     use super::*;
 
     fn reads(text: &str) -> anyhow::Result<Vec<(String, String)>> {
-        let calls = read(text.as_bytes(), &CallOptions::new(None, None, None, None, None, None, true, None))?;
-        Ok(calls.iter().map(|call| (name(call), String::from_utf8_lossy(&call.arguments).into_owned())).collect())
+        let calls = read(text.as_bytes())?;
+        let arguments = |call: &idl::Call| String::from_utf8(call.arguments.clone().expect("arguments")).expect("JSON");
+        Ok(calls.iter().map(|call| (name(call), arguments(call))).collect())
     }
 
     #[test]

@@ -6,7 +6,7 @@ mod stream_in;
 
 use clap::Args;
 use roster::resolve::Requirement;
-use roster::thrift::idl::{self, CallOptions};
+use roster::thrift::idl;
 use serde_json::{Map, Value, json};
 
 pub(super) use self::in_order::Unreadable;
@@ -17,8 +17,8 @@ use super::{Output, json, known};
 
 /// Call a method of a service
 ///
-/// Each value that it gives is printed on a line, as JSON, as soon as it comes; with --all, --metadata or -o json, when
-/// all have come. Arguments are given by name, or with --json.
+/// Each value that it gives is printed on a line, as JSON, as soon as it comes; with --all or -o json, when all have
+/// come. Arguments are given by name, or with --json.
 ///
 /// With --in-order, several calls are read from the standard input, each a line of JSON: `{"call": "mail.send",
 /// "arguments": {"to": "a@b.c"}}`, the arguments as of --json, or none. They go to one master, each after the one before
@@ -69,39 +69,38 @@ pub(crate) struct GivenTwice(String);
 impl Call {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let (timeout, output) = (self.connection.timeout(), self.output);
-        let options = CallOptions::new(None, None, self.idempotent, self.version, None, None, true, None);
         let mut client = self.connection.client();
+        let with_options = |call| idl::Call {
+            master_id: self.master.clone(),
+            version: self.version.clone(),
+            idempotent: Some(self.idempotent),
+            all_values: Some(true),
+            ..call
+        };
         let Some((service, method)) = self.what else {
-            let calls = in_order::read(std::io::stdin().lock(), &options)?;
+            let calls: Vec<_> = in_order::read(std::io::stdin().lock())?.into_iter().map(with_options).collect();
             let names: Vec<String> = calls.iter().map(in_order::name).collect();
-            let outcomes = client.call_in_order(self.master, calls, timeout)?;
+            let outcomes = client.call_in_order(calls, timeout)?.outcomes;
             return print_outcomes(names.iter().map(String::as_str).zip(&outcomes), "calls", output);
         };
         let arguments = self.json.map_or_else(|| named(self.arguments), Ok)?;
-        let call = idl::Call::new(service, method, arguments.to_string().into_bytes(), options);
+        let mut call = with_options(idl::Call::of(service, method, arguments.to_string()));
         if self.stream_in {
-            client.open_call(self.master, call, timeout)?;
+            client.open_call(call, timeout)?;
             return stream_in::send_lines(&mut client, std::io::stdin().lock(), timeout);
         }
         if self.all {
-            let outcomes = client.call_all(call, timeout)?;
-            let masters = outcomes.iter().map(|outcome| (outcome.master.as_deref().unwrap_or("?"), outcome));
+            let outcomes = client.call_all(call, timeout)?.outcomes;
+            let masters = outcomes.iter().map(|outcome| (outcome.master_id.as_deref().unwrap_or("?"), outcome));
             return print_outcomes(masters, "masters", output);
         }
-        if !self.metadata.is_empty() {
-            let result = client.call_where(self.metadata.into_iter().collect(), call, timeout)?;
-            match output {
-                Output::Json => json::print(&document(&result))?,
-                Output::Table => print_values("", &result.values)?,
-            }
-            return Ok(());
-        }
+        call.metadata = (!self.metadata.is_empty()).then(|| self.metadata.into_iter().collect());
         if output == Output::Json {
-            return Ok(json::print(&document(&client.call(self.master, call, timeout)?))?);
+            return Ok(json::print(&document(&client.call(call, timeout)?))?);
         }
-        let mut part = client.start_call(self.master, call, timeout)?;
+        let mut part = client.start_call(call, timeout)?;
         print_values("", &part.values)?;
-        while part.ended.is_none() {
+        while part.completion.is_none() {
             part = client.next_values(timeout)?;
             print_values("", &part.values)?;
         }

@@ -60,7 +60,7 @@ pub(super) fn document(result: &CallResult) -> Value {
     let value = |bytes: &Vec<u8>| serde_json::from_slice::<Value>(bytes).unwrap_or(Value::Null);
     json!({
         "values": result.values.iter().map(value).collect::<Vec<_>>(),
-        "master": result.master,
+        "masterId": result.master_id,
         "durationUs": result.duration_us,
         "attempts": result.attempts,
     })
@@ -68,7 +68,7 @@ pub(super) fn document(result: &CallResult) -> Value {
 
 fn outcome(outcome: &CallOutcome) -> Value {
     json!({
-        "master": outcome.master,
+        "masterId": outcome.master_id,
         "result": outcome.result.as_ref().map(document),
         "error": outcome.error.as_ref().map(error),
     })

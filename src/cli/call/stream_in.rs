@@ -32,5 +32,5 @@ pub(super) fn send_lines(client: &mut Client, input: impl BufRead, timeout: Dura
 /// Prints the values that have come.
 fn has_ended(part: &CallValues) -> anyhow::Result<bool> {
     print_values("", &part.values)?;
-    Ok(part.ended.is_some())
+    Ok(part.completion.is_some())
 }

@@ -8,10 +8,9 @@ use std::time::{Duration, Instant};
 use roster::model::{NodePath, view};
 use roster::store::shared::{Contents, Reader};
 use roster::thrift::client::{Client, Error};
-use roster::thrift::idl::{Master, Node};
+use roster::thrift::idl::{Master, Node, ServiceQuery};
 
 use crate::cli::connection::Connection;
-use crate::cli::masters::any;
 use crate::cli::tree::{self, Tree};
 
 /// How long to wait before it is tried again to meet both at one revision.
@@ -109,15 +108,15 @@ pub(super) fn compare(reader: &Reader, connection: Connection) -> anyhow::Result
 /// None: it changed meanwhile.
 fn read(client: &mut Client) -> anyhow::Result<Option<Live>> {
     let (nodes, freshness) = tree::read(client, &NodePath::root(), None)?;
-    let (mut masters, mut filter) = (Vec::new(), any());
+    let (mut masters, mut query) = (Vec::new(), ServiceQuery::default());
     loop {
-        let page = client.masters(filter.clone())?;
+        let page = client.masters(query.clone())?;
         if page.freshness.revision != freshness.revision {
             return Ok(None);
         }
         masters.extend(page.masters);
         match page.cursor {
-            Some(cursor) => filter.cursor = Some(cursor),
+            Some(cursor) => query.cursor = Some(cursor),
             None => return Ok(Some(Live { revision: freshness.revision, nodes, masters })),
         }
     }

@@ -1,7 +1,7 @@
 //! Following masters.
 
 use roster::thrift::client::Client;
-use roster::thrift::idl::Master;
+use roster::thrift::idl::{Master, ServiceQuery};
 use serde_json::Value;
 
 use super::{News, POLL, Subject, Tell};
@@ -13,15 +13,15 @@ pub(super) struct Masters;
 impl Subject for Masters {
     fn present(&mut self, client: &mut Client, tell: Tell<'_>) -> anyhow::Result<i64> {
         let mut first = None;
-        let mut filter = masters::any();
+        let mut query = ServiceQuery::default();
         loop {
-            let page = client.masters(filter.clone())?;
+            let page = client.masters(query.clone())?;
             for master in &page.masters {
                 tell(news(page.freshness.revision, "PRESENT".into(), &master.id, Some(master)))?;
             }
             let since = *first.get_or_insert(page.freshness.revision);
             match page.cursor {
-                Some(cursor) => filter.cursor = Some(cursor),
+                Some(cursor) => query.cursor = Some(cursor),
                 None => return Ok(since),
             }
         }

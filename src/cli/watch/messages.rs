@@ -43,9 +43,9 @@ fn missed(cursor: i64, count: i64) -> News {
     News { revision: cursor, kind: "MISSED".into(), name: String::new(), preview, fields }
 }
 
-fn news(cursor: i64, MasterMessage { master, received_at, message }: &MasterMessage) -> News {
+fn news(cursor: i64, MasterMessage { master_id, received_at, message }: &MasterMessage) -> News {
     let content: Value = serde_json::from_slice(message).unwrap_or(Value::Null);
-    let fields = json!({ "master": master, "receivedAt": received_at, "message": content });
+    let fields = json!({ "masterId": master_id, "receivedAt": received_at, "message": content });
     let fields = fields.as_object().cloned().unwrap_or_default();
-    News { revision: cursor, kind: "MESSAGE".into(), name: master.clone(), preview: text::preview(message), fields }
+    News { revision: cursor, kind: "MESSAGE".into(), name: master_id.clone(), preview: text::preview(message), fields }
 }

@@ -23,7 +23,7 @@ impl Subject for Nodes {
     /// What is told twice by this, since a later page may be newer than the first, is told in its order.
     fn present(&mut self, client: &mut Client, tell: Tell<'_>) -> anyhow::Result<i64> {
         let roots = if self.paths.is_empty() { vec![NodePath::root()] } else { self.paths.clone() };
-        let first_page = |root: &NodePath| client.subtree(root.as_str(), String::new(), None);
+        let first_page = |root: &NodePath| client.subtree(root.as_str(), None, None);
         // Nothing is told before each of the paths can be.
         let pages = roots.iter().map(first_page).collect::<Result<Vec<_>, _>>()?;
         let first = pages[0].freshness.revision;
@@ -36,7 +36,7 @@ impl Subject for Nodes {
                     tell(news(page.freshness.revision, "PRESENT".into(), &node.path, Some(node)))?;
                 }
                 let Some(from) = page.cursor else { break };
-                page = client.subtree(root.as_str(), from, None)?;
+                page = client.subtree(root.as_str(), Some(from), None)?;
             }
         }
         Ok(first)

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use roster::thrift::client::Client;
+use roster::thrift::idl::ServiceQuery;
 use serde_json::json;
 
 use super::{News, POLL, Subject, Tell};
-use crate::cli::{masters, services, text};
+use crate::cli::{services, text};
 
 /// By version, how many masters offer a service.
 type Offers = BTreeMap<String, i32>;
@@ -19,7 +20,7 @@ pub(super) struct Services {
 
 impl Services {
     fn read(client: &mut Client) -> anyhow::Result<(BTreeMap<String, Offers>, i64)> {
-        let reply = services::read(client, masters::any())?;
+        let reply = services::read(client, ServiceQuery::default())?;
         let offered = reply.services.into_iter().filter(|service| !service.masters.is_empty());
         Ok((offered.map(|service| (service.name, service.masters)).collect(), reply.freshness.revision))
     }

@@ -28,12 +28,13 @@ fn at(revision: i64) -> Freshness {
 }
 
 impl RosterSyncHandler for Sidecar {
-    fn handle_subtree(&self, _: String, _: i32, _: String, _: ReadOptions) -> thrift::Result<SubtreeReply> {
+    fn handle_subtree(&self, _: SubtreeRequest) -> thrift::Result<SubtreeReply> {
         self.0.lock().expect("no panic").pop_front().unwrap_or_else(|| Ok(page("now", None)))
     }
 
-    fn handle_watch(&self, since: i64, paths: Vec<String>, _: i32, _: i32) -> thrift::Result<WatchReply> {
-        assert_eq!(paths[0], "/a");
+    fn handle_watch(&self, request: WatchRequest) -> thrift::Result<WatchReply> {
+        assert_eq!(request.paths.expect("paths")[0], "/a");
+        let since = request.since.expect("a revision");
         let change = match since {
             5 => Change::new("/a".into(), ChangeKind::CHANGED, node("newer")),
             6 => Change::new("/a".into(), ChangeKind::DELETED, None),
@@ -42,114 +43,91 @@ impl RosterSyncHandler for Sidecar {
         Ok(WatchReply::new(vec![change], false, at(since + 1)))
     }
 
-    fn handle_get(&self, _: String, _: ReadOptions) -> thrift::Result<NodeReply> {
+    fn handle_get(&self, _: GetRequest) -> thrift::Result<NodeReply> {
         Err("not asked".into())
     }
 
-    fn handle_get_many(&self, _: Vec<String>, _: ReadOptions) -> thrift::Result<NodesReply> {
+    fn handle_get_many(&self, _: GetManyRequest) -> thrift::Result<NodesReply> {
         Err("not asked".into())
     }
 
-    fn handle_children(&self, _: String, _: ReadOptions) -> thrift::Result<ChildrenReply> {
+    fn handle_children(&self, _: ChildrenRequest) -> thrift::Result<ChildrenReply> {
         Err("not asked".into())
     }
 
-    fn handle_children_page(&self, _: ChildrenQuery) -> thrift::Result<ChildrenReply> {
+    fn handle_status(&self, _: StatusRequest) -> thrift::Result<StatusReply> {
         Err("not asked".into())
     }
 
-    fn handle_status(&self) -> thrift::Result<StatusReply> {
+    fn handle_masters(&self, _: ServiceQuery) -> thrift::Result<MastersReply> {
         Err("not asked".into())
     }
 
-    fn handle_masters(&self, _: Filter) -> thrift::Result<MastersReply> {
+    fn handle_master(&self, _: MasterRequest) -> thrift::Result<MasterReply> {
         Err("not asked".into())
     }
 
-    fn handle_master(&self, _: String) -> thrift::Result<MasterReply> {
+    fn handle_services(&self, _: ServiceQuery) -> thrift::Result<ServicesReply> {
         Err("not asked".into())
     }
 
-    fn handle_services(&self, _: Filter) -> thrift::Result<ServicesReply> {
+    fn handle_instances(&self, _: ServiceQuery) -> thrift::Result<InstancesReply> {
         Err("not asked".into())
     }
 
-    fn handle_instances_page(&self, _: Filter) -> thrift::Result<InstancesReply> {
+    fn handle_watch_masters(&self, _: WatchMastersRequest) -> thrift::Result<MastersWatchReply> {
         Err("not asked".into())
     }
 
-    fn handle_instances(&self, _: String) -> thrift::Result<InstancesReply> {
+    fn handle_watch_messages(&self, _: WatchMessagesRequest) -> thrift::Result<MessagesReply> {
         Err("not asked".into())
     }
 
-    fn handle_watch_masters(&self, _: i64, _: i32, _: i32) -> thrift::Result<MastersWatchReply> {
+    fn handle_call(&self, _: Call) -> thrift::Result<CallResult> {
         Err("not asked".into())
     }
 
-    fn handle_open_call(&self, _: Call, _: String) -> thrift::Result<()> {
+    fn handle_call_all(&self, _: Call) -> thrift::Result<CallsReply> {
         Err("not asked".into())
     }
 
-    fn handle_send_values(&self, _: Vec<Vec<u8>>, _: bool) -> thrift::Result<SentValues> {
+    fn handle_call_many(&self, _: CallsRequest) -> thrift::Result<CallsReply> {
         Err("not asked".into())
     }
 
-    fn handle_watch_messages(&self, _: i64, _: i32, _: i32, _: Encoding) -> thrift::Result<MessagesReply> {
+    fn handle_call_in_order(&self, _: CallsRequest) -> thrift::Result<CallsReply> {
         Err("not asked".into())
     }
 
-    fn handle_call(&self, _: String, _: String, _: Vec<u8>, _: CallOptions) -> thrift::Result<CallResult> {
+    fn handle_start_call(&self, _: Call) -> thrift::Result<CallValues> {
         Err("not asked".into())
     }
 
-    fn handle_call_on(
-        &self,
-        _: String,
-        _: String,
-        _: String,
-        _: Vec<u8>,
-        _: CallOptions,
-    ) -> thrift::Result<CallResult> {
+    fn handle_next_values(&self, _: NextValuesRequest) -> thrift::Result<CallValues> {
         Err("not asked".into())
     }
 
-    fn handle_call_all(&self, _: String, _: String, _: Vec<u8>, _: CallOptions) -> thrift::Result<Vec<CallOutcome>> {
+    fn handle_open_call(&self, _: Call) -> thrift::Result<CallValues> {
         Err("not asked".into())
     }
 
-    fn handle_call_many(&self, _: Vec<Call>) -> thrift::Result<Vec<CallOutcome>> {
+    fn handle_send_values(&self, _: SendValuesRequest) -> thrift::Result<SentValuesReply> {
         Err("not asked".into())
     }
 
-    fn handle_call_where(&self, _: Call, _: Filter) -> thrift::Result<CallResult> {
+    fn handle_broadcast(&self, _: BroadcastRequest) -> thrift::Result<CommandReply> {
         Err("not asked".into())
     }
 
-    fn handle_call_in_order(&self, _: Vec<Call>, _: String) -> thrift::Result<Vec<CallOutcome>> {
+    fn handle_add_registers(&self, _: RegistersRequest) -> thrift::Result<CommandReply> {
         Err("not asked".into())
     }
 
-    fn handle_start_call(&self, _: Call, _: String) -> thrift::Result<CallValues> {
+    fn handle_remove_registers(&self, _: RegistersRequest) -> thrift::Result<CommandReply> {
         Err("not asked".into())
     }
 
-    fn handle_next_values(&self) -> thrift::Result<CallValues> {
-        Err("not asked".into())
-    }
-
-    fn handle_broadcast(&self, _: Vec<u8>, _: Encoding) -> thrift::Result<i32> {
-        Err("not asked".into())
-    }
-
-    fn handle_add_registers(&self, _: Vec<RegisterAddress>) -> thrift::Result<i32> {
-        Err("not asked".into())
-    }
-
-    fn handle_remove_registers(&self, _: Vec<RegisterAddress>) -> thrift::Result<i32> {
-        Err("not asked".into())
-    }
-
-    fn handle_stats(&self) -> thrift::Result<StatsReply> {
+    fn handle_stats(&self, _: StatsRequest) -> thrift::Result<StatsReply> {
         Err("not asked".into())
     }
 }

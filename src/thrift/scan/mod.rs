@@ -64,8 +64,7 @@ pub(super) enum Wrong {
 }
 
 /// The methods whose messages may be as long as `Bounds::call` says.
-pub(super) const CALLS: [&[u8]; 8] =
-    [b"call", b"callOn", b"callWhere", b"callAll", b"callMany", b"callInOrder", b"startCall", b"broadcast"];
+pub(super) const CALLS: [&[u8]; 6] = [b"call", b"callAll", b"callMany", b"callInOrder", b"startCall", b"broadcast"];
 
 /// The longest name that may be one of theirs, with a service's before it.
 const LONGEST_CALL: usize = "Roster:callInOrder".len();

@@ -136,16 +136,9 @@ fn a_call_may_be_longer_and_is_told_by_its_name() {
         (progress, message.len())
     };
     for protocol in [Protocol::Binary, Protocol::Compact] {
-        for name in [
-            "call",
-            "Roster:call",
-            "callOn",
-            "callAll",
-            "callMany",
-            "Roster:callInOrder",
-            "Roster:startCall",
-            "broadcast",
-        ] {
+        for name in
+            ["call", "Roster:call", "callAll", "callMany", "Roster:callInOrder", "Roster:startCall", "broadcast"]
+        {
             let (progress, length) = of_bytes(protocol, name, 90_000);
             assert_eq!(progress, Progress::Complete(length), "{protocol:?} {name}");
             assert_eq!(of_bytes(protocol, name, 100_000).0, Progress::Wrong(Wrong::Message));

@@ -35,10 +35,10 @@ async fn a_call_gives_the_last_value_or_all_and_none_for_null() {
     ] {
         let house = House::with(&[("m", "mail", &values(given))]);
         for (all_values, expected) in [(false, last), (true, all)] {
-            let request = house.request("list", |options| options.all_values = Some(all_values));
+            let request = house.request("list", |call| call.all_values = Some(all_values));
             let result = house.desk.call(&house.peer, &request).await.expect("a result");
             assert_eq!(result.values, expected.iter().map(|text| text.as_bytes().to_vec()).collect::<Vec<_>>());
-            assert_eq!((result.master.as_str(), result.attempts), ("m", 1));
+            assert_eq!((result.master_id.as_str(), result.attempts), ("m", 1));
         }
     }
 }
@@ -56,8 +56,8 @@ async fn whatever_a_client_writes_arrives_as_data() {
     assert_eq!((way.calls()[0].service.as_str(), way.calls()[0].method.as_str()), ("mail@1.2.3", method));
 
     let bytes = [0x92, 0xc4, 2, 0xff, 0x00, 0xcf, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
-    let mut packed = call("m", "", |options| options.encoding = Some(Encoding::MSGPACK));
-    packed.arguments = bytes.to_vec();
+    let mut packed = call("m", "", |call| call.encoding = Some(Encoding::MSGPACK));
+    packed.arguments = Some(bytes.to_vec());
     let result = house
         .desk
         .call(&house.peer, &house.desk.request(&house.peer, packed).expect("a request"))
@@ -72,9 +72,9 @@ async fn a_call_that_was_not_sent_goes_to_another_master() {
         let (refusing, echoing) = (Way::new(Manner::Refuses(why)), Way::new(Manner::Echoes));
         let house = in_turn(&refusing, &echoing);
         let result = house.desk.call(&house.peer, &house.request("send", |_| {})).await.expect("a result");
-        assert_eq!((result.master.as_str(), result.attempts), ("second", 2));
+        assert_eq!((result.master_id.as_str(), result.attempts), ("second", 2));
         assert_eq!(echoing.calls()[0].service, "mail@1.0.0");
-        let once = house.request("send", |options| options.retries = Some(0));
+        let once = house.request("send", |call| call.retries = Some(0));
         let error = house.desk.call(&house.peer, &once).await.expect_err("no retries");
         match why {
             Refused::Overloaded | Refused::NoMemory => {
@@ -91,7 +91,7 @@ async fn a_call_that_had_not_left_when_the_connection_was_lost_goes_to_another_m
     let echoing = Way::new(Manner::Echoes);
     let house = in_turn(&unsent, &echoing);
     let result = house.desk.call(&house.peer, &house.request("send", |_| {})).await.expect("a result");
-    assert_eq!((result.master.as_str(), result.attempts), ("second", 2));
+    assert_eq!((result.master_id.as_str(), result.attempts), ("second", 2));
     let alone = House::with(&[("m", "mail", &unsent)]);
     let error = alone.desk.call(&alone.peer, &alone.request("send", |_| {})).await.expect_err("there is no other");
     assert_eq!(exception::<NoMaster>(&error).message, "master `m`: the connection was lost");
@@ -102,7 +102,7 @@ async fn a_call_that_a_master_refuses_goes_to_another_one() {
     let refusing = Way::new(Manner::Answers(vec![Answer::Refused("the master is leaving".into())]));
     let house = in_turn(&refusing, &Way::new(Manner::Echoes));
     let result = house.desk.call(&house.peer, &house.request("send", |_| {})).await.expect("a result");
-    assert_eq!((result.master.as_str(), result.attempts), ("second", 2));
+    assert_eq!((result.master_id.as_str(), result.attempts), ("second", 2));
     let alone = House::with(&[("m", "mail", &refusing)]);
     let error = alone.desk.call(&alone.peer, &alone.request("send", |_| {})).await.expect_err("there is no other");
     assert_eq!(exception::<Overloaded>(&error).message, "master `m`: the master is leaving");
@@ -114,14 +114,14 @@ async fn a_lost_call_is_executed_twice_only_when_that_does_no_harm() {
     let house = in_turn(&lost, &echoing);
     let error = house.desk.call(&house.peer, &house.request("send", |_| {})).await.expect_err("it is lost");
     let failed = exception::<CallFailed>(&error);
-    assert_eq!((failed.master.as_str(), failed.lost, echoing.calls().len()), ("first", true, 0));
-    let idempotent = house.request("send", |options| options.idempotent = Some(true));
+    assert_eq!((failed.master_id.as_str(), failed.lost, echoing.calls().len()), ("first", true, 0));
+    let idempotent = house.request("send", |call| call.idempotent = Some(true));
     let result = house.desk.call(&house.peer, &idempotent).await.expect("a result");
-    assert_eq!((result.master.as_str(), result.attempts), ("second", 2));
+    assert_eq!((result.master_id.as_str(), result.attempts), ("second", 2));
 
     let house = in_turn(&losing(), &losing());
     let error = house.desk.call(&house.peer, &idempotent).await.expect_err("both are lost");
-    assert_eq!(exception::<CallFailed>(&error).master, "second", "why it failed, not that no other is left");
+    assert_eq!(exception::<CallFailed>(&error).master_id, "second", "why it failed, not that no other is left");
 }
 
 #[tokio::test]
@@ -150,7 +150,7 @@ async fn a_way_that_closes_without_an_end_has_lost_the_call() {
 async fn a_masters_own_error_is_told_and_never_tried_again() {
     let echoing = Way::new(Manner::Echoes);
     let house = in_turn(&failing(), &echoing);
-    let request = house.request("send", |options| options.idempotent = Some(true));
+    let request = house.request("send", |call| call.idempotent = Some(true));
     let failed = exception::<CallFailed>(&house.desk.call(&house.peer, &request).await.expect_err("it fails"));
     let expected = CallFailed::new("first".into(), "no such box".into(), "App\\Full".to_owned(), 7, false);
     assert_eq!((failed, echoing.calls().len()), (expected, 0));
@@ -163,9 +163,9 @@ async fn all_attempts_together_have_one_time_and_what_is_late_is_given_up() {
     let silent = Way::new(Manner::Silent);
     let house = in_turn(&tarrying, &silent);
     let start = tokio::time::Instant::now();
-    let request = house.request("send", |options| options.idempotent = Some(true));
+    let request = house.request("send", |call| call.idempotent = Some(true));
     let late = exception::<CallTimedOut>(&house.desk.call(&house.peer, &request).await.expect_err("it is late"));
-    assert_eq!((late.master.as_deref(), late.timeout_ms), (Some("second"), 5_000));
+    assert_eq!((late.master_id.as_deref(), late.timeout_ms), (Some("second"), 5_000));
     assert_eq!(late.message, "mail.send gave no answer within 5s");
     assert_eq!(start.elapsed().as_secs(), 5);
     assert_eq!((silent.calls().len(), silent.outstanding()), (1, 0), "it is given up");
@@ -173,10 +173,10 @@ async fn all_attempts_together_have_one_time_and_what_is_late_is_given_up() {
     let both = in_turn(&Way::new(Manner::Silent), &tarrying);
     let calls = tarrying.calls().len();
     let start = tokio::time::Instant::now();
-    let forever = both.request("send", |options| options.timeout_ms = Some(i32::MAX));
+    let forever = both.request("send", |call| call.timeout_ms = Some(i32::MAX));
     let late = exception::<CallTimedOut>(&both.desk.call(&both.peer, &forever).await.expect_err("it is late"));
     let limit = "mail.send gave no answer within 1m, the most that `[thrift] max_call_time` allows";
-    assert_eq!((late.master.as_deref(), late.message.as_str()), (Some("first"), limit));
+    assert_eq!((late.master_id.as_deref(), late.message.as_str()), (Some("first"), limit));
     assert_eq!((start.elapsed().as_secs(), tarrying.calls().len()), (MINUTE.as_secs(), calls), "no second attempt");
 }
 
@@ -198,8 +198,8 @@ async fn of_two_ways_the_idle_one_is_taken_and_the_other_when_it_refuses() {
 async fn who_gives_more_than_a_reply_may_hold_is_given_up() {
     let flooding = Way::new(Manner::Floods);
     let house = House::with(&[("m", "mail", &flooding)]);
-    let request = house.request("send", |options| {
-        (options.all_values, options.timeout_ms) = (Some(true), Some(60_000));
+    let request = house.request("send", |call| {
+        (call.all_values, call.timeout_ms) = (Some(true), Some(60_000));
     });
     let failed = exception::<CallFailed>(&house.desk.call(&house.peer, &request).await.expect_err("too much"));
     assert!(failed.message.contains("max_reply") && !failed.lost, "{failed:?}");
@@ -243,19 +243,23 @@ async fn a_call_without_a_master_says_why() {
 async fn a_call_on_one_master_goes_to_no_other() {
     let (refusing, echoing) = (Way::new(Manner::Refuses(Refused::Overloaded)), Way::new(Manner::Echoes));
     let house = House::with(&[("a", "mail@2.0.0", &refusing), ("b", "mail@1.0.0", &echoing)]);
-    let request = house.request("send", |_| {});
-    exception::<Overloaded>(&house.desk.call_on(&house.peer, "a", &request).await.expect_err("it refuses"));
-    assert_eq!(house.desk.call_on(&house.peer, "b", &request).await.expect("a result").master, "b");
-    exception::<NoMaster>(&house.desk.call_on(&house.peer, "c", &request).await.expect_err("it is not there"));
-    let newer = house.request("send", |options| options.version = Some("^2".into()));
-    exception::<NoMaster>(&house.desk.call_on(&house.peer, "b", &newer).await.expect_err("it is too old"));
+    let called = async |master: &str, version: Option<&str>| {
+        let request = house.request("send", |call| {
+            (call.master_id, call.version) = (Some(master.into()), version.map(str::to_owned));
+        });
+        house.desk.call(&house.peer, &request).await
+    };
+    exception::<Overloaded>(&called("a", None).await.expect_err("it refuses"));
+    assert_eq!(called("b", None).await.expect("a result").master_id, "b");
+    exception::<NoMaster>(&called("c", None).await.expect_err("it is not there"));
+    exception::<NoMaster>(&called("b", Some("^2")).await.expect_err("it is too old"));
     assert_eq!(echoing.calls().len(), 1);
 }
 
 #[tokio::test]
 async fn every_call_is_counted_by_what_it_came_to() {
     let house = in_turn(&losing(), &failing());
-    let idempotent = house.request("send", |options| options.idempotent = Some(true));
+    let idempotent = house.request("send", |call| call.idempotent = Some(true));
     let _ = house.desk.call(&house.peer, &idempotent).await;
     let _ = house.desk.call(&house.peer, &house.request("send", |_| {})).await;
     let stats = house.desk.stats(&house.peer).expect("stats").methods;
@@ -281,4 +285,22 @@ async fn heavy_arguments_and_results_are_read_and_written_elsewhere_and_what_is_
     let Awaited::Call(Err(error)) = called(&heavy.replace(']', "")).await else { panic!("no error") };
     assert_eq!(exception::<InvalidRequest>(&error).field, "arguments");
     assert_eq!(house.peer.account.memory.taken(), 0);
+}
+
+#[tokio::test]
+async fn a_call_names_a_master_or_what_its_service_must_have_and_all_masters_are_none() {
+    let house = House::with(&[("a", "mail", &Way::new(Manner::Echoes)), ("b", "mail", &Way::new(Manner::Echoes))]);
+    let zone = |zone: &str| Some([("zone".to_owned(), zone.to_owned())].into());
+    let there = house.request("send", |call| call.metadata = zone("b"));
+    assert_eq!(house.desk.call(&house.peer, &there).await.expect("a result").master_id, "b");
+    let outcomes = house.desk.call_all(&house.peer, &there).await.expect("outcomes").outcomes;
+    assert_eq!(outcomes.iter().map(|it| it.master_id.as_deref()).collect::<Vec<_>>(), [Some("b")]);
+    let nowhere = house.request("send", |call| call.metadata = zone("c"));
+    exception::<NoMaster>(&house.desk.call_all(&house.peer, &nowhere).await.expect_err("nobody"));
+
+    let field = |refused: thrift::Result<Request>| exception::<InvalidRequest>(&refused.expect_err("a mistake")).field;
+    let both = call("send", "", |call| (call.master_id, call.metadata) = (Some("a".into()), zone("a")));
+    assert_eq!(field(house.desk.request(&house.peer, both)), "metadata");
+    let one = call("send", "", |call| call.master_id = Some("a".into()));
+    assert_eq!(field(house.desk.request_for_all(&house.peer, one)), "masterId");
 }

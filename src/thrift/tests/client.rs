@@ -18,136 +18,114 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 struct Sidecar;
 
 impl RosterSyncHandler for Sidecar {
-    fn handle_get(&self, path: String, options: ReadOptions) -> thrift::Result<NodeReply> {
+    fn handle_get(&self, GetRequest { path, max_age_ms }: GetRequest) -> thrift::Result<NodeReply> {
         let freshness = Freshness::new(7, 0, Origin::LIVE, true);
         match path.as_str() {
-            "/nothing" => Err(NotFound::new(path, "no such node".into(), freshness).into()),
+            "/nothing" => Err(NotFound::new(EntityKind::NODE, path, "no such node".into(), freshness).into()),
             "/later" => Err(NotReady::new("zookeeper".into(), "connecting".into()).into()),
-            "/old" => Err(TooStale::new(9, options.max_age_ms.unwrap_or(0), "it is down".into()).into()),
+            "/old" => Err(TooStale::new(9, max_age_ms.unwrap_or(0), "it is down".into()).into()),
             "/wrong" => Err(InvalidRequest::new("path".into(), "it is wrong".into()).into()),
             "/busy" => Err("too busy".into()),
             _ => Ok(NodeReply::new(Node::new(path, b"\xff".to_vec(), Stat::new(1, 2, 3, 4, 5, 6, 7, 8)), freshness)),
         }
     }
 
-    fn handle_get_many(&self, _: Vec<String>, _: ReadOptions) -> thrift::Result<NodesReply> {
-        Err("not asked".into())
-    }
-
-    fn handle_children(&self, _: String, _: ReadOptions) -> thrift::Result<ChildrenReply> {
-        Err("not asked".into())
-    }
-
-    fn handle_children_page(&self, _: ChildrenQuery) -> thrift::Result<ChildrenReply> {
-        Err("not asked".into())
-    }
-
-    fn handle_subtree(&self, _: String, _: i32, _: String, _: ReadOptions) -> thrift::Result<SubtreeReply> {
-        Err("not asked".into())
-    }
-
-    fn handle_watch(&self, _: i64, _: Vec<String>, _: i32, _: i32) -> thrift::Result<WatchReply> {
-        Err("not asked".into())
-    }
-
-    fn handle_status(&self) -> thrift::Result<StatusReply> {
-        Err("not asked".into())
-    }
-
-    fn handle_masters(&self, _: Filter) -> thrift::Result<MastersReply> {
-        Err("not asked".into())
-    }
-
-    fn handle_master(&self, _: String) -> thrift::Result<MasterReply> {
-        Err("not asked".into())
-    }
-
-    fn handle_services(&self, _: Filter) -> thrift::Result<ServicesReply> {
-        Err("not asked".into())
-    }
-
-    fn handle_instances_page(&self, _: Filter) -> thrift::Result<InstancesReply> {
-        Err("not asked".into())
-    }
-
-    fn handle_instances(&self, _: String) -> thrift::Result<InstancesReply> {
-        Err("not asked".into())
-    }
-
-    fn handle_watch_masters(&self, _: i64, _: i32, _: i32) -> thrift::Result<MastersWatchReply> {
-        Err("not asked".into())
-    }
-
-    fn handle_call_where(&self, _: Call, _: Filter) -> thrift::Result<CallResult> {
-        Err("not asked".into())
-    }
-
-    fn handle_call(&self, _: String, _: String, _: Vec<u8>, _: CallOptions) -> thrift::Result<CallResult> {
-        Err("not asked".into())
-    }
-
-    fn handle_call_on(
-        &self,
-        master: String,
-        _: String,
-        method: String,
-        _: Vec<u8>,
-        options: CallOptions,
-    ) -> thrift::Result<CallResult> {
+    fn handle_call(&self, call: Call) -> thrift::Result<CallResult> {
         let message = "as the test wants".to_owned();
-        match method.as_str() {
+        let master = call.master_id.unwrap_or_default();
+        match call.method.as_str() {
             "nobody" => Err(NoMaster::new("mail".into(), message).into()),
             "fail" => Err(CallFailed::new(master, message, None, 7, false).into()),
-            "late" => Err(CallTimedOut::new(master, options.timeout_ms.unwrap_or(0), message).into()),
+            "late" => Err(CallTimedOut::new(master, call.timeout_ms.unwrap_or(0), message).into()),
             _ => Err(Overloaded::new(message).into()),
         }
     }
 
-    fn handle_call_all(&self, _: String, _: String, _: Vec<u8>, _: CallOptions) -> thrift::Result<Vec<CallOutcome>> {
+    fn handle_get_many(&self, _: GetManyRequest) -> thrift::Result<NodesReply> {
         Err("not asked".into())
     }
 
-    fn handle_call_many(&self, _: Vec<Call>) -> thrift::Result<Vec<CallOutcome>> {
+    fn handle_children(&self, _: ChildrenRequest) -> thrift::Result<ChildrenReply> {
         Err("not asked".into())
     }
 
-    fn handle_open_call(&self, _: Call, _: String) -> thrift::Result<()> {
+    fn handle_subtree(&self, _: SubtreeRequest) -> thrift::Result<SubtreeReply> {
         Err("not asked".into())
     }
 
-    fn handle_send_values(&self, _: Vec<Vec<u8>>, _: bool) -> thrift::Result<SentValues> {
+    fn handle_watch(&self, _: WatchRequest) -> thrift::Result<WatchReply> {
         Err("not asked".into())
     }
 
-    fn handle_watch_messages(&self, _: i64, _: i32, _: i32, _: Encoding) -> thrift::Result<MessagesReply> {
+    fn handle_status(&self, _: StatusRequest) -> thrift::Result<StatusReply> {
         Err("not asked".into())
     }
 
-    fn handle_call_in_order(&self, _: Vec<Call>, _: String) -> thrift::Result<Vec<CallOutcome>> {
+    fn handle_masters(&self, _: ServiceQuery) -> thrift::Result<MastersReply> {
         Err("not asked".into())
     }
 
-    fn handle_start_call(&self, _: Call, _: String) -> thrift::Result<CallValues> {
+    fn handle_master(&self, _: MasterRequest) -> thrift::Result<MasterReply> {
         Err("not asked".into())
     }
 
-    fn handle_next_values(&self) -> thrift::Result<CallValues> {
+    fn handle_services(&self, _: ServiceQuery) -> thrift::Result<ServicesReply> {
         Err("not asked".into())
     }
 
-    fn handle_broadcast(&self, _: Vec<u8>, _: Encoding) -> thrift::Result<i32> {
+    fn handle_instances(&self, _: ServiceQuery) -> thrift::Result<InstancesReply> {
         Err("not asked".into())
     }
 
-    fn handle_add_registers(&self, _: Vec<RegisterAddress>) -> thrift::Result<i32> {
+    fn handle_watch_masters(&self, _: WatchMastersRequest) -> thrift::Result<MastersWatchReply> {
         Err("not asked".into())
     }
 
-    fn handle_remove_registers(&self, _: Vec<RegisterAddress>) -> thrift::Result<i32> {
+    fn handle_watch_messages(&self, _: WatchMessagesRequest) -> thrift::Result<MessagesReply> {
         Err("not asked".into())
     }
 
-    fn handle_stats(&self) -> thrift::Result<StatsReply> {
+    fn handle_call_all(&self, _: Call) -> thrift::Result<CallsReply> {
+        Err("not asked".into())
+    }
+
+    fn handle_call_many(&self, _: CallsRequest) -> thrift::Result<CallsReply> {
+        Err("not asked".into())
+    }
+
+    fn handle_call_in_order(&self, _: CallsRequest) -> thrift::Result<CallsReply> {
+        Err("not asked".into())
+    }
+
+    fn handle_start_call(&self, _: Call) -> thrift::Result<CallValues> {
+        Err("not asked".into())
+    }
+
+    fn handle_next_values(&self, _: NextValuesRequest) -> thrift::Result<CallValues> {
+        Err("not asked".into())
+    }
+
+    fn handle_open_call(&self, _: Call) -> thrift::Result<CallValues> {
+        Err("not asked".into())
+    }
+
+    fn handle_send_values(&self, _: SendValuesRequest) -> thrift::Result<SentValuesReply> {
+        Err("not asked".into())
+    }
+
+    fn handle_broadcast(&self, _: BroadcastRequest) -> thrift::Result<CommandReply> {
+        Err("not asked".into())
+    }
+
+    fn handle_add_registers(&self, _: RegistersRequest) -> thrift::Result<CommandReply> {
+        Err("not asked".into())
+    }
+
+    fn handle_remove_registers(&self, _: RegistersRequest) -> thrift::Result<CommandReply> {
+        Err("not asked".into())
+    }
+
+    fn handle_stats(&self, _: StatsRequest) -> thrift::Result<StatsReply> {
         Err("not asked".into())
     }
 }
@@ -187,8 +165,8 @@ fn every_exception_has_its_variant_and_leaves_the_connection_in_use() {
 fn every_failure_of_a_call_has_its_variant() {
     let mut client = Client::new(sidecar(4), TIMEOUT);
     let mut ask = |method: &str| {
-        let call = Call::new("mail".to_owned(), method.to_owned(), Vec::new(), None);
-        client.call(Some("m1".into()), call, Duration::from_millis(9))
+        let call = Call { master_id: Some("m1".into()), ..Call::of("mail", method, "") };
+        client.call(call, Duration::from_millis(9))
     };
     assert!(matches!(ask("nobody"), Err(Error::NoMaster(exception)) if exception.service_name == "mail"));
     assert!(matches!(ask("fail"), Err(Error::CallFailed(exception)) if exception.code == 7));

@@ -55,8 +55,8 @@ impl Server {
     async fn call(&self, arguments: Vec<u8>, patience: Duration) -> Result<idl::CallResult, Error> {
         let mut client = Client::new(self.address.clone(), patience);
         let minute = Duration::from_secs(60);
-        let call = idl::Call::new("mail".to_owned(), "send".to_owned(), arguments, None);
-        let call = move || client.call(None, call, minute);
+        let call = idl::Call::of("mail", "send", arguments);
+        let call = move || client.call(call, minute);
         spawn_blocking(call).await.expect("the client")
     }
 }
@@ -104,12 +104,13 @@ fn path(server: &Server) -> PathBuf {
     }
 }
 
-/// A call whose options, at the end, give it a minute.
+/// A call whose last field gives it a minute.
 fn minute_long_call(arguments: &[u8]) -> Vec<u8> {
-    let head = b"\x80\x01\x00\x01\x00\x00\x00\x04call\x00\x00\x00\x01\x0b\x00\x01\x00\x00\x00\x04mail\x0b\x00\x02\
+    let head =
+        b"\x80\x01\x00\x01\x00\x00\x00\x04call\x00\x00\x00\x01\x0c\x00\x01\x0b\x00\x01\x00\x00\x00\x04mail\x0b\x00\x02\
                  \x00\x00\x00\x04send\x0b\x00\x03";
     let length = (arguments.len() as u32).to_be_bytes();
-    [&head[..], &length, arguments, b"\x0c\x00\x04\x08\x00\x01\x00\x00\xea\x60\x00\x00"].concat()
+    [&head[..], &length, arguments, b"\x08\x00\x0a\x00\x00\xea\x60\x00\x00"].concat()
 }
 
 #[tokio::test]
@@ -179,8 +180,7 @@ async fn a_stop_lets_an_open_call_finish_also_between_two_requests() {
         sender.send(answer).await.expect("it waits");
     };
     let started = spawn_blocking(move || {
-        let call = idl::Call::new("mail".to_owned(), "list".to_owned(), Vec::new(), None);
-        let first = client.start_call(None, call, patience);
+        let first = client.start_call(idl::Call::of("mail", "list", ""), patience);
         (client, first)
     });
     let (started, ()) = futures::join!(started, answer(Answer::Value(1.into())));
@@ -197,5 +197,5 @@ async fn a_stop_lets_an_open_call_finish_also_between_two_requests() {
     let parts = parts.expect("the client");
     let values: Vec<_> = parts.iter().flatten().flat_map(|part| part.values.clone()).collect();
     assert_eq!((cut.is_empty(), values), (true, vec![b"2".to_vec()]), "{parts:?}");
-    assert!(parts.iter().flatten().any(|part| part.ended.is_some()), "{parts:?}");
+    assert!(parts.iter().flatten().any(|part| part.completion.is_some()), "{parts:?}");
 }

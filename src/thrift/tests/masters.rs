@@ -9,11 +9,14 @@ use futures::FutureExt;
 use super::*;
 use crate::access::{Access, Client, Identity, Policy};
 use crate::task::Tasks;
-use crate::thrift::idl::{ChangeKind, Filter, NotFound, NotReady};
+use crate::thrift::idl::{
+    ChangeKind, EntityKind, MasterRequest, NotFound, NotReady, ServiceQuery, WatchMastersRequest,
+};
 
-fn filter(service: Option<&str>, metadata: &[(&str, &str)]) -> Filter {
+fn filter(service: Option<&str>, metadata: &[(&str, &str)]) -> ServiceQuery {
     let metadata: BTreeMap<_, _> = metadata.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
-    Filter::new(service.map(str::to_owned), Some(metadata).filter(|it| !it.is_empty()), None, None)
+    let metadata = Some(metadata).filter(|it| !it.is_empty());
+    ServiceQuery { service_name: service.map(str::to_owned), metadata, ..ServiceQuery::default() }
 }
 
 fn house() -> House {
@@ -30,7 +33,7 @@ fn house() -> House {
 #[test]
 fn masters_come_in_pages_and_by_what_they_offer() {
     let house = house();
-    let ids = |filter: Filter| {
+    let ids = |filter: ServiceQuery| {
         let reply = by_turns(house.desk.masters(&house.peer, &filter)).expect("masters");
         (reply.masters.into_iter().map(|master| master.id).collect::<Vec<_>>().concat(), reply.cursor)
     };
@@ -39,19 +42,23 @@ fn masters_come_in_pages_and_by_what_they_offer() {
     assert_eq!(ids(filter(Some("log"), &[("zone", "a"), ("size", "7")])), ("a".into(), None));
     assert_eq!(ids(filter(Some("log"), &[("zone", "b")])), (String::new(), None));
     assert_eq!(ids(filter(None, &[("zone", "b")])), ("b".into(), None));
-    assert_eq!(ids(Filter { limit: Some(2), ..filter(None, &[]) }), ("ab".into(), Some("b".into())));
-    assert_eq!(ids(Filter { cursor: Some("b".into()), ..filter(None, &[]) }), ("c".into(), None));
-    let master = house.desk.master(&house.peer, "b").expect("a master").master;
-    assert_eq!((master.ways, master.connected_at, master.services.len()), (1, 7, 2));
+    assert_eq!(ids(ServiceQuery { limit: Some(2), ..filter(None, &[]) }), ("ab".into(), Some("b".into())));
+    assert_eq!(ids(ServiceQuery { cursor: Some("b".into()), ..filter(None, &[]) }), ("c".into(), None));
+    let master = |id: &str| house.desk.master(&house.peer, &MasterRequest::new(id.to_owned(), None));
+    let absence = exception::<NotFound>(&master("x").expect_err("nobody"));
+    assert_eq!((absence.kind, absence.name.as_str()), (EntityKind::MASTER, "x"));
+    let absence = house.desk.instances(&house.peer, &filter(Some("x"), &[])).expect_err("nobody");
+    assert_eq!(exception::<NotFound>(&absence).kind, EntityKind::SERVICE);
+    let master = master("b").expect("a master").master;
+    assert_eq!((master.routes, master.connected_at, master.services.len()), (1, 7, 2));
     assert_eq!((master.services[0].name.as_str(), master.services[0].version.as_str()), ("mail", "2.0.0"));
     assert_eq!(master.services[0].metadata, r#"{"zone":"b","size":7}"#);
-    assert_eq!(exception::<NotFound>(&house.desk.master(&house.peer, "x").expect_err("nobody")).path, "x");
 }
 
 #[test]
 fn a_service_is_known_also_when_nobody_offers_it_any_more() {
     let house = house();
-    let services = |filter: &Filter| {
+    let services = |filter: &ServiceQuery| {
         let services = by_turns(house.desk.services(&house.peer, filter)).expect("services").services.into_iter();
         services.map(|service| (service.name, service.masters.into_iter().collect::<Vec<_>>())).collect::<Vec<_>>()
     };
@@ -70,7 +77,7 @@ fn services_come_in_pages_and_those_that_are_offered_first() {
     let house = house();
     house.feeds[0].publish(vec![Change::Leave("a".into()), join("d", &["", "zeal"], &Way::new(Manner::Silent))]);
     let page = |cursor: Option<String>| {
-        let wanted = Filter { limit: Some(1), cursor, ..filter(None, &[]) };
+        let wanted = ServiceQuery { limit: Some(1), cursor, ..filter(None, &[]) };
         let reply = by_turns(house.desk.services(&house.peer, &wanted)).expect("services");
         (reply.services.into_iter().map(|service| service.name).collect::<String>(), reply.cursor)
     };
@@ -84,7 +91,7 @@ fn services_come_in_pages_and_those_that_are_offered_first() {
         }
     }
     assert_eq!(names, ["", "mail", "zeal", "log"]);
-    let wrong = Filter { cursor: Some("mail".into()), ..filter(None, &[]) };
+    let wrong = ServiceQuery { cursor: Some("mail".into()), ..filter(None, &[]) };
     assert!(by_turns(house.desk.services(&house.peer, &wrong)).is_err());
 }
 
@@ -134,14 +141,14 @@ fn no_answer_depends_on_what_the_client_may_not_know_of() {
     for service in [None, Some("mail"), Some("secret"), Some("secret-1"), Some("log"), Some("nothing")] {
         for metadata in metadata {
             for (limit, cursor) in [(None, None), (Some(1), None), (Some(2), Some("a"))] {
-                let asked = || Filter { limit, cursor: cursor.map(str::to_owned), ..filter(service, metadata) };
+                let asked = || ServiceQuery { limit, cursor: cursor.map(str::to_owned), ..filter(service, metadata) };
                 let masters = [&whole, &seen].map(|house| {
                     let reply = by_turns(house.desk.masters(&house.peer, &asked())).expect("masters");
                     (reply.masters, reply.cursor)
                 });
                 assert_eq!(masters[0], masters[1], "masters of {service:?} {metadata:?} {limit:?} {cursor:?}");
                 let cursor = cursor.map(|name| format!("+{name}"));
-                let asked = || Filter { limit, cursor: cursor.clone(), ..filter(service, metadata) };
+                let asked = || ServiceQuery { limit, cursor: cursor.clone(), ..filter(service, metadata) };
                 let services = [&whole, &seen].map(|house| {
                     let reply = by_turns(house.desk.services(&house.peer, &asked())).expect("services");
                     (reply.services, reply.cursor)
@@ -171,13 +178,13 @@ fn no_cursor_is_the_id_of_a_master_that_the_client_may_not_know_of() {
     let seen = ["a", "i", "z"].map(|id| join(id, &["mail"], &way));
     house.feeds[0].publish(hidden.chain(seen).collect::<Vec<_>>());
     house.peer.identity = who_sees_mail_alone();
-    let page = |wanted: Filter| {
+    let page = |wanted: ServiceQuery| {
         let reply = by_turns(house.desk.masters(&house.peer, &wanted)).expect("masters");
         (reply.masters.into_iter().map(|master| master.id).collect::<Vec<_>>().concat(), reply.cursor)
     };
     assert_eq!(page(filter(None, &[])), ("aiz".into(), None));
-    assert_eq!(page(Filter { limit: Some(1), ..filter(None, &[]) }), ("a".into(), Some("a".into())));
-    let second = Filter { limit: Some(1), cursor: Some("a".into()), ..filter(None, &[]) };
+    assert_eq!(page(ServiceQuery { limit: Some(1), ..filter(None, &[]) }), ("a".into(), Some("a".into())));
+    let second = ServiceQuery { limit: Some(1), cursor: Some("a".into()), ..filter(None, &[]) };
     assert_eq!(page(second), ("i".into(), Some("i".into())));
     assert_eq!(page(filter(None, &[("zone", "z")])), ("z".into(), None));
     // Nobody begins a turn, so that it is over after a while.
@@ -194,7 +201,7 @@ fn instances_come_newest_first() {
         reply.instances.iter().map(|it| (it.master_id.as_deref().unwrap_or_default(), it.version.as_str())).collect();
     assert_eq!(told, [("b", "2.0.0"), ("a", "1.0.0"), ("b", "1.0.0")]);
     let unknown = house.desk.instances(&house.peer, &filter(Some("nothing"), &[])).expect_err("unknown");
-    assert_eq!(exception::<NotFound>(&unknown).path, "nothing");
+    assert_eq!(exception::<NotFound>(&unknown).name, "nothing");
     assert!(house.desk.instances(&house.peer, &filter(None, &[])).is_err(), "of which service?");
 }
 
@@ -202,7 +209,7 @@ fn instances_come_newest_first() {
 fn instances_come_in_pages_by_their_number_and_by_their_size() {
     let house = house();
     let page = |cursor: Option<String>, metadata: &[(&str, &str)]| {
-        let filter = Filter { limit: Some(1), cursor, ..filter(Some("mail"), metadata) };
+        let filter = ServiceQuery { limit: Some(1), cursor, ..filter(Some("mail"), metadata) };
         let reply = house.desk.instances(&house.peer, &filter).expect("instances");
         let told = reply
             .instances
@@ -220,7 +227,7 @@ fn instances_come_in_pages_by_their_number_and_by_their_size() {
     assert_eq!(all(&[]), ["b@2.0.0", "a@1.0.0", "b@1.0.0"]);
     assert_eq!(all(&[("zone", "a")]).concat(), "a@1.0.0");
     let cursor = Some("nonsense".into());
-    assert!(house.desk.instances(&house.peer, &Filter { cursor, ..filter(Some("mail"), &[]) }).is_err());
+    assert!(house.desk.instances(&house.peer, &ServiceQuery { cursor, ..filter(Some("mail"), &[]) }).is_err());
 
     let config = Config { max_reply: ByteSize::kib(64), ..Config::default() };
     let house = House::new(1, &config);
@@ -266,7 +273,10 @@ async fn masters_too_large_for_one_reply_come_in_several_or_are_a_reset() {
     let tasks = Tasks::new().0;
     let stop = tasks.stop_signal();
     let watch = async |since| {
-        let patience = house.desk.watch_masters(&house.peer, since, 5_000, 0).expect("a request that makes sense");
+        let patience = house
+            .desk
+            .watch_masters(&house.peer, &WatchMastersRequest::new(since, None, 5_000, None))
+            .expect("a request that makes sense");
         let reply = house.desk.master_changes(&house.peer, patience, &stop).await.expect("a reply");
         let ids: String = reply.changes.into_iter().map(|change| change.id).collect();
         ((ids, reply.reset), reply.freshness.revision)
@@ -292,7 +302,10 @@ async fn a_watch_tells_what_became_of_masters() {
     let tasks = Tasks::new().0;
     let stop = tasks.stop_signal();
     let watch = async |since| {
-        let patience = house.desk.watch_masters(&house.peer, since, 5_000, 0).expect("a request that makes sense");
+        let patience = house
+            .desk
+            .watch_masters(&house.peer, &WatchMastersRequest::new(since, None, 5_000, None))
+            .expect("a request that makes sense");
         house.desk.master_changes(&house.peer, patience, &stop).await.expect("a reply")
     };
     let start = watch(0).await;

@@ -17,8 +17,8 @@ use tokio::sync::mpsc;
 
 use super::accounts::Accounts;
 use super::handler::Desk;
-use super::idl::{self, CallOptions};
-use super::request::{Request, no_options};
+use super::idl;
+use super::request::Request;
 use super::{Config, Peer, ZkData};
 use crate::metrics::Metrics;
 use crate::model::{Answer, Answers, Call, Change, Command, Line, Master, Refused, Service};
@@ -130,7 +130,7 @@ impl House {
         house
     }
 
-    fn request(&self, method: &str, change: impl FnOnce(&mut CallOptions)) -> Request {
+    fn request(&self, method: &str, change: impl FnOnce(&mut idl::Call)) -> Request {
         self.desk.request(&self.peer, call(method, "[]", change)).expect("a request")
     }
 }
@@ -145,10 +145,10 @@ fn join(id: &str, services: &[&str], way: &Arc<Way>) -> Change {
     )
 }
 
-fn call(method: &str, arguments: &str, change: impl FnOnce(&mut CallOptions)) -> idl::Call {
-    let mut options = no_options();
-    change(&mut options);
-    idl::Call::new("mail".into(), method.into(), arguments.into(), options)
+fn call(method: &str, arguments: &str, change: impl FnOnce(&mut idl::Call)) -> idl::Call {
+    let mut call = idl::Call::of("mail", method, arguments);
+    change(&mut call);
+    call
 }
 
 fn exception<T: std::error::Error + Clone + 'static>(error: &thrift::Error) -> T {

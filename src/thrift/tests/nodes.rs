@@ -4,9 +4,14 @@ use futures::FutureExt;
 
 use super::*;
 use crate::access::{Access, Client, Policy};
+use crate::clock::Moment;
 use crate::model::{Node, NodePath};
+use crate::store::FeedState;
 use crate::task::Tasks;
-use crate::thrift::idl::{ChildrenQuery, ChildrenReply, InvalidRequest, ReadOptions};
+use crate::thrift::idl::{
+    ChildrenReply, ChildrenRequest, GetManyRequest, GetRequest, InvalidRequest, MasterRequest, ServiceQuery,
+    SubtreeRequest, TooStale, WatchMastersRequest, WatchRequest,
+};
 
 /// A desk with so many children of `/many`, whose names have so many bytes.
 fn house(children: usize, bytes: usize) -> (Desk, Peer, Publisher) {
@@ -24,12 +29,15 @@ fn put(path: &str) -> Change {
     Change::Put(NodePath::parse(path).expect(path), Arc::new(Node::default()))
 }
 
-const ANY_AGE: ReadOptions = ReadOptions { max_age_ms: None, since: None };
+/// All children at once.
+fn all() -> ChildrenRequest {
+    ChildrenRequest::new("/many".to_owned(), None, None, None)
+}
 
 #[tokio::test]
 async fn very_many_children_are_collected_by_turns() {
     let (desk, peer, _publisher) = house(2_500, 8);
-    let asked = desk.children_of(&peer, "/many", ANY_AGE).expect("a path");
+    let asked = desk.children_of(&peer, all()).expect("a path");
     assert!(desk.children(&peer, &asked).expect("an answer").is_none(), "they are too many at once");
     // Nobody begins a turn, so that it is over after a while.
     std::thread::sleep(Duration::from_millis(2));
@@ -45,7 +53,7 @@ async fn very_many_children_are_collected_by_turns() {
 async fn children_are_collected_only_as_long_as_their_reader_has_room_for_them() {
     let (desk, peer, _publisher) = house(2_500, 8);
     let _taken = peer.account.memory.take(240 << 20).expect("all that one user may have");
-    let asked = desk.children_of(&peer, "/many", ANY_AGE).expect("a path");
+    let asked = desk.children_of(&peer, all()).expect("a path");
     let refused = desk.many_children(&peer, &asked).await.expect_err("no room");
     assert!(format!("{refused:?}").contains("overloaded"), "{refused:?}");
 }
@@ -53,15 +61,16 @@ async fn children_are_collected_only_as_long_as_their_reader_has_room_for_them()
 #[tokio::test]
 async fn more_children_than_a_reply_may_hold_are_refused() {
     let (desk, peer, _publisher) = house(1_100, 2_000);
-    let asked = desk.children_of(&peer, "/many", ANY_AGE).expect("a path");
+    let asked = desk.children_of(&peer, all()).expect("a path");
     let refused = desk.many_children(&peer, &asked).await.expect_err("too many");
-    assert!(exception::<InvalidRequest>(&refused).message.contains("childrenPage"));
+    assert!(exception::<InvalidRequest>(&refused).message.contains("in pages"));
 }
 
 /// The page that a query asks for, however it is collected.
 async fn page(desk: &Desk, peer: &Peer, cursor: Option<String>, limit: Option<i32>) -> ChildrenReply {
-    let query = ChildrenQuery::new("/many".to_owned(), limit, cursor, ANY_AGE);
-    let asked = desk.children_page_of(peer, query).expect("it makes sense");
+    let limit = limit.unwrap_or(0);
+    let asked =
+        desk.children_of(peer, ChildrenRequest { limit: Some(limit), cursor, ..all() }).expect("it makes sense");
     match desk.children(peer, &asked).expect("an answer") {
         Some(reply) => reply,
         None => desk.many_children(peer, &asked).await.expect("a page"),
@@ -103,8 +112,8 @@ async fn a_page_goes_on_after_a_name_that_is_gone_and_no_cursor_leads_elsewhere(
     let second = page(&desk, &peer, Some(cursor), None).await;
     assert_eq!((second.names.len(), second.names[0].as_str(), second.cursor), (1_000, "00001500", None));
     for cursor in ["/", "a/b", "../other"] {
-        let query = ChildrenQuery::new("/many".to_owned(), None, cursor.to_owned(), ANY_AGE);
-        desk.children_page_of(&peer, query).expect_err("it is no name");
+        let request = ChildrenRequest { cursor: Some(cursor.to_owned()), ..all() };
+        desk.children_of(&peer, request).expect_err("it is no name");
     }
     assert!(page(&desk, &peer, Some("\u{10ffff}".into()), None).await.names.is_empty());
 }
@@ -112,10 +121,10 @@ async fn a_page_goes_on_after_a_name_that_is_gone_and_no_cursor_leads_elsewhere(
 #[tokio::test]
 async fn nodes_that_have_not_changed_since_are_not_told_again() {
     let (desk, peer, publisher) = house(3, 1);
-    let paths = ["/many/0".to_owned(), "/many/no".to_owned(), "/nowhere".to_owned()];
-    let since = |since| ReadOptions { max_age_ms: None, since };
-    let ask = |revision: i64| desk.get_many(&peer, &paths, &since(Some(revision))).expect("an answer");
-    let first = desk.get_many(&peer, &paths, &ANY_AGE).expect("an answer");
+    let paths = ["/many/0", "/many/no", "/nowhere"].map(str::to_owned);
+    let since = |since: Option<i64>| GetManyRequest::new(paths.to_vec(), None, since);
+    let ask = |revision: i64| desk.get_many(&peer, &since(Some(revision))).expect("an answer");
+    let first = desk.get_many(&peer, &since(None)).expect("an answer");
     assert_eq!((first.nodes.len(), first.unchanged), (1, None));
     let revision = first.freshness.revision;
     publisher.publish(vec![put("/many/other")]);
@@ -127,7 +136,7 @@ async fn nodes_that_have_not_changed_since_are_not_told_again() {
         let told = ask(revision);
         assert_eq!((told.nodes.len(), told.unchanged), (2, None), "since {revision}");
     }
-    desk.get_many(&peer, &paths, &since(Some(-1))).expect_err("no revision");
+    desk.get_many(&peer, &since(Some(-1))).expect_err("no revision");
 }
 
 #[tokio::test]
@@ -141,7 +150,8 @@ async fn a_change_is_found_behind_more_others_than_are_searched_at_once() {
         publisher.publish(gone.map(Change::Delete).collect::<Vec<_>>());
     }
     publisher.publish(vec![put("/many/new")]);
-    let watch = desk.watch(&peer, since as i64, &["/many".to_owned()], 1_000, 0).expect("a request that makes sense");
+    let request = WatchRequest::new(since as i64, None, vec!["/many".to_owned()], 1_000, None);
+    let watch = desk.watch(&peer, &request).expect("a request that makes sense");
     let reply = desk.changes(&peer, &watch, &Tasks::new().0.stop_signal()).await.expect("a reply");
     assert_eq!(reply.changes.iter().map(|change| change.path.as_str()).collect::<Vec<_>>(), ["/many/new"]);
 }
@@ -152,12 +162,63 @@ async fn what_rules_let_be_read_is_found_by_turns_and_nothing_else_is_told() {
     let rule = toml::from_str("user = '33033'\nread = ['/many/*7']").expect("a rule");
     let policy = Policy::new(&Default::default(), &[rule]).expect("a user by number");
     peer.identity = Access::new(policy).identify(Client::Unix { uid: 33_033, gid: 33_033 }, Vec::new);
-    let page = async |cursor: String| {
-        let subtree = desk.subtree_of(&peer, "/", 200, &cursor, ANY_AGE).expect("it leads there");
+    let page = async |cursor: Option<String>| {
+        let request = SubtreeRequest::new("/".to_owned(), None, 200, cursor);
+        let subtree = desk.subtree_of(&peer, &request).expect("it leads there");
         desk.searched_subtree(&peer, &subtree).await.expect("a page")
     };
-    let first = page(String::new()).await;
-    let second = page(first.cursor.expect("there are 250")).await;
+    let first = page(None).await;
+    let second = page(first.cursor).await;
     assert_eq!((first.nodes.len(), second.nodes.len(), second.cursor), (200, 50, None));
     assert!(first.nodes.iter().chain(&second.nodes).all(|node| node.path.ends_with('7')));
+}
+
+#[tokio::test]
+async fn no_read_is_answered_from_data_older_than_it_allows() {
+    let stale = |error: thrift::Error| {
+        let told = exception::<TooStale>(&error);
+        assert!(told.age_ms > 5 && told.max_age_ms == 5 && told.message.contains("gone"), "{told:?}");
+    };
+    let feeds = vec![Feed::of_nodes("test", "file", vec![NodePath::root()]), Feed::of_instances("hub", "register")];
+    let store = Store::new(&Default::default(), feeds, Arc::default());
+    let config = Config::default();
+    let desk = Desk::new(&config, &ZkData::default(), store.clone(), Accounts::new(&config), Arc::default());
+    let peer = Peer::of(&desk, None);
+    for (number, change) in [put("/many/0"), join("m", &["mail"], &Way::new(Manner::Silent))].into_iter().enumerate() {
+        let publisher = store.publisher(number);
+        publisher.publish_whole(vec![change]);
+        publisher.feed().prove(Moment::now());
+        publisher.feed().enter(FeedState::Down, "gone");
+    }
+    std::thread::sleep(Duration::from_millis(10));
+    let (stop, path) = (Tasks::new().0.stop_signal(), || "/many".to_owned());
+    for max_age_ms in [Some(5), Some(60_000), None] {
+        let query = || ServiceQuery { service_name: Some("mail".into()), max_age_ms, ..ServiceQuery::default() };
+        let watch = desk.watch(&peer, &WatchRequest { max_age_ms, ..WatchRequest::default() }).expect("a watch");
+        let masters = WatchMastersRequest { max_age_ms, ..WatchMastersRequest::default() };
+        let masters = desk.watch_masters(&peer, &masters).expect("a watch");
+        let children = desk.children_of(&peer, ChildrenRequest { max_age_ms, ..all() }).expect("a path");
+        let subtree = SubtreeRequest::new(path(), max_age_ms, None, None);
+        let subtree = desk.subtree_of(&peer, &subtree).expect("a path");
+        let reads = [
+            desk.get(&peer, &GetRequest::new("/many/0".to_owned(), max_age_ms)).map(drop),
+            desk.get_many(&peer, &GetManyRequest::new(vec![path()], max_age_ms, None)).map(drop),
+            desk.children(&peer, &children).map(drop),
+            desk.many_children(&peer, &children).await.map(drop),
+            desk.subtree(&subtree).map(drop),
+            desk.searched_subtree(&peer, &subtree).await.map(drop),
+            desk.changes(&peer, &watch, &stop).await.map(drop),
+            desk.masters(&peer, &query()).await.map(drop),
+            desk.master(&peer, &MasterRequest::new("m".to_owned(), max_age_ms)).map(drop),
+            desk.services(&peer, &query()).await.map(drop),
+            desk.instances(&peer, &query()).map(drop),
+            desk.master_changes(&peer, masters, &stop).await.map(drop),
+        ];
+        for read in reads {
+            match max_age_ms {
+                Some(5) => stale(read.expect_err("it is too old")),
+                _ => read.expect("it is as old as it may be"),
+            }
+        }
+    }
 }

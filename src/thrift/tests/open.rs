@@ -4,7 +4,7 @@ use futures::FutureExt;
 
 use super::*;
 use crate::task::Tasks;
-use crate::thrift::idl::{CallEnd, CallFailed, CallTimedOut, CallValues, InvalidRequest};
+use crate::thrift::idl::{CallCompletion, CallFailed, CallTimedOut, CallValues, InvalidRequest};
 use crate::thrift::open::Open;
 use crate::thrift::value;
 use crate::thrift::wait::Wait;
@@ -23,9 +23,9 @@ impl Stage {
         Self { house, ways, open: Open::default() }
     }
 
-    fn start(&mut self, master: &str, change: impl FnOnce(&mut CallOptions)) -> thrift::Result<()> {
-        let request = Request { all_values: true, ..self.house.request("list", change) };
-        self.open.start(&self.house.desk, &self.house.peer, master.into(), request)
+    fn start(&mut self, change: impl FnOnce(&mut idl::Call)) -> thrift::Result<()> {
+        let request = self.house.request("list", change);
+        self.open.start(&self.house.desk, &self.house.peer, request)
     }
 
     /// What has come, if anything has.
@@ -34,9 +34,9 @@ impl Stage {
     }
 
     /// A call that has been sent.
-    fn started(change: impl FnOnce(&mut CallOptions)) -> Self {
+    fn started(change: impl FnOnce(&mut idl::Call)) -> Self {
         let mut stage = Self::new();
-        stage.start("", change).expect("none is open");
+        stage.start(change).expect("none is open");
         assert!(stage.next().is_none(), "nothing has come");
         stage
     }
@@ -46,9 +46,9 @@ impl Stage {
         sender.try_send(answer).expect("room");
     }
 
-    fn given(&mut self) -> (Vec<String>, Option<CallEnd>) {
-        let CallValues { values, ended } = self.next().expect("something has come").expect("values");
-        (values.into_iter().map(|value| String::from_utf8(value).expect("text")).collect(), ended)
+    fn given(&mut self) -> (Vec<String>, Option<CallCompletion>) {
+        let CallValues { values, completion } = self.next().expect("something has come").expect("values");
+        (values.into_iter().map(|value| String::from_utf8(value).expect("text")).collect(), completion)
     }
 
     fn failure<T: std::error::Error + Clone + 'static>(&mut self) -> T {
@@ -67,9 +67,9 @@ async fn each_value_is_given_out_before_the_next_has_come_and_then_the_end() {
     stage.answer(0, Answer::End);
     let (values, ended) = stage.given();
     let end = ended.expect("the end");
-    assert_eq!((values.len(), end.master.as_str(), end.attempts), (0, "first", 1));
+    assert_eq!((values.len(), end.master_id.as_str(), end.attempts), (0, "first", 1));
     assert_eq!(stage.failure::<InvalidRequest>().field, "call", "none is open");
-    stage.start("second", |_| {}).expect("another one");
+    stage.start(|call| call.master_id = Some("second".into())).expect("another one");
     assert!(stage.next().is_none());
     assert_eq!(stage.ways.each_ref().map(|way| way.calls().len()), [1, 1], "on the master that was asked for");
 }
@@ -88,7 +88,7 @@ async fn what_came_before_a_failure_is_given_out_before_it() {
 
 #[tokio::test]
 async fn another_master_is_tried_only_until_a_value_was_given_out() {
-    let idempotent = |options: &mut CallOptions| options.idempotent = Some(true);
+    let idempotent = |call: &mut idl::Call| call.idempotent = Some(true);
     let mut stage = Stage::started(idempotent);
     stage.answer(0, Answer::Value(1.into()));
     assert!(stage.open.go_on().now_or_never().is_none());
@@ -100,7 +100,7 @@ async fn another_master_is_tried_only_until_a_value_was_given_out() {
     stage.answer(1, Answer::Value(2.into()));
     assert_eq!(stage.given(), (vec!["2".to_owned()], None), "what the first gave nobody has seen");
     stage.answer(1, Answer::End);
-    assert_eq!(stage.given().1.map(|end| (end.master, end.attempts)), Some(("second".into(), 2)));
+    assert_eq!(stage.given().1.map(|end| (end.master_id, end.attempts)), Some(("second".into(), 2)));
 
     let mut stage = Stage::started(idempotent);
     stage.answer(0, Answer::Value(1.into()));
@@ -113,7 +113,7 @@ async fn another_master_is_tried_only_until_a_value_was_given_out() {
 #[tokio::test]
 async fn a_connection_has_one_call_open_and_gives_it_up_when_it_goes() {
     let mut stage = Stage::started(|_| {});
-    let second = stage.start("", |_| {}).expect_err("one is open");
+    let second = stage.start(|_| {}).expect_err("one is open");
     assert_eq!(exception::<InvalidRequest>(&second).field, "call");
     assert_eq!(stage.ways[0].outstanding(), 1, "it goes on");
     stage.open = Open::default();
@@ -125,7 +125,7 @@ async fn values_that_nobody_fetches_take_no_more_than_a_reply_may_and_the_others
     let flooding = Way::new(Manner::Floods);
     let mut stage = Stage::new();
     stage.house.feeds[0].publish(vec![join("first", &["mail@3.0.0"], &flooding)]);
-    stage.start("", |options| options.timeout_ms = Some(i32::MAX)).expect("none is open");
+    stage.start(|call| call.timeout_ms = Some(i32::MAX)).expect("none is open");
     let reply = Config::default().max_reply.as_u64() as usize;
     let memory = stage.house.peer.account.memory.clone();
     while memory.taken() < reply / 2 {
@@ -153,7 +153,7 @@ async fn values_that_nobody_fetches_take_no_more_than_a_reply_may_and_the_others
 
 #[tokio::test(start_paused = true)]
 async fn an_open_call_ends_in_time_also_while_nobody_asks() {
-    let mut stage = Stage::started(|options| options.timeout_ms = Some(300));
+    let mut stage = Stage::started(|call| call.timeout_ms = Some(300));
     stage.answer(0, Answer::Value(1.into()));
     assert_eq!(stage.given().0, ["1"]);
     let waited = tokio::time::timeout(Duration::from_millis(400), stage.open.go_on()).await;
@@ -164,9 +164,11 @@ async fn an_open_call_ends_in_time_also_while_nobody_asks() {
 
 #[tokio::test(start_paused = true)]
 async fn an_open_call_ends_in_time_also_while_another_request_waits() {
-    let mut stage = Stage::started(|options| options.timeout_ms = Some(300));
-    let patient = stage.house.request("list", |options| options.timeout_ms = Some(10_000));
-    let (other, stop) = (Wait::CallOn("second".into(), patient), Tasks::new().0.stop_signal());
+    let mut stage = Stage::started(|call| call.timeout_ms = Some(300));
+    let patient = stage.house.request("list", |call| {
+        (call.master_id, call.timeout_ms) = (Some("second".into()), Some(10_000));
+    });
+    let (other, stop) = (Wait::Call(patient), Tasks::new().0.stop_signal());
     let answer = other.until_answered(&stage.house.desk, &stage.house.peer, &mut stage.open, &stop);
     assert!(tokio::time::timeout(Duration::from_millis(400), answer).await.is_err());
     assert_eq!(stage.ways[0].outstanding(), 0);
@@ -175,7 +177,7 @@ async fn an_open_call_ends_in_time_also_while_another_request_waits() {
 
 #[tokio::test(start_paused = true)]
 async fn what_nobody_fetches_is_not_kept_for_ever() {
-    let mut stage = Stage::started(|options| options.timeout_ms = Some(300));
+    let mut stage = Stage::started(|call| call.timeout_ms = Some(300));
     let config = Config::default();
     stage.answer(0, Answer::Value("x".repeat(100_000).into()));
     let long = config.idle_timeout + Duration::from_secs(1);
@@ -199,7 +201,7 @@ async fn a_value_is_charged_as_it_came_until_it_is_written_and_what_waits_for_ro
         assert_eq!(call.await.expect("a result").values[0].len(), 300_001);
     }
     assert_eq!(memory.taken(), 0);
-    stage.start("", |_| {}).expect("none is open");
+    stage.start(|_| {}).expect("none is open");
     let room = Config::default().max_reply.as_u64() as usize;
     assert!(stage.open.go_on().now_or_never().is_none());
     for number in 1..=room / 300_001 {

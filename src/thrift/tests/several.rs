@@ -1,7 +1,7 @@
 //! Several calls side by side, and commands for all masters.
 
 use super::*;
-use crate::thrift::idl::{CallErrorKind, Encoding, InvalidRequest, NoMaster, RegisterAddress};
+use crate::thrift::idl::{BroadcastRequest, CallErrorKind, InvalidRequest, NoMaster, RegisterAddress};
 use crate::thrift::request;
 
 fn echoing() -> Arc<Way> {
@@ -18,15 +18,14 @@ async fn all_masters_are_called_or_those_of_a_version_that_fits() {
         ("a", "mail@2.0.0", &echoing()),
     ]);
     let masters = async |version: Option<&str>| {
-        let request = house.request("send", |options| options.version = version.map(str::to_owned));
-        let outcomes = house.desk.call_all(&house.peer, &request).await.expect("outcomes");
-        outcomes.into_iter().map(|it| (it.master.expect("an id"), it.result.is_some())).collect::<Vec<_>>()
+        let request = house.request("send", |call| call.version = version.map(str::to_owned));
+        let outcomes = house.desk.call_all(&house.peer, &request).await.expect("outcomes").outcomes;
+        outcomes.into_iter().map(|it| (it.master_id.expect("an id"), it.result.is_some())).collect::<Vec<_>>()
     };
     let id = |id: &str, answered| (id.to_owned(), answered);
     assert_eq!(masters(None).await, [id("a", true), id("b", false), id("c", true), id("d", true)]);
     assert_eq!(masters(Some("^2")).await, [id("a", true), id("b", false), id("c", true)]);
-    let error =
-        house.desk.call_all(&house.peer, &house.request("send", |options| options.version = Some("3".into()))).await;
+    let error = house.desk.call_all(&house.peer, &house.request("send", |call| call.version = Some("3".into()))).await;
     assert!(exception::<NoMaster>(&error.expect_err("nobody")).message.contains("in a version"));
 }
 
@@ -37,9 +36,9 @@ async fn all_masters_have_one_time_also_when_they_take_turns() {
         (0..6).map(|_| Way::new(Manner::Tarries(Duration::from_secs(1), Answer::Value(7.into())))).collect();
     let joins = ways.iter().enumerate().map(|(number, way)| join(&number.to_string(), &["mail"], way));
     house.feeds[0].publish_whole(joins.collect());
-    let request = house.request("send", |options| options.timeout_ms = Some(1_500));
+    let request = house.request("send", |call| call.timeout_ms = Some(1_500));
     let start = tokio::time::Instant::now();
-    let outcomes = house.desk.call_all(&house.peer, &request).await.expect("outcomes");
+    let outcomes = house.desk.call_all(&house.peer, &request).await.expect("outcomes").outcomes;
     assert_eq!(start.elapsed().as_millis(), 1_500);
     let late = outcomes.iter().filter_map(|outcome| outcome.error.as_ref());
     assert_eq!(late.filter(|error| error.kind == CallErrorKind::TIMED_OUT).count(), 6);
@@ -53,19 +52,19 @@ async fn many_calls_run_side_by_side_and_keep_their_order() {
     let house = House::new(1, &Config::default());
     house.feeds[0].publish_whole(vec![join("slow", &["mail@1.0.0"], &slow), join("fast", &["mail@2.0.0"], &fast)]);
     let one = |number: usize| {
-        call(&number.to_string(), if number == 5 { "7" } else { "[]" }, |options| {
-            options.version = (number % 2 == 1).then(|| "^1".into());
+        call(&number.to_string(), if number == 5 { "7" } else { "[]" }, |call| {
+            call.version = (number % 2 == 1).then(|| "^1".into());
         })
     };
     let start = tokio::time::Instant::now();
-    let outcomes = house.desk.call_many(&house.peer, (0..6).map(one).collect()).await.expect("outcomes");
+    let outcomes = house.desk.call_many(&house.peer, (0..6).map(one).collect()).await.expect("outcomes").outcomes;
     assert_eq!(start.elapsed().as_secs(), 5, "side by side");
     for (number, outcome) in outcomes.iter().enumerate() {
         let kind = outcome.error.as_ref().map(|error| error.kind);
         let values = outcome.result.as_ref().map(|result| String::from_utf8_lossy(&result.values[0]).into_owned());
         match number {
-            5 => assert_eq!((kind, outcome.master.as_deref()), (Some(CallErrorKind::INVALID), None)),
-            1 | 3 => assert_eq!((kind, outcome.master.as_deref()), (Some(CallErrorKind::TIMED_OUT), Some("slow"))),
+            5 => assert_eq!((kind, outcome.master_id.as_deref()), (Some(CallErrorKind::INVALID), None)),
+            1 | 3 => assert_eq!((kind, outcome.master_id.as_deref()), (Some(CallErrorKind::TIMED_OUT), Some("slow"))),
             _ => assert_eq!(values, Some(format!("[\"{number}\",[]]"))),
         }
     }
@@ -81,27 +80,34 @@ async fn calls_in_order_go_to_one_master_one_after_the_other_until_one_comes_to_
         let one = |number: usize| call(&number.to_string(), if number == 2 { "7" } else { "[]" }, |_| {});
         (0..count).map(one).collect()
     };
-    for chosen in ["", "other"] {
-        let called = house.desk.call_in_order(&house.peer, chosen.to_owned(), several(20)).await;
-        let outcomes = called.expect("outcomes");
-        let master = outcomes[0].master.clone();
-        assert!(chosen.is_empty() || master.as_deref() == Some(chosen));
+    for chosen in [None, Some("other")] {
+        let mut calls: Vec<idl::Call> = several(20);
+        calls[0].master_id = chosen.map(str::to_owned);
+        let called = house.desk.call_in_order(&house.peer, calls).await;
+        let outcomes = called.expect("outcomes").outcomes;
+        let master = outcomes[0].master_id.clone();
+        assert!(chosen.is_none() || master.as_deref() == chosen);
         for (number, outcome) in outcomes.iter().enumerate().filter(|(number, _)| *number != 2) {
             let values = &outcome.result.as_ref().expect("a result").values;
-            assert_eq!((&*values[0], &outcome.master), (format!("[\"{number}\",[]]").as_bytes(), &master));
+            assert_eq!((&*values[0], &outcome.master_id), (format!("[\"{number}\",[]]").as_bytes(), &master));
         }
         assert_eq!(outcomes[2].error.as_ref().map(|error| error.kind), Some(CallErrorKind::INVALID));
     }
     let silent = Way::new(Manner::Silent);
     let house = House::with(&[("silent", "mail", &silent)]);
     let several = || ["a", "b", "c"].map(|method| call(method, "[]", |_| {})).to_vec();
-    let called = house.desk.call_in_order(&house.peer, String::new(), several()).await;
-    let outcomes = called.expect("outcomes");
+    let called = house.desk.call_in_order(&house.peer, several()).await;
+    let outcomes = called.expect("outcomes").outcomes;
     let kinds: Vec<_> = outcomes.iter().map(|outcome| outcome.error.as_ref().expect("an error").kind).collect();
     assert_eq!(kinds, [CallErrorKind::TIMED_OUT, CallErrorKind::NO_MASTER, CallErrorKind::NO_MASTER]);
     assert_eq!(silent.calls().len(), 1, "nothing was sent after it");
-    let nobody = house.desk.call_in_order(&house.peer, "nobody".into(), several()).await.expect("outcomes");
+    let named =
+        |name: &'static str| several().into_iter().map(move |call| idl::Call { master_id: Some(name.into()), ..call });
+    let nobody = house.desk.call_in_order(&house.peer, named("nobody").collect()).await.expect("outcomes").outcomes;
     assert!(nobody.iter().all(|outcome| outcome.error.as_ref().is_some_and(|it| it.kind == CallErrorKind::NO_MASTER)));
+    let two = several().into_iter().take(1).chain(named("silent")).collect();
+    let refused = house.desk.call_in_order(&house.peer, two).await.expect_err("the first names none");
+    assert_eq!(exception::<InvalidRequest>(&refused).field, "calls");
 }
 
 #[tokio::test]
@@ -109,7 +115,7 @@ async fn many_calls_share_the_room_of_one_reply() {
     let big = Answer::Value("x".repeat(3_000_000).into());
     let house = House::with(&[("m", "mail", &Way::new(Manner::Answers(vec![big, Answer::End])))]);
     let several = (0..4).map(|_| call("m", "", |_| {})).collect();
-    let outcomes = house.desk.call_many(&house.peer, several).await.expect("outcomes");
+    let outcomes = house.desk.call_many(&house.peer, several).await.expect("outcomes").outcomes;
     assert_eq!(outcomes.iter().filter(|outcome| outcome.result.is_some()).count(), 2);
 }
 
@@ -120,7 +126,8 @@ async fn a_command_reaches_each_master_once_by_a_way_that_takes_it() {
     let gone = Way::new(Manner::Refuses(Refused::Overloaded));
     house.feeds[0].publish_whole(vec![join("a", &[], &refusing), join("b", &["mail"], &two), join("c", &[], &gone)]);
     house.feeds[1].publish_whole(vec![join("a", &[], &one)]);
-    let reload = request::command(br#"{"cmd":"reload","n":1}"#, Encoding::JSON).expect("a command");
+    let reload =
+        request::command(&BroadcastRequest::new(br#"{"cmd":"reload","n":1}"#.to_vec(), None)).expect("a command");
     assert_eq!(house.desk.broadcast(&house.peer, &reload).await, 2);
     for command in ["register", "remove"] {
         let hub = RegisterAddress::new("hub".into(), 8010);
@@ -159,7 +166,7 @@ async fn a_command_for_many_masters_lets_others_have_their_turn() {
         other => panic!("{other:?}"),
     };
     house.feeds[0].publish((0..20).map(slow).collect::<Vec<_>>());
-    let reload = request::command(br#"{"cmd":"reload"}"#, Encoding::JSON).expect("a command");
+    let reload = request::command(&BroadcastRequest::new(br#"{"cmd":"reload"}"#.to_vec(), None)).expect("a command");
     let (mut sending, mut turns) = (std::pin::pin!(house.desk.broadcast(&house.peer, &reload)), 0);
     let sent = loop {
         match futures::poll!(&mut sending) {

@@ -6,8 +6,8 @@ use futures::future::join_all;
 use zookeeper_client::{Acls, Client, CreateMode, Error};
 
 use crate::checker::Checker;
-use crate::harness::{Link, Roster, Zk, any_age, ensure, eventually};
-use crate::idl::{SourceStatus, TRosterSyncClient};
+use crate::harness::{Link, Roster, Zk, ensure, eventually};
+use crate::idl::{ChildrenRequest, SourceStatus, StatusRequest, TRosterSyncClient};
 use crate::model::{LIMIT, Value, data_of};
 use crate::scene::{HEALING, Scene};
 use crate::sidecar::Sidecar;
@@ -179,7 +179,7 @@ impl Quiet<'_> {
     }
 
     fn status(&self, roster: &Roster) -> Result<SourceStatus, String> {
-        let status = roster.client().status().map_err(|error| format!("{error:?}"))?;
+        let status = roster.client().status(StatusRequest::default()).map_err(|error| format!("{error:?}"))?;
         status
             .sources
             .into_iter()
@@ -190,14 +190,17 @@ impl Quiet<'_> {
     fn holds(&self, roster: &Roster, kept: &BTreeSet<String>, left_out: usize) -> Result<(), String> {
         let source = self.status(roster)?;
         ensure(source.state == "live" && source.age_ms == Some(0), format!("{} {:?}", source.state, source.age_ms))?;
-        ensure(source.left_out == left_out as i64, format!("{} are left out", source.left_out))?;
+        ensure(source.skipped_nodes == left_out as i64, format!("{} are left out", source.skipped_nodes))?;
         ensure(source.nodes == kept.len() as i64, format!("there are {} nodes", source.nodes))?;
         if kept.is_empty() {
             return Ok(());
         }
         let (tree, _) = roster.tree().map_err(|error| format!("{error:?}"))?;
         ensure(kept.iter().all(|path| tree.contains_key(path)), "some of those that it should hold are gone")?;
-        let told = roster.client().children(self.root(), any_age()).map_err(|error| format!("{error:?}"))?;
+        let told = roster
+            .client()
+            .children(ChildrenRequest::new(self.root(), None, None, None))
+            .map_err(|error| format!("{error:?}"))?;
         ensure(told.freshness.complete == (left_out == 0), "it tells otherwise whether something is left out")
     }
 }

@@ -15,8 +15,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
-use super::{Argument, Dialect, Roster, read_some, runtime};
-use crate::idl::{Call, CallOptions};
+use super::{Dialect, Roster, offering, read_some, runtime};
+use crate::idl::{Call, CallsRequest, ChildrenRequest, SubtreeRequest, WatchRequest};
 
 /// The users that they are. Nobody has to know them by name.
 const ADVERSARY: u32 = 61_001;
@@ -86,29 +86,27 @@ impl Attack {
     }
 
     fn request(self) -> Vec<u8> {
-        let call = |method: &str, arguments: &[Argument<'_>]| BINARY.call(method, 1, arguments);
+        let many = |arguments: Vec<u8>, count: usize| {
+            BINARY.call("callMany", 1, &CallsRequest { calls: vec![hung(arguments); count] })
+        };
         match self {
             Attack::Get => BINARY.get(1, "/a"),
-            Attack::Children => call("children", &[Argument::Text(b"/many"), Argument::Options]),
+            Attack::Children => BINARY.call("children", 1, &ChildrenRequest::new("/many".to_owned(), None, None, None)),
             Attack::Subtree | Attack::Unread => {
-                call("subtree", &[Argument::Text(b"/"), Argument::Number(0), Argument::Text(b""), Argument::Options])
+                BINARY.call("subtree", 1, &SubtreeRequest::new("/".to_owned(), None, None, None))
             }
-            Attack::Instances => call("instances", &[Argument::Text(b"fat")]),
+            Attack::Instances => BINARY.call("instances", 1, &offering("fat")),
             Attack::Watches => {
                 let paths: Vec<String> = (0..1_024).map(|number| format!("/nothing/at/all/{number}")).collect();
-                let since = Argument::Long(i64::MAX);
-                call("watch", &[since, Argument::Texts(&paths), Argument::Number(60_000), Argument::Number(0)])
+                BINARY.call("watch", 1, &WatchRequest::new(i64::MAX, None, paths, 60_000, None))
             }
-            Attack::HungCalls => call("callMany", &[Argument::Calls(&vec![hung(Vec::new()); 256])]),
+            Attack::HungCalls => many(Vec::new(), 256),
             Attack::LargeCalls => {
                 let arguments = format!("[{}1]", "1,".repeat(20_000)).into_bytes();
-                call("callMany", &[Argument::Calls(&vec![hung(arguments); 20])])
+                many(arguments, 20)
             }
             Attack::HalfSent => {
-                let whole = call(
-                    "call",
-                    &[Argument::Text(b"hung"), Argument::Text(b"m"), Argument::Text(&vec![b' '; 900_000])],
-                );
+                let whole = BINARY.call("call", 1, &Call::of("hung", "m", vec![b' '; 900_000]));
                 whole[..whole.len() - 10].to_vec()
             }
             Attack::Connects => Vec::new(),
@@ -166,9 +164,7 @@ fn since(reply: &[u8], watch: &[u8]) -> Vec<u8> {
 
 /// A call that no master ever answers.
 fn hung(arguments: Vec<u8>) -> Call {
-    let options =
-        CallOptions { timeout_ms: Some(60_000), ..CallOptions::new(None, None, None, None, None, None, None, None) };
-    Call::new("hung".to_owned(), "never".to_owned(), arguments, options)
+    Call { timeout_ms: Some(60_000), ..Call::of("hung", "never", arguments) }
 }
 
 async fn read_all(from: &mut (impl AsyncReadExt + Unpin)) -> std::io::Result<()> {

@@ -12,7 +12,7 @@ use thrift::protocol::{
 use thrift::transport::{TFramedReadTransport, TFramedWriteTransport};
 
 use super::SOON;
-use crate::idl::{ReadOptions, RosterSyncClient};
+use crate::idl::{RosterSyncClient, ServiceQuery};
 
 pub(crate) type Client = RosterSyncClient<Box<dyn TInputProtocol>, Box<dyn TOutputProtocol>>;
 
@@ -67,9 +67,9 @@ impl Dialect {
     }
 }
 
-/// Options that ask for nothing. (The generated default asks for an age of 0.)
-pub(crate) fn any_age() -> ReadOptions {
-    ReadOptions::new(None, None)
+/// The instances of a service, and the masters and services of its name.
+pub(crate) fn offering(service: &str) -> ServiceQuery {
+    ServiceQuery { service_name: Some(service.to_owned()), ..ServiceQuery::default() }
 }
 
 /// The exception that an answer is.

@@ -32,7 +32,7 @@ use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 pub(crate) use self::cli::{Ended, Printing, binary, binary_path, unconfigured};
-pub(crate) use self::client::{Client, Dialect, any_age, exception};
+pub(crate) use self::client::{Client, Dialect, exception, offering};
 pub(crate) use self::clock::Clock;
 pub(crate) use self::crowd::Crowd;
 pub(crate) use self::ensemble::Ensemble;
@@ -49,7 +49,6 @@ pub(crate) use self::truth::Tree;
 pub(crate) use self::two_addresses::{DeadAddress, TwoAddresses};
 pub(crate) use self::users::{WWW_DATA, as_www_data, is_skipped_unless, is_skipped_without_root, of_www_data};
 pub(crate) use self::watcher::Watcher;
-pub(crate) use self::wire::Argument;
 pub(crate) use self::zk::{Zk, known_to};
 
 /// How long anything may take that nothing holds up.

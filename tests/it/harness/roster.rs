@@ -10,8 +10,8 @@ use tempfile::TempDir;
 
 use super::process::Process;
 use super::watcher::read_all;
-use super::{Client, Dialect, SOON, Tree, Watcher, any_age, binary, eventually, free_port};
-use crate::idl::{Freshness, NodeReply, SourceStatus, StatusReply, TRosterSyncClient};
+use super::{Client, Dialect, SOON, Tree, Watcher, binary, eventually, free_port};
+use crate::idl::{Freshness, GetRequest, NodeReply, SourceStatus, StatusReply, StatusRequest, TRosterSyncClient};
 
 /// A sidecar. It is killed on drop, and shows its log if the test failed.
 #[derive(Debug)]
@@ -78,7 +78,7 @@ impl Roster {
     /// The same by another command.
     pub(crate) fn run_as(&mut self, command: &mut Command) {
         self.process = Some(Process::start(command, self.folder.path()));
-        eventually("the sidecar answers", SOON, || self.try_client(Dialect::ALL[0])?.status());
+        eventually("the sidecar answers", SOON, || self.try_client(Dialect::ALL[0])?.status(StatusRequest::default()));
     }
 
     /// Starts it, which must fail; what it says.
@@ -181,7 +181,7 @@ impl Roster {
     }
 
     pub(crate) fn get(&self, path: &str) -> thrift::Result<NodeReply> {
-        self.client().get(path.into(), any_age())
+        self.client().get(GetRequest::new(path.into(), None))
     }
 
     /// The data of a node that is there.
@@ -195,7 +195,7 @@ impl Roster {
     }
 
     pub(crate) fn status(&self) -> StatusReply {
-        self.client().status().expect("a status")
+        self.client().status(StatusRequest::default()).expect("a status")
     }
 
     /// The status of its first source.

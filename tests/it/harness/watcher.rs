@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::{Client, Dialect, Tree, any_age};
-use crate::idl::{Freshness, Node, TRosterSyncClient, WatchReply};
+use super::{Client, Dialect, Tree};
+use crate::idl::{Freshness, Node, SubtreeRequest, TRosterSyncClient, WatchReply, WatchRequest};
 
 /// A thread that follows a sidecar.
 #[derive(Debug)]
@@ -71,7 +71,7 @@ impl Following {
     fn follow(&self, client: &mut Client) -> thrift::Result<()> {
         while !self.stop.load(Ordering::Relaxed) {
             let since = lock(&self.seen).revision;
-            let reply = client.watch(since, vec![], 300, self.limit)?;
+            let reply = client.watch(WatchRequest::new(since, None, vec![], 300, self.limit))?;
             if reply.reset { self.read_all(client)? } else { lock(&self.seen).apply(reply) }
         }
         Ok(())
@@ -119,13 +119,13 @@ impl Seen {
 
 /// Every page of the tree, and how fresh the first was.
 pub(crate) fn read_all(client: &mut Client) -> thrift::Result<(Tree, Freshness)> {
-    let mut page = client.subtree("/".into(), 0, String::new(), any_age())?;
+    let mut page = client.subtree(SubtreeRequest::new("/".into(), None, None, None))?;
     let freshness = page.freshness.clone();
     let mut tree = Tree::new();
     loop {
         tree.extend(page.nodes.into_iter().map(|node| (node.path.clone(), node)));
         let Some(cursor) = page.cursor else { return Ok((tree, freshness)) };
-        page = client.subtree("/".into(), 0, cursor, any_age())?;
+        page = client.subtree(SubtreeRequest::new("/".into(), None, None, cursor))?;
     }
 }
 

@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use thrift::ApplicationError;
 use thrift::protocol::{
-    TFieldIdentifier, TListIdentifier, TMessageIdentifier, TMessageType, TOutputProtocol, TSerializable,
-    TStructIdentifier, TType,
+    TFieldIdentifier, TMessageIdentifier, TMessageType, TOutputProtocol, TSerializable, TStructIdentifier, TType,
 };
 
 use super::{Dialect, Roster, SOON, read_some};
-use crate::idl::Call;
+use crate::idl::GetRequest;
 
 /// A connection over the Unix socket, without a client library.
 #[derive(Debug)]
@@ -90,77 +89,42 @@ impl Wire {
 }
 
 impl Dialect {
-    /// A call with these arguments, each the field after the one before.
-    pub(crate) fn call(self, method: &str, number: i32, arguments: &[Argument<'_>]) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        self.write_call(&mut *self.output(&mut bytes), method, number, arguments).expect("a vector takes it");
-        bytes
+    /// A call of a method with this request.
+    pub(crate) fn call(self, method: &str, number: i32, request: &impl TSerializable) -> Vec<u8> {
+        self.written(method, number, |output| {
+            output.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+            request.write_to_out_protocol(output)?;
+            output.write_field_end()
+        })
     }
 
-    fn write_call(
-        self,
-        output: &mut dyn TOutputProtocol,
-        method: &str,
-        number: i32,
-        arguments: &[Argument<'_>],
-    ) -> thrift::Result<()> {
-        output.write_message_begin(&TMessageIdentifier::new(method, TMessageType::Call, number))?;
-        output.write_struct_begin(&TStructIdentifier::new("arguments"))?;
-        for (id, argument) in (1..).zip(arguments) {
-            match argument {
-                Argument::Text(text) => {
-                    output.write_field_begin(&TFieldIdentifier::new("text", TType::String, id))?;
-                    output.write_bytes(text)?;
-                }
-                Argument::Number(number) => {
-                    output.write_field_begin(&TFieldIdentifier::new("number", TType::I32, id))?;
-                    output.write_i32(*number)?;
-                }
-                Argument::Long(number) => {
-                    output.write_field_begin(&TFieldIdentifier::new("number", TType::I64, id))?;
-                    output.write_i64(*number)?;
-                }
-                Argument::Texts(texts) => {
-                    output.write_field_begin(&TFieldIdentifier::new("texts", TType::List, id))?;
-                    output.write_list_begin(&TListIdentifier::new(TType::String, texts.len() as i32))?;
-                    texts.iter().try_for_each(|text| output.write_string(text))?;
-                    output.write_list_end()?;
-                }
-                Argument::Calls(calls) => {
-                    output.write_field_begin(&TFieldIdentifier::new("calls", TType::List, id))?;
-                    output.write_list_begin(&TListIdentifier::new(TType::Struct, calls.len() as i32))?;
-                    calls.iter().try_for_each(|call| call.write_to_out_protocol(output))?;
-                    output.write_list_end()?;
-                }
-                Argument::Options => {
-                    output.write_field_begin(&TFieldIdentifier::new("options", TType::Struct, id))?;
-                    output.write_struct_begin(&TStructIdentifier::new("options"))?;
-                    output.write_field_stop()?;
-                    output.write_struct_end()?;
-                }
-            }
-            output.write_field_end()?;
-        }
-        output.write_field_stop()?;
-        output.write_struct_end()?;
-        output.write_message_end()?;
-        output.flush()
+    /// A call without an argument.
+    pub(crate) fn call_with_nothing(self, method: &str, number: i32) -> Vec<u8> {
+        self.written(method, number, |_| Ok(()))
     }
 
     /// A call of `get`.
     pub(crate) fn get(self, number: i32, path: &str) -> Vec<u8> {
-        self.call("get", number, &[Argument::Text(path.as_bytes()), Argument::Options])
+        self.call("get", number, &GetRequest::new(path.to_owned(), None))
     }
-}
 
-/// An argument of a call.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Argument<'a> {
-    Text(&'a [u8]),
-    Number(i32),
-    Long(i64),
-    Texts(&'a [String]),
-    Calls(&'a [Call]),
-    /// Read options that say nothing.
-    Options,
+    fn written(
+        self,
+        method: &str,
+        number: i32,
+        arguments: impl Fn(&mut dyn TOutputProtocol) -> thrift::Result<()>,
+    ) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let write = |output: &mut dyn TOutputProtocol| {
+            output.write_message_begin(&TMessageIdentifier::new(method, TMessageType::Call, number))?;
+            output.write_struct_begin(&TStructIdentifier::new("arguments"))?;
+            arguments(output)?;
+            output.write_field_stop()?;
+            output.write_struct_end()?;
+            output.write_message_end()?;
+            output.flush()
+        };
+        write(&mut *self.output(&mut bytes)).expect("a vector takes it");
+        bytes
+    }
 }

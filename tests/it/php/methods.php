@@ -2,8 +2,13 @@
 // Calls every method and prints what came, as JSON: php methods.php PROTOCOL TRANSPORT bare|multiplexed ADDRESS
 require __DIR__ . '/../../../examples/php/autoload.php';
 
-use Roster\Thrift\ReadOptions;
+use Roster\Thrift\ChildrenRequest;
+use Roster\Thrift\GetManyRequest;
+use Roster\Thrift\GetRequest;
 use Roster\Thrift\RosterClient;
+use Roster\Thrift\StatusRequest;
+use Roster\Thrift\SubtreeRequest;
+use Roster\Thrift\WatchRequest;
 use Thrift\Exception\TApplicationException;
 use Thrift\Exception\TException;
 use Thrift\Protocol\TMultiplexedProtocol;
@@ -20,7 +25,11 @@ $transport = new $transport(new TSocket($address, 1));
 $protocol = new $protocol($transport);
 $service = fn (string $service) => $name === 'bare' ? $protocol : new TMultiplexedProtocol($protocol, $service);
 $roster = new RosterClient($service('Roster'));
-$any = new ReadOptions();
+$get = fn (string $path) => $roster->get(new GetRequest(['path' => $path]))->node;
+$children = fn (string $path) => $roster->children(new ChildrenRequest(['path' => $path]))->names;
+$subtree = fn (int $limit, ?string $cursor = null) =>
+    $roster->subtree(new SubtreeRequest(['path' => '/a', 'limit' => $limit, 'cursor' => $cursor]));
+$many = new GetManyRequest(['paths' => ['/a', '/a/b', '/a/d']]);
 
 /** What an exception says of itself. */
 function refusal(callable $call): mixed
@@ -30,7 +39,7 @@ function refusal(callable $call): mixed
     } catch (TApplicationException $e) {
         return $e->getCode();
     } catch (TException $e) {
-        return [(new ReflectionClass($e))->getShortName(), $e->path ?? $e->field];
+        return [(new ReflectionClass($e))->getShortName(), $e->name ?? $e->field];
     }
 }
 
@@ -50,24 +59,25 @@ class Stranger extends RosterClient
 }
 
 $transport->open();
-$node = $roster->get('/a/b', $any)->node;
-$page = $roster->subtree('/a', 2, '', $any);
-$rest = $roster->subtree('/a', 2, $page->cursor, $any);
-$start = $roster->watch(0, [], 0, 0);
-$status = $roster->status();
+$node = $get('/a/b');
+$page = $subtree(2);
+$rest = $subtree(2, $page->cursor);
+$start = $roster->watch(new WatchRequest());
+$later = new WatchRequest(['since' => $start->freshness->revision, 'paths' => ['/a'], 'timeoutMs' => 10]);
+$status = $roster->status(new StatusRequest());
 echo json_encode([
     'get' => [$node->path, $node->data, $node->stat->ephemeralOwner],
-    'get bytes' => bin2hex($roster->get('/zk_test', $any)->node->data),
-    'get nothing' => refusal(fn () => $roster->get('/a/d', $any)),
-    'get nonsense' => refusal(fn () => $roster->get('a', $any)),
-    'getMany' => array_map(fn ($node) => $node->data, $roster->getMany(['/a', '/a/b', '/a/d'], $any)->nodes),
-    'children' => $roster->children('/a', $any)->names,
-    'children of nothing' => refusal(fn () => $roster->children('/d', $any)),
+    'get bytes' => bin2hex($get('/zk_test')->data),
+    'get nothing' => refusal(fn () => $get('/a/d')),
+    'get nonsense' => refusal(fn () => $get('a')),
+    'getMany' => array_map(fn ($node) => $node->data, $roster->getMany($many)->nodes),
+    'children' => $children('/a'),
+    'children of nothing' => refusal(fn () => $children('/d')),
     'subtree' => [$paths($page), $paths($rest)],
     'watch from the beginning' => $start->reset ? 'reset' : 'no reset',
-    'watch in vain' => $roster->watch($start->freshness->revision, ['/a'], 10, 0)->changes,
+    'watch in vain' => $roster->watch($later)->changes,
     'status' => [$status->sources[0]->kind, $status->sources[0]->state, $status->sources[0]->nodes],
-    'too many' => refusal(fn () => $roster->subtree('/a', -1, '', $any)),
+    'too many' => refusal(fn () => $subtree(-1)),
     'unknown' => refusal(fn () => (new Stranger($service('Roster')))->ask()),
     'zkData' => bin2hex((new zkDataServiceClient($service('zkDataService')))->zkData()),
 ], JSON_THROW_ON_ERROR);
