@@ -192,10 +192,10 @@ impl Mirror {
     async fn sync(&mut self, session: &mut Session) -> Result<(), Trouble> {
         self.feed().enter(FeedState::Syncing, format!("reading all of {}", self.config.connect));
         session.watch().await?;
-        self.feed().set_session(Some(session.id()));
         self.is_read_only = session.is_read_only();
         session.learn_servers().await?;
         session.catch_up().await?;
+        self.feed().set_session(Some(session.id()));
         let began = Moment::now();
         let (changes, announced) = self.compare(session, BTreeSet::new()).await?;
         let changes = self.hold_back(changes, &announced);
