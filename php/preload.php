@@ -13,6 +13,7 @@ foreach ([
     Roster\Freshness::class,
     Roster\Node::class,
     Roster\Origin::class,
+    Roster\Place::class,
     Roster\Quiet::class,
     Roster\Read\SharedFile::class,
     Roster\Way::class,

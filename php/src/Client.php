@@ -79,7 +79,7 @@ final class Client
         if ($user !== null && $tcp !== '') {
             throw new InvalidRequest('user', 'over TCP nobody knows who answers; leave out `tcp`');
         }
-        $sockets = $socket === null ? Place::sockets() : [preg_replace('~^unix://(?=/)~', '', $socket)];
+        $sockets = $socket === null ? Place::sockets() : [self::path($socket)];
         $places = [];
         foreach ($sockets as $path) {
             $places[$path] = $shared ?? Place::shared($path === '' ? Place::sockets()[0] : $path);
@@ -432,6 +432,12 @@ final class Client
         $answer = $this->ways()->read($question, $of, $maxAge, $failure);
         $this->freshness = $answer->freshness;
         return $answer->value;
+    }
+
+    /** Without a regular expression: to compile it would take longer than all else that a first read needs. */
+    private static function path(string $socket): string
+    {
+        return str_starts_with($socket, 'unix:///') ? substr($socket, strlen('unix://')) : $socket;
     }
 
     /** @throws InvalidRequest */
