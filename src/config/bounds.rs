@@ -7,6 +7,7 @@ use super::Config;
 use super::draft::Draft;
 use super::mistake::{Key, Mistake};
 use crate::store;
+use crate::tunnel;
 
 const MOST_THREADS: usize = 256;
 const DEEPEST: usize = 1024;
@@ -19,7 +20,7 @@ pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
     let mut bounds = Bounds { draft, mistakes: Vec::new() };
     bounds.most("thrift.threads".into(), thrift.threads, MOST_THREADS);
     bounds.most("thrift.max_depth".into(), thrift.max_depth, DEEPEST);
-    bounds.most("register.max_depth".into(), register.max_depth, DEEPEST);
+    bounds.json_depth("register.max_depth".into(), register.max_depth);
     bounds.most("shared.max_size".into(), shared.max_size, store::shared::Config::LARGEST);
     for (key, duration) in [
         ("thrift.max_watch", thrift.max_watch),
@@ -58,6 +59,14 @@ struct Bounds<'a> {
 impl Bounds<'_> {
     fn most<T: PartialOrd + Display>(&mut self, key: Key, value: T, most: T) {
         self.object_if(value > most, key, most);
+    }
+
+    /// What masters offer is written as JSON, whose readers go only so deep.
+    fn json_depth(&mut self, key: Key, depth: usize) {
+        if depth > tunnel::Bounds::DEEPEST {
+            let why = format!("is more than readers of JSON take: at most {}", tunnel::Bounds::DEEPEST);
+            self.mistakes.push(self.draft.mistake(key, why));
+        }
     }
 
     fn duration(&mut self, key: Key, value: Duration, most: Duration) {

@@ -216,7 +216,7 @@ max_depth = 1024
 [shared]
 max_size = '65TiB'
 [register]
-max_depth = 1025
+max_depth = 128
 [sidecar]
 stop_timeout = '2days'
 ";
@@ -229,7 +229,7 @@ roster.toml:4: thrift.idle_timeout: is more than anybody can need: at most 1day
 roster.toml:8: zookeeper.0.session_timeout: is more than anybody can need: at most 1h
 roster.toml:10: zookeeper.0.audit_interval: is more than anybody can need: at most 1day
 roster.toml:13: shared.max_size: is more than anybody can need: at most 64.0 TiB
-roster.toml:15: register.max_depth: is more than anybody can need: at most 1024
+roster.toml:15: register.max_depth: is more than readers of JSON take: at most 127
 roster.toml:17: sidecar.stop_timeout: is more than anybody can need: at most 1day"
     );
     load("[shared]\nmax_size = '64TiB'\n", &[], &[]).expect("a configuration");

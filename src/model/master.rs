@@ -23,6 +23,10 @@ pub const MAX_SERVICES: usize = 1_024;
 pub const MAX_SERVICE_BYTES: usize = 16 * 1024;
 pub const MAX_MASTER_BYTES: usize = 256 * 1024;
 
+/// The most levels of a service's metadata as JSON: of 127, which serde_json reads, a master in the shared file has three
+/// around them.
+pub const MAX_SERVICE_DEPTH: usize = 124;
+
 /// A long-running process that offers services, as a register knows it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Master {
@@ -121,13 +125,26 @@ impl io::Write for Counted {
     }
 }
 
-/// Takes those away that are too large, and those after which the others are too large together. Which one is the first
+/// How many containers of JSON lie in one another.
+fn json_depth(value: &Value) -> usize {
+    match value {
+        Value::Array(values) => 1 + values.iter().map(json_depth).max().unwrap_or(0),
+        Value::Map(entries) => 1 + entries.iter().map(|(_, value)| json_depth(value)).max().unwrap_or(0),
+        Value::Binary(_) | Value::Ext(..) => 1,
+        Value::String(text) => text.is_err().into(),
+        _ => 0,
+    }
+}
+
+/// Takes those away that are too large or too deep, and those after which the others are too large together. Which one is the first
 /// of them, and how many they are.
 pub fn cut_to_bounds(services: &mut Vec<Service>) -> Option<(String, usize)> {
     let (mut total, mut left_out) = (0, None::<(String, usize)>);
     services.retain(|service| {
         let bytes = service.packed_bytes();
-        let fits = bytes <= MAX_SERVICE_BYTES && total + bytes <= MAX_MASTER_BYTES;
+        let fits = bytes <= MAX_SERVICE_BYTES
+            && total + bytes <= MAX_MASTER_BYTES
+            && json_depth(&service.metadata) <= MAX_SERVICE_DEPTH;
         if fits {
             total += bytes;
         } else {
@@ -351,6 +368,33 @@ mod tests {
         let mut many: Vec<_> = (0..30).map(|number| service(&number.to_string(), 15_000)).collect();
         assert_eq!(cut_to_bounds(&mut many), Some(("17".into(), 13)));
         assert_eq!(many.len(), 17);
+    }
+
+    #[test]
+    fn versions_have_the_order_that_the_php_package_gives_them() {
+        let versions: Vec<String> =
+            serde_json::from_str(include_str!("../../tests/fixtures/versions.json")).expect("JSON");
+        let versions: Vec<Version> = versions.iter().map(|version| lenient(version).expect(version)).collect();
+        assert!(versions.is_sorted_by(|one, next| one < next), "{versions:?}");
+    }
+
+    #[test]
+    fn metadata_deeper_than_readers_of_json_go_are_left_out() {
+        let deep = |levels: usize, inmost: Value| {
+            let metadata = (0..levels).fold(inmost, |value, _| Value::Array(vec![value]));
+            Service { name: levels.to_string(), metadata: metadata.into() }
+        };
+        let mut services = vec![
+            deep(MAX_SERVICE_DEPTH, 1.into()),
+            deep(MAX_SERVICE_DEPTH + 1, 1.into()),
+            // An object in JSON.
+            deep(MAX_SERVICE_DEPTH, Value::Binary(vec![0xff])),
+        ];
+        assert_eq!(cut_to_bounds(&mut services).map(|(_, count)| count), Some(2));
+        let master = Master { id: "m".into(), peer_address: String::new(), connected_at: 0, services };
+        let view = super::super::view::Master::of(&master, master.services.iter());
+        let json = serde_json::to_string(&view).expect("JSON");
+        serde_json::from_str::<super::super::view::Master>(&json).expect("it is read");
     }
 
     #[test]

@@ -17,8 +17,8 @@ pub use self::instance::{
     Provenance, Record,
 };
 pub use self::master::{
-    Answer, Answers, Call, Command, Input, Line, MAX_MASTER_BYTES, MAX_SERVICE_BYTES, MAX_SERVICES, Master, Packed,
-    Refused, Service, cut_to_bounds, split_name,
+    Answer, Answers, Call, Command, Input, Line, MAX_MASTER_BYTES, MAX_SERVICE_BYTES, MAX_SERVICE_DEPTH, MAX_SERVICES,
+    Master, Packed, Refused, Service, cut_to_bounds, split_name,
 };
 
 /// The number of a published state. It grows by one with each, and starts from the wall clock (microseconds since

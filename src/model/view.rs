@@ -160,7 +160,9 @@ impl Service {
 impl From<Service> for super::Service {
     fn from(Service { name, version, metadata: Metadata(metadata) }: Service) -> Self {
         let service = Self { name, metadata };
-        if version.is_empty() || service.version().to_string() == version {
+        // A name without its version may itself look like one with a version: `mail@1@2`.
+        let is_said = service.base_name() == service.name && service.version().to_string() == version;
+        if version.is_empty() || is_said {
             return service;
         }
         Self { name: format!("{}@{version}", service.name), ..service }

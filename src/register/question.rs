@@ -7,7 +7,7 @@ use rmpv::Value;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::line::MasterLine;
-use crate::model::{MAX_MASTER_BYTES, MAX_SERVICE_BYTES, MAX_SERVICES, Service, cut_to_bounds};
+use crate::model::{MAX_MASTER_BYTES, MAX_SERVICE_BYTES, MAX_SERVICE_DEPTH, MAX_SERVICES, Service, cut_to_bounds};
 use crate::tunnel::value::{get, text};
 use crate::tunnel::{Message, Request, SendError, Stream, StreamError};
 
@@ -147,14 +147,17 @@ fn offer(answer: Result<Option<Value>, StreamError>, line: &MasterLine) -> Resul
     if entries.len() > MAX_SERVICES {
         return Err(format!("it offers more than {MAX_SERVICES} services"));
     }
-    let service = |(name, service)| Some(service_of(text(&name)?, service));
+    let (offered, service) = (entries.len(), |(name, service)| Some(service_of(text(&name)?, service)));
     let mut services: Vec<Service> = entries.into_iter().filter_map(service).collect();
+    let unnamed = offered - services.len();
+    let nameless = (unnamed > 0).then(|| format!("{unnamed} of its services have no name"));
     let left_out = cut_to_bounds(&mut services).map(|(name, count)| {
         format!(
             "{count} of its services, `{name}` first, are left out: a service may have {MAX_SERVICE_BYTES} bytes of name \
-             and metadata, all of a master {MAX_MASTER_BYTES}"
+             and metadata, which may be {MAX_SERVICE_DEPTH} levels deep, all of a master {MAX_MASTER_BYTES}"
         )
     });
+    let left_out = left_out.or(nameless);
     Ok(Offer { process, services, left_out })
 }
 

@@ -48,11 +48,14 @@ impl<'h> Reporter<'h> {
             self.end_piece().await?;
         }
         self.bytes += bytes;
-        if self.send(&Report::Put { master: master.clone(), is_expected }).await? {
+        if self.send(&Report::Put { master: master.clone(), is_expected, unreadable: 0 }).await? {
             return Ok(());
         }
-        tracing::warn!(master = master.id, "a master is too large for the sidecars that follow this one; left it out");
-        Ok(())
+        tracing::warn!(
+            master = master.id,
+            "a master is too large or too deep for the sidecars that follow this one; left it out"
+        );
+        self.send(&Report::LeftOut(master.id.clone())).await.map(drop)
     }
 
     /// Reports something small.

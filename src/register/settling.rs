@@ -50,7 +50,8 @@ impl Settling {
         let detail = if self.is_over { hall.suffering() } else { "masters may still be on their way".to_owned() };
         feed.enter(FeedState::Live, detail);
         let (settling, proof) = (Some(!self.is_over), Some(Proof::Seen(Moment::now())));
-        hall.publisher.publish(Batch { settling, proof, ..Batch::whole(Vec::new()) });
+        let left_out = Some(hall.metrics.masters_left_out.get());
+        hall.publisher.publish(Batch { settling, proof, left_out, ..Batch::whole(Vec::new()) });
     }
 
     fn has_ended(&self, hall: &Hall) -> bool {

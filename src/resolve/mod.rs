@@ -106,7 +106,11 @@ fn among(
 ) -> Option<Arc<Entry>> {
     match balance {
         Balance::Random => any(those, will_do),
-        Balance::RoundRobin => (0..those.len()).find_map(|_| those.take_turn().and_then(&will_do)),
+        Balance::RoundRobin => {
+            // Others take turns meanwhile, and these may have been those of all that will do.
+            let turn = (0..those.len()).find_map(|_| those.take_turn().and_then(&will_do));
+            turn.or_else(|| any(those, will_do))
+        }
         Balance::Key(key) => rendezvous(those.iter().filter_map(will_do), key),
         Balance::LeastOutstanding => {
             let first = any(those, &will_do)?;
@@ -277,6 +281,23 @@ mod tests {
         publisher.publish(vec![join("c", &["other"], 0), join("d", &["mail"], 0)]);
         publisher.publish(vec![Change::Leave("d".into())]);
         assert_ne!(turn("mail"), before);
+    }
+
+    #[test]
+    fn turns_that_others_take_meanwhile_hide_no_master() {
+        let (store, publisher) = store();
+        publisher.publish(vec![join("a", &["mail"], 0), join("b", &["mail"], 0)]);
+        let snapshot = store.snapshot();
+        let (_, those) =
+            snapshot.directory().instances_of("mail").and_then(|all| all.iter().next()).expect("a version");
+        for other in ["a", "b"] {
+            let will_do = |provider: &Provider| {
+                // As a thread beside this one would, so that all of its turns are those of one master.
+                those.take_turn();
+                snapshot.directory().master(&provider.id).filter(|_| &*provider.id != other).cloned()
+            };
+            assert!(among(those, &Balance::RoundRobin, will_do).is_some(), "not {other}");
+        }
     }
 
     #[test]

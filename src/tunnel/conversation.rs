@@ -33,8 +33,10 @@ const LINGER: Duration = Duration::from_secs(1);
 /// The bounds of a conversation.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// What frames may be, those that come and those that are sent.
+    /// What frames may be that are sent, and that come,
     pub bounds: Bounds,
+    /// which may be nested as deep as this, if that is deeper.
+    pub received_depth: usize,
     /// What may wait to be written.
     pub queue_frames: usize,
     pub queue_bytes: usize,
@@ -66,6 +68,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             bounds: Bounds::DEFAULT,
+            received_depth: 0,
             queue_frames: 256,
             queue_bytes: 1024 * 1024,
             stream_bytes: 8 * 1024 * 1024,
@@ -125,7 +128,7 @@ pub enum Ended {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
     pub fn new(mut wire: Wire<S>, settings: Settings) -> (Handle, Incoming, Self) {
-        wire.inbox = wire.inbox.within(settings.bounds);
+        wire.inbox = wire.inbox.within(settings.bounds.at_least(settings.received_depth));
         let shared = Arc::new(Shared::new(settings));
         let (incoming, received) = mpsc::channel(INCOMING);
         (Handle::new(shared.clone()), received, Self { wire, shared, incoming })

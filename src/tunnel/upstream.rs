@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::message::{Message, command};
 use super::value::{Value, get, take, text, text_in};
-use crate::model::{MAX_SERVICES, Master, view};
+use crate::model::{MAX_SERVICES, Master, Service, split_name, view};
 
 /// The longest id and address of a master. A register takes an id in a frame of 4 KiB, and an address is of an IP.
 const MAX_ID_BYTES: usize = 4 * 1024;
@@ -52,8 +52,11 @@ pub enum Request {
 pub enum Report {
     /// `{reset: true}`: all is reported anew.
     Reset,
-    /// `{put: {…, expected}}`: a master; `expected`, where it was there before a restart and has not come back.
-    Put { master: Arc<Master>, is_expected: bool },
+    /// `{put: {…, expected}}`: a master; `expected`, where it was there before a restart and has not come back. Some of its
+    /// services may be such that they cannot be read.
+    Put { master: Arc<Master>, is_expected: bool, unreadable: usize },
+    /// `{leftOut: id}`: a master is there that cannot be reported. (Followers of an older version pass that over.)
+    LeftOut(String),
     /// `{drop: id}`: a master is gone.
     Drop(String),
     /// `{whole: true}`: all have been reported.
@@ -77,8 +80,8 @@ pub struct Refusal {
 pub enum Unread {
     /// It is none, or one that only newer versions know.
     Unknown,
-    /// A master by the beginning of its id, and what of it is larger than it may be, in words.
-    TooLarge { id: String, why: String },
+    /// A master by the beginning of its id, and what of it is not as it must be, in words.
+    Master { id: String, why: String },
 }
 
 impl Request {
@@ -141,6 +144,8 @@ impl Report {
         let number = |key| get(&report, key).and_then(Value::as_u64);
         if let Some(id) = get(&report, "drop").and_then(text) {
             Ok(Self::Drop(id))
+        } else if let Some(id) = get(&report, "leftOut").and_then(text) {
+            Ok(Self::LeftOut(id))
         } else if get(&report, "whole").is_some() {
             Ok(Self::Whole)
         } else if let Some(at) = number("proven") {
@@ -160,7 +165,8 @@ impl Report {
     pub fn encode(&self) -> Value {
         let (key, value) = match self {
             Self::Reset => ("reset", true.into()),
-            Self::Put { master, is_expected } => ("put", encode_master(master, *is_expected)),
+            Self::Put { master, is_expected, .. } => ("put", encode_master(master, *is_expected)),
+            Self::LeftOut(id) => ("leftOut", id.as_str().into()),
             Self::Drop(id) => ("drop", id.as_str().into()),
             Self::Whole => ("whole", true.into()),
             Self::Settling(is_settling) => ("settling", (*is_settling).into()),
@@ -187,20 +193,29 @@ impl Refusal {
 const OLD_ADDRESS: &str = "address";
 const ADDRESS: &str = "peerAddress";
 
-/// The view of a master, and what older versions read in the place of some of it.
+/// A master, and what older versions read in the place of some of it.
 fn encode_master(master: &Master, is_expected: bool) -> Value {
-    let mut view = view::Master::of(master, master.services.iter());
-    for (view, service) in view.services.iter_mut().zip(&master.services) {
+    let service = |service: &Service| {
         // With its version, where that is in the name: older versions look for it nowhere else.
-        view.name.clone_from(&service.name);
-    }
-    let packed = rmp_serde::to_vec_named(&view).expect("a vector takes all, and a view has nothing MessagePack lacks");
-    let mut value = rmpv::decode::read_value(&mut packed.as_slice()).expect("it was just packed");
-    if let Value::Map(fields) = &mut value {
-        fields.push((OLD_ADDRESS.into(), master.peer_address.as_str().into()));
-        fields.extend(is_expected.then(|| ("expected".into(), true.into())));
-    }
-    value
+        map([
+            ("name", service.name.as_str().into()),
+            ("version", service.version().to_string().into()),
+            ("metadata", Value::clone(&service.metadata)),
+        ])
+    };
+    let fields = [
+        ("id", master.id.as_str().into()),
+        (ADDRESS, master.peer_address.as_str().into()),
+        ("connectedAt", master.connected_at.into()),
+        ("services", master.services.iter().map(service).collect::<Vec<_>>().into()),
+        ("ways", 0.into()),
+        (OLD_ADDRESS, master.peer_address.as_str().into()),
+    ];
+    map(fields.into_iter().chain(is_expected.then(|| ("expected", true.into()))))
+}
+
+fn map<'k>(fields: impl IntoIterator<Item = (&'k str, Value)>) -> Value {
+    Value::Map(fields.into_iter().map(|(key, value)| (key.into(), value)).collect())
 }
 
 fn decode_master(mut master: Value) -> Result<Report, Unread> {
@@ -212,17 +227,25 @@ fn decode_master(mut master: Value) -> Result<Report, Unread> {
         *key = ADDRESS.into();
     }
     check_size(&master)?;
-    let view: view::Master = rmpv::ext::from_value(master).map_err(|_| Unread::Unknown)?;
+    let (id, offered) = (text_in(&master, "id"), services_of(&master));
+    let unread = |id: &str, why: String| Unread::Master { id: beginning(id), why };
+    let view: Result<view::Master, _> = rmpv::ext::from_value(master);
+    let mut view = view.map_err(|error| unread(&id, error.to_string().chars().take(MAX_REASON).collect()))?;
     if view.id.is_empty() {
-        return Err(Unread::Unknown);
+        return Err(unread("", "it has no id".into()));
     }
-    Ok(Report::Put { master: Arc::new(view.into()), is_expected })
+    // A register's names are whole.
+    for service in view.services.iter_mut().filter(|service| split_name(&service.name).1.is_some()) {
+        service.version.clear();
+    }
+    let unreadable = offered.saturating_sub(view.services.len());
+    Ok(Report::Put { master: Arc::new(view.into()), is_expected, unreadable })
 }
 
 /// That no part of a master is larger than it may be.
 fn check_size(master: &Value) -> Result<(), Unread> {
     let bytes = |key| get(master, key).and_then(Value::as_slice).map_or(0, <[u8]>::len);
-    let services = get(master, "services").and_then(Value::as_array).map_or(0, Vec::len);
+    let services = services_of(master);
     let why = if bytes("id") > MAX_ID_BYTES {
         format!("its id has more than {MAX_ID_BYTES} bytes")
     } else if bytes(ADDRESS) > MAX_ADDRESS_BYTES {
@@ -232,7 +255,15 @@ fn check_size(master: &Value) -> Result<(), Unread> {
     } else {
         return Ok(());
     };
-    Err(Unread::TooLarge { id: text_in(master, "id").chars().take(100).collect(), why })
+    Err(Unread::Master { id: beginning(&text_in(master, "id")), why })
+}
+
+fn services_of(master: &Value) -> usize {
+    get(master, "services").and_then(Value::as_array).map_or(0, Vec::len)
+}
+
+fn beginning(id: &str) -> String {
+    id.chars().take(100).collect()
 }
 
 fn millis(time: Duration) -> Value {

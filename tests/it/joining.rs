@@ -1,6 +1,7 @@
 //! Sidecars that follow registers, and join and leave others when these tell them to.
 
 use std::net::TcpListener;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::{iter, thread};
 
@@ -111,6 +112,36 @@ fn what_is_joined_is_bounded_and_a_wrong_address_makes_no_answer_worse() {
     assert!(status.contains("   in sync\n"), "{status}");
     told(&hub, "remove", &nobody);
     eventually("they are left", SOON, || ensure(learned(&beside).is_empty(), format!("{:?}", learned(&beside))));
+}
+
+#[test]
+fn the_deepest_metadata_that_may_be_are_read_everywhere_and_end_no_connection() {
+    let mut hub = Scene::with("max_depth = 127\nsettle = \"15s\"\n");
+    let beside = following(hub.port, "");
+    let deep = (0..122).fold(Value::from("inmost"), |value, _| map([("deeper", value)]));
+    let master = Scripted::join(hub.port, TOKEN, &[("mail", deep)]);
+    let is_read = |scene: &Scene| {
+        assert!(scene.has(1)[0].services[0].metadata.contains("inmost"));
+        for command in [&["masters", "-o", "json"][..], &["services", "mail", "-o", "json"]] {
+            assert!(scene.roster.cli(command).text().contains("inmost"), "{command:?}");
+        }
+        let code = "$db = dba_open($argv[1], 'r', 'lmdb'); $all = json_decode(dba_fetch('service/mail', $db), true); \
+                    array_walk_recursive($all, fn ($value) => print($value === 'inmost' ? 'read' : ''));";
+        eventually("PHP reads it in the file", SOON, || {
+            let php = Command::new("php").args(["-r", code]).arg(scene.roster.shared_file()).output().expect("PHP");
+            ensure(php.stdout == b"read", format!("{php:?}"))
+        });
+        let file = scene.roster.shared_file();
+        scene.roster.cli(["shared", "check", file.to_str().expect("text")]).text();
+    };
+    is_read(&hub);
+    is_read(&beside);
+    hub.roster.kill();
+    drop(master);
+    hub.roster.run();
+    is_read(&hub);
+    assert!(!hub.roster.log().contains("cannot be read"), "{}", hub.roster.log());
+    assert_eq!(sources(&beside).iter().map(|source| source.skipped_nodes).sum::<i64>(), 0);
 }
 
 #[test]
@@ -243,6 +274,31 @@ fn a_master_that_offers_more_than_one_may_is_left_out_and_the_others_are_there()
     tell("put", put("large", 1_025));
     tell("put", put("last", 1));
     scene.has(2);
+    let upstream = || sources(&scene).into_iter().find(|source| source.name == "upstream").expect("an upstream");
+    let masters = || scene.roster.client().masters(ServiceQuery::default()).expect("masters");
+    let is_left_out = |count: i64, named: &str| {
+        eventually(&format!("{count} are left out"), SOON, || {
+            let (source, complete) = (upstream(), masters().freshness.complete);
+            let is_so = source.skipped_nodes == count && source.detail.contains(named) && complete == (count == 0);
+            ensure(is_so, format!("{source:?} {complete}"))
+        });
+    };
+    is_left_out(2, "\"large\": it offers more than 1024 services, \"larger\"");
+    // What is no master, or has services that are none.
+    let odd = |at: Value, services: Value| map([("id", "odd".into()), ("connectedAt", at), ("services", services)]);
+    tell("put", odd((1_u64 << 63).into(), Value::Array(vec![])));
+    is_left_out(3, "\"odd\": error while decoding value: invalid value: integer `9223372036854775808`");
+    tell("put", odd(1.into(), Value::Array(vec![7.into(), 8.into(), map([("name", "mail".into())])])));
+    is_left_out(4, "\"odd\": 2 of its services");
+    let nested = (0..200).fold(Value::Nil, |value, _| Value::Array(vec![value]));
+    tell("put", odd(1.into(), Value::Array(vec![map([("name", "deep".into()), ("metadata", nested)])])));
+    is_left_out(3, "\"odd\": 1 of its services, `deep` first");
+    tell("leftOut", "too deep for its register".into());
+    is_left_out(4, "");
+    for id in ["large", "larger", "odd", "too deep for its register"] {
+        tell("drop", id.into());
+    }
+    is_left_out(0, "");
     assert_eq!(scene.roster.log().matches("more than 1024 services").count(), 1, "{}", scene.roster.log());
 }
 

@@ -147,7 +147,7 @@ final class Values
     /** @return array{string, array<string, int>} a service's name, and how many masters offer it by version */
     public static function summary(Thrift\ServiceSummary $told): array
     {
-        uksort($told->masters, static fn (string $one, string $other) => version_compare($other, $one));
+        uksort($told->masters, static fn (string $one, string $other) => Version::compare($other, $one));
         return [$told->name, $told->masters];
     }
 

@@ -89,7 +89,7 @@ pub(super) fn compare(reader: &Reader, connection: Connection) -> anyhow::Result
         if let Some(live) = live {
             let contents = reader.contents().map_err(super::unsound)?;
             if contents.report.fresh.revision as i64 == live.revision {
-                let differences = differences(&contents, &live)?;
+                let differences = differences(&contents, &live);
                 return Ok(Comparison::At { revision: live.revision, differences });
             }
         }
@@ -122,7 +122,7 @@ fn read(client: &mut Client) -> anyhow::Result<Option<Live>> {
     }
 }
 
-fn differences(contents: &Contents, live: &Live) -> anyhow::Result<Vec<String>> {
+fn differences(contents: &Contents, live: &Live) -> Vec<String> {
     let paths: BTreeSet<&NodePath> = contents.nodes.keys().chain(live.nodes.keys()).collect();
     let node = |path: &NodePath| {
         let filed = contents.nodes.get(path);
@@ -130,12 +130,13 @@ fn differences(contents: &Contents, live: &Live) -> anyhow::Result<Vec<String>> 
         differs(&format!("node {path}"), filed.as_ref(), live.nodes.get(path))
     };
     let mut found: Vec<String> = paths.into_iter().filter_map(node).collect();
-    let filed = contents.masters().map(serde_json::from_slice).collect::<Result<Vec<view::Master>, _>>()?;
+    // The check names those that cannot be read.
+    let filed = contents.masters().filter_map(|json| serde_json::from_slice::<view::Master>(json).ok());
     let (filed, live) = (by_id(filed), by_id(live.masters.iter().cloned().map(Into::into)));
     let ids: BTreeSet<&String> = filed.keys().chain(live.keys()).collect();
     let master = |id: &String| differs(&format!("master {id:?}"), filed.get(id), live.get(id));
     found.extend(ids.into_iter().filter_map(master));
-    Ok(found)
+    found
 }
 
 /// But for what only one of the two has.

@@ -10,6 +10,7 @@ use bytesize::ByteSize;
 use tokio::sync::mpsc;
 use tokio::time::{sleep_until, timeout};
 
+use super::left_out::LeftOut;
 use super::line::UpstreamLine;
 use super::{Config, Order, PROVE};
 use crate::clock::Moment;
@@ -157,8 +158,8 @@ impl Follower {
             Ok(stream) => stream,
             Err(error) => return Trouble::Lost(error.to_string()),
         };
-        let mut sizes = Sizes::default();
-        let (mut was_lost, mut has_left_out) = (*was_in_sync, false);
+        let (mut sizes, mut left_out) = (Sizes::default(), LeftOut::default());
+        let mut was_lost = *was_in_sync;
         let (settles_until, mut has_settled) = (tokio::time::Instant::now() + self.config.settle, false);
         loop {
             let next = tokio::select! {
@@ -174,46 +175,36 @@ impl Follower {
                 Ok(None) => return Trouble::Lost("the register ended the subscription".into()),
                 Err(error) => return Trouble::Lost(error.to_string()),
             };
-            let mut warn = |master: &str, why: String| {
-                if !std::mem::replace(&mut has_left_out, true) {
-                    let source = self.feed().name();
-                    tracing::warn!(source, master, why, "left out a master, or some of its services");
-                }
-            };
             let mut report = match report {
-                Ok(report) if has_settled => settled(report),
-                Ok(report) => report,
-                Err(Unread::Unknown) => continue,
-                // What it offered before stands until all is told anew.
-                Err(Unread::TooLarge { id, why }) => {
-                    warn(&id, why);
-                    continue;
-                }
+                Ok(report) if has_settled => Ok(settled(report)),
+                report => report,
             };
-            if let Report::Put { master, .. } = &mut report
-                && let Some((name, count)) = cut_to_bounds(&mut Arc::make_mut(master).services)
-            {
-                warn(&master.id, format!("{count} of its services, `{name}` first"));
+            self.leave_out(&mut report, &mut left_out);
+            if generation.is_none() && left_out.take_new() {
+                self.publisher.publish(Batch { left_out: Some(left_out.len()), ..Batch::default() });
+                self.name_left_out(&left_out);
             }
+            let Ok(report) = report else { continue };
             match &report {
                 Report::Reset => sizes = Sizes::default(),
                 Report::Drop(id) => sizes.remove(id),
                 Report::Put { master, .. } => sizes.insert(master),
-                Report::Whole | Report::Settling(_) | Report::Piece(_) | Report::Proven(_) => {}
+                Report::LeftOut(_) | Report::Whole | Report::Settling(_) | Report::Piece(_) | Report::Proven(_) => {}
             }
             if let Some(trouble) = sizes.beyond(&self.config) {
                 return trouble;
             }
             match (report, &mut generation) {
                 (Report::Reset, _) => generation = read_anew(),
-                (Report::Put { master, is_expected }, Some(generation)) => {
+                (Report::Put { master, is_expected, .. }, Some(generation)) => {
                     generation.insert(master.id.clone(), Known { master, is_expected });
                 }
                 (Report::Drop(id), Some(generation)) => drop(generation.remove(&id)),
-                (Report::Put { master, is_expected }, None) => {
+                (Report::Put { master, is_expected, .. }, None) => {
                     self.publisher.publish(vec![self.join(handle, Known { master, is_expected })]);
                 }
                 (Report::Drop(id), None) => drop(self.publisher.publish(vec![Change::Leave(id)])),
+                (Report::LeftOut(_), _) => {}
                 (Report::Settling(is_settling), _) => drop(self.publisher.publish(Batch::settling(is_settling))),
                 (Report::Piece(piece), _) => {
                     if let Err(error) = handle.send_when_room(Request::Took { piece }.encode()).await {
@@ -225,13 +216,51 @@ impl Follower {
                         self.feed().reconnects.increment();
                     }
                     *was_in_sync = true;
-                    self.publish_whole(handle, whole.take().unwrap_or_default(), began);
+                    self.publish_whole(handle, whole.take().unwrap_or_default(), left_out.len(), began);
+                    self.name_left_out(&left_out);
+                    left_out.take_new();
                     generation = None;
                 }
                 (Report::Proven(at), None) => self.feed().prove(began + at.min(began.elapsed())),
                 (Report::Proven(_), Some(_)) => {}
             }
         }
+    }
+
+    /// Notes what of a report is left out. What such a master offered before stands until all is reported anew.
+    fn leave_out(&self, report: &mut Result<Report, Unread>, left_out: &mut LeftOut) {
+        let (id, count, why) = match report {
+            Ok(Report::Reset) => return left_out.clear(),
+            Ok(Report::Drop(id)) => return left_out.remove(id),
+            Ok(Report::Put { master, unreadable, .. }) => {
+                let cut = cut_to_bounds(&mut Arc::make_mut(master).services);
+                let (first, count) =
+                    cut.map_or((String::new(), 0), |(name, count)| (format!(", `{name}` first"), count));
+                match *unreadable + count {
+                    0 => return left_out.remove(&master.id),
+                    all => (master.id.as_str(), all as u64, format!("{all} of its services{first}")),
+                }
+            }
+            Ok(Report::LeftOut(id)) => {
+                (id.as_str(), 1, "its register cannot report it: too large, or too deep".to_owned())
+            }
+            Err(Unread::Master { id, why }) => (id.as_str(), 1, std::mem::take(why)),
+            Ok(_) | Err(Unread::Unknown) => return,
+        };
+        if left_out.insert(id, count, why.clone()) {
+            let source = self.feed().name();
+            tracing::warn!(
+                source,
+                master = id,
+                why,
+                "left out a master, or some of its services; `status` counts more"
+            );
+        }
+    }
+
+    fn name_left_out(&self, left_out: &LeftOut) {
+        self.feed().enter(FeedState::Live, left_out.words());
+        self.feed().set_examples(left_out.examples());
     }
 
     /// Waits no longer for masters that the register still gives time to come back.
@@ -259,7 +288,7 @@ impl Follower {
         }
     }
 
-    fn publish_whole(&self, handle: &Handle, masters: HashMap<String, Known>, began: Moment) {
+    fn publish_whole(&self, handle: &Handle, masters: HashMap<String, Known>, left_out: u64, began: Moment) {
         let snapshot = self.publisher.snapshot();
         let own = self.publisher.number();
         let known = snapshot.directory().masters("").filter(|(_, entry)| entry.told_by(own).is_some());
@@ -268,8 +297,11 @@ impl Follower {
         let mut changes: Vec<Change> = gone.collect();
         let count = masters.len();
         changes.extend(masters.into_values().map(|known| self.join(handle, known)));
-        self.publisher.publish(Batch { proof: Some(Proof::Seen(began)), ..Batch::whole(changes) });
-        self.feed().enter(FeedState::Live, "");
+        self.publisher.publish(Batch {
+            left_out: Some(left_out),
+            proof: Some(Proof::Seen(began)),
+            ..Batch::whole(changes)
+        });
         tracing::info!(source = self.feed().name(), masters = count, "in sync");
     }
 
@@ -328,7 +360,7 @@ impl Sizes {
 /// The same report where masters have had their time to come back.
 fn settled(report: Report) -> Report {
     match report {
-        Report::Put { master, is_expected: true } => Report::Drop(master.id.clone()),
+        Report::Put { master, is_expected: true, .. } => Report::Drop(master.id.clone()),
         Report::Settling(_) => Report::Settling(false),
         report => report,
     }

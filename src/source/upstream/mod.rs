@@ -1,6 +1,7 @@
 //! Upstream registers: follows the masters of registers elsewhere, and calls them through these.
 
 mod follower;
+mod left_out;
 mod line;
 
 use std::collections::HashMap;
@@ -107,7 +108,9 @@ impl Config {
         let bytes = self.max_message.as_u64() as usize;
         let Settings { bounds, queue_bytes, .. } = Settings::default();
         let bounds = Bounds { bytes, ..bounds };
-        Settings { bounds, queue_bytes: queue_bytes.max(bytes), ..Settings::default() }
+        // One master, or one value, that is nested as deep as the register allows must not end the connection.
+        let received_depth = 2 * Bounds::DEEPEST;
+        Settings { bounds, received_depth, queue_bytes: queue_bytes.max(bytes), ..Settings::default() }
     }
 }
 

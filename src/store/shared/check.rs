@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::Deserialize;
+
 use super::Contents;
 use super::contents::{json, of_path};
-use super::entry::{self, CHILDREN};
+use super::entry::{self, CHILDREN, MASTER, SERVICE};
 use super::image::{Image, Unfit};
 use crate::model::{NodePath, view};
 
@@ -22,7 +24,7 @@ pub struct Checked {
 /// Beyond the checksum: that the names of children are those of the nodes, and the instances those of the masters.
 pub(super) fn contradictions(image: &Image, contents: &Contents) -> Result<Vec<String>, Unfit> {
     let mut found = children(image, contents)?;
-    let (by_master, by_service) = (offers_of_masters(contents)?, offers_of_services(contents)?);
+    let (by_master, by_service) = (offers_of_masters(contents, &mut found), offers_of_services(contents, &mut found));
     for (service, master) in by_master.symmetric_difference(&by_service) {
         found.push(format!("service {service:?} and master {master:?} do not agree on whether it is offered there"));
     }
@@ -72,20 +74,27 @@ fn names(contents: &Contents) -> BTreeMap<Vec<u8>, (NodePath, Vec<String>)> {
 /// Services by the name, each with the id of a master.
 type Offers = BTreeSet<(String, String)>;
 
-fn offers_of_masters(contents: &Contents) -> Result<Offers, Unfit> {
-    let mut offers = Offers::new();
-    for master in contents.masters() {
-        let view::Master { id, services, .. } = json(master)?;
-        offers.extend(services.into_iter().map(|service| (service.name, id.clone())));
-    }
-    Ok(offers)
+fn offers_of_masters(contents: &Contents, found: &mut Vec<String>) -> Offers {
+    let masters = readable::<view::Master>(contents, MASTER, found);
+    let offers = masters.into_iter().flat_map(|view::Master { id, services, .. }| {
+        services.into_iter().map(move |service| (service.name, id.clone()))
+    });
+    offers.collect()
 }
 
-fn offers_of_services(contents: &Contents) -> Result<Offers, Unfit> {
-    let mut offers = Offers::new();
-    for (_, instances) in contents.services() {
-        let instances: Vec<view::Instance> = json(instances)?;
-        offers.extend(instances.into_iter().filter_map(|it| Some((it.service_name, it.master_id?))));
-    }
-    Ok(offers)
+fn offers_of_services(contents: &Contents, found: &mut Vec<String>) -> Offers {
+    let instances = readable::<Vec<view::Instance>>(contents, SERVICE, found).into_iter().flatten();
+    instances.filter_map(|it| Some((it.service_name, it.master_id?))).collect()
+}
+
+/// The entries of a kind that can be read. One that cannot is wrong, and no reason to look at no other.
+fn readable<'c, T: Deserialize<'c>>(contents: &'c Contents, kind: &str, found: &mut Vec<String>) -> Vec<T> {
+    let read = contents.entries(kind).filter_map(|(name, value)| match serde_json::from_slice(value) {
+        Ok(entry) => Some(entry),
+        Err(error) => {
+            found.push(format!("{kind} {:?} cannot be read: {error}", name.unwrap_or("of a long name")));
+            None
+        }
+    });
+    read.collect()
 }

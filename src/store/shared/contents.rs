@@ -109,7 +109,27 @@ impl Contents {
         self.entries(MASTER).map(|(_, master)| master)
     }
 
-    fn entries(&self, kind: &str) -> impl Iterator<Item = (Option<&str>, &[u8])> {
+    /// Those that can be read; how many cannot, of which the log names the first.
+    fn readable_masters(&self) -> (Vec<view::Master>, u64) {
+        let (mut readable, mut unreadable) = (Vec::new(), 0);
+        for (id, json) in self.entries(MASTER) {
+            match serde_json::from_slice(json) {
+                Ok(master) => readable.push(master),
+                Err(error) => {
+                    if unreadable == 0 {
+                        tracing::warn!(id, %error, "left out a master of the shared file that cannot be read");
+                    }
+                    unreadable += 1;
+                }
+            }
+        }
+        if unreadable > 1 {
+            tracing::warn!(masters = unreadable, "left out masters of the shared file that cannot be read");
+        }
+        (readable, unreadable)
+    }
+
+    pub(super) fn entries(&self, kind: &str) -> impl Iterator<Item = (Option<&str>, &[u8])> {
         self.of_masters.iter().filter_map(move |(key, value)| {
             let name = of_path(key, kind)?.strip_prefix(b"/");
             Some((name.and_then(|name| std::str::from_utf8(name).ok()), value.as_slice()))
@@ -129,8 +149,8 @@ impl Contents {
     /// Has the feeds begin with what of this is theirs. Their masters are expected back; a feed that had not told of all
     /// begins with none.
     pub(crate) fn restore(&self, feeds: &mut [Feed], now: SystemTime) -> Restored {
-        let masters: Option<Vec<view::Master>> = self.masters().map(|json| serde_json::from_slice(json).ok()).collect();
-        let is_known = |source: &Source| !source.supplies(Supply::Instances) || (source.whole && masters.is_some());
+        let (masters, unreadable) = self.readable_masters();
+        let is_known = |source: &Source| !source.supplies(Supply::Instances) || source.whole;
         let of = |feed: &Feed| self.report.sources.iter().find(|it| it.is_of(feed) && is_known(it));
         let sources: Vec<Option<&Source>> = feeds.iter().map(of).collect();
         let (mut nodes, mut filled) = (self.nodes.clone(), vec![Filled::default(); feeds.len()]);
@@ -146,11 +166,12 @@ impl Contents {
         for ((feed, filled), source) in feeds.iter_mut().zip(&mut filled).zip(sources) {
             let Some(source) = source else { continue };
             filled.whole = source.whole && feed.roots().iter().all(|root| source.covers(root));
-            (filled.left_out, filled.settling) = (source.left_out, source.settling);
+            let unreadable = if source.supplies(Supply::Instances) { unreadable } else { 0 };
+            (filled.left_out, filled.settling) = (source.left_out + unreadable, source.settling);
             feed.restore(self.report.age_of(source, now));
         }
         let mut directory = Directory::default();
-        for mut master in masters.into_iter().flatten() {
+        for mut master in masters {
             let sources = std::mem::take(&mut master.sources);
             let master = Arc::new(Master::from(master));
             let is_of =

@@ -58,8 +58,9 @@ fn every_request_report_and_refusal_is_read_as_it_was_written() {
     }
     for report in [
         Report::Reset,
-        Report::Put { master: Arc::new(master()), is_expected: false },
-        Report::Put { master: Arc::new(Master { services: Vec::new(), ..master() }), is_expected: true },
+        Report::Put { master: Arc::new(master()), is_expected: false, unreadable: 0 },
+        Report::Put { master: Arc::new(Master { services: Vec::new(), ..master() }), is_expected: true, unreadable: 0 },
+        Report::LeftOut("m-1".into()),
         Report::Drop("m-1".into()),
         Report::Whole,
         Report::Settling(true),
@@ -146,10 +147,10 @@ fn what_a_register_of_the_version_before_sent_is_read_and_all_of_it_is_still_wri
     let [
         Report::Reset,
         Report::Settling(true),
-        Report::Put { master: gone, is_expected: true },
-        Report::Put { master: before, is_expected: true },
+        Report::Put { master: gone, is_expected: true, .. },
+        Report::Put { master: before, is_expected: true, .. },
         Report::Whole,
-        Report::Put { master: here, is_expected: false },
+        Report::Put { master: here, is_expected: false, .. },
         Report::Proven(_),
         Report::Drop(dropped),
         Report::Settling(false),
@@ -188,7 +189,7 @@ fn what_a_newer_peer_adds_is_passed_by_and_what_one_leaves_out_has_a_default() {
     assert!(matches!(bare, Some(Request::Call { timeout: None, is_windowed: false, .. })), "{bare:?}");
 
     let of = |report| match report {
-        Ok(Report::Put { master, is_expected }) => (Arc::unwrap_or_clone(master), is_expected),
+        Ok(Report::Put { master, is_expected, .. }) => (Arc::unwrap_or_clone(master), is_expected),
         other => panic!("{other:?}"),
     };
     let nothing = Master { id: "m".into(), peer_address: String::new(), connected_at: 0, services: Vec::new() };
@@ -196,16 +197,25 @@ fn what_a_newer_peer_adds_is_passed_by_and_what_one_leaves_out_has_a_default() {
     // By its own name, and a version beside the name of a service.
     let service = map(&[("name", "mail".into()), ("version", "1.0.0".into()), ("novel", 1.into())]);
     let services = Value::Array(vec![service, 7.into(), map(&[("name", 7.into())])]);
-    let (master, _) =
-        of(put(&[("id", "m".into()), ("address", "old".into()), ("peerAddress", "a".into()), ("services", services)]));
+    let read =
+        put(&[("id", "m".into()), ("address", "old".into()), ("peerAddress", "a".into()), ("services", services)]);
+    assert!(matches!(read, Ok(Report::Put { unreadable: 2, .. })), "{read:?}");
+    let (master, _) = of(read);
     assert_eq!((&*master.peer_address, master.services.len()), ("a", 1));
     assert_eq!((&*master.services[0].name, &*master.services[0].metadata), ("mail@1.0.0", &map(&[])));
 }
 
 #[test]
 fn a_master_that_is_none_or_too_large_is_not_read() {
-    for fields in [vec![], vec![("id", "".into())], vec![("id", "m".into()), ("services", 7.into())]] {
-        assert_eq!(put(&fields), Err(Unread::Unknown), "{fields:?}");
+    let beyond = ("connectedAt", (1_u64 << 63).into());
+    for (fields, of, part) in [
+        (vec![], "", "missing field `id`"),
+        (vec![("id", "".into())], "", "no id"),
+        (vec![("id", "m".into()), ("services", 7.into())], "m", "invalid type"),
+        (vec![("id", "m".into()), beyond], "m", "9223372036854775808"),
+    ] {
+        let Err(Unread::Master { id, why }) = put(&fields) else { panic!("{fields:?}") };
+        assert!(id == of && why.contains(part), "{fields:?}: {id} {why}");
     }
     let long = |length| Value::from("x".repeat(length));
     let services = |count| Value::Array(vec![map(&[("name", "a".into())]); count]);
@@ -216,7 +226,7 @@ fn a_master_that_is_none_or_too_large_is_not_read() {
         (vec![id(), ("peerAddress", long(257))], "its address"),
         (vec![id(), ("services", services(1_025))], "services"),
     ] {
-        let Err(Unread::TooLarge { id, why }) = put(&fields) else { panic!("{part} is read") };
+        let Err(Unread::Master { id, why }) = put(&fields) else { panic!("{part} is read") };
         assert!(id.len() <= 100 && why.contains(part), "{why}");
     }
     put(&[("id", long(4_096)), ("address", long(256)), ("services", services(1_024))]).expect("as large as may be");

@@ -230,3 +230,57 @@ fn what_a_register_told_says_nothing_of_the_cluster() {
     let other = || feeds("another").into_iter().chain([Feed::of_instances("register", "register")]).collect::<Vec<_>>();
     assert!(house.open_as(other()).shared.left().is_none());
 }
+
+/// A register that begins with what a file holds.
+fn restored(left: &Contents) -> Restored {
+    let mut feeds: Vec<Feed> =
+        feeds("cluster").into_iter().chain([Feed::of_instances("register", "register")]).collect();
+    left.restore(&mut feeds, SystemTime::now())
+}
+
+#[test]
+fn a_master_that_cannot_be_read_is_left_out_and_the_others_are_expected_back() {
+    let house = House::new();
+    let mut open = start(&house);
+    open.settle();
+    open.tell(vec![join("m1", &["mail"]), join("m2", &["mail"])]);
+    let mut left = Contents::load(&house.file()).expect("it is whole");
+    let (id, nested) = (entry::named("master", "bad"), "[".repeat(200) + &"]".repeat(200));
+    let bad = format!("{{\"id\":\"bad\",\"services\":[{{\"name\":\"a\",\"metadata\":{nested}}}]}}");
+    left.of_masters.push((id, bad.into()));
+    let restored = restored(&left);
+    let ids: Vec<&str> = restored.directory.masters("").map(|(id, _)| &**id).collect();
+    assert_eq!((ids, restored.filled[1].left_out, restored.filled[0].left_out), (vec!["m1", "m2"], 1, 0));
+}
+
+#[test]
+fn services_of_odd_names_and_versions_contradict_nothing_and_are_the_same_after_a_restart() {
+    let odd = [
+        "mail@99999999999999999999.0.0",
+        "mail@1.0.0",
+        "mail@18446744073709551615",
+        "mail@18446744073709551616",
+        "mail@18446744073709551615.18446744073709551615.18446744073709551615",
+        "mail@1.0.0-99999999999999999999",
+        "mail@1.0.0@2.0.0",
+        "mail@1.0.0@1.0.0",
+        "mail@99999999999999999999@1",
+        "@1.0.0",
+        "mail@",
+        "1.0.0",
+        "",
+    ];
+    let house = House::new();
+    let mut open = start(&house);
+    open.settle();
+    open.tell(vec![join("m1", &odd)]);
+    let checked = Reader::open(&house.file()).and_then(|reader| reader.check()).expect("it is whole");
+    assert_eq!(checked.contradictions, Vec::<String>::new());
+    let offered = |directory: &crate::store::Directory| {
+        let services = directory.services(None).flat_map(|(name, versions)| {
+            versions.iter().map(move |(version, set)| (name.to_string(), version.clone(), set.len()))
+        });
+        services.collect::<Vec<_>>()
+    };
+    assert_eq!(offered(&restored(&checked.contents).directory), offered(open.store.snapshot().directory()));
+}
