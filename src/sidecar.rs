@@ -260,7 +260,7 @@ fn open_shared(
     metrics: &Metrics,
 ) -> Result<Option<Shared>, StartError> {
     match Shared::open(config, beside, feeds) {
-        Err(error @ (SharedError::Io { .. } | SharedError::Map { .. })) => {
+        Err(error @ (SharedError::Io { .. } | SharedError::Folder { .. } | SharedError::Map { .. })) => {
             tracing::error!(%error, "going on without the shared file, until it can be opened");
             metrics.shared_trouble.store(Some(Arc::new(error.to_string())));
             Ok(None)

@@ -120,6 +120,13 @@ impl ReadPatterns {
     }
 }
 
+impl ReadPatterns {
+    /// Those of services.
+    pub fn services(&self) -> impl Iterator<Item = &str> {
+        self.texts.iter().map(String::as_str).filter(|text| !text.starts_with('/'))
+    }
+}
+
 impl TryFrom<Vec<String>> for ReadPatterns {
     type Error = String;
 

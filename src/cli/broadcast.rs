@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use clap::Args;
+use roster::model::counted;
 use serde_json::{Map, Value};
 
 use super::connection::Connection;
@@ -20,7 +21,7 @@ pub(crate) struct Broadcast {
 impl Broadcast {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let masters = self.connection.client().broadcast(self.message.into_bytes())?.masters;
-        Ok(writeln!(io::stdout(), "sent to {masters} masters")?)
+        Ok(writeln!(io::stdout(), "sent to {}", counted(masters.unsigned_abs().into(), "master"))?)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use clap::{Args, Subcommand};
+use roster::model::counted;
 use roster::thrift::idl::RegisterAddress;
 
 use super::connection::Connection;
@@ -39,7 +40,7 @@ impl Registers {
             Command::Add(Addresses { registers, connection }) => connection.client().add_registers(registers)?,
             Command::Remove(Addresses { registers, connection }) => connection.client().remove_registers(registers)?,
         };
-        Ok(writeln!(io::stdout(), "told {} masters and sidecars", sent.masters)?)
+        Ok(writeln!(io::stdout(), "told {}", counted(sent.masters.unsigned_abs().into(), "master or sidecar"))?)
     }
 }
 

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use clap::Args;
+use roster::model::counted;
 use roster::thrift::idl::{Origin, SourceStatus, StatusReply, Supply};
 use serde_json::Value;
 
@@ -94,12 +95,14 @@ fn is_awaited(source: &SourceStatus) -> bool {
 
 /// The masters and the calls, on one line.
 fn hub(counters: &BTreeMap<String, i64>) -> String {
-    let count = |name: &str| counters.get(name).copied().unwrap_or(0);
+    let count = |name: &str| counters.get(name).map_or(0, |count| count.unsigned_abs());
+    let masters = count("masters");
     format!(
-        "\n{} masters offer {} services   {} calls, {} under way\n",
-        count("masters"),
-        count("services"),
-        count("calls"),
+        "\n{} {} {}   {}, {} under way\n",
+        counted(masters, "master"),
+        if masters == 1 { "offers" } else { "offer" },
+        counted(count("services"), "service"),
+        counted(count("calls"), "call"),
         count("callsOutstanding")
     )
 }

@@ -35,8 +35,8 @@ pub(super) fn is_of_group(path: &Path, group: &str) -> bool {
     gid.is_some() && gid == fs::metadata(path).ok().map(|file| file.gid())
 }
 
-/// Why this process can make no socket in a folder, which is made with those above it.
-pub(super) fn cannot_make_socket(folder: &Path) -> Option<String> {
+/// Why this process can make no `file` (or socket) in a folder, which is made with those above it.
+pub(super) fn cannot_make(file: &str, folder: &Path) -> Option<String> {
     if folder == default_paths::user_folder() && folder.exists() {
         return default_paths::check_owner(&default_paths::user_socket()).err().map(|error| error.to_string());
     }
@@ -47,6 +47,6 @@ pub(super) fn cannot_make_socket(folder: &Path) -> Option<String> {
         Err(error) => std::io::Error::from(error).to_string(),
         Ok(()) => return None,
     };
-    let what = if existing == folder { "socket" } else { "folder" };
+    let what = if existing == folder { file } else { "folder" };
     Some(format!("no {what} can be made in {}: {why}; choose another, or have it made", existing.display()))
 }

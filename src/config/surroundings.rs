@@ -10,6 +10,7 @@ use super::mistake::{Key, Mistake};
 use super::{Config, runs_as};
 use crate::access::Subject;
 use crate::default_paths;
+use crate::model::NodePath;
 use crate::net::InTheWay;
 use crate::net::tls::{TlsError, authorities_of, chain_of, client, key_of};
 use crate::permissions::{gid_of, own};
@@ -46,7 +47,7 @@ pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
         let Some(folder) = path.parent().filter(|_| path.is_absolute()) else { continue };
         if let Err(error) = InTheWay::none_at(path) {
             mistakes.push(draft.mistake(key.into(), error.to_string()));
-        } else if let Some(why) = runs_as::cannot_make_socket(folder).filter(|_| is_own && !is_to_come(folder)) {
+        } else if let Some(why) = runs_as::cannot_make("socket", folder).filter(|_| is_own && !is_to_come(folder)) {
             mistakes.push(draft.mistake(key.into(), why));
         }
     }
@@ -160,7 +161,30 @@ pub(super) fn doubts(config: &Config, draft: &Draft) -> Vec<Mistake> {
         let why = format!("{} is not there: the unit makes it (RuntimeDirectory=), else root", folder.display());
         draft.mistake("thrift.unix".into(), why)
     });
-    of_credentials.chain(by_file).chain(to_come).collect()
+    let shared = config.shared.path.parent().filter(|folder| folder.is_absolute() && !is_to_come(folder));
+    let is_own = config.sidecar_user().is_none_or(|user| user == geteuid());
+    let shared = shared.filter(|_| is_own).and_then(|folder| runs_as::cannot_make("file", folder));
+    let shared = shared.map(|why| {
+        let why = format!("{why}; until then, the sidecar goes on without the shared file");
+        draft.mistake("shared.path".into(), why)
+    });
+    of_credentials.chain(by_file).chain(to_come).chain(shared).chain(paths_without_slash(config, draft)).collect()
+}
+
+/// What rules name as services, and is a part of a path that is mirrored.
+fn paths_without_slash(config: &Config, draft: &Draft) -> Vec<Mistake> {
+    let roots = || config.zookeeper.iter().flat_map(|ensemble| &ensemble.roots);
+    let root_of = |name: &str| roots().find(|root| root.as_str().split('/').any(|part| part == name));
+    let rules = config.allow.iter().enumerate().flat_map(|(number, rule)| {
+        let key = draft.element(&"allow".into(), number).child("read");
+        rule.read.services().filter_map(move |name| Some((key.clone(), name, root_of(name)?)))
+    });
+    let doubt = |(key, name, root): (Key, &str, &NodePath)| {
+        let why =
+            format!("{name:?} is a service; if it is to be of the nodes of {root}, write their path, with a `/` first");
+        draft.mistake(key, why)
+    };
+    rules.map(doubt).collect()
 }
 
 /// The credentials, with the numbers of their ensembles.

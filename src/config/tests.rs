@@ -389,6 +389,25 @@ fn a_doubt_is_a_warning_with_its_line() {
 }
 
 #[test]
+fn a_service_of_a_rule_that_is_mirrored_as_a_path_is_a_doubt() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let text = "[[zookeeper]]\nconnect = 'zk'\nroots = ['/app/config']\n[register]\nlisten = ''\n[shared]\npath = ''\n\
+                [[allow]]\nuser = '*'\nread = ['mail', '/app/config', 'config']\n";
+    let told = checked(folder.path(), text);
+    assert!(told.starts_with("warning: roster.toml:10: allow.0.read: \"config\" is a service; "), "{told}");
+    assert!(told.contains("of /app/config, write their path") && told.lines().count() == 1, "{told}");
+}
+
+#[test]
+fn a_folder_that_cannot_be_made_for_the_shared_file_is_a_doubt() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let told = checked(folder.path(), "[shared]\npath = '/proc/no/shared.mdb'\n[register]\nlisten = ''\n");
+    let expected =
+        "warning: roster.toml:2: shared.path: no folder can be made in /proc: it is the kernel's; choose another";
+    assert!(told.lines().any(|line| line.starts_with(expected)), "{told}");
+}
+
+#[test]
 fn the_sidecar_runs_as_the_owner_of_its_socket_else_of_its_state() {
     let folder = tempfile::tempdir().expect("a folder");
     let own = nix::unistd::geteuid();

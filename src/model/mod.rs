@@ -280,6 +280,11 @@ impl Freshness {
     }
 }
 
+/// So many of them, in words: `1 master`, `2 masters`.
+pub fn counted(count: u64, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -87,7 +87,7 @@ fn no_other_user_commands_masters_and_administrators_do() {
     }
     assert!(shop.says(WEB, &["get", "/config/db"], 0).starts_with("db"), "without rules all else is as it was");
     assert!(shop.says(WEB, &["status"], 0).contains("you are uid 33033: may read"));
-    assert_eq!(shop.says(DEPLOY, &["broadcast", r#"{"cmd":"reload"}"#], 0), "sent to 1 masters\n");
+    assert_eq!(shop.says(DEPLOY, &["broadcast", r#"{"cmd":"reload"}"#], 0), "sent to 1 master\n");
     shop.master.hears_command("reload");
 }
 

@@ -52,7 +52,7 @@ fn a_sidecar_joins_a_register_and_leaves_it_when_its_upstream_says_so() {
     let beside = following(hub.port, "");
     let mut master = mail(other.port);
     let id = other.has(1)[0].id.clone();
-    assert_eq!(told(&hub, "add", &[other.port]), "told 1 masters and sidecars\n");
+    assert_eq!(told(&hub, "add", &[other.port]), "told 1 master or sidecar\n");
     assert_eq!(beside.has(1)[0].id, id);
     let name = format!("upstream/127.0.0.1:{}", other.port);
     assert_eq!(learned(&beside), [&*name]);

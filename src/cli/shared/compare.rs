@@ -5,7 +5,7 @@ use std::fmt;
 use std::slice;
 use std::time::{Duration, Instant};
 
-use roster::model::{NodePath, view};
+use roster::model::{NodePath, counted, view};
 use roster::store::shared::{Contents, Reader};
 use roster::thrift::client::{Client, Error};
 use roster::thrift::idl::{Master, Node, ServiceQuery};
@@ -58,7 +58,7 @@ impl fmt::Display for Comparison {
                 write!(f, "holds the same at revision {revision}")
             }
             Comparison::At { revision, differences } => {
-                write!(f, "differs in {} things at revision {revision}", differences.len())
+                write!(f, "differs in {} at revision {revision}", counted(differences.len() as u64, "thing"))
             }
         }
     }

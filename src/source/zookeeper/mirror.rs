@@ -27,7 +27,7 @@ use super::session::{Event, Session, Trouble};
 use super::update::Update;
 use super::walk::{Below, Walk};
 use crate::clock::Moment;
-use crate::model::{Change, NodePath, Revision};
+use crate::model::{Change, NodePath, Revision, counted};
 use crate::source::{Generation, difference};
 use crate::store::{Batch, Feed, FeedState, Proof, Publisher, Snapshot, left_out};
 use crate::task::{Backoff, Reload, Stop, around, random_part};
@@ -229,7 +229,8 @@ impl Mirror {
     /// Says how the ensemble is followed.
     fn report(&mut self, held: usize) {
         if held > 0 {
-            let detail = format!("holding {held} nodes that are gone from the ensemble, in case it lost them");
+            let detail =
+                format!("holding {} gone from the ensemble, in case it lost them", counted(held as u64, "node"));
             self.feed().enter(FeedState::Syncing, detail);
             return;
         }

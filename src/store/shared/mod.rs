@@ -89,6 +89,11 @@ pub enum SharedError {
     Permissions { path: PathBuf, source: io::Error },
     #[error("cannot open {path}: {source}")]
     Io { path: PathBuf, source: io::Error },
+    #[error(
+        "cannot make the folder {path} for the shared file: {source}; make it, writable for this user, or choose another \
+         `shared.path`"
+    )]
+    Folder { path: PathBuf, source: io::Error },
     #[error("cannot map {path}: {source}")]
     Map { path: PathBuf, source: lmdb::Error },
 }

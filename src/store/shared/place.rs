@@ -53,9 +53,10 @@ impl Place {
         hidden.push(path.file_name().unwrap_or_default());
         let own = folder.join(hidden);
         let io = |source| SharedError::Io { path: own.clone(), source };
-        make_folder(folder).map_err(|source| SharedError::Io { path: folder.to_owned(), source })?;
+        let unmade = |path: &Path, source| SharedError::Folder { path: path.to_owned(), source };
+        make_folder(folder).map_err(|source| unmade(folder, source))?;
         match DirBuilder::new().mode(0o700).create(&own) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(io(error)),
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(unmade(&own, error)),
             _ => {}
         }
         own::check_folder(&own).map_err(io)?;

@@ -25,8 +25,8 @@ pub struct StateTaken {
 
 impl Config {
     /// Claims the directory of the state, which is made if only its last part is missing. Only another sidecar keeps this
-    /// one from starting: where there can be no such directory, none is used from here on, and the log says so if it was
-    /// asked for. (The usual one is not on every machine.)
+    /// one from starting: where there can be no such directory, none is used from here on, and the log warns of it if it
+    /// was asked for, or is there. (The usual one is not on every machine.)
     pub fn claim_state(&mut self) -> Result<Option<Claim>, StateTaken> {
         if self.state.as_os_str().is_empty() {
             return Ok(None);
@@ -36,15 +36,16 @@ impl Config {
             Ok(claim) => Ok(Some(claim)),
             Err(NotClaimed::Held(by)) => Err(StateTaken { folder: self.state.clone(), by }),
             Err(NotClaimed::Failed(error)) => {
-                self.give_up_state(&error);
+                let is_expected = self.is_state_set() || self.state.is_dir();
+                self.give_up_state(&error, is_expected);
                 Ok(None)
             }
         }
     }
 
-    fn give_up_state(&mut self, error: &io::Error) {
-        let (is_asked_for, state) = (self.is_state_set(), std::mem::take(&mut self.state));
+    fn give_up_state(&mut self, error: &io::Error, is_expected: bool) {
+        let state = std::mem::take(&mut self.state);
         let (path, why) = (state.display(), "no copy of the shared file is kept: the directory cannot be used");
-        if is_asked_for { tracing::warn!(%path, %error, "{why}") } else { tracing::info!(%path, %error, "{why}") }
+        if is_expected { tracing::warn!(%path, %error, "{why}") } else { tracing::info!(%path, %error, "{why}") }
     }
 }
