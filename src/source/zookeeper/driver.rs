@@ -54,7 +54,10 @@ impl Driver {
                 backoff.reset();
                 self.servers.forgive(self.connection.address());
             }
-            self.servers.fail(self.connection.address());
+            let is_refusal = self.servers.take_refusal();
+            if !is_refusal {
+                self.servers.fail(self.connection.address());
+            }
             match trouble {
                 // Another server may be fit.
                 Trouble::Lost(why) | Trouble::Unfit(why) => {
@@ -63,7 +66,8 @@ impl Driver {
                 }
                 ended => break ended,
             }
-            if let Err(ended) = self.reconnect(&mut backoff).await {
+            let delay = if is_refusal { Duration::ZERO } else { backoff.delay() };
+            if let Err(ended) = self.reconnect(delay, &mut backoff).await {
                 break ended;
             }
             self.inbox.regained();
@@ -74,12 +78,12 @@ impl Driver {
     }
 
     /// Resumes the session, as long as the servers may still know it.
-    async fn reconnect(&mut self, backoff: &mut Backoff) -> Result<(), Trouble> {
+    async fn reconnect(&mut self, mut delay: Duration, backoff: &mut Backoff) -> Result<(), Trouble> {
         let expires = self.connection.heard() + Duration::from_millis(self.ticket.timeout_ms as u64) * 7 / 5;
         let last_zxid = self.connection.last_zxid();
         loop {
             let resuming = async {
-                sleep(backoff.delay()).await;
+                sleep(delay).await;
                 self.servers.connect(&self.ticket, last_zxid, &self.identities).await
             };
             let resumed = tokio::select! {
@@ -93,7 +97,7 @@ impl Driver {
                 }
                 Err(NoSession::Ended(trouble)) => return Err(trouble),
                 Err(NoSession::Here(why)) if Moment::now() > expires => return Err(Trouble::Ended(why)),
-                Err(NoSession::Here(_)) => {}
+                Err(NoSession::Here(_)) => delay = backoff.delay(),
             }
         }
     }

@@ -15,7 +15,7 @@ use std::convert::Infallible;
 use std::iter::successors;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tokio::time::{MissedTickBehavior, interval, interval_at, sleep, sleep_until};
+use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 
 use super::Config;
 use super::bulk::{Bulk, LARGE};
@@ -40,9 +40,6 @@ const PUBLISH: Duration = Duration::from_millis(20);
 const MAX_DIRTY: usize = 20_000;
 
 const HEARTBEAT: Duration = Duration::from_secs(2);
-
-/// How often a lost connection is probed, in case its return was not told.
-const PROBE: Duration = Duration::from_secs(1);
 
 /// How long to wait, more or less, where trying again cannot help soon.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -164,7 +161,7 @@ impl Mirror {
                 Trouble::Unfit(_) => self.wait(around(PATIENCE)).await,
                 Trouble::Lost(_) if !session.is_watched() => return trouble,
                 Trouble::Lost(_) => {
-                    if let Err(ended) = regained(&mut session).await {
+                    if let Err(ended) = session.regained().await {
                         return ended;
                     }
                     sleep(backoff.delay()).await;
@@ -558,19 +555,6 @@ fn note(
         Event::Odd { .. } => {}
     }
     Ok(())
-}
-
-/// Waits until a lost connection is back; an error, when the session is not to be had again.
-async fn regained(session: &mut Session) -> Result<(), Trouble> {
-    // Not a sleep that every event would begin anew: where only a reply was late, writes go on, and nothing else tells.
-    let mut probe = interval_at(tokio::time::Instant::now() + PROBE, PROBE);
-    probe.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            event = session.next() => if let Event::Regained = event? { return Ok(()) },
-            _ = probe.tick() => if session.heartbeat().await.is_ok() { return Ok(()) },
-        }
-    }
 }
 
 #[cfg(test)]

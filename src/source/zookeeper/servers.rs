@@ -69,6 +69,7 @@ struct Learned {
     mirrored: i64,
     /// The addresses of servers that refused a persistent watch.
     one_shot: BTreeSet<SocketAddr>,
+    has_just_refused: bool,
     /// The servers that the ensemble has by its own account.
     ensemble: Ensemble,
 }
@@ -213,7 +214,7 @@ impl Servers {
         let (address, source) = (connection.address(), &self.config.name);
         let mut learned = self.learned();
         (learned.connected, learned.session) = (Some(address), ticket.session);
-        learned.is_read_only = connection.is_read_only;
+        (learned.is_read_only, learned.has_just_refused) = (connection.is_read_only, false);
         drop(learned);
         if connection.is_read_only {
             tracing::warn!(source, %address, "no server has a quorum; this one serves to read what it has");
@@ -265,11 +266,17 @@ impl Servers {
         learned.one_shot.remove(&address);
     }
 
-    /// The server that we are connected to refuses persistent watches.
-    pub(super) fn refuse_persistent(&self) {
+    /// The server that we are connected to refuses persistent watches, and closes the connection for that or does not.
+    pub(super) fn refuse_persistent(&self, is_closing: bool) {
         let mut learned = self.learned();
         let refusing = learned.connected;
         learned.one_shot.extend(refusing);
+        learned.has_just_refused = is_closing;
+    }
+
+    /// Whether the connection may have been lost for that, and for nothing else: then its server is as good as before.
+    pub(super) fn take_refusal(&self) -> bool {
+        std::mem::take(&mut self.learned().has_just_refused)
     }
 
     /// By what the server tells of changes that we are connected to, as far as is known.
@@ -413,7 +420,7 @@ mod tests {
         };
         assert_eq!(servers.watching(), Watching::Persistent);
         connect(old);
-        servers.refuse_persistent();
+        servers.refuse_persistent(false);
         round([old, new]);
         assert_eq!(servers.watching(), Watching::OneShot);
         connect(new);
@@ -423,7 +430,7 @@ mod tests {
         assert_eq!(servers.watching(), Watching::OneShot);
         servers.forgive(old);
         assert_eq!(servers.watching(), Watching::Persistent, "it may have been upgraded");
-        servers.refuse_persistent();
+        servers.refuse_persistent(false);
         round([new, new]);
         assert_eq!(servers.watching(), Watching::Persistent);
         assert!(servers.learned().one_shot.is_empty());

@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use futures::future::{BoxFuture, FutureExt, TryFutureExt, try_join_all};
 use futures::stream::{FuturesOrdered, StreamExt};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use super::Config;
 use super::chroot::Chroot;
@@ -35,7 +35,8 @@ const REPLY: Duration = Duration::from_secs(4);
 /// Many nodes may take long, as long as their bytes come: the connection notices when they do not.
 const BULK: Duration = Duration::MAX;
 
-const NO_PERSISTENT: &str = "the server has no persistent watches; from now on its nodes are watched one by one";
+/// How often a lost connection is probed, in case its return was not told.
+const PROBE: Duration = Duration::from_secs(1);
 
 /// Requests in flight that set watches.
 const RESTORED_AT_ONCE: usize = 4;
@@ -58,6 +59,14 @@ pub(super) struct Session {
     watches: Mutex<Watches>,
     /// Whether no one-shot watches were restored since the connection is there.
     is_new: bool,
+}
+
+/// What a server does with a persistent watch.
+enum Watched {
+    Set,
+    Refused,
+    /// It does not know such a request, and closes the connection.
+    Closed,
 }
 
 /// What a session tells unasked.
@@ -154,8 +163,8 @@ impl Session {
     pub(super) async fn watch(&mut self) -> Result<(), Trouble> {
         self.is_read_only = self.servers.is_read_only();
         self.watching = self.servers.watching();
-        if self.watching == Watching::Persistent && !self.watch_roots().await? {
-            self.watching = Watching::OneShot;
+        while self.watching == Watching::Persistent && !self.watch_roots().await? {
+            self.watching = self.servers.watching();
         }
         self.watches().clear();
         self.is_new = true;
@@ -163,23 +172,42 @@ impl Session {
         Ok(())
     }
 
-    /// Whether the server has persistent watches: then one is set for each root.
-    async fn watch_roots(&self) -> Result<bool, Trouble> {
+    /// Whether the server has persistent watches: then one is set for each root. One before 3.6 closes the connection when
+    /// it is asked: another is waited for.
+    async fn watch_roots(&mut self) -> Result<bool, Trouble> {
         for root in &self.roots {
             let (body, servers) = (jute::recursive_watch(&self.chroot.server(root)), self.servers.clone());
-            let is_set = self.ask("watch", REPLY, op::ADD_WATCH, body, move |reply| match reply {
+            let asked = self.ask("watch", REPLY, op::ADD_WATCH, body, move |reply| match reply {
                 Err(Failure::Code(code @ (code::UNIMPLEMENTED | code::MARSHALLING_ERROR))) => {
-                    servers.refuse_persistent();
-                    // Servers before 3.6 close the connection then.
-                    if code == code::UNIMPLEMENTED { Err(Trouble::Lost(NO_PERSISTENT.into())) } else { Ok(false) }
+                    let is_closing = code == code::UNIMPLEMENTED;
+                    servers.refuse_persistent(is_closing);
+                    Ok(if is_closing { Watched::Closed } else { Watched::Refused })
                 }
-                reply => whole("watch", reply).map(|_| true),
+                reply => whole("watch", reply).map(|_| Watched::Set),
             });
-            if !is_set.await? {
-                return Ok(false);
+            match asked.await? {
+                Watched::Set => {}
+                Watched::Refused => return Ok(false),
+                Watched::Closed => {
+                    self.regained().await?;
+                    return Ok(false);
+                }
             }
         }
         Ok(true)
+    }
+
+    /// Waits until a lost connection is back; an error, when the session is not to be had again.
+    pub(super) async fn regained(&mut self) -> Result<(), Trouble> {
+        // Not a sleep that every event would begin anew: where only a reply was late, writes go on, and nothing else tells.
+        let mut probe = interval_at(Instant::now() + PROBE, PROBE);
+        probe.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                event = self.next() => if let Event::Regained = event? { return Ok(()) },
+                _ = probe.tick() => if self.heartbeat().await.is_ok() { return Ok(()) },
+            }
+        }
     }
 
     /// On a new connection, sets one-shot watches of the data of what is known, so that it need not be read for that. What

@@ -224,6 +224,21 @@ async fn a_server_that_closes_at_a_persistent_watch_is_asked_for_one_once() {
 }
 
 #[tokio::test]
+async fn that_an_old_server_closes_at_a_persistent_watch_costs_no_wait_before_the_first_read() {
+    /// Less than the least wait after a loss.
+    const MOST: Duration = Duration::from_millis(45);
+    let mut fastest = Duration::MAX;
+    for _ in 0..10 {
+        let fake = furnished(Kind::Old).await;
+        let began = Instant::now();
+        let mirror = Mirror::start(&fake, &["/"]).await;
+        mirror.until("it is read", || !mirror.nodes().is_empty()).await;
+        fastest = fastest.min(began.elapsed());
+    }
+    assert!(fastest < MOST, "{fastest:?}");
+}
+
+#[tokio::test]
 async fn how_nodes_are_watched_is_decided_for_each_connection() {
     let fake = furnished(Kind::New).await;
     let mirror = Mirror::start(&fake, &["/"]).await;
