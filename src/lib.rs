@@ -30,6 +30,7 @@ pub mod net;
 pub mod permissions;
 pub mod register;
 pub mod resolve;
+mod rule;
 pub mod secret;
 pub mod share;
 pub mod sidecar;

@@ -15,8 +15,6 @@ use crate::model::NodePath;
 use crate::net::{Address, Remote, most_bytes};
 use crate::{access, register, secret, source, store, thrift};
 
-const ZERO: &str = "0 leaves nothing to work with; leave the key out for its default";
-
 /// Below this, a pause of either process costs the session.
 const LEAST_SESSION_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -28,7 +26,6 @@ pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
     check.loopback(&config.admin.listen, &"admin.listen".into(), "the admin server");
     check.register(&config.register);
     check.listeners(config);
-    check.object_if(config.store.history == 0, &Key::from("store.history"), ZERO);
     check.shared(&config.shared);
     check.level(&config.log.level);
     for (number, ensemble) in config.zookeeper.iter().enumerate() {
@@ -66,6 +63,13 @@ impl Check<'_> {
         }
     }
 
+    /// A key without a default; whether it is there.
+    fn require(&mut self, key: &Key) -> bool {
+        let is_set = self.draft.is_set(key);
+        self.object_if(!is_set, key, "is required, there is no default");
+        is_set
+    }
+
     fn object_if(&mut self, wrong: bool, key: &Key, message: &str) {
         if wrong {
             self.object(&[key], message);
@@ -80,31 +84,6 @@ impl Check<'_> {
         }
         self.socket(&thrift.unix, &unix);
         self.loopback(&thrift.tcp, &tcp, "the endpoint");
-        for (name, is_zero) in [
-            ("threads", thrift.threads == 0),
-            ("max_connections", thrift.max_connections == 0),
-            ("max_connections_per_user", thrift.max_connections_per_user == 0),
-            ("max_watches", thrift.max_watches == 0),
-            ("max_watch_paths", thrift.max_watch_paths == 0),
-            ("max_request", thrift.max_request.0 == 0),
-            ("max_call", thrift.max_call.0 == 0),
-            ("max_reply", thrift.max_reply.0 == 0),
-            ("max_memory", thrift.max_memory.0 == 0),
-            ("max_string", thrift.max_string.0 == 0),
-            ("max_container", thrift.max_container == 0),
-            ("max_depth", thrift.max_depth == 0),
-            ("max_watch", thrift.max_watch.is_zero()),
-            ("max_calls", thrift.max_calls == 0),
-            ("max_call_many", thrift.max_call_many == 0),
-            ("max_call_all", thrift.max_call_all == 0),
-            ("max_call_time", thrift.max_call_time.is_zero()),
-            ("first_byte_timeout", thrift.first_byte_timeout.is_zero()),
-            ("request_timeout", thrift.request_timeout.is_zero()),
-            ("reply_timeout", thrift.reply_timeout.is_zero()),
-            ("idle_timeout", thrift.idle_timeout.is_zero()),
-        ] {
-            self.object_if(is_zero, &key(name), ZERO);
-        }
         // One user may have a half of it.
         if thrift.max_memory.0 < thrift.max_reply.0.saturating_mul(4) {
             let message = format!("is less than four replies: `thrift.max_reply` is {}", thrift.max_reply);
@@ -179,20 +158,6 @@ impl Check<'_> {
             self.object(&[&key("listen")], message);
         }
         self.socket(&register.unix, &key("unix"));
-        for (name, is_zero) in [
-            ("max_masters", register.max_masters == 0),
-            ("max_unauthenticated", register.max_unauthenticated == 0),
-            ("auth_timeout", register.auth_timeout.is_zero()),
-            ("max_message", register.max_message.0 == 0),
-            ("max_depth", register.max_depth == 0),
-            ("max_queue", register.max_queue.0 == 0),
-            ("max_metadata", register.max_metadata.0 == 0),
-            ("max_calls_per_master", register.max_calls_per_master == 0),
-            ("ping_interval", register.ping_interval.is_zero()),
-            ("pong_timeout", register.pong_timeout.is_zero()),
-        ] {
-            self.object_if(is_zero, &key(name), ZERO);
-        }
         if let Some(tls) = &register.tls {
             self.plain_path(&tls.certificate, &"register.tls.certificate".into());
             self.plain_path(&tls.key, &"register.tls.key".into());
@@ -227,21 +192,16 @@ impl Check<'_> {
     }
 
     fn shared(&mut self, shared: &store::shared::Config) {
-        for (name, is_zero) in [
-            ("copy_interval", shared.copy_interval.is_zero()),
-            ("max_size", shared.max_size.0 == 0),
-            ("max_pinned", shared.max_pinned.0 == 0),
-            ("max_readers", shared.max_readers == 0),
-        ] {
-            self.object_if(is_zero, &Key::new(["shared", name]), ZERO);
-        }
         let others_write = "the sidecar trusts the file at its next start, so nobody else may write it: \"0640\"";
         self.object_if(shared.mode.0 & 0o022 != 0, &"shared.mode".into(), others_write);
     }
 
     fn zookeeper(&mut self, ensemble: &source::zookeeper::Config, key: &Key, config: &Config) {
-        if let Err(message) = connect::check(&ensemble.connect) {
-            self.object(&[&key.child("connect")], message);
+        let at = key.child("connect");
+        if self.require(&at)
+            && let Err(message) = connect::check(&ensemble.connect)
+        {
+            self.object(&[&at], message);
         }
         if let Some(path) = &ensemble.credentials {
             self.path(path, &key.child("credentials"));
@@ -256,16 +216,6 @@ impl Check<'_> {
         self.object_if(certificate && !private, &key.child("certificate"), "needs its `key`");
         self.object_if(private && !certificate, &key.child("key"), "needs its `certificate`");
         self.object_if(ensemble.roots.is_empty(), &key.child("roots"), "is empty: leave the key out to mirror all");
-        for (name, is_zero) in [
-            ("audit_interval", ensemble.audit_interval.is_zero()),
-            ("max_nodes", ensemble.max_nodes == 0),
-            ("max_bytes", ensemble.max_bytes.0 == 0),
-            ("max_node_bytes", ensemble.max_node_bytes.0 == 0),
-            ("max_in_flight", ensemble.max_in_flight.0 == 0),
-            ("max_depth", ensemble.max_depth == 0),
-        ] {
-            self.object_if(is_zero, &key.child(name), ZERO);
-        }
         let short = ensemble.session_timeout < LEAST_SESSION_TIMEOUT;
         self.object_if(short, &key.child("session_timeout"), "a session needs at least 1s to live through a pause");
         let max_reply = config.thrift.max_reply;
@@ -277,10 +227,11 @@ impl Check<'_> {
 
     fn upstream(&mut self, upstream: &source::upstream::Config, key: &Key) {
         let remote = upstream.connect.parse::<Remote>();
-        if remote.is_err() {
+        let at = key.child("connect");
+        if self.require(&at) && remote.is_err() {
             let message =
                 format!("{:?} is not an address: expected `host:port`, or `tls://host:port`", upstream.connect);
-            self.object(&[&key.child("connect")], message);
+            self.object(&[&at], message);
         }
         self.path(&upstream.token, &key.child("token"));
         // A pattern that ends with `*` may mean any port.
@@ -297,13 +248,12 @@ impl Check<'_> {
                 "is of no use without TLS: `connect` begins with `tls://` for it",
             );
         }
-        self.object_if(upstream.max_calls_per_master == 0, &key.child("max_calls_per_master"), ZERO);
-        self.object_if(upstream.max_masters == 0, &key.child("max_masters"), ZERO);
-        self.object_if(upstream.max_message.0 == 0, &key.child("max_message"), ZERO);
-        self.object_if(upstream.max_metadata.0 == 0, &key.child("max_metadata"), ZERO);
     }
 
     fn path(&mut self, path: &Path, key: &Key) {
+        if !self.require(key) {
+            return;
+        }
         self.object_if(path.as_os_str().is_empty(), key, "is empty: write the path of a file");
         self.object_if(
             path.to_str().is_none(),

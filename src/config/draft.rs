@@ -80,18 +80,11 @@ impl Draft {
                 Ok(config) => return config,
                 Err(refusal) => refusal,
             };
-            // This ends: each round leaves out one entry more, or stands in for a key for which no later one does;
-            // and where nothing is left, all is default.
-            let (key, told) = (&refusal.key, self.is_told(&refusal.key));
-            if !told {
-                let hint = if refusal.list { self.as_list(key) } else { self.hint(key, refusal.message == UNKNOWN) };
-                self.mistakes.push(self.mistake(key.clone(), refusal.message + &hint));
-            }
-            match key.parts().split_last() {
-                Some((name, table)) if refusal.missing && !told => self.stand_in(table, name),
-                Some((_, table)) if refusal.missing => self.leave_out(table),
-                _ => self.leave_out(key.parts()),
-            }
+            // This ends: each round leaves out one entry more, and where nothing is left, all is default.
+            let key = &refusal.key;
+            let hint = if refusal.list { self.as_list(key) } else { self.hint(key, refusal.message == UNKNOWN) };
+            self.mistakes.push(self.mistake(key.clone(), refusal.message + &hint));
+            self.leave_out(key.parts());
         }
     }
 
@@ -143,21 +136,9 @@ impl Draft {
         }
     }
 
-    fn is_told(&self, key: &Key) -> bool {
-        self.mistakes.iter().any(|mistake| mistake.key == *key)
-    }
-
     fn leave_out(&mut self, key: &[String]) {
         if let Some(entry) = self.find_mut(key) {
             entry.value = Value::Nothing;
-        }
-    }
-
-    /// Fills in a required key that is missing, so that the rest of its table is read and checked as well.
-    fn stand_in(&mut self, table: &[String], name: &str) {
-        if let Some(Entry { value: Value::Table(entries), place, .. }) = self.find_mut(table) {
-            let empty = Entry::new(place, Value::Text(String::new()));
-            entries.insert(name.to_owned(), empty);
         }
     }
 
@@ -369,7 +350,7 @@ fn is_known(key: &Key) -> bool {
     draft.set(key.clone(), place, "");
     match Config::deserialize(&draft.root) {
         Ok(_) => true,
-        Err(refusal) => refusal.missing || (refusal.key == *key && !refusal.unknown),
+        Err(refusal) => refusal.key == *key && !refusal.unknown,
     }
 }
 

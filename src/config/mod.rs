@@ -1,6 +1,5 @@
 //! The configuration: each room's own part, read from all layers and checked as a whole.
 
-mod bounds;
 mod check;
 mod connect;
 mod descriptors;
@@ -70,7 +69,7 @@ pub enum LogFormat {
 #[serde(default, deny_unknown_fields)]
 pub struct Sidecar {
     /// How long a stop waits for what is under way.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "crate::rule::WithinADay")]
     pub stop_timeout: Duration,
 }
 
@@ -140,7 +139,6 @@ impl Config {
         }
         config.resolve_paths(&draft, layers);
         let mut mistakes = check::check(&config, &draft);
-        mistakes.extend(bounds::check(&config, &draft));
         mistakes.extend(check(&config, &draft));
         mistakes.extend(draft.into_mistakes());
         if mistakes.is_empty() { Ok(config) } else { Err(Mistakes::new(mistakes)) }

@@ -26,12 +26,11 @@ const RENAMED: [(&str, &str); 4] = [
     ("max_waiting_strangers", "max_unauthenticated"),
 ];
 
-/// One entry that cannot be what its key must be, that must be there and is not, or that is not known.
+/// One entry that cannot be what its key must be, or that is not known.
 #[derive(Debug, thiserror::Error)]
 #[error("{key}: {message}")]
 pub(super) struct Refusal {
     pub(super) key: Key,
-    pub(super) missing: bool,
     pub(super) unknown: bool,
     /// Whether it should have been a list.
     pub(super) list: bool,
@@ -40,7 +39,7 @@ pub(super) struct Refusal {
 
 impl Refusal {
     fn new(message: String) -> Self {
-        Self { key: Key::default(), missing: false, unknown: false, list: false, message }
+        Self { key: Key::default(), unknown: false, list: false, message }
     }
 
     fn within(self, part: impl ToString) -> Self {
@@ -77,10 +76,6 @@ impl de::Error for Refusal {
             (None, None) => String::new(),
         };
         Self { unknown: true, ..Self::new(format!("{UNKNOWN}{hint}")).within(field) }
-    }
-
-    fn missing_field(field: &'static str) -> Self {
-        Self { missing: true, ..Self::new("is required, there is no default".to_owned()).within(field) }
     }
 }
 

@@ -34,31 +34,38 @@ pub struct Config {
     /// A file with the key that signs what PHP masters are asked to run (their `TunnelStream::$secretKey`). Read
     /// again on SIGHUP.
     pub signing_key: Option<PathBuf>,
+    #[serde(deserialize_with = "crate::rule::positive")]
     pub max_masters: usize,
     /// How many connections there may be that have not yet shown a token. Where there are more, users give up their own.
+    #[serde(deserialize_with = "crate::rule::positive")]
     pub max_unauthenticated: usize,
     /// How long a connection may take to show a token; less where places are short.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "crate::rule::SomeWithinADay")]
     pub auth_timeout: Duration,
     /// The longest message; from strangers, 4 KiB.
+    #[serde(deserialize_with = "crate::rule::positive")]
     pub max_message: ByteSize,
     /// The deepest nesting of a message.
+    #[serde(deserialize_with = "crate::rule::json_depth")]
     pub max_depth: usize,
     /// How much may wait to be sent to one master.
+    #[serde(deserialize_with = "crate::rule::positive")]
     pub max_queue: ByteSize,
     /// So long after a start, masters that were known before stand as they were, and the absence of others is no answer;
     /// shorter where all are back.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "crate::rule::WithinADay")]
     pub settle: Duration,
     /// About how much memory the services may take that all masters together offer.
+    #[serde(deserialize_with = "crate::rule::positive")]
     pub max_metadata: ByteSize,
     /// How many calls to one master may be under way.
+    #[serde(deserialize_with = "crate::rule::positive")]
     pub max_calls_per_master: usize,
     /// After so long without a word from a master it is asked for one,
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "crate::rule::SomeWithinADay")]
     pub ping_interval: Duration,
     /// and has so long to answer, or it is gone. In the middle of that it is asked once more.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "crate::rule::SomeWithinADay")]
     pub pong_timeout: Duration,
     /// What becomes of a master that does not answer in time.
     pub on_silence: OnSilence,
@@ -67,12 +74,12 @@ pub struct Config {
 }
 
 /// `[register.tls]`. Both files are read again on SIGHUP.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Tls {
-    /// A file with the certificate, and after it those that lead from it to its authority, in PEM.
+    /// Required: a file with the certificate, and after it those that lead from it to its authority, in PEM.
     pub certificate: PathBuf,
-    /// A file with its key, in PEM.
+    /// Required: a file with its key, in PEM.
     pub key: PathBuf,
 }
 

@@ -23,23 +23,23 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// `[[file]]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// What status and logs call it.
-    #[serde(default = "Config::default_name")]
     pub name: String,
-    /// The file: a table `[nodes]` from paths to their data.
+    /// Required: the file, a table `[nodes]` from paths to their data.
     pub path: PathBuf,
     /// The subtree that is the file's own; all its nodes lie in it.
-    #[serde(default = "NodePath::root")]
     pub root: NodePath,
 }
 
-impl Config {
-    fn default_name() -> String {
-        "file".into()
+impl Default for Config {
+    fn default() -> Self {
+        Self { name: "file".into(), path: PathBuf::new(), root: NodePath::root() }
     }
+}
 
+impl Config {
     pub(crate) fn feed(&self) -> Feed {
         let identity = Identity::new(self.path.display().to_string());
         Feed::of_nodes(&self.name, "file", vec![self.root.clone()]).of(identity)

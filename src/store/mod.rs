@@ -46,6 +46,7 @@ const ORDERS: usize = 64;
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// How many of the newest changes are remembered for watchers. One that is further behind starts over.
+    #[serde(deserialize_with = "crate::rule::positive")]
     pub history: usize,
 }
 

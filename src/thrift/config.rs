@@ -26,52 +26,67 @@ pub struct Config {
     /// The loopback address and port; empty: none.
     pub tcp: String,
     /// How many threads answer.
+    #[serde(deserialize_with = "crate::rule::at_most::<_, 256>")]
     pub threads: usize,
     /// How many connections may be open. Where there is no place for a new one, the longest idle one is closed.
+    #[serde(deserialize_with = "crate::rule::positive")]
     pub max_connections: usize,
     /// How many of them one user may have; over TCP, all users together.
+    #[serde(deserialize_with = "crate::rule::positive")]
     pub max_connections_per_user: usize,
     /// How many connections may wait for a watch; these count apart from the others.
+    #[serde(deserialize_with = "crate::rule::positive")]
     pub max_watches: usize,
     /// How many paths all watches may have together.
+    #[serde(deserialize_with = "crate::rule::positive")]
     pub max_watch_paths: usize,
+    #[serde(deserialize_with = "crate::rule::positive")]
     pub max_request: ByteSize,
     /// The largest request of `call`, `callOn`, `callAll`, `callMany`, `callInOrder`, `startCall` and
     /// `broadcast`.
+    #[serde(deserialize_with = "crate::rule::positive")]
     pub max_call: ByteSize,
+    #[serde(deserialize_with = "crate::rule::positive")]
     pub max_reply: ByteSize,
     /// How much memory all clients together may make the endpoint hold: requests that came in part, arguments of calls
     /// and their values, paths of watches, replies that nobody has read.
+    #[serde(deserialize_with = "crate::rule::positive")]
     pub max_memory: ByteSize,
     /// The longest string in a request.
+    #[serde(deserialize_with = "crate::rule::positive")]
     pub max_string: ByteSize,
     /// The most elements of a container in a request.
+    #[serde(deserialize_with = "crate::rule::positive")]
     pub max_container: usize,
     /// The deepest nesting in a request.
+    #[serde(deserialize_with = "crate::rule::at_most::<_, 1024>")]
     pub max_depth: usize,
     /// The longest that one `watch` waits.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "crate::rule::SomeWithinADay")]
     pub max_watch: Duration,
     /// How many calls of masters' methods may be under way.
+    #[serde(deserialize_with = "crate::rule::positive")]
     pub max_calls: usize,
     /// How many calls one `callMany` or `callInOrder` may hold.
+    #[serde(deserialize_with = "crate::rule::positive")]
     pub max_call_many: usize,
     /// How many masters one `callAll` calls side by side; the others follow.
+    #[serde(deserialize_with = "crate::rule::positive")]
     pub max_call_all: usize,
     /// The longest that one call waits, with all its attempts.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "crate::rule::SomeWithinADay")]
     pub max_call_time: Duration,
     /// How soon after connecting the first byte must come.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "crate::rule::SomeWithinADay")]
     pub first_byte_timeout: Duration,
     /// How soon after its first byte a request must be whole.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "crate::rule::SomeWithinADay")]
     pub request_timeout: Duration,
     /// How soon a reply must have been read.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "crate::rule::SomeWithinADay")]
     pub reply_timeout: Duration,
     /// How long a connection may be silent between two requests.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "crate::rule::SomeWithinADay")]
     pub idle_timeout: Duration,
 }
 

@@ -18,9 +18,6 @@ pub struct Bounds {
 impl Bounds {
     /// What a peer may send before it is known.
     pub const STRANGER: Self = Self { bytes: 4 * 1024, depth: 4 };
-    /// The most that `depth` may be set to: the metadata of a master then have as many levels as readers of the shared file's
-    /// JSON take, of which serde_json has the fewest (127), below three of the file's own.
-    pub const DEEPEST: usize = 127;
     /// What a peer may send by default.
     pub const DEFAULT: Self = Self { bytes: 1024 * 1024, depth: 32 };
 

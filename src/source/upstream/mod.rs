@@ -20,6 +20,7 @@ use self::follower::Follower;
 use crate::access::Wildcards;
 use crate::clock::Moment;
 use crate::net::{AddressError, Remote};
+use crate::rule::JSON_DEPTH;
 use crate::store::{Feed, FeedState, Identity, Publisher};
 use crate::task::{Reload, Stop};
 use crate::tunnel::{Bounds, Place, Settings, UnderWay};
@@ -32,12 +33,11 @@ const ORDERS: usize = 16;
 
 /// `[[upstream]]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// What status and logs call it.
-    #[serde(default = "Config::default_name")]
     pub name: String,
-    /// The address and port of the register, which is one of Roster's; after `tls://` if it is spoken to by TLS.
+    /// Required: the address and port of the register, which is one of Roster's; after `tls://` if it is spoken to by TLS.
     pub connect: String,
     /// A file with the authorities that sign its certificate; none: those that this machine believes. Read anew at each
     /// connection.
@@ -45,61 +45,50 @@ pub struct Config {
     /// The user (uid) of whose processes registers on this machine must be that are not spoken to by TLS, or they are not
     /// shown the token; none: whoever listens is.
     pub register_user: Option<u32>,
-    /// A file with the token to show. Read anew at each connection.
+    /// Required: a file with the token to show. Read anew at each connection.
     pub token: PathBuf,
     /// How many calls through the register may be under way to each master.
-    #[serde(default = "Config::default_max_calls")]
+    #[serde(deserialize_with = "crate::rule::positive")]
     pub max_calls_per_master: usize,
     /// The longest message, which should be no less than the register's.
-    #[serde(default = "Config::default_max_message")]
+    #[serde(deserialize_with = "crate::rule::positive")]
     pub max_message: ByteSize,
     /// How many masters a register may tell of.
-    #[serde(default = "Config::default_max_masters")]
+    #[serde(deserialize_with = "crate::rule::positive")]
     pub max_masters: usize,
     /// About how much memory the masters may take that a register tells of.
-    #[serde(default = "Config::default_max_metadata")]
+    #[serde(deserialize_with = "crate::rule::positive")]
     pub max_metadata: ByteSize,
     /// How long, from the connection on, the register may give masters time to come back that it knew before its restart.
-    #[serde(default = "Config::default_settle", with = "humantime_serde")]
+    #[serde(with = "crate::rule::WithinADay")]
     pub settle: Duration,
     /// Which registers are followed besides, and shown the token, when this one or one of them tells of them: patterns of
     /// `host:port`. Empty: none.
-    #[serde(default)]
     pub join: Wildcards,
     /// How many registers are followed besides, when this one or one of them tells of them.
-    #[serde(default = "Config::default_max_learned")]
     pub max_learned: usize,
 }
 
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            name: "upstream".into(),
+            connect: String::new(),
+            ca: None,
+            register_user: None,
+            token: PathBuf::new(),
+            max_calls_per_master: 1_024,
+            max_message: ByteSize::mib(1),
+            max_masters: 20_000,
+            max_metadata: ByteSize::mib(128),
+            settle: Duration::from_secs(60),
+            join: Wildcards::default(),
+            max_learned: 16,
+        }
+    }
+}
+
 impl Config {
-    fn default_name() -> String {
-        "upstream".into()
-    }
-
-    fn default_max_calls() -> usize {
-        1_024
-    }
-
-    fn default_max_message() -> ByteSize {
-        ByteSize::mib(1)
-    }
-
-    fn default_max_masters() -> usize {
-        20_000
-    }
-
-    fn default_max_metadata() -> ByteSize {
-        ByteSize::mib(128)
-    }
-
-    fn default_max_learned() -> usize {
-        16
-    }
-
-    fn default_settle() -> Duration {
-        Duration::from_secs(60)
-    }
-
     pub(crate) fn feed(&self) -> Feed {
         Feed::of_instances(&self.name, "upstream").of(Identity::new(&self.connect))
     }
@@ -109,7 +98,7 @@ impl Config {
         let Settings { bounds, queue_bytes, .. } = Settings::default();
         let bounds = Bounds { bytes, ..bounds };
         // One master, or one value, that is nested as deep as the register allows must not end the connection.
-        let received_depth = 2 * Bounds::DEEPEST;
+        let received_depth = 2 * JSON_DEPTH;
         Settings { bounds, received_depth, queue_bytes: queue_bytes.max(bytes), ..Settings::default() }
     }
 }

@@ -14,66 +14,56 @@ use crate::store::{Feed, Identity};
 
 /// `[[zookeeper]]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// What status and logs call it.
-    #[serde(default = "Config::default_name")]
     pub name: String,
-    /// Hosts, and after them the chroot below which all paths lie: `zk1:2181,zk2:2181/app`.
+    /// Required: hosts, and after them the chroot below which all paths lie: `zk1:2181,zk2:2181/app`.
     pub connect: String,
     /// The subtrees to mirror. None lies within another. One that does not exist yet is watched until it does.
-    #[serde(default = "Config::default_roots")]
     pub roots: Vec<NodePath>,
     /// Patterns of the paths to keep: `*` within a part, `**` across parts. Empty: all.
-    #[serde(default)]
     pub include: Patterns,
     /// Patterns of the paths to leave out, with all that lies below them.
-    #[serde(default)]
     pub exclude: Patterns,
     /// Whether other servers that the ensemble has, by what it says itself, are tried where none of `connect` gives a
     /// session.
-    #[serde(default = "Config::default_follow_reconfig")]
     pub follow_reconfig: bool,
     /// Whether a server is mirrored, where there is no other, that serves only to read, since it is cut off from its
     /// ensemble. Ages tell.
-    #[serde(default)]
     pub read_only: bool,
     /// A file with a line `digest:USER:PASSWORD` (or another scheme) for each identity. Read again on SIGHUP.
-    #[serde(default)]
     pub credentials: Option<PathBuf>,
     /// For servers after `tls://`: a file with the authorities that sign their certificates; none: those that this machine
     /// believes. It and the next two are read anew at each connection.
-    #[serde(default)]
     pub ca: Option<PathBuf>,
     /// The certificate that is shown to them, with those that lead from it to its authority, and its key.
-    #[serde(default)]
     pub certificate: Option<PathBuf>,
-    #[serde(default)]
     pub key: Option<PathBuf>,
-    #[serde(default = "Config::default_session_timeout", with = "humantime_serde")]
+    #[serde(with = "crate::rule::WithinAnHour")]
     pub session_timeout: Duration,
     /// When a resync finds more than half of the nodes gone, they are kept this long before that is believed; their
     /// age tells. `0s`: it is believed at once.
-    #[serde(default = "Config::default_hold", with = "humantime_serde")]
+    #[serde(with = "crate::rule::WithinADay")]
     pub hold: Duration,
     /// Every this long, more or less, everything is read and compared.
-    #[serde(default = "Config::default_audit_interval", with = "humantime_serde")]
+    #[serde(with = "crate::rule::SomeWithinADay")]
     pub audit_interval: Duration,
     /// What passes a limit is left out; `status` says how much.
-    #[serde(default = "Config::default_max_nodes")]
+    #[serde(deserialize_with = "crate::rule::positive")]
     pub max_nodes: usize,
     /// Of all paths and data.
-    #[serde(default = "Config::default_max_bytes")]
+    #[serde(deserialize_with = "crate::rule::positive")]
     pub max_bytes: ByteSize,
     /// Of one node's data.
-    #[serde(default = "Config::default_max_node_bytes")]
+    #[serde(deserialize_with = "crate::rule::positive")]
     pub max_node_bytes: ByteSize,
     /// How many bytes of replies may be on their way, so that no server is asked for more than it has memory for, and no
     /// line for more than it carries. One node may be larger.
-    #[serde(default = "Config::default_max_in_flight")]
+    #[serde(deserialize_with = "crate::rule::positive")]
     pub max_in_flight: ByteSize,
     /// Of a path, in parts.
-    #[serde(default = "Config::default_max_depth")]
+    #[serde(deserialize_with = "crate::rule::at_most::<_, 1024>")]
     pub max_depth: usize,
 }
 
@@ -92,30 +82,36 @@ pub(crate) fn address_of(server: &str) -> &str {
     ["tcp://", "tls://"].into_iter().find_map(|kind| server.strip_prefix(kind)).unwrap_or(server)
 }
 
-impl Config {
-    /// The settings for an ensemble of which only the address is known.
-    pub fn new(connect: impl Into<String>) -> Self {
+impl Default for Config {
+    fn default() -> Self {
         Self {
-            name: Self::default_name(),
-            connect: connect.into(),
-            roots: Self::default_roots(),
+            name: "zookeeper".into(),
+            connect: String::new(),
+            roots: vec![NodePath::root()],
             include: Patterns::default(),
             exclude: Patterns::default(),
-            follow_reconfig: Self::default_follow_reconfig(),
+            follow_reconfig: true,
             read_only: false,
             credentials: None,
             ca: None,
             certificate: None,
             key: None,
-            session_timeout: Self::default_session_timeout(),
-            hold: Self::default_hold(),
-            audit_interval: Self::default_audit_interval(),
-            max_nodes: Self::default_max_nodes(),
-            max_bytes: Self::default_max_bytes(),
-            max_node_bytes: Self::default_max_node_bytes(),
-            max_in_flight: Self::default_max_in_flight(),
-            max_depth: Self::default_max_depth(),
+            session_timeout: Duration::from_secs(15),
+            hold: Duration::from_secs(120),
+            audit_interval: Duration::from_secs(300),
+            max_nodes: 1_000_000,
+            max_bytes: ByteSize::gib(1),
+            max_node_bytes: ByteSize::mib(1),
+            max_in_flight: ByteSize::mib(4),
+            max_depth: 64,
         }
+    }
+}
+
+impl Config {
+    /// The settings for an ensemble of which only the address is known.
+    pub fn new(connect: impl Into<String>) -> Self {
+        Self { connect: connect.into(), ..Self::default() }
     }
 
     /// Other patterns are another mirror: what it holds says nothing of what this one would.
@@ -137,50 +133,6 @@ impl Config {
 
     pub(crate) fn tls(&self) -> ClientFiles<'_> {
         ClientFiles { ca: self.ca.as_deref(), shown: self.certificate.as_deref().zip(self.key.as_deref()) }
-    }
-
-    fn default_name() -> String {
-        "zookeeper".into()
-    }
-
-    fn default_roots() -> Vec<NodePath> {
-        vec![NodePath::root()]
-    }
-
-    fn default_follow_reconfig() -> bool {
-        true
-    }
-
-    fn default_session_timeout() -> Duration {
-        Duration::from_secs(15)
-    }
-
-    fn default_hold() -> Duration {
-        Duration::from_secs(120)
-    }
-
-    fn default_audit_interval() -> Duration {
-        Duration::from_secs(300)
-    }
-
-    fn default_max_nodes() -> usize {
-        1_000_000
-    }
-
-    fn default_max_bytes() -> ByteSize {
-        ByteSize::gib(1)
-    }
-
-    fn default_max_node_bytes() -> ByteSize {
-        ByteSize::mib(1)
-    }
-
-    fn default_max_in_flight() -> ByteSize {
-        ByteSize::mib(4)
-    }
-
-    fn default_max_depth() -> usize {
-        64
     }
 }
 

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::permissions::{Mode, Permissions};
 
+/// Half of what a process can address.
+const LARGEST_TIB: u64 = 64;
+
 /// `[shared]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -17,13 +20,16 @@ pub struct Config {
     /// The directory of its copy; made if only its last part is missing. Empty: none.
     pub state: PathBuf,
     /// How often the copy is made anew, if anything changed.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "crate::rule::SomeWithinADay")]
     pub copy_interval: Duration,
     /// The most that the file may grow to.
+    #[serde(deserialize_with = "crate::rule::at_most_tib::<_, { LARGEST_TIB }>")]
     pub max_size: ByteSize,
     /// The most of it that may wait for readers of old states, before another file takes its place.
+    #[serde(deserialize_with = "crate::rule::positive")]
     pub max_pinned: ByteSize,
     /// How many processes may have it open.
+    #[serde(deserialize_with = "crate::rule::positive")]
     pub max_readers: u32,
     /// The file's mode, in octal digits. The group, where it may read the file, may also write the lock file beside it.
     pub mode: Mode,
@@ -48,8 +54,8 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The most that `max_size` may be: half of what a process can address.
-    pub const LARGEST: ByteSize = ByteSize::tib(64);
+    /// The most that `max_size` may be.
+    pub const LARGEST: ByteSize = ByteSize::tib(LARGEST_TIB);
 
     /// Where the file lies, if there is to be one.
     pub(super) fn file(&self, beside: Option<&Path>) -> Option<PathBuf> {

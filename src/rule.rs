@@ -1,0 +1,72 @@
+//! Rules of settings: what a value must be stands beside its key, and whoever reads it refuses what it is not.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serializer};
+
+const ZERO: &str = "0 leaves nothing to work with; leave the key out for its default";
+
+/// A number or a size of at least 1.
+pub(crate) fn positive<'de, D, T>(value: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default + PartialEq,
+{
+    some(T::deserialize(value)?)
+}
+
+/// The same of at most so much: a slip of a unit is found, and no stack runs past its end.
+pub(crate) fn at_most<'de, D: Deserializer<'de>, const MOST: usize>(value: D) -> Result<usize, D::Error> {
+    bounded(positive(value)?, MOST, MOST)
+}
+
+pub(crate) fn at_most_tib<'de, D: Deserializer<'de>, const MOST: u64>(value: D) -> Result<ByteSize, D::Error> {
+    let most = ByteSize::tib(MOST);
+    bounded(positive(value)?, most, most)
+}
+
+/// How deep readers of JSON go, of which serde_json goes least (127): what masters offer is written as JSON, below three
+/// levels of the shared file's own.
+pub(crate) const JSON_DEPTH: usize = 127;
+
+pub(crate) fn json_depth<'de, D: Deserializer<'de>>(value: D) -> Result<usize, D::Error> {
+    let depth = positive(value)?;
+    if depth > JSON_DEPTH {
+        return Err(Error::custom(format_args!("is more than readers of JSON take: at most {JSON_DEPTH}")));
+    }
+    Ok(depth)
+}
+
+/// A duration of at most so many seconds, which no clock overflows; where it says so, not zero.
+pub(crate) struct Within<const SECONDS: u64, const IS_POSITIVE: bool>;
+
+pub(crate) type WithinADay = Within<86_400, false>;
+pub(crate) type SomeWithinADay = Within<86_400, true>;
+pub(crate) type WithinAnHour = Within<3_600, false>;
+
+impl<const SECONDS: u64, const IS_POSITIVE: bool> Within<SECONDS, IS_POSITIVE> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(value: D) -> Result<Duration, D::Error> {
+        let value: Duration = humantime_serde::deserialize(value)?;
+        let most = Duration::from_secs(SECONDS);
+        let value = if IS_POSITIVE { some(value)? } else { value };
+        bounded(value, most, humantime::format_duration(most))
+    }
+
+    pub(crate) fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        humantime_serde::serialize(value, serializer)
+    }
+}
+
+fn some<T: Default + PartialEq, E: Error>(value: T) -> Result<T, E> {
+    if value == T::default() { Err(E::custom(ZERO)) } else { Ok(value) }
+}
+
+fn bounded<T: PartialOrd, E: Error>(value: T, most: T, name: impl Display) -> Result<T, E> {
+    if value > most {
+        return Err(E::custom(format_args!("is more than anybody can need: at most {name}")));
+    }
+    Ok(value)
+}
