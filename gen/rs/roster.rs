@@ -550,18 +550,18 @@ impl TSerializable for Freshness {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("Freshness");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("revision", TType::I64, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(1) })?;
     o_prot.write_i64(self.revision)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("ageMs", TType::I64, 2))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(2) })?;
     o_prot.write_i64(self.age_ms)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("origin", TType::I32, 3))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(3) })?;
     self.origin.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("complete", TType::Bool, 4))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Bool, id: Some(4) })?;
     o_prot.write_bool(self.complete)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -687,30 +687,30 @@ impl TSerializable for Stat {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("Stat");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("version", TType::I32, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(1) })?;
     o_prot.write_i32(self.version)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("czxid", TType::I64, 2))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(2) })?;
     o_prot.write_i64(self.czxid)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("mzxid", TType::I64, 3))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(3) })?;
     o_prot.write_i64(self.mzxid)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("pzxid", TType::I64, 4))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(4) })?;
     o_prot.write_i64(self.pzxid)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("ctime", TType::I64, 5))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(5) })?;
     o_prot.write_i64(self.ctime)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("mtime", TType::I64, 6))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(6) })?;
     o_prot.write_i64(self.mtime)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("ephemeralOwner", TType::I64, 7))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(7) })?;
     o_prot.write_i64(self.ephemeral_owner)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("numChildren", TType::I32, 8))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(8) })?;
     o_prot.write_i32(self.num_children)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -783,15 +783,15 @@ impl TSerializable for Node {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("Node");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("path", TType::String, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
     o_prot.write_string(&self.path)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("data", TType::String, 2))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(2) })?;
     o_prot.write_bytes(&self.data)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("stat", TType::Struct, 3))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(3) })?;
     self.stat.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -854,13 +854,13 @@ impl TSerializable for GetRequest {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("GetRequest");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("path", TType::String, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
     o_prot.write_string(&self.path)?;
     o_prot.write_field_end()?;
     if let Some(fld_var) = self.max_age_ms {
-      o_prot.write_field_begin(&TFieldIdentifier::new("maxAgeMs", TType::I64, 2))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(2) })?;
       o_prot.write_i64(fld_var)?;
       o_prot.write_field_end()?
     }
@@ -924,12 +924,12 @@ impl TSerializable for NodeReply {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("NodeReply");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("node", TType::Struct, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
     self.node.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("freshness", TType::Struct, 2))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(2) })?;
     self.freshness.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -1007,9 +1007,9 @@ impl TSerializable for GetManyRequest {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("GetManyRequest");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("paths", TType::List, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(1) })?;
     o_prot.write_list_begin(&TListIdentifier::new(TType::String, self.paths.len() as i32))?;
     for e in &self.paths {
       o_prot.write_string(e)?;
@@ -1017,12 +1017,12 @@ impl TSerializable for GetManyRequest {
     o_prot.write_list_end()?;
     o_prot.write_field_end()?;
     if let Some(fld_var) = self.max_age_ms {
-      o_prot.write_field_begin(&TFieldIdentifier::new("maxAgeMs", TType::I64, 2))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(2) })?;
       o_prot.write_i64(fld_var)?;
       o_prot.write_field_end()?
     }
     if let Some(fld_var) = self.since {
-      o_prot.write_field_begin(&TFieldIdentifier::new("since", TType::I64, 3))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(3) })?;
       o_prot.write_i64(fld_var)?;
       o_prot.write_field_end()?
     }
@@ -1103,9 +1103,9 @@ impl TSerializable for NodesReply {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("NodesReply");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("nodes", TType::Map, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Map, id: Some(1) })?;
     o_prot.write_map_begin(&TMapIdentifier::new(TType::String, TType::Struct, self.nodes.len() as i32))?;
     for (k, v) in &self.nodes {
       o_prot.write_string(k)?;
@@ -1113,11 +1113,11 @@ impl TSerializable for NodesReply {
     }
     o_prot.write_map_end()?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("freshness", TType::Struct, 2))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(2) })?;
     self.freshness.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     if let Some(fld_var) = self.unchanged {
-      o_prot.write_field_begin(&TFieldIdentifier::new("unchanged", TType::Bool, 3))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Bool, id: Some(3) })?;
       o_prot.write_bool(fld_var)?;
       o_prot.write_field_end()?
     }
@@ -1200,23 +1200,23 @@ impl TSerializable for ChildrenRequest {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("ChildrenRequest");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("path", TType::String, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
     o_prot.write_string(&self.path)?;
     o_prot.write_field_end()?;
     if let Some(fld_var) = self.max_age_ms {
-      o_prot.write_field_begin(&TFieldIdentifier::new("maxAgeMs", TType::I64, 2))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(2) })?;
       o_prot.write_i64(fld_var)?;
       o_prot.write_field_end()?
     }
     if let Some(fld_var) = self.limit {
-      o_prot.write_field_begin(&TFieldIdentifier::new("limit", TType::I32, 3))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(3) })?;
       o_prot.write_i32(fld_var)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.cursor {
-      o_prot.write_field_begin(&TFieldIdentifier::new("cursor", TType::String, 4))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(4) })?;
       o_prot.write_string(fld_var)?;
       o_prot.write_field_end()?
     }
@@ -1296,20 +1296,20 @@ impl TSerializable for ChildrenReply {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("ChildrenReply");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("names", TType::List, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(1) })?;
     o_prot.write_list_begin(&TListIdentifier::new(TType::String, self.names.len() as i32))?;
     for e in &self.names {
       o_prot.write_string(e)?;
     }
     o_prot.write_list_end()?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("freshness", TType::Struct, 2))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(2) })?;
     self.freshness.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     if let Some(ref fld_var) = self.cursor {
-      o_prot.write_field_begin(&TFieldIdentifier::new("cursor", TType::String, 3))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(3) })?;
       o_prot.write_string(fld_var)?;
       o_prot.write_field_end()?
     }
@@ -1390,23 +1390,23 @@ impl TSerializable for SubtreeRequest {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("SubtreeRequest");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("path", TType::String, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
     o_prot.write_string(&self.path)?;
     o_prot.write_field_end()?;
     if let Some(fld_var) = self.max_age_ms {
-      o_prot.write_field_begin(&TFieldIdentifier::new("maxAgeMs", TType::I64, 2))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(2) })?;
       o_prot.write_i64(fld_var)?;
       o_prot.write_field_end()?
     }
     if let Some(fld_var) = self.limit {
-      o_prot.write_field_begin(&TFieldIdentifier::new("limit", TType::I32, 3))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(3) })?;
       o_prot.write_i32(fld_var)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.cursor {
-      o_prot.write_field_begin(&TFieldIdentifier::new("cursor", TType::String, 4))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(4) })?;
       o_prot.write_string(fld_var)?;
       o_prot.write_field_end()?
     }
@@ -1487,9 +1487,9 @@ impl TSerializable for SubtreeReply {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("SubtreeReply");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("nodes", TType::List, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(1) })?;
     o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.nodes.len() as i32))?;
     for e in &self.nodes {
       e.write_to_out_protocol(o_prot)?;
@@ -1497,11 +1497,11 @@ impl TSerializable for SubtreeReply {
     o_prot.write_list_end()?;
     o_prot.write_field_end()?;
     if let Some(ref fld_var) = self.cursor {
-      o_prot.write_field_begin(&TFieldIdentifier::new("cursor", TType::String, 2))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(2) })?;
       o_prot.write_string(fld_var)?;
       o_prot.write_field_end()?
     }
-    o_prot.write_field_begin(&TFieldIdentifier::new("freshness", TType::Struct, 3))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(3) })?;
     self.freshness.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -1575,16 +1575,16 @@ impl TSerializable for Change {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("Change");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("path", TType::String, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
     o_prot.write_string(&self.path)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("kind", TType::I32, 2))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(2) })?;
     self.kind.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     if let Some(ref fld_var) = self.node {
-      o_prot.write_field_begin(&TFieldIdentifier::new("node", TType::Struct, 3))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(3) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -1680,20 +1680,20 @@ impl TSerializable for WatchRequest {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("WatchRequest");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
     if let Some(fld_var) = self.since {
-      o_prot.write_field_begin(&TFieldIdentifier::new("since", TType::I64, 1))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(1) })?;
       o_prot.write_i64(fld_var)?;
       o_prot.write_field_end()?
     }
     if let Some(fld_var) = self.max_age_ms {
-      o_prot.write_field_begin(&TFieldIdentifier::new("maxAgeMs", TType::I64, 2))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(2) })?;
       o_prot.write_i64(fld_var)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.paths {
-      o_prot.write_field_begin(&TFieldIdentifier::new("paths", TType::List, 3))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(3) })?;
       o_prot.write_list_begin(&TListIdentifier::new(TType::String, fld_var.len() as i32))?;
       for e in fld_var {
         o_prot.write_string(e)?;
@@ -1702,12 +1702,12 @@ impl TSerializable for WatchRequest {
       o_prot.write_field_end()?
     }
     if let Some(fld_var) = self.timeout_ms {
-      o_prot.write_field_begin(&TFieldIdentifier::new("timeoutMs", TType::I32, 4))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(4) })?;
       o_prot.write_i32(fld_var)?;
       o_prot.write_field_end()?
     }
     if let Some(fld_var) = self.limit {
-      o_prot.write_field_begin(&TFieldIdentifier::new("limit", TType::I32, 5))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(5) })?;
       o_prot.write_i32(fld_var)?;
       o_prot.write_field_end()?
     }
@@ -1802,19 +1802,19 @@ impl TSerializable for WatchReply {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("WatchReply");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("changes", TType::List, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(1) })?;
     o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.changes.len() as i32))?;
     for e in &self.changes {
       e.write_to_out_protocol(o_prot)?;
     }
     o_prot.write_list_end()?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("reset", TType::Bool, 2))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Bool, id: Some(2) })?;
     o_prot.write_bool(self.reset)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("freshness", TType::Struct, 3))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(3) })?;
     self.freshness.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -1890,15 +1890,15 @@ impl TSerializable for Service {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("Service");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("name", TType::String, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
     o_prot.write_string(&self.name)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("version", TType::String, 2))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(2) })?;
     o_prot.write_string(&self.version)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("metadata", TType::String, 3))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(3) })?;
     o_prot.write_string(&self.metadata)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -2009,28 +2009,28 @@ impl TSerializable for Master {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("Master");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("id", TType::String, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
     o_prot.write_string(&self.id)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("peerAddress", TType::String, 2))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(2) })?;
     o_prot.write_string(&self.peer_address)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("connectedAt", TType::I64, 3))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(3) })?;
     o_prot.write_i64(self.connected_at)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("services", TType::List, 4))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(4) })?;
     o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.services.len() as i32))?;
     for e in &self.services {
       e.write_to_out_protocol(o_prot)?;
     }
     o_prot.write_list_end()?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("routes", TType::I32, 5))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(5) })?;
     o_prot.write_i32(self.routes)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("outstanding", TType::I32, 6))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(6) })?;
     o_prot.write_i32(self.outstanding)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -2092,13 +2092,13 @@ impl TSerializable for MasterRequest {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("MasterRequest");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("id", TType::String, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
     o_prot.write_string(&self.id)?;
     o_prot.write_field_end()?;
     if let Some(fld_var) = self.max_age_ms {
-      o_prot.write_field_begin(&TFieldIdentifier::new("maxAgeMs", TType::I64, 2))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(2) })?;
       o_prot.write_i64(fld_var)?;
       o_prot.write_field_end()?
     }
@@ -2162,12 +2162,12 @@ impl TSerializable for MasterReply {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("MasterReply");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("master", TType::Struct, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
     self.master.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("freshness", TType::Struct, 2))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(2) })?;
     self.freshness.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -2246,9 +2246,9 @@ impl TSerializable for MastersReply {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("MastersReply");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("masters", TType::List, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(1) })?;
     o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.masters.len() as i32))?;
     for e in &self.masters {
       e.write_to_out_protocol(o_prot)?;
@@ -2256,11 +2256,11 @@ impl TSerializable for MastersReply {
     o_prot.write_list_end()?;
     o_prot.write_field_end()?;
     if let Some(ref fld_var) = self.cursor {
-      o_prot.write_field_begin(&TFieldIdentifier::new("cursor", TType::String, 2))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(2) })?;
       o_prot.write_string(fld_var)?;
       o_prot.write_field_end()?
     }
-    o_prot.write_field_begin(&TFieldIdentifier::new("freshness", TType::Struct, 3))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(3) })?;
     self.freshness.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -2357,30 +2357,30 @@ impl TSerializable for ServiceQuery {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("ServiceQuery");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
     if let Some(ref fld_var) = self.service_name {
-      o_prot.write_field_begin(&TFieldIdentifier::new("serviceName", TType::String, 1))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
       o_prot.write_string(fld_var)?;
       o_prot.write_field_end()?
     }
     if let Some(fld_var) = self.max_age_ms {
-      o_prot.write_field_begin(&TFieldIdentifier::new("maxAgeMs", TType::I64, 2))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(2) })?;
       o_prot.write_i64(fld_var)?;
       o_prot.write_field_end()?
     }
     if let Some(fld_var) = self.limit {
-      o_prot.write_field_begin(&TFieldIdentifier::new("limit", TType::I32, 3))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(3) })?;
       o_prot.write_i32(fld_var)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.cursor {
-      o_prot.write_field_begin(&TFieldIdentifier::new("cursor", TType::String, 4))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(4) })?;
       o_prot.write_string(fld_var)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.metadata {
-      o_prot.write_field_begin(&TFieldIdentifier::new("metadata", TType::Map, 5))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Map, id: Some(5) })?;
       o_prot.write_map_begin(&TMapIdentifier::new(TType::String, TType::String, fld_var.len() as i32))?;
       for (k, v) in fld_var {
         o_prot.write_string(k)?;
@@ -2470,12 +2470,12 @@ impl TSerializable for ServiceSummary {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("ServiceSummary");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("name", TType::String, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
     o_prot.write_string(&self.name)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("masters", TType::Map, 2))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Map, id: Some(2) })?;
     o_prot.write_map_begin(&TMapIdentifier::new(TType::String, TType::I32, self.masters.len() as i32))?;
     for (k, v) in &self.masters {
       o_prot.write_string(k)?;
@@ -2560,20 +2560,20 @@ impl TSerializable for ServicesReply {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("ServicesReply");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("services", TType::List, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(1) })?;
     o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.services.len() as i32))?;
     for e in &self.services {
       e.write_to_out_protocol(o_prot)?;
     }
     o_prot.write_list_end()?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("freshness", TType::Struct, 2))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(2) })?;
     self.freshness.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     if let Some(ref fld_var) = self.cursor {
-      o_prot.write_field_begin(&TFieldIdentifier::new("cursor", TType::String, 3))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(3) })?;
       o_prot.write_string(fld_var)?;
       o_prot.write_field_end()?
     }
@@ -2659,18 +2659,18 @@ impl TSerializable for Endpoint {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("Endpoint");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("name", TType::String, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
     o_prot.write_string(&self.name)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("protocol", TType::String, 2))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(2) })?;
     o_prot.write_string(&self.protocol)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("host", TType::String, 3))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(3) })?;
     o_prot.write_string(&self.host)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("port", TType::I32, 4))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(4) })?;
     o_prot.write_i32(self.port)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -2764,25 +2764,25 @@ impl TSerializable for Provenance {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("Provenance");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("source", TType::String, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
     o_prot.write_string(&self.source)?;
     o_prot.write_field_end()?;
     if let Some(ref fld_var) = self.path {
-      o_prot.write_field_begin(&TFieldIdentifier::new("path", TType::String, 2))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(2) })?;
       o_prot.write_string(fld_var)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.master_id {
-      o_prot.write_field_begin(&TFieldIdentifier::new("masterId", TType::String, 3))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(3) })?;
       o_prot.write_string(fld_var)?;
       o_prot.write_field_end()?
     }
-    o_prot.write_field_begin(&TFieldIdentifier::new("decoder", TType::String, 4))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(4) })?;
     o_prot.write_string(&self.decoder)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("sinceRevision", TType::I64, 5))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(5) })?;
     o_prot.write_i64(self.since_revision)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -2949,45 +2949,45 @@ impl TSerializable for Instance {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("Instance");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
     if let Some(ref fld_var) = self.master_id {
-      o_prot.write_field_begin(&TFieldIdentifier::new("masterId", TType::String, 1))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
       o_prot.write_string(fld_var)?;
       o_prot.write_field_end()?
     }
-    o_prot.write_field_begin(&TFieldIdentifier::new("outstanding", TType::I32, 4))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(4) })?;
     o_prot.write_i32(self.outstanding)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("serviceName", TType::String, 5))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(5) })?;
     o_prot.write_string(&self.service_name)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("version", TType::String, 6))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(6) })?;
     o_prot.write_string(&self.version)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("group", TType::String, 7))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(7) })?;
     o_prot.write_string(&self.group)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("zone", TType::String, 8))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(8) })?;
     o_prot.write_string(&self.zone)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("weight", TType::I32, 9))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(9) })?;
     o_prot.write_i32(self.weight)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("metadata", TType::String, 10))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(10) })?;
     o_prot.write_string(&self.metadata)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("state", TType::I32, 11))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(11) })?;
     self.state.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("endpoints", TType::List, 12))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(12) })?;
     o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.endpoints.len() as i32))?;
     for e in &self.endpoints {
       e.write_to_out_protocol(o_prot)?;
     }
     o_prot.write_list_end()?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("provenance", TType::List, 13))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(13) })?;
     o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.provenance.len() as i32))?;
     for e in &self.provenance {
       e.write_to_out_protocol(o_prot)?;
@@ -3070,20 +3070,20 @@ impl TSerializable for InstancesReply {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("InstancesReply");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("instances", TType::List, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(1) })?;
     o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.instances.len() as i32))?;
     for e in &self.instances {
       e.write_to_out_protocol(o_prot)?;
     }
     o_prot.write_list_end()?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("freshness", TType::Struct, 2))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(2) })?;
     self.freshness.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     if let Some(ref fld_var) = self.cursor {
-      o_prot.write_field_begin(&TFieldIdentifier::new("cursor", TType::String, 3))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(3) })?;
       o_prot.write_string(fld_var)?;
       o_prot.write_field_end()?
     }
@@ -3158,16 +3158,16 @@ impl TSerializable for MasterChange {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("MasterChange");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("id", TType::String, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
     o_prot.write_string(&self.id)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("kind", TType::I32, 2))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(2) })?;
     self.kind.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     if let Some(ref fld_var) = self.master {
-      o_prot.write_field_begin(&TFieldIdentifier::new("master", TType::Struct, 3))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(3) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -3246,25 +3246,25 @@ impl TSerializable for WatchMastersRequest {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("WatchMastersRequest");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
     if let Some(fld_var) = self.since {
-      o_prot.write_field_begin(&TFieldIdentifier::new("since", TType::I64, 1))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(1) })?;
       o_prot.write_i64(fld_var)?;
       o_prot.write_field_end()?
     }
     if let Some(fld_var) = self.max_age_ms {
-      o_prot.write_field_begin(&TFieldIdentifier::new("maxAgeMs", TType::I64, 2))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(2) })?;
       o_prot.write_i64(fld_var)?;
       o_prot.write_field_end()?
     }
     if let Some(fld_var) = self.timeout_ms {
-      o_prot.write_field_begin(&TFieldIdentifier::new("timeoutMs", TType::I32, 3))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(3) })?;
       o_prot.write_i32(fld_var)?;
       o_prot.write_field_end()?
     }
     if let Some(fld_var) = self.limit {
-      o_prot.write_field_begin(&TFieldIdentifier::new("limit", TType::I32, 4))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(4) })?;
       o_prot.write_i32(fld_var)?;
       o_prot.write_field_end()?
     }
@@ -3356,19 +3356,19 @@ impl TSerializable for MastersWatchReply {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("MastersWatchReply");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("changes", TType::List, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(1) })?;
     o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.changes.len() as i32))?;
     for e in &self.changes {
       e.write_to_out_protocol(o_prot)?;
     }
     o_prot.write_list_end()?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("reset", TType::Bool, 2))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Bool, id: Some(2) })?;
     o_prot.write_bool(self.reset)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("freshness", TType::Struct, 3))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(3) })?;
     self.freshness.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -3443,15 +3443,15 @@ impl TSerializable for MasterMessage {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("MasterMessage");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("masterId", TType::String, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
     o_prot.write_string(&self.master_id)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("receivedAt", TType::I64, 2))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(2) })?;
     o_prot.write_i64(self.received_at)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("message", TType::String, 3))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(3) })?;
     o_prot.write_bytes(&self.message)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -3532,25 +3532,25 @@ impl TSerializable for WatchMessagesRequest {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("WatchMessagesRequest");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
     if let Some(fld_var) = self.since {
-      o_prot.write_field_begin(&TFieldIdentifier::new("since", TType::I64, 1))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(1) })?;
       o_prot.write_i64(fld_var)?;
       o_prot.write_field_end()?
     }
     if let Some(fld_var) = self.timeout_ms {
-      o_prot.write_field_begin(&TFieldIdentifier::new("timeoutMs", TType::I32, 2))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(2) })?;
       o_prot.write_i32(fld_var)?;
       o_prot.write_field_end()?
     }
     if let Some(fld_var) = self.limit {
-      o_prot.write_field_begin(&TFieldIdentifier::new("limit", TType::I32, 3))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(3) })?;
       o_prot.write_i32(fld_var)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.encoding {
-      o_prot.write_field_begin(&TFieldIdentifier::new("encoding", TType::I32, 4))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(4) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -3654,22 +3654,22 @@ impl TSerializable for MessagesReply {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("MessagesReply");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("messages", TType::List, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(1) })?;
     o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.messages.len() as i32))?;
     for e in &self.messages {
       e.write_to_out_protocol(o_prot)?;
     }
     o_prot.write_list_end()?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("cursor", TType::I64, 2))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(2) })?;
     o_prot.write_i64(self.cursor)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("missed", TType::I64, 3))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(3) })?;
     o_prot.write_i64(self.missed)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("reset", TType::Bool, 4))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Bool, id: Some(4) })?;
     o_prot.write_bool(self.reset)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -3843,31 +3843,31 @@ impl TSerializable for Call {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("Call");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("serviceName", TType::String, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
     o_prot.write_string(&self.service_name)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("method", TType::String, 2))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(2) })?;
     o_prot.write_string(&self.method)?;
     o_prot.write_field_end()?;
     if let Some(ref fld_var) = self.arguments {
-      o_prot.write_field_begin(&TFieldIdentifier::new("arguments", TType::String, 3))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(3) })?;
       o_prot.write_bytes(fld_var)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.encoding {
-      o_prot.write_field_begin(&TFieldIdentifier::new("encoding", TType::I32, 4))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(4) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.master_id {
-      o_prot.write_field_begin(&TFieldIdentifier::new("masterId", TType::String, 5))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(5) })?;
       o_prot.write_string(fld_var)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.metadata {
-      o_prot.write_field_begin(&TFieldIdentifier::new("metadata", TType::Map, 6))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Map, id: Some(6) })?;
       o_prot.write_map_begin(&TMapIdentifier::new(TType::String, TType::String, fld_var.len() as i32))?;
       for (k, v) in fld_var {
         o_prot.write_string(k)?;
@@ -3877,37 +3877,37 @@ impl TSerializable for Call {
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.version {
-      o_prot.write_field_begin(&TFieldIdentifier::new("version", TType::String, 7))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(7) })?;
       o_prot.write_string(fld_var)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.balance {
-      o_prot.write_field_begin(&TFieldIdentifier::new("balance", TType::I32, 8))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(8) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.key {
-      o_prot.write_field_begin(&TFieldIdentifier::new("key", TType::String, 9))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(9) })?;
       o_prot.write_string(fld_var)?;
       o_prot.write_field_end()?
     }
     if let Some(fld_var) = self.timeout_ms {
-      o_prot.write_field_begin(&TFieldIdentifier::new("timeoutMs", TType::I32, 10))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(10) })?;
       o_prot.write_i32(fld_var)?;
       o_prot.write_field_end()?
     }
     if let Some(fld_var) = self.retries {
-      o_prot.write_field_begin(&TFieldIdentifier::new("retries", TType::I32, 11))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(11) })?;
       o_prot.write_i32(fld_var)?;
       o_prot.write_field_end()?
     }
     if let Some(fld_var) = self.idempotent {
-      o_prot.write_field_begin(&TFieldIdentifier::new("idempotent", TType::Bool, 12))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Bool, id: Some(12) })?;
       o_prot.write_bool(fld_var)?;
       o_prot.write_field_end()?
     }
     if let Some(fld_var) = self.all_values {
-      o_prot.write_field_begin(&TFieldIdentifier::new("allValues", TType::Bool, 13))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Bool, id: Some(13) })?;
       o_prot.write_bool(fld_var)?;
       o_prot.write_field_end()?
     }
@@ -3998,22 +3998,22 @@ impl TSerializable for CallResult {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("CallResult");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("values", TType::List, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(1) })?;
     o_prot.write_list_begin(&TListIdentifier::new(TType::String, self.values.len() as i32))?;
     for e in &self.values {
       o_prot.write_bytes(e)?;
     }
     o_prot.write_list_end()?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("masterId", TType::String, 2))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(2) })?;
     o_prot.write_string(&self.master_id)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("durationUs", TType::I64, 3))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(3) })?;
     o_prot.write_i64(self.duration_us)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("attempts", TType::I32, 4))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(4) })?;
     o_prot.write_i32(self.attempts)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -4088,15 +4088,15 @@ impl TSerializable for CallCompletion {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("CallCompletion");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("masterId", TType::String, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
     o_prot.write_string(&self.master_id)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("durationUs", TType::I64, 2))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(2) })?;
     o_prot.write_i64(self.duration_us)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("attempts", TType::I32, 3))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(3) })?;
     o_prot.write_i32(self.attempts)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -4140,7 +4140,7 @@ impl TSerializable for NextValuesRequest {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("NextValuesRequest");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
@@ -4216,9 +4216,9 @@ impl TSerializable for CallValues {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("CallValues");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("values", TType::List, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(1) })?;
     o_prot.write_list_begin(&TListIdentifier::new(TType::String, self.values.len() as i32))?;
     for e in &self.values {
       o_prot.write_bytes(e)?;
@@ -4226,7 +4226,7 @@ impl TSerializable for CallValues {
     o_prot.write_list_end()?;
     o_prot.write_field_end()?;
     if let Some(ref fld_var) = self.completion {
-      o_prot.write_field_begin(&TFieldIdentifier::new("completion", TType::Struct, 2))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(2) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -4296,10 +4296,10 @@ impl TSerializable for SendValuesRequest {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("SendValuesRequest");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
     if let Some(ref fld_var) = self.values {
-      o_prot.write_field_begin(&TFieldIdentifier::new("values", TType::List, 1))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(1) })?;
       o_prot.write_list_begin(&TListIdentifier::new(TType::String, fld_var.len() as i32))?;
       for e in fld_var {
         o_prot.write_bytes(e)?;
@@ -4308,7 +4308,7 @@ impl TSerializable for SendValuesRequest {
       o_prot.write_field_end()?
     }
     if let Some(fld_var) = self.is_last {
-      o_prot.write_field_begin(&TFieldIdentifier::new("isLast", TType::Bool, 2))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Bool, id: Some(2) })?;
       o_prot.write_bool(fld_var)?;
       o_prot.write_field_end()?
     }
@@ -4384,12 +4384,12 @@ impl TSerializable for SentValuesReply {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("SentValuesReply");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("accepted", TType::I32, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(1) })?;
     o_prot.write_i32(self.accepted)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("values", TType::Struct, 2))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(2) })?;
     self.values.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -4478,26 +4478,26 @@ impl TSerializable for CallError {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("CallError");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("kind", TType::I32, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(1) })?;
     self.kind.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("message", TType::String, 2))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(2) })?;
     o_prot.write_string(&self.message)?;
     o_prot.write_field_end()?;
     if let Some(ref fld_var) = self.class_name {
-      o_prot.write_field_begin(&TFieldIdentifier::new("className", TType::String, 3))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(3) })?;
       o_prot.write_string(fld_var)?;
       o_prot.write_field_end()?
     }
     if let Some(fld_var) = self.code {
-      o_prot.write_field_begin(&TFieldIdentifier::new("code", TType::I64, 4))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(4) })?;
       o_prot.write_i64(fld_var)?;
       o_prot.write_field_end()?
     }
     if let Some(fld_var) = self.lost {
-      o_prot.write_field_begin(&TFieldIdentifier::new("lost", TType::Bool, 5))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Bool, id: Some(5) })?;
       o_prot.write_bool(fld_var)?;
       o_prot.write_field_end()?
     }
@@ -4569,20 +4569,20 @@ impl TSerializable for CallOutcome {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("CallOutcome");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
     if let Some(ref fld_var) = self.master_id {
-      o_prot.write_field_begin(&TFieldIdentifier::new("masterId", TType::String, 1))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
       o_prot.write_string(fld_var)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.result {
-      o_prot.write_field_begin(&TFieldIdentifier::new("result", TType::Struct, 2))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(2) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.error {
-      o_prot.write_field_begin(&TFieldIdentifier::new("error", TType::Struct, 3))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(3) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -4653,9 +4653,9 @@ impl TSerializable for CallsRequest {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("CallsRequest");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("calls", TType::List, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(1) })?;
     o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.calls.len() as i32))?;
     for e in &self.calls {
       e.write_to_out_protocol(o_prot)?;
@@ -4719,9 +4719,9 @@ impl TSerializable for CallsReply {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("CallsReply");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("outcomes", TType::List, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(1) })?;
     o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.outcomes.len() as i32))?;
     for e in &self.outcomes {
       e.write_to_out_protocol(o_prot)?;
@@ -4789,13 +4789,13 @@ impl TSerializable for BroadcastRequest {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("BroadcastRequest");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("message", TType::String, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
     o_prot.write_bytes(&self.message)?;
     o_prot.write_field_end()?;
     if let Some(ref fld_var) = self.encoding {
-      o_prot.write_field_begin(&TFieldIdentifier::new("encoding", TType::I32, 2))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(2) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -4860,12 +4860,12 @@ impl TSerializable for RegisterAddress {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("RegisterAddress");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("host", TType::String, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
     o_prot.write_string(&self.host)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("port", TType::I32, 2))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(2) })?;
     o_prot.write_i32(self.port)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -4926,9 +4926,9 @@ impl TSerializable for RegistersRequest {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("RegistersRequest");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("registers", TType::List, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(1) })?;
     o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.registers.len() as i32))?;
     for e in &self.registers {
       e.write_to_out_protocol(o_prot)?;
@@ -4988,9 +4988,9 @@ impl TSerializable for CommandReply {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("CommandReply");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("masters", TType::I32, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(1) })?;
     o_prot.write_i32(self.masters)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -5033,7 +5033,7 @@ impl TSerializable for StatsRequest {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("StatsRequest");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
@@ -5212,45 +5212,45 @@ impl TSerializable for MethodStats {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("MethodStats");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("serviceName", TType::String, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
     o_prot.write_string(&self.service_name)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("method", TType::String, 2))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(2) })?;
     o_prot.write_string(&self.method)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("calls", TType::I64, 3))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(3) })?;
     o_prot.write_i64(self.calls)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("failed", TType::I64, 4))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(4) })?;
     o_prot.write_i64(self.failed)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("timedOut", TType::I64, 5))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(5) })?;
     o_prot.write_i64(self.timed_out)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("lost", TType::I64, 6))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(6) })?;
     o_prot.write_i64(self.lost)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("refused", TType::I64, 7))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(7) })?;
     o_prot.write_i64(self.refused)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("retries", TType::I64, 8))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(8) })?;
     o_prot.write_i64(self.retries)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("outstanding", TType::I64, 9))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(9) })?;
     o_prot.write_i64(self.outstanding)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("minUs", TType::I64, 10))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(10) })?;
     o_prot.write_i64(self.min_us)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("meanUs", TType::I64, 11))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(11) })?;
     o_prot.write_i64(self.mean_us)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("maxUs", TType::I64, 12))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(12) })?;
     o_prot.write_i64(self.max_us)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("histogram", TType::List, 13))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(13) })?;
     o_prot.write_list_begin(&TListIdentifier::new(TType::I64, self.histogram.len() as i32))?;
     for e in &self.histogram {
       o_prot.write_i64(*e)?;
@@ -5314,9 +5314,9 @@ impl TSerializable for StatsReply {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("StatsReply");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("methods", TType::List, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(1) })?;
     o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.methods.len() as i32))?;
     for e in &self.methods {
       e.write_to_out_protocol(o_prot)?;
@@ -5513,21 +5513,21 @@ impl TSerializable for SourceStatus {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("SourceStatus");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("name", TType::String, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
     o_prot.write_string(&self.name)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("kind", TType::String, 2))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(2) })?;
     o_prot.write_string(&self.kind)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("state", TType::String, 3))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(3) })?;
     o_prot.write_string(&self.state)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("detail", TType::String, 4))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(4) })?;
     o_prot.write_string(&self.detail)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("roots", TType::List, 5))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(5) })?;
     o_prot.write_list_begin(&TListIdentifier::new(TType::String, self.roots.len() as i32))?;
     for e in &self.roots {
       o_prot.write_string(e)?;
@@ -5535,37 +5535,37 @@ impl TSerializable for SourceStatus {
     o_prot.write_list_end()?;
     o_prot.write_field_end()?;
     if let Some(ref fld_var) = self.session {
-      o_prot.write_field_begin(&TFieldIdentifier::new("session", TType::String, 6))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(6) })?;
       o_prot.write_string(fld_var)?;
       o_prot.write_field_end()?
     }
     if let Some(fld_var) = self.last_sync {
-      o_prot.write_field_begin(&TFieldIdentifier::new("lastSync", TType::I64, 7))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(7) })?;
       o_prot.write_i64(fld_var)?;
       o_prot.write_field_end()?
     }
     if let Some(fld_var) = self.age_ms {
-      o_prot.write_field_begin(&TFieldIdentifier::new("ageMs", TType::I64, 8))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(8) })?;
       o_prot.write_i64(fld_var)?;
       o_prot.write_field_end()?
     }
-    o_prot.write_field_begin(&TFieldIdentifier::new("nodes", TType::I64, 9))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(9) })?;
     o_prot.write_i64(self.nodes)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("bytes", TType::I64, 10))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(10) })?;
     o_prot.write_i64(self.bytes)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("reconnects", TType::I64, 11))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(11) })?;
     o_prot.write_i64(self.reconnects)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("skippedNodes", TType::I64, 12))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(12) })?;
     o_prot.write_i64(self.skipped_nodes)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("drift", TType::I64, 13))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(13) })?;
     o_prot.write_i64(self.drift)?;
     o_prot.write_field_end()?;
     if let Some(ref fld_var) = self.supplies {
-      o_prot.write_field_begin(&TFieldIdentifier::new("supplies", TType::List, 14))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(14) })?;
       o_prot.write_list_begin(&TListIdentifier::new(TType::I32, fld_var.len() as i32))?;
       for e in fld_var {
         e.write_to_out_protocol(o_prot)?;
@@ -5613,7 +5613,7 @@ impl TSerializable for StatusRequest {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("StatusRequest");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
@@ -5799,25 +5799,25 @@ impl TSerializable for StatusReply {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("StatusReply");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("version", TType::String, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
     o_prot.write_string(&self.version)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("uptimeMs", TType::I64, 2))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(2) })?;
     o_prot.write_i64(self.uptime_ms)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("freshness", TType::Struct, 3))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(3) })?;
     self.freshness.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("sources", TType::List, 4))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(4) })?;
     o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.sources.len() as i32))?;
     for e in &self.sources {
       e.write_to_out_protocol(o_prot)?;
     }
     o_prot.write_list_end()?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("counters", TType::Map, 5))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Map, id: Some(5) })?;
     o_prot.write_map_begin(&TMapIdentifier::new(TType::String, TType::I64, self.counters.len() as i32))?;
     for (k, v) in &self.counters {
       o_prot.write_string(k)?;
@@ -5825,7 +5825,7 @@ impl TSerializable for StatusReply {
     }
     o_prot.write_map_end()?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("limits", TType::Map, 6))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Map, id: Some(6) })?;
     o_prot.write_map_begin(&TMapIdentifier::new(TType::String, TType::I64, self.limits.len() as i32))?;
     for (k, v) in &self.limits {
       o_prot.write_string(k)?;
@@ -5834,17 +5834,17 @@ impl TSerializable for StatusReply {
     o_prot.write_map_end()?;
     o_prot.write_field_end()?;
     if let Some(ref fld_var) = self.shared_file_error {
-      o_prot.write_field_begin(&TFieldIdentifier::new("sharedFileError", TType::String, 7))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(7) })?;
       o_prot.write_string(fld_var)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.access {
-      o_prot.write_field_begin(&TFieldIdentifier::new("access", TType::String, 8))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(8) })?;
       o_prot.write_string(fld_var)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.ports_taken {
-      o_prot.write_field_begin(&TFieldIdentifier::new("portsTaken", TType::List, 9))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(9) })?;
       o_prot.write_list_begin(&TListIdentifier::new(TType::String, fld_var.len() as i32))?;
       for e in fld_var {
         o_prot.write_string(e)?;
@@ -5853,12 +5853,12 @@ impl TSerializable for StatusReply {
       o_prot.write_field_end()?
     }
     if let Some(fld_var) = self.interface_version {
-      o_prot.write_field_begin(&TFieldIdentifier::new("interfaceVersion", TType::I32, 10))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(10) })?;
       o_prot.write_i32(fld_var)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.capabilities {
-      o_prot.write_field_begin(&TFieldIdentifier::new("capabilities", TType::Set, 11))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Set, id: Some(11) })?;
       o_prot.write_set_begin(&TSetIdentifier::new(TType::String, fld_var.len() as i32))?;
       for e in fld_var {
         o_prot.write_string(e)?;
@@ -5946,18 +5946,18 @@ impl TSerializable for NotFound {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("NotFound");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("kind", TType::I32, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(1) })?;
     self.kind.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("name", TType::String, 2))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(2) })?;
     o_prot.write_string(&self.name)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("message", TType::String, 3))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(3) })?;
     o_prot.write_string(&self.message)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("freshness", TType::Struct, 4))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(4) })?;
     self.freshness.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -6037,12 +6037,12 @@ impl TSerializable for NotReady {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("NotReady");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("source", TType::String, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
     o_prot.write_string(&self.source)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("message", TType::String, 2))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(2) })?;
     o_prot.write_string(&self.message)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -6130,15 +6130,15 @@ impl TSerializable for TooStale {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("TooStale");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("ageMs", TType::I64, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(1) })?;
     o_prot.write_i64(self.age_ms)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("maxAgeMs", TType::I64, 2))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(2) })?;
     o_prot.write_i64(self.max_age_ms)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("message", TType::String, 3))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(3) })?;
     o_prot.write_string(&self.message)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -6217,12 +6217,12 @@ impl TSerializable for NoMaster {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("NoMaster");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("serviceName", TType::String, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
     o_prot.write_string(&self.service_name)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("message", TType::String, 2))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(2) })?;
     o_prot.write_string(&self.message)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -6328,23 +6328,23 @@ impl TSerializable for CallFailed {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("CallFailed");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("masterId", TType::String, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
     o_prot.write_string(&self.master_id)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("message", TType::String, 2))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(2) })?;
     o_prot.write_string(&self.message)?;
     o_prot.write_field_end()?;
     if let Some(ref fld_var) = self.class_name {
-      o_prot.write_field_begin(&TFieldIdentifier::new("className", TType::String, 3))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(3) })?;
       o_prot.write_string(fld_var)?;
       o_prot.write_field_end()?
     }
-    o_prot.write_field_begin(&TFieldIdentifier::new("code", TType::I64, 4))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(4) })?;
     o_prot.write_i64(self.code)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("lost", TType::Bool, 5))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Bool, id: Some(5) })?;
     o_prot.write_bool(self.lost)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -6430,17 +6430,17 @@ impl TSerializable for CallTimedOut {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("CallTimedOut");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
     if let Some(ref fld_var) = self.master_id {
-      o_prot.write_field_begin(&TFieldIdentifier::new("masterId", TType::String, 1))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
       o_prot.write_string(fld_var)?;
       o_prot.write_field_end()?
     }
-    o_prot.write_field_begin(&TFieldIdentifier::new("timeoutMs", TType::I32, 2))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(2) })?;
     o_prot.write_i32(self.timeout_ms)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("message", TType::String, 3))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(3) })?;
     o_prot.write_string(&self.message)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -6509,9 +6509,9 @@ impl TSerializable for Overloaded {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("Overloaded");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("message", TType::String, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
     o_prot.write_string(&self.message)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -6581,9 +6581,9 @@ impl TSerializable for AccessDenied {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("AccessDenied");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("message", TType::String, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
     o_prot.write_string(&self.message)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -6663,12 +6663,12 @@ impl TSerializable for InvalidRequest {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("InvalidRequest");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("field", TType::String, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
     o_prot.write_string(&self.field)?;
     o_prot.write_field_end()?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("message", TType::String, 2))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(2) })?;
     o_prot.write_string(&self.message)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -9680,9 +9680,9 @@ impl RosterGetArgs {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("get_args");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
     self.request.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -9786,35 +9786,35 @@ impl RosterGetResult {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("RosterGetResult");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
     if let Some(ref fld_var) = self.result_value {
-      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.not_found {
-      o_prot.write_field_begin(&TFieldIdentifier::new("notFound", TType::Struct, 1))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.not_ready {
-      o_prot.write_field_begin(&TFieldIdentifier::new("notReady", TType::Struct, 2))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(2) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.too_stale {
-      o_prot.write_field_begin(&TFieldIdentifier::new("tooStale", TType::Struct, 3))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(3) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.invalid {
-      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 4))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(4) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.denied {
-      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 5))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(5) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -9861,9 +9861,9 @@ impl RosterGetManyArgs {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("getMany_args");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
     self.request.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -9958,30 +9958,30 @@ impl RosterGetManyResult {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("RosterGetManyResult");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
     if let Some(ref fld_var) = self.result_value {
-      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.not_ready {
-      o_prot.write_field_begin(&TFieldIdentifier::new("notReady", TType::Struct, 2))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(2) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.too_stale {
-      o_prot.write_field_begin(&TFieldIdentifier::new("tooStale", TType::Struct, 3))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(3) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.invalid {
-      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 4))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(4) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.denied {
-      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 5))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(5) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -10028,9 +10028,9 @@ impl RosterChildrenArgs {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("children_args");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
     self.request.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -10134,35 +10134,35 @@ impl RosterChildrenResult {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("RosterChildrenResult");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
     if let Some(ref fld_var) = self.result_value {
-      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.not_found {
-      o_prot.write_field_begin(&TFieldIdentifier::new("notFound", TType::Struct, 1))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.not_ready {
-      o_prot.write_field_begin(&TFieldIdentifier::new("notReady", TType::Struct, 2))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(2) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.too_stale {
-      o_prot.write_field_begin(&TFieldIdentifier::new("tooStale", TType::Struct, 3))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(3) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.invalid {
-      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 4))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(4) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.denied {
-      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 5))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(5) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -10209,9 +10209,9 @@ impl RosterSubtreeArgs {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("subtree_args");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
     self.request.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -10306,30 +10306,30 @@ impl RosterSubtreeResult {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("RosterSubtreeResult");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
     if let Some(ref fld_var) = self.result_value {
-      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.not_ready {
-      o_prot.write_field_begin(&TFieldIdentifier::new("notReady", TType::Struct, 2))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(2) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.too_stale {
-      o_prot.write_field_begin(&TFieldIdentifier::new("tooStale", TType::Struct, 3))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(3) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.invalid {
-      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 4))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(4) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.denied {
-      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 5))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(5) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -10376,9 +10376,9 @@ impl RosterWatchArgs {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("watch_args");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
     self.request.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -10473,30 +10473,30 @@ impl RosterWatchResult {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("RosterWatchResult");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
     if let Some(ref fld_var) = self.result_value {
-      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.not_ready {
-      o_prot.write_field_begin(&TFieldIdentifier::new("notReady", TType::Struct, 2))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(2) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.too_stale {
-      o_prot.write_field_begin(&TFieldIdentifier::new("tooStale", TType::Struct, 3))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(3) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.invalid {
-      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 4))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(4) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.denied {
-      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 5))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(5) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -10543,9 +10543,9 @@ impl RosterStatusArgs {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("status_args");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
     self.request.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -10604,10 +10604,10 @@ impl RosterStatusResult {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("RosterStatusResult");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
     if let Some(ref fld_var) = self.result_value {
-      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -10654,9 +10654,9 @@ impl RosterMastersArgs {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("masters_args");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
     self.request.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -10751,30 +10751,30 @@ impl RosterMastersResult {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("RosterMastersResult");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
     if let Some(ref fld_var) = self.result_value {
-      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.not_ready {
-      o_prot.write_field_begin(&TFieldIdentifier::new("notReady", TType::Struct, 2))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(2) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.too_stale {
-      o_prot.write_field_begin(&TFieldIdentifier::new("tooStale", TType::Struct, 3))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(3) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.invalid {
-      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 4))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(4) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.denied {
-      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 5))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(5) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -10821,9 +10821,9 @@ impl RosterMasterArgs {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("master_args");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
     self.request.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -10927,35 +10927,35 @@ impl RosterMasterResult {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("RosterMasterResult");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
     if let Some(ref fld_var) = self.result_value {
-      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.not_found {
-      o_prot.write_field_begin(&TFieldIdentifier::new("notFound", TType::Struct, 1))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.not_ready {
-      o_prot.write_field_begin(&TFieldIdentifier::new("notReady", TType::Struct, 2))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(2) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.too_stale {
-      o_prot.write_field_begin(&TFieldIdentifier::new("tooStale", TType::Struct, 3))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(3) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.invalid {
-      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 4))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(4) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.denied {
-      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 5))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(5) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -11002,9 +11002,9 @@ impl RosterServicesArgs {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("services_args");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
     self.request.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -11099,30 +11099,30 @@ impl RosterServicesResult {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("RosterServicesResult");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
     if let Some(ref fld_var) = self.result_value {
-      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.not_ready {
-      o_prot.write_field_begin(&TFieldIdentifier::new("notReady", TType::Struct, 2))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(2) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.too_stale {
-      o_prot.write_field_begin(&TFieldIdentifier::new("tooStale", TType::Struct, 3))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(3) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.invalid {
-      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 4))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(4) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.denied {
-      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 5))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(5) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -11169,9 +11169,9 @@ impl RosterInstancesArgs {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("instances_args");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
     self.request.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -11275,35 +11275,35 @@ impl RosterInstancesResult {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("RosterInstancesResult");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
     if let Some(ref fld_var) = self.result_value {
-      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.not_found {
-      o_prot.write_field_begin(&TFieldIdentifier::new("notFound", TType::Struct, 1))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.not_ready {
-      o_prot.write_field_begin(&TFieldIdentifier::new("notReady", TType::Struct, 2))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(2) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.too_stale {
-      o_prot.write_field_begin(&TFieldIdentifier::new("tooStale", TType::Struct, 3))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(3) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.invalid {
-      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 4))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(4) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.denied {
-      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 5))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(5) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -11350,9 +11350,9 @@ impl RosterWatchMastersArgs {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("watchMasters_args");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
     self.request.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -11447,30 +11447,30 @@ impl RosterWatchMastersResult {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("RosterWatchMastersResult");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
     if let Some(ref fld_var) = self.result_value {
-      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.not_ready {
-      o_prot.write_field_begin(&TFieldIdentifier::new("notReady", TType::Struct, 2))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(2) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.too_stale {
-      o_prot.write_field_begin(&TFieldIdentifier::new("tooStale", TType::Struct, 3))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(3) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.invalid {
-      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 4))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(4) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.denied {
-      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 5))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(5) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -11517,9 +11517,9 @@ impl RosterWatchMessagesArgs {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("watchMessages_args");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
     self.request.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -11596,20 +11596,20 @@ impl RosterWatchMessagesResult {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("RosterWatchMessagesResult");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
     if let Some(ref fld_var) = self.result_value {
-      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.invalid {
-      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 4))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(4) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.denied {
-      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 5))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(5) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -11656,9 +11656,9 @@ impl RosterCallArgs {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("call_args");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
     self.request.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -11771,40 +11771,40 @@ impl RosterCallResult {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("RosterCallResult");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
     if let Some(ref fld_var) = self.result_value {
-      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.invalid {
-      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 4))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(4) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.denied {
-      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 5))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(5) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.no_master {
-      o_prot.write_field_begin(&TFieldIdentifier::new("noMaster", TType::Struct, 6))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(6) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.failed {
-      o_prot.write_field_begin(&TFieldIdentifier::new("failed", TType::Struct, 7))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(7) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.timed_out {
-      o_prot.write_field_begin(&TFieldIdentifier::new("timedOut", TType::Struct, 8))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(8) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.overloaded {
-      o_prot.write_field_begin(&TFieldIdentifier::new("overloaded", TType::Struct, 9))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(9) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -11851,9 +11851,9 @@ impl RosterCallAllArgs {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("callAll_args");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
     self.request.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -11948,30 +11948,30 @@ impl RosterCallAllResult {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("RosterCallAllResult");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
     if let Some(ref fld_var) = self.result_value {
-      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.invalid {
-      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 4))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(4) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.denied {
-      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 5))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(5) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.no_master {
-      o_prot.write_field_begin(&TFieldIdentifier::new("noMaster", TType::Struct, 6))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(6) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.overloaded {
-      o_prot.write_field_begin(&TFieldIdentifier::new("overloaded", TType::Struct, 9))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(9) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -12018,9 +12018,9 @@ impl RosterCallManyArgs {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("callMany_args");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
     self.request.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -12106,25 +12106,25 @@ impl RosterCallManyResult {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("RosterCallManyResult");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
     if let Some(ref fld_var) = self.result_value {
-      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.invalid {
-      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 4))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(4) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.denied {
-      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 5))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(5) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.overloaded {
-      o_prot.write_field_begin(&TFieldIdentifier::new("overloaded", TType::Struct, 9))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(9) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -12171,9 +12171,9 @@ impl RosterCallInOrderArgs {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("callInOrder_args");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
     self.request.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -12259,25 +12259,25 @@ impl RosterCallInOrderResult {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("RosterCallInOrderResult");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
     if let Some(ref fld_var) = self.result_value {
-      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.invalid {
-      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 4))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(4) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.denied {
-      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 5))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(5) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.overloaded {
-      o_prot.write_field_begin(&TFieldIdentifier::new("overloaded", TType::Struct, 9))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(9) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -12324,9 +12324,9 @@ impl RosterStartCallArgs {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("startCall_args");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
     self.request.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -12439,40 +12439,40 @@ impl RosterStartCallResult {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("RosterStartCallResult");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
     if let Some(ref fld_var) = self.result_value {
-      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.invalid {
-      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 4))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(4) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.denied {
-      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 5))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(5) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.no_master {
-      o_prot.write_field_begin(&TFieldIdentifier::new("noMaster", TType::Struct, 6))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(6) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.failed {
-      o_prot.write_field_begin(&TFieldIdentifier::new("failed", TType::Struct, 7))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(7) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.timed_out {
-      o_prot.write_field_begin(&TFieldIdentifier::new("timedOut", TType::Struct, 8))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(8) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.overloaded {
-      o_prot.write_field_begin(&TFieldIdentifier::new("overloaded", TType::Struct, 9))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(9) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -12519,9 +12519,9 @@ impl RosterNextValuesArgs {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("nextValues_args");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
     self.request.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -12634,40 +12634,40 @@ impl RosterNextValuesResult {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("RosterNextValuesResult");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
     if let Some(ref fld_var) = self.result_value {
-      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.invalid {
-      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 4))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(4) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.denied {
-      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 5))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(5) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.no_master {
-      o_prot.write_field_begin(&TFieldIdentifier::new("noMaster", TType::Struct, 6))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(6) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.failed {
-      o_prot.write_field_begin(&TFieldIdentifier::new("failed", TType::Struct, 7))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(7) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.timed_out {
-      o_prot.write_field_begin(&TFieldIdentifier::new("timedOut", TType::Struct, 8))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(8) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.overloaded {
-      o_prot.write_field_begin(&TFieldIdentifier::new("overloaded", TType::Struct, 9))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(9) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -12714,9 +12714,9 @@ impl RosterOpenCallArgs {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("openCall_args");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
     self.request.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -12829,40 +12829,40 @@ impl RosterOpenCallResult {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("RosterOpenCallResult");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
     if let Some(ref fld_var) = self.result_value {
-      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.invalid {
-      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 4))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(4) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.denied {
-      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 5))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(5) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.no_master {
-      o_prot.write_field_begin(&TFieldIdentifier::new("noMaster", TType::Struct, 6))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(6) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.failed {
-      o_prot.write_field_begin(&TFieldIdentifier::new("failed", TType::Struct, 7))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(7) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.timed_out {
-      o_prot.write_field_begin(&TFieldIdentifier::new("timedOut", TType::Struct, 8))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(8) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.overloaded {
-      o_prot.write_field_begin(&TFieldIdentifier::new("overloaded", TType::Struct, 9))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(9) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -12909,9 +12909,9 @@ impl RosterSendValuesArgs {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("sendValues_args");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
     self.request.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -13024,40 +13024,40 @@ impl RosterSendValuesResult {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("RosterSendValuesResult");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
     if let Some(ref fld_var) = self.result_value {
-      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.invalid {
-      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 4))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(4) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.denied {
-      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 5))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(5) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.no_master {
-      o_prot.write_field_begin(&TFieldIdentifier::new("noMaster", TType::Struct, 6))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(6) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.failed {
-      o_prot.write_field_begin(&TFieldIdentifier::new("failed", TType::Struct, 7))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(7) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.timed_out {
-      o_prot.write_field_begin(&TFieldIdentifier::new("timedOut", TType::Struct, 8))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(8) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.overloaded {
-      o_prot.write_field_begin(&TFieldIdentifier::new("overloaded", TType::Struct, 9))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(9) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -13104,9 +13104,9 @@ impl RosterBroadcastArgs {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("broadcast_args");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
     self.request.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -13183,20 +13183,20 @@ impl RosterBroadcastResult {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("RosterBroadcastResult");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
     if let Some(ref fld_var) = self.result_value {
-      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.invalid {
-      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 4))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(4) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.denied {
-      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 5))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(5) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -13243,9 +13243,9 @@ impl RosterAddRegistersArgs {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("addRegisters_args");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
     self.request.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -13322,20 +13322,20 @@ impl RosterAddRegistersResult {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("RosterAddRegistersResult");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
     if let Some(ref fld_var) = self.result_value {
-      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.invalid {
-      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 4))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(4) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.denied {
-      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 5))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(5) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -13382,9 +13382,9 @@ impl RosterRemoveRegistersArgs {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("removeRegisters_args");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
     self.request.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -13461,20 +13461,20 @@ impl RosterRemoveRegistersResult {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("RosterRemoveRegistersResult");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
     if let Some(ref fld_var) = self.result_value {
-      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.invalid {
-      o_prot.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, 4))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(4) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
     if let Some(ref fld_var) = self.denied {
-      o_prot.write_field_begin(&TFieldIdentifier::new("denied", TType::Struct, 5))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(5) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }
@@ -13521,9 +13521,9 @@ impl RosterStatsArgs {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("stats_args");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
-    o_prot.write_field_begin(&TFieldIdentifier::new("request", TType::Struct, 1))?;
+    o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
     self.request.write_to_out_protocol(o_prot)?;
     o_prot.write_field_end()?;
     o_prot.write_field_stop()?;
@@ -13582,10 +13582,10 @@ impl RosterStatsResult {
     Ok(ret)
   }
   fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-    let struct_ident = TStructIdentifier::new("RosterStatsResult");
+    let struct_ident = TStructIdentifier { name: String::new() };
     o_prot.write_struct_begin(&struct_ident)?;
     if let Some(ref fld_var) = self.result_value {
-      o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::Struct, 0))?;
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
       fld_var.write_to_out_protocol(o_prot)?;
       o_prot.write_field_end()?
     }

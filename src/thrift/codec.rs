@@ -1,5 +1,6 @@
-//! The codec: one request's bytes in, one reply's bytes out, by the generated code.
+//! The codec: one request's bytes in, one reply's bytes out.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytesize::ByteSize;
@@ -11,11 +12,12 @@ use thrift::{ApplicationError, ApplicationErrorKind, TConfiguration};
 
 use super::Config;
 use super::dialect::{Dialect, Protocol};
+use super::dispatch::{Asked, Exchange, ReplyTo, write_exception};
+use super::handler::Desk;
 use super::memory::{Charge, OVERLOADED, Part};
 use super::refusal::{Refusal, too_long, write_invalid};
-use super::service::{Asked, Pass};
+use super::scan::Head;
 use super::wait::{Awaited, Wait};
-
 use crate::metrics::Metrics;
 
 /// Encodes and decodes within the bounds.
@@ -52,35 +54,69 @@ impl Codec {
         Self { limits, max_reply: config.max_reply.as_u64() as usize, max_call: config.max_call, metrics }
     }
 
-    /// Answers `message`, which the scanner found whole and within its bounds, by adding its reply to `output`, which
-    /// is charged.
-    ///
-    /// The generated code cannot wait. So a request that must wait passes through it twice: the first time for its
-    /// arguments, and a second time, with `awaited`, for its reply.
+    /// Answers a message of `received`, which the scanner found whole and within its bounds, by adding its reply to
+    /// `output`, which is charged.
     pub(super) fn answer(
         &self,
         dialect: Dialect,
-        message: &[u8],
+        head: &Head,
+        received: &[u8],
         asked: Asked<'_>,
-        awaited: Option<Awaited>,
         output: &mut Vec<u8>,
         charge: &mut Charge,
+    ) -> thrift::Result<Outcome> {
+        let name = match head.method {
+            Some(method) => Cow::Borrowed(method.name),
+            None => String::from_utf8_lossy(received.get(head.name.clone()).unwrap_or_default()),
+        };
+        let name = name.split_once(':').map_or(&*name, |(_, name)| name);
+        let arguments = received.get(head.arguments..).unwrap_or_default();
+        self.written(dialect, head, name, output, charge, |output| {
+            let reply = ReplyTo { desk: asked.desk, name, sequence_number: head.sequence_number, output };
+            match dialect.protocol {
+                Protocol::Binary => {
+                    let mut input = TBinaryInputProtocol::with_config(arguments, true, self.limits.clone());
+                    answer(head, Exchange { asked, input: &mut input, reply })
+                }
+                Protocol::Compact => {
+                    let mut input = TCompactInputProtocol::with_config(arguments, self.limits.clone());
+                    answer(head, Exchange { asked, input: &mut input, reply })
+                }
+            }
+        })
+    }
+
+    /// Answers a message that waited.
+    pub(super) fn answer_late(
+        &self,
+        dialect: Dialect,
+        head: &Head,
+        awaited: Awaited,
+        desk: &Desk,
+        output: &mut Vec<u8>,
+        charge: &mut Charge,
+    ) -> thrift::Result<Outcome> {
+        let name = head.method.map_or("", |method| method.name);
+        self.written(dialect, head, name, output, charge, |output| {
+            awaited.write(ReplyTo { desk, name, sequence_number: head.sequence_number, output })?;
+            Ok(None)
+        })
+    }
+
+    /// Adds a reply to the output, unless the request waits; a refusal, where it is too large.
+    fn written(
+        &self,
+        dialect: Dialect,
+        head: &Head,
+        name: &str,
+        output: &mut Vec<u8>,
+        charge: &mut Charge,
+        write: impl FnOnce(&mut dyn TOutputProtocol) -> thrift::Result<Option<Box<Wait>>>,
     ) -> thrift::Result<Outcome> {
         let start = output.len();
         let header = if dialect.framed { 4 } else { 0 };
         output.resize(start + header, 0);
-        let pass = Pass::new(asked, awaited);
-        let request = match dialect.protocol {
-            Protocol::Binary => {
-                let mut input = TBinaryInputProtocol::with_config(message, true, self.limits.clone());
-                pass.process(&mut input, &mut TBinaryOutputProtocol::new(&mut *output, true))
-            }
-            Protocol::Compact => {
-                let mut input = TCompactInputProtocol::with_config(message, self.limits.clone());
-                pass.process(&mut input, &mut TCompactOutputProtocol::new(&mut *output))
-            }
-        }?;
-        if let Some(wait) = pass.into_wait() {
+        if let Some(wait) = in_protocol(dialect, output, write)? {
             output.truncate(start);
             return Ok(Outcome::Waits(wait));
         }
@@ -89,11 +125,11 @@ impl Codec {
         if let Some(refusal) = &refusal {
             output.truncate(start + header);
             output.shrink_to_fit();
-            self.write_exception(dialect, &request, refusal, output)?;
+            self.write_exception(dialect, name, head.sequence_number, refusal, output)?;
             // A refusal is sent also where there is no room for it.
             let _ = charge.set(Part::Output, output.capacity());
         }
-        if request.message_type == TMessageType::OneWay {
+        if head.is_oneway {
             output.truncate(start);
         } else if dialect.framed {
             let length = (output.len() - start - header) as u32;
@@ -116,13 +152,17 @@ impl Codec {
         let body = output.len();
         let request = self.head(dialect, received.get(body - start..).unwrap_or_default());
         match (why, too_long(&request, why, self.max_call)) {
-            (_, Some(invalid)) => self.write_reply(dialect, output, |to| write_invalid(&request, &invalid, to))?,
+            (_, Some(invalid)) => {
+                self.metrics.exceptions.increment();
+                in_protocol(dialect, output, |to| write_invalid(&request, &invalid, to))?;
+            }
             (Refusal::Wrong(wrong), None) => {
                 let error = ApplicationError::new(ApplicationErrorKind::ProtocolError, wrong.to_string());
-                self.write_exception(dialect, &request, &error, output)?;
+                self.write_exception(dialect, &request.name, request.sequence_number, &error, output)?;
             }
             (Refusal::Overloaded, None) => {
-                self.write_exception(dialect, &request, &self.overloaded(OVERLOADED), output)?;
+                let error = self.overloaded(OVERLOADED);
+                self.write_exception(dialect, &request.name, request.sequence_number, &error, output)?;
             }
         }
         let length = (output.len() - body) as u32;
@@ -160,34 +200,32 @@ impl Codec {
     fn write_exception(
         &self,
         dialect: Dialect,
-        request: &TMessageIdentifier,
+        name: &str,
+        sequence_number: i32,
         error: &ApplicationError,
         output: &mut Vec<u8>,
     ) -> thrift::Result<()> {
-        self.write_reply(dialect, output, |to| write_exception(request, error, to))
-    }
-
-    fn write_reply(
-        &self,
-        dialect: Dialect,
-        output: &mut Vec<u8>,
-        write: impl FnOnce(&mut dyn TOutputProtocol) -> thrift::Result<()>,
-    ) -> thrift::Result<()> {
         self.metrics.exceptions.increment();
-        match dialect.protocol {
-            Protocol::Binary => write(&mut TBinaryOutputProtocol::new(output, true)),
-            Protocol::Compact => write(&mut TCompactOutputProtocol::new(output)),
-        }
+        in_protocol(dialect, output, |to| write_exception(name, sequence_number, error, to))
     }
 }
 
-pub(super) fn write_exception(
-    request: &TMessageIdentifier,
-    error: &ApplicationError,
-    output: &mut dyn TOutputProtocol,
-) -> thrift::Result<()> {
-    let name = request.name.clone();
-    output.write_message_begin(&TMessageIdentifier::new(name, TMessageType::Exception, request.sequence_number))?;
-    thrift::Error::write_application_error_to_out_protocol(error, output)?;
-    output.write_message_end()
+/// Has the method answer, if there is one.
+fn answer(head: &Head, mut exchange: Exchange<'_>) -> thrift::Result<Option<Box<Wait>>> {
+    match head.method {
+        Some(method) => (method.answer)(&mut exchange),
+        None => exchange.reply.unknown().map(|()| None),
+    }
+}
+
+/// Writes in the protocol of a dialect.
+fn in_protocol<T>(
+    dialect: Dialect,
+    output: &mut Vec<u8>,
+    write: impl FnOnce(&mut dyn TOutputProtocol) -> thrift::Result<T>,
+) -> thrift::Result<T> {
+    match dialect.protocol {
+        Protocol::Binary => write(&mut TBinaryOutputProtocol::new(output, true)),
+        Protocol::Compact => write(&mut TCompactOutputProtocol::new(output)),
+    }
 }

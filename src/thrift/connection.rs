@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,11 +13,11 @@ use super::admission::{Place, Sent, Waiting};
 use super::codec::Outcome;
 use super::cut::{Cut, Cutter};
 use super::dialect::Dialect;
+use super::dispatch::Asked;
 use super::memory::{Charge, OVERLOADED, Part};
 use super::open::Open;
 use super::refusal::Refusal;
-use super::scan::Bounds;
-use super::service::Asked;
+use super::scan::{Bounds, Head};
 use super::wait::{Awaited, Wait};
 use super::watch::TOO_MANY_WATCHES;
 use super::{Peer, Shared};
@@ -75,7 +74,7 @@ enum Progress {
 /// A request that waits, at the beginning of what was received.
 struct Pending {
     dialect: Dialect,
-    message: Range<usize>,
+    head: Head,
     end: usize,
     wait: Box<Wait>,
 }
@@ -198,13 +197,13 @@ impl Connection {
                 break Progress::Idle;
             }
             match self.cutter.next(received) {
-                Cut::Request { dialect, message, end } => {
-                    let request = &received[message.clone()];
+                Cut::Request { dialect, head, end } => {
+                    let request = &received[..end];
                     let Shared { codec, desk, .. } = self.shared.as_ref();
                     let asked = Asked { desk, peer: &self.peer };
-                    match codec.answer(dialect, request, asked, None, &mut self.output, &mut self.charge)? {
+                    match codec.answer(dialect, &head, request, asked, &mut self.output, &mut self.charge)? {
                         Outcome::Answered | Outcome::Refused => at += end,
-                        Outcome::Waits(wait) => break Progress::Waits(Pending { dialect, message, end, wait }),
+                        Outcome::Waits(wait) => break Progress::Waits(Pending { dialect, head, end, wait }),
                     }
                 }
                 Cut::Incomplete => break Progress::Incomplete,
@@ -227,7 +226,7 @@ impl Connection {
 
     /// Waits for what a request waits for, and answers it.
     async fn answer_late(&mut self, pending: Pending) -> Result<(), End> {
-        let Pending { dialect, message, end, wait } = pending;
+        let Pending { dialect, head, end, wait } = pending;
         let awaited = if self.charge.set(Part::Awaited, wait.memory_size()) {
             self.wait(*wait, end).await?
         } else {
@@ -239,8 +238,7 @@ impl Connection {
         let is_fetched = matches!(awaited, Awaited::Values(_));
         self.peer.let_others_work().await;
         let Shared { codec, desk, .. } = self.shared.as_ref();
-        let (request, asked) = (&self.received[message], Asked { desk, peer: &self.peer });
-        let outcome = codec.answer(dialect, request, asked, Some(awaited), &mut self.output, &mut self.charge)?;
+        let outcome = codec.answer_late(dialect, &head, awaited, desk, &mut self.output, &mut self.charge)?;
         if is_fetched && matches!(outcome, Outcome::Refused) {
             // Else the next values would hide that these are missing.
             self.open.give_up();

@@ -1,17 +1,15 @@
 //! Cuts one request after the other out of what a connection has received.
 
-use std::ops::Range;
-
 use super::dialect::{self, Dialect, Foreign, MAX_FRAME, Told};
-use super::scan::{Bounds, Progress, Scanner, Wrong};
+use super::scan::{Bounds, Head, Progress, Scanner, Stack, Wrong};
 
 /// Where the next request is in what was received.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Cut {
-    /// The message, without its frame, and where the next one begins.
+    /// What it says of itself, and where the next one begins.
     Request {
         dialect: Dialect,
-        message: Range<usize>,
+        head: Head,
         end: usize,
     },
     Incomplete,
@@ -28,11 +26,13 @@ pub(super) struct Cutter {
     dialect: Option<Dialect>,
     /// The walk through the request that has begun to come.
     scanner: Option<Scanner>,
+    /// Of the walk before, so that not each allocates its own.
+    stack: Stack,
 }
 
 impl Cutter {
     pub(super) fn new(bounds: Bounds) -> Self {
-        Self { bounds, dialect: None, scanner: None }
+        Self { bounds, dialect: None, scanner: None, stack: Stack::new() }
     }
 
     /// How the peer speaks, once that is known.
@@ -52,9 +52,10 @@ impl Cutter {
         }
         match if dialect.framed { self.framed(dialect, received) } else { self.bare(dialect, 0, received) } {
             Progress::Complete(end) => {
-                self.scanner = None;
-                let start = if dialect.framed { 4 } else { 0 };
-                Cut::Request { dialect, message: start..end, end }
+                let ended = self.scanner.take().and_then(|scanner| scanner.end(&received[..end]));
+                let Some((head, stack)) = ended else { return Cut::Wrong(dialect, Wrong::Type) };
+                self.stack = stack;
+                Cut::Request { dialect, head, end }
             }
             Progress::Incomplete => Cut::Incomplete,
             Progress::Wrong(wrong) => Cut::Wrong(dialect, wrong),
@@ -77,7 +78,9 @@ impl Cutter {
     }
 
     fn bare(&mut self, dialect: Dialect, start: usize, received: &[u8]) -> Progress {
-        let scanner = self.scanner.get_or_insert_with(|| Scanner::new(dialect.protocol, start, self.bounds));
+        let (bounds, stack) = (self.bounds, &mut self.stack);
+        let begin = || Scanner::with_stack(dialect.protocol, start, bounds, std::mem::take(stack));
+        let scanner = self.scanner.get_or_insert_with(begin);
         scanner.scan(received)
     }
 }
@@ -85,10 +88,19 @@ impl Cutter {
 #[cfg(test)]
 mod tests {
     use super::super::dialect::Protocol;
+    use super::super::methods;
     use super::*;
 
     const BOUNDS: Bounds = Bounds { message: 1_000, call: 3_000, string: 100, container: 100, depth: 5 };
     const STATUS: [u8; 19] = *b"\x80\x01\x00\x01\x00\x00\x00\x06status\x00\x00\x00\x01\x00";
+
+    /// The request that `STATUS` is, behind so many bytes.
+    fn status(dialect: Dialect, start: usize) -> Cut {
+        let (name, end) = (start + 8..start + 14, start + 19);
+        let method = methods::find(b"status");
+        let head = Head { method, name, sequence_number: 1, is_oneway: false, arguments: start + 18 };
+        Cut::Request { dialect, head, end }
+    }
 
     fn framed(message: &[u8], length: u32) -> Vec<u8> {
         [&length.to_be_bytes()[..], message].concat()
@@ -99,8 +111,8 @@ mod tests {
         let dialect = Dialect { protocol: Protocol::Binary, framed: false };
         let mut cutter = Cutter::new(BOUNDS);
         let two = STATUS.repeat(2);
-        assert_eq!(cutter.next(&two), Cut::Request { dialect, message: 0..19, end: 19 });
-        assert_eq!(cutter.next(&two[19..]), Cut::Request { dialect, message: 0..19, end: 19 });
+        assert_eq!(cutter.next(&two), status(dialect, 0));
+        assert_eq!(cutter.next(&two[19..]), status(dialect, 0));
         assert_eq!(cutter.next(&[]), Cut::Incomplete);
         let dialect = Dialect { framed: true, ..dialect };
         let mut cutter = Cutter::new(BOUNDS);
@@ -108,8 +120,8 @@ mod tests {
         for cut in 0..23 {
             assert_eq!(cutter.next(&two[..cut]), Cut::Incomplete, "cut at {cut}");
         }
-        assert_eq!(cutter.next(&two), Cut::Request { dialect, message: 4..23, end: 23 });
-        assert_eq!(cutter.next(&two[23..]), Cut::Request { dialect, message: 4..23, end: 23 });
+        assert_eq!(cutter.next(&two), status(dialect, 4));
+        assert_eq!(cutter.next(&two[23..]), status(dialect, 4));
     }
 
     #[test]

@@ -9,10 +9,10 @@ use super::accounts::Accounts;
 use super::codec::{Codec, Outcome};
 use super::cut::{Cut, Cutter};
 use super::dialect::Protocol;
+use super::dispatch::Asked;
 use super::handler::Desk;
 use super::memory::Charge;
 use super::scan::{Bounds, Progress, Scanner, Wrong};
-use super::service::Asked;
 use super::{Config, Peer, ZkData};
 use crate::metrics::Metrics;
 use crate::model::{Change, Node, NodePath, Stat};
@@ -33,13 +33,13 @@ pub fn requests(bytes: &[u8]) {
         (Cut::Wrong(..), Cut::Wrong(..)) => {}
         (piecemeal, at_once) => assert_eq!(piecemeal, *at_once),
     }
-    let Cut::Request { dialect, message, .. } = at_once else { return };
+    let Cut::Request { dialect, head, end } = at_once else { return };
     let mut output = Vec::new();
     let (codec, desk) = &*HOUSE;
     let peer = Peer::of(desk, None);
     let mut charge = Charge::new(&peer.account).expect("room");
     if let Ok(Outcome::Answered | Outcome::Refused) =
-        codec.answer(dialect, &bytes[message], Asked { desk, peer: &peer }, None, &mut output, &mut charge)
+        codec.answer(dialect, &head, &bytes[..end], Asked { desk, peer: &peer }, &mut output, &mut charge)
     {
         let length = output.first_chunk::<4>().map(|length| u32::from_be_bytes(*length) as usize + 4);
         assert!(!dialect.framed || output.is_empty() || length == Some(output.len()));

@@ -9,6 +9,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use super::accounts::Accounts;
 use super::caller::Caller;
 use super::convert;
+use super::dispatch::FoundNode;
 use super::idl::{
     self, AccessDenied, ChildrenRequest, EntityKind, GetManyRequest, GetRequest, InvalidRequest, NotFound, NotReady,
     SubtreeRequest, TooStale,
@@ -107,19 +108,11 @@ impl Desk {
         }
     }
 
-    /// Counts an answer that is an exception, and passes it on.
-    pub(super) fn counted<T>(&self, answer: thrift::Result<T>) -> thrift::Result<T> {
-        if answer.is_err() {
-            self.count_exception();
-        }
-        answer
-    }
-
     pub(super) fn count_exception(&self) {
         self.metrics.exceptions.increment();
     }
 
-    pub(super) fn zk_data(&self, peer: &Peer) -> thrift::Result<Vec<u8>> {
+    pub(super) fn zk_data(&self, peer: &Peer) -> thrift::Result<Arc<Node>> {
         let unanswered = |message: String| {
             let kind = thrift::ApplicationErrorKind::InternalError;
             thrift::Error::Application(thrift::ApplicationError::new(kind, message))
@@ -127,7 +120,7 @@ impl Desk {
         peer.identity.may_read(&self.zk_data).map_err(|denied| unanswered(denied.to_string()))?;
         let snapshot = self.store.snapshot();
         if let Some(node) = snapshot.node(&self.zk_data) {
-            return Ok(node.data.to_vec());
+            return Ok(node.clone());
         }
         Err(match waited_for(snapshot.behind(&self.zk_data)) {
             Some(feed) => unanswered(format!("not ready: waiting for {}: {}", feed.name(), feed.detail())),
@@ -135,12 +128,12 @@ impl Desk {
         })
     }
 
-    pub(super) fn get(&self, peer: &Peer, request: &GetRequest) -> thrift::Result<idl::NodeReply> {
+    pub(super) fn get(&self, peer: &Peer, request: &GetRequest) -> thrift::Result<FoundNode> {
         let path = parse("path", &request.path)?;
         peer.identity.may_read(&path).map_err(denied)?;
         let (snapshot, freshness) = self.fresh(Subject::Node(&path), request.max_age_ms)?;
-        let node = snapshot.node(&path).ok_or_else(|| not_found(&snapshot, &path, freshness))?;
-        Ok(idl::NodeReply { node: convert::node(&path, node), freshness: freshness.into() })
+        let node = snapshot.node(&path).ok_or_else(|| not_found(&snapshot, &path, freshness))?.clone();
+        Ok(FoundNode { path, node, freshness: freshness.into() })
     }
 
     pub(super) fn get_many(&self, peer: &Peer, request: &GetManyRequest) -> thrift::Result<idl::NodesReply> {
@@ -279,7 +272,7 @@ impl Desk {
             access: Some(peer.identity.to_string()),
             ports_taken: Some(self.metrics.ports_taken.get()).filter(|taken| !taken.is_empty()),
             interface_version: Some(idl::INTERFACE_VERSION),
-            capabilities: Some(METHODS.map(str::to_owned).into()),
+            capabilities: Some(METHODS.iter().map(|method| method.name.to_owned()).collect()),
         })
     }
 

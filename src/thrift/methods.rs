@@ -1,32 +1,127 @@
-//! The methods of the interface.
+//! The methods: one table says of each how it is called, what it may carry, and who answers it.
 
-/// Their names, in its order.
-pub(super) const METHODS: [&str; 24] = [
-    "get",
-    "getMany",
-    "children",
-    "subtree",
-    "watch",
-    "status",
-    "masters",
-    "master",
-    "services",
-    "instances",
-    "watchMasters",
-    "watchMessages",
-    "call",
-    "callAll",
-    "callMany",
-    "callInOrder",
-    "startCall",
-    "nextValues",
-    "openCall",
-    "sendValues",
-    "broadcast",
-    "addRegisters",
-    "removeRegisters",
-    "stats",
+use futures::FutureExt;
+
+use super::dispatch::{Exchange, Step};
+use super::idl::{CallsRequest, NextValuesRequest, RegistersRequest, StatsRequest, StatusRequest};
+use super::request;
+use super::wait::Wait;
+
+/// A method of the interface.
+#[derive(Debug)]
+pub(super) struct Method {
+    pub(super) name: &'static str,
+    /// The argument that is the application's own, with which the message may be as long as `max_call` allows.
+    pub(super) large: Option<&'static str>,
+    /// Reads the request, and writes the reply or says what it waits for.
+    pub(super) answer: fn(&mut Exchange<'_>) -> thrift::Result<Option<Box<Wait>>>,
+}
+
+/// The methods of the service `Roster`, in the order of the interface.
+pub(super) static METHODS: [Method; 24] = [
+    Method::new("get", |it| it.reply(|desk, peer, request| desk.get(peer, &request))),
+    Method::new("getMany", |it| it.reply(|desk, peer, request| desk.get_many(peer, &request))),
+    Method::new("children", |it| {
+        it.reply_or_wait(|desk, peer, request| {
+            let asked = desk.children_of(peer, request)?;
+            let reply = desk.children(peer, &asked)?;
+            Ok(reply.map_or_else(|| Step::Waits(Wait::Children(asked).into()), Step::Done))
+        })
+    }),
+    Method::new("subtree", |it| {
+        it.reply_or_wait(|desk, peer, request| {
+            let asked = desk.subtree_of(peer, &request)?;
+            let is_searched = peer.identity.grant().searches();
+            if is_searched {
+                Ok(Step::Waits(Wait::Subtree(asked).into()))
+            } else {
+                desk.subtree(&asked).map(Step::Done)
+            }
+        })
+    }),
+    Method::new("watch", |it| it.wait(|desk, peer, request| desk.watch(peer, &request).map(Wait::Watch))),
+    Method::new("status", |it| it.reply(|desk, peer, StatusRequest {}| desk.status(peer))),
+    Method::new("masters", |it| {
+        it.reply_or_wait(|desk, peer, query| {
+            let reply = desk.masters(peer, &query).now_or_never();
+            reply.map_or_else(|| Ok(Step::Waits(Wait::Masters(query).into())), |reply| reply.map(Step::Done))
+        })
+    }),
+    Method::new("master", |it| it.reply(|desk, peer, request| desk.master(peer, &request))),
+    Method::new("services", |it| {
+        it.reply_or_wait(|desk, peer, query| {
+            let reply = desk.services(peer, &query).now_or_never();
+            reply.map_or_else(|| Ok(Step::Waits(Wait::Services(query).into())), |reply| reply.map(Step::Done))
+        })
+    }),
+    Method::new("instances", |it| it.reply(|desk, peer, query| desk.instances(peer, &query))),
+    Method::new("watchMasters", |it| {
+        it.wait(|desk, peer, request| desk.watch_masters(peer, &request).map(Wait::WatchMasters))
+    }),
+    Method::new("watchMessages", |it| {
+        it.wait(|desk, peer, request| desk.watch_messages(peer, &request).map(Wait::WatchMessages))
+    }),
+    Method::large("call", "arguments", |it| it.wait(|desk, peer, call| desk.request(peer, call).map(Wait::Call))),
+    Method::large("callAll", "arguments", |it| {
+        it.wait(|desk, peer, call| desk.request_for_all(peer, call).map(Wait::CallAll))
+    }),
+    Method::large("callMany", "arguments", |it| it.wait(|_, _, CallsRequest { calls }| Ok(Wait::CallMany(calls)))),
+    Method::large("callInOrder", "arguments", |it| {
+        it.wait(|_, _, CallsRequest { calls }| Ok(Wait::CallInOrder(calls)))
+    }),
+    Method::large("startCall", "arguments", |it| {
+        it.wait(|desk, peer, call| desk.request(peer, call).map(Wait::StartCall))
+    }),
+    Method::new("nextValues", |it| it.wait(|_, _, NextValuesRequest {}| Ok(Wait::NextValues))),
+    Method::new("openCall", |it| it.wait(|desk, peer, call| desk.request(peer, call).map(Wait::OpenCall))),
+    Method::new("sendValues", |it| it.wait(|_, _, request| Ok(Wait::SendValues(request)))),
+    Method::large("broadcast", "message", |it| it.command(|request| Ok(Wait::Broadcast(request::command(&request)?)))),
+    Method::new("addRegisters", |it| {
+        it.command(|RegistersRequest { registers }| Ok(Wait::Order(request::registers("register", &registers)?)))
+    }),
+    Method::new("removeRegisters", |it| {
+        it.command(|RegistersRequest { registers }| Ok(Wait::Order(request::registers("remove", &registers)?)))
+    }),
+    Method::new("stats", |it| it.reply(|desk, peer, StatsRequest {}| desk.stats(peer))),
 ];
+
+/// The one of the service `zkDataService`.
+static ZK_DATA: Method = Method::new("zkData", |it| it.zk_data());
+
+/// The longest name that one of them may be called by.
+pub(super) const LONGEST_NAME: usize = "Roster:removeRegisters".len();
+
+/// The method that a message is for: `service:method`, or a method alone.
+pub(super) fn find(name: &[u8]) -> Option<&'static Method> {
+    let is_named = |name: &[u8], method: &Method| method.name.as_bytes() == name;
+    if is_named(name.strip_prefix(b"zkDataService:").unwrap_or(name), &ZK_DATA) {
+        return Some(&ZK_DATA);
+    }
+    let name = name.strip_prefix(b"Roster:").unwrap_or(name);
+    METHODS.iter().find(|method| is_named(name, method))
+}
+
+impl Method {
+    const fn new(name: &'static str, answer: fn(&mut Exchange<'_>) -> thrift::Result<Option<Box<Wait>>>) -> Self {
+        Self { name, large: None, answer }
+    }
+
+    const fn large(
+        name: &'static str,
+        argument: &'static str,
+        answer: fn(&mut Exchange<'_>) -> thrift::Result<Option<Box<Wait>>>,
+    ) -> Self {
+        Self { name, large: Some(argument), answer }
+    }
+}
+
+impl PartialEq for Method {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for Method {}
 
 #[cfg(test)]
 mod tests {
@@ -37,6 +132,21 @@ mod tests {
         let (_, service) = include_str!("../../idl/roster.thrift").split_once("service Roster {").expect("a service");
         let names = service.lines().filter_map(|line| line.split_once("(1: ")?.0.rsplit(' ').next());
         let names: Vec<_> = names.filter(|name| !name.is_empty()).collect();
-        assert_eq!(names, METHODS);
+        assert_eq!(names, METHODS.each_ref().map(|method| method.name));
+    }
+
+    #[test]
+    fn a_method_is_found_by_its_name_and_by_its_service_and_no_other() {
+        for method in METHODS.iter().chain([&ZK_DATA]) {
+            let service = if *method == ZK_DATA { "zkDataService" } else { "Roster" };
+            let whole = format!("{service}:{}", method.name);
+            assert!(whole.len() <= LONGEST_NAME);
+            for name in [&whole, method.name] {
+                assert_eq!(find(name.as_bytes()), Some(method));
+            }
+        }
+        for name in ["", ":", "Roster:", "nothing", "Roster:zkData", "zkDataService:get", "Roster:Roster:get", "Get"] {
+            assert_eq!(find(name.as_bytes()), None, "{name}");
+        }
     }
 }

@@ -14,6 +14,7 @@ mod connection;
 mod convert;
 mod cut;
 mod dialect;
+mod dispatch;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 mod handler;
@@ -26,7 +27,6 @@ mod refusal;
 mod request;
 mod run_queue;
 mod scan;
-mod service;
 mod turns;
 mod value;
 mod wait;

@@ -5,9 +5,11 @@ use thrift::protocol::{
     TFieldIdentifier, TMessageIdentifier, TMessageType, TOutputProtocol, TSerializable, TStructIdentifier, TType,
 };
 
+use super::dispatch::INVALID;
 use super::idl::InvalidRequest;
+use super::methods;
 use super::request::invalid;
-use super::scan::{CALLS, Wrong};
+use super::scan::Wrong;
 
 /// Why a message is not answered, and nothing after it.
 #[derive(Clone, Copy, Debug)]
@@ -16,9 +18,6 @@ pub(super) enum Refusal {
     /// Its user has no room for it.
     Overloaded,
 }
-
-/// The number of the field that every result has for this exception.
-const INVALID: i16 = 4;
 
 /// As the interface has it, since it is the client's own mistake, and no other sidecar would take the call. None: it is
 /// no call, or is refused for something else.
@@ -34,11 +33,7 @@ pub(super) fn too_long(request: &TMessageIdentifier, why: Refusal, max_call: Byt
         }
         _ => return None,
     };
-    let argument = match request.name.as_str() {
-        "broadcast" => "message",
-        call if CALLS.contains(&call.as_bytes()) => "arguments",
-        _ => return None,
-    };
+    let argument = methods::find(request.name.as_bytes())?.large?;
     Some(invalid(argument, message))
 }
 
@@ -66,8 +61,7 @@ mod tests {
 
     #[test]
     fn of_every_method_that_may_be_long_it_is_told_in_the_field_that_its_interface_has_for_it() {
-        for name in CALLS {
-            let name = std::str::from_utf8(name).expect("a name");
+        for name in methods::METHODS.iter().filter(|method| method.large.is_some()).map(|method| method.name) {
             let request = TMessageIdentifier::new(name, TMessageType::Call, 0);
             too_long(&request, Refusal::Wrong(Wrong::Message), ByteSize::mib(1)).expect(name);
             let (_, method) = INTERFACE.split_once(&format!(" {name}(1:")).expect(name);

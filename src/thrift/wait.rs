@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use thrift::{ApplicationError, ApplicationErrorKind};
 
+use super::dispatch::ReplyTo;
 use super::handler::{Children, Desk, NAME_OVERHEAD, Subtree, overloaded};
 use super::idl::{
     Call, CallResult, CallValues, CallsReply, ChildrenReply, CommandReply, MastersReply, MastersWatchReply,
@@ -118,7 +119,7 @@ impl Wait {
     async fn read(&mut self, desk: &Desk, peer: &Peer) -> thrift::Result<Option<Taken>> {
         let mut charged = peer.account.memory.nothing();
         if let Some(request) = self.request().filter(|request| !request.unread.is_empty()) {
-            desk.counted(request.read(&peer.account).await.map_err(thrift::Error::from))?;
+            request.read(&peer.account).await?;
             if !charged.resize(request.memory_size()) {
                 desk.metrics.overloaded.increment();
                 return Ok(None);
@@ -193,6 +194,24 @@ impl Wait {
 }
 
 impl Awaited {
+    /// Writes it as the reply.
+    pub(super) fn write(self, mut reply: ReplyTo<'_>) -> thrift::Result<()> {
+        match self {
+            Awaited::Children(children) => reply.write(children),
+            Awaited::Subtree(subtree) => reply.write(subtree),
+            Awaited::Masters(masters) => reply.write(masters),
+            Awaited::Services(services) => reply.write(services),
+            Awaited::Watch(changes) => reply.write(changes),
+            Awaited::WatchMasters(changes) => reply.write(changes),
+            Awaited::WatchMessages(messages) => reply.write(messages),
+            Awaited::Call(result) => reply.write(result),
+            Awaited::Calls(outcomes) => reply.write(outcomes),
+            Awaited::Values(values) | Awaited::Opened(values) => reply.write(values),
+            Awaited::SentValues(sent) => reply.write(sent),
+            Awaited::Sent(sent) => reply.write(sent),
+        }
+    }
+
     /// The same where its user has no room for it. Values were charged as they came, so that there is room for them.
     pub(super) fn without_room(self) -> Self {
         match self {

@@ -121,7 +121,7 @@ fn a_service_may_be_named_before_its_method() {
             ("zkData", "zkData"),
             ("zkDataService:zkData", "zkData"),
         ] {
-            wire.send(&dialect.call(called, 1, &StatusRequest::default()));
+            wire.send(&dialect.call_with_nothing(called, 1));
             let reply = wire.receive();
             assert_eq!((reply.message.name.as_str(), reply.error), (answered, None), "{dialect:?}");
         }
@@ -153,7 +153,8 @@ fn a_request_that_can_be_read_but_not_understood_gets_an_exception_and_the_conne
         let nothing = WatchRequest::default();
         for request in [dialect.call_with_nothing("get", 1), no_text, dialect.call("get", 1, &nothing)] {
             wire.send(&request);
-            wire.receive();
+            let error = wire.receive().error.expect("an exception");
+            assert_eq!(error.kind, ApplicationErrorKind::ProtocolError, "{error:?}");
             wire.send(&dialect.get(2, "/a"));
             assert_eq!(wire.receive().message.message_type, TMessageType::Reply, "{dialect:?} {request:?}");
         }

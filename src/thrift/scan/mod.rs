@@ -6,8 +6,11 @@
 //!
 //! Formats: `thrift-binary-protocol.md` and `thrift-compact-protocol.md` of Apache Thrift's `doc/specs`.
 
+use std::ops::Range;
+
 use super::Config;
 use super::dialect::Protocol;
+use super::methods::{self, LONGEST_NAME, Method};
 
 /// What a message may be.
 #[derive(Clone, Copy, Debug)]
@@ -63,11 +66,18 @@ pub(super) enum Wrong {
     Frame,
 }
 
-/// The methods whose messages may be as long as `Bounds::call` says.
-pub(super) const CALLS: [&[u8]; 6] = [b"call", b"callAll", b"callMany", b"callInOrder", b"startCall", b"broadcast"];
-
-/// The longest name that may be one of theirs, with a service's before it.
-const LONGEST_CALL: usize = "Roster:callInOrder".len();
+/// What a message says of itself. Places are those in what was scanned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    /// None: there is none of this name.
+    pub(super) method: Option<&'static Method>,
+    pub(super) name: Range<usize>,
+    pub(super) sequence_number: i32,
+    /// Whether nobody waits for a reply.
+    pub(super) is_oneway: bool,
+    /// Where the arguments begin.
+    pub(super) arguments: usize,
+}
 
 /// A walk through one message.
 #[derive(Debug)]
@@ -76,15 +86,19 @@ pub(super) struct Scanner {
     bounds: Bounds,
     /// Where the next step begins; it may lie beyond the bytes that are there.
     at: usize,
-    begun: bool,
+    /// Once it has come; in the binary protocol still without its sequence number.
+    head: Option<Head>,
     /// The bound on the message, once its name is known.
     most: usize,
-    stack: Vec<Level>,
+    stack: Stack,
 }
+
+/// The values in which the walk is.
+pub(super) type Stack = Vec<Level>;
 
 /// A value that holds others.
 #[derive(Clone, Copy, Debug)]
-enum Level {
+pub(super) enum Level {
     Struct,
     /// So many elements are still to come, by turns of these types.
     Elements {
@@ -95,7 +109,7 @@ enum Level {
 
 /// What a value is on the wire, whatever it means.
 #[derive(Clone, Copy, Debug)]
-enum Kind {
+pub(super) enum Kind {
     Fixed(usize),
     Varint,
     String,
@@ -113,9 +127,24 @@ enum Halt {
 type Step<T> = Result<T, Halt>;
 
 impl Scanner {
-    /// A walk through a message that begins at `start`.
+    #[cfg(any(test, feature = "fuzz"))]
     pub(super) fn new(protocol: Protocol, start: usize, bounds: Bounds) -> Self {
-        Self { protocol, bounds, at: start, begun: false, most: bounds.message.max(bounds.call), stack: Vec::new() }
+        Self::with_stack(protocol, start, bounds, Vec::new())
+    }
+
+    /// A walk through a message that begins at `start`, with the stack of one before.
+    pub(super) fn with_stack(protocol: Protocol, start: usize, bounds: Bounds, stack: Stack) -> Self {
+        Self { protocol, bounds, at: start, head: None, most: bounds.message.max(bounds.call), stack }
+    }
+
+    /// Ends a walk that is complete.
+    pub(super) fn end(self, bytes: &[u8]) -> Option<(Head, Stack)> {
+        let mut head = self.head?;
+        if self.protocol == Protocol::Binary {
+            let before = bytes.get(..head.arguments)?;
+            head.sequence_number = i32::from_be_bytes(*before.last_chunk()?);
+        }
+        Some((head, self.stack))
     }
 
     /// The longest that the message may be, as far as is known yet.
@@ -143,10 +172,11 @@ impl Scanner {
     }
 
     fn step(&mut self, reader: &mut Reader<'_>) -> Step<()> {
-        if !self.begun {
-            let is_call = self.message(reader)?;
+        if self.head.is_none() {
+            let head = self.head(reader)?;
+            let is_call = head.method.is_some_and(|method| method.large.is_some());
             self.most = if is_call { self.bounds.call } else { self.bounds.message };
-            self.begun = true;
+            self.head = Some(head);
             return self.enter(Level::Struct);
         }
         match self.stack.last().copied() {
@@ -173,29 +203,31 @@ impl Scanner {
         }
     }
 
-    /// Reads the head of the message: whether it is one that carries arguments of its own.
-    fn message(&self, reader: &mut Reader<'_>) -> Step<bool> {
-        let (kind, is_call) = match self.protocol {
+    fn head(&self, reader: &mut Reader<'_>) -> Step<Head> {
+        let (kind, sequence_number, length) = match self.protocol {
             Protocol::Binary => {
                 let [0x80, 0x01, _, kind] = reader.array()? else { return Err(Halt::Wrong(Wrong::Type)) };
-                let length = reader.length()?;
-                let is_call = reader.name(length)?;
-                reader.pass(4);
-                (kind & 0x07, is_call)
+                (kind & 0x07, 0, reader.length()?)
             }
             Protocol::Compact => {
                 let [0x82, version_and_type] = reader.array()? else { return Err(Halt::Wrong(Wrong::Type)) };
                 if version_and_type & 0x1f != 1 {
                     return Err(Halt::Wrong(Wrong::Type));
                 }
-                reader.varint()?;
-                let length = reader.varint()?;
-                (version_and_type >> 5, reader.name(length as usize)?)
+                (version_and_type >> 5, reader.varint()? as i32, reader.varint()? as usize)
             }
         };
+        let name = reader.at..reader.at.saturating_add(length);
+        let method = reader.method(length)?;
+        if self.protocol == Protocol::Binary {
+            reader.pass(4);
+        }
         const CALL: u8 = 1;
         const ONEWAY: u8 = 4;
-        if kind == CALL || kind == ONEWAY { Ok(is_call) } else { Err(Halt::Wrong(Wrong::Call)) }
+        if kind != CALL && kind != ONEWAY {
+            return Err(Halt::Wrong(Wrong::Call));
+        }
+        Ok(Head { method, name, sequence_number, is_oneway: kind == ONEWAY, arguments: reader.at })
     }
 
     /// The next field of a struct; none: it ended.
@@ -338,15 +370,14 @@ impl Reader<'_> {
         self.at = self.at.saturating_add(bytes);
     }
 
-    /// Whether the name of so many bytes is one of `CALLS`. One that is too long for them is not waited for.
-    fn name(&mut self, length: usize) -> Step<bool> {
-        if length > LONGEST_CALL {
-            self.pass(length);
-            return Ok(false);
-        }
-        let name = self.bytes.get(self.at..self.at + length).ok_or(Halt::Incomplete)?;
-        self.at += length;
-        Ok(CALLS.contains(&name.strip_prefix(b"Roster:").unwrap_or(name)))
+    /// The method whose name has so many bytes. A name that is too long for any is not waited for.
+    fn method(&mut self, length: usize) -> Step<Option<&'static Method>> {
+        let name = match length {
+            ..=LONGEST_NAME => Some(self.bytes.get(self.at..self.at + length).ok_or(Halt::Incomplete)?),
+            _ => None,
+        };
+        self.pass(length);
+        Ok(name.and_then(methods::find))
     }
 
     fn array<const N: usize>(&mut self) -> Step<[u8; N]> {

@@ -2,6 +2,7 @@
 
 mod calls;
 mod client;
+mod costs;
 mod endpoint;
 mod masters;
 mod nodes;

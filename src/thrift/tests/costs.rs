@@ -1,0 +1,122 @@
+//! What an answer costs: how often memory is allocated, and how often the data is copied.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use thrift::protocol::{TBinaryOutputProtocol, TCompactOutputProtocol, TOutputProtocol, TSerializable};
+
+use super::*;
+use crate::model::{Node, NodePath};
+use crate::thrift::codec::{Codec, Outcome};
+use crate::thrift::convert;
+use crate::thrift::cut::{Cut, Cutter};
+use crate::thrift::dispatch::{Asked, Reply};
+use crate::thrift::idl::{GetRequest, NodeReply};
+use crate::thrift::memory::Charge;
+use crate::thrift::scan::Bounds;
+
+/// Counts what each thread allocates.
+struct Counting;
+
+thread_local! {
+    /// How often, and how many bytes.
+    static ALLOCATED: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn count(bytes: usize) {
+    // A thread that ends counts no more.
+    let _ = ALLOCATED.try_with(|it| it.set((it.get().0 + 1, it.get().1 + bytes)));
+}
+
+// SAFETY: all is done by the system's allocator.
+#[allow(unsafe_code)]
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size());
+        // SAFETY: as of the caller.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: as of the caller.
+        unsafe { System.dealloc(memory, layout) }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count(size);
+        // SAFETY: as of the caller.
+        unsafe { System.realloc(memory, layout, size) }
+    }
+}
+
+/// A desk with a node, `/zk_test`, that has so many bytes.
+fn desk(bytes: usize) -> Desk {
+    let feed = Feed::of_nodes("test", "file", vec![NodePath::root()]);
+    let store = Store::new(&Default::default(), vec![feed], Arc::default());
+    let node = Node { data: vec![b'x'; bytes].into(), ..Node::default() };
+    let path = NodePath::parse("/zk_test").expect("a path");
+    store.publisher(0).publish_whole(vec![Change::Put(path, Arc::new(node))]);
+    let config = Config::default();
+    Desk::new(&config, &ZkData::default(), store, Accounts::new(&config), Arc::default())
+}
+
+/// How often an answer to a request allocates on a connection that has answered before, and how many bytes.
+fn cost(request: &[u8], bytes: usize) -> (usize, usize) {
+    let (desk, config) = (desk(bytes), Config::default());
+    let peer = Peer::of(&desk, None);
+    let codec = Codec::new(&config, Arc::default());
+    let (mut cutter, mut output) = (Cutter::new(Bounds::of(&config)), Vec::new());
+    let mut charge = Charge::new(&peer.account).expect("room");
+    let mut spent = (0, 0);
+    for _ in 0..2 {
+        output.clear();
+        let before = ALLOCATED.get();
+        let Cut::Request { dialect, head, end } = cutter.next(request) else { panic!("no request") };
+        let asked = Asked { desk: &desk, peer: &peer };
+        let outcome = codec.answer(dialect, &head, &request[..end], asked, &mut output, &mut charge);
+        spent = (ALLOCATED.get().0 - before.0, ALLOCATED.get().1 - before.1);
+        assert!(matches!(outcome, Ok(Outcome::Answered)) && output.len() > bytes, "{outcome:?}");
+    }
+    spent
+}
+
+const GET: &[u8] =
+    b"\x80\x01\x00\x01\x00\x00\x00\x03get\x00\x00\x00\x01\x0c\x00\x01\x0b\x00\x01\x00\x00\x00\x08/zk_test\x00\x00";
+const ZK_DATA: &[u8] = b"\x80\x01\x00\x01\x00\x00\x00\x06zkData\x00\x00\x00\x01\x00";
+
+#[test]
+fn an_answer_allocates_little_and_copies_the_data_once() {
+    let (get, zk_data) = (cost(GET, 64), cost(ZK_DATA, 64));
+    assert!(get.0 <= 3, "{get:?} of `get`: its path twice, and its name");
+    assert!(zk_data.0 <= 1, "{zk_data:?} of `zkData`: its name");
+    // It is copied into the output, whose room is there already, and nowhere else.
+    assert_eq!([cost(GET, 1 << 20), cost(ZK_DATA, 1 << 20)], [get, zk_data]);
+}
+
+#[test]
+fn a_node_is_written_as_the_generated_code_writes_it() {
+    let desk = desk(64);
+    let found = desk.get(&Peer::of(&desk, None), &GetRequest::new("/zk_test".to_owned(), None)).expect("a node");
+    let node = convert::node(&found.path, &found.node);
+    let reply = NodeReply { node, freshness: found.freshness.clone() };
+    for protocol in [binary, compact] {
+        assert_eq!(protocol(&|output| found.write(output)), protocol(&|output| reply.write_to_out_protocol(output)));
+    }
+}
+
+type Write<'a> = &'a dyn Fn(&mut dyn TOutputProtocol) -> thrift::Result<()>;
+
+fn binary(write: Write<'_>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    write(&mut TBinaryOutputProtocol::new(&mut bytes, true)).expect("a vector takes it");
+    bytes
+}
+
+fn compact(write: Write<'_>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    write(&mut TCompactOutputProtocol::new(&mut bytes)).expect("a vector takes it");
+    bytes
+}
