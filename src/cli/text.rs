@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytesize::ByteSize;
+use roster::model::shortened;
 
 /// Bytes of unknown origin as text that shows all there is and moves no cursor: what is not UTF-8, control characters and
 /// those that cannot be seen are escaped.
@@ -44,10 +45,7 @@ pub(crate) fn preview(bytes: &[u8]) -> String {
     const MOST: usize = 80;
     // A character has at most four bytes: what lies behind these is not shown anyway.
     let line = escape(&bytes[..bytes.len().min(4 * MOST + 4)], |_| false);
-    match line.char_indices().nth(MOST) {
-        Some((end, _)) => format!("{}…", &line[..end]),
-        None => line,
-    }
+    shortened(&line, MOST).into_owned()
 }
 
 fn escape(bytes: &[u8], keep: impl Fn(char) -> bool) -> String {

@@ -4,6 +4,7 @@ mod instance;
 pub(crate) mod json;
 mod master;
 pub mod view;
+mod words;
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -20,6 +21,7 @@ pub use self::master::{
     Answer, Answers, Call, Command, Input, Line, MAX_MASTER_BYTES, MAX_SERVICE_BYTES, MAX_SERVICE_DEPTH, MAX_SERVICES,
     Master, Packed, Refused, Service, cut_to_bounds, split_name,
 };
+pub use self::words::{counted, shortened};
 
 /// The number of a published state. It grows by one with each, and starts from the wall clock (microseconds since
 /// 1970), so that it does not go back when the process starts again.
@@ -278,11 +280,6 @@ impl Freshness {
             ..self
         }
     }
-}
-
-/// So many of them, in words: `1 master`, `2 masters`.
-pub fn counted(count: u64, noun: &str) -> String {
-    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use semver::Version;
 use xxhash_rust::xxh3::Xxh3;
 
 pub use self::requirement::{NoRequirement, Requirement};
+use crate::model::shortened;
 use crate::store::{Directory, Entry, InstanceSet, Instances, Provider};
 use crate::task::random_below;
 
@@ -59,10 +60,7 @@ pub enum NoMaster {
 fn in_words(metadata: &BTreeMap<String, String>) -> String {
     const MOST: usize = 200;
     let words = metadata.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(", ");
-    match words.char_indices().nth(MOST) {
-        Some((end, _)) => format!("{}…", &words[..end]),
-        None => words,
-    }
+    shortened(&words, MOST).into_owned()
 }
 
 /// A master that offers `service`, by its name without a version: of the newest version that will do. One that is

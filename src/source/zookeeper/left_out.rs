@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Included, Unbounded};
 
-use crate::model::NodePath;
+use crate::model::{NodePath, shortened};
 
 /// A longer path is none that can be asked for.
 pub(super) const MAX_PATH_BYTES: usize = 256 << 10;
@@ -182,11 +182,7 @@ impl LeftOut {
     /// Some of what is left out, in words.
     pub(super) fn examples(&self) -> Vec<String> {
         let some = self.all().take(MOST_EXAMPLES);
-        some.map(|(words, why)| match words.char_indices().nth(MOST_OF_EXAMPLE) {
-            Some((end, _)) => format!("{}… ({why})", &words[..end]),
-            None => format!("{words} ({why})"),
-        })
-        .collect()
+        some.map(|(words, why)| format!("{} ({why})", shortened(words, MOST_OF_EXAMPLE))).collect()
     }
 
     /// How many nodes are left out, as far as that is known.

@@ -1,0 +1,27 @@
+//! Words: how counts and long texts are written for people.
+
+use std::borrow::Cow;
+
+/// So many of them: `1 master`, `2 masters`.
+pub fn counted(count: u64, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+}
+
+/// A text, cut where it has more characters than `most`.
+pub fn shortened(text: &str, most: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", &text[..end]).into(),
+        None => text.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_is_singular_and_what_fits_is_whole() {
+        assert_eq!([0, 1, 2].map(|count| counted(count, "call")), ["0 calls", "1 call", "2 calls"]);
+        assert_eq!([1, 2, 3].map(|most| shortened("öäü", most)), ["ö…", "öä…", "öäü"]);
+    }
+}
