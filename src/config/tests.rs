@@ -401,9 +401,14 @@ fn a_service_of_a_rule_that_is_mirrored_as_a_path_is_a_doubt() {
 #[test]
 fn a_folder_that_cannot_be_made_for_the_shared_file_is_a_doubt() {
     let folder = tempfile::tempdir().expect("a folder");
-    let told = checked(folder.path(), "[shared]\npath = '/proc/no/shared.mdb'\n[register]\nlisten = ''\n");
+    // Where a sidecar is installed, the default places are its user's.
+    let own = folder.path().join("roster.sock");
+    let text = format!(
+        "[thrift]\nunix = {own:?}\n[shared]\nstate = ''\npath = '/proc/no/shared.mdb'\n[register]\nlisten = ''\n"
+    );
+    let told = checked(folder.path(), &text);
     let expected =
-        "warning: roster.toml:2: shared.path: no folder can be made in /proc: it is the kernel's; choose another";
+        "warning: roster.toml:5: shared.path: no folder can be made in /proc: it is the kernel's; choose another";
     assert!(told.lines().any(|line| line.starts_with(expected)), "{told}");
 }
 

@@ -129,24 +129,25 @@ impl Methods {
 
     fn others_of(&self, service: &str) -> Arc<Method> {
         let of_service = self.row(service, OTHER).or_else(|| self.add(service, OTHER));
-        of_service.or_else(|| self.row(OTHER, OTHER)).unwrap_or_else(|| self.insert(OTHER, OTHER))
+        of_service.or_else(|| self.add_within(usize::MAX, OTHER, OTHER)).unwrap_or_default()
     }
 
-    /// None: there are too many, or its name is too long.
+    /// The row of a method; none: there are too many, or its name is too long.
     fn add(&self, service: &str, method: &str) -> Option<Arc<Method>> {
-        let count: usize = self.0.load().values().map(OrdMap::len).sum();
-        (count < MAX_METHODS && service.len() + method.len() <= MAX_NAME).then(|| self.insert(service, method))
+        if service.len() + method.len() > MAX_NAME { None } else { self.add_within(MAX_METHODS, service, method) }
     }
 
-    fn insert(&self, service: &str, method: &str) -> Arc<Method> {
+    fn add_within(&self, most: usize, service: &str, method: &str) -> Option<Arc<Method>> {
         let new = Arc::<Method>::default();
         self.0.rcu(|rows| {
             let mut rows = Rows::clone(rows);
-            rows.entry(service.to_owned()).or_default().entry(method.to_owned()).or_insert_with(|| new.clone());
+            if rows.values().map(OrdMap::len).sum::<usize>() < most {
+                rows.entry(service.to_owned()).or_default().entry(method.to_owned()).or_insert_with(|| new.clone());
+            }
             rows
         });
         // Another thread may have been sooner.
-        self.row(service, method).unwrap_or(new)
+        self.row(service, method)
     }
 }
 

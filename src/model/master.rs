@@ -63,6 +63,12 @@ impl Service {
         split_name(&self.name).0
     }
 
+    fn forget_nan(&mut self) {
+        if has_nan(&self.metadata) {
+            forget_nan(Arc::make_mut(&mut self.metadata));
+        }
+    }
+
     /// The version: of `name@version`, or of the metadata; 0.0.0 where none is told, or none that can be compared.
     pub fn version(&self) -> Version {
         let told = || self.metadatum("version").and_then(plain).as_deref().and_then(lenient);
@@ -136,9 +142,10 @@ fn json_depth(value: &Value) -> usize {
     }
 }
 
-/// Takes those away that are too large or too deep, and those after which the others are too large together. Which one is the first
-/// of them, and how many they are.
+/// Takes those away that are too large or too deep, and those after which the others are too large together. Which one is
+/// the first of them, and how many they are. What is no number in their metadata, and so not even equal to itself, is nothing.
 pub fn cut_to_bounds(services: &mut Vec<Service>) -> Option<(String, usize)> {
+    services.iter_mut().for_each(Service::forget_nan);
     let (mut total, mut left_out) = (0, None::<(String, usize)>);
     services.retain(|service| {
         let bytes = service.packed_bytes();
@@ -153,6 +160,29 @@ pub fn cut_to_bounds(services: &mut Vec<Service>) -> Option<(String, usize)> {
         fits
     });
     left_out
+}
+
+fn forget_nan(value: &mut Value) {
+    match value {
+        Value::F32(number) if number.is_nan() => *value = Value::Nil,
+        Value::F64(number) if number.is_nan() => *value = Value::Nil,
+        Value::Array(values) => values.iter_mut().for_each(forget_nan),
+        Value::Map(entries) => entries.iter_mut().for_each(|(key, value)| {
+            forget_nan(key);
+            forget_nan(value);
+        }),
+        _ => {}
+    }
+}
+
+fn has_nan(value: &Value) -> bool {
+    match value {
+        Value::F32(number) => number.is_nan(),
+        Value::F64(number) => number.is_nan(),
+        Value::Array(values) => values.iter().any(has_nan),
+        Value::Map(entries) => entries.iter().any(|(key, value)| has_nan(key) || has_nan(value)),
+        _ => false,
+    }
 }
 
 fn values_in(value: &Value) -> usize {
@@ -356,6 +386,20 @@ pub trait Line: Debug + Send + Sync {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_number_is_nothing_and_a_service_is_always_equal_to_itself() {
+        let metadata = |number: Value| {
+            Value::Map(vec![("x".into(), Value::Array(vec![number.clone(), 1.into()])), (number, f64::INFINITY.into())])
+        };
+        let [single, double] = [Value::F32(f32::NAN), Value::F64(f64::NAN)].map(metadata);
+        for odd in [single, double] {
+            let mut services = vec![Service { name: "mail".into(), metadata: odd.into() }];
+            assert_ne!(services, services.clone());
+            assert_eq!(cut_to_bounds(&mut services), None);
+            assert_eq!(*services[0].metadata, metadata(Value::Nil));
+        }
+    }
 
     #[test]
     fn services_that_are_too_large_alone_or_together_are_left_out() {

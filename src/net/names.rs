@@ -58,8 +58,8 @@ impl Names {
 
     fn start(&self, name: &str) -> Result<watch::Receiver<Option<Found>>, NotFound> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        // A thread that has ended has dropped its end of the channel.
-        running.retain(|_, found| found.has_changed().is_ok());
+        // A thread that has ended has dropped its end of the channel, and one that has found something is about to.
+        running.retain(|_, found| found.has_changed().is_ok() && found.borrow().is_none());
         if let Some(found) = running.get(name) {
             return Ok(found.clone());
         }
@@ -129,7 +129,9 @@ mod tests {
             assert!(matches!(late, Err(NotFound::Late)), "{name}: {late:?}");
         }
         assert_eq!(names.running.lock().expect("no panic").len(), 1);
-        drop(finding);
+        // Whoever waited may ask for another name before the thread has ended.
+        finding.send_replace(Some(Err(NotFound::Late)));
         names.look_up("localhost:7", Duration::from_secs(30)).await.expect("found");
+        drop(finding);
     }
 }

@@ -316,6 +316,9 @@ impl Desk {
         subject: Subject<'_>,
         max_age_ms: Option<i64>,
     ) -> thrift::Result<(Arc<Snapshot>, Freshness)> {
+        if max_age_ms.is_some_and(|max| max < 0) {
+            return Err(invalid("maxAgeMs", "must not be below 0"));
+        }
         let before = self.store.snapshot();
         let said = subject.freshness(&before)?;
         let snapshot = self.store.snapshot();

@@ -81,7 +81,7 @@ impl Wait {
     pub(super) fn refused(&self, message: &str) -> Awaited {
         self.failed(match self {
             Wait::Call(_) | Wait::CallAll(_) | Wait::CallMany(_) | Wait::CallInOrder(_) => overload(message),
-            Wait::StartCall(_) | Wait::NextValues | Wait::SendValues(_) => overload(message),
+            Wait::StartCall(_) | Wait::OpenCall(_) | Wait::NextValues | Wait::SendValues(_) => overload(message),
             _ => thrift::Error::Application(ApplicationError::new(ApplicationErrorKind::InternalError, message)),
         })
     }

@@ -228,7 +228,7 @@ fn decode_master(mut master: Value) -> Result<Report, Unread> {
     }
     check_size(&master)?;
     let (id, offered) = (text_in(&master, "id"), services_of(&master));
-    let unread = |id: &str, why: String| Unread::Master { id: beginning(id), why };
+    let unread = |id: &str, why: String| Unread::Master { id: id.to_owned(), why };
     let view: Result<view::Master, _> = rmpv::ext::from_value(master);
     let mut view = view.map_err(|error| unread(&id, error.to_string().chars().take(MAX_REASON).collect()))?;
     if view.id.is_empty() {
@@ -255,15 +255,11 @@ fn check_size(master: &Value) -> Result<(), Unread> {
     } else {
         return Ok(());
     };
-    Err(Unread::Master { id: beginning(&text_in(master, "id")), why })
+    Err(Unread::Master { id: text_in(master, "id"), why })
 }
 
 fn services_of(master: &Value) -> usize {
     get(master, "services").and_then(Value::as_array).map_or(0, Vec::len)
-}
-
-fn beginning(id: &str) -> String {
-    id.chars().take(100).collect()
 }
 
 fn millis(time: Duration) -> Value {

@@ -106,6 +106,8 @@ impl Scene {
                 break;
             }
             if began.elapsed() > HEALING {
+                let status: Vec<_> = self.sidecars.iter().map(|sidecar| sidecar.roster.status().sources).collect();
+                let different = format!("{different}; {status:?}");
                 self.checker.violation(&format!("after healing everything equals a full read: {different}"));
                 break;
             }

@@ -10,11 +10,11 @@ use bytesize::ByteSize;
 use tokio::sync::mpsc;
 use tokio::time::{sleep_until, timeout};
 
-use super::left_out::LeftOut;
+use super::left_out::{LeftOut, MAX_NAME};
 use super::line::UpstreamLine;
 use super::{Config, Order, PROVE};
 use crate::clock::Moment;
-use crate::model::{Change, Master, cut_to_bounds};
+use crate::model::{Change, Master, cut_to_bounds, shortened};
 use crate::net::{Remote, Stream};
 use crate::secret;
 use crate::store::{Batch, Feed, FeedState, Proof, Publisher};
@@ -234,8 +234,9 @@ impl Follower {
             Ok(Report::Drop(id)) => return left_out.remove(id),
             Ok(Report::Put { master, unreadable, .. }) => {
                 let cut = cut_to_bounds(&mut Arc::make_mut(master).services);
-                let (first, count) =
-                    cut.map_or((String::new(), 0), |(name, count)| (format!(", `{name}` first"), count));
+                let (first, count) = cut.map_or((String::new(), 0), |(name, count)| {
+                    (format!(", `{}` first", shortened(&name, MAX_NAME)), count)
+                });
                 match *unreadable + count {
                     0 => return left_out.remove(&master.id),
                     all => (master.id.as_str(), all as u64, format!("{all} of its services{first}")),
@@ -247,11 +248,11 @@ impl Follower {
             Err(Unread::Master { id, why }) => (id.as_str(), 1, std::mem::take(why)),
             Ok(_) | Err(Unread::Unknown) => return,
         };
-        if left_out.insert(id, count, why.clone()) {
+        if left_out.insert(id, count, &why) {
             let source = self.feed().name();
             tracing::warn!(
                 source,
-                master = id,
+                master = %shortened(id, MAX_NAME),
                 why,
                 "left out a master, or some of its services; `status` counts more"
             );

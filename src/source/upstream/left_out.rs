@@ -1,38 +1,52 @@
 //! What a register reports and this follower leaves out: counted, and the first of it named.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
-/// Of so many masters it is remembered how much of each is left out; more are only counted.
-const MAX_MASTERS: usize = 1_024;
+use xxhash_rust::xxh3::xxh3_64;
 
-/// So many are named.
+use crate::model::shortened;
+
+/// Of so many masters it is known how much of each is left out. With more, what is reported is not complete before it is
+/// reported anew.
+const MAX_MASTERS: usize = 65_536;
+
+/// So many are named, by so many characters.
 const MAX_EXAMPLES: usize = 3;
+pub(super) const MAX_NAME: usize = 100;
 
-/// Masters and services that are left out, since a register began to report.
+/// Masters and services that are left out, since a register began to report. Of their ids, which may be as long as a message,
+/// only hashes are kept.
 #[derive(Debug, Default)]
 pub(super) struct LeftOut {
-    by_id: HashMap<String, (u64, String)>,
-    /// Masters besides those.
-    more: u64,
+    counts: HashMap<u64, u64>,
+    /// Some of them, in words.
+    named: BTreeMap<u64, String>,
+    are_too_many: bool,
     is_new: bool,
     is_logged: bool,
 }
 
 impl LeftOut {
     /// So much of a master is left out: itself, or some of its services. Whether that is the first to be logged.
-    pub(super) fn insert(&mut self, id: &str, count: u64, why: String) -> bool {
+    pub(super) fn insert(&mut self, id: &str, count: u64, why: &str) -> bool {
+        let key = xxh3_64(id.as_bytes());
         self.is_new = true;
-        if self.by_id.len() < MAX_MASTERS || self.by_id.contains_key(id) {
-            self.by_id.insert(id.to_owned(), (count, why));
+        if self.counts.len() < MAX_MASTERS || self.counts.contains_key(&key) {
+            self.counts.insert(key, count);
         } else {
-            self.more += 1;
+            self.are_too_many = true;
+        }
+        if self.named.len() < MAX_EXAMPLES || self.named.contains_key(&key) {
+            self.named.insert(key, format!("{:?}: {why}", shortened(id, MAX_NAME)));
         }
         !std::mem::replace(&mut self.is_logged, true)
     }
 
     /// The master is gone, or all of it was read.
     pub(super) fn remove(&mut self, id: &str) {
-        self.is_new |= self.by_id.remove(id).is_some();
+        let key = xxh3_64(id.as_bytes());
+        self.is_new |= self.counts.remove(&key).is_some();
+        self.named.remove(&key);
     }
 
     /// All is reported anew.
@@ -41,7 +55,7 @@ impl LeftOut {
     }
 
     pub(super) fn len(&self) -> u64 {
-        self.more + self.by_id.values().map(|(count, _)| count).sum::<u64>()
+        u64::from(self.are_too_many) + self.counts.values().sum::<u64>()
     }
 
     /// Whether it is another than when that was last asked.
@@ -60,9 +74,7 @@ impl LeftOut {
 
     /// Some of it by name, with why.
     pub(super) fn examples(&self) -> Vec<String> {
-        let mut all: Vec<_> = self.by_id.iter().collect();
-        all.sort();
-        all.iter().take(MAX_EXAMPLES).map(|(id, (_, why))| format!("{id:?}: {why}")).collect()
+        self.named.values().cloned().collect()
     }
 }
 
@@ -73,16 +85,31 @@ mod tests {
     #[test]
     fn what_is_left_out_is_counted_until_it_is_gone_and_takes_no_memory_without_bound() {
         let mut left_out = LeftOut::default();
-        assert!(left_out.insert("m1", 1, "too large".into()) && !left_out.insert("m1", 3, "3 of its services".into()));
+        assert!(left_out.insert("m1", 1, "too large") && !left_out.insert("m1", 3, "3 of its services"));
         assert_eq!((left_out.len(), left_out.examples()), (3, vec!["\"m1\": 3 of its services".into()]));
         assert!(left_out.take_new() && !left_out.take_new());
         left_out.remove("m1");
         assert_eq!((left_out.len(), left_out.words()), (0, String::new()));
-        for number in 0..2 * MAX_MASTERS {
-            left_out.insert(&number.to_string(), 1, String::new());
-        }
-        assert_eq!((left_out.len(), left_out.by_id.len()), (2 * MAX_MASTERS as u64, MAX_MASTERS));
+        let ids = || (0..MAX_MASTERS).map(|number| number.to_string());
+        ids().chain(ids()).for_each(|id| assert!(!left_out.insert(&id, 1, "")));
+        assert_eq!((left_out.len(), left_out.examples().len()), (MAX_MASTERS as u64, MAX_EXAMPLES));
+        ids().for_each(|id| left_out.remove(&id));
+        assert_eq!((left_out.len(), left_out.examples().len()), (0, 0), "all of it is repaired");
+        ids().chain(["one more".to_owned()]).for_each(|id| assert!(!left_out.insert(&id, 1, "")));
+        ids().for_each(|id| left_out.remove(&id));
+        assert_eq!(left_out.len(), 1, "nobody knows which it was");
         left_out.clear();
         assert!(left_out.len() == 0 && left_out.take_new());
+    }
+
+    #[test]
+    fn masters_of_long_ids_are_told_apart_and_taken_back_and_take_no_room() {
+        let mut left_out = LeftOut::default();
+        let long = |end: &str| "x".repeat(1 << 20) + end;
+        ["a", "b"].iter().for_each(|end| assert_eq!(left_out.insert(&long(end), 1, "its id is too long"), *end == "a"));
+        assert_eq!(left_out.len(), 2);
+        assert!(left_out.examples().iter().all(|example| example.len() < 2 * MAX_NAME), "{:?}", left_out.examples());
+        left_out.remove(&long("a"));
+        assert_eq!((left_out.len(), left_out.examples().len()), (1, 1));
     }
 }

@@ -161,11 +161,12 @@ impl Session {
 
     /// Watches all roots, with all below them; where the server has no watch for that, the reads that follow do.
     pub(super) async fn watch(&mut self) -> Result<(), Trouble> {
-        self.is_read_only = self.servers.is_read_only();
         self.watching = self.servers.watching();
         while self.watching == Watching::Persistent && !self.watch_roots().await? {
             self.watching = self.servers.watching();
         }
+        // By now it may be another server.
+        self.is_read_only = self.servers.is_read_only();
         self.watches().clear();
         self.is_new = true;
         self.watched = true;

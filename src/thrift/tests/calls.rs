@@ -304,3 +304,17 @@ async fn a_call_names_a_master_or_what_its_service_must_have_and_all_masters_are
     let one = call("send", "", |call| call.master_id = Some("a".into()));
     assert_eq!(field(house.desk.request_for_all(&house.peer, one)), "masterId");
 }
+
+#[tokio::test]
+async fn whatever_starts_or_goes_on_with_a_call_is_refused_as_overloaded_where_there_is_no_room() {
+    let house = House::new(0, &Config::default());
+    let request = || house.request("send", |_| {});
+    for wait in [Wait::Call(request()), Wait::StartCall(request()), Wait::OpenCall(request()), Wait::NextValues] {
+        let refused = match wait.refused("no room") {
+            Awaited::Call(refused) => refused.map(drop),
+            Awaited::Values(refused) | Awaited::Opened(refused) => refused.map(drop),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(exception::<Overloaded>(&refused.expect_err("no room")).message, "no room");
+    }
+}

@@ -33,7 +33,8 @@ pub(crate) fn settings(ensemble: &str, frail: &str) -> String {
              audit_interval = \"2s\"\n{more}\n"
         )
     };
-    source(SMALL, ensemble, &format!("max_nodes = {MOST}\nmax_node_bytes = \"{LIMIT}B\""))
+    // A fault may take away all of it while nobody hears: that is doubted for so long, which is less than healing may take.
+    source(SMALL, ensemble, &format!("hold = \"20s\"\nmax_nodes = {MOST}\nmax_node_bytes = \"{LIMIT}B\""))
         + &source(FRAIL, frail, "hold = \"0s\"")
 }
 
