@@ -74,7 +74,9 @@ impl LeftOut {
 
     /// Some of it by name, with why.
     pub(super) fn examples(&self) -> Vec<String> {
-        self.named.values().cloned().collect()
+        let mut named: Vec<_> = self.named.values().cloned().collect();
+        named.sort();
+        named
     }
 }
 
