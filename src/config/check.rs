@@ -309,8 +309,11 @@ impl Check<'_> {
         for (number, (key, root)) in roots.iter().enumerate() {
             let overlaps = |other: &NodePath| root.is_under(other) || other.is_under(root);
             if let Some((first, other)) = roots[..number].iter().find(|(_, other)| overlaps(other)) {
-                let message =
-                    format!("`{root}` overlaps `{other}` of `{first}`: a path is of one root only, take one away");
+                let (it, cure) = match self.draft.is_set(key) {
+                    true => (format!("`{root}`"), "take one away".to_owned()),
+                    false => (format!("`{root}`, the default,"), format!("set `{key}` to other paths")),
+                };
+                let message = format!("{it} overlaps `{other}` of `{first}`: a path is of one root only, {cure}");
                 self.object(&[key, first], message);
             }
         }

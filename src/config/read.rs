@@ -58,7 +58,12 @@ impl de::Error for Refusal {
     }
 
     fn invalid_value(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        Self::invalid_type(found, expected)
+        match found {
+            Unexpected::Signed(number) if number < 0 => {
+                Self::new(format!("expected {} from 0 on, found {number}", wanted(expected)))
+            }
+            found => Self::invalid_type(found, expected),
+        }
     }
 
     fn unknown_variant(found: &str, expected: &'static [&'static str]) -> Self {

@@ -75,6 +75,22 @@ roster.toml:8: zookeeper.0.listen: this version of Roster has no such key; it be
 }
 
 #[test]
+fn a_default_root_that_is_anothers_too_and_a_number_below_nothing_are_told_with_what_to_write() {
+    let text = "[[zookeeper]]\nconnect = 'zk1'\nmax_depth = -1\n[[file]]\npath = 'nodes.toml'\n";
+    let told = mistakes(text, &[], &[]);
+    let lines: Vec<_> = told.lines().collect();
+    assert_eq!(
+        lines[..2],
+        [
+            "roster.toml:3: zookeeper.0.max_depth: expected a whole number from 0 on, found -1",
+            "roster.toml:4: file.0.root: `/`, the default, overlaps `/` of `zookeeper.0.roots`: a path is of one root only, \
+             set `file.0.root` to other paths",
+        ],
+        "{told}"
+    );
+}
+
+#[test]
 fn a_key_and_a_table_that_are_repeated_hide_no_other_mistake() {
     let text = "[thrift]\ntcp = ''\ntcp = ''\n[log]\nlevel = 'loud'\n[thrift]\nthreads = 'x'\n";
     let told = mistakes(text, &[], &[]);
@@ -164,7 +180,7 @@ roster.toml:10: thrift.idle_timeout: expected a duration such as "30s" or "250ms
 roster.toml:11: thrift.request_timeout: expected a duration such as "30s" or "250ms", found "soon"
 roster.toml:12: thrift.max_request: expected a size such as "64KiB", found "64 kilos"
 roster.toml:14: thrift.max_memory: is less than four replies: `thrift.max_reply` is 1.0 MiB
-roster.toml:15: thrift.max_depth: expected a whole number, found -1
+roster.toml:15: thrift.max_depth: expected a whole number from 0 on, found -1
 roster.toml:16: thrift.max_container: expected a whole number, found "many"
 roster.toml:18: cache: this version of Roster has no such key
 roster.toml:22: zk_data.path: a path begins with '/'
