@@ -33,9 +33,9 @@ pub(crate) struct Ensemble {
 
 #[derive(Debug)]
 struct Server {
+    process: Option<Process>,
     folder: TempDir,
     port: u16,
-    process: Option<Process>,
 }
 
 impl Ensemble {

@@ -11,9 +11,9 @@ use crate::harness::{Process, Roster, SOON, binary_path, ensure, eventually, is_
 
 /// A sidecar whose shared file is to lie on a file system of its own of 256 KiB, which stays while it does not run.
 struct Small {
-    roster: Roster,
     /// What keeps its namespace.
     holder: Process,
+    roster: Roster,
     /// Where it is mounted there.
     mount: PathBuf,
 }

@@ -28,11 +28,11 @@ pub(crate) struct Ensemble {
 
 #[derive(Debug)]
 struct Member {
+    process: Option<Process>,
     folder: TempDir,
     /// As the ensemble's configuration has it.
     line: String,
     port: u16,
-    process: Option<Process>,
 }
 
 impl Ensemble {

@@ -13,8 +13,8 @@ use super::{Process, SOON, ensure, eventually};
 /// Killed with its workers on drop.
 #[derive(Debug)]
 pub(crate) struct Fpm {
-    folder: TempDir,
     process: Process,
+    folder: TempDir,
 }
 
 impl Fpm {

@@ -16,10 +16,11 @@ use crate::idl::{Freshness, GetRequest, NodeReply, SourceStatus, StatusReply, St
 /// A sidecar. It is killed on drop, and shows its log if the test failed.
 #[derive(Debug)]
 pub(crate) struct Roster {
+    /// It ends before its folder is removed, in which it writes.
+    process: Option<Process>,
     folder: TempDir,
     socket: PathBuf,
     port: u16,
-    process: Option<Process>,
 }
 
 impl Roster {

@@ -30,9 +30,9 @@ pub(super) const START: Duration = Duration::from_secs(90);
 /// A standalone ZooKeeper.
 #[derive(Debug)]
 pub(crate) struct Server {
+    process: Option<Process>,
     folder: TempDir,
     port: u16,
-    process: Option<Process>,
     /// The most that its nodes and all else may take.
     heap: &'static str,
     /// More settings, as system properties.
