@@ -28,6 +28,7 @@ pub mod metrics;
 pub mod model;
 pub mod net;
 pub mod permissions;
+mod places;
 pub mod register;
 pub mod resolve;
 mod rule;

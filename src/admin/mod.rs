@@ -3,7 +3,6 @@
 mod config;
 mod health;
 mod metrics;
-mod places;
 #[cfg(test)]
 mod tests;
 
@@ -24,13 +23,16 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 
 pub use self::config::Config;
-use self::places::{Place, Places};
 use crate::access::Access;
 use crate::metrics::Metrics;
-use crate::net::{Accepted, Address, BindError, Bound, Peers, Stream, TakenPorts};
+use crate::net::{Accepted, Address, BindError, Bound, Peers, Stream, TakenPorts, User};
+use crate::places::{Place, Places};
 use crate::share::Pool;
 use crate::store::Store;
 use crate::task::{Stop, Tasks};
+
+/// How many connections there may be.
+const MAX_CONNECTIONS: usize = 64;
 
 /// How soon a request must be whole, and its answer taken. Each connection is for one request: none waits for another, and
 /// none can end while an answer is on its way.
@@ -74,7 +76,7 @@ impl Admin {
 
     pub fn start(self, rooms: Rooms, tasks: &Tasks) {
         let (connections, stop) = (tasks.clone(), tasks.stop_signal());
-        let places = Arc::<Places>::default();
+        let places = Places::new(MAX_CONNECTIONS, None);
         tasks.critical("the admin server", async move {
             let bound = match self.0 {
                 Ok(bound) => bound,
@@ -99,7 +101,7 @@ impl Admin {
 }
 
 /// Answers one request.
-async fn answer(stream: Stream, router: Router, place: Place, stop: Stop) {
+async fn answer(stream: Stream, router: Router, place: Place<User>, stop: Stop) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(TIMEOUT)
@@ -109,7 +111,7 @@ async fn answer(stream: Stream, router: Router, place: Place, stop: Stop) {
     tokio::select! {
         // Whatever a client does wrong ends its connection, and is nobody else's concern.
         _ = tokio::time::timeout(2 * TIMEOUT, connection) => {}
-        () = place.is_needed_by_another() => {}
+        () = place.evicted() => {}
         () = stop.requested() => {}
     }
 }
