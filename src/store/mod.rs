@@ -202,6 +202,9 @@ impl Store {
         // What is proven is what can be read now.
         proof.into_iter().for_each(|proof| feed.take(proof));
         drop(writer);
+        if !told.changed {
+            return revision;
+        }
         self.metrics.changes.add(told.paths.len() as u64);
         self.subscriptions.wake(&told.paths, told.masters);
         revision

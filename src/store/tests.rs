@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
+
 use super::*;
 use crate::clock::Moment;
 use crate::model::{
@@ -251,7 +253,9 @@ fn what_a_batch_says_is_there_at_its_revision_and_its_proof_is_of_what_can_be_re
     assert_eq!(publisher.publish(Batch::settling(false)), revision + 2);
     assert!(freshness().complete);
     let nothing = Batch { left_out: Some(0), settling: Some(false), ..Batch::whole(Vec::new()) };
+    let subscription = store.subscribe_to_revisions();
     assert_eq!(publisher.publish(nothing), revision + 2, "nothing is new");
+    assert!(subscription.changed().now_or_never().is_none(), "and nobody is woken for it");
 }
 
 #[test]
