@@ -12,10 +12,10 @@ use thrift::{ApplicationError, ApplicationErrorKind, TConfiguration};
 
 use super::Config;
 use super::dialect::{Dialect, Protocol};
-use super::dispatch::{Asked, Exchange, ReplyTo, write_exception};
+use super::dispatch::{Asked, Exchange, INVALID, ReplyTo, write_exception, write_result};
 use super::handler::Desk;
 use super::memory::{Charge, OVERLOADED, Part};
-use super::refusal::{Refusal, too_long, write_invalid};
+use super::refusal::{Refusal, too_long};
 use super::scan::Head;
 use super::wait::{Awaited, Wait};
 use crate::metrics::Metrics;
@@ -154,7 +154,8 @@ impl Codec {
         match (why, too_long(&request, why, self.max_call)) {
             (_, Some(invalid)) => {
                 self.metrics.exceptions.increment();
-                in_protocol(dialect, output, |to| write_invalid(&request, &invalid, to))?;
+                let (name, number) = (&*request.name, request.sequence_number);
+                in_protocol(dialect, output, |to| write_result(name, number, INVALID, &invalid, to))?;
             }
             (Refusal::Wrong(wrong), None) => {
                 let error = ApplicationError::new(ApplicationErrorKind::ProtocolError, wrong.to_string());

@@ -47,7 +47,9 @@ pub(super) enum Step<R> {
 
 /// What a method returns.
 pub(super) trait Reply {
-    const TYPE: TType = TType::Struct;
+    fn kind(&self) -> TType {
+        TType::Struct
+    }
 
     fn write(&self, output: &mut dyn TOutputProtocol) -> thrift::Result<()>;
 }
@@ -86,7 +88,9 @@ impl Reply for FoundNode {
 struct Data(Arc<Node>);
 
 impl Reply for Data {
-    const TYPE: TType = TType::String;
+    fn kind(&self) -> TType {
+        TType::String
+    }
 
     fn write(&self, output: &mut dyn TOutputProtocol) -> thrift::Result<()> {
         output.write_bytes(&self.0.data)
@@ -176,15 +180,13 @@ impl ReplyTo<'_> {
     /// Writes the reply, or the exception that the request came to.
     pub(super) fn write<R: Reply>(&mut self, reply: thrift::Result<R>) -> thrift::Result<()> {
         let why = match reply {
-            Ok(reply) => return self.result(R::TYPE, 0, |output| reply.write(output)),
+            Ok(reply) => return self.result(0, &reply),
             Err(why) => why,
         };
         self.desk.count_exception();
         let error = match why {
             thrift::Error::User(exception) => match declared(exception.as_ref()) {
-                Some((id, exception)) => {
-                    return self.result(TType::Struct, id, |output| exception.write_declared(output));
-                }
+                Some((id, exception)) => return self.result(id, exception),
                 None => ApplicationError::new(ApplicationErrorKind::Unknown, exception.to_string()),
             },
             thrift::Error::Application(error) => error,
@@ -200,16 +202,8 @@ impl ReplyTo<'_> {
         self.exception(&ApplicationError::new(ApplicationErrorKind::UnknownMethod, message))
     }
 
-    fn result(
-        &mut self,
-        kind: TType,
-        id: i16,
-        write: impl FnOnce(&mut dyn TOutputProtocol) -> thrift::Result<()>,
-    ) -> thrift::Result<()> {
-        let output = &mut *self.output;
-        output.write_message_begin(&TMessageIdentifier::new(self.name, TMessageType::Reply, self.sequence_number))?;
-        write_struct(output, |output| write_field(output, kind, id, write))?;
-        output.write_message_end()
+    fn result(&mut self, id: i16, value: &dyn Reply) -> thrift::Result<()> {
+        write_result(self.name, self.sequence_number, id, value, self.output)
     }
 
     fn exception(&mut self, error: &ApplicationError) -> thrift::Result<()> {
@@ -217,24 +211,13 @@ impl ReplyTo<'_> {
     }
 }
 
-/// An exception that the interface declares.
-trait Declared {
-    fn write_declared(&self, output: &mut dyn TOutputProtocol) -> thrift::Result<()>;
-}
-
-impl<T: TSerializable> Declared for T {
-    fn write_declared(&self, output: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-        self.write_to_out_protocol(output)
-    }
-}
-
 /// The number of the field that every result has for an exception, if the interface declares it.
-fn declared<'a>(exception: &'a (dyn std::error::Error + Send + Sync + 'static)) -> Option<(i16, &'a dyn Declared)> {
-    fn of<'a, E: std::error::Error + Declared + 'static>(
+fn declared<'a>(exception: &'a (dyn std::error::Error + Send + Sync + 'static)) -> Option<(i16, &'a dyn Reply)> {
+    fn of<'a, E: std::error::Error + Reply + 'static>(
         id: i16,
         exception: &'a (dyn std::error::Error + Send + Sync + 'static),
-    ) -> Option<(i16, &'a dyn Declared)> {
-        exception.downcast_ref::<E>().map(|exception| (id, exception as &dyn Declared))
+    ) -> Option<(i16, &'a dyn Reply)> {
+        exception.downcast_ref::<E>().map(|exception| (id, exception as &dyn Reply))
     }
     of::<NotFound>(1, exception)
         .or_else(|| of::<NotReady>(2, exception))
@@ -269,6 +252,19 @@ fn write_field(
     output.write_field_begin(&TFieldIdentifier { name: None, field_type, id: Some(id) })?;
     write(output)?;
     output.write_field_end()
+}
+
+/// What a method returns, or an exception that it declares: the field `id` of its result.
+pub(super) fn write_result(
+    name: &str,
+    sequence_number: i32,
+    id: i16,
+    value: &dyn Reply,
+    output: &mut dyn TOutputProtocol,
+) -> thrift::Result<()> {
+    output.write_message_begin(&TMessageIdentifier::new(name, TMessageType::Reply, sequence_number))?;
+    write_struct(output, |output| write_field(output, value.kind(), id, |output| value.write(output)))?;
+    output.write_message_end()
 }
 
 pub(super) fn write_exception(

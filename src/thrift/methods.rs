@@ -14,8 +14,10 @@ pub(super) struct Method {
     /// The argument that is the application's own, with which the message may be as long as `max_call` allows.
     pub(super) large: Option<&'static str>,
     /// Reads the request, and writes the reply or says what it waits for.
-    pub(super) answer: fn(&mut Exchange<'_>) -> thrift::Result<Option<Box<Wait>>>,
+    pub(super) answer: Answer,
 }
+
+type Answer = fn(&mut Exchange<'_>) -> thrift::Result<Option<Box<Wait>>>;
 
 /// The methods of the service `Roster`, in the order of the interface.
 pub(super) static METHODS: [Method; 24] = [
@@ -102,15 +104,11 @@ pub(super) fn find(name: &[u8]) -> Option<&'static Method> {
 }
 
 impl Method {
-    const fn new(name: &'static str, answer: fn(&mut Exchange<'_>) -> thrift::Result<Option<Box<Wait>>>) -> Self {
+    const fn new(name: &'static str, answer: Answer) -> Self {
         Self { name, large: None, answer }
     }
 
-    const fn large(
-        name: &'static str,
-        argument: &'static str,
-        answer: fn(&mut Exchange<'_>) -> thrift::Result<Option<Box<Wait>>>,
-    ) -> Self {
+    const fn large(name: &'static str, argument: &'static str, answer: Answer) -> Self {
         Self { name, large: Some(argument), answer }
     }
 }

@@ -1,11 +1,8 @@
 //! Refusals: what a client is told whose message is not answered, after which its connection ends.
 
 use bytesize::ByteSize;
-use thrift::protocol::{
-    TFieldIdentifier, TMessageIdentifier, TMessageType, TOutputProtocol, TSerializable, TStructIdentifier, TType,
-};
+use thrift::protocol::TMessageIdentifier;
 
-use super::dispatch::INVALID;
 use super::idl::InvalidRequest;
 use super::methods;
 use super::request::invalid;
@@ -37,25 +34,12 @@ pub(super) fn too_long(request: &TMessageIdentifier, why: Refusal, max_call: Byt
     Some(invalid(argument, message))
 }
 
-pub(super) fn write_invalid(
-    request: &TMessageIdentifier,
-    invalid: &InvalidRequest,
-    output: &mut dyn TOutputProtocol,
-) -> thrift::Result<()> {
-    let TMessageIdentifier { name, sequence_number, .. } = request.clone();
-    output.write_message_begin(&TMessageIdentifier::new(name, TMessageType::Reply, sequence_number))?;
-    output.write_struct_begin(&TStructIdentifier::new("result"))?;
-    output.write_field_begin(&TFieldIdentifier::new("invalid", TType::Struct, INVALID))?;
-    invalid.write_to_out_protocol(output)?;
-    output.write_field_end()?;
-    output.write_field_stop()?;
-    output.write_struct_end()?;
-    output.write_message_end()
-}
-
 #[cfg(test)]
 mod tests {
+    use thrift::protocol::TMessageType;
+
     use super::*;
+    use crate::thrift::dispatch::INVALID;
 
     const INTERFACE: &str = include_str!("../../idl/roster.thrift");
 
