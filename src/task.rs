@@ -190,7 +190,7 @@ impl Reload {
 
 /// Does work on a thread for which nobody waits, nor the end of the process: work that nobody can stop, and that changes
 /// nothing.
-pub(crate) fn unawaited(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+pub fn unawaited(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
     std::thread::Builder::new().name(name.to_owned()).spawn(work).map(drop)
 }
 

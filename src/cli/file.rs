@@ -8,7 +8,7 @@ use anyhow::Context;
 use roster::model::{Node, NodePath, view};
 use roster::store::no_node;
 use roster::store::shared::{Reader, Report, Source};
-use roster::thrift::client::Error;
+use roster::thrift::client::{Error, age};
 use roster::thrift::idl::{self, EntityKind, Freshness, NotFound, NotReady, TooStale};
 use serde::Deserialize;
 
@@ -123,7 +123,7 @@ fn not_found(kind: EntityKind, name: &str, message: String, freshness: Freshness
 
 /// Refuses an answer that is too old, as the sidecar does.
 fn check_age(freshness: &Freshness, max_age: Option<Duration>) -> Result<(), Error> {
-    let max_age_ms = max_age.map_or(i64::MAX, |max| i64::try_from(max.as_millis()).unwrap_or(i64::MAX));
+    let max_age_ms = max_age.map_or(i64::MAX, age);
     if freshness.age_ms <= max_age_ms {
         return Ok(());
     }

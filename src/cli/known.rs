@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use roster::model::NodePath;
-use roster::thrift::client::{Client, Error};
+use roster::thrift::client::{Client, Error, age};
 use roster::thrift::idl::{
     ChildrenReply, EntityKind, Freshness, InstancesReply, Master, NodeReply, NotFound, ServiceQuery, ServicesReply,
 };
@@ -145,8 +145,7 @@ type Metadata = Vec<(String, String)>;
 
 fn query(service_name: Option<String>, metadata: Metadata, max_age: Option<Duration>) -> ServiceQuery {
     let metadata = (!metadata.is_empty()).then(|| metadata.into_iter().collect());
-    let max_age_ms = max_age.map(|max| i64::try_from(max.as_millis()).unwrap_or(i64::MAX));
-    ServiceQuery { service_name, metadata, max_age_ms, ..ServiceQuery::default() }
+    ServiceQuery { service_name, metadata, max_age_ms: max_age.map(age), ..ServiceQuery::default() }
 }
 
 /// A metadatum as it is given on the command line.

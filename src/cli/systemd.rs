@@ -1,10 +1,10 @@
 //! What systemd is told: that the sidecar is ready, that it still answers, that it stops.
 
 use std::future::pending;
-use std::thread;
 use std::time::Duration;
 
 use roster::net::Address;
+use roster::task::unawaited;
 use roster::thrift::client::Client;
 use sd_notify::NotifyState;
 use tokio::sync::oneshot;
@@ -50,7 +50,7 @@ impl Systemd {
 /// Asks on a thread of its own, since those that the runtime has for blocking work may all be busy with it.
 async fn ask(address: Address, patience: Duration) -> anyhow::Result<()> {
     let (answered, answer) = oneshot::channel();
-    thread::Builder::new().name("watchdog".into()).spawn(move || {
+    unawaited("watchdog", move || {
         // Nobody takes it at the stop.
         let _ = answered.send(Client::new(address, patience).status());
     })?;

@@ -76,8 +76,9 @@ pub struct Tally<'a> {
 
 impl Methods {
     /// Counts a call of a service that is offered, or else has a name that its caller made up.
-    pub fn begin<'a>(&'a self, service: &'a str, method: &'a str, is_offered: bool) -> Tally<'a> {
-        let row = self.row(service, method).unwrap_or_else(|| self.others_of(if is_offered { service } else { OTHER }));
+    pub fn begin<'a>(&'a self, service: &'a str, method: &'a str, is_offered: impl FnOnce() -> bool) -> Tally<'a> {
+        let row = self.row(service, method);
+        let row = row.unwrap_or_else(|| self.others_of(if is_offered() { service } else { OTHER }));
         row.outstanding.add(1);
         Tally { methods: self, service, method, row, retries: 0 }
     }
@@ -242,11 +243,11 @@ mod tests {
             (Ending::Lost, millis(9_000)),
             (Ending::Refused, millis(0)),
         ] {
-            let mut tally = methods.begin("mail", "send", true);
+            let mut tally = methods.begin("mail", "send", || true);
             tally.retried();
             tally.end(ending, took);
         }
-        let under_way = methods.begin("mail", "send", true);
+        let under_way = methods.begin("mail", "send", || true);
         let all = methods.all();
         let [(name, method)] = all.as_slice() else { panic!("{all:?}") };
         assert_eq!(*name, ("mail".into(), "send".into()));
@@ -273,15 +274,15 @@ mod tests {
     #[test]
     fn only_what_was_answered_has_a_row_and_the_rest_is_counted_together() {
         let methods = Methods::default();
-        let answer = |service, method| methods.begin(service, method, true).end(Ending::Answered, Duration::ZERO);
+        let answer = |service, method| methods.begin(service, method, || true).end(Ending::Answered, Duration::ZERO);
         for number in 0..100 {
             let made_up = number.to_string();
-            methods.begin("mail", &made_up, true).end(Ending::Failed, Duration::ZERO);
-            methods.begin(&made_up, "send", false).end(Ending::Refused, Duration::ZERO);
+            methods.begin("mail", &made_up, || true).end(Ending::Failed, Duration::ZERO);
+            methods.begin(&made_up, "send", || false).end(Ending::Refused, Duration::ZERO);
         }
         assert_eq!(calls(&methods), [row("mail", OTHER, 100), row(OTHER, OTHER, 100)]);
         answer("mail", "send");
-        methods.begin("mail", "send", true).end(Ending::Failed, Duration::ZERO);
+        methods.begin("mail", "send", || true).end(Ending::Failed, Duration::ZERO);
         assert_eq!(calls(&methods), [row("mail", OTHER, 100), row("mail", "send", 2), row(OTHER, OTHER, 100)]);
         assert!(methods.all().iter().all(|(_, counts)| counts.outstanding.get() == 0));
     }
@@ -290,7 +291,7 @@ mod tests {
     fn names_beyond_the_bounds_are_counted_together() {
         let methods = Methods::default();
         let answer =
-            |service: &str, method: &str| methods.begin(service, method, true).end(Ending::Answered, Duration::ZERO);
+            |service: &str, method: &str| methods.begin(service, method, || true).end(Ending::Answered, Duration::ZERO);
         answer("mail", &"x".repeat(MAX_NAME));
         for number in 0..MAX_METHODS + 10 {
             answer("mail", &number.to_string());

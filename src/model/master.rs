@@ -63,12 +63,6 @@ impl Service {
         split_name(&self.name).0
     }
 
-    fn forget_nan(&mut self) {
-        if has_nan(&self.metadata) {
-            forget_nan(Arc::make_mut(&mut self.metadata));
-        }
-    }
-
     /// The version: of `name@version`, or of the metadata; 0.0.0 where none is told, or none that can be compared.
     pub fn version(&self) -> Version {
         let told = || self.metadatum("version").and_then(plain).as_deref().and_then(lenient);
@@ -145,7 +139,7 @@ fn json_depth(value: &Value) -> usize {
 /// Takes those away that are too large or too deep, and those after which the others are too large together. Which one is
 /// the first of them, and how many they are. What is no number in their metadata, and so not even equal to itself, is nothing.
 pub fn cut_to_bounds(services: &mut Vec<Service>) -> Option<(String, usize)> {
-    services.iter_mut().for_each(Service::forget_nan);
+    services.iter_mut().for_each(|service| forget_nan(Arc::make_mut(&mut service.metadata)));
     let (mut total, mut left_out) = (0, None::<(String, usize)>);
     services.retain(|service| {
         let bytes = service.packed_bytes();
@@ -172,16 +166,6 @@ fn forget_nan(value: &mut Value) {
             forget_nan(value);
         }),
         _ => {}
-    }
-}
-
-fn has_nan(value: &Value) -> bool {
-    match value {
-        Value::F32(number) => number.is_nan(),
-        Value::F64(number) => number.is_nan(),
-        Value::Array(values) => values.iter().any(has_nan),
-        Value::Map(entries) => entries.iter().any(|(key, value)| has_nan(key) || has_nan(value)),
-        _ => false,
     }
 }
 

@@ -122,7 +122,7 @@ impl Caller {
 
     fn begin<'a>(&'a self, request: &'a Request, account: &Arc<Account>) -> Result<UnderWay<'a>, Failure> {
         self.metrics.calls.increment();
-        let is_offered = self.store.snapshot().directory().instances_of(&request.service).is_some();
+        let is_offered = || self.store.snapshot().directory().instances_of(&request.service).is_some();
         let tally = self.metrics.methods.begin(&request.service, &request.method, is_offered);
         let (counted, started) = (self.metrics.calls_outstanding.hold(), Instant::now());
         match account.call(&request.service) {

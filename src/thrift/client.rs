@@ -288,7 +288,8 @@ fn explain(address: Address, error: thrift::Error, after: Duration) -> Error {
     }
 }
 
-fn age(max: Duration) -> i64 {
+/// An age as the interface has it.
+pub fn age(max: Duration) -> i64 {
     i64::try_from(max.as_millis()).unwrap_or(i64::MAX)
 }
 

@@ -80,7 +80,7 @@ pub struct Refusal {
 pub enum Unread {
     /// It is none, or one that only newer versions know.
     Unknown,
-    /// A master by the beginning of its id, and what of it is not as it must be, in words.
+    /// A master by its id, however long that is, and what of it is not as it must be, in words.
     Master { id: String, why: String },
 }
 
