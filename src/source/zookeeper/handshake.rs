@@ -52,15 +52,12 @@ impl Connection {
         wanted: Wanted<'_>,
     ) -> Result<(Self, Ticket), NoSession> {
         let patience = patience(wanted.ticket);
-        let stream = match timeout(patience, connect(address, tls)).await {
-            Ok(connected) => connected?,
-            Err(_) => return Err(NoSession::Here("no answer".into())),
-        };
+        let stream = connect(address, tls, patience).await?;
         let mut connection = Self::new(address, stream, wanted.last_zxid);
         let greeted = timeout(patience, connection.greet(wanted)).await;
         match greeted.unwrap_or_else(|_| Err(NoSession::Here(NO_SESSION.into()))) {
             Ok(given) => Ok((connection, given)),
-            Err(NoSession::Here(why)) if why == NO_SESSION && tls.is_none() && speaks_tls(address).await => {
+            Err(NoSession::Here(why)) if why == NO_SESSION && tls.is_none() && speaks_tls(address, patience).await => {
                 Err(NoSession::Here("it speaks TLS there: write `tls://` before it in `connect`".into()))
             }
             Err(no_session) => Err(no_session),
@@ -152,46 +149,57 @@ impl Connection {
 }
 
 /// A connection, secured if it shall be.
-async fn connect(address: SocketAddr, tls: Option<(&str, ClientFiles<'_>)>) -> Result<Stream, NoSession> {
+async fn connect(
+    address: SocketAddr,
+    tls: Option<(&str, ClientFiles<'_>)>,
+    patience: Duration,
+) -> Result<Stream, NoSession> {
     let here = |error: io::Error| NoSession::Here(error.kind().to_string());
-    let stream = TcpStream::connect(address).await.map_err(here)?;
+    let stream = match timeout(patience, TcpStream::connect(address)).await {
+        Ok(connected) => connected.map_err(here)?,
+        Err(_) => return Err(NoSession::Here("no answer".into())),
+    };
     // A small request is sent at once; where that cannot be set, it only comes later.
     let _ = stream.set_nodelay(true);
     let Some((host, files)) = tls else { return Ok(Stream::Tcp(stream)) };
-    match secure(stream, host, files).await {
-        Ok(stream) => Ok(stream),
-        Err(ConnectError::Plain) => Err(NoSession::Here(PLAIN.into())),
-        Err(ConnectError::Io(error)) => match alert(&error) {
-            Some(no_session) => Err(no_session),
-            None if is_plain(address).await => Err(NoSession::Here(PLAIN.into())),
-            None => Err(NoSession::Here(format!("no TLS with it: {error}"))),
-        },
-        Err(error) => Err(NoSession::Here(format!("no TLS with it: {error}"))),
+    let error = match timeout(patience, secure(stream, host, files)).await {
+        Ok(Ok(stream)) => return Ok(stream),
+        Ok(Err(ConnectError::Plain)) => return Err(NoSession::Here(PLAIN.into())),
+        Ok(Err(ConnectError::Io(error))) => error,
+        Ok(Err(error)) => return Err(NoSession::Here(format!("no TLS with it: {error}"))),
+        Err(_) => io::ErrorKind::TimedOut.into(),
+    };
+    match alert(&error) {
+        Some(no_session) => Err(no_session),
+        None if is_plain(address, patience).await => Err(NoSession::Here(PLAIN.into())),
+        None => Err(NoSession::Here(format!("no TLS with it: {error}; {MAYBE_PLAIN}"))),
     }
 }
 
 const PLAIN: &str = "it does not speak TLS there: take `tls://` away before it in `connect`";
 
+const MAYBE_PLAIN: &str = "if its port is one without TLS, take `tls://` away before it in `connect`";
+
 /// Whether a server that closes a plain connection without a word answers a greeting by TLS.
-async fn speaks_tls(address: SocketAddr) -> bool {
+async fn speaks_tls(address: SocketAddr, patience: Duration) -> bool {
     const HANDSHAKE: u8 = 22;
     const ALERT: u8 = 21;
-    matches!(first_byte(address, &hello()).await, Some(HANDSHAKE | ALERT))
+    matches!(first_byte(address, &hello(), patience).await, Some(HANDSHAKE | ALERT))
 }
 
-/// Whether one that closes a connection in the midst of the TLS handshake is a ZooKeeper without TLS.
-async fn is_plain(address: SocketAddr) -> bool {
-    first_byte(address, b"srvr").await.is_some_and(|byte| byte.is_ascii_graphic())
+/// Whether one with which there is no end of the TLS handshake is a ZooKeeper without TLS.
+async fn is_plain(address: SocketAddr, patience: Duration) -> bool {
+    first_byte(address, b"srvr", patience).await.is_some_and(|byte| byte.is_ascii_graphic())
 }
 
-/// The first byte of the answer on a connection of its own.
-async fn first_byte(address: SocketAddr, question: &[u8]) -> Option<u8> {
+/// The first byte of the answer on a connection of its own, which costs little beside the attempt before it.
+async fn first_byte(address: SocketAddr, question: &[u8], patience: Duration) -> Option<u8> {
     let asking = async {
         let mut stream = TcpStream::connect(address).await?;
         stream.write_all(question).await?;
         stream.read_u8().await
     };
-    timeout(LEAST_SILENCE, asking).await.ok()?.ok()
+    timeout((patience / 4).max(LEAST_SILENCE), asking).await.ok()?.ok()
 }
 
 /// The least that begins a TLS handshake: version 1.2, and a cipher that every server knows or refuses in words.
@@ -259,6 +267,46 @@ mod tests {
         };
         let (opened, _stream) = tokio::join!(Connection::open(address, None, wanted), answering);
         opened.map(|(_, ticket)| ticket.session)
+    }
+
+    /// What one who wants TLS is told of a server that says this to whoever speaks its own language.
+    async fn told_of_plain(answer: &'static [u8]) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let serving = async {
+            let mut greeted = Vec::new();
+            loop {
+                let (mut stream, _) = listener.accept().await.expect("a connection");
+                let mut word = [0; 4];
+                stream.read_exact(&mut word).await.expect("a word");
+                if &word == b"srvr" {
+                    stream.write_all(answer).await.expect("written");
+                }
+                // It neither closes nor answers.
+                greeted.push(stream);
+            }
+        };
+        let ca = tempfile::NamedTempFile::new().expect("a file");
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let authority = rcgen::CertificateParams::new([]).expect("parameters").self_signed(&key).expect("signed");
+        std::fs::write(ca.path(), authority.pem()).expect("written");
+        let files = ClientFiles { ca: Some(ca.path()), shown: None };
+        let ticket = Ticket { timeout_ms: 1, ..Ticket::default() };
+        let wanted = Wanted { ticket: &ticket, last_zxid: 0, identities: &[], read_only: false };
+        tokio::select! {
+            opened = Connection::open(address, Some(("127.0.0.1", files)), wanted) => match opened {
+                Err(NoSession::Here(why)) => why,
+                other => panic!("{other:?}"),
+            },
+            never = serving => never,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_port_without_tls_is_named_at_the_first_attempt_though_the_greeting_has_no_answer() {
+        assert_eq!(told_of_plain(b"Zookeeper version").await, PLAIN);
+        let told = told_of_plain(b"").await;
+        assert!(told.starts_with("no TLS with it: timed out; ") && told.ends_with(MAYBE_PLAIN), "{told}");
     }
 
     #[tokio::test]
