@@ -380,6 +380,10 @@ fn a_root_and_a_chroot_that_are_not_there_are_named_until_they_come() {
     says(&roots, &format!("nothing to mirror at /{chroot}/a, /{chroot}/b yet"));
     let told = all.cli(["status"]).text();
     assert!(told.contains(&format!("nothing to mirror at /{chroot} yet")), "{told}");
+    let named = format!("there is nothing at this root yet; it is watched source=\"zookeeper\" root=/{chroot}");
+    eventually("the log names it too", SOON, || {
+        ensure(all.log().lines().any(|line| line.ends_with(&named)), all.log())
+    });
     zk.create("/not/there/a", "one");
     for roster in [&all, &roots] {
         eventually("it is followed", SOON, || roster.get("/a"));

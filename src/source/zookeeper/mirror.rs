@@ -206,8 +206,7 @@ impl Mirror {
         let ms = began.elapsed().as_millis() as u64;
         let watches = session.watching();
         tracing::info!(source = self.feed().name(), nodes = filled.nodes, changed, revision, ms, %watches, "read everything");
-        let snapshot = self.publisher.snapshot();
-        for root in self.config.roots.iter().filter(|root| snapshot.subtree(root, (*root).clone()).next().is_none()) {
+        for root in self.empty_roots() {
             tracing::warn!(source = self.feed().name(), %root, "there is nothing at this root yet; it is watched");
         }
         Ok(())
@@ -252,15 +251,18 @@ impl Mirror {
         self.servers.set_mirrored(newest.unwrap_or(0));
     }
 
-    /// At which roots there is nothing to mirror, as the server knows them: that is legal, and may be a slip.
-    fn nothing_yet(&self) -> Option<String> {
+    /// The roots at which there is nothing to mirror, as the server knows them: that is legal, and may be a slip.
+    fn empty_roots(&self) -> Vec<String> {
         let snapshot = self.publisher.snapshot();
         let is_empty = |root: &&NodePath| {
             snapshot.subtree(root, (*root).clone()).next().is_none() && !self.left_out.is_unreadable(root)
         };
-        let empty =
-            self.config.roots.iter().filter(is_empty).map(|root| self.servers.chroot().server(root).into_owned());
-        let empty: Vec<String> = empty.collect();
+        let empty = self.config.roots.iter().filter(is_empty);
+        empty.map(|root| self.servers.chroot().server(root).into_owned()).collect()
+    }
+
+    fn nothing_yet(&self) -> Option<String> {
+        let empty = self.empty_roots();
         (!empty.is_empty()).then(|| format!("nothing to mirror at {} yet", empty.join(", ")))
     }
 
