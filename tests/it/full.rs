@@ -1,9 +1,9 @@
 //! A file system in memory that is full: whoever touches a mapped page for which there is no room is killed by the kernel,
 //! be it the sidecar or a reader of its shared file.
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -28,8 +28,8 @@ impl Small {
         let shared = format!("[shared]\ngroup = \"www-data\"\npath = {:?}\n[register]", mount.join("shared.mdb"));
         roster.configure("[register]", &shared);
         let script = format!(
-            "mount -t tmpfs -o size=256k,mode=755 tmpfs \"$0\" && head -c {}k /dev/zero > \"$0/rest\" && exec sleep 600",
-            256 - free_kib
+            "mount -t tmpfs -o size=512k,mode=755 tmpfs \"$0\" && head -c {}k /dev/zero > \"$0/rest\" && exec sleep 600",
+            512 - free_kib
         );
         let mut command = Command::new("unshare");
         command.args(["--mount", "sh", "-c", &script]).arg(&mount);
@@ -68,10 +68,10 @@ impl Small {
     }
 
     /// Runs a script as www-data, who may read the shared file, `$0`, and write its lock file.
-    fn as_www_data(&self, script: &str) -> Child {
+    fn as_www_data(&self, script: &str) -> Process {
         let mut command = self.within();
         command.args(["setpriv", "--reuid", "www-data", "--regid", "www-data", "--clear-groups", "sh", "-c", script]);
-        command.arg(self.mount.join("shared.mdb")).stderr(Stdio::null()).spawn().expect("util-linux")
+        Process::start(command.arg(self.mount.join("shared.mdb")).stderr(Stdio::null()), self.roster.folder())
     }
 
     /// Waits until the file holds these data.
@@ -127,7 +127,7 @@ fn a_start_takes_back_what_readers_have_filled_while_it_was_away() {
             assert!(small.roster.stop().success());
         }
         // It stays, and has the lock file open.
-        let mut reader = small.as_www_data(&format!("exec 3<> \"$0-lock\"; {GROW}; sleep 600"));
+        let reader = small.as_www_data(&format!("exec 3<> \"$0-lock\"; {GROW}; sleep 600"));
         eventually("the reader has filled it", SOON, || ensure(size(&small) > right, "not yet"));
         thread::sleep(Duration::from_millis(200));
         assert!(std::fs::write(small.seen("more"), [0; 4_096]).is_err(), "there is room");
@@ -136,9 +136,42 @@ fn a_start_takes_back_what_readers_have_filled_while_it_was_away() {
         small.change(data);
         small.holds(data);
         assert_eq!(size(&small), right);
-        reader.kill().and_then(|()| reader.wait()).expect("it runs");
+        drop(reader);
     }
     assert!(!small.roster.log().contains("a new shared file takes the place"), "its readers would have noticed");
+}
+
+#[test]
+fn a_start_takes_back_what_readers_have_filled_by_the_lock_file_of_a_file_that_was_replaced() {
+    if is_skipped_without_root() {
+        return;
+    }
+    let mut small = Small::start(512);
+    small.holds("one");
+    let script =
+        "exec 3>> \"$0-lock\"; until [ -e \"$0-go\" ]; do sleep 0.1; done; head -c 1M /dev/zero >&3; sleep 600";
+    let reader = small.as_www_data(script);
+    let opened = Path::new("/proc").join(reader.id().to_string()).join("fd/3");
+    eventually("the reader has it open", SOON, || opened.metadata().map(drop));
+    let right = opened.metadata().expect("it is open").len();
+    let which = |small: &Small| small.seen("shared.mdb-lock").metadata().map(|file| file.ino()).ok();
+    let before = which(&small);
+    std::fs::remove_file(small.seen("shared.mdb-lock")).expect("a lock file");
+    eventually("another is there", SOON, || {
+        ensure(which(&small).is_some_and(|which| Some(which) != before), "not yet")
+    });
+    assert!(small.roster.stop().success());
+    std::fs::write(small.seen("shared.mdb-go"), "").expect("written");
+    let size = || opened.metadata().expect("it is open").len();
+    eventually("the reader has filled it", SOON, || ensure(size() > right, "not yet"));
+    thread::sleep(Duration::from_millis(200));
+    assert!(std::fs::write(small.seen("more"), [0; 4_096]).is_err(), "there is room");
+    let _ = std::fs::remove_file(small.seen("more"));
+    small.run();
+    small.change("two");
+    small.holds("two");
+    assert_eq!(size(), right);
+    drop(reader);
 }
 
 #[test]
@@ -168,7 +201,7 @@ fn a_reader_that_grows_lock_files_again_and_again_keeps_nobody_from_starting_and
     small.holds("one");
     // The one that is there, and the one that was there first.
     let script = format!("exec 3>> \"$0-lock\"; while :; do {GROW}; head -c 1M /dev/zero >&3; done");
-    let mut reader = small.as_www_data(&script);
+    let reader = small.as_www_data(&script);
     thread::sleep(Duration::from_secs(2));
     assert_eq!(small.roster.data("/a"), b"one");
     std::fs::remove_file(small.seen("shared.mdb-lock")).expect("a lock file");
@@ -177,7 +210,7 @@ fn a_reader_that_grows_lock_files_again_and_again_keeps_nobody_from_starting_and
     small.run();
     small.change("two");
     eventually("it is answered", SOON, || ensure(small.roster.data("/a") == b"two", "not yet"));
-    reader.kill().and_then(|()| reader.wait()).expect("it runs");
+    drop(reader);
     small.holds("two");
 }
 
@@ -190,7 +223,7 @@ fn readers_live_where_the_file_system_of_the_shared_file_is_full() {
     let file = small.seen("shared.mdb");
     eventually("the file is there", SOON, || file.metadata().map(drop));
     std::fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).expect("a mode");
-    let fill = format!("head -c 256k /dev/zero > {:?}", small.seen("rest"));
+    let fill = format!("head -c 512k /dev/zero > {:?}", small.seen("rest"));
     assert!(!Command::new("sh").args(["-c", &fill]).output().expect("a shell").status.success(), "it is not full");
     // Each has a place of its own in the table of readers, of which 64 lie on a page.
     let code = format!("$db = dba_open({:?}, 'r', 'lmdb'); echo dba_fetch('node/a', $db); sleep(600);", file);

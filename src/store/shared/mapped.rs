@@ -102,9 +102,9 @@ impl Mapped {
         Ok(self.room.clone())
     }
 
-    pub(super) fn leave(self) -> (Left, LockFile) {
+    pub(super) fn leave(self) -> Left {
         let env = self.env.as_ref().map(Arc::downgrade).unwrap_or_default();
-        (Left { data: self.data, env, since: Instant::now() }, self.readers)
+        Left { data: self.data, env, since: Instant::now() }
     }
 }
 

@@ -35,6 +35,7 @@ mod image;
 mod kept;
 mod left;
 mod lock_file;
+mod locks;
 mod mapped;
 mod place;
 mod reader;

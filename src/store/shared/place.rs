@@ -12,9 +12,10 @@ use std::sync::Arc;
 
 use super::env::Env;
 use super::lock_file::LockFile;
+use super::locks::Locks;
 use super::mapped::Mapped;
 use super::{Config, SharedError, lock_file};
-use crate::permissions::own::{self, NotOwn, create, remove};
+use crate::permissions::own::{self, create, remove};
 use crate::permissions::{Claim, Mode, NotClaimed, Permissions, make_folder};
 
 /// Where the file lies, and what its configuration says of it. No other process may write there as long as this lives.
@@ -24,8 +25,8 @@ pub(super) struct Place {
     pub(super) config: Config,
     /// The writer's own folder.
     own: PathBuf,
-    /// The lock file that an earlier process left, which its readers may still write.
-    before: Option<LockFile>,
+    /// The lock files that readers may still write.
+    pub(super) locks: Locks,
     claim: Claim,
 }
 
@@ -38,9 +39,6 @@ pub(super) enum Beginning<'a> {
     /// The bytes of this file.
     Copy(&'a Path),
 }
-
-/// LMDB's own lock files: of a file that it found, and of one that was made.
-const LOCKS: [&str; 2] = ["data-lock", "fresh-lock"];
 
 /// Which file it is.
 pub(super) type Mark = (u64, u64);
@@ -65,26 +63,21 @@ impl Place {
             NotClaimed::Held(holder) => SharedError::Taken(path.clone(), holder),
             NotClaimed::Failed(error) => io(error),
         })?;
-        let before = clear(&path, &own, &config).map_err(io)?;
+        let locks = clear(&path, &own).map_err(io)?;
         let fresh = own.join("fresh");
         create(&fresh, 0o600).map_err(io)?;
         // Whether that can be is known at once.
         permit(&fresh, &config.permissions())?;
-        Ok(Self { path, config, own, before, claim })
-    }
-
-    /// Takes away what readers have written behind the end of the lock file that was here before.
-    pub(super) fn cut(&self) {
-        self.before.iter().for_each(LockFile::cut);
+        Ok(Self { path, config, own, locks, claim })
     }
 
     /// Maps the file that lies here, if that can be done so that its readers notice nothing; else a new one takes its
     /// place, with the same state.
-    pub(super) fn adopt(&self) -> Result<Mapped, SharedError> {
+    pub(super) fn adopt(&mut self) -> Result<Mapped, SharedError> {
         permit(&self.path, &self.config.permissions())?;
         let (env, own) = self.map()?;
         let public = lock_file(&self.path);
-        match LockFile::open(&public, &self.own.join(LOCKS[0])) {
+        match LockFile::open(&public, &self.own.join("data-lock")) {
             Ok(lock) => {
                 permit(&public, &self.config.lock_permissions())?;
                 Mapped::new(env, own, lock, &self.path).map_err(|source| self.failed(source))
@@ -105,13 +98,13 @@ impl Place {
     }
 
     /// A new file, and a new lock file for its readers, take this place. They are whole before anybody sees them.
-    pub(super) fn put(&self, beginning: Beginning<'_>) -> Result<Mapped, SharedError> {
+    pub(super) fn put(&mut self, beginning: Beginning<'_>) -> Result<Mapped, SharedError> {
         let fresh = self.own.join("fresh");
         let mapped = self.make(&fresh, beginning).and_then(|mapped| {
             // In this order: a reader opens the file first, and must not have the old lock file with the new one.
-            let rename = |from: &Path, to: &Path| fs::rename(from, to).map_err(|source| self.failed(source));
-            rename(&self.own.join("model-lock"), &lock_file(&self.path))?;
-            rename(&fresh, &self.path)?;
+            let model = self.own.join("model-lock");
+            let put = self.locks.add(&model).and_then(|()| fs::rename(&model, lock_file(&self.path)));
+            put.and_then(|()| fs::rename(&fresh, &self.path)).map_err(|source| self.failed(source))?;
             Ok(mapped)
         });
         if mapped.is_err() {
@@ -157,6 +150,12 @@ impl Place {
         Ok(lock_file(&model))
     }
 
+    /// Forgets the lock files that no reader can write any more.
+    pub(super) fn forget_locks(&mut self) {
+        let [_, current] = self.marks();
+        self.locks.forget(current);
+    }
+
     /// Whether its own folder is still there. Else it is to be claimed again.
     pub(super) fn is_there(&self) -> bool {
         self.claim.is_there()
@@ -180,28 +179,23 @@ pub(super) fn mark(file: &Metadata) -> Mark {
     (file.dev(), file.ino())
 }
 
-/// Frees what an earlier process left on the file system, before anything needs room there: the files that only it knew,
-/// and what readers wrote behind the end of its lock file meanwhile. That one, which they may still write.
-fn clear(path: &Path, own: &Path, config: &Config) -> io::Result<Option<LockFile>> {
-    // Readers may still have all of a larger one mapped, which a larger `max_readers` made.
-    let made = LOCKS.iter().filter_map(|name| fs::symlink_metadata(own.join(name)).ok());
-    let size = made.map(|lock| lock.len()).fold(LockFile::size(config.max_readers), u64::max);
+/// Frees what an earlier process left on the file system, before anything needs room there: what readers wrote behind the
+/// ends of its lock files meanwhile, and the files that only it knew. Those lock files, which they may still write.
+fn clear(path: &Path, own: &Path) -> io::Result<Locks> {
+    let locks = Locks::found(own)?;
     let lock = lock_file(path);
-    let before = match LockFile::left(&lock, size) {
-        Ok(before) => Some(before),
-        Err(NotOwn::Io(_)) => None,
-        Err(why) => {
-            tracing::warn!(path = %lock.display(), %why, "remove what lies in the place of the shared file's lock file");
+    match fs::symlink_metadata(&lock) {
+        Ok(found) if !locks.has(mark(&found)) => {
+            tracing::warn!(path = %lock.display(), "remove what lies in the place of the shared file's lock file, and is none that was made here");
             // Where that cannot be, whatever comes to need its place says why.
             let _ = remove(&lock);
-            None
         }
-    };
-    before.iter().for_each(LockFile::cut);
-    for name in LOCKS.into_iter().chain(["fresh", "model", "model-lock"]) {
+        _ => {}
+    }
+    for name in ["data-lock", "fresh", "fresh-lock", "model", "model-lock"] {
         remove(&own.join(name))?;
     }
-    Ok(before)
+    Ok(locks)
 }
 
 /// Sets the permissions of a file.

@@ -538,6 +538,61 @@ fn a_file_that_was_replaced_takes_no_memory_and_its_lock_file_does_not_grow() {
     assert_eq!(size(&lock), whole);
 }
 
+/// A lock file as a reader has it open who then breaks it, so that another file takes its place.
+fn break_lock(house: &House) -> File {
+    let lock = File::options().read(true).write(true).open(lock_file(&house.file())).expect("a file");
+    lock.write_all_at(&[0xff; 8], 0).expect("written");
+    lock
+}
+
+/// The second names of lock files that readers may write.
+fn known_locks(house: &House) -> usize {
+    let names = fs::read_dir(house.folder.path().join(".shared.mdb")).expect("a folder");
+    names
+        .filter(|entry| entry.as_ref().is_ok_and(|entry| entry.file_name().to_string_lossy().starts_with("readers-")))
+        .count()
+}
+
+#[test]
+fn lock_files_that_readers_keep_open_do_not_grow_and_are_forgotten_when_they_are_closed() {
+    let mut house = House::new();
+    let mut open = house.open();
+    open.publish(vec![put("/a", "1")]);
+    let (start, size) = (Instant::now(), |file: &File| file.metadata().expect("a file").len());
+    let whole = fs::metadata(lock_file(&house.file())).expect("a file").len();
+    let mut locks = Vec::new();
+    for n in 0.. {
+        let now = start + Duration::from_secs(n * 60);
+        let lock = break_lock(&house);
+        let _ = open.shared.writer.make_ready(true, now);
+        let ready = open.shared.writer.make_ready(true, now + Duration::from_secs(3));
+        locks.push(lock);
+        if locks.len() > 64 {
+            assert!(ready.is_ok(), "what is known can be written");
+            let why = open.shared.writer.trouble().expect("why it is not replaced");
+            assert!(why.contains("lock files of 64 replaced files open: end those that `fuser -v /"), "{why}");
+            break;
+        }
+        assert_eq!((ready, open.shared.writer.trouble()), (Ok(mapped::Room::Enough), None));
+    }
+    // Who may write one now by another way than what is open already?
+    assert!(locks[..64].iter().all(|lock| lock.metadata().expect("a file").permissions().mode() & 0o077 == 0));
+    drop(open);
+    locks.iter().for_each(|lock| lock.set_len(1 << 20).expect("it is open"));
+    // Of which size they are does not depend on what is configured by now.
+    house.config.max_readers = 4;
+    assert!(house.try_open(&feeds("cluster")).is_ok());
+    assert!(locks.iter().all(|lock| size(lock) == whole), "{whole}");
+    let mut open = house.open();
+    assert_eq!(known_locks(&house), 66);
+    locks.drain(10..);
+    open.shared.writer.make_ready(true, Instant::now()).expect("ready");
+    assert_eq!(known_locks(&house), 11);
+    locks.iter().for_each(|lock| lock.set_len(1 << 20).expect("it is open"));
+    open.shared.writer.make_ready(false, Instant::now()).expect("ready");
+    assert!(locks.iter().all(|lock| size(lock) == whole));
+}
+
 #[test]
 fn killed_readers_leave_no_places_taken() {
     let mut house = House::new();

@@ -3,7 +3,6 @@
 mod upkeep;
 
 use std::borrow::Borrow;
-use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -18,7 +17,6 @@ use super::copy::Written;
 use super::draft::Draft;
 use super::entry::{self, Report};
 use super::kept::Kept;
-use super::lock_file::LockFile;
 use super::mapped::{Left, Mapped, Room};
 use super::place::Place;
 use super::{Contents, Env};
@@ -56,8 +54,6 @@ pub(super) struct Writer {
     /// None: the file is not there yet.
     pub(super) mapped: Option<Mapped>,
     left: Option<Left>,
-    /// The lock files of those that were replaced last, which readers may still write.
-    old_locks: VecDeque<LockFile>,
     /// When a file could not be replaced.
     failed: Option<Instant>,
     /// Why it is about to be replaced.
@@ -155,7 +151,6 @@ impl Writer {
             origin,
             mapped: None,
             left: None,
-            old_locks: VecDeque::new(),
             failed: None,
             fault: None,
             nodes: here.map_or_else(OrdMap::new, |here| here.nodes.clone()),

@@ -1,5 +1,6 @@
 //! The upkeep of the shared file: mapped, in order, and replaced by another one where it is not.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,15 +12,11 @@ use crate::store::Directory;
 use crate::store::shared::SharedError;
 use crate::store::shared::draft::Draft;
 use crate::store::shared::kept::Kept;
-use crate::store::shared::lock_file::LockFile;
 use crate::store::shared::mapped::{Left, Mapped, Room};
 use crate::store::shared::place::{Beginning, Place};
 
 /// How long it is not tried again to replace a file, where that failed.
 const RETRY: Duration = Duration::from_secs(10);
-
-/// The lock files of so many files that were replaced are kept from growing.
-const MAX_OLD_LOCKS: usize = 8;
 
 impl Writer {
     /// Sees to it that the file is there and in order, at each heartbeat also what its readers write. Whether there is
@@ -27,7 +24,10 @@ impl Writer {
     pub(in crate::store::shared) fn make_ready(&mut self, is_beat: bool, now: Instant) -> Result<Room, String> {
         let failed = |error: SharedError| error.to_string();
         // First of all: it may be what fills the disk.
-        self.cut();
+        self.place.locks.cut();
+        if is_beat {
+            self.place.forget_locks();
+        }
         if self.mapped.is_none() {
             self.begin().map_err(failed)?;
         }
@@ -74,20 +74,12 @@ impl Writer {
     fn take(&mut self, mapped: Mapped) -> Option<Left> {
         self.origin = Origin::Here;
         let old = self.mapped.replace(mapped)?;
-        let (left, lock) = self.say_farewell(old);
-        self.old_locks.truncate(MAX_OLD_LOCKS - 1);
-        self.old_locks.push_front(lock);
-        Some(left)
-    }
-
-    /// Takes away what readers have written behind the end of any lock file that they may have.
-    fn cut(&self) {
-        self.place.cut();
-        self.mapped.iter().map(|mapped| &mapped.readers).chain(&self.old_locks).for_each(LockFile::cut);
+        Some(self.say_farewell(old))
     }
 
     /// Another file takes its place, with the same state; or why not.
     fn replace(&mut self, why: &str, now: Instant) -> Result<(), String> {
+        self.place.locks.full().map_err(|full| format!("{why}; {full}"))?;
         let wait = self.left.as_ref().map_or(Ok(()), |left| left.empty(now));
         let wait = wait.err().or_else(|| Some((self.failed? + RETRY).saturating_duration_since(now)));
         if wait.is_some_and(|wait| !wait.is_zero()) {
@@ -112,7 +104,7 @@ impl Writer {
     }
 
     /// Has those who still read the old file look for the new one.
-    fn say_farewell(&self, old: Mapped) -> (Left, LockFile) {
+    fn say_farewell(&self, old: Mapped) -> Left {
         let written = old.env.as_ref().map(|env| {
             let mut draft = Draft::begin(env, self.sum, self.of_masters)?;
             draft.farewell()?;
@@ -128,17 +120,20 @@ impl Writer {
     /// Makes the file anew if it was deleted, or its lock file: another one of those would know nothing of the readers.
     fn put_again(&mut self) -> Result<(), SharedError> {
         if !self.place.is_there() {
-            self.place = Place::claim(self.place.path.clone(), self.place.config.clone())?;
+            let again = Place::claim(self.place.path.clone(), self.place.config.clone())?;
+            let before = mem::replace(&mut self.place, again);
+            self.place.locks.take(before.locks);
         }
-        let left = match self.env() {
-            Ok(env) => self.take(self.place.put(Beginning::State(&env))?),
+        let fresh = match self.env() {
+            Ok(env) => self.place.put(Beginning::State(&env))?,
             Err(_) => {
                 (self.nodes, self.directory, self.kept, self.sum) =
                     (OrdMap::new(), Directory::default(), Kept::nothing(), 0);
                 (self.of_masters, self.report, self.standing) = (0, None, None);
-                self.take(self.place.put(Beginning::Nothing)?)
+                self.place.put(Beginning::Nothing)?
             }
         };
+        let left = self.take(fresh);
         self.left = self.left.take().or(left);
         tracing::warn!(path = %self.place.path.display(), "the shared file was deleted; made it anew");
         Ok(())

@@ -1,0 +1,118 @@
+//! The lock files that readers may still write, each with a second name in the writer's own folder: those of files that
+//! were replaced can fill the disk as long as a reader has them open, so also the next process has to know of them.
+
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::libc;
+
+use super::lock_file::LockFile;
+use super::place::{Mark, mark};
+use crate::permissions::own;
+
+/// Files are not replaced while readers have the lock files of so many open that were.
+const MAX: usize = 64;
+
+const PREFIX: &str = "readers-";
+
+/// `fcntl`'s, for which `libc` has no name.
+const F_SETSIG: libc::c_int = 10;
+
+#[derive(Debug)]
+pub(super) struct Locks {
+    folder: PathBuf,
+    known: Vec<(PathBuf, LockFile)>,
+}
+
+impl Locks {
+    /// Those that earlier processes made, without what readers have written behind their ends meanwhile.
+    pub(super) fn found(folder: &Path) -> io::Result<Self> {
+        let mut known = Vec::new();
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            let Some(size) = entry.file_name().to_str().and_then(size) else { continue };
+            let path = entry.path();
+            match LockFile::left(&path, size) {
+                Ok(lock) => known.push((path, lock)),
+                Err(why) => tracing::warn!(path = %path.display(), %why, "cannot keep a lock file from growing"),
+            }
+        }
+        let found = Self { folder: folder.to_owned(), known };
+        found.cut();
+        Ok(found)
+    }
+
+    /// Knows one that was just made at `path`, before readers do.
+    pub(super) fn add(&mut self, path: &Path) -> io::Result<()> {
+        let made = fs::symlink_metadata(path)?;
+        let name = self.folder.join(format!("{PREFIX}{}-{}", made.len(), made.ino()));
+        own::remove(&name)?;
+        fs::hard_link(path, &name)?;
+        let lock = LockFile::left(&name, made.len()).map_err(|why| why.at(&name))?;
+        self.known.push((name, lock));
+        Ok(())
+    }
+
+    /// Knows these too.
+    pub(super) fn take(&mut self, others: Self) {
+        self.known.extend(others.known);
+    }
+
+    pub(super) fn has(&self, which: Mark) -> bool {
+        self.known.iter().any(|(_, lock)| is(lock.file(), which))
+    }
+
+    /// Takes away what readers have written behind the end of any.
+    pub(super) fn cut(&self) {
+        self.known.iter().for_each(|(_, lock)| lock.cut());
+    }
+
+    /// Forgets those that no reader can write any more, except for `current`, which readers may open at any time.
+    pub(super) fn forget(&mut self, current: Option<Mark>) {
+        self.known.retain(|(name, lock)| {
+            let file = lock.file();
+            // Whoever has it open must not open it once more when this was asked.
+            let is_kept = current.is_some_and(|current| is(file, current))
+                || file.set_permissions(Permissions::from_mode(0o600)).is_err()
+                || is_open_elsewhere(file);
+            is_kept || own::remove(name).is_err()
+        });
+    }
+
+    /// Why no more can be watched.
+    pub(super) fn full(&self) -> Result<(), String> {
+        if self.known.len() <= MAX {
+            return Ok(());
+        }
+        let folder = self.folder.display();
+        Err(format!(
+            "processes have the lock files of {MAX} replaced files open: end those that `fuser -v {folder}/*` names"
+        ))
+    }
+}
+
+/// The size that one of this name was made with.
+fn size(name: &str) -> Option<u64> {
+    name.strip_prefix(PREFIX)?.split_once('-')?.0.parse().ok()
+}
+
+fn is(file: &File, which: Mark) -> bool {
+    file.metadata().is_ok_and(|found| mark(&found) == which)
+}
+
+/// Whether any other descriptor or mapping of this file is there: then the kernel gives nobody a lease to write it. Where
+/// a file system knows no leases, nobody can tell.
+#[allow(unsafe_code)]
+fn is_open_elsewhere(file: &File) -> bool {
+    // SAFETY: neither command takes a pointer. The signal is one that is ignored, if root should open it meanwhile.
+    let lease = |command, value: libc::c_int| Errno::result(unsafe { libc::fcntl(file.as_raw_fd(), command, value) });
+    let asked = lease(F_SETSIG, libc::SIGURG).and_then(|_| lease(libc::F_SETLEASE, libc::F_WRLCK));
+    if asked.is_ok() {
+        let _ = lease(libc::F_SETLEASE, libc::F_UNLCK);
+    }
+    asked == Err(Errno::EAGAIN)
+}
