@@ -17,6 +17,7 @@
 pub mod access;
 pub mod admin;
 mod allocator;
+pub mod call;
 pub mod clock;
 pub mod config;
 #[cfg(test)]

@@ -4,9 +4,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::Config;
 use crate::allocator;
-use crate::share::{KEPT_FOR_ADMINS, Pool, Share, Taken};
+use crate::call::{Bounds, Rights, Values};
+use crate::share::{KEPT_FOR_ADMINS, Pool, Share};
 use crate::task::Stop;
 
 /// A user, as the kernel knows it. Nobody knows who is at the other end of TCP: all of them count as one, `None`.
@@ -39,27 +42,10 @@ pub(super) struct Account {
     pub(super) watches: Arc<Share>,
     pub(super) watch_paths: Arc<Share>,
     pub(super) memory: Arc<Share>,
-    calls: Arc<Share>,
+    pub(super) calls: Arc<Rights>,
     /// Held while a reply is collected that takes many turns. Collecting several at once would be no faster, and leave the
     /// allocator's memory in pieces.
     pub(super) collecting: tokio::sync::Mutex<()>,
-    /// The user's calls under way, by service.
-    services: Mutex<HashMap<String, usize>>,
-}
-
-/// A call of a service that is under way.
-#[derive(Debug)]
-pub(super) struct CallTaken {
-    account: Arc<Account>,
-    service: String,
-    _taken: Taken,
-}
-
-/// Why a call may not begin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum TooManyCalls {
-    OfUser,
-    OfService,
 }
 
 impl Accounts {
@@ -95,9 +81,8 @@ impl Accounts {
             watches: share(&self.watches),
             watch_paths: share(&self.watch_paths),
             memory: share(&self.memory),
-            calls: share(&self.calls),
+            calls: Rights::new(share(&self.calls)),
             collecting: Default::default(),
-            services: Mutex::default(),
         });
         accounts.insert(user, account.clone());
         account
@@ -134,29 +119,9 @@ impl Accounts {
 }
 
 impl Account {
-    /// The right to call a service. As the user leaves room for other users, each of its services leaves room for the
-    /// others: one that hangs does not take all of the user's calls.
-    pub(super) fn call(self: &Arc<Self>, service: &str) -> Result<CallTaken, TooManyCalls> {
-        let taken = self.calls.take(1).ok_or(TooManyCalls::OfUser)?;
-        let mut services = lock(&self.services);
-        let of_service = services.entry(service.to_owned()).or_default();
-        if *of_service > 0 && *of_service >= self.calls.free() {
-            return Err(TooManyCalls::OfService);
-        }
-        *of_service += 1;
-        Ok(CallTaken { account: self.clone(), service: service.to_owned(), _taken: taken })
-    }
-}
-
-impl Drop for CallTaken {
-    fn drop(&mut self) {
-        let mut services = lock(&self.account.services);
-        if let Some(of_service) = services.get_mut(&self.service) {
-            *of_service -= 1;
-            if *of_service == 0 {
-                services.remove(&self.service);
-            }
-        }
+    /// Of a call of this user.
+    pub(super) fn bounds<'a>(&'a self, until: Instant, values: &'a Values) -> Bounds<'a> {
+        Bounds { rights: &self.calls, memory: &self.memory, until, values }
     }
 }
 
@@ -168,17 +133,17 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
-    fn accounts(max_connections: usize, max_calls: usize) -> Arc<Accounts> {
-        Accounts::new(&Config { max_connections, max_calls, ..Config::default() })
+    fn accounts(max_connections: usize) -> Arc<Accounts> {
+        Accounts::new(&Config { max_connections, ..Config::default() })
     }
 
-    fn take_all(share: &Arc<Share>) -> Vec<Taken> {
+    fn take_all(share: &Arc<Share>) -> Vec<crate::share::Taken> {
         std::iter::from_fn(|| share.take(1)).collect()
     }
 
     #[test]
     fn an_administrator_has_room_where_all_others_together_left_none() {
-        let accounts = accounts(32, 1);
+        let accounts = accounts(32);
         let users: Vec<_> = (1..100).map(|user| accounts.account(Some(user), false)).collect();
         let taken: Vec<_> = users.iter().flat_map(|user| take_all(&user.connections)).collect();
         assert_eq!(taken.len(), 30);
@@ -187,22 +152,8 @@ mod tests {
     }
 
     #[test]
-    fn a_service_that_hangs_leaves_room_for_the_calls_of_others() {
-        let accounts = accounts(1, 160);
-        let account = accounts.account(Some(1), false);
-        let hung: Vec<_> = std::iter::from_fn(|| account.call("hung").ok()).collect();
-        assert_eq!(account.call("hung").expect_err("too many"), TooManyCalls::OfService);
-        let other = account.call("other").expect("room for another service");
-        assert!(hung.len() >= 40, "{}", hung.len());
-        accounts.account(Some(2), false).call("hung").expect("room for another user");
-        drop((hung, other));
-        assert!(lock(&account.services).is_empty());
-        account.call("hung").expect("all is given back");
-    }
-
-    #[test]
     fn who_comes_again_has_the_same_account_and_none_is_kept_for_who_has_left() {
-        let accounts = accounts(1, 1);
+        let accounts = accounts(1);
         let account = accounts.account(Some(1), false);
         assert!(Arc::ptr_eq(&account, &accounts.account(Some(1), false)));
         drop(account);

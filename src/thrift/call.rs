@@ -8,14 +8,14 @@ use futures::stream::{self, StreamExt};
 use tokio::time::Instant;
 
 use super::Peer;
-use super::caller::{self, Bounds, Failure};
 use super::handler::{Desk, denied};
 use super::idl::{
-    self, CallCompletion, CallError, CallErrorKind, CallOutcome, CallResult, CallsReply, InvalidRequest, Overloaded,
+    self, CallCompletion, CallError, CallErrorKind, CallFailed, CallOutcome, CallResult, CallTimedOut, CallsReply,
+    InvalidRequest, NoMaster, Overloaded,
 };
-use super::memory::{Budget, OVERLOADED, Values};
-use super::request::{self, Request};
+use super::request;
 use crate::access::Denied;
+use crate::call::{Budget, Completion, Failure, OVERLOADED, Request, Values};
 use crate::model::{Command, split_name};
 use crate::share::Taken;
 
@@ -36,7 +36,7 @@ impl Desk {
     /// Checks a call.
     pub(super) fn request(&self, peer: &Peer, call: idl::Call) -> thrift::Result<Request> {
         may_call(peer, &call).map_err(denied)?;
-        Ok(Request::check(call, &self.config)?)
+        Ok(request::check(call, &self.config)?)
     }
 
     /// Checks a call of all masters.
@@ -76,8 +76,8 @@ impl Desk {
             let message = "those of the calls before take too much; make fewer at once";
             return Err(request::invalid("arguments", message).into());
         }
-        let mut request = Request::check(call, &self.config)?;
-        request.read(&peer.account).await?;
+        let mut request = request::check(call, &self.config)?;
+        request.read(&peer.account.memory).await.map_err(request::unread)?;
         Ok(request)
     }
 
@@ -90,8 +90,7 @@ impl Desk {
         let calls = self.caller.all(request, until).await?.into_iter().map(|entry| async {
             peer.let_others_work().await;
             let (master, values) = (entry.master.id.clone(), Values::new(&budget));
-            let end =
-                self.caller.call_on(entry, request, Bounds { account: &peer.account, until, values: &values }).await;
+            let end = self.caller.call_on(entry, request, peer.account.bounds(until, &values)).await;
             CallOutcome { master_id: Some(master), ..outcome(end.map(|end| result(end, values))) }
         });
         Ok(CallsReply { outcomes: stream::iter(calls).buffered(self.config.max_call_all).collect().await })
@@ -125,7 +124,7 @@ impl Desk {
                 }
             };
             let called = if is_lost {
-                Err(caller::unsent(&request, "not sent: a call before it was lost, or came to no end".into()))
+                Err(Failure::unsent(&request, "not sent: a call before it was lost, or came to no end".into()))
             } else {
                 self.call_within(peer, &budget, &request).await
             };
@@ -155,14 +154,14 @@ impl Desk {
 
     async fn call_within(&self, peer: &Peer, budget: &Arc<Budget>, request: &Request) -> Result<CallResult, Failure> {
         let values = Values::new(budget);
-        let bounds = Bounds { account: &peer.account, until: Instant::now() + request.timeout, values: &values };
+        let bounds = peer.account.bounds(Instant::now() + request.timeout, &values);
         let end = self.caller.call(request, bounds).await?;
         Ok(result(end, values))
     }
 
     /// Room for the values of one reply.
     pub(super) fn budget(&self, peer: &Peer) -> Arc<Budget> {
-        Budget::new(&peer.account, self.max_reply())
+        Budget::new(&peer.account.memory, self.max_reply())
     }
 }
 
@@ -171,8 +170,8 @@ fn may_call(peer: &Peer, call: &idl::Call) -> Result<(), Denied> {
     peer.identity.may_call(split_name(&call.service_name).0, &call.method)
 }
 
-fn result(end: CallCompletion, values: Values) -> CallResult {
-    let CallCompletion { master_id, duration_us, attempts } = end;
+fn result(completion: Completion, values: Values) -> CallResult {
+    let CallCompletion { master_id, duration_us, attempts } = completion.into();
     CallResult { values: values.into_all(), master_id, duration_us, attempts }
 }
 
@@ -198,29 +197,43 @@ impl From<&Unsendable> for CallError {
     }
 }
 
+impl From<Completion> for CallCompletion {
+    fn from(Completion { master, took, attempts }: Completion) -> Self {
+        Self { master_id: master, duration_us: took.as_micros() as i64, attempts: attempts as i32 }
+    }
+}
+
 impl From<Failure> for thrift::Error {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::NoMaster(exception) => exception.into(),
-            Failure::Failed(exception) => exception.into(),
-            Failure::TimedOut(exception) => exception.into(),
-            Failure::Overloaded(exception) => exception.into(),
+            Failure::NoMaster { service, message } => NoMaster { service_name: service, message }.into(),
+            Failure::Overloaded(message) => Overloaded { message }.into(),
+            Failure::Failed { master, message, class, code } => {
+                CallFailed { master_id: master, message, class_name: class, code, lost: false }.into()
+            }
+            Failure::Lost { master, message } => {
+                CallFailed { master_id: master, message, class_name: None, code: 0, lost: true }.into()
+            }
+            Failure::TimedOut { master, timeout, message } => {
+                CallTimedOut { master_id: Some(master), timeout_ms: timeout.as_millis() as i32, message }.into()
+            }
         }
     }
 }
 
 fn outcome(result: Result<CallResult, Failure>) -> CallOutcome {
     let error = |kind, message| CallError::new(kind, message, None, None, None);
-    match result {
-        Ok(result) => CallOutcome::new(result.master_id.clone(), result, None),
-        Err(Failure::NoMaster(none)) => CallOutcome::new(None, None, error(CallErrorKind::NO_MASTER, none.message)),
-        Err(Failure::Overloaded(over)) => CallOutcome::new(None, None, error(CallErrorKind::OVERLOADED, over.message)),
-        Err(Failure::TimedOut(late)) => {
-            CallOutcome::new(late.master_id, None, error(CallErrorKind::TIMED_OUT, late.message))
+    let (master, error) = match result {
+        Ok(result) => return CallOutcome::new(result.master_id.clone(), result, None),
+        Err(Failure::NoMaster { message, .. }) => (None, error(CallErrorKind::NO_MASTER, message)),
+        Err(Failure::Overloaded(message)) => (None, error(CallErrorKind::OVERLOADED, message)),
+        Err(Failure::TimedOut { master, message, .. }) => (Some(master), error(CallErrorKind::TIMED_OUT, message)),
+        Err(Failure::Failed { master, message, class, code }) => {
+            (Some(master), CallError::new(CallErrorKind::FAILED, message, class, code, false))
         }
-        Err(Failure::Failed(failed)) => {
-            let idl::CallFailed { master_id, message, class_name, code, lost } = failed;
-            CallOutcome::new(master_id, None, CallError::new(CallErrorKind::FAILED, message, class_name, code, lost))
+        Err(Failure::Lost { master, message }) => {
+            (Some(master), CallError::new(CallErrorKind::FAILED, message, None, 0, true))
         }
-    }
+    };
+    CallOutcome::new(master, None, error)
 }

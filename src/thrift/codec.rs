@@ -14,10 +14,11 @@ use super::Config;
 use super::dialect::{Dialect, Protocol};
 use super::dispatch::{Asked, Exchange, INVALID, ReplyTo, write_exception, write_result};
 use super::handler::Desk;
-use super::memory::{Charge, OVERLOADED, Part};
+use super::memory::{Charge, Part};
 use super::refusal::{Refusal, too_long};
 use super::scan::Head;
 use super::wait::{Awaited, Wait};
+use crate::call::OVERLOADED;
 use crate::metrics::Metrics;
 
 /// Encodes and decodes within the bounds.

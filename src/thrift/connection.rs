@@ -14,13 +14,14 @@ use super::codec::Outcome;
 use super::cut::{Cut, Cutter};
 use super::dialect::Dialect;
 use super::dispatch::Asked;
-use super::memory::{Charge, OVERLOADED, Part};
+use super::memory::{Charge, Part};
 use super::open::Open;
 use super::refusal::Refusal;
 use super::scan::{Bounds, Head};
 use super::wait::{Awaited, Wait};
 use super::watch::TOO_MANY_WATCHES;
 use super::{Peer, Shared};
+use crate::call::OVERLOADED;
 use crate::net::Stream;
 use crate::task::Stop;
 

@@ -7,17 +7,16 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::accounts::Accounts;
-use super::caller::Caller;
 use super::convert;
 use super::dispatch::FoundNode;
 use super::idl::{
     self, AccessDenied, ChildrenRequest, EntityKind, GetManyRequest, GetRequest, InvalidRequest, NotFound, NotReady,
     SubtreeRequest, TooStale,
 };
-use super::memory::OVERLOADED;
 use super::methods::METHODS;
 use super::{Config, Peer, ZkData};
 use crate::access::{Denied, Grant};
+use crate::call::{Caller, OVERLOADED};
 use crate::metrics::Metrics;
 use crate::model::{Freshness, Node, NodePath, Revision};
 use crate::store::{Feed, Filled, Snapshot, Store, no_node};

@@ -2,9 +2,10 @@
 
 use super::Peer;
 use super::handler::{Desk, denied, invalid};
-use super::idl::{self, Encoding, WatchMessagesRequest};
+use super::idl::{self, WatchMessagesRequest};
+use super::request;
 use super::watch::{Patience, Told};
-use super::{request, value};
+use crate::call::Encoding;
 use crate::model::Revision;
 use crate::store::MasterMessage;
 use crate::task::Stop;
@@ -64,11 +65,11 @@ impl Desk {
 
 /// None: it cannot be written so.
 fn written(message: &MasterMessage, encoding: Encoding) -> Option<Vec<u8>> {
-    if encoding == Encoding::MSGPACK {
+    if encoding == Encoding::MsgPack {
         return Some(message.packed.clone());
     }
     let value = rmpv::decode::read_value(&mut message.packed.as_slice()).ok()?;
-    value::write(encoding, &value).ok()
+    encoding.write(&value).ok()
 }
 
 fn converted(message: &MasterMessage, written: Vec<u8>) -> idl::MasterMessage {

@@ -6,7 +6,6 @@
 mod accounts;
 mod admission;
 mod call;
-mod caller;
 pub mod client;
 mod codec;
 mod config;
@@ -28,7 +27,6 @@ mod request;
 mod run_queue;
 mod scan;
 mod turns;
-mod value;
 mod wait;
 mod watch;
 

@@ -11,15 +11,15 @@ use rmpv::Value;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
+use super::Peer;
 use super::accounts::Account;
-use super::caller::{Bounds, Caller, Failure};
 use super::handler::{Desk, overloaded};
-use super::idl::{CallCompletion, CallValues, Encoding, SendValuesRequest, SentValuesReply};
-use super::memory::Values;
-use super::request::{Request, invalid};
-use super::{Peer, value};
+use super::idl::{CallValues, SendValuesRequest, SentValuesReply};
+use super::request::invalid;
+use crate::call::{Caller, Completion, Encoding, Failure, Request, Values};
 use crate::model::Input;
 use crate::share::Taken;
+use crate::tunnel::value::memory_size;
 
 /// The call, if there is one; dropped, it is given up. It goes on only while somebody waits for it here.
 #[derive(Default)]
@@ -31,7 +31,7 @@ struct OpenCall {
     encoding: Encoding,
     /// What values take that are on their way there.
     charged: Taken,
-    call: MaybeDone<BoxFuture<'static, Result<CallCompletion, Failure>>>,
+    call: MaybeDone<BoxFuture<'static, Result<Completion, Failure>>>,
     values: Arc<Values>,
     /// How long what it gave is kept for who does not fetch it.
     until: Instant,
@@ -144,9 +144,9 @@ impl OpenCall {
     /// Reads a value that is sent. Two of them may be on their way beside those at the master.
     async fn read(&mut self, account: &Account, bytes: Vec<u8>) -> thrift::Result<Value> {
         let encoding = self.encoding;
-        let value = account.memory.work(bytes.len(), move || value::read(encoding, &bytes)).await;
+        let value = account.memory.work(bytes.len(), move || encoding.read(&bytes)).await;
         let value = value.map_err(|why| invalid("values", why))?;
-        let size = 2 * value::memory_size(&value);
+        let size = 2 * memory_size(&value);
         if size > self.charged.amount() && !self.charged.resize(size) {
             return Err(overloaded());
         }
@@ -166,7 +166,7 @@ impl OpenCall {
         }
         let is_told = is_done && (values.is_empty() || matches!(self.call, MaybeDone::Done(Ok(_))));
         let ended = if is_told { Pin::new(&mut self.call).take_output() } else { None };
-        Poll::Ready(ended.transpose().map(|completion| CallValues { values, completion }))
+        Poll::Ready(ended.transpose().map(|ended| CallValues { values, completion: ended.map(Into::into) }))
     }
 }
 
@@ -175,7 +175,7 @@ async fn carry_out(
     account: Arc<Account>,
     request: Request,
     values: Arc<Values>,
-) -> Result<CallCompletion, Failure> {
-    let bounds = Bounds { account: &account, until: Instant::now() + request.timeout, values: &values };
+) -> Result<Completion, Failure> {
+    let bounds = account.bounds(Instant::now() + request.timeout, &values);
     caller.call(&request, bounds).await
 }

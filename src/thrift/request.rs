@@ -1,17 +1,15 @@
 //! Requests: calls as clients ask for them, checked before anything is sent.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use rmpv::Value;
 use semver::Version;
 
-use super::accounts::Account;
-use super::idl::{self, BroadcastRequest, Encoding, InvalidRequest, RegisterAddress};
+use super::Config;
+use super::idl::{self, BroadcastRequest, InvalidRequest, RegisterAddress};
 use super::masters::check_metadata;
-use super::{Config, value};
-use crate::heavy::is_heavy;
-use crate::model::{Command, Input, split_name};
+use crate::call::{Arguments, Encoding, Request};
+use crate::model::{Command, split_name};
 use crate::net::Remote;
 use crate::resolve::{Balance, NoRequirement, Requirement, Wanted};
 use crate::tunnel::message::check_command;
@@ -32,96 +30,42 @@ const MAX_KEY: usize = 1024;
 /// The most registers that masters are told of at once.
 const MAX_REGISTERS: usize = 64;
 
-/// A call that makes sense.
-#[derive(Clone, Debug)]
-pub(super) struct Request {
-    /// The id of the only one that it is for.
-    pub(super) master: Option<String>,
-    pub(super) service: String,
-    pub(super) method: String,
-    pub(super) arguments: Arc<Value>,
-    /// The arguments as they were written, where that is heavy and has not been done yet.
-    pub(super) unread: Vec<u8>,
-    /// How many bytes they have, written.
-    pub(super) weight: usize,
-    pub(super) timeout: Duration,
-    /// Whether the client allowed it more time than the sidecar does.
-    pub(super) is_cut: bool,
-    pub(super) retries: usize,
-    pub(super) is_idempotent: bool,
-    pub(super) wanted: Wanted,
-    pub(super) all_values: bool,
-    pub(super) encoding: Encoding,
-    /// What its client sends while it goes on.
-    pub(super) input: Option<Input>,
+/// Checks all of a call but arguments that are heavy.
+pub(super) fn check(call: idl::Call, config: &Config) -> Result<Request, InvalidRequest> {
+    let encoding = encoding(call.encoding)?;
+    let (service, exact) = split_name(&call.service_name);
+    let version = version(exact, call.version.as_deref())?;
+    let timeout = timeout(call.timeout_ms)?;
+    check_metadata(call.metadata.as_ref())?;
+    if call.master_id.is_some() && call.metadata.is_some() {
+        return Err(invalid("metadata", "they choose a master, which `masterId` does already"));
+    }
+    let arguments = Arguments::of(encoding, call.arguments.unwrap_or_default());
+    let wanted = Wanted {
+        version,
+        balance: balance(call.balance, call.key)?,
+        metadata: call.metadata.unwrap_or_default(),
+        ..Wanted::default()
+    };
+    Ok(Request {
+        master: call.master_id,
+        service: service.to_owned(),
+        method: call.method,
+        arguments: arguments.map_err(unread)?,
+        timeout: timeout.min(config.max_call_time),
+        cut_by: (timeout > config.max_call_time).then_some("[thrift] max_call_time"),
+        retries: retries(call.retries)?,
+        is_idempotent: call.idempotent.unwrap_or(false),
+        wanted,
+        all_values: call.all_values.unwrap_or(false),
+        encoding,
+        input: None,
+    })
 }
 
-impl Request {
-    /// Checks all but arguments that are heavy.
-    pub(super) fn check(call: idl::Call, config: &Config) -> Result<Self, InvalidRequest> {
-        let encoding = encoding(call.encoding)?;
-        let (service, exact) = split_name(&call.service_name);
-        let version = version(exact, call.version.as_deref())?;
-        let timeout = timeout(call.timeout_ms)?;
-        check_metadata(call.metadata.as_ref())?;
-        if call.master_id.is_some() && call.metadata.is_some() {
-            return Err(invalid("metadata", "they choose a master, which `masterId` does already"));
-        }
-        let written = call.arguments.unwrap_or_default();
-        let weight = written.len();
-        let (light, unread) = if is_heavy(weight) { (Vec::new(), written) } else { (written, Vec::new()) };
-        let wanted = Wanted {
-            version,
-            balance: balance(call.balance, call.key)?,
-            metadata: call.metadata.unwrap_or_default(),
-            ..Wanted::default()
-        };
-        Ok(Self {
-            master: call.master_id,
-            service: service.to_owned(),
-            method: call.method,
-            arguments: arguments(encoding, &light)?.into(),
-            unread,
-            weight,
-            timeout: timeout.min(config.max_call_time),
-            is_cut: timeout > config.max_call_time,
-            retries: retries(call.retries)?,
-            is_idempotent: call.idempotent.unwrap_or(false),
-            wanted,
-            all_values: call.all_values.unwrap_or(false),
-            encoding,
-            input: None,
-        })
-    }
-
-    /// Reads arguments that are heavy.
-    pub(super) async fn read(&mut self, account: &Account) -> Result<(), InvalidRequest> {
-        if !self.unread.is_empty() {
-            let (encoding, unread) = (self.encoding, std::mem::take(&mut self.unread));
-            self.arguments = account.memory.work(self.weight, move || arguments(encoding, &unread)).await?.into();
-        }
-        Ok(())
-    }
-
-    /// The same of a method that is sent values. What one master has taken of them no other is given.
-    pub(super) fn with_input(self, input: Input) -> Self {
-        Self { input: Some(input), retries: 0, is_idempotent: false, all_values: true, ..self }
-    }
-
-    /// About how much memory it takes, its arguments above all.
-    pub(super) fn memory_size(&self) -> usize {
-        let Wanted { version, balance, metadata, .. } = &self.wanted;
-        let key = if let Balance::Key(key) = balance { key.len() } else { 0 };
-        let metadata: usize = metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
-        let wanted = version.as_ref().map_or(0, Requirement::memory_size) + key + metadata;
-        size_of::<Self>()
-            + self.master.as_ref().map_or(0, String::len)
-            + self.service.len()
-            + self.method.len()
-            + self.unread.len()
-            + wanted
-            + value::memory_size(&self.arguments)
-    }
+/// That arguments cannot be read.
+pub(super) fn unread(why: String) -> InvalidRequest {
+    invalid("arguments", why)
 }
 
 impl idl::Call {
@@ -148,9 +92,9 @@ impl idl::Call {
 /// A command of the application's own, for all masters.
 pub(super) fn command(request: &BroadcastRequest) -> Result<Command, InvalidRequest> {
     let encoding = encoding(request.encoding)?;
-    let message = value::read(encoding, &request.message).map_err(|why| invalid("message", why))?;
+    let message = encoding.read(&request.message).map_err(|why| invalid("message", why))?;
     if !message.is_map() {
-        let form = if encoding == Encoding::JSON { "a JSON object" } else { "a map" };
+        let form = if encoding == Encoding::Json { "a JSON object" } else { "a map" };
         return Err(invalid("message", format!("a command is {form}")));
     }
     check_command(&message).map_err(|why| invalid("message", why.to_string()))?;
@@ -181,17 +125,6 @@ fn register(address: &RegisterAddress) -> Result<Value, InvalidRequest> {
         return Err(invalid("registers", format!("`{}` is not a host", host.escape_debug())));
     }
     Ok(Value::Map(vec![("host".into(), host.as_str().into()), ("port".into(), (*port).into())]))
-}
-
-fn arguments(encoding: Encoding, bytes: &[u8]) -> Result<Value, InvalidRequest> {
-    if bytes.is_empty() {
-        return Ok(Value::Array(Vec::new()));
-    }
-    match value::read(encoding, bytes) {
-        Ok(arguments @ (Value::Array(_) | Value::Map(_))) => Ok(arguments),
-        Ok(_) => Err(invalid("arguments", "expected a list, or an object by parameter name")),
-        Err(why) => Err(invalid("arguments", why)),
-    }
 }
 
 fn timeout(millis: Option<i32>) -> Result<Duration, InvalidRequest> {
@@ -232,11 +165,11 @@ fn balance(balance: Option<idl::Balance>, key: Option<String>) -> Result<Balance
     }
 }
 
-pub(super) fn encoding(encoding: Option<Encoding>) -> Result<Encoding, InvalidRequest> {
+pub(super) fn encoding(encoding: Option<idl::Encoding>) -> Result<Encoding, InvalidRequest> {
     match encoding {
-        None => Ok(Encoding::JSON),
-        Some(known @ (Encoding::JSON | Encoding::MSGPACK)) => Ok(known),
-        Some(Encoding(unknown)) => Err(invalid("encoding", format!("{unknown} is none"))),
+        None | Some(idl::Encoding::JSON) => Ok(Encoding::Json),
+        Some(idl::Encoding::MSGPACK) => Ok(Encoding::MsgPack),
+        Some(idl::Encoding(unknown)) => Err(invalid("encoding", format!("{unknown} is none"))),
     }
 }
 
@@ -251,28 +184,28 @@ mod tests {
     fn check(arguments: &[u8], change: impl FnOnce(&mut idl::Call)) -> Result<Request, InvalidRequest> {
         let mut call = idl::Call::of("mail", "send", arguments);
         change(&mut call);
-        Request::check(call, &Config::default())
+        super::check(call, &Config::default())
     }
 
     fn in_msgpack(value: &Value) -> BroadcastRequest {
-        BroadcastRequest::new(value::write(Encoding::MSGPACK, value).expect("MessagePack has all"), Encoding::MSGPACK)
+        BroadcastRequest::new(Encoding::MsgPack.write(value).expect("MessagePack has all"), idl::Encoding::MSGPACK)
     }
 
     #[test]
     fn what_is_not_said_has_its_default() {
         let request = check(b"", |_| {}).expect("a request");
-        assert_eq!(*request.arguments, Value::Array(vec![]));
+        assert_eq!(*request.arguments.value, Value::Array(vec![]));
         assert_eq!((request.timeout, request.retries, request.is_idempotent), (TIMEOUT, RETRIES, false));
         let patient = check(b"{}", |call| call.timeout_ms = Some(i32::MAX)).expect("a request");
-        assert_eq!((patient.timeout, &*patient.arguments), (Duration::from_secs(60), &Value::Map(vec![])));
-        assert!(patient.is_cut && !request.is_cut);
+        assert_eq!((patient.timeout, &*patient.arguments.value), (Duration::from_secs(60), &Value::Map(vec![])));
+        assert_eq!((patient.cut_by, request.cut_by), (Some("[thrift] max_call_time"), None));
     }
 
     #[test]
     fn a_version_in_the_name_is_the_one_that_is_wanted() {
         let request = |service: &str, version: Option<&str>| {
             let call = idl::Call { version: version.map(Into::into), ..idl::Call::of(service, "send", "") };
-            Request::check(call, &Config::default()).expect("a request")
+            super::check(call, &Config::default()).expect("a request")
         };
         let wanted = |service: &str, version: Option<&str>| {
             let request = request(service, version);
@@ -292,8 +225,8 @@ mod tests {
         for arguments in [&b"7"[..], b"\"text\"", b"null", b"[1", b"[1] 2", b"\xff"] {
             assert_eq!(field(check(arguments, |_| {})), "arguments");
         }
-        assert_eq!(field(check(b"\x07", |call| call.encoding = Some(Encoding::MSGPACK))), "arguments");
-        assert_eq!(field(check(b"", |call| call.encoding = Some(Encoding(9)))), "encoding");
+        assert_eq!(field(check(b"\x07", |call| call.encoding = Some(idl::Encoding::MSGPACK))), "arguments");
+        assert_eq!(field(check(b"", |call| call.encoding = Some(idl::Encoding(9)))), "encoding");
         assert_eq!(field(check(b"", |call| call.timeout_ms = Some(0))), "timeoutMs");
         assert_eq!(field(check(b"", |call| call.retries = Some(-1))), "retries");
         assert_eq!(field(check(b"", |call| call.version = Some("one".into()))), "version");
@@ -350,7 +283,7 @@ mod tests {
         let one = RegisterAddress::new("hub.example".into(), 8010);
         let command = registers("register", &[one]).expect("a command");
         assert_eq!(
-            value::text(command.message()),
+            crate::model::json::text(command.message()),
             r#"{"cmd":"register","registers":[{"host":"hub.example","port":8010}]}"#
         );
         assert!(registers("register", &[RegisterAddress::new("tls://hub".into(), 8010)]).is_ok());

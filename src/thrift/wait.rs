@@ -11,15 +11,15 @@ use super::idl::{
     MessagesReply, Overloaded, SendValuesRequest, SentValuesReply, Service, ServiceQuery, ServicesReply, SubtreeReply,
     WatchReply,
 };
-use super::memory::{OVERLOADED, size};
 use super::messages::MessageWatch;
 use super::open::Open;
-use super::request::Request;
 use super::watch::{Patience, Watch};
-use super::{Peer, value};
+use super::{Peer, request};
+use crate::call::{OVERLOADED, Request, size};
 use crate::model::Command;
 use crate::share::Taken;
 use crate::task::Stop;
+use crate::tunnel::value::memory_size;
 
 /// What a change takes that is told of, or a service, beside its texts and bytes.
 const CHANGE_OVERHEAD: usize = 256;
@@ -118,8 +118,8 @@ impl Wait {
     /// Reads what was not read yet. The memory that it takes since, beside what was charged before; none: there is too little.
     async fn read(&mut self, desk: &Desk, peer: &Peer) -> thrift::Result<Option<Taken>> {
         let mut charged = peer.account.memory.nothing();
-        if let Some(request) = self.request().filter(|request| !request.unread.is_empty()) {
-            request.read(&peer.account).await?;
+        if let Some(request) = self.request().filter(|request| request.arguments.are_unread()) {
+            request.read(&peer.account.memory).await.map_err(request::unread)?;
             if !charged.resize(request.memory_size()) {
                 desk.metrics.overloaded.increment();
                 return Ok(None);
@@ -149,7 +149,7 @@ impl Wait {
             Wait::CallMany(calls) | Wait::CallInOrder(calls) => {
                 calls.iter().map(|call| size_of::<Call>() + call.arguments.as_ref().map_or(0, Vec::len)).sum()
             }
-            Wait::Broadcast(command) | Wait::Order(command) => value::memory_size(command.message()),
+            Wait::Broadcast(command) | Wait::Order(command) => memory_size(command.message()),
             Wait::WatchMasters(_) | Wait::WatchMessages(_) | Wait::NextValues => 0,
             Wait::Children(_) | Wait::Subtree(_) | Wait::Masters(_) | Wait::Services(_) => 0,
         }

@@ -586,7 +586,11 @@ fn lock_files_that_readers_keep_open_do_not_grow_and_are_forgotten_when_they_are
     let mut open = house.open();
     assert_eq!(known_locks(&house), 66);
     locks.drain(10..);
-    open.shared.writer.make_ready(true, Instant::now()).expect("ready");
+    // A child of another test has them open until it runs its own program.
+    let until = Instant::now() + Duration::from_secs(20);
+    while known_locks(&house) > 11 && Instant::now() < until {
+        open.shared.writer.make_ready(true, Instant::now()).expect("ready");
+    }
     assert_eq!(known_locks(&house), 11);
     locks.iter().for_each(|lock| lock.set_len(1 << 20).expect("it is open"));
     open.shared.writer.make_ready(false, Instant::now()).expect("ready");

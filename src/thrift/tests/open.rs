@@ -6,8 +6,8 @@ use super::*;
 use crate::task::Tasks;
 use crate::thrift::idl::{CallCompletion, CallFailed, CallTimedOut, CallValues, InvalidRequest};
 use crate::thrift::open::Open;
-use crate::thrift::value;
 use crate::thrift::wait::Wait;
+use crate::tunnel::value::memory_size;
 
 /// Masters that answer when the test says so, the first of which is called first.
 struct Stage {
@@ -196,7 +196,7 @@ async fn a_value_is_charged_as_it_came_until_it_is_written_and_what_waits_for_ro
         assert!(call.as_mut().now_or_never().is_none());
         stage.answer(0, Answer::Value(many.clone()));
         assert!(call.as_mut().now_or_never().is_none(), "another may follow, and be the last");
-        assert!(memory.taken() >= value::memory_size(&many), "{}", memory.taken());
+        assert!(memory.taken() >= memory_size(&many), "{}", memory.taken());
         stage.answer(0, Answer::End);
         assert_eq!(call.await.expect("a result").values[0].len(), 300_001);
     }

@@ -136,7 +136,7 @@ async fn a_command_reaches_each_master_once_by_a_way_that_takes_it() {
     for way in [one, two] {
         let commands = way.commands.lock().expect("no panic").clone();
         assert_eq!(commands[0].packed().as_ptr(), reload.packed().as_ptr(), "it is packed once");
-        let texts: Vec<_> = commands.iter().map(|command| crate::thrift::value::text(command.message())).collect();
+        let texts: Vec<_> = commands.iter().map(|command| crate::model::json::text(command.message())).collect();
         let registers = r#""registers":[{"host":"hub","port":8010}]}"#;
         let [add, remove] = ["register", "remove"].map(|cmd| format!("{{\"cmd\":\"{cmd}\",{registers}"));
         assert_eq!(texts, [r#"{"cmd":"reload","n":1}"#, &add, &remove]);

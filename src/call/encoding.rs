@@ -1,4 +1,4 @@
-//! Values: what clients write as JSON or MessagePack, and masters read as values; and back.
+//! Encodings: what clients write as JSON or MessagePack, and masters read as values; and back.
 
 use std::cell::Cell;
 use std::fmt;
@@ -7,12 +7,8 @@ use indexmap::IndexMap;
 use rmpv::Value;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::idl::Encoding;
 use crate::model::json::Json;
-#[cfg(test)]
-pub(super) use crate::model::json::{object, text};
 use crate::tunnel::frame::MAX_COMMAND_VALUES;
-pub(super) use crate::tunnel::value::memory_size;
 
 /// The deepest nesting of a value that a client writes: as deep as the reader of JSON goes.
 const MAX_DEPTH: usize = 128;
@@ -20,15 +16,45 @@ const MAX_DEPTH: usize = 128;
 /// The most values that one holds, the containers among them: as many as a master reads of one message.
 const MAX_VALUES: usize = MAX_COMMAND_VALUES;
 
-/// Reads one value. An integer of JSON beyond 64 bits becomes a float.
-pub(super) fn read(encoding: Encoding, bytes: &[u8]) -> Result<Value, String> {
-    if encoding != Encoding::MSGPACK {
-        let (left, mut document) = (Cell::new(MAX_VALUES), serde_json::Deserializer::from_slice(bytes));
-        let value = FromJson(Count(&left)).deserialize(&mut document);
-        let value = value.and_then(|value| document.end().map(|()| value));
-        // All that JSON can say is a value: so what is wrong with the data is that there is too much of it.
-        return value.map_err(|error| if error.is_data() { too_many() } else { format!("no JSON: {error}") });
+/// How a client writes values, and has them written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    Json,
+    MsgPack,
+}
+
+impl Encoding {
+    /// Reads one value. An integer of JSON beyond 64 bits becomes a float.
+    pub fn read(self, bytes: &[u8]) -> Result<Value, String> {
+        match self {
+            Self::Json => read_json(bytes),
+            Self::MsgPack => read_msgpack(bytes),
+        }
     }
+
+    /// Writes one value; or why it cannot be.
+    pub fn write(self, value: &Value) -> Result<Vec<u8>, String> {
+        let mut bytes = Vec::new();
+        match self {
+            Self::MsgPack => rmpv::encode::write_value(&mut bytes, value).expect("a vector takes all"),
+            Self::Json if is_json(value) => {
+                serde_json::to_writer(&mut bytes, &Json(value)).expect("every key is a text, and a vector takes all");
+            }
+            Self::Json => return Err("it gave NaN or INF, which JSON does not have; ask for MSGPACK".into()),
+        }
+        Ok(bytes)
+    }
+}
+
+fn read_json(bytes: &[u8]) -> Result<Value, String> {
+    let (left, mut document) = (Cell::new(MAX_VALUES), serde_json::Deserializer::from_slice(bytes));
+    let value = FromJson(Count(&left)).deserialize(&mut document);
+    let value = value.and_then(|value| document.end().map(|()| value));
+    // All that JSON can say is a value: so what is wrong with the data is that there is too much of it.
+    value.map_err(|error| if error.is_data() { too_many() } else { format!("no JSON: {error}") })
+}
+
+fn read_msgpack(bytes: &[u8]) -> Result<Value, String> {
     // Decoded, a value takes up to 40 times as much as its bytes. None has fewer than one.
     if bytes.len() > MAX_VALUES && count(bytes) > MAX_VALUES {
         return Err(too_many());
@@ -37,19 +63,6 @@ pub(super) fn read(encoding: Encoding, bytes: &[u8]) -> Result<Value, String> {
     let value = rmpv::decode::read_value_with_max_depth(&mut rest, MAX_DEPTH);
     let value = value.map_err(|error| format!("no MessagePack: {error}"))?;
     if rest.is_empty() { Ok(value) } else { Err("no MessagePack: something follows the value".into()) }
-}
-
-/// Writes one value; or why it cannot be.
-pub(super) fn write(encoding: Encoding, value: &Value) -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::new();
-    if encoding == Encoding::MSGPACK {
-        rmpv::encode::write_value(&mut bytes, value).expect("a vector takes all");
-    } else if is_json(value) {
-        serde_json::to_writer(&mut bytes, &Json(value)).expect("every key is a text, and a vector takes all");
-    } else {
-        return Err("it gave NaN or INF, which JSON does not have; ask for MSGPACK".into());
-    }
-    Ok(bytes)
 }
 
 /// Whether JSON has all of its numbers.
@@ -227,9 +240,10 @@ impl<'de> Visitor<'de> for FromJson<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::json::{object, text};
 
     fn json(text: &str) -> Value {
-        read(Encoding::JSON, text.as_bytes()).expect("JSON")
+        Encoding::Json.read(text.as_bytes()).expect("JSON")
     }
 
     #[test]
@@ -255,18 +269,18 @@ mod tests {
             ("big".into(), u64::MAX.into()),
             (Value::Nil, Value::Array(vec![i64::MIN.into(), Value::F32(0.5), Value::Ext(3, vec![1])])),
         ]);
-        let bytes = write(Encoding::MSGPACK, &value).expect("MessagePack has all");
-        assert_eq!(read(Encoding::MSGPACK, &bytes), Ok(value));
-        assert!(read(Encoding::MSGPACK, &[&bytes[..], &[0xc0]].concat()).is_err(), "something follows");
-        assert!(read(Encoding::MSGPACK, &bytes[..bytes.len() - 1]).is_err(), "something is missing");
+        let bytes = Encoding::MsgPack.write(&value).expect("MessagePack has all");
+        assert_eq!(Encoding::MsgPack.read(&bytes), Ok(value));
+        assert!(Encoding::MsgPack.read(&[&bytes[..], &[0xc0]].concat()).is_err(), "something follows");
+        assert!(Encoding::MsgPack.read(&bytes[..bytes.len() - 1]).is_err(), "something is missing");
     }
 
     #[test]
     fn a_result_that_json_does_not_have_is_an_error_and_not_null() {
         for number in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
             let value = Value::Map(vec![("a".into(), Value::Array(vec![number.into(), Value::F32(number as f32)]))]);
-            assert!(write(Encoding::JSON, &value).expect_err("no JSON").contains("INF"));
-            assert!(write(Encoding::MSGPACK, &value).is_ok());
+            assert!(Encoding::Json.write(&value).expect_err("no JSON").contains("INF"));
+            assert!(Encoding::MsgPack.write(&value).is_ok());
         }
     }
 
@@ -293,27 +307,27 @@ mod tests {
     #[test]
     fn very_many_values_are_refused_before_they_are_decoded() {
         let list = |items: usize| format!("[{}0]", "0,".repeat(items - 1));
-        assert!(read(Encoding::JSON, list(MAX_VALUES - 1).as_bytes()).is_ok());
-        let refused = read(Encoding::JSON, list(MAX_VALUES).as_bytes()).expect_err("too many");
+        assert!(Encoding::Json.read(list(MAX_VALUES - 1).as_bytes()).is_ok());
+        let refused = Encoding::Json.read(list(MAX_VALUES).as_bytes()).expect_err("too many");
         assert!(refused.contains("65536 values"), "{refused}");
         let packed = |items: usize| {
             let items = vec![Value::Nil; items];
             let values = Value::Array(vec![Value::Array(items), Value::Map(vec![(1.into(), Value::Nil)])]);
-            write(Encoding::MSGPACK, &values).expect("MessagePack has all")
+            Encoding::MsgPack.write(&values).expect("MessagePack has all")
         };
-        assert!(read(Encoding::MSGPACK, &packed(MAX_VALUES - 5)).is_ok());
-        assert!(read(Encoding::MSGPACK, &packed(MAX_VALUES - 4)).is_err());
-        assert!(read(Encoding::JSON, format!("[\"{}\"]", ",".repeat(MAX_VALUES * 2)).as_bytes()).is_ok());
+        assert!(Encoding::MsgPack.read(&packed(MAX_VALUES - 5)).is_ok());
+        assert!(Encoding::MsgPack.read(&packed(MAX_VALUES - 4)).is_err());
+        assert!(Encoding::Json.read(format!("[\"{}\"]", ",".repeat(MAX_VALUES * 2)).as_bytes()).is_ok());
         let extension = Value::Array(vec![Value::Ext(1, vec![0; MAX_VALUES * 2])]);
-        let packed = write(Encoding::MSGPACK, &extension).expect("MessagePack has all");
-        assert!(read(Encoding::MSGPACK, &packed).is_ok());
+        let packed = Encoding::MsgPack.write(&extension).expect("MessagePack has all");
+        assert!(Encoding::MsgPack.read(&packed).is_ok());
     }
 
     #[test]
     fn no_nesting_and_no_length_costs_more_than_its_bytes() {
-        assert!(read(Encoding::JSON, "[".repeat(100_000).as_bytes()).is_err());
-        assert!(read(Encoding::MSGPACK, &[0x91].repeat(100_000)).is_err());
-        assert!(read(Encoding::MSGPACK, &[0xdd, 0xff, 0xff, 0xff, 0xff].repeat(50)).is_err());
-        assert!(read(Encoding::MSGPACK, &[0xc6, 0xff, 0xff, 0xff, 0xff]).is_err());
+        assert!(Encoding::Json.read("[".repeat(100_000).as_bytes()).is_err());
+        assert!(Encoding::MsgPack.read(&[0x91].repeat(100_000)).is_err());
+        assert!(Encoding::MsgPack.read(&[0xdd, 0xff, 0xff, 0xff, 0xff].repeat(50)).is_err());
+        assert!(Encoding::MsgPack.read(&[0xc6, 0xff, 0xff, 0xff, 0xff]).is_err());
     }
 }

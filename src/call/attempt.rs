@@ -1,0 +1,153 @@
+//! Attempts: one call sent to one master, and what comes of it.
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+use rmpv::Value;
+use tokio::time::{Instant, timeout_at};
+
+use super::caller::UnderWay;
+use super::values::NoRoom;
+use super::{Bounds, Failure, Request};
+use crate::model::{Answer, Answers, Call, Line, Refused, Service};
+use crate::resolve::Requirement;
+use crate::share::Taken;
+use crate::store::Entry;
+use crate::tunnel::value::memory_size;
+
+/// How many times as much memory a small value takes as bytes when it is written.
+const MEMORY_OF_A_BYTE: usize = 16;
+
+/// Calls one master; its id. It is let go as soon as the call is sent: who waits for an answer keeps no connection
+/// alive.
+pub(super) async fn attempt(
+    entry: Arc<Entry>,
+    request: &Request,
+    bounds: Bounds<'_>,
+    call: &mut UnderWay<'_>,
+) -> Result<String, Failure> {
+    call.attempts += 1;
+    if call.attempts > 1 {
+        call.tally.retried();
+    }
+    let master = entry.master.id.clone();
+    let answers = send(&entry, request, bounds).await?;
+    drop(entry);
+    match timeout_at(bounds.until, gather(answers, &master, request, bounds)).await {
+        Ok(gathered) => gathered.map(|()| master),
+        Err(_) if bounds.values.have_come() => Err(Failure::timed_out(master, request, "came to no end")),
+        Err(_) => Err(Failure::timed_out(master, request, "gave no answer")),
+    }
+}
+
+/// Sends the call by the way with the fewest calls under way that takes it.
+async fn send(entry: &Entry, request: &Request, bounds: Bounds<'_>) -> Result<Answers, Failure> {
+    let id = &entry.master.id;
+    let Some(service) = offered(entry, request) else {
+        return Err(Failure::unsent(request, unoffered(id, request)));
+    };
+    if bounds.until <= Instant::now() {
+        return Err(Failure::timed_out(id.clone(), request, "was not sent"));
+    }
+    let (method, arguments) = (request.method.clone(), request.arguments.value.clone());
+    let (service_name, input) = (service.name.clone(), request.input.clone());
+    let (until, memory) = (Some(bounds.until.into_std()), bounds.memory.clone());
+    let call = Call { service: service_name, method, arguments, until, input, memory };
+    let mut lines: Vec<_> = entry.lines_to(service).cloned().collect();
+    if request.input.is_some() {
+        lines.retain(|line| line.takes_input());
+        if lines.is_empty() {
+            let why = "takes no values beside arguments: only a master of PHP at this sidecar's own register does";
+            return Err(Failure::unsent(request, format!("master `{id}` {why}")));
+        }
+    }
+    lines.sort_by_cached_key(|line| line.outstanding());
+    let sent =
+        timeout_at(bounds.until, bounds.memory.work(request.arguments.weight, move || call_by_one(&lines, &call)))
+            .await;
+    let refused = match sent {
+        Ok(Ok(answers)) => return Ok(answers),
+        Ok(Err(refused)) => refused,
+        Err(_) => return Err(Failure::timed_out(id.clone(), request, "gave no answer")),
+    };
+    let message = format!("master `{id}`: {refused}");
+    Err(match refused {
+        Refused::Overloaded | Refused::NoMemory => Failure::Overloaded(message),
+        Refused::Gone => Failure::unsent(request, message),
+    })
+}
+
+/// By the first line that takes it.
+fn call_by_one(lines: &[Arc<dyn Line>], call: &Call) -> Result<Answers, Refused> {
+    let mut refused = Refused::Gone;
+    for line in lines {
+        match line.call(call.clone()) {
+            Ok(answers) => return Ok(answers),
+            Err(why) => refused = why,
+        }
+    }
+    Err(refused)
+}
+
+/// Whether the master can be sent what the request sends, if that sends values.
+pub(super) fn takes_input(entry: &Entry, request: &Request) -> bool {
+    let takes = |service| entry.lines_to(service).any(|line| line.takes_input());
+    request.input.is_none() || offered(entry, request).is_some_and(takes)
+}
+
+/// The newest version of the service that the master offers and that fits.
+fn offered<'a>(entry: &'a Entry, request: &Request) -> Option<&'a Service> {
+    let fits =
+        |version: &Option<Requirement>, of: &Service| version.as_ref().is_none_or(|it| it.matches(&of.version()));
+    let offers = entry.master.services.iter().filter(|service| service.base_name() == request.service);
+    let offers = offers.filter(|service| service.has_metadata(&request.wanted.metadata));
+    offers.filter(|service| fits(&request.wanted.version, service)).max_by_key(|service| service.version())
+}
+
+/// Waits for all that the master gives. A value is charged as long as it is held: as it came, it may take many times as
+/// much as it does when it is written.
+async fn gather(mut answers: Answers, master: &str, request: &Request, bounds: Bounds<'_>) -> Result<(), Failure> {
+    let failed = |message, class, code| Failure::Failed { master: master.to_owned(), message, class, code };
+    let lost = |message| Failure::Lost { master: master.to_owned(), message };
+    let given_up = |why: String| failed(format!("the call was given up: {why}"), None, 0);
+    let put = async |value: Value, mut held: Taken| {
+        let encoding = request.encoding;
+        let write = move || encoding.write(&value);
+        let written = bounds.memory.work(held.amount() / MEMORY_OF_A_BYTE, write).await.map_err(given_up)?;
+        held.resize(0);
+        bounds.values.put(written).await.map_err(|why| given_up(why.to_string()))
+    };
+    let (mut last, mut held) = (Value::Nil, bounds.memory.nothing());
+    loop {
+        let value = match answers.next().await {
+            Some(Answer::Value(value)) => value,
+            Some(Answer::Packed(packed)) => packed.read(bounds.memory).await.map_err(|why| failed(why, None, 0))?,
+            Some(Answer::End) if last.is_nil() => return Ok(()),
+            Some(Answer::End) => return put(last, held).await,
+            Some(Answer::Failed { message, class, code }) => return Err(failed(message, class, code)),
+            Some(Answer::Lost(message)) => return Err(lost(message)),
+            Some(Answer::Refused(message)) => {
+                return Err(Failure::Overloaded(format!("master `{master}`: {message}")));
+            }
+            Some(Answer::Unsent(message)) => {
+                return Err(Failure::unsent(request, format!("master `{master}`: {message}")));
+            }
+            None => return Err(lost("the way to the master was closed".into())),
+        };
+        (last, held) = (Value::Nil, bounds.memory.nothing());
+        if !held.resize(memory_size(&value)) {
+            return Err(given_up(NoRoom::Memory.to_string()));
+        }
+        if request.all_values {
+            put(value, std::mem::replace(&mut held, bounds.memory.nothing())).await?;
+        } else {
+            last = value;
+        }
+    }
+}
+
+/// Says the same of a master that is not there as of one that does not offer the service: who may call is not always who
+/// may know.
+pub(super) fn unoffered(id: &str, request: &Request) -> String {
+    format!("there is no master `{id}` that offers the service `{}`", request.service)
+}

@@ -1,0 +1,232 @@
+//! Callers: carry out one call, on another master where it was not executed, or may be twice.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use semver::Version;
+use tokio::time::{Instant, timeout_at};
+
+use super::attempt::{attempt, takes_input, unoffered};
+use super::rights::{Right, TooMany};
+use super::{Failure, Request, Rights, Values};
+use crate::metrics::{Ending, Held, Metrics, Tally};
+use crate::resolve;
+use crate::share::Share;
+use crate::store::{Entry, Provider, Snapshot, Store};
+
+/// How often it is looked whether masters are still expected, while nothing becomes of any.
+const RECHECK: Duration = Duration::from_millis(200);
+
+/// How many masters are passed over at most that take no values beside arguments.
+const MAX_ASIDE: usize = 64;
+
+/// Calls methods on masters.
+#[derive(Debug)]
+pub struct Caller {
+    store: Arc<Store>,
+    metrics: Arc<Metrics>,
+}
+
+/// Whose call it is, until when it may take, and where its values go.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds<'a> {
+    pub rights: &'a Arc<Rights>,
+    pub memory: &'a Arc<Share>,
+    pub until: Instant,
+    pub values: &'a Values,
+}
+
+/// That a call was answered.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Completion {
+    pub master: String,
+    pub took: Duration,
+    pub attempts: u32,
+}
+
+/// A call under way.
+pub(super) struct UnderWay<'a> {
+    _counted: Held<'a>,
+    _right: Right,
+    pub(super) tally: Tally<'a>,
+    started: Instant,
+    pub(super) attempts: u32,
+}
+
+impl Caller {
+    pub fn new(store: Arc<Store>, metrics: Arc<Metrics>) -> Self {
+        Self { store, metrics }
+    }
+
+    /// Calls the master that the request is for, or one of those that offer the service.
+    pub async fn call(&self, request: &Request, bounds: Bounds<'_>) -> Result<Completion, Failure> {
+        if let Some(id) = &request.master {
+            return self.call_on(self.one(id, request, bounds.until).await?, request, bounds).await;
+        }
+        let mut call = self.begin(request, bounds.rights)?;
+        let master = self.on_any(request, bounds, &mut call).await;
+        call.end(master)
+    }
+
+    /// Calls this master and no other.
+    pub async fn call_on(
+        &self,
+        entry: Arc<Entry>,
+        request: &Request,
+        bounds: Bounds<'_>,
+    ) -> Result<Completion, Failure> {
+        let mut call = self.begin(request, bounds.rights)?;
+        let master = attempt(entry, request, bounds, &mut call).await;
+        call.end(master)
+    }
+
+    /// The master with this id, if it is there; one that is expected back is waited for.
+    async fn one(&self, id: &str, request: &Request, until: Instant) -> Result<Arc<Entry>, Failure> {
+        self.when_back(request, until, || {
+            let snapshot = self.store.snapshot();
+            match snapshot.directory().master(id) {
+                Some(entry) if entry.is_connected() => Ok(entry.clone()),
+                Some(_) => Err(Failure::unsent(request, format!("master `{id}` is not connected"))),
+                None => Err(nobody(&snapshot, request, unoffered(id, request))),
+            }
+        })
+        .await
+    }
+
+    /// All masters that offer the service in a version and with metadata that fit; where no version is asked for, in any. If
+    /// none is connected, those that are expected back are waited for.
+    pub async fn all(&self, request: &Request, until: Instant) -> Result<Vec<Arc<Entry>>, Failure> {
+        self.when_back(request, until, || self.all_now(request)).await
+    }
+
+    fn all_now(&self, request: &Request) -> Result<Vec<Arc<Entry>>, Failure> {
+        let snapshot = self.store.snapshot();
+        let directory = snapshot.directory();
+        let any = resolve::choose(directory, &request.service, &request.wanted);
+        any.map_err(|none| nobody(&snapshot, request, none.to_string()))?;
+        let fits = |of: &Version| request.wanted.version.as_ref().is_none_or(|version| version.matches(of));
+        let by_version = directory.instances_of(&request.service).into_iter().flatten().filter(|(of, _)| fits(of));
+        let has_metadata =
+            |it: &&Provider| it.instances.iter().any(|instance| instance.has_metadata(&request.wanted.metadata));
+        let providers = by_version.flat_map(|(_, those)| those.iter().filter(has_metadata));
+        let mut ids: Vec<&Arc<str>> = providers.map(|it| &it.id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        Ok(ids.into_iter().filter_map(|id| directory.master(id)).cloned().collect())
+    }
+
+    fn begin<'a>(&'a self, request: &'a Request, rights: &Arc<Rights>) -> Result<UnderWay<'a>, Failure> {
+        self.metrics.calls.increment();
+        let is_offered = || self.store.snapshot().directory().instances_of(&request.service).is_some();
+        let tally = self.metrics.methods.begin(&request.service, &request.method, is_offered);
+        let (counted, started) = (self.metrics.calls_outstanding.hold(), Instant::now());
+        match rights.take(&request.service) {
+            Ok(right) => Ok(UnderWay { _counted: counted, _right: right, tally, started, attempts: 0 }),
+            Err(too_many) => {
+                self.metrics.overloaded.increment();
+                tally.end(Ending::Refused, started.elapsed());
+                Err(Failure::Overloaded(message(too_many, &request.service)))
+            }
+        }
+    }
+
+    async fn on_any(&self, request: &Request, bounds: Bounds<'_>, call: &mut UnderWay<'_>) -> Result<String, Failure> {
+        let mut wanted = request.wanted.clone();
+        let mut failure: Option<Failure> = None;
+        loop {
+            let entry = match &failure {
+                None => self.when_back(request, bounds.until, || self.choose(request, &wanted)).await?,
+                // Why the last one failed says more than that there is no other.
+                Some(failure) => self.choose(request, &wanted).map_err(|_| failure.clone())?,
+            };
+            wanted.not.push(entry.master.id.as_str().into());
+            match attempt(entry, request, bounds, call).await {
+                Err(failed)
+                    if failed.may_be_tried_again(request)
+                        && call.attempts as usize <= request.retries
+                        && bounds.values.start_over() =>
+                {
+                    failure = Some(failed);
+                    // Where all refuse at once, others of this thread have their turn in between.
+                    tokio::task::yield_now().await;
+                }
+                ended => return ended,
+            }
+        }
+    }
+
+    /// What `find` finds, if need be when masters have come back after a restart that were known before.
+    async fn when_back<T>(
+        &self,
+        request: &Request,
+        until: Instant,
+        find: impl Fn() -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let mut changes = None;
+        loop {
+            match find() {
+                Err(_) if self.is_expected(request) && Instant::now() < until => {}
+                found => return found,
+            }
+            let Some(changes) = &changes else {
+                changes = Some(self.store.subscribe_to_masters());
+                continue;
+            };
+            // A source that gives them up does not say so.
+            let _ = timeout_at(until.min(Instant::now() + RECHECK), changes.changed()).await;
+        }
+    }
+
+    /// Whether masters that offer the service may be about to come back.
+    fn is_expected(&self, request: &Request) -> bool {
+        let snapshot = self.store.snapshot();
+        let directory = snapshot.directory();
+        let was_known = directory.instances_of(&request.service).is_some() || directory.was_offered(&request.service);
+        snapshot
+            .behind_masters()
+            .any(|(feed, filled)| feed.is_returning(filled.settling) && (was_known || !filled.whole))
+    }
+
+    /// The snapshot is let go before anybody waits.
+    fn choose(&self, request: &Request, wanted: &resolve::Wanted) -> Result<Arc<Entry>, Failure> {
+        let snapshot = self.store.snapshot();
+        let choose = |wanted: &_| resolve::choose(snapshot.directory(), &request.service, wanted);
+        let mut chosen = choose(wanted);
+        let mut wanted = wanted.clone();
+        // Another one may take the values that are sent.
+        while let Ok(entry) = &chosen
+            && !takes_input(entry, request)
+            && wanted.not.len() < MAX_ASIDE
+        {
+            wanted.not.push(entry.master.id.as_str().into());
+            let Ok(other) = choose(&wanted) else { break };
+            chosen = Ok(other);
+        }
+        chosen.map_err(|none| nobody(&snapshot, request, none.to_string()))
+    }
+}
+
+impl UnderWay<'_> {
+    fn end(self, master: Result<String, Failure>) -> Result<Completion, Failure> {
+        let took = self.started.elapsed();
+        self.tally.end(master.as_ref().err().map_or(Ending::Answered, Failure::ending), took);
+        Ok(Completion { master: master?, took, attempts: self.attempts })
+    }
+}
+
+/// Why a call may not begin.
+fn message(too_many: TooMany, service: &str) -> String {
+    let who = match too_many {
+        TooMany::OfUser => "this user has as many calls under way as one user".to_owned(),
+        TooMany::OfService => format!("this user has as many calls of `{service}` under way as of one service"),
+    };
+    format!("{who} may have of max_calls; try again")
+}
+
+/// That there is no master; and that there may be one, while not all who tell of masters have been heard.
+fn nobody(snapshot: &Snapshot, request: &Request, mut message: String) -> Failure {
+    if let Some((feed, _)) = snapshot.behind_masters().find(|(_, filled)| !filled.whole) {
+        message = format!("{message}; but {} is not yet known as a whole: {}", feed.name(), feed.detail());
+    }
+    Failure::unsent(request, message)
+}

@@ -1,0 +1,17 @@
+//! Calls to masters: carried out within their time, on another master where that is safe, and their values kept for
+//! whoever asked.
+
+mod attempt;
+mod caller;
+mod encoding;
+mod failure;
+mod request;
+mod rights;
+mod values;
+
+pub use self::caller::{Bounds, Caller, Completion};
+pub use self::encoding::Encoding;
+pub use self::failure::Failure;
+pub use self::request::{Arguments, Request};
+pub use self::rights::Rights;
+pub use self::values::{Budget, OVERLOADED, Values, size};

@@ -1,0 +1,98 @@
+//! Requests: calls that make sense, whoever asked for them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rmpv::Value;
+
+use super::Encoding;
+use crate::heavy::is_heavy;
+use crate::model::Input;
+use crate::resolve::{Balance, Requirement, Wanted};
+use crate::share::Share;
+use crate::tunnel::value::memory_size;
+
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The id of the only one that it is for.
+    pub master: Option<String>,
+    pub service: String,
+    pub method: String,
+    pub arguments: Arguments,
+    pub timeout: Duration,
+    /// The setting that allows it less time than was asked for.
+    pub cut_by: Option<&'static str>,
+    pub retries: usize,
+    pub is_idempotent: bool,
+    pub wanted: Wanted,
+    pub all_values: bool,
+    /// How its values are written.
+    pub encoding: Encoding,
+    /// What its client sends while it goes on.
+    pub input: Option<Input>,
+}
+
+/// A list, or a map by parameter name.
+#[derive(Clone, Debug)]
+pub struct Arguments {
+    pub value: Arc<Value>,
+    /// As they were written, where reading them is heavy and has not been done yet.
+    unread: Vec<u8>,
+    /// How many bytes they have, written.
+    pub weight: usize,
+}
+
+impl Request {
+    /// The same of a method that is sent values. What one master has taken of them no other is given.
+    pub fn with_input(self, input: Input) -> Self {
+        Self { input: Some(input), retries: 0, is_idempotent: false, all_values: true, ..self }
+    }
+
+    /// Reads arguments that are heavy.
+    pub async fn read(&mut self, memory: &Arc<Share>) -> Result<(), String> {
+        let (encoding, arguments) = (self.encoding, &mut self.arguments);
+        if arguments.are_unread() {
+            let unread = std::mem::take(&mut arguments.unread);
+            arguments.value = memory.work(arguments.weight, move || read(encoding, &unread)).await?.into();
+        }
+        Ok(())
+    }
+
+    /// About how much memory it takes, its arguments above all.
+    pub fn memory_size(&self) -> usize {
+        let Wanted { version, balance, metadata, .. } = &self.wanted;
+        let key = if let Balance::Key(key) = balance { key.len() } else { 0 };
+        let metadata: usize = metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
+        let wanted = version.as_ref().map_or(0, Requirement::memory_size) + key + metadata;
+        size_of::<Self>()
+            + self.master.as_ref().map_or(0, String::len)
+            + self.service.len()
+            + self.method.len()
+            + self.arguments.unread.len()
+            + wanted
+            + memory_size(&self.arguments.value)
+    }
+}
+
+impl Arguments {
+    /// Reads them, unless they are heavy.
+    pub fn of(encoding: Encoding, written: Vec<u8>) -> Result<Self, String> {
+        let weight = written.len();
+        let (light, unread) = if is_heavy(weight) { (Vec::new(), written) } else { (written, Vec::new()) };
+        Ok(Self { value: read(encoding, &light)?.into(), unread, weight })
+    }
+
+    /// Whether they are heavy, and still to be read.
+    pub fn are_unread(&self) -> bool {
+        !self.unread.is_empty()
+    }
+}
+
+fn read(encoding: Encoding, bytes: &[u8]) -> Result<Value, String> {
+    if bytes.is_empty() {
+        return Ok(Value::Array(Vec::new()));
+    }
+    let arguments = encoding.read(bytes)?;
+    let is_either = arguments.is_array() || arguments.is_map();
+    if is_either { Ok(arguments) } else { Err("expected a list, or an object by parameter name".into()) }
+}
