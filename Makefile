@@ -5,6 +5,10 @@
 PACKAGES := zookeeper php-cli php-thrift thrift-compiler php-dba phpunit php-fpm nginx-light composer faketime \
 	iproute2 iptables patch prometheus
 
+# What builds the feature `gssapi`, and what tests it: headers and what makes Rust of them; a KDC.
+GSSAPI_PACKAGES := libkrb5-dev libclang-dev pkg-config
+KERBEROS_PACKAGES := $(GSSAPI_PACKAGES) krb5-kdc krb5-admin-server krb5-user
+
 # What `make bench` compares with, beside those.
 BENCH_PACKAGES := redis-server
 NODE := benches/node/node_modules/.package-lock.json benches/node/gen-nodejs/zkDataService.js
@@ -12,13 +16,17 @@ NODE := benches/node/node_modules/.package-lock.json benches/node/gen-nodejs/zkD
 # ZooKeepers of other releases than Debian's, for the tests.
 ZOOKEEPERS := 3.4.14 3.6.2 3.9.3
 
-.PHONY: run deps deps-zookeepers test test-zookeepers test-fresh deb check gen explore fuzz bench bench-deps endurance endurance-mutants
+.PHONY: run deps deps-gssapi deps-zookeepers test test-gssapi test-zookeepers test-fresh deb check gen explore fuzz bench bench-deps endurance endurance-mutants
 
 run:
 	cargo run --release -- serve
 
 deps:
 	@tests/install-packages $(PACKAGES)
+
+# What `cargo build --features gssapi` needs.
+deps-gssapi:
+	@tests/install-packages $(GSSAPI_PACKAGES)
 
 # Kept outside of this folder (tests/zookeepers/fetch says where): of each, a few megabytes of an archive of some hundred.
 deps-zookeepers:
@@ -34,6 +42,12 @@ test: deps
 # The mirror's tests and an endurance minute with each of these ZooKeepers; ZOOKEEPERS=3.6.2 for one.
 test-zookeepers: deps deps-zookeepers
 	tests/zookeepers/run $(ZOOKEEPERS)
+
+# Kerberos: lints of what only that feature has, and its tests with a KDC of MIT's.
+test-gssapi: deps
+	$(MAKE) deps PACKAGES="$(KERBEROS_PACKAGES)"
+	cargo clippy --features gssapi --lib --bins --test gssapi -- -D warnings
+	RUST_TEST_THREADS=4 cargo test --features gssapi --test gssapi
 
 # On bare Debian 12 and 13, in roots of their own; only for root. tests/fresh/run says what can be chosen.
 test-fresh:

@@ -214,6 +214,8 @@ fn sources(config: &Config, register: Option<Register>) -> impl Iterator<Item = 
         source(ensemble.feed(), move |publisher, context| {
             ensemble.credentials.iter().for_each(|path| warn_if_open("zookeeper.credentials", path));
             ensemble.key.iter().for_each(|path| warn_if_open("zookeeper.key", path));
+            let keytab = ensemble.kerberos.as_ref().and_then(|kerberos| kerberos.keytab.as_deref());
+            keytab.iter().for_each(|path| warn_if_open("zookeeper.kerberos.keytab", path));
             let tasks = context.tasks.of(Phase::Sources);
             let mirror =
                 source::zookeeper::run(ensemble.clone(), publisher, context.reload.clone(), tasks.stop_signal());

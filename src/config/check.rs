@@ -215,6 +215,14 @@ impl Check<'_> {
         let (certificate, private) = (ensemble.certificate.is_some(), ensemble.key.is_some());
         self.object_if(certificate && !private, &key.child("certificate"), "needs its `key`");
         self.object_if(private && !certificate, &key.child("key"), "needs its `certificate`");
+        if let Some(kerberos) = &ensemble.kerberos {
+            let key = key.child("kerberos");
+            kerberos.keytab.iter().for_each(|path| self.plain_path(path, &key.child("keytab")));
+            for (name, text) in [("principal", kerberos.principal.as_ref()), ("service", Some(&kerberos.service))] {
+                let is_empty = text.is_some_and(|text| text.trim().is_empty());
+                self.object_if(is_empty, &key.child(name), "is empty: leave the key out for the default");
+            }
+        }
         self.object_if(ensemble.roots.is_empty(), &key.child("roots"), "is empty: leave the key out to mirror all");
         let short = ensemble.session_timeout < LEAST_SESSION_TIMEOUT;
         self.object_if(short, &key.child("session_timeout"), "a session needs at least 1s to live through a pause");

@@ -186,6 +186,9 @@ impl Config {
             for (name, path) in files.into_iter().filter_map(|(name, path)| Some((name, path.as_mut()?))) {
                 resolve(path, draft.element(&"zookeeper".into(), number).child(name));
             }
+            if let Some(keytab) = ensemble.kerberos.as_mut().and_then(|kerberos| kerberos.keytab.as_mut()) {
+                resolve(keytab, draft.element(&"zookeeper".into(), number).child("kerberos").child("keytab"));
+            }
         }
         for (number, upstream) in self.upstream.iter_mut().enumerate() {
             let key = draft.element(&"upstream".into(), number);

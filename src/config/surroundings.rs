@@ -16,7 +16,7 @@ use crate::net::tls::{TlsError, authorities_of, chain_of, client, key_of};
 use crate::permissions::{gid_of, own};
 use crate::register::{self, SecretError};
 use crate::secret;
-use crate::source::zookeeper::credentials;
+use crate::source::zookeeper::{credentials, kerberos};
 
 /// The groups and users that the configuration names, and this machine does not have.
 pub(super) fn check_names(config: &Config, draft: &Draft) -> Vec<Mistake> {
@@ -71,6 +71,11 @@ pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
     for (number, place) in of_ensembles(config) {
         let key = draft.element(&"zookeeper".into(), number).child("credentials");
         mistakes.extend(credentials::flaws(place).iter().map(|flaw| draft.mistake(key.clone(), flaw.to_string())));
+    }
+    for (number, ensemble) in config.zookeeper.iter().enumerate() {
+        let Some((part, why)) = kerberos::flaw(ensemble) else { continue };
+        let key = draft.element(&"zookeeper".into(), number).child("kerberos");
+        mistakes.push(draft.mistake(part.map_or(key.clone(), |part| key.child(part)), why));
     }
     for (number, ensemble) in config.zookeeper.iter().enumerate().filter(|(_, ensemble)| ensemble.has_tls()) {
         let Err(error) = client(ensemble.tls()) else { continue };

@@ -326,6 +326,32 @@ roster.toml:6: register.tls.key: cannot use the key nor.pem: No such file or dir
     assert!(told.contains("register.tls.certificate: cannot use") && told.contains("register.tls.key: is required"));
 }
 
+#[cfg(not(feature = "gssapi"))]
+#[test]
+fn kerberos_in_a_build_without_it_is_a_mistake_for_a_check_that_names_the_build_that_has_it() {
+    let text = "[[zookeeper]]\nconnect = 'zk'\n[zookeeper.kerberos]\nkeytab = 'none'\n";
+    let layers = Layers { file: Some(("/nonexistent/roster.toml".into(), text.into())), ..Layers::default() };
+    Config::load(&layers).expect("a configuration");
+    assert_eq!(
+        Config::check(&layers, |doubt| panic!("{doubt}")).expect_err("a mistake").to_string(),
+        "/nonexistent/roster.toml:3: zookeeper.0.kerberos: this build has no Kerberos, nor has the \
+         package for Debian: build one that has it with `cargo build --release --features gssapi`"
+    );
+}
+
+#[test]
+fn what_kerberos_is_given_is_not_empty_and_its_keytab_is_a_file() {
+    let text =
+        "[[zookeeper]]\nconnect = 'zk'\n[zookeeper.kerberos]\nkeytab = 'env:PATH'\nprincipal = ''\nservice = ' '\n";
+    assert_eq!(
+        mistakes(text, &[], &[]),
+        "\
+roster.toml:4: zookeeper.0.kerberos.keytab: is a variable, which only tokens, credentials and `signing_key` may be
+roster.toml:5: zookeeper.0.kerberos.principal: is empty: leave the key out for the default
+roster.toml:6: zookeeper.0.kerberos.service: is empty: leave the key out for the default"
+    );
+}
+
 #[test]
 fn only_a_secret_is_taken_from_a_variable() {
     let told = mistakes("[[file]]\npath = 'env:PATH'\n[register.tls]\ncertificate = 'c'\nkey = 'env:PATH'\n", &[], &[]);
@@ -651,6 +677,12 @@ fn the_example_is_the_defaults_and_holds_every_key() {
         ["zookeeper-ca.pem", "roster.pem", "roster.key"].map(|name| Some(format!("/etc/roster/{name}").into()));
     (expected.zookeeper[0].ca, expected.zookeeper[0].certificate, expected.zookeeper[0].key) = (ca, certificate, key);
     expected.zookeeper[0].credentials = Some("/etc/roster/zookeeper.credentials".into());
+    let kerberos = source::zookeeper::Kerberos::default();
+    expected.zookeeper[0].kerberos = Some(source::zookeeper::Kerberos {
+        keytab: Some("/etc/roster/roster.keytab".into()),
+        principal: Some("roster@EXAMPLE.COM".into()),
+        ..kerberos
+    });
     expected.file = config.file.clone();
     expected.upstream = config.upstream.clone();
     expected.allow = config.allow.clone();

@@ -7,6 +7,7 @@ use bytesize::ByteSize;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
 
+use super::kerberos::Kerberos;
 use super::servers::address;
 use crate::model::NodePath;
 use crate::net::tls::ClientFiles;
@@ -65,6 +66,8 @@ pub struct Config {
     /// Of a path, in parts.
     #[serde(deserialize_with = "crate::rule::at_most::<_, 1024>")]
     pub max_depth: usize,
+    /// Identities are also proven by SASL's GSSAPI, where this is.
+    pub kerberos: Option<Kerberos>,
 }
 
 /// The servers that `connect` names: each may begin with how it is spoken to, and the last one end with a chroot.
@@ -104,6 +107,7 @@ impl Default for Config {
             max_node_bytes: ByteSize::mib(1),
             max_in_flight: ByteSize::mib(4),
             max_depth: 64,
+            kerberos: None,
         }
     }
 }

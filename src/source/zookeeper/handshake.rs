@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::connection::{Connection, LEAST_SILENCE, MAX_SMALL, SILENCE};
 use super::credentials::{Identity, SASL};
+use super::gssapi::{self, Gssapi};
 use super::jute::{self, Frame, Malformed, ReplyHeader, Ticket, op, xid};
 use super::sasl::Exchange;
 use super::session::Trouble;
@@ -40,6 +41,8 @@ pub(super) struct Wanted<'a> {
     /// A server that has not come so far refuses.
     pub(super) last_zxid: i64,
     pub(super) identities: &'a [Identity],
+    /// How one is proven by Kerberos, and the name of the server's host for that.
+    pub(super) gssapi: Option<(&'a Gssapi, &'a str)>,
     /// Whether a server will do that serves only to read.
     pub(super) read_only: bool,
 }
@@ -53,8 +56,13 @@ impl Connection {
     ) -> Result<(Self, Ticket), NoSession> {
         let patience = patience(wanted.ticket);
         let stream = connect(address, tls, patience).await?;
+        // Before there is a session, which would be one for nothing without a ticket.
+        let exchange = match wanted.gssapi {
+            Some((gssapi, host)) => Some(gssapi.begin(host, patience).await.map_err(NoSession::Here)?),
+            None => None,
+        };
         let mut connection = Self::new(address, stream, wanted.last_zxid);
-        let greeted = timeout(patience, connection.greet(wanted)).await;
+        let greeted = timeout(patience, connection.greet(wanted, exchange)).await;
         match greeted.unwrap_or_else(|_| Err(NoSession::Here(NO_SESSION.into()))) {
             Ok(given) => Ok((connection, given)),
             Err(NoSession::Here(why)) if why == NO_SESSION && tls.is_none() && speaks_tls(address, patience).await => {
@@ -64,8 +72,8 @@ impl Connection {
         }
     }
 
-    async fn greet(&mut self, wanted: Wanted<'_>) -> Result<Ticket, NoSession> {
-        let Wanted { ticket, last_zxid, identities, read_only } = wanted;
+    async fn greet(&mut self, wanted: Wanted<'_>, exchange: Option<gssapi::Exchange>) -> Result<Ticket, NoSession> {
+        let Wanted { ticket, last_zxid, identities, read_only, .. } = wanted;
         jute::put_connect(&mut self.unsent, ticket, last_zxid, read_only);
         self.send().await?;
         let greeting = self.small_frame().await?;
@@ -100,6 +108,9 @@ impl Connection {
         for (_, identity) in sasl {
             self.prove(identity).await?;
         }
+        if let Some(exchange) = exchange {
+            self.prove_by_ticket(exchange).await?;
+        }
         Ok(given)
     }
 
@@ -121,6 +132,26 @@ impl Connection {
             other => other,
         })?;
         exchange.check(&last).map_err(wrong)
+    }
+
+    /// The same by Kerberos. Each server has a key of its own: what one refuses, another may take.
+    async fn prove_by_ticket(&mut self, mut exchange: gssapi::Exchange) -> Result<(), NoSession> {
+        let service = exchange.service().to_owned();
+        let refused = |no_session| match no_session {
+            NoSession::Ended(Trouble::Refused) => {
+                NoSession::Here(format!("it refuses the ticket for {service}: its log says why"))
+            }
+            // As servers before 3.5 do.
+            NoSession::Here(why) if why == NO_SESSION => NoSession::Here(format!(
+                "it closes the connection at the proof: it seems that it refuses the ticket for {service}: its log says why"
+            )),
+            other => other,
+        };
+        let mut theirs = self.exchange(exchange.first()).await.map_err(refused)?;
+        while let Some(answer) = exchange.answer(&theirs).map_err(NoSession::Here)? {
+            theirs = self.exchange(&answer).await.map_err(refused)?;
+        }
+        Ok(())
     }
 
     async fn exchange(&mut self, token: &[u8]) -> Result<Bytes, NoSession> {
@@ -252,7 +283,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let ticket = Ticket { session: known, timeout_ms: TIMEOUT_MS, ..Ticket::default() };
-        let wanted = Wanted { ticket: &ticket, last_zxid: 0, identities: &[], read_only: false };
+        let wanted = Wanted { ticket: &ticket, last_zxid: 0, identities: &[], gssapi: None, read_only: false };
         let answering = async {
             let (mut stream, _) = listener.accept().await.expect("a connection");
             let mut answer = BytesMut::new();
@@ -292,7 +323,7 @@ mod tests {
         std::fs::write(ca.path(), authority.pem()).expect("written");
         let files = ClientFiles { ca: Some(ca.path()), shown: None };
         let ticket = Ticket { timeout_ms: 1, ..Ticket::default() };
-        let wanted = Wanted { ticket: &ticket, last_zxid: 0, identities: &[], read_only: false };
+        let wanted = Wanted { ticket: &ticket, last_zxid: 0, identities: &[], gssapi: None, read_only: false };
         tokio::select! {
             opened = Connection::open(address, Some(("127.0.0.1", files)), wanted) => match opened {
                 Err(NoSession::Here(why)) => why,

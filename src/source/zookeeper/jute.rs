@@ -76,6 +76,9 @@ pub(super) struct ReplyHeader {
     pub(super) error: i32,
 }
 
+/// How long the password of a session is, and may be: it is shown to the next server, whoever gave it.
+const PASSWORD_BYTES: usize = 16;
+
 /// What a session is resumed by.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Ticket {
@@ -183,7 +186,7 @@ pub(super) fn put_connect(out: &mut BytesMut, ticket: &Ticket, last_zxid: i64, r
         out.put_i64(last_zxid);
         out.put_i32(ticket.timeout_ms);
         out.put_i64(ticket.session);
-        put_bytes(out, if ticket.password.is_empty() { &[0; 16] } else { &ticket.password });
+        put_bytes(out, if ticket.password.is_empty() { &[0; PASSWORD_BYTES] } else { &ticket.password });
         out.put_u8(read_only.into());
     });
 }
@@ -279,6 +282,9 @@ pub(super) fn greeting(message: &[u8]) -> Result<(Ticket, bool), Malformed> {
     let timeout_ms = rest.int()?;
     let session = rest.long()?;
     let password = rest.bytes()?.to_vec();
+    if password.len() > PASSWORD_BYTES {
+        return Err(Malformed("a session with too long a password"));
+    }
     Ok((Ticket { session, password, timeout_ms }, rest.byte().is_ok_and(|read_only| read_only != 0)))
 }
 
@@ -478,6 +484,20 @@ mod tests {
             }
         }
         assert_eq!(readings(&messages[0], 2).map(|read| read.len()), Ok(2));
+    }
+
+    #[test]
+    fn a_password_that_is_longer_than_any_server_gives_is_none() {
+        let greet = |password: &[u8]| {
+            let mut body = BytesMut::new();
+            body.put_bytes(0, 16);
+            put_bytes(&mut body, password);
+            greeting(&body).map(|(ticket, _)| ticket.password)
+        };
+        for length in [0, PASSWORD_BYTES] {
+            assert_eq!(greet(&vec![7; length]), Ok(vec![7; length]));
+        }
+        assert_eq!(greet(&[7; PASSWORD_BYTES + 1]), Err(Malformed("a session with too long a password")));
     }
 
     #[test]

@@ -11,9 +11,12 @@ mod ensemble;
 mod fake;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
+#[cfg_attr(not(feature = "gssapi"), path = "gssapi/none.rs")]
+mod gssapi;
 mod handshake;
 mod inbox;
 mod jute;
+pub(crate) mod kerberos;
 mod left_out;
 mod level;
 mod mirror;
@@ -31,4 +34,5 @@ mod watching;
 
 pub use self::config::{Config, Patterns};
 pub(crate) use self::config::{address_of, is_secured, servers};
+pub use self::kerberos::Kerberos;
 pub use self::mirror::run;

@@ -12,6 +12,7 @@ use super::chroot::Chroot;
 use super::connection::{Connection, SILENCE};
 use super::credentials::Identity;
 use super::ensemble::{Ensemble, may_be_at};
+use super::gssapi::Gssapi;
 use super::handshake::{NoSession, Wanted};
 use super::jute::Ticket;
 use super::watching::Watching;
@@ -41,6 +42,7 @@ const LOOK_FOR_FULL: Duration = Duration::from_secs(5);
 pub(super) struct Servers {
     named: Vec<Server>,
     config: Config,
+    gssapi: Option<Gssapi>,
     chroot: Chroot,
     names: Names,
     names_of_others: Names,
@@ -85,8 +87,8 @@ impl Servers {
             secured: is_secured(server).then(|| host(address_of(server))),
         });
         let (names, names_of_others) = (Names::new(MAX_LOOKUPS), Names::new(MAX_LOOKUPS_OF_OTHERS));
-        let (named, config, learned) = (named.collect(), config.clone(), Arc::default());
-        Self { named, config, chroot, names, names_of_others, learned }
+        let (named, gssapi, learned) = (named.collect(), Gssapi::of(config), Arc::default());
+        Self { named, config: config.clone(), gssapi, chroot, names, names_of_others, learned }
     }
 
     pub(super) fn chroot(&self) -> &Chroot {
@@ -102,7 +104,7 @@ impl Servers {
         last_zxid: i64,
         identities: &[Identity],
     ) -> Result<(Connection, Ticket), NoSession> {
-        let wanted = Wanted { ticket, last_zxid, identities, read_only: false };
+        let wanted = Wanted { ticket, last_zxid, identities, gssapi: None, read_only: false };
         let tried = match self.try_all(wanted).await {
             Err(NoSession::Here(_)) if self.config.read_only => {
                 let last_zxid = last_zxid.max(self.learned().mirrored);
@@ -118,7 +120,7 @@ impl Servers {
     /// Waits until a server gives a session that does not only serve to read.
     pub(super) async fn wait_for_full(&self, identities: &[Identity]) {
         let ticket = Ticket::for_new(self.config.session_timeout);
-        let wanted = Wanted { ticket: &ticket, last_zxid: 0, identities, read_only: false };
+        let wanted = Wanted { ticket: &ticket, last_zxid: 0, identities, gssapi: None, read_only: false };
         loop {
             sleep(around(LOOK_FOR_FULL)).await;
             if let Ok((mut connection, ..)) = self.try_all(wanted).await {
@@ -141,14 +143,17 @@ impl Servers {
                 if !tried.insert(address) || !(are_named || may_be_at(address.ip())) {
                     continue;
                 }
-                let tls = servers[number].secured.as_deref().map(|host| (host, self.config.tls()));
-                let no_session = match Connection::open(address, tls, wanted).await {
+                let server = &servers[number];
+                let tls = server.secured.as_deref().map(|host| (host, self.config.tls()));
+                let host = host(&server.address);
+                let gssapi = self.gssapi.as_ref().map(|gssapi| (gssapi, &*host));
+                let no_session = match Connection::open(address, tls, Wanted { gssapi, ..wanted }).await {
                     Ok((connection, ticket)) => return Ok((connection, ticket, are_named)),
                     Err(no_session) => no_session,
                 };
                 self.fail(address);
                 match no_session {
-                    NoSession::Here(why) => told.push((servers[number].address.clone(), why)),
+                    NoSession::Here(why) => told.push((server.address.clone(), why)),
                     ended => return Err(ended),
                 }
             }

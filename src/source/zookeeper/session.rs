@@ -22,6 +22,7 @@ use super::ensemble::CONFIGURATION;
 use super::handshake::NoSession;
 use super::inbox::Inbox;
 use super::jute::{self, Listing, Malformed, Reading, Ticket, code, op};
+use super::kerberos;
 use super::request::{Failure, Reply, Request};
 use super::servers::Servers;
 use super::watching::{Fired, Watches, Watching};
@@ -506,6 +507,9 @@ fn papers(config: &Config) -> Papers {
 
 /// The identities that are configured, read anew for each session.
 fn identities(config: &Config) -> Result<Vec<Identity>, Trouble> {
+    if let Some((_, why)) = kerberos::flaw(config) {
+        return Err(Trouble::Unfit(format!("kerberos: {why}")));
+    }
     let Some(place) = &config.credentials else { return Ok(Vec::new()) };
     let unfit = |flaws: Vec<Flaw>| {
         let flaws: Vec<_> = flaws.iter().map(Flaw::to_string).collect();

@@ -1,0 +1,48 @@
+//! `[zookeeper.kerberos]`: as whom the mirror proves itself by SASL's GSSAPI, and to what service.
+
+use std::fs::File;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::Config;
+use super::credentials::{self, SASL};
+
+/// `[zookeeper.kerberos]`. Realms, KDCs and how names of hosts are made canonical are the C library's matter: `krb5.conf`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Kerberos {
+    /// A file with the key by which tickets are taken, again and again. None: the ticket that is in the cache of this
+    /// process, or the keytab that `KRB5_CLIENT_KTNAME` names.
+    pub keytab: Option<PathBuf>,
+    /// None: the first one in the keytab, or the one of the cache.
+    pub principal: Option<String>,
+    /// The service that the servers are: its name, to which the host in `connect` is added; or, with a `/` in it, the
+    /// principal of all servers.
+    pub service: String,
+}
+
+impl Default for Kerberos {
+    fn default() -> Self {
+        Self { keytab: None, principal: None, service: "zookeeper".into() }
+    }
+}
+
+/// Why Kerberos cannot be what it is configured to be, with the key below `kerberos` that is at fault; none: all of it.
+pub(crate) fn flaw(config: &Config) -> Option<(Option<&'static str>, String)> {
+    let kerberos = config.kerberos.as_ref()?;
+    if cfg!(not(feature = "gssapi")) {
+        let why = "this build has no Kerberos, nor has the package for Debian: build one that has it with \
+                   `cargo build --release --features gssapi`";
+        return Some((None, why.into()));
+    }
+    if let Some(path) = &kerberos.keytab
+        && let Err(error) = File::open(path)
+    {
+        return Some((Some("keytab"), format!("cannot read {}: {error}", path.display())));
+    }
+    let identities = config.credentials.as_deref().and_then(|place| credentials::read(place).ok()).unwrap_or_default();
+    let has_other = identities.iter().any(|(scheme, _)| scheme == SASL);
+    has_other
+        .then(|| (None, "a server takes one proof by SASL: take `sasl:` out of `credentials`, or this table".into()))
+}
