@@ -1,6 +1,7 @@
 //! The codec: one request's bytes in, one reply's bytes out.
 
 use std::borrow::Cow;
+use std::io;
 use std::sync::Arc;
 
 use bytesize::ByteSize;
@@ -226,8 +227,28 @@ fn in_protocol<T>(
     output: &mut Vec<u8>,
     write: impl FnOnce(&mut dyn TOutputProtocol) -> thrift::Result<T>,
 ) -> thrift::Result<T> {
+    let output = Growing(output);
     match dialect.protocol {
         Protocol::Binary => write(&mut TBinaryOutputProtocol::new(output, true)),
         Protocol::Compact => write(&mut TCompactOutputProtocol::new(output)),
+    }
+}
+
+/// An output that has room for what follows large data when it grows for them: else it would grow twice, by a copy of them.
+struct Growing<'a>(&'a mut Vec<u8>);
+
+const FOLLOWS: usize = 512;
+
+impl io::Write for Growing<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.capacity() - self.0.len() < bytes.len() {
+            self.0.reserve(bytes.len() + FOLLOWS);
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }

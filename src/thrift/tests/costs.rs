@@ -65,22 +65,26 @@ fn desk(bytes: usize) -> Desk {
 
 /// How often an answer to a request allocates on a connection that has answered before, and how many bytes.
 fn cost(request: &[u8], bytes: usize) -> (usize, usize) {
+    costs(request, bytes)[1]
+}
+
+/// The same of the first answer and the second.
+fn costs(request: &[u8], bytes: usize) -> [(usize, usize); 2] {
     let (desk, config) = (desk(bytes), Config::default());
     let peer = Peer::of(&desk, None);
     let codec = Codec::new(&config, Arc::default());
     let (mut cutter, mut output) = (Cutter::new(Bounds::of(&config)), Vec::new());
     let mut charge = Charge::new(&peer.account).expect("room");
-    let mut spent = (0, 0);
-    for _ in 0..2 {
+    [(); 2].map(|()| {
         output.clear();
         let before = ALLOCATED.get();
         let Cut::Request { dialect, head, end } = cutter.next(request) else { panic!("no request") };
         let asked = Asked { desk: &desk, peer: &peer };
         let outcome = codec.answer(dialect, &head, &request[..end], asked, &mut output, &mut charge);
-        spent = (ALLOCATED.get().0 - before.0, ALLOCATED.get().1 - before.1);
+        let spent = (ALLOCATED.get().0 - before.0, ALLOCATED.get().1 - before.1);
         assert!(matches!(outcome, Ok(Outcome::Answered)) && output.len() > bytes, "{outcome:?}");
-    }
-    spent
+        spent
+    })
 }
 
 const GET: &[u8] =
@@ -94,6 +98,12 @@ fn an_answer_allocates_little_and_copies_the_data_once() {
     assert!(zk_data.0 <= 1, "{zk_data:?} of `zkData`: its name");
     // It is copied into the output, whose room is there already, and nowhere else.
     assert_eq!([cost(GET, 1 << 20), cost(ZK_DATA, 1 << 20)], [get, zk_data]);
+}
+
+#[test]
+fn the_room_of_a_large_answer_is_made_at_once() {
+    let [(_, first), _] = costs(GET, 1 << 20);
+    assert!(first < (1 << 20) + 4_096, "{first} bytes");
 }
 
 #[test]
