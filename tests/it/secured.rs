@@ -198,3 +198,15 @@ fn a_server_without_sasl_is_told_of() {
     let roster = Roster::start(&source(&Server::shared().address(), &settings));
     says(&roster, "DIGEST-MD5");
 }
+
+#[cfg(not(feature = "gssapi"))]
+#[test]
+fn kerberos_in_a_build_without_it_is_told_of_and_holds_up_nothing_else() {
+    let file = "[[file]]\nroot = \"/static\"\npath = \"{folder}/nodes.toml\"\n";
+    let settings = "roots = [\"/live\"]\n[zookeeper.kerberos]";
+    let mut roster = Roster::prepare(&(source(&Server::shared().address(), settings) + file));
+    roster.write("nodes.toml", "[nodes]\n\"/static/a\" = \"here\"\n");
+    roster.run();
+    says(&roster, "this build has no Kerberos");
+    eventually("the rest is served", SOON, || ensure(roster.data("/static/a") == b"here", "it is not"));
+}
