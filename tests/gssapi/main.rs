@@ -1,18 +1,19 @@
 //! `make test-gssapi`: identities that are proven by Kerberos, with a real KDC and a real ZooKeeper.
 
+mod acceptor;
 #[allow(dead_code, unused_imports)]
 #[path = "../it/harness/mod.rs"]
 mod harness;
 mod realm;
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{TcpListener, UdpSocket};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use roster::thrift::idl;
 
+use acceptor::{Acceptor, answering};
 use harness::{Clock, Ended, Roster, SOON, Server, Zk, binary, ensure, eventually, source};
 use realm::{REALM, Realm, with_jaas};
 use zookeeper_client::{Acl, AuthId, CreateMode, Permission};
@@ -87,6 +88,19 @@ fn a_node_is_read_by_a_keytab_and_each_connection_proves_it_anew_with_a_ticket_t
     realm.start_kdc();
     server.zk().create("/later", "new");
     eventually("it follows", SOON, || ensure(roster.get("/later").is_ok(), roster.source().detail));
+    assert_eq!(roster.data("/closed"), b"for roster");
+}
+
+#[test]
+fn as_long_as_a_ticket_for_a_server_holds_no_kdc_is_needed_for_it() {
+    let mut realm = Realm::start();
+    let mut server = realm.server();
+    let roster = start(&realm, &by_keytab(&realm, &server, ""));
+    roster.becomes("live");
+    realm.stop_kdc();
+    server.restart();
+    server.zk().create("/open", "new");
+    eventually("it follows", SOON, || ensure(roster.get("/open").is_ok(), roster.source().detail));
     assert_eq!(roster.data("/closed"), b"for roster");
 }
 
@@ -187,38 +201,6 @@ fn a_kdc_that_does_not_answer_takes_few_threads_and_holds_up_nothing() {
     assert!(began.elapsed() < Duration::from_secs(5));
 }
 
-/// A server that gives a session, and then answers each proof by SASL with this token.
-fn answering(token: Vec<u8>) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = listener.local_addr().expect("an address").to_string();
-    thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            let token = token.clone();
-            thread::spawn(move || answer(stream, &token));
-        }
-    });
-    at_localhost(&address)
-}
-
-fn answer(mut stream: TcpStream, token: &[u8]) -> std::io::Result<()> {
-    const SESSION: [&[u8]; 5] = [&[0; 4], &[0, 0, 0x27, 0x10], &[0, 0, 0, 0, 0, 0, 0, 7], &[0, 0, 0, 16], &[0; 16]];
-    let frame = |body: Vec<u8>| [&(body.len() as u32).to_be_bytes()[..], &body].concat();
-    read_frame(&mut stream)?;
-    stream.write_all(&frame(SESSION.concat()))?;
-    loop {
-        let request = read_frame(&mut stream)?;
-        let length = (token.len() as u32).to_be_bytes();
-        stream.write_all(&frame([&request[..4], &[0; 12], &length, token].concat()))?;
-    }
-}
-
-fn read_frame(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
-    let mut length = [0; 4];
-    stream.read_exact(&mut length)?;
-    let mut body = vec![0; u32::from_be_bytes(length) as usize];
-    stream.read_exact(&mut body).map(|()| body)
-}
-
 #[test]
 fn what_a_server_answers_is_bounded_and_proves_nothing_by_itself() {
     let realm = Realm::start();
@@ -231,6 +213,18 @@ fn what_a_server_answers_is_bounded_and_proves_nothing_by_itself() {
     ] {
         says(&start(&realm, &by_ticket(&answering(token), &keytab)), &[told]);
     }
+    for (offer, told) in [
+        ("2000", "it wants a security layer"),
+        ("", "it wants a security layer"),
+        ("-1000", "what it offers as zookeeper/localhost is not from it"),
+    ] {
+        let acceptor = Acceptor::start(&realm, offer);
+        says(&start(&realm, &by_ticket(acceptor.address(), &keytab)), &[told]);
+    }
+    // Who agrees is believed: it answers no request, but the mirror has got so far.
+    let acceptor = Acceptor::start(&realm, "1000");
+    let roster = start(&realm, &by_ticket(acceptor.address(), &keytab));
+    eventually("connected", SOON, || ensure(roster.log().contains("connected"), roster.source().detail));
 }
 
 #[test]
