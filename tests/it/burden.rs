@@ -6,11 +6,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::harness::fake_zk::{FakeNode, FakeZk, Sent, Tale, op};
 use crate::harness::{MULTI_READS, NEARLY_FULL, Roster, SOON, Scene, ensure, eventually, release, source};
 
-/// Large nodes with one parent.
+/// Large nodes, each with those beside it in one of some empty folders; without any folder, at the root.
 #[derive(Debug)]
 struct Large {
+    folders: usize,
     nodes: usize,
-    bytes: usize,
+    /// How many bytes a node has, by its number in the folder.
+    bytes: fn(usize) -> usize,
     seen: Arc<Seen>,
     /// After so many bytes of replies a connection breaks.
     breaks_after: usize,
@@ -19,28 +21,39 @@ struct Large {
 /// What was asked of a server.
 #[derive(Debug, Default)]
 struct Seen {
+    requests: AtomicUsize,
     largest_reply: AtomicUsize,
     bytes_read: AtomicUsize,
     bytes_of_connection: AtomicUsize,
 }
 
+impl Large {
+    fn count_below(&self, path: &str) -> usize {
+        match path {
+            "/" if self.folders > 0 => self.folders,
+            "/" => self.nodes,
+            path if self.folders > 0 && path.matches('/').count() == 1 => self.nodes,
+            _ => 0,
+        }
+    }
+}
+
 impl Tale for Large {
     fn node(&self, path: &str) -> Option<FakeNode> {
-        match path {
-            "/" => Some(FakeNode { num_children: self.nodes as i32, ..FakeNode::default() }),
-            _ => Some(FakeNode { data: vec![b'x'; self.bytes], ..FakeNode::default() }),
-        }
+        let (count, number) = (self.count_below(path), path.rsplit('/').next().and_then(|name| name.parse().ok()));
+        let bytes = if count > 0 { 0 } else { number.map_or(0, self.bytes) };
+        Some(FakeNode { data: vec![b'x'; bytes], num_children: count as i32, ..FakeNode::default() })
     }
 
     fn children(&self, path: &str) -> Vec<Vec<u8>> {
-        let count = if path == "/" { self.nodes } else { 0 };
-        (0..count).map(|number| number.to_string().into_bytes()).collect()
+        (0..self.count_below(path)).map(|number| number.to_string().into_bytes()).collect()
     }
 
     fn sent(&self, op: i32, frame: Vec<u8>) -> Sent {
         if op == op::CONNECT {
             self.seen.bytes_of_connection.store(0, Ordering::Relaxed);
         }
+        self.seen.requests.fetch_add(1, Ordering::Relaxed);
         if op == op::MULTI_READ {
             let before = self.seen.bytes_of_connection.fetch_add(frame.len(), Ordering::Relaxed);
             if before + frame.len() > self.breaks_after {
@@ -59,7 +72,7 @@ const MIB: usize = 1 << 20;
 fn large_nodes_are_read_one_by_one_and_only_once() {
     const NODES: usize = 200;
     let seen = Arc::new(Seen::default());
-    let tale = Large { nodes: NODES, bytes: MIB, seen: seen.clone(), breaks_after: usize::MAX };
+    let tale = Large { folders: 0, nodes: NODES, bytes: |_| MIB, seen: seen.clone(), breaks_after: usize::MAX };
     let zk = FakeZk::telling(tale);
     let roster = Roster::start(&source(&zk.connect_string(), "audit_interval = \"1s\""));
     roster.becomes("live");
@@ -75,13 +88,53 @@ fn large_nodes_are_read_one_by_one_and_only_once() {
 fn what_was_read_before_a_loss_is_not_read_again() {
     const BYTES: usize = 100 << 10;
     let seen = Arc::new(Seen::default());
-    let zk = FakeZk::telling(Large { nodes: 20, bytes: BYTES, seen: seen.clone(), breaks_after: 5 * BYTES });
+    let tale = Large { folders: 0, nodes: 20, bytes: |_| BYTES, seen: seen.clone(), breaks_after: 5 * BYTES };
+    let zk = FakeZk::telling(tale);
     let roster = Roster::start(&source(&zk.connect_string(), ""));
     eventually("all is read", 3 * SOON, || {
         ensure(roster.tree().is_ok_and(|(tree, _)| tree.len() == 21), zk.connects())
     });
     let read = seen.bytes_read.load(Ordering::Relaxed);
     assert!(read < 30 * BYTES, "{read} bytes, over {} connections", zk.connects());
+}
+
+#[test]
+fn large_nodes_below_or_among_small_ones_do_not_come_together() {
+    const BYTES: usize = 100 << 10;
+    // With how many of them may come together: of a hundred that lie among small ones, those of which one of 32 is read first.
+    type Kind = (usize, usize, fn(usize) -> usize, usize);
+    let kinds: [Kind; 3] = [
+        (100, 5, |_| BYTES, 1),
+        (10, 40, |_| BYTES, 1),
+        (0, 3_000, |number| if (1_500..1_600).contains(&number) { BYTES } else { 10 }, 4),
+    ];
+    for (folders, nodes, bytes, most) in kinds {
+        let seen = Arc::new(Seen::default());
+        let tale = Large { folders, nodes, bytes, seen: seen.clone(), breaks_after: usize::MAX };
+        let zk = FakeZk::telling(tale);
+        let roster = Roster::start(&source(&zk.connect_string(), ""));
+        roster.becomes("live");
+        let (tree, _) = roster.tree().expect("a tree");
+        assert_eq!(tree.len(), 1 + folders + folders.max(1) * nodes);
+        let largest = seen.largest_reply.load(Ordering::Relaxed);
+        assert!(
+            (BYTES..(most + 1) * BYTES).contains(&largest),
+            "{largest} bytes of {nodes} nodes in {folders} folders"
+        );
+    }
+}
+
+#[test]
+fn many_small_nodes_are_read_by_few_requests() {
+    const NODES: usize = 10_000;
+    let seen = Arc::new(Seen::default());
+    let tale = Large { folders: 100, nodes: 100, bytes: |_| 100, seen: seen.clone(), breaks_after: usize::MAX };
+    let zk = FakeZk::telling(tale);
+    let roster = Roster::start(&source(&zk.connect_string(), ""));
+    roster.becomes("live");
+    assert_eq!(roster.source().nodes, 1 + 100 + NODES as i64);
+    let requests = seen.requests.load(Ordering::Relaxed);
+    assert!(requests < NODES / 50, "{requests} requests");
 }
 
 /// Sends one thing for the requests of one kind.

@@ -1,9 +1,10 @@
 //! Bulk: reads many nodes, with few bytes of replies on their way: large ones singly, small ones many a request.
 //!
-//! Of a node that is known its size is known too. Of a long list of children that are not, the sizes of some are asked
-//! for, and the others are taken to be like them. What is large and known is only compared, since a server need not send
-//! it again.
+//! Of a node that is known its size is known too. Of many that are not, some are read first, before them some of these, and
+//! so on; the others are taken to be like the ones that lie around them. What is large and known is only compared, since a
+//! server need not send it again.
 
+use std::iter::successors;
 use std::sync::Arc;
 
 use futures::StreamExt;
@@ -32,16 +33,12 @@ const SHARES: usize = 4;
 /// A node with more data than this goes into no request with others, and is compared before it is read again.
 pub(super) const LARGE: usize = 8 << 10;
 
-/// What a reply has of each node beside its data; of each child beside its name.
+/// What a reply has of each node beside its data or the list of its children; and of each child, with its name.
 const NODE_BYTES: usize = 100;
 const CHILD_BYTES: usize = 50;
 
-/// From this many siblings on, the sizes of some are learned first: as many as the half of the root, but at most so many.
-const LONG_LIST: usize = 32;
-const MAX_SAMPLES: usize = 32;
-
-/// Questions for sizes in flight.
-const SIZES_AT_ONCE: usize = 64;
+/// Of so many nodes of which nothing is known one is read before the others.
+const SCOUTED: usize = 32;
 
 /// Reads nodes through a session.
 #[derive(Clone, Copy, Debug)]
@@ -61,8 +58,26 @@ impl<'a> Bulk<'a> {
         compares: bool,
         mut take: impl FnMut(&NodePath, Reading),
     ) -> Result<(), Trouble> {
-        let samples = self.sample(paths).await?;
-        let plan = |rest: &[NodePath]| self.plan(paths.len() - rest.len(), rest, &samples, compares);
+        let mut take = |path: &NodePath, reading: Reading| {
+            if let Reading::Found(node) = &reading {
+                self.pace.learn(node.data.len());
+            }
+            take(path, reading);
+        };
+        let (mut known, mut sizes, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
+        for path in paths {
+            match self.node(path) {
+                Some(node) => {
+                    known.push(path.clone());
+                    sizes.push(node.data.len());
+                }
+                None => unknown.push(path.clone()),
+            }
+        }
+        let plan = |rest: &[NodePath]| {
+            let most = if compares { LARGE + 1 } else { usize::MAX };
+            self.fitting(rest, sizes[known.len() - rest.len()..].iter().map(|size| most.min(*size)))
+        };
         let read = |some: &[NodePath]| self.session.read(some);
         let ask = |some: &[NodePath]| match some {
             [path] if compares => match self.large(path) {
@@ -71,13 +86,38 @@ impl<'a> Bulk<'a> {
             },
             some => read(some),
         };
-        let take = |path: &NodePath, reading: Reading| {
-            if let Reading::Found(node) = &reading {
-                self.pace.learn(node.data.len());
-            }
-            take(path, reading);
-        };
-        in_window(paths, self.pace.bytes(), plan, ask, read, take).await
+        in_window(&known, self.pace.bytes(), plan, ask, read, &mut take).await?;
+        self.explore(&unknown, take).await
+    }
+
+    /// Reads nodes of which nothing is known. Of many, some that lie far apart are read first, each as if it were as large as
+    /// may be; then some between them, and at last all others, which are taken to be like those around them.
+    async fn explore(&self, paths: &[NodePath], mut take: impl FnMut(&NodePath, Reading)) -> Result<(), Trouble> {
+        if paths.len() >= SCOUTED {
+            self.pace.forget();
+        }
+        let mut sizes = vec![None; paths.len()];
+        let steps = successors(Some(1), |step| Some(step * SCOUTED)).take_while(|step| *step <= paths.len());
+        for step in steps.collect::<Vec<_>>().into_iter().rev() {
+            let places: Vec<usize> = (0..paths.len()).step_by(step).filter(|at| sizes[*at].is_none()).collect();
+            let some: Vec<NodePath> = places.iter().map(|at| paths[*at].clone()).collect();
+            let apart = step * SCOUTED;
+            let size = |at: &usize| {
+                let before = at - at % apart;
+                let around = [before, before + apart].into_iter().filter_map(|at| *sizes.get(at)?);
+                around.fold(self.pace.expected(), usize::max)
+            };
+            let plan = |rest: &[NodePath]| self.fitting(rest, places[places.len() - rest.len()..].iter().map(size));
+            let read = |some: &[NodePath]| self.session.read(some);
+            let mut found = Vec::with_capacity(some.len());
+            let take = |path: &NodePath, reading: Reading| {
+                found.push(if let Reading::Found(node) = &reading { node.data.len() } else { 0 });
+                take(path, reading);
+            };
+            in_window(&some, self.pace.bytes(), plan, read, read, take).await?;
+            places.iter().zip(found).for_each(|(at, size)| sizes[*at] = Some(size));
+        }
+        Ok(())
     }
 
     /// Lists the children of nodes; of each is known about how many there are.
@@ -89,8 +129,7 @@ impl<'a> Bulk<'a> {
     ) -> Result<(), Trouble> {
         let plan = |rest: &[NodePath]| {
             let counts = &counts[parents.len() - rest.len()..];
-            let sizes = counts.iter().map(|count| count.saturating_mul(CHILD_BYTES).saturating_add(NODE_BYTES));
-            self.fitting(rest, sizes.map(|size| (size, size > LARGE)))
+            self.fitting(rest, counts.iter().map(|count| count.saturating_mul(CHILD_BYTES)))
         };
         let list = |some: &[NodePath]| self.session.list(some);
         in_window(parents, self.pace.bytes(), plan, list, list, take).await
@@ -111,79 +150,24 @@ impl<'a> Bulk<'a> {
         self.node(path).filter(|node| node.data.len() > LARGE)
     }
 
-    /// How many of the first paths go into the next request, and about how large its reply will be. Before the first
-    /// is so many others.
-    fn plan(&self, before: usize, rest: &[NodePath], samples: &[Sample], compares: bool) -> (usize, usize) {
-        let next = samples.partition_point(|sample| sample.first < before);
-        let at = samples.get(next).filter(|sample| sample.first == before);
-        at.inspect(|sample| self.pace.expect(sample.bytes));
-        let end = samples.get(next + usize::from(at.is_some())).map_or(rest.len(), |sample| sample.first - before);
-        let sizes = rest[..end].iter().map(|path| {
-            let data = self.node(path).map_or_else(|| self.pace.expected(), |node| node.data.len());
-            let is_compared = compares && self.large(path).is_some();
-            (if is_compared { NODE_BYTES } else { data.saturating_add(NODE_BYTES) }, data > LARGE)
-        });
-        self.fitting(rest, sizes)
-    }
-
     /// How many of the first paths fit into one request, at least one; and how large its reply will be. Of each is told
-    /// how large the answer will be, and whether it goes alone.
-    fn fitting(&self, paths: &[NodePath], sizes: impl Iterator<Item = (usize, bool)>) -> (usize, usize) {
+    /// how many bytes of data or names it has. What is large goes alone.
+    fn fitting(&self, paths: &[NodePath], sizes: impl Iterator<Item = usize>) -> (usize, usize) {
         let most = self.pace.bytes() / SHARES;
         let (mut count, mut bytes, mut path_bytes) = (0, 0_usize, 0);
-        for (path, (size, is_alone)) in paths.iter().zip(sizes).take(self.nodes_at_once()) {
+        for (path, size) in paths.iter().zip(sizes).take(self.nodes_at_once()) {
             path_bytes += path.as_str().len();
-            let with = bytes.saturating_add(size);
-            if count > 0 && (with > most || path_bytes > self.pace.request_bytes() || is_alone) {
+            let with = bytes.saturating_add(size).saturating_add(NODE_BYTES);
+            if count > 0 && (with > most || path_bytes > self.pace.request_bytes() || size > LARGE) {
                 break;
             }
             (count, bytes) = (count + 1, with);
-            if is_alone {
+            if size > LARGE {
                 break;
             }
         }
         (count, bytes)
     }
-
-    /// Learns about how large the nodes are that have many siblings and of which nothing is known.
-    async fn sample(&self, paths: &[NodePath]) -> Result<Vec<Sample>, Trouble> {
-        let mut lists = paths.chunk_by(|one, next| parent(one) == parent(next)).scan(0, |next, list| {
-            let first = *next;
-            *next += list.len();
-            Some((first, list))
-        });
-        let (mut samples, mut asked) = (Vec::<Sample>::new(), FuturesOrdered::new());
-        let mut some = lists.by_ref().filter(|(_, list)| list.len() >= LONG_LIST && self.node(&list[0]).is_none());
-        let mut more = some.by_ref().flat_map(|(first, list)| {
-            let count = (list.len().isqrt() / 2).min(MAX_SAMPLES);
-            (0..count).map(move |number| (first, count, &list[number * list.len() / count]))
-        });
-        loop {
-            while asked.len() < SIZES_AT_ONCE
-                && let Some((first, count, path)) = more.next()
-            {
-                let size = self.session.size(path);
-                asked.push_back(async move { size.await.map(|bytes| (first, bytes / count)) });
-            }
-            let Some(answered) = asked.next().await else { return Ok(samples) };
-            let (first, bytes) = answered?;
-            match samples.last_mut().filter(|last| last.first == first) {
-                Some(last) => last.bytes += bytes,
-                None => samples.push(Sample { first, bytes }),
-            }
-        }
-    }
-}
-
-/// From this path of a list on, nodes hold about so many bytes.
-#[derive(Clone, Copy, Debug)]
-struct Sample {
-    first: usize,
-    bytes: usize,
-}
-
-fn parent(path: &NodePath) -> Option<&str> {
-    path.as_str().rsplit_once('/').map(|(parent, _)| parent)
 }
 
 /// What an answer is where there is none to a single question.

@@ -14,7 +14,7 @@ pub fn replies(bytes: &[u8]) {
     let Ok(Frame::Complete(message)) = at_once else { return };
     let _ = jute::greeting(&message);
     let Ok((header, body)) = jute::header(message) else { return };
-    let _ = (jute::event(&body).is_ok(), jute::stat(&body), jute::node(&body));
+    let _ = (jute::event(&body).is_ok(), jute::node(&body));
     if let Ok(names) = jute::listed(&body) {
         holds_its_names(&Listing::Names(names));
     }

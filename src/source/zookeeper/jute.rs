@@ -301,11 +301,6 @@ pub(super) fn event(body: &[u8]) -> Result<(i32, Cow<'_, str>), Malformed> {
     Ok((kind, rest.text()?))
 }
 
-/// The reply to `exists`: the node's stat, and how many bytes of data it has.
-pub(super) fn stat(body: &[u8]) -> Result<(Stat, usize), Malformed> {
-    Reader(body).stat_and_length()
-}
-
 /// The reply to reading one node.
 pub(super) fn node(body: &[u8]) -> Result<Node, Malformed> {
     Reader(body).node()

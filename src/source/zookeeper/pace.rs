@@ -54,8 +54,13 @@ impl Pace {
         self.expected.load(Ordering::Relaxed)
     }
 
-    pub(super) fn expect(&self, bytes: usize) {
+    fn expect(&self, bytes: usize) {
         self.expected.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Of what comes next nothing is known.
+    pub(super) fn forget(&self) {
+        self.expect(UNKNOWN_BYTES);
     }
 
     /// A node was read. Large ones are believed sooner than small ones.
@@ -68,7 +73,7 @@ impl Pace {
     pub(super) fn slow_down(&mut self) {
         self.halvings = (self.halvings + 1).min(MAX_HALVINGS);
         self.slowed = Instant::now();
-        self.expect(UNKNOWN_BYTES);
+        self.forget();
     }
 
     /// A read came to its end.

@@ -381,15 +381,6 @@ impl Session {
         })
     }
 
-    /// How many bytes of data a node has; sent when called, as the others are.
-    pub(super) fn size(&self, path: &NodePath) -> impl Future<Output = Result<usize, Trouble>> + use<> {
-        let body = jute::reading(&self.chroot.server(path), false);
-        self.ask("size", BULK, op::EXISTS, body, |reply| match reply {
-            Err(Failure::Code(code)) if is_of_one_node(code) => Ok(0),
-            reply => Ok(jute::stat(&whole("size", reply)?).map_err(|broken| malformed("size", broken))?.1),
-        })
-    }
-
     /// Reads a node of which this is known, but for its data if that is the same. In place of `exists`, it is listed:
     /// that too is only for those who may read it.
     pub(super) fn compare(
