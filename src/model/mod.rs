@@ -89,18 +89,18 @@ impl NodePath {
 
     /// The path of a child, by a name of which nothing is known.
     pub fn parse_child(&self, name: &str) -> Result<NodePath, PathError> {
-        if name.is_empty() || name.contains('/') {
+        if matches!(name, "" | "." | "..") || name.contains('/') {
             return Err(PathError::Part);
         }
-        Self::parse(&format!("{}/{name}", self.as_str().trim_end_matches('/')))
+        if name.chars().any(is_refused) {
+            return Err(PathError::Character);
+        }
+        Ok(self.child(name))
     }
 
     /// The path of a child. `name` is that of a node.
     pub fn child(&self, name: &str) -> NodePath {
-        match self.as_str() {
-            "/" => Self(format!("/{name}").into()),
-            path => Self(format!("{path}/{name}").into()),
-        }
+        Self([self.as_str().trim_end_matches('/'), "/", name].concat().into())
     }
 
     /// How many parts it has: 0 for `/`.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -113,8 +114,9 @@ fn take(config: &Config, publisher: &Publisher, looked: Moment) {
     let feed = publisher.feed();
     match load(config) {
         Ok(fresh) => {
-            let changes = difference(&publisher.snapshot(), &config.root, &fresh);
-            tracing::info!(source = feed.name(), nodes = fresh.len(), changes = changes.len(), "read the file");
+            let nodes = fresh.len();
+            let changes = difference(&publisher.snapshot(), slice::from_ref(&config.root), fresh);
+            tracing::info!(source = feed.name(), nodes, changes = changes.len(), "read the file");
             publisher.publish(Batch { proof: Some(Proof::Seen(looked)), ..Batch::whole(changes) });
             feed.enter(FeedState::Live, "");
         }

@@ -5,7 +5,7 @@ pub mod upstream;
 pub mod zookeeper;
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::model::{Change, Node, NodePath};
@@ -14,25 +14,25 @@ use crate::store::Snapshot;
 /// All that a source holds, read as a whole.
 pub(crate) type Generation = BTreeMap<NodePath, Arc<Node>>;
 
-/// What turns the part of `snapshot` at and below `root` into the same part of `fresh`. Both are in the order of
-/// their paths, so one walk along both finds it.
-pub(crate) fn difference(snapshot: &Snapshot, root: &NodePath, fresh: &Generation) -> Vec<Change> {
-    let mut changes = Vec::new();
-    let mut old = snapshot.subtree(root, root.clone()).peekable();
-    let mut new = fresh.range(root.clone()..).take_while(|(path, _)| path.is_under(root)).peekable();
+/// What turns the part of `snapshot` at and below some roots, of which none lies within another, into `fresh`. Both are in
+/// the order of their paths, so one walk along both finds it.
+pub(crate) fn difference(snapshot: &Snapshot, roots: &[NodePath], fresh: Generation) -> Vec<Change> {
+    let (mut changes, roots) = (Vec::new(), BTreeSet::from_iter(roots));
+    let mut old = roots.into_iter().flat_map(|root| snapshot.subtree(root, root.clone())).peekable();
+    let mut new = fresh.into_iter().peekable();
     loop {
         let order = match (old.peek(), new.peek()) {
             (None, None) => return changes,
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
-            (Some((old, _)), Some((new, _))) => old.cmp(new),
+            (Some((old, _)), Some((new, _))) => (*old).cmp(new),
         };
         let gone = old.next_if(|_| order.is_le());
         let come = new.next_if(|_| order.is_ge());
         match (gone, come) {
             (Some((path, _)), None) => changes.push(Change::Delete(path.clone())),
-            (Some((_, before)), Some((_, after))) if before == after => {}
-            (_, Some((path, node))) => changes.push(Change::Put(path.clone(), node.clone())),
+            (Some((_, before)), Some((_, after))) if *before == after => {}
+            (_, Some((path, node))) => changes.push(Change::Put(path, node)),
             (None, None) => return changes,
         }
     }

@@ -57,13 +57,13 @@ impl<K: Clone + Eq + Hash> Journal<K> {
         Self { since, continues: earlier.map(|earlier| (earlier, since)), ..self }
     }
 
-    pub(super) fn remember(&mut self, revision: Revision, told: Vec<(K, ChangeKind)>) {
+    pub(super) fn remember(&mut self, revision: Revision, told: &[(K, ChangeKind)]) {
         if told.len() > self.limit {
             self.entries.clear();
             self.since = revision;
             return;
         }
-        self.entries.extend(told.into_iter().map(|(key, kind)| (revision, key, kind)));
+        self.entries.extend(told.iter().map(|(key, kind)| (revision, key.clone(), *kind)));
         while self.entries.len() > self.limit {
             if let Some((oldest, ..)) = self.entries.pop_front() {
                 self.since = oldest;

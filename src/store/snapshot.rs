@@ -256,15 +256,15 @@ impl Snapshot {
         next.filled.settling = batch.settling.unwrap_or(next.filled.settling);
         let told = !next.nodes.is_empty() || !next.masters.is_empty();
         let changed = next.silent || told || next.filled != self.filled[feed];
-        let (paths, masters) = (next.nodes.iter().map(|(path, _)| path.clone()).collect(), !next.masters.is_empty());
         if changed {
             self.revision += 1;
             self.filled =
                 self.filled.iter().enumerate().map(|(i, f)| if i == feed { next.filled } else { *f }).collect();
-            self.node_journal.remember(self.revision, next.nodes);
-            self.master_journal.remember(self.revision, next.masters);
+            self.node_journal.remember(self.revision, &next.nodes);
+            self.master_journal.remember(self.revision, &next.masters);
         }
-        Applied { changed, paths, masters }
+        let paths = next.nodes.into_iter().map(|(path, _)| path).collect();
+        Applied { changed, paths, masters: !next.masters.is_empty() }
     }
 
     fn put(&mut self, next: &mut Next, path: NodePath, node: Arc<Node>) {

@@ -284,8 +284,7 @@ impl Mirror {
         self.pace.ease();
         self.earlier.clear();
         self.left_out = left_out;
-        let roots = self.config.roots.iter();
-        Ok((roots.flat_map(|root| difference(&known, root, &generation)).collect(), announced))
+        Ok((difference(&known, &self.config.roots, generation), announced))
     }
 
     async fn read_all(

@@ -169,8 +169,10 @@ impl Walk<'_> {
 
     /// What is known of a node whose data is watched, and whose children may be.
     fn watched(&self, path: &NodePath) -> Option<Arc<Node>> {
-        let is_watched = self.session().watches().has_data(path);
-        self.bulk.node(path).filter(|node| is_watched && node.stat.ephemeral_owner == 0).cloned()
+        if !self.session().watches().has_data(path) {
+            return None;
+        }
+        self.bulk.node(path).filter(|node| node.stat.ephemeral_owner == 0).cloned()
     }
 
     /// How many children of a node are to be listed; None: that is not to be done.
