@@ -1,10 +1,11 @@
 //! Rules of settings: what a value must be stands beside its key, and whoever reads it refuses what it is not.
 
-use std::fmt::Display;
+use std::fmt::{self, Display, Formatter};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use serde::de::Error;
+use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer, Serializer};
 
 const ZERO: &str = "0 leaves nothing to work with; leave the key out for its default";
@@ -58,6 +59,32 @@ impl<const SECONDS: u64, const IS_POSITIVE: bool> Within<SECONDS, IS_POSITIVE> {
     pub(crate) fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
         humantime_serde::serialize(value, serializer)
     }
+}
+
+/// By this name a path is asked for which a reader that knows where it stands makes absolute.
+pub(crate) const PATH: &str = "path";
+
+/// A path: in the configuration's file it starts from the file's folder, elsewhere from the working directory.
+pub(crate) fn path<'de, D: Deserializer<'de>>(value: D) -> Result<PathBuf, D::Error> {
+    struct Path;
+
+    impl<'de> Visitor<'de> for Path {
+        type Value = PathBuf;
+
+        fn expecting(&self, f: &mut Formatter<'_>) -> fmt::Result {
+            f.write_str("a string")
+        }
+
+        fn visit_newtype_struct<D: Deserializer<'de>>(self, value: D) -> Result<PathBuf, D::Error> {
+            PathBuf::deserialize(value)
+        }
+    }
+
+    value.deserialize_newtype_struct(PATH, Path)
+}
+
+pub(crate) fn some_path<'de, D: Deserializer<'de>>(value: D) -> Result<Option<PathBuf>, D::Error> {
+    path(value).map(Some)
 }
 
 fn some<T: Default + PartialEq, E: Error>(value: T) -> Result<T, E> {

@@ -263,11 +263,6 @@ impl Check<'_> {
             return;
         }
         self.object_if(path.as_os_str().is_empty(), key, "is empty: write the path of a file");
-        self.object_if(
-            path.to_str().is_none(),
-            key,
-            "lies in a folder that is not UTF-8: write an absolute path elsewhere",
-        );
     }
 
     /// A path that is never the name of a variable.

@@ -34,7 +34,7 @@ pub(super) struct Draft {
 
 #[derive(Debug)]
 pub(super) struct Entry {
-    place: Place,
+    pub(super) place: Place,
     pub(super) value: Value,
     /// The text of a variable or a flag: a name such as `0815` reads as a number, and is yet a name.
     pub(super) raw: Option<String>,
@@ -272,7 +272,7 @@ fn from_entries(entries: DeTable<'_>, place: &dyn Fn(usize) -> Place) -> BTreeMa
 
 /// What a text says, and which keys it repeats.
 fn parse(path: &Path, text: &str) -> Result<(Entry, Vec<Mistake>), Mistakes> {
-    let file: Arc<str> = path.to_string_lossy().into();
+    let file: Arc<Path> = path.into();
     let ends: Vec<usize> = text.match_indices('\n').map(|(at, _)| at).collect();
     let place = |at| Place::Line { file: file.clone(), line: ends.partition_point(|end| *end < at) + 1 };
     let (table, errors) = DeTable::parse_recoverable(text);

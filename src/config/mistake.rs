@@ -1,6 +1,7 @@
 //! What is wrong with a configuration, where that stands, and what to do about it.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 /// The way to a value: tables by name, entries of lists by number. Written with dots: `zookeeper.0.connect`.
@@ -11,9 +12,9 @@ pub struct Key(Vec<String>);
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
     /// The file as a whole, where nothing is written of it.
-    File(Arc<str>),
+    File(Arc<Path>),
     Line {
-        file: Arc<str>,
+        file: Arc<Path>,
         line: usize,
     },
     Variable(String),
@@ -85,11 +86,19 @@ impl fmt::Display for Key {
     }
 }
 
+impl Place {
+    /// From where a relative path starts that is written there.
+    pub(super) fn folder(&self) -> &Path {
+        let file = if let Self::Line { file, .. } = self { file.parent() } else { None };
+        file.unwrap_or(Path::new(""))
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::File(file) => f.write_str(file),
-            Self::Line { file, line } => write!(f, "{file}:{line}"),
+            Self::File(file) => write!(f, "{}", file.display()),
+            Self::Line { file, line } => write!(f, "{}:{line}", file.display()),
             Self::Variable(name) => f.write_str(name),
             Self::Flag(key) => write!(f, "--set {key}"),
         }

@@ -12,7 +12,7 @@ mod runs_as;
 mod show;
 mod surroundings;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -23,7 +23,7 @@ use self::draft::Draft;
 pub use self::mistake::{Key, Mistake, Mistakes, Place};
 pub(crate) use self::surroundings::foreign_folders;
 use crate::default_paths::DefaultPaths;
-use crate::{access, admin, register, secret, source, store, thrift};
+use crate::{access, admin, register, source, store, thrift};
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -137,7 +137,6 @@ impl Config {
                 path.clone_from(default);
             }
         }
-        config.resolve_paths(&draft, layers);
         let mut mistakes = check::check(&config, &draft);
         mistakes.extend(check(&config, &draft));
         mistakes.extend(draft.into_mistakes());
@@ -152,54 +151,6 @@ impl Config {
     /// Where Roster keeps the token that it makes for masters, if it has to. Relative: nowhere.
     pub(crate) fn token_file(&self) -> PathBuf {
         self.shared.state.join("register.token")
-    }
-
-    /// A path in the file starts from the file's folder, any other one from the working directory.
-    fn resolve_paths(&mut self, draft: &Draft, layers: &Layers) {
-        let folder = layers.file.as_ref().and_then(|(path, _)| path.parent()).unwrap_or(Path::new(""));
-        let resolve = |path: &mut PathBuf, key: Key| {
-            let folder = if matches!(draft.place(&key), Place::Line { .. }) { folder } else { Path::new("") };
-            if let Ok(absolute) = std::path::absolute(folder.join(&*path))
-                && !path.as_os_str().is_empty()
-                && secret::variable(path).is_none()
-            {
-                *path = absolute;
-            }
-        };
-        for (name, path) in [("tokens", &mut self.register.tokens), ("signing_key", &mut self.register.signing_key)] {
-            if let Some(path) = path {
-                resolve(path, Key::new(["register", name]));
-            }
-        }
-        if let Some(tls) = &mut self.register.tls {
-            resolve(&mut tls.certificate, "register.tls.certificate".into());
-            resolve(&mut tls.key, "register.tls.key".into());
-        }
-        resolve(&mut self.shared.state, "shared.state".into());
-        for (number, ensemble) in self.zookeeper.iter_mut().enumerate() {
-            let files = [
-                ("credentials", &mut ensemble.credentials),
-                ("ca", &mut ensemble.ca),
-                ("certificate", &mut ensemble.certificate),
-                ("key", &mut ensemble.key),
-            ];
-            for (name, path) in files.into_iter().filter_map(|(name, path)| Some((name, path.as_mut()?))) {
-                resolve(path, draft.element(&"zookeeper".into(), number).child(name));
-            }
-            if let Some(keytab) = ensemble.kerberos.as_mut().and_then(|kerberos| kerberos.keytab.as_mut()) {
-                resolve(keytab, draft.element(&"zookeeper".into(), number).child("kerberos").child("keytab"));
-            }
-        }
-        for (number, upstream) in self.upstream.iter_mut().enumerate() {
-            let key = draft.element(&"upstream".into(), number);
-            resolve(&mut upstream.token, key.child("token"));
-            if let Some(path) = &mut upstream.ca {
-                resolve(path, key.child("ca"));
-            }
-        }
-        for (number, file) in self.file.iter_mut().enumerate() {
-            resolve(&mut file.path, draft.element(&"file".into(), number).child("path"));
-        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::btree_map;
 use std::fmt;
 use std::iter::Enumerate;
+use std::path::Path;
 use std::slice;
 
 use serde::de::{
@@ -12,6 +13,7 @@ use serde::forward_to_deserialize_any;
 
 use super::draft::{Entry, Value};
 use super::mistake::Key;
+use crate::{rule, secret};
 
 /// From this likeness on (of 1), a known key is offered for an unknown one.
 const ALIKE: f64 = 0.85;
@@ -107,6 +109,26 @@ fn given(found: Unexpected<'_>) -> String {
     }
 }
 
+impl Entry {
+    /// The path that it names, if it is neither empty nor the name of a variable; from the folder of the file in which it
+    /// stands, or else from the working directory.
+    fn absolute_path(&self) -> Result<Option<String>, Refusal> {
+        let text = match (&self.value, &self.raw) {
+            (_, Some(raw)) => raw,
+            (Value::Text(text), None) => text,
+            _ => return Ok(None),
+        };
+        if text.is_empty() || secret::variable(Path::new(text)).is_some() {
+            return Ok(None);
+        }
+        let Ok(absolute) = std::path::absolute(self.place.folder().join(text)) else { return Ok(None) };
+        match absolute.into_os_string().into_string() {
+            Ok(path) => Ok(Some(path)),
+            Err(_) => Err(Refusal::new("lies in a folder that is not UTF-8: write an absolute path elsewhere".into())),
+        }
+    }
+}
+
 impl<'de> Deserializer<'de> for &'de Entry {
     type Error = Refusal;
 
@@ -138,8 +160,11 @@ impl<'de> Deserializer<'de> for &'de Entry {
         visitor.visit_some(self)
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Refusal> {
-        visitor.visit_newtype_struct(self)
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Refusal> {
+        match self.absolute_path()?.filter(|_| name == rule::PATH) {
+            Some(path) => visitor.visit_newtype_struct(path.into_deserializer()),
+            None => visitor.visit_newtype_struct(self),
+        }
     }
 
     fn deserialize_enum<V: Visitor<'de>>(

@@ -1,6 +1,7 @@
 //! From layers to a configuration, or to mistakes.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use super::*;
 

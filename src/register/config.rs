@@ -30,9 +30,11 @@ pub struct Config {
     #[serde(deserialize_with = "crate::permissions::group")]
     pub group: String,
     /// A file with a token a line; masters show one of them. Read again on SIGHUP. None: Roster makes a token.
+    #[serde(deserialize_with = "crate::rule::some_path")]
     pub tokens: Option<PathBuf>,
     /// A file with the key that signs what PHP masters are asked to run (their `TunnelStream::$secretKey`). Read
     /// again on SIGHUP.
+    #[serde(deserialize_with = "crate::rule::some_path")]
     pub signing_key: Option<PathBuf>,
     #[serde(deserialize_with = "crate::rule::positive")]
     pub max_masters: usize,
@@ -78,8 +80,10 @@ pub struct Config {
 #[serde(default, deny_unknown_fields)]
 pub struct Tls {
     /// Required: a file with the certificate, and after it those that lead from it to its authority, in PEM.
+    #[serde(deserialize_with = "crate::rule::path")]
     pub certificate: PathBuf,
     /// Required: a file with its key, in PEM.
+    #[serde(deserialize_with = "crate::rule::path")]
     pub key: PathBuf,
 }
 

@@ -29,6 +29,7 @@ pub struct Config {
     /// What status and logs call it.
     pub name: String,
     /// Required: the file, a table `[nodes]` from paths to their data.
+    #[serde(deserialize_with = "crate::rule::path")]
     pub path: PathBuf,
     /// The subtree that is the file's own; all its nodes lie in it.
     pub root: NodePath,

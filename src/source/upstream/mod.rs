@@ -41,11 +41,13 @@ pub struct Config {
     pub connect: String,
     /// A file with the authorities that sign its certificate; none: those that this machine believes. Read anew at each
     /// connection.
+    #[serde(deserialize_with = "crate::rule::some_path")]
     pub ca: Option<PathBuf>,
     /// The user (uid) of whose processes registers on this machine must be that are not spoken to by TLS, or they are not
     /// shown the token; none: whoever listens is.
     pub register_user: Option<u32>,
     /// Required: a file with the token to show. Read anew at each connection.
+    #[serde(deserialize_with = "crate::rule::path")]
     pub token: PathBuf,
     /// How many calls through the register may be under way to each master.
     #[serde(deserialize_with = "crate::rule::positive")]

@@ -34,12 +34,16 @@ pub struct Config {
     /// ensemble. Ages tell.
     pub read_only: bool,
     /// A file with a line `digest:USER:PASSWORD` (or another scheme) for each identity. Read again on SIGHUP.
+    #[serde(deserialize_with = "crate::rule::some_path")]
     pub credentials: Option<PathBuf>,
     /// For servers after `tls://`: a file with the authorities that sign their certificates; none: those that this machine
     /// believes. It and the next two are read anew at each connection.
+    #[serde(deserialize_with = "crate::rule::some_path")]
     pub ca: Option<PathBuf>,
     /// The certificate that is shown to them, with those that lead from it to its authority, and its key.
+    #[serde(deserialize_with = "crate::rule::some_path")]
     pub certificate: Option<PathBuf>,
+    #[serde(deserialize_with = "crate::rule::some_path")]
     pub key: Option<PathBuf>,
     #[serde(with = "crate::rule::WithinAnHour")]
     pub session_timeout: Duration,

@@ -14,6 +14,7 @@ use super::credentials::{self, SASL};
 pub struct Kerberos {
     /// A file with the key by which tickets are taken, again and again. None: the ticket that is in the cache of this
     /// process, or the keytab that `KRB5_CLIENT_KTNAME` names.
+    #[serde(deserialize_with = "crate::rule::some_path")]
     pub keytab: Option<PathBuf>,
     /// None: the first one in the keytab, or the one of the cache.
     pub principal: Option<String>,

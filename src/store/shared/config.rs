@@ -18,6 +18,7 @@ pub struct Config {
     /// The file; from the folder of the Unix socket if it is relative. Empty: none.
     pub path: PathBuf,
     /// The directory of its copy; made if only its last part is missing. Empty: none.
+    #[serde(deserialize_with = "crate::rule::path")]
     pub state: PathBuf,
     /// How often the copy is made anew, if anything changed.
     #[serde(with = "crate::rule::SomeWithinADay")]
