@@ -28,7 +28,7 @@ pub(super) async fn attempt(
 ) -> Result<String, Failure> {
     call.attempts += 1;
     if call.attempts > 1 {
-        call.tally.retried();
+        call.tracker.retried();
     }
     let master = entry.master.id.clone();
     let answers = send(&entry, request, bounds).await?;

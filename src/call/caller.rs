@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 use super::attempt::{attempt, takes_input, unoffered};
 use super::rights::{Right, TooMany};
 use super::{Failure, Request, Rights, Values};
-use crate::metrics::{Ending, Held, Metrics, Tally};
+use crate::metrics::{CallStatus, CallTracker, GaugeGuard, Metrics};
 use crate::resolve;
 use crate::share::Share;
 use crate::store::{Entry, Provider, Snapshot, Store};
@@ -46,9 +46,9 @@ pub struct Completion {
 
 /// A call under way.
 pub(super) struct UnderWay<'a> {
-    _counted: Held<'a>,
+    _counted: GaugeGuard<'a>,
     _right: Right,
-    pub(super) tally: Tally<'a>,
+    pub(super) tracker: CallTracker<'a>,
     started: Instant,
     pub(super) attempts: u32,
 }
@@ -118,13 +118,13 @@ impl Caller {
     fn begin<'a>(&'a self, request: &'a Request, rights: &Arc<Rights>) -> Result<UnderWay<'a>, Failure> {
         self.metrics.calls.increment();
         let is_offered = || self.store.snapshot().directory().instances_of(&request.service).is_some();
-        let tally = self.metrics.methods.begin(&request.service, &request.method, is_offered);
+        let tracker = self.metrics.methods.begin(&request.service, &request.method, is_offered);
         let (counted, started) = (self.metrics.calls_outstanding.hold(), Instant::now());
         match rights.take(&request.service) {
-            Ok(right) => Ok(UnderWay { _counted: counted, _right: right, tally, started, attempts: 0 }),
+            Ok(right) => Ok(UnderWay { _counted: counted, _right: right, tracker, started, attempts: 0 }),
             Err(too_many) => {
                 self.metrics.overloaded.increment();
-                tally.end(Ending::Refused, started.elapsed());
+                tracker.end(CallStatus::Refused, started.elapsed());
                 Err(Failure::Overloaded(message(too_many, &request.service)))
             }
         }
@@ -209,7 +209,7 @@ impl Caller {
 impl UnderWay<'_> {
     fn end(self, master: Result<String, Failure>) -> Result<Completion, Failure> {
         let took = self.started.elapsed();
-        self.tally.end(master.as_ref().err().map_or(Ending::Answered, Failure::ending), took);
+        self.tracker.end(master.as_ref().err().map_or(CallStatus::Answered, Failure::status), took);
         Ok(Completion { master: master?, took, attempts: self.attempts })
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Request;
-use crate::metrics::Ending;
+use crate::metrics::CallStatus;
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Failure {
@@ -47,12 +47,12 @@ impl Failure {
         matches!(self, Self::TimedOut { .. } | Self::Lost { .. })
     }
 
-    pub(super) fn ending(&self) -> Ending {
+    pub(super) fn status(&self) -> CallStatus {
         match self {
-            Self::NoMaster { .. } | Self::Overloaded(_) => Ending::Refused,
-            Self::Lost { .. } => Ending::Lost,
-            Self::Failed { .. } => Ending::Failed,
-            Self::TimedOut { .. } => Ending::TimedOut,
+            Self::NoMaster { .. } | Self::Overloaded(_) => CallStatus::Refused,
+            Self::Lost { .. } => CallStatus::Lost,
+            Self::Failed { .. } => CallStatus::Failed,
+            Self::TimedOut { .. } => CallStatus::TimedOut,
         }
     }
 }

@@ -39,22 +39,22 @@ pub struct Method {
     pub refused: Counter,
     pub retries: Counter,
     pub outstanding: Gauge,
-    times: Mutex<Times>,
+    latency: Mutex<LatencyHistogram>,
 }
 
 /// How long calls took that were answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Times {
-    pub least: Duration,
-    pub most: Duration,
+pub struct LatencyHistogram {
+    pub min: Duration,
+    pub max: Duration,
     pub sum: Duration,
     /// How many took at most as long as each bucket's end, and longer than the one before.
-    pub histogram: [u64; BUCKETS.len() + 1],
+    pub buckets: [u64; BUCKETS.len() + 1],
 }
 
 /// What a call came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub enum CallStatus {
     Answered,
     /// Answered with an error.
     Failed,
@@ -64,9 +64,9 @@ pub enum Ending {
     Refused,
 }
 
-/// One call while it is under way; one that is given up is dropped without an ending.
+/// One call while it is under way; one that is given up is dropped without a status.
 #[derive(Debug)]
-pub struct Tally<'a> {
+pub struct CallTracker<'a> {
     methods: &'a Methods,
     service: &'a str,
     method: &'a str,
@@ -76,11 +76,16 @@ pub struct Tally<'a> {
 
 impl Methods {
     /// Counts a call of a service that is offered, or else has a name that its caller made up.
-    pub fn begin<'a>(&'a self, service: &'a str, method: &'a str, is_offered: impl FnOnce() -> bool) -> Tally<'a> {
+    pub fn begin<'a>(
+        &'a self,
+        service: &'a str,
+        method: &'a str,
+        is_offered: impl FnOnce() -> bool,
+    ) -> CallTracker<'a> {
         let row = self.row(service, method);
         let row = row.unwrap_or_else(|| self.others_of(if is_offered() { service } else { OTHER }));
         row.outstanding.add(1);
-        Tally { methods: self, service, method, row, retries: 0 }
+        CallTracker { methods: self, service, method, row, retries: 0 }
     }
 
     /// Service, method and counts of what was called, in the order of the names.
@@ -119,7 +124,7 @@ impl Methods {
                 MetricType::HISTOGRAM,
                 "method_call_duration_seconds",
                 "How long calls took that were answered, also with an error.",
-                all.iter().map(|(name, method)| method.times().sample(name)),
+                all.iter().map(|(name, method)| method.latency().sample(name)),
             ),
         ]
     }
@@ -138,11 +143,11 @@ impl Methods {
         if service.len() + method.len() > MAX_NAME { None } else { self.add_within(MAX_METHODS, service, method) }
     }
 
-    fn add_within(&self, most: usize, service: &str, method: &str) -> Option<Arc<Method>> {
+    fn add_within(&self, max: usize, service: &str, method: &str) -> Option<Arc<Method>> {
         let new = Arc::<Method>::default();
         self.0.rcu(|rows| {
             let mut rows = Rows::clone(rows);
-            if rows.values().map(OrdMap::len).sum::<usize>() < most {
+            if rows.values().map(OrdMap::len).sum::<usize>() < max {
                 rows.entry(service.to_owned()).or_default().entry(method.to_owned()).or_insert_with(|| new.clone());
             }
             rows
@@ -161,15 +166,15 @@ impl Method {
         [("failed", &self.failed), ("timed_out", &self.timed_out), ("lost", &self.lost), ("refused", &self.refused)]
     }
 
-    pub fn times(&self) -> Times {
-        *self.times.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn latency(&self) -> LatencyHistogram {
+        *self.latency.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Times {
+impl LatencyHistogram {
     /// How many calls these are of.
     pub fn count(&self) -> u64 {
-        self.histogram.iter().sum()
+        self.buckets.iter().sum()
     }
 
     pub fn mean(&self) -> Duration {
@@ -179,33 +184,33 @@ impl Times {
 
     fn sample(&self, name: &(String, String)) -> Metric {
         let bounds = BUCKETS.map(|millis| millis as f64 / 1_000.0);
-        histogram(labels(name), bounds.into_iter().zip(self.histogram), self.count(), self.sum.as_secs_f64())
+        histogram(labels(name), bounds.into_iter().zip(self.buckets), self.count(), self.sum.as_secs_f64())
     }
 
     fn add(&mut self, took: Duration) {
-        self.least = if self.count() == 0 { took } else { self.least.min(took) };
-        self.most = self.most.max(took);
+        self.min = if self.count() == 0 { took } else { self.min.min(took) };
+        self.max = self.max.max(took);
         self.sum += took;
         let bucket = BUCKETS.iter().position(|end| took <= Duration::from_millis(*end as u64));
-        self.histogram[bucket.unwrap_or(BUCKETS.len())] += 1;
+        self.buckets[bucket.unwrap_or(BUCKETS.len())] += 1;
     }
 }
 
-impl Tally<'_> {
+impl CallTracker<'_> {
     pub fn retried(&mut self) {
         self.retries += 1;
     }
 
-    pub fn end(mut self, ending: Ending, took: Duration) {
-        match ending {
-            Ending::Answered => self.move_to_own_row(),
-            Ending::Failed => self.row.failed.increment(),
-            Ending::TimedOut => self.row.timed_out.increment(),
-            Ending::Lost => self.row.lost.increment(),
-            Ending::Refused => self.row.refused.increment(),
+    pub fn end(mut self, status: CallStatus, took: Duration) {
+        match status {
+            CallStatus::Answered => self.move_to_own_row(),
+            CallStatus::Failed => self.row.failed.increment(),
+            CallStatus::TimedOut => self.row.timed_out.increment(),
+            CallStatus::Lost => self.row.lost.increment(),
+            CallStatus::Refused => self.row.refused.increment(),
         }
-        if let Ending::Answered | Ending::Failed = ending {
-            self.row.times.lock().unwrap_or_else(PoisonError::into_inner).add(took);
+        if let CallStatus::Answered | CallStatus::Failed = status {
+            self.row.latency.lock().unwrap_or_else(PoisonError::into_inner).add(took);
         }
     }
 
@@ -219,7 +224,7 @@ impl Tally<'_> {
     }
 }
 
-impl Drop for Tally<'_> {
+impl Drop for CallTracker<'_> {
     fn drop(&mut self) {
         self.row.outstanding.sub(1);
         self.row.calls.increment();
@@ -235,29 +240,29 @@ mod tests {
     fn each_ending_is_counted_and_answers_are_timed() {
         let methods = Methods::default();
         let millis = Duration::from_millis;
-        for (ending, took) in [
-            (Ending::Answered, millis(1)),
-            (Ending::Failed, millis(3)),
-            (Ending::Answered, millis(8_000)),
-            (Ending::TimedOut, millis(9_000)),
-            (Ending::Lost, millis(9_000)),
-            (Ending::Refused, millis(0)),
+        for (status, took) in [
+            (CallStatus::Answered, millis(1)),
+            (CallStatus::Failed, millis(3)),
+            (CallStatus::Answered, millis(8_000)),
+            (CallStatus::TimedOut, millis(9_000)),
+            (CallStatus::Lost, millis(9_000)),
+            (CallStatus::Refused, millis(0)),
         ] {
-            let mut tally = methods.begin("mail", "send", || true);
-            tally.retried();
-            tally.end(ending, took);
+            let mut tracker = methods.begin("mail", "send", || true);
+            tracker.retried();
+            tracker.end(status, took);
         }
-        let under_way = methods.begin("mail", "send", || true);
+        let in_flight = methods.begin("mail", "send", || true);
         let all = methods.all();
         let [(name, method)] = all.as_slice() else { panic!("{all:?}") };
         assert_eq!(*name, ("mail".into(), "send".into()));
         let counts = [&method.calls, &method.failed, &method.timed_out, &method.lost, &method.refused, &method.retries];
         assert_eq!(counts.map(Counter::get), [6, 1, 1, 1, 1, 6]);
         assert_eq!(method.outstanding.get(), 1);
-        let times = method.times();
-        assert_eq!((times.least, times.most, times.mean()), (millis(1), millis(8_000), millis(8_004) / 3));
-        assert_eq!(times.histogram, [1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
-        drop(under_way);
+        let latency = method.latency();
+        assert_eq!((latency.min, latency.max, latency.mean()), (millis(1), millis(8_000), millis(8_004) / 3));
+        assert_eq!(latency.buckets, [1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+        drop(in_flight);
         let counts = [method.outstanding.get(), method.calls.get()];
         assert_eq!(counts, [0, 7], "a call that is given up is no longer under way, but was one");
     }
@@ -274,15 +279,16 @@ mod tests {
     #[test]
     fn only_what_was_answered_has_a_row_and_the_rest_is_counted_together() {
         let methods = Methods::default();
-        let answer = |service, method| methods.begin(service, method, || true).end(Ending::Answered, Duration::ZERO);
+        let answer =
+            |service, method| methods.begin(service, method, || true).end(CallStatus::Answered, Duration::ZERO);
         for number in 0..100 {
             let made_up = number.to_string();
-            methods.begin("mail", &made_up, || true).end(Ending::Failed, Duration::ZERO);
-            methods.begin(&made_up, "send", || false).end(Ending::Refused, Duration::ZERO);
+            methods.begin("mail", &made_up, || true).end(CallStatus::Failed, Duration::ZERO);
+            methods.begin(&made_up, "send", || false).end(CallStatus::Refused, Duration::ZERO);
         }
         assert_eq!(calls(&methods), [row("mail", OTHER, 100), row(OTHER, OTHER, 100)]);
         answer("mail", "send");
-        methods.begin("mail", "send", || true).end(Ending::Failed, Duration::ZERO);
+        methods.begin("mail", "send", || true).end(CallStatus::Failed, Duration::ZERO);
         assert_eq!(calls(&methods), [row("mail", OTHER, 100), row("mail", "send", 2), row(OTHER, OTHER, 100)]);
         assert!(methods.all().iter().all(|(_, counts)| counts.outstanding.get() == 0));
     }
@@ -290,8 +296,9 @@ mod tests {
     #[test]
     fn names_beyond_the_bounds_are_counted_together() {
         let methods = Methods::default();
-        let answer =
-            |service: &str, method: &str| methods.begin(service, method, || true).end(Ending::Answered, Duration::ZERO);
+        let answer = |service: &str, method: &str| {
+            methods.begin(service, method, || true).end(CallStatus::Answered, Duration::ZERO)
+        };
         answer("mail", &"x".repeat(MAX_NAME));
         for number in 0..MAX_METHODS + 10 {
             answer("mail", &number.to_string());
@@ -299,8 +306,8 @@ mod tests {
         answer("mail", "0");
         answer("sms", "send");
         let all = calls(&methods);
-        let most = MAX_METHODS + 1;
-        assert_eq!((all.len(), all.last()), (most, Some(&row(OTHER, OTHER, 1))));
+        let max = MAX_METHODS + 1;
+        assert_eq!((all.len(), all.last()), (max, Some(&row(OTHER, OTHER, 1))));
         assert!(all.contains(&row("mail", "0", 2)) && all.contains(&row("mail", OTHER, 12)), "{all:?}");
     }
 }

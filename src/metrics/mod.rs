@@ -11,7 +11,7 @@ use arc_swap::ArcSwapOption;
 use prometheus::proto::{MetricFamily, MetricType};
 
 pub use self::family::{family, sample};
-pub use self::methods::{Ending, Method, Methods, Tally, Times};
+pub use self::methods::{CallStatus, CallTracker, LatencyHistogram, Method, Methods};
 
 /// A count that only grows.
 #[derive(Debug, Default)]
@@ -37,9 +37,9 @@ pub struct Gauge(AtomicU64);
 
 impl Gauge {
     /// Counts one more, until the guard is dropped.
-    pub fn hold(&self) -> Held<'_> {
+    pub fn hold(&self) -> GaugeGuard<'_> {
         self.0.fetch_add(1, Ordering::Relaxed);
-        Held(self)
+        GaugeGuard(self)
     }
 
     pub fn add(&self, n: u64) {
@@ -56,9 +56,9 @@ impl Gauge {
 }
 
 #[derive(Debug)]
-pub struct Held<'a>(&'a Gauge);
+pub struct GaugeGuard<'a>(&'a Gauge);
 
-impl Drop for Held<'_> {
+impl Drop for GaugeGuard<'_> {
     fn drop(&mut self) {
         self.0.0.fetch_sub(1, Ordering::Relaxed);
     }

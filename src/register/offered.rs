@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::Hall;
 use super::question::Offer;
-use crate::metrics::{Held, Metrics};
+use crate::metrics::{GaugeGuard, Metrics};
 use crate::model::Service;
 use crate::net::User;
 use crate::share::Taken;
@@ -18,7 +18,7 @@ pub(super) struct Offered<'h> {
     /// How many services were published last; none: nothing was.
     count: Option<usize>,
     charged: Charge<'h>,
-    left_out: Option<Held<'h>>,
+    left_out: Option<GaugeGuard<'h>>,
     /// While its services are not known.
     unknown: Option<OneMore>,
     changes: u64,

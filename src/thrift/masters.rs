@@ -237,7 +237,7 @@ fn not_found(kind: EntityKind, name: &str, message: String, freshness: Freshness
 }
 
 fn stats(service_name: String, name: String, method: &Method) -> idl::MethodStats {
-    let times = method.times();
+    let latency = method.latency();
     let count = |counter: &Counter| counter.get() as i64;
     idl::MethodStats {
         service_name,
@@ -249,9 +249,9 @@ fn stats(service_name: String, name: String, method: &Method) -> idl::MethodStat
         refused: count(&method.refused),
         retries: count(&method.retries),
         outstanding: method.outstanding.get() as i64,
-        min_us: times.least.as_micros() as i64,
-        mean_us: times.mean().as_micros() as i64,
-        max_us: times.most.as_micros() as i64,
-        histogram: times.histogram.iter().map(|count| *count as i64).collect(),
+        min_us: latency.min.as_micros() as i64,
+        mean_us: latency.mean().as_micros() as i64,
+        max_us: latency.max.as_micros() as i64,
+        histogram: latency.buckets.iter().map(|count| *count as i64).collect(),
     }
 }
