@@ -100,8 +100,8 @@ fn offered<'a>(entry: &'a Entry, request: &Request) -> Option<&'a Service> {
     let fits =
         |version: &Option<Requirement>, of: &Service| version.as_ref().is_none_or(|it| it.matches(&of.version()));
     let offers = entry.master.services.iter().filter(|service| service.base_name() == request.service);
-    let offers = offers.filter(|service| service.has_metadata(&request.wanted.metadata));
-    offers.filter(|service| fits(&request.wanted.version, service)).max_by_key(|service| service.version())
+    let offers = offers.filter(|service| service.has_metadata(&request.query.metadata));
+    offers.filter(|service| fits(&request.query.version, service)).max_by_key(|service| service.version())
 }
 
 /// Waits for all that the master gives. A value is charged as long as it is held: as it came, it may take many times as

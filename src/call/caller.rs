@@ -102,12 +102,12 @@ impl Caller {
     fn all_now(&self, request: &Request) -> Result<Vec<Arc<Entry>>, Failure> {
         let snapshot = self.store.snapshot();
         let directory = snapshot.directory();
-        let any = resolve::choose(directory, &request.service, &request.wanted);
+        let any = resolve::choose(directory, &request.service, &request.query);
         any.map_err(|none| nobody(&snapshot, request, none.to_string()))?;
-        let fits = |of: &Version| request.wanted.version.as_ref().is_none_or(|version| version.matches(of));
+        let fits = |of: &Version| request.query.version.as_ref().is_none_or(|version| version.matches(of));
         let by_version = directory.instances_of(&request.service).into_iter().flatten().filter(|(of, _)| fits(of));
         let has_metadata =
-            |it: &&Provider| it.instances.iter().any(|instance| instance.has_metadata(&request.wanted.metadata));
+            |it: &&Provider| it.instances.iter().any(|instance| instance.has_metadata(&request.query.metadata));
         let providers = by_version.flat_map(|(_, those)| those.iter().filter(has_metadata));
         let mut ids: Vec<&Arc<str>> = providers.map(|it| &it.id).collect();
         ids.sort_unstable();
@@ -131,15 +131,15 @@ impl Caller {
     }
 
     async fn on_any(&self, request: &Request, bounds: Bounds<'_>, call: &mut UnderWay<'_>) -> Result<String, Failure> {
-        let mut wanted = request.wanted.clone();
+        let mut query = request.query.clone();
         let mut failure: Option<Failure> = None;
         loop {
             let entry = match &failure {
-                None => self.when_back(request, bounds.until, || self.choose(request, &wanted)).await?,
+                None => self.when_back(request, bounds.until, || self.choose(request, &query)).await?,
                 // Why the last one failed says more than that there is no other.
-                Some(failure) => self.choose(request, &wanted).map_err(|_| failure.clone())?,
+                Some(failure) => self.choose(request, &query).map_err(|_| failure.clone())?,
             };
-            wanted.not.push(entry.master.id.as_str().into());
+            query.exclude.push(entry.master.id.as_str().into());
             match attempt(entry, request, bounds, call).await {
                 Err(failed)
                     if failed.may_be_tried_again(request)
@@ -188,18 +188,18 @@ impl Caller {
     }
 
     /// The snapshot is let go before anybody waits.
-    fn choose(&self, request: &Request, wanted: &resolve::Wanted) -> Result<Arc<Entry>, Failure> {
+    fn choose(&self, request: &Request, query: &resolve::Query) -> Result<Arc<Entry>, Failure> {
         let snapshot = self.store.snapshot();
-        let choose = |wanted: &_| resolve::choose(snapshot.directory(), &request.service, wanted);
-        let mut chosen = choose(wanted);
-        let mut wanted = wanted.clone();
+        let choose = |query: &_| resolve::choose(snapshot.directory(), &request.service, query);
+        let mut chosen = choose(query);
+        let mut query = query.clone();
         // Another one may take the values that are sent.
         while let Ok(entry) = &chosen
             && !takes_input(entry, request)
-            && wanted.not.len() < MAX_ASIDE
+            && query.exclude.len() < MAX_ASIDE
         {
-            wanted.not.push(entry.master.id.as_str().into());
-            let Ok(other) = choose(&wanted) else { break };
+            query.exclude.push(entry.master.id.as_str().into());
+            let Ok(other) = choose(&query) else { break };
             chosen = Ok(other);
         }
         chosen.map_err(|none| nobody(&snapshot, request, none.to_string()))

@@ -8,7 +8,7 @@ use rmpv::Value;
 use super::Encoding;
 use crate::heavy::is_heavy;
 use crate::model::Input;
-use crate::resolve::{Balance, Requirement, Wanted};
+use crate::resolve::{Balance, Query, Requirement};
 use crate::share::Share;
 use crate::tunnel::value::memory_size;
 
@@ -24,7 +24,7 @@ pub struct Request {
     pub cut_by: Option<&'static str>,
     pub retries: usize,
     pub is_idempotent: bool,
-    pub wanted: Wanted,
+    pub query: Query,
     pub all_values: bool,
     /// How its values are written.
     pub encoding: Encoding,
@@ -60,16 +60,16 @@ impl Request {
 
     /// About how much memory it takes, its arguments above all.
     pub fn memory_size(&self) -> usize {
-        let Wanted { version, balance, metadata, .. } = &self.wanted;
+        let Query { version, balance, metadata, .. } = &self.query;
         let key = if let Balance::Key(key) = balance { key.len() } else { 0 };
         let metadata: usize = metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
-        let wanted = version.as_ref().map_or(0, Requirement::memory_size) + key + metadata;
+        let query = version.as_ref().map_or(0, Requirement::memory_size) + key + metadata;
         size_of::<Self>()
             + self.master.as_ref().map_or(0, String::len)
             + self.service.len()
             + self.method.len()
             + self.arguments.unread.len()
-            + wanted
+            + query
             + memory_size(&self.arguments.value)
     }
 }

@@ -28,15 +28,15 @@ pub enum Balance {
     Key(String),
 }
 
-/// What is wanted of a master.
+/// What a master must be to be chosen, and how it is.
 #[derive(Clone, Debug, Default)]
-pub struct Wanted {
+pub struct Query {
     pub version: Option<Requirement>,
     /// Metadata that the service must have.
     pub metadata: BTreeMap<String, String>,
     pub balance: Balance,
     /// Masters that were tried already.
-    pub not: Vec<Arc<str>>,
+    pub exclude: Vec<Arc<str>>,
 }
 
 /// Why there is no master to call.
@@ -65,7 +65,7 @@ fn in_words(metadata: &BTreeMap<String, String>) -> String {
 
 /// A master that offers `service`, by its name without a version: of the newest version that will do. One that is
 /// silent is chosen only where no other can be had.
-pub fn choose(directory: &Directory, service: &str, wanted: &Wanted) -> Result<Arc<Entry>, NoMaster> {
+pub fn choose(directory: &Directory, service: &str, query: &Query) -> Result<Arc<Entry>, NoMaster> {
     let name = || service.to_owned();
     let Some(instances) = directory.instances_of(service) else {
         let was_offered = directory.was_offered(service);
@@ -73,64 +73,60 @@ pub fn choose(directory: &Directory, service: &str, wanted: &Wanted) -> Result<A
     };
     let mut met = false;
     for is_there in [Entry::is_answering, Entry::is_connected] {
-        for (_, those) in fitting(instances, wanted.version.as_ref()) {
+        for (_, set) in candidates(instances, query.version.as_ref()) {
             met = true;
             let will_do = |Provider { id, instances }: &Provider| {
                 // What is no master is called by its clients.
-                let entry = directory.master(id).filter(|_| !wanted.not.contains(id));
+                let entry = directory.master(id).filter(|_| !query.exclude.contains(id));
                 let entry = entry.filter(|entry| is_there(entry))?;
-                instances.iter().any(|it| it.has_metadata(&wanted.metadata)).then(|| entry.clone())
+                instances.iter().any(|it| it.has_metadata(&query.metadata)).then(|| entry.clone())
             };
-            if let Some(entry) = among(those, &wanted.balance, will_do) {
+            if let Some(entry) = pick(set, &query.balance, will_do) {
                 return Ok(entry);
             }
         }
     }
-    Err(match &wanted.version {
+    Err(match &query.version {
         Some(version) if !met => NoMaster::NoVersion(name(), version.to_string()),
-        _ if !wanted.metadata.is_empty() && wanted.not.is_empty() => {
-            NoMaster::NoMetadata(name(), in_words(&wanted.metadata))
+        _ if !query.metadata.is_empty() && query.exclude.is_empty() => {
+            NoMaster::NoMetadata(name(), in_words(&query.metadata))
         }
-        _ if wanted.not.is_empty() => NoMaster::NoneConnected(name()),
+        _ if query.exclude.is_empty() => NoMaster::NoneConnected(name()),
         _ => NoMaster::AllTried(name()),
     })
 }
 
-/// One of `those` that will do.
-fn among(
-    those: &InstanceSet,
-    balance: &Balance,
-    will_do: impl Fn(&Provider) -> Option<Arc<Entry>>,
-) -> Option<Arc<Entry>> {
+/// One of a set that will do.
+fn pick(set: &InstanceSet, balance: &Balance, will_do: impl Fn(&Provider) -> Option<Arc<Entry>>) -> Option<Arc<Entry>> {
     match balance {
-        Balance::Random => any(those, will_do),
+        Balance::Random => any(set, will_do),
         Balance::RoundRobin => {
-            // Others take turns meanwhile, and these may have been those of all that will do.
-            let turn = (0..those.len()).find_map(|_| those.take_turn().and_then(&will_do));
-            turn.or_else(|| any(those, will_do))
+            // Others take turns meanwhile, and theirs may have been those of all that will do.
+            let turn = (0..set.len()).find_map(|_| set.take_turn().and_then(&will_do));
+            turn.or_else(|| any(set, will_do))
         }
-        Balance::Key(key) => rendezvous(those.iter().filter_map(will_do), key),
+        Balance::Key(key) => rendezvous(set.iter().filter_map(will_do), key),
         Balance::LeastOutstanding => {
-            let first = any(those, &will_do)?;
+            let first = any(set, &will_do)?;
             let is_other = |entry: &Arc<Entry>| !Arc::ptr_eq(entry, &first);
-            let second = if those.len() > 1 { any(those, |provider| will_do(provider).filter(is_other)) } else { None };
+            let second = if set.len() > 1 { any(set, |provider| will_do(provider).filter(is_other)) } else { None };
             Some(second.filter(|second| second.outstanding() < first.outstanding()).unwrap_or(first))
         }
     }
 }
 
 /// A random one that will do, each as likely as the others.
-fn any(those: &InstanceSet, will_do: impl Fn(&Provider) -> Option<Arc<Entry>>) -> Option<Arc<Entry>> {
-    let mut drawn = (0..DRAWS).filter_map(|_| those.get(random_below(those.len())));
+fn any(set: &InstanceSet, will_do: impl Fn(&Provider) -> Option<Arc<Entry>>) -> Option<Arc<Entry>> {
+    let mut drawn = (0..DRAWS).filter_map(|_| set.get(random_below(set.len())));
     if let Some(entry) = drawn.find_map(&will_do) {
         return Some(entry);
     }
-    let all: Vec<_> = those.iter().filter_map(will_do).collect();
+    let all: Vec<_> = set.iter().filter_map(will_do).collect();
     all.get(random_below(all.len())).cloned()
 }
 
-/// Those of each version that meets the requirement, the newest first.
-fn fitting<'a>(
+/// The instances of each version that meets the requirement, the newest first.
+fn candidates<'a>(
     instances: &'a Instances,
     version: Option<&'a Requirement>,
 ) -> impl Iterator<Item = (&'a Version, &'a InstanceSet)> {
@@ -138,8 +134,8 @@ fn fitting<'a>(
 }
 
 /// The one whose weight is greatest: who comes or goes moves only its own keys.
-fn rendezvous(those: impl Iterator<Item = Arc<Entry>>, key: &str) -> Option<Arc<Entry>> {
-    those.max_by_key(|entry| weight(key, &entry.master.id))
+fn rendezvous(entries: impl Iterator<Item = Arc<Entry>>, key: &str) -> Option<Arc<Entry>> {
+    entries.max_by_key(|entry| weight(key, &entry.master.id))
 }
 
 /// XXH3 of the key, a zero byte and the id; PHP has it as `hash('xxh3', "$key\0$id")`.
@@ -206,41 +202,41 @@ mod tests {
         Change::Join(Arc::new(master), Arc::new(line))
     }
 
-    fn chosen(store: &Store, service: &str, wanted: &Wanted) -> Result<String, NoMaster> {
+    fn chosen(store: &Store, service: &str, query: &Query) -> Result<String, NoMaster> {
         let snapshot = store.snapshot();
-        choose(snapshot.directory(), service, wanted).map(|entry| entry.master.id.clone())
+        choose(snapshot.directory(), service, query).map(|entry| entry.master.id.clone())
     }
 
     #[test]
     fn the_metadata_that_nobody_has_are_named_and_cut_where_they_are_long() {
-        let wanted = |value: &str| in_words(&BTreeMap::from([("a".to_owned(), value.to_owned())]));
-        let told = NoMaster::NoMetadata("mail".into(), wanted("9")).to_string();
+        let query = |value: &str| in_words(&BTreeMap::from([("a".to_owned(), value.to_owned())]));
+        let told = NoMaster::NoMetadata("mail".into(), query("9")).to_string();
         assert_eq!(told, "no master that is connected offers the service `mail` with a=9");
-        assert_eq!(wanted(&"ü".repeat(10_000)), format!("a={}…", "ü".repeat(198)));
+        assert_eq!(query(&"ü".repeat(10_000)), format!("a={}…", "ü".repeat(198)));
     }
 
     #[test]
     fn why_there_is_none_is_told() {
         let (store, publisher) = store();
-        let wanted = Wanted { version: Some(">=3".parse().expect("a requirement")), ..Wanted::default() };
-        assert_eq!(chosen(&store, "mail", &wanted), Err(NoMaster::Unknown("mail".into())));
+        let query = Query { version: Some(">=3".parse().expect("a requirement")), ..Query::default() };
+        assert_eq!(chosen(&store, "mail", &query), Err(NoMaster::Unknown("mail".into())));
         publisher.publish(vec![join("a", &["mail@1.0.0"], 0)]);
-        assert_eq!(chosen(&store, "mail", &wanted), Err(NoMaster::NoVersion("mail".into(), ">=3".into())));
-        let wanted = Wanted { not: vec!["a".into()], ..Wanted::default() };
-        assert_eq!(chosen(&store, "mail", &wanted), Err(NoMaster::AllTried("mail".into())));
+        assert_eq!(chosen(&store, "mail", &query), Err(NoMaster::NoVersion("mail".into(), ">=3".into())));
+        let query = Query { exclude: vec!["a".into()], ..Query::default() };
+        assert_eq!(chosen(&store, "mail", &query), Err(NoMaster::AllTried("mail".into())));
         publisher.publish(vec![Change::Leave("a".into())]);
-        assert_eq!(chosen(&store, "mail", &wanted), Err(NoMaster::NoneAlive("mail".into())));
+        assert_eq!(chosen(&store, "mail", &query), Err(NoMaster::NoneAlive("mail".into())));
     }
 
     #[test]
     fn the_newest_version_that_will_do_is_chosen() {
         let (store, publisher) = store();
         publisher.publish(vec![join("a", &["mail@1.2.0"], 0), join("b", &["mail@2.0.0"], 0), join("c", &["mail"], 0)]);
-        let version = |text: &str| Wanted { version: Some(text.parse().expect("a requirement")), ..Wanted::default() };
-        assert_eq!(chosen(&store, "mail", &Wanted::default()), Ok("b".into()));
+        let version = |text: &str| Query { version: Some(text.parse().expect("a requirement")), ..Query::default() };
+        assert_eq!(chosen(&store, "mail", &Query::default()), Ok("b".into()));
         assert_eq!(chosen(&store, "mail", &version("^1")), Ok("a".into()));
         assert_eq!(
-            chosen(&store, "mail", &Wanted { not: vec!["b".into(), "a".into()], ..Wanted::default() }),
+            chosen(&store, "mail", &Query { exclude: vec!["b".into(), "a".into()], ..Query::default() }),
             Ok("c".into())
         );
     }
@@ -251,8 +247,8 @@ mod tests {
         publisher.publish(vec![join("a", &["mail"], 9), join("b", &["mail"], 0), join("c", &["mail"], 9)]);
         let snapshot = store.snapshot();
         let count = |balance: Balance, id: &str| {
-            let wanted = Wanted { balance, ..Wanted::default() };
-            let choose = || super::choose(snapshot.directory(), "mail", &wanted).expect("a master");
+            let query = Query { balance, ..Query::default() };
+            let choose = || super::choose(snapshot.directory(), "mail", &query).expect("a master");
             (0..300).filter(|_| choose().master.id == id).count()
         };
         assert_eq!(count(Balance::RoundRobin, "a"), 100);
@@ -267,12 +263,12 @@ mod tests {
     fn each_service_has_turns_of_its_own() {
         let (store, publisher) = store();
         publisher.publish(vec![join("a", &["mail", "log"], 0), join("b", &["mail", "log"], 0)]);
-        let by_turns = Wanted { balance: Balance::RoundRobin, ..Wanted::default() };
+        let by_turns = Query { balance: Balance::RoundRobin, ..Query::default() };
         let turn = |service: &str| chosen(&store, service, &by_turns).expect("a master");
         let turns = [0; 4].map(|_| (turn("mail"), turn("log")));
         for id in ["a", "b"] {
-            let those = turns.iter().filter(|(mail, log)| mail == id && log == id).count();
-            assert_eq!(those, 2, "two services called in turn reach every master: {turns:?}");
+            let count = turns.iter().filter(|(mail, log)| mail == id && log == id).count();
+            assert_eq!(count, 2, "two services called in turn reach every master: {turns:?}");
         }
         // Who comes and goes begins nothing anew.
         let before = turn("mail");
@@ -286,15 +282,14 @@ mod tests {
         let (store, publisher) = store();
         publisher.publish(vec![join("a", &["mail"], 0), join("b", &["mail"], 0)]);
         let snapshot = store.snapshot();
-        let (_, those) =
-            snapshot.directory().instances_of("mail").and_then(|all| all.iter().next()).expect("a version");
+        let (_, set) = snapshot.directory().instances_of("mail").and_then(|all| all.iter().next()).expect("a version");
         for other in ["a", "b"] {
             let will_do = |provider: &Provider| {
                 // As a thread beside this one would, so that all of its turns are those of one master.
-                those.take_turn();
+                set.take_turn();
                 snapshot.directory().master(&provider.id).filter(|_| &*provider.id != other).cloned()
             };
-            assert!(among(those, &Balance::RoundRobin, will_do).is_some(), "not {other}");
+            assert!(pick(set, &Balance::RoundRobin, will_do).is_some(), "not {other}");
         }
     }
 
@@ -309,7 +304,7 @@ mod tests {
     fn of_two_masters_the_busy_one_is_never_chosen() {
         let (store, publisher) = store();
         publisher.publish(vec![join("busy", &["mail"], 1), join("idle", &["mail"], 0)]);
-        assert!((0..400).all(|_| chosen(&store, "mail", &Wanted::default()) == Ok("idle".into())));
+        assert!((0..400).all(|_| chosen(&store, "mail", &Query::default()) == Ok("idle".into())));
     }
 
     #[test]
@@ -322,8 +317,8 @@ mod tests {
             keyed.chain([Balance::LeastOutstanding, Balance::Random, Balance::RoundRobin])
         };
         let always = |id: &str| {
-            let wanted = |balance| Wanted { balance, ..Wanted::default() };
-            balances().all(|balance| (0..20).all(|_| chosen(&store, "mail", &wanted(balance.clone())) == Ok(id.into())))
+            let query = |balance| Query { balance, ..Query::default() };
+            balances().all(|balance| (0..20).all(|_| chosen(&store, "mail", &query(balance.clone())) == Ok(id.into())))
         };
         assert!(always("a"));
         publisher.publish(vec![join("a", &["mail@1.0.0"], 9)]);
@@ -338,12 +333,12 @@ mod tests {
         publisher.publish(["a", "b", "c", "d"].map(|id| join(id, &["mail"], 0)).to_vec());
         let snapshot = store.snapshot();
         for balance in [Balance::LeastOutstanding, Balance::Random, Balance::RoundRobin] {
-            let wanted = Wanted { balance, not: vec!["a".into()], ..Wanted::default() };
-            let choose = || super::choose(snapshot.directory(), "mail", &wanted).expect("a master").master.id.clone();
+            let query = Query { balance, exclude: vec!["a".into()], ..Query::default() };
+            let choose = || super::choose(snapshot.directory(), "mail", &query).expect("a master").master.id.clone();
             let chosen: Vec<String> = (0..600).map(|_| choose()).collect();
             for id in ["b", "c", "d"] {
                 let count = chosen.iter().filter(|chosen| *chosen == id).count();
-                assert!((140..260).contains(&count), "{id}: {count} of 600, {:?}", wanted.balance);
+                assert!((140..260).contains(&count), "{id}: {count} of 600, {:?}", query.balance);
             }
         }
     }
@@ -354,11 +349,11 @@ mod tests {
         let Change::Join(master, _) = join("a", &["mail"], 0) else { unreachable!("it joins") };
         publisher.publish(vec![Change::Expect(master)]);
         assert_eq!(store.snapshot().directory().instances("mail").count(), 1);
-        assert_eq!(chosen(&store, "mail", &Wanted::default()), Err(NoMaster::NoneConnected("mail".into())));
+        assert_eq!(chosen(&store, "mail", &Query::default()), Err(NoMaster::NoneConnected("mail".into())));
         publisher.publish(vec![join("a", &["mail"], 0)]);
-        assert_eq!(chosen(&store, "mail", &Wanted::default()), Ok("a".into()));
+        assert_eq!(chosen(&store, "mail", &Query::default()), Ok("a".into()));
         publisher.clear_expected();
-        assert_eq!(chosen(&store, "mail", &Wanted::default()), Ok("a".into()));
+        assert_eq!(chosen(&store, "mail", &Query::default()), Ok("a".into()));
     }
 
     #[test]
@@ -371,11 +366,11 @@ mod tests {
         let directory = |store: &Store| store.snapshot().directory().clone();
         assert_eq!(directory(&store).master("a").expect("a master").outstanding(), 3);
         one.publish(vec![Change::Leave("a".into())]);
-        assert_eq!(chosen(&store, "mail", &Wanted::default()), Ok("a".into()));
+        assert_eq!(chosen(&store, "mail", &Query::default()), Ok("a".into()));
         assert!(store.snapshot().revision() > revision);
         two.publish(vec![Change::Leave("a".into())]);
         assert!(directory(&store).master("a").is_none());
-        assert_eq!(chosen(&store, "mail", &Wanted::default()), Err(NoMaster::NoneAlive("mail".into())));
+        assert_eq!(chosen(&store, "mail", &Query::default()), Err(NoMaster::NoneAlive("mail".into())));
     }
 
     #[test]
@@ -387,13 +382,13 @@ mod tests {
         one.publish(vec![join("a", &["mail"], 1)]);
         two.publish(vec![join("a", &["mail"], 2)]);
         two.publish(vec![join("a", &[], 2)]);
-        assert_eq!(chosen(&store, "mail", &Wanted::default()), Ok("a".into()));
+        assert_eq!(chosen(&store, "mail", &Query::default()), Ok("a".into()));
         let offer = entry(&store).master.services[0].clone();
         assert_eq!(entry(&store).lines_to(&offer).map(|line| line.outstanding()).collect::<Vec<_>>(), [1]);
         two.publish(vec![Change::Leave("a".into())]);
-        assert_eq!(chosen(&store, "mail", &Wanted::default()), Ok("a".into()));
+        assert_eq!(chosen(&store, "mail", &Query::default()), Ok("a".into()));
         one.publish(vec![join("a", &[], 1)]);
-        assert_eq!(chosen(&store, "mail", &Wanted::default()), Err(NoMaster::NoneAlive("mail".into())));
+        assert_eq!(chosen(&store, "mail", &Query::default()), Err(NoMaster::NoneAlive("mail".into())));
     }
 
     #[test]
@@ -408,7 +403,7 @@ mod tests {
         assert_eq!(entry.lines_to(offer).map(|line| line.outstanding()).collect::<Vec<_>>(), [7]);
         assert_eq!(entry.lines().next().map(|line| line.outstanding()), Some(7), "commands go to itself first");
         register.publish(vec![Change::Leave("a".into())]);
-        assert_eq!(chosen(&store, "more", &Wanted::default()), Ok("a".into()));
+        assert_eq!(chosen(&store, "more", &Query::default()), Ok("a".into()));
     }
 
     #[test]
@@ -431,12 +426,12 @@ mod tests {
             .map(|(id, it)| (id.as_ref(), it.endpoints.len(), it.master().is_some()))
             .collect();
         assert_eq!(found, [("10.0.0.1:25", 1, false), ("10.0.0.2:25", 1, false), ("m1", 0, true)]);
-        let choose = |wanted: &Wanted| super::choose(&directory, "mail", wanted);
+        let choose = |query: &Query| super::choose(&directory, "mail", query);
         for balance in [Balance::LeastOutstanding, Balance::RoundRobin, Balance::Random, Balance::Key("k".into())] {
-            let chosen = choose(&Wanted { balance, ..Wanted::default() }).expect("a master");
+            let chosen = choose(&Query { balance, ..Query::default() }).expect("a master");
             assert_eq!(chosen.master.id, "m1");
         }
-        let tried = Wanted { not: vec!["m1".into()], ..Wanted::default() };
+        let tried = Query { exclude: vec!["m1".into()], ..Query::default() };
         assert_eq!(choose(&tried).expect_err("clients call the others themselves"), NoMaster::AllTried("mail".into()));
     }
 
@@ -448,11 +443,11 @@ mod tests {
             let names: Vec<&str> = names.iter().map(String::as_str).chain(["mail"]).collect();
             publisher.publish(vec![join("a", &names, 0)]);
         }
-        assert_eq!(chosen(&store, "mail", &Wanted::default()), Ok("a".into()));
+        assert_eq!(chosen(&store, "mail", &Query::default()), Ok("a".into()));
         publisher.publish(vec![Change::Leave("a".into())]);
         assert_eq!(store.snapshot().directory().past_services(None).count(), 4_096);
         assert_eq!(store.snapshot().directory().count_of_services(), 0);
-        assert_eq!(chosen(&store, "mail", &Wanted::default()), Err(NoMaster::NoneAlive("mail".into())));
-        assert_eq!(chosen(&store, "s0-0", &Wanted::default()), Err(NoMaster::Unknown("s0-0".into())));
+        assert_eq!(chosen(&store, "mail", &Query::default()), Err(NoMaster::NoneAlive("mail".into())));
+        assert_eq!(chosen(&store, "s0-0", &Query::default()), Err(NoMaster::Unknown("s0-0".into())));
     }
 }

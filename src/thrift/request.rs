@@ -11,7 +11,7 @@ use super::masters::check_metadata;
 use crate::call::{Arguments, Encoding, Request};
 use crate::model::{Command, split_name};
 use crate::net::Remote;
-use crate::resolve::{Balance, NoRequirement, Requirement, Wanted};
+use crate::resolve::{Balance, NoRequirement, Query, Requirement};
 use crate::tunnel::message::check_command;
 use crate::tunnel::value::{get, text};
 
@@ -41,11 +41,11 @@ pub(super) fn check(call: idl::Call, config: &Config) -> Result<Request, Invalid
         return Err(invalid("metadata", "they choose a master, which `masterId` does already"));
     }
     let arguments = Arguments::of(encoding, call.arguments.unwrap_or_default());
-    let wanted = Wanted {
+    let query = Query {
         version,
         balance: balance(call.balance, call.key)?,
         metadata: call.metadata.unwrap_or_default(),
-        ..Wanted::default()
+        ..Query::default()
     };
     Ok(Request {
         master: call.master_id,
@@ -56,7 +56,7 @@ pub(super) fn check(call: idl::Call, config: &Config) -> Result<Request, Invalid
         cut_by: (timeout > config.max_call_time).then_some("[thrift] max_call_time"),
         retries: retries(call.retries)?,
         is_idempotent: call.idempotent.unwrap_or(false),
-        wanted,
+        query,
         all_values: call.all_values.unwrap_or(false),
         encoding,
         input: None,
@@ -209,11 +209,11 @@ mod tests {
         };
         let wanted = |service: &str, version: Option<&str>| {
             let request = request(service, version);
-            (request.service, request.wanted.version.map(|version| version.to_string()))
+            (request.service, request.query.version.map(|version| version.to_string()))
         };
         assert_eq!(wanted("api@1.0.0", None), ("api".into(), Some("=1.0.0".into())));
         assert_eq!(wanted("api@1", Some("^1")), ("api".into(), Some("=1.0.0 and ^1".into())));
-        let either = request("api@1.0.0", Some("^1 || ^2")).wanted.version.expect("a requirement");
+        let either = request("api@1.0.0", Some("^1 || ^2")).query.version.expect("a requirement");
         let meets = |version: &str| either.matches(&version.parse().expect("a version"));
         assert!(meets("1.0.0") && !meets("1.1.0") && !meets("2.0.0"));
         assert_eq!(wanted("mail@work", None), ("mail@work".into(), None));
