@@ -25,7 +25,7 @@ use hyper_util::service::TowerToHyperService;
 pub use self::config::Config;
 use crate::access::Access;
 use crate::metrics::Metrics;
-use crate::net::{Accepted, Address, BindError, Bound, Peers, Stream, TakenPorts, User};
+use crate::net::{Accepted, Address, BindError, Listener, Peers, Stream, TakenPorts, User};
 use crate::places::{Place, Places};
 use crate::share::Pool;
 use crate::store::Store;
@@ -45,7 +45,7 @@ const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// A bound server, which answers nobody yet.
 #[derive(Debug)]
-pub struct Admin(Result<Bound, BindError>);
+pub struct Admin(Result<Listener, BindError>);
 
 /// Of what it answers.
 #[derive(Debug)]
@@ -66,22 +66,22 @@ struct Answers {
 impl Admin {
     /// Begins to listen. A port that another process has keeps nobody from the rest.
     pub fn bind(config: &Config, taken_ports: TakenPorts) -> Result<Self, BindError> {
-        Bound::tcp_unless_taken("admin.listen", &config.listen, taken_ports).map(Self)
+        Listener::tcp_unless_taken("admin.listen", &config.listen, taken_ports).map(Self)
     }
 
     /// Where it listens.
     pub fn address(&self) -> Option<&Address> {
-        self.0.as_ref().ok().map(Bound::address)
+        self.0.as_ref().ok().map(Listener::address)
     }
 
     pub fn start(self, rooms: Rooms, tasks: &Tasks) {
         let (connections, stop) = (tasks.clone(), tasks.stop_signal());
         let places = Places::new(MAX_CONNECTIONS, None);
         tasks.critical("the admin server", async move {
-            let bound = match self.0 {
-                Ok(bound) => bound,
-                Err(taken) => match Bound::when_free(taken, &rooms.metrics, &stop).await {
-                    Some(bound) => bound,
+            let listener = match self.0 {
+                Ok(listener) => listener,
+                Err(taken) => match Listener::when_free(taken, &rooms.metrics, &stop).await {
+                    Some(listener) => listener,
                     None => return,
                 },
             };
@@ -92,7 +92,7 @@ impl Admin {
                     connections.short(answer(stream, router.clone(), places.take(peer.user), stop.clone()));
                 }
             };
-            if let Err(error) = bound.accept(&stop, serve).await {
+            if let Err(error) = listener.accept(&stop, serve).await {
                 tracing::error!(%error, "the admin server cannot listen");
             }
             stop.requested().await;

@@ -12,7 +12,7 @@ use super::mistake::{Key, Mistake};
 use super::{Config, connect};
 use crate::access::Subject;
 use crate::model::NodePath;
-use crate::net::{Address, Remote, most_bytes};
+use crate::net::{Address, Remote, max_path_len};
 use crate::{access, register, secret, source, store, thrift};
 
 /// Below this, a pause of either process costs the session.
@@ -143,7 +143,7 @@ impl Check<'_> {
     fn socket(&mut self, path: &Path, key: &Key) {
         let relative = path.is_relative() && !path.as_os_str().is_empty();
         self.object_if(relative, key, "is relative: write an absolute path, which clients can know");
-        let (bytes, most) = (path.as_os_str().len(), most_bytes(path));
+        let (bytes, most) = (path.as_os_str().len(), max_path_len(path));
         self.object_if(
             bytes > most,
             key,

@@ -11,7 +11,7 @@ use super::{Config, runs_as};
 use crate::access::Subject;
 use crate::default_paths;
 use crate::model::NodePath;
-use crate::net::InTheWay;
+use crate::net::PathOccupied;
 use crate::net::tls::{TlsError, authorities_of, chain_of, client, key_of};
 use crate::permissions::{gid_of, own};
 use crate::register::{self, SecretError};
@@ -45,7 +45,7 @@ pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
     let is_own = config.sidecar_user().is_none_or(|user| user == geteuid());
     for (key, path) in [("thrift.unix", &config.thrift.unix), ("register.unix", &config.register.unix)] {
         let Some(folder) = path.parent().filter(|_| path.is_absolute()) else { continue };
-        if let Err(error) = InTheWay::none_at(path) {
+        if let Err(error) = PathOccupied::none_at(path) {
             mistakes.push(draft.mistake(key.into(), error.to_string()));
         } else if let Some(why) = runs_as::cannot_make("socket", folder).filter(|_| is_own && !is_to_come(folder)) {
             mistakes.push(draft.mistake(key.into(), why));

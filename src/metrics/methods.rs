@@ -22,8 +22,8 @@ const BUCKETS: [u128; 12] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5
 
 /// All methods that have been called.
 ///
-/// Callers choose the names. So a method is counted by itself from its first answer on; until then, and where there are too
-/// many, it is counted with the others of its service, if that is offered at all.
+/// Callers choose the names. So a method is counted by itself from its first answer on; until then, and where there are
+/// too many, it is counted with the others of its service, if that is offered at all.
 #[derive(Debug, Default)]
 pub struct Methods(ArcSwap<Rows>);
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::{Address, InTheWay};
+use super::{Address, PathOccupied};
 use crate::permissions::own::name_of;
 
 /// Why a listener could not be had that a setting asks for.
@@ -42,7 +42,7 @@ pub(super) enum NoListener {
     #[error("cannot make its folder {}: {error}; have it made, or choose another place", folder.display())]
     Folder { folder: PathBuf, error: io::Error },
     #[error(transparent)]
-    InTheWay(#[from] InTheWay),
+    PathOccupied(#[from] PathOccupied),
 }
 
 impl BindError {

@@ -31,9 +31,9 @@ use self::names::{Names, look_up_first};
 pub use self::peer::{Peer, Peers, User};
 pub use self::prompt::Prompt;
 pub use self::remote::{ConnectError, Remote, secure};
-pub use self::socket_file::InTheWay;
+pub use self::socket_file::PathOccupied;
 use self::socket_file::SocketFile;
-pub(crate) use self::socket_file::most_bytes;
+pub(crate) use self::socket_file::max_path_len;
 pub use self::stream::Stream;
 use crate::default_paths::is_live;
 use crate::metrics::Metrics;
@@ -46,17 +46,17 @@ use crate::task::{Backoff, Stop};
 const BACKLOG: u32 = 4096;
 
 /// How long accepting pauses when the process has no descriptor left.
-const PAUSE: Duration = Duration::from_millis(100);
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// How soon it is tried again to listen at a port that another process has taken, and how late.
 const MIN_RETRY_DELAY: Duration = Duration::from_millis(250);
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(5);
 
 /// How long the name may be looked up of an address to listen at.
-const LOOKUP: Duration = Duration::from_secs(5);
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How many connections are accepted before others may work.
-const MAX_ACCEPTED: usize = 256;
+const MAX_ACCEPTS_PER_TURN: usize = 256;
 
 /// Where to listen, or where to connect: `unix:///path`, or `host:port`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,7 +95,7 @@ impl fmt::Display for Address {
 
 /// A bound socket, shared by all that accept from it.
 #[derive(Debug, Clone)]
-pub struct Bound {
+pub struct Listener {
     socket: Arc<Socket>,
     /// Kept for its drop.
     _file: Option<Arc<(SocketFile, Claim)>>,
@@ -108,7 +108,7 @@ enum Socket {
     Unix(std::os::unix::net::UnixListener),
 }
 
-impl Bound {
+impl Listener {
     /// Listens at `host:port`, as `setting` says.
     pub fn tcp(setting: &'static str, address: &str) -> Result<Self, BindError> {
         Self::tcp_at(setting, address, listening_address(address))
@@ -142,12 +142,12 @@ impl Bound {
     ) -> Result<Result<Self, BindError>, BindError> {
         match Self::tcp(setting, address) {
             Err(error) if !error.is_taken() || taken_ports == TakenPorts::Fail => Err(error),
-            bound => Ok(bound),
+            listener => Ok(listener),
         }
     }
 
-    /// Listens at a port as soon as the process ends that has `taken` it; until then `metrics` say why not yet. None: the
-    /// stop came first.
+    /// Listens at a port as soon as the process ends that has `taken` it; until then `metrics` say why not yet. None:
+    /// the stop came first.
     pub async fn when_free(mut taken: BindError, metrics: &Metrics, stop: &Stop) -> Option<Self> {
         let setting = taken.setting;
         let (names, mut pauses) = (Names::new(1), Backoff::new(MIN_RETRY_DELAY, MAX_RETRY_DELAY));
@@ -159,12 +159,12 @@ impl Bound {
                 () = stop.requested() => return None,
             }
             let address = taken.address.to_string();
-            let meant = names.look_up(&address, LOOKUP).await.map(|found| found[0]).map_err(io::Error::from);
+            let meant = names.look_up(&address, LOOKUP_TIMEOUT).await.map(|found| found[0]).map_err(io::Error::from);
             match Self::tcp_at(setting, &address, meant) {
-                Ok(bound) => {
+                Ok(listener) => {
                     metrics.ports_taken.clear(setting);
-                    tracing::info!(setting, address = %bound.address, "the port is free: listening");
-                    return Some(bound);
+                    tracing::info!(setting, address = %listener.address, "the port is free: listening");
+                    return Some(listener);
                 }
                 Err(error) => taken = error,
             }
@@ -197,7 +197,7 @@ impl Bound {
         let mut reported = None::<io::ErrorKind>;
         let mut stopped = pin!(stop.requested());
         loop {
-            for _ in 0..MAX_ACCEPTED {
+            for _ in 0..MAX_ACCEPTS_PER_TURN {
                 let accepted = tokio::select! {
                     accepted = listener.async_io(Interest::READABLE, Socket::accept) => accepted,
                     () = &mut stopped => return Ok(()),
@@ -213,7 +213,7 @@ impl Bound {
                         if reported.replace(error.kind()) != Some(error.kind()) {
                             tracing::error!(address = %self.address, %error, "cannot accept; trying again");
                         }
-                        tokio::time::sleep(PAUSE).await;
+                        tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
                     }
                 }
             }
@@ -262,7 +262,7 @@ impl AsRawFd for Socket {
 
 /// What an address to listen at means.
 pub(crate) fn listening_address(address: &str) -> io::Result<SocketAddr> {
-    look_up_first(address, LOOKUP)
+    look_up_first(address, LOOKUP_TIMEOUT)
 }
 
 fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
@@ -304,7 +304,7 @@ fn listen_under(
         NotClaimed::Held(_) => taken(),
         NotClaimed::Failed(error) => error.into(),
     })?;
-    InTheWay::none_at(path)?;
+    PathOccupied::none_at(path)?;
     let (listener, mut file) = SocketFile::bind(path, permissions)?;
     file.move_to(path)?;
     Ok((listener, (file, claim)))

@@ -1,7 +1,7 @@
 //! Names of hosts: looked up a few at a time, on threads for which nothing has to wait.
 //!
-//! The C library may take minutes for a name for which no server answers, and cannot be stopped. On the threads that the
-//! runtime has for blocking work, it would hold up the work of others, and the end of the process.
+//! The C library may take minutes for a name for which no server answers, and cannot be stopped. On the threads that
+//! the runtime has for blocking work, it would hold up the work of others, and the end of the process.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -25,8 +25,8 @@ pub(crate) enum NotFound {
     Late,
 }
 
-/// Looks up so many names at once, and each once at a time: those that hang take no more threads when they are asked for
-/// again, and keep no others from being looked up than those that share this. Clones are the same.
+/// Looks up so many names at once, and each once at a time: those that hang take no more threads when they are asked
+/// for again, and keep no others from being looked up than those that share this. Clones are the same.
 #[derive(Clone, Debug)]
 pub(crate) struct Names {
     most: usize,

@@ -56,8 +56,8 @@ const ACCEPT_LOOK_INTERVAL: Duration = Duration::from_millis(5);
 /// Finds out who is at the other end of connections.
 #[derive(Debug)]
 pub struct Peers {
-    /// To ask the kernel whose a socket is (`sock_diag(7)`); none: it cannot be asked. One for all questions, since to open
-    /// one takes longer than a question.
+    /// To ask the kernel whose a socket is (`sock_diag(7)`); none: it cannot be asked. One for all questions, since to
+    /// open one takes longer than a question.
     kernel: Option<Socket>,
 }
 
@@ -92,8 +92,8 @@ impl Peers {
         }
     }
 
-    /// The user whose process has accepted a connection to an address of this machine, once one has. An error: the kernel
-    /// does not say it.
+    /// The user whose process has accepted a connection to an address of this machine, once one has. An error: the
+    /// kernel does not say it.
     pub async fn acceptor(&self, stream: &TcpStream) -> io::Result<u32> {
         let (peer, own) = (stream.peer_addr()?, stream.local_addr()?);
         loop {
@@ -110,8 +110,8 @@ impl Peers {
         ends.is_ok_and(|(peer, own)| matches!(self.uid_of(peer, own), Ok(None)))
     }
 
-    /// The user who listens at an address; none: nobody does, or the kernel does not say it. Of a port of every address, who
-    /// listens there on loopback.
+    /// The user who listens at an address; none: nobody does, or the kernel does not say it. Of a port of every
+    /// address, who listens there on loopback.
     pub fn listener(&self, mut address: SocketAddr) -> Option<u32> {
         let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
         let nobody = SocketAddr::new(any, 0);

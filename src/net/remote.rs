@@ -21,7 +21,7 @@ const TLS: &str = "tls://";
 
 /// The names of remotes that this process looks up at once, and how long.
 static NAMES: LazyLock<Names> = LazyLock::new(|| Names::new(64));
-const LOOKUP: Duration = Duration::from_secs(10);
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest name of a host.
 const MAX_HOST: usize = 253;
@@ -79,12 +79,12 @@ impl fmt::Display for Remote {
 
 impl Remote {
     /// Connects. Of the certificates of others, those are believed that the authorities in the file `ca` have signed,
-    /// or else those of the machine. Without TLS a register on this machine must be a process of `user`, if one is named:
-    /// any process can take a port while nobody listens there.
+    /// or else those of the machine. Without TLS a register on this machine must be a process of `user`, if one is
+    /// named: any process can take a port while nobody listens there.
     pub async fn connect(&self, ca: Option<&Path>, user: Option<u32>) -> Result<Stream, ConnectError> {
         let host = self.host.trim_start_matches('[').trim_end_matches(']');
         let addresses =
-            NAMES.look_up(&format!("{}:{}", self.host, self.port), LOOKUP).await.map_err(io::Error::from)?;
+            NAMES.look_up(&format!("{}:{}", self.host, self.port), LOOKUP_TIMEOUT).await.map_err(io::Error::from)?;
         let stream = TcpStream::connect(&*addresses).await?;
         stream.set_nodelay(true)?;
         if !self.tls {

@@ -13,7 +13,7 @@ const MAX_PATH: usize = 108 - 1 - ":1".len();
 const MAX_FRESH: usize = 7;
 
 /// How many bytes the path of a socket may have, so that the name beside it is not too long either.
-pub(crate) fn most_bytes(path: &Path) -> usize {
+pub(crate) fn max_path_len(path: &Path) -> usize {
     MAX_PATH - MAX_FRESH.saturating_sub(path.file_name().map_or(0, |name| name.len()))
 }
 
@@ -27,12 +27,12 @@ pub(super) struct SocketFile {
 /// What lies where a socket, or the link beside it, should be, and would be lost.
 #[derive(Debug, thiserror::Error)]
 #[error("{path} is there and is no {expected}; move it away or choose another path")]
-pub struct InTheWay {
+pub struct PathOccupied {
     path: String,
     expected: &'static str,
 }
 
-impl InTheWay {
+impl PathOccupied {
     /// That a socket at `path` takes the place of nothing but another socket, which a dead process may have left.
     pub(crate) fn none_at(path: &Path) -> Result<(), Self> {
         let link = link_beside(path);
@@ -108,9 +108,9 @@ mod tests {
     fn a_socket_may_have_as_many_bytes_as_the_kernel_takes() {
         let folder = tempfile::tempdir().expect("a folder");
         for name in ["s", "a-name-that-is-longer"] {
-            let taken = most_bytes(Path::new(name)) - folder.path().as_os_str().len() - name.len() - "//".len();
+            let taken = max_path_len(Path::new(name)) - folder.path().as_os_str().len() - name.len() - "//".len();
             let path = folder.path().join("x".repeat(taken)).join(name);
-            assert_eq!(path.as_os_str().len(), most_bytes(&path));
+            assert_eq!(path.as_os_str().len(), max_path_len(&path));
             make_folder(path.parent().expect("a folder")).expect("made");
             let (_listener, mut file) = SocketFile::bind(&path, &own()).expect("a socket");
             file.move_to(&path).expect("it has its name");

@@ -72,7 +72,8 @@ impl Stream {
     }
 
     /// Over a Unix socket, the kernel says whether the peer has closed, or only sends no more. Over TCP both look the
-    /// same until something is sent, but of a peer on this machine the kernel knows whether anybody still has its socket.
+    /// same until something is sent, but of a peer on this machine the kernel knows whether anybody still has its
+    /// socket.
     fn is_gone(&self) -> bool {
         match self {
             Self::Unix(stream) => is_hung_up(stream.as_fd()),

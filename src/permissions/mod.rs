@@ -41,7 +41,7 @@ impl Permissions {
     /// there, or a link.
     pub fn set(&self, path: &Path, is_right: fn(&Metadata) -> bool) -> io::Result<()> {
         let held = own::hold(path, is_right).map_err(|why| why.at(path))?;
-        self.group.as_deref().map_or(Ok(()), |group| give_to(&held, group))?;
+        self.group.as_deref().map_or(Ok(()), |group| chown_group(&held, group))?;
         // The kernel sets no mode by a descriptor that only holds something, but by the name of the descriptor.
         let held = format!("/proc/self/fd/{}", held.as_raw_fd());
         fs::set_permissions(held, fs::Permissions::from_mode(self.mode.0))
@@ -79,7 +79,7 @@ pub fn gid_of(group: &str) -> nix::Result<Option<Gid>> {
 }
 
 /// Gives a file to a group, by its name or its number.
-pub fn give_to(file: impl AsFd, group: &str) -> io::Result<()> {
+pub fn chown_group(file: impl AsFd, group: &str) -> io::Result<()> {
     let failed = |why: &dyn Display| io::Error::other(format!("cannot give it to the group `{group}`: {why}"));
     let number = gid_of(group).map_err(|error| failed(&error))?.ok_or_else(|| failed(&"there is no such group"))?;
     fchownat(file, "", None, Some(number), AtFlags::AT_EMPTY_PATH).map_err(|error| match error {
@@ -143,8 +143,8 @@ mod tests {
         assert!(read("group = -1").is_err() && read("group = []").is_err());
         let file = tempfile::NamedTempFile::new().expect("a file");
         let own = file.as_file().metadata().expect("a file").gid();
-        give_to(&file, &own.to_string()).expect("it is ours");
-        let why = give_to(&file, "no such group").expect_err("nobody has it").to_string();
+        chown_group(&file, &own.to_string()).expect("it is ours");
+        let why = chown_group(&file, "no such group").expect_err("nobody has it").to_string();
         assert_eq!(why, "cannot give it to the group `no such group`: there is no such group");
     }
 

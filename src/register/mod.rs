@@ -40,7 +40,7 @@ use self::settling::{LOOK, Settling};
 use crate::metrics::Metrics;
 use crate::model::Change;
 use crate::net::tls::{self, TlsError};
-use crate::net::{Address, BindError, Bound, Peers, TakenPorts, User};
+use crate::net::{Address, BindError, Listener, Peers, TakenPorts, User};
 use crate::permissions::Permissions;
 use crate::share::{KEPT_FOR_ADMINS, Pool, Shares};
 use crate::store::Publisher;
@@ -58,7 +58,7 @@ const GREED: usize = 7;
 #[derive(Debug)]
 pub struct Register {
     config: Config,
-    bound: Vec<Bound>,
+    listeners: Vec<Listener>,
     /// A port that another process has.
     taken: Option<BindError>,
     secrets: Secrets,
@@ -112,20 +112,20 @@ struct Hall {
 impl Register {
     /// Begins to listen, and reads the secrets. Where the configuration names no tokens, one is made in `token_file`.
     pub fn bind(config: &Config, token_file: &Path, taken_ports: TakenPorts) -> Result<Self, RegisterError> {
-        let (mut bound, mut taken) = (Vec::new(), None);
+        let (mut listeners, mut taken) = (Vec::new(), None);
         if !config.listen.is_empty() {
-            match Bound::tcp_unless_taken("register.listen", &config.listen, taken_ports)? {
-                Ok(port) => bound.push(port),
+            match Listener::tcp_unless_taken("register.listen", &config.listen, taken_ports)? {
+                Ok(port) => listeners.push(port),
                 Err(error) => taken = Some(error),
             }
         }
         let is_loopback = match &taken {
             Some(_) => config.is_loopback(),
-            None => bound.iter().all(|bound| is_loopback(bound.address())),
+            None => listeners.iter().all(|listener| is_loopback(listener.address())),
         };
         if !config.unix.as_os_str().is_empty() {
             let permissions = Permissions::new(config.mode, &config.group);
-            bound.push(Bound::unix("register.unix", &config.unix, &permissions)?);
+            listeners.push(Listener::unix("register.unix", &config.unix, &permissions)?);
         }
         if config.tokens.is_none() {
             token_file::make(token_file)?;
@@ -133,17 +133,17 @@ impl Register {
         let secrets = Secrets::read(config, token_file, is_loopback)?;
         let tls = config.tls.as_ref().map(Tls::read).transpose()?;
         let (config, token_file) = (config.clone(), token_file.to_owned());
-        Ok(Self { config, bound, taken, secrets, token_file, tls, is_loopback })
+        Ok(Self { config, listeners, taken, secrets, token_file, tls, is_loopback })
     }
 
     /// Where it listens.
     pub fn addresses(&self) -> impl Iterator<Item = &Address> {
-        self.bound.iter().map(Bound::address)
+        self.listeners.iter().map(Listener::address)
     }
 
     /// Lets masters in, until the stop.
     pub fn start(self, publisher: Publisher, memory: Arc<Pool>, metrics: Arc<Metrics>, tasks: &Tasks, reload: Reload) {
-        let Self { config, bound, taken, secrets, token_file, tls, is_loopback } = self;
+        let Self { config, listeners, taken, secrets, token_file, tls, is_loopback } = self;
         let (changed, secrets_changed) = watch::channel(());
         let hall = Arc::new(Hall {
             name: Uuid::new_v4().simple().to_string()[..8].to_owned(),
@@ -169,13 +169,13 @@ impl Register {
         // Before anybody is let in, and anybody asks who is there.
         let settling = Settling::begin(&hall);
         tasks.critical("the register's keeper", keep(hall.clone(), settling, files, reload, tasks.stop_signal()));
-        for bound in bound {
-            tasks.critical("the register", accept(bound, hall.clone()));
+        for listener in listeners {
+            tasks.critical("the register", accept(listener, hall.clone()));
         }
         if let Some(taken) = taken {
             tasks.critical("the register's port", async move {
-                if let Some(bound) = Bound::when_free(taken, &hall.metrics, &hall.tasks.stop_signal()).await {
-                    accept(bound, hall).await;
+                if let Some(listener) = Listener::when_free(taken, &hall.metrics, &hall.tasks.stop_signal()).await {
+                    accept(listener, hall).await;
                 }
             });
         }
@@ -189,9 +189,9 @@ fn is_loopback(address: &Address) -> bool {
     }
 }
 
-async fn accept(bound: Bound, hall: Arc<Hall>) {
+async fn accept(listener: Listener, hall: Arc<Hall>) {
     let (tasks, stop, peers) = (hall.tasks.clone(), hall.tasks.stop_signal(), Peers::new());
-    let accepted = bound.accept(&stop, |accepted| {
+    let accepted = listener.accept(&stop, |accepted| {
         let Ok(stream) = accepted.into_stream() else { return };
         // One that is gone already has none.
         if let Some(peer) = peers.of(&stream) {

@@ -56,19 +56,19 @@ use self::turns::{Held, Turns};
 pub use self::watch::MAX_PATHS;
 use crate::access::{Access, Client, Identity};
 use crate::metrics::Metrics;
-use crate::net::{Accepted, Address, BindError, Bound, TakenPorts};
+use crate::net::{Accepted, Address, BindError, Listener, TakenPorts};
 use crate::share::Pool;
 use crate::store::Store;
 use crate::task::{Stop, Tasks};
 
 /// How long a thread waits that could not listen.
-const PAUSE: Duration = Duration::from_millis(100);
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// A bound endpoint, which answers nobody yet.
 #[derive(Debug)]
 pub struct Endpoint {
     config: Config,
-    bound: Vec<Bound>,
+    listeners: Vec<Listener>,
     /// A port that another process has, which keeps nobody from the Unix socket.
     taken: Option<BindError>,
 }
@@ -99,24 +99,24 @@ struct Peer {
 impl Endpoint {
     /// Begins to listen. Nobody is answered before `start`, but from now on who connects waits in the queue.
     pub fn bind(config: &Config, taken_ports: TakenPorts) -> Result<Self, BindError> {
-        let (mut bound, mut taken) = (Vec::new(), None);
+        let (mut listeners, mut taken) = (Vec::new(), None);
         if !config.unix.as_os_str().is_empty() {
-            bound.push(Bound::unix("thrift.unix", &config.unix, &config.permissions())?);
+            listeners.push(Listener::unix("thrift.unix", &config.unix, &config.permissions())?);
         }
         if !config.tcp.is_empty() {
             // Without a Unix socket nobody could ask meanwhile.
-            let taken_ports = if bound.is_empty() { TakenPorts::Fail } else { taken_ports };
-            match Bound::tcp_unless_taken("thrift.tcp", &config.tcp, taken_ports)? {
-                Ok(port) => bound.push(port),
+            let taken_ports = if listeners.is_empty() { TakenPorts::Fail } else { taken_ports };
+            match Listener::tcp_unless_taken("thrift.tcp", &config.tcp, taken_ports)? {
+                Ok(port) => listeners.push(port),
                 Err(error) => taken = Some(error),
             }
         }
-        Ok(Self { bound, taken, config: config.clone() })
+        Ok(Self { listeners, taken, config: config.clone() })
     }
 
     /// Where it listens.
     pub fn addresses(&self) -> impl Iterator<Item = &Address> {
-        self.bound.iter().map(Bound::address)
+        self.listeners.iter().map(Listener::address)
     }
 
     /// Starts the threads that answer.
@@ -129,7 +129,7 @@ impl Endpoint {
         metrics: &Arc<Metrics>,
         tasks: &Tasks,
     ) -> io::Result<()> {
-        let Self { config, bound, taken } = self;
+        let Self { config, listeners, taken } = self;
         let accounts = Accounts::with_memory(&config, memory);
         let shared = Arc::new(Shared {
             desk: Desk::new(&config, zk_data, store.clone(), accounts.clone(), metrics.clone()),
@@ -145,19 +145,19 @@ impl Endpoint {
         tasks.critical("the endpoint's clock", async move { admission.keep_time(&stop).await });
         let (accounts, stop) = (shared.accounts.clone(), tasks.stop_signal());
         tasks.critical("the endpoint's memory", async move { accounts.return_memory(&stop).await });
-        let (listeners, bound) = channel(bound);
+        let (sender, listeners) = channel(listeners);
         let (metrics, stop) = (metrics.clone(), tasks.stop_signal());
         tasks.critical("the endpoint's port", async move {
             if let Some(taken) = taken
-                && let Some(port) = Bound::when_free(taken, &metrics, &stop).await
+                && let Some(port) = Listener::when_free(taken, &metrics, &stop).await
             {
-                listeners.send_modify(|bound| bound.push(port));
+                sender.send_modify(|listeners| listeners.push(port));
             }
             stop.requested().await;
         });
         let turns = Turns::new(shared.config.threads);
         for number in 0..shared.config.threads {
-            let (mut bound, shared, turns) = (bound.clone(), shared.clone(), turns.clone());
+            let (mut listeners, shared, turns) = (listeners.clone(), shared.clone(), turns.clone());
             let name = format!("thrift-{number}");
             tasks.thread(name.clone(), move |tasks| async move {
                 let (queue, stop) = (RunQueue::new(), tasks.stop_signal());
@@ -168,7 +168,7 @@ impl Endpoint {
                         while turns.begin(number, &stop).await {
                             tokio::select! {
                                 () = turns.end(number) => {}
-                                () = accept(&mut bound, &stop, &serve) => break,
+                                () = accept(&mut listeners, &stop, &serve) => break,
                             }
                         }
                         queue.close();
@@ -183,18 +183,18 @@ impl Endpoint {
 }
 
 /// Accepts from all listeners until the stop, also from those that come later.
-async fn accept(bound: &mut Receiver<Vec<Bound>>, stop: &Stop, serve: &impl Fn(Accepted)) {
+async fn accept(changing: &mut Receiver<Vec<Listener>>, stop: &Stop, serve: &impl Fn(Accepted)) {
     loop {
-        let listeners = bound.borrow_and_update().clone();
+        let listeners = changing.borrow_and_update().clone();
         tokio::select! {
-            accepted = try_join_all(listeners.iter().map(|bound| bound.accept(stop, serve))) => match accepted {
+            accepted = try_join_all(listeners.iter().map(|listener| listener.accept(stop, serve))) => match accepted {
                 Ok(_) => return,
                 Err(error) => {
                     tracing::error!(%error, "cannot listen; trying again");
-                    tokio::time::sleep(PAUSE).await;
+                    tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
                 }
             },
-            Ok(()) = bound.changed() => {}
+            Ok(()) = changing.changed() => {}
         }
     }
 }

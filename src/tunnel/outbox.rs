@@ -13,7 +13,7 @@ pub(super) struct Outbox {
     left: u64,
     bytes: usize,
     most_frames: usize,
-    most_bytes: usize,
+    max_path_len: usize,
 }
 
 /// There is no room for one more frame.
@@ -21,8 +21,8 @@ pub(super) struct Outbox {
 pub(super) struct Full;
 
 impl Outbox {
-    pub(super) fn new(most_frames: usize, most_bytes: usize) -> Self {
-        Self { first: VecDeque::new(), frames: VecDeque::new(), left: 0, bytes: 0, most_frames, most_bytes }
+    pub(super) fn new(most_frames: usize, max_path_len: usize) -> Self {
+        Self { first: VecDeque::new(), frames: VecDeque::new(), left: 0, bytes: 0, most_frames, max_path_len }
     }
 
     /// Adds a frame at the end; its number.
@@ -44,7 +44,7 @@ impl Outbox {
     fn add(&mut self, frame: Bytes, times: usize, urgent: bool) -> Result<u64, Full> {
         let frames = self.first.len() + self.frames.len();
         let bytes = self.bytes.saturating_add(frame.len());
-        if frames >= times.saturating_mul(self.most_frames) || bytes > times.saturating_mul(self.most_bytes) {
+        if frames >= times.saturating_mul(self.most_frames) || bytes > times.saturating_mul(self.max_path_len) {
             return Err(Full);
         }
         self.bytes = bytes;

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use roster::permissions::own::NotOwn;
-use roster::permissions::{Folder, give_to};
+use roster::permissions::{Folder, chown_group};
 use uuid::Uuid;
 
 /// How far the time of a file may be ahead of the clock, when it is replaced more often than that.
@@ -93,7 +93,7 @@ fn write(
     {
         fchown(&file, Some(like.uid()), Some(like.gid()))?;
     }
-    group.map_or(Ok(()), |group| give_to(&file, group))?;
+    group.map_or(Ok(()), |group| chown_group(&file, group))?;
     let mode = like.map_or(MODE, |like| like.mode() & KEPT_MODE);
     file.set_permissions(Permissions::from_mode(mode))?;
     file.sync_all()
