@@ -6,7 +6,7 @@ use futures::StreamExt;
 use rmpv::Value;
 use tokio::time::{Instant, timeout_at};
 
-use super::caller::UnderWay;
+use super::caller::InFlightCall;
 use super::values::NoRoom;
 use super::{Bounds, Failure, Request};
 use crate::model::{Answer, Answers, Call, Line, Refused, Service};
@@ -24,7 +24,7 @@ pub(super) async fn attempt(
     entry: Arc<Entry>,
     request: &Request,
     bounds: Bounds<'_>,
-    call: &mut UnderWay<'_>,
+    call: &mut InFlightCall<'_>,
 ) -> Result<String, Failure> {
     call.attempts += 1;
     if call.attempts > 1 {
@@ -146,8 +146,8 @@ async fn gather(mut answers: Answers, master: &str, request: &Request, bounds: B
     }
 }
 
-/// Says the same of a master that is not there as of one that does not offer the service: who may call is not always who
-/// may know.
+/// Says the same of a master that is not there as of one that does not offer the service: who may call is not always
+/// who may know.
 pub(super) fn unoffered(id: &str, request: &Request) -> String {
     format!("there is no master `{id}` that offers the service `{}`", request.service)
 }

@@ -15,10 +15,10 @@ use crate::share::Share;
 use crate::store::{Entry, Provider, Snapshot, Store};
 
 /// How often it is looked whether masters are still expected, while nothing becomes of any.
-const RECHECK: Duration = Duration::from_millis(200);
+const RECHECK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// How many masters are passed over at most that take no values beside arguments.
-const MAX_ASIDE: usize = 64;
+const MAX_SKIPPED: usize = 64;
 
 /// Calls methods on masters.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ pub struct Completion {
 }
 
 /// A call under way.
-pub(super) struct UnderWay<'a> {
+pub(super) struct InFlightCall<'a> {
     _counted: GaugeGuard<'a>,
     _right: Right,
     pub(super) tracker: CallTracker<'a>,
@@ -93,8 +93,8 @@ impl Caller {
         .await
     }
 
-    /// All masters that offer the service in a version and with metadata that fit; where no version is asked for, in any. If
-    /// none is connected, those that are expected back are waited for.
+    /// All masters that offer the service in a version and with metadata that fit; where no version is asked for, in
+    /// any. If none is connected, those that are expected back are waited for.
     pub async fn all(&self, request: &Request, until: Instant) -> Result<Vec<Arc<Entry>>, Failure> {
         self.when_back(request, until, || self.all_now(request)).await
     }
@@ -115,13 +115,13 @@ impl Caller {
         Ok(ids.into_iter().filter_map(|id| directory.master(id)).cloned().collect())
     }
 
-    fn begin<'a>(&'a self, request: &'a Request, rights: &Arc<Rights>) -> Result<UnderWay<'a>, Failure> {
+    fn begin<'a>(&'a self, request: &'a Request, rights: &Arc<Rights>) -> Result<InFlightCall<'a>, Failure> {
         self.metrics.calls.increment();
         let is_offered = || self.store.snapshot().directory().instances_of(&request.service).is_some();
         let tracker = self.metrics.methods.begin(&request.service, &request.method, is_offered);
         let (counted, started) = (self.metrics.calls_outstanding.hold(), Instant::now());
         match rights.take(&request.service) {
-            Ok(right) => Ok(UnderWay { _counted: counted, _right: right, tracker, started, attempts: 0 }),
+            Ok(right) => Ok(InFlightCall { _counted: counted, _right: right, tracker, started, attempts: 0 }),
             Err(too_many) => {
                 self.metrics.overloaded.increment();
                 tracker.end(CallStatus::Refused, started.elapsed());
@@ -130,7 +130,12 @@ impl Caller {
         }
     }
 
-    async fn on_any(&self, request: &Request, bounds: Bounds<'_>, call: &mut UnderWay<'_>) -> Result<String, Failure> {
+    async fn on_any(
+        &self,
+        request: &Request,
+        bounds: Bounds<'_>,
+        call: &mut InFlightCall<'_>,
+    ) -> Result<String, Failure> {
         let mut query = request.query.clone();
         let mut failure: Option<Failure> = None;
         loop {
@@ -173,7 +178,7 @@ impl Caller {
                 continue;
             };
             // A source that gives them up does not say so.
-            let _ = timeout_at(until.min(Instant::now() + RECHECK), changes.changed()).await;
+            let _ = timeout_at(until.min(Instant::now() + RECHECK_INTERVAL), changes.changed()).await;
         }
     }
 
@@ -196,7 +201,7 @@ impl Caller {
         // Another one may take the values that are sent.
         while let Ok(entry) = &chosen
             && !takes_input(entry, request)
-            && query.exclude.len() < MAX_ASIDE
+            && query.exclude.len() < MAX_SKIPPED
         {
             query.exclude.push(entry.master.id.as_str().into());
             let Ok(other) = choose(&query) else { break };
@@ -206,7 +211,7 @@ impl Caller {
     }
 }
 
-impl UnderWay<'_> {
+impl InFlightCall<'_> {
     fn end(self, master: Result<String, Failure>) -> Result<Completion, Failure> {
         let took = self.started.elapsed();
         self.tracker.end(master.as_ref().err().map_or(CallStatus::Answered, Failure::status), took);

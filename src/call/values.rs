@@ -17,7 +17,7 @@ pub const OVERLOADED: &str = "overloaded: requests and unread replies of this us
 #[derive(Debug)]
 pub struct Budget {
     taken: Mutex<Taken>,
-    most: usize,
+    max: usize,
 }
 
 /// The values of one call that have come and were not given out yet. They take room of a budget, also of one that other
@@ -25,13 +25,13 @@ pub struct Budget {
 #[derive(Debug)]
 pub struct Values {
     budget: Arc<Budget>,
-    pile: Mutex<Pile>,
+    buffer: Mutex<Buffer>,
     /// For who fetches values as they come, and so makes room for others.
     room: Option<Notify>,
 }
 
 #[derive(Debug, Default)]
-struct Pile {
+struct Buffer {
     values: Vec<Vec<u8>>,
     are_given_out: bool,
 }
@@ -46,16 +46,16 @@ pub enum NoRoom {
 }
 
 impl Budget {
-    /// Room for the values of a reply of at most `most` bytes.
-    pub fn new(memory: &Arc<Share>, most: usize) -> Arc<Self> {
-        Arc::new(Self { taken: Mutex::new(memory.nothing()), most })
+    /// Room for the values of a reply of at most `max` bytes.
+    pub fn new(memory: &Arc<Share>, max: usize) -> Arc<Self> {
+        Arc::new(Self { taken: Mutex::new(memory.nothing()), max })
     }
 
     /// Takes room for a value.
     fn take(&self, value: &[u8]) -> Result<(), NoRoom> {
         let mut taken = lock(&self.taken);
         let amount = taken.amount() + value.len() + OVERHEAD;
-        if amount > self.most {
+        if amount > self.max {
             return Err(NoRoom::Reply);
         }
         if taken.resize(amount) { Ok(()) } else { Err(NoRoom::Memory) }
@@ -71,7 +71,7 @@ impl Budget {
 
 impl Values {
     pub fn new(budget: &Arc<Budget>) -> Self {
-        Self { budget: budget.clone(), pile: Mutex::default(), room: None }
+        Self { budget: budget.clone(), buffer: Mutex::default(), room: None }
     }
 
     /// The same for a call whose values are fetched as they come.
@@ -79,23 +79,26 @@ impl Values {
         Self { room: Some(Notify::new()), ..Self::new(budget) }
     }
 
-    /// Takes a value in. Where values are fetched as they come, it waits until there is room beside those that were not.
+    /// Takes a value in. Where values are fetched as they come, it waits until there is room beside those that were
+    /// not.
     pub async fn put(&self, value: Vec<u8>) -> Result<(), NoRoom> {
         while let Err(no_room) = self.budget.take(&value) {
             match &self.room {
-                Some(room) if no_room == NoRoom::Reply && !lock(&self.pile).values.is_empty() => room.notified().await,
+                Some(room) if no_room == NoRoom::Reply && !lock(&self.buffer).values.is_empty() => {
+                    room.notified().await
+                }
                 _ => return Err(no_room),
             }
         }
-        lock(&self.pile).values.push(value);
+        lock(&self.buffer).values.push(value);
         Ok(())
     }
 
     /// Gives out what has come, and its room back.
     pub fn give_out(&self) -> Vec<Vec<u8>> {
-        let mut pile = lock(&self.pile);
-        let values = std::mem::take(&mut pile.values);
-        pile.are_given_out |= !values.is_empty();
+        let mut buffer = lock(&self.buffer);
+        let values = std::mem::take(&mut buffer.values);
+        buffer.are_given_out |= !values.is_empty();
         self.budget.give_back(&values);
         if let Some(room) = &self.room {
             room.notify_one();
@@ -105,22 +108,22 @@ impl Values {
 
     /// Whether any have come.
     pub fn have_come(&self) -> bool {
-        let pile = lock(&self.pile);
-        pile.are_given_out || !pile.values.is_empty()
+        let buffer = lock(&self.buffer);
+        buffer.are_given_out || !buffer.values.is_empty()
     }
 
     /// Throws away what came of an attempt that failed. False: some of it has been given out, and the rest is kept.
     pub fn start_over(&self) -> bool {
-        let mut pile = lock(&self.pile);
-        if !pile.are_given_out {
-            self.budget.give_back(&std::mem::take(&mut pile.values));
+        let mut buffer = lock(&self.buffer);
+        if !buffer.are_given_out {
+            self.budget.give_back(&std::mem::take(&mut buffer.values));
         }
-        !pile.are_given_out
+        !buffer.are_given_out
     }
 
     /// All of them; their room is the budget's as long as that lives.
     pub fn into_all(self) -> Vec<Vec<u8>> {
-        self.pile.into_inner().unwrap_or_else(PoisonError::into_inner).values
+        self.buffer.into_inner().unwrap_or_else(PoisonError::into_inner).values
     }
 }
 

@@ -15,8 +15,8 @@ use crate::task::Stop;
 /// A user, as the kernel knows it. Nobody knows who is at the other end of TCP: all of them count as one, `None`.
 pub(super) type User = Option<u32>;
 
-/// How often it is looked whether memory can be returned; and how much less must be taken by clients, or how much more be
-/// held by the process, for that to be worth the trouble.
+/// How often it is looked whether memory can be returned; and how much less must be taken by clients, or how much more
+/// be held by the process, for that to be worth the trouble.
 const LOOK: Duration = Duration::from_secs(1);
 /// The same of memory of which the accounts know nothing, such as that of masters, once in so many looks.
 const LOOKS_AT_ALL: u64 = 10;
@@ -43,8 +43,8 @@ pub(super) struct Account {
     pub(super) watch_paths: Arc<Share>,
     pub(super) memory: Arc<Share>,
     pub(super) calls: Arc<Rights>,
-    /// Held while a reply is collected that takes many turns. Collecting several at once would be no faster, and leave the
-    /// allocator's memory in pieces.
+    /// Held while a reply is collected that takes many turns. Collecting several at once would be no faster, and leave
+    /// the allocator's memory in pieces.
     pub(super) collecting: tokio::sync::Mutex<()>,
 }
 
@@ -88,8 +88,8 @@ impl Accounts {
         account
     }
 
-    /// Has the allocator return what nobody uses: what it keeps while clients make the process grow, and most of what they
-    /// took once they take it no longer.
+    /// Has the allocator return what nobody uses: what it keeps while clients make the process grow, and most of what
+    /// they took once they take it no longer.
     pub(super) async fn return_memory(&self, stop: &Stop) {
         let (mut most, mut held, mut free, mut looks) = (0, allocator::held(), allocator::free(), 0);
         while tokio::time::timeout(LOOK, stop.requested()).await.is_err() {

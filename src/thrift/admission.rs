@@ -16,16 +16,16 @@ use crate::share::Taken;
 use crate::task::Stop;
 
 /// How exact the time is that an idle connection is given.
-const TICK: u64 = 20;
+const CLOCK_RESOLUTION_MS: u64 = 20;
 
 /// Room for so many connections is kept for a user who has none now.
-const KEEP: usize = 64;
+const KEPT_CAPACITY: usize = 64;
 
 /// Later than any time; and how long the clock sleeps at most.
 const NEVER: u64 = u64::MAX;
-const A_DAY: u64 = 86_400_000;
+const MAX_SLEEP_MS: u64 = 86_400_000;
 
-/// The connections there are. One that is busy with a request is never sent away for a new one; one that waits for a
+/// The connections there are. One that is busy with a request is never evicted for a new one; one that waits for a
 /// watch costs next to nothing, and is counted apart.
 #[derive(Debug)]
 pub(super) struct Admission {
@@ -42,14 +42,14 @@ pub(super) struct Admission {
 #[derive(Debug, Default)]
 struct State {
     is_closed: bool,
-    seats: HashMap<User, Seats>,
+    slots: HashMap<User, UserSlots>,
 }
 
 /// The connections of a user.
 #[derive(Debug, Default)]
-struct Seats {
+struct UserSlots {
     /// By number.
-    all: HashMap<u64, Occupied>,
+    all: HashMap<u64, OccupiedSlot>,
     /// Those that were idle when somebody looked last, with the time since when: the longest idle one is the last.
     idle: Vec<(u64, u64)>,
     /// When somebody did.
@@ -57,45 +57,45 @@ struct Seats {
 }
 
 #[derive(Debug)]
-struct Occupied {
-    seat: Arc<Seat>,
+struct OccupiedSlot {
+    slot: Arc<Slot>,
     /// None: it waits for a watch, or is the process's own.
     taken: Option<Taken>,
 }
 
 /// The right to be connected; given back when dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct ConnectionPermit {
     admission: Arc<Admission>,
     account: Arc<Account>,
     id: u64,
     is_own: bool,
-    seat: Arc<Seat>,
+    slot: Arc<Slot>,
 }
 
 /// The right to wait for a watch of some paths; given back when dropped.
 #[derive(Debug)]
-pub(super) struct Waiting {
+pub(super) struct WatchPermit {
     _watch: Taken,
     _paths: Taken,
 }
 
 #[derive(Debug)]
-struct Seat {
+struct Slot {
     /// 0: busy.
     idle_since: AtomicU64,
     idle_until: AtomicU64,
-    is_late: AtomicBool,
-    sent_away: Notify,
+    is_timed_out: AtomicBool,
+    evicted: Notify,
 }
 
 /// Why a connection must go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sent {
-    /// Its place is needed for somebody else, or the process stops.
-    Away,
+pub(super) enum Eviction {
+    /// Its slot is needed for another connection, or the process stops.
+    Displaced,
     /// It was silent for too long.
-    Late,
+    TimedOut,
 }
 
 impl Admission {
@@ -111,28 +111,28 @@ impl Admission {
         })
     }
 
-    /// A place for a connection of a user, which is busy until it says that it is idle. Where the user has as many as it may, its longest idle one must go. None:
-    /// all of them are busy. There is always a place for the process itself (`is_own`), which asks whether it still
-    /// answers.
-    pub(super) fn admit(self: &Arc<Self>, account: Arc<Account>, is_own: bool) -> Option<Place> {
+    /// A permit for a connection of a user, which is busy until it says that it is idle. Where the user has as many as
+    /// it may, its longest idle one must go. None: all of them are busy. There is always one for the process itself
+    /// (`is_own`), which asks whether it still answers.
+    pub(super) fn admit(self: &Arc<Self>, account: Arc<Account>, is_own: bool) -> Option<ConnectionPermit> {
         let mut state = self.state();
         if state.is_closed {
             return None;
         }
         let taken = if is_own { None } else { Some(self.take(&mut state, &account)?) };
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let seat = Arc::new(Seat {
+        let slot = Arc::new(Slot {
             idle_since: AtomicU64::new(0),
             idle_until: AtomicU64::new(NEVER),
-            is_late: AtomicBool::new(false),
-            sent_away: Notify::new(),
+            is_timed_out: AtomicBool::new(false),
+            evicted: Notify::new(),
         });
-        if !state.seats.contains_key(&account.user) {
-            state.seats.retain(|_, seats| !seats.all.is_empty());
+        if !state.slots.contains_key(&account.user) {
+            state.slots.retain(|_, slots| !slots.all.is_empty());
         }
-        state.seats.entry(account.user).or_default().all.insert(id, Occupied { seat: seat.clone(), taken });
+        state.slots.entry(account.user).or_default().all.insert(id, OccupiedSlot { slot: slot.clone(), taken });
         self.metrics.connections.increment();
-        Some(Place { admission: self.clone(), account, id, is_own, seat })
+        Some(ConnectionPermit { admission: self.clone(), account, id, is_own, slot })
     }
 
     fn take(&self, state: &mut State, account: &Arc<Account>) -> Option<Taken> {
@@ -140,7 +140,7 @@ impl Admission {
             if account.connections.taken() < self.max_per_user { account.connections.take(1) } else { None }
         };
         let taken = take().or_else(|| {
-            self.evict(state, account.user)?;
+            self.evict_longest_idle(state, account.user)?;
             take()
         });
         if taken.is_none() {
@@ -149,21 +149,21 @@ impl Admission {
         taken
     }
 
-    /// Sends away the longest idle connection of a user.
-    fn evict(&self, state: &mut State, user: User) -> Option<()> {
-        state.seats.get_mut(&user)?.take_longest_idle(self.now())?.seat.send_away(false);
+    /// Evicts the longest idle connection of a user.
+    fn evict_longest_idle(&self, state: &mut State, user: User) -> Option<()> {
+        state.slots.get_mut(&user)?.take_longest_idle(self.now())?.slot.evict(false);
         self.metrics.connections_evicted.increment();
         Some(())
     }
 
-    /// Sends away whoever is idle for too long, and at the stop all.
+    /// Evicts whoever is idle for too long, and at the stop all.
     ///
     /// The connections have no timers of their own: setting one wakes the thread that sets it, with each request. Here
     /// somebody is woken only when a time is over, or one has been given that is shorter than all others.
     pub(super) async fn keep_time(&self, stop: &Stop) {
         let mut stopped = pin!(stop.requested());
         loop {
-            let next = self.next_look.load(Ordering::SeqCst).min(self.now() + A_DAY);
+            let next = self.next_look.load(Ordering::SeqCst).min(self.now() + MAX_SLEEP_MS);
             tokio::select! {
                 () = &mut stopped => return self.close(),
                 () = self.sooner.notified() => {}
@@ -177,19 +177,19 @@ impl Admission {
         self.next_look.store(NEVER, Ordering::SeqCst);
         let now = self.now();
         let mut next = NEVER;
-        for seat in self.state().all().filter(|seat| seat.idle_since.load(Ordering::SeqCst) > 0) {
-            match seat.idle_until.load(Ordering::Relaxed) {
-                until if until <= now => seat.send_away(true),
+        for slot in self.state().all().filter(|slot| slot.idle_since.load(Ordering::SeqCst) > 0) {
+            match slot.idle_until.load(Ordering::Relaxed) {
+                until if until <= now => slot.evict(true),
                 until => next = next.min(until),
             }
         }
-        self.next_look.fetch_min(next.max(now + TICK), Ordering::SeqCst);
+        self.next_look.fetch_min(next.max(now + CLOCK_RESOLUTION_MS), Ordering::SeqCst);
     }
 
     fn close(&self) {
         let mut state = self.state();
         state.is_closed = true;
-        state.all().for_each(|seat| seat.send_away(false));
+        state.all().for_each(|slot| slot.evict(false));
     }
 
     fn now(&self) -> u64 {
@@ -202,22 +202,22 @@ impl Admission {
 }
 
 impl State {
-    fn all(&self) -> impl Iterator<Item = &Seat> {
-        self.seats.values().flat_map(|seats| seats.all.values()).map(|occupied| occupied.seat.as_ref())
+    fn all(&self) -> impl Iterator<Item = &Slot> {
+        self.slots.values().flat_map(|slots| slots.all.values()).map(|occupied| occupied.slot.as_ref())
     }
 
-    fn occupied(&mut self, place: &Place) -> Option<&mut Occupied> {
-        self.seats.get_mut(&place.account.user)?.all.get_mut(&place.id)
+    fn occupied(&mut self, permit: &ConnectionPermit) -> Option<&mut OccupiedSlot> {
+        self.slots.get_mut(&permit.account.user)?.all.get_mut(&permit.id)
     }
 }
 
-impl Seats {
+impl UserSlots {
     /// Where many come at once, they do not each look at all that are there: who was not idle at the last look has not
     /// been idle for as long as who was. And who found nobody does not look again within the same millisecond.
-    fn take_longest_idle(&mut self, now: u64) -> Option<Occupied> {
+    fn take_longest_idle(&mut self, now: u64) -> Option<OccupiedSlot> {
         loop {
             while let Some((since, id)) = self.idle.pop() {
-                if self.all.get(&id).is_some_and(|occupied| occupied.seat.idle_since.load(Ordering::Relaxed) == since) {
+                if self.all.get(&id).is_some_and(|occupied| occupied.slot.idle_since.load(Ordering::Relaxed) == since) {
                     return self.all.remove(&id);
                 }
             }
@@ -225,7 +225,7 @@ impl Seats {
                 return None;
             }
             self.looked = now;
-            let since = |occupied: &Occupied| occupied.seat.idle_since.load(Ordering::Relaxed);
+            let since = |occupied: &OccupiedSlot| occupied.slot.idle_since.load(Ordering::Relaxed);
             self.idle
                 .extend(self.all.iter().map(|(id, occupied)| (since(occupied), *id)).filter(|(since, _)| *since > 0));
             self.idle.sort_unstable_by(|one, other| other.cmp(one));
@@ -233,18 +233,18 @@ impl Seats {
     }
 }
 
-impl Place {
+impl ConnectionPermit {
     pub(super) fn set_busy(&self) {
-        self.seat.idle_since.store(0, Ordering::Relaxed);
+        self.slot.idle_since.store(0, Ordering::Relaxed);
     }
 
-    /// From now on it may be sent away, and is after so long.
+    /// From now on it may be evicted, and is after so long.
     pub(super) fn set_idle(&self, patience: Duration) {
         let admission = &self.admission;
         let now = admission.now();
         let until = now.saturating_add(patience.as_millis() as u64);
-        self.seat.idle_until.store(until, Ordering::Relaxed);
-        self.seat.idle_since.store(now, Ordering::SeqCst);
+        self.slot.idle_until.store(until, Ordering::Relaxed);
+        self.slot.idle_since.store(now, Ordering::SeqCst);
         if until < admission.next_look.load(Ordering::SeqCst) {
             admission.next_look.fetch_min(until, Ordering::SeqCst);
             admission.sooner.notify_one();
@@ -252,23 +252,24 @@ impl Place {
     }
 
     /// Waits until it must go.
-    pub(super) async fn sent_away(&self) -> Sent {
-        self.seat.sent_away.notified().await;
-        if self.seat.is_late.load(Ordering::Relaxed) { Sent::Late } else { Sent::Away }
+    pub(super) async fn evicted(&self) -> Eviction {
+        self.slot.evicted.notified().await;
+        if self.slot.is_timed_out.load(Ordering::Relaxed) { Eviction::TimedOut } else { Eviction::Displaced }
     }
 
     /// The right to wait for a watch of so many paths; meanwhile the connection counts as a watch. None: the user has
     /// too many, or the connection must go.
-    pub(super) fn wait(&self, paths: usize) -> Option<Waiting> {
+    pub(super) fn wait(&self, paths: usize) -> Option<WatchPermit> {
         let mut state = self.admission.state();
-        // Whoever was evicted has given its place back already.
+        // Whoever was evicted has given its slot back already.
         let occupied = state.occupied(self)?;
-        let waiting = Waiting { _watch: self.account.watches.take(1)?, _paths: self.account.watch_paths.take(paths)? };
+        let waiting =
+            WatchPermit { _watch: self.account.watches.take(1)?, _paths: self.account.watch_paths.take(paths)? };
         occupied.taken = None;
         Some(waiting)
     }
 
-    /// Counts as a connection again after it waited. False: there is no place for one more, as for a new connection.
+    /// Counts as a connection again after it waited. False: there is no slot for one more, as for a new connection.
     pub(super) fn wait_no_more(&self) -> bool {
         let mut state = self.admission.state();
         if self.is_own {
@@ -285,21 +286,21 @@ impl Place {
     }
 }
 
-impl Seat {
-    fn send_away(&self, is_late: bool) {
-        self.is_late.store(is_late, Ordering::Relaxed);
-        self.sent_away.notify_one();
+impl Slot {
+    fn evict(&self, is_timed_out: bool) {
+        self.is_timed_out.store(is_timed_out, Ordering::Relaxed);
+        self.evicted.notify_one();
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         let mut state = self.admission.state();
-        if let Some(seats) = state.seats.get_mut(&self.account.user) {
-            seats.all.remove(&self.id);
-            if seats.all.is_empty() {
-                seats.all.shrink_to(KEEP);
-                seats.idle = Vec::new();
+        if let Some(slots) = state.slots.get_mut(&self.account.user) {
+            slots.all.remove(&self.id);
+            if slots.all.is_empty() {
+                slots.all.shrink_to(KEPT_CAPACITY);
+                slots.idle = Vec::new();
             }
         }
     }
@@ -328,7 +329,7 @@ mod tests {
             Self::new(&Config { max_connections, ..Config::default() })
         }
 
-        fn admit(&self, user: u32) -> Option<Place> {
+        fn admit(&self, user: u32) -> Option<ConnectionPermit> {
             self.admission.admit(self.accounts.account(Some(user), false), false)
         }
     }
@@ -337,19 +338,19 @@ mod tests {
     fn the_longest_idle_of_the_user_goes_and_the_busy_and_those_of_others_stay() {
         let house = House::of(6);
         let other = house.admit(2).expect("room");
-        let places = [1, 1].map(|user| house.admit(user).expect("room"));
-        other.seat.idle_since.store(3, Ordering::Relaxed);
-        places[0].seat.idle_since.store(7, Ordering::Relaxed);
-        places[1].seat.idle_since.store(5, Ordering::Relaxed);
+        let permits = [1, 1].map(|user| house.admit(user).expect("room"));
+        other.slot.idle_since.store(3, Ordering::Relaxed);
+        permits[0].slot.idle_since.store(7, Ordering::Relaxed);
+        permits[1].slot.idle_since.store(5, Ordering::Relaxed);
         let newcomer = house.admit(1).expect("room is made");
-        assert!(places[1].sent_away().now_or_never().is_some());
-        assert!(places[0].sent_away().now_or_never().is_none() && other.sent_away().now_or_never().is_none());
-        assert!(places[1].wait(0).is_none(), "who must go does not begin to wait");
+        assert!(permits[1].evicted().now_or_never().is_some());
+        assert!(permits[0].evicted().now_or_never().is_none() && other.evicted().now_or_never().is_none());
+        assert!(permits[1].wait(0).is_none(), "who must go does not begin to wait");
         newcomer.set_busy();
-        places[0].set_busy();
+        permits[0].set_busy();
         assert!(house.admit(1).is_none(), "none of its own is idle");
         house.admit(2).expect("the other user has room");
-        drop(places);
+        drop(permits);
         house.admit(1).expect("a place is given back");
     }
 
@@ -395,10 +396,10 @@ mod tests {
         busy.set_idle(Duration::from_millis(1));
         busy.set_busy();
         silent.set_idle(Duration::from_millis(1));
-        assert_eq!(silent.sent_away().await, Sent::Late);
-        assert!(busy.sent_away().now_or_never().is_none() && patient.sent_away().now_or_never().is_none());
+        assert_eq!(silent.evicted().await, Eviction::TimedOut);
+        assert!(busy.evicted().now_or_never().is_none() && patient.evicted().now_or_never().is_none());
         assert!(tasks.stop(Duration::from_secs(20)).await.is_empty());
-        assert_eq!((busy.sent_away().await, patient.sent_away().await), (Sent::Away, Sent::Away));
+        assert_eq!((busy.evicted().await, patient.evicted().await), (Eviction::Displaced, Eviction::Displaced));
         assert!(house.admit(1).is_none(), "the doors are closed");
     }
 }

@@ -8,7 +8,7 @@ use futures::stream::{self, StreamExt};
 use tokio::time::Instant;
 
 use super::Peer;
-use super::handler::{Desk, denied};
+use super::api::{Api, denied};
 use super::idl::{
     self, CallCompletion, CallError, CallErrorKind, CallFailed, CallOutcome, CallResult, CallTimedOut, CallsReply,
     InvalidRequest, NoMaster, Overloaded,
@@ -32,7 +32,7 @@ enum Unsendable {
     Denied(Denied),
 }
 
-impl Desk {
+impl Api {
     /// Checks a call.
     pub(super) fn request(&self, peer: &Peer, call: idl::Call) -> thrift::Result<Request> {
         may_call(peer, &call).map_err(denied)?;

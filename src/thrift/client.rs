@@ -81,8 +81,8 @@ impl Client {
         Self { address: Some(address), timeout, socket: None }
     }
 
-    /// The same for the sidecar of this machine: the first that answers at one of the [`default_paths`], the system's or
-    /// this user's own. The client stays with it.
+    /// The same for the sidecar of this machine: the first that answers at one of the [`default_paths`], the system's
+    /// or this user's own. The client stays with it.
     pub fn local(timeout: Duration) -> Self {
         Self { address: None, timeout, socket: None }
     }
@@ -167,7 +167,8 @@ impl Client {
         self.ask(self.timeout + wait, |sidecar| sidecar.call_all(within(wait, call)))
     }
 
-    /// Makes several calls one after the other, on the master that the first names, if it names one. Each may take `wait`.
+    /// Makes several calls one after the other, on the master that the first names, if it names one. Each may take
+    /// `wait`.
     pub fn call_in_order(&mut self, calls: Vec<Call>, wait: Duration) -> Result<CallsReply, Error> {
         let whole = wait.saturating_mul(u32::try_from(calls.len()).unwrap_or(u32::MAX));
         let calls = calls.into_iter().map(|call| within(wait, call)).collect();

@@ -12,9 +12,9 @@ use thrift::protocol::{
 use thrift::{ApplicationError, ApplicationErrorKind, TConfiguration};
 
 use super::Config;
+use super::api::Api;
 use super::dialect::{Dialect, Protocol};
 use super::dispatch::{Asked, Exchange, INVALID, ReplyTo, write_exception, write_result};
-use super::handler::Desk;
 use super::memory::{Charge, Part};
 use super::refusal::{Refusal, too_long};
 use super::scan::Head;
@@ -74,7 +74,7 @@ impl Codec {
         let name = name.split_once(':').map_or(&*name, |(_, name)| name);
         let arguments = received.get(head.arguments..).unwrap_or_default();
         self.written(dialect, head, name, output, charge, |output| {
-            let reply = ReplyTo { desk: asked.desk, name, sequence_number: head.sequence_number, output };
+            let reply = ReplyTo { api: asked.api, name, sequence_number: head.sequence_number, output };
             match dialect.protocol {
                 Protocol::Binary => {
                     let mut input = TBinaryInputProtocol::with_config(arguments, true, self.limits.clone());
@@ -94,13 +94,13 @@ impl Codec {
         dialect: Dialect,
         head: &Head,
         awaited: Awaited,
-        desk: &Desk,
+        api: &Api,
         output: &mut Vec<u8>,
         charge: &mut Charge,
     ) -> thrift::Result<Outcome> {
         let name = head.method.map_or("", |method| method.name);
         self.written(dialect, head, name, output, charge, |output| {
-            awaited.write(ReplyTo { desk, name, sequence_number: head.sequence_number, output })?;
+            awaited.write(ReplyTo { api, name, sequence_number: head.sequence_number, output })?;
             Ok(None)
         })
     }
@@ -140,8 +140,8 @@ impl Codec {
         Ok(if refusal.is_none() { Outcome::Answered } else { Outcome::Refused })
     }
 
-    /// Tells a client why the message that `received` begins with is not answered. That a call is too long is told as the
-    /// interface has it: the client's own mistake, and no other sidecar would take it.
+    /// Tells a client why the message that `received` begins with is not answered. That a call is too long is told as
+    /// the interface has it: the client's own mistake, and no other sidecar would take it.
     pub(super) fn refuse(
         &self,
         dialect: Dialect,
@@ -159,8 +159,8 @@ impl Codec {
                 let (name, number) = (&*request.name, request.sequence_number);
                 in_protocol(dialect, output, |to| write_result(name, number, INVALID, &invalid, to))?;
             }
-            (Refusal::Wrong(wrong), None) => {
-                let error = ApplicationError::new(ApplicationErrorKind::ProtocolError, wrong.to_string());
+            (Refusal::Violation(violation), None) => {
+                let error = ApplicationError::new(ApplicationErrorKind::ProtocolError, violation.to_string());
                 self.write_exception(dialect, &request.name, request.sequence_number, &error, output)?;
             }
             (Refusal::Overloaded, None) => {
@@ -234,7 +234,8 @@ fn in_protocol<T>(
     }
 }
 
-/// An output that has room for what follows large data when it grows for them: else it would grow twice, by a copy of them.
+/// An output that has room for what follows large data when it grows for them: else it would grow twice, by a copy of
+/// them.
 struct Growing<'a>(&'a mut Vec<u8>);
 
 const FOLLOWS: usize = 512;

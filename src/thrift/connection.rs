@@ -9,15 +9,15 @@ use bytes::BufMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::admission::{Place, Sent, Waiting};
+use super::admission::{ConnectionPermit, Eviction, WatchPermit};
 use super::codec::Outcome;
-use super::cut::{Cut, Cutter};
 use super::dialect::Dialect;
 use super::dispatch::Asked;
+use super::framing::{Decoded, RequestDecoder};
 use super::memory::{Charge, Part};
-use super::open::Open;
 use super::refusal::Refusal;
 use super::scan::{Bounds, Head};
+use super::streaming_call::StreamingCall;
 use super::wait::{Awaited, Wait};
 use super::watch::TOO_MANY_WATCHES;
 use super::{Peer, Shared};
@@ -44,18 +44,19 @@ const MAX_READ: usize = 64 * 1024;
 struct Connection {
     stream: Stream,
     shared: Arc<Shared>,
-    place: Place,
+    permit: ConnectionPermit,
     peer: Peer,
     stop: Stop,
-    cutter: Cutter,
+    decoder: RequestDecoder,
     received: Vec<u8>,
     output: Vec<u8>,
     /// How much of the output has been sent.
     sent: usize,
     charge: Charge,
-    open: Open,
-    /// There was no place to come back to from a watch: it keeps that of the watch until its reply is sent, and goes.
-    leaving: Option<Waiting>,
+    open: StreamingCall,
+    /// There was no slot to come back to from a watch: it keeps the permit of the watch until its reply is sent, and
+    /// goes.
+    leaving: Option<WatchPermit>,
 }
 
 /// How far the requests of one turn were answered.
@@ -82,7 +83,7 @@ struct Pending {
 
 /// Why a connection ends.
 enum End {
-    /// The peer went away, or the process stops, or the place is needed for another.
+    /// The peer went away, or the process stops, or the slot is needed for another.
     Quiet,
     /// The peer took too long.
     TimedOut,
@@ -105,32 +106,32 @@ impl From<thrift::Error> for End {
     }
 }
 
-impl From<Sent> for End {
-    fn from(sent: Sent) -> Self {
-        match sent {
-            Sent::Away => Self::Quiet,
-            Sent::Late => Self::TimedOut,
+impl From<Eviction> for End {
+    fn from(eviction: Eviction) -> Self {
+        match eviction {
+            Eviction::Displaced => Self::Quiet,
+            Eviction::TimedOut => Self::TimedOut,
         }
     }
 }
 
 /// Serves one client until it leaves.
-pub(super) async fn serve(stream: Stream, place: Place, peer: Peer, shared: Arc<Shared>, stop: Stop) {
+pub(super) async fn serve(stream: Stream, permit: ConnectionPermit, peer: Peer, shared: Arc<Shared>, stop: Stop) {
     let counted = shared.clone();
     let _open = counted.metrics.connections_open.hold();
     let Some(charge) = Charge::new(&peer.account) else { return counted.metrics.connections_refused.increment() };
     let mut connection = Connection {
         stream,
-        place,
+        permit,
         peer,
         stop,
-        cutter: Cutter::new(Bounds::of(&shared.config)),
+        decoder: RequestDecoder::new(Bounds::of(&shared.config)),
         shared,
         received: Vec::new(),
         output: Vec::new(),
         sent: 0,
         charge,
-        open: Open::default(),
+        open: StreamingCall::default(),
         leaving: None,
     };
     match connection.run().await {
@@ -183,9 +184,9 @@ impl Connection {
         if self.open.is_some() {
             return timeout(patience, self.receive()).await.map_err(|_| End::TimedOut)?;
         }
-        self.place.set_idle(patience);
+        self.permit.set_idle(patience);
         self.receive().await?;
-        self.place.set_busy();
+        self.permit.set_busy();
         Ok(())
     }
 
@@ -197,23 +198,23 @@ impl Connection {
             if received.is_empty() {
                 break Progress::Idle;
             }
-            match self.cutter.next(received) {
-                Cut::Request { dialect, head, end } => {
+            match self.decoder.next(received) {
+                Decoded::Request { dialect, head, end } => {
                     let request = &received[..end];
-                    let Shared { codec, desk, .. } = self.shared.as_ref();
-                    let asked = Asked { desk, peer: &self.peer };
+                    let Shared { codec, api, .. } = self.shared.as_ref();
+                    let asked = Asked { api, peer: &self.peer };
                     match codec.answer(dialect, &head, request, asked, &mut self.output, &mut self.charge)? {
                         Outcome::Answered | Outcome::Refused => at += end,
                         Outcome::Waits(wait) => break Progress::Waits(Pending { dialect, head, end, wait }),
                     }
                 }
-                Cut::Incomplete => break Progress::Incomplete,
-                Cut::Foreign(foreign) => {
+                Decoded::Incomplete => break Progress::Incomplete,
+                Decoded::Foreign(foreign) => {
                     self.output.extend(foreign.refusal());
                     break Progress::Ends(End::Malformed(foreign.name()));
                 }
-                Cut::Wrong(dialect, wrong) => {
-                    self.shared.codec.refuse(dialect, received, Refusal::Wrong(wrong), &mut self.output)?;
+                Decoded::Violation(dialect, violation) => {
+                    self.shared.codec.refuse(dialect, received, Refusal::Violation(violation), &mut self.output)?;
                     break Progress::Ends(End::Malformed("a request out of bounds"));
                 }
             }
@@ -238,8 +239,8 @@ impl Connection {
         let awaited = if has_room { awaited } else { awaited.without_room() };
         let is_fetched = matches!(awaited, Awaited::Values(_));
         self.peer.let_others_work().await;
-        let Shared { codec, desk, .. } = self.shared.as_ref();
-        let outcome = codec.answer_late(dialect, &head, awaited, desk, &mut self.output, &mut self.charge)?;
+        let Shared { codec, api, .. } = self.shared.as_ref();
+        let outcome = codec.answer_late(dialect, &head, awaited, api, &mut self.output, &mut self.charge)?;
         if is_fetched && matches!(outcome, Outcome::Refused) {
             // Else the next values would hide that these are missing.
             self.open.give_up();
@@ -252,7 +253,7 @@ impl Connection {
     /// Waits for what the request that ends at `end` waits for, as long as the peer is there.
     async fn wait(&mut self, wait: Wait, end: usize) -> Result<Awaited, End> {
         let waiting = match wait.watches() {
-            Some(paths) => match self.place.wait(paths) {
+            Some(paths) => match self.permit.wait(paths) {
                 None => {
                     self.shared.metrics.overloaded.increment();
                     return Ok(wait.refused(TOO_MANY_WATCHES));
@@ -262,7 +263,7 @@ impl Connection {
             None => None,
         };
         let awaited = self.until_answered(wait, end).await?;
-        if waiting.is_some() && !self.place.wait_no_more() {
+        if waiting.is_some() && !self.permit.wait_no_more() {
             self.leaving = waiting;
         }
         Ok(awaited)
@@ -274,7 +275,7 @@ impl Connection {
         let is_sending = wait.is_sending();
         let most = end + shared.config.max_request.as_u64() as usize;
         // In a box: else every connection would be as large as a call.
-        let mut waiting = Box::pin(wait.until_answered(&shared.desk, &self.peer, &mut self.open, &self.stop));
+        let mut waiting = Box::pin(wait.until_answered(&shared.api, &self.peer, &mut self.open, &self.stop));
         let mut has_more = true;
         loop {
             let may_read = has_more && self.received.len() < most && reserve(&mut self.received, &mut self.charge);
@@ -295,14 +296,14 @@ impl Connection {
         tokio::select! {
             biased;
             read = read(&mut self.stream, &mut self.received) => if read? == 0 { Err(End::Quiet) } else { Ok(()) },
-            sent = self.place.sent_away(), if !self.open.is_some() => Err(sent.into()),
+            eviction = self.permit.evicted(), if !self.open.is_some() => Err(eviction.into()),
             never = self.open.go_on() => match never {},
         }
     }
 
     /// Tells the peer that there is no room for the rest of its request, after which nothing can be understood.
     async fn refuse_request(&mut self) -> Result<(), End> {
-        if let Some(dialect) = self.cutter.dialect() {
+        if let Some(dialect) = self.decoder.dialect() {
             self.shared.codec.refuse(dialect, &self.received, Refusal::Overloaded, &mut self.output)?;
         }
         self.send().await?;
@@ -326,11 +327,11 @@ impl Connection {
             }
             io::Result::Ok(())
         };
-        self.place.set_idle(HEAR_OUT);
+        self.permit.set_idle(HEAR_OUT);
         // Whatever it is that ends it.
         tokio::select! {
             _ = hearing => {}
-            _ = self.place.sent_away() => {}
+            _ = self.permit.evicted() => {}
         }
     }
 

@@ -1,4 +1,4 @@
-//! The dialects: which protocol a client speaks, framed or not, told from its first bytes.
+//! The dialects: which protocol a client speaks, framed or not, detected from its first bytes.
 
 /// How a client's messages are encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,9 +17,9 @@ pub(super) struct Dialect {
     pub(super) framed: bool,
 }
 
-/// What the first bytes of a connection tell.
+/// What the first bytes of a connection show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Told {
+pub(super) enum Detection {
     Dialect(Dialect),
     /// Not enough bytes to say.
     Incomplete,
@@ -41,13 +41,15 @@ pub(super) enum Foreign {
 /// Frames are shorter than this, whatever the limit on requests: their length begins with a zero byte.
 pub(super) const MAX_FRAME: usize = 1 << 24;
 
-/// Tells the dialect of a connection that begins with `bytes`.
-pub(super) fn tell(bytes: &[u8]) -> Told {
+/// Detects the dialect of a connection that begins with `bytes`.
+pub(super) fn detect(bytes: &[u8]) -> Detection {
     match (bytes.first(), bytes.get(1)) {
-        (None, _) | (Some(0x80 | 0x82), None) => Told::Incomplete,
-        (Some(0x00), _) => tell_framed(bytes),
-        (Some(0x80 | 0x82), _) => tell_protocol(bytes, false).map_or(Told::Foreign(Foreign::Garbage), Told::Dialect),
-        (Some(byte), _) => Told::Foreign(match byte {
+        (None, _) | (Some(0x80 | 0x82), None) => Detection::Incomplete,
+        (Some(0x00), _) => detect_framed(bytes),
+        (Some(0x80 | 0x82), _) => {
+            detect_protocol(bytes, false).map_or(Detection::Foreign(Foreign::Garbage), Detection::Dialect)
+        }
+        (Some(byte), _) => Detection::Foreign(match byte {
             b'A'..=b'Z' => Foreign::Http,
             0x16 => Foreign::Tls,
             0x01..=0x7f => Foreign::Frame,
@@ -56,14 +58,14 @@ pub(super) fn tell(bytes: &[u8]) -> Told {
     }
 }
 
-fn tell_framed(bytes: &[u8]) -> Told {
+fn detect_framed(bytes: &[u8]) -> Detection {
     match bytes.get(4..6) {
-        None => Told::Incomplete,
-        Some(start) => tell_protocol(start, true).map_or(Told::Foreign(Foreign::Old), Told::Dialect),
+        None => Detection::Incomplete,
+        Some(start) => detect_protocol(start, true).map_or(Detection::Foreign(Foreign::Old), Detection::Dialect),
     }
 }
 
-fn tell_protocol(start: &[u8], framed: bool) -> Option<Dialect> {
+fn detect_protocol(start: &[u8], framed: bool) -> Option<Dialect> {
     let protocol = match start {
         [0x80, 0x01, ..] => Protocol::Binary,
         // The lower five bits are the version, 1; the upper three the type of the message.
@@ -106,24 +108,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_four_dialects_are_told_as_soon_as_they_can_be() {
-        let dialect = |protocol, framed| Told::Dialect(Dialect { protocol, framed });
-        for (bytes, told) in [
+    fn the_four_dialects_are_detected_as_soon_as_they_can_be() {
+        let dialect = |protocol, framed| Detection::Dialect(Dialect { protocol, framed });
+        for (bytes, detection) in [
             (&[0x80, 0x01, 0, 1][..], dialect(Protocol::Binary, false)),
             (&[0x82, 0x21], dialect(Protocol::Compact, false)),
             (&[0, 0, 0, 9, 0x80, 0x01], dialect(Protocol::Binary, true)),
             (&[0, 0, 0, 9, 0x82, 0x81], dialect(Protocol::Compact, true)),
         ] {
-            assert_eq!(tell(bytes), told);
+            assert_eq!(detect(bytes), detection);
             let needed = if bytes[0] == 0 { 6 } else { 2 };
             for cut in 0..needed {
-                assert_eq!(tell(&bytes[..cut]), Told::Incomplete, "{bytes:?} cut at {cut}");
+                assert_eq!(detect(&bytes[..cut]), Detection::Incomplete, "{bytes:?} cut at {cut}");
             }
         }
     }
 
     #[test]
-    fn what_is_not_thrift_is_told_at_its_first_bytes() {
+    fn what_is_not_thrift_is_detected_at_its_first_bytes() {
         for (bytes, foreign) in [
             (&b"GET / HTTP/1.1\r\n"[..], Foreign::Http),
             (&[0x16, 0x03, 0x01], Foreign::Tls),
@@ -133,7 +135,7 @@ mod tests {
             (&[0x80, 0x02], Foreign::Garbage),
             (&[0x82, 0x22], Foreign::Garbage),
         ] {
-            assert_eq!(tell(bytes), Told::Foreign(foreign), "{bytes:?}");
+            assert_eq!(detect(bytes), Detection::Foreign(foreign), "{bytes:?}");
         }
     }
 

@@ -9,7 +9,7 @@ use thrift::protocol::{
 use thrift::{ApplicationError, ApplicationErrorKind};
 
 use super::Peer;
-use super::handler::{Desk, denied};
+use super::api::{Api, denied};
 use super::idl::{
     AccessDenied, CallFailed, CallTimedOut, CommandReply, Freshness, InvalidRequest, NoMaster, NotFound, NotReady,
     Overloaded, TooStale,
@@ -20,7 +20,7 @@ use crate::model::{Node, NodePath};
 /// Who answers a request, and whom.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asked<'a> {
-    pub(super) desk: &'a Desk,
+    pub(super) api: &'a Api,
     pub(super) peer: &'a Peer,
 }
 
@@ -33,7 +33,7 @@ pub(super) struct Exchange<'a> {
 
 /// Where the reply to a request goes.
 pub(super) struct ReplyTo<'a> {
-    pub(super) desk: &'a Desk,
+    pub(super) api: &'a Api,
     pub(super) name: &'a str,
     pub(super) sequence_number: i32,
     pub(super) output: &'a mut dyn TOutputProtocol,
@@ -101,19 +101,19 @@ impl Exchange<'_> {
     /// Replies at once.
     pub(super) fn reply<Q: TSerializable, R: Reply>(
         &mut self,
-        answer: impl FnOnce(&Desk, &Peer, Q) -> thrift::Result<R>,
+        answer: impl FnOnce(&Api, &Peer, Q) -> thrift::Result<R>,
     ) -> thrift::Result<Option<Box<Wait>>> {
-        self.reply_or_wait(|desk, peer, request| answer(desk, peer, request).map(Step::Done))
+        self.reply_or_wait(|api, peer, request| answer(api, peer, request).map(Step::Done))
     }
 
     /// Waits, unless the request makes no sense.
     pub(super) fn wait<Q: TSerializable>(
         &mut self,
-        check: impl FnOnce(&Desk, &Peer, Q) -> thrift::Result<Wait>,
+        check: impl FnOnce(&Api, &Peer, Q) -> thrift::Result<Wait>,
     ) -> thrift::Result<Option<Box<Wait>>> {
         // The type of the reply is known to who waits.
-        self.reply_or_wait::<Q, CommandReply>(|desk, peer, request| {
-            check(desk, peer, request).map(|wait| Step::Waits(wait.into()))
+        self.reply_or_wait::<Q, CommandReply>(|api, peer, request| {
+            check(api, peer, request).map(|wait| Step::Waits(wait.into()))
         })
     }
 
@@ -131,10 +131,10 @@ impl Exchange<'_> {
     /// Replies at once if that is possible, and waits if not.
     pub(super) fn reply_or_wait<Q: TSerializable, R: Reply>(
         &mut self,
-        answer: impl FnOnce(&Desk, &Peer, Q) -> thrift::Result<Step<R>>,
+        answer: impl FnOnce(&Api, &Peer, Q) -> thrift::Result<Step<R>>,
     ) -> thrift::Result<Option<Box<Wait>>> {
-        let Asked { desk, peer } = self.asked;
-        let reply = match self.request().and_then(|request| answer(desk, peer, request)) {
+        let Asked { api, peer } = self.asked;
+        let reply = match self.request().and_then(|request| answer(api, peer, request)) {
             Ok(Step::Waits(wait)) => return Ok(Some(wait)),
             Ok(Step::Done(reply)) => Ok(reply),
             Err(why) => Err(why),
@@ -145,8 +145,8 @@ impl Exchange<'_> {
 
     /// The method of the article.
     pub(super) fn zk_data(&mut self) -> thrift::Result<Option<Box<Wait>>> {
-        let Asked { desk, peer } = self.asked;
-        self.reply.write(desk.zk_data(peer).map(Data))?;
+        let Asked { api, peer } = self.asked;
+        self.reply.write(api.zk_data(peer).map(Data))?;
         Ok(None)
     }
 
@@ -183,7 +183,7 @@ impl ReplyTo<'_> {
             Ok(reply) => return self.result(0, &reply),
             Err(why) => why,
         };
-        self.desk.count_exception();
+        self.api.count_exception();
         let error = match why {
             thrift::Error::User(exception) => match declared(exception.as_ref()) {
                 Some((id, exception)) => return self.result(id, exception),
@@ -197,7 +197,7 @@ impl ReplyTo<'_> {
 
     /// Writes that there is no such method.
     pub(super) fn unknown(&mut self) -> thrift::Result<()> {
-        self.desk.count_exception();
+        self.api.count_exception();
         let message = format!("unknown method {}", self.name);
         self.exception(&ApplicationError::new(ApplicationErrorKind::UnknownMethod, message))
     }

@@ -6,13 +6,13 @@ use thrift::protocol::{TBinaryInputProtocol, TCompactInputProtocol, TInputProtoc
 use thrift::{Error, TConfiguration, TransportErrorKind};
 
 use super::accounts::Accounts;
+use super::api::Api;
 use super::codec::{Codec, Outcome};
-use super::cut::{Cut, Cutter};
 use super::dialect::Protocol;
 use super::dispatch::Asked;
-use super::handler::Desk;
+use super::framing::{Decoded, RequestDecoder};
 use super::memory::Charge;
-use super::scan::{Bounds, Progress, Scanner, Wrong};
+use super::scan::{Bounds, Progress, Scanner, Violation};
 use super::{Config, Peer, ZkData};
 use crate::metrics::Metrics;
 use crate::model::{Change, Node, NodePath, Stat};
@@ -26,20 +26,20 @@ pub fn requests(bytes: &[u8]) {
     for protocol in [Protocol::Binary, Protocol::Compact] {
         the_library_agrees(protocol, bytes);
     }
-    let at_once = Cutter::new(BOUNDS).next(bytes);
-    let mut piecemeal = Cutter::new(BOUNDS);
-    let first = (0..=bytes.len()).map(|end| piecemeal.next(&bytes[..end])).find(|cut| *cut != Cut::Incomplete);
-    match (first.unwrap_or(Cut::Incomplete), &at_once) {
-        (Cut::Wrong(..), Cut::Wrong(..)) => {}
+    let at_once = RequestDecoder::new(BOUNDS).next(bytes);
+    let mut piecemeal = RequestDecoder::new(BOUNDS);
+    let first = (0..=bytes.len()).map(|end| piecemeal.next(&bytes[..end])).find(|cut| *cut != Decoded::Incomplete);
+    match (first.unwrap_or(Decoded::Incomplete), &at_once) {
+        (Decoded::Violation(..), Decoded::Violation(..)) => {}
         (piecemeal, at_once) => assert_eq!(piecemeal, *at_once),
     }
-    let Cut::Request { dialect, head, end } = at_once else { return };
+    let Decoded::Request { dialect, head, end } = at_once else { return };
     let mut output = Vec::new();
-    let (codec, desk) = &*HOUSE;
-    let peer = Peer::of(desk, None);
+    let (codec, api) = &*HOUSE;
+    let peer = Peer::of(api, None);
     let mut charge = Charge::new(&peer.account).expect("room");
     if let Ok(Outcome::Answered | Outcome::Refused) =
-        codec.answer(dialect, &head, &bytes[..end], Asked { desk, peer: &peer }, &mut output, &mut charge)
+        codec.answer(dialect, &head, &bytes[..end], Asked { api, peer: &peer }, &mut output, &mut charge)
     {
         let length = output.first_chunk::<4>().map(|length| u32::from_be_bytes(*length) as usize + 4);
         assert!(!dialect.framed || output.is_empty() || length == Some(output.len()));
@@ -54,9 +54,10 @@ fn the_library_agrees(protocol: Protocol, bytes: &[u8]) {
         assert_ne!(error.kind, TransportErrorKind::EndOfFile, "the message goes on after its end");
     }
     if let Ok(end) = read(protocol, bytes) {
-        let bound = [Wrong::Message, Wrong::String, Wrong::Container, Wrong::Depth].map(Progress::Wrong);
+        let bound =
+            [Violation::Message, Violation::String, Violation::Container, Violation::Depth].map(Progress::Violation);
         // The library takes a compact field of no type for the end of its struct, whatever else its byte says.
-        let lax = protocol == Protocol::Compact && found == Progress::Wrong(Wrong::Type);
+        let lax = protocol == Protocol::Compact && found == Progress::Violation(Violation::Type);
         assert!(found == Progress::Complete(end) || lax || bound.contains(&found), "{found:?} instead of {end}");
     }
 }
@@ -88,12 +89,12 @@ fn pass(input: &mut dyn TInputProtocol) -> thrift::Result<()> {
 }
 
 /// What answers, with one node.
-static HOUSE: LazyLock<(Codec, Desk)> = LazyLock::new(|| {
+static HOUSE: LazyLock<(Codec, Api)> = LazyLock::new(|| {
     let (config, metrics) = (Config::default(), Arc::<Metrics>::default());
     let feed = Feed::of_nodes("fuzz", "file", vec![NodePath::root()]);
     let store = Store::new(&Default::default(), vec![feed], metrics.clone());
     let node = Node { data: b"data".as_slice().into(), stat: Stat::default() };
     store.publisher(0).publish_whole(vec![Change::Put(NodePath::root(), Arc::new(node))]);
-    let desk = Desk::new(&config, &ZkData::default(), store, Accounts::new(&config), metrics.clone());
-    (Codec::new(&config, metrics), desk)
+    let api = Api::new(&config, &ZkData::default(), store, Accounts::new(&config), metrics.clone());
+    (Codec::new(&config, metrics), api)
 });

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use semver::Version;
 
-use super::handler::{Desk, Subject, denied, invalid, page_size};
+use super::api::{Api, Subject, denied, invalid, page_size};
 use super::idl::{self, EntityKind, InvalidRequest, MasterRequest, NotFound, ServiceQuery};
 use super::{Peer, convert, request};
 use crate::access::Grant;
@@ -27,7 +27,7 @@ const MAX_METADATA: usize = 8;
 /// So many bytes are compared with one wanted value about as fast as a master is passed by.
 const COMPARED: usize = 512;
 
-impl Desk {
+impl Api {
     /// By turns, where many masters are passed by that the client may not know of.
     pub(super) async fn masters(&self, peer: &Peer, filter: &ServiceQuery) -> thrift::Result<idl::MastersReply> {
         peer.identity.may_see_any().map_err(denied)?;

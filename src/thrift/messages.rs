@@ -1,7 +1,7 @@
 //! Messages of masters: waits until masters have sent something of their own accord, and gives it.
 
 use super::Peer;
-use super::handler::{Desk, denied, invalid};
+use super::api::{Api, denied, invalid};
 use super::idl::{self, WatchMessagesRequest};
 use super::request;
 use super::watch::{Patience, Told};
@@ -20,7 +20,7 @@ pub(super) struct MessageWatch {
     encoding: Encoding,
 }
 
-impl Desk {
+impl Api {
     /// Checks what `watchMessages` was asked.
     pub(super) fn watch_messages(&self, peer: &Peer, request: &WatchMessagesRequest) -> thrift::Result<MessageWatch> {
         peer.identity.may_watch().and_then(|()| peer.identity.may_see_any()).map_err(denied)?;

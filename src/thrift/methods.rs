@@ -21,61 +21,57 @@ type Answer = fn(&mut Exchange<'_>) -> thrift::Result<Option<Box<Wait>>>;
 
 /// The methods of the service `Roster`, in the order of the interface.
 pub(super) static METHODS: [Method; 24] = [
-    Method::new("get", |it| it.reply(|desk, peer, request| desk.get(peer, &request))),
-    Method::new("getMany", |it| it.reply(|desk, peer, request| desk.get_many(peer, &request))),
+    Method::new("get", |it| it.reply(|api, peer, request| api.get(peer, &request))),
+    Method::new("getMany", |it| it.reply(|api, peer, request| api.get_many(peer, &request))),
     Method::new("children", |it| {
-        it.reply_or_wait(|desk, peer, request| {
-            let asked = desk.children_of(peer, request)?;
-            let reply = desk.children(peer, &asked)?;
+        it.reply_or_wait(|api, peer, request| {
+            let asked = api.children_of(peer, request)?;
+            let reply = api.children(peer, &asked)?;
             Ok(reply.map_or_else(|| Step::Waits(Wait::Children(asked).into()), Step::Done))
         })
     }),
     Method::new("subtree", |it| {
-        it.reply_or_wait(|desk, peer, request| {
-            let asked = desk.subtree_of(peer, &request)?;
+        it.reply_or_wait(|api, peer, request| {
+            let asked = api.subtree_of(peer, &request)?;
             let is_searched = peer.identity.grant().searches();
-            if is_searched {
-                Ok(Step::Waits(Wait::Subtree(asked).into()))
-            } else {
-                desk.subtree(&asked).map(Step::Done)
-            }
+            if is_searched { Ok(Step::Waits(Wait::Subtree(asked).into())) } else { api.subtree(&asked).map(Step::Done) }
         })
     }),
-    Method::new("watch", |it| it.wait(|desk, peer, request| desk.watch(peer, &request).map(Wait::Watch))),
-    Method::new("status", |it| it.reply(|desk, peer, StatusRequest {}| desk.status(peer))),
+    Method::new("watch", |it| it.wait(|api, peer, request| api.watch(peer, &request).map(Wait::Watch))),
+    Method::new("status", |it| it.reply(|api, peer, StatusRequest {}| api.status(peer))),
     Method::new("masters", |it| {
-        it.reply_or_wait(|desk, peer, query| {
-            let reply = desk.masters(peer, &query).now_or_never();
+        it.reply_or_wait(|api, peer, query| {
+            let reply = api.masters(peer, &query).now_or_never();
             reply.map_or_else(|| Ok(Step::Waits(Wait::Masters(query).into())), |reply| reply.map(Step::Done))
         })
     }),
-    Method::new("master", |it| it.reply(|desk, peer, request| desk.master(peer, &request))),
+    Method::new("master", |it| it.reply(|api, peer, request| api.master(peer, &request))),
     Method::new("services", |it| {
-        it.reply_or_wait(|desk, peer, query| {
-            let reply = desk.services(peer, &query).now_or_never();
+        it.reply_or_wait(|api, peer, query| {
+            let reply = api.services(peer, &query).now_or_never();
             reply.map_or_else(|| Ok(Step::Waits(Wait::Services(query).into())), |reply| reply.map(Step::Done))
         })
     }),
-    Method::new("instances", |it| it.reply(|desk, peer, query| desk.instances(peer, &query))),
+    Method::new("instances", |it| it.reply(|api, peer, query| api.instances(peer, &query))),
     Method::new("watchMasters", |it| {
-        it.wait(|desk, peer, request| desk.watch_masters(peer, &request).map(Wait::WatchMasters))
+        it.wait(|api, peer, request| api.watch_masters(peer, &request).map(Wait::WatchMasters))
     }),
     Method::new("watchMessages", |it| {
-        it.wait(|desk, peer, request| desk.watch_messages(peer, &request).map(Wait::WatchMessages))
+        it.wait(|api, peer, request| api.watch_messages(peer, &request).map(Wait::WatchMessages))
     }),
-    Method::large("call", "arguments", |it| it.wait(|desk, peer, call| desk.request(peer, call).map(Wait::Call))),
+    Method::large("call", "arguments", |it| it.wait(|api, peer, call| api.request(peer, call).map(Wait::Call))),
     Method::large("callAll", "arguments", |it| {
-        it.wait(|desk, peer, call| desk.request_for_all(peer, call).map(Wait::CallAll))
+        it.wait(|api, peer, call| api.request_for_all(peer, call).map(Wait::CallAll))
     }),
     Method::large("callMany", "arguments", |it| it.wait(|_, _, CallsRequest { calls }| Ok(Wait::CallMany(calls)))),
     Method::large("callInOrder", "arguments", |it| {
         it.wait(|_, _, CallsRequest { calls }| Ok(Wait::CallInOrder(calls)))
     }),
     Method::large("startCall", "arguments", |it| {
-        it.wait(|desk, peer, call| desk.request(peer, call).map(Wait::StartCall))
+        it.wait(|api, peer, call| api.request(peer, call).map(Wait::StartCall))
     }),
     Method::new("nextValues", |it| it.wait(|_, _, NextValuesRequest {}| Ok(Wait::NextValues))),
-    Method::new("openCall", |it| it.wait(|desk, peer, call| desk.request(peer, call).map(Wait::OpenCall))),
+    Method::new("openCall", |it| it.wait(|api, peer, call| api.request(peer, call).map(Wait::OpenCall))),
     Method::new("sendValues", |it| it.wait(|_, _, request| Ok(Wait::SendValues(request)))),
     Method::large("broadcast", "message", |it| it.command(|request| Ok(Wait::Broadcast(request::command(&request)?)))),
     Method::new("addRegisters", |it| {
@@ -84,7 +80,7 @@ pub(super) static METHODS: [Method; 24] = [
     Method::new("removeRegisters", |it| {
         it.command(|RegistersRequest { registers }| Ok(Wait::Order(request::registers("remove", &registers)?)))
     }),
-    Method::new("stats", |it| it.reply(|desk, peer, StatsRequest {}| desk.stats(peer))),
+    Method::new("stats", |it| it.reply(|api, peer, StatsRequest {}| api.stats(peer))),
 ];
 
 /// The one of the service `zkDataService`.

@@ -3,30 +3,30 @@
 //! Its threads share nothing but the store: each has a runtime of its own, accepts from the same listeners when it is
 //! its turn, and keeps a connection from its first byte to its last. So an answer costs no hand-over between threads.
 
+mod accept_balancer;
 mod accounts;
 mod admission;
+mod api;
 mod call;
 pub mod client;
 mod codec;
 mod config;
 mod connection;
 mod convert;
-mod cut;
 mod dialect;
 mod dispatch;
+mod framing;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
-mod handler;
 mod masters;
 mod memory;
 mod messages;
 mod methods;
-mod open;
 mod refusal;
 mod request;
 mod run_queue;
 mod scan;
-mod turns;
+mod streaming_call;
 mod wait;
 mod watch;
 
@@ -45,14 +45,14 @@ use std::time::Duration;
 use futures::future::try_join_all;
 use tokio::sync::watch::{Receiver, channel};
 
+use self::accept_balancer::{AcceptBalancer, CountedConnection};
 #[cfg(any(test, feature = "fuzz"))]
 use self::accounts::User;
 use self::accounts::{Account, Accounts};
 use self::admission::Admission;
+use self::api::Api;
 pub use self::config::{Config, ZkData};
-use self::handler::Desk;
 use self::run_queue::RunQueue;
-use self::turns::{Held, Turns};
 pub use self::watch::MAX_PATHS;
 use crate::access::{Access, Client, Identity};
 use crate::metrics::Metrics;
@@ -76,7 +76,7 @@ pub struct Endpoint {
 /// What its connections share.
 #[derive(Debug)]
 struct Shared {
-    desk: Desk,
+    api: Api,
     access: Arc<Access>,
     codec: codec::Codec,
     admission: Arc<Admission>,
@@ -132,7 +132,7 @@ impl Endpoint {
         let Self { config, listeners, taken } = self;
         let accounts = Accounts::with_memory(&config, memory);
         let shared = Arc::new(Shared {
-            desk: Desk::new(&config, zk_data, store.clone(), accounts.clone(), metrics.clone()),
+            api: Api::new(&config, zk_data, store.clone(), accounts.clone(), metrics.clone()),
             access: access.clone(),
             codec: codec::Codec::new(&config, metrics.clone()),
             admission: Admission::new(&config, metrics.clone()),
@@ -155,19 +155,19 @@ impl Endpoint {
             }
             stop.requested().await;
         });
-        let turns = Turns::new(shared.config.threads);
+        let balancer = AcceptBalancer::new(shared.config.threads);
         for number in 0..shared.config.threads {
-            let (mut listeners, shared, turns) = (listeners.clone(), shared.clone(), turns.clone());
+            let (mut listeners, shared, balancer) = (listeners.clone(), shared.clone(), balancer.clone());
             let name = format!("thrift-{number}");
             tasks.thread(name.clone(), move |tasks| async move {
                 let (queue, stop) = (RunQueue::new(), tasks.stop_signal());
                 let accepting = {
                     let queue = queue.clone();
                     async move {
-                        let serve = |accepted| shared.serve(accepted, &queue, turns.hold(number), &stop);
-                        while turns.begin(number, &stop).await {
+                        let serve = |accepted| shared.serve(accepted, &queue, balancer.count(number), &stop);
+                        while balancer.begin(number, &stop).await {
                             tokio::select! {
-                                () = turns.end(number) => {}
+                                () = balancer.end(number) => {}
                                 () = accept(&mut listeners, &stop, &serve) => break,
                             }
                         }
@@ -201,7 +201,7 @@ async fn accept(changing: &mut Receiver<Vec<Listener>>, stop: &Stop, serve: &imp
 
 impl Shared {
     /// Has a connection served when it is its user's turn, if that user may have one more.
-    fn serve(self: &Arc<Self>, accepted: Accepted, queue: &Arc<RunQueue>, held: Held, stop: &Stop) {
+    fn serve(self: &Arc<Self>, accepted: Accepted, queue: &Arc<RunQueue>, counted: CountedConnection, stop: &Stop) {
         let credentials = accepted.peer();
         let client = match credentials {
             Some(peer) => Client::Unix { uid: peer.uid(), gid: peer.gid() },
@@ -210,14 +210,14 @@ impl Shared {
         let identity = self.access.identify(client, || accepted.groups());
         let account = self.accounts.account(credentials.map(|peer| peer.uid()), identity.grant().is_admin());
         let is_own = credentials.is_some_and(|peer| Some(peer.pid()) == self.process);
-        let Some(place) = self.admission.admit(account.clone(), is_own) else { return };
+        let Some(permit) = self.admission.admit(account.clone(), is_own) else { return };
         let (shared, stop, user) = (self.clone(), stop.clone(), account.user);
         let peer = Peer { account, queue: queue.clone(), identity };
         queue.spawn(user, async move {
             if let Ok(stream) = accepted.into_stream() {
-                connection::serve(stream, place, peer, shared, stop).await;
+                connection::serve(stream, permit, peer, shared, stop).await;
             }
-            drop(held);
+            drop(counted);
         });
     }
 }
@@ -232,8 +232,8 @@ impl Peer {
 
     /// A user who has no more shares than others, and may do everything.
     #[cfg(any(test, feature = "fuzz"))]
-    fn of(desk: &Desk, user: User) -> Self {
-        Self { account: desk.accounts.account(user, false), queue: RunQueue::new(), identity: Identity::root() }
+    fn of(api: &Api, user: User) -> Self {
+        Self { account: api.accounts.account(user, false), queue: RunQueue::new(), identity: Identity::root() }
     }
 }
 

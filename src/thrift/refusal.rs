@@ -6,12 +6,12 @@ use thrift::protocol::TMessageIdentifier;
 use super::idl::InvalidRequest;
 use super::methods;
 use super::request::invalid;
-use super::scan::Wrong;
+use super::scan::Violation;
 
 /// Why a message is not answered, and nothing after it.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Refusal {
-    Wrong(Wrong),
+    Violation(Violation),
     /// Its user has no room for it.
     Overloaded,
 }
@@ -20,10 +20,10 @@ pub(super) enum Refusal {
 /// no call, or is refused for something else.
 pub(super) fn too_long(request: &TMessageIdentifier, why: Refusal, max_call: ByteSize) -> Option<InvalidRequest> {
     let message = match why {
-        Refusal::Wrong(Wrong::Message) => {
+        Refusal::Violation(Violation::Message) => {
             format!("the request is longer than {max_call}, which [thrift] max_call allows")
         }
-        Refusal::Wrong(Wrong::String) => {
+        Refusal::Violation(Violation::String) => {
             format!(
                 "they are longer than [thrift] max_string allows; a whole request may have {max_call}, its max_call"
             )
@@ -47,7 +47,7 @@ mod tests {
     fn of_every_method_that_may_be_long_it_is_told_in_the_field_that_its_interface_has_for_it() {
         for name in methods::METHODS.iter().filter(|method| method.large.is_some()).map(|method| method.name) {
             let request = TMessageIdentifier::new(name, TMessageType::Call, 0);
-            too_long(&request, Refusal::Wrong(Wrong::Message), ByteSize::mib(1)).expect(name);
+            too_long(&request, Refusal::Violation(Violation::Message), ByteSize::mib(1)).expect(name);
             let (_, method) = INTERFACE.split_once(&format!(" {name}(1:")).expect(name);
             let (exceptions, _) = method.split_once(": InvalidRequest invalid").expect(name);
             let field = exceptions.rsplit([' ', '(']).next().expect("a number");
@@ -55,6 +55,6 @@ mod tests {
             assert_eq!(exceptions.matches("throws").count(), 1, "{name}");
         }
         let short = TMessageIdentifier::new("get", TMessageType::Call, 0);
-        assert!(too_long(&short, Refusal::Wrong(Wrong::Message), ByteSize::mib(1)).is_none());
+        assert!(too_long(&short, Refusal::Violation(Violation::Message), ByteSize::mib(1)).is_none());
     }
 }

@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 
 use thrift::{ApplicationError, ApplicationErrorKind};
 
+use super::api::{Api, Children, NAME_OVERHEAD, Subtree, overloaded};
 use super::dispatch::ReplyTo;
-use super::handler::{Children, Desk, NAME_OVERHEAD, Subtree, overloaded};
 use super::idl::{
     Call, CallResult, CallValues, CallsReply, ChildrenReply, CommandReply, MastersReply, MastersWatchReply,
     MessagesReply, Overloaded, SendValuesRequest, SentValuesReply, Service, ServiceQuery, ServicesReply, SubtreeReply,
     WatchReply,
 };
 use super::messages::MessageWatch;
-use super::open::Open;
+use super::streaming_call::StreamingCall;
 use super::watch::{Patience, Watch};
 use super::{Peer, request};
 use crate::call::{OVERLOADED, Request, size};
@@ -115,13 +115,14 @@ impl Wait {
         }
     }
 
-    /// Reads what was not read yet. The memory that it takes since, beside what was charged before; none: there is too little.
-    async fn read(&mut self, desk: &Desk, peer: &Peer) -> thrift::Result<Option<Taken>> {
+    /// Reads what was not read yet. The memory that it takes since, beside what was charged before; none: there is too
+    /// little.
+    async fn read(&mut self, api: &Api, peer: &Peer) -> thrift::Result<Option<Taken>> {
         let mut charged = peer.account.memory.nothing();
         if let Some(request) = self.request().filter(|request| request.arguments.are_unread()) {
             request.read(&peer.account.memory).await.map_err(request::unread)?;
             if !charged.resize(request.memory_size()) {
-                desk.metrics.overloaded.increment();
+                api.metrics.overloaded.increment();
                 return Ok(None);
             }
         }
@@ -156,38 +157,44 @@ impl Wait {
     }
 
     /// Waits. A stop ends watches at once, while calls may go on until they are done; dropped, they are given up.
-    pub(super) async fn until_answered(mut self, desk: &Desk, peer: &Peer, open: &mut Open, stop: &Stop) -> Awaited {
-        let _charged = match open.beside(self.read(desk, peer)).await {
+    pub(super) async fn until_answered(
+        mut self,
+        api: &Api,
+        peer: &Peer,
+        open: &mut StreamingCall,
+        stop: &Stop,
+    ) -> Awaited {
+        let _charged = match open.beside(self.read(api, peer)).await {
             Ok(Some(charged)) => charged,
             Ok(None) => return self.refused(OVERLOADED),
             Err(why) => return self.failed(why),
         };
         match self {
-            Wait::Children(asked) => Awaited::Children(open.beside(desk.many_children(peer, &asked)).await),
-            Wait::Subtree(subtree) => Awaited::Subtree(open.beside(desk.searched_subtree(peer, &subtree)).await),
-            Wait::Masters(filter) => Awaited::Masters(open.beside(desk.masters(peer, &filter)).await),
-            Wait::Services(filter) => Awaited::Services(open.beside(desk.services(peer, &filter)).await),
-            Wait::Watch(watch) => Awaited::Watch(open.beside(desk.changes(peer, &watch, stop)).await),
+            Wait::Children(asked) => Awaited::Children(open.beside(api.many_children(peer, &asked)).await),
+            Wait::Subtree(subtree) => Awaited::Subtree(open.beside(api.searched_subtree(peer, &subtree)).await),
+            Wait::Masters(filter) => Awaited::Masters(open.beside(api.masters(peer, &filter)).await),
+            Wait::Services(filter) => Awaited::Services(open.beside(api.services(peer, &filter)).await),
+            Wait::Watch(watch) => Awaited::Watch(open.beside(api.changes(peer, &watch, stop)).await),
             Wait::WatchMasters(patience) => {
-                Awaited::WatchMasters(open.beside(desk.master_changes(peer, patience, stop)).await)
+                Awaited::WatchMasters(open.beside(api.master_changes(peer, patience, stop)).await)
             }
-            Wait::WatchMessages(watch) => Awaited::WatchMessages(open.beside(desk.messages(peer, &watch, stop)).await),
-            Wait::Call(request) => Awaited::Call(open.beside(desk.call(peer, &request)).await),
-            Wait::CallAll(request) => Awaited::Calls(open.beside(desk.call_all(peer, &request)).await),
-            Wait::CallMany(calls) => Awaited::Calls(open.beside(desk.call_many(peer, calls)).await),
-            Wait::CallInOrder(calls) => Awaited::Calls(open.beside(desk.call_in_order(peer, calls)).await),
-            Wait::StartCall(request) => Awaited::Values(match open.start(desk, peer, request) {
+            Wait::WatchMessages(watch) => Awaited::WatchMessages(open.beside(api.messages(peer, &watch, stop)).await),
+            Wait::Call(request) => Awaited::Call(open.beside(api.call(peer, &request)).await),
+            Wait::CallAll(request) => Awaited::Calls(open.beside(api.call_all(peer, &request)).await),
+            Wait::CallMany(calls) => Awaited::Calls(open.beside(api.call_many(peer, calls)).await),
+            Wait::CallInOrder(calls) => Awaited::Calls(open.beside(api.call_in_order(peer, calls)).await),
+            Wait::StartCall(request) => Awaited::Values(match open.start(api, peer, request) {
                 Ok(()) => open.next().await,
                 Err(refused) => Err(refused),
             }),
             Wait::NextValues => Awaited::Values(open.next().await),
-            Wait::OpenCall(request) => Awaited::Opened(open.start_with_input(desk, peer, request)),
+            Wait::OpenCall(request) => Awaited::Opened(open.start_with_input(api, peer, request)),
             Wait::SendValues(request) => Awaited::SentValues(open.send(peer, request).await),
             Wait::Broadcast(command) => {
-                Awaited::Sent(Ok(CommandReply { masters: open.beside(desk.broadcast(peer, &command)).await }))
+                Awaited::Sent(Ok(CommandReply { masters: open.beside(api.broadcast(peer, &command)).await }))
             }
             Wait::Order(command) => {
-                Awaited::Sent(Ok(CommandReply { masters: open.beside(desk.order(peer, &command)).await }))
+                Awaited::Sent(Ok(CommandReply { masters: open.beside(api.order(peer, &command)).await }))
             }
         }
     }

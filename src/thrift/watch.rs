@@ -5,8 +5,8 @@ use std::time::Duration;
 use thrift::{ApplicationError, ApplicationErrorKind};
 
 use super::Peer;
+use super::api::{Api, NO_REVISION, Subject, absence, denied, invalid, page_size, parse};
 use super::convert;
-use super::handler::{Desk, NO_REVISION, Subject, absence, denied, invalid, page_size, parse};
 use super::idl::{self, WatchMastersRequest, WatchRequest};
 use super::masters::is_visible;
 use crate::access::Grant;
@@ -62,7 +62,7 @@ impl Watch {
     }
 }
 
-impl Desk {
+impl Api {
     /// Checks what `watch` was asked.
     pub(super) fn watch(&self, peer: &Peer, request: &WatchRequest) -> thrift::Result<Watch> {
         peer.identity.may_watch().map_err(denied)?;
@@ -253,7 +253,7 @@ mod tests {
             tokio::task::yield_now().await;
         }
         publisher.publish(vec![Change::Put(NodePath::root(), Arc::new(Node::default()))]);
-        let desk = Desk::new(
+        let api = Api::new(
             &Config::default(),
             &ZkData::default(),
             store.clone(),
@@ -261,8 +261,8 @@ mod tests {
             Arc::default(),
         );
         let request = WatchRequest { since: Some(start as i64), timeout_ms: Some(1_000), ..WatchRequest::default() };
-        let watch = desk.watch(&Peer::of(&desk, None), &request).expect("a request that makes sense");
-        let reply = desk.changes(&Peer::of(&desk, None), &watch, &Tasks::new().0.stop_signal()).await.expect("a reply");
+        let watch = api.watch(&Peer::of(&api, None), &request).expect("a request that makes sense");
+        let reply = api.changes(&Peer::of(&api, None), &watch, &Tasks::new().0.stop_signal()).await.expect("a reply");
         assert_eq!(reply.changes.len(), 1);
         assert!(reply.freshness.age_ms > 0);
     }
@@ -271,11 +271,11 @@ mod tests {
     fn a_path_is_watched_once_and_not_too_many_are() {
         let feed = Feed::of_nodes("test", "file", vec![NodePath::root()]);
         let store = Store::new(&Default::default(), vec![feed], Arc::default());
-        let desk =
-            Desk::new(&Config::default(), &ZkData::default(), store, Accounts::new(&Config::default()), Arc::default());
+        let api =
+            Api::new(&Config::default(), &ZkData::default(), store, Accounts::new(&Config::default()), Arc::default());
         let watch = |paths: &[String]| {
             let request = WatchRequest { paths: Some(paths.to_vec()), ..WatchRequest::default() };
-            desk.watch(&Peer::of(&desk, None), &request)
+            api.watch(&Peer::of(&api, None), &request)
         };
         let mut paths: Vec<String> = (0..MAX_PATHS).map(|number| format!("/{}", number / 2)).collect();
         assert_eq!(watch(&paths).expect("as many as there may be").paths.len(), MAX_PATHS / 2);

@@ -42,12 +42,12 @@ pub(super) enum Progress {
     /// The message ends before this byte.
     Complete(usize),
     Incomplete,
-    Wrong(Wrong),
+    Violation(Violation),
 }
 
 /// Why the bytes are not a message that is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Wrong {
+pub(super) enum Violation {
     #[error("the message is longer than max_request allows, or max_call for a call")]
     Message,
     #[error("a string is longer than max_string allows")]
@@ -94,11 +94,11 @@ pub(super) struct Scanner {
 }
 
 /// The values in which the walk is.
-pub(super) type Stack = Vec<Level>;
+pub(super) type Stack = Vec<StackFrame>;
 
 /// A value that holds others.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Level {
+pub(super) enum StackFrame {
     Struct,
     /// So many elements are still to come, by turns of these types.
     Elements {
@@ -119,12 +119,12 @@ pub(super) enum Kind {
 }
 
 /// A step that ends before it is done: for want of bytes, or for good.
-enum Halt {
+enum StepError {
     Incomplete,
-    Wrong(Wrong),
+    Violation(Violation),
 }
 
-type Step<T> = Result<T, Halt>;
+type Step<T> = Result<T, StepError>;
 
 impl Scanner {
     #[cfg(any(test, feature = "fuzz"))]
@@ -158,12 +158,14 @@ impl Scanner {
             let mut reader = Reader { bytes, at: self.at };
             match self.step(&mut reader) {
                 Ok(()) => self.at = reader.at,
-                Err(Halt::Wrong(wrong)) => return Progress::Wrong(wrong),
-                Err(Halt::Incomplete) if bytes.len() >= self.most => return Progress::Wrong(Wrong::Message),
-                Err(Halt::Incomplete) => return Progress::Incomplete,
+                Err(StepError::Violation(violation)) => return Progress::Violation(violation),
+                Err(StepError::Incomplete) if bytes.len() >= self.most => {
+                    return Progress::Violation(Violation::Message);
+                }
+                Err(StepError::Incomplete) => return Progress::Incomplete,
             }
             if self.at > self.most {
-                return Progress::Wrong(Wrong::Message);
+                return Progress::Violation(Violation::Message);
             }
             if self.stack.is_empty() && self.at <= bytes.len() {
                 return Progress::Complete(self.at);
@@ -177,25 +179,25 @@ impl Scanner {
             let is_call = head.method.is_some_and(|method| method.large.is_some());
             self.most = if is_call { self.bounds.call } else { self.bounds.message };
             self.head = Some(head);
-            return self.enter(Level::Struct);
+            return self.enter(StackFrame::Struct);
         }
         match self.stack.last().copied() {
             None => reader.need(0),
-            Some(Level::Struct) => match self.field(reader)? {
+            Some(StackFrame::Struct) => match self.field(reader)? {
                 Some(kind) => self.value(kind, reader),
                 None => {
                     self.stack.pop();
                     Ok(())
                 }
             },
-            Some(Level::Elements { left: 0, .. }) => {
+            Some(StackFrame::Elements { left: 0, .. }) => {
                 self.stack.pop();
                 Ok(())
             }
-            Some(Level::Elements { left, types }) => {
+            Some(StackFrame::Elements { left, types }) => {
                 let below = self.stack.len();
                 self.value(types[left % 2], reader)?;
-                if let Some(Level::Elements { left, .. }) = self.stack.get_mut(below - 1) {
+                if let Some(StackFrame::Elements { left, .. }) = self.stack.get_mut(below - 1) {
                     *left -= 1;
                 }
                 Ok(())
@@ -206,13 +208,15 @@ impl Scanner {
     fn head(&self, reader: &mut Reader<'_>) -> Step<Head> {
         let (kind, sequence_number, length) = match self.protocol {
             Protocol::Binary => {
-                let [0x80, 0x01, _, kind] = reader.array()? else { return Err(Halt::Wrong(Wrong::Type)) };
+                let [0x80, 0x01, _, kind] = reader.array()? else { return Err(StepError::Violation(Violation::Type)) };
                 (kind & 0x07, 0, reader.length()?)
             }
             Protocol::Compact => {
-                let [0x82, version_and_type] = reader.array()? else { return Err(Halt::Wrong(Wrong::Type)) };
+                let [0x82, version_and_type] = reader.array()? else {
+                    return Err(StepError::Violation(Violation::Type));
+                };
                 if version_and_type & 0x1f != 1 {
-                    return Err(Halt::Wrong(Wrong::Type));
+                    return Err(StepError::Violation(Violation::Type));
                 }
                 (version_and_type >> 5, reader.varint()? as i32, reader.varint()? as usize)
             }
@@ -225,7 +229,7 @@ impl Scanner {
         const CALL: u8 = 1;
         const ONEWAY: u8 = 4;
         if kind != CALL && kind != ONEWAY {
-            return Err(Halt::Wrong(Wrong::Call));
+            return Err(StepError::Violation(Violation::Call));
         }
         Ok(Head { method, name, sequence_number, is_oneway: kind == ONEWAY, arguments: reader.at })
     }
@@ -261,11 +265,11 @@ impl Scanner {
                     Protocol::Compact => reader.varint()? as usize,
                 };
                 if length > self.bounds.string {
-                    return Err(Halt::Wrong(Wrong::String));
+                    return Err(StepError::Violation(Violation::String));
                 }
                 reader.pass(length);
             }
-            (Kind::Struct, _) => return self.enter(Level::Struct),
+            (Kind::Struct, _) => return self.enter(StackFrame::Struct),
             (Kind::List, Protocol::Binary) => {
                 let [element] = reader.array()?;
                 let left = reader.length()?;
@@ -312,16 +316,16 @@ impl Scanner {
 
     fn elements(&mut self, left: usize, types: [Kind; 2]) -> Step<()> {
         if left > self.bounds.container {
-            return Err(Halt::Wrong(Wrong::Container));
+            return Err(StepError::Violation(Violation::Container));
         }
-        self.enter(Level::Elements { left, types })
+        self.enter(StackFrame::Elements { left, types })
     }
 
-    fn enter(&mut self, level: Level) -> Step<()> {
+    fn enter(&mut self, frame: StackFrame) -> Step<()> {
         if self.stack.len() >= self.bounds.depth {
-            return Err(Halt::Wrong(Wrong::Depth));
+            return Err(StepError::Violation(Violation::Depth));
         }
-        self.stack.push(level);
+        self.stack.push(frame);
         Ok(())
     }
 }
@@ -337,7 +341,7 @@ fn binary_kind(byte: u8) -> Step<Kind> {
         13 => Kind::Map,
         14 | 15 => Kind::List,
         16 => Kind::Fixed(16),
-        _ => return Err(Halt::Wrong(Wrong::Type)),
+        _ => return Err(StepError::Violation(Violation::Type)),
     })
 }
 
@@ -351,7 +355,7 @@ fn compact_kind(nibble: u8) -> Step<Kind> {
         11 => Kind::Map,
         12 => Kind::Struct,
         13 => Kind::Fixed(16),
-        _ => return Err(Halt::Wrong(Wrong::Type)),
+        _ => return Err(StepError::Violation(Violation::Type)),
     })
 }
 
@@ -363,7 +367,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn need(&self, more: usize) -> Step<()> {
-        if self.at.saturating_add(more) <= self.bytes.len() { Ok(()) } else { Err(Halt::Incomplete) }
+        if self.at.saturating_add(more) <= self.bytes.len() { Ok(()) } else { Err(StepError::Incomplete) }
     }
 
     fn pass(&mut self, bytes: usize) {
@@ -373,7 +377,7 @@ impl Reader<'_> {
     /// The method whose name has so many bytes. A name that is too long for any is not waited for.
     fn method(&mut self, length: usize) -> Step<Option<&'static Method>> {
         let name = match length {
-            ..=LONGEST_NAME => Some(self.bytes.get(self.at..self.at + length).ok_or(Halt::Incomplete)?),
+            ..=LONGEST_NAME => Some(self.bytes.get(self.at..self.at + length).ok_or(StepError::Incomplete)?),
             _ => None,
         };
         self.pass(length);
@@ -381,13 +385,13 @@ impl Reader<'_> {
     }
 
     fn array<const N: usize>(&mut self) -> Step<[u8; N]> {
-        let bytes = self.bytes.get(self.at..).and_then(|rest| rest.first_chunk::<N>()).ok_or(Halt::Incomplete)?;
+        let bytes = self.bytes.get(self.at..).and_then(|rest| rest.first_chunk::<N>()).ok_or(StepError::Incomplete)?;
         self.at += N;
         Ok(*bytes)
     }
 
     fn length(&mut self) -> Step<usize> {
-        usize::try_from(i32::from_be_bytes(self.array()?)).map_err(|_| Halt::Wrong(Wrong::Number))
+        usize::try_from(i32::from_be_bytes(self.array()?)).map_err(|_| StepError::Violation(Violation::Number))
     }
 
     fn varint(&mut self) -> Step<u64> {
@@ -399,7 +403,7 @@ impl Reader<'_> {
                 return Ok(number);
             }
         }
-        Err(Halt::Wrong(Wrong::Number))
+        Err(StepError::Violation(Violation::Number))
     }
 }
 

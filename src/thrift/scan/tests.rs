@@ -97,22 +97,22 @@ fn what_passes_a_bound_is_wrong_before_it_has_come() {
     use Protocol::*;
     let huge = [0x7f, 0xff, 0xff, 0xff];
     let varint = [0xff, 0xff, 0xff, 0xff, 0x07];
-    assert_eq!(call(Binary, &[&[11, 0, 1][..], &huge].concat()), Progress::Wrong(Wrong::String));
-    assert_eq!(call(Binary, &[&[15, 0, 1, 8][..], &huge].concat()), Progress::Wrong(Wrong::Container));
-    assert_eq!(call(Binary, &[&[13, 0, 1, 8, 8][..], &huge].concat()), Progress::Wrong(Wrong::Container));
-    assert_eq!(call(Binary, &[15, 0, 1, 8, 0xff, 0xff, 0xff, 0xff]), Progress::Wrong(Wrong::Number));
-    assert_eq!(call(Binary, &[12, 0, 1].repeat(10)), Progress::Wrong(Wrong::Depth));
-    assert_eq!(call(Binary, &[99, 0, 1]), Progress::Wrong(Wrong::Type));
-    assert_eq!(call(Compact, &[&[0x18][..], &varint].concat()), Progress::Wrong(Wrong::String));
-    assert_eq!(call(Compact, &[&[0x19, 0xf8][..], &varint].concat()), Progress::Wrong(Wrong::Container));
-    assert_eq!(call(Compact, &[&[0x1b][..], &varint, &[0x88]].concat()), Progress::Wrong(Wrong::Container));
-    assert_eq!(call(Compact, &[0x1c].repeat(10)), Progress::Wrong(Wrong::Depth));
-    assert_eq!(call(Compact, &[0x16; 12].map(|_| 0xf6)), Progress::Wrong(Wrong::Number));
-    assert_eq!(call(Compact, &[0x1f]), Progress::Wrong(Wrong::Type));
+    assert_eq!(call(Binary, &[&[11, 0, 1][..], &huge].concat()), Progress::Violation(Violation::String));
+    assert_eq!(call(Binary, &[&[15, 0, 1, 8][..], &huge].concat()), Progress::Violation(Violation::Container));
+    assert_eq!(call(Binary, &[&[13, 0, 1, 8, 8][..], &huge].concat()), Progress::Violation(Violation::Container));
+    assert_eq!(call(Binary, &[15, 0, 1, 8, 0xff, 0xff, 0xff, 0xff]), Progress::Violation(Violation::Number));
+    assert_eq!(call(Binary, &[12, 0, 1].repeat(10)), Progress::Violation(Violation::Depth));
+    assert_eq!(call(Binary, &[99, 0, 1]), Progress::Violation(Violation::Type));
+    assert_eq!(call(Compact, &[&[0x18][..], &varint].concat()), Progress::Violation(Violation::String));
+    assert_eq!(call(Compact, &[&[0x19, 0xf8][..], &varint].concat()), Progress::Violation(Violation::Container));
+    assert_eq!(call(Compact, &[&[0x1b][..], &varint, &[0x88]].concat()), Progress::Violation(Violation::Container));
+    assert_eq!(call(Compact, &[0x1c].repeat(10)), Progress::Violation(Violation::Depth));
+    assert_eq!(call(Compact, &[0x16; 12].map(|_| 0xf6)), Progress::Violation(Violation::Number));
+    assert_eq!(call(Compact, &[0x1f]), Progress::Violation(Violation::Type));
     let reply = [0x80, 1, 0, 2, 0, 0, 0, 1, b'm', 0, 0, 0, 1];
-    assert_eq!(Scanner::new(Binary, 0, BOUNDS).scan(&reply), Progress::Wrong(Wrong::Call));
+    assert_eq!(Scanner::new(Binary, 0, BOUNDS).scan(&reply), Progress::Violation(Violation::Call));
     let long = [&[0x80, 1, 0, 1][..], &huge].concat();
-    assert_eq!(Scanner::new(Binary, 0, BOUNDS).scan(&long), Progress::Wrong(Wrong::Message));
+    assert_eq!(Scanner::new(Binary, 0, BOUNDS).scan(&long), Progress::Violation(Violation::Message));
 }
 
 #[test]
@@ -141,10 +141,14 @@ fn a_call_may_be_longer_and_is_told_by_its_name() {
         {
             let (progress, length) = of_bytes(protocol, name, 90_000);
             assert_eq!(progress, Progress::Complete(length), "{protocol:?} {name}");
-            assert_eq!(of_bytes(protocol, name, 100_000).0, Progress::Wrong(Wrong::Message));
+            assert_eq!(of_bytes(protocol, name, 100_000).0, Progress::Violation(Violation::Message));
         }
         for name in ["get", "Roster:get", "calls", "Call", "", "other:call", "Roster:Roster:call"] {
-            assert_eq!(of_bytes(protocol, name, 5_000).0, Progress::Wrong(Wrong::Message), "{protocol:?} {name}");
+            assert_eq!(
+                of_bytes(protocol, name, 5_000).0,
+                Progress::Violation(Violation::Message),
+                "{protocol:?} {name}"
+            );
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::task::Tasks;
 use crate::thrift::idl::{CallFailed, CallTimedOut, Encoding, InvalidRequest, NoMaster, Overloaded};
-use crate::thrift::open::Open;
+use crate::thrift::streaming_call::StreamingCall;
 use crate::thrift::wait::{Awaited, Wait};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -36,7 +36,7 @@ async fn a_call_gives_the_last_value_or_all_and_none_for_null() {
         let house = House::with(&[("m", "mail", &values(given))]);
         for (all_values, expected) in [(false, last), (true, all)] {
             let request = house.request("list", |call| call.all_values = Some(all_values));
-            let result = house.desk.call(&house.peer, &request).await.expect("a result");
+            let result = house.api.call(&house.peer, &request).await.expect("a result");
             assert_eq!(result.values, expected.iter().map(|text| text.as_bytes().to_vec()).collect::<Vec<_>>());
             assert_eq!((result.master_id.as_str(), result.attempts), ("m", 1));
         }
@@ -49,8 +49,8 @@ async fn whatever_a_client_writes_arrives_as_data() {
     let house = House::with(&[("m", "mail@1.2.3", &way)]);
     let method = "x'); system('rm -rf /'); //\0";
     let arguments = r#"{"$a":"'\"\\ \u0000 😀","n":[9223372036854775807,-9223372036854775808,1.5,null,{"":[]}]}"#;
-    let request = house.desk.request(&house.peer, call(method, arguments, |_| {})).expect("a request");
-    let result = house.desk.call(&house.peer, &request).await.expect("a result");
+    let request = house.api.request(&house.peer, call(method, arguments, |_| {})).expect("a request");
+    let result = house.api.call(&house.peer, &request).await.expect("a result");
     let expected = format!("[{},{arguments}]", serde_json::to_string(method).expect("text"));
     assert_eq!(String::from_utf8_lossy(&result.values[0]), expected);
     assert_eq!((way.calls()[0].service.as_str(), way.calls()[0].method.as_str()), ("mail@1.2.3", method));
@@ -59,8 +59,8 @@ async fn whatever_a_client_writes_arrives_as_data() {
     let mut packed = call("m", "", |call| call.encoding = Some(Encoding::MSGPACK));
     packed.arguments = Some(bytes.to_vec());
     let result = house
-        .desk
-        .call(&house.peer, &house.desk.request(&house.peer, packed).expect("a request"))
+        .api
+        .call(&house.peer, &house.api.request(&house.peer, packed).expect("a request"))
         .await
         .expect("a result");
     assert_eq!(result.values[0], [&[0x92, 0xa1, b'm'][..], &bytes].concat());
@@ -71,11 +71,11 @@ async fn a_call_that_was_not_sent_goes_to_another_master() {
     for why in [Refused::Overloaded, Refused::NoMemory, Refused::Gone] {
         let (refusing, echoing) = (Way::new(Manner::Refuses(why)), Way::new(Manner::Echoes));
         let house = in_turn(&refusing, &echoing);
-        let result = house.desk.call(&house.peer, &house.request("send", |_| {})).await.expect("a result");
+        let result = house.api.call(&house.peer, &house.request("send", |_| {})).await.expect("a result");
         assert_eq!((result.master_id.as_str(), result.attempts), ("second", 2));
         assert_eq!(echoing.calls()[0].service, "mail@1.0.0");
         let once = house.request("send", |call| call.retries = Some(0));
-        let error = house.desk.call(&house.peer, &once).await.expect_err("no retries");
+        let error = house.api.call(&house.peer, &once).await.expect_err("no retries");
         match why {
             Refused::Overloaded | Refused::NoMemory => {
                 assert!(exception::<Overloaded>(&error).message.contains("first"));
@@ -90,10 +90,10 @@ async fn a_call_that_had_not_left_when_the_connection_was_lost_goes_to_another_m
     let unsent = Way::new(Manner::Answers(vec![Answer::Unsent("the connection was lost".into())]));
     let echoing = Way::new(Manner::Echoes);
     let house = in_turn(&unsent, &echoing);
-    let result = house.desk.call(&house.peer, &house.request("send", |_| {})).await.expect("a result");
+    let result = house.api.call(&house.peer, &house.request("send", |_| {})).await.expect("a result");
     assert_eq!((result.master_id.as_str(), result.attempts), ("second", 2));
     let alone = House::with(&[("m", "mail", &unsent)]);
-    let error = alone.desk.call(&alone.peer, &alone.request("send", |_| {})).await.expect_err("there is no other");
+    let error = alone.api.call(&alone.peer, &alone.request("send", |_| {})).await.expect_err("there is no other");
     assert_eq!(exception::<NoMaster>(&error).message, "master `m`: the connection was lost");
 }
 
@@ -101,10 +101,10 @@ async fn a_call_that_had_not_left_when_the_connection_was_lost_goes_to_another_m
 async fn a_call_that_a_master_refuses_goes_to_another_one() {
     let refusing = Way::new(Manner::Answers(vec![Answer::Refused("the master is leaving".into())]));
     let house = in_turn(&refusing, &Way::new(Manner::Echoes));
-    let result = house.desk.call(&house.peer, &house.request("send", |_| {})).await.expect("a result");
+    let result = house.api.call(&house.peer, &house.request("send", |_| {})).await.expect("a result");
     assert_eq!((result.master_id.as_str(), result.attempts), ("second", 2));
     let alone = House::with(&[("m", "mail", &refusing)]);
-    let error = alone.desk.call(&alone.peer, &alone.request("send", |_| {})).await.expect_err("there is no other");
+    let error = alone.api.call(&alone.peer, &alone.request("send", |_| {})).await.expect_err("there is no other");
     assert_eq!(exception::<Overloaded>(&error).message, "master `m`: the master is leaving");
 }
 
@@ -112,15 +112,15 @@ async fn a_call_that_a_master_refuses_goes_to_another_one() {
 async fn a_lost_call_is_executed_twice_only_when_that_does_no_harm() {
     let (lost, echoing) = (losing(), Way::new(Manner::Echoes));
     let house = in_turn(&lost, &echoing);
-    let error = house.desk.call(&house.peer, &house.request("send", |_| {})).await.expect_err("it is lost");
+    let error = house.api.call(&house.peer, &house.request("send", |_| {})).await.expect_err("it is lost");
     let failed = exception::<CallFailed>(&error);
     assert_eq!((failed.master_id.as_str(), failed.lost, echoing.calls().len()), ("first", true, 0));
     let idempotent = house.request("send", |call| call.idempotent = Some(true));
-    let result = house.desk.call(&house.peer, &idempotent).await.expect("a result");
+    let result = house.api.call(&house.peer, &idempotent).await.expect("a result");
     assert_eq!((result.master_id.as_str(), result.attempts), ("second", 2));
 
     let house = in_turn(&losing(), &losing());
-    let error = house.desk.call(&house.peer, &idempotent).await.expect_err("both are lost");
+    let error = house.api.call(&house.peer, &idempotent).await.expect_err("both are lost");
     assert_eq!(exception::<CallFailed>(&error).master_id, "second", "why it failed, not that no other is left");
 }
 
@@ -142,7 +142,7 @@ async fn a_way_that_closes_without_an_end_has_lost_the_call() {
     let house = House::with(&[]);
     let Change::Join(master, _) = join("m", &["mail"], &losing()) else { panic!("a master joins") };
     house.feeds[0].publish(vec![Change::Join(master, Arc::new(Closing))]);
-    let error = house.desk.call(&house.peer, &house.request("send", |_| {})).await.expect_err("it is lost");
+    let error = house.api.call(&house.peer, &house.request("send", |_| {})).await.expect_err("it is lost");
     assert!(exception::<CallFailed>(&error).lost);
 }
 
@@ -151,7 +151,7 @@ async fn a_masters_own_error_is_told_and_never_tried_again() {
     let echoing = Way::new(Manner::Echoes);
     let house = in_turn(&failing(), &echoing);
     let request = house.request("send", |call| call.idempotent = Some(true));
-    let failed = exception::<CallFailed>(&house.desk.call(&house.peer, &request).await.expect_err("it fails"));
+    let failed = exception::<CallFailed>(&house.api.call(&house.peer, &request).await.expect_err("it fails"));
     let expected = CallFailed::new("first".into(), "no such box".into(), "App\\Full".to_owned(), 7, false);
     assert_eq!((failed, echoing.calls().len()), (expected, 0));
 }
@@ -164,7 +164,7 @@ async fn all_attempts_together_have_one_time_and_what_is_late_is_given_up() {
     let house = in_turn(&tarrying, &silent);
     let start = tokio::time::Instant::now();
     let request = house.request("send", |call| call.idempotent = Some(true));
-    let late = exception::<CallTimedOut>(&house.desk.call(&house.peer, &request).await.expect_err("it is late"));
+    let late = exception::<CallTimedOut>(&house.api.call(&house.peer, &request).await.expect_err("it is late"));
     assert_eq!((late.master_id.as_deref(), late.timeout_ms), (Some("second"), 5_000));
     assert_eq!(late.message, "mail.send gave no answer within 5s");
     assert_eq!(start.elapsed().as_secs(), 5);
@@ -174,7 +174,7 @@ async fn all_attempts_together_have_one_time_and_what_is_late_is_given_up() {
     let calls = tarrying.calls().len();
     let start = tokio::time::Instant::now();
     let forever = both.request("send", |call| call.timeout_ms = Some(i32::MAX));
-    let late = exception::<CallTimedOut>(&both.desk.call(&both.peer, &forever).await.expect_err("it is late"));
+    let late = exception::<CallTimedOut>(&both.api.call(&both.peer, &forever).await.expect_err("it is late"));
     let limit = "mail.send gave no answer within 1m, the most that `[thrift] max_call_time` allows";
     assert_eq!((late.master_id.as_deref(), late.message.as_str()), (Some("first"), limit));
     assert_eq!((start.elapsed().as_secs(), tarrying.calls().len()), (MINUTE.as_secs(), calls), "no second attempt");
@@ -190,7 +190,7 @@ async fn of_two_ways_the_idle_one_is_taken_and_the_other_when_it_refuses() {
     }
     let (held, _receiver) = mpsc::channel(1);
     busy.open.lock().expect("no panic").push(held);
-    let result = house.desk.call(&house.peer, &house.request("send", |_| {})).await.expect("a result");
+    let result = house.api.call(&house.peer, &house.request("send", |_| {})).await.expect("a result");
     assert_eq!((result.attempts, idle.calls().len(), busy.calls().len()), (1, 1, 0));
 }
 
@@ -201,7 +201,7 @@ async fn who_gives_more_than_a_reply_may_hold_is_given_up() {
     let request = house.request("send", |call| {
         (call.all_values, call.timeout_ms) = (Some(true), Some(60_000));
     });
-    let failed = exception::<CallFailed>(&house.desk.call(&house.peer, &request).await.expect_err("too much"));
+    let failed = exception::<CallFailed>(&house.api.call(&house.peer, &request).await.expect_err("too much"));
     assert!(failed.message.contains("max_reply") && !failed.lost, "{failed:?}");
     assert_eq!(flooding.outstanding(), 0);
     assert_eq!(house.peer.account.memory.taken(), 0, "all is given back");
@@ -214,9 +214,9 @@ async fn more_calls_of_one_service_than_leave_room_for_others_are_refused() {
     house.feeds[0].publish_whole(vec![join("m", &["mail"], &silent)]);
     let request = house.request("send", |_| {});
     let three = futures::join!(
-        house.desk.call(&house.peer, &request),
-        house.desk.call(&house.peer, &request),
-        house.desk.call(&house.peer, &request)
+        house.api.call(&house.peer, &request),
+        house.api.call(&house.peer, &request),
+        house.api.call(&house.peer, &request)
     );
     exception::<CallTimedOut>(&three.0.expect_err("it is late"));
     exception::<CallTimedOut>(&three.1.expect_err("it is late"));
@@ -227,7 +227,7 @@ async fn more_calls_of_one_service_than_leave_room_for_others_are_refused() {
 #[tokio::test]
 async fn a_call_without_a_master_says_why() {
     let why = async |house: &House| {
-        exception::<NoMaster>(&house.desk.call(&house.peer, &house.request("send", |_| {})).await.expect_err("nobody"))
+        exception::<NoMaster>(&house.api.call(&house.peer, &house.request("send", |_| {})).await.expect_err("nobody"))
             .message
     };
     let nothing = House::new(0, &Config::default());
@@ -247,7 +247,7 @@ async fn a_call_on_one_master_goes_to_no_other() {
         let request = house.request("send", |call| {
             (call.master_id, call.version) = (Some(master.into()), version.map(str::to_owned));
         });
-        house.desk.call(&house.peer, &request).await
+        house.api.call(&house.peer, &request).await
     };
     exception::<Overloaded>(&called("a", None).await.expect_err("it refuses"));
     assert_eq!(called("b", None).await.expect("a result").master_id, "b");
@@ -260,9 +260,9 @@ async fn a_call_on_one_master_goes_to_no_other() {
 async fn every_call_is_counted_by_what_it_came_to() {
     let house = in_turn(&losing(), &failing());
     let idempotent = house.request("send", |call| call.idempotent = Some(true));
-    let _ = house.desk.call(&house.peer, &idempotent).await;
-    let _ = house.desk.call(&house.peer, &house.request("send", |_| {})).await;
-    let stats = house.desk.stats(&house.peer).expect("stats").methods;
+    let _ = house.api.call(&house.peer, &idempotent).await;
+    let _ = house.api.call(&house.peer, &house.request("send", |_| {})).await;
+    let stats = house.api.stats(&house.peer).expect("stats").methods;
     let [method] = stats.as_slice() else { panic!("{stats:?}") };
     assert_eq!((method.service_name.as_str(), method.method.as_str()), ("mail", "other"), "it was never answered");
     let counts = (method.calls, method.failed, method.lost, method.refused, method.retries, method.outstanding);
@@ -276,9 +276,9 @@ async fn heavy_arguments_and_results_are_read_and_written_elsewhere_and_what_is_
     let house = House::with(&[("m", "mail", &way)]);
     let called = async |arguments: &str| {
         let call = call("send", arguments, |_| {});
-        let request = house.desk.request(&house.peer, call).expect("its arguments were not read yet");
-        let (stop, mut open) = (Tasks::new().0.stop_signal(), Open::default());
-        Wait::Call(request).until_answered(&house.desk, &house.peer, &mut open, &stop).await
+        let request = house.api.request(&house.peer, call).expect("its arguments were not read yet");
+        let (stop, mut open) = (Tasks::new().0.stop_signal(), StreamingCall::default());
+        Wait::Call(request).until_answered(&house.api, &house.peer, &mut open, &stop).await
     };
     let Awaited::Call(Ok(result)) = called(&heavy).await else { panic!("no result") };
     assert!(String::from_utf8_lossy(&result.values[0]).contains(&heavy));
@@ -292,17 +292,17 @@ async fn a_call_names_a_master_or_what_its_service_must_have_and_all_masters_are
     let house = House::with(&[("a", "mail", &Way::new(Manner::Echoes)), ("b", "mail", &Way::new(Manner::Echoes))]);
     let zone = |zone: &str| Some([("zone".to_owned(), zone.to_owned())].into());
     let there = house.request("send", |call| call.metadata = zone("b"));
-    assert_eq!(house.desk.call(&house.peer, &there).await.expect("a result").master_id, "b");
-    let outcomes = house.desk.call_all(&house.peer, &there).await.expect("outcomes").outcomes;
+    assert_eq!(house.api.call(&house.peer, &there).await.expect("a result").master_id, "b");
+    let outcomes = house.api.call_all(&house.peer, &there).await.expect("outcomes").outcomes;
     assert_eq!(outcomes.iter().map(|it| it.master_id.as_deref()).collect::<Vec<_>>(), [Some("b")]);
     let nowhere = house.request("send", |call| call.metadata = zone("c"));
-    exception::<NoMaster>(&house.desk.call_all(&house.peer, &nowhere).await.expect_err("nobody"));
+    exception::<NoMaster>(&house.api.call_all(&house.peer, &nowhere).await.expect_err("nobody"));
 
     let field = |refused: thrift::Result<Request>| exception::<InvalidRequest>(&refused.expect_err("a mistake")).field;
     let both = call("send", "", |call| (call.master_id, call.metadata) = (Some("a".into()), zone("a")));
-    assert_eq!(field(house.desk.request(&house.peer, both)), "metadata");
+    assert_eq!(field(house.api.request(&house.peer, both)), "metadata");
     let one = call("send", "", |call| call.master_id = Some("a".into()));
-    assert_eq!(field(house.desk.request_for_all(&house.peer, one)), "masterId");
+    assert_eq!(field(house.api.request_for_all(&house.peer, one)), "masterId");
 }
 
 #[tokio::test]

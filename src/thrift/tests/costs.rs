@@ -9,8 +9,8 @@ use super::*;
 use crate::model::{Node, NodePath};
 use crate::thrift::codec::{Codec, Outcome};
 use crate::thrift::convert;
-use crate::thrift::cut::{Cut, Cutter};
 use crate::thrift::dispatch::{Asked, Reply};
+use crate::thrift::framing::{Decoded, RequestDecoder};
 use crate::thrift::idl::{GetRequest, NodeReply};
 use crate::thrift::memory::Charge;
 use crate::thrift::scan::Bounds;
@@ -52,15 +52,15 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// A desk with a node, `/zk_test`, that has so many bytes.
-fn desk(bytes: usize) -> Desk {
+/// An API with a node, `/zk_test`, that has so many bytes.
+fn api(bytes: usize) -> Api {
     let feed = Feed::of_nodes("test", "file", vec![NodePath::root()]);
     let store = Store::new(&Default::default(), vec![feed], Arc::default());
     let node = Node { data: vec![b'x'; bytes].into(), ..Node::default() };
     let path = NodePath::parse("/zk_test").expect("a path");
     store.publisher(0).publish_whole(vec![Change::Put(path, Arc::new(node))]);
     let config = Config::default();
-    Desk::new(&config, &ZkData::default(), store, Accounts::new(&config), Arc::default())
+    Api::new(&config, &ZkData::default(), store, Accounts::new(&config), Arc::default())
 }
 
 /// How often an answer to a request allocates on a connection that has answered before, and how many bytes.
@@ -70,16 +70,16 @@ fn cost(request: &[u8], bytes: usize) -> (usize, usize) {
 
 /// The same of the first answer and the second.
 fn costs(request: &[u8], bytes: usize) -> [(usize, usize); 2] {
-    let (desk, config) = (desk(bytes), Config::default());
-    let peer = Peer::of(&desk, None);
+    let (api, config) = (api(bytes), Config::default());
+    let peer = Peer::of(&api, None);
     let codec = Codec::new(&config, Arc::default());
-    let (mut cutter, mut output) = (Cutter::new(Bounds::of(&config)), Vec::new());
+    let (mut decoder, mut output) = (RequestDecoder::new(Bounds::of(&config)), Vec::new());
     let mut charge = Charge::new(&peer.account).expect("room");
     [(); 2].map(|()| {
         output.clear();
         let before = ALLOCATED.get();
-        let Cut::Request { dialect, head, end } = cutter.next(request) else { panic!("no request") };
-        let asked = Asked { desk: &desk, peer: &peer };
+        let Decoded::Request { dialect, head, end } = decoder.next(request) else { panic!("no request") };
+        let asked = Asked { api: &api, peer: &peer };
         let outcome = codec.answer(dialect, &head, &request[..end], asked, &mut output, &mut charge);
         let spent = (ALLOCATED.get().0 - before.0, ALLOCATED.get().1 - before.1);
         assert!(matches!(outcome, Ok(Outcome::Answered)) && output.len() > bytes, "{outcome:?}");
@@ -108,8 +108,8 @@ fn the_room_of_a_large_answer_is_made_at_once() {
 
 #[test]
 fn a_node_is_written_as_the_generated_code_writes_it() {
-    let desk = desk(64);
-    let found = desk.get(&Peer::of(&desk, None), &GetRequest::new("/zk_test".to_owned(), None)).expect("a node");
+    let api = api(64);
+    let found = api.get(&Peer::of(&api, None), &GetRequest::new("/zk_test".to_owned(), None)).expect("a node");
     let node = convert::node(&found.path, &found.node);
     let reply = NodeReply { node, freshness: found.freshness.clone() };
     for protocol in [binary, compact] {

@@ -34,7 +34,7 @@ fn house() -> House {
 fn masters_come_in_pages_and_by_what_they_offer() {
     let house = house();
     let ids = |filter: ServiceQuery| {
-        let reply = by_turns(house.desk.masters(&house.peer, &filter)).expect("masters");
+        let reply = by_turns(house.api.masters(&house.peer, &filter)).expect("masters");
         (reply.masters.into_iter().map(|master| master.id).collect::<Vec<_>>().concat(), reply.cursor)
     };
     assert_eq!(ids(filter(None, &[])), ("abc".into(), None));
@@ -44,10 +44,10 @@ fn masters_come_in_pages_and_by_what_they_offer() {
     assert_eq!(ids(filter(None, &[("zone", "b")])), ("b".into(), None));
     assert_eq!(ids(ServiceQuery { limit: Some(2), ..filter(None, &[]) }), ("ab".into(), Some("b".into())));
     assert_eq!(ids(ServiceQuery { cursor: Some("b".into()), ..filter(None, &[]) }), ("c".into(), None));
-    let master = |id: &str| house.desk.master(&house.peer, &MasterRequest::new(id.to_owned(), None));
+    let master = |id: &str| house.api.master(&house.peer, &MasterRequest::new(id.to_owned(), None));
     let absence = exception::<NotFound>(&master("x").expect_err("nobody"));
     assert_eq!((absence.kind, absence.name.as_str()), (EntityKind::MASTER, "x"));
-    let absence = house.desk.instances(&house.peer, &filter(Some("x"), &[])).expect_err("nobody");
+    let absence = house.api.instances(&house.peer, &filter(Some("x"), &[])).expect_err("nobody");
     assert_eq!(exception::<NotFound>(&absence).kind, EntityKind::SERVICE);
     let master = master("b").expect("a master").master;
     assert_eq!((master.routes, master.connected_at, master.services.len()), (1, 7, 2));
@@ -59,7 +59,7 @@ fn masters_come_in_pages_and_by_what_they_offer() {
 fn a_service_is_known_also_when_nobody_offers_it_any_more() {
     let house = house();
     let services = |filter: &ServiceQuery| {
-        let services = by_turns(house.desk.services(&house.peer, filter)).expect("services").services.into_iter();
+        let services = by_turns(house.api.services(&house.peer, filter)).expect("services").services.into_iter();
         services.map(|service| (service.name, service.masters.into_iter().collect::<Vec<_>>())).collect::<Vec<_>>()
     };
     let mail = ("mail".to_owned(), vec![("1.0.0".to_owned(), 2), ("2.0.0".to_owned(), 1)]);
@@ -78,7 +78,7 @@ fn services_come_in_pages_and_those_that_are_offered_first() {
     house.feeds[0].publish(vec![Change::Leave("a".into()), join("d", &["", "zeal"], &Way::new(Manner::Silent))]);
     let page = |cursor: Option<String>| {
         let wanted = ServiceQuery { limit: Some(1), cursor, ..filter(None, &[]) };
-        let reply = by_turns(house.desk.services(&house.peer, &wanted)).expect("services");
+        let reply = by_turns(house.api.services(&house.peer, &wanted)).expect("services");
         (reply.services.into_iter().map(|service| service.name).collect::<String>(), reply.cursor)
     };
     let (mut names, mut cursor) = (Vec::new(), None);
@@ -92,7 +92,7 @@ fn services_come_in_pages_and_those_that_are_offered_first() {
     }
     assert_eq!(names, ["", "mail", "zeal", "log"]);
     let wrong = ServiceQuery { cursor: Some("mail".into()), ..filter(None, &[]) };
-    assert!(by_turns(house.desk.services(&house.peer, &wrong)).is_err());
+    assert!(by_turns(house.api.services(&house.peer, &wrong)).is_err());
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn the_metadata_of_very_many_masters_are_compared_by_turns() {
     // Nobody begins a turn, so that it is over after a while.
     std::thread::sleep(Duration::from_millis(2));
     let wanted = filter(None, &[("zone", "7")]);
-    let mut services = pin!(house.desk.services(&house.peer, &wanted));
+    let mut services = pin!(house.api.services(&house.peer, &wanted));
     assert!(services.as_mut().now_or_never().is_none(), "others may work");
     let services = by_turns(services).expect("services").services;
     assert_eq!(services[0].masters.values().collect::<Vec<_>>(), [&1]);
@@ -143,14 +143,14 @@ fn no_answer_depends_on_what_the_client_may_not_know_of() {
             for (limit, cursor) in [(None, None), (Some(1), None), (Some(2), Some("a"))] {
                 let asked = || ServiceQuery { limit, cursor: cursor.map(str::to_owned), ..filter(service, metadata) };
                 let masters = [&whole, &seen].map(|house| {
-                    let reply = by_turns(house.desk.masters(&house.peer, &asked())).expect("masters");
+                    let reply = by_turns(house.api.masters(&house.peer, &asked())).expect("masters");
                     (reply.masters, reply.cursor)
                 });
                 assert_eq!(masters[0], masters[1], "masters of {service:?} {metadata:?} {limit:?} {cursor:?}");
                 let cursor = cursor.map(|name| format!("+{name}"));
                 let asked = || ServiceQuery { limit, cursor: cursor.clone(), ..filter(service, metadata) };
                 let services = [&whole, &seen].map(|house| {
-                    let reply = by_turns(house.desk.services(&house.peer, &asked())).expect("services");
+                    let reply = by_turns(house.api.services(&house.peer, &asked())).expect("services");
                     (reply.services, reply.cursor)
                 });
                 assert_eq!(services[0], services[1], "services of {service:?} {metadata:?} {limit:?} {cursor:?}");
@@ -158,14 +158,14 @@ fn no_answer_depends_on_what_the_client_may_not_know_of() {
         }
     }
     let instances = [&whole, &seen].map(|house| {
-        let revision = house.desk.store.snapshot().revision() as i64;
-        let mut found = house.desk.instances(&house.peer, &filter(Some("mail"), &[])).expect("instances").instances;
+        let revision = house.api.store.snapshot().revision() as i64;
+        let mut found = house.api.instances(&house.peer, &filter(Some("mail"), &[])).expect("instances").instances;
         // Each store begins with a revision of its own.
         found.iter_mut().flat_map(|it| &mut it.provenance).for_each(|it| it.since_revision -= revision);
         found
     });
     assert_eq!(instances[0], instances[1]);
-    let told = whole.desk.status(&whole.peer).expect("a status").counters;
+    let told = whole.api.status(&whole.peer).expect("a status").counters;
     let of_masters = ["masters", "services", "mastersRefused", "metadataBytes", "callsOutstanding", "changes"];
     assert!(of_masters.iter().all(|name| !told.contains_key(*name)), "{told:?}");
 }
@@ -179,7 +179,7 @@ fn no_cursor_is_the_id_of_a_master_that_the_client_may_not_know_of() {
     house.feeds[0].publish(hidden.chain(seen).collect::<Vec<_>>());
     house.peer.identity = who_sees_mail_alone();
     let page = |wanted: ServiceQuery| {
-        let reply = by_turns(house.desk.masters(&house.peer, &wanted)).expect("masters");
+        let reply = by_turns(house.api.masters(&house.peer, &wanted)).expect("masters");
         (reply.masters.into_iter().map(|master| master.id).collect::<Vec<_>>().concat(), reply.cursor)
     };
     assert_eq!(page(filter(None, &[])), ("aiz".into(), None));
@@ -190,19 +190,19 @@ fn no_cursor_is_the_id_of_a_master_that_the_client_may_not_know_of() {
     // Nobody begins a turn, so that it is over after a while.
     std::thread::sleep(Duration::from_millis(2));
     let all = filter(None, &[]);
-    assert!(house.desk.masters(&house.peer, &all).now_or_never().is_none(), "others may work");
+    assert!(house.api.masters(&house.peer, &all).now_or_never().is_none(), "others may work");
 }
 
 #[test]
 fn instances_come_newest_first() {
     let house = house();
-    let reply = house.desk.instances(&house.peer, &filter(Some("mail"), &[])).expect("instances");
+    let reply = house.api.instances(&house.peer, &filter(Some("mail"), &[])).expect("instances");
     let told: Vec<_> =
         reply.instances.iter().map(|it| (it.master_id.as_deref().unwrap_or_default(), it.version.as_str())).collect();
     assert_eq!(told, [("b", "2.0.0"), ("a", "1.0.0"), ("b", "1.0.0")]);
-    let unknown = house.desk.instances(&house.peer, &filter(Some("nothing"), &[])).expect_err("unknown");
+    let unknown = house.api.instances(&house.peer, &filter(Some("nothing"), &[])).expect_err("unknown");
     assert_eq!(exception::<NotFound>(&unknown).name, "nothing");
-    assert!(house.desk.instances(&house.peer, &filter(None, &[])).is_err(), "of which service?");
+    assert!(house.api.instances(&house.peer, &filter(None, &[])).is_err(), "of which service?");
 }
 
 #[test]
@@ -210,7 +210,7 @@ fn instances_come_in_pages_by_their_number_and_by_their_size() {
     let house = house();
     let page = |cursor: Option<String>, metadata: &[(&str, &str)]| {
         let filter = ServiceQuery { limit: Some(1), cursor, ..filter(Some("mail"), metadata) };
-        let reply = house.desk.instances(&house.peer, &filter).expect("instances");
+        let reply = house.api.instances(&house.peer, &filter).expect("instances");
         let told = reply
             .instances
             .iter()
@@ -227,7 +227,7 @@ fn instances_come_in_pages_by_their_number_and_by_their_size() {
     assert_eq!(all(&[]), ["b@2.0.0", "a@1.0.0", "b@1.0.0"]);
     assert_eq!(all(&[("zone", "a")]).concat(), "a@1.0.0");
     let cursor = Some("nonsense".into());
-    assert!(house.desk.instances(&house.peer, &ServiceQuery { cursor, ..filter(Some("mail"), &[]) }).is_err());
+    assert!(house.api.instances(&house.peer, &ServiceQuery { cursor, ..filter(Some("mail"), &[]) }).is_err());
 
     let config = Config { max_reply: ByteSize::kib(64), ..Config::default() };
     let house = House::new(1, &config);
@@ -238,7 +238,7 @@ fn instances_come_in_pages_by_their_number_and_by_their_size() {
         Change::Join(Arc::new(Master { id, peer_address, connected_at: 7, services }), Way::new(Manner::Silent))
     };
     house.feeds[0].publish_whole((0..20).map(master).collect());
-    let reply = house.desk.instances(&house.peer, &filter(Some("fat"), &[])).expect("instances");
+    let reply = house.api.instances(&house.peer, &filter(Some("fat"), &[])).expect("instances");
     assert!(reply.cursor.is_some() && reply.instances.len() == 3, "{}", reply.instances.len());
 }
 
@@ -246,13 +246,13 @@ fn instances_come_in_pages_by_their_number_and_by_their_size() {
 async fn nothing_is_said_of_masters_before_all_who_tell_of_them_have() {
     let house = House::new(2, &Config::default());
     house.feeds[0].publish_whole(vec![join("a", &["mail"], &Way::new(Manner::Echoes))]);
-    let error = by_turns(house.desk.masters(&house.peer, &filter(None, &[]))).expect_err("not ready");
+    let error = by_turns(house.api.masters(&house.peer, &filter(None, &[]))).expect_err("not ready");
     assert_eq!(exception::<NotReady>(&error).source, "register-1");
-    assert!(house.desk.call(&house.peer, &house.request("send", |_| {})).await.is_ok(), "what is known can be called");
+    assert!(house.api.call(&house.peer, &house.request("send", |_| {})).await.is_ok(), "what is known can be called");
     house.feeds[1].publish_whole(vec![]);
-    assert_eq!(by_turns(house.desk.masters(&house.peer, &filter(None, &[]))).expect("masters").masters.len(), 1);
+    assert_eq!(by_turns(house.api.masters(&house.peer, &filter(None, &[]))).expect("masters").masters.len(), 1);
     let house = House::new(0, &Config::default());
-    let nothing = by_turns(house.desk.masters(&house.peer, &filter(None, &[]))).expect("masters");
+    let nothing = by_turns(house.api.masters(&house.peer, &filter(None, &[]))).expect("masters");
     assert!(nothing.masters.is_empty() && nothing.freshness.complete);
 }
 
@@ -266,7 +266,7 @@ async fn masters_too_large_for_one_reply_come_in_several_or_are_a_reset() {
         let services: Vec<&str> = services.iter().map(String::as_str).collect();
         join(id, &services, &Way::new(Manner::Silent))
     };
-    let start = house.desk.store.snapshot().revision();
+    let start = house.api.store.snapshot().revision();
     house.feeds[0].publish(vec![large("a", 20_000)]);
     house.feeds[0].publish(vec![large("b", 20_000)]);
     house.feeds[0].publish(vec![large("c", 40_000)]);
@@ -274,10 +274,10 @@ async fn masters_too_large_for_one_reply_come_in_several_or_are_a_reset() {
     let stop = tasks.stop_signal();
     let watch = async |since| {
         let patience = house
-            .desk
+            .api
             .watch_masters(&house.peer, &WatchMastersRequest::new(since, None, 5_000, None))
             .expect("a request that makes sense");
-        let reply = house.desk.master_changes(&house.peer, patience, &stop).await.expect("a reply");
+        let reply = house.api.master_changes(&house.peer, patience, &stop).await.expect("a reply");
         let ids: String = reply.changes.into_iter().map(|change| change.id).collect();
         ((ids, reply.reset), reply.freshness.revision)
     };
@@ -285,7 +285,7 @@ async fn masters_too_large_for_one_reply_come_in_several_or_are_a_reset() {
     let (second, since) = watch(since).await;
     let (third, since) = watch(since).await;
     assert_eq!([first, second, third], [("a".into(), false), ("b".into(), false), (String::new(), true)]);
-    assert_eq!(since, house.desk.store.snapshot().revision() as i64);
+    assert_eq!(since, house.api.store.snapshot().revision() as i64);
 }
 
 #[test]
@@ -293,7 +293,7 @@ fn who_takes_back_what_it_never_told_changes_nothing() {
     let house = House::new(2, &Config::default());
     let revision = house.feeds[0].publish(vec![join("a", &["log"], &Way::new(Manner::Silent))]);
     assert_eq!(house.feeds[1].publish(vec![Change::Leave("a".into()), Change::Leave("nobody".into())]), revision);
-    assert_eq!(house.desk.store.snapshot().directory().len(), 1);
+    assert_eq!(house.api.store.snapshot().directory().len(), 1);
 }
 
 #[tokio::test]
@@ -303,10 +303,10 @@ async fn a_watch_tells_what_became_of_masters() {
     let stop = tasks.stop_signal();
     let watch = async |since| {
         let patience = house
-            .desk
+            .api
             .watch_masters(&house.peer, &WatchMastersRequest::new(since, None, 5_000, None))
             .expect("a request that makes sense");
-        house.desk.master_changes(&house.peer, patience, &stop).await.expect("a reply")
+        house.api.master_changes(&house.peer, patience, &stop).await.expect("a reply")
     };
     let start = watch(0).await;
     assert!(start.reset);

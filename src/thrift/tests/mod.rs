@@ -1,4 +1,4 @@
-//! Calls from the desk to masters in memory, and over a connection.
+//! Calls from the API to masters in memory, and over a connection.
 
 mod calls;
 mod client;
@@ -6,8 +6,8 @@ mod costs;
 mod endpoint;
 mod masters;
 mod nodes;
-mod open;
 mod several;
+mod streaming_call;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -17,7 +17,7 @@ use rmpv::Value;
 use tokio::sync::mpsc;
 
 use super::accounts::Accounts;
-use super::handler::Desk;
+use super::api::Api;
 use super::idl;
 use super::{Config, Peer, ZkData};
 use crate::call::Request;
@@ -105,9 +105,9 @@ impl Line for Way {
     }
 }
 
-/// A desk, and what fills its store with masters.
+/// An API, and what fills its store with masters.
 struct House {
-    desk: Desk,
+    api: Api,
     peer: Peer,
     feeds: Vec<Publisher>,
     metrics: Arc<Metrics>,
@@ -120,8 +120,8 @@ impl House {
         let feed = |number| Feed::of_instances(format!("register-{number}"), "register");
         let store = Store::new(&Default::default(), (0..feeds).map(feed).collect(), metrics.clone());
         let feeds = (0..feeds).map(|feed| store.publisher(feed)).collect();
-        let desk = Desk::new(config, &ZkData::default(), store, Accounts::new(config), metrics.clone());
-        Self { peer: Peer::of(&desk, None), desk, feeds, metrics }
+        let api = Api::new(config, &ZkData::default(), store, Accounts::new(config), metrics.clone());
+        Self { peer: Peer::of(&api, None), api, feeds, metrics }
     }
 
     /// With one feed, whole, and masters that offer one service each.
@@ -132,7 +132,7 @@ impl House {
     }
 
     fn request(&self, method: &str, change: impl FnOnce(&mut idl::Call)) -> Request {
-        self.desk.request(&self.peer, call(method, "[]", change)).expect("a request")
+        self.api.request(&self.peer, call(method, "[]", change)).expect("a request")
     }
 }
 

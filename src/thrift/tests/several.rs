@@ -19,13 +19,13 @@ async fn all_masters_are_called_or_those_of_a_version_that_fits() {
     ]);
     let masters = async |version: Option<&str>| {
         let request = house.request("send", |call| call.version = version.map(str::to_owned));
-        let outcomes = house.desk.call_all(&house.peer, &request).await.expect("outcomes").outcomes;
+        let outcomes = house.api.call_all(&house.peer, &request).await.expect("outcomes").outcomes;
         outcomes.into_iter().map(|it| (it.master_id.expect("an id"), it.result.is_some())).collect::<Vec<_>>()
     };
     let id = |id: &str, answered| (id.to_owned(), answered);
     assert_eq!(masters(None).await, [id("a", true), id("b", false), id("c", true), id("d", true)]);
     assert_eq!(masters(Some("^2")).await, [id("a", true), id("b", false), id("c", true)]);
-    let error = house.desk.call_all(&house.peer, &house.request("send", |call| call.version = Some("3".into()))).await;
+    let error = house.api.call_all(&house.peer, &house.request("send", |call| call.version = Some("3".into()))).await;
     assert!(exception::<NoMaster>(&error.expect_err("nobody")).message.contains("in a version"));
 }
 
@@ -38,7 +38,7 @@ async fn all_masters_have_one_time_also_when_they_take_turns() {
     house.feeds[0].publish_whole(joins.collect());
     let request = house.request("send", |call| call.timeout_ms = Some(1_500));
     let start = tokio::time::Instant::now();
-    let outcomes = house.desk.call_all(&house.peer, &request).await.expect("outcomes").outcomes;
+    let outcomes = house.api.call_all(&house.peer, &request).await.expect("outcomes").outcomes;
     assert_eq!(start.elapsed().as_millis(), 1_500);
     let late = outcomes.iter().filter_map(|outcome| outcome.error.as_ref());
     assert_eq!(late.filter(|error| error.kind == CallErrorKind::TIMED_OUT).count(), 6);
@@ -57,7 +57,7 @@ async fn many_calls_run_side_by_side_and_keep_their_order() {
         })
     };
     let start = tokio::time::Instant::now();
-    let outcomes = house.desk.call_many(&house.peer, (0..6).map(one).collect()).await.expect("outcomes").outcomes;
+    let outcomes = house.api.call_many(&house.peer, (0..6).map(one).collect()).await.expect("outcomes").outcomes;
     assert_eq!(start.elapsed().as_secs(), 5, "side by side");
     for (number, outcome) in outcomes.iter().enumerate() {
         let kind = outcome.error.as_ref().map(|error| error.kind);
@@ -68,7 +68,7 @@ async fn many_calls_run_side_by_side_and_keep_their_order() {
             _ => assert_eq!(values, Some(format!("[\"{number}\",[]]"))),
         }
     }
-    let error = house.desk.call_many(&house.peer, (0..257).map(one).collect()).await.expect_err("too many");
+    let error = house.api.call_many(&house.peer, (0..257).map(one).collect()).await.expect_err("too many");
     assert_eq!(exception::<InvalidRequest>(&error).field, "calls");
 }
 
@@ -83,7 +83,7 @@ async fn calls_in_order_go_to_one_master_one_after_the_other_until_one_comes_to_
     for chosen in [None, Some("other")] {
         let mut calls: Vec<idl::Call> = several(20);
         calls[0].master_id = chosen.map(str::to_owned);
-        let called = house.desk.call_in_order(&house.peer, calls).await;
+        let called = house.api.call_in_order(&house.peer, calls).await;
         let outcomes = called.expect("outcomes").outcomes;
         let master = outcomes[0].master_id.clone();
         assert!(chosen.is_none() || master.as_deref() == chosen);
@@ -96,17 +96,17 @@ async fn calls_in_order_go_to_one_master_one_after_the_other_until_one_comes_to_
     let silent = Way::new(Manner::Silent);
     let house = House::with(&[("silent", "mail", &silent)]);
     let several = || ["a", "b", "c"].map(|method| call(method, "[]", |_| {})).to_vec();
-    let called = house.desk.call_in_order(&house.peer, several()).await;
+    let called = house.api.call_in_order(&house.peer, several()).await;
     let outcomes = called.expect("outcomes").outcomes;
     let kinds: Vec<_> = outcomes.iter().map(|outcome| outcome.error.as_ref().expect("an error").kind).collect();
     assert_eq!(kinds, [CallErrorKind::TIMED_OUT, CallErrorKind::NO_MASTER, CallErrorKind::NO_MASTER]);
     assert_eq!(silent.calls().len(), 1, "nothing was sent after it");
     let named =
         |name: &'static str| several().into_iter().map(move |call| idl::Call { master_id: Some(name.into()), ..call });
-    let nobody = house.desk.call_in_order(&house.peer, named("nobody").collect()).await.expect("outcomes").outcomes;
+    let nobody = house.api.call_in_order(&house.peer, named("nobody").collect()).await.expect("outcomes").outcomes;
     assert!(nobody.iter().all(|outcome| outcome.error.as_ref().is_some_and(|it| it.kind == CallErrorKind::NO_MASTER)));
     let two = several().into_iter().take(1).chain(named("silent")).collect();
-    let refused = house.desk.call_in_order(&house.peer, two).await.expect_err("the first names none");
+    let refused = house.api.call_in_order(&house.peer, two).await.expect_err("the first names none");
     assert_eq!(exception::<InvalidRequest>(&refused).field, "calls");
 }
 
@@ -115,7 +115,7 @@ async fn many_calls_share_the_room_of_one_reply() {
     let big = Answer::Value("x".repeat(3_000_000).into());
     let house = House::with(&[("m", "mail", &Way::new(Manner::Answers(vec![big, Answer::End])))]);
     let several = (0..4).map(|_| call("m", "", |_| {})).collect();
-    let outcomes = house.desk.call_many(&house.peer, several).await.expect("outcomes").outcomes;
+    let outcomes = house.api.call_many(&house.peer, several).await.expect("outcomes").outcomes;
     assert_eq!(outcomes.iter().filter(|outcome| outcome.result.is_some()).count(), 2);
 }
 
@@ -128,10 +128,10 @@ async fn a_command_reaches_each_master_once_by_a_way_that_takes_it() {
     house.feeds[1].publish_whole(vec![join("a", &[], &one)]);
     let reload =
         request::command(&BroadcastRequest::new(br#"{"cmd":"reload","n":1}"#.to_vec(), None)).expect("a command");
-    assert_eq!(house.desk.broadcast(&house.peer, &reload).await, 2);
+    assert_eq!(house.api.broadcast(&house.peer, &reload).await, 2);
     for command in ["register", "remove"] {
         let hub = RegisterAddress::new("hub".into(), 8010);
-        assert_eq!(house.desk.order(&house.peer, &request::registers(command, &[hub]).expect("a command")).await, 2);
+        assert_eq!(house.api.order(&house.peer, &request::registers(command, &[hub]).expect("a command")).await, 2);
     }
     for way in [one, two] {
         let commands = way.commands.lock().expect("no panic").clone();
@@ -167,7 +167,7 @@ async fn a_command_for_many_masters_lets_others_have_their_turn() {
     };
     house.feeds[0].publish((0..20).map(slow).collect::<Vec<_>>());
     let reload = request::command(&BroadcastRequest::new(br#"{"cmd":"reload"}"#.to_vec(), None)).expect("a command");
-    let (mut sending, mut turns) = (std::pin::pin!(house.desk.broadcast(&house.peer, &reload)), 0);
+    let (mut sending, mut turns) = (std::pin::pin!(house.api.broadcast(&house.peer, &reload)), 0);
     let sent = loop {
         match futures::poll!(&mut sending) {
             std::task::Poll::Ready(sent) => break sent,

@@ -1,11 +1,11 @@
-//! Cuts one request after the other out of what a connection has received.
+//! Framing: finds one request after the other in what a connection has received.
 
-use super::dialect::{self, Dialect, Foreign, MAX_FRAME, Told};
-use super::scan::{Bounds, Head, Progress, Scanner, Stack, Wrong};
+use super::dialect::{self, Detection, Dialect, Foreign, MAX_FRAME};
+use super::scan::{Bounds, Head, Progress, Scanner, Stack, Violation};
 
 /// Where the next request is in what was received.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Cut {
+pub(super) enum Decoded {
     /// What it says of itself, and where the next one begins.
     Request {
         dialect: Dialect,
@@ -16,12 +16,12 @@ pub(super) enum Cut {
     /// The peer speaks something else.
     Foreign(Foreign),
     /// It speaks this dialect, but not so.
-    Wrong(Dialect, Wrong),
+    Violation(Dialect, Violation),
 }
 
-/// Cuts the requests of one connection.
+/// Finds where the requests of one connection end.
 #[derive(Debug)]
-pub(super) struct Cutter {
+pub(super) struct RequestDecoder {
     bounds: Bounds,
     dialect: Option<Dialect>,
     /// The walk through the request that has begun to come.
@@ -30,7 +30,7 @@ pub(super) struct Cutter {
     stack: Stack,
 }
 
-impl Cutter {
+impl RequestDecoder {
     pub(super) fn new(bounds: Bounds) -> Self {
         Self { bounds, dialect: None, scanner: None, stack: Stack::new() }
     }
@@ -41,24 +41,24 @@ impl Cutter {
     }
 
     /// Looks for a request at the beginning of `received`. After a `Request`, take its bytes away before the next call.
-    pub(super) fn next(&mut self, received: &[u8]) -> Cut {
-        let dialect = match self.dialect.map_or_else(|| dialect::tell(received), Told::Dialect) {
-            Told::Dialect(dialect) => *self.dialect.insert(dialect),
-            Told::Incomplete => return Cut::Incomplete,
-            Told::Foreign(foreign) => return Cut::Foreign(foreign),
+    pub(super) fn next(&mut self, received: &[u8]) -> Decoded {
+        let dialect = match self.dialect.map_or_else(|| dialect::detect(received), Detection::Dialect) {
+            Detection::Dialect(dialect) => *self.dialect.insert(dialect),
+            Detection::Incomplete => return Decoded::Incomplete,
+            Detection::Foreign(foreign) => return Decoded::Foreign(foreign),
         };
         if received.is_empty() {
-            return Cut::Incomplete;
+            return Decoded::Incomplete;
         }
         match if dialect.framed { self.framed(dialect, received) } else { self.bare(dialect, 0, received) } {
             Progress::Complete(end) => {
                 let ended = self.scanner.take().and_then(|scanner| scanner.end(&received[..end]));
-                let Some((head, stack)) = ended else { return Cut::Wrong(dialect, Wrong::Type) };
+                let Some((head, stack)) = ended else { return Decoded::Violation(dialect, Violation::Type) };
                 self.stack = stack;
-                Cut::Request { dialect, head, end }
+                Decoded::Request { dialect, head, end }
             }
-            Progress::Incomplete => Cut::Incomplete,
-            Progress::Wrong(wrong) => Cut::Wrong(dialect, wrong),
+            Progress::Incomplete => Decoded::Incomplete,
+            Progress::Violation(violation) => Decoded::Violation(dialect, violation),
         }
     }
 
@@ -68,11 +68,11 @@ impl Cutter {
         let progress = self.bare(dialect, 4, &received[..end.min(received.len())]);
         // Before its name has come, the bound is the highest.
         if end > self.scanner.as_ref().map_or(0, Scanner::most).min(MAX_FRAME) {
-            return Progress::Wrong(Wrong::Message);
+            return Progress::Violation(Violation::Message);
         }
         match progress {
-            Progress::Complete(found) if found != end => Progress::Wrong(Wrong::Frame),
-            Progress::Incomplete if received.len() >= end => Progress::Wrong(Wrong::Frame),
+            Progress::Complete(found) if found != end => Progress::Violation(Violation::Frame),
+            Progress::Incomplete if received.len() >= end => Progress::Violation(Violation::Frame),
             progress => progress,
         }
     }
@@ -95,11 +95,11 @@ mod tests {
     const STATUS: [u8; 19] = *b"\x80\x01\x00\x01\x00\x00\x00\x06status\x00\x00\x00\x01\x00";
 
     /// The request that `STATUS` is, behind so many bytes.
-    fn status(dialect: Dialect, start: usize) -> Cut {
+    fn status(dialect: Dialect, start: usize) -> Decoded {
         let (name, end) = (start + 8..start + 14, start + 19);
         let method = methods::find(b"status");
         let head = Head { method, name, sequence_number: 1, is_oneway: false, arguments: start + 18 };
-        Cut::Request { dialect, head, end }
+        Decoded::Request { dialect, head, end }
     }
 
     fn framed(message: &[u8], length: u32) -> Vec<u8> {
@@ -109,19 +109,19 @@ mod tests {
     #[test]
     fn requests_are_cut_one_after_the_other() {
         let dialect = Dialect { protocol: Protocol::Binary, framed: false };
-        let mut cutter = Cutter::new(BOUNDS);
+        let mut decoder = RequestDecoder::new(BOUNDS);
         let two = STATUS.repeat(2);
-        assert_eq!(cutter.next(&two), status(dialect, 0));
-        assert_eq!(cutter.next(&two[19..]), status(dialect, 0));
-        assert_eq!(cutter.next(&[]), Cut::Incomplete);
+        assert_eq!(decoder.next(&two), status(dialect, 0));
+        assert_eq!(decoder.next(&two[19..]), status(dialect, 0));
+        assert_eq!(decoder.next(&[]), Decoded::Incomplete);
         let dialect = Dialect { framed: true, ..dialect };
-        let mut cutter = Cutter::new(BOUNDS);
+        let mut decoder = RequestDecoder::new(BOUNDS);
         let two = framed(&STATUS, 19).repeat(2);
         for cut in 0..23 {
-            assert_eq!(cutter.next(&two[..cut]), Cut::Incomplete, "cut at {cut}");
+            assert_eq!(decoder.next(&two[..cut]), Decoded::Incomplete, "cut at {cut}");
         }
-        assert_eq!(cutter.next(&two), status(dialect, 4));
-        assert_eq!(cutter.next(&two[23..]), status(dialect, 4));
+        assert_eq!(decoder.next(&two), status(dialect, 4));
+        assert_eq!(decoder.next(&two[23..]), status(dialect, 4));
     }
 
     #[test]
@@ -129,22 +129,22 @@ mod tests {
         let dialect = Dialect { protocol: Protocol::Binary, framed: true };
         let call = b"\x80\x01\x00\x01\x00\x00\x00\x04call\x00\x00\x00\x01";
         for (head, length, cut) in [
-            (&call[..], 2_000, Cut::Incomplete),
-            (&call[..], 4_000, Cut::Wrong(dialect, Wrong::Message)),
-            (&STATUS[..8], 2_000, Cut::Incomplete),
-            (&STATUS[..18], 2_000, Cut::Wrong(dialect, Wrong::Message)),
+            (&call[..], 2_000, Decoded::Incomplete),
+            (&call[..], 4_000, Decoded::Violation(dialect, Violation::Message)),
+            (&STATUS[..8], 2_000, Decoded::Incomplete),
+            (&STATUS[..18], 2_000, Decoded::Violation(dialect, Violation::Message)),
         ] {
-            assert_eq!(Cutter::new(BOUNDS).next(&framed(head, length)), cut, "{length}");
+            assert_eq!(RequestDecoder::new(BOUNDS).next(&framed(head, length)), cut, "{length}");
         }
     }
 
     #[test]
     fn a_frame_that_lies_about_its_length_is_wrong() {
         let dialect = Dialect { protocol: Protocol::Binary, framed: true };
-        for (length, wrong) in [(18, Wrong::Frame), (20, Wrong::Frame), (5_000, Wrong::Message)] {
+        for (length, violation) in [(18, Violation::Frame), (20, Violation::Frame), (5_000, Violation::Message)] {
             let mut bytes = framed(&STATUS, length);
             bytes.push(0);
-            assert_eq!(Cutter::new(BOUNDS).next(&bytes), Cut::Wrong(dialect, wrong), "{length}");
+            assert_eq!(RequestDecoder::new(BOUNDS).next(&bytes), Decoded::Violation(dialect, violation), "{length}");
         }
     }
 }

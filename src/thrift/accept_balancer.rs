@@ -1,4 +1,4 @@
-//! Turns: one thread accepts at a time, so that a new connection wakes one thread and not all.
+//! Balances accepting: one thread accepts at a time, so that a new connection wakes one thread and not all.
 //!
 //! Two threads that wait for one listener are both woken, and under little load the one that came in vain doubles what
 //! a connection costs.
@@ -11,24 +11,25 @@ use tokio::sync::watch;
 use crate::task::Stop;
 
 /// By how many connections a thread may be ahead of another before that one accepts the next.
-const AHEAD: usize = 16;
+const MAX_LEAD: usize = 16;
 
 /// The threads, and how many connections each has.
 #[derive(Debug)]
-pub(super) struct Turns {
+pub(super) struct AcceptBalancer {
     open: Vec<AtomicUsize>,
-    /// Whose turn it is. Threads look at this alone, and at no signs that it changed: it may have changed back meanwhile.
+    /// Whose turn it is. Threads look at this alone, and at no signs that it changed: it may have changed back
+    /// meanwhile.
     now: watch::Sender<usize>,
 }
 
 /// A connection of a thread, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Held {
-    turns: Arc<Turns>,
+pub(super) struct CountedConnection {
+    balancer: Arc<AcceptBalancer>,
     thread: usize,
 }
 
-impl Turns {
+impl AcceptBalancer {
     /// The first of so many threads begins.
     pub(super) fn new(threads: usize) -> Arc<Self> {
         Arc::new(Self { open: (0..threads).map(|_| AtomicUsize::new(0)).collect(), now: watch::Sender::new(0) })
@@ -50,15 +51,15 @@ impl Turns {
     }
 
     /// Counts a connection that a thread accepted, and passes the turn if another thread has far fewer.
-    pub(super) fn hold(self: &Arc<Self>, thread: usize) -> Held {
+    pub(super) fn count(self: &Arc<Self>, thread: usize) -> CountedConnection {
         let open = self.open[thread].fetch_add(1, Ordering::Relaxed) + 1;
         let others = self.open.iter().map(|other| other.load(Ordering::Relaxed)).enumerate();
-        if let Some((other, least)) = others.min_by_key(|(_, open)| *open)
-            && open > least + AHEAD
+        if let Some((other, fewest)) = others.min_by_key(|(_, open)| *open)
+            && open > fewest + MAX_LEAD
         {
             self.pass(thread, other);
         }
-        Held { turns: self.clone(), thread }
+        CountedConnection { balancer: self.clone(), thread }
     }
 
     /// Nobody passes another's turn.
@@ -73,9 +74,9 @@ impl Turns {
     }
 }
 
-impl Drop for Held {
+impl Drop for CountedConnection {
     fn drop(&mut self) {
-        self.turns.open[self.thread].fetch_sub(1, Ordering::Relaxed);
+        self.balancer.open[self.thread].fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -90,35 +91,35 @@ mod tests {
 
     #[test]
     fn the_turn_passes_to_a_thread_that_has_far_fewer() {
-        let (turns, stop) = (Turns::new(2), Tasks::new().0.stop_signal());
+        let (balancer, stop) = (AcceptBalancer::new(2), Tasks::new().0.stop_signal());
         let has_turn = |thread| {
-            let (begins, ends) = (turns.begin(thread, &stop).now_or_never(), turns.end(thread).now_or_never());
+            let (begins, ends) = (balancer.begin(thread, &stop).now_or_never(), balancer.end(thread).now_or_never());
             assert_ne!(begins.is_some(), ends.is_some());
             begins.is_some()
         };
         assert!(has_turn(0) && !has_turn(1));
-        let mut held: Vec<_> = (0..AHEAD).map(|_| turns.hold(0)).collect();
+        let mut held: Vec<_> = (0..MAX_LEAD).map(|_| balancer.count(0)).collect();
         assert!(has_turn(0));
-        held.extend([turns.hold(0), turns.hold(0)]);
+        held.extend([balancer.count(0), balancer.count(0)]);
         assert!(has_turn(1) && !has_turn(0));
         held.clear();
-        held.extend((0..=AHEAD).map(|_| turns.hold(1)));
+        held.extend((0..=MAX_LEAD).map(|_| balancer.count(1)));
         assert!(has_turn(0) && !has_turn(1));
     }
 
     #[test]
     fn a_turn_that_went_to_and_fro_while_its_thread_did_not_look_is_there() {
-        let (turns, stop) = (Turns::new(2), Tasks::new().0.stop_signal());
-        let mut ends = pin!(turns.end(0));
+        let (balancer, stop) = (AcceptBalancer::new(2), Tasks::new().0.stop_signal());
+        let mut ends = pin!(balancer.end(0));
         assert!(ends.as_mut().now_or_never().is_none());
         for _ in 0..2 {
-            turns.pass(0, 1);
-            turns.pass(1, 0);
+            balancer.pass(0, 1);
+            balancer.pass(1, 0);
         }
         assert!(ends.as_mut().now_or_never().is_none(), "it has the turn");
         for _ in 0..2 {
-            assert_eq!(turns.begin(0, &stop).now_or_never(), Some(true));
-            assert!(turns.end(0).now_or_never().is_none());
+            assert_eq!(balancer.begin(0, &stop).now_or_never(), Some(true));
+            assert!(balancer.end(0).now_or_never().is_none());
         }
     }
 }

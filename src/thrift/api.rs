@@ -1,4 +1,4 @@
-//! The desk: answers each method; here those about coordination nodes, from the newest snapshot.
+//! The API: answers each method; here those about coordination nodes, from the newest snapshot.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -39,7 +39,7 @@ const SLICE: usize = 1_000;
 
 /// Answers questions from the newest snapshot, and calls masters.
 #[derive(Debug)]
-pub(super) struct Desk {
+pub(super) struct Api {
     pub(super) store: Arc<Store>,
     pub(super) caller: Arc<Caller>,
     pub(super) accounts: Arc<Accounts>,
@@ -88,7 +88,7 @@ struct Page {
     cursor: Option<String>,
 }
 
-impl Desk {
+impl Api {
     pub(super) fn new(
         config: &Config,
         zk_data: &ZkData,
@@ -210,7 +210,8 @@ impl Desk {
         }
     }
 
-    /// Whether a page with so many names, and so many bytes with the next one, is full. Of all at once, there are bounds.
+    /// Whether a page with so many names, and so many bytes with the next one, is full. Of all at once, there are
+    /// bounds.
     fn is_full(&self, asked: &Children, names: usize, bytes: usize) -> thrift::Result<bool> {
         match asked.page {
             Some(limit) => Ok(names == limit || bytes > self.page_bytes() && names > 0),
@@ -305,8 +306,8 @@ impl Desk {
         ]
     }
 
-    /// The newest snapshot with the freshness of an answer from it, if that can be given: every source behind it has been
-    /// read as a whole, and none is older than the client allows.
+    /// The newest snapshot with the freshness of an answer from it, if that can be given: every source behind it has
+    /// been read as a whole, and none is older than the client allows.
     ///
     /// A source vouches for what it has published: what it says after a newer snapshot has come is not said of the one
     /// before. So ages are read before the snapshot.

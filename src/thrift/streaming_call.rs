@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Peer;
 use super::accounts::Account;
-use super::handler::{Desk, overloaded};
+use super::api::{Api, overloaded};
 use super::idl::{CallValues, SendValuesRequest, SentValuesReply};
 use super::request::invalid;
 use crate::call::{Caller, Completion, Encoding, Failure, Request, Values};
@@ -23,9 +23,9 @@ use crate::tunnel::value::memory_size;
 
 /// The call, if there is one; dropped, it is given up. It goes on only while somebody waits for it here.
 #[derive(Default)]
-pub(super) struct Open(Option<Box<OpenCall>>);
+pub(super) struct StreamingCall(Option<Box<Running>>);
 
-struct OpenCall {
+struct Running {
     /// Where what its client sends goes to the method, until there is no more.
     input: Option<mpsc::Sender<Value>>,
     encoding: Encoding,
@@ -37,32 +37,27 @@ struct OpenCall {
     until: Instant,
 }
 
-impl Open {
+impl StreamingCall {
     /// As `start`, of a method that is sent values.
-    pub(super) fn start_with_input(
-        &mut self,
-        desk: &Desk,
-        peer: &Peer,
-        request: Request,
-    ) -> thrift::Result<CallValues> {
+    pub(super) fn start_with_input(&mut self, api: &Api, peer: &Peer, request: Request) -> thrift::Result<CallValues> {
         let (sender, input) = Input::new();
-        self.start(desk, peer, request.with_input(input))?;
+        self.start(api, peer, request.with_input(input))?;
         self.0.iter_mut().for_each(|open| open.input = Some(sender.clone()));
         Ok(CallValues::new(Vec::new(), None))
     }
 
     /// Starts a call of which every value is wanted.
-    pub(super) fn start(&mut self, desk: &Desk, peer: &Peer, request: Request) -> thrift::Result<()> {
+    pub(super) fn start(&mut self, api: &Api, peer: &Peer, request: Request) -> thrift::Result<()> {
         if self.is_some() {
             return Err(invalid("call", "the connection has one open already: fetch the rest of its values").into());
         }
-        let values = Arc::new(Values::fetched(&desk.budget(peer)));
-        let until = Instant::now() + request.timeout + desk.config.idle_timeout;
+        let values = Arc::new(Values::fetched(&api.budget(peer)));
+        let until = Instant::now() + request.timeout + api.config.idle_timeout;
         let (encoding, charged) = (request.encoding, peer.account.memory.nothing());
         let request = Request { all_values: true, ..request };
-        let call = carry_out(desk.caller.clone(), peer.account.clone(), request, values.clone());
+        let call = carry_out(api.caller.clone(), peer.account.clone(), request, values.clone());
         let call = maybe_done(call.boxed());
-        self.0 = Some(Box::new(OpenCall { input: None, encoding, charged, call, values, until }));
+        self.0 = Some(Box::new(Running { input: None, encoding, charged, call, values, until }));
         Ok(())
     }
 
@@ -140,7 +135,7 @@ fn none_open(by: &str) -> thrift::Error {
     invalid("call", format!("the connection has none open: start one with {by}")).into()
 }
 
-impl OpenCall {
+impl Running {
     /// Reads a value that is sent. Two of them may be on their way beside those at the master.
     async fn read(&mut self, account: &Account, bytes: Vec<u8>) -> thrift::Result<Value> {
         let encoding = self.encoding;

@@ -5,7 +5,7 @@ use futures::FutureExt;
 use super::*;
 use crate::task::Tasks;
 use crate::thrift::idl::{CallCompletion, CallFailed, CallTimedOut, CallValues, InvalidRequest};
-use crate::thrift::open::Open;
+use crate::thrift::streaming_call::StreamingCall;
 use crate::thrift::wait::Wait;
 use crate::tunnel::value::memory_size;
 
@@ -13,19 +13,19 @@ use crate::tunnel::value::memory_size;
 struct Stage {
     house: House,
     ways: [Arc<Way>; 2],
-    open: Open,
+    open: StreamingCall,
 }
 
 impl Stage {
     fn new() -> Self {
         let ways = [Manner::Silent, Manner::Silent].map(Way::new);
         let house = House::with(&[("first", "mail@2.0.0", &ways[0]), ("second", "mail@1.0.0", &ways[1])]);
-        Self { house, ways, open: Open::default() }
+        Self { house, ways, open: StreamingCall::default() }
     }
 
     fn start(&mut self, change: impl FnOnce(&mut idl::Call)) -> thrift::Result<()> {
         let request = self.house.request("list", change);
-        self.open.start(&self.house.desk, &self.house.peer, request)
+        self.open.start(&self.house.api, &self.house.peer, request)
     }
 
     /// What has come, if anything has.
@@ -116,7 +116,7 @@ async fn a_connection_has_one_call_open_and_gives_it_up_when_it_goes() {
     let second = stage.start(|_| {}).expect_err("one is open");
     assert_eq!(exception::<InvalidRequest>(&second).field, "call");
     assert_eq!(stage.ways[0].outstanding(), 1, "it goes on");
-    stage.open = Open::default();
+    stage.open = StreamingCall::default();
     assert_eq!((stage.ways[0].outstanding(), stage.house.metrics.calls_outstanding.get()), (0, 0));
 }
 
@@ -147,7 +147,7 @@ async fn values_that_nobody_fetches_take_no_more_than_a_reply_may_and_the_others
         fetched += stage.given().0.iter().map(String::len).sum::<usize>();
         assert!(memory.taken() <= reply);
     }
-    stage.open = Open::default();
+    stage.open = StreamingCall::default();
     assert_eq!((flooding.outstanding(), memory.taken()), (0, 0));
 }
 
@@ -169,7 +169,7 @@ async fn an_open_call_ends_in_time_also_while_another_request_waits() {
         (call.master_id, call.timeout_ms) = (Some("second".into()), Some(10_000));
     });
     let (other, stop) = (Wait::Call(patient), Tasks::new().0.stop_signal());
-    let answer = other.until_answered(&stage.house.desk, &stage.house.peer, &mut stage.open, &stop);
+    let answer = other.until_answered(&stage.house.api, &stage.house.peer, &mut stage.open, &stop);
     assert!(tokio::time::timeout(Duration::from_millis(400), answer).await.is_err());
     assert_eq!(stage.ways[0].outstanding(), 0);
     assert_eq!(stage.failure::<CallTimedOut>().timeout_ms, 300);
@@ -192,7 +192,7 @@ async fn a_value_is_charged_as_it_came_until_it_is_written_and_what_waits_for_ro
     let many = Value::Array(vec![Value::Nil; 60_000]);
     let request = stage.house.request("list", |_| {});
     {
-        let mut call = std::pin::pin!(stage.house.desk.call(&stage.house.peer, &request));
+        let mut call = std::pin::pin!(stage.house.api.call(&stage.house.peer, &request));
         assert!(call.as_mut().now_or_never().is_none());
         stage.answer(0, Answer::Value(many.clone()));
         assert!(call.as_mut().now_or_never().is_none(), "another may follow, and be the last");
