@@ -17,10 +17,10 @@ pub(super) type User = Option<u32>;
 
 /// How often it is looked whether memory can be returned; and how much less must be taken by clients, or how much more
 /// be held by the process, for that to be worth the trouble.
-const LOOK: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The same of memory of which the accounts know nothing, such as that of masters, once in so many looks.
-const LOOKS_AT_ALL: u64 = 10;
-const MUCH: usize = 16 << 20;
+const CHECKS_PER_FULL_CHECK: u64 = 10;
+const MIN_RETURNED: usize = 16 << 20;
 const GROWN: usize = 64 << 20;
 
 /// Everything that is scarce, and who has what of it.
@@ -92,18 +92,18 @@ impl Accounts {
     /// they took once they take it no longer.
     pub(super) async fn return_memory(&self, stop: &Stop) {
         let (mut most, mut held, mut free, mut looks) = (0, allocator::held(), allocator::free(), 0);
-        while tokio::time::timeout(LOOK, stop.requested()).await.is_err() {
+        while tokio::time::timeout(CHECK_INTERVAL, stop.requested()).await.is_err() {
             looks += 1;
             let taken = self.memory.taken();
             most = most.max(taken);
-            let has_fallen = most >= MUCH && taken <= most / 2;
+            let has_fallen = most >= MIN_RETURNED && taken <= most / 2;
             let now = allocator::held();
             held = held.min(now);
             // Both on another thread: the one that looks answers clients too.
-            let is_freed = looks % LOOKS_AT_ALL == 0 && {
+            let is_freed = looks % CHECKS_PER_FULL_CHECK == 0 && {
                 let now = tokio::task::spawn_blocking(allocator::free).await.unwrap_or(0);
                 free = free.min(now);
-                now >= free + MUCH
+                now >= free + MIN_RETURNED
             };
             if has_fallen || is_freed || now >= held + GROWN {
                 free = tokio::task::spawn_blocking(|| (allocator::trim(), allocator::free()).1).await.unwrap_or(free);

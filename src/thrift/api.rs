@@ -35,7 +35,7 @@ pub(super) const NO_REVISION: &str = "a revision is not below 0";
 pub(super) const NAME_OVERHEAD: usize = 48;
 
 /// Names of children are collected so many at a time.
-const SLICE: usize = 1_000;
+const NAMES_PER_TURN: usize = 1_000;
 
 /// Answers questions from the newest snapshot, and calls masters.
 #[derive(Debug)]
@@ -172,7 +172,8 @@ impl Api {
     pub(super) fn children(&self, peer: &Peer, asked: &Children) -> thrift::Result<Option<idl::ChildrenReply>> {
         let (snapshot, freshness) = self.fresh(Subject::Node(&asked.path), asked.max_age_ms)?;
         let mut children = snapshot.children_after(&asked.path, asked.after.as_deref());
-        let slice: Vec<&str> = children.by_ref().take(asked.page.unwrap_or(SLICE).min(SLICE)).collect();
+        let slice: Vec<&str> =
+            children.by_ref().take(asked.page.unwrap_or(NAMES_PER_TURN).min(NAMES_PER_TURN)).collect();
         if slice.is_empty() && asked.after.is_none() && snapshot.node(&asked.path).is_none() {
             return Err(not_found(&snapshot, &asked.path, freshness));
         }
@@ -192,7 +193,7 @@ impl Api {
         let mut charged = peer.account.memory.nothing();
         loop {
             peer.let_others_work().await;
-            let slice: Vec<&str> = children.by_ref().take(SLICE).collect();
+            let slice: Vec<&str> = children.by_ref().take(NAMES_PER_TURN).collect();
             if slice.is_empty() {
                 return Ok(idl::ChildrenReply { names, freshness: freshness.into(), cursor: None });
             }

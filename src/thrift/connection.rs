@@ -26,16 +26,16 @@ use crate::net::Stream;
 use crate::task::Stop;
 
 /// Replies to pipelined requests are sent together up to this size.
-const GATHER: usize = 64 * 1024;
+const MAX_WRITE_BATCH: usize = 64 * 1024;
 
 /// What a connection reads at least at a time.
-const READ: usize = 512;
+const MIN_READ: usize = 512;
 
 /// A buffer that grew beyond this for a large message is given back afterwards.
-const KEEP: usize = 16 * 1024;
+const MAX_KEPT_BUFFER: usize = 16 * 1024;
 
 /// How long, and how much, is taken from a peer that was refused and sends on.
-const HEAR_OUT: Duration = Duration::from_secs(2);
+const REFUSED_DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_UNHEARD: usize = 64 << 20;
 
 /// What a connection reads at most before it answers.
@@ -218,7 +218,7 @@ impl Connection {
                     break Progress::Ends(End::Malformed("a request out of bounds"));
                 }
             }
-            if self.peer.queue.is_turn_over() || self.output.len() >= GATHER {
+            if self.peer.queue.is_turn_over() || self.output.len() >= MAX_WRITE_BATCH {
                 break Progress::More;
             }
         };
@@ -327,7 +327,7 @@ impl Connection {
             }
             io::Result::Ok(())
         };
-        self.permit.set_idle(HEAR_OUT);
+        self.permit.set_idle(REFUSED_DRAIN_TIMEOUT);
         // Whatever it is that ends it.
         tokio::select! {
             _ = hearing => {}
@@ -343,9 +343,9 @@ impl Connection {
         }
         self.sent = 0;
         self.output.clear();
-        self.output.shrink_to(KEEP);
+        self.output.shrink_to(MAX_KEPT_BUFFER);
         if self.received.is_empty() {
-            self.received.shrink_to(KEEP);
+            self.received.shrink_to(MAX_KEPT_BUFFER);
         }
         // That is no more than before.
         let _ = self.charge.set(Part::Received, self.received.capacity());
@@ -365,7 +365,7 @@ impl Connection {
 /// Makes room for more of what a peer sends. False: its user has none.
 fn reserve(received: &mut Vec<u8>, charge: &mut Charge) -> bool {
     let before = received.capacity();
-    let has_room = received.try_reserve(READ).is_ok() && charge.set(Part::Received, received.capacity());
+    let has_room = received.try_reserve(MIN_READ).is_ok() && charge.set(Part::Received, received.capacity());
     if !has_room {
         received.shrink_to(before);
     }

@@ -16,10 +16,10 @@ use crate::tunnel::message::check_command;
 use crate::tunnel::value::{get, text};
 
 /// How long a call may take that does not say.
-const TIMEOUT: Duration = Duration::from_secs(5);
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often a call may be tried again that does not say.
-const RETRIES: usize = 2;
+const DEFAULT_RETRIES: usize = 2;
 
 /// More masters than that are not tried for one call.
 const MAX_RETRIES: usize = 64;
@@ -129,14 +129,14 @@ fn register(address: &RegisterAddress) -> Result<Value, InvalidRequest> {
 
 fn timeout(millis: Option<i32>) -> Result<Duration, InvalidRequest> {
     match millis.map(u64::try_from) {
-        None => Ok(TIMEOUT),
+        None => Ok(DEFAULT_TIMEOUT),
         Some(Ok(millis @ 1..)) => Ok(Duration::from_millis(millis)),
         Some(_) => Err(invalid("timeoutMs", "must be above 0")),
     }
 }
 
 fn retries(retries: Option<i32>) -> Result<usize, InvalidRequest> {
-    let retries = retries.map_or(Ok(RETRIES), usize::try_from);
+    let retries = retries.map_or(Ok(DEFAULT_RETRIES), usize::try_from);
     retries.map(|retries| retries.min(MAX_RETRIES)).map_err(|_| invalid("retries", "must not be below 0"))
 }
 
@@ -195,7 +195,10 @@ mod tests {
     fn what_is_not_said_has_its_default() {
         let request = check(b"", |_| {}).expect("a request");
         assert_eq!(*request.arguments.value, Value::Array(vec![]));
-        assert_eq!((request.timeout, request.retries, request.is_idempotent), (TIMEOUT, RETRIES, false));
+        assert_eq!(
+            (request.timeout, request.retries, request.is_idempotent),
+            (DEFAULT_TIMEOUT, DEFAULT_RETRIES, false)
+        );
         let patient = check(b"{}", |call| call.timeout_ms = Some(i32::MAX)).expect("a request");
         assert_eq!((patient.timeout, &*patient.arguments.value), (Duration::from_secs(60), &Value::Map(vec![])));
         assert_eq!((patient.cut_by, request.cut_by), (Some("[thrift] max_call_time"), None));

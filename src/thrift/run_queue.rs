@@ -22,7 +22,7 @@ use super::accounts::{User, lock};
 
 /// How long a connection may work; and how long the thread works before it looks who else has come. Shorter ones answer
 /// other users sooner, until the looks cost more than the work.
-const TURN: Duration = Duration::from_micros(300);
+const TURN_TIME: Duration = Duration::from_micros(300);
 
 /// The connections of one thread.
 #[derive(Debug)]
@@ -100,7 +100,7 @@ impl RunQueue {
                 self.turn_began.store((now - self.started).as_nanos() as u64, Ordering::Relaxed);
                 task.work();
                 now = Instant::now();
-                if now - began >= TURN {
+                if now - began >= TURN_TIME {
                     // Wakes this task after it has looked for what came from the network.
                     return pin!(tokio::task::yield_now()).poll(context);
                 }
@@ -119,7 +119,8 @@ impl RunQueue {
 
     /// Whether who works now has worked for long enough.
     pub(super) fn is_turn_over(&self) -> bool {
-        self.started.elapsed().saturating_sub(Duration::from_nanos(self.turn_began.load(Ordering::Relaxed))) >= TURN
+        self.started.elapsed().saturating_sub(Duration::from_nanos(self.turn_began.load(Ordering::Relaxed)))
+            >= TURN_TIME
     }
 }
 
