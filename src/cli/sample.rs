@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::Args;
 use futures::future::select_all;
 use roster::config::Config;
-use roster::master::{self, Event, Master, Place, Service};
+use roster::master::{self, Event, Master, RegisterAddr, Service};
 use roster::register::EXAMPLE_TOKEN;
 use serde::Deserialize;
 use serde_json::json;
@@ -47,7 +47,7 @@ impl Sample {
         let mut events = master.events();
         master.offer(greeter());
         master.offer(mail());
-        let own = Place::from(("127.0.0.1", self.port));
+        let own = RegisterAddr::from(("127.0.0.1", self.port));
         master.connect(own.clone());
         while let Some(event) = events.next().await {
             if let Event::Closed { retry_in: None, register, .. } = event

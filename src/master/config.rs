@@ -14,13 +14,14 @@ pub struct Config {
     /// that this machine believes. Read anew at each connection.
     pub ca: Option<PathBuf>,
     /// The user (uid) of whose processes the registers of this machine are: others are not shown the token, which any
-    /// process could ask for that has taken the port while the register restarts. Registers elsewhere prove who they are by
-    /// TLS alone. None: whoever listens is shown it.
+    /// process could ask for that has taken the port while the register restarts. Registers elsewhere prove who they
+    /// are by TLS alone. None: whoever listens is shown it.
     pub register_user: Option<u32>,
     /// How often a register that cannot be reached, or that refuses the token, is tried again; none: for ever.
     pub retry_attempts: Option<u32>,
-    /// The wait before a retry, the first one after a connection that held. It doubles from one to the next up to `longest_retry_delay`, and a random part of it
-    /// is waited, so that the masters of a register that was restarted do not come back together.
+    /// The wait before a retry, the first one after a connection that held. It doubles from one to the next up to
+    /// `longest_retry_delay`, and a random part of it is waited, so that the masters of a register that was restarted
+    /// do not come back together.
     pub retry_delay: Duration,
     pub longest_retry_delay: Duration,
     /// Whether a connection that is lost is made again.

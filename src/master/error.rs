@@ -6,7 +6,7 @@ use std::error::Error;
 use crate::tunnel::{RemoteError, is_own};
 
 /// How much of a message is told.
-const LONGEST: usize = 2048;
+const MAX_MESSAGE_BYTES: usize = 2048;
 
 /// Why a call failed. Any error becomes one by `?`; its type's name is then the class.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,7 +37,7 @@ impl MethodError {
     }
 
     pub(super) fn told(self) -> RemoteError {
-        let cut = |text: String| text.chars().take(LONGEST).collect();
+        let cut = |text: String| text.chars().take(MAX_MESSAGE_BYTES).collect();
         let class = self.class.filter(|class| !is_own(class));
         RemoteError { message: cut(self.message), class: class.map(cut), code: self.code }
     }

@@ -7,21 +7,21 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::net::{AddressError, ConnectError};
-use crate::tunnel::{Ended, Place, Value, WireError};
+use crate::tunnel::{CloseReason, RegisterAddr, Value, WireError};
 
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// The connection stands; the token is yet to be accepted.
-    Connected { register: Place },
+    Connected { register: RegisterAddr },
     /// The register accepted the token, and will ask for the services.
-    Authenticated { register: Place },
+    Authenticated { register: RegisterAddr },
     /// The register does not accept the token.
-    Refused { register: Place, reason: String },
+    Refused { register: RegisterAddr, reason: String },
     /// The connection was lost, or could not be made. Without `retry_in` the register is given up, or was left.
-    Closed { register: Place, why: Lost, retry_in: Option<Duration> },
+    Closed { register: RegisterAddr, why: Lost, retry_in: Option<Duration> },
     /// The register passed on a command of the application's own: a map with the key `cmd`.
-    Command { register: Place, command: Value },
+    Command { register: RegisterAddr, command: Value },
     /// So many events before this one were not taken in time.
     Missed(u64),
 }
@@ -34,7 +34,7 @@ pub enum Lost {
     #[error("the register refused the token: {0}")]
     Refused(String),
     #[error("the connection ended: {0}")]
-    Ended(#[from] Ended),
+    Ended(#[from] CloseReason),
 }
 
 impl From<io::Error> for Lost {

@@ -11,14 +11,14 @@ use super::session::Session;
 use super::{Config, Shared};
 use crate::net::{Remote, Stream};
 use crate::task::Backoff;
-use crate::tunnel::{Bounds, Conversation, Ended, Message, Place, Role, Wire};
+use crate::tunnel::{Bounds, CloseReason, Conversation, Message, RegisterAddr, Role, Wire};
 
 /// A connection that held so long is made again soon. One that a register accepts and closes, as one that has no place
 /// does, is made again later and later.
-const HELD: Duration = Duration::from_secs(1);
+const BACKOFF_RESET_AFTER: Duration = Duration::from_secs(1);
 
 /// Stays connected to a register until the master leaves it or gives it up.
-pub(super) async fn keep(shared: Arc<Shared>, register: Place, leave: CancellationToken) {
+pub(super) async fn keep(shared: Arc<Shared>, register: RegisterAddr, leave: CancellationToken) {
     let mut retries = Retries::new(&shared.config);
     let link = Link { shared: &shared, register: &register, leave: &leave };
     loop {
@@ -37,7 +37,7 @@ pub(super) async fn keep(shared: Arc<Shared>, register: Place, leave: Cancellati
 
 struct Link<'a> {
     shared: &'a Arc<Shared>,
-    register: &'a Place,
+    register: &'a RegisterAddr,
     leave: &'a CancellationToken,
 }
 
@@ -48,7 +48,7 @@ impl Link<'_> {
         let services = self.shared.services.subscribe();
         let entering = timeout(self.shared.config.connect_timeout, self.enter());
         match self.leave.run_until_cancelled(entering).await {
-            None => Lost::Ended(Ended::Closed),
+            None => Lost::Ended(CloseReason::Closed),
             Some(Err(_)) => Lost::Unreachable("it does not answer".to_owned()),
             Some(Ok(Err(lost))) => lost,
             Some(Ok(Ok(wire))) => {
@@ -58,7 +58,7 @@ impl Link<'_> {
                 let session = Session::new(self.shared.clone(), self.register.clone(), handle);
                 let answering = session.answer(&mut incoming, services, self.leave);
                 let ended = tokio::join!(conversation.run(), answering).0;
-                if since.elapsed() > HELD {
+                if since.elapsed() > BACKOFF_RESET_AFTER {
                     retries.backoff.reset();
                 }
                 Lost::Ended(ended)

@@ -43,17 +43,17 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::task::Tasks;
-pub use crate::tunnel::{Place, Value};
+pub use crate::tunnel::{RegisterAddr, Value};
 pub use config::Config;
 pub use error::MethodError;
 pub use event::{Event, Events, Lost};
 pub use service::{Service, Values};
 
 /// How many events wait for who takes them.
-const EVENTS: usize = 256;
+const EVENT_QUEUE: usize = 256;
 
 /// What a stop may take after calls have had their time.
-const LINGER: Duration = Duration::from_secs(2);
+const STOP_GRACE: Duration = Duration::from_secs(2);
 
 /// A running master. Dropped, it leaves its registers.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ struct Shared {
     tasks: Tasks,
     services: watch::Sender<Services>,
     /// The registers, and what tells each connection that it should leave.
-    links: Mutex<HashMap<Place, CancellationToken>>,
+    links: Mutex<HashMap<RegisterAddr, CancellationToken>>,
     leave: CancellationToken,
     events: broadcast::Sender<Event>,
 }
@@ -87,7 +87,7 @@ impl Master {
             services: watch::Sender::default(),
             links: Mutex::default(),
             leave: CancellationToken::new(),
-            events: broadcast::Sender::new(EVENTS),
+            events: broadcast::Sender::new(EVENT_QUEUE),
         }))
     }
 
@@ -103,12 +103,12 @@ impl Master {
 
     /// Connects to a register, and again whenever the connection is lost, unless it does already. To one whose host
     /// begins with `tls://` it does so by TLS.
-    pub fn connect(&self, register: impl Into<Place>) {
+    pub fn connect(&self, register: impl Into<RegisterAddr>) {
         self.0.join(register.into(), usize::MAX);
     }
 
     /// Leaves a register: calls under way may end, new ones are refused.
-    pub fn remove(&self, register: impl Into<Place>) {
+    pub fn remove(&self, register: impl Into<RegisterAddr>) {
         self.0.leave(&register.into());
     }
 
@@ -127,7 +127,7 @@ impl Master {
     /// Leaves all registers, and waits until that is done.
     pub async fn stop(self) {
         self.0.leave.cancel();
-        self.0.tasks.stop(self.0.config.drain.saturating_add(LINGER)).await;
+        self.0.tasks.stop(self.0.config.drain.saturating_add(STOP_GRACE)).await;
     }
 }
 
@@ -138,7 +138,7 @@ impl Drop for Master {
 }
 
 impl Shared {
-    fn join(self: &Arc<Self>, register: Place, most: usize) {
+    fn join(self: &Arc<Self>, register: RegisterAddr, most: usize) {
         let mut links = self.links();
         if links.contains_key(&register) {
             return;
@@ -152,7 +152,7 @@ impl Shared {
         self.tasks.short(link::keep(self.clone(), register, leave));
     }
 
-    fn leave(&self, register: &Place) {
+    fn leave(&self, register: &RegisterAddr) {
         if let Some(leave) = self.links().remove(register) {
             leave.cancel();
         }
@@ -163,7 +163,7 @@ impl Shared {
         let _ = self.events.send(event);
     }
 
-    fn links(&self) -> MutexGuard<'_, HashMap<Place, CancellationToken>> {
+    fn links(&self) -> MutexGuard<'_, HashMap<RegisterAddr, CancellationToken>> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

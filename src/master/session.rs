@@ -15,18 +15,20 @@ use super::event::Event;
 use super::service::Values;
 use super::{Services, Shared};
 use crate::net::Remote;
-use crate::tunnel::{Handle, Incoming, Message, Outlet, PHP_REFUSAL, Place, REFUSED, RemoteError, SendError, Value};
+use crate::tunnel::{
+    Handle, Incoming, Message, Outlet, PHP_REFUSAL, REFUSED, RegisterAddr, RemoteError, SendError, Value,
+};
 
 /// How a PHP register asks for the services: the one closure that can be answered without being run.
 const SERVICES: &[u8] = b"ServiceRegistry::getServiceNameAndMetadata()";
 
 /// How long a master that leaves still hears the calls that are on their way to it: refused, they can go elsewhere.
-const MOMENT: Duration = Duration::from_millis(300);
+const LEAVE_GRACE: Duration = Duration::from_millis(300);
 
 /// What a register asks is answered here, each request by a task of its own, so that none delays another.
 pub(super) struct Session {
     shared: Arc<Shared>,
-    register: Place,
+    register: RegisterAddr,
     handle: Handle,
     /// What is being answered, each with what ends it early.
     running: HashMap<String, CancellationToken>,
@@ -39,7 +41,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(shared: Arc<Shared>, register: Place, handle: Handle) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, register: RegisterAddr, handle: Handle) -> Self {
         let (done, finished) = mpsc::unbounded_channel();
         let (running, over) = (HashMap::new(), CancellationToken::new());
         Self { shared, register, handle, running, over, done, finished, leaving: None }
@@ -81,7 +83,7 @@ impl Session {
     /// How long after its leave was asked for the master may go.
     fn patience(&self, has_told: bool) -> Duration {
         let drain = self.shared.config.drain;
-        if has_told && self.running.is_empty() { drain.min(MOMENT) } else { drain }
+        if has_told && self.running.is_empty() { drain.min(LEAVE_GRACE) } else { drain }
     }
 
     fn news(&self) -> Message {
@@ -204,7 +206,7 @@ fn end(handle: &Handle, uuid: String, result: Result<(), MethodError>) {
 }
 
 /// Whether the token that one register was shown may be shown to another: what went encrypted does not go in the open.
-fn may_share(register: &Place, with: &Place) -> bool {
+fn may_share(register: &RegisterAddr, with: &RegisterAddr) -> bool {
     let [register, with] = [register, with].map(|place| place.to_string().parse::<Remote>());
     let may = register.is_ok_and(|register| with.is_ok_and(|with| register.may_share_with(&with)));
     if !may {

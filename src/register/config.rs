@@ -38,7 +38,8 @@ pub struct Config {
     pub signing_key: Option<PathBuf>,
     #[serde(deserialize_with = "crate::rule::positive")]
     pub max_masters: usize,
-    /// How many connections there may be that have not yet shown a token. Where there are more, users give up their own.
+    /// How many connections there may be that have not yet shown a token. Where there are more, users give up their
+    /// own.
     #[serde(deserialize_with = "crate::rule::positive")]
     pub max_unauthenticated: usize,
     /// How long a connection may take to show a token; less where places are short.
@@ -53,8 +54,8 @@ pub struct Config {
     /// How much may wait to be sent to one master.
     #[serde(deserialize_with = "crate::rule::positive")]
     pub max_queue: ByteSize,
-    /// So long after a start, masters that were known before stand as they were, and the absence of others is no answer;
-    /// shorter where all are back.
+    /// So long after a start, masters that were known before stand as they were, and the absence of others is no
+    /// answer; shorter where all are back.
     #[serde(with = "crate::rule::WithinADay")]
     pub settle: Duration,
     /// About how much memory the services may take that all masters together offer.

@@ -36,8 +36,8 @@ impl Ids {
         Some(Claim { id, ids: self.clone() })
     }
 
-    /// An id for a master that has none of its own, at a register of this name. It is drawn: others could claim one that
-    /// they foresee.
+    /// An id for a master that has none of its own, at a register of this name. It is drawn: others could claim one
+    /// that they foresee.
     pub(super) fn claim_made(self: &Arc<Self>, register: &str, user: User) -> Claim {
         let draw = || self.claim(made(register, Uuid::new_v4().as_fields().0), user);
         std::iter::repeat_with(draw).flatten().next().expect("one of very many is free")

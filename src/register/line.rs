@@ -12,7 +12,7 @@ use rmpv::Value;
 use super::secrets::Secrets;
 use crate::model::{Answer, Answers, Call, Command, Input, Line, Packed, Refused};
 use crate::share::Share;
-use crate::tunnel::{CallError, Feeder, Handle, Message, REFUSED, Request, SendError, Stream, UnderWay, answers};
+use crate::tunnel::{CallError, Feeder, Handle, InFlight, Message, REFUSED, Request, SendError, Stream, answers};
 
 #[derive(Clone, Debug)]
 pub(super) struct MasterLine {
@@ -20,14 +20,14 @@ pub(super) struct MasterLine {
     /// Whether the master understands calls; else it runs PHP closures.
     pub(super) native: bool,
     pub(super) secrets: Arc<ArcSwap<Secrets>>,
-    pub(super) under_way: UnderWay,
+    pub(super) in_flight: InFlight,
     pub(super) max_calls: usize,
 }
 
 impl Line for MasterLine {
     fn call(&self, call: Call) -> Result<Answers, Refused> {
-        let one_more = self.under_way.one_more(self.max_calls).ok_or(Refused::Overloaded)?;
-        let held = (one_more, call.until.map(|until| self.handle.wait_until(until)));
+        let guard = self.in_flight.acquire(self.max_calls).ok_or(Refused::Overloaded)?;
+        let held = (guard, call.until.map(|until| self.handle.wait_until(until)));
         if self.native {
             return answers(self.open(call), &[REFUSED], held);
         }
@@ -54,7 +54,7 @@ impl Line for MasterLine {
     }
 
     fn outstanding(&self) -> usize {
-        self.under_way.get()
+        self.in_flight.get()
     }
 
     fn is_connected(&self) -> bool {

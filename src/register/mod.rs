@@ -9,10 +9,10 @@ mod ids;
 mod line;
 mod offered;
 mod presence;
-mod question;
 mod report;
 mod returning;
 mod secrets;
+mod service_query;
 mod session;
 mod settling;
 mod subscriber;
@@ -36,7 +36,7 @@ use self::presence::Presence;
 use self::returning::Returning;
 use self::secrets::Secrets;
 pub use self::secrets::{EXAMPLE_TOKEN, SecretError};
-use self::settling::{LOOK, Settling};
+use self::settling::{CHECK_INTERVAL, Settling};
 use crate::metrics::Metrics;
 use crate::model::Change;
 use crate::net::tls::{self, TlsError};
@@ -45,13 +45,13 @@ use crate::permissions::Permissions;
 use crate::share::{KEPT_FOR_ADMINS, Pool, Shares};
 use crate::store::Publisher;
 use crate::task::{Reload, Stop, Tasks};
-use crate::tunnel::UnderWay;
+use crate::tunnel::InFlight;
 
 /// How often the register proves that it is in step with its masters, which it is by being there.
-const PROVE: Duration = Duration::from_secs(2);
+const PROOF_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Of places and metadata a user may have so many times as much as it leaves free: alone seven eighths, one of two users
-/// seven fifteenths.
+/// Of places and metadata a user may have so many times as much as it leaves free: alone seven eighths, one of two
+/// users seven fifteenths.
 const GREED: usize = 7;
 
 /// A bound register, which nobody has been let into yet.
@@ -81,7 +81,7 @@ pub enum RegisterError {
 
 /// What all sessions share.
 #[derive(Debug)]
-struct Hall {
+struct RegisterState {
     config: Config,
     /// Masters that have no id of their own are called by this, and a number.
     name: String,
@@ -101,7 +101,7 @@ struct Hall {
     /// Of the memory that all peers share.
     memory: Shares<User>,
     /// Masters whose services are not known.
-    unknown: UnderWay,
+    unknown: InFlight,
     metrics: Arc<Metrics>,
     tasks: Tasks,
     numbers: AtomicU64,
@@ -145,7 +145,7 @@ impl Register {
     pub fn start(self, publisher: Publisher, memory: Arc<Pool>, metrics: Arc<Metrics>, tasks: &Tasks, reload: Reload) {
         let Self { config, listeners, taken, secrets, token_file, tls, is_loopback } = self;
         let (changed, secrets_changed) = watch::channel(());
-        let hall = Arc::new(Hall {
+        let state = Arc::new(RegisterState {
             name: Uuid::new_v4().simple().to_string()[..8].to_owned(),
             publisher,
             secrets: Arc::new(ArcSwap::from_pointee(secrets)),
@@ -158,7 +158,7 @@ impl Register {
             places: Shares::of(Pool::new(config.max_masters, GREED), None),
             metadata: Shares::of(Pool::new(config.max_metadata.as_u64() as usize, GREED), None),
             memory: Shares::of(memory, Some(KEPT_FOR_ADMINS)),
-            unknown: UnderWay::default(),
+            unknown: InFlight::default(),
             metrics,
             tasks: tasks.clone(),
             numbers: AtomicU64::new(1),
@@ -167,15 +167,15 @@ impl Register {
         });
         let files = Files { changed, token_file, is_loopback };
         // Before anybody is let in, and anybody asks who is there.
-        let settling = Settling::begin(&hall);
-        tasks.critical("the register's keeper", keep(hall.clone(), settling, files, reload, tasks.stop_signal()));
+        let settling = Settling::begin(&state);
+        tasks.critical("the register's keeper", keep(state.clone(), settling, files, reload, tasks.stop_signal()));
         for listener in listeners {
-            tasks.critical("the register", accept(listener, hall.clone()));
+            tasks.critical("the register", accept(listener, state.clone()));
         }
         if let Some(taken) = taken {
             tasks.critical("the register's port", async move {
-                if let Some(listener) = Listener::when_free(taken, &hall.metrics, &hall.tasks.stop_signal()).await {
-                    accept(listener, hall).await;
+                if let Some(listener) = Listener::when_free(taken, &state.metrics, &state.tasks.stop_signal()).await {
+                    accept(listener, state).await;
                 }
             });
         }
@@ -189,14 +189,14 @@ fn is_loopback(address: &Address) -> bool {
     }
 }
 
-async fn accept(listener: Listener, hall: Arc<Hall>) {
-    let (tasks, stop, peers) = (hall.tasks.clone(), hall.tasks.stop_signal(), Peers::new());
+async fn accept(listener: Listener, state: Arc<RegisterState>) {
+    let (tasks, stop, peers) = (state.tasks.clone(), state.tasks.stop_signal(), Peers::new());
     let accepted = listener.accept(&stop, |accepted| {
         let Ok(stream) = accepted.into_stream() else { return };
         // One that is gone already has none.
         if let Some(peer) = peers.of(&stream) {
-            let pending = hall.handshakes.begin(peer.user);
-            tasks.short(session::serve(stream, peer, pending, hall.clone()));
+            let pending = state.handshakes.begin(peer.user);
+            tasks.short(session::serve(stream, peer, pending, state.clone()));
         }
     });
     if let Err(error) = accepted.await {
@@ -212,20 +212,20 @@ struct Files {
 }
 
 /// Tells the store that the register is in step, and reads the secrets again when asked to.
-async fn keep(hall: Arc<Hall>, mut settling: Settling, files: Files, mut reload: Reload, stop: Stop) {
+async fn keep(state: Arc<RegisterState>, mut settling: Settling, files: Files, mut reload: Reload, stop: Stop) {
     loop {
-        hall.presence.report();
-        settling.look(&hall);
-        let pause = if hall.publisher.filled().settling { LOOK } else { PROVE };
+        state.presence.report();
+        settling.look(&state);
+        let pause = if state.publisher.filled().settling { CHECK_INTERVAL } else { PROOF_INTERVAL };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            () = reload.requested() => hall.read_again(&files),
+            () = reload.requested() => state.read_again(&files),
             () = stop.requested() => return,
         }
     }
 }
 
-impl Hall {
+impl RegisterState {
     /// What masters keep from being listed, in words.
     fn suffering(&self) -> String {
         let of_masters = |count: u64, what| match count {
@@ -266,8 +266,8 @@ impl Hall {
         self.numbers.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Publishes what a session reports of its master: the newest session of an id speaks for it, and when that has ended,
-    /// the one before.
+    /// Publishes what a session reports of its master: the newest session of an id speaks for it, and when that has
+    /// ended, the one before.
     fn publish(&self, id: &str, number: u64, change: Change) {
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         let speakers = sessions.entry(id.to_owned()).or_default();

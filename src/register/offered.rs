@@ -2,44 +2,44 @@
 
 use std::time::{Duration, Instant};
 
-use super::Hall;
-use super::question::Offer;
+use super::RegisterState;
+use super::service_query::Offer;
 use crate::metrics::{GaugeGuard, Metrics};
 use crate::model::Service;
 use crate::net::User;
 use crate::share::Taken;
-use crate::tunnel::OneMore;
+use crate::tunnel::InFlightGuard;
 
 /// How often the changes of one master are logged.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 pub(super) struct Offered<'h> {
-    hall: &'h Hall,
+    state: &'h RegisterState,
     /// How many services were published last; none: nothing was.
     count: Option<usize>,
     charged: Charge<'h>,
     left_out: Option<GaugeGuard<'h>>,
     /// While its services are not known.
-    unknown: Option<OneMore>,
+    unknown: Option<InFlightGuard>,
     changes: u64,
     logged: Option<Instant>,
 }
 
 impl<'h> Offered<'h> {
-    pub(super) fn new(hall: &'h Hall, user: User) -> Self {
-        let charged = Charge { part: hall.metadata.share(user).nothing(), metrics: &hall.metrics };
-        Self { hall, count: None, charged, left_out: None, unknown: None, changes: 0, logged: None }
+    pub(super) fn new(state: &'h RegisterState, user: User) -> Self {
+        let charged = Charge { part: state.metadata.share(user).nothing(), metrics: &state.metrics };
+        Self { state, count: None, charged, left_out: None, unknown: None, changes: 0, logged: None }
     }
 
-    /// Takes in what the master offers: that; and that some of it is left out, if that is new. Where there is no room for
-    /// it, what the master offered before stands.
+    /// Takes in what the master offers: that; and that some of it is left out, if that is new. Where there is no room
+    /// for it, what the master offered before stands.
     pub(super) fn set(&mut self, offer: Offer) -> Result<(Vec<Service>, Option<String>), String> {
         if !self.charged.resize(offer.services.iter().map(Service::memory_size).sum()) {
-            let max = self.hall.config.max_metadata;
+            let max = self.state.config.max_metadata;
             return Err(format!("its user's masters offer more than their share of register.max_metadata, {max}"));
         }
         let is_new = offer.left_out.is_some() && self.left_out.is_none();
-        self.left_out = offer.left_out.as_ref().map(|_| self.hall.metrics.masters_left_out.hold());
+        self.left_out = offer.left_out.as_ref().map(|_| self.state.metrics.masters_left_out.hold());
         (self.count, self.unknown) = (Some(offer.services.len()), None);
         Ok((offer.services, offer.left_out.filter(|_| is_new)))
     }
@@ -59,7 +59,7 @@ impl<'h> Offered<'h> {
     /// The master does not report what it offers, or there is no room for that; whether that is new.
     pub(super) fn becomes_unknown(&mut self) -> bool {
         let is_new = self.unknown.is_none();
-        self.unknown = self.unknown.take().or_else(|| self.hall.unknown.one_more(usize::MAX));
+        self.unknown = self.unknown.take().or_else(|| self.state.unknown.acquire(usize::MAX));
         is_new
     }
 

@@ -8,7 +8,7 @@ use crate::net::User;
 
 /// How many arrivals and departures of one user are logged one by one in this time; the others together at its end.
 const MAX_LINES: u64 = 100;
-const PERIOD: Duration = Duration::from_secs(60);
+const LOG_PERIOD: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Default)]
 pub(super) struct Presence(Mutex<HashMap<User, Lines>>);
@@ -37,7 +37,7 @@ impl Presence {
 
     fn ended(&self, now: Instant) -> Vec<(User, u64)> {
         let mut users = self.users();
-        let ended = users.extract_if(|_, lines| now.duration_since(lines.begun) >= PERIOD);
+        let ended = users.extract_if(|_, lines| now.duration_since(lines.begun) >= LOG_PERIOD);
         ended.filter_map(|(user, lines)| Some((user, lines.count.checked_sub(MAX_LINES + 1)? + 1))).collect()
     }
 
@@ -57,7 +57,7 @@ mod tests {
         assert_eq!((0..1_000).filter(|_| presence.is_logged(one)).count(), 100);
         assert!(presence.is_logged(other));
         assert_eq!(presence.ended(begun), []);
-        assert_eq!(presence.ended(Instant::now() + PERIOD), [(one, 900)]);
+        assert_eq!(presence.ended(Instant::now() + LOG_PERIOD), [(one, 900)]);
         assert!(presence.users().is_empty() && presence.is_logged(one));
     }
 }

@@ -9,11 +9,11 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::Hall;
+use super::RegisterState;
 use crate::model::{Master, Revision};
 use crate::store::{Entry, Room, Since, Snapshot};
 use crate::tunnel::upstream::Report;
-use crate::tunnel::{Ended, Handle, Message, SendError};
+use crate::tunnel::{CloseReason, Handle, Message, SendError};
 
 /// How much is sent in one piece: values, and about how much memory they take. A subscriber has room for twice as much.
 const PIECE_VALUES: usize = 512;
@@ -42,7 +42,7 @@ impl<'h> Reporter<'h> {
         Self { handle, uuid, took, piece: 0, values: 0, bytes: 0 }
     }
 
-    async fn put(&mut self, master: &Arc<Master>, is_expected: bool) -> Result<(), Ended> {
+    async fn put(&mut self, master: &Arc<Master>, is_expected: bool) -> Result<(), CloseReason> {
         let bytes = master.memory_size();
         if self.values >= PIECE_VALUES || self.bytes + bytes > PIECE_BYTES {
             self.end_piece().await?;
@@ -59,7 +59,7 @@ impl<'h> Reporter<'h> {
     }
 
     /// Reports something small.
-    async fn report(&mut self, report: Report) -> Result<(), Ended> {
+    async fn report(&mut self, report: Report) -> Result<(), CloseReason> {
         if self.values >= PIECE_VALUES {
             self.end_piece().await?;
         }
@@ -67,7 +67,7 @@ impl<'h> Reporter<'h> {
     }
 
     /// Waits until the subscriber has taken what was sent.
-    async fn end_piece(&mut self) -> Result<(), Ended> {
+    async fn end_piece(&mut self) -> Result<(), CloseReason> {
         self.piece += 1;
         (self.values, self.bytes) = (0, 0);
         if self.took.is_some() {
@@ -75,17 +75,17 @@ impl<'h> Reporter<'h> {
         }
         let Some(took) = &mut self.took else { return Ok(()) };
         match timeout(TAKE_TIMEOUT, took.wait_for(|took| *took >= self.piece)).await {
-            Ok(taken) => taken.map(drop).map_err(|_| Ended::Closed),
+            Ok(taken) => taken.map(drop).map_err(|_| CloseReason::Closed),
             Err(_) => {
                 tracing::warn!("closed a sidecar that follows this one: it took no piece within {TAKE_TIMEOUT:?}");
                 self.handle.close();
-                Err(Ended::Closed)
+                Err(CloseReason::Closed)
             }
         }
     }
 
     /// False: it is too large to be sent.
-    async fn send(&mut self, report: &Report) -> Result<bool, Ended> {
+    async fn send(&mut self, report: &Report) -> Result<bool, CloseReason> {
         self.values += 1;
         let message = Message::Data { uuid: self.uuid.clone(), data: report.encode() };
         match self.handle.send_when_room(message).await {
@@ -132,18 +132,18 @@ impl News {
 
 /// Reports the masters that are connected here, and then what becomes of them.
 pub(super) async fn follow(
-    hall: &Hall,
+    state: &RegisterState,
     reporter: &mut Reporter<'_>,
     mut asked: watch::Receiver<Option<Duration>>,
-) -> Result<(), Ended> {
-    let own = hall.publisher.number();
-    let subscription = hall.publisher.subscribe_to_masters();
-    let mut orders = hall.publisher.orders();
+) -> Result<(), CloseReason> {
+    let own = state.publisher.number();
+    let subscription = state.publisher.subscribe_to_masters();
+    let mut orders = state.publisher.orders();
     let (mut since, mut proven, mut was_settling) = (0, None, false);
     loop {
         // Before the snapshot, which then is no older than the question.
         let question = *asked.borrow_and_update();
-        let snapshot = hall.publisher.snapshot();
+        let snapshot = state.publisher.snapshot();
         let is_settling = snapshot.filled()[own].settling;
         let news = News::since(since, &snapshot, own);
         if news.is_whole {
@@ -207,7 +207,7 @@ mod tests {
         let conversation = tokio::spawn(conversation.run());
         let took = watch::Sender::new(0);
         let mut reporter = Reporter::new(&handle, "all".into(), Some(took.subscribe()));
-        assert_eq!(reporter.end_piece().await, Err(Ended::Closed));
-        assert_eq!(conversation.await.expect("it ends"), Ended::Closed);
+        assert_eq!(reporter.end_piece().await, Err(CloseReason::Closed));
+        assert_eq!(conversation.await.expect("it ends"), CloseReason::Closed);
     }
 }

@@ -19,8 +19,8 @@ struct State {
     placed: HashSet<String>,
 }
 
-/// What distinguishes a master that has no id of its own from others: its host, or its user over a Unix socket, and the names and
-/// versions that it offers.
+/// What distinguishes a master that has no id of its own from others: its host, or its user over a Unix socket, and the
+/// names and versions that it offers.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Likeness {
     host: String,

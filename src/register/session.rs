@@ -5,18 +5,18 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::{Instant, timeout_at};
 
-use super::Hall;
+use super::RegisterState;
 use super::handshake::PendingConnection;
 use super::ids::Claim;
 use super::line::MasterLine;
 use super::offered::Offered;
-use super::question::{Offer, Question};
 use super::secrets::{Admitted, EXAMPLE_TOKEN};
+use super::service_query::{Offer, ServiceQuery};
 use super::subscriber::{Follows, Subscriber};
 use crate::model::{Change, Master, Service};
 use crate::net::{self, Peer};
 use crate::tunnel::{
-    Bounds, Conversation, Ended, Handle, Incoming, Message, Role, Token, UnderWay, Wire, WireError, Wrong,
+    Bounds, CloseReason, Conversation, Handle, InFlight, Incoming, Message, Role, Token, Wire, WireError, Wrong,
 };
 
 /// How long a wrong token is left waiting for its refusal: who guesses is slowed down.
@@ -26,32 +26,33 @@ const AUTH_FAILURE_DELAY: Duration = Duration::from_secs(1);
 const MAX_MESSAGES: usize = 64;
 
 /// Serves one connection until it ends.
-pub(super) async fn serve(stream: net::Stream, peer: Peer, pending: PendingConnection, hall: Arc<Hall>) {
-    let stop = hall.tasks.stop_signal();
+pub(super) async fn serve(stream: net::Stream, peer: Peer, pending: PendingConnection, state: Arc<RegisterState>) {
+    let stop = state.tasks.stop_signal();
     let authenticated = tokio::select! {
         // Who has shown its token by now needs no place.
         biased;
-        authenticated = handshake(stream, &peer, &pending, &hall) => authenticated,
+        authenticated = handshake(stream, &peer, &pending, &state) => authenticated,
         () = pending.evicted() => {
-            hall.handshakes.refused(&peer, "it showed no token, and others wanted its place");
+            state.handshakes.refused(&peer, "it showed no token, and others wanted its place");
             None
         }
         () = stop.requested() => None,
     };
     drop(pending);
     let Some((wire, auth)) = authenticated else { return };
-    let Some(_place) = hall.places.share(peer.user).take(1) else {
-        hall.handshakes.refused(&peer, "there are max_masters already, or its user has its share of them");
+    let Some(_place) = state.places.share(peer.user).take(1) else {
+        state.handshakes.refused(&peer, "there are max_masters already, or its user has its share of them");
         return;
     };
-    let (handle, incoming, conversation) = Conversation::new(wire, hall.config.settings(hall.memory.share(peer.user)));
-    let session = Session::new(auth, peer, handle, hall);
+    let (handle, incoming, conversation) =
+        Conversation::new(wire, state.config.settings(state.memory.share(peer.user)));
+    let session = Session::new(auth, peer, handle, state);
     let ended = tokio::select! {
         ended = conversation.run() => ended,
-        () = session.listen(incoming) => Ended::Closed,
+        () = session.listen(incoming) => CloseReason::Closed,
         ended = async { stop.requested().await; session.finish().await } => ended,
     };
-    if session.hall.presence.is_logged(session.peer.user) {
+    if session.state.presence.is_logged(session.peer.user) {
         tracing::info!(master = session.id(), address = session.peer.address, why = %ended, "a master left");
     }
     session.leave();
@@ -71,28 +72,28 @@ async fn handshake(
     stream: net::Stream,
     peer: &Peer,
     pending: &PendingConnection,
-    hall: &Hall,
+    state: &RegisterState,
 ) -> Option<(Wire<net::Prompt>, Auth)> {
-    let until = Instant::now() + hall.config.auth_timeout;
+    let until = Instant::now() + state.config.auth_timeout;
     timeout_at(until, stream.readable()).await.ok()?.ok()?;
     stream.keep_alive();
     Box::pin(async {
-        let stream = accept_tls(stream, peer, until, hall).await?;
+        let stream = accept_tls(stream, peer, until, state).await?;
         let mut wire = Wire::new(net::Prompt(stream), Bounds::STRANGER);
-        let auth = timeout_at(until, authenticate(&mut wire, peer, pending, hall)).await.ok()??;
+        let auth = timeout_at(until, authenticate(&mut wire, peer, pending, state)).await.ok()??;
         Some((wire, auth))
     })
     .await
 }
 
 /// Goes through the handshake of TLS, if there is to be one.
-async fn accept_tls(stream: net::Stream, peer: &Peer, until: Instant, hall: &Hall) -> Option<net::Stream> {
-    let (Some(tls), net::Stream::Tcp(_)) = (&hall.tls, &stream) else { return Some(stream) };
+async fn accept_tls(stream: net::Stream, peer: &Peer, until: Instant, state: &RegisterState) -> Option<net::Stream> {
+    let (Some(tls), net::Stream::Tcp(_)) = (&state.tls, &stream) else { return Some(stream) };
     let server = tls.load_full();
     match timeout_at(until, server.secure(stream)).await.ok()? {
         Ok(stream) => Some(stream),
         Err(error) => {
-            hall.handshakes.refused(peer, &format!("no handshake of TLS: {error}"));
+            state.handshakes.refused(peer, &format!("no handshake of TLS: {error}"));
             None
         }
     }
@@ -104,20 +105,20 @@ async fn authenticate(
     wire: &mut Wire<net::Prompt>,
     peer: &Peer,
     pending: &PendingConnection,
-    hall: &Hall,
+    state: &RegisterState,
 ) -> Option<Auth> {
     for _ in 0..MAX_MESSAGES {
         let message = match wire.receive().await {
             Ok(message) => message,
             Err(error) => {
                 if let WireError::Wrong(Wrong::Tls) = error {
-                    hall.handshakes.refused(peer, "it speaks TLS, and there is no [register.tls]");
+                    state.handshakes.refused(peer, "it speaks TLS, and there is no [register.tls]");
                 }
                 return None;
             }
         };
         let admitted = match message {
-            Message::Auth { token, role, id } => admit(&token, role, id, peer, hall),
+            Message::Auth { token, role, id } => admit(&token, role, id, peer, state),
             other => {
                 wire.send(before_authentication(other)).await.ok()?;
                 continue;
@@ -131,9 +132,9 @@ async fn authenticate(
             }
             Err(why) => why,
         };
-        hall.handshakes.refused(peer, why);
+        state.handshakes.refused(peer, why);
         pending.yield_first();
-        tokio::time::sleep(AUTH_FAILURE_DELAY.min(hall.config.auth_timeout / 2)).await;
+        tokio::time::sleep(AUTH_FAILURE_DELAY.min(state.config.auth_timeout / 2)).await;
         wire.send(Message::AuthFailed { message: format!("Authentication failed: {why}") }).await.ok()?;
     }
     None
@@ -148,17 +149,23 @@ fn before_authentication(message: Message) -> Message {
 }
 
 /// Who a token shows to be there, or why nobody is let in by it.
-fn admit(token: &Token, role: Role, id: Option<String>, peer: &Peer, hall: &Hall) -> Result<Auth, &'static str> {
+fn admit(
+    token: &Token,
+    role: Role,
+    id: Option<String>,
+    peer: &Peer,
+    state: &RegisterState,
+) -> Result<Auth, &'static str> {
     const WRONG: &str = "a wrong token";
     const EXAMPLE: &str = "the token of the public examples, which does not serve here; the register's own are in the file \
                            `[register] tokens`, else in `register.token` in `[shared] state`";
     let wrong = if token.0 == EXAMPLE_TOKEN { EXAMPLE } else { WRONG };
-    let admitted = hall.secrets.load().admit(token).ok_or(wrong)?;
-    let number = hall.next_number();
+    let admitted = state.secrets.load().admit(token).ok_or(wrong)?;
+    let number = state.next_number();
     let follows = Follows::of(role, id.as_deref());
     let claim = match id.filter(|id| !id.is_empty()) {
-        Some(id) => hall.ids.claim(id, peer.user).ok_or("a master of another user has this id")?,
-        None => hall.ids.claim_made(&hall.name, peer.user),
+        Some(id) => state.ids.claim(id, peer.user).ok_or("a master of another user has this id")?,
+        None => state.ids.claim_made(&state.name, peer.user),
     };
     Ok(Auth { admitted, role, follows, claim, number })
 }
@@ -174,19 +181,19 @@ struct Session {
     connected_at: i64,
     line: Arc<MasterLine>,
     /// The calls that the peer has under way to other masters.
-    relayed: UnderWay,
-    hall: Arc<Hall>,
+    relayed: InFlight,
+    state: Arc<RegisterState>,
 }
 
 impl Session {
-    fn new(auth: Auth, peer: Peer, handle: Handle, hall: Arc<Hall>) -> Self {
+    fn new(auth: Auth, peer: Peer, handle: Handle, state: Arc<RegisterState>) -> Self {
         let Auth { admitted, role, follows, claim, number } = auth;
         let line = Arc::new(MasterLine {
             handle,
             native: role != Role::Php,
-            secrets: hall.secrets.clone(),
-            under_way: UnderWay::default(),
-            max_calls: hall.config.max_calls_per_master,
+            secrets: state.secrets.clone(),
+            in_flight: InFlight::default(),
+            max_calls: state.config.max_calls_per_master,
         });
         let connected_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as i64;
         Self {
@@ -197,61 +204,61 @@ impl Session {
             follows,
             connected_at,
             line,
-            relayed: UnderWay::default(),
-            hall,
+            relayed: InFlight::default(),
+            state,
         }
     }
 
     /// Closes the conversation when no call is under way in it, and leaves it the time to write the last answers.
-    async fn finish(&self) -> Ended {
-        self.line.under_way.none().await;
+    async fn finish(&self) -> CloseReason {
+        self.line.in_flight.none().await;
         self.relayed.none().await;
         self.line.handle.close();
         std::future::pending().await
     }
 
-    /// Asks for the services, and then for them again whenever the master reports a change. Ends when the conversation does,
-    /// or the token is no longer one of ours.
+    /// Asks for the services, and then for them again whenever the master reports a change. Ends when the conversation
+    /// does, or the token is no longer one of ours.
     async fn listen(&self, mut incoming: Incoming) {
-        let mut secrets_changed = self.hall.secrets_changed.clone();
+        let mut secrets_changed = self.state.secrets_changed.clone();
         let (user, handle, relayed) = (self.peer.user, self.line.handle.clone(), self.relayed.clone());
-        let mut subscriber = Subscriber::new(user, self.follows, handle, relayed, self.hall.clone());
-        let mut question = Question::new(self.line.clone());
+        let mut subscriber = Subscriber::new(user, self.follows, handle, relayed, self.state.clone());
+        let mut query = ServiceQuery::new(self.line.clone());
         if subscriber.follows() {
-            question.withdraw();
+            query.withdraw();
         }
-        let mut offered = Offered::new(&self.hall, self.peer.user);
+        let mut offered = Offered::new(&self.state, self.peer.user);
         loop {
             tokio::select! {
                 // Who subscribes has done so before it declines to report services.
                 biased;
                 Ok(()) = secrets_changed.changed() => {
-                    if !self.hall.secrets.load().still_admits(&self.admitted) {
+                    if !self.state.secrets.load().still_admits(&self.admitted) {
                         tracing::info!(master = self.id(), "closed a master: its token is no longer valid");
                         return;
                     }
                     if offered.is_unknown() {
                         // It may have refused what was not signed, or with another key.
-                        question.ask();
+                        query.ask();
                     }
                 }
                 is_silent = self.line.handle.silence_changed() => self.log_silence(is_silent),
                 message = incoming.recv() => match message.map(|arrived| arrived.into_message()) {
                     None => return,
-                    Some(Message::Register(None)) if !subscriber.follows() => question.ask(),
+                    Some(Message::Register(None)) if !subscriber.follows() => query.ask(),
                     Some(Message::Remove(None)) if !subscriber.follows() => {
-                        question.withdraw();
+                        query.withdraw();
                         if offered.withdraw() {
                             self.join(Vec::new(), &mut offered);
                         }
                     }
                     Some(message) => {
                         if let Some(command) = subscriber.take(message) {
-                            self.hall.publisher.send_message(self.id(), self.peer.user.to_string(), &command);
+                            self.state.publisher.send_message(self.id(), self.peer.user.to_string(), &command);
                         }
                     }
                 },
-                offer = question.answer() => match offer.and_then(|offer| self.take_in(offer, &mut offered)) {
+                offer = query.answer() => match offer.and_then(|offer| self.take_in(offer, &mut offered)) {
                     Ok((services, left_out)) => {
                         if let Some(why) = left_out {
                             let (master, address) = (self.id(), &self.peer.address);
@@ -260,9 +267,9 @@ impl Session {
                         subscriber.offers();
                         self.join(services, &mut offered);
                     }
-                    Err(_) if subscriber.follows() => question.withdraw(),
+                    Err(_) if subscriber.follows() => query.withdraw(),
                     Err(why) => {
-                        question.ask_later();
+                        query.ask_later();
                         if offered.becomes_unknown() {
                             let (master, address) = (self.id(), &self.peer.address);
                             tracing::warn!(master, address, why, "a master's services are not known");
@@ -276,7 +283,7 @@ impl Session {
     fn log_silence(&self, is_silent: bool) {
         let (master, address) = (self.id(), &self.peer.address);
         match is_silent {
-            _ if !self.hall.presence.is_logged(self.peer.user) => {}
+            _ if !self.state.presence.is_logged(self.peer.user) => {}
             true => tracing::warn!(master, address, "a master does not answer; as register.on_silence says, it stays"),
             false => tracing::info!(master, address, "a master answers again"),
         }
@@ -286,27 +293,27 @@ impl Session {
         let (id, peer_address) = (self.id(), self.peer.address.clone());
         let master = Master { id, peer_address, connected_at: self.connected_at, services };
         if let Some(changes) = offered.changes_to_log()
-            && self.hall.presence.is_logged(self.peer.user)
+            && self.state.presence.is_logged(self.peer.user)
         {
             let (services, address) = (master.services.len(), &master.peer_address);
             tracing::info!(master = master.id, address, services, changes, "a master is there");
         }
-        self.hall.publish(&self.id(), self.number, Change::Join(Arc::new(master), self.line.clone()));
+        self.state.publish(&self.id(), self.number, Change::Join(Arc::new(master), self.line.clone()));
     }
 
     fn leave(&self) {
-        self.hall.publish(&self.id(), self.number, Change::Leave(self.id()));
+        self.state.publish(&self.id(), self.number, Change::Leave(self.id()));
     }
 
     fn id(&self) -> String {
         self.claim().id.clone()
     }
 
-    /// Takes in what the master offers, and the id that its process has everywhere, unless that is a master's of another
-    /// user. Where there is no room for the offer, the master stays listed as it was.
+    /// Takes in what the master offers, and the id that its process has everywhere, unless that is a master's of
+    /// another user. Where there is no room for the offer, the master stays listed as it was.
     fn take_in(&self, offer: Offer, offered: &mut Offered) -> Result<(Vec<Service>, Option<String>), String> {
         let process = offer.process.clone().filter(|process| *process != self.claim().id);
-        let claim = process.and_then(|process| self.hall.ids.claim(process, self.peer.user));
+        let claim = process.and_then(|process| self.state.ids.claim(process, self.peer.user));
         let taken = offered.set(offer)?;
         if let Some(claim) = claim {
             self.leave();

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::Hall;
+use super::RegisterState;
 use crate::clock::Moment;
 use crate::store::{Batch, FeedState, Proof};
 
@@ -10,7 +10,7 @@ use crate::store::{Batch, FeedState, Proof};
 const UNKNOWN_TIME: Duration = Duration::from_secs(3);
 
 /// How often it is looked whether all have come back.
-pub(super) const LOOK: Duration = Duration::from_millis(100);
+pub(super) const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 pub(super) struct Settling {
     began: Instant,
@@ -21,48 +21,48 @@ pub(super) struct Settling {
 }
 
 impl Settling {
-    pub(super) fn begin(hall: &Hall) -> Self {
-        let (filled, own) = (hall.publisher.filled(), hall.publisher.number());
+    pub(super) fn begin(state: &RegisterState) -> Self {
+        let (filled, own) = (state.publisher.filled(), state.publisher.number());
         let is_restored = filled.whole;
         let are_all = is_restored && !filled.settling;
-        hall.publisher.publish(Batch::settling(true));
-        hall.returning.expect(hall.publisher.snapshot().directory().expected_by(own).map(AsRef::as_ref));
+        state.publisher.publish(Batch::settling(true));
+        state.returning.expect(state.publisher.snapshot().directory().expected_by(own).map(AsRef::as_ref));
         Self { began: Instant::now(), is_restored, are_all, is_over: false }
     }
 
     /// Says how far what is known of masters can be trusted now.
-    pub(super) fn look(&mut self, hall: &Hall) {
-        let feed = hall.publisher.feed();
-        if !self.is_over && self.has_ended(hall) {
+    pub(super) fn look(&mut self, state: &RegisterState) {
+        let feed = state.publisher.feed();
+        if !self.is_over && self.has_ended(state) {
             // Before the proof, which would be one of these too.
-            hall.publisher.clear_expected();
-            hall.returning.give_up();
+            state.publisher.clear_expected();
+            state.returning.give_up();
             self.is_over = true;
         }
         if !self.is_over && (self.is_restored || self.began.elapsed() < UNKNOWN_TIME) {
-            let detail = match count_of_expected(hall) {
+            let detail = match count_of_expected(state) {
                 0 => "giving masters time to connect".to_owned(),
                 count => format!("giving masters time to come back: {count} of those known before have not"),
             };
             feed.enter(FeedState::Syncing, detail);
             return;
         }
-        let detail = if self.is_over { hall.suffering() } else { "masters may still be on their way".to_owned() };
+        let detail = if self.is_over { state.suffering() } else { "masters may still be on their way".to_owned() };
         feed.enter(FeedState::Live, detail);
         let (settling, proof) = (Some(!self.is_over), Some(Proof::Seen(Moment::now())));
-        let left_out = Some(hall.metrics.masters_left_out.get());
-        hall.publisher.publish(Batch { settling, proof, left_out, ..Batch::whole(Vec::new()) });
+        let left_out = Some(state.metrics.masters_left_out.get());
+        state.publisher.publish(Batch { settling, proof, left_out, ..Batch::whole(Vec::new()) });
     }
 
-    fn has_ended(&self, hall: &Hall) -> bool {
-        let all_are_back = self.are_all && count_of_expected(hall) == 0;
+    fn has_ended(&self, state: &RegisterState) -> bool {
+        let all_are_back = self.are_all && count_of_expected(state) == 0;
         // Who knows that there are no others has reported it.
-        let is_settled = !hall.publisher.filled().settling;
-        all_are_back || is_settled || self.began.elapsed() >= hall.config.settle
+        let is_settled = !state.publisher.filled().settling;
+        all_are_back || is_settled || self.began.elapsed() >= state.config.settle
     }
 }
 
 /// How many masters have not come back. As the store has it: a master whose return is not published yet is not back.
-fn count_of_expected(hall: &Hall) -> usize {
-    hall.publisher.snapshot().directory().expected_by(hall.publisher.number()).count()
+fn count_of_expected(state: &RegisterState) -> usize {
+    state.publisher.snapshot().directory().expected_by(state.publisher.number()).count()
 }

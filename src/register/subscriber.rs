@@ -12,29 +12,30 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::Hall;
+use super::RegisterState;
 use super::report::{Reporter, follow};
 use crate::model::{Answer, Answers, Call, Command, Line, Refused};
 use crate::net::User;
 use crate::share::Share;
 use crate::tunnel::upstream::{Refusal, Request};
 use crate::tunnel::value::memory_size;
-use crate::tunnel::{Handle, LOST, Message, Outlet, PHP_REFUSAL, REFUSED, RemoteError, Role, UNSENT, UnderWay};
+use crate::tunnel::{Handle, InFlight, LOST, Message, Outlet, PHP_REFUSAL, REFUSED, RemoteError, Role, UNSENT};
 
 /// The longest that a call of a subscriber is waited for, which is the longest that any may take.
-const PATIENCE: Duration = Duration::from_secs(24 * 3_600);
+const MAX_CALL_TIME: Duration = Duration::from_secs(24 * 3_600);
 
 /// How many calls one subscriber may have under way.
 const MAX_CALLS: usize = 16_384;
 
 /// How many calls that have ended are kept beyond as many as are under way, until they are forgotten together.
-const ENDED: usize = 64;
+const MAX_ENDED_CALLS: usize = 64;
 
 /// Whether a peer follows this register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Follows {
     Yes,
-    /// If it subscribes and has reported no services, as followers of older versions do, which do not say what they are.
+    /// If it subscribes and has reported no services, as followers of older versions do, which do not say what they
+    /// are.
     Perhaps,
     No,
 }
@@ -55,11 +56,11 @@ pub(super) struct Subscriber {
     follows: Follows,
     memory: Arc<Share>,
     handle: Handle,
-    hall: Arc<Hall>,
+    state: Arc<RegisterState>,
     over: CancellationToken,
     _over: DropGuard,
     calls: HashMap<String, CancellationToken>,
-    under_way: UnderWay,
+    in_flight: InFlight,
     /// Ends the report of our masters.
     following: Option<DropGuard>,
     /// What it last wanted proven.
@@ -69,13 +70,19 @@ pub(super) struct Subscriber {
 }
 
 impl Subscriber {
-    pub(super) fn new(user: User, follows: Follows, handle: Handle, under_way: UnderWay, hall: Arc<Hall>) -> Self {
+    pub(super) fn new(
+        user: User,
+        follows: Follows,
+        handle: Handle,
+        in_flight: InFlight,
+        state: Arc<RegisterState>,
+    ) -> Self {
         let over = CancellationToken::new();
         let (asked, calls) = (watch::Sender::new(None), HashMap::new());
         let (following, took) = (None, watch::Sender::new(0));
         let _over = over.clone().drop_guard();
-        let memory = hall.memory.share(user);
-        Self { user, follows, memory, handle, hall, over, _over, calls, under_way, following, asked, took }
+        let memory = state.memory.share(user);
+        Self { user, follows, memory, handle, state, over, _over, calls, in_flight, following, asked, took }
     }
 
     /// Whether it is a follower: no master then, and nobody expects services of it.
@@ -120,7 +127,7 @@ impl Subscriber {
             Some(Request::Prove { at }) => drop(self.asked.send_replace(Some(at))),
             Some(Request::Took { piece }) => drop(self.took.send_replace(piece)),
             Some(Request::Call { uuid, master, service, method, arguments, timeout, is_windowed }) => {
-                let until = timeout.map(|left| Instant::now() + left.min(PATIENCE));
+                let until = timeout.map(|left| Instant::now() + left.min(MAX_CALL_TIME));
                 let (arguments, memory) = (arguments.into(), self.memory.clone());
                 let call = Call { service, method, arguments, until, input: None, memory };
                 self.call(uuid, &master, call, is_windowed);
@@ -134,14 +141,14 @@ impl Subscriber {
         let over = self.over.child_token();
         // One who subscribes again receives the new report alone.
         self.following = Some(over.clone().drop_guard());
-        let (hall, handle) = (self.hall.clone(), self.handle.clone());
+        let (state, handle) = (self.state.clone(), self.handle.clone());
         let asked = self.asked.subscribe();
         self.took.send_replace(0);
         let took = in_pieces.then(|| self.took.subscribe());
-        self.hall.tasks.short(async move {
+        self.state.tasks.short(async move {
             let mut reporter = Reporter::new(&handle, uuid, took);
             select! {
-                _ = follow(&hall, &mut reporter, asked) => {}
+                _ = follow(&state, &mut reporter, asked) => {}
                 () = over.cancelled() => {}
             }
         });
@@ -149,14 +156,14 @@ impl Subscriber {
 
     fn call(&mut self, uuid: String, master: &str, call: Call, is_windowed: bool) {
         // Not at each call, since it looks at all of them.
-        if self.calls.len() > 2 * self.under_way.get() + ENDED {
+        if self.calls.len() > 2 * self.in_flight.get() + MAX_ENDED_CALLS {
             self.calls.retain(|_, call| !call.is_cancelled());
         }
         let answers = match self.line(master) {
-            Some(line) => match self.under_way.one_more(MAX_CALLS) {
-                Some(one_more) => {
+            Some(line) => match self.in_flight.acquire(MAX_CALLS) {
+                Some(guard) => {
                     let answers = line.call(call);
-                    answers.map(|answers| (answers, one_more)).map_err(|refused| match refused {
+                    answers.map(|answers| (answers, guard)).map_err(|refused| match refused {
                         Refused::Overloaded | Refused::NoMemory => error_of(REFUSED, refused.to_string()),
                         Refused::Gone => error_of(UNSENT, refused.to_string()),
                     })
@@ -165,7 +172,7 @@ impl Subscriber {
             },
             None => Err(error_of(UNSENT, "the register does not know this master any more".to_owned())),
         };
-        let (answers, one_more) = match answers {
+        let (answers, guard) = match answers {
             Ok(taken) => taken,
             Err(error) => {
                 let _ = self.handle.send(Message::Error { uuid, error });
@@ -176,8 +183,8 @@ impl Subscriber {
         self.calls.insert(uuid.clone(), cancelled.clone());
         let handle = self.handle.clone();
         let memory = self.memory.clone();
-        self.hall.tasks.short(async move {
-            let _one_more = one_more;
+        self.state.tasks.short(async move {
+            let _guard = guard;
             let outlet = Outlet::new(handle.clone(), uuid.clone(), is_windowed);
             select! {
                 _ = relay(answers, &outlet, &handle, uuid, &memory) => cancelled.cancel(),
@@ -204,8 +211,8 @@ impl Subscriber {
 
     /// The line to a master, if it is connected here.
     fn line(&self, id: &str) -> Option<Arc<dyn Line>> {
-        let snapshot = self.hall.publisher.snapshot();
-        snapshot.directory().master(id)?.line_of(self.hall.publisher.number()).cloned()
+        let snapshot = self.state.publisher.snapshot();
+        snapshot.directory().master(id)?.line_of(self.state.publisher.number()).cloned()
     }
 }
 
@@ -220,8 +227,9 @@ fn may_command(user: User) -> bool {
 
 /// Passes the answers to a call on to the subscriber, for as long as that may take.
 async fn relay(answers: Answers, outlet: &Outlet, handle: &Handle, uuid: String, memory: &Arc<Share>) {
-    let ended = timeout(PATIENCE, relay_values(answers, outlet, memory)).await;
-    let ended = ended.unwrap_or_else(|_| Err(error_of(LOST, format!("the call has not ended within {PATIENCE:?}"))));
+    let ended = timeout(MAX_CALL_TIME, relay_values(answers, outlet, memory)).await;
+    let ended =
+        ended.unwrap_or_else(|_| Err(error_of(LOST, format!("the call has not ended within {MAX_CALL_TIME:?}"))));
     let _ = handle.send(match ended {
         Ok(()) => Message::End { uuid },
         Err(error) => Message::Error { uuid, error },
@@ -284,7 +292,7 @@ mod tests {
         };
         let outlet = Outlet::new(handle.clone(), uuid.clone(), false);
         let memory = Pool::new(1_000, 1).share(None);
-        let relayed = timeout(2 * PATIENCE, relay(stream::pending().boxed(), &outlet, &handle, uuid, &memory));
+        let relayed = timeout(2 * MAX_CALL_TIME, relay(stream::pending().boxed(), &outlet, &handle, uuid, &memory));
         relayed.await.expect("it does not wait for ever");
         let Err(StreamError::Failed(error)) = call.next().await else { panic!("the subscriber waits for ever") };
         assert_eq!(error.class.as_deref(), Some(LOST), "{error}");

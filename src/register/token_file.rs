@@ -54,8 +54,8 @@ pub(super) fn check(path: &Path) -> Result<(), SecretError> {
     access(existing.unwrap_or(folder), AccessFlags::W_OK | AccessFlags::X_OK).map_err(|error| failed(error.into()))
 }
 
-/// Whether there is a file already, which must be the sidecar's own: whoever else could have put it there would know the
-/// token.
+/// Whether there is a file already, which must be the sidecar's own: whoever else could have put it there would know
+/// the token.
 fn is_there(path: &Path) -> Result<bool, SecretError> {
     if path.is_relative() {
         return Err(SecretError::Nowhere);

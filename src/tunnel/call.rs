@@ -24,9 +24,9 @@ pub const LOST: &str = "roster:lost";
 /// The same, of a call that was not sent to the master.
 pub const UNSENT: &str = "roster:unsent";
 
-/// How many there are of something of which there may be so many.
+/// How many there are of something that is bounded, such as calls under way.
 #[derive(Clone, Debug, Default)]
-pub struct UnderWay(Arc<Count>);
+pub struct InFlight(Arc<Count>);
 
 #[derive(Debug, Default)]
 struct Count {
@@ -36,9 +36,9 @@ struct Count {
 
 /// One of them, until dropped.
 #[derive(Debug)]
-pub struct OneMore(UnderWay);
+pub struct InFlightGuard(InFlight);
 
-impl UnderWay {
+impl InFlight {
     pub fn get(&self) -> usize {
         self.0.now.load(Ordering::SeqCst)
     }
@@ -56,14 +56,14 @@ impl UnderWay {
         }
     }
 
-    pub fn one_more(&self, max: usize) -> Option<OneMore> {
-        let one_more = |n| (n < max).then_some(n + 1);
-        let counted = self.0.now.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
-        counted.ok().map(|_| OneMore(self.clone()))
+    pub fn acquire(&self, max: usize) -> Option<InFlightGuard> {
+        let increment = |n| (n < max).then_some(n + 1);
+        let counted = self.0.now.fetch_update(Ordering::Relaxed, Ordering::Relaxed, increment);
+        counted.ok().map(|_| InFlightGuard(self.clone()))
     }
 }
 
-impl Drop for OneMore {
+impl Drop for InFlightGuard {
     fn drop(&mut self) {
         if self.0.0.now.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.0.0.is_none.notify_waiters();
@@ -90,8 +90,8 @@ impl From<SendError> for Refused {
     }
 }
 
-/// What comes on a call's stream, as its answers. Of the tunnel's own classes of errors, the other end is believed those
-/// of `believed`. Until the last answer is taken, `held` is held.
+/// What comes on a call's stream, as its answers. Of the tunnel's own classes of errors, the other end is believed
+/// those of `believed`. Until the last answer is taken, `held` is held.
 pub fn answers(
     stream: Result<Stream, CallError>,
     believed: &'static [&'static str],
@@ -148,11 +148,11 @@ mod tests {
 
     #[tokio::test]
     async fn who_waits_until_there_is_none_is_woken_by_the_end_of_the_last() {
-        let under_way = UnderWay::default();
-        assert!(under_way.none().now_or_never().is_some());
-        let [one, other] = [2, 2].map(|max| under_way.one_more(max).expect("room"));
-        assert!(under_way.one_more(2).is_none());
-        let mut none = pin!(under_way.none());
+        let in_flight = InFlight::default();
+        assert!(in_flight.none().now_or_never().is_some());
+        let [one, other] = [2, 2].map(|max| in_flight.acquire(max).expect("room"));
+        assert!(in_flight.acquire(2).is_none());
+        let mut none = pin!(in_flight.none());
         drop(one);
         assert!(none.as_mut().now_or_never().is_none());
         drop(other);

@@ -8,7 +8,7 @@ use super::handle::SendError;
 use crate::share::{Share, Taken};
 
 /// A frame that is no longer is charged to nobody: the number of frames bounds what they take together.
-const SMALL: usize = 256;
+const UNCHARGED_BYTES: usize = 256;
 
 /// What a frame takes beside its bytes.
 const OVERHEAD: usize = 64;
@@ -26,7 +26,7 @@ impl AsRef<[u8]> for Charged {
 
 /// The same frame, which takes memory as long as it is there.
 pub(super) fn charged(frame: Bytes, memory: Option<&Arc<Share>>) -> Result<Bytes, SendError> {
-    let Some(memory) = memory.filter(|_| frame.len() > SMALL) else { return Ok(frame) };
+    let Some(memory) = memory.filter(|_| frame.len() > UNCHARGED_BYTES) else { return Ok(frame) };
     let taken = memory.take(frame.len() + OVERHEAD).ok_or(SendError::NoMemory)?;
     Ok(Bytes::from_owner(Charged { frame, _taken: taken }))
 }
@@ -57,7 +57,7 @@ mod tests {
     fn what_is_small_is_sent_also_where_there_is_no_memory() {
         let pool = Pool::new(100, 1);
         let _all = pool.share(None).take(100);
-        assert!(charged(vec![7; SMALL].into(), Some(&pool.share(None))).is_ok());
-        assert!(charged(vec![7; SMALL + 1].into(), Some(&pool.share(None))).is_err());
+        assert!(charged(vec![7; UNCHARGED_BYTES].into(), Some(&pool.share(None))).is_ok());
+        assert!(charged(vec![7; UNCHARGED_BYTES + 1].into(), Some(&pool.share(None))).is_err());
     }
 }

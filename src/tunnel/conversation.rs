@@ -12,23 +12,23 @@ use tokio::sync::mpsc::error::SendTimeoutError;
 use uuid::Uuid;
 
 use super::frame::{Bounds, Wrong};
-use super::handle::{Handle, LITTLE, Shared};
+use super::handle::{Handle, Shared, UNCHARGED_BYTES};
 use super::message::Message;
 use super::wire::Wire;
 use crate::share::{Share, Taken};
 
 /// Frames are written together up to this size.
-const GATHER: usize = 64 * 1024;
+const MAX_WRITE_BATCH: usize = 64 * 1024;
 
 /// How many messages may wait for the owner, and how long the owner may let one more wait.
-const INCOMING: usize = 256;
-const PATIENCE: Duration = Duration::from_secs(1);
+const INCOMING_QUEUE: usize = 256;
+const INCOMING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How often a silent other end is asked for a word before it is taken for dead.
-const PINGS: u32 = 2;
+const MAX_UNANSWERED_PINGS: u32 = 2;
 
 /// How long a conversation that we close goes on to write what it still has to.
-const LINGER: Duration = Duration::from_secs(1);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The bounds of a conversation.
 #[derive(Clone, Debug)]
@@ -57,8 +57,8 @@ pub struct Settings {
 pub enum OnSilence {
     /// It ends.
     Close,
-    /// It ends, but not before the calls that were under way when it fell silent have had their time: a method may block
-    /// its whole process.
+    /// It ends, but not before the calls that were under way when it fell silent have had their time: a method may
+    /// block its whole process.
     Wait,
     /// It goes on.
     Log,
@@ -107,7 +107,7 @@ impl Arrived {
 
 /// Why a conversation ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Ended {
+pub enum CloseReason {
     #[error("it was closed at this end")]
     Closed,
     #[error("it was closed at the other end")]
@@ -130,17 +130,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
     pub fn new(mut wire: Wire<S>, settings: Settings) -> (Handle, Incoming, Self) {
         wire.inbox = wire.inbox.within(settings.bounds.at_least(settings.received_depth));
         let shared = Arc::new(Shared::new(settings));
-        let (incoming, received) = mpsc::channel(INCOMING);
+        let (incoming, received) = mpsc::channel(INCOMING_QUEUE);
         (Handle::new(shared.clone()), received, Self { wire, shared, incoming })
     }
 
     /// Goes on until one end is gone, has enough, or breaks the rules.
-    pub async fn run(mut self) -> Ended {
+    pub async fn run(mut self) -> CloseReason {
         let ended = self.converse().await;
         self.shared.end(ended)
     }
 
-    async fn converse(&mut self) -> Ended {
+    async fn converse(&mut self) -> CloseReason {
         let shared = &self.shared;
         let Wire { stream, inbox } = &mut self.wire;
         let (mut from, to) = tokio::io::split(stream);
@@ -149,33 +149,34 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
             let mut partial = shared.settings.memory.as_ref().map(Share::nothing);
             loop {
                 while let Some(frame) = inbox.next_frame()? {
-                    let (weight, charged) = (frame.weight(), shared.charge_received(frame.weight())?);
+                    let (memory_size, charged) = (frame.memory_size(), shared.charge_received(frame.memory_size())?);
                     let decoded = match &shared.settings.memory {
                         Some(memory) => memory.work(frame.len(), move || frame.decode()).await,
                         None => frame.decode(),
                     };
                     let Some(message) = inbox.pass(decoded)? else { continue };
-                    if let Some(message) = shared.receive(message, weight) {
+                    if let Some(message) = shared.receive(message, memory_size) {
                         deliver(&self.incoming, Box::new(Arrived { message, _charged: charged })).await?;
                     }
                 }
-                if !partial.as_mut().is_none_or(|partial| partial.resize(inbox.held().saturating_sub(LITTLE))) {
-                    return Err(Ended::NoMemory);
+                if !partial.as_mut().is_none_or(|partial| partial.resize(inbox.held().saturating_sub(UNCHARGED_BYTES)))
+                {
+                    return Err(CloseReason::NoMemory);
                 }
                 let Settings { ping_interval, pong_timeout, .. } = shared.settings;
-                let patience = if asked == 0 { ping_interval } else { pong_timeout / PINGS };
+                let patience = if asked == 0 { ping_interval } else { pong_timeout / MAX_UNANSWERED_PINGS };
                 match tokio::time::timeout(patience, inbox.fill(&mut from)).await {
-                    Ok(Ok(0)) => return Err(Ended::PeerClosed),
+                    Ok(Ok(0)) => return Err(CloseReason::PeerClosed),
                     // Whatever comes is a sign of life.
                     Ok(read) => {
                         read?;
-                        if std::mem::take(&mut asked) == PINGS {
+                        if std::mem::take(&mut asked) == MAX_UNANSWERED_PINGS {
                             shared.end_silence();
                         }
                     }
-                    Err(_) if asked == PINGS => {
+                    Err(_) if asked == MAX_UNANSWERED_PINGS => {
                         if !shared.bears_silence(last_asked) {
-                            return Err(Ended::Silent);
+                            return Err(CloseReason::Silent);
                         }
                     }
                     Err(_) => {
@@ -190,42 +191,42 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
         };
         let lingered = async {
             shared.closing.cancelled().await;
-            tokio::time::sleep(LINGER).await;
+            tokio::time::sleep(CLOSE_TIMEOUT).await;
         };
         tokio::select! {
             ended = read => ended.unwrap_or_else(|ended| ended),
             ended = write(to, shared) => ended,
-            () = lingered => Ended::Closed,
-            () = shared.over.cancelled() => Ended::Closed,
-            () = self.incoming.closed() => Ended::Closed,
+            () = lingered => CloseReason::Closed,
+            () = shared.over.cancelled() => CloseReason::Closed,
+            () = self.incoming.closed() => CloseReason::Closed,
         }
     }
 }
 
 impl<S> Drop for Conversation<S> {
     fn drop(&mut self) {
-        self.shared.end(Ended::Closed);
+        self.shared.end(CloseReason::Closed);
     }
 }
 
-impl From<std::io::Error> for Ended {
+impl From<std::io::Error> for CloseReason {
     fn from(error: std::io::Error) -> Self {
         Self::Broken(error.to_string())
     }
 }
 
 /// Hands a message to the owner, who has a moment to make room for it.
-async fn deliver(incoming: &mpsc::Sender<Box<Arrived>>, message: Box<Arrived>) -> Result<(), Ended> {
-    incoming.send_timeout(message, PATIENCE).await.map_err(|error| match error {
-        SendTimeoutError::Timeout(_) => Ended::Flooded,
-        SendTimeoutError::Closed(_) => Ended::Closed,
+async fn deliver(incoming: &mpsc::Sender<Box<Arrived>>, message: Box<Arrived>) -> Result<(), CloseReason> {
+    incoming.send_timeout(message, INCOMING_TIMEOUT).await.map_err(|error| match error {
+        SendTimeoutError::Timeout(_) => CloseReason::Flooded,
+        SendTimeoutError::Closed(_) => CloseReason::Closed,
     })
 }
 
-pub(super) async fn write(mut to: impl AsyncWrite + Unpin, shared: &Shared) -> Ended {
+pub(super) async fn write(mut to: impl AsyncWrite + Unpin, shared: &Shared) -> CloseReason {
     let written = async {
         loop {
-            let frames = shared.to_write(GATHER);
+            let frames = shared.to_write(MAX_WRITE_BATCH);
             if !frames.is_empty() {
                 to.write_all(&frames).await?;
                 shared.written.notify_waiters();
@@ -241,5 +242,5 @@ pub(super) async fn write(mut to: impl AsyncWrite + Unpin, shared: &Shared) -> E
             }
         }
     };
-    written.await.map_or_else(Ended::from, |()| Ended::Closed)
+    written.await.map_or_else(CloseReason::from, |()| CloseReason::Closed)
 }

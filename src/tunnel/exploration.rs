@@ -48,7 +48,7 @@ fn call_and_break(way: Way) {
     });
     let answering = shared.clone();
     let peer = future::spawn(async move { answer(&answering, far).await });
-    let breaker = thread::spawn(move || drop(shared.end(Ended::Stalled)));
+    let breaker = thread::spawn(move || drop(shared.end(CloseReason::Stalled)));
     let outcomes: Vec<_> = callers.into_iter().map(|caller| caller.join().expect("a caller")).collect();
     breaker.join().expect("it breaks");
     future::block_on(writer).expect("the writer ends");

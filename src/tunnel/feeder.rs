@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::CallError;
 use super::charged::charged;
-use super::conversation::Ended;
+use super::conversation::CloseReason;
 use super::handle::{SendError, Shared};
 use super::message::Message;
 use super::php::php_value;
@@ -97,7 +97,7 @@ impl Feeder {
         let size = frame.len();
         let mut state = self.shared.speaking()?;
         let slot = state.streams.get(&self.uuid).filter(|slot| slot.is_open());
-        let memory = slot.ok_or(SendError::Ended(Ended::Closed))?.memory();
+        let memory = slot.ok_or(SendError::Ended(CloseReason::Closed))?.memory();
         state.outbox.push(charged(frame, memory.as_ref())?)?;
         if let Some(slot) = state.streams.get_mut(&self.uuid).filter(|_| is_value) {
             slot.given.add(size);
@@ -112,7 +112,7 @@ impl Feeder {
         let slot = state.streams.get_mut(&self.uuid).filter(|slot| slot.is_open());
         match slot.and_then(|slot| Some((slot.trunk?, &mut slot.given))) {
             Some((trunk, given)) => Ok(look(trunk, given)),
-            None => Err(SendError::Ended(Ended::Closed)),
+            None => Err(SendError::Ended(CloseReason::Closed)),
         }
     }
 }

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::charged::charged;
-use super::conversation::{Ended, OnSilence, Settings};
+use super::conversation::{CloseReason, OnSilence, Settings};
 use super::frame::{Bounds, Progress, Scanner, Wrong};
 use super::message::{Message, check_command};
 use super::outbox::{Full, Outbox};
@@ -27,7 +27,7 @@ use crate::sync::{Mutex, MutexGuard};
 pub struct Handle(Arc<Shared>);
 
 /// So much of what a peer sends is charged to nobody: its connections are counted.
-pub(super) const LITTLE: usize = 16 * 1024;
+pub(super) const UNCHARGED_BYTES: usize = 16 * 1024;
 
 /// How soon it is looked again whether there is memory for what waits to be sent.
 const MEMORY_INTERVAL: Duration = Duration::from_millis(100);
@@ -42,7 +42,7 @@ pub enum SendError {
     #[error("the message cannot be sent: {0}")]
     Unfit(Wrong),
     #[error("the connection is lost: {0}")]
-    Ended(Ended),
+    Ended(CloseReason),
 }
 
 #[derive(Debug)]
@@ -61,7 +61,7 @@ pub(super) struct Shared {
 
 #[derive(Debug)]
 pub(super) struct State {
-    ended: Option<Ended>,
+    ended: Option<CloseReason>,
     pub(super) outbox: Outbox,
     pub(super) streams: HashMap<Uuid, Slot>,
     pub(super) trunk: Trunk,
@@ -105,7 +105,7 @@ impl Handle {
             state.outbox.push(self.0.own(frame)?)?;
         } else if state.outbox.push_beyond(frame).is_err() {
             drop(state);
-            return Err(SendError::Ended(self.0.end(Ended::Stalled)));
+            return Err(SendError::Ended(self.0.end(CloseReason::Stalled)));
         }
         self.0.outgoing.notify_one();
         Ok(())
@@ -175,7 +175,7 @@ impl Handle {
     }
 
     /// Why the conversation ended; none: it goes on.
-    pub fn ended(&self) -> Option<Ended> {
+    pub fn ended(&self) -> Option<CloseReason> {
         self.0.lock().ended.clone()
     }
 }
@@ -218,7 +218,7 @@ impl Shared {
         let state = self.lock();
         match &state.ended {
             Some(ended) => Err(SendError::Ended(ended.clone())),
-            None if self.closing.is_cancelled() => Err(SendError::Ended(Ended::Closed)),
+            None if self.closing.is_cancelled() => Err(SendError::Ended(CloseReason::Closed)),
             None => Ok(state),
         }
     }
@@ -279,9 +279,9 @@ impl Shared {
     }
 
     /// Charges for what has come; none: it is little, or of nobody who is charged.
-    pub(super) fn charge_received(&self, bytes: usize) -> Result<Option<Taken>, Ended> {
-        let memory = self.settings.memory.as_ref().filter(|_| bytes > LITTLE);
-        memory.map(|memory| memory.take(bytes).ok_or(Ended::NoMemory)).transpose()
+    pub(super) fn charge_received(&self, bytes: usize) -> Result<Option<Taken>, CloseReason> {
+        let memory = self.settings.memory.as_ref().filter(|_| bytes > UNCHARGED_BYTES);
+        memory.map(|memory| memory.take(bytes).ok_or(CloseReason::NoMemory)).transpose()
     }
 
     /// A frame that is no longer than one may be.
@@ -291,8 +291,8 @@ impl Shared {
         if fits { Ok(frame) } else { Err(SendError::Unfit(Wrong::Bytes)) }
     }
 
-    /// A frame that the other end reads, if its bounds are ours. What the queue never has room for is refused at once, for
-    /// nobody should wait for it.
+    /// A frame that the other end reads, if its bounds are ours. What the queue never has room for is refused at once,
+    /// for nobody should wait for it.
     fn fit(&self, frame: Bytes) -> Result<Bytes, SendError> {
         let Settings { bounds, queue_bytes, .. } = self.settings;
         let mut scanner = Scanner::new(Bounds { bytes: bounds.bytes.min(queue_bytes), ..bounds });
@@ -304,10 +304,10 @@ impl Shared {
     }
 
     /// Sees to a message of the other end; or it is for the owner.
-    pub(super) fn receive(&self, message: Message, weight: usize) -> Option<Message> {
+    pub(super) fn receive(&self, message: Message, memory_size: usize) -> Option<Message> {
         match message {
             Message::Ping { uuid } => self.send_first(Message::Pong { uuid }),
-            Message::Data { uuid, data } => self.receive_value(&uuid, data, weight),
+            Message::Data { uuid, data } => self.receive_value(&uuid, data, memory_size),
             // A ping of the owner's is a stream without values.
             Message::End { uuid } | Message::Pong { uuid } => drop(self.finish(&uuid, Ok(()))),
             Message::Error { uuid, error } => drop(self.finish(&uuid, Err(StreamError::Failed(error)))),
@@ -334,14 +334,14 @@ impl Shared {
         }
     }
 
-    fn receive_value(&self, uuid: &str, data: Value, weight: usize) {
+    fn receive_value(&self, uuid: &str, data: Value, memory_size: usize) {
         let Ok(stream) = Uuid::parse_str(uuid) else { return };
-        let max_weight = self.settings.stream_bytes;
+        let max_memory = self.settings.stream_bytes;
         let mut state = self.lock();
         let answer = if state.trunk.is(stream) {
-            state.receive_on_trunk(stream, data, max_weight)
+            state.receive_on_trunk(stream, data, max_memory)
         } else {
-            let has_room = state.streams.get_mut(&stream).is_none_or(|slot| slot.push(data, weight, max_weight));
+            let has_room = state.streams.get_mut(&stream).is_none_or(|slot| slot.push(data, memory_size, max_memory));
             (!has_room).then(|| Message::Close { uuid: uuid.to_owned() })
         };
         if let Some(answer) = answer {
@@ -394,19 +394,19 @@ impl Shared {
         drop(state);
         match pushed {
             Ok(_) => self.outgoing.notify_one(),
-            Err(_) => drop(self.end(Ended::Stalled)),
+            Err(_) => drop(self.end(CloseReason::Stalled)),
         }
     }
 
-    /// What is to be written next, about so much of it. Nothing leaves once the streams have ended: what has not left by
-    /// then may be asked elsewhere.
+    /// What is to be written next, about so much of it. Nothing leaves once the streams have ended: what has not left
+    /// by then may be asked elsewhere.
     pub(super) fn to_write(&self, most: usize) -> Bytes {
         let mut state = self.lock();
         if state.ended.is_some() { Bytes::new() } else { state.outbox.take(most) }
     }
 
     /// Ends the conversation and every open stream, unless it has ended. Why it did.
-    pub(super) fn end(&self, ended: Ended) -> Ended {
+    pub(super) fn end(&self, ended: CloseReason) -> CloseReason {
         let mut state = self.lock();
         let ended = state.ended.get_or_insert(ended).clone();
         // The writer may not have noticed yet; and what was not sent may already be on its way elsewhere.

@@ -73,9 +73,9 @@ pub enum Message {
         uuid: String,
     },
     /// From a master: its services changed. To a master: it should connect to these registers too.
-    Register(Option<Vec<Place>>),
+    Register(Option<Vec<RegisterAddr>>),
     /// From a master: it offers nothing any more. To a master: it should leave these registers.
-    Remove(Option<Vec<Place>>),
+    Remove(Option<Vec<RegisterAddr>>),
     /// Asks a native master for its services.
     List {
         uuid: String,
@@ -102,7 +102,8 @@ pub enum Message {
     Other(Value),
 }
 
-/// The longest name of a stream. What is asked under a longer one is passed over: the name is kept as long as the stream.
+/// The longest name of a stream. What is asked under a longer one is passed over: the name is kept as long as the
+/// stream.
 const MAX_UUID_BYTES: usize = 1_024;
 
 /// What a master proves itself with. It never appears in logs.
@@ -122,8 +123,8 @@ pub enum Role {
     Php,
     /// A master that understands `list` and `call`.
     Native,
-    /// A sidecar that follows the register, by the [upstream protocol](super::upstream). To a register of an older version
-    /// it is a native master, until it subscribes.
+    /// A sidecar that follows the register, by the [upstream protocol](super::upstream). To a register of an older
+    /// version it is a native master, until it subscribes.
     Follower,
 }
 
@@ -192,18 +193,18 @@ impl RemoteError {
 
 /// Where a register is. A host that begins with `tls://` is spoken to by TLS.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Place {
+pub struct RegisterAddr {
     pub host: String,
     pub port: u16,
 }
 
-impl<H: Into<String>> From<(H, u16)> for Place {
+impl<H: Into<String>> From<(H, u16)> for RegisterAddr {
     fn from((host, port): (H, u16)) -> Self {
         Self { host: host.into(), port }
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for RegisterAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.host, self.port)
     }
@@ -318,16 +319,17 @@ pub(super) fn command(name: &str, rest: impl IntoIterator<Item = (&'static str, 
     Value::Map(std::iter::once(("cmd".into(), name.into())).chain(rest).collect())
 }
 
-fn places(map: &Value) -> Option<Vec<Place>> {
+fn places(map: &Value) -> Option<Vec<RegisterAddr>> {
     let list = get(map, "registers")?.as_array()?;
     let place = |place| {
         let port = text_in(place, "port").parse().ok()?;
-        Some(Place { host: get(place, "host").and_then(text)?, port })
+        Some(RegisterAddr { host: get(place, "host").and_then(text)?, port })
     };
     Some(list.iter().filter_map(place).collect())
 }
 
-fn registers(places: Option<Vec<Place>>) -> Option<(&'static str, Value)> {
-    let place = |place: Place| Value::Map(vec![("host".into(), place.host.into()), ("port".into(), place.port.into())]);
+fn registers(places: Option<Vec<RegisterAddr>>) -> Option<(&'static str, Value)> {
+    let place =
+        |place: RegisterAddr| Value::Map(vec![("host".into(), place.host.into()), ("port".into(), place.port.into())]);
     places.map(|places| ("registers", Value::Array(places.into_iter().map(place).collect())))
 }

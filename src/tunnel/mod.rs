@@ -26,12 +26,12 @@ pub mod upstream;
 pub mod value;
 mod wire;
 
-pub use call::{CallError, LOST, OneMore, REFUSED, UNSENT, UnderWay, answers, is_own};
-pub use conversation::{Arrived, Conversation, Ended, Incoming, OnSilence, Settings};
+pub use call::{CallError, InFlight, InFlightGuard, LOST, REFUSED, UNSENT, answers, is_own};
+pub use conversation::{Arrived, CloseReason, Conversation, Incoming, OnSilence, Settings};
 pub use feeder::Feeder;
 pub use frame::{Bounds, Wrong};
 pub use handle::{Handle, SendError};
-pub use message::{Message, PHP_REFUSAL, Place, RemoteError, Role, Token};
+pub use message::{Message, PHP_REFUSAL, RegisterAddr, RemoteError, Role, Token};
 pub use outlet::Outlet;
 pub use stream::{Stream, StreamError};
 pub use trunk::Request;

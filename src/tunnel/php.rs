@@ -1,7 +1,7 @@
 //! What a PHP master is asked to run: one closure in the serialized form that it takes, and how it writes values.
 //!
-//! The closure runs a constant text of ours, the file `master.php` beside this one. What a caller gives, also the name of
-//! a service or a method, reaches it as data and is never PHP source.
+//! The closure runs a constant text of ours, the file `master.php` beside this one. What a caller gives, also the name
+//! of a service or a method, reaches it as data and is never PHP source.
 //!
 //! Format: PHP's `serialize()`, and the classes of `laravel/serializable-closure` 2.
 
@@ -19,8 +19,8 @@ use super::value::{Value, normalize};
 
 const MASTER: &str = include_str!("master.php");
 
-/// PHP keeps for ever what it compiles: so this, compiled for each connection, is short, and what it runs is kept by its
-/// digest.
+/// PHP keeps for ever what it compiles: so this, compiled for each connection, is short, and what it runs is kept by
+/// its digest.
 const CLOSURE: &str = "function ($stream) use ($text, $digest, $room, $levels, $window) { \
      $run = $GLOBALS['roster.master'][$digest] ??= eval($text); \
      return $run($stream, $room, $levels, $window); }";

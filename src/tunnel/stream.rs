@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Waker};
 
 use uuid::Uuid;
 
-use super::conversation::Ended;
+use super::conversation::CloseReason;
 use super::feeder::Given;
 use super::handle::Shared;
 use super::message::{Message, RemoteError};
@@ -16,7 +16,7 @@ use super::value::Value;
 use crate::share::{Share, Taken};
 
 /// So much of each stream is charged to nobody: there are only so many calls.
-const SMALL: usize = 4 * 1024;
+const UNCHARGED_BYTES: usize = 4 * 1024;
 
 /// What answers one request. Dropped before its end, it is closed at the other end too; a request that has not left
 /// yet is then never sent.
@@ -43,7 +43,7 @@ pub enum StreamError {
     #[error("the master closed the stream that carries its calls")]
     TrunkClosed,
     #[error("the connection is lost: {0}")]
-    Lost(Ended),
+    Lost(CloseReason),
 }
 
 impl Stream {
@@ -87,10 +87,10 @@ pub(super) struct Slot {
     /// Whether the other end waits to hear what is taken of it.
     is_windowed: bool,
     values: VecDeque<(Value, usize)>,
-    weight: usize,
+    memory_size: usize,
     /// What was sent on it after the request.
     pub(super) given: Given,
-    /// What was taken since the last report of that: values, and their weight.
+    /// What was taken since the last report of that: values, and the memory that they take.
     taken: (usize, usize),
     end: Option<Result<(), StreamError>>,
     waker: Option<Waker>,
@@ -107,27 +107,27 @@ impl Slot {
     }
 
     /// Adds a value, however large it is alone; false: there is no room for another, and the stream has ended by that.
-    pub(super) fn push(&mut self, value: Value, weight: usize, max_weight: usize) -> bool {
+    pub(super) fn push(&mut self, value: Value, memory_size: usize, max_memory: usize) -> bool {
         if self.end.is_some() {
             return true;
         }
-        if self.weight >= max_weight {
+        if self.memory_size >= max_memory {
             self.finish(Err(StreamError::Overflow));
             return false;
         }
-        if !self.charge(self.weight + weight) {
+        if !self.charge(self.memory_size + memory_size) {
             self.finish(Err(StreamError::NoMemory));
             return false;
         }
-        self.weight += weight;
-        self.values.push_back((value, weight));
+        self.memory_size += memory_size;
+        self.values.push_back((value, memory_size));
         self.wake();
         true
     }
 
     /// False: its caller may not have so much.
-    fn charge(&mut self, weight: usize) -> bool {
-        self.charged.as_mut().is_none_or(|charged| charged.resize(weight.saturating_sub(SMALL)))
+    fn charge(&mut self, memory_size: usize) -> bool {
+        self.charged.as_mut().is_none_or(|charged| charged.resize(memory_size.saturating_sub(UNCHARGED_BYTES)))
     }
 
     /// Ends the stream, unless it has ended.
@@ -148,8 +148,8 @@ impl Slot {
 
     /// How many values were taken that the other end must hear of, lest it rests for ever.
     fn taken_to_report(&mut self) -> Option<usize> {
-        let (count, weight) = self.taken;
-        let is_due = weight >= WINDOW / 2 && self.is_open() && (self.trunk.is_some() || self.is_windowed);
+        let (count, memory_size) = self.taken;
+        let is_due = memory_size >= WINDOW / 2 && self.is_open() && (self.trunk.is_some() || self.is_windowed);
         is_due.then(|| {
             self.taken = (0, 0);
             count
@@ -163,10 +163,10 @@ impl Slot {
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Value>, StreamError>> {
-        if let Some((value, weight)) = self.values.pop_front() {
-            self.weight -= weight;
-            self.charge(self.weight);
-            self.taken = (self.taken.0 + 1, self.taken.1 + weight);
+        if let Some((value, memory_size)) = self.values.pop_front() {
+            self.memory_size -= memory_size;
+            self.charge(self.memory_size);
+            self.taken = (self.taken.0 + 1, self.taken.1 + memory_size);
             return Poll::Ready(Ok(Some(value)));
         }
         if let Some(end) = &self.end {

@@ -1,8 +1,8 @@
 //! The trunk: one stream that a PHP master keeps open, on which requests go to it as data, and all answers come back.
 //!
 //! A PHP master compiles each closure that it is sent, and keeps it for ever: so it is sent one, `master.php`, which
-//! opens the trunk and defines what goes over it. A value waits packed until it is taken, and a master whose values are not
-//! taken rests.
+//! opens the trunk and defines what goes over it. A value waits packed until it is taken, and a master whose values are
+//! not taken rests.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::charged::charged;
-use super::conversation::Ended;
+use super::conversation::CloseReason;
 use super::handle::{Handle, SendError, Shared, State};
 use super::message::{Message, RemoteError};
 use super::php::{NotPhp, php_value};
@@ -91,7 +91,7 @@ impl Handle {
         let frame = charged(shared.within_length(on(trunk, request.into_value(id)).encode().into())?, memory)?;
         let mut state = shared.speaking()?;
         if state.trunk.open != Some(trunk) {
-            return Err(SendError::Ended(Ended::Closed));
+            return Err(SendError::Ended(CloseReason::Closed));
         }
         let request = state.outbox.push(frame)?;
         let uuid = stream_of(id);

@@ -1,11 +1,12 @@
 //! The upstream protocol: what a register and a sidecar that follows it send each other.
 //!
 //! Whoever follows says so when it authenticates, as [`Role::Follower`](super::Role). The commands of this protocol are
-//! read on its connection alone, over which nothing of an application's own comes; so a master may give its commands any
-//! of these names. (A follower of an older version subscribes first.) What a newer peer sends besides is passed by.
+//! read on its connection alone, over which nothing of an application's own comes; so a master may give its commands
+//! any of these names. (A follower of an older version subscribes first.) What a newer peer sends besides is passed by.
 //!
-//! The follower sends a [`Request`]. The register sends each [`Report`] as a value of the subscription's stream, answers
-//! a call as a master does, and sends a [`Refusal`]; and as a master, the follower is sent `register` and `remove`.
+//! The follower sends a [`Request`]. The register sends each [`Report`] as a value of the subscription's stream,
+//! answers a call as a master does, and sends a [`Refusal`]; and as a master, the follower is sent `register` and
+//! `remove`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,8 +25,8 @@ const MAX_REASON: usize = 500;
 /// What a follower asks for.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Request {
-    /// `{cmd:"subscribe", uuid, pieces: 1}`: report your masters on this stream, in the place of an earlier subscription.
-    /// With `pieces`, wait after each [`Report::Piece`] until it is taken.
+    /// `{cmd:"subscribe", uuid, pieces: 1}`: report your masters on this stream, in the place of an earlier
+    /// subscription. With `pieces`, wait after each [`Report::Piece`] until it is taken.
     Subscribe { uuid: String, in_pieces: bool },
     /// `{cmd:"prove", at}`: report when you have sent all that is true now. `at` is the follower's time, in ms.
     Prove { at: Duration },
@@ -52,8 +53,8 @@ pub enum Request {
 pub enum Report {
     /// `{reset: true}`: all is reported anew.
     Reset,
-    /// `{put: {…, expected}}`: a master; `expected`, where it was there before a restart and has not come back. Some of its
-    /// services may be such that they cannot be read.
+    /// `{put: {…, expected}}`: a master; `expected`, where it was there before a restart and has not come back. Some of
+    /// its services may be such that they cannot be read.
     Put { master: Arc<Master>, is_expected: bool, unreadable: usize },
     /// `{leftOut: id}`: a master is there that cannot be reported. (Followers of an older version pass that over.)
     LeftOut(String),

@@ -10,7 +10,7 @@ use super::message::Message;
 use super::value::Value;
 
 /// How much is read at least at a time.
-const READ: usize = 512;
+const MIN_READ: usize = 512;
 
 /// A buffer that grew beyond this for a long frame is given back afterwards.
 const KEEP: usize = 16 * 1024;
@@ -88,7 +88,7 @@ impl Frame {
     }
 
     /// About how much memory its message takes.
-    pub(super) fn weight(&self) -> usize {
+    pub(super) fn memory_size(&self) -> usize {
         self.bytes.len() + self.values * VALUE
     }
 
@@ -168,7 +168,7 @@ impl Inbox {
 
     /// Reads more; how many bytes, and none at the end.
     pub(super) async fn fill(&mut self, from: &mut (impl AsyncRead + Unpin)) -> io::Result<usize> {
-        self.buffer.reserve(READ);
+        self.buffer.reserve(MIN_READ);
         from.read_buf(&mut self.buffer).await
     }
 

@@ -6,11 +6,11 @@ use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 use super::script::{Peer, REFUSED, Register, SOON, config, map, meeting, next, said};
-use crate::master::{Config, Event, Events, Lost, Master, Place, Service, Value};
-use crate::tunnel::Ended;
+use crate::master::{Config, Event, Events, Lost, Master, RegisterAddr, Service, Value};
+use crate::tunnel::CloseReason;
 
 /// Why a connection was closed, and whether there will be another.
-async fn closed(events: &mut Events) -> (Place, Lost, bool) {
+async fn closed(events: &mut Events) -> (RegisterAddr, Lost, bool) {
     loop {
         if let Event::Closed { register, why, retry_in } = next(events).await {
             return (register, why, retry_in.is_some());
@@ -48,7 +48,7 @@ async fn a_register_that_is_gone_is_connected_again() {
     drop(peer);
     let (place, why, again) = closed(&mut events).await;
     assert_eq!((place, again), (register.place.clone(), true));
-    assert!(matches!(why, Lost::Ended(Ended::PeerClosed | Ended::Broken(_))), "{why}");
+    assert!(matches!(why, Lost::Ended(CloseReason::PeerClosed | CloseReason::Broken(_))), "{why}");
     serves(&mut register.accepted().await).await;
 }
 
@@ -153,7 +153,7 @@ async fn registers_are_joined_and_left_on_command_but_not_too_many() {
     let mut events = master.events();
     command(&mut peer, "remove", &[&joined, &beyond]).await;
     met.hear_the_end_after_goodbye().await;
-    assert_eq!(closed(&mut events).await, (joined.place.clone(), Lost::Ended(Ended::Closed), false));
+    assert_eq!(closed(&mut events).await, (joined.place.clone(), Lost::Ended(CloseReason::Closed), false));
     command(&mut peer, "register", &[&beyond]).await;
     serves(&mut beyond.accepted().await).await;
 }

@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use crate::master::{Config, Event, Events, Master, Place, Service, Value};
+use crate::master::{Config, Event, Events, Master, RegisterAddr, Service, Value};
 use crate::tunnel::value::{get, string, text};
 
 pub(super) const SOON: Duration = Duration::from_secs(20);
@@ -19,7 +19,7 @@ pub(super) const REFUSED: &[u8] = b"\x82\xa3cmd\xabauth-failed\xa7message\xadInv
 /// A register that accepts connections.
 pub(super) struct Register {
     listener: TcpListener,
-    pub(super) place: Place,
+    pub(super) place: RegisterAddr,
 }
 
 impl Register {

@@ -12,7 +12,7 @@ use tokio::time::{sleep_until, timeout};
 
 use super::left_out::{LeftOut, MAX_NAME};
 use super::line::UpstreamLine;
-use super::{Config, Order, PROVE};
+use super::{Config, PROOF_INTERVAL, RegisterCommand};
 use crate::clock::Moment;
 use crate::model::{Change, Master, cut_to_bounds, shortened};
 use crate::net::{Remote, Stream};
@@ -20,22 +20,22 @@ use crate::secret;
 use crate::store::{Batch, Feed, FeedState, Proof, Publisher};
 use crate::task::{Backoff, Reload};
 use crate::tunnel::upstream::{Refusal, Report, Request, Unread};
-use crate::tunnel::{Bounds, Conversation, Handle, Message, RemoteError, Role, Token, UnderWay, Wire};
+use crate::tunnel::{Bounds, Conversation, Handle, InFlight, Message, RemoteError, Role, Token, Wire};
 
 /// How long the register may take to be connected to, and to answer our token.
-const GREET: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// After a connection that held so long, trouble is new trouble.
-const HELD: Duration = Duration::from_secs(1);
+const BACKOFF_RESET_AFTER: Duration = Duration::from_secs(1);
 
 pub(super) struct Follower {
     pub(super) remote: Remote,
     pub(super) config: Arc<Config>,
     pub(super) publisher: Publisher,
     pub(super) reload: Reload,
-    pub(super) calls: UnderWay,
+    pub(super) calls: InFlight,
     /// Where it is told what the register commands.
-    pub(super) orders: mpsc::Sender<Order>,
+    pub(super) commands: mpsc::Sender<RegisterCommand>,
 }
 
 /// Why the register is not followed.
@@ -68,11 +68,11 @@ impl Follower {
         let mut was_in_sync = false;
         self.feed().enter(FeedState::Connecting, format!("connecting to {}", self.remote));
         loop {
-            let trouble = match self.greet().await {
+            let trouble = match self.connect().await {
                 Ok(wire) => {
                     let since = Instant::now();
                     let trouble = self.follow(wire, &mut was_in_sync).await;
-                    if since.elapsed() > HELD {
+                    if since.elapsed() > BACKOFF_RESET_AFTER {
                         backoff.reset();
                     }
                     trouble
@@ -88,14 +88,14 @@ impl Follower {
     }
 
     /// Connects, and shows the token.
-    async fn greet(&self) -> Result<Wire<Stream>, Trouble> {
+    async fn connect(&self) -> Result<Wire<Stream>, Trouble> {
         let path = &self.config.token;
         let text = secret::read(path).map_err(|source| Trouble::Token { path: path.clone(), source })?;
         let wrong = |source| Trouble::Token { path: path.clone(), source };
         let tokens = secret::tokens(&text).map_err(|why| wrong(io::Error::other(why)))?;
         let token = *tokens.first().ok_or_else(|| wrong(io::Error::other("it holds no token")))?;
         let unreachable = |why: String| Trouble::Unreachable { remote: self.remote.clone(), why };
-        let greeting = async {
+        let connecting = async {
             let connected = self.remote.connect(self.config.ca.as_deref(), self.config.register_user).await;
             let stream = connected.map_err(|error| unreachable(error.to_string()))?;
             let mut wire = Wire::new(stream, Bounds::STRANGER);
@@ -108,7 +108,9 @@ impl Follower {
                 _ => Err(unreachable("it answers a token with something else".into())),
             }
         };
-        timeout(GREET, greeting).await.unwrap_or_else(|_| Err(unreachable(format!("no answer within {GREET:?}"))))
+        timeout(CONNECT_TIMEOUT, connecting)
+            .await
+            .unwrap_or_else(|_| Err(unreachable(format!("no answer within {CONNECT_TIMEOUT:?}"))))
     }
 
     async fn follow(&self, wire: Wire<Stream>, was_in_sync: &mut bool) -> Trouble {
@@ -125,9 +127,9 @@ impl Follower {
     }
 
     async fn hear(&self, handle: &Handle, message: Message) {
-        let order = match message {
-            Message::Register(Some(places)) => Order::Join { teller: self.remote.clone(), places },
-            Message::Remove(Some(places)) => Order::Leave { places },
+        let command = match message {
+            Message::Register(Some(addresses)) => RegisterCommand::Join { teller: self.remote.clone(), addresses },
+            Message::Remove(Some(addresses)) => RegisterCommand::Leave { addresses },
             // It asks for our services, as it asks any master.
             Message::List { uuid } => {
                 let error = RemoteError::new("a subscriber, which offers nothing");
@@ -143,7 +145,7 @@ impl Follower {
             _ => return,
         };
         // Who takes them lives as long as this.
-        let _ = self.orders.send(order).await;
+        let _ = self.commands.send(command).await;
     }
 
     /// Takes in the whole state, at once, and then every change. `was_in_sync`: also by an earlier connection.
@@ -281,7 +283,7 @@ impl Follower {
     /// that these are as new as the question. One that answers late is no worse for that, but what it told grows old.
     async fn prove(&self, handle: &Handle, began: Moment) -> Trouble {
         loop {
-            tokio::time::sleep(PROVE).await;
+            tokio::time::sleep(PROOF_INTERVAL).await;
             let request = Request::Prove { at: began.elapsed() };
             if let Err(error) = handle.send_when_room(request.encode()).await {
                 return Trouble::Lost(error.to_string());

@@ -6,16 +6,16 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::model::shortened;
 
-/// Of so many masters it is known how much of each is left out. With more, what is reported is not complete before it is
-/// reported anew.
+/// Of so many masters it is known how much of each is left out. With more, what is reported is not complete before it
+/// is reported anew.
 const MAX_MASTERS: usize = 65_536;
 
 /// So many are named, by so many characters.
 const MAX_EXAMPLES: usize = 3;
 pub(super) const MAX_NAME: usize = 100;
 
-/// Masters and services that are left out, since a register began to report. Of their ids, which may be as long as a message,
-/// only hashes are kept.
+/// Masters and services that are left out, since a register began to report. Of their ids, which may be as long as a
+/// message, only hashes are kept.
 #[derive(Debug, Default)]
 pub(super) struct LeftOut {
     counts: HashMap<u64, u64>,

@@ -5,21 +5,21 @@ use std::time::Instant;
 
 use crate::model::{Answers, Call, Command, Line, Refused};
 use crate::tunnel::upstream::Request;
-use crate::tunnel::{CallError, Handle, LOST, REFUSED, Stream, UNSENT, UnderWay, answers};
+use crate::tunnel::{CallError, Handle, InFlight, LOST, REFUSED, Stream, UNSENT, answers};
 
 #[derive(Debug)]
 pub(super) struct UpstreamLine {
     handle: Handle,
     master: String,
-    under_way: UnderWay,
+    in_flight: InFlight,
     max_calls: usize,
     /// Counts the calls by all lines.
-    all: UnderWay,
+    all: InFlight,
 }
 
 impl UpstreamLine {
-    pub(super) fn new(handle: Handle, master: String, max_calls: usize, all: UnderWay) -> Self {
-        Self { handle, master, under_way: UnderWay::default(), max_calls, all }
+    pub(super) fn new(handle: Handle, master: String, max_calls: usize, all: InFlight) -> Self {
+        Self { handle, master, in_flight: InFlight::default(), max_calls, all }
     }
 
     fn open(&self, call: Call) -> Result<Stream, CallError> {
@@ -39,8 +39,8 @@ impl UpstreamLine {
 
 impl Line for UpstreamLine {
     fn call(&self, call: Call) -> Result<Answers, Refused> {
-        let one_more = self.under_way.one_more(self.max_calls).ok_or(Refused::Overloaded)?;
-        let held = (one_more, self.all.one_more(usize::MAX));
+        let guard = self.in_flight.acquire(self.max_calls).ok_or(Refused::Overloaded)?;
+        let held = (guard, self.all.acquire(usize::MAX));
         answers(self.open(call), &[LOST, REFUSED, UNSENT], held)
     }
 
@@ -50,7 +50,7 @@ impl Line for UpstreamLine {
     }
 
     fn outstanding(&self) -> usize {
-        self.under_way.get()
+        self.in_flight.get()
     }
 
     fn is_connected(&self) -> bool {

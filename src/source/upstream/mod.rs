@@ -23,13 +23,13 @@ use crate::net::{AddressError, Remote};
 use crate::rule::JSON_DEPTH;
 use crate::store::{Feed, FeedState, Identity, Publisher};
 use crate::task::{Reload, Stop};
-use crate::tunnel::{Bounds, Place, Settings, UnderWay};
+use crate::tunnel::{Bounds, InFlight, RegisterAddr, Settings};
 
 /// How often a register is asked whether it has told all.
-const PROVE: Duration = Duration::from_secs(2);
+const PROOF_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How many commands of registers wait to be carried out.
-const ORDERS: usize = 16;
+const COMMAND_QUEUE: usize = 16;
 
 /// `[[upstream]]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -37,14 +37,15 @@ const ORDERS: usize = 16;
 pub struct Config {
     /// What status and logs call it.
     pub name: String,
-    /// Required: the address and port of the register, which is one of Roster's; after `tls://` if it is spoken to by TLS.
+    /// Required: the address and port of the register, which is one of Roster's; after `tls://` if it is spoken to by
+    /// TLS.
     pub connect: String,
     /// A file with the authorities that sign its certificate; none: those that this machine believes. Read anew at each
     /// connection.
     #[serde(deserialize_with = "crate::rule::some_path")]
     pub ca: Option<PathBuf>,
-    /// The user (uid) of whose processes registers on this machine must be that are not spoken to by TLS, or they are not
-    /// shown the token; none: whoever listens is.
+    /// The user (uid) of whose processes registers on this machine must be that are not spoken to by TLS, or they are
+    /// not shown the token; none: whoever listens is.
     pub register_user: Option<u32>,
     /// Required: a file with the token to show. Read anew at each connection.
     #[serde(deserialize_with = "crate::rule::path")]
@@ -61,11 +62,12 @@ pub struct Config {
     /// About how much memory the masters may take that a register tells of.
     #[serde(deserialize_with = "crate::rule::positive")]
     pub max_metadata: ByteSize,
-    /// How long, from the connection on, the register may give masters time to come back that it knew before its restart.
+    /// How long, from the connection on, the register may give masters time to come back that it knew before its
+    /// restart.
     #[serde(with = "crate::rule::WithinADay")]
     pub settle: Duration,
-    /// Which registers are followed besides, and shown the token, when this one or one of them tells of them: patterns of
-    /// `host:port`. Empty: none.
+    /// Which registers are followed besides, and shown the token, when this one or one of them tells of them: patterns
+    /// of `host:port`. Empty: none.
     pub join: Wildcards,
     /// How many registers are followed besides, when this one or one of them tells of them.
     pub max_learned: usize,
@@ -106,9 +108,9 @@ impl Config {
 }
 
 /// What a register commands, as it commands masters.
-enum Order {
-    Join { teller: Remote, places: Vec<Place> },
-    Leave { places: Vec<Place> },
+enum RegisterCommand {
+    Join { teller: Remote, addresses: Vec<RegisterAddr> },
+    Leave { addresses: Vec<RegisterAddr> },
 }
 
 /// Follows the register, and those that it tells of, until the stop; then, until the calls under way have ended.
@@ -118,42 +120,42 @@ pub async fn run(config: Config, publisher: Publisher, reload: Reload, stop: Sto
         publisher.feed().enter(FeedState::Down, AddressError.to_string());
         return;
     };
-    let (orders, given) = mpsc::channel(ORDERS);
-    let (registers, calls) = (HashMap::new(), UnderWay::default());
+    let (commands, given) = mpsc::channel(COMMAND_QUEUE);
+    let (registers, calls) = (HashMap::new(), InFlight::default());
     let config = Arc::new(config);
-    let mut family = Family { own, config, publisher, reload, calls: calls.clone(), orders, registers };
+    let mut group = UpstreamGroup { own, config, publisher, reload, calls: calls.clone(), commands, registers };
     tokio::select! {
-        () = family.keep(given) => {}
+        () = group.keep(given) => {}
         () = async { stop.requested().await; calls.none().await } => {}
     }
 }
 
 /// A register of the configuration, and those that it, or one of these, told of.
 ///
-/// What a register commands concerns its own family: none can have this sidecar leave what has been configured
-/// elsewhere. All of a family are shown the same token, and answer the calls of local clients; so only those are joined
+/// What a register commands concerns its own group: none can have this sidecar leave what has been configured
+/// elsewhere. All of a group are shown the same token, and answer the calls of local clients; so only those are joined
 /// that `join` allows. And what was shown over TLS is not shown in the open.
-struct Family {
+struct UpstreamGroup {
     own: Remote,
     config: Arc<Config>,
     publisher: Publisher,
     reload: Reload,
     /// Under way through all of them.
-    calls: UnderWay,
-    orders: mpsc::Sender<Order>,
-    registers: HashMap<Remote, Followed>,
+    calls: InFlight,
+    commands: mpsc::Sender<RegisterCommand>,
+    registers: HashMap<Remote, FollowedRegister>,
 }
 
 /// A register that is followed, and what has it left.
-struct Followed {
+struct FollowedRegister {
     publisher: Publisher,
     leave: CancellationToken,
 }
 
 type Following = FuturesUnordered<BoxFuture<'static, ()>>;
 
-impl Family {
-    async fn keep(&mut self, mut given: mpsc::Receiver<Order>) {
+impl UpstreamGroup {
+    async fn keep(&mut self, mut given: mpsc::Receiver<RegisterCommand>) {
         let mut following = Following::new();
         following.push(self.follow(self.own.clone(), self.publisher.clone()));
         let mut reload = self.reload.clone();
@@ -161,15 +163,15 @@ impl Family {
             let has_left_own = !self.registers.contains_key(&self.own);
             tokio::select! {
                 Some(()) = following.next() => {}
-                Some(order) = given.recv() => match order {
-                    Order::Join { teller, places } => following.extend(self.join(&teller, places)),
-                    Order::Leave { places } => places.iter().for_each(|place| self.leave(place)),
+                Some(command) = given.recv() => match command {
+                    RegisterCommand::Join { teller, addresses } => following.extend(self.join(&teller, addresses)),
+                    RegisterCommand::Leave { addresses } => addresses.iter().for_each(|address| self.leave(address)),
                 },
                 () = reload.requested() => if has_left_own {
                     following.push(self.follow(self.own.clone(), self.publisher.clone()));
                 },
                 // It holds what it was told to hold: nothing.
-                () = tokio::time::sleep(PROVE), if has_left_own => self.publisher.feed().prove(Moment::now()),
+                () = tokio::time::sleep(PROOF_INTERVAL), if has_left_own => self.publisher.feed().prove(Moment::now()),
             }
         }
     }
@@ -177,10 +179,10 @@ impl Family {
     /// What follows a register, until it is left.
     fn follow(&mut self, remote: Remote, publisher: Publisher) -> BoxFuture<'static, ()> {
         let leave = CancellationToken::new();
-        self.registers.insert(remote.clone(), Followed { publisher: publisher.clone(), leave: leave.clone() });
+        self.registers.insert(remote.clone(), FollowedRegister { publisher: publisher.clone(), leave: leave.clone() });
         let (config, reload) = (self.config.clone(), self.reload.clone());
-        let (calls, orders) = (self.calls.clone(), self.orders.clone());
-        let mut follower = Follower { remote, config, publisher, reload, calls, orders };
+        let (calls, commands) = (self.calls.clone(), self.commands.clone());
+        let mut follower = Follower { remote, config, publisher, reload, calls, commands };
         async move {
             tokio::select! {
                 // What it told was taken away when it was left: it must not tell more.
@@ -192,12 +194,12 @@ impl Family {
         .boxed()
     }
 
-    /// Follows also those of `places` that are not followed yet, as far as that may be.
-    fn join(&mut self, teller: &Remote, places: Vec<Place>) -> Vec<BoxFuture<'static, ()>> {
+    /// Follows also those of `addresses` that are not followed yet, as far as that may be.
+    fn join(&mut self, teller: &Remote, addresses: Vec<RegisterAddr>) -> Vec<BoxFuture<'static, ()>> {
         let mut new = Vec::new();
         let mut refused = None;
-        for place in places {
-            match self.may_join(teller, &place) {
+        for address in addresses {
+            match self.may_join(teller, &address) {
                 Ok(remote) if self.registers.contains_key(&remote) => {}
                 Ok(remote) => {
                     let source = &self.config.name;
@@ -208,18 +210,18 @@ impl Family {
                     };
                     new.push(self.follow(remote, publisher));
                 }
-                Err(why) => refused = Some((place, why)),
+                Err(why) => refused = Some((address, why)),
             }
         }
-        if let Some((place, why)) = refused {
+        if let Some((address, why)) = refused {
             // One line a command: what else it names suffers from the same.
-            tracing::warn!(source = self.config.name, register = %place, why, "does not join a register");
+            tracing::warn!(source = self.config.name, register = %address, why, "does not join a register");
         }
         new
     }
 
-    fn may_join(&self, teller: &Remote, place: &Place) -> Result<Remote, &'static str> {
-        let remote = place.to_string().parse::<Remote>().map_err(|_| "it has no address")?;
+    fn may_join(&self, teller: &Remote, address: &RegisterAddr) -> Result<Remote, &'static str> {
+        let remote = address.to_string().parse::<Remote>().map_err(|_| "it has no address")?;
         let is_allowed = self.config.join.is_match(&format!("{}:{}", remote.host, remote.port));
         if remote != self.own && !is_allowed {
             return Err("`join` of this [[upstream]] does not allow it");
@@ -236,8 +238,8 @@ impl Family {
     }
 
     /// Leaves a register, as PHP masters do also one that they were started with. Calls under way through it are lost.
-    fn leave(&mut self, place: &Place) {
-        let remote = place.to_string().parse::<Remote>();
+    fn leave(&mut self, address: &RegisterAddr) {
+        let remote = address.to_string().parse::<Remote>();
         let Some((remote, followed)) = remote.ok().and_then(|remote| self.registers.remove_entry(&remote)) else {
             return;
         };

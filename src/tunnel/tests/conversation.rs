@@ -9,8 +9,8 @@ use tokio::time::{Instant, timeout};
 
 use crate::model::Answer;
 use crate::tunnel::{
-    Bounds, CallError, Conversation, Ended, Handle, Incoming, Message, OnSilence, REFUSED, RemoteError, SendError,
-    Settings, Stream, StreamError, UNSENT, UnderWay, Value, Wire, WireError, Wrong, answers,
+    Bounds, CallError, CloseReason, Conversation, Handle, InFlight, Incoming, Message, OnSilence, REFUSED, RemoteError,
+    SendError, Settings, Stream, StreamError, UNSENT, Value, Wire, WireError, Wrong, answers,
 };
 
 const SOON: Duration = Duration::from_secs(60);
@@ -18,7 +18,7 @@ const SOON: Duration = Duration::from_secs(60);
 pub(super) struct End {
     pub(super) handle: Handle,
     incoming: Incoming,
-    run: JoinHandle<Ended>,
+    run: JoinHandle<CloseReason>,
 }
 
 impl End {
@@ -38,7 +38,7 @@ impl End {
         }
     }
 
-    pub(super) async fn ended(self) -> Ended {
+    pub(super) async fn ended(self) -> CloseReason {
         timeout(SOON, self.run).await.expect("in time").expect("no panic")
     }
 }
@@ -149,7 +149,7 @@ async fn a_request_that_had_not_left_at_the_end_is_never_sent() {
         for _ in 0..2 {
             let _ = here.handle.send(Message::End { uuid: "any".into() });
         }
-        assert_eq!(here.handle.ended(), Some(Ended::Stalled));
+        assert_eq!(here.handle.ended(), Some(CloseReason::Stalled));
         assert!(!stream.was_sent());
         assert!(timeout(SOON, peer.receive()).await.expect("an end").is_err());
     }
@@ -213,11 +213,11 @@ async fn silence_is_asked_about_and_then_taken_for_death() {
             peer.send(Message::Pong { uuid }).await.unwrap();
         }
     }
-    assert_eq!(next(&mut stream).await, Err(StreamError::Lost(Ended::Silent)));
+    assert_eq!(next(&mut stream).await, Err(StreamError::Lost(CloseReason::Silent)));
     // Just ping_interval and pong_timeout after its last word.
     assert_eq!(begun.elapsed().as_millis(), 64_500);
-    assert_eq!(here.handle.send(note("late")), Err(SendError::Ended(Ended::Silent)));
-    assert_eq!(here.ended().await, Ended::Silent);
+    assert_eq!(here.handle.send(note("late")), Err(SendError::Ended(CloseReason::Silent)));
+    assert_eq!(here.ended().await, CloseReason::Silent);
 }
 
 #[tokio::test(start_paused = true)]
@@ -234,7 +234,7 @@ async fn calls_that_are_sent_into_silence_do_not_prolong_it() {
     assert!(handle.silence_changed().await);
     assert!(!handle.is_answering() && handle.ended().is_none());
     drop(before);
-    assert_eq!(here.ended().await, Ended::Silent);
+    assert_eq!(here.ended().await, CloseReason::Silent);
     drop(peer);
 }
 
@@ -251,8 +251,8 @@ async fn a_lost_call_is_told_from_one_that_had_not_left() {
     let (here, peer) = against_a_script(Settings::default());
     let call = || {
         let stream = here.handle.open(None, |uuid| Message::List { uuid }).map_err(CallError::from);
-        let one_more = UnderWay::default().one_more(1).expect("the first");
-        answers(stream, &[], one_more).expect("it is taken")
+        let guard = InFlight::default().acquire(1).expect("the first");
+        answers(stream, &[], guard).expect("it is taken")
     };
     let mut lost = call();
     // More than the peer takes: what is asked afterwards has to wait.
@@ -381,7 +381,7 @@ async fn a_peer_that_asks_and_never_reads_is_left() {
     let (here, mut peer) = against_a_script(Settings { queue_frames: 10, ..Settings::default() });
     let uuid = "p".repeat(1000);
     while peer.send(Message::Ping { uuid: uuid.clone() }).await.is_ok() {}
-    assert_eq!(here.ended().await, Ended::Stalled);
+    assert_eq!(here.ended().await, CloseReason::Stalled);
 }
 
 #[tokio::test(start_paused = true)]
@@ -390,7 +390,7 @@ async fn an_owner_who_takes_nothing_is_given_a_moment() {
     let begun = Instant::now();
     while peer.send(note("more")).await.is_ok() {}
     assert_eq!(begun.elapsed().as_secs(), 1);
-    assert_eq!(here.ended().await, Ended::Flooded);
+    assert_eq!(here.ended().await, CloseReason::Flooded);
 }
 
 #[tokio::test(start_paused = true)]
@@ -404,30 +404,30 @@ async fn every_end_is_told_to_every_stream_at_once() {
     };
     let (_here, peer, mut stream) = open().await;
     drop(peer);
-    assert_eq!(next(&mut stream).await, Err(StreamError::Lost(Ended::PeerClosed)));
+    assert_eq!(next(&mut stream).await, Err(StreamError::Lost(CloseReason::PeerClosed)));
 
     let (_here, mut peer, mut stream) = open().await;
     peer.stream.write_all(&[0xc1]).await.unwrap();
-    assert_eq!(next(&mut stream).await, Err(StreamError::Lost(Ended::Wrong(Wrong::Marker))));
+    assert_eq!(next(&mut stream).await, Err(StreamError::Lost(CloseReason::Wrong(Wrong::Marker))));
 
     let (_here, mut peer, mut stream) = open().await;
     peer.stream.write_all(&[0x91; 40]).await.unwrap();
-    assert_eq!(next(&mut stream).await, Err(StreamError::Lost(Ended::Wrong(Wrong::Depth))));
+    assert_eq!(next(&mut stream).await, Err(StreamError::Lost(CloseReason::Wrong(Wrong::Depth))));
 
     let (_here, mut peer, mut stream) = open().await;
     peer.send(Message::Other(Value::Array(vec![Value::Nil; 66_000]))).await.unwrap();
     peer.send(note("an array is passed over, but no command of so many values")).await.unwrap();
     let nils = ("list".into(), Value::Array(vec![Value::Nil; 66_000]));
     peer.send(Message::Other(Value::Map(vec![("cmd".into(), "note".into()), nils]))).await.unwrap();
-    assert_eq!(next(&mut stream).await, Err(StreamError::Lost(Ended::Wrong(Wrong::Values))));
+    assert_eq!(next(&mut stream).await, Err(StreamError::Lost(CloseReason::Wrong(Wrong::Values))));
 
     let (here, _peer, mut stream) = open().await;
     here.run.abort();
-    assert_eq!(next(&mut stream).await, Err(StreamError::Lost(Ended::Closed)));
+    assert_eq!(next(&mut stream).await, Err(StreamError::Lost(CloseReason::Closed)));
 
     let (here, _peer, mut stream) = open().await;
     drop(here.incoming);
-    assert_eq!(next(&mut stream).await, Err(StreamError::Lost(Ended::Closed)));
+    assert_eq!(next(&mut stream).await, Err(StreamError::Lost(CloseReason::Closed)));
     assert_eq!(begun.elapsed(), Duration::ZERO);
 }
 
@@ -436,16 +436,16 @@ async fn a_close_lets_what_waits_be_written_but_not_for_long() {
     let (here, mut peer) = against_a_script(Settings::default());
     here.handle.send(note("last")).expect("room");
     here.handle.close();
-    assert_eq!(here.handle.send(note("later")), Err(SendError::Ended(Ended::Closed)));
+    assert_eq!(here.handle.send(note("later")), Err(SendError::Ended(CloseReason::Closed)));
     assert_eq!(told(&mut peer).await, note("last"));
     assert!(matches!(peer.receive().await, Err(WireError::Closed)));
-    assert_eq!(here.ended().await, Ended::Closed);
+    assert_eq!(here.ended().await, CloseReason::Closed);
 
     let (here, _peer) = against_a_script(Settings::default());
     here.handle.send(note(&"x".repeat(100_000))).expect("room");
     here.handle.close();
     let begun = Instant::now();
-    assert_eq!(here.ended().await, Ended::Closed);
+    assert_eq!(here.ended().await, CloseReason::Closed);
     assert_eq!(begun.elapsed().as_secs(), 1, "a peer that does not read is not waited for");
 }
 

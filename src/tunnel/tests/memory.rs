@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::conversation::{against_a_script, asked, data, listed, next, note, told};
 use crate::share::{Pool, Share};
-use crate::tunnel::{Ended, Handle, Message, SendError, Settings, Stream, StreamError, Value};
+use crate::tunnel::{CloseReason, Handle, Message, SendError, Settings, Stream, StreamError, Value};
 
 /// Of which one user may have a half.
 fn memory(most: usize) -> Arc<Share> {
@@ -72,7 +72,7 @@ async fn a_peer_that_asks_and_does_not_read_is_charged_and_ends_where_it_may_hav
     while peer.send(Message::Ping { uuid: "p".repeat(1_000) }).await.is_ok() {
         assert!(memory.taken() < 6_000);
     }
-    assert_eq!(here.ended().await, Ended::Stalled);
+    assert_eq!(here.ended().await, CloseReason::Stalled);
     assert_eq!(memory.taken(), 0);
 }
 
@@ -107,7 +107,7 @@ async fn what_has_come_is_charged_until_it_is_taken_and_a_message_that_has_come_
     assert!(memory.taken() > 280_000, "{}", memory.taken());
     let (other, mut more) = against_a_script(settings());
     assert!(more.stream.write_all(&frame[..300_000]).await.is_err(), "there is no room for a second one");
-    assert_eq!(other.ended().await, Ended::NoMemory);
+    assert_eq!(other.ended().await, CloseReason::NoMemory);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Messages as they are written, and as peers of other habits write them.
 
 use crate::tunnel::value::string;
-use crate::tunnel::{Message, Place, RemoteError, Role, Token, Value, Wrong};
+use crate::tunnel::{Message, RegisterAddr, RemoteError, Role, Token, Value, Wrong};
 
 fn written(value: Value) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -21,7 +21,7 @@ fn read(pairs: &[(&str, Value)]) -> Result<Option<Message>, Wrong> {
 fn every_message_is_read_as_it_was_written() {
     let uuid = || "u".to_owned();
     let token = || Token("secret".into());
-    let place = Place { host: "10.0.0.1".into(), port: 8010 };
+    let place = RegisterAddr { host: "10.0.0.1".into(), port: 8010 };
     let error = RemoteError { message: "no".into(), class: Some("E".into()), code: -7 };
     for message in [
         Message::Auth { token: token(), role: Role::Php, id: None },
@@ -63,7 +63,7 @@ fn every_message_is_read_as_it_was_written() {
 fn a_message_is_written_with_its_command_first() {
     let frame = Message::AuthFailed { message: "no".into() }.encode();
     assert_eq!(frame, b"\x83\xa3cmd\xabauth-failed\xa7message\xa2no\xa6reason\xa2no");
-    let frame = Message::Register(Some(vec![Place { host: "h".into(), port: 8010 }])).encode();
+    let frame = Message::Register(Some(vec![RegisterAddr { host: "h".into(), port: 8010 }])).encode();
     assert_eq!(frame, b"\x82\xa3cmd\xa8register\xa9registers\x91\x82\xa4host\xa1h\xa4port\xcd\x1f\x4a");
     let frame = Message::Error { uuid: "u".into(), error: RemoteError::new("no") }.encode();
     assert_eq!(frame, b"\x83\xa3cmd\xa5error\xa4uuid\xa1u\xa4data\x83\xa7message\xa2no\xa4code\x00\xa5class\xa0");

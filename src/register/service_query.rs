@@ -15,8 +15,8 @@ use crate::tunnel::{Message, Request, SendError, Stream, StreamError};
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// When a master is asked again whose queue was full, or whose answer was none.
-const ROOM: Duration = Duration::from_secs(1);
-const AGAIN: Duration = Duration::from_secs(60);
+const QUEUE_RETRY_DELAY: Duration = Duration::from_secs(1);
+const ANSWER_RETRY_DELAY: Duration = Duration::from_secs(60);
 
 /// How soon a master is asked again that reports a change of its services: one that always does is not always asked.
 const ASK_INTERVAL: Duration = Duration::from_millis(100);
@@ -27,7 +27,7 @@ const MAX_PROCESS_ID_BYTES: usize = 64;
 /// The class, of laravel/serializable-closure, by which PHP refuses what is not signed, or with another key.
 const UNSIGNED: &str = "\\InvalidSignatureException";
 
-pub(super) struct Question {
+pub(super) struct ServiceQuery {
     line: Arc<MasterLine>,
     state: State,
     /// When the master may be asked again.
@@ -55,7 +55,7 @@ enum State {
     Answered,
 }
 
-impl Question {
+impl ServiceQuery {
     pub(super) fn new(line: Arc<MasterLine>) -> Self {
         Self { line, state: State::Due(Instant::now()), rested: Instant::now() }
     }
@@ -72,7 +72,7 @@ impl Question {
     /// Asks anew, but not soon, if it would not be asked: the answer was of no use.
     pub(super) fn ask_later(&mut self) {
         if matches!(self.state, State::Answered) {
-            self.state = State::Due(Instant::now() + AGAIN);
+            self.state = State::Due(Instant::now() + ANSWER_RETRY_DELAY);
         }
     }
 
@@ -80,8 +80,8 @@ impl Question {
         self.state = State::Answered;
     }
 
-    /// The services, or why there are none; waits for ever once they have been reported. Nothing is lost when the waiting
-    /// is given up.
+    /// The services, or why there are none; waits for ever once they have been reported. Nothing is lost when the
+    /// waiting is given up.
     pub(super) async fn answer(&mut self) -> Result<Offer, String> {
         loop {
             match &mut self.state {
@@ -96,7 +96,7 @@ impl Question {
                             is_late: false,
                             once_more: false,
                         },
-                        Err(_) => State::Due(Instant::now() + ROOM),
+                        Err(_) => State::Due(Instant::now() + QUEUE_RETRY_DELAY),
                     };
                 }
                 State::Asked { stream, until, is_late, once_more } => match timeout_at(*until, stream.next()).await {
@@ -105,14 +105,14 @@ impl Question {
                         self.state = match &offer {
                             _ if *once_more => State::Due(self.rested),
                             Ok(_) => State::Answered,
-                            Err(_) => State::Due(Instant::now() + AGAIN),
+                            Err(_) => State::Due(Instant::now() + ANSWER_RETRY_DELAY),
                         };
                         return offer;
                     }
                     Err(_) if *is_late => self.state = State::Due(self.rested),
                     Err(_) => {
                         *is_late = true;
-                        *until += if *once_more { Duration::ZERO } else { AGAIN };
+                        *until += if *once_more { Duration::ZERO } else { ANSWER_RETRY_DELAY };
                         return Err(format!("no answer within {ANSWER_TIMEOUT:?}"));
                     }
                 },
