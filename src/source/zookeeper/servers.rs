@@ -1,15 +1,16 @@
 //! The servers of an ensemble: where they are, and a connection to one that gives a session.
 
+mod addresses;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::stream::{self, StreamExt};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::chroot::Chroot;
-use super::connection::{Connection, SILENCE};
+use super::connection::Connection;
 use super::credentials::Identity;
 use super::ensemble::{Ensemble, may_be_at};
 use super::gssapi::Gssapi;
@@ -17,7 +18,7 @@ use super::handshake::{NoSession, Wanted};
 use super::jute::Ticket;
 use super::watching::Watching;
 use super::{Config, address_of, is_secured, servers};
-use crate::net::names::{Names, NotFound};
+use crate::net::names::Names;
 use crate::sync::{Mutex, MutexGuard};
 use crate::task::{around, random_below};
 
@@ -168,53 +169,6 @@ impl Servers {
         servers.map(|address| Server { address: address.clone(), secured: None }).collect()
     }
 
-    /// Where there is no time for all names, others are looked up the next time.
-    async fn look_up_all(
-        &self,
-        servers: &[Server],
-        names: &Names,
-        told: &mut Vec<(String, String)>,
-    ) -> Vec<(usize, SocketAddr)> {
-        let end = Instant::now() + if self.learned().found.is_empty() { SILENCE } else { LOOKUP };
-        let look_up = |number: usize| async move {
-            let looked_up = names.look_up(&servers[number].address, end.duration_since(Instant::now())).await;
-            (number, looked_up.map_err(in_words))
-        };
-        let looking_up = stream::iter(shuffled(servers.len()).into_iter().map(look_up));
-        let mut looked_up: Vec<_> = looking_up.buffer_unordered(names.most()).collect().await;
-        looked_up.sort_unstable_by_key(|(number, _)| *number);
-        self.round(servers, looked_up.into_iter().map(|(_, looked_up)| looked_up).collect(), told)
-    }
-
-    /// The addresses to try, with the numbers of their servers. Where no name is found, all mean what they meant before.
-    /// Where others are, one that is not may be gone, and its address be somebody else's.
-    fn round(
-        &self,
-        servers: &[Server],
-        looked_up: Vec<LookedUp>,
-        told: &mut Vec<(String, String)>,
-    ) -> Vec<(usize, SocketAddr)> {
-        let mut learned = self.learned();
-        let is_dns_away = looked_up.iter().all(Result::is_err);
-        let mut meant = Vec::new();
-        for (number, (Server { address: name, .. }, looked_up)) in servers.iter().zip(looked_up).enumerate() {
-            match looked_up {
-                Ok(found) => {
-                    meant.extend(found.iter().map(|address| (number, *address)));
-                    learned.found.insert(name.clone(), found);
-                }
-                Err(why) => match learned.found.get(name).filter(|_| is_dns_away) {
-                    Some(found) => meant.extend(found.iter().map(|address| (number, *address))),
-                    None => told.push((name.clone(), why)),
-                },
-            }
-        }
-        learned.forget_others(&self.named);
-        let mut round: Vec<_> = shuffled(meant.len()).into_iter().map(|at| meant[at]).collect();
-        round.sort_by_key(|(_, address)| learned.failed.iter().position(|failed| failed == address));
-        round
-    }
-
     fn note_connected(&self, connection: &Connection, ticket: &Ticket, is_named: bool) {
         let (address, source) = (connection.address(), &self.config.name);
         let mut learned = self.learned();
@@ -322,26 +276,6 @@ impl Servers {
     }
 }
 
-impl Learned {
-    /// Forgets what was learned of servers that nobody names any more, and of their addresses.
-    fn forget_others(&mut self, named: &[Server]) {
-        let ensemble = &self.ensemble.servers;
-        self.found.retain(|name, _| named.iter().any(|server| server.address == *name) || ensemble.contains(name));
-        let is_found = |address: &SocketAddr| self.found.values().flatten().any(|found| found == address);
-        self.failed.retain(is_found);
-        self.one_shot.retain(is_found);
-    }
-}
-
-type LookedUp = Result<Vec<SocketAddr>, String>;
-
-fn in_words(why: NotFound) -> String {
-    match why {
-        NotFound::Unknown(_) => "unknown host".into(),
-        NotFound::Late => why.to_string(),
-    }
-}
-
 fn shuffled(count: usize) -> Vec<usize> {
     let mut rest: Vec<usize> = (0..count).collect();
     (0..count).map(|_| rest.swap_remove(random_below(rest.len()))).collect()
@@ -365,171 +299,4 @@ fn host(server: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn addresses(servers: &Servers) -> Vec<&str> {
-        servers.named.iter().map(|server| &*server.address).collect()
-    }
-
-    #[test]
-    fn a_server_has_a_port_and_the_last_one_the_chroot() {
-        for (connect, expected) in [
-            ("zk1", "zk1:2181"),
-            ("tcp://zk1:2182/app", "zk1:2182"),
-            ("10.0.0.1/app/b", "10.0.0.1:2181"),
-            ("[::1]", "[::1]:2181"),
-            ("[::1]:1/a", "[::1]:1"),
-        ] {
-            assert_eq!(addresses(&Servers::of(&Config::new(connect))), [expected]);
-        }
-        assert_eq!(addresses(&Servers::of(&Config::new(" zk1 , zk2:1 ,"))), ["zk1:2181", "zk2:1"]);
-        let servers = Servers::of(&Config::new("zk1,tcp://zk2:1/app"));
-        assert_eq!(addresses(&servers), ["zk1:2181", "zk2:1"]);
-        assert_eq!(servers.chroot.server(&crate::model::NodePath::root().child("a")), "/app/a");
-    }
-
-    #[test]
-    fn an_address_that_failed_comes_last_and_those_known_stand_while_no_name_is_found() {
-        let servers = Servers::of(&Config::new("zk1,zk2,zk3"));
-        let [first, second, third] = [1, 2, 3].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
-        let order = |looked_up: [LookedUp; 3]| {
-            let mut unknown = Vec::new();
-            let round = servers.round(&servers.named, looked_up.into(), &mut unknown);
-            (round.into_iter().map(|(_, address)| address).collect::<Vec<_>>(), unknown.len())
-        };
-        assert_eq!(order([Err(String::new()), Ok(vec![second]), Err(String::new())]), (vec![second], 2));
-        assert_eq!(order([Ok(vec![first]), Ok(vec![second]), Ok(vec![third])]).1, 0);
-        [first, third, first].into_iter().for_each(|address| servers.clone().fail(address));
-        for _ in 0..20 {
-            assert_eq!(
-                order([Err(String::new()), Err(String::new()), Err(String::new())]),
-                (vec![second, third, first], 0)
-            );
-        }
-        assert_eq!(order([Err(String::new()), Ok(vec![second]), Ok(vec![third])]), (vec![second, third], 1));
-        servers.forgive(first);
-        servers.fail(second);
-        for _ in 0..20 {
-            assert_eq!(order([Err(String::new()), Err(String::new()), Err(String::new())]).0.last(), Some(&second));
-        }
-    }
-
-    #[test]
-    fn who_refuses_a_persistent_watch_is_remembered_until_it_was_sound_and_as_long_as_it_is_named() {
-        let servers = Servers::of(&Config::new("zk1,zk2"));
-        let [old, new] = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
-        let connect = |address: SocketAddr| servers.learned().connected = Some(address);
-        let round = |addresses: [SocketAddr; 2]| {
-            servers.round(&servers.named, addresses.map(|address| Ok(vec![address])).into(), &mut Vec::new());
-        };
-        assert_eq!(servers.watching(), Watching::Persistent);
-        connect(old);
-        servers.refuse_persistent(false);
-        round([old, new]);
-        assert_eq!(servers.watching(), Watching::OneShot);
-        connect(new);
-        assert_eq!(servers.watching(), Watching::Persistent);
-        servers.forgive(new);
-        connect(old);
-        assert_eq!(servers.watching(), Watching::OneShot);
-        servers.forgive(old);
-        assert_eq!(servers.watching(), Watching::Persistent, "it may have been upgraded");
-        servers.refuse_persistent(false);
-        round([new, new]);
-        assert_eq!(servers.watching(), Watching::Persistent);
-        assert!(servers.learned().one_shot.is_empty());
-    }
-
-    /// A listener that takes no connection any more, so that what is sent to it gets no answer, and those that it has.
-    async fn deaf() -> (tokio::net::TcpListener, Vec<tokio::net::TcpStream>) {
-        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
-        socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
-        let listener = socket.listen(1).expect("a listener");
-        let (here, mut taken) = (listener.local_addr().expect("an address"), Vec::new());
-        let moment = Duration::from_millis(200);
-        while let Ok(stream) = tokio::time::timeout(moment, tokio::net::TcpStream::connect(here)).await {
-            taken.push(stream.expect("a connection"));
-        }
-        (listener, taken)
-    }
-
-    #[tokio::test]
-    async fn an_address_that_answers_nothing_costs_its_own_time_and_is_not_the_first_again() {
-        let good = super::super::fake::Fake::start(super::super::fake::Kind::New).await.address;
-        let (listener, _taken) = deaf().await;
-        let deaf = listener.local_addr().expect("an address");
-        let servers = Servers::of(&Config::new("ensemble.invalid"));
-        servers.learned().found.insert("ensemble.invalid:2181".into(), vec![deaf, good]);
-        servers.fail(good);
-        let shortest = Ticket { timeout_ms: 1, ..Ticket::default() };
-        let began = std::time::Instant::now();
-        servers.connect(&shortest, 0, &[]).await.expect("a session");
-        assert!(began.elapsed() >= super::super::connection::LEAST_SILENCE);
-        assert_eq!(servers.learned().connected, Some(good));
-        let mut told = Vec::new();
-        for _ in 0..20 {
-            assert_eq!(servers.round(&servers.named, vec![Err(String::new())], &mut told), [(0, good), (0, deaf)]);
-        }
-    }
-
-    /// Takes in that these are the ensemble's servers, as told by one at `from`.
-    fn learn(servers: &Servers, from: &str, others: &[&str]) {
-        servers.learned().connected = Some(from.parse().expect("an address"));
-        let lines = others.iter().enumerate().map(|(n, other)| format!("server.{n}=a:1:2;{other}"));
-        servers.learn(lines.collect::<Vec<_>>().join("\n").as_bytes());
-    }
-
-    #[tokio::test]
-    async fn what_the_ensemble_has_beside_is_forgotten_with_what_it_meant_and_is_never_on_this_machine() {
-        let good = super::super::fake::Fake::start(super::super::fake::Kind::New).await.address;
-        let servers = Servers::of(&Config::new("127.0.0.1:1,127.0.0.1:2"));
-        let wanted = Ticket { timeout_ms: 1_000, ..Ticket::default() };
-        learn(&servers, "10.0.0.1:2181", &[&good.to_string(), "127.0.0.1:1"]);
-        assert_eq!(servers.learned().ensemble.servers, [good.to_string()], "what `connect` names is not learned");
-        servers.connect(&wanted, 0, &[]).await.expect_err("loopback there is not loopback here");
-        learn(&servers, "10.0.0.1:2181", &["127.0.0.1:3"]);
-        servers.connect(&wanted, 0, &[]).await.expect_err("it has left");
-        let found = servers.learned().found.keys().cloned().collect::<Vec<_>>();
-        assert_eq!(found, ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"]);
-    }
-
-    #[test]
-    fn nothing_is_learned_that_would_lead_around_tls_or_a_tunnel_or_the_operators_will() {
-        let learned = |config: Config, from: &str| {
-            let servers = Servers::of(&config);
-            learn(&servers, from, &["10.0.0.2:2181"]);
-            servers.others().len()
-        };
-        let still = Config { follow_reconfig: false, ..Config::new("10.0.0.1") };
-        assert_eq!(learned(Config::new("10.0.0.1"), "10.0.0.1:2181"), 1);
-        assert_eq!(learned(Config::new("tls://10.0.0.1"), "10.0.0.1:2181"), 0);
-        assert_eq!(learned(still, "10.0.0.1:2181"), 0);
-        for tunnel in ["127.0.0.1:2181", "[::1]:2181", "[::ffff:127.0.0.1]:2181"] {
-            assert_eq!(learned(Config::new("10.0.0.1"), tunnel), 0, "{tunnel}");
-        }
-    }
-
-    #[tokio::test]
-    async fn each_of_the_first_servers_tells_what_is_wrong_with_it() {
-        let other = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let here = other.local_addr().expect("an address");
-        let servers = Servers::of(&Config::new(format!("127.0.0.1:1,zk-typo.invalid,{here},127.0.0.1:2/app")));
-        let accepting = async {
-            loop {
-                drop(other.accept().await);
-            }
-        };
-        let nobody = Ticket::default();
-        let told = tokio::select! {
-            connected = servers.connect(&nobody, 0, &[]) => format!("{:?}", connected.expect_err("no session")),
-            () = accepting => unreachable!("it accepts for ever"),
-        };
-        let told = told.trim_start_matches("Here(\"").trim_end_matches("\")");
-        let [refused, unknown, strange, more] = told.split("; ").collect::<Vec<_>>()[..] else { panic!("{told}") };
-        assert_eq!((refused, more), ("127.0.0.1:1: connection refused", "and 1 more"));
-        assert!(strange.starts_with(&format!("{here}: it ")), "{told}");
-        // Where there is no network, a name is not looked up in time.
-        assert!(unknown.starts_with("zk-typo.invalid:2181: "), "{told}");
-    }
-}
+mod tests;

@@ -1,0 +1,171 @@
+//! What is received: nothing of it is believed before it was read.
+
+use std::borrow::Cow;
+
+use bytes::{Buf, Bytes};
+
+use super::{HEADER_BYTES, Listing, Malformed, Names, PASSWORD_BYTES, Reading, ReplyHeader, Ticket, code, op};
+use crate::model::{Node, Stat};
+
+/// The header of a reply or an event, and what follows.
+pub(in crate::source::zookeeper) fn header(mut message: Bytes) -> Result<(ReplyHeader, Bytes), Malformed> {
+    let header = Reader(&message).header()?;
+    message.advance(HEADER_BYTES);
+    Ok((header, message))
+}
+
+/// The answer to a connect: the session, and the time-out that the server gives it; and whether the server serves only to
+/// read. Session 0: there is none.
+pub(in crate::source::zookeeper) fn greeting(message: &[u8]) -> Result<(Ticket, bool), Malformed> {
+    let mut rest = Reader(message);
+    let _version = rest.int()?;
+    let timeout_ms = rest.int()?;
+    let session = rest.long()?;
+    let password = rest.bytes()?.to_vec();
+    if password.len() > PASSWORD_BYTES {
+        return Err(Malformed("a session with too long a password"));
+    }
+    Ok((Ticket { session, password, timeout_ms }, rest.byte().is_ok_and(|read_only| read_only != 0)))
+}
+
+/// Whether a server answers to a connect that it serves only to read, and therefore gives no session.
+pub(in crate::source::zookeeper) fn refuses_session(message: &Bytes) -> bool {
+    header(message.clone()).is_ok_and(|(header, rest)| header.error == code::NOT_READ_ONLY && rest.is_empty())
+}
+
+/// An event: its type, and the path as the server knows it.
+pub(in crate::source::zookeeper) fn event(body: &[u8]) -> Result<(i32, Cow<'_, str>), Malformed> {
+    let mut rest = Reader(body);
+    let kind = rest.int()?;
+    let _state = rest.int()?;
+    Ok((kind, rest.text()?))
+}
+
+/// The server's part of an exchange by SASL.
+pub(in crate::source::zookeeper) fn sasl_token(body: &Bytes) -> Result<Bytes, Malformed> {
+    Reader(body).bytes().map(Bytes::copy_from_slice)
+}
+
+/// The reply to reading one node.
+pub(in crate::source::zookeeper) fn node(body: &[u8]) -> Result<Node, Malformed> {
+    Reader(body).node()
+}
+
+/// The reply to listing one node with its stat.
+pub(in crate::source::zookeeper) fn listed(body: &Bytes) -> Result<Names, Malformed> {
+    let mut rest = Reader(body);
+    let names = rest.names(body)?;
+    Ok(Names { parent: Some(rest.stat_and_length()?), ..names })
+}
+
+/// What reading a node came to that met an error of its own.
+pub(in crate::source::zookeeper) fn no_reading(code: i32) -> Reading {
+    match code {
+        code::NO_NODE => Reading::Absent,
+        code::NO_AUTH => Reading::Unreadable,
+        _ => Reading::Refused,
+    }
+}
+
+/// The reply to reading `count` nodes.
+pub(in crate::source::zookeeper) fn readings(body: &[u8], count: usize) -> Result<Vec<Reading>, Malformed> {
+    multi(body, count, op::GET_DATA, |rest| rest.node().map(Reading::Found), no_reading)
+}
+
+/// The reply to listing the children of `count` nodes.
+pub(in crate::source::zookeeper) fn listings(body: &Bytes, count: usize) -> Result<Vec<Listing>, Malformed> {
+    multi(body, count, op::GET_CHILDREN, |rest| rest.names(body).map(Listing::Names), |_| Listing::Nothing)
+}
+
+fn multi<'a, T>(
+    body: &'a [u8],
+    count: usize,
+    op: i32,
+    found: impl Fn(&mut Reader<'a>) -> Result<T, Malformed>,
+    failed: impl Fn(i32) -> T,
+) -> Result<Vec<T>, Malformed> {
+    let (mut rest, mut results) = (Reader(body), Vec::new());
+    while results.len() < count {
+        let (kind, done) = (rest.int()?, rest.byte()? != 0);
+        let _error = rest.int()?;
+        results.push(match kind {
+            _ if done => return Err(Malformed("fewer answers than questions")),
+            op::ERROR => failed(rest.int()?),
+            kind if kind == op => found(&mut rest)?,
+            _ => return Err(Malformed("an answer of another kind than the question")),
+        });
+    }
+    Ok(results)
+}
+
+/// What is left of a message.
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
+
+impl<'a> Reader<'a> {
+    pub(super) fn take(&mut self, length: usize) -> Result<&'a [u8], Malformed> {
+        let (taken, rest) = self.0.split_at_checked(length).ok_or(Malformed("a message ends too early"))?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
+        let (taken, rest) = self.0.split_first_chunk().ok_or(Malformed("a message ends too early"))?;
+        self.0 = rest;
+        Ok(*taken)
+    }
+
+    pub(super) fn byte(&mut self) -> Result<u8, Malformed> {
+        self.array().map(|[byte]| byte)
+    }
+
+    pub(super) fn int(&mut self) -> Result<i32, Malformed> {
+        self.array().map(i32::from_be_bytes)
+    }
+
+    pub(super) fn long(&mut self) -> Result<i64, Malformed> {
+        self.array().map(i64::from_be_bytes)
+    }
+
+    /// A length of -1 means that there is nothing, which is here the same as empty.
+    pub(super) fn bytes(&mut self) -> Result<&'a [u8], Malformed> {
+        let length = self.int()?;
+        self.take(usize::try_from(length).unwrap_or(0))
+    }
+
+    pub(super) fn text(&mut self) -> Result<Cow<'a, str>, Malformed> {
+        self.bytes().map(String::from_utf8_lossy)
+    }
+
+    pub(super) fn node(&mut self) -> Result<Node, Malformed> {
+        let data = self.bytes()?.into();
+        Ok(Node { data, stat: self.stat()? })
+    }
+
+    /// Of `whole`, this is what is left.
+    pub(super) fn names(&mut self, whole: &Bytes) -> Result<Names, Malformed> {
+        // Of nothing there are -1.
+        let count = self.int()?.max(0) as usize;
+        let start = whole.len() - self.0.len();
+        for _ in 0..count {
+            self.bytes()?;
+        }
+        Ok(Names { bytes: whole.slice(start..whole.len() - self.0.len()), count, parent: None })
+    }
+
+    pub(super) fn header(&mut self) -> Result<ReplyHeader, Malformed> {
+        Ok(ReplyHeader { xid: self.int()?, zxid: self.long()?, error: self.int()? })
+    }
+
+    pub(super) fn stat(&mut self) -> Result<Stat, Malformed> {
+        self.stat_and_length().map(|(stat, _)| stat)
+    }
+
+    pub(super) fn stat_and_length(&mut self) -> Result<(Stat, usize), Malformed> {
+        let (czxid, mzxid, ctime, mtime) = (self.long()?, self.long()?, self.long()?, self.long()?);
+        let (version, _cversion, _aversion) = (self.int()?, self.int()?, self.int()?);
+        let (ephemeral_owner, length, num_children) = (self.long()?, self.int()?, self.int()?);
+        let pzxid = self.long()?;
+        let stat = Stat { czxid, mzxid, pzxid, ctime, mtime, ephemeral_owner, version, num_children };
+        Ok((stat, length.max(0) as usize))
+    }
+}

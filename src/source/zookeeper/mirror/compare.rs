@@ -1,0 +1,102 @@
+//! The whole comparison: reads everything that is mirrored, and finds what differs from what is held.
+
+use std::collections::BTreeSet;
+
+use super::live::drain;
+use super::{Held, Mirror};
+use crate::clock::Moment;
+use crate::model::{Change, NodePath};
+use crate::source::zookeeper::bulk::{Bulk, LARGE};
+use crate::source::zookeeper::scan::{Budget, Scan, Scope};
+use crate::source::zookeeper::session::{Session, Trouble};
+use crate::source::zookeeper::walk::{Below, Walk};
+use crate::source::{Generation, difference};
+use crate::store::Snapshot;
+
+impl Mirror {
+    /// Reads everything, and then again what changed meanwhile: what the store must change to be the same, and the
+    /// paths of which events have told, with those in `announced`.
+    pub(super) async fn compare(
+        &mut self,
+        session: &mut Session,
+        mut announced: BTreeSet<NodePath>,
+    ) -> Result<(Vec<Change>, BTreeSet<NodePath>), Trouble> {
+        let known = self.publisher.snapshot();
+        let mut scan = Scan::new(&known, Budget::new(&self.config, self.publisher.filled()));
+        if let Err(trouble) = self.read_all(session, &known, &mut scan, &mut announced).await {
+            self.pace.slow_down();
+            self.keep_large(scan.generation);
+            return Err(trouble);
+        }
+        let Scan { generation, left_out, .. } = scan;
+        self.pace.ease();
+        self.earlier.clear();
+        self.left_out = left_out;
+        Ok((difference(&known, &self.config.roots, generation), announced))
+    }
+
+    async fn read_all(
+        &self,
+        session: &mut Session,
+        known: &Snapshot,
+        scan: &mut Scan<'_>,
+        announced: &mut BTreeSet<NodePath>,
+    ) -> Result<(), Trouble> {
+        let scope = self.scope();
+        session.restore(self.large_or_known(known), self.pace.request_bytes()).await?;
+        let walk = Walk { scope: &scope, bulk: self.bulk(session, known), below: Below::All };
+        walk.read(self.config.roots.clone(), scan).await?;
+        drain(&scope, session, announced, &mut scan.left_out)?;
+        let paths = scan.left_out.askable(announced.iter().cloned());
+        let walk = Walk { scope: &scope, bulk: self.bulk(session, known), below: Below::Unwatched };
+        walk.read(paths, scan).await
+    }
+
+    pub(super) fn scope(&self) -> Scope<'_> {
+        Scope { config: &self.config, quotas: self.quotas.as_ref() }
+    }
+
+    /// The nodes of which the data need not be read if it is the same.
+    fn large_or_known<'a>(&'a self, known: &'a Snapshot) -> impl Iterator<Item = NodePath> + 'a {
+        let known = self.config.roots.iter().flat_map(|root| known.subtree(root, root.clone()));
+        let all = self.earlier.iter().chain(known);
+        all.filter(|(_, node)| node.stat.ephemeral_owner == 0).map(|(path, _)| path.clone())
+    }
+
+    fn bulk<'a>(&'a self, session: &'a Session, known: &'a Snapshot) -> Bulk<'a> {
+        Bulk { session, pace: &self.pace, known, earlier: &self.earlier }
+    }
+
+    /// Keeps the large nodes of a read that came to no end, as many as may be mirrored.
+    fn keep_large(&mut self, read: Generation) {
+        let mut room = self.config.max_bytes.as_u64();
+        let earlier = std::mem::take(&mut self.earlier);
+        for (path, node) in read.into_iter().chain(earlier).filter(|(_, node)| node.data.len() > LARGE) {
+            if !self.earlier.contains_key(&path) && node.data.len() as u64 <= room {
+                room -= node.data.len() as u64;
+                self.earlier.insert(path, node);
+            }
+        }
+    }
+
+    /// When a comparison finds more than half of the nodes gone, and no event has told of it, the ensemble may have
+    /// lost them rather than its users: for a while they are kept. The changes that pass.
+    pub(super) fn hold_back(&mut self, mut changes: Vec<Change>, announced: &BTreeSet<NodePath>) -> Vec<Change> {
+        let passes = |change: &Change| match change {
+            Change::Delete(path) => announced.contains(path),
+            _ => true,
+        };
+        let gone = changes.iter().filter(|change| !passes(change)).count();
+        let shrunken = gone as u64 * 2 > self.publisher.filled().nodes;
+        let since = self.held.filter(|_| shrunken).map_or_else(Moment::now, |held| held.since);
+        let was_held = self.held.take().is_some();
+        if shrunken && since.elapsed() < self.config.hold {
+            self.held = Some(Held { since, nodes: gone });
+            changes.retain(passes);
+            if !was_held {
+                tracing::warn!(source = self.feed().name(), gone, "more than half of the nodes are gone; holding them");
+            }
+        }
+        changes
+    }
+}

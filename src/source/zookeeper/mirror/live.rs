@@ -1,0 +1,228 @@
+//! What a mirror does as long as it is in sync: takes in events, reads again what they name, proves that the server is there,
+//! and compares everything now and then.
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::iter::successors;
+use std::time::{Duration, Instant};
+
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
+
+use super::{Held, Mirror};
+use crate::clock::Moment;
+use crate::model::{Change, NodePath};
+use crate::source::zookeeper::Config;
+use crate::source::zookeeper::bulk::Bulk;
+use crate::source::zookeeper::left_out::LeftOut;
+use crate::source::zookeeper::scan::{Budget, Scope};
+use crate::source::zookeeper::session::{Event, Session, Trouble};
+use crate::source::zookeeper::update::Update;
+use crate::source::zookeeper::walk::{Below, Walk};
+use crate::store::{Batch, Proof};
+use crate::task::around;
+
+/// After an event, so long for more of them; and at least so long between two publications.
+const GATHER: Duration = Duration::from_millis(2);
+const PUBLISH: Duration = Duration::from_millis(20);
+
+/// With more changed paths than this it is cheaper, and bounded, to read everything.
+const MAX_DIRTY: usize = 20_000;
+
+const HEARTBEAT: Duration = Duration::from_secs(2);
+
+/// How soon, more or less, all is read for one reason: what is held may have come back, or what may be read now have more
+/// below it.
+const RECHECK: Duration = Duration::from_secs(8);
+
+/// What changed and is to be read again.
+#[derive(Default)]
+struct Dirty {
+    /// In their order, parents come first.
+    paths: BTreeSet<NodePath>,
+    /// A heartbeat that will be proof of being in sync when these have been read.
+    proof: Option<Moment>,
+}
+
+impl Mirror {
+    /// Follows the changes until there is trouble.
+    pub(super) async fn live(&mut self, session: &mut Session) -> Result<Infallible, Trouble> {
+        let mut dirty = Dirty::default();
+        let (mut due, mut published) = (Instant::now(), Instant::now());
+        let mut heartbeat = interval(HEARTBEAT);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut audit = Instant::now() + until_audit(&self.config, self.held);
+        loop {
+            tokio::select! {
+                // With so many that all is read anyway, no more are taken until it is.
+                event = session.next(), if dirty.paths.len() <= MAX_DIRTY => {
+                    if dirty.paths.is_empty() {
+                        due = (Instant::now() + GATHER).max(published + PUBLISH);
+                    }
+                    self.note(event?, &mut dirty)?;
+                    self.drain(session, &mut dirty)?;
+                    if dirty.paths.len() > MAX_DIRTY {
+                        audit = Instant::now();
+                    }
+                }
+                () = sleep_until(due.into()), if !dirty.paths.is_empty() => {
+                    if self.read_again(session, &mut dirty).await? {
+                        audit = audit.min(Instant::now() + around(RECHECK));
+                    }
+                    published = Instant::now();
+                }
+                _ = heartbeat.tick() => self.prove(session, &mut dirty).await?,
+                () = sleep_until(audit.into()) => {
+                    self.audit(session, &mut dirty).await?;
+                    audit = Instant::now() + until_audit(&self.config, self.held);
+                }
+                () = self.reload.requested() => self.check_identity(session)?,
+            }
+        }
+    }
+
+    /// Proves that the server is there. What it did before its reply is known from the events that came before: when
+    /// these have been read, the store holds what the server held when it was asked.
+    async fn prove(&mut self, session: &mut Session, dirty: &mut Dirty) -> Result<(), Trouble> {
+        let asked = Moment::now();
+        session.heartbeat().await?;
+        session.learn_new_servers().await?;
+        if self.drain(session, dirty)? {
+            dirty.proof = Some(asked);
+            if let Some(at) = self.proof(dirty) {
+                self.feed().prove(at);
+            }
+        }
+        Ok(())
+    }
+
+    /// Since when the store holds what the server does, when what is read has been published.
+    fn proof(&self, dirty: &mut Dirty) -> Option<Moment> {
+        let is_proven = dirty.paths.is_empty() && self.held.is_none() && !self.is_read_only;
+        if is_proven { dirty.proof.take() } else { None }
+    }
+
+    /// Reads again what changed, and publishes it; whether what lies below some of it may be read now, and was not before.
+    async fn read_again(&mut self, session: &mut Session, dirty: &mut Dirty) -> Result<bool, Trouble> {
+        let paths = self.left_out.askable(std::mem::take(&mut dirty.paths));
+        let unreadable: Vec<_> = paths.iter().filter(|path| self.left_out.is_unreadable(path)).cloned().collect();
+        let known = self.publisher.snapshot();
+        let scope = Scope { config: &self.config, quotas: self.quotas.as_ref() };
+        let budget = Budget::new(&self.config, self.publisher.filled());
+        let bulk = Bulk { session, pace: &self.pace, known: &known, earlier: &self.earlier };
+        let mut update = Update::new(&known, budget, self.held.is_none(), &mut self.left_out);
+        let read = Walk { scope: &scope, bulk, below: Below::Unwatched }.read(paths, &mut update).await;
+        let changes = update.changes();
+        if let Err(trouble) = read {
+            self.pace.slow_down();
+            return Err(trouble);
+        }
+        let proof = self.proof(dirty).map(Proof::Seen);
+        self.publish(Batch { proof, ..changes.into() });
+        Ok(unreadable.iter().any(|path| !self.left_out.is_unreadable(path)))
+    }
+
+    /// Compares everything. A difference of which no event told is drift: there should be none.
+    async fn audit(&mut self, session: &mut Session, dirty: &mut Dirty) -> Result<(), Trouble> {
+        let began = Moment::now();
+        let was_held = self.held.is_some();
+        let (changes, announced) = self.compare(session, std::mem::take(&mut dirty.paths)).await?;
+        let changes = self.hold_back(changes, &announced);
+        let known = self.publisher.snapshot();
+        let is_announced = |path: &NodePath| {
+            // Of a new node may be told by its parent, or by one above that is new too.
+            let mut above = successors(path.parent(), NodePath::parent);
+            announced.contains(path) || known.node(path).is_none() && above.any(|above| announced.contains(&above))
+        };
+        let drift: Vec<_> = changes.iter().filter_map(Change::path).filter(|path| !is_announced(path)).collect();
+        if !was_held && let Some(first) = drift.first() {
+            self.feed().drift.add(drift.len() as u64);
+            tracing::warn!(source = self.feed().name(), drift = drift.len(), %first, "the audit found what no event told");
+        }
+        dirty.proof = Some(began);
+        let proof = self.proof(dirty).map(Proof::Seen);
+        self.publish(Batch { proof, ..changes.into() });
+        Ok(())
+    }
+
+    fn drain(&mut self, session: &mut Session, dirty: &mut Dirty) -> Result<bool, Trouble> {
+        let scope = Scope { config: &self.config, quotas: self.quotas.as_ref() };
+        drain(&scope, session, &mut dirty.paths, &mut self.left_out)
+    }
+
+    fn note(&mut self, event: Event, dirty: &mut Dirty) -> Result<(), Trouble> {
+        let scope = Scope { config: &self.config, quotas: self.quotas.as_ref() };
+        note(&scope, event, &mut dirty.paths, &mut self.left_out)
+    }
+}
+
+/// When the next audit is due. Sidecars that came back together after a loss must not read everything together again.
+fn until_audit(config: &Config, held: Option<Held>) -> Duration {
+    match held {
+        Some(held) => around(RECHECK).min(config.hold.saturating_sub(held.since.elapsed())),
+        None => around(config.audit_interval),
+    }
+}
+
+/// Takes in the events that have come; false: there may be more. Under many writes there always are.
+pub(super) fn drain(
+    scope: &Scope<'_>,
+    session: &mut Session,
+    dirty: &mut BTreeSet<NodePath>,
+    left_out: &mut LeftOut,
+) -> Result<bool, Trouble> {
+    for _ in 0..MAX_DIRTY {
+        match session.come() {
+            Some(event) => note(scope, event?, dirty, left_out)?,
+            None => return Ok(true),
+        }
+    }
+    Ok(false)
+}
+
+fn note(
+    scope: &Scope<'_>,
+    event: Event,
+    dirty: &mut BTreeSet<NodePath>,
+    left_out: &mut LeftOut,
+) -> Result<(), Trouble> {
+    match event {
+        Event::Lost(why) => return Err(Trouble::Lost(why)),
+        Event::Regained => return Err(Trouble::Lost("the connection was lost, and found again".into())),
+        Event::Changed { path, fired } => {
+            let is_followed = |path: &NodePath| scope.enters(path) && !left_out.hides(path);
+            if fired.is_structure() {
+                dirty.extend(path.parent().filter(is_followed));
+            }
+            if is_followed(&path) {
+                dirty.insert(path);
+            }
+        }
+        Event::Odd { parent, name, is_there } if scope.enters(&parent) && !left_out.hides(&parent) => {
+            match is_there {
+                true => left_out.insert_name(&parent, &name),
+                false => left_out.remove_name(&parent, &name),
+            }
+            // Its figures changed, and with them is told what is left out.
+            dirty.insert(parent);
+        }
+        Event::Odd { .. } => {}
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::assert_spread;
+
+    #[test]
+    fn the_audits_of_many_come_at_no_moment_together() {
+        let config = Config::new("zk:2181");
+        let held = Held { since: Moment::now(), nodes: 1 };
+        for (held, mean) in [(None, config.audit_interval), (Some(held), RECHECK)] {
+            assert_spread(mean / 2, mean / 2 * 3, || until_audit(&config, held));
+        }
+        let short = Config { hold: Duration::from_secs(1), ..config };
+        assert!(until_audit(&short, Some(held)) <= short.hold, "what is held is believed gone in time");
+    }
+}

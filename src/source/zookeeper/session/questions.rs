@@ -1,0 +1,185 @@
+//! Questions about nodes, sent when they are asked and answered when they are awaited.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures::future::{BoxFuture, FutureExt, TryFutureExt, try_join_all};
+use tokio::time::timeout;
+
+use super::{BULK, Session, Trouble};
+use crate::model::{Node, NodePath, Stat};
+use crate::source::zookeeper::jute::{self, Listing, Malformed, Reading, code, op};
+use crate::source::zookeeper::request::{Failure, Reply, Request};
+use crate::source::zookeeper::watching::Watching;
+
+/// What was asked, and its answers when they are awaited.
+pub(in crate::source::zookeeper) type Asked<T> = BoxFuture<'static, Result<Answers<T>, Trouble>>;
+
+/// The answers to some questions, or that they would be too large together.
+#[derive(Debug)]
+pub(in crate::source::zookeeper) enum Answers<T> {
+    All(Vec<T>),
+    /// What was known of a node is not what the server has.
+    Changed,
+    TooLarge,
+    /// The server refuses the request, be it for one of them.
+    Refused,
+}
+
+impl Session {
+    /// Reads some nodes, in one request or, where that sets watches, in one for each; sent when called, answered when
+    /// awaited.
+    pub(in crate::source::zookeeper) fn read(&self, paths: &[NodePath]) -> Asked<Reading> {
+        match self.watching {
+            Watching::Persistent => {
+                self.ask_of_many("read", op::GET_DATA, paths, |body, count| jute::readings(body, count))
+            }
+            Watching::OneShot => all(paths.iter().map(|path| self.read_watched(path)).collect()),
+        }
+    }
+
+    /// Lists the children of some nodes, as `read` does.
+    pub(in crate::source::zookeeper) fn list(&self, paths: &[NodePath]) -> Asked<Listing> {
+        match self.watching {
+            Watching::Persistent => self.ask_of_many("list", op::GET_CHILDREN, paths, jute::listings),
+            Watching::OneShot => all(paths.iter().map(|path| self.list_watched(path)).collect()),
+        }
+    }
+
+    fn read_watched(&self, path: &NodePath) -> impl Future<Output = Result<Reading, Trouble>> + use<> {
+        let body = jute::reading(&self.chroot.server(path), true);
+        // Of a root that is not there no parent tells that it came, and reading what may not be read sets no watch.
+        if self.roots.contains(path) || self.watches().is_unreadable(path) {
+            let exists = |reply| match reply {
+                Err(Failure::Code(code)) if is_of_one_node(code) => Ok(()),
+                reply => whole("watch", reply).map(drop),
+            };
+            drop(self.ask("watch", BULK, op::EXISTS, body.clone(), exists));
+        }
+        self.ask("read", BULK, op::GET_DATA, body, |reply| match reply {
+            Err(Failure::TooLarge) => Ok(Reading::TooLarge),
+            Err(Failure::Code(code)) if is_of_one_node(code) => Ok(jute::no_reading(code)),
+            reply => jute::node(&whole("read", reply)?).map(Reading::Found).map_err(|broken| malformed("read", broken)),
+        })
+    }
+
+    fn list_watched(&self, path: &NodePath) -> impl Future<Output = Result<Listing, Trouble>> + use<> {
+        let body = jute::reading(&self.chroot.server(path), true);
+        self.ask("list", BULK, op::GET_CHILDREN_2, body, |reply| match reply {
+            Err(Failure::TooLarge) => Ok(Listing::TooLarge),
+            Err(Failure::Code(code)) if is_of_one_node(code) => Ok(Listing::Nothing),
+            reply => {
+                jute::listed(&whole("list", reply)?).map(Listing::Names).map_err(|broken| malformed("list", broken))
+            }
+        })
+    }
+
+    /// Reads a node of which this is known, but for its data if that is the same. In place of `exists`, it is listed:
+    /// that too is only for those who may read it.
+    pub(in crate::source::zookeeper) fn compare(
+        &self,
+        path: &NodePath,
+        known: Arc<Node>,
+    ) -> impl Future<Output = Result<Answers<Reading>, Trouble>> + use<> {
+        let body = jute::reading(&self.chroot.server(path), false);
+        self.ask("compare", BULK, op::GET_CHILDREN_2, body, move |reply| match reply {
+            Err(Failure::Code(code::NO_NODE)) => Ok(Answers::All(vec![Reading::Absent])),
+            Err(Failure::Code(code::NO_AUTH)) => Ok(Answers::All(vec![Reading::Unreadable])),
+            // Reading it tells what is wrong.
+            Err(Failure::TooLarge | Failure::Code(code::BAD_ARGUMENTS | code::MARSHALLING_ERROR)) => {
+                Ok(Answers::Changed)
+            }
+            reply => {
+                let listed = jute::listed(&whole("compare", reply)?).map_err(|broken| malformed("compare", broken))?;
+                Ok(match listed.parent.filter(|(stat, length)| is_same(&known, stat, *length)) {
+                    Some((stat, _)) => Answers::All(vec![Reading::Found(Node { data: known.data.clone(), stat })]),
+                    None => Answers::Changed,
+                })
+            }
+        })
+    }
+
+    fn ask_of_many<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        op: i32,
+        paths: &[NodePath],
+        decode: fn(&Bytes, usize) -> Result<Vec<T>, Malformed>,
+    ) -> Asked<T> {
+        let count = paths.len();
+        let body = jute::multi_read(op, paths.iter().map(|path| self.chroot.server(path)));
+        self.ask(what, BULK, op::MULTI_READ, body, move |reply| answers(what, reply, |body| decode(body, count)))
+            .boxed()
+    }
+
+    /// Sends a request at once; its answer is to be awaited. Where `read` fails, the connection is given up: another
+    /// server may do better.
+    pub(super) fn ask<T, R>(
+        &self,
+        what: &'static str,
+        within: Duration,
+        op: i32,
+        body: BytesMut,
+        read: R,
+    ) -> impl Future<Output = Result<T, Trouble>> + use<T, R>
+    where
+        T: Send + 'static,
+        R: FnOnce(Result<Bytes, Failure>) -> Result<T, Trouble> + Send + 'static,
+    {
+        let (reply, answer) = Reply::new(read);
+        // Where nobody takes it, the reply is dropped with it, which is the answer.
+        let _ = self.requests.send(Request { op, body, reply });
+        async move {
+            match timeout(within, answer).await {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(_)) => Err(Trouble::Lost("the session was closed".into())),
+                Err(_) => Err(Trouble::Lost(format!("{what}: no reply within {within:?}"))),
+            }
+        }
+    }
+}
+
+/// The answers to questions that were asked one by one.
+fn all<T: Send + 'static>(questions: Vec<impl Future<Output = Result<T, Trouble>> + Send + 'static>) -> Asked<T> {
+    try_join_all(questions).map_ok(Answers::All).boxed()
+}
+
+/// Whether an error is of the node that was asked for, and of nothing else.
+fn is_of_one_node(code: i32) -> bool {
+    matches!(code, code::NO_NODE | code::NO_AUTH | code::BAD_ARGUMENTS | code::MARSHALLING_ERROR)
+}
+
+/// A reply of which there can be no less.
+pub(super) fn whole(what: &str, answer: Result<Bytes, Failure>) -> Result<Bytes, Trouble> {
+    match answer {
+        Ok(body) => Ok(body),
+        Err(Failure::Lost(why)) => Err(Trouble::Lost(why)),
+        Err(Failure::TooLarge) => Err(Trouble::Lost(format!("{what}: too large a reply"))),
+        Err(Failure::Code(code)) => Err(Trouble::Lost(format!("{what}: the server refuses it, with error {code}"))),
+    }
+}
+
+fn answers<T>(
+    what: &str,
+    answer: Result<Bytes, Failure>,
+    decode: impl FnOnce(&Bytes) -> Result<Vec<T>, Malformed>,
+) -> Result<Answers<T>, Trouble> {
+    match answer {
+        Err(Failure::TooLarge) => Ok(Answers::TooLarge),
+        Err(Failure::Code(code::BAD_ARGUMENTS | code::MARSHALLING_ERROR)) => Ok(Answers::Refused),
+        answer => Ok(Answers::All(decode(&whole(what, answer)?).map_err(|broken| malformed(what, broken))?)),
+    }
+}
+
+pub(super) fn malformed(what: &str, broken: Malformed) -> Trouble {
+    Trouble::Lost(format!("{what}: {broken}"))
+}
+
+/// Whether a node that has this stat and this much data has the data that is known of it. Not by the transactions alone:
+/// an ensemble that lost its data counts them anew.
+pub(in crate::source::zookeeper) fn is_same(known: &Node, stat: &Stat, length: usize) -> bool {
+    let mark = |stat: &Stat| (stat.czxid, stat.mzxid, stat.ctime, stat.mtime, stat.version);
+    known.data.len() == length && mark(&known.stat) == mark(stat)
+}
