@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
+use crate::mutant;
+
 /// A moment by a clock that nobody sets, and that goes on while the machine sleeps. `Instant` stands still then, so that
 /// what was read before a suspend would look fresh after it. Deadlines of this process's own work go by `Instant`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -12,7 +14,11 @@ pub struct Moment(Duration);
 
 impl Moment {
     pub fn now() -> Self {
-        Self(clock_gettime(ClockId::CLOCK_BOOTTIME).expect("Linux has had this clock since 2.6.39").into())
+        let clock = match mutant::is("clock-stands-still") {
+            true => ClockId::CLOCK_MONOTONIC,
+            false => ClockId::CLOCK_BOOTTIME,
+        };
+        Self(clock_gettime(clock).expect("Linux has had this clock since 2.6.39").into())
     }
 
     /// The time since an earlier moment; zero, if that is later.

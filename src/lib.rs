@@ -27,6 +27,7 @@ mod heavy;
 pub mod master;
 pub mod metrics;
 pub mod model;
+mod mutant;
 pub mod net;
 pub mod permissions;
 mod places;

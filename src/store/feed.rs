@@ -10,6 +10,7 @@ use super::{Identity, Proof};
 use crate::clock::Moment;
 use crate::metrics::Counter;
 use crate::model::{NodePath, Origin, Supply};
+use crate::mutant;
 
 /// How long a proof of being in sync holds. A source renews it every two seconds; a proof that is older means that
 /// the source is away, that the task which should renew it hangs, or that this process or machine slept.
@@ -270,7 +271,8 @@ impl Feed {
     /// The time since the source was last known to be in sync; zero while it is. None: it never was.
     pub fn age(&self) -> Option<Duration> {
         let since = self.since_proof()?;
-        Some(if self.state() == FeedState::Live && since <= PROOF_HOLDS { Duration::ZERO } else { since })
+        let is_fresh = self.state() == FeedState::Live && since <= PROOF_HOLDS || mutant::is("always-fresh");
+        Some(if is_fresh { Duration::ZERO } else { since })
     }
 
     /// The same, where one that never was in sync counts as behind since the process started.

@@ -27,6 +27,7 @@ use super::servers::Servers;
 use super::session::{Session, Trouble};
 use crate::clock::Moment;
 use crate::model::{Change, NodePath, Revision, counted};
+use crate::mutant;
 use crate::source::Generation;
 use crate::store::{Batch, Feed, FeedState, Proof, Publisher, left_out};
 use crate::task::{Backoff, Reload, Stop, around, random_part};
@@ -165,13 +166,24 @@ impl Mirror {
     /// Reads everything and publishes what differs, at once.
     async fn sync(&mut self, session: &mut Session) -> Result<(), Trouble> {
         self.feed().enter(FeedState::Syncing, format!("reading all of {}", self.config.connect));
-        session.watch().await?;
+        let is_late = mutant::is("read-before-the-watch");
+        let is_kept = mutant::is("no-watch-after-a-reconnect") && session.is_watched();
+        if !(is_late || is_kept) {
+            session.watch().await?;
+        }
         self.is_read_only = session.is_read_only();
         session.learn_servers().await?;
         session.catch_up().await?;
         self.feed().set_session(Some(session.id()));
+        if mutant::is("no-read-after-a-reconnect") && self.feed().since_proof().is_some() {
+            self.report(0);
+            return Ok(());
+        }
         let began = Moment::now();
         let (changes, announced) = self.compare(session, BTreeSet::new()).await?;
+        if is_late {
+            session.watch().await?;
+        }
         let changes = self.hold_back(changes, &announced);
         let changed = changes.len();
         let proof = match self.is_read_only {

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
 
+use crate::mutant;
+
 /// Paths in a request, in bytes: a server closes the connection of a client that sends more than its `jute.maxbuffer`.
 const REQUEST_BYTES: usize = 32 << 10;
 
@@ -37,7 +39,8 @@ impl Pace {
 
     /// Bytes of replies that may be on their way; one node may be larger.
     pub(super) fn bytes(&self) -> usize {
-        self.max_bytes >> self.halvings
+        let most = if mutant::is("all-at-once") { usize::MAX / 2 } else { self.max_bytes };
+        most >> self.halvings
     }
 
     /// Bytes of paths in a request; one path may be longer.
@@ -51,7 +54,7 @@ impl Pace {
     }
 
     pub(super) fn expected(&self) -> usize {
-        self.expected.load(Ordering::Relaxed)
+        if mutant::is("all-at-once") { 0 } else { self.expected.load(Ordering::Relaxed) }
     }
 
     fn expect(&self, bytes: usize) {

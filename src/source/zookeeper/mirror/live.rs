@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::iter::successors;
+use std::mem;
 use std::time::{Duration, Instant};
 
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
@@ -11,6 +12,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use super::{Held, Mirror};
 use crate::clock::Moment;
 use crate::model::{Change, NodePath};
+use crate::mutant;
 use crate::source::zookeeper::Config;
 use crate::source::zookeeper::bulk::Bulk;
 use crate::source::zookeeper::left_out::LeftOut;
@@ -41,6 +43,8 @@ struct Dirty {
     paths: BTreeSet<NodePath>,
     /// A heartbeat that will be proof of being in sync when these have been read.
     proof: Option<Moment>,
+    /// What a mutant publishes too late.
+    late: Option<Change>,
 }
 
 impl Mirror {
@@ -111,10 +115,14 @@ impl Mirror {
         let bulk = Bulk { session, pace: &self.pace, known: &known, earlier: &self.earlier };
         let mut update = Update::new(&known, budget, self.held.is_none(), &mut self.left_out);
         let read = Walk { scope: &scope, bulk, below: Below::Unwatched }.read(paths, &mut update).await;
-        let changes = update.changes();
+        let mut changes = update.changes();
         if let Err(trouble) = read {
             self.pace.slow_down();
             return Err(trouble);
+        }
+        if mutant::is("replies-out-of-order") {
+            let late = mem::replace(&mut dirty.late, changes.pop());
+            changes.extend(late);
         }
         let proof = self.proof(dirty).map(Proof::Seen);
         self.publish(Batch { proof, ..changes.into() });
