@@ -12,7 +12,7 @@ use super::{Bounds, Failure, Request};
 use crate::model::{Answer, Answers, Call, Line, Refused, Service};
 use crate::resolve::Requirement;
 use crate::share::Taken;
-use crate::store::Entry;
+use crate::store::MasterEntry;
 use crate::tunnel::value::memory_size;
 
 /// How many times as much memory a small value takes as bytes when it is written.
@@ -21,7 +21,7 @@ const MEMORY_OF_A_BYTE: usize = 16;
 /// Calls one master; its id. It is let go as soon as the call is sent: who waits for an answer keeps no connection
 /// alive.
 pub(super) async fn attempt(
-    entry: Arc<Entry>,
+    entry: Arc<MasterEntry>,
     request: &Request,
     bounds: Bounds<'_>,
     call: &mut InFlightCall<'_>,
@@ -41,7 +41,7 @@ pub(super) async fn attempt(
 }
 
 /// Sends the call by the way with the fewest calls under way that takes it.
-async fn send(entry: &Entry, request: &Request, bounds: Bounds<'_>) -> Result<Answers, Failure> {
+async fn send(entry: &MasterEntry, request: &Request, bounds: Bounds<'_>) -> Result<Answers, Failure> {
     let id = &entry.master.id;
     let Some(service) = offered(entry, request) else {
         return Err(Failure::unsent(request, unoffered(id, request)));
@@ -90,13 +90,13 @@ fn call_by_one(lines: &[Arc<dyn Line>], call: &Call) -> Result<Answers, Refused>
 }
 
 /// Whether the master can be sent what the request sends, if that sends values.
-pub(super) fn takes_input(entry: &Entry, request: &Request) -> bool {
+pub(super) fn takes_input(entry: &MasterEntry, request: &Request) -> bool {
     let takes = |service| entry.lines_to(service).any(|line| line.takes_input());
     request.input.is_none() || offered(entry, request).is_some_and(takes)
 }
 
 /// The newest version of the service that the master offers and that fits.
-fn offered<'a>(entry: &'a Entry, request: &Request) -> Option<&'a Service> {
+fn offered<'a>(entry: &'a MasterEntry, request: &Request) -> Option<&'a Service> {
     let fits =
         |version: &Option<Requirement>, of: &Service| version.as_ref().is_none_or(|it| it.matches(&of.version()));
     let offers = entry.master.services.iter().filter(|service| service.base_name() == request.service);

@@ -12,7 +12,7 @@ use super::{Failure, Request, Rights, Values};
 use crate::metrics::{CallStatus, CallTracker, GaugeGuard, Metrics};
 use crate::resolve;
 use crate::share::Share;
-use crate::store::{Entry, Provider, Snapshot, Store};
+use crate::store::{MasterEntry, Provider, Snapshot, Store};
 
 /// How often it is looked whether masters are still expected, while nothing becomes of any.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(200);
@@ -71,7 +71,7 @@ impl Caller {
     /// Calls this master and no other.
     pub async fn call_on(
         &self,
-        entry: Arc<Entry>,
+        entry: Arc<MasterEntry>,
         request: &Request,
         bounds: Bounds<'_>,
     ) -> Result<Completion, Failure> {
@@ -81,7 +81,7 @@ impl Caller {
     }
 
     /// The master with this id, if it is there; one that is expected back is waited for.
-    async fn one(&self, id: &str, request: &Request, until: Instant) -> Result<Arc<Entry>, Failure> {
+    async fn one(&self, id: &str, request: &Request, until: Instant) -> Result<Arc<MasterEntry>, Failure> {
         self.when_back(request, until, || {
             let snapshot = self.store.snapshot();
             match snapshot.directory().master(id) {
@@ -95,11 +95,11 @@ impl Caller {
 
     /// All masters that offer the service in a version and with metadata that fit; where no version is asked for, in
     /// any. If none is connected, those that are expected back are waited for.
-    pub async fn all(&self, request: &Request, until: Instant) -> Result<Vec<Arc<Entry>>, Failure> {
+    pub async fn all(&self, request: &Request, until: Instant) -> Result<Vec<Arc<MasterEntry>>, Failure> {
         self.when_back(request, until, || self.all_now(request)).await
     }
 
-    fn all_now(&self, request: &Request) -> Result<Vec<Arc<Entry>>, Failure> {
+    fn all_now(&self, request: &Request) -> Result<Vec<Arc<MasterEntry>>, Failure> {
         let snapshot = self.store.snapshot();
         let directory = snapshot.directory();
         let any = resolve::choose(directory, &request.service, &request.query);
@@ -193,7 +193,7 @@ impl Caller {
     }
 
     /// The snapshot is let go before anybody waits.
-    fn choose(&self, request: &Request, query: &resolve::Query) -> Result<Arc<Entry>, Failure> {
+    fn choose(&self, request: &Request, query: &resolve::Query) -> Result<Arc<MasterEntry>, Failure> {
         let snapshot = self.store.snapshot();
         let choose = |query: &_| resolve::choose(snapshot.directory(), &request.service, query);
         let mut chosen = choose(query);

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::RegisterState;
 use crate::model::{Master, Revision};
-use crate::store::{Entry, Room, Since, Snapshot};
+use crate::store::{ChangesSince, MasterEntry, PageLimit, Snapshot};
 use crate::tunnel::upstream::Report;
 use crate::tunnel::{CloseReason, Handle, Message, SendError};
 
@@ -20,7 +20,7 @@ const PIECE_VALUES: usize = 512;
 const PIECE_BYTES: usize = 4 * 1024 * 1024;
 
 /// How many changes are sent before newer ones are looked for.
-const ROOM: Room = Room { changes: 1_024, bytes: usize::MAX };
+const PAGE_LIMIT: PageLimit = PageLimit { changes: 1_024, bytes: usize::MAX };
 
 /// How long a subscriber may take for a piece. One that is there takes it at once.
 const TAKE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -98,7 +98,7 @@ impl<'h> Reporter<'h> {
 /// A master as the register itself knows it, and whether it was there before a restart and has not come back.
 type Known = (Arc<Master>, bool);
 
-fn known(entry: &Entry, own: usize) -> Option<Known> {
+fn known(entry: &MasterEntry, own: usize) -> Option<Known> {
     Some((entry.told_by(own)?.clone(), entry.is_expected_by(own)))
 }
 
@@ -116,13 +116,13 @@ struct News {
 impl News {
     fn since(since: Revision, snapshot: &Snapshot, own: usize) -> Self {
         let revision = snapshot.revision();
-        match snapshot.masters_since(since, ROOM) {
-            Since::Unknown => {
+        match snapshot.masters_since(since, PAGE_LIMIT) {
+            ChangesSince::Unknown => {
                 let all = snapshot.directory().masters("");
                 let masters = all.filter_map(|(id, entry)| Some((id.clone(), Some(known(entry, own)?))));
                 Self { is_whole: true, masters: masters.collect(), upto: revision, is_all: true }
             }
-            Since::Known { changes, upto } => {
+            ChangesSince::Known { changes, upto } => {
                 let masters = changes.into_iter().map(|(id, _, entry)| (id, entry.and_then(|it| known(&it, own))));
                 Self { is_whole: false, masters: masters.collect(), upto, is_all: upto == revision }
             }
@@ -138,7 +138,7 @@ pub(super) async fn follow(
 ) -> Result<(), CloseReason> {
     let own = state.publisher.number();
     let subscription = state.publisher.subscribe_to_masters();
-    let mut orders = state.publisher.orders();
+    let mut commands = state.publisher.commands();
     let (mut since, mut proven, mut was_settling) = (0, None, false);
     loop {
         // Before the snapshot, which then is no older than the question.
@@ -178,14 +178,14 @@ pub(super) async fn follow(
         select! {
             Ok(()) = asked.changed() => {}
             () = subscription.changed() => {}
-            order = orders.recv() => pass_on(order, reporter.handle),
+            command = commands.recv() => pass_on(command, reporter.handle),
         }
     }
 }
 
 /// Passes on a command that masters were sent, too.
-fn pass_on(order: Result<Value, RecvError>, handle: &Handle) {
-    let sent = order
+fn pass_on(command: Result<Value, RecvError>, handle: &Handle) {
+    let sent = command
         .map_err(|error| error.to_string())
         .and_then(|command| handle.send(Message::Other(command)).map_err(|error| error.to_string()));
     if let Err(why) = sent {

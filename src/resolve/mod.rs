@@ -10,7 +10,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 pub use self::requirement::{NoRequirement, Requirement};
 use crate::model::shortened;
-use crate::store::{Directory, Entry, InstanceSet, Instances, Provider};
+use crate::store::{Directory, InstanceSet, Instances, MasterEntry, Provider};
 use crate::task::random_below;
 
 /// So often one is drawn at random before all are looked through for those that will do.
@@ -65,14 +65,14 @@ fn in_words(metadata: &BTreeMap<String, String>) -> String {
 
 /// A master that offers `service`, by its name without a version: of the newest version that will do. One that is
 /// silent is chosen only where no other can be had.
-pub fn choose(directory: &Directory, service: &str, query: &Query) -> Result<Arc<Entry>, NoMaster> {
+pub fn choose(directory: &Directory, service: &str, query: &Query) -> Result<Arc<MasterEntry>, NoMaster> {
     let name = || service.to_owned();
     let Some(instances) = directory.instances_of(service) else {
         let was_offered = directory.was_offered(service);
         return Err(if was_offered { NoMaster::NoneAlive(name()) } else { NoMaster::Unknown(name()) });
     };
     let mut met = false;
-    for is_there in [Entry::is_answering, Entry::is_connected] {
+    for is_there in [MasterEntry::is_answering, MasterEntry::is_connected] {
         for (_, set) in candidates(instances, query.version.as_ref()) {
             met = true;
             let will_do = |Provider { id, instances }: &Provider| {
@@ -97,7 +97,11 @@ pub fn choose(directory: &Directory, service: &str, query: &Query) -> Result<Arc
 }
 
 /// One of a set that will do.
-fn pick(set: &InstanceSet, balance: &Balance, will_do: impl Fn(&Provider) -> Option<Arc<Entry>>) -> Option<Arc<Entry>> {
+fn pick(
+    set: &InstanceSet,
+    balance: &Balance,
+    will_do: impl Fn(&Provider) -> Option<Arc<MasterEntry>>,
+) -> Option<Arc<MasterEntry>> {
     match balance {
         Balance::Random => any(set, will_do),
         Balance::RoundRobin => {
@@ -108,7 +112,7 @@ fn pick(set: &InstanceSet, balance: &Balance, will_do: impl Fn(&Provider) -> Opt
         Balance::Key(key) => rendezvous(set.iter().filter_map(will_do), key),
         Balance::LeastOutstanding => {
             let first = any(set, &will_do)?;
-            let is_other = |entry: &Arc<Entry>| !Arc::ptr_eq(entry, &first);
+            let is_other = |entry: &Arc<MasterEntry>| !Arc::ptr_eq(entry, &first);
             let second = if set.len() > 1 { any(set, |provider| will_do(provider).filter(is_other)) } else { None };
             Some(second.filter(|second| second.outstanding() < first.outstanding()).unwrap_or(first))
         }
@@ -116,7 +120,7 @@ fn pick(set: &InstanceSet, balance: &Balance, will_do: impl Fn(&Provider) -> Opt
 }
 
 /// A random one that will do, each as likely as the others.
-fn any(set: &InstanceSet, will_do: impl Fn(&Provider) -> Option<Arc<Entry>>) -> Option<Arc<Entry>> {
+fn any(set: &InstanceSet, will_do: impl Fn(&Provider) -> Option<Arc<MasterEntry>>) -> Option<Arc<MasterEntry>> {
     let mut drawn = (0..DRAWS).filter_map(|_| set.get(random_below(set.len())));
     if let Some(entry) = drawn.find_map(&will_do) {
         return Some(entry);
@@ -134,7 +138,7 @@ fn candidates<'a>(
 }
 
 /// The one whose weight is greatest: who comes or goes moves only its own keys.
-fn rendezvous(entries: impl Iterator<Item = Arc<Entry>>, key: &str) -> Option<Arc<Entry>> {
+fn rendezvous(entries: impl Iterator<Item = Arc<MasterEntry>>, key: &str) -> Option<Arc<MasterEntry>> {
     entries.max_by_key(|entry| weight(key, &entry.master.id))
 }
 
@@ -445,7 +449,7 @@ mod tests {
         }
         assert_eq!(chosen(&store, "mail", &Query::default()), Ok("a".into()));
         publisher.publish(vec![Change::Leave("a".into())]);
-        assert_eq!(store.snapshot().directory().past_services(None).count(), 4_096);
+        assert_eq!(store.snapshot().directory().retired_services(None).count(), 4_096);
         assert_eq!(store.snapshot().directory().count_of_services(), 0);
         assert_eq!(chosen(&store, "mail", &Query::default()), Err(NoMaster::NoneAlive("mail".into())));
         assert_eq!(chosen(&store, "s0-0", &Query::default()), Err(NoMaster::Unknown("s0-0".into())));

@@ -23,8 +23,8 @@ pub struct Batch {
 pub enum Proof {
     /// At that moment, or later.
     Seen(Moment),
-    /// So long ago, as far as anybody can know: nothing can prove the source's state. It counts only for one that never was
-    /// in sync.
+    /// So long ago, as far as anybody can know: nothing can prove the source's state. It counts only for one that never
+    /// was in sync.
     OfAge(Duration),
 }
 

@@ -1,4 +1,4 @@
-//! The directory: masters with the ways to each, and services with their instances.
+//! The directory: masters with the routes to each, and services with their instances.
 
 use std::collections::HashMap;
 use std::ops::Bound;
@@ -9,7 +9,7 @@ use imbl::ordmap::DiffItem;
 use semver::Version;
 
 use super::instances::{Instances, Provider};
-use super::past::Past;
+use super::retired::Retired;
 use crate::model::{
     ChangeKind, Decoder, Instance, InstanceState, Line, Master, Provenance, Record, Revision, Service, json,
 };
@@ -18,30 +18,30 @@ use crate::model::{
 /// number of masters or instances.
 #[derive(Clone, Debug, Default)]
 pub struct Directory {
-    masters: OrdMap<Arc<str>, Arc<Entry>>,
+    masters: OrdMap<Arc<str>, Arc<MasterEntry>>,
     /// Each has at least one instance.
     services: OrdMap<Arc<str>, Instances>,
-    past: Past,
+    retired: Retired,
 }
 
 /// A master, if it is there.
-pub(super) type Known<'a> = Option<&'a Arc<Entry>>;
+pub(super) type Known<'a> = Option<&'a Arc<MasterEntry>>;
 
-/// A master and the ways to it.
+/// A master and the routes to it.
 #[derive(Clone, Debug)]
-pub struct Entry {
-    /// As the last way tells that offers anything: one that the master has left offers nothing, and others may.
+pub struct MasterEntry {
+    /// As the last route tells that offers anything: one that the master has left offers nothing, and others may.
     pub master: Arc<Master>,
     /// About how many bytes it takes in a reply.
     pub size: usize,
-    /// At least one. The last is the master's own connection, if it has one here, or else the one that last told something
-    /// new; those that are expected come first.
-    ways: Vec<Way>,
+    /// At least one. The last is the master's own connection, if it has one here, or else the one that last told
+    /// something new; those that are expected come first.
+    routes: Vec<Route>,
 }
 
-/// A way to a master.
+/// A route to a master.
 #[derive(Clone, Debug)]
-struct Way {
+struct Route {
     by: ReportedBy,
     told: Arc<Master>,
     /// Since when each of its services is reported so.
@@ -59,31 +59,31 @@ pub(crate) struct ReportedBy {
     pub(crate) revision: Revision,
 }
 
-/// Whether it is the same master, by the same ways.
-impl PartialEq for Entry {
+/// Whether it is the same master, by the same routes.
+impl PartialEq for MasterEntry {
     fn eq(&self, other: &Self) -> bool {
-        let is_same = |(one, other): (&Way, &Way)| match (&one.line, &other.line) {
+        let is_same = |(one, other): (&Route, &Route)| match (&one.line, &other.line) {
             (Some(one), Some(other)) => Arc::ptr_eq(one, other),
             (None, None) => one.by.feed == other.by.feed,
             _ => false,
         };
-        let are_same = self.ways.len() == other.ways.len() && self.ways.iter().zip(&other.ways).all(is_same);
+        let are_same = self.routes.len() == other.routes.len() && self.routes.iter().zip(&other.routes).all(is_same);
         are_same && self.master == other.master
     }
 }
 
-impl Entry {
-    /// None: there is no way.
-    fn of(mut ways: Vec<Way>) -> Option<Self> {
-        ways.sort_by_key(|way| way.line.as_ref().map(|line| line.is_direct()));
-        let offering = ways.iter().rfind(|way| !way.told.services.is_empty());
-        let master = offering.or(ways.last())?.told.clone();
-        Some(Self { size: size(&master), master, ways })
+impl MasterEntry {
+    /// None: there is no route.
+    fn of(mut routes: Vec<Route>) -> Option<Self> {
+        routes.sort_by_key(|route| route.line.as_ref().map(|line| line.is_direct()));
+        let offering = routes.iter().rfind(|route| !route.told.services.is_empty());
+        let master = offering.or(routes.last())?.told.clone();
+        Some(Self { size: size(&master), master, routes })
     }
 
-    /// The ways to the master, its own connection first.
+    /// The routes to the master, its own connection first.
     pub fn lines(&self) -> impl Iterator<Item = &Arc<dyn Line>> {
-        self.ways.iter().rev().filter_map(|way| way.line.as_ref())
+        self.routes.iter().rev().filter_map(|route| route.line.as_ref())
     }
 
     /// Whether a connection to the master stands.
@@ -98,44 +98,44 @@ impl Entry {
 
     /// The names of the sources that know it.
     pub fn sources(&self) -> impl Iterator<Item = &str> {
-        self.ways.iter().map(|way| &*way.by.source)
+        self.routes.iter().map(|route| &*route.by.source)
     }
 
     /// The master as an instance of each service that it offers.
     fn instances(&self, id: &Arc<str>) -> impl Iterator<Item = Instance> {
         let state = if self.lines().next().is_some() { InstanceState::Up } else { InstanceState::Returning };
         self.master.services.iter().enumerate().map(move |(number, service)| {
-            let provenance = self.ways.iter().filter_map(|way| {
-                let since = way.since_of(service, number)?;
-                let (source, record) = (way.by.source.clone(), Record::Master(id.clone()));
+            let provenance = self.routes.iter().filter_map(|route| {
+                let since = route.since_of(service, number)?;
+                let (source, record) = (route.by.source.clone(), Record::Master(id.clone()));
                 Some(Provenance { source, record, decoder: Decoder::Tunnel, since })
             });
             Instance::of_master(service, state, provenance)
         })
     }
 
-    /// Those by which a service of the master is offered. If the master itself does, no register that knows one of the same
-    /// id gets its calls.
+    /// Those by which a service of the master is offered. If the master itself does, no register that knows one of the
+    /// same id gets its calls.
     pub fn lines_to(&self, service: &Service) -> impl Iterator<Item = &Arc<dyn Line>> {
-        let offering = self.ways.iter().filter(|way| way.told.services.contains(service));
-        let lines = offering.filter_map(|way| way.line.as_ref());
+        let offering = self.routes.iter().filter(|route| route.told.services.contains(service));
+        let lines = offering.filter_map(|route| route.line.as_ref());
         let is_direct = lines.clone().any(|line| line.is_direct());
         lines.filter(move |line| line.is_direct() || !is_direct)
     }
 
     /// The line that a feed has to it.
     pub fn line_of(&self, feed: usize) -> Option<&Arc<dyn Line>> {
-        self.way_of(feed)?.line.as_ref()
+        self.route_of(feed)?.line.as_ref()
     }
 
     /// Whether a feed expects it back.
     pub fn is_expected_by(&self, feed: usize) -> bool {
-        self.way_of(feed).is_some_and(|way| way.line.is_none())
+        self.route_of(feed).is_some_and(|route| route.line.is_none())
     }
 
     /// The master as a feed tells of it.
     pub fn told_by(&self, feed: usize) -> Option<&Arc<Master>> {
-        self.way_of(feed).map(|way| &way.told)
+        self.route_of(feed).map(|route| &route.told)
     }
 
     /// How many calls to the master are under way from here.
@@ -143,18 +143,18 @@ impl Entry {
         self.lines().map(|line| line.outstanding()).sum()
     }
 
-    fn way_of(&self, feed: usize) -> Option<&Way> {
-        self.ways.iter().find(|way| way.by.feed == feed)
+    fn route_of(&self, feed: usize) -> Option<&Route> {
+        self.routes.iter().find(|route| route.by.feed == feed)
     }
 
-    fn without(&self, feed: usize) -> Vec<Way> {
-        self.ways.iter().filter(|way| way.by.feed != feed).cloned().collect()
+    fn without(&self, feed: usize) -> Vec<Route> {
+        self.routes.iter().filter(|route| route.by.feed != feed).cloned().collect()
     }
 }
 
-impl Way {
+impl Route {
     /// In the place of an old one, of which those services stand that are reported as they were.
-    fn new(by: ReportedBy, told: Arc<Master>, line: Option<Arc<dyn Line>>, old: Option<&Way>) -> Self {
+    fn new(by: ReportedBy, told: Arc<Master>, line: Option<Arc<dyn Line>>, old: Option<&Route>) -> Self {
         let services = old.iter().flat_map(|old| old.told.services.iter().zip(&old.since));
         let known: HashMap<&str, (&Service, Revision)> =
             services.map(|(service, since)| (service.name.as_str(), (service, *since))).collect();
@@ -175,19 +175,19 @@ impl Way {
 }
 
 impl Directory {
-    pub fn master(&self, id: &str) -> Option<&Arc<Entry>> {
+    pub fn master(&self, id: &str) -> Option<&Arc<MasterEntry>> {
         self.masters.get(id)
     }
 
     /// All masters, in the order of their ids, from one id on.
-    pub fn masters(&self, from: &str) -> impl Iterator<Item = (&Arc<str>, &Arc<Entry>)> {
+    pub fn masters(&self, from: &str) -> impl Iterator<Item = (&Arc<str>, &Arc<MasterEntry>)> {
         self.masters.range::<_, str>((Bound::Included(from), Bound::Unbounded))
     }
 
     /// The masters that a feed expects back, as it knew them.
     pub fn expected_by(&self, feed: usize) -> impl Iterator<Item = &Arc<Master>> {
-        let ways = self.masters.values().filter_map(move |entry| entry.way_of(feed));
-        ways.filter(|way| way.line.is_none()).map(|way| &way.told)
+        let routes = self.masters.values().filter_map(move |entry| entry.route_of(feed));
+        routes.filter(|route| route.line.is_none()).map(|route| &route.told)
     }
 
     /// Whether a feed expects this master back.
@@ -202,10 +202,11 @@ impl Directory {
 
     /// Whether a service that nobody offers was offered lately.
     pub fn was_offered(&self, service: &str) -> bool {
-        self.past.has(service)
+        self.retired.has(service)
     }
 
-    /// The same one by one, each with the id of its provider: the newest version first, and those of one version by the ids.
+    /// The same one by one, each with the id of its provider: the newest version first, and those of one version by the
+    /// ids.
     pub fn instances<'a>(&'a self, service: &'a str) -> impl Iterator<Item = (&'a Arc<str>, &'a Instance)> {
         self.instances_after(service, None)
     }
@@ -254,8 +255,8 @@ impl Directory {
     }
 
     /// Services that nobody offers any more, as far as they are remembered, in the order of their names, after one.
-    pub fn past_services(&self, after: Option<&str>) -> impl Iterator<Item = &Arc<str>> {
-        self.past.names(after)
+    pub fn retired_services(&self, after: Option<&str>) -> impl Iterator<Item = &Arc<str>> {
+        self.retired.names(after)
     }
 
     pub fn len(&self) -> usize {
@@ -266,53 +267,53 @@ impl Directory {
         self.masters.is_empty()
     }
 
-    /// What became of the master by this; None, if nothing that anybody is told of. A way more or less is told: those
+    /// What became of the master by this; None, if nothing that anybody is told of. A route more or less is told: those
     /// who follow a register follow the masters that are connected to it, and not those that it knows otherwise.
     pub(super) fn join(&mut self, by: ReportedBy, master: Arc<Master>, line: Arc<dyn Line>) -> Option<ChangeKind> {
         let id: Arc<str> = master.id.as_str().into();
-        let mut ways = self.ways_to(&id);
-        let mut kind = if ways.is_empty() { Some(ChangeKind::Created) } else { Some(ChangeKind::Changed) };
-        match ways.iter().position(|way| way.by.feed == by.feed) {
-            Some(known) if ways[known].told == master && ways[known].line.is_some() => {
-                (ways[known].line, kind) = (Some(line), None);
+        let mut routes = self.routes_to(&id);
+        let mut kind = if routes.is_empty() { Some(ChangeKind::Created) } else { Some(ChangeKind::Changed) };
+        match routes.iter().position(|route| route.by.feed == by.feed) {
+            Some(known) if routes[known].told == master && routes[known].line.is_some() => {
+                (routes[known].line, kind) = (Some(line), None);
             }
             known => {
-                let old = known.map(|known| ways.remove(known)).filter(|old| old.line.is_some());
-                ways.push(Way::new(by, master, Some(line), old.as_ref()));
+                let old = known.map(|known| routes.remove(known)).filter(|old| old.line.is_some());
+                routes.push(Route::new(by, master, Some(line), old.as_ref()));
             }
         }
-        self.set(id, ways);
+        self.set(id, routes);
         kind
     }
 
     /// The same for a master that was there before, and is expected back.
     pub(super) fn expect(&mut self, by: ReportedBy, master: Arc<Master>) -> ChangeKind {
         let id: Arc<str> = master.id.as_str().into();
-        let mut ways = self.ways_to(&id);
-        let kind = if ways.is_empty() { ChangeKind::Created } else { ChangeKind::Changed };
-        ways.retain(|way| way.by.feed != by.feed);
-        ways.insert(0, Way::new(by, master, None, None));
-        self.set(id, ways);
+        let mut routes = self.routes_to(&id);
+        let kind = if routes.is_empty() { ChangeKind::Created } else { ChangeKind::Changed };
+        routes.retain(|route| route.by.feed != by.feed);
+        routes.insert(0, Route::new(by, master, None, None));
+        self.set(id, routes);
         kind
     }
 
-    fn ways_to(&self, id: &str) -> Vec<Way> {
-        self.masters.get(id).map_or_else(Vec::new, |old| old.ways.clone())
+    fn routes_to(&self, id: &str) -> Vec<Route> {
+        self.masters.get(id).map_or_else(Vec::new, |old| old.routes.clone())
     }
 
-    /// What became of the master by this; None: the feed knows no way to it.
+    /// What became of the master by this; None: the feed knows no route to it.
     pub(super) fn leave(&mut self, feed: usize, id: &str) -> Option<ChangeKind> {
         let entry = self.masters.get(id)?;
-        entry.way_of(feed)?;
-        let ways = entry.without(feed);
-        let kind = if ways.is_empty() { ChangeKind::Deleted } else { ChangeKind::Changed };
-        self.set(id.into(), ways);
+        entry.route_of(feed)?;
+        let routes = entry.without(feed);
+        let kind = if routes.is_empty() { ChangeKind::Deleted } else { ChangeKind::Changed };
+        self.set(id.into(), routes);
         Some(kind)
     }
 
-    /// Makes these the ways to a master.
-    fn set(&mut self, id: Arc<str>, ways: Vec<Way>) {
-        let new = Entry::of(ways);
+    /// Makes these the routes to a master.
+    fn set(&mut self, id: Arc<str>, routes: Vec<Route>) {
+        let new = MasterEntry::of(routes);
         let mut by_service: HashMap<(Arc<str>, Version), Vec<Instance>> = HashMap::new();
         for instance in new.iter().flat_map(|new| new.instances(&id)) {
             by_service.entry((instance.service.clone(), instance.version.clone())).or_default().push(instance);
@@ -339,7 +340,7 @@ impl Directory {
         if known.is_some_and(|known| known.instances == instances) {
             return;
         }
-        self.past.forget(&name);
+        self.retired.forget(&name);
         let providers = self.services.entry(name).or_default().entry(version).or_default();
         providers.insert(Provider { id: id.clone(), instances });
     }
@@ -353,7 +354,7 @@ impl Directory {
         }
         if by_version.is_empty() {
             self.services.remove(name);
-            self.past.remember(name);
+            self.retired.remember(name);
         }
     }
 }

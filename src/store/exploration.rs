@@ -116,8 +116,9 @@ async fn looked_twice(store: Arc<Store>, mut since: Revision, below: NodePath) -
 
 /// Asks what is new, and takes it in; up to which revision.
 fn told(store: &Store, since: Revision, below: &NodePath, tree: &mut Tree) -> Revision {
-    let room = Room { changes: 100, bytes: 100_000 };
-    let Since::Known { changes, upto } = store.snapshot().changes_since(since, std::slice::from_ref(below), room)
+    let limit = PageLimit { changes: 100, bytes: 100_000 };
+    let ChangesSince::Known { changes, upto } =
+        store.snapshot().changes_since(since, std::slice::from_ref(below), limit)
     else {
         panic!("all since {since} is known");
     };

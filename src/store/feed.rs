@@ -253,8 +253,8 @@ impl Feed {
         }
     }
 
-    /// The same before what the source holds is published as whole for the first time. What is left of an earlier process
-    /// stays as old as it is until then.
+    /// The same before what the source holds is published as whole for the first time. What is left of an earlier
+    /// process stays as old as it is until then.
     pub(super) fn begin(&self, proof: Proof) {
         if self.since_proof().is_none() {
             self.take(proof);

@@ -23,8 +23,8 @@ impl Identity {
         Self { servers: servers.into_iter().map(Into::into).collect(), what: what.into() }
     }
 
-    /// Whether both are of one thing. Of a cluster one server in common will do: who edits the list takes out a server that
-    /// is dead.
+    /// Whether both are of one thing. Of a cluster one server in common will do: who edits the list takes out a server
+    /// that is dead.
     pub fn is_same(&self, other: &Self) -> bool {
         let have_one_in_common = self.servers.iter().any(|server| other.servers.contains(server));
         self.what == other.what && (have_one_in_common || self.servers == other.servers)

@@ -11,8 +11,8 @@ use crate::model::Instance;
 /// By version, the instances of a service; at least one.
 pub type Instances = OrdMap<Version, InstanceSet>;
 
-/// Providers by their ids. Each has a number below `len`, so that one can be chosen; and one that comes or goes moves at
-/// most one other, however many there are.
+/// Providers by their ids. Each has a number below `len`, so that one can be chosen; and one that comes or goes moves
+/// at most one other, however many there are.
 #[derive(Clone, Debug, Default)]
 pub struct InstanceSet {
     numbers: OrdMap<Arc<str>, usize>,

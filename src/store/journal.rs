@@ -16,7 +16,7 @@ pub(super) struct Journal<K> {
     since: Revision,
     /// A revision of an earlier process, and the one of this process which is the same state.
     continues: Option<(Revision, Revision)>,
-    limit: usize,
+    max_entries: usize,
 }
 
 /// An answer is found among at most about so many changes, since whoever waits for it waits for a search through all.
@@ -24,32 +24,34 @@ const MAX_SEEN: usize = 16_384;
 
 /// How much an answer may hold.
 #[derive(Clone, Copy, Debug)]
-pub struct Room {
+pub struct PageLimit {
     pub changes: usize,
     pub bytes: usize,
 }
 
 /// What changed since a revision.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Since<Changed> {
+pub enum ChangesSince<Changed> {
     /// It is no longer known, or too much to tell.
     Unknown,
     /// The changes up to and with the revision `upto`, each thing once.
     Known { changes: Vec<Changed>, upto: Revision },
 }
 
-impl<Changed> Since<Changed> {
-    pub(super) fn map<Other>(self, to: impl FnMut(Changed) -> Other) -> Since<Other> {
+impl<Changed> ChangesSince<Changed> {
+    pub(super) fn map<Other>(self, to: impl FnMut(Changed) -> Other) -> ChangesSince<Other> {
         match self {
-            Since::Unknown => Since::Unknown,
-            Since::Known { changes, upto } => Since::Known { changes: changes.into_iter().map(to).collect(), upto },
+            ChangesSince::Unknown => ChangesSince::Unknown,
+            ChangesSince::Known { changes, upto } => {
+                ChangesSince::Known { changes: changes.into_iter().map(to).collect(), upto }
+            }
         }
     }
 }
 
 impl<K: Clone + Eq + Hash> Journal<K> {
-    pub(super) fn new(since: Revision, limit: usize) -> Self {
-        Self { entries: Vector::new(), since, continues: None, limit }
+    pub(super) fn new(since: Revision, max_entries: usize) -> Self {
+        Self { entries: Vector::new(), since, continues: None, max_entries }
     }
 
     /// This, an empty one, from the revision `since` on, which may be the same state as one of an earlier process.
@@ -58,13 +60,13 @@ impl<K: Clone + Eq + Hash> Journal<K> {
     }
 
     pub(super) fn remember(&mut self, revision: Revision, told: &[(K, ChangeKind)]) {
-        if told.len() > self.limit {
+        if told.len() > self.max_entries {
             self.entries.clear();
             self.since = revision;
             return;
         }
         self.entries.extend(told.iter().map(|(key, kind)| (revision, key.clone(), *kind)));
-        while self.entries.len() > self.limit {
+        while self.entries.len() > self.max_entries {
             if let Some((oldest, ..)) = self.entries.pop_front() {
                 self.since = oldest;
             }
@@ -77,12 +79,12 @@ impl<K: Clone + Eq + Hash> Journal<K> {
         &self,
         since: Revision,
         now: Revision,
-        room: Room,
+        limit: PageLimit,
         size: impl Fn(&K) -> Option<usize>,
-    ) -> Since<(K, ChangeKind)> {
+    ) -> ChangesSince<(K, ChangeKind)> {
         let since = self.continues.filter(|(earlier, _)| *earlier == since).map_or(since, |(_, same)| same);
         if since < self.since || since > now {
-            return Since::Unknown;
+            return ChangesSince::Unknown;
         }
         let newer = self.after(since);
         let mut newer = newer.iter().peekable();
@@ -99,19 +101,19 @@ impl<K: Clone + Eq + Hash> Journal<K> {
                     changes.push((key.clone(), *kind));
                 }
             }
-            if bytes > room.bytes && whole == 0 {
-                return Since::Unknown;
+            if bytes > limit.bytes && whole == 0 {
+                return ChangesSince::Unknown;
             }
-            if bytes > room.bytes || changes.len() > room.changes && whole > 0 {
+            if bytes > limit.bytes || changes.len() > limit.changes && whole > 0 {
                 changes.truncate(whole);
-                return Since::Known { changes, upto };
+                return ChangesSince::Known { changes, upto };
             }
             upto = revision;
             if looked >= MAX_SEEN && newer.peek().is_some() {
-                return Since::Known { changes, upto };
+                return ChangesSince::Known { changes, upto };
             }
         }
-        Since::Known { changes, upto: now }
+        ChangesSince::Known { changes, upto: now }
     }
 
     fn after(&self, since: Revision) -> Vector<(Revision, K, ChangeKind)> {

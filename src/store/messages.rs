@@ -93,8 +93,8 @@ impl Messages {
         self.charged.fetch_sub(before, Ordering::Relaxed);
     }
 
-    /// What came after the cursor `since` and may be seen: at most `limit` messages, and `bytes` of them unless one alone
-    /// is larger. The cursor 0 is that of somebody who has seen none, and has missed none.
+    /// What came after the cursor `since` and may be seen: at most `limit` messages, and `bytes` of them unless one
+    /// alone is larger. The cursor 0 is that of somebody who has seen none, and has missed none.
     pub fn since(&self, since: u64, limit: usize, bytes: usize, sees: impl Fn(&MasterMessage) -> bool) -> News {
         let kept = self.kept();
         let is_reset = since != 0 && !(kept.origin..=kept.newest).contains(&since);

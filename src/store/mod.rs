@@ -9,7 +9,7 @@ mod identity;
 mod instances;
 mod journal;
 mod messages;
-mod past;
+mod retired;
 pub mod shared;
 mod snapshot;
 mod subscription;
@@ -24,11 +24,11 @@ use tokio::sync::broadcast;
 
 pub use self::batch::{Batch, Proof};
 pub(crate) use self::directory::ReportedBy;
-pub use self::directory::{Directory, Entry};
+pub use self::directory::{Directory, MasterEntry};
 pub use self::feed::{Feed, FeedState, left_out, no_node};
 pub use self::identity::Identity;
 pub use self::instances::{InstanceSet, Instances, Provider};
-pub use self::journal::{Room, Since};
+pub use self::journal::{ChangesSince, PageLimit};
 pub use self::messages::{MasterMessage, Messages};
 use self::shared::Contents;
 pub use self::snapshot::{Filled, MasterChange, NodeChange, Snapshot};
@@ -39,7 +39,7 @@ use crate::model::{Change, NodePath, Revision};
 use crate::sync::Mutex;
 
 /// How many commands wait for a sidecar that follows this one.
-const ORDERS: usize = 64;
+const COMMAND_QUEUE: usize = 64;
 
 /// `[store]`: what the store remembers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -64,7 +64,7 @@ pub struct Store {
     writer: Mutex<Writing>,
     subscriptions: Subscriptions,
     /// Commands for the sidecars that follow this one.
-    orders: broadcast::Sender<Value>,
+    commands: broadcast::Sender<Value>,
     messages: Messages,
     metrics: Arc<Metrics>,
 }
@@ -98,7 +98,7 @@ impl Store {
             current: ArcSwap::from_pointee(first),
             writer: Mutex::new(Writing::Open),
             subscriptions: Subscriptions::default(),
-            orders: broadcast::Sender::new(ORDERS),
+            commands: broadcast::Sender::new(COMMAND_QUEUE),
             metrics,
         })
     }
@@ -108,8 +108,8 @@ impl Store {
         self.current.load_full()
     }
 
-    /// The newest snapshot, with what `of` says of it and of its sources. A source vouches for what it has published: what
-    /// it says after a newer snapshot has come is not said of this one.
+    /// The newest snapshot, with what `of` says of it and of its sources. A source vouches for what it has published:
+    /// what it says after a newer snapshot has come is not said of this one.
     pub fn vouched<T>(&self, of: impl Fn(&Snapshot) -> T) -> (Arc<Snapshot>, T) {
         loop {
             let snapshot = self.snapshot();
@@ -154,7 +154,7 @@ impl Store {
     /// Tells the sidecars that follow this one a command for masters; how many they are.
     pub fn order(&self, command: &Value) -> usize {
         // Nobody listens where there are none.
-        self.orders.send(command.clone()).unwrap_or(0)
+        self.commands.send(command.clone()).unwrap_or(0)
     }
 
     /// Keeps everything as it is now, for good: what a sidecar that stops ends itself is no news about the world.
@@ -191,8 +191,8 @@ impl Store {
             && next.filled()[number].whole
             && !known.filled()[number].whole
         {
-            // Else the shared file could say, until it is written again, that the source is whole with the age of something
-            // never proven, or that it is not in sync yet.
+            // Else the shared file could say, until it is written again, that the source is whole with the age of
+            // something never proven, or that it is not in sync yet.
             feed.begin(proof);
         }
         let revision = next.revision();
@@ -264,11 +264,11 @@ impl Publisher {
     }
 
     /// The commands for the sidecars that follow this one, from now on.
-    pub fn orders(&self) -> broadcast::Receiver<Value> {
-        self.store.orders.subscribe()
+    pub fn commands(&self) -> broadcast::Receiver<Value> {
+        self.store.commands.subscribe()
     }
 
-    /// The feed's number, by which the ways to a master are told apart.
+    /// The feed's number, by which the routes to a master are told apart.
     pub fn number(&self) -> usize {
         self.number
     }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use imbl::OrdMap;
 
-use super::directory::{Directory, Entry, ReportedBy};
-use super::journal::{Journal, Room, Since};
+use super::directory::{Directory, MasterEntry, ReportedBy};
+use super::journal::{ChangesSince, Journal, PageLimit};
 use super::shared::Restored;
 use super::{Batch, Feed};
 use crate::model::{Change, ChangeKind, Freshness, Node, NodePath, Origin, Revision, Supply};
@@ -53,7 +53,7 @@ pub(super) struct Applied {
 pub type NodeChange = (NodePath, ChangeKind, Option<Arc<Node>>);
 
 /// What became of a master: its entry as it is now, if it is there.
-pub type MasterChange = (Arc<str>, ChangeKind, Option<Arc<Entry>>);
+pub type MasterChange = (Arc<str>, ChangeKind, Option<Arc<MasterEntry>>);
 
 impl Snapshot {
     pub(super) fn empty(revision: Revision, journal_limit: usize, feeds: Arc<[Arc<Feed>]>) -> Self {
@@ -170,12 +170,12 @@ impl Snapshot {
     }
 
     /// What changed at or below `paths` since a revision: as many whole revisions as have room.
-    pub fn changes_since(&self, since: Revision, paths: &[NodePath], room: Room) -> Since<NodeChange> {
+    pub fn changes_since(&self, since: Revision, paths: &[NodePath], limit: PageLimit) -> ChangesSince<NodeChange> {
         let roots: HashSet<&str> = paths.iter().map(NodePath::as_str).collect();
         // By its own path and those above: many roots cost no more than one.
         let is_told = |path: &NodePath| path.upwards().any(|above| roots.contains(above));
         let size = |path: &NodePath| is_told(path).then(|| self.told_size(path));
-        self.node_journal.since(since, self.revision, room, size).map(|(path, first)| {
+        self.node_journal.since(since, self.revision, limit, size).map(|(path, first)| {
             let node = self.nodes.get(&path).cloned();
             (path, outcome(first, node.is_some()), node)
         })
@@ -183,14 +183,14 @@ impl Snapshot {
 
     /// Whether nothing at or below `paths` has changed since a revision, as far as that is known.
     pub fn is_unchanged(&self, since: Revision, paths: &[NodePath]) -> bool {
-        let unchanged = Since::Known { changes: Vec::new(), upto: self.revision };
-        self.changes_since(since, paths, Room { changes: 0, bytes: 0 }) == unchanged
+        let unchanged = ChangesSince::Known { changes: Vec::new(), upto: self.revision };
+        self.changes_since(since, paths, PageLimit { changes: 0, bytes: 0 }) == unchanged
     }
 
     /// What masters changed since a revision.
-    pub fn masters_since(&self, since: Revision, room: Room) -> Since<MasterChange> {
+    pub fn masters_since(&self, since: Revision, limit: PageLimit) -> ChangesSince<MasterChange> {
         let size = |id: &Arc<str>| id.len() + 64 + self.directory.master(id).map_or(0, |entry| entry.size);
-        self.master_journal.since(since, self.revision, room, |id| Some(size(id))).map(|(id, first)| {
+        self.master_journal.since(since, self.revision, limit, |id| Some(size(id))).map(|(id, first)| {
             let entry = self.directory.master(&id).cloned();
             (id, outcome(first, entry.is_some()), entry)
         })
@@ -225,7 +225,8 @@ impl Snapshot {
 
     /// Makes this the next revision, if what a feed says differs from what is here.
     pub(super) fn apply(&mut self, feed: usize, batch: Batch) -> Applied {
-        let mut next = Next { filled: self.filled[feed], nodes: Vec::new(), masters: Vec::new(), silent: false };
+        let mut next =
+            RevisionBuilder { filled: self.filled[feed], nodes: Vec::new(), masters: Vec::new(), silent: false };
         let (source, revision) = (self.feeds[feed].source().clone(), self.revision + 1);
         let report = || ReportedBy { feed, source: source.clone(), revision };
         for change in batch.changes {
@@ -267,7 +268,7 @@ impl Snapshot {
         Applied { changed, paths, masters: !next.masters.is_empty() }
     }
 
-    fn put(&mut self, next: &mut Next, path: NodePath, node: Arc<Node>) {
+    fn put(&mut self, next: &mut RevisionBuilder, path: NodePath, node: Arc<Node>) {
         next.filled.add(&path, &node);
         let Some(old) = self.nodes.insert(path.clone(), node.clone()) else {
             return next.tell(path, ChangeKind::Created);
@@ -280,7 +281,7 @@ impl Snapshot {
         }
     }
 
-    fn delete(&mut self, next: &mut Next, path: NodePath) {
+    fn delete(&mut self, next: &mut RevisionBuilder, path: NodePath) {
         if let Some(old) = self.nodes.remove(&path) {
             next.filled.remove(&path, &old);
             next.tell(path, ChangeKind::Deleted);
@@ -306,7 +307,7 @@ impl Filled {
 }
 
 /// The next revision while it is made.
-struct Next {
+struct RevisionBuilder {
     filled: Filled,
     nodes: Vec<(NodePath, ChangeKind)>,
     masters: Vec<(Arc<str>, ChangeKind)>,
@@ -314,7 +315,7 @@ struct Next {
     silent: bool,
 }
 
-impl Next {
+impl RevisionBuilder {
     fn tell(&mut self, path: NodePath, kind: ChangeKind) {
         self.nodes.push((path, kind));
     }

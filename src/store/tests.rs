@@ -32,9 +32,9 @@ fn store(history: usize) -> (Arc<Store>, Publisher) {
 }
 
 fn told(store: &Store, since: Revision, below: &str, changes: usize) -> Option<(Vec<(String, ChangeKind)>, Revision)> {
-    match store.snapshot().changes_since(since, &[path(below)], Room { changes, bytes: 10_000 }) {
-        Since::Unknown => None,
-        Since::Known { changes, upto } => {
+    match store.snapshot().changes_since(since, &[path(below)], PageLimit { changes, bytes: 10_000 }) {
+        ChangesSince::Unknown => None,
+        ChangesSince::Known { changes, upto } => {
             Some((changes.into_iter().map(|(path, kind, _)| (path.to_string(), kind)).collect(), upto))
         }
     }

@@ -6,7 +6,7 @@ use crate::access::Grant;
 use crate::model::{
     ChangeKind, Endpoint, Freshness, Instance, InstanceState, Node, NodePath, Origin, Stat, Supply, json, view,
 };
-use crate::store::{Entry, Feed, Filled};
+use crate::store::{Feed, Filled, MasterEntry};
 
 impl From<Freshness> for idl::Freshness {
     fn from(fresh: Freshness) -> Self {
@@ -213,7 +213,7 @@ fn metadata(text: &str) -> view::Metadata {
 }
 
 /// A master, with those services that `grant` sees.
-pub(super) fn master(entry: &Entry, grant: &Grant) -> idl::Master {
+pub(super) fn master(entry: &MasterEntry, grant: &Grant) -> idl::Master {
     let master = view::Master::of(&entry.master, seen_services(entry, grant));
     let (ways, outstanding) = (entry.lines().count() as u32, Some(entry.outstanding() as u32));
     view::Master { ways, outstanding, ..master }.into()

@@ -10,7 +10,7 @@ use super::{Peer, convert, request};
 use crate::access::Grant;
 use crate::metrics::{Counter, Method};
 use crate::model::{Freshness, Service};
-use crate::store::{Entry, Instances};
+use crate::store::{Instances, MasterEntry};
 
 /// What the cursor of a page begins with that ended among the services that are offered,
 const OFFERED: char = '+';
@@ -87,7 +87,7 @@ impl Api {
             |name: &str| grant.sees(name) && filter.service_name.as_deref().is_none_or(|wanted| wanted == name);
         let offered = directory.services(after).filter(|(name, _)| are_offered && is_named(name));
         let offered = offered.map(|(name, instances)| (OFFERED, name, Some(instances)));
-        let past = directory.past_services(if are_offered { None } else { after }).filter(|name| is_named(name));
+        let past = directory.retired_services(if are_offered { None } else { after }).filter(|name| is_named(name));
         let past = past.map(|name| (PAST, name, None));
         let (mut services, mut bytes, mut seen, mut last, mut cursor) = (Vec::new(), 0, 0, None, None);
         for (mark, name, instances) in offered.chain(past) {
@@ -167,7 +167,7 @@ pub(super) fn check_metadata(metadata: Option<&BTreeMap<String, String>>) -> Res
 }
 
 /// About how many bytes of a master a client may know of. Where a page ends would tell it of the others.
-fn size(entry: &Entry, grant: &Grant) -> usize {
+fn size(entry: &MasterEntry, grant: &Grant) -> usize {
     let of_services = || seen_services(entry, grant).map(Service::memory_size).sum();
     if grant.sees_all() { entry.size } else { of_services() }
 }
@@ -211,17 +211,17 @@ async fn summary(peer: &Peer, by_version: &Instances, filter: &ServiceQuery) -> 
 }
 
 /// Whether a client may know of a master: it sees one of its services. One without services is for those who see all.
-pub(super) fn is_visible(entry: &Entry, grant: &Grant) -> bool {
+pub(super) fn is_visible(entry: &MasterEntry, grant: &Grant) -> bool {
     grant.sees_one_of(entry.master.services.iter().map(Service::base_name))
 }
 
 /// The services of a master of which a client may know. No answer may depend on the others.
-pub(super) fn seen_services<'a>(entry: &'a Entry, grant: &'a Grant) -> impl Iterator<Item = &'a Service> {
+pub(super) fn seen_services<'a>(entry: &'a MasterEntry, grant: &'a Grant) -> impl Iterator<Item = &'a Service> {
     entry.master.services.iter().filter(|service| grant.sees(service.base_name()))
 }
 
 /// Whether the filter lets a master pass: it offers one of the services that are named with the metadata asked for.
-fn may_pass(entry: &Entry, grant: &Grant, filter: &ServiceQuery) -> bool {
+fn may_pass(entry: &MasterEntry, grant: &Grant, filter: &ServiceQuery) -> bool {
     let is_named = |service: &&Service| filter.service_name.as_deref().is_none_or(|name| service.base_name() == name);
     let any = filter.service_name.is_none() && filter.metadata.is_none();
     any || seen_services(entry, grant).filter(is_named).any(|service| has_metadata(service, filter))

@@ -11,7 +11,7 @@ use super::idl::{self, WatchMastersRequest, WatchRequest};
 use super::masters::is_visible;
 use crate::access::Grant;
 use crate::model::{ChangeKind, Freshness, NodePath, Revision};
-use crate::store::{MasterChange, Room, Since, Subscription};
+use crate::store::{ChangesSince, MasterChange, PageLimit, Subscription};
 use crate::task::Stop;
 
 /// The most paths of one watch, each of which a change is compared with.
@@ -198,8 +198,8 @@ impl Api {
         Ok(Told { reply: idl::MastersWatchReply { changes, reset, freshness }, is_news, is_all, revision })
     }
 
-    fn room(&self, patience: Patience) -> Room {
-        Room { changes: patience.limit, bytes: (self.page_bytes() * 2).min(self.max_reply() / 2) }
+    fn room(&self, patience: Patience) -> PageLimit {
+        PageLimit { changes: patience.limit, bytes: (self.page_bytes() * 2).min(self.max_reply() / 2) }
     }
 }
 
@@ -222,10 +222,10 @@ fn master_change((id, kind, entry): MasterChange, grant: &Grant) -> Option<idl::
 }
 
 /// The changes, whether the watcher must start over, and the revision up to which it is told.
-fn told<Changed>(since: Since<Changed>, now: Revision) -> (Vec<Changed>, bool, Revision) {
+fn told<Changed>(since: ChangesSince<Changed>, now: Revision) -> (Vec<Changed>, bool, Revision) {
     match since {
-        Since::Unknown => (Vec::new(), true, now),
-        Since::Known { changes, upto } => (changes, false, upto),
+        ChangesSince::Unknown => (Vec::new(), true, now),
+        ChangesSince::Known { changes, upto } => (changes, false, upto),
     }
 }
 

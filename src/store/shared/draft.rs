@@ -13,7 +13,7 @@ use super::entry::{
 };
 use crate::model::view;
 use crate::model::{Node, NodePath, Stat};
-use crate::store::{Directory, Entry, Snapshot};
+use crate::store::{Directory, MasterEntry, Snapshot};
 
 /// A transaction under way.
 pub(super) struct Draft<'e> {
@@ -164,7 +164,7 @@ fn family(path: &NodePath, snapshot: &Snapshot) -> Vec<NodePath> {
 }
 
 /// What `master/<id>` holds.
-fn master(entry: &Entry) -> view::Master {
+fn master(entry: &MasterEntry) -> view::Master {
     let master = view::Master::of(&entry.master, entry.master.services.iter());
     view::Master { ways: entry.lines().count() as u32, sources: entry.sources().map(str::to_owned).collect(), ..master }
 }

@@ -17,7 +17,7 @@ use super::*;
 use crate::clock::Moment;
 use crate::model::{Change, Freshness, Node, NodePath, Origin, Revision, Stat};
 use crate::store::Identity;
-use crate::store::{self, FeedState, Publisher, Room, Since, Snapshot};
+use crate::store::{self, ChangesSince, FeedState, PageLimit, Publisher, Snapshot};
 
 fn path(text: &str) -> NodePath {
     NodePath::parse(text).expect("a path")
@@ -257,17 +257,17 @@ fn the_next_start_answers_from_it_and_says_so() {
     assert!(freshness.age >= Duration::from_millis(20) && freshness.age < Duration::from_secs(600), "{freshness:?}");
     assert!(freshness.revision > last);
 
-    let room = Room { changes: 9, bytes: 999 };
+    let room = PageLimit { changes: 9, bytes: 999 };
     let since = |revision| open.store.snapshot().changes_since(revision, &[NodePath::root()], room);
-    assert!(matches!(since(last), Since::Known { changes, .. } if changes.is_empty()), "it is the same state");
-    assert_eq!(since(last - 1), Since::Unknown);
-    assert_eq!(since(last + 1), Since::Unknown, "this may have been given out and not written");
+    assert!(matches!(since(last), ChangesSince::Known { changes, .. } if changes.is_empty()), "it is the same state");
+    assert_eq!(since(last - 1), ChangesSince::Unknown);
+    assert_eq!(since(last + 1), ChangesSince::Unknown, "this may have been given out and not written");
     open.publisher.feed().enter(FeedState::Live, "");
     open.publisher.feed().prove(Moment::now());
     open.publisher.publish_whole(vec![put("/b", "1")]);
     assert_eq!((open.freshness().origin, open.freshness().age), (Origin::Live, Duration::ZERO));
-    assert!(matches!(since(last), Since::Known { changes, .. } if changes.len() == 1));
-    assert_eq!(since(last + 1), Since::Unknown);
+    assert!(matches!(since(last), ChangesSince::Known { changes, .. } if changes.len() == 1));
+    assert_eq!(since(last + 1), ChangesSince::Unknown);
 }
 
 #[test]

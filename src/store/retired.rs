@@ -6,20 +6,20 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 /// How many are remembered. Masters choose the names, so that there is no end to them.
-const MOST: usize = 4_096;
+const MAX_NAMES: usize = 4_096;
 
 /// The longest, in bytes, that is remembered.
-const LONGEST: usize = 256;
+const MAX_NAME_BYTES: usize = 256;
 
 /// A clone shares all it can with the original.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Past {
+pub(super) struct Retired {
     /// With the number under which each was remembered.
     names: OrdMap<Arc<str>, u64>,
     oldest_first: OrdMap<u64, Arc<str>>,
 }
 
-impl Past {
+impl Retired {
     pub(super) fn has(&self, name: &str) -> bool {
         self.names.contains_key(name)
     }
@@ -33,14 +33,14 @@ impl Past {
 
     /// Remembers one that is not remembered.
     pub(super) fn remember(&mut self, name: &str) {
-        if name.len() > LONGEST {
+        if name.len() > MAX_NAME_BYTES {
             return;
         }
         let name: Arc<str> = name.into();
         let number = self.oldest_first.get_max().map_or(0, |(newest, _)| newest + 1);
         self.names.insert(name.clone(), number);
         self.oldest_first.insert(number, name);
-        if self.names.len() > MOST
+        if self.names.len() > MAX_NAMES
             && let Some((_, oldest)) = self.oldest_first.get_min().cloned()
         {
             self.forget(&oldest);
