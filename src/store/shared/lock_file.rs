@@ -39,11 +39,11 @@ const MAX_PROCESS: i64 = (1 << 22) + 1;
 const LOCKS_A_SLOT: usize = 2;
 
 /// Where many readers begin, the mutex may well be held at one look; but not at each of these, a moment apart.
-const LOOKS: usize = 5;
-const LOOK: Duration = Duration::from_millis(1);
+const MUTEX_CHECKS: usize = 5;
+const MUTEX_CHECK_INTERVAL: Duration = Duration::from_millis(1);
 
 /// For so long a lock file may be out of order before the file is replaced. Every reader holds the mutex for a moment.
-const PATIENCE: Duration = Duration::from_secs(2);
+const DAMAGED_GRACE: Duration = Duration::from_secs(2);
 
 /// The lock file under the shared file's name, or LMDB's own of its writer.
 #[derive(Debug)]
@@ -145,7 +145,7 @@ impl LockFile {
     pub(super) fn tend(&mut self, now: Instant) -> Option<&str> {
         let since = self.fault.as_ref().map_or(now, |(_, since)| *since);
         self.fault = self.disorder().map(|why| (why, since));
-        self.fault.as_ref().filter(|(_, since)| *since + PATIENCE <= now).map(|(why, _)| why.as_str())
+        self.fault.as_ref().filter(|(_, since)| *since + DAMAGED_GRACE <= now).map(|(why, _)| why.as_str())
     }
 
     /// Takes away what a reader has written behind its end: it may be meant to fill the disk.
@@ -181,8 +181,8 @@ impl LockFile {
     /// Who holds the mutex at each of several looks, not always the same one.
     fn mutex_holder(&self, bytes: &Bytes) -> Option<i32> {
         let mut holder = bytes.mutex_holder()?;
-        for _ in 1..LOOKS {
-            thread::sleep(LOOK);
+        for _ in 1..MUTEX_CHECKS {
+            thread::sleep(MUTEX_CHECK_INTERVAL);
             holder = self.bytes().map_or(Some(holder), |bytes| bytes.mutex_holder())?;
         }
         Some(holder)
@@ -351,10 +351,10 @@ mod tests {
         put(&path, MUTEX as u64, &1_u32.to_ne_bytes());
         assert_eq!(lock.tend(start), None, "every reader holds it for a moment");
         put(&path, MUTEX as u64, &0_u32.to_ne_bytes());
-        assert_eq!(lock.tend(start + PATIENCE), None);
+        assert_eq!(lock.tend(start + DAMAGED_GRACE), None);
         put(&path, MUTEX as u64, &1_u32.to_ne_bytes());
         lock.tend(start);
-        assert!(lock.tend(start + PATIENCE).is_some_and(|why| why.contains("holds the mutex")));
+        assert!(lock.tend(start + DAMAGED_GRACE).is_some_and(|why| why.contains("holds the mutex")));
     }
 
     #[test]
@@ -364,9 +364,9 @@ mod tests {
         let start = Instant::now();
         for half_second in 0..4_u32 {
             put(&path, MUTEX as u64, &(1 + half_second % 2).to_ne_bytes());
-            assert_eq!(lock.tend(start + PATIENCE * half_second / 4), None);
+            assert_eq!(lock.tend(start + DAMAGED_GRACE * half_second / 4), None);
         }
-        assert!(lock.tend(start + PATIENCE).is_some());
+        assert!(lock.tend(start + DAMAGED_GRACE).is_some());
     }
 
     #[test]
@@ -382,10 +382,10 @@ mod tests {
         (1..=2 * slots).for_each(|number| lock_byte(10_000 + number));
         let locks = lock.locks(slots as u32).expect("not yet");
         assert!(locks.len() as i64 == 2 * slots && locks.contains(&10_001));
-        assert!(lock.tend(start).is_none() && lock.tend(start + PATIENCE).is_none());
+        assert!(lock.tend(start).is_none() && lock.tend(start + DAMAGED_GRACE).is_none());
         lock_byte(10_000);
         lock.tend(start);
-        assert!(lock.tend(start + PATIENCE).is_some_and(|why| why.starts_with("more than")));
+        assert!(lock.tend(start + DAMAGED_GRACE).is_some_and(|why| why.starts_with("more than")));
     }
 
     #[test]

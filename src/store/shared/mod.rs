@@ -25,7 +25,6 @@ mod check;
 mod config;
 mod contents;
 mod copy;
-mod draft;
 mod entry;
 mod env;
 mod floor;
@@ -40,6 +39,7 @@ mod mapped;
 mod place;
 mod reader;
 mod state;
+mod write_txn;
 mod writer;
 
 use std::borrow::Borrow;

@@ -14,11 +14,11 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::copy::Written;
-use super::draft::Draft;
 use super::entry::{self, Report};
 use super::kept::Kept;
 use super::mapped::{Left, Mapped, Room};
 use super::place::Place;
+use super::write_txn::WriteTxn;
 use super::{Contents, Env};
 use crate::metrics::Metrics;
 use crate::model::{Node, NodePath, Revision};
@@ -26,22 +26,22 @@ use crate::store::{Directory, Feed, Snapshot, Store};
 use crate::task::Stop;
 
 /// How often the report is rewritten, so that readers know that the writer lives.
-const HEARTBEAT: Duration = Duration::from_secs(1);
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Transactions begin so long after one another, so that not much of the file waits for readers that were replaced.
-const GAP: Duration = Duration::from_millis(5);
+const MIN_COMMIT_INTERVAL: Duration = Duration::from_millis(5);
 
 /// After a transaction that took this long or longer, the next one waits: four times as long, so that long lists that
 /// change all the time do not take a whole processor, but no longer than a reader may be let wait.
-const LONG: Duration = Duration::from_millis(2);
-const REST: Duration = Duration::from_millis(250);
+const COOLDOWN_THRESHOLD: Duration = Duration::from_millis(2);
+const MAX_COOLDOWN: Duration = Duration::from_millis(250);
 
 /// How often it is tried again to write masters for whom there was no room.
-const RETRY: Duration = Duration::from_secs(10);
+const MASTERS_RETRY_INTERVAL: Duration = Duration::from_secs(10);
 
 /// After a transaction of so many entries the file is unmapped, and mapped anew by the next one: LMDB keeps the memory of
 /// all pages that its largest transaction has written.
-const MANY: usize = 8_192;
+const UNMAP_THRESHOLD: usize = 8_192;
 
 const NOT_WRITTEN: &str = "cannot write the shared file, which grows old";
 const WRITTEN: &str = "the shared file is written, but not all is in order";
@@ -101,7 +101,7 @@ pub(super) async fn follow(
     stop: Stop,
 ) {
     let revisions = store.subscribe_to_revisions();
-    let mut heartbeat = interval(HEARTBEAT);
+    let mut heartbeat = interval(HEARTBEAT_INTERVAL);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let (is_beat, is_last) = tokio::select! {
@@ -118,7 +118,7 @@ pub(super) async fn follow(
         match &result {
             Ok(Some((revision, entries))) => {
                 metrics.shared_writes.increment();
-                let is_large = *entries >= MANY && !is_last;
+                let is_large = *entries >= UNMAP_THRESHOLD && !is_last;
                 written.send_replace((*revision, writer.env().ok().filter(|_| !is_large)));
                 if is_large {
                     writer.unmap();
@@ -135,7 +135,11 @@ pub(super) async fn follow(
             return;
         }
         let took = began.elapsed();
-        let rest = if is_late || took >= LONG { (took * 4).max(GAP).min(REST) } else { GAP.saturating_sub(took) };
+        let rest = if is_late || took >= COOLDOWN_THRESHOLD {
+            (took * 4).max(MIN_COMMIT_INTERVAL).min(MAX_COOLDOWN)
+        } else {
+            MIN_COMMIT_INTERVAL.saturating_sub(took)
+        };
         tokio::select! {
             () = sleep(rest) => {}
             () = stop.requested() => {}
@@ -209,18 +213,18 @@ impl Writer {
         let of_last = self.report.get_or_insert_with(|| unwritten(snapshot));
         let kept = Kept::standing(of_last);
         let report = Report::of(snapshot, Some(&kept), SystemTime::now());
-        self.standing = Some((kept, Instant::now() + RETRY));
+        self.standing = Some((kept, Instant::now() + MASTERS_RETRY_INTERVAL));
         self.write_nodes(snapshot, &report)
     }
 
     fn write_all(&mut self, snapshot: &Snapshot, report: &Report) -> Result<usize, Error> {
         let env = self.env()?;
-        let mut draft = self.draft(&env, snapshot)?;
-        draft.remove(&self.kept.keys)?;
+        let mut txn = self.write_txn(&env, snapshot)?;
+        txn.remove(&self.kept.keys)?;
         let max = self.place.config.max_size.as_u64() / 2;
-        draft.masters(&self.directory, snapshot, max)?;
-        draft.marks(report)?;
-        let entries = self.commit(draft, snapshot)?;
+        txn.masters(&self.directory, snapshot, max)?;
+        txn.marks(report)?;
+        let entries = self.commit(txn, snapshot)?;
         (self.directory, self.kept) = (snapshot.directory().clone(), Kept::nothing());
         (self.report, self.standing) = (Some(report.clone()), None);
         Ok(entries)
@@ -229,24 +233,24 @@ impl Writer {
     /// Writes no masters.
     fn write_nodes(&mut self, snapshot: &Snapshot, report: &Report) -> Result<usize, Error> {
         let env = self.env()?;
-        let mut draft = self.draft(&env, snapshot)?;
-        draft.marks(report)?;
-        self.commit(draft, snapshot)
+        let mut txn = self.write_txn(&env, snapshot)?;
+        txn.marks(report)?;
+        self.commit(txn, snapshot)
     }
 
     /// A transaction with the nodes.
-    fn draft<'e>(&self, env: &'e Env, snapshot: &Snapshot) -> Result<Draft<'e>, Error> {
-        let mut draft = Draft::begin(env, self.sum, self.of_masters)?;
+    fn write_txn<'e>(&self, env: &'e Env, snapshot: &Snapshot) -> Result<WriteTxn<'e>, Error> {
+        let mut txn = WriteTxn::begin(env, self.sum, self.of_masters)?;
         if self.nodes.is_empty() {
-            draft.remove_marks()?;
+            txn.remove_marks()?;
         }
-        draft.nodes(&self.nodes, snapshot)?;
-        Ok(draft)
+        txn.nodes(&self.nodes, snapshot)?;
+        Ok(txn)
     }
 
-    fn commit(&mut self, draft: Draft<'_>, snapshot: &Snapshot) -> Result<usize, Error> {
-        let (entries, of_masters) = (draft.entries, draft.of_masters);
-        self.sum = draft.commit()?;
+    fn commit(&mut self, txn: WriteTxn<'_>, snapshot: &Snapshot) -> Result<usize, Error> {
+        let (entries, of_masters) = (txn.entries, txn.of_masters);
+        self.sum = txn.commit()?;
         self.of_masters = of_masters;
         self.nodes = snapshot.nodes().clone();
         Ok(entries)

@@ -10,13 +10,13 @@ use super::{Origin, Writer};
 use crate::allocator;
 use crate::store::Directory;
 use crate::store::shared::SharedError;
-use crate::store::shared::draft::Draft;
 use crate::store::shared::kept::Kept;
 use crate::store::shared::mapped::{Left, Mapped, Room};
 use crate::store::shared::place::{Beginning, Place};
+use crate::store::shared::write_txn::WriteTxn;
 
 /// How long it is not tried again to replace a file, where that failed.
-const RETRY: Duration = Duration::from_secs(10);
+const REPLACE_RETRY_DELAY: Duration = Duration::from_secs(10);
 
 impl Writer {
     /// Sees to it that the file is there and in order, at each heartbeat also what its readers write. Whether there is
@@ -81,7 +81,7 @@ impl Writer {
     fn replace(&mut self, why: &str, now: Instant) -> Result<(), String> {
         self.place.locks.full().map_err(|full| format!("{why}; {full}"))?;
         let wait = self.left.as_ref().map_or(Ok(()), |left| left.empty(now));
-        let wait = wait.err().or_else(|| Some((self.failed? + RETRY).saturating_duration_since(now)));
+        let wait = wait.err().or_else(|| Some((self.failed? + REPLACE_RETRY_DELAY).saturating_duration_since(now)));
         if wait.is_some_and(|wait| !wait.is_zero()) {
             return Err(format!("{why}; another one takes its place soon"));
         }
@@ -106,9 +106,9 @@ impl Writer {
     /// Has those who still read the old file look for the new one.
     fn say_farewell(&self, old: Mapped) -> Left {
         let written = old.env.as_ref().map(|env| {
-            let mut draft = Draft::begin(env, self.sum, self.of_masters)?;
-            draft.farewell()?;
-            draft.commit()
+            let mut txn = WriteTxn::begin(env, self.sum, self.of_masters)?;
+            txn.farewell()?;
+            txn.commit()
         });
         if let Some(Err(error)) = written {
             tracing::debug!(%error, "cannot say in the old shared file that it was replaced");

@@ -1,4 +1,4 @@
-//! A draft: a transaction of the shared file, in which entries are set to what the store holds.
+//! A write transaction of the shared file, in which entries are set to what the store holds.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::model::{Node, NodePath, Stat};
 use crate::store::{Directory, MasterEntry, Snapshot};
 
 /// A transaction under way.
-pub(super) struct Draft<'e> {
+pub(super) struct WriteTxn<'e> {
     transaction: RwTransaction<'e>,
     db: Database,
     sum: u64,
@@ -26,7 +26,7 @@ pub(super) struct Draft<'e> {
     pub(super) entries: usize,
 }
 
-impl<'e> Draft<'e> {
+impl<'e> WriteTxn<'e> {
     /// Of a file whose checksum tells this `sum`, and of which so much is about masters.
     pub(super) fn begin(env: &'e Env, sum: u64, of_masters: u64) -> Result<Self, Error> {
         Ok(Self { transaction: env.write()?, db: env.db, sum, of_masters, entries: 0 })
