@@ -121,10 +121,16 @@ fn millis(duration: Duration) -> u64 {
 }
 
 impl Report {
-    /// Where masters of an earlier process are `kept`, their sources are told as they were.
+    /// Where masters of an earlier process are `kept`, their sources are told as they were; those of which nothing is known
+    /// yet, as they are: no absence is an answer before they are whole.
     pub(super) fn of(snapshot: &Snapshot, kept: Option<&Kept>, now: SystemTime) -> Self {
         let written_at = wall_clock(now);
-        let live = || snapshot.behind_all().filter(|(feed, _)| kept.is_none() || !feed.supplies(Supply::Instances));
+        let is_kept = |feed: &Feed| kept.is_some_and(|kept| kept.sources().any(|(source, _)| source.is_of(feed)));
+        let is_live = |feed: &Feed, filled: Filled| match kept {
+            Some(_) if feed.supplies(Supply::Instances) => !is_kept(feed) && feed.counts(filled.whole),
+            _ => true,
+        };
+        let live = || snapshot.behind_all().filter(|(feed, filled)| is_live(feed, *filled));
         let mut fresh = snapshot.freshness(live());
         let mut sources: Vec<Source> = live().map(|(feed, filled)| Source::of(feed, filled, written_at)).collect();
         for (source, age) in kept.into_iter().flat_map(Kept::sources) {

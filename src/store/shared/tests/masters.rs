@@ -195,6 +195,22 @@ fn masters_that_were_known_stand_until_all_that_live_are_known() {
 }
 
 #[test]
+fn before_anything_is_known_of_masters_no_absence_is_an_answer() {
+    let house = House::new();
+    let mut open = start(&house);
+    open.write();
+    let told = |house: &House| {
+        let report = Reader::open(&house.file()).and_then(|reader| reader.report()).expect("a report");
+        report.sources.into_iter().map(|source| (source.name, source.whole)).collect::<Vec<_>>()
+    };
+    assert!(told(&house).contains(&("register".into(), false)), "{:?}", told(&house));
+    assert!(!freshness(&house).complete);
+    open.settle();
+    assert!(told(&house).contains(&("register".into(), true)), "{:?}", told(&house));
+    assert!(freshness(&house).complete);
+}
+
+#[test]
 fn after_a_reboot_the_masters_of_the_copy_stand() {
     let house = House::new();
     let mut open = start(&house);
