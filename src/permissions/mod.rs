@@ -78,12 +78,17 @@ pub fn gid_of(group: &str) -> nix::Result<Option<Gid>> {
     Ok(known.or_else(|| group.parse().ok().map(Gid::from_raw)))
 }
 
+/// That a file cannot be given to a group, since this process's user is not in it.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot give it to the group `{0}`: {cure}", cure = not_in(.0))]
+pub struct NotMember(pub String);
+
 /// Gives a file to a group, by its name or its number.
 pub fn chown_group(file: impl AsFd, group: &str) -> io::Result<()> {
     let failed = |why: &dyn Display| io::Error::other(format!("cannot give it to the group `{group}`: {why}"));
     let number = gid_of(group).map_err(|error| failed(&error))?.ok_or_else(|| failed(&"there is no such group"))?;
     fchownat(file, "", None, Some(number), AtFlags::AT_EMPTY_PATH).map_err(|error| match error {
-        Errno::EPERM => failed(&not_in(group)),
+        Errno::EPERM => io::Error::other(NotMember(group.to_owned())),
         _ => failed(&error.desc()),
     })
 }

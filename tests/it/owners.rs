@@ -217,6 +217,14 @@ fn an_export_is_for_its_group_alone() {
         nobody.uid(65_534).gid(65_534).current_dir("/");
         assert_eq!(php(nobody), "nothing");
     }
+    let theirs = roster.folder().join("theirs");
+    fs::create_dir(&theirs).and_then(|()| chown(&theirs, Some(WWW_DATA), None)).expect("root can");
+    chown(roster.socket(), None, Some(WWW_DATA)).expect("root can");
+    let file = theirs.join("a.php");
+    let export = ["export", "--php", file.to_str().expect("text"), "--group", "root", "/a"];
+    let told = Ended::of(&mut of_www_data(roster.command(export)));
+    let cure = "cannot give it to the group `root`: you are not in it; name one of yours";
+    assert!(told.code != Some(0) && told.wrong.contains(cure) && !told.wrong.contains("usermod"), "{told:?}");
 }
 
 #[test]

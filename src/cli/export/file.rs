@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use roster::permissions::own::NotOwn;
-use roster::permissions::{Folder, chown_group};
+use roster::permissions::{Folder, NotMember, chown_group};
 use uuid::Uuid;
 
 /// How far the time of a file may be ahead of the clock, when it is replaced more often than that.
@@ -93,10 +93,21 @@ fn write(
     {
         fchown(&file, Some(like.uid()), Some(like.gid()))?;
     }
-    group.map_or(Ok(()), |group| chown_group(&file, group))?;
+    group.map_or(Ok(()), |group| chown_group(&file, group)).map_err(not_member)?;
     let mode = like.map_or(MODE, |like| like.mode() & KEPT_MODE);
     file.set_permissions(Permissions::from_mode(mode))?;
     file.sync_all()
+}
+
+/// Says to the one who called it what the cure is; the error's own text is for a sidecar.
+fn not_member(error: io::Error) -> io::Error {
+    match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+        Some(NotMember(group)) => io::Error::other(format!(
+            "cannot give it to the group `{group}`: you are not in it; name one of yours (`id -Gn` lists them), or run \
+             the export as a user who is in it"
+        )),
+        None => error,
+    }
 }
 
 #[cfg(test)]
