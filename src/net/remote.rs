@@ -45,7 +45,7 @@ pub enum ConnectError {
     Name(String),
     #[error("its certificate is signed by none of the authorities {0}")]
     Stranger(String),
-    #[error("its certificate is not to be believed: {0}")]
+    #[error("its certificate is not to be believed: {}", tls::fault_of(.0))]
     Certificate(CertificateError),
     #[error("it does not speak TLS")]
     Plain,
@@ -152,6 +152,26 @@ mod tests {
         {
             assert!(wrong.parse::<Remote>().is_err(), "{wrong}");
         }
+    }
+
+    #[tokio::test]
+    async fn an_authority_s_own_certificate_for_a_server_is_refused_with_a_cure() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let mut authority = rcgen::CertificateParams::new(["localhost".to_owned()]).expect("parameters");
+        authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let [ca, private] = ["ca.pem", "key.pem"].map(|name| folder.path().join(name));
+        std::fs::write(&ca, authority.self_signed(&key).expect("a certificate").pem()).expect("written");
+        std::fs::write(&private, key.serialize_pem()).expect("written");
+        let server = tls::Server::read(&ca, &private).expect("a certificate");
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let stream = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("it listens");
+        let accepted = listener.accept().await.expect("it came").0;
+        let files = ClientFiles { ca: Some(&ca), shown: None };
+        let (_, refused) = tokio::join!(server.secure(Stream::Tcp(accepted)), secure(stream, "localhost", files));
+        let told = refused.expect_err("it is no server's").to_string();
+        let cure = "it is an authority's own certificate, not a server's: issue one for the server";
+        assert!(told.contains(cure), "{told}");
     }
 
     #[test]

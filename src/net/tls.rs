@@ -10,7 +10,7 @@ use std::sync::Arc;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, InvalidMessage, RootCertStore, ServerConfig};
+use rustls::{CertificateError, ClientConfig, InvalidMessage, RootCertStore, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 
 use super::Stream;
@@ -51,7 +51,7 @@ impl Server {
             .with_single_cert(chain, private)
             .map_err(|error| match error {
                 rustls::Error::InconsistentKeys(_) => of_key(format!("it is not of {}", certificate.display())),
-                rustls::Error::InvalidCertificate(_) => of_certificate(error.to_string()),
+                rustls::Error::InvalidCertificate(wrong) => of_certificate(fault_of(&wrong)),
                 error => of_key(error.to_string()),
             })?;
         Ok(Self(TlsAcceptor::from(Arc::new(config))))
@@ -112,8 +112,8 @@ pub fn client(files: ClientFiles<'_>) -> Result<Arc<ClientConfig>, TlsError> {
         Some((certificate, key)) => {
             let (chain, private) = (chain_of(certificate)?, key_of(key)?);
             config.with_client_auth_cert(chain, private).map_err(|error| match error {
-                rustls::Error::InvalidCertificate(_) => {
-                    TlsError::Certificate { path: certificate.to_owned(), why: error.to_string() }
+                rustls::Error::InvalidCertificate(wrong) => {
+                    TlsError::Certificate { path: certificate.to_owned(), why: fault_of(&wrong) }
                 }
                 rustls::Error::InconsistentKeys(_) => {
                     TlsError::Key { path: key.to_owned(), why: format!("it is not of {}", certificate.display()) }
@@ -130,7 +130,10 @@ pub fn authorities_of(path: &Path) -> Result<RootCertStore, TlsError> {
     let wrong = |why: String| TlsError::Authorities { path: path.to_owned(), why };
     let mut roots = RootCertStore::empty();
     for certificate in certificates(path).map_err(wrong)? {
-        roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
+        roots.add(certificate).map_err(|error| match error {
+            rustls::Error::InvalidCertificate(fault) => wrong(fault_of(&fault)),
+            error => wrong(error.to_string()),
+        })?;
     }
     Ok(roots)
 }
@@ -154,6 +157,37 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     match read.map_err(|error| in_words(&error, "certificate"))? {
         none if none.is_empty() => Err(in_words(&pem::Error::NoItemsFound, "certificate")),
         some => Ok(some),
+    }
+}
+
+/// What is wrong with a certificate. Those who verify it have no words for most of it but names of their own.
+pub fn fault_of(error: &CertificateError) -> String {
+    let CertificateError::Other(other) = error else {
+        return match error {
+            CertificateError::BadEncoding => "it cannot be decoded".to_owned(),
+            CertificateError::Revoked => "its authority has revoked it".to_owned(),
+            CertificateError::UnhandledCriticalExtension => {
+                "it has a critical extension that is not known here".to_owned()
+            }
+            _ => error.to_string(),
+        };
+    };
+    let name = other.to_string();
+    match name.as_str() {
+        "CaUsedAsEndEntity" => "it is an authority's own certificate, not a server's: issue one for the server, and \
+                                name the authority in `ca`"
+            .to_owned(),
+        "EndEntityUsedAsCa" => "what has signed it is no authority's certificate (its basicConstraints lack CA:TRUE): \
+                                have an authority sign it"
+            .to_owned(),
+        "UnsupportedCertVersion" => "it is of version 1, without extensions: issue it anew as version 3, with the \
+                                     server's name in subjectAltName"
+            .to_owned(),
+        "PathLenConstraintViolated" | "MaximumPathDepthExceeded" => {
+            "there are more authorities between it and one that is believed than those allow".to_owned()
+        }
+        "NameConstraintViolation" => "its authority may not sign for that name".to_owned(),
+        _ => name,
     }
 }
 
