@@ -149,6 +149,17 @@ impl<Ask: FnOnce() -> Vec<u32>> Groups<Ask> {
     }
 }
 
+impl Match {
+    /// Whether this number stands for all users, or groups, that a user namespace cannot name: nothing is for it.
+    pub fn is_unmapped(self) -> bool {
+        match self {
+            Self::Uid(number) => number == unmapped("uid"),
+            Self::Gid(number) => number == unmapped("gid"),
+            Self::Everyone | Self::Tcp => false,
+        }
+    }
+}
+
 impl Subject {
     /// As the kernel knows it.
     pub fn find(&self) -> Result<Match, UnknownName> {

@@ -8,7 +8,7 @@ use nix::unistd::geteuid;
 use super::draft::Draft;
 use super::mistake::{Key, Mistake};
 use super::{Config, runs_as};
-use crate::access::Subject;
+use crate::access::{Match, Subject};
 use crate::default_paths;
 use crate::model::NodePath;
 use crate::net::PathOccupied;
@@ -173,7 +173,21 @@ pub(super) fn doubts(config: &Config, draft: &Draft) -> Vec<Mistake> {
         let why = format!("{why}; until then, the sidecar goes on without the shared file");
         draft.mistake("shared.path".into(), why)
     });
-    of_credentials.chain(by_file).chain(to_come).chain(shared).chain(paths_without_slash(config, draft)).collect()
+    let of_rules = paths_without_slash(config, draft).into_iter().chain(for_nobody(config, draft));
+    of_credentials.chain(by_file).chain(to_come).chain(shared).chain(of_rules).collect()
+}
+
+/// Whom the access rules name, and the sidecar never takes a client for.
+fn for_nobody(config: &Config, draft: &Draft) -> impl Iterator<Item = Mistake> {
+    let unmapped = subjects(config, draft).into_iter();
+    let unmapped = unmapped.filter(|(_, subject)| subject.find().is_ok_and(Match::is_unmapped));
+    unmapped.map(|(key, subject)| {
+        let why = format!(
+            "\"{subject}\" is for nobody: its number stands for all whom a user namespace cannot name; name another user \
+             or group"
+        );
+        draft.mistake(key, why)
+    })
 }
 
 /// What rules name as services, and is a part of a path that is mirrored.

@@ -442,6 +442,18 @@ fn a_service_of_a_rule_that_is_mirrored_as_a_path_is_a_doubt() {
 }
 
 #[test]
+fn a_rule_for_all_whom_a_user_namespace_cannot_name_is_a_doubt() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let text = "[register]\nlisten = ''\n[shared]\npath = ''\n[access]\nadmins = ['group:65534']\n\
+                [[file]]\npath = 'nodes.toml'\n[[allow]]\nuser = '65534'\nread = ['*']\n[[allow]]\nuser = '33'\n";
+    std::fs::write(folder.path().join("nodes.toml"), "[nodes]\n").expect("written");
+    let told = checked(folder.path(), text);
+    let told: Vec<&str> = told.lines().collect();
+    assert!(told.len() == 2 && told.iter().all(|line| line.contains(":65534\" is for nobody")), "{told:?}");
+    assert!(told[0].contains("access.admins.0") && told[1].contains("allow.0"), "{told:?}");
+}
+
+#[test]
 fn a_folder_that_cannot_be_made_for_the_shared_file_is_a_doubt() {
     let folder = tempfile::tempdir().expect("a folder");
     // Where a sidecar is installed, the default places are its user's.
