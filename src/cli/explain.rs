@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::SystemTime;
 
 use clap::{Args, Subcommand};
 use nix::unistd::{Gid, Uid, User, geteuid, getgrouplist, getgroups, getuid};
@@ -89,14 +90,21 @@ impl ExplainAccess {
         let mut out = io::stdout().lock();
         writeln!(out, "{identity}")?;
         writeln!(out, "{}", reason(decision, &config))?;
+        let is_shut = shut.is_some();
         if let Some(why) = shut {
             writeln!(out, "{why}")?;
         }
         writeln!(out, "{origin}. {sidecar}.")?;
+        if let Some(doubt) = in_force(&config.thrift.unix, origin.edited()) {
+            writeln!(out, "{doubt}")?;
+        }
         match self.action {
             None => {}
             Some(action) => {
                 check(&identity, &action).map_err(|denied| Refused(denied.what))?;
+                if is_shut {
+                    return Err(Refused(format!("{client} is allowed by the rules, but cannot open the socket")).into());
+                }
                 writeln!(out, "allowed")?;
             }
         }
@@ -122,6 +130,18 @@ fn sidecar(config: &Config) -> (Option<Uid>, String) {
         }
         Err(_) => (None, format!("{shown} cannot be looked at: ask as root; {others}")),
     }
+}
+
+/// That a sidecar which runs may have other rules in force than the configuration `edited` then.
+fn in_force(socket: &Path, edited: Option<SystemTime>) -> Option<String> {
+    let started = fs::metadata(socket).and_then(|found| found.modified()).ok().filter(|_| may_be_live(socket))?;
+    let told = "The sidecar has in force what it read at its start, or at the last SIGHUP that its log accepts";
+    Some(match edited.is_some_and(|edited| edited > started) {
+        true => {
+            format!("{told}. The file was edited after that start: without such a SIGHUP since, the rules before hold.")
+        }
+        false => format!("{told}; the file was not edited since that start."),
+    })
 }
 
 fn check(identity: &Identity, action: &Action) -> Result<(), Denied> {

@@ -172,7 +172,9 @@ fn reload_access(sidecar: &Sidecar, loaded: anyhow::Result<Loaded>) {
         Err(error) => {
             // Each mistake names its file itself.
             let why = error.downcast_ref::<Mistakes>().map_or_else(|| format!("{error:#}"), Mistakes::to_string);
-            tracing::error!("cannot read the configuration again, the access rules stay: {why}");
+            tracing::error!(
+                "the sidecar does not take over the configuration as it is now, `[[allow]]` and `[access]` stay as they were: {why}"
+            );
         }
     }
 }

@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use clap::Args;
 use nix::unistd::geteuid;
@@ -44,6 +45,13 @@ pub(crate) struct Origin {
     pub(crate) is_demo: bool,
     /// Variables and flags, as they are written.
     others: Vec<String>,
+}
+
+impl Origin {
+    /// When the file was, if there is one.
+    pub(crate) fn edited(&self) -> Option<SystemTime> {
+        fs::metadata(self.file.as_ref()?).and_then(|found| found.modified()).ok()
+    }
 }
 
 impl fmt::Display for Origin {

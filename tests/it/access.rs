@@ -168,6 +168,90 @@ fn rules_say_what_each_user_sees_and_an_edit_is_in_force_after_a_reload_if_it_is
 }
 
 #[test]
+fn the_last_rule_is_not_taken_away_by_a_reload_and_nothing_else_of_that_edit_is_taken_over() {
+    if is_skipped_without_root() {
+        return;
+    }
+    let rule = format!("[[allow]]\nuser = '{WEB}'\nread = ['/config']\n");
+    let shop = Shop::with(&rule);
+    let roster = &shop.scene.roster;
+    roster.configure(&rule, &format!("[access]\nadmins = ['user:{DEPLOY}']\n"));
+    roster.process().signal(Signal::SIGHUP);
+    eventually("the log says so", SOON, || {
+        let log = roster.log();
+        ensure(log.contains("does not take over") && log.contains("no [[allow]] any more"), log)
+    });
+    shop.says(WEB, &["get", "/secret/key"], 8);
+    shop.says(DEPLOY, &["broadcast", r#"{"cmd":"reload"}"#], 8);
+}
+
+#[test]
+fn a_check_of_the_shared_file_finds_no_fault_in_what_its_user_may_not_see() {
+    if is_skipped_without_root() {
+        return;
+    }
+    let rules = |read: &str| format!("[[allow]]\nuser = '{WEB}'\nread = [{read}]\n");
+    for (read, hidden) in [
+        ("'/config', 'mail'", Some("may not read /")),
+        ("'/', 'mail'", Some("may not see the service billing")),
+        ("'/', 'mail', 'billing'", None),
+    ] {
+        let shop = Shop::with(&rules(read));
+        let bare = Scripted::join(shop.scene.port, TOKEN, &[]);
+        shop.scene.has(2);
+        let file = shop.scene.roster.shared_file();
+        let lock = PathBuf::from(format!("{}-lock", file.display()));
+        eventually("both are compared", SOON, || {
+            let ended = shop.scene.roster.cli(["shared", "check"]);
+            ensure(
+                ended.code == Some(0) && String::from_utf8_lossy(&ended.told).contains("holds the same"),
+                format!("{ended:?}"),
+            )
+        });
+        for path in [&file, &lock] {
+            std::fs::set_permissions(path, PermissionsExt::from_mode(0o666)).expect("a mode");
+        }
+        let told = shop.says(WEB, &["shared", "check"], 0);
+        match hidden {
+            Some(why) => assert!(told.contains(&format!("not compared: uid {WEB} {why}")), "{told}"),
+            None => assert!(told.contains("holds the same"), "{told}"),
+        }
+        drop(bare);
+    }
+}
+
+#[test]
+fn who_cannot_open_the_socket_is_denied_whatever_the_rules_allow() {
+    let shop = Shop::with(&format!("[[allow]]\nuser = '{WEB}'\nread = ['/config']\n"));
+    let (roster, web) = (&shop.scene.roster, WEB.to_string());
+    let read = ["explain", "access", "--user", &web, "read", "/config", "--config"].map(str::to_owned);
+    let explain = || {
+        let ended = Ended::of(binary().args(&read).arg(roster.config()));
+        (ended.code, format!("{}{}", String::from_utf8_lossy(&ended.told), ended.wrong))
+    };
+    let (code, text) = explain();
+    assert!(code == Some(0) && text.ends_with("allowed\n"), "{text}");
+    std::fs::set_permissions(roster.socket(), PermissionsExt::from_mode(0o660)).expect("a mode");
+    let (code, text) = explain();
+    assert_eq!(code, Some(8), "{text}");
+    assert!(text.ends_with("roster: uid 33033 is allowed by the rules, but cannot open the socket\n"), "{text}");
+}
+
+#[test]
+fn an_explanation_says_that_the_file_was_edited_after_the_sidecars_start() {
+    let shop = Shop::with(&format!("[[allow]]\nuser = '{WEB}'\nread = ['/config']\n"));
+    let roster = &shop.scene.roster;
+    let explain = || Ended::of(binary().args(["explain", "access", "--tcp", "--config"]).arg(roster.config())).text();
+    assert!(explain().contains("the file was not edited since that start"), "{}", explain());
+    roster.configure("'/config'", "'/'");
+    assert!(
+        explain().contains("edited after that start: without such a SIGHUP since, the rules before"),
+        "{}",
+        explain()
+    );
+}
+
+#[test]
 fn what_a_user_may_do_is_explained_from_the_configuration() {
     let shop = Shop::with(&format!("[[allow]]\nuser = '{WEB}'\ncall = ['mail.*']\n"));
     let config = shop.scene.roster.config();

@@ -80,16 +80,17 @@ pub(super) fn compare(reader: &Reader, connection: Connection) -> anyhow::Result
     loop {
         let live = match read(&mut client) {
             Ok(live) => live,
-            Err(error) => match error.downcast_ref::<Error>() {
-                Some(Error::NotReady(_)) => return Ok(Comparison::Unanswered(error.to_string())),
-                Some(_) if !is_told => return Ok(Comparison::Unanswered(error.to_string())),
-                _ => return Err(error),
-            },
+            Err(error) => return unanswered(error, is_told),
         };
         if let Some(live) = live {
             let contents = reader.contents().map_err(super::unsound)?;
             if contents.report.fresh.revision as i64 == live.revision {
                 let differences = differences(&contents, &live);
+                if !differences.is_empty()
+                    && let Err(error) = ask_for_hidden(&mut client, &contents, &live)
+                {
+                    return unanswered(error.into(), is_told);
+                }
                 return Ok(Comparison::At { revision: live.revision, differences });
             }
         }
@@ -103,6 +104,28 @@ pub(super) fn compare(reader: &Reader, connection: Connection) -> anyhow::Result
         }
         std::thread::sleep(PAUSE);
     }
+}
+
+/// What came of it where the sidecar does not answer, or not this user.
+fn unanswered(error: anyhow::Error, is_told: bool) -> anyhow::Result<Comparison> {
+    match error.downcast_ref::<Error>() {
+        Some(Error::NotReady(_) | Error::Denied(_)) => Ok(Comparison::Unanswered(error.to_string())),
+        Some(_) if !is_told => Ok(Comparison::Unanswered(error.to_string())),
+        _ => Err(error),
+    }
+}
+
+/// Asks by name for what the sidecar may have left out of its lists: it refuses what this user may not see.
+fn ask_for_hidden(client: &mut Client, contents: &Contents, live: &Live) -> Result<(), Error> {
+    let or_missing = |error| if matches!(error, Error::NotFound(_)) { Ok(()) } else { Err(error) };
+    for path in contents.nodes.keys().filter(|path| !live.nodes.contains_key(*path)) {
+        client.get(path.as_str(), None).map(drop).or_else(or_missing)?;
+    }
+    for service in contents.services().filter_map(|(name, _)| name) {
+        let query = ServiceQuery { service_name: Some(service.into()), limit: Some(1), ..ServiceQuery::default() };
+        client.instances(query).map(drop).or_else(or_missing)?;
+    }
+    Ok(())
 }
 
 /// None: it changed meanwhile.
@@ -132,7 +155,9 @@ fn differences(contents: &Contents, live: &Live) -> Vec<String> {
     let mut found: Vec<String> = paths.into_iter().filter_map(node).collect();
     // The check names those that cannot be read.
     let filed = contents.masters().filter_map(|json| serde_json::from_slice::<view::Master>(json).ok());
-    let (filed, live) = (by_id(filed), by_id(live.masters.iter().cloned().map(Into::into)));
+    let (mut filed, live) = (by_id(filed), by_id(live.masters.iter().cloned().map(Into::into)));
+    // A master without services is shown only to who sees them all.
+    filed.retain(|id, master| !master.services.is_empty() || live.contains_key(id));
     let ids: BTreeSet<&String> = filed.keys().chain(live.keys()).collect();
     let master = |id: &String| differs(&format!("master {id:?}"), filed.get(id), live.get(id));
     found.extend(ids.into_iter().filter_map(master));
