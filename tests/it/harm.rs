@@ -273,6 +273,7 @@ fn reads(roster: &Roster, round: usize, within: Duration) {
 fn a_reader_that_keeps_an_old_state_fills_neither_the_file_nor_the_memory() {
     let mut roster = prepare("max_pinned = \"16MiB\"");
     roster.run();
+    roster.becomes("live");
     let renew = |rounds: Range<usize>| {
         for round in rounds {
             replace(&roster, round);
@@ -328,6 +329,7 @@ fn a_reader_that_keeps_an_old_state_fills_neither_the_file_nor_the_memory() {
 fn a_reader_that_keeps_the_first_state_for_ever_is_named_and_fills_neither_the_file_nor_the_memory() {
     let mut roster = prepare("max_pinned = \"16MiB\"");
     roster.run();
+    roster.becomes("live");
     let (over, lock_file, file) =
         (AtomicBool::new(false), roster.folder().join("shared.mdb-lock"), roster.shared_file());
     let size = || file.metadata().map_or(0, |file| file.len());
