@@ -85,7 +85,13 @@ impl Sidecar {
             return Err(StartError::Folder(setting, why));
         }
         // Then: what cannot listen touches nothing of another sidecar's.
-        let endpoint = Endpoint::bind(&config.thrift, taken_ports)?;
+        let endpoint = match Endpoint::bind(&config.thrift, taken_ports) {
+            Err(full) if full.is_for_room() => {
+                Shared::make_room(&config.shared, config.thrift.unix.parent());
+                Endpoint::bind(&config.thrift, taken_ports)
+            }
+            bound => bound,
+        }?;
         let mut shared_config = config.shared.clone();
         let state = shared_config.claim_state()?;
         let bind = || Register::bind(&config.register, &config.token_file(), taken_ports);

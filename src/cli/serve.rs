@@ -115,7 +115,8 @@ async fn serve(
     });
     let mut samples = samples.unwrap_or_default();
     let mut is_invited = false;
-    let mut systemd = Systemd::ready(sidecar.addresses());
+    let systemd = Systemd::ready(sidecar.addresses());
+    let mut feeding = pin!(systemd.feed_watchdog());
     let ended = loop {
         tokio::select! {
             failure = sidecar.failure() => break Err(failure.into()),
@@ -125,7 +126,7 @@ async fn serve(
                 sidecar.reload();
                 reload_access(&sidecar, load());
             }
-            () = systemd.watchdog() => {}
+            never = &mut feeding => match never {},
             () = samples.one_ends() => {}
             () = reports.next() => {}
             () = &mut invitation, if !is_invited => is_invited = true,

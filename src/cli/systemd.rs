@@ -1,5 +1,6 @@
 //! What systemd is told: that the sidecar is ready, that it still answers, that it stops.
 
+use std::convert::Infallible;
 use std::future::pending;
 use std::time::Duration;
 
@@ -8,13 +9,11 @@ use roster::task::unawaited;
 use roster::thrift::client::Client;
 use sd_notify::NotifyState;
 use tokio::sync::oneshot;
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval};
 
 pub(crate) struct Systemd {
     address: Option<Address>,
-    /// How often the watchdog wants to be fed; None: it sleeps.
-    feeding: Option<Interval>,
-    /// How long an answer may take.
+    /// How often the watchdog is fed, and how long an answer may take; zero: it sleeps.
     patience: Duration,
 }
 
@@ -23,22 +22,21 @@ impl Systemd {
     pub(crate) fn ready(addresses: &[Address]) -> Self {
         notify(&[NotifyState::Ready]);
         let patience = sd_notify::watchdog_enabled().unwrap_or_default() / 3;
-        let feeding = (!patience.is_zero()).then(|| {
-            let mut feeding = interval(patience);
-            feeding.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            feeding
-        });
-        Self { address: addresses.first().cloned(), feeding, patience }
+        Self { address: addresses.first().cloned(), patience }
     }
 
-    /// Feeds the watchdog, when it is time to, if the endpoint answers as it would answer any client.
-    pub(crate) async fn watchdog(&mut self) {
-        let Some(feeding) = &mut self.feeding else { return pending().await };
-        feeding.tick().await;
-        let Some(address) = self.address.clone() else { return };
-        match ask(address, self.patience).await {
-            Ok(()) => notify(&[NotifyState::Watchdog]),
-            Err(error) => tracing::error!(%error, "the endpoint does not answer; the watchdog is not fed"),
+    /// Feeds the watchdog for ever, if the endpoint answers as it would answer any client. It is to go on where it was:
+    /// who begins it anew in the midst of a question misses a meal.
+    pub(crate) async fn feed_watchdog(&self) -> Infallible {
+        let Some(address) = self.address.as_ref().filter(|_| !self.patience.is_zero()) else { return pending().await };
+        let mut feeding = interval(self.patience);
+        feeding.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            feeding.tick().await;
+            match ask(address.clone(), self.patience).await {
+                Ok(()) => notify(&[NotifyState::Watchdog]),
+                Err(error) => tracing::error!(%error, "the endpoint does not answer; the watchdog is not fed"),
+            }
         }
     }
 

@@ -50,6 +50,11 @@ impl BindError {
     pub fn is_taken(&self) -> bool {
         matches!(self.why, NoListener::Taken { .. })
     }
+
+    /// Whether there is no room for it on its file system.
+    pub fn is_for_room(&self) -> bool {
+        matches!(&self.why, NoListener::Io(error) if error.kind() == io::ErrorKind::StorageFull)
+    }
 }
 
 fn who(process: Option<i32>, user: Option<u32>) -> String {

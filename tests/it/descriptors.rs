@@ -46,6 +46,21 @@ fn is_fed(systemd: &UnixDatagram) -> bool {
 }
 
 #[test]
+fn the_watchdog_is_fed_as_often_as_it_wants() {
+    const WATCHDOG: Duration = Duration::from_secs(3);
+    let mut roster = Roster::prepare_file("roster.sock", NODES);
+    let notified = roster.folder().join("notified");
+    let systemd = UnixDatagram::bind(&notified).expect("a socket");
+    let mut serve = roster.serve(unconfigured(Command::new(binary_path())));
+    roster.run_as(serve.env("NOTIFY_SOCKET", notified).env("WATCHDOG_USEC", WATCHDOG.as_micros().to_string()));
+    roster.becomes("live");
+    systemd.set_read_timeout(Some(WATCHDOG)).expect("an option");
+    for meal in 0..12 {
+        assert!(is_fed(&systemd), "it went hungry after {meal} meals: {}", roster.log());
+    }
+}
+
+#[test]
 fn one_who_takes_every_connection_over_tcp_keeps_nobody_from_an_answer() {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
     setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("as many descriptors as may be");

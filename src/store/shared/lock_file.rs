@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io;
 use std::ops::RangeInclusive;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, fallocate, fcntl};
 use nix::libc;
+use xattr::FileExt as _;
 
 use crate::permissions::own::{self, NotOwn};
 
@@ -37,6 +38,12 @@ const MAX_PROCESS: i64 = (1 << 22) + 1;
 
 /// So many locks a place of the table may be there: a process has its own also while it has no place.
 const LOCKS_A_SLOT: usize = 2;
+
+/// The kernel goes through all of them for each question, and also those that do no harm.
+const LOCKS_TIMEOUT: Duration = Duration::from_millis(50);
+
+/// In which blocks of a file are counted.
+const BLOCK: u64 = 512;
 
 /// Where many readers begin, the mutex may well be held at one look; but not at each of these, a moment apart.
 const MUTEX_CHECKS: usize = 5;
@@ -148,11 +155,24 @@ impl LockFile {
         self.fault.as_ref().filter(|(_, since)| *since + DAMAGED_GRACE <= now).map(|(why, _)| why.as_str())
     }
 
-    /// Takes away what a reader has written behind its end: it may be meant to fill the disk.
+    /// Takes away what a reader has written, or allocated, behind its end: it may be meant to fill the disk.
     pub(super) fn cut(&self) {
-        if self.file.metadata().is_ok_and(|found| found.len() > self.size) {
-            let _ = self.file.set_len(self.size);
+        let Ok(found) = self.file.metadata() else { return };
+        let room = self.size.next_multiple_of(found.blksize().max(1));
+        if found.len() > self.size || found.blocks() * BLOCK > room {
+            let _ = self.file.set_len(found.len().min(self.size));
         }
+    }
+
+    /// Takes away the attributes that a reader has given it, which may be meant for the same; or says why it cannot.
+    pub(super) fn strip(&self) -> io::Result<()> {
+        let names = match self.file.list_xattr() {
+            // This file system has none.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => return Ok(()),
+            names => names?,
+        };
+        let of_users = names.filter(|name| name.as_encoded_bytes().starts_with(b"user."));
+        of_users.into_iter().try_for_each(|name| self.file.remove_xattr(name))
     }
 
     fn disorder(&mut self) -> Option<String> {
@@ -161,6 +181,9 @@ impl LockFile {
             Err(error) => return Some(failed(error)),
             Ok(it) if it.len() < self.size => return Some("a reader cut it off".into()),
             Ok(_) => self.cut(),
+        }
+        if let Err(error) = self.strip() {
+            return Some(format!("it has attributes that cannot be removed: {error}"));
         }
         let bytes = match self.bytes() {
             Ok(bytes) => bytes,
@@ -217,7 +240,11 @@ impl LockFile {
     /// The bytes that processes have locked, each the one of its number; or who has locked others, or too many.
     fn locks(&self, slots: u32) -> Result<HashSet<i64>, String> {
         let (mut locks, mut parts, most) = (HashSet::new(), vec![(1, 0)], LOCKS_A_SLOT * slots as usize);
+        let began = Instant::now();
         while let Some((start, length)) = parts.pop() {
+            if began.elapsed() > LOCKS_TIMEOUT {
+                return Err("there are very many locks on it".into());
+            }
             let Some(lock) = self.locked(start, length) else { continue };
             let who = || named(lock.l_pid);
             if lock.l_len != 1 || lock.l_start >= MAX_PROCESS {

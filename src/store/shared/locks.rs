@@ -36,9 +36,13 @@ impl Locks {
             let entry = entry?;
             let Some(size) = entry.file_name().to_str().and_then(size) else { continue };
             let path = entry.path();
-            match LockFile::left(&path, size) {
+            let found = LockFile::left(&path, size).map_err(|why| why.at(&path));
+            match found.and_then(|lock| lock.strip().map(|()| lock)) {
                 Ok(lock) => known.push((path, lock)),
-                Err(why) => tracing::warn!(path = %path.display(), %why, "cannot keep a lock file from growing"),
+                Err(why) => {
+                    tracing::warn!(path = %path.display(), %why, "gave up a lock file whose readers may fill the disk");
+                    own::remove(&path)?;
+                }
             }
         }
         let found = Self { folder: folder.to_owned(), known };
@@ -75,6 +79,7 @@ impl Locks {
     pub(super) fn forget(&mut self, current: Option<Mark>) {
         self.known.retain(|(name, lock)| {
             let file = lock.file();
+            let _ = lock.strip();
             // Whoever has it open must not open it once more when this was asked.
             let is_kept = current.is_some_and(|current| is(file, current))
                 || file.set_permissions(Permissions::from_mode(0o600)).is_err()

@@ -123,6 +123,13 @@ impl Shared {
         Ok(Some(Self { writer, copy, copy_interval: config.copy_interval, left }))
     }
 
+    /// Takes away what readers may have filled the file's file system with, as far as nobody else has it.
+    pub fn make_room(config: &Config, beside: Option<&Path>) {
+        if let Some(Err(error)) = config.file(beside).map(|path| Place::claim(path, config.clone())) {
+            tracing::warn!(%error, "cannot make room where the shared file lies");
+        }
+    }
+
     /// What an earlier process left.
     pub fn left(&self) -> Option<&Contents> {
         self.left.as_ref()

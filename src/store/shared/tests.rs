@@ -10,7 +10,9 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytesize::ByteSize;
+use nix::fcntl::{FallocateFlags, fallocate};
 use tempfile::TempDir;
+use xattr::FileExt as _;
 
 use super::image::Image;
 use super::*;
@@ -595,6 +597,31 @@ fn lock_files_that_readers_keep_open_do_not_grow_and_are_forgotten_when_they_are
     locks.iter().for_each(|lock| lock.set_len(1 << 20).expect("it is open"));
     open.shared.writer.make_ready(false, Instant::now()).expect("ready");
     assert!(locks.iter().all(|lock| size(lock) == whole));
+}
+
+#[test]
+fn what_readers_add_to_a_lock_file_beside_bytes_is_taken_away_too() {
+    let house = House::new();
+    let mut open = house.open();
+    let lock = File::options().read(true).write(true).open(lock_file(&house.file())).expect("a file");
+    let fill = || {
+        let behind = lock.metadata().expect("a file").len() as i64;
+        fallocate(&lock, FallocateFlags::FALLOC_FL_KEEP_SIZE, behind, 1 << 20).expect("room");
+        lock.set_xattr("user.one", b"x").expect("an attribute");
+    };
+    let is_filled = || {
+        let names = lock.list_xattr().expect("attributes");
+        let are_given = names.into_iter().any(|name| name.as_encoded_bytes().starts_with(b"user."));
+        (lock.metadata().expect("a file").blocks() * 512 > 1 << 20, are_given)
+    };
+    fill();
+    assert_eq!(is_filled(), (true, true));
+    open.shared.writer.make_ready(true, Instant::now()).expect("ready");
+    assert_eq!(is_filled(), (false, false));
+    drop(open);
+    fill();
+    assert!(house.try_open(&feeds("cluster")).is_ok());
+    assert_eq!(is_filled(), (false, false));
 }
 
 #[test]
