@@ -1,5 +1,6 @@
 //! Credentials: the identities that a session shows, a line each.
 
+use std::fmt::Display;
 use std::io;
 use std::path::Path;
 
@@ -70,6 +71,14 @@ pub(crate) fn doubts(place: &Path) -> Vec<String> {
     told.collect()
 }
 
+/// That they are refused, and what may be wrong with them.
+pub(super) fn refused(place: &Path, why: impl Display) -> String {
+    match &*doubts(place) {
+        [] => why.to_string(),
+        doubts => format!("{why}; it may be this: {}", doubts.join("; ")),
+    }
+}
+
 fn has_password(identity: &str) -> bool {
     identity.split_once(':').is_some_and(|(user, password)| !user.is_empty() && !password.is_empty())
 }
@@ -107,6 +116,10 @@ z.cred:4: `u` is no scheme that ZooKeeper knows; write digest:USER:PASSWORD"
         for line in ["digest:app\n", "digest:app:\n", "digest::secret\n"] {
             assert_eq!(told(line.as_bytes()), "z.cred:1: there is no password in it; write digest:USER:PASSWORD");
         }
+        assert_eq!(refused(&path, "refused"), "refused");
+        std::fs::write(&path, "joe:secret\n").expect("written");
+        let why = refused(&path, "refused");
+        assert!(why.starts_with("refused; it may be this: ") && why.contains(":1: `joe` is no scheme that"), "{why}");
         assert_eq!(told(b"# none\n"), "z.cred: there is no identity in it; write digest:USER:PASSWORD");
         assert_eq!(told(b"digest:a:\xff"), "cannot read z.cred: stream did not contain valid UTF-8");
     }

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::time::sleep;
 
 use super::Config;
+use super::credentials;
 use super::left_out::{LeftOut, Told};
 use super::pace::Pace;
 use super::scan::quotas;
@@ -276,8 +277,12 @@ impl Mirror {
             Some(_) => (FeedState::Down, "cannot reach the ensemble; what an earlier process read stands"),
             None => (FeedState::Connecting, "cannot reach the ensemble yet"),
         };
-        if self.feed().enter(state, trouble.to_string()) {
-            tracing::warn!(source = self.feed().name(), why = %trouble, "{what}");
+        let why = match (trouble, &self.config.credentials) {
+            (Trouble::Refused, Some(place)) => credentials::refused(place, trouble),
+            _ => trouble.to_string(),
+        };
+        if self.feed().enter(state, why.clone()) {
+            tracing::warn!(source = self.feed().name(), why, "{what}");
         }
     }
 
