@@ -83,7 +83,14 @@ impl Place {
                 Mapped::new(env, own, lock, &self.path).map_err(|source| self.failed(source))
             }
             Err(error) => {
-                tracing::info!(path = %public.display(), %error, "a new shared file takes the place of what was left");
+                if error.kind() == io::ErrorKind::NotFound {
+                    tracing::info!(
+                        path = %self.path.display(),
+                        "a new shared file takes the place of what was left: it had no lock file"
+                    );
+                } else {
+                    tracing::info!(path = %public.display(), %error, "a new shared file takes the place of what was left");
+                }
                 self.put(Beginning::State(&env))
             }
         }
