@@ -66,7 +66,7 @@ impl Check<'_> {
     /// A key without a default; whether it is there.
     fn require(&mut self, key: &Key) -> bool {
         let is_set = self.draft.is_set(key);
-        self.object_if(!is_set, key, "is required, there is no default");
+        self.object_if(!is_set && !self.draft.is_misspelt(key), key, "is required, there is no default");
         is_set
     }
 

@@ -167,6 +167,14 @@ impl Draft {
         self.mistakes.iter().any(|mistake| mistake.key.touches(key))
     }
 
+    /// Whether a key beside it was refused for which this one was proposed.
+    pub(super) fn is_misspelt(&self, key: &Key) -> bool {
+        let Some((name, table)) = key.parts().split_last() else { return false };
+        let proposal = format!("did you mean `{name}`?");
+        let is_beside = |parts: &[String]| parts.split_last().is_some_and(|(_, other)| other == table);
+        self.mistakes.iter().any(|it| is_beside(it.key.parts()) && it.message.ends_with(&proposal))
+    }
+
     /// The key of the entry that was read as the list's `nth`; of the list itself where it is a default.
     pub(super) fn element(&self, list: &Key, nth: usize) -> Key {
         let entry = list.parts().iter().try_fold(&self.root, |entry, part| entry.part(part));

@@ -745,3 +745,9 @@ fn no_part_of_a_file_makes_loading_panic_or_hang() {
         }
     }
 }
+
+#[test]
+fn a_key_that_is_required_and_misspelt_is_one_mistake() {
+    let told = mistakes("[[zookeeper]]\nconect = \"zk1\"\n", &[], &[]);
+    assert!(told.contains("did you mean `connect`?") && !told.contains("is required"), "{told}");
+}
