@@ -57,7 +57,8 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     if let Ok(seconds) = text.parse() {
         return Ok(Duration::from_secs(seconds));
     }
-    humantime::parse_duration(text).map_err(|error| error.to_string())
+    humantime::parse_duration(text)
+        .map_err(|error| format!("{error}: write a duration such as \"5\", of seconds, or \"250ms\""))
 }
 
 /// What is longer is no patience, but a slip; and the clock has an end.
@@ -79,6 +80,7 @@ mod tests {
     fn a_mere_number_is_of_seconds() {
         assert_eq!(duration("5"), duration("5s"));
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert!(duration("x").is_err_and(|told| told.ends_with("such as \"5\", of seconds, or \"250ms\"")));
     }
 
     #[test]

@@ -3,7 +3,6 @@
 use std::io::{self, Write};
 
 use clap::{Args, Subcommand};
-use roster::model::counted;
 use roster::thrift::idl::RegisterAddress;
 
 use super::connection::Connection;
@@ -40,8 +39,14 @@ impl Registers {
             Command::Add(Addresses { registers, connection }) => connection.client().add_registers(registers)?,
             Command::Remove(Addresses { registers, connection }) => connection.client().remove_registers(registers)?,
         };
-        Ok(writeln!(io::stdout(), "told {}", counted(sent.masters.unsigned_abs().into(), "master or sidecar"))?)
+        Ok(writeln!(io::stdout(), "told {}", told(sent.masters.unsigned_abs().into()))?)
     }
+}
+
+/// How many have been told: masters, and sidecars that follow this one.
+fn told(count: u64) -> String {
+    let kinds = if count == 1 { "master or sidecar" } else { "masters or sidecars" };
+    format!("{count} {kinds}")
 }
 
 fn address(text: &str) -> Result<RegisterAddress, String> {
@@ -56,6 +61,11 @@ fn address(text: &str) -> Result<RegisterAddress, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn those_who_were_told_are_counted() {
+        assert_eq!([0, 1, 2].map(told), ["0 masters or sidecars", "1 master or sidecar", "2 masters or sidecars"]);
+    }
 
     #[test]
     fn a_register_is_a_host_and_a_port() {

@@ -151,7 +151,7 @@ pub(crate) fn read(path: &Path) -> Result<(PathBuf, String), Unreadable> {
         String::from_utf8(bytes).map_err(|error| {
             let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
             let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
-            io::Error::other(format!("line {line} is not UTF-8: save the file in that encoding"))
+            io::Error::other(format!("line {line} is not UTF-8: save the file as UTF-8"))
         })
     });
     match text {
@@ -212,7 +212,7 @@ mod tests {
         for (bytes, line) in [(&b"\xff\xfe[\0"[..], 1), (b"# one\n# M\xfcller\n", 2)] {
             fs::write(file.path(), bytes).expect("written");
             let told = read(file.path()).expect_err("it is no text").to_string();
-            assert!(told.ends_with(&format!(": line {line} is not UTF-8: save the file in that encoding")), "{told}");
+            assert!(told.ends_with(&format!(": line {line} is not UTF-8: save the file as UTF-8")), "{told}");
         }
     }
 

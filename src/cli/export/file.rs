@@ -28,7 +28,10 @@ const KEPT_MODE: u32 = 0o777;
 /// for the `group`, if one is asked for. A new file is for its owner and its group.
 pub(super) fn replace(path: &Path, content: &[u8], group: Option<&str>) -> io::Result<bool> {
     // What a link leads to is replaced, and not the link.
-    let (folder, name) = Folder::of(path)?;
+    let (folder, name) = Folder::of(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => io::Error::other("there is no such folder: make it first (`mkdir -p`)"),
+        _ => error,
+    })?;
     let old = match folder.open(&name) {
         Err(NotOwn::Io(error)) if error.kind() == io::ErrorKind::NotFound => None,
         old => Some(old.and_then(|old| folder.check_owner(&old).map(|()| old)).map_err(|why| why.at(path))?),
@@ -133,7 +136,8 @@ mod tests {
         assert_eq!((file().0, path.metadata().expect("a file").mode() & 0o777), (b"two".to_vec(), 0o604));
         assert!(link.is_symlink() && file().1 != first.1);
         assert_eq!(fs::read_dir(&folder).expect("a folder").count(), 2, "nothing else is left");
-        assert!(replace(&folder.path().join("no/a.php"), b"", None).is_err());
+        let told = replace(&folder.path().join("no/a.php"), b"", None).expect_err("there is none").to_string();
+        assert!(told.starts_with("there is no such folder: make it first"), "{told}");
     }
 
     #[test]
