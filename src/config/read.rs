@@ -114,8 +114,9 @@ impl Entry {
     /// stands, or else from the working directory.
     fn absolute_path(&self) -> Result<Option<String>, Refusal> {
         let text = match (&self.value, &self.raw) {
-            (_, Some(raw)) => raw,
-            (Value::Text(text), None) => text,
+            (Value::Text(text), _) => text,
+            // A name such as `0815`.
+            (Value::Integer(_) | Value::Float(_) | Value::Boolean(_), Some(raw)) => raw,
             _ => return Ok(None),
         };
         if text.is_empty() || secret::variable(Path::new(text)).is_some() {
@@ -161,7 +162,7 @@ impl<'de> Deserializer<'de> for &'de Entry {
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Refusal> {
-        match self.absolute_path()?.filter(|_| name == rule::PATH) {
+        match if name == rule::PATH { self.absolute_path()? } else { None } {
             Some(path) => visitor.visit_newtype_struct(path.into_deserializer()),
             None => visitor.visit_newtype_struct(self),
         }

@@ -668,7 +668,12 @@ fn a_relative_path_starts_where_it_was_written() {
     let file = "[[file]]\npath = 'nodes.toml'\nroot = '/1'\n[[file]]\npath = 'x'\nroot = '/2'\nname = 'two'\n";
     let config = load(file, &[("ROSTER_FILE__1__PATH", "here.toml")], &[]).expect("a configuration");
     assert_eq!(config.file[0].path, Path::new("/etc/roster/nodes.toml"));
-    assert_eq!(config.file[1].path, std::env::current_dir().expect("a working directory").join("here.toml"));
+    let here = std::env::current_dir().expect("a working directory");
+    assert_eq!(config.file[1].path, here.join("here.toml"));
+    let state = |raw: &str| load("", &[], &[("shared.state", raw)]).map(|config| config.shared.state);
+    assert_eq!(state("'/a b'").expect("a path"), Path::new("/a b"));
+    assert_eq!(state("0815").expect("a path"), here.join("0815"));
+    assert!(state("['a']").expect_err("no path").to_string().contains("expected a string, found a list"));
 }
 
 #[test]

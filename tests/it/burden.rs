@@ -101,9 +101,11 @@ fn what_was_read_before_a_loss_is_not_read_again() {
 #[test]
 fn large_nodes_below_or_among_small_ones_do_not_come_together() {
     const BYTES: usize = 100 << 10;
-    // With how many of them may come together: of a hundred that lie among small ones, those of which one of 32 is read first.
+    // With how many of them may come together: of a hundred that lie among small ones, those of which one of 32 is read
+    // first.
     type Kind = (usize, usize, fn(usize) -> usize, usize);
-    let kinds: [Kind; 3] = [
+    let kinds: [Kind; 4] = [
+        (30, 1, |_| BYTES, 1),
         (100, 5, |_| BYTES, 1),
         (10, 40, |_| BYTES, 1),
         (0, 3_000, |number| if (1_500..1_600).contains(&number) { BYTES } else { 10 }, 4),

@@ -16,6 +16,7 @@ use super::pace::Pace;
 use super::session::{Answers, Asked, Session, Trouble};
 use super::watching::Watching;
 use crate::model::{Node, NodePath};
+use crate::mutant;
 use crate::source::Generation;
 use crate::store::Snapshot;
 
@@ -64,6 +65,22 @@ impl<'a> Bulk<'a> {
             }
             take(path, reading);
         };
+        let most = if compares { LARGE + 1 } else { usize::MAX };
+        let read = |some: &[NodePath]| self.session.read(some);
+        let ask = |some: &[NodePath]| match some {
+            [path] if compares => match self.large(path) {
+                Some(known) => self.session.compare(path, known.clone()).boxed(),
+                None => read(some),
+            },
+            some => read(some),
+        };
+        // Parents are taken before their children: what is below one that cannot be read is hidden.
+        if paths.windows(2).any(|pair| pair[1].is_under(&pair[0])) {
+            self.pace.forget();
+            let size = |path: &NodePath| self.node(path).map_or(self.pace.expected(), |node| most.min(node.data.len()));
+            let plan = |rest: &[NodePath]| self.fitting(rest, rest.iter().map(size));
+            return in_window(paths, self.pace.bytes(), plan, ask, read, take).await;
+        }
         let (mut known, mut sizes, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
         for path in paths {
             match self.node(path) {
@@ -75,25 +92,17 @@ impl<'a> Bulk<'a> {
             }
         }
         let plan = |rest: &[NodePath]| {
-            let most = if compares { LARGE + 1 } else { usize::MAX };
             self.fitting(rest, sizes[known.len() - rest.len()..].iter().map(|size| most.min(*size)))
-        };
-        let read = |some: &[NodePath]| self.session.read(some);
-        let ask = |some: &[NodePath]| match some {
-            [path] if compares => match self.large(path) {
-                Some(known) => self.session.compare(path, known.clone()).boxed(),
-                None => read(some),
-            },
-            some => read(some),
         };
         in_window(&known, self.pace.bytes(), plan, ask, read, &mut take).await?;
         self.explore(&unknown, take).await
     }
 
-    /// Reads nodes of which nothing is known. Of many, some that lie far apart are read first, each as if it were as large as
-    /// may be; then some between them, and at last all others, which are taken to be like those around them.
+    /// Reads nodes of which nothing is known. Of many, some that lie far apart are read first; then some between them, and at
+    /// last all others, which are taken to be like those around them. The very first are read as if they were as large as
+    /// may be.
     async fn explore(&self, paths: &[NodePath], mut take: impl FnMut(&NodePath, Reading)) -> Result<(), Trouble> {
-        if paths.len() >= SCOUTED {
+        if !paths.is_empty() {
             self.pace.forget();
         }
         let mut sizes = vec![None; paths.len()];
@@ -156,6 +165,7 @@ impl<'a> Bulk<'a> {
         let most = self.pace.bytes() / SHARES;
         let (mut count, mut bytes, mut path_bytes) = (0, 0_usize, 0);
         for (path, size) in paths.iter().zip(sizes).take(self.nodes_at_once()) {
+            let size = if mutant::is("all-at-once") { 0 } else { size };
             path_bytes += path.as_str().len();
             let with = bytes.saturating_add(size).saturating_add(NODE_BYTES);
             if count > 0 && (with > most || path_bytes > self.pace.request_bytes() || size > LARGE) {

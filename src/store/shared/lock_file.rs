@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, fallocate, fcntl};
 use nix::libc;
+use nix::time::{ClockId, clock_gettime};
 use xattr::FileExt as _;
 
 use crate::permissions::own::{self, NotOwn};
@@ -39,8 +40,8 @@ const MAX_PROCESS: i64 = (1 << 22) + 1;
 /// So many locks a place of the table may be there: a process has its own also while it has no place.
 const LOCKS_A_SLOT: usize = 2;
 
-/// The kernel goes through all of them for each question, and also those that do no harm.
-const LOCKS_TIMEOUT: Duration = Duration::from_millis(50);
+/// So much of a processor's time may be spent on them: the kernel goes through all for each question.
+const MAX_LOCKS_TIME: Duration = Duration::from_millis(50);
 
 /// In which blocks of a file are counted.
 const BLOCK: u64 = 512;
@@ -240,18 +241,16 @@ impl LockFile {
     /// The bytes that processes have locked, each the one of its number; or who has locked others, or too many.
     fn locks(&self, slots: u32) -> Result<HashSet<i64>, String> {
         let (mut locks, mut parts, most) = (HashSet::new(), vec![(1, 0)], LOCKS_A_SLOT * slots as usize);
-        let began = Instant::now();
+        let began = own_time();
         while let Some((start, length)) = parts.pop() {
-            if began.elapsed() > LOCKS_TIMEOUT {
-                return Err("there are very many locks on it".into());
-            }
             let Some(lock) = self.locked(start, length) else { continue };
             let who = || named(lock.l_pid);
             if lock.l_len != 1 || lock.l_start >= MAX_PROCESS {
                 return Err(format!("{} has locked it", who()));
             }
-            if locks.len() == most {
-                return Err(format!("more than {most} processes seem to have locked it, among them {}", who()));
+            if locks.len() == most || own_time().saturating_sub(began) > MAX_LOCKS_TIME {
+                let many = locks.len();
+                return Err(format!("more than {many} processes seem to have locked it, among them {}", who()));
             }
             locks.insert(lock.l_start);
             let before = lock.l_start - start;
@@ -318,6 +317,11 @@ fn allocate(file: &File, size: u64) -> io::Result<()> {
         Err(Errno::EOPNOTSUPP) => Ok(file.set_len(size)?),
         result => Ok(result?),
     }
+}
+
+/// The time of a processor that this thread has taken.
+fn own_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("Linux has had this clock since 2.6").into()
 }
 
 fn stamps(bytes: &[u8]) -> Vec<u8> {

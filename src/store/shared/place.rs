@@ -193,7 +193,7 @@ fn clear(path: &Path, own: &Path) -> io::Result<Locks> {
     let lock = lock_file(path);
     match fs::symlink_metadata(&lock) {
         Ok(found) if !locks.has(mark(&found)) => {
-            tracing::warn!(path = %lock.display(), "remove what lies in the place of the shared file's lock file, and is none that was made here");
+            tracing::warn!(path = %lock.display(), "remove what lies in the place of the shared file's lock file: an earlier version made it, or somebody else");
             // Where that cannot be, whatever comes to need its place says why.
             let _ = remove(&lock);
         }
