@@ -311,7 +311,9 @@ fn every_flaw_of_credentials_and_of_a_certificate_and_its_key_is_told() {
     let told = Config::check(&layers(text), |doubt| doubts.push(doubt)).expect_err("mistakes").to_string();
     let [doubt] = &doubts[..] else { panic!("{doubts:?}") };
     assert!(
-        doubt.to_string().ends_with("z.cred:3: `u` is no scheme that ZooKeeper knows; write digest:USER:PASSWORD"),
+        doubt
+            .to_string()
+            .ends_with("z.cred:3: it begins with no scheme that ZooKeeper knows; write digest:USER:PASSWORD"),
         "{doubt}"
     );
     assert_eq!(
@@ -426,7 +428,7 @@ fn a_doubt_is_a_warning_with_its_line() {
     let text = "[[zookeeper]]\nconnect = 'zk'\ncredentials = 'z.cred'\n[register]\nlisten = ''\n";
     assert_eq!(
         checked(folder.path(), text),
-        "warning: roster.toml:3: zookeeper.0.credentials: z.cred:1: `u` is no scheme that ZooKeeper knows; write \
+        "warning: roster.toml:3: zookeeper.0.credentials: z.cred:1: it begins with no scheme that ZooKeeper knows; write \
          digest:USER:PASSWORD"
     );
 }

@@ -190,6 +190,23 @@ fn an_identity_is_proven_by_sasl() {
 }
 
 #[test]
+fn credentials_without_a_scheme_are_named_where_the_ensemble_refuses_them() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let credentials = folder.path().join("credentials");
+    std::fs::write(&credentials, "# ours\njoe:secret\n").expect("written");
+    let roster = Roster::start(&source(&Server::shared().address(), &format!("credentials = {credentials:?}")));
+    let place = credentials.display();
+    says(&roster, &format!("{place}:2: it begins with no scheme that ZooKeeper knows; write digest:USER:PASSWORD"));
+    let detail = roster.source().detail;
+    assert!(
+        detail.starts_with("the ensemble refuses the credentials; ")
+            && !detail.contains("secret")
+            && !detail.contains("joe"),
+        "{detail}"
+    );
+}
+
+#[test]
 fn a_server_without_sasl_is_told_of() {
     let folder = tempfile::tempdir().expect("a folder");
     let credentials = folder.path().join("credentials");

@@ -61,12 +61,10 @@ pub(crate) fn doubts(place: &Path) -> Vec<String> {
     let text = secret::read(place).unwrap_or_default();
     let scheme = |(number, line)| Some((number, str::split_once(line, ':')?.0));
     let unknown = lines(&text).filter_map(scheme).filter(|(_, scheme)| !SCHEMES.contains(scheme));
-    let told = unknown.map(|(number, scheme)| {
-        let scheme = scheme.escape_debug();
-        format!(
-            "{}:{number}: `{scheme}` is no scheme that ZooKeeper knows; write digest:USER:PASSWORD",
-            place.display()
-        )
+    // Not the word itself, which may be a secret at a wrong place.
+    let told = unknown.map(|(number, _)| {
+        let place = place.display();
+        format!("{place}:{number}: it begins with no scheme that ZooKeeper knows; write digest:USER:PASSWORD")
     });
     told.collect()
 }
@@ -111,7 +109,7 @@ mod tests {
 z.cred:1: a line is SCHEME:IDENTITY; write digest:USER:PASSWORD
 z.cred:3: a line is SCHEME:IDENTITY; write digest:USER:PASSWORD
 z.cred:5: there is no password in it; write sasl:USER:PASSWORD
-z.cred:4: `u` is no scheme that ZooKeeper knows; write digest:USER:PASSWORD"
+z.cred:4: it begins with no scheme that ZooKeeper knows; write digest:USER:PASSWORD"
         );
         for line in ["digest:app\n", "digest:app:\n", "digest::secret\n"] {
             assert_eq!(told(line.as_bytes()), "z.cred:1: there is no password in it; write digest:USER:PASSWORD");
