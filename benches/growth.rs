@@ -16,7 +16,8 @@ use crate::{Form, form};
 const ROUNDS: usize = 7;
 const CHILDREN: usize = 100;
 
-/// The greatest exponent that passes for O(log n): beside the logarithm, what is larger lies further from the processor.
+/// The greatest exponent that passes for O(log n): beside the logarithm, what is larger lies further from the
+/// processor.
 const LOGARITHMIC: f64 = 0.4;
 /// The same for O(n).
 const LINEAR: f64 = 1.25;

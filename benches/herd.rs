@@ -231,8 +231,8 @@ impl Herd {
 
 /// Has clients connect and read everything. When each had.
 fn read_bare(address: &str, clients: usize, nodes: usize, since: Instant) -> Vec<Duration> {
-    // Between its first connection and its first session a server may take a greeting and never answer it; then the crate
-    // waits for two fifths of a session, 48 s, and the bare clients would be no limit.
+    // Between its first connection and its first session a server may take a greeting and never answer it; then the
+    // crate waits for two fifths of a session, 48 s, and the bare clients would be no limit.
     eventually("the server serves", PATIENCE, || Sample::take(address).ok_or("it does not"));
     let read = || {
         let all = runtime().block_on(async { read_all(&connect(address).await).await.expect("ZooKeeper answers") });

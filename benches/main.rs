@@ -63,7 +63,8 @@ fn main() {
 /// How long others may wait for one who has failed.
 const AFTER_A_FAILURE: Duration = Duration::from_secs(60);
 
-/// Who has failed is told at once. That ends everything, with the logs of the sidecars; and in any case it ends in time.
+/// Who has failed is told at once. That ends everything, with the logs of the sidecars; and in any case it ends in
+/// time.
 fn end_soon_after_a_failure() {
     let tell = panic::take_hook();
     panic::set_hook(Box::new(move |failure| {

@@ -39,7 +39,8 @@ pub(crate) fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-/// The memory that a process has of its own, in bytes: without that of files which it has mapped, such as the shared file.
+/// The memory that a process has of its own, in bytes: without that of files which it has mapped, such as the shared
+/// file.
 pub(crate) fn memory(process: u32) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("a process");
     let own = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("a figure of memory");
@@ -51,8 +52,8 @@ pub(crate) fn file_size(sidecar: &Roster) -> usize {
     std::fs::metadata(sidecar.shared_file()).expect("the shared file").blocks() as usize * 512
 }
 
-/// Waits until the shared file holds what the sidecar does, and was written once more: the work and the memory for it are
-/// over by then.
+/// Waits until the shared file holds what the sidecar does, and was written once more: the work and the memory for it
+/// are over by then.
 pub(crate) fn file_in_step(sidecar: &Roster) {
     let wanted = sidecar.status().freshness.revision;
     let report = || {

@@ -12,8 +12,8 @@ pub(crate) fn trim() {
     }
 }
 
-/// How many bytes the C library keeps that nobody uses, returned or not; 0 where it does not tell. To count them takes as
-/// long as to return them.
+/// How many bytes the C library keeps that nobody uses, returned or not; 0 where it does not tell. To count them takes
+/// as long as to return them.
 pub(crate) fn free() -> usize {
     // SAFETY: the allocator locks itself.
     #[cfg(target_env = "gnu")]

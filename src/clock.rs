@@ -7,8 +7,8 @@ use nix::time::{ClockId, clock_gettime};
 
 use crate::mutant;
 
-/// A moment by a clock that nobody sets, and that goes on while the machine sleeps. `Instant` stands still then, so that
-/// what was read before a suspend would look fresh after it. Deadlines of this process's own work go by `Instant`.
+/// A moment by a clock that nobody sets, and that goes on while the machine sleeps. `Instant` stands still then, so
+/// that what was read before a suspend would look fresh after it. Deadlines of this process's own work go by `Instant`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment(Duration);
 

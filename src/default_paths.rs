@@ -83,8 +83,9 @@ fn trusted_sockets() -> Vec<PathBuf> {
     sockets().into_iter().filter(|socket| check_owner(socket).is_ok()).collect()
 }
 
-/// The socket at which a client finds a sidecar, or would find its shared file: the first that somebody listens to; else
-/// the first beside which there is a shared file, of a sidecar that is gone: one that can be read, if there is one.
+/// The socket at which a client finds a sidecar, or would find its shared file: the first that somebody listens to;
+/// else the first beside which there is a shared file, of a sidecar that is gone: one that can be read, if there is
+/// one.
 pub fn found() -> Option<PathBuf> {
     let sockets = trusted_sockets();
     let is_readable = |socket: &&PathBuf| File::open(shared_file_beside(socket)).is_ok();
@@ -119,8 +120,8 @@ pub fn shared_file_beside(socket: &Path) -> PathBuf {
     socket.with_file_name(SHARED_FILE)
 }
 
-/// That no other user can have put something at one of these sockets: `/run` is root's, while in `/tmp` anybody may have
-/// made a folder under our name.
+/// That no other user can have put something at one of these sockets: `/run` is root's, while in `/tmp` anybody may
+/// have made a folder under our name.
 pub fn check_owner(socket: &Path) -> io::Result<()> {
     let folder = socket.parent().unwrap_or(socket);
     if folder == Path::new(SYSTEM) || is_own(folder) {

@@ -1,4 +1,5 @@
-//! Heavy work: what would hold a thread that serves many for long is done on another, one after the other for each user.
+//! Heavy work: what would hold a thread that serves many for long is done on another, one after the other for each
+//! user.
 
 use std::panic::resume_unwind;
 

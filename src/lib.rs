@@ -7,7 +7,8 @@
 //!
 //! | floor | rooms |
 //! |---|---|
-//! | 0 | [`model`], [`metrics`], [`permissions`], [`default_paths`], [`secret`], [`task`], [`clock`], `sync`, `allocator` |
+//! | 0 | [`model`], [`metrics`], [`permissions`], [`default_paths`], [`secret`], [`task`], [`clock`], `sync`,
+//! `allocator` |
 //! | 1 | [`access`], [`store`], [`tunnel`], [`net`] |
 //! | 2 | [`resolve`] |
 //! | 3 | [`source`], [`register`], [`thrift`], [`master`], [`admin`] |

@@ -49,8 +49,8 @@ impl<User: Copy + Eq + Hash> Places<User> {
         Arc::new(Self { max, hurried, taken: Mutex::new(taken) })
     }
 
-    /// Takes a place for a connection, at the cost of another one if need be: of the user who has the most, one that yields,
-    /// else the oldest.
+    /// Takes a place for a connection, at the cost of another one if need be: of the user who has the most, one that
+    /// yields, else the oldest.
     pub(crate) fn take(self: &Arc<Self>, user: User) -> Place<User> {
         let evicted = CancellationToken::new();
         let mut taken = self.taken();

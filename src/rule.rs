@@ -29,8 +29,8 @@ pub(crate) fn at_most_tib<'de, D: Deserializer<'de>, const MOST: u64>(value: D) 
     bounded(positive(value)?, most, most)
 }
 
-/// How deep readers of JSON go, of which serde_json goes least (127): what masters offer is written as JSON, below three
-/// levels of the shared file's own.
+/// How deep readers of JSON go, of which serde_json goes least (127): what masters offer is written as JSON, below
+/// three levels of the shared file's own.
 pub(crate) const JSON_DEPTH: usize = 127;
 
 pub(crate) fn json_depth<'de, D: Deserializer<'de>>(value: D) -> Result<usize, D::Error> {

@@ -39,7 +39,8 @@ pub fn lines(text: &str) -> impl Iterator<Item = &str> {
 )]
 pub struct NoToken(usize);
 
-/// The tokens in a text: its lines, but for those that begin with `#`. What another file's lines say must not become tokens.
+/// The tokens in a text: its lines, but for those that begin with `#`. What another file's lines say must not become
+/// tokens.
 pub fn tokens(text: &str) -> Result<Vec<&str>, NoToken> {
     let numbered = text.trim_start_matches('\u{feff}').lines().map(str::trim).zip(1..);
     let tokens = numbered.filter(|(line, _)| !line.is_empty() && !line.starts_with('#'));

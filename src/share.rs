@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Of whatever is scarce, one part in so many is kept for administrators.
 pub(crate) const KEPT_FOR_ADMINS: usize = 16;
 
-/// Shares that nobody uses are looked for when there are as many as this, and again when there are twice as many as then
-/// remained.
+/// Shares that nobody uses are looked for when there are as many as this, and again when there are twice as many as
+/// then remained.
 const FEW: usize = 64;
 
 /// Something of which there is only so much.
@@ -24,8 +24,8 @@ pub struct Pool {
 ///
 /// A user may have as many times as much as it leaves free as the pool's greed says. With a greed of one it may have a
 /// half when alone, a third when there are two. These are the dynamic thresholds by which switches share their buffers
-/// (Choudhury and Hahne, 1998): nobody configures how many users there are, what nobody else needs can be used, and there
-/// is always room for one more user.
+/// (Choudhury and Hahne, 1998): nobody configures how many users there are, what nobody else needs can be used, and
+/// there is always room for one more user.
 #[derive(Debug)]
 pub struct Share {
     pool: Arc<Pool>,

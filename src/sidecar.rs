@@ -76,8 +76,8 @@ impl StartError {
 }
 
 impl Sidecar {
-    /// Starts all rooms on the runtime of the caller. It listens when this returns, whatever the sources do; at a port that
-    /// another process has, as `taken_ports` says.
+    /// Starts all rooms on the runtime of the caller. It listens when this returns, whatever the sources do; at a port
+    /// that another process has, as `taken_ports` says.
     pub fn start(config: &Config, taken_ports: TakenPorts) -> Result<Self, StartError> {
         let config = &config.within(raise_limit());
         let access = Access::new(Policy::new(&config.access, &config.allow)?);
@@ -149,8 +149,8 @@ impl Sidecar {
         self.reload.send_replace(());
     }
 
-    /// Puts the access rules of another configuration in force; the rest of it takes a new start. So does a configuration
-    /// without any, where there were some: a file that is just being written has none either.
+    /// Puts the access rules of another configuration in force; the rest of it takes a new start. So does a
+    /// configuration without any, where there were some: a file that is just being written has none either.
     pub fn replace_access(&self, config: &Config) -> Result<(), AccessError> {
         let policy = Policy::new(&config.access, &config.allow)?;
         if self.access.has_rules() && !policy.has_rules() {
@@ -191,8 +191,8 @@ impl Sidecar {
         self.store.freeze();
     }
 
-    /// Keeps what is known as it is, accepts no more, lets what is under way finish until the deadline, and says what had
-    /// to be cut.
+    /// Keeps what is known as it is, accepts no more, lets what is under way finish until the deadline, and says what
+    /// had to be cut.
     pub async fn stop(self) {
         tracing::info!("stopping");
         self.freeze();

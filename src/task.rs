@@ -26,7 +26,8 @@ pub struct Tasks {
     failures: mpsc::UnboundedSender<Failure>,
 }
 
-/// When tasks are stopped: those of a phase are asked to end when all of the phases before have ended, or have had their time.
+/// When tasks are stopped: those of a phase are asked to end when all of the phases before have ended, or have had
+/// their time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// What answers clients: no more are let in, and calls under way come to their end.
@@ -150,8 +151,8 @@ impl Tasks {
         let _ = self.failures.send(Failure { task, how });
     }
 
-    /// Asks the tasks of one phase after the other to end, and waits until they have. All together have `deadline`; a phase
-    /// leaves a quarter of what is left to those after it.
+    /// Asks the tasks of one phase after the other to end, and waits until they have. All together have `deadline`; a
+    /// phase leaves a quarter of what is left to those after it.
     pub async fn stop(&self, deadline: Duration) -> Cut {
         let began = Instant::now();
         let mut cut = Cut::default();
@@ -188,8 +189,8 @@ impl Reload {
     }
 }
 
-/// Does work on a thread for which nobody waits, nor the end of the process: work that nobody can stop, and that changes
-/// nothing.
+/// Does work on a thread for which nobody waits, nor the end of the process: work that nobody can stop, and that
+/// changes nothing.
 pub fn unawaited(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
     std::thread::Builder::new().name(name.to_owned()).spawn(work).map(drop)
 }
@@ -203,8 +204,8 @@ pub fn both<A: Send, B>(one: impl FnOnce() -> A + Send, other: impl FnOnce() -> 
     })
 }
 
-/// Waits between retries: each may be up to twice as long as the one before, and is a random part of that, but not less than
-/// half of the first, so that many sidecars do not retry together ("full jitter").
+/// Waits between retries: each may be up to twice as long as the one before, and is a random part of that, but not less
+/// than half of the first, so that many sidecars do not retry together ("full jitter").
 #[derive(Clone, Debug)]
 pub struct Backoff {
     least: Duration,
@@ -230,7 +231,8 @@ impl Backoff {
     }
 }
 
-/// Half of a duration, up to one and a half of it: so long what many do again and again rests, lest they do it together.
+/// Half of a duration, up to one and a half of it: so long what many do again and again rests, lest they do it
+/// together.
 pub fn around(mean: Duration) -> Duration {
     mean / 2 + random_part(mean)
 }

@@ -80,8 +80,8 @@ impl Load<'_> {
     }
 }
 
-/// Has so many clients, of which `client` makes each on a thread of its own, ask again and again for this time. Fails if
-/// one of them does, when the others are done.
+/// Has so many clients, of which `client` makes each on a thread of its own, ask again and again for this time. Fails
+/// if one of them does, when the others are done.
 pub(crate) fn measure<C: FnMut()>(
     name: &str,
     servers: &[u32],
@@ -111,8 +111,8 @@ pub(crate) fn measure<C: FnMut()>(
     })
 }
 
-/// What all do together: they stand ready, are done, and leave when it has been read what they took. Who fails takes its
-/// turns none the less, so that nobody waits for it.
+/// What all do together: they stand ready, are done, and leave when it has been read what they took. Who fails takes
+/// its turns none the less, so that nobody waits for it.
 struct Turns<'a> {
     barrier: &'a Barrier,
     left: usize,

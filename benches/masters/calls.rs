@@ -89,7 +89,8 @@ fn closures(report: &mut Report) {
     report.say(&format!("{times:.1} times as many (more than 1) {}", verdict(times > 1.0)));
 }
 
-/// What calls leave behind in a master in PHP, which lives for months: what it holds when nothing waits to be thrown away.
+/// What calls leave behind in a master in PHP, which lives for months: what it holds when nothing waits to be thrown
+/// away.
 fn floors(roster: &Roster, report: &mut Report) {
     let calls = if form() == Form::Quick { 2_000 } else { 1_000_000 };
     let floor = || {

@@ -36,7 +36,8 @@ pub(crate) fn run(report: &mut Report) {
     calls::run(report);
 }
 
-/// How many masters there may be, seven eighths of them of one user: each takes a descriptor here, and one in the sidecar.
+/// How many masters there may be, seven eighths of them of one user: each takes a descriptor here, and one in the
+/// sidecar.
 fn max_masters() -> usize {
     11_600.min(descriptors().saturating_sub(2_000))
 }
@@ -48,8 +49,8 @@ fn sidecar() -> (Roster, u16) {
     roster.write("nodes.toml", "[nodes]\n");
     roster.write("tokens", TOKEN);
     let tokens = roster.folder().join("tokens");
-    // Heartbeats would be counted with what is measured. And a busy machine is no reason to refuse a master: so those that
-    // connect have the descriptors which few clients and the masters leave.
+    // Heartbeats would be counted with what is measured. And a busy machine is no reason to refuse a master: so those
+    // that connect have the descriptors which few clients and the masters leave.
     let max_masters = max_masters();
     let places = descriptors().saturating_sub(1_000 + max_masters);
     let register = format!(

@@ -35,7 +35,8 @@ pub(super) fn reads(report: &mut Report, places: &Places) {
     );
 }
 
-/// Tells of them, and answers what they take in a new worker with preloaded classes: with a bare fetch, with the package.
+/// Tells of them, and answers what they take in a new worker with preloaded classes: with a bare fetch, with the
+/// package.
 fn first_reads(report: &mut Report, places: &Places, told: &Told, rounds: usize) -> [f64; 2] {
     let fresh = |preload| Web::start(places.each(), Workers { count: 2, are_fresh: true, preload });
     let webs = [false, true].map(fresh);

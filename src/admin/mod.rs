@@ -34,8 +34,8 @@ use crate::task::{Stop, Tasks};
 /// How many connections there may be.
 const MAX_CONNECTIONS: usize = 64;
 
-/// How soon a request must be whole, and its answer taken. Each connection is for one request: none waits for another, and
-/// none can end while an answer is on its way.
+/// How soon a request must be whole, and its answer taken. Each connection is for one request: none waits for another,
+/// and none can end while an answer is on its way.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The largest request, which has no body.
@@ -133,8 +133,8 @@ async fn ready(State(answers): State<Arc<Answers>>) -> (StatusCode, String) {
 
 async fn metrics(State(answers): State<Arc<Answers>>) -> Response {
     let mut text = answers.text.clone().lock_owned().await;
-    // With thousands of methods it takes longer than a thread that serves others has. Whoever asked may be gone before it is
-    // done, and the next one waits for it all the same.
+    // With thousands of methods it takes longer than a thread that serves others has. Whoever asked may be gone before
+    // it is done, and the next one waits for it all the same.
     let text = tokio::task::spawn_blocking(move || text.get(&answers.rooms)).await;
     match text {
         Ok(Ok(text)) => ([(CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
@@ -143,8 +143,8 @@ async fn metrics(State(answers): State<Arc<Answers>>) -> Response {
     }
 }
 
-/// Answers only who asks this machine by an address of its own: a page of the web whose name leads to 127.0.0.1 would have
-/// its readers' browsers ask.
+/// Answers only who asks this machine by an address of its own: a page of the web whose name leads to 127.0.0.1 would
+/// have its readers' browsers ask.
 async fn for_this_machine(request: Request, next: Next) -> Response {
     if !request.headers().get(HOST).is_some_and(is_this_machine) {
         return (StatusCode::MISDIRECTED_REQUEST, "ask by 127.0.0.1, [::1] or localhost\n").into_response();

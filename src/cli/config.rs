@@ -28,7 +28,8 @@ enum Command {
     Check {
         /// Check this file without the environment [default: what `roster serve` would read]
         file: Option<PathBuf>,
-        /// The user who runs the sidecar, for whom root checks it [default: the owner of its socket, or of `shared.state`]
+        /// The user who runs the sidecar, for whom root checks it [default: the owner of its socket, or of
+        /// `shared.state`]
         #[arg(long, value_name = "NAME")]
         user: Option<String>,
         #[command(flatten)]

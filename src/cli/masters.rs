@@ -43,8 +43,8 @@ impl Masters {
     }
 }
 
-/// Says on stderr that nobody offers a service, or one with these metadata, which an empty table does not. That the service
-/// is unknown is an error.
+/// Says on stderr that nobody offers a service, or one with these metadata, which an empty table does not. That the
+/// service is unknown is an error.
 pub(crate) fn tell_none(known: &mut Known, service: Option<&str>, metadata: &[(String, String)]) -> anyhow::Result<()> {
     let offered = service.map(|service| known.instances(service, Vec::new())).transpose()?;
     let is_offered = offered.is_none_or(|reply| !reply.instances.is_empty());

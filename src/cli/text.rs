@@ -6,8 +6,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use bytesize::ByteSize;
 use roster::model::shortened;
 
-/// Bytes of unknown origin as text that shows all there is and moves no cursor: what is not UTF-8, control characters and
-/// those that cannot be seen are escaped.
+/// Bytes of unknown origin as text that shows all there is and moves no cursor: what is not UTF-8, control characters
+/// and those that cannot be seen are escaped.
 pub(crate) fn printable(bytes: &[u8]) -> String {
     escape(bytes, |character| matches!(character, '\n' | '\t'))
 }
@@ -17,7 +17,8 @@ pub(crate) fn printable_json(json: &str) -> String {
     escape_json(json, |character| is_shown(character) || matches!(character, '\n' | '\t'))
 }
 
-/// A line of the log, colours and all, in which nothing stands that cannot be seen: escaped as in JSON, which it may be.
+/// A line of the log, colours and all, in which nothing stands that cannot be seen: escaped as in JSON, which it may
+/// be.
 pub(crate) fn visible(line: &[u8]) -> String {
     escape_json(&String::from_utf8_lossy(line), |character| character.is_control() || is_shown(character))
 }
@@ -64,10 +65,10 @@ fn escape(bytes: &[u8], keep: impl Fn(char) -> bool) -> String {
     text
 }
 
-/// Whether a character can be seen and leaves the order of the others as it is. Two names, or a line and what it seems to
-/// say, may differ in those alone for which this is not so: Unicode's `Default_Ignorable_Code_Point` (among them all that
-/// turn the direction of text, joiners, variation selectors and tags), what ends lines, annotations, and an empty pattern
-/// of Braille. Spaces can be seen, if not told apart.
+/// Whether a character can be seen and leaves the order of the others as it is. Two names, or a line and what it seems
+/// to say, may differ in those alone for which this is not so: Unicode's `Default_Ignorable_Code_Point` (among them all
+/// that turn the direction of text, joiners, variation selectors and tags), what ends lines, annotations, and an empty
+/// pattern of Braille. Spaces can be seen, if not told apart.
 fn is_shown(character: char) -> bool {
     !character.is_control()
         && !matches!(

@@ -323,8 +323,8 @@ impl Check<'_> {
     }
 }
 
-/// What is wrong with a filter of the log. A word alone is a level: as the name of a module, which it may be too, a misspelt
-/// one would silence the rest.
+/// What is wrong with a filter of the log. A word alone is a level: as the name of a module, which it may be too, a
+/// misspelt one would silence the rest.
 pub fn log_filter_flaw(filter: &str) -> Option<String> {
     let is_stray = |part: &str| part.chars().all(char::is_alphanumeric) && part.parse::<LevelFilter>().is_err();
     let is_wrong = filter.split(',').any(is_stray) || EnvFilter::try_new(filter).is_err();

@@ -4,8 +4,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::Config;
 
-/// What the sidecar keeps for itself: its files, threads, listeners, sources and the registers it joins; its question to
-/// itself for the watchdog; and what is accepted in one go before those have gone that must make room.
+/// What the sidecar keeps for itself: its files, threads, listeners, sources and the registers it joins; its question
+/// to itself for the watchdog; and what is accepted in one go before those have gone that must make room.
 const OWN: usize = 384;
 
 /// Lets this process have as many descriptors as it may; how many that are.
@@ -22,8 +22,8 @@ pub fn raise_limit() -> usize {
 }
 
 impl Config {
-    /// The same, with bounds of connections that `limit` descriptors are enough for: those that are higher share what the
-    /// lower ones leave.
+    /// The same, with bounds of connections that `limit` descriptors are enough for: those that are higher share what
+    /// the lower ones leave.
     pub fn within(&self, limit: usize) -> Self {
         let mut config = self.clone();
         let (thrift, register, is_on) = (&mut config.thrift, &mut config.register, self.register.is_on());

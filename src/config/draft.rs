@@ -53,7 +53,8 @@ pub(super) enum Value {
 }
 
 impl Draft {
-    /// A file that is no TOML has only these mistakes: what else it says cannot be known, but of one that only repeats keys.
+    /// A file that is no TOML has only these mistakes: what else it says cannot be known, but of one that only repeats
+    /// keys.
     pub(super) fn new(layers: &Layers) -> Result<Self, Mistakes> {
         let (path, text) = layers.file.as_ref().map_or((Path::new("the defaults"), ""), |(path, text)| (path, text));
         let (root, repeated) = parse(path, text)?;

@@ -112,8 +112,8 @@ impl Config {
         Self::load_and(layers, surroundings::check_names)
     }
 
-    /// The same; but what the machine does not have and a start would wait for, or fail at, is a mistake too. What may be
-    /// one, though nothing here can tell, goes to `doubt`.
+    /// The same; but what the machine does not have and a start would wait for, or fail at, is a mistake too. What may
+    /// be one, though nothing here can tell, goes to `doubt`.
     pub fn check(layers: &Layers, mut doubt: impl FnMut(Mistake)) -> Result<Self, Mistakes> {
         Self::load_and(layers, |config, draft| {
             surroundings::doubts(config, draft).into_iter().for_each(&mut doubt);

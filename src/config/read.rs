@@ -110,8 +110,8 @@ fn given(found: Unexpected<'_>) -> String {
 }
 
 impl Entry {
-    /// The path that it names, if it is neither empty nor the name of a variable; from the folder of the file in which it
-    /// stands, or else from the working directory.
+    /// The path that it names, if it is neither empty nor the name of a variable; from the folder of the file in which
+    /// it stands, or else from the working directory.
     fn absolute_path(&self) -> Result<Option<String>, Refusal> {
         let text = match (&self.value, &self.raw) {
             (Value::Text(text), _) => text,

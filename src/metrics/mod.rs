@@ -64,8 +64,8 @@ impl Drop for GaugeGuard<'_> {
     }
 }
 
-/// Declares what is counted: its name, its help and its kind, and whether it would tell of masters whom a client may not
-/// know of.
+/// Declares what is counted: its name, its help and its kind, and whether it would tell of masters whom a client may
+/// not know of.
 macro_rules! metrics {
     (
         $($(#[doc = $help:literal])+ $count:ident: $kind:ident $(of $masters:ident)?,)+

@@ -23,8 +23,8 @@ pub const MAX_SERVICES: usize = 1_024;
 pub const MAX_SERVICE_BYTES: usize = 16 * 1024;
 pub const MAX_MASTER_BYTES: usize = 256 * 1024;
 
-/// The most levels of a service's metadata as JSON: of 127, which serde_json reads, a master in the shared file has three
-/// around them.
+/// The most levels of a service's metadata as JSON: of 127, which serde_json reads, a master in the shared file has
+/// three around them.
 pub const MAX_SERVICE_DEPTH: usize = 124;
 
 /// A long-running process that offers services, as a register knows it.
@@ -136,8 +136,9 @@ fn json_depth(value: &Value) -> usize {
     }
 }
 
-/// Takes those away that are too large or too deep, and those after which the others are too large together. Which one is
-/// the first of them, and how many they are. What is no number in their metadata, and so not even equal to itself, is nothing.
+/// Takes those away that are too large or too deep, and those after which the others are too large together. Which one
+/// is the first of them, and how many they are. What is no number in their metadata, and so not even equal to itself,
+/// is nothing.
 pub fn cut_to_bounds(services: &mut Vec<Service>) -> Option<(String, usize)> {
     services.iter_mut().for_each(|service| forget_nan(Arc::make_mut(&mut service.metadata)));
     let (mut total, mut left_out) = (0, None::<(String, usize)>);
@@ -187,7 +188,8 @@ fn plain(value: &Value) -> Option<String> {
     }
 }
 
-/// The name of a service, and the version that is in it: `mail@1.2`. What is no version is a part of the name: `mail@work`.
+/// The name of a service, and the version that is in it: `mail@1.2`. What is no version is a part of the name:
+/// `mail@work`.
 pub fn split_name(name: &str) -> (&str, Option<Version>) {
     let split = name.rsplit_once('@').filter(|(base, _)| !base.is_empty());
     match split.map(|(base, version)| (base, lenient(version))) {

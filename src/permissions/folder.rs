@@ -36,8 +36,8 @@ enum Misled {
 }
 
 impl Folder {
-    /// The folder of a file, and the file's name there. A link is followed only if it is our user's or root's; one in place
-    /// of the file only into a folder of theirs.
+    /// The folder of a file, and the file's name there. A link is followed only if it is our user's or root's; one in
+    /// place of the file only into a folder of theirs.
     pub fn of(path: &Path) -> io::Result<(Self, OsString)> {
         let (mut at, mut rest) = (look(AT_FDCWD, ".")?, parts(path));
         let (mut links, mut is_led) = (0, false);

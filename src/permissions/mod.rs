@@ -115,8 +115,8 @@ pub fn group<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     })
 }
 
-/// Makes a folder, and those above it, that everybody may enter, whatever the process's mask says: what is put into it has
-/// permissions of its own.
+/// Makes a folder, and those above it, that everybody may enter, whatever the process's mask says: what is put into it
+/// has permissions of its own.
 pub fn make_folder(path: &Path) -> io::Result<()> {
     if path.is_dir() || path.as_os_str().is_empty() {
         return Ok(());

@@ -53,8 +53,8 @@ pub fn open(path: &Path) -> Result<File, NotOwn> {
     }
 }
 
-/// Opens a file that nobody but our user or root can have made. What lies there may be a link, a pipe that nobody writes,
-/// or another user's file.
+/// Opens a file that nobody but our user or root can have made. What lies there may be a link, a pipe that nobody
+/// writes, or another user's file.
 pub fn open_with(path: &Path, options: &mut OpenOptions) -> Result<File, NotOwn> {
     let file = regular(options.custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits()).open(path))?;
     check_owner(file.metadata().map_err(NotOwn::Io)?.uid())?;
@@ -115,8 +115,8 @@ pub fn check_folder(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A folder, or the one above it in which it would be made, if it is neither our user's nor root's; whose it is, and who
-/// we are.
+/// A folder, or the one above it in which it would be made, if it is neither our user's nor root's; whose it is, and
+/// who we are.
 pub fn foreign_folder(folder: &Path) -> Option<(&Path, String, String)> {
     let (there, found) = folder.ancestors().find_map(|folder| Some((folder, folder.metadata().ok()?)))?;
     foreign(found.uid()).map(|(owner, user)| (there, owner, user))

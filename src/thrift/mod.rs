@@ -1,4 +1,4 @@
-//! The Thrift endpoint: tells the dialect, cuts out one message, answers it.
+//! The Thrift endpoint: detects the dialect, decodes one message, answers it.
 //!
 //! Its threads share nothing but the store: each has a runtime of its own, accepts from the same listeners when it is
 //! its turn, and keeps a connection from its first byte to its last. So an answer costs no hand-over between threads.

@@ -269,7 +269,8 @@ impl Writer {
         version.map_or(Ok(()), |version| self.know(path, Known::Version(version)))
     }
 
-    /// Writes, and writes down what comes of it; None: it was refused, since an earlier write of unknown fate came first.
+    /// Writes, and writes down what comes of it; None: it was refused, since an earlier write of unknown fate came
+    /// first.
     async fn note<T>(
         &mut self,
         path: &str,

@@ -1,4 +1,5 @@
-//! A load of calls of one master in PHP, beside all faults: whatever they come to, none may leave anything behind in it.
+//! A load of calls of one master in PHP, beside all faults: whatever they come to, none may leave anything behind in
+//! it.
 
 use std::path::Path;
 use std::process::Command;
@@ -22,10 +23,12 @@ const MOST: u64 = 1_000_000;
 /// Who call at once.
 const CALLERS: usize = 4;
 
-/// What the master may hold more in the end: it compiles a few lines for each connection, and a sidecar is restarted often.
+/// What the master may hold more in the end: it compiles a few lines for each connection, and a sidecar is restarted
+/// often.
 const MOST_MORE: i64 = 1_000_000;
 
-/// What each of them rests between two calls: in a quarter of an hour there are about as many as may be, and time for others.
+/// What each of them rests between two calls: in a quarter of an hour there are about as many as may be, and time for
+/// others.
 const REST: Duration = Duration::from_millis(2);
 
 /// How often a caller looks for a sidecar that is away.

@@ -11,8 +11,8 @@ use libgssapi::credential::{Cred, CredUsage};
 use crate::at_localhost;
 use crate::realm::Realm;
 
-/// What it offers when both have proven who they are, in digits: `1` is no security layer. `-` before them: as it is, not
-/// wrapped as from this server.
+/// What it offers when both have proven who they are, in digits: `1` is no security layer. `-` before them: as it is,
+/// not wrapped as from this server.
 const OFFER: &str = "ROSTER_TEST_OFFER";
 
 /// The process of one: the library takes the key from where its environment says.

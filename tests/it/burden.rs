@@ -219,7 +219,8 @@ fn a_reply_that_takes_longer_than_a_session_is_awaited() {
     assert!(!after_the_start.contains("lost the ensemble") && !after_the_start.contains("silent"), "{log}");
 }
 
-/// Some nodes of 1 MB on a server whose heap has little room for more: a client that asks for all of them at once ends it.
+/// Some nodes of 1 MB on a server whose heap has little room for more: a client that asks for all of them at once ends
+/// it.
 #[test]
 fn a_server_whose_heap_is_nearly_full_outlives_a_first_sync() {
     const NODES: usize = 40;

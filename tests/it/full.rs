@@ -1,5 +1,5 @@
-//! A file system in memory that is full: whoever touches a mapped page for which there is no room is killed by the kernel,
-//! be it the sidecar or a reader of its shared file.
+//! A file system in memory that is full: whoever touches a mapped page for which there is no room is killed by the
+//! kernel, be it the sidecar or a reader of its shared file.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! A newcomer's first hour: the demonstration, everything it prints, the examples of the documentation, and a sidecar of
-//! one's own without root.
+//! A newcomer's first hour: the demonstration, everything it prints, the examples of the documentation, and a sidecar
+//! of one's own without root.
 
 use std::fs;
 use std::io::{Read, Write};

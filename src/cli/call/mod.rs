@@ -21,8 +21,8 @@ use super::{Output, json, known};
 /// come. Arguments are given by name, or with --json.
 ///
 /// With --in-order, several calls are read from the standard input, each a line of JSON: `{"call": "mail.send",
-/// "arguments": {"to": "a@b.c"}}`, the arguments as of --json, or none. They go to one master, each after the one before
-/// has ended; the time-out is that of each.
+/// "arguments": {"to": "a@b.c"}}`, the arguments as of --json, or none. They go to one master, each after the one
+/// before has ended; the time-out is that of each.
 #[derive(Debug, Args)]
 pub(crate) struct Call {
     /// What to call

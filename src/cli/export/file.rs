@@ -1,7 +1,7 @@
 //! A file that its readers only ever see whole, and that is touched only when it becomes another.
 //!
-//! Others may write its folder. So all is done by descriptors of what was looked at, and nothing by a name that could lead
-//! elsewhere a moment later.
+//! Others may write its folder. So all is done by descriptors of what was looked at, and nothing by a name that could
+//! lead elsewhere a moment later.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata, Permissions};
@@ -73,7 +73,8 @@ fn time_after(old: Option<SystemTime>) -> SystemTime {
     modified
 }
 
-/// A name that nobody has: a process that was killed may have left its file, and those of two containers have one number.
+/// A name that nobody has: a process that was killed may have left its file, and those of two containers have one
+/// number.
 fn beside(name: &OsStr) -> OsString {
     let mut fresh = OsString::from(".");
     fresh.push(name);

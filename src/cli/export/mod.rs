@@ -118,8 +118,8 @@ fn is_absence(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(Error::NotFound(_)))
 }
 
-/// The instances of each service, as `roster services NAME -o json` has them, the newest version first; but for what changes
-/// with each call or connection.
+/// The instances of each service, as `roster services NAME -o json` has them, the newest version first; but for what
+/// changes with each call or connection.
 fn instances(known: &mut Known) -> anyhow::Result<Vec<(String, Vec<view::Instance>)>> {
     let mut services = Vec::new();
     for ServiceSummary { name, masters } in known.services(Vec::new())?.services {

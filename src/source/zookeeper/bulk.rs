@@ -1,8 +1,8 @@
 //! Bulk: reads many nodes, with few bytes of replies on their way: large ones singly, small ones many a request.
 //!
-//! Of a node that is known its size is known too. Of many that are not, some are read first, before them some of these, and
-//! so on; the others are taken to be like the ones that lie around them. What is large and known is only compared, since a
-//! server need not send it again.
+//! Of a node that is known its size is known too. Of many that are not, some are read first, before them some of these,
+//! and so on; the others are taken to be like the ones that lie around them. What is large and known is only compared,
+//! since a server need not send it again.
 
 use std::iter::successors;
 use std::sync::Arc;
@@ -24,8 +24,8 @@ use crate::store::Snapshot;
 /// what was read after it.
 const REQUESTS: usize = 8;
 
-/// Nodes that are read together by a request for each: all that are on their way are few beside the 1,000 of all clients
-/// above which a server reads no more requests.
+/// Nodes that are read together by a request for each: all that are on their way are few beside the 1,000 of all
+/// clients above which a server reads no more requests.
 const SINGLES: usize = 32;
 
 /// How many requests share what may be in flight, so that none waits for the one before it.
@@ -98,9 +98,9 @@ impl<'a> Bulk<'a> {
         self.explore(&unknown, take).await
     }
 
-    /// Reads nodes of which nothing is known. Of many, some that lie far apart are read first; then some between them, and at
-    /// last all others, which are taken to be like those around them. The very first are read as if they were as large as
-    /// may be.
+    /// Reads nodes of which nothing is known. Of many, some that lie far apart are read first; then some between them,
+    /// and at last all others, which are taken to be like those around them. The very first are read as if they were as
+    /// large as may be.
     async fn explore(&self, paths: &[NodePath], mut take: impl FnMut(&NodePath, Reading)) -> Result<(), Trouble> {
         if !paths.is_empty() {
             self.pace.forget();
@@ -227,8 +227,8 @@ async fn in_window<'p, T: NoAnswer>(
     }
 }
 
-/// Takes the answers to some questions; where they would be too large together, or the server refuses one, asks again for
-/// fewer at once.
+/// Takes the answers to some questions; where they would be too large together, or the server refuses one, asks again
+/// for fewer at once.
 async fn take_or_ask_again<'p, T: NoAnswer>(
     paths: &'p [NodePath],
     answers: Answers<T>,

@@ -22,8 +22,8 @@ impl Chroot {
         }
     }
 
-    /// The path that a server's path means. Of one that no node can have, the nearest above it that one can, and the name
-    /// below that.
+    /// The path that a server's path means. Of one that no node can have, the nearest above it that one can, and the
+    /// name below that.
     pub(super) fn client<'a>(&self, path: &'a str) -> Option<(NodePath, Option<&'a str>)> {
         let path = path.strip_prefix(self.0.as_str())?;
         let whole = if path.is_empty() { "/" } else { path };

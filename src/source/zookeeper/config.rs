@@ -36,8 +36,8 @@ pub struct Config {
     /// A file with a line `digest:USER:PASSWORD` (or another scheme) for each identity. Read again on SIGHUP.
     #[serde(deserialize_with = "crate::rule::some_path")]
     pub credentials: Option<PathBuf>,
-    /// For servers after `tls://`: a file with the authorities that sign their certificates; none: those that this machine
-    /// believes. It and the next two are read anew at each connection.
+    /// For servers after `tls://`: a file with the authorities that sign their certificates; none: those that this
+    /// machine believes. It and the next two are read anew at each connection.
     #[serde(deserialize_with = "crate::rule::some_path")]
     pub ca: Option<PathBuf>,
     /// The certificate that is shown to them, with those that lead from it to its authority, and its key.
@@ -63,8 +63,8 @@ pub struct Config {
     /// Of one node's data.
     #[serde(deserialize_with = "crate::rule::positive")]
     pub max_node_bytes: ByteSize,
-    /// How many bytes of replies may be on their way, so that no server is asked for more than it has memory for, and no
-    /// line for more than it carries. One node may be larger.
+    /// How many bytes of replies may be on their way, so that no server is asked for more than it has memory for, and
+    /// no line for more than it carries. One node may be larger.
     #[serde(deserialize_with = "crate::rule::positive")]
     pub max_in_flight: ByteSize,
     /// Of a path, in parts.

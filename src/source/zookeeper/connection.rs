@@ -177,7 +177,8 @@ impl Connection {
             return Err(Trouble::Lost(format!("the server was silent for {:?}", self.silence)));
         }
         self.check_progress()?;
-        // Also while replies are on their way: the server counts what it hears, and a session may be shorter than they take.
+        // Also while replies are on their way: the server counts what it hears, and a session may be shorter than they
+        // take.
         if self.unsent.is_empty() && self.spoke.elapsed() >= self.silence * 3 / 8 {
             jute::put_request(&mut self.unsent, xid::PING, op::PING, &[]);
         }

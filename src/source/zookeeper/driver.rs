@@ -46,7 +46,8 @@ impl Driver {
             let trouble = tokio::select! {
                 trouble = self.connection.serve(&mut self.requests, &self.inbox, chroot, self.max_reply) => trouble,
                 () = self.servers.wait_for_full(&self.identities), if self.connection.is_read_only => {
-                    // A new session, since a server may know none of one that serves only to read, nor have come so far.
+                    // A new session, since a server may know none of one that serves only to read, nor have come so
+                    // far.
                     Trouble::Ended("there is a server again that does not only serve to read".into())
                 }
             };

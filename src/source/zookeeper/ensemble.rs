@@ -54,8 +54,8 @@ impl fmt::Display for Ensemble {
     }
 }
 
-/// Where clients find the server of a line: `server.1=HOST:2888:3888:participant;[HOST:]2181`, as far as it says that. One
-/// that listens at all addresses is found where the other servers find it.
+/// Where clients find the server of a line: `server.1=HOST:2888:3888:participant;[HOST:]2181`, as far as it says that.
+/// One that listens at all addresses is found where the other servers find it.
 fn server(line: &str) -> Option<String> {
     let (number, server) = line.strip_prefix("server.")?.split_once('=')?;
     number.parse::<u64>().ok()?;

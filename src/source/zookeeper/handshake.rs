@@ -263,8 +263,8 @@ fn lost_early(error: io::Error) -> NoSession {
     alert(&error).unwrap_or_else(|| NoSession::Here(NO_SESSION.into()))
 }
 
-/// What a server says as it ends TLS, as one does that wants a certificate. By TLS 1.3 it says so only when the handshake
-/// is over for the client.
+/// What a server says as it ends TLS, as one does that wants a certificate. By TLS 1.3 it says so only when the
+/// handshake is over for the client.
 fn alert(error: &io::Error) -> Option<NoSession> {
     let rustls::Error::AlertReceived(alert) = error.get_ref()?.downcast_ref()? else { return None };
     Some(NoSession::Here(format!("it ends TLS with {alert:?}: does it want another `certificate`?")))

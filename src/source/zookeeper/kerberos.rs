@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::Config;
 use super::credentials::{self, SASL};
 
-/// `[zookeeper.kerberos]`. Realms, KDCs and how names of hosts are made canonical are the C library's matter: `krb5.conf`.
+/// `[zookeeper.kerberos]`. Realms, KDCs and how names of hosts are made canonical are the C library's matter:
+/// `krb5.conf`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Kerberos {

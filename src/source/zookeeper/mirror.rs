@@ -69,7 +69,8 @@ struct Mirror {
     told: Told,
     quotas: Option<NodePath>,
     pace: Pace,
-    /// The large nodes that were read in vain, since the connection was lost before all was read. They are only compared.
+    /// The large nodes that were read in vain, since the connection was lost before all was read. They are only
+    /// compared.
     earlier: Generation,
     held: Option<Held>,
     /// Whether it was in sync and no longer is.
@@ -291,7 +292,8 @@ impl Mirror {
     }
 }
 
-/// How long ago the last of these nodes was set: then its server was in step with its ensemble, by the ensemble's clock.
+/// How long ago the last of these nodes was set: then its server was in step with its ensemble, by the ensemble's
+/// clock.
 fn since_last_set(changes: &[Change]) -> Duration {
     let set = changes.iter().filter_map(|change| match change {
         Change::Put(_, node) => Some(node.stat.mtime),

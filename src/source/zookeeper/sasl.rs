@@ -1,5 +1,5 @@
-//! SASL by DIGEST-MD5, as ZooKeeper's own clients do it (RFC 2831): the server asks, and is answered with a proof that one
-//! knows the password; then it proves that it knows it too.
+//! SASL by DIGEST-MD5, as ZooKeeper's own clients do it (RFC 2831): the server asks, and is answered with a proof that
+//! one knows the password; then it proves that it knows it too.
 
 use bytes::{BufMut, BytesMut};
 use md5::{Digest, Md5};

@@ -15,8 +15,8 @@ use crate::store::{Filled, Snapshot};
 #[derive(Debug)]
 pub(super) struct Scope<'a> {
     pub(super) config: &'a Config,
-    /// Where ZooKeeper keeps its quotas, whose figures change and no event tells. Unless a root lies there, they are not
-    /// mirrored.
+    /// Where ZooKeeper keeps its quotas, whose figures change and no event tells. Unless a root lies there, they are
+    /// not mirrored.
     pub(super) quotas: Option<&'a NodePath>,
 }
 

@@ -97,7 +97,8 @@ impl Servers {
     }
 
     /// Tries each address of each server once until one gives a session: of those that `connect` names, and then of the
-    /// others that the ensemble has; each time in an order of chance, those that failed last. Where that may be, those of
+    /// others that the ensemble has; each time in an order of chance, those that failed last. Where that may be, those
+    /// of
     /// `connect` again for a server that serves only to read, if it has come as far as what is mirrored.
     pub(super) async fn connect(
         &self,

@@ -1,7 +1,7 @@
 //! One ZooKeeper session: watches and reads, each with a deadline.
 //!
-//! It lives on across connections, but its watches do not: with each connection they are to be set anew. (At a server that
-//! only the ensemble names it goes on by another session of ZooKeeper's, which nothing else tells from the first.)
+//! It lives on across connections, but its watches do not: with each connection they are to be set anew. (At a server
+//! that only the ensemble names it goes on by another session of ZooKeeper's, which nothing else tells from the first.)
 
 mod questions;
 
@@ -162,8 +162,8 @@ impl Session {
         Ok(())
     }
 
-    /// Whether the server has persistent watches: then one is set for each root. One before 3.6 closes the connection when
-    /// it is asked: another is waited for.
+    /// Whether the server has persistent watches: then one is set for each root. One before 3.6 closes the connection
+    /// when it is asked: another is waited for.
     async fn watch_roots(&mut self) -> Result<bool, Trouble> {
         for root in &self.roots {
             let (body, servers) = (jute::recursive_watch(&self.chroot.server(root)), self.servers.clone());
@@ -189,7 +189,8 @@ impl Session {
 
     /// Waits until a lost connection is back; an error, when the session is not to be had again.
     pub(super) async fn regained(&mut self) -> Result<(), Trouble> {
-        // Not a sleep that every event would begin anew: where only a reply was late, writes go on, and nothing else tells.
+        // Not a sleep that every event would begin anew: where only a reply was late, writes go on, and nothing else
+        // tells.
         let mut probe = interval_at(Instant::now() + PROBE, PROBE);
         probe.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -200,8 +201,8 @@ impl Session {
         }
     }
 
-    /// On a new connection, sets one-shot watches of the data of what is known, so that it need not be read for that. What
-    /// changed before is found by the comparison that follows.
+    /// On a new connection, sets one-shot watches of the data of what is known, so that it need not be read for that.
+    /// What changed before is found by the comparison that follows.
     pub(super) async fn restore(
         &mut self,
         paths: impl Iterator<Item = NodePath>,
@@ -261,8 +262,8 @@ impl Session {
         self.watches.lock().expect("nobody panics while holding it")
     }
 
-    /// Learns which servers the ensemble has, and has the server tell when these change. That costs nothing else: a server
-    /// may not have the node, or not show it.
+    /// Learns which servers the ensemble has, and has the server tell when these change. That costs nothing else: a
+    /// server may not have the node, or not show it.
     pub(super) async fn learn_servers(&self) -> Result<(), Trouble> {
         if !self.servers.follow_reconfig() {
             return Ok(());

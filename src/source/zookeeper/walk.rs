@@ -143,7 +143,8 @@ impl Walk<'_> {
         }
     }
 
-    /// Takes in what the list of its children tells of a node, and whether there is place for it; None: it must be read.
+    /// Takes in what the list of its children tells of a node, and whether there is place for it; None: it must be
+    /// read.
     fn confirm(&self, path: &NodePath, state: State, listing: &Listing, into: &mut impl Gather) -> Option<bool> {
         let (node, was_read) = match state {
             State::Read(node) => (node, true),

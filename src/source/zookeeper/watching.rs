@@ -56,14 +56,15 @@ impl Fired {
 /// How many bytes a path may have in the mean of all that are remembered.
 const MEAN_PATH: usize = 128;
 
-/// The nodes of which a server has one-shot watches for this connection, as far as replies and events have been taken. An
-/// event is taken after the replies before it: so what stands here may be gone already, and then its event waits.
+/// The nodes of which a server has one-shot watches for this connection, as far as replies and events have been taken.
+/// An event is taken after the replies before it: so what stands here may be gone already, and then its event waits.
 #[derive(Debug)]
 pub(super) struct Watches {
     nodes: BTreeMap<NodePath, Watch>,
     /// The bytes of their paths.
     bytes: usize,
-    /// Of so many nodes, with paths of `MEAN_PATH` bytes in the mean. Of more nothing is known, so that they are read again more often.
+    /// Of so many nodes, with paths of `MEAN_PATH` bytes in the mean. Of more nothing is known, so that they are read
+    /// again more often.
     most: usize,
 }
 
@@ -87,7 +88,8 @@ impl Watches {
         }
     }
 
-    /// The node may not be read; whether it is watched all the same, since that was known before, or can never be known.
+    /// The node may not be read; whether it is watched all the same, since that was known before, or can never be
+    /// known.
     pub(super) fn set_unreadable(&mut self, path: &NodePath) -> bool {
         let Some(watch) = self.watch(path) else { return true };
         watch.data = std::mem::replace(&mut watch.is_unreadable, true);

@@ -146,8 +146,8 @@ impl Contents {
         Err(Unfit::Foreign(identities.join(", ")))
     }
 
-    /// Has the feeds begin with what of this is theirs. Their masters are expected back; a feed that had not told of all
-    /// begins with none.
+    /// Has the feeds begin with what of this is theirs. Their masters are expected back; a feed that had not told of
+    /// all begins with none.
     pub(crate) fn restore(&self, feeds: &mut [Feed], now: SystemTime) -> Restored {
         let (masters, unreadable) = self.readable_masters();
         let is_known = |source: &Source| !source.supplies(Supply::Instances) || source.whole;

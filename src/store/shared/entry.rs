@@ -121,8 +121,8 @@ fn millis(duration: Duration) -> u64 {
 }
 
 impl Report {
-    /// Where masters of an earlier process are `kept`, their sources are told as they were; those of which nothing is known
-    /// yet, as they are: no absence is an answer before they are whole.
+    /// Where masters of an earlier process are `kept`, their sources are told as they were; those of which nothing is
+    /// known yet, as they are: no absence is an answer before they are whole.
     pub(super) fn of(snapshot: &Snapshot, kept: Option<&Kept>, now: SystemTime) -> Self {
         let written_at = wall_clock(now);
         let is_kept = |feed: &Feed| kept.is_some_and(|kept| kept.sources().any(|(source, _)| source.is_of(feed)));

@@ -15,7 +15,8 @@ use lmdb_sys::{MDB_NEXT, MDB_NOTFOUND, MDB_SET_RANGE, MDB_val};
 use super::lock_file::LockFile;
 use super::{Config, lock_file};
 
-/// A reader's slot is of its transaction, not of its thread: a thread that ends while the file is unmapped would touch it.
+/// A reader's slot is of its transaction, not of its thread: a thread that ends while the file is unmapped would touch
+/// it.
 const FLAGS: EnvironmentFlags = EnvironmentFlags::NO_SUB_DIR.union(EnvironmentFlags::NO_TLS);
 
 /// LMDB's own database of free pages: by the transaction that freed them, a list that begins with its length.
@@ -29,8 +30,8 @@ pub(super) struct Env {
 }
 
 impl Env {
-    /// Maps a file under a name beside which nobody else has a lock file, with a new one. One that is not empty has been
-    /// read as an [`super::image::Image`]: LMDB trusts it.
+    /// Maps a file under a name beside which nobody else has a lock file, with a new one. One that is not empty has
+    /// been read as an [`super::image::Image`]: LMDB trusts it.
     pub(super) fn writer(path: &Path, config: &Config) -> Result<Arc<Self>, Error> {
         const PAGE: usize = 65_536;
         let size = (config.max_size.as_u64() as usize).next_multiple_of(PAGE);
@@ -83,8 +84,8 @@ impl Env {
         let (mut cursor, mut from, mut pages) = (null_mut(), transaction, 0);
         let mut key = MDB_val { mv_size: 8, mv_data: (&raw mut from).cast() };
         let mut list = MDB_val { mv_size: 0, mv_data: null_mut() };
-        // SAFETY: the environment and the transaction are open until the cursor is closed; the key is of eight bytes, as
-        // those of this database are.
+        // SAFETY: the environment and the transaction are open until the cursor is closed; the key is of eight bytes,
+        // as those of this database are.
         let ended = unsafe {
             let mut code = lmdb_sys::mdb_cursor_open(reading.txn(), FREE_PAGES, &mut cursor);
             if code == 0 {

@@ -137,8 +137,8 @@ impl LockFile {
         self.locked(pin.process.into(), 1).map_or_else(|| named(pin.process), |lock| named(lock.l_pid))
     }
 
-    /// Of one that lies beside a file: how many slots of readers were ever taken, and how many there are. None: there is
-    /// none, or LMDB could not work with it at once.
+    /// Of one that lies beside a file: how many slots of readers were ever taken, and how many there are. None: there
+    /// is none, or LMDB could not work with it at once.
     pub(super) fn slots(path: &Path) -> Option<(u32, u32)> {
         let (file, mut header) = (File::open(path).ok()?, vec![0; HEADER]);
         file.read_exact_at(&mut header, 0).ok()?;
@@ -311,7 +311,8 @@ impl Bytes {
     }
 }
 
-/// Has all of it lie on its file system, where that can be: who touches a mapped page for which there is no room is killed.
+/// Has all of it lie on its file system, where that can be: who touches a mapped page for which there is no room is
+/// killed.
 fn allocate(file: &File, size: u64) -> io::Result<()> {
     match fallocate(file, FallocateFlags::empty(), 0, size as i64) {
         Err(Errno::EOPNOTSUPP) => Ok(file.set_len(size)?),

@@ -109,8 +109,8 @@ fn is(file: &File, which: Mark) -> bool {
     file.metadata().is_ok_and(|found| mark(&found) == which)
 }
 
-/// Whether any other descriptor or mapping of this file is there: then the kernel gives nobody a lease to write it. Where
-/// a file system knows no leases, nobody can tell.
+/// Whether any other descriptor or mapping of this file is there: then the kernel gives nobody a lease to write it.
+/// Where a file system knows no leases, nobody can tell.
 #[allow(unsafe_code)]
 fn is_open_elsewhere(file: &File) -> bool {
     // SAFETY: neither command takes a pointer. The signal is one that is ignored, if root should open it meanwhile.

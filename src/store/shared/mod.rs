@@ -12,14 +12,15 @@
 //! | `master/<id>` | JSON: a master, with the services that it offers |
 //! | `meta/format` | `2` |
 //! | `meta/freshness` | JSON: the revision, and how far it can be trusted ([`Report`]); rewritten every second |
-//! | `meta/checksum` | the sum of XXH3 over all other entries, each with the XXH3 of its key as its seed; 16 hex digits |
+//! | `meta/checksum` | the sum of XXH3 over all other entries, each with the XXH3 of its key as its seed; 16 hex digits
+//! |
 //!
-//! Every node has all three entries. A path, name or id of more than 500 bytes goes by `#` and its SHA-256 in hexadecimal
-//! instead (`node#5a…`, `service#5a…`), and a stat then tells the `path`. One transaction is one revision.
+//! Every node has all three entries. A path, name or id of more than 500 bytes goes by `#` and its SHA-256 in
+//! hexadecimal instead (`node#5a…`, `service#5a…`), and a stat then tells the `path`. One transaction is one revision.
 //!
-//! Masters and instances are as in [`view`](crate::model::view), without `outstanding`, since the file is not written with
-//! each call. In the report, their sources are those that supply `instances`. After a restart the masters of the earlier
-//! process stand in the file, `RESTORED` and with their age, until those that live are known.
+//! Masters and instances are as in [`view`](crate::model::view), without `outstanding`, since the file is not written
+//! with each call. In the report, their sources are those that supply `instances`. After a restart the masters of the
+//! earlier process stand in the file, `RESTORED` and with their age, until those that live are known.
 
 mod check;
 mod config;
@@ -100,8 +101,8 @@ pub enum SharedError {
 }
 
 impl Shared {
-    /// Claims the file, in the folder `beside` if its path is relative, and reads what an earlier process left, here or in
-    /// the state, which is claimed before; sets aside what cannot be used. None: there is to be none.
+    /// Claims the file, in the folder `beside` if its path is relative, and reads what an earlier process left, here or
+    /// in the state, which is claimed before; sets aside what cannot be used. None: there is to be none.
     pub fn open(
         config: &Config,
         beside: Option<&Path>,

@@ -186,8 +186,8 @@ pub(super) fn mark(file: &Metadata) -> Mark {
     (file.dev(), file.ino())
 }
 
-/// Frees what an earlier process left on the file system, before anything needs room there: what readers wrote behind the
-/// ends of its lock files meanwhile, and the files that only it knew. Those lock files, which they may still write.
+/// Frees what an earlier process left on the file system, before anything needs room there: what readers wrote behind
+/// the ends of its lock files meanwhile, and the files that only it knew. Those lock files, which they may still write.
 fn clear(path: &Path, own: &Path) -> io::Result<Locks> {
     let locks = Locks::found(own)?;
     let lock = lock_file(path);

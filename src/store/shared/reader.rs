@@ -91,8 +91,8 @@ impl Reader {
         })
     }
 
-    /// Keeps the writer meanwhile from writing over what is read, as readers of other languages do. Where the lock file does
-    /// not allow that, what is read may turn out to be damaged.
+    /// Keeps the writer meanwhile from writing over what is read, as readers of other languages do. Where the lock file
+    /// does not allow that, what is read may turn out to be damaged.
     fn as_a_whole<T>(&self, read: impl FnOnce(&Image) -> Result<T, Unfit>) -> Result<T, ReadError> {
         let _one = PINNED.lock().unwrap_or_else(PoisonError::into_inner);
         let env = LockFile::slots(&lock_file(&self.path)).and_then(|_| Env::reader(&self.path).ok());

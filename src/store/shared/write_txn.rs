@@ -58,8 +58,8 @@ impl<'e> WriteTxn<'e> {
         Ok(())
     }
 
-    /// The list of a service is written anew when one of its instances comes, goes or becomes another: the other cost that
-    /// is not of the change. What takes more than `max` counts as what the file has no room for.
+    /// The list of a service is written anew when one of its instances comes, goes or becomes another: the other cost
+    /// that is not of the change. What takes more than `max` counts as what the file has no room for.
     pub(super) fn masters(&mut self, from: &Directory, snapshot: &Snapshot, max: u64) -> Result<(), Error> {
         let to = snapshot.directory();
         for (old, new) in from.difference(to) {

@@ -39,8 +39,8 @@ const MAX_COOLDOWN: Duration = Duration::from_millis(250);
 /// How often it is tried again to write masters for whom there was no room.
 const MASTERS_RETRY_INTERVAL: Duration = Duration::from_secs(10);
 
-/// After a transaction of so many entries the file is unmapped, and mapped anew by the next one: LMDB keeps the memory of
-/// all pages that its largest transaction has written.
+/// After a transaction of so many entries the file is unmapped, and mapped anew by the next one: LMDB keeps the memory
+/// of all pages that its largest transaction has written.
 const UNMAP_THRESHOLD: usize = 8_192;
 
 const NOT_WRITTEN: &str = "cannot write the shared file, which grows old";
@@ -199,9 +199,9 @@ impl Writer {
         self.standing.as_ref().filter(|(_, again)| *again > Instant::now()).map(|(kept, _)| kept)
     }
 
-    /// Makes the file hold what the snapshot does; how many entries that took. Where it fails, the file stands as it was,
-    /// its report too: for its readers it then grows old, as it must. Where masters have no room, they stand as they were,
-    /// and nodes are written.
+    /// Makes the file hold what the snapshot does; how many entries that took. Where it fails, the file stands as it
+    /// was, its report too: for its readers it then grows old, as it must. Where masters have no room, they stand as
+    /// they were, and nodes are written.
     pub(super) fn write(&mut self, Due { snapshot, report, with_masters }: &Due) -> Result<usize, Error> {
         if !with_masters {
             return self.write_nodes(snapshot, report);

@@ -9,8 +9,8 @@ use crate::model::Value;
 use crate::scene::Scene;
 
 impl Scene {
-    /// Kills the whole ensemble, and starts it again on data that somebody has changed. What that came to is then written
-    /// down; until the writers go on, nobody may say that anything is gone.
+    /// Kills the whole ensemble, and starts it again on data that somebody has changed. What that came to is then
+    /// written down; until the writers go on, nobody may say that anything is gone.
     pub(super) fn come_back(&mut self, loses_all: bool, change: impl FnOnce(&mut Ensemble)) {
         self.driver.pause();
         self.ensemble.kill_all();

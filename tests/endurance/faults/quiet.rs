@@ -12,7 +12,8 @@ use crate::model::{LIMIT, Value, data_of};
 use crate::scene::{HEALING, Scene};
 use crate::sidecar::Sidecar;
 
-/// The names of the quiet sources: one of the ensemble, and one of a server of its own that may be restarted with little.
+/// The names of the quiet sources: one of the ensemble, and one of a server of its own that may be restarted with
+/// little.
 const SMALL: &str = "small";
 const FRAIL: &str = "frail";
 
@@ -21,8 +22,8 @@ const FIRST: usize = 8;
 /// Requests of ours in flight.
 const AT_ONCE: usize = 50;
 
-/// How many nodes the small source takes in. With names as long as those of `fill`, the list of them passes a MiB, which is
-/// as much as a server of ZooKeeper takes in one request.
+/// How many nodes the small source takes in. With names as long as those of `fill`, the list of them passes a MiB,
+/// which is as much as a server of ZooKeeper takes in one request.
 pub(super) const MOST: usize = 1_100;
 
 /// The `[[zookeeper]]` of both. What they left out finds its place at an audit.
@@ -33,7 +34,8 @@ pub(crate) fn settings(ensemble: &str, frail: &str) -> String {
              audit_interval = \"2s\"\n{more}\n"
         )
     };
-    // A fault may take away all of it while nobody hears: that is doubted for so long, which is less than healing may take.
+    // A fault may take away all of it while nobody hears: that is doubted for so long, which is less than healing may
+    // take.
     source(SMALL, ensemble, &format!("hold = \"20s\"\nmax_nodes = {MOST}\nmax_node_bytes = \"{LIMIT}B\""))
         + &source(FRAIL, frail, "hold = \"0s\"")
 }

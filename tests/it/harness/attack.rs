@@ -152,8 +152,8 @@ impl FromStr for Attack {
     }
 }
 
-/// A watch since the revision that the reply to the same watch says: that one asked for what is yet to come, and was told
-/// at once to start over.
+/// A watch since the revision that the reply to the same watch says: that one asked for what is yet to come, and was
+/// told at once to start over.
 fn since(reply: &[u8], watch: &[u8]) -> Vec<u8> {
     const FRESHNESS: &[u8] = &[12, 0, 3, 10, 0, 1];
     let told = reply.windows(FRESHNESS.len()).position(|bytes| bytes == FRESHNESS).map(|at| at + FRESHNESS.len());

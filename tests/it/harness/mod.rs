@@ -75,7 +75,8 @@ pub(crate) fn ensure(holds: bool, why: impl Display) -> Result<(), String> {
     if holds { Ok(()) } else { Err(why.to_string()) }
 }
 
-/// Reads what has come. A signal, such as the end of a child of another test, interrupts whoever reads with a time limit.
+/// Reads what has come. A signal, such as the end of a child of another test, interrupts whoever reads with a time
+/// limit.
 pub(crate) fn read_some(from: &mut impl std::io::Read, into: &mut [u8]) -> std::io::Result<usize> {
     loop {
         match from.read(into) {

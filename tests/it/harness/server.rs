@@ -145,8 +145,8 @@ impl Server {
         self.restart_empty();
     }
 
-    /// Starts it with so little memory, and ends when that is passed. Before, it writes all down anew, so that it does not
-    /// hold what it was told beside that.
+    /// Starts it with so little memory, and ends when that is passed. Before, it writes all down anew, so that it does
+    /// not hold what it was told beside that.
     pub(crate) fn restart_narrow(&mut self, heap: &'static str) {
         self.restart();
         self.set_property("-XX:+ExitOnOutOfMemoryError");

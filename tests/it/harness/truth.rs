@@ -8,7 +8,8 @@ use super::release::{MULTI_READS, release};
 use super::{SOON, Zk, eventually};
 use crate::idl::{Node, Stat};
 
-/// How many nodes are read in one request: with names of 300 bytes still fewer than 64 KiB, the least that a server takes.
+/// How many nodes are read in one request: with names of 300 bytes still fewer than 64 KiB, the least that a server
+/// takes.
 const AT_ONCE: usize = 90;
 
 /// Nodes by their paths.

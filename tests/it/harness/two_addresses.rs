@@ -1,5 +1,5 @@
-//! A name with two addresses of this machine, for processes that are told so; at the first one there is nobody, or one who
-//! says nothing.
+//! A name with two addresses of this machine, for processes that are told so; at the first one there is nobody, or one
+//! who says nothing.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};

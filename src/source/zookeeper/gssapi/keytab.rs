@@ -11,8 +11,8 @@ use libgssapi_sys as sys;
 /// A name, released when it is dropped.
 struct Principal(sys::gss_name_t);
 
-/// Those of a principal, or of the first one in the keytab. Its tickets are kept in the cache, taken when there are none that
-/// still hold, and renewed in time.
+/// Those of a principal, or of the first one in the keytab. Its tickets are kept in the cache, taken when there are
+/// none that still hold, and renewed in time.
 pub(super) fn acquire(principal: Option<&str>, keytab: &CStr, cache: &CStr) -> Result<Cred, Error> {
     let principal = principal.map(Principal::new).transpose()?;
     let mut elements = [(c"client_keytab", keytab), (c"ccache", cache)]

@@ -1,7 +1,7 @@
 //! SASL by GSSAPI, which is Kerberos (RFC 4752), with the C library of MIT.
 //!
-//! Only the first token of an exchange takes more than a moment: for it, names are looked up and KDCs asked. The library
-//! cannot be stopped in that, so it is done on a thread for which nobody has to wait.
+//! Only the first token of an exchange takes more than a moment: for it, names are looked up and KDCs asked. The
+//! library cannot be stopped in that, so it is done on a thread for which nobody has to wait.
 
 mod keytab;
 
@@ -50,7 +50,8 @@ const NO_KDC_REACHED: i32 = KRB5 + 156;
 #[derive(Clone, Debug)]
 pub(super) struct Gssapi {
     kerberos: Kerberos,
-    /// Tickets that were taken by the keytab are in a cache in this process, by this name and the number of caches before.
+    /// Tickets that were taken by the keytab are in a cache in this process, by this name and the number of caches
+    /// before.
     cache: String,
     caches: Arc<AtomicUsize>,
     places: Arc<Semaphore>,

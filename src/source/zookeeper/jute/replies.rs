@@ -14,8 +14,8 @@ pub(in crate::source::zookeeper) fn header(mut message: Bytes) -> Result<(ReplyH
     Ok((header, message))
 }
 
-/// The answer to a connect: the session, and the time-out that the server gives it; and whether the server serves only to
-/// read. Session 0: there is none.
+/// The answer to a connect: the session, and the time-out that the server gives it; and whether the server serves only
+/// to read. Session 0: there is none.
 pub(in crate::source::zookeeper) fn greeting(message: &[u8]) -> Result<(Ticket, bool), Malformed> {
     let mut rest = Reader(message);
     let _version = rest.int()?;

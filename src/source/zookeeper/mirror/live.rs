@@ -1,5 +1,5 @@
-//! What a mirror does as long as it is in sync: takes in events, reads again what they name, proves that the server is there,
-//! and compares everything now and then.
+//! What a mirror does as long as it is in sync: takes in events, reads again what they name, proves that the server is
+//! there, and compares everything now and then.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -32,8 +32,8 @@ const MAX_DIRTY: usize = 20_000;
 
 const HEARTBEAT: Duration = Duration::from_secs(2);
 
-/// How soon, more or less, all is read for one reason: what is held may have come back, or what may be read now have more
-/// below it.
+/// How soon, more or less, all is read for one reason: what is held may have come back, or what may be read now have
+/// more below it.
 const RECHECK: Duration = Duration::from_secs(8);
 
 /// What changed and is to be read again.
@@ -105,7 +105,8 @@ impl Mirror {
         if is_proven { dirty.proof.take() } else { None }
     }
 
-    /// Reads again what changed, and publishes it; whether what lies below some of it may be read now, and was not before.
+    /// Reads again what changed, and publishes it; whether what lies below some of it may be read now, and was not
+    /// before.
     async fn read_again(&mut self, session: &mut Session, dirty: &mut Dirty) -> Result<bool, Trouble> {
         let paths = self.left_out.askable(std::mem::take(&mut dirty.paths));
         let unreadable: Vec<_> = paths.iter().filter(|path| self.left_out.is_unreadable(path)).cloned().collect();

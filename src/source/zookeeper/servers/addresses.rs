@@ -28,8 +28,8 @@ impl Servers {
         self.round(servers, looked_up.into_iter().map(|(_, looked_up)| looked_up).collect(), told)
     }
 
-    /// The addresses to try, with the numbers of their servers. Where no name is found, all mean what they meant before.
-    /// Where others are, one that is not may be gone, and its address be somebody else's.
+    /// The addresses to try, with the numbers of their servers. Where no name is found, all mean what they meant
+    /// before. Where others are, one that is not may be gone, and its address be somebody else's.
     pub(super) fn round(
         &self,
         servers: &[Server],

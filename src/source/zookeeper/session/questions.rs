@@ -177,8 +177,8 @@ pub(super) fn malformed(what: &str, broken: Malformed) -> Trouble {
     Trouble::Lost(format!("{what}: {broken}"))
 }
 
-/// Whether a node that has this stat and this much data has the data that is known of it. Not by the transactions alone:
-/// an ensemble that lost its data counts them anew.
+/// Whether a node that has this stat and this much data has the data that is known of it. Not by the transactions
+/// alone: an ensemble that lost its data counts them anew.
 pub(in crate::source::zookeeper) fn is_same(known: &Node, stat: &Stat, length: usize) -> bool {
     let mark = |stat: &Stat| (stat.czxid, stat.mzxid, stat.ctime, stat.mtime, stat.version);
     known.data.len() == length && mark(&known.stat) == mark(stat)
