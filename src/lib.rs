@@ -7,11 +7,10 @@
 //!
 //! | floor | rooms |
 //! |---|---|
-//! | 0 | [`model`], [`metrics`], [`permissions`], [`default_paths`], [`secret`], [`task`], [`clock`], `sync`,
-//! `allocator` |
+//! | 0 | [`model`], [`metrics`], [`permissions`], [`default_paths`], [`secret`], [`task`], [`clock`], `rule`, `sync` |
 //! | 1 | [`access`], [`store`], [`tunnel`], [`net`] |
 //! | 2 | [`resolve`] |
-//! | 3 | [`source`], [`register`], [`thrift`], [`master`], [`admin`] |
+//! | 3 | [`call`], [`source`], [`register`], [`master`], [`admin`] |
 //! | 4 | [`config`] |
 //! | 5 | [`sidecar`] |
 

@@ -332,7 +332,7 @@ roster.toml:6: register.tls.key: cannot use the key nor.pem: No such file or dir
 #[cfg(not(feature = "gssapi"))]
 #[test]
 fn kerberos_in_a_build_without_it_is_a_mistake_for_a_check_that_names_the_build_that_has_it() {
-    let text = "[[zookeeper]]\nconnect = 'zk'\n[zookeeper.kerberos]\nkeytab = 'none'\n";
+    let text = "[[zookeeper]]\nconnect = 'zk'\n[zookeeper.kerberos]\nkeytab = 'none'\n[register]\nlisten = ''\n";
     let layers = Layers { file: Some(("/nonexistent/roster.toml".into(), text.into())), ..Layers::default() };
     Config::load(&layers).expect("a configuration");
     assert_eq!(

@@ -52,7 +52,8 @@ pub(super) struct Bulk<'a> {
 }
 
 impl<'a> Bulk<'a> {
-    /// Reads nodes. What is large and known is only compared, if `compares`.
+    /// Reads nodes, parents before their children: what is below one that cannot be read is hidden. What is large and
+    /// known is only compared, if `compares`.
     pub(super) async fn read(
         &self,
         paths: &[NodePath],
@@ -65,7 +66,26 @@ impl<'a> Bulk<'a> {
             }
             take(path, reading);
         };
+        let mut rest = paths.to_vec();
+        while !rest.is_empty() {
+            let (above, below) = parted(rest);
+            let (known, unknown): (Vec<_>, Vec<_>) = above.into_iter().partition(|path| self.node(path).is_some());
+            self.read_known(&known, compares, &mut take).await?;
+            self.explore(&unknown, &mut take).await?;
+            rest = below;
+        }
+        Ok(())
+    }
+
+    async fn read_known(
+        &self,
+        paths: &[NodePath],
+        compares: bool,
+        take: impl FnMut(&NodePath, Reading),
+    ) -> Result<(), Trouble> {
         let most = if compares { LARGE + 1 } else { usize::MAX };
+        let size = |path: &NodePath| self.node(path).map_or(0, |node| most.min(node.data.len()));
+        let plan = |rest: &[NodePath]| self.fitting(rest, rest.iter().map(size));
         let read = |some: &[NodePath]| self.session.read(some);
         let ask = |some: &[NodePath]| match some {
             [path] if compares => match self.large(path) {
@@ -74,28 +94,7 @@ impl<'a> Bulk<'a> {
             },
             some => read(some),
         };
-        // Parents are taken before their children: what is below one that cannot be read is hidden.
-        if paths.windows(2).any(|pair| pair[1].is_under(&pair[0])) {
-            self.pace.forget();
-            let size = |path: &NodePath| self.node(path).map_or(self.pace.expected(), |node| most.min(node.data.len()));
-            let plan = |rest: &[NodePath]| self.fitting(rest, rest.iter().map(size));
-            return in_window(paths, self.pace.bytes(), plan, ask, read, take).await;
-        }
-        let (mut known, mut sizes, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
-        for path in paths {
-            match self.node(path) {
-                Some(node) => {
-                    known.push(path.clone());
-                    sizes.push(node.data.len());
-                }
-                None => unknown.push(path.clone()),
-            }
-        }
-        let plan = |rest: &[NodePath]| {
-            self.fitting(rest, sizes[known.len() - rest.len()..].iter().map(|size| most.min(*size)))
-        };
-        in_window(&known, self.pace.bytes(), plan, ask, read, &mut take).await?;
-        self.explore(&unknown, take).await
+        in_window(paths, self.pace.bytes(), plan, ask, read, take).await
     }
 
     /// Reads nodes of which nothing is known. Of many, some that lie far apart are read first; then some between them,
@@ -178,6 +177,18 @@ impl<'a> Bulk<'a> {
         }
         (count, bytes)
     }
+}
+
+/// Those of some paths, in their order, that lie below no other, and those that do.
+fn parted(paths: Vec<NodePath>) -> (Vec<NodePath>, Vec<NodePath>) {
+    let mut last: Option<NodePath> = None;
+    paths.into_iter().partition(|path| {
+        let is_below = last.as_ref().is_some_and(|last| path.is_under(last));
+        if !is_below {
+            last = Some(path.clone());
+        }
+        !is_below
+    })
 }
 
 /// What an answer is where there is none to a single question.

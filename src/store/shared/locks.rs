@@ -36,13 +36,9 @@ impl Locks {
             let entry = entry?;
             let Some(size) = entry.file_name().to_str().and_then(size) else { continue };
             let path = entry.path();
-            let found = LockFile::left(&path, size).map_err(|why| why.at(&path));
-            match found.and_then(|lock| lock.strip().map(|()| lock)) {
+            match LockFile::left(&path, size) {
                 Ok(lock) => known.push((path, lock)),
-                Err(why) => {
-                    tracing::warn!(path = %path.display(), %why, "gave up a lock file whose readers may fill the disk");
-                    own::remove(&path)?;
-                }
+                Err(why) => tracing::warn!(path = %path.display(), %why, "cannot keep a lock file from growing"),
             }
         }
         let found = Self { folder: folder.to_owned(), known };
@@ -66,8 +62,9 @@ impl Locks {
         self.known.extend(others.known);
     }
 
-    pub(super) fn has(&self, which: Mark) -> bool {
-        self.known.iter().any(|(_, lock)| is(lock.file(), which))
+    /// Whether it is one of these, and nothing that a reader has added to it stays.
+    pub(super) fn has_sound(&self, which: Mark) -> bool {
+        self.known.iter().any(|(_, lock)| is(lock.file(), which) && lock.strip().is_ok())
     }
 
     /// Takes away what readers have written behind the end of any.

@@ -12,8 +12,7 @@
 //! | `master/<id>` | JSON: a master, with the services that it offers |
 //! | `meta/format` | `2` |
 //! | `meta/freshness` | JSON: the revision, and how far it can be trusted ([`Report`]); rewritten every second |
-//! | `meta/checksum` | the sum of XXH3 over all other entries, each with the XXH3 of its key as its seed; 16 hex digits
-//! |
+//! | `meta/checksum` | the sum of XXH3 over all other entries, seeded with the XXH3 of its key; 16 hex digits |
 //!
 //! Every node has all three entries. A path, name or id of more than 500 bytes goes by `#` and its SHA-256 in
 //! hexadecimal instead (`node#5a…`, `service#5a…`), and a stat then tells the `path`. One transaction is one revision.
