@@ -152,9 +152,12 @@ fn a_start_takes_back_what_readers_have_filled_by_the_lock_file_of_a_file_that_w
         "exec 3>> \"$0-lock\"; until [ -e \"$0-go\" ]; do sleep 0.1; done; head -c 1M /dev/zero >&3; sleep 600";
     let reader = small.as_www_data(script);
     let opened = Path::new("/proc").join(reader.id().to_string()).join("fd/3");
-    eventually("the reader has it open", SOON, || opened.metadata().map(drop));
-    let right = opened.metadata().expect("it is open").len();
     let which = |small: &Small| small.seen("shared.mdb-lock").metadata().map(|file| file.ino()).ok();
+    // What leads to the reader has other files open before.
+    eventually("the reader has it open", SOON, || {
+        ensure(opened.metadata().ok().map(|file| file.ino()) == which(&small), "not yet")
+    });
+    let right = opened.metadata().expect("it is open").len();
     let before = which(&small);
     std::fs::remove_file(small.seen("shared.mdb-lock")).expect("a lock file");
     eventually("another is there", SOON, || {
