@@ -28,7 +28,7 @@ impl Small {
         let shared = format!("[shared]\ngroup = \"www-data\"\npath = {:?}\n[register]", mount.join("shared.mdb"));
         roster.configure("[register]", &shared);
         let script = format!(
-            "mount -t tmpfs -o size=512k,mode=755 tmpfs \"$0\" && head -c {}k /dev/zero > \"$0/rest\" && exec sleep 600",
+            "mount -t tmpfs -o size=512k,mode=755 tmpfs \"$0\" && {{ head -c {}k /dev/zero > \"$0/rest\"; exec sleep 600; }}",
             512 - free_kib
         );
         let mut command = Command::new("unshare");
