@@ -46,7 +46,7 @@ fn a_port_that_another_user_has_is_told_and_had_as_soon_as_it_is_free() {
         roster.becomes("live");
         assert_eq!(roster.data("/a"), b"one");
         let variable = format!("ROSTER_{}", setting.replace('.', "__").to_uppercase());
-        let told = roster.status().ports_taken.expect("a port that is taken");
+        let told = eventually("the port is told", SOON, || roster.status().ports_taken.ok_or("not yet"));
         let [told] = &told[..] else { panic!("{told:?}") };
         let begin = format!("{setting}: cannot listen on {taken}: another process of ");
         let end = format!(" listens there; stop it, or choose another with `--set {setting}=…` or {variable}=…");
