@@ -195,7 +195,7 @@ fn every_example_of_the_command_line_works_with_the_demonstration() {
         // The examples are of a sidecar that is installed; FILE is the reader's.
         demonstration.type_in(&command.replace("/run/roster", &runtime).replace(" FILE", " \"$FILE\""));
     }
-    demonstration.type_in("roster explain access --user www-data call mail.send");
+    demonstration.type_in("roster explain access call mail.send");
 }
 
 #[test]
