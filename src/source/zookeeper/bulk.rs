@@ -69,8 +69,17 @@ impl<'a> Bulk<'a> {
         let mut rest = paths.to_vec();
         while !rest.is_empty() {
             let (above, below) = parted(rest);
-            let (known, unknown): (Vec<_>, Vec<_>) = above.into_iter().partition(|path| self.node(path).is_some());
-            self.read_known(&known, compares, &mut take).await?;
+            let (mut known, mut sizes, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
+            for path in above {
+                match self.node(&path) {
+                    Some(node) => {
+                        known.push(path);
+                        sizes.push(node.data.len());
+                    }
+                    None => unknown.push(path),
+                }
+            }
+            self.read_known(&known, &sizes, compares, &mut take).await?;
             self.explore(&unknown, &mut take).await?;
             rest = below;
         }
@@ -80,12 +89,14 @@ impl<'a> Bulk<'a> {
     async fn read_known(
         &self,
         paths: &[NodePath],
+        sizes: &[usize],
         compares: bool,
         take: impl FnMut(&NodePath, Reading),
     ) -> Result<(), Trouble> {
         let most = if compares { LARGE + 1 } else { usize::MAX };
-        let size = |path: &NodePath| self.node(path).map_or(0, |node| most.min(node.data.len()));
-        let plan = |rest: &[NodePath]| self.fitting(rest, rest.iter().map(size));
+        let plan = |rest: &[NodePath]| {
+            self.fitting(rest, sizes[paths.len() - rest.len()..].iter().map(|size| most.min(*size)))
+        };
         let read = |some: &[NodePath]| self.session.read(some);
         let ask = |some: &[NodePath]| match some {
             [path] if compares => match self.large(path) {

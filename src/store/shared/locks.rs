@@ -77,11 +77,12 @@ impl Locks {
         self.known.retain(|(name, lock)| {
             let file = lock.file();
             let _ = lock.strip();
+            if current.is_some_and(|current| is(file, current)) {
+                return true;
+            }
             // Whoever has it open must not open it once more when this was asked.
-            let is_kept = current.is_some_and(|current| is(file, current))
-                || file.set_permissions(Permissions::from_mode(0o600)).is_err()
-                || is_open_elsewhere(file);
-            is_kept || own::remove(name).is_err()
+            let is_closed = file.set_permissions(Permissions::from_mode(0o600)).is_ok() && !is_open_elsewhere(file);
+            !(is_closed && own::remove(name).is_ok())
         });
     }
 

@@ -193,8 +193,11 @@ fn clear(path: &Path, own: &Path) -> io::Result<Locks> {
     let lock = lock_file(path);
     match fs::symlink_metadata(&lock) {
         Ok(found) if !locks.has_sound(mark(&found)) => {
-            tracing::warn!(path = %lock.display(), "remove what lies in the place of the shared file's lock file: an earlier version or somebody else made it, or a reader \
-                 gave it more attributes than can be removed");
+            tracing::warn!(
+                path = %lock.display(),
+                "remove what lies in the place of the shared file's lock file: an earlier version or somebody else made \
+                 it, or a reader gave it more attributes than can be removed"
+            );
             // Where that cannot be, whatever comes to need its place says why.
             let _ = remove(&lock);
         }
