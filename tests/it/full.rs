@@ -77,10 +77,18 @@ impl Small {
     /// Waits until the file holds these data.
     fn holds(&self, data: &str) {
         eventually(&format!("the file holds {data}"), SOON, || {
-            ensure(self.roster.status().shared_file_error.is_none(), self.roster.log())?;
+            let trouble = self.roster.status().shared_file_error;
+            ensure(trouble.is_none(), format!("{trouble:?}\n{}{}", self.lies_there(), self.roster.log()))?;
             let read = std::fs::read(self.seen("shared.mdb")).map_err(|error| error.to_string())?;
             ensure(read.windows(data.len()).any(|read| read == data.as_bytes()), "the node is not in it")
         });
+    }
+
+    /// Every file of it with its room, and what is free.
+    fn lies_there(&self) -> String {
+        let mut list = self.within();
+        list.args(["sh", "-c", "ls -lasiR \"$0\"; df -k \"$0\"; df -i \"$0\""]).arg(&self.mount);
+        String::from_utf8_lossy(&list.output().expect("a shell").stdout).into_owned()
     }
 
     fn change(&self, data: &str) {
@@ -200,7 +208,8 @@ fn a_reader_that_grows_lock_files_again_and_again_keeps_nobody_from_starting_and
     if is_skipped_without_root() {
         return;
     }
-    let mut small = Small::start(256);
+    // Without the reader there is room for a new file beside the one that is there, each with its lock files.
+    let mut small = Small::start(448);
     small.holds("one");
     // The one that is there, and the one that was there first.
     let script = format!("exec 3>> \"$0-lock\"; while :; do {GROW}; head -c 1M /dev/zero >&3; done");
