@@ -47,7 +47,7 @@ fn check(roster: &Roster) -> serde_json::Value {
     })
 }
 
-/// Another value under a key of a file, with a checksum to match.
+/// Another value under a key of a file, or a new one, with a checksum to match.
 fn forge(file: &Path, key: &str, value: &str) {
     let env = Environment::new().set_flags(EnvironmentFlags::NO_SUB_DIR).open(file).expect("a file");
     let db = env.open_db(None).expect("a database");
@@ -55,7 +55,8 @@ fn forge(file: &Path, key: &str, value: &str) {
     let mut transaction = env.begin_rw_txn().expect("a transaction");
     let sum = std::str::from_utf8(transaction.get(db, b"meta/checksum").expect("a sum")).expect("text");
     let sum = u64::from_str_radix(sum, 16).expect("a number");
-    let sum = sum.wrapping_sub(part(transaction.get(db, &key).expect("a value"))).wrapping_add(part(value.as_bytes()));
+    let before = transaction.get(db, &key).map_or(0, part);
+    let sum = sum.wrapping_sub(before).wrapping_add(part(value.as_bytes()));
     transaction.put(db, &key, &value, WriteFlags::empty()).expect("put");
     transaction.put(db, b"meta/checksum", &format!("{sum:016x}"), WriteFlags::empty()).expect("put");
     transaction.commit().expect("committed");
@@ -140,6 +141,7 @@ fn a_check_says_whether_a_file_is_whole_and_holds_what_the_sidecar_does() {
         ("node/a", "other", "node /a is another in the file than in the sidecar"),
         ("children/", "[\"x\"]", "the names of the children of / are not those of the nodes"),
         ("service/log", "[]", "service \"log\" and master"),
+        ("master/gone", r#"{"id":"gone"}"#, "master \"gone\" is in the file, and not in the sidecar"),
     ] {
         let ended = forged(key, value);
         assert_eq!(ended.code, Some(1), "{ended:?}");

@@ -76,6 +76,10 @@ pub(super) fn compare(reader: &Reader, connection: Connection) -> anyhow::Result
     let patience = Instant::now() + connection.timeout();
     let is_told = connection.is_told();
     let mut client = connection.client();
+    let sees_all = match sees_all_masters(&mut client) {
+        Ok(sees_all) => sees_all,
+        Err(error) => return unanswered(error.into(), is_told),
+    };
     let first = reader.report().map_err(super::unsound)?.fresh.revision;
     loop {
         let live = match read(&mut client) {
@@ -85,7 +89,7 @@ pub(super) fn compare(reader: &Reader, connection: Connection) -> anyhow::Result
         if let Some(live) = live {
             let contents = reader.contents().map_err(super::unsound)?;
             if contents.report.fresh.revision as i64 == live.revision {
-                let differences = differences(&contents, &live);
+                let differences = differences(&contents, &live, sees_all);
                 if !differences.is_empty()
                     && let Err(error) = ask_for_hidden(&mut client, &contents, &live)
                 {
@@ -113,6 +117,11 @@ fn unanswered(error: anyhow::Error, is_told: bool) -> anyhow::Result<Comparison>
         Some(_) if !is_told => Ok(Comparison::Unanswered(error.to_string())),
         _ => Err(error),
     }
+}
+
+/// Whether the sidecar shows this user also masters without services: only then it says how many there are.
+fn sees_all_masters(client: &mut Client) -> Result<bool, Error> {
+    Ok(client.status()?.counters.contains_key("masters"))
 }
 
 /// Asks by name for what the sidecar may have left out of its lists: it refuses what this user may not see.
@@ -145,7 +154,7 @@ fn read(client: &mut Client) -> anyhow::Result<Option<Live>> {
     }
 }
 
-fn differences(contents: &Contents, live: &Live) -> Vec<String> {
+fn differences(contents: &Contents, live: &Live, sees_all: bool) -> Vec<String> {
     let paths: BTreeSet<&NodePath> = contents.nodes.keys().chain(live.nodes.keys()).collect();
     let node = |path: &NodePath| {
         let filed = contents.nodes.get(path);
@@ -156,8 +165,7 @@ fn differences(contents: &Contents, live: &Live) -> Vec<String> {
     // The check names those that cannot be read.
     let filed = contents.masters().filter_map(|json| serde_json::from_slice::<view::Master>(json).ok());
     let (mut filed, live) = (by_id(filed), by_id(live.masters.iter().cloned().map(Into::into)));
-    // A master without services is shown only to who sees them all.
-    filed.retain(|id, master| !master.services.is_empty() || live.contains_key(id));
+    filed.retain(|id, master| sees_all || !master.services.is_empty() || live.contains_key(id));
     let ids: BTreeSet<&String> = filed.keys().chain(live.keys()).collect();
     let master = |id: &String| differs(&format!("master {id:?}"), filed.get(id), live.get(id));
     found.extend(ids.into_iter().filter_map(master));
