@@ -29,14 +29,11 @@ pub(crate) fn at_most_tib<'de, D: Deserializer<'de>, const MOST: u64>(value: D) 
     bounded(positive(value)?, most, most)
 }
 
-/// How deep readers of JSON go, of which serde_json goes least (127): what masters offer is written as JSON, below
-/// three levels of the shared file's own.
-pub(crate) const JSON_DEPTH: usize = 127;
-
-pub(crate) fn json_depth<'de, D: Deserializer<'de>>(value: D) -> Result<usize, D::Error> {
+/// How deep that may be nested which is written as JSON.
+pub(crate) fn json_depth<'de, D: Deserializer<'de>, const MOST: usize>(value: D) -> Result<usize, D::Error> {
     let depth = positive(value)?;
-    if depth > JSON_DEPTH {
-        return Err(Error::custom(format_args!("is more than readers of JSON take: at most {JSON_DEPTH}")));
+    if depth > MOST {
+        return Err(Error::custom(format_args!("is more than readers of JSON take: at most {MOST}")));
     }
     Ok(depth)
 }

@@ -8,6 +8,9 @@ use base64::prelude::BASE64_STANDARD;
 use rmpv::Value;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
+/// How deep readers of JSON go, of which serde_json goes least.
+pub(crate) const MAX_DEPTH: usize = 127;
+
 /// A value: bytes as an object with the key `base64`, what is no number as null, every key as a text.
 #[derive(Debug)]
 pub(crate) struct Json<'a>(pub(crate) &'a Value);
@@ -93,5 +96,19 @@ fn key(value: &Value) -> Cow<'_, str> {
         Value::String(text) => String::from_utf8_lossy(text.as_bytes()),
         Value::Binary(bytes) => String::from_utf8_lossy(bytes),
         other => text(other).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readers_go_as_deep_as_is_said_and_no_deeper() {
+        let is_read = |depth| {
+            let text = "[".repeat(depth) + &"]".repeat(depth);
+            serde_json::from_str::<serde_json::Value>(&text).is_ok()
+        };
+        assert!(is_read(MAX_DEPTH) && !is_read(MAX_DEPTH + 1));
     }
 }

@@ -23,9 +23,8 @@ pub const MAX_SERVICES: usize = 1_024;
 pub const MAX_SERVICE_BYTES: usize = 16 * 1024;
 pub const MAX_MASTER_BYTES: usize = 256 * 1024;
 
-/// The most levels of a service's metadata as JSON: of 127, which serde_json reads, a master in the shared file has
-/// three around them.
-pub const MAX_SERVICE_DEPTH: usize = 124;
+/// The most levels of a service's metadata as JSON: a master in the shared file has three around them.
+pub const MAX_SERVICE_DEPTH: usize = json::MAX_DEPTH - 3;
 
 /// A long-running process that offers services, as a register knows it.
 #[derive(Clone, Debug, PartialEq)]

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::secrets::{SecretError, Secrets};
 use super::token_file;
+use crate::model::json::MAX_DEPTH;
 use crate::net::listening_address;
 use crate::net::tls::{self, TlsError};
 use crate::permissions::Mode;
@@ -49,7 +50,7 @@ pub struct Config {
     #[serde(deserialize_with = "crate::rule::positive")]
     pub max_message: ByteSize,
     /// The deepest nesting of a message.
-    #[serde(deserialize_with = "crate::rule::json_depth")]
+    #[serde(deserialize_with = "crate::rule::json_depth::<_, { MAX_DEPTH }>")]
     pub max_depth: usize,
     /// How much may wait to be sent to one master.
     #[serde(deserialize_with = "crate::rule::positive")]

@@ -19,8 +19,8 @@ use tokio_util::sync::CancellationToken;
 use self::follower::Follower;
 use crate::access::Wildcards;
 use crate::clock::Moment;
+use crate::model::json;
 use crate::net::{AddressError, Remote};
-use crate::rule::JSON_DEPTH;
 use crate::store::{Feed, FeedState, Identity, Publisher};
 use crate::task::{Reload, Stop};
 use crate::tunnel::{Bounds, InFlight, RegisterAddr, Settings};
@@ -102,7 +102,7 @@ impl Config {
         let Settings { bounds, queue_bytes, .. } = Settings::default();
         let bounds = Bounds { bytes, ..bounds };
         // One master, or one value, that is nested as deep as the register allows must not end the connection.
-        let received_depth = 2 * JSON_DEPTH;
+        let received_depth = 2 * json::MAX_DEPTH;
         Settings { bounds, received_depth, queue_bytes: queue_bytes.max(bytes), ..Settings::default() }
     }
 }
