@@ -36,7 +36,7 @@ pub(super) struct Draft {
 pub(super) struct Entry {
     pub(super) place: Place,
     pub(super) value: Value,
-    /// The text of a variable or a flag: a name such as `0815` reads as a number, and is yet a name.
+    /// The text of a variable or a flag that TOML would take for a number, a date or a truth, and that may yet be a name.
     pub(super) raw: Option<String>,
 }
 
@@ -200,8 +200,9 @@ impl Entry {
 
     /// Reads a variable or a flag: a TOML value if it is one, else a text.
     fn from_raw(raw: &str, place: &Place) -> Self {
-        let value = DeValue::parse(raw).unwrap_or_else(|_| Spanned::new(0..0, DeValue::String(raw.into())));
-        Self { raw: Some(raw.to_owned()), ..Self::from_toml(value.into_inner(), 0, &|_| place.clone()) }
+        let value = DeValue::parse(raw).map_or_else(|_| DeValue::String(raw.into()), Spanned::into_inner);
+        let is_word = !matches!(value, DeValue::String(_) | DeValue::Array(_) | DeValue::Table(_));
+        Self { raw: is_word.then(|| raw.to_owned()), ..Self::from_toml(value, 0, &|_| place.clone()) }
     }
 
     fn from_toml(value: DeValue<'_>, at: usize, place: &dyn Fn(usize) -> Place) -> Self {

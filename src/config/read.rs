@@ -110,15 +110,19 @@ fn given(found: Unexpected<'_>) -> String {
 }
 
 impl Entry {
+    /// The text that it is, as it was written.
+    fn text(&self) -> Option<&str> {
+        match &self.value {
+            Value::Text(text) => Some(self.raw.as_ref().unwrap_or(text)),
+            Value::Nothing => None,
+            _ => self.raw.as_deref(),
+        }
+    }
+
     /// The path that it names, if it is neither empty nor the name of a variable; from the folder of the file in which
     /// it stands, or else from the working directory.
     fn absolute_path(&self) -> Result<Option<String>, Refusal> {
-        let text = match (&self.value, &self.raw) {
-            (Value::Text(text), _) => text,
-            // A name such as `0815`.
-            (Value::Integer(_) | Value::Float(_) | Value::Boolean(_), Some(raw)) => raw,
-            _ => return Ok(None),
-        };
+        let Some(text) = self.text() else { return Ok(None) };
         if text.is_empty() || secret::variable(Path::new(text)).is_some() {
             return Ok(None);
         }
@@ -147,9 +151,9 @@ impl<'de> Deserializer<'de> for &'de Entry {
     }
 
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refusal> {
-        match (&self.value, &self.raw) {
-            (Value::Integer(_) | Value::Float(_) | Value::Boolean(_), Some(raw)) => visitor.visit_borrowed_str(raw),
-            _ => self.deserialize_any(visitor),
+        match self.text() {
+            Some(text) => visitor.visit_borrowed_str(text),
+            None => self.deserialize_any(visitor),
         }
     }
 

@@ -666,6 +666,28 @@ fn a_value_outside_the_file_is_toml_where_it_can_be_and_a_text_where_it_must() {
 }
 
 #[test]
+fn a_name_or_a_path_is_taken_as_it_is_typed_whatever_toml_would_make_of_it() {
+    let here = std::env::current_dir().expect("a working directory");
+    for typed in [
+        "2026-11-27",
+        "2026-11-27 10:00:00Z",
+        "2026-11-27 # old",
+        "10:00:00",
+        "0xfffffffffffffffffffff",
+        "1_000",
+        "0x10",
+        "1e3",
+        "true",
+        "nan",
+    ] {
+        let flags = ["shared.path", "shared.state", "thrift.group", "zookeeper.0.name"].map(|key| (key, typed));
+        let config = load("[[zookeeper]]\nconnect = 'zk'\n", &[], &flags).expect("a configuration");
+        assert_eq!((&*config.shared.path, &*config.shared.state), (Path::new(typed), &*here.join(typed)));
+        assert_eq!((&*config.thrift.group, &*config.zookeeper[0].name), (typed, typed));
+    }
+}
+
+#[test]
 fn a_relative_path_starts_where_it_was_written() {
     let file = "[[file]]\npath = 'nodes.toml'\nroot = '/1'\n[[file]]\npath = 'x'\nroot = '/2'\nname = 'two'\n";
     let config = load(file, &[("ROSTER_FILE__1__PATH", "here.toml")], &[]).expect("a configuration");

@@ -4,7 +4,7 @@ mod claim;
 mod folder;
 pub mod own;
 
-use std::fmt::Display;
+use std::fmt::{self, Display, Formatter};
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -14,6 +14,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
 use nix::unistd::{Gid, Group, fchownat};
+use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use self::claim::{Claim, Holder, NotClaimed};
@@ -103,16 +104,26 @@ pub fn not_in(group: &str) -> String {
 
 /// Reads a group: a text, or a number.
 pub fn group<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged, expecting = "expected the name of a group, or its number")]
-    enum NameOrNumber {
-        Name(String),
-        Number(u32),
+    struct NameOrNumber;
+
+    impl Visitor<'_> for NameOrNumber {
+        type Value = String;
+
+        fn expecting(&self, f: &mut Formatter<'_>) -> fmt::Result {
+            f.write_str("the name of a group, or its number")
+        }
+
+        fn visit_str<E: Error>(self, name: &str) -> Result<String, E> {
+            Ok(name.to_owned())
+        }
+
+        fn visit_i64<E: Error>(self, number: i64) -> Result<String, E> {
+            let number = u32::try_from(number).map_err(|_| E::invalid_value(Unexpected::Signed(number), &self))?;
+            Ok(number.to_string())
+        }
     }
-    Ok(match NameOrNumber::deserialize(from)? {
-        NameOrNumber::Name(name) => name,
-        NameOrNumber::Number(number) => number.to_string(),
-    })
+
+    from.deserialize_str(NameOrNumber)
 }
 
 /// Makes a folder, and those above it, that everybody may enter, whatever the process's mask says: what is put into it
