@@ -1,9 +1,13 @@
-//! Secrets: what must not stand in a configuration, but in a file that it names, or a variable of the environment.
+//! Secrets: what must not stand in a configuration, but in a file that it names, or a variable of the environment. Also
+//! how any such file is opened.
 
 use std::env;
-use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+
+use nix::fcntl::OFlag;
 
 /// What a place begins with that is a variable: `env:REGISTER_TOKENS`.
 const VARIABLE: &str = "env:";
@@ -17,7 +21,24 @@ pub fn read(place: &Path) -> io::Result<String> {
             }
             env::VarError::NotUnicode(_) => io::Error::other(format!("the variable {name} is not UTF-8")),
         }),
-        None => std::fs::read_to_string(place),
+        None => io::read_to_string(open(place)?),
+    }
+}
+
+/// What is in a file that a setting names.
+pub fn bytes(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open(path)?.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Opens a file that a setting names. A pipe may lie there for which nobody writes: it is not waited for.
+pub fn open(path: &Path) -> io::Result<File> {
+    let file = File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
+    match file.metadata()? {
+        found if found.is_file() => Ok(file),
+        found if found.is_dir() => Err(io::Error::other("it is a folder: name a file in it")),
+        _ => Err(io::Error::other("it is no regular file, but a pipe or a device: name a file")),
     }
 }
 
@@ -88,6 +109,17 @@ mod tests {
         assert_eq!(tokens(exported), Err(NoToken(1)));
         for line in ["one two", "one\ttwo", "one\u{a0}two", "<?php"] {
             assert_eq!(tokens(&format!("one\n# a comment\n\n{line}\n")), Err(NoToken(4)), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn neither_a_pipe_nor_a_folder_is_waited_for() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let pipe = folder.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+        for (place, why) in [(&*pipe, "a pipe or a device"), (folder.path(), "a folder")] {
+            let refusals = [read(place).err(), bytes(place).err(), open(place).err()];
+            assert!(refusals.iter().flatten().filter(|it| it.to_string().contains(why)).count() == 3, "{refusals:?}");
         }
     }
 

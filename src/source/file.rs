@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::{Generation, difference};
 use crate::clock::Moment;
 use crate::model::{Node, NodePath, PathError, Stat};
+use crate::secret;
 use crate::store::{Batch, Feed, FeedState, Identity, Proof, Publisher};
 use crate::task::{Reload, Stop};
 
@@ -136,7 +137,9 @@ fn mark(path: &Path) -> io::Result<Mark> {
 
 fn load(config: &Config) -> Result<Generation, FileError> {
     let file = || config.path.clone();
-    let text = std::fs::read_to_string(&config.path).map_err(|source| FileError::Read { path: file(), source })?;
+    let text = secret::open(&config.path)
+        .and_then(io::read_to_string)
+        .map_err(|source| FileError::Read { path: file(), source })?;
     let tree: Tree = toml::from_str(&text).map_err(|error| {
         let line = text[..error.span().map_or(text.len(), |span| span.start)].matches('\n').count() + 1;
         FileError::Toml { path: file(), line, message: error.message().to_owned() }
@@ -204,6 +207,15 @@ mod tests {
             nodes,
             [("/app", &b""[..], 1), ("/app/a", b"", 2), ("/app/a/b", b"text", 0), ("/app/a/c", b"\xff\0", 0)]
         );
+    }
+
+    #[test]
+    fn a_pipe_in_place_of_the_file_is_not_waited_for() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("tree.toml");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+        let why = load(&Config { name: "file".into(), path, root: NodePath::root() }).expect_err("it is no file");
+        assert!(why.to_string().contains("it is no regular file, but a pipe"), "{why}");
     }
 
     #[test]

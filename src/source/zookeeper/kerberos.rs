@@ -1,12 +1,12 @@
 //! `[zookeeper.kerberos]`: as whom the mirror proves itself by SASL's GSSAPI, and to what service.
 
-use std::fs::File;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::Config;
 use super::credentials::{self, SASL};
+use crate::secret;
 
 /// `[zookeeper.kerberos]`. Realms, KDCs and how names of hosts are made canonical are the C library's matter:
 /// `krb5.conf`.
@@ -39,7 +39,7 @@ pub(crate) fn flaw(config: &Config) -> Option<(Option<&'static str>, String)> {
         return Some((None, why.into()));
     }
     if let Some(path) = &kerberos.keytab
-        && let Err(error) = File::open(path)
+        && let Err(error) = secret::open(path)
     {
         return Some((Some("keytab"), format!("cannot read {}: {error}", path.display())));
     }

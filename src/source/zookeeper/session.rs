@@ -27,6 +27,7 @@ use super::servers::Servers;
 use super::watching::{Fired, Watches, Watching};
 use crate::model::NodePath;
 use crate::net::tls;
+use crate::secret;
 use crate::sync::{Mutex, MutexGuard};
 
 use self::questions::whole;
@@ -328,7 +329,7 @@ impl Session {
 type Papers = [Option<Vec<u8>>; 3];
 
 fn papers(config: &Config) -> Papers {
-    [&config.ca, &config.certificate, &config.key].map(|path| std::fs::read(path.as_ref()?).ok())
+    [&config.ca, &config.certificate, &config.key].map(|path| secret::bytes(path.as_ref()?).ok())
 }
 
 /// The identities that are configured, read anew for each session.
