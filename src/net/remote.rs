@@ -47,6 +47,8 @@ pub enum ConnectError {
     Stranger(String),
     #[error("its certificate is not to be believed: {}", tls::fault_of(.0))]
     Certificate(CertificateError),
+    #[error("{0}")]
+    Handshake(String),
     #[error("it does not speak TLS")]
     Plain,
     #[error("a process of {found} listens there, and none of {expected}; it was shown nothing")]
@@ -134,7 +136,8 @@ fn in_words(error: io::Error, ca: Option<&Path>) -> ConnectError {
         }
         Some(TlsFault::InvalidCertificate(wrong)) => ConnectError::Certificate(wrong.clone()),
         Some(TlsFault::InvalidMessage(_)) => ConnectError::Plain,
-        _ => ConnectError::Io(error),
+        Some(other) => ConnectError::Handshake(tls::handshake_fault(other)),
+        None => ConnectError::Io(error),
     }
 }
 
@@ -163,15 +166,49 @@ mod tests {
         let [ca, private] = ["ca.pem", "key.pem"].map(|name| folder.path().join(name));
         std::fs::write(&ca, authority.self_signed(&key).expect("a certificate").pem()).expect("written");
         std::fs::write(&private, key.serialize_pem()).expect("written");
-        let server = tls::Server::read(&ca, &private).expect("a certificate");
+        let told = refusal(&ca, &ca, &private).await;
+        let cure = "it is an authority's own certificate, not a server's: issue one for the server";
+        assert!(told.contains(cure), "{told}");
+    }
+
+    #[tokio::test]
+    async fn a_certificate_out_of_its_time_or_without_a_name_is_refused_in_words() {
+        type Change = fn(&mut rcgen::CertificateParams);
+        let changes: [(Change, &str); 3] = [
+            (|it| it.not_after = rcgen::date_time_ymd(2020, 1, 1), "it expired at 2020-01-01T00:00:00Z, and it is "),
+            (
+                |it| it.not_before = rcgen::date_time_ymd(2090, 1, 1),
+                "it holds from 2090-01-01T00:00:00Z on, and it is ",
+            ),
+            (|it| it.subject_alt_names = vec![], "it names no host in subjectAltName: have it issued for localhost"),
+        ];
+        let folder = tempfile::tempdir().expect("a folder");
+        let [ca, shown, private] = ["ca.pem", "server.pem", "key.pem"].map(|name| folder.path().join(name));
+        let key = || rcgen::KeyPair::generate().expect("a key");
+        let mut authority = rcgen::CertificateParams::new([]).expect("parameters");
+        authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let (signing, own) = (key(), key());
+        std::fs::write(&ca, authority.self_signed(&signing).expect("a certificate").pem()).expect("written");
+        std::fs::write(&private, own.serialize_pem()).expect("written");
+        let issuer = rcgen::Issuer::new(authority, signing);
+        for (change, told) in changes {
+            let mut server = rcgen::CertificateParams::new(["localhost".to_owned()]).expect("parameters");
+            change(&mut server);
+            std::fs::write(&shown, server.signed_by(&own, &issuer).expect("a certificate").pem()).expect("written");
+            let why = refusal(&ca, &shown, &private).await;
+            assert!(why.starts_with(&format!("its certificate is not to be believed: {told}")), "{why}");
+        }
+    }
+
+    /// Why one who believes this authority does not connect to a server that shows this certificate.
+    async fn refusal(ca: &Path, shown: &Path, private: &Path) -> String {
+        let server = tls::Server::read(shown, private).expect("a certificate");
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let stream = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("it listens");
         let accepted = listener.accept().await.expect("it came").0;
-        let files = ClientFiles { ca: Some(&ca), shown: None };
+        let files = ClientFiles { ca: Some(ca), shown: None };
         let (_, refused) = tokio::join!(server.secure(Stream::Tcp(accepted)), secure(stream, "localhost", files));
-        let told = refused.expect_err("it is no server's").to_string();
-        let cure = "it is an authority's own certificate, not a server's: issue one for the server";
-        assert!(told.contains(cure), "{told}");
+        refused.expect_err("it is not believed").to_string()
     }
 
     #[test]

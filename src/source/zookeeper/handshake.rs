@@ -16,7 +16,7 @@ use super::gssapi::{self, Gssapi};
 use super::jute::{self, Frame, Malformed, ReplyHeader, Ticket, op, xid};
 use super::sasl::Exchange;
 use super::session::Trouble;
-use crate::net::tls::ClientFiles;
+use crate::net::tls::{self, ClientFiles};
 use crate::net::{ConnectError, Stream, secure};
 
 const NO_SESSION: &str = "it accepts connections, but gives no session: is it a ZooKeeper, and has it a quorum?";
@@ -200,11 +200,10 @@ async fn connect(
         Ok(Err(error)) => return Err(NoSession::Here(format!("no TLS with it: {error}"))),
         Err(_) => io::ErrorKind::TimedOut.into(),
     };
-    match alert(&error) {
-        Some(no_session) => Err(no_session),
-        None if is_plain(address, patience).await => Err(NoSession::Here(PLAIN.into())),
-        None => Err(NoSession::Here(format!("no TLS with it: {error}; {MAYBE_PLAIN}"))),
-    }
+    Err(NoSession::Here(match is_plain(address, patience).await {
+        true => PLAIN.into(),
+        false => format!("no TLS with it: {error}; {MAYBE_PLAIN}"),
+    }))
 }
 
 const PLAIN: &str = "it does not speak TLS there: take `tls://` away before it in `connect`";
@@ -267,7 +266,7 @@ fn lost_early(error: io::Error) -> NoSession {
 /// handshake is over for the client.
 fn alert(error: &io::Error) -> Option<NoSession> {
     let rustls::Error::AlertReceived(alert) = error.get_ref()?.downcast_ref()? else { return None };
-    Some(NoSession::Here(format!("it ends TLS with {alert:?}: does it want another `certificate`?")))
+    Some(NoSession::Here(tls::alert_in_words(*alert)))
 }
 
 #[cfg(test)]
