@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::io;
 use std::path::Path;
 
+use crate::model::counted;
 use crate::secret;
 
 /// A scheme, and what proves the identity by it.
@@ -71,9 +72,18 @@ pub(crate) fn doubts(place: &Path) -> Vec<String> {
 
 /// That they are refused, and what may be wrong with them.
 pub(super) fn refused(place: &Path, why: impl Display) -> String {
-    match &*doubts(place) {
-        [] => why.to_string(),
-        doubts => format!("{why}; it may be this: {}", doubts.join("; ")),
+    first(&doubts(place)).map_or_else(|| why.to_string(), |doubt| format!("{why}; it may be this: {doubt}"))
+}
+
+/// The first of what is told of lines, and how many there are besides: a state has one line for all.
+pub(super) fn first(told: &[impl Display]) -> Option<String> {
+    match told {
+        [] => None,
+        [one] => Some(one.to_string()),
+        [first, rest @ ..] => {
+            let more = counted(rest.len() as u64, "more line");
+            Some(format!("{first} (and {more}: `roster config check` tells all)"))
+        }
     }
 }
 
@@ -121,6 +131,10 @@ z.cred:4: it begins with no scheme that ZooKeeper knows; write digest:USER:PASSW
             why.starts_with("refused; it may be this: ") && why.contains(":1: it begins with no scheme that"),
             "{why}"
         );
+        std::fs::write(&path, "joe:a\njim:b\njill:c\n").expect("written");
+        let why = refused(&path, "refused");
+        let more = "write digest:USER:PASSWORD (and 2 more lines: `roster config check` tells all)";
+        assert!(why.contains("z.cred:1: ") && why.ends_with(more) && !why.contains("z.cred:2: "), "{why}");
         assert_eq!(told(b"# none\n"), "z.cred: there is no identity in it; write digest:USER:PASSWORD");
         assert_eq!(told(b"digest:a:\xff"), "cannot read z.cred: stream did not contain valid UTF-8");
     }

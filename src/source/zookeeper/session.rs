@@ -338,9 +338,7 @@ fn identities(config: &Config) -> Result<Vec<Identity>, Trouble> {
         return Err(Trouble::Unfit(format!("kerberos: {why}")));
     }
     let Some(place) = &config.credentials else { return Ok(Vec::new()) };
-    let unfit = |flaws: Vec<Flaw>| {
-        let flaws: Vec<_> = flaws.iter().map(Flaw::to_string).collect();
-        Trouble::Unfit(format!("credentials: {}", flaws.join("; ")))
-    };
+    let unfit =
+        |flaws: Vec<Flaw>| Trouble::Unfit(format!("credentials: {}", credentials::first(&flaws).unwrap_or_default()));
     credentials::read(place).map_err(unfit)
 }
