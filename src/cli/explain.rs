@@ -1,7 +1,7 @@
 //! `roster explain`: why the sidecar would do what it does, from its configuration.
 
 use std::ffi::CString;
-use std::fs;
+use std::fs::{self, Metadata};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -65,6 +65,10 @@ enum Action {
     Command,
 }
 
+/// What opens a socket, and what leads through a folder, in the mode of either.
+const WRITE: u32 = 0o2;
+const EXECUTE: u32 = 0o1;
+
 /// The answer that it may not.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -95,7 +99,7 @@ impl ExplainAccess {
             writeln!(out, "{why}")?;
         }
         writeln!(out, "{origin}. {sidecar}.")?;
-        if let Some(doubt) = in_force(&config.thrift.unix, origin.edited()) {
+        if let Some(doubt) = in_force(&config.thrift.unix, origin.changed()) {
             writeln!(out, "{doubt}")?;
         }
         match self.action {
@@ -132,15 +136,18 @@ fn sidecar(config: &Config) -> (Option<Uid>, String) {
     }
 }
 
-/// That a sidecar which runs may have other rules in force than the configuration `edited` then.
-fn in_force(socket: &Path, edited: Option<SystemTime>) -> Option<String> {
+/// That a sidecar which runs may have other rules in force than a file that was `changed` then.
+fn in_force(socket: &Path, changed: Option<SystemTime>) -> Option<String> {
     let started = fs::metadata(socket).and_then(|found| found.modified()).ok().filter(|_| may_be_live(socket))?;
     let told = "The sidecar has in force what it read at its start, or at the last SIGHUP that its log accepts";
-    Some(match edited.is_some_and(|edited| edited > started) {
-        true => {
-            format!("{told}. The file was edited after that start: without such a SIGHUP since, the rules before hold.")
+    Some(match changed {
+        Some(changed) if changed >= started => {
+            format!(
+                "{told}. The file was changed after that start: without such a SIGHUP since, the rules before hold."
+            )
         }
-        false => format!("{told}; the file was not edited since that start."),
+        Some(_) => format!("{told}; the times of the file show no change since that start."),
+        None => format!("{told}; which file that was cannot be known here."),
     })
 }
 
@@ -173,21 +180,40 @@ fn client(tcp: bool, user: Option<&str>) -> anyhow::Result<(Client, Vec<u32>)> {
     })
 }
 
-/// That the socket itself refuses a client, whatever the rules say.
+/// That the socket, or a folder on the way to it, refuses a client, whatever the rules say.
 fn shut_out(socket: &Path, client: Client, groups: &[u32]) -> Option<String> {
-    let (Client::Unix { uid, gid }, Ok(found)) = (client, fs::metadata(socket)) else { return None };
-    let (owner, group, mode) = (found.uid(), found.gid(), found.mode() & 0o777);
-    let may_write = if uid == owner {
-        0o200
-    } else if gid == group || groups.contains(&group) {
-        0o020
-    } else {
-        0o002
+    let Client::Unix { uid, gid } = client else { return None };
+    let is_missing = fs::metadata(socket).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    if uid == 0 || is_missing {
+        return None;
+    }
+    let may = |found: &Metadata, bit: u32| {
+        let is_in = |group: u32| gid == group || groups.contains(&group);
+        let class = if uid == found.uid() {
+            6
+        } else if is_in(found.gid()) {
+            3
+        } else {
+            0
+        };
+        found.mode() & (bit << class) != 0
     };
-    (uid != 0 && mode & may_write == 0).then(|| {
-        let socket = socket.display();
-        format!("but {socket} refuses it: it is of uid {owner} and gid {group}, mode {mode:04o}; see `[thrift] group`")
-    })
+    let of = |found: &Metadata| {
+        let (owner, group, mode) = (found.uid(), found.gid(), found.mode() & 0o777);
+        format!("it is of uid {owner} and gid {group}, mode {mode:04o}")
+    };
+    // Where links lead elsewhere, the folders count on both ways.
+    for way in [Some(socket.to_owned()), fs::canonicalize(socket).ok()].into_iter().flatten() {
+        let folders: Vec<_> = way.ancestors().skip(1).filter_map(|it| Some((it, fs::metadata(it).ok()?))).collect();
+        if let Some((folder, found)) = folders.iter().rev().find(|(_, found)| !may(found, EXECUTE)) {
+            let (folder, of) = (folder.display(), of(found));
+            return Some(format!(
+                "but the folder {folder} is closed to it: {of}; let it pass (`chmod +x`), or see `[thrift] unix`"
+            ));
+        }
+    }
+    let found = fs::metadata(socket).ok().filter(|found| !may(found, WRITE))?;
+    Some(format!("but {} refuses it: {}; see `[thrift] group`", socket.display(), of(&found)))
 }
 
 fn reason(decision: Decision, config: &Config) -> String {

@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use nix::unistd::geteuid;
@@ -48,9 +48,12 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
-    /// When the file was, if there is one.
-    pub(crate) fn edited(&self) -> Option<SystemTime> {
-        fs::metadata(self.file.as_ref()?).and_then(|found| found.modified()).ok()
+    /// When the file, or the link to it, was last changed or put there, if there is one. Unlike the time of its last edit,
+    /// nobody can set that one back.
+    pub(crate) fn changed(&self) -> Option<SystemTime> {
+        let path = self.file.as_ref()?;
+        let found = [fs::metadata(path), fs::symlink_metadata(path)].into_iter().filter_map(Result::ok);
+        found.map(|found| changed(found.ctime(), found.ctime_nsec())).max()
     }
 }
 
@@ -126,6 +129,12 @@ impl Settings {
         }
         Ok((layers, origin))
     }
+}
+
+/// A time of a file, at the latest: where it has no fraction, the file system counts in seconds.
+fn changed(seconds: i64, nanoseconds: i64) -> SystemTime {
+    let fraction = if nanoseconds == 0 { Duration::from_secs(1) } else { Duration::from_nanos(nanoseconds as u64) };
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds as u64) + fraction
 }
 
 fn loaded(config: Result<Config, Mistakes>, origin: Origin) -> anyhow::Result<Loaded> {

@@ -235,17 +235,26 @@ fn who_cannot_open_the_socket_is_denied_whatever_the_rules_allow() {
     let (code, text) = explain();
     assert_eq!(code, Some(8), "{text}");
     assert!(text.ends_with("roster: uid 33033 is allowed by the rules, but cannot open the socket\n"), "{text}");
+    std::fs::set_permissions(roster.socket(), PermissionsExt::from_mode(0o666)).expect("a mode");
+    assert_eq!(explain().0, Some(0));
+    std::fs::set_permissions(roster.folder(), PermissionsExt::from_mode(0o766)).expect("a mode");
+    let (code, text) = explain();
+    std::fs::set_permissions(roster.folder(), PermissionsExt::from_mode(0o777)).expect("a mode");
+    assert!(code == Some(8) && text.contains("is closed to it: it is of uid "), "{text}");
 }
 
 #[test]
-fn an_explanation_says_that_the_file_was_edited_after_the_sidecars_start() {
+fn an_explanation_says_that_the_file_was_changed_after_the_sidecars_start() {
     let shop = Shop::with(&format!("[[allow]]\nuser = '{WEB}'\nread = ['/config']\n"));
     let roster = &shop.scene.roster;
     let explain = || Ended::of(binary().args(["explain", "access", "--tcp", "--config"]).arg(roster.config())).text();
-    assert!(explain().contains("the file was not edited since that start"), "{}", explain());
+    assert!(explain().contains("the times of the file show no change since that start"), "{}", explain());
+    let before = std::fs::metadata(roster.config()).and_then(|found| found.modified()).expect("a file");
     roster.configure("'/config'", "'/'");
+    // As it is with one that is copied with its times.
+    std::fs::File::options().append(true).open(roster.config()).and_then(|it| it.set_modified(before)).expect("a time");
     assert!(
-        explain().contains("edited after that start: without such a SIGHUP since, the rules before"),
+        explain().contains("changed after that start: without such a SIGHUP since, the rules before"),
         "{}",
         explain()
     );
@@ -300,7 +309,9 @@ fn who_asks_is_not_taken_for_the_user_as_whom_the_sidecar_runs() {
         for (what, code) in [(["read", "/config/db"], 8), (["call", "mail.send"], calls)] {
             let runs = "The sidecar at /run/roster/roster.sock runs as uid 0.";
             explains(shop.scene.roster.folder(), uid, what, code, runs);
-            for (mode, told) in [(0o755, "No sidecar runs at"), (0o700, "cannot be looked at: ask as root")] {
+            for (mode, told, code) in
+                [(0o755, "No sidecar runs at", code), (0o700, "cannot be looked at: ask as root", 8)]
+            {
                 std::fs::set_permissions(no_sidecar.path(), PermissionsExt::from_mode(mode)).expect("a mode");
                 explains(no_sidecar.path(), uid, what, code, told);
             }
