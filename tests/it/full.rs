@@ -1,7 +1,9 @@
 //! A file system in memory that is full: whoever touches a mapped page for which there is no room is killed by the
 //! kernel, be it the sidecar or a reader of its shared file.
 
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::io::ErrorKind;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -251,4 +253,29 @@ fn readers_live_where_the_file_system_of_the_shared_file_is_full() {
         reader.wait().expect("it ends");
     }
     assert_eq!(small.roster.data("/a"), b"one");
+}
+
+#[test]
+fn a_start_takes_back_what_readers_have_filled_also_where_its_own_socket_has_no_room() {
+    if is_skipped_without_root() {
+        return;
+    }
+    let mut small = Small::prepare(256);
+    let listen = |socket: &Path| format!("unix = {socket:?}");
+    small.roster.configure(&listen(small.roster.socket()), &listen(&small.mount.join("roster.sock")));
+    symlink(small.seen("roster.sock"), small.roster.socket()).expect("a link");
+    // It counts attributes as files.
+    let mut remount = small.within();
+    remount.args(["mount", "-o", "remount,nr_inodes=32"]).arg(&small.mount);
+    assert!(remount.status().expect("mount").success());
+    small.run();
+    small.holds("one");
+    assert!(small.roster.stop().success());
+    let lock = small.seen("shared.mdb-lock");
+    let full = (0..).find_map(|number| xattr::set(&lock, format!("user.{number}"), &[0; 64]).err());
+    assert_eq!(full.map(|error| error.kind()), Some(ErrorKind::StorageFull));
+    assert!(UnixListener::bind(small.seen("more")).is_err(), "there is room");
+    small.run();
+    small.change("two");
+    small.holds("two");
 }
