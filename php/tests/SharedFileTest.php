@@ -135,7 +135,9 @@ final class SharedFileTest extends TestCase
     {
         $roster = $this->reading(['/a' => 'x'], ['whole' => false, 'ageMs' => null]);
         $this->expectException(NotReady::class);
-        $this->expectExceptionMessage('waits for zookeeper');
+        $this->expectExceptionMessageMatches(
+            '~^not ready: the source zookeeper has never been in sync, says /.*shared\.mdb; `roster status` tells what~'
+        );
         $roster->get('/a');
     }
 
@@ -158,7 +160,29 @@ final class SharedFileTest extends TestCase
         $file = new SharedFile([]);
         file_put_contents($file->path, random_bytes(65_536));
         $this->expectException(Unavailable::class);
+        $this->expectExceptionMessage("$file->path: it is damaged, or no shared file of Roster: `roster shared check`");
         self::client($file)->get('/a');
+    }
+
+    public function testAFileOfWhichAllPlacesAreTakenSaysSo(): void
+    {
+        $file = new SharedFile(['/a' => 'x']);
+        // LMDB's own number of places; each reader has its own until the pipe is closed.
+        $code = 'for ($reader = 0; $reader < 126; $reader++) { if (pcntl_fork() === 0) {'
+            . ' $d = dba_open($argv[1], "r", "lmdb"); dba_fetch("node/a", $d); echo "r"; fgets(STDIN); exit; } }'
+            . 'fgets(STDIN);';
+        $readers = proc_open([PHP_BINARY, '-r', $code, $file->path], [['pipe', 'r'], ['pipe', 'w']], $pipes);
+        self::assertSame(str_repeat('r', 126), stream_get_contents($pipes[1], 126));
+        try {
+            self::client($file)->get('/a');
+            self::fail('it was read');
+        } catch (Unavailable $refused) {
+            $why = "$file->path: as many processes have it open as may: raise `[shared] max_readers`";
+            self::assertStringContainsString($why, $refused->getMessage());
+        } finally {
+            fclose($pipes[0]);
+            proc_close($readers);
+        }
     }
 
     public function testAFileThatWasReplacedIsOpenedAnew(): void

@@ -72,7 +72,7 @@ final class WaysTest extends TestCase
         [$file, $unix, , $port] = $roster->explain();
         self::assertSame([false, false, false, true], array_column($roster->explain(), 'answered'));
         self::assertSame([Way::Shared, Way::Unix, Way::Shared, Way::Tcp], array_column($roster->explain(), 'way'));
-        self::assertStringEndsWith('No such file or directory', $file->failure);
+        self::assertSame('it is not there: does a sidecar run, and is this its `[shared] path`?', $file->failure);
         self::assertSame('cannot connect: [2] No such file or directory', $unix->failure);
         self::assertSame("unix:///nonexistent/socket: $unix->failure", (string) $unix);
         self::assertSame("tcp://$tcp->address: answered", (string) $port);

@@ -94,7 +94,9 @@ impl SharedFile {
         behind: impl Iterator<Item = &'a Source> + Clone,
     ) -> anyhow::Result<Freshness> {
         if let Some(source) = behind.clone().find(|source| !source.whole) {
-            let message = format!("{} waits for {}", self.path.display(), source.name);
+            let why = if source.age_ms.is_none() { "has never been in sync" } else { "has not been read as a whole" };
+            let (name, path) = (&source.name, self.path.display());
+            let message = format!("the source {name} {why}, says {path}; `roster status` tells what it waits for");
             return Err(Error::NotReady(NotReady { source: source.name.clone(), message }).into());
         }
         let freshness = report.freshness(behind, SystemTime::now()).into();

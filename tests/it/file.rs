@@ -117,7 +117,8 @@ fn what_was_never_read_as_a_whole_is_not_taken_for_an_absence() {
     let unreached = Roster::start("[[zookeeper]]\nconnect = \"127.0.0.1:1\"\n");
     eventually("there is a file", SOON, || {
         let ended = alone(&["get", "/a"], &unreached.shared_file());
-        ensure(ended.code == Some(5), format!("{ended:?}"))
+        ensure(ended.code == Some(5), format!("{ended:?}"))?;
+        ensure(ended.wrong.contains("the source zookeeper has never been in sync, says "), format!("{ended:?}"))
     });
 }
 

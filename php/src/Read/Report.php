@@ -17,7 +17,7 @@ use Roster\Way;
 final class Report
 {
     /** @param array{revision: int, ageMs: int, sources: list<array<string, mixed>>} $told */
-    public function __construct(private readonly array $told)
+    public function __construct(private readonly array $told, private readonly string $file)
     {
     }
 
@@ -38,7 +38,9 @@ final class Report
                 continue;
             }
             if (!$source['whole']) {
-                throw new NotReady($source['name'], "the shared file waits for {$source['name']}");
+                $why = $source['ageMs'] === null ? 'has never been in sync' : 'has not been read as a whole';
+                $cure = '`roster status` tells what it waits for';
+                throw new NotReady($source['name'], "the source {$source['name']} $why, says $this->file; $cure");
             }
             $age = max($age, $silenceMs + ($source['ageMs'] ?? $this->told['ageMs']));
             $origin = $source['origin'] === 'RESTORED' ? Origin::Restored : $origin;

@@ -45,6 +45,17 @@ final class SharedFile
 
     private const TRIES = 8;
 
+    /** What warnings of `dba` mean. */
+    private const CURES = [
+        '/No such file/' => 'it is not there: does a sidecar run, and is this its `[shared] path`?',
+        '/Permission denied/' =>
+            'this user may not open it, or its lock file: make the user a member of the group in `[shared] group`',
+        '/MDB_READERS_FULL/' => 'as many processes have it open as may: raise `[shared] max_readers`',
+        '/MDB_(INVALID|VERSION|CORRUPTED|PAGE_NOTFOUND|BAD)/' =>
+            'it is damaged, or no shared file of Roster: `roster shared check` says more; a restart of the sidecar'
+            . ' puts a sound one there',
+    ];
+
     /**
      * By process and file, each with the uid of the file's owner: LMDB must not open a file twice in one process, so
      * clients that name different users share a handle.
@@ -187,7 +198,7 @@ final class SharedFile
         }
         $this->freshness = $this->silenceMs === 0 && $this->fresh !== null
             ? $this->fresh
-            : (new Report($this->told))->freshness($paths, $this->silenceMs);
+            : (new Report($this->told, $this->file))->freshness($paths, $this->silenceMs);
         if ($maxAge !== null && $this->freshness->ageMs > $maxAge) {
             throw new TooStale($this->freshness->ageMs, $maxAge, 'the shared file');
         }
@@ -309,9 +320,16 @@ final class SharedFile
         return json_decode($json, true) ?? throw new WayFailed('an entry is damaged');
     }
 
-    /** With what PHP warned of, if it did. */
-    private static function failed(string $otherwise): WayFailed
+    /** What PHP warned of, if it did, with the cure. */
+    private static function failed(string $what): WayFailed
     {
-        return new WayFailed(preg_replace('/^dba_\w+\(\): /', '', Quiet::$warning ?: $otherwise));
+        foreach (self::CURES as $sign => $told) {
+            if (preg_match($sign, Quiet::$warning) === 1) {
+                return new WayFailed($told);
+            }
+        }
+        $prefix = '/^dba_\w+\(\): (Driver initialization failed for handler: lmdb: )?/';
+        $warning = preg_replace($prefix, '', Quiet::$warning);
+        return new WayFailed($warning === '' ? $what : "$what: $warning");
     }
 }
