@@ -19,19 +19,43 @@ where
     some(T::deserialize(value)?)
 }
 
+/// The same of at least so much: with less, nothing works.
+pub(crate) fn at_least<'de, D: Deserializer<'de>, const LEAST: u32>(value: D) -> Result<u32, D::Error> {
+    enough(positive(value)?, LEAST, LEAST)
+}
+
+pub(crate) fn at_least_kib<'de, D: Deserializer<'de>, const LEAST: u64>(value: D) -> Result<ByteSize, D::Error> {
+    let least = ByteSize::kib(LEAST);
+    enough(positive(value)?, least, least)
+}
+
 /// The same of at most so much: a slip of a unit is found, and no stack runs past its end.
 pub(crate) fn at_most<'de, D: Deserializer<'de>, const MOST: usize>(value: D) -> Result<usize, D::Error> {
     bounded(positive(value)?, MOST, MOST)
 }
 
-pub(crate) fn at_most_tib<'de, D: Deserializer<'de>, const MOST: u64>(value: D) -> Result<ByteSize, D::Error> {
-    let most = ByteSize::tib(MOST);
-    bounded(positive(value)?, most, most)
+/// A number between these.
+pub(crate) fn between<'de, D, const LEAST: usize, const MOST: usize>(value: D) -> Result<usize, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    enough(at_most::<_, MOST>(value)?, LEAST, LEAST)
+}
+
+pub(crate) fn between_kib_and_tib<'de, D, const LEAST: u64, const MOST: u64>(value: D) -> Result<ByteSize, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    let (least, most) = (ByteSize::kib(LEAST), ByteSize::tib(MOST));
+    enough(bounded(positive(value)?, most, most)?, least, least)
 }
 
 /// How deep that may be nested which is written as JSON.
-pub(crate) fn json_depth<'de, D: Deserializer<'de>, const MOST: usize>(value: D) -> Result<usize, D::Error> {
-    let depth = positive(value)?;
+pub(crate) fn json_depth<'de, D, const LEAST: usize, const MOST: usize>(value: D) -> Result<usize, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    let depth = enough(positive(value)?, LEAST, LEAST)?;
     if depth > MOST {
         return Err(Error::custom(format_args!("is more than readers of JSON take: at most {MOST}")));
     }
@@ -86,6 +110,13 @@ pub(crate) fn some_path<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Pa
 
 fn some<T: Default + PartialEq, E: Error>(value: T) -> Result<T, E> {
     if value == T::default() { Err(E::custom(ZERO)) } else { Ok(value) }
+}
+
+fn enough<T: PartialOrd, E: Error>(value: T, least: T, name: impl Display) -> Result<T, E> {
+    if value < least {
+        return Err(E::custom(format_args!("is less than works: at least {name}")));
+    }
+    Ok(value)
 }
 
 fn bounded<T: PartialOrd, E: Error>(value: T, most: T, name: impl Display) -> Result<T, E> {

@@ -253,6 +253,27 @@ roster.toml:17: sidecar.stop_timeout: is more than anybody can need: at most 1da
 }
 
 #[test]
+fn what_nothing_works_with_is_refused_and_the_least_that_works_is_not() {
+    for (key, too_little, least) in [
+        ("thrift.max_depth", "4", "5"),
+        ("thrift.max_request", "1023", "1.0 KiB"),
+        ("thrift.max_call", "1", "1.0 KiB"),
+        ("thrift.max_reply", "63KiB", "64.0 KiB"),
+        ("thrift.max_string", "1", "1.0 KiB"),
+        ("register.max_depth", "3", "4"),
+        ("register.max_message", "1", "1.0 KiB"),
+        ("register.max_metadata", "3KiB", "4.0 KiB"),
+        ("shared.max_size", "127KiB", "128.0 KiB"),
+        ("shared.max_pinned", "1", "64.0 KiB"),
+        ("shared.max_readers", "2", "3"),
+    ] {
+        let told = mistakes("", &[], &[(key, too_little)]);
+        assert!(told.ends_with(&format!("--set {key}: is less than works: at least {least}")), "{told}");
+        load("", &[], &[(key, least)]).unwrap_or_else(|error| panic!("{error}"));
+    }
+}
+
+#[test]
 fn every_duration_is_at_most_a_day() {
     let shown = load(EXAMPLE, &[], &[]).expect("the example").to_toml();
     let shown = toml::from_str(&shown).expect("TOML");
@@ -588,7 +609,7 @@ fn a_log_filter_is_a_level_or_names_its_modules() {
 
 #[test]
 fn flags_lie_over_the_environment_over_the_file_over_the_defaults() {
-    let file = "[thrift]\nmax_depth = 1\nmax_container = 1\nmax_connections = 1\n";
+    let file = "[thrift]\nmax_depth = 5\nmax_container = 1\nmax_connections = 1\n";
     let environment = [
         ("ROSTER_THRIFT__MAX_CONTAINER", "2"),
         ("ROSTER_THRIFT__MAX_CONNECTIONS", "2"),
@@ -597,7 +618,7 @@ fn flags_lie_over_the_environment_over_the_file_over_the_defaults() {
     ];
     let flags = [("thrift.max_connections", "3"), ("thrift.max_connections", "4")];
     let thrift = load(file, &environment, &flags).expect("a configuration").thrift;
-    assert_eq!((thrift.max_depth, thrift.max_container, thrift.max_connections), (1, 2, 4));
+    assert_eq!((thrift.max_depth, thrift.max_container, thrift.max_connections), (5, 2, 4));
     assert_eq!(thrift.max_connections_per_user, thrift::Config::default().max_connections_per_user);
 }
 

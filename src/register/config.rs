@@ -47,10 +47,10 @@ pub struct Config {
     #[serde(with = "crate::rule::SomeWithinADay")]
     pub auth_timeout: Duration,
     /// The longest message; from strangers, 4 KiB.
-    #[serde(deserialize_with = "crate::rule::positive")]
+    #[serde(deserialize_with = "crate::rule::at_least_kib::<_, 1>")]
     pub max_message: ByteSize,
     /// The deepest nesting of a message.
-    #[serde(deserialize_with = "crate::rule::json_depth::<_, { MAX_DEPTH }>")]
+    #[serde(deserialize_with = "crate::rule::json_depth::<_, 4, { MAX_DEPTH }>")]
     pub max_depth: usize,
     /// How much may wait to be sent to one master.
     #[serde(deserialize_with = "crate::rule::positive")]
@@ -60,7 +60,7 @@ pub struct Config {
     #[serde(with = "crate::rule::WithinADay")]
     pub settle: Duration,
     /// About how much memory the services may take that all masters together offer.
-    #[serde(deserialize_with = "crate::rule::positive")]
+    #[serde(deserialize_with = "crate::rule::at_least_kib::<_, 4>")]
     pub max_metadata: ByteSize,
     /// How many calls to one master may be under way.
     #[serde(deserialize_with = "crate::rule::positive")]

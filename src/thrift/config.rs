@@ -40,26 +40,26 @@ pub struct Config {
     /// How many paths all watches may have together.
     #[serde(deserialize_with = "crate::rule::positive")]
     pub max_watch_paths: usize,
-    #[serde(deserialize_with = "crate::rule::positive")]
+    #[serde(deserialize_with = "crate::rule::at_least_kib::<_, 1>")]
     pub max_request: ByteSize,
     /// The largest request of `call`, `callOn`, `callAll`, `callMany`, `callInOrder`, `startCall` and
     /// `broadcast`.
-    #[serde(deserialize_with = "crate::rule::positive")]
+    #[serde(deserialize_with = "crate::rule::at_least_kib::<_, 1>")]
     pub max_call: ByteSize,
-    #[serde(deserialize_with = "crate::rule::positive")]
+    #[serde(deserialize_with = "crate::rule::at_least_kib::<_, 64>")]
     pub max_reply: ByteSize,
     /// How much memory all clients together may make the endpoint hold: requests that came in part, arguments of calls
     /// and their values, paths of watches, replies that nobody has read.
     #[serde(deserialize_with = "crate::rule::positive")]
     pub max_memory: ByteSize,
     /// The longest string in a request.
-    #[serde(deserialize_with = "crate::rule::positive")]
+    #[serde(deserialize_with = "crate::rule::at_least_kib::<_, 1>")]
     pub max_string: ByteSize,
     /// The most elements of a container in a request.
     #[serde(deserialize_with = "crate::rule::positive")]
     pub max_container: usize,
     /// The deepest nesting in a request.
-    #[serde(deserialize_with = "crate::rule::at_most::<_, 1024>")]
+    #[serde(deserialize_with = "crate::rule::between::<_, 5, 1024>")]
     pub max_depth: usize,
     /// The longest that one `watch` waits.
     #[serde(with = "crate::rule::SomeWithinADay")]

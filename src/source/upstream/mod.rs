@@ -54,13 +54,13 @@ pub struct Config {
     #[serde(deserialize_with = "crate::rule::positive")]
     pub max_calls_per_master: usize,
     /// The longest message, which should be no less than the register's.
-    #[serde(deserialize_with = "crate::rule::positive")]
+    #[serde(deserialize_with = "crate::rule::at_least_kib::<_, 1>")]
     pub max_message: ByteSize,
     /// How many masters a register may tell of.
     #[serde(deserialize_with = "crate::rule::positive")]
     pub max_masters: usize,
     /// About how much memory the masters may take that a register tells of.
-    #[serde(deserialize_with = "crate::rule::positive")]
+    #[serde(deserialize_with = "crate::rule::at_least_kib::<_, 4>")]
     pub max_metadata: ByteSize,
     /// How long, from the connection on, the register may give masters time to come back that it knew before its
     /// restart.

@@ -24,13 +24,13 @@ pub struct Config {
     #[serde(with = "crate::rule::SomeWithinADay")]
     pub copy_interval: Duration,
     /// The most that the file may grow to.
-    #[serde(deserialize_with = "crate::rule::at_most_tib::<_, { LARGEST_TIB }>")]
+    #[serde(deserialize_with = "crate::rule::between_kib_and_tib::<_, 128, { LARGEST_TIB }>")]
     pub max_size: ByteSize,
     /// The most of it that may wait for readers of old states, before another file takes its place.
-    #[serde(deserialize_with = "crate::rule::positive")]
+    #[serde(deserialize_with = "crate::rule::at_least_kib::<_, 64>")]
     pub max_pinned: ByteSize,
-    /// How many processes may have it open.
-    #[serde(deserialize_with = "crate::rule::positive")]
+    /// How many processes may have it open. The sidecar takes up to three places in a table of its own, as large.
+    #[serde(deserialize_with = "crate::rule::at_least::<_, 3>")]
     pub max_readers: u32,
     /// The file's mode, in octal digits. The group, where it may read the file, may also write the lock file beside it.
     pub mode: Mode,
