@@ -277,7 +277,9 @@ fn a_sidecar_of_ones_own_zookeeper_needs_no_root_and_is_found() {
             let ended = home.cli(["status", "-o", "json"]);
             ensure(String::from_utf8_lossy(&ended.told).contains("zookeeper"), format!("{ended:?}{}", sidecar.said()))
         });
-        assert!(home.file("runtime/roster/shared.mdb").exists() && home.file("home/.local/state/roster").is_dir());
+        let is_there =
+            || home.file("runtime/roster/shared.mdb").exists() && home.file("home/.local/state/roster").is_dir();
+        eventually("its files are there", SOON, || ensure(is_there(), sidecar.said()));
         sidecar.process.signal(Signal::SIGTERM);
         assert!(sidecar.process.ends_within(SOON).success(), "{}", sidecar.said());
     }
