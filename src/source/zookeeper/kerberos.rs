@@ -48,3 +48,19 @@ pub(crate) fn flaw(config: &Config) -> Option<(Option<&'static str>, String)> {
     has_other
         .then(|| (None, "a server takes one proof by SASL: take `sasl:` out of `credentials`, or this table".into()))
 }
+
+#[cfg(all(test, feature = "gssapi"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pipe_in_place_of_a_keytab_is_not_waited_for() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let pipe = folder.path().join("keytab");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+        let kerberos = Some(Kerberos { keytab: Some(pipe), ..Kerberos::default() });
+        let (key, why) = flaw(&Config { kerberos, ..Config::new("zk1:2181") }).expect("it is no file");
+        assert_eq!(key, Some("keytab"));
+        assert!(why.contains("it is no regular file, but a pipe"), "{why}");
+    }
+}
