@@ -3,7 +3,7 @@
 use std::any::{Any, type_name};
 use std::error::Error;
 
-use crate::tunnel::{RemoteError, is_own};
+use crate::tunnel::RemoteError;
 
 /// How much of a message is told.
 const MAX_MESSAGE_BYTES: usize = 2048;
@@ -38,8 +38,7 @@ impl MethodError {
 
     pub(super) fn told(self) -> RemoteError {
         let cut = |text: String| text.chars().take(MAX_MESSAGE_BYTES).collect();
-        let class = self.class.filter(|class| !is_own(class));
-        RemoteError { message: cut(self.message), class: class.map(cut), code: self.code }
+        RemoteError { class: self.class.map(cut), code: self.code, ..RemoteError::new(cut(self.message)) }
     }
 }
 

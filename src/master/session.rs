@@ -16,7 +16,7 @@ use super::service::Values;
 use super::{Services, Shared};
 use crate::net::Remote;
 use crate::tunnel::{
-    Handle, Incoming, Message, Outlet, PHP_REFUSAL, REFUSED, RegisterAddr, RemoteError, SendError, Value,
+    Handle, Incoming, Message, Outlet, PHP_REFUSAL, RegisterAddr, RemoteError, SendError, Status, Value,
 };
 
 /// How a PHP register asks for the services: the one closure that can be answered without being run.
@@ -175,8 +175,7 @@ impl Session {
 
     /// Tells that a request was not carried out, so that it can go elsewhere.
     fn refuse(&self, uuid: String, why: &str) {
-        let error = RemoteError { class: Some(REFUSED.to_owned()), ..RemoteError::new(why) };
-        let _ = self.handle.send(Message::Error { uuid, error });
+        let _ = self.handle.send(Message::Error { uuid, error: RemoteError::of(Status::Refused, why) });
     }
 
     fn values(&self, uuid: &str, is_windowed: bool) -> Values {

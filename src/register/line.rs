@@ -12,7 +12,7 @@ use rmpv::Value;
 use super::secrets::Secrets;
 use crate::model::{Answer, Answers, Call, Command, Input, Line, Packed, Refused};
 use crate::share::Share;
-use crate::tunnel::{CallError, Feeder, Handle, InFlight, Message, REFUSED, Request, SendError, Stream, answers};
+use crate::tunnel::{CallError, Feeder, Handle, InFlight, Message, Request, SendError, Status, Stream, answers};
 
 #[derive(Clone, Debug)]
 pub(super) struct MasterLine {
@@ -29,7 +29,7 @@ impl Line for MasterLine {
         let guard = self.in_flight.acquire(self.max_calls).ok_or(Refused::Overloaded)?;
         let held = (guard, call.until.map(|until| self.handle.wait_until(until)));
         if self.native {
-            return answers(self.open(call), &[REFUSED], held);
+            return answers(self.open(call), &[Status::Refused], held);
         }
         let (secrets, input) = (self.secrets.load_full(), call.input.clone());
         let stream = self.open(call);

@@ -19,7 +19,7 @@ use crate::net::User;
 use crate::share::Share;
 use crate::tunnel::upstream::{Refusal, Request};
 use crate::tunnel::value::memory_size;
-use crate::tunnel::{Handle, InFlight, LOST, Message, Outlet, PHP_REFUSAL, REFUSED, RemoteError, Role, UNSENT};
+use crate::tunnel::{Handle, InFlight, Message, Outlet, PHP_REFUSAL, RemoteError, Role, Status};
 
 /// The longest that a call of a subscriber is waited for, which is the longest that any may take.
 const MAX_CALL_TIME: Duration = Duration::from_secs(24 * 3_600);
@@ -118,7 +118,8 @@ impl Subscriber {
     }
 
     fn refuse(&self, uuid: String, why: &str) {
-        let _ = self.handle.send(Message::Error { uuid, error: error_of(PHP_REFUSAL, why.to_owned()) });
+        let error = RemoteError { class: Some(PHP_REFUSAL.to_owned()), ..RemoteError::new(why) };
+        let _ = self.handle.send(Message::Error { uuid, error });
     }
 
     fn serve(&mut self, command: Value) {
@@ -164,13 +165,15 @@ impl Subscriber {
                 Some(guard) => {
                     let answers = line.call(call);
                     answers.map(|answers| (answers, guard)).map_err(|refused| match refused {
-                        Refused::Overloaded | Refused::NoMemory => error_of(REFUSED, refused.to_string()),
-                        Refused::Gone => error_of(UNSENT, refused.to_string()),
+                        Refused::Overloaded | Refused::NoMemory => {
+                            RemoteError::of(Status::Refused, refused.to_string())
+                        }
+                        Refused::Gone => RemoteError::of(Status::Unsent, refused.to_string()),
                     })
                 }
-                None => Err(error_of(REFUSED, "too many calls are under way".to_owned())),
+                None => Err(RemoteError::of(Status::Refused, "too many calls are under way")),
             },
-            None => Err(error_of(UNSENT, "the register does not know this master any more".to_owned())),
+            None => Err(RemoteError::of(Status::Unsent, "the register does not know this master any more")),
         };
         let (answers, guard) = match answers {
             Ok(taken) => taken,
@@ -228,8 +231,8 @@ fn may_command(user: User) -> bool {
 /// Passes the answers to a call on to the subscriber, for as long as that may take.
 async fn relay(answers: Answers, outlet: &Outlet, handle: &Handle, uuid: String, memory: &Arc<Share>) {
     let ended = timeout(MAX_CALL_TIME, relay_values(answers, outlet, memory)).await;
-    let ended =
-        ended.unwrap_or_else(|_| Err(error_of(LOST, format!("the call has not ended within {MAX_CALL_TIME:?}"))));
+    let late = || RemoteError::of(Status::Lost, format!("the call has not ended within {MAX_CALL_TIME:?}"));
+    let ended = ended.unwrap_or_else(|_| Err(late()));
     let _ = handle.send(match ended {
         Ok(()) => Message::End { uuid },
         Err(error) => Message::Error { uuid, error },
@@ -243,21 +246,19 @@ async fn relay_values(mut answers: Answers, outlet: &Outlet, memory: &Arc<Share>
             Some(Answer::Value(value)) => value,
             Some(Answer::Packed(packed)) => packed.read(memory).await.map_err(RemoteError::new)?,
             Some(Answer::End) => return Ok(()),
-            Some(Answer::Failed { message, class, code }) => return Err(RemoteError { message, class, code }),
-            Some(Answer::Lost(why)) => return Err(error_of(LOST, why)),
-            Some(Answer::Unsent(why)) => return Err(error_of(UNSENT, why)),
-            Some(Answer::Refused(why)) => return Err(error_of(REFUSED, why)),
-            None => return Err(error_of(LOST, "the call was given up".into())),
+            Some(Answer::Failed { message, class, code }) => {
+                return Err(RemoteError { class, code, ..RemoteError::new(message) });
+            }
+            Some(Answer::Lost(why)) => return Err(RemoteError::of(Status::Lost, why)),
+            Some(Answer::Unsent(why)) => return Err(RemoteError::of(Status::Unsent, why)),
+            Some(Answer::Refused(why)) => return Err(RemoteError::of(Status::Refused, why)),
+            None => return Err(RemoteError::of(Status::Lost, "the call was given up")),
         };
         // Until it has left.
         let _charged =
             memory.take(memory_size(&value)).ok_or_else(|| RemoteError::new(Refused::NoMemory.to_string()))?;
         outlet.send(value).await.map_err(|_| RemoteError::new("a value is too large to be passed on"))?;
     }
-}
-
-fn error_of(class: &str, why: String) -> RemoteError {
-    RemoteError { class: Some(class.to_owned()), ..RemoteError::new(why) }
 }
 
 #[cfg(test)]
@@ -295,7 +296,7 @@ mod tests {
         let relayed = timeout(2 * MAX_CALL_TIME, relay(stream::pending().boxed(), &outlet, &handle, uuid, &memory));
         relayed.await.expect("it does not wait for ever");
         let Err(StreamError::Failed(error)) = call.next().await else { panic!("the subscriber waits for ever") };
-        assert_eq!(error.class.as_deref(), Some(LOST), "{error}");
+        assert_eq!(error.status, Status::Lost, "{error}");
     }
 
     #[tokio::test]

@@ -8,21 +8,8 @@ use futures::stream::{self, StreamExt};
 use tokio::sync::Notify;
 
 use super::php::NotPhp;
-use super::{RemoteError, SendError, Stream, StreamError};
+use super::{RemoteError, SendError, Status, Stream, StreamError};
 use crate::model::{Answer, Answers, Refused};
-
-/// How the classes of errors begin that are the tunnel's own words.
-const OWN: &str = "roster:";
-
-/// Of an error of a master, or between registers: the call was refused and not executed, for there is too much to do,
-/// or the master is leaving.
-pub const REFUSED: &str = "roster:refused";
-
-/// Of an error between registers: the connection to the master was lost, and the call may have been executed or not.
-pub const LOST: &str = "roster:lost";
-
-/// The same, of a call that was not sent to the master.
-pub const UNSENT: &str = "roster:unsent";
 
 /// How many there are of something that is bounded, such as calls under way.
 #[derive(Clone, Debug, Default)]
@@ -90,11 +77,11 @@ impl From<SendError> for Refused {
     }
 }
 
-/// What comes on a call's stream, as its answers. Of the tunnel's own classes of errors, the other end is believed
-/// those of `believed`. Until the last answer is taken, `held` is held.
+/// What comes on a call's stream, as its answers. Beside failures, the other end is believed the statuses of `believed`.
+/// Until the last answer is taken, `held` is held.
 pub fn answers(
     stream: Result<Stream, CallError>,
-    believed: &'static [&'static str],
+    believed: &'static [Status],
     held: impl Send + 'static,
 ) -> Result<Answers, Refused> {
     let stream = match stream {
@@ -126,17 +113,12 @@ pub fn answers(
     Ok(stream::unfold(Some((stream, held)), next).boxed())
 }
 
-/// Whether a class is one of the tunnel's own words, which no method may use.
-pub fn is_own(class: &str) -> bool {
-    class.starts_with(OWN)
-}
-
-fn failed(RemoteError { message, class, code }: RemoteError, believed: &[&str]) -> Answer {
-    match class.as_deref().filter(|class| believed.contains(class)) {
-        Some(LOST) => Answer::Lost(message),
-        Some(UNSENT) => Answer::Unsent(message),
-        Some(REFUSED) => Answer::Refused(message),
-        _ => Answer::Failed { message, class: class.filter(|class| !is_own(class)), code },
+fn failed(RemoteError { status, message, class, code }: RemoteError, believed: &[Status]) -> Answer {
+    match status {
+        Status::Lost if believed.contains(&status) => Answer::Lost(message),
+        Status::Unsent if believed.contains(&status) => Answer::Unsent(message),
+        Status::Refused if believed.contains(&status) => Answer::Refused(message),
+        _ => Answer::Failed { message, class, code },
     }
 }
 

@@ -6,6 +6,7 @@
 use std::fmt;
 
 use super::frame::Wrong;
+use super::status::Status;
 use super::value::{Value, bytes_in, get, normalize, string, take, text, text_in};
 
 /// The commands of the tunnel itself. One of them from a client or a peer could pass for the register's own: a
@@ -155,6 +156,7 @@ pub const PHP_REFUSAL: &str = "RuntimeException";
 #[derive(Clone, Debug, Default, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct RemoteError {
+    pub status: Status,
     pub message: String,
     pub class: Option<String>,
     pub code: i64,
@@ -162,7 +164,17 @@ pub struct RemoteError {
 
 impl RemoteError {
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), ..Self::default() }
+        Self::of(Status::Failed, message)
+    }
+
+    pub fn of(status: Status, message: impl Into<String>) -> Self {
+        Self { status, message: message.into(), ..Self::default() }
+    }
+
+    fn from_frame(frame: &Value) -> Self {
+        let error = Self::from_value(get(frame, "data").unwrap_or(&Value::Nil));
+        let status = Status::decode(frame, error.class.as_deref());
+        Self { status, class: error.class.filter(|_| status == Status::Failed), ..error }
     }
 
     /// From the map that PHP makes of an exception. What it holds besides, above all the serialized exception, is
@@ -170,14 +182,14 @@ impl RemoteError {
     pub(super) fn from_value(value: &Value) -> Self {
         let class = get(value, "class").and_then(text).filter(|class| !class.is_empty());
         let code = get(value, "code").and_then(Value::as_i64).unwrap_or_default();
-        Self { message: text_in(value, "message"), class, code }
+        Self { status: Status::Failed, message: text_in(value, "message"), class, code }
     }
 
     fn into_value(self) -> Value {
         // Of the class by which we refuse, which PHP has: it takes the exception in place of the message.
         let exception = (self.class.as_deref() == Some(PHP_REFUSAL)).then(|| ("exception", self.serialized().into()));
         // PHP's register warns where there is none.
-        let class = self.class.unwrap_or_default();
+        let class = self.status.class(self.class).unwrap_or_default();
         let error = [("message", self.message.into()), ("code", self.code.into()), ("class", class.into())];
         Value::Map(error.into_iter().chain(exception).map(|(key, value)| (key.into(), value)).collect())
     }
@@ -239,7 +251,7 @@ impl Message {
             "data" => Self::Data { uuid, data: take(map, "data").unwrap_or(Value::Nil) },
             "end" => Self::End { uuid },
             "close" => Self::Close { uuid },
-            "error" => Self::Error { uuid, error: RemoteError::from_value(data) },
+            "error" => Self::Error { uuid, error: RemoteError::from_frame(&map) },
             "ping" => Self::Ping { uuid },
             "pong" => Self::Pong { uuid },
             "register" => Self::Register(places(&map)),
@@ -286,7 +298,11 @@ impl Message {
             Self::Data { uuid, data } => command("data", [("uuid", uuid.into()), ("data", data)]),
             Self::End { uuid } => command("end", [("uuid", uuid.into())]),
             Self::Close { uuid } => command("close", [("uuid", uuid.into())]),
-            Self::Error { uuid, error } => command("error", [("uuid", uuid.into()), ("data", error.into_value())]),
+            Self::Error { uuid, error } => {
+                let status = error.status.encode();
+                let error = [("uuid", uuid.into()), ("data", error.into_value())];
+                command("error", error.into_iter().chain(status))
+            }
             Self::Ping { uuid } => command("ping", [("uuid", uuid.into())]),
             Self::Pong { uuid } => command("pong", [("uuid", uuid.into())]),
             Self::Register(places) => command("register", registers(places)),

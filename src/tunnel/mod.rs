@@ -18,6 +18,7 @@ pub mod message;
 mod outbox;
 mod outlet;
 pub mod php;
+mod status;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -26,13 +27,14 @@ pub mod upstream;
 pub mod value;
 mod wire;
 
-pub use call::{CallError, InFlight, InFlightGuard, LOST, REFUSED, UNSENT, answers, is_own};
+pub use call::{CallError, InFlight, InFlightGuard, answers};
 pub use conversation::{Arrived, CloseReason, Conversation, Incoming, OnSilence, Settings};
 pub use feeder::Feeder;
 pub use frame::{Bounds, Wrong};
 pub use handle::{Handle, SendError};
 pub use message::{Message, PHP_REFUSAL, RegisterAddr, RemoteError, Role, Token};
 pub use outlet::Outlet;
+pub use status::Status;
 pub use stream::{Stream, StreamError};
 pub use trunk::Request;
 pub use value::Value;

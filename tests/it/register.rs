@@ -668,3 +668,27 @@ fn masters_of_another_register_are_followed_and_called_through_it() {
     drop(master);
     beside.has(1);
 }
+
+#[test]
+fn what_a_method_throws_is_its_failure_whatever_its_class_also_through_another_register() {
+    let hub = Scene::new();
+    let mut master = hub.join(&[("mail", Value::Array(Vec::new()))]);
+    hub.has(1);
+    let beside =
+        Scene::with(&format!("[[upstream]]\nconnect = \"127.0.0.1:{}\"\ntoken = \"{{folder}}/hub-token\"\n", hub.port));
+    beside.roster.write("hub-token", TOKEN);
+    beside.roster.process().signal(Signal::SIGHUP);
+    beside.has(1);
+    for class in ["roster:refused", "roster:unsent", "roster:lost"] {
+        for (scene, told) in [(&hub, Some(class)), (&beside, None)] {
+            std::thread::scope(|scope| {
+                let call = scope.spawn(|| scene.call("mail", "send", "[]"));
+                let asked = master.asked("call");
+                master.fails(asked.id, class, "thrown", 7);
+                let failed = exception::<CallFailed>(call.join().expect("the caller")).expect("it is the method's");
+                assert_eq!((&*failed.message, failed.code, failed.lost), ("thrown", 7, false));
+                assert_eq!(failed.class_name.as_deref(), told);
+            });
+        }
+    }
+}

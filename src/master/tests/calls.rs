@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use super::script::{Peer, SOON, config, list, map, meeting, said};
 use crate::master::{Config, Master, MethodError, Service, Value};
 use crate::tunnel::Settings;
+use crate::tunnel::value::get;
 
 #[derive(Deserialize, Serialize)]
 struct Greeting {
@@ -117,8 +118,14 @@ async fn errors_arrive_as_errors() {
     let (values, error) = called(&mut peer, "fail", Value::Nil).await;
     let told = [("message", "bad input".into()), ("code", 42.into()), ("class", "InvalidArgumentException".into())];
     assert_eq!((values, error), (vec![], Some(map(&told))));
-    let told = fails_with(&mut peer, "pretend", Value::Nil).await;
-    assert_eq!(told, (String::new(), "done".into()), "what was executed was not refused");
+    peer.call("p", "demo", "pretend", Value::Nil).await;
+    let failed = peer.hear().await;
+    let thrown = map(&[("message", "done".into()), ("code", 0.into()), ("class", "".into())]);
+    assert_eq!(
+        (get(&failed, "status"), get(&failed, "data")),
+        (None, Some(&thrown)),
+        "what was executed was not refused"
+    );
     let told = fails_with(&mut peer, "parse", list(["x".into()])).await;
     assert_eq!(told, ("core::num::error::ParseIntError".into(), "invalid digit found in string".into()));
     let told = fails_with(&mut peer, "nope", Value::Nil).await;
@@ -204,8 +211,9 @@ async fn calls_beyond_the_bound_are_refused_and_the_services_still_told() {
     for uuid in ["a", "b", "c"] {
         peer.call(uuid, "demo", "never", Value::Nil).await;
     }
-    let error = peer.answers("c").await.1.expect("there is no room");
-    assert_eq!(said(&error, "class"), "roster:refused");
+    let refused = peer.hear().await;
+    let [uuid, status] = ["uuid", "status"].map(|key| said(&refused, key));
+    assert_eq!((&*uuid, &*status), ("c", "refused"));
     peer.say(&[("cmd", "list".into()), ("uuid", "l".into())]).await;
     assert_eq!(peer.answers("l").await.0.len(), 1);
 }

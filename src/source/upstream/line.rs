@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::model::{Answers, Call, Command, Line, Refused};
 use crate::tunnel::upstream::Request;
-use crate::tunnel::{CallError, Handle, InFlight, LOST, REFUSED, Stream, UNSENT, answers};
+use crate::tunnel::{CallError, Handle, InFlight, Status, Stream, answers};
 
 #[derive(Debug)]
 pub(super) struct UpstreamLine {
@@ -41,7 +41,7 @@ impl Line for UpstreamLine {
     fn call(&self, call: Call) -> Result<Answers, Refused> {
         let guard = self.in_flight.acquire(self.max_calls).ok_or(Refused::Overloaded)?;
         let held = (guard, self.all.acquire(usize::MAX));
-        answers(self.open(call), &[LOST, REFUSED, UNSENT], held)
+        answers(self.open(call), &[Status::Lost, Status::Refused, Status::Unsent], held)
     }
 
     fn send(&self, command: &Command) -> Result<(), Refused> {

@@ -9,8 +9,8 @@ use tokio::time::{Instant, timeout};
 
 use crate::model::Answer;
 use crate::tunnel::{
-    Bounds, CallError, CloseReason, Conversation, Handle, InFlight, Incoming, Message, OnSilence, REFUSED, RemoteError,
-    SendError, Settings, Stream, StreamError, UNSENT, Value, Wire, WireError, Wrong, answers,
+    Bounds, CallError, CloseReason, Conversation, Handle, InFlight, Incoming, Message, OnSilence, RemoteError,
+    SendError, Settings, Status, Stream, StreamError, Value, Wire, WireError, Wrong, answers,
 };
 
 const SOON: Duration = Duration::from_secs(60);
@@ -267,12 +267,13 @@ async fn a_lost_call_is_told_from_one_that_had_not_left() {
 #[tokio::test(start_paused = true)]
 async fn only_who_may_say_it_is_believed_that_a_call_was_not_executed() {
     let (here, mut peer) = against_a_script(Settings::default());
-    for (believed, is_believed) in [(&[][..], false), (&[REFUSED], false), (&[REFUSED, UNSENT], true)] {
+    for (believed, is_believed) in
+        [(&[][..], false), (&[Status::Refused], false), (&[Status::Refused, Status::Unsent], true)]
+    {
         let stream = here.handle.open(None, |uuid| Message::List { uuid }).map_err(CallError::from);
         let mut answers = answers(stream, believed, ()).expect("it is taken");
         let Message::List { uuid } = told(&mut peer).await else { panic!("no question") };
-        let error = RemoteError { class: Some(UNSENT.into()), ..RemoteError::new("no") };
-        peer.send(Message::Error { uuid, error }).await.unwrap();
+        peer.send(Message::Error { uuid, error: RemoteError::of(Status::Unsent, "no") }).await.unwrap();
         let failed = Answer::Failed { message: "no".into(), class: None, code: 0 };
         let expected = if is_believed { Answer::Unsent("no".into()) } else { failed };
         assert_eq!(answers.next().await, Some(expected));

@@ -36,7 +36,7 @@ fn answered(uuid: &str, data: Value) -> Vec<Message> {
 }
 
 fn failed(uuid: &str, class: &str, code: i64, message: &str) -> Vec<Message> {
-    let error = RemoteError { message: message.into(), class: Some(class.into()), code };
+    let error = RemoteError { class: Some(class.into()), code, ..RemoteError::new(message) };
     vec![Message::Error { uuid: uuid.into(), error }]
 }
 

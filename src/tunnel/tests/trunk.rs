@@ -107,3 +107,15 @@ async fn calls_under_way_are_lost_with_their_trunk_and_the_next_call_opens_anoth
     tokio::time::sleep(Duration::from_millis(10)).await;
     assert_eq!(ask(&here.handle).expect_err("too soon"), SendError::Full);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_php_master_throws_is_no_status_whatever_its_class() {
+    let (here, mut master) = against_a_script(Settings::default());
+    let mut call = call(&here.handle);
+    let trunk = opened(&mut master).await;
+    let thrown = [("message", "no".into()), ("class", "roster:refused".into()), ("status", "refused".into())];
+    let thrown = Value::Map(thrown.into_iter().map(|(key, value): (&str, Value)| (key.into(), value)).collect());
+    master.send(data(&trunk, words("error", 1, thrown))).await.expect("a connection");
+    let failed = Answer::Failed { message: "no".into(), class: Some("roster:refused".into()), code: 0 };
+    assert_eq!(call.next().await, Some(failed));
+}

@@ -22,7 +22,7 @@ fn every_message_is_read_as_it_was_written() {
     let uuid = || "u".to_owned();
     let token = || Token("secret".into());
     let place = RegisterAddr { host: "10.0.0.1".into(), port: 8010 };
-    let error = RemoteError { message: "no".into(), class: Some("E".into()), code: -7 };
+    let error = RemoteError { class: Some("E".into()), code: -7, ..RemoteError::new("no") };
     for message in [
         Message::Auth { token: token(), role: Role::Php, id: None },
         Message::Auth { token: token(), role: Role::Native, id: Some("m".into()) },
