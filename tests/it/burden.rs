@@ -127,6 +127,29 @@ fn large_nodes_below_or_among_small_ones_do_not_come_together() {
 }
 
 #[test]
+fn large_nodes_at_regular_places_among_small_ones_do_not_come_together() {
+    const BYTES: usize = 100 << 10;
+    const MOST_TOGETHER: usize = 8;
+    let layouts: [fn(usize) -> usize; 5] = [
+        |number| if number % 2 == 1 { BYTES } else { 10 },
+        |number| if number % 4 == 1 { BYTES } else { 10 },
+        |number| if number % 8 == 1 { BYTES } else { 10 },
+        |number| if number % 16 == 1 { BYTES } else { 10 },
+        |number| if number % 32 == 1 { BYTES } else { 10 },
+    ];
+    for bytes in layouts {
+        let seen = Arc::new(Seen::default());
+        let tale = Large { folders: 0, nodes: 3_000, bytes, seen: seen.clone(), breaks_after: usize::MAX };
+        let zk = FakeZk::telling(tale);
+        let roster = Roster::start(&source(&zk.connect_string(), "max_bytes = \"1GiB\""));
+        roster.becomes("live");
+        assert_eq!(roster.source().nodes, 3_001);
+        let largest = seen.largest_reply.load(Ordering::Relaxed);
+        assert!((BYTES..(MOST_TOGETHER + 1) * BYTES).contains(&largest), "{largest}");
+    }
+}
+
+#[test]
 fn many_small_nodes_are_read_by_few_requests() {
     const NODES: usize = 10_000;
     let seen = Arc::new(Seen::default());

@@ -1,8 +1,8 @@
 //! Bulk: reads many nodes, with few bytes of replies on their way: large ones singly, small ones many a request.
 //!
 //! Of a node that is known its size is known too. Of many that are not, some are read first, before them some of these,
-//! and so on; the others are taken to be like the ones that lie around them. What is large and known is only compared,
-//! since a server need not send it again.
+//! and so on; the others are taken to be like the ones that lie around them, and no more are asked for at once than the
+//! nodes that came can vouch for. What is large and known is only compared, since a server need not send it again.
 
 use std::iter::successors;
 use std::sync::Arc;
@@ -12,13 +12,14 @@ use futures::future::FutureExt;
 use futures::stream::FuturesOrdered;
 
 use super::jute::{Listing, Reading};
-use super::pace::Pace;
+use super::pace::{Guess, Pace, UNKNOWN_BYTES};
 use super::session::{Answers, Asked, Session, Trouble};
 use super::watching::Watching;
 use crate::model::{Node, NodePath};
 use crate::mutant;
 use crate::source::Generation;
 use crate::store::Snapshot;
+use crate::task::random_below;
 
 /// Requests in flight. Their replies are taken in the order of the requests: a late "no such node" must not undo
 /// what was read after it.
@@ -60,12 +61,6 @@ impl<'a> Bulk<'a> {
         compares: bool,
         mut take: impl FnMut(&NodePath, Reading),
     ) -> Result<(), Trouble> {
-        let mut take = |path: &NodePath, reading: Reading| {
-            if let Reading::Found(node) = &reading {
-                self.pace.learn(node.data.len());
-            }
-            take(path, reading);
-        };
         let mut rest = paths.to_vec();
         while !rest.is_empty() {
             let (above, below) = parted(rest);
@@ -95,7 +90,8 @@ impl<'a> Bulk<'a> {
     ) -> Result<(), Trouble> {
         let most = if compares { LARGE + 1 } else { usize::MAX };
         let plan = |rest: &[NodePath]| {
-            self.fitting(rest, sizes[paths.len() - rest.len()..].iter().map(|size| most.min(*size)))
+            let sizes = &sizes[paths.len() - rest.len()..];
+            self.fitting(rest, self.nodes_at_once(), sizes.iter().map(|size| most.min(*size)))
         };
         let read = |some: &[NodePath]| self.session.read(some);
         let ask = |some: &[NodePath]| match some {
@@ -109,28 +105,35 @@ impl<'a> Bulk<'a> {
     }
 
     /// Reads nodes of which nothing is known. Of many, some that lie far apart are read first; then some between them,
-    /// and at last all others, which are taken to be like those around them. The very first are read as if they were as
-    /// large as may be.
+    /// and at last all others, which are taken to be like those around them. Each is at a random place, since sizes may
+    /// repeat at any distance. The very first are read as if they were as large as may be.
+    ///
+    /// Small ones prove little of others: of so many that came, one in as many may be large and was not met. So about
+    /// twice as many as came are on their way at most.
     async fn explore(&self, paths: &[NodePath], mut take: impl FnMut(&NodePath, Reading)) -> Result<(), Trouble> {
-        if !paths.is_empty() {
-            self.pace.forget();
-        }
-        let mut sizes = vec![None; paths.len()];
+        let (guess, mut sizes) = (Guess::new(), vec![None; paths.len()]);
         let steps = successors(Some(1), |step| Some(step * SCOUTED)).take_while(|step| *step <= paths.len());
         for step in steps.collect::<Vec<_>>().into_iter().rev() {
-            let places: Vec<usize> = (0..paths.len()).step_by(step).filter(|at| sizes[*at].is_none()).collect();
+            let places = unread_places(&sizes, step);
             let some: Vec<NodePath> = places.iter().map(|at| paths[*at].clone()).collect();
             let apart = step * SCOUTED;
+            let largest: Vec<usize> =
+                sizes.chunks(apart).map(|read| read.iter().flatten().max().copied().unwrap_or_default()).collect();
             let size = |at: &usize| {
-                let before = at - at % apart;
-                let around = [before, before + apart].into_iter().filter_map(|at| *sizes.get(at)?);
-                around.fold(self.pace.expected(), usize::max)
+                let stride = at / apart;
+                let around = &largest[stride.saturating_sub(1)..largest.len().min(stride + 2)];
+                around.iter().fold(guess.bytes(), |most, size| most.max(*size))
             };
-            let plan = |rest: &[NodePath]| self.fitting(rest, places[places.len() - rest.len()..].iter().map(size));
+            let plan = |rest: &[NodePath]| {
+                let most_nodes = self.nodes_at_once().min(1 + guess.count() / SHARES);
+                self.fitting(rest, most_nodes, places[places.len() - rest.len()..].iter().map(size))
+            };
             let read = |some: &[NodePath]| self.session.read(some);
             let mut found = Vec::with_capacity(some.len());
             let take = |path: &NodePath, reading: Reading| {
-                found.push(if let Reading::Found(node) = &reading { node.data.len() } else { 0 });
+                let size = bytes_of(&reading, self.pace.bytes());
+                guess.learn(size);
+                found.push(size);
                 take(path, reading);
             };
             in_window(&some, self.pace.bytes(), plan, read, read, take).await?;
@@ -148,7 +151,7 @@ impl<'a> Bulk<'a> {
     ) -> Result<(), Trouble> {
         let plan = |rest: &[NodePath]| {
             let counts = &counts[parents.len() - rest.len()..];
-            self.fitting(rest, counts.iter().map(|count| count.saturating_mul(CHILD_BYTES)))
+            self.fitting(rest, self.nodes_at_once(), counts.iter().map(|count| count.saturating_mul(CHILD_BYTES)))
         };
         let list = |some: &[NodePath]| self.session.list(some);
         in_window(parents, self.pace.bytes(), plan, list, list, take).await
@@ -171,10 +174,10 @@ impl<'a> Bulk<'a> {
 
     /// How many of the first paths fit into one request, at least one; and how large its reply will be. Of each is told
     /// how many bytes of data or names it has. What is large goes alone.
-    fn fitting(&self, paths: &[NodePath], sizes: impl Iterator<Item = usize>) -> (usize, usize) {
+    fn fitting(&self, paths: &[NodePath], most_nodes: usize, sizes: impl Iterator<Item = usize>) -> (usize, usize) {
         let most = self.pace.bytes() / SHARES;
         let (mut count, mut bytes, mut path_bytes) = (0, 0_usize, 0);
-        for (path, size) in paths.iter().zip(sizes).take(self.nodes_at_once()) {
+        for (path, size) in paths.iter().zip(sizes).take(most_nodes) {
             let size = if mutant::is("all-at-once") { 0 } else { size };
             path_bytes += path.as_str().len();
             let with = bytes.saturating_add(size).saturating_add(NODE_BYTES);
@@ -188,6 +191,22 @@ impl<'a> Bulk<'a> {
         }
         (count, bytes)
     }
+}
+
+/// How many bytes came of a node; of one that is too large more than any other has, and all that may be in flight.
+fn bytes_of(reading: &Reading, most: usize) -> usize {
+    match reading {
+        Reading::Found(node) => node.data.len(),
+        Reading::TooLarge => most.max(UNKNOWN_BYTES),
+        Reading::Absent | Reading::Unreadable | Reading::Refused => 0,
+    }
+}
+
+/// A random place in each stride of so many in which nothing was read.
+fn unread_places(sizes: &[Option<usize>], step: usize) -> Vec<usize> {
+    let strides = sizes.chunks(step).zip((0..).step_by(step));
+    let unread = strides.filter(|(stride, _)| stride.iter().all(Option::is_none));
+    unread.map(|(stride, start)| start + random_below(stride.len())).collect()
 }
 
 /// Those of some paths, in their order, that lie below no other, and those that do.
@@ -271,5 +290,33 @@ async fn take_or_ask_again<'p, T: NoAnswer>(
         }
         let Some(paths) = later.pop() else { return Ok(()) };
         now = (paths, ask_again(paths).await?);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_of_each_stride_is_read_first_wherever_it_lies_and_none_where_one_was() {
+        let mut sizes = vec![None; 100];
+        sizes[40] = Some(1);
+        let mut seen = [false; 32];
+        for _ in 0..2_000 {
+            let places = unread_places(&sizes, 32);
+            assert_eq!(places.iter().map(|at| at / 32).collect::<Vec<_>>(), [0, 2, 3]);
+            assert!(places[2] < sizes.len());
+            seen[places[0]] = true;
+        }
+        assert!(seen.iter().all(|seen| *seen), "{seen:?}");
+        let all = unread_places(&sizes, 1);
+        assert!(all.len() == 99 && !all.contains(&40));
+    }
+
+    #[test]
+    fn a_node_that_is_too_large_is_taken_for_no_small_one() {
+        assert_eq!(bytes_of(&Reading::TooLarge, 4 * UNKNOWN_BYTES), 4 * UNKNOWN_BYTES);
+        assert_eq!(bytes_of(&Reading::TooLarge, 1), UNKNOWN_BYTES);
+        assert_eq!(bytes_of(&Reading::Unreadable, UNKNOWN_BYTES), 0);
     }
 }

@@ -20,21 +20,22 @@ const MAX_HALVINGS: u32 = 8;
 const EASE_AFTER: Duration = Duration::from_secs(600);
 
 /// What a node may hold of which nothing is known: at first, the most that ZooKeeper takes by default.
-const UNKNOWN_BYTES: usize = 1 << 20;
+pub(super) const UNKNOWN_BYTES: usize = 1 << 20;
+
+/// How many nodes small ones must make up for a large one: more than lie between large ones in a regular layout.
+const MEMORY: usize = 64;
 
 #[derive(Debug)]
 pub(super) struct Pace {
     max_bytes: usize,
     halvings: u32,
     slowed: Instant,
-    /// About how many bytes a node holds of which nothing is known.
-    expected: AtomicUsize,
 }
 
 impl Pace {
     pub(super) fn new(max_in_flight: ByteSize) -> Self {
         let max_bytes = usize::try_from(max_in_flight.as_u64()).unwrap_or(usize::MAX);
-        Self { max_bytes, halvings: 0, slowed: Instant::now(), expected: UNKNOWN_BYTES.into() }
+        Self { max_bytes, halvings: 0, slowed: Instant::now() }
     }
 
     /// Bytes of replies that may be on their way; one node may be larger.
@@ -53,30 +54,10 @@ impl Pace {
         NODES >> self.halvings
     }
 
-    pub(super) fn expected(&self) -> usize {
-        self.expected.load(Ordering::Relaxed)
-    }
-
-    fn expect(&self, bytes: usize) {
-        self.expected.store(bytes, Ordering::Relaxed);
-    }
-
-    /// Of what comes next nothing is known.
-    pub(super) fn forget(&self) {
-        self.expect(UNKNOWN_BYTES);
-    }
-
-    /// A node was read. Large ones are believed sooner than small ones.
-    pub(super) fn learn(&self, bytes: usize) {
-        let expected = self.expected();
-        self.expect(if bytes > expected { expected.midpoint(bytes) } else { (expected * 3 + bytes) / 4 });
-    }
-
     /// A read came to no end: the next one asks for less.
     pub(super) fn slow_down(&mut self) {
         self.halvings = (self.halvings + 1).min(MAX_HALVINGS);
         self.slowed = Instant::now();
-        self.forget();
     }
 
     /// A read came to its end.
@@ -85,6 +66,38 @@ impl Pace {
             self.halvings = self.halvings.saturating_sub(1);
             self.slowed = Instant::now();
         }
+    }
+}
+
+/// What is guessed of nodes that were not read yet, by those that came before them.
+#[derive(Debug)]
+pub(super) struct Guess {
+    bytes: AtomicUsize,
+    /// How many nodes came.
+    count: AtomicUsize,
+}
+
+impl Guess {
+    pub(super) fn new() -> Self {
+        Self { bytes: UNKNOWN_BYTES.into(), count: 0.into() }
+    }
+
+    /// About how many bytes a node holds.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// A node came. Large ones are believed sooner than small ones.
+    pub(super) fn learn(&self, bytes: usize) {
+        let (guess, count) = (self.bytes(), self.count() + 1);
+        let learned =
+            if bytes > guess { guess.midpoint(bytes) } else { guess - (guess - bytes).div_ceil(count.min(MEMORY)) };
+        self.bytes.store(learned, Ordering::Relaxed);
+        self.count.store(count, Ordering::Relaxed);
     }
 }
 
@@ -104,11 +117,20 @@ mod tests {
     }
 
     #[test]
-    fn a_large_node_is_believed_at_once_and_small_ones_soon() {
-        let pace = Pace::new(ByteSize::mib(4));
-        (0..40).for_each(|_| pace.learn(100));
-        assert!(pace.expected() < 110, "{}", pace.expected());
-        pace.learn(1 << 20);
-        assert!(pace.expected() >= 1 << 19, "{}", pace.expected());
+    fn a_large_node_is_believed_at_once_and_remembered_for_as_long_as_it_may_be_one_of_many() {
+        let guess = Guess::new();
+        assert_eq!(guess.bytes(), UNKNOWN_BYTES);
+        guess.learn(100);
+        assert_eq!(guess.bytes(), 100);
+        guess.learn(1 << 20);
+        assert!(guess.bytes() >= 1 << 19, "{}", guess.bytes());
+        (0..32).for_each(|_| guess.learn(100));
+        assert!(guess.bytes() >= (1 << 20) / 34, "{}", guess.bytes());
+        (0..1_000).for_each(|_| guess.learn(100));
+        guess.learn(1 << 20);
+        (0..32).for_each(|_| guess.learn(100));
+        assert!(guess.bytes() >= (1 << 20) / 34, "{}", guess.bytes());
+        (0..1_000).for_each(|_| guess.learn(100));
+        assert_eq!(guess.bytes(), 100);
     }
 }
