@@ -179,7 +179,7 @@ impl<'a> Bulk<'a> {
         let (mut count, mut bytes, mut path_bytes) = (0, 0_usize, 0);
         for (path, size) in paths.iter().zip(sizes).take(most_nodes) {
             let size = if mutant::is("all-at-once") { 0 } else { size };
-            path_bytes += path.as_str().len();
+            path_bytes += self.session.request_bytes(path);
             let with = bytes.saturating_add(size).saturating_add(NODE_BYTES);
             if count > 0 && (with > most || path_bytes > self.pace.request_bytes() || size > LARGE) {
                 break;

@@ -22,6 +22,11 @@ impl Chroot {
         }
     }
 
+    /// How many bytes such a path has at most.
+    pub(super) fn server_bytes(&self, path: &NodePath) -> usize {
+        self.0.len() + path.as_str().len()
+    }
+
     /// The path that a server's path means. Of one that no node can have, the nearest above it that one can, and the
     /// name below that.
     pub(super) fn client<'a>(&self, path: &'a str) -> Option<(NodePath, Option<&'a str>)> {

@@ -73,6 +73,8 @@ pub(super) struct Asked {
     /// The paths in each request that set watches.
     pub(super) restored: Vec<usize>,
     pub(super) most_in_flight: usize,
+    /// The bytes of the longest request.
+    pub(super) longest: usize,
     pub(super) persistent: usize,
 }
 
@@ -176,6 +178,7 @@ impl State {
         if self.connection.is_none() || connection != self.asked.connections {
             return;
         }
+        self.asked.longest = self.asked.longest.max(request.len());
         let (xid, op) = (request.get_i32(), request.get_i32());
         if op == op::PING {
             return self.reply(xid, 0, &[]);

@@ -58,6 +58,9 @@ const PERSISTENT_RECURSIVE: i32 = 1;
 /// A header of a frame: its length.
 const LENGTH_BYTES: usize = 4;
 
+/// The most that a request for many paths has of each beside the path: a header, the length, and whether it is watched.
+pub(super) const BYTES_BESIDE_PATH: usize = 9 + 4 + 1;
+
 /// The header of a reply: xid, zxid, error.
 pub(super) const HEADER_BYTES: usize = 16;
 

@@ -7,7 +7,7 @@ use bytesize::ByteSize;
 
 use crate::mutant;
 
-/// Paths in a request, in bytes: a server closes the connection of a client that sends more than its `jute.maxbuffer`.
+/// Paths in a request, in bytes, as the server knows them and with what stands beside each: a server closes the connection of a client that sends more than its `jute.maxbuffer`.
 const REQUEST_BYTES: usize = 32 << 10;
 
 /// Nodes in a request.
@@ -44,7 +44,7 @@ impl Pace {
         most >> self.halvings
     }
 
-    /// Bytes of paths in a request; one path may be longer.
+    /// Bytes of a request for paths; one path may be longer.
     pub(super) fn request_bytes(&self) -> usize {
         REQUEST_BYTES >> self.halvings
     }

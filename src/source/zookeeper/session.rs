@@ -213,7 +213,6 @@ impl Session {
             return Ok(());
         }
         let paths: Vec<NodePath> = paths.collect();
-        let bytes = |path: &NodePath| self.chroot.server(path).len() + size_of::<i32>();
         let set = |some: &[NodePath]| {
             let body = jute::data_watches(some.iter().map(|path| self.chroot.server(path)));
             self.ask("watch", BULK, op::SET_WATCHES, body, |reply| whole("watch", reply).map(drop))
@@ -222,7 +221,7 @@ impl Session {
         while !rest.is_empty() || !asked.is_empty() {
             while !rest.is_empty() && asked.len() < RESTORED_AT_ONCE {
                 let sums = rest.iter().scan(0, |sum, path| {
-                    *sum += bytes(path);
+                    *sum += self.request_bytes(path);
                     Some(*sum)
                 });
                 let count = sums.take_while(|sum| *sum <= request_bytes).count().max(1);
@@ -243,6 +242,11 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// How many bytes of a request are for one of its many paths, at most.
+    pub(super) fn request_bytes(&self, path: &NodePath) -> usize {
+        self.chroot.server_bytes(path) + jute::BYTES_BESIDE_PATH
     }
 
     pub(super) fn is_watched(&self) -> bool {

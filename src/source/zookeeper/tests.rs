@@ -270,6 +270,26 @@ async fn after_a_loss_watches_are_set_in_short_requests_and_only_what_changed_is
 }
 
 #[tokio::test]
+async fn a_chroot_is_part_of_each_path_that_a_request_has_room_for() {
+    const NODES: usize = 1_000;
+    const MOST: usize = 33 << 10;
+    for kind in [Kind::New, Kind::Refusing] {
+        let fake = Fake::start(kind).await;
+        let chroot = format!("/{}", "x".repeat(400));
+        fake.does(&[Create(chroot.clone().leak())]);
+        (0..NODES).for_each(|child| fake.does(&[Create(format!("{chroot}/{child}").leak())]));
+        let connect = format!("{}{chroot}", fake.address);
+        let mirror = Mirror::with(&fake, &["/"], |config| config.connect = connect).await;
+        mirror.until("all is read", || mirror.nodes().len() == 1 + NODES).await;
+        fake.does(&[Cut, Create(format!("{chroot}/later").leak())]);
+        mirror.until("it is read again", || mirror.nodes().len() == 2 + NODES).await;
+        let asked = fake.asked();
+        assert_eq!(asked.restored.is_empty(), kind == Kind::New);
+        assert!(asked.longest <= MOST, "{kind:?}: {} bytes in a request", asked.longest);
+    }
+}
+
+#[tokio::test]
 async fn a_flood_of_events_of_one_node_is_answered_by_one_read_after_another() {
     const CHANGES: usize = 2_000;
     let fake = furnished(Kind::Refusing).await;
