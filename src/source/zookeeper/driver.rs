@@ -60,8 +60,7 @@ impl Driver {
                 self.servers.fail(self.connection.address());
             }
             match trouble {
-                // Another server may be fit.
-                Trouble::Lost(why) | Trouble::Unfit(why) => {
+                Trouble::Lost(why) => {
                     self.connection.fail_all(&why);
                     self.inbox.lost(why);
                 }

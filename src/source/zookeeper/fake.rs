@@ -371,7 +371,7 @@ fn whole(received: &mut BytesMut) -> Option<Bytes> {
 }
 
 /// A session of ten seconds.
-fn greeting() -> BytesMut {
+pub(super) fn greeting() -> BytesMut {
     const TIMEOUT_MS: i32 = 10_000;
     const SESSION: i64 = 7;
     let mut frame = BytesMut::new();

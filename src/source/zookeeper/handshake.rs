@@ -119,10 +119,10 @@ impl Connection {
         self.writer.flush().await.map_err(lost_early)
     }
 
-    /// Proves by SASL who one is, and has the server prove it too.
+    /// Proves by SASL who one is, and has the server prove it too. What one server is not fit for, another may be.
     async fn prove(&mut self, identity: &str) -> Result<(), NoSession> {
         let (user, password) = identity.split_once(':').unwrap_or((identity, ""));
-        let wrong = |error: super::sasl::SaslError| NoSession::Ended(Trouble::Unfit(error.to_string()));
+        let wrong = |error: super::sasl::SaslError| NoSession::Here(error.to_string());
         let challenge = self.exchange(&[]).await?;
         let nonce = uuid::Uuid::new_v4().simple().to_string();
         let exchange = Exchange::new(user, password, &challenge, &nonce).map_err(wrong)?;

@@ -137,15 +137,13 @@ impl Mirror {
             }
             self.down(&trouble);
             match trouble {
-                Trouble::Refused | Trouble::Ended(_) => return trouble,
-                Trouble::Unfit(_) => self.wait(around(PATIENCE)).await,
-                Trouble::Lost(_) if !session.is_watched() => return trouble,
-                Trouble::Lost(_) => {
+                Trouble::Lost(_) if session.is_watched() => {
                     if let Err(ended) = session.regained().await {
                         return ended;
                     }
                     sleep(backoff.delay()).await;
                 }
+                trouble => return trouble,
             }
             self.spread().await;
         }

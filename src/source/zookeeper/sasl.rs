@@ -13,9 +13,9 @@ const ROUND: &str = "00000001";
 /// Why a server's part of the exchange is none.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 pub(super) enum SaslError {
-    #[error("the server asks for no DIGEST-MD5: `sasl:USER:PASSWORD` is for that alone")]
+    #[error("it asks for no DIGEST-MD5: `sasl:USER:PASSWORD` is for that alone")]
     Challenge,
-    #[error("the server does not prove that it knows the password")]
+    #[error("it does not prove that it knows the password")]
     Server,
 }
 

@@ -98,8 +98,7 @@ impl Servers {
 
     /// Tries each address of each server once until one gives a session: of those that `connect` names, and then of the
     /// others that the ensemble has; each time in an order of chance, those that failed last. Where that may be, those
-    /// of
-    /// `connect` again for a server that serves only to read, if it has come as far as what is mirrored.
+    /// of `connect` again for a server that serves only to read, if it has come as far as what is mirrored.
     pub(super) async fn connect(
         &self,
         ticket: &Ticket,
@@ -154,10 +153,7 @@ impl Servers {
                     Err(no_session) => no_session,
                 };
                 self.fail(address);
-                match no_session {
-                    NoSession::Here(why) => told.push((server.address.clone(), why)),
-                    ended => return Err(ended),
-                }
+                told.push((server.address.clone(), only_here(no_session, are_named)?));
             }
         }
         Err(NoSession::Here(self.told(told)))
@@ -274,6 +270,16 @@ impl Servers {
         let named = whys.iter().take(MAX_TOLD).map(|(address, why)| format!("{address}: {why}"));
         let more = (more > 0).then(|| format!("and {more} more"));
         named.chain(more).collect::<Vec<_>>().join("; ")
+    }
+}
+
+/// Why this server gives no session, where another may. One that `connect` does not name never ends the search: it may be
+/// no server of the ensemble.
+fn only_here(no_session: NoSession, is_named: bool) -> Result<String, NoSession> {
+    match no_session {
+        NoSession::Here(why) => Ok(why),
+        NoSession::Ended(trouble) if !is_named => Ok(trouble.to_string()),
+        ended => Err(ended),
     }
 }
 

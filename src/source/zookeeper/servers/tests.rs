@@ -1,7 +1,11 @@
 //! Which servers are tried, in which order, and what is learned of others.
 
+use bytes::{BufMut, BytesMut};
+
 use super::addresses::LookedUp;
 use super::*;
+use crate::source::zookeeper::jute;
+use crate::source::zookeeper::session::Trouble;
 
 fn addresses(servers: &Servers) -> Vec<&str> {
     servers.named.iter().map(|server| &*server.address).collect()
@@ -143,6 +147,48 @@ fn nothing_is_learned_that_would_lead_around_tls_or_a_tunnel_or_the_operators_wi
     for tunnel in ["127.0.0.1:2181", "[::1]:2181", "[::ffff:127.0.0.1]:2181"] {
         assert_eq!(learned(Config::new("10.0.0.1"), tunnel), 0, "{tunnel}");
     }
+}
+
+/// A server that gives a session, and asks for no DIGEST-MD5 in it.
+async fn misfit() -> SocketAddr {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            let mut answers = BytesMut::from(&super::super::fake::greeting()[..]);
+            // To a request with the number 0: no error, and a token of no bytes.
+            jute::put_frame(&mut answers, |out| out.put_bytes(0, 4 + 8 + 4 + 4));
+            if stream.write_all(&answers).await.is_ok() {
+                // Until the other side closes.
+                let _ = stream.read_to_end(&mut Vec::new()).await;
+            }
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn one_server_that_is_not_fit_for_digest_md5_is_left_for_the_next() {
+    let [one, other] = [misfit().await, misfit().await];
+    let servers = Servers::of(&Config::new(format!("{one},{other}")));
+    let (wanted, identity) = (Ticket::for_new(Duration::from_secs(10)), ("sasl".into(), "bob:secret".into()));
+    match servers.connect(&wanted, 0, &[identity]).await.map(drop) {
+        Err(NoSession::Here(told)) => {
+            for address in [one, other] {
+                assert!(told.contains(&format!("{address}: it asks for no DIGEST-MD5")), "{told}");
+            }
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_server_ends_the_search_only_where_connect_names_it() {
+    let ends = |is_named| only_here(NoSession::Ended(Trouble::Refused), is_named).is_err();
+    assert!(ends(true) && !ends(false));
+    assert_eq!(only_here(NoSession::Here("no".into()), true).ok().as_deref(), Some("no"));
 }
 
 #[tokio::test]
