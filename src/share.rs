@@ -5,6 +5,8 @@ use std::hash::Hash;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
+
 /// Of whatever is scarce, one part in so many is kept for administrators.
 pub(crate) const KEPT_FOR_ADMINS: usize = 16;
 
@@ -41,6 +43,20 @@ pub struct Share {
 pub struct Taken {
     share: Arc<Share>,
     amount: usize,
+}
+
+/// What is held for a user takes beside its bytes.
+pub(crate) const HELD_OVERHEAD: usize = 64;
+
+struct Held {
+    bytes: Bytes,
+    _taken: Taken,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// The shares of all users of a pool, the same one for all that a user has.
@@ -103,6 +119,12 @@ impl Share {
     /// Takes so much; None: it would be more than the user may have. Who has nothing yet may take what there is.
     pub(crate) fn take(self: &Arc<Self>, amount: usize) -> Option<Taken> {
         self.add(amount).then(|| Taken { share: self.clone(), amount })
+    }
+
+    /// The same bytes, which take of the share as long as any copy of them is there; None: as of [`Share::take`].
+    pub(crate) fn hold(self: &Arc<Self>, bytes: Bytes) -> Option<Bytes> {
+        let taken = self.take(bytes.len() + HELD_OVERHEAD)?;
+        Some(Bytes::from_owner(Held { bytes, _taken: taken }))
     }
 
     /// Takes nothing yet.

@@ -49,7 +49,7 @@ async fn send(entry: &MasterEntry, request: &Request, bounds: Bounds<'_>) -> Res
     if bounds.until <= Instant::now() {
         return Err(Failure::timed_out(id.clone(), request, "was not sent"));
     }
-    let (method, arguments) = (request.method.clone(), request.arguments.value.clone());
+    let (method, arguments) = (request.method.clone(), request.arguments.packed.clone());
     let (service_name, input) = (service.name.clone(), request.input.clone());
     let (until, memory) = (Some(bounds.until.into_std()), bounds.memory.clone());
     let call = Call { service: service_name, method, arguments, until, input, memory };

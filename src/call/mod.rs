@@ -12,6 +12,6 @@ mod values;
 pub use self::caller::{Bounds, Caller, Completion};
 pub use self::encoding::Encoding;
 pub use self::failure::Failure;
-pub use self::request::{Arguments, Request};
+pub use self::request::{Arguments, Request, Unreadable};
 pub use self::rights::Rights;
 pub use self::values::{Budget, OVERLOADED, Values, size};

@@ -7,10 +7,9 @@ use rmpv::Value;
 
 use super::Encoding;
 use crate::heavy::is_heavy;
-use crate::model::Input;
+use crate::model::{self, Input};
 use crate::resolve::{Balance, Query, Requirement};
 use crate::share::Share;
-use crate::tunnel::value::memory_size;
 
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -35,11 +34,19 @@ pub struct Request {
 /// A list, or a map by parameter name.
 #[derive(Clone, Debug)]
 pub struct Arguments {
-    pub value: Arc<Value>,
+    pub packed: model::Arguments,
     /// As they were written, where reading them is heavy and has not been done yet.
     unread: Vec<u8>,
     /// How many bytes they have, written.
     pub weight: usize,
+}
+
+/// Why arguments are not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unreadable {
+    Wrong(String),
+    /// Their user may not have so much memory.
+    NoMemory,
 }
 
 impl Request {
@@ -48,17 +55,21 @@ impl Request {
         Self { input: Some(input), retries: 0, is_idempotent: false, all_values: true, ..self }
     }
 
-    /// Reads arguments that are heavy.
-    pub async fn read(&mut self, memory: &Arc<Share>) -> Result<(), String> {
+    /// Reads arguments that are heavy. These are charged by themselves, wherever they wait.
+    pub async fn read(&mut self, memory: &Arc<Share>) -> Result<(), Unreadable> {
         let (encoding, arguments) = (self.encoding, &mut self.arguments);
         if arguments.are_unread() {
-            let unread = std::mem::take(&mut arguments.unread);
-            arguments.value = memory.work(arguments.weight, move || read(encoding, &unread)).await?.into();
+            let (unread, user) = (std::mem::take(&mut arguments.unread), memory.clone());
+            let read = move || {
+                let value = read(encoding, &unread).map_err(Unreadable::Wrong)?;
+                model::Arguments::charged(value, &user).ok_or(Unreadable::NoMemory)
+            };
+            arguments.packed = memory.work(arguments.weight, read).await?;
         }
         Ok(())
     }
 
-    /// About how much memory it takes, its arguments above all.
+    /// About how much memory it takes beside arguments that are charged by themselves.
     pub fn memory_size(&self) -> usize {
         let Query { version, balance, metadata, .. } = &self.query;
         let key = if let Balance::Key(key) = balance { key.len() } else { 0 };
@@ -68,9 +79,8 @@ impl Request {
             + self.master.as_ref().map_or(0, String::len)
             + self.service.len()
             + self.method.len()
-            + self.arguments.unread.len()
+            + self.arguments.memory_size()
             + query
-            + memory_size(&self.arguments.value)
     }
 }
 
@@ -79,7 +89,11 @@ impl Arguments {
     pub fn of(encoding: Encoding, written: Vec<u8>) -> Result<Self, String> {
         let weight = written.len();
         let (light, unread) = if is_heavy(weight) { (Vec::new(), written) } else { (written, Vec::new()) };
-        Ok(Self { value: read(encoding, &light)?.into(), unread, weight })
+        Ok(Self { packed: model::Arguments::new(read(encoding, &light)?), unread, weight })
+    }
+
+    fn memory_size(&self) -> usize {
+        if is_heavy(self.weight) { self.unread.len() } else { self.packed.memory_size() }
     }
 
     /// Whether they are heavy, and still to be read.

@@ -12,7 +12,7 @@ use rmpv::Value;
 use semver::Version;
 use tokio::sync::{Mutex, mpsc};
 
-use super::json;
+use super::{Arguments, json};
 use crate::share::Share;
 
 /// The most services that one master may offer, wherever it is connected: all of them are told and listed together.
@@ -215,8 +215,7 @@ pub struct Call {
     /// The service by the name that the master gave it.
     pub service: String,
     pub method: String,
-    /// A list, or a map by parameter name.
-    pub arguments: Arc<Value>,
+    pub arguments: Arguments,
     /// Until when its caller waits; none: nobody says.
     pub until: Option<Instant>,
     /// What its caller sends while it goes on; none: nothing.

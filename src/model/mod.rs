@@ -1,5 +1,6 @@
 //! The nouns: paths, nodes, instances, masters, services, revisions, freshness; and the one view of each.
 
+mod arguments;
 mod instance;
 pub(crate) mod json;
 mod master;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::arguments::{Arguments, NotPhp, php_value};
 pub use self::instance::{
     DEFAULT_WEIGHT, Decoder, Endpoint, Instance, InstanceError, InstanceState, MAX_ENDPOINTS, MAX_LABEL_BYTES,
     Provenance, Record,

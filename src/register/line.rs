@@ -74,17 +74,11 @@ impl MasterLine {
     fn open(&self, call: Call) -> Result<Stream, CallError> {
         let has_input = call.input.is_some();
         let Call { service, method, arguments, memory, .. } = call;
-        let arguments = Arc::unwrap_or_clone(arguments);
         if self.native {
-            return Ok(self.handle.open(Some(&memory), |uuid| Message::Call {
-                uuid,
-                service,
-                method,
-                arguments,
-                is_windowed: true,
-            })?);
+            let request = |uuid| Message::Call { uuid, service, method, arguments: Value::Nil, is_windowed: true };
+            return Ok(self.handle.open_with(Some(&memory), arguments.packed().clone(), request)?);
         }
-        Ok(self.ask(Some(&memory), Request::call(service, method, arguments, has_input)?)?)
+        Ok(self.ask(Some(&memory), Request::call(service, method, &arguments, has_input)?)?)
     }
 
     /// Asks a PHP master.

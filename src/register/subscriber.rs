@@ -14,7 +14,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::RegisterState;
 use super::report::{Reporter, follow};
-use crate::model::{Answer, Answers, Call, Command, Line, Refused};
+use crate::model::{Answer, Answers, Arguments, Call, Command, Line, Refused};
 use crate::net::User;
 use crate::share::Share;
 use crate::tunnel::upstream::{Refusal, Request};
@@ -129,7 +129,12 @@ impl Subscriber {
             Some(Request::Took { piece }) => drop(self.took.send_replace(piece)),
             Some(Request::Call { uuid, master, service, method, arguments, timeout, is_windowed }) => {
                 let until = timeout.map(|left| Instant::now() + left.min(MAX_CALL_TIME));
-                let (arguments, memory) = (arguments.into(), self.memory.clone());
+                let memory = self.memory.clone();
+                let Some(arguments) = Arguments::charged(arguments, &memory) else {
+                    let error = RemoteError::of(Status::Refused, Refused::NoMemory.to_string());
+                    let _ = self.handle.send(Message::Error { uuid, error });
+                    return;
+                };
                 let call = Call { service, method, arguments, until, input: None, memory };
                 self.call(uuid, &master, call, is_windowed);
             }

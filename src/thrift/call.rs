@@ -15,11 +15,11 @@ use super::idl::{
 };
 use super::request;
 use crate::access::Denied;
-use crate::call::{Budget, Completion, Failure, OVERLOADED, Request, Values};
+use crate::call::{Budget, Completion, Failure, OVERLOADED, Request, Unreadable, Values};
 use crate::model::{Command, split_name};
 use crate::share::Taken;
 
-/// About how much memory the arguments of one `callMany` may take; each call has a bound of its own besides.
+/// How much memory the arguments of one `callMany` may take; each call has a bound of its own besides.
 const MAX_ARGUMENTS: usize = 4 << 20;
 
 /// Several calls; one that cannot be made does not spoil the others.
@@ -55,12 +55,24 @@ impl Api {
             let message = format!("{} calls are more than max_call_many allows: {most}", calls.len());
             return Err(request::invalid("calls", message).into());
         }
-        let (mut several, mut bytes, mut charged) = (Vec::with_capacity(calls.len()), 0, peer.account.memory.nothing());
+        let memory = &peer.account.memory;
+        let (mut several, mut charged) = (Vec::with_capacity(calls.len()), memory.nothing());
+        let (mut bytes, mut arguments) = (0, 0);
         for call in calls {
             peer.let_others_work().await;
-            let request = self.one_of_several(peer, call, bytes).await;
-            bytes += request.as_ref().map_or(0, Request::memory_size);
-            if !charged.resize(bytes) {
+            let mut request = self.one_of_several(peer, call, arguments);
+            let read = match &mut request {
+                Ok(request) => request.read(memory).await,
+                Err(_) => Ok(()),
+            };
+            if let Err(Unreadable::Wrong(why)) = &read {
+                request = Err(request::unread(why.clone()).into());
+            }
+            if let Ok(request) = &request {
+                bytes += request.memory_size();
+                arguments += request.arguments.packed.memory_size();
+            }
+            if read == Err(Unreadable::NoMemory) || !charged.resize(bytes) {
                 self.metrics.overloaded.increment();
                 return Err(Overloaded { message: OVERLOADED.to_owned() }.into());
             }
@@ -70,15 +82,13 @@ impl Api {
     }
 
     /// Checks one of several calls, after those whose arguments take so many bytes.
-    async fn one_of_several(&self, peer: &Peer, call: idl::Call, before: usize) -> Result<Request, Unsendable> {
+    fn one_of_several(&self, peer: &Peer, call: idl::Call, before: usize) -> Result<Request, Unsendable> {
         may_call(peer, &call)?;
         if before > MAX_ARGUMENTS {
             let message = "those of the calls before take too much; make fewer at once";
             return Err(request::invalid("arguments", message).into());
         }
-        let mut request = request::check(call, &self.config)?;
-        request.read(&peer.account.memory).await.map_err(request::unread)?;
-        Ok(request)
+        Ok(request::check(call, &self.config)?)
     }
 
     pub(super) async fn call(&self, peer: &Peer, request: &Request) -> thrift::Result<CallResult> {

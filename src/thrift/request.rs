@@ -194,13 +194,13 @@ mod tests {
     #[test]
     fn what_is_not_said_has_its_default() {
         let request = check(b"", |_| {}).expect("a request");
-        assert_eq!(*request.arguments.value, Value::Array(vec![]));
+        assert_eq!(request.arguments.packed.read(), Value::Array(vec![]));
         assert_eq!(
             (request.timeout, request.retries, request.is_idempotent),
             (DEFAULT_TIMEOUT, DEFAULT_RETRIES, false)
         );
         let patient = check(b"{}", |call| call.timeout_ms = Some(i32::MAX)).expect("a request");
-        assert_eq!((patient.timeout, &*patient.arguments.value), (Duration::from_secs(60), &Value::Map(vec![])));
+        assert_eq!((patient.timeout, patient.arguments.packed.read()), (Duration::from_secs(60), Value::Map(vec![])));
         assert_eq!((patient.cut_by, request.cut_by), (Some("[thrift] max_call_time"), None));
     }
 

@@ -15,9 +15,8 @@ use super::messages::MessageWatch;
 use super::streaming_call::StreamingCall;
 use super::watch::{Patience, Watch};
 use super::{Peer, request};
-use crate::call::{OVERLOADED, Request, size};
+use crate::call::{OVERLOADED, Request, Unreadable, size};
 use crate::model::Command;
-use crate::share::Taken;
 use crate::task::Stop;
 use crate::tunnel::value::memory_size;
 
@@ -115,18 +114,17 @@ impl Wait {
         }
     }
 
-    /// Reads what was not read yet. The memory that it takes since, beside what was charged before; none: there is too
-    /// little.
-    async fn read(&mut self, api: &Api, peer: &Peer) -> thrift::Result<Option<Taken>> {
-        let mut charged = peer.account.memory.nothing();
-        if let Some(request) = self.request().filter(|request| request.arguments.are_unread()) {
-            request.read(&peer.account.memory).await.map_err(request::unread)?;
-            if !charged.resize(request.memory_size()) {
+    /// Reads what was not read yet. False: there is too little memory for it.
+    async fn read(&mut self, api: &Api, peer: &Peer) -> thrift::Result<bool> {
+        let Some(request) = self.request() else { return Ok(true) };
+        match request.read(&peer.account.memory).await {
+            Ok(()) => Ok(true),
+            Err(Unreadable::NoMemory) => {
                 api.metrics.overloaded.increment();
-                return Ok(None);
+                Ok(false)
             }
+            Err(Unreadable::Wrong(why)) => Err(request::unread(why).into()),
         }
-        Ok(Some(charged))
     }
 
     /// How many paths it watches; None: it is no watch.
@@ -164,11 +162,11 @@ impl Wait {
         open: &mut StreamingCall,
         stop: &Stop,
     ) -> Awaited {
-        let _charged = match open.beside(self.read(api, peer)).await {
-            Ok(Some(charged)) => charged,
-            Ok(None) => return self.refused(OVERLOADED),
+        match open.beside(self.read(api, peer)).await {
+            Ok(true) => {}
+            Ok(false) => return self.refused(OVERLOADED),
             Err(why) => return self.failed(why),
-        };
+        }
         match self {
             Wait::Children(asked) => Awaited::Children(open.beside(api.many_children(peer, &asked)).await),
             Wait::Subtree(subtree) => Awaited::Subtree(open.beside(api.searched_subtree(peer, &subtree)).await),

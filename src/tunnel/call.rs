@@ -7,9 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use futures::stream::{self, StreamExt};
 use tokio::sync::Notify;
 
-use super::php::NotPhp;
 use super::{RemoteError, SendError, Status, Stream, StreamError};
-use crate::model::{Answer, Answers, Refused};
+use crate::model::{Answer, Answers, NotPhp, Refused};
 
 /// How many there are of something that is bounded, such as calls under way.
 #[derive(Clone, Debug, Default)]

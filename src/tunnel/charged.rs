@@ -5,50 +5,36 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::handle::SendError;
-use crate::share::{Share, Taken};
+use crate::share::Share;
 
 /// A frame that is no longer is charged to nobody: the number of frames bounds what they take together.
 const UNCHARGED_BYTES: usize = 256;
 
-/// What a frame takes beside its bytes.
-const OVERHEAD: usize = 64;
-
-struct Charged {
-    frame: Bytes,
-    _taken: Taken,
-}
-
-impl AsRef<[u8]> for Charged {
-    fn as_ref(&self) -> &[u8] {
-        &self.frame
-    }
-}
-
 /// The same frame, which takes memory as long as it is there.
 pub(super) fn charged(frame: Bytes, memory: Option<&Arc<Share>>) -> Result<Bytes, SendError> {
     let Some(memory) = memory.filter(|_| frame.len() > UNCHARGED_BYTES) else { return Ok(frame) };
-    let taken = memory.take(frame.len() + OVERHEAD).ok_or(SendError::NoMemory)?;
-    Ok(Bytes::from_owner(Charged { frame, _taken: taken }))
+    memory.hold(frame).ok_or(SendError::NoMemory)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::share::Pool;
-    use crate::tunnel::outbox::Outbox;
+    use crate::share::{HELD_OVERHEAD, Pool};
+    use crate::tunnel::outbox::{Outbox, Outgoing};
 
     #[test]
     fn a_frame_takes_memory_until_it_has_left_or_was_withdrawn() {
         let memory = Pool::new(10_000, 1).share(None);
-        let frame = |size| charged(vec![7; size].into(), Some(&memory));
+        let charged = |size| charged(vec![7; size].into(), Some(&memory));
+        let frame = |size| charged(size).map(Outgoing::from);
         let mut outbox = Outbox::new(9, 100_000);
         outbox.push(frame(1_000).expect("room")).expect("room");
         let second = outbox.push(frame(1_000).expect("room")).expect("room");
         let third = outbox.push(frame(2_000).expect("room")).expect("room");
-        assert_eq!(memory.taken(), 4_000 + 3 * OVERHEAD);
-        assert_eq!(frame(3_000), Err(SendError::NoMemory));
+        assert_eq!(memory.taken(), 4_000 + 3 * HELD_OVERHEAD);
+        assert_eq!(charged(3_000), Err(SendError::NoMemory));
         assert!(outbox.withdraw(second) && outbox.withdraw(third));
-        assert_eq!(memory.taken(), 1_000 + OVERHEAD);
+        assert_eq!(memory.taken(), 1_000 + HELD_OVERHEAD);
         assert_eq!(outbox.take(100_000), vec![7; 1_000]);
         assert_eq!(memory.taken(), 0);
     }

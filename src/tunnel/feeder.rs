@@ -13,10 +13,10 @@ use super::charged::charged;
 use super::conversation::CloseReason;
 use super::handle::{SendError, Shared};
 use super::message::Message;
-use super::php::php_value;
 use super::stream::Stream;
 use super::trunk::{self, WINDOW};
 use super::value::Value;
+use crate::model::php_value;
 
 /// Sends values over the stream of a call.
 #[derive(Debug)]
@@ -89,7 +89,8 @@ impl Feeder {
     }
 
     async fn put(&self, message: Message, is_value: bool) -> Result<(), SendError> {
-        let frame = self.shared.within_length(message.encode().into())?;
+        let frame = Bytes::from(message.encode());
+        self.shared.check_length(frame.len())?;
         self.shared.when_room(|| self.push(frame.clone(), is_value)).await
     }
 
@@ -98,7 +99,7 @@ impl Feeder {
         let mut state = self.shared.speaking()?;
         let slot = state.streams.get(&self.uuid).filter(|slot| slot.is_open());
         let memory = slot.ok_or(SendError::Ended(CloseReason::Closed))?.memory();
-        state.outbox.push(charged(frame, memory.as_ref())?)?;
+        state.outbox.push(charged(frame, memory.as_ref())?.into())?;
         if let Some(slot) = state.streams.get_mut(&self.uuid).filter(|_| is_value) {
             slot.given.add(size);
         }

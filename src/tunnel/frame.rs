@@ -108,6 +108,12 @@ impl Scanner {
         self.has_odd_key
     }
 
+    /// Goes on in other bytes, which follow all those that it has passed.
+    pub(super) fn go_on(&mut self) {
+        self.bounds.bytes = self.bounds.bytes.saturating_sub(self.at);
+        self.at = 0;
+    }
+
     /// Goes as far as `bytes` reach: all that has come of the frame.
     pub fn scan(&mut self, bytes: &[u8]) -> Progress {
         loop {

@@ -4,8 +4,8 @@ use rmpv::Value;
 
 use super::frame::{Bounds, Progress, Scanner};
 use super::message::Message;
-use super::php::php_value;
 use super::upstream::{Refusal, Report, Request};
+use crate::model::php_value;
 
 const BOUNDS: Bounds = Bounds { bytes: 64 * 1024, ..Bounds::DEFAULT };
 

@@ -13,7 +13,7 @@ use super::charged::charged;
 use super::conversation::{CloseReason, OnSilence, Settings};
 use super::frame::{Bounds, Progress, Scanner, Wrong};
 use super::message::{Message, check_command};
-use super::outbox::{Full, Outbox};
+use super::outbox::{Full, Outbox, Outgoing};
 use super::outlet::Sent;
 use super::stream::{Slot, Stream, StreamError};
 use super::trunk::{self, Trunk};
@@ -102,8 +102,8 @@ impl Handle {
         let frame = self.0.frame(message)?;
         let mut state = self.0.speaking()?;
         if !ends_a_stream {
-            state.outbox.push(self.0.own(frame)?)?;
-        } else if state.outbox.push_beyond(frame).is_err() {
+            state.outbox.push(self.0.own(frame)?.into())?;
+        } else if state.outbox.push_beyond(frame.into()).is_err() {
             drop(state);
             return Err(SendError::Ended(self.0.end(CloseReason::Stalled)));
         }
@@ -114,7 +114,7 @@ impl Handle {
     /// The same, as soon as there is room for this very message. Nothing is sent when the waiting is given up.
     pub async fn send_when_room(&self, message: Message) -> Result<(), SendError> {
         let frame = self.0.frame(message)?;
-        let sent = self.0.when_room(|| Ok(self.0.speaking()?.outbox.push(self.0.own(frame.clone())?)?)).await;
+        let sent = self.0.when_room(|| Ok(self.0.speaking()?.outbox.push(self.0.own(frame.clone())?.into())?)).await;
         self.0.outgoing.notify_one();
         sent.map(drop)
     }
@@ -122,7 +122,8 @@ impl Handle {
     /// Sends a command of the application's own, whose bytes others may share.
     pub fn send_command(&self, command: &Command) -> Result<(), SendError> {
         check_command(command.message()).map_err(SendError::Unfit)?;
-        let frame = self.0.fit(command.packed().clone())?;
+        let frame = Outgoing::from(command.packed().clone());
+        self.0.fit(&frame)?;
         self.0.speaking()?.outbox.push(frame)?;
         self.0.outgoing.notify_one();
         Ok(())
@@ -136,8 +137,19 @@ impl Handle {
         memory: Option<&Arc<Share>>,
         request: impl FnOnce(String) -> Message,
     ) -> Result<Stream, SendError> {
+        self.open_with(memory, Bytes::new(), request)
+    }
+
+    /// The same with `end` in the place of the message's last value, which is nil: packed, shared with others, and
+    /// charged by who made it.
+    pub fn open_with(
+        &self,
+        memory: Option<&Arc<Share>>,
+        end: Bytes,
+        request: impl FnOnce(String) -> Message,
+    ) -> Result<Stream, SendError> {
         let uuid = Uuid::new_v4();
-        let frame = charged(self.0.frame(request(uuid.to_string()))?, memory)?;
+        let frame = self.0.frame_with(request(uuid.to_string()), end)?.charged(memory)?;
         let mut state = self.0.speaking()?;
         let request = state.outbox.push(frame)?;
         state.streams.insert(uuid, Slot::new(None, memory));
@@ -267,10 +279,17 @@ impl Shared {
 
     /// The message as a frame that the other end reads.
     pub(super) fn frame(&self, message: Message) -> Result<Bytes, SendError> {
+        Ok(self.frame_with(message, Bytes::new())?.head)
+    }
+
+    /// The same with an end that others share.
+    fn frame_with(&self, message: Message, end: Bytes) -> Result<Outgoing, SendError> {
         if let Message::Other(command) = &message {
             check_command(command).map_err(SendError::Unfit)?;
         }
-        self.fit(message.encode().into())
+        let frame = Outgoing::new(message, end);
+        self.fit(&frame)?;
+        Ok(frame)
     }
 
     /// A frame that nobody asked for but the other end, which is charged for it.
@@ -284,22 +303,27 @@ impl Shared {
         memory.map(|memory| memory.take(bytes).ok_or(CloseReason::NoMemory)).transpose()
     }
 
-    /// A frame that is no longer than one may be.
-    pub(super) fn within_length(&self, frame: Bytes) -> Result<Bytes, SendError> {
+    /// That a frame is no longer than one may be.
+    pub(super) fn check_length(&self, length: usize) -> Result<(), SendError> {
         let Settings { bounds, queue_bytes, .. } = self.settings;
-        let fits = frame.len() <= bounds.bytes.min(queue_bytes);
-        if fits { Ok(frame) } else { Err(SendError::Unfit(Wrong::Bytes)) }
+        let fits = length <= bounds.bytes.min(queue_bytes);
+        if fits { Ok(()) } else { Err(SendError::Unfit(Wrong::Bytes)) }
     }
 
-    /// A frame that the other end reads, if its bounds are ours. What the queue never has room for is refused at once,
+    /// That the other end reads a frame, if its bounds are ours. What the queue never has room for is refused at once,
     /// for nobody should wait for it.
-    fn fit(&self, frame: Bytes) -> Result<Bytes, SendError> {
+    fn fit(&self, Outgoing { head, end }: &Outgoing) -> Result<(), SendError> {
         let Settings { bounds, queue_bytes, .. } = self.settings;
         let mut scanner = Scanner::new(Bounds { bytes: bounds.bytes.min(queue_bytes), ..bounds });
-        match scanner.scan(&frame) {
+        let mut progress = scanner.scan(head);
+        if progress == Progress::Incomplete {
+            scanner.go_on();
+            progress = scanner.scan(end);
+        }
+        match progress {
             Progress::Wrong(wrong) => Err(SendError::Unfit(wrong)),
             _ if scanner.has_odd_key() => Err(SendError::Unfit(Wrong::Key)),
-            Progress::Complete(_) | Progress::Incomplete => Ok(frame),
+            Progress::Complete(_) | Progress::Incomplete => Ok(()),
         }
     }
 
@@ -384,13 +408,13 @@ impl Shared {
         &self,
         mut state: MutexGuard<'_, State>,
         message: Message,
-        push: impl FnOnce(&mut Outbox, Bytes) -> Result<u64, Full>,
+        push: impl FnOnce(&mut Outbox, Outgoing) -> Result<u64, Full>,
     ) {
         if state.ended.is_some() {
             return;
         }
         let frame = self.own(message.encode().into());
-        let pushed = frame.and_then(|frame| Ok(push(&mut state.outbox, frame)?));
+        let pushed = frame.and_then(|frame| Ok(push(&mut state.outbox, frame.into())?));
         drop(state);
         match pushed {
             Ok(_) => self.outgoing.notify_one(),

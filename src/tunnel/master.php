@@ -352,6 +352,9 @@ return function ($stream, int $room, int $levels, int $window) {
             $kind = array_shift($asked);
             if ($kind === 'call') {
                 $call(...$asked);
+            } elseif ($kind === 'call-with-input') {
+                $asked[] = true;
+                $call(...$asked);
             } elseif ($kind === 'list') {
                 $list(...$asked);
             } elseif ($kind === 'taken') {

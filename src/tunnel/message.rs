@@ -309,9 +309,12 @@ impl Message {
             Self::Remove(places) => command("remove", registers(places)),
             Self::List { uuid } => command("list", [("uuid", uuid.into())]),
             Self::Call { uuid, service, method, arguments, is_windowed } => {
-                let call = [("service", service.into()), ("method", method.into()), ("arguments", arguments)];
+                let call = [("service", service.into()), ("method", method.into())];
                 let window = is_windowed.then_some(("window", true.into()));
-                let data = call.into_iter().chain(window).map(|(key, value)| (key.into(), value)).collect();
+                // Last, since many calls may share them.
+                let arguments = [("arguments", arguments)];
+                let data = call.into_iter().chain(window).chain(arguments);
+                let data = data.map(|(key, value)| (key.into(), value)).collect();
                 command("call", [("uuid", uuid.into()), ("data", Value::Map(data))])
             }
             Self::Window { uuid } => command("stream-window", [("uuid", uuid.into())]),

@@ -1,14 +1,57 @@
 //! The outbox: frames that wait to be written, bounded, so that a peer that does not read costs little memory.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::charged::charged;
+use super::handle::SendError;
+use super::message::Message;
+use crate::share::Share;
+
+/// A frame that waits.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Outgoing {
+    pub(super) head: Bytes,
+    /// What others may share, such as the arguments of a call.
+    pub(super) end: Bytes,
+}
+
+impl Outgoing {
+    /// A message; with an end, that stands in the place of its last value, which is nil.
+    pub(super) fn new(message: Message, end: Bytes) -> Self {
+        let mut head = message.encode();
+        if !end.is_empty() {
+            let nil = head.pop();
+            debug_assert_eq!(nil, Some(0xc0), "the last value is nil");
+        }
+        Self { head: head.into(), end }
+    }
+
+    /// The same, for whose head a user is charged.
+    pub(super) fn charged(self, memory: Option<&Arc<Share>>) -> Result<Self, SendError> {
+        Ok(Self { head: charged(self.head, memory)?, ..self })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.head.len() + self.end.len()
+    }
+}
+
+impl From<Bytes> for Outgoing {
+    fn from(head: Bytes) -> Self {
+        Self { head, end: Bytes::new() }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Outbox {
+    /// The end of the frame whose head was taken last.
+    rest: Bytes,
     /// Written before all others.
-    first: VecDeque<Bytes>,
-    frames: VecDeque<Bytes>,
+    first: VecDeque<Outgoing>,
+    frames: VecDeque<Outgoing>,
     /// How many of the ordinary frames have left, which is the number of the next to leave.
     left: u64,
     bytes: usize,
@@ -22,26 +65,27 @@ pub(super) struct Full;
 
 impl Outbox {
     pub(super) fn new(most_frames: usize, max_path_len: usize) -> Self {
-        Self { first: VecDeque::new(), frames: VecDeque::new(), left: 0, bytes: 0, most_frames, max_path_len }
+        let (first, frames) = (VecDeque::new(), VecDeque::new());
+        Self { rest: Bytes::new(), first, frames, left: 0, bytes: 0, most_frames, max_path_len }
     }
 
     /// Adds a frame at the end; its number.
-    pub(super) fn push(&mut self, frame: Bytes) -> Result<u64, Full> {
+    pub(super) fn push(&mut self, frame: Outgoing) -> Result<u64, Full> {
         self.add(frame, 1, false)
     }
 
     /// Adds at the end what keeps streams in order: there is as much room again for it. Without that either, the peer
     /// has stopped to read.
-    pub(super) fn push_beyond(&mut self, frame: Bytes) -> Result<u64, Full> {
+    pub(super) fn push_beyond(&mut self, frame: Outgoing) -> Result<u64, Full> {
         self.add(frame, 2, false)
     }
 
     /// Adds the same before all that is not urgent.
-    pub(super) fn push_first(&mut self, frame: Bytes) -> Result<u64, Full> {
+    pub(super) fn push_first(&mut self, frame: Outgoing) -> Result<u64, Full> {
         self.add(frame, 2, true)
     }
 
-    fn add(&mut self, frame: Bytes, times: usize, urgent: bool) -> Result<u64, Full> {
+    fn add(&mut self, frame: Outgoing, times: usize, urgent: bool) -> Result<u64, Full> {
         let frames = self.first.len() + self.frames.len();
         let bytes = self.bytes.saturating_add(frame.len());
         if frames >= times.saturating_mul(self.most_frames) || bytes > times.saturating_mul(self.max_path_len) {
@@ -55,6 +99,7 @@ impl Outbox {
 
     /// Throws away what has not left, which now never will.
     pub(super) fn clear(&mut self) {
+        self.rest.clear();
         self.first.clear();
         self.frames.clear();
         self.bytes = 0;
@@ -65,7 +110,7 @@ impl Outbox {
         let frame = number.checked_sub(self.left).and_then(|index| self.frames.get_mut(index as usize));
         let Some(frame) = frame else { return false };
         self.bytes -= frame.len();
-        *frame = Bytes::new();
+        *frame = Outgoing::default();
         true
     }
 
@@ -73,20 +118,34 @@ impl Outbox {
         number < self.left
     }
 
-    /// The next frames, together no longer than `most` unless one alone is. Empty: there are none.
+    /// The next frames, together no longer than `most` unless one alone is, of which what others share is not copied.
+    /// Empty: there are none.
     pub(super) fn take(&mut self, most: usize) -> Bytes {
+        if !self.rest.is_empty() {
+            return std::mem::take(&mut self.rest);
+        }
         let first = self.next(usize::MAX).unwrap_or_default();
-        let Some(second) = self.next(most.saturating_sub(first.len())) else { return first };
-        let mut taken = Vec::from(first);
-        taken.extend_from_slice(&second);
-        while let Some(next) = self.next(most.saturating_sub(taken.len())) {
-            taken.extend_from_slice(&next);
+        if first.len() > most {
+            self.rest = first.end;
+            return first.head;
+        }
+        let second = self.next(most - first.len());
+        if second.is_none() && first.end.is_empty() {
+            return first.head;
+        }
+        let mut taken = Vec::from(first.head);
+        taken.extend_from_slice(&first.end);
+        let mut next = second;
+        while let Some(Outgoing { head, end }) = next {
+            taken.extend_from_slice(&head);
+            taken.extend_from_slice(&end);
+            next = self.next(most.saturating_sub(taken.len()));
         }
         taken.into()
     }
 
     /// Takes the next frame, if it is no longer than `most`; what was withdrawn is passed over.
-    fn next(&mut self, most: usize) -> Option<Bytes> {
+    fn next(&mut self, most: usize) -> Option<Outgoing> {
         loop {
             let is_first = !self.first.is_empty();
             let frames = if is_first { &mut self.first } else { &mut self.frames };
@@ -94,7 +153,7 @@ impl Outbox {
             let next = frames.pop_front()?;
             self.left += u64::from(!is_first);
             self.bytes -= next.len();
-            if !next.is_empty() {
+            if next.len() > 0 {
                 return Some(next);
             }
         }
@@ -105,45 +164,67 @@ impl Outbox {
 mod tests {
     use super::*;
 
+    fn frame(text: &'static str) -> Outgoing {
+        Bytes::from(text).into()
+    }
+
     #[test]
     fn what_is_urgent_goes_first_and_has_room_when_requests_have_none() {
         let mut outbox = Outbox::new(2, 10);
-        assert_eq!(outbox.push("123456".into()), Ok(0));
-        assert_eq!(outbox.push("12345".into()), Err(Full), "too many bytes");
-        assert_eq!(outbox.push("abcd".into()), Ok(1));
-        assert_eq!(outbox.push(Bytes::new()), Err(Full), "too many frames");
-        assert!(outbox.push_first("pong".into()).is_ok());
-        assert_eq!(outbox.push_beyond("1234567".into()), Err(Full));
-        assert_eq!(outbox.push_beyond("end".into()), Ok(2));
-        assert_eq!(outbox.push_first(Bytes::new()), Err(Full));
+        assert_eq!(outbox.push(frame("123456")), Ok(0));
+        assert_eq!(outbox.push(frame("12345")), Err(Full), "too many bytes");
+        assert_eq!(outbox.push(frame("abcd")), Ok(1));
+        assert_eq!(outbox.push(Outgoing::default()), Err(Full), "too many frames");
+        assert!(outbox.push_first(frame("pong")).is_ok());
+        assert_eq!(outbox.push_beyond(frame("1234567")), Err(Full));
+        assert_eq!(outbox.push_beyond(frame("end")), Ok(2));
+        assert_eq!(outbox.push_first(Outgoing::default()), Err(Full));
         assert_eq!(outbox.take(10), "pong123456");
         assert!(outbox.has_left(0) && !outbox.has_left(1));
         assert_eq!(outbox.take(1), "abcd");
         assert_eq!(outbox.take(100), "end");
         assert_eq!(outbox.take(100), "");
-        assert_eq!(outbox.push("again".into()), Ok(3), "there is room again");
+        assert_eq!(outbox.push(frame("again")), Ok(3), "there is room again");
     }
 
     #[test]
     fn a_frame_is_withdrawn_until_it_has_left() {
         let mut outbox = Outbox::new(9, 10);
-        let numbers = ["a", "bc", "d"].map(|frame| outbox.push(frame.into()).expect("there is room"));
+        let numbers = ["a", "bc", "d"].map(|text| outbox.push(frame(text)).expect("there is room"));
         assert_eq!(outbox.take(1), "a");
         assert!(!outbox.withdraw(numbers[0]));
         assert!(outbox.withdraw(numbers[1]));
         assert_eq!(outbox.take(1), "d");
-        assert_eq!(outbox.push(vec![0; 10].into()), Ok(3), "what was withdrawn takes no room");
+        assert_eq!(outbox.push(Bytes::from(vec![0; 10]).into()), Ok(3), "what was withdrawn takes no room");
     }
 
     #[test]
     fn a_frame_that_leaves_alone_is_not_copied() {
         let mut outbox = Outbox::new(9, 1_000);
         let shared = Bytes::from(vec![7; 100]);
-        for frame in ["a".into(), shared.clone(), "b".into()] {
-            outbox.push(frame).expect("there is room");
+        for bytes in ["a".into(), shared.clone(), "b".into()] {
+            outbox.push(bytes.into()).expect("there is room");
         }
         assert_eq!(outbox.take(50), "a");
         assert_eq!(outbox.take(50).as_ptr(), shared.as_ptr());
         assert_eq!(outbox.take(50), "b");
+    }
+
+    #[test]
+    fn a_shared_end_follows_its_head_before_all_that_is_urgent_and_is_not_copied_if_it_is_long() {
+        let shared = Bytes::from(vec![7; 100]);
+        let with_end = || Outgoing { head: "head".into(), end: shared.clone() };
+        let mut outbox = Outbox::new(9, 1_000);
+        outbox.push(with_end()).expect("there is room");
+        outbox.push(with_end()).expect("there is room");
+        assert_eq!(outbox.take(50), "head");
+        outbox.push_first(frame("pong")).expect("there is room");
+        assert_eq!(outbox.take(50).as_ptr(), shared.as_ptr());
+        assert_eq!(outbox.take(1_000), [b"pong", b"head", &shared[..]].concat(), "what is short leaves with others");
+        assert_eq!(outbox.take(1_000), "");
+        outbox.push(with_end()).expect("there is room");
+        assert_eq!(outbox.take(50), "head");
+        outbox.clear();
+        assert_eq!(outbox.take(50), "", "the conversation has ended in the middle");
     }
 }

@@ -62,7 +62,7 @@ impl Outlet {
     /// Whether so much is on its way now that the other end has to report what it takes.
     fn push(&self, frame: Bytes) -> Result<bool, SendError> {
         let (size, mut state) = (frame.len(), self.shared().speaking()?);
-        state.outbox.push(frame)?;
+        state.outbox.push(frame.into())?;
         let sent = state.outlets.entry(self.uuid.clone()).or_default();
         sent.given.add(size);
         let is_large = !sent.is_announced && sent.given.bytes() >= WINDOW / 2;

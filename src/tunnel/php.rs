@@ -47,15 +47,6 @@ impl fmt::Debug for SigningKey {
     }
 }
 
-/// A value that PHP has no counterpart for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotPhp {
-    #[error("a map's key is neither text nor an integer")]
-    Key,
-    #[error("an extension type of MessagePack, which PHP masters do not know")]
-    Extension,
-}
-
 impl Closures {
     /// The closure that answers requests for as long as its stream is open.
     pub fn master(&self) -> Vec<u8> {
@@ -125,29 +116,6 @@ impl SigningKey {
     pub(super) fn hash(&self, text: &[u8]) -> String {
         let mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("a key of any length is taken");
         BASE64_STANDARD.encode(mac.chain_update(text).finalize().into_bytes())
-    }
-}
-
-/// A value as PHP reads it: an integer beyond its own becomes a float, as in PHP itself.
-pub fn php_value(value: Value) -> Result<Value, NotPhp> {
-    Ok(match value {
-        Value::Integer(number) if number.as_i64().is_none() => number.as_f64().unwrap_or(f64::INFINITY).into(),
-        Value::Array(values) => Value::Array(values.into_iter().map(php_value).collect::<Result<_, _>>()?),
-        Value::Map(pairs) => {
-            let pair = |(key, value)| Ok((php_key(key)?, php_value(value)?));
-            Value::Map(pairs.into_iter().map(pair).collect::<Result<_, _>>()?)
-        }
-        Value::Ext(..) => return Err(NotPhp::Extension),
-        other => other,
-    })
-}
-
-/// A key of a PHP array. Text that is an integer as PHP writes it becomes that integer there.
-fn php_key(key: Value) -> Result<Value, NotPhp> {
-    match key {
-        Value::Integer(number) if number.as_i64().is_none() => Ok(number.to_string().into()),
-        Value::Integer(_) | Value::String(_) | Value::Binary(_) => Ok(key),
-        _ => Err(NotPhp::Key),
     }
 }
 

@@ -7,16 +7,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::charged::charged;
 use super::conversation::CloseReason;
 use super::handle::{Handle, SendError, Shared, State};
 use super::message::{Message, RemoteError};
-use super::php::{NotPhp, php_value};
+use super::outbox::Outgoing;
 use super::stream::{Slot, Stream, StreamError};
 use super::value::{Value, text};
+use crate::model::{Arguments, NotPhp};
 use crate::share::Share;
 
 /// How many bytes of values may be on the way in one stream before the master rests.
@@ -43,7 +44,8 @@ pub enum Request {
     Call {
         service: String,
         method: String,
-        arguments: Value,
+        /// Packed.
+        arguments: Bytes,
         /// Whether the method is sent more values while it goes on.
         has_input: bool,
     },
@@ -62,16 +64,24 @@ pub(super) enum Part {
 
 impl Request {
     /// A call with a list of arguments, or a map of them by name.
-    pub fn call(service: String, method: String, arguments: Value, has_input: bool) -> Result<Self, NotPhp> {
-        let arguments = if arguments.is_nil() { Value::Array(Vec::new()) } else { php_value(arguments)? };
-        Ok(Self::Call { service, method, arguments, has_input })
+    pub fn call(service: String, method: String, arguments: &Arguments, has_input: bool) -> Result<Self, NotPhp> {
+        Ok(Self::Call { service, method, arguments: arguments.packed_for_php()?.clone(), has_input })
+    }
+
+    /// What stands in the place of its last word, which is nil; empty: that stands.
+    pub(super) fn end(&self) -> Bytes {
+        match self {
+            Self::List => Bytes::new(),
+            Self::Call { arguments, .. } => arguments.clone(),
+        }
     }
 
     pub(super) fn into_value(self, id: u64) -> Value {
         match self {
             Self::List => words("list", id, []),
-            Self::Call { service, method, arguments, has_input } => {
-                words("call", id, [service.into(), method.into(), arguments, has_input.into()])
+            Self::Call { service, method, has_input, .. } => {
+                let kind = if has_input { "call-with-input" } else { "call" };
+                words(kind, id, [service.into(), method.into(), Value::Nil])
             }
         }
     }
@@ -88,7 +98,10 @@ impl Handle {
     ) -> Result<Stream, SendError> {
         let shared = self.shared();
         let (trunk, id) = open(shared, closure)?;
-        let frame = charged(shared.within_length(on(trunk, request.into_value(id)).encode().into())?, memory)?;
+        let end = request.end();
+        let frame = Outgoing::new(on(trunk, request.into_value(id)), end);
+        shared.check_length(frame.len())?;
+        let frame = frame.charged(memory)?;
         let mut state = shared.speaking()?;
         if state.trunk.open != Some(trunk) {
             return Err(SendError::Ended(CloseReason::Closed));
@@ -114,7 +127,7 @@ fn open(shared: &Shared, closure: impl FnOnce() -> Vec<u8>) -> Result<(Uuid, u64
     }
     let trunk = Uuid::new_v4();
     let callback = Message::Callback { uuid: trunk.to_string(), serialized: closure() };
-    state.outbox.push(callback.encode().into())?;
+    state.outbox.push(Outgoing::new(callback, Bytes::new()))?;
     (state.trunk.open, state.trunk.opened_at) = (Some(trunk), Some(Instant::now()));
     Ok((trunk, id))
 }

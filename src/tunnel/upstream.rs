@@ -129,9 +129,10 @@ impl Request {
                     ("master", master.into()),
                     ("service", service.into()),
                     ("method", method.into()),
-                    ("arguments", arguments),
                     ("timeout", timeout.map_or(Value::Nil, millis)),
                     ("window", is_windowed.into()),
+                    // Last, since many calls may share them.
+                    ("arguments", arguments),
                 ],
             ),
             Self::Send { master, message } => command("send-to", [("master", master.into()), ("message", message)]),

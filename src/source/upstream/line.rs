@@ -1,11 +1,10 @@
 //! The line to a master that is connected to an upstream register.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use crate::model::{Answers, Call, Command, Line, Refused};
 use crate::tunnel::upstream::Request;
-use crate::tunnel::{CallError, Handle, InFlight, Status, Stream, answers};
+use crate::tunnel::{CallError, Handle, InFlight, Status, Stream, Value, answers};
 
 #[derive(Debug)]
 pub(super) struct UpstreamLine {
@@ -29,11 +28,11 @@ impl UpstreamLine {
             master: self.master.clone(),
             service,
             method,
-            arguments: Arc::unwrap_or_clone(arguments),
+            arguments: Value::Nil,
             timeout: until.map(|until| until.saturating_duration_since(Instant::now())),
             is_windowed: true,
         };
-        Ok(self.handle.open(Some(&memory), |uuid| request(uuid).encode())?)
+        Ok(self.handle.open_with(Some(&memory), arguments.packed().clone(), |uuid| request(uuid).encode())?)
     }
 }
 

@@ -284,6 +284,7 @@ async fn heavy_arguments_and_results_are_read_and_written_elsewhere_and_what_is_
     assert!(String::from_utf8_lossy(&result.values[0]).contains(&heavy));
     let Awaited::Call(Err(error)) = called(&heavy.replace(']', "")).await else { panic!("no error") };
     assert_eq!(exception::<InvalidRequest>(&error).field, "arguments");
+    way.calls.lock().expect("no panic").clear();
     assert_eq!(house.peer.account.memory.taken(), 0);
 }
 
@@ -317,4 +318,27 @@ async fn whatever_starts_or_goes_on_with_a_call_is_refused_as_overloaded_where_t
         };
         assert_eq!(exception::<Overloaded>(&refused.expect_err("no room")).message, "no room");
     }
+}
+
+#[tokio::test]
+async fn arguments_are_packed_once_for_all_attempts_and_masters() {
+    let ways = [(); 3].map(|()| Way::new(Manner::Answers(vec![Answer::Lost("gone".into())])));
+    let house = House::with(&[("a", "mail", &ways[0]), ("b", "mail", &ways[1]), ("c", "mail", &ways[2])]);
+    for bytes in [100, 100_000] {
+        let call = call("send", &format!("[\"{}\"]", "x".repeat(bytes)), |call| {
+            (call.idempotent, call.retries) = (Some(true), Some(5));
+        });
+        let mut request = house.api.request(&house.peer, call).expect("a request");
+        request.read(&house.peer.account.memory).await.expect("JSON");
+        house.api.call(&house.peer, &request).await.expect_err("all are lost");
+        house.api.call_all(&house.peer, &request).await.expect("outcomes");
+        for way in &ways {
+            let sent: Vec<_> = way.calls().iter().map(|call| call.arguments.packed().as_ptr()).collect();
+            assert_eq!(sent[sent.len() - 2..], [request.arguments.packed.packed().as_ptr(); 2]);
+        }
+        let charged = if bytes > 10_000 { bytes..bytes + 200 } else { 0..1 };
+        ways.iter().for_each(|way| way.calls.lock().expect("no panic").clear());
+        assert!(charged.contains(&house.peer.account.memory.taken()), "{}", house.peer.account.memory.taken());
+    }
+    assert_eq!(house.peer.account.memory.taken(), 0);
 }

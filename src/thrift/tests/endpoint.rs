@@ -85,10 +85,10 @@ async fn a_call_may_carry_more_than_any_other_request() {
 
 #[tokio::test]
 async fn a_request_for_which_its_user_has_no_memory_is_refused_and_the_next_is_answered() {
-    let server = serve_with(Config { max_memory: ByteSize::mib(2), ..Config::default() });
+    let server = serve_with(Config { max_memory: ByteSize::mib(1), ..Config::default() });
     server.master(Manner::Echoes);
-    // Of one of these, the arguments take more once they are values; the other is too large as it comes.
-    for arguments in [format!("[{}0]", "0,".repeat(40_000)), format!("[\"{}\"]", "x".repeat(900_000))] {
+    // Of one of these, the arguments take more once they are packed; the other is too large as it comes.
+    for arguments in [format!("[{}0]", "1e1,".repeat(65_000)), format!("[\"{}\"]", "x".repeat(900_000))] {
         let refused = server.call(arguments.into_bytes(), Duration::from_secs(20)).await.expect_err("too large");
         // What comes too large is not read to its end, so that its client may see no more than that it was closed.
         let is_closed = matches!(refused, Error::Broken { .. } | Error::Closed { .. });

@@ -59,7 +59,7 @@ impl Way {
     }
 
     fn answers(&self, call: &Call) -> Vec<Answer> {
-        let echo = || Value::Array(vec![call.method.as_str().into(), Value::clone(&call.arguments)]);
+        let echo = || Value::Array(vec![call.method.as_str().into(), call.arguments.read()]);
         match &self.manner {
             Manner::Answers(answers) => answers.clone(),
             Manner::Echoes => vec![Answer::Value(echo()), Answer::End],

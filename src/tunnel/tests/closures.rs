@@ -6,7 +6,8 @@ use std::process::{Command, Stdio};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
-use crate::tunnel::php::{Closures, NotPhp, SigningKey, php_value};
+use crate::model::{Arguments, NotPhp, php_value};
+use crate::tunnel::php::{Closures, SigningKey};
 use crate::tunnel::trunk::{Part, Request, part};
 use crate::tunnel::value::get;
 use crate::tunnel::wire::Inbox;
@@ -22,7 +23,14 @@ type Outcome = (Vec<Value>, Result<(), RemoteError>);
 /// Lets PHP run the closure and answer requests in one process, which must outlive them all. Or why the closure failed.
 pub(super) fn run(closures: &Closures, requests: Vec<Request>, key: &str) -> Result<Vec<Outcome>, RemoteError> {
     let count = requests.len();
-    let packed = requests.into_iter().zip(0..).map(|(request, id)| written(&request.into_value(id)));
+    let packed = requests.into_iter().zip(0..).map(|(request, id)| {
+        let (end, mut line) = (request.end(), written(&request.into_value(id)));
+        if !end.is_empty() {
+            line.pop();
+        }
+        line.extend(end);
+        line
+    });
     let lines: String =
         std::iter::once(closures.master()).chain(packed).map(|line| BASE64_STANDARD.encode(line) + "\n").collect();
     let mut input = tempfile::tempfile().unwrap();
@@ -79,7 +87,7 @@ fn calls(calls: &[(&str, Value)]) -> Vec<Outcome> {
 }
 
 pub(super) fn demo(method: &str, arguments: Value) -> Request {
-    Request::call("demo".into(), method.into(), arguments, false).expect("values of PHP")
+    Request::call("demo".into(), method.into(), &Arguments::new(arguments), false).expect("values of PHP")
 }
 
 pub(super) fn list(values: impl IntoIterator<Item = Value>) -> Value {
@@ -260,8 +268,9 @@ fn arguments_are_matched_as_php_itself_does() {
 fn a_hostile_name_is_data_and_never_source() {
     for hostile in ["x'); exit('", "x\"); exit(\"", "$stream", "\0", "'; system('id'); '", "é\n?><?php exit(1);"] {
         let requests = vec![
-            Request::call(hostile.into(), "echo".into(), list([hostile.into()]), false).expect("text"),
-            Request::call("demo".into(), hostile.into(), map(&[(hostile, hostile.into())]), false).expect("text"),
+            Request::call(hostile.into(), "echo".into(), &Arguments::new(list([hostile.into()])), false).expect("text"),
+            Request::call("demo".into(), hostile.into(), &Arguments::new(map(&[(hostile, hostile.into())])), false)
+                .expect("text"),
             demo("echo", list([hostile.into()])),
         ];
         let outcomes = run(&PLAIN, requests, "").expect("the closure runs");

@@ -7,8 +7,14 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 use super::conversation::{against_a_script, asked, data, listed, next, note, told};
+use crate::model::Arguments;
 use crate::share::{Pool, Share};
-use crate::tunnel::{CloseReason, Handle, Message, SendError, Settings, Stream, StreamError, Value};
+use crate::tunnel::value::get;
+use crate::tunnel::wire::Inbox;
+use crate::tunnel::{
+    Bounds, CloseReason, Conversation, Handle, Message, Request, SendError, Settings, Stream, StreamError, Value, Wire,
+    Wrong, upstream,
+};
 
 /// Of which one user may have a half.
 fn memory(most: usize) -> Arc<Share> {
@@ -115,4 +121,85 @@ fn what_is_asked_under_a_name_that_is_too_long_is_passed_over() {
     let ping = |length| Message::decode(&Message::Ping { uuid: "u".repeat(length) }.encode());
     assert!(matches!(ping(1_024), Ok(Some(Message::Ping { .. }))));
     assert_eq!(ping(1_025), Ok(None));
+}
+
+#[test]
+fn arguments_leave_for_all_masters_from_one_place_and_are_charged_once() {
+    let memory = memory(1_000_000);
+    let text = "x".repeat(400_000);
+    let arguments = Arguments::charged(Value::Array(vec![text.as_str().into()]), &memory).expect("room");
+    let ends = [(); 3].map(|()| {
+        let (near, far) = tokio::io::duplex(64);
+        (Conversation::new(Wire::new(near, Bounds::DEFAULT), Settings::default()), far)
+    });
+    let [native, follower, php] = ends.each_ref().map(|((handle, ..), _)| handle);
+    let packed = || arguments.packed().clone();
+    let (service, method) = (|| "mail".to_owned(), || "send".to_owned());
+    let call =
+        |uuid| Message::Call { uuid, service: service(), method: method(), arguments: Value::Nil, is_windowed: true };
+    let call_on = |uuid| upstream::Request::Call {
+        uuid,
+        master: "m".into(),
+        service: service(),
+        method: method(),
+        arguments: Value::Nil,
+        timeout: None,
+        is_windowed: true,
+    };
+    let request = Request::call(service(), method(), &arguments, true).expect("PHP has it");
+    let streams = [
+        native.open_with(Some(&memory), packed(), call),
+        follower.open_with(Some(&memory), packed(), |uuid| call_on(uuid).encode()),
+        php.ask(Some(&memory), || b"closure".to_vec(), request),
+    ];
+    assert!((400_000..401_000).contains(&memory.taken()), "{}", memory.taken());
+    let pieces = [native, follower, php].map(|handle| {
+        let pieces = std::iter::from_fn(|| Some(handle.shared().to_write(64 * 1024)).filter(|it| !it.is_empty()));
+        pieces.collect::<Vec<_>>()
+    });
+    for pieces in &pieces {
+        assert!(pieces.iter().any(|piece| piece.as_ptr() == arguments.packed().as_ptr()));
+        let mut inbox = Inbox::new(Bounds::DEFAULT);
+        pieces.iter().for_each(|piece| inbox.put(piece));
+        let arrived = match std::iter::from_fn(|| inbox.next().expect("messages")).last() {
+            Some(Message::Call { arguments, is_windowed: true, .. }) => arguments,
+            Some(Message::Other(map)) => get(&map, "arguments").expect("a call").clone(),
+            Some(Message::Data { data, .. }) => {
+                assert_eq!(data[0].as_str(), Some("call-with-input"));
+                data[4].clone()
+            }
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(arrived[0].as_str(), Some(text.as_str()));
+    }
+    drop((streams, arguments));
+    assert!(memory.taken() >= 400_000, "they are still being written");
+    drop(pieces);
+    assert_eq!(memory.taken(), 0);
+}
+
+#[test]
+fn arguments_keep_the_bounds_of_the_frame_that_they_end() {
+    let (near, _far) = tokio::io::duplex(64);
+    let (handle, _incoming, _conversation) = Conversation::new(Wire::new(near, Bounds::DEFAULT), Settings::default());
+    let open = |arguments: Value| {
+        let packed = Arguments::new(arguments.clone()).packed().clone();
+        let call = |uuid, arguments| Message::Call {
+            uuid,
+            service: "mail".into(),
+            method: "send".into(),
+            arguments,
+            is_windowed: false,
+        };
+        let shared = handle.open_with(None, packed, |uuid| call(uuid, Value::Nil)).map(drop);
+        assert_eq!(shared, handle.open(None, |uuid| call(uuid, arguments)).map(drop), "as in one piece");
+        shared
+    };
+    let deep = |levels| (0..levels).fold(Value::Nil, |value, _| Value::Array(vec![value]));
+    assert_eq!([open(deep(30)), open(deep(31))], [Ok(()), Err(SendError::Unfit(Wrong::Depth))]);
+    let around = Bounds::DEFAULT.bytes - 2_000;
+    assert_eq!(open("x".repeat(around).into()), Ok(()));
+    assert_eq!(open("x".repeat(around + 2_000).into()), Err(SendError::Unfit(Wrong::Bytes)));
+    let odd = Value::Map(vec![(Value::Nil, 1.into())]);
+    assert_eq!(open(Value::Array(vec![odd])), Err(SendError::Unfit(Wrong::Key)));
 }
