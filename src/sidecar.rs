@@ -103,7 +103,8 @@ impl Sidecar {
         let (feeds, starts): (Vec<Feed>, Vec<Start>) = sources(config, register).unzip();
         let beside = config.thrift.unix.parent();
         let shared = open_shared(&shared_config, beside, &feeds, &metrics)?;
-        let store = match shared.as_ref().and_then(Shared::left) {
+        let peeked = if shared.is_none() { Shared::peek(&shared_config, beside, &feeds) } else { None };
+        let store = match shared.as_ref().map_or(peeked.as_ref(), Shared::left) {
             Some(left) => Store::restored(&config.store, feeds, left, metrics.clone()),
             None => Store::new(&config.store, feeds, metrics.clone()),
         };
@@ -268,7 +269,12 @@ fn open_shared(
     metrics: &Metrics,
 ) -> Result<Option<Shared>, StartError> {
     match Shared::open(config, beside, feeds) {
-        Err(error @ (SharedError::Io { .. } | SharedError::Folder { .. } | SharedError::Map { .. })) => {
+        Err(
+            error @ (SharedError::Io { .. }
+            | SharedError::Put { .. }
+            | SharedError::Folder { .. }
+            | SharedError::Map { .. }),
+        ) => {
             tracing::error!(%error, "going on without the shared file, until it can be opened");
             metrics.shared_trouble.store(Some(Arc::new(error.to_string())));
             Ok(None)

@@ -226,6 +226,7 @@ fn a_reader_that_grows_lock_files_again_and_again_keeps_nobody_from_starting_and
     eventually("it is answered", SOON, || ensure(small.roster.data("/a") == b"two", "not yet"));
     drop(reader);
     small.holds("two");
+    assert!(small.seen("shared.mdb-lock").exists() && small.roster.log().contains("read what an earlier process left"));
 }
 
 #[test]

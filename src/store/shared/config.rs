@@ -29,8 +29,8 @@ pub struct Config {
     /// The most of it that may wait for readers of old states, before another file takes its place.
     #[serde(deserialize_with = "crate::rule::at_least_kib::<_, 64>")]
     pub max_pinned: ByteSize,
-    /// How many processes may have it open. The sidecar takes up to three places in a table of its own, as large.
-    #[serde(deserialize_with = "crate::rule::at_least::<_, 3>")]
+    /// How many processes may have it open.
+    #[serde(deserialize_with = "crate::rule::at_least::<_, 1>")]
     pub max_readers: u32,
     /// The file's mode, in octal digits. The group, where it may read the file, may also write the lock file beside it.
     pub mode: Mode,

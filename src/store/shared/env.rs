@@ -7,13 +7,14 @@ use std::path::Path;
 use std::ptr::null_mut;
 use std::sync::Arc;
 
+use bytesize::ByteSize;
 #[cfg(any(test, feature = "fuzz"))]
 use lmdb::Cursor;
 use lmdb::{Database, Environment, EnvironmentFlags, Error, RoTransaction, RwTransaction, Transaction};
 use lmdb_sys::{MDB_NEXT, MDB_NOTFOUND, MDB_SET_RANGE, MDB_val};
 
+use super::lock_file;
 use super::lock_file::LockFile;
-use super::{Config, lock_file};
 
 /// A reader's slot is of its transaction, not of its thread: a thread that ends while the file is unmapped would touch
 /// it.
@@ -30,16 +31,15 @@ pub(super) struct Env {
 }
 
 impl Env {
-    /// Maps a file under a name beside which nobody else has a lock file, with a new one. One that is not empty has
+    /// Maps a file under a name beside which nobody else has a lock file, with a new one for so many readers. One that is not empty has
     /// been read as an [`super::image::Image`]: LMDB trusts it.
-    pub(super) fn writer(path: &Path, config: &Config) -> Result<Arc<Self>, Error> {
+    pub(super) fn writer(path: &Path, max_size: ByteSize, readers: u32) -> Result<Arc<Self>, Error> {
         const PAGE: usize = 65_536;
-        let size = (config.max_size.as_u64() as usize).next_multiple_of(PAGE);
+        let size = (max_size.as_u64() as usize).next_multiple_of(PAGE);
         // Nothing is synced: the file outlives this process in the memory of the kernel, and the machine on disk.
         let flags = FLAGS | EnvironmentFlags::NO_SYNC;
-        LockFile::make(&lock_file(path), config.max_readers)
-            .map_err(|error| Error::Other(error.raw_os_error().unwrap_or(0)))?;
-        Self::open(Environment::new().set_flags(flags).set_map_size(size).set_max_readers(config.max_readers), path)
+        LockFile::make(&lock_file(path), readers).map_err(|error| Error::Other(error.raw_os_error().unwrap_or(0)))?;
+        Self::open(Environment::new().set_flags(flags).set_map_size(size).set_max_readers(readers), path)
     }
 
     /// Maps a file that another process writes, as readers of other languages do: once at a time in one process.

@@ -42,6 +42,7 @@ const LOCKS_A_SLOT: usize = 2;
 
 /// How long the kernel may take to go through one lock of two: it goes through all of them for each question.
 const TIME_A_LOCK: Duration = Duration::from_nanos(200);
+const MAX_LOCK_TIME: Duration = Duration::from_millis(500);
 
 /// In which blocks of a file are counted.
 const BLOCK: u64 = 512;
@@ -71,12 +72,12 @@ pub(super) struct Pin {
 }
 
 impl LockFile {
-    /// The one at `path`, which must be like `model`, one that LMDB has just made.
-    pub(super) fn open(path: &Path, model: &Path) -> io::Result<Self> {
-        let model = fs::read(model)?;
+    /// The one at `path` with places for so many readers, which else must be like `model`, one that LMDB has just made.
+    pub(super) fn open(path: &Path, model: &Path, readers: u32) -> io::Result<Self> {
+        let stamps = stamps(&fs::read(model)?);
         let file = own::open_with(path, File::options().read(true).write(true)).map_err(|why| why.at(path))?;
         let size = file.metadata()?.len();
-        let mut lock = Self { file, stamps: stamps(&model), size: model.len() as u64, is_held: false, fault: None };
+        let mut lock = Self { file, stamps, size: Self::size(readers), is_held: false, fault: None };
         // Who has a larger one mapped needs all of it.
         let other = (size != lock.size).then(|| "it is of another size".to_owned());
         match other.or_else(|| lock.disorder()) {
@@ -256,7 +257,7 @@ impl LockFile {
             if locks.len() == most {
                 return Err(format!("more than {most} processes seem to have locked it, among them {}", who()));
             }
-            if own_time().saturating_sub(began) > TIME_A_LOCK * slots.saturating_mul(slots) {
+            if own_time().saturating_sub(began) > MAX_LOCK_TIME.min(TIME_A_LOCK * slots.saturating_mul(slots)) {
                 return Err(format!("there are too many locks on it, among them of {}", who()));
             }
             locks.insert(lock.l_start);
@@ -352,7 +353,11 @@ fn named(process: i32) -> String {
 
 #[cfg(test)]
 mod tests {
+    use bytesize::ByteSize;
+
     use super::*;
+
+    const READERS: u32 = 1_024;
 
     fn put(path: &Path, at: u64, bytes: &[u8]) {
         let file = File::options().write(true).open(path).expect("a file");
@@ -363,14 +368,14 @@ mod tests {
     fn made() -> (tempfile::TempDir, std::path::PathBuf) {
         let folder = tempfile::tempdir().expect("a folder");
         let data = folder.path().join("data");
-        drop(super::super::Env::writer(&data, &super::super::Config::default()).expect("a file"));
+        drop(super::super::Env::writer(&data, ByteSize::mib(1), READERS).expect("a file"));
         (folder, data.with_file_name("data-lock"))
     }
 
     #[test]
     fn what_readers_say_counts_within_bounds_alone() {
         let (_folder, path) = made();
-        let lock = LockFile::open(&path, &path).expect("it is in order");
+        let lock = LockFile::open(&path, &path, READERS).expect("it is in order");
         for (slot, transaction) in [7_u64, 4, u64::MAX, 2_000].into_iter().enumerate() {
             put(&path, (HEADER + slot * SLOT) as u64, &transaction.to_ne_bytes());
             put(&path, (HEADER + slot * SLOT + SLOT_PROCESS) as u64, &1_i32.to_ne_bytes());
@@ -385,7 +390,7 @@ mod tests {
     #[test]
     fn what_stays_out_of_order_is_told_and_what_passes_is_not() {
         let (_folder, path) = made();
-        let mut lock = LockFile::open(&path, &path).expect("it is in order");
+        let mut lock = LockFile::open(&path, &path, READERS).expect("it is in order");
         let start = Instant::now();
         put(&path, MUTEX as u64, &1_u32.to_ne_bytes());
         assert_eq!(lock.tend(start), None, "every reader holds it for a moment");
@@ -399,7 +404,7 @@ mod tests {
     #[test]
     fn faults_that_take_turns_are_one() {
         let (_folder, path) = made();
-        let mut lock = LockFile::open(&path, &path).expect("it is in order");
+        let mut lock = LockFile::open(&path, &path, READERS).expect("it is in order");
         let start = Instant::now();
         for half_second in 0..4_u32 {
             put(&path, MUTEX as u64, &(1 + half_second % 2).to_ne_bytes());
@@ -411,7 +416,7 @@ mod tests {
     #[test]
     fn many_locks_of_one_byte_are_too_many() {
         let (_folder, path) = made();
-        let mut lock = LockFile::open(&path, &path).expect("it is in order");
+        let mut lock = LockFile::open(&path, &path, READERS).expect("it is in order");
         let files = [0, 1].map(|_| File::options().read(true).write(true).open(&path).expect("a file"));
         let lock_byte = |byte: i64| {
             let one = flock(libc::F_WRLCK, byte, 1);
@@ -431,9 +436,9 @@ mod tests {
     fn the_floor_moves_while_somebody_reads() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("data");
-        let env = super::super::Env::writer(&path, &super::super::Config::default()).expect("a file");
+        let env = super::super::Env::writer(&path, ByteSize::mib(1), READERS).expect("a file");
         let own = path.with_file_name("data-lock");
-        let lock = LockFile::open(&own, &own).expect("it is in order");
+        let lock = LockFile::open(&own, &own, READERS).expect("it is in order");
         lock.take_floor(1).expect("taken");
         let _reading = env.pin().expect("a transaction");
         let before = fs::read(&own).expect("a lock file");
@@ -448,11 +453,11 @@ mod tests {
     fn a_lock_file_that_is_not_like_the_model_is_not_taken() {
         let (_folder, model) = made();
         let (_other, path) = made();
-        assert!(LockFile::open(&path, &model).is_ok());
+        assert!(LockFile::open(&path, &model, READERS).is_ok());
         put(&path, 0, &[0xff; 8]);
-        assert!(LockFile::open(&path, &model).is_err());
+        assert!(LockFile::open(&path, &model, READERS).is_err());
         let (_third, path) = made();
         File::options().write(true).open(&path).and_then(|file| file.set_len(1 << 20)).expect("larger");
-        assert!(LockFile::open(&path, &model).is_err());
+        assert!(LockFile::open(&path, &model, READERS).is_err());
     }
 }

@@ -43,6 +43,7 @@ impl Locks {
         }
         let found = Self { folder: folder.to_owned(), known };
         found.cut();
+        found.known.iter().for_each(|(_, lock)| drop(lock.strip()));
         Ok(found)
     }
 
@@ -59,7 +60,17 @@ impl Locks {
 
     /// Knows these too.
     pub(super) fn take(&mut self, others: Self) {
-        self.known.extend(others.known);
+        for (name, lock) in others.known {
+            // What is open twice here never seems to be closed.
+            let is_known = lock.file().metadata().is_ok_and(|found| self.has(mark(&found)));
+            if !is_known {
+                self.known.push((name, lock));
+            }
+        }
+    }
+
+    fn has(&self, which: Mark) -> bool {
+        self.known.iter().any(|(_, lock)| is(lock.file(), which))
     }
 
     /// Whether it is one of these, and nothing that a reader has added to it stays.
@@ -110,7 +121,7 @@ fn is(file: &File, which: Mark) -> bool {
 /// Whether any other descriptor or mapping of this file is there: then the kernel gives nobody a lease to write it.
 /// Where a file system knows no leases, nobody can tell.
 #[allow(unsafe_code)]
-fn is_open_elsewhere(file: &File) -> bool {
+pub(super) fn is_open_elsewhere(file: &File) -> bool {
     // SAFETY: neither command takes a pointer. The signal is one that is ignored, if root should open it meanwhile.
     let lease = |command, value: libc::c_int| Errno::result(unsafe { libc::fcntl(file.as_raw_fd(), command, value) });
     let asked = lease(F_SETSIG, libc::SIGURG).and_then(|_| lease(libc::F_SETLEASE, libc::F_WRLCK));

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io;
-use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -13,8 +12,8 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use super::env::Env;
 use super::floor::Floor;
 use super::lock_file::LockFile;
+use super::locks::is_open_elsewhere;
 use super::place::{Mark, mark};
-use crate::permissions::own;
 
 /// So long those who have a file open that was replaced may take to notice, before it can be emptied.
 const LEFT: Duration = Duration::from_secs(30);
@@ -27,7 +26,7 @@ const HEAD: i64 = 2 * 65_536;
 pub(super) struct Mapped {
     /// None: to be mapped again.
     pub(super) env: Option<Arc<Env>>,
-    data: File,
+    pub(super) data: File,
     own: LockFile,
     pub(super) readers: LockFile,
     floor: Floor,
@@ -44,7 +43,7 @@ pub(super) enum Room {
     Pinned(String),
 }
 
-/// A file that was replaced. Who has it open keeps its memory.
+/// A file that was replaced. Who has it open keeps its memory, and takes it anew by reading what was emptied.
 #[derive(Debug)]
 pub(super) struct Left {
     data: File,
@@ -53,9 +52,8 @@ pub(super) struct Left {
 }
 
 impl Mapped {
-    /// The file at `path`, of which these are.
-    pub(super) fn new(env: Arc<Env>, own: LockFile, readers: LockFile, path: &Path) -> io::Result<Self> {
-        let data = own::open_with(path, File::options().read(true).write(true)).map_err(|why| why.at(path))?;
+    /// This file, of which these are.
+    pub(super) fn new(env: Arc<Env>, own: LockFile, readers: LockFile, data: File) -> io::Result<Self> {
         let floor = Floor::new(Instant::now());
         own.take_floor(floor.transaction())?;
         let mapped = Self { env: Some(env), data, own, readers, floor, room: Room::Enough };
@@ -64,10 +62,10 @@ impl Mapped {
     }
 
     /// The same after it was unmapped.
-    pub(super) fn map_again(&mut self, (env, own): (Arc<Env>, LockFile)) -> io::Result<()> {
+    pub(super) fn map_again(&mut self, (env, own): (Arc<Env>, LockFile)) -> io::Result<Arc<Env>> {
         own.take_floor(self.floor.transaction())?;
-        (self.env, self.own) = (Some(env), own);
-        Ok(())
+        (self.env, self.own) = (Some(env.clone()), own);
+        Ok(env)
     }
 
     /// Which file it is, and which lock file of its readers: of these two, also if others lie in their place by now.
@@ -109,6 +107,11 @@ impl Mapped {
 }
 
 impl Left {
+    /// Whether any process has it open still.
+    pub(super) fn is_open(&self) -> bool {
+        is_open_elsewhere(&self.data)
+    }
+
     /// Gives up its memory; for how long that cannot be yet.
     pub(super) fn empty(&self, now: Instant) -> Result<(), Duration> {
         let wait = (self.since + LEFT).saturating_duration_since(now);

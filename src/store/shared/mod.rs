@@ -65,6 +65,7 @@ pub use self::state::StateTaken;
 use self::writer::{Origin, Writer};
 use super::{Feed, Store};
 use crate::metrics::Metrics;
+use crate::model::Supply;
 use crate::permissions::Holder;
 use crate::task::Tasks;
 
@@ -90,6 +91,8 @@ pub enum SharedError {
     Permissions { path: PathBuf, source: io::Error },
     #[error("cannot open {path}: {source}")]
     Io { path: PathBuf, source: io::Error },
+    #[error("cannot put a file at {path}: {source}")]
+    Put { path: PathBuf, source: io::Error },
     #[error(
         "cannot make the folder {path} for the shared file: {source}; make it, writable for this user, or choose another \
          `shared.path`"
@@ -97,6 +100,29 @@ pub enum SharedError {
     Folder { path: PathBuf, source: io::Error },
     #[error("cannot map {path}: {source}")]
     Map { path: PathBuf, source: lmdb::Error },
+}
+
+impl SharedError {
+    /// What an operator can do about it, where the message does not say.
+    fn hint(&self) -> &'static str {
+        match self {
+            Self::Map { source, .. } => writer::hint(source),
+            Self::Io { source, .. } | Self::Put { source, .. } => {
+                source.raw_os_error().map_or("", |code| writer::hint(&lmdb::Error::Other(code)))
+            }
+            _ => "",
+        }
+    }
+
+    /// Whether what was to be opened is not there.
+    fn is_missing(&self) -> bool {
+        match self {
+            Self::Io { source, .. } | Self::Put { source, .. } | Self::Permissions { source, .. } => {
+                source.kind() == io::ErrorKind::NotFound
+            }
+            _ => false,
+        }
+    }
 }
 
 impl Shared {
@@ -135,6 +161,14 @@ impl Shared {
         self.left.as_ref()
     }
 
+    /// The same where the file cannot be ours yet: the newest of it and of its copy that can be read.
+    pub fn peek(config: &Config, beside: Option<&Path>, feeds: &[impl Borrow<Feed>]) -> Option<Contents> {
+        let file = config.file(beside)?;
+        let places = [config.copy(&file), Some(file)].into_iter().flatten();
+        let left = places.filter_map(|path| Contents::load(&path).ok());
+        left.filter(|left| left.check_cluster(feeds).is_ok()).max_by_key(|left| left.report.fresh.revision)
+    }
+
     /// Starts to write what the store holds.
     pub fn start(self, tasks: &Tasks, store: &Arc<Store>, metrics: &Arc<Metrics>) -> io::Result<()> {
         let Self { writer, copy, copy_interval, .. } = self;
@@ -168,7 +202,14 @@ impl Shared {
                     () = stop.requested() => return,
                 }
                 let opened = Self::open(&config, beside.as_deref(), store.snapshot().feeds());
-                let started = opened.map_err(|error| error.to_string()).and_then(|shared| {
+                let is_to_stand = |shared: &Shared| shared.left.is_some() && !has_heard_all(&store);
+                let opened = opened.map_err(|error| error.to_string()).and_then(|shared| {
+                    if shared.as_ref().is_some_and(is_to_stand) {
+                        return Err("what an earlier process left stands until each source has been in sync".to_owned());
+                    }
+                    Ok(shared)
+                });
+                let started = opened.and_then(|shared| {
                     let start = |shared: Self| shared.start(&all, &store, &metrics);
                     shared.map_or(Ok(()), start).map_err(|error| format!("cannot start a thread: {error}"))
                 });
@@ -183,6 +224,11 @@ impl Shared {
             stop.requested().await;
         })
     }
+}
+
+/// Whether what the store does not hold is not there.
+fn has_heard_all(store: &Store) -> bool {
+    store.snapshot().behind_all().all(|(feed, filled)| filled.whole || feed.supplies(Supply::Instances))
 }
 
 /// Where LMDB keeps its table of readers.

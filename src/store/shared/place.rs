@@ -4,11 +4,14 @@
 //! own, there new files are made before they take the shared name, and there lies the claim to all of it.
 
 use std::ffi::OsString;
-use std::fs::{self, DirBuilder, Metadata};
+use std::fs::{self, DirBuilder, File, Metadata};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use bytesize::ByteSize;
 
 use super::env::Env;
 use super::lock_file::LockFile;
@@ -17,6 +20,9 @@ use super::mapped::Mapped;
 use super::{Config, SharedError, lock_file};
 use crate::permissions::own::{self, create, remove};
 use crate::permissions::{Claim, Mode, NotClaimed, Permissions, make_folder};
+
+/// How many places LMDB's own lock file has: for the floor, and for whoever copies or counts.
+const OWN_READERS: u32 = 8;
 
 /// Where the file lies, and what its configuration says of it. No other process may write there as long as this lives.
 #[derive(Debug)]
@@ -75,12 +81,14 @@ impl Place {
     /// place, with the same state.
     pub(super) fn adopt(&mut self) -> Result<Mapped, SharedError> {
         permit(&self.path, &self.config.permissions())?;
-        let (env, own) = self.map()?;
+        let data = own::open_with(&self.path, File::options().read(true).write(true))
+            .map_err(|why| self.failed(why.at(&self.path)))?;
+        let (env, own) = self.map(&data)?;
         let public = lock_file(&self.path);
-        match LockFile::open(&public, &self.own.join("data-lock")) {
+        match LockFile::open(&public, &self.own.join("data-lock"), self.config.max_readers) {
             Ok(lock) => {
                 permit(&public, &self.config.lock_permissions())?;
-                Mapped::new(env, own, lock, &self.path).map_err(|source| self.failed(source))
+                Mapped::new(env, own, lock, data).map_err(|source| self.failed(source))
             }
             Err(error) => {
                 if error.kind() == io::ErrorKind::NotFound {
@@ -96,33 +104,35 @@ impl Place {
         }
     }
 
-    /// Maps the file that lies here once more, with a lock file of LMDB's own.
-    pub(super) fn map(&self) -> Result<(Arc<Env>, LockFile), SharedError> {
+    /// Maps this very file, whatever lies in its place by now, with a lock file of LMDB's own.
+    pub(super) fn map(&self, data: &File) -> Result<(Arc<Env>, LockFile), SharedError> {
         let alias = self.own.join("data");
-        let target = Path::new("..").join(self.path.file_name().unwrap_or_default());
+        let target = format!("/proc/self/fd/{}", data.as_raw_fd());
         remove(&alias).and_then(|()| symlink(target, &alias)).map_err(|source| self.failed(source))?;
         self.map_as(&alias)
     }
 
     /// A new file, and a new lock file for its readers, take this place. They are whole before anybody sees them.
     pub(super) fn put(&mut self, beginning: Beginning<'_>) -> Result<Mapped, SharedError> {
-        let fresh = self.own.join("fresh");
+        let [fresh, fresh_lock, model] = ["fresh", "fresh-lock", "model-lock"].map(|name| self.own.join(name));
         let mapped = self.make(&fresh, beginning).and_then(|mapped| {
             // In this order: a reader opens the file first, and must not have the old lock file with the new one.
-            let model = self.own.join("model-lock");
             let put = self.locks.add(&model).and_then(|()| fs::rename(&model, lock_file(&self.path)));
             put.and_then(|()| fs::rename(&fresh, &self.path)).map_err(|source| self.failed(source))?;
             Ok(mapped)
         });
         if mapped.is_err() {
-            // It may be what fills the disk.
-            let _ = fs::remove_file(&fresh);
+            // They may be what fills the disk.
+            for left in [fresh, fresh_lock, model] {
+                let _ = fs::remove_file(left);
+            }
         }
         mapped
     }
 
     fn make(&self, fresh: &Path, beginning: Beginning<'_>) -> Result<Mapped, SharedError> {
         let io = |source| self.failed(source);
+        let model = self.model().map_err(io)?;
         let mut file = create(fresh, 0o600).map_err(io)?;
         match beginning {
             Beginning::Nothing => {}
@@ -134,16 +144,16 @@ impl Place {
         }
         let (env, own) = self.map_as(fresh)?;
         permit(fresh, &self.config.permissions())?;
-        let model = self.model().map_err(io)?;
-        let lock = LockFile::open(&model, &model).map_err(io)?;
+        let lock = LockFile::open(&model, &model, self.config.max_readers).map_err(io)?;
         permit(&model, &self.config.lock_permissions())?;
-        Mapped::new(env, own, lock, fresh).map_err(io)
+        Mapped::new(env, own, lock, file).map_err(io)
     }
 
     fn map_as(&self, alias: &Path) -> Result<(Arc<Env>, LockFile), SharedError> {
         let own = lock_file(alias);
-        let env = Env::writer(alias, &self.config).map_err(|source| self.not_mapped(source))?;
-        let lock = LockFile::open(&own, &own).map_err(|source| self.failed(source))?;
+        let size = self.config.max_size;
+        let env = Env::writer(alias, size, OWN_READERS).map_err(|source| self.not_mapped(source))?;
+        let lock = LockFile::open(&own, &own, OWN_READERS).map_err(|source| self.failed(source))?;
         Ok((env, lock))
     }
 
@@ -151,9 +161,12 @@ impl Place {
     fn model(&self) -> io::Result<PathBuf> {
         let model = self.own.join("model");
         remove(&model)?;
-        let small = Config { max_size: bytesize::ByteSize::mib(1), ..self.config.clone() };
-        drop(Env::writer(&model, &small).map_err(|error| io::Error::other(error.to_string()))?);
+        let made = Env::writer(&model, ByteSize::mib(1), self.config.max_readers).map(drop);
         remove(&model)?;
+        made.map_err(|error| match error {
+            lmdb::Error::Other(code) => io::Error::from_raw_os_error(code),
+            error => io::Error::other(error.to_string()),
+        })?;
         Ok(lock_file(&model))
     }
 
@@ -173,8 +186,8 @@ impl Place {
         [self.path.clone(), lock_file(&self.path)].map(|path| fs::symlink_metadata(path).ok().map(|file| mark(&file)))
     }
 
-    fn failed(&self, source: io::Error) -> SharedError {
-        SharedError::Io { path: self.path.clone(), source }
+    pub(super) fn failed(&self, source: io::Error) -> SharedError {
+        SharedError::Put { path: self.path.clone(), source }
     }
 
     fn not_mapped(&self, source: lmdb::Error) -> SharedError {

@@ -1,6 +1,7 @@
 //! What the shared file promises: to its readers, to the next start, and when it comes to harm.
 
 mod masters;
+mod replaced;
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};

@@ -53,7 +53,8 @@ pub(super) struct Writer {
     origin: Origin,
     /// None: the file is not there yet.
     pub(super) mapped: Option<Mapped>,
-    left: Option<Left>,
+    /// The files that were replaced, as long as they are open anywhere.
+    left: Vec<Left>,
     /// When a file could not be replaced.
     failed: Option<Instant>,
     /// Why it is about to be replaced.
@@ -110,27 +111,34 @@ pub(super) async fn follow(
             () = stop.requested() => (true, true),
         };
         let began = Instant::now();
-        let result = writer.make_ready(is_beat, began).and_then(|room| match room {
-            Room::Pinned(who) if !is_last => Err(who),
-            Room::Later if !is_last => Ok(None),
-            _ => writer.renew(&store).map(Some).map_err(|error| format!("{error}{}", hint(error))),
+        let result = match writer.make_ready(is_beat, began) {
+            // What is last is written also where the file is out of order.
+            Err(why) if !is_last || writer.env().is_err() => Err(why),
+            Ok(Room::Pinned(who)) if !is_last => Err(who),
+            Ok(Room::Later) if !is_last => Ok(None),
+            _ => writer.renew(&store).map(Some).map_err(|error| format!("{error}{}", hint(&error))),
+        };
+        let revision = result.as_ref().ok().and_then(|written| written.map(|(revision, _)| revision));
+        let is_large = matches!(result, Ok(Some((_, entries))) if entries >= UNMAP_THRESHOLD && !is_last);
+        // Also where nothing was written: the file that was there before must not be kept by who copies it.
+        written.send_modify(|(last, env)| {
+            *last = revision.unwrap_or(*last);
+            *env = writer.env().ok().filter(|_| !is_large);
         });
-        match &result {
-            Ok(Some((revision, entries))) => {
-                metrics.shared_writes.increment();
-                let is_large = *entries >= UNMAP_THRESHOLD && !is_last;
-                written.send_replace((*revision, writer.env().ok().filter(|_| !is_large)));
-                if is_large {
-                    writer.unmap();
-                }
-            }
-            Ok(None) => {}
-            Err(_) => metrics.shared_failures.increment(),
+        if is_large {
+            writer.unmap();
         }
         let is_late = matches!(result, Ok(None));
-        let failure = result.err().map(|why| (NOT_WRITTEN, why));
-        let trouble = failure.or_else(|| writer.trouble().map(|why| (WRITTEN, why)));
-        log_trouble(&metrics, trouble, &writer.place.path);
+        if !is_late {
+            if result.is_ok() {
+                metrics.shared_writes.increment()
+            } else {
+                metrics.shared_failures.increment()
+            }
+            let failure = result.err().map(|why| (NOT_WRITTEN, why));
+            let trouble = failure.or_else(|| writer.trouble().map(|why| (WRITTEN, why)));
+            log_trouble(&metrics, trouble, &writer.place.path);
+        }
         if is_last {
             return;
         }
@@ -154,7 +162,7 @@ impl Writer {
             place,
             origin,
             mapped: None,
-            left: None,
+            left: Vec::new(),
             failed: None,
             fault: None,
             nodes: here.map_or_else(OrdMap::new, |here| here.nodes.clone()),
@@ -174,7 +182,7 @@ impl Writer {
     /// Has the file hold what the store does; the revision, and how many entries that took.
     pub(super) fn renew(&mut self, store: &Store) -> Result<(Revision, usize), Error> {
         let due = self.due(store);
-        let entries = self.write(&due)?;
+        let entries = self.write(&due).inspect_err(|error| self.note(error))?;
         if let Some(Err(error)) = self.mapped.as_ref().map(Mapped::publish) {
             return Err(Error::Other(error.raw_os_error().unwrap_or(0)));
         }
@@ -280,11 +288,11 @@ fn unwritten(snapshot: &Snapshot) -> Report {
 }
 
 /// What an operator can do about it.
-fn hint(error: Error) -> &'static str {
+pub(super) fn hint(error: &Error) -> &'static str {
     match error {
         Error::MapFull => "; raise shared.max_size",
         // LMDB's word for a write that was cut short.
-        Error::Other(code) if matches!(Errno::from_raw(code), Errno::EIO | Errno::ENOSPC) => {
+        Error::Other(code) if matches!(Errno::from_raw(*code), Errno::EIO | Errno::ENOSPC) => {
             "; is there room on its file system?"
         }
         _ => "",

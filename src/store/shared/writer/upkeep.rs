@@ -1,6 +1,8 @@
 //! The upkeep of the shared file: mapped, in order, and replaced by another one where it is not.
 
+use std::io;
 use std::mem;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,24 +11,28 @@ use imbl::OrdMap;
 use super::{Origin, Writer};
 use crate::allocator;
 use crate::store::Directory;
-use crate::store::shared::SharedError;
 use crate::store::shared::kept::Kept;
 use crate::store::shared::mapped::{Left, Mapped, Room};
 use crate::store::shared::place::{Beginning, Place};
 use crate::store::shared::write_txn::WriteTxn;
+use crate::store::shared::{Env, SharedError};
 
 /// How long it is not tried again to replace a file, where that failed.
 const REPLACE_RETRY_DELAY: Duration = Duration::from_secs(10);
+
+/// A file is not replaced while processes have so many open that were: they can take the memory of each.
+const MAX_LEFT: usize = 8;
 
 impl Writer {
     /// Sees to it that the file is there and in order, at each heartbeat also what its readers write. Whether there is
     /// room for a transaction; or why the file cannot be written.
     pub(in crate::store::shared) fn make_ready(&mut self, is_beat: bool, now: Instant) -> Result<Room, String> {
-        let failed = |error: SharedError| error.to_string();
+        let failed = |error: SharedError| format!("{error}{}", error.hint());
         // First of all: it may be what fills the disk.
         self.place.locks.cut();
         if is_beat {
             self.place.forget_locks();
+            self.left.retain(|left| left.empty(now).is_err() || left.is_open());
         }
         if self.mapped.is_none() {
             self.begin().map_err(failed)?;
@@ -34,14 +40,8 @@ impl Writer {
         if is_beat && self.mapped.as_ref().is_some_and(|mapped| mapped.marks() != self.place.marks()) {
             self.put_again().map_err(failed)?;
         }
-        if is_beat {
-            self.left = self.left.take().filter(|left| left.empty(now).is_err());
-        }
+        self.map().map_err(failed)?;
         let Some(mapped) = &mut self.mapped else { return Err("it is not there".into()) };
-        if mapped.env.is_none() {
-            let again = self.place.map().map_err(failed)?;
-            mapped.map_again(again).map_err(|error| error.to_string())?;
-        }
         if is_beat {
             self.fault = mapped.readers.tend(now).map(|fault| format!("its lock file is out of order: {fault}"));
             if let Some(fault) = self.fault.take() {
@@ -55,50 +55,96 @@ impl Writer {
                 Ok(self.replace(&why, now).map_or_else(Room::Pinned, |()| Room::Enough))
             }
             Some(Ok(room)) => Ok(room),
-            Some(Err(error)) => Err(error.to_string()),
+            Some(Err(error)) => {
+                self.note(&error);
+                Err(error.to_string())
+            }
             None => Ok(Room::Enough),
         }
     }
 
     fn begin(&mut self) -> Result<(), SharedError> {
-        let mapped = match &self.origin {
-            Origin::Nothing => self.place.put(Beginning::Nothing)?,
-            Origin::Here => self.place.adopt()?,
-            Origin::Copy(from) => self.place.put(Beginning::Copy(from))?,
+        let begun = match &self.origin {
+            Origin::Nothing => self.place.put(Beginning::Nothing),
+            Origin::Here => self.place.adopt(),
+            Origin::Copy(from) => self.place.put(Beginning::Copy(from)),
         };
-        self.take(mapped);
-        Ok(())
+        match begun {
+            Ok(mapped) => {
+                self.take(mapped);
+                Ok(())
+            }
+            Err(error) => {
+                if error.is_missing() {
+                    self.begin_anew();
+                }
+                Err(error)
+            }
+        }
     }
 
-    /// What this one replaces.
-    fn take(&mut self, mapped: Mapped) -> Option<Left> {
+    /// What it was to begin with is gone.
+    fn begin_anew(&mut self) {
+        self.origin = Origin::Nothing;
+        (self.nodes, self.directory, self.kept, self.sum) = (OrdMap::new(), Directory::default(), Kept::nothing(), 0);
+        (self.of_masters, self.report, self.standing) = (0, None, None);
+    }
+
+    /// The file, mapped anew if it was not mapped.
+    fn map(&mut self) -> Result<Arc<Env>, SharedError> {
+        let Some(mapped) = &mut self.mapped else {
+            return Err(self.place.failed(io::ErrorKind::NotFound.into()));
+        };
+        if let Some(env) = &mapped.env {
+            return Ok(env.clone());
+        }
+        let again = self.place.map(&mapped.data)?;
+        mapped.map_again(again).map_err(|source| self.place.failed(source))
+    }
+
+    /// LMDB works no more with what failed to be written in the middle; with a new mapping it does.
+    pub(super) fn note(&mut self, error: &lmdb::Error) {
+        if *error == lmdb::Error::Panic
+            && let Some(mapped) = &mut self.mapped
+        {
+            mapped.env = None;
+        }
+    }
+
+    /// What this one replaces is emptied later.
+    fn take(&mut self, mapped: Mapped) {
         self.origin = Origin::Here;
-        let old = self.mapped.replace(mapped)?;
-        Some(self.say_farewell(old))
+        if let Some(old) = self.mapped.replace(mapped) {
+            let left = self.say_farewell(old);
+            self.left.push(left);
+        }
     }
 
     /// Another file takes its place, with the same state; or why not.
     fn replace(&mut self, why: &str, now: Instant) -> Result<(), String> {
         self.place.locks.full().map_err(|full| format!("{why}; {full}"))?;
-        let wait = self.left.as_ref().map_or(Ok(()), |left| left.empty(now));
-        let wait = wait.err().or_else(|| Some((self.failed? + REPLACE_RETRY_DELAY).saturating_duration_since(now)));
-        if wait.is_some_and(|wait| !wait.is_zero()) {
+        if self.left.len() >= MAX_LEFT {
+            let folder = self.place.path.parent().unwrap_or(Path::new("/")).display();
+            return Err(format!(
+                "{why}; processes have {MAX_LEFT} files open that were replaced before: end those that `lsof +L1 {folder}` \
+                 names"
+            ));
+        }
+        let rest = self.failed.map(|failed| (failed + REPLACE_RETRY_DELAY).saturating_duration_since(now));
+        let waits = self.left.iter().filter_map(|left| left.empty(now).err());
+        if waits.chain(rest).any(|wait| !wait.is_zero()) {
             return Err(format!("{why}; another one takes its place soon"));
         }
-        let result = self
-            .env()
-            .map_err(|error| error.to_string())
-            .and_then(|env| self.place.put(Beginning::State(&env)).map_err(|error| error.to_string()));
-        match result {
+        match self.map().and_then(|env| self.place.put(Beginning::State(&env))) {
             Ok(fresh) => {
                 tracing::warn!(path = %self.place.path.display(), why, "replaced the shared file");
                 self.failed = None;
-                self.left = self.take(fresh);
+                self.take(fresh);
                 Ok(())
             }
             Err(error) => {
                 self.failed = Some(now);
-                Err(format!("{why}; it cannot be replaced: {error}"))
+                Err(format!("{why}; it cannot be replaced: {error}{}", error.hint()))
             }
         }
     }
@@ -124,23 +170,15 @@ impl Writer {
             let before = mem::replace(&mut self.place, again);
             self.place.locks.take(before.locks);
         }
-        let fresh = match self.env() {
-            Ok(env) => self.place.put(Beginning::State(&env))?,
-            Err(_) => {
-                (self.nodes, self.directory, self.kept, self.sum) =
-                    (OrdMap::new(), Directory::default(), Kept::nothing(), 0);
-                (self.of_masters, self.report, self.standing) = (0, None, None);
-                self.place.put(Beginning::Nothing)?
-            }
-        };
-        let left = self.take(fresh);
-        self.left = self.left.take().or(left);
+        let env = self.map()?;
+        let fresh = self.place.put(Beginning::State(&env))?;
+        self.take(fresh);
         tracing::warn!(path = %self.place.path.display(), "the shared file was deleted; made it anew");
         Ok(())
     }
 
     /// Returns the memory that LMDB keeps.
-    pub(super) fn unmap(&mut self) {
+    pub(in crate::store::shared) fn unmap(&mut self) {
         let Some(mapped) = &mut self.mapped else { return };
         // Where it is just being copied, it waits for the next large transaction.
         if mapped.env.as_ref().is_some_and(|env| Arc::strong_count(env) == 1) {

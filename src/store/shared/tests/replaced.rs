@@ -1,0 +1,174 @@
+//! The shared file when it is deleted, replaced, or cannot be ours yet: what it held is not lost.
+
+use super::*;
+
+impl Open {
+    /// What the writer does between two heartbeats when the store has changed.
+    fn write_between_beats(&mut self) {
+        self.shared.writer.make_ready(false, Instant::now()).expect("ready");
+        self.shared.writer.renew(&self.store).expect("written");
+    }
+}
+
+impl House {
+    /// Puts a folder where a new file is made, so that none can be.
+    fn hinder(&self) -> PathBuf {
+        let fresh = self.folder.path().join(".shared.mdb/fresh");
+        let _ = fs::remove_file(&fresh);
+        fs::create_dir(&fresh).expect("a folder");
+        fresh
+    }
+
+    fn assert_holds(&self, store: &Store) {
+        assert_eq!(Contents::load(&self.file()).expect("a whole file").nodes, *store.snapshot().nodes());
+    }
+}
+
+#[test]
+fn what_is_deleted_while_it_is_not_mapped_is_made_anew_whole() {
+    let house = House::new();
+    let mut open = house.open();
+    open.sync();
+    open.publish((0..100).map(|n| put(&format!("/{n}"), "before")).collect());
+    for file in [house.file(), lock_file(&house.file())] {
+        open.shared.writer.unmap();
+        fs::remove_file(&file).expect("a file");
+        open.publisher.publish(vec![put("/0", &format!("without {}", file.display()))]);
+        open.write_between_beats();
+        open.write();
+        house.assert_holds(&open.store);
+    }
+}
+
+#[test]
+fn what_cannot_be_made_anew_at_once_is_whole_when_it_can() {
+    let house = House::new();
+    let mut open = house.open();
+    open.sync();
+    open.publish((0..100).map(|n| put(&format!("/{n}"), "before")).collect());
+    let hindrance = house.hinder();
+    open.shared.writer.unmap();
+    fs::remove_file(lock_file(&house.file())).expect("a file");
+    let refused = open.shared.writer.make_ready(true, Instant::now()).expect_err("no file can be made");
+    assert!(refused.starts_with(&format!("cannot put a file at {}", house.file().display())), "{refused}");
+    open.publisher.publish(vec![Change::Delete(path("/1")), put("/0", "meanwhile")]);
+    open.write_between_beats();
+    house.assert_holds(&open.store);
+    fs::remove_dir(hindrance).expect("a folder");
+    open.write();
+    house.assert_holds(&open.store);
+}
+
+#[test]
+fn a_file_that_goes_before_it_could_be_mapped_is_made_anew() {
+    let house = House::with([vec![put("/a", "1")]]);
+    let shared = house.try_open(&feeds("cluster")).expect("the shared file");
+    let store =
+        Store::restored(&store::Config::default(), feeds("cluster"), shared.left().expect("left"), Arc::default());
+    let mut open = Open { publisher: store.publisher(0), store, shared };
+    fs::remove_file(house.file()).expect("a file");
+    open.shared.writer.make_ready(true, Instant::now()).expect_err("it is gone");
+    open.write();
+    house.assert_holds(&open.store);
+}
+
+#[test]
+fn who_reads_what_was_emptied_does_not_keep_its_memory() {
+    let house = House::new();
+    let mut open = house.open();
+    open.publish((0..200).map(|n| put(&format!("/{n}"), &"x".repeat(5_000))).collect());
+    let data = File::options().read(true).write(true).open(house.file()).expect("a file");
+    let memory = || data.metadata().expect("a file").blocks() * 512;
+    let lock = break_lock(&house);
+    let now = Instant::now();
+    let mut beat = |seconds| drop(open.shared.writer.make_ready(true, now + Duration::from_secs(seconds)));
+    beat(0);
+    beat(3);
+    beat(40);
+    assert!(memory() < 200_000);
+    // As a mapping that is read does on a tmpfs.
+    data.write_all_at(&[0; 500_000], 200_000).expect("written");
+    beat(41);
+    assert!(memory() < 200_000);
+    drop(lock);
+}
+
+#[test]
+fn no_file_is_replaced_while_readers_have_many_that_were() {
+    let house = House::new();
+    let mut open = house.open();
+    open.publish(vec![put("/a", "1")]);
+    let (start, mut held) = (Instant::now(), Vec::new());
+    for n in 0..9 {
+        held.push(File::open(house.file()).expect("a file"));
+        drop(break_lock(&house));
+        for seconds in [0, 3] {
+            open.shared.writer.make_ready(true, start + Duration::from_secs(n * 60 + seconds)).expect("ready");
+        }
+        assert_eq!(open.shared.writer.trouble().is_some(), n == 8, "{n}");
+    }
+    let why = open.shared.writer.trouble().expect("why it is not replaced");
+    assert!(why.contains("8 files open that were replaced before: end those that `lsof +L1 /"), "{why}");
+    held.clear();
+    let later = start + Duration::from_secs(600);
+    let mut is_mended = || {
+        open.shared.writer.make_ready(true, later).expect("ready");
+        open.shared.writer.trouble().is_none()
+    };
+    // A child of another test has them open until it runs its own program.
+    assert!((0..2_000).any(|_| is_mended()));
+}
+
+#[test]
+fn a_lock_file_that_is_known_once_more_is_forgotten_as_others_are() {
+    let house = House::new();
+    let mut open = house.open();
+    open.publish(vec![put("/a", "1")]);
+    fs::remove_file(house.folder.path().join(".shared.mdb/.shared.claim")).expect("a file");
+    fs::remove_file(lock_file(&house.file())).expect("a file");
+    open.make_ready();
+    assert!((0..2_000).any(|_| {
+        open.make_ready();
+        known_locks(&house) == 1
+    }));
+}
+
+#[tokio::test]
+async fn what_is_last_is_written_also_where_no_file_can_be_made() {
+    let house = House::new();
+    let Open { shared, store, publisher } = house.open();
+    let ((tasks, _), metrics) = (Tasks::new(), Arc::<Metrics>::default());
+    shared.start(&tasks, &store, &metrics).expect("started");
+    wait_until(|| metrics.shared_writes.get() > 0).await;
+    house.hinder();
+    fs::remove_file(lock_file(&house.file())).expect("a file");
+    wait_until(|| metrics.shared_failures.get() > 0).await;
+    publisher.publish(vec![put("/a", "last")]);
+    assert!(tasks.stop(Duration::from_secs(20)).await.is_empty());
+    for file in [house.file(), house.copy()] {
+        assert_eq!(Contents::load(&file).expect("a whole file").nodes, *store.snapshot().nodes());
+    }
+}
+
+#[tokio::test]
+async fn what_an_earlier_process_left_is_known_before_the_file_can_be_ours_and_stands_until_more_is() {
+    let house = House::with([vec![put("/a", "left")]]);
+    let [own, elsewhere] = [".shared.mdb", "elsewhere"].map(|name| house.folder.path().join(name));
+    fs::rename(&own, &elsewhere).and_then(|()| fs::write(&own, "no folder")).expect("hindered");
+    house.try_open(&feeds("cluster")).expect_err("it cannot be ours");
+    let peek = |identity| Shared::peek(&house.config, Some(house.folder.path()), &feeds(identity));
+    assert_eq!(&*peek("cluster").expect("left").nodes[&path("/a")].data, b"left");
+    assert!(peek("another").is_none());
+
+    let store = Store::new(&store::Config::default(), feeds("cluster"), Arc::default());
+    let ((tasks, _), metrics) = (Tasks::new(), Arc::<Metrics>::default());
+    Shared::start_later(&house.config, Some(house.folder.path()), &tasks, &store, &metrics).expect("started");
+    fs::remove_file(&own).expect("a file");
+    let trouble = || metrics.shared_trouble.load().as_deref().cloned().unwrap_or_default();
+    wait_until(|| trouble().starts_with("what an earlier process left stands")).await;
+    assert_eq!(&*Contents::load(&house.file()).expect("whole").nodes[&path("/a")].data, b"left");
+    store.publisher(0).publish_whole(vec![put("/b", "new")]);
+    wait_until(|| metrics.shared_writes.get() > 0).await;
+    house.assert_holds(&store);
+    assert!(tasks.stop(Duration::from_secs(20)).await.is_empty());
+}
