@@ -19,11 +19,6 @@ where
     some(T::deserialize(value)?)
 }
 
-/// The same of at least so much: with less, nothing works.
-pub(crate) fn at_least<'de, D: Deserializer<'de>, const LEAST: u32>(value: D) -> Result<u32, D::Error> {
-    enough(positive(value)?, LEAST, LEAST)
-}
-
 pub(crate) fn at_least_kib<'de, D: Deserializer<'de>, const LEAST: u64>(value: D) -> Result<ByteSize, D::Error> {
     let least = ByteSize::kib(LEAST);
     enough(positive(value)?, least, least)

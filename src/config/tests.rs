@@ -265,7 +265,6 @@ fn what_nothing_works_with_is_refused_and_the_least_that_works_is_not() {
         ("register.max_metadata", "3KiB", "4.0 KiB"),
         ("shared.max_size", "127KiB", "128.0 KiB"),
         ("shared.max_pinned", "1", "64.0 KiB"),
-        ("shared.max_readers", "0", "1"),
     ] {
         let told = mistakes("", &[], &[(key, too_little)]);
         assert!(told.ends_with(&format!("--set {key}: is less than works: at least {least}")), "{told}");

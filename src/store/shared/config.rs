@@ -30,7 +30,7 @@ pub struct Config {
     #[serde(deserialize_with = "crate::rule::at_least_kib::<_, 64>")]
     pub max_pinned: ByteSize,
     /// How many processes may have it open.
-    #[serde(deserialize_with = "crate::rule::at_least::<_, 1>")]
+    #[serde(deserialize_with = "crate::rule::positive")]
     pub max_readers: u32,
     /// The file's mode, in octal digits. The group, where it may read the file, may also write the lock file beside it.
     pub mode: Mode,
