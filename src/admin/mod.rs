@@ -87,9 +87,9 @@ impl Admin {
             };
             let (router, peers) = (router(rooms), Peers::new());
             let serve = |accepted: Accepted| {
-                let Ok(stream) = accepted.into_stream() else { return };
-                if let Some(peer) = peers.of(&stream) {
-                    connections.short(answer(stream, router.clone(), places.take(peer.user), stop.clone()));
+                let Some(user) = peers.user_of(&accepted) else { return };
+                if let Ok(stream) = accepted.into_stream() {
+                    connections.short(answer(stream, router.clone(), places.take(user), stop.clone()));
                 }
             };
             if let Err(error) = listener.accept(&stop, serve).await {

@@ -1,34 +1,32 @@
 //! Accepted connections: what the kernel has accepted, and the runtime does not know yet.
 
 use std::io;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 
-use nix::sys::socket::{UnixCredentials, getsockopt, sockopt::PeerCredentials};
-
-use super::Stream;
 use super::stream::groups_of;
+use super::{Peer, Stream};
 
 /// A connection of which it is not decided yet whether it is served: until then it costs no more than its descriptor.
 #[derive(Debug)]
 pub enum Accepted {
-    Tcp(TcpStream),
+    Tcp(TcpStream, SocketAddr),
     Unix(UnixStream),
 }
 
 impl Accepted {
-    /// The user and the process at the other end of a Unix socket.
-    pub fn peer(&self) -> Option<UnixCredentials> {
+    /// Who is at the other end; none: the kernel does not say it.
+    pub fn peer(&self) -> Option<Peer> {
         match self {
-            Self::Tcp(_) => None,
-            Self::Unix(stream) => getsockopt(stream, PeerCredentials).ok(),
+            Self::Tcp(_, address) => Some(Peer::Tcp(*address)),
+            Self::Unix(stream) => Peer::by_unix(stream),
         }
     }
 
     /// The supplementary groups of the process at the other end of a Unix socket.
     pub fn groups(&self) -> Vec<u32> {
         match self {
-            Self::Tcp(_) => Vec::new(),
+            Self::Tcp(..) => Vec::new(),
             Self::Unix(stream) => groups_of(stream).unwrap_or_default(),
         }
     }
@@ -36,7 +34,7 @@ impl Accepted {
     /// Lets the runtime know of it.
     pub fn into_stream(self) -> io::Result<Stream> {
         Ok(match self {
-            Self::Tcp(stream) => {
+            Self::Tcp(stream, _) => {
                 stream.set_nonblocking(true)?;
                 stream.set_nodelay(true)?;
                 Stream::Tcp(stream.try_into()?)

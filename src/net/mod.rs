@@ -20,7 +20,6 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::socket::{UnixCredentials, getsockopt, sockopt::PeerCredentials};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -239,7 +238,10 @@ impl Socket {
 
     fn accept(&self) -> io::Result<Accepted> {
         Ok(match self {
-            Self::Tcp(listener) => Accepted::Tcp(listener.accept()?.0),
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept()?;
+                Accepted::Tcp(stream, peer)
+            }
             Self::Unix(listener) => Accepted::Unix(listener.accept()?.0),
         })
     }
@@ -276,11 +278,11 @@ fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 }
 
 /// The process that listens to a socket; none: it has more to accept than it may.
-fn listener_at(path: &Path) -> Option<UnixCredentials> {
+fn listener_at(path: &Path) -> Option<Peer> {
     let stream = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).ok()?;
     stream.set_nonblocking(true).ok()?;
     stream.connect(&socket2::SockAddr::unix(path).ok()?).ok()?;
-    getsockopt(&stream, PeerCredentials).ok()
+    Peer::by_unix(&stream)
 }
 
 fn listen_under(
@@ -289,8 +291,10 @@ fn listen_under(
     permissions: &Permissions,
 ) -> Result<(std::os::unix::net::UnixListener, (SocketFile, Claim)), NoListener> {
     let taken = || {
-        let listener = listener_at(path);
-        let (process, user) = (listener.map(|it| it.pid()), listener.map(|it| it.uid()));
+        let (process, user) = match listener_at(path) {
+            Some(Peer::Unix { pid, uid, .. }) => (Some(pid), Some(uid)),
+            Some(Peer::Tcp(_)) | None => (None, None),
+        };
         NoListener::Taken { setting, user, process }
     };
     if is_live(path) {

@@ -3,12 +3,14 @@
 use std::fmt;
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpStream;
 
-use super::Stream;
+use super::Accepted;
 
 /// Between whom places are shared: a user of this machine, or else an address; of IPv6, a network, since one host has
 /// all addresses of it.
@@ -19,11 +21,41 @@ pub enum User {
 }
 
 /// The other end of a connection.
-#[derive(Clone, Debug)]
-pub struct Peer {
-    pub user: User,
-    /// Where it connected from.
-    pub address: String,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    Tcp(SocketAddr),
+    /// The process that connected, and whose it was then.
+    Unix {
+        pid: i32,
+        uid: u32,
+        gid: u32,
+    },
+}
+
+impl Peer {
+    /// At the other end of a Unix socket.
+    pub(super) fn by_unix(socket: &impl AsFd) -> Option<Self> {
+        let peer = getsockopt(socket, PeerCredentials).ok()?;
+        Some(Self::Unix { pid: peer.pid(), uid: peer.uid(), gid: peer.gid() })
+    }
+
+    /// The user, where a Unix socket says it.
+    pub fn uid(self) -> Option<u32> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Unix { uid, .. } => Some(uid),
+        }
+    }
+}
+
+/// Where it connected from.
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix { uid, .. } => write!(f, "unix:uid={uid}"),
+        }
+    }
 }
 
 impl fmt::Display for User {
@@ -72,23 +104,15 @@ impl Peers {
         Self { kernel: open().ok() }
     }
 
-    /// Of a connection that was accepted; none: it is gone already.
-    pub fn of(&self, stream: &Stream) -> Option<Peer> {
-        match stream {
-            Stream::Unix(stream) => {
-                let uid = stream.peer_cred().ok()?.uid();
-                Some(Peer { user: User::Uid(uid), address: format!("unix:uid={uid}") })
-            }
-            Stream::Tcp(stream) => {
-                let (peer, own) = (stream.peer_addr().ok()?, stream.local_addr().ok()?);
-                // By whatever address it came: also by one of the network, a user of this machine is one.
-                let user = match self.uid_of(peer, own) {
-                    Ok(uid) => User::Uid(uid?),
-                    Err(_) => User::at(peer.ip().to_canonical()),
-                };
-                Some(Peer { user, address: peer.to_string() })
-            }
-            Stream::Tls(_) => None,
+    /// Who has made a connection that was accepted; none: it is gone already.
+    pub fn user_of(&self, accepted: &Accepted) -> Option<User> {
+        match accepted {
+            Accepted::Unix(_) => accepted.peer()?.uid().map(User::Uid),
+            // By whatever address it came: also by one of the network, a user of this machine is one.
+            Accepted::Tcp(stream, peer) => match self.uid_of(*peer, stream.local_addr().ok()?) {
+                Ok(uid) => uid.map(User::Uid),
+                Err(_) => Some(User::at(peer.ip().to_canonical())),
+            },
         }
     }
 

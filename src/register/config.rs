@@ -12,7 +12,7 @@ use super::token_file;
 use crate::model::json::MAX_DEPTH;
 use crate::net::listening_address;
 use crate::net::tls::{self, TlsError};
-use crate::permissions::Mode;
+use crate::permissions::{Mode, Permissions};
 use crate::secret::warn_if_open;
 use crate::share::Share;
 use crate::store::Feed;
@@ -126,6 +126,10 @@ impl Config {
     /// Whether there is to be a register.
     pub fn is_on(&self) -> bool {
         !self.listen.is_empty() || !self.unix.as_os_str().is_empty()
+    }
+
+    pub(super) fn permissions(&self) -> Permissions {
+        Permissions::new(self.mode, &self.group)
     }
 
     pub(crate) fn feed(&self) -> Feed {

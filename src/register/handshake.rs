@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::WaitForCancellationFuture;
 
+use super::Origin;
 use crate::metrics::Metrics;
-use crate::net::{Peer, User};
+use crate::net::User;
 use crate::places::{Place, Places};
 
 /// How long a connection may take that has not authenticated, when more than half of the places are taken.
@@ -51,12 +52,13 @@ impl Handshakes {
     }
 
     /// Counts a connection that was refused, and logs how many there were, once a minute.
-    pub(super) fn refused(&self, peer: &Peer, why: &str) {
+    pub(super) fn refused(&self, origin: &Origin, why: &str) {
         self.metrics.masters_refused.increment();
         let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
         refusals.unlogged += 1;
         if refusals.logged.is_none_or(|logged| logged.elapsed() >= LOG_INTERVAL) {
-            tracing::warn!(refused = refusals.unlogged, last = peer.address, why, "masters were refused");
+            let last = origin.peer.to_string();
+            tracing::warn!(refused = refusals.unlogged, last, why, "masters were refused");
             *refusals = Refusals { unlogged: 0, logged: Some(Instant::now()) };
         }
     }

@@ -40,8 +40,7 @@ use self::settling::{CHECK_INTERVAL, Settling};
 use crate::metrics::Metrics;
 use crate::model::Change;
 use crate::net::tls::{self, TlsError};
-use crate::net::{Address, BindError, Listener, Peers, TakenPorts, User};
-use crate::permissions::Permissions;
+use crate::net::{Address, BindError, Listener, Peer, Peers, TakenPorts, User};
 use crate::share::{KEPT_FOR_ADMINS, Pool, Shares};
 use crate::store::Publisher;
 use crate::task::{Reload, Stop, Tasks};
@@ -77,6 +76,13 @@ pub enum RegisterError {
     Secret(#[from] SecretError),
     #[error("register.tls: {0}")]
     Tls(#[from] TlsError),
+}
+
+/// Where a connection comes from, and whose share of everything it takes from.
+#[derive(Clone, Copy, Debug)]
+struct Origin {
+    peer: Peer,
+    user: User,
 }
 
 /// What all sessions share.
@@ -124,8 +130,7 @@ impl Register {
             None => listeners.iter().all(|listener| is_loopback(listener.address())),
         };
         if !config.unix.as_os_str().is_empty() {
-            let permissions = Permissions::new(config.mode, &config.group);
-            listeners.push(Listener::unix("register.unix", &config.unix, &permissions)?);
+            listeners.push(Listener::unix("register.unix", &config.unix, &config.permissions())?);
         }
         if config.tokens.is_none() {
             token_file::make(token_file)?;
@@ -192,11 +197,11 @@ fn is_loopback(address: &Address) -> bool {
 async fn accept(listener: Listener, state: Arc<RegisterState>) {
     let (tasks, stop, peers) = (state.tasks.clone(), state.tasks.stop_signal(), Peers::new());
     let accepted = listener.accept(&stop, |accepted| {
-        let Ok(stream) = accepted.into_stream() else { return };
-        // One that is gone already has none.
-        if let Some(peer) = peers.of(&stream) {
-            let pending = state.handshakes.begin(peer.user);
-            tasks.short(session::serve(stream, peer, pending, state.clone()));
+        // One that is gone already has neither.
+        let Some((peer, user)) = accepted.peer().zip(peers.user_of(&accepted)) else { return };
+        if let Ok(stream) = accepted.into_stream() {
+            let pending = state.handshakes.begin(user);
+            tasks.short(session::serve(stream, Origin { peer, user }, pending, state.clone()));
         }
     });
     if let Err(error) = accepted.await {

@@ -5,7 +5,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::{Instant, timeout_at};
 
-use super::RegisterState;
 use super::handshake::PendingConnection;
 use super::ids::Claim;
 use super::line::MasterLine;
@@ -13,8 +12,9 @@ use super::offered::Offered;
 use super::secrets::{Admitted, EXAMPLE_TOKEN};
 use super::service_query::{Offer, ServiceQuery};
 use super::subscriber::{Follows, Subscriber};
+use super::{Origin, RegisterState};
 use crate::model::{Change, Master, Service};
-use crate::net::{self, Peer};
+use crate::net;
 use crate::tunnel::{
     Bounds, CloseReason, Conversation, Handle, InFlight, Incoming, Message, Role, Token, Wire, WireError, Wrong,
 };
@@ -26,34 +26,34 @@ const AUTH_FAILURE_DELAY: Duration = Duration::from_secs(1);
 const MAX_MESSAGES: usize = 64;
 
 /// Serves one connection until it ends.
-pub(super) async fn serve(stream: net::Stream, peer: Peer, pending: PendingConnection, state: Arc<RegisterState>) {
+pub(super) async fn serve(stream: net::Stream, origin: Origin, pending: PendingConnection, state: Arc<RegisterState>) {
     let stop = state.tasks.stop_signal();
     let authenticated = tokio::select! {
         // Who has shown its token by now needs no place.
         biased;
-        authenticated = handshake(stream, &peer, &pending, &state) => authenticated,
+        authenticated = handshake(stream, &origin, &pending, &state) => authenticated,
         () = pending.evicted() => {
-            state.handshakes.refused(&peer, "it showed no token, and others wanted its place");
+            state.handshakes.refused(&origin, "it showed no token, and others wanted its place");
             None
         }
         () = stop.requested() => None,
     };
     drop(pending);
     let Some((wire, auth)) = authenticated else { return };
-    let Some(_place) = state.places.share(peer.user).take(1) else {
-        state.handshakes.refused(&peer, "there are max_masters already, or its user has its share of them");
+    let Some(_place) = state.places.share(origin.user).take(1) else {
+        state.handshakes.refused(&origin, "there are max_masters already, or its user has its share of them");
         return;
     };
     let (handle, incoming, conversation) =
-        Conversation::new(wire, state.config.settings(state.memory.share(peer.user)));
-    let session = Session::new(auth, peer, handle, state);
+        Conversation::new(wire, state.config.settings(state.memory.share(origin.user)));
+    let session = Session::new(auth, origin, handle, state);
     let ended = tokio::select! {
         ended = conversation.run() => ended,
         () = session.listen(incoming) => CloseReason::Closed,
         ended = async { stop.requested().await; session.finish().await } => ended,
     };
-    if session.state.presence.is_logged(session.peer.user) {
-        tracing::info!(master = session.id(), address = session.peer.address, why = %ended, "a master left");
+    if session.state.presence.is_logged(session.origin.user) {
+        tracing::info!(master = session.id(), address = session.address(), why = %ended, "a master left");
     }
     session.leave();
 }
@@ -70,7 +70,7 @@ struct Auth {
 /// Gives a connection the time to show a token. Until it sends something it takes no room but a place.
 async fn handshake(
     stream: net::Stream,
-    peer: &Peer,
+    origin: &Origin,
     pending: &PendingConnection,
     state: &RegisterState,
 ) -> Option<(Wire<net::Prompt>, Auth)> {
@@ -78,22 +78,27 @@ async fn handshake(
     timeout_at(until, stream.readable()).await.ok()?.ok()?;
     stream.keep_alive();
     Box::pin(async {
-        let stream = accept_tls(stream, peer, until, state).await?;
+        let stream = accept_tls(stream, origin, until, state).await?;
         let mut wire = Wire::new(net::Prompt(stream), Bounds::STRANGER);
-        let auth = timeout_at(until, authenticate(&mut wire, peer, pending, state)).await.ok()??;
+        let auth = timeout_at(until, authenticate(&mut wire, origin, pending, state)).await.ok()??;
         Some((wire, auth))
     })
     .await
 }
 
 /// Goes through the handshake of TLS, if there is to be one.
-async fn accept_tls(stream: net::Stream, peer: &Peer, until: Instant, state: &RegisterState) -> Option<net::Stream> {
+async fn accept_tls(
+    stream: net::Stream,
+    origin: &Origin,
+    until: Instant,
+    state: &RegisterState,
+) -> Option<net::Stream> {
     let (Some(tls), net::Stream::Tcp(_)) = (&state.tls, &stream) else { return Some(stream) };
     let server = tls.load_full();
     match timeout_at(until, server.secure(stream)).await.ok()? {
         Ok(stream) => Some(stream),
         Err(error) => {
-            state.handshakes.refused(peer, &format!("no handshake of TLS: {error}"));
+            state.handshakes.refused(origin, &format!("no handshake of TLS: {error}"));
             None
         }
     }
@@ -103,7 +108,7 @@ async fn accept_tls(stream: net::Stream, peer: &Peer, until: Instant, state: &Re
 /// life, and may try several tokens; whatever else it sends is refused.
 async fn authenticate(
     wire: &mut Wire<net::Prompt>,
-    peer: &Peer,
+    origin: &Origin,
     pending: &PendingConnection,
     state: &RegisterState,
 ) -> Option<Auth> {
@@ -112,13 +117,13 @@ async fn authenticate(
             Ok(message) => message,
             Err(error) => {
                 if let WireError::Wrong(Wrong::Tls) = error {
-                    state.handshakes.refused(peer, "it speaks TLS, and there is no [register.tls]");
+                    state.handshakes.refused(origin, "it speaks TLS, and there is no [register.tls]");
                 }
                 return None;
             }
         };
         let admitted = match message {
-            Message::Auth { token, role, id } => admit(&token, role, id, peer, state),
+            Message::Auth { token, role, id } => admit(&token, role, id, origin, state),
             other => {
                 wire.send(before_authentication(other)).await.ok()?;
                 continue;
@@ -132,7 +137,7 @@ async fn authenticate(
             }
             Err(why) => why,
         };
-        state.handshakes.refused(peer, why);
+        state.handshakes.refused(origin, why);
         pending.yield_first();
         tokio::time::sleep(AUTH_FAILURE_DELAY.min(state.config.auth_timeout / 2)).await;
         wire.send(Message::AuthFailed { message: format!("Authentication failed: {why}") }).await.ok()?;
@@ -153,7 +158,7 @@ fn admit(
     token: &Token,
     role: Role,
     id: Option<String>,
-    peer: &Peer,
+    origin: &Origin,
     state: &RegisterState,
 ) -> Result<Auth, &'static str> {
     const WRONG: &str = "a wrong token";
@@ -164,8 +169,8 @@ fn admit(
     let number = state.next_number();
     let follows = Follows::of(role, id.as_deref());
     let claim = match id.filter(|id| !id.is_empty()) {
-        Some(id) => state.ids.claim(id, peer.user).ok_or("a master of another user has this id")?,
-        None => state.ids.claim_made(&state.name, peer.user),
+        Some(id) => state.ids.claim(id, origin.user).ok_or("a master of another user has this id")?,
+        None => state.ids.claim_made(&state.name, origin.user),
     };
     Ok(Auth { admitted, role, follows, claim, number })
 }
@@ -176,7 +181,7 @@ struct Session {
     /// Which of the sessions of this id it is, should there be another after it.
     number: u64,
     admitted: Admitted,
-    peer: Peer,
+    origin: Origin,
     follows: Follows,
     connected_at: i64,
     line: Arc<MasterLine>,
@@ -186,7 +191,7 @@ struct Session {
 }
 
 impl Session {
-    fn new(auth: Auth, peer: Peer, handle: Handle, state: Arc<RegisterState>) -> Self {
+    fn new(auth: Auth, origin: Origin, handle: Handle, state: Arc<RegisterState>) -> Self {
         let Auth { admitted, role, follows, claim, number } = auth;
         let line = Arc::new(MasterLine {
             handle,
@@ -200,7 +205,7 @@ impl Session {
             claim: Mutex::new(claim),
             number,
             admitted,
-            peer,
+            origin,
             follows,
             connected_at,
             line,
@@ -221,13 +226,13 @@ impl Session {
     /// does, or the token is no longer one of ours.
     async fn listen(&self, mut incoming: Incoming) {
         let mut secrets_changed = self.state.secrets_changed.clone();
-        let (user, handle, relayed) = (self.peer.user, self.line.handle.clone(), self.relayed.clone());
+        let (user, handle, relayed) = (self.origin.user, self.line.handle.clone(), self.relayed.clone());
         let mut subscriber = Subscriber::new(user, self.follows, handle, relayed, self.state.clone());
         let mut query = ServiceQuery::new(self.line.clone());
         if subscriber.follows() {
             query.withdraw();
         }
-        let mut offered = Offered::new(&self.state, self.peer.user);
+        let mut offered = Offered::new(&self.state, self.origin.user);
         loop {
             tokio::select! {
                 // Who subscribes has done so before it declines to report services.
@@ -254,14 +259,14 @@ impl Session {
                     }
                     Some(message) => {
                         if let Some(command) = subscriber.take(message) {
-                            self.state.publisher.send_message(self.id(), self.peer.user.to_string(), &command);
+                            self.state.publisher.send_message(self.id(), self.origin.user.to_string(), &command);
                         }
                     }
                 },
                 offer = query.answer() => match offer.and_then(|offer| self.take_in(offer, &mut offered)) {
                     Ok((services, left_out)) => {
                         if let Some(why) = left_out {
-                            let (master, address) = (self.id(), &self.peer.address);
+                            let (master, address) = (self.id(), self.address());
                             tracing::warn!(master, address, why, "a master offers too much");
                         }
                         subscriber.offers();
@@ -271,7 +276,7 @@ impl Session {
                     Err(why) => {
                         query.ask_later();
                         if offered.becomes_unknown() {
-                            let (master, address) = (self.id(), &self.peer.address);
+                            let (master, address) = (self.id(), self.address());
                             tracing::warn!(master, address, why, "a master's services are not known");
                         }
                     }
@@ -281,19 +286,19 @@ impl Session {
     }
 
     fn log_silence(&self, is_silent: bool) {
-        let (master, address) = (self.id(), &self.peer.address);
+        let (master, address) = (self.id(), self.address());
         match is_silent {
-            _ if !self.state.presence.is_logged(self.peer.user) => {}
+            _ if !self.state.presence.is_logged(self.origin.user) => {}
             true => tracing::warn!(master, address, "a master does not answer; as register.on_silence says, it stays"),
             false => tracing::info!(master, address, "a master answers again"),
         }
     }
 
     fn join(&self, services: Vec<Service>, offered: &mut Offered) {
-        let (id, peer_address) = (self.id(), self.peer.address.clone());
+        let (id, peer_address) = (self.id(), self.address());
         let master = Master { id, peer_address, connected_at: self.connected_at, services };
         if let Some(changes) = offered.changes_to_log()
-            && self.state.presence.is_logged(self.peer.user)
+            && self.state.presence.is_logged(self.origin.user)
         {
             let (services, address) = (master.services.len(), &master.peer_address);
             tracing::info!(master = master.id, address, services, changes, "a master is there");
@@ -305,6 +310,10 @@ impl Session {
         self.state.publish(&self.id(), self.number, Change::Leave(self.id()));
     }
 
+    fn address(&self) -> String {
+        self.origin.peer.to_string()
+    }
+
     fn id(&self) -> String {
         self.claim().id.clone()
     }
@@ -313,7 +322,7 @@ impl Session {
     /// another user. Where there is no room for the offer, the master stays listed as it was.
     fn take_in(&self, offer: Offer, offered: &mut Offered) -> Result<(Vec<Service>, Option<String>), String> {
         let process = offer.process.clone().filter(|process| *process != self.claim().id);
-        let claim = process.and_then(|process| self.state.ids.claim(process, self.peer.user));
+        let claim = process.and_then(|process| self.state.ids.claim(process, self.origin.user));
         let taken = offered.set(offer)?;
         if let Some(claim) = claim {
             self.leave();

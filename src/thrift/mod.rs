@@ -56,7 +56,7 @@ use self::run_queue::RunQueue;
 pub use self::watch::MAX_PATHS;
 use crate::access::{Access, Client, Identity};
 use crate::metrics::Metrics;
-use crate::net::{Accepted, Address, BindError, Listener, TakenPorts};
+use crate::net::{self, Accepted, Address, BindError, Listener, TakenPorts};
 use crate::share::Pool;
 use crate::store::Store;
 use crate::task::{Stop, Tasks};
@@ -202,14 +202,14 @@ async fn accept(changing: &mut Receiver<Vec<Listener>>, stop: &Stop, serve: &imp
 impl Shared {
     /// Has a connection served when it is its user's turn, if that user may have one more.
     fn serve(self: &Arc<Self>, accepted: Accepted, queue: &Arc<RunQueue>, counted: CountedConnection, stop: &Stop) {
-        let credentials = accepted.peer();
-        let client = match credentials {
-            Some(peer) => Client::Unix { uid: peer.uid(), gid: peer.gid() },
-            None => Client::Tcp,
+        let Some(origin) = accepted.peer() else { return };
+        let client = match origin {
+            net::Peer::Unix { uid, gid, .. } => Client::Unix { uid, gid },
+            net::Peer::Tcp(_) => Client::Tcp,
         };
         let identity = self.access.identify(client, || accepted.groups());
-        let account = self.accounts.account(credentials.map(|peer| peer.uid()), identity.grant().is_admin());
-        let is_own = credentials.is_some_and(|peer| Some(peer.pid()) == self.process);
+        let account = self.accounts.account(origin.uid(), identity.grant().is_admin());
+        let is_own = matches!(origin, net::Peer::Unix { pid, .. } if Some(pid) == self.process);
         let Some(permit) = self.admission.admit(account.clone(), is_own) else { return };
         let (shared, stop, user) = (self.clone(), stop.clone(), account.user);
         let peer = Peer { account, queue: queue.clone(), identity };

@@ -37,6 +37,7 @@ mod ports;
 mod readers;
 mod recorded;
 mod register;
+mod register_socket;
 mod releases;
 mod restarts;
 mod secured;

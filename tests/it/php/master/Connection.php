@@ -92,7 +92,7 @@ class Connection
         if ($this->left) {
             return;
         }
-        $at = ($this->isPlain() ? 'tcp://' : '') . "$this->host:$this->port";
+        $at = (str_contains($this->host, '://') ? '' : 'tcp://') . "$this->host:$this->port";
         // As React does, without TCP_NODELAY.
         $this->socket = @stream_socket_client($at, timeout: 5) ?: null;
         if (!$this->socket) {
