@@ -2,6 +2,7 @@
 //! how any such file is opened.
 
 use std::env;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -11,6 +12,16 @@ use nix::fcntl::OFlag;
 
 /// What a place begins with that is a variable: `env:REGISTER_TOKENS`.
 const VARIABLE: &str = "env:";
+
+/// A secret, or what proves that one has it. It never appears in logs.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Secret<T>(pub T);
+
+impl<T> fmt::Debug for Secret<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
 
 /// What is in the file, or in the variable.
 pub fn read(place: &Path) -> io::Result<String> {

@@ -5,10 +5,10 @@ use std::io;
 use std::path::Path;
 
 use crate::model::counted;
-use crate::secret;
+use crate::secret::{self, Secret};
 
 /// A scheme, and what proves the identity by it.
-pub(super) type Identity = (String, String);
+pub(super) type Identity = (String, Secret<String>);
 
 /// The schemes of ZooKeeper itself. A server may be given others.
 const SCHEMES: [&str; 7] = ["digest", "ip", "x509", "sasl", "world", "auth", "super"];
@@ -42,7 +42,7 @@ pub(super) fn read(place: &Path) -> Result<Vec<Identity>, Vec<Flaw>> {
             Some((scheme @ ("digest" | SASL), identity)) if !has_password(identity) => {
                 flaws.push(Flaw::NoPassword(name.clone(), number, scheme.to_owned()));
             }
-            Some((scheme, identity)) => identities.push((scheme.to_owned(), identity.to_owned())),
+            Some((scheme, identity)) => identities.push((scheme.to_owned(), Secret(identity.to_owned()))),
             None => flaws.push(Flaw::NoScheme(name.clone(), number)),
         }
     }
@@ -112,7 +112,10 @@ mod tests {
         };
         assert_eq!(told(b"# ours\n digest:app:secret \r\n\nsasl:x:y\n"), "");
         let identities = read(&path).expect("identities");
-        assert_eq!(identities, [("digest", "app:secret"), ("sasl", "x:y")].map(|(of, by)| (of.into(), by.into())));
+        assert_eq!(
+            identities,
+            [("digest", "app:secret"), ("sasl", "x:y")].map(|(of, by)| (of.into(), Secret(by.into())))
+        );
         assert_eq!(
             told(b"digest\n\nhush\nu:p\nsasl:x\n"),
             "\

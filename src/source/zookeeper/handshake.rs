@@ -94,7 +94,7 @@ impl Connection {
         // Only now, since what listens there may be no ZooKeeper.
         let (sasl, identities): (Vec<_>, Vec<_>) = identities.iter().partition(|(scheme, _)| scheme == SASL);
         for (scheme, proof) in &identities {
-            jute::put_request(&mut self.unsent, xid::AUTH, op::AUTH, &jute::auth(scheme, proof));
+            jute::put_request(&mut self.unsent, xid::AUTH, op::AUTH, &jute::auth(scheme, &proof.0));
         }
         self.send().await?;
         for _ in identities {
@@ -106,7 +106,7 @@ impl Connection {
             }
         }
         for (_, identity) in sasl {
-            self.prove(identity).await?;
+            self.prove(&identity.0).await?;
         }
         if let Some(exchange) = exchange {
             self.prove_by_ticket(exchange).await?;
@@ -126,7 +126,7 @@ impl Connection {
         let challenge = self.exchange(&[]).await?;
         let nonce = uuid::Uuid::new_v4().simple().to_string();
         let exchange = Exchange::new(user, password, &challenge, &nonce).map_err(wrong)?;
-        let last = self.exchange(&exchange.answer).await.map_err(|no_session| match no_session {
+        let last = self.exchange(&exchange.answer.0).await.map_err(|no_session| match no_session {
             // As servers before 3.5 do.
             NoSession::Here(why) if why == NO_SESSION => NoSession::Here(CLOSED_AT_PROOF.into()),
             other => other,
@@ -275,6 +275,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::secret::Secret;
 
     /// What becomes of the first, where a server answers with the second.
     async fn connect(known: i64, given: i64) -> Result<i64, NoSession> {
@@ -337,6 +338,23 @@ mod tests {
         assert_eq!(told_of_plain(b"Zookeeper version").await, PLAIN);
         let told = told_of_plain(b"").await;
         assert!(told.starts_with("no TLS with it: timed out; ") && told.ends_with(MAYBE_PLAIN), "{told}");
+    }
+
+    #[test]
+    fn no_secret_is_told_that_a_server_is_shown() {
+        const SECRET: &str = "hush";
+        let bytes = format!("{:?}", SECRET.as_bytes());
+        let ticket = Ticket { password: Secret(SECRET.into()), ..Ticket::default() };
+        let identities = [("digest".to_owned(), Secret(SECRET.to_owned()))];
+        let wanted = Wanted { ticket: &ticket, last_zxid: 0, identities: &identities, gssapi: None, read_only: false };
+        let told = format!("{wanted:?}");
+        assert!(
+            told.contains("digest") && !told.contains(SECRET) && !told.contains(bytes.trim_matches(['[', ']'])),
+            "{told}"
+        );
+        let exchange = Exchange::new("bob", SECRET, b"nonce=\"n\",algorithm=md5-sess", "c").expect("a challenge");
+        let told = format!("{exchange:?}");
+        assert!(!told.contains("response"), "{told}");
     }
 
     #[tokio::test]

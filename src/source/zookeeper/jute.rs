@@ -12,6 +12,7 @@ use self::replies::Reader;
 pub(super) use self::replies::*;
 pub(super) use self::requests::*;
 use crate::model::{Node, Stat};
+use crate::secret::Secret;
 
 /// Operations, by `ZooDefs.OpCode` of ZooKeeper.
 pub(super) mod op {
@@ -92,7 +93,7 @@ const PASSWORD_BYTES: usize = 16;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Ticket {
     pub(super) session: i64,
-    pub(super) password: Vec<u8>,
+    pub(super) password: Secret<Vec<u8>>,
     pub(super) timeout_ms: i32,
 }
 

@@ -4,6 +4,8 @@
 use bytes::{BufMut, BytesMut};
 use md5::{Digest, Md5};
 
+use crate::secret::Secret;
+
 /// The service that ZooKeeper's servers are, for SASL.
 const URI: &str = "zookeeper/zk-sasl-md5";
 
@@ -22,8 +24,8 @@ pub(super) enum SaslError {
 /// The answer to a server's challenge, and what it must say then.
 #[derive(Debug)]
 pub(super) struct Exchange {
-    pub(super) answer: BytesMut,
-    expected: String,
+    pub(super) answer: Secret<BytesMut>,
+    expected: Secret<String>,
 }
 
 impl Exchange {
@@ -58,13 +60,13 @@ impl Exchange {
             )
             .as_bytes(),
         );
-        Ok(Self { answer, expected: proof("") })
+        Ok(Self { answer: Secret(answer), expected: Secret(proof("")) })
     }
 
     /// Whether the server has proven that it knows the password, too.
     pub(super) fn check(&self, last: &[u8]) -> Result<(), SaslError> {
         let last = std::str::from_utf8(last).map_err(|_| SaslError::Server)?;
-        let proven = directive(last, "rspauth").is_some_and(|proof| proof == self.expected);
+        let proven = directive(last, "rspauth").is_some_and(|proof| proof == self.expected.0);
         proven.then_some(()).ok_or(SaslError::Server)
     }
 }
@@ -128,7 +130,7 @@ mod tests {
     fn a_challenge_is_answered_and_the_server_is_held_to_its_proof() {
         let challenge = br#"realm="zk-sasl-md5",nonce="OA6MG9tEQGm2hh",charset=utf-8,algorithm=md5-sess,qop="auth""#;
         let exchange = Exchange::new("bob", "secret", challenge, "OA6MHXh6VqTrRk").expect("a challenge");
-        let answer = String::from_utf8(exchange.answer.to_vec()).expect("text");
+        let answer = String::from_utf8(exchange.answer.0.to_vec()).expect("text");
         for part in [
             r#"username="bob""#,
             r#"realm="zk-sasl-md5""#,
@@ -140,7 +142,7 @@ mod tests {
         ] {
             assert!(answer.contains(part), "{part}: {answer}");
         }
-        let proof = format!("rspauth={}", exchange.expected);
+        let proof = format!("rspauth={}", exchange.expected.0);
         assert_eq!(exchange.check(proof.as_bytes()), Ok(()));
         assert_eq!(exchange.check(b"rspauth=00"), Err(SaslError::Server));
         assert_eq!(exchange.check(b""), Err(SaslError::Server));

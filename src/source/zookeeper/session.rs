@@ -27,7 +27,7 @@ use super::servers::Servers;
 use super::watching::{Fired, Watches, Watching};
 use crate::model::NodePath;
 use crate::net::tls;
-use crate::secret;
+use crate::secret::{self, Secret};
 use crate::sync::{Mutex, MutexGuard};
 
 use self::questions::whole;
@@ -330,10 +330,10 @@ impl Session {
 }
 
 /// The authorities that are believed, the certificate that is shown, and its key.
-type Papers = [Option<Vec<u8>>; 3];
+type Papers = Secret<[Option<Vec<u8>>; 3]>;
 
 fn papers(config: &Config) -> Papers {
-    [&config.ca, &config.certificate, &config.key].map(|path| secret::bytes(path.as_ref()?).ok())
+    Secret([&config.ca, &config.certificate, &config.key].map(|path| secret::bytes(path.as_ref()?).ok()))
 }
 
 /// The identities that are configured, read anew for each session.

@@ -21,6 +21,7 @@ use tokio::time::timeout;
 
 use super::Config;
 use super::kerberos::Kerberos;
+use crate::secret::Secret;
 use crate::task::unawaited;
 
 /// How many threads may wait for KDCs at once, for one ensemble.
@@ -62,7 +63,7 @@ pub(super) struct Gssapi {
 pub(super) struct Exchange {
     service: String,
     context: ClientCtx,
-    first: Vec<u8>,
+    first: Secret<Vec<u8>>,
     rounds: usize,
     is_agreed: bool,
 }
@@ -114,7 +115,7 @@ impl Gssapi {
             begun => begun,
         };
         let (first, context) = begun.map_err(|error| self.no_ticket(&service, &error))?;
-        let first = first.map(|token| token.to_vec()).unwrap_or_default();
+        let first = Secret(first.map(|token| token.to_vec()).unwrap_or_default());
         Ok(Exchange { service, context, first, rounds: 0, is_agreed: false })
     }
 
@@ -167,7 +168,7 @@ impl Exchange {
 
     /// The token with which it begins.
     pub(super) fn first(&self) -> &[u8] {
-        &self.first
+        &self.first.0
     }
 
     /// The answer to a token of the server's; none: who both are is proven.

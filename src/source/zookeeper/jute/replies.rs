@@ -6,6 +6,7 @@ use bytes::{Buf, Bytes};
 
 use super::{HEADER_BYTES, Listing, Malformed, Names, PASSWORD_BYTES, Reading, ReplyHeader, Ticket, code, op};
 use crate::model::{Node, Stat};
+use crate::secret::Secret;
 
 /// The header of a reply or an event, and what follows.
 pub(in crate::source::zookeeper) fn header(mut message: Bytes) -> Result<(ReplyHeader, Bytes), Malformed> {
@@ -25,7 +26,7 @@ pub(in crate::source::zookeeper) fn greeting(message: &[u8]) -> Result<(Ticket, 
     if password.len() > PASSWORD_BYTES {
         return Err(Malformed("a session with too long a password"));
     }
-    Ok((Ticket { session, password, timeout_ms }, rest.byte().is_ok_and(|read_only| read_only != 0)))
+    Ok((Ticket { session, password: Secret(password), timeout_ms }, rest.byte().is_ok_and(|read_only| read_only != 0)))
 }
 
 /// Whether a server answers to a connect that it serves only to read, and therefore gives no session.

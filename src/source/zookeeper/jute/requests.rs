@@ -31,7 +31,7 @@ pub(in crate::source::zookeeper) fn put_connect(out: &mut BytesMut, ticket: &Tic
         out.put_i64(last_zxid);
         out.put_i32(ticket.timeout_ms);
         out.put_i64(ticket.session);
-        put_bytes(out, if ticket.password.is_empty() { &[0; PASSWORD_BYTES] } else { &ticket.password });
+        put_bytes(out, if ticket.password.0.is_empty() { &[0; PASSWORD_BYTES] } else { &ticket.password.0 });
         out.put_u8(read_only.into());
     });
 }

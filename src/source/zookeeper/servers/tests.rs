@@ -4,6 +4,7 @@ use bytes::{BufMut, BytesMut};
 
 use super::addresses::LookedUp;
 use super::*;
+use crate::secret::Secret;
 use crate::source::zookeeper::jute;
 use crate::source::zookeeper::session::Trouble;
 
@@ -173,7 +174,7 @@ async fn misfit() -> SocketAddr {
 async fn one_server_that_is_not_fit_for_digest_md5_is_left_for_the_next() {
     let [one, other] = [misfit().await, misfit().await];
     let servers = Servers::of(&Config::new(format!("{one},{other}")));
-    let (wanted, identity) = (Ticket::for_new(Duration::from_secs(10)), ("sasl".into(), "bob:secret".into()));
+    let (wanted, identity) = (Ticket::for_new(Duration::from_secs(10)), ("sasl".into(), Secret("bob:secret".into())));
     match servers.connect(&wanted, 0, &[identity]).await.map(drop) {
         Err(NoSession::Here(told)) => {
             for address in [one, other] {
