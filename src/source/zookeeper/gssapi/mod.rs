@@ -51,10 +51,9 @@ const NO_KDC_REACHED: i32 = KRB5 + 156;
 #[derive(Clone, Debug)]
 pub(super) struct Gssapi {
     kerberos: Kerberos,
-    /// Tickets that were taken by the keytab are in a cache in this process, by this name and the number of caches
-    /// before.
+    /// Tickets that were taken by the keytab are in a cache in this process, by this name and a number.
     cache: String,
-    caches: Arc<AtomicUsize>,
+    number: Arc<AtomicUsize>,
     places: Arc<Semaphore>,
 }
 
@@ -73,7 +72,7 @@ impl Gssapi {
         static ENSEMBLES: AtomicUsize = AtomicUsize::new(0);
         let kerberos = config.kerberos.clone()?;
         let cache = format!("MEMORY:roster-{}", ENSEMBLES.fetch_add(1, Ordering::Relaxed));
-        Some(Self { kerberos, cache, caches: Arc::default(), places: Arc::new(Semaphore::new(MAX_AT_ONCE)) })
+        Some(Self { kerberos, cache, number: Arc::default(), places: Arc::new(Semaphore::new(MAX_AT_ONCE)) })
     }
 
     /// Begins an exchange with the server of this host, for which there must be a ticket; or says why there is none.
@@ -106,10 +105,11 @@ impl Gssapi {
             let mut context = ClientCtx::new(Some(self.credentials()?), name.duplicate()?, flags, Some(GSS_MECH_KRB5));
             Ok((context.step(None, None)?, context))
         };
+        let number = self.number.load(Ordering::Relaxed);
         let begun = match begin() {
             // The library tried to renew it in vain, and would not try again for half a minute.
             Err(error) if error.minor as i32 == EXPIRED && self.kerberos.keytab.is_some() => {
-                self.caches.fetch_add(1, Ordering::Relaxed);
+                self.leave_cache(number);
                 begin()
             }
             begun => begun,
@@ -117,6 +117,12 @@ impl Gssapi {
         let (first, context) = begun.map_err(|error| self.no_ticket(&service, &error))?;
         let first = Secret(first.map(|token| token.to_vec()).unwrap_or_default());
         Ok(Exchange { service, context, first, rounds: 0, is_agreed: false })
+    }
+
+    /// Goes on with the other cache of two, unless another thread has done so: the library keeps each until the process
+    /// ends.
+    fn leave_cache(&self, number: usize) {
+        let _ = self.number.compare_exchange(number, 1 - number, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// What the server is called, as it is configured.
@@ -137,7 +143,7 @@ impl Gssapi {
             let name = principal.map(|name| Name::new(name.as_bytes(), Some(GSS_NT_KRB5_PRINCIPAL))).transpose()?;
             return Cred::acquire(name.as_ref(), None, CredUsage::Initiate, None);
         };
-        let cache = format!("{}-{}", self.cache, self.caches.load(Ordering::Relaxed));
+        let cache = format!("{}-{}", self.cache, self.number.load(Ordering::Relaxed));
         // No path that was opened has a NUL in it.
         let [path, cache] =
             [path.as_os_str().as_bytes(), cache.as_bytes()].map(|it| CString::new(it).unwrap_or_default());
@@ -221,5 +227,24 @@ fn in_words(error: &Error) -> String {
         Some((general, _)) if error.minor == 0 => general.to_owned(),
         Some((_, special)) => special.trim_end_matches(')').to_owned(),
         None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_are_two_caches_of_tickets_however_often_one_is_left() {
+        let config = Config { kerberos: Some(Kerberos::default()), ..Config::new("zk1") };
+        let gssapi = Gssapi::of(&config).expect("Kerberos");
+        let number = || gssapi.number.load(Ordering::Relaxed);
+        for expected in [1, 0, 1, 0] {
+            let left = number();
+            // Two threads have seen that its ticket is expired.
+            gssapi.leave_cache(left);
+            gssapi.leave_cache(left);
+            assert_eq!(number(), expected);
+        }
     }
 }
