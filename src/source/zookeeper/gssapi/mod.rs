@@ -5,6 +5,7 @@
 
 mod keytab;
 
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
@@ -16,16 +17,17 @@ use libgssapi::credential::{Cred, CredUsage};
 use libgssapi::error::{Error, MajorFlags};
 use libgssapi::name::Name;
 use libgssapi::oid::{GSS_MECH_KRB5, GSS_NT_HOSTBASED_SERVICE, GSS_NT_KRB5_PRINCIPAL};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::Config;
 use super::kerberos::Kerberos;
 use crate::secret::Secret;
+use crate::sync::{Mutex, MutexGuard};
 use crate::task::unawaited;
 
 /// How many threads may wait for KDCs at once, for one ensemble.
-const MAX_AT_ONCE: usize = 2;
+const MAX_AT_ONCE: usize = 8;
 
 /// Kerberos takes two, and the agreement on security layers one more.
 const MAX_ROUNDS: usize = 6;
@@ -54,7 +56,17 @@ pub(super) struct Gssapi {
     /// Tickets that were taken by the keytab are in a cache in this process, by this name and a number.
     cache: String,
     number: Arc<AtomicUsize>,
-    places: Arc<Semaphore>,
+    places: Places,
+}
+
+/// The services for which a thread waits: one for each, so that none takes the places of the others.
+#[derive(Clone, Debug, Default)]
+struct Places(Arc<Mutex<BTreeSet<String>>>);
+
+/// The place of a thread, free again when it is dropped.
+struct Place {
+    places: Places,
+    service: String,
 }
 
 /// An exchange with a server, from its first token on.
@@ -72,13 +84,15 @@ impl Gssapi {
         static ENSEMBLES: AtomicUsize = AtomicUsize::new(0);
         let kerberos = config.kerberos.clone()?;
         let cache = format!("MEMORY:roster-{}", ENSEMBLES.fetch_add(1, Ordering::Relaxed));
-        Some(Self { kerberos, cache, number: Arc::default(), places: Arc::new(Semaphore::new(MAX_AT_ONCE)) })
+        Some(Self { kerberos, cache, number: Arc::default(), places: Places::default() })
     }
 
     /// Begins an exchange with the server of this host, for which there must be a ticket; or says why there is none.
     pub(super) async fn begin(&self, host: &str, within: Duration) -> Result<Exchange, String> {
+        let service = self.asked(host);
+        let late = format!("no ticket for {service} in time: the KDC does not answer, or DNS; see `kdc` in krb5.conf");
+        let Some(place) = self.places.take(service) else { return Err(late) };
         let beginning = async {
-            let place = self.places.clone().acquire_owned().await.expect("it is never closed");
             let ((begun, beginning), gssapi, host) = (oneshot::channel(), self.clone(), host.to_owned());
             let begin = move || {
                 let exchange = gssapi.begin_here(&host);
@@ -89,10 +103,7 @@ impl Gssapi {
             unawaited("kerberos", begin).map_err(|error| format!("no thread for Kerberos: {error}"))?;
             beginning.await.unwrap_or_else(|_| Err("the Kerberos library panicked".into()))
         };
-        timeout(within, beginning).await.unwrap_or_else(|_| {
-            let service = self.asked(host);
-            Err(format!("no ticket for {service} in time: the KDC does not answer, or DNS; see `kdc` in krb5.conf"))
-        })
+        timeout(within, beginning).await.unwrap_or(Err(late))
     }
 
     fn begin_here(&self, host: &str) -> Result<Exchange, String> {
@@ -166,6 +177,25 @@ impl Gssapi {
     }
 }
 
+impl Places {
+    /// None: a thread waits for this service already, or too many do.
+    fn take(&self, service: String) -> Option<Place> {
+        let mut taken = self.taken();
+        let is_free = taken.len() < MAX_AT_ONCE && taken.insert(service.clone());
+        is_free.then(|| Place { places: self.clone(), service })
+    }
+
+    fn taken(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.0.lock().expect("nobody panics while holding it")
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.places.taken().remove(&self.service);
+    }
+}
+
 impl Exchange {
     /// The principal of the server.
     pub(super) fn service(&self) -> &str {
@@ -233,6 +263,20 @@ fn in_words(error: &Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_thread_that_waits_for_one_service_leaves_room_for_the_others() {
+        let places = Places::default();
+        let take = |service: &str| places.take(service.to_owned());
+        let slow = take("slow");
+        assert!(slow.is_some() && take("slow").is_none());
+        let others: Vec<_> = (1..MAX_AT_ONCE).map(|number| take(&number.to_string()).expect("a place")).collect();
+        assert!(take("more").is_none());
+        drop(others);
+        assert!(take("slow").is_none());
+        drop(slow);
+        assert!(take("slow").is_some());
+    }
 
     #[test]
     fn there_are_two_caches_of_tickets_however_often_one_is_left() {
