@@ -29,6 +29,7 @@ use harness::attack::play_role;
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use roster::thrift::idl;
 use scene::Scene;
+use sidecar::MUTANT;
 
 /// An act: so many servers, for so long.
 struct Act {
@@ -113,6 +114,12 @@ impl Act {
             println!("  which left behind      {more:>12} bytes");
         }
         println!("  violations                   {:>12}", scene.checker.violations());
+        if std::env::var_os(MUTANT).is_some() {
+            println!(
+                "  sidecars wrong on purpose    {:>12}",
+                scene.sidecars.iter().filter(|it| it.was_wrong()).count()
+            );
+        }
         println!("  longest healing              {:>9} ms", worst.as_millis());
         for (number, (sidecar, (descriptors, memory))) in scene.sidecars.iter().zip(before).enumerate() {
             let (descriptors_now, memory_now) = sidecar.weighs();

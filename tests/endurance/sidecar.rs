@@ -19,6 +19,9 @@ use crate::model::LIMIT;
 use crate::network::Network;
 use crate::scene::{HEALING, TOKEN};
 
+/// In which way sidecars are to be wrong, if they can be.
+pub(crate) const MUTANT: &str = "ROSTER_MUTANT";
+
 /// A sidecar, and its lines to the servers of the ensemble.
 #[derive(Debug)]
 pub(crate) struct Sidecar {
@@ -90,6 +93,8 @@ impl Sidecar {
         self.checker.starts(self.number);
         let command = self.network.as_ref().map_or_else(|| Command::new(&self.binary), |it| it.command(&self.binary));
         let mut serve = self.roster.serve(unconfigured(command));
+        // It is no part of what is configured, of which nothing comes from the environment.
+        serve.envs(std::env::var_os(MUTANT).map(|name| (MUTANT, name)));
         self.name.rules(&mut serve);
         rules(&mut serve);
         self.roster.run_as(&mut serve);
@@ -214,6 +219,11 @@ impl Sidecar {
         let id = self.roster.process().id().to_string();
         let limited = Command::new("prlimit").args(["--pid", &id, &format!("--{what}={most}:")]).status();
         assert!(limited.expect("prlimit starts").success());
+    }
+
+    /// Whether it came to where it is wrong on purpose.
+    pub(crate) fn was_wrong(&self) -> bool {
+        self.roster.log().contains("wrong on purpose")
     }
 
     pub(crate) fn answers(&self) -> Result<(), String> {

@@ -167,7 +167,7 @@ impl Mirror {
     async fn sync(&mut self, session: &mut Session) -> Result<(), Trouble> {
         self.feed().enter(FeedState::Syncing, format!("reading all of {}", self.config.connect));
         let is_late = mutant::is("read-before-the-watch");
-        let is_kept = mutant::is("no-watch-after-a-reconnect") && session.is_watched();
+        let is_kept = session.is_watched() && mutant::is("no-watch-after-a-reconnect");
         if !(is_late || is_kept) {
             session.watch().await?;
         }
@@ -175,7 +175,7 @@ impl Mirror {
         session.learn_servers().await?;
         session.catch_up().await?;
         self.feed().set_session(Some(session.id()));
-        if mutant::is("no-read-after-a-reconnect") && self.feed().since_proof().is_some() {
+        if self.feed().since_proof().is_some() && mutant::is("no-read-after-a-reconnect") {
             self.report(0);
             return Ok(());
         }
