@@ -1,6 +1,6 @@
 //! Admission: how many connections there may be, and who must go: to make room, after a long silence, at the stop.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -50,10 +50,9 @@ struct State {
 struct UserSlots {
     /// By number.
     all: HashMap<u64, OccupiedSlot>,
-    /// Those that were idle when somebody looked last, with the time since when: the longest idle one is the last.
-    idle: Vec<(u64, u64)>,
-    /// When somebody did.
-    looked: u64,
+    /// Those that may be idle, each after a time at which it was not yet: the longest idle one comes first, as soon as
+    /// these times are those since when they are. So to be idle costs nothing, but where one was found busy.
+    order: BTreeSet<(u64, u64)>,
 }
 
 #[derive(Debug)]
@@ -84,6 +83,9 @@ pub(super) struct WatchPermit {
 struct Slot {
     /// 0: busy.
     idle_since: AtomicU64,
+    /// The time that it has in the order of its user, and `NEVER` if it never goes for another; 0: it has none, and
+    /// takes one when it is idle.
+    listed: AtomicU64,
     idle_until: AtomicU64,
     is_timed_out: AtomicBool,
     evicted: Notify,
@@ -121,8 +123,10 @@ impl Admission {
         }
         let taken = if is_own { None } else { Some(self.take(&mut state, &account)?) };
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let listed = if is_own { NEVER } else { self.now() };
         let slot = Arc::new(Slot {
             idle_since: AtomicU64::new(0),
+            listed: AtomicU64::new(listed),
             idle_until: AtomicU64::new(NEVER),
             is_timed_out: AtomicBool::new(false),
             evicted: Notify::new(),
@@ -130,7 +134,11 @@ impl Admission {
         if !state.slots.contains_key(&account.user) {
             state.slots.retain(|_, slots| !slots.all.is_empty());
         }
-        state.slots.entry(account.user).or_default().all.insert(id, OccupiedSlot { slot: slot.clone(), taken });
+        let slots = state.slots.entry(account.user).or_default();
+        slots.all.insert(id, OccupiedSlot { slot: slot.clone(), taken });
+        if !is_own {
+            slots.order.insert((listed, id));
+        }
         self.metrics.connections.increment();
         Some(ConnectionPermit { admission: self.clone(), account, id, is_own, slot })
     }
@@ -151,7 +159,7 @@ impl Admission {
 
     /// Evicts the longest idle connection of a user.
     fn evict_longest_idle(&self, state: &mut State, user: User) -> Option<()> {
-        state.slots.get_mut(&user)?.take_longest_idle(self.now())?.slot.evict(false);
+        state.slots.get_mut(&user)?.take_longest_idle()?.slot.evict(false);
         self.metrics.connections_evicted.increment();
         Some(())
     }
@@ -212,23 +220,27 @@ impl State {
 }
 
 impl UserSlots {
-    /// Where many come at once, they do not each look at all that are there: who was not idle at the last look has not
-    /// been idle for as long as who was. And who found nobody does not look again within the same millisecond.
-    fn take_longest_idle(&mut self, now: u64) -> Option<OccupiedSlot> {
-        loop {
-            while let Some((since, id)) = self.idle.pop() {
-                if self.all.get(&id).is_some_and(|occupied| occupied.slot.idle_since.load(Ordering::Relaxed) == since) {
-                    return self.all.remove(&id);
-                }
+    /// Whoever is found busy is looked at no more until it says that it is idle. So where many come at once, they do not
+    /// each look at all that are there.
+    fn take_longest_idle(&mut self) -> Option<OccupiedSlot> {
+        while let Some((listed, id)) = self.order.pop_first() {
+            let slot = self.all.get(&id)?.slot.clone();
+            if slot.idle_since.load(Ordering::SeqCst) == listed {
+                return self.all.remove(&id);
             }
-            if self.looked == now {
-                return None;
-            }
-            self.looked = now;
-            let since = |occupied: &OccupiedSlot| occupied.slot.idle_since.load(Ordering::Relaxed);
-            self.idle
-                .extend(self.all.iter().map(|(id, occupied)| (since(occupied), *id)).filter(|(since, _)| *since > 0));
-            self.idle.sort_unstable_by(|one, other| other.cmp(one));
+            slot.listed.store(0, Ordering::SeqCst);
+            // If it is busy only from now on, it sees that it has to.
+            self.list(&slot, id);
+        }
+        None
+    }
+
+    /// Gives an idle one its time in the order, unless it has one.
+    fn list(&mut self, slot: &Slot, id: u64) {
+        let since = slot.idle_since.load(Ordering::SeqCst);
+        if since > 0 && slot.listed.load(Ordering::SeqCst) == 0 {
+            slot.listed.store(since, Ordering::SeqCst);
+            self.order.insert((since, id));
         }
     }
 }
@@ -245,6 +257,11 @@ impl ConnectionPermit {
         let until = now.saturating_add(patience.as_millis() as u64);
         self.slot.idle_until.store(until, Ordering::Relaxed);
         self.slot.idle_since.store(now, Ordering::SeqCst);
+        if self.slot.listed.load(Ordering::SeqCst) == 0
+            && let Some(slots) = admission.state().slots.get_mut(&self.account.user)
+        {
+            slots.list(&self.slot, self.id);
+        }
         if until < admission.next_look.load(Ordering::SeqCst) {
             admission.next_look.fetch_min(until, Ordering::SeqCst);
             admission.sooner.notify_one();
@@ -297,10 +314,10 @@ impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         let mut state = self.admission.state();
         if let Some(slots) = state.slots.get_mut(&self.account.user) {
+            slots.order.remove(&(self.slot.listed.load(Ordering::Relaxed), self.id));
             slots.all.remove(&self.id);
             if slots.all.is_empty() {
                 slots.all.shrink_to(KEPT_CAPACITY);
-                slots.idle = Vec::new();
             }
         }
     }
@@ -352,6 +369,32 @@ mod tests {
         house.admit(2).expect("the other user has room");
         drop(permits);
         house.admit(1).expect("a place is given back");
+    }
+
+    #[test]
+    fn nobody_is_refused_while_another_is_idle_however_fast_they_come() {
+        let (house, patience) = (House::of(6), Duration::from_secs(60));
+        let own = house.admission.admit(house.accounts.account(Some(1), false), true).expect("always");
+        own.set_idle(patience);
+        let permits: Vec<_> = (0..100)
+            .map(|number| {
+                let permit = house.admit(1).unwrap_or_else(|| panic!("no room is made for number {number}"));
+                permit.set_idle(patience);
+                permit
+            })
+            .collect();
+        let stay = permits.iter().skip_while(|permit| permit.evicted().now_or_never().is_some()).count();
+        assert_eq!(stay, 3, "the longest idle ones went");
+        assert!(own.evicted().now_or_never().is_none(), "to have it go would make no room");
+        let last = &permits[97..];
+        last.iter().for_each(ConnectionPermit::set_busy);
+        assert!(house.admit(1).is_none(), "nobody is idle");
+        last[1].set_idle(patience);
+        house.admit(1).expect("one is idle again");
+        assert!(last[1].evicted().now_or_never().is_some());
+        last.iter().for_each(|permit| permit.set_idle(patience));
+        drop((permits, own));
+        assert!(house.admission.state().slots.values().all(|slots| slots.all.is_empty() && slots.order.is_empty()));
     }
 
     #[test]
