@@ -101,12 +101,12 @@ impl<User: Copy + Eq + Hash> Taken<User> {
 }
 
 impl<User: Copy + Eq + Hash> Place<User> {
-    /// Where places are short, this one goes before the others of its user.
-    pub(crate) fn yield_first(&self) {
+    /// Whether this one goes before the others of its user where places are short.
+    pub(crate) fn set_yielding(&self, is_yielding: bool) {
         let mut taken = self.places.taken();
         let own = taken.by_user.get_mut(&self.user);
         if let Some(connection) = own.and_then(|own| own.get_mut(&self.number)) {
-            connection.yields_first = true;
+            connection.yields_first = is_yielding;
         }
     }
 
@@ -151,7 +151,9 @@ mod tests {
     fn a_connection_that_yields_goes_before_others_of_its_user() {
         let places = Places::new(4, Some(Duration::from_secs(1)));
         let all: Vec<_> = (0..4).map(|_| places.take(33)).collect();
-        all[2].yield_first();
+        all[1].set_yielding(true);
+        all[2].set_yielding(true);
+        all[1].set_yielding(false);
         let _next = [places.take(33), places.take(33)];
         assert_eq!(evicted(&all), [0, 2], "the oldest after it");
     }

@@ -131,7 +131,7 @@ const OF_SOURCES: [OfSource; 8] = [
         name: "source_live",
         help: "Whether the source is in sync.",
         is_of_nodes: false,
-        value: |feed, _| Some(flag(feed.state() == FeedState::Live)),
+        value: |feed, filled| Some(flag(feed.state_of(filled) == FeedState::Live)),
     },
     OfSource {
         kind: GAUGE,

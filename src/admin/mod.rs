@@ -19,6 +19,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 
@@ -100,19 +101,29 @@ impl Admin {
     }
 }
 
-/// Answers one request.
-async fn answer(stream: Stream, router: Router, place: Place<User>, stop: Stop) {
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(TIMEOUT)
-        .keep_alive(false)
-        .max_buf_size(MAX_REQUEST)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    tokio::select! {
-        // Whatever a client does wrong ends its connection, and is nobody else's concern.
-        _ = tokio::time::timeout(2 * TIMEOUT, connection) => {}
-        () = place.evicted() => {}
-        () = stop.requested() => {}
+/// Answers one request. From now on until it has come, the connection goes before those that are being answered.
+fn answer(stream: Stream, router: Router, place: Place<User>, stop: Stop) -> impl Future<Output = ()> {
+    place.set_yielding(true);
+    async move {
+        let router = TowerToHyperService::new(router);
+        let service = service_fn(|request| {
+            place.set_yielding(false);
+            router.call(request)
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(TIMEOUT)
+            .keep_alive(false)
+            .max_buf_size(MAX_REQUEST)
+            .serve_connection(TokioIo::new(stream), service);
+        tokio::select! {
+            // What has come by now is answered.
+            biased;
+            // Whatever a client does wrong ends its connection, and is nobody else's concern.
+            _ = tokio::time::timeout(2 * TIMEOUT, connection) => {}
+            () = place.evicted() => {}
+            () = stop.requested() => {}
+        }
     }
 }
 

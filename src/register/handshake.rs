@@ -67,7 +67,7 @@ impl Handshakes {
 impl PendingConnection {
     /// Where places are short, this one goes before those of its user from which no wrong token was shown.
     pub(super) fn yield_first(&self) {
-        self.place.yield_first();
+        self.place.set_yielding(true);
     }
 
     /// Waits until the place is given to another connection.
