@@ -231,7 +231,7 @@ fn message(too_many: TooMany, service: &str) -> String {
 /// That there is no master; and that there may be one, while not all who tell of masters have been heard.
 fn nobody(snapshot: &Snapshot, request: &Request, mut message: String) -> Failure {
     if let Some((feed, _)) = snapshot.behind_masters().find(|(_, filled)| !filled.whole) {
-        message = format!("{message}; but {} is not yet known as a whole: {}", feed.name(), feed.detail());
+        message = feed.with_detail(format!("{message}; but {} is not yet known as a whole", feed.name()));
     }
     Failure::unsent(request, message)
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use super::{Identity, Proof};
+use super::{Filled, Identity, Proof};
 use crate::clock::Moment;
 use crate::metrics::Counter;
 use crate::model::{NodePath, Origin, Supply};
@@ -194,6 +194,15 @@ impl Feed {
         }
     }
 
+    /// What the source is doing, where this much of it can be read. Of what it publishes as a whole for the first time
+    /// it says that it is live before that can be read.
+    pub fn state_of(&self, filled: Filled) -> FeedState {
+        match self.state() {
+            FeedState::Live if !filled.whole => FeedState::Syncing,
+            state => state,
+        }
+    }
+
     /// Says what the source is doing now, and what it waits for or suffers from; whether that is new.
     pub fn enter(&self, state: FeedState, detail: impl Into<String>) -> bool {
         if self.is_frozen() {
@@ -211,7 +220,13 @@ impl Feed {
         self.words.load().detail.clone()
     }
 
-    /// The same with some of what is left out, for those who may read all.
+    /// What somebody says of the source, with its detail if it has one.
+    pub fn with_detail(&self, said: String) -> String {
+        let words = self.words.load();
+        if words.detail.is_empty() { said } else { format!("{said}: {}", words.detail) }
+    }
+
+    /// The detail with some of what is left out, for those who may read all.
     pub fn detail_with_names(&self) -> String {
         let words = self.words.load();
         match &words.examples[..] {

@@ -122,7 +122,7 @@ impl Api {
             return Ok(node.clone());
         }
         Err(match waited_for(snapshot.behind(&self.zk_data)) {
-            Some(feed) => unanswered(format!("not ready: waiting for {}: {}", feed.name(), feed.detail())),
+            Some(feed) => unanswered(feed.with_detail(format!("not ready: waiting for {}", feed.name()))),
             None => unanswered(format!("not found: {}", absence(&snapshot, &self.zk_data))),
         })
     }
@@ -370,7 +370,7 @@ impl Subject<'_> {
     /// Which source is behind, and why.
     fn why_stale(&self, snapshot: &Snapshot) -> String {
         let oldest = self.behind(snapshot).map(|(feed, _)| feed).max_by_key(|feed| feed.age());
-        oldest.map_or_else(String::new, |feed| format!("{} is {}: {}", feed.name(), feed.state(), feed.detail()))
+        oldest.map_or_else(String::new, |feed| feed.with_detail(format!("{} is {}", feed.name(), feed.state())))
     }
 
     fn behind<'s>(&self, snapshot: &'s Snapshot) -> impl Iterator<Item = (&'s Feed, Filled)> {
@@ -419,7 +419,7 @@ impl Page {
 /// That each of the feeds has been read as a whole.
 fn ensure_known<'a>(feeds: impl Iterator<Item = (&'a Feed, Filled)>) -> thrift::Result<()> {
     let Some(feed) = waited_for(feeds) else { return Ok(()) };
-    let message = format!("waiting for {}: {}", feed.name(), feed.detail());
+    let message = feed.with_detail(format!("waiting for {}", feed.name()));
     Err(NotReady { source: feed.name().to_owned(), message }.into())
 }
 

@@ -246,7 +246,7 @@ pub(super) fn source(feed: &Feed, filled: Filled, now_ms: i64, grant: &Grant) ->
     idl::SourceStatus {
         name: feed.name().to_owned(),
         kind: feed.kind().to_owned(),
-        state: feed.state().to_string(),
+        state: feed.state_of(filled).to_string(),
         detail: if sees_all { feed.detail_with_names() } else { String::new() },
         roots: feed.roots().iter().filter(|root| grant.lists(root)).map(NodePath::to_string).collect(),
         session: feed.session(),

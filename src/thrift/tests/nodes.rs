@@ -9,7 +9,7 @@ use crate::model::{Node, NodePath};
 use crate::store::FeedState;
 use crate::task::Tasks;
 use crate::thrift::idl::{
-    ChildrenReply, ChildrenRequest, GetManyRequest, GetRequest, InvalidRequest, MasterRequest, ServiceQuery,
+    ChildrenReply, ChildrenRequest, GetManyRequest, GetRequest, InvalidRequest, MasterRequest, NotReady, ServiceQuery,
     SubtreeRequest, TooStale, WatchMastersRequest, WatchRequest,
 };
 
@@ -170,6 +170,26 @@ async fn what_rules_let_be_read_is_found_by_turns_and_nothing_else_is_told() {
     let second = page(first.cursor).await;
     assert_eq!((first.nodes.len(), second.nodes.len(), second.cursor), (200, 50, None));
     assert!(first.nodes.iter().chain(&second.nodes).all(|node| node.path.ends_with('7')));
+}
+
+/// A source says that it is live before what it publishes can be read.
+#[test]
+fn what_cannot_be_read_is_not_live_and_why_not_is_told_where_that_is_known() {
+    let store =
+        Store::new(&Default::default(), vec![Feed::of_nodes("test", "file", vec![NodePath::root()])], Arc::default());
+    let (config, publisher) = (Config::default(), store.publisher(0));
+    let api = Api::new(&config, &ZkData::default(), store.clone(), Accounts::new(&config), Arc::default());
+    let peer = Peer::of(&api, None);
+    let told = || {
+        let state = api.status(&peer).expect("a status").sources.remove(0).state;
+        let message = api.get(&peer, &GetRequest::new("/a".to_owned(), None)).map(drop);
+        (state, message.map_err(|error| exception::<NotReady>(&error).message))
+    };
+    assert_eq!(told(), ("connecting".into(), Err("waiting for test: starting".into())));
+    publisher.feed().enter(FeedState::Live, "");
+    assert_eq!(told(), ("syncing".into(), Err("waiting for test".into())));
+    publisher.publish_whole(vec![put("/a")]);
+    assert_eq!(told(), ("live".into(), Ok(())));
 }
 
 #[tokio::test]
