@@ -143,7 +143,7 @@ fn large_nodes_at_regular_places_among_small_ones_do_not_come_together() {
         let zk = FakeZk::telling(tale);
         let roster = Roster::start(&source(&zk.connect_string(), "max_bytes = \"1GiB\""));
         roster.becomes("live");
-        assert_eq!(roster.source().nodes, 3_001);
+        eventually("all is read", SOON, || ensure(roster.source().nodes == 3_001, roster.source().nodes));
         let largest = seen.largest_reply.load(Ordering::Relaxed);
         assert!((BYTES..(MOST_TOGETHER + 1) * BYTES).contains(&largest), "{largest}");
     }
@@ -157,7 +157,8 @@ fn many_small_nodes_are_read_by_few_requests() {
     let zk = FakeZk::telling(tale);
     let roster = Roster::start(&source(&zk.connect_string(), ""));
     roster.becomes("live");
-    assert_eq!(roster.source().nodes, 1 + 100 + NODES as i64);
+    let all = 1 + 100 + NODES as i64;
+    eventually("all is read", SOON, || ensure(roster.source().nodes == all, roster.source().nodes));
     let requests = seen.requests.load(Ordering::Relaxed);
     assert!(requests < NODES / 50, "{requests} requests");
 }
