@@ -104,6 +104,7 @@ impl Sidecar {
         let beside = config.thrift.unix.parent();
         let shared = open_shared(&shared_config, beside, &feeds, &metrics)?;
         let peeked = if shared.is_none() { Shared::peek(&shared_config, beside, &feeds) } else { None };
+        let began = peeked.as_ref().map_or(0, |left| left.report.fresh.revision);
         let store = match shared.as_ref().map_or(peeked.as_ref(), Shared::left) {
             Some(left) => Store::restored(&config.store, feeds, left, metrics.clone()),
             None => Store::new(&config.store, feeds, metrics.clone()),
@@ -134,7 +135,7 @@ impl Sidecar {
         let last = tasks.of(Phase::SharedFile);
         match shared {
             Some(shared) => shared.start(&last, &store, &metrics)?,
-            None => Shared::start_later(&shared_config, beside, &last, &store, &metrics)?,
+            None => Shared::start_later(&shared_config, beside, began, &last, &store, &metrics)?,
         }
         let stop_timeout = config.sidecar.stop_timeout;
         Ok(Self { tasks, failures, reload, store, access, addresses, stop_timeout, _state: state })
@@ -269,14 +270,10 @@ fn open_shared(
     metrics: &Metrics,
 ) -> Result<Option<Shared>, StartError> {
     match Shared::open(config, beside, feeds) {
-        Err(
-            error @ (SharedError::Io { .. }
-            | SharedError::Put { .. }
-            | SharedError::Folder { .. }
-            | SharedError::Map { .. }),
-        ) => {
-            tracing::error!(%error, "going on without the shared file, until it can be opened");
-            metrics.shared_trouble.store(Some(Arc::new(error.to_string())));
+        Err(error @ (SharedError::Io { .. } | SharedError::Folder { .. })) => {
+            let error = format!("{error}{}", error.hint());
+            tracing::error!(error, "going on without the shared file, until it can be opened");
+            metrics.shared_trouble.store(Some(Arc::new(error)));
             Ok(None)
         }
         result => result.map_err(StartError::Shared),

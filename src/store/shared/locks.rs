@@ -92,7 +92,8 @@ impl Locks {
                 return true;
             }
             // Whoever has it open must not open it once more when this was asked.
-            let is_closed = file.set_permissions(Permissions::from_mode(0o600)).is_ok() && !is_open_elsewhere(file);
+            let is_private = file.set_permissions(Permissions::from_mode(0o600)).is_ok();
+            let is_closed = is_private && is_open_elsewhere(file) != Some(true);
             !(is_closed && own::remove(name).is_ok())
         });
     }
@@ -119,14 +120,17 @@ fn is(file: &File, which: Mark) -> bool {
 }
 
 /// Whether any other descriptor or mapping of this file is there: then the kernel gives nobody a lease to write it.
-/// Where a file system knows no leases, nobody can tell.
+/// None: its file system knows no leases, so that nobody can tell.
 #[allow(unsafe_code)]
-pub(super) fn is_open_elsewhere(file: &File) -> bool {
+pub(super) fn is_open_elsewhere(file: &File) -> Option<bool> {
     // SAFETY: neither command takes a pointer. The signal is one that is ignored, if root should open it meanwhile.
     let lease = |command, value: libc::c_int| Errno::result(unsafe { libc::fcntl(file.as_raw_fd(), command, value) });
-    let asked = lease(F_SETSIG, libc::SIGURG).and_then(|_| lease(libc::F_SETLEASE, libc::F_WRLCK));
-    if asked.is_ok() {
-        let _ = lease(libc::F_SETLEASE, libc::F_UNLCK);
+    match lease(F_SETSIG, libc::SIGURG).and_then(|_| lease(libc::F_SETLEASE, libc::F_WRLCK)) {
+        Ok(_) => {
+            let _ = lease(libc::F_SETLEASE, libc::F_UNLCK);
+            Some(false)
+        }
+        Err(Errno::EAGAIN) => Some(true),
+        Err(_) => None,
     }
-    asked == Err(Errno::EAGAIN)
 }

@@ -65,7 +65,7 @@ pub use self::state::StateTaken;
 use self::writer::{Origin, Writer};
 use super::{Feed, Store};
 use crate::metrics::Metrics;
-use crate::model::Supply;
+use crate::model::{Revision, Supply};
 use crate::permissions::Holder;
 use crate::task::Tasks;
 
@@ -104,23 +104,14 @@ pub enum SharedError {
 
 impl SharedError {
     /// What an operator can do about it, where the message does not say.
-    fn hint(&self) -> &'static str {
+    pub(crate) fn hint(&self) -> &'static str {
         match self {
             Self::Map { source, .. } => writer::hint(source),
-            Self::Io { source, .. } | Self::Put { source, .. } => {
-                source.raw_os_error().map_or("", |code| writer::hint(&lmdb::Error::Other(code)))
-            }
+            Self::Io { source, .. } | Self::Put { source, .. } | Self::Folder { source, .. } => match source.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; is there room on its file system?",
+                _ => "",
+            },
             _ => "",
-        }
-    }
-
-    /// Whether what was to be opened is not there.
-    fn is_missing(&self) -> bool {
-        match self {
-            Self::Io { source, .. } | Self::Put { source, .. } | Self::Permissions { source, .. } => {
-                source.kind() == io::ErrorKind::NotFound
-            }
-            _ => false,
         }
     }
 }
@@ -162,7 +153,7 @@ impl Shared {
     }
 
     /// The same where the file cannot be ours yet: the newest of it and of its copy that can be read.
-    pub fn peek(config: &Config, beside: Option<&Path>, feeds: &[impl Borrow<Feed>]) -> Option<Contents> {
+    pub(crate) fn peek(config: &Config, beside: Option<&Path>, feeds: &[impl Borrow<Feed>]) -> Option<Contents> {
         let file = config.file(beside)?;
         let places = [config.copy(&file), Some(file)].into_iter().flatten();
         let left = places.filter_map(|path| Contents::load(&path).ok());
@@ -185,10 +176,12 @@ impl Shared {
         })
     }
 
-    /// Has it opened by a thread that tries until it can, and then started: what was in the way may pass.
+    /// Has it opened by a thread that tries until it can, and then started: what was in the way may pass. What it holds
+    /// beyond the revision with which the store `began` stands until its sources have been in sync.
     pub fn start_later(
         config: &Config,
         beside: Option<&Path>,
+        began: Revision,
         tasks: &Tasks,
         store: &Arc<Store>,
         metrics: &Arc<Metrics>,
@@ -196,39 +189,55 @@ impl Shared {
         let (config, beside, stop) = (config.clone(), beside.map(Path::to_owned), tasks.stop_signal());
         let (all, store, metrics) = (tasks.clone(), store.clone(), metrics.clone());
         tasks.thread("the opening of the shared file", move |_| async move {
+            let mut opened = None;
             loop {
                 tokio::select! {
                     () = tokio::time::sleep(RETRY) => {}
                     () = stop.requested() => return,
                 }
-                let opened = Self::open(&config, beside.as_deref(), store.snapshot().feeds());
-                let is_to_stand = |shared: &Shared| shared.left.is_some() && !has_heard_all(&store);
-                let opened = opened.map_err(|error| error.to_string()).and_then(|shared| {
-                    if shared.as_ref().is_some_and(is_to_stand) {
-                        return Err("what an earlier process left stands until each source has been in sync".to_owned());
+                if opened.is_none() {
+                    match Self::open(&config, beside.as_deref(), store.snapshot().feeds()) {
+                        Ok(shared) => opened = shared,
+                        Err(error) => {
+                            let why = format!("{error}{}", error.hint());
+                            metrics.shared_trouble.store(Some(Arc::new(why)));
+                            continue;
+                        }
                     }
-                    Ok(shared)
-                });
-                let started = opened.and_then(|shared| {
-                    let start = |shared: Self| shared.start(&all, &store, &metrics);
-                    shared.map_or(Ok(()), start).map_err(|error| format!("cannot start a thread: {error}"))
-                });
-                match started {
-                    Ok(()) => {
-                        metrics.shared_trouble.store(None);
-                        break;
-                    }
-                    Err(why) => metrics.shared_trouble.store(Some(Arc::new(why))),
                 }
+                let Some(shared) = opened.take() else { break };
+                let awaited = shared.awaits(&store, began);
+                if awaited.is_empty() {
+                    let started = shared.start(&all, &store, &metrics);
+                    let why = started.err().map(|error| Arc::new(format!("cannot start a thread: {error}")));
+                    metrics.shared_trouble.store(why);
+                    break;
+                }
+                let why = format!(
+                    "what an earlier process left stands until {} has been in sync: its start could not read it",
+                    awaited.join(", ")
+                );
+                if metrics.shared_trouble.load().as_deref() != Some(&why) {
+                    tracing::warn!(path = %shared.writer.place.path.display(), "{why}");
+                    metrics.shared_trouble.store(Some(Arc::new(why)));
+                }
+                opened = Some(shared);
             }
             stop.requested().await;
         })
     }
-}
 
-/// Whether what the store does not hold is not there.
-fn has_heard_all(store: &Store) -> bool {
-    store.snapshot().behind_all().all(|(feed, filled)| filled.whole || feed.supplies(Supply::Instances))
+    /// The sources whose nodes stand here, and of which a store that began with that revision does not know more yet.
+    fn awaits(&self, store: &Store, began: Revision) -> Vec<String> {
+        let Some(left) = self.left.as_ref().filter(|left| left.report.fresh.revision > began) else {
+            return Vec::new();
+        };
+        let snapshot = store.snapshot();
+        let known = snapshot.behind_all().filter(|(feed, filled)| !(filled.whole && feed.was_in_sync()));
+        let stands = |feed: &Feed| left.report.sources.iter().any(|source| source.whole && source.is_of(feed));
+        let awaited = known.filter(|(feed, _)| feed.supplies(Supply::Nodes) && stands(feed));
+        awaited.map(|(feed, _)| feed.name().to_owned()).collect()
+    }
 }
 
 /// Where LMDB keeps its table of readers.

@@ -209,7 +209,7 @@ fn clear(path: &Path, own: &Path) -> io::Result<Locks> {
             tracing::warn!(
                 path = %lock.display(),
                 "remove what lies in the place of the shared file's lock file: an earlier version or somebody else made \
-                 it, or a reader gave it more attributes than can be removed"
+                 it, the hidden folder beside it was removed, or a reader gave it more attributes than can be removed"
             );
             // Where that cannot be, whatever comes to need its place says why.
             let _ = remove(&lock);

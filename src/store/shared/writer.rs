@@ -16,7 +16,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use super::copy::Written;
 use super::entry::{self, Report};
 use super::kept::Kept;
-use super::mapped::{Left, Mapped, Room};
+use super::mapped::{Mapped, Replaced, Room};
 use super::place::Place;
 use super::write_txn::WriteTxn;
 use super::{Contents, Env};
@@ -53,12 +53,14 @@ pub(super) struct Writer {
     origin: Origin,
     /// None: the file is not there yet.
     pub(super) mapped: Option<Mapped>,
-    /// The files that were replaced, as long as they are open anywhere.
-    left: Vec<Left>,
+    /// Those that were replaced, as long as they are open anywhere.
+    replaced: Vec<Replaced>,
     /// When a file could not be replaced.
     failed: Option<Instant>,
-    /// Why it is about to be replaced.
+    /// Why it is about to be replaced,
     fault: Option<String>,
+    /// and why it does not lie in its place.
+    missing: Option<String>,
     /// What the file holds,
     nodes: OrdMap<NodePath, Arc<Node>>,
     /// as far as it was this process that wrote it,
@@ -111,19 +113,17 @@ pub(super) async fn follow(
             () = stop.requested() => (true, true),
         };
         let began = Instant::now();
-        let result = match writer.make_ready(is_beat, began) {
-            // What is last is written also where the file is out of order.
-            Err(why) if !is_last || writer.env().is_err() => Err(why),
-            Ok(Room::Pinned(who)) if !is_last => Err(who),
-            Ok(Room::Later) if !is_last => Ok(None),
+        let result = writer.make_ready(is_beat, began).and_then(|room| match room {
+            Room::Pinned(who) if !is_last => Err(who),
+            Room::Later if !is_last => Ok(None),
             _ => writer.renew(&store).map(Some).map_err(|error| format!("{error}{}", hint(&error))),
-        };
+        });
         let revision = result.as_ref().ok().and_then(|written| written.map(|(revision, _)| revision));
         let is_large = matches!(result, Ok(Some((_, entries))) if entries >= UNMAP_THRESHOLD && !is_last);
         // Also where nothing was written: the file that was there before must not be kept by who copies it.
         written.send_modify(|(last, env)| {
             *last = revision.unwrap_or(*last);
-            *env = writer.env().ok().filter(|_| !is_large);
+            *env = writer.env().ok().filter(|_| !is_large && *last > 0);
         });
         if is_large {
             writer.unmap();
@@ -162,9 +162,10 @@ impl Writer {
             place,
             origin,
             mapped: None,
-            left: Vec::new(),
+            replaced: Vec::new(),
             failed: None,
             fault: None,
+            missing: None,
             nodes: here.map_or_else(OrdMap::new, |here| here.nodes.clone()),
             directory: Directory::default(),
             kept: here.map_or_else(Kept::nothing, |here| Kept::of(here, feeds)),
@@ -182,7 +183,7 @@ impl Writer {
     /// Has the file hold what the store does; the revision, and how many entries that took.
     pub(super) fn renew(&mut self, store: &Store) -> Result<(Revision, usize), Error> {
         let due = self.due(store);
-        let entries = self.write(&due).inspect_err(|error| self.note(error))?;
+        let entries = self.write(&due)?;
         if let Some(Err(error)) = self.mapped.as_ref().map(Mapped::publish) {
             return Err(Error::Other(error.raw_os_error().unwrap_or(0)));
         }
@@ -271,7 +272,7 @@ impl Writer {
 
     /// That not all is written, in words.
     pub(super) fn trouble(&self) -> Option<String> {
-        if let Some(fault) = &self.fault {
+        if let Some(fault) = self.missing.as_ref().or(self.fault.as_ref()) {
             return Some(fault.clone());
         }
         let half = self.standing.as_ref().map(|_| self.place.config.max_size.as_u64() / 2)?;
@@ -292,7 +293,7 @@ pub(super) fn hint(error: &Error) -> &'static str {
     match error {
         Error::MapFull => "; raise shared.max_size",
         // LMDB's word for a write that was cut short.
-        Error::Other(code) if matches!(Errno::from_raw(*code), Errno::EIO | Errno::ENOSPC) => {
+        Error::Other(code) if matches!(Errno::from_raw(*code), Errno::EIO | Errno::ENOSPC | Errno::EDQUOT) => {
             "; is there room on its file system?"
         }
         _ => "",

@@ -49,14 +49,57 @@ fn what_cannot_be_made_anew_at_once_is_whole_when_it_can() {
     let hindrance = house.hinder();
     open.shared.writer.unmap();
     fs::remove_file(lock_file(&house.file())).expect("a file");
-    let refused = open.shared.writer.make_ready(true, Instant::now()).expect_err("no file can be made");
-    assert!(refused.starts_with(&format!("cannot put a file at {}", house.file().display())), "{refused}");
+    open.make_ready();
+    let told = open.shared.writer.trouble().expect("no file can be made");
+    assert!(told.starts_with(&format!("new readers cannot find it: cannot put a file at {}", house.file().display())));
     open.publisher.publish(vec![Change::Delete(path("/1")), put("/0", "meanwhile")]);
     open.write_between_beats();
     house.assert_holds(&open.store);
+    assert_eq!(open.shared.writer.trouble().as_ref(), Some(&told), "it does not come and go with each change");
     fs::remove_dir(hindrance).expect("a folder");
     open.write();
+    assert_eq!(open.shared.writer.trouble(), None);
     house.assert_holds(&open.store);
+}
+
+#[test]
+fn a_hidden_folder_that_is_removed_is_made_anew_also_where_the_file_is_not_mapped() {
+    let house = House::new();
+    let mut open = house.open();
+    open.sync();
+    let own = house.folder.path().join(".shared.mdb");
+    for is_mapped in [true, false] {
+        if !is_mapped {
+            open.shared.writer.unmap();
+        }
+        fs::remove_dir_all(&own).expect("a folder");
+        open.publish(vec![put("/a", &is_mapped.to_string())]);
+        house.assert_holds(&open.store);
+        assert!(known_locks(&house) == 1, "readers may write one");
+    }
+    drop(open);
+    let shared = house.try_open(&feeds("cluster")).expect("the shared file");
+    let store =
+        Store::restored(&store::Config::default(), feeds("cluster"), shared.left().expect("left"), Arc::default());
+    let mut open = Open { publisher: store.publisher(0), store, shared };
+    fs::remove_dir_all(&own).expect("a folder");
+    open.write();
+    house.assert_holds(&open.store);
+}
+
+#[test]
+fn a_file_that_was_moved_away_keeps_what_it_holds() {
+    let house = House::new();
+    let mut open = house.open();
+    open.publish((0..200).map(|n| put(&format!("/{n}"), &"x".repeat(5_000))).collect());
+    let kept = house.folder.path().join("kept");
+    fs::rename(house.file(), &kept).expect("moved");
+    let _open = File::open(&kept).expect("a file");
+    let now = Instant::now();
+    for seconds in [0, 40, 41] {
+        open.shared.writer.make_ready(true, now + Duration::from_secs(seconds)).expect("ready");
+    }
+    assert_eq!(Contents::load(&kept).expect("a whole file").nodes, *open.store.snapshot().nodes());
 }
 
 #[test]
@@ -108,7 +151,7 @@ fn no_file_is_replaced_while_readers_have_many_that_were() {
         assert_eq!(open.shared.writer.trouble().is_some(), n == 8, "{n}");
     }
     let why = open.shared.writer.trouble().expect("why it is not replaced");
-    assert!(why.contains("8 files open that were replaced before: end those that `lsof +L1 /"), "{why}");
+    assert!(why.contains("8 files open that were replaced before: end those, but for "), "{why}");
     held.clear();
     let later = start + Duration::from_secs(600);
     let mut is_mended = || {
@@ -134,7 +177,7 @@ fn a_lock_file_that_is_known_once_more_is_forgotten_as_others_are() {
 }
 
 #[tokio::test]
-async fn what_is_last_is_written_also_where_no_file_can_be_made() {
+async fn what_is_last_is_written_and_copied_also_where_no_file_can_be_made() {
     let house = House::new();
     let Open { shared, store, publisher } = house.open();
     let ((tasks, _), metrics) = (Tasks::new(), Arc::<Metrics>::default());
@@ -142,7 +185,7 @@ async fn what_is_last_is_written_also_where_no_file_can_be_made() {
     wait_until(|| metrics.shared_writes.get() > 0).await;
     house.hinder();
     fs::remove_file(lock_file(&house.file())).expect("a file");
-    wait_until(|| metrics.shared_failures.get() > 0).await;
+    wait_until(|| metrics.shared_trouble.load().is_some()).await;
     publisher.publish(vec![put("/a", "last")]);
     assert!(tasks.stop(Duration::from_secs(20)).await.is_empty());
     for file in [house.file(), house.copy()] {
@@ -162,11 +205,13 @@ async fn what_an_earlier_process_left_is_known_before_the_file_can_be_ours_and_s
 
     let store = Store::new(&store::Config::default(), feeds("cluster"), Arc::default());
     let ((tasks, _), metrics) = (Tasks::new(), Arc::<Metrics>::default());
-    Shared::start_later(&house.config, Some(house.folder.path()), &tasks, &store, &metrics).expect("started");
+    Shared::start_later(&house.config, Some(house.folder.path()), 0, &tasks, &store, &metrics).expect("started");
     fs::remove_file(&own).expect("a file");
     let trouble = || metrics.shared_trouble.load().as_deref().cloned().unwrap_or_default();
-    wait_until(|| trouble().starts_with("what an earlier process left stands")).await;
+    wait_until(|| trouble().starts_with("what an earlier process left stands until test has been in sync")).await;
     assert_eq!(&*Contents::load(&house.file()).expect("whole").nodes[&path("/a")].data, b"left");
+    store.publisher(0).feed().enter(FeedState::Live, "");
+    store.publisher(0).feed().prove(Moment::now());
     store.publisher(0).publish_whole(vec![put("/b", "new")]);
     wait_until(|| metrics.shared_writes.get() > 0).await;
     house.assert_holds(&store);

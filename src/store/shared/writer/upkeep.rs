@@ -1,8 +1,9 @@
 //! The upkeep of the shared file: mapped, in order, and replaced by another one where it is not.
 
+use std::fs;
 use std::io;
 use std::mem;
-use std::path::Path;
+use std::process;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use super::{Origin, Writer};
 use crate::allocator;
 use crate::store::Directory;
 use crate::store::shared::kept::Kept;
-use crate::store::shared::mapped::{Left, Mapped, Room};
+use crate::store::shared::mapped::{Mapped, Replaced, Room};
 use crate::store::shared::place::{Beginning, Place};
 use crate::store::shared::write_txn::WriteTxn;
 use crate::store::shared::{Env, SharedError};
@@ -21,7 +22,7 @@ use crate::store::shared::{Env, SharedError};
 const REPLACE_RETRY_DELAY: Duration = Duration::from_secs(10);
 
 /// A file is not replaced while processes have so many open that were: they can take the memory of each.
-const MAX_LEFT: usize = 8;
+const MAX_REPLACED: usize = 8;
 
 impl Writer {
     /// Sees to it that the file is there and in order, at each heartbeat also what its readers write. Whether there is
@@ -32,16 +33,22 @@ impl Writer {
         self.place.locks.cut();
         if is_beat {
             self.place.forget_locks();
-            self.left.retain(|left| left.empty(now).is_err() || left.is_open());
+            self.replaced.retain(|old| old.empty(now));
+        }
+        let is_claimed_anew = is_beat && !self.place.is_there();
+        if is_claimed_anew {
+            self.claim_again().map_err(failed)?;
         }
         if self.mapped.is_none() {
             self.begin().map_err(failed)?;
         }
-        if is_beat && self.mapped.as_ref().is_some_and(|mapped| mapped.marks() != self.place.marks()) {
-            self.put_again().map_err(failed)?;
+        let (mapped, _) = self.map().map_err(failed)?;
+        let is_out_of_place = is_beat && mapped.marks() != self.place.marks();
+        if is_beat {
+            let again = if is_out_of_place || is_claimed_anew { self.put_again() } else { Ok(()) };
+            self.missing = again.err().map(|error| format!("new readers cannot find it: {}", failed(error)));
         }
-        self.map().map_err(failed)?;
-        let Some(mapped) = &mut self.mapped else { return Err("it is not there".into()) };
+        let (mapped, _) = self.map().map_err(failed)?;
         if is_beat {
             self.fault = mapped.readers.tend(now).map(|fault| format!("its lock file is out of order: {fault}"));
             if let Some(fault) = self.fault.take() {
@@ -49,17 +56,13 @@ impl Writer {
             }
         }
         let max = self.place.config.max_pinned;
-        match self.mapped.as_mut().map(|mapped| mapped.room(max, now)) {
-            Some(Ok(Room::Pinned(who))) => {
+        let (mapped, _) = self.map().map_err(failed)?;
+        match mapped.room(max, now) {
+            Ok(Room::Pinned(who)) => {
                 let why = format!("{who} keeps an old state of it, and more than {max} with it");
                 Ok(self.replace(&why, now).map_or_else(Room::Pinned, |()| Room::Enough))
             }
-            Some(Ok(room)) => Ok(room),
-            Some(Err(error)) => {
-                self.note(&error);
-                Err(error.to_string())
-            }
-            None => Ok(Room::Enough),
+            room => room.map_err(|error| error.to_string()),
         }
     }
 
@@ -71,11 +74,17 @@ impl Writer {
         };
         match begun {
             Ok(mapped) => {
-                self.take(mapped);
+                self.install(mapped);
                 Ok(())
             }
             Err(error) => {
-                if error.is_missing() {
+                let from = match &self.origin {
+                    Origin::Nothing => None,
+                    Origin::Here => Some(&self.place.path),
+                    Origin::Copy(from) => Some(from),
+                };
+                let seen = from.map(fs::symlink_metadata);
+                if seen.is_some_and(|seen| seen.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)) {
                     self.begin_anew();
                 }
                 Err(error)
@@ -91,55 +100,49 @@ impl Writer {
     }
 
     /// The file, mapped anew if it was not mapped.
-    fn map(&mut self) -> Result<Arc<Env>, SharedError> {
+    fn map(&mut self) -> Result<(&mut Mapped, Arc<Env>), SharedError> {
         let Some(mapped) = &mut self.mapped else {
             return Err(self.place.failed(io::ErrorKind::NotFound.into()));
         };
-        if let Some(env) = &mapped.env {
-            return Ok(env.clone());
-        }
-        let again = self.place.map(&mapped.data)?;
-        mapped.map_again(again).map_err(|source| self.place.failed(source))
-    }
-
-    /// LMDB works no more with what failed to be written in the middle; with a new mapping it does.
-    pub(super) fn note(&mut self, error: &lmdb::Error) {
-        if *error == lmdb::Error::Panic
-            && let Some(mapped) = &mut self.mapped
-        {
-            mapped.env = None;
-        }
+        let env = match &mapped.env {
+            Some(env) => env.clone(),
+            None => {
+                let again = self.place.map(&mapped.data)?;
+                mapped.map_again(again).map_err(|source| self.place.failed(source))?
+            }
+        };
+        Ok((mapped, env))
     }
 
     /// What this one replaces is emptied later.
-    fn take(&mut self, mapped: Mapped) {
+    fn install(&mut self, mapped: Mapped) {
         self.origin = Origin::Here;
         if let Some(old) = self.mapped.replace(mapped) {
-            let left = self.say_farewell(old);
-            self.left.push(left);
+            let old = self.say_farewell(old);
+            self.replaced.push(old);
         }
     }
 
     /// Another file takes its place, with the same state; or why not.
     fn replace(&mut self, why: &str, now: Instant) -> Result<(), String> {
         self.place.locks.full().map_err(|full| format!("{why}; {full}"))?;
-        if self.left.len() >= MAX_LEFT {
-            let folder = self.place.path.parent().unwrap_or(Path::new("/")).display();
+        if self.replaced.len() >= MAX_REPLACED {
+            let (path, own) = (self.place.path.display(), process::id());
             return Err(format!(
-                "{why}; processes have {MAX_LEFT} files open that were replaced before: end those that `lsof +L1 {folder}` \
-                 names"
+                "{why}; processes have {MAX_REPLACED} files open that were replaced before: end those, but for {own}, that \
+                 `lsof -nP +L1 | grep -F '{path} (deleted)'` names"
             ));
         }
         let rest = self.failed.map(|failed| (failed + REPLACE_RETRY_DELAY).saturating_duration_since(now));
-        let waits = self.left.iter().filter_map(|left| left.empty(now).err());
-        if waits.chain(rest).any(|wait| !wait.is_zero()) {
+        if self.replaced.iter().any(|old| old.is_recent(now)) || rest.is_some_and(|rest| !rest.is_zero()) {
             return Err(format!("{why}; another one takes its place soon"));
         }
-        match self.map().and_then(|env| self.place.put(Beginning::State(&env))) {
+        let state = self.map().map(|(_, env)| env);
+        match state.and_then(|env| self.place.put(Beginning::State(&env))) {
             Ok(fresh) => {
                 tracing::warn!(path = %self.place.path.display(), why, "replaced the shared file");
                 self.failed = None;
-                self.take(fresh);
+                self.install(fresh);
                 Ok(())
             }
             Err(error) => {
@@ -150,7 +153,7 @@ impl Writer {
     }
 
     /// Has those who still read the old file look for the new one.
-    fn say_farewell(&self, old: Mapped) -> Left {
+    fn say_farewell(&self, old: Mapped) -> Replaced {
         let written = old.env.as_ref().map(|env| {
             let mut txn = WriteTxn::begin(env, self.sum, self.of_masters)?;
             txn.farewell()?;
@@ -163,16 +166,19 @@ impl Writer {
         old.leave()
     }
 
+    /// Claims the place once more, whose hidden folder was removed.
+    fn claim_again(&mut self) -> Result<(), SharedError> {
+        let again = Place::claim(self.place.path.clone(), self.place.config.clone())?;
+        let before = mem::replace(&mut self.place, again);
+        self.place.locks.take(before.locks);
+        Ok(())
+    }
+
     /// Makes the file anew if it was deleted, or its lock file: another one of those would know nothing of the readers.
     fn put_again(&mut self) -> Result<(), SharedError> {
-        if !self.place.is_there() {
-            let again = Place::claim(self.place.path.clone(), self.place.config.clone())?;
-            let before = mem::replace(&mut self.place, again);
-            self.place.locks.take(before.locks);
-        }
-        let env = self.map()?;
+        let (_, env) = self.map()?;
         let fresh = self.place.put(Beginning::State(&env))?;
-        self.take(fresh);
+        self.install(fresh);
         tracing::warn!(path = %self.place.path.display(), "the shared file was deleted; made it anew");
         Ok(())
     }
