@@ -356,9 +356,9 @@ mod tests {
         let house = House::of(6);
         let other = house.admit(2).expect("room");
         let permits = [1, 1].map(|user| house.admit(user).expect("room"));
-        other.slot.idle_since.store(3, Ordering::Relaxed);
-        permits[0].slot.idle_since.store(7, Ordering::Relaxed);
-        permits[1].slot.idle_since.store(5, Ordering::Relaxed);
+        other.slot.idle_since.store(3_000_000, Ordering::Relaxed);
+        permits[0].slot.idle_since.store(7_000_000, Ordering::Relaxed);
+        permits[1].slot.idle_since.store(5_000_000, Ordering::Relaxed);
         let newcomer = house.admit(1).expect("room is made");
         assert!(permits[1].evicted().now_or_never().is_some());
         assert!(permits[0].evicted().now_or_never().is_none() && other.evicted().now_or_never().is_none());
