@@ -109,7 +109,7 @@ fn some<T: Default + PartialEq, E: Error>(value: T) -> Result<T, E> {
 
 fn enough<T: PartialOrd, E: Error>(value: T, least: T, name: impl Display) -> Result<T, E> {
     if value < least {
-        return Err(E::custom(format_args!("is less than works: at least {name}")));
+        return Err(E::custom(format_args!("is too small: at least {name}")));
     }
     Ok(value)
 }

@@ -267,7 +267,7 @@ fn what_nothing_works_with_is_refused_and_the_least_that_works_is_not() {
         ("shared.max_pinned", "1", "64.0 KiB"),
     ] {
         let told = mistakes("", &[], &[(key, too_little)]);
-        assert!(told.ends_with(&format!("--set {key}: is less than works: at least {least}")), "{told}");
+        assert!(told.ends_with(&format!("--set {key}: is too small: at least {least}")), "{told}");
         load("", &[], &[(key, least)]).unwrap_or_else(|error| panic!("{error}"));
     }
 }
