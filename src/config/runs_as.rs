@@ -8,7 +8,8 @@ use nix::unistd::{AccessFlags, Gid, Uid, access, getegid, geteuid, getgroups};
 
 use super::Config;
 use crate::default_paths;
-use crate::permissions::{gid_of, not_in};
+use crate::permissions::own::name_of;
+use crate::permissions::{OF_ONES_OWN, gid_of};
 
 /// Where even root can make nothing.
 const OF_THE_KERNEL: [&str; 2] = ["/proc", "/sys"];
@@ -26,7 +27,13 @@ impl Config {
 pub(super) fn cannot_give(group: &str) -> Option<String> {
     let gid = gid_of(group).ok().flatten()?;
     let is_member = || gid == getegid() || getgroups().is_ok_and(|groups| groups.contains(&gid));
-    (!geteuid().is_root() && !is_member()).then(|| format!("cannot give it to the group {group:?}: {}", not_in(group)))
+    (!geteuid().is_root() && !is_member()).then(|| {
+        let user = name_of(geteuid().as_raw());
+        format!(
+            "cannot give it to the group {group:?}, unless its unit has `SupplementaryGroups={group}`: {user} is not in it; \
+             `sudo usermod -aG {group} {user}` changes that; {OF_ONES_OWN}"
+        )
+    })
 }
 
 /// Whether a file belongs to the group already.

@@ -20,6 +20,10 @@ use serde::{Deserialize, Deserializer, Serialize};
 pub use self::claim::{Claim, Holder, NotClaimed};
 pub use self::folder::Folder;
 
+/// What does without a group of which a person is no member.
+pub(crate) const OF_ONES_OWN: &str =
+    "for a sidecar of your own, `--set thrift.group= --set shared.group=`, or another `--config`";
+
 /// The permissions of a socket or a file in the file system.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Permissions {
@@ -81,7 +85,10 @@ pub fn gid_of(group: &str) -> nix::Result<Option<Gid>> {
 
 /// That a file cannot be given to a group, since this process's user is not in it.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot give it to the group `{0}`: {cure}", cure = not_in(.0))]
+#[error(
+    "cannot give it to the group `{0}`: the sidecar's user is not in it: `usermod -aG {0} USER`, or \
+     `SupplementaryGroups={0}` in the unit, and start it again; {OF_ONES_OWN}"
+)]
 pub struct NotMember(pub String);
 
 /// Gives a file to a group, by its name or its number.
@@ -92,14 +99,6 @@ pub fn chown_group(file: impl AsFd, group: &str) -> io::Result<()> {
         Errno::EPERM => io::Error::other(NotMember(group.to_owned())),
         _ => failed(&error.desc()),
     })
-}
-
-/// That this user cannot give anything to a group, and the cure.
-pub fn not_in(group: &str) -> String {
-    format!(
-        "the sidecar's user is not in it: `usermod -aG {group} USER`, or `SupplementaryGroups={group}` in the unit, and \
-         start it again; for a sidecar of your own, `--set thrift.group= --set shared.group=`, or another `--config`"
-    )
 }
 
 /// Reads a group: a text, or a number.
