@@ -437,7 +437,12 @@ final class Client
     /** Without a regular expression: to compile it would take longer than all else that a first read needs. */
     private static function path(string $socket): string
     {
-        return str_starts_with($socket, 'unix:///') ? substr($socket, strlen('unix://')) : $socket;
+        $path = str_starts_with($socket, 'unix:///') ? substr($socket, strlen('unix://')) : $socket;
+        if ($path !== '' && $path[0] !== '/') {
+            $why = "`$socket` is neither an absolute path nor `unix:///…`; an address goes to `tcp:`";
+            throw new InvalidRequest('socket', $why);
+        }
+        return $path;
     }
 
     /** @throws InvalidRequest */

@@ -63,6 +63,19 @@ final class WaysTest extends TestCase
         self::assertSame(dirname($unix->address) . '/shared.mdb', $roster->explain()[0]->target);
     }
 
+    /** @dataProvider noSockets */
+    public function testWhatIsNoSocketIsRefused(string $socket): void
+    {
+        $this->expectException(InvalidRequest::class);
+        $this->expectExceptionMessage('an address goes to `tcp:`');
+        Client::local(socket: $socket);
+    }
+
+    public static function noSockets(): array
+    {
+        return [['127.0.0.1:9090'], ['roster.sock'], ['unix://roster.sock']];
+    }
+
     public function testExplainTellsWhatEachWayCameTo(): void
     {
         $tcp = new FakeSidecar([[Answer::nodes([])]], isTcp: true);
