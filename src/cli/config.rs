@@ -11,7 +11,7 @@ use roster::access::uid;
 use roster::config::{Config, Layers};
 use roster::permissions::own::name_of;
 
-use super::settings::{self, NO_SOURCE, Settings};
+use super::settings::{self, NO_SOURCE, Reader, Settings};
 use super::text;
 
 /// Check or show a configuration
@@ -56,7 +56,7 @@ impl Configure {
 fn check(file: Option<PathBuf>, user: Option<&str>, settings: Settings) -> anyhow::Result<()> {
     let (mut layers, origin) = match file {
         Some(path) => settings.of_file_alone(path)?,
-        None => settings.layers([])?,
+        None => settings.layers([], Reader::Person)?,
     };
     if origin.is_demo {
         let none = "no configuration; `roster serve` would run the demonstration";
@@ -65,7 +65,7 @@ fn check(file: Option<PathBuf>, user: Option<&str>, settings: Settings) -> anyho
     if let Some(user) = sidecar_user(user, &layers)? {
         layers.has_other_groups = become_user(&user)?;
         if let Some((path, _)) = &layers.file {
-            layers.file = Some(settings::read(path)?);
+            layers.file = Some(settings::read(path, Reader::Sidecar)?);
         }
     }
     let mut doubts = 0;

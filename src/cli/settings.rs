@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
-use nix::unistd::geteuid;
+use nix::unistd::{Group, getegid, geteuid};
 use roster::config::{Config, Layers, Mistakes};
 use roster::default_paths::DefaultPaths;
 use roster::permissions::own::name_of;
@@ -80,11 +80,20 @@ pub(crate) struct Unreadable {
     source: io::Error,
 }
 
+/// Who reads a configuration.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Reader {
+    /// Who types a command, and may use sudo.
+    Person,
+    /// A sidecar, which runs as its own user.
+    Sidecar,
+}
+
 impl Settings {
     /// What there is to load of a file alone, and of the command line.
     pub(crate) fn of_file_alone(self, path: PathBuf) -> Result<(Layers, Origin), Unreadable> {
         let layers = Layers {
-            file: Some(read(&path)?),
+            file: Some(read(&path, Reader::Person)?),
             environment: Vec::new(),
             flags: self.set,
             default_paths: DefaultPaths::of_this_process(),
@@ -96,14 +105,14 @@ impl Settings {
 
     /// Loads that of the sidecar that runs, which may be another user's.
     pub(crate) fn load(self) -> anyhow::Result<Loaded> {
-        let (layers, origin) = self.layers([])?;
+        let (layers, origin) = self.layers([], Reader::Person)?;
         let layers = Layers { default_paths: DefaultPaths::of_the_running(), ..layers };
         loaded(Config::load(&layers), origin)
     }
 
     /// Loads it for a start, with `flags` over all else.
     pub(crate) fn load_to_start(self, flags: impl IntoIterator<Item = (String, String)>) -> anyhow::Result<Loaded> {
-        let (layers, origin) = self.layers(flags)?;
+        let (layers, origin) = self.layers(flags, Reader::Sidecar)?;
         loaded(Config::load_to_start(&layers), origin)
     }
 
@@ -111,6 +120,7 @@ impl Settings {
     pub(crate) fn layers(
         self,
         flags: impl IntoIterator<Item = (String, String)>,
+        reader: Reader,
     ) -> Result<(Layers, Origin), Unreadable> {
         let mut layers = Layers {
             file: None,
@@ -121,7 +131,7 @@ impl Settings {
         };
         let mut origin = Origin { file: None, is_demo: false, others: names(&layers) };
         if let Some(path) = self.config.or_else(|| first_that_exists(&places())) {
-            layers.file = Some(read(&path)?);
+            layers.file = Some(read(&path, reader)?);
             origin.file = Some(path);
         } else if Config::load(&layers).is_ok_and(|config| !config.has_source() && config.upstream.is_empty()) {
             layers.file = Some(demo::file());
@@ -155,8 +165,8 @@ fn names(layers: &Layers) -> Vec<String> {
 }
 
 /// A file's path and its text, as a layer.
-pub(crate) fn read(path: &Path) -> Result<(PathBuf, String), Unreadable> {
-    let text = fs::read(path).map_err(|error| with_owner(path, error)).and_then(|bytes| {
+pub(crate) fn read(path: &Path, reader: Reader) -> Result<(PathBuf, String), Unreadable> {
+    let text = fs::read(path).map_err(|error| with_owner(path, error, reader)).and_then(|bytes| {
         String::from_utf8(bytes).map_err(|error| {
             let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
             let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
@@ -170,11 +180,19 @@ pub(crate) fn read(path: &Path) -> Result<(PathBuf, String), Unreadable> {
 }
 
 /// Who may not read a file says little without whose it is.
-fn with_owner(path: &Path, error: io::Error) -> io::Error {
+fn with_owner(path: &Path, error: io::Error, reader: Reader) -> io::Error {
     match fs::metadata(path) {
         Ok(found) if error.kind() == io::ErrorKind::PermissionDenied => {
             let (owner, mode, user) = (name_of(found.uid()), found.mode() & 0o777, name_of(geteuid().as_raw()));
-            io::Error::other(format!("{error}: it is of {owner}, mode {mode:04o}, and {user} asks; use sudo"))
+            let cure = match reader {
+                Reader::Person => "use sudo".to_owned(),
+                Reader::Sidecar => {
+                    let group = Group::from_gid(getegid()).ok().flatten();
+                    let (group, path) = (group.map_or(getegid().to_string(), |group| group.name), path.display());
+                    format!("give it to the sidecar's group: `sudo chgrp {group} {path} && sudo chmod 640 {path}`")
+                }
+            };
+            io::Error::other(format!("{error}: it is of {owner}, mode {mode:04o}, and {user} asks; {cure}"))
         }
         _ => error,
     }
@@ -220,7 +238,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().expect("a file");
         for (bytes, line) in [(&b"\xff\xfe[\0"[..], 1), (b"# one\n# M\xfcller\n", 2)] {
             fs::write(file.path(), bytes).expect("written");
-            let told = read(file.path()).expect_err("it is no text").to_string();
+            let told = read(file.path(), Reader::Person).expect_err("it is no text").to_string();
             assert!(told.ends_with(&format!(": line {line} is not UTF-8: save the file as UTF-8")), "{told}");
         }
     }
