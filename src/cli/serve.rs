@@ -1,14 +1,18 @@
 //! `roster serve`: the sidecar itself, until a signal or a failure ends it.
 
 use std::env;
+use std::io;
+use std::path::Path;
 use std::pin::pin;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use clap::Args;
 use futures::future::OptionFuture;
+use nix::unistd::geteuid;
 use roster::config::{Config, Mistakes};
-use roster::default_paths;
+use roster::default_paths::{self, DefaultPaths};
 use roster::net::{Address, TakenPorts};
+use roster::permissions::own::{cannot_write, name_of};
 use roster::sidecar::Sidecar;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -75,6 +79,7 @@ fn start(loaded: Loaded) -> anyhow::Result<(Runtime, Started, Reports)> {
         demo::lay_out()?;
     }
     let reports = log::start(&config.log)?;
+    warn_if_unreachable(&config);
     if !config.has_source() {
         tracing::warn!("{NO_SOURCE}");
     }
@@ -96,9 +101,40 @@ fn make_default_folders(config: &Config) -> anyhow::Result<()> {
     }
     let state = &config.shared.state;
     if default_paths::is_users_state(state) {
-        default_paths::make(state).with_context(|| format!("cannot make {}", state.display()))?;
+        default_paths::make(state).map_err(|error| no_state(state, &error))?;
     }
     Ok(())
+}
+
+/// Why there is no folder for the state: neither the system's nor the user's own.
+fn no_state(own: &Path, error: &io::Error) -> anyhow::Error {
+    let (system, user) = (DefaultPaths::default().state, name_of(geteuid().as_raw()));
+    let why = cannot_write(&system).unwrap_or_default();
+    anyhow!(
+        "shared.state: {why}; nor can {} be made: {error}; `sudo install -d -o {user} -m 0750 {}`, or choose another with \
+         `--set shared.state=…`",
+        own.display(),
+        system.display()
+    )
+}
+
+/// Warns where the socket is given to a group that cannot enter its folder: the user's own, in place of the system's.
+fn warn_if_unreachable(config: &Config) {
+    let groups = [&config.thrift.group, &config.shared.group];
+    let Some(group) = groups.into_iter().find(|group| !group.is_empty()) else { return };
+    let system = DefaultPaths::default().socket;
+    let system = system.parent().unwrap_or(&system);
+    let (own, user) = (default_paths::user_folder(), name_of(geteuid().as_raw()));
+    if config.thrift.unix == default_paths::user_socket()
+        && let Some(why) = cannot_write(system)
+    {
+        tracing::warn!(
+            "{why}; the socket is in {} instead, which the group {group} cannot enter, and PHP finds nothing: \
+             `RuntimeDirectory=roster` in the unit or `sudo install -d -o {user} {}`, and a restart",
+            own.display(),
+            system.display()
+        );
+    }
 }
 
 async fn serve(

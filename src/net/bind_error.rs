@@ -41,6 +41,11 @@ pub(super) enum NoListener {
     },
     #[error("cannot make its folder {}: {error}; have it made, or choose another place", folder.display())]
     Folder { folder: PathBuf, error: io::Error },
+    #[error(
+        "{why}; have the folder made for that user (`RuntimeDirectory=` of the unit, `chown`), or choose another place \
+         with `--set {setting}=…`"
+    )]
+    Closed { setting: &'static str, why: String },
     #[error(transparent)]
     PathOccupied(#[from] PathOccupied),
 }

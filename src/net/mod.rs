@@ -36,7 +36,7 @@ pub(crate) use self::socket_file::max_path_len;
 pub use self::stream::Stream;
 use crate::default_paths::is_live;
 use crate::metrics::Metrics;
-use crate::permissions::{Claim, NotClaimed, Permissions, make_folder};
+use crate::permissions::{Claim, NotClaimed, Permissions, make_folder, own};
 use crate::task::{Backoff, Stop};
 
 /// How many connections the kernel may hold for us until we accept them. A full queue of a Unix socket makes its
@@ -180,7 +180,16 @@ impl Listener {
             Ok((listener, file)) => {
                 Ok(Self { socket: Arc::new(Socket::Unix(listener)), _file: Some(Arc::new(file)), address })
             }
-            Err(why) => Err(BindError { setting, address, why }),
+            Err(why) => {
+                let closed = match &why {
+                    NoListener::Io(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                        path.parent().and_then(own::cannot_write)
+                    }
+                    _ => None,
+                };
+                let why = closed.map_or(why, |why| NoListener::Closed { setting, why });
+                Err(BindError { setting, address, why })
+            }
         }
     }
 

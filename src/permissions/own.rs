@@ -10,7 +10,7 @@ use nix::NixPath;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat::Mode;
-use nix::unistd::{Uid, User};
+use nix::unistd::{AccessFlags, Uid, User, access};
 
 const CURE: &str = "remove it, and see who may write its folder";
 
@@ -131,6 +131,15 @@ pub(super) fn check_owner(owner: u32) -> Result<(), NotOwn> {
 pub(super) fn foreign(owner: u32) -> Option<(String, String)> {
     let user = Uid::effective().as_raw();
     (![0, user].contains(&owner)).then(|| (name_of(owner), name_of(user)))
+}
+
+/// Why this process can make nothing in a folder; None: it can.
+pub fn cannot_write(folder: &Path) -> Option<String> {
+    let error = access(folder, AccessFlags::W_OK | AccessFlags::X_OK).err()?;
+    let found = fs::metadata(folder).map(|found| (name_of(found.uid()), found.mode() & 0o777));
+    let whose = found.map_or_else(|_| String::new(), |(owner, mode)| format!(" (it is of {owner}, mode {mode:04o})"));
+    let user = name_of(Uid::effective().as_raw());
+    Some(format!("{user} cannot write {}: {}{whose}", folder.display(), error.desc()))
 }
 
 /// A user's name, or the number where it has none.
