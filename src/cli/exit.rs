@@ -1,14 +1,15 @@
 //! Exit codes: what each end of a command means to a script.
 
-use std::fs;
+use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::ExitCode;
 
-use nix::unistd::Group;
+use nix::unistd::{Group, User};
 use roster::access::UnknownName;
 use roster::config::Mistakes;
+use roster::default_paths::DefaultPaths;
 use roster::net::Address;
 use roster::store::shared::{ReadError, Unfit};
 use roster::thrift::client::Error;
@@ -97,20 +98,37 @@ fn way_in<'e>(failures: impl IntoIterator<Item = (&'e Address, &'e io::Error)>) 
 
 /// For whom a socket is that this user may not open, or cannot even see.
 fn open_to(socket: &Path) -> String {
-    let metadata = |path: &Path| fs::metadata(path).ok().map(|found| (found.gid(), found.mode()));
     // To open a socket takes the right to write it, to see it the right to search its folder.
-    let guard = metadata(socket).map(|(group, mode)| (group, mode & 0o020 != 0));
-    let guard = guard.or_else(|| metadata(socket.parent()?).map(|(group, mode)| (group, mode & 0o010 != 0)));
+    let guard = fs::metadata(socket).map(|found| (found, 0o020));
+    let guard = guard.or_else(|_| fs::metadata(socket.parent().unwrap_or(socket)).map(|found| (found, 0o010)));
+    let socket = socket.display();
     match guard {
-        Some((group, true)) => {
-            let group = Group::from_gid(group.into()).ok().flatten().map_or(group.to_string(), |group| group.name);
-            format!(
-                "{} is for the group {group}: join it (`sudo usermod -aG {group} $USER`, then log in again), or use sudo.",
-                socket.display()
-            )
+        Ok((found, right)) if found.mode() & right != 0 => {
+            let group = Group::from_gid(found.gid().into()).ok().flatten();
+            let group = group.map_or(found.gid().to_string(), |group| group.name);
+            if reads_token(&found) {
+                format!(
+                    "{socket} is for the sidecar's own group {group}, which may read the register's token: do not join \
+                     it. Set `group = \"www-data\"` (a group of the clients) under `[thrift]` and `[shared]`, and restart \
+                     the sidecar; or use sudo."
+                )
+            } else {
+                format!(
+                    "{socket} is for the group {group}: join it (`sudo usermod -aG {group} $USER`, then log in again), \
+                     or use sudo."
+                )
+            }
         }
-        _ => format!("{} is for its owner alone: use sudo, or see `[thrift] group` and `mode`.", socket.display()),
+        _ => format!("{socket} is for its owner alone: use sudo, or see `[thrift] group` and `mode`."),
     }
+}
+
+/// Whether the group of the sidecar's socket or folder may read its token too: what a process makes without being told
+/// for whom is of its primary group.
+fn reads_token(found: &Metadata) -> bool {
+    let primary = User::from_uid(found.uid().into()).ok().flatten().map(|user| user.gid.as_raw());
+    let state = fs::metadata(DefaultPaths::default().state).ok().map(|state| state.gid());
+    [primary, state].contains(&Some(found.gid()))
 }
 
 /// What can be done about a shared file.

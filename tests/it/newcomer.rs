@@ -409,7 +409,7 @@ fn a_socket_that_this_user_may_not_open_names_its_group() {
         ["serve", "--set", "zookeeper.0.connect=127.0.0.1:1", "--set", "thrift.tcp=", "--set", "register.listen="];
     let mut command = home.roster_as(0);
     let command = command.args(serve).args(["--set", "thrift.group=www-data", "--set", "shared.state="]);
-    let _sidecar = home.serve(command);
+    let sidecar = home.serve(command);
     let told = "/run/roster/roster.sock is for the group www-data: join it";
     let is_told = |told: &str| {
         eventually(told, SOON, || {
@@ -425,6 +425,47 @@ fn a_socket_that_this_user_may_not_open_names_its_group() {
     is_told(told);
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).expect("root can");
     is_told("/run/roster/roster.sock is for its owner alone: use sudo");
+    drop(sidecar);
+
+    // The group of its token, which nobody should join.
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).expect("root can");
+    let mut command = home.roster_as(0);
+    let _sidecar = home.serve(command.args(serve).args(["--set", "shared.state="]));
+    is_told(
+        "/run/roster/roster.sock is for the sidecar's own group root, which may read the register's token: do not join",
+    );
+}
+
+#[test]
+fn a_sidecar_that_may_not_use_the_systems_places_names_them_and_the_cure() {
+    if is_skipped_without_root() {
+        return;
+    }
+    let Some(home) = Home::new() else { return };
+    let set = |keys: &[&str]| {
+        let mut serve = home.roster_as(USER);
+        serve.args(["serve", "--set", "zookeeper.0.connect=127.0.0.1:1", "--set", "thrift.tcp="]);
+        serve.args(["--set", "register.listen="]).args(keys.iter().flat_map(|key| ["--set", key]));
+        serve
+    };
+    let whose = format!("uid {USER} cannot write /run/roster: Permission denied (it is of root, mode 0755)");
+
+    let warned = home.serve(&mut set(&[&format!("thrift.group={USER}"), "shared.state="]));
+    warned.says(&format!("{whose}; the socket is in "));
+    warned.says(&format!("which the group {USER} cannot enter"));
+    drop(warned);
+    let told = Ended::of(&mut set(&["thrift.unix=/run/roster/roster.sock", "shared.state="])).wrong;
+    assert!(told.contains(&format!("cannot listen on unix:///run/roster/roster.sock: {whose}; have")), "{told}");
+    let told = Ended::of(set(&[]).env("HOME", "/nonexistent")).wrong;
+    let first = format!("shared.state: uid {USER} cannot write /var/lib/roster: ");
+    assert!(told.contains(&first) && told.contains("nor can /nonexistent/.local/state/roster be made: "), "{told}");
+
+    fs::write(home.file("etc/roster/roster.toml"), "").expect("a file");
+    fs::set_permissions(home.file("etc/roster/roster.toml"), fs::Permissions::from_mode(0o600)).expect("it is ours");
+    let told = Ended::of(&mut set(&[])).wrong;
+    assert!(told.contains(&format!("`sudo chgrp {USER} /etc/roster/roster.toml && sudo chmod 640 ")), "{told}");
+    let told = home.cli(["config", "check"]).wrong;
+    assert!(told.contains("asks; use sudo"), "{told}");
 }
 
 #[test]

@@ -49,7 +49,8 @@ final class SharedFile
     private const CURES = [
         '/No such file/' => 'it is not there: does a sidecar run, and is this its `[shared] path`?',
         '/Permission denied/' =>
-            'this user may not open it, or its lock file: make the user a member of the group in `[shared] group`',
+            'this user may not open it, or its lock file: set `group = "www-data"` (a group of this user, never the'
+            . " sidecar's own) under `[thrift]` and `[shared]`, and restart the sidecar",
         '/MDB_READERS_FULL/' => 'as many processes have it open as may: raise `[shared] max_readers`',
         '/MDB_(INVALID|VERSION|CORRUPTED|PAGE_NOTFOUND|BAD)/' =>
             'it is damaged, or no shared file of Roster: `roster shared check` says more; a restart of the sidecar'
