@@ -93,8 +93,13 @@ impl Locks {
             }
             // Whoever has it open must not open it once more when this was asked.
             let is_private = file.set_permissions(Permissions::from_mode(0o600)).is_ok();
-            let is_closed = is_private && is_open_elsewhere(file) != Some(true);
-            !(is_closed && own::remove(name).is_ok())
+            let is_open = is_open_elsewhere(file);
+            let is_forgotten = is_private && is_open != Some(true) && own::remove(name).is_ok();
+            if is_forgotten && is_open == Some(false) {
+                // Whoever holds it by its path alone keeps no memory.
+                let _ = file.set_len(0);
+            }
+            !is_forgotten
         });
     }
 

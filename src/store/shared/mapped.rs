@@ -2,25 +2,16 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytesize::ByteSize;
 use lmdb::Error;
-use nix::fcntl::{FallocateFlags, fallocate};
 
 use super::env::Env;
 use super::floor::Floor;
 use super::lock_file::LockFile;
-use super::locks::is_open_elsewhere;
 use super::place::{Mark, mark};
-
-/// So long those who have a file open that was replaced may take to notice, before it can be emptied.
-const RECENT: Duration = Duration::from_secs(30);
-
-/// LMDB's two pages of its own; of a page size that no machine exceeds.
-const HEAD: i64 = 2 * 65_536;
 
 /// The file, its readers' lock file, and LMDB's own.
 #[derive(Debug)]
@@ -42,14 +33,6 @@ pub(super) enum Room {
     Later,
     /// Not as long as this process keeps what was replaced.
     Pinned(String),
-}
-
-/// A file that was replaced. Who has it open keeps its memory, and takes it anew by reading what was emptied.
-#[derive(Debug)]
-pub(super) struct Replaced {
-    data: File,
-    env: Weak<Env>,
-    since: Instant,
 }
 
 impl Mapped {
@@ -101,34 +84,8 @@ impl Mapped {
         Ok(self.room.clone())
     }
 
-    pub(super) fn leave(self) -> Replaced {
-        let env = self.env.as_ref().map(Arc::downgrade).unwrap_or_default();
-        Replaced { data: self.data, env, since: Instant::now() }
-    }
-}
-
-impl Replaced {
-    /// Whether its readers may not have noticed yet.
-    pub(super) fn is_recent(&self, now: Instant) -> bool {
-        now < self.since + RECENT
-    }
-
-    /// Gives up its memory, once its readers must have noticed; whether any process has it open still.
-    pub(super) fn empty(&self, now: Instant) -> bool {
-        let Ok(data) = self.data.metadata() else { return false };
-        let is_open = is_open_elsewhere(&self.data);
-        // It may still be copied; and one that has a name was moved away by somebody who wants to keep it.
-        let is_in_use = self.is_recent(now) || self.env.strong_count() > 0;
-        if is_open == Some(false) || is_in_use || data.nlink() > 0 {
-            return is_open.unwrap_or(is_in_use);
-        }
-        let size = data.len() as i64;
-        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        if size > HEAD
-            && let Err(error) = fallocate(&self.data, flags, HEAD, size - HEAD)
-        {
-            tracing::debug!(%error, "cannot empty a shared file that was replaced");
-        }
-        is_open.is_some()
+    /// Gives up all but the file.
+    pub(super) fn leave(self) -> (File, Weak<Env>) {
+        (self.data, self.env.as_ref().map(Arc::downgrade).unwrap_or_default())
     }
 }

@@ -38,6 +38,7 @@ mod locks;
 mod mapped;
 mod place;
 mod reader;
+mod replaced;
 mod state;
 mod write_txn;
 mod writer;

@@ -9,7 +9,8 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::process;
+use std::sync::{Arc, Weak};
 
 use bytesize::ByteSize;
 
@@ -17,12 +18,16 @@ use super::env::Env;
 use super::lock_file::LockFile;
 use super::locks::Locks;
 use super::mapped::Mapped;
+use super::replaced::{self, Replaced};
 use super::{Config, SharedError, lock_file};
 use crate::permissions::own::{self, create, remove};
 use crate::permissions::{Claim, Mode, NotClaimed, Permissions, make_folder};
 
 /// How many places LMDB's own lock file has: for the floor, and for whoever copies or counts.
 const OWN_READERS: u32 = 8;
+
+/// A file is not replaced while processes have so many open that were: they can take the memory of each.
+const MAX_REPLACED: usize = 8;
 
 /// Where the file lies, and what its configuration says of it. No other process may write there as long as this lives.
 #[derive(Debug)]
@@ -33,6 +38,8 @@ pub(super) struct Place {
     own: PathBuf,
     /// The lock files that readers may still write.
     pub(super) locks: Locks,
+    /// The files that were replaced, as long as they are open anywhere.
+    pub(super) replaced: Vec<Replaced>,
     claim: Claim,
 }
 
@@ -70,11 +77,13 @@ impl Place {
             NotClaimed::Failed(error) => io(error),
         })?;
         let locks = clear(&path, &own).map_err(io)?;
+        let current = fs::symlink_metadata(&path).ok().map(|file| mark(&file));
+        let replaced = replaced::found(&own, current).map_err(io)?;
         let fresh = own.join("fresh");
         create(&fresh, 0o600).map_err(io)?;
         // Whether that can be is known at once.
         permit(&fresh, &config.permissions())?;
-        Ok(Self { path, config, own, locks, claim })
+        Ok(Self { path, config, own, locks, replaced, claim })
     }
 
     /// Maps the file that lies here, if that can be done so that its readers notice nothing; else a new one takes its
@@ -99,6 +108,7 @@ impl Place {
                 } else {
                     tracing::info!(path = %public.display(), %error, "a new shared file takes the place of what was left");
                 }
+                self.full().map_err(|full| self.failed(io::Error::other(full)))?;
                 self.put(Beginning::State(&env))
             }
         }
@@ -117,7 +127,9 @@ impl Place {
         let [fresh, fresh_lock, model] = ["fresh", "fresh-lock", "model-lock"].map(|name| self.own.join(name));
         let mapped = self.make(&fresh, beginning).and_then(|mapped| {
             // In this order: a reader opens the file first, and must not have the old lock file with the new one.
-            let put = self.locks.add(&model).and_then(|()| fs::rename(&model, lock_file(&self.path)));
+            let put = replaced::remember(&self.path, &self.own)
+                .and_then(|()| self.locks.add(&model))
+                .and_then(|()| fs::rename(&model, lock_file(&self.path)));
             put.and_then(|()| fs::rename(&fresh, &self.path)).map_err(|source| self.failed(source))?;
             Ok(mapped)
         });
@@ -168,6 +180,32 @@ impl Place {
             error => io::Error::other(error.to_string()),
         })?;
         Ok(lock_file(&model))
+    }
+
+    /// Keeps watch over a file that was replaced.
+    pub(super) fn watch(&mut self, old: (File, Weak<Env>)) {
+        match Replaced::new(old, &self.own) {
+            Ok(old) => self.replaced.push(old),
+            Err(error) => tracing::debug!(%error, "cannot empty a shared file that was replaced"),
+        }
+    }
+
+    /// Takes over what was known of the place before it was claimed anew.
+    pub(super) fn take(&mut self, before: Self) {
+        self.locks.take(before.locks);
+        self.replaced.extend(before.replaced);
+    }
+
+    /// Why no more files can be replaced.
+    pub(super) fn full(&self) -> Result<(), String> {
+        if self.replaced.len() < MAX_REPLACED {
+            return Ok(());
+        }
+        let (folder, sidecar) = (self.own.display(), process::id());
+        Err(format!(
+            "processes have {MAX_REPLACED} files open that were replaced before: end those, but for the sidecar's \
+             {sidecar}, that `fuser -v {folder}/replaced-*` names"
+        ))
     }
 
     /// Forgets the lock files that no reader can write any more.

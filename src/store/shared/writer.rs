@@ -16,7 +16,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use super::copy::Written;
 use super::entry::{self, Report};
 use super::kept::Kept;
-use super::mapped::{Mapped, Replaced, Room};
+use super::mapped::{Mapped, Room};
 use super::place::Place;
 use super::write_txn::WriteTxn;
 use super::{Contents, Env};
@@ -53,8 +53,6 @@ pub(super) struct Writer {
     origin: Origin,
     /// None: the file is not there yet.
     pub(super) mapped: Option<Mapped>,
-    /// Those that were replaced, as long as they are open anywhere.
-    replaced: Vec<Replaced>,
     /// When a file could not be replaced.
     failed: Option<Instant>,
     /// Why it is about to be replaced,
@@ -162,7 +160,6 @@ impl Writer {
             place,
             origin,
             mapped: None,
-            replaced: Vec::new(),
             failed: None,
             fault: None,
             missing: None,

@@ -1,5 +1,8 @@
 //! The shared file when it is deleted, replaced, or cannot be ours yet: what it held is not lost.
 
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+
 use super::*;
 
 impl Open {
@@ -136,6 +139,60 @@ fn who_reads_what_was_emptied_does_not_keep_its_memory() {
     drop(lock);
 }
 
+/// How many files in the hidden folder are named so.
+fn second_names(house: &House) -> usize {
+    let names = fs::read_dir(house.folder.path().join(".shared.mdb")).expect("a folder");
+    names.filter(|name| name.as_ref().is_ok_and(|it| it.file_name().to_string_lossy().starts_with("replaced-"))).count()
+}
+
+#[test]
+fn who_holds_a_replaced_file_by_its_path_alone_keeps_no_memory() {
+    let house = House::new();
+    let mut open = house.open();
+    open.publish((0..200).map(|n| put(&format!("/{n}"), &"x".repeat(5_000))).collect());
+    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+    let held = [house.file(), lock_file(&house.file())]
+        .map(|path| File::from(nix::fcntl::open(&path, flags, Mode::empty()).expect("a file")));
+    drop(break_lock(&house));
+    let now = Instant::now();
+    for seconds in [0, 3] {
+        open.shared.writer.make_ready(true, now + Duration::from_secs(seconds)).expect("ready");
+    }
+    // A child of another test has them open until it runs its own program.
+    assert!((0..2_000).any(|_| {
+        open.make_ready();
+        held.iter().all(|held| held.metadata().expect("a file").blocks() == 0)
+    }));
+    assert!(held.iter().all(|held| held.metadata().expect("a file").permissions().mode() & 0o077 == 0));
+    assert_eq!((second_names(&house), known_locks(&house)), (0, 1));
+}
+
+#[test]
+fn the_next_process_knows_the_files_that_were_replaced() {
+    let house = House::new();
+    let mut open = house.open();
+    open.publish((0..200).map(|n| put(&format!("/{n}"), &"x".repeat(5_000))).collect());
+    let data = File::open(house.file()).expect("a file");
+    drop(break_lock(&house));
+    let now = Instant::now();
+    for seconds in [0, 3] {
+        open.shared.writer.make_ready(true, now + Duration::from_secs(seconds)).expect("ready");
+    }
+    drop(open);
+    let mut open = house.open();
+    let memory = || data.metadata().expect("a file").blocks() * 512;
+    assert!(second_names(&house) == 1 && memory() > 1_000_000);
+    open.shared.writer.make_ready(true, Instant::now() + Duration::from_secs(40)).expect("ready");
+    assert!(second_names(&house) == 1 && memory() < 200_000);
+    drop(data);
+    assert!((0..2_000).any(|_| {
+        open.make_ready();
+        second_names(&house) == 0
+    }));
+    open.publish(vec![put("/0", "after")]);
+    house.assert_holds(&open.store);
+}
+
 #[test]
 fn no_file_is_replaced_while_readers_have_many_that_were() {
     let house = House::new();
@@ -150,14 +207,17 @@ fn no_file_is_replaced_while_readers_have_many_that_were() {
         }
         assert_eq!(open.shared.writer.trouble().is_some(), n == 8, "{n}");
     }
-    let why = open.shared.writer.trouble().expect("why it is not replaced");
-    assert!(why.contains("8 files open that were replaced before: end those, but for "), "{why}");
+    // Nor by the next process.
+    drop(open);
+    drop(break_lock(&house));
+    let shared = house.try_open(&feeds("cluster")).expect("the shared file");
+    let store =
+        Store::restored(&store::Config::default(), feeds("cluster"), shared.left().expect("left"), Arc::default());
+    let mut open = Open { publisher: store.publisher(0), store, shared };
+    let why = open.shared.writer.make_ready(true, Instant::now()).expect_err("why it is not replaced");
+    assert!(why.contains("8 files open that were replaced before: end those, but for the sidecar's "), "{why}");
     held.clear();
-    let later = start + Duration::from_secs(600);
-    let mut is_mended = || {
-        open.shared.writer.make_ready(true, later).expect("ready");
-        open.shared.writer.trouble().is_none()
-    };
+    let mut is_mended = || open.shared.writer.make_ready(true, Instant::now()).is_ok();
     // A child of another test has them open until it runs its own program.
     assert!((0..2_000).any(|_| is_mended()));
 }

@@ -1,10 +1,9 @@
 //! The upkeep of the shared file: mapped, in order, and replaced by another one where it is not.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::mem;
-use std::process;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use imbl::OrdMap;
@@ -13,16 +12,13 @@ use super::{Origin, Writer};
 use crate::allocator;
 use crate::store::Directory;
 use crate::store::shared::kept::Kept;
-use crate::store::shared::mapped::{Mapped, Replaced, Room};
+use crate::store::shared::mapped::{Mapped, Room};
 use crate::store::shared::place::{Beginning, Place};
 use crate::store::shared::write_txn::WriteTxn;
 use crate::store::shared::{Env, SharedError};
 
 /// How long it is not tried again to replace a file, where that failed.
 const REPLACE_RETRY_DELAY: Duration = Duration::from_secs(10);
-
-/// A file is not replaced while processes have so many open that were: they can take the memory of each.
-const MAX_REPLACED: usize = 8;
 
 impl Writer {
     /// Sees to it that the file is there and in order, at each heartbeat also what its readers write. Whether there is
@@ -33,7 +29,7 @@ impl Writer {
         self.place.locks.cut();
         if is_beat {
             self.place.forget_locks();
-            self.replaced.retain(|old| old.empty(now));
+            self.place.replaced.retain(|old| old.empty(now));
         }
         let is_claimed_anew = is_beat && !self.place.is_there();
         if is_claimed_anew {
@@ -119,22 +115,15 @@ impl Writer {
         self.origin = Origin::Here;
         if let Some(old) = self.mapped.replace(mapped) {
             let old = self.say_farewell(old);
-            self.replaced.push(old);
+            self.place.watch(old);
         }
     }
 
     /// Another file takes its place, with the same state; or why not.
     fn replace(&mut self, why: &str, now: Instant) -> Result<(), String> {
-        self.place.locks.full().map_err(|full| format!("{why}; {full}"))?;
-        if self.replaced.len() >= MAX_REPLACED {
-            let (path, own) = (self.place.path.display(), process::id());
-            return Err(format!(
-                "{why}; processes have {MAX_REPLACED} files open that were replaced before: end those, but for {own}, that \
-                 `lsof -nP +L1 | grep -F '{path} (deleted)'` names"
-            ));
-        }
+        self.place.locks.full().and_then(|()| self.place.full()).map_err(|full| format!("{why}; {full}"))?;
         let rest = self.failed.map(|failed| (failed + REPLACE_RETRY_DELAY).saturating_duration_since(now));
-        if self.replaced.iter().any(|old| old.is_recent(now)) || rest.is_some_and(|rest| !rest.is_zero()) {
+        if self.place.replaced.iter().any(|old| old.is_recent(now)) || rest.is_some_and(|rest| !rest.is_zero()) {
             return Err(format!("{why}; another one takes its place soon"));
         }
         let state = self.map().map(|(_, env)| env);
@@ -153,7 +142,7 @@ impl Writer {
     }
 
     /// Has those who still read the old file look for the new one.
-    fn say_farewell(&self, old: Mapped) -> Replaced {
+    fn say_farewell(&self, old: Mapped) -> (File, Weak<Env>) {
         let written = old.env.as_ref().map(|env| {
             let mut txn = WriteTxn::begin(env, self.sum, self.of_masters)?;
             txn.farewell()?;
@@ -170,7 +159,7 @@ impl Writer {
     fn claim_again(&mut self) -> Result<(), SharedError> {
         let again = Place::claim(self.place.path.clone(), self.place.config.clone())?;
         let before = mem::replace(&mut self.place, again);
-        self.place.locks.take(before.locks);
+        self.place.take(before);
         Ok(())
     }
 

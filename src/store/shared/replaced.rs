@@ -1,0 +1,112 @@
+//! The files that were replaced, each with a second name in the writer's own folder: whoever has one open keeps its
+//! memory, and takes it anew by reading what was emptied, so also the next process has to know of them.
+
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Weak;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{FallocateFlags, fallocate};
+
+use super::env::Env;
+use super::locks::is_open_elsewhere;
+use super::place::{Mark, mark};
+use crate::permissions::own;
+
+/// So long those who have a file open that was replaced may take to notice, before it can be emptied.
+const RECENT: Duration = Duration::from_secs(30);
+
+/// LMDB's two pages of its own; of a page size that no machine exceeds.
+const HEAD: i64 = 2 * 65_536;
+
+const PREFIX: &str = "replaced-";
+
+#[derive(Debug)]
+pub(super) struct Replaced {
+    data: File,
+    env: Weak<Env>,
+    since: Instant,
+    name: PathBuf,
+}
+
+/// Those that earlier processes replaced. What has a second name but lies in its place still was not.
+pub(super) fn found(folder: &Path, current: Option<Mark>) -> io::Result<Vec<Replaced>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let (entry, now) = (entry?, Instant::now());
+        if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            continue;
+        }
+        let name = entry.path();
+        match own::open_with(&name, File::options().read(true).write(true)) {
+            Ok(data) if data.metadata().is_ok_and(|data| Some(mark(&data)) == current) => own::remove(&name)?,
+            Ok(data) => found.push(Replaced { data, env: Weak::new(), since: now, name }),
+            Err(why) => tracing::warn!(path = %name.display(), %why, "cannot empty a shared file that was replaced"),
+        }
+    }
+    Ok(found)
+}
+
+/// Gives what lies at `path`, about to be replaced, its second name.
+pub(super) fn remember(path: &Path, folder: &Path) -> io::Result<()> {
+    let name = match fs::symlink_metadata(path) {
+        Ok(found) => name(folder, &found),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    own::remove(&name).and_then(|()| fs::hard_link(path, name))
+}
+
+fn name(folder: &Path, data: &fs::Metadata) -> PathBuf {
+    folder.join(format!("{PREFIX}{}", data.ino()))
+}
+
+impl Replaced {
+    /// One that this process wrote, and may still copy.
+    pub(super) fn new((data, env): (File, Weak<Env>), folder: &Path) -> io::Result<Self> {
+        let name = name(folder, &data.metadata()?);
+        Ok(Self { data, env, since: Instant::now(), name })
+    }
+
+    /// Whether its readers may not have noticed yet.
+    pub(super) fn is_recent(&self, now: Instant) -> bool {
+        now < self.since + RECENT
+    }
+
+    /// Gives up its memory, once its readers must have noticed; whether any process has it open still.
+    pub(super) fn empty(&self, now: Instant) -> bool {
+        let is_open = self.make_room(now);
+        if !is_open {
+            let _ = own::remove(&self.name);
+        }
+        is_open
+    }
+
+    fn make_room(&self, now: Instant) -> bool {
+        let Ok(data) = self.data.metadata() else { return false };
+        // It was moved away by somebody who wants to keep it.
+        if data.nlink() > u64::from(self.name.exists()) {
+            return false;
+        }
+        // Whoever holds it by its path alone must not open it when this was asked.
+        let is_private = self.data.set_permissions(Permissions::from_mode(0o600)).is_ok();
+        let is_open = is_open_elsewhere(&self.data);
+        if is_private && is_open == Some(false) {
+            let _ = self.data.set_len(0);
+            return false;
+        }
+        if self.is_recent(now) || self.env.strong_count() > 0 {
+            return true;
+        }
+        let size = data.len() as i64;
+        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        if size > HEAD
+            && let Err(error) = fallocate(&self.data, flags, HEAD, size - HEAD)
+        {
+            tracing::debug!(%error, "cannot empty a shared file that was replaced");
+        }
+        is_open.is_some()
+    }
+}
