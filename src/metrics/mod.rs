@@ -111,7 +111,7 @@ metrics! {
     timeouts: Counter,
     /// Connections closed because what came was not a request.
     malformed: Counter,
-    /// Requests refused because too many bytes of replies waited for their readers.
+    /// Requests refused because clients make the sidecar hold all that thrift.max_memory leaves them.
     overloaded: Counter,
     /// Watches that wait now.
     watches_waiting: Gauge,
