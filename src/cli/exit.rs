@@ -136,7 +136,7 @@ fn cure(error: &ReadError) -> Option<&'static str> {
     let ReadError::Unfit { source, .. } = error;
     Some(match source {
         Unfit::Unreadable(why) if why.kind() == io::ErrorKind::PermissionDenied => {
-            "Its owner and its group may read it: `[shared] group` and `mode` of the sidecar say who that is."
+            "Its owner and its group may read it: set `[shared] group` to a group of its readers, never to the sidecar's own."
         }
         Unfit::Unreadable(_) => "Does a sidecar run, and is this its `[shared] path`? It lies beside the Unix socket.",
         _ => "The next start of its sidecar sets it aside, and makes it anew.",

@@ -8,11 +8,11 @@ use std::pin::pin;
 use anyhow::{Context, anyhow};
 use clap::Args;
 use futures::future::OptionFuture;
-use nix::unistd::geteuid;
+use nix::unistd::{User, geteuid};
 use roster::config::{Config, Mistakes};
 use roster::default_paths::{self, DefaultPaths};
 use roster::net::{Address, TakenPorts};
-use roster::permissions::own::{cannot_write, name_of};
+use roster::permissions::own::cannot_write;
 use roster::sidecar::Sidecar;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -108,7 +108,7 @@ fn make_default_folders(config: &Config) -> anyhow::Result<()> {
 
 /// Why there is no folder for the state: neither the system's nor the user's own.
 fn no_state(own: &Path, error: &io::Error) -> anyhow::Error {
-    let (system, user) = (DefaultPaths::default().state, name_of(geteuid().as_raw()));
+    let (system, user) = (DefaultPaths::default().state, user());
     let why = cannot_write(&system).unwrap_or_default();
     anyhow!(
         "shared.state: {why}; nor can {} be made: {error}; `sudo install -d -o {user} -m 0750 {}`, or choose another with \
@@ -118,13 +118,19 @@ fn no_state(own: &Path, error: &io::Error) -> anyhow::Error {
     )
 }
 
+/// This user as a command line takes it.
+fn user() -> String {
+    let user = User::from_uid(geteuid()).ok().flatten();
+    user.map_or(geteuid().to_string(), |user| user.name)
+}
+
 /// Warns where the socket is given to a group that cannot enter its folder: the user's own, in place of the system's.
 fn warn_if_unreachable(config: &Config) {
     let groups = [&config.thrift.group, &config.shared.group];
     let Some(group) = groups.into_iter().find(|group| !group.is_empty()) else { return };
     let system = DefaultPaths::default().socket;
     let system = system.parent().unwrap_or(&system);
-    let (own, user) = (default_paths::user_folder(), name_of(geteuid().as_raw()));
+    let (own, user) = (default_paths::user_folder(), user());
     if config.thrift.unix == default_paths::user_socket()
         && let Some(why) = cannot_write(system)
     {

@@ -452,7 +452,8 @@ fn a_sidecar_that_may_not_use_the_systems_places_names_them_and_the_cure() {
 
     let warned = home.serve(&mut set(&[&format!("thrift.group={USER}"), "shared.state="]));
     warned.says(&format!("{whose}; the socket is in "));
-    warned.says(&format!("which the group {USER} cannot enter"));
+    let cure = format!("`sudo install -d -o {USER} /run/roster`");
+    assert!(warned.says(&format!("which the group {USER} cannot enter")).contains(&cure), "{}", warned.said());
     drop(warned);
     let told = Ended::of(&mut set(&["thrift.unix=/run/roster/roster.sock", "shared.state="])).wrong;
     assert!(told.contains(&format!("cannot listen on unix:///run/roster/roster.sock: {whose}; have")), "{told}");
@@ -460,6 +461,9 @@ fn a_sidecar_that_may_not_use_the_systems_places_names_them_and_the_cure() {
     let first = format!("shared.state: uid {USER} cannot write /var/lib/roster: ");
     assert!(told.contains(&first) && told.contains("nor can /nonexistent/.local/state/roster be made: "), "{told}");
 
+    let checked =
+        home.cli(["config", "check", "--set", "thrift.group=www-data", "--set", "zookeeper.0.connect=127.0.0.1:1"]);
+    assert!(checked.wrong.contains("unless its unit has `SupplementaryGroups=www-data`: "), "{checked:?}");
     fs::write(home.file("etc/roster/roster.toml"), "").expect("a file");
     fs::set_permissions(home.file("etc/roster/roster.toml"), fs::Permissions::from_mode(0o600)).expect("it is ours");
     let told = Ended::of(&mut set(&[])).wrong;
