@@ -70,11 +70,6 @@ impl Replaced {
         Ok(Self { data, env, since: Instant::now(), name })
     }
 
-    /// Whether its readers may not have noticed yet.
-    pub(super) fn is_recent(&self, now: Instant) -> bool {
-        now < self.since + RECENT
-    }
-
     /// Gives up its memory, once its readers must have noticed; whether any process has it open still.
     pub(super) fn empty(&self, now: Instant) -> bool {
         let is_open = self.make_room(now);
@@ -97,7 +92,7 @@ impl Replaced {
             let _ = self.data.set_len(0);
             return false;
         }
-        if self.is_recent(now) || self.env.strong_count() > 0 {
+        if now < self.since + RECENT || self.env.strong_count() > 0 {
             return true;
         }
         let size = data.len() as i64;

@@ -53,8 +53,8 @@ pub(super) struct Writer {
     origin: Origin,
     /// None: the file is not there yet.
     pub(super) mapped: Option<Mapped>,
-    /// When a file could not be replaced.
-    failed: Option<Instant>,
+    /// When a file may be replaced again.
+    not_before: Option<Instant>,
     /// Why it is about to be replaced,
     fault: Option<String>,
     /// and why it does not lie in its place.
@@ -160,7 +160,7 @@ impl Writer {
             place,
             origin,
             mapped: None,
-            failed: None,
+            not_before: None,
             fault: None,
             missing: None,
             nodes: here.map_or_else(OrdMap::new, |here| here.nodes.clone()),

@@ -17,7 +17,8 @@ use crate::store::shared::place::{Beginning, Place};
 use crate::store::shared::write_txn::WriteTxn;
 use crate::store::shared::{Env, SharedError};
 
-/// How long it is not tried again to replace a file, where that failed.
+/// How long no other file is replaced after one was, and how long it is not tried again where that failed.
+const REPLACE_INTERVAL: Duration = Duration::from_secs(30);
 const REPLACE_RETRY_DELAY: Duration = Duration::from_secs(10);
 
 impl Writer {
@@ -122,20 +123,19 @@ impl Writer {
     /// Another file takes its place, with the same state; or why not.
     fn replace(&mut self, why: &str, now: Instant) -> Result<(), String> {
         self.place.locks.full().and_then(|()| self.place.full()).map_err(|full| format!("{why}; {full}"))?;
-        let rest = self.failed.map(|failed| (failed + REPLACE_RETRY_DELAY).saturating_duration_since(now));
-        if self.place.replaced.iter().any(|old| old.is_recent(now)) || rest.is_some_and(|rest| !rest.is_zero()) {
+        if self.not_before.is_some_and(|not_before| now < not_before) {
             return Err(format!("{why}; another one takes its place soon"));
         }
         let state = self.map().map(|(_, env)| env);
         match state.and_then(|env| self.place.put(Beginning::State(&env))) {
             Ok(fresh) => {
                 tracing::warn!(path = %self.place.path.display(), why, "replaced the shared file");
-                self.failed = None;
+                self.not_before = Some(now + REPLACE_INTERVAL);
                 self.install(fresh);
                 Ok(())
             }
             Err(error) => {
-                self.failed = Some(now);
+                self.not_before = Some(now + REPLACE_RETRY_DELAY);
                 Err(format!("{why}; it cannot be replaced: {error}{}", error.hint()))
             }
         }
