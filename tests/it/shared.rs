@@ -255,8 +255,9 @@ fn a_full_file_is_told_once_and_the_endpoint_goes_on() {
     eventually("the endpoint has it", SOON, || ensure(roster.data("/a") == b"two", "not yet"));
     eventually("it is counted", SOON, || ensure(roster.status().counters["sharedFailures"] > 1, "not yet"));
     assert_eq!(told(&roster, "cannot write the shared file"), 1);
-    assert!(roster.log().contains("raise shared.max_size"));
-    assert!(roster.status().shared_file_error.is_some_and(|why| why.contains("raise shared.max_size")));
+    let full = "it needs more than `shared.max_size`, which is 256.0 KiB: raise it";
+    assert!(roster.log().contains(full));
+    assert!(roster.status().shared_file_error.is_some_and(|why| why.starts_with(full)));
     reads(&roster, "node/a", "\"one\"");
     roster.write("nodes.toml", "[nodes]\n\"/a\" = \"three\"");
     reads(&roster, "node/a", "\"three\"");

@@ -494,6 +494,9 @@ fn a_full_file_stands_as_it_was_and_is_written_again_when_there_is_room() {
     let fits = open.publish(vec![put("/a", "1")]);
     open.publisher.publish(vec![put("/a", "2"), put("/big", &"x".repeat(2_000_000))]);
     assert_eq!(open.try_write(), Err(lmdb::Error::MapFull));
+    assert_eq!(open.shared.writer.trouble(), None, "there are no masters");
+    let why = open.shared.writer.why(&open.store, &lmdb::Error::MapFull);
+    assert!(why.starts_with("it needs more than `shared.max_size`, which is 1.0 MiB: raise it; "), "{why}");
     assert_eq!(
         house.php("echo dba_fetch('node/a', $db), json_decode(dba_fetch('meta/freshness', $db))->revision;"),
         format!("1{fits}")

@@ -114,7 +114,7 @@ pub(super) async fn follow(
         let result = writer.make_ready(is_beat, began).and_then(|room| match room {
             Room::Pinned(who) if !is_last => Err(who),
             Room::Later if !is_last => Ok(None),
-            _ => writer.renew(&store).map(Some).map_err(|error| format!("{error}{}", hint(&error))),
+            _ => writer.renew(&store).map(Some).map_err(|error| writer.why(&store, &error)),
         });
         let revision = result.as_ref().ok().and_then(|written| written.map(|(revision, _)| revision));
         let is_large = matches!(result, Ok(Some((_, entries))) if entries >= UNMAP_THRESHOLD && !is_last);
@@ -213,14 +213,15 @@ impl Writer {
             return self.write_nodes(snapshot, report);
         }
         match self.write_all(snapshot, report) {
-            Err(Error::MapFull) => {}
+            Err(Error::MapFull) if snapshot.directory().masters("").next().is_some() => {}
             result => return result,
         }
         let of_last = self.report.get_or_insert_with(|| unwritten(snapshot));
         let kept = Kept::standing(of_last);
         let report = Report::of(snapshot, Some(&kept), SystemTime::now());
+        let entries = self.write_nodes(snapshot, &report)?;
         self.standing = Some((kept, Instant::now() + MASTERS_RETRY_INTERVAL));
-        self.write_nodes(snapshot, &report)
+        Ok(entries)
     }
 
     fn write_all(&mut self, snapshot: &Snapshot, report: &Report) -> Result<usize, Error> {
@@ -265,6 +266,16 @@ impl Writer {
     #[cfg(test)]
     pub(super) fn retry_at_once(&mut self) {
         self.standing.iter_mut().for_each(|(_, again)| *again = Instant::now());
+    }
+
+    /// Why nothing is written, in words.
+    pub(super) fn why(&self, store: &Store, error: &Error) -> String {
+        if *error != Error::MapFull {
+            return format!("{error}{}", hint(error));
+        }
+        let bytes: u64 = store.snapshot().filled().iter().map(|filled| filled.bytes).sum();
+        let (max, bytes) = (self.place.config.max_size, bytesize::ByteSize(bytes));
+        format!("it needs more than `shared.max_size`, which is {max}: raise it; paths and data of nodes take {bytes}")
     }
 
     /// That not all is written, in words.
