@@ -4,6 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+const INCLUDE: &str = " include ";
+const EXCLUDE: &str = " exclude ";
+
 /// What a source mirrors.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
@@ -12,22 +15,47 @@ pub struct Identity {
     servers: Vec<String>,
     /// What of them, or which file or register.
     what: String,
+    /// By which patterns a cluster is mirrored. They do not say which one it is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    include: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    exclude: Vec<String>,
 }
 
 impl Identity {
     pub fn new(what: impl Into<String>) -> Self {
-        Self { servers: Vec::new(), what: what.into() }
+        Self { what: what.into(), ..Self::default() }
     }
 
     pub fn of_cluster(servers: impl IntoIterator<Item = impl Into<String>>, what: impl Into<String>) -> Self {
-        Self { servers: servers.into_iter().map(Into::into).collect(), what: what.into() }
+        Self { servers: servers.into_iter().map(Into::into).collect(), what: what.into(), ..Self::default() }
     }
 
-    /// Whether both are of one thing. Of a cluster one server in common will do: who edits the list takes out a server
-    /// that is dead.
-    pub fn is_same(&self, other: &Self) -> bool {
-        let have_one_in_common = self.servers.iter().any(|server| other.servers.contains(server));
-        self.what == other.what && (have_one_in_common || self.servers == other.servers)
+    /// Mirrored by these patterns; no `include`: all.
+    pub fn by(self, include: Vec<String>, exclude: Vec<String>) -> Self {
+        Self { include, exclude, ..self }
+    }
+
+    /// Whether what was written down is the same thing as this. Of a cluster one server in common will do: who edits
+    /// the list takes out a server that is dead.
+    pub fn is_same(&self, now: &Self) -> bool {
+        let have_one_in_common = self.servers.iter().any(|server| now.servers.contains(server));
+        let rest = self.what.strip_prefix(&now.what);
+        rest.is_some_and(|rest| rest.is_empty() || have_one_in_common && is_patterns(rest))
+            && (have_one_in_common || self.servers == now.servers)
+    }
+
+    /// Whether what was written down has all that these patterns let through.
+    pub fn covers(&self, now: &Self) -> bool {
+        let lets_through = self.include.is_empty() || !now.include.is_empty() && is_within(&now.include, &self.include);
+        self.what == now.what && lets_through && is_within(&self.exclude, &now.exclude) || self.in_one() == now.in_one()
+    }
+
+    /// What it is as older versions wrote it: the patterns stood behind it.
+    fn in_one(&self) -> String {
+        let patterns =
+            [(INCLUDE, &self.include), (EXCLUDE, &self.exclude)].into_iter().filter(|(_, it)| !it.is_empty());
+        patterns.fold(self.what.clone(), |what, (kind, patterns)| format!("{what}{kind}{patterns:?}"))
     }
 }
 
@@ -37,19 +65,47 @@ impl fmt::Display for Identity {
     }
 }
 
+fn is_patterns(words: &str) -> bool {
+    [INCLUDE, EXCLUDE].iter().any(|kind| words.strip_prefix(kind).is_some_and(|patterns| patterns.starts_with('[')))
+}
+
+fn is_within(some: &[String], all: &[String]) -> bool {
+    some.iter().all(|pattern| all.contains(pattern))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn by(what: &str, include: &[&str], exclude: &[&str]) -> Identity {
+        let [include, exclude] = [include, exclude].map(|texts| texts.iter().map(ToString::to_string).collect());
+        Identity::of_cluster(["a:1"], what).by(include, exclude)
+    }
+
+    #[test]
+    fn patterns_do_not_say_which_cluster_it_is_but_what_is_known_of_it() {
+        let (all, one, both) = (by("/x", &[], &[]), by("/x", &[], &["/a"]), by("/x", &[], &["/a", "/b"]));
+        let (wide, narrow) = (by("/x", &["/c", "/d"], &[]), by("/x", &["/c"], &[]));
+        let every = [&all, &one, &both, &wide, &narrow];
+        assert!(every.iter().all(|before| every.iter().all(|now| before.is_same(now) && before.covers(before))));
+        for (more, less) in [(&all, &one), (&one, &both), (&all, &wide), (&wide, &narrow)] {
+            assert!(more.covers(less) && !less.covers(more), "{more:?} {less:?}");
+        }
+        let older = by(r#"/x include ["/c"] exclude ["/a"]"#, &[], &[]);
+        let same = by("/x", &["/c"], &["/a"]);
+        assert!(older.is_same(&same) && older.covers(&same));
+        assert!(older.is_same(&all) && !older.covers(&all));
+        assert!(!older.is_same(&by("/y", &[], &[])) && !older.is_same(&by("", &[], &[])));
+    }
+
     #[test]
     fn a_cluster_is_known_by_one_of_its_servers() {
         let of = |servers: &[&str], what| Identity::of_cluster(servers.iter().copied(), what);
-        assert!(of(&["a:1", "b:1"], "/apps include x").is_same(&of(&["c:1", "b:1"], "/apps include x")));
+        assert!(of(&["a:1", "b:1"], "/apps").is_same(&of(&["c:1", "b:1"], "/apps")));
         assert!(Identity::new("/etc/tree.toml").is_same(&Identity::new("/etc/tree.toml")));
         for (one, other) in [
             (of(&["a:1", "b:1"], ""), of(&["c:1"], "")),
             (of(&["a:1"], "/apps"), of(&["a:1"], "")),
-            (of(&["a:1"], ""), of(&["a:1"], " include x")),
             (of(&["a:1"], ""), Identity::new("")),
             (Identity::new("/a.toml"), Identity::new("/b.toml")),
         ] {

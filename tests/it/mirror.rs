@@ -344,10 +344,28 @@ fn a_limit_that_is_lowered_holds_for_what_an_earlier_process_left() {
             ensure((source.nodes, source.skipped_nodes) == (kept, 9 - kept), format!("{source:?}"))
         });
         assert!(!scene.roster.get("/0").expect("a node").freshness.complete);
+        scene.roster.becomes("live");
         // What has its place is followed as ever, and who came first stays.
         scene.zk.set("/0", "changed");
         eventually("the change", SECOND, || ensure(scene.roster.data("/0") == b"changed", "it is as before"));
     }
+}
+
+#[test]
+fn more_children_than_there_may_be_nodes_are_not_held_as_if_the_ensemble_had_lost_them() {
+    let mut scene = Scene::with(&fresh_chroot(), "max_nodes = 100");
+    scene.zk.create("/folder", "");
+    scene.zk.create_many("/folder/child-", 60);
+    scene.agrees();
+    assert!(scene.roster.stop().success());
+    scene.roster.configure("max_nodes = 100", "max_nodes = 20");
+    scene.roster.run();
+    eventually("the rest is left out, each once", SOON, || {
+        let source = scene.roster.source();
+        let is_so = (source.state.as_str(), source.nodes, source.skipped_nodes) == ("live", 20, 42);
+        ensure(is_so, format!("{source:?}"))
+    });
+    eventually("the log names the limit", SOON, || ensure(scene.roster.log().contains("max_nodes = 20"), "not yet"));
 }
 
 #[test]

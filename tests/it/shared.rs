@@ -134,6 +134,33 @@ fn a_restart_answers_while_zookeeper_is_away_and_then_syncs_without_a_reset() {
 }
 
 #[test]
+fn other_patterns_and_another_name_throw_nothing_away_that_is_known() {
+    let wide = "name = \"one\"\nexclude = [\"/other\"]";
+    let mut scene = Scene::own(wide);
+    scene.zk.create_many("/secret-", 20);
+    scene.zk.create("/a", "one");
+    scene.agrees();
+    assert!(scene.roster.stop().success());
+    scene.link.cut();
+    scene.roster.configure(wide, "name = \"two\"\nexclude = [\"/other\", \"/secret-*\"]");
+    scene.roster.run();
+    eventually("what is excluded now is gone", SOON, || {
+        ensure(format!("{:?}", scene.roster.get("/secret-1")).contains("NotFound"), "it is not")
+    });
+    let restored = scene.roster.get("/a").expect("what was known").freshness;
+    assert_eq!((restored.origin, restored.complete), (Origin::RESTORED, true));
+    assert!(scene.roster.stop().success());
+    scene.roster.configure(", \"/secret-*\"", "");
+    scene.roster.run();
+    let restored = scene.roster.get("/a").expect("what was known").freshness;
+    assert_eq!((restored.origin, restored.complete), (Origin::RESTORED, false), "nothing is known of the others");
+    assert_eq!(scene.roster.source().skipped_nodes, 1);
+    scene.link.mend();
+    eventually("they are mirrored again", SOON, || scene.roster.get("/secret-1"));
+    assert!(!scene.roster.log().contains("set a shared file aside"), "{}", scene.roster.log());
+}
+
+#[test]
 fn a_zookeeper_that_is_empty_after_a_restart_takes_nothing_away_at_once() {
     let mut scene = Scene::own("hold = \"60s\"");
     scene.zk.create_many("/member-", 20);

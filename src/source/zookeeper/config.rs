@@ -122,15 +122,11 @@ impl Config {
         Self { connect: connect.into(), ..Self::default() }
     }
 
-    /// Other patterns are another mirror: what it holds says nothing of what this one would.
     pub(crate) fn feed(&self) -> Feed {
         let servers = servers(&self.connect).map(address_of);
-        let what = [
-            servers.clone().next_back().and_then(|last| Some(last[last.find('/')?..].to_owned())),
-            (!self.include.is_empty()).then(|| format!(" include {}", self.include)),
-            (!self.exclude.is_empty()).then(|| format!(" exclude {}", self.exclude)),
-        ];
-        let identity = Identity::of_cluster(servers.map(address), what.into_iter().flatten().collect::<String>());
+        let chroot = servers.clone().next_back().and_then(|last| last.find('/').map(|begin| &last[begin..]));
+        let identity = Identity::of_cluster(servers.map(address), chroot.unwrap_or_default())
+            .by(self.include.texts.clone(), self.exclude.texts.clone());
         Feed::of_nodes(&self.name, "zookeeper", self.roots.clone()).of(identity)
     }
 
@@ -159,12 +155,6 @@ impl Patterns {
 
     pub fn is_match(&self, path: &str) -> bool {
         self.globs.is_match(path)
-    }
-}
-
-impl std::fmt::Display for Patterns {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        std::fmt::Debug::fmt(&self.texts, f)
     }
 }
 
@@ -215,6 +205,8 @@ mod tests {
             assert!(!identity(one).is_same(&identity(other)), "{one} {other}");
         }
         let excluding = Config { exclude: vec!["/x/**".to_owned()].try_into().expect("a pattern"), ..Config::new("a") };
-        assert!(!excluding.feed().identity().is_same(&identity("a")));
+        let excluding = excluding.feed().identity().clone();
+        assert!(excluding.is_same(&identity("a")) && identity("a").is_same(&excluding));
+        assert!(identity("a").covers(&excluding) && !excluding.covers(&identity("a")));
     }
 }

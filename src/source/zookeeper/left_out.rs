@@ -31,8 +31,12 @@ pub(super) enum Why {
     NoPlace,
     #[error("with that there would be more than max_nodes")]
     NoPlaceBelow,
+    #[error(
+        "it has more than twice as many children as there may be nodes, max_nodes = {0}; those that are known stand"
+    )]
+    TooManyChildren(usize),
     #[error("the list of its children is longer than it may be; those that are known stand")]
-    TooManyChildren,
+    LongList,
     #[error("its path passes 256 KiB")]
     LongPath,
     #[error("no node of ZooKeeper can have such a name")]

@@ -42,9 +42,12 @@ impl<'a> Level<'a> {
             listing @ (Listing::Names(_) | Listing::TooLarge) => {
                 let followed = self.paths.len();
                 self.paths.extend(known.children(parent).map(|name| parent.child(name)));
-                let listed = if let Listing::Names(names) = listing { names.count() } else { children };
+                let (listed, why) = match listing {
+                    Listing::Names(names) => (names.count(), Why::TooManyChildren(self.scope.config.max_nodes)),
+                    _ => (children, Why::LongList),
+                };
                 let more = listed.saturating_sub(self.paths.len() - followed);
-                left_out.insert_below(parent, Why::TooManyChildren, more);
+                left_out.insert_below(parent, why, more);
             }
         }
     }

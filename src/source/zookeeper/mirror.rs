@@ -23,14 +23,14 @@ use super::Config;
 use super::credentials;
 use super::left_out::{LeftOut, Told};
 use super::pace::Pace;
-use super::scan::quotas;
+use super::scan::{Budget, quotas};
 use super::servers::Servers;
 use super::session::{Session, Trouble};
 use crate::clock::Moment;
 use crate::model::{Change, NodePath, Revision, counted};
 use crate::mutant;
 use crate::source::Generation;
-use crate::store::{Batch, Feed, FeedState, Proof, Publisher, left_out};
+use crate::store::{Batch, Feed, FeedState, Filled, Proof, Publisher, left_out};
 use crate::task::{Backoff, Reload, Stop, around, random_part};
 
 /// How long to wait, more or less, where trying again cannot help soon.
@@ -90,6 +90,7 @@ impl Mirror {
     async fn keep(&mut self) {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
         self.feed().enter(FeedState::Connecting, format!("connecting to {}", self.config.connect));
+        self.trim();
         self.note_mirrored();
         loop {
             let trouble = match Session::connect(&self.config, &self.servers).await {
@@ -114,6 +115,27 @@ impl Mirror {
                 Trouble::Lost(_) | Trouble::Ended(_) => self.wait(backoff.delay()).await,
             }
         }
+    }
+
+    /// Takes away what an earlier process left and patterns or limits leave out now, so that it does not count as lost.
+    /// As in a first read, what lies deeper has its place after what does not.
+    fn trim(&self) {
+        let (snapshot, scope) = (self.publisher.snapshot(), self.scope());
+        let (mut budget, mut left_out) =
+            (Budget::new(&self.config, Filled::default()), self.publisher.filled().left_out);
+        let mut nodes: Vec<_> =
+            self.config.roots.iter().flat_map(|root| snapshot.subtree(root, root.clone())).collect();
+        nodes.sort_by_key(|(path, _)| path.depth());
+        nodes.retain(|(path, node)| {
+            if !scope.enters(path) || !scope.keeps(path) {
+                return true;
+            }
+            let passes = scope.is_too_deep(path) || !budget.admits(path, node, None);
+            left_out += u64::from(passes);
+            passes
+        });
+        let changes = nodes.into_iter().map(|(path, _)| Change::Delete(path.clone())).collect();
+        self.publisher.publish(Batch { changes, left_out: Some(left_out), ..Batch::default() });
     }
 
     /// Waits, unless the operator asks to try at once.

@@ -40,38 +40,20 @@ pub(super) struct Scan<'a> {
 /// stays.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Budget {
-    room: Room,
-    /// For what is known, where an earlier process might keep more: what is read first stays.
-    for_known: Option<Room>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Room {
     nodes: u64,
     bytes: u64,
 }
 
-impl Room {
-    fn admits(&mut self, nodes: u64, bytes: usize) -> bool {
-        let admits = nodes <= self.nodes && bytes as u64 <= self.bytes;
-        if admits {
-            self.nodes -= nodes;
-            self.bytes -= bytes as u64;
-        }
-        admits
-    }
-}
-
 impl Budget {
     pub(super) fn new(config: &Config, filled: Filled) -> Self {
-        let all = Room { nodes: config.max_nodes as u64, bytes: config.max_bytes.as_u64() };
-        let room =
-            Room { nodes: all.nodes.saturating_sub(filled.nodes), bytes: all.bytes.saturating_sub(filled.bytes) };
-        Self { room, for_known: (filled.nodes > all.nodes || filled.bytes > all.bytes).then_some(all) }
+        Self {
+            nodes: (config.max_nodes as u64).saturating_sub(filled.nodes),
+            bytes: config.max_bytes.as_u64().saturating_sub(filled.bytes),
+        }
     }
 
     pub(super) fn nodes(&self) -> usize {
-        usize::try_from(self.room.nodes).unwrap_or(usize::MAX)
+        usize::try_from(self.nodes).unwrap_or(usize::MAX)
     }
 
     /// Whether there is place for a node, in place of what was known of it; then it is taken.
@@ -80,12 +62,12 @@ impl Budget {
             Some(old) => (0, node.data.len().saturating_sub(old.data.len())),
             None => (1, path.as_str().len() + node.data.len()),
         };
-        self.room.admits(nodes, bytes)
-    }
-
-    /// Whether what is known of a node keeps its place.
-    fn keeps(&mut self, path: &NodePath, known: &Node) -> bool {
-        self.for_known.as_mut().is_none_or(|room| room.admits(1, path.as_str().len() + known.data.len()))
+        let admits = nodes <= self.nodes && bytes as u64 <= self.bytes;
+        if admits {
+            self.nodes -= nodes;
+            self.bytes -= bytes as u64;
+        }
+        admits
     }
 }
 
@@ -138,14 +120,8 @@ impl Gather for Scan<'_> {
     fn take(&mut self, path: &NodePath, verdict: Verdict) -> bool {
         self.left_out.remove(path);
         let known = self.known.node(path);
-        let is_kept =
-            |of: &mut Self| known.is_none_or(|known| of.generation.contains_key(path) || of.budget.keeps(path, known));
         match verdict {
             Verdict::Ignore => {}
-            Verdict::Keep(_) | Verdict::LeaveOut(_, Some(_)) if !is_kept(self) => {
-                self.leave_out(path, Why::NoPlace, None);
-                return false;
-            }
             Verdict::Keep(node) => {
                 let old = self.generation.get(path).or(known);
                 if !self.budget.admits(path, &node, old) {

@@ -151,7 +151,13 @@ impl Contents {
     pub(crate) fn restore(&self, feeds: &mut [Feed], now: SystemTime) -> Restored {
         let (masters, unreadable) = self.readable_masters();
         let is_known = |source: &Source| !source.supplies(Supply::Instances) || source.whole;
-        let of = |feed: &Feed| self.report.sources.iter().find(|it| it.is_of(feed) && is_known(it));
+        let of = |feed: &Feed| {
+            let mut ours = self.report.sources.iter().filter(|it| it.is_of(feed) && is_known(it));
+            let is_another = |source: &Source| feeds.iter().any(|feed| source.name == feed.name());
+            let renamed =
+                |source: &&Source| !is_another(source) && source.roots.iter().any(|root| feed.is_behind(root));
+            ours.clone().find(|source| source.name == feed.name()).or_else(|| ours.find(renamed))
+        };
         let sources: Vec<Option<&Source>> = feeds.iter().map(of).collect();
         let (mut nodes, mut filled) = (self.nodes.clone(), vec![Filled::default(); feeds.len()]);
         for (path, node) in &self.nodes {
@@ -167,7 +173,9 @@ impl Contents {
             let Some(source) = source else { continue };
             filled.whole = source.whole && feed.roots().iter().all(|root| source.covers(root));
             let unreadable = if source.supplies(Supply::Instances) { unreadable } else { 0 };
-            (filled.left_out, filled.settling) = (source.left_out + unreadable, source.settling);
+            // Nobody knows how much of what is mirrored now was left out.
+            let unknown = u64::from(!source.identity.covers(feed.identity()));
+            (filled.left_out, filled.settling) = (source.left_out + unreadable + unknown, source.settling);
             feed.restore(self.report.age_of(source, now));
         }
         let mut directory = Directory::default();

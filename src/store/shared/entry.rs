@@ -201,9 +201,11 @@ impl Source {
         self.supplies.contains(&what)
     }
 
-    /// Whether this is what `feed` mirrors now.
+    /// Whether this is what `feed` mirrors now. Masters name who told of them; nodes do not, whatever it is called.
     pub(super) fn is_of(&self, feed: &Feed) -> bool {
-        (self.name.as_str(), self.kind.as_str()) == (feed.name(), feed.kind()) && self.identity.is_same(feed.identity())
+        self.kind == feed.kind()
+            && (self.name == feed.name() || !self.supplies(Supply::Instances))
+            && self.identity.is_same(feed.identity())
     }
 
     pub(super) fn covers(&self, path: &NodePath) -> bool {
