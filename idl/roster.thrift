@@ -513,8 +513,13 @@ struct RegistersRequest {
 
 /** What became of a command. */
 struct CommandReply {
-  /** To how many masters it was sent. */
+  /** To how many masters it was sent; of addRegisters and removeRegisters, also to how many sidecars that follow this one. */
   1: required i32 masters
+  /**
+   * For how many other masters it was passed to the registers that know them. A register may refuse it, which its own log
+   * says.
+   */
+  2: optional i32 passed
 }
 
 struct StatsRequest {

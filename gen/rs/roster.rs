@@ -4947,14 +4947,18 @@ impl TSerializable for RegistersRequest {
 /// What became of a command.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct CommandReply {
-  /// To how many masters it was sent.
+  /// To how many masters it was sent; of addRegisters and removeRegisters, also to how many sidecars that follow this one.
   pub masters: i32,
+  /// For how many other masters it was passed to the registers that know them. A register may refuse it, which its own log
+  /// says.
+  pub passed: Option<i32>,
 }
 
 impl CommandReply {
-  pub fn new(masters: i32) -> CommandReply {
+  pub fn new<F2>(masters: i32, passed: F2) -> CommandReply where F2: Into<Option<i32>> {
     CommandReply {
       masters,
+      passed: passed.into(),
     }
   }
 }
@@ -4963,6 +4967,7 @@ impl TSerializable for CommandReply {
   fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<CommandReply> {
     i_prot.read_struct_begin()?;
     let mut f_1: Option<i32> = None;
+    let mut f_2: Option<i32> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -4974,6 +4979,10 @@ impl TSerializable for CommandReply {
           let val = i_prot.read_i32()?;
           f_1 = Some(val);
         },
+        2 => {
+          let val = i_prot.read_i32()?;
+          f_2 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -4984,6 +4993,7 @@ impl TSerializable for CommandReply {
     verify_required_field_exists("CommandReply.masters", &f_1)?;
     let ret = CommandReply {
       masters: f_1.expect("auto-generated code should have checked for presence of required fields"),
+      passed: f_2,
     };
     Ok(ret)
   }
@@ -4993,6 +5003,11 @@ impl TSerializable for CommandReply {
     o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(1) })?;
     o_prot.write_i32(self.masters)?;
     o_prot.write_field_end()?;
+    if let Some(fld_var) = self.passed {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(2) })?;
+      o_prot.write_i32(fld_var)?;
+      o_prot.write_field_end()?
+    }
     o_prot.write_field_stop()?;
     o_prot.write_struct_end()
   }

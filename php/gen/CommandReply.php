@@ -29,20 +29,35 @@ class CommandReply
             'isRequired' => true,
             'type' => TType::I32,
         ),
+        2 => array(
+            'var' => 'passed',
+            'isRequired' => false,
+            'type' => TType::I32,
+        ),
     );
 
     /**
-     * To how many masters it was sent.
+     * To how many masters it was sent; of addRegisters and removeRegisters, also to how many sidecars that follow this one.
      * 
      * @var int
      */
     public $masters = null;
+    /**
+     * For how many other masters it was passed to the registers that know them. A register may refuse it, which its own log
+     * says.
+     * 
+     * @var int
+     */
+    public $passed = null;
 
     public function __construct($vals = null)
     {
         if (is_array($vals)) {
             if (isset($vals['masters'])) {
                 $this->masters = $vals['masters'];
+            }
+            if (isset($vals['passed'])) {
+                $this->passed = $vals['passed'];
             }
         }
     }
@@ -73,6 +88,13 @@ class CommandReply
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 2:
+                    if ($ftype == TType::I32) {
+                        $xfer += $input->readI32($this->passed);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -90,6 +112,11 @@ class CommandReply
         if ($this->masters !== null) {
             $xfer += $output->writeFieldBegin('masters', TType::I32, 1);
             $xfer += $output->writeI32($this->masters);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->passed !== null) {
+            $xfer += $output->writeFieldBegin('passed', TType::I32, 2);
+            $xfer += $output->writeI32($this->passed);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

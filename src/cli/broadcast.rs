@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use clap::Args;
 use roster::model::counted;
+use roster::thrift::idl::CommandReply;
 use serde_json::{Map, Value};
 
 use super::connection::Connection;
@@ -20,9 +21,17 @@ pub(crate) struct Broadcast {
 
 impl Broadcast {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let masters = self.connection.client().broadcast(self.message.into_bytes())?.masters;
-        Ok(writeln!(io::stdout(), "sent to {}", counted(masters.unsigned_abs().into(), "master"))?)
+        let sent = self.connection.client().broadcast(self.message.into_bytes())?;
+        let masters = counted(sent.masters.unsigned_abs().into(), "master");
+        Ok(writeln!(io::stdout(), "sent to {masters}{}", passed(&sent))?)
     }
+}
+
+/// For how many masters a command was passed on, beside those that were told.
+pub(super) fn passed(sent: &CommandReply) -> String {
+    let Some(masters) = sent.passed else { return String::new() };
+    let masters = counted(masters.unsigned_abs().into(), "other master");
+    format!("; passed for {masters} to the registers that know them, which may refuse: see the log of each")
 }
 
 fn object(text: &str) -> Result<String, String> {
@@ -35,6 +44,13 @@ fn object(text: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_passed_on_is_not_said_to_be_told() {
+        assert_eq!(passed(&CommandReply { masters: 1, passed: None }), "");
+        let told = passed(&CommandReply { masters: 0, passed: Some(2) });
+        assert!(told.starts_with("; passed for 2 other masters to the registers that know them, which may refuse"));
+    }
 
     #[test]
     fn a_command_is_a_json_object() {

@@ -39,7 +39,8 @@ impl Registers {
             Command::Add(Addresses { registers, connection }) => connection.client().add_registers(registers)?,
             Command::Remove(Addresses { registers, connection }) => connection.client().remove_registers(registers)?,
         };
-        Ok(writeln!(io::stdout(), "told {}", told(sent.masters.unsigned_abs().into()))?)
+        let passed = super::broadcast::passed(&sent);
+        Ok(writeln!(io::stdout(), "told {}{passed}", told(sent.masters.unsigned_abs().into()))?)
     }
 }
 

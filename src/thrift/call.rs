@@ -147,19 +147,25 @@ impl Api {
     }
 
     /// Sends a command to every master, and to the sidecars that follow this one.
-    pub(super) async fn order(&self, peer: &Peer, command: &Command) -> i32 {
-        self.broadcast(peer, command).await + self.store.order(command.message()) as i32
+    pub(super) async fn order(&self, peer: &Peer, command: &Command) -> idl::CommandReply {
+        let mut reply = self.broadcast(peer, command).await;
+        reply.masters += self.store.order(command.message()) as i32;
+        reply
     }
 
-    /// Sends a command to every master, by one way to each. To how many it was sent.
-    pub(super) async fn broadcast(&self, peer: &Peer, command: &Command) -> i32 {
+    /// Sends a command to every master, by one way to each.
+    pub(super) async fn broadcast(&self, peer: &Peer, command: &Command) -> idl::CommandReply {
         let masters: Vec<_> = self.store.snapshot().directory().masters("").map(|(_, entry)| entry.clone()).collect();
-        let mut sent = 0;
+        let mut reply = idl::CommandReply { masters: 0, passed: None };
         for master in masters {
-            sent += i32::from(master.lines().any(|line| line.send(command).is_ok()));
+            match master.lines().find(|line| line.send(command).is_ok()) {
+                Some(line) if line.is_direct() => reply.masters += 1,
+                Some(_) => *reply.passed.get_or_insert(0) += 1,
+                None => {}
+            }
             peer.let_others_work().await;
         }
-        sent
+        reply
     }
 
     async fn call_within(&self, peer: &Peer, budget: &Arc<Budget>, request: &Request) -> Result<CallResult, Failure> {

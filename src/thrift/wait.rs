@@ -188,12 +188,8 @@ impl Wait {
             Wait::NextValues => Awaited::Values(open.next().await),
             Wait::OpenCall(request) => Awaited::Opened(open.start_with_input(api, peer, request)),
             Wait::SendValues(request) => Awaited::SentValues(open.send(peer, request).await),
-            Wait::Broadcast(command) => {
-                Awaited::Sent(Ok(CommandReply { masters: open.beside(api.broadcast(peer, &command)).await }))
-            }
-            Wait::Order(command) => {
-                Awaited::Sent(Ok(CommandReply { masters: open.beside(api.order(peer, &command)).await }))
-            }
+            Wait::Broadcast(command) => Awaited::Sent(Ok(open.beside(api.broadcast(peer, &command)).await)),
+            Wait::Order(command) => Awaited::Sent(Ok(open.beside(api.order(peer, &command)).await)),
         }
     }
 }
