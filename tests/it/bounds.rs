@@ -140,7 +140,8 @@ fn a_master_whose_services_change_all_the_time_is_asked_ten_times_a_second() {
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-    let most = begun.elapsed().as_millis() / 100 + 1;
+    // One may have been asked before, as it joined.
+    let most = begun.elapsed().as_millis() / 100 + 2;
     assert!((1..=most).contains(&questions), "{questions} questions, at most {most}");
     assert_eq!(scene.roster.log().matches("a master is there").count(), 1);
 }
