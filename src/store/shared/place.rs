@@ -127,11 +127,18 @@ impl Place {
         let [fresh, fresh_lock, model] = ["fresh", "fresh-lock", "model-lock"].map(|name| self.own.join(name));
         let mapped = self.make(&fresh, beginning).and_then(|mapped| {
             // In this order: a reader opens the file first, and must not have the old lock file with the new one.
-            let put = replaced::remember(&self.path, &self.own)
-                .and_then(|()| self.locks.add(&model))
-                .and_then(|()| fs::rename(&model, lock_file(&self.path)));
-            put.and_then(|()| fs::rename(&fresh, &self.path)).map_err(|source| self.failed(source))?;
-            Ok(mapped)
+            let old = replaced::remember(&self.path, &self.own);
+            let put = self.locks.add(&model).and_then(|()| fs::rename(&model, lock_file(&self.path)));
+            match put.and_then(|()| fs::rename(&fresh, &self.path)) {
+                Ok(()) => {
+                    self.replaced.extend(old);
+                    Ok(mapped)
+                }
+                Err(source) => {
+                    old.into_iter().for_each(Replaced::forget);
+                    Err(self.failed(source))
+                }
+            }
         });
         if mapped.is_err() {
             // They may be what fills the disk.
@@ -184,15 +191,18 @@ impl Place {
 
     /// Keeps watch over a file that was replaced.
     pub(super) fn watch(&mut self, old: (File, Weak<Env>)) {
-        match Replaced::new(old, &self.own) {
-            Ok(old) => self.replaced.push(old),
-            Err(error) => tracing::debug!(%error, "cannot empty a shared file that was replaced"),
+        let which = old.0.metadata().ok().map(|data| mark(&data));
+        match self.replaced.iter_mut().find(|known| known.mark() == which) {
+            Some(known) => known.env = old.1,
+            None => self.replaced.extend(Replaced::deleted(old, &self.own).ok()),
         }
     }
 
     /// Takes over what was known of the place before it was claimed anew.
     pub(super) fn take(&mut self, before: Self) {
         self.locks.take(before.locks);
+        // What is open twice here never seems to be closed.
+        self.replaced.retain(|found| before.replaced.iter().all(|known| known.mark() != found.mark()));
         self.replaced.extend(before.replaced);
     }
 

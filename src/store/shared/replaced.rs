@@ -13,7 +13,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use super::env::Env;
 use super::locks::is_open_elsewhere;
 use super::place::{Mark, mark};
-use crate::permissions::own;
+use crate::permissions::own::{self, NotOwn};
 
 /// So long those who have a file open that was replaced may take to notice, before it can be emptied.
 const RECENT: Duration = Duration::from_secs(30);
@@ -26,7 +26,8 @@ const PREFIX: &str = "replaced-";
 #[derive(Debug)]
 pub(super) struct Replaced {
     data: File,
-    env: Weak<Env>,
+    /// As which it may still be copied.
+    pub(super) env: Weak<Env>,
     since: Instant,
     name: PathBuf,
 }
@@ -43,20 +44,20 @@ pub(super) fn found(folder: &Path, current: Option<Mark>) -> io::Result<Vec<Repl
         match own::open_with(&name, File::options().read(true).write(true)) {
             Ok(data) if data.metadata().is_ok_and(|data| Some(mark(&data)) == current) => own::remove(&name)?,
             Ok(data) => found.push(Replaced { data, env: Weak::new(), since: now, name }),
+            // Nobody but us gives names here.
+            Err(NotOwn::NoFile | NotOwn::Foreign { .. }) => own::remove(&name)?,
             Err(why) => tracing::warn!(path = %name.display(), %why, "cannot empty a shared file that was replaced"),
         }
     }
     Ok(found)
 }
 
-/// Gives what lies at `path`, about to be replaced, its second name.
-pub(super) fn remember(path: &Path, folder: &Path) -> io::Result<()> {
-    let name = match fs::symlink_metadata(path) {
-        Ok(found) => name(folder, &found),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    own::remove(&name).and_then(|()| fs::hard_link(path, name))
+/// Gives the file at `path`, about to be replaced, its second name. None: what lies there is not ours to watch.
+pub(super) fn remember(path: &Path, folder: &Path) -> Option<Replaced> {
+    let data = own::open_with(path, File::options().read(true).write(true)).ok()?;
+    let name = name(folder, &data.metadata().ok()?);
+    own::remove(&name).and_then(|()| fs::hard_link(path, &name)).ok()?;
+    Some(Replaced { data, env: Weak::new(), since: Instant::now(), name })
 }
 
 fn name(folder: &Path, data: &fs::Metadata) -> PathBuf {
@@ -64,10 +65,19 @@ fn name(folder: &Path, data: &fs::Metadata) -> PathBuf {
 }
 
 impl Replaced {
-    /// One that this process wrote, and may still copy.
-    pub(super) fn new((data, env): (File, Weak<Env>), folder: &Path) -> io::Result<Self> {
+    /// One that was deleted before another took its place.
+    pub(super) fn deleted((data, env): (File, Weak<Env>), folder: &Path) -> io::Result<Self> {
         let name = name(folder, &data.metadata()?);
         Ok(Self { data, env, since: Instant::now(), name })
+    }
+
+    pub(super) fn mark(&self) -> Option<Mark> {
+        self.data.metadata().ok().map(|data| mark(&data))
+    }
+
+    /// It was not replaced after all.
+    pub(super) fn forget(self) {
+        let _ = own::remove(&self.name);
     }
 
     /// Gives up its memory, once its readers must have noticed; whether any process has it open still.

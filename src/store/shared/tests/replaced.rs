@@ -194,6 +194,50 @@ fn the_next_process_knows_the_files_that_were_replaced() {
 }
 
 #[test]
+fn what_a_start_replaces_is_forgotten_too_whatever_lay_there() {
+    let house = House::with([vec![put("/a", "1")]]);
+    fs::remove_file(lock_file(&house.file())).expect("a file");
+    let mut open = house.open();
+    let are_forgotten = |open: &mut Open| {
+        assert!((0..2_000).any(|_| {
+            open.make_ready();
+            second_names(&house) == 0
+        }));
+    };
+    are_forgotten(&mut open);
+    fs::remove_file(house.file())
+        .and_then(|()| std::os::unix::fs::symlink("/etc/passwd", house.file()))
+        .expect("a link");
+    open.publish(vec![put("/a", "2")]);
+    house.assert_holds(&open.store);
+    are_forgotten(&mut open);
+    drop(open);
+    let left = house.folder.path().join(".shared.mdb/replaced-1");
+    std::os::unix::fs::symlink("/etc/passwd", &left).expect("a link");
+    are_forgotten(&mut house.open());
+}
+
+#[test]
+fn a_replaced_file_that_is_found_once_more_is_forgotten_when_it_is_closed() {
+    let house = House::new();
+    let mut open = house.open();
+    open.publish(vec![put("/a", "1")]);
+    let data = File::open(house.file()).expect("a file");
+    drop(break_lock(&house));
+    for seconds in [0, 3] {
+        open.shared.writer.make_ready(true, Instant::now() + Duration::from_secs(seconds)).expect("ready");
+    }
+    fs::remove_file(house.folder.path().join(".shared.mdb/.shared.claim")).expect("a file");
+    open.make_ready();
+    assert_eq!(second_names(&house), 2, "the one that was replaced, and the one that the claim anew did");
+    drop(data);
+    assert!((0..2_000).any(|_| {
+        open.make_ready();
+        second_names(&house) == 0
+    }));
+}
+
+#[test]
 fn no_file_is_replaced_while_readers_have_many_that_were() {
     let house = House::new();
     let mut open = house.open();
