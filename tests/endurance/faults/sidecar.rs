@@ -80,17 +80,16 @@ impl Fault {
     pub(super) fn dead_address(&self, scene: &Scene) {
         let sidecar = &scene.sidecars[self.sidecar];
         let dead = DeadAddress::at(sidecar.ports());
+        let (mut rounds, mut was_tried) = (0, false);
         // Which address comes first is chance.
-        for round in 0..16 {
-            if round >= 2 && dead.was_tried() {
-                break;
-            }
+        while rounds < 2 || rounds < 16 && !was_tried {
             sidecar.lines.iter().for_each(Link::cut);
             eventually("the line is cut", SOON, || ensure(sidecar.is_behind()?, "it is fresh"));
             sidecar.lines.iter().for_each(Link::mend);
             sidecar.is_fresh();
+            (rounds, was_tried) = (rounds + 1, was_tried || dead.was_tried());
         }
-        if !dead.was_tried() {
+        if !was_tried {
             scene.checker.violation("DeadAddress does nothing: nobody has tried it");
         }
     }
