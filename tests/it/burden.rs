@@ -95,7 +95,8 @@ fn what_was_read_before_a_loss_is_not_read_again() {
         ensure(roster.tree().is_ok_and(|(tree, _)| tree.len() == 21), zk.connects())
     });
     let read = seen.bytes_read.load(Ordering::Relaxed);
-    assert!(read < 30 * BYTES, "{read} bytes, over {} connections", zk.connects());
+    // What is on its way when the line breaks comes twice: how much that is, is chance.
+    assert!(read < 40 * BYTES, "{read} bytes, over {} connections", zk.connects());
 }
 
 #[test]
