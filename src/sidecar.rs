@@ -271,7 +271,7 @@ fn open_shared(
 ) -> Result<Option<Shared>, StartError> {
     match Shared::open(config, beside, feeds) {
         Err(error @ (SharedError::Io { .. } | SharedError::Folder { .. })) => {
-            let error = format!("{error}{}", error.hint());
+            let error = error.with_hint();
             tracing::error!(error, "going on without the shared file, until it can be opened");
             metrics.shared_trouble.store(Some(Arc::new(error)));
             Ok(None)

@@ -104,8 +104,12 @@ pub enum SharedError {
 }
 
 impl SharedError {
-    /// What an operator can do about it, where the message does not say.
-    pub(crate) fn hint(&self) -> &'static str {
+    /// Its message, with what an operator can do about it where that does not say.
+    pub(crate) fn with_hint(&self) -> String {
+        format!("{self}{}", self.hint())
+    }
+
+    fn hint(&self) -> &'static str {
         match self {
             Self::Map { source, .. } => writer::hint(source),
             Self::Io { source, .. } | Self::Put { source, .. } | Self::Folder { source, .. } => match source.kind() {
@@ -200,8 +204,7 @@ impl Shared {
                     match Self::open(&config, beside.as_deref(), store.snapshot().feeds()) {
                         Ok(shared) => opened = shared,
                         Err(error) => {
-                            let why = format!("{error}{}", error.hint());
-                            metrics.shared_trouble.store(Some(Arc::new(why)));
+                            metrics.shared_trouble.store(Some(Arc::new(error.with_hint())));
                             continue;
                         }
                     }

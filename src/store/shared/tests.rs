@@ -71,15 +71,19 @@ impl House {
         Shared::open(&self.config, Some(self.folder.path()), feeds).map(|shared| shared.expect("a shared file"))
     }
 
-    /// Opens it as a start of the sidecar does.
-    fn open_as(&self, feeds: Vec<Feed>) -> Open {
+    /// Opens it as a start of the sidecar does; nothing is mapped or written yet.
+    fn start_as(&self, feeds: Vec<Feed>) -> Open {
         let shared = self.try_open(&feeds).expect("the shared file");
         let config = store::Config::default();
         let store = match shared.left() {
             Some(left) => Store::restored(&config, feeds, left, Arc::default()),
             None => Store::new(&config, feeds, Arc::default()),
         };
-        let mut open = Open { publisher: store.publisher(0), store, shared };
+        Open { publisher: store.publisher(0), store, shared }
+    }
+
+    fn open_as(&self, feeds: Vec<Feed>) -> Open {
+        let mut open = self.start_as(feeds);
         open.make_ready();
         open
     }
@@ -551,12 +555,17 @@ fn break_lock(house: &House) -> File {
     lock
 }
 
-/// The second names of lock files that readers may write.
-fn known_locks(house: &House) -> usize {
+/// How many files in the hidden folder have a name that begins so.
+fn hidden_files(house: &House, prefix: &str) -> usize {
     let names = fs::read_dir(house.folder.path().join(".shared.mdb")).expect("a folder");
     names
-        .filter(|entry| entry.as_ref().is_ok_and(|entry| entry.file_name().to_string_lossy().starts_with("readers-")))
+        .filter(|entry| entry.as_ref().is_ok_and(|entry| entry.file_name().to_string_lossy().starts_with(prefix)))
         .count()
+}
+
+/// The second names of lock files that readers may write.
+fn known_locks(house: &House) -> usize {
+    hidden_files(house, "readers-")
 }
 
 #[test]

@@ -11,6 +11,23 @@ impl Open {
         self.shared.writer.make_ready(false, Instant::now()).expect("ready");
         self.shared.writer.renew(&self.store).expect("written");
     }
+
+    /// Breaks the lock file, and lets the writer replace the file.
+    fn replace(&mut self, house: &House, now: Instant) {
+        drop(break_lock(house));
+        for seconds in [0, 3] {
+            self.shared.writer.make_ready(true, now + Duration::from_secs(seconds)).expect("ready");
+        }
+    }
+
+    /// Lets the writer's heart beat until that is so: a child of another test has files open until it runs its own
+    /// program.
+    fn beats_until(&mut self, is_so: impl Fn() -> bool) {
+        assert!((0..2_000).any(|_| {
+            self.make_ready();
+            is_so()
+        }));
+    }
 }
 
 impl House {
@@ -81,10 +98,7 @@ fn a_hidden_folder_that_is_removed_is_made_anew_also_where_the_file_is_not_mappe
         assert!(known_locks(&house) == 1, "readers may write one");
     }
     drop(open);
-    let shared = house.try_open(&feeds("cluster")).expect("the shared file");
-    let store =
-        Store::restored(&store::Config::default(), feeds("cluster"), shared.left().expect("left"), Arc::default());
-    let mut open = Open { publisher: store.publisher(0), store, shared };
+    let mut open = house.start_as(feeds("cluster"));
     fs::remove_dir_all(&own).expect("a folder");
     open.write();
     house.assert_holds(&open.store);
@@ -108,10 +122,7 @@ fn a_file_that_was_moved_away_keeps_what_it_holds() {
 #[test]
 fn a_file_that_goes_before_it_could_be_mapped_is_made_anew() {
     let house = House::with([vec![put("/a", "1")]]);
-    let shared = house.try_open(&feeds("cluster")).expect("the shared file");
-    let store =
-        Store::restored(&store::Config::default(), feeds("cluster"), shared.left().expect("left"), Arc::default());
-    let mut open = Open { publisher: store.publisher(0), store, shared };
+    let mut open = house.start_as(feeds("cluster"));
     fs::remove_file(house.file()).expect("a file");
     open.shared.writer.make_ready(true, Instant::now()).expect_err("it is gone");
     open.write();
@@ -139,10 +150,8 @@ fn who_reads_what_was_emptied_does_not_keep_its_memory() {
     drop(lock);
 }
 
-/// How many files in the hidden folder are named so.
 fn second_names(house: &House) -> usize {
-    let names = fs::read_dir(house.folder.path().join(".shared.mdb")).expect("a folder");
-    names.filter(|name| name.as_ref().is_ok_and(|it| it.file_name().to_string_lossy().starts_with("replaced-"))).count()
+    hidden_files(house, "replaced-")
 }
 
 #[test]
@@ -153,16 +162,8 @@ fn who_holds_a_replaced_file_by_its_path_alone_keeps_no_memory() {
     let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
     let held = [house.file(), lock_file(&house.file())]
         .map(|path| File::from(nix::fcntl::open(&path, flags, Mode::empty()).expect("a file")));
-    drop(break_lock(&house));
-    let now = Instant::now();
-    for seconds in [0, 3] {
-        open.shared.writer.make_ready(true, now + Duration::from_secs(seconds)).expect("ready");
-    }
-    // A child of another test has them open until it runs its own program.
-    assert!((0..2_000).any(|_| {
-        open.make_ready();
-        held.iter().all(|held| held.metadata().expect("a file").blocks() == 0)
-    }));
+    open.replace(&house, Instant::now());
+    open.beats_until(|| held.iter().all(|held| held.metadata().expect("a file").blocks() == 0));
     assert!(held.iter().all(|held| held.metadata().expect("a file").permissions().mode() & 0o077 == 0));
     assert_eq!((second_names(&house), known_locks(&house)), (0, 1));
 }
@@ -173,11 +174,7 @@ fn the_next_process_knows_the_files_that_were_replaced() {
     let mut open = house.open();
     open.publish((0..200).map(|n| put(&format!("/{n}"), &"x".repeat(5_000))).collect());
     let data = File::open(house.file()).expect("a file");
-    drop(break_lock(&house));
-    let now = Instant::now();
-    for seconds in [0, 3] {
-        open.shared.writer.make_ready(true, now + Duration::from_secs(seconds)).expect("ready");
-    }
+    open.replace(&house, Instant::now());
     drop(open);
     let mut open = house.open();
     let memory = || data.metadata().expect("a file").blocks() * 512;
@@ -185,10 +182,7 @@ fn the_next_process_knows_the_files_that_were_replaced() {
     open.shared.writer.make_ready(true, Instant::now() + Duration::from_secs(40)).expect("ready");
     assert!(second_names(&house) == 1 && memory() < 200_000);
     drop(data);
-    assert!((0..2_000).any(|_| {
-        open.make_ready();
-        second_names(&house) == 0
-    }));
+    open.beats_until(|| second_names(&house) == 0);
     open.publish(vec![put("/0", "after")]);
     house.assert_holds(&open.store);
 }
@@ -198,12 +192,7 @@ fn what_a_start_replaces_is_forgotten_too_whatever_lay_there() {
     let house = House::with([vec![put("/a", "1")]]);
     fs::remove_file(lock_file(&house.file())).expect("a file");
     let mut open = house.open();
-    let are_forgotten = |open: &mut Open| {
-        assert!((0..2_000).any(|_| {
-            open.make_ready();
-            second_names(&house) == 0
-        }));
-    };
+    let are_forgotten = |open: &mut Open| open.beats_until(|| second_names(&house) == 0);
     are_forgotten(&mut open);
     fs::remove_file(house.file())
         .and_then(|()| std::os::unix::fs::symlink("/etc/passwd", house.file()))
@@ -223,18 +212,12 @@ fn a_replaced_file_that_is_found_once_more_is_forgotten_when_it_is_closed() {
     let mut open = house.open();
     open.publish(vec![put("/a", "1")]);
     let data = File::open(house.file()).expect("a file");
-    drop(break_lock(&house));
-    for seconds in [0, 3] {
-        open.shared.writer.make_ready(true, Instant::now() + Duration::from_secs(seconds)).expect("ready");
-    }
+    open.replace(&house, Instant::now());
     fs::remove_file(house.folder.path().join(".shared.mdb/.shared.claim")).expect("a file");
     open.make_ready();
     assert_eq!(second_names(&house), 2, "the one that was replaced, and the one that the claim anew did");
     drop(data);
-    assert!((0..2_000).any(|_| {
-        open.make_ready();
-        second_names(&house) == 0
-    }));
+    open.beats_until(|| second_names(&house) == 0);
 }
 
 #[test]
@@ -245,19 +228,13 @@ fn no_file_is_replaced_while_readers_have_many_that_were() {
     let (start, mut held) = (Instant::now(), Vec::new());
     for n in 0..9 {
         held.push(File::open(house.file()).expect("a file"));
-        drop(break_lock(&house));
-        for seconds in [0, 3] {
-            open.shared.writer.make_ready(true, start + Duration::from_secs(n * 60 + seconds)).expect("ready");
-        }
+        open.replace(&house, start + Duration::from_secs(n * 60));
         assert_eq!(open.shared.writer.trouble().is_some(), n == 8, "{n}");
     }
     // Nor by the next process.
     drop(open);
     drop(break_lock(&house));
-    let shared = house.try_open(&feeds("cluster")).expect("the shared file");
-    let store =
-        Store::restored(&store::Config::default(), feeds("cluster"), shared.left().expect("left"), Arc::default());
-    let mut open = Open { publisher: store.publisher(0), store, shared };
+    let mut open = house.start_as(feeds("cluster"));
     let why = open.shared.writer.make_ready(true, Instant::now()).expect_err("why it is not replaced");
     assert!(why.contains("8 files open that were replaced before: end those, but for the sidecar's "), "{why}");
     held.clear();
@@ -274,10 +251,7 @@ fn a_lock_file_that_is_known_once_more_is_forgotten_as_others_are() {
     fs::remove_file(house.folder.path().join(".shared.mdb/.shared.claim")).expect("a file");
     fs::remove_file(lock_file(&house.file())).expect("a file");
     open.make_ready();
-    assert!((0..2_000).any(|_| {
-        open.make_ready();
-        known_locks(&house) == 1
-    }));
+    open.beats_until(|| known_locks(&house) == 1);
 }
 
 #[tokio::test]

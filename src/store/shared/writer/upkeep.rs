@@ -25,7 +25,7 @@ impl Writer {
     /// Sees to it that the file is there and in order, at each heartbeat also what its readers write. Whether there is
     /// room for a transaction; or why the file cannot be written.
     pub(in crate::store::shared) fn make_ready(&mut self, is_beat: bool, now: Instant) -> Result<Room, String> {
-        let failed = |error: SharedError| format!("{error}{}", error.hint());
+        let failed = |error: SharedError| error.with_hint();
         // First of all: it may be what fills the disk.
         self.place.locks.cut();
         if is_beat {
@@ -136,7 +136,7 @@ impl Writer {
             }
             Err(error) => {
                 self.not_before = Some(now + REPLACE_RETRY_DELAY);
-                Err(format!("{why}; it cannot be replaced: {error}{}", error.hint()))
+                Err(format!("{why}; it cannot be replaced: {}", error.with_hint()))
             }
         }
     }
