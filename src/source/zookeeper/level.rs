@@ -78,6 +78,7 @@ impl<'a> Level<'a> {
             self.bytes -= bytes;
             return Ok(());
         }
-        known.node(path).map(drop).ok_or(Why::NoPlace)
+        // Not only the node itself: of one that the patterns do not keep, what lies below may be known.
+        known.subtree(path, path.clone()).next().map(drop).ok_or(Why::NoPlace)
     }
 }

@@ -118,11 +118,10 @@ impl Mirror {
     }
 
     /// Takes away what an earlier process left and patterns or limits leave out now, so that it does not count as lost.
-    /// As in a first read, what lies deeper has its place after what does not.
+    /// As in a first read, what lies deeper has its place after what does not, and none below what has none.
     fn trim(&self) {
         let (snapshot, scope) = (self.publisher.snapshot(), self.scope());
-        let (mut budget, mut left_out) =
-            (Budget::new(&self.config, Filled::default()), self.publisher.filled().left_out);
+        let (mut budget, mut placeless) = (Budget::new(&self.config, Filled::default()), BTreeSet::new());
         let mut nodes: Vec<_> =
             self.config.roots.iter().flat_map(|root| snapshot.subtree(root, root.clone())).collect();
         nodes.sort_by_key(|(path, _)| path.depth());
@@ -130,10 +129,15 @@ impl Mirror {
             if !scope.enters(path) || !scope.keeps(path) {
                 return true;
             }
-            let passes = scope.is_too_deep(path) || !budget.admits(path, node, None);
-            left_out += u64::from(passes);
-            passes
+            let is_placeless = scope.is_too_deep(path)
+                || path.upwards().any(|above| placeless.contains(above))
+                || !budget.admits(path, node, None);
+            if is_placeless {
+                placeless.insert(path.as_str());
+            }
+            is_placeless
         });
+        let left_out = self.publisher.filled().left_out + placeless.len() as u64;
         let changes = nodes.into_iter().map(|(path, _)| Change::Delete(path.clone())).collect();
         self.publisher.publish(Batch { changes, left_out: Some(left_out), ..Batch::default() });
     }

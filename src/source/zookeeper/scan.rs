@@ -119,14 +119,14 @@ impl Scope<'_> {
 impl Gather for Scan<'_> {
     fn take(&mut self, path: &NodePath, verdict: Verdict) -> bool {
         self.left_out.remove(path);
-        let known = self.known.node(path);
         match verdict {
             Verdict::Ignore => {}
             Verdict::Keep(node) => {
-                let old = self.generation.get(path).or(known);
-                if !self.budget.admits(path, &node, old) {
-                    self.leave_out(path, Why::NoPlace, known.cloned());
-                    return false;
+                let old = self.generation.get(path).or_else(|| self.known.node(path)).cloned();
+                if !self.budget.admits(path, &node, old.as_ref()) {
+                    let is_known = old.is_some();
+                    self.leave_out(path, Why::NoPlace, old);
+                    return is_known;
                 }
                 self.generation.insert(path.clone(), node);
             }

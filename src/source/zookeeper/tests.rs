@@ -5,11 +5,12 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytesize::ByteSize;
 use futures::stream::{self, StreamExt};
 
-use super::Config;
 use super::fake::{Deed, Fake, Kind};
-use crate::model::{Node, NodePath};
+use super::{Config, Patterns};
+use crate::model::{Change, Node, NodePath};
 use crate::store::{self, Feed, Store};
 use crate::task::{Reload, Tasks};
 
@@ -29,6 +30,11 @@ impl Mirror {
     }
 
     async fn with(fake: &Fake, roots: &[&str], set: impl FnOnce(&mut Config)) -> Self {
+        Self::knowing(fake, roots, set, Vec::new())
+    }
+
+    /// One whose store holds this from before.
+    fn knowing(fake: &Fake, roots: &[&str], set: impl FnOnce(&mut Config), known: Vec<Change>) -> Self {
         let mut config = Config::new(fake.address.to_string());
         config.roots = roots.iter().map(|root| path(root)).collect();
         config.hold = Duration::ZERO;
@@ -37,6 +43,7 @@ impl Mirror {
         set(&mut config);
         let feed = Feed::of_nodes("zookeeper", "zookeeper", config.roots.clone());
         let store = Store::new(&store::Config { history: 100 }, vec![feed], Arc::default());
+        store.publisher(0).publish(known);
         let (tasks, _failures) = Tasks::new();
         let (publisher, stop) = (store.publisher(0), tasks.stop_signal());
         tasks.short(async move {
@@ -336,4 +343,69 @@ async fn that_a_node_is_gone_when_its_watch_is_restored_announces_nothing() {
     fake.does(&[Cut, Delete("/a/member"), Delete("/a/b/c"), Delete("/a/b"), Delete("/a/d"), Delete("/a")]);
     mirror.until("they are held", || mirror.store.snapshot().feeds()[0].detail().contains("holding 5 nodes")).await;
     assert_eq!(mirror.nodes().len(), before);
+}
+
+/// The bytes of all paths and data that a server holds.
+fn bytes(fake: &Fake) -> u64 {
+    fake.nodes().iter().map(|(path, node)| (path.len() + node.data.len()) as u64).sum()
+}
+
+#[tokio::test]
+async fn a_known_node_that_grows_beyond_its_place_keeps_it_with_all_that_lies_below() {
+    for kind in [Kind::New, Kind::Refusing] {
+        let fake = furnished(kind).await;
+        let mirror = Mirror::with(&fake, &["/"], |config| config.max_bytes = ByteSize(bytes(&fake))).await;
+        mirror.agrees("at first").await;
+        let before = mirror.nodes();
+        fake.does(&[Set("/a"), Cut]);
+        mirror.until("it has no place", || mirror.left_out() > 0).await;
+        assert_eq!((mirror.nodes(), mirror.left_out()), (before, 1), "{kind:?}");
+        // There is place again, also for what comes below.
+        fake.does(&[Delete("/e"), Cut]);
+        mirror.until("the other is gone", || !mirror.nodes().contains_key("/e")).await;
+        fake.does(&[Cut]);
+        mirror.agrees("it has its place").await;
+    }
+}
+
+#[tokio::test]
+async fn what_comes_below_a_known_node_that_has_grown_beyond_its_place_is_followed() {
+    let fake = furnished(Kind::Refusing).await;
+    let mirror = Mirror::with(&fake, &["/"], |config| config.max_bytes = ByteSize(bytes(&fake))).await;
+    mirror.agrees("at first").await;
+    fake.does(&[Set("/a"), Delete("/a/member")]);
+    mirror.until("it has no place", || mirror.left_out() == 1 && !mirror.nodes().contains_key("/a/member")).await;
+    fake.does(&[Create("/a/f")]);
+    mirror.agrees("it has its place").await;
+}
+
+#[tokio::test]
+async fn what_is_known_below_nodes_that_are_not_kept_is_still_found_where_others_come_before_it() {
+    let fake = Fake::start(Kind::New).await;
+    fake.does(&["/b", "/b/x", "/c", "/c/x"].map(Create));
+    let limit = |config: &mut Config| {
+        config.max_nodes = 2;
+        config.include = Patterns::try_from(vec!["/*/x".to_owned()]).expect("patterns");
+    };
+    let mirror = Mirror::with(&fake, &["/"], limit).await;
+    mirror.until("all is read", || mirror.nodes().len() == 2).await;
+    fake.does(&[Create("/a"), Create("/a/x"), Cut]);
+    mirror.until("one has no place", || mirror.left_out() > 0).await;
+    assert_eq!(mirror.nodes().into_keys().collect::<Vec<_>>(), ["/b/x", "/c/x"]);
+}
+
+#[tokio::test]
+async fn nothing_known_keeps_its_place_below_a_node_that_loses_its_own_at_a_start() {
+    let fake = Fake::start(Kind::New).await;
+    let node = |data: &str| Arc::new(Node { data: data.as_bytes().into(), ..Node::default() });
+    let known = [("/a", &*"x".repeat(100)), ("/a/b", ""), ("/a/b/c", ""), ("/d", "")];
+    let known = known.map(|(text, data)| Change::Put(path(text), node(data)));
+    let limit = |config: &mut Config| {
+        config.max_bytes = ByteSize(50);
+        // Nobody is there.
+        config.connect = "127.0.0.1:1".into();
+    };
+    let mirror = Mirror::knowing(&fake, &["/"], limit, known.into());
+    mirror.until("it is gone", || !mirror.nodes().contains_key("/a")).await;
+    assert_eq!((mirror.nodes().into_keys().collect::<Vec<_>>(), mirror.left_out()), (vec!["/d".to_owned()], 3));
 }

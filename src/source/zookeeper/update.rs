@@ -71,7 +71,7 @@ impl<'a> Update<'a> {
         self.changes.extend(known.map(|(below, _)| (below.clone(), None)));
     }
 
-    /// Whether there is place for it.
+    /// Whether there is place for it, be it as it was.
     fn keep(&mut self, path: &NodePath, node: Arc<Node>, confirmed: bool) -> bool {
         let old = match self.changes.get(path) {
             Some(changed) => changed.as_ref(),
@@ -80,13 +80,14 @@ impl<'a> Update<'a> {
         if old.is_some_and(|old| **old == *node || confirmed && is_older(&node.stat, &old.stat)) {
             return true;
         }
-        let has_place = self.budget.admits(path, &node, old);
-        if has_place {
+        let is_known = old.is_some();
+        let is_admitted = self.budget.admits(path, &node, old);
+        if is_admitted {
             self.changes.insert(path.clone(), Some(node));
         } else {
             self.left_out.insert(path, Why::NoPlace);
         }
-        has_place
+        is_admitted || is_known
     }
 }
 

@@ -14,7 +14,8 @@ use crate::model::{Node, NodePath};
 
 /// Where it is gathered what became of nodes.
 pub(super) trait Gather {
-    /// Takes in what became of a node; false: there is no place for it.
+    /// Takes in what became of a node; false: there is no place for it, nor for what lies below. One that is known keeps
+    /// its place, as it was.
     fn take(&mut self, path: &NodePath, verdict: Verdict) -> bool;
 
     fn left_out(&mut self) -> &mut LeftOut;
