@@ -146,37 +146,43 @@ impl Contents {
         Err(Unfit::Foreign(identities.join(", ")))
     }
 
-    /// Has the feeds begin with what of this is theirs. Their masters are expected back; a feed that had not told of
-    /// all begins with none.
+    /// Has the feeds begin with what of this is theirs. Nodes are of the feed whose roots they are below, whatever those
+    /// that read them were called and however they shared the roots. Masters are expected back; a feed that had not told
+    /// of all begins with none.
     pub(crate) fn restore(&self, feeds: &mut [Feed], now: SystemTime) -> Restored {
         let (masters, unreadable) = self.readable_masters();
         let is_known = |source: &Source| !source.supplies(Supply::Instances) || source.whole;
-        let of = |feed: &Feed| {
-            let mut ours = self.report.sources.iter().filter(|it| it.is_of(feed) && is_known(it));
-            let is_another = |source: &Source| feeds.iter().any(|feed| source.name == feed.name());
-            let renamed =
-                |source: &&Source| !is_another(source) && source.roots.iter().any(|root| feed.is_behind(root));
-            ours.clone().find(|source| source.name == feed.name()).or_else(|| ours.find(renamed))
+        let has_roots_of = |source: &Source, feed: &Feed| {
+            feed.roots().is_empty() || source.roots.iter().any(|root| feed.is_behind(root))
         };
-        let sources: Vec<Option<&Source>> = feeds.iter().map(of).collect();
+        let of = |feed: &Feed| -> Vec<&Source> {
+            let known = self.report.sources.iter().filter(|source| is_known(source));
+            known.filter(|source| source.is_of(feed) && has_roots_of(source, feed)).collect()
+        };
+        let sources: Vec<Vec<&Source>> = feeds.iter().map(of).collect();
         let (mut nodes, mut filled) = (self.nodes.clone(), vec![Filled::default(); feeds.len()]);
         for (path, node) in &self.nodes {
-            let is_of = |(feed, source): (&Feed, &Option<&Source>)| {
-                source.is_some_and(|source| source.covers(path)) && feed.roots().iter().any(|root| path.is_under(root))
+            let is_of = |(feed, sources): (&Feed, &Vec<&Source>)| {
+                sources.iter().any(|source| source.covers(path)) && feed.roots().iter().any(|root| path.is_under(root))
             };
             match feeds.iter().zip(&sources).position(is_of) {
                 Some(owner) => filled[owner].add(path, node),
                 None => drop(nodes.remove(path)),
             }
         }
-        for ((feed, filled), source) in feeds.iter_mut().zip(&mut filled).zip(sources) {
-            let Some(source) = source else { continue };
-            filled.whole = source.whole && feed.roots().iter().all(|root| source.covers(root));
-            let unreadable = if source.supplies(Supply::Instances) { unreadable } else { 0 };
+        for ((feed, filled), sources) in feeds.iter_mut().zip(&mut filled).zip(sources) {
+            if sources.is_empty() {
+                continue;
+            }
+            let is_whole = |root| sources.iter().any(|source| source.whole && source.covers(root));
+            filled.whole = feed.roots().iter().all(is_whole);
+            let unreadable = if feed.supplies(Supply::Instances) { unreadable } else { 0 };
             // Nobody knows how much of what is mirrored now was left out.
-            let unknown = u64::from(!source.identity.covers(feed.identity()));
-            (filled.left_out, filled.settling) = (source.left_out + unreadable + unknown, source.settling);
-            feed.restore(self.report.age_of(source, now));
+            let unknown = |source: &Source| u64::from(!source.identity.covers(feed.identity()));
+            let left_out: u64 = sources.iter().map(|source| source.left_out + unknown(source)).sum();
+            filled.left_out = left_out + unreadable;
+            filled.settling = sources.iter().any(|source| source.settling);
+            feed.restore(sources.iter().filter_map(|source| self.report.age_of(source, now)).max());
         }
         let mut directory = Directory::default();
         for mut master in masters {

@@ -306,13 +306,33 @@ fn only_what_is_mirrored_now_is_restored() {
     let mut open = house.open_as(narrow());
     let snapshot = open.store.snapshot();
     let filled: Vec<_> = snapshot.filled().iter().map(|filled| (filled.whole, filled.nodes)).collect();
-    assert_eq!(filled, [(true, 1), (false, 0)], "/b is of another source, and /c of none");
+    assert_eq!(filled, [(true, 1), (true, 1)], "/c is of none");
     open.write();
     drop(open);
-    assert_eq!(house.read().nodes.len(), 1, "what is not restored is taken out of the file");
+    assert_eq!(house.read().nodes.len(), 2, "what is not restored is taken out of the file");
     let wider =
         House::open_as(&house, vec![Feed::of_nodes("test", "file", roots(&["/a", "/d"])).of(Identity::new("cluster"))]);
     assert!(!wider.store.snapshot().filled()[0].whole, "nothing is known of /d");
+}
+
+#[test]
+fn nodes_are_restored_however_their_roots_are_named_and_shared() {
+    let house = House::with([vec![put("/a/x", "1"), put("/b", "1")]]);
+    let restored = |tables: &[(&str, &str, &[&str])]| -> Vec<_> {
+        let feed = |(name, identity, roots): &(&str, &str, &[&str])| {
+            let roots = roots.iter().map(|root| path(root)).collect();
+            Feed::of_nodes(*name, "file", roots).of(Identity::new(*identity))
+        };
+        let mut open = house.open_as(tables.iter().map(feed).collect());
+        open.write();
+        open.store.snapshot().filled().iter().map(|filled| (filled.whole, filled.nodes)).collect()
+    };
+    let of = "cluster";
+    assert_eq!(restored(&[("test", of, &["/a"]), ("new", of, &["/b"])]), [(true, 1), (true, 1)], "split");
+    assert_eq!(restored(&[("new", of, &["/a"]), ("test", of, &["/b"])]), [(true, 1), (true, 1)], "swapped");
+    assert_eq!(restored(&[("test", of, &["/a", "/b"])]), [(true, 2)], "joined");
+    let another = ("test", "another", ["/other"].as_slice());
+    assert_eq!(restored(&[("app", of, &["/a", "/b"]), another]), [(true, 2), (false, 0)], "its name went to another");
 }
 
 #[test]
