@@ -133,9 +133,10 @@ impl LockFile {
         Ok(pins.filter(|pin| among.contains(&pin.transaction)).min_by_key(|pin| pin.transaction))
     }
 
-    /// Which process it is, as an operator can find it.
+    /// Which process it is, as an operator can find it: the kernel says who has locked the byte of its number.
     pub(super) fn name(&self, pin: Pin) -> String {
-        self.locked(pin.process.into(), 1).map_or_else(|| named(pin.process), |lock| named(lock.l_pid))
+        let locked = self.locked(pin.process.into(), 1);
+        locked.map_or_else(|| format!("a reader ({})", claimed(pin.process)), |lock| named(lock.l_pid))
     }
 
     /// Of one that lies beside a file: how many slots of readers were ever taken, and how many there are. None: there
@@ -203,7 +204,7 @@ impl LockFile {
             let _ = self.file.write_all_at(&bytes.slots().to_ne_bytes(), COUNT);
         }
         if let Some(holder) = self.mutex_holder(&bytes) {
-            return Some(format!("{} holds the mutex of its table", named(holder)));
+            return Some(format!("a process holds the mutex of its table ({})", claimed(holder)));
         }
         self.hold().or_else(|| self.tidy(&bytes))
     }
@@ -351,6 +352,11 @@ fn named(process: i32) -> String {
     }
 }
 
+/// What a lock file says of a process, for which it may well name another: each of its readers can write that.
+fn claimed(process: i32) -> String {
+    format!("the file says {}, and any reader may have written that", named(process))
+}
+
 #[cfg(test)]
 mod tests {
     use bytesize::ByteSize;
@@ -398,7 +404,19 @@ mod tests {
         assert_eq!(lock.tend(start + DAMAGED_GRACE), None);
         put(&path, MUTEX as u64, &1_u32.to_ne_bytes());
         lock.tend(start);
-        assert!(lock.tend(start + DAMAGED_GRACE).is_some_and(|why| why.contains("holds the mutex")));
+        let why = lock.tend(start + DAMAGED_GRACE).expect("why");
+        assert!(why.starts_with("a process holds the mutex of its table (the file says process 1"), "{why}");
+    }
+
+    #[test]
+    fn a_process_is_named_as_the_holder_of_a_state_only_where_the_kernel_knows_it() {
+        let (_folder, path) = made();
+        let lock = LockFile::open(&path, &path, READERS).expect("it is in order");
+        let named = lock.name(Pin { transaction: 1, process: 1 });
+        assert!(named.starts_with("a reader (the file says process 1"), "{named}");
+        let reader = File::options().read(true).write(true).open(&path).expect("a file");
+        fcntl(&reader, FcntlArg::F_OFD_SETLK(&flock(libc::F_WRLCK, 1, 1))).expect("it is free");
+        assert_eq!(lock.name(Pin { transaction: 1, process: 1 }), "a process of another container");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::process;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -108,9 +109,10 @@ impl Locks {
         if self.known.len() <= MAX {
             return Ok(());
         }
-        let folder = self.folder.display();
+        let (folder, sidecar) = (self.folder.display(), process::id());
         Err(format!(
-            "processes have the lock files of {MAX} replaced files open: end those that `fuser -v {folder}/*` names"
+            "processes have the lock files of {MAX} replaced files open: end those, but for the sidecar's {sidecar}, that \
+             `fuser -v {folder}/{PREFIX}*` names"
         ))
     }
 }

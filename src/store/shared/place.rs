@@ -211,10 +211,11 @@ impl Place {
         if self.replaced.len() < MAX_REPLACED {
             return Ok(());
         }
-        let (folder, sidecar) = (self.own.display(), process::id());
+        let (sidecar, files) = (process::id(), self.replaced.iter().map(Replaced::as_open_here).collect::<Vec<_>>());
         Err(format!(
             "processes have {MAX_REPLACED} files open that were replaced before: end those, but for the sidecar's \
-             {sidecar}, that `fuser -v {folder}/replaced-*` names"
+             {sidecar}, that `fuser -v {}` names",
+            files.join(" ")
         ))
     }
 

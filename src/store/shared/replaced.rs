@@ -3,8 +3,10 @@
 
 use std::fs::{self, File, Permissions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::process;
 use std::sync::Weak;
 use std::time::{Duration, Instant};
 
@@ -73,6 +75,11 @@ impl Replaced {
 
     pub(super) fn mark(&self) -> Option<Mark> {
         self.data.metadata().ok().map(|data| mark(&data))
+    }
+
+    /// A name of it that can be looked at, also where it has none any more on its file system.
+    pub(super) fn as_open_here(&self) -> String {
+        format!("/proc/{}/fd/{}", process::id(), self.data.as_raw_fd())
     }
 
     /// It was not replaced after all.

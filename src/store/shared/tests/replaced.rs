@@ -237,6 +237,13 @@ fn no_file_is_replaced_while_readers_have_many_that_were() {
     let mut open = house.start_as(feeds("cluster"));
     let why = open.shared.writer.make_ready(true, Instant::now()).expect_err("why it is not replaced");
     assert!(why.contains("8 files open that were replaced before: end those, but for the sidecar's "), "{why}");
+    let command = why.split('`').nth(1).expect("a command");
+    let inode = |file: io::Result<fs::Metadata>| file.expect("a file").ino();
+    let mut named: Vec<_> = command.split(' ').skip(2).map(|path| inode(fs::metadata(path))).collect();
+    let mut expected: Vec<_> = held[..8].iter().map(|file| inode(file.metadata())).collect();
+    named.sort_unstable();
+    expected.sort_unstable();
+    assert!(command.starts_with("fuser -v ") && named == expected, "{command}");
     held.clear();
     let mut is_mended = || open.shared.writer.make_ready(true, Instant::now()).is_ok();
     // A child of another test has them open until it runs its own program.
