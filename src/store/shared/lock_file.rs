@@ -45,7 +45,7 @@ const TIME_A_LOCK: Duration = Duration::from_nanos(200);
 const MAX_LOCK_TIME: Duration = Duration::from_millis(500);
 
 /// In which blocks of a file are counted.
-const BLOCK: u64 = 512;
+pub(super) const BLOCK: u64 = 512;
 
 /// Where many readers begin, the mutex may well be held at one look; but not at each of these, a moment apart.
 const MUTEX_CHECKS: usize = 5;
@@ -188,7 +188,7 @@ impl LockFile {
         match self.file.metadata() {
             Err(error) => return Some(failed(error)),
             Ok(it) if it.len() < self.size => return Some("a reader cut it off".into()),
-            Ok(_) => self.cut(),
+            Ok(_) => {}
         }
         if let Err(error) = self.strip() {
             return Some(format!("it has attributes that cannot be removed: {error}"));
@@ -417,6 +417,19 @@ mod tests {
         let reader = File::options().read(true).write(true).open(&path).expect("a file");
         fcntl(&reader, FcntlArg::F_OFD_SETLK(&flock(libc::F_WRLCK, 1, 1))).expect("it is free");
         assert_eq!(lock.name(Pin { transaction: 1, process: 1 }), "a process of another container");
+    }
+
+    #[test]
+    fn what_is_too_long_is_cut_when_asked_alone() {
+        let (_folder, path) = made();
+        let mut lock = LockFile::open(&path, &path, READERS).expect("it is in order");
+        let size = || fs::metadata(&path).expect("a file").len();
+        let whole = size();
+        lock.file.set_len(1 << 20).expect("larger");
+        assert_eq!(lock.tend(Instant::now()), None);
+        assert_eq!(size(), 1 << 20);
+        lock.cut();
+        assert_eq!(size(), whole);
     }
 
     #[test]

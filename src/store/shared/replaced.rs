@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{FallocateFlags, fallocate};
 
 use super::env::Env;
+use super::lock_file::BLOCK;
 use super::locks::is_open_elsewhere;
 use super::place::{Mark, mark};
 use crate::permissions::own::{self, NotOwn};
@@ -114,7 +115,10 @@ impl Replaced {
         }
         let size = data.len() as i64;
         let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        // Where nothing is left, the kernel would still look through all of its mappings.
+        let takes = data.blocks() * BLOCK;
         if size > HEAD
+            && takes > HEAD as u64
             && let Err(error) = fallocate(&self.data, flags, HEAD, size - HEAD)
         {
             tracing::debug!(%error, "cannot empty a shared file that was replaced");

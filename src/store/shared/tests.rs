@@ -629,6 +629,8 @@ fn lock_files_that_readers_keep_open_do_not_grow_and_are_forgotten_when_they_are
     assert_eq!(known_locks(&house), 11);
     locks.iter().for_each(|lock| lock.set_len(1 << 20).expect("it is open"));
     open.shared.writer.make_ready(false, Instant::now()).expect("ready");
+    assert!(locks.iter().all(|lock| size(lock) == 1 << 20), "who has many mappings does not delay each change");
+    open.make_ready();
     assert!(locks.iter().all(|lock| size(lock) == whole));
 }
 

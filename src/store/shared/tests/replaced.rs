@@ -147,6 +147,10 @@ fn who_reads_what_was_emptied_does_not_keep_its_memory() {
     data.write_all_at(&[0; 500_000], 200_000).expect("written");
     beat(41);
     assert!(memory() < 200_000);
+    // What is empty is left alone: to empty it, the kernel looks through all of its mappings.
+    data.set_modified(SystemTime::UNIX_EPOCH).expect("it is ours");
+    beat(42);
+    assert_eq!(data.metadata().and_then(|data| data.modified()).expect("a time"), SystemTime::UNIX_EPOCH);
     drop(lock);
 }
 

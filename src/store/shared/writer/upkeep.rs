@@ -26,9 +26,9 @@ impl Writer {
     /// room for a transaction; or why the file cannot be written.
     pub(in crate::store::shared) fn make_ready(&mut self, is_beat: bool, now: Instant) -> Result<Room, String> {
         let failed = |error: SharedError| error.with_hint();
-        // First of all: it may be what fills the disk.
-        self.place.locks.cut();
         if is_beat {
+            // First of all: it may be what fills the disk. But readers decide how long it takes.
+            self.place.locks.cut();
             self.place.forget_locks();
             self.place.replaced.retain(|old| old.empty(now));
         }
