@@ -84,12 +84,12 @@ impl Locks {
         self.known.iter().for_each(|(_, lock)| lock.cut());
     }
 
-    /// Forgets those that no reader can write any more, except for `current`, which readers may open at any time.
-    pub(super) fn forget(&mut self, current: Option<Mark>) {
+    /// Forgets those that no reader can write any more, except for these, which readers may open at any time.
+    pub(super) fn forget(&mut self, current: [Option<Mark>; 2]) {
         self.known.retain(|(name, lock)| {
             let file = lock.file();
             let _ = lock.strip();
-            if current.is_some_and(|current| is(file, current)) {
+            if current.into_iter().flatten().any(|current| is(file, current)) {
                 return true;
             }
             // Whoever has it open must not open it once more when this was asked.

@@ -219,10 +219,10 @@ impl Place {
         ))
     }
 
-    /// Forgets the lock files that no reader can write any more.
-    pub(super) fn forget_locks(&mut self) {
+    /// Forgets the lock files that no reader can write any more. The `mapped` one may come back to its place.
+    pub(super) fn forget_locks(&mut self, mapped: Option<Mark>) {
         let [_, current] = self.marks();
-        self.locks.forget(current);
+        self.locks.forget([current, mapped]);
     }
 
     /// Whether its own folder is still there. Else it is to be claimed again.

@@ -120,6 +120,22 @@ fn a_file_that_was_moved_away_keeps_what_it_holds() {
 }
 
 #[test]
+fn a_lock_file_that_was_moved_away_and_back_can_be_opened_as_before() {
+    let house = House::new();
+    let mut open = house.open();
+    let (lock, elsewhere) = (lock_file(&house.file()), house.folder.path().join("elsewhere"));
+    let hindrance = house.hinder();
+    fs::rename(&lock, &elsewhere).expect("moved");
+    open.make_ready();
+    open.shared.writer.trouble().expect("no other can be made");
+    fs::rename(&elsewhere, &lock).expect("moved back");
+    open.make_ready();
+    assert_eq!(open.shared.writer.trouble(), None);
+    assert_eq!(lock.metadata().expect("a file").mode() & 0o777, 0o660);
+    fs::remove_dir(hindrance).expect("a folder");
+}
+
+#[test]
 fn a_file_that_goes_before_it_could_be_mapped_is_made_anew() {
     let house = House::with([vec![put("/a", "1")]]);
     let mut open = house.start_as(feeds("cluster"));

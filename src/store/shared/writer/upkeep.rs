@@ -29,7 +29,7 @@ impl Writer {
         if is_beat {
             // First of all: it may be what fills the disk. But readers decide how long it takes.
             self.place.locks.cut();
-            self.place.forget_locks();
+            self.place.forget_locks(self.mapped.as_ref().and_then(|mapped| mapped.marks()[1]));
             self.place.replaced.retain(|old| old.empty(now));
         }
         let is_claimed_anew = is_beat && !self.place.is_there();
