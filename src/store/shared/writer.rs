@@ -55,6 +55,8 @@ pub(super) struct Writer {
     pub(super) mapped: Option<Mapped>,
     /// When a file may be replaced again.
     not_before: Option<Instant>,
+    /// When it is tried again to put a file in its place, and why that failed.
+    not_put: Option<(Instant, String)>,
     /// Why it is about to be replaced,
     fault: Option<String>,
     /// and why it does not lie in its place.
@@ -161,6 +163,7 @@ impl Writer {
             origin,
             mapped: None,
             not_before: None,
+            not_put: None,
             fault: None,
             missing: None,
             nodes: here.map_or_else(OrdMap::new, |here| here.nodes.clone()),

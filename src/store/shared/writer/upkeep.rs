@@ -37,13 +37,14 @@ impl Writer {
             self.claim_again().map_err(failed)?;
         }
         if self.mapped.is_none() {
-            self.begin().map_err(failed)?;
+            self.put_by_turns(now, Self::begin)?;
         }
         let (mapped, _) = self.map().map_err(failed)?;
         let is_out_of_place = is_beat && mapped.marks() != self.place.marks();
         if is_beat {
-            let again = if is_out_of_place || is_claimed_anew { self.put_again() } else { Ok(()) };
-            self.missing = again.err().map(|error| format!("new readers cannot find it: {}", failed(error)));
+            let is_missing = is_out_of_place || is_claimed_anew;
+            let again = if is_missing { self.put_by_turns(now, Self::put_again) } else { Ok(()) };
+            self.missing = again.err().map(|why| format!("new readers cannot find it: {why}"));
         }
         let (mapped, _) = self.map().map_err(failed)?;
         if is_beat {
@@ -63,30 +64,33 @@ impl Writer {
         }
     }
 
-    fn begin(&mut self) -> Result<(), SharedError> {
-        let begun = match &self.origin {
-            Origin::Nothing => self.place.put(Beginning::Nothing),
-            Origin::Here => self.place.adopt(),
-            Origin::Copy(from) => self.place.put(Beginning::Copy(from)),
-        };
-        match begun {
-            Ok(mapped) => {
-                self.install(mapped);
-                Ok(())
-            }
-            Err(error) => {
-                let from = match &self.origin {
-                    Origin::Nothing => None,
-                    Origin::Here => Some(&self.place.path),
-                    Origin::Copy(from) => Some(from),
-                };
-                let seen = from.map(fs::symlink_metadata);
-                if seen.is_some_and(|seen| seen.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)) {
-                    self.begin_anew();
-                }
-                Err(error)
-            }
+    /// Has a file put in its place, but not soon again where that failed: each try may copy all of it.
+    fn put_by_turns(
+        &mut self,
+        now: Instant,
+        put: impl FnOnce(&mut Self) -> Result<(), SharedError>,
+    ) -> Result<(), String> {
+        if let Some((_, why)) = self.not_put.as_ref().filter(|(again, _)| now < *again) {
+            return Err(why.clone());
         }
+        let put = put(self).map_err(|error| error.with_hint());
+        self.not_put = put.as_ref().err().map(|why| (now + REPLACE_RETRY_DELAY, why.clone()));
+        put
+    }
+
+    fn begin(&mut self) -> Result<(), SharedError> {
+        let (mut begun, from) = match &self.origin {
+            Origin::Nothing => (self.place.put(Beginning::Nothing), None),
+            Origin::Here => (self.place.adopt(), Some(&self.place.path)),
+            Origin::Copy(from) => (self.place.put(Beginning::Copy(from)), Some(from)),
+        };
+        let seen = from.map(fs::symlink_metadata);
+        let is_gone = seen.is_some_and(|seen| seen.is_err_and(|error| error.kind() == io::ErrorKind::NotFound));
+        if begun.is_err() && is_gone {
+            self.begin_anew();
+            begun = self.place.put(Beginning::Nothing);
+        }
+        begun.map(|mapped| self.install(mapped))
     }
 
     /// What it was to begin with is gone.
