@@ -60,10 +60,8 @@ impl Driver {
                 self.servers.fail(self.connection.address());
             }
             match trouble {
-                Trouble::Lost(why) => {
-                    self.connection.fail_all(&why);
-                    self.inbox.lost(why);
-                }
+                Trouble::Refused if !self.servers.refuse_identity() => self.lose("the server refuses the credentials"),
+                Trouble::Lost(why) => self.lose(&why),
                 ended => break ended,
             }
             let delay = if is_refusal { Duration::ZERO } else { backoff.delay() };
@@ -75,6 +73,11 @@ impl Driver {
         self.connection.fail_all(&ended.to_string());
         self.inbox.ended(ended);
         match refuse(&mut self.requests).await {}
+    }
+
+    fn lose(&mut self, why: &str) {
+        self.connection.fail_all(why);
+        self.inbox.lost(why.to_owned());
     }
 
     /// Resumes the session, as long as the servers may still know it.
@@ -95,6 +98,7 @@ impl Driver {
                     (self.connection, self.ticket) = (connection, ticket);
                     return Ok(());
                 }
+                Err(NoSession::Refused) => return Err(Trouble::Refused),
                 Err(NoSession::Ended(trouble)) => return Err(trouble),
                 Err(NoSession::Here(why)) if Moment::now() > expires => return Err(Trouble::Ended(why)),
                 Err(NoSession::Here(_)) => delay = backoff.delay(),

@@ -27,6 +27,8 @@ pub(super) enum Kind {
     Refusing,
     /// It sets one, which tells of nothing.
     New,
+    /// It gives a session, and wants a proof by SASL in it.
+    Guarded,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -202,6 +204,7 @@ impl State {
         match self.kind {
             Kind::New => self.reply(xid, 0, &[0; 4]),
             Kind::Refusing => self.reply(xid, code::MARSHALLING_ERROR, &[]),
+            Kind::Guarded => self.reply(xid, code::SASL_REQUIRED, &[]),
             Kind::Old => {
                 self.reply(xid, code::UNIMPLEMENTED, &[]);
                 self.connection = None;

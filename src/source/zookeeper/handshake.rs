@@ -31,6 +31,8 @@ const CLOSED_AT_PROOF: &str = "it closes the connection at the proof by SASL: it
 pub(super) enum NoSession {
     /// This server cannot give one; another may.
     Here(String),
+    /// It refuses the identity; another may know it.
+    Refused,
     Ended(Trouble),
 }
 
@@ -102,7 +104,7 @@ impl Connection {
             match header.error {
                 _ if header.xid != xid::AUTH => return Err(strange(Malformed("no answer to the credentials"))),
                 0 => {}
-                _ => return Err(NoSession::Ended(Trouble::Refused)),
+                _ => return Err(NoSession::Refused),
             }
         }
         for (_, identity) in sasl {
@@ -138,9 +140,7 @@ impl Connection {
     async fn prove_by_ticket(&mut self, mut exchange: gssapi::Exchange) -> Result<(), NoSession> {
         let service = exchange.service().to_owned();
         let refused = |no_session| match no_session {
-            NoSession::Ended(Trouble::Refused) => {
-                NoSession::Here(format!("it refuses the ticket for {service}: its log says why"))
-            }
+            NoSession::Refused => NoSession::Here(format!("it refuses the ticket for {service}: its log says why")),
             // As servers before 3.5 do.
             NoSession::Here(why) if why == NO_SESSION => NoSession::Here(format!(
                 "it closes the connection at the proof: it seems that it refuses the ticket for {service}: its log says why"
@@ -160,7 +160,7 @@ impl Connection {
         let (header, body) = jute::header(self.small_frame().await?).map_err(strange)?;
         match header {
             ReplyHeader { xid: xid::SASL, error: 0, .. } => jute::sasl_token(&body).map_err(strange),
-            ReplyHeader { xid: xid::SASL, .. } => Err(NoSession::Ended(Trouble::Refused)),
+            ReplyHeader { xid: xid::SASL, .. } => Err(NoSession::Refused),
             _ => Err(strange(Malformed("no answer to the credentials"))),
         }
     }

@@ -73,6 +73,8 @@ struct Learned {
     /// The addresses of servers that refused a persistent watch.
     one_shot: BTreeSet<SocketAddr>,
     has_just_refused: bool,
+    /// The addresses of servers that gave a session and refused the identity in it.
+    unknowing: BTreeSet<SocketAddr>,
     /// The servers that the ensemble has by its own account.
     ensemble: Ensemble,
 }
@@ -98,7 +100,8 @@ impl Servers {
 
     /// Tries each address of each server once until one gives a session: of those that `connect` names, and then of the
     /// others that the ensemble has; each time in an order of chance, those that failed last. Where that may be, those
-    /// of `connect` again for a server that serves only to read, if it has come as far as what is mirrored.
+    /// of `connect` again for a server that serves only to read, if it has come as far as what is mirrored. The identity
+    /// is refused where all of `connect` refuse it.
     pub(super) async fn connect(
         &self,
         ticket: &Ticket,
@@ -132,13 +135,14 @@ impl Servers {
 
     /// A connection to the first server that gives what is wanted, and whether `connect` names it.
     async fn try_all(&self, wanted: Wanted<'_>) -> Result<(Connection, Ticket, bool), NoSession> {
-        let (mut told, mut tried) = (Vec::new(), BTreeSet::new());
+        let (mut told, mut tried, mut refusals) = (Vec::new(), BTreeSet::new(), 0);
         // Of the others nothing is wanted but a session of their own: they are shown nothing that another server gave,
         // since what listens there may be no server of the ensemble.
         let fresh = Ticket::for_new(self.config.session_timeout);
         let of_others = Wanted { ticket: &fresh, last_zxid: 0, ..wanted };
         let others = if wanted.read_only { Vec::new() } else { self.others() };
         let all = [(&self.named, &self.names, wanted, true), (&others, &self.names_of_others, of_others, false)];
+        let mut is_refused = false;
         for (servers, names, wanted, are_named) in all {
             for (number, address) in self.look_up_all(servers, names, &mut told).await {
                 if !tried.insert(address) || !(are_named || may_be_at(address.ip())) {
@@ -153,10 +157,12 @@ impl Servers {
                     Err(no_session) => no_session,
                 };
                 self.fail(address);
+                refusals += usize::from(matches!(no_session, NoSession::Refused));
                 told.push((server.address.clone(), only_here(no_session, are_named)?));
             }
+            is_refused |= are_named && refusals > 0 && refusals == told.len();
         }
-        Err(NoSession::Here(self.told(told)))
+        Err(if is_refused { NoSession::Refused } else { NoSession::Here(self.told(told)) })
     }
 
     /// The servers that the ensemble names beside.
@@ -220,6 +226,19 @@ impl Servers {
         let mut learned = self.learned();
         learned.failed.clear();
         learned.one_shot.remove(&address);
+        learned.unknowing.remove(&address);
+    }
+
+    /// The server that we are connected to refuses the identity; whether by now all do. Then each may be asked again.
+    pub(super) fn refuse_identity(&self) -> bool {
+        let mut learned = self.learned();
+        let refusing = learned.connected;
+        learned.unknowing.extend(refusing);
+        let all_refuse = learned.found.values().flatten().all(|address| learned.unknowing.contains(address));
+        if all_refuse {
+            learned.unknowing.clear();
+        }
+        all_refuse
     }
 
     /// The server that we are connected to refuses persistent watches, and closes the connection for that or does not.
@@ -278,6 +297,7 @@ impl Servers {
 fn only_here(no_session: NoSession, is_named: bool) -> Result<String, NoSession> {
     match no_session {
         NoSession::Here(why) => Ok(why),
+        NoSession::Refused => Ok("it refuses the credentials".into()),
         NoSession::Ended(trouble) if !is_named => Ok(trouble.to_string()),
         ended => Err(ended),
     }

@@ -115,6 +115,7 @@ impl Session {
         let (connection, ticket) = match servers.connect(&wanted, 0, &identities).await {
             Ok(connected) => connected,
             Err(NoSession::Here(why)) => return Err(Trouble::Ended(why)),
+            Err(NoSession::Refused) => return Err(Trouble::Refused),
             Err(NoSession::Ended(trouble)) => return Err(trouble),
         };
         let (requests, received) = mpsc::unbounded_channel();

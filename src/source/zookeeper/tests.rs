@@ -231,6 +231,22 @@ async fn a_server_that_closes_at_a_persistent_watch_is_asked_for_one_once() {
 }
 
 #[tokio::test]
+async fn one_server_that_wants_a_proof_is_left_for_the_next_and_all_refuse_where_each_does() {
+    let [one, other] = [furnished(Kind::New).await, furnished(Kind::New).await];
+    let both = format!("{},{}", one.address, other.address);
+    let mirror = Mirror::with(&one, &["/"], |config| config.connect = both).await;
+    mirror.agrees("at first").await;
+    let (near, far) = if one.asked().connections > 0 { (one, other) } else { (other, one) };
+    far.does(&[Deed::Become(Kind::Guarded)]);
+    near.does(&[Cut, Create("/f")]);
+    let is_refused = || mirror.store.snapshot().feeds()[0].detail().contains("the ensemble refuses the credentials");
+    mirror.until("it goes on", || mirror.nodes().contains_key("/f") || is_refused()).await;
+    assert!(far.asked().connections > 0 && !is_refused());
+    near.does(&[Deed::Become(Kind::Guarded), Cut]);
+    mirror.until("both refuse", is_refused).await;
+}
+
+#[tokio::test]
 async fn that_an_old_server_closes_at_a_persistent_watch_costs_no_wait_before_the_first_read() {
     /// Less than the least wait after a loss.
     const MOST: Duration = Duration::from_millis(45);

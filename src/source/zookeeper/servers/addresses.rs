@@ -66,6 +66,7 @@ impl Learned {
         let is_found = |address: &SocketAddr| self.found.values().flatten().any(|found| found == address);
         self.failed.retain(is_found);
         self.one_shot.retain(is_found);
+        self.unknowing.retain(is_found);
     }
 }
 

@@ -150,8 +150,8 @@ fn nothing_is_learned_that_would_lead_around_tls_or_a_tunnel_or_the_operators_wi
     }
 }
 
-/// A server that gives a session, and asks for no DIGEST-MD5 in it.
-async fn misfit() -> SocketAddr {
+/// A server that gives a session, and then sends this, whatever it is asked.
+async fn answering(answer: BytesMut) -> SocketAddr {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -159,8 +159,7 @@ async fn misfit() -> SocketAddr {
         loop {
             let (mut stream, _) = listener.accept().await.expect("a connection");
             let mut answers = BytesMut::from(&super::super::fake::greeting()[..]);
-            // To a request with the number 0: no error, and a token of no bytes.
-            jute::put_frame(&mut answers, |out| out.put_bytes(0, 4 + 8 + 4 + 4));
+            answers.put_slice(&answer);
             if stream.write_all(&answers).await.is_ok() {
                 // Until the other side closes.
                 let _ = stream.read_to_end(&mut Vec::new()).await;
@@ -168,6 +167,44 @@ async fn misfit() -> SocketAddr {
         }
     });
     address
+}
+
+/// One that asks for no DIGEST-MD5.
+async fn misfit() -> SocketAddr {
+    let mut answer = BytesMut::new();
+    // To a request with the number 0: no error, and a token of no bytes.
+    jute::put_frame(&mut answer, |out| out.put_bytes(0, 4 + 8 + 4 + 4));
+    answering(answer).await
+}
+
+/// One that takes an identity, or refuses it by an error.
+async fn judging(error: i32) -> SocketAddr {
+    let mut answer = BytesMut::new();
+    jute::put_frame(&mut answer, |out| {
+        out.put_i32(jute::xid::AUTH);
+        out.put_i64(0);
+        out.put_i32(error);
+    });
+    answering(answer).await
+}
+
+#[tokio::test]
+async fn the_identity_is_refused_where_all_servers_refuse_it() {
+    const REFUSED: i32 = jute::code::AUTH_FAILED;
+    let [one, other, good] = [judging(REFUSED).await, judging(REFUSED).await, judging(0).await];
+    let (wanted, identity) = (Ticket::for_new(Duration::from_secs(10)), ("digest".into(), Secret("bob:new".into())));
+    let servers = Servers::of(&Config::new(format!("{one},{other}")));
+    let refused = servers.connect(&wanted, 0, std::slice::from_ref(&identity)).await;
+    assert!(matches!(refused, Err(NoSession::Refused)), "{refused:?}");
+    let servers = Servers::of(&Config::new(format!("{one},127.0.0.1:1")));
+    match servers.connect(&wanted, 0, std::slice::from_ref(&identity)).await.map(drop) {
+        Err(NoSession::Here(told)) => assert!(told.contains("it refuses the credentials"), "{told}"),
+        other => panic!("{other:?}"),
+    }
+    let servers = Servers::of(&Config::new(format!("{one},{other},{good}")));
+    servers.fail(good);
+    let (connection, _) = servers.connect(&wanted, 0, &[identity]).await.expect("a session");
+    assert_eq!(connection.address(), good);
 }
 
 #[tokio::test]
@@ -187,7 +224,7 @@ async fn one_server_that_is_not_fit_for_digest_md5_is_left_for_the_next() {
 
 #[test]
 fn a_server_ends_the_search_only_where_connect_names_it() {
-    let ends = |is_named| only_here(NoSession::Ended(Trouble::Refused), is_named).is_err();
+    let ends = |is_named| only_here(NoSession::Ended(Trouble::Ended(String::new())), is_named).is_err();
     assert!(ends(true) && !ends(false));
     assert_eq!(only_here(NoSession::Here("no".into()), true).ok().as_deref(), Some("no"));
 }
