@@ -194,6 +194,8 @@ impl Check<'_> {
     fn shared(&mut self, shared: &store::shared::Config) {
         let others_write = "the sidecar trusts the file at its next start, so nobody else may write it: \"0640\"";
         self.object_if(shared.mode.0 & 0o022 != 0, &"shared.mode".into(), others_write);
+        let owner_writes = "the sidecar opens the file more than once, so its owner has to read and write it: \"0640\"";
+        self.object_if(shared.mode.0 & 0o600 != 0o600, &"shared.mode".into(), owner_writes);
     }
 
     fn zookeeper(&mut self, ensemble: &source::zookeeper::Config, key: &Key, config: &Config) {

@@ -273,6 +273,15 @@ fn what_nothing_works_with_is_refused_and_the_least_that_works_is_not() {
 }
 
 #[test]
+fn the_owner_of_the_shared_file_may_read_and_write_it() {
+    for mode in ["0440", "0240", "0040"] {
+        let told = mistakes(&format!("[shared]\nmode = '{mode}'\n"), &[], &[]);
+        assert!(told.contains("shared.mode: the sidecar opens the file more than once, so its owner has to"), "{told}");
+    }
+    load("[shared]\nmode = '0600'\n", &[], &[]).expect("a configuration");
+}
+
+#[test]
 fn every_duration_is_at_most_a_day() {
     let shown = load(EXAMPLE, &[], &[]).expect("the example").to_toml();
     let shown = toml::from_str(&shown).expect("TOML");
