@@ -107,6 +107,24 @@ fn a_hidden_folder_that_is_removed_is_made_anew_also_where_the_file_is_not_mappe
 }
 
 #[test]
+fn who_has_lost_the_claim_writes_nothing_more_until_it_is_free() {
+    let house = House::new();
+    let mut open = house.open();
+    open.sync();
+    open.publish(vec![put("/a", "1")]);
+    fs::remove_dir_all(house.folder.path().join(".shared.mdb")).expect("a folder");
+    let other = house.open();
+    for is_beat in [true, false] {
+        let why = open.shared.writer.make_ready(is_beat, Instant::now()).expect_err("another has it");
+        assert!(why.contains("another sidecar"), "{why}");
+    }
+    drop(other);
+    open.publisher.publish(vec![put("/a", "2")]);
+    open.write_between_beats();
+    house.assert_holds(&open.store);
+}
+
+#[test]
 fn a_file_that_was_moved_away_keeps_what_it_holds() {
     let house = House::new();
     let mut open = house.open();

@@ -32,7 +32,8 @@ impl Writer {
             self.place.forget_locks(self.mapped.as_ref().and_then(|mapped| mapped.marks()[1]));
             self.place.replaced.retain(|old| old.empty(now));
         }
-        let is_claimed_anew = is_beat && !self.place.is_there();
+        // Each time: without the claim, another sidecar may write the file, and take the memory of what was mapped here.
+        let is_claimed_anew = !self.place.is_there();
         if is_claimed_anew {
             self.claim_again().map_err(failed)?;
         }
@@ -41,7 +42,7 @@ impl Writer {
         }
         let (mapped, _) = self.map().map_err(failed)?;
         let is_out_of_place = is_beat && mapped.marks() != self.place.marks();
-        if is_beat {
+        if is_beat || is_claimed_anew {
             let is_missing = is_out_of_place || is_claimed_anew;
             let again = if is_missing { self.put_by_turns(now, Self::put_again) } else { Ok(()) };
             self.missing = again.err().map(|why| format!("new readers cannot find it: {why}"));
