@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::Weak;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::fcntl::{FallocateFlags, fallocate};
 
@@ -39,14 +39,12 @@ pub(super) struct Replaced {
 pub(super) fn found(folder: &Path, current: Option<Mark>) -> io::Result<Vec<Replaced>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {
-        let (entry, now) = (entry?, Instant::now());
-        if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
-            continue;
-        }
+        let entry = entry?;
+        let Some(since) = entry.file_name().to_str().and_then(since) else { continue };
         let name = entry.path();
         match own::open_with(&name, File::options().read(true).write(true)) {
             Ok(data) if data.metadata().is_ok_and(|data| Some(mark(&data)) == current) => own::remove(&name)?,
-            Ok(data) => found.push(Replaced { data, env: Weak::new(), since: now, name }),
+            Ok(data) => found.push(Replaced { data, env: Weak::new(), since, name }),
             // Nobody but us gives names here.
             Err(NotOwn::NoFile | NotOwn::Foreign { .. }) => own::remove(&name)?,
             Err(why) => tracing::warn!(path = %name.display(), %why, "cannot empty a shared file that was replaced"),
@@ -63,8 +61,19 @@ pub(super) fn remember(path: &Path, folder: &Path) -> Option<Replaced> {
     Some(Replaced { data, env: Weak::new(), since: Instant::now(), name })
 }
 
+/// It tells when the file was replaced.
 fn name(folder: &Path, data: &fs::Metadata) -> PathBuf {
-    folder.join(format!("{PREFIX}{}", data.ino()))
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    folder.join(format!("{PREFIX}{}-{}", data.ino(), now.as_secs()))
+}
+
+/// When a file of this second name was replaced: now, if that cannot be told.
+fn since(name: &str) -> Option<Instant> {
+    let (_, seconds) = name.strip_prefix(PREFIX)?.split_once('-').unwrap_or_default();
+    let then = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.parse::<u32>().unwrap_or(u32::MAX).into());
+    let age = SystemTime::now().duration_since(then).unwrap_or_default();
+    let now = Instant::now();
+    Some(now.checked_sub(age).unwrap_or(now))
 }
 
 impl Replaced {
@@ -81,6 +90,11 @@ impl Replaced {
     /// A name of it that can be looked at, also where it has none any more on its file system.
     pub(super) fn as_open_here(&self) -> String {
         format!("/proc/{}/fd/{}", process::id(), self.data.as_raw_fd())
+    }
+
+    /// Whether it keeps all of its memory, if anybody has it open: its readers may not have noticed, or it is copied.
+    pub(super) fn is_whole(&self, now: Instant) -> bool {
+        now < self.since + RECENT || self.env.strong_count() > 0
     }
 
     /// It was not replaced after all.
@@ -110,7 +124,7 @@ impl Replaced {
             let _ = self.data.set_len(0);
             return false;
         }
-        if now < self.since + RECENT || self.env.strong_count() > 0 {
+        if self.is_whole(now) {
             return true;
         }
         let size = data.len() as i64;

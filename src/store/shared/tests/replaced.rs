@@ -39,6 +39,18 @@ impl House {
         fresh
     }
 
+    /// Gives the one file that was replaced the second name that it has if that was `then`.
+    fn date_second_name(&self, then: SystemTime) {
+        let names = fs::read_dir(self.folder.path().join(".shared.mdb")).expect("a folder");
+        let mut names = names.map(|entry| entry.expect("a name").path());
+        let is_second =
+            |name: &PathBuf| name.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"replaced-"));
+        let name = names.find(is_second).expect("a second name");
+        let seconds = then.duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs();
+        let (start, _) = name.to_str().expect("a name").rsplit_once('-').expect("a time");
+        fs::rename(&name, format!("{start}-{seconds}")).expect("renamed");
+    }
+
     fn assert_holds(&self, store: &Store) {
         assert_eq!(Contents::load(&self.file()).expect("a whole file").nodes, *store.snapshot().nodes());
     }
@@ -231,15 +243,39 @@ fn the_next_process_knows_the_files_that_were_replaced() {
     let data = File::open(house.file()).expect("a file");
     open.replace(&house, Instant::now());
     drop(open);
-    let mut open = house.open();
+    let open = house.open();
     let memory = || data.metadata().expect("a file").blocks() * 512;
     assert!(second_names(&house) == 1 && memory() > 1_000_000);
-    open.shared.writer.make_ready(true, Instant::now() + Duration::from_secs(40)).expect("ready");
+    drop(open);
+    house.date_second_name(SystemTime::now() + Duration::from_secs(3_600));
+    drop(house.open());
+    assert!(memory() > 1_000_000, "the clock was set back");
+    house.date_second_name(SystemTime::now() - Duration::from_secs(40));
+    let mut open = house.open();
     assert!(second_names(&house) == 1 && memory() < 200_000);
     drop(data);
     open.beats_until(|| second_names(&house) == 0);
     open.publish(vec![put("/0", "after")]);
     house.assert_holds(&open.store);
+}
+
+#[test]
+fn no_file_is_replaced_while_readers_have_one_that_a_start_replaced_and_that_is_not_emptied() {
+    let house = House::new();
+    let mut open = house.open();
+    open.publish(vec![put("/a", "1")]);
+    let data = File::open(house.file()).expect("a file");
+    drop(open);
+    drop(break_lock(&house));
+    let mut open = house.open();
+    let which = || house.file().metadata().expect("a file").ino();
+    let (start, second) = (Instant::now(), which());
+    open.replace(&house, start);
+    assert_eq!(which(), second);
+    assert!(open.shared.writer.trouble().is_some_and(|why| why.ends_with("another one takes its place soon")));
+    open.shared.writer.make_ready(true, start + Duration::from_secs(40)).expect("ready");
+    assert_ne!(which(), second);
+    drop(data);
 }
 
 #[test]

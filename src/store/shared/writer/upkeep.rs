@@ -128,7 +128,9 @@ impl Writer {
     /// Another file takes its place, with the same state; or why not.
     fn replace(&mut self, why: &str, now: Instant) -> Result<(), String> {
         self.place.locks.full().and_then(|()| self.place.full()).map_err(|full| format!("{why}; {full}"))?;
-        if self.not_before.is_some_and(|not_before| now < not_before) {
+        // Also one that a start replaced, or an earlier process: there is room for two.
+        let is_one_whole = self.place.replaced.iter().any(|old| old.is_whole(now));
+        if is_one_whole || self.not_before.is_some_and(|not_before| now < not_before) {
             return Err(format!("{why}; another one takes its place soon"));
         }
         let state = self.map().map(|(_, env)| env);
