@@ -7,7 +7,9 @@ use bytesize::ByteSize;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
 
+use super::chroot::Chroot;
 use super::kerberos::Kerberos;
+use super::scan::quotas;
 use super::servers::address;
 use crate::model::NodePath;
 use crate::net::tls::ClientFiles;
@@ -125,8 +127,10 @@ impl Config {
     pub(crate) fn feed(&self) -> Feed {
         let servers = servers(&self.connect).map(address_of);
         let chroot = servers.clone().next_back().and_then(|last| last.find('/').map(|begin| &last[begin..]));
-        let identity = Identity::of_cluster(servers.map(address), chroot.unwrap_or_default())
-            .by(self.include.texts.clone(), self.exclude.texts.clone());
+        let chroot = chroot.unwrap_or_default();
+        let left_out = quotas(self, &Chroot::new(chroot)).map(|path| path.to_string());
+        let exclude = self.exclude.texts.iter().cloned().chain(left_out).collect();
+        let identity = Identity::of_cluster(servers.map(address), chroot).by(self.include.texts.clone(), exclude);
         Feed::of_nodes(&self.name, "zookeeper", self.roots.clone()).of(identity)
     }
 
@@ -208,5 +212,8 @@ mod tests {
         let excluding = excluding.feed().identity().clone();
         assert!(excluding.is_same(&identity("a")) && identity("a").is_same(&excluding));
         assert!(identity("a").covers(&excluding) && !excluding.covers(&identity("a")));
+        let root = NodePath::parse("/zookeeper/quota").expect("a path");
+        let quotas = Config { roots: vec![root], ..Config::new("a") }.feed().identity().clone();
+        assert!(quotas.covers(&identity("a")) && !identity("a").covers(&quotas), "quotas were not mirrored");
     }
 }

@@ -48,9 +48,9 @@ const READ_ONLY: &str =
 /// Mirrors one ensemble into the store, until the stop.
 pub async fn run(config: Config, publisher: Publisher, reload: Reload, stop: Stop) {
     let (left_out, told) = (LeftOut::default(), Told::default());
-    let quotas = quotas(&config);
     let (pace, earlier) = (Pace::new(config.max_in_flight), Generation::new());
     let servers = Servers::of(&config);
+    let quotas = quotas(&config, servers.chroot());
     let (held, lost, is_read_only) = (None, false, false);
     let mut mirror =
         Mirror { config, servers, publisher, reload, left_out, told, quotas, pace, earlier, held, lost, is_read_only };

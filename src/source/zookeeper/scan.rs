@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::Config;
+use super::chroot::Chroot;
 use super::jute::Reading;
 use super::left_out::{LeftOut, Why};
-use super::servers::Servers;
 use super::walk::Gather;
 use crate::model::{Node, NodePath};
 use crate::source::Generation;
@@ -20,10 +20,10 @@ pub(super) struct Scope<'a> {
     pub(super) quotas: Option<&'a NodePath>,
 }
 
-/// Where the server keeps its quotas, if the mirror sees that.
-pub(super) fn quotas(config: &Config) -> Option<NodePath> {
+/// Where the server keeps its quotas, if the mirror sees that and leaves it out.
+pub(super) fn quotas(config: &Config, chroot: &Chroot) -> Option<NodePath> {
     const QUOTAS: &str = "/zookeeper/quota";
-    let (path, _) = Servers::of(config).chroot().client(QUOTAS)?;
+    let (path, _) = chroot.client(QUOTAS)?;
     (!config.roots.iter().any(|root| root.is_under(&path))).then_some(path)
 }
 
