@@ -1,6 +1,7 @@
 //! The shared file by the command line: read without a sidecar, and checked.
 
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use lmdb::{Environment, EnvironmentFlags, Transaction, WriteFlags};
 use rmpv::Value;
@@ -151,6 +152,29 @@ fn a_check_says_whether_a_file_is_whole_and_holds_what_the_sidecar_does() {
     std::fs::write(&copy, "junk").expect("written");
     let ended = scene.roster.cli(["shared".as_ref(), "check".as_ref(), copy.as_os_str()]);
     assert!(ended.code == Some(1) && ended.wrong.contains("copy.mdb"), "{ended:?}");
+}
+
+#[test]
+fn a_check_tells_of_the_very_state_that_it_compared() {
+    let roster = Roster::of_file("\"/a\" = \"one\"");
+    let (copy, newer) = (roster.folder().join("copy.mdb"), roster.folder().join("newer.mdb"));
+    copy_to(&roster, &copy);
+    roster.write("nodes.toml", "[nodes]\n\"/a\" = \"one\"\n\"/b\" = \"two\"");
+    eventually("there is a node", SOON, || roster.get("/b"));
+    copy_to(&roster, &newer);
+    let arguments = ["shared", "check", "-o", "json", "--timeout", "20s"].map(AsRef::as_ref);
+    let mut check = roster.command(arguments.into_iter().chain([copy.as_os_str()]));
+    let check = check.stdout(Stdio::piped()).spawn().expect("the binary starts");
+    eventually("it has read the copy and asks the sidecar", SOON, || {
+        let descriptors = std::fs::read_dir(format!("/proc/{}/fd", check.id())).map_err(|error| error.to_string())?;
+        let mut targets = descriptors.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok());
+        ensure(targets.any(|target| target.to_string_lossy().starts_with("socket:")), "no socket")
+    });
+    std::fs::rename(newer, copy).expect("renamed");
+    let told: serde_json::Value =
+        serde_json::from_slice(&check.wait_with_output().expect("it ends").stdout).expect("JSON");
+    assert_eq!(told["nodes"], 3, "{told}");
+    assert!(told["sidecar"].as_str().is_some_and(|told| told.starts_with("holds the same")), "{told}");
 }
 
 #[test]

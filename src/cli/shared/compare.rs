@@ -6,7 +6,7 @@ use std::slice;
 use std::time::{Duration, Instant};
 
 use roster::model::{NodePath, counted, view};
-use roster::store::shared::{Contents, Reader};
+use roster::store::shared::{Checked, Contents, Reader};
 use roster::thrift::client::{Client, Error};
 use roster::thrift::idl::{Master, Node, ServiceQuery};
 
@@ -71,8 +71,9 @@ struct Live {
     masters: Vec<Master>,
 }
 
-/// Reads both until they are of one revision, as long as the sidecar is given time to answer.
-pub(super) fn compare(reader: &Reader, connection: Connection) -> anyhow::Result<Comparison> {
+/// Reads both until they are of one revision, as long as the sidecar is given time to answer. What was `checked` is in the
+/// end what was compared.
+pub(super) fn compare(reader: &Reader, checked: &mut Checked, connection: Connection) -> anyhow::Result<Comparison> {
     let patience = Instant::now() + connection.timeout();
     let is_told = connection.is_told();
     let mut client = connection.client();
@@ -80,18 +81,21 @@ pub(super) fn compare(reader: &Reader, connection: Connection) -> anyhow::Result
         Ok(sees_all) => sees_all,
         Err(error) => return unanswered(error.into(), is_told),
     };
-    let first = reader.report().map_err(super::unsound)?.fresh.revision;
+    let first = checked.contents.report.fresh.revision;
     loop {
         let live = match read(&mut client) {
             Ok(live) => live,
             Err(error) => return unanswered(error, is_told),
         };
         if let Some(live) = live {
-            let contents = reader.contents().map_err(super::unsound)?;
-            if contents.report.fresh.revision as i64 == live.revision {
-                let differences = differences(&contents, &live, sees_all);
+            let is_of_live = |checked: &Checked| checked.contents.report.fresh.revision as i64 == live.revision;
+            if !is_of_live(checked) {
+                *checked = reader.check().map_err(super::unsound)?;
+            }
+            if is_of_live(checked) {
+                let differences = differences(&checked.contents, &live, sees_all);
                 if !differences.is_empty()
-                    && let Err(error) = ask_for_hidden(&mut client, &contents, &live)
+                    && let Err(error) = ask_for_hidden(&mut client, &checked.contents, &live)
                 {
                     return unanswered(error.into(), is_told);
                 }

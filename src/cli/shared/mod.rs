@@ -57,10 +57,10 @@ impl Check {
         let is_named = self.file.is_some();
         let file = self.file.or_else(|| self.connection.shared_file()).ok_or(NoFile)?;
         let reader = Reader::open(&file).map_err(unsound)?;
-        let checked = reader.check().map_err(unsound)?;
+        let mut checked = reader.check().map_err(unsound)?;
         let comparison = match is_named {
-            _ if self.connection.is_told() => compare::compare(&reader, self.connection)?,
-            false if Connection::is_found() => compare::compare(&reader, self.connection)?,
+            _ if self.connection.is_told() => compare::compare(&reader, &mut checked, self.connection)?,
+            false if Connection::is_found() => compare::compare(&reader, &mut checked, self.connection)?,
             false => Comparison::Unanswered("no Unix socket of a sidecar lies beside it".into()),
             true => Comparison::NotAsked,
         };
