@@ -1,5 +1,6 @@
 //! What the shared file promises: to its readers, to the next start, and when it comes to harm.
 
+mod broken;
 mod masters;
 mod replaced;
 
@@ -116,6 +117,10 @@ impl House {
 
     fn read(&self) -> Contents {
         Reader::open(&self.file()).and_then(|reader| reader.contents()).expect("a whole file")
+    }
+
+    fn assert_holds(&self, store: &Store) {
+        assert_eq!(Contents::load(&self.file()).expect("a whole file").nodes, *store.snapshot().nodes());
     }
 
     fn php(&self, code: &str) -> String {

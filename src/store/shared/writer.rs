@@ -120,12 +120,13 @@ pub(super) async fn follow(
         });
         let revision = result.as_ref().ok().and_then(|written| written.map(|(revision, _)| revision));
         let is_large = matches!(result, Ok(Some((_, entries))) if entries >= UNMAP_THRESHOLD && !is_last);
+        let is_to_unmap = is_large || result.is_err() && writer.is_broken();
         // Also where nothing was written: the file that was there before must not be kept by who copies it.
         written.send_modify(|(last, env)| {
             *last = revision.unwrap_or(*last);
-            *env = writer.env().ok().filter(|_| !is_large && *last > 0);
+            *env = writer.env().ok().filter(|_| !is_to_unmap && *last > 0);
         });
-        if is_large {
+        if is_to_unmap {
             writer.unmap();
         }
         let is_late = matches!(result, Ok(None));
@@ -178,6 +179,11 @@ impl Writer {
 
     pub(super) fn env(&self) -> Result<Arc<Env>, Error> {
         self.mapped.as_ref().and_then(|mapped| mapped.env.clone()).ok_or(Error::Invalid)
+    }
+
+    /// Whether LMDB refuses all work until the file is mapped anew, since the last step of a commit failed.
+    pub(super) fn is_broken(&self) -> bool {
+        self.env().is_ok_and(|env| env.pin().err() == Some(Error::Panic))
     }
 
     /// Has the file hold what the store does; the revision, and how many entries that took.

@@ -50,10 +50,6 @@ impl House {
         let (start, _) = name.to_str().expect("a name").rsplit_once('-').expect("a time");
         fs::rename(&name, format!("{start}-{seconds}")).expect("renamed");
     }
-
-    fn assert_holds(&self, store: &Store) {
-        assert_eq!(Contents::load(&self.file()).expect("a whole file").nodes, *store.snapshot().nodes());
-    }
 }
 
 #[test]
