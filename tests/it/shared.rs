@@ -278,9 +278,15 @@ fn a_full_file_is_told_once_and_the_endpoint_goes_on() {
     roster.configure("[[file]]", "[shared]\nmax_size = \"256KiB\"\n[[file]]");
     roster.run();
     reads(&roster, "node/a", "\"one\"");
-    roster.write("nodes.toml", &format!("[nodes]\n\"/a\" = \"two\"\n\"/big\" = \"{}\"", "x".repeat(300_000)));
-    eventually("the endpoint has it", SOON, || ensure(roster.data("/a") == b"two", "not yet"));
-    eventually("it is counted", SOON, || ensure(roster.status().counters["sharedFailures"] > 1, "not yet"));
+    for kilobytes in [300, 350, 400] {
+        let big = "x".repeat(kilobytes * 1_024);
+        roster.write("nodes.toml", &format!("[nodes]\n\"/a\" = \"two\"\n\"/big\" = \"{big}\""));
+        eventually("the size is told", SOON, || {
+            let trouble = roster.status().shared_file_error.unwrap_or_default();
+            ensure(trouble.ends_with(&format!("paths and data of nodes take {kilobytes}.0 KiB")), trouble)
+        });
+    }
+    assert_eq!(roster.data("/a"), b"two");
     assert_eq!(told(&roster, "cannot write the shared file"), 1);
     let full = "it needs more than `shared.max_size`, which is 256.0 KiB: raise it";
     assert!(roster.log().contains(full));

@@ -43,6 +43,9 @@ const MASTERS_RETRY_INTERVAL: Duration = Duration::from_secs(10);
 /// of all pages that its largest transaction has written.
 const UNMAP_THRESHOLD: usize = 8_192;
 
+/// What follows may change with each attempt, and is no other trouble.
+const NODES_TAKE: &str = "; paths and data of nodes take ";
+
 const NOT_WRITTEN: &str = "cannot write the shared file, which grows old";
 const WRITTEN: &str = "the shared file is written, but not all is in order";
 
@@ -284,7 +287,7 @@ impl Writer {
         }
         let bytes: u64 = store.snapshot().filled().iter().map(|filled| filled.bytes).sum();
         let (max, bytes) = (self.place.config.max_size, bytesize::ByteSize(bytes));
-        format!("it needs more than `shared.max_size`, which is {max}: raise it; paths and data of nodes take {bytes}")
+        format!("it needs more than `shared.max_size`, which is {max}: raise it{NODES_TAKE}{bytes}")
     }
 
     /// That not all is written, in words.
@@ -321,10 +324,15 @@ pub(super) fn hint(error: &Error) -> &'static str {
 fn log_trouble(metrics: &Metrics, trouble: Option<(&str, String)>, path: &Path) {
     let path = path.display();
     let known = metrics.shared_trouble.load();
-    match &trouble {
-        _ if known.as_deref() == trouble.as_ref().map(|(_, error)| error) => return,
-        Some((what, error)) => tracing::error!(%path, error, "{what}"),
-        None => tracing::info!(%path, "the shared file is written again"),
+    match (&trouble, known.as_deref()) {
+        (None, None) => return,
+        (Some((_, error)), Some(known)) if kind(error) == kind(known) => {}
+        (Some((what, error)), _) => tracing::error!(%path, error, "{what}"),
+        (None, Some(_)) => tracing::info!(%path, "the shared file is written again"),
     }
     metrics.shared_trouble.store(trouble.map(|(_, error)| Arc::new(error)));
+}
+
+fn kind(trouble: &str) -> &str {
+    trouble.split(NODES_TAKE).next().unwrap_or_default()
 }
