@@ -111,7 +111,7 @@ metrics! {
     timeouts: Counter,
     /// Connections closed because what came was not a request.
     malformed: Counter,
-    /// Requests refused because clients make the sidecar hold all that thrift.max_memory leaves them.
+    /// Requests refused because their user has all that a bound leaves it: of memory, watches, their paths, or calls.
     overloaded: Counter,
     /// Watches that wait now.
     watches_waiting: Gauge,
