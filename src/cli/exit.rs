@@ -33,6 +33,11 @@ Exit codes:
     8  access is denied
   130  interrupted";
 
+/// What a file's mode lets its group do.
+const MAY_READ: u32 = 0o040;
+const MAY_WRITE: u32 = 0o020;
+const MAY_SEARCH: u32 = 0o010;
+
 const FAILED: u8 = 1;
 const WRONG: u8 = 2;
 const UNREACHABLE: u8 = 3;
@@ -91,55 +96,67 @@ fn way_in<'e>(failures: impl IntoIterator<Item = (&'e Address, &'e io::Error)>) 
         _ => None,
     };
     match failures.into_iter().find_map(closed) {
-        Some(path) => open_to(path),
+        Some(path) => open_to(path, MAY_WRITE, "[thrift]"),
         None => "Is it running? `roster serve` starts it; --address or ROSTER_ADDRESS says where it is.".into(),
     }
 }
 
-/// For whom a socket is that this user may not open, or cannot even see.
-fn open_to(socket: &Path) -> String {
-    // To open a socket takes the right to write it, to see it the right to search its folder.
-    let guard = fs::metadata(socket).map(|found| (found, 0o020));
-    let guard = guard.or_else(|_| fs::metadata(socket.parent().unwrap_or(socket)).map(|found| (found, 0o010)));
-    let socket = socket.display();
+/// For whom a socket or a file is that this user may not open, or cannot even see: for a group that has this right.
+fn open_to(path: &Path, right: u32, table: &str) -> String {
+    let guard = fs::metadata(path).map(|found| (found, right));
+    // To see it takes the right to search its folder.
+    let guard = guard.or_else(|_| fs::metadata(path.parent().unwrap_or(path)).map(|found| (found, MAY_SEARCH)));
+    let path = path.display();
     match guard {
         Ok((found, right)) if found.mode() & right != 0 => {
             let group = Group::from_gid(found.gid().into()).ok().flatten();
             let group = group.map_or(found.gid().to_string(), |group| group.name);
-            if reads_token(&found) {
+            if is_of_own_group(&found) {
                 format!(
-                    "{socket} is for the sidecar's own group {group}, which may read the register's token: do not join \
-                     it. Set `group = \"www-data\"` (a group of the clients) under `[thrift]` and `[shared]`, and restart \
-                     the sidecar; or use sudo."
+                    "{path} is for the sidecar's own group {group}, which may read the register's token: do not join it, \
+                     but use sudo. Or give the sidecar a group that no client is in, and what clients open to one of \
+                     theirs: `Group=roster` and `SupplementaryGroups=www-data` in its unit, and `group = \"www-data\"` \
+                     under `[thrift]` and `[shared]`."
                 )
             } else {
                 format!(
-                    "{socket} is for the group {group}: join it (`sudo usermod -aG {group} $USER`, then log in again), \
+                    "{path} is for the group {group}: join it (`sudo usermod -aG {group} $USER`, then log in again), \
                      or use sudo."
                 )
             }
         }
-        _ => format!("{socket} is for its owner alone: use sudo, or see `[thrift] group` and `mode`."),
+        _ => format!("{path} is for its owner alone: use sudo, or see `{table} group` and `mode`."),
     }
 }
 
-/// Whether the group of the sidecar's socket or folder may read its token too: what a process makes without being told
-/// for whom is of its primary group.
-fn reads_token(found: &Metadata) -> bool {
+/// Whether a socket, file or folder of the sidecar's is of the group that it runs with, and so is its token. Where no
+/// sidecar of its user can be seen, that is the group of this user, or of the state that systemd made for it.
+fn is_of_own_group(found: &Metadata) -> bool {
+    let running = groups_of_sidecars(found.uid());
+    if !running.is_empty() {
+        return running.contains(&found.gid());
+    }
     let primary = User::from_uid(found.uid().into()).ok().flatten().map(|user| user.gid.as_raw());
     let state = fs::metadata(DefaultPaths::default().state).ok().map(|state| state.gid());
     [primary, state].contains(&Some(found.gid()))
 }
 
+fn groups_of_sidecars(user: u32) -> Vec<u32> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten().map(|process| process.path());
+    let sidecars = processes.filter(|it| fs::read(it.join("comm")).is_ok_and(|name| name == b"roster\n"));
+    let of_user = sidecars.filter_map(|it| fs::metadata(it).ok()).filter(|it| it.uid() == user);
+    of_user.map(|process| process.gid()).collect()
+}
+
 /// What can be done about a shared file.
-fn cure(error: &ReadError) -> Option<&'static str> {
-    let ReadError::Unfit { source, .. } = error;
+fn cure(error: &ReadError) -> Option<String> {
+    let ReadError::Unfit { path, source } = error;
     Some(match source {
-        Unfit::Unreadable(why) if why.kind() == io::ErrorKind::PermissionDenied => {
-            "Its owner and its group may read it: set `[shared] group` to a group of its readers, never to the sidecar's own."
+        Unfit::Unreadable(why) if why.kind() == io::ErrorKind::PermissionDenied => open_to(path, MAY_READ, "[shared]"),
+        Unfit::Unreadable(_) => {
+            "Does a sidecar run, and is this its `[shared] path`? It lies beside the Unix socket.".into()
         }
-        Unfit::Unreadable(_) => "Does a sidecar run, and is this its `[shared] path`? It lies beside the Unix socket.",
-        _ => "The next start of its sidecar sets it aside, and makes it anew.",
+        _ => "The next start of its sidecar sets it aside, and makes it anew.".into(),
     })
 }
 

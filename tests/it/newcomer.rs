@@ -72,11 +72,15 @@ impl Home {
     }
 
     fn run_as(&self, user: u32, program: &Path) -> Command {
+        self.run_with(user, user, program)
+    }
+
+    fn run_with(&self, user: u32, group: u32, program: &Path) -> Command {
         let mut command = if geteuid().is_root() {
             let mut command = unconfigured(Command::new("unshare"));
             let enter = format!(
                 "mount --bind $0/run /run && mkdir -p /etc/roster && mount --bind $0/etc/roster /etc/roster && \
-                 exec setpriv --reuid={user} --regid={user} --clear-groups \"$@\""
+                 exec setpriv --reuid={user} --regid={group} --clear-groups \"$@\""
             );
             command.args(["--mount", "sh", "-c", &enter]).arg(self.path()).arg(program);
             command
@@ -405,35 +409,47 @@ fn a_socket_that_this_user_may_not_open_names_its_group() {
     }
     let Some(home) = Home::new() else { return };
     let www_data = nix::unistd::Group::from_name("www-data").expect("groups").expect("Debian has it").gid;
-    let serve =
-        ["serve", "--set", "zookeeper.0.connect=127.0.0.1:1", "--set", "thrift.tcp=", "--set", "register.listen="];
-    let mut command = home.roster_as(0);
-    let command = command.args(serve).args(["--set", "thrift.group=www-data", "--set", "shared.state="]);
-    let sidecar = home.serve(command);
-    let told = "/run/roster/roster.sock is for the group www-data: join it";
-    let is_told = |told: &str| {
+    let serve = |group: u32, settings: &[&str]| {
+        let mut command = home.run_with(0, group, &binary_path());
+        command.args(["serve", "--set", "zookeeper.0.connect=127.0.0.1:1", "--set", "thrift.tcp="]);
+        command.args(["--set", "register.listen=", "--set", "shared.state="]).args(settings);
+        home.serve(&mut command)
+    };
+    let to_www_data = ["--set", "thrift.group=www-data", "--set", "shared.group=www-data"];
+    let sidecar = serve(0, &to_www_data);
+    let is_told = |arguments: [&str; 3], told: &str| {
         eventually(told, SOON, || {
-            let ended = home.cli(["status"]);
+            let ended = home.cli(arguments);
             ensure(ended.code == Some(3) && ended.wrong.contains(told), format!("{ended:?}"))
         });
     };
-    is_told(told);
+    let (status, read) = (["status", "--timeout", "1"], ["get", "--shared=/run/roster/shared.mdb", "/a"]);
+    let told = "/run/roster/roster.sock is for the group www-data: join it";
+    is_told(status, told);
+    is_told(read, "/run/roster/shared.mdb is for the group www-data: join it");
+    let mut php = home.run_as(USER, Path::new("php"));
+    let code = "require 'php/autoload.php'; Roster\\Client::local()->get('/a');";
+    let php = format!("{:?}", Ended::of(php.args(["-r", code])));
+    assert!(php.contains("they are for the group www-data: let this user join it"), "{php}");
     // Nor may it look into the folder.
     let folder = home.file("run/roster");
     chown(&folder, None, Some(www_data.as_raw())).expect("root can");
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o750)).expect("root can");
-    is_told(told);
+    is_told(status, told);
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).expect("root can");
-    is_told("/run/roster/roster.sock is for its owner alone: use sudo");
+    is_told(status, "/run/roster/roster.sock is for its owner alone: use sudo, or see `[thrift] group`");
+    is_told(read, "/run/roster/shared.mdb is for its owner alone: use sudo, or see `[shared] group`");
     drop(sidecar);
 
-    // The group of its token, which nobody should join.
-    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).expect("root can");
-    let mut command = home.roster_as(0);
-    let _sidecar = home.serve(command.args(serve).args(["--set", "shared.state="]));
-    is_told(
-        "/run/roster/roster.sock is for the sidecar's own group root, which may read the register's token: do not join",
-    );
+    // The group of its token, which nobody should join; it need not be that of its user.
+    for (group, name) in [(0, "root"), (www_data.as_raw(), "www-data")] {
+        fs::remove_dir_all(&folder).and_then(|()| fs::create_dir(&folder)).expect("root can");
+        let _sidecar = serve(group, &[]);
+        let is_own = format!("for the sidecar's own group {name}, which may read the register's token: do not join it");
+        is_told(status, &format!("/run/roster/roster.sock is {is_own}"));
+        is_told(read, &format!("/run/roster/shared.mdb is {is_own}"));
+        is_told(status, "`Group=roster` and `SupplementaryGroups=www-data` in its unit");
+    }
 }
 
 #[test]

@@ -49,8 +49,9 @@ final class SharedFile
     private const CURES = [
         '/No such file/' => 'it is not there: does a sidecar run, and is this its `[shared] path`?',
         '/Permission denied/' =>
-            'this user may not open it, or its lock file: set `group = "www-data"` (a group of this user, never the'
-            . " sidecar's own) under `[thrift]` and `[shared]`, and restart the sidecar",
+            'this user may not open it, or its lock file: they are for the group %s: let this user join it; or, if it is'
+            . " the sidecar's own, which may read the register's token, set `group` under `[thrift]` and `[shared]` to"
+            . ' one of the clients in its place, and restart the sidecar',
         '/MDB_READERS_FULL/' => 'as many processes have it open as may: raise `[shared] max_readers`',
         '/MDB_(INVALID|VERSION|CORRUPTED|PAGE_NOTFOUND|BAD)/' =>
             'it is damaged, or no shared file of Roster: `roster shared check` says more; a restart of the sidecar'
@@ -233,7 +234,7 @@ final class SharedFile
 
     private function look(string|false $json): void
     {
-        $told = $json === false ? throw self::failed('it does not say how fresh it is') : json_decode($json, true);
+        $told = $json === false ? throw $this->failed('it does not say how fresh it is') : json_decode($json, true);
         if (!isset($told['revision'], $told['ageMs'], $told['writtenAt'], $told['sources'])) {
             throw new WayFailed('it does not say how fresh it is');
         }
@@ -277,13 +278,13 @@ final class SharedFile
         };
         if ($handle === false) {
             throw function_exists('dba_handlers') && in_array('lmdb', dba_handlers(), true)
-                ? self::failed('it cannot be opened')
+                ? $this->failed('it cannot be opened')
                 : new WayFailed("PHP's dba extension with lmdb is not there (Debian: php-dba)");
         }
         $format = dba_fetch('meta/format', $handle);
         if ($format !== self::FORMAT) {
             $failure = $format === false
-                ? self::failed('it does not say its format')
+                ? $this->failed('it does not say its format')
                 : new WayFailed("its format is $format, not " . self::FORMAT);
             dba_close($handle);
             throw $failure;
@@ -322,15 +323,24 @@ final class SharedFile
     }
 
     /** What PHP warned of, if it did, with the cure. */
-    private static function failed(string $what): WayFailed
+    private function failed(string $what): WayFailed
     {
         foreach (self::CURES as $sign => $told) {
             if (preg_match($sign, Quiet::$warning) === 1) {
-                return new WayFailed($told);
+                return new WayFailed(sprintf($told, $this->group()));
             }
         }
         $prefix = '/^dba_\w+\(\): (Driver initialization failed for handler: lmdb: )?/';
         $warning = preg_replace($prefix, '', Quiet::$warning);
         return new WayFailed($warning === '' ? $what : "$what: $warning");
+    }
+
+    /** The group that may read the file, or look into its folder; by name where PHP can tell it. */
+    private function group(): string
+    {
+        $group = filegroup($this->file);
+        $group = $group === false ? (int) filegroup(dirname($this->file)) : $group;
+        $known = function_exists('posix_getgrgid') ? posix_getgrgid($group) : false;
+        return $known === false ? (string) $group : $known['name'];
     }
 }
