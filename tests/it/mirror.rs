@@ -328,9 +328,11 @@ fn who_came_first_stays_when_there_are_too_many_nodes() {
 
 #[test]
 fn a_limit_that_is_lowered_holds_for_what_an_earlier_process_left() {
-    for (before, after, kept) in
-        [("max_nodes = 10", "max_nodes = 5", 5), ("max_bytes = \"10KiB\"", "max_bytes = \"3KiB\"", 8)]
-    {
+    for (before, after, kept) in [
+        ("max_nodes = 10", "max_nodes = 5", 5),
+        ("max_bytes = \"10KiB\"", "max_bytes = \"3KiB\"", 8),
+        ("max_node_bytes = \"10KiB\"", "max_node_bytes = \"900B\"", 5),
+    ] {
         let mut scene = Scene::with(&fresh_chroot(), before);
         let data = "x".repeat(1_000);
         (0..4).for_each(|number| scene.zk.create(&format!("/{number}/below"), data.as_str()));
@@ -339,6 +341,11 @@ fn a_limit_that_is_lowered_holds_for_what_an_earlier_process_left() {
         assert!(scene.roster.stop().success());
         scene.roster.configure(before, after);
         scene.roster.run();
+        let told = format!(
+            "took away nodes of an earlier process that patterns or limits leave out source=\"zookeeper\" nodes={}",
+            9 - kept
+        );
+        assert!(scene.roster.log().contains(&told), "{}", scene.roster.log());
         eventually("the rest is left out", SOON, || {
             let source = scene.roster.source();
             ensure((source.nodes, source.skipped_nodes) == (kept, 9 - kept), format!("{source:?}"))

@@ -23,11 +23,11 @@ const MOST_NAMED: usize = 10;
 pub(super) enum Why {
     #[error("the identity may not read it")]
     Unreadable,
-    #[error("its data passes max_node_bytes")]
+    #[error("its data passes max_node_bytes; what was known of it stands")]
     TooLarge,
     #[error("it lies deeper than max_depth")]
     TooDeep,
-    #[error("with it there would be more than max_nodes or max_bytes")]
+    #[error("with it there would be more than max_nodes or max_bytes; what was known of it stands")]
     NoPlace,
     #[error("with that there would be more than max_nodes")]
     NoPlaceBelow,
@@ -41,7 +41,7 @@ pub(super) enum Why {
     LongPath,
     #[error("no node of ZooKeeper can have such a name")]
     Name,
-    #[error("the server refuses to read it; what is known of it stands")]
+    #[error("the server refuses to read it; what was known of it stands")]
     Refused,
 }
 
@@ -270,7 +270,10 @@ mod tests {
         for number in 0..MOST {
             left_out.remove(&root.child(&number.to_string()));
         }
-        assert_eq!(left_out.examples()[1], format!("/{}… (its data passes max_node_bytes)", "ö".repeat(99)));
+        assert_eq!(
+            left_out.examples()[1],
+            format!("/{}… (its data passes max_node_bytes; what was known of it stands)", "ö".repeat(99))
+        );
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod live;
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::time::sleep;
@@ -27,7 +28,7 @@ use super::scan::{Budget, quotas};
 use super::servers::Servers;
 use super::session::{Session, Trouble};
 use crate::clock::Moment;
-use crate::model::{Change, NodePath, Revision, counted};
+use crate::model::{Change, Node, NodePath, Revision, counted};
 use crate::mutant;
 use crate::source::Generation;
 use crate::store::{Batch, Feed, FeedState, Filled, Proof, Publisher, left_out};
@@ -45,8 +46,9 @@ const CUT_OFF: Duration = Duration::from_secs(5);
 const READ_ONLY: &str =
     "mirrors a server that is cut off from its ensemble and serves to read only; what it holds stands";
 
-/// Mirrors one ensemble into the store, until the stop.
-pub async fn run(config: Config, publisher: Publisher, reload: Reload, stop: Stop) {
+/// Mirrors one ensemble into the store, until the stop. What an earlier process left and is left out now is gone when
+/// this returns, before anybody can be answered with it.
+pub fn run(config: Config, publisher: Publisher, reload: Reload, stop: Stop) -> impl Future<Output = ()> {
     let (left_out, told) = (LeftOut::default(), Told::default());
     let (pace, earlier) = (Pace::new(config.max_in_flight), Generation::new());
     let servers = Servers::of(&config);
@@ -54,9 +56,12 @@ pub async fn run(config: Config, publisher: Publisher, reload: Reload, stop: Sto
     let (held, lost, is_read_only) = (None, false, false);
     let mut mirror =
         Mirror { config, servers, publisher, reload, left_out, told, quotas, pace, earlier, held, lost, is_read_only };
-    tokio::select! {
-        () = mirror.keep() => {}
-        () = stop.requested() => {}
+    mirror.trim();
+    async move {
+        tokio::select! {
+            () = mirror.keep() => {}
+            () = stop.requested() => {}
+        }
     }
 }
 
@@ -90,7 +95,6 @@ impl Mirror {
     async fn keep(&mut self) {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
         self.feed().enter(FeedState::Connecting, format!("connecting to {}", self.config.connect));
-        self.trim();
         self.note_mirrored();
         loop {
             let trouble = match Session::connect(&self.config, &self.servers).await {
@@ -120,24 +124,43 @@ impl Mirror {
     /// Takes away what an earlier process left and patterns or limits leave out now, so that it does not count as lost.
     /// As in a first read, what lies deeper has its place after what does not, and none below what has none.
     fn trim(&self) {
-        let (snapshot, scope) = (self.publisher.snapshot(), self.scope());
-        let (mut budget, mut placeless) = (Budget::new(&self.config, Filled::default()), BTreeSet::new());
-        let mut nodes: Vec<_> =
-            self.config.roots.iter().flat_map(|root| snapshot.subtree(root, root.clone())).collect();
+        let (snapshot, scope, filled) = (self.publisher.snapshot(), self.scope(), self.publisher.filled());
+        let known = || self.config.roots.iter().flat_map(|root| snapshot.subtree(root, root.clone()));
+        let is_of_interest = |path: &NodePath| scope.enters(path) && scope.keeps(path);
+        let has_place = filled.nodes <= self.config.max_nodes as u64 && filled.bytes <= self.config.max_bytes.as_u64();
+        let stays = |(path, node): (&NodePath, &Arc<Node>)| {
+            is_of_interest(path) && !scope.is_too_deep(path) && !scope.is_too_large(node)
+        };
+        if has_place && known().all(stays) {
+            return;
+        }
+        let (mut budget, mut placeless, mut too_large) =
+            (Budget::new(&self.config, Filled::default()), BTreeSet::new(), 0);
+        let mut nodes: Vec<_> = known().collect();
         nodes.sort_by_key(|(path, _)| path.depth());
         nodes.retain(|(path, node)| {
-            if !scope.enters(path) || !scope.keeps(path) {
+            if !is_of_interest(path) {
                 return true;
             }
-            let is_placeless = scope.is_too_deep(path)
-                || path.upwards().any(|above| placeless.contains(above))
-                || !budget.admits(path, node, None);
+            let is_placeless = scope.is_too_deep(path) || path.upwards().any(|above| placeless.contains(above));
+            // What lies below it has its place all the same.
+            if !is_placeless && scope.is_too_large(node) {
+                too_large += 1;
+                return true;
+            }
+            let is_placeless = is_placeless || !budget.admits(path, node, None);
             if is_placeless {
                 placeless.insert(path.as_str());
             }
             is_placeless
         });
-        let left_out = self.publisher.filled().left_out + placeless.len() as u64;
+        let source = self.feed().name();
+        tracing::warn!(
+            source,
+            nodes = nodes.len(),
+            "took away nodes of an earlier process that patterns or limits leave out"
+        );
+        let left_out = filled.left_out + placeless.len() as u64 + too_large;
         let changes = nodes.into_iter().map(|(path, _)| Change::Delete(path.clone())).collect();
         self.publisher.publish(Batch { changes, left_out: Some(left_out), ..Batch::default() });
     }

@@ -99,14 +99,16 @@ impl Scope<'_> {
         path.depth() > self.config.max_depth
     }
 
+    pub(super) fn is_too_large(&self, node: &Node) -> bool {
+        node.data.len() as u64 > self.config.max_node_bytes.as_u64()
+    }
+
     /// What to do with what was read of a node. One that is too large keeps the data that `known` has of it.
     pub(super) fn judge(&self, path: &NodePath, reading: Reading, known: &Snapshot) -> Verdict {
         match reading {
             Reading::Found(_) if !self.keeps(path) => Verdict::Ignore,
             Reading::Found(_) if self.is_too_deep(path) => Verdict::LeaveOut(Why::TooDeep, None),
-            Reading::Found(node) if node.data.len() as u64 <= self.config.max_node_bytes.as_u64() => {
-                Verdict::Keep(Arc::new(node))
-            }
+            Reading::Found(node) if !self.is_too_large(&node) => Verdict::Keep(Arc::new(node)),
             Reading::Found(_) => Verdict::LeaveOut(Why::TooLarge, known.node(path).cloned()),
             Reading::Absent => Verdict::Gone,
             Reading::Unreadable => Verdict::LeaveOut(Why::Unreadable, None),
