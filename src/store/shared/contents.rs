@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use super::entry::{self, CHECKSUM, FORMAT, FRESHNESS, MASTER, NODE, Report, SERVICE, STAT, Source, VERSION};
 use super::image::{Half, Image, Unfit};
+use super::place::Mark;
 use crate::model::{Master, Node, NodePath, Revision, Stat, Supply, view};
 use crate::store::{Directory, Feed, Filled, ReportedBy};
 
@@ -27,6 +28,8 @@ pub struct Contents {
     pub(super) of_masters: Vec<(Vec<u8>, Vec<u8>)>,
     /// The sum that the checksum tells.
     pub(super) sum: u64,
+    /// From which file it was read.
+    pub(super) mark: Mark,
 }
 
 /// What a store begins with.
@@ -91,7 +94,7 @@ impl Contents {
         if reading.checksum != Some(entry::checksum(sum)) {
             return Err(Unfit::Damaged("its checksum is another"));
         }
-        Ok(Self { report, nodes, of_masters: reading.of_masters, sum })
+        Ok(Self { report, nodes, of_masters: reading.of_masters, sum, mark: image.mark })
     }
 
     /// Whether neither a node nor a master is in it.

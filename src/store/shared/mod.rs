@@ -47,7 +47,7 @@ use std::borrow::Borrow;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -63,7 +63,7 @@ use self::place::Place;
 pub use self::reader::{ReadError, Reader};
 pub(crate) use self::state::STATE_MODE;
 pub use self::state::StateTaken;
-use self::writer::{Origin, Writer};
+use self::writer::{HEARTBEAT_INTERVAL, Origin, Writer};
 use super::{Feed, Store};
 use crate::metrics::Metrics;
 use crate::model::{Revision, Supply};
@@ -136,8 +136,8 @@ impl Shared {
         let copy = config.copy(path);
         let newer = copy.as_ref().and_then(|copy| newer_at(copy, here.as_ref(), feeds));
         let origin = match (&copy, &newer, &here) {
-            (Some(copy), Some(_), _) => Origin::Copy(copy.clone()),
-            (_, _, Some(_)) => Origin::Here,
+            (Some(copy), Some(newer), _) => Origin::Copy(copy.clone(), newer.mark),
+            (_, _, Some(here)) => Origin::Here(here.mark),
             _ => Origin::Nothing,
         };
         let left = newer.or(here);
@@ -194,12 +194,16 @@ impl Shared {
         let (config, beside, stop) = (config.clone(), beside.map(Path::to_owned), tasks.stop_signal());
         let (all, store, metrics) = (tasks.clone(), store.clone(), metrics.clone());
         tasks.thread("the opening of the shared file", move |_| async move {
-            let mut opened = None;
+            let mut opened: Option<Self> = None;
             loop {
+                let wait = if opened.is_some() { HEARTBEAT_INTERVAL } else { RETRY };
                 tokio::select! {
-                    () = tokio::time::sleep(RETRY) => {}
+                    () = tokio::time::sleep(wait) => {}
                     () = stop.requested() => return,
                 }
+                opened.iter_mut().for_each(|shared| shared.writer.place.make_room(None, Instant::now()));
+                // Else it is claimed and read once more.
+                opened = opened.filter(|shared| shared.writer.place.is_there() && shared.writer.is_as_read());
                 if opened.is_none() {
                     match Self::open(&config, beside.as_deref(), store.snapshot().feeds()) {
                         Ok(shared) => opened = shared,

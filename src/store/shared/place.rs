@@ -11,6 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use bytesize::ByteSize;
 
@@ -49,8 +50,8 @@ pub(super) enum Beginning<'a> {
     Nothing,
     /// The newest state of this file.
     State(&'a Env),
-    /// The bytes of this file.
-    Copy(&'a Path),
+    /// The bytes of this file, which was read before.
+    Copy(&'a Path, Mark),
 }
 
 /// Which file it is.
@@ -86,12 +87,13 @@ impl Place {
         Ok(Self { path, config, own, locks, replaced, claim })
     }
 
-    /// Maps the file that lies here, if that can be done so that its readers notice nothing; else a new one takes its
-    /// place, with the same state.
-    pub(super) fn adopt(&mut self) -> Result<Mapped, SharedError> {
+    /// Maps the file that lies here and was read before, if that can be done so that its readers notice nothing; else a
+    /// new one takes its place, with the same state.
+    pub(super) fn adopt(&mut self, read: Mark) -> Result<Mapped, SharedError> {
         permit(&self.path, &self.config.permissions())?;
         let data = own::open_with(&self.path, File::options().read(true).write(true))
             .map_err(|why| self.failed(why.at(&self.path)))?;
+        check_read(&data, read).map_err(|source| self.failed(source))?;
         let (env, own) = self.map(&data)?;
         let public = lock_file(&self.path);
         match LockFile::open(&public, &self.own.join("data-lock"), self.config.max_readers) {
@@ -156,8 +158,9 @@ impl Place {
         match beginning {
             Beginning::Nothing => {}
             Beginning::State(env) => env.copy_to(&file).map_err(|source| self.not_mapped(source))?,
-            Beginning::Copy(from) => {
+            Beginning::Copy(from, read) => {
                 let mut from = own::open(from).map_err(|why| io(why.at(from)))?;
+                check_read(&from, read).map_err(io)?;
                 io::copy(&mut from, &mut file).map_err(io)?;
             }
         }
@@ -219,10 +222,13 @@ impl Place {
         ))
     }
 
-    /// Forgets the lock files that no reader can write any more. The `mapped` one may come back to its place.
-    pub(super) fn forget_locks(&mut self, mapped: Option<Mark>) {
+    /// Takes away what readers have filled the file system with, and forgets what they cannot fill any more: but not the
+    /// `mapped` lock file, which may come back to its place.
+    pub(super) fn make_room(&mut self, mapped: Option<Mark>, now: Instant) {
+        self.locks.cut();
         let [_, current] = self.marks();
         self.locks.forget([current, mapped]);
+        self.replaced.retain(|old| old.empty(now));
     }
 
     /// Whether its own folder is still there. Else it is to be claimed again.
@@ -241,6 +247,14 @@ impl Place {
 
     fn not_mapped(&self, source: lmdb::Error) -> SharedError {
         SharedError::Map { path: self.path.clone(), source }
+    }
+}
+
+/// LMDB trusts what it maps, so it has to be the very file that was read as an [`super::image::Image`].
+fn check_read(file: &File, read: Mark) -> io::Result<()> {
+    match mark(&file.metadata()?) {
+        found if found == read => Ok(()),
+        _ => Err(io::Error::other("another file lies in the place of the one that was read")),
     }
 }
 

@@ -17,7 +17,7 @@ use super::copy::Written;
 use super::entry::{self, Report};
 use super::kept::Kept;
 use super::mapped::{Mapped, Room};
-use super::place::Place;
+use super::place::{Mark, Place};
 use super::write_txn::WriteTxn;
 use super::{Contents, Env};
 use crate::metrics::Metrics;
@@ -26,7 +26,7 @@ use crate::store::{Directory, Feed, Snapshot, Store};
 use crate::task::Stop;
 
 /// How often the report is rewritten, so that readers know that the writer lives.
-const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
+pub(super) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Transactions begin so long after one another, so that not much of the file waits for readers that were replaced.
 const MIN_COMMIT_INTERVAL: Duration = Duration::from_millis(5);
@@ -84,10 +84,10 @@ pub(super) struct Writer {
 #[derive(Debug)]
 pub(super) enum Origin {
     Nothing,
-    /// It lies in its place.
-    Here,
-    /// With the bytes of this one.
-    Copy(PathBuf),
+    /// It lies in its place: the one that was read,
+    Here(Mark),
+    /// or with the bytes of this one.
+    Copy(PathBuf, Mark),
 }
 
 /// What is to be written.

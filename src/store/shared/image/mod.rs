@@ -14,6 +14,7 @@ use std::path::Path;
 pub(super) use self::walk::Half;
 use super::Config;
 use super::entry::VERSION;
+use super::place::{Mark, mark};
 use crate::permissions::own::{self, NotOwn};
 
 const MAGIC: u32 = 0xBEEF_C0DE;
@@ -54,6 +55,8 @@ pub enum Unfit {
 #[derive(Debug)]
 pub(super) struct Image {
     file: File,
+    /// Which file it is.
+    pub(super) mark: Mark,
     page_size: usize,
     /// Whole pages in the file.
     pages: u64,
@@ -121,11 +124,12 @@ impl Image {
             return Err(Unfit::Damaged("it is larger than what can be mapped"));
         }
         // A writer lets the file grow before it commits.
-        let length = file.metadata().map_err(Unfit::Unreadable)?.len();
+        let found = file.metadata().map_err(Unfit::Unreadable)?;
         Ok(Self {
             file,
+            mark: mark(&found),
             page_size,
-            pages: length / page_size as u64,
+            pages: found.len() / page_size as u64,
             last_page: u64_at(&meta, 136)?,
             free: u64_at(&meta, 80)?,
             main: u64_at(&meta, 128)?,

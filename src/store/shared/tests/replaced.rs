@@ -189,6 +189,31 @@ fn a_file_that_goes_before_it_could_be_mapped_is_made_anew() {
 }
 
 #[test]
+fn a_file_that_is_exchanged_before_it_could_be_mapped_is_made_anew_too() {
+    let other = House::with([vec![put("/b", "other")]]);
+    for of_copy in [false, true] {
+        for is_link in [false, true] {
+            let house = House::with([vec![put("/a", "1")]]);
+            if of_copy {
+                copy::copy(&house.open().env(), &house.copy()).expect("copied");
+                fs::remove_file(house.file()).expect("a reboot");
+            }
+            let (mut open, read) =
+                (house.start_as(feeds("cluster")), if of_copy { house.copy() } else { house.file() });
+            let exchanged = read.with_extension("new");
+            if is_link {
+                std::os::unix::fs::symlink("/etc/passwd", &exchanged).expect("a link");
+            } else {
+                fs::copy(other.file(), &exchanged).expect("copied");
+            }
+            fs::rename(exchanged, read).expect("exchanged");
+            open.write();
+            house.assert_holds(&open.store);
+        }
+    }
+}
+
+#[test]
 fn who_reads_what_was_emptied_does_not_keep_its_memory() {
     let house = House::new();
     let mut open = house.open();
@@ -376,11 +401,20 @@ async fn what_an_earlier_process_left_is_known_before_the_file_can_be_ours_and_s
 
     let store = Store::new(&store::Config::default(), feeds("cluster"), Arc::default());
     let ((tasks, _), metrics) = (Tasks::new(), Arc::<Metrics>::default());
+    fs::remove_file(&own).and_then(|()| fs::rename(&elsewhere, &own)).expect("moved back");
     Shared::start_later(&house.config, Some(house.folder.path()), 0, &tasks, &store, &metrics).expect("started");
-    fs::remove_file(&own).expect("a file");
     let trouble = || metrics.shared_trouble.load().as_deref().cloned().unwrap_or_default();
     wait_until(|| trouble().starts_with("what an earlier process left stands until test has been in sync")).await;
     assert_eq!(&*Contents::load(&house.file()).expect("whole").nodes[&path("/a")].data, b"left");
+    // Meanwhile, readers fill no disk, and what lies there may become another.
+    let lock = File::options().write(true).open(lock_file(&house.file())).expect("a file");
+    let size = || lock.metadata().expect("a file").len();
+    let whole = size();
+    lock.set_len(1 << 20).expect("its group may");
+    wait_until(|| size() == whole).await;
+    let other = House::with([vec![put("/z", "other")]]);
+    let exchanged = house.folder.path().join("exchanged");
+    fs::copy(other.file(), &exchanged).and_then(|_| fs::rename(&exchanged, house.file())).expect("exchanged");
     store.publisher(0).feed().enter(FeedState::Live, "");
     store.publisher(0).feed().prove(Moment::now());
     store.publisher(0).publish_whole(vec![put("/b", "new")]);

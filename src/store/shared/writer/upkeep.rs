@@ -13,7 +13,7 @@ use crate::allocator;
 use crate::store::Directory;
 use crate::store::shared::kept::Kept;
 use crate::store::shared::mapped::{Mapped, Room};
-use crate::store::shared::place::{Beginning, Place};
+use crate::store::shared::place::{Beginning, Place, mark};
 use crate::store::shared::write_txn::WriteTxn;
 use crate::store::shared::{Env, SharedError};
 
@@ -28,9 +28,7 @@ impl Writer {
         let failed = |error: SharedError| error.with_hint();
         if is_beat {
             // First of all: it may be what fills the disk. But readers decide how long it takes.
-            self.place.locks.cut();
-            self.place.forget_locks(self.mapped.as_ref().and_then(|mapped| mapped.marks()[1]));
-            self.place.replaced.retain(|old| old.empty(now));
+            self.place.make_room(self.mapped.as_ref().and_then(|mapped| mapped.marks()[1]), now);
         }
         // Each time: without the claim, another sidecar may write the file, and take the memory of what was mapped here.
         let is_claimed_anew = !self.place.is_there();
@@ -80,18 +78,29 @@ impl Writer {
     }
 
     fn begin(&mut self) -> Result<(), SharedError> {
-        let (mut begun, from) = match &self.origin {
-            Origin::Nothing => (self.place.put(Beginning::Nothing), None),
-            Origin::Here => (self.place.adopt(), Some(&self.place.path)),
-            Origin::Copy(from) => (self.place.put(Beginning::Copy(from)), Some(from)),
+        let mut begun = match &self.origin {
+            Origin::Nothing => self.place.put(Beginning::Nothing),
+            Origin::Here(read) => self.place.adopt(*read),
+            Origin::Copy(from, read) => self.place.put(Beginning::Copy(from, *read)),
         };
-        let seen = from.map(fs::symlink_metadata);
-        let is_gone = seen.is_some_and(|seen| seen.is_err_and(|error| error.kind() == io::ErrorKind::NotFound));
-        if begun.is_err() && is_gone {
+        if begun.is_err() && !self.is_as_read() {
             self.begin_anew();
             begun = self.place.put(Beginning::Nothing);
         }
         begun.map(|mapped| self.install(mapped))
+    }
+
+    /// Whether the file with which it is to begin lies where it was read.
+    pub(in crate::store::shared) fn is_as_read(&self) -> bool {
+        let (path, read) = match &self.origin {
+            Origin::Nothing => return true,
+            Origin::Here(read) => (&self.place.path, read),
+            Origin::Copy(from, read) => (from, read),
+        };
+        match fs::symlink_metadata(path) {
+            Ok(found) => mark(&found) == *read,
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        }
     }
 
     /// What it was to begin with is gone.
@@ -118,7 +127,6 @@ impl Writer {
 
     /// What this one replaces is emptied later.
     fn install(&mut self, mapped: Mapped) {
-        self.origin = Origin::Here;
         if let Some(old) = self.mapped.replace(mapped) {
             let old = self.say_farewell(old);
             self.place.watch(old);
