@@ -111,7 +111,9 @@ impl Place {
                     tracing::info!(path = %public.display(), %error, "a new shared file takes the place of what was left");
                 }
                 self.full().map_err(|full| self.failed(io::Error::other(full)))?;
-                self.put(Beginning::State(&env))
+                let mapped = self.put(Beginning::State(&env))?;
+                self.watch((data, Arc::downgrade(&env)));
+                Ok(mapped)
             }
         }
     }
@@ -197,7 +199,7 @@ impl Place {
         let which = old.0.metadata().ok().map(|data| mark(&data));
         match self.replaced.iter_mut().find(|known| known.mark() == which) {
             Some(known) => known.env = old.1,
-            None => self.replaced.extend(Replaced::deleted(old, &self.own).ok()),
+            None => self.replaced.extend(Replaced::of(old, &self.own).ok()),
         }
     }
 

@@ -2,7 +2,7 @@
 //! memory, and takes it anew by reading what was emptied, so also the next process has to know of them.
 
 use std::fs::{self, File, Permissions};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,8 @@ use std::process;
 use std::sync::Weak;
 use std::time::{Duration, Instant, SystemTime};
 
-use nix::fcntl::{FallocateFlags, fallocate};
+use nix::fcntl::{AT_FDCWD, AtFlags, FallocateFlags, fallocate};
+use nix::unistd::linkat;
 
 use super::env::Env;
 use super::lock_file::BLOCK;
@@ -55,10 +56,19 @@ pub(super) fn found(folder: &Path, current: Option<Mark>) -> io::Result<Vec<Repl
 
 /// Gives the file at `path`, about to be replaced, its second name. None: what lies there is not ours to watch.
 pub(super) fn remember(path: &Path, folder: &Path) -> Option<Replaced> {
-    let data = own::open_with(path, File::options().read(true).write(true)).ok()?;
-    let name = name(folder, &data.metadata().ok()?);
-    own::remove(&name).and_then(|()| fs::hard_link(path, &name)).ok()?;
-    Some(Replaced { data, env: Weak::new(), since: Instant::now(), name })
+    let watched = match own::open_with(path, File::options().read(true).write(true)) {
+        Ok(data) => Replaced::of((data, Weak::new()), folder),
+        Err(NotOwn::Io(error)) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::IsADirectory) => Err(error),
+        Err(_) => return None,
+    };
+    let failed = |error: &io::Error, what| {
+        tracing::warn!(path = %path.display(), %error, "{what} a shared file that is about to be replaced");
+    };
+    let watched = watched.inspect_err(|error| failed(error, "cannot watch over")).ok()?;
+    if let Err(error) = watched.link() {
+        failed(&error, "the next start cannot watch over");
+    }
+    Some(watched)
 }
 
 /// It tells when the file was replaced.
@@ -77,10 +87,17 @@ fn since(name: &str) -> Option<Instant> {
 }
 
 impl Replaced {
-    /// One that was deleted before another took its place.
-    pub(super) fn deleted((data, env): (File, Weak<Env>), folder: &Path) -> io::Result<Self> {
+    /// One that has no second name yet: where it was deleted, it gets none.
+    pub(super) fn of((data, env): (File, Weak<Env>), folder: &Path) -> io::Result<Self> {
         let name = name(folder, &data.metadata()?);
         Ok(Self { data, env, since: Instant::now(), name })
+    }
+
+    /// Gives this very file its second name, whatever lies in its place by now.
+    fn link(&self) -> io::Result<()> {
+        own::remove(&self.name)?;
+        let open = format!("/proc/self/fd/{}", self.data.as_raw_fd());
+        Ok(linkat(AT_FDCWD, open.as_str(), AT_FDCWD, &self.name, AtFlags::AT_SYMLINK_FOLLOW)?)
     }
 
     pub(super) fn mark(&self) -> Option<Mark> {
