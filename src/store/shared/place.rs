@@ -269,6 +269,11 @@ pub(super) fn mark(file: &Metadata) -> Mark {
 fn clear(path: &Path, own: &Path) -> io::Result<Locks> {
     let locks = Locks::found(own)?;
     let lock = lock_file(path);
+    // A process ended between the two renames of `put`: those who read the file have another lock file, or none.
+    let is_new = fs::symlink_metadata(own.join("fresh")).is_ok_and(|fresh| fresh.is_file() && fresh.len() > 0);
+    if is_new && !own.join("model-lock").exists() {
+        remove(&lock)?;
+    }
     match fs::symlink_metadata(&lock) {
         Ok(found) if !locks.has_sound(mark(&found)) => {
             tracing::warn!(

@@ -300,6 +300,25 @@ fn no_file_is_replaced_while_readers_have_one_that_a_start_replaced_and_that_is_
 }
 
 #[test]
+fn a_file_whose_lock_file_alone_was_replaced_is_replaced_by_the_next_start() {
+    let house = House::with([vec![put("/a", "1")]]);
+    let own = house.folder.path().join(".shared.mdb");
+    let replaces = || {
+        let which = || house.file().metadata().expect("a file").ino();
+        let before = which();
+        let mut open = house.open();
+        open.write();
+        house.assert_holds(&open.store);
+        which() != before
+    };
+    assert!(!replaces(), "nothing was in the making");
+    fs::write(own.join("fresh"), "half").and_then(|()| fs::write(own.join("model-lock"), "whole")).expect("files");
+    assert!(!replaces(), "neither was renamed");
+    fs::write(own.join("fresh"), "whole").expect("a file");
+    assert!(replaces(), "the lock file was");
+}
+
+#[test]
 fn what_a_start_replaces_is_forgotten_too_whatever_lay_there() {
     let house = House::with([vec![put("/a", "1")]]);
     fs::remove_file(lock_file(&house.file())).expect("a file");
