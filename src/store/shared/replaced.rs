@@ -48,6 +48,8 @@ pub(super) fn found(folder: &Path, current: Option<Mark>) -> io::Result<Vec<Repl
             Ok(data) => found.push(Replaced { data, env: Weak::new(), since, name }),
             // Nobody but us gives names here.
             Err(NotOwn::NoFile | NotOwn::Foreign { .. }) => own::remove(&name)?,
+            // It is of another user by now, or of root: its name would only keep its memory.
+            Err(NotOwn::Io(error)) if error.kind() == ErrorKind::PermissionDenied => own::remove(&name)?,
             Err(why) => tracing::warn!(path = %name.display(), %why, "cannot empty a shared file that was replaced"),
         }
     }
@@ -130,12 +132,13 @@ impl Replaced {
 
     fn make_room(&self, now: Instant) -> bool {
         let Ok(data) = self.data.metadata() else { return false };
-        // It was moved away by somebody who wants to keep it.
+        // Whoever holds it by its path alone must not open it when the rest was asked.
+        let is_private = self.data.set_permissions(Permissions::from_mode(0o600)).is_ok();
         if data.nlink() > u64::from(self.name.exists()) {
+            let size = bytesize::ByteSize(data.len());
+            tracing::warn!(%size, "a shared file that was replaced stays: it was moved away, or has another name");
             return false;
         }
-        // Whoever holds it by its path alone must not open it when this was asked.
-        let is_private = self.data.set_permissions(Permissions::from_mode(0o600)).is_ok();
         let is_open = is_open_elsewhere(&self.data);
         if is_private && is_open == Some(false) {
             let _ = self.data.set_len(0);

@@ -1,7 +1,10 @@
 //! The shared file when it is deleted, replaced, or cannot be ours yet: what it held is not lost.
 
+use std::io::Write;
+
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
+use nix::unistd::{Uid, setfsuid};
 
 use super::*;
 
@@ -109,6 +112,7 @@ fn a_hidden_folder_that_is_removed_is_made_anew_also_where_the_file_is_not_mappe
     }
     drop(open);
     let mut open = house.start_as(feeds("cluster"));
+    assert!(open.shared.left().is_some(), "all of it was left");
     fs::remove_dir_all(&own).expect("a folder");
     open.write();
     house.assert_holds(&open.store);
@@ -145,6 +149,7 @@ fn a_file_that_was_moved_away_keeps_what_it_holds() {
         open.shared.writer.make_ready(true, now + Duration::from_secs(seconds)).expect("ready");
     }
     assert_eq!(Contents::load(&kept).expect("a whole file").nodes, *open.store.snapshot().nodes());
+    assert_eq!(kept.metadata().expect("a file").mode() & 0o077, 0, "whoever may only read keeps no memory by its name");
 }
 
 #[test]
@@ -349,6 +354,64 @@ fn a_replaced_file_that_is_found_once_more_is_forgotten_when_it_is_closed() {
     assert_eq!(second_names(&house), 2, "the one that was replaced, and the one that the claim anew did");
     drop(data);
     open.beats_until(|| second_names(&house) == 0);
+}
+
+#[test]
+fn a_second_name_of_what_cannot_be_opened_is_removed() {
+    if !Uid::effective().is_root() {
+        let _ = writeln!(
+            io::stderr(),
+            "\nSKIPPED a_second_name_of_what_cannot_be_opened_is_removed: only root can be others"
+        );
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let (name, www_data) = (folder.path().join("replaced-1-1"), 33);
+    fs::write(&name, "of root").expect("written");
+    fs::set_permissions(&name, fs::Permissions::from_mode(0o600)).expect("it is ours");
+    std::os::unix::fs::chown(&folder, Some(www_data), None).expect("root can");
+    let find = || {
+        // Of this thread alone.
+        setfsuid(Uid::from_raw(www_data));
+        super::super::replaced::found(folder.path(), None).map(|found| found.len())
+    };
+    let found = thread::scope(|threads| threads.spawn(find).join().expect("it does not panic"));
+    assert!(matches!(found, Ok(0)) && !name.exists(), "{found:?}");
+}
+
+#[test]
+fn a_file_that_can_have_no_second_name_is_watched_over_too() {
+    let house = House::with([]);
+    let watched = super::super::replaced::remember(&house.file(), &house.folder.path().join("not there"));
+    assert!(watched.is_some_and(|watched| watched.mark().is_some()));
+}
+
+#[test]
+fn a_file_that_was_not_replaced_after_all_has_no_second_name() {
+    let house = House::new();
+    let mut open = house.open();
+    open.publish(vec![put("/a", "1")]);
+    let lock = lock_file(&house.file());
+    fs::remove_file(&lock).and_then(|()| fs::create_dir(&lock)).expect("a folder");
+    open.make_ready();
+    open.shared.writer.trouble().expect("no lock file can lie there");
+    assert_eq!(second_names(&house), 0);
+    house.assert_holds(&open.store);
+}
+
+#[test]
+fn a_replaced_file_that_is_being_copied_is_emptied_when_it_was() {
+    let house = House::new();
+    let mut open = house.open();
+    open.publish((0..200).map(|n| put(&format!("/{n}"), &"x".repeat(5_000))).collect());
+    let (env, data, now) = (open.env(), File::open(house.file()).expect("a file"), Instant::now());
+    open.replace(&house, now);
+    open.shared.writer.make_ready(true, now + Duration::from_secs(60)).expect("ready");
+    copy::copy(&env, &house.copy()).expect("copied");
+    assert_eq!(Contents::load(&house.copy()).expect("a whole copy").nodes, *open.store.snapshot().nodes());
+    drop(env);
+    open.shared.writer.make_ready(true, now + Duration::from_secs(61)).expect("ready");
+    assert!(data.metadata().expect("a file").blocks() * 512 < 200_000);
 }
 
 #[test]

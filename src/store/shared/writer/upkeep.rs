@@ -183,7 +183,7 @@ impl Writer {
         let (_, env) = self.map()?;
         let fresh = self.place.put(Beginning::State(&env))?;
         self.install(fresh);
-        tracing::warn!(path = %self.place.path.display(), "the shared file was deleted; made it anew");
+        tracing::warn!(path = %self.place.path.display(), "put the shared file in its place anew: something there was removed or exchanged");
         Ok(())
     }
 
