@@ -140,6 +140,7 @@ impl Connection {
     ) -> Trouble {
         let mut clock = interval(self.silence / TICKS_OF_SILENCE);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut takes_more = true;
         loop {
             if let Err(trouble) = self.take_all(inbox, chroot, max_reply) {
                 return trouble;
@@ -151,9 +152,10 @@ impl Connection {
                     Ok(_) => (self.heard, self.silent_ticks) = (Moment::now(), 0),
                     Err(error) => return Trouble::Lost(format!("the connection was lost: {error}")),
                 },
-                wrote = write(&mut self.writer, &mut self.unsent), if !self.unsent.is_empty() || self.unflushed => match wrote {
+                wrote = write(&mut self.writer, &mut self.unsent), if takes_more && (!self.unsent.is_empty() || self.unflushed) => match wrote {
                     Ok(unflushed) => (self.unflushed, self.spoke) = (unflushed, Instant::now()),
-                    Err(error) => return Trouble::Lost(format!("the connection was lost: {error}")),
+                    // What the server sent before can still be read, and then the end.
+                    Err(_) => takes_more = false,
                 },
                 request = requests.recv() => match request {
                     Some(request) => {
@@ -317,6 +319,33 @@ fn broken(malformed: Malformed) -> Trouble {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_a_server_sent_before_it_was_gone_is_taken_also_where_something_is_to_be_sent() {
+        for _ in 0..50 {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let address = listener.local_addr().expect("an address");
+            let stream = tokio::net::TcpStream::connect(address).await.expect("a connection");
+            let (mut server, _) = listener.accept().await.expect("a connection");
+            let mut connection = Connection::new(address, Stream::Tcp(stream), 0);
+            let (sender, mut requests) = mpsc::unbounded_channel();
+            let ask = || {
+                let (reply, answer) = Reply::new(|reply| Ok(reply.is_ok()));
+                let _ = sender.send(Request { op: op::PING, body: BytesMut::new(), reply });
+                answer
+            };
+            let (answered, _unanswered) = (ask(), ask());
+            let mut reply = BytesMut::new();
+            jute::put_frame(&mut reply, |out| out.extend_from_slice(&[&[0, 0, 0, 1][..], &[0; 12]].concat()));
+            server.write_all(&reply).await.expect("written");
+            server.set_zero_linger().expect("an option");
+            drop(server);
+            connection.ask(requests.recv().await.expect("a request"));
+            connection.serve(&mut requests, &Inbox::default(), &Chroot::new(""), 1_000).await;
+            connection.fail_all("it is over");
+            assert_eq!(answered.await, Ok(Ok(true)));
+        }
+    }
 
     #[test]
     fn the_memory_of_a_large_reply_is_returned() {
