@@ -172,8 +172,13 @@ impl Writer {
 
     /// Claims the place once more, whose hidden folder was removed.
     fn claim_again(&mut self) -> Result<(), SharedError> {
-        let again = Place::claim(self.place.path.clone(), self.place.config.clone())?;
-        let before = mem::replace(&mut self.place, again);
+        let again = Place::claim(self.place.path.clone(), self.place.config.clone());
+        if let Err(SharedError::Taken(..)) = &again {
+            // It may write the very file that is mapped here: what that holds is not known from now on.
+            self.mapped = None;
+            self.begin_anew();
+        }
+        let before = mem::replace(&mut self.place, again?);
         self.place.take(before);
         Ok(())
     }
