@@ -114,7 +114,7 @@ impl SharedFile {
 }
 
 fn absent(report: &Report, path: &NodePath, freshness: &Freshness) -> Error {
-    let behind = report.behind(path).map(|source| (source.name.as_str(), source.left_out));
+    let behind = report.behind(path).map(|source| (source.name.as_str(), source.origin, source.left_out));
     let message = no_node(path, behind).unwrap_or_else(|| format!("no source of the shared file mirrors {path}"));
     not_found(EntityKind::NODE, path.as_str(), message, freshness.clone())
 }

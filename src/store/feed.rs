@@ -319,10 +319,14 @@ impl Feed {
 
 /// That there is no such node; and that there may be one, where a source behind it, told by its name, left out so many.
 /// None: no source is behind it.
-pub fn no_node<'a>(path: &NodePath, behind: impl Iterator<Item = (&'a str, u64)>) -> Option<String> {
+pub fn no_node<'a>(path: &NodePath, behind: impl Iterator<Item = (&'a str, Origin, u64)>) -> Option<String> {
     let mut behind = behind.peekable();
     behind.peek()?;
-    let doubt = behind.find_map(|(name, nodes)| Some(format!("; but {name} {}", left_out(nodes)?)));
+    let doubt = behind.find_map(|(name, origin, nodes)| match (origin, left_out(nodes)?) {
+        // Some of that may only be unknown, since patterns did not let it through before.
+        (Origin::Restored, _) => Some(format!("; but {name} has not read all that it mirrors yet")),
+        (Origin::Live, left_out) => Some(format!("; but {name} {left_out}")),
+    });
     Some(format!("there is no node {path}{}", doubt.unwrap_or_default()))
 }
 

@@ -429,7 +429,7 @@ fn waited_for<'a>(mut feeds: impl Iterator<Item = (&'a Feed, Filled)>) -> Option
 }
 
 pub(super) fn absence(snapshot: &Snapshot, path: &NodePath) -> String {
-    let behind = snapshot.behind(path).map(|(feed, filled)| (feed.name(), filled.left_out));
+    let behind = snapshot.behind(path).map(|(feed, filled)| (feed.name(), feed.origin(), filled.left_out));
     no_node(path, behind)
         .unwrap_or_else(|| format!("no source mirrors {path}; `roster status --all` tells the roots of each"))
 }
