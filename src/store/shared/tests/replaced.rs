@@ -133,7 +133,10 @@ fn who_has_lost_the_claim_writes_nothing_more_until_it_is_free() {
             let why = open.shared.writer.make_ready(is_beat, Instant::now()).expect_err("another has it");
             assert!(why.contains("another sidecar"), "{why}");
         }
-        other.publish(vec![put("/b", "other"), put("/a", &is_alone.to_string())]);
+        // LMDB keeps the newest state and the one before: none of ours is left.
+        for round in ["first", "second"] {
+            other.publish(vec![put("/b", round), put("/a", &is_alone.to_string())]);
+        }
         drop(other);
         open.publisher.publish(vec![put("/a", "2")]);
         open.write_between_beats();
