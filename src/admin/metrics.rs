@@ -46,11 +46,13 @@ impl Text {
         Arc::new(Mutex::new(Self { last: None, memory: rooms.memory.share(None) }))
     }
 
+    /// The text, if it was made just now.
+    pub(super) fn fresh(&self) -> Option<Bytes> {
+        self.last.as_ref().filter(|(made, _)| made.elapsed() < MAX_AGE).map(|(_, text)| text.clone())
+    }
+
     /// Blocks while it is made.
-    pub(super) fn get(&mut self, rooms: &Rooms) -> Result<Bytes, NoText> {
-        if let Some((_, text)) = self.last.as_ref().filter(|(made, _)| made.elapsed() < MAX_AGE) {
-            return Ok(text.clone());
-        }
+    pub(super) fn make(&mut self, rooms: &Rooms) -> Result<Bytes, NoText> {
         self.last = None;
         let text = TextEncoder::new().encode_to_string(&families(rooms))?;
         let taken = self.memory.take(text.capacity()).ok_or(NoText::NoMemory)?;
@@ -216,7 +218,7 @@ mod tests {
         };
         let text = Text::of(&rooms);
         let mut text = text.try_lock().expect("nobody has it");
-        let mut get = || text.get(&rooms);
+        let mut get = || text.fresh().map_or_else(|| text.make(&rooms), Ok);
         let first = get().expect("room");
         let charged = memory.taken();
         assert!(charged >= first.len() && std::ptr::eq(first.as_ptr(), get().expect("the same").as_ptr()));
@@ -227,6 +229,6 @@ mod tests {
         assert!(memory.taken() >= second.len() && memory.taken() < 2 * charged);
         let _rest = memory.share(None).take((1 << 20) - memory.taken()).expect("room");
         let another = Text::of(&rooms);
-        assert!(matches!(another.try_lock().expect("nobody has it").get(&rooms), Err(NoText::NoMemory)));
+        assert!(matches!(another.try_lock().expect("nobody has it").make(&rooms), Err(NoText::NoMemory)));
     }
 }

@@ -144,10 +144,13 @@ async fn ready(State(answers): State<Arc<Answers>>) -> (StatusCode, String) {
 
 async fn metrics(State(answers): State<Arc<Answers>>) -> Response {
     let mut text = answers.text.clone().lock_owned().await;
-    // With thousands of methods it takes longer than a thread that serves others has. Whoever asked may be gone before
-    // it is done, and the next one waits for it all the same.
-    let text = tokio::task::spawn_blocking(move || text.get(&answers.rooms)).await;
-    match text {
+    let made = match text.fresh() {
+        Some(fresh) => Ok(Ok(fresh)),
+        // With thousands of methods it takes longer than a thread that serves others has. Whoever asked may be gone
+        // before it is done, and the next one waits for it all the same.
+        None => tokio::task::spawn_blocking(move || text.make(&answers.rooms)).await,
+    };
+    match made {
         Ok(Ok(text)) => ([(CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
         Ok(Err(error)) => (error.status(), format!("{error}\n")).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
