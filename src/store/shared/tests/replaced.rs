@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use nix::fcntl::OFlag;
+use nix::libc;
 use nix::sys::stat::Mode;
 use nix::unistd::{Uid, setfsuid};
 
@@ -142,6 +143,40 @@ fn who_has_lost_the_claim_writes_nothing_more_until_it_is_free() {
         open.write_between_beats();
         house.assert_holds(&open.store);
     }
+}
+
+#[test]
+fn a_hidden_folder_that_was_closed_is_opened_again_and_nothing_is_written_anew() {
+    let close_and_write = || {
+        let house = House::new();
+        let mut open = house.open();
+        open.publish(vec![put("/a", "1")]);
+        let which = || house.file().metadata().expect("a file").ino();
+        let (before, own) = (which(), house.folder.path().join(".shared.mdb"));
+        for mode in [0o000, 0o400] {
+            fs::set_permissions(&own, fs::Permissions::from_mode(mode)).expect("ours");
+            open.publish(vec![put("/a", &mode.to_string())]);
+            house.assert_holds(&open.store);
+        }
+        assert_eq!(which(), before);
+    };
+    let www_data = 33;
+    thread::scope(|threads| {
+        threads.spawn(|| {
+            if Uid::effective().is_root() {
+                become_user(www_data);
+            }
+            close_and_write();
+        });
+    });
+}
+
+/// Has this thread alone be another user, whom permissions hold up.
+#[allow(unsafe_code)]
+fn become_user(user: libc::uid_t) {
+    // SAFETY: it takes no pointer. The function of this name would change all threads.
+    let code = unsafe { libc::syscall(libc::SYS_setresuid, user, user, user) };
+    assert_eq!(code, 0, "{}", io::Error::last_os_error());
 }
 
 #[test]

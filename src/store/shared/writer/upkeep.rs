@@ -31,10 +31,7 @@ impl Writer {
             self.place.make_room(self.mapped.as_ref().and_then(|mapped| mapped.marks()[1]), now);
         }
         // Each time: without the claim, another sidecar may write the file, and take the memory of what was mapped here.
-        let is_claimed_anew = !self.place.is_there();
-        if is_claimed_anew {
-            self.claim_again().map_err(failed)?;
-        }
+        let is_claimed_anew = !self.place.is_there() && self.claim_again().map_err(failed)?;
         if self.mapped.is_none() {
             self.put_by_turns(now, Self::begin)?;
         }
@@ -170,17 +167,21 @@ impl Writer {
         old.leave()
     }
 
-    /// Claims the place once more, whose hidden folder was removed.
-    fn claim_again(&mut self) -> Result<(), SharedError> {
+    /// Claims the place once more, whose hidden folder was removed; false: only its permissions were in the way.
+    fn claim_again(&mut self) -> Result<bool, SharedError> {
         let again = Place::claim(self.place.path.clone(), self.place.config.clone());
         if let Err(SharedError::Taken(..)) = &again {
+            // The attempt has set them right, and met this claim.
+            if self.place.is_there() {
+                return Ok(false);
+            }
             // It may write the very file that is mapped here: what that holds is not known from now on.
             self.mapped = None;
             self.begin_anew();
         }
         let before = mem::replace(&mut self.place, again?);
         self.place.take(before);
-        Ok(())
+        Ok(true)
     }
 
     /// Makes the file anew if it was deleted, or its lock file: another one of those would know nothing of the readers.
