@@ -115,6 +115,10 @@ pub(super) async fn follow(
             _ = heartbeat.tick() => (true, false),
             () = stop.requested() => (true, true),
         };
+        if is_last {
+            // What failed a moment ago is tried once more.
+            writer.not_put = None;
+        }
         let began = Instant::now();
         let result = writer.make_ready(is_beat, began).and_then(|room| match room {
             Room::Pinned(who) if !is_last => Err(who),

@@ -547,3 +547,19 @@ async fn what_an_earlier_process_left_is_known_before_the_file_can_be_ours_and_s
     house.assert_holds(&store);
     assert!(tasks.stop(Duration::from_secs(20)).await.is_empty());
 }
+
+#[tokio::test]
+async fn what_could_not_be_put_in_its_place_a_moment_ago_is_tried_once_more_at_the_stop() {
+    let house = House::new();
+    let Open { shared, store, publisher } = house.start_as(feeds("cluster"));
+    let hindrance = house.hinder();
+    let ((tasks, _), metrics) = (Tasks::new(), Arc::<Metrics>::default());
+    shared.start(&tasks, &store, &metrics).expect("started");
+    wait_until(|| metrics.shared_trouble.load().is_some()).await;
+    fs::remove_dir(hindrance).expect("a folder");
+    publisher.publish(vec![put("/a", "last")]);
+    assert!(tasks.stop(Duration::from_secs(20)).await.is_empty());
+    for file in [house.file(), house.copy()] {
+        assert_eq!(Contents::load(&file).expect("a whole file").nodes, *store.snapshot().nodes());
+    }
+}
