@@ -96,6 +96,7 @@ impl Place {
         check_read(&data, read).map_err(|source| self.failed(source))?;
         let (env, own) = self.map(&data)?;
         let public = lock_file(&self.path);
+        self.locks.cut();
         match LockFile::open(&public, &self.own.join("data-lock"), self.config.max_readers) {
             Ok(lock) => {
                 permit(&public, &self.config.lock_permissions())?;

@@ -146,6 +146,19 @@ fn who_has_lost_the_claim_writes_nothing_more_until_it_is_free() {
 }
 
 #[test]
+fn a_lock_file_that_readers_enlarge_during_a_start_costs_no_other_file() {
+    let house = House::with([vec![put("/a", "1")]]);
+    let mut open = house.start_as(feeds("cluster"));
+    let which = || house.file().metadata().expect("a file").ino();
+    let before = which();
+    let lock = File::options().write(true).open(lock_file(&house.file())).expect("a file");
+    lock.set_len(1 << 20).expect("its group may");
+    open.write_between_beats();
+    assert_eq!(which(), before);
+    house.assert_holds(&open.store);
+}
+
+#[test]
 fn a_hidden_folder_that_was_closed_is_opened_again_and_nothing_is_written_anew() {
     let close_and_write = || {
         let house = House::new();
