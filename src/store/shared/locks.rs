@@ -104,6 +104,11 @@ impl Locks {
         });
     }
 
+    /// Leaves them to another process.
+    pub(super) fn leave(&mut self) {
+        self.known.clear();
+    }
+
     /// Why no more can be watched.
     pub(super) fn full(&self) -> Result<(), String> {
         if self.known.len() <= MAX {

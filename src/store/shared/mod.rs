@@ -201,9 +201,9 @@ impl Shared {
                     () = tokio::time::sleep(wait) => {}
                     () = stop.requested() => return,
                 }
-                opened.iter_mut().for_each(|shared| shared.writer.place.make_room(None, Instant::now()));
                 // Else it is claimed and read once more.
                 opened = opened.filter(|shared| shared.writer.place.is_there() && shared.writer.is_as_read());
+                opened.iter_mut().for_each(|shared| shared.writer.place.make_room(None, Instant::now()));
                 if opened.is_none() {
                     match Self::open(&config, beside.as_deref(), store.snapshot().feeds()) {
                         Ok(shared) => opened = shared,

@@ -15,7 +15,9 @@ use std::time::Instant;
 
 use bytesize::ByteSize;
 
+use super::entry::{CHECKSUM, checksum};
 use super::env::Env;
+use super::image::{Image, Unfit};
 use super::lock_file::LockFile;
 use super::locks::Locks;
 use super::mapped::Mapped;
@@ -50,8 +52,8 @@ pub(super) enum Beginning<'a> {
     Nothing,
     /// The newest state of this file.
     State(&'a Env),
-    /// The bytes of this file, which was read before.
-    Copy(&'a Path, Mark),
+    /// The bytes of this file, which was read before and had this sum.
+    Copy(&'a Path, Mark, u64),
 }
 
 /// Which file it is.
@@ -87,13 +89,13 @@ impl Place {
         Ok(Self { path, config, own, locks, replaced, claim })
     }
 
-    /// Maps the file that lies here and was read before, if that can be done so that its readers notice nothing; else a
+    /// Maps the file that lies here and was read before, with this sum, if that can be done so that its readers notice nothing; else a
     /// new one takes its place, with the same state.
-    pub(super) fn adopt(&mut self, read: Mark) -> Result<Mapped, SharedError> {
+    pub(super) fn adopt(&mut self, read: Mark, sum: u64) -> Result<Mapped, SharedError> {
         permit(&self.path, &self.config.permissions())?;
         let data = own::open_with(&self.path, File::options().read(true).write(true))
             .map_err(|why| self.failed(why.at(&self.path)))?;
-        check_read(&data, read).map_err(|source| self.failed(source))?;
+        check_read(&data, read, sum).map_err(|source| self.failed(source))?;
         let (env, own) = self.map(&data)?;
         let public = lock_file(&self.path);
         self.locks.cut();
@@ -161,9 +163,9 @@ impl Place {
         match beginning {
             Beginning::Nothing => {}
             Beginning::State(env) => env.copy_to(&file).map_err(|source| self.not_mapped(source))?,
-            Beginning::Copy(from, read) => {
+            Beginning::Copy(from, read, sum) => {
                 let mut from = own::open(from).map_err(|why| io(why.at(from)))?;
-                check_read(&from, read).map_err(io)?;
+                check_read(&from, read, sum).map_err(io)?;
                 io::copy(&mut from, &mut file).map_err(io)?;
             }
         }
@@ -212,6 +214,12 @@ impl Place {
         self.replaced.extend(before.replaced);
     }
 
+    /// Has nothing open any more that whoever has the claim by now is to see closed.
+    pub(super) fn leave(&mut self) {
+        self.locks.leave();
+        self.replaced.clear();
+    }
+
     /// Why no more files can be replaced.
     pub(super) fn full(&self) -> Result<(), String> {
         if self.replaced.len() < MAX_REPLACED {
@@ -254,11 +262,19 @@ impl Place {
 }
 
 /// LMDB trusts what it maps, so it has to be the very file that was read as an [`super::image::Image`].
-fn check_read(file: &File, read: Mark) -> io::Result<()> {
-    match mark(&file.metadata()?) {
-        found if found == read => Ok(()),
-        _ => Err(io::Error::other("another file lies in the place of the one that was read")),
+fn check_read(file: &File, read: Mark, sum: u64) -> io::Result<()> {
+    if mark(&file.metadata()?) == read && has_sum(file, sum) {
+        return Ok(());
     }
+    Err(io::Error::other("another file lies in the place of the one that was read"))
+}
+
+/// Whether its checksum tells this sum: so another file of the same number is found out, too.
+pub(super) fn has_sum(file: &File, sum: u64) -> bool {
+    let image = file.try_clone().map_err(Unfit::Unreadable).and_then(Image::of);
+    let told = image.and_then(|image| image.get(CHECKSUM));
+    // Nothing was written yet to one without.
+    told.is_ok_and(|told| told.map_or(sum == 0, |told| told == checksum(sum)))
 }
 
 pub(super) fn mark(file: &Metadata) -> Mark {

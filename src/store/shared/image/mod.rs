@@ -94,7 +94,7 @@ impl Image {
         })?)
     }
 
-    fn of(file: File) -> Result<Self, Unfit> {
+    pub(super) fn of(file: File) -> Result<Self, Unfit> {
         let first = read(&file, 0, META_END)?;
         let page_size = u32_at(&first, 40)? as usize;
         if !page_size.is_power_of_two() || !(256..=65_536).contains(&page_size) {

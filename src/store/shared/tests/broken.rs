@@ -5,6 +5,7 @@ use std::pin::pin;
 use nix::errno::Errno;
 use nix::libc;
 
+use super::super::write_txn::WriteTxn;
 use super::*;
 
 /// No more of LMDB's pages of roots can be written by this thread: there is no other way to have these writes fail
@@ -71,4 +72,19 @@ fn what_lmdb_could_not_finish_is_written_when_it_can_without_a_restart() {
     assert_eq!(trouble(), Some("Input/output error; is there room on its file system?".into()));
     follow_until(&|| trouble().is_none());
     house.assert_holds(&store);
+}
+
+#[test]
+fn what_was_written_though_it_seemed_to_fail_is_written_over() {
+    let house = House::new();
+    let mut open = house.open();
+    open.publish(vec![put("/a", "1")]);
+    let env = open.env();
+    // A transaction of which the writer does not know: of another sum than the file's.
+    let mut txn = WriteTxn::begin(&env, 1, 0).expect("a transaction");
+    txn.farewell().and_then(|()| txn.commit()).expect("written");
+    drop(env);
+    open.shared.writer.unmap();
+    open.publish(vec![put("/a", "2")]);
+    house.assert_holds(&open.store);
 }

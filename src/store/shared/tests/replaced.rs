@@ -146,6 +146,51 @@ fn who_has_lost_the_claim_writes_nothing_more_until_it_is_free() {
 }
 
 #[test]
+fn what_another_sidecar_wrote_between_two_looks_is_written_over() {
+    let house = House::new();
+    let mut open = house.open();
+    open.sync();
+    open.publish(vec![put("/a", "1")]);
+    fs::remove_file(house.folder.path().join(".shared.mdb/.shared.claim")).expect("a file");
+    let mut other = house.open();
+    for round in ["first", "second"] {
+        other.publish(vec![put("/b", round)]);
+    }
+    drop(other);
+    open.publisher.publish(vec![put("/a", "2")]);
+    open.write_between_beats();
+    house.assert_holds(&open.store);
+}
+
+#[test]
+fn who_has_lost_the_claim_leaves_all_files_to_its_owner() {
+    let house = House::new();
+    let mut open = house.open();
+    open.publish(vec![put("/a", "1")]);
+    fs::remove_file(house.folder.path().join(".shared.mdb/.shared.claim")).expect("a file");
+    let mut other = house.open();
+    let lock = File::options().write(true).open(lock_file(&house.file())).expect("a file");
+    lock.set_len(1 << 20).expect("its group may");
+    open.shared.writer.make_ready(true, Instant::now()).expect_err("another has it");
+    assert_eq!(lock.metadata().expect("a file").len(), 1 << 20);
+    drop(lock);
+    other.replace(&house, Instant::now());
+    other.beats_until(|| (second_names(&house), known_locks(&house)) == (0, 1));
+}
+
+#[test]
+fn a_claim_that_is_lost_before_the_file_is_mapped_costs_no_second_one() {
+    let house = House::with([vec![put("/a", "1")]]);
+    let mut open = house.start_as(feeds("cluster"));
+    let which = || house.file().metadata().expect("a file").ino();
+    let before = which();
+    fs::remove_file(house.folder.path().join(".shared.mdb/.shared.claim")).expect("a file");
+    open.write();
+    assert_eq!(which(), before);
+    house.assert_holds(&open.store);
+}
+
+#[test]
 fn a_lock_file_that_readers_enlarge_during_a_start_costs_no_other_file() {
     let house = House::with([vec![put("/a", "1")]]);
     let mut open = house.start_as(feeds("cluster"));
@@ -253,7 +298,7 @@ fn a_file_that_goes_before_it_could_be_mapped_is_made_anew() {
 fn a_file_that_is_exchanged_before_it_could_be_mapped_is_made_anew_too() {
     let other = House::with([vec![put("/b", "other")]]);
     for of_copy in [false, true] {
-        for is_link in [false, true] {
+        for how in ["a link", "another file", "the same with other bytes"] {
             let house = House::with([vec![put("/a", "1")]]);
             if of_copy {
                 copy::copy(&house.open().env(), &house.copy()).expect("copied");
@@ -262,12 +307,14 @@ fn a_file_that_is_exchanged_before_it_could_be_mapped_is_made_anew_too() {
             let (mut open, read) =
                 (house.start_as(feeds("cluster")), if of_copy { house.copy() } else { house.file() });
             let exchanged = read.with_extension("new");
-            if is_link {
-                std::os::unix::fs::symlink("/etc/passwd", &exchanged).expect("a link");
-            } else {
-                fs::copy(other.file(), &exchanged).expect("copied");
+            match how {
+                "a link" => std::os::unix::fs::symlink("/etc/passwd", &exchanged).expect("a link"),
+                _ => drop(fs::copy(other.file(), &exchanged).expect("copied")),
             }
-            fs::rename(exchanged, read).expect("exchanged");
+            match how {
+                "the same with other bytes" => drop(fs::copy(exchanged, read).expect("exchanged")),
+                _ => fs::rename(exchanged, read).expect("exchanged"),
+            }
             open.write();
             house.assert_holds(&open.store);
         }

@@ -10,10 +10,11 @@ use imbl::OrdMap;
 
 use super::{Origin, Writer};
 use crate::allocator;
+use crate::permissions::own;
 use crate::store::Directory;
 use crate::store::shared::kept::Kept;
 use crate::store::shared::mapped::{Mapped, Room};
-use crate::store::shared::place::{Beginning, Place, mark};
+use crate::store::shared::place::{Beginning, Place, has_sum, mark};
 use crate::store::shared::write_txn::WriteTxn;
 use crate::store::shared::{Env, SharedError};
 
@@ -26,19 +27,24 @@ impl Writer {
     /// room for a transaction; or why the file cannot be written.
     pub(in crate::store::shared) fn make_ready(&mut self, is_beat: bool, now: Instant) -> Result<Room, String> {
         let failed = |error: SharedError| error.with_hint();
-        if is_beat {
-            // First of all: it may be what fills the disk. But readers decide how long it takes.
-            self.place.make_room(self.mapped.as_ref().and_then(|mapped| mapped.marks()[1]), now);
-        }
         // Each time: without the claim, another sidecar may write the file, and take the memory of what was mapped here.
         let is_claimed_anew = !self.place.is_there() && self.claim_again().map_err(failed)?;
-        if self.mapped.is_none() {
+        if is_beat {
+            // Before anything else: it may be what fills the disk. But readers decide how long it takes.
+            self.place.make_room(self.mapped.as_ref().and_then(|mapped| mapped.marks()[1]), now);
+        }
+        // Another sidecar may have had the claim meanwhile; and what LMDB could not finish may be there all the same.
+        if (is_claimed_anew || self.env().is_err()) && !self.is_as_written() {
+            self.begin_anew();
+        }
+        let begins = self.mapped.is_none();
+        if begins {
             self.put_by_turns(now, Self::begin)?;
         }
         let (mapped, _) = self.map().map_err(failed)?;
         let is_out_of_place = is_beat && mapped.marks() != self.place.marks();
         if is_beat || is_claimed_anew {
-            let is_missing = is_out_of_place || is_claimed_anew;
+            let is_missing = is_out_of_place || is_claimed_anew && !begins;
             let again = if is_missing { self.put_by_turns(now, Self::put_again) } else { Ok(()) };
             self.missing = again.err().map(|why| format!("new readers cannot find it: {why}"));
         }
@@ -77,8 +83,8 @@ impl Writer {
     fn begin(&mut self) -> Result<(), SharedError> {
         let mut begun = match &self.origin {
             Origin::Nothing => self.place.put(Beginning::Nothing),
-            Origin::Here(read) => self.place.adopt(*read),
-            Origin::Copy(from, read) => self.place.put(Beginning::Copy(from, *read)),
+            Origin::Here(read) => self.place.adopt(*read, self.sum),
+            Origin::Copy(from, read) => self.place.put(Beginning::Copy(from, *read, self.sum)),
         };
         if begun.is_err() && !self.is_as_read() {
             self.begin_anew();
@@ -87,7 +93,7 @@ impl Writer {
         begun.map(|mapped| self.install(mapped))
     }
 
-    /// Whether the file with which it is to begin lies where it was read.
+    /// Whether the file with which it is to begin lies where it was read, with what it held.
     pub(in crate::store::shared) fn is_as_read(&self) -> bool {
         let (path, read) = match &self.origin {
             Origin::Nothing => return true,
@@ -95,14 +101,19 @@ impl Writer {
             Origin::Copy(from, read) => (from, read),
         };
         match fs::symlink_metadata(path) {
-            Ok(found) => mark(&found) == *read,
+            Ok(found) => mark(&found) == *read && own::open(path).ok().is_none_or(|file| has_sum(&file, self.sum)),
             Err(error) => error.kind() != io::ErrorKind::NotFound,
         }
     }
 
-    /// What it was to begin with is gone.
+    /// Whether the mapped file holds what was written last.
+    fn is_as_written(&self) -> bool {
+        self.mapped.as_ref().is_none_or(|mapped| has_sum(&mapped.data, self.sum))
+    }
+
+    /// What the file holds, or what it was to begin with, is not known any more.
     fn begin_anew(&mut self) {
-        self.origin = Origin::Nothing;
+        (self.mapped, self.origin) = (None, Origin::Nothing);
         (self.nodes, self.directory, self.kept, self.sum) = (OrdMap::new(), Directory::default(), Kept::nothing(), 0);
         (self.of_masters, self.report, self.standing) = (0, None, None);
     }
@@ -175,9 +186,9 @@ impl Writer {
             if self.place.is_there() {
                 return Ok(false);
             }
-            // It may write the very file that is mapped here: what that holds is not known from now on.
-            self.mapped = None;
+            // It may write the very file that is mapped here.
             self.begin_anew();
+            self.place.leave();
         }
         let before = mem::replace(&mut self.place, again?);
         self.place.take(before);
