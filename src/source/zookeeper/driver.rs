@@ -61,7 +61,10 @@ impl Driver {
             }
             match trouble {
                 Trouble::Refused if !self.servers.refuse_identity() => self.lose("the server refuses the credentials"),
-                Trouble::Lost(why) => self.lose(&why),
+                Trouble::Lost(why) => {
+                    self.servers.accept_identity();
+                    self.lose(&why);
+                }
                 ended => break ended,
             }
             let delay = if is_refusal { Duration::ZERO } else { backoff.delay() };

@@ -101,7 +101,7 @@ impl Servers {
     /// Tries each address of each server once until one gives a session: of those that `connect` names, and then of the
     /// others that the ensemble has; each time in an order of chance, those that failed last. Where that may be, those
     /// of `connect` again for a server that serves only to read, if it has come as far as what is mirrored. The identity
-    /// is refused where all of `connect` refuse it.
+    /// is refused where some of `connect` refuse it and no other gives a session.
     pub(super) async fn connect(
         &self,
         ticket: &Ticket,
@@ -110,7 +110,7 @@ impl Servers {
     ) -> Result<(Connection, Ticket), NoSession> {
         let wanted = Wanted { ticket, last_zxid, identities, gssapi: None, read_only: false };
         let tried = match self.try_all(wanted).await {
-            Err(NoSession::Here(_)) if self.config.read_only => {
+            Err(NoSession::Here(_) | NoSession::Refused) if self.config.read_only => {
                 let last_zxid = last_zxid.max(self.learned().mirrored);
                 self.try_all(Wanted { last_zxid, read_only: true, ..wanted }).await
             }
@@ -135,7 +135,7 @@ impl Servers {
 
     /// A connection to the first server that gives what is wanted, and whether `connect` names it.
     async fn try_all(&self, wanted: Wanted<'_>) -> Result<(Connection, Ticket, bool), NoSession> {
-        let (mut told, mut tried, mut refusals) = (Vec::new(), BTreeSet::new(), 0);
+        let (mut told, mut tried) = (Vec::new(), BTreeSet::new());
         // Of the others nothing is wanted but a session of their own: they are shown nothing that another server gave,
         // since what listens there may be no server of the ensemble.
         let fresh = Ticket::for_new(self.config.session_timeout);
@@ -157,10 +157,9 @@ impl Servers {
                     Err(no_session) => no_session,
                 };
                 self.fail(address);
-                refusals += usize::from(matches!(no_session, NoSession::Refused));
+                is_refused |= are_named && matches!(no_session, NoSession::Refused);
                 told.push((server.address.clone(), only_here(no_session, are_named)?));
             }
-            is_refused |= are_named && refusals > 0 && refusals == told.len();
         }
         Err(if is_refused { NoSession::Refused } else { NoSession::Here(self.told(told)) })
     }
@@ -226,19 +225,23 @@ impl Servers {
         let mut learned = self.learned();
         learned.failed.clear();
         learned.one_shot.remove(&address);
-        learned.unknowing.remove(&address);
+        learned.unknowing.clear();
     }
 
-    /// The server that we are connected to refuses the identity; whether by now all do. Then each may be asked again.
+    /// The server that we are connected to refuses the identity; whether all do that give a session. So it is where one
+    /// refuses again, since all others were tried before it was its turn. Then each may be asked again.
     pub(super) fn refuse_identity(&self) -> bool {
         let mut learned = self.learned();
-        let refusing = learned.connected;
-        learned.unknowing.extend(refusing);
-        let all_refuse = learned.found.values().flatten().all(|address| learned.unknowing.contains(address));
+        let all_refuse = learned.connected.is_some_and(|refusing| !learned.unknowing.insert(refusing));
         if all_refuse {
             learned.unknowing.clear();
         }
         all_refuse
+    }
+
+    /// The server that we were connected to did not refuse the identity: not all do.
+    pub(super) fn accept_identity(&self) {
+        self.learned().unknowing.clear();
     }
 
     /// The server that we are connected to refuses persistent watches, and closes the connection for that or does not.

@@ -232,10 +232,10 @@ async fn a_server_that_closes_at_a_persistent_watch_is_asked_for_one_once() {
 }
 
 #[tokio::test]
-async fn one_server_that_wants_a_proof_is_left_for_the_next_and_all_refuse_where_each_does() {
+async fn one_server_that_wants_a_proof_is_left_for_the_next_and_all_refuse_where_each_does_that_is_there() {
     let [one, other] = [furnished(Kind::New).await, furnished(Kind::New).await];
-    let both = format!("{},{}", one.address, other.address);
-    let mirror = Mirror::with(&one, &["/"], |config| config.connect = both).await;
+    let and_nobody = format!("{},{},127.0.0.1:1", one.address, other.address);
+    let mirror = Mirror::with(&one, &["/"], |config| config.connect = and_nobody).await;
     mirror.agrees("at first").await;
     let (near, far) = if one.asked().connections > 0 { (one, other) } else { (other, one) };
     far.does(&[Deed::Become(Kind::Guarded)]);

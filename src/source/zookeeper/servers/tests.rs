@@ -179,13 +179,38 @@ async fn misfit() -> SocketAddr {
 
 /// One that takes an identity, or refuses it by an error.
 async fn judging(error: i32) -> SocketAddr {
+    answering(judgement(error)).await
+}
+
+fn judgement(error: i32) -> BytesMut {
     let mut answer = BytesMut::new();
     jute::put_frame(&mut answer, |out| {
         out.put_i32(jute::xid::AUTH);
         out.put_i64(0);
         out.put_i32(error);
     });
-    answering(answer).await
+    answer
+}
+
+/// One that is cut off from its ensemble: it takes any identity, to serve to read only.
+async fn cut_off() -> SocketAddr {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    const REQUEST_BYTES: usize = 49;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            let mut request = [0; REQUEST_BYTES];
+            if stream.read_exact(&mut request).await.is_ok() && request.last() == Some(&1) {
+                let answers = [&super::super::fake::greeting()[..], &judgement(0)].concat();
+                // Whoever is gone needs no answer.
+                let _ = stream.write_all(&answers).await;
+                let _ = stream.read_to_end(&mut Vec::new()).await;
+            }
+        }
+    });
+    address
 }
 
 #[tokio::test]
@@ -193,18 +218,34 @@ async fn the_identity_is_refused_where_all_servers_refuse_it() {
     const REFUSED: i32 = jute::code::AUTH_FAILED;
     let [one, other, good] = [judging(REFUSED).await, judging(REFUSED).await, judging(0).await];
     let (wanted, identity) = (Ticket::for_new(Duration::from_secs(10)), ("digest".into(), Secret("bob:new".into())));
-    let servers = Servers::of(&Config::new(format!("{one},{other}")));
-    let refused = servers.connect(&wanted, 0, std::slice::from_ref(&identity)).await;
-    assert!(matches!(refused, Err(NoSession::Refused)), "{refused:?}");
-    let servers = Servers::of(&Config::new(format!("{one},127.0.0.1:1")));
-    match servers.connect(&wanted, 0, std::slice::from_ref(&identity)).await.map(drop) {
-        Err(NoSession::Here(told)) => assert!(told.contains("it refuses the credentials"), "{told}"),
-        other => panic!("{other:?}"),
+    for connect in [format!("{one},{other}"), format!("{one},127.0.0.1:1")] {
+        let refused = Servers::of(&Config::new(connect)).connect(&wanted, 0, std::slice::from_ref(&identity)).await;
+        assert!(matches!(refused, Err(NoSession::Refused)), "{refused:?}");
     }
+    let cut_off = cut_off().await;
+    let servers = Servers::of(&Config { read_only: true, ..Config::new(format!("{one},{cut_off}")) });
+    let (connection, _) = servers.connect(&wanted, 0, std::slice::from_ref(&identity)).await.expect("a session");
+    assert_eq!(connection.address(), cut_off);
     let servers = Servers::of(&Config::new(format!("{one},{other},{good}")));
     servers.fail(good);
     let (connection, _) = servers.connect(&wanted, 0, &[identity]).await.expect("a session");
     assert_eq!(connection.address(), good);
+}
+
+#[test]
+fn all_servers_refuse_the_identity_where_one_does_again_that_no_other_was_sound_after() {
+    let servers = Servers::of(&Config::new("zk1,zk2,zk3"));
+    let [one, other] = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+    let refuses = |address: SocketAddr| {
+        servers.learned().connected = Some(address);
+        servers.refuse_identity()
+    };
+    assert_eq!([one, other, one].map(refuses), [false, false, true], "the third gives no session");
+    assert_eq!([one, other].map(refuses), [false, false], "each may be asked again");
+    servers.forgive(other);
+    assert!(!refuses(one));
+    servers.accept_identity();
+    assert!(!refuses(one));
 }
 
 #[tokio::test]
