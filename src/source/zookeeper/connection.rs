@@ -250,13 +250,17 @@ impl Connection {
         if header.xid == xid::PING {
             return Ok(());
         }
+        // What it answers fails with all else that waits, for the same reason.
+        match header.error {
+            code::SESSION_EXPIRED => return Err(Trouble::Ended("the session expired".into())),
+            code::AUTH_FAILED | code::SASL_REQUIRED => return Err(Trouble::Refused),
+            _ => {}
+        }
         let waiting = self.waiting.pop_front().filter(|waiting| waiting.xid == header.xid);
         let waiting = waiting.ok_or(Malformed("a reply to no request")).map_err(broken)?;
         self.idle_ticks = 0;
         self.last_zxid = self.last_zxid.max(header.zxid);
         match header.error {
-            code::SESSION_EXPIRED => Err(Trouble::Ended("the session expired".into())),
-            code::AUTH_FAILED | code::SASL_REQUIRED => Err(Trouble::Refused),
             0 => waiting.reply.take(body),
             error => waiting.reply.take(Err(Failure::Code(error))),
         }
@@ -344,6 +348,22 @@ mod tests {
             connection.serve(&mut requests, &Inbox::default(), &Chroot::new(""), 1_000).await;
             connection.fail_all("it is over");
             assert_eq!(answered.await, Ok(Ok(true)));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_server_answers_by_refusing_all_fails_with_all_else_that_waits() {
+        for error in [code::SESSION_EXPIRED, code::AUTH_FAILED, code::SASL_REQUIRED] {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let address = listener.local_addr().expect("an address");
+            let stream = tokio::net::TcpStream::connect(address).await.expect("a connection");
+            let mut connection = Connection::new(address, Stream::Tcp(stream), 0);
+            let (reply, answer) = Reply::new(Ok);
+            connection.ask(Request { op: op::PING, body: BytesMut::new(), reply });
+            let refused = connection.reply(ReplyHeader { xid: 1, zxid: 1, error }, Ok(Bytes::new()));
+            assert!(matches!(refused, Err(Trouble::Ended(_) | Trouble::Refused)), "{refused:?}");
+            connection.fail_all("refused");
+            assert_eq!(answer.await, Ok(Ok(Err(Failure::Lost("refused".into())))));
         }
     }
 

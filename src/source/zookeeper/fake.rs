@@ -192,6 +192,7 @@ impl State {
         match op {
             op::ADD_WATCH => self.add_watch(xid),
             op::SET_WATCHES => self.set_watches(xid, request),
+            op::AUTH => self.reply(xid, 0, &[]),
             op::SYNC => self.reply(xid, 0, &[0; 4]),
             op::MULTI_READ => self.read_many(xid, request),
             op::EXISTS | op::GET_DATA | op::GET_CHILDREN_2 => self.read(xid, op, request),

@@ -83,6 +83,11 @@ impl Inbox {
         self.came.notify_one();
     }
 
+    /// Why there will be no more events.
+    pub(super) fn end(&self) -> Option<Trouble> {
+        self.lock().ended.clone()
+    }
+
     /// The next event, if one has come.
     pub(super) fn take(&self) -> Option<Result<Event, Trouble>> {
         let mut contents = self.lock();

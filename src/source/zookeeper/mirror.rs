@@ -181,6 +181,8 @@ impl Mirror {
         loop {
             let since = Instant::now();
             let Err(trouble) = self.follow(&mut session).await;
+            // A request fails in the same way where only the connection is lost.
+            let trouble = session.end().unwrap_or(trouble);
             if since.elapsed() > CALM {
                 backoff.reset();
             }

@@ -142,6 +142,11 @@ impl Session {
         format!("{:#x}", self.servers.session())
     }
 
+    /// Why it has ended.
+    pub(super) fn end(&self) -> Option<Trouble> {
+        self.inbox.end()
+    }
+
     /// Whether it was made with the credentials, and the certificates, that are configured now.
     pub(super) fn is_of(&self, config: &Config) -> Result<bool, Trouble> {
         if config.has_tls() {

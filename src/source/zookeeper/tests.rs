@@ -248,6 +248,20 @@ async fn one_server_that_wants_a_proof_is_left_for_the_next_and_all_refuse_where
 }
 
 #[tokio::test]
+async fn where_all_servers_want_a_proof_before_the_first_read_the_credentials_are_to_blame() {
+    let [one, other] = [Fake::start(Kind::Guarded).await, Fake::start(Kind::Guarded).await];
+    let folder = tempfile::tempdir().expect("a folder");
+    let credentials = folder.path().join("z.cred");
+    std::fs::write(&credentials, "joe:secret\n").expect("written");
+    let set = |config: &mut Config| {
+        (config.connect, config.credentials) = (format!("{},{}", one.address, other.address), Some(credentials));
+    };
+    let mirror = Mirror::with(&one, &["/"], set).await;
+    let detail = || mirror.store.snapshot().feeds()[0].detail();
+    mirror.until("it is told", || detail().contains("z.cred:1: it begins with no scheme that ZooKeeper knows")).await;
+}
+
+#[tokio::test]
 async fn that_an_old_server_closes_at_a_persistent_watch_costs_no_wait_before_the_first_read() {
     /// Less than the least wait after a loss.
     const MOST: Duration = Duration::from_millis(45);
