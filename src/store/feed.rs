@@ -322,10 +322,11 @@ impl Feed {
 pub fn no_node<'a>(path: &NodePath, behind: impl Iterator<Item = (&'a str, Origin, u64)>) -> Option<String> {
     let mut behind = behind.peekable();
     behind.peek()?;
-    let doubt = behind.find_map(|(name, origin, nodes)| match (origin, left_out(nodes)?) {
+    let doubt = behind.find_map(|(name, origin, nodes)| {
+        let left_out = left_out(nodes)?;
         // Some of that may only be unknown, since patterns did not let it through before.
-        (Origin::Restored, _) => Some(format!("; but {name} has not read all that it mirrors yet")),
-        (Origin::Live, left_out) => Some(format!("; but {name} {left_out}")),
+        let or_unread = if origin == Origin::Restored { ", or has not read all that it mirrors yet" } else { "" };
+        Some(format!("; but {name} {left_out}{or_unread}"))
     });
     Some(format!("there is no node {path}{}", doubt.unwrap_or_default()))
 }
@@ -372,6 +373,16 @@ mod tests {
         restored.restore(Some(hour));
         restored.take(Proof::OfAge(moment));
         assert!(restored.age().is_some_and(|age| age >= hour) && restored.origin() == Origin::Restored);
+    }
+
+    #[test]
+    fn an_absence_names_all_that_may_be_the_reason_for_it() {
+        let absence =
+            |origin, nodes| no_node(&NodePath::root(), [("zk", origin, nodes)].into_iter()).expect("a source");
+        let left_out = "there is no node /; but zk left out 2 nodes that may not be read or pass a limit";
+        assert_eq!(absence(Origin::Live, 2), left_out);
+        assert_eq!(absence(Origin::Restored, 2), format!("{left_out}, or has not read all that it mirrors yet"));
+        assert_eq!(absence(Origin::Restored, 0), "there is no node /");
     }
 
     #[test]
