@@ -140,7 +140,7 @@ impl Connection {
     ) -> Trouble {
         let mut clock = interval(self.silence / TICKS_OF_SILENCE);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut takes_more = true;
+        let mut unwritten = None;
         loop {
             if let Err(trouble) = self.take_all(inbox, chroot, max_reply) {
                 return trouble;
@@ -148,14 +148,14 @@ impl Connection {
             make_room(&mut self.received);
             tokio::select! {
                 read = self.reader.read_buf(&mut self.received) => match read {
-                    Ok(0) => return Trouble::Lost("the server closed the connection".into()),
+                    Ok(0) => return Trouble::Lost(unwritten.map_or_else(|| "the server closed the connection".into(), lost)),
                     Ok(_) => (self.heard, self.silent_ticks) = (Moment::now(), 0),
-                    Err(error) => return Trouble::Lost(format!("the connection was lost: {error}")),
+                    Err(error) => return Trouble::Lost(lost(error)),
                 },
-                wrote = write(&mut self.writer, &mut self.unsent), if takes_more && (!self.unsent.is_empty() || self.unflushed) => match wrote {
+                wrote = write(&mut self.writer, &mut self.unsent), if unwritten.is_none() && (!self.unsent.is_empty() || self.unflushed) => match wrote {
                     Ok(unflushed) => (self.unflushed, self.spoke) = (unflushed, Instant::now()),
-                    // What the server sent before can still be read, and then the end.
-                    Err(_) => takes_more = false,
+                    // What the server sent before can still be read, and then the end: without the error, once that is taken.
+                    Err(error) => unwritten = Some(error),
                 },
                 request = requests.recv() => match request {
                     Some(request) => {
@@ -316,6 +316,10 @@ fn take_event(body: &[u8], inbox: &Inbox, chroot: &Chroot) -> Result<(), Trouble
     }
 }
 
+fn lost(error: io::Error) -> String {
+    format!("the connection was lost: {error}")
+}
+
 fn broken(malformed: Malformed) -> Trouble {
     Trouble::Lost(malformed.to_string())
 }
@@ -345,7 +349,8 @@ mod tests {
             server.set_zero_linger().expect("an option");
             drop(server);
             connection.ask(requests.recv().await.expect("a request"));
-            connection.serve(&mut requests, &Inbox::default(), &Chroot::new(""), 1_000).await;
+            let trouble = connection.serve(&mut requests, &Inbox::default(), &Chroot::new(""), 1_000).await;
+            assert!(trouble.to_string().starts_with("the connection was lost: "), "{trouble}");
             connection.fail_all("it is over");
             assert_eq!(answered.await, Ok(Ok(true)));
         }
