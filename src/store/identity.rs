@@ -20,6 +20,9 @@ pub struct Identity {
     include: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     exclude: Vec<String>,
+    /// What is not mirrored whatever the patterns are, which older versions did not write down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unmirrored: Option<String>,
 }
 
 impl Identity {
@@ -36,6 +39,11 @@ impl Identity {
         Self { include, exclude, ..self }
     }
 
+    /// Mirrored without what is at and below this path.
+    pub fn without(self, unmirrored: Option<String>) -> Self {
+        Self { unmirrored, ..self }
+    }
+
     /// Whether what was written down is the same thing as this. Of a cluster one server in common will do: who edits
     /// the list takes out a server that is dead.
     pub fn is_same(&self, now: &Self) -> bool {
@@ -48,7 +56,13 @@ impl Identity {
     /// Whether what was written down has all that these patterns let through.
     pub fn covers(&self, now: &Self) -> bool {
         let lets_through = self.include.is_empty() || !now.include.is_empty() && is_within(&now.include, &self.include);
-        self.what == now.what && lets_through && is_within(&self.exclude, &now.exclude) || self.in_one() == now.in_one()
+        let has_no_less = self.left_out().all(|path| now.left_out().any(|now| now == path));
+        self.what == now.what && lets_through && has_no_less
+            || self.unmirrored.is_none() && self.in_one() == now.in_one()
+    }
+
+    fn left_out(&self) -> impl Iterator<Item = &String> {
+        self.exclude.iter().chain(&self.unmirrored)
     }
 
     /// What it is as older versions wrote it: the patterns stood behind it.
@@ -93,7 +107,7 @@ mod tests {
         }
         let older = by(r#"/x include ["/c"] exclude ["/a"]"#, &[], &[]);
         let same = by("/x", &["/c"], &["/a"]);
-        assert!(older.is_same(&same) && older.covers(&same));
+        assert!(older.is_same(&same) && older.covers(&same) && older.covers(&same.clone().without(Some("/q".into()))));
         assert!(older.is_same(&all) && !older.covers(&all));
         assert!(!older.is_same(&by("/y", &[], &[])) && !older.is_same(&by("", &[], &[])));
     }

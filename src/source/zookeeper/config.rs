@@ -128,9 +128,10 @@ impl Config {
         let servers = servers(&self.connect).map(address_of);
         let chroot = servers.clone().next_back().and_then(|last| last.find('/').map(|begin| &last[begin..]));
         let chroot = chroot.unwrap_or_default();
-        let left_out = quotas(self, &Chroot::new(chroot)).map(|path| path.to_string());
-        let exclude = self.exclude.texts.iter().cloned().chain(left_out).collect();
-        let identity = Identity::of_cluster(servers.map(address), chroot).by(self.include.texts.clone(), exclude);
+        let quotas = quotas(self, &Chroot::new(chroot)).map(|path| path.to_string());
+        let identity = Identity::of_cluster(servers.map(address), chroot)
+            .by(self.include.texts.clone(), self.exclude.texts.clone())
+            .without(quotas);
         Feed::of_nodes(&self.name, "zookeeper", self.roots.clone()).of(identity)
     }
 
