@@ -427,10 +427,19 @@ fn a_socket_that_this_user_may_not_open_names_its_group() {
     let told = "/run/roster/roster.sock is for the group www-data: join it";
     is_told(status, told);
     is_told(read, "/run/roster/shared.mdb is for the group www-data: join it");
-    let mut php = home.run_as(USER, Path::new("php"));
-    let code = "require 'php/autoload.php'; Roster\\Client::local()->get('/a');";
-    let php = format!("{:?}", Ended::of(php.args(["-r", code])));
-    assert!(php.contains("they are for the group www-data: let this user join it"), "{php}");
+    let told_by_php = || {
+        let mut php = home.run_as(USER, Path::new("php"));
+        let code = "require 'php/autoload.php'; Roster\\Client::local()->get('/a');";
+        format!("{:?}", Ended::of(php.args(["-r", code])))
+    };
+    let php = told_by_php();
+    assert!(php.contains("they are for the group www-data: set `group` under `[thrift]` and `[shared]`"), "{php}");
+    let file = home.file("run/roster/shared.mdb");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("root can");
+    let to_nobody = "they, or a folder above, are for their owner alone";
+    let php = told_by_php();
+    assert!(php.contains(to_nobody) && !php.contains("the group"), "{php}");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).expect("root can");
     // Nor may it look into the folder.
     let folder = home.file("run/roster");
     chown(&folder, None, Some(www_data.as_raw())).expect("root can");
@@ -439,6 +448,14 @@ fn a_socket_that_this_user_may_not_open_names_its_group() {
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).expect("root can");
     is_told(status, "/run/roster/roster.sock is for its owner alone: use sudo, or see `[thrift] group`");
     is_told(read, "/run/roster/shared.mdb is for its owner alone: use sudo, or see `[shared] group`");
+    for mode in [0o700, 0o755] {
+        // Closed by its folder, then by the one above that.
+        fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).expect("root can");
+        let php = told_by_php();
+        assert!(php.contains(to_nobody) && !php.contains("the group"), "{php}");
+        fs::set_permissions(home.file("run"), fs::Permissions::from_mode(0o700)).expect("root can");
+    }
+    fs::set_permissions(home.file("run"), fs::Permissions::from_mode(0o755)).expect("root can");
     drop(sidecar);
 
     // The group of its token, which nobody should join; it need not be that of its user.

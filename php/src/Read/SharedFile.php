@@ -48,10 +48,7 @@ final class SharedFile
     /** What warnings of `dba` mean. */
     private const CURES = [
         '/No such file/' => 'it is not there: does a sidecar run, and is this its `[shared] path`?',
-        '/Permission denied/' =>
-            'this user may not open it, or its lock file: they are for the group %s: let this user join it; or, if it is'
-            . " the sidecar's own, which may read the register's token, set `group` under `[thrift]` and `[shared]` to"
-            . ' one of the clients in its place, and restart the sidecar',
+        '/Permission denied/' => 'this user may not open it, or its lock file: %s',
         '/MDB_READERS_FULL/' => 'as many processes have it open as may: raise `[shared] max_readers`',
         '/MDB_(INVALID|VERSION|CORRUPTED|PAGE_NOTFOUND|BAD)/' =>
             'it is damaged, or no shared file of Roster: `roster shared check` says more; a restart of the sidecar'
@@ -327,7 +324,7 @@ final class SharedFile
     {
         foreach (self::CURES as $sign => $told) {
             if (preg_match($sign, Quiet::$warning) === 1) {
-                return new WayFailed(sprintf($told, $this->group()));
+                return new WayFailed(sprintf($told, $this->readers()));
             }
         }
         $prefix = '/^dba_\w+\(\): (Driver initialization failed for handler: lmdb: )?/';
@@ -335,12 +332,19 @@ final class SharedFile
         return new WayFailed($warning === '' ? $what : "$what: $warning");
     }
 
-    /** The group that may read the file, or look into its folder; by name where PHP can tell it. */
-    private function group(): string
+    /** For whom the file is, or its folder where nothing in it can be seen, with the cure. */
+    private function readers(): string
     {
-        $group = filegroup($this->file);
-        $group = $group === false ? (int) filegroup(dirname($this->file)) : $group;
+        [$found, $right] = file_exists($this->file) ? [$this->file, 0040] : [dirname($this->file), 0010];
+        if (((int) fileperms($found) & $right) === 0) {
+            return 'they, or a folder above, are for their owner alone: see `path`, `group` and `mode` under `[shared]`';
+        }
+        $group = filegroup($found);
         $known = function_exists('posix_getgrgid') ? posix_getgrgid($group) : false;
-        return $known === false ? (string) $group : $known['name'];
+        return sprintf(
+            'they are for the group %s: set `group` under `[thrift]` and `[shared]` to one of the clients, and restart the'
+            . " sidecar; or let this user join it, if it is not the sidecar's own, which may read the register's token",
+            $known === false ? $group : $known['name'],
+        );
     }
 }
