@@ -23,12 +23,12 @@ const MOST_NAMED: usize = 10;
 pub(super) enum Why {
     #[error("the identity may not read it")]
     Unreadable,
-    #[error("its data passes max_node_bytes; what was known of it stands")]
-    TooLarge,
+    #[error("its data passes max_node_bytes{}", standing(*.is_known))]
+    TooLarge { is_known: bool },
     #[error("it lies deeper than max_depth")]
     TooDeep,
-    #[error("with it there would be more than max_nodes or max_bytes; what was known of it stands")]
-    NoPlace,
+    #[error("with it there would be more than max_nodes or max_bytes{}", standing(*.is_known))]
+    NoPlace { is_known: bool },
     #[error("with that there would be more than max_nodes")]
     NoPlaceBelow,
     #[error(
@@ -41,8 +41,12 @@ pub(super) enum Why {
     LongPath,
     #[error("no node of ZooKeeper can have such a name")]
     Name,
-    #[error("the server refuses to read it; what was known of it stands")]
-    Refused,
+    #[error("the server refuses to read it{}", standing(*.is_known))]
+    Refused { is_known: bool },
+}
+
+fn standing(is_known: bool) -> &'static str {
+    if is_known { "; what was known of it stands" } else { "" }
 }
 
 /// How many are named in the state of the source, and how much of each name.
@@ -232,7 +236,7 @@ mod tests {
     fn what_is_left_out_below_a_node_stays_so_when_the_node_is_read_again() {
         let mut left_out = LeftOut::default();
         let parent = NodePath::root().child("a");
-        left_out.insert(&parent, Why::TooLarge);
+        left_out.insert(&parent, Why::TooLarge { is_known: true });
         left_out.insert_below(&parent, Why::NoPlaceBelow, 3);
         left_out.insert_below(&parent, Why::NoPlaceBelow, 7);
         left_out.insert_name(&parent, "..");
@@ -261,7 +265,7 @@ mod tests {
     fn some_are_named_in_few_words() {
         let (mut left_out, root) = (LeftOut::default(), NodePath::root());
         left_out.insert_name(&root, "\u{1b}[31m");
-        left_out.insert(&root.child(&"ö".repeat(1 << 10)), Why::TooLarge);
+        left_out.insert(&root.child(&"ö".repeat(1 << 10)), Why::TooLarge { is_known: true });
         (0..MOST).for_each(|number| left_out.insert(&root.child(&number.to_string()), Why::Unreadable));
         let examples = left_out.examples();
         assert_eq!(examples.len(), MOST_EXAMPLES);

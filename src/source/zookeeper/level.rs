@@ -79,6 +79,6 @@ impl<'a> Level<'a> {
             return Ok(());
         }
         // Not only the node itself: of one that the patterns do not keep, what lies below may be known.
-        known.subtree(path, path.clone()).next().map(drop).ok_or(Why::NoPlace)
+        known.subtree(path, path.clone()).next().map(drop).ok_or(Why::NoPlace { is_known: false })
     }
 }

@@ -105,15 +105,17 @@ impl Scope<'_> {
 
     /// What to do with what was read of a node. One that is too large keeps the data that `known` has of it.
     pub(super) fn judge(&self, path: &NodePath, reading: Reading, known: &Snapshot) -> Verdict {
+        let is_known = || known.node(path).is_some();
         match reading {
             Reading::Found(_) if !self.keeps(path) => Verdict::Ignore,
             Reading::Found(_) if self.is_too_deep(path) => Verdict::LeaveOut(Why::TooDeep, None),
             Reading::Found(node) if !self.is_too_large(&node) => Verdict::Keep(Arc::new(node)),
-            Reading::Found(_) => Verdict::LeaveOut(Why::TooLarge, known.node(path).cloned()),
+            Reading::Found(_) | Reading::TooLarge => {
+                Verdict::LeaveOut(Why::TooLarge { is_known: is_known() }, known.node(path).cloned())
+            }
             Reading::Absent => Verdict::Gone,
             Reading::Unreadable => Verdict::LeaveOut(Why::Unreadable, None),
-            Reading::TooLarge => Verdict::LeaveOut(Why::TooLarge, known.node(path).cloned()),
-            Reading::Refused => Verdict::LeaveOut(Why::Refused, known.node(path).cloned()),
+            Reading::Refused => Verdict::LeaveOut(Why::Refused { is_known: is_known() }, known.node(path).cloned()),
         }
     }
 }
@@ -127,7 +129,7 @@ impl Gather for Scan<'_> {
                 let old = self.generation.get(path).or_else(|| self.known.node(path)).cloned();
                 if !self.budget.admits(path, &node, old.as_ref()) {
                     let is_known = old.is_some();
-                    self.leave_out(path, Why::NoPlace, old);
+                    self.leave_out(path, Why::NoPlace { is_known }, old);
                     return is_known;
                 }
                 self.generation.insert(path.clone(), node);

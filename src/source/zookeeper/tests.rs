@@ -400,6 +400,27 @@ async fn a_known_node_that_grows_beyond_its_place_keeps_it_with_all_that_lies_be
 }
 
 #[tokio::test]
+async fn only_of_a_known_node_that_passes_a_limit_it_is_said_that_what_was_known_stands() {
+    let no_data: fn(&mut Config) = |config| config.max_node_bytes = ByteSize(0);
+    let one_byte: fn(&mut Config) = |config| config.max_bytes = ByteSize(1);
+    for (limit, is_known) in [(no_data, false), (no_data, true), (one_byte, false)] {
+        let fake = Fake::start(Kind::Refusing).await;
+        fake.does(&[Create("/a")]);
+        if !is_known {
+            fake.does(&[Set("/a")]);
+        }
+        let mirror = Mirror::with(&fake, &["/"], limit).await;
+        if is_known {
+            mirror.agrees("at first").await;
+            fake.does(&[Set("/a")]);
+        }
+        let detail = || mirror.store.snapshot().feeds()[0].detail_with_names();
+        mirror.until("it is left out", || detail().contains(": /a (")).await;
+        assert_eq!(detail().contains("what was known of it stands"), is_known, "{}", detail());
+    }
+}
+
+#[tokio::test]
 async fn what_comes_below_a_known_node_that_has_grown_beyond_its_place_is_followed() {
     let fake = furnished(Kind::Refusing).await;
     let mirror = Mirror::with(&fake, &["/"], |config| config.max_bytes = ByteSize(bytes(&fake))).await;

@@ -85,7 +85,7 @@ impl<'a> Update<'a> {
         if is_admitted {
             self.changes.insert(path.clone(), Some(node));
         } else {
-            self.left_out.insert(path, Why::NoPlace);
+            self.left_out.insert(path, Why::NoPlace { is_known });
         }
         is_admitted || is_known
     }
