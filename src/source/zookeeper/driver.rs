@@ -101,10 +101,11 @@ impl Driver {
                     (self.connection, self.ticket) = (connection, ticket);
                     return Ok(());
                 }
-                Err(NoSession::Refused) => return Err(Trouble::Refused),
                 Err(NoSession::Ended(trouble)) => return Err(trouble),
                 Err(NoSession::Here(why)) if Moment::now() > expires => return Err(Trouble::Ended(why)),
-                Err(NoSession::Here(_)) => delay = backoff.delay(),
+                Err(NoSession::Refused) if Moment::now() > expires => return Err(Trouble::Refused),
+                // A server that took the identity may only be away for a moment.
+                Err(NoSession::Here(_) | NoSession::Refused) => delay = backoff.delay(),
             }
         }
     }

@@ -29,6 +29,10 @@ pub(super) enum Kind {
     New,
     /// It gives a session, and wants a proof by SASL in it.
     Guarded,
+    /// It gives a session, and takes no identity.
+    Denying,
+    /// It gives no session.
+    Away,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -141,6 +145,9 @@ impl Fake {
         stream.set_nodelay(true).ok()?;
         let mut received = BytesMut::new();
         receive(&mut stream, &mut received).await?;
+        if self.state().kind == Kind::Away {
+            return None;
+        }
         stream.write_all(&greeting()).await.ok()?;
         let (sent, mut to_send) = mpsc::unbounded_channel();
         let number = self.state().connect(sent);
@@ -192,6 +199,7 @@ impl State {
         match op {
             op::ADD_WATCH => self.add_watch(xid),
             op::SET_WATCHES => self.set_watches(xid, request),
+            op::AUTH if self.kind == Kind::Denying => self.reply(xid, code::AUTH_FAILED, &[]),
             op::AUTH => self.reply(xid, 0, &[]),
             op::SYNC => self.reply(xid, 0, &[0; 4]),
             op::MULTI_READ => self.read_many(xid, request),
@@ -203,7 +211,7 @@ impl State {
     fn add_watch(&mut self, xid: i32) {
         self.asked.persistent += 1;
         match self.kind {
-            Kind::New => self.reply(xid, 0, &[0; 4]),
+            Kind::New | Kind::Denying | Kind::Away => self.reply(xid, 0, &[0; 4]),
             Kind::Refusing => self.reply(xid, code::MARSHALLING_ERROR, &[]),
             Kind::Guarded => self.reply(xid, code::SASL_REQUIRED, &[]),
             Kind::Old => {
