@@ -32,6 +32,8 @@ final class MastersTest extends TestCase
         $this->client = $this->client(Way::Shared, Way::Unix);
         $this->masters = [$this->roster->master(), $this->roster->master('spare@2.0.0')];
         Process::until(fn () => count($this->instances('demo')) === 2, 'both masters offer it', 30);
+        $shared = $this->client(Way::Shared);
+        Process::until(fn () => count($this->instances('demo', $shared)) === 2, 'the file tells of them', 30);
     }
 
     public function testInstancesAndMastersAreTheSameOverEachWay(): void
@@ -258,10 +260,10 @@ final class MastersTest extends TestCase
         return array_diff_key(get_object_vars($told), ['freshness' => 0]);
     }
 
-    private function instances(string $service): array
+    private function instances(string $service, ?Client $client = null): array
     {
         try {
-            return $this->client->instances($service, maxAge: 0);
+            return ($client ?? $this->client)->instances($service, maxAge: 0);
         } catch (RosterException) {
             return [];
         }
