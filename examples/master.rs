@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use roster::master::{Config, Master, MethodError, Service};
+use roster::master::{Config, Master, MethodError, RegisterAddr, Service};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -43,14 +43,13 @@ fn greeter() -> Service {
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let registers: Vec<String> = std::env::args().skip(1).collect();
     if registers.is_empty() {
-        return Err("usage: REGISTER_TOKEN=… master HOST:PORT…".into());
+        return Err("usage: REGISTER_TOKEN=… master HOST:PORT|unix:///PATH…".into());
     }
     let master = Master::start(Config::new(std::env::var("REGISTER_TOKEN").map_err(|_| "set REGISTER_TOKEN")?));
     let mut events = master.events();
     master.offer(greeter());
     for register in registers {
-        let (host, port) = register.rsplit_once(':').ok_or("usage: master HOST:PORT…")?;
-        master.connect((host, port.parse()?));
+        master.connect(register.parse::<RegisterAddr>()?);
     }
     while let Some(event) = tokio::select! {
         event = events.next() => event,

@@ -500,7 +500,10 @@ struct BroadcastRequest {
   2: optional Encoding encoding
 }
 
-/** Where a register is. */
+/**
+ * Where a register is. A host that begins with "tls://" is spoken to by TLS; "unix:///path", with the port 1, is a Unix
+ * socket.
+ */
 struct RegisterAddress {
   1: required string host
   2: required i32 port

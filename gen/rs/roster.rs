@@ -4808,7 +4808,8 @@ impl TSerializable for BroadcastRequest {
 // RegisterAddress
 //
 
-/// Where a register is.
+/// Where a register is. A host that begins with "tls://" is spoken to by TLS; "unix:///path", with the port 1, is a Unix
+/// socket.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct RegisterAddress {
   pub host: String,

@@ -17,7 +17,8 @@ use Thrift\Protocol\TBinaryProtocolAccelerated;
 use Thrift\Exception\TApplicationException;
 
 /**
- * Where a register is.
+ * Where a register is. A host that begins with "tls://" is spoken to by TLS; "unix:///path", with the port 1, is a Unix
+ * socket.
  */
 class RegisterAddress
 {

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use clap::{Args, Subcommand};
 use roster::thrift::idl::RegisterAddress;
+use roster::tunnel::{ParseRegisterError, RegisterAddr};
 
 use super::connection::Connection;
 
@@ -26,7 +27,7 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Addresses {
-    /// Registers; those that speak TLS as tls://HOST:PORT
+    /// Registers; those that speak TLS as tls://HOST:PORT, and those at a Unix socket as unix:///PATH
     #[arg(required = true, value_name = "HOST:PORT", value_parser = address)]
     registers: Vec<RegisterAddress>,
     #[command(flatten)]
@@ -50,13 +51,9 @@ fn told(count: u64) -> String {
     format!("{count} {kinds}")
 }
 
-fn address(text: &str) -> Result<RegisterAddress, String> {
-    let (host, port) = text.rsplit_once(':').ok_or("expected HOST:PORT")?;
-    let port: u16 = port.parse().map_err(|_| format!("{port:?} is not a port"))?;
-    if host.is_empty() || port == 0 {
-        return Err("expected HOST:PORT".into());
-    }
-    Ok(RegisterAddress::new(host.to_owned(), port.into()))
+fn address(text: &str) -> Result<RegisterAddress, ParseRegisterError> {
+    let RegisterAddr { host, port } = text.parse()?;
+    Ok(RegisterAddress::new(host, port.into()))
 }
 
 #[cfg(test)]
@@ -69,11 +66,13 @@ mod tests {
     }
 
     #[test]
-    fn a_register_is_a_host_and_a_port() {
+    fn a_register_is_a_host_and_a_port_or_a_socket() {
         assert_eq!(address("hub.example:8010"), Ok(RegisterAddress::new("hub.example".into(), 8010)));
         assert_eq!(address("[::1]:8010"), Ok(RegisterAddress::new("[::1]".into(), 8010)));
         assert_eq!(address("tls://hub:8010"), Ok(RegisterAddress::new("tls://hub".into(), 8010)));
-        for wrong in ["hub", ":8010", "hub:", "hub:0", "hub:65536", "hub:x"] {
+        let socket = RegisterAddress::new("unix:///run/roster/register.sock".into(), 1);
+        assert_eq!(address("unix:///run/roster/register.sock"), Ok(socket));
+        for wrong in ["hub", ":8010", "hub:", "hub:0", "hub:65536", "hub:x", "tls://unix:///run/roster/register.sock"] {
             assert!(address(wrong).is_err(), "{wrong}");
         }
     }

@@ -238,10 +238,10 @@ impl Check<'_> {
     fn upstream(&mut self, upstream: &source::upstream::Config, key: &Key) {
         let remote = upstream.connect.parse::<Remote>();
         let at = key.child("connect");
-        if self.require(&at) && remote.is_err() {
-            let message =
-                format!("{:?} is not an address: expected `host:port`, or `tls://host:port`", upstream.connect);
-            self.object(&[&at], message);
+        if self.require(&at)
+            && let Err(why) = &remote
+        {
+            self.object(&[&at], format!("{:?} is not an address: {why}", upstream.connect));
         }
         self.path(&upstream.token, &key.child("token"));
         // A pattern that ends with `*` may mean any port.
@@ -251,7 +251,7 @@ impl Check<'_> {
         }
         if let Some(path) = &upstream.ca {
             self.plain_path(path, &key.child("ca"));
-            let in_vain = remote.is_ok_and(|remote| !remote.tls);
+            let in_vain = remote.is_ok_and(|remote| !remote.is_tls());
             self.object_if(
                 in_vain,
                 &key.child("ca"),

@@ -538,6 +538,25 @@ fn a_pattern_that_can_match_nothing_is_refused() {
 }
 
 #[test]
+fn a_register_to_follow_is_an_address_or_a_socket_and_a_socket_has_no_tls() {
+    let upstream = |connect: &str| format!("[[upstream]]\nconnect = '{connect}'\ntoken = 't'\n");
+    for (connect, why) in [
+        ("hub", "expected `host:port`, `tls://host:port` or `unix:///path`"),
+        ("tls://unix:///run/hub.sock", "a Unix socket is spoken to without TLS: write `unix:///path`"),
+        (
+            "unix://run/hub.sock",
+            "expected `unix:///path`, with an absolute path of at most 107 bytes and without control characters",
+        ),
+    ] {
+        let told = format!("roster.toml:2: upstream.0.connect: {connect:?} is not an address: {why}");
+        assert_eq!(mistakes(&upstream(connect), &[], &[]), told);
+    }
+    load(&upstream("unix:///run/hub.sock"), &[], &[]).expect("a socket");
+    let told = mistakes(&format!("{}ca = 'ca.pem'\n", upstream("unix:///run/hub.sock")), &[], &[]);
+    assert!(told.contains("upstream.0.ca: is of no use without TLS"), "{told}");
+}
+
+#[test]
 fn what_should_be_a_list_is_told_as_it_is_written_there() {
     let connect = "zookeeper: expected a list, found a table; write";
     assert_eq!(

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::net::{AddressError, ConnectError};
+use crate::net::{ConnectError, ParseRemoteError};
 use crate::tunnel::{CloseReason, RegisterAddr, Value, WireError};
 
 /// One thing that happened.
@@ -49,8 +49,8 @@ impl From<ConnectError> for Lost {
     }
 }
 
-impl From<AddressError> for Lost {
-    fn from(error: AddressError) -> Self {
+impl From<ParseRemoteError> for Lost {
+    fn from(error: ParseRemoteError) -> Self {
         Self::Unreachable(error.to_string())
     }
 }

@@ -101,8 +101,8 @@ impl Master {
         Events(self.0.events.subscribe())
     }
 
-    /// Connects to a register, and again whenever the connection is lost, unless it does already. To one whose host
-    /// begins with `tls://` it does so by TLS.
+    /// Connects to a register, and again whenever the connection is lost, unless it does already: to one whose host
+    /// begins with `tls://` by TLS, and to one of [`RegisterAddr::unix`] by its socket.
     pub fn connect(&self, register: impl Into<RegisterAddr>) {
         self.0.join(register.into(), usize::MAX);
     }

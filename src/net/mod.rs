@@ -29,7 +29,7 @@ pub use self::bind_error::{BindError, TakenPorts};
 use self::names::{Names, look_up_first};
 pub use self::peer::{Peer, Peers, User};
 pub use self::prompt::Prompt;
-pub use self::remote::{ConnectError, Remote, secure};
+pub use self::remote::{ConnectError, ParseRemoteError, Remote, secure};
 pub use self::socket_file::PathOccupied;
 use self::socket_file::SocketFile;
 pub(crate) use self::socket_file::max_path_len;

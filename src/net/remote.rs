@@ -2,22 +2,23 @@
 
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use rustls::{CertificateError, Error as TlsFault};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
 use super::names::Names;
 use super::tls::{self, ClientFiles, TlsError};
-use super::{AddressError, Peers, Stream};
+use super::{Peer, Peers, Stream};
 use crate::permissions::own::name_of;
 
 const TLS: &str = "tls://";
+const UNIX: &str = "unix://";
 
 /// The names of remotes that this process looks up at once, and how long.
 static NAMES: LazyLock<Names> = LazyLock::new(|| Names::new(64));
@@ -26,12 +27,28 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest name of a host.
 const MAX_HOST: usize = 253;
 
-/// Where a register is: `host:port`, or `tls://host:port` for one that is spoken to by TLS.
+/// The longest path of a socket that the kernel takes.
+const MAX_PATH: usize = 107;
+
+/// Where a register is: `host:port`, `tls://host:port` for one that is spoken to by TLS, or `unix:///path` for one that
+/// listens on this Unix socket.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Remote {
-    pub host: String,
-    pub port: u16,
-    pub tls: bool,
+pub enum Remote {
+    Tcp { host: String, port: u16, tls: bool },
+    Unix(PathBuf),
+}
+
+/// Why a text is no address of a register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParseRemoteError {
+    #[error("expected `host:port`, `tls://host:port` or `unix:///path`")]
+    Form,
+    #[error("a Unix socket is spoken to without TLS: write `unix:///path`")]
+    TlsOverUnix,
+    #[error(
+        "expected `unix:///path`, with an absolute path of at most {MAX_PATH} bytes and without control characters"
+    )]
+    Path,
 }
 
 /// Why there is no connection.
@@ -55,27 +72,48 @@ pub enum ConnectError {
     User { expected: String, found: String },
     #[error("the kernel does not say whose process listens there, so it was shown nothing: {0}")]
     UnknownUser(io::Error),
+    #[error("there is no such socket: does the sidecar run, with `[register] unix = {0:?}`?")]
+    NoSocket(PathBuf),
+    #[error(
+        "the permissions of {path}, or of its folder, do not let this user in: join its group, which `[register] group` \
+         names", path = .0.display()
+    )]
+    Denied(PathBuf),
+    #[error("nobody listens at {path}: does the sidecar run?", path = .0.display())]
+    NobodyListens(PathBuf),
+    #[error("cannot connect to {path}: {error}", path = .path.display())]
+    Socket { path: PathBuf, error: io::Error },
 }
 
 impl FromStr for Remote {
-    type Err = AddressError;
+    type Err = ParseRemoteError;
 
-    fn from_str(text: &str) -> Result<Self, AddressError> {
+    fn from_str(text: &str) -> Result<Self, ParseRemoteError> {
+        if let Some(path) = text.strip_prefix(UNIX) {
+            let is_path = path.starts_with('/') && path.len() <= MAX_PATH && !path.contains(char::is_control);
+            return if is_path { Ok(Self::Unix(path.into())) } else { Err(ParseRemoteError::Path) };
+        }
         let (tls, rest) = text.strip_prefix(TLS).map_or((false, text), |rest| (true, rest));
-        let (host, port) = rest.rsplit_once(':').ok_or(AddressError)?;
+        if rest.starts_with(UNIX) {
+            return Err(ParseRemoteError::TlsOverUnix);
+        }
+        let (host, port) = rest.rsplit_once(':').ok_or(ParseRemoteError::Form)?;
         let is_host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '[' | ']' | '%');
         match port.parse() {
             Ok(port @ 1..) if !host.is_empty() && host.len() <= MAX_HOST && host.chars().all(is_host) => {
-                Ok(Self { host: host.to_owned(), port, tls })
+                Ok(Self::Tcp { host: host.to_owned(), port, tls })
             }
-            _ => Err(AddressError),
+            _ => Err(ParseRemoteError::Form),
         }
     }
 }
 
 impl fmt::Display for Remote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}:{}", if self.tls { TLS } else { "" }, self.host, self.port)
+        match self {
+            Self::Tcp { host, port, tls } => write!(f, "{}{host}:{port}", if *tls { TLS } else { "" }),
+            Self::Unix(path) => write!(f, "{UNIX}{}", path.display()),
+        }
     }
 }
 
@@ -84,24 +122,48 @@ impl Remote {
     /// or else those of the machine. Without TLS a register on this machine must be a process of `user`, if one is
     /// named: any process can take a port while nobody listens there.
     pub async fn connect(&self, ca: Option<&Path>, user: Option<u32>) -> Result<Stream, ConnectError> {
-        let host = self.host.trim_start_matches('[').trim_end_matches(']');
-        let addresses =
-            NAMES.look_up(&format!("{}:{}", self.host, self.port), LOOKUP_TIMEOUT).await.map_err(io::Error::from)?;
+        let (host, port, tls) = match self {
+            Self::Unix(path) => return connect_unix(path, user).await,
+            Self::Tcp { host, port, tls } => (host, port, tls),
+        };
+        let addresses = NAMES.look_up(&format!("{host}:{port}"), LOOKUP_TIMEOUT).await.map_err(io::Error::from)?;
         let stream = TcpStream::connect(&*addresses).await?;
         stream.set_nodelay(true)?;
-        if !self.tls {
+        if !tls {
             if let Some(user) = user {
                 check_user(&stream, user).await?;
             }
             return Ok(Stream::Tcp(stream));
         }
-        secure(stream, host, ClientFiles { ca, shown: None }).await
+        let name = host.trim_start_matches('[').trim_end_matches(']');
+        secure(stream, name, ClientFiles { ca, shown: None }).await
+    }
+
+    pub fn is_tls(&self) -> bool {
+        matches!(self, Self::Tcp { tls: true, .. })
     }
 
     /// Whether what is said to this one may be said to the other: what goes encrypted does not then go in the open.
     pub fn may_share_with(&self, other: &Remote) -> bool {
-        other.tls || !self.tls
+        other.is_tls() || !self.is_tls()
     }
+}
+
+async fn connect_unix(path: &Path, user: Option<u32>) -> Result<Stream, ConnectError> {
+    let stream = UnixStream::connect(path).await.map_err(|error| {
+        let path = path.to_owned();
+        match error.kind() {
+            io::ErrorKind::NotFound => ConnectError::NoSocket(path),
+            io::ErrorKind::PermissionDenied => ConnectError::Denied(path),
+            io::ErrorKind::ConnectionRefused => ConnectError::NobodyListens(path),
+            _ => ConnectError::Socket { path, error },
+        }
+    })?;
+    if let Some(user) = user {
+        let found = Peer::by_unix(&stream).and_then(Peer::uid);
+        is_user(user, found.ok_or_else(|| ConnectError::UnknownUser(io::ErrorKind::Unsupported.into()))?)?;
+    }
+    Ok(Stream::Unix(stream))
 }
 
 /// That it is a process of this user which has accepted a connection on this machine; elsewhere nobody knows.
@@ -110,10 +172,14 @@ async fn check_user(stream: &TcpStream, user: u32) -> Result<(), ConnectError> {
     if !peer.to_canonical().is_loopback() && peer != stream.local_addr()?.ip() {
         return Ok(());
     }
-    match Peers::new().acceptor(stream).await.map_err(ConnectError::UnknownUser)? {
-        found if found == user => Ok(()),
-        found => Err(ConnectError::User { expected: name_of(user), found: name_of(found) }),
+    is_user(user, Peers::new().acceptor(stream).await.map_err(ConnectError::UnknownUser)?)
+}
+
+fn is_user(expected: u32, found: u32) -> Result<(), ConnectError> {
+    if found == expected {
+        return Ok(());
     }
+    Err(ConnectError::User { expected: name_of(expected), found: name_of(found) })
 }
 
 /// Goes through the handshake with a server of this name.
@@ -146,15 +212,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_register_is_a_host_and_a_port_and_may_speak_tls() {
-        for text in ["hub:8010", "tls://hub.example:8010", "[::1]:1", "tls://[::1]:65535", "10.0.0.1:8010"] {
+    fn a_register_is_a_host_and_a_port_and_may_speak_tls_or_is_a_socket() {
+        for text in [
+            "hub:8010",
+            "tls://hub.example:8010",
+            "[::1]:1",
+            "tls://[::1]:65535",
+            "10.0.0.1:8010",
+            "unix:///run/roster/register.sock",
+        ] {
             assert_eq!(text.parse::<Remote>().expect("an address").to_string(), text);
         }
         let long = format!("{}:1", "x".repeat(254));
         for wrong in ["", "hub", "hub:", ":1", "tls://:1", "hub:0", "hub:65536", "a b:1", "tcp://hub:1", "a/b:1", &long]
         {
-            assert!(wrong.parse::<Remote>().is_err(), "{wrong}");
+            assert_eq!(wrong.parse::<Remote>(), Err(ParseRemoteError::Form), "{wrong}");
         }
+        let long = format!("unix:///{}", "x".repeat(MAX_PATH));
+        for wrong in ["unix://", "unix://run/roster.sock", "unix:///run/\n", &long] {
+            assert_eq!(wrong.parse::<Remote>(), Err(ParseRemoteError::Path), "{wrong}");
+        }
+        assert_eq!("tls://unix:///run/register.sock".parse::<Remote>(), Err(ParseRemoteError::TlsOverUnix));
     }
 
     #[tokio::test]
@@ -213,8 +291,10 @@ mod tests {
 
     #[test]
     fn what_goes_encrypted_does_not_go_in_the_open() {
-        let [open, safe] = ["hub:1", "tls://hub:1"].map(|text| text.parse::<Remote>().expect("an address"));
+        let [open, safe, local] =
+            ["hub:1", "tls://hub:1", "unix:///hub"].map(|text| text.parse::<Remote>().expect("an address"));
         assert!(open.may_share_with(&open) && open.may_share_with(&safe) && safe.may_share_with(&safe));
-        assert!(!safe.may_share_with(&open));
+        assert!(local.may_share_with(&open) && local.may_share_with(&safe) && open.may_share_with(&local));
+        assert!(!safe.may_share_with(&open) && !safe.may_share_with(&local));
     }
 }

@@ -12,6 +12,7 @@ use crate::call::{Arguments, Encoding, Request};
 use crate::model::{Command, split_name};
 use crate::net::Remote;
 use crate::resolve::{Balance, NoRequirement, Query, Requirement};
+use crate::tunnel::RegisterAddr;
 use crate::tunnel::message::check_command;
 use crate::tunnel::value::{get, text};
 
@@ -116,15 +117,14 @@ pub(super) fn registers(command: &str, registers: &[RegisterAddress]) -> Result<
     Ok(Command::new(Value::Map(message)))
 }
 
-fn register(address: &RegisterAddress) -> Result<Value, InvalidRequest> {
-    let RegisterAddress { host, port } = address;
-    if !(1..=u16::MAX.into()).contains(port) {
-        return Err(invalid("registers", format!("{port} is not a port")));
-    }
-    if format!("{host}:{port}").parse::<Remote>().is_err() {
+fn register(RegisterAddress { host, port }: &RegisterAddress) -> Result<Value, InvalidRequest> {
+    let number = u16::try_from(*port).ok().filter(|number| *number > 0);
+    let number = number.ok_or_else(|| invalid("registers", format!("{port} is not a port")))?;
+    let register = RegisterAddr::from((host.as_str(), number));
+    if register.to_string().parse::<Remote>().is_err() {
         return Err(invalid("registers", format!("`{}` is not a host", host.escape_debug())));
     }
-    Ok(Value::Map(vec![("host".into(), host.as_str().into()), ("port".into(), (*port).into())]))
+    Ok(Value::Map(vec![("host".into(), register.host.into()), ("port".into(), register.port.into())]))
 }
 
 fn timeout(millis: Option<i32>) -> Result<Duration, InvalidRequest> {

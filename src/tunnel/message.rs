@@ -4,6 +4,8 @@
 //! peers expect.
 
 use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
 
 use super::frame::Wrong;
 use super::status::Status;
@@ -203,22 +205,58 @@ impl RemoteError {
     }
 }
 
-/// Where a register is. A host that begins with `tls://` is spoken to by TLS.
+/// Where a register is. A host that begins with `tls://` is spoken to by TLS; one that is `unix:///path` is a socket,
+/// whose port is 1: PHP masters want one, and Roster makes a link to its socket with `:1` at the end.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RegisterAddr {
     pub host: String,
     pub port: u16,
 }
 
+const UNIX: &str = "unix://";
+const UNIX_PORT: u16 = 1;
+
+/// A text that is no address of a register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected `host:port`, `tls://host:port` or `unix:///path`")]
+pub struct ParseRegisterError;
+
+impl RegisterAddr {
+    /// The register that listens on this socket.
+    pub fn unix(path: impl AsRef<Path>) -> Self {
+        Self { host: format!("{UNIX}{}", path.as_ref().display()), port: UNIX_PORT }
+    }
+
+    fn is_unix(&self) -> bool {
+        self.host.starts_with(UNIX)
+    }
+}
+
 impl<H: Into<String>> From<(H, u16)> for RegisterAddr {
     fn from((host, port): (H, u16)) -> Self {
-        Self { host: host.into(), port }
+        let register = Self { host: host.into(), port };
+        if register.is_unix() { Self { port: UNIX_PORT, ..register } } else { register }
+    }
+}
+
+impl FromStr for RegisterAddr {
+    type Err = ParseRegisterError;
+
+    fn from_str(text: &str) -> Result<Self, ParseRegisterError> {
+        if text.starts_with(UNIX) {
+            return Ok((text, UNIX_PORT).into());
+        }
+        let (host, port) = text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).ok_or(ParseRegisterError)?;
+        match port.parse() {
+            Ok(port @ 1..) => Ok((host, port).into()),
+            _ => Err(ParseRegisterError),
+        }
     }
 }
 
 impl fmt::Display for RegisterAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.host, self.port)
+        if self.is_unix() { f.write_str(&self.host) } else { write!(f, "{}:{}", self.host, self.port) }
     }
 }
 
@@ -341,8 +379,8 @@ pub(super) fn command(name: &str, rest: impl IntoIterator<Item = (&'static str, 
 fn places(map: &Value) -> Option<Vec<RegisterAddr>> {
     let list = get(map, "registers")?.as_array()?;
     let place = |place| {
-        let port = text_in(place, "port").parse().ok()?;
-        Some(RegisterAddr { host: get(place, "host").and_then(text)?, port })
+        let port: u16 = text_in(place, "port").parse().ok()?;
+        Some((get(place, "host").and_then(text)?, port).into())
     };
     Some(list.iter().filter_map(place).collect())
 }

@@ -32,7 +32,7 @@ pub use conversation::{Arrived, CloseReason, Conversation, Incoming, OnSilence, 
 pub use feeder::Feeder;
 pub use frame::{Bounds, Wrong};
 pub use handle::{Handle, SendError};
-pub use message::{Message, PHP_REFUSAL, RegisterAddr, RemoteError, Role, Token};
+pub use message::{Message, PHP_REFUSAL, ParseRegisterError, RegisterAddr, RemoteError, Role, Token};
 pub use outlet::Outlet;
 pub use status::Status;
 pub use stream::{Stream, StreamError};

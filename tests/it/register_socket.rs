@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::unistd::{Uid, setfsuid};
+use roster::master::{Config, RegisterAddr};
 use serde_json::json;
 
-use crate::harness::master::{Scripted, map, text};
+use crate::harness::master::{Scripted, field, map, text};
 use crate::harness::{Process, SOON, WWW_DATA, ensure, eventually, is_skipped_without_root};
 use crate::masters::gives;
 use crate::register::{Scene, TOKEN};
+use crate::tls::Rust;
 
 const NOBODY: u32 = 65_534;
 
@@ -138,4 +140,117 @@ fn a_master_of_php_connects_to_the_socket_and_is_called() {
         ensure(services == 2, services)
     });
     assert_eq!(gives(&scene, "demo", "echo", json!(["over", "unix"])).len(), 1);
+}
+
+fn own_user() -> String {
+    format!("unix:uid={}", Uid::current())
+}
+
+#[test]
+fn a_master_of_rust_connects_to_the_socket_is_called_and_comes_back() {
+    let (mut scene, socket) = scene("settle = \"1s\"");
+    let config = Config { register_user: Some(Uid::current().as_raw()), ..Config::new(TOKEN) };
+    let _rust = Rust::to(RegisterAddr::unix(&socket), config);
+    assert_eq!(scene.has(1)[0].peer_address, own_user());
+    let is_called = |scene: &Scene| {
+        eventually("it is called", SOON, || {
+            let result = scene.call("rust", "echo", "[1]").map_err(|error| error.to_string())?;
+            ensure(result.values == [b"[1]"], format!("{result:?}"))
+        });
+    };
+    is_called(&scene);
+    scene.roster.kill();
+    scene.roster.run();
+    is_called(&scene);
+}
+
+#[test]
+fn an_upstream_register_is_followed_over_its_socket() {
+    let (hub, socket) = scene("");
+    let mut master = Scripted::join(hub.port, TOKEN, &[("mail", map([]))]);
+    let id = hub.has(1)[0].id.clone();
+    let token = hub.roster.folder().join("example-token");
+    let follows = |user: u32| {
+        format!("[[upstream]]\nconnect = \"unix://{}\"\nregister_user = {user}\ntoken = {token:?}\n", socket.display())
+    };
+    let beside = Scene::with(&follows(Uid::current().as_raw()));
+    assert_eq!(beside.has(1)[0].id, id);
+    std::thread::scope(|scope| {
+        let call = scope.spawn(|| beside.call("mail", "send", "[]"));
+        let asked = master.asked("call");
+        master.answers(asked.id, [42.into()]);
+        assert_eq!(call.join().expect("the caller").expect("a result").values, [b"42".to_vec()]);
+    });
+    let wary = Scene::with(&follows(NOBODY));
+    tells(&wary, "listens there, and none of nobody; it was shown nothing");
+}
+
+/// That the status of what it follows says why it does not.
+fn tells(scene: &Scene, why: &str) {
+    eventually("the status says why", SOON, || {
+        let details: Vec<_> = scene.roster.status().sources.into_iter().map(|source| source.detail).collect();
+        ensure(details.iter().any(|detail| detail.contains(why)), details.join("\n"))
+    });
+}
+
+#[test]
+fn who_cannot_connect_to_the_socket_is_told_which_and_what_to_do() {
+    let (mut scene, socket) = scene("mode = \"0600\"");
+    let address = RegisterAddr::unix(&socket);
+    let lost = |address: &RegisterAddr| Rust::to(address.clone(), Config::new(TOKEN)).lost().to_string();
+    let missing = socket.with_file_name("none.sock");
+    let told = lost(&RegisterAddr::unix(&missing));
+    let cure = format!("there is no such socket: does the sidecar run, with `[register] unix = {missing:?}`?");
+    assert_eq!(told, format!("the register is not reached: {cure}"));
+    let token = scene.roster.folder().join("example-token");
+    let follows = format!("[[upstream]]\nconnect = \"unix://{}\"\ntoken = {token:?}\n", missing.display());
+    let beside = Scene::with(&follows);
+    tells(&beside, &format!("cannot reach unix://{}: {cure}", missing.display()));
+    let other = Rust::to(address.clone(), Config { register_user: Some(NOBODY), ..Config::new(TOKEN) }).lost();
+    assert!(other.to_string().contains("and none of nobody; it was shown nothing"), "{other}");
+    if !is_skipped_without_root() {
+        // Of this thread alone, and of those that it starts.
+        let as_nobody = || {
+            std::thread::spawn({
+                let address = address.clone();
+                move || {
+                    setfsuid(Uid::from_raw(NOBODY));
+                    Rust::to(address, Config::new(TOKEN)).lost().to_string()
+                }
+            })
+        };
+        let told = as_nobody().join().expect("it does not panic");
+        let (socket, cure) = (socket.display(), "join its group, which `[register] group` names");
+        assert!(told.contains(&format!("the permissions of {socket}, or of its folder, do not let")), "{told}");
+        assert!(told.ends_with(cure), "{told}");
+    }
+    scene.roster.kill();
+    let told = lost(&address);
+    assert!(told.ends_with(&format!("nobody listens at {}: does the sidecar run?", socket.display())), "{told}");
+}
+
+#[test]
+fn masters_and_followers_are_told_of_a_socket_to_join_and_to_leave() {
+    let (hub, (other, socket)) = (Scene::new(), scene(""));
+    let join = format!("join = [\"unix://{}/*\"]\n", other.roster.folder().display());
+    let beside = crate::joining::following(hub.port, &join);
+    let mut php = Scripted::join(hub.port, TOKEN, &[("mail", map([]))]);
+    let _rust = Rust::to(("127.0.0.1", hub.port), Config::new(TOKEN));
+    beside.has(2);
+    let address = format!("unix://{}", socket.display());
+    let tell = |command: &str| hub.roster.cli(["registers", command, &address]).text();
+    assert_eq!(tell("add"), "told 3 masters or sidecars\n");
+    assert_eq!(other.has(1)[0].peer_address, own_user());
+    let told = php.hears_command("register");
+    let register = &field(&told, "registers").as_array().expect("a list")[0];
+    assert_eq!(
+        (text(register, "host"), field(register, "port").as_u64()),
+        (address.clone(), Some(1)),
+        "as PHP wants it"
+    );
+    let learned = || beside.roster.status().sources.into_iter().filter(|source| source.kind == "learned").count();
+    eventually("it is followed", SOON, || ensure(learned() == 1, learned()));
+    tell("remove");
+    other.has(0);
+    eventually("it is left", SOON, || ensure(learned() == 0, learned()));
 }

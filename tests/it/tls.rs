@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-use roster::master::{Config, Event, Events, Lost, Master, Service};
+use roster::master::{Config, Event, Events, Lost, Master, RegisterAddr, Service};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -58,23 +58,28 @@ impl Papers {
     }
 }
 
-/// A master of Rust that believes one authority.
-struct Rust {
+/// A master of Rust.
+pub(crate) struct Rust {
     _master: Master,
     events: Events,
     runtime: Runtime,
 }
 
 impl Rust {
+    /// One that believes one authority.
     fn start(port: u16, ca: PathBuf) -> Self {
-        Self::to(("tls://127.0.0.1", port), ca)
+        Self::believing(("tls://127.0.0.1", port), ca)
     }
 
-    fn to(register: (&str, u16), ca: PathBuf) -> Self {
+    fn believing(register: (&str, u16), ca: PathBuf) -> Self {
+        Self::to(register, Config { ca: Some(ca), ..Config::new(TOKEN) })
+    }
+
+    pub(crate) fn to(register: impl Into<RegisterAddr>, config: Config) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("a runtime");
         let inside = runtime.enter();
-        let master = Master::start(Config { ca: Some(ca), ..Config::new(TOKEN) });
+        let master = Master::start(config);
         let events = master.events();
         master.offer(Service::new("rust").method("echo", |all: roster::master::Value| async move { Ok(all) }));
         master.connect(register);
@@ -83,7 +88,7 @@ impl Rust {
     }
 
     /// Why it has no connection.
-    fn lost(&mut self) -> Lost {
+    pub(crate) fn lost(&mut self) -> Lost {
         let closed = async {
             loop {
                 if let Some(Event::Closed { why, .. }) = self.events.next().await {
@@ -213,7 +218,7 @@ fn who_speaks_no_tls_loses_his_own_connection_and_nothing_else() {
 fn that_one_end_alone_speaks_tls_is_told_at_both() {
     let papers = Papers::new();
     let [open, secured] = ["", &papers.shown()].map(Scene::with);
-    let why = |register| match Rust::to(register, papers.path("ca.pem")).lost() {
+    let why = |register| match Rust::believing(register, papers.path("ca.pem")).lost() {
         Lost::Unreachable(why) => why,
         other => panic!("{other:?}"),
     };

@@ -20,7 +20,7 @@ use self::follower::Follower;
 use crate::access::Wildcards;
 use crate::clock::Moment;
 use crate::model::json;
-use crate::net::{AddressError, Remote};
+use crate::net::Remote;
 use crate::store::{Feed, FeedState, Identity, Publisher};
 use crate::task::{Reload, Stop};
 use crate::tunnel::{Bounds, InFlight, RegisterAddr, Settings};
@@ -38,7 +38,7 @@ pub struct Config {
     /// What status and logs call it.
     pub name: String,
     /// Required: the address and port of the register, which is one of Roster's; after `tls://` if it is spoken to by
-    /// TLS.
+    /// TLS. Or its Unix socket, as `unix:///path`.
     pub connect: String,
     /// A file with the authorities that sign its certificate; none: those that this machine believes. Read anew at each
     /// connection.
@@ -67,7 +67,7 @@ pub struct Config {
     #[serde(with = "crate::rule::WithinADay")]
     pub settle: Duration,
     /// Which registers are followed besides, and shown the token, when this one or one of them tells of them: patterns
-    /// of `host:port`. Empty: none.
+    /// of `host:port`, or of `unix:///path`. Empty: none.
     pub join: Wildcards,
     /// How many registers are followed besides, when this one or one of them tells of them.
     pub max_learned: usize,
@@ -115,10 +115,13 @@ enum RegisterCommand {
 
 /// Follows the register, and those that it tells of, until the stop; then, until the calls under way have ended.
 pub async fn run(config: Config, publisher: Publisher, reload: Reload, stop: Stop) {
-    let Ok(own) = config.connect.parse::<Remote>() else {
+    let own = match config.connect.parse::<Remote>() {
+        Ok(own) => own,
         // A checked configuration has an address.
-        publisher.feed().enter(FeedState::Down, AddressError.to_string());
-        return;
+        Err(error) => {
+            publisher.feed().enter(FeedState::Down, error.to_string());
+            return;
+        }
     };
     let (commands, given) = mpsc::channel(COMMAND_QUEUE);
     let (registers, calls) = (HashMap::new(), InFlight::default());
@@ -222,7 +225,7 @@ impl UpstreamGroup {
 
     fn may_join(&self, teller: &Remote, address: &RegisterAddr) -> Result<Remote, &'static str> {
         let remote = address.to_string().parse::<Remote>().map_err(|_| "it has no address")?;
-        let is_allowed = self.config.join.is_match(&format!("{}:{}", remote.host, remote.port));
+        let is_allowed = self.config.join.is_match(remote.to_string().trim_start_matches("tls://"));
         if remote != self.own && !is_allowed {
             return Err("`join` of this [[upstream]] does not allow it");
         }
@@ -232,7 +235,7 @@ impl UpstreamGroup {
             return Err("there are max_learned already");
         }
         if !teller.may_share_with(&remote) {
-            return Err("the token was shown over TLS, and would be shown in the open");
+            return Err("the token was shown over TLS, and would be shown without it");
         }
         Ok(remote)
     }

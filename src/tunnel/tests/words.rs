@@ -1,7 +1,7 @@
 //! Messages as they are written, and as peers of other habits write them.
 
 use crate::tunnel::value::string;
-use crate::tunnel::{Message, RegisterAddr, RemoteError, Role, Token, Value, Wrong};
+use crate::tunnel::{Message, ParseRegisterError, RegisterAddr, RemoteError, Role, Token, Value, Wrong};
 
 fn written(value: Value) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -43,6 +43,7 @@ fn every_message_is_read_as_it_was_written() {
         Message::Register(Some(vec![place.clone()])),
         Message::Remove(None),
         Message::Remove(Some(vec![])),
+        Message::Remove(Some(vec![RegisterAddr::unix("/run/register.sock")])),
         Message::List { uuid: uuid() },
         Message::Call {
             uuid: uuid(),
@@ -67,6 +68,21 @@ fn a_message_is_written_with_its_command_first() {
     assert_eq!(frame, b"\x82\xa3cmd\xa8register\xa9registers\x91\x82\xa4host\xa1h\xa4port\xcd\x1f\x4a");
     let frame = Message::Error { uuid: "u".into(), error: RemoteError::new("no") }.encode();
     assert_eq!(frame, b"\x83\xa3cmd\xa5error\xa4uuid\xa1u\xa4data\x83\xa7message\xa2no\xa4code\x00\xa5class\xa0");
+}
+
+#[test]
+fn a_register_is_written_as_an_address_and_a_socket_has_one_port() {
+    for text in ["hub:8010", "tls://hub:8010", "[::1]:8010", "unix:///run/register.sock"] {
+        assert_eq!(text.parse::<RegisterAddr>().expect("an address").to_string(), text);
+    }
+    for wrong in ["", "hub", ":1", "hub:0", "hub:x", "tls://unix:///run/register.sock"] {
+        assert_eq!(wrong.parse::<RegisterAddr>(), Err(ParseRegisterError), "{wrong}");
+    }
+    let socket = RegisterAddr::unix("/run/register.sock");
+    assert_eq!(socket, "unix:///run/register.sock".parse().expect("an address"));
+    let told = [("host", socket.host.as_str().into()), ("port", 8010.into())];
+    let told = read(&[("cmd", "register".into()), ("registers", Value::Array(vec![map(&told)]))]);
+    assert_eq!(told, Ok(Some(Message::Register(Some(vec![socket])))));
 }
 
 #[test]
