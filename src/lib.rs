@@ -34,7 +34,6 @@ mod places;
 pub mod register;
 pub mod resolve;
 mod rule;
-pub mod secret;
 pub mod share;
 pub mod sidecar;
 pub mod source;
@@ -43,3 +42,5 @@ mod sync;
 pub mod task;
 pub mod thrift;
 pub mod tunnel;
+
+pub use roster_net::secret;

@@ -13,6 +13,8 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+pub use roster_net::{Backoff, random_part, unawaited};
+
 /// Starts tasks and threads, in the library the only place that does.
 ///
 /// A critical task lives until the stop. One that ends or panics before is reported as a [`Failure`], and the process
@@ -189,12 +191,6 @@ impl Reload {
     }
 }
 
-/// Does work on a thread for which nobody waits, nor the end of the process: work that nobody can stop, and that
-/// changes nothing.
-pub fn unawaited(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
-    std::thread::Builder::new().name(name.to_owned()).spawn(work).map(drop)
-}
-
 /// Does two things at the same time, and waits for both.
 pub fn both<A: Send, B>(one: impl FnOnce() -> A + Send, other: impl FnOnce() -> B) -> (A, B) {
     std::thread::scope(|scope| {
@@ -204,42 +200,10 @@ pub fn both<A: Send, B>(one: impl FnOnce() -> A + Send, other: impl FnOnce() -> 
     })
 }
 
-/// Waits between retries: each may be up to twice as long as the one before, and is a random part of that, but not less
-/// than half of the first, so that many sidecars do not retry together ("full jitter").
-#[derive(Clone, Debug)]
-pub struct Backoff {
-    least: Duration,
-    most: Duration,
-    next: Duration,
-}
-
-impl Backoff {
-    pub fn new(least: Duration, most: Duration) -> Self {
-        Self { least, most, next: least }
-    }
-
-    pub fn reset(&mut self) {
-        self.next = self.least;
-    }
-
-    /// How long to wait before the next try.
-    pub fn delay(&mut self) -> Duration {
-        let shortest = self.least / 2;
-        let delay = shortest + random_part(self.next.saturating_sub(shortest));
-        self.next = (self.next * 2).min(self.most);
-        delay
-    }
-}
-
 /// Half of a duration, up to one and a half of it: so long what many do again and again rests, lest they do it
 /// together.
 pub fn around(mean: Duration) -> Duration {
     mean / 2 + random_part(mean)
-}
-
-/// A random part of a duration.
-pub fn random_part(of: Duration) -> Duration {
-    of.mul_f64(fastrand::f64())
 }
 
 /// A random number below `end`; 0 where there is none.
@@ -320,16 +284,5 @@ mod tests {
         let order: Vec<_> = std::iter::from_fn(|| order.try_recv().ok()).collect();
         assert_eq!(order, PHASES.map(|(phase, _)| phase));
         assert_eq!(cut.to_string(), "1 of masters");
-    }
-
-    #[test]
-    fn a_backoff_grows_to_its_bound_and_begins_anew() {
-        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
-        for most in [100, 200, 400, 800, 1000, 1000] {
-            let delay = backoff.delay();
-            assert!(delay >= Duration::from_millis(50) && delay <= Duration::from_millis(most), "{delay:?} of {most}");
-        }
-        backoff.reset();
-        assert!(backoff.delay() <= Duration::from_millis(100));
     }
 }

@@ -1,14 +1,8 @@
-//! The network: listeners on TCP and Unix sockets, the accept loop that never gives up, and connections, also with TLS.
+//! The network: listeners on TCP and Unix sockets, and the accept loop that never gives up. Connections, also with TLS,
+//! are of the crate `roster-net`.
 
-mod accepted;
 mod bind_error;
-pub(crate) mod names;
-mod peer;
-mod prompt;
-mod remote;
 mod socket_file;
-mod stream;
-pub mod tls;
 
 use std::fmt;
 use std::io;
@@ -20,20 +14,19 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use roster_net::names;
+use roster_net::names::{Names, look_up_first};
+pub use roster_net::{
+    Accepted, ConnectError, ParseRemoteError, Peer, Peers, Prompt, Remote, Stream, User, secure, tls,
+};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-pub use self::accepted::Accepted;
 use self::bind_error::NoListener;
 pub use self::bind_error::{BindError, TakenPorts};
-use self::names::{Names, look_up_first};
-pub use self::peer::{Peer, Peers, User};
-pub use self::prompt::Prompt;
-pub use self::remote::{ConnectError, ParseRemoteError, Remote, secure};
 pub use self::socket_file::PathOccupied;
 use self::socket_file::SocketFile;
 pub(crate) use self::socket_file::max_path_len;
-pub use self::stream::Stream;
 use crate::default_paths::is_live;
 use crate::metrics::Metrics;
 use crate::permissions::{Claim, NotClaimed, Permissions, make_folder, own};

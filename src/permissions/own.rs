@@ -10,7 +10,8 @@ use nix::NixPath;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat::Mode;
-use nix::unistd::{AccessFlags, Uid, User, access};
+use nix::unistd::{AccessFlags, Uid, access};
+pub use roster_net::name_of;
 
 const CURE: &str = "remove it, and see who may write its folder";
 
@@ -140,14 +141,6 @@ pub fn cannot_write(folder: &Path) -> Option<String> {
     let whose = found.map_or_else(|_| String::new(), |(owner, mode)| format!(" (it is of {owner}, mode {mode:04o})"));
     let user = name_of(Uid::effective().as_raw());
     Some(format!("{user} cannot write {}: {}{whose}", folder.display(), error.desc()))
-}
-
-/// A user's name, or the number where it has none.
-pub fn name_of(user: u32) -> String {
-    match User::from_uid(Uid::from_raw(user)) {
-        Ok(Some(user)) => user.name,
-        _ => format!("uid {user}"),
-    }
 }
 
 #[cfg(test)]

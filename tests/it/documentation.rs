@@ -84,6 +84,38 @@ fn floors() -> HashMap<String, u8> {
     text.lines().filter_map(room).collect()
 }
 
+/// The crates that ARCHITECTURE.md lists, each with the lowest floor that uses it, and the crates that it uses.
+fn crates() -> HashMap<String, (u8, Vec<String>)> {
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("a page");
+    let listed = |line: &str| {
+        let mut cells = line.strip_prefix("| `roster-")?.split(" | ");
+        let name = cells.next()?.trim_end_matches('`').to_owned();
+        let floor = cells.next()?.parse().ok()?;
+        let used = cells.next()?.split('`').skip(1).step_by(2);
+        Some((name, (floor, used.map(|used| used.trim_start_matches("roster-").to_owned()).collect())))
+    };
+    text.lines().filter_map(listed).collect()
+}
+
+/// What lies in other crates, and is a room by a line of `lib.rs`: `pub use roster_net::secret;`.
+fn rooms_of_crates() -> Vec<String> {
+    let text = fs::read_to_string(root().join("src/lib.rs")).expect("the map");
+    let lines = text.lines().filter_map(|line| line.split_once("use roster_")?.1.strip_suffix(';'));
+    lines.filter_map(|line| line.rsplit([':', ' ']).next()).map(str::to_owned).collect()
+}
+
+/// The names that follow a beginning in a text: `tunnel` of `crate::tunnel::Message`.
+fn names_after<'t>(text: &'t str, beginning: &str) -> impl Iterator<Item = &'t str> {
+    let rests = text.split(beginning).skip(1);
+    rests.filter_map(|rest| rest.split(|letter: char| !letter.is_alphanumeric() && letter != '_').next())
+}
+
+/// What of a file is no test.
+fn code_of(file: &Path) -> String {
+    let text = fs::read_to_string(file).expect("a file");
+    text.split("#[cfg(test)]\nmod").next().unwrap_or_default().to_owned()
+}
+
 /// The Rust files of a room.
 fn files_of(room: &Path) -> Vec<PathBuf> {
     if room.is_file() {
@@ -95,9 +127,12 @@ fn files_of(room: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn every_room_has_its_floor_and_uses_only_lower_ones() {
-    let floors = floors();
+    let (floors, crates) = (floors(), crates());
     let rooms = fs::read_dir(root().join("src")).expect("a folder").map(|entry| entry.expect("an entry").path());
-    let mut known = 0;
+    let of_crates = rooms_of_crates();
+    let missing = of_crates.iter().find(|room| !floors.contains_key(*room));
+    assert_eq!(missing, None, "ARCHITECTURE.md has no floor for it");
+    let mut known = of_crates.len();
     for folder in rooms {
         let room = folder.file_stem().expect("a name").to_string_lossy().into_owned();
         // The map, the binary, and what only tests use.
@@ -107,18 +142,35 @@ fn every_room_has_its_floor_and_uses_only_lower_ones() {
         let floor = floors.get(&room).unwrap_or_else(|| panic!("ARCHITECTURE.md has no floor for `{room}`"));
         known += 1;
         for file in files_of(&folder).iter().filter(|file| !file.components().any(|it| it.as_os_str() == "tests")) {
-            let text = fs::read_to_string(file).expect("a file");
-            let code = text.split("#[cfg(test)]\nmod").next().unwrap_or_default();
-            let words = code.split("crate::").skip(1);
-            let used =
-                words.filter_map(|rest| rest.split(|letter: char| !letter.is_alphanumeric() && letter != '_').next());
-            for other in used.filter(|other| *other != room && *other != "share") {
+            let code = code_of(file);
+            for other in names_after(&code, "crate::").filter(|other| *other != room && *other != "share") {
                 let is_lower = floors.get(other).is_none_or(|of_other| of_other < floor);
                 assert!(is_lower, "{} uses `{other}`, which is on no lower floor", file.display());
+            }
+            for other in names_after(&code, "roster_") {
+                let is_lower = crates.get(other).is_none_or(|(of_other, _)| of_other <= floor);
+                assert!(is_lower, "{} uses the crate `{other}`, which is for higher floors", file.display());
             }
         }
     }
     assert_eq!(known, floors.len(), "ARCHITECTURE.md has rooms that are none");
+}
+
+#[test]
+fn every_crate_is_listed_and_uses_only_those_that_it_says() {
+    let (crates, mut known) = (crates(), 0);
+    for folder in fs::read_dir(root().join("crates")).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+        let name = folder.file_name().expect("a name").to_string_lossy().into_owned();
+        let (_, says) = crates.get(&name).unwrap_or_else(|| panic!("ARCHITECTURE.md does not list `roster-{name}`"));
+        known += 1;
+        for file in files_of(&folder.join("src")) {
+            let code = code_of(&file);
+            let mut used = names_after(&code, "roster_").filter(|other| *other != name && crates.contains_key(*other));
+            let other = used.find(|other| !says.iter().any(|it| it == other));
+            assert_eq!(other, None, "{}", file.display());
+        }
+    }
+    assert_eq!(known, crates.len(), "ARCHITECTURE.md has crates that are none");
 }
 
 #[test]

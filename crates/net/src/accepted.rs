@@ -4,8 +4,8 @@ use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 
-use super::stream::groups_of;
-use super::{Peer, Stream};
+use crate::stream::groups_of;
+use crate::{Peer, Stream};
 
 /// A connection of which it is not decided yet whether it is served: until then it costs no more than its descriptor.
 #[derive(Debug)]

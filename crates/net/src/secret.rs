@@ -94,14 +94,15 @@ fn is_open(place: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{Permissions, set_permissions};
+
     use super::*;
-    use crate::permissions::Mode;
 
     #[test]
     fn a_file_is_open_when_others_than_its_owner_and_group_may_read_it() {
         let file = tempfile::NamedTempFile::new().expect("a file");
         for (mode, open) in [(0o600, false), (0o640, false), (0o644, true), (0o604, true)] {
-            Mode(mode).set(file.path(), std::fs::Metadata::is_file).expect("a mode");
+            set_permissions(file.path(), Permissions::from_mode(mode)).expect("a mode");
             assert_eq!(is_open(file.path()), open, "{mode:o}");
         }
         assert!(!is_open(&file.path().join("nothing")));
@@ -140,7 +141,7 @@ mod tests {
         std::fs::write(file.path(), "hush").expect("written");
         assert_eq!(read(file.path()).expect("a file"), "hush");
         // Cargo sets it for its tests.
-        assert_eq!(read(Path::new("env:CARGO_PKG_NAME")).expect("a variable"), "roster");
+        assert_eq!(read(Path::new("env:CARGO_PKG_NAME")).expect("a variable"), "roster-net");
         assert_eq!(read(Path::new("env:NOT_SET")).expect_err("none").to_string(), "the variable NOT_SET is not set");
     }
 }

@@ -12,10 +12,10 @@ use rustls::{CertificateError, Error as TlsFault};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
-use super::names::Names;
-use super::tls::{self, ClientFiles, TlsError};
-use super::{Peer, Peers, Stream};
-use crate::permissions::own::name_of;
+use crate::names::Names;
+use crate::peer::name_of;
+use crate::tls::{self, ClientFiles, TlsError};
+use crate::{Peer, Peers, Stream};
 
 const TLS: &str = "tls://";
 const UNIX: &str = "unix://";

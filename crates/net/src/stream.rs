@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
 
-use super::Peers;
+use crate::Peers;
 
 /// A long-lived connection on which nothing came for this long is probed.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
@@ -52,7 +52,7 @@ impl Stream {
     }
 
     /// Has the kernel acknowledge what was read, and not only with what is sent next.
-    pub(super) fn acknowledge(&self) {
+    pub(crate) fn acknowledge(&self) {
         let stream = match self {
             Self::Tcp(stream) => stream,
             Self::Tls(stream) => stream.get_ref().0,
@@ -100,7 +100,7 @@ fn is_hung_up(socket: BorrowedFd<'_>) -> bool {
 
 /// What neither the standard library nor tokio asks of a socket.
 #[allow(unsafe_code)]
-pub(super) fn groups_of(stream: &impl AsRawFd) -> io::Result<Vec<u32>> {
+pub(crate) fn groups_of(stream: &impl AsRawFd) -> io::Result<Vec<u32>> {
     let mut groups = vec![0_u32; 64];
     loop {
         let mut bytes = size_of_val(groups.as_slice()) as libc::socklen_t;

@@ -12,13 +12,13 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::task::unawaited;
+use crate::unawaited;
 
 type Found = Result<Vec<SocketAddr>, NotFound>;
 
 /// Why there is no address.
 #[derive(Clone, Debug, thiserror::Error)]
-pub(crate) enum NotFound {
+pub enum NotFound {
     #[error(transparent)]
     Unknown(Arc<io::Error>),
     #[error("its name is not found in time")]
@@ -28,24 +28,24 @@ pub(crate) enum NotFound {
 /// Looks up so many names at once, and each once at a time: those that hang take no more threads when they are asked
 /// for again, and keep no others from being looked up than those that share this. Clones are the same.
 #[derive(Clone, Debug)]
-pub(crate) struct Names {
+pub struct Names {
     most: usize,
     /// What threads are looking up, or have just found.
     running: Arc<Mutex<BTreeMap<String, watch::Receiver<Option<Found>>>>>,
 }
 
 impl Names {
-    pub(crate) fn new(most: usize) -> Self {
+    pub fn new(most: usize) -> Self {
         Self { most, running: Arc::default() }
     }
 
     /// How many names it looks up at once.
-    pub(crate) fn most(&self) -> usize {
+    pub fn most(&self) -> usize {
         self.most
     }
 
     /// What `host:port` means, one address or more.
-    pub(crate) async fn look_up(&self, name: &str, within: Duration) -> Found {
+    pub async fn look_up(&self, name: &str, within: Duration) -> Found {
         if let Ok(address) = name.parse() {
             return Ok(vec![address]);
         }
@@ -74,7 +74,7 @@ impl Names {
 }
 
 /// The first address that `host:port` means, for those who have nothing else to do.
-pub(crate) fn look_up_first(address: &str, within: Duration) -> io::Result<SocketAddr> {
+pub fn look_up_first(address: &str, within: Duration) -> io::Result<SocketAddr> {
     if let Ok(address) = address.parse() {
         return Ok(address);
     }
@@ -113,7 +113,7 @@ mod tests {
             assert_eq!(names.look_up(address, Duration::ZERO).await.expect("found")[0].to_string(), address);
         }
         let both = [names.look_up("localhost:7", LONG), names.look_up("localhost:7", LONG)];
-        for found in futures::future::join_all(both).await {
+        for found in futures_util::future::join_all(both).await {
             assert!(found.expect("found").iter().all(|address| address.ip().is_loopback() && address.port() == 7));
         }
         assert!(look_up_first("localhost:7", LONG).expect("found").ip().is_loopback());

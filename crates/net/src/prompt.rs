@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::Stream;
+use crate::Stream;
 
 #[derive(Debug)]
 pub struct Prompt(pub Stream);

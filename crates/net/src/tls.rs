@@ -16,8 +16,7 @@ use rustls::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::Stream;
-use crate::secret;
+use crate::{Stream, secret};
 
 /// So many names of a certificate are told.
 const MAX_NAMES: usize = 8;
@@ -267,7 +266,7 @@ fn other_fault(name: &str) -> String {
 }
 
 /// What has ended a handshake, but for a certificate.
-pub(super) fn handshake_fault(error: &rustls::Error) -> String {
+pub(crate) fn handshake_fault(error: &rustls::Error) -> String {
     match error {
         rustls::Error::AlertReceived(alert) => alert_in_words(*alert),
         rustls::Error::InvalidCertificate(wrong) => fault_of(wrong),

@@ -7,10 +7,11 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::unistd::{self, Uid};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpStream;
 
-use super::Accepted;
+use crate::Accepted;
 
 /// Between whom places are shared: a user of this machine, or else an address; of IPv6, a network, since one host has
 /// all addresses of it.
@@ -34,7 +35,7 @@ pub enum Peer {
 
 impl Peer {
     /// At the other end of a Unix socket.
-    pub(super) fn by_unix(socket: &impl AsFd) -> Option<Self> {
+    pub fn by_unix(socket: &impl AsFd) -> Option<Self> {
         let peer = getsockopt(socket, PeerCredentials).ok()?;
         Some(Self::Unix { pid: peer.pid(), uid: peer.uid(), gid: peer.gid() })
     }
@@ -79,6 +80,14 @@ impl User {
             }
             address => address,
         })
+    }
+}
+
+/// A user's name, or the number where it has none.
+pub fn name_of(user: u32) -> String {
+    match unistd::User::from_uid(Uid::from_raw(user)) {
+        Ok(Some(user)) => user.name,
+        _ => format!("uid {user}"),
     }
 }
 
@@ -129,7 +138,7 @@ impl Peers {
     }
 
     /// Whether a peer on this machine has closed its socket.
-    pub(super) fn has_closed(&self, stream: &TcpStream) -> bool {
+    pub(crate) fn has_closed(&self, stream: &TcpStream) -> bool {
         let ends = stream.peer_addr().and_then(|peer| Ok((peer, stream.local_addr()?)));
         ends.is_ok_and(|(peer, own)| matches!(self.uid_of(peer, own), Ok(None)))
     }
