@@ -23,7 +23,6 @@ pub mod config;
 #[cfg(test)]
 mod corpora;
 pub mod default_paths;
-mod heavy;
 pub mod master;
 pub mod metrics;
 pub mod model;
@@ -34,13 +33,13 @@ mod places;
 pub mod register;
 pub mod resolve;
 mod rule;
-pub mod share;
 pub mod sidecar;
 pub mod source;
 pub mod store;
-mod sync;
 pub mod task;
 pub mod thrift;
 pub mod tunnel;
 
 pub use roster_net::secret;
+pub use roster_tunnel::share;
+use roster_tunnel::sync;

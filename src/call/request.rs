@@ -6,10 +6,9 @@ use std::time::Duration;
 use rmpv::Value;
 
 use super::Encoding;
-use crate::heavy::is_heavy;
 use crate::model::{self, Input};
 use crate::resolve::{Balance, Query, Requirement};
-use crate::share::Share;
+use crate::share::{Share, is_heavy};
 
 #[derive(Clone, Debug)]
 pub struct Request {

@@ -1,6 +1,5 @@
 //! The nouns: paths, nodes, instances, masters, services, revisions, freshness; and the one view of each.
 
-mod arguments;
 mod instance;
 pub(crate) mod json;
 mod master;
@@ -14,14 +13,15 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::arguments::{Arguments, NotPhp, php_value};
+pub use roster_tunnel::{Answer, Answers, Arguments, Command, NotPhp, Packed, Refused, php_value};
+
 pub use self::instance::{
     DEFAULT_WEIGHT, Decoder, Endpoint, Instance, InstanceError, InstanceState, MAX_ENDPOINTS, MAX_LABEL_BYTES,
     Provenance, Record,
 };
 pub use self::master::{
-    Answer, Answers, Call, Command, Input, Line, MAX_MASTER_BYTES, MAX_SERVICE_BYTES, MAX_SERVICE_DEPTH, MAX_SERVICES,
-    Master, Packed, Refused, Service, cut_to_bounds, split_name,
+    Call, Input, Line, MAX_MASTER_BYTES, MAX_SERVICE_BYTES, MAX_SERVICE_DEPTH, MAX_SERVICES, Master, Service,
+    cut_to_bounds, split_name,
 };
 pub use self::words::{counted, shortened};
 

@@ -227,7 +227,7 @@ fn tests_of(text: &str) -> Vec<&str> {
 #[test]
 fn every_test_of_what_masters_can_do_exists() {
     let mut sources = String::new();
-    let mut folders: Vec<_> = ["src", "tests/it", "php/tests"].map(|folder| root().join(folder)).into();
+    let mut folders: Vec<_> = ["src", "crates", "tests/it", "php/tests"].map(|folder| root().join(folder)).into();
     while let Some(folder) = folders.pop() {
         for path in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
             match path.extension() {

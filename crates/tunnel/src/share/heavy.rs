@@ -6,19 +6,19 @@ use std::panic::resume_unwind;
 use tokio::task::spawn_blocking;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::share::Share;
+use super::Share;
 
 /// Reading or writing values of no more bytes takes no longer than a turn of the endpoint's threads.
 const LIGHT_BYTES: usize = 8 * 1024;
 
 /// Whether values of so many bytes are heavy work.
-pub(crate) fn is_heavy(bytes: usize) -> bool {
+pub fn is_heavy(bytes: usize) -> bool {
     bytes > LIGHT_BYTES
 }
 
 impl Share {
     /// Does work with so many bytes of values. Where nobody waits for it any more, it is not begun.
-    pub(crate) async fn work<T: Send + 'static>(&self, bytes: usize, work: impl FnOnce() -> T + Send + 'static) -> T {
+    pub async fn work<T: Send + 'static>(&self, bytes: usize, work: impl FnOnce() -> T + Send + 'static) -> T {
         if !is_heavy(bytes) {
             return work();
         }
@@ -50,8 +50,8 @@ mod tests {
     use std::thread;
     use std::time::Duration;
 
-    use futures::FutureExt;
-    use futures::future::join_all;
+    use futures_util::FutureExt;
+    use futures_util::future::join_all;
 
     use super::*;
     use crate::share::Pool;

@@ -16,7 +16,7 @@ use super::message::Message;
 use super::stream::Stream;
 use super::trunk::{self, WINDOW};
 use super::value::Value;
-use crate::model::php_value;
+use crate::php_value;
 
 /// Sends values over the stream of a call.
 #[derive(Debug)]

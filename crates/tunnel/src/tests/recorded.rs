@@ -2,14 +2,14 @@
 
 use serde_json::Value as Json;
 
-use crate::tunnel::frame::{Progress, Scanner};
-use crate::tunnel::value::get;
-use crate::tunnel::wire::Inbox;
-use crate::tunnel::{Bounds, Message, RemoteError, Role, Token, Value};
+use crate::frame::{Progress, Scanner};
+use crate::value::get;
+use crate::wire::Inbox;
+use crate::{Bounds, Message, RemoteError, Role, Token, Value};
 
 /// What the master sent, step by step.
 pub(super) fn steps() -> Vec<(String, Vec<u8>)> {
-    let recorded: Json = serde_json::from_str(include_str!("../../../tests/fixtures/php-master.json")).unwrap();
+    let recorded: Json = serde_json::from_str(include_str!("../../../../tests/fixtures/php-master.json")).unwrap();
     let bytes =
         |hex: &str| (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect();
     let step =

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures_util::StreamExt;
 use tokio::io::{AsyncWriteExt, DuplexStream};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
-use crate::model::Answer;
-use crate::tunnel::{
+use crate::Answer;
+use crate::{
     Bounds, CallError, CloseReason, Conversation, Handle, InFlight, Incoming, Message, OnSilence, RemoteError,
     SendError, Settings, Status, Stream, StreamError, Value, Wire, WireError, Wrong, answers,
 };

@@ -62,8 +62,8 @@ impl Arguments {
         self.packed.len() + other.map_or(0, Bytes::len)
     }
 
-    #[cfg(test)]
-    pub(crate) fn read(&self) -> Value {
+    /// The value that they were made of.
+    pub fn read(&self) -> Value {
         rmpv::decode::read_value(&mut &self.packed[..]).expect("our own is read")
     }
 }

@@ -1,7 +1,7 @@
 //! The checks of the fuzz targets on what was recorded.
 
 use super::{random, recorded};
-use crate::tunnel::fuzz;
+use crate::fuzz;
 
 #[test]
 fn what_was_recorded_and_changed_by_chance_holds() {

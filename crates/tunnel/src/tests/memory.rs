@@ -7,13 +7,14 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 use super::conversation::{against_a_script, asked, data, listed, next, note, told};
-use crate::model::Arguments;
+use crate::Arguments;
+use crate::message::command;
 use crate::share::{Pool, Share};
-use crate::tunnel::value::get;
-use crate::tunnel::wire::Inbox;
-use crate::tunnel::{
+use crate::value::get;
+use crate::wire::Inbox;
+use crate::{
     Bounds, CloseReason, Conversation, Handle, Message, Request, SendError, Settings, Stream, StreamError, Value, Wire,
-    Wrong, upstream,
+    Wrong,
 };
 
 /// Of which one user may have a half.
@@ -137,19 +138,11 @@ fn arguments_leave_for_all_masters_from_one_place_and_are_charged_once() {
     let (service, method) = (|| "mail".to_owned(), || "send".to_owned());
     let call =
         |uuid| Message::Call { uuid, service: service(), method: method(), arguments: Value::Nil, is_windowed: true };
-    let call_on = |uuid| upstream::Request::Call {
-        uuid,
-        master: "m".into(),
-        service: service(),
-        method: method(),
-        arguments: Value::Nil,
-        timeout: None,
-        is_windowed: true,
-    };
+    let own = |uuid: String| Message::Other(command("call-on", [("uuid", uuid.into()), ("arguments", Value::Nil)]));
     let request = Request::call(service(), method(), &arguments, true).expect("PHP has it");
     let streams = [
         native.open_with(Some(&memory), packed(), call),
-        follower.open_with(Some(&memory), packed(), |uuid| call_on(uuid).encode()),
+        follower.open_with(Some(&memory), packed(), own),
         php.ask(Some(&memory), || b"closure".to_vec(), request),
     ];
     assert!((400_000..401_000).contains(&memory.taken()), "{}", memory.taken());

@@ -19,8 +19,8 @@ pub(super) fn charged(frame: Bytes, memory: Option<&Arc<Share>>) -> Result<Bytes
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outbox::{Outbox, Outgoing};
     use crate::share::{HELD_OVERHEAD, Pool};
-    use crate::tunnel::outbox::{Outbox, Outgoing};
 
     #[test]
     fn a_frame_takes_memory_until_it_has_left_or_was_withdrawn() {

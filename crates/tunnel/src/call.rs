@@ -4,11 +4,11 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use futures::stream::{self, StreamExt};
+use futures_util::stream::{self, StreamExt};
 use tokio::sync::Notify;
 
 use super::{RemoteError, SendError, Status, Stream, StreamError};
-use crate::model::{Answer, Answers, NotPhp, Refused};
+use crate::{Answer, Answers, NotPhp, Refused};
 
 /// How many there are of something that is bounded, such as calls under way.
 #[derive(Clone, Debug, Default)]
@@ -123,7 +123,7 @@ fn failed(RemoteError { status, message, class, code }: RemoteError, believed: &
 
 #[cfg(test)]
 mod tests {
-    use futures::FutureExt;
+    use futures_util::FutureExt;
 
     use super::*;
 

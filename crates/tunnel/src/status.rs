@@ -70,7 +70,7 @@ impl Status {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tunnel::{Message, RemoteError};
+    use crate::{Message, RemoteError};
 
     fn arrived(error: RemoteError) -> RemoteError {
         let frame = Message::Error { uuid: "u".into(), error }.encode();

@@ -27,7 +27,8 @@ fn is_text(value: &Value, text: &str) -> bool {
     value.as_slice() == Some(text.as_bytes())
 }
 
-pub(super) fn text_in(map: &Value, key: &str) -> String {
+/// The text under a key of a map; empty: there is none.
+pub fn text_in(map: &Value, key: &str) -> String {
     get(map, key).and_then(text).unwrap_or_default()
 }
 
@@ -36,7 +37,7 @@ pub(super) fn bytes_in(map: &Value, key: &str) -> Vec<u8> {
 }
 
 /// The same as [`get`], by value.
-pub(super) fn take(map: Value, key: &str) -> Option<Value> {
+pub fn take(map: Value, key: &str) -> Option<Value> {
     let Value::Map(pairs) = map else { return None };
     pairs.into_iter().rev().find(|(name, _)| is_text(name, key)).map(|(_, value)| value)
 }
@@ -56,7 +57,7 @@ pub fn normalize(value: &mut Value) {
 }
 
 /// How much memory a value takes.
-pub(crate) fn memory_size(value: &Value) -> usize {
+pub fn memory_size(value: &Value) -> usize {
     size_of::<Value>()
         + match value {
             Value::String(text) => text.as_bytes().len(),

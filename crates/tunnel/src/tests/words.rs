@@ -1,7 +1,7 @@
 //! Messages as they are written, and as peers of other habits write them.
 
-use crate::tunnel::value::string;
-use crate::tunnel::{Message, ParseRegisterError, RegisterAddr, RemoteError, Role, Token, Value, Wrong};
+use crate::value::string;
+use crate::{Message, ParseRegisterError, RegisterAddr, RemoteError, Role, Token, Value, Wrong};
 
 fn written(value: Value) -> Vec<u8> {
     let mut bytes = Vec::new();

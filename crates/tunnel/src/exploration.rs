@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use futures::stream::{self, StreamExt};
+use futures_util::stream::{self, StreamExt};
 use shuttle::{future, thread};
 use tokio::io::DuplexStream;
 
 use super::conversation::write;
 use super::handle::Shared;
 use super::*;
-use crate::model::{Answer, Answers};
 use crate::sync::explore;
+use crate::{Answer, Answers};
 
 /// A way to turn what comes on a call's stream into its answers.
 type Way = fn(Stream) -> Answers;

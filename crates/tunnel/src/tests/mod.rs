@@ -1,13 +1,15 @@
 //! What the tunnel must hold, by the ways in which it is shown.
 #![allow(clippy::unwrap_used, reason = "what cannot be unwrapped fails the test, and says where")]
 
+#[cfg(feature = "php")]
 mod closures;
 mod conversation;
 mod memory;
 mod mutants;
 mod recorded;
+#[cfg(feature = "php")]
 mod trunk;
-mod upstream;
+#[cfg(feature = "php")]
 mod values;
 mod windows;
 mod words;

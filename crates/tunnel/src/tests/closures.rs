@@ -6,14 +6,14 @@ use std::process::{Command, Stdio};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
-use crate::model::{Arguments, NotPhp, php_value};
-use crate::tunnel::php::{Closures, SigningKey};
-use crate::tunnel::trunk::{Part, Request, part};
-use crate::tunnel::value::get;
-use crate::tunnel::wire::Inbox;
-use crate::tunnel::{Bounds, Message, RemoteError, Value};
+use crate::php::{Closures, SigningKey};
+use crate::trunk::{Part, Request, part};
+use crate::value::get;
+use crate::wire::Inbox;
+use crate::{Arguments, NotPhp, php_value};
+use crate::{Bounds, Message, RemoteError, Value};
 
-const MASTER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/tunnel/tests/closures.php");
+const MASTER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/tests/closures.php");
 
 pub(super) const PLAIN: Closures = Closures { key: None, bounds: Bounds::DEFAULT };
 

@@ -1,14 +1,14 @@
 //! Locks: the standard ones; or, for `make explore`, those by which every order is tried in which they can be taken.
 
-#[cfg(not(all(test, feature = "shuttle")))]
-pub(crate) use std::sync::{Mutex, MutexGuard};
+#[cfg(not(feature = "shuttle"))]
+pub use std::sync::{Mutex, MutexGuard};
 
-#[cfg(all(test, feature = "shuttle"))]
-pub(crate) use shuttle::sync::{Mutex, MutexGuard};
+#[cfg(feature = "shuttle")]
+pub use shuttle::sync::{Mutex, MutexGuard};
 
 /// Tries thousands of orders: some at random, some in which a task is held back as long as the others can go on.
-#[cfg(all(test, feature = "shuttle"))]
-pub(crate) fn explore(what: impl Fn() + Copy + Send + Sync + 'static) {
+#[cfg(feature = "shuttle")]
+pub fn explore(what: impl Fn() + Copy + Send + Sync + 'static) {
     use shuttle::scheduler::{PctScheduler, RandomScheduler};
     use shuttle::{Config, Runner};
     const ORDERS: usize = 5_000;

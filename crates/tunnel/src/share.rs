@@ -1,5 +1,7 @@
 //! Shares: what is scarce is shared by users first, so that whatever one of them does leaves room for the others.
 
+mod heavy;
+
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,8 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
+pub use self::heavy::is_heavy;
+
 /// Of whatever is scarce, one part in so many is kept for administrators.
-pub(crate) const KEPT_FOR_ADMINS: usize = 16;
+pub const KEPT_FOR_ADMINS: usize = 16;
 
 /// Shares that nobody uses are looked for when there are as many as this, and again when there are twice as many as
 /// then remained.
@@ -35,7 +39,7 @@ pub struct Share {
     most: usize,
     taken: AtomicUsize,
     /// Held while work is done for the user that is too heavy for threads which serve others.
-    pub(crate) working: Arc<tokio::sync::Mutex<()>>,
+    working: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// A part of a share, given back when dropped.
@@ -46,7 +50,7 @@ pub struct Taken {
 }
 
 /// What is held for a user takes beside its bytes.
-pub(crate) const HELD_OVERHEAD: usize = 64;
+pub const HELD_OVERHEAD: usize = 64;
 
 struct Held {
     bytes: Bytes,
@@ -61,7 +65,7 @@ impl AsRef<[u8]> for Held {
 
 /// The shares of all users of a pool, the same one for all that a user has.
 #[derive(Debug)]
-pub(crate) struct Shares<User> {
+pub struct Shares<User> {
     pool: Arc<Pool>,
     /// One part in so many is kept from them.
     kept_part: Option<usize>,
@@ -75,17 +79,17 @@ struct Kept<User> {
 }
 
 impl Pool {
-    pub(crate) fn new(most: usize, greed: usize) -> Arc<Self> {
+    pub fn new(most: usize, greed: usize) -> Arc<Self> {
         Self::with_taken(most, greed, Arc::default())
     }
 
     /// The same where others who are no users count what they take, too.
-    pub(crate) fn with_taken(most: usize, greed: usize, taken: Arc<AtomicUsize>) -> Arc<Self> {
+    pub fn with_taken(most: usize, greed: usize, taken: Arc<AtomicUsize>) -> Arc<Self> {
         Arc::new(Self { most, greed, taken })
     }
 
     /// The share of a user, from whom one part in so many is kept.
-    pub(crate) fn share(self: &Arc<Self>, kept: Option<usize>) -> Arc<Share> {
+    pub fn share(self: &Arc<Self>, kept: Option<usize>) -> Arc<Share> {
         let kept = kept.map_or(0, |part| self.most / part);
         Arc::new(Share {
             pool: self.clone(),
@@ -95,17 +99,17 @@ impl Pool {
         })
     }
 
-    pub(crate) fn taken(&self) -> usize {
+    pub fn taken(&self) -> usize {
         self.taken.load(Ordering::Relaxed)
     }
 }
 
 impl<User: Eq + Hash> Shares<User> {
-    pub(crate) fn of(pool: Arc<Pool>, kept_part: Option<usize>) -> Self {
+    pub fn of(pool: Arc<Pool>, kept_part: Option<usize>) -> Self {
         Self { pool, kept_part, kept: Mutex::new(Kept { shares: HashMap::new(), look_at: FEW }) }
     }
 
-    pub(crate) fn share(&self, user: User) -> Arc<Share> {
+    pub fn share(&self, user: User) -> Arc<Share> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.shares.len() >= kept.look_at {
             kept.shares.retain(|_, share| Arc::strong_count(share) > 1);
@@ -117,32 +121,32 @@ impl<User: Eq + Hash> Shares<User> {
 
 impl Share {
     /// Takes so much; None: it would be more than the user may have. Who has nothing yet may take what there is.
-    pub(crate) fn take(self: &Arc<Self>, amount: usize) -> Option<Taken> {
+    pub fn take(self: &Arc<Self>, amount: usize) -> Option<Taken> {
         self.add(amount).then(|| Taken { share: self.clone(), amount })
     }
 
     /// The same bytes, which take of the share as long as any copy of them is there; None: as of [`Share::take`].
-    pub(crate) fn hold(self: &Arc<Self>, bytes: Bytes) -> Option<Bytes> {
+    pub fn hold(self: &Arc<Self>, bytes: Bytes) -> Option<Bytes> {
         let taken = self.take(bytes.len() + HELD_OVERHEAD)?;
         Some(Bytes::from_owner(Held { bytes, _taken: taken }))
     }
 
     /// Takes nothing yet.
-    pub(crate) fn nothing(self: &Arc<Self>) -> Taken {
+    pub fn nothing(self: &Arc<Self>) -> Taken {
         Taken { share: self.clone(), amount: 0 }
     }
 
-    pub(crate) fn taken(&self) -> usize {
+    pub fn taken(&self) -> usize {
         self.taken.load(Ordering::Relaxed)
     }
 
     /// Whether so much could be taken now. To know it before something is made saves the making.
-    pub(crate) fn has_room(&self, amount: usize) -> bool {
+    pub fn has_room(&self, amount: usize) -> bool {
         self.may(self.taken(), self.pool.taken().saturating_add(amount), amount)
     }
 
     /// How much more the user leaves free than it has, in a pool whose greed is one.
-    pub(crate) fn free(&self) -> usize {
+    pub fn free(&self) -> usize {
         self.most.saturating_sub(self.pool.taken()).saturating_sub(self.taken())
     }
 
@@ -170,17 +174,17 @@ impl Share {
 }
 
 impl Taken {
-    pub(crate) fn amount(&self) -> usize {
+    pub fn amount(&self) -> usize {
         self.amount
     }
 
     /// Of which it is a part.
-    pub(crate) fn share(&self) -> Arc<Share> {
+    pub fn share(&self) -> Arc<Share> {
         self.share.clone()
     }
 
     /// Makes it so much; false: it stays what it is, since that would be too much. Less is never too much.
-    pub(crate) fn resize(&mut self, amount: usize) -> bool {
+    pub fn resize(&mut self, amount: usize) -> bool {
         if amount <= self.amount {
             self.share.subtract(self.amount - amount);
         } else if !self.share.add(amount - self.amount) {

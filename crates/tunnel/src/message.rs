@@ -126,7 +126,7 @@ pub enum Role {
     Php,
     /// A master that understands `list` and `call`.
     Native,
-    /// A sidecar that follows the register, by the [upstream protocol](super::upstream). To a register of an older
+    /// A sidecar that follows the register, by a protocol of their own. To a register of an older
     /// version it is a native master, until it subscribes.
     Follower,
 }
@@ -371,7 +371,8 @@ pub fn check_command(map: &Value) -> Result<(), Wrong> {
     reserved.map_or(Ok(()), |reserved| Err(Wrong::Reserved(reserved)))
 }
 
-pub(super) fn command(name: &str, rest: impl IntoIterator<Item = (&'static str, Value)>) -> Value {
+/// A map with the key `cmd`, and others after it.
+pub fn command(name: &str, rest: impl IntoIterator<Item = (&'static str, Value)>) -> Value {
     let rest = rest.into_iter().map(|(key, value)| (key.into(), value));
     Value::Map(std::iter::once(("cmd".into(), name.into())).chain(rest).collect())
 }

@@ -18,7 +18,7 @@ use super::outlet::Sent;
 use super::stream::{Slot, Stream, StreamError};
 use super::trunk::{self, Trunk};
 use super::value::Value;
-use crate::model::Command;
+use crate::Command;
 use crate::share::{Share, Taken};
 use crate::sync::{Mutex, MutexGuard};
 

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use futures::FutureExt;
+use futures_util::FutureExt;
 
 use super::conversation::{against_a_script, listed, next, pair, told};
-use crate::tunnel::{Message, Outlet, Settings, Value};
+use crate::{Message, Outlet, Settings, Value};
 
 /// A value of 10,000 bytes, more or less.
 fn value() -> Value {

@@ -17,8 +17,8 @@ use super::message::{Message, RemoteError};
 use super::outbox::Outgoing;
 use super::stream::{Slot, Stream, StreamError};
 use super::value::{Value, text};
-use crate::model::{Arguments, NotPhp};
 use crate::share::Share;
+use crate::{Arguments, NotPhp};
 
 /// How many bytes of values may be on the way in one stream before the master rests.
 pub(super) const WINDOW: usize = 256 * 1024;

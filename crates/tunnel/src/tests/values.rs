@@ -2,7 +2,7 @@
 
 use super::closures::{PLAIN, demo, list, run};
 use super::random;
-use crate::tunnel::Value;
+use crate::Value;
 
 const INTEGERS: [i64; 9] = [0, 1, -1, 9, i32::MAX as i64 + 1, i32::MIN as i64 - 1, 1 << 53, i64::MAX, i64::MIN];
 

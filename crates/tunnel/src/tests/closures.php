@@ -1,10 +1,10 @@
 <?php
 // A master without a connection. On its input is a closure, and then what the register sends on the closure's stream, one
 // in base64 a line; it writes what the stream gives. Every value counts as taken.
-require __DIR__ . '/../../../tests/it/php/master/react.php';
-require __DIR__ . '/../../../tests/it/php/master/classes.php';
-require __DIR__ . '/../../../tests/it/php/master/tunnel.php';
-require __DIR__ . '/../../../tests/it/php/master/Demo.php';
+require __DIR__ . '/../../../../tests/it/php/master/react.php';
+require __DIR__ . '/../../../../tests/it/php/master/classes.php';
+require __DIR__ . '/../../../../tests/it/php/master/tunnel.php';
+require __DIR__ . '/../../../../tests/it/php/master/Demo.php';
 
 use React\EventLoop\Loop;
 use ReactphpX\RegisterCenter\ServiceRegistry;

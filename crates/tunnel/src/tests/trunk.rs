@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures_util::StreamExt;
 use tokio::io::DuplexStream;
 
 use super::closures::demo;
 use super::conversation::{against_a_script, data, next, told};
-use crate::model::{Answer, Answers};
-use crate::tunnel::{
+use crate::{Answer, Answers};
+use crate::{
     CallError, Handle, Message, RemoteError, Request, SendError, Settings, Stream, StreamError, Value, Wire, answers,
 };
 
