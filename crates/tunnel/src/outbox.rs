@@ -55,8 +55,8 @@ pub(super) struct Outbox {
     /// How many of the ordinary frames have left, which is the number of the next to leave.
     left: u64,
     bytes: usize,
-    most_frames: usize,
-    max_path_len: usize,
+    max_frames: usize,
+    max_bytes: usize,
 }
 
 /// There is no room for one more frame.
@@ -64,9 +64,9 @@ pub(super) struct Outbox {
 pub(super) struct Full;
 
 impl Outbox {
-    pub(super) fn new(most_frames: usize, max_path_len: usize) -> Self {
+    pub(super) fn new(max_frames: usize, max_bytes: usize) -> Self {
         let (first, frames) = (VecDeque::new(), VecDeque::new());
-        Self { rest: Bytes::new(), first, frames, left: 0, bytes: 0, most_frames, max_path_len }
+        Self { rest: Bytes::new(), first, frames, left: 0, bytes: 0, max_frames, max_bytes }
     }
 
     /// Adds a frame at the end; its number.
@@ -88,7 +88,7 @@ impl Outbox {
     fn add(&mut self, frame: Outgoing, times: usize, urgent: bool) -> Result<u64, Full> {
         let frames = self.first.len() + self.frames.len();
         let bytes = self.bytes.saturating_add(frame.len());
-        if frames >= times.saturating_mul(self.most_frames) || bytes > times.saturating_mul(self.max_path_len) {
+        if frames >= times.saturating_mul(self.max_frames) || bytes > times.saturating_mul(self.max_bytes) {
             return Err(Full);
         }
         self.bytes = bytes;
