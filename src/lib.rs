@@ -23,7 +23,6 @@ pub mod config;
 #[cfg(test)]
 mod corpora;
 pub mod default_paths;
-pub mod master;
 pub mod metrics;
 pub mod model;
 mod mutant;
@@ -40,6 +39,7 @@ pub mod task;
 pub mod thrift;
 pub mod tunnel;
 
+pub use roster_master as master;
 pub use roster_net::secret;
 pub use roster_tunnel::share;
 use roster_tunnel::sync;

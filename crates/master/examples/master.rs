@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use roster::master::{Config, Master, MethodError, RegisterAddr, Service};
+use roster_master::{Config, Master, MethodError, RegisterAddr, Service};
 use serde::Deserialize;
 
 #[derive(Deserialize)]

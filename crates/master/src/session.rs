@@ -5,7 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
+use futures_util::FutureExt;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -14,8 +14,8 @@ use super::error::MethodError;
 use super::event::Event;
 use super::service::Values;
 use super::{Services, Shared};
-use crate::net::Remote;
-use crate::tunnel::{
+use roster_net::Remote;
+use roster_tunnel::{
     Handle, Incoming, Message, Outlet, PHP_REFUSAL, RegisterAddr, RemoteError, SendError, Status, Value,
 };
 
@@ -162,7 +162,7 @@ impl Session {
         let cancelled = self.over.child_token();
         self.running.insert(uuid.clone(), cancelled.clone());
         let (handle, done) = (self.handle.clone(), self.done.clone());
-        self.shared.tasks.short(async move {
+        self.shared.tasks.spawn(async move {
             let run = AssertUnwindSafe(run).catch_unwind();
             if let Some(result) = cancelled.run_until_cancelled(run).await {
                 let result = result.unwrap_or_else(|panic| Err(MethodError::panicked(&*panic)));

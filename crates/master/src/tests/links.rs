@@ -6,9 +6,9 @@ use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 use super::script::{Peer, REFUSED, Register, SOON, config, map, meeting, next, said};
-use crate::master::{Config, Event, Events, Lost, Master, RegisterAddr, Service, Value};
-use crate::tunnel::CloseReason;
-use crate::tunnel::value::get;
+use crate::{Config, Event, Events, Lost, Master, RegisterAddr, Service, Value};
+use roster_tunnel::CloseReason;
+use roster_tunnel::value::get;
 
 /// Why a connection was closed, and whether there will be another.
 async fn closed(events: &mut Events) -> (RegisterAddr, Lost, bool) {
@@ -197,8 +197,8 @@ async fn a_master_that_leaves_says_so_first_also_when_nothing_is_under_way() {
 
 #[tokio::test]
 async fn a_call_that_does_not_end_is_dropped_when_the_master_stops() {
-    let service = Service::new("slow")
-        .method("never", |_: Value| std::future::pending::<Result<(), crate::master::MethodError>>());
+    let service =
+        Service::new("slow").method("never", |_: Value| std::future::pending::<Result<(), crate::MethodError>>());
     let (master, _, mut peer) = meeting(Config { drain: Duration::from_millis(20), ..config() }, [service]).await;
     peer.call("a", "slow", "never", Value::Nil).await;
     serves(&mut peer).await;

@@ -1,29 +1,5 @@
-//! The master: announces services to registers and answers their calls.
-//!
-//! A master connects to one register or several, all of the time: what is lost is made again. It offers services,
-//! which can be added and withdrawn while it runs; registers are told. It speaks as the PHP package
-//! `reactphp-x/register-center` does, so that it can also be listed by a register of PHP; but it runs no closure.
-//!
-//! ```no_run
-//! use roster::master::{Config, Master, Service, Value};
-//! # async fn shown() -> Result<(), Box<dyn std::error::Error>> {
-//! let master = Master::start(Config::new(std::env::var("REGISTER_TOKEN")?));
-//! let greeter = Service::new("greeter")
-//!     .metadata("version", "1.2.0")
-//!     .method("hello", |(name,): (String,)| async move { Ok(format!("Hello, {name}")) })
-//!     .stream("count", |_: Value, values| async move {
-//!         for number in 1..=3 {
-//!             values.send(number).await?;
-//!         }
-//!         Ok(())
-//!     });
-//! master.offer(greeter);
-//! master.connect(("127.0.0.1", 8010));
-//! tokio::signal::ctrl_c().await?;
-//! master.stop().await;
-//! # Ok(())
-//! # }
-//! ```
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
 
 mod config;
 mod error;
@@ -39,14 +15,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{broadcast, watch};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use crate::task::Tasks;
-pub use crate::tunnel::{RegisterAddr, Value};
 pub use config::Config;
 pub use error::MethodError;
 pub use event::{Event, Events, Lost};
+pub use roster_tunnel::{RegisterAddr, Value};
 pub use service::{Service, Values};
 
 /// How many events wait for who takes them.
@@ -64,7 +41,7 @@ pub struct Master(Arc<Shared>);
 struct Shared {
     id: String,
     config: Config,
-    tasks: Tasks,
+    tasks: TaskTracker,
     services: watch::Sender<Services>,
     /// The registers, and what tells each connection that it should leave.
     links: Mutex<HashMap<RegisterAddr, CancellationToken>>,
@@ -79,11 +56,10 @@ impl Master {
     /// Starts a master, which knows no register yet and offers nothing. Its tasks run on the runtime in which
     /// [`Master::connect`] is called.
     pub fn start(config: Config) -> Self {
-        let (tasks, _) = Tasks::new();
         Self(Arc::new(Shared {
             id: Uuid::new_v4().to_string(),
             config,
-            tasks,
+            tasks: TaskTracker::new(),
             services: watch::Sender::default(),
             links: Mutex::default(),
             leave: CancellationToken::new(),
@@ -127,7 +103,9 @@ impl Master {
     /// Leaves all registers, and waits until that is done.
     pub async fn stop(self) {
         self.0.leave.cancel();
-        self.0.tasks.stop(self.0.config.drain.saturating_add(STOP_GRACE)).await;
+        self.0.tasks.close();
+        // What has not ended by then ends with the runtime.
+        let _ = timeout(self.0.config.drain.saturating_add(STOP_GRACE), self.0.tasks.wait()).await;
     }
 }
 
@@ -149,7 +127,7 @@ impl Shared {
         }
         let leave = self.leave.child_token();
         links.insert(register.clone(), leave.clone());
-        self.tasks.short(link::keep(self.clone(), register, leave));
+        self.tasks.spawn(link::keep(self.clone(), register, leave));
     }
 
     fn leave(&self, register: &RegisterAddr) {

@@ -9,9 +9,9 @@ use tokio_util::sync::CancellationToken;
 use super::event::{Event, Lost};
 use super::session::Session;
 use super::{Config, Shared};
-use crate::net::{Remote, Stream};
-use crate::task::Backoff;
-use crate::tunnel::{Bounds, CloseReason, Conversation, Message, RegisterAddr, Role, Wire};
+use roster_net::Backoff;
+use roster_net::{Remote, Stream};
+use roster_tunnel::{Bounds, CloseReason, Conversation, Message, RegisterAddr, Role, Wire};
 
 /// A connection that held so long is made again soon. One that a register accepts and closes, as one that has no place
 /// does, is made again later and later.

@@ -3,7 +3,7 @@
 use std::any::{Any, type_name};
 use std::error::Error;
 
-use crate::tunnel::RemoteError;
+use roster_tunnel::RemoteError;
 
 /// How much of a message is told.
 const MAX_MESSAGE_BYTES: usize = 2048;

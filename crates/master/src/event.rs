@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::net::{ConnectError, ParseRemoteError};
-use crate::tunnel::{CloseReason, RegisterAddr, Value, WireError};
+use roster_net::{ConnectError, ParseRemoteError};
+use roster_tunnel::{CloseReason, RegisterAddr, Value, WireError};
 
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq)]

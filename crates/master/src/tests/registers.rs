@@ -1,8 +1,8 @@
 //! What a register asks beyond calls: the services, closures, commands; by PHP's bytes.
 
 use super::script::{ACCEPTED, REFUSED, Register, TOKEN, as_bytes, callback, config, map, meeting, next, packed, said};
-use crate::master::{Event, Lost, Master, Service, Value};
-use crate::tunnel::value::get;
+use crate::{Event, Lost, Master, Service, Value};
+use roster_tunnel::value::get;
 
 fn services() -> [Service; 2] {
     let echo = Service::new("echo").metadata("version", "1.2.0").metadata("weight", 3);
@@ -17,7 +17,7 @@ const LISTED: &[u8] = b"\x83\xa3cmd\xa4data\xa4uuid\xa6u-list\xa4data\x82\
 /// The bytes that an unmodified register of PHP sent, by step.
 fn recorded(step: &str) -> Vec<u8> {
     let steps: serde_json::Value =
-        serde_json::from_str(include_str!("../../../tests/fixtures/php-master.json")).unwrap();
+        serde_json::from_str(include_str!("../../../../tests/fixtures/php-master.json")).unwrap();
     let step = steps.as_array().unwrap().iter().find(|one| one["step"] == step).expect("the step was recorded");
     let hex = step["register_sent_hex"].as_str().unwrap();
     (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()

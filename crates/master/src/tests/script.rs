@@ -6,8 +6,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use crate::master::{Config, Event, Events, Master, RegisterAddr, Service, Value};
-use crate::tunnel::value::{get, string, text};
+use crate::{Config, Event, Events, Master, RegisterAddr, Service, Value};
+use roster_tunnel::value::{get, string, text};
 
 pub(super) const SOON: Duration = Duration::from_secs(20);
 pub(super) const TOKEN: &str = "register-center-token-2024";

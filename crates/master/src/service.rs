@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use futures::FutureExt;
-use futures::future::BoxFuture;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::error::MethodError;
-use crate::tunnel::{Outlet, Value};
+use roster_tunnel::{Outlet, Value};
 
 /// A service, built method by method.
 ///

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::script::{Peer, SOON, config, list, map, meeting, said};
-use crate::master::{Config, Master, MethodError, Service, Value};
-use crate::tunnel::Settings;
-use crate::tunnel::value::get;
+use crate::{Config, Master, MethodError, Service, Value};
+use roster_tunnel::Settings;
+use roster_tunnel::value::get;
 
 #[derive(Deserialize, Serialize)]
 struct Greeting {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::tunnel::{Settings, Token};
+use roster_tunnel::{Settings, Token};
 
 /// How a master behaves. [`Config::new`] gives what suits most; the fields can be changed before the start.
 #[derive(Clone, Debug)]
