@@ -22,7 +22,6 @@ pub mod clock;
 pub mod config;
 #[cfg(test)]
 mod corpora;
-pub mod default_paths;
 pub mod metrics;
 pub mod model;
 mod mutant;
@@ -39,6 +38,7 @@ pub mod task;
 pub mod thrift;
 pub mod tunnel;
 
+pub use roster_client::default_paths;
 pub use roster_master as master;
 pub use roster_net::secret;
 pub use roster_tunnel::share;

@@ -4,16 +4,15 @@
 mod bind_error;
 mod socket_file;
 
-use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::pin;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use roster_client::{Address, AddressError};
 pub(crate) use roster_net::names;
 use roster_net::names::{Names, look_up_first};
 pub use roster_net::{
@@ -49,41 +48,6 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How many connections are accepted before others may work.
 const MAX_ACCEPTS_PER_TURN: usize = 256;
-
-/// Where to listen, or where to connect: `unix:///path`, or `host:port`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Address {
-    Unix(PathBuf),
-    Tcp(String),
-}
-
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("not an address: expected `unix:///absolute/path` or `host:port`")]
-pub struct AddressError;
-
-impl FromStr for Address {
-    type Err = AddressError;
-
-    fn from_str(text: &str) -> Result<Self, AddressError> {
-        if let Some(path) = text.strip_prefix("unix://") {
-            return if path.starts_with('/') { Ok(Self::Unix(path.into())) } else { Err(AddressError) };
-        }
-        let (host, port) = text.rsplit_once(':').ok_or(AddressError)?;
-        match port.parse::<u16>() {
-            Ok(_) if !host.is_empty() => Ok(Self::Tcp(text.to_owned())),
-            _ => Err(AddressError),
-        }
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unix(path) => write!(f, "unix://{}", path.display()),
-            Self::Tcp(address) => f.write_str(address),
-        }
-    }
-}
 
 /// A bound socket, shared by all that accept from it.
 #[derive(Debug, Clone)]

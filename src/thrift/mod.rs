@@ -8,7 +8,6 @@ mod accounts;
 mod admission;
 mod api;
 mod call;
-pub mod client;
 mod codec;
 mod config;
 mod connection;
@@ -30,19 +29,13 @@ mod streaming_call;
 mod wait;
 mod watch;
 
-/// The generated code, of `idl/roster.thrift` and `idl/zk_data.thrift`.
-#[allow(missing_debug_implementations, unused, unreachable_pub, clippy::all, clippy::unwrap_used)]
-#[path = "../../gen/rs/roster.rs"]
-pub mod idl;
-#[allow(missing_debug_implementations, unused, unreachable_pub, clippy::all, clippy::unwrap_used)]
-#[path = "../../gen/rs/zk_data.rs"]
-pub mod zk_data;
-
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::try_join_all;
+pub use roster_client as client;
+pub use roster_client::{idl, zk_data};
 use tokio::sync::watch::{Receiver, channel};
 
 use self::accept_balancer::{AcceptBalancer, CountedConnection};

@@ -69,27 +69,6 @@ pub(super) fn unread(why: String) -> InvalidRequest {
     invalid("arguments", why)
 }
 
-impl idl::Call {
-    /// A call of which nothing else is said.
-    pub fn of(service: impl Into<String>, method: impl Into<String>, arguments: impl Into<Vec<u8>>) -> Self {
-        Self {
-            service_name: service.into(),
-            method: method.into(),
-            arguments: Some(arguments.into()),
-            encoding: None,
-            master_id: None,
-            metadata: None,
-            version: None,
-            balance: None,
-            key: None,
-            timeout_ms: None,
-            retries: None,
-            idempotent: None,
-            all_values: None,
-        }
-    }
-}
-
 /// A command of the application's own, for all masters.
 pub(super) fn command(request: &BroadcastRequest) -> Result<Command, InvalidRequest> {
     let encoding = encoding(request.encoding)?;

@@ -11,7 +11,7 @@ fn the_generated_code_is_that_of_the_interface() {
     let (project, fresh) = (Path::new(PROJECT), tempfile::tempdir().expect("a folder"));
     run(Command::new(project.join("gen/regenerate")).arg(fresh.path()));
     let is_same = compiler(project) == compiler(fresh.path());
-    for folder in ["gen/rs", "gen/php", "php/gen"] {
+    for folder in ["crates/client/gen", "gen/php", "php/gen"] {
         let (committed, made) = (files(&project.join(folder)), files(&fresh.path().join(folder)));
         assert_eq!(committed.len(), made.len(), "files of {folder}");
         for file in committed {
@@ -25,7 +25,7 @@ fn the_generated_code_is_that_of_the_interface() {
 
 /// Which compiler made the code of a project.
 fn compiler(project: &Path) -> String {
-    let code = fs::read_to_string(project.join("gen/rs/roster.rs")).expect("code");
+    let code = fs::read_to_string(project.join("crates/client/gen/roster.rs")).expect("code");
     code.lines().next().expect("a line").to_owned()
 }
 

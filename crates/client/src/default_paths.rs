@@ -63,7 +63,7 @@ pub fn is_users_state(folder: &Path) -> bool {
 }
 
 /// Whether this is the folder of the system's sidecar, which its unit makes.
-pub(crate) fn is_systems(folder: &Path) -> bool {
+pub fn is_systems(folder: &Path) -> bool {
     folder == Path::new(SYSTEM)
 }
 

@@ -1,4 +1,4 @@
-//! Client: a blocking connection to a sidecar, as the command line and tests use it.
+//! The client: a blocking connection to a sidecar.
 
 use std::io::{self, BufReader, Read, Write};
 use std::net::ToSocketAddrs;
@@ -10,7 +10,7 @@ use thrift::TConfiguration;
 use thrift::protocol::{TBinaryInputProtocol, TBinaryOutputProtocol};
 use thrift::transport::TBufferedWriteTransport;
 
-use super::idl::{
+use crate::idl::{
     AccessDenied, BroadcastRequest, Call, CallFailed, CallResult, CallTimedOut, CallValues, CallsReply, CallsRequest,
     ChildrenReply, ChildrenRequest, CommandReply, GetRequest, InstancesReply, InvalidRequest, MastersReply,
     MastersWatchReply, MessagesReply, NextValuesRequest, NoMaster, NodeReply, NotFound, NotReady, Overloaded,
@@ -18,8 +18,7 @@ use super::idl::{
     ServicesReply, StatsReply, StatsRequest, StatusReply, StatusRequest, SubtreeReply, SubtreeRequest,
     TRosterSyncClient, TooStale, WatchMastersRequest, WatchMessagesRequest, WatchReply, WatchRequest,
 };
-use crate::default_paths;
-use crate::net::Address;
+use crate::{Address, default_paths};
 
 /// The most bytes of one reply that are read. The sidecar's own bound is lower.
 const MAX_REPLY: usize = 64 << 20;
@@ -240,6 +239,27 @@ impl Client {
             self.socket = Some(socket);
         }
         answer.map_err(|error| explain(address, error, patience))
+    }
+}
+
+impl Call {
+    /// A call of which nothing else is said.
+    pub fn of(service: impl Into<String>, method: impl Into<String>, arguments: impl Into<Vec<u8>>) -> Self {
+        Self {
+            service_name: service.into(),
+            method: method.into(),
+            arguments: Some(arguments.into()),
+            encoding: None,
+            master_id: None,
+            metadata: None,
+            version: None,
+            balance: None,
+            key: None,
+            timeout_ms: None,
+            retries: None,
+            idempotent: None,
+            all_values: None,
+        }
     }
 }
 
