@@ -3,16 +3,20 @@
 //! Sources push changes into the store; one writer publishes snapshots; readers take the newest without a lock, a
 //! wait or a copy. Nothing a reader does reaches ZooKeeper. `ARCHITECTURE.md` says what each room is for.
 //!
-//! A room uses only rooms on lower floors:
+//! A room uses only rooms on lower floors, and `share`:
 //!
 //! | floor | rooms |
 //! |---|---|
-//! | 0 | [`model`], [`metrics`], [`permissions`], [`default_paths`], [`secret`], [`task`], [`clock`], `rule`, `sync` |
+//! | 0 | [`model`], [`metrics`], [`permissions`], [`default_paths`], [`secret`], [`share`], [`task`], [`clock`], `rule`, … |
 //! | 1 | [`access`], [`store`], [`tunnel`], [`net`] |
 //! | 2 | [`resolve`] |
 //! | 3 | [`call`], [`source`], [`register`], [`master`], [`admin`] |
-//! | 4 | [`config`] |
-//! | 5 | [`sidecar`] |
+//! | 4 | [`thrift`] |
+//! | 5 | [`config`] |
+//! | 6 | [`sidecar`] |
+//!
+//! What others use without the rest lies in crates of its own: `roster-master`, `roster-client`, `roster-tunnel` and
+//! `roster-net`.
 
 pub mod access;
 pub mod admin;

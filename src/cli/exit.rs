@@ -196,7 +196,7 @@ fn of(error: &anyhow::Error) -> u8 {
         None if error.is::<ReadError>() || error.is::<NoFile>() => UNREACHABLE,
         None if error.is::<SomeFailed>() => CALL_FAILED,
         None if error.is::<Interrupted>() => INTERRUPTED,
-        None => FAILED,
+        _ => FAILED,
     }
 }
 

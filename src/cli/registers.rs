@@ -52,7 +52,7 @@ fn told(count: u64) -> String {
 }
 
 fn address(text: &str) -> Result<RegisterAddress, ParseRegisterError> {
-    let RegisterAddr { host, port } = text.parse()?;
+    let RegisterAddr { host, port, .. } = text.parse()?;
     Ok(RegisterAddress::new(host, port.into()))
 }
 

@@ -37,12 +37,10 @@ impl Sample {
 
     /// It does not outlive the sidecar, however that ends: without a connection it gives up.
     async fn serve(self) {
-        let config = master::Config {
-            reconnect_on_close: false,
-            retry_attempts: Some(2),
-            connect_timeout: Duration::from_secs(2),
-            ..master::Config::new(EXAMPLE_TOKEN)
-        };
+        let mut config = master::Config::new(EXAMPLE_TOKEN);
+        config.reconnect_on_close = false;
+        config.retry_attempts = Some(2);
+        config.connect_timeout = Duration::from_secs(2);
         let master = Master::start(config);
         let mut events = master.events();
         master.offer(greeter());

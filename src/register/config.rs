@@ -158,17 +158,13 @@ impl Config {
 
     /// Of a conversation with a peer, who is charged for what waits to be sent to it.
     pub(super) fn settings(&self, memory: Arc<Share>) -> Settings {
-        let memory = Some(memory);
-        let (ping_interval, pong_timeout) = (self.ping_interval, self.pong_timeout);
-        let (queue_bytes, on_silence) = (self.max_queue.as_u64() as usize, self.on_silence);
-        Settings {
-            bounds: self.bounds(),
-            queue_bytes,
-            ping_interval,
-            pong_timeout,
-            on_silence,
-            memory,
-            ..Settings::default()
-        }
+        let mut settings = Settings::default();
+        settings.bounds = self.bounds();
+        settings.queue_bytes = self.max_queue.as_u64() as usize;
+        settings.ping_interval = self.ping_interval;
+        settings.pong_timeout = self.pong_timeout;
+        settings.on_silence = self.on_silence;
+        settings.memory = Some(memory);
+        settings
     }
 }

@@ -202,7 +202,8 @@ mod tests {
     async fn who_does_not_take_a_piece_is_closed() {
         let (here, _there) = tokio::io::duplex(4096);
         let wire = Wire::new(here, Bounds::DEFAULT);
-        let settings = Settings { ping_interval: 2 * TAKE_TIMEOUT, ..Settings::default() };
+        let mut settings = Settings::default();
+        settings.ping_interval = 2 * TAKE_TIMEOUT;
         let (handle, _incoming, conversation) = Conversation::new(wire, settings);
         let conversation = tokio::spawn(conversation.run());
         let took = watch::Sender::new(0);

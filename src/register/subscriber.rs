@@ -118,7 +118,7 @@ impl Subscriber {
     }
 
     fn refuse(&self, uuid: String, why: &str) {
-        let error = RemoteError { class: Some(PHP_REFUSAL.to_owned()), ..RemoteError::new(why) };
+        let error = RemoteError::thrown(why, Some(PHP_REFUSAL.to_owned()), 0);
         let _ = self.handle.send(Message::Error { uuid, error });
     }
 
@@ -252,7 +252,7 @@ async fn relay_values(mut answers: Answers, outlet: &Outlet, memory: &Arc<Share>
             Some(Answer::Packed(packed)) => packed.read(memory).await.map_err(RemoteError::new)?,
             Some(Answer::End) => return Ok(()),
             Some(Answer::Failed { message, class, code }) => {
-                return Err(RemoteError { class, code, ..RemoteError::new(message) });
+                return Err(RemoteError::thrown(message, class, code));
             }
             Some(Answer::Lost(why)) => return Err(RemoteError::of(Status::Lost, why)),
             Some(Answer::Unsent(why)) => return Err(RemoteError::of(Status::Unsent, why)),

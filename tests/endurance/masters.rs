@@ -65,7 +65,9 @@ impl Masters {
 
     fn run_rust(&self) -> Master {
         let _runtime = self.runtime.enter();
-        let master = Master::start(Config { longest_retry_delay: Duration::from_secs(2), ..Config::new(TOKEN) });
+        let mut config = Config::new(TOKEN);
+        config.longest_retry_delay = Duration::from_secs(2);
+        let master = Master::start(config);
         let trace = self.trace();
         master.offer(Service::new(NAMES[2]));
         master.offer(Service::new("trace").method("append", move |(text,): (String,)| {

@@ -230,7 +230,9 @@ pub(crate) fn with_master(service: Service, ports: &[u16], test: impl FnOnce(&Ma
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.expect("a runtime");
     let _inside = runtime.enter();
-    let master = Master::start(Config { retry_delay: Duration::from_millis(50), ..Config::new(TOKEN) });
+    let mut config = Config::new(TOKEN);
+    config.retry_delay = Duration::from_millis(50);
+    let master = Master::start(config);
     master.offer(service);
     ports.iter().for_each(|port| master.connect(("127.0.0.1", *port)));
     test(&master);

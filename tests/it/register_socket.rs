@@ -142,6 +142,13 @@ fn a_master_of_php_connects_to_the_socket_and_is_called() {
     assert_eq!(gives(&scene, "demo", "echo", json!(["over", "unix"])).len(), 1);
 }
 
+/// The settings of a master whose register must be a process of this user.
+fn wary_of_others_than(user: u32) -> Config {
+    let mut config = Config::new(TOKEN);
+    config.register_user = Some(user);
+    config
+}
+
 fn own_user() -> String {
     format!("unix:uid={}", Uid::current())
 }
@@ -149,8 +156,7 @@ fn own_user() -> String {
 #[test]
 fn a_master_of_rust_connects_to_the_socket_is_called_and_comes_back() {
     let (mut scene, socket) = scene("settle = \"1s\"");
-    let config = Config { register_user: Some(Uid::current().as_raw()), ..Config::new(TOKEN) };
-    let _rust = Rust::to(RegisterAddr::unix(&socket), config);
+    let _rust = Rust::to(RegisterAddr::unix(&socket), wary_of_others_than(Uid::current().as_raw()));
     assert_eq!(scene.has(1)[0].peer_address, own_user());
     let is_called = |scene: &Scene| {
         eventually("it is called", SOON, || {
@@ -206,7 +212,7 @@ fn who_cannot_connect_to_the_socket_is_told_which_and_what_to_do() {
     let follows = format!("[[upstream]]\nconnect = \"unix://{}\"\ntoken = {token:?}\n", missing.display());
     let beside = Scene::with(&follows);
     tells(&beside, &format!("cannot reach unix://{}: {cure}", missing.display()));
-    let other = Rust::to(address.clone(), Config { register_user: Some(NOBODY), ..Config::new(TOKEN) }).lost();
+    let other = Rust::to(address.clone(), wary_of_others_than(NOBODY)).lost();
     assert!(other.to_string().contains("and none of nobody; it was shown nothing"), "{other}");
     if !is_skipped_without_root() {
         // Of this thread alone, and of those that it starts.

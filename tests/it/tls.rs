@@ -72,7 +72,9 @@ impl Rust {
     }
 
     fn believing(register: (&str, u16), ca: PathBuf) -> Self {
-        Self::to(register, Config { ca: Some(ca), ..Config::new(TOKEN) })
+        let mut config = Config::new(TOKEN);
+        config.ca = Some(ca);
+        Self::to(register, config)
     }
 
     pub(crate) fn to(register: impl Into<RegisterAddr>, config: Config) -> Self {

@@ -38,6 +38,7 @@ pub struct Client {
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     #[error("cannot reach the sidecar at {address}: {source}")]
     Unreachable { address: Address, source: io::Error },

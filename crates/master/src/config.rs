@@ -7,6 +7,7 @@ use roster_tunnel::{Settings, Token};
 
 /// How a master behaves. [`Config::new`] gives what suits most; the fields can be changed before the start.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Config {
     /// What registers know the master by: from a file or the environment, never from the source.
     pub token: Token,

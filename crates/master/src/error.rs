@@ -10,6 +10,7 @@ const MAX_MESSAGE_BYTES: usize = 2048;
 
 /// Why a call failed. Any error becomes one by `?`; its type's name is then the class.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct MethodError {
     pub message: String,
     /// The kind of the error, which a caller can tell from others: a type's name, as PHP gives the exception's class.
@@ -38,7 +39,7 @@ impl MethodError {
 
     pub(super) fn told(self) -> RemoteError {
         let cut = |text: String| text.chars().take(MAX_MESSAGE_BYTES).collect();
-        RemoteError { class: self.class.map(cut), code: self.code, ..RemoteError::new(cut(self.message)) }
+        RemoteError::thrown(cut(self.message), self.class.map(cut), self.code)
     }
 }
 

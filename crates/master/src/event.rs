@@ -11,6 +11,7 @@ use roster_tunnel::{CloseReason, RegisterAddr, Value, WireError};
 
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Event {
     /// The connection stands; the token is yet to be accepted.
     Connected { register: RegisterAddr },
@@ -28,6 +29,7 @@ pub enum Event {
 
 /// Why there is no connection to a register any more.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Lost {
     #[error("the register is not reached: {0}")]
     Unreachable(String),

@@ -33,6 +33,7 @@ const MAX_PATH: usize = 107;
 /// Where a register is: `host:port`, `tls://host:port` for one that is spoken to by TLS, or `unix:///path` for one that
 /// listens on this Unix socket.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Remote {
     Tcp { host: String, port: u16, tls: bool },
     Unix(PathBuf),
@@ -40,6 +41,7 @@ pub enum Remote {
 
 /// Why a text is no address of a register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ParseRemoteError {
     #[error("expected `host:port`, `tls://host:port` or `unix:///path`")]
     Form,
@@ -53,6 +55,7 @@ pub enum ParseRemoteError {
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ConnectError {
     #[error(transparent)]
     Io(#[from] io::Error),

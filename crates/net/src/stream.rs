@@ -27,6 +27,7 @@ thread_local! {
 
 /// A connection.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),

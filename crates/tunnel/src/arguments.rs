@@ -17,6 +17,7 @@ pub struct Arguments {
 
 /// A value that PHP has no counterpart for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum NotPhp {
     #[error("a map's key is neither text nor an integer")]
     Key,

@@ -59,6 +59,7 @@ impl Drop for InFlightGuard {
 
 /// Why a call could not be made.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum CallError {
     #[error(transparent)]
     Send(#[from] SendError),

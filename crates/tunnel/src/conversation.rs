@@ -32,6 +32,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The bounds of a conversation.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Settings {
     /// What frames may be that are sent, and that come,
     pub bounds: Bounds,
@@ -54,6 +55,7 @@ pub struct Settings {
 /// What becomes of a conversation whose other end does not answer in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum OnSilence {
     /// It ends.
     Close,
@@ -107,6 +109,7 @@ impl Arrived {
 
 /// Why a conversation ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum CloseReason {
     #[error("it was closed at this end")]
     Closed,

@@ -41,6 +41,7 @@ pub enum Progress {
 
 /// Why the bytes are not a frame that is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Wrong {
     #[error("a frame is longer than its bound")]
     Bytes,

@@ -34,6 +34,7 @@ const MEMORY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Why a message is not sent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum SendError {
     #[error("too much waits to be sent already")]
     Full,

@@ -32,6 +32,7 @@ const RESERVED: [&str; 14] = [
 
 /// One message.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Message {
     /// A peer shows the register a token, and as what it connects.
     Auth {
@@ -157,6 +158,7 @@ pub const PHP_REFUSAL: &str = "RuntimeException";
 /// What went wrong at the other end, in its own words.
 #[derive(Clone, Debug, Default, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
+#[non_exhaustive]
 pub struct RemoteError {
     pub status: Status,
     pub message: String,
@@ -171,6 +173,11 @@ impl RemoteError {
 
     pub fn of(status: Status, message: impl Into<String>) -> Self {
         Self { status, message: message.into(), ..Self::default() }
+    }
+
+    /// What a method failed with: an exception of this class, with this code.
+    pub fn thrown(message: impl Into<String>, class: Option<String>, code: i64) -> Self {
+        Self { class, code, ..Self::new(message) }
     }
 
     fn from_frame(frame: &Value) -> Self {
@@ -208,6 +215,7 @@ impl RemoteError {
 /// Where a register is. A host that begins with `tls://` is spoken to by TLS; one that is `unix:///path` is a socket,
 /// whose port is 1: PHP masters want one, and Roster makes a link to its socket with `:1` at the end.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct RegisterAddr {
     pub host: String,
     pub port: u16,

@@ -7,6 +7,7 @@ use super::value::{Value, get, text};
 
 /// What became of a call that has no result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Status {
     /// Its method failed, or what it gave cannot be taken.
     #[default]

@@ -30,6 +30,7 @@ pub struct Stream {
 
 /// Why a stream did not end well.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum StreamError {
     /// The other end's own words.
     #[error(transparent)]

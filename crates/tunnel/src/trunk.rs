@@ -39,6 +39,7 @@ pub(super) struct Trunk {
 
 /// What is asked over it.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Request {
     List,
     Call {

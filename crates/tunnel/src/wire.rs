@@ -27,6 +27,7 @@ pub struct Wire<S> {
 
 /// Why no message can be read or written any more.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum WireError {
     #[error("the other end closed the connection")]
     Closed,

@@ -23,7 +23,7 @@ use crate::model::json;
 use crate::net::Remote;
 use crate::store::{Feed, FeedState, Identity, Publisher};
 use crate::task::{Reload, Stop};
-use crate::tunnel::{Bounds, InFlight, RegisterAddr, Settings};
+use crate::tunnel::{InFlight, RegisterAddr, Settings};
 
 /// How often a register is asked whether it has told all.
 const PROOF_INTERVAL: Duration = Duration::from_secs(2);
@@ -99,11 +99,12 @@ impl Config {
 
     fn settings(&self) -> Settings {
         let bytes = self.max_message.as_u64() as usize;
-        let Settings { bounds, queue_bytes, .. } = Settings::default();
-        let bounds = Bounds { bytes, ..bounds };
+        let mut settings = Settings::default();
+        settings.bounds.bytes = bytes;
         // One master, or one value, that is nested as deep as the register allows must not end the connection.
-        let received_depth = 2 * json::MAX_DEPTH;
-        Settings { bounds, received_depth, queue_bytes: queue_bytes.max(bytes), ..Settings::default() }
+        settings.received_depth = 2 * json::MAX_DEPTH;
+        settings.queue_bytes = settings.queue_bytes.max(bytes);
+        settings
     }
 }
 

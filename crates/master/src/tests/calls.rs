@@ -8,7 +8,6 @@ use tokio::sync::Notify;
 
 use super::script::{Peer, SOON, config, list, map, meeting, said};
 use crate::{Config, Master, MethodError, Service, Value};
-use roster_tunnel::Settings;
 use roster_tunnel::value::get;
 
 #[derive(Deserialize, Serialize)]
@@ -229,8 +228,9 @@ async fn a_slow_call_delays_neither_others_nor_the_heartbeat() {
 
 #[tokio::test]
 async fn a_master_asks_for_a_sign_of_life() {
-    let tunnel = Settings { ping_interval: Duration::from_millis(50), pong_timeout: SOON, ..Settings::default() };
-    let (_master, mut peer) = demo_meeting(Config { tunnel, ..config() }).await;
+    let mut config = config();
+    (config.tunnel.ping_interval, config.tunnel.pong_timeout) = (Duration::from_millis(50), SOON);
+    let (_master, mut peer) = demo_meeting(config).await;
     for _ in 0..2 {
         let ping = peer.hear().await;
         assert_eq!(said(&ping, "cmd"), "ping");

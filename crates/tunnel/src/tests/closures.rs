@@ -179,7 +179,7 @@ fn whatever_goes_wrong_is_told_and_the_master_lives() {
     ];
     let outcomes = calls(&cases.each_ref().map(|(method, _)| (*method, Value::Nil)));
     for ((method, (class, message, code)), outcome) in cases.into_iter().zip(outcomes) {
-        let error = RemoteError { class: Some(class.into()), code, ..RemoteError::new(message) };
+        let error = RemoteError::thrown(message, Some(class.into()), code);
         assert_eq!(outcome.1, Err(error), "{method}");
     }
     let others = calls(&[

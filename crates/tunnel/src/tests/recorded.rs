@@ -36,7 +36,7 @@ fn answered(uuid: &str, data: Value) -> Vec<Message> {
 }
 
 fn failed(uuid: &str, class: &str, code: i64, message: &str) -> Vec<Message> {
-    let error = RemoteError { class: Some(class.into()), code, ..RemoteError::new(message) };
+    let error = RemoteError::thrown(message, Some(class.into()), code);
     vec![Message::Error { uuid: uuid.into(), error }]
 }
 
