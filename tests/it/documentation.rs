@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::harness::{Ended, binary};
 
@@ -171,6 +172,29 @@ fn every_crate_is_listed_and_uses_only_those_that_it_says() {
         }
     }
     assert_eq!(known, crates.len(), "ARCHITECTURE.md has crates that are none");
+}
+
+/// The names of all packages that a crate needs.
+fn packages_of(name: &str) -> HashSet<String> {
+    let mut tree = Command::new(env!("CARGO"));
+    tree.args(["tree", "--offline", "-p", name, "-e", "normal", "--prefix", "none", "--no-dedupe"]).current_dir(root());
+    let output = tree.output().expect("cargo starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines = String::from_utf8_lossy(&output.stdout).into_owned();
+    lines.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+}
+
+#[test]
+fn what_others_use_needs_nothing_of_what_only_the_sidecar_needs() {
+    for (crate_name, most) in [("roster-master", 60), ("roster-tunnel", 45), ("roster-client", 25)] {
+        let packages = packages_of(crate_name);
+        assert!(packages.contains(crate_name) && packages.len() < most, "{crate_name}: {packages:?}");
+        let needless = ["roster", "lmdb-rkv", "clap", "imbl", "axum", "toml", "prometheus"];
+        let found = needless.iter().find(|needless| packages.contains(**needless));
+        assert_eq!(found, None, "{crate_name}");
+    }
+    let of_the_thrift = packages_of("roster-master").into_iter().find(|name| name.contains("thrift"));
+    assert_eq!(of_the_thrift, None);
 }
 
 #[test]
