@@ -23,7 +23,7 @@ use uuid::Uuid;
 pub use config::Config;
 pub use error::MethodError;
 pub use event::{Event, Events, Lost};
-pub use roster_tunnel::{RegisterAddr, Value};
+pub use roster_tunnel::{Bounds, CloseReason, OnSilence, RegisterAddr, Settings, Token, Value};
 pub use service::{Service, Values};
 
 /// How many events wait for who takes them.
