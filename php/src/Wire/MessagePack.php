@@ -7,33 +7,40 @@ namespace Roster\Wire;
 /** Arguments and results of calls as MessagePack, in which strings are bytes and numbers what they were. */
 final class MessagePack
 {
-    /** As json_encode() would take it: a list or a map, an object by what is public, or as it says itself. */
-    public static function pack(mixed $value, int $depth = 128): string
+    /**
+     * As json_encode() would take it: a list or a map, an object by what is public, or as it says itself.
+     *
+     * @param int $room how many bytes there may be; what is packed is taken off it
+     * @throws \InvalidArgumentException if it cannot be packed
+     * @throws \LengthException if there is no room for it
+     */
+    public static function pack(mixed $value, int $depth = 128, int &$room = PHP_INT_MAX): string
     {
         if ($depth === 0) {
             throw new \InvalidArgumentException('it is nested too deeply');
         }
         if ($value instanceof \BackedEnum) {
-            return self::pack($value->value, $depth);
+            return self::pack($value->value, $depth, $room);
         }
         if ($value instanceof \JsonSerializable && ($plain = $value->jsonSerialize()) !== $value) {
-            return self::pack($plain, $depth - 1);
+            return self::pack($plain, $depth - 1, $room);
         }
-        if (is_object($value) && ($value instanceof \Closure || $value instanceof \UnitEnum)) {
+        if ($value instanceof \Closure || $value instanceof \Generator || $value instanceof \UnitEnum) {
             throw new \InvalidArgumentException('there is a ' . get_debug_type($value) . ' in it');
         }
         return match (true) {
-            $value === null => "\xc0",
-            is_bool($value) => $value ? "\xc3" : "\xc2",
-            is_int($value) => self::integer($value),
-            is_float($value) => "\xcb" . pack('E', $value),
-            is_string($value) => self::string($value),
-            is_array($value) && array_is_list($value) => self::items($value, $depth),
-            is_array($value) => self::pairs($value, $depth),
+            $value === null => self::within($room, "\xc0"),
+            is_bool($value) => self::within($room, $value ? "\xc3" : "\xc2"),
+            is_int($value) => self::within($room, self::integer($value)),
+            is_float($value) => self::within($room, "\xcb" . pack('E', $value)),
+            is_string($value) => self::string($value, $room),
+            is_array($value) && array_is_list($value) => self::items($value, $depth, $room),
+            is_array($value) => self::pairs($value, $depth, $room),
             // The names of what is not public begin with a NUL.
             is_object($value) => self::pairs(
                 array_filter((array) $value, static fn ($name) => !str_starts_with((string) $name, "\0"), ARRAY_FILTER_USE_KEY),
                 $depth,
+                $room,
             ),
             default => throw new \InvalidArgumentException('there is a ' . get_debug_type($value) . ' in it'),
         };
@@ -46,6 +53,12 @@ final class MessagePack
         return self::value($bytes, $at);
     }
 
+    private static function within(int &$room, string $bytes): string
+    {
+        $room -= strlen($bytes);
+        return $room < 0 ? throw new \LengthException('it is larger than a message may be') : $bytes;
+    }
+
     private static function integer(int $value): string
     {
         return match (true) {
@@ -55,30 +68,35 @@ final class MessagePack
         };
     }
 
-    private static function string(string $value): string
+    private static function string(string $value, int &$room): string
     {
         $size = strlen($value);
-        return (preg_match('//u', $value) === 1
+        if ($size > $room) {
+            // Not a byte of it is copied.
+            throw new \LengthException('it is larger than a message may be');
+        }
+        $head = preg_match('//u', $value) === 1
             ? ($size < 32 ? chr(0xa0 | $size) : "\xdb" . pack('N', $size))
-            : "\xc6" . pack('N', $size)) . $value;
+            : "\xc6" . pack('N', $size);
+        return self::within($room, $head . $value);
     }
 
     /** @param list<mixed> $items */
-    private static function items(array $items, int $depth): string
+    private static function items(array $items, int $depth, int &$room): string
     {
-        $bytes = count($items) < 16 ? chr(0x90 | count($items)) : "\xdd" . pack('N', count($items));
+        $bytes = self::within($room, count($items) < 16 ? chr(0x90 | count($items)) : "\xdd" . pack('N', count($items)));
         foreach ($items as $item) {
-            $bytes .= self::pack($item, $depth - 1);
+            $bytes .= self::pack($item, $depth - 1, $room);
         }
         return $bytes;
     }
 
     /** @param array<mixed> $pairs */
-    private static function pairs(array $pairs, int $depth): string
+    private static function pairs(array $pairs, int $depth, int &$room): string
     {
-        $bytes = count($pairs) < 16 ? chr(0x80 | count($pairs)) : "\xdf" . pack('N', count($pairs));
+        $bytes = self::within($room, count($pairs) < 16 ? chr(0x80 | count($pairs)) : "\xdf" . pack('N', count($pairs)));
         foreach ($pairs as $key => $value) {
-            $bytes .= self::pack($key, $depth) . self::pack($value, $depth - 1);
+            $bytes .= self::pack($key, $depth, $room) . self::pack($value, $depth - 1, $room);
         }
         return $bytes;
     }
