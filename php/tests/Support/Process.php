@@ -15,11 +15,16 @@ final class Process
      * @param list<string> $command
      * @param string $log where its output goes
      * @param array<string, string> $environment more than it inherits
+     * @param array<int, resource> $descriptors from 3 on
      */
-    public function __construct(array $command, private readonly string $log, array $environment = [])
-    {
+    public function __construct(
+        array $command,
+        private readonly string $log,
+        array $environment = [],
+        array $descriptors = [],
+    ) {
         $output = ['file', $log, 'a'];
-        $streams = [['file', '/dev/null', 'r'], $output, $output];
+        $streams = [['file', '/dev/null', 'r'], $output, $output] + $descriptors;
         $this->process = proc_open($command, $streams, $pipes, null, [...getenv(), ...$environment]);
         $this->id = proc_get_status($this->process)['pid'];
     }
@@ -44,6 +49,17 @@ final class Process
             usleep(2_000);
         }
         proc_close($this->process);
+    }
+
+    /** Waits until it has ended; its exit code. */
+    public function await(): int
+    {
+        self::until(function () use (&$status): bool {
+            $status = proc_get_status($this->process);
+            return !$status['running'];
+        }, 'the process ends', 30);
+        proc_close($this->process);
+        return $status['exitcode'];
     }
 
     public function output(): string

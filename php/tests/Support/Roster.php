@@ -11,24 +11,32 @@ use Roster\Exception\RosterException;
 final class Roster
 {
     /** What masters show. */
-    private const TOKEN = 'register-center-token-2024';
+    public const TOKEN = 'register-center-token-2024';
 
     public readonly string $socket;
     public readonly string $tcp;
     public readonly string $shared;
-    private readonly string $register;
+    public readonly string $register;
+    public readonly string $registerSocket;
     private ?Process $process = null;
     // Goes last, for what is declared before it ends first.
     private readonly Folder $folder;
 
-    /** @param array<string, string> $nodes by path */
-    public function __construct(array $nodes, private readonly bool $hasRegister = false)
-    {
+    /**
+     * @param array<string, string> $nodes by path
+     * @param list<string> $settings more than those that every test needs
+     */
+    public function __construct(
+        array $nodes,
+        private readonly bool $hasRegister = false,
+        private readonly array $settings = [],
+    ) {
         $this->folder = new Folder();
         $this->socket = "{$this->folder->path}/roster.sock";
         $this->shared = "{$this->folder->path}/shared.mdb";
         $this->tcp = self::address();
         $this->register = self::address();
+        $this->registerSocket = "{$this->folder->path}/register.sock";
         $this->folder->file('roster.toml', "[[file]]\npath = \"tree.toml\"\n");
         $this->set($nodes);
         $this->start();
@@ -52,10 +60,13 @@ final class Roster
 
     public function start(): void
     {
-        $settings = ["thrift.unix=$this->socket", "thrift.tcp=$this->tcp"];
+        $settings = ["thrift.unix=$this->socket", "thrift.tcp=$this->tcp", ...$this->settings];
         $settings[] = 'register.settle=1s';
         $settings[] = 'register.listen=' . ($this->hasRegister ? $this->register : '');
         $settings[] = "register.tokens={$this->folder->file('tokens', self::TOKEN)}";
+        if ($this->hasRegister) {
+            $settings[] = "register.unix=$this->registerSocket";
+        }
         if (self::hasShared()) {
             array_push($settings, "shared.path=$this->shared", 'shared.state=');
         }
@@ -74,6 +85,22 @@ final class Roster
         $port = substr(strrchr($this->register, ':'), 1);
         $command = [PHP_BINARY, $script, $port, self::TOKEN, ...$services];
         return new Process($command, "{$this->folder->path}/master");
+    }
+
+    /** A worker that connects to an address of it; it offers `demo`, and more. */
+    public function worker(string $address, string ...$services): Process
+    {
+        $command = [PHP_BINARY, __DIR__ . '/worker.php', $address, self::TOKEN, ...$services];
+        return new Process($command, "{$this->folder->path}/worker-" . bin2hex(random_bytes(4)));
+    }
+
+    /** @return array{int, string, string} the exit code of a command, what it printed, and what went wrong */
+    public function command(string ...$arguments): array
+    {
+        $command = [self::binary(), ...$arguments, '--address', "unix://$this->socket"];
+        $process = proc_open($command, [['file', '/dev/null', 'r'], ['pipe', 'w'], ['pipe', 'w']], $pipes);
+        [$output, $wrong] = [stream_get_contents($pipes[1]), stream_get_contents($pipes[2])];
+        return [proc_close($process), $output, $wrong];
     }
 
     public function end(int $signal): void

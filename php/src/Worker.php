@@ -1,0 +1,411 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Roster;
+
+use Roster\Exception\Disconnected;
+use Roster\Exception\InvalidRequest;
+use Roster\Exception\Overloaded;
+use Roster\Wire\MessagePack;
+use Roster\Wire\Scanner;
+use Roster\Worker\Channel;
+use Roster\Worker\Commands;
+use Roster\Worker\Dialer;
+use Roster\Worker\Environment;
+use Roster\Worker\Line;
+use Roster\Worker\Link;
+use Roster\Worker\Logger;
+use Roster\Worker\Loop;
+use Roster\Worker\Services;
+use Roster\Worker\Session;
+use Roster\Worker\Task;
+use Roster\Worker\Text;
+
+/**
+ * A process that offers services: a master of Roster, started by a sidecar or by whoever likes.
+ *
+ * It is called one call at a time. A method that gives many values, by a generator or another `Traversable`, gives them
+ * in turns with others. What a method throws is its caller's error and nobody else's.
+ */
+final class Worker
+{
+    /** How long what is under way may take when a worker leaves that no sidecar stops. */
+    private const DRAIN_SECONDS = 5.0;
+    /** How long a sidecar may take to accept its own worker, or to read what it is sent. */
+    private const CHANNEL_TIMEOUT_SECONDS = 10.0;
+    /** What there is no room for is tried again so soon, where nobody says when there is. */
+    private const RETRY_SECONDS = 0.01;
+
+    private const STREAM_COMMANDS = ['ping', 'list', 'callback', 'call', 'close', 'stream-taken'];
+    /** Of the tunnel itself, and to join or leave other registers: it stays at its own. */
+    private const IGNORED_COMMANDS = [
+        'auth', 'auth-success', 'auth-failed', 'data', 'end', 'error', 'pong', 'stream-window', 'register', 'remove',
+    ];
+
+    private readonly Link $link;
+    private readonly Logger $log;
+    private readonly Services $services;
+    private readonly Commands $commands;
+    private readonly Loop $loop;
+    /** What came before it was asked for. */
+    private array $received = [];
+    private ?Session $session = null;
+    /** @var ?callable */
+    private $onMessage = null;
+    /** @var ?array<resource> */
+    private ?array $listeners = null;
+    private bool $isTicking = false;
+    private bool $isRunning = false;
+    /** Since when it leaves, by hrtime(). */
+    private ?int $leftAt = null;
+    private bool $isOver = false;
+
+    /** @param string $id by which the sidecar, and everybody that it tells, knows it */
+    private function __construct(
+        private readonly Channel|Dialer $to,
+        #[\SensitiveParameter] string $token,
+        public readonly string $id,
+        private readonly array $params,
+    ) {
+        $this->log = new Logger($this->lineOfLog(...));
+        $this->link = new Link($to, $token, $id, $this->log);
+        $this->loop = new Loop($this->log);
+        $this->services = new Services();
+        $this->commands = new Commands($id, fn (): array => $this->session?->tasks() ?? []);
+    }
+
+    /**
+     * The worker that this process is to a sidecar: one of a `[[worker]]`.
+     *
+     * @throws InvalidRequest if no sidecar has started it
+     */
+    public static function fromEnvironment(): self
+    {
+        $channel = new Channel(Environment::channel());
+        return new self($channel, '', Environment::worker(), Environment::params());
+    }
+
+    /**
+     * A worker that nobody supervises. It connects as soon as it runs, and again whenever the connection is lost.
+     *
+     * @param string $address of the register: `unix:///path`, `tcp://host:port` or `tls://host:port`
+     * @param string $token what the register knows its masters by: from a file or the environment, never from the source
+     * @param ?string $ca a file with the authorities that sign its certificate, in PEM; null: those of this machine
+     */
+    public static function connect(string $address, #[\SensitiveParameter] string $token, ?string $ca = null): self
+    {
+        return new self(new Dialer($address, $ca), $token, bin2hex(random_bytes(16)), []);
+    }
+
+    /** The `params` of the `[[worker]]`. */
+    public function params(): array
+    {
+        return $this->params;
+    }
+
+    /**
+     * Offers the public methods of an object as a service, in the place of one with the same name.
+     *
+     * @param array<mixed> $metadata what callers may choose by, such as `version`
+     */
+    public function offer(string $name, object $service, array $metadata = []): void
+    {
+        $this->services->offer($name, $service, $metadata);
+        if ($this->session !== null && !$this->session->isLeaving()) {
+            $this->session->line->send(['cmd' => 'register']);
+        }
+    }
+
+    /**
+     * Answers a command of the sidecar's, as a method answers a call. `ping` and `status` are there.
+     *
+     * @param callable(mixed): mixed $command takes the command's data
+     */
+    public function onCommand(string $name, callable $command): void
+    {
+        $this->commands->add($name, $command);
+    }
+
+    /**
+     * Takes what other workers send: its data, and from whom. A command that an administrator broadcasts is from null.
+     *
+     * @param callable(mixed, ?string): void $take
+     */
+    public function onMessage(callable $take): void
+    {
+        $this->onMessage = $take;
+    }
+
+    /** Sends something to the sidecar, for whoever asks it what this worker sends. */
+    public function send(mixed $data): void
+    {
+        $this->tell('worker-send', $data);
+    }
+
+    /** Sends something to the other workers. */
+    public function broadcast(mixed $data): void
+    {
+        $this->tell('worker-broadcast', $data);
+    }
+
+    /**
+     * A logger of PSR-3, whose lines go to the sidecar; to standard error where none supervises this process.
+     *
+     * @return Logger with the package psr/log a `Psr\Log\LoggerInterface`
+     */
+    public function log(): Logger
+    {
+        return $this->log;
+    }
+
+    /**
+     * The sockets that this process inherits, of `listen`: they do not block.
+     *
+     * @return array<resource> by name: that of a port is its number
+     */
+    public function listeners(): array
+    {
+        return $this->listeners ??= Environment::listeners();
+    }
+
+    /** Reports that the worker has begun its work: for `ready = "message"`. */
+    public function ready(): void
+    {
+        if ($this->isSupervised()) {
+            $this->join()->send(['cmd' => 'worker-ready']);
+        }
+    }
+
+    /**
+     * Has `run()` call something whenever a stream can be read, or a listening socket has a connection; null: no more.
+     *
+     * @param resource $stream
+     * @param ?callable(resource): void $serve
+     */
+    public function watch(mixed $stream, ?callable $serve): void
+    {
+        $this->loop->watch($stream, $serve);
+    }
+
+    /**
+     * Works until it is stopped. SIGTERM stops it where PHP has the extension pcntl.
+     *
+     * @throws Disconnected if the sidecar that has started it is gone
+     */
+    public function run(): void
+    {
+        if ($this->isRunning) {
+            throw new \LogicException('the worker runs already');
+        }
+        $this->isRunning = true;
+        // What is echoed when nobody reads it any more ends no worker.
+        $ignored = ignore_user_abort(true);
+        $this->loop->takeSignals($this->stop(...));
+        try {
+            while (($seconds = $this->tick()) !== null) {
+                $this->wait($seconds);
+            }
+        } finally {
+            $this->loop->giveSignalsBack();
+            ignore_user_abort((bool) $ignored);
+            $this->isRunning = false;
+        }
+    }
+
+    /**
+     * What an event loop watches, to call `tick()` when it can be read: another one after each reconnection.
+     *
+     * @return ?resource null while there is no connection
+     */
+    public function stream(): mixed
+    {
+        return $this->link->stream();
+    }
+
+    /**
+     * Does what there is to do, in place of `run()`, without waiting for anything but methods.
+     *
+     * @return ?float in how many seconds it must be called again, whatever can be read; null: the worker has ended
+     * @throws Disconnected if the sidecar that has started it is gone
+     */
+    public function tick(): ?float
+    {
+        // From within a method, which then waits in a fiber.
+        if ($this->isTicking) {
+            return self::RETRY_SECONDS;
+        }
+        $this->isTicking = true;
+        try {
+            return $this->isOver ? null : $this->advance();
+        } catch (Disconnected $end) {
+            $this->isOver = true;
+            return $this->leftAt === null ? throw $end : null;
+        } finally {
+            $this->isTicking = false;
+        }
+    }
+
+    /** Takes no more calls, and has `run()` or `tick()` end when what is under way has ended. */
+    public function stop(): void
+    {
+        $this->leftAt ??= hrtime(true);
+    }
+
+    private function lineOfLog(): ?Line
+    {
+        try {
+            return $this->isSupervised() && !$this->isOver ? $this->join() : null;
+        } catch (Disconnected) {
+            return null;
+        }
+    }
+
+    private function isSupervised(): bool
+    {
+        return $this->to instanceof Channel;
+    }
+
+    private function advance(): ?float
+    {
+        [$received, $this->received] = [$this->received, []];
+        array_push($received, ...$this->link->receive($this->session?->hasRoom() ?? true));
+        $line = $this->link->line();
+        if ($this->session?->line !== $line) {
+            $this->session?->end();
+            $this->session = $line ? new Session($line, $this->services, $this->log, $this->commands->count(...)) : null;
+        }
+        if ($this->session === null) {
+            if ($this->leftAt === null) {
+                return $this->link->patience();
+            }
+            $this->end();
+            return null;
+        }
+        foreach ($received as [$message, $bytes]) {
+            $this->hear($message, $bytes);
+        }
+        if ($this->leftAt !== null) {
+            $this->session->leave();
+        }
+        $isBusy = $this->session->work();
+        if ($this->session->hasLeft() || $this->isLate()) {
+            $this->end();
+            return null;
+        }
+        return match (true) {
+            $isBusy => 0.0,
+            !$line->isWritten() || $this->leftAt !== null => self::RETRY_SECONDS,
+            default => $this->link->patience(),
+        };
+    }
+
+    private function wait(float $seconds): void
+    {
+        [$stream, $line] = [$this->link->stream(), $this->link->line()];
+        $read = $stream === null || $this->session?->hasRoom() === false ? [] : [$stream];
+        $write = $line === null || $line->isWritten() ? [] : [$stream];
+        if ($this->leftAt === null) {
+            $this->loop->wait($read, $write, $seconds);
+        } else {
+            Loop::select($read, $write, $seconds);
+        }
+    }
+
+    private function isLate(): bool
+    {
+        // A sidecar says itself how long its workers may take.
+        $drain = $this->isSupervised() ? INF : self::DRAIN_SECONDS;
+        return $this->leftAt !== null && (hrtime(true) - $this->leftAt) / 1e9 > $drain;
+    }
+
+    private function end(): void
+    {
+        $this->isOver = true;
+        $this->session?->end();
+        $this->session = null;
+        $this->link->close();
+    }
+
+    /** @param array<mixed> $message */
+    private function hear(array $message, int $bytes): void
+    {
+        [$command, $data] = [$message['cmd'], $message['data'] ?? null];
+        if ($this->isSupervised() && $command === 'worker-stop') {
+            $this->stop();
+        } elseif ($this->isSupervised() && $command === 'worker-command') {
+            $this->command($message, $data, $bytes);
+        } elseif ($this->isSupervised() && $command === 'worker-message') {
+            $this->message($data, is_string($message['from'] ?? null) ? $message['from'] : null, $bytes);
+        } elseif (in_array($command, self::STREAM_COMMANDS, true)) {
+            $this->session->hear($message, $bytes);
+        } elseif (!in_array($command, self::IGNORED_COMMANDS, true)) {
+            $this->message($message, null, $bytes);
+        }
+    }
+
+    /** @param array<mixed> $message */
+    private function command(array $message, mixed $data, int $bytes): void
+    {
+        $uuid = Session::uuid($message);
+        $name = is_string($message['name'] ?? null) ? $message['name'] : '';
+        if ($uuid === null) {
+            return;
+        }
+        $run = fn () => $this->commands->run($name, $data);
+        $task = new Task($uuid, 'the command ' . Text::cut($name, 200), $run, $bytes, false);
+        if ($this->leftAt !== null && !Commands::isBuiltIn($name)) {
+            $this->session->refuse($task, 'the worker is leaving');
+        } else {
+            $this->session->take($task);
+        }
+    }
+
+    private function message(mixed $data, ?string $from, int $bytes): void
+    {
+        if ($this->onMessage !== null) {
+            $run = fn () => ($this->onMessage)($data, $from);
+            $this->session->take(new Task(null, 'a message' . ($from === null ? '' : " from $from"), $run, $bytes, false));
+        }
+    }
+
+    private function tell(string $command, mixed $data): void
+    {
+        if (!$this->isSupervised()) {
+            throw new InvalidRequest('worker', 'no sidecar has started this process, so nobody takes what it sends');
+        }
+        try {
+            $message = ['cmd' => $command, 'data' => $data];
+            // The sidecar disconnects a worker that sends more values than others can take.
+            (new Scanner())->scan(MessagePack::pack($message, Scanner::MAX_DEPTH));
+        } catch (\InvalidArgumentException | \UnexpectedValueException $why) {
+            throw new InvalidRequest('data', "it cannot be sent: {$why->getMessage()}");
+        }
+        $line = $this->join();
+        $until = hrtime(true) + self::CHANNEL_TIMEOUT_SECONDS * 1e9;
+        while ($line->isFull() && $line->end() === null) {
+            if (hrtime(true) > $until) {
+                throw new Overloaded('the sidecar does not read what this worker sends');
+            }
+            Loop::select([], [$line->stream], self::RETRY_SECONDS);
+            $line->write();
+        }
+        $line->send($message);
+    }
+
+    /**
+     * The connection to the sidecar that has started this process. Its questions wait for `tick()`.
+     *
+     * @throws Disconnected if it accepts none
+     */
+    private function join(): Line
+    {
+        while (($line = $this->link->line()) === null) {
+            array_push($this->received, ...$this->link->receive(true));
+            if ($this->link->line() === null) {
+                Loop::select([$this->link->stream()], [], self::RETRY_SECONDS);
+            }
+        }
+        return $line;
+    }
+}

@@ -1,0 +1,90 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Roster\Worker;
+
+use Roster\Exception\InvalidRequest;
+use Roster\Quiet;
+
+/**
+ * What a sidecar gives the processes that it starts. Each is taken once: what the process starts itself inherits none.
+ *
+ * @internal
+ */
+final class Environment
+{
+    private const FIRST_LISTENER = 3;
+    /** No more descriptors can be passed on. */
+    private const MAX_LISTENERS = 1_000;
+
+    /** @return resource the connection to the sidecar */
+    public static function channel(): mixed
+    {
+        $number = self::take('ROSTER_CHANNEL') ?? throw new InvalidRequest(
+            'ROSTER_CHANNEL',
+            'it is not set: no sidecar has started this process; use Worker::connect()',
+        );
+        // What is echoed would go there.
+        if (!ctype_digit($number) || (int) $number < 3) {
+            throw new InvalidRequest('ROSTER_CHANNEL', "`$number` is no descriptor of a channel");
+        }
+        return self::socket((int) $number) ?? throw new InvalidRequest(
+            'ROSTER_CHANNEL',
+            "the descriptor $number is no socket: something between the sidecar and this process has closed it",
+        );
+    }
+
+    /** Which process of which group this is. */
+    public static function worker(): string
+    {
+        return self::take('ROSTER_WORKER') ?? 'worker/' . getmypid();
+    }
+
+    /** @return array<mixed> */
+    public static function params(): array
+    {
+        $params = json_decode(self::take('ROSTER_PARAMS') ?? '[]', true);
+        return is_array($params) ? $params : throw new InvalidRequest('ROSTER_PARAMS', 'it is no JSON object');
+    }
+
+    /** @return array<resource> by name; one without a name of its own as `fd` and its number */
+    public static function listeners(): array
+    {
+        [$process, $count] = [self::take('LISTEN_PID'), self::take('LISTEN_FDS')];
+        $names = explode(':', self::take('LISTEN_FDNAMES') ?? '');
+        if ($process !== (string) getmypid()) {
+            return [];
+        }
+        $listeners = [];
+        for ($index = 0; $index < min((int) $count, self::MAX_LISTENERS); $index++) {
+            $listener = self::socket(self::FIRST_LISTENER + $index);
+            if ($listener === null) {
+                throw new InvalidRequest('LISTEN_FDS', 'the descriptor ' . self::FIRST_LISTENER + $index . ' is no socket');
+            }
+            $name = $names[$index] ?? '';
+            $listeners[$name === '' || isset($listeners[$name]) ? 'fd' . self::FIRST_LISTENER + $index : $name] = $listener;
+        }
+        return $listeners;
+    }
+
+    private static function take(string $variable): ?string
+    {
+        $value = getenv($variable);
+        putenv($variable);
+        unset($_ENV[$variable], $_SERVER[$variable]);
+        return $value === false ? null : $value;
+    }
+
+    /** @return ?resource */
+    private static function socket(int $descriptor): mixed
+    {
+        $stream = Quiet::run(static fn () => fopen("php://fd/$descriptor", 'r+'));
+        if ($stream === false || !str_contains(stream_get_meta_data($stream)['stream_type'], 'socket')) {
+            return null;
+        }
+        // Of several processes that are woken by one connection, all but one find none.
+        stream_set_blocking($stream, false);
+        return $stream;
+    }
+}

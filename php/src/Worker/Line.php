@@ -1,0 +1,144 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Roster\Worker;
+
+use Roster\Quiet;
+use Roster\Wire\MessagePack;
+use Roster\Wire\Scanner;
+
+/**
+ * Messages over one connection that never waits: what has come whole, and what is still to be written.
+ *
+ * @internal
+ */
+final class Line
+{
+    /** Who does not read what it is sent is sent no more than this and one message. */
+    private const MAX_UNWRITTEN_BYTES = 1 << 20;
+    /** So much is read before what came is looked at. */
+    private const MAX_READ_BYTES = 1 << 20;
+    private const PIECE_BYTES = 64 << 10;
+
+    private string $in = '';
+    private Scanner $scanner;
+    private string $out = '';
+    /** What is being written. TLS wants the very same again, where there was no room for it. */
+    private string $piece = '';
+    private ?string $end = null;
+    /** When something came last, by hrtime(). */
+    public int $heardAt;
+
+    /** @param resource $stream which does not block */
+    public function __construct(public readonly mixed $stream)
+    {
+        $this->scanner = new Scanner();
+        $this->heardAt = hrtime(true);
+        // Whatever waits is then seen by every kind of event loop.
+        stream_set_read_buffer($stream, 0);
+    }
+
+    /** Why nothing can be sent or received any more; null: it can. */
+    public function end(): ?string
+    {
+        return $this->end;
+    }
+
+    /**
+     * The messages that have come, each with its size in bytes.
+     *
+     * @return list<array{array<mixed>, int}>
+     */
+    public function receive(): array
+    {
+        for ($read = 0; $this->end === null && $read < self::MAX_READ_BYTES; $read += strlen($piece)) {
+            $piece = (string) Quiet::run(fn () => fread($this->stream, self::PIECE_BYTES));
+            if ($piece === '') {
+                if (Quiet::run(fn () => feof($this->stream))) {
+                    $this->end = 'it was closed at the other end';
+                }
+                break;
+            }
+            $this->in .= $piece;
+            $this->heardAt = hrtime(true);
+        }
+        return $read === 0 ? [] : $this->messages();
+    }
+
+    /** @return list<array{array<mixed>, int}> */
+    private function messages(): array
+    {
+        [$messages, $from] = [[], 0];
+        try {
+            while (($size = $this->scanner->scan($this->in, $from)) !== null) {
+                $message = MessagePack::unpack(substr($this->in, $from, $size));
+                if (is_array($message) && is_string($message['cmd'] ?? null)) {
+                    $messages[] = [$message, $size];
+                }
+                $from += $size;
+                $this->scanner = new Scanner();
+            }
+        } catch (\UnexpectedValueException $wrong) {
+            $this->end = $wrong->getMessage();
+        }
+        $this->in = substr($this->in, $from);
+        return $messages;
+    }
+
+    /**
+     * Sends a message as soon as it can be written.
+     *
+     * @param array<string, mixed> $message
+     * @throws \LengthException|\InvalidArgumentException if no message can be made of it
+     */
+    public function send(array $message): int
+    {
+        $room = Scanner::MAX_BYTES;
+        $frame = MessagePack::pack($message, Scanner::MAX_DEPTH, $room);
+        $this->out .= $frame;
+        $this->write();
+        return strlen($frame);
+    }
+
+    /** Writes what can be written now; true: nothing is left. */
+    public function write(): bool
+    {
+        while ($this->end === null && ($this->piece !== '' || $this->out !== '')) {
+            if ($this->piece === '') {
+                $this->piece = substr($this->out, 0, self::PIECE_BYTES);
+                $this->out = substr($this->out, self::PIECE_BYTES);
+            }
+            $written = Quiet::run(fn () => fwrite($this->stream, $this->piece));
+            if ($written === false) {
+                $this->end = Quiet::$warning;
+            }
+            if (!$written) {
+                return false;
+            }
+            $this->piece = substr($this->piece, $written);
+        }
+        return $this->end === null;
+    }
+
+    /** Whether the other end has to read before more is sent. */
+    public function isFull(): bool
+    {
+        return strlen($this->out) + strlen($this->piece) >= self::MAX_UNWRITTEN_BYTES;
+    }
+
+    public function isWritten(): bool
+    {
+        return $this->out === '' && $this->piece === '';
+    }
+
+    public function close(): void
+    {
+        $this->end ??= 'it was closed at this end';
+        if (is_resource($this->stream)) {
+            // Not at once: what is unread would take what was written with it.
+            Quiet::run(fn () => stream_socket_shutdown($this->stream, STREAM_SHUT_WR));
+            fclose($this->stream);
+        }
+    }
+}

@@ -1,0 +1,187 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Roster\Worker;
+
+use Roster\Exception\Disconnected;
+
+/**
+ * Stays connected: shows the token, notices a register that is gone, and comes back to it later and later.
+ *
+ * @internal
+ */
+final class Link
+{
+    private const CONNECT_TIMEOUT = 10.0;
+    /** What is being connected is looked after so often. */
+    private const CONNECT_INTERVAL = 0.01;
+    /** After so long without a word, a register is asked for one, and has so long to answer. */
+    private const PING_INTERVAL = 20.0;
+    private const PONG_TIMEOUT = 3.0;
+    private const PING_CHECK_INTERVAL = 1.0;
+    /** A random part of this is waited before the first retry, and of twice as much before each that follows. */
+    private const RETRY_DELAY = 0.5;
+    private const MAX_RETRY_DELAY = 30.0;
+    /** A register that closes what it has accepted, sooner than this, is tried later and later. */
+    private const BACKOFF_RESET_AFTER = 1.0;
+
+    private ?Line $line = null;
+    private bool $isJoined = false;
+    /** Since when it connects, or is connected, and when it is tried next, in seconds of hrtime(). */
+    private ?float $since = null;
+    private float $retryAt = 0;
+    private int $failures = 0;
+    private ?float $pingedAt = null;
+    /** Why it was lost, as it was logged. */
+    private ?string $loss = null;
+
+    public function __construct(
+        private readonly Channel|Dialer $to,
+        #[\SensitiveParameter] private readonly string $token,
+        private readonly string $id,
+        private readonly Logger $log,
+    ) {
+    }
+
+    /** The connection, while it is accepted. */
+    public function line(): ?Line
+    {
+        return $this->isJoined ? $this->line : null;
+    }
+
+    /** @return ?resource also while it is not accepted yet */
+    public function stream(): mixed
+    {
+        return $this->line?->stream;
+    }
+
+    /**
+     * The messages that have come, each with its size.
+     *
+     * @param bool $isReading whether there is room for more
+     * @return list<array{array<mixed>, int}>
+     * @throws Disconnected if there is no connection any more, and will be none
+     */
+    public function receive(bool $isReading): array
+    {
+        $now = self::now();
+        try {
+            if (!$this->connect($now)) {
+                return [];
+            }
+            $messages = $isReading ? $this->line->receive() : [];
+            $messages = $this->isJoined ? $messages : $this->enter($messages, $now);
+            if ($messages === [] && ($end = $this->line->end()) !== null) {
+                throw new Disconnected($end);
+            }
+            $this->line->write();
+            $this->watch($now, $isReading);
+            return $messages;
+        } catch (Disconnected $loss) {
+            $this->lose($loss, $now);
+            return [];
+        }
+    }
+
+    /** In how many seconds there is something to do, whatever comes. */
+    public function patience(): float
+    {
+        return match (true) {
+            $this->line === null && $this->since === null => max(0.0, $this->retryAt - self::now()),
+            $this->line === null => self::CONNECT_INTERVAL,
+            // The end of a channel is noticed by itself.
+            $this->to instanceof Channel => self::PING_INTERVAL,
+            default => self::PING_CHECK_INTERVAL,
+        };
+    }
+
+    public function close(): void
+    {
+        $this->line?->close();
+        $this->to instanceof Dialer && $this->to->close();
+        [$this->line, $this->isJoined, $this->since, $this->pingedAt] = [null, false, null, null];
+    }
+
+    private function connect(float $now): bool
+    {
+        if ($this->line === null && $now >= $this->retryAt) {
+            $this->since ??= $now;
+            $this->line = $this->to->open();
+            $this->line?->send(['cmd' => 'auth', 'token' => $this->token, 'native' => 1, 'id' => $this->id]);
+        }
+        if (!$this->isJoined && $this->since !== null && $now - $this->since > self::CONNECT_TIMEOUT) {
+            throw new Disconnected('it does not answer');
+        }
+        return $this->line !== null;
+    }
+
+    /**
+     * Nothing else can be asked before the answer to the token.
+     *
+     * @param list<array{array<mixed>, int}> $messages
+     * @return list<array{array<mixed>, int}> those after it
+     */
+    private function enter(array $messages, float $now): array
+    {
+        foreach ($messages as $index => [$message]) {
+            if ($message['cmd'] === 'auth-failed') {
+                $why = $message['message'] ?? $message['reason'] ?? '';
+                throw new Disconnected('refused: ' . (is_string($why) ? substr($why, 0, 1_000) : ''));
+            }
+            if ($message['cmd'] === 'auth-success') {
+                [$this->isJoined, $this->since] = [true, $now];
+                if ($this->loss !== null || $this->to instanceof Dialer) {
+                    $this->log->info('connected to {address}', ['address' => $this->to->address()]);
+                }
+                $this->loss = null;
+                return array_slice($messages, $index + 1);
+            }
+        }
+        return [];
+    }
+
+    private function watch(float $now, bool $isReading): void
+    {
+        if (!$this->isJoined || $this->to instanceof Channel) {
+            return;
+        }
+        if (!$isReading) {
+            $this->line->heardAt = hrtime(true);
+        }
+        $heardAt = $this->line->heardAt / 1e9;
+        if ($this->pingedAt !== null && $this->pingedAt <= $heardAt) {
+            $this->pingedAt = null;
+        }
+        if ($this->pingedAt === null && $now - $heardAt >= self::PING_INTERVAL) {
+            $this->pingedAt = $now;
+            $this->line->send(['cmd' => 'ping', 'uuid' => bin2hex(random_bytes(16))]);
+        } elseif ($this->pingedAt !== null && $now - $this->pingedAt >= self::PONG_TIMEOUT) {
+            throw new Disconnected('it does not answer a ping');
+        }
+    }
+
+    private function lose(Disconnected $loss, float $now): void
+    {
+        if ($this->to instanceof Channel) {
+            $this->close();
+            throw $loss;
+        }
+        if ($this->isJoined && $now - $this->since > self::BACKOFF_RESET_AFTER) {
+            $this->failures = 0;
+        }
+        $this->close();
+        $most = min(self::MAX_RETRY_DELAY, self::RETRY_DELAY * 2 ** min($this->failures++, 16));
+        $this->retryAt = $now + $most * random_int(0, 1_000_000) / 1e6;
+        if ($this->loss !== $loss->getMessage()) {
+            $this->loss = $loss->getMessage();
+            $context = ['address' => $this->to->address(), 'reason' => $this->loss];
+            $this->log->warning('not connected to {address}, trying again: {reason}', $context);
+        }
+    }
+
+    private static function now(): float
+    {
+        return hrtime(true) / 1e9;
+    }
+}

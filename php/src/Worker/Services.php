@@ -1,0 +1,78 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Roster\Worker;
+
+use Roster\Exception\InvalidRequest;
+use Roster\Wire\MessagePack;
+
+/**
+ * What a worker offers: objects, of which others call the public methods.
+ *
+ * @internal
+ */
+final class Services
+{
+    /** What a register takes of one service, the metadata's own bytes among it. */
+    private const MAX_METADATA_BYTES = 16 << 10;
+    /** The list has three levels around them. */
+    private const MAX_METADATA_DEPTH = 28;
+
+    /** @var array<array{object, array<mixed>}> objects and their metadata, by name */
+    private array $offered = [];
+
+    /** @param array<mixed> $metadata */
+    public function offer(string $name, object $service, array $metadata): void
+    {
+        if ($name === '') {
+            throw new InvalidRequest('name', 'a service needs one');
+        }
+        if (isset($metadata[0]) && array_is_list($metadata)) {
+            throw new InvalidRequest('metadata', 'they are values by their names');
+        }
+        try {
+            $room = self::MAX_METADATA_BYTES - strlen($name);
+            // As it is now, whatever becomes of the objects in it.
+            $metadata = MessagePack::unpack(MessagePack::pack($metadata, self::MAX_METADATA_DEPTH, $room));
+        } catch (\InvalidArgumentException | \LengthException $why) {
+            throw new InvalidRequest('metadata', "they cannot be sent: {$why->getMessage()}");
+        }
+        $this->offered[$name] = [$service, $metadata];
+    }
+
+    public function isEmpty(): bool
+    {
+        return $this->offered === [];
+    }
+
+    /** As a register is told: names and metadata. */
+    public function list(): object
+    {
+        $told = [];
+        foreach ($this->offered as $name => [, $metadata]) {
+            $told[$name] = ['name' => (string) $name, 'metadata' => (object) $metadata];
+        }
+        return (object) $told;
+    }
+
+    /**
+     * Calls a method.
+     *
+     * @param array<mixed> $arguments by position, and then by name
+     */
+    public function call(string $name, string $method, array $arguments): mixed
+    {
+        [$service] = $this->offered[$name] ?? throw new NotFound("Service '$name' not found");
+        // What __call() would take is no method here, and a constructor is none to call.
+        if (str_starts_with($method, '__') || !method_exists($service, $method)
+            || !($reflected = new \ReflectionMethod($service, $method))->isPublic()) {
+            throw new NotFound("Method '$method' not found in service '$name'");
+        }
+        $named = array_filter($arguments, 'is_string', ARRAY_FILTER_USE_KEY);
+        $listed = array_diff_key($arguments, $named);
+        ksort($listed);
+        // Through the engine, which takes '7' for an int as PHP does in files that are not strict.
+        return $reflected->invokeArgs($reflected->isStatic() ? null : $service, [...array_values($listed), ...$named]);
+    }
+}
