@@ -294,7 +294,7 @@ final class Worker
             return null;
         }
         return match (true) {
-            $isBusy => 0.0,
+            $isBusy, $line->hasMore() && $this->session->hasRoom() => 0.0,
             !$line->isWritten() || $this->leftAt !== null => self::RETRY_SECONDS,
             default => $this->link->patience(),
         };

@@ -54,10 +54,10 @@ final class WorkerTest extends TestCase
     {
         [$code, $listed] = $this->roster->command('masters');
         self::assertSame(0, $code);
-        self::assertStringContainsString('demo@1.2.0, other, 7', $listed);
+        self::assertMatchesRegularExpression('~  1 +0  .*demo@1\.2\.0~', $listed);
         [$instance] = $this->client->instances('demo', maxAge: 10_000);
         self::assertSame(['version' => '1.2.0', 'zone' => 'b', 'weight' => 3], $instance->metadata);
-        self::assertSame(['demo', 'other', 7], array_keys($this->client->services()));
+        self::assertEqualsCanonicalizing(['demo', 'other', 7], array_keys($this->client->services()));
         self::assertSame(1, $this->client->call('demo', 'add', [1, 0], metadata: ['zone' => 'b'])->value);
     }
 
@@ -126,7 +126,7 @@ final class WorkerTest extends TestCase
         self::assertSame('TypeError', $told('error')[0]);
         $long = $told('longMessage')[1];
         self::assertGreaterThan(1_000, strlen($long));
-        self::assertSame(str_repeat('ü', intdiv(strlen($long), 2)), $long);
+        self::assertSame('x' . str_repeat('ü', intdiv(strlen($long), 2)), $long);
         self::assertSame('the result cannot be sent: there is a Closure in it', $told('closure')[1]);
         self::assertSame('the result cannot be sent: it is larger than a message may be', $told('huge')[1]);
         self::assertSame('the result cannot be sent: it is nested too deeply', $told('deep', [31])[1]);
@@ -144,6 +144,7 @@ final class WorkerTest extends TestCase
         self::assertSame([1, null, ['three' => 3]], iterator_to_array($stream('values')));
         self::assertSame([1, 2], iterator_to_array($stream('iterator')));
         self::assertSame([], iterator_to_array($stream('none')));
+        self::assertSame([['one', 'value']], iterator_to_array($stream('collection')));
         $broken = $stream('broken');
         self::assertSame(1, $broken->current());
         try {
@@ -347,17 +348,25 @@ final class WorkerTest extends TestCase
             require $autoload;
             $worker = Roster\Worker::connect($address, token: $token);
             $worker->offer('ticked', new class ($worker) {
+                public array $order = [];
                 public function __construct(private Roster\Worker $worker) {}
-                public function hello(string $name) { return ["Hello, $name", $this->worker->tick() > 0]; }
+                public function wait() { $this->order[] = 'begins'; Fiber::suspend(); $this->order[] = 'ends'; }
+                public function order() { $this->order[] = 'other'; return $this->order; }
                 public function leave() { $this->worker->stop(); }
             });
             $slowest = 0;
-            for ($ticks = 1;; $ticks++) {
+            while (true) {
                 $began = microtime(true);
-                if (($seconds = $worker->tick()) === null) {
+                $fiber = new Fiber($worker->tick(...));
+                $fiber->start();
+                $slowest = max($slowest, microtime(true) - $began);
+                // The loop goes on while a method waits.
+                for ($others = 0; $fiber->isSuspended(); $others++) {
+                    $others < 50 ? usleep((int) ($worker->tick() * 1e6)) : $fiber->resume();
+                }
+                if (($seconds = $fiber->getReturn()) === null) {
                     exit('ended, ' . json_encode([$slowest < 1, $worker->stream()]) . "\n");
                 }
-                $slowest = max($slowest, microtime(true) - $began);
                 $read = array_filter([$worker->stream()]);
                 $none = [];
                 $read ? stream_select($read, $none, $none, 0, (int) ($seconds * 1e6)) : usleep((int) ($seconds * 1e6));
@@ -367,7 +376,9 @@ final class WorkerTest extends TestCase
         $command = [PHP_BINARY, $loop, dirname(__DIR__) . '/autoload.php', $address, Roster::TOKEN];
         $worker = new Process($command, "{$this->folder->path}/ticked");
         Process::until(fn () => count($this->offering('ticked') ?? []) === 1, 'it is listed', 30);
-        self::assertSame(['Hello, Ada', true], $this->client->call('ticked', 'hello', ['Ada'])->value);
+        $outcomes = $this->client->callMany(['wait' => new Call('ticked', 'wait'), 'order' => new Call('ticked', 'order')]);
+        self::assertNull($outcomes['wait']->value());
+        self::assertContains($outcomes['order']->value(), [['begins', 'ends', 'other'], ['other']]);
         $this->client->call('ticked', 'leave');
         Process::until(static fn () => str_contains($worker->output(), 'ended, [true,null]'), 'it ends');
         Process::until(fn () => $this->offering('ticked') === [], 'it is gone');

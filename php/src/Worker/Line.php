@@ -19,9 +19,12 @@ final class Line
     private const MAX_UNWRITTEN_BYTES = 1 << 20;
     /** So much is read before what came is looked at. */
     private const MAX_READ_BYTES = 1 << 20;
+    /** So much is decoded at once, and one message: an array of three bytes may take 400. */
+    private const MAX_DECODED_BYTES = 64 << 10;
     private const PIECE_BYTES = 64 << 10;
 
     private string $in = '';
+    private bool $hasMore = false;
     private Scanner $scanner;
     private string $out = '';
     /** What is being written. TLS wants the very same again, where there was no room for it. */
@@ -46,11 +49,43 @@ final class Line
     }
 
     /**
-     * The messages that have come, each with its size in bytes.
+     * Messages that have come, each with its size in bytes: not more at once than need little memory.
      *
      * @return list<array{array<mixed>, int}>
      */
     public function receive(): array
+    {
+        if (!$this->hasMore) {
+            $this->read();
+        }
+        [$messages, $from, $this->hasMore] = [[], 0, false];
+        try {
+            while (($size = $this->scanner->scan($this->in, $from)) !== null) {
+                $message = MessagePack::unpack(substr($this->in, $from, $size));
+                if (is_array($message) && is_string($message['cmd'] ?? null)) {
+                    $messages[] = [$message, $size];
+                }
+                $from += $size;
+                $this->scanner = new Scanner();
+                if ($from >= self::MAX_DECODED_BYTES) {
+                    $this->hasMore = true;
+                    break;
+                }
+            }
+        } catch (\UnexpectedValueException $wrong) {
+            $this->end = $wrong->getMessage();
+        }
+        $this->in = substr($this->in, $from);
+        return $messages;
+    }
+
+    /** Whether more has come than was taken. */
+    public function hasMore(): bool
+    {
+        return $this->hasMore;
+    }
+
+    private function read(): void
     {
         for ($read = 0; $this->end === null && $read < self::MAX_READ_BYTES; $read += strlen($piece)) {
             $piece = (string) Quiet::run(fn () => fread($this->stream, self::PIECE_BYTES));
@@ -63,27 +98,6 @@ final class Line
             $this->in .= $piece;
             $this->heardAt = hrtime(true);
         }
-        return $read === 0 ? [] : $this->messages();
-    }
-
-    /** @return list<array{array<mixed>, int}> */
-    private function messages(): array
-    {
-        [$messages, $from] = [[], 0];
-        try {
-            while (($size = $this->scanner->scan($this->in, $from)) !== null) {
-                $message = MessagePack::unpack(substr($this->in, $from, $size));
-                if (is_array($message) && is_string($message['cmd'] ?? null)) {
-                    $messages[] = [$message, $size];
-                }
-                $from += $size;
-                $this->scanner = new Scanner();
-            }
-        } catch (\UnexpectedValueException $wrong) {
-            $this->end = $wrong->getMessage();
-        }
-        $this->in = substr($this->in, $from);
-        return $messages;
     }
 
     /**

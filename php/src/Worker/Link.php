@@ -41,6 +41,9 @@ final class Link
         #[\SensitiveParameter] private readonly string $token,
         private readonly string $id,
         private readonly Logger $log,
+        private readonly float $pingInterval = self::PING_INTERVAL,
+        private readonly float $pongTimeout = self::PONG_TIMEOUT,
+        private readonly float $connectTimeout = self::CONNECT_TIMEOUT,
     ) {
     }
 
@@ -110,7 +113,7 @@ final class Link
             $this->line = $this->to->open();
             $this->line?->send(['cmd' => 'auth', 'token' => $this->token, 'native' => 1, 'id' => $this->id]);
         }
-        if (!$this->isJoined && $this->since !== null && $now - $this->since > self::CONNECT_TIMEOUT) {
+        if (!$this->isJoined && $this->since !== null && $now - $this->since > $this->connectTimeout) {
             throw new Disconnected('it does not answer');
         }
         return $this->line !== null;
@@ -153,10 +156,10 @@ final class Link
         if ($this->pingedAt !== null && $this->pingedAt <= $heardAt) {
             $this->pingedAt = null;
         }
-        if ($this->pingedAt === null && $now - $heardAt >= self::PING_INTERVAL) {
+        if ($this->pingedAt === null && $now - $heardAt >= $this->pingInterval) {
             $this->pingedAt = $now;
             $this->line->send(['cmd' => 'ping', 'uuid' => bin2hex(random_bytes(16))]);
-        } elseif ($this->pingedAt !== null && $now - $this->pingedAt >= self::PONG_TIMEOUT) {
+        } elseif ($this->pingedAt !== null && $now - $this->pingedAt >= $this->pongTimeout) {
             throw new Disconnected('it does not answer a ping');
         }
     }

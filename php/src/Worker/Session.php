@@ -14,7 +14,7 @@ final class Session
 {
     private const MAX_TASKS = 1_024;
     /** When so much waits, no more is read before some of it was begun: decoded, it may take 130 times as much. */
-    private const MAX_WAITING_BYTES = 256 << 10;
+    private const MAX_WAITING_BYTES = 128 << 10;
     /** What is asked under a longer name is passed over: it is kept as long as the task. */
     private const MAX_UUID_BYTES = 1_024;
     private const MAX_ERROR_BYTES = 8 << 10;

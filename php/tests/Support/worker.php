@@ -69,6 +69,21 @@ final class Demo
         return new \ArrayIterator(['a' => 1, 'b' => 2]);
     }
 
+    public function collection(): object
+    {
+        return new class () implements \IteratorAggregate, \JsonSerializable {
+            public function getIterator(): \Iterator
+            {
+                yield 'wrong';
+            }
+
+            public function jsonSerialize(): array
+            {
+                return ['one', 'value'];
+            }
+        };
+    }
+
     public function none(): \EmptyIterator
     {
         return new \EmptyIterator();
@@ -100,7 +115,7 @@ final class Demo
 
     public function longMessage(): never
     {
-        throw new \Exception(str_repeat('ü', 3 << 20));
+        throw new \Exception('x' . str_repeat('ü', 3 << 20));
     }
 
     public function error(): int
@@ -148,6 +163,12 @@ final class Demo
 
     public function leave(): never
     {
+        exit(7);
+    }
+
+    public function logAndLeave(): never
+    {
+        $this->worker->log()->info('the last word');
         exit(7);
     }
 
