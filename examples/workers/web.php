@@ -24,8 +24,8 @@ $serve = function ($listener) use ($worker) {
     $isRequest = preg_match('~^GET (\S+) HTTP/1\.~', head($client), $request) === 1;
     $status = $isRequest ? '200 OK' : '400 Bad Request';
     $body = $isRequest ? "$request[1], by $worker->id\n" : "only GET is understood\n";
-    $length = strlen($body);
-    fwrite($client, "HTTP/1.1 $status\r\nContent-Type: text/plain\r\nContent-Length: $length\r\nConnection: close\r\n\r\n$body");
+    $head = ["HTTP/1.1 $status", 'Content-Type: text/plain', 'Content-Length: ' . strlen($body), 'Connection: close'];
+    fwrite($client, implode("\r\n", $head) . "\r\n\r\n$body");
     fclose($client);
 };
 foreach ($worker->listeners() as $listener) {

@@ -90,7 +90,7 @@ final class Worker
      * A worker that nobody supervises. It connects as soon as it runs, and again whenever the connection is lost.
      *
      * @param string $address of the register: `unix:///path`, `tcp://host:port` or `tls://host:port`
-     * @param string $token what the register knows its masters by: from a file or the environment, never from the source
+     * @param string $token by which the register knows its masters: from a file or the environment, not from the source
      * @param ?string $ca a file with the authorities that sign its certificate, in PEM; null: those of this machine
      */
     public static function connect(string $address, #[\SensitiveParameter] string $token, ?string $ca = null): self
@@ -137,13 +137,18 @@ final class Worker
         $this->onMessage = $take;
     }
 
-    /** Sends something to the sidecar, for whoever asks it what this worker sends. */
+    /**
+     * Sends something to the sidecar, for whoever asks it what its workers send.
+     *
+     * @throws InvalidRequest if it cannot be sent, or no sidecar has started this process
+     * @throws Overloaded if the sidecar reads nothing for ten seconds
+     */
     public function send(mixed $data): void
     {
         $this->tell('worker-send', $data);
     }
 
-    /** Sends something to the other workers. */
+    /** Sends something to the other workers, with the same exceptions. */
     public function broadcast(mixed $data): void
     {
         $this->tell('worker-broadcast', $data);
@@ -239,7 +244,7 @@ final class Worker
         try {
             return $this->isOver ? null : $this->advance();
         } catch (Disconnected $end) {
-            $this->isOver = true;
+            $this->end();
             return $this->leftAt === null ? throw $end : null;
         } finally {
             $this->isTicking = false;
@@ -273,7 +278,8 @@ final class Worker
         $line = $this->link->line();
         if ($this->session?->line !== $line) {
             $this->session?->end();
-            $this->session = $line ? new Session($line, $this->services, $this->log, $this->commands->count(...)) : null;
+            $onDone = $this->commands->count(...);
+            $this->session = $line ? new Session($line, $this->services, $this->log, $onDone) : null;
         }
         if ($this->session === null) {
             if ($this->leftAt === null) {
@@ -364,8 +370,9 @@ final class Worker
     private function message(mixed $data, ?string $from, int $bytes): void
     {
         if ($this->onMessage !== null) {
+            $what = 'a message' . ($from === null ? '' : ' from ' . Text::cut($from, 200));
             $run = fn () => ($this->onMessage)($data, $from);
-            $this->session->take(new Task(null, 'a message' . ($from === null ? '' : " from $from"), $run, $bytes, false));
+            $this->session->take(new Task(null, $what, $run, $bytes, false));
         }
     }
 

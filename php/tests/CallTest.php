@@ -122,8 +122,14 @@ final class CallTest extends TestCase
 
     public function testArgumentsThatCannotBeSentAreRefusedBeforeTheyAreSent(): void
     {
-        $this->expectException(InvalidRequest::class);
-        Client::local('', '', '')->call('users', 'find', [['of' => static fn () => 1]]);
+        foreach ([static fn () => 1, (static fn () => yield 1)(), STDIN] as $odd) {
+            try {
+                Client::local('', '', '')->call('users', 'find', [['of' => $odd]]);
+                self::fail('it was sent');
+            } catch (InvalidRequest $refusal) {
+                self::assertStringContainsString('cannot be sent', $refusal->getMessage());
+            }
+        }
     }
 
     public function testWhatIsPackedIsUnpackedAsItWas(): void

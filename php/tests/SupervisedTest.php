@@ -44,10 +44,12 @@ final class SupervisedTest extends TestCase
     public function testWithoutAChannelItSaysWhy(): void
     {
         foreach ([
-            ['', 'it is not set'], ['1', 'is no descriptor'], ['x', 'is no descriptor'], ['77', 'is no socket'], ['0x3', 'is no'],
-        ] as [$channel, $why]) {
-            $sidecar = new Supervisor($channel === '' ? [] : ['ROSTER_CHANNEL' => $channel], command: $channel === ''
-                ? ['env', '-u', 'ROSTER_CHANNEL', PHP_BINARY, __DIR__ . '/Support/worker.php'] : null, isAccepted: false);
+            ['-u', 'ROSTER_CHANNEL', 'it is not set'], ['ROSTER_CHANNEL=1', 'is no descriptor'],
+            ['ROSTER_CHANNEL=x', 'is no descriptor'], ['ROSTER_CHANNEL=77', 'is no socket'],
+        ] as $settings) {
+            $why = array_pop($settings);
+            $command = ['env', ...$settings, PHP_BINARY, __DIR__ . '/Support/worker.php'];
+            $sidecar = new Supervisor(command: $command, isAccepted: false);
             self::assertSame(255, $sidecar->worker->await());
             self::assertStringContainsString($why, $sidecar->worker->output());
         }
@@ -77,7 +79,7 @@ final class SupervisedTest extends TestCase
         self::assertSame(['message' => 'not now', 'code' => 5, 'class' => 'DomainException'], $error);
         self::assertSame('NotFound', $command('nope')[1]['data']['class']);
         self::assertSame('TypeError', $command('reverse', [])[1]['data']['class']);
-        $paced = $sidecar->begin(['cmd' => 'call', 'data' => ['service' => 'demo', 'method' => 'paced', 'arguments' => [100, 0.01]]]);
+        $paced = $sidecar->beginCall('paced', 100, 0.01);
         $sidecar->call('add', [1, 2]);
         $status = $command('status')[0][0];
         self::assertSame(['web/3', $sidecar->worker->id, 1, 1, 'demo.paced'], [
@@ -102,7 +104,8 @@ final class SupervisedTest extends TestCase
             self::assertNull($sidecar->call($method, [$data])[1]);
             self::assertSame(['cmd' => "worker-$method", 'data' => $data], $sidecar->receive("worker-$method"));
         }
-        foreach (['more than 65600 values' => [66_000, 1], 'longer than 1048576 bytes' => [2, 600_000]] as $why => $much) {
+        $tooMuch = ['more than 65600 values' => [66_000, 1], 'longer than 1048576 bytes' => [2, 600_000]];
+        foreach ($tooMuch as $why => $much) {
             $error = $sidecar->call('broadcastMuch', $much)[1]['data'];
             self::assertSame('Roster\Exception\InvalidRequest', $error['class']);
             self::assertStringContainsString($why, $error['message']);
@@ -123,9 +126,9 @@ final class SupervisedTest extends TestCase
     public function testMessagesMayComeInPiecesOrTogether(): void
     {
         $sidecar = new Supervisor();
-        $call = static fn (string $uuid, mixed ...$arguments) => MessagePack::pack([
-            'cmd' => 'call', 'uuid' => $uuid, 'data' => ['service' => 'demo', 'method' => 'echo', 'arguments' => $arguments],
-        ]);
+        $call = static fn (string $uuid, mixed ...$arguments) => MessagePack::pack(
+            ['cmd' => 'call', 'uuid' => $uuid, 'data' => ['service' => 'demo', 'method' => 'echo'] + compact('arguments')]
+        );
         $frames = $call('a', "\xff\x00", ['ü' => [1.5, null]]) . $call('b') . $call('c', str_repeat('x', 500_000));
         foreach (str_split(substr($frames, 0, 200)) as $byte) {
             $sidecar->write($byte);
@@ -140,12 +143,14 @@ final class SupervisedTest extends TestCase
     {
         $sidecar = new Supervisor();
         $call = ['service' => 'demo', 'method' => 'add', 'arguments' => [1, 2]];
+        $long = str_repeat('u', 1_025);
         foreach ([
             null, 7, 'text', [], [1, 2], ['cmd' => 7], ['cmd' => ['call']], ['cmd' => 'call'], ['cmd' => 'nothing'],
-            ['cmd' => 'call', 'uuid' => 7, 'data' => $call], ['cmd' => 'call', 'uuid' => str_repeat('u', 1_025), 'data' => $call],
+            ['cmd' => 'call', 'uuid' => 7, 'data' => $call], ['cmd' => 'call', 'uuid' => $long, 'data' => $call],
             ['cmd' => 'close', 'uuid' => 'nobody'], ['cmd' => 'stream-taken', 'uuid' => 'nobody', 'count' => []],
-            ['cmd' => 'data', 'uuid' => 'u', 'data' => 1], ['cmd' => 'pong'], ['cmd' => 'register', 'registers' => [['host' => 'h']]],
-            ['cmd' => 'auth', 'token' => 'x'], ['cmd' => 'auth-failed'], ['cmd' => 'worker-command'], ['cmd' => 'worker-message'],
+            ['cmd' => 'data', 'uuid' => 'u', 'data' => 1], ['cmd' => 'pong'], ['cmd' => 'register', 'registers' => [[]]],
+            ['cmd' => 'auth', 'token' => 'x'], ['cmd' => 'auth-failed'], ['cmd' => 'worker-command'],
+            ['cmd' => 'worker-message'],
         ] as $message) {
             $sidecar->write(MessagePack::pack($message));
         }
@@ -191,8 +196,7 @@ final class SupervisedTest extends TestCase
     {
         $folder = new Folder();
         $sidecar = new Supervisor();
-        $arguments = [1_000_000, 10, "$folder->path/given"];
-        $sidecar->begin(['cmd' => 'call', 'data' => ['service' => 'demo', 'method' => 'blocks', 'arguments' => $arguments]]);
+        $sidecar->beginCall('blocks', 1_000_000, 10, "$folder->path/given");
         $sidecar->receive('data');
         $sidecar->close();
         self::assertSame(255, $sidecar->worker->await());
@@ -219,16 +223,14 @@ final class SupervisedTest extends TestCase
     public function testAStopEndsWhatIsUnderWayAndRefusesTheRest(callable $stop): void
     {
         $sidecar = new Supervisor();
-        $call = static fn (string $method, mixed ...$arguments) =>
-            $sidecar->begin(['cmd' => 'call', 'data' => ['service' => 'demo'] + compact('method', 'arguments')]);
-        $paced = $call('paced', 20, 0.02);
+        $paced = $sidecar->beginCall('paced', 20, 0.02);
         $sidecar->receive('data');
         $stop($sidecar);
         $sidecar->receive('remove');
-        [$values, $error] = $sidecar->answer($call('add', 1, 2));
+        [$values, $error] = $sidecar->call('add', [1, 2]);
         self::assertSame([[], 'refused', 'the master is leaving'], [$values, $error['status'], $error['data']['message']]);
         self::assertSame([[]], $sidecar->ask(['cmd' => 'list'])[0]);
-        self::assertSame([['pong'], null], $sidecar->ask(['cmd' => 'worker-command', 'name' => 'ping', 'data' => null]));
+        self::assertSame([['pong'], null], $sidecar->ask(['cmd' => 'worker-command', 'name' => 'ping']));
         $refusal = $sidecar->ask(['cmd' => 'worker-command', 'name' => 'reverse', 'data' => 'abc'])[1];
         self::assertSame('refused', $refusal['status']);
         self::assertSame(range(2, 20), $sidecar->answer($paced)[0]);
@@ -271,7 +273,7 @@ final class SupervisedTest extends TestCase
     public function testWhatIsLoggedBeforeTheProcessEndsArrives(): void
     {
         $sidecar = new Supervisor();
-        $sidecar->begin(['cmd' => 'call', 'data' => ['service' => 'demo', 'method' => 'logAndLeave', 'arguments' => []]]);
+        $sidecar->beginCall('logAndLeave');
         self::assertSame('the last word', $sidecar->receive('worker-log')['message']);
         self::assertSame(7, $sidecar->worker->await());
     }
@@ -279,9 +281,8 @@ final class SupervisedTest extends TestCase
     public function testAMethodThatEndsTheProcessLosesNoAnswerBeforeIt(): void
     {
         $sidecar = new Supervisor();
-        $call = static fn (string $method) =>
-            $sidecar->begin(['cmd' => 'call', 'data' => ['service' => 'demo', 'method' => $method, 'arguments' => []]]);
-        [$before, $exit] = [$call('bytes'), $call('leave')];
+        $before = $sidecar->beginCall('bytes');
+        $sidecar->beginCall('leave');
         self::assertSame([["\xff\x00\xfe"], null], $sidecar->answer($before));
         self::assertSame(7, $sidecar->worker->await());
         self::assertTrue($sidecar->isClosed());
@@ -304,7 +305,7 @@ final class SupervisedTest extends TestCase
         $append = static fn (string $uuid, string $text) => $sidecar->send(['cmd' => 'call', 'uuid' => $uuid, 'data' => [
             'service' => 'demo', 'method' => 'append', 'arguments' => [$file, $text],
         ]]);
-        $busy = $sidecar->begin(['cmd' => 'call', 'data' => ['service' => 'demo', 'method' => 'sleep', 'arguments' => [0.3]]]);
+        $busy = $sidecar->beginCall('sleep', 0.3);
         foreach (['once', 'once', 'closed', '7'] as $uuid) {
             $append($uuid, "$uuid ");
         }
@@ -319,7 +320,7 @@ final class SupervisedTest extends TestCase
     {
         [$sidecar, $folder] = [new Supervisor(), new Folder()];
         $arguments = [1.0, "$folder->path/begun"];
-        $busy = $sidecar->begin(['cmd' => 'call', 'data' => ['service' => 'demo', 'method' => 'sleep', 'arguments' => $arguments]]);
+        $busy = $sidecar->beginCall('sleep', ...$arguments);
         Process::until(static fn () => is_file($arguments[1]), 'it is busy');
         $uuids = array_map(static fn (int $number) => "call-$number", range(1, 1_200));
         $sidecar->write(implode('', array_map(static fn (string $uuid) => MessagePack::pack(
@@ -336,7 +337,7 @@ final class SupervisedTest extends TestCase
     {
         [$sidecar, $folder] = [new Supervisor(), new Folder()];
         $arguments = [0.5, "$folder->path/begun"];
-        $busy = $sidecar->begin(['cmd' => 'call', 'data' => ['service' => 'demo', 'method' => 'sleep', 'arguments' => $arguments]]);
+        $busy = $sidecar->beginCall('sleep', ...$arguments);
         Process::until(static fn () => is_file($arguments[1]), 'it is busy');
         // Each three bytes of it become an array of 400.
         $greedy = "\xdd" . pack('N', 21_000) . str_repeat("\x81\x01\xc0", 21_000);
@@ -359,12 +360,10 @@ final class SupervisedTest extends TestCase
         $sidecar->call('peak');
         $uuids = [];
         for ($count = 0; $count < 60; $count++) {
-            $data = ['service' => 'demo', 'method' => 'many', 'arguments' => [900_000]];
-            $uuids[] = $sidecar->begin(['cmd' => 'call', 'data' => $data]);
+            $uuids[] = $sidecar->beginCall('many', 900_000);
         }
-        foreach ([['blocks', [200, 100_000]], ['logMuch', [500, 10_000]]] as [$method, $arguments]) {
-            $uuids[] = $sidecar->begin(['cmd' => 'call', 'data' => ['service' => 'demo'] + compact('method', 'arguments')]);
-        }
+        $uuids[] = $sidecar->beginCall('blocks', 200, 100_000);
+        $uuids[] = $sidecar->beginCall('logMuch', 500, 10_000);
         // One that does not wait has done it all by then.
         sleep(1);
         $bytes = 0;
@@ -414,7 +413,8 @@ final class SupervisedTest extends TestCase
         ], $sidecar->receive('worker-log'));
         $sidecar->call('logOdd');
         $odd = $sidecar->receive('worker-log');
-        self::assertSame(['DomainException', 'no'], [$odd['context']['exception']['class'], $odd['context']['exception']['message']]);
+        $exception = $odd['context']['exception'];
+        self::assertSame(['DomainException', 'no'], [$exception['class'], $exception['message']]);
         self::assertStringContainsString('left out', $odd['context']['closure']);
         self::assertStringContainsString('left out', $odd['context']['large']);
         self::assertSame(7, $odd['context']['after']);

@@ -75,10 +75,8 @@ final class WorkerExamplesTest extends TestCase
         $address = stream_socket_get_name($listener, false);
         $command = [PHP_BINARY, self::ROOT . '/examples/workers/web.php'];
         $names = ['LISTEN_FDNAMES' => '8080'];
-        $sidecars = array_map(
-            static fn (int $number) => new Supervisor($names + ['ROSTER_WORKER' => "web/$number"], [$listener], $command),
-            [1, 2],
-        );
+        $start = static fn (string $id) => new Supervisor($names + ['ROSTER_WORKER' => $id], [$listener], $command);
+        $sidecars = [$start('web/1'), $start('web/2')];
         $ask = static function (string $request) use ($address): string {
             $client = stream_socket_client("tcp://$address", timeout: 10);
             fwrite($client, $request);
@@ -89,11 +87,12 @@ final class WorkerExamplesTest extends TestCase
         }
         for ($times = 0; $times < 50; $times++) {
             $answer = $ask("GET /hello?$times HTTP/1.1\r\nHost: a\r\n\r\n");
-            self::assertMatchesRegularExpression("~^HTTP/1\.1 200 OK\r\n.*\r\n\r\n/hello\\?$times, by web/[12]\n\\z~s", $answer);
+            $expected = "~^HTTP/1\.1 200 OK\r\n.*\r\n\r\n/hello\\?$times, by web/[12]\n\\z~s";
+            self::assertMatchesRegularExpression($expected, $answer);
         }
         self::assertStringStartsWith('HTTP/1.1 400 ', $ask("POST / HTTP/1.1\r\n\r\n"));
         foreach ($sidecars as $sidecar) {
-            self::assertSame([['pong'], null], $sidecar->ask(['cmd' => 'worker-command', 'name' => 'ping', 'data' => null]));
+            self::assertSame([['pong'], null], $sidecar->ask(['cmd' => 'worker-command', 'name' => 'ping']));
             $sidecar->send(['cmd' => 'worker-stop']);
             self::assertSame(0, $sidecar->worker->await());
         }
@@ -104,11 +103,11 @@ final class WorkerExamplesTest extends TestCase
         $command = [PHP_BINARY, self::ROOT . '/examples/workers/mail.php'];
         $sidecar = new Supervisor(['ROSTER_PARAMS' => '{"from":"shop@example.com"}'], command: $command);
         $sidecar->receive('worker-ready');
-        $arguments = ['to' => 'ada@example.com', 'text' => 'Hello'];
-        self::assertSame([['shop@example.com has written to ada@example.com'], null], $sidecar->call('send', $arguments, 'mail'));
+        $sent = $sidecar->call('send', ['to' => 'ada@example.com', 'text' => 'Hello'], 'mail');
+        self::assertSame([['shop@example.com has written to ada@example.com'], null], $sent);
         self::assertSame(['bytes' => 5, 'to' => 'ada@example.com'], $sidecar->receive('worker-log')['context']);
         self::assertCount(2, $sidecar->call('sendMany', [['a@b', 'c@d'], 'Hello'], 'mail')[0]);
         self::assertSame('`nobody` is no address', $sidecar->call('send', ['nobody', ''], 'mail')[1]['data']['message']);
-        self::assertSame([[3], null], $sidecar->ask(['cmd' => 'worker-command', 'name' => 'sent', 'data' => null]));
+        self::assertSame([[3], null], $sidecar->ask(['cmd' => 'worker-command', 'name' => 'sent']));
     }
 }

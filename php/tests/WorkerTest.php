@@ -315,7 +315,7 @@ final class WorkerTest extends TestCase
         unset($worker);
     }
 
-    /** @return list<string> the files of an authority, of a certificate for localhost that it has signed, and of its key */
+    /** @return list<string> files of an authority, of a certificate for localhost that it has signed, and its key */
     private function certificates(): array
     {
         $file = fn (string $name) => "{$this->folder->path}/$name";

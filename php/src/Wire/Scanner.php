@@ -5,7 +5,7 @@ declare(strict_types=1);
 namespace Roster\Wire;
 
 /**
- * Finds where a message ends before anything of it is decoded: however many pieces it comes in, each byte is passed once.
+ * Finds where a message ends before anything of it is decoded: also where it comes in pieces, each is passed once.
  *
  * It refuses what is larger, deeper or has more values than a message may, as soon as that is announced.
  *
@@ -23,7 +23,7 @@ final class Scanner
     private int $at = 0;
     /** The message itself, and what its containers have announced. */
     private int $values = 1;
-    /** @var non-empty-list<int> how many values are still to come: of the message, and of each container within another */
+    /** @var non-empty-list<int> how many values are to come: of the message, and of each container within another */
     private array $left = [1];
 
     /**

@@ -77,7 +77,7 @@ final class Dialer
     /** @return resource */
     private function dial(): mixed
     {
-        $tls = ['peer_name' => $this->host, 'SNI_enabled' => true] + ($this->ca === null ? [] : ['cafile' => $this->ca]);
+        $tls = ['peer_name' => $this->host] + ($this->ca === null ? [] : ['cafile' => $this->ca]);
         $context = stream_context_create(['socket' => ['tcp_nodelay' => true], 'ssl' => $tls]);
         $flags = STREAM_CLIENT_CONNECT | STREAM_CLIENT_ASYNC_CONNECT;
         $dial = fn () => stream_socket_client($this->target, $error, $reason, 0, $flags, $context);

@@ -58,12 +58,11 @@ final class Environment
         }
         $listeners = [];
         for ($index = 0; $index < min((int) $count, self::MAX_LISTENERS); $index++) {
-            $listener = self::socket(self::FIRST_LISTENER + $index);
-            if ($listener === null) {
-                throw new InvalidRequest('LISTEN_FDS', 'the descriptor ' . self::FIRST_LISTENER + $index . ' is no socket');
-            }
+            $number = self::FIRST_LISTENER + $index;
             $name = $names[$index] ?? '';
-            $listeners[$name === '' || isset($listeners[$name]) ? 'fd' . self::FIRST_LISTENER + $index : $name] = $listener;
+            $key = $name === '' || isset($listeners[$name]) ? "fd$number" : $name;
+            $listeners[$key] = self::socket($number)
+                ?? throw new InvalidRequest('LISTEN_FDS', "the descriptor $number is no socket");
         }
         return $listeners;
     }

@@ -15,6 +15,9 @@ abstract class Log
     private const MAX_CONTEXT_BYTES = 64 << 10;
     private const MAX_CONTEXT_DEPTH = 16;
 
+    private const JSON = JSON_UNESCAPED_SLASHES | JSON_UNESCAPED_UNICODE | JSON_INVALID_UTF8_SUBSTITUTE
+        | JSON_PARTIAL_OUTPUT_ON_ERROR;
+
     private int $leftOut = 0;
 
     /** @param \Closure(): ?Line $line to the sidecar; null where there is none */
@@ -123,13 +126,16 @@ abstract class Log
 
     private function print(string $level, string $message, object $context): void
     {
-        $flags = JSON_UNESCAPED_SLASHES | JSON_UNESCAPED_UNICODE | JSON_INVALID_UTF8_SUBSTITUTE | JSON_PARTIAL_OUTPUT_ON_ERROR;
-        $fields = [];
+        [$fields, $rest] = [[], []];
         foreach ((array) $context as $key => $value) {
-            $fields['{' . $key . '}'] = is_string($value) ? $value : json_encode($value, $flags);
+            if (str_contains($message, '{' . $key . '}')) {
+                $fields['{' . $key . '}'] = is_string($value) ? $value : json_encode($value, self::JSON);
+            } else {
+                $rest[$key] = $value;
+            }
         }
-        $rest = array_filter((array) $context, static fn ($key) => !str_contains($message, '{' . $key . '}'), ARRAY_FILTER_USE_KEY);
-        $line = date('c') . " $level: " . strtr($message, $fields) . ($rest === [] ? '' : ' ' . json_encode($rest, $flags));
-        file_put_contents('php://stderr', str_replace(["\r", "\n"], ' ', $line) . "\n");
+        $text = strtr($message, $fields) . ($rest === [] ? '' : ' ' . json_encode($rest, self::JSON));
+        $line = date('c') . " $level: " . str_replace(["\r", "\n"], ' ', $text);
+        file_put_contents('php://stderr', "$line\n");
     }
 }

@@ -20,7 +20,7 @@ final class Session
     private const MAX_ERROR_BYTES = 8 << 10;
     /** For so long methods give values before anybody else is listened to. */
     private const TURN_NS = 1_000_000;
-    /** How long a worker that leaves still hears the calls that are on their way to it: refused, they can go elsewhere. */
+    /** How long a worker that leaves still hears calls that are on their way: refused, they can go elsewhere. */
     private const LEAVE_GRACE_NS = 300_000_000;
     /** How a register of PHP asks for the services: the one closure that can be answered without being run. */
     private const SERVICES_CLOSURE = 'ServiceRegistry::getServiceNameAndMetadata()';

@@ -11,7 +11,7 @@ namespace Roster\Worker;
  */
 final class Task
 {
-    /** How many bytes of values may be on the way before the method rests; from half of it on, the caller reports what it takes. */
+    /** So many bytes of values may be on the way before the method rests. From half of it on, the caller reports. */
     private const WINDOW_BYTES = 256 << 10;
 
     /** When it was asked, in ms since 1970. */

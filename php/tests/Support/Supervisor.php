@@ -25,8 +25,12 @@ final class Supervisor
      * @param list<resource> $listeners
      * @param ?list<string> $command null: the worker of the tests
      */
-    public function __construct(array $environment = [], array $listeners = [], ?array $command = null, bool $isAccepted = true)
-    {
+    public function __construct(
+        array $environment = [],
+        array $listeners = [],
+        ?array $command = null,
+        bool $isAccepted = true,
+    ) {
         $this->folder = new Folder();
         [$this->channel, $other] = stream_socket_pair(STREAM_PF_UNIX, STREAM_SOCK_STREAM, 0);
         stream_set_read_buffer($this->channel, 0);
@@ -110,6 +114,11 @@ final class Supervisor
         return $uuid;
     }
 
+    public function beginCall(string $method, mixed ...$arguments): string
+    {
+        return $this->begin(['cmd' => 'call', 'data' => ['service' => 'demo'] + compact('method', 'arguments')]);
+    }
+
     /** @return array{list<mixed>, ?array<mixed>} */
     public function answer(string $uuid): array
     {
@@ -135,7 +144,10 @@ final class Supervisor
         return [$values, $error];
     }
 
-    /** @param array<mixed> $arguments */
+    /**
+     * @param array<mixed> $arguments
+     * @return array{list<mixed>, ?array<mixed>}
+     */
     public function call(string $method, array $arguments = [], string $service = 'demo'): array
     {
         return $this->ask(['cmd' => 'call', 'data' => compact('service', 'method', 'arguments')]);

@@ -2,8 +2,8 @@
 
 declare(strict_types=1);
 
-// A worker of the tests, which offers `demo`, and what its arguments name: worker.php [ADDRESS TOKEN [NAME…]]
-// Without an address it is one that a sidecar has started. With WORKER_CA in its environment it believes that authority.
+// A worker of the tests, which offers `demo` and what its arguments name: worker.php [ADDRESS TOKEN [NAME…]]
+// Without an address it is one that a sidecar has started. With WORKER_CA in its environment it believes those in it.
 
 use Roster\Worker;
 
