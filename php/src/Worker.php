@@ -128,7 +128,7 @@ final class Worker
     }
 
     /**
-     * Takes what other workers send: its data, and from whom. A command that an administrator broadcasts is from null.
+     * Takes what others of its group send: the data, and from whom. What an administrator broadcasts is from null.
      *
      * @param callable(mixed, ?string): void $take
      */
@@ -138,7 +138,7 @@ final class Worker
     }
 
     /**
-     * Sends something to the sidecar, for whoever asks it what its workers send.
+     * Sends something to the sidecar, for whoever watches the messages of masters.
      *
      * @throws InvalidRequest if it cannot be sent, or no sidecar has started this process
      * @throws Overloaded if the sidecar reads nothing for ten seconds
@@ -148,7 +148,7 @@ final class Worker
         $this->tell('worker-send', $data);
     }
 
-    /** Sends something to the other workers, with the same exceptions. */
+    /** Sends something to the other workers of its group, with the same exceptions. */
     public function broadcast(mixed $data): void
     {
         $this->tell('worker-broadcast', $data);
