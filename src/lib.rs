@@ -10,7 +10,7 @@
 //! | 0 | [`model`], [`metrics`], [`permissions`], [`default_paths`], [`secret`], [`share`], [`task`], [`clock`], `rule`, … |
 //! | 1 | [`access`], [`store`], [`tunnel`], [`net`] |
 //! | 2 | [`resolve`] |
-//! | 3 | [`call`], [`source`], [`register`], [`master`], [`admin`] |
+//! | 3 | [`call`], [`source`], [`register`], [`master`], [`worker`], [`admin`] |
 //! | 4 | [`thrift`] |
 //! | 5 | [`config`] |
 //! | 6 | [`sidecar`] |
@@ -41,6 +41,7 @@ pub mod store;
 pub mod task;
 pub mod thrift;
 pub mod tunnel;
+pub mod worker;
 
 pub use roster_client::default_paths;
 pub use roster_master as master;

@@ -21,6 +21,7 @@ use crate::store::shared::{self, Shared, SharedError, StateTaken};
 use crate::store::{Feed, FeedState, Publisher, Store};
 use crate::task::{Failure, Phase, Reload, Tasks};
 use crate::thrift::Endpoint;
+use crate::worker::{BoundWorkers, WorkerError};
 
 /// How often it is looked whether masters are there that are expected, and what is waited in between.
 const EXPECT_LOOKS: u32 = 100;
@@ -61,6 +62,8 @@ pub enum StartError {
     #[error(transparent)]
     Register(#[from] RegisterError),
     #[error(transparent)]
+    Worker(#[from] WorkerError),
+    #[error(transparent)]
     State(#[from] StateTaken),
     #[error(transparent)]
     Shared(SharedError),
@@ -71,7 +74,12 @@ pub enum StartError {
 impl StartError {
     /// Whether another process listens where this one was to.
     pub fn is_taken(&self) -> bool {
-        matches!(self, Self::Bind(error) | Self::Register(RegisterError::Bind(error)) if error.is_taken())
+        let (Self::Bind(error) | Self::Register(RegisterError::Bind(error)) | Self::Worker(WorkerError::Bind(error))) =
+            self
+        else {
+            return false;
+        };
+        error.is_taken()
     }
 }
 
@@ -98,6 +106,8 @@ impl Sidecar {
         let register = config.register.is_on().then(bind).transpose()?;
         let bind = || Admin::bind(&config.admin, taken_ports);
         let admin = (!config.admin.listen.is_empty()).then(bind).transpose()?;
+        let folder = Some(config.shared.state.clone()).filter(|folder| !folder.as_os_str().is_empty());
+        let workers = BoundWorkers::bind(&config.worker, folder).map_err(WorkerError::Bind)?;
 
         let metrics = Arc::new(Metrics::default());
         let (feeds, starts): (Vec<Feed>, Vec<Start>) = sources(config, register).unzip();
@@ -130,6 +140,9 @@ impl Sidecar {
             }
             let (store, access, metrics) = (store.clone(), access.clone(), metrics.clone());
             admin.start(Rooms { store, access, metrics, memory: memory.clone(), started: Instant::now() }, &clients);
+        }
+        if !config.worker.is_empty() {
+            workers.start(config.sidecar.stop_timeout / 2, &tasks.of(Phase::Workers))?;
         }
         endpoint.start(&config.zk_data, &store, &access, memory, &metrics, &clients)?;
         let last = tasks.of(Phase::SharedFile);

@@ -34,6 +34,8 @@ pub struct Tasks {
 pub enum Phase {
     /// What answers clients: no more are let in, and calls under way come to their end.
     Clients,
+    /// The processes that are supervised here.
+    Workers,
     /// The register, by which calls go.
     Masters,
     Sources,
@@ -41,8 +43,9 @@ pub enum Phase {
     SharedFile,
 }
 
-const PHASES: [(Phase, &str); 4] = [
+const PHASES: [(Phase, &str); 5] = [
     (Phase::Clients, "clients"),
+    (Phase::Workers, "workers"),
     (Phase::Masters, "masters"),
     (Phase::Sources, "sources"),
     (Phase::SharedFile, "the shared file"),

@@ -75,6 +75,8 @@ enum Command {
     #[command(hide = true)]
     ManPages(man_pages::ManPages),
     #[command(hide = true)]
+    Launch,
+    #[command(hide = true)]
     SampleMaster(sample::Sample),
     Version(version::Version),
 }
@@ -107,6 +109,7 @@ impl Cli {
             Command::Config(config) => config.run(),
             Command::Completions(completions) => completions.run(),
             Command::ManPages(pages) => pages.run(),
+            Command::Launch => match roster::worker::launch()? {},
             Command::SampleMaster(sample) => sample.run(),
             Command::Version(version) => version.run(),
         }

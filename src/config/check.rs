@@ -13,7 +13,7 @@ use super::{Config, connect};
 use crate::access::Subject;
 use crate::model::NodePath;
 use crate::net::{Address, Remote, max_path_len};
-use crate::{access, register, secret, source, store, thrift};
+use crate::{access, register, secret, source, store, thrift, worker};
 
 /// Below this, a pause of either process costs the session.
 const LEAST_SESSION_TIMEOUT: Duration = Duration::from_secs(1);
@@ -36,6 +36,9 @@ pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
     }
     for (number, upstream) in config.upstream.iter().enumerate() {
         check.upstream(upstream, &check.draft.element(&"upstream".into(), number));
+    }
+    for (number, worker) in config.worker.iter().enumerate() {
+        check.worker(worker, number, &config.worker[..number]);
     }
     let sources = check.sources(config);
     check.names(&sources);
@@ -257,6 +260,43 @@ impl Check<'_> {
                 &key.child("ca"),
                 "is of no use without TLS: `connect` begins with `tls://` for it",
             );
+        }
+    }
+
+    fn worker(&mut self, worker: &worker::Config, number: usize, before: &[worker::Config]) {
+        let at = self.draft.element(&"worker".into(), number);
+        let (name, command) = (at.child("name"), at.child("command"));
+        if self.require(&name) {
+            let message = format!("{:?} is no name: expected letters, digits, `.`, `_` and `-`", worker.name);
+            self.object_if(!worker::is_name(&worker.name), &name, &message);
+            if let Some(first) = before.iter().position(|first| first.name == worker.name) {
+                let first = self.draft.element(&"worker".into(), first).child("name");
+                let message = format!("{:?} is the name of `{first}`: give each a name of its own", worker.name);
+                self.object(&[&name, &first], message);
+            }
+        }
+        if self.require(&command) {
+            let is_empty = worker.command.first().is_none_or(|program| program.is_empty());
+            self.object_if(is_empty, &command, "names no program: write `[\"php\", \"worker.php\"]`");
+        }
+        for (name, value) in &worker.environment {
+            let is_wrong = !worker::is_variable(name, value);
+            self.object_if(is_wrong, &at.child("environment"), &format!("{name:?} cannot be set as a variable"));
+        }
+        for (nth, address) in worker.listen.iter().enumerate() {
+            let key = self.draft.element(&at.child("listen"), nth);
+            match worker::parse_listen(address) {
+                Some(Address::Unix(path)) => self.socket(&path, &key),
+                Some(Address::Tcp(_)) => {}
+                None => {
+                    let message =
+                        format!("{address:?} is not an address: expected `tcp://host:port` or `unix:///path`");
+                    self.object(&[&key], message);
+                }
+            }
+            let others = before.iter().flat_map(|worker| &worker.listen).chain(&worker.listen[..nth]);
+            let is_taken = others.into_iter().any(|other| other == address);
+            self.object_if(is_taken, &key, &format!("{address:?} is listened on for another worker already"));
         }
     }
 

@@ -23,7 +23,7 @@ use self::draft::Draft;
 pub use self::mistake::{Key, Mistake, Mistakes, Place};
 pub(crate) use self::surroundings::foreign_folders;
 use crate::default_paths::DefaultPaths;
-use crate::{access, admin, register, source, store, thrift};
+use crate::{access, admin, register, source, store, thrift, worker};
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -40,6 +40,8 @@ pub struct Config {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub upstream: Vec<source::upstream::Config>,
     pub register: register::Config,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub worker: Vec<worker::Config>,
     pub admin: admin::Config,
     pub store: store::Config,
     pub shared: store::shared::Config,

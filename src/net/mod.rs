@@ -155,6 +155,18 @@ impl Listener {
         &self.address
     }
 
+    /// For processes that inherit it: who accepts by its descriptor waits for connections, as programs expect.
+    pub(crate) fn blocking(self, setting: &'static str) -> Result<Self, BindError> {
+        let set = match &*self.socket {
+            Socket::Tcp(listener) => listener.set_nonblocking(false),
+            Socket::Unix(listener) => listener.set_nonblocking(false),
+        };
+        match set {
+            Ok(()) => Ok(self),
+            Err(error) => Err(BindError { setting, address: self.address, why: error.into() }),
+        }
+    }
+
     /// Hands every connection to `serve`, until the stop. Several loops, on threads of their own, may accept from
     /// one listener. No error ends the loop: the process may run out of descriptors, and will have some again.
     pub async fn accept(&self, stop: &Stop, mut serve: impl FnMut(Accepted)) -> io::Result<()> {
@@ -184,6 +196,12 @@ impl Listener {
             }
             tokio::task::yield_now().await;
         }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

@@ -1,0 +1,184 @@
+//! A group: the slots of one worker, and what is done with them together.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::future::{BoxFuture, FutureExt, Shared as Joined, join_all};
+use nix::sys::signal::Signal;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::slot::{Handle, Order, Report, Shared, Slot, State, Wanted};
+
+/// What came of something, for each slot that it was done with.
+pub type Outcomes = Vec<(u32, Result<(), String>)>;
+
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) shared: Arc<Shared>,
+    slots: Mutex<BTreeMap<u32, Arc<Handle>>>,
+    /// The rolling restart under way, which whoever asks for another one joins.
+    rolling: Mutex<Option<Joined<BoxFuture<'static, Outcomes>>>>,
+}
+
+/// Which slots of a group are meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    All,
+    Number(u32),
+}
+
+impl Group {
+    pub(super) fn new(shared: Shared) -> Arc<Self> {
+        Arc::new(Self { shared: Arc::new(shared), slots: Mutex::default(), rolling: Mutex::default() })
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.shared.config.name
+    }
+
+    pub(super) fn reports(&self) -> Vec<Report> {
+        self.slots().values().map(|slot| slot.report.borrow().clone()).collect()
+    }
+
+    /// Has as many slots as this, the new ones with processes that start; waits until those too many have ended.
+    pub(super) async fn scale(&self, count: u32) -> Outcomes {
+        let (added, removed) = {
+            let mut slots = self.slots();
+            let removed = slots.split_off(&(count + 1));
+            let missing: Vec<u32> = (1..=count).filter(|number| !slots.contains_key(number)).collect();
+            let add = |number| {
+                let (handle, slot) = Slot::new(self.shared.clone(), number);
+                self.shared.launcher.tasks.short(slot.run());
+                slots.insert(number, Arc::new(handle));
+                number
+            };
+            (missing.into_iter().map(add).collect::<Vec<_>>(), removed)
+        };
+        let patience = self.shared.config.stop_timeout;
+        join_all(removed.iter().map(|(_, slot)| stop(slot, patience))).await;
+        added.into_iter().chain(removed.into_keys()).map(|number| (number, Ok(()))).collect()
+    }
+
+    /// Starts what is not running, and waits until it is ready or has failed.
+    pub(super) async fn start(&self, which: Which) -> Outcomes {
+        self.each(which, |slot| async move { start(&slot).await }).await
+    }
+
+    pub(super) async fn stop(&self, which: Which) -> Outcomes {
+        let patience = self.shared.config.stop_timeout;
+        self.each(which, |slot| async move {
+            stop(&slot, patience).await;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Stops all that run and then starts them.
+    pub(super) async fn restart(&self, which: Which) -> Outcomes {
+        let patience = self.shared.config.stop_timeout;
+        self.each(which, |slot| async move {
+            stop(&slot, patience).await;
+            start(&slot).await
+        })
+        .await
+    }
+
+    /// Puts a new process in the place of each, one after the other, once it is ready. The first that does not become
+    /// ready ends it, and what ran goes on.
+    pub(super) async fn roll(self: &Arc<Self>) -> Outcomes {
+        let joined = {
+            let mut rolling = self.rolling.lock().unwrap_or_else(PoisonError::into_inner);
+            let under_way = rolling.clone().filter(|rolling| rolling.peek().is_none());
+            under_way.unwrap_or_else(|| {
+                let started = self.clone().roll_all().boxed().shared();
+                // Whoever asked may go away before its end.
+                let run = started.clone().map(drop);
+                self.shared.launcher.tasks.short(run);
+                rolling.insert(started).clone()
+            })
+        };
+        joined.await
+    }
+
+    async fn roll_all(self: Arc<Self>) -> Outcomes {
+        let mut outcomes = Outcomes::new();
+        let slots: Vec<_> = self.slots().iter().map(|(number, slot)| (*number, slot.clone())).collect();
+        for (number, slot) in slots {
+            let state = slot.report.borrow().state;
+            let outcome = match state {
+                State::Stopped | State::Stopping => continue,
+                State::Running => replace(&slot).await,
+                _ => start(&slot).await,
+            };
+            let failed = outcome.is_err();
+            outcomes.push((number, outcome));
+            if failed {
+                break;
+            }
+        }
+        outcomes
+    }
+
+    pub(super) async fn signal(&self, which: Which, signal: Signal) -> Outcomes {
+        self.each(which, move |slot| async move { ask(&slot, |done| Order::Signal(signal, done)).await }).await
+    }
+
+    /// Stops all within this time, and lets them go.
+    pub(super) async fn end(&self, patience: Duration) {
+        let slots = std::mem::take(&mut *self.slots());
+        let until = Instant::now() + patience;
+        let stopped = slots.values().map(|slot| async move {
+            // Beyond its patience a process is killed, which takes a moment.
+            let _ = tokio::time::timeout_at(until + Duration::from_secs(1), stop(slot, patience)).await;
+        });
+        join_all(stopped).await;
+    }
+
+    async fn each<F>(&self, which: Which, act: impl Fn(Arc<Handle>) -> F) -> Outcomes
+    where
+        F: Future<Output = Result<(), String>>,
+    {
+        let slots: Vec<_> = self.slots().iter().map(|(number, slot)| (*number, slot.clone())).collect();
+        let meant = slots.into_iter().filter(|(number, _)| which == Which::All || which == Which::Number(*number));
+        join_all(meant.map(|(number, slot)| act(slot).map(move |outcome| (number, outcome)))).await
+    }
+
+    fn slots(&self) -> MutexGuard<'_, BTreeMap<u32, Arc<Handle>>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn start(slot: &Handle) -> Result<(), String> {
+    let mut report = slot.report.clone();
+    if report.borrow_and_update().state == State::Running {
+        return Ok(());
+    }
+    slot.wanted.send_replace(Wanted::Running);
+    while report.changed().await.is_ok() {
+        let report = report.borrow_and_update();
+        match report.state {
+            State::Running => return Ok(()),
+            State::Backoff | State::Fatal | State::Exited => return Err(report.why.clone()),
+            State::Stopped | State::Starting | State::Stopping => {}
+        }
+    }
+    Err("it was removed".into())
+}
+
+async fn stop(slot: &Handle, patience: Duration) {
+    slot.wanted.send_replace(Wanted::Stopped(patience));
+    let _ = slot.report.clone().wait_for(|report| report.state == State::Stopped).await;
+}
+
+async fn replace(slot: &Handle) -> Result<(), String> {
+    ask(slot, Order::Replace).await
+}
+
+async fn ask(slot: &Handle, order: impl FnOnce(oneshot::Sender<Result<(), String>>) -> Order) -> Result<(), String> {
+    let (done, outcome) = oneshot::channel();
+    let gone = || "it was removed".to_owned();
+    slot.orders.send(order(done)).await.map_err(|_| gone())?;
+    outcome.await.unwrap_or_else(|_| Err(gone()))
+}

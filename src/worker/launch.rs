@@ -1,0 +1,186 @@
+//! Launching: what becomes a worker's process, between its start and its program's.
+//!
+//! The sidecar has many threads, and between `fork` and `exec` such a process may do next to nothing. So it starts its
+//! own binary, which has one thread and inherits nothing, and sends it over its standard input what it is to become:
+//! first [`Spec`] as JSON, with the descriptors. That socket closes when the program has begun; what keeps it from that
+//! is written to it before.
+
+use std::convert::Infallible;
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::cmsg_space;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Gid, Uid, dup2_stdin, geteuid, setgid, setgroups, setsid, setuid};
+use serde::{Deserialize, Serialize};
+
+/// The command of the binary which does this.
+pub const COMMAND: &str = "launch";
+
+/// Where descriptors begin that a program inherits, as systemd has them.
+pub(super) const FIRST_DESCRIPTOR: RawFd = 3;
+
+/// How many descriptors one process may inherit: as many as the kernel passes in one message.
+pub(super) const MAX_DESCRIPTORS: usize = 253;
+
+/// The longest spec that is read.
+const MAX_SPEC_BYTES: usize = 1024 * 1024;
+
+/// What is found nowhere in the way of what a program inherits.
+const ABOVE_ALL: RawFd = 1_000;
+
+/// What a process is to become.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Spec {
+    pub(super) command: Vec<String>,
+    /// All variables but `LISTEN_PID`, which is the process's own.
+    pub(super) environment: Vec<(String, String)>,
+    /// As whom it runs; none: as it does.
+    pub(super) identity: Option<Identity>,
+    pub(super) directory: PathBuf,
+    pub(super) umask: u32,
+    /// Whether `LISTEN_PID` is set.
+    pub(super) listens: bool,
+    /// How many descriptors come with it.
+    pub(super) descriptors: usize,
+}
+
+/// A user, as the kernel knows one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Identity {
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) groups: Vec<u32>,
+}
+
+impl Spec {
+    /// Sends the descriptors, and the length of what must follow, to a process that is being launched.
+    pub(super) fn announce(&self, to: &UnixStream, descriptors: &[BorrowedFd<'_>]) -> io::Result<Vec<u8>> {
+        let text = serde_json::to_vec(self)?;
+        let length = (text.len() as u32).to_be_bytes();
+        let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+        let rights = [ControlMessage::ScmRights(&raw)];
+        let rights = if raw.is_empty() { &rights[..0] } else { &rights[..] };
+        // Into the empty buffer of a new socket, which takes it whole.
+        sendmsg::<()>(to.as_raw_fd(), &[IoSlice::new(&length)], rights, MsgFlags::MSG_NOSIGNAL, None)?;
+        Ok(text)
+    }
+
+    /// Reads it from standard input, with the descriptors, which are then where the program expects them.
+    fn receive(from: &UnixStream) -> io::Result<Self> {
+        let mut length = [0; 4];
+        let mut space = cmsg_space!([RawFd; MAX_DESCRIPTORS]);
+        let mut parts = [IoSliceMut::new(&mut length)];
+        let message = recvmsg::<()>(from.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_WAITALL)?;
+        let received = message.bytes;
+        let descriptors: Vec<RawFd> = message
+            .cmsgs()?
+            .filter_map(|part| if let ControlMessageOwned::ScmRights(raw) = part { Some(raw) } else { None })
+            .flatten()
+            .collect();
+        let bytes = u32::from_be_bytes(length) as usize;
+        if received != 4 || bytes > MAX_SPEC_BYTES {
+            return Err(io::Error::other("no sidecar launches this process"));
+        }
+        let mut text = vec![0; bytes];
+        (&mut &*from).read_exact(&mut text)?;
+        let spec: Self = serde_json::from_slice(&text)?;
+        let expected = FIRST_DESCRIPTOR..FIRST_DESCRIPTOR + spec.descriptors as RawFd;
+        if !descriptors.iter().copied().eq(expected) {
+            return Err(io::Error::other(format!("descriptors came as {descriptors:?}: some were open before")));
+        }
+        Ok(spec)
+    }
+
+    /// Becomes it; or why not.
+    fn become_it(&self) -> io::Error {
+        let prepared = self.prepare();
+        let Some((program, arguments)) = self.command.split_first() else {
+            return io::Error::other("there is no command");
+        };
+        if let Err(error) = prepared {
+            return error;
+        }
+        let mut command = Command::new(program);
+        command.args(arguments).env_clear().envs(self.environment.iter().map(|(name, value)| (name, value)));
+        if self.listens {
+            command.env("LISTEN_PID", std::process::id().to_string());
+        }
+        let path = self.environment.iter().find(|(name, _)| name == "PATH").map_or("", |(_, path)| path);
+        explain(program, path, command.exec())
+    }
+
+    fn prepare(&self) -> io::Result<()> {
+        let step = |what: &str, done: Result<(), Errno>| {
+            done.map_err(|error| io::Error::other(format!("{what}: {}", error.desc())))
+        };
+        step("cannot leave the sidecar's session", setsid().map(drop))?;
+        umask(Mode::from_bits_truncate(self.umask));
+        if let Some(Identity { uid, gid, groups }) = &self.identity {
+            // In this order: who is no longer root may change nothing.
+            let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
+            step("cannot take on the user's groups", setgroups(&groups))?;
+            step("cannot take on the group", setgid(Gid::from_raw(*gid)))?;
+            step("cannot take on the user", setuid(Uid::from_raw(*uid)))?;
+        }
+        let directory = &self.directory;
+        std::env::set_current_dir(directory)
+            .map_err(|error| io::Error::other(format!("cannot start in {}: {error}", directory.display())))
+    }
+}
+
+/// The life of a process that is being launched: `roster launch`, by a sidecar.
+pub fn launch() -> io::Result<Infallible> {
+    close_inherited()?;
+    let sidecar = take_stdin()?;
+    let spec = Spec::receive(&sidecar)
+        .map_err(|error| io::Error::other(format!("{error}; only a sidecar runs this, for a `[[worker]]`")))?;
+    let error = spec.become_it();
+    (&mut &sidecar).write_all(error.to_string().as_bytes())?;
+    std::process::exit(127)
+}
+
+/// Closes what somebody left open to the sidecar, and so to this process.
+#[allow(unsafe_code)]
+fn close_inherited() -> io::Result<()> {
+    // Safety: this process has just begun, and has opened nothing.
+    Errno::result(unsafe { libc::close_range(FIRST_DESCRIPTOR as u32, u32::MAX, 0) })?;
+    Ok(())
+}
+
+/// Standard input, in the place of which there is nothing from then on.
+#[allow(unsafe_code)]
+fn take_stdin() -> io::Result<UnixStream> {
+    let aside = fcntl(io::stdin().as_fd(), FcntlArg::F_DUPFD_CLOEXEC(ABOVE_ALL))?;
+    // Safety: it was just made, and is nobody else's.
+    let aside = unsafe { OwnedFd::from_raw_fd(aside) };
+    dup2_stdin(std::fs::File::open("/dev/null")?)?;
+    Ok(aside.into())
+}
+
+/// Why a program did not start, with the cure.
+fn explain(program: &str, path: &str, error: io::Error) -> io::Error {
+    let why = match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
+        Errno::ENOENT if !program.contains('/') => format!("it is in no folder of PATH, {path}"),
+        Errno::ENOENT if Path::new(program).exists() => "the interpreter in its first line is not there".to_owned(),
+        Errno::ENOENT => "there is no such file".to_owned(),
+        Errno::EACCES => format!("{} may not execute it", user_name()),
+        Errno::ENOEXEC => "it is no program: a script begins with `#!` and its interpreter".to_owned(),
+        _ => error.to_string(),
+    };
+    io::Error::other(format!("cannot start {program:?}: {why}"))
+}
+
+fn user_name() -> String {
+    let uid = geteuid();
+    let user = nix::unistd::User::from_uid(uid).ok().flatten();
+    user.map_or_else(|| format!("uid {uid}"), |user| user.name)
+}

@@ -1,0 +1,115 @@
+//! What workers print: line by line into the log, and the last of it kept for `roster worker logs`.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use bytes::BufMut;
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe::Receiver;
+use tokio::time::{Instant, sleep_until};
+
+/// Longer lines are logged in pieces.
+const MAX_LINE_BYTES: usize = 8 * 1024;
+
+/// How many bytes of a process's output are read in this time. One that prints more waits for its pipe.
+const MAX_BYTES_PER_PERIOD: usize = 256 * 1024;
+const PERIOD: Duration = Duration::from_millis(250);
+
+/// How much of a group's output is kept.
+const MAX_KEPT_BYTES: usize = 256 * 1024;
+
+/// The last lines of a group.
+#[derive(Debug, Default)]
+pub(super) struct Output(Mutex<Kept>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    lines: VecDeque<Line>,
+    bytes: usize,
+    /// Of the last line.
+    number: u64,
+}
+
+/// A line that a process printed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// Each is one more than the one before.
+    pub number: u64,
+    pub at: SystemTime,
+    pub worker: String,
+    pub is_error: bool,
+    pub text: String,
+}
+
+impl Output {
+    fn keep(&self, worker: &str, is_error: bool, text: &str) {
+        let mut kept = self.kept();
+        kept.number += 1;
+        kept.bytes += text.len();
+        let line = Line {
+            number: kept.number,
+            at: SystemTime::now(),
+            worker: worker.to_owned(),
+            is_error,
+            text: text.to_owned(),
+        };
+        kept.lines.push_back(line);
+        while kept.bytes > MAX_KEPT_BYTES {
+            let Some(oldest) = kept.lines.pop_front() else { return };
+            kept.bytes -= oldest.text.len();
+        }
+    }
+
+    /// The lines after this number, of one worker or of all.
+    pub(super) fn after(&self, number: u64, worker: Option<&str>) -> Vec<Line> {
+        let kept = self.kept();
+        let wanted = |line: &&Line| line.number > number && worker.is_none_or(|worker| line.worker == worker);
+        kept.lines.iter().filter(wanted).cloned().collect()
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Logs what comes out of a pipe until nobody can write to it any more.
+    pub(super) async fn read(&self, pipe: OwnedFd, worker: &str, pid: i32, is_error: bool) {
+        let Ok(mut pipe) = Receiver::from_owned_fd(pipe) else { return };
+        let (mut begun, mut read, mut line) = (Instant::now(), 0, Vec::new());
+        loop {
+            if begun.elapsed() >= PERIOD {
+                (begun, read) = (Instant::now(), 0);
+            } else if read >= MAX_BYTES_PER_PERIOD {
+                sleep_until(begun + PERIOD).await;
+                continue;
+            }
+            let held = line.len();
+            match pipe.read_buf(&mut (&mut line).limit(MAX_LINE_BYTES)).await {
+                Ok(0) | Err(_) => break,
+                Ok(bytes) => read += bytes,
+            }
+            let mut start = 0;
+            while let Some(end) = line[held.max(start)..].iter().position(|byte| *byte == b'\n') {
+                let end = held.max(start) + end;
+                self.log(&line[start..end], worker, pid, is_error);
+                start = end + 1;
+            }
+            line.drain(..start);
+            if line.len() >= MAX_LINE_BYTES {
+                self.log(&std::mem::take(&mut line), worker, pid, is_error);
+            }
+        }
+        if !line.is_empty() {
+            self.log(&line, worker, pid, is_error);
+        }
+    }
+
+    fn log(&self, line: &[u8], worker: &str, pid: i32, is_error: bool) {
+        let text = String::from_utf8_lossy(line);
+        let text = text.trim_end_matches('\r');
+        let stream = if is_error { "stderr" } else { "stdout" };
+        tracing::info!(target: "roster::worker::output", worker, pid, stream, "{text}");
+        self.keep(worker, is_error, text);
+    }
+}

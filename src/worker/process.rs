@@ -1,0 +1,236 @@
+//! One process of a worker: launched, watched, asked to end, and killed with all that it started.
+
+use std::env;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use nix::unistd::{Gid, Pid, User, getegid, geteuid, getgrouplist};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::config::Config;
+use super::launch::{self, Identity, Spec};
+use super::orphans::{self, MARK};
+use super::output::Output;
+use super::reaper::{End, Ended, Reaper};
+use super::record::Record;
+use super::sockets::Sockets;
+use crate::permissions::gid_of;
+use crate::task::Tasks;
+
+/// This very binary, also where another one has taken its name since.
+const OWN_BINARY: &str = "/proc/self/exe";
+
+/// How long a process may take to become its program.
+const LAUNCH_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long the output of a process is read that has ended, should somebody else still have its pipe.
+const OUTPUT_LINGER: Duration = Duration::from_secs(1);
+
+/// Where programs are looked for if the sidecar has no PATH itself.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What all processes are launched with.
+#[derive(Debug)]
+pub(super) struct Launcher {
+    pub(super) reaper: Arc<Reaper>,
+    pub(super) record: Record,
+    pub(super) tasks: Tasks,
+}
+
+/// A process whose program has begun.
+#[derive(Debug)]
+pub(super) struct Process {
+    pub(super) pid: Pid,
+    ended: Ended,
+    launcher: Arc<Launcher>,
+    mark: String,
+}
+
+impl Launcher {
+    /// Starts a process of this name; or why it cannot be had, in words.
+    pub(super) async fn start(
+        self: &Arc<Self>,
+        name: &str,
+        config: &Config,
+        sockets: &Sockets,
+        output: &Arc<Output>,
+    ) -> Result<Process, String> {
+        let identity = identity(config)?;
+        let mark = Uuid::new_v4().simple().to_string();
+        let descriptors: Vec<BorrowedFd<'_>> = sockets.descriptors().collect();
+        let mut environment = environment(config, &identity);
+        environment.extend([(MARK, mark.clone()), ("ROSTER_WORKER", name.to_owned())].map(|(k, v)| (k.to_owned(), v)));
+        if !descriptors.is_empty() {
+            environment.push(("LISTEN_FDS".into(), descriptors.len().to_string()));
+            environment.push(("LISTEN_FDNAMES".into(), sockets.names()));
+        }
+        let spec = Spec {
+            command: config.command.clone(),
+            environment,
+            identity: identity.1,
+            directory: config.directory.clone().unwrap_or_else(|| PathBuf::from("/")),
+            umask: config.umask.0,
+            listens: !descriptors.is_empty(),
+            descriptors: descriptors.len(),
+        };
+        let (pid, ended, socket) =
+            self.spawn(name, output).map_err(|error| format!("cannot start a process: {error}"))?;
+        let process = Process { pid, ended, launcher: self.clone(), mark };
+        self.record.add(pid, name);
+        match timeout(LAUNCH_TIMEOUT, become_program(&spec, socket, &descriptors)).await {
+            Ok(Ok(None)) => Ok(process),
+            Ok(Ok(Some(why))) => Err(why),
+            Ok(Err(error)) => Err(format!("cannot launch it: {error}")),
+            Err(_) => Err(format!("cannot launch it: not within {LAUNCH_TIMEOUT:?}")),
+        }
+    }
+
+    /// Starts what is to become the program, whose output is read from now on.
+    fn spawn(&self, name: &str, output: &Arc<Output>) -> io::Result<(Pid, Ended, UnixStream)> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let [(out, stdout), (err, stderr)] = [io::pipe()?, io::pipe()?];
+        let mut command = Command::new(OWN_BINARY);
+        command.arg0("roster").arg(launch::COMMAND).env_clear();
+        command.stdin(OwnedFd::from(theirs)).stdout(stdout).stderr(stderr);
+        let (pid, ended) = self.reaper.spawn(&mut command)?;
+        for (pipe, is_error) in [(out, false), (err, true)] {
+            let (output, name, mut ended) = (output.clone(), name.to_owned(), ended.clone());
+            self.tasks.short(async move {
+                let ended = async {
+                    let _ = ended.wait_for(Option::is_some).await;
+                    tokio::time::sleep(OUTPUT_LINGER).await;
+                };
+                tokio::select! {
+                    () = output.read(pipe.into(), &name, pid.as_raw(), is_error) => {}
+                    () = ended => {}
+                }
+            });
+        }
+        Ok((pid, ended, ours))
+    }
+}
+
+/// Tells a process what it is to become, and waits until it has; or why it has not.
+async fn become_program(spec: &Spec, socket: UnixStream, descriptors: &[BorrowedFd<'_>]) -> io::Result<Option<String>> {
+    let text = spec.announce(&socket, descriptors)?;
+    socket.set_nonblocking(true)?;
+    let mut socket = tokio::net::UnixStream::from_std(socket)?;
+    socket.write_all(&text).await?;
+    let mut why = String::new();
+    socket.read_to_string(&mut why).await?;
+    Ok(Some(why).filter(|why| !why.is_empty()))
+}
+
+impl Process {
+    /// Waits until it has ended, and nothing of it is left.
+    pub(super) async fn ended(&mut self) -> End {
+        let ended = self.ended.wait_for(Option::is_some).await.ok().and_then(|end| *end);
+        let end = match ended {
+            Some(end) => end,
+            // The reaper is gone, and this process with it.
+            None => std::future::pending().await,
+        };
+        orphans::kill_marked(&self.mark);
+        end
+    }
+
+    pub(super) fn signal(&self, signal: Signal) -> Result<(), nix::errno::Errno> {
+        self.launcher.reaper.signal(self.pid, signal)
+    }
+
+    /// Asks it to end, and kills it if it has not within this time.
+    pub(super) async fn stop(&mut self, signal: Signal, patience: Duration) -> End {
+        let _ = self.signal(signal);
+        if let Ok(end) = timeout(patience, self.ended()).await {
+            return end;
+        }
+        tracing::warn!(pid = self.pid.as_raw(), ?patience, "a worker did not end in time, and is killed");
+        self.kill().await
+    }
+
+    pub(super) async fn kill(&mut self) -> End {
+        self.launcher.reaper.kill(self.pid);
+        self.ended().await
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.launcher.record.remove(self.pid);
+        self.launcher.reaper.kill(self.pid);
+    }
+}
+
+/// A user as whom a process runs, and as the kernel knows them; none: as the sidecar.
+type Runs = (Option<User>, Option<Identity>);
+
+fn identity(config: &Config) -> Result<Runs, String> {
+    let failed = |error: nix::errno::Errno| error.desc().to_owned();
+    let user = match config.user.as_str() {
+        "" => User::from_uid(geteuid()).map_err(failed)?,
+        name => Some(
+            User::from_name(name).map_err(failed)?.ok_or_else(|| format!("worker.user: there is no user {name:?}"))?,
+        ),
+    };
+    let group = match config.group.as_str() {
+        "" => None,
+        name => Some(gid_of(name).map_err(failed)?.ok_or_else(|| format!("worker.group: there is no group {name:?}"))?),
+    };
+    let Some(known) = &user else { return Ok((None, None)) };
+    let own_group = if config.user.is_empty() { getegid() } else { known.gid };
+    let gid = group.unwrap_or(own_group);
+    let is_own = known.uid == geteuid() && gid == getegid();
+    if is_own {
+        return Ok((user, None));
+    }
+    if !geteuid().is_root() {
+        return Err(format!(
+            "worker.user: the sidecar runs as {}, and only root can start a process as {} of the group {gid}",
+            User::from_uid(geteuid()).ok().flatten().map_or_else(|| geteuid().to_string(), |own| own.name),
+            known.name
+        ));
+    }
+    let name = std::ffi::CString::new(known.name.as_str()).map_err(|error| error.to_string())?;
+    let groups = getgrouplist(&name, gid).map_err(failed)?;
+    let identity =
+        Identity { uid: known.uid.as_raw(), gid: gid.as_raw(), groups: groups.into_iter().map(Gid::as_raw).collect() };
+    Ok((user, Some(identity)))
+}
+
+fn environment(config: &Config, (user, _): &Runs) -> Vec<(String, String)> {
+    let mut environment = vec![("PATH".to_owned(), env::var("PATH").unwrap_or_else(|_| DEFAULT_PATH.into()))];
+    for name in ["LANG", "TZ"] {
+        environment.extend(env::var(name).ok().map(|value| (name.to_owned(), value)));
+    }
+    if let Some(user) = user {
+        let own =
+            [("HOME", user.dir.display().to_string()), ("USER", user.name.clone()), ("LOGNAME", user.name.clone())];
+        environment.extend(own.map(|(name, value)| (name.to_owned(), value)));
+    }
+    environment.retain(|(name, _)| !config.environment.contains_key(name));
+    environment.extend(config.environment.clone());
+    environment.push(("ROSTER_PARAMS".into(), json(&toml::Value::Table(config.params.clone())).to_string()));
+    environment
+}
+
+/// A value of TOML as JSON, where a date is a text.
+fn json(value: &toml::Value) -> serde_json::Value {
+    match value {
+        toml::Value::Datetime(at) => at.to_string().into(),
+        toml::Value::Array(items) => items.iter().map(json).collect(),
+        toml::Value::Table(entries) => entries.iter().map(|(key, value)| (key.clone(), json(value))).collect(),
+        toml::Value::String(text) => text.as_str().into(),
+        toml::Value::Integer(number) => (*number).into(),
+        toml::Value::Float(number) => (*number).into(),
+        toml::Value::Boolean(truth) => (*truth).into(),
+    }
+}

@@ -1,0 +1,134 @@
+//! The record of processes: a sidecar that was killed could not end its workers, and the next one does, so that there
+//! are no doubles.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+
+use crate::permissions::own;
+
+/// The file in the state's folder.
+const FILE: &str = "workers.json";
+
+/// How long processes of an earlier sidecar may take to end, and how often it is looked whether they have.
+const PATIENCE: Duration = Duration::from_secs(3);
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Which processes of workers there are.
+#[derive(Debug)]
+pub(super) struct Record {
+    /// None: there is no folder for it.
+    path: Option<PathBuf>,
+    processes: Mutex<BTreeMap<i32, Entry>>,
+}
+
+/// A process: numbers are used again, but not by one that started at the same moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Entry {
+    worker: String,
+    /// In ticks since the machine started.
+    started: u64,
+    /// Which start of the machine that was.
+    boot: String,
+}
+
+impl Record {
+    pub(super) fn new(folder: Option<PathBuf>) -> Self {
+        Self { path: folder.map(|folder| folder.join(FILE)), processes: Mutex::default() }
+    }
+
+    pub(super) fn add(&self, pid: Pid, worker: &str) {
+        let Some(started) = started(pid.as_raw()) else { return };
+        let entry = Entry { worker: worker.to_owned(), started, boot: boot() };
+        let mut processes = self.processes();
+        processes.insert(pid.as_raw(), entry);
+        self.write(&processes);
+    }
+
+    pub(super) fn remove(&self, pid: Pid) {
+        let mut processes = self.processes();
+        if processes.remove(&pid.as_raw()).is_some() {
+            self.write(&processes);
+        }
+    }
+
+    /// Ends what an earlier sidecar left running, which may hold the sockets that this one is to listen on.
+    pub(super) fn end_left(&self) {
+        let left: Vec<(Pid, Entry)> = self.left().into_iter().map(|(pid, entry)| (Pid::from_raw(pid), entry)).collect();
+        for (pid, Entry { worker, .. }) in &left {
+            tracing::warn!(worker, pid = pid.as_raw(), "ending a process that an earlier sidecar left");
+            let _ = kill(*pid, Signal::SIGTERM);
+        }
+        let until = Instant::now() + PATIENCE;
+        for (pid, entry) in left {
+            while entry.is_alive(pid) {
+                if Instant::now() >= until {
+                    let _ = killpg(pid, Signal::SIGKILL);
+                }
+                sleep(LOOK_INTERVAL);
+            }
+        }
+    }
+
+    fn left(&self) -> BTreeMap<i32, Entry> {
+        let Some(path) = &self.path else { return BTreeMap::new() };
+        if fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            return BTreeMap::new();
+        }
+        let read = own::open(path).map_err(|why| why.at(path)).and_then(io::read_to_string);
+        let written = match read {
+            Ok(written) => written,
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "cannot read which workers an earlier sidecar left");
+                return BTreeMap::new();
+            }
+        };
+        let mut left: BTreeMap<i32, Entry> = serde_json::from_str(&written).unwrap_or_default();
+        left.retain(|pid, entry| entry.is_alive(Pid::from_raw(*pid)));
+        left
+    }
+
+    fn write(&self, processes: &BTreeMap<i32, Entry>) {
+        let Some(path) = &self.path else { return };
+        let fresh = path.with_extension("new");
+        let write = || {
+            own::create(&fresh, 0o600)?.write_all(&serde_json::to_vec(processes)?)?;
+            fs::rename(&fresh, path)
+        };
+        if let Err(error) = write() {
+            tracing::warn!(path = %path.display(), %error, "cannot record the workers' processes");
+        }
+    }
+
+    fn processes(&self) -> MutexGuard<'_, BTreeMap<i32, Entry>> {
+        self.processes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    fn is_alive(&self, pid: Pid) -> bool {
+        self.boot == boot() && started(pid.as_raw()) == Some(self.started)
+    }
+}
+
+/// When a process started that has not ended.
+fn started(pid: i32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name before may hold anything.
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut rest = rest.split_whitespace();
+    let is_over = matches!(rest.next()?, "Z" | "X");
+    rest.nth(18)?.parse().ok().filter(|_| !is_over)
+}
+
+fn boot() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}

@@ -1,0 +1,377 @@
+//! A slot: one place of a group, in which a process is kept alive.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use nix::sys::signal::Signal;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::sleep;
+
+use super::config::{Config, Ready, Restart};
+use super::output::Output;
+use super::process::{Launcher, Process};
+use super::reaper::End;
+use super::sockets::Sockets;
+use crate::task::Backoff;
+
+/// What a process's place is in its life, by supervisord's names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It was asked to stop, or never to start.
+    Stopped,
+    /// Its process is not ready yet.
+    Starting,
+    Running,
+    /// Its process failed, and the next one waits.
+    Backoff,
+    /// Its process was asked to end.
+    Stopping,
+    /// Its process ended, and is not to be started again.
+    Exited,
+    /// Its processes failed too often.
+    Fatal,
+}
+
+/// What is known of a slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    pub number: u32,
+    pub state: State,
+    pub since: SystemTime,
+    pub pid: Option<i32>,
+    /// How many processes it has had beside the first.
+    pub restarts: u64,
+    /// Why the process before this one is no more, or cannot be had; empty: nothing happened.
+    pub why: String,
+}
+
+/// What somebody wants of a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    Running,
+    /// Within this time, or else killed.
+    Stopped(Duration),
+}
+
+/// What a slot is asked while its process lives.
+pub(super) enum Order {
+    /// Put a new process in the place of this one, once it is ready. What comes of it is told.
+    Replace(oneshot::Sender<Result<(), String>>),
+    Signal(Signal, oneshot::Sender<Result<(), String>>),
+}
+
+/// How others speak to a slot. Dropped, its process is killed.
+#[derive(Debug)]
+pub(super) struct Handle {
+    pub(super) wanted: watch::Sender<Wanted>,
+    pub(super) orders: mpsc::Sender<Order>,
+    pub(super) report: watch::Receiver<Report>,
+}
+
+/// What all slots of a group have.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) config: Config,
+    pub(super) sockets: Sockets,
+    pub(super) output: Arc<Output>,
+    pub(super) launcher: Arc<Launcher>,
+}
+
+pub(super) struct Slot {
+    shared: Arc<Shared>,
+    number: u32,
+    wanted: watch::Receiver<Wanted>,
+    orders: mpsc::Receiver<Order>,
+    report: watch::Sender<Report>,
+    pauses: Backoff,
+    /// When processes failed, within the window.
+    failures: VecDeque<Instant>,
+}
+
+/// Why a process is not ready.
+enum NotReady {
+    Failed(String),
+    /// It is no longer wanted.
+    Unwanted,
+}
+
+impl Slot {
+    /// A slot of this number, and how to speak to it.
+    pub(super) fn new(shared: Arc<Shared>, number: u32) -> (Handle, Self) {
+        let (wanted, wanting) = watch::channel(Wanted::Running);
+        let (orders, ordered) = mpsc::channel(4);
+        let at = SystemTime::now();
+        let report = Report { number, state: State::Starting, since: at, pid: None, restarts: 0, why: String::new() };
+        let (reporting, report) = watch::channel(report);
+        let pauses = Backoff::new(shared.config.restart_delay, shared.config.max_restart_delay);
+        let slot = Self {
+            shared,
+            number,
+            wanted: wanting,
+            orders: ordered,
+            report: reporting,
+            pauses,
+            failures: VecDeque::new(),
+        };
+        (Handle { wanted, orders, report }, slot)
+    }
+
+    /// Keeps a process alive, until nobody has the handle any more.
+    pub(super) async fn run(mut self) {
+        loop {
+            if !self.is_wanted() {
+                self.enter(State::Stopped, None);
+                if self.rest(None).await.is_err() {
+                    return;
+                }
+                continue;
+            }
+            let pause = match self.live().await {
+                Life::Stopped => continue,
+                Life::Over => {
+                    self.enter(State::Exited, None);
+                    None
+                }
+                Life::Again => continue,
+                Life::Failed(why) => self.failed(why),
+            };
+            if self.rest(pause).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn is_wanted(&self) -> bool {
+        *self.wanted.borrow() == Wanted::Running
+    }
+
+    fn name(&self) -> String {
+        format!("{}/{}", self.shared.config.name, self.number)
+    }
+
+    /// Starts a process and keeps it until it has ended.
+    async fn live(&mut self) -> Life {
+        self.enter(State::Starting, None);
+        let begun = Instant::now();
+        let mut process = match self.begin().await {
+            Ok(process) => process,
+            Err(NotReady::Unwanted) => return Life::Stopped,
+            Err(NotReady::Failed(why)) => return Life::Failed(why),
+        };
+        self.enter(State::Running, Some(&process));
+        loop {
+            let event = tokio::select! {
+                end = process.ended() => Event::Ended(end),
+                () = unwanted(&mut self.wanted) => Event::Unwanted,
+                order = self.orders.recv() => order.map_or(Event::Unwanted, Event::Ordered),
+            };
+            match event {
+                Event::Ended(end) => return self.after(end, begun),
+                Event::Unwanted => {
+                    self.end(&mut process).await;
+                    return Life::Stopped;
+                }
+                Event::Ordered(Order::Signal(signal, done)) => {
+                    let sent = process.signal(signal).map_err(|error| error.desc().to_owned());
+                    let _ = done.send(sent);
+                }
+                Event::Ordered(Order::Replace(done)) => {
+                    let replaced = self.replace(&mut process).await;
+                    let _ = done.send(replaced);
+                }
+            }
+        }
+    }
+
+    /// Puts a new process in the place of this one, which goes on if there is none.
+    async fn replace(&mut self, process: &mut Process) -> Result<(), String> {
+        match self.begin().await {
+            Ok(new) => {
+                let old = std::mem::replace(process, new);
+                self.report.send_modify(|report| report.restarts += 1);
+                self.enter(State::Running, Some(process));
+                self.retire(old);
+                Ok(())
+            }
+            Err(NotReady::Failed(why)) => Err(why),
+            Err(NotReady::Unwanted) => Err("it was stopped meanwhile".into()),
+        }
+    }
+
+    /// Lets a process end what it has under way, beside the one that took its place.
+    fn retire(&self, mut old: Process) {
+        let Config { stop_signal, stop_timeout, .. } = self.shared.config;
+        self.shared.launcher.tasks.short(async move {
+            old.stop(stop_signal.0, stop_timeout).await;
+        });
+    }
+
+    async fn end(&mut self, process: &mut Process) {
+        let patience = match *self.wanted.borrow() {
+            Wanted::Stopped(patience) => patience,
+            Wanted::Running => self.shared.config.stop_timeout,
+        };
+        self.enter(State::Stopping, Some(process));
+        process.stop(self.shared.config.stop_signal.0, patience).await;
+    }
+
+    /// A process that is ready.
+    async fn begin(&mut self) -> Result<Process, NotReady> {
+        let Shared { config, sockets, output, launcher } = &*self.shared;
+        let name = format!("{}/{}", config.name, self.number);
+        let started = launcher.start(&name, config, sockets, output).await;
+        let mut process = started.map_err(NotReady::Failed)?;
+        let pid = process.pid.as_raw();
+        self.report.send_if_modified(|report| {
+            let is_first = report.state == State::Starting;
+            if is_first {
+                report.pid = Some(pid);
+            }
+            is_first
+        });
+        let patience = match config.ready {
+            Ready::StaysUp => config.ready_after,
+            Ready::Connected | Ready::Message => config.ready_timeout,
+        };
+        tokio::select! {
+            end = process.ended() => Err(NotReady::Failed(format!("it {} before it was ready", describe(end)))),
+            () = sleep(patience) => match config.ready {
+                Ready::StaysUp => Ok(process),
+                Ready::Connected | Ready::Message => {
+                    process.kill().await;
+                    Err(NotReady::Failed(format!("it was not ready within {patience:?}")))
+                }
+            },
+            () = unwanted(&mut self.wanted) => {
+                process.stop(config.stop_signal.0, config.stop_timeout).await;
+                Err(NotReady::Unwanted)
+            }
+        }
+    }
+
+    /// What follows the end of a process that was ready.
+    fn after(&mut self, end: End, begun: Instant) -> Life {
+        let Config { restart, exit_codes, max_restart_delay, .. } = &self.shared.config;
+        let is_well = matches!(end, End::Exited(code) if exit_codes.iter().any(|well| i32::from(*well) == code));
+        if begun.elapsed() >= *max_restart_delay {
+            self.pauses.reset();
+        }
+        let why = format!("it {}", describe(end));
+        let (worker, pid) = (self.name(), self.report.borrow().pid);
+        if is_well {
+            tracing::info!(worker, pid, why, "a worker ended");
+        }
+        match (restart, is_well) {
+            (Restart::Never, _) | (Restart::OnFailure, true) => {
+                self.report.send_modify(|report| report.why = why);
+                Life::Over
+            }
+            // One that ends well, but at once and always, is as costly as one that fails.
+            (Restart::Always, true) if begun.elapsed() >= *max_restart_delay => {
+                self.report.send_modify(|report| (report.why, report.restarts) = (why, report.restarts + 1));
+                Life::Again
+            }
+            _ => Life::Failed(why),
+        }
+    }
+
+    /// Counts a failure. How long the slot rests after it; none: until it is asked for.
+    fn failed(&mut self, why: String) -> Option<Duration> {
+        let Config { start_retries, start_window, .. } = self.shared.config;
+        let now = Instant::now();
+        self.failures.push_back(now);
+        while self.failures.front().is_some_and(|failure| now.duration_since(*failure) > start_window) {
+            self.failures.pop_front();
+        }
+        let worker = self.name();
+        self.report.send_modify(|report| report.why.clone_from(&why));
+        if self.failures.len() > start_retries {
+            let failures = self.failures.len();
+            tracing::error!(worker, why, failures, "a worker is given up; `roster worker start` tries it again");
+            self.enter(State::Fatal, None);
+            return None;
+        }
+        let pause = self.pauses.delay();
+        tracing::warn!(worker, why, ?pause, "a worker failed, and is started again");
+        self.enter(State::Backoff, None);
+        self.report.send_modify(|report| report.restarts += 1);
+        Some(pause)
+    }
+
+    /// Waits for so long, or without end, until something else is wanted. An error: nobody has the handle any more.
+    async fn rest(&mut self, pause: Option<Duration>) -> Result<(), ()> {
+        let pause = async {
+            match pause {
+                Some(pause) => sleep(pause).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(pause);
+        loop {
+            tokio::select! {
+                () = &mut pause => return Ok(()),
+                changed = self.wanted.changed() => {
+                    changed.map_err(drop)?;
+                    self.failures.clear();
+                    self.pauses.reset();
+                    return Ok(());
+                }
+                order = self.orders.recv() => match order {
+                    None => return Err(()),
+                    Some(Order::Signal(_, done)) => drop(done.send(Err("it has no process".into()))),
+                    // Whatever it was, a new process is what is asked for.
+                    Some(Order::Replace(done)) => {
+                        let state = self.report.borrow().state;
+                        let _ = done.send(match state {
+                            State::Stopped => Err("it is stopped".into()),
+                            _ => Ok(()),
+                        });
+                        if state != State::Stopped {
+                            return Ok(());
+                        }
+                    }
+                },
+            }
+        }
+    }
+
+    fn enter(&self, state: State, process: Option<&Process>) {
+        self.report.send_modify(|report| {
+            if report.state != state {
+                report.since = SystemTime::now();
+            }
+            (report.state, report.pid) = (state, process.map(|process| process.pid.as_raw()));
+        });
+    }
+}
+
+/// Waits until a process is no longer wanted.
+async fn unwanted(wanted: &mut watch::Receiver<Wanted>) {
+    // Without a handle nobody wants it either.
+    let _ = wanted.wait_for(|wanted| *wanted != Wanted::Running).await;
+}
+
+/// What happens to a slot whose process runs.
+enum Event {
+    Ended(End),
+    Unwanted,
+    Ordered(Order),
+}
+
+/// How the time of a process ended.
+enum Life {
+    /// It was asked to.
+    Stopped,
+    /// It is not to be started again.
+    Over,
+    Again,
+    Failed(String),
+}
+
+fn describe(end: End) -> String {
+    match end {
+        End::Exited(code) => format!("ended with code {code}"),
+        End::Killed(signal) => format!("was ended by {signal}"),
+    }
+}
