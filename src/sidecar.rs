@@ -13,7 +13,7 @@ use crate::config::{Config, foreign_folders, raise_limit};
 use crate::metrics::Metrics;
 use crate::net::{Address, BindError, TakenPorts};
 use crate::permissions::Claim;
-use crate::register::{Register, RegisterError};
+use crate::register::{Channels, Register, RegisterError};
 use crate::secret::warn_if_open;
 use crate::share::Pool;
 use crate::source;
@@ -103,14 +103,16 @@ impl Sidecar {
         let mut shared_config = config.shared.clone();
         let state = shared_config.claim_state()?;
         let bind = || Register::bind(&config.register, &config.token_file(), taken_ports);
-        let register = config.register.is_on().then(bind).transpose()?;
+        let has_register = config.register.is_on() || !config.worker.is_empty();
+        let register = has_register.then(bind).transpose()?;
         let bind = || Admin::bind(&config.admin, taken_ports);
         let admin = (!config.admin.listen.is_empty()).then(bind).transpose()?;
         let folder = Some(config.shared.state.clone()).filter(|folder| !folder.as_os_str().is_empty());
         let workers = BoundWorkers::bind(&config.worker, folder).map_err(WorkerError::Bind)?;
 
         let metrics = Arc::new(Metrics::default());
-        let (feeds, starts): (Vec<Feed>, Vec<Start>) = sources(config, register).unzip();
+        let (channels, connected) = mpsc::unbounded_channel();
+        let (feeds, starts): (Vec<Feed>, Vec<Start>) = sources(config, register, connected).unzip();
         let beside = config.thrift.unix.parent();
         let shared = open_shared(&shared_config, beside, &feeds, &metrics)?;
         let peeked = if shared.is_none() { Shared::peek(&shared_config, beside, &feeds) } else { None };
@@ -142,7 +144,7 @@ impl Sidecar {
             admin.start(Rooms { store, access, metrics, memory: memory.clone(), started: Instant::now() }, &clients);
         }
         if !config.worker.is_empty() {
-            workers.start(config.sidecar.stop_timeout / 2, &tasks.of(Phase::Workers))?;
+            workers.start(channels, config.sidecar.stop_timeout / 2, &tasks.of(Phase::Workers))?;
         }
         endpoint.start(&config.zk_data, &store, &access, memory, &metrics, &clients)?;
         let last = tasks.of(Phase::SharedFile);
@@ -230,7 +232,7 @@ struct Context {
 type Start<'a> = Box<dyn FnOnce(Publisher, &Context) + 'a>;
 
 /// The sources, each as the store sees it, and how it is started.
-fn sources(config: &Config, register: Option<Register>) -> impl Iterator<Item = (Feed, Start<'_>)> {
+fn sources(config: &Config, register: Option<Register>, channels: Channels) -> impl Iterator<Item = (Feed, Start<'_>)> {
     let ensembles = config.zookeeper.iter().map(|ensemble| {
         source(ensemble.feed(), move |publisher, context| {
             ensemble.credentials.iter().for_each(|path| warn_if_open("zookeeper.credentials", path));
@@ -265,7 +267,8 @@ fn sources(config: &Config, register: Option<Register>) -> impl Iterator<Item = 
                 tracing::info!(%address, "listening for masters");
             }
             let (memory, metrics) = (context.memory.clone(), context.metrics.clone());
-            register.start(publisher, memory, metrics, &context.tasks.of(Phase::Masters), context.reload.clone());
+            let tasks = context.tasks.of(Phase::Masters);
+            register.start(publisher, memory, metrics, &tasks, context.reload.clone(), channels);
         })
     });
     ensembles.chain(files).chain(upstreams).chain(register)

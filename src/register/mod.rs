@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
 pub use self::config::{Config, Tls};
@@ -45,6 +45,7 @@ use crate::share::{KEPT_FOR_ADMINS, Pool, Shares};
 use crate::store::Publisher;
 use crate::task::{Reload, Stop, Tasks};
 use crate::tunnel::InFlight;
+use crate::tunnel::worker::Channel;
 
 /// How often the register proves that it is in step with its masters, which it is by being there.
 const PROOF_INTERVAL: Duration = Duration::from_secs(2);
@@ -66,6 +67,9 @@ pub struct Register {
     tls: Option<tls::Server>,
     is_loopback: bool,
 }
+
+/// Where workers of this sidecar come from.
+pub type Channels = mpsc::UnboundedReceiver<Channel>;
 
 /// Why the register cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -132,10 +136,14 @@ impl Register {
         if !config.unix.as_os_str().is_empty() {
             listeners.push(Listener::unix("register.unix", &config.unix, &config.permissions())?);
         }
-        if config.tokens.is_none() {
-            token_file::make(token_file)?;
-        }
-        let secrets = Secrets::read(config, token_file, is_loopback)?;
+        let secrets = if config.is_on() {
+            if config.tokens.is_none() {
+                token_file::make(token_file)?;
+            }
+            Secrets::read(config, token_file, is_loopback)?
+        } else {
+            Secrets::none(config)
+        };
         let tls = config.tls.as_ref().map(Tls::read).transpose()?;
         let (config, token_file) = (config.clone(), token_file.to_owned());
         Ok(Self { config, listeners, taken, secrets, token_file, tls, is_loopback })
@@ -147,7 +155,15 @@ impl Register {
     }
 
     /// Lets masters in, until the stop.
-    pub fn start(self, publisher: Publisher, memory: Arc<Pool>, metrics: Arc<Metrics>, tasks: &Tasks, reload: Reload) {
+    pub fn start(
+        self,
+        publisher: Publisher,
+        memory: Arc<Pool>,
+        metrics: Arc<Metrics>,
+        tasks: &Tasks,
+        reload: Reload,
+        mut channels: Channels,
+    ) {
         let Self { config, listeners, taken, secrets, token_file, tls, is_loopback } = self;
         let (changed, secrets_changed) = watch::channel(());
         let state = Arc::new(RegisterState {
@@ -177,6 +193,19 @@ impl Register {
         for listener in listeners {
             tasks.critical("the register", accept(listener, state.clone()));
         }
+        let workers = state.clone();
+        tasks.short(async move {
+            let stop = workers.tasks.stop_signal();
+            loop {
+                tokio::select! {
+                    channel = channels.recv() => match channel {
+                        Some(channel) => workers.tasks.short(session::serve_worker(channel, workers.clone())),
+                        None => return,
+                    },
+                    () = stop.requested() => return,
+                }
+            }
+        });
         if let Some(taken) = taken {
             tasks.critical("the register's port", async move {
                 if let Some(listener) = Listener::when_free(taken, &state.metrics, &state.tasks.stop_signal()).await {
@@ -248,6 +277,9 @@ impl RegisterState {
 
     /// Reads what an operator may have changed; each part that cannot be had stays as it was.
     fn read_again(&self, Files { changed, token_file, is_loopback }: &Files) {
+        if !self.config.is_on() {
+            return;
+        }
         match Secrets::read(&self.config, token_file, *is_loopback) {
             Ok(secrets) => {
                 tracing::info!("read the tokens and the signing key again");

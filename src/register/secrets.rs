@@ -95,6 +95,11 @@ impl Secrets {
         Ok(Self { tokens, closures: Closures { key, bounds: config.bounds() } })
     }
 
+    /// Of a register to which only workers of this sidecar connect.
+    pub(super) fn none(config: &Config) -> Self {
+        Self { tokens: Vec::new(), closures: Closures { key: None, bounds: config.bounds() } }
+    }
+
     /// Whether a token is one of ours; which one then, so that it can be asked again later. It takes the same time
     /// whichever it is like, and however much.
     pub(super) fn admit(&self, token: &Token) -> Option<Admitted> {

@@ -3,6 +3,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rmpv::Value;
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use super::handshake::PendingConnection;
@@ -14,7 +17,8 @@ use super::service_query::{Offer, ServiceQuery};
 use super::subscriber::{Follows, Subscriber};
 use super::{Origin, RegisterState};
 use crate::model::{Change, Master, Service};
-use crate::net;
+use crate::net::{self, Peer, User};
+use crate::tunnel::worker::{Channel, Event, Report};
 use crate::tunnel::{
     Bounds, CloseReason, Conversation, Handle, InFlight, Incoming, Message, Role, Token, Wire, WireError, Wrong,
 };
@@ -40,13 +44,26 @@ pub(super) async fn serve(stream: net::Stream, origin: Origin, pending: PendingC
     };
     drop(pending);
     let Some((wire, auth)) = authenticated else { return };
+    converse(wire, auth, origin, None, state).await;
+}
+
+/// Speaks with a master until the conversation ends. What a worker says goes to its supervisor too.
+async fn converse(
+    wire: Wire<net::Prompt>,
+    auth: Auth,
+    origin: Origin,
+    supervisor: Option<mpsc::Sender<Event>>,
+    state: Arc<RegisterState>,
+) {
+    let stop = state.tasks.stop_signal();
     let Some(_place) = state.places.share(origin.user).take(1) else {
         state.handshakes.refused(&origin, "there are max_masters already, or its user has its share of them");
         return;
     };
     let (handle, incoming, conversation) =
         Conversation::new(wire, state.config.settings(state.memory.share(origin.user)));
-    let session = Session::new(auth, origin, handle, state);
+    let session = Session::new(auth, origin, handle, supervisor, state);
+    session.tell(|handle| Event::Opened(handle.clone())).await;
     let ended = tokio::select! {
         ended = conversation.run() => ended,
         () = session.listen(incoming) => CloseReason::Closed,
@@ -58,9 +75,45 @@ pub(super) async fn serve(stream: net::Stream, origin: Origin, pending: PendingC
     session.leave();
 }
 
+/// Serves a worker of this sidecar over the socket that it inherited, which says who it is.
+pub(super) async fn serve_worker(channel: Channel, state: Arc<RegisterState>) {
+    let Channel { stream, worker, pid, uid, gid, events } = channel;
+    let origin = Origin { peer: Peer::Unix { pid, uid, gid }, user: User::Uid(uid) };
+    let stop = state.tasks.stop_signal();
+    // Many programs never say anything here.
+    let wire = tokio::select! {
+        wire = greet(stream) => wire,
+        () = stop.requested() => None,
+    };
+    let Some(wire) = wire else { return };
+    let claim = state.ids.claim(worker.clone(), origin.user).unwrap_or_else(|| {
+        tracing::warn!(worker, "another user's master has a worker's id; the worker has another one");
+        state.ids.claim_made(&state.name, origin.user)
+    });
+    let number = state.next_number();
+    let auth = Auth { admitted: None, role: Role::Native, follows: Follows::No, claim, number };
+    converse(wire, auth, origin, Some(events), state).await;
+}
+
+/// Waits until a worker has made itself known. None: it never will.
+async fn greet(stream: UnixStream) -> Option<Wire<net::Prompt>> {
+    let mut wire = Wire::new(net::Prompt(net::Stream::Unix(stream)), Bounds::STRANGER);
+    for _ in 0..MAX_MESSAGES {
+        match wire.receive().await.ok()? {
+            Message::Auth { .. } => {
+                wire.send(Message::AuthSuccess { message: "Welcome".to_owned() }).await.ok()?;
+                return Some(wire);
+            }
+            other => wire.send(before_authentication(other)).await.ok()?,
+        }
+    }
+    None
+}
+
 /// A master that has authenticated.
 struct Auth {
-    admitted: Admitted,
+    /// None: it is a worker of this sidecar, and has no token.
+    admitted: Option<Admitted>,
     role: Role,
     follows: Follows,
     claim: Claim,
@@ -172,7 +225,7 @@ fn admit(
         Some(id) => state.ids.claim(id, origin.user).ok_or("a master of another user has this id")?,
         None => state.ids.claim_made(&state.name, origin.user),
     };
-    Ok(Auth { admitted, role, follows, claim, number })
+    Ok(Auth { admitted: Some(admitted), role, follows, claim, number })
 }
 
 struct Session {
@@ -180,7 +233,9 @@ struct Session {
     claim: Mutex<Claim>,
     /// Which of the sessions of this id it is, should there be another after it.
     number: u64,
-    admitted: Admitted,
+    admitted: Option<Admitted>,
+    /// Who supervises it, if this sidecar does.
+    supervisor: Option<mpsc::Sender<Event>>,
     origin: Origin,
     follows: Follows,
     connected_at: i64,
@@ -191,7 +246,13 @@ struct Session {
 }
 
 impl Session {
-    fn new(auth: Auth, origin: Origin, handle: Handle, state: Arc<RegisterState>) -> Self {
+    fn new(
+        auth: Auth,
+        origin: Origin,
+        handle: Handle,
+        supervisor: Option<mpsc::Sender<Event>>,
+        state: Arc<RegisterState>,
+    ) -> Self {
         let Auth { admitted, role, follows, claim, number } = auth;
         let line = Arc::new(MasterLine {
             handle,
@@ -205,6 +266,7 @@ impl Session {
             claim: Mutex::new(claim),
             number,
             admitted,
+            supervisor,
             origin,
             follows,
             connected_at,
@@ -238,7 +300,8 @@ impl Session {
                 // Who subscribes has done so before it declines to report services.
                 biased;
                 Ok(()) = secrets_changed.changed() => {
-                    if !self.state.secrets.load().still_admits(&self.admitted) {
+                    let secrets = self.state.secrets.load_full();
+                    if self.admitted.as_ref().is_some_and(|admitted| !secrets.still_admits(admitted)) {
                         tracing::info!(master = self.id(), "closed a master: its token is no longer valid");
                         return;
                     }
@@ -259,7 +322,7 @@ impl Session {
                     }
                     Some(message) => {
                         if let Some(command) = subscriber.take(message) {
-                            self.state.publisher.send_message(self.id(), self.origin.user.to_string(), &command);
+                            self.take_command(command).await;
                         }
                     }
                 },
@@ -271,6 +334,7 @@ impl Session {
                         }
                         subscriber.offers();
                         self.join(services, &mut offered);
+                        self.tell(|_| Event::Offered).await;
                     }
                     Err(_) if subscriber.follows() => query.withdraw(),
                     Err(why) => {
@@ -282,6 +346,24 @@ impl Session {
                     }
                 },
             }
+        }
+    }
+
+    /// Sees to what a master says of its own accord.
+    async fn take_command(&self, command: Value) {
+        let said = match Report::decode(&command).filter(|_| self.supervisor.is_some()) {
+            Some(Report::Send(data)) => data,
+            Some(report) => return self.tell(|_| Event::Said(report)).await,
+            None => command,
+        };
+        self.state.publisher.send_message(self.id(), self.origin.user.to_string(), &said);
+    }
+
+    /// Tells the supervisor, if there is one.
+    async fn tell(&self, event: impl FnOnce(&Handle) -> Event) {
+        if let Some(supervisor) = &self.supervisor {
+            // One that has gone lets the worker end.
+            let _ = supervisor.send(event(&self.line.handle)).await;
         }
     }
 

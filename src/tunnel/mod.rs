@@ -5,5 +5,6 @@ pub mod fuzz;
 #[cfg(test)]
 mod tests;
 pub mod upstream;
+pub mod worker;
 
 pub use roster_tunnel::*;

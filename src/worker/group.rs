@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt, Shared as Joined, join_all};
 use nix::sys::signal::Signal;
+use rmpv::Value;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -13,6 +14,9 @@ use super::slot::{Handle, Order, Report, Shared, Slot, State, Wanted};
 
 /// What came of something, for each slot that it was done with.
 pub type Outcomes = Vec<(u32, Result<(), String>)>;
+
+/// What a process says to a command; or why it says nothing, in words.
+pub type Answer = Result<Value, String>;
 
 #[derive(Debug)]
 pub(super) struct Group {
@@ -104,8 +108,7 @@ impl Group {
 
     async fn roll_all(self: Arc<Self>) -> Outcomes {
         let mut outcomes = Outcomes::new();
-        let slots: Vec<_> = self.slots().iter().map(|(number, slot)| (*number, slot.clone())).collect();
-        for (number, slot) in slots {
+        for (number, slot) in self.meant(Which::All) {
             let state = slot.report.borrow().state;
             let outcome = match state {
                 State::Stopped | State::Stopping => continue,
@@ -125,6 +128,19 @@ impl Group {
         self.each(which, move |slot| async move { ask(&slot, |done| Order::Signal(signal, done)).await }).await
     }
 
+    /// Has each carry out a command, all at the same time, each within this time.
+    pub(super) async fn command(&self, which: Which, name: &str, data: &Value, within: Duration) -> Vec<(u32, Answer)> {
+        let asked = self.meant(which).into_iter().map(|(number, slot)| async move {
+            let pid = slot.report.borrow().pid;
+            let answer = match pid {
+                Some(pid) => self.shared.members.command(pid, name, data.clone(), within).await,
+                None => Err("it has no process".into()),
+            };
+            (number, answer)
+        });
+        join_all(asked).await
+    }
+
     /// Stops all within this time, and lets them go.
     pub(super) async fn end(&self, patience: Duration) {
         let slots = std::mem::take(&mut *self.slots());
@@ -140,9 +156,14 @@ impl Group {
     where
         F: Future<Output = Result<(), String>>,
     {
-        let slots: Vec<_> = self.slots().iter().map(|(number, slot)| (*number, slot.clone())).collect();
-        let meant = slots.into_iter().filter(|(number, _)| which == Which::All || which == Which::Number(*number));
+        let meant = self.meant(which).into_iter();
         join_all(meant.map(|(number, slot)| act(slot).map(move |outcome| (number, outcome)))).await
+    }
+
+    fn meant(&self, which: Which) -> Vec<(u32, Arc<Handle>)> {
+        let slots = self.slots();
+        let meant = slots.iter().filter(|(number, _)| which == Which::All || which == Which::Number(**number));
+        meant.map(|(number, slot)| (*number, slot.clone())).collect()
     }
 
     fn slots(&self) -> MutexGuard<'_, BTreeMap<u32, Arc<Handle>>> {

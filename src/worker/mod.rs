@@ -4,6 +4,7 @@
 //! (`launch`), so that nothing of the sidecar's is inherited; what it leaves behind when it ends is killed (`reaper`,
 //! `orphans`); and what a sidecar left that was killed, the next one ends (`record`).
 
+mod channel;
 mod config;
 mod group;
 mod launch;
@@ -21,16 +22,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use rmpv::Value;
 use tokio::signal::unix::{self, SignalKind};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 pub use self::config::{Config, Count, MAX_COUNT, Ready, Restart, signal};
 pub(crate) use self::config::{is_name, is_variable};
 use self::group::Group;
-pub use self::group::{Outcomes, Which};
+pub use self::group::{Answer, Outcomes, Which};
 pub use self::launch::{COMMAND as LAUNCH, launch};
 pub use self::output::Line;
-use self::output::Output;
 use self::process::Launcher;
 use self::reaper::Reaper;
 use self::record::Record;
@@ -40,6 +42,7 @@ use self::sockets::Sockets;
 pub(crate) use self::sockets::parse as parse_listen;
 use crate::net::{Address, BindError};
 use crate::task::{Stop, Tasks};
+use crate::tunnel::worker::Channel;
 
 /// All workers of the sidecar.
 #[derive(Debug)]
@@ -80,13 +83,20 @@ impl BoundWorkers {
         self.groups.iter().flat_map(|(_, sockets)| sockets.addresses())
     }
 
-    /// Starts them. A stop takes no longer than `patience`.
-    pub fn start(self, patience: Duration, tasks: &Tasks) -> Result<Arc<Workers>, WorkerError> {
+    /// Starts them. The register takes over their `channels`. A stop takes no longer than `patience`.
+    pub fn start(
+        self,
+        channels: mpsc::UnboundedSender<Channel>,
+        patience: Duration,
+        tasks: &Tasks,
+    ) -> Result<Arc<Workers>, WorkerError> {
         let reaper = Reaper::new().map_err(WorkerError::Watch)?;
         let ended = unix::signal(SignalKind::child()).map_err(WorkerError::Watch)?;
-        let launcher = Arc::new(Launcher { reaper: reaper.clone(), record: self.record, tasks: tasks.clone() });
+        let (record, tasks) = (self.record, tasks.clone());
+        let launcher = Arc::new(Launcher { reaper: reaper.clone(), record, channels, tasks: tasks.clone() });
         let group = |(config, sockets)| {
-            Group::new(Shared { config, sockets, output: Arc::new(Output::default()), launcher: launcher.clone() })
+            let (output, members) = (Arc::default(), Arc::default());
+            Group::new(Shared { config, sockets, output, members, launcher: launcher.clone() })
         };
         let workers = Arc::new(Workers { groups: self.groups.into_iter().map(group).collect(), reaper });
         let (kept, stop) = (workers.clone(), tasks.stop_signal());
@@ -151,6 +161,18 @@ impl Workers {
 
     pub async fn signal(&self, group: &str, which: Which, signal: Signal) -> Option<Outcomes> {
         Some(self.group(group)?.signal(which, signal).await)
+    }
+
+    /// What each says to a command, within this time.
+    pub async fn command(
+        &self,
+        group: &str,
+        which: Which,
+        name: &str,
+        data: &Value,
+        within: Duration,
+    ) -> Option<Vec<(u32, Answer)>> {
+        Some(self.group(group)?.command(which, name, data, within).await)
     }
 
     fn group(&self, name: &str) -> Option<&Arc<Group>> {

@@ -105,6 +105,23 @@ impl Output {
         }
     }
 
+    /// Logs what a process says over its channel, at a level of PSR-3.
+    pub(super) fn log_record(&self, worker: &str, pid: i32, level: &str, message: &str, context: &str) {
+        macro_rules! log {
+            ($level:ident) => {
+                tracing::$level!(target: "roster::worker::output", worker, pid, context, "{message}")
+            };
+        }
+        let is_error = matches!(level, "emergency" | "alert" | "critical" | "error");
+        match level {
+            _ if is_error => log!(error),
+            "warning" => log!(warn),
+            "debug" => log!(debug),
+            _ => log!(info),
+        }
+        self.keep(worker, is_error, &format!("{level}: {message} {context}"));
+    }
+
     fn log(&self, line: &[u8], worker: &str, pid: i32, is_error: bool) {
         let text = String::from_utf8_lossy(line);
         let text = text.trim_end_matches('\r');

@@ -2,7 +2,7 @@
 
 use std::env;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -13,18 +13,21 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Pid, User, getegid, geteuid, getgrouplist};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use super::channel::{Members, Progress};
 use super::config::Config;
-use super::launch::{self, Identity, Spec};
+use super::launch::{self, FIRST_DESCRIPTOR, Identity, Spec};
 use super::orphans::{self, MARK};
 use super::output::Output;
 use super::reaper::{End, Ended, Reaper};
 use super::record::Record;
-use super::sockets::Sockets;
+use super::slot::Shared;
 use crate::permissions::gid_of;
 use crate::task::Tasks;
+use crate::tunnel::worker::{CHANNEL, Channel, EVENT_QUEUE, WORKER};
 
 /// This very binary, also where another one has taken its name since.
 const OWN_BINARY: &str = "/proc/self/exe";
@@ -43,6 +46,8 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 pub(super) struct Launcher {
     pub(super) reaper: Arc<Reaper>,
     pub(super) record: Record,
+    /// Where the register takes over the sockets by which processes are masters.
+    pub(super) channels: mpsc::UnboundedSender<Channel>,
     pub(super) tasks: Tasks,
 }
 
@@ -52,46 +57,60 @@ pub(super) struct Process {
     pub(super) pid: Pid,
     ended: Ended,
     launcher: Arc<Launcher>,
+    members: Arc<Members>,
+    pub(super) progress: watch::Receiver<Progress>,
     mark: String,
 }
 
 impl Launcher {
     /// Starts a process of this name; or why it cannot be had, in words.
-    pub(super) async fn start(
-        self: &Arc<Self>,
-        name: &str,
-        config: &Config,
-        sockets: &Sockets,
-        output: &Arc<Output>,
-    ) -> Result<Process, String> {
-        let identity = identity(config)?;
+    pub(super) async fn start(self: &Arc<Self>, name: &str, group: &Shared) -> Result<Process, String> {
+        let Shared { config, sockets, output, members, .. } = group;
+        let (user, identity) = identity(config)?;
+        let failed = |error: io::Error| format!("cannot start a process: {error}");
+        let (ours, theirs) = UnixStream::pair().map_err(failed)?;
         let mark = Uuid::new_v4().simple().to_string();
-        let descriptors: Vec<BorrowedFd<'_>> = sockets.descriptors().collect();
-        let mut environment = environment(config, &identity);
-        environment.extend([(MARK, mark.clone()), ("ROSTER_WORKER", name.to_owned())].map(|(k, v)| (k.to_owned(), v)));
-        if !descriptors.is_empty() {
+        let mut descriptors: Vec<BorrowedFd<'_>> = sockets.descriptors().collect();
+        let channel = FIRST_DESCRIPTOR + descriptors.len() as RawFd;
+        let mut environment = environment(config, user.as_ref());
+        let own = [(MARK, mark.clone()), (WORKER, name.to_owned()), (CHANNEL, channel.to_string())];
+        environment.extend(own.map(|(key, value)| (key.to_owned(), value)));
+        let listens = !descriptors.is_empty();
+        if listens {
             environment.push(("LISTEN_FDS".into(), descriptors.len().to_string()));
             environment.push(("LISTEN_FDNAMES".into(), sockets.names()));
         }
+        descriptors.push(theirs.as_fd());
+        let uid = identity.as_ref().map_or_else(|| geteuid().as_raw(), |identity| identity.uid);
+        let gid = identity.as_ref().map_or_else(|| getegid().as_raw(), |identity| identity.gid);
         let spec = Spec {
             command: config.command.clone(),
             environment,
-            identity: identity.1,
+            identity,
             directory: config.directory.clone().unwrap_or_else(|| PathBuf::from("/")),
             umask: config.umask.0,
-            listens: !descriptors.is_empty(),
+            listens,
             descriptors: descriptors.len(),
         };
-        let (pid, ended, socket) =
-            self.spawn(name, output).map_err(|error| format!("cannot start a process: {error}"))?;
-        let process = Process { pid, ended, launcher: self.clone(), mark };
+        let (pid, ended, socket) = self.spawn(name, output).map_err(failed)?;
+        let (reaching, progress) = watch::channel(Progress::Started);
+        let process = Process { pid, ended, launcher: self.clone(), members: members.clone(), progress, mark };
         self.record.add(pid, name);
         match timeout(LAUNCH_TIMEOUT, become_program(&spec, socket, &descriptors)).await {
-            Ok(Ok(None)) => Ok(process),
-            Ok(Ok(Some(why))) => Err(why),
-            Ok(Err(error)) => Err(format!("cannot launch it: {error}")),
-            Err(_) => Err(format!("cannot launch it: not within {LAUNCH_TIMEOUT:?}")),
+            Ok(Ok(None)) => {}
+            Ok(Ok(Some(why))) => return Err(why),
+            Ok(Err(error)) => return Err(format!("cannot launch it: {error}")),
+            Err(_) => return Err(format!("cannot launch it: not within {LAUNCH_TIMEOUT:?}")),
         }
+        ours.set_nonblocking(true).map_err(failed)?;
+        let stream = tokio::net::UnixStream::from_std(ours).map_err(failed)?;
+        let (events, heard) = mpsc::channel(EVENT_QUEUE);
+        let pid = pid.as_raw();
+        // Without a register, which ends after the workers, nobody hears it.
+        let _ = self.channels.send(Channel { stream, worker: name.to_owned(), pid, uid, gid, events });
+        let (members, output, name) = (members.clone(), output.clone(), name.to_owned());
+        self.tasks.short(async move { members.hear(&name, pid, heard, reaching, &output).await });
+        Ok(process)
     }
 
     /// Starts what is to become the program, whose output is read from now on.
@@ -147,9 +166,11 @@ impl Process {
         self.launcher.reaper.signal(self.pid, signal)
     }
 
-    /// Asks it to end, and kills it if it has not within this time.
+    /// Asks it to end, over its channel if it listens there, and kills it if it has not within this time.
     pub(super) async fn stop(&mut self, signal: Signal, patience: Duration) -> End {
-        let _ = self.signal(signal);
+        if !self.members.stop(self.pid.as_raw()) {
+            let _ = self.signal(signal);
+        }
         if let Ok(end) = timeout(patience, self.ended()).await {
             return end;
         }
@@ -170,10 +191,8 @@ impl Drop for Process {
     }
 }
 
-/// A user as whom a process runs, and as the kernel knows them; none: as the sidecar.
-type Runs = (Option<User>, Option<Identity>);
-
-fn identity(config: &Config) -> Result<Runs, String> {
+/// The user as whom a process runs; and as the kernel knows them, unless it is the sidecar's own.
+fn identity(config: &Config) -> Result<(Option<User>, Option<Identity>), String> {
     let failed = |error: nix::errno::Errno| error.desc().to_owned();
     let user = match config.user.as_str() {
         "" => User::from_uid(geteuid()).map_err(failed)?,
@@ -206,7 +225,7 @@ fn identity(config: &Config) -> Result<Runs, String> {
     Ok((user, Some(identity)))
 }
 
-fn environment(config: &Config, (user, _): &Runs) -> Vec<(String, String)> {
+fn environment(config: &Config, user: Option<&User>) -> Vec<(String, String)> {
     let mut environment = vec![("PATH".to_owned(), env::var("PATH").unwrap_or_else(|_| DEFAULT_PATH.into()))];
     for name in ["LANG", "TZ"] {
         environment.extend(env::var(name).ok().map(|value| (name.to_owned(), value)));

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::signal::Signal;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
+use super::channel::{Members, Progress, reached};
 use super::config::{Config, Ready, Restart};
 use super::output::Output;
 use super::process::{Launcher, Process};
@@ -75,6 +76,7 @@ pub(super) struct Shared {
     pub(super) config: Config,
     pub(super) sockets: Sockets,
     pub(super) output: Arc<Output>,
+    pub(super) members: Arc<Members>,
     pub(super) launcher: Arc<Launcher>,
 }
 
@@ -218,9 +220,9 @@ impl Slot {
 
     /// A process that is ready.
     async fn begin(&mut self) -> Result<Process, NotReady> {
-        let Shared { config, sockets, output, launcher } = &*self.shared;
+        let Shared { config, launcher, .. } = &*self.shared;
         let name = format!("{}/{}", config.name, self.number);
-        let started = launcher.start(&name, config, sockets, output).await;
+        let started = launcher.start(&name, &self.shared).await;
         let mut process = started.map_err(NotReady::Failed)?;
         let pid = process.pid.as_raw();
         self.report.send_if_modified(|report| {
@@ -230,17 +232,22 @@ impl Slot {
             }
             is_first
         });
-        let patience = match config.ready {
-            Ready::StaysUp => config.ready_after,
-            Ready::Connected | Ready::Message => config.ready_timeout,
+        let mut progress = process.progress.clone();
+        let ready = async {
+            let awaited = match config.ready {
+                Ready::StaysUp => return Ok(sleep(config.ready_after).await),
+                Ready::Connected => reached(&mut progress, Progress::Connected),
+                Ready::Message => reached(&mut progress, Progress::Ready),
+            };
+            timeout(config.ready_timeout, awaited).await
         };
         tokio::select! {
             end = process.ended() => Err(NotReady::Failed(format!("it {} before it was ready", describe(end)))),
-            () = sleep(patience) => match config.ready {
-                Ready::StaysUp => Ok(process),
-                Ready::Connected | Ready::Message => {
+            ready = ready => match ready {
+                Ok(()) => Ok(process),
+                Err(_) => {
                     process.kill().await;
-                    Err(NotReady::Failed(format!("it was not ready within {patience:?}")))
+                    Err(NotReady::Failed(format!("it was not ready within {:?}", config.ready_timeout)))
                 }
             },
             () = unwanted(&mut self.wanted) => {

@@ -1,0 +1,131 @@
+//! What a worker and the sidecar that supervises it say besides what a master and a register do.
+//!
+//! A worker is a native master whose connection is a socket that it inherited. So the sidecar knows who it is, and its
+//! token is empty. Only over that socket are these messages read.
+
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+
+use super::Handle;
+use super::message::{Message, command};
+use super::value::{Value, get, text_in};
+use crate::model::json;
+
+/// The variable that says which descriptor the socket is.
+pub const CHANNEL: &str = "ROSTER_CHANNEL";
+
+/// The variable that says what the worker is called, `NAME/NUMBER`, which is its id as a master.
+pub const WORKER: &str = "ROSTER_WORKER";
+
+/// How many messages of a worker may wait to be taken.
+pub const EVENT_QUEUE: usize = 64;
+
+/// The sidecar's end of the socket, and whose the other one is.
+#[derive(Debug)]
+pub struct Channel {
+    pub stream: UnixStream,
+    pub worker: String,
+    pub pid: i32,
+    pub uid: u32,
+    pub gid: u32,
+    pub events: mpsc::Sender<Event>,
+}
+
+/// What the sidecar learns of a worker.
+#[derive(Debug)]
+pub enum Event {
+    /// It has connected, and can be spoken to.
+    Opened(Handle),
+    /// It has reported its services, perhaps none.
+    Offered,
+    Said(Report),
+}
+
+/// What a worker says.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Report {
+    /// `{cmd:"worker-ready"}`: it is ready for work.
+    Ready,
+    /// `{cmd:"worker-log", level, message, context}`: a line for the log, by the names of PSR-3; the context as JSON.
+    Log { level: String, message: String, context: String },
+    /// `{cmd:"worker-send", data}`: for whoever watches the messages of masters.
+    Send(Value),
+    /// `{cmd:"worker-broadcast", data}`: for the other workers of its group.
+    Broadcast(Value),
+}
+
+/// What a worker is told.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Request {
+    /// `{cmd:"worker-command", uuid, name, data}`: carry this out. It is answered as a call is.
+    Command { uuid: String, name: String, data: Value },
+    /// `{cmd:"worker-message", from, data}`: another worker of its group said this.
+    Message { from: String, data: Value },
+    /// `{cmd:"worker-stop"}`: take on no more, end what is under way, and leave.
+    Stop,
+}
+
+impl Report {
+    /// None: it is a command of the application's own.
+    pub fn decode(map: &Value) -> Option<Self> {
+        let data = || get(map, "data").cloned().unwrap_or(Value::Nil);
+        Some(match text_in(map, "cmd").as_str() {
+            "worker-ready" => Self::Ready,
+            "worker-log" => Self::Log {
+                level: text_in(map, "level"),
+                message: text_in(map, "message"),
+                context: get(map, "context").map_or_else(String::new, json::text),
+            },
+            "worker-send" => Self::Send(data()),
+            "worker-broadcast" => Self::Broadcast(data()),
+            _ => return None,
+        })
+    }
+}
+
+impl Request {
+    pub fn encode(self) -> Message {
+        Message::Other(match self {
+            Self::Command { uuid, name, data } => {
+                command("worker-command", [("uuid", uuid.into()), ("name", name.into()), ("data", data)])
+            }
+            Self::Message { from, data } => command("worker-message", [("from", from.into()), ("data", data)]),
+            Self::Stop => command("worker-stop", []),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent(message: Message) -> Value {
+        match Message::decode(&message.encode()).expect("a message") {
+            Some(Message::Other(map)) => map,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_request_is_sent_as_its_map() {
+        let data = Value::Map(vec![("a".into(), 1.into())]);
+        let sent = sent(Request::Command { uuid: "1".into(), name: "reload".into(), data: data.clone() }.encode());
+        let fields = ["cmd", "uuid", "name"].map(|key| text_in(&sent, key));
+        assert_eq!(fields, ["worker-command", "1", "reload"]);
+        assert_eq!(get(&sent, "data"), Some(&data));
+    }
+
+    #[test]
+    fn an_applications_own_command_is_no_report() {
+        let report =
+            |name, rest: Vec<(&'static str, Value)>| Report::decode(&sent(Message::Other(command(name, rest))));
+        assert_eq!(report("worker-ready", vec![]), Some(Report::Ready));
+        assert_eq!(report("worker-broadcast", vec![("data", 1.into())]), Some(Report::Broadcast(1.into())));
+        assert_eq!(report("ready", vec![]), None);
+        let context = Value::Map(vec![("id".into(), 7.into())]);
+        let log = vec![("level", "error".into()), ("message", "no mail".into()), ("context", context)];
+        let (level, message) = ("error".to_owned(), "no mail".to_owned());
+        let context = "{\"id\":7}".to_owned();
+        assert_eq!(report("worker-log", log), Some(Report::Log { level, message, context }));
+    }
+}
