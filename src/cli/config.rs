@@ -74,7 +74,7 @@ fn check(file: Option<PathBuf>, user: Option<&str>, settings: Settings) -> anyho
         doubts += 1;
     });
     let config = config.map_err(|mistakes| anyhow::Error::from(mistakes).context(origin.clone()))?;
-    if !config.has_source() {
+    if !config.has_source() && config.worker.is_empty() {
         eprintln!("warning: {origin}: {NO_SOURCE}");
         doubts += 1;
     }

@@ -80,7 +80,7 @@ fn start(loaded: Loaded) -> anyhow::Result<(Runtime, Started, Reports)> {
     }
     let reports = log::start(&config.log)?;
     warn_if_unreachable(&config);
-    if !config.has_source() {
+    if !config.has_source() && config.worker.is_empty() {
         tracing::warn!("{NO_SOURCE}");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();

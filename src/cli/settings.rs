@@ -133,7 +133,9 @@ impl Settings {
         if let Some(path) = self.config.or_else(|| first_that_exists(&places())) {
             layers.file = Some(read(&path, reader)?);
             origin.file = Some(path);
-        } else if Config::load(&layers).is_ok_and(|config| !config.has_source() && config.upstream.is_empty()) {
+        } else if Config::load(&layers)
+            .is_ok_and(|config| !config.has_source() && config.upstream.is_empty() && config.worker.is_empty())
+        {
             layers.file = Some(demo::file());
             origin.is_demo = true;
         }

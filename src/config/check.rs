@@ -283,6 +283,9 @@ impl Check<'_> {
             let is_wrong = !worker::is_variable(name, value);
             self.object_if(is_wrong, &at.child("environment"), &format!("{name:?} cannot be set as a variable"));
         }
+        if let Err(error) = worker::check_patterns(&worker.watch) {
+            self.object(&[&at.child("watch")], error.to_string());
+        }
         for (nth, address) in worker.listen.iter().enumerate() {
             let key = self.draft.element(&at.child("listen"), nth);
             match worker::parse_listen(address) {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use nix::sys::signal::Signal;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -69,6 +70,23 @@ pub struct Config {
     pub socket_mode: Mode,
     #[serde(deserialize_with = "crate::permissions::group")]
     pub socket_group: String,
+    /// A process that has lived for so long, or less by a tenth at random, is replaced;
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    pub max_lifetime: Option<Duration>,
+    /// so is one that takes more memory than this;
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_memory: Option<ByteSize>,
+    /// and one that takes more than this is killed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kill_memory: Option<ByteSize>,
+    /// How many descriptors a process may have open; none: as many as the sidecar.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_files: Option<u64>,
+    /// How many processes its user may have, on the whole machine; none: as many as the sidecar's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_processes: Option<u64>,
+    /// For development: patterns of files, from `directory` on. When one is edited, the processes are replaced.
+    pub watch: Vec<String>,
     /// Groups with a smaller one start earlier and stop later.
     pub priority: i32,
 }
@@ -132,6 +150,12 @@ impl Default for Config {
             listen: Vec::new(),
             socket_mode: Mode(0o660),
             socket_group: String::new(),
+            max_lifetime: None,
+            max_memory: None,
+            kill_memory: None,
+            max_files: None,
+            max_processes: None,
+            watch: Vec::new(),
             priority: 0,
         }
     }

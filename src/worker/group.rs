@@ -1,6 +1,7 @@
 //! A group: the slots of one worker, and what is done with them together.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,6 +11,8 @@ use rmpv::Value;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::changes::Watched;
+use super::config::Config;
 use super::slot::{Handle, Order, Report, Shared, Slot, State, Wanted};
 
 /// What came of something, for each slot that it was done with.
@@ -122,6 +125,24 @@ impl Group {
             }
         }
         outcomes
+    }
+
+    /// Replaces the processes whenever what they are made of was edited.
+    pub(super) async fn follow_changes(self: &Arc<Self>) {
+        let Config { watch, directory, .. } = &self.shared.config;
+        let watched = Watched::new(watch, directory.as_deref().unwrap_or(Path::new("/")));
+        let Some(watched) = watched.ok().filter(|_| !watch.is_empty()) else { return std::future::pending().await };
+        loop {
+            watched.changed().await;
+            let failed = self.roll().await.into_iter().find_map(|(number, outcome)| Some((number, outcome.err()?)));
+            let worker = self.name();
+            match failed {
+                None => tracing::info!(worker, "files were edited: the processes were replaced"),
+                Some((number, why)) => {
+                    tracing::warn!(worker, number, why, "files were edited, but no new process became ready");
+                }
+            }
+        }
     }
 
     pub(super) async fn signal(&self, which: Which, signal: Signal) -> Outcomes {

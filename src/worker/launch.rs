@@ -17,6 +17,7 @@ use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, dup2_stdin, geteuid, setgid, setgroups, setsid, setuid};
@@ -47,6 +48,9 @@ pub(super) struct Spec {
     pub(super) identity: Option<Identity>,
     pub(super) directory: PathBuf,
     pub(super) umask: u32,
+    /// How many descriptors it may have, and processes its user; none: as before.
+    pub(super) max_files: Option<u64>,
+    pub(super) max_processes: Option<u64>,
     /// Whether `LISTEN_PID` is set.
     pub(super) listens: bool,
     /// How many descriptors come with it.
@@ -124,6 +128,10 @@ impl Spec {
         };
         step("cannot leave the sidecar's session", setsid().map(drop))?;
         umask(Mode::from_bits_truncate(self.umask));
+        for (limit, most) in [(Resource::RLIMIT_NOFILE, self.max_files), (Resource::RLIMIT_NPROC, self.max_processes)] {
+            let Some(most) = most else { continue };
+            step(&format!("cannot set {limit:?} to {most}"), setrlimit(limit, most, most))?;
+        }
         if let Some(Identity { uid, gid, groups }) = &self.identity {
             // In this order: who is no longer root may change nothing.
             let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();

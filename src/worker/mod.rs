@@ -4,10 +4,12 @@
 //! (`launch`), so that nothing of the sidecar's is inherited; what it leaves behind when it ends is killed (`reaper`,
 //! `orphans`); and what a sidecar left that was killed, the next one ends (`record`).
 
+mod changes;
 mod channel;
 mod config;
 mod group;
 mod launch;
+mod limits;
 mod orphans;
 mod output;
 mod process;
@@ -21,12 +23,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use nix::sys::signal::Signal;
 use rmpv::Value;
 use tokio::signal::unix::{self, SignalKind};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+pub(crate) use self::changes::check_patterns;
 pub use self::config::{Config, Count, MAX_COUNT, Ready, Restart, signal};
 pub(crate) use self::config::{is_name, is_variable};
 use self::group::Group;
@@ -117,7 +121,10 @@ impl Workers {
         for group in &groups {
             group.scale(group.shared.config.count.number()).await;
         }
-        stop.requested().await;
+        tokio::select! {
+            () = stop.requested() => {}
+            _ = join_all(groups.iter().map(Group::follow_changes)) => {}
+        }
         let until = Instant::now() + patience;
         for group in groups.iter().rev() {
             let left = until.saturating_duration_since(Instant::now());

@@ -89,6 +89,8 @@ impl Launcher {
             identity,
             directory: config.directory.clone().unwrap_or_else(|| PathBuf::from("/")),
             umask: config.umask.0,
+            max_files: config.max_files,
+            max_processes: config.max_processes,
             listens,
             descriptors: descriptors.len(),
         };

@@ -1,6 +1,7 @@
 //! A slot: one place of a group, in which a process is kept alive.
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -10,6 +11,7 @@ use tokio::time::{sleep, timeout};
 
 use super::channel::{Members, Progress, reached};
 use super::config::{Config, Ready, Restart};
+use super::limits::{self, Passed};
 use super::output::Output;
 use super::process::{Launcher, Process};
 use super::reaper::End;
@@ -162,9 +164,12 @@ impl Slot {
             Err(NotReady::Failed(why)) => return Life::Failed(why),
         };
         self.enter(State::Running, Some(&process));
+        let shared = self.shared.clone();
+        let mut limit = pin!(limits::passed(&shared.config, process.pid.as_raw(), Duration::ZERO));
         loop {
             let event = tokio::select! {
                 end = process.ended() => Event::Ended(end),
+                passed = &mut limit => Event::Passed(passed),
                 () = unwanted(&mut self.wanted) => Event::Unwanted,
                 order = self.orders.recv() => order.map_or(Event::Unwanted, Event::Ordered),
             };
@@ -180,7 +185,26 @@ impl Slot {
                 }
                 Event::Ordered(Order::Replace(done)) => {
                     let replaced = self.replace(&mut process).await;
+                    limit.set(limits::passed(&shared.config, process.pid.as_raw(), Duration::ZERO));
                     let _ = done.send(replaced);
+                }
+                Event::Passed(Passed::Hard(why)) => {
+                    process.kill().await;
+                    return Life::Failed(why);
+                }
+                Event::Passed(Passed::Soft(why)) => {
+                    let worker = self.name();
+                    let pause = match self.replace(&mut process).await {
+                        Ok(()) => {
+                            tracing::info!(worker, why, "a worker was replaced");
+                            Duration::ZERO
+                        }
+                        Err(error) => {
+                            tracing::error!(worker, why, error, "a worker cannot be replaced, and goes on");
+                            self.pauses.delay()
+                        }
+                    };
+                    limit.set(limits::passed(&shared.config, process.pid.as_raw(), pause));
                 }
             }
         }
@@ -362,6 +386,7 @@ async fn unwanted(wanted: &mut watch::Receiver<Wanted>) {
 /// What happens to a slot whose process runs.
 enum Event {
     Ended(End),
+    Passed(Passed),
     Unwanted,
     Ordered(Order),
 }
