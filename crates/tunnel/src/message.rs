@@ -13,7 +13,7 @@ use super::value::{Value, bytes_in, get, normalize, string, take, text, text_in}
 
 /// The commands of the tunnel itself. One of them from a client or a peer could pass for the register's own: a
 /// `callback` holds code that PHP masters run.
-const RESERVED: [&str; 14] = [
+const RESERVED: [&str; 17] = [
     "auth",
     "auth-success",
     "auth-failed",
@@ -28,6 +28,9 @@ const RESERVED: [&str; 14] = [
     "call",
     "stream-window",
     "stream-taken",
+    "worker-command",
+    "worker-message",
+    "worker-stop",
 ];
 
 /// One message.
