@@ -10,8 +10,8 @@
 //! | 0 | [`model`], [`metrics`], [`permissions`], [`default_paths`], [`secret`], [`share`], [`task`], [`clock`], `rule`, … |
 //! | 1 | [`access`], [`store`], [`tunnel`], [`net`] |
 //! | 2 | [`resolve`] |
-//! | 3 | [`call`], [`source`], [`register`], [`master`], [`worker`], [`admin`] |
-//! | 4 | [`thrift`] |
+//! | 3 | [`call`], [`source`], [`register`], [`master`], [`worker`] |
+//! | 4 | [`thrift`], [`admin`] |
 //! | 5 | [`config`] |
 //! | 6 | [`sidecar`] |
 //!

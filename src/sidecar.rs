@@ -21,7 +21,7 @@ use crate::store::shared::{self, Shared, SharedError, StateTaken};
 use crate::store::{Feed, FeedState, Publisher, Store};
 use crate::task::{Failure, Phase, Reload, Tasks};
 use crate::thrift::Endpoint;
-use crate::worker::{BoundWorkers, WorkerError};
+use crate::worker::{BoundWorkers, WorkerError, Workers};
 
 /// How often it is looked whether masters are there that are expected, and what is waited in between.
 const EXPECT_LOOKS: u32 = 100;
@@ -37,6 +37,8 @@ pub struct Sidecar {
     access: Arc<Access>,
     addresses: Vec<Address>,
     stop_timeout: Duration,
+    /// Dropped when all has stopped, also what had to be cut.
+    _workers: KilledOnDrop,
     /// Held until all has stopped: that no other sidecar keeps its state in the same directory.
     _state: Option<Claim>,
 }
@@ -74,11 +76,7 @@ pub enum StartError {
 impl StartError {
     /// Whether another process listens where this one was to.
     pub fn is_taken(&self) -> bool {
-        let (Self::Bind(error) | Self::Register(RegisterError::Bind(error)) | Self::Worker(WorkerError::Bind(error))) =
-            self
-        else {
-            return false;
-        };
+        let (Self::Bind(error) | Self::Register(RegisterError::Bind(error))) = self else { return false };
         error.is_taken()
     }
 }
@@ -108,7 +106,7 @@ impl Sidecar {
         let bind = || Admin::bind(&config.admin, taken_ports);
         let admin = (!config.admin.listen.is_empty()).then(bind).transpose()?;
         let folder = Some(config.shared.state.clone()).filter(|folder| !folder.as_os_str().is_empty());
-        let workers = BoundWorkers::bind(&config.worker, folder).map_err(WorkerError::Bind)?;
+        let workers = BoundWorkers::bind(&config.worker, folder);
 
         let metrics = Arc::new(Metrics::default());
         let (channels, connected) = mpsc::unbounded_channel();
@@ -136,15 +134,14 @@ impl Sidecar {
             start(store.publisher(feed), &context);
         }
         let clients = tasks.of(Phase::Clients);
+        let workers = workers.start(channels, config.sidecar.stop_timeout / 2, &metrics, &tasks.of(Phase::Workers))?;
+        let workers = KilledOnDrop(workers);
         if let Some(admin) = admin {
             if let Some(address) = admin.address() {
                 tracing::info!(%address, "listening for health and metrics");
             }
             let (store, access, metrics) = (store.clone(), access.clone(), metrics.clone());
             admin.start(Rooms { store, access, metrics, memory: memory.clone(), started: Instant::now() }, &clients);
-        }
-        if !config.worker.is_empty() {
-            workers.start(channels, config.sidecar.stop_timeout / 2, &tasks.of(Phase::Workers))?;
         }
         endpoint.start(&config.zk_data, &store, &access, memory, &metrics, &clients)?;
         let last = tasks.of(Phase::SharedFile);
@@ -153,7 +150,7 @@ impl Sidecar {
             None => Shared::start_later(&shared_config, beside, began, &last, &store, &metrics)?,
         }
         let stop_timeout = config.sidecar.stop_timeout;
-        Ok(Self { tasks, failures, reload, store, access, addresses, stop_timeout, _state: state })
+        Ok(Self { tasks, failures, reload, store, access, addresses, stop_timeout, _workers: workers, _state: state })
     }
 
     /// Where it listens.
@@ -217,6 +214,16 @@ impl Sidecar {
             cut if cut.is_empty() => tracing::info!("stopped"),
             cut => tracing::warn!(%cut, deadline = ?self.stop_timeout, "stopped; some tasks had to be cut"),
         }
+    }
+}
+
+/// Workers that do not outlive the sidecar, nor a start that fails.
+#[derive(Debug)]
+struct KilledOnDrop(Arc<Workers>);
+
+impl Drop for KilledOnDrop {
+    fn drop(&mut self) {
+        self.0.kill();
     }
 }
 

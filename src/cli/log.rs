@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use roster::config::{Log, LogFormat};
+use roster::worker::OUTPUT_LOG;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::callsite::Identifier;
 use tracing::{Event, Level, Metadata, Subscriber};
@@ -20,6 +21,9 @@ use super::text;
 /// wants to see all.
 const MAX_LINES: u64 = 10;
 const PERIOD: Duration = Duration::from_secs(1);
+
+/// Of what workers print, which is for nobody else to tell.
+const MAX_OUTPUT_LINES: u64 = 500;
 
 /// What tells how many lines were left out.
 const TARGET: &str = "roster::log";
@@ -83,7 +87,7 @@ impl Limit {
     /// Begins the next period; what was left out in the last one.
     fn next_period(&self) -> Vec<(Kind, u64)> {
         let kinds = std::mem::take(&mut *self.kinds());
-        let left_out = |kind: Kind| kind.lines.checked_sub(MAX_LINES + 1).map(|beyond| (kind, beyond + 1));
+        let left_out = |kind: Kind| kind.lines.checked_sub(max_lines(kind.of) + 1).map(|beyond| (kind, beyond + 1));
         kinds.into_values().filter_map(left_out).collect()
     }
 }
@@ -97,8 +101,12 @@ impl<S: Subscriber> Layer<S> for Limit {
         let mut kinds = self.kinds();
         let kind = kinds.entry(of.callsite()).or_insert_with(|| Kind { lines: 0, of, message: message(event) });
         kind.lines += 1;
-        kind.lines <= MAX_LINES
+        kind.lines <= max_lines(of)
     }
+}
+
+fn max_lines(of: &Metadata<'_>) -> u64 {
+    if of.target() == OUTPUT_LOG { MAX_OUTPUT_LINES } else { MAX_LINES }
 }
 
 /// What a line says, without its fields.
@@ -166,6 +174,8 @@ mod tests {
             often(10);
             assert_eq!(written.load(Ordering::Relaxed), 10);
             assert!(limit.next_period().is_empty());
+            (0..600).for_each(|line| tracing::info!(target: OUTPUT_LOG, "{line}"));
+            assert_eq!((written.load(Ordering::Relaxed), limit.next_period()[0].1), (510, 100));
         });
     }
 }

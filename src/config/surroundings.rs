@@ -11,12 +11,13 @@ use super::{Config, runs_as};
 use crate::access::{Match, Subject};
 use crate::default_paths;
 use crate::model::NodePath;
-use crate::net::PathOccupied;
 use crate::net::tls::{TlsError, authorities_of, chain_of, client, key_of};
+use crate::net::{Address, Listener, PathOccupied};
 use crate::permissions::{gid_of, own};
 use crate::register::{self, SecretError};
 use crate::secret;
 use crate::source::zookeeper::{credentials, kerberos};
+use crate::worker;
 
 /// The groups and users that the configuration names, and this machine does not have.
 pub(super) fn check_names(config: &Config, draft: &Draft) -> Vec<Mistake> {
@@ -44,12 +45,7 @@ pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
     mistakes.extend(foreign_folders(config).map(|(key, why)| draft.mistake(key.into(), why)));
     let is_own = config.sidecar_user().is_none_or(|user| user == geteuid());
     for (key, path) in [("thrift.unix", &config.thrift.unix), ("register.unix", &config.register.unix)] {
-        let Some(folder) = path.parent().filter(|_| path.is_absolute()) else { continue };
-        if let Err(error) = PathOccupied::none_at(path) {
-            mistakes.push(draft.mistake(key.into(), error.to_string()));
-        } else if let Some(why) = runs_as::cannot_make("socket", folder).filter(|_| is_own && !is_to_come(folder)) {
-            mistakes.push(draft.mistake(key.into(), why));
-        }
+        mistakes.extend(no_socket(path, is_own).map(|why| draft.mistake(key.into(), why)));
     }
     for (number, file) in config.file.iter().enumerate() {
         if let Some(Err(error)) = is_set(&file.path).then(|| file.check()) {
@@ -86,6 +82,7 @@ pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
         };
         mistakes.push(draft.mistake(draft.element(&"zookeeper".into(), number).child(part), error.to_string()));
     }
+    mistakes.extend((0..config.worker.len()).flat_map(|number| of_worker(config, draft, number, is_own)));
     for error in config.register.tls.as_ref().map(of_tls).unwrap_or_default() {
         let part = if matches!(error, TlsError::Key { .. }) { "key" } else { "certificate" };
         mistakes.push(draft.mistake(Key::new(["register", "tls", part]), error.to_string()));
@@ -96,6 +93,44 @@ pub(super) fn check(config: &Config, draft: &Draft) -> Vec<Mistake> {
         }
     }
     mistakes
+}
+
+/// What this machine does not have, or does not let this user have, of what a worker needs. It would wait for that, and
+/// keep nobody else from the start.
+fn of_worker(config: &Config, draft: &Draft, number: usize, is_own: bool) -> Vec<Mistake> {
+    let (worker, at) = (&config.worker[number], draft.element(&"worker".into(), number));
+    let mut mistakes: Vec<_> =
+        worker::flaws(worker).into_iter().map(|flaw| draft.mistake(at.child(flaw.key), flaw.why)).collect();
+    let group = &worker.socket_group;
+    if !group.is_empty() && matches!(gid_of(group), Ok(None)) {
+        mistakes.push(draft.mistake(at.child("socket_group"), format!("there is no group {group:?} on this machine")));
+    }
+    for (nth, address) in worker.listen.iter().enumerate() {
+        let key = draft.element(&at.child("listen"), nth);
+        let why = match worker::parse_listen(address) {
+            Some(Address::Unix(path)) => no_socket(&path, is_own),
+            Some(Address::Tcp(address)) => no_port(config, &key, &address),
+            None => None,
+        };
+        mistakes.extend(why.map(|why| draft.mistake(key, why)));
+    }
+    mistakes
+}
+
+/// Why this user cannot have a socket there.
+fn no_socket(path: &Path, is_own: bool) -> Option<String> {
+    let folder = path.parent().filter(|_| path.is_absolute())?;
+    match PathOccupied::none_at(path) {
+        Err(error) => Some(error.to_string()),
+        Ok(()) => runs_as::cannot_make("socket", folder).filter(|_| is_own && !is_to_come(folder)),
+    }
+}
+
+/// Why this user cannot have a port, unless the sidecar of this very configuration may have it.
+fn no_port(config: &Config, key: &Key, address: &str) -> Option<String> {
+    let error = Listener::tcp(key.to_string(), address).err()?;
+    let may_be_ours = error.is_taken() && default_paths::may_be_live(&config.thrift.unix);
+    (!may_be_ours).then(|| error.without_setting())
 }
 
 /// Folders in which another user could replace what the sidecar trusts, with the settings that name them.

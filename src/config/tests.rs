@@ -71,7 +71,7 @@ roster.toml:2: history: this version of Roster has no such key; it belongs under
 roster.toml:4: thrift.mode: expected a string, found 660; write octal digits in quotes: \"0660\"
 roster.toml:5: thrift.roots: this version of Roster has no such key; it belongs under `[[zookeeper]]`
 roster.toml:7: zookeeper.0.connect: expected a string, found a list; write \"zk1:1,zk2:1\"
-roster.toml:8: zookeeper.0.listen: this version of Roster has no such key; it belongs under `[register]` or `[admin]`"
+roster.toml:8: zookeeper.0.listen: this version of Roster has no such key; it belongs under `[[worker]]` or `[register]` or `[admin]`"
     );
 }
 
@@ -775,6 +775,15 @@ fn the_example_is_the_defaults_and_holds_every_key() {
     });
     expected.file = config.file.clone();
     expected.upstream = config.upstream.clone();
+    let worker = worker::Config::default();
+    expected.worker = vec![worker::Config {
+        name: "web".into(),
+        command: vec!["php".into(), "/srv/app/worker.php".into()],
+        params: toml::toml! { queue = "mail" },
+        directory: Some("/srv/app".into()),
+        environment: [("APP_ENV".into(), "production".into())].into(),
+        ..worker
+    }];
     expected.allow = config.allow.clone();
     expected.access.admins = config.access.admins.clone();
     expected.register.tokens = Some("/etc/roster/register.tokens".into());

@@ -161,14 +161,14 @@ impl Gauge {
 
 /// What is wrong now, by the setting that it concerns, in words.
 #[derive(Debug, Default)]
-pub struct Troubles(Mutex<BTreeMap<&'static str, String>>);
+pub struct Troubles(Mutex<BTreeMap<String, String>>);
 
 impl Troubles {
-    pub fn set(&self, setting: &'static str, why: String) {
-        self.all().insert(setting, why);
+    pub fn set(&self, setting: &str, why: String) {
+        self.all().insert(setting.to_owned(), why);
     }
 
-    pub fn clear(&self, setting: &'static str) {
+    pub fn clear(&self, setting: &str) {
         self.all().remove(setting);
     }
 
@@ -176,7 +176,7 @@ impl Troubles {
         self.all().values().cloned().collect()
     }
 
-    fn all(&self) -> MutexGuard<'_, BTreeMap<&'static str, String>> {
+    fn all(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

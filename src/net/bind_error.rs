@@ -1,16 +1,20 @@
 //! Why there is no listener where a setting asks for one, and who is in the way.
 
+use std::borrow::Cow;
 use std::io;
 use std::path::PathBuf;
 
 use super::{Address, PathOccupied};
 use crate::permissions::own::name_of;
 
+/// The key of a setting, with dots between its levels.
+pub(crate) type Setting = Cow<'static, str>;
+
 /// Why a listener could not be had that a setting asks for.
 #[derive(Debug, thiserror::Error)]
 #[error("{setting}: cannot listen on {address}: {why}")]
 pub struct BindError {
-    pub(super) setting: &'static str,
+    pub(super) setting: Setting,
     pub(super) address: Address,
     pub(super) why: NoListener,
 }
@@ -33,7 +37,7 @@ pub(super) enum NoListener {
         who = who(*process, *user), variable = variable(setting)
     )]
     Taken {
-        setting: &'static str,
+        setting: Setting,
         /// Whose it is, where the kernel says it.
         user: Option<u32>,
         /// Its number, where the kernel says it.
@@ -45,12 +49,21 @@ pub(super) enum NoListener {
         "{why}; have the folder made for that user (`RuntimeDirectory=` of the unit, `chown`), or choose another place \
          with `--set {setting}=…`"
     )]
-    Closed { setting: &'static str, why: String },
+    Closed { setting: Setting, why: String },
     #[error(transparent)]
     PathOccupied(#[from] PathOccupied),
 }
 
 impl BindError {
+    pub(crate) fn setting(&self) -> &Setting {
+        &self.setting
+    }
+
+    /// The same where the setting is told beside it.
+    pub(crate) fn without_setting(&self) -> String {
+        format!("cannot listen on {}: {}", self.address, self.why)
+    }
+
     /// Whether another process listens there.
     pub fn is_taken(&self) -> bool {
         matches!(self.why, NoListener::Taken { .. })

@@ -21,8 +21,8 @@ pub use roster_net::{
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use self::bind_error::NoListener;
 pub use self::bind_error::{BindError, TakenPorts};
+use self::bind_error::{NoListener, Setting};
 pub use self::socket_file::PathOccupied;
 use self::socket_file::SocketFile;
 pub(crate) use self::socket_file::max_path_len;
@@ -34,7 +34,7 @@ use crate::task::{Backoff, Stop};
 /// How many connections the kernel may hold for us until we accept them. A full queue of a Unix socket makes its
 /// clients fail at once, so it is long; the kernel cuts it to `net.core.somaxconn`. (For Unix sockets the standard
 /// library asks for as many as the kernel allows.)
-const BACKLOG: u32 = 4096;
+const BACKLOG: i32 = 4096;
 
 /// How long accepting pauses when the process has no descriptor left.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
@@ -66,12 +66,12 @@ enum Socket {
 
 impl Listener {
     /// Listens at `host:port`, as `setting` says.
-    pub fn tcp(setting: &'static str, address: &str) -> Result<Self, BindError> {
-        Self::tcp_at(setting, address, listening_address(address))
+    pub fn tcp(setting: impl Into<Setting>, address: &str) -> Result<Self, BindError> {
+        Self::tcp_at(setting.into(), address, listening_address(address))
     }
 
     /// The same at the address that this one means.
-    fn tcp_at(setting: &'static str, address: &str, meant: io::Result<SocketAddr>) -> Result<Self, BindError> {
+    fn tcp_at(setting: Setting, address: &str, meant: io::Result<SocketAddr>) -> Result<Self, BindError> {
         let (meant, listening) = match meant {
             Ok(address) => (Some(address), listen(address)),
             Err(error) => (None, Err(error)),
@@ -83,7 +83,7 @@ impl Listener {
             }
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                 let user = meant.and_then(|address| Peers::new().listener(address));
-                let why = NoListener::Taken { setting, user, process: None };
+                let why = NoListener::Taken { setting: setting.clone(), user, process: None };
                 Err(BindError { setting, address: Address::Tcp(address.to_owned()), why })
             }
             Err(error) => Err(BindError { setting, address: Address::Tcp(address.to_owned()), why: error.into() }),
@@ -92,7 +92,7 @@ impl Listener {
 
     /// The same, or why not yet where another process has the port and `taken_ports` says to wait for it.
     pub fn tcp_unless_taken(
-        setting: &'static str,
+        setting: impl Into<Setting>,
         address: &str,
         taken_ports: TakenPorts,
     ) -> Result<Result<Self, BindError>, BindError> {
@@ -105,21 +105,21 @@ impl Listener {
     /// Listens at a port as soon as the process ends that has `taken` it; until then `metrics` say why not yet. None:
     /// the stop came first.
     pub async fn when_free(mut taken: BindError, metrics: &Metrics, stop: &Stop) -> Option<Self> {
-        let setting = taken.setting;
+        let setting = taken.setting.clone();
         let (names, mut pauses) = (Names::new(1), Backoff::new(MIN_RETRY_DELAY, MAX_RETRY_DELAY));
         tracing::error!(error = %taken, "going on without this port, until it is free");
         loop {
-            metrics.ports_taken.set(setting, taken.to_string());
+            metrics.ports_taken.set(&setting, taken.to_string());
             tokio::select! {
                 () = tokio::time::sleep(pauses.delay()) => {}
                 () = stop.requested() => return None,
             }
             let address = taken.address.to_string();
             let meant = names.look_up(&address, LOOKUP_TIMEOUT).await.map(|found| found[0]).map_err(io::Error::from);
-            match Self::tcp_at(setting, &address, meant) {
+            match Self::tcp_at(setting.clone(), &address, meant) {
                 Ok(listener) => {
-                    metrics.ports_taken.clear(setting);
-                    tracing::info!(setting, address = %listener.address, "the port is free: listening");
+                    metrics.ports_taken.clear(&setting);
+                    tracing::info!(setting = &*setting, address = %listener.address, "the port is free: listening");
                     return Some(listener);
                 }
                 Err(error) => taken = error,
@@ -131,9 +131,9 @@ impl Listener {
     /// permissions already set, in place of one that a dead process left; nothing else is replaced. Beside it lies a
     /// link with `:1` at its end: PHP's stock `TSocket` can open a Unix socket only with a port, which it adds to the
     /// path.
-    pub fn unix(setting: &'static str, path: &Path, permissions: &Permissions) -> Result<Self, BindError> {
-        let address = Address::Unix(path.to_owned());
-        match listen_under(setting, path, permissions) {
+    pub fn unix(setting: impl Into<Setting>, path: &Path, permissions: &Permissions) -> Result<Self, BindError> {
+        let (setting, address) = (setting.into(), Address::Unix(path.to_owned()));
+        match listen_under(&setting, path, permissions) {
             Ok((listener, file)) => {
                 Ok(Self { socket: Arc::new(Socket::Unix(listener)), _file: Some(Arc::new(file)), address })
             }
@@ -144,7 +144,7 @@ impl Listener {
                     }
                     _ => None,
                 };
-                let why = closed.map_or(why, |why| NoListener::Closed { setting, why });
+                let why = closed.map_or(why, |why| NoListener::Closed { setting: setting.clone(), why });
                 Err(BindError { setting, address, why })
             }
         }
@@ -156,14 +156,14 @@ impl Listener {
     }
 
     /// For processes that inherit it: who accepts by its descriptor waits for connections, as programs expect.
-    pub(crate) fn blocking(self, setting: &'static str) -> Result<Self, BindError> {
+    pub(crate) fn blocking(self, setting: impl Into<Setting>) -> Result<Self, BindError> {
         let set = match &*self.socket {
             Socket::Tcp(listener) => listener.set_nonblocking(false),
             Socket::Unix(listener) => listener.set_nonblocking(false),
         };
         match set {
             Ok(()) => Ok(self),
-            Err(error) => Err(BindError { setting, address: self.address, why: error.into() }),
+            Err(error) => Err(BindError { setting: setting.into(), address: self.address, why: error.into() }),
         }
     }
 
@@ -252,13 +252,12 @@ pub(crate) fn listening_address(address: &str) -> io::Result<SocketAddr> {
 }
 
 fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    let socket = match address {
-        SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
-        SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
-    };
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)?.into_std()
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 /// The process that listens to a socket; none: it has more to accept than it may.
@@ -270,7 +269,7 @@ fn listener_at(path: &Path) -> Option<Peer> {
 }
 
 fn listen_under(
-    setting: &'static str,
+    setting: &Setting,
     path: &Path,
     permissions: &Permissions,
 ) -> Result<(std::os::unix::net::UnixListener, (SocketFile, Claim)), NoListener> {
@@ -279,7 +278,7 @@ fn listen_under(
             Some(Peer::Unix { pid, uid, .. }) => (Some(pid), Some(uid)),
             Some(Peer::Tcp(_)) | None => (None, None),
         };
-        NoListener::Taken { setting, user, process }
+        NoListener::Taken { setting: setting.clone(), user, process }
     };
     if is_live(path) {
         return Err(taken());

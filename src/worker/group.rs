@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures::future::{BoxFuture, FutureExt, Shared as Joined, join_all};
+use futures::future::{BoxFuture, FutureExt, Shared as Joined, join, join_all};
 use nix::sys::signal::Signal;
 use rmpv::Value;
 use tokio::sync::oneshot;
@@ -24,16 +24,35 @@ pub type Answer = Result<Value, String>;
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) shared: Arc<Shared>,
-    slots: Mutex<BTreeMap<u32, Arc<Handle>>>,
-    /// The rolling restart under way, which whoever asks for another one joins.
+    slots: Mutex<Slots>,
+    /// The rolling restart of all under way, which whoever asks for another one joins.
     rolling: Mutex<Option<Joined<BoxFuture<'static, Outcomes>>>>,
 }
+
+type Slots = BTreeMap<u32, Arc<Handle>>;
 
 /// Which slots of a group are meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which {
     All,
     Number(u32),
+}
+
+/// What can be done with slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Start what is not running, and wait until it is ready or has failed.
+    Start,
+    Stop,
+    /// Stop and start; the clients of its sockets wait meanwhile.
+    Restart,
+    /// Put a new process in the place of each once it is ready, one after the other. The first that does not become
+    /// ready ends it, and what ran goes on. What is stopped stays so; who asks meanwhile for all of them joins.
+    Roll,
+    /// Have as many slots as this, whichever are meant, and wait until the new ones are ready and those too many have
+    /// ended.
+    Scale(u32),
+    Signal(Signal),
 }
 
 impl Group {
@@ -49,86 +68,60 @@ impl Group {
         self.slots().values().map(|slot| slot.report.borrow().clone()).collect()
     }
 
-    /// Has as many slots as this, the new ones with processes that start; waits until those too many have ended.
-    pub(super) async fn scale(&self, count: u32) -> Outcomes {
-        let (added, removed) = {
-            let mut slots = self.slots();
-            let removed = slots.split_off(&(count + 1));
-            let missing: Vec<u32> = (1..=count).filter(|number| !slots.contains_key(number)).collect();
-            let add = |number| {
-                let (handle, slot) = Slot::new(self.shared.clone(), number);
-                self.shared.launcher.tasks.short(slot.run());
-                slots.insert(number, Arc::new(handle));
-                number
-            };
-            (missing.into_iter().map(add).collect::<Vec<_>>(), removed)
+    pub(super) async fn carry_out(&self, which: Which, action: Action) -> Outcomes {
+        let patience = self.shared.config.stop_timeout;
+        match action {
+            Action::Start => self.each(which, |slot| async move { start(&slot).await }).await,
+            Action::Stop => self.each(which, |slot| async move { stop(&slot, patience).await }).await,
+            Action::Restart => {
+                let restart = |slot: Arc<Handle>| async move {
+                    stop(&slot, patience).await?;
+                    start(&slot).await
+                };
+                self.each(which, restart).await
+            }
+            Action::Roll if which == Which::All => self.roll().await,
+            Action::Roll => roll(self.meant(which)).await,
+            Action::Scale(count) => {
+                let (added, removed) = self.resize(count);
+                let started = each(added, |slot| async move { start(&slot).await });
+                let stopped = each(removed, |slot| async move { stop(&slot, patience).await });
+                let (started, stopped) = join(started, stopped).await;
+                [started, stopped].concat()
+            }
+            Action::Signal(signal) => {
+                self.each(which, |slot| async move { ask(&slot, |done| Order::Signal(signal, done)).await }).await
+            }
+        }
+    }
+
+    /// Has as many slots as this, the new ones with processes that start; these, and those too many, whose processes
+    /// end when nobody has them any more.
+    pub(super) fn resize(&self, count: u32) -> (Slots, Slots) {
+        let mut slots = self.slots();
+        let removed = slots.split_off(&(count + 1));
+        let missing: Vec<u32> = (1..=count).filter(|number| !slots.contains_key(number)).collect();
+        let add = |number| {
+            let (handle, slot) = Slot::new(self.shared.clone(), number);
+            self.shared.launcher.begin(slot.run());
+            (number, Arc::new(handle))
         };
-        let patience = self.shared.config.stop_timeout;
-        join_all(removed.iter().map(|(_, slot)| stop(slot, patience))).await;
-        added.into_iter().chain(removed.into_keys()).map(|number| (number, Ok(()))).collect()
+        let added: Slots = missing.into_iter().map(add).collect();
+        slots.extend(added.clone());
+        (added, removed)
     }
 
-    /// Starts what is not running, and waits until it is ready or has failed.
-    pub(super) async fn start(&self, which: Which) -> Outcomes {
-        self.each(which, |slot| async move { start(&slot).await }).await
-    }
-
-    pub(super) async fn stop(&self, which: Which) -> Outcomes {
-        let patience = self.shared.config.stop_timeout;
-        self.each(which, |slot| async move {
-            stop(&slot, patience).await;
-            Ok(())
-        })
-        .await
-    }
-
-    /// Stops all that run and then starts them.
-    pub(super) async fn restart(&self, which: Which) -> Outcomes {
-        let patience = self.shared.config.stop_timeout;
-        self.each(which, |slot| async move {
-            stop(&slot, patience).await;
-            start(&slot).await
-        })
-        .await
-    }
-
-    /// Puts a new process in the place of each, one after the other, once it is ready. The first that does not become
-    /// ready ends it, and what ran goes on.
-    pub(super) async fn roll(self: &Arc<Self>) -> Outcomes {
+    async fn roll(&self) -> Outcomes {
         let joined = {
             let mut rolling = self.rolling.lock().unwrap_or_else(PoisonError::into_inner);
             let under_way = rolling.clone().filter(|rolling| rolling.peek().is_none());
-            under_way.unwrap_or_else(|| {
-                let started = self.clone().roll_all().boxed().shared();
-                // Whoever asked may go away before its end.
-                let run = started.clone().map(drop);
-                self.shared.launcher.tasks.short(run);
-                rolling.insert(started).clone()
-            })
+            under_way.unwrap_or_else(|| rolling.insert(roll(self.meant(Which::All)).boxed().shared()).clone())
         };
         joined.await
     }
 
-    async fn roll_all(self: Arc<Self>) -> Outcomes {
-        let mut outcomes = Outcomes::new();
-        for (number, slot) in self.meant(Which::All) {
-            let state = slot.report.borrow().state;
-            let outcome = match state {
-                State::Stopped | State::Stopping => continue,
-                State::Running => replace(&slot).await,
-                _ => start(&slot).await,
-            };
-            let failed = outcome.is_err();
-            outcomes.push((number, outcome));
-            if failed {
-                break;
-            }
-        }
-        outcomes
-    }
-
     /// Replaces the processes whenever what they are made of was edited.
-    pub(super) async fn follow_changes(self: &Arc<Self>) {
+    pub(super) async fn follow_changes(&self) {
         let Config { watch, directory, .. } = &self.shared.config;
         let watched = Watched::new(watch, directory.as_deref().unwrap_or(Path::new("/")));
         let Some(watched) = watched.ok().filter(|_| !watch.is_empty()) else { return std::future::pending().await };
@@ -143,10 +136,6 @@ impl Group {
                 }
             }
         }
-    }
-
-    pub(super) async fn signal(&self, which: Which, signal: Signal) -> Outcomes {
-        self.each(which, move |slot| async move { ask(&slot, |done| Order::Signal(signal, done)).await }).await
     }
 
     /// Has each carry out a command, all at the same time, each within this time.
@@ -177,19 +166,44 @@ impl Group {
     where
         F: Future<Output = Result<(), String>>,
     {
-        let meant = self.meant(which).into_iter();
-        join_all(meant.map(|(number, slot)| act(slot).map(move |outcome| (number, outcome)))).await
+        each(self.meant(which), act).await
     }
 
-    fn meant(&self, which: Which) -> Vec<(u32, Arc<Handle>)> {
+    fn meant(&self, which: Which) -> Slots {
         let slots = self.slots();
         let meant = slots.iter().filter(|(number, _)| which == Which::All || which == Which::Number(**number));
         meant.map(|(number, slot)| (*number, slot.clone())).collect()
     }
 
-    fn slots(&self) -> MutexGuard<'_, BTreeMap<u32, Arc<Handle>>> {
+    fn slots(&self) -> MutexGuard<'_, Slots> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+async fn each<F>(slots: Slots, act: impl Fn(Arc<Handle>) -> F) -> Outcomes
+where
+    F: Future<Output = Result<(), String>>,
+{
+    join_all(slots.into_iter().map(|(number, slot)| act(slot).map(move |outcome| (number, outcome)))).await
+}
+
+/// One after the other, until one does not become ready.
+async fn roll(slots: Slots) -> Outcomes {
+    let mut outcomes = Outcomes::new();
+    for (number, slot) in slots {
+        let state = slot.report.borrow().state;
+        let outcome = match state {
+            State::Stopped | State::Stopping => continue,
+            State::Running => ask(&slot, Order::Replace).await,
+            _ => start(&slot).await,
+        };
+        let failed = outcome.is_err();
+        outcomes.push((number, outcome));
+        if failed {
+            break;
+        }
+    }
+    outcomes
 }
 
 async fn start(slot: &Handle) -> Result<(), String> {
@@ -209,13 +223,11 @@ async fn start(slot: &Handle) -> Result<(), String> {
     Err("it was removed".into())
 }
 
-async fn stop(slot: &Handle, patience: Duration) {
+async fn stop(slot: &Handle, patience: Duration) -> Result<(), String> {
     slot.wanted.send_replace(Wanted::Stopped(patience));
+    // One that is no more has stopped too.
     let _ = slot.report.clone().wait_for(|report| report.state == State::Stopped).await;
-}
-
-async fn replace(slot: &Handle) -> Result<(), String> {
-    ask(slot, Order::Replace).await
+    Ok(())
 }
 
 async fn ask(slot: &Handle, order: impl FnOnce(oneshot::Sender<Result<(), String>>) -> Order) -> Result<(), String> {

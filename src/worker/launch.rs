@@ -23,6 +23,8 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, dup2_stdin, geteuid, setgid, setgroups, setsid, setuid};
 use serde::{Deserialize, Serialize};
 
+use crate::permissions::own::name_of;
+
 /// The command of the binary which does this.
 pub const COMMAND: &str = "launch";
 
@@ -119,7 +121,8 @@ impl Spec {
             command.env("LISTEN_PID", std::process::id().to_string());
         }
         let path = self.environment.iter().find(|(name, _)| name == "PATH").map_or("", |(_, path)| path);
-        explain(program, path, command.exec())
+        let error = Errno::from_raw(command.exec().raw_os_error().unwrap_or(0));
+        io::Error::other(explain(program, path, geteuid(), error))
     }
 
     fn prepare(&self) -> io::Result<()> {
@@ -127,6 +130,7 @@ impl Spec {
             done.map_err(|error| io::Error::other(format!("{what}: {}", error.desc())))
         };
         step("cannot leave the sidecar's session", setsid().map(drop))?;
+        give_up_precedence();
         umask(Mode::from_bits_truncate(self.umask));
         for (limit, most) in [(Resource::RLIMIT_NOFILE, self.max_files), (Resource::RLIMIT_NPROC, self.max_processes)] {
             let Some(most) = most else { continue };
@@ -174,21 +178,26 @@ fn take_stdin() -> io::Result<UnixStream> {
     Ok(aside.into())
 }
 
-/// Why a program did not start, with the cure.
-fn explain(program: &str, path: &str, error: io::Error) -> io::Error {
-    let why = match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
+/// Takes no more of the processors than other programs do, whatever a unit gives the sidecar.
+#[allow(unsafe_code)]
+fn give_up_precedence() {
+    // Safety: numbers alone.
+    unsafe {
+        if libc::getpriority(libc::PRIO_PROCESS, 0) < 0 {
+            libc::setpriority(libc::PRIO_PROCESS, 0, 0);
+        }
+    }
+}
+
+/// Why a program cannot be started by this user.
+pub(super) fn explain(program: &str, path: &str, user: Uid, error: Errno) -> String {
+    let why = match error {
         Errno::ENOENT if !program.contains('/') => format!("it is in no folder of PATH, {path}"),
         Errno::ENOENT if Path::new(program).exists() => "the interpreter in its first line is not there".to_owned(),
         Errno::ENOENT => "there is no such file".to_owned(),
-        Errno::EACCES => format!("{} may not execute it", user_name()),
+        Errno::EACCES => format!("{} may not execute it", name_of(user.as_raw())),
         Errno::ENOEXEC => "it is no program: a script begins with `#!` and its interpreter".to_owned(),
-        _ => error.to_string(),
+        _ => error.desc().to_owned(),
     };
-    io::Error::other(format!("cannot start {program:?}: {why}"))
-}
-
-fn user_name() -> String {
-    let uid = geteuid();
-    let user = nix::unistd::User::from_uid(uid).ok().flatten();
-    user.map_or_else(|| format!("uid {uid}"), |user| user.name)
+    format!("cannot start {program:?}: {why}")
 }

@@ -12,6 +12,7 @@ mod launch;
 mod limits;
 mod orphans;
 mod output;
+mod preflight;
 mod process;
 mod reaper;
 mod record;
@@ -24,19 +25,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use nix::sys::signal::Signal;
 use rmpv::Value;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{self, SignalKind};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 pub(crate) use self::changes::check_patterns;
 pub use self::config::{Config, Count, MAX_COUNT, Ready, Restart, signal};
 pub(crate) use self::config::{is_name, is_variable};
 use self::group::Group;
-pub use self::group::{Answer, Outcomes, Which};
+pub use self::group::{Action, Answer, Outcomes, Which};
 pub use self::launch::{COMMAND as LAUNCH, launch};
-pub use self::output::Line;
+pub use self::output::{Line, OUTPUT_LOG, Printed};
+pub(crate) use self::preflight::flaws;
 use self::process::Launcher;
 use self::reaper::Reaper;
 use self::record::Record;
@@ -44,26 +46,22 @@ use self::slot::Shared;
 pub use self::slot::{Report, State};
 use self::sockets::Sockets;
 pub(crate) use self::sockets::parse as parse_listen;
-use crate::net::{Address, BindError};
+use crate::metrics::{Counter, Metrics};
 use crate::task::{Stop, Tasks};
 use crate::tunnel::worker::Channel;
 
 /// All workers of the sidecar.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Workers {
-    /// By their names.
     groups: Vec<Arc<Group>>,
-    reaper: Arc<Reaper>,
+    /// None: there are no workers.
+    launcher: Option<Arc<Launcher>>,
 }
 
 /// Why workers cannot be started.
 #[derive(Debug, thiserror::Error)]
-pub enum WorkerError {
-    #[error(transparent)]
-    Bind(#[from] BindError),
-    #[error("cannot watch over workers: {0}")]
-    Watch(io::Error),
-}
+#[error("cannot watch over workers: {0}")]
+pub struct WorkerError(#[from] io::Error);
 
 /// What workers are listening on, before anybody of them is there.
 #[derive(Debug)]
@@ -75,38 +73,53 @@ pub struct BoundWorkers {
 impl BoundWorkers {
     /// Listens on all their sockets, once what an earlier sidecar left is gone. Which processes there are is recorded
     /// in `state`, if there is such a folder, which is this sidecar's alone.
-    pub fn bind(configs: &[Config], state: Option<PathBuf>) -> Result<Self, BindError> {
+    pub fn bind(configs: &[Config], state: Option<PathBuf>) -> Self {
         let record = Record::new(state);
         record.end_left();
-        let bind = |config: &Config| Ok((config.clone(), Sockets::bind(config)?));
-        let groups = configs.iter().map(bind).collect::<Result<_, _>>()?;
-        Ok(Self { groups, record })
+        let bind = |(number, config): (usize, &Config)| (config.clone(), Sockets::new(config, number));
+        Self { groups: configs.iter().enumerate().map(bind).collect(), record }
     }
 
-    pub fn addresses(&self) -> impl Iterator<Item = &Address> {
-        self.groups.iter().flat_map(|(_, sockets)| sockets.addresses())
-    }
-
-    /// Starts them. The register takes over their `channels`. A stop takes no longer than `patience`.
+    /// Starts them, on the runtime of the caller. The register takes over their `channels`. A stop takes no longer than
+    /// `patience`.
     pub fn start(
         self,
         channels: mpsc::UnboundedSender<Channel>,
         patience: Duration,
+        metrics: &Arc<Metrics>,
         tasks: &Tasks,
     ) -> Result<Arc<Workers>, WorkerError> {
-        let reaper = Reaper::new().map_err(WorkerError::Watch)?;
-        let ended = unix::signal(SignalKind::child()).map_err(WorkerError::Watch)?;
-        let (record, tasks) = (self.record, tasks.clone());
-        let launcher = Arc::new(Launcher { reaper: reaper.clone(), record, channels, tasks: tasks.clone() });
+        if self.groups.is_empty() {
+            return Ok(Arc::default());
+        }
+        let ended = unix::signal(SignalKind::child())?;
+        let launcher = Arc::new(Launcher {
+            reaper: Reaper::new()?,
+            record: self.record,
+            channels,
+            tasks: tasks.clone(),
+            runtime: Handle::current(),
+        });
         let group = |(config, sockets)| {
-            let (output, members) = (Arc::default(), Arc::default());
-            Group::new(Shared { config, sockets, output, members, launcher: launcher.clone() })
+            Group::new(Shared {
+                config,
+                sockets,
+                output: Arc::default(),
+                members: Arc::default(),
+                launcher: launcher.clone(),
+                metrics: metrics.clone(),
+                restarts: Counter::default(),
+            })
         };
-        let workers = Arc::new(Workers { groups: self.groups.into_iter().map(group).collect(), reaper });
+        let groups = self.groups.into_iter().map(group).collect();
+        let workers = Arc::new(Workers { groups, launcher: Some(launcher.clone()) });
+        for group in workers.by_priority() {
+            group.resize(group.shared.config.count.number());
+        }
         let (kept, stop) = (workers.clone(), tasks.stop_signal());
         tasks.critical("the keeper of workers", async move {
             tokio::select! {
-                never = kept.reaper.run(ended) => match never {},
+                never = launcher.reaper.run(ended) => match never {},
                 () = kept.keep(patience, stop) => {}
             }
         });
@@ -115,59 +128,62 @@ impl BoundWorkers {
 }
 
 impl Workers {
+    /// Ends them when the sidecar stops.
     async fn keep(&self, patience: Duration, stop: Stop) {
-        let mut groups = self.groups.clone();
-        groups.sort_by_key(|group| group.shared.config.priority);
-        for group in &groups {
-            group.scale(group.shared.config.count.number()).await;
-        }
         tokio::select! {
             () = stop.requested() => {}
-            _ = join_all(groups.iter().map(Group::follow_changes)) => {}
+            _ = join_all(self.groups.iter().map(|group| group.follow_changes())) => {}
         }
         let until = Instant::now() + patience;
-        for group in groups.iter().rev() {
+        for group in self.by_priority().iter().rev() {
             let left = until.saturating_duration_since(Instant::now());
             group.end(left.min(group.shared.config.stop_timeout)).await;
         }
     }
 
-    /// The groups, each with what is known of its slots.
+    /// Kills all that there are, with what they started: they are not to outlive the sidecar.
+    pub fn kill(&self) {
+        if let Some(launcher) = &self.launcher {
+            launcher.record.kill_all();
+        }
+    }
+
+    /// The names of the groups, in the order of the configuration, each with what is known of its slots.
     pub fn reports(&self) -> impl Iterator<Item = (&str, Vec<Report>)> {
         self.groups.iter().map(|group| (group.name(), group.reports()))
     }
 
+    /// How many processes each group has had beside the first of each slot.
+    pub fn restarts(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.groups.iter().map(|group| (group.name(), group.shared.restarts.get()))
+    }
+
     /// What a group's processes printed after the line of this number. None: there is no such group.
-    pub fn output(&self, group: &str, after: u64, number: Option<u32>) -> Option<Vec<Line>> {
+    pub fn output(&self, group: &str, after: u64, which: Which) -> Option<Printed> {
         let group = self.group(group)?;
-        let worker = number.map(|number| format!("{}/{number}", group.name()));
+        let worker = match which {
+            Which::All => None,
+            Which::Number(number) => Some(format!("{}/{number}", group.name())),
+        };
         Some(group.shared.output.after(after, worker.as_deref()))
     }
 
-    pub async fn start(&self, group: &str, which: Which) -> Option<Outcomes> {
-        Some(self.group(group)?.start(which).await)
+    /// Has something done with slots of a group, also when nobody waits for what comes of it. None: there is no such
+    /// group.
+    pub fn control(&self, group: &str, which: Which, action: Action) -> Option<oneshot::Receiver<Outcomes>> {
+        let group = self.group(group)?.clone();
+        let (done, outcomes) = oneshot::channel();
+        group.shared.launcher.clone().begin(async move {
+            // Whoever asked may have gone.
+            let _ = done.send(group.carry_out(which, action).await);
+        });
+        Some(outcomes)
     }
 
-    pub async fn stop(&self, group: &str, which: Which) -> Option<Outcomes> {
-        Some(self.group(group)?.stop(which).await)
-    }
-
-    /// Stops and starts; the clients of its sockets wait meanwhile.
-    pub async fn restart(&self, group: &str, which: Which) -> Option<Outcomes> {
-        Some(self.group(group)?.restart(which).await)
-    }
-
-    /// Puts a new process in the place of each once it is ready, one after the other; who asks meanwhile joins.
-    pub async fn roll(&self, group: &str) -> Option<Outcomes> {
-        Some(self.group(group)?.roll().await)
-    }
-
-    pub async fn scale(&self, group: &str, count: u32) -> Option<Outcomes> {
-        Some(self.group(group)?.scale(count.min(MAX_COUNT)).await)
-    }
-
-    pub async fn signal(&self, group: &str, which: Which, signal: Signal) -> Option<Outcomes> {
-        Some(self.group(group)?.signal(which, signal).await)
+    fn by_priority(&self) -> Vec<&Arc<Group>> {
+        let mut groups: Vec<_> = self.groups.iter().collect();
+        groups.sort_by_key(|group| group.shared.config.priority);
+        groups
     }
 
     /// What each says to a command, within this time.

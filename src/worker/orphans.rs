@@ -1,8 +1,10 @@
 //! Orphans: what a worker started and did not take along when it ended. They carry its mark in their environment, however
 //! often they forked and whatever session they made their own.
 
+use std::collections::HashSet;
 use std::fs;
-use std::process;
+use std::thread::sleep;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -10,27 +12,34 @@ use nix::unistd::Pid;
 /// The variable that holds the mark of a process.
 pub(super) const MARK: &str = "ROSTER_PROCESS";
 
-/// Kills what the process of this mark left behind; how many that were. They are children of this process by then, so
-/// that their numbers are theirs until it reaps them.
-pub(super) fn kill_marked(mark: &str) -> usize {
-    let entry = format!("{MARK}={mark}");
-    children().filter(|pid| has_in_environment(*pid, &entry)).filter(|pid| kill(*pid, Signal::SIGKILL).is_ok()).count()
+/// How often it is looked for more of them at most, and what is waited in between: one that is killed may have started
+/// another in the moment before.
+const MAX_LOOKS: usize = 100;
+const LOOK_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Kills what the processes of these marks left behind, until nothing of it is left; blocks meanwhile.
+pub(super) fn kill_marked(marks: &[String]) {
+    let entries: HashSet<Vec<u8>> = marks.iter().map(|mark| format!("{MARK}={mark}").into_bytes()).collect();
+    let is_marked = |pid: &Pid| {
+        // One that has ended has none any more.
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|variable| entries.contains(variable))
+    };
+    let mut killed = HashSet::new();
+    for _ in 0..MAX_LOOKS {
+        let found: Vec<Pid> = processes().filter(is_marked).filter(|pid| kill(*pid, Signal::SIGKILL).is_ok()).collect();
+        if found.is_empty() {
+            break;
+        }
+        killed.extend(found);
+        sleep(LOOK_INTERVAL);
+    }
+    if !killed.is_empty() {
+        tracing::info!(count = killed.len(), "killed what a worker left behind");
+    }
 }
 
-fn children() -> impl Iterator<Item = Pid> {
-    let own = process::id().to_string();
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    processes.filter_map(move |entry| {
-        let pid = entry.file_name().to_str()?.parse().ok()?;
-        let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
-        // The name before may hold anything.
-        let (_, rest) = stat.rsplit_once(')')?;
-        let parent = rest.split_whitespace().nth(1)?;
-        (parent == own).then(|| Pid::from_raw(pid))
-    })
-}
-
-fn has_in_environment(pid: Pid, entry: &str) -> bool {
-    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-    environment.split(|byte| *byte == 0).any(|variable| variable == entry.as_bytes())
+fn processes() -> impl Iterator<Item = Pid> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| Some(Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)))
 }

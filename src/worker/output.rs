@@ -10,15 +10,23 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
 use tokio::time::{Instant, sleep_until};
 
+/// Where the log has it.
+pub const OUTPUT_LOG: &str = "roster::worker::output";
+
 /// Longer lines are logged in pieces.
 const MAX_LINE_BYTES: usize = 8 * 1024;
+
+/// How much is read at a time.
+const READ_BYTES: usize = 4 * 1024;
 
 /// How many bytes of a process's output are read in this time. One that prints more waits for its pipe.
 const MAX_BYTES_PER_PERIOD: usize = 256 * 1024;
 const PERIOD: Duration = Duration::from_millis(250);
 
-/// How much of a group's output is kept.
+/// How much of a group's output is kept, and what a line counts beside its text: one that is empty takes room, and time,
+/// as well.
 const MAX_KEPT_BYTES: usize = 256 * 1024;
+const LINE_OVERHEAD: usize = 128;
 
 /// The last lines of a group.
 #[derive(Debug, Default)]
@@ -43,11 +51,21 @@ pub struct Line {
     pub text: String,
 }
 
+/// What a group's processes printed after some line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Printed {
+    pub lines: Vec<Line>,
+    /// The number of the group's last line.
+    pub last: u64,
+    /// How many of the group's lines after that one are not kept any more.
+    pub missed: u64,
+}
+
 impl Output {
     fn keep(&self, worker: &str, is_error: bool, text: &str) {
         let mut kept = self.kept();
         kept.number += 1;
-        kept.bytes += text.len();
+        kept.bytes += text.len() + LINE_OVERHEAD;
         let line = Line {
             number: kept.number,
             at: SystemTime::now(),
@@ -58,15 +76,17 @@ impl Output {
         kept.lines.push_back(line);
         while kept.bytes > MAX_KEPT_BYTES {
             let Some(oldest) = kept.lines.pop_front() else { return };
-            kept.bytes -= oldest.text.len();
+            kept.bytes -= oldest.text.len() + LINE_OVERHEAD;
         }
     }
 
     /// The lines after this number, of one worker or of all.
-    pub(super) fn after(&self, number: u64, worker: Option<&str>) -> Vec<Line> {
+    pub(super) fn after(&self, number: u64, worker: Option<&str>) -> Printed {
         let kept = self.kept();
         let wanted = |line: &&Line| line.number > number && worker.is_none_or(|worker| line.worker == worker);
-        kept.lines.iter().filter(wanted).cloned().collect()
+        let lines = kept.lines.iter().filter(wanted).cloned().collect();
+        let oldest = kept.lines.front().map_or(kept.number + 1, |line| line.number);
+        Printed { lines, last: kept.number, missed: (oldest - 1).saturating_sub(number) }
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -85,7 +105,8 @@ impl Output {
                 continue;
             }
             let held = line.len();
-            match pipe.read_buf(&mut (&mut line).limit(MAX_LINE_BYTES)).await {
+            line.reserve(READ_BYTES);
+            match pipe.read_buf(&mut (&mut line).limit(READ_BYTES)).await {
                 Ok(0) | Err(_) => break,
                 Ok(bytes) => read += bytes,
             }
@@ -94,10 +115,12 @@ impl Output {
                 let end = held.max(start) + end;
                 self.log(&line[start..end], worker, pid, is_error);
                 start = end + 1;
+                read += LINE_OVERHEAD;
             }
             line.drain(..start);
             if line.len() >= MAX_LINE_BYTES {
-                self.log(&std::mem::take(&mut line), worker, pid, is_error);
+                self.log(&line, worker, pid, is_error);
+                line.clear();
             }
         }
         if !line.is_empty() {
@@ -126,7 +149,25 @@ impl Output {
         let text = String::from_utf8_lossy(line);
         let text = text.trim_end_matches('\r');
         let stream = if is_error { "stderr" } else { "stdout" };
-        tracing::info!(target: "roster::worker::output", worker, pid, stream, "{text}");
+        tracing::info!(target: OUTPUT_LOG, worker, pid, stream, "{text}");
         self.keep(worker, is_error, text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_bounded_also_of_empty_lines() {
+        let output = Output::default();
+        (0..100_000).for_each(|_| output.keep("web/1", false, ""));
+        let printed = output.after(0, None);
+        assert!(printed.lines.len() <= MAX_KEPT_BYTES / LINE_OVERHEAD, "{}", printed.lines.len());
+        assert_eq!((printed.last, printed.missed), (100_000, 100_000 - printed.lines.len() as u64));
+        output.keep("web/2", true, "late");
+        let printed = output.after(100_000, Some("web/1"));
+        assert_eq!((printed.lines, printed.last, printed.missed), (vec![], 100_001, 0));
+        assert_eq!(output.after(100_000, Some("web/2")).lines[0].text, "late");
     }
 }

@@ -13,7 +13,9 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Pid, User, getegid, geteuid, getgrouplist};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -22,10 +24,13 @@ use super::config::Config;
 use super::launch::{self, FIRST_DESCRIPTOR, Identity, Spec};
 use super::orphans::{self, MARK};
 use super::output::Output;
+use super::preflight::Flaw;
 use super::reaper::{End, Ended, Reaper};
 use super::record::Record;
 use super::slot::Shared;
+use super::sockets::Bound;
 use crate::permissions::gid_of;
+use crate::permissions::own::name_of;
 use crate::task::Tasks;
 use crate::tunnel::worker::{CHANNEL, Channel, EVENT_QUEUE, WORKER};
 
@@ -49,6 +54,8 @@ pub(super) struct Launcher {
     /// Where the register takes over the sockets by which processes are masters.
     pub(super) channels: mpsc::UnboundedSender<Channel>,
     pub(super) tasks: Tasks,
+    /// Where slots and their processes live, whichever thread asks for them.
+    pub(super) runtime: Handle,
 }
 
 /// A process whose program has begun.
@@ -63,10 +70,21 @@ pub(super) struct Process {
 }
 
 impl Launcher {
+    /// Starts a task that ends by itself, there.
+    pub(super) fn begin(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let _entered = self.runtime.enter();
+        self.tasks.short(task);
+    }
+
     /// Starts a process of this name; or why it cannot be had, in words.
-    pub(super) async fn start(self: &Arc<Self>, name: &str, group: &Shared) -> Result<Process, String> {
-        let Shared { config, sockets, output, members, .. } = group;
-        let (user, identity) = identity(config)?;
+    pub(super) async fn start(
+        self: &Arc<Self>,
+        name: &str,
+        group: &Shared,
+        sockets: &Bound,
+    ) -> Result<Process, String> {
+        let Shared { config, output, members, .. } = group;
+        let (user, identity) = identity(config).map_err(|flaw| flaw.to_string())?;
         let failed = |error: io::Error| format!("cannot start a process: {error}");
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
         let mark = Uuid::new_v4().simple().to_string();
@@ -97,7 +115,7 @@ impl Launcher {
         let (pid, ended, socket) = self.spawn(name, output).map_err(failed)?;
         let (reaching, progress) = watch::channel(Progress::Started);
         let process = Process { pid, ended, launcher: self.clone(), members: members.clone(), progress, mark };
-        self.record.add(pid, name);
+        self.record.add(pid, name, &process.mark);
         match timeout(LAUNCH_TIMEOUT, become_program(&spec, socket, &descriptors)).await {
             Ok(Ok(None)) => {}
             Ok(Ok(Some(why))) => return Err(why),
@@ -160,7 +178,8 @@ impl Process {
             // The reaper is gone, and this process with it.
             None => std::future::pending().await,
         };
-        orphans::kill_marked(&self.mark);
+        let mark = self.mark.clone();
+        let _ = spawn_blocking(move || orphans::kill_marked(&[mark])).await;
         end
     }
 
@@ -194,17 +213,15 @@ impl Drop for Process {
 }
 
 /// The user as whom a process runs; and as the kernel knows them, unless it is the sidecar's own.
-fn identity(config: &Config) -> Result<(Option<User>, Option<Identity>), String> {
-    let failed = |error: nix::errno::Errno| error.desc().to_owned();
+pub(super) fn identity(config: &Config) -> Result<(Option<User>, Option<Identity>), Flaw> {
+    let failed = |error: nix::errno::Errno| Flaw::new("user", error.desc());
     let user = match config.user.as_str() {
         "" => User::from_uid(geteuid()).map_err(failed)?,
-        name => Some(
-            User::from_name(name).map_err(failed)?.ok_or_else(|| format!("worker.user: there is no user {name:?}"))?,
-        ),
+        name => Some(User::from_name(name).map_err(failed)?.ok_or_else(|| Flaw::none("user", name))?),
     };
     let group = match config.group.as_str() {
         "" => None,
-        name => Some(gid_of(name).map_err(failed)?.ok_or_else(|| format!("worker.group: there is no group {name:?}"))?),
+        name => Some(gid_of(name).map_err(failed)?.ok_or_else(|| Flaw::none("group", name))?),
     };
     let Some(known) = &user else { return Ok((None, None)) };
     let own_group = if config.user.is_empty() { getegid() } else { known.gid };
@@ -214,20 +231,18 @@ fn identity(config: &Config) -> Result<(Option<User>, Option<Identity>), String>
         return Ok((user, None));
     }
     if !geteuid().is_root() {
-        return Err(format!(
-            "worker.user: the sidecar runs as {}, and only root can start a process as {} of the group {gid}",
-            User::from_uid(geteuid()).ok().flatten().map_or_else(|| geteuid().to_string(), |own| own.name),
-            known.name
-        ));
+        let (own, key) = (name_of(geteuid().as_raw()), if config.user.is_empty() { "group" } else { "user" });
+        let wanted = format!("{} of the group {gid}", known.name);
+        return Err(Flaw::new(key, format!("the sidecar runs as {own}; only root can start a process as {wanted}")));
     }
-    let name = std::ffi::CString::new(known.name.as_str()).map_err(|error| error.to_string())?;
+    let name = std::ffi::CString::new(known.name.as_str()).map_err(|error| Flaw::new("user", error.to_string()))?;
     let groups = getgrouplist(&name, gid).map_err(failed)?;
     let identity =
         Identity { uid: known.uid.as_raw(), gid: gid.as_raw(), groups: groups.into_iter().map(Gid::as_raw).collect() };
     Ok((user, Some(identity)))
 }
 
-fn environment(config: &Config, user: Option<&User>) -> Vec<(String, String)> {
+pub(super) fn environment(config: &Config, user: Option<&User>) -> Vec<(String, String)> {
     let mut environment = vec![("PATH".to_owned(), env::var("PATH").unwrap_or_else(|_| DEFAULT_PATH.into()))];
     for name in ["LANG", "TZ"] {
         environment.extend(env::var(name).ok().map(|value| (name.to_owned(), value)));

@@ -1,14 +1,17 @@
 //! The reaper: learns which of the sidecar's processes have ended, kills what they left behind, and leaves no zombie.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io;
+use std::mem::MaybeUninit;
 use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
+use nix::libc;
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill, killpg};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use tokio::sync::watch;
 
@@ -18,7 +21,20 @@ pub(super) type Ended = watch::Receiver<Option<End>>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
     Exited(i32),
-    Killed(Signal),
+    /// By the signal of this number, which may be one without a name.
+    Killed(i32),
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exited(code) => write!(f, "ended with code {code}"),
+            Self::Killed(number) => match Signal::try_from(*number) {
+                Ok(signal) => write!(f, "was ended by {signal}"),
+                Err(_) => write!(f, "was ended by signal {number}"),
+            },
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -67,13 +83,7 @@ impl Reaper {
 
     /// Whether there was one to reap.
     fn reap_one(&self) -> bool {
-        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-        let (pid, end) = match waitid(Id::All, flags) {
-            Ok(WaitStatus::Exited(pid, code)) => (pid, End::Exited(code)),
-            Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, End::Killed(signal)),
-            Err(Errno::EINTR) => return true,
-            _ => return false,
-        };
+        let Some((pid, end)) = next_ended() else { return false };
         let mut processes = self.processes();
         let ending = processes.remove(&pid);
         if ending.is_some() {
@@ -91,4 +101,20 @@ impl Reaper {
     fn processes(&self) -> MutexGuard<'_, HashMap<Pid, watch::Sender<Option<End>>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A child that has ended, and is still to be reaped. (Not by `nix`, which knows no real-time signals: a child that one
+/// of these ended would be the first for ever.)
+#[allow(unsafe_code)]
+fn next_ended() -> Option<(Pid, End)> {
+    let mut ended = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // Safety: the kernel writes what it has room for; and all zeros, which say that there is none, are a value too.
+    let (pid, status, code) = unsafe {
+        Errno::result(libc::waitid(libc::P_ALL, 0, ended.as_mut_ptr(), flags)).ok()?;
+        let ended = ended.assume_init();
+        (ended.si_pid(), ended.si_status(), ended.si_code)
+    };
+    let end = if code == libc::CLD_EXITED { End::Exited(status) } else { End::Killed(status) };
+    (pid != 0).then(|| (Pid::from_raw(pid), end))
 }

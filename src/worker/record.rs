@@ -13,13 +13,16 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
+use super::orphans;
 use crate::permissions::own;
 
 /// The file in the state's folder.
 const FILE: &str = "workers.json";
 
-/// How long processes of an earlier sidecar may take to end, and how often it is looked whether they have.
+/// How long processes of an earlier sidecar may take to end, how soon they are gone that are killed, and how often it is
+/// looked whether they are.
 const PATIENCE: Duration = Duration::from_secs(3);
+const KILL_TIMEOUT: Duration = Duration::from_secs(1);
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Which processes of workers there are.
@@ -38,6 +41,8 @@ struct Entry {
     started: u64,
     /// Which start of the machine that was.
     boot: String,
+    /// What it and all that it started have in their environment.
+    mark: String,
 }
 
 impl Record {
@@ -45,9 +50,9 @@ impl Record {
         Self { path: folder.map(|folder| folder.join(FILE)), processes: Mutex::default() }
     }
 
-    pub(super) fn add(&self, pid: Pid, worker: &str) {
+    pub(super) fn add(&self, pid: Pid, worker: &str, mark: &str) {
         let Some(started) = started(pid.as_raw()) else { return };
-        let entry = Entry { worker: worker.to_owned(), started, boot: boot() };
+        let entry = Entry { worker: worker.to_owned(), started, boot: boot(), mark: mark.to_owned() };
         let mut processes = self.processes();
         processes.insert(pid.as_raw(), entry);
         self.write(&processes);
@@ -62,19 +67,31 @@ impl Record {
 
     /// Ends what an earlier sidecar left running, which may hold the sockets that this one is to listen on.
     pub(super) fn end_left(&self) {
-        let left: Vec<(Pid, Entry)> = self.left().into_iter().map(|(pid, entry)| (Pid::from_raw(pid), entry)).collect();
-        for (pid, Entry { worker, .. }) in &left {
-            tracing::warn!(worker, pid = pid.as_raw(), "ending a process that an earlier sidecar left");
-            let _ = kill(*pid, Signal::SIGTERM);
+        let left = self.left();
+        for (pid, Entry { worker, .. }) in left.iter().filter(|(pid, entry)| entry.is_alive(**pid)) {
+            tracing::warn!(worker, pid, "ending a process that an earlier sidecar left");
+            let _ = kill(Pid::from_raw(*pid), Signal::SIGTERM);
         }
-        let until = Instant::now() + PATIENCE;
-        for (pid, entry) in left {
-            while entry.is_alive(pid) {
-                if Instant::now() >= until {
-                    let _ = killpg(pid, Signal::SIGKILL);
-                }
-                sleep(LOOK_INTERVAL);
-            }
+        if !are_gone_within(PATIENCE, &left) {
+            kill_all(&left);
+        }
+        kill_orphans(&left);
+        if !are_gone_within(KILL_TIMEOUT, &left) {
+            tracing::error!(
+                "cannot end all processes that an earlier sidecar left; end them as their user, or as root"
+            );
+        } else if !left.is_empty() {
+            self.write(&BTreeMap::new());
+        }
+    }
+
+    /// Kills all that there are, with what they started.
+    pub(super) fn kill_all(&self) {
+        let left = self.processes().clone();
+        if !left.is_empty() {
+            tracing::warn!(count = left.len(), "killing workers that have not ended in time");
+            kill_all(&left);
+            kill_orphans(&left);
         }
     }
 
@@ -92,7 +109,7 @@ impl Record {
             }
         };
         let mut left: BTreeMap<i32, Entry> = serde_json::from_str(&written).unwrap_or_default();
-        left.retain(|pid, entry| entry.is_alive(Pid::from_raw(*pid)));
+        left.retain(|_, entry| entry.boot == boot());
         left
     }
 
@@ -114,8 +131,35 @@ impl Record {
 }
 
 impl Entry {
-    fn is_alive(&self, pid: Pid) -> bool {
-        self.boot == boot() && started(pid.as_raw()) == Some(self.started)
+    fn is_alive(&self, pid: i32) -> bool {
+        started(pid) == Some(self.started)
+    }
+}
+
+/// Whether all of them end in this time.
+fn are_gone_within(patience: Duration, processes: &BTreeMap<i32, Entry>) -> bool {
+    let until = Instant::now() + patience;
+    while processes.iter().any(|(pid, entry)| entry.is_alive(*pid)) {
+        if Instant::now() >= until {
+            return false;
+        }
+        sleep(LOOK_INTERVAL);
+    }
+    true
+}
+
+/// Kills those that are alive, with their groups.
+fn kill_all(processes: &BTreeMap<i32, Entry>) {
+    for (pid, _) in processes.iter().filter(|(pid, entry)| entry.is_alive(**pid)) {
+        let _ = killpg(Pid::from_raw(*pid), Signal::SIGKILL);
+    }
+}
+
+/// Kills what they started.
+fn kill_orphans(processes: &BTreeMap<i32, Entry>) {
+    let marks: Vec<String> = processes.values().map(|entry| entry.mark.clone()).collect();
+    if !marks.is_empty() {
+        orphans::kill_marked(&marks);
     }
 }
 

@@ -16,7 +16,11 @@ use super::output::Output;
 use super::process::{Launcher, Process};
 use super::reaper::End;
 use super::sockets::Sockets;
+use crate::metrics::{Counter, Metrics};
 use crate::task::Backoff;
+
+/// How late it is tried again to have a socket.
+const MAX_SOCKET_DELAY: Duration = Duration::from_secs(5);
 
 /// What a process's place is in its life, by supervisord's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +30,7 @@ pub enum State {
     /// Its process is not ready yet.
     Starting,
     Running,
-    /// Its process failed, and the next one waits.
+    /// Its process failed or cannot be had, and the next one waits.
     Backoff,
     /// Its process was asked to end.
     Stopping,
@@ -36,11 +40,29 @@ pub enum State {
     Fatal,
 }
 
+impl State {
+    pub const ALL: [Self; 7] =
+        [Self::Stopped, Self::Starting, Self::Running, Self::Backoff, Self::Stopping, Self::Exited, Self::Fatal];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stopped => "STOPPED",
+            Self::Starting => "STARTING",
+            Self::Running => "RUNNING",
+            Self::Backoff => "BACKOFF",
+            Self::Stopping => "STOPPING",
+            Self::Exited => "EXITED",
+            Self::Fatal => "FATAL",
+        }
+    }
+}
+
 /// What is known of a slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
     pub number: u32,
     pub state: State,
+    /// When it came into this state, with this process.
     pub since: SystemTime,
     pub pid: Option<i32>,
     /// How many processes it has had beside the first.
@@ -80,6 +102,9 @@ pub(super) struct Shared {
     pub(super) output: Arc<Output>,
     pub(super) members: Arc<Members>,
     pub(super) launcher: Arc<Launcher>,
+    pub(super) metrics: Arc<Metrics>,
+    /// How many processes its slots have had beside the first of each, also those slots that are no more.
+    pub(super) restarts: Counter,
 }
 
 pub(super) struct Slot {
@@ -96,6 +121,8 @@ pub(super) struct Slot {
 /// Why a process is not ready.
 enum NotReady {
     Failed(String),
+    /// What it is to listen on cannot be had yet.
+    NoSocket(String),
     /// It is no longer wanted.
     Unwanted,
 }
@@ -137,8 +164,16 @@ impl Slot {
                     self.enter(State::Exited, None);
                     None
                 }
-                Life::Again => continue,
+                Life::Again => {
+                    self.enter(State::Backoff, None);
+                    Some(self.shared.config.restart_delay)
+                }
                 Life::Failed(why) => self.failed(why),
+                Life::NoSocket(why) => {
+                    self.report.send_modify(|report| report.why = why);
+                    self.enter(State::Backoff, None);
+                    Some(self.pauses.delay().min(MAX_SOCKET_DELAY))
+                }
             };
             if self.rest(pause).await.is_err() {
                 return;
@@ -162,6 +197,7 @@ impl Slot {
             Ok(process) => process,
             Err(NotReady::Unwanted) => return Life::Stopped,
             Err(NotReady::Failed(why)) => return Life::Failed(why),
+            Err(NotReady::NoSocket(why)) => return Life::NoSocket(why),
         };
         self.enter(State::Running, Some(&process));
         let shared = self.shared.clone();
@@ -215,12 +251,12 @@ impl Slot {
         match self.begin().await {
             Ok(new) => {
                 let old = std::mem::replace(process, new);
-                self.report.send_modify(|report| report.restarts += 1);
+                self.count_restart();
                 self.enter(State::Running, Some(process));
                 self.retire(old);
                 Ok(())
             }
-            Err(NotReady::Failed(why)) => Err(why),
+            Err(NotReady::Failed(why) | NotReady::NoSocket(why)) => Err(why),
             Err(NotReady::Unwanted) => Err("it was stopped meanwhile".into()),
         }
     }
@@ -228,7 +264,7 @@ impl Slot {
     /// Lets a process end what it has under way, beside the one that took its place.
     fn retire(&self, mut old: Process) {
         let Config { stop_signal, stop_timeout, .. } = self.shared.config;
-        self.shared.launcher.tasks.short(async move {
+        self.shared.launcher.begin(async move {
             old.stop(stop_signal.0, stop_timeout).await;
         });
     }
@@ -244,9 +280,9 @@ impl Slot {
 
     /// A process that is ready.
     async fn begin(&mut self) -> Result<Process, NotReady> {
-        let Shared { config, launcher, .. } = &*self.shared;
-        let name = format!("{}/{}", config.name, self.number);
-        let started = launcher.start(&name, &self.shared).await;
+        let Shared { config, sockets, launcher, metrics, .. } = &*self.shared;
+        let sockets = sockets.get(config, metrics).await.map_err(NotReady::NoSocket)?;
+        let started = launcher.start(&self.name(), &self.shared, &sockets).await;
         let mut process = started.map_err(NotReady::Failed)?;
         let pid = process.pid.as_raw();
         self.report.send_if_modified(|report| {
@@ -266,7 +302,7 @@ impl Slot {
             timeout(config.ready_timeout, awaited).await
         };
         tokio::select! {
-            end = process.ended() => Err(NotReady::Failed(format!("it {} before it was ready", describe(end)))),
+            end = process.ended() => Err(NotReady::Failed(format!("it {end} before it was ready"))),
             ready = ready => match ready {
                 Ok(()) => Ok(process),
                 Err(_) => {
@@ -288,7 +324,7 @@ impl Slot {
         if begun.elapsed() >= *max_restart_delay {
             self.pauses.reset();
         }
-        let why = format!("it {}", describe(end));
+        let why = format!("it {end}");
         let (worker, pid) = (self.name(), self.report.borrow().pid);
         if is_well {
             tracing::info!(worker, pid, why, "a worker ended");
@@ -298,12 +334,13 @@ impl Slot {
                 self.report.send_modify(|report| report.why = why);
                 Life::Over
             }
-            // One that ends well, but at once and always, is as costly as one that fails.
-            (Restart::Always, true) if begun.elapsed() >= *max_restart_delay => {
-                self.report.send_modify(|report| (report.why, report.restarts) = (why, report.restarts + 1));
+            // Many do so after some requests, or some time.
+            (Restart::Always, true) => {
+                self.report.send_modify(|report| report.why = why);
+                self.count_restart();
                 Life::Again
             }
-            _ => Life::Failed(why),
+            (_, false) => Life::Failed(why),
         }
     }
 
@@ -325,9 +362,14 @@ impl Slot {
         }
         let pause = self.pauses.delay();
         tracing::warn!(worker, why, ?pause, "a worker failed, and is started again");
+        self.count_restart();
         self.enter(State::Backoff, None);
-        self.report.send_modify(|report| report.restarts += 1);
         Some(pause)
+    }
+
+    fn count_restart(&self) {
+        self.shared.restarts.increment();
+        self.report.send_modify(|report| report.restarts += 1);
     }
 
     /// Waits for so long, or without end, until something else is wanted. An error: nobody has the handle any more.
@@ -368,11 +410,12 @@ impl Slot {
     }
 
     fn enter(&self, state: State, process: Option<&Process>) {
+        let pid = process.map(|process| process.pid.as_raw());
         self.report.send_modify(|report| {
-            if report.state != state {
+            if (report.state, report.pid) != (state, pid) {
                 report.since = SystemTime::now();
             }
-            (report.state, report.pid) = (state, process.map(|process| process.pid.as_raw()));
+            (report.state, report.pid) = (state, pid);
         });
     }
 }
@@ -399,11 +442,5 @@ enum Life {
     Over,
     Again,
     Failed(String),
-}
-
-fn describe(end: End) -> String {
-    match end {
-        End::Exited(code) => format!("ended with code {code}"),
-        End::Killed(signal) => format!("was ended by {signal}"),
-    }
+    NoSocket(String),
 }

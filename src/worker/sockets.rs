@@ -1,30 +1,68 @@
 //! Sockets that workers inherit: the sidecar listens on them before the first worker starts, so that nobody is refused
-//! while none is alive.
+//! while none is alive. Where one cannot be had, its workers wait for it, and nobody else.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
+use tokio::task::spawn_blocking;
 
 use super::config::Config;
+use crate::metrics::Metrics;
 use crate::net::{Address, BindError, Listener};
 use crate::permissions::Permissions;
 
-const SETTING: &str = "worker.listen";
-
-/// The sockets of one group, in the order of the configuration.
+/// The sockets of one group; none, as long as one of them cannot be had.
 #[derive(Debug)]
-pub(super) struct Sockets(Vec<(String, Listener)>);
+pub(super) struct Sockets {
+    /// The group's number in the configuration.
+    number: usize,
+    bound: Mutex<Result<Arc<Bound>, BindError>>,
+}
+
+/// They, in the order of the configuration, each with its name.
+#[derive(Debug)]
+pub(super) struct Bound(Vec<(String, Listener)>);
 
 impl Sockets {
-    pub(super) fn bind(config: &Config) -> Result<Self, BindError> {
+    /// Listens, if that can be had.
+    pub(super) fn new(config: &Config, number: usize) -> Self {
+        let bound = Bound::new(config, number).map(Arc::new);
+        if let Err(error) = &bound {
+            tracing::error!(%error, worker = config.name, "going on without this worker, until it can be had");
+        }
+        Self { number, bound: Mutex::new(bound) }
+    }
+
+    /// The sockets; or why not yet, after another try. Meanwhile `metrics` say it.
+    pub(super) async fn get(&self, config: &Config, metrics: &Metrics) -> Result<Arc<Bound>, String> {
+        let mut bound = self.bound.lock().await;
+        if let Err(before) = &*bound {
+            let (before, number, config) = (before.setting().clone(), self.number, config.clone());
+            let again = spawn_blocking(move || Bound::new(&config, number).map(Arc::new)).await;
+            *bound = again.map_err(|error| error.to_string())?;
+            metrics.ports_taken.clear(&before);
+        }
+        bound.as_ref().map(Arc::clone).map_err(|error| {
+            metrics.ports_taken.set(error.setting(), error.to_string());
+            error.to_string()
+        })
+    }
+}
+
+impl Bound {
+    fn new(config: &Config, number: usize) -> Result<Self, BindError> {
         let permissions = Permissions::new(config.socket_mode, &config.socket_group);
-        let bind = |at: &String| {
+        let bind = |(nth, at): (usize, &String)| {
+            let setting = format!("worker.{number}.listen.{nth}");
             let listener = match parse(at) {
-                Some(Address::Unix(path)) => Listener::unix(SETTING, &path, &permissions)?,
-                _ => Listener::tcp(SETTING, at.trim_start_matches("tcp://"))?,
+                Some(Address::Unix(path)) => Listener::unix(setting.clone(), &path, &permissions)?,
+                _ => Listener::tcp(setting.clone(), at.trim_start_matches("tcp://"))?,
             };
-            let listener = listener.blocking(SETTING)?;
+            let listener = listener.blocking(setting)?;
             Ok((name(listener.address()), listener))
         };
-        config.listen.iter().map(bind).collect::<Result<_, _>>().map(Self)
+        config.listen.iter().enumerate().map(bind).collect::<Result<_, _>>().map(Self)
     }
 
     /// What `LISTEN_FDNAMES` says of them.
@@ -35,19 +73,14 @@ impl Sockets {
     pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.0.iter().map(|(_, listener)| listener.as_fd())
     }
-
-    pub(super) fn addresses(&self) -> impl Iterator<Item = &Address> {
-        self.0.iter().map(|(_, listener)| listener.address())
-    }
 }
 
 /// Where a socket of `listen` is; none: that is no address.
 pub(crate) fn parse(address: &str) -> Option<Address> {
-    let address = match address.strip_prefix("tcp://") {
+    match address.strip_prefix("tcp://") {
         Some(tcp) => tcp.parse().ok().filter(|address| matches!(address, Address::Tcp(_))),
         None => address.parse().ok().filter(|address| matches!(address, Address::Unix(_))),
-    };
-    address
+    }
 }
 
 /// A socket's name, in a list that colons part: its port, or the name of its file.
